@@ -1,0 +1,130 @@
+"""Reviews at the door of a search backend: checked, named, and given a lasting key."""
+
+from __future__ import annotations
+
+import operator
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..models import ItemId, Review
+
+_NAMESPACE = uuid.UUID("6f1c2f0e-6a55-5d3a-9a53-0c3f4f5f8b11")
+# The engine turns larger integers into floats, which would make different ids one.
+_INT64 = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """
+    A review ready to be indexed.
+
+    Attributes:
+        point: Its key: the same restaurant and review id always give the same one.
+        restaurant: The restaurant as a search filters by it; ids 1 and "1" are the same.
+        restaurant_id: The restaurant as it was given.
+        review_id: The review's id as it was given, or one derived from its text.
+        content: The text; blank for a review that has none.
+    """
+
+    point: str
+    restaurant: str
+    restaurant_id: ItemId
+    review_id: ItemId
+    content: str
+
+
+def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[Entry]:
+    """
+    Check reviews one by one.
+
+    Args:
+        reviews: Reviews, or mappings with ``restaurant_id``, ``content`` and ``review_id`` or
+            ``id``.
+
+    Raises:
+        ConfigurationError: A review cannot be used; names its position and field.
+    """
+    for position, review in enumerate(reviews):
+        yield _read(review, f"reviews[{position}]")
+
+
+def read_id(value: object, where: str) -> ItemId:
+    """
+    Return an id as a plain integer or string.
+
+    Args:
+        value: What was given; integers of any kind count, numpy's too, but no truth values.
+        where: How to call it in an error.
+
+    Raises:
+        ConfigurationError: It is neither, or does not fit.
+    """
+    if isinstance(value, str):
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ConfigurationError(f"{where} is not valid text: {value!r}") from None
+        return str(value)
+    try:
+        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        number = None
+    if number is None:
+        raise ConfigurationError(f"{where} must be an integer or a string, got {value!r}")
+    if number not in _INT64:
+        raise ConfigurationError(f"{where} does not fit 64 bits: write it as a string, {str(number)!r}")
+    return number
+
+
+def _read(review: Review | Mapping[str, Any], where: str) -> Entry:
+    restaurant: Any
+    content: Any
+    if isinstance(review, Review):
+        restaurant, content, given = review.restaurant_id, review.content, review.id
+    elif isinstance(review, Mapping):
+        restaurant, content, given = _fields(review)
+    else:
+        raise ConfigurationError(
+            f"{where} must be a Review or a mapping such as "
+            f'{{"restaurant_id": 1, "id": 7, "content": "..."}}, got {type(review).__name__}'
+        )
+    if restaurant is None:
+        raise ConfigurationError(f"{where}.restaurant_id is missing: name the restaurant")
+    if not isinstance(content, str):
+        raise ConfigurationError(f"{where}.content must be text, got {type(content).__name__}")
+    restaurant_id = read_id(restaurant, f"{where}.restaurant_id")
+    text = _whole(content)
+    review_id = _derived_id(text) if given is None else read_id(given, f"{where}.id")
+    point = _point(restaurant_id, review_id)
+    return Entry(point, str(restaurant_id), restaurant_id, review_id, text)
+
+
+def _fields(review: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+    # An explicit None means the same as a missing key, and 0 is an id.
+    name = review.get("review_id")
+    return (
+        review.get("restaurant_id"),
+        review.get("content"),
+        review.get("id") if name is None else name,
+    )
+
+
+def _whole(content: str) -> str:
+    # Reviews cut at a fixed length may end in half an emoji, which no engine stores.
+    if content.isascii():
+        return content
+    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _derived_id(content: str) -> str:
+    return "content-" + blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def _point(restaurant_id: ItemId, review_id: ItemId) -> str:
+    restaurant = str(restaurant_id)
+    # The length keeps ("a:b", "c") apart from ("a", "b:c").
+    return str(uuid.uuid5(_NAMESPACE, f"{len(restaurant)}:{restaurant}:{review_id}"))

@@ -1,0 +1,182 @@
+"""Search in process: Qdrant's own engine, without a server."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..models import Hit, ItemId, Review, SearchQuery
+from ..protocols import Embedder
+from ._answer import Question, answer
+from ._hybrid import id_order
+from ._once import EmbedOnce
+from ._reviews import Entry, read_id, read_reviews
+from ._shard import Shard
+from .embedders import HashingEmbedder
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """
+    What `EmbeddedSearch.index_reviews` did.
+
+    Attributes:
+        reviews: Reviews written; one of an id that was there before replaced it.
+        blank: Reviews left out because there is no text in them.
+    """
+
+    reviews: int
+    blank: int
+
+
+class EmbeddedSearch:
+    """
+    Hybrid search among reviews, in this process: nothing to start, nothing to download.
+
+        search = EmbeddedSearch()
+        search.index_reviews([{"restaurant_id": 1, "id": 7, "content": "음식이 맛있어요"}])
+        hits = search.search(SearchQuery(1, "맛"))
+
+    A dense and a sparse ranking are joined by reciprocal rank; equals are ordered by review id.
+    One object may be used from many threads, also while reviews are being indexed. A folder
+    belongs to one process at a time.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str] | None = None, *, embedder: Embedder | None = None
+    ) -> None:
+        """
+        Name a place for the reviews; the engine starts when it is first needed.
+
+        Args:
+            path: A folder that keeps them, made if it does not exist; None keeps them as long as
+                this object.
+            embedder: Turns texts into vectors; `HashingEmbedder` if not given. A folder remembers
+                which.
+
+        Raises:
+            ConfigurationError: The folder holds something else, or vectors of another embedder.
+        """
+        self._path = None if path is None else Path(path)
+        self._embedder = HashingEmbedder() if embedder is None else embedder
+        self._queries = EmbedOnce(self._embedder)
+        if self._path is not None:
+            self._shard = Shard(self._path, self._embedder, temporary=False)
+        else:
+            # The engine cannot do without files; these are gone when this object is.
+            folder = Path(tempfile.mkdtemp(prefix="restaurant-llm-batch-"))
+            self._shard = Shard(folder, self._embedder, temporary=True)
+            weakref.finalize(self, self._shard.discard)
+
+    def __repr__(self) -> str:
+        path = None if self._path is None else str(self._path)
+        return f"{type(self).__name__}(path={path!r}, embedder={self._embedder.name!r})"
+
+    def __enter__(self) -> EmbeddedSearch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Write out and release the folder until the next use; without a folder, do nothing."""
+        if self._path is not None:
+            self._shard.close()
+
+    def count(self) -> int:
+        """Return how many reviews are indexed."""
+        return self._shard.count()
+
+    def restaurant_ids(self) -> list[ItemId]:
+        """Return the restaurants that have reviews, as given: integers in order, then strings."""
+        numbers = self._shard.values("restaurant_id")
+        known = {str(number) for number in numbers}
+        names = [name for name in self._shard.values("restaurant") if name not in known]
+        return sorted([*numbers, *names], key=id_order)
+
+    def index_reviews(
+        self,
+        reviews: Iterable[Review | Mapping[str, Any]],
+        *,
+        batch_size: int = 256,
+        on_progress: Callable[[int], object] | None = None,
+    ) -> Indexed:
+        """
+        Add reviews, a batch at a time, so that they need not fit into memory.
+
+        A review of the same restaurant and id replaces the one that was there; indexing again
+        after an interruption is safe. One without an id is named after its text, so equal texts of
+        a restaurant become one review: give ids where each is to count.
+
+        Args:
+            reviews: Reviews, or mappings with ``restaurant_id``, ``content`` and ``review_id`` or
+                ``id``; other keys are ignored.
+            batch_size: Reviews embedded and written together.
+            on_progress: Called after each batch with the number of reviews written so far.
+
+        Raises:
+            ConfigurationError: A review cannot be used; names its position and field. Batches
+                before it are written.
+        """
+        if type(batch_size) is not int or batch_size < 1:
+            raise ConfigurationError(f"batch_size must be 1 or more, not {batch_size!r}")
+        entries = read_reviews(reviews)
+        written = blank = 0
+        while batch := list(islice(entries, batch_size)):
+            useful = [entry for entry in batch if entry.content.strip()]
+            blank += len(batch) - len(useful)
+            self._write(useful)
+            written += len(useful)
+            if on_progress is not None:
+                on_progress(written)
+        self._shard.flush()
+        return Indexed(written, blank)
+
+    def search(self, query: SearchQuery, /) -> list[Hit]:
+        """
+        Return the best hits first, all of the query's restaurant.
+
+        Args:
+            query: What to look for; a text without words finds nothing.
+
+        Raises:
+            PermanentBackendError: The engine failed.
+        """
+        return self.search_many([query])[0]
+
+    def search_many(self, queries: Sequence[SearchQuery], /) -> list[list[Hit]]:
+        """
+        Answer several queries in one request to the engine.
+
+        Args:
+            queries: What to look for.
+
+        Returns:
+            The hits of each query, as `search` would return them.
+        """
+        found: list[list[Hit]] = [[] for _ in queries]
+        asked = {i: question for i, query in enumerate(queries) if (question := self._ask(query))}
+        for i, hits in zip(asked, answer([*asked.values()], self._shard.rank), strict=True):
+            found[i] = hits
+        return found
+
+    def _write(self, entries: list[Entry]) -> None:
+        # The last of equal keys counts, here as between batches.
+        unique = list({entry.point: entry for entry in entries}.values())
+        if unique:
+            vectors = self._embedder.embed_documents([entry.content for entry in unique])
+            self._shard.write(unique, vectors)
+
+    def _ask(self, query: SearchQuery) -> Question | None:
+        restaurant_id = read_id(query.restaurant_id, "restaurant_id")
+        if query.limit < 1 or not query.text.strip():
+            return None
+        question = Question(query, restaurant_id, self._queries.embed(query.text))
+        return question if question.lists() else None

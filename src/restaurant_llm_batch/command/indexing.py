@@ -1,0 +1,42 @@
+"""Indexing the lines of a file, with a bar where one can be shown."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ..backends.embedded import EmbeddedSearch, Indexed
+from ..errors import ConfigurationError
+from .lines import FileError, ReviewLines
+
+
+def index_lines(lines: ReviewLines, search: EmbeddedSearch, size: int, progress: Console | None) -> Indexed:
+    """
+    Index the reviews of a file.
+
+    Args:
+        lines: The file.
+        search: Where they go.
+        size: The file's size in bytes.
+        progress: Where to show how far it is, if that is a terminal; None for nowhere.
+
+    Returns:
+        What was indexed.
+
+    Raises:
+        ConfigurationError: A line cannot be used.
+    """
+    columns = TextColumn("Indexing"), BarColumn(), TextColumn("{task.fields[reviews]:,} reviews")
+    hidden = progress is None or not progress.is_terminal
+    with Progress(*columns, TimeRemainingColumn(), console=progress, transient=True, disable=hidden) as bar:
+        task = bar.add_task("", total=size, reviews=0)
+
+        def show(written: int) -> None:
+            bar.update(task, completed=lines.bytes_read, reviews=written)
+
+        try:
+            return search.index_reviews(lines, on_progress=show)
+        except FileError:
+            raise
+        except ConfigurationError as error:
+            raise lines.complaint(str(error)) from error

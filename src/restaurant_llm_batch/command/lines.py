@@ -1,0 +1,119 @@
+"""Reading reviews from a JSON Lines file, with the line number in every complaint."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from ..errors import ConfigurationError
+from ..models import ItemId, Review, as_item_id
+
+_SHAPES = (
+    'write one whole object per line, such as {"restaurant_id": 1, "review_id": 7, "content": "..."} '
+    'or {"restaurant_id": 1, "name": "...", "reviews": [{"review_id": 7, "content": "..."}]}'
+)
+
+
+class FileError(ConfigurationError):
+    """A file cannot be used; says where in it."""
+
+
+class ReviewLines:
+    """
+    The reviews of a file, read once and line by line.
+
+    Attributes:
+        names: Names of restaurants, as far as they were read, by id as a string.
+        restaurants: Ids of restaurants as far as they were read, by id as a string, in order of appearance.
+        line: Number of the line that was read last, from 1.
+        bytes_read: How much of the file that is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.names: dict[str, str] = {}
+        self.restaurants: dict[str, ItemId] = {}
+        self.line = 0
+        self.bytes_read = 0
+
+    def __iter__(self) -> Iterator[Review]:
+        try:
+            with self._path.open("rb") as file:
+                yield from self._read(file)
+        except OSError as error:
+            raise FileError(f"cannot read {str(self._path)!r}: {error.strerror}") from error
+        if not self.restaurants:
+            raise FileError(f"{str(self._path)!r} is empty; {_SHAPES}")
+
+    def _read(self, file: IO[bytes]) -> Iterator[Review]:
+        for number, raw in enumerate(file, 1):
+            self.bytes_read += len(raw)
+            self.line = number
+            try:
+                text = raw.decode("utf-8-sig")
+                if text.strip():
+                    yield from self._reviews(_parse(text))
+            except UnicodeDecodeError as error:
+                raise self.complaint(f"not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+            except ConfigurationError as error:
+                raise self.complaint(str(error)) from error
+
+    def complaint(self, text: str) -> FileError:
+        """Return an error about the current line."""
+        return FileError(f"{str(self._path)!r}, line {self.line}: {text}")
+
+    def _reviews(self, record: dict[str, Any]) -> Iterator[Review]:
+        restaurant_id = _id(record, "restaurant_id", "")
+        self.restaurants.setdefault(str(restaurant_id), restaurant_id)
+        if "reviews" not in record:
+            yield _review(record, restaurant_id, "")
+            return
+        name, reviews = record.get("name"), record["reviews"]
+        if isinstance(name, str) and name.strip():
+            self.names.setdefault(str(restaurant_id), name.strip())
+        if not isinstance(reviews, list):
+            raise ConfigurationError(f"reviews must be a list, got {_kind(reviews)}")
+        for position, review in enumerate(reviews):
+            if not isinstance(review, dict):
+                raise ConfigurationError(f"reviews[{position}] must be an object, got {_kind(review)}")
+            yield _review(review, restaurant_id, f"reviews[{position}].")
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        record = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ConfigurationError(f"not JSON ({error.msg} at column {error.colno}); {_SHAPES}") from error
+    except RecursionError as error:
+        raise ConfigurationError(f"nested too deeply; {_SHAPES}") from error
+    if not isinstance(record, dict):
+        raise ConfigurationError(f"{_kind(record)}, not an object; {_SHAPES}")
+    return record
+
+
+def _review(record: dict[str, Any], restaurant_id: ItemId, where: str) -> Review:
+    content = record.get("content")
+    if "content" not in record:
+        raise ConfigurationError(f'{where}content is missing; write "content": "the text of the review"')
+    if not isinstance(content, str):
+        raise ConfigurationError(f"{where}content must be text, got {_kind(content)}")
+    field = "review_id" if record.get("review_id") is not None else "id"
+    return Review(
+        content, _id(record, field, where) if record.get(field) is not None else None, restaurant_id
+    )
+
+
+def _id(record: dict[str, Any], field: str, where: str) -> ItemId:
+    if field not in record:
+        raise ConfigurationError(f"{where}{field} is missing; {_SHAPES}")
+    item_id = as_item_id(record[field], f"{where}{field}")
+    if isinstance(item_id, int) and not -(2**63) <= item_id < 2**63:
+        raise ConfigurationError(f'{where}{field} is too large; write it as a string, "{item_id}"')
+    return item_id
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return kinds.get(type(value), "a number")

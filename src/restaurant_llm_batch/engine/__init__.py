@@ -1,0 +1,1 @@
+"""The engine: policy flows decide, drivers wait. Nothing here is public."""

@@ -1,0 +1,129 @@
+"""
+The call path's body: one attempt at one backend call, the same for every driver.
+
+A `Call` passes its gates one after the other, is begun when the last one lets it in, and frees its slots when
+the backend has really returned: for a blocking call whose run was given up, that is when its thread does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+from ..gate import Gate, Ticket
+from ..report import Stage
+from .plan import Line
+from .wake import Home
+
+
+class Call:
+    """
+    One attempt at one backend call; also the step by which a policy flow asks a driver for it.
+
+    Attributes:
+        line: The backend's method, and whether it is awaited.
+        argument: What it is called with.
+        stage: "search" or "llm".
+        what: The aspect, or the request's task name.
+        weight: Slots it needs.
+        attempt: 1 for the first try.
+        asked_at: When it began to wait for its gates; 0.0 before.
+        began_at: When the backend was called; 0.0 before.
+        owner: Whatever the driver needs to find its way back.
+    """
+
+    __slots__ = (
+        "_home",
+        "_start",
+        "_tickets",
+        "argument",
+        "arrival",
+        "asked_at",
+        "attempt",
+        "began_at",
+        "gates",
+        "line",
+        "owner",
+        "priority",
+        "stage",
+        "weight",
+        "what",
+        "withdrawn",
+    )
+
+    def __init__(
+        self,
+        line: Line,
+        argument: Any,
+        stage: Stage,
+        what: str,
+        attempt: int,
+        gates: tuple[Gate, ...],
+        priority: int,
+        arrival: int,
+        weight: int = 1,
+    ) -> None:
+        self.line = line
+        self.argument = argument
+        self.stage = stage
+        self.what = what
+        self.attempt = attempt
+        self.gates = gates
+        self.priority = priority
+        self.arrival = arrival
+        self.weight = weight
+        self.asked_at = 0.0
+        self.began_at = 0.0
+        self.owner: Any = None
+        self.withdrawn = False
+        self._tickets: list[Ticket] = []
+
+    def seek(self, home: Home, start: Callable[[Call], object]) -> None:
+        """Pass the gates; `start` is then called with this call, at home, perhaps before this returns."""
+        self._home = home
+        self._start = start
+        self.asked_at = monotonic()
+        self._ask_next()
+
+    def _ask_next(self) -> None:
+        if self.withdrawn:
+            return
+        tickets = self._tickets
+        for gate in self.gates[len(tickets) :]:
+            ticket = Ticket(self._admitted, self.priority, self.arrival, self.weight)
+            tickets.append(ticket)
+            if not gate.ask(ticket):
+                return
+        self._start(self)
+
+    def _admitted(self) -> bool:
+        return self._home.post(self._ask_next)
+
+    def withdraw(self) -> None:
+        """Give up before the call has begun."""
+        self.withdrawn = True
+        for gate, ticket in zip(self.gates, self._tickets, strict=False):
+            gate.withdraw(ticket)
+
+    def leave(self) -> None:
+        """Free the slots; the backend has returned."""
+        for gate, ticket in zip(self.gates, self._tickets, strict=False):
+            gate.done(ticket)
+
+    def run_blocking(self) -> tuple[Any, BaseException | None]:
+        """Call a blocking backend in this thread and return its answer, or what it raised."""
+        try:
+            return self.line.method(self.argument), None
+        except BaseException as error:
+            return None, throwable(error)
+
+
+def throwable(error: BaseException) -> BaseException:
+    """Return what stands for `error` in a flow."""
+    # Thrown into a generator, a StopIteration would read as the flow's end.
+    if isinstance(error, StopIteration):
+        replacement = RuntimeError("the backend raised StopIteration")
+        replacement.__cause__ = error
+        return replacement
+    return error

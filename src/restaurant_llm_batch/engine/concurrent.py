@@ -1,0 +1,140 @@
+"""The driver on an event loop: native calls are awaited in tasks, blocking ones go to threads."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+from typing import Any
+
+import anyio
+import anyio.lowlevel
+from anyio.abc import TaskGroup
+
+from ..errors import RunStopped
+from ..report import Outcome
+from .call import Call, throwable
+from .conductor import Conductor, Hands, Source
+from .intake import Intake
+from .run import Run
+from .threaded import start_in_thread
+from .threads import WorkerThreads
+from .wake import LoopHome, is_being_cancelled
+
+SLICE = 0.005
+"""Seconds that answers which need no waiting may keep the loop before it gets a turn."""
+
+
+class ConcurrentDriver:
+    """
+    Runs items side by side on the running loop.
+
+    A native call does not get a task of its own: as many tasks as are needed take admitted calls one after
+    the other, which spares the cost of a task per call.
+
+    Args:
+        run: The run.
+        source: Its entries.
+        intake: Told when an entry has ended.
+        window: Most items open at once.
+        threads: Where blocking calls are made.
+        deliver: Takes outcomes at home; returns whether an outcome needs no room any more.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        source: Source,
+        intake: Intake,
+        window: int,
+        threads: WorkerThreads,
+        deliver: Callable[[Outcome[Any]], bool],
+    ) -> None:
+        self.home = LoopHome()
+        self._run = run
+        self._threads = threads
+        self._admitted: deque[Call] = deque()
+        self._coming = 0  # tasks about to look for an admitted call
+        self._tasks: TaskGroup | None = None
+        hands = Hands(self._start, self._after, deliver, self.home.nudge)
+        self.conductor = Conductor(run, source, intake, window, self.home, hands)
+
+    async def run(self) -> None:
+        """
+        Run to the end.
+
+        Raises:
+            BaseException: What the items' iterable raised, after everything open has ended.
+        """
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._tasks = tasks
+                self.conductor.refill()
+                while not self.conductor.finished:
+                    await self.home.attend()
+                tasks.cancel_scope.cancel()  # calls in flight after an abort, pauses after a stop
+        finally:
+            self.conductor.abort()
+            self._tasks = None
+            while self._admitted:
+                self._admitted.popleft().leave()
+        if self.conductor.failure is not None:
+            raise self.conductor.failure
+
+    def stop(self, reason: str) -> None:
+        """Let calls in flight end, and begin nothing more. At home only."""
+        self._run.stopped = self._run.stopped or RunStopped(reason)
+        self.conductor.halt()
+
+    def _start(self, call: Call) -> None:
+        if not call.line.native:
+            start_in_thread(call, self.conductor, self.home, self._threads)
+        elif self._tasks is None:
+            call.leave()
+        else:
+            self._admitted.append(call)
+            if len(self._admitted) > self._coming:
+                self._coming += 1
+                self._tasks.start_soon(self._make_calls)
+
+    async def _make_calls(self) -> None:
+        """Make admitted calls one after the other, until there are none."""
+        turn = monotonic()
+        while True:
+            self._coming -= 1
+            if not self._admitted:
+                return
+            call = self._admitted.popleft()
+            self.conductor.started(call)
+            answer, error = await self._make(call)
+            self._coming += 1  # before the call's end admits others: this task takes one of them
+            ended = monotonic()
+            if ended - call.began_at > SLICE:
+                turn = ended
+            self.conductor.ended(call, answer, error)
+            if ended - turn > SLICE:
+                await anyio.lowlevel.checkpoint()
+                turn = monotonic()
+
+    async def _make(self, call: Call) -> tuple[Any, BaseException | None]:
+        try:
+            return await call.line.method(call.argument), None
+        except Exception as error:
+            return None, throwable(error)
+        except BaseException as error:
+            if isinstance(error, anyio.get_cancelled_exc_class()) and not is_being_cancelled():
+                failure = RuntimeError("the backend cancelled itself")
+                failure.__cause__ = error
+                return None, failure
+            self.conductor.abort()  # before the slot is free, so that nothing more is admitted
+            call.leave()
+            raise
+
+    def _after(self, seconds: float, action: Callable[[], object]) -> None:
+        if self._tasks is not None:
+            self._tasks.start_soon(_later, seconds, action)
+
+
+async def _later(seconds: float, action: Callable[[], object]) -> None:
+    await anyio.sleep(seconds)
+    action()

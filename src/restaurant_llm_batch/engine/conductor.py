@@ -1,0 +1,269 @@
+"""
+The conductor: advances many flows at once and never waits.
+
+It is told what happened (a call came back, a pause is over, an outcome was taken) and says what is to be done
+next through the callables it was given. The threaded and the concurrent driver share it; they differ only in
+how a call is started and how a pause is timed. All of it runs at the run's home, one thing at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from ..errors import RunStopped
+from ..report import Failure, Outcome
+from ..steps import Flow, Together
+from .call import Call
+from .intake import Entry, Intake
+from .policy import govern_item
+from .run import Run
+from .wake import Home
+
+
+class Pending:
+    """What a source answers when it will have more, but not now."""
+
+
+PENDING = Pending()
+
+
+class Source(Protocol):
+    """Where entries come from, one at a time."""
+
+    def take(self, room: int) -> Entry | Failure | Pending | None:
+        """Return the next entry, None after the last, or `PENDING`; `room` is how many could be taken."""
+        ...
+
+
+class Frame:
+    """A flow being advanced; a child of `Together` knows its parent and its place there."""
+
+    __slots__ = ("answers", "entry", "flow", "missing", "parent", "place")
+
+    def __init__(self, flow: Flow[Any], entry: Entry, parent: Frame | None = None, place: int = 0) -> None:
+        self.flow = flow
+        self.entry = entry
+        self.parent = parent
+        self.place = place
+        self.answers: list[Any] = []
+        self.missing = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Hands:
+    """
+    What a conductor has done for it.
+
+    Attributes:
+        start: Start an admitted call; `Conductor.ended` is to be called at home when it is over.
+        after: Call something at home after so many seconds.
+        deliver: Take an outcome; return whether it needs no room any more.
+        finished: Told once, when everything is done.
+    """
+
+    start: Callable[[Call], object]
+    after: Callable[[float, Callable[[], object]], object]
+    deliver: Callable[[Outcome[Any]], bool]
+    finished: Callable[[], object]
+
+
+class Conductor:
+    """
+    Runs the flows of one run side by side, within a sliding window.
+
+    Args:
+        run: The run.
+        source: The entries.
+        intake: Told when an entry has ended.
+        window: Most items open at once, outcomes that nobody has taken yet included.
+        home: Where all of this happens.
+        hands: What does the work.
+    """
+
+    def __init__(
+        self, run: Run, source: Source, intake: Intake, window: int, home: Home, hands: Hands
+    ) -> None:
+        self.run = run
+        self.finished = False
+        self.failure: BaseException | None = None
+        self._source = source
+        self._intake = intake
+        self._window = window
+        self._home = home
+        self._hands = hands
+        self._open: dict[int, Frame] = {}
+        self._waiting: set[Call] = set()
+        self._paused: set[Frame] = set()
+        self._untaken = 0
+        self._exhausted = False
+        self._halted = False
+        self._filling = False
+
+    def refill(self) -> None:
+        """Let in as many entries as the window allows."""
+        if self._filling:
+            return
+        self._filling = True
+        try:
+            while not self._exhausted and (room := self._room()) > 0:
+                entry = self._take(room)
+                if isinstance(entry, Pending):
+                    return
+                if entry is None:
+                    self._exhausted = True
+                elif isinstance(entry, Failure):
+                    self.run.closed(entry)
+                    self._deliver(entry)
+                else:
+                    self._open_entry(entry)
+        finally:
+            self._filling = False
+        self._settle()
+
+    def taken(self, outcomes: int = 1) -> None:
+        """Note that outcomes were taken, which makes room for more entries."""
+        self._untaken -= outcomes
+        self.refill()
+
+    def started(self, call: Call) -> None:
+        """Note that a call is being started."""
+        self._waiting.discard(call)
+        self.run.began(call, call.owner.entry)
+
+    def ended(self, call: Call, answer: Any, error: BaseException | None) -> None:
+        """Note that a call is over; its flow goes on before its slot is given away."""
+        if self.finished:
+            call.leave()
+            return
+        frame: Frame = call.owner
+        self.run.ended(call, frame.entry, answer, error)
+        try:
+            if error is not None and not isinstance(error, Exception):
+                self.abort(error)
+            else:
+                self._advance(frame, answer, error)
+        finally:
+            call.leave()
+        self._after_step()
+
+    def halt(self) -> None:
+        """Admit nothing more, wherever it waits; calls in flight are left to end."""
+        if self._halted or self.finished:
+            return
+        self._halted = True
+        self._exhausted = True
+        if self.run.stopped is None:
+            self.run.stopped = RunStopped("the run was stopped")
+        for call in list(self._waiting):
+            call.withdraw()
+            self._waiting.discard(call)
+            self._advance(call.owner, None, self.run.stop_error())
+        for frame in list(self._paused):
+            self._paused.discard(frame)
+            self._advance(frame, None, self.run.stop_error())
+        self._settle()
+
+    def abort(self, failure: BaseException | None = None) -> None:
+        """End everything now: what is open fails as stopped, and answers still to come are not heard."""
+        if self.finished:
+            return
+        self.finished = self._exhausted = True
+        self.failure = self.failure or failure
+        if self.run.stopped is None:
+            self.run.stopped = RunStopped("the run was cancelled")
+        for call in list(self._waiting):
+            call.withdraw()
+        self._waiting.clear()
+        self._paused.clear()
+        for frame in list(self._open.values()):
+            frame.flow.close()
+            self._hands.deliver(self.run.close(frame.entry, None, self.run.stop_error()))
+        self._open.clear()
+        self._hands.finished()
+
+    def _room(self) -> int:
+        return self._window - len(self._open) - self._untaken
+
+    def _take(self, room: int) -> Entry | Failure | Pending | None:
+        try:
+            return self._source.take(room)
+        except BaseException as failure:
+            # The user's iterable raised: what is open may still end, then its error goes to the caller.
+            self.failure = failure
+            if not isinstance(failure, Exception):
+                raise
+            return None
+
+    def _open_entry(self, entry: Entry) -> None:
+        self.run.open(entry)
+        frame = Frame(govern_item(entry, self.run), entry)
+        self._open[entry.index] = frame
+        self._advance(frame, None, None)
+
+    def _advance(self, frame: Frame, answer: Any, error: BaseException | None) -> None:
+        """Advance a flow until it needs something that takes time, and its parents when it ends."""
+        while True:
+            try:
+                step = frame.flow.send(answer) if error is None else frame.flow.throw(error)
+            except StopIteration as stop:
+                answer, error = stop.value, None
+            except Exception as raised:
+                answer, error = None, raised
+            else:
+                self._begin(frame, step)
+                return
+            parent = frame.parent
+            if parent is None:
+                self._close(frame, answer, error)
+                return
+            parent.answers[frame.place] = answer if error is None else error
+            parent.missing -= 1
+            if parent.missing:
+                return
+            frame, answer, error = parent, parent.answers, None
+
+    def _begin(self, frame: Frame, step: Any) -> None:
+        if type(step) is Call:
+            step.owner = frame
+            self._waiting.add(step)
+            step.seek(self._home, self._hands.start)
+        elif type(step) is Together:
+            frame.answers = [None] * len(step.flows)
+            frame.missing = len(step.flows)
+            for place, flow in enumerate(step.flows):
+                self._advance(Frame(flow, frame.entry, frame, place), None, None)
+        else:
+            self._paused.add(frame)
+            self._hands.after(step.seconds, lambda: self._resume(frame))
+
+    def _resume(self, frame: Frame) -> None:
+        if frame in self._paused:
+            self._paused.discard(frame)
+            self._advance(frame, None, None)
+            self._after_step()
+
+    def _close(self, frame: Frame, value: Any, error: Exception | None) -> None:
+        entry = frame.entry
+        del self._open[entry.index]
+        self._intake.ended(entry)
+        self._deliver(self.run.close(entry, value, error))
+
+    def _deliver(self, outcome: Outcome[Any]) -> None:
+        if not self._hands.deliver(outcome):
+            self._untaken += 1
+
+    def _after_step(self) -> None:
+        if self.run.stopped is not None:
+            self.halt()
+        if not self._exhausted:
+            if self._room() > 0:
+                self.refill()
+        elif not self._open:
+            self._settle()
+
+    def _settle(self) -> None:
+        if self._exhausted and not self._open and not self.finished:
+            self.finished = True
+            self._hands.finished()

@@ -1,0 +1,191 @@
+"""
+The policy flows: what a task asks for becomes calls, with retries, in the shape the plan allows.
+
+`govern` wraps a task's flow and yields only what every driver knows: `Call`, `Pause` and `Together`. So the
+call path is written once, and a driver decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar, cast
+
+from ..errors import STOPS_THE_RUN, ConfigurationError, RateLimited, RunStopped
+from ..gate import Gate
+from ..models import Hit, SearchQuery
+from ..report import Stage
+from ..steps import Complete, Flow, Maybe, Pause, Search, SearchAll, Together, pause
+from .call import Call
+from .intake import Entry
+from .plan import Line
+from .retry import Tries, wait_before_next
+from .run import Run, log
+
+T = TypeVar("T")
+
+
+def govern_item(entry: Entry, run: Run) -> Flow[Any]:
+    """Open the task's flow for an item and run it under the run's policy."""
+    flow = run.task.flow(entry.item)
+    if not isinstance(flow, Generator):
+        raise ConfigurationError(
+            f"{run.task.name} must be a generator function that yields steps, but it returned "
+            f"{type(flow).__name__}; write `reply = yield from complete(...)` in it"
+        )
+    return (yield from govern(flow, entry, run))
+
+
+def govern(flow: Flow[T], entry: Entry, run: Run) -> Flow[T]:
+    """
+    Run a task's flow under the run's policy.
+
+    Args:
+        flow: The task's flow; it is closed when this one ends.
+        entry: The item it works for.
+        run: The run it is part of.
+    """
+    answer: Any = None
+    error: Exception | None = None
+    try:
+        while True:
+            try:
+                step = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            answer = error = None
+            try:
+                answer = yield from _answer(step, entry, run)
+            except Exception as raised:
+                error = raised
+    finally:
+        flow.close()
+
+
+def _answer(step: Any, entry: Entry, run: Run) -> Flow[Any]:
+    kind = type(step)
+    if kind is Complete:
+        gates = run.gates.batches if step.gate == "batches" else run.gates.llm
+        return _call(run.plan.llm, step.request, "llm", step.request.task, gates, entry, run)
+    if kind is SearchAll:
+        return _search_all(step.queries, entry, run)
+    if kind is Search:
+        return _search(step.query, entry, run)
+    if kind is Together:
+        flows = tuple(govern(flow, entry, run) for flow in step.flows)
+        return _together(flows, run.plan.flows_together)
+    if kind is Pause:
+        return pause(step.seconds)
+    raise ConfigurationError(
+        f"the flow of {run.task.name} yielded {step!r}, which is not a step; "
+        "write `yield from search(...)`, `complete(...)`, `pause(...)` or `together(...)`"
+    )
+
+
+def _search(query: SearchQuery, entry: Entry, run: Run) -> Flow[Sequence[Hit]]:
+    line = run.plan.search
+    if line is None:
+        raise ConfigurationError(
+            f"{run.task.name} searches, but the runner has no search backend; "
+            "write BatchRunner(search=EmbeddedSearch(...), ...)"
+        )
+    return _call(line, query, "search", query.aspect or "search", run.gates.search, entry, run)
+
+
+def _search_all(queries: tuple[SearchQuery, ...], entry: Entry, run: Run) -> Flow[list[Maybe[Sequence[Hit]]]]:
+    if run.plan.search_many is not None and len(queries) > 1:
+        size = run.gates.search[0].limit
+        chunks = [queries[start : start + size] for start in range(0, len(queries), size)]
+        flows = tuple(_search_chunk(chunk, entry, run) for chunk in chunks)
+        found = yield from _together(flows, side_by_side=True)
+        return [hits for chunk in found for hits in _value(chunk)]
+    return (yield from _search_each(queries, entry, run))
+
+
+def _search_each(
+    queries: tuple[SearchQuery, ...], entry: Entry, run: Run
+) -> Flow[list[Maybe[Sequence[Hit]]]]:
+    flows = tuple(_search(query, entry, run) for query in queries)
+    return (yield from _together(flows, run.plan.searches_together))
+
+
+def _search_chunk(
+    queries: tuple[SearchQuery, ...], entry: Entry, run: Run
+) -> Flow[list[Maybe[Sequence[Hit]]]]:
+    """Ask several queries in one round trip, or one by one where that fails."""
+    line = run.plan.search_many
+    if line is not None and len(queries) > 1 and run.stopped is None:
+        gates, order = run.gates.search, (entry.priority, entry.arrival)
+        call = Call(line, queries, "search", "search_many", 1, gates, *order, len(queries))
+        try:
+            found = list((yield call))
+        except RunStopped:
+            raise
+        except STOPS_THE_RUN as error:
+            _note_stop(error, run)
+            entry.errors.append((error, "search", 1))
+            return [error] * len(queries)
+        except Exception:
+            log.info("search_many failed; its queries are asked one by one", exc_info=True)
+        else:
+            if len(found) == len(queries):
+                return found
+    return (yield from _search_each(queries, entry, run))
+
+
+def _call(
+    line: Line,
+    argument: Any,
+    stage: Stage,
+    what: str,
+    gates: tuple[Gate, ...],
+    entry: Entry,
+    run: Run,
+) -> Flow[Any]:
+    """Make one call until it is answered or given up; between tries it holds no slot."""
+    tries = Tries()
+    while True:
+        attempt = tries.failed + tries.refused + 1
+        if run.stopped is not None:
+            raise run.stop_error()
+        call = Call(line, argument, stage, what, attempt, gates, entry.priority, entry.arrival)
+        try:
+            answer = yield call
+        except RunStopped:
+            raise
+        except Exception as error:
+            _note_stop(error, run)
+            refused = isinstance(error, RateLimited)
+            tries = Tries(tries.failed + (not refused), tries.refused + refused)
+            wait = wait_before_next(run.retries[stage], error, tries, run.random.random())
+            if wait is None:
+                entry.errors.append((error, stage, attempt))
+                raise
+            run.retry(call, entry, wait, refused, error)
+        else:
+            entry.attempts[stage] = attempt
+            return answer
+        yield Pause(wait)
+
+
+def _note_stop(error: Exception, run: Run) -> None:
+    if isinstance(error, STOPS_THE_RUN) and run.stopped is None:
+        run.stopped = error
+
+
+def _together(flows: tuple[Flow[T], ...], side_by_side: bool) -> Flow[list[Maybe[T]]]:
+    """Run flows that are under policy already; their errors are values."""
+    if side_by_side and len(flows) > 1:
+        return cast("list[Maybe[T]]", (yield Together(flows)))
+    results: list[Maybe[T]] = []
+    for flow in flows:
+        try:
+            results.append((yield from flow))
+        except Exception as error:
+            results.append(error)
+    return results
+
+
+def _value(result: Maybe[T]) -> T:
+    if isinstance(result, Exception):
+        raise result
+    return result

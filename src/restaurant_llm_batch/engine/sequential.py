@@ -1,0 +1,91 @@
+"""The driver for one thing at a time, in the calling thread: no event loop, no worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from ..errors import RunStopped
+from ..report import Failure, Outcome
+from ..steps import Pause, drive
+from .call import Call
+from .intake import Entry, Intake
+from .policy import govern_item
+from .run import Run
+from .wake import ThreadHome
+
+
+class SequentialDriver:
+    """Runs items one after the other, each when it is asked for."""
+
+    def __init__(self, run: Run, intake: Intake) -> None:
+        self._run = run
+        self._intake = intake
+        self._home = ThreadHome()
+        self._open: Entry | None = None
+        self._started = False
+
+    def take(self) -> Outcome[Any] | None:
+        """Run the next item and return its outcome; None after the last, or when the run was stopped."""
+        if self._run.stopped is not None:
+            return None
+        entry = next(self._intake, None)
+        if entry is None:
+            return None
+        if isinstance(entry, Failure):
+            self._run.closed(entry)
+            return entry
+        self._run.open(entry)
+        self._open = entry
+        try:
+            value = drive(govern_item(entry, self._run), lambda step: self._perform(step, entry))
+        except Exception as error:
+            outcome = self._run.close(entry, None, error)
+        else:
+            outcome = self._run.close(entry, value, None)
+        self._open = None
+        self._intake.ended(entry)
+        return outcome
+
+    def stop(self, reason: str) -> None:
+        """Let the call in flight end, and begin nothing more."""
+        self._run.stopped = self._run.stopped or RunStopped(reason)
+        self._home.nudge()
+
+    def abort(self) -> Iterator[Outcome[Any]]:
+        """Give up, and yield the outcome of the item that was open."""
+        self.stop("the run was cancelled")
+        if self._open is not None:
+            entry, self._open = self._open, None
+            yield self._run.close(entry, None, self._run.stop_error())
+
+    def _perform(self, step: Call | Pause, entry: Entry) -> Any:
+        if isinstance(step, Pause):
+            self._home.wait(step.seconds, unless=lambda: self._run.stopped is not None)
+            return None
+        self._wait_for_slot(step)
+        self._run.began(step, entry)
+        try:
+            answer, error = step.run_blocking()
+        finally:
+            step.leave()
+        self._run.ended(step, entry, answer, error)
+        if error is not None:
+            raise error
+        return answer
+
+    def _wait_for_slot(self, call: Call) -> None:
+        """Pass the gates; other threads may hold their slots."""
+        self._started = False
+        call.seek(self._home, self._start)
+        try:
+            while not self._started:
+                self._home.attend()
+                if self._run.stopped is not None and not self._started:
+                    raise self._run.stop_error()
+        except BaseException:
+            call.withdraw()
+            raise
+
+    def _start(self, call: Call) -> None:
+        self._started = True

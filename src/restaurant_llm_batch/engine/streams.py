@@ -1,0 +1,232 @@
+"""What `stream` and `astream` return: outcomes as they finish, and the means to end the run early."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, suppress
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import anyio
+from anyio.abc import TaskGroup
+
+from ..errors import RunStopped
+from ..report import BatchReport, Failure, Outcome, RunStats, Success
+from .concurrent import ConcurrentDriver
+from .run import Run
+
+T = TypeVar("T")
+
+
+class SyncDriver(Protocol):
+    """A driver for a blocking caller."""
+
+    def take(self) -> Outcome[Any] | None:
+        """Return the next outcome, waiting for it; None after the last."""
+        ...
+
+    def stop(self, reason: str) -> None:
+        """Let calls in flight end, and begin nothing more; may be called from a signal handler."""
+        ...
+
+    def abort(self) -> Iterator[Outcome[Any]]:
+        """Give up at once; yields the outcomes that were not taken."""
+        ...
+
+
+class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
+    """
+    The outcomes of a run, as they finish. The run begins when the first one is asked for.
+
+    Leaving the loop early, `close()` and garbage collection cancel what is left of the run.
+    """
+
+    def __init__(
+        self,
+        begin: Callable[[ExitStack], SyncDriver],
+        run: Run,
+    ) -> None:
+        self._begin = begin
+        self._run = run
+        self._stack = ExitStack()
+        self._driver: SyncDriver | None = None
+        self._over = False
+
+    @property
+    def stats(self) -> RunStats:
+        """What the run has taken so far."""
+        return self._run.stats
+
+    def __next__(self) -> Success[T] | Failure:
+        if self._over:
+            raise StopIteration
+        try:
+            if self._driver is None:
+                self._driver = self._begin(self._stack)
+            outcome = self._driver.take()
+        except BaseException as error:
+            attach_report(error, self.close(), self.stats)
+            raise
+        if outcome is None:
+            self._finish()
+            raise StopIteration
+        return outcome
+
+    def stop(self, reason: str = "the caller stopped it") -> None:
+        """
+        Let calls in flight end, and begin nothing more; what is still open then fails as `RunStopped`.
+
+        May be called from a signal handler.
+        """
+        if self._driver is None:
+            self._finish()
+        else:
+            self._driver.stop(reason)
+
+    def close(self) -> list[Success[T] | Failure]:
+        """Cancel what is left of the run, and return the outcomes that were not taken."""
+        if self._over:
+            return []
+        try:
+            return list(self._driver.abort()) if self._driver is not None else []
+        finally:
+            self._finish()
+
+    def _finish(self) -> None:
+        self._over = True
+        self._stack.close()
+        if self._driver is not None:
+            self._run.end()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
+        if self._driver is not None:
+            self.close()
+
+
+class Channel:
+    """Between a run on the loop and whoever reads it; the run does not keep its reader alive."""
+
+    def __init__(self) -> None:
+        self.driver: ConcurrentDriver | None = None
+        self.outcomes: deque[Outcome[Any]] = deque()
+        self.over = anyio.Event()
+        self.failure: BaseException | None = None
+        self.abandoned = False
+        self._news: anyio.Event | None = None
+
+    def deliver(self, outcome: Outcome[Any]) -> bool:
+        """Take an outcome; it needs room until it is read."""
+        self.outcomes.append(outcome)
+        self.announce()
+        return False
+
+    def announce(self) -> None:
+        """Wake the reader."""
+        if self._news is not None:
+            self._news.set()
+
+    async def wait(self) -> None:
+        """Wait for something to happen."""
+        self._news = anyio.Event()
+        await self._news.wait()
+
+    async def host(
+        self,
+        make_driver: Callable[[Callable[[Outcome[Any]], bool]], ConcurrentDriver],
+        run: Run,
+    ) -> None:
+        """Run to the end; what goes wrong is kept for the reader."""
+        try:
+            if not self.abandoned:
+                self.driver = make_driver(self.deliver)
+                try:
+                    await self.driver.run()
+                finally:
+                    run.end()
+        except Exception as error:
+            self.failure = error
+        except BaseException:
+            self.failure = RunStopped("the runner was closed while its outcomes were being read")
+            raise
+        finally:
+            self.over.set()
+            self.announce()
+
+
+class AsyncOutcomes(AsyncIterator[Success[T] | Failure], Generic[T]):
+    """
+    The outcomes of a run, as they finish. The run begins when the first one is asked for.
+
+    It holds no cancel scope: leaving the loop early by ``break``, `aclose()` and garbage collection all
+    cancel what is left of the run, and nothing else.
+    """
+
+    def __init__(
+        self,
+        tasks: TaskGroup,
+        make_driver: Callable[[Callable[[Outcome[Any]], bool]], ConcurrentDriver],
+        run: Run,
+    ) -> None:
+        self._tasks = tasks
+        self._make_driver = make_driver
+        self._run = run
+        self._channel: Channel | None = None
+
+    @property
+    def stats(self) -> RunStats:
+        """What the run has taken so far."""
+        return self._run.stats
+
+    async def __anext__(self) -> Success[T] | Failure:
+        channel = self._channel
+        if channel is None:
+            channel = self._channel = Channel()
+            self._tasks.start_soon(channel.host, self._make_driver, self._run)
+        while not channel.outcomes:
+            if channel.over.is_set():
+                if channel.failure is not None:
+                    raise channel.failure
+                raise StopAsyncIteration
+            await channel.wait()
+        outcome = channel.outcomes.popleft()
+        if channel.driver is not None:
+            channel.driver.conductor.taken()
+        return outcome
+
+    def stop(self, reason: str = "the caller stopped it") -> None:
+        """Let calls in flight end, and begin nothing more; what is still open then fails as `RunStopped`."""
+        if self._channel is not None and self._channel.driver is not None:
+            self._channel.driver.stop(reason)
+
+    async def aclose(self) -> None:
+        """Cancel what is left of the run and wait until nothing of it is in flight on the loop."""
+        channel = self._channel
+        if channel is None:
+            return
+        self._cancel()
+        await channel.over.wait()
+        channel.outcomes.clear()
+
+    def _cancel(self) -> None:
+        channel = self._channel
+        if channel is None or channel.over.is_set():
+            return
+        channel.abandoned = True
+        if channel.driver is not None:
+            channel.driver.home.post_later(channel.driver.conductor.abort)
+
+    def __del__(self) -> None:
+        self._cancel()
+
+
+def attach_report(error: BaseException, outcomes: list[Any], stats: RunStats) -> None:
+    """Hang what is finished on an exception that leaves a run, as its `report`."""
+    ordered = sorted(outcomes, key=lambda outcome: outcome.index)
+    with suppress(AttributeError):
+        error.report = BatchReport(ordered, stats)  # type: ignore[attr-defined]

@@ -1,0 +1,49 @@
+"""
+Worker threads for blocking backends.
+
+Not `concurrent.futures` and not anyio's: both join their threads when the interpreter exits, so that a
+Ctrl-C would wait for every blocked call. These are daemons; how many there are is decided by the gates, which
+admit a call before it gets a thread.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+
+Job = Callable[[], object]
+
+
+class WorkerThreads:
+    """A pool that grows with what it is given and keeps idle threads until it is closed, once and for all."""
+
+    def __init__(self) -> None:
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._idle = 0
+        self._threads = 0
+
+    def submit(self, job: Job) -> None:
+        """Run `job` in a thread of its own as far as it can tell; `job` must not raise."""
+        with self._lock:
+            if self._idle:
+                self._idle -= 1
+            else:
+                self._threads += 1
+                name = f"restaurant-llm-batch-{self._threads}"
+                threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._jobs.put(job)
+
+    def close(self) -> None:
+        """Let idle threads end now, and busy ones after their job."""
+        with self._lock:
+            threads = self._threads
+        for _ in range(threads):
+            self._jobs.put(None)
+
+    def _work(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+            with self._lock:
+                self._idle += 1

@@ -1,0 +1,149 @@
+"""
+Waking whoever drives a run, from any thread, without ever blocking.
+
+Everything a run does happens at its *home*: the thread, or the event loop, that drives it. A slot may be
+freed anywhere (another loop, a worker thread), so whoever frees it *posts* what is to be done. This is the
+one file that names asyncio and trio: `anyio.Event.set` from another thread would never wake its waiter, and
+a blocking call into another loop can deadlock two loops that wake each other.
+"""
+
+from __future__ import annotations
+
+import asyncio  # noqa: TID251  (this is the one place)
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import Empty, SimpleQueue
+from time import monotonic
+from typing import Any, Protocol
+
+import anyio
+
+Action = Callable[[], Any]
+
+
+class Home(Protocol):
+    """Where a run lives."""
+
+    def post(self, action: Action) -> bool:
+        """Have `action` run at home, at once when called there; False when home is gone."""
+        ...
+
+
+class ThreadHome:
+    """The calling thread as a home: it takes its post whenever it has nothing else to do."""
+
+    def __init__(self) -> None:
+        self._ident = threading.get_ident()
+        self._post: SimpleQueue[Action] = SimpleQueue()
+        self._closed = False
+
+    def post(self, action: Action) -> bool:
+        """Have `action` run in this thread; False when it takes no more post."""
+        if threading.get_ident() == self._ident:
+            action()
+        elif self._closed:
+            return False
+        else:
+            self._post.put(action)
+        return True
+
+    def nudge(self) -> None:
+        """Make a waiting home look around; safe in a signal handler."""
+        self._post.put(_nothing)
+
+    def attend(self, timeout: float | None = None) -> None:
+        """Wait for one piece of post and do it; return after `timeout` seconds without any."""
+        try:
+            action = self._post.get(timeout=timeout)
+        except Empty:
+            return
+        action()
+
+    def wait(self, seconds: float, unless: Callable[[], bool]) -> None:
+        """Wait, taking post meanwhile, or until `unless` is true."""
+        until = monotonic() + seconds
+        while not unless() and (left := until - monotonic()) > 0:
+            self.attend(left)
+
+    def close(self) -> None:
+        """Take no more post; what is already in it is done, so that no slot is lost."""
+        self._closed = True
+        while not self._post.empty():
+            self.attend(0)
+
+
+class LoopHome:
+    """
+    The running event loop, of asyncio or trio, as a home.
+
+    Post from elsewhere waits for the task that attends to it: a bare callback of the loop could not start
+    tasks.
+    """
+
+    def __init__(self) -> None:
+        self._ident = threading.get_ident()
+        self._post: deque[Action] = deque()
+        self._news = anyio.Event()
+        self._rung = False
+        self._soon: Callable[[Action], object]
+        self._gone: type[Exception] = RuntimeError  # asyncio's, when the loop is closed
+        try:
+            self._soon = asyncio.get_running_loop().call_soon_threadsafe
+        except RuntimeError:
+            import trio  # noqa: TID251
+
+            self._soon = trio.lowlevel.current_trio_token().run_sync_soon
+            self._gone = trio.RunFinishedError
+
+    def post(self, action: Action) -> bool:
+        """Have `action` run on this loop, at once when called there; False when the loop is gone."""
+        if threading.get_ident() == self._ident:
+            action()
+            return True
+        return self.post_later(action)
+
+    def post_later(self, action: Action) -> bool:
+        """Have `action` run at home when it is done with what it does now; False when home is gone."""
+        self._post.append(action)
+        if not self._rung:
+            self._rung = True
+            try:
+                self._soon(self._ring)
+            except self._gone:
+                self._rung = False
+                return False
+        return True
+
+    def nudge(self) -> None:
+        """Make a waiting home look around; at home only."""
+        self._news.set()
+
+    async def attend(self) -> None:
+        """Wait for post, or a nudge, and do it."""
+        await self._news.wait()
+        self._news = anyio.Event()
+        self._rung = False
+        while self._post:
+            self._post.popleft()()
+
+    def _ring(self) -> None:
+        self._news.set()
+
+
+def is_being_cancelled() -> bool:
+    """
+    Tell whether a cancellation that just came is meant for the running task.
+
+    An asyncio backend may also raise ``CancelledError`` because something it awaited was cancelled; a task
+    that let it pass would vanish, and its call with it.
+    """
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return True  # trio: only trio itself can make a Cancelled
+    return task is None or task.cancelling() > 0
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,212 @@
+"""
+Admission: at most so many calls at once, the most urgent first.
+
+`Admission` is the state machine: told what happened, it says who is let in; it knows no thread, loop or
+clock. `Gate` puts one lock around it, so that one limit holds across threads, event loops and runners.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heappop, heappush
+
+from .errors import ConfigurationError
+
+# Plain integers: members of an Enum take longer to look up than the rest of an admission takes.
+_NEW, _WAITING, _ADMITTED, _GONE = range(4)
+
+
+class Ticket:
+    """
+    One call's claim to a slot.
+
+    Args:
+        wake: Called once when the ticket is admitted after having waited, from whichever thread freed the
+            slot; it must not block. It returns False when nobody is left to use the slot, which is then
+            handed on.
+        priority: Lower goes first.
+        arrival: Among equal priorities, lower goes first: when the item that calls entered the window.
+        weight: Slots it takes.
+    """
+
+    __slots__ = ("arrival", "priority", "state", "wake", "weight")
+
+    def __init__(
+        self,
+        wake: Callable[[], object],
+        priority: int = 0,
+        arrival: int = 0,
+        weight: int = 1,
+    ) -> None:
+        self.wake = wake
+        self.priority = priority
+        self.arrival = arrival
+        self.weight = weight
+        self.state = _NEW
+
+
+class Admission:
+    """
+    The state machine of a gate; its methods return the tickets that are admitted now.
+
+    Tickets are admitted by (priority, arrival of the item, order of asking). The first in the queue is
+    never overtaken, not even by a lighter one. A ticket heavier than the whole limit is admitted alone.
+    """
+
+    __slots__ = ("_asked", "_queue", "in_flight", "limit", "peak", "waiting")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_flight = 0
+        self.peak = 0
+        self.waiting = 0
+        self._asked = 0
+        self._queue: list[tuple[int, int, int, Ticket]] = []
+
+    def ask(self, ticket: Ticket) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; no other can be by its coming."""
+        if not self.waiting and self._fits(ticket):
+            self._enter(ticket)
+            return True
+        ticket.state = _WAITING
+        self.waiting += 1
+        self._asked += 1
+        heappush(self._queue, (ticket.priority, ticket.arrival, self._asked, ticket))
+        return bool(self._admit())
+
+    def done(self, ticket: Ticket) -> list[Ticket]:
+        """Take back an admitted ticket's slots; anything but an admitted ticket is left alone."""
+        if ticket.state is not _ADMITTED:
+            return []
+        ticket.state = _GONE
+        self.in_flight -= ticket.weight
+        return self._admit()
+
+    def withdraw(self, ticket: Ticket) -> list[Ticket]:
+        """Forget a ticket, whether it waits or was just admitted."""
+        if ticket.state is _WAITING:
+            ticket.state = _GONE  # stays in the heap until it surfaces
+            self.waiting -= 1
+            return self._admit()
+        return self.done(ticket)
+
+    def resize(self, limit: int) -> list[Ticket]:
+        """Change the limit; calls in flight above a smaller one are left to end."""
+        self.limit = limit
+        return self._admit()
+
+    def _fits(self, ticket: Ticket) -> bool:
+        return not self.in_flight or self.in_flight + ticket.weight <= self.limit
+
+    def _enter(self, ticket: Ticket) -> None:
+        ticket.state = _ADMITTED
+        self.in_flight += ticket.weight
+        if self.in_flight > self.peak:
+            self.peak = self.in_flight
+
+    def _admit(self) -> list[Ticket]:
+        admitted: list[Ticket] = []
+        queue = self._queue
+        while queue:
+            ticket = queue[0][3]
+            if ticket.state is _WAITING:
+                if not self._fits(ticket):
+                    break
+                self.waiting -= 1
+                self._enter(ticket)
+                admitted.append(ticket)
+            heappop(queue)
+        return admitted
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatistics:
+    """A gate at one moment: its limit, calls in flight, calls waiting, and the most ever in flight."""
+
+    limit: int
+    in_flight: int
+    waiting: int
+    peak: int
+
+
+class Gate:
+    """
+    A limit on calls in flight that threads, event loops and runners can share.
+
+    Pass one to several runners' `Limits` to make them share a limit, for example two runners on one GPU:
+
+        gpu = Gate(8)
+        BatchRunner(llm=llm, limits=Limits(llm=gpu))
+
+    Args:
+        limit: The most calls in flight, at least 1.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self._admission = Admission(_checked(limit))
+        self._lock = threading.Lock()
+        self._pid = os.getpid()
+
+    @property
+    def limit(self) -> int:
+        """The most calls in flight. May be set at any time; a smaller one waits for calls to end."""
+        return self._admission.limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        _checked(limit)
+        with self._lock:
+            admitted = self._admission.resize(limit)
+        self._wake(admitted)
+
+    def statistics(self) -> GateStatistics:
+        """Return how full the gate is now."""
+        with self._lock:
+            state = self._admission
+            return GateStatistics(state.limit, state.in_flight, state.waiting, state.peak)
+
+    def ask(self, ticket: Ticket) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
+        if os.getpid() != self._pid:
+            self._forget_parent()
+        with self._lock:
+            return self._admission.ask(ticket)
+
+    def done(self, ticket: Ticket) -> None:
+        """Free an admitted ticket's slots. Doing it twice does nothing."""
+        with self._lock:
+            admitted = self._admission.done(ticket)
+        if admitted:
+            self._wake(admitted)
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Give up a ticket, whether it waits or was just admitted."""
+        with self._lock:
+            admitted = self._admission.withdraw(ticket)
+        self._wake(admitted)
+
+    def _wake(self, admitted: list[Ticket]) -> None:
+        for ticket in admitted:
+            if ticket.wake() is False:
+                self.done(ticket)
+
+    def _forget_parent(self) -> None:
+        # After a fork the parent's calls are in flight in the parent only, and its lock may be held.
+        self._lock = threading.Lock()
+        self._admission = Admission(self._admission.limit)
+        self._pid = os.getpid()
+
+    def __repr__(self) -> str:
+        state = self._admission
+        return f"<Gate {state.in_flight}/{state.limit} in flight, {state.waiting} waiting>"
+
+
+def _checked(limit: object) -> int:
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise ConfigurationError(
+            f"a Gate needs a limit of at least 1, got {limit!r}; write for example Gate(8)"
+        )
+    return limit

@@ -1,0 +1,323 @@
+"""`BatchRunner`: a task, items and a strategy become outcomes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+from anyio import create_task_group, get_current_task
+from anyio.abc import TaskGroup
+from anyio.lowlevel import EventLoopToken, current_token
+
+from .engine.concurrent import ConcurrentDriver
+from .engine.conductor import Source
+from .engine.functions import as_task
+from .engine.intake import Intake
+from .engine.leases import Leases
+from .engine.plan import make_plan
+from .engine.portal import PortalDriver
+from .engine.retry import RetryPolicy
+from .engine.run import Gates, Run
+from .engine.sequential import SequentialDriver
+from .engine.streams import AsyncOutcomes, Outcomes, SyncDriver, attach_report
+from .engine.threaded import LocalSource, ThreadedDriver
+from .engine.threads import WorkerThreads
+from .errors import ConfigurationError
+from .gate import Gate
+from .limits import Limits
+from .protocols import (
+    AsyncLLMBackend,
+    AsyncSearchBackend,
+    LLMBackend,
+    Observer,
+    SearchBackend,
+    Task,
+)
+from .report import BatchReport, Failure, Outcome, RunStats, Stage, Success
+from .steps import Flow
+from .strategy import Strategy
+
+if TYPE_CHECKING:
+    from .settings import BatchSettings
+
+R = TypeVar("R")
+Deliver = Callable[[Outcome[Any]], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class _Opening:
+    """An ``async with runner`` block: its loop and task, and where its streams live."""
+
+    loop: EventLoopToken
+    task: int
+    threads: WorkerThreads
+    tasks: TaskGroup
+    stack: AsyncExitStack
+
+
+class BatchRunner:
+    """
+    Applies tasks to items, many at a time, and never beyond its limits.
+
+    One runner is meant to be shared: by requests, threads and event loops. Its limits hold across everything
+    it does at once. Use it in a ``with`` or ``async with`` block to keep clients open over several runs.
+
+    Args:
+        llm: The model, with `complete`, `acomplete` or both.
+        search: The search, with `search`, `asearch` or both; None for tasks that do not search.
+        strategy: What runs side by side, in which colour.
+        limits: The most that happens at once.
+        search_retry: When to make a failed search again.
+        llm_retry: When to make a failed LLM call again.
+        observers: Called with every event of every run.
+
+    Raises:
+        ConfigurationError: When a backend lacks the method that the strategy needs, or an argument is of
+            the wrong kind.
+    """
+
+    def __init__(
+        self,
+        *,
+        llm: LLMBackend | AsyncLLMBackend,
+        search: SearchBackend | AsyncSearchBackend | None = None,
+        strategy: Strategy = Strategy(),
+        limits: Limits = Limits(),
+        search_retry: RetryPolicy = RetryPolicy(),
+        llm_retry: RetryPolicy = RetryPolicy(),
+        observers: Iterable[Observer] = (),
+    ) -> None:
+        _check(strategy, Strategy, "strategy")
+        _check(limits, Limits, "limits")
+        _check(search_retry, RetryPolicy, "search_retry")
+        _check(llm_retry, RetryPolicy, "llm_retry")
+        self.strategy = strategy
+        self.limits = limits
+        self._plan = make_plan(strategy, search, llm)
+        self._gates = Gates(
+            _gate(limits.search),
+            _gate(limits.llm),
+            _gate(limits.batches),
+            None if limits.llm_total is None else _gate(limits.llm_total),
+        )
+        self._retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry}
+        self._observers = tuple(observers)
+        self._arrivals = count().__next__
+        self._runs = count(1).__next__
+        self._leases = Leases([llm] if search is None else [llm, search])
+        self._blocks: list[ExitStack] = []
+        self._openings: list[_Opening] = []
+
+    @classmethod
+    def from_settings(cls, settings: BatchSettings, **arguments: Any) -> Self:
+        """
+        Make a runner from the environment.
+
+        Args:
+            settings: What the environment says.
+            arguments: Any argument of `BatchRunner`, which then goes before the environment.
+        """
+        chosen: dict[str, Any] = {"strategy": settings.strategy(), "limits": settings.limits(), **arguments}
+        if "llm" not in chosen:
+            chosen["llm"] = settings.llm()
+        if "search" not in chosen:
+            chosen["search"] = settings.search()
+        return cls(**chosen)
+
+    def run(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> BatchReport[R]:
+        """
+        Apply a task to items and wait for all of them.
+
+        Works with every strategy, in scripts, threads, notebooks and under any event loop.
+
+        Args:
+            task: A task, or a generator function of one item.
+            items: A list is checked whole before any call; another iterable is read lazily, in this thread.
+
+        Returns:
+            An outcome for every item taken, in input order.
+
+        Raises:
+            ConfigurationError: Before any call, when something passed cannot work.
+            KeyboardInterrupt: With a `report` of what is finished; calls in flight are cancelled. Whatever
+                else leaves here, such as an error of the items' iterable, carries one too.
+        """
+        stream = self._stream(task, items, collect=True)
+        outcomes: list[Success[R] | Failure] = []
+        try:
+            outcomes.extend(stream)
+        except BaseException as error:
+            left = getattr(error, "report", None)
+            attach_report(error, outcomes + list(left.outcomes if left else ()), stream.stats)
+            raise
+        return _report(outcomes, stream.stats)
+
+    def stream(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> Outcomes[R]:
+        """
+        Apply a task to items and yield the outcomes as they finish.
+
+        The input is read, and restaurants are opened, only as fast as outcomes are taken. Arguments and
+        errors are those of `run`.
+        """
+        return self._stream(task, items, collect=False)
+
+    async def arun(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> BatchReport[R]:
+        """
+        Apply a task to items on the running loop, asyncio's or trio's.
+
+        Cancelling it cancels its calls in flight. Items are read on the loop, so a lazy iterable should not
+        block. Otherwise as `run`.
+        """
+        run, intake = self._prepare(task, items)
+        outcomes: list[Outcome[Any]] = []
+
+        def deliver(outcome: Outcome[Any]) -> bool:
+            outcomes.append(outcome)
+            return True
+
+        async with self._leases.on_loop() as threads:
+            run.begin(intake.total)
+            driver = self._concurrent(run, intake, threads, LocalSource(intake), deliver)
+            try:
+                await driver.run()
+            except BaseException as error:
+                attach_report(error, outcomes, run.stats)
+                raise
+            finally:
+                run.end()
+        return _report(outcomes, run.stats)
+
+    def astream(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> AsyncOutcomes[R]:
+        """
+        Apply a task to items on the running loop and yield the outcomes as they finish.
+
+        Only inside ``async with runner``, whose block the run belongs to. Otherwise as `stream`.
+
+        Raises:
+            ConfigurationError: Outside such a block, and as `run` does.
+        """
+        opening = self._opening_here()
+        run, intake = self._prepare(task, items)
+
+        def make_driver(deliver: Deliver) -> ConcurrentDriver:
+            run.begin(intake.total)
+            return self._concurrent(run, intake, opening.threads, LocalSource(intake), deliver)
+
+        return AsyncOutcomes(opening.tasks, make_driver, run)
+
+    def _prepare(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> tuple[Run, Intake]:
+        checked = as_task(task)
+        if checked.needs_search and self._plan.search is None:
+            raise ConfigurationError(
+                f"{checked.name} searches for reviews, but this runner has no search; "
+                "write BatchRunner(search=EmbeddedSearch(...), llm=...)"
+            )
+        intake = Intake(checked, items)
+        run = Run(
+            self._runs(),
+            checked,
+            self._plan,
+            self._gates,
+            self._retries,
+            self._observers,
+            self._arrivals,
+            Random(),
+        )
+        return run, intake
+
+    def _stream(
+        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], *, collect: bool
+    ) -> Outcomes[R]:
+        run, intake = self._prepare(task, items)
+
+        def begin(stack: ExitStack) -> SyncDriver:
+            threads = stack.enter_context(self._leases.held())
+            run.begin(intake.total)
+            if not self.strategy.side_by_side:
+                return SequentialDriver(run, intake)
+            if self.strategy.threads:
+                return ThreadedDriver(run, intake, self._window, threads, collect=collect)
+
+            def make_driver(source: Source, deliver: Deliver) -> ConcurrentDriver:
+                return self._concurrent(run, intake, threads, source, deliver)
+
+            portal = stack.enter_context(self._leases.portal())
+            return PortalDriver(portal, run, intake, make_driver, collect=collect)
+
+        return Outcomes(begin, run)
+
+    def _concurrent(
+        self, run: Run, intake: Intake, threads: WorkerThreads, source: Source, deliver: Deliver
+    ) -> ConcurrentDriver:
+        return ConcurrentDriver(run, source, intake, self._window, threads, deliver)
+
+    @property
+    def _window(self) -> int:
+        return self.limits.restaurants if self._plan.items_together else 1
+
+    def _opening_here(self) -> _Opening:
+        """Find the block that a stream started here belongs to: this task's own, else this loop's first."""
+        loop, task = current_token(), get_current_task().id
+        here = [opening for opening in self._openings if opening.loop == loop]
+        if not here:
+            raise ConfigurationError(
+                "astream() needs an open runner; write `async with runner:` around the loop over "
+                "its outcomes, or use `await runner.arun(...)`"
+            )
+        own = [opening for opening in here if opening.task == task]
+        return own[-1] if own else here[0]
+
+    def __enter__(self) -> Self:
+        block = ExitStack()
+        block.enter_context(self._leases.held())
+        if self.strategy.side_by_side and not self.strategy.threads:
+            block.enter_context(self._leases.portal())
+        self._blocks.append(block)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._blocks.pop().close()
+
+    async def __aenter__(self) -> Self:
+        stack = AsyncExitStack()
+        threads = await stack.enter_async_context(self._leases.on_loop())
+        tasks = await stack.enter_async_context(create_task_group())
+        here = current_token(), get_current_task().id
+        self._openings.append(_Opening(*here, threads, tasks, stack))
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        loop, task = current_token(), get_current_task().id
+        opening = next(o for o in reversed(self._openings) if (o.loop, o.task) == (loop, task))
+        self._openings.remove(opening)
+        opening.tasks.cancel_scope.cancel()
+        # The block's own exception is not the task group's business: it would come back in a group.
+        await opening.stack.aclose()
+
+    def __repr__(self) -> str:
+        return f"<BatchRunner {self.strategy}>"
+
+
+def _gate(limit: int | Gate) -> Gate:
+    return limit if isinstance(limit, Gate) else Gate(limit)
+
+
+def _check(value: object, kind: type, field: str) -> None:
+    if not isinstance(value, kind):
+        raise ConfigurationError(
+            f"{field} must be a {kind.__name__}, got {value!r}; write {field}={kind.__name__}(...)"
+        )
+
+
+def _report(outcomes: Sequence[Outcome[Any]], stats: RunStats) -> BatchReport[Any]:
+    return BatchReport(sorted(outcomes, key=lambda outcome: outcome.index), stats)

@@ -1,0 +1,137 @@
+"""
+The vocabulary of flows.
+
+A *flow* is a generator that yields *steps*, each saying what it needs, and is sent the answer or thrown the
+error. It does no I/O, never sleeps, reads no clock and knows no ``await``; a driver does the waiting. So one
+text runs in every mode, and a test is a look at the next step:
+
+    def flow(item):
+        hits = yield from search(SearchQuery(item, "noodles"))
+        reply = yield from complete(LLMRequest("taste", ({"role": "user", "content": str(hits)},)))
+        return reply.text
+
+`BatchRunner.run(flow, items)` runs it with limits, retries and progress.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias, TypeVar, cast
+
+from .models import Hit, LLMReply, LLMRequest, SearchQuery
+
+T = TypeVar("T")
+
+GateName: TypeAlias = Literal["llm", "batches"]
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """Ask for the hits of one query. Answered with a sequence of `Hit`."""
+
+    query: SearchQuery
+
+
+@dataclass(frozen=True, slots=True)
+class SearchAll:
+    """
+    Ask for the hits of several independent queries.
+
+    Answered with a list in the order of the queries: a sequence of `Hit`, or the exception, for each. They
+    may go out one by one, side by side or as one round trip: the strategy decides.
+    """
+
+    queries: tuple[SearchQuery, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Complete:
+    """
+    Ask the model. Answered with an `LLMReply`.
+
+    Attributes:
+        request: The question.
+        gate: The limit it counts against: "llm", or "batches" for calls that carry packed reviews.
+    """
+
+    request: LLMRequest
+    gate: GateName = "llm"
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Wait `seconds`, holding no slot. Answered with None."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Together:
+    """
+    Run independent flows, side by side where the strategy allows it.
+
+    All of them are run to their end, and answered with a list in their order: each one's result, or the
+    exception it raised.
+    """
+
+    flows: tuple[Flow[Any], ...]
+
+
+Step: TypeAlias = Search | SearchAll | Complete | Pause | Together
+Flow: TypeAlias = Generator[Any, Any, T]
+"""A generator of steps that returns a `T`."""
+
+Maybe: TypeAlias = T | Exception
+"""A result, or the exception that came instead of it."""
+
+
+def search(query: SearchQuery) -> Flow[Sequence[Hit]]:
+    """Search, or raise what the search raised."""
+    return cast("Sequence[Hit]", (yield Search(query)))
+
+
+def search_all(queries: Iterable[SearchQuery]) -> Flow[list[Maybe[Sequence[Hit]]]]:
+    """Search several things that do not depend on each other; a failed search is an exception in the list."""
+    return cast("list[Maybe[Sequence[Hit]]]", (yield SearchAll(tuple(queries))))
+
+
+def complete(request: LLMRequest, *, gate: GateName = "llm") -> Flow[LLMReply]:
+    """Ask the model, or raise what the backend raised."""
+    return cast("LLMReply", (yield Complete(request, gate)))
+
+
+def pause(seconds: float) -> Flow[None]:
+    """Wait, holding no slot."""
+    yield Pause(seconds)
+
+
+def together(*flows: Flow[T]) -> Flow[list[Maybe[T]]]:
+    """Run flows that do not depend on each other; a flow that raised is an exception in the list."""
+    return cast("list[Maybe[T]]", (yield Together(flows)))
+
+
+def drive(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
+    """
+    Run a flow to its end in the calling thread.
+
+    Args:
+        flow: The flow; it is closed when this returns or raises.
+        perform: Does what one step asks for and returns the answer; an `Exception` that it raises is thrown
+            into the flow, any other `BaseException` ends it.
+    """
+    answer: Any = None
+    error: Exception | None = None
+    try:
+        while True:
+            try:
+                step = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            answer = error = None
+            try:
+                answer = perform(step)
+            except Exception as raised:
+                error = raised
+    finally:
+        flow.close()

@@ -1,0 +1,1 @@
+"""The jobs: each a frozen description whose `flow` does it for one item."""

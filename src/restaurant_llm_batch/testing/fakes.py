@@ -1,0 +1,188 @@
+"""A search and a model of a few lines, in both colours."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import anyio
+
+from ..models import Hit, ItemId, LLMReply, LLMRequest, SearchQuery
+
+Fault: TypeAlias = Callable[[Any, int], Exception | None]
+"""Given a query or request and how often it has been tried (from 1), the exception to raise, or None."""
+
+
+class Recorder:
+    """
+    What a double saw, safe to read and write from any thread.
+
+    Attributes:
+        calls: How many calls were made.
+        peak: The most that were in flight at once, each query of a round trip counted.
+        cancelled: How many awaited calls were cancelled.
+    """
+
+    def __init__(self) -> None:
+        self.calls = 0
+        self.peak = 0
+        self.cancelled = 0
+        self._in_flight = 0
+        self._tries: Counter[object] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def in_flight(self) -> int:
+        """How many are in flight now."""
+        return self._in_flight
+
+    @contextmanager
+    def call(self, weight: int = 1) -> Iterator[None]:
+        """Count one call while it lasts."""
+        with self._lock:
+            self.calls += 1
+            self._in_flight += weight
+            self.peak = max(self.peak, self._in_flight)
+        try:
+            yield
+        except Exception:
+            raise
+        except BaseException:
+            self.cancelled += 1
+            raise
+        finally:
+            with self._lock:
+                self._in_flight -= weight
+
+    def tried(self, key: object) -> int:
+        """Count a try of `key` and return how many there were, this one included."""
+        with self._lock:
+            self._tries[key] += 1
+            return self._tries[key]
+
+
+class FakeSearch(Recorder):
+    """
+    Finds the first reviews of a restaurant, whatever the query says.
+
+    Args:
+        reviews: Review texts by restaurant, or a function from restaurant to texts.
+        seconds: How long a search takes.
+        fault: Decides which searches fail; it should look at the query and the try, never at a count of
+            calls, so that every strategy meets the same faults.
+    """
+
+    def __init__(
+        self,
+        reviews: Mapping[Any, Sequence[str]] | Callable[[ItemId], Sequence[str]],
+        *,
+        seconds: float = 0.0,
+        fault: Fault | None = None,
+    ) -> None:
+        super().__init__()
+        self._reviews = reviews if callable(reviews) else lambda name: reviews.get(name, ())
+        self._seconds = seconds
+        self._fault = fault
+
+    def search(self, query: SearchQuery, /) -> list[Hit]:
+        """Search, blocking."""
+        with self.call():
+            if self._seconds:
+                time.sleep(self._seconds)
+            return self._answer(query)
+
+    async def asearch(self, query: SearchQuery, /) -> list[Hit]:
+        """Search, awaited."""
+        with self.call():
+            if self._seconds:
+                await anyio.sleep(self._seconds)
+            return self._answer(query)
+
+    def _answer(self, query: SearchQuery) -> list[Hit]:
+        if self._fault is not None:
+            error = self._fault(query, self.tried((query.restaurant_id, query.aspect, query.text)))
+            if error is not None:
+                raise error
+        texts = self._reviews(query.restaurant_id)[: query.limit]
+        return [
+            Hit(f"{query.restaurant_id}-{place}", text, 1 / (place + 1), query.restaurant_id)
+            for place, text in enumerate(texts)
+        ]
+
+
+class FakeLLM(Recorder):
+    """
+    Answers any request with the smallest JSON of its schema.
+
+    Args:
+        seconds: How long a call takes.
+        fault: Decides which calls fail, as in `FakeSearch`.
+        answer: Writes the answer instead.
+        requests: A list to which every request is appended.
+    """
+
+    def __init__(
+        self,
+        *,
+        seconds: float = 0.0,
+        fault: Fault | None = None,
+        answer: Callable[[LLMRequest], str] | None = None,
+        requests: list[LLMRequest] | None = None,
+    ) -> None:
+        super().__init__()
+        self._seconds = seconds
+        self._fault = fault
+        self._answer_with = answer or _answer
+        self._requests = requests
+
+    def complete(self, request: LLMRequest, /) -> LLMReply:
+        """Answer, blocking."""
+        with self.call():
+            if self._seconds:
+                time.sleep(self._seconds)
+            return self._reply(request)
+
+    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+        """Answer, awaited."""
+        with self.call():
+            if self._seconds:
+                await anyio.sleep(self._seconds)
+            return self._reply(request)
+
+    def _reply(self, request: LLMRequest) -> LLMReply:
+        if self._requests is not None:
+            self._requests.append(request)
+        if self._fault is not None:
+            error = self._fault(request, self.tried((request.task, _key(request.inputs))))
+            if error is not None:
+                raise error
+        text = self._answer_with(request)
+        return LLMReply(text, "stop", len(str(request.messages)) // 4, len(text) // 4, "fake")
+
+
+def answer_from_schema(schema: Mapping[str, Any]) -> Any:
+    """Return the smallest value of a JSON Schema: lists of one 0 or text, objects with what they require."""
+    kind = schema.get("type")
+    if "enum" in schema:
+        return schema["enum"][0]
+    if kind == "object":
+        properties = schema.get("properties", {})
+        return {name: answer_from_schema(properties[name]) for name in schema.get("required", ())}
+    if kind == "array":
+        return [answer_from_schema(schema["items"])]
+    return {"string": "text", "integer": 0, "number": 0.0, "boolean": True}.get(str(kind))
+
+
+def _answer(request: LLMRequest) -> str:
+    if request.schema is None:
+        return "text"
+    return json.dumps(answer_from_schema(request.schema), ensure_ascii=False)
+
+
+def _key(inputs: Mapping[str, Any]) -> str:
+    return json.dumps(inputs, sort_keys=True, default=str)

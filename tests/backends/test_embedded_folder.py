@@ -1,0 +1,151 @@
+"""Where `EmbeddedSearch` keeps its reviews: folders kept, released and never spoilt."""
+
+from __future__ import annotations
+
+import gc
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import pytest
+
+from restaurant_llm_batch.backends.embedded import EmbeddedSearch
+from restaurant_llm_batch.backends.embedders import HashingEmbedder
+from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
+from restaurant_llm_batch.models import ItemId, Review, SearchQuery
+
+WAIT = 30
+"""Seconds after which a thread that should have been released counts as stuck."""
+
+
+def review(restaurant_id: ItemId, review_id: ItemId | None, content: str) -> Review:
+    """Return a review."""
+    return Review(content, review_id, restaurant_id)
+
+
+@pytest.fixture
+def search() -> EmbeddedSearch:
+    """Return a search over two restaurants, one of them named 0."""
+    search = EmbeddedSearch()
+    search.index_reviews(
+        [
+            review(0, 0, "직원이 친절해요"),
+            review(0, 1, "음식이 맛있어요"),
+            review(0, "1b", "가격이 비싸요"),
+            review("other", 1, "직원이 아주 친절합니다"),
+        ]
+    )
+    return search
+
+
+def test_a_folder_keeps_its_reviews(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "index"
+    with EmbeddedSearch(folder) as first:
+        first.index_reviews([review(1, 1, "맛있어요"), review("b", 2, "친절해요")])
+        before = first.search(SearchQuery(1, "맛"))
+
+    with EmbeddedSearch(str(folder)) as second:
+        assert second.search(SearchQuery(1, "맛")) == before
+        assert second.restaurant_ids() == [1, "b"]
+        assert second.count() == 2
+
+
+def test_a_closed_folder_is_opened_again_by_the_next_use(tmp_path: Path) -> None:
+    search = EmbeddedSearch(tmp_path)
+    search.index_reviews([review(1, 1, "맛있어요")])
+    search.close()
+    search.close()
+
+    assert len(search.search(SearchQuery(1, "맛"))) == 1
+    search.close()
+
+
+def test_closing_keeps_what_is_in_memory(search: EmbeddedSearch) -> None:
+    with search:
+        pass
+
+    assert search.count() == 4
+
+
+def test_another_embedder_is_refused_with_advice(tmp_path: Path) -> None:
+    with EmbeddedSearch(tmp_path) as search:
+        search.index_reviews([review(1, 1, "맛있어요")])
+
+    with pytest.raises(ConfigurationError, match=r"'hashing-v1-384', not 'hashing-v1-64': pass that"):
+        EmbeddedSearch(tmp_path, embedder=HashingEmbedder(64))
+
+
+def test_a_folder_of_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("mine")
+
+    with pytest.raises(ConfigurationError, match="holds other files: name a new or empty folder"):
+        EmbeddedSearch(tmp_path)
+    with pytest.raises(ConfigurationError, match="is a file: name a folder"):
+        EmbeddedSearch(tmp_path / "thesis.txt")
+
+
+def test_a_folder_in_use_is_a_clear_error_and_stays_usable(tmp_path: Path) -> None:
+    first = EmbeddedSearch(tmp_path)
+    first.index_reviews([review(1, 1, "맛있어요")])
+
+    with pytest.raises(PermanentBackendError, match="is in use by another process") as caught:
+        EmbeddedSearch(tmp_path).count()
+
+    assert caught.value.backend == "embedded"
+    assert first.count() == 1
+    first.close()
+    assert EmbeddedSearch(tmp_path).count() == 1
+
+
+def test_a_damaged_folder_is_a_clear_error_and_is_left_alone(tmp_path: Path) -> None:
+    with EmbeddedSearch(tmp_path) as search:
+        search.index_reviews([review(1, 1, "맛있어요")])
+    for file in tmp_path.rglob("segment.json"):
+        file.write_text("{}")
+    files = sorted(tmp_path.rglob("*"))
+
+    with pytest.raises(PermanentBackendError, match="cannot be opened; it was left as it is"):
+        EmbeddedSearch(tmp_path).count()
+
+    assert sorted(tmp_path.rglob("*")) == files
+
+
+def test_a_label_that_is_no_json_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "restaurant_llm_batch.json").write_text(json.dumps(["?"]))
+
+    with pytest.raises(PermanentBackendError, match="cannot be opened"):
+        EmbeddedSearch(tmp_path)
+
+
+def test_the_files_of_a_search_in_memory_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    search = EmbeddedSearch()
+    search.index_reviews([review(1, 1, "맛있어요")])
+    assert list(tmp_path.iterdir())
+
+    del search
+    gc.collect()
+
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_copy_is_refused_and_leaves_the_files(search: EmbeddedSearch) -> None:
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def child() -> None:
+        try:
+            search.count()
+        except ConfigurationError as error:
+            theirs.send(str(error))
+
+    process = context.Process(target=child)
+    process.start()
+    process.join(WAIT)
+
+    assert ours.poll()
+    assert "make one in each worker process" in ours.recv()
+    assert search.count() == 4

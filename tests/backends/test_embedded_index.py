@@ -1,0 +1,150 @@
+"""What `EmbeddedSearch` takes in: reviews replaced, skipped, named or refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+
+from restaurant_llm_batch.backends.embedded import EmbeddedSearch, Indexed
+from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
+from restaurant_llm_batch.models import ItemId, Review, SearchQuery
+from restaurant_llm_batch.protocols import Embedding, SparseVector
+
+
+def review(restaurant_id: ItemId, review_id: ItemId | None, content: str) -> Review:
+    """Return a review."""
+    return Review(content, review_id, restaurant_id)
+
+
+class FlatEmbedder:
+    """Vectors written by hand: a text is its dense direction, then its sparse terms."""
+
+    name = "flat"
+    size = 2
+
+    def embed_documents(self, texts: Sequence[str], /) -> list[Embedding]:
+        """Read ``"x y | term term"``."""
+        return [self.embed_query(text) for text in texts]
+
+    def embed_query(self, text: str, /) -> Embedding:
+        """Read ``"x y | term term"``."""
+        dense, _, terms = text.partition("|")
+        indices = [int(term) for term in terms.split()]
+        sparse = SparseVector(indices, [1.0] * len(indices))
+        return Embedding([float(x) for x in dense.split()], sparse)
+
+
+def test_indexing_again_replaces() -> None:
+    search = EmbeddedSearch()
+    search.index_reviews([review(1, 5, "맛없어요"), review(1, 5, "맛있어요")])
+    search.index_reviews([{"restaurant_id": "1", "review_id": "5", "content": "친절해요"}])
+
+    hits = search.search(SearchQuery(1, "친절"))
+
+    assert [(hit.review_id, hit.content) for hit in hits] == [("5", "친절해요")]
+    assert search.count() == 1
+
+
+def test_a_review_without_id_is_named_after_its_text() -> None:
+    search = EmbeddedSearch()
+    search.index_reviews([review(1, None, "맛있어요"), review(2, None, "맛있어요")])
+    search.index_reviews([{"restaurant_id": 1, "content": "맛있어요"}])
+
+    [one] = search.search(SearchQuery(1, "맛"))
+    [two] = search.search(SearchQuery(2, "맛"))
+
+    assert one.review_id == two.review_id
+    assert search.count() == 2
+
+
+def test_blank_reviews_are_counted_and_left_out() -> None:
+    search = EmbeddedSearch()
+
+    indexed = search.index_reviews([review(1, 1, " \n"), review(1, 2, "맛있어요"), review(1, 3, "")])
+
+    assert indexed == Indexed(reviews=1, blank=2)
+    assert search.count() == 1
+
+
+def test_half_an_emoji_does_not_stop_the_indexing() -> None:
+    search = EmbeddedSearch()
+    search.index_reviews([review(1, 1, "최고 \ud83d"), review(1, 2, "최고 \ud83d\ude00")])
+
+    assert [hit.content for hit in search.search(SearchQuery(1, "최고"))] == [
+        "최고 \ufffd",
+        "최고 😀",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ({"content": "a"}, r"reviews\[2\]\.restaurant_id is missing"),
+        (
+            {"restaurant_id": True, "content": "a"},
+            r"reviews\[2\]\.restaurant_id must be an integer",
+        ),
+        ({"restaurant_id": 1.5, "content": "a"}, r"reviews\[2\]\.restaurant_id must be an integer"),
+        ({"restaurant_id": 1, "id": 2.0, "content": "a"}, r"reviews\[2\]\.id must be an integer"),
+        (
+            {"restaurant_id": 1, "id": 2**70, "content": "a"},
+            r"reviews\[2\]\.id does not fit 64 bits",
+        ),
+        (
+            {"restaurant_id": 1, "id": "\ud83d", "content": "a"},
+            r"reviews\[2\]\.id is not valid text",
+        ),
+        (
+            {"restaurant_id": 1, "content": None},
+            r"reviews\[2\]\.content must be text, got NoneType",
+        ),
+        ("just text", r"reviews\[2\] must be a Review or a mapping"),
+    ],
+)
+def test_a_bad_review_is_named(bad: object, message: str) -> None:
+    reviews = [review(1, 1, "a"), review(1, 2, ""), bad]
+
+    with pytest.raises(ConfigurationError, match=message):
+        EmbeddedSearch().index_reviews(reviews)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("batch_size", [0, -1, 1.5, True])
+def test_a_useless_batch_size_is_refused(batch_size: object) -> None:
+    with pytest.raises(ConfigurationError, match="batch_size must be 1 or more"):
+        EmbeddedSearch().index_reviews([], batch_size=batch_size)  # type: ignore[arg-type]
+
+
+def test_progress_tells_the_reviews_written_so_far() -> None:
+    told: list[int] = []
+    reviews = [review(1, number, "맛있어요" if number else " ") for number in range(7)]
+
+    EmbeddedSearch().index_reviews(iter(reviews), batch_size=3, on_progress=told.append)
+
+    assert told == [2, 5, 6]
+
+
+def test_an_integer_of_another_kind_is_an_integer() -> None:
+    class Int64:
+        def __index__(self) -> int:
+            return 0
+
+    search = EmbeddedSearch()
+    search.index_reviews([{"restaurant_id": Int64(), "id": Int64(), "content": "새 리뷰"}])
+
+    hits = search.search(SearchQuery(Int64(), "새 리뷰", limit=1))  # type: ignore[arg-type]
+    assert [(type(hit.review_id), hit.review_id) for hit in hits] == [(int, 0)]
+    assert [(type(hit.restaurant_id), hit.restaurant_id) for hit in hits] == [(int, 0)]
+
+
+def test_an_error_of_the_engine_is_mapped_and_kept() -> None:
+    class Liar(FlatEmbedder):
+        size = 3
+
+    search = EmbeddedSearch(embedder=Liar())
+
+    with pytest.raises(PermanentBackendError, match="dimension") as caught:
+        search.index_reviews([review(1, 1, "1 0 | 1")])
+
+    assert caught.value.backend == "embedded"
+    assert caught.value.__cause__ is not None

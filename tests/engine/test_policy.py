@@ -1,0 +1,235 @@
+"""The policy flows, without loop, clock or fake: steps in, steps out."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from random import Random
+from typing import Any
+
+import pytest
+
+from restaurant_llm_batch import Gate, Hit, LLMReply, LLMRequest, RetryPolicy, SearchQuery, errors
+from restaurant_llm_batch.engine.call import Call
+from restaurant_llm_batch.engine.functions import Function
+from restaurant_llm_batch.engine.intake import Entry
+from restaurant_llm_batch.engine.plan import Line, Plan
+from restaurant_llm_batch.engine.policy import govern_item
+from restaurant_llm_batch.engine.run import Gates, Run
+from restaurant_llm_batch.steps import Pause, Together, complete, pause, search, search_all, together
+
+REQUEST = LLMRequest("t", ())
+QUERIES = [SearchQuery(1, "a"), SearchQuery(1, "b"), SearchQuery(1, "c")]
+HITS = [Hit("r", "text", 1.0, 1)]
+REPLY = LLMReply("yes")
+
+
+def line(name: str) -> Line:
+    return Line(lambda argument: name, native=False)
+
+
+def open_flow(
+    function: Any,
+    *,
+    side_by_side: bool = True,
+    many: bool = False,
+    searches: bool = True,
+    search_limit: int = 50,
+) -> tuple[Generator[Any, Any, Any], Run, Entry]:
+    plan = Plan(
+        search=line("search") if searches else None,
+        search_many=line("search_many") if many else None,
+        llm=line("llm"),
+        searches_together=side_by_side,
+        flows_together=side_by_side,
+        items_together=False,
+    )
+    gates = Gates(Gate(search_limit), Gate(8), Gate(20), Gate(10))
+    retry = RetryPolicy(attempts=3, first_wait=1.0, rate_limit_attempts=4)
+    retries: Any = {"search": retry, "llm": retry}
+    run = Run(1, Function(function), plan, gates, retries, (), iter(range(9)).__next__, Random(0))
+    entry = Entry(0, 1, 5, 1)
+    return govern_item(entry, run), run, entry
+
+
+def ended(flow: Generator[Any, Any, Any], answer: Any) -> Any:
+    with pytest.raises(StopIteration) as stop:
+        flow.send(answer)
+    return stop.value.value
+
+
+def ask_once(item: int) -> Any:
+    reply = yield from complete(REQUEST)
+    return reply.text
+
+
+def test_a_transient_error_is_followed_by_a_pause_and_another_try() -> None:
+    flow, _, entry = open_flow(ask_once)
+    first = next(flow)
+    rest = flow.throw(errors.TransientBackendError("lost"))
+    second = flow.send(None)
+
+    assert (first.stage, first.attempt, second.attempt) == ("llm", 1, 2)
+    assert isinstance(rest, Pause)
+    assert 0.5 <= rest.seconds <= 1.0
+    assert first is not second
+    assert ended(flow, REPLY) == "yes"
+    assert entry.attempts == {"llm": 2}
+
+
+def test_after_the_last_attempt_the_error_reaches_the_task() -> None:
+    flow, _, entry = open_flow(ask_once)
+    next(flow)
+    for _ in range(2):
+        flow.throw(errors.TransientBackendError("lost"))
+        flow.send(None)
+    with pytest.raises(errors.TransientBackendError, match="the third") as raised:
+        flow.throw(errors.TransientBackendError("the third"))
+
+    assert entry.errors == [(raised.value, "llm", 3)]
+
+
+def test_refusals_use_up_no_attempt() -> None:
+    flow, _, _ = open_flow(ask_once)
+    call = next(flow)
+    for _ in range(3):
+        assert isinstance(flow.throw(errors.RateLimited("429")), Pause)
+        call = flow.send(None)
+    for _ in range(2):
+        assert isinstance(flow.throw(errors.TransientBackendError("500")), Pause)
+        call = flow.send(None)
+
+    assert call.attempt == 6
+    assert ended(flow, REPLY) == "yes"
+
+
+def test_a_permanent_error_and_a_bug_are_not_tried_again() -> None:
+    for error in (errors.PermanentBackendError("400"), KeyError("a bug")):
+        flow, _, _ = open_flow(ask_once)
+        next(flow)
+        with pytest.raises(type(error)):
+            flow.throw(error)
+
+
+@pytest.mark.parametrize("error", [errors.AuthenticationFailed("401"), errors.QuotaExhausted("credit")])
+def test_authentication_and_quota_stop_the_run(error: Exception) -> None:
+    flow, run, _ = open_flow(ask_once)
+    next(flow)
+    with pytest.raises(type(error)):
+        flow.throw(error)
+    other, _, _ = open_flow(ask_once)
+
+    assert run.stopped is error
+    assert isinstance(next(other), Call)
+    stopped = govern_item(Entry(1, 2, 0, 2), run)
+    with pytest.raises(errors.RunStopped) as raised:
+        next(stopped)
+    assert raised.value.__cause__ is error
+
+
+def test_calls_carry_priority_arrival_and_their_gates() -> None:
+    def both(item: int) -> Any:
+        yield from complete(REQUEST)
+        yield from complete(REQUEST, gate="batches")
+
+    flow, run, entry = open_flow(both)
+    run.open(entry)
+    first = next(flow)
+    second = flow.send(REPLY)
+
+    assert (first.priority, first.arrival) == (5, entry.arrival)
+    assert [gate.limit for gate in first.gates] == [8, 10]
+    assert [gate.limit for gate in second.gates] == [20, 10]
+
+
+def find_all(item: int) -> Any:
+    return (yield from search_all(QUERIES))
+
+
+def test_searches_go_side_by_side_or_one_by_one_as_the_plan_says() -> None:
+    flow, _, _ = open_flow(find_all)
+    step = next(flow)
+    assert isinstance(step, Together)
+    assert [next(child).argument for child in step.flows] == QUERIES
+
+    flow, _, _ = open_flow(find_all, side_by_side=False)
+    asked = [next(flow), flow.send(HITS), flow.throw(errors.PermanentBackendError("b"))]
+    assert [call.argument for call in asked] == QUERIES
+    found = ended(flow, HITS)
+    assert found[0] == found[2] == HITS
+    assert isinstance(found[1], errors.PermanentBackendError)
+
+
+def test_several_searches_go_out_as_one_round_trip_of_as_many_slots() -> None:
+    flow, _, _ = open_flow(find_all, many=True)
+    call = next(flow)
+
+    assert (call.what, call.weight, call.argument) == ("search_many", 3, tuple(QUERIES))
+    assert ended(flow, [HITS, [], HITS]) == [HITS, [], HITS]
+
+
+def test_a_round_trip_is_never_wider_than_the_limit() -> None:
+    flow, _, _ = open_flow(find_all, many=True, search_limit=2)
+    step = next(flow)
+    calls = [next(child) for child in step.flows]
+
+    assert [call.weight for call in calls] == [2, 1]
+
+
+@pytest.mark.parametrize("answer", [errors.TransientBackendError("down"), [HITS]])
+def test_a_failed_or_short_round_trip_falls_back_to_single_searches(answer: Any) -> None:
+    flow, _, _ = open_flow(find_all, many=True)
+    next(flow)
+    step = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
+
+    assert [next(child).what for child in step.flows] == ["search"] * 3
+
+
+def test_together_is_one_by_one_where_nothing_is_side_by_side() -> None:
+    def both(item: int) -> Any:
+        return (yield from together(complete(REQUEST), pause(2.0), complete(REQUEST)))
+
+    flow, _, _ = open_flow(both, side_by_side=False)
+    assert isinstance(next(flow), Call)
+    assert flow.throw(KeyError("first")) == Pause(2.0)
+    assert isinstance(flow.send(None), Call)
+    results = ended(flow, REPLY)
+
+    assert isinstance(results[0], KeyError)
+    assert results[1:] == [None, REPLY]
+
+
+def test_closing_closes_the_tasks_flow() -> None:
+    closed = []
+
+    def careful(item: int) -> Any:
+        try:
+            yield from complete(REQUEST)
+        finally:
+            closed.append(item)
+
+    flow, _, _ = open_flow(careful)
+    next(flow)
+    flow.close()
+
+    assert closed == [1]
+
+
+def test_searching_without_a_search_backend_says_what_to_write() -> None:
+    def find(item: int) -> Any:
+        return (yield from search(QUERIES[0]))
+
+    flow, _, _ = open_flow(find, searches=False)
+    with pytest.raises(errors.ConfigurationError, match=r"BatchRunner\(search="):
+        next(flow)
+
+
+def test_yielding_something_else_says_what_to_write() -> None:
+    def lost(item: int) -> Any:
+        yield "hello"
+
+    flow, _, _ = open_flow(lost)
+    with pytest.raises(errors.ConfigurationError, match="not a step"):
+        next(flow)
+    plain, _, _ = open_flow(lambda item: 3)
+    with pytest.raises(errors.ConfigurationError, match="generator function"):
+        next(plain)

@@ -1,0 +1,173 @@
+"""Limits hold per runner, across everything it is doing at once, and across runners that share a gate."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+import pytest
+
+from restaurant_llm_batch import BatchRunner, Gate, Limits, RetryPolicy, Strategy, SummarizeAspects, errors
+from restaurant_llm_batch.testing import FakeLLM, FakeSearch
+from tests.modes import STRATEGIES, strategy_name
+
+TASK = SummarizeAspects(mode="split")
+
+
+def reviews(restaurant_id: object) -> list[str]:
+    return ["맛있어요", "친절해요", "비싸요"]
+
+
+def one_in_five(request: Any, attempt: int) -> Exception | None:
+    """Refuse some calls once, so that slots are freed and taken again."""
+    name = request.inputs["restaurant_id"]
+    return errors.RateLimited("429") if name % 5 == 0 and attempt == 1 else None
+
+
+def doubles() -> tuple[FakeSearch, FakeLLM]:
+    return FakeSearch(reviews, seconds=0.001), FakeLLM(seconds=0.002, fault=one_in_five)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+async def test_ten_concurrent_aruns_share_the_runner_limits(strategy: Strategy) -> None:
+    search, llm = doubles()
+    limits = Limits(search=6, llm=3, restaurants=20)
+    quick = RetryPolicy(first_wait=0.001)
+    runner = BatchRunner(llm=llm, search=search, strategy=strategy, limits=limits, llm_retry=quick)
+    reports: list[Any] = []
+
+    async def request(first: int) -> None:
+        reports.append(await runner.arun(TASK, range(first, first + 6)))
+
+    async with anyio.create_task_group() as requests:
+        for number in range(10):
+            requests.start_soon(request, number * 100)
+
+    assert sum(len(report.results) for report in reports) == 60
+    assert llm.peak == 3
+    assert search.peak <= 6
+    assert llm.in_flight == search.in_flight == 0
+
+
+def test_threads_and_two_loops_share_one_runner() -> None:
+    search, llm = doubles()
+    gate = Gate(4)
+    limits = Limits(search=5, llm=gate, restaurants=20)
+    quick = RetryPolicy(first_wait=0.001)
+
+    def make(strategy: Strategy) -> BatchRunner:
+        return BatchRunner(llm=llm, search=search, strategy=strategy, limits=limits, llm_retry=quick)
+
+    shared, threaded, blocking = make(Strategy.stage(4)), make(Strategy.threaded()), make(Strategy.stage(1))
+    finished: list[int] = []
+
+    def work(job: Callable[[], Any]) -> Callable[[], None]:
+        return lambda: finished.append(len(job().results))
+
+    jobs = [
+        lambda: anyio.run(shared.arun, TASK, range(20)),
+        lambda: anyio.run(shared.arun, TASK, range(20, 40), backend="trio"),
+        lambda: shared.run(TASK, range(40, 60)),
+        lambda: threaded.run(TASK, range(60, 80)),
+        lambda: blocking.run(TASK, range(80, 85)),
+        lambda: blocking.run(TASK, range(85, 90)),
+    ]
+    threads = [threading.Thread(target=work(job)) for job in jobs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    assert sorted(finished) == [5, 5, 20, 20, 20, 20]
+    assert llm.peak == 4
+    statistics = gate.statistics()
+    assert (statistics.in_flight, statistics.waiting, statistics.peak) == (0, 0, 4)
+
+
+@pytest.mark.anyio
+async def test_llm_total_caps_both_kinds_of_calls_together() -> None:
+    from restaurant_llm_batch import LLMRequest
+    from restaurant_llm_batch.steps import complete, together
+
+    llm = FakeLLM(seconds=0.002)
+    limits = Limits(llm=4, batches=4, llm_total=5)
+    runner = BatchRunner(llm=llm, strategy=Strategy.stage(4), limits=limits)
+
+    def both(item: int) -> Any:
+        request = LLMRequest("t", (), inputs={"item": item})
+        yield from together(complete(request), complete(request, gate="batches"))
+        return item
+
+    report = await runner.arun(both, range(30))
+
+    assert report.results == list(range(30))
+    assert llm.peak == 5
+
+
+def test_several_searches_in_one_round_trip_take_one_slot_each() -> None:
+    class Many(FakeSearch):
+        def search_many(self, queries: Any) -> Any:
+            sizes.append(len(queries))
+            with self.call(len(queries)):
+                return [self._answer(query) for query in queries]
+
+    sizes: list[int] = []
+    search = Many(reviews)
+    limits = Limits(search=2)
+    runner = BatchRunner(llm=FakeLLM(), search=search, strategy=Strategy.threaded(), limits=limits)
+    report = runner.run(SummarizeAspects(), range(20))
+
+    assert len(report.results) == 20
+    assert max(sizes) == 2
+    assert search.peak <= 2
+
+
+@pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=strategy_name)
+def test_the_window_slides_and_the_input_is_read_lazily(strategy: Strategy) -> None:
+    taken: list[int] = []
+
+    def restaurants() -> Any:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    limits = Limits(restaurants=4)
+    runner = BatchRunner(llm=FakeLLM(), search=FakeSearch(reviews), strategy=strategy, limits=limits)
+    stream = runner.stream(SummarizeAspects(), restaurants())
+    ahead = []
+    for finished, _ in enumerate(stream, 1):
+        ahead.append(len(taken) - finished)
+
+    assert len(taken) == 100
+    assert max(ahead) <= 4
+
+
+def test_earlier_restaurants_finish_first() -> None:
+    """Depth first: the overall call of restaurant 0 does not queue behind the aspect calls of restaurant 49."""
+    limits = Limits(llm=4, restaurants=50)
+    llm, search = FakeLLM(seconds=0.002), FakeSearch(reviews)
+    runner = BatchRunner(llm=llm, search=search, strategy=Strategy.stage(4), limits=limits)
+    order = [outcome.index for outcome in runner.stream(TASK, range(50))]
+
+    assert all(abs(place - index) <= 8 for place, index in enumerate(order))
+
+
+def test_an_urgent_item_goes_first() -> None:
+    items = [{"restaurant_id": number, "priority": 0 if number == 19 else 1} for number in range(20)]
+    limits = Limits(llm=1, search=50)
+    asked: list[Any] = []
+    runner = BatchRunner(
+        llm=FakeLLM(seconds=0.002, requests=asked),
+        search=FakeSearch(reviews),
+        strategy=Strategy.stage(4),
+        limits=limits,
+    )
+    runner.run(TASK, items)
+    urgent = [place for place, request in enumerate(asked) if request.inputs["restaurant_id"] == 19]
+
+    # One call may already be in flight; all four of the urgent restaurant's come right after it.
+    assert max(urgent) <= 5
+    assert {request.priority for request in asked if request.inputs["restaurant_id"] == 19} == {0}
