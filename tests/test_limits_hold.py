@@ -146,7 +146,7 @@ def test_the_window_slides_and_the_input_is_read_lazily(strategy: Strategy) -> N
 
 
 def test_earlier_restaurants_finish_first() -> None:
-    """Depth first: the overall call of restaurant 0 does not queue behind the aspect calls of restaurant 49."""
+    """Depth first: the overall call of restaurant 0 does not wait for the aspect calls of restaurant 49."""
     limits = Limits(llm=4, restaurants=50)
     llm, search = FakeLLM(seconds=0.002), FakeSearch(reviews)
     runner = BatchRunner(llm=llm, search=search, strategy=Strategy.stage(4), limits=limits)

@@ -12,14 +12,44 @@ import os
 import threading
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 
+import anyio
 from anyio import CancelScope, to_thread
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 from anyio.lowlevel import EventLoopToken, current_token
 
 from .run import log
 from .threads import WorkerThreads
+
+
+class LoopThread:
+    """
+    A thread with an event loop in it, reached through its portal.
+
+    Not anyio's `start_blocking_portal`: its clean-up runs when it is collected, and would wait forever for
+    this thread in a forked child, which does not have it.
+    """
+
+    def __init__(self) -> None:
+        ready: Future[BlockingPortal] = Future()
+        self._thread = threading.Thread(
+            target=anyio.run, args=(_serve, ready), name="restaurant-llm-batch-loop", daemon=True
+        )
+        self._thread.start()
+        self.portal = ready.result()
+
+    def stop(self) -> None:
+        """Cancel what is left on the loop and end the thread."""
+        self.portal.call(self.portal.stop, True)
+        self._thread.join()
+
+
+async def _serve(ready: Future[BlockingPortal]) -> None:
+    async with BlockingPortal() as portal:
+        ready.set_result(portal)
+        await portal.sleep_until_stopped()
 
 
 class Leases:
@@ -41,8 +71,7 @@ class Leases:
         self._threads: WorkerThreads | None = None
         self._loops: Counter[EventLoopToken] = Counter()
         self._portals = 0
-        self._portal: BlockingPortal | None = None
-        self._portal_exit: AbstractContextManager[BlockingPortal] | None = None
+        self._loop_thread: LoopThread | None = None
 
     @contextmanager
     def held(self) -> Iterator[WorkerThreads]:
@@ -59,22 +88,20 @@ class Leases:
         """Lease the private loop."""
         with self._lock:
             self._portals += 1
-            if self._portal is None:
-                self._portal_exit = start_blocking_portal("asyncio")
-                self._portal = self._portal_exit.__enter__()
-            portal = self._portal
+            if self._loop_thread is None:
+                self._loop_thread = LoopThread()
+            thread = self._loop_thread
         try:
-            yield portal
+            yield thread.portal
         finally:
             with self._lock:
                 self._portals -= 1
                 last = self._portals == 0
-                exit_portal = self._portal_exit if last else None
                 if last:
-                    self._portal = self._portal_exit = None
-            if exit_portal is not None:
-                portal.call(self._close_on_loop)
-                exit_portal.__exit__(None, None, None)
+                    self._loop_thread = None
+            if last:
+                thread.portal.call(self._close_on_loop)
+                thread.stop()
 
     @asynccontextmanager
     async def on_loop(self) -> AsyncIterator[WorkerThreads]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from anyio.from_thread import BlockingPortal
@@ -19,6 +20,7 @@ from .conductor import PENDING, Pending, Source
 from .intake import Entry, Intake
 from .run import Run
 from .threaded import LocalSource
+from .wake import A_WHILE
 
 MakeDriver = Callable[[Source, Callable[[Outcome[Any]], bool]], ConcurrentDriver]
 
@@ -113,6 +115,8 @@ class PortalDriver:
         self._fed = FedSource(lambda room: self._mail.put(_Want(room)))
         self._driver: ConcurrentDriver | None = None
         self._future: Future[None] | None = None
+        self._aborted = False
+        self._over = threading.Event()
         self._taken = 0
 
     def take(self) -> Outcome[Any] | None:
@@ -124,7 +128,10 @@ class PortalDriver:
                 return self._outcomes.popleft()
             if self._taken and (self._mail.empty() or self._taken >= ACKNOWLEDGE_EVERY):
                 self._acknowledge()
-            letter = self._mail.get()
+            try:
+                letter = self._mail.get(timeout=A_WHILE)
+            except Empty:
+                continue
             if isinstance(letter, _Done):
                 self._mail.put(letter)  # whoever asks again is told again
                 self._outcomes.extend(self._not_run())
@@ -146,14 +153,12 @@ class PortalDriver:
 
     def abort(self) -> Iterator[Outcome[Any]]:
         """Give up: calls in flight are cancelled. Yields the outcomes that were not taken."""
-        driver, future = self._driver, self._future
-        if future is None:
-            return
-        if driver is None:
-            future.cancel()
-        else:
+        self._aborted = True  # before looking for the driver, as the host looks here after setting it
+        driver = self._driver
+        if driver is not None:
             driver.home.post(driver.conductor.abort)
-        wait([future])
+            while not self._over.wait(A_WHILE):
+                pass
         yield from self._outcomes
         while not self._mail.empty():
             letter = self._mail.get()
@@ -165,9 +170,11 @@ class PortalDriver:
         source: Source = LocalSource(self._intake) if self._intake.checked_whole else self._fed
         self._driver = driver = self._make_driver(source, self._deliver)
         try:
-            await driver.run()
+            if not self._aborted:
+                await driver.run()
         finally:
             self._mail.put(_Done())
+            self._over.set()
 
     def _deliver(self, outcome: Outcome[Any]) -> bool:
         if self._collect:

@@ -21,6 +21,14 @@ import anyio
 
 Action = Callable[[], Any]
 
+A_WHILE = 0.5
+"""
+Longest wait of a blocking caller in seconds, after which it looks around and waits again.
+
+A signal that arrives just before a thread blocks does not interrupt it: without this, a Ctrl-C at the wrong
+microsecond would not be heard before the next call ends.
+"""
+
 
 class Home(Protocol):
     """Where a run lives."""
@@ -53,9 +61,9 @@ class ThreadHome:
         self._post.put(_nothing)
 
     def attend(self, timeout: float | None = None) -> None:
-        """Wait for one piece of post and do it; return after `timeout` seconds without any."""
+        """Wait for one piece of post and do it; return without any after `timeout` seconds, or earlier."""
         try:
-            action = self._post.get(timeout=timeout)
+            action = self._post.get(timeout=A_WHILE if timeout is None else min(timeout, A_WHILE))
         except Empty:
             return
         action()
