@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,17 +28,22 @@ def index_lines(lines: ReviewLines, search: EmbeddedSearch, size: int, progress:
     Raises:
         ConfigurationError: A line cannot be used.
     """
+    if progress is None or not progress.is_terminal:
+        return _index(lines, search, None)
     columns = TextColumn("Indexing"), BarColumn(), TextColumn("{task.fields[reviews]:,} reviews")
-    hidden = progress is None or not progress.is_terminal
-    with Progress(*columns, TimeRemainingColumn(), console=progress, transient=True, disable=hidden) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=progress, transient=True) as bar:
         task = bar.add_task("", total=size, reviews=0)
 
         def show(written: int) -> None:
             bar.update(task, completed=lines.bytes_read, reviews=written)
 
-        try:
-            return search.index_reviews(lines, on_progress=show)
-        except FileError:
-            raise
-        except ConfigurationError as error:
-            raise lines.complaint(str(error)) from error
+        return _index(lines, search, show)
+
+
+def _index(lines: ReviewLines, search: EmbeddedSearch, show: Callable[[int], object] | None) -> Indexed:
+    try:
+        return search.index_reviews(lines, on_progress=show)
+    except FileError:
+        raise
+    except ConfigurationError as error:
+        raise lines.complaint(str(error)) from error

@@ -101,6 +101,8 @@ class ConcurrentDriver:
         """Make admitted calls one after the other, until there are none."""
         turn = monotonic()
         while True:
+            if not self._admitted:
+                await anyio.lowlevel.checkpoint()  # calls that end together admit others a moment later
             self._coming -= 1
             if not self._admitted:
                 return

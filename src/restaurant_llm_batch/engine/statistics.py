@@ -29,11 +29,10 @@ class Statistics:
     def __call__(self, event: Event, /) -> None:
         """Take note of an event."""
         self._latest = event.at
-        kind = type(event)
-        if kind is CallStarted:
-            self._started(event)  # type: ignore[arg-type]
-        elif kind is CallEnded:
-            self._ended(event)  # type: ignore[arg-type]
+        if isinstance(event, CallStarted):
+            self._started(event)
+        elif isinstance(event, CallEnded):
+            self._ended(event)
         elif isinstance(event, ItemEnded):
             if isinstance(event.outcome, Success):
                 self._succeeded += 1

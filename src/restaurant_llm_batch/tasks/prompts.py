@@ -2,9 +2,9 @@
 What the model is told.
 
 Instructions come first and are the same for every restaurant, so that a server computes them once and
-reuses the prefix. Reviews follow as data: each one a JSON string on a line of its own, angle brackets escaped,
-so that no review can close the block it stands in. The restaurant is not named: an answer cannot be booked
-elsewhere.
+reuses the prefix. Reviews follow as data: each one a JSON string on a line of its own, angle brackets
+escaped, so that no review can close the block it stands in. The restaurant is not named: an answer cannot
+be booked elsewhere.
 """
 
 from __future__ import annotations

@@ -1,0 +1,131 @@
+"""The environment, under the names and with the defaults of the source service."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from restaurant_llm_batch import BatchRunner, BatchSettings, Limits, Strategy, SummarizeAspects, errors
+from restaurant_llm_batch.testing import FakeLLM, FakeSearch
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in BatchSettings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def test_the_defaults_are_those_of_the_source_service() -> None:
+    settings = BatchSettings()
+
+    assert settings.strategy() == Strategy(False, False, False)
+    assert settings.limits() == Limits(search=50, llm=8, batches=20, restaurants=200)
+    assert settings.aspects() == ("service", "price", "food")
+
+
+def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    variables = {
+        "BATCH_SEARCH_ASYNC": "true",
+        "BATCH_RESTAURANT_ASYNC": "1",
+        "LLM_ASYNC": "on",
+        "BATCH_SEARCH_CONCURRENCY": "31",
+        "BATCH_LLM_CONCURRENCY": "32",
+        "VLLM_MAX_CONCURRENT_BATCHES": "33",
+        "BATCH_RESTAURANT_WINDOW": "34",
+        "VLLM_MAX_TOKENS_PER_BATCH": "3500",
+        "VLLM_MIN_BATCH_SIZE": "11",
+        "VLLM_DEFAULT_BATCH_SIZE": "12",
+        "VLLM_MAX_BATCH_SIZE": "13",
+    }
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    settings = BatchSettings()
+
+    assert settings.strategy() == Strategy.stage(4)
+    assert settings.limits() == Limits(31, 32, 33, None, 34, 3500, 11, 13, 12)
+
+
+def test_a_useless_value_is_refused_and_the_variable_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_LLM_CONCURRENCY", "lots")
+    with pytest.raises(errors.ConfigurationError, match="BATCH_LLM_CONCURRENCY='lots'"):
+        BatchSettings()
+
+
+def test_a_runner_from_the_environment_runs_and_arguments_go_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_RESTAURANT_ASYNC", "true")
+    runner = BatchRunner.from_settings(
+        BatchSettings(), llm=FakeLLM(), search=FakeSearch({1: ["맛"]}), limits=Limits(llm=2)
+    )
+
+    assert runner.strategy == Strategy(restaurant_async=True)
+    assert runner.limits.llm == 2
+    assert len(runner.run(SummarizeAspects(), [1]).results) == 1
+
+
+def test_the_backends_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from restaurant_llm_batch import Review
+    from restaurant_llm_batch.backends import EmbeddedSearch
+
+    with EmbeddedSearch(tmp_path / "index") as search:
+        search.index_reviews([Review("직원이 친절해요", "r1", 1)])
+    monkeypatch.setenv("BATCH_SEARCH_PATH", str(tmp_path / "index"))
+    (result,) = BatchRunner.from_settings(BatchSettings()).run(SummarizeAspects(), [1]).results
+
+    assert result.model == "offline-extractive"
+
+
+def test_seed_words_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "seeds.json"
+    file.write_text(json.dumps({"분위기": ["조용", "음악"]}), encoding="utf-8")
+    monkeypatch.setenv("ASPECT_SEEDS_FILE", str(file))
+    assert BatchSettings().aspects() == {"분위기": ["조용", "음악"]}
+
+    for broken in ("[1]", "{", None):
+        if broken is None:
+            file.unlink()
+        else:
+            file.write_text(broken)
+        with pytest.raises(errors.ConfigurationError, match="ASPECT_SEEDS_FILE"):
+            BatchSettings().aspects()
+
+
+@pytest.mark.parametrize("name", ["24gb", "40gb"])
+def test_presets_are_the_source_services_gpu_settings(name: str) -> None:
+    expected = {
+        "24gb": Limits(batches=15, tokens_per_batch=3000, max_batch_size=80),
+        "40gb": Limits(batches=30, tokens_per_batch=6000, max_batch_size=150),
+    }
+
+    assert expected[name] == Limits.preset(name)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (
+            {"llm": 0},
+            r"Limits.llm must be a whole number of at least 1, got 0; write for example Limits\(llm=8\)",
+        ),
+        ({"search": "50"}, "Limits.search"),
+        ({"llm_total": 0}, "Limits.llm_total"),
+        ({"restaurants": True}, "Limits.restaurants"),
+        ({"min_batch_size": 200}, "min_batch_size <= default_batch_size"),
+    ],
+)
+def test_useless_limits_are_refused_with_what_to_write(arguments: dict[str, object], complaint: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match=complaint):
+        Limits(**arguments)  # type: ignore[arg-type]
+    with pytest.raises(errors.ConfigurationError, match="there is no preset"):
+        Limits.preset("80gb")  # type: ignore[arg-type]
+
+
+def test_strategies_say_what_to_write() -> None:
+    for number in (0, 5, True, "4"):
+        with pytest.raises(errors.ConfigurationError, match=r"Strategy.stage\(1\)"):
+            Strategy.stage(number)  # type: ignore[arg-type]
+    with pytest.raises(errors.ConfigurationError, match=r"Strategy.threaded\(\)"):
+        Strategy(llm_async=True, restaurant_async=True, threads=True)
+    with pytest.raises(errors.ConfigurationError, match="must be True or False"):
+        Strategy(search_async="yes")  # type: ignore[arg-type]
