@@ -63,6 +63,8 @@ _PARTICLES = tuple(
 )  # fmt: skip
 _AFTER_CONSONANT = frozenset(("이", "은", "을", "과", "이나", "이랑", "이라도", "이라"))
 _AFTER_VOWEL = frozenset(("가", "는", "를", "와", "랑", "나"))
+# It finds the tail that is all past and guess; each syllable is looked at but a few times.
+_PAST = re.compile(r"X")
 # Stems after which a bare 지, 네, 음, 는 or 은 can only be an ending.
 _SURE = frozenset("있없좋많같않찮싶맵짧넓높낮")
 
@@ -165,10 +167,7 @@ def _cut(left: str, ending: str) -> str:
 def _mend(verb: str) -> str:
     """Undo the past tense and the contractions that an ending leaves behind."""
     # From the end inwards: 했었겠 holds a guess, then a past.
-    if verb[-1] == "겠" and len(verb) > 1:
-        verb = verb[:-1]
-    if verb[-1] in "었았였" and len(verb) > 1:
-        return _mend(verb[:-1])
+    verb = verb[0] + _PAST.sub("", verb[1:])
     if _final(verb[-1]) == _SSANG_SIOT and verb[-1] not in "있겠":
         verb = _with_final(verb, 0)
     return verb if _final(verb[-1]) else _uncontract(verb)

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 from . import _korean
 
+# Putting a run of accents in order costs the square of its length; no letter carries this many.
+_SIGNS = re.compile(r"([^\w\s]{32})[^\w\s]++")
 _TOKEN = re.compile(
     r"(?P<hangul>[가-힣]+)"
     r"|(?P<number>\d+(?:[.,]\d+)*)"
@@ -43,14 +46,17 @@ _LY_WORDS = frozenset(
 )
 _VOWEL = re.compile(r"[aeiouy]")
 
+# No abbreviation is longer; a wider look back would cost the square of a text full of them.
+_LOOK_BACK = 8
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|vs|etc|no|e\.g|i\.e|a\.m|p\.m|[a-z])\.$", re.IGNORECASE
 )
+# A run of stops is tried from its first sign only and never given back, or it would cost its square.
 _BOUNDARY = re.compile(
     r"[\r\n]+"
-    r"|[.!?。!?…~]*(?:[ㅋㅎ]{2,}|[ㅠㅜ]+|\^\^+|[♥♡★☆\u2600-\u27bf\U0001f300-\U0001faff]"
-    r"[\ufe0f\u200d\u2600-\u27bf\U0001f300-\U0001faff]*)[.!?~\s]*"
-    r"|[.!?。!?…]+[\"'”’)\]]*(?=\s|$|[가-힣\u3040-\u30ff\u4e00-\u9fff])"
+    r"|(?:[ㅋㅎ]{2,}|[ㅠㅜ]+|\^\^+|[♥♡★☆\u2600-\u27bf\U0001f300-\U0001faff]"
+    r"[\ufe0f\u200d\u2600-\u27bf\U0001f300-\U0001faff]*)[.!?。!?…~\s]*"
+    r"|(?<![.!?。!?…])[.!?。!?…]++[\"'”’)\]]*+(?=\s|$|[가-힣\u3040-\u30ff\u4e00-\u9fff])"
     r"|(?<=[가-힣])~+(?=\s)"
     r"|(?:(?<=니다)|(?<=[어아해네세에예워려져싸커나봐돼까][요여]))\s+(?=[가-힣A-Z])"
 )
@@ -58,7 +64,7 @@ _BOUNDARY = re.compile(
 
 def normalise(text: str) -> str:
     """Bring a text into the form that terms are taken from: NFKC, lower case."""
-    return unicodedata.normalize("NFKC", text).lower()
+    return unicodedata.normalize("NFKC", _SIGNS.sub(r"\1", text)).lower()
 
 
 def terms(text: str) -> list[str]:
@@ -148,23 +154,24 @@ def sentences(text: str) -> list[str]:
     Returns:
         The sentences without surrounding white space; together they hold every word of the text.
     """
-    found: list[str] = []
+    found: list[list[str]] = []
+    for piece in _pieces(text):
+        # Punctuation or an emoji on its own belongs to the sentence before it.
+        if found and not any(c.isalnum() and not "ㄱ" <= c <= "ㆎ" for c in piece):
+            found[-1].append(piece)
+        else:
+            found.append([piece])
+    return [" ".join(pieces) for pieces in found]
+
+
+def _pieces(text: str) -> Iterator[str]:
     start = 0
     for match in _BOUNDARY.finditer(text):
-        if match[0] == "." and _ABBREVIATION.search(text[start : match.end()]):
+        end = match.end()
+        if match[0] == "." and _ABBREVIATION.search(text[max(start, end - _LOOK_BACK) : end]):
             continue
-        _append(found, text[start : match.end()])
-        start = match.end()
-    _append(found, text[start:])
-    return found
-
-
-def _append(found: list[str], piece: str) -> None:
-    piece = piece.strip()
-    if not piece:
-        return
-    # Punctuation or an emoji on its own belongs to the sentence before it.
-    if found and not any(c.isalnum() and not "ㄱ" <= c <= "ㆎ" for c in piece):
-        found[-1] = f"{found[-1]} {piece}"
-    else:
-        found.append(piece)
+        if piece := text[start:end].strip():
+            yield piece
+        start = end
+    if piece := text[start:].strip():
+        yield piece

@@ -65,8 +65,9 @@ class Interrupts:
     def _pressed(self, _signal: int, _frame: FrameType | None) -> None:
         self.count += 1
         if self.count == 1:
-            self._say(f"finishing {calls(self._in_flight())} in flight; press Ctrl-C again to cancel them")
+            in_flight = self._in_flight()
             self._stop()
+            self._say(f"finishing {calls(in_flight)} in flight; press Ctrl-C again to cancel them")
         elif self._held:
             self._owed = True
         else:
