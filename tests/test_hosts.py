@@ -1,4 +1,4 @@
-"""`run` and `arun` work wherever they are called: a notebook, uvloop, a running loop, a web service, a fork."""
+"""`run` and `arun` work in a notebook, under uvloop, in a running loop, in a web service, after a fork."""
 
 from __future__ import annotations
 

@@ -10,10 +10,28 @@ import pytest
 import restaurant_llm_batch
 from restaurant_llm_batch import backends
 
-CONTRACT = """
-    BatchRunner Strategy Limits RetryPolicy BatchSettings SummarizeAspects Review BatchReport Success Failure
-    SearchBackend AsyncSearchBackend LLMBackend AsyncLLMBackend SearchQuery Hit LLMRequest LLMReply Gate errors
-""".split()
+CONTRACT = [
+    "BatchRunner",
+    "Strategy",
+    "Limits",
+    "RetryPolicy",
+    "BatchSettings",
+    "SummarizeAspects",
+    "Review",
+    "BatchReport",
+    "Success",
+    "Failure",
+    "SearchBackend",
+    "AsyncSearchBackend",
+    "LLMBackend",
+    "AsyncLLMBackend",
+    "SearchQuery",
+    "Hit",
+    "LLMRequest",
+    "LLMReply",
+    "Gate",
+    "errors",
+]
 
 
 @pytest.mark.parametrize("module", [restaurant_llm_batch, backends])

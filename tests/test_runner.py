@@ -395,3 +395,50 @@ def test_every_error_survives_pickling() -> None:
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), copy.args, vars(copy)) == (kind, error.args, vars(error))
     assert len(kinds) >= 13
+
+
+def test_a_backend_of_the_wrong_shape_says_what_to_write() -> None:
+    class Mistaken:
+        async def complete(self, request: LLMRequest) -> LLMReply:
+            return LLMReply("text")
+
+    with pytest.raises(errors.ConfigurationError, match=r"Mistaken.complete\(\) is the blocking method"):
+        BatchRunner(llm=Mistaken())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_a_backend_that_forgets_to_return_fails_its_item(strategy: Strategy) -> None:
+    class Forgetful(FakeLLM):
+        def _reply(self, request: LLMRequest) -> Any:
+            return None
+
+    report = BatchRunner(llm=Forgetful(), strategy=strategy).run(ask, [1])
+
+    assert "must return an LLMReply, got None" in str(report.failures[0].error)
+
+
+def test_a_call_admitted_but_not_begun_is_not_made_after_a_stop() -> None:
+    """A stop between the gate and the backend takes the call back."""
+    llm = FakeLLM()
+    runner = BatchRunner(llm=llm, strategy=Strategy.stage(4), limits=Limits(llm=5))
+
+    async def main() -> int:
+        async with runner:
+            stream = runner.astream(ask, range(5))
+            pending = 0
+            async with anyio.create_task_group() as tasks:
+
+                async def first() -> None:
+                    await anext(stream)
+
+                tasks.start_soon(first)
+                while stream._channel is None or stream._channel.driver is None:
+                    await anyio.lowlevel.checkpoint()
+                driver = stream._channel.driver
+                pending = len(driver._admitted)
+                driver.stop("now")
+            return pending
+
+    assert anyio.run(main) == 5
+    assert llm.calls == 0
+    assert runner._gates.llm[0].statistics().in_flight == 0

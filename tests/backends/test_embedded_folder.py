@@ -6,6 +6,7 @@ import gc
 import json
 import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,43 @@ def test_a_folder_in_use_is_a_clear_error_and_stays_usable(tmp_path: Path) -> No
     assert first.count() == 1
     first.close()
     assert EmbeddedSearch(tmp_path).count() == 1
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda search: search.search(SearchQuery(1, "맛")),
+        lambda search: search.search(SearchQuery(1, " ")),
+        lambda search: search.search_many([]),
+        lambda search: search.count(),
+        lambda search: search.restaurant_ids(),
+    ],
+    ids=["search", "blank search", "no search", "count", "restaurant_ids"],
+)
+def test_reading_where_no_folder_is_says_how_to_make_it_and_makes_nothing(
+    read: Callable[[EmbeddedSearch], object], tmp_path: Path
+) -> None:
+    folder = tmp_path / "my reviews" / "indx"
+
+    with EmbeddedSearch(folder) as search, pytest.raises(ConfigurationError) as caught:
+        read(search)
+
+    assert str(caught.value) == (
+        f"there is no index at path '{folder}': index reviews into it first, with "
+        f"EmbeddedSearch('{folder}').index_reviews(...) or "
+        f"`restaurant-llm-batch index FILE --into '{folder}'`"
+    )
+    assert not list(tmp_path.iterdir())
+
+
+def test_indexing_makes_the_folder_that_reading_missed(tmp_path: Path) -> None:
+    with EmbeddedSearch(tmp_path / "index") as search:
+        with pytest.raises(ConfigurationError, match="there is no index at path"):
+            search.count()
+        search.index_reviews([])
+        assert search.count() == 0
+        search.index_reviews([review(1, 1, "맛있어요")])
+        assert len(search.search(SearchQuery(1, "맛"))) == 1
 
 
 def test_a_damaged_folder_is_a_clear_error_and_is_left_alone(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
 from typing import Any
@@ -84,21 +83,20 @@ UNPRINTABLE = "맛\x00있어요 \ud800 good\u202e food\r\n\x1b[31m끝"
 
 
 class TestHostileText:
-    @pytest.mark.parametrize("contents", [(), ("",), (" \n\t ",), ("\x00\x07",)])
-    def test_without_any_text_the_summary_says_nothing_and_rests_on_nothing(
-        self, contents: Sequence[str]
-    ) -> None:
-        nothing = {"summary": "…", "bullets": [], "evidence": []}
+    @pytest.mark.parametrize("contents", [(), ("",), (" \n\t ",), ("\x00\x07",), ("\u200d\u2060" * 20,)])
+    def test_without_any_text_the_summary_says_so_and_rests_on_nothing(self, contents: Sequence[str]) -> None:
+        line = "The reviews hardly mention the food."
+        nothing = {"summary": line, "bullets": [], "evidence": []}
         assert answer(about("food", *contents)) == nothing
         got = answer(about_all({"food": contents}))
-        assert got == {"categories": {"food": nothing}, "overall_summary": "…"}
+        assert got == {"categories": {"food": nothing}, "overall_summary": line}
 
     def test_without_any_aspect_there_is_still_an_answer(self) -> None:
         assert answer(about_all({})) == {"categories": {}, "overall_summary": "…"}
         assert answer(overall({})) == {"overall_summary": "…"}
 
     def test_a_review_of_emoji_is_a_review(self) -> None:
-        assert answer(about("food", "", "😋👍", language="ko")) == {
+        assert answer(about("kids", "", "😋👍", language="ko")) == {
             "summary": "😋👍",
             "bullets": [],
             "evidence": [1],
@@ -110,23 +108,9 @@ class TestHostileText:
         for part in answer(about_all({"food": (UNPRINTABLE,)}))["categories"].values():
             assert all(c.isprintable() for c in part["summary"])
 
-    @pytest.mark.parametrize(
-        "content",
-        [
-            "." * 15_000 + "x",
-            "가나" * 10_000,
-            "😋" * 20_000,
-            "food, " * 3_000,
-            "not " * 5_000,
-            " " * 15_000 + "x",
-        ],
-        ids=["dots", "one word", "emoji", "clauses", "negations", "blanks"],
-    )
-    def test_an_endless_review_is_read_in_no_time(self, content: str) -> None:
-        start = time.perf_counter()
-        LLM.complete(about("food", content, "The food was good."))
-        # Measured: 1 to 30 ms; a cost that grows with the square would be seconds.
-        assert time.perf_counter() - start < 1.0
+    @pytest.mark.parametrize("content", ["....", "-" * 50, ".. --", "...!?"])
+    def test_a_review_of_signs_is_a_review(self, content: str) -> None:
+        assert answer(about("kids", content))["summary"] == content
 
     @settings(max_examples=150, deadline=None)
     @given(
@@ -147,7 +131,8 @@ class TestHostileText:
             if part["evidence"]:
                 assert holds(reviews[aspect][part["evidence"][0]], part["summary"])
             else:
-                assert part == {"summary": "…", "bullets": [], "evidence": []}
+                assert ("언급한" if language == "ko" else "hardly mention") in part["summary"]
+                assert part["bullets"] == []
 
     @settings(max_examples=100, deadline=None)
     @given(st.dictionaries(st.text(), st.text(), max_size=5))

@@ -50,6 +50,12 @@ def test_different_korean_words_stay_apart() -> None:
     assert len({_korean.stem(word) for word in words}) == len(words)
 
 
+@pytest.mark.parametrize("times", [1, 2, 5000])
+def test_a_past_of_any_depth_is_undone(times: int) -> None:
+    assert _korean.stem("먹" + "었" * times + "다") == "먹"
+    assert _korean.stem("먹" + "었겠" * times + "다") == "먹"
+
+
 @given(st.text(st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3), min_size=1, max_size=12))
 def test_a_korean_stem_is_never_empty(word: str) -> None:
     assert _korean.stem(word)
@@ -104,6 +110,8 @@ def test_composed_and_decomposed_hangul_meet() -> None:
         ("Good food.\nBad service", ["Good food.", "Bad service"]),
         ("Mr. Kim paid $4.50. Never again!", ["Mr. Kim paid $4.50.", "Never again!"]),
         ("Great!! 😊", ["Great!! 😊"]),
+        ("맛있어요ㅋㅋ.… 또 올게요", ["맛있어요ㅋㅋ.…", "또 올게요"]),
+        ("Open 9 a.m. to 10 p.m. daily, e.g. today", ["Open 9 a.m. to 10 p.m. daily, e.g. today"]),
         ("중요 메뉴", ["중요 메뉴"]),
         ("", []),
     ],

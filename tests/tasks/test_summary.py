@@ -86,7 +86,7 @@ def test_an_items_limit_goes_before_the_tasks() -> None:
 
 
 def test_seed_words_can_be_replaced_also_by_language() -> None:
-    aspects = {"분위기": ["조용", "음악"], "price": {"ko": ["가격"], "en": ["price"]}}
+    aspects: Any = {"분위기": ["조용", "음악"], "price": {"ko": ["가격"], "en": ["price"]}}
     texts = {
         language: [
             query.text for query in begin(SummarizeAspects(aspects=aspects, language=language))[1].queries

@@ -8,7 +8,7 @@ query for pasta comes near a review of noodles, and less near one of the waiter.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -170,17 +170,27 @@ class Lexicon:
             for word in words.split()
             for stem in (terms(word) or [word])
         }
+        # No part that is longer can be known, and looking for them would cost the length squared.
+        self._longest = max(len(stem) for stem in self._concepts if _is_hangul(stem))
 
     def concept(self, stem: str) -> Concept | None:
         """Return the concept of a stem, or None for a word that belongs to none."""
         found = self._concepts.get(stem)
-        if found or len(stem) < 3 or not "가" <= stem[0] <= "힣":
+        if found or len(stem) < 3 or not _is_hangul(stem):
             return found
-        return next((c for part in _parts(stem) if (c := self._concepts.get(part))), None)
+        parts = _parts(stem, self._longest)
+        return next((concept for part in parts if (concept := self._concepts.get(part))), None)
 
 
-def _parts(stem: str) -> list[str]:
+def _is_hangul(stem: str) -> bool:
+    return "가" <= stem[0] <= "힣"
+
+
+def _parts(stem: str, longest: int) -> Iterator[str]:
     size = len(stem)
-    ends = [part for n in range(size - 1, 1, -1) for part in (stem[-n:], stem[:n])]
-    inner = [stem[i : i + n] for n in range(size - 2, 2, -1) for i in range(1, size - n)]
-    return ends + inner
+    for n in range(min(size - 1, longest), 1, -1):
+        yield stem[-n:]
+        yield stem[:n]
+    for n in range(min(size - 2, longest), 2, -1):
+        for i in range(1, size - n):
+            yield stem[i : i + n]

@@ -75,21 +75,20 @@ def extract(
         language: "ko" or "en" to prefer the sentences of that language where there are others.
 
     Returns:
-        What was found, or None when the reviews hold no text.
+        What was found, or None when there is nothing to find: no review holds any text, or none
+        speaks of a topic that there are words for.
     """
     everything = [_Candidate(s, i, topic) for i, review in enumerate(reviews) for s in review]
     told = [c for c in everything if c.weight >= _MENTION]
-    chosen = told or everything
+    chosen = told or ([] if topic.is_known else everything)
     if not chosen:
         return None
     clauses = [[_Candidate(p, c.review, topic) for p in _clauses(c.piece)] for c in chosen]
     _score(chosen, clauses, topic, language)
     first, *rest = sorted(chosen, key=lambda c: -c.score)
-    bullets: list[_Candidate] = []
-    if told or not topic.is_known:
-        loose = (c for group in clauses for c in group)
-        points = [c for c in loose if _is_point(c, bool(told), topic)]
-        bullets = _bullets(first.piece, points, topic)
+    loose = (c for group in clauses for c in group)
+    points = [c for c in loose if _is_point(c, bool(told), topic)]
+    bullets = _bullets(first.piece, points, topic)
     also = next((c for c in rest if not _same(c.piece, first.piece, topic)), None)
     return Pick(
         trim(first.piece.text, LONGEST_SENTENCE),
@@ -121,7 +120,8 @@ def _score(
     loose = [c for group in clauses for c in group]
     for group, widths in ((chosen, _SENTENCE_WIDTHS), (loose, _CLAUSE_WIDTHS)):
         common = [shared(c) for c in group]
-        most = max(common) or 1.0
+        # A sentence of dots alone has no clauses.
+        most = max(common, default=0.0) or 1.0
         for c, part in zip(group, common, strict=True):
             c.score = part / most + 1.5 * c.purity + min(c.weight, 1.5) / 2 + _form(c.piece, widths)
             c.score += 0.5 * bool(c.opinion) + 1.0 * mood * _sign(c.opinion)

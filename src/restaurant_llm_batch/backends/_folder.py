@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from ..errors import BatchError, ConfigurationError, PermanentBackendError
@@ -55,6 +56,21 @@ def check_folder(folder: Path, embedder: str) -> None:
         raise ConfigurationError(
             f"path {str(folder)!r} was indexed with the embedder {name!r}, not {embedder!r}: "
             "pass that embedder, or index the reviews again into a new folder"
+        )
+
+
+def require_folder(folder: Path) -> None:
+    """
+    Check that there is a folder to read from.
+
+    Raises:
+        ConfigurationError: There is none; says how to make it.
+    """
+    if not folder.exists():
+        raise ConfigurationError(
+            f"there is no index at path {str(folder)!r}: index reviews into it first, with "
+            f"EmbeddedSearch({str(folder)!r}).index_reviews(...) or "
+            f"`restaurant-llm-batch index FILE --into {shlex.quote(str(folder))}`"
         )
 
 

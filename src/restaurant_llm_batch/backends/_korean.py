@@ -63,8 +63,6 @@ _PARTICLES = tuple(
 )  # fmt: skip
 _AFTER_CONSONANT = frozenset(("이", "은", "을", "과", "이나", "이랑", "이라도", "이라"))
 _AFTER_VOWEL = frozenset(("가", "는", "를", "와", "랑", "나"))
-# It finds the tail that is all past and guess; each syllable is looked at but a few times.
-_PAST = re.compile(r"X")
 # Stems after which a bare 지, 네, 음, 는 or 은 can only be an ending.
 _SURE = frozenset("있없좋많같않찮싶맵짧넓높낮")
 
@@ -167,7 +165,13 @@ def _cut(left: str, ending: str) -> str:
 def _mend(verb: str) -> str:
     """Undo the past tense and the contractions that an ending leaves behind."""
     # From the end inwards: 했었겠 holds a guess, then a past.
-    verb = verb[0] + _PAST.sub("", verb[1:])
+    end = len(verb)
+    while True:
+        end -= end > 1 and verb[end - 1] == "겠"
+        if end < 2 or verb[end - 1] not in "었았였":
+            break
+        end -= 1
+    verb = verb[:end]
     if _final(verb[-1]) == _SSANG_SIOT and verb[-1] not in "있겠":
         verb = _with_final(verb, 0)
     return verb if _final(verb[-1]) else _uncontract(verb)

@@ -18,7 +18,6 @@ from ._text import terms
 
 _KNOWN_WORDS = 16_384
 _LONGEST_WORD = 40
-_LONGEST_STEM = 12
 _LIKE, _BARE_NEGATION = 2, -1
 _ENGLISH_REACH = 3
 
@@ -133,8 +132,7 @@ class WordReader:
 
     def concept(self, stem: str) -> tuple[str, str] | None:
         """Return the aspect and the concept of a stem, or None for a word that belongs to none."""
-        # The time to look up a compound grows with the square of its length.
-        found = self._concepts.concept(stem) if len(stem) <= _LONGEST_STEM else None
+        found = self._concepts.concept(stem)
         return (found.aspect, found.name) if found else None
 
     def _make(self, word: str) -> Word:

@@ -17,8 +17,6 @@ _UNPRINTABLE = re.compile(
     r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f"
     r"\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-# The splitter looks ahead from each sign of a run, so a long run would cost its length squared.
-_LONG_RUN = re.compile(r"[^\w]{12,}")
 _CLAUSE = re.compile(
     r"(?<=[,;])\s+(?:(?:but|and|though|although|while|yet|however|so)\s+)?"
     r"|\.\.+\s*|--+\s*|\s[-\u2013\u2014]+\s"
@@ -91,13 +89,15 @@ def split(text: str) -> list[str]:
     """
     Return the sentences of a text, in printable form, white space joined.
 
-    Signs alone (an emoji) make a sentence, white space makes none. The tail of an endless text is
-    not read.
+    Signs alone (an emoji) make a sentence, what cannot be seen makes none. The tail of an endless
+    text is not read.
     """
-    clean = _UNPRINTABLE.sub(" ", text[:_READABLE])
-    runs = (run for run in _LONG_RUN.split(clean) if run)
-    found = [" ".join(one.split()) for run in runs for one in sentences(run)]
-    return found or list(filter(None, (" ".join(clean.split()),)))
+    found = sentences(_UNPRINTABLE.sub(" ", text[:_READABLE]))
+    return [" ".join(one.split()) for one in found if _is_visible(one)]
+
+
+def _is_visible(text: str) -> bool:
+    return any(c.isprintable() and not c.isspace() for c in text)
 
 
 def read_review(content: str, words: WordReader) -> tuple[Sentence, ...]:
@@ -131,6 +131,11 @@ class Topic:
         self._concepts = frozenset(name for _, name in known)
         self._stems = frozenset(() if self._families else stems)
         self._heads = frozenset(stem for family in self._families for stem in _HEADS[family])
+
+    @property
+    def family(self) -> str:
+        """Which of service, price, food and ambience it is, or "" for none or several of them."""
+        return next(iter(self._families)) if len(self._families) == 1 else ""
 
     @property
     def is_known(self) -> bool:

@@ -15,6 +15,7 @@ from ..errors import ConfigurationError
 from ..models import Hit, ItemId, Review, SearchQuery
 from ..protocols import Embedder
 from ._answer import Question, answer
+from ._folder import require_folder
 from ._hybrid import id_order
 from ._once import EmbedOnce
 from ._reviews import Entry, read_id, read_reviews
@@ -56,8 +57,8 @@ class EmbeddedSearch:
         Name a place for the reviews; the engine starts when it is first needed.
 
         Args:
-            path: A folder that keeps them, made if it does not exist; None keeps them as long as
-                this object.
+            path: A folder that keeps them, made by `index_reviews` if it does not exist; None keeps
+                them as long as this object.
             embedder: Turns texts into vectors; `HashingEmbedder` if not given. A folder remembers
                 which.
 
@@ -91,14 +92,25 @@ class EmbeddedSearch:
             self._shard.close()
 
     def count(self) -> int:
-        """Return how many reviews are indexed."""
-        return self._shard.count()
+        """
+        Return how many reviews are indexed.
+
+        Raises:
+            ConfigurationError: The folder does not exist.
+        """
+        return self._reader().count()
 
     def restaurant_ids(self) -> list[ItemId]:
-        """Return the restaurants that have reviews, as given: integers in order, then strings."""
-        numbers = self._shard.values("restaurant_id")
+        """
+        Return the restaurants that have reviews, as given: integers in order, then strings.
+
+        Raises:
+            ConfigurationError: The folder does not exist.
+        """
+        shard = self._reader()
+        numbers = shard.values("restaurant_id")
         known = {str(number) for number in numbers}
-        names = [name for name in self._shard.values("restaurant") if name not in known]
+        names = [name for name in shard.values("restaurant") if name not in known]
         return sorted([*numbers, *names], key=id_order)
 
     def index_reviews(
@@ -147,6 +159,7 @@ class EmbeddedSearch:
             query: What to look for; a text without words finds nothing.
 
         Raises:
+            ConfigurationError: The folder does not exist.
             PermanentBackendError: The engine failed.
         """
         return self.search_many([query])[0]
@@ -160,12 +173,23 @@ class EmbeddedSearch:
 
         Returns:
             The hits of each query, as `search` would return them.
+
+        Raises:
+            ConfigurationError: The folder does not exist.
+            PermanentBackendError: The engine failed.
         """
+        shard = self._reader()
         found: list[list[Hit]] = [[] for _ in queries]
         asked = {i: question for i, query in enumerate(queries) if (question := self._ask(query))}
-        for i, hits in zip(asked, answer([*asked.values()], self._shard.rank), strict=True):
+        for i, hits in zip(asked, answer([*asked.values()], shard.rank), strict=True):
             found[i] = hits
         return found
+
+    def _reader(self) -> Shard:
+        # The engine makes a missing folder, so a misspelt one would seem to hold no reviews.
+        if self._path is not None:
+            require_folder(self._path)
+        return self._shard
 
     def _write(self, entries: list[Entry]) -> None:
         # The last of equal keys counts, here as between batches.

@@ -18,16 +18,45 @@ _TASKS = ("aspect_summaries", "aspect_summary", "overall_summary")
 _MOST_SENTENCES, _LEAST_SENTENCES = 3, 2
 _NOTHING = "…"
 
+_NOT_MENTIONED = {
+    "ko": "{} 언급한 리뷰가 거의 없습니다.",
+    "en": "The reviews hardly mention {}.",
+}
+_NAMES = {
+    "ko": {
+        "service": "서비스를",
+        "price": "가격을",
+        "food": "음식을",
+        "ambience": "분위기를",
+        "": "이 항목을",
+    },
+    "en": {
+        "service": "service",
+        "price": "the price",
+        "food": "the food",
+        "ambience": "the ambience",
+        "": "this aspect",
+    },
+}
+_ALL_NOT_MENTIONED = frozenset(
+    line.format(name) for language, line in _NOT_MENTIONED.items() for name in _NAMES[language].values()
+)
+
 
 class OfflineLLM:
     """
     Answers the summary tasks by extraction; needs no model, no key and no network.
 
     It reads the reviews in a request's `inputs`, never its messages, and quotes the sentences that
-    speak of an aspect and agree best with the other reviews. Nothing is put in other words: a
-    summary is one sentence of one review, in the language it was written in. Where no review speaks
-    of the aspect, it is the sentence that stands best for them all, without bullets; where they hold
-    no text at all, it is "…". Equal requests get equal answers.
+    speak of an aspect and agree best with the other reviews. Nothing is put in other words: every
+    sentence of a summary is verbatim in some review (cut with "…" where it is long), or the fixed
+    line that says the aspect is not mentioned: "The reviews hardly mention the price.", in the
+    language that the request asks for, without bullets and evidence. The overall summary leaves such
+    aspects out unless there is nothing else. Equal requests get equal answers.
+
+    It knows the words of service, price, food and ambience, by these and other names, in Korean and
+    English. Of any other aspect it knows only the name; where no review holds that, the summary is
+    the sentence that stands best for all reviews.
 
     Every reply says ``model="offline-extractive"`` and counts no tokens: no model read any.
 
@@ -77,14 +106,14 @@ class OfflineLLM:
         picks = self._picks(reviews, language)
         return {
             "categories": {aspect: _as_answer(pick) for aspect, pick in picks.items()},
-            "overall_summary": _overall([pick for pick in picks.values() if pick]),
+            "overall_summary": _overall([*picks.values()]),
         }
 
     def _picks(
         self,
         reviews: Mapping[str, Sequence[Any]],
         language: str,
-    ) -> dict[str, Pick | None]:
+    ) -> dict[str, Pick]:
         # The searches of the aspects often find the same reviews.
         read: dict[str, tuple[Sentence, ...]] = {}
         picks = {}
@@ -94,13 +123,17 @@ class OfflineLLM:
                 if content not in read:
                     read[content] = read_review(content, self._words)
             topic = Topic(aspect, self._words)
-            picks[aspect] = extract([read[content] for content in contents], topic, language)
+            found = extract([read[content] for content in contents], topic, language)
+            picks[aspect] = found or _not_mentioned(topic.family, language)
         return picks
 
 
-def _as_answer(pick: Pick | None) -> dict[str, Any]:
-    if pick is None:
-        return {"summary": _NOTHING, "bullets": [], "evidence": []}
+def _not_mentioned(family: str, language: str) -> Pick:
+    known = language if language in _NAMES else "en"
+    return Pick(_NOT_MENTIONED[known].format(_NAMES[known][family]), (), (), "", on_topic=False)
+
+
+def _as_answer(pick: Pick) -> dict[str, Any]:
     return {
         "summary": pick.summary,
         "bullets": list(pick.bullets),
@@ -109,33 +142,36 @@ def _as_answer(pick: Pick | None) -> dict[str, Any]:
 
 
 def _overall(picks: Sequence[Pick]) -> str:
-    on_topic = [pick for pick in picks if pick.on_topic] or picks
-    summaries = [pick.summary for pick in on_topic]
-    return _joined(summaries, [pick.also for pick in on_topic])
+    on_topic = [pick for pick in picks if pick.on_topic]
+    chosen = on_topic or [pick for pick in picks if pick.evidence] or picks
+    return _joined([pick.summary for pick in chosen], [pick.also for pick in chosen])
 
 
 def _overall_of(texts: Sequence[str]) -> str:
-    parts = [split(text) for text in texts]
+    said = [text for text in texts if text.strip() not in _ALL_NOT_MENTIONED]
+    parts = [split(text) for text in said or texts]
     firsts = [part[0] for part in parts if part]
     return _joined(firsts, [sentence for part in parts for sentence in part[1:]])
 
 
 def _joined(texts: Sequence[str], more: Sequence[str]) -> str:
     """Join two or three sentences that differ, with some of `more` where there are too few."""
-    chosen = _distinct(texts)[:_MOST_SENTENCES]
+    chosen = _distinct(texts, _MOST_SENTENCES)
     if len(chosen) < _LEAST_SENTENCES:
         # Better two sentences that are much alike than one alone.
-        found = dict.fromkeys([*_distinct([*chosen, *more]), *texts, *more])
+        found = dict.fromkeys([*_distinct([*chosen, *more], _LEAST_SENTENCES), *texts, *more])
         chosen = list(filter(None, found))[:_LEAST_SENTENCES]
     tidy = (trim(text[:1].upper() + text[1:].rstrip(" ,;-"), LONGEST_SENTENCE) for text in chosen)
     return " ".join(text + "." if _is_open(text[-1]) else text for text in tidy) or _NOTHING
 
 
-def _distinct(texts: Iterable[str]) -> list[str]:
-    """Drop the empty ones and those that mostly repeat an earlier one."""
+def _distinct(texts: Iterable[str], most: int) -> list[str]:
+    """Return the first ones that are not empty and do not mostly repeat an earlier one."""
     kept: list[str] = []
     said: list[frozenset[str]] = []
     for text in texts:
+        if len(kept) == most:
+            break
         stems = frozenset(terms(text))
         if text and text not in kept and not any(_overlap(stems, other) for other in said):
             kept.append(text)

@@ -54,6 +54,8 @@ class ConcurrentDriver:
         self._run = run
         self._threads = threads
         self._admitted: deque[Call] = deque()
+        self._slice = 0
+        self._slice_began = monotonic()
         self._coming = 0  # tasks about to look for an admitted call
         self._tasks: TaskGroup | None = None
         hands = Hands(self._start, self._after, deliver, self.home.nudge)
@@ -66,18 +68,15 @@ class ConcurrentDriver:
         Raises:
             BaseException: What the items' iterable raised, after everything open has ended.
         """
-        try:
-            async with anyio.create_task_group() as tasks:
-                self._tasks = tasks
+        async with anyio.create_task_group() as tasks:
+            self._tasks = tasks
+            try:
                 self.conductor.refill()
                 while not self.conductor.finished:
                     await self.home.attend()
+            finally:
+                self.conductor.abort()  # does nothing after a regular end; from here on nothing is started
                 tasks.cancel_scope.cancel()  # calls in flight after an abort, pauses after a stop
-        finally:
-            self.conductor.abort()
-            self._tasks = None
-            while self._admitted:
-                self._admitted.popleft().leave()
         if self.conductor.failure is not None:
             raise self.conductor.failure
 
@@ -89,9 +88,7 @@ class ConcurrentDriver:
     def _start(self, call: Call) -> None:
         if not call.line.native:
             start_in_thread(call, self.conductor, self.home, self._threads)
-        elif self._tasks is None:
-            call.leave()
-        else:
+        elif self._tasks is not None:
             self._admitted.append(call)
             if len(self._admitted) > self._coming:
                 self._coming += 1
@@ -99,24 +96,33 @@ class ConcurrentDriver:
 
     async def _make_calls(self) -> None:
         """Make admitted calls one after the other, until there are none."""
-        turn = monotonic()
         while True:
             if not self._admitted:
                 await anyio.lowlevel.checkpoint()  # calls that end together admit others a moment later
+            elif monotonic() - self._slice_began > SLICE:
+                await self._give_way()
             self._coming -= 1
             if not self._admitted:
                 return
             call = self._admitted.popleft()
+            if call.withdrawn:
+                self._coming += 1
+                continue
             self.conductor.started(call)
             answer, error = await self._make(call)
-            self._coming += 1  # before the call's end admits others: this task takes one of them
             ended = monotonic()
             if ended - call.began_at > SLICE:
-                turn = ended
+                self._slice_began = ended  # it must have waited, and others had the loop meanwhile
+            self._coming += 1  # before the call's end admits others: this task takes one of them
             self.conductor.ended(call, answer, error)
-            if ended - turn > SLICE:
-                await anyio.lowlevel.checkpoint()
-                turn = monotonic()
+
+    async def _give_way(self) -> None:
+        """Let the rest of the loop have its turn; of all who give way, the first to return begins a slice."""
+        number = self._slice
+        await anyio.lowlevel.checkpoint()
+        if self._slice == number:
+            self._slice += 1
+            self._slice_began = monotonic()
 
     async def _make(self, call: Call) -> tuple[Any, BaseException | None]:
         try:

@@ -144,6 +144,8 @@ class Conductor:
                 self.abort(error)
             else:
                 self._advance(frame, answer, error)
+                if self.run.stopped is not None:
+                    self.halt()  # before the slot is free
         finally:
             call.leave()
         self._after_step()
@@ -156,9 +158,7 @@ class Conductor:
         self._exhausted = True
         if self.run.stopped is None:
             self.run.stopped = RunStopped("the run was stopped")
-        for call in list(self._waiting):
-            call.withdraw()
-            self._waiting.discard(call)
+        for call in self._withdraw_waiting():
             self._advance(call.owner, None, self.run.stop_error())
         for frame in list(self._paused):
             self._paused.discard(frame)
@@ -173,15 +173,22 @@ class Conductor:
         self.failure = self.failure or failure
         if self.run.stopped is None:
             self.run.stopped = RunStopped("the run was cancelled")
-        for call in list(self._waiting):
-            call.withdraw()
-        self._waiting.clear()
+        self._withdraw_waiting()
         self._paused.clear()
         for frame in list(self._open.values()):
             frame.flow.close()
             self._hands.deliver(self.run.close(frame.entry, None, self.run.stop_error()))
         self._open.clear()
         self._hands.finished()
+
+    def _withdraw_waiting(self) -> list[Call]:
+        calls = list(self._waiting)
+        self._waiting.clear()
+        for call in calls:
+            call.withdrawn = True  # all of them first: one's slot must not be given to the next
+        for call in calls:
+            call.withdraw()
+        return calls
 
     def _room(self) -> int:
         return self._window - len(self._open) - self._untaken
@@ -228,7 +235,7 @@ class Conductor:
         if type(step) is Call:
             step.owner = frame
             self._waiting.add(step)
-            step.seek(self._home, self._hands.start)
+            step.seek(self._home, self._admitted)
         elif type(step) is Together:
             frame.answers = [None] * len(step.flows)
             frame.missing = len(step.flows)
@@ -237,6 +244,12 @@ class Conductor:
         else:
             self._paused.add(frame)
             self._hands.after(step.seconds, lambda: self._resume(frame))
+
+    def _admitted(self, call: Call) -> None:
+        if self.run.stopped is None:
+            self._hands.start(call)
+        else:
+            self.halt()  # which takes this call back with all the others
 
     def _resume(self, frame: Frame) -> None:
         if frame in self._paused:

@@ -121,7 +121,7 @@ class Leases:
             with CancelScope(shield=True):
                 if last_here:
                     await self._close_on_loop()
-                if self._leave():
+                if self._leave() and any(hasattr(backend, "close") for backend in self._backends):
                     await to_thread.run_sync(self._close_backends)
 
     def _enter(self) -> WorkerThreads:

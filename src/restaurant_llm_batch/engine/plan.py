@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from inspect import iscoroutinefunction
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -71,11 +72,13 @@ def make_plan(strategy: Strategy, search: object | None, llm: object) -> Plan:
 def _choose(backend: object, name: str, *, native: bool, strategy: Strategy) -> Line:
     awaited = _method(backend, "a" + name)
     plain = _method(backend, name)
+    kind = type(backend).__name__
+    if iscoroutinefunction(plain):
+        raise ConfigurationError(f"{kind}.{name}() is the blocking method; call the async one a{name}()")
     if native and awaited:
         return Line(awaited, native=True)
     if plain:
         return Line(plain, native=False)
-    kind = type(backend).__name__
     if awaited:
         raise ConfigurationError(
             f"{kind} has only a{name}(), which {strategy} cannot use; "

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from ..errors import STOPS_THE_RUN, ConfigurationError, RateLimited, RunStopped
 from ..gate import Gate
-from ..models import Hit, SearchQuery
+from ..models import Hit, LLMReply, SearchQuery
 from ..report import Stage
 from ..steps import Complete, Flow, Maybe, Pause, Search, SearchAll, Together, pause
 from .call import Call
@@ -163,6 +163,8 @@ def _call(
             run.retry(call, entry, wait, refused, error)
         else:
             entry.attempts[stage] = attempt
+            if stage == "llm" and not isinstance(answer, LLMReply):
+                raise TypeError(f"the model's backend must return an LLMReply, got {answer!r}")
             return answer
         yield Pause(wait)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -14,6 +14,7 @@ from typing import Any
 
 from anyio.from_thread import BlockingPortal
 
+from ..errors import RunStopped
 from ..report import Failure, Outcome
 from .concurrent import ConcurrentDriver
 from .conductor import PENDING, Pending, Source
@@ -137,7 +138,10 @@ class PortalDriver:
                 self._outcomes.extend(self._not_run())
                 if self._outcomes:
                     continue
-                self._future.result()
+                try:
+                    self._future.result()
+                except CancelledError:
+                    raise RunStopped("the runner was closed while its outcomes were being read") from None
                 return None
             if isinstance(letter, _Want):
                 self._feed(letter.entries)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, suppress
+from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import anyio
@@ -202,7 +203,8 @@ class AsyncOutcomes(AsyncIterator[Success[T] | Failure], Generic[T]):
     def stop(self, reason: str = "the caller stopped it") -> None:
         """Let calls in flight end, and begin nothing more; what is still open then fails as `RunStopped`."""
         if self._channel is not None and self._channel.driver is not None:
-            self._channel.driver.stop(reason)
+            driver = self._channel.driver
+            driver.home.post_later(partial(driver.stop, reason))
 
     async def aclose(self) -> None:
         """Cancel what is left of the run and wait until nothing of it is in flight on the loop."""

@@ -1,0 +1,80 @@
+"""The sliding window, by hypothesis, on a virtual clock."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+import trio.testing
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy
+from restaurant_llm_batch.events import ItemEnded, ItemStarted
+from restaurant_llm_batch.steps import complete, pause, together
+
+
+class Uneven:
+    """A model whose calls take as long as they are told."""
+
+    async def acomplete(self, request: LLMRequest) -> LLMReply:
+        await anyio.sleep(request.inputs["seconds"])
+        return LLMReply("done")
+
+
+def flow(item: tuple[int, list[float]]) -> Any:
+    """Ask once for each duration, side by side, then once more."""
+    number, durations = item
+    requests = [LLMRequest("t", (), inputs={"seconds": seconds}) for seconds in durations]
+    yield from together(*[complete(request) for request in requests])
+    yield from pause(0.5)
+    yield from complete(LLMRequest("t", (), inputs={"seconds": 0.1}))
+    return number
+
+
+class Numbered(list[Any]):
+    """An item that knows its id."""
+
+    @property
+    def id(self) -> int:
+        number: int = self[0]
+        return number
+
+
+durations = st.lists(st.sampled_from([0.0, 0.1, 1.0, 7.0]), min_size=1, max_size=4)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(durations, max_size=25), st.integers(1, 8), st.integers(1, 6), st.booleans())
+def test_never_more_open_than_the_window_and_the_next_is_let_in_when_one_ends(
+    items: list[list[float]], window: int, slots: int, streamed: bool
+) -> None:
+    open_now = 0
+    most_open = 0
+
+    def watch(event: Any) -> None:
+        nonlocal open_now, most_open
+        open_now += isinstance(event, ItemStarted) - isinstance(event, ItemEnded)
+        most_open = max(most_open, open_now)
+
+    limits = Limits(llm=slots, restaurants=window)
+    runner = BatchRunner(llm=Uneven(), strategy=Strategy.stage(4), limits=limits, observers=[watch])
+    entries = [Numbered([number, seconds]) for number, seconds in enumerate(items)]
+
+    async def main() -> list[Any]:
+        if not streamed:
+            return list((await runner.arun(flow, iter(entries))).outcomes)
+        async with runner:
+            return [outcome async for outcome in runner.astream(flow, iter(entries))]
+
+    clock = trio.testing.MockClock(autojump_threshold=0)
+    outcomes = anyio.run(main, backend="trio", backend_options={"clock": clock})
+
+    assert open_now == 0
+    assert most_open <= window
+    assert most_open == min(window, len(items)) or streamed
+    assert sorted(outcome.index for outcome in outcomes) == list(range(len(items)))
+    assert all(outcome.ok for outcome in outcomes)
+    statistics = runner._gates.llm[0].statistics()
+    assert statistics.peak <= slots
+    assert (statistics.in_flight, statistics.waiting) == (0, 0)
