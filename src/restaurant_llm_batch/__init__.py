@@ -80,7 +80,10 @@ def __getattr__(name: str) -> Any:
 
         return BatchSettings
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        return version("restaurant-llm-batch")
+        try:
+            return version("restaurant-llm-batch")
+        except PackageNotFoundError:
+            return "0+unknown"  # used from a source tree that was never installed
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

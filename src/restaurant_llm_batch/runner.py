@@ -46,6 +46,9 @@ if TYPE_CHECKING:
     from .settings import BatchSettings
 
 R = TypeVar("R")
+
+_RUN_NUMBERS = count(1)
+"""Numbers the runs of this process, so that one observer can watch several runners."""
 Deliver = Callable[[Outcome[Any]], bool]
 
 
@@ -108,7 +111,6 @@ class BatchRunner:
         self._retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry}
         self._observers = tuple(observers)
         self._arrivals = count().__next__
-        self._runs = count(1).__next__
         self._leases = Leases([llm] if search is None else [llm, search])
         self._blocks: list[ExitStack] = []
         self._openings: list[_Opening] = []
@@ -219,7 +221,7 @@ class BatchRunner:
             )
         intake = Intake(checked, items)
         run = Run(
-            self._runs(),
+            next(_RUN_NUMBERS),
             checked,
             self._plan,
             self._gates,

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _VERSION = 1
 _SMALLEST, _LARGEST = 16, 65_536
 _KNOWN_STEMS = 65_536
+_LONGEST_KNOWN = 100  # a "word" of thousands of letters is not worth remembering
 
 # Found on the tuning part of the data; see docs/search-quality.md.
 _STEM, _GRAM, _CONCEPT, _ASPECT = 1.0, 0.6, 1.0, 0.75
@@ -111,7 +112,8 @@ class HashingEmbedder:
         vector = [0.0] * self._size
         for stem, count in counts.items():
             weight = 1.0 + math.log(count)
-            for index, value in self._share(stem):
+            share = self._share if len(stem) <= _LONGEST_KNOWN else self._make_share
+            for index, value in share(stem):
                 vector[index] += weight * value
         length = math.sqrt(sum(value * value for value in vector))
         return [value / length for value in vector] if length else vector

@@ -13,6 +13,7 @@ from typing import Any
 
 from ..gate import Gate, Ticket
 from ..report import Stage
+from .meter import Meter
 from .plan import Line
 from .wake import Home
 
@@ -44,6 +45,7 @@ class Call:
         "began_at",
         "gates",
         "line",
+        "meter",
         "owner",
         "priority",
         "stage",
@@ -62,6 +64,7 @@ class Call:
         gates: tuple[Gate, ...],
         priority: int,
         arrival: int,
+        meter: Meter,
         weight: int = 1,
     ) -> None:
         self.line = line
@@ -72,6 +75,7 @@ class Call:
         self.gates = gates
         self.priority = priority
         self.arrival = arrival
+        self.meter = meter
         self.weight = weight
         self.asked_at = 0.0
         self.began_at = 0.0
@@ -107,7 +111,8 @@ class Call:
             gate.withdraw(ticket)
 
     def leave(self) -> None:
-        """Free the slots; the backend has returned."""
+        """Free the slots; the backend has returned. To be called once, by whoever called the backend."""
+        self.meter.leave(self.stage, self.weight)
         for gate, ticket in zip(self.gates, self._tickets, strict=False):
             gate.done(ticket)
 

@@ -135,7 +135,8 @@ class Conductor:
     def ended(self, call: Call, answer: Any, error: BaseException | None) -> None:
         """Note that a call is over; its flow goes on before its slot is given away."""
         if self.finished:
-            call.leave()
+            if call.line.native:
+                call.leave()
             return
         frame: Frame = call.owner
         self.run.ended(call, frame.entry, answer, error)
@@ -147,7 +148,8 @@ class Conductor:
                 if self.run.stopped is not None:
                     self.halt()  # before the slot is free
         finally:
-            call.leave()
+            if call.line.native:
+                call.leave()  # a blocking call leaves by itself, in its thread
         self._after_step()
 
     def halt(self) -> None:
@@ -241,6 +243,8 @@ class Conductor:
             frame.missing = len(step.flows)
             for place, flow in enumerate(step.flows):
                 self._advance(Frame(flow, frame.entry, frame, place), None, None)
+        elif self._halted:
+            self._advance(frame, None, self.run.stop_error())
         else:
             self._paused.add(frame)
             self._hands.after(step.seconds, lambda: self._resume(frame))

@@ -115,7 +115,7 @@ def _search_chunk(
     line = run.plan.search_many
     if line is not None and len(queries) > 1 and run.stopped is None:
         gates, order = run.gates.search, (entry.priority, entry.arrival)
-        call = Call(line, queries, "search", "search_many", 1, gates, *order, len(queries))
+        call = Call(line, queries, "search", "search_many", 1, gates, *order, run.meter, len(queries))
         try:
             found = list((yield call))
         except RunStopped:
@@ -147,7 +147,7 @@ def _call(
         attempt = tries.failed + tries.refused + 1
         if run.stopped is not None:
             raise run.stop_error()
-        call = Call(line, argument, stage, what, attempt, gates, entry.priority, entry.arrival)
+        call = Call(line, argument, stage, what, attempt, gates, entry.priority, entry.arrival, run.meter)
         try:
             answer = yield call
         except RunStopped:

@@ -117,6 +117,7 @@ class PortalDriver:
         self._driver: ConcurrentDriver | None = None
         self._future: Future[None] | None = None
         self._aborted = False
+        self._stop_reason: str | None = None
         self._over = threading.Event()
         self._taken = 0
 
@@ -151,6 +152,7 @@ class PortalDriver:
 
     def stop(self, reason: str) -> None:
         """Let calls in flight end, and begin nothing more; may be called from a signal handler."""
+        self._stop_reason = reason  # before looking for the driver, as the host looks here after setting it
         driver = self._driver
         if driver is not None:
             driver.home.post(partial(driver.stop, reason))
@@ -174,6 +176,8 @@ class PortalDriver:
         source: Source = LocalSource(self._intake) if self._intake.checked_whole else self._fed
         self._driver = driver = self._make_driver(source, self._deliver)
         try:
+            if self._stop_reason is not None:
+                driver.stop(self._stop_reason)
             if not self._aborted:
                 await driver.run()
         finally:

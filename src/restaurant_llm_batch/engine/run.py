@@ -25,6 +25,7 @@ from ..protocols import Observer, Task
 from ..report import Failure, Outcome, RunStats, Stage, Success
 from .call import Call
 from .intake import Entry
+from .meter import Meter
 from .plan import Plan
 from .retry import RetryPolicy
 from .statistics import Statistics
@@ -67,6 +68,7 @@ class Run:
         self.retries = retries
         self.random = random
         self.stopped: Exception | None = None
+        self.meter = Meter()
         self._statistics = Statistics()
         self._observers = (self._statistics, *observers)
         self._arrivals = arrivals
@@ -74,7 +76,8 @@ class Run:
     @property
     def stats(self) -> RunStats:
         """What the run has taken so far."""
-        return self._statistics.snapshot(None if self.stopped is None else why(self.stopped))
+        reason = None if self.stopped is None else why(self.stopped)
+        return self._statistics.snapshot(self.meter.peak(), reason)
 
     def begin(self, total: int | None) -> None:
         """Note that the run begins."""
@@ -99,6 +102,7 @@ class Run:
 
     def began(self, call: Call, entry: Entry) -> None:
         """Note that a call was admitted."""
+        self.meter.enter(call.stage, call.weight)
         now = call.began_at = monotonic()
         waited = now - call.asked_at
         self.observe(

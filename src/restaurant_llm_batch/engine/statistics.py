@@ -17,8 +17,6 @@ class Statistics:
         self._began = 0.0
         self._latest = 0.0
         self._calls: Counter[str] = Counter()
-        self._in_flight: Counter[str] = Counter()
-        self._peak: dict[str, int] = {}
         self._retries = 0
         self._refusals = 0
         self._prompt_tokens = 0
@@ -30,7 +28,7 @@ class Statistics:
         """Take note of an event."""
         self._latest = event.at
         if isinstance(event, CallStarted):
-            self._started(event)
+            self._calls[event.stage] += event.weight
         elif isinstance(event, CallEnded):
             self._ended(event)
         elif isinstance(event, ItemEnded):
@@ -43,8 +41,8 @@ class Statistics:
         elif isinstance(event, RunStarted):
             self._began = event.at
 
-    def snapshot(self, stopped_because: str | None) -> RunStats:
-        """Return the sums so far."""
+    def snapshot(self, peak_in_flight: dict[str, int], stopped_because: str | None) -> RunStats:
+        """Return the sums so far, with what events do not tell."""
         return RunStats(
             wall_seconds=max(0.0, self._latest - self._began),
             succeeded=self._succeeded,
@@ -54,20 +52,12 @@ class Statistics:
             refusals=self._refusals,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
-            peak_in_flight=dict(self._peak),
+            peak_in_flight=peak_in_flight,
             peak_memory_mib=peak_memory_mib(),
             stopped_because=stopped_because,
         )
 
-    def _started(self, event: CallStarted) -> None:
-        stage = event.stage
-        self._calls[stage] += event.weight
-        self._in_flight[stage] += event.weight
-        if self._in_flight[stage] > self._peak.get(stage, 0):
-            self._peak[stage] = self._in_flight[stage]
-
     def _ended(self, event: CallEnded) -> None:
-        self._in_flight[event.stage] -= event.weight
         if event.reply is not None:
             self._prompt_tokens += event.reply.prompt_tokens
             self._completion_tokens += event.reply.completion_tokens

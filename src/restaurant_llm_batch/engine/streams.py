@@ -51,6 +51,7 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
         self._run = run
         self._stack = ExitStack()
         self._driver: SyncDriver | None = None
+        self._stop_reason: str | None = None
         self._over = False
 
     @property
@@ -64,6 +65,8 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
         try:
             if self._driver is None:
                 self._driver = self._begin(self._stack)
+                if self._stop_reason is not None:
+                    self._driver.stop(self._stop_reason)
             outcome = self._driver.take()
         except BaseException as error:
             attach_report(error, self.close(), self.stats)
@@ -79,9 +82,8 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
 
         May be called from a signal handler.
         """
-        if self._driver is None:
-            self._finish()
-        else:
+        self._stop_reason = reason
+        if self._driver is not None:
             self._driver.stop(reason)
 
     def close(self) -> list[Success[T] | Failure]:
