@@ -1,7 +1,7 @@
 """
 What goes in and what comes out: reviews, queries, requests, replies, items and results.
 
-Everything here is frozen. Data from outside is checked once, at the door (`RestaurantRef`), so the rest of
+Everything here is frozen. Data from outside is checked once, at the door (`tasks/forms.py`), so the rest of
 the library can trust it.
 """
 
@@ -10,9 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import index
-from typing import Annotated, Any, Literal, TypeAlias
-
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from typing import Any, Literal, TypeAlias
 
 from .errors import ConfigurationError
 
@@ -135,7 +133,8 @@ class LLMReply:
     model: str = ""
 
 
-class RestaurantRef(BaseModel):
+@dataclass(frozen=True, slots=True)
+class RestaurantRef:
     """
     An item of `SummarizeAspects`: a restaurant, and what is particular about it.
 
@@ -146,12 +145,10 @@ class RestaurantRef(BaseModel):
         query: Words of this restaurant's own, added to every aspect's seed words.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    restaurant_id: StrictInt | StrictStr
-    limit: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
-    priority: StrictInt = 0
-    query: StrictStr | None = None
+    restaurant_id: ItemId
+    limit: int | None = None
+    priority: int = 0
+    query: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

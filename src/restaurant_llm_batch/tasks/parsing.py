@@ -9,32 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
-
-from pydantic import BaseModel, BeforeValidator, StringConstraints, ValidationError
+from typing import Any
 
 from ..errors import OutputInvalid, OutputTruncated
 from ..models import AspectSummary, Evidence, Hit, LLMReply
-
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-
-
-def _nothing_for_null(value: Any) -> Any:
-    return [] if value is None else value
-
-
-class AspectAnswer(BaseModel):
-    """One aspect, as the model answers it."""
-
-    summary: Text
-    bullets: Annotated[list[str], BeforeValidator(_nothing_for_null)] = []
-    evidence: Annotated[list[Any], BeforeValidator(_nothing_for_null)] = []
-
-
-class OverallAnswer(BaseModel):
-    """The overall summary, as the model answers it."""
-
-    overall_summary: Text
 
 
 def read_object(reply: LLMReply) -> Mapping[str, Any]:
@@ -75,10 +53,9 @@ def read_aspect(answer: Any, hits: Sequence[Hit], limit: int, reply: LLMReply) -
     Raises:
         OutputInvalid: When the part does not have its form.
     """
-    try:
-        part = AspectAnswer.model_validate(answer)
-    except ValidationError as error:
-        raise OutputInvalid(_complaint(error), reply=reply) from error
+    from .forms import AspectForm, validated
+
+    part = validated(AspectForm, answer, reply)
     cited = dict.fromkeys(number for number in part.evidence if _is_shown(number, hits))
     return AspectSummary(
         status="ok",
@@ -96,17 +73,10 @@ def read_overall(answer: Mapping[str, Any], reply: LLMReply) -> str:
     Raises:
         OutputInvalid: When there is none.
     """
-    try:
-        return OverallAnswer.model_validate(answer).overall_summary
-    except ValidationError as error:
-        raise OutputInvalid(_complaint(error), reply=reply) from error
+    from .forms import OverallForm, validated
+
+    return validated(OverallForm, answer, reply).overall_summary
 
 
 def _is_shown(number: Any, hits: Sequence[Hit]) -> bool:
     return type(number) is int and 0 <= number < len(hits)
-
-
-def _complaint(error: ValidationError) -> str:
-    first = error.errors(include_url=False, include_input=False)[0]
-    field = ".".join(map(str, first["loc"])) or "the answer"
-    return f"the answer does not have its form: {field}: {first['msg']}"

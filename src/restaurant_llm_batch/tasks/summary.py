@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
-
-from pydantic import ValidationError
 
 from ..errors import BatchError, ConfigurationError
 from ..models import (
@@ -90,14 +88,11 @@ class SummarizeAspects:
 
     def read(self, raw: Any, /) -> RestaurantRef:
         """Check one item: an id, a mapping or a `RestaurantRef`."""
-        if isinstance(raw, RestaurantRef):
-            return raw
-        if not isinstance(raw, Mapping):
-            return RestaurantRef(restaurant_id=as_item_id(raw, "restaurant_id"))
-        try:
-            return RestaurantRef.model_validate(raw)
-        except ValidationError as error:
-            raise ConfigurationError(_complaint(error)) from error
+        if not isinstance(raw, (Mapping, RestaurantRef)):
+            return RestaurantRef(as_item_id(raw, "restaurant_id"))
+        from .forms import read_restaurant
+
+        return read_restaurant(asdict(raw) if isinstance(raw, RestaurantRef) else raw)
 
     def identify(self, item: RestaurantRef, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""
@@ -269,12 +264,3 @@ def _raise_if_nothing_stands(categories: Mapping[str, AspectSummary], errors: Se
 def _check(name: str, value: object, fine: bool, bounds: str) -> None:
     if not fine:
         raise ConfigurationError(f"SummarizeAspects.{name} must be {bounds}, got {value!r}")
-
-
-def _complaint(error: ValidationError) -> str:
-    complaints = []
-    for detail in error.errors(include_url=False):
-        name = ".".join(str(part) for part in detail["loc"] if part not in ("int", "str"))
-        complaints.append(f"field {name!r}: {detail['msg'].lower()}, got {detail['input']!r}")
-    known = ", ".join(RestaurantRef.model_fields)
-    return f"{'; '.join(complaints)} (fields: {known})"
