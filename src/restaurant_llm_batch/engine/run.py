@@ -20,7 +20,7 @@ from ..events import (
     RunStarted,
 )
 from ..gate import Gate
-from ..models import LLMReply
+from ..models import ItemId, LLMReply
 from ..protocols import Observer, Task
 from ..report import Failure, Outcome, RunStats, Stage, Success
 from .call import Call
@@ -28,7 +28,6 @@ from .intake import Entry
 from .meter import Meter
 from .plan import Plan
 from .retry import RetryPolicy
-from .statistics import Statistics
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -69,89 +68,56 @@ class Run:
         self.random = random
         self.stopped: Exception | None = None
         self.meter = Meter()
-        self._statistics = Statistics()
-        self._observers = (self._statistics, *observers)
+        self._observers = tuple(observers)
         self._arrivals = arrivals
 
     @property
     def stats(self) -> RunStats:
         """What the run has taken so far."""
-        reason = None if self.stopped is None else why(self.stopped)
-        return self._statistics.snapshot(self.meter.peak(), reason)
+        return self.meter.stats(None if self.stopped is None else why(self.stopped))
 
     def begin(self, total: int | None) -> None:
         """Note that the run begins."""
-        self.observe(RunStarted(self.number, monotonic(), total))
+        self.meter.began = self.meter.latest = now = monotonic()
+        self._show(RunStarted(self.number, now, total))
 
     def end(self) -> None:
         """Note that the run is over."""
-        self.observe(RunEnded(self.number, monotonic(), self.stats))
-
-    def observe(self, event: Event) -> None:
-        """Show an event to everyone who watches."""
-        for observer in self._observers:
-            try:
-                observer(event)
-            except Exception:
-                log.exception("an observer failed; the run goes on without it having seen the event")
+        self._show(RunEnded(self.number, monotonic(), self.stats))
 
     def open(self, entry: Entry) -> None:
         """Let an entry into the window."""
         entry.arrival = self._arrivals()
-        self.observe(ItemStarted(self.number, monotonic(), entry.item_id))
+        if self._observers:
+            self._show(ItemStarted(self.number, monotonic(), entry.item_id))
 
     def began(self, call: Call, entry: Entry) -> None:
         """Note that a call was admitted."""
-        self.meter.enter(call.stage, call.weight)
         now = call.began_at = monotonic()
-        waited = now - call.asked_at
-        self.observe(
-            CallStarted(
-                self.number,
-                now,
-                entry.item_id,
-                call.stage,
-                call.what,
-                call.attempt,
-                waited,
-                call.weight,
-            )
-        )
+        self.meter.enter(call.stage, call.weight)
+        if self._observers:
+            waited = now - call.asked_at
+            self._show(CallStarted(self.number, now, *_named(call, entry), waited, call.weight))
 
     def ended(self, call: Call, entry: Entry, answer: Any, error: BaseException | None) -> None:
         """Note that a call came back."""
-        now = monotonic()
         reply = answer if isinstance(answer, LLMReply) else None
-        self.observe(
-            CallEnded(
-                self.number,
-                now,
-                entry.item_id,
-                call.stage,
-                call.what,
-                call.attempt,
-                now - call.began_at,
-                call.weight,
-                reply,
-                error,
-            )
-        )
+        if reply is not None:
+            self.meter.answered(reply)
+        elif error is not None:
+            self.meter.raised(error)
+        if self._observers:
+            now = monotonic()
+            seconds = now - call.began_at
+            event = CallEnded(self.number, now, *_named(call, entry), seconds, call.weight, reply, error)
+            self._show(event)
 
     def retry(self, call: Call, entry: Entry, wait: float, refused: bool, error: Exception) -> None:
         """Note that a call will be made again."""
-        self.observe(
-            RetryPlanned(
-                self.number,
-                monotonic(),
-                entry.item_id,
-                call.stage,
-                call.what,
-                call.attempt,
-                wait,
-                refused,
-                error,
-            )
-        )
+        self.meter.retries += 1
+        if self._observers:
+            event = RetryPlanned(self.number, monotonic(), *_named(call, entry), wait, refused, error)
+            self._show(event)
 
     def close(self, entry: Entry, value: Any, error: Exception | None) -> Outcome[Any]:
         """Book an entry's end and return its outcome."""
@@ -165,8 +131,21 @@ class Run:
         return outcome
 
     def closed(self, outcome: Outcome[Any]) -> None:
-        """Note an outcome that needed no entry."""
-        self.observe(ItemEnded(self.number, monotonic(), outcome))
+        """Book an outcome."""
+        self.meter.latest = now = monotonic()
+        if isinstance(outcome, Success):
+            self.meter.succeeded += 1
+        else:
+            self.meter.failed += 1
+        if self._observers:
+            self._show(ItemEnded(self.number, now, outcome))
+
+    def _show(self, event: Event) -> None:
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:
+                log.exception("an observer failed; the run goes on without it having seen the event")
 
     def stop_error(self) -> RunStopped:
         """Return the error of an item that a stop keeps from going on."""
@@ -183,6 +162,10 @@ def why(reason: BaseException | None) -> str:
     if type(reason) is RunStopped:
         return str(reason)
     return f"{type(reason).__name__}: {reason}"
+
+
+def _named(call: Call, entry: Entry) -> tuple[ItemId, Stage, str, int]:
+    return entry.item_id, call.stage, call.what, call.attempt
 
 
 def _where(entry: Entry, error: Exception) -> tuple[Stage, int]:
