@@ -198,10 +198,11 @@ def test_many_threads_never_exceed_the_limit() -> None:
 def test_a_forked_child_does_not_wait_for_its_parents_calls() -> None:
     gate = Gate(1)
     gate.ask(ticket())
-    gate._lock.acquire()  # as if another thread of the parent held it at the fork
+    lock, _ = gate._here()
+    lock.acquire()  # as if another thread of the parent held it at the fork
     child = os.fork()
     if child == 0:
         os._exit(0 if gate.ask(ticket()) else 1)
-    gate._lock.release()
+    lock.release()
 
     assert os.waitpid(child, 0)[1] == 0

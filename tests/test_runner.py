@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import subprocess
+import sys
 from typing import Any
 
 import anyio
@@ -13,6 +15,7 @@ from hypothesis import strategies as st
 from restaurant_llm_batch import (
     BatchRunner,
     Failure,
+    Gate,
     Limits,
     LLMReply,
     LLMRequest,
@@ -414,6 +417,7 @@ def test_a_backend_that_forgets_to_return_fails_its_item(strategy: Strategy) -> 
 
     report = BatchRunner(llm=Forgetful(), strategy=strategy).run(ask, [1])
 
+    assert (report.failures[0].stage, report.failures[0].attempts) == ("llm", 1)
     assert "must return an LLMReply, got None" in str(report.failures[0].error)
 
 
@@ -436,9 +440,184 @@ def test_a_call_admitted_but_not_begun_is_not_made_after_a_stop() -> None:
                     await anyio.lowlevel.checkpoint()
                 driver = stream._channel.driver
                 pending = len(driver._admitted)
-                driver.stop("now")
+                stream._run.stop("now")
+                driver.conductor.halt()
             return pending
 
     assert anyio.run(main) == 5
     assert llm.calls == 0
     assert runner._gates.llm[0].statistics().in_flight == 0
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_a_stop_reads_no_further_even_if_every_item_is_bad(strategy: Strategy) -> None:
+    taken: list[int] = []
+
+    def items() -> Any:
+        for number in range(10_000):
+            taken.append(number)
+            yield None
+
+    stream = make(strategy).stream(ask, items())
+    next(stream)
+    stream.stop()
+    outcomes = list(stream)
+
+    assert len(taken) == len(outcomes) + 1
+    assert len(taken) < 100
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_a_stream_that_is_not_being_read_holds_nobody_up(strategy: Strategy) -> None:
+    runner = make(strategy, seconds=0.001)
+    counts = []
+    for outcome in runner.stream(ask, range(6)):
+        counts.append(len(runner.run(ask, range(100, 104)).results))
+        assert outcome.ok
+
+    assert counts == [4] * 6
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_a_stop_ends_a_flow_that_polls(strategy: Strategy) -> None:
+    def poll(item: int) -> Any:
+        if item:
+            while True:
+                yield from pause(0.001)
+        yield from pause(0)
+        return item
+
+    stream = make(strategy).stream(poll, range(2))
+    first = next(stream)
+    stream.stop()
+    rest = list(stream)
+
+    assert first.item_id == 0
+    assert all(type(outcome.error) is errors.RunStopped for outcome in rest if isinstance(outcome, Failure))
+
+
+def test_stop_before_the_first_outcome_begins_nothing() -> None:
+    for strategy in STRATEGIES:
+        llm = FakeLLM()
+        stream = BatchRunner(llm=llm, strategy=strategy).stream(ask, range(5))
+        stream.stop()
+        assert list(stream) == []
+        assert llm.calls == 0
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_a_finally_that_raises_takes_no_outcome_away(
+    strategy: Strategy, caplog: pytest.LogCaptureFixture
+) -> None:
+    def careless(item: int) -> Any:
+        try:
+            yield from pause(0.0 if item == 0 else 3600)
+        finally:
+            if item == 1:
+                raise ZeroDivisionError
+
+    stream = make(strategy).stream(careless, range(4))
+    outcomes = [next(stream)]
+    outcomes += stream.close()
+
+    assert len(outcomes) == (4 if strategy.restaurant_async else len(outcomes))
+    assert {outcome.index for outcome in outcomes} == set(range(len(outcomes)))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_an_exit_asked_for_by_a_backend_leaves_run_as_itself(strategy: Strategy) -> None:
+    class Leaving(FakeLLM):
+        def _reply(self, request: LLMRequest) -> LLMReply:
+            raise SystemExit(3)
+
+    runner = BatchRunner(llm=Leaving(), strategy=strategy)
+    with pytest.raises(SystemExit) as raised:
+        runner.run(ask, range(3))
+
+    assert raised.value.code == 3
+    assert runner._gates.llm[0].statistics().in_flight == 0
+
+
+def test_one_gate_for_llm_and_total_is_one_limit() -> None:
+    gate = Gate(1)
+    llm = FakeLLM(seconds=0.001)
+    runner = BatchRunner(llm=llm, strategy=Strategy.stage(4), limits=Limits(llm=gate, llm_total=gate))
+
+    assert len(runner.run(ask, range(3)).results) == 3
+    assert llm.peak == 1
+
+
+def test_a_task_of_the_users_own_may_refuse_an_item_as_it_likes() -> None:
+    class Numbers:
+        name = "Numbers"
+        needs_search = False
+
+        def read(self, raw: Any) -> int:
+            return int(raw)
+
+        def identify(self, item: int) -> tuple[int, int]:
+            return item, 0
+
+        def flow(self, item: int) -> Any:
+            return ask(item)
+
+    report = make().run(Numbers(), iter(["1", "two", "3"]))
+    assert [outcome.ok for outcome in report.outcomes] == [True, False, True]
+    with pytest.raises(errors.ConfigurationError, match="item 1: ValueError: invalid literal"):
+        make().run(Numbers(), ["1", "two", "3"])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_context_variables_reach_the_backend(strategy: Strategy) -> None:
+    """Tracing depends on it."""
+    from contextvars import ContextVar
+
+    variable: ContextVar[str] = ContextVar("variable", default="lost")
+    seen: set[str] = set()
+
+    class Tracing(FakeLLM):
+        def _reply(self, request: LLMRequest) -> LLMReply:
+            seen.add(variable.get())
+            return LLMReply("text")
+
+    async def main() -> None:
+        variable.set("kept")
+        await BatchRunner(llm=Tracing(), strategy=strategy).arun(ask, range(3))
+
+    anyio.run(main)
+    assert seen == {"kept"}
+
+
+@pytest.mark.parametrize("strategy", ["stage(1)", "stage(2)", "stage(4)", "threaded()"])
+@pytest.mark.parametrize(
+    "left_open",
+    ["stream = runner.stream(ask, range(9)); next(stream)", "runner.__enter__(); runner.run(ask, [1])"],
+)
+def test_the_interpreter_exits_with_a_stream_or_a_runner_left_open(strategy: str, left_open: str) -> None:
+    code = (
+        "from restaurant_llm_batch import BatchRunner, Strategy, Limits\n"
+        "from restaurant_llm_batch.testing import FakeLLM\n"
+        "from tests.test_runner import ask\n"
+        f"llm, strategy = FakeLLM(seconds=0.01), Strategy.{strategy}\n"
+        "runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(llm=1))\n"
+        f"{left_open}\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], timeout=30, capture_output=True, text=True)
+
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+def test_a_stream_collected_anywhere_ends_without_waiting() -> None:
+    import gc
+
+    llm = FakeLLM(seconds=0.01)
+    runner = BatchRunner(llm=llm, strategy=Strategy.stage(4), limits=Limits(llm=1))
+    stream = runner.stream(ask, range(100))
+    next(stream)
+    cycle: list[Any] = [stream]
+    cycle.append(cycle)
+    del stream, cycle
+    gc.collect()
+
+    assert len(runner.run(ask, range(200, 203)).results) == 3
+    assert llm.calls < 50

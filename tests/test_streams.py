@@ -87,6 +87,28 @@ async def test_aclose_waits_until_nothing_is_in_flight() -> None:
             await anext(stream)
 
 
+async def test_closing_and_stopping_before_the_first_outcome_begin_nothing() -> None:
+    runner, llm = make(Strategy.stage(4))
+    async with runner:
+        closed = runner.astream(SummarizeAspects(), range(5))
+        await closed.aclose()
+        stopped = runner.astream(SummarizeAspects(), range(5))
+        stopped.stop()
+        outcomes = [o async for o in closed] + [o async for o in stopped]
+
+    assert outcomes == []
+    assert llm.calls == 0
+
+
+async def test_a_stream_begun_after_its_block_says_what_to_do() -> None:
+    runner, _ = make(Strategy.stage(4))
+    async with runner:
+        stream = runner.astream(SummarizeAspects(), range(5))
+
+    with pytest.raises(errors.ConfigurationError, match="read the stream inside it"):
+        await anext(stream)
+
+
 async def test_astream_needs_an_open_runner() -> None:
     runner, llm = make(Strategy.stage(4))
 

@@ -11,7 +11,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heappop, heappush
+from heapq import heapify, heappop, heappush
 
 from .errors import ConfigurationError
 
@@ -88,8 +88,11 @@ class Admission:
     def withdraw(self, ticket: Ticket) -> list[Ticket]:
         """Forget a ticket, whether it waits or was just admitted."""
         if ticket.state is _WAITING:
-            ticket.state = _GONE  # stays in the heap until it surfaces
+            ticket.state = _GONE  # stays in the heap until it surfaces, or most of the heap is such
             self.waiting -= 1
+            if len(self._queue) > 2 * self.waiting + 64:
+                self._queue = [entry for entry in self._queue if entry[3].state == _WAITING]
+                heapify(self._queue)
             return self._admit()
         return self.done(ticket)
 
@@ -146,61 +149,67 @@ class Gate:
     """
 
     def __init__(self, limit: int) -> None:
-        self._admission = Admission(_checked(limit))
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
+        # By process: after a fork the parent's calls are in flight in the parent only, its lock may be held.
+        self._states = {os.getpid(): (threading.Lock(), Admission(_checked(limit)))}
 
     @property
     def limit(self) -> int:
         """The most calls in flight. May be set at any time; a smaller one waits for calls to end."""
-        return self._admission.limit
+        return self._here()[1].limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
         _checked(limit)
-        with self._lock:
-            admitted = self._admission.resize(limit)
+        lock, state = self._here()
+        with lock:
+            admitted = state.resize(limit)
         self._wake(admitted)
 
     def statistics(self) -> GateStatistics:
         """Return how full the gate is now."""
-        with self._lock:
-            state = self._admission
+        lock, state = self._here()
+        with lock:
             return GateStatistics(state.limit, state.in_flight, state.waiting, state.peak)
 
     def ask(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
-        if os.getpid() != self._pid:
-            self._forget_parent()
-        with self._lock:
-            return self._admission.ask(ticket)
+        lock, state = self._here()
+        with lock:
+            return state.ask(ticket)
 
     def done(self, ticket: Ticket) -> None:
         """Free an admitted ticket's slots. Doing it twice does nothing."""
-        with self._lock:
-            admitted = self._admission.done(ticket)
+        lock, state = self._here()
+        with lock:
+            admitted = state.done(ticket)
         if admitted:
             self._wake(admitted)
 
     def withdraw(self, ticket: Ticket) -> None:
         """Give up a ticket, whether it waits or was just admitted."""
-        with self._lock:
-            admitted = self._admission.withdraw(ticket)
+        lock, state = self._here()
+        with lock:
+            admitted = state.withdraw(ticket)
         self._wake(admitted)
 
-    def _wake(self, admitted: list[Ticket]) -> None:
-        for ticket in admitted:
-            if ticket.wake() is False:
-                self.done(ticket)
+    def _here(self) -> tuple[threading.Lock, Admission]:
+        pid = os.getpid()
+        state = self._states.get(pid)
+        if state is None:
+            (_, parents), *_ = self._states.values()
+            state = self._states.setdefault(pid, (threading.Lock(), Admission(parents.limit)))
+        return state
 
-    def _forget_parent(self) -> None:
-        # After a fork the parent's calls are in flight in the parent only, and its lock may be held.
-        self._lock = threading.Lock()
-        self._admission = Admission(self._admission.limit)
-        self._pid = os.getpid()
+    def _wake(self, admitted: list[Ticket]) -> None:
+        lock, state = self._here()
+        while admitted:
+            ticket = admitted.pop(0)
+            if ticket.wake() is False:
+                with lock:
+                    admitted += state.done(ticket)
 
     def __repr__(self) -> str:
-        state = self._admission
+        state = self.statistics()
         return f"<Gate {state.in_flight}/{state.limit} in flight, {state.waiting} waiting>"
 
 

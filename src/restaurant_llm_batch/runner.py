@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from random import Random
 from types import TracebackType
@@ -15,17 +16,16 @@ from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, current_token
 
 from .engine.concurrent import ConcurrentDriver
-from .engine.conductor import Source
 from .engine.functions import as_task
-from .engine.intake import Intake
-from .engine.leases import Leases
+from .engine.intake import Intake, LocalSource
+from .engine.leases import Lease, Leases
 from .engine.plan import make_plan
-from .engine.portal import PortalDriver
+from .engine.reader import Reader, in_thread, on_loop
 from .engine.retry import RetryPolicy
 from .engine.run import Gates, Run
 from .engine.sequential import SequentialDriver
 from .engine.streams import AsyncOutcomes, Outcomes, SyncDriver, attach_report
-from .engine.threaded import LocalSource, ThreadedDriver
+from .engine.threaded import ThreadedDriver
 from .engine.threads import WorkerThreads
 from .errors import ConfigurationError
 from .gate import Gate
@@ -49,6 +49,7 @@ R = TypeVar("R")
 
 _RUN_NUMBERS = count(1)
 """Numbers the runs of this process, so that one observer can watch several runners."""
+Driver = TypeVar("Driver", ConcurrentDriver, ThreadedDriver)
 Deliver = Callable[[Outcome[Any]], bool]
 
 
@@ -112,7 +113,7 @@ class BatchRunner:
         self._observers = tuple(observers)
         self._arrivals = count().__next__
         self._leases = Leases([llm] if search is None else [llm, search])
-        self._blocks: list[ExitStack] = []
+        self._blocks: list[Lease] = []
         self._openings: list[_Opening] = []
 
     @classmethod
@@ -184,7 +185,7 @@ class BatchRunner:
 
         async with self._leases.on_loop() as threads:
             run.begin(intake.total)
-            driver = self._concurrent(run, intake, threads, LocalSource(intake), deliver)
+            driver = self._concurrent(run, intake, threads, deliver)
             try:
                 await driver.run()
             except BaseException as error:
@@ -208,7 +209,7 @@ class BatchRunner:
 
         def make_driver(deliver: Deliver) -> ConcurrentDriver:
             run.begin(intake.total)
-            return self._concurrent(run, intake, opening.threads, LocalSource(intake), deliver)
+            return self._concurrent(run, intake, opening.threads, deliver)
 
         return AsyncOutcomes(opening.tasks, make_driver, run)
 
@@ -237,26 +238,30 @@ class BatchRunner:
     ) -> Outcomes[R]:
         run, intake = self._prepare(task, items)
 
-        def begin(stack: ExitStack) -> SyncDriver:
-            threads = stack.enter_context(self._leases.held())
+        def begin(lease: Lease) -> SyncDriver:
+            threads = lease.threads
             run.begin(intake.total)
             if not self.strategy.side_by_side:
                 return SequentialDriver(run, intake)
-            if self.strategy.threads:
-                return ThreadedDriver(run, intake, self._window, threads, collect=collect)
+            if lease.loop_thread is None:
+                launch = in_thread(partial(make_driver, ThreadedDriver, threads), threads)
+            else:
+                portal = lease.loop_thread.portal
+                launch = on_loop(partial(make_driver, ConcurrentDriver, threads), portal)
+            return Reader(run, intake, launch, collect=collect)
 
-            def make_driver(source: Source, deliver: Deliver) -> ConcurrentDriver:
-                return self._concurrent(run, intake, threads, source, deliver)
+        def make_driver(kind: type[Driver], threads: WorkerThreads, reader: Reader) -> Driver:
+            return kind(run, reader.source, intake, self._window, threads, reader.deliver)
 
-            portal = stack.enter_context(self._leases.portal())
-            return PortalDriver(portal, run, intake, make_driver, collect=collect)
+        return Outcomes(begin, self._take_lease, run)
 
-        return Outcomes(begin, run)
+    def _take_lease(self) -> Lease:
+        return self._leases.take(loop=self.strategy.side_by_side and not self.strategy.threads)
 
     def _concurrent(
-        self, run: Run, intake: Intake, threads: WorkerThreads, source: Source, deliver: Deliver
+        self, run: Run, intake: Intake, threads: WorkerThreads, deliver: Deliver
     ) -> ConcurrentDriver:
-        return ConcurrentDriver(run, source, intake, self._window, threads, deliver)
+        return ConcurrentDriver(run, LocalSource(intake), intake, self._window, threads, deliver)
 
     @property
     def _window(self) -> int:
@@ -275,15 +280,11 @@ class BatchRunner:
         return own[-1] if own else here[0]
 
     def __enter__(self) -> Self:
-        block = ExitStack()
-        block.enter_context(self._leases.held())
-        if self.strategy.side_by_side and not self.strategy.threads:
-            block.enter_context(self._leases.portal())
-        self._blocks.append(block)
+        self._blocks.append(self._take_lease())
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._blocks.pop().close()
+        self._blocks.pop().end()
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()

@@ -17,8 +17,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
+from .errors import ConfigurationError
 from .models import Hit, LLMReply, LLMRequest, SearchQuery
 
 T = TypeVar("T")
@@ -64,6 +66,11 @@ class Pause:
     """Wait `seconds`, holding no slot. Answered with None."""
 
     seconds: float
+
+    def __post_init__(self) -> None:
+        seconds: object = self.seconds
+        if not isinstance(seconds, (int, float)) or not 0 <= seconds < inf:
+            raise ConfigurationError(f"pause() takes a number of seconds from 0, got {self.seconds!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -180,8 +180,35 @@ def test_a_failed_or_short_round_trip_falls_back_to_single_searches(answer: Any)
     flow, _, _ = open_flow(find_all, many=True)
     next(flow)
     step = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
+    if isinstance(answer, Exception):
+        assert isinstance(step, Pause)
+        step = flow.send(None)
 
     assert [next(child).what for child in step.flows] == ["search"] * 3
+
+
+def test_a_refused_round_trip_waits_as_long_as_it_was_told() -> None:
+    flow, _, _ = open_flow(find_all, many=True)
+    next(flow)
+    step = flow.throw(errors.RateLimited("429", retry_after=7.0))
+
+    assert isinstance(step, Pause)
+    assert step.seconds >= 7.0
+
+
+def test_together_of_something_else_says_what_to_write() -> None:
+    def lists(item: int) -> Any:
+        return (yield from together([complete(REQUEST)]))  # type: ignore[arg-type]
+
+    flow, _, _ = open_flow(lists)
+    with pytest.raises(errors.ConfigurationError, match=r"write together\(complete"):
+        next(flow)
+
+
+@pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), None, "1"])
+def test_a_pause_of_no_length_of_time_is_refused(seconds: Any) -> None:
+    with pytest.raises(errors.ConfigurationError, match="number of seconds"):
+        Pause(seconds)
 
 
 def test_together_is_one_by_one_where_nothing_is_side_by_side() -> None:

@@ -11,7 +11,6 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import TaskGroup
 
-from ..errors import RunStopped
 from ..report import Outcome
 from .call import Call, throwable
 from .conductor import Conductor, Hands, Source
@@ -51,7 +50,6 @@ class ConcurrentDriver:
         deliver: Callable[[Outcome[Any]], bool],
     ) -> None:
         self.home = LoopHome()
-        self._run = run
         self._threads = threads
         self._admitted: deque[Call] = deque()
         self._slice = 0
@@ -79,11 +77,6 @@ class ConcurrentDriver:
                 tasks.cancel_scope.cancel()  # calls in flight after an abort, pauses after a stop
         if self.conductor.failure is not None:
             raise self.conductor.failure
-
-    def stop(self, reason: str) -> None:
-        """Let calls in flight end, and begin nothing more. At home only."""
-        self._run.stopped = self._run.stopped or RunStopped(reason)
-        self.conductor.halt()
 
     def _start(self, call: Call) -> None:
         if not call.line.native:
@@ -129,8 +122,10 @@ class ConcurrentDriver:
             return await call.line.method(call.argument), None
         except Exception as error:
             return None, throwable(error)
-        except BaseException as error:
-            if isinstance(error, anyio.get_cancelled_exc_class()) and not is_being_cancelled():
+        except (KeyboardInterrupt, SystemExit) as error:
+            return None, error
+        except BaseException as error:  # a cancellation, or the end of a loop that nobody closed in order
+            if not isinstance(error, GeneratorExit) and not is_being_cancelled():
                 failure = RuntimeError("the backend cancelled itself")
                 failure.__cause__ = error
                 return None, failure

@@ -12,13 +12,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from ..errors import RunStopped
 from ..report import Failure, Outcome
 from ..steps import Flow, Together
 from .call import Call
 from .intake import Entry, Intake
 from .policy import govern_item
-from .run import Run
+from .run import Run, log
 from .wake import Home
 
 
@@ -108,6 +107,8 @@ class Conductor:
         self._filling = True
         try:
             while not self._exhausted and (room := self._room()) > 0:
+                if self.run.stopped is not None:
+                    break
                 entry = self._take(room)
                 if isinstance(entry, Pending):
                     return
@@ -120,6 +121,8 @@ class Conductor:
                     self._open_entry(entry)
         finally:
             self._filling = False
+        if self.run.stopped is not None:
+            self.halt()
         self._settle()
 
     def taken(self, outcomes: int = 1) -> None:
@@ -153,13 +156,11 @@ class Conductor:
         self._after_step()
 
     def halt(self) -> None:
-        """Admit nothing more, wherever it waits; calls in flight are left to end."""
+        """Carry out a stop: begin nothing more, wherever it waits; calls in flight are left to end."""
         if self._halted or self.finished:
             return
         self._halted = True
         self._exhausted = True
-        if self.run.stopped is None:
-            self.run.stopped = RunStopped("the run was stopped")
         for call in self._withdraw_waiting():
             self._advance(call.owner, None, self.run.stop_error())
         for frame in list(self._paused):
@@ -173,15 +174,20 @@ class Conductor:
             return
         self.finished = self._exhausted = True
         self.failure = self.failure or failure
-        if self.run.stopped is None:
-            self.run.stopped = RunStopped("the run was cancelled")
+        self.run.stop("the run was cancelled")
         self._withdraw_waiting()
         self._paused.clear()
         for frame in list(self._open.values()):
-            frame.flow.close()
+            self._close_flow(frame)
             self._hands.deliver(self.run.close(frame.entry, None, self.run.stop_error()))
         self._open.clear()
         self._hands.finished()
+
+    def _close_flow(self, frame: Frame) -> None:
+        try:
+            frame.flow.close()
+        except Exception:
+            log.exception("%r raised while it was being closed", frame.entry.item_id)
 
     def _withdraw_waiting(self) -> list[Call]:
         calls = list(self._waiting)
@@ -220,6 +226,9 @@ class Conductor:
                 answer, error = stop.value, None
             except Exception as raised:
                 answer, error = None, raised
+            except BaseException as fatal:
+                self.abort(fatal)
+                return
             else:
                 self._begin(frame, step)
                 return

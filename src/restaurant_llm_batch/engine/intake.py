@@ -43,8 +43,9 @@ class Intake:
     """
     Reads items, lazily where the input is lazy.
 
-    A collection (anything with a length) is checked whole, before any call. From any other iterable a bad
-    item becomes a `Failure` in its place, and an id is a duplicate while an item of that id is open.
+    A collection (a list, a tuple, a range, a set, ...) is checked whole, before any call. From any other
+    iterable a bad item becomes a `Failure` in its place, and an id is a duplicate while an item of that id is
+    open.
 
     Attributes:
         total: How many items there are, or None when the input does not tell.
@@ -118,7 +119,7 @@ class Intake:
                         f"item {index}: duplicate id {entry.item_id!r}, which is still open; "
                         "give each item once"
                     )
-            except ConfigurationError as error:
+            except Exception as error:  # whatever a task of the user's own raises for a bad item
                 yield Failure(_name_of(raw), error, "input", index=index)
             else:
                 self._open.add(entry.item_id)
@@ -130,7 +131,20 @@ class Intake:
             item_id, priority = self._task.identify(item)
         except ConfigurationError as error:
             raise ConfigurationError(f"item {index}: {error}") from error.__cause__
+        except Exception as error:
+            raise ConfigurationError(f"item {index}: {type(error).__name__}: {error}") from error
         return Entry(index, item_id, priority, item)
+
+
+class LocalSource:
+    """Entries read where the run is."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def take(self, room: int) -> Entry | Failure | None:
+        """Return the next entry, or None after the last."""
+        return next(self._intake, None)
 
 
 def _name_of(raw: Any) -> ItemId | None:

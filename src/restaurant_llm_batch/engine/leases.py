@@ -9,11 +9,12 @@ the loop that they were made on (`aclose`), and of everything else at the very e
 from __future__ import annotations
 
 import os
+import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager
 
 import anyio
 from anyio import CancelScope, to_thread
@@ -52,6 +53,28 @@ async def _serve(ready: Future[BlockingPortal]) -> None:
         await portal.sleep_until_stopped()
 
 
+class Lease:
+    """
+    A blocking caller's share in what a runner keeps open.
+
+    A plain object, and not a context manager made of a generator: the garbage collector closes a generator
+    wherever it happens to run, which is no place to wait for threads.
+    """
+
+    def __init__(self, leases: Leases, threads: WorkerThreads, loop_thread: LoopThread | None) -> None:
+        self.threads = threads
+        self.loop_thread = loop_thread
+        self._leases: Leases | None = leases
+        self._pid = os.getpid()
+
+    def end(self) -> None:
+        """End it; doing it twice does nothing."""
+        leases, self._leases = self._leases, None
+        # A forked child has no part in its parent's leases; at the interpreter's end no thread answers.
+        if leases is not None and os.getpid() == self._pid and not sys.is_finalizing():
+            leases.give_back(self)
+
+
 class Leases:
     """
     The open things of one runner in this process.
@@ -73,35 +96,37 @@ class Leases:
         self._portals = 0
         self._loop_thread: LoopThread | None = None
 
-    @contextmanager
-    def held(self) -> Iterator[WorkerThreads]:
-        """Lease the worker threads, from a blocking caller; backends are closed with the last lease."""
+    def take(self, *, loop: bool) -> Lease:
+        """Lease the worker threads, and the private loop if `loop`, for a blocking caller."""
         threads = self._enter()
+        if not loop:
+            return Lease(self, threads, None)
         try:
-            yield threads
-        finally:
-            if self._leave():
-                self._close_backends()
-
-    @contextmanager
-    def portal(self) -> Iterator[BlockingPortal]:
-        """Lease the private loop."""
-        with self._lock:
-            self._portals += 1
-            if self._loop_thread is None:
-                self._loop_thread = LoopThread()
-            thread = self._loop_thread
-        try:
-            yield thread.portal
-        finally:
             with self._lock:
-                self._portals -= 1
-                last = self._portals == 0
-                if last:
-                    self._loop_thread = None
+                if self._loop_thread is None:
+                    self._loop_thread = LoopThread()
+                self._portals += 1
+                return Lease(self, threads, self._loop_thread)
+        except BaseException:
+            self._leave()
+            raise
+
+    def give_back(self, lease: Lease) -> None:
+        """End a lease, and what it was the last to hold."""
+        if lease.loop_thread is not None:
+            self._leave_loop(lease.loop_thread)
+        if self._leave():
+            self._close_backends()
+
+    def _leave_loop(self, thread: LoopThread) -> None:
+        with self._lock:
+            self._portals -= 1
+            last = self._portals == 0
             if last:
-                thread.portal.call(self._close_on_loop)
-                thread.stop()
+                self._loop_thread = None
+        if last:
+            thread.portal.call(self._close_on_loop)
+            thread.stop()
 
     @asynccontextmanager
     async def on_loop(self) -> AsyncIterator[WorkerThreads]:
@@ -119,9 +144,12 @@ class Leases:
                 if last_here:
                     del self._loops[token]
             with CancelScope(shield=True):
-                if last_here:
-                    await self._close_on_loop()
-                if self._leave() and any(hasattr(backend, "close") for backend in self._backends):
+                try:
+                    if last_here:
+                        await self._close_on_loop()
+                finally:  # asyncio's own cancellation goes through a shield
+                    last = self._leave()
+                if last and any(hasattr(backend, "close") for backend in self._backends):
                     await to_thread.run_sync(self._close_backends)
 
     def _enter(self) -> WorkerThreads:

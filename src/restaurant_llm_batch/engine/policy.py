@@ -71,6 +71,11 @@ def _answer(step: Any, entry: Entry, run: Run) -> Flow[Any]:
     if kind is Search:
         return _search(step.query, entry, run)
     if kind is Together:
+        for flow in step.flows:
+            if not isinstance(flow, Generator):
+                raise ConfigurationError(
+                    f"together() takes flows, got {flow!r}; write together(complete(...), complete(...))"
+                )
         flows = tuple(govern(flow, entry, run) for flow in step.flows)
         return _together(flows, run.plan.flows_together)
     if kind is Pause:
@@ -124,8 +129,14 @@ def _search_chunk(
             _note_stop(error, run)
             entry.errors.append((error, "search", 1))
             return [error] * len(queries)
-        except Exception:
+        except Exception as error:
             log.info("search_many failed; its queries are asked one by one", exc_info=True)
+            refused = isinstance(error, RateLimited)
+            tries = Tries(not refused, refused)
+            wait = wait_before_next(run.retries["search"], error, tries, run.random.random())
+            if wait is not None:
+                run.retry(call, entry, wait, refused, error)
+                yield Pause(wait)
         else:
             if len(found) == len(queries):
                 return found
@@ -163,8 +174,11 @@ def _call(
             run.retry(call, entry, wait, refused, error)
         else:
             entry.attempts[stage] = attempt
-            if stage == "llm" and not isinstance(answer, LLMReply):
-                raise TypeError(f"the model's backend must return an LLMReply, got {answer!r}")
+            if answer is None or (stage == "llm" and not isinstance(answer, LLMReply)):
+                due = "an LLMReply" if stage == "llm" else "a sequence of Hits"
+                mistake = TypeError(f"the {stage} backend must return {due}, got {answer!r}")
+                entry.errors.append((mistake, stage, attempt))
+                raise mistake
             return answer
         yield Pause(wait)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from ..errors import ConfigurationError, RateLimited, TransientBackendError
 
@@ -76,6 +77,6 @@ def wait_before_next(policy: RetryPolicy, error: Exception, tries: Tries, jitter
     # 2.0 ** 1024 overflows; the cap is reached long before.
     wait = min(policy.max_wait, policy.first_wait * 2.0 ** min(count - 1, 60))
     wait *= 1 - jitter / 2
-    if error.retry_after is None:
+    if error.retry_after is None or not isfinite(error.retry_after):
         return wait
     return max(wait, error.retry_after) + jitter * min(error.retry_after, policy.max_wait) / 4

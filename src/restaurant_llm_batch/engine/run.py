@@ -37,8 +37,8 @@ class Gates:
 
     def __init__(self, search: Gate, llm: Gate, batches: Gate, total: Gate | None) -> None:
         self.search = (search,)
-        self.llm = (llm, total) if total else (llm,)
-        self.batches = (batches, total) if total else (batches,)
+        self.llm = (llm,) if total is None or total is llm else (llm, total)
+        self.batches = (batches,) if total is None or total is batches else (batches, total)
 
 
 class Run:
@@ -75,6 +75,11 @@ class Run:
     def stats(self) -> RunStats:
         """What the run has taken so far."""
         return self.meter.stats(None if self.stopped is None else why(self.stopped))
+
+    def stop(self, reason: str) -> None:
+        """Have nothing more begun; whoever drives the run is to be told."""
+        if self.stopped is None:
+            self.stopped = RunStopped(reason)
 
     def begin(self, total: int | None) -> None:
         """Note that the run begins."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import RunStopped
 from ..report import Failure, Outcome
 from ..steps import Pause, drive
 from .call import Call
@@ -47,14 +46,17 @@ class SequentialDriver:
         self._intake.ended(entry)
         return outcome
 
-    def stop(self, reason: str) -> None:
-        """Let the call in flight end, and begin nothing more."""
-        self._run.stopped = self._run.stopped or RunStopped(reason)
+    def look_around(self) -> None:
+        """Notice that the run was stopped."""
         self._home.nudge()
+
+    def give_up(self) -> None:
+        """Do nothing more when nobody asks for it."""
+        self._run.stop("the run was cancelled")
 
     def abort(self) -> Iterator[Outcome[Any]]:
         """Give up, and yield the outcome of the item that was open."""
-        self.stop("the run was cancelled")
+        self._run.stop("the run was cancelled")
         if self._open is not None:
             entry, self._open = self._open, None
             yield self._run.close(entry, None, self._run.stop_error())
@@ -62,10 +64,12 @@ class SequentialDriver:
     def _perform(self, step: Call | Pause, entry: Entry) -> Any:
         if isinstance(step, Pause):
             self._home.wait(step.seconds, unless=lambda: self._run.stopped is not None)
+            if self._run.stopped is not None:
+                raise self._run.stop_error()
             return None
         self._wait_for_slot(step)
-        self._run.began(step, entry)
         try:
+            self._run.began(step, entry)
             answer, error = step.run_blocking()
         finally:
             step.leave()

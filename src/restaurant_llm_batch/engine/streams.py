@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, suppress
-from functools import partial
+from contextlib import suppress
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import anyio
 from anyio.abc import TaskGroup
 
-from ..errors import RunStopped
+from ..errors import ConfigurationError, RunStopped
 from ..report import BatchReport, Failure, Outcome, RunStats, Success
 from .concurrent import ConcurrentDriver
+from .leases import Lease
 from .run import Run
 
 T = TypeVar("T")
@@ -26,8 +28,12 @@ class SyncDriver(Protocol):
         """Return the next outcome, waiting for it; None after the last."""
         ...
 
-    def stop(self, reason: str) -> None:
-        """Let calls in flight end, and begin nothing more; may be called from a signal handler."""
+    def look_around(self) -> None:
+        """Notice that the run was stopped; safe in a signal handler."""
+        ...
+
+    def give_up(self) -> None:
+        """Cancel the run without waiting for it."""
         ...
 
     def abort(self) -> Iterator[Outcome[Any]]:
@@ -44,14 +50,15 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
 
     def __init__(
         self,
-        begin: Callable[[ExitStack], SyncDriver],
+        begin: Callable[[Lease], SyncDriver],
+        lease: Callable[[], Lease],
         run: Run,
     ) -> None:
         self._begin = begin
+        self._take_lease = lease
         self._run = run
-        self._stack = ExitStack()
+        self._lease: Lease | None = None
         self._driver: SyncDriver | None = None
-        self._stop_reason: str | None = None
         self._over = False
 
     @property
@@ -64,9 +71,8 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
             raise StopIteration
         try:
             if self._driver is None:
-                self._driver = self._begin(self._stack)
-                if self._stop_reason is not None:
-                    self._driver.stop(self._stop_reason)
+                self._lease = self._take_lease()
+                self._driver = self._begin(self._lease)
             outcome = self._driver.take()
         except BaseException as error:
             attach_report(error, self.close(), self.stats)
@@ -82,9 +88,9 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
 
         May be called from a signal handler.
         """
-        self._stop_reason = reason
+        self._run.stop(reason)
         if self._driver is not None:
-            self._driver.stop(reason)
+            self._driver.look_around()
 
     def close(self) -> list[Success[T] | Failure]:
         """Cancel what is left of the run, and return the outcomes that were not taken."""
@@ -97,7 +103,8 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
 
     def _finish(self) -> None:
         self._over = True
-        self._stack.close()
+        if self._lease is not None:
+            self._lease.end()
         if self._driver is not None:
             self._run.end()
 
@@ -108,8 +115,13 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        if self._driver is not None:
-            self.close()
+        # Runs in any thread, at any moment, perhaps while that thread holds a lock: it must not wait.
+        if self._driver is None or self._over or sys.is_finalizing():
+            return
+        self._over = True
+        self._driver.give_up()
+        if self._lease is not None:
+            threading.Thread(target=self._lease.end, daemon=True).start()
 
 
 class Channel:
@@ -136,7 +148,8 @@ class Channel:
 
     async def wait(self) -> None:
         """Wait for something to happen."""
-        self._news = anyio.Event()
+        if self._news is None or self._news.is_set():
+            self._news = anyio.Event()
         await self._news.wait()
 
     async def host(
@@ -180,6 +193,7 @@ class AsyncOutcomes(AsyncIterator[Success[T] | Failure], Generic[T]):
         self._make_driver = make_driver
         self._run = run
         self._channel: Channel | None = None
+        self._closed = False
 
     @property
     def stats(self) -> RunStats:
@@ -189,8 +203,16 @@ class AsyncOutcomes(AsyncIterator[Success[T] | Failure], Generic[T]):
     async def __anext__(self) -> Success[T] | Failure:
         channel = self._channel
         if channel is None:
+            if self._closed:
+                raise StopAsyncIteration
             channel = self._channel = Channel()
-            self._tasks.start_soon(channel.host, self._make_driver, self._run)
+            try:
+                self._tasks.start_soon(channel.host, self._make_driver, self._run)
+            except RuntimeError as error:
+                raise ConfigurationError(
+                    "the block `async with runner` that this stream belongs to has ended; "
+                    "read the stream inside it"
+                ) from error
         while not channel.outcomes:
             if channel.over.is_set():
                 if channel.failure is not None:
@@ -204,12 +226,14 @@ class AsyncOutcomes(AsyncIterator[Success[T] | Failure], Generic[T]):
 
     def stop(self, reason: str = "the caller stopped it") -> None:
         """Let calls in flight end, and begin nothing more; what is still open then fails as `RunStopped`."""
+        self._run.stop(reason)
         if self._channel is not None and self._channel.driver is not None:
             driver = self._channel.driver
-            driver.home.post_later(partial(driver.stop, reason))
+            driver.home.post_later(driver.conductor.halt)
 
     async def aclose(self) -> None:
         """Cancel what is left of the run and wait until nothing of it is in flight on the loop."""
+        self._closed = True
         channel = self._channel
         if channel is None:
             return

@@ -1,34 +1,22 @@
-"""The driver without an event loop: the calling thread conducts, worker threads make the calls."""
+"""The driver without an event loop: one thread conducts, worker threads make the calls."""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextvars import copy_context
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
 from time import monotonic
 from typing import Any
 
-from ..errors import RunStopped
-from ..report import Failure, Outcome
+from ..report import Outcome
 from .call import Call
-from .conductor import Conductor, Hands
-from .intake import Entry, Intake
+from .conductor import Conductor, Hands, Source
+from .intake import Intake
 from .run import Run
 from .threads import WorkerThreads
 from .wake import Home, ThreadHome
-
-
-class LocalSource:
-    """Entries read where the conductor is."""
-
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-
-    def take(self, room: int) -> Entry | Failure | None:
-        """Return the next entry, or None after the last."""
-        return next(self._intake, None)
 
 
 def start_in_thread(call: Call, conductor: Conductor, home: Home, threads: WorkerThreads) -> None:
@@ -42,80 +30,71 @@ def start_in_thread(call: Call, conductor: Conductor, home: Home, threads: Worke
         finally:
             call.leave()  # here, not at home: a run that was given up does not hear of it
 
-    threads.submit(work)
+    try:
+        threads.submit(partial(copy_context().run, work))
+    except RuntimeError as error:  # the system has no more threads
+        call.leave()
+        conductor.ended(call, None, error)
 
 
 class ThreadedDriver:
     """
-    Runs items side by side without an event loop.
+    Runs items side by side without an event loop, in the thread that calls `run`.
+
+    Not in the thread that reads the outcomes: while it does something else, nobody would take back the
+    slots of calls that have ended.
 
     Args:
         run: The run.
-        intake: Its items.
+        source: Its entries.
+        intake: Told when an entry has ended.
         window: Most items open at once.
         threads: Where the calls are made.
-        collect: Whether outcomes are kept until the end, rather than making the run wait to be read.
+        deliver: Takes outcomes; returns whether an outcome needs no room any more.
     """
 
     def __init__(
-        self, run: Run, intake: Intake, window: int, threads: WorkerThreads, *, collect: bool
+        self,
+        run: Run,
+        source: Source,
+        intake: Intake,
+        window: int,
+        threads: WorkerThreads,
+        deliver: Callable[[Outcome[Any]], bool],
     ) -> None:
-        self._home = ThreadHome()
+        self.home = ThreadHome()
         self._threads = threads
-        self._collect = collect
-        self._outcomes: deque[Outcome[Any]] = deque()
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = count()
-        self._run = run
-        hands = Hands(self._start, self._after, self._deliver, self._home.nudge)
-        self._conductor = Conductor(run, LocalSource(intake), intake, window, self._home, hands)
-        self._begun = False
+        hands = Hands(self._start, self._after, deliver, self.home.nudge)
+        self.conductor = Conductor(run, source, intake, window, self.home, hands)
 
-    def take(self) -> Outcome[Any] | None:
-        """Return the next outcome, waiting for it; None after the last."""
-        conductor = self._conductor
-        if not self._begun:
-            self._begun = True
-            conductor.refill()
-        while not (self._outcomes or conductor.finished):
-            self._attend()
-        if self._outcomes:
-            outcome = self._outcomes.popleft()
-            if not self._collect:
-                conductor.taken()
-            return outcome
-        self._home.close()
-        if conductor.failure is not None:
-            raise conductor.failure
-        return None
+    def run(self) -> None:
+        """
+        Run to the end.
 
-    def stop(self, reason: str) -> None:
-        """Let calls in flight end, and begin nothing more; may be called from a signal handler."""
-        self._run.stopped = self._run.stopped or RunStopped(reason)
-        self._home.nudge()
-
-    def abort(self) -> Iterator[Outcome[Any]]:
-        """Give up: blocked worker threads are let go. Yields the outcomes that were not taken."""
-        self._conductor.abort()
-        self._home.close()
-        while self._outcomes:
-            yield self._outcomes.popleft()
+        Raises:
+            BaseException: What the items' iterable raised, after everything open has ended.
+        """
+        try:
+            self.conductor.refill()
+            while not self.conductor.finished:
+                self._attend()
+        finally:
+            self.conductor.abort()  # does nothing after a regular end
+            self.home.close()
+        if self.conductor.failure is not None:
+            raise self.conductor.failure
 
     def _attend(self) -> None:
         now = monotonic()
         if self._timers and self._timers[0][0] <= now:
             heappop(self._timers)[2]()
-            return
-        self._home.attend(self._timers[0][0] - now if self._timers else None)
-        if self._run.stopped is not None:
-            self._conductor.halt()
+        else:
+            self.home.attend(self._timers[0][0] - now if self._timers else None)
 
     def _start(self, call: Call) -> None:
-        start_in_thread(call, self._conductor, self._home, self._threads)
+        start_in_thread(call, self.conductor, self.home, self._threads)
 
     def _after(self, seconds: float, action: Callable[[], object]) -> None:
         heappush(self._timers, (monotonic() + seconds, next(self._timer_numbers), action))
-
-    def _deliver(self, outcome: Outcome[Any]) -> bool:
-        self._outcomes.append(outcome)
-        return self._collect
