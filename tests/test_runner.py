@@ -143,6 +143,7 @@ def test_a_task_class_instead_of_a_task_says_what_to_write() -> None:
     [
         ({"strategy": 4}, r"write strategy=Strategy\(\.\.\.\)"),
         ({"limits": 8}, r"write limits=Limits\(\.\.\.\)"),
+        ({"llm": FakeLLM}, r"FakeLLM is a class, not a backend; write FakeLLM\(\.\.\.\)"),
         ({"llm": object()}, r"neither complete\(\) nor acomplete\(\)"),
         ({"search": object()}, r"neither search\(\) nor asearch\(\)"),
     ],
@@ -405,7 +406,10 @@ def test_a_backend_of_the_wrong_shape_says_what_to_write() -> None:
         async def complete(self, request: LLMRequest) -> LLMReply:
             return LLMReply("text")
 
-    with pytest.raises(errors.ConfigurationError, match=r"Mistaken.complete\(\) is the blocking method"):
+    with pytest.raises(
+        errors.ConfigurationError,
+        match=r"Mistaken.complete\(\) is defined with `async def`; rename it acomplete",
+    ):
         BatchRunner(llm=Mistaken())  # type: ignore[arg-type]
 
 
@@ -418,7 +422,7 @@ def test_a_backend_that_forgets_to_return_fails_its_item(strategy: Strategy) -> 
     report = BatchRunner(llm=Forgetful(), strategy=strategy).run(ask, [1])
 
     assert (report.failures[0].stage, report.failures[0].attempts) == ("llm", 1)
-    assert "must return an LLMReply, got None" in str(report.failures[0].error)
+    assert "the llm backend must return an LLMReply, got None" in str(report.failures[0].error)
 
 
 def test_a_call_admitted_but_not_begun_is_not_made_after_a_stop() -> None:
@@ -621,3 +625,51 @@ def test_a_stream_collected_anywhere_ends_without_waiting() -> None:
 
     assert len(runner.run(ask, range(200, 203)).results) == 3
     assert llm.calls < 50
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_a_lone_run_does_not_close_what_the_next_one_needs(strategy: Strategy) -> None:
+    class Wrapped(FakeLLM):
+        closed = False
+
+        def close(self) -> None:
+            self.closed = True
+
+        def _reply(self, request: LLMRequest) -> LLMReply:
+            if self.closed:
+                raise RuntimeError("the client has been closed")
+            return super()._reply(request)
+
+    runner = BatchRunner(llm=Wrapped(), strategy=strategy)
+
+    assert len(runner.run(ask, [1]).results) == len(runner.run(ask, [2]).results) == 1
+
+
+def test_a_search_that_returns_something_else_is_a_failure_and_not_no_reviews() -> None:
+    for answer in (None, [{"review_id": 1}], 7):
+
+        class Odd(FakeSearch):
+            def _answer(self, query: Any, answer: Any = answer) -> Any:
+                return answer
+
+        runner = BatchRunner(llm=FakeLLM(), search=Odd({}))
+        (failure,) = runner.run(SummarizeAspects(), [1]).failures
+        assert failure.stage == "search"
+        assert "must return a sequence of Hits" in str(failure.error)
+
+
+def test_a_report_is_its_outcomes() -> None:
+    report = make().run(ask, [1, 2])
+
+    assert len(report) == 2
+    assert list(report) == list(report.outcomes)
+
+
+def test_small_mistakes_say_what_to_write() -> None:
+    def lost(item: int) -> Any:
+        yield from complete(LLMRequest("t", ()), gate="gpu")  # type: ignore[arg-type]
+
+    (failure,) = make().run(lost, [1]).failures
+    assert 'write "llm" or "batches"' in str(failure.error)
+    with pytest.raises(errors.ConfigurationError, match=r"write stream\(\) here"):
+        make().astream(ask, [1])

@@ -7,7 +7,7 @@ the library can trust it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import index
 from typing import Any, Literal, TypeAlias
@@ -105,7 +105,7 @@ class LLMRequest:
     """
 
     task: str
-    messages: tuple[Message, ...]
+    messages: Sequence[Message]
     schema: Mapping[str, Any] | None = None
     inputs: Mapping[str, Any] = field(default_factory=dict)
     max_tokens: int = 1500

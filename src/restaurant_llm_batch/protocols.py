@@ -6,8 +6,9 @@ strategy picks the colour, and a blocking backend is bridged into worker threads
 may be called again after they raised, and several at a time, up to the limits.
 
 Optional, used when present: ``search_many(queries)`` and ``asearch_many(queries)`` answer several queries in
-one round trip, with one sequence of hits each, in their order; ``close()`` and ``aclose()`` let go of
-connections when the runner is closed, after which the backend may be used again.
+one round trip, with one sequence of hits each, in their order; ``aclose()`` lets go of what belongs to an
+event loop, when the runner's last work on that loop ends, and ``close()`` of the rest, when the last ``with``
+block of the runner ends. The backend may be used again afterwards, and by another runner meanwhile.
 
 Backends report failures as `errors.BackendError`s: `TransientBackendError` and `RateLimited` are tried
 again, `AuthenticationFailed` and `QuotaExhausted` stop the run, anything else fails the item.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
@@ -105,6 +105,12 @@ class BatchReport(Generic[T_co]):
 
     outcomes: Sequence[Success[T_co] | Failure]
     stats: RunStats
+
+    def __len__(self) -> int:
+        return len(self.outcomes)
+
+    def __iter__(self) -> Iterator[Success[T_co] | Failure]:
+        return iter(self.outcomes)
 
     @property
     def results(self) -> list[T_co]:

@@ -11,7 +11,7 @@ from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from anyio import create_task_group, get_current_task
+from anyio import NoEventLoopError, create_task_group, get_current_task
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, current_token
 
@@ -255,8 +255,9 @@ class BatchRunner:
 
         return Outcomes(begin, self._take_lease, run)
 
-    def _take_lease(self) -> Lease:
-        return self._leases.take(loop=self.strategy.side_by_side and not self.strategy.threads)
+    def _take_lease(self, *, block: bool = False) -> Lease:
+        loop = self.strategy.side_by_side and not self.strategy.threads
+        return self._leases.take(loop=loop, block=block)
 
     def _concurrent(
         self, run: Run, intake: Intake, threads: WorkerThreads, deliver: Deliver
@@ -269,8 +270,13 @@ class BatchRunner:
 
     def _opening_here(self) -> _Opening:
         """Find the block that a stream started here belongs to: this task's own, else this loop's first."""
-        loop, task = current_token(), get_current_task().id
-        here = [opening for opening in self._openings if opening.loop == loop]
+        try:
+            loop, task = current_token(), get_current_task().id
+        except NoEventLoopError:
+            raise ConfigurationError(
+                "astream() is for a running event loop, with `async for`; write stream() here"
+            ) from None
+        here = [opening for opening in list(self._openings) if opening.loop == loop]
         if not here:
             raise ConfigurationError(
                 "astream() needs an open runner; write `async with runner:` around the loop over "
@@ -280,7 +286,7 @@ class BatchRunner:
         return own[-1] if own else here[0]
 
     def __enter__(self) -> Self:
-        self._blocks.append(self._take_lease())
+        self._blocks.append(self._take_lease(block=True))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -288,7 +294,7 @@ class BatchRunner:
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
-        threads = await stack.enter_async_context(self._leases.on_loop())
+        threads = await stack.enter_async_context(self._leases.on_loop(block=True))
         tasks = await stack.enter_async_context(create_task_group())
         here = current_token(), get_current_task().id
         self._openings.append(_Opening(*here, threads, tasks, stack))
@@ -301,7 +307,9 @@ class BatchRunner:
         traceback: TracebackType | None,
     ) -> None:
         loop, task = current_token(), get_current_task().id
-        opening = next(o for o in reversed(self._openings) if (o.loop, o.task) == (loop, task))
+        opening = next((o for o in reversed(self._openings) if (o.loop, o.task) == (loop, task)), None)
+        if opening is None:
+            raise ConfigurationError("leave `async with runner` in the task that entered it")
         self._openings.remove(opening)
         opening.tasks.cancel_scope.cancel()
         # The block's own exception is not the task group's business: it would come back in a group.

@@ -46,7 +46,7 @@ class BatchSettings(BaseSettings):
         ConfigurationError: When a variable has no usable value; it names the variable.
     """
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
 
     batch_search_async: bool = False
     batch_restaurant_async: bool = False

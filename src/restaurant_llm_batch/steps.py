@@ -23,6 +23,24 @@ from typing import Any, Literal, TypeAlias, TypeVar, cast
 from .errors import ConfigurationError
 from .models import Hit, LLMReply, LLMRequest, SearchQuery
 
+__all__ = [
+    "Complete",
+    "Flow",
+    "GateName",
+    "Maybe",
+    "Pause",
+    "Search",
+    "SearchAll",
+    "Step",
+    "Together",
+    "complete",
+    "drive",
+    "pause",
+    "search",
+    "search_all",
+    "together",
+]
+
 T = TypeVar("T")
 
 GateName: TypeAlias = Literal["llm", "batches"]

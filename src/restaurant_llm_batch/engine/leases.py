@@ -61,7 +61,10 @@ class Lease:
     wherever it happens to run, which is no place to wait for threads.
     """
 
-    def __init__(self, leases: Leases, threads: WorkerThreads, loop_thread: LoopThread | None) -> None:
+    def __init__(
+        self, leases: Leases, threads: WorkerThreads, loop_thread: LoopThread | None, block: bool
+    ) -> None:
+        self.block = block
         self.threads = threads
         self.loop_thread = loop_thread
         self._leases: Leases | None = leases
@@ -91,31 +94,32 @@ class Leases:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._count = 0
+        self._block_count = 0
         self._threads: WorkerThreads | None = None
         self._loops: Counter[EventLoopToken] = Counter()
         self._portals = 0
         self._loop_thread: LoopThread | None = None
 
-    def take(self, *, loop: bool) -> Lease:
-        """Lease the worker threads, and the private loop if `loop`, for a blocking caller."""
-        threads = self._enter()
+    def take(self, *, loop: bool, block: bool = False) -> Lease:
+        """Lease the worker threads, and the private loop if `loop`, for a blocking run or `block`."""
+        threads = self._enter(block)
         if not loop:
-            return Lease(self, threads, None)
+            return Lease(self, threads, None, block)
         try:
             with self._lock:
                 if self._loop_thread is None:
                     self._loop_thread = LoopThread()
                 self._portals += 1
-                return Lease(self, threads, self._loop_thread)
+                return Lease(self, threads, self._loop_thread, block)
         except BaseException:
-            self._leave()
+            self._leave(block)
             raise
 
     def give_back(self, lease: Lease) -> None:
         """End a lease, and what it was the last to hold."""
         if lease.loop_thread is not None:
             self._leave_loop(lease.loop_thread)
-        if self._leave():
+        if self._leave(lease.block):
             self._close_backends()
 
     def _leave_loop(self, thread: LoopThread) -> None:
@@ -129,9 +133,9 @@ class Leases:
             thread.stop()
 
     @asynccontextmanager
-    async def on_loop(self) -> AsyncIterator[WorkerThreads]:
-        """Lease the running loop and the worker threads."""
-        threads = self._enter()
+    async def on_loop(self, *, block: bool = False) -> AsyncIterator[WorkerThreads]:
+        """Lease the running loop and the worker threads, for a run or a `block`."""
+        threads = self._enter(block)
         token = current_token()
         with self._lock:
             self._loops[token] += 1
@@ -148,29 +152,32 @@ class Leases:
                     if last_here:
                         await self._close_on_loop()
                 finally:  # asyncio's own cancellation goes through a shield
-                    last = self._leave()
+                    last = self._leave(block)
                 if last and any(hasattr(backend, "close") for backend in self._backends):
                     await to_thread.run_sync(self._close_backends)
 
-    def _enter(self) -> WorkerThreads:
+    def _enter(self, block: bool) -> WorkerThreads:
         if os.getpid() != self._pid:
             self._start_afresh()  # a forked child has none of its parent's threads and loops
         with self._lock:
             self._count += 1
+            self._block_count += block
             if self._threads is None:
                 self._threads = WorkerThreads()
             return self._threads
 
-    def _leave(self) -> bool:
-        """End a lease and return whether it was the last."""
+    def _leave(self, block: bool) -> bool:
+        """End a lease and return whether it was that of the last block."""
+        threads = None
         with self._lock:
             self._count -= 1
-            if self._count:
-                return False
-            threads, self._threads = self._threads, None
+            self._block_count -= block
+            if not self._count:
+                threads, self._threads = self._threads, None
+            last_block = block and not self._block_count
         if threads is not None:
             threads.close()
-        return True
+        return last_block
 
     def _close_backends(self) -> None:
         for backend in self._backends:

@@ -72,9 +72,13 @@ def make_plan(strategy: Strategy, search: object | None, llm: object) -> Plan:
 def _choose(backend: object, name: str, *, native: bool, strategy: Strategy) -> Line:
     awaited = _method(backend, "a" + name)
     plain = _method(backend, name)
+    if isinstance(backend, type):
+        raise ConfigurationError(
+            f"{backend.__name__} is a class, not a backend; write {backend.__name__}(...)"
+        )
     kind = type(backend).__name__
     if iscoroutinefunction(plain):
-        raise ConfigurationError(f"{kind}.{name}() is the blocking method; call the async one a{name}()")
+        raise ConfigurationError(f"{kind}.{name}() is defined with `async def`; rename it a{name}()")
     if native and awaited:
         return Line(awaited, native=True)
     if plain:
@@ -82,7 +86,7 @@ def _choose(backend: object, name: str, *, native: bool, strategy: Strategy) -> 
     if awaited:
         raise ConfigurationError(
             f"{kind} has only a{name}(), which {strategy} cannot use; "
-            f"write Strategy.stage(3) or Strategy.stage(4), or give {kind} a blocking {name}()"
+            f"write Strategy.stage(4), or give {kind} a blocking {name}()"
         )
     raise ConfigurationError(f"{kind} has neither {name}() nor a{name}(); it is not a backend")
 

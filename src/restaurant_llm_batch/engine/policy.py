@@ -64,7 +64,7 @@ def govern(flow: Flow[T], entry: Entry, run: Run) -> Flow[T]:
 def _answer(step: Any, entry: Entry, run: Run) -> Flow[Any]:
     kind = type(step)
     if kind is Complete:
-        gates = run.gates.batches if step.gate == "batches" else run.gates.llm
+        gates = run.gates.of(step.gate)
         return _call(run.plan.llm, step.request, "llm", step.request.task, gates, entry, run)
     if kind is SearchAll:
         return _search_all(step.queries, entry, run)
@@ -174,13 +174,22 @@ def _call(
             run.retry(call, entry, wait, refused, error)
         else:
             entry.attempts[stage] = attempt
-            if answer is None or (stage == "llm" and not isinstance(answer, LLMReply)):
-                due = "an LLMReply" if stage == "llm" else "a sequence of Hits"
-                mistake = TypeError(f"the {stage} backend must return {due}, got {answer!r}")
+            mistake = _mistake(stage, answer)
+            if mistake is not None:
                 entry.errors.append((mistake, stage, attempt))
                 raise mistake
             return answer
         yield Pause(wait)
+
+
+def _mistake(stage: Stage, answer: Any) -> TypeError | None:
+    """Notice a backend that forgot to return, or returns something of its own."""
+    if stage == "llm":
+        fine, due = isinstance(answer, LLMReply), "an LLMReply"
+    else:
+        fine = isinstance(answer, Sequence) and (not answer or isinstance(answer[0], Hit))
+        due = "a sequence of Hits"
+    return None if fine else TypeError(f"the {stage} backend must return {due}, got {str(answer)[:200]}")
 
 
 def _note_stop(error: Exception, run: Run) -> None:

@@ -8,7 +8,7 @@ from random import Random
 from time import monotonic
 from typing import Any
 
-from ..errors import OutputError, RunStopped
+from ..errors import ConfigurationError, OutputError, RunStopped
 from ..events import (
     CallEnded,
     CallStarted,
@@ -23,6 +23,7 @@ from ..gate import Gate
 from ..models import ItemId, LLMReply
 from ..protocols import Observer, Task
 from ..report import Failure, Outcome, RunStats, Stage, Success
+from ..steps import GateName
 from .call import Call
 from .intake import Entry
 from .meter import Meter
@@ -39,6 +40,14 @@ class Gates:
         self.search = (search,)
         self.llm = (llm,) if total is None or total is llm else (llm, total)
         self.batches = (batches,) if total is None or total is batches else (batches, total)
+
+    def of(self, name: GateName) -> tuple[Gate, ...]:
+        """Return the gates of an LLM call."""
+        if name == "llm":
+            return self.llm
+        if name == "batches":
+            return self.batches
+        raise ConfigurationError(f'there is no gate {name!r} for the model; write "llm" or "batches"')
 
 
 class Run:
