@@ -673,3 +673,20 @@ def test_small_mistakes_say_what_to_write() -> None:
     assert 'write "llm" or "batches"' in str(failure.error)
     with pytest.raises(errors.ConfigurationError, match=r"write stream\(\) here"):
         make().astream(ask, [1])
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_an_observer_may_close_the_stream_it_watches(strategy: Strategy) -> None:
+    def close(event: Any) -> None:
+        if isinstance(event, ItemEnded) and event.outcome.ok:
+            left.extend(stream.close())
+
+    left: list[Any] = []
+    limits = Limits(llm=1, restaurants=3)
+    runner = BatchRunner(llm=FakeLLM(), strategy=strategy, limits=limits, observers=[close])
+    stream = runner.stream(ask, range(5))
+    outcomes = list(stream)
+
+    assert len(outcomes) + len(left) <= 5
+    while runner._gates.llm[0].statistics().in_flight:
+        pass  # a thread that was given up frees its slot when its call ends

@@ -135,16 +135,17 @@ class Reader:
             driver.home.post(driver.conductor.halt)
 
     def give_up(self) -> None:
-        """Cancel the run without waiting for it."""
+        """Cancel the run without waiting for it; the garbage collector may call this anywhere."""
         self._aborted = True  # before looking for the driver, as `attach` looks here after setting it
         driver = self._driver
         if driver is not None:
-            driver.home.post(driver.conductor.abort)
+            driver.home.post_later(driver.conductor.abort)
 
     def abort(self) -> Iterator[Outcome[Any]]:
         """Cancel the run: calls in flight are cancelled or let go. Yields the outcomes not taken yet."""
         self.give_up()
-        if self._driver is not None:
+        driver = self._driver
+        if driver is not None and not driver.home.is_here():  # an observer, say, cannot wait for itself
             while not self._over.wait(A_WHILE):
                 pass
         while not self._mail.empty():

@@ -32,7 +32,7 @@ def start_in_thread(call: Call, conductor: Conductor, home: Home, threads: Worke
 
     try:
         threads.submit(partial(copy_context().run, work))
-    except RuntimeError as error:  # the system has no more threads
+    except RuntimeError as error:  # no more threads, of the system's or of a runner that is being closed
         call.leave()
         conductor.ended(call, None, error)
 

@@ -23,21 +23,33 @@ class WorkerThreads:
         self._lock = threading.Lock()
         self._idle = 0
         self._threads = 0
+        self._closed = False
 
     def submit(self, job: Job) -> None:
-        """Run `job` in a thread of its own as far as it can tell; `job` must not raise."""
+        """
+        Run `job`, which must not raise, in a thread of its own as far as it can tell.
+
+        Raises:
+            RuntimeError: When the pool is closed, or the system has no more threads.
+        """
         with self._lock:
+            if self._closed:
+                raise RuntimeError("the runner's worker threads are closed")
             if self._idle:
                 self._idle -= 1
             else:
-                self._threads += 1
-                name = f"restaurant-llm-batch-{self._threads}"
-                threading.Thread(target=self._work, name=name, daemon=True).start()
-        self._jobs.put(job)
+                self._start_thread()
+            self._jobs.put(job)
+
+    def _start_thread(self) -> None:
+        name = f"restaurant-llm-batch-{self._threads + 1}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
+        self._threads += 1
 
     def close(self) -> None:
         """Let idle threads end now, and busy ones after their job."""
         with self._lock:
+            self._closed = True
             threads = self._threads
         for _ in range(threads):
             self._jobs.put(None)

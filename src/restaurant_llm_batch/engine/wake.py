@@ -48,13 +48,21 @@ class ThreadHome:
 
     def post(self, action: Action) -> bool:
         """Have `action` run in this thread; False when it takes no more post."""
-        if threading.get_ident() == self._ident:
+        if self.is_here():
             action()
-        elif self._closed:
+            return True
+        return self.post_later(action)
+
+    def post_later(self, action: Action) -> bool:
+        """Have `action` run when this thread is done with what it does now; False as in `post`."""
+        if self._closed:
             return False
-        else:
-            self._post.put(action)
+        self._post.put(action)
         return True
+
+    def is_here(self) -> bool:
+        """Tell whether the caller is at home."""
+        return threading.get_ident() == self._ident
 
     def nudge(self) -> None:
         """Make a waiting home look around; safe in a signal handler."""
@@ -106,10 +114,14 @@ class LoopHome:
 
     def post(self, action: Action) -> bool:
         """Have `action` run on this loop, at once when called there; False when the loop is gone."""
-        if threading.get_ident() == self._ident:
+        if self.is_here():
             action()
             return True
         return self.post_later(action)
+
+    def is_here(self) -> bool:
+        """Tell whether the caller is at home."""
+        return threading.get_ident() == self._ident
 
     def post_later(self, action: Action) -> bool:
         """Have `action` run at home when it is done with what it does now; False when home is gone."""
