@@ -109,12 +109,14 @@ class Call:
         self.withdrawn = True
         for gate, ticket in zip(self.gates, self._tickets, strict=False):
             gate.withdraw(ticket)
+        self._tickets.clear()
 
     def leave(self) -> None:
         """Free the slots; the backend has returned. To be called once, by whoever called the backend."""
         self.meter.leave(self.stage, self.weight)
         for gate, ticket in zip(self.gates, self._tickets, strict=False):
             gate.done(ticket)
+        self._tickets.clear()  # they know their call: without this, only the garbage collector could free it
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:
         """Call a blocking backend in this thread and return its answer, or what it raised."""
