@@ -56,7 +56,9 @@ def make(plan: dict[str, Any]) -> tuple[BatchRunner, list[Gate], FakeLLM, FakeSe
     return runner, gates, llm, search
 
 
-def check(outcomes: list[Any], taken: int, gates: list[Gate], llm: FakeLLM, search: FakeSearch) -> None:
+def check_outcomes_and_slots(
+    outcomes: list[Any], taken: int, gates: list[Gate], llm: FakeLLM, search: FakeSearch
+) -> None:
     assert sorted(outcome.index for outcome in outcomes) == list(range(taken))
     patience = time.monotonic() + 5  # threads that were given up end by themselves, a little later
     while any(gate.statistics().in_flight for gate in gates) and time.monotonic() < patience:
@@ -92,7 +94,7 @@ def test_blocking_runs(plan: dict[str, Any]) -> None:
             elif plan["how"] == "close":
                 outcomes += stream.close()
 
-    check(outcomes, len(taken) if plan["lazy"] else len(outcomes), gates, llm, search)
+    check_outcomes_and_slots(outcomes, len(taken) if plan["lazy"] else len(outcomes), gates, llm, search)
 
 
 @chaotic
@@ -121,7 +123,7 @@ def test_awaited_runs(plan: dict[str, Any], backend: str) -> None:
                 assert sorted(outcome.index for outcome in outcomes) == taken
 
     anyio.run(main, backend=backend)
-    check([], 0, gates, llm, search)
+    check_outcomes_and_slots([], 0, gates, llm, search)
     assert len({outcome.index for outcome in outcomes}) == len(outcomes)
 
 
@@ -138,4 +140,4 @@ def test_cancelled_aruns(plan: dict[str, Any], backend: str, after: float) -> No
                     tasks.start_soon(runner.arun, task, range(number, plan["items"]))
 
     anyio.run(main, backend=backend)
-    check([], 0, gates, llm, search)
+    check_outcomes_and_slots([], 0, gates, llm, search)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from restaurant_llm_batch import BatchRunner, BatchSettings, Limits, Strategy, SummarizeAspects, errors
+from restaurant_llm_batch import BatchRunner, BatchSettings, Gate, Limits, Strategy, SummarizeAspects, errors
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 
@@ -111,6 +111,7 @@ def test_presets_are_the_source_services_gpu_settings(name: str) -> None:
         ({"search": "50"}, "Limits.search"),
         ({"llm_total": 0}, "Limits.llm_total"),
         ({"restaurants": True}, "Limits.restaurants"),
+        ({"restaurants": Gate(3)}, "Limits.restaurants"),
         ({"min_batch_size": 200}, "min_batch_size <= default_batch_size"),
     ],
 )

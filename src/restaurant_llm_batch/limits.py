@@ -8,6 +8,8 @@ from typing import Literal
 from .errors import ConfigurationError
 from .gate import Gate
 
+_GATED = ("search", "llm", "batches", "llm_total")
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -45,7 +47,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Gate) and "Gate" in str(field.type):
+            if isinstance(value, Gate) and field.name in _GATED:
                 continue
             if value is None and field.name == "llm_total":
                 continue

@@ -92,7 +92,7 @@ class Leases:
 
     def _start_afresh(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a stream that is collected while it is held ends its lease there
         self._count = 0
         self._block_count = 0
         self._threads: WorkerThreads | None = None

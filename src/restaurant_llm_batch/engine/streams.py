@@ -120,8 +120,11 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
             return
         self._over = True
         self._driver.give_up()
-        if self._lease is not None:
-            threading.Thread(target=self._lease.end, daemon=True).start()
+        lease = self._lease
+        if lease is not None and lease.loop_thread is None:
+            lease.end()  # waits for nobody, and stage 1 promises to make no thread
+        elif lease is not None:
+            threading.Thread(target=lease.end, daemon=True).start()
 
 
 class Channel:
