@@ -120,10 +120,12 @@ class LLMReply:
 
     Attributes:
         text: The answer.
-        finish_reason: "stop" when the model ended by itself, "length" when it was cut off.
+        finish_reason: "stop" when the model ended by itself, "length" when it was cut off, "content_filter"
+            when the service cut it off, "refusal" when the model declined; the text is then its reason.
         prompt_tokens: Tokens read, as counted by the service; 0 when unknown.
         completion_tokens: Tokens written, likewise.
         model: The model that answered.
+        cached_tokens: Those of `prompt_tokens` that the service had in its prompt cache.
     """
 
     text: str
@@ -131,6 +133,7 @@ class LLMReply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     model: str = ""
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,7 @@ class RunStats:
         refusals: Calls that the service refused (429).
         prompt_tokens: Tokens read by the model, as far as the service reports them.
         completion_tokens: Tokens written by it, likewise; answers that could not be used count too.
+        cached_tokens: Those of `prompt_tokens` that came from the service's prompt cache.
         peak_in_flight: Most calls of this run in flight at once, by stage.
         peak_memory_mib: The process's peak resident memory so far, in MiB; None where it cannot be read.
         stopped_because: Why the run ended early, or None.
@@ -88,6 +89,7 @@ class RunStats:
     refusals: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     peak_in_flight: Mapping[str, int] = field(default_factory=dict)
     peak_memory_mib: float | None = None
     stopped_because: str | None = None

@@ -15,7 +15,7 @@ text runs in every mode, and a test is a look at the next step:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, TypeAlias, TypeVar, cast
@@ -33,6 +33,7 @@ __all__ = [
     "SearchAll",
     "Step",
     "Together",
+    "adrive",
     "complete",
     "drive",
     "pause",
@@ -156,6 +157,25 @@ def drive(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
             answer = error = None
             try:
                 answer = perform(step)
+            except Exception as raised:
+                error = raised
+    finally:
+        flow.close()
+
+
+async def adrive(flow: Flow[T], perform: Callable[[Any], Awaitable[Any]]) -> T:
+    """Run a flow to its end on the running loop; `drive` for an awaited `perform`."""
+    answer: Any = None
+    error: Exception | None = None
+    try:
+        while True:
+            try:
+                step = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            answer = error = None
+            try:
+                answer = await perform(step)
             except Exception as raised:
                 error = raised
     finally:

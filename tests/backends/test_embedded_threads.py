@@ -9,7 +9,7 @@ from threading import Barrier, Event, Lock
 
 import pytest
 
-from restaurant_llm_batch.backends._once import EmbedOnce
+from restaurant_llm_batch.backends._search.once import EmbedOnce
 from restaurant_llm_batch.backends.embedded import EmbeddedSearch
 from restaurant_llm_batch.backends.embedders import HashingEmbedder
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends import _concepts
-from restaurant_llm_batch.backends._text import terms
+from restaurant_llm_batch.backends._language import concepts
+from restaurant_llm_batch.backends._language.text import terms
 from restaurant_llm_batch.backends.embedders import HashingEmbedder
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.protocols import Embedding
@@ -109,8 +109,8 @@ def test_a_useless_size_is_refused_by_name(size: object) -> None:
 def test_no_word_of_the_lexicon_has_two_meanings() -> None:
     """The later would silently win: 서비스 once counted as a matter of price."""
     meanings: dict[str, set[str]] = {}
-    for concepts in _concepts._WORDS.values():
-        for name, words in concepts.items():
+    for of_language in concepts._WORDS.values():
+        for name, words in of_language.items():
             for stem in (stem for word in words.split() for stem in terms(word)):
                 meanings.setdefault(stem, set()).add(name)
 

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from restaurant_llm_batch.backends import _korean
-from restaurant_llm_batch.backends._concepts import Lexicon
-from restaurant_llm_batch.backends._text import sentences, terms
+from restaurant_llm_batch.backends._language import korean
+from restaurant_llm_batch.backends._language.concepts import Lexicon
+from restaurant_llm_batch.backends._language.text import sentences, terms
 from restaurant_llm_batch.backends.embedders import HashingEmbedder
 from restaurant_llm_batch.backends.offline import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
@@ -87,7 +87,7 @@ def test_an_endless_text_is_read_in_no_time(reader: Callable[[str], object], uni
 @pytest.mark.parametrize("unit", ["가", "었", "했었겠", "하해했드림", "음식이너무맛있고"])
 def test_an_endless_korean_word_is_read_in_no_time(unit: str) -> None:
     word = (unit * LONGER)[:LONGER]
-    assert seconds(_korean.stem, word + "다") + seconds(LEXICON.concept, word) < BOUND
+    assert seconds(korean.stem, word + "다") + seconds(LEXICON.concept, word) < BOUND
 
 
 def test_an_endless_compound_still_has_its_concept() -> None:

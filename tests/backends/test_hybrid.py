@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends._hybrid import (
+from restaurant_llm_batch.backends._search.hybrid import (
     Candidate,
     Fused,
     cut,

@@ -208,8 +208,8 @@ class TestSense:
         ],
     )
     def test_negation_turns_an_opinion_round(self, praise: str, blame: str) -> None:
-        from restaurant_llm_batch.backends._lexicon import WordReader
-        from restaurant_llm_batch.backends._pieces import read_review
+        from restaurant_llm_batch.backends._language.lexicon import WordReader
+        from restaurant_llm_batch.backends._language.pieces import read_review
 
         words = WordReader()
         assert read_review(praise, words)[0].opinion > 0

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends import _korean
-from restaurant_llm_batch.backends._text import sentences, stem_english, terms
+from restaurant_llm_batch.backends._language import korean
+from restaurant_llm_batch.backends._language.text import sentences, stem_english, terms
 
 
 @pytest.mark.parametrize(
@@ -27,12 +27,12 @@ from restaurant_llm_batch.backends._text import sentences, stem_english, terms
     ],
 )
 def test_the_forms_of_a_korean_word_meet(forms: str) -> None:
-    assert len({_korean.stem(word) for word in forms.split()}) == 1
+    assert len({korean.stem(word) for word in forms.split()}) == 1
 
 
 @pytest.mark.parametrize("word", ["종이", "오이", "피자", "바다", "가게", "동네", "기분", "이", "가"])
 def test_a_short_korean_word_is_not_taken_for_an_ending(word: str) -> None:
-    assert _korean.stem(word) == word
+    assert korean.stem(word) == word
 
 
 def test_different_korean_words_stay_apart() -> None:
@@ -47,18 +47,18 @@ def test_different_korean_words_stay_apart() -> None:
         "가격이",
     ]
 
-    assert len({_korean.stem(word) for word in words}) == len(words)
+    assert len({korean.stem(word) for word in words}) == len(words)
 
 
 @pytest.mark.parametrize("times", [1, 2, 5000])
 def test_a_past_of_any_depth_is_undone(times: int) -> None:
-    assert _korean.stem("먹" + "었" * times + "다") == "먹"
-    assert _korean.stem("먹" + "었겠" * times + "다") == "먹"
+    assert korean.stem("먹" + "었" * times + "다") == "먹"
+    assert korean.stem("먹" + "었겠" * times + "다") == "먹"
 
 
 @given(st.text(st.characters(min_codepoint=0xAC00, max_codepoint=0xD7A3), min_size=1, max_size=12))
 def test_a_korean_stem_is_never_empty(word: str) -> None:
-    assert _korean.stem(word)
+    assert korean.stem(word)
 
 
 @pytest.mark.parametrize(

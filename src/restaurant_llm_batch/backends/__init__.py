@@ -9,19 +9,32 @@ if TYPE_CHECKING:
     from .embedded import EmbeddedSearch
     from .embedders import HashingEmbedder
     from .offline import OfflineLLM
+    from .transport import HTTPTransport, Timeout
+    from .vllm import VLLMServerLLM
 
-__all__ = ["EmbeddedSearch", "HashingEmbedder", "OfflineLLM"]
+_HOMES = {
+    "EmbeddedSearch": "embedded",
+    "HTTPTransport": "transport",
+    "HashingEmbedder": "embedders",
+    "OfflineLLM": "offline",
+    "Timeout": "transport",
+    "VLLMServerLLM": "vllm",
+}
+
+__all__ = [
+    "EmbeddedSearch",
+    "HTTPTransport",
+    "HashingEmbedder",
+    "OfflineLLM",
+    "Timeout",
+    "VLLMServerLLM",
+]
 
 
 def __getattr__(name: str) -> Any:
-    homes = {
-        "EmbeddedSearch": "embedded",
-        "HashingEmbedder": "embedders",
-        "OfflineLLM": "offline",
-    }
-    if name not in homes:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{homes[name]}", __name__), name)
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -6,35 +6,21 @@ import os
 import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigurationError
 from ..models import Hit, ItemId, Review, SearchQuery
 from ..protocols import Embedder
-from ._answer import Question, answer
-from ._folder import require_folder
-from ._hybrid import id_order
-from ._once import EmbedOnce
-from ._reviews import Entry, read_id, read_reviews
-from ._shard import Shard
+from ..steps import drive
+from ._search.answer import Question, answer
+from ._search.folder import require_folder
+from ._search.hybrid import id_order
+from ._search.once import EmbedOnce
+from ._search.reviews import Batch, Indexed, read_batches, read_id
+from ._search.shard import Shard
 from .embedders import HashingEmbedder
 
-
-@dataclass(frozen=True, slots=True)
-class Indexed:
-    """
-    What `EmbeddedSearch.index_reviews` did.
-
-    Attributes:
-        reviews: Reviews written; one of an id that was there before replaced it.
-        blank: Reviews left out because there is no text in them.
-    """
-
-    reviews: int
-    blank: int
+__all__ = ["EmbeddedSearch", "Indexed"]
 
 
 class EmbeddedSearch:
@@ -137,19 +123,14 @@ class EmbeddedSearch:
             ConfigurationError: A review cannot be used; names its position and field. Batches
                 before it are written.
         """
-        if type(batch_size) is not int or batch_size < 1:
-            raise ConfigurationError(f"batch_size must be 1 or more, not {batch_size!r}")
-        entries = read_reviews(reviews)
-        written = blank = 0
-        while batch := list(islice(entries, batch_size)):
-            useful = [entry for entry in batch if entry.content.strip()]
-            blank += len(batch) - len(useful)
-            self._write(useful)
-            written += len(useful)
+        done = Indexed(0, 0)
+        for batch in read_batches(reviews, batch_size):
+            self._write(batch)
+            done = batch.done
             if on_progress is not None:
-                on_progress(written)
+                on_progress(done.reviews)
         self._shard.flush()
-        return Indexed(written, blank)
+        return done
 
     def search(self, query: SearchQuery, /) -> list[Hit]:
         """
@@ -181,7 +162,7 @@ class EmbeddedSearch:
         shard = self._reader()
         found: list[list[Hit]] = [[] for _ in queries]
         asked = {i: question for i, query in enumerate(queries) if (question := self._ask(query))}
-        for i, hits in zip(asked, answer([*asked.values()], shard.rank), strict=True):
+        for i, hits in zip(asked, drive(answer([*asked.values()]), shard.rank), strict=True):
             found[i] = hits
         return found
 
@@ -191,12 +172,10 @@ class EmbeddedSearch:
             require_folder(self._path)
         return self._shard
 
-    def _write(self, entries: list[Entry]) -> None:
-        # The last of equal keys counts, here as between batches.
-        unique = list({entry.point: entry for entry in entries}.values())
-        if unique:
-            vectors = self._embedder.embed_documents([entry.content for entry in unique])
-            self._shard.write(unique, vectors)
+    def _write(self, batch: Batch) -> None:
+        if batch.entries:
+            vectors = self._embedder.embed_documents([entry.content for entry in batch.entries])
+            self._shard.write(batch.entries, vectors)
 
     def _ask(self, query: SearchQuery) -> Question | None:
         restaurant_id = read_id(query.restaurant_id, "restaurant_id")

@@ -1,7 +1,9 @@
 """
 Embedders: text to vectors, for the search backends.
 
-`HashingEmbedder` is the default. It needs no model, no download and no network.
+`HashingEmbedder` is the default. It needs no model, no download and no network. `FastEmbedder` and
+`EmbeddingsAPI`, in files of their own, make dense vectors with a model, and leave the sparse half to a
+`SparseEmbedder`.
 """
 
 from __future__ import annotations
@@ -11,12 +13,12 @@ from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from ..errors import ConfigurationError
 from ..protocols import Embedding, SparseVector
-from ._concepts import Lexicon
-from ._text import terms
+from ._language.concepts import Lexicon
+from ._language.text import terms
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -29,6 +31,58 @@ _LONGEST_KNOWN = 100  # a "word" of thousands of letters is not worth rememberin
 # Found on the tuning part of the data; see docs/search-quality.md.
 _STEM, _GRAM, _CONCEPT, _ASPECT = 1.0, 0.6, 1.0, 0.75
 _K1, _B, _AVERAGE_LENGTH = 1.2, 0.75, 16.0
+
+
+class SparseEmbedder(Protocol):
+    """Makes the sparse half of an embedding: weights of words, whose rarity the search engine weighs."""
+
+    @property
+    def name(self) -> str:
+        """Name the method and its version; vectors of different names are not comparable."""
+        ...
+
+    def embed_documents(self, texts: Sequence[str], /) -> list[SparseVector]:
+        """Embed texts to be found, one vector each, in their order."""
+        ...
+
+    def embed_query(self, text: str, /) -> SparseVector:
+        """Embed a text to search with."""
+        ...
+
+
+class HashingSparse:
+    """The sparse half of `HashingEmbedder`: BM25 weights of Korean and English stems."""
+
+    def __init__(self) -> None:
+        # Words repeat (Zipf), so remembering their numbers makes indexing several times faster.
+        self._term_id = lru_cache(_KNOWN_STEMS)(_hash32)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    @property
+    def name(self) -> str:
+        """The name of these vectors; it changes whenever they would."""
+        return f"hashing-sparse-v{_VERSION}"
+
+    def embed_documents(self, texts: Sequence[str], /) -> list[SparseVector]:
+        """Embed texts to be found, one vector each, in their order."""
+        return [self.weigh(Counter(terms(text)), bm25=True) for text in texts]
+
+    def embed_query(self, text: str, /) -> SparseVector:
+        """Embed a text to search with; each distinct word counts once."""
+        return self.weigh(Counter(terms(text)), bm25=False)
+
+    def weigh(self, counts: Counter[str], *, bm25: bool) -> SparseVector:
+        """Return the weights of stems that were counted: BM25's, or 1 each."""
+        saturation = _K1 * (1 - _B + _B * counts.total() / _AVERAGE_LENGTH)
+        # Two terms with one hash are rare enough to share the larger weight.
+        weights: dict[int, float] = {}
+        for stem, count in counts.items():
+            weight = count * (_K1 + 1) / (count + saturation) if bm25 else 1.0
+            index = self._term_id(stem)
+            weights[index] = max(weight, weights.get(index, 0.0))
+        return SparseVector(list(weights), list(weights.values()))
 
 
 class HashingEmbedder:
@@ -61,7 +115,7 @@ class HashingEmbedder:
         self._lexicon = Lexicon()
         # Words repeat (Zipf), so remembering each stem's share makes indexing several times faster.
         self._share = lru_cache(_KNOWN_STEMS)(self._make_share)
-        self._term_id = lru_cache(_KNOWN_STEMS)(_hash32)
+        self._sparse = HashingSparse()
 
     @property
     def name(self) -> str:
@@ -99,14 +153,7 @@ class HashingEmbedder:
 
     def _embed(self, stems: list[str], *, bm25: bool) -> Embedding:
         counts = Counter(stems)
-        saturation = _K1 * (1 - _B + _B * len(stems) / _AVERAGE_LENGTH)
-        # Two terms with one hash are rare enough to share the larger weight.
-        weights: dict[int, float] = {}
-        for stem, count in counts.items():
-            weight = count * (_K1 + 1) / (count + saturation) if bm25 else 1.0
-            index = self._term_id(stem)
-            weights[index] = max(weight, weights.get(index, 0.0))
-        return Embedding(self._dense(counts), SparseVector(list(weights), list(weights.values())))
+        return Embedding(self._dense(counts), self._sparse.weigh(counts, bm25=bm25))
 
     def _dense(self, counts: Counter[str]) -> list[float]:
         vector = [0.0] * self._size
@@ -140,6 +187,22 @@ def _grams(stem: str) -> list[str]:
     width = 2 if stem[0] > "\u2fff" else 4
     padded = f"<{stem}>"
     return [padded[i : i + width] for i in range(len(padded) - width + 1)] or [padded]
+
+
+def named(model: str, prefixes: tuple[str, str], sparse: SparseEmbedder) -> str:
+    """Return the name of embeddings whose halves are made by a model, with its prefixes, and by `sparse`."""
+    return f"{model}{list(prefixes) if any(prefixes) else ''}+{sparse.name}"
+
+
+def joined(dense: Iterable[Sequence[float]], sparse: Iterable[SparseVector]) -> list[Embedding]:
+    """Return embeddings of two halves, the dense one at unit length; there are as many of either."""
+    return [Embedding(unit(vector), weights) for vector, weights in zip(dense, sparse, strict=True)]
+
+
+def unit(vector: Sequence[float]) -> list[float]:
+    """Return a vector at length 1; one without any length as it is."""
+    length = math.sqrt(math.fsum(value * value for value in vector))
+    return [value / length for value in vector] if length else list(vector)
 
 
 def _hash32(term: str) -> int:

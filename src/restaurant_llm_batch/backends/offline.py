@@ -8,10 +8,10 @@ from typing import Any
 
 from ..errors import PermanentBackendError
 from ..models import LLMReply, LLMRequest
-from ._extractive import LONGEST_SENTENCE, Pick, extract, trim
-from ._lexicon import WordReader
-from ._pieces import Sentence, Topic, read_review, split
-from ._text import terms
+from ._language.extractive import LONGEST_SENTENCE, Pick, extract, trim
+from ._language.lexicon import WordReader
+from ._language.pieces import Sentence, Topic, read_review, split
+from ._language.text import terms
 
 _MODEL = "offline-extractive"
 _TASKS = ("aspect_summaries", "aspect_summary", "overall_summary")

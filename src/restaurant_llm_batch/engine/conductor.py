@@ -174,7 +174,7 @@ class Conductor:
             return
         self.finished = self._exhausted = True
         self.failure = self.failure or failure
-        self.run.stop("the run was cancelled")
+        self.run.give_up()
         self._withdraw_waiting()
         self._paused.clear()
         for frame in list(self._open.values()):

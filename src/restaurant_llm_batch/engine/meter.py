@@ -28,6 +28,7 @@ class Meter:
         self._refusals = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
+        self._cached_tokens = 0
         self._lock = threading.Lock()
         self._in_flight: Counter[str] = Counter()
         self._peak: dict[str, int] = {}
@@ -49,6 +50,7 @@ class Meter:
         """Note what the model read and wrote."""
         self._prompt_tokens += reply.prompt_tokens
         self._completion_tokens += reply.completion_tokens
+        self._cached_tokens += reply.cached_tokens
 
     def raised(self, error: BaseException) -> None:
         """Note what a call raised."""
@@ -67,6 +69,7 @@ class Meter:
             refusals=self._refusals,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
+            cached_tokens=self._cached_tokens,
             peak_in_flight=peak,
             peak_memory_mib=peak_memory_mib(),
             stopped_because=stopped_because,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Sequence
 from random import Random
 from time import monotonic
@@ -56,6 +57,7 @@ class Run:
 
     Attributes:
         stopped: What stopped the run, or None while it goes on.
+        given_up: Set when calls in flight are given up too; blocking backends may look at it.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class Run:
         self.retries = retries
         self.random = random
         self.stopped: Exception | None = None
+        self.given_up = threading.Event()
         self.meter = Meter()
         self._observers = tuple(observers)
         self._arrivals = arrivals
@@ -89,6 +92,11 @@ class Run:
         """Have nothing more begun; whoever drives the run is to be told."""
         if self.stopped is None:
             self.stopped = RunStopped(reason)
+
+    def give_up(self) -> None:
+        """Stop, and tell calls in flight that nobody will hear their answers."""
+        self.stop("the run was cancelled")
+        self.given_up.set()
 
     def begin(self, total: int | None) -> None:
         """Note that the run begins."""

@@ -10,6 +10,7 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
+from ..patience import until
 from ..report import Outcome
 from .call import Call
 from .conductor import Conductor, Hands, Source
@@ -25,7 +26,7 @@ def start_in_thread(call: Call, conductor: Conductor, home: Home, threads: Worke
 
     def work() -> None:
         try:
-            answer, error = call.run_blocking()
+            answer, error = until(conductor.run.given_up, call.run_blocking)
             home.post(partial(conductor.ended, call, answer, error))
         finally:
             call.leave()  # here, not at home: a run that was given up does not hear of it

@@ -21,12 +21,16 @@ def read_object(reply: LLMReply) -> Mapping[str, Any]:
 
     Raises:
         OutputTruncated: When the answer was cut off.
-        OutputInvalid: When there is no JSON object in it.
+        OutputInvalid: When there is no JSON object in it, or the model declined to answer.
     """
     if reply.finish_reason == "length":
         raise OutputTruncated(
             "the answer was cut off at its token limit; raise max_tokens or lower limit",
             reply=reply,
+        )
+    if reply.finish_reason in ("refusal", "content_filter"):
+        raise OutputInvalid(
+            f"the model declined to answer ({reply.finish_reason}): {reply.text[:200]}", reply=reply
         )
     text = reply.text
     start, end = text.find("{"), text.rfind("}")

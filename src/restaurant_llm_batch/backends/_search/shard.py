@@ -15,13 +15,13 @@ from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BatchError, ConfigurationError, PermanentBackendError
-from ..protocols import Embedder, Embedding
-from ._answer import Ranking
-from ._folder import check_folder, unusable, write_label
-from ._hybrid import Candidate
-from ._points import candidate_of, point_of, request_of
-from ._reviews import Entry
+from ...errors import BatchError, ConfigurationError, PermanentBackendError
+from ...protocols import Embedder, Embedding
+from .answer import Ranking
+from .folder import check_folder, unusable, write_label
+from .hybrid import Candidate
+from .points import candidate_of, point_of, request_of
+from .reviews import Entry
 
 if TYPE_CHECKING:
     from qdrant_edge import EdgeShard

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, TypeVar
 
-from ..models import Hit, ItemId, SearchQuery
-from ..protocols import Embedding
-from ._hybrid import Candidate, Fused, cut, fuse, settle, unmeasured
+from ...models import Hit, ItemId, SearchQuery
+from ...protocols import Embedding
+from .hybrid import Candidate, Fused, cut, fuse, settle, unmeasured
+
+T = TypeVar("T")
 
 ListName: TypeAlias = Literal["dense", "sparse"]
 
@@ -55,38 +57,41 @@ class Question:
         return Ranking(str(self.restaurant_id), self.vector, using, limit, among)
 
 
-Rank: TypeAlias = Callable[[Sequence[Ranking]], Sequence[Sequence[Candidate]]]
-"""Answers several rankings in one round trip."""
+Asking: TypeAlias = Generator[list[Ranking], Sequence[Sequence[Candidate]], T]
+"""
+A flow that returns a `T`: it yields rankings that can be answered in one round trip, and is sent the
+candidates of each.
+"""
 
 
-def answer(questions: Sequence[Question], rank: Rank) -> list[list[Hit]]:
+def answer(questions: Sequence[Question]) -> Asking[list[list[Hit]]]:
     """
-    Answer questions.
+    Answer questions; whoever drives this asks the engine.
+
+    It asks once, and again only for lists that were cut among equals and for similarities that a bound needs.
 
     Args:
         questions: The questions.
-        rank: Asks the engine; called once, and again only for lists that were cut among equals and for
-            similarities that a bound needs.
 
     Returns:
         The hits of each question, best first.
     """
     wanted = [(i, using) for i, question in enumerate(questions) for using in question.lists()]
-    settled = _settled([(questions[i], using) for i, using in wanted], rank)
+    settled = yield from _settled([(questions[i], using) for i, using in wanted])
     lists = dict(zip(wanted, settled, strict=True))
     fused = [fuse(lists.get((i, "dense"), []), lists.get((i, "sparse"), [])) for i in range(len(questions))]
-    near = _similarities(questions, fused, rank)
+    near = yield from _similarities(questions, fused)
     return [_hits(*found) for found in zip(questions, fused, near, strict=True)]
 
 
-def _settled(wanted: Sequence[tuple[Question, ListName]], rank: Rank) -> list[list[Candidate]]:
+def _settled(wanted: Sequence[tuple[Question, ListName]]) -> Asking[list[list[Candidate]]]:
     lists: list[list[Candidate]] = [[] for _ in wanted]
     unsettled = list(range(len(wanted)))
     factor = 1
     while unsettled:
         # One more than wanted, to see whether the last of them has equals beyond the cut.
         asked = {i: factor * wanted[i][0].depth + 1 for i in unsettled}
-        answers = rank([wanted[i][0].ranking(wanted[i][1], limit) for i, limit in asked.items()])
+        answers = yield [wanted[i][0].ranking(wanted[i][1], limit) for i, limit in asked.items()]
         unsettled = []
         for (i, limit), found in zip(asked.items(), answers, strict=True):
             whole = settle(found, wanted=wanted[i][0].depth, asked=limit)
@@ -100,15 +105,15 @@ def _settled(wanted: Sequence[tuple[Question, ListName]], rank: Rank) -> list[li
 
 
 def _similarities(
-    questions: Sequence[Question], fused: Sequence[Sequence[Fused]], rank: Rank
-) -> list[dict[str, float]]:
+    questions: Sequence[Question], fused: Sequence[Sequence[Fused]]
+) -> Asking[list[dict[str, float]]]:
     """Fetch the cosines of what only the sparse search found, where a bound asks for them."""
     near: list[dict[str, float]] = [{} for _ in questions]
     bounded = (i for i, question in enumerate(questions) if question.query.min_score)
     points = {i: missing for i in bounded if (missing := tuple(unmeasured(fused[i])))}
     if points:
-        asked = [questions[i].ranking("dense", len(some), some) for i, some in points.items()]
-        for i, found in zip(points, rank(asked), strict=True):
+        answers = yield [questions[i].ranking("dense", len(some), some) for i, some in points.items()]
+        for i, found in zip(points, answers, strict=True):
             near[i] = {candidate.point: candidate.score for candidate in found}
     return near
 

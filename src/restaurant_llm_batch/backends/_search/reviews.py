@@ -7,10 +7,11 @@ import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import islice
 from typing import Any
 
-from ..errors import ConfigurationError
-from ..models import ItemId, Review
+from ...errors import ConfigurationError
+from ...models import ItemId, Review
 
 _NAMESPACE = uuid.UUID("6f1c2f0e-6a55-5d3a-9a53-0c3f4f5f8b11")
 # The engine turns larger integers into floats, which would make different ids one.
@@ -35,6 +36,61 @@ class Entry:
     restaurant_id: ItemId
     review_id: ItemId
     content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Indexed:
+    """
+    What `index_reviews` did.
+
+    Attributes:
+        reviews: Reviews written; one of an id that was there before replaced it.
+        blank: Reviews left out because there is no text in them.
+    """
+
+    reviews: int
+    blank: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """
+    Reviews to be embedded and written together.
+
+    Attributes:
+        entries: Those to write, each key once.
+        done: What is done so far once they are written.
+    """
+
+    entries: tuple[Entry, ...]
+    done: Indexed
+
+
+def read_batches(reviews: Iterable[Review | Mapping[str, Any]], size: int) -> Iterator[Batch]:
+    """
+    Check reviews, a batch at a time.
+
+    Args:
+        reviews: As `read_reviews` takes them.
+        size: Reviews read for one batch.
+
+    Raises:
+        ConfigurationError: The size, at once; a review, when its batch is asked for.
+    """
+    if type(size) is not int or size < 1:
+        raise ConfigurationError(f"batch_size must be 1 or more, not {size!r}")
+    return _batches(read_reviews(reviews), size)
+
+
+def _batches(entries: Iterator[Entry], size: int) -> Iterator[Batch]:
+    written = blank = 0
+    while batch := list(islice(entries, size)):
+        useful = [entry for entry in batch if entry.content.strip()]
+        blank += len(batch) - len(useful)
+        written += len(useful)
+        # The last of equal keys counts, here as between batches.
+        unique = {entry.point: entry for entry in useful}
+        yield Batch(tuple(unique.values()), Indexed(written, blank))
 
 
 def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[Entry]:

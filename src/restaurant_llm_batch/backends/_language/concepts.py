@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
-from ._text import terms
+from .text import terms
 
 
 class Concept(NamedTuple):

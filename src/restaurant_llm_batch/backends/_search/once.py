@@ -6,7 +6,7 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from threading import Lock
 
-from ..protocols import Embedder, Embedding
+from ...protocols import Embedder, Embedding
 
 
 class EmbedOnce:
@@ -29,6 +29,11 @@ class EmbedOnce:
         self._size = size
         self._lock = Lock()
         self._slots: OrderedDict[str, Future[Embedding]] = OrderedDict()
+
+    def knows(self, text: str) -> bool:
+        """Tell whether `embed` would answer at once."""
+        slot = self._slots.get(text)
+        return slot is not None and slot.done()
 
     def embed(self, text: str) -> Embedding:
         """

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 from uuid import UUID
 
-from ..protocols import Embedding
-from ._answer import Ranking
-from ._hybrid import Candidate
-from ._reviews import Entry
+from ...protocols import Embedding
+from .answer import Ranking
+from .hybrid import Candidate
+from .reviews import Entry
 
 if TYPE_CHECKING:
     from qdrant_edge import Filter, Point, Query, QueryRequest, ScoredPoint

@@ -6,7 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
-from ..errors import BatchError, ConfigurationError, PermanentBackendError
+from ...errors import BatchError, ConfigurationError, PermanentBackendError
 
 FORMAT = 1
 

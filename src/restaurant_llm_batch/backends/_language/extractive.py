@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ._pieces import Piece, Sentence, Topic
+from .pieces import Piece, Sentence, Topic
 
 LONGEST_SENTENCE = 160
 _LONGEST_BULLET, _MOST_BULLETS, _FEW_BULLETS = 100, 4, 2

@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 
-from . import _korean
+from . import korean
 
 # Putting a run of accents in order costs the square of its length; no letter carries this many.
 _SIGNS = re.compile(r"([^\w\s]{32})[^\w\s]++")
@@ -84,7 +84,7 @@ def _stems(script: str, token: str) -> list[str]:
     if script == "hangul":
         if token in _KOREAN_STOPS:
             return []
-        stem = _korean.stem(token)
+        stem = korean.stem(token)
         return [] if stem in _KOREAN_STOPS else [stem]
     if script == "latin":
         word = re.split("['\u2019]", _without_accents(token))[0]

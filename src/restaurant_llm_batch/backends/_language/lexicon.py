@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from ._concepts import Lexicon
-from ._text import terms
+from .concepts import Lexicon
+from .text import terms
 
 _KNOWN_WORDS = 16_384
 _LONGEST_WORD = 40

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from ._lexicon import Word, WordReader, opinion
-from ._text import sentences, terms
+from .lexicon import Word, WordReader, opinion
+from .text import sentences, terms
 
 _READABLE = 20_000
 _LONGEST_NAME = 100

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..models import ItemId
+from ...models import ItemId
 
 RRF_K = 2
 """Qdrant's default; the first of a list counts 1/2, the second 1/3."""

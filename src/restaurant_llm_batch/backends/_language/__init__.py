@@ -1,0 +1,1 @@
+"""Korean and English: words, sentences, and what they speak of."""

@@ -1,0 +1,1 @@
+"""Hybrid search, whichever engine does the ranking."""

@@ -1,0 +1,34 @@
+"""Asking a model in each colour: blocking, on asyncio and on trio; what holds for one must hold for all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import anyio
+
+from restaurant_llm_batch import LLMReply, LLMRequest
+
+COLOURS = ("blocking", "asyncio", "trio")
+REQUEST = LLMRequest("aspect_summary", ({"role": "user", "content": "음식이 맛있어요"},))
+
+
+def ask(llm: Any, colour: str, request: LLMRequest = REQUEST) -> LLMReply:
+    """Ask once, and let go of the connections."""
+    return ask_often(llm, colour, 1, request)[0]
+
+
+def ask_often(llm: Any, colour: str, times: int, request: LLMRequest = REQUEST) -> list[LLMReply]:
+    """Ask several times, one after the other, and let go of the connections."""
+    if colour == "blocking":
+        try:
+            return [llm.complete(request) for _ in range(times)]
+        finally:
+            llm.close()
+    return anyio.run(_ask_often, llm, times, request, backend=colour)
+
+
+async def _ask_often(llm: Any, times: int, request: LLMRequest) -> list[LLMReply]:
+    try:
+        return [await llm.acomplete(request) for _ in range(times)]
+    finally:
+        await llm.aclose()
