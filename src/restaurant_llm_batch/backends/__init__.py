@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from .embedded import EmbeddedSearch
     from .embedders import HashingEmbedder
     from .offline import OfflineLLM
+    from .qdrant import QdrantSearch
     from .transport import HTTPTransport, Timeout
     from .vllm import VLLMServerLLM
 
@@ -17,6 +18,7 @@ _HOMES = {
     "HTTPTransport": "transport",
     "HashingEmbedder": "embedders",
     "OfflineLLM": "offline",
+    "QdrantSearch": "qdrant",
     "Timeout": "transport",
     "VLLMServerLLM": "vllm",
 }
@@ -26,6 +28,7 @@ __all__ = [
     "HTTPTransport",
     "HashingEmbedder",
     "OfflineLLM",
+    "QdrantSearch",
     "Timeout",
     "VLLMServerLLM",
 ]
