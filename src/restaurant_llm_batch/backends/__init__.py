@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .embedded import EmbeddedSearch
-    from .embedders import HashingEmbedder
+    from .embedders import HashingEmbedder, HashingSparse
+    from .embedders_api import EmbeddingsAPI
+    from .embedders_fastembed import FastEmbedBM25, FastEmbedder
     from .offline import OfflineLLM
+    from .openai import OpenAILLM
     from .qdrant import QdrantSearch
     from .transport import HTTPTransport, Timeout
     from .vllm import VLLMServerLLM
 
 _HOMES = {
     "EmbeddedSearch": "embedded",
+    "EmbeddingsAPI": "embedders_api",
+    "FastEmbedBM25": "embedders_fastembed",
+    "FastEmbedder": "embedders_fastembed",
     "HTTPTransport": "transport",
     "HashingEmbedder": "embedders",
+    "HashingSparse": "embedders",
     "OfflineLLM": "offline",
+    "OpenAILLM": "openai",
     "QdrantSearch": "qdrant",
     "Timeout": "transport",
     "VLLMServerLLM": "vllm",
@@ -25,9 +33,14 @@ _HOMES = {
 
 __all__ = [
     "EmbeddedSearch",
+    "EmbeddingsAPI",
+    "FastEmbedBM25",
+    "FastEmbedder",
     "HTTPTransport",
     "HashingEmbedder",
+    "HashingSparse",
     "OfflineLLM",
+    "OpenAILLM",
     "QdrantSearch",
     "Timeout",
     "VLLMServerLLM",
