@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .offline import OfflineLLM
     from .openai import OpenAILLM
     from .qdrant import QdrantSearch
+    from .runpod import RunPodLLM
     from .transport import HTTPTransport, Timeout
     from .vllm import VLLMServerLLM
 
@@ -27,6 +28,7 @@ _HOMES = {
     "OfflineLLM": "offline",
     "OpenAILLM": "openai",
     "QdrantSearch": "qdrant",
+    "RunPodLLM": "runpod",
     "Timeout": "transport",
     "VLLMServerLLM": "vllm",
 }
@@ -42,6 +44,7 @@ __all__ = [
     "OfflineLLM",
     "OpenAILLM",
     "QdrantSearch",
+    "RunPodLLM",
     "Timeout",
     "VLLMServerLLM",
 ]

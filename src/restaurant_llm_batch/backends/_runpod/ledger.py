@@ -1,0 +1,95 @@
+"""Which jobs of this process may be alive, so that none outlives it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import Enum
+from time import monotonic, sleep
+
+from ...errors import RunStopped
+from .steps import Job
+
+LAST_MOMENTS = 30.0
+"""Most seconds that the interpreter's end is held up for; RunPod takes 100 cancellations in ten seconds."""
+
+OTHERS_TAKE = 10.0
+"""Most seconds that it waits for what other threads do; some may wait for a loop that runs no more."""
+
+
+class Phase(Enum):
+    """What is being done about a job."""
+
+    SUBMITTED = "its submission is being answered"
+    WATCHED = "it is alive"
+    CANCELLED = "it is being cancelled"
+
+
+class Ledger:
+    """The jobs of one backend in one process."""
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+        self._jobs: dict[Job, Phase] = {}
+        self._closed = False
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def keeping(self, job: Job) -> Iterator[None]:
+        """
+        Keep a job that is about to be submitted, until it is over or was never made.
+
+        Raises:
+            RunStopped: When the interpreter is ending.
+        """
+        with self._lock:
+            if self._closed:
+                raise RunStopped("the interpreter is ending")
+            self._jobs[job] = Phase.SUBMITTED
+        try:
+            yield
+        finally:
+            with self._lock:
+                if job.alive:  # cancelling it failed; it is tried once more at the very end
+                    self._jobs[job] = Phase.WATCHED
+                else:
+                    self._jobs.pop(job, None)
+
+    def note(self, job: Job, phase: Phase) -> None:
+        """Note what is being done about a job."""
+        with self._lock:
+            if job in self._jobs:
+                self._jobs[job] = phase
+
+    def end(self, cancel: Callable[[Job], object]) -> None:
+        """
+        Cancel what is still alive, at the interpreter's end.
+
+        Worker threads are daemons and go on until the very last moment: a submission that one of them waits
+        for is waited for, and what one of them is cancelling is left to it, but for so long only.
+        """
+        if os.getpid() != self.pid:
+            return  # a forked child has no part in its parent's jobs
+        with self._lock:
+            self._closed = True
+        began = monotonic()
+        while self._jobs:
+            job = self._take()
+            if monotonic() - began > (OTHERS_TAKE if job is None else LAST_MOMENTS):
+                return
+            if job is None:
+                sleep(0.01)
+                continue
+            cancel(job)
+            with self._lock:
+                self._jobs.pop(job, None)
+
+    def _take(self) -> Job | None:
+        with self._lock:
+            for job, phase in self._jobs.items():
+                if phase is Phase.WATCHED:
+                    self._jobs[job] = Phase.CANCELLED
+                    return job
+        return None
