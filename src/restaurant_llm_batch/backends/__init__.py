@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .runpod import RunPodLLM
     from .transport import HTTPTransport, Timeout
     from .vllm import VLLMServerLLM
+    from .vllm_engine import VLLMEngineLLM
 
 _HOMES = {
     "EmbeddedSearch": "embedded",
@@ -30,6 +31,7 @@ _HOMES = {
     "QdrantSearch": "qdrant",
     "RunPodLLM": "runpod",
     "Timeout": "transport",
+    "VLLMEngineLLM": "vllm_engine",
     "VLLMServerLLM": "vllm",
 }
 
@@ -46,6 +48,7 @@ __all__ = [
     "QdrantSearch",
     "RunPodLLM",
     "Timeout",
+    "VLLMEngineLLM",
     "VLLMServerLLM",
 ]
 
