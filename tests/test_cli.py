@@ -53,7 +53,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch) -> Invoke:
     monkeypatch.setenv("COLUMNS", "80")
 
     def run(*words: str | Path, llm: Callable[[], Any] = OfflineLLM) -> Result:
-        return CliRunner().invoke(build({"fake": llm}), [str(word) for word in words])
+        return CliRunner().invoke(build({"fake": lambda options: llm()}), [str(word) for word in words])
 
     return run
 
@@ -341,7 +341,7 @@ class Held:
             self.go.wait()
         return self.inner.complete(request)
 
-build({"held": Held}).main()
+build({"held": lambda options: Held()}).main()
 """
 
 

@@ -47,13 +47,40 @@ def test_the_contract_is_importable(name: str) -> None:
     assert name in restaurant_llm_batch.__all__
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "OpenAILLM",
+        "VLLMServerLLM",
+        "VLLMEngineLLM",
+        "RunPodLLM",
+        "OfflineLLM",
+        "QdrantSearch",
+        "EmbeddedSearch",
+    ],
+)
+def test_the_backends_of_the_contract_are_importable(name: str) -> None:
+    assert name in backends.__all__
+
+
 def test_an_unknown_name_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Runner'"):
         _ = restaurant_llm_batch.Runner
 
 
 def test_importing_brings_in_nothing_heavy() -> None:
-    heavy = ["openai", "qdrant_client", "qdrant_edge", "numpy", "trio", "pydantic_settings", "click", "rich"]
+    heavy = [
+        "aiohttp",
+        "httpx",
+        "openai",
+        "qdrant_client",
+        "qdrant_edge",
+        "numpy",
+        "trio",
+        "pydantic_settings",
+        "click",
+        "rich",
+    ]
     code = (
         "import sys, restaurant_llm_batch, restaurant_llm_batch.backends;"
         f"print([name for name in {heavy} if name in sys.modules])"

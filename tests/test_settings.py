@@ -130,3 +130,75 @@ def test_strategies_say_what_to_write() -> None:
         Strategy(llm_async=True, restaurant_async=True, threads=True)
     with pytest.raises(errors.ConfigurationError, match="must be True or False"):
         Strategy(search_async="yes")  # type: ignore[arg-type]
+
+
+SERVICES = {
+    "openai": {
+        "BATCH_LLM_MODEL": "gpt-x",
+        "OPENAI_API_KEY": "hush",
+        "BATCH_LLM_URL": "http://127.0.0.1:9/v1",
+    },
+    "vllm": {"BATCH_LLM_URL": "http://127.0.0.1:9", "VLLM_API_KEY": "hush"},
+    "runpod": {"RUNPOD_ENDPOINT_ID": "abc", "RUNPOD_API_KEY": "hush"},
+}
+KINDS = {"openai": "OpenAILLM", "vllm": "VLLMServerLLM", "runpod": "RunPodLLM"}
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_service_is_made_from_its_variables(service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_LLM_BACKEND", service)
+    for name, value in SERVICES[service].items():
+        monkeypatch.setenv(name, value)
+    settings = BatchSettings()
+
+    assert type(settings.llm()).__name__ == KINDS[service]
+    assert "hush" not in f"{settings!r} {settings} {settings.llm()!r}"
+
+
+def test_qdrant_is_made_from_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_SEARCH_BACKEND", "qdrant")
+    monkeypatch.setenv("QDRANT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("QDRANT_API_KEY", "hush")
+    search = BatchSettings().search()
+
+    assert type(search).__name__ == "QdrantSearch"
+    assert "'reviews'" in repr(search)
+    assert "hush" not in repr(search)
+
+
+def test_an_embedder_is_made_from_its_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert type(BatchSettings().embedder()).__name__ == "HashingEmbedder"
+    monkeypatch.setenv("BATCH_EMBEDDER", "api")
+    monkeypatch.setenv("BATCH_EMBEDDING_MODEL", "tiny")
+    monkeypatch.setenv("BATCH_EMBEDDING_URL", "http://127.0.0.1:9/v1")
+    monkeypatch.setenv("BATCH_EMBEDDING_API_KEY", "hush")
+    embedder = BatchSettings().embedder()
+
+    assert type(embedder).__name__ == "EmbeddingsAPI"
+    assert "hush" not in f"{embedder!r} {BatchSettings()!r}"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "missing"),
+    [
+        ("BATCH_LLM_BACKEND", "openai", "BATCH_LLM_MODEL"),
+        ("BATCH_LLM_BACKEND", "vllm", "BATCH_LLM_URL"),
+        ("BATCH_LLM_BACKEND", "runpod", "RUNPOD_ENDPOINT_ID"),
+        ("BATCH_SEARCH_BACKEND", "qdrant", "QDRANT_URL"),
+        ("BATCH_EMBEDDER", "api", "BATCH_EMBEDDING_MODEL"),
+    ],
+)
+def test_a_missing_variable_is_named_with_an_example(
+    variable: str, value: str, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(
+        errors.ConfigurationError, match=f"{variable}={value} needs {missing}; write .*{missing}="
+    ):
+        BatchRunner.from_settings(BatchSettings())
+
+
+def test_a_key_of_the_wrong_kind_is_not_repeated() -> None:
+    with pytest.raises(errors.ConfigurationError, match=r"OPENAI_API_KEY=\*\*\*") as caught:
+        BatchSettings(openai_api_key=["hush"])
+    assert "hush" not in f"{caught.value} {caught.value.__cause__}"

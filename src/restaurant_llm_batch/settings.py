@@ -7,15 +7,29 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from .backends.embedded import EmbeddedSearch
-from .backends.offline import OfflineLLM
+from . import backends
 from .errors import ConfigurationError
 from .limits import Limits
-from .protocols import AsyncLLMBackend, AsyncSearchBackend, LLMBackend, SearchBackend
+from .protocols import AsyncLLMBackend, AsyncSearchBackend, Embedder, LLMBackend, SearchBackend
 from .strategy import Strategy
+
+_EXAMPLES = {
+    "batch_llm_model": "gpt-5-mini",
+    "batch_llm_url": "http://localhost:8000",
+    "runpod_endpoint_id": "abc123def456",
+    "qdrant_url": "http://localhost:6333",
+    "batch_embedding_model": "text-embedding-3-small",
+}
+_NEEDED_BY = {
+    "batch_llm_model": "batch_llm_backend",
+    "batch_llm_url": "batch_llm_backend",
+    "runpod_endpoint_id": "batch_llm_backend",
+    "qdrant_url": "batch_search_backend",
+    "batch_embedding_model": "batch_embedder",
+}
 
 
 class BatchSettings(BaseSettings):
@@ -38,15 +52,34 @@ class BatchSettings(BaseSettings):
         vllm_max_batch_size: `Limits.max_batch_size`.
         vllm_default_batch_size: `Limits.default_batch_size`.
         aspect_seeds_file: A JSON file of seed words, ``{"service": ["직원 친절", ...], ...}``; see `aspects`.
-        batch_llm_backend: The model: "offline" needs none.
-        batch_search_backend: The search: "embedded" runs in this process.
+        batch_llm_backend: The model: "openai", "vllm" (its server), "runpod", or "offline", which needs none.
+        batch_llm_model: The model's name; needed for "openai", elsewhere the service's own if left out.
+        batch_llm_url: The address of a vLLM server, or of a service that speaks OpenAI's API.
+        batch_llm_timeout: Seconds to wait for an answer; for "runpod" the queue's time included.
+        openai_api_key: OpenAI's key, or that of the service at `batch_llm_url`.
+        vllm_api_key: The key of a vLLM server that wants one.
+        runpod_api_key: RunPod's key.
+        runpod_endpoint_id: The serverless endpoint, as in its address.
+        batch_search_backend: The search: "embedded" runs in this process, "qdrant" asks a server.
         batch_search_path: The folder of the embedded search; without one it is empty and in memory.
+        batch_search_timeout: Seconds to wait for a Qdrant server.
+        qdrant_url: The Qdrant server's address.
+        qdrant_api_key: Its key.
+        qdrant_collection: The collection of the reviews.
+        qdrant_prefer_grpc: Whether to speak gRPC to it.
+        batch_embedder: What makes vectors of texts: "hashing" needs no download, "fastembed" runs a model in
+            this process, "api" asks a service that speaks OpenAI's API. The one that indexed must search.
+        batch_embedding_model: The model's name; needed for "api".
+        batch_embedding_url: The address of that service, with its ``/v1``.
+        batch_embedding_api_key: Its key.
 
     Raises:
         ConfigurationError: When a variable has no usable value; it names the variable.
     """
 
-    model_config = SettingsConfigDict(extra="ignore", frozen=True, env_ignore_empty=True)
+    model_config = SettingsConfigDict(
+        extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
+    )
 
     batch_search_async: bool = False
     batch_restaurant_async: bool = False
@@ -60,9 +93,25 @@ class BatchSettings(BaseSettings):
     vllm_max_batch_size: int = Field(default=100, ge=1)
     vllm_default_batch_size: int = Field(default=50, ge=1)
     aspect_seeds_file: Path | None = None
-    batch_llm_backend: Literal["offline"] = "offline"
-    batch_search_backend: Literal["embedded"] = "embedded"
+    batch_llm_backend: Literal["offline", "openai", "vllm", "runpod"] = "offline"
+    batch_llm_model: str | None = None
+    batch_llm_url: str | None = None
+    batch_llm_timeout: float = Field(default=600, gt=0)
+    openai_api_key: SecretStr | None = None
+    vllm_api_key: SecretStr | None = None
+    runpod_api_key: SecretStr | None = None
+    runpod_endpoint_id: str | None = None
+    batch_search_backend: Literal["embedded", "qdrant"] = "embedded"
     batch_search_path: Path | None = None
+    batch_search_timeout: float = Field(default=30, gt=0)
+    qdrant_url: str | None = None
+    qdrant_api_key: SecretStr | None = None
+    qdrant_collection: str = "reviews"
+    qdrant_prefer_grpc: bool = False
+    batch_embedder: Literal["hashing", "fastembed", "api"] = "hashing"
+    batch_embedding_model: str | None = None
+    batch_embedding_url: str = "https://api.openai.com/v1"
+    batch_embedding_api_key: SecretStr | None = None
 
     def __init__(self, **values: Any) -> None:
         try:
@@ -112,17 +161,88 @@ class BatchSettings(BaseSettings):
         return cast("Mapping[str, Sequence[str]]", seeds)
 
     def llm(self) -> LLMBackend | AsyncLLMBackend:
-        """Return a new model."""
-        return OfflineLLM()
+        """
+        Return a new model.
+
+        Raises:
+            ConfigurationError: When a variable is missing that the backend needs.
+        """
+        match self.batch_llm_backend:
+            case "openai":
+                return backends.OpenAILLM(
+                    self._needed("batch_llm_model"),
+                    api_key=self.openai_api_key,
+                    base_url=self.batch_llm_url,
+                    timeout=self.batch_llm_timeout,
+                )
+            case "vllm":
+                return backends.VLLMServerLLM(
+                    self._needed("batch_llm_url"),
+                    self.batch_llm_model,
+                    api_key=self.vllm_api_key,
+                    timeout=self.batch_llm_timeout,
+                )
+            case "runpod":
+                return backends.RunPodLLM(
+                    self._needed("runpod_endpoint_id"),
+                    api_key=self.runpod_api_key,
+                    model=self.batch_llm_model,
+                    timeout=self.batch_llm_timeout,
+                )
+        return backends.OfflineLLM()
 
     def search(self) -> SearchBackend | AsyncSearchBackend:
-        """Return a new search."""
-        return EmbeddedSearch(self.batch_search_path)
+        """
+        Return a new search.
+
+        Raises:
+            ConfigurationError: When a variable is missing that the backend needs.
+        """
+        if self.batch_search_backend == "qdrant":
+            return backends.QdrantSearch(
+                self.qdrant_collection,
+                url=self._needed("qdrant_url"),
+                api_key=self.qdrant_api_key,
+                prefer_grpc=self.qdrant_prefer_grpc,
+                timeout=self.batch_search_timeout,
+                embedder=self.embedder(),
+            )
+        return backends.EmbeddedSearch(self.batch_search_path, embedder=self.embedder())
+
+    def embedder(self) -> Embedder:
+        """
+        Return a new embedder.
+
+        Raises:
+            ConfigurationError: When a variable is missing that it needs, or the extra is not installed.
+        """
+        match self.batch_embedder:
+            case "fastembed":
+                model = self.batch_embedding_model
+                return backends.FastEmbedder() if model is None else backends.FastEmbedder(model)
+            case "api":
+                return backends.EmbeddingsAPI(
+                    self.batch_embedding_url,
+                    self._needed("batch_embedding_model"),
+                    api_key=self.batch_embedding_api_key,
+                )
+        return backends.HashingEmbedder()
+
+    def _needed(self, name: str) -> str:
+        value = getattr(self, name)
+        if not value:
+            kind = _NEEDED_BY[name]
+            raise ConfigurationError(
+                f"{kind.upper()}={getattr(self, kind)} needs {name.upper()}; "
+                f"write for example {name.upper()}={_EXAMPLES[name]}"
+            )
+        return str(value)
 
 
 def _complaint(error: ValidationError) -> str:
     complaints = []
     for detail in error.errors(include_url=False):
         name = str(detail["loc"][0]).upper() if detail["loc"] else "the settings"
-        complaints.append(f"{name}={detail['input']!r}: {detail['msg'].lower()}")
+        value = "***" if name.endswith("KEY") else repr(detail["input"])
+        complaints.append(f"{name}={value}: {detail['msg'].lower()}")
     return "; ".join(complaints)

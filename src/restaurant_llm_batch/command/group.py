@@ -9,9 +9,8 @@ from typing import Any
 import click
 
 from ..errors import BatchError
-from ..protocols import LLMBackend
 from . import index, search, summarize
-from .summarize import MakeLLM
+from .services import MakeLLM, models
 
 _HELP = """\
 Summarise restaurants from their reviews, many at a time, without ever overloading the model.
@@ -27,6 +26,11 @@ With your own reviews:
     restaurant-llm-batch index reviews.jsonl --into reviews.index
     restaurant-llm-batch search reviews.index --restaurant 1 friendly staff
     restaurant-llm-batch summarize reviews.index --output summaries.jsonl
+
+With a model:
+
+\b
+    restaurant-llm-batch summarize reviews.index --llm vllm --llm-url http://localhost:8000
 """
 
 
@@ -71,15 +75,9 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         help=_HELP,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    for command in (index.command(), search.command(), summarize.command(llms or {"offline": _offline})):
+    for command in (index.command(), search.command(), summarize.command(llms or models())):
         group.add_command(command)
     return group
-
-
-def _offline() -> LLMBackend:
-    from ..backends import OfflineLLM
-
-    return OfflineLLM()
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:

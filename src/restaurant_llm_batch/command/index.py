@@ -7,13 +7,13 @@ from pathlib import Path
 import click
 
 from ..backends import EmbeddedSearch
-from ..errors import ConfigurationError
-from . import report
-from .indexing import index_lines
+from ..errors import BatchError, ConfigurationError
+from . import report, services
+from .indexing import Index, index_lines
 from .lines import FileError, ReviewLines
 
 _HELP = """
-Index the reviews of FILE into a folder, for `search` and `summarize`.
+Index the reviews of FILE into a folder, or into a Qdrant server, for `search` and `summarize`.
 
 FILE is JSON Lines in UTF-8: one object per line, a review or a restaurant with its reviews:
 
@@ -32,27 +32,47 @@ def command() -> click.Command:
         "index",
         params=[
             click.Argument(["file"], type=path),
-            click.Option(["--into"], type=path, required=True, metavar="FOLDER", help="The folder."),
+            click.Option(["--into"], type=path, metavar="FOLDER", help="The folder."),
+            *services.search_parameters(),
         ],
         callback=_main,
         help=_HELP,
     )
 
 
-def _main(file: Path, into: Path) -> None:
+def _main(file: Path, into: Path | None, search: str, qdrant_url: str | None, collection: str | None) -> None:
     if not file.exists():
         raise ConfigurationError(f"there is no file {str(file)!r}")
+    if search == "qdrant":
+        if into is not None:
+            raise click.UsageError("--into names a folder, and --search qdrant a server; choose one")
+        server, label = services.qdrant(qdrant_url, collection)
+        _index(file, server, label)
+        click.echo("Next: restaurant-llm-batch summarize --search qdrant")
+    elif into is None:
+        raise click.UsageError("say where to: --into FOLDER, or --search qdrant")
+    else:
+        _index(file, EmbeddedSearch(into, embedder=services.embedder()), repr(str(into)))
+        click.echo(f"Next: restaurant-llm-batch summarize {into}")
+
+
+def _index(file: Path, place: Index, label: str) -> None:
     lines = ReviewLines(file)
-    with EmbeddedSearch(into) as search:
+    with place as search:
         try:
             indexed = index_lines(lines, search, file.stat().st_size, report.console(stderr=True))
         except FileError as error:
-            written = f" ({search.count():,} reviews are in {str(into)!r})" if into.exists() else ""
-            raise ConfigurationError(f"{error}{written}") from error
+            raise ConfigurationError(f"{error}{_what_is_there(search, label)}") from error
         count = search.count()
     left_out = f" ({indexed.blank:,} without text left out)" if indexed.blank else ""
     click.echo(
         f"Indexed {indexed.reviews:,} reviews of {len(lines.restaurants):,} restaurants{left_out}; "
-        f"{str(into)!r} now holds {count:,} reviews."
+        f"{label} now holds {count:,} reviews."
     )
-    click.echo(f"Next: restaurant-llm-batch summarize {into}")
+
+
+def _what_is_there(search: Index, label: str) -> str:
+    try:
+        return f" ({search.count():,} reviews are in {label})"
+    except BatchError:  # the very first line was bad, and nothing was made
+        return ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -11,8 +12,14 @@ from ..backends.embedded import EmbeddedSearch, Indexed
 from ..errors import ConfigurationError
 from .lines import FileError, ReviewLines
 
+if TYPE_CHECKING:
+    from ..backends import QdrantSearch
 
-def index_lines(lines: ReviewLines, search: EmbeddedSearch, size: int, progress: Console | None) -> Indexed:
+Index: TypeAlias = "EmbeddedSearch | QdrantSearch"
+"""Where reviews can be put."""
+
+
+def index_lines(lines: ReviewLines, search: Index, size: int, progress: Console | None) -> Indexed:
     """
     Index the reviews of a file.
 
@@ -40,7 +47,7 @@ def index_lines(lines: ReviewLines, search: EmbeddedSearch, size: int, progress:
         return _index(lines, search, show)
 
 
-def _index(lines: ReviewLines, search: EmbeddedSearch, show: Callable[[int], object] | None) -> Indexed:
+def _index(lines: ReviewLines, search: Index, show: Callable[[int], object] | None) -> Indexed:
     try:
         return search.index_reviews(lines, on_progress=show)
     except FileError:

@@ -9,14 +9,15 @@ from rich.padding import Padding
 from rich.text import Text
 
 from ..models import SearchQuery
-from . import parameters, report, tables
-from .sources import open_source
+from . import parameters, report, services, tables
+from .sources import in_qdrant, open_source
 
 _HELP = """
 Search among the reviews of one restaurant.
 
 SOURCE is a file of reviews (JSON Lines) or a folder made by `index`; without it, the sample that is shipped.
-The first word is taken for SOURCE when more words follow and it names a file or folder, or looks like one.
+The first word is taken for SOURCE when more words follow and it names a file or folder, or looks like one;
+with --search qdrant there is no SOURCE.
 """
 _ENDINGS = (".jsonl", ".json", ".ndjson", "/")
 _BEGINNINGS = ("/", "./", "../", "~")
@@ -31,21 +32,34 @@ def command() -> click.Command:
             click.Option(["--restaurant"], required=True, metavar="ID", help="The restaurant."),
             parameters.limit(),
             parameters.min_score(),
+            *services.search_parameters(),
         ],
         callback=_main,
         help=_HELP,
     )
 
 
-def _main(words: tuple[str, ...], restaurant: str, limit: int, min_score: float) -> None:
-    path = Path(words[0]) if _names_a_source(words) else None
+def _main(
+    words: tuple[str, ...],
+    restaurant: str,
+    limit: int,
+    min_score: float,
+    search: str,
+    qdrant_url: str | None,
+    collection: str | None,
+) -> None:
+    elsewhere = search == "qdrant"
+    path = Path(words[0]) if not elsewhere and _names_a_source(words) else None
     text = " ".join(words if path is None else words[1:])
     if not text.strip():
         raise click.UsageError("say what to search for")
-    source = open_source(path, report.console(stderr=True))
+    if elsewhere:
+        source = in_qdrant(None, qdrant_url, collection)
+    else:
+        source = open_source(path, report.console(stderr=True))
     [restaurant_id] = source.pick([restaurant])
-    with source.search as search:
-        hits = search.search(SearchQuery(restaurant_id, text, limit, min_score))
+    with source.search as reviews:
+        hits = reviews.search(SearchQuery(restaurant_id, text, limit, min_score))
     out = report.console()
     heading = f"{tables.clean(text)!r} in {tables.clean(source.title(restaurant_id))}, {source.label}"
     out.print(Padding(Text(heading, style="bold"), (0, 1)))

@@ -12,7 +12,8 @@ from rich.console import Console
 from ..backends import EmbeddedSearch
 from ..errors import ConfigurationError
 from ..models import ItemId
-from .indexing import index_lines
+from . import services
+from .indexing import Index, index_lines
 from .lines import ReviewLines
 
 SAMPLE = "the shipped sample"
@@ -33,7 +34,7 @@ class Source:
     """
 
     label: str
-    search: EmbeddedSearch
+    search: Index
     restaurant_ids: Sequence[ItemId]
     names: Mapping[str, str] = field(default_factory=dict)
 
@@ -82,8 +83,30 @@ def open_source(path: Path | None, progress: Console | None) -> Source:
     return _from_folder(path) if path.is_dir() else _from_file(path, str(path), progress)
 
 
+def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> Source:
+    """
+    Open a collection of a Qdrant server.
+
+    Args:
+        path: A source that was named besides, which is a mistake.
+        url: The server; None for the environment's.
+        collection: Its name; likewise.
+
+    Raises:
+        ConfigurationError: Both were named, or nothing says where the server is.
+        BackendError: The server cannot be asked.
+    """
+    if path is not None:
+        raise ConfigurationError(
+            f"--search qdrant reads the reviews from a server; leave {str(path)!r} out, or put it there with "
+            f"`restaurant-llm-batch index {path} --search qdrant`"
+        )
+    search, label = services.qdrant(url, collection)
+    return Source(label, search, search.restaurant_ids())
+
+
 def _from_file(path: Path, label: str, progress: Console | None) -> Source:
-    lines, search = ReviewLines(path), EmbeddedSearch()
+    lines, search = ReviewLines(path), EmbeddedSearch(embedder=services.embedder())
     index_lines(lines, search, path.stat().st_size, progress)
     return Source(label, search, list(lines.restaurants.values()), lines.names)
 
@@ -94,5 +117,5 @@ def _from_folder(path: Path) -> Source:
             f"the folder {str(path)!r} is not an index; make one with "
             f"`restaurant-llm-batch index REVIEWS.jsonl --into FOLDER`"
         )
-    search = EmbeddedSearch(path)
+    search = EmbeddedSearch(path, embedder=services.embedder())
     return Source(str(path), search, search.restaurant_ids())

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal
 
 import click
 from rich.console import Console
@@ -21,19 +21,19 @@ from ..protocols import AsyncLLMBackend, LLMBackend
 from ..runner import BatchRunner
 from ..strategy import Strategy
 from ..tasks.summary import SummarizeAspects
-from . import parameters, report
+from . import parameters, report, services
 from .gathering import Gathered
 from .interrupts import Interrupts
 from .output import STDOUT, Writer, open_writer
-from .sources import Source, open_source
-
-MakeLLM: TypeAlias = Callable[[], LLMBackend | AsyncLLMBackend]
+from .services import MakeLLM
+from .sources import Source, in_qdrant, open_source
 
 _HELP = """
 Summarise restaurants from their reviews, aspect by aspect and overall.
 
 SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; without it,
-the sample that is shipped. Results are the same at every stage; only the time differs.
+the sample that is shipped. With --search qdrant there is no SOURCE: all restaurants of the collection are
+summarised. Results are the same at every stage; only the time differs.
 
 Ctrl-C lets the calls in flight finish and shows what is done; pressed again, it cancels them.
 
@@ -60,6 +60,11 @@ class Options:
     output: str | None
     show: int | None
     llm: str
+    model: str | None
+    llm_url: str | None
+    search: str
+    qdrant_url: str | None
+    collection: str | None
     attempts: int
     quiet: bool
 
@@ -89,6 +94,12 @@ class Options:
             observers=[progress],
         )
 
+    def open_source(self) -> Source:
+        """Open the reviews."""
+        if self.search == "qdrant":
+            return in_qdrant(self.source, self.qdrant_url, self.collection)
+        return open_source(self.source, None if self.quiet else report.console(stderr=True))
+
     def items(self, source: Source) -> list[ItemId]:
         """Return the restaurants."""
         ids = source.restaurant_ids if self.restaurants is None else source.pick(self.restaurants)
@@ -108,16 +119,17 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
 
 def _main(llms: Mapping[str, MakeLLM], /, **given: Any) -> None:
     options = Options(**given)
-    task, llm = options.task, llms[options.llm]()
-    source = open_source(options.source, None if options.quiet else report.console(stderr=True))
+    task, llm = options.task, llms[options.llm](services.llm_settings(options.model, options.llm_url))
+    source = options.open_source()
     items = options.items(source)
     gathered = Gathered(options.show)
     with (
         source.search,
         open_writer(options.output, options.source) as writer,
         _progress(options) as progress,
+        options.runner(llm, source, progress) as runner,
     ):
-        stream = options.runner(llm, source, progress).stream(task, items)
+        stream = runner.stream(task, items)
         _collect(stream, writer, gathered, progress)
     out = report.console(stderr=options.output == STDOUT)
     report.show(out, gathered, stream.stats, source, len(items), options.quiet, options.output is not None)
@@ -180,13 +192,8 @@ def _speed() -> list[click.Parameter]:
 
 def _contents(llms: Mapping[str, MakeLLM]) -> list[click.Parameter]:
     return [
-        click.Option(
-            ["--llm"],
-            type=click.Choice([*llms]),
-            default=next(iter(llms)),
-            show_default=True,
-            help='The model; "offline" picks sentences from the reviews and needs no model at all.',
-        ),
+        *services.llm_parameters(llms),
+        *services.search_parameters(),
         click.Option(
             ["--aspects"],
             callback=parameters.names,
