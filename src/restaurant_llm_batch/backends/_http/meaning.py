@@ -9,6 +9,8 @@ from email.utils import parsedate_to_datetime
 from math import isfinite
 from typing import Any
 
+from pydantic_core import from_json, to_json
+
 from ...errors import (
     AuthenticationFailed,
     BackendError,
@@ -23,7 +25,6 @@ from ..transport import Answer, TransportError
 from .secret import Secret
 
 _MAY_PASS = frozenset({408, 409, 425})
-_ENCODER = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"))
 LONGEST_WORDS = 500
 
 
@@ -34,7 +35,10 @@ def encode(body: Mapping[str, Any]) -> bytes:
     Korean stays Korean, since escapes would cost several tokens a syllable; half of a surrogate pair, which
     no encoding can carry, becomes a question mark.
     """
-    return _ENCODER.encode(body).encode("utf-8", "replace")
+    try:
+        return to_json(body)  # several times faster, but strict about text
+    except ValueError:
+        return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def decode(answer: Answer, backend: str, secret: Secret | None = None) -> Any:
@@ -45,7 +49,7 @@ def decode(answer: Answer, backend: str, secret: Secret | None = None) -> Any:
         TransientBackendError: When it is none; something between us and the service answered instead.
     """
     try:
-        return json.loads(answer.body)
+        return from_json(answer.body)
     except ValueError:
         words = answer.body.decode("utf-8", "replace")
         words = words if secret is None else secret.scrub(words)
