@@ -11,10 +11,9 @@ from anyio import to_thread
 from ..errors import ConfigurationError
 from ..models import Hit, ItemId, Review, SearchQuery, as_item_id
 from ..protocols import Embedder
-from ..steps import Flow, drive
+from ..steps import Flow, adrive, drive
 from ._http.secret import KeyLike
 from ._qdrant.clients import Clients
-from ._qdrant.drive import adrive
 from ._qdrant.flows import Collection
 from ._qdrant.names import QdrantNames
 from ._qdrant.place import find_place

@@ -21,7 +21,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 
 from ...errors import ConfigurationError
 from .._http.per_loop import PerLoop, loop_is_trio
-from .drive import Ask, Perform, PerformAsync, Think
+from .asking import Ask, Perform, PerformAsync, Think
 from .errors import translate
 from .place import Place
 

@@ -14,8 +14,8 @@ from .._search.answer import Question, Ranking, answer
 from .._search.hybrid import Candidate, id_order
 from .._search.once import EmbedOnce
 from .._search.reviews import Entry, Indexed, read_batches, read_id
+from .asking import Ask, Think
 from .codec import Codec
-from .drive import Ask, Think
 from .names import Layout, QdrantNames, as_number
 from .schema import Schema
 

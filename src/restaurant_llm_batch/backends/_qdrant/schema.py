@@ -9,7 +9,7 @@ from ...errors import AuthenticationFailed, BackendError, ConfigurationError, Pe
 from ...models import ItemId
 from ...protocols import Embedder
 from ...steps import Flow
-from .drive import Ask
+from .asking import Ask
 from .names import IdForm, Layout, QdrantNames, look_up
 
 _FORMS: dict[str, IdForm] = {"keyword": "string", "uuid": "string", "integer": "integer"}

@@ -68,7 +68,7 @@ def read_submission(answer: Answer, secret: Secret) -> str:
 
 def _job_id(answer: Answer, secret: Secret) -> str:
     try:
-        body = decode(answer, BACKEND)
+        body = decode(answer, BACKEND, secret)
     except TransientBackendError:
         body = None
     if isinstance(body, dict):
@@ -104,7 +104,7 @@ def read_state(answer: Answer, secret: Secret) -> tuple[str, Mapping[str, Any]]:
         TransientBackendError: When something else than the service answered.
         PermanentBackendError: When the service tells of an error, and no status.
     """
-    body = decode(answer, BACKEND)
+    body = decode(answer, BACKEND, secret)
     if not isinstance(body, dict):
         raise TransientBackendError(f"runpod told no status but {str(body)[:80]}", backend=BACKEND)
     status = body.get("status")

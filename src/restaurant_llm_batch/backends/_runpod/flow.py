@@ -151,7 +151,7 @@ class JobFlows:
             raise no_answer(error, BACKEND) from error
         if answer.status != 200:
             raise answer_error(answer, self._secret)
-        return read_health(decode(answer, BACKEND))
+        return read_health(decode(answer, BACKEND, self._secret))
 
     def _look(self, job: Job) -> Flow[tuple[str, Mapping[str, Any]]]:
         try:

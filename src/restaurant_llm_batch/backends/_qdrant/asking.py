@@ -1,0 +1,30 @@
+"""What a flow against Qdrant asks for, and who performs it: one text for both colours."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """
+    Call a method of the client about the collection. Answered with what it returns.
+
+    The blocking client and the async one have methods of the same names and arguments.
+    """
+
+    method: str
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Think:
+    """Do work that takes the processor for a while. Answered with what it returns."""
+
+    work: Callable[[], Any]
+
+
+Perform: TypeAlias = Callable[[Ask | Think], Any]
+PerformAsync: TypeAlias = Callable[[Ask | Think], Awaitable[Any]]
