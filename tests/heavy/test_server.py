@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from time import monotonic
 
 import anyio
 import pytest
@@ -16,6 +17,9 @@ from .servers import Server, until
 from .workload import TASK, bounded, free, sample
 
 WRITTEN = "vllm:generation_tokens_total"
+ATTEMPTS = 4
+LONG = 3000
+"""Tokens that take seconds to write."""
 
 SCHEMA = bounded(
     {
@@ -87,10 +91,9 @@ def test_metrics_say_how_full_the_server_is(server: Server) -> None:
             for number in range(24):
                 tasks.start_soon(llm.acomplete, free(f"{number}", tokens=1500))
             with anyio.fail_after(30):
-                while (full := await llm.ametrics()).running < 16 or not full.waiting:
+                # The last of them may still be on its way when the first are counted.
+                while ((full := await llm.ametrics()).running, full.waiting) != (16, 8):
                     await anyio.sleep(0.05)
-            assert full.running == 16
-            assert full.waiting == 8
             assert 0 < full.kv_usage < 1
             tasks.cancel_scope.cancel()
         await llm.aclose()
@@ -119,52 +122,78 @@ def test_cancelling_a_call_aborts_it_in_the_engine(server: Server) -> None:
 
 
 def test_leaving_a_stream_aborts_what_the_run_still_had_in_the_engine(server: Server) -> None:
+    for _ in range(ATTEMPTS):
+        at_cancel, held_up, written = leave_a_stream(server)
+        # What counts is decided by what happened until the cancellation, never by what came after it.
+        if at_cancel < 8 * LONG / 2 and held_up < 1:
+            assert written - at_cancel < 8 * LONG / 10, "it wrote on, to ends that nobody waited for"
+            return
+    pytest.skip(f"the machine was too busy to cancel in time, {ATTEMPTS} times")
+
+
+def leave_a_stream(server: Server) -> tuple[float, float, float]:
+    """Return the tokens written when a stream was left, the seconds that took, and the tokens in the end."""
     search, restaurants = sample()
     llm = server.llm()
     runner = BatchRunner(llm=llm, search=search, strategy=Strategy.stage(4))
     before = server.sample(WRITTEN)
+    seen: list[float] = []
 
     async def main() -> None:
         async with runner:
-            # Without bounds on its strings the random model writes until its limit: seconds, so that even a
-            # busy machine cancels in time.
-            stream = runner.astream(replace(TASK, max_tokens=3000), restaurants)
+            # Without bounds on its strings the random model writes until its limit.
+            stream = runner.astream(replace(TASK, max_tokens=LONG), restaurants)
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(anext, stream)
-                with anyio.fail_after(30):
+                with anyio.move_on_after(60):
                     while (await llm.ametrics()).running != 8:
                         await anyio.sleep(0.02)
+                seen.append(monotonic())
+                seen.append(await anyio.to_thread.run_sync(server.sample, WRITTEN) - before)
                 tasks.cancel_scope.cancel()
             await stream.aclose()
+            seen.append(monotonic())
 
     anyio.run(main)
-
     until(lambda: llm.metrics().running == llm.metrics().waiting == 0)
-    assert server.sample(WRITTEN) - before < 8 * 2000, "it wrote on, to ends that nobody waited for"
+    began, at_cancel, left = seen
+    return at_cancel, left - began, server.sample(WRITTEN) - before
 
 
 def test_a_lower_priority_number_goes_first(server: Server) -> None:
+    for _ in range(ATTEMPTS):
+        ended_before, ended = mix_priorities(server)
+        assert len(ended) == 72
+        # As above: whether they came in time is known before they end.
+        if ended_before <= 24:
+            assert max(place for place, priority in enumerate(ended) if priority == 0) < 56
+            return
+    pytest.skip(f"the machine was too busy to send urgent requests in time, {ATTEMPTS} times")
+
+
+def mix_priorities(server: Server) -> tuple[int, list[int]]:
+    """Return how many of 64 requests had ended when 8 urgent ones were sent, and in which order all ended."""
     llm = server.llm()
     ended: list[int] = []
+    sent: list[int] = []
+    first = anyio.Event()
 
     async def one(number: int, priority: int) -> None:
-        # Long enough for the urgent ones to arrive in time on a busy machine.
-        await llm.acomplete(free(f"{number}", tokens=400 if priority else 40, priority=priority))
+        tokens = 200 + 6 * number if priority else 40  # so that they do not all end together
+        await llm.acomplete(free(f"{number}", tokens=tokens, priority=priority))
         ended.append(priority)
+        first.set()
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(64):
                 tasks.start_soon(one, number, 10)
-            with anyio.fail_after(30):
-                while (await llm.ametrics()).waiting < 40:
-                    await anyio.sleep(0.01)
+            await first.wait()
             for number in range(8):
                 tasks.start_soon(one, number, 0)
+            await anyio.sleep(0.2)  # until they are on their way
+            sent.append(len(ended))
         await llm.aclose()
 
     anyio.run(main)
-
-    assert len(ended) == 72
-    last_urgent = max(place for place, priority in enumerate(ended) if priority == 0)
-    assert last_urgent < 56, "the last 16 to end are of those that came first"
+    return sent[0], ended
