@@ -89,11 +89,11 @@ def test_metrics_say_how_full_the_server_is(server: Server) -> None:
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
             for number in range(24):
-                tasks.start_soon(llm.acomplete, free(f"{number}", tokens=1500))
-            with anyio.fail_after(30):
-                # The last of them may still be on its way when the first are counted.
-                while ((full := await llm.ametrics()).running, full.waiting) != (16, 8):
+                tasks.start_soon(llm.acomplete, free(f"{number}", tokens=3900))
+            with anyio.fail_after(120):
+                while (full := await llm.ametrics()).running < 16 or full.waiting < 8:
                     await anyio.sleep(0.05)
+            assert (full.running, full.waiting) == (16, 8)
             assert 0 < full.kv_usage < 1
             tasks.cancel_scope.cancel()
         await llm.aclose()
@@ -103,28 +103,42 @@ def test_metrics_say_how_full_the_server_is(server: Server) -> None:
 
 
 def test_cancelling_a_call_aborts_it_in_the_engine(server: Server) -> None:
+    for _ in range(ATTEMPTS):
+        at_cancel, held_up, written = cancel_a_call(server)
+        # What counts is decided by what happened until the cancellation, never by what came after it.
+        if at_cancel < LONG / 2 and held_up < 1:
+            assert written - at_cancel < LONG / 3, "it wrote on, to the end that nobody waited for"
+            return
+    pytest.skip(f"the machine was too busy to cancel in time, {ATTEMPTS} times")
+
+
+def cancel_a_call(server: Server) -> tuple[float, float, float]:
+    """Return the tokens written when a call was cancelled, the seconds it took, and the tokens in the end."""
     llm = server.llm()
     before = server.sample(WRITTEN)
+    seen: list[float] = []
 
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(llm.acomplete, free(tokens=3900))
-            with anyio.fail_after(30):
+            tasks.start_soon(llm.acomplete, free(tokens=LONG))
+            with anyio.move_on_after(60):
                 while (await llm.ametrics()).running != 1:
                     await anyio.sleep(0.02)
+            seen.append(monotonic())
+            seen.append(await anyio.to_thread.run_sync(server.sample, WRITTEN) - before)
             tasks.cancel_scope.cancel()
         await llm.aclose()
+        seen.append(monotonic())
 
     anyio.run(main)
-
     until(lambda: llm.metrics().running == 0)
-    assert server.sample(WRITTEN) - before < 2000, "it wrote on, to the end that nobody waited for"
+    began, at_cancel, left = seen
+    return at_cancel, left - began, server.sample(WRITTEN) - before
 
 
 def test_leaving_a_stream_aborts_what_the_run_still_had_in_the_engine(server: Server) -> None:
     for _ in range(ATTEMPTS):
         at_cancel, held_up, written = leave_a_stream(server)
-        # What counts is decided by what happened until the cancellation, never by what came after it.
         if at_cancel < 8 * LONG / 2 and held_up < 1:
             assert written - at_cancel < 8 * LONG / 10, "it wrote on, to ends that nobody waited for"
             return
@@ -164,7 +178,7 @@ def test_a_lower_priority_number_goes_first(server: Server) -> None:
     for _ in range(ATTEMPTS):
         ended_before, ended = mix_priorities(server)
         assert len(ended) == 72
-        # As above: whether they came in time is known before they end.
+        # Whether they came in time is known before they end.
         if ended_before <= 24:
             assert max(place for place, priority in enumerate(ended) if priority == 0) < 56
             return
