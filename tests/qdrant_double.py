@@ -20,7 +20,8 @@ from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as wire
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
-from tests.local_server import Say, Seen
+from restaurant_llm_batch.backends.qdrant import QdrantSearch
+from tests.local_server import LocalServer, Say, Seen
 
 
 class Refused(Exception):
@@ -100,7 +101,7 @@ class Engine:
 
     def _check(self, collection: str, condition: Any) -> None:
         if isinstance(condition, models.Filter):
-            for one in (*(condition.must or ()), *(condition.should or ())):
+            for one in (*(condition.must or ()), *(condition.should or ()), *(condition.must_not or ())):
                 self._check(collection, one)
         elif self.strict and isinstance(condition, models.FieldCondition):
             index = self._indexes.get(collection, {}).get(condition.key)
@@ -114,8 +115,8 @@ class Engine:
     def _facet(self, collection: str, key: str, limit: int) -> models.FacetResponse:
         return self._client.facet(collection, key, limit=limit)
 
-    def _scroll(self, collection: str) -> list[models.Record]:
-        return self._client.scroll(collection, limit=1)[0]
+    def _scroll(self, collection: str, limit: int = 1) -> list[models.Record]:
+        return self._client.scroll(collection, limit=limit)[0]
 
 
 def _is_integer(condition: models.FieldCondition) -> bool:
@@ -156,7 +157,7 @@ def _route(engine: Engine, route: str, name: str, seen: Seen) -> Any:
     if route == "POST /facet":
         return engine.do("facet", name, body["key"], body["limit"]).model_dump(mode="json")
     assert route == "POST /points/scroll", route
-    return {"points": [point.model_dump(mode="json") for point in engine.do("scroll", name)]}
+    return {"points": [point.model_dump(mode="json") for point in engine.do("scroll", name, body["limit"])]}
 
 
 _CODES = {
@@ -212,7 +213,7 @@ class Points(wire.PointsServicer):
 
     def Scroll(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Look at a point."""
-        found = _do(self._engine, context, "scroll", request.collection_name)
+        found = _do(self._engine, context, "scroll", request.collection_name, request.limit)
         return wire.ScrollResponse(result=[RestToGrpc.convert_record(point) for point in found])
 
 
@@ -263,3 +264,20 @@ def grpc_server(points: object, collections: object | None = None) -> Iterator[i
         yield port
     finally:
         server.stop(None).wait()
+
+
+@contextmanager
+def door(name: str, engine: Engine | None = None, **more: Any) -> Iterator[QdrantSearch]:
+    """Open a search in local mode, or in a strict server over REST or gRPC."""
+    engine = engine or Engine(strict=True)
+    if name == "memory":
+        yield QdrantSearch("reviews", url=":memory:", **more)
+    elif name == "rest":
+        with LocalServer(rest(engine)) as server, QdrantSearch("reviews", url=server.url, **more) as search:
+            yield search
+    else:
+        with grpc_server(Points(engine), Collections(engine)) as port:
+            # Nobody listens at the REST port, so that nothing can go there unnoticed.
+            options: dict[str, Any] = {"url": "http://127.0.0.1:1", "grpc_port": port, "prefer_grpc": True}
+            with QdrantSearch("reviews", **options, **more) as search:
+                yield search

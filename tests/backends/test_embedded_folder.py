@@ -7,9 +7,11 @@ import json
 import multiprocessing
 import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import qdrant_edge
 
 from restaurant_llm_batch.backends.embedded import EmbeddedSearch
 from restaurant_llm_batch.backends.embedders import HashingEmbedder
@@ -50,6 +52,24 @@ def test_a_folder_keeps_its_reviews(tmp_path: Path) -> None:
         assert second.search(SearchQuery(1, "맛")) == before
         assert second.restaurant_ids() == [1, "b"]
         assert second.count() == 2
+
+
+def test_a_folder_of_before_there_were_categories_opens_and_takes_them(tmp_path: Path) -> None:
+    with EmbeddedSearch(tmp_path) as search:
+        search.index_reviews([review(1, 1, "맛있어요"), review(2, 2, "맛있어요")])
+    with closing(qdrant_edge.EdgeShard.load(str(tmp_path / "shard"))) as shard:
+        shard.update(qdrant_edge.UpdateOperation.delete_field_index("category"))
+        assert set(shard.info().payload_schema) == {"restaurant", "restaurant_id"}
+
+    with EmbeddedSearch(tmp_path) as search:
+        search.index_reviews([Review("맛있어요", 3, 3, category=7)])
+        anyone = search.search(SearchQuery(1, "맛", among="others"))
+        kind = search.search(SearchQuery(1, "맛", among="others", category="7"))
+
+    assert [(hit.restaurant_id, hit.review_id) for hit in anyone] == [(2, 2), (3, 3)]
+    assert [(hit.restaurant_id, hit.review_id) for hit in kind] == [(3, 3)]
+    with closing(qdrant_edge.EdgeShard.load(str(tmp_path / "shard"))) as shard:
+        assert set(shard.info().payload_schema) == {"restaurant", "restaurant_id", "category"}
 
 
 def test_a_closed_folder_is_opened_again_by_the_next_use(tmp_path: Path) -> None:

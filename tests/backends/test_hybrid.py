@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 
@@ -14,10 +15,10 @@ from restaurant_llm_batch.backends._search.hybrid import (
     Fused,
     cut,
     fuse,
-    id_order,
     settle,
     unmeasured,
 )
+from restaurant_llm_batch.backends._search.ids import id_order
 from restaurant_llm_batch.models import ItemId
 
 IDS = st.one_of(st.integers(0, 50), st.text("ab", min_size=1, max_size=3))
@@ -74,6 +75,25 @@ def test_whole_groups_before_the_cut_are_enough() -> None:
 
     assert settled_ is not None
     assert [one.review_id for one in settled_] == [3, 7]
+
+
+def test_when_no_more_is_asked_for_equals_at_the_end_count() -> None:
+    equals = [candidate(number, 0.5) for number in (3, 1, 2)]
+
+    settled_ = settle(equals, wanted=2, asked=math.inf)
+
+    assert settled_ is not None
+    assert [one.review_id for one in settled_] == [1, 2]
+
+
+def test_equal_reviews_of_several_restaurants_are_ordered_by_restaurant() -> None:
+    houses: list[ItemId] = ["b", "10", 9, "09"]
+    found = [Candidate(repr(house), 1, "text", 0.5, house) for house in houses]
+
+    settled_ = settle(found, wanted=4, asked=5)
+
+    assert settled_ is not None
+    assert [one.restaurant_id for one in settled_] == [9, "10", "09", "b"]
 
 
 def test_integers_come_before_strings_and_by_value() -> None:

@@ -6,14 +6,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any, TypeAlias
 
 import anyio
 import pytest
-from tests.local_server import LocalServer
-from tests.qdrant_double import Collections, Engine, Points, grpc_server, rest
+from tests.qdrant_double import door
 
 from restaurant_llm_batch import BatchRunner, Strategy, SummarizeAspects
 from restaurant_llm_batch.backends.embedded import EmbeddedSearch
@@ -25,23 +23,6 @@ from restaurant_llm_batch.protocols import AsyncSearchBackend, Embedding, Search
 
 Found: TypeAlias = list[list[Hit]]
 WORDS = ["직원 친절 서비스", "가격 대비 가성비", "음식 맛 pasta"]
-
-
-@contextmanager
-def door(name: str, **more: Any) -> Iterator[QdrantSearch]:
-    """Open a search in local mode, or in a server over REST or gRPC."""
-    engine = Engine(strict=True)
-    if name == "memory":
-        yield QdrantSearch("reviews", url=":memory:", **more)
-    elif name == "rest":
-        with LocalServer(rest(engine)) as server, QdrantSearch("reviews", url=server.url, **more) as search:
-            yield search
-    else:
-        with grpc_server(Points(engine), Collections(engine)) as port:
-            # Nobody listens at the REST port, so that nothing can go there unnoticed.
-            options: dict[str, Any] = {"url": "http://127.0.0.1:1", "grpc_port": port, "prefer_grpc": True}
-            with QdrantSearch("reviews", **options, **more) as search:
-                yield search
 
 
 @pytest.fixture(params=["memory", "rest", "grpc"])

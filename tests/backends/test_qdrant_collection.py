@@ -64,8 +64,11 @@ def test_making_a_collection_twice_makes_it_once(engine: Engine, url: str) -> No
     info = engine.do("info", "reviews")
     assert info.config.params.vectors == {"dense": DENSE}
     assert info.config.params.sparse_vectors == SPARSE
-    assert {name: index.params for name, index in info.payload_schema.items()} == {"restaurant_id": KEYWORD}
-    assert engine.calls.count("index") == 1
+    assert {name: index.params for name, index in info.payload_schema.items()} == {
+        "restaurant_id": KEYWORD,
+        "food_category_id": models.KeywordIndexParams(type=models.KeywordIndexType.KEYWORD),
+    }
+    assert engine.calls.count("index") == 2
 
 
 def test_a_collection_is_made_over_grpc_as_over_rest(engine: Engine, url: str) -> None:
@@ -191,6 +194,51 @@ def test_what_is_written_with_a_condition_is_found_with_it(engine: Engine, url: 
     assert [hit.review_id for hit in found] == [0]
     [point] = engine.do("scroll", "reviews")
     assert set(point.payload) == {"restaurant_id", "review_id", "content", "meta"}
+
+
+def test_the_categories_of_somebody_else_are_indexed_as_they_are(engine: Engine, url: str) -> None:
+    make(engine, {"dense": DENSE})
+    vector: dict[str, Any] = {"dense": list(HashingEmbedder().embed_query("맛있어요").dense)}
+    payloads: list[dict[str, Any]] = [{}, {"food_category_id": None}, {"food_category_id": 3}]
+    points = [
+        models.PointStruct(
+            id=n, vector=vector, payload={"restaurant_id": n, "content": "맛있어요", **payload}
+        )
+        for n, payload in enumerate(payloads)
+    ]
+    engine.do("upsert", "reviews", points)
+
+    with QdrantSearch("reviews", url=url) as search:
+        search.index_reviews([Review("맛있어요", 4, 4, category="3")])
+        found = search.search(SearchQuery(4, "맛", among="others", category="3"))
+        own = search.search(SearchQuery(4, "맛", category=3))
+
+        assert [hit.review_id for hit in found] == [2]
+        assert [hit.review_id for hit in own] == [4]
+        with pytest.raises(ConfigurationError, match=r"category '국밥' does not fit .* indexed for integers"):
+            search.index_reviews([Review("맛있어요", 5, 5, category="국밥")])
+
+
+def test_a_collection_without_categories_is_left_without(engine: Engine, url: str) -> None:
+    with QdrantSearch("reviews", url=url, names=QdrantNames(category=None)) as search:
+        search.index_reviews([Review("맛있어요", 1, 1, category=3)])
+
+    [point] = engine.do("scroll", "reviews")
+    assert set(point.payload) == {"restaurant_id", "review_id", "content"}
+    assert set(engine.do("info", "reviews").payload_schema) == {"restaurant_id"}
+
+
+def test_a_review_of_another_category_than_the_condition_says_is_refused(url: str) -> None:
+    with QdrantSearch("reviews", url=url, where={"food_category_id": 3}) as search:
+        search.index_reviews([Review("맛있어요", 1, 1), Review("맛있어요", 2, 2, category="3")])
+        with pytest.raises(ConfigurationError, match=r"review 3 of restaurant '1' has the category '4', but"):
+            search.index_reviews([Review("맛있어요", 3, 1, category=4)])
+
+        found = search.search_many(
+            [SearchQuery(9, "맛", among="others", category=kind) for kind in (3, 4, None)]
+        )
+
+    assert [[hit.review_id for hit in hits] for hits in found] == [[1, 2], [], [1, 2]]
 
 
 @pytest.mark.parametrize("colour", ["blocking", "asyncio", "trio"])

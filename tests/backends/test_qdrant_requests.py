@@ -13,7 +13,7 @@ import respx
 from pydantic import SecretStr
 
 from restaurant_llm_batch.backends.qdrant import QdrantNames, QdrantSearch
-from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import ItemId, SearchQuery
 
 URL = "http://qdrant.test:6333"
@@ -76,9 +76,9 @@ def condition(search: dict[str, Any]) -> Any:
     return only
 
 
-def match(value: ItemId) -> dict[str, Any]:
-    """Return a condition on the restaurant."""
-    return {"key": "restaurant_id", "match": {"value": value}}
+def match(value: ItemId, key: str = "restaurant_id") -> dict[str, Any]:
+    """Return a condition on the restaurant, or on another field."""
+    return {"key": key, "match": {"value": value}}
 
 
 def test_filter_and_limit_are_in_every_list_that_is_asked_for(server: respx.MockRouter) -> None:
@@ -152,6 +152,89 @@ def test_what_a_review_must_have_besides_is_in_every_filter(server: respx.MockRo
 
     category = {"key": "food_category_id", "match": {"value": 0}}
     assert [one["filter"]["must"] for one in asked] == [[match("1"), category]] * 2
+
+
+@pytest.mark.parametrize("restaurant_id", [0, "0", 7, "7"])
+@pytest.mark.parametrize("index", [None, "keyword", "integer"])
+def test_the_others_are_everyone_but_the_restaurant_in_each_form_that_the_index_serves(
+    server: respx.MockRouter, restaurant_id: ItemId, index: str | None
+) -> None:
+    server["info"].mock(return_value=said(info(**({"restaurant_id": index} if index else {}))))
+    query = SearchQuery(restaurant_id, "직원", limit=30, among="others")
+
+    asked = searches(server, QdrantSearch("reviews", url=URL), query)
+
+    text, number = match(str(restaurant_id)), match(int(restaurant_id))
+    forms = {None: [text, number], "keyword": [text], "integer": [number]}
+    assert [one["filter"] for one in asked] == [{"must_not": forms[index]}] * 2
+    assert [one["limit"] for one in asked] == [31, 31]
+    assert [one["with_payload"] for one in asked] == [["review_id", "id", "content", "restaurant_id"]] * 2
+
+
+@pytest.mark.parametrize("category", [3, "3"])
+@pytest.mark.parametrize("index", [None, "keyword", "integer"])
+@pytest.mark.parametrize("among", ["own", "others"])
+def test_a_category_is_looked_for_in_the_form_that_its_index_serves(
+    server: respx.MockRouter, category: ItemId, index: str | None, among: Any
+) -> None:
+    indexes = {"restaurant_id": "keyword", "kind": index} if index else {"restaurant_id": "keyword"}
+    server["info"].mock(return_value=said(info(**indexes)))
+    search = QdrantSearch("reviews", url=URL, names=QdrantNames(category="kind"))
+
+    asked = searches(server, search, SearchQuery(1, "맛", among=among, category=category))
+
+    text, number = match("3", "kind"), match(3, "kind")
+    kind = {None: {"should": [text, number]}, "keyword": text, "integer": number}[index]
+    own = {"must": [match("1"), kind]}
+    others = {"must": [kind], "must_not": [match("1")]}
+    assert [one["filter"] for one in asked] == [own if among == "own" else others] * 2
+
+
+def test_the_category_of_a_query_is_a_condition_besides_that_of_all_searches(
+    server: respx.MockRouter,
+) -> None:
+    server["info"].mock(return_value=said(info(restaurant_id="keyword", food_category_id="integer")))
+    search = QdrantSearch("reviews", url=URL, where={"food_category_id": 0})
+
+    asked = searches(server, search, SearchQuery(1, "맛", among="others", category="3"))
+
+    both = [match(3, "food_category_id"), match(0, "food_category_id")]
+    assert [one["filter"] for one in asked] == [{"must": both, "must_not": [match("1")]}] * 2
+
+
+def test_a_category_is_refused_where_none_has_a_name(server: respx.MockRouter) -> None:
+    search = QdrantSearch("reviews", url=URL, names=QdrantNames(category=None))
+
+    with pytest.raises(ConfigurationError, match=r'names=QdrantNames\(category="food_category_id"\)'):
+        search.search(SearchQuery(1, "맛", category=3))
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"), [("7", 7), (7, 7), (0, 0), ("007", "007"), ("ko-1", "ko-1"), ("-", "-")]
+)
+def test_a_hit_among_the_others_has_the_restaurant_of_its_payload(
+    server: respx.MockRouter, stored: ItemId, expected: ItemId
+) -> None:
+    point = {"id": 5, "version": 1, "score": 0.5, "payload": {"content": "맛", "shop": {"id": stored}}}
+    server["query"].mock(return_value=said([{"points": [point]}, {"points": []}]))
+    search = QdrantSearch("reviews", url=URL, names=QdrantNames(restaurant="shop.id"))
+
+    [hit] = search.search(SearchQuery(1, "맛", among="others"))
+
+    assert hit.restaurant_id == expected
+
+
+@pytest.mark.parametrize(
+    "payload", [{}, {"restaurant_id": None}, {"restaurant_id": True}, {"restaurant_id": ["7"]}]
+)
+def test_a_review_of_no_restaurant_is_a_clear_error_among_the_others(
+    server: respx.MockRouter, payload: dict[str, Any]
+) -> None:
+    point = {"id": 5, "version": 1, "score": 0.5, "payload": {"content": "맛", **payload}}
+    server["query"].mock(return_value=said([{"points": [point]}, {"points": []}]))
+
+    with pytest.raises(PermanentBackendError, match="point 5 has no restaurant's id in its payload field"):
+        QdrantSearch("reviews", url=URL).search(SearchQuery(1, "맛", among="others"))
 
 
 def test_other_names_are_used_wherever_they_belong(server: respx.MockRouter) -> None:

@@ -14,9 +14,10 @@ from ..protocols import Embedder
 from ..steps import drive
 from ._search.answer import Question, answer
 from ._search.folder import require_folder
-from ._search.hybrid import id_order
+from ._search.ids import id_order
 from ._search.once import EmbedOnce
-from ._search.reviews import Batch, Indexed, read_batches, read_id
+from ._search.reviews import Batch, Indexed, read_batches
+from ._search.scope import scope_of
 from ._search.shard import Shard
 from .embedders import HashingEmbedder
 
@@ -114,8 +115,9 @@ class EmbeddedSearch:
         a restaurant become one review: give ids where each is to count.
 
         Args:
-            reviews: Reviews, or mappings with ``restaurant_id``, ``content`` and ``review_id`` or
-                ``id``; other keys are ignored.
+            reviews: Reviews, or mappings with ``restaurant_id``, ``content``, ``review_id`` or ``id``, and,
+                where the restaurant's kind of food is known, ``category`` or ``food_category_id``; other
+                keys are ignored.
             batch_size: Reviews embedded and written together.
             on_progress: Called after each batch with the number of reviews written so far.
 
@@ -134,13 +136,15 @@ class EmbeddedSearch:
 
     def search(self, query: SearchQuery, /) -> list[Hit]:
         """
-        Return the best hits first, all of the query's restaurant.
+        Return the best hits first, all of the query's restaurant, or of all others if it says so.
+
+        A hit among the others has its own restaurant's id, as it was given when it was indexed.
 
         Args:
             query: What to look for; a text without words finds nothing.
 
         Raises:
-            ConfigurationError: The folder does not exist.
+            ConfigurationError: The folder does not exist, or the query names nothing to look among.
             PermanentBackendError: The engine failed.
         """
         return self.search_many([query])[0]
@@ -178,8 +182,8 @@ class EmbeddedSearch:
             self._shard.write(batch.entries, vectors)
 
     def _ask(self, query: SearchQuery) -> Question | None:
-        restaurant_id = read_id(query.restaurant_id, "restaurant_id")
+        scope = scope_of(query)
         if query.limit < 1 or not query.text.strip():
             return None
-        question = Question(query, restaurant_id, self._queries.embed(query.text))
+        question = Question(query, scope, self._queries.embed(query.text))
         return question if question.lists() else None

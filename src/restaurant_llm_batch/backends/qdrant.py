@@ -126,7 +126,9 @@ class QdrantSearch:
 
     def search(self, query: SearchQuery, /) -> list[Hit]:
         """
-        Return the best hits first, all of the query's restaurant.
+        Return the best hits first, all of the query's restaurant, or of all others if it says so.
+
+        A hit among the others has its own restaurant's id, as `restaurant_ids` returns it.
 
         Args:
             query: What to look for; a text without words finds nothing.
@@ -136,7 +138,8 @@ class QdrantSearch:
             RateLimited: It asks for a pause.
             AuthenticationFailed: It does not accept the key.
             PermanentBackendError: It refused the request, or there is no such collection.
-            ConfigurationError: The collection's vectors are not those of the embedder.
+            ConfigurationError: The collection's vectors are not those of the embedder, or the query names
+                nothing to look among.
         """
         return self.search_many([query])[0]
 
@@ -168,7 +171,7 @@ class QdrantSearch:
 
     def create_collection(self) -> None:
         """
-        Make the collection, as far as it is missing: vectors, and an index by restaurant.
+        Make the collection, as far as it is missing: vectors, and indexes by restaurant and category.
 
         Raises:
             ConfigurationError: It is there, but its vectors are not those of the embedder.
@@ -195,8 +198,9 @@ class QdrantSearch:
         a restaurant become one review: give ids where each is to count. Nothing is tried again here.
 
         Args:
-            reviews: Reviews, or mappings with ``restaurant_id``, ``content`` and ``review_id`` or
-                ``id``; other keys are ignored.
+            reviews: Reviews, or mappings with ``restaurant_id``, ``content``, ``review_id`` or ``id``, and,
+                where the restaurant's kind of food is known, ``category`` or ``food_category_id``; other
+                keys are ignored.
             batch_size: Reviews embedded and sent together.
             on_progress: Called after each batch with the number of reviews written so far.
 

@@ -14,6 +14,8 @@ _SHAPES = (
     'write one whole object per line, such as {"restaurant_id": 1, "review_id": 7, "content": "..."} '
     'or {"restaurant_id": 1, "name": "...", "reviews": [{"review_id": 7, "content": "..."}]}'
 )
+_CATEGORIES = ("category", "food_category_id", "cuisine")
+"""What files call a restaurant's kind of food; the last is open data's word for it."""
 
 
 class FileError(ConfigurationError):
@@ -23,6 +25,9 @@ class FileError(ConfigurationError):
 class ReviewLines:
     """
     The reviews of a file, read once and line by line.
+
+    A line may name the restaurant's kind of food as ``category``, ``food_category_id`` or ``cuisine``; so may a
+    review in it, which then counts.
 
     Attributes:
         names: Names of restaurants, as far as they were read, by id as a string.
@@ -68,17 +73,18 @@ class ReviewLines:
         restaurant_id = _id(record, "restaurant_id", "")
         self.restaurants.setdefault(str(restaurant_id), restaurant_id)
         if "reviews" not in record:
-            yield _review(record, restaurant_id, "")
+            yield _review(record, restaurant_id, "", None)
             return
         name, reviews = record.get("name"), record["reviews"]
         if isinstance(name, str) and name.strip():
             self.names.setdefault(str(restaurant_id), name.strip())
         if not isinstance(reviews, list):
             raise ConfigurationError(f"reviews must be a list, got {_kind(reviews)}")
+        category = _category(record, "")
         for position, review in enumerate(reviews):
             if not isinstance(review, dict):
                 raise ConfigurationError(f"reviews[{position}] must be an object, got {_kind(review)}")
-            yield _review(review, restaurant_id, f"reviews[{position}].")
+            yield _review(review, restaurant_id, f"reviews[{position}].", category)
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -93,16 +99,27 @@ def _parse(text: str) -> dict[str, Any]:
     return record
 
 
-def _review(record: dict[str, Any], restaurant_id: ItemId, where: str) -> Review:
+def _review(record: dict[str, Any], restaurant_id: ItemId, where: str, category: ItemId | None) -> Review:
     content = record.get("content")
     if "content" not in record:
         raise ConfigurationError(f'{where}content is missing; write "content": "the text of the review"')
     if not isinstance(content, str):
         raise ConfigurationError(f"{where}content must be text, got {_kind(content)}")
     field = "review_id" if record.get("review_id") is not None else "id"
-    return Review(
-        content, _id(record, field, where) if record.get(field) is not None else None, restaurant_id
-    )
+    review_id = _id(record, field, where) if record.get(field) is not None else None
+    own = _category(record, where)
+    return Review(content, review_id, restaurant_id, category=category if own is None else own)
+
+
+def _category(record: dict[str, Any], where: str) -> ItemId | None:
+    for field in _CATEGORIES:
+        value = record.get(field)
+        if value is None or (isinstance(value, str) and not value.strip()):
+            continue
+        # Who writes "cuisine" did not write it for us, so other kinds of values are no mistake there.
+        if field != "cuisine" or type(value) in (int, str):
+            return _id(record, field, where)
+    return None
 
 
 def _id(record: dict[str, Any], field: str, where: str) -> ItemId:

@@ -6,8 +6,9 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any, TypeAlias
 
 import anyio
@@ -70,11 +71,15 @@ class FakeSearch(Recorder):
     """
     Finds the first reviews of a restaurant, whatever the query says.
 
+    Asked among the others, it finds the first reviews of the other restaurants, one restaurant after another in
+    the order of `reviews`; none if that is a function, which cannot tell which others there are.
+
     Args:
         reviews: Review texts by restaurant, or a function from restaurant to texts.
         seconds: How long a search takes.
         fault: Decides which searches fail; it should look at the query and the try, never at a count of
             calls, so that every strategy meets the same faults.
+        categories: Kinds of food by restaurant; without them, a query's category is not looked at.
     """
 
     def __init__(
@@ -83,11 +88,14 @@ class FakeSearch(Recorder):
         *,
         seconds: float = 0.0,
         fault: Fault | None = None,
+        categories: Mapping[Any, ItemId] | None = None,
     ) -> None:
         super().__init__()
         self._reviews = reviews if callable(reviews) else lambda name: reviews.get(name, ())
+        self._known: Iterable[Any] = () if callable(reviews) else reviews
         self._seconds = seconds
         self._fault = fault
+        self._categories = categories
 
     def search(self, query: SearchQuery, /) -> list[Hit]:
         """Search, blocking."""
@@ -105,14 +113,31 @@ class FakeSearch(Recorder):
 
     def _answer(self, query: SearchQuery) -> list[Hit]:
         if self._fault is not None:
-            error = self._fault(query, self.tried((query.restaurant_id, query.aspect, query.text)))
+            error = self._fault(
+                query, self.tried((query.restaurant_id, query.aspect, query.text, query.among))
+            )
             if error is not None:
                 raise error
-        texts = self._reviews(query.restaurant_id)[: query.limit]
+        found = (
+            (name, number, text)
+            for name in self._searched(query)
+            for number, text in enumerate(self._reviews(name))
+        )
         return [
-            Hit(f"{query.restaurant_id}-{place}", text, 1 / (place + 1), query.restaurant_id)
-            for place, text in enumerate(texts)
+            Hit(f"{name}-{number}", text, 1 / (place + 1), name)
+            for place, (name, number, text) in enumerate(islice(found, query.limit))
         ]
+
+    def _searched(self, query: SearchQuery) -> Iterator[ItemId]:
+        own = query.among == "own"
+        for name in [query.restaurant_id] if own else self._known:
+            if (own or str(name) != str(query.restaurant_id)) and self._is_of(name, query.category):
+                yield name
+
+    def _is_of(self, name: ItemId, category: ItemId | None) -> bool:
+        if category is None or self._categories is None:
+            return True
+        return name in self._categories and str(self._categories[name]) == str(category)
 
 
 class FakeLLM(Recorder):

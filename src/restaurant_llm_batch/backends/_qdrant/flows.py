@@ -11,12 +11,14 @@ from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder, Embedding, SparseVector
 from ...steps import Flow
 from .._search.answer import Question, Ranking, answer
-from .._search.hybrid import Candidate, id_order
+from .._search.hybrid import Candidate
+from .._search.ids import as_number, id_order
 from .._search.once import EmbedOnce
-from .._search.reviews import Entry, Indexed, read_batches, read_id
+from .._search.reviews import Entry, Indexed, read_batches
+from .._search.scope import scope_of
 from .asking import Ask, Think
 from .codec import Codec
-from .names import Layout, QdrantNames, as_number
+from .names import Layout, QdrantNames
 from .schema import Schema
 
 _NO_TERMS = SparseVector((), ())
@@ -45,11 +47,11 @@ class Collection:
 
     def search(self, queries: Sequence[SearchQuery]) -> Flow[list[list[Hit]]]:
         """Answer queries in one round trip, but for what `answer` has to ask again."""
-        ids = [read_id(query.restaurant_id, "restaurant_id") for query in queries]
+        scopes = [scope_of(query) for query in queries]
         asked = [i for i, query in enumerate(queries) if query.limit > 0 and query.text.strip()]
         vectors = yield from self._embed([queries[i].text for i in asked])
         questions = {
-            i: Question(queries[i], ids[i], vector) for i, vector in zip(asked, vectors, strict=True)
+            i: Question(queries[i], scopes[i], vector) for i, vector in zip(asked, vectors, strict=True)
         }
         questions = {i: question for i, question in questions.items() if question.lists()}
         found: list[list[Hit]] = [[] for _ in queries]
@@ -122,7 +124,10 @@ class Collection:
     def _rank(self, rankings: list[Ranking], layout: Layout) -> Flow[list[list[Candidate]]]:
         requests = [self._codec.request(ranking, layout) for ranking in rankings]
         answers = yield Ask("query_batch_points", {"requests": requests})
-        return [[self._codec.candidate(point) for point in one.points] for one in answers]
+        return [
+            [self._codec.candidate(point, ranking) for point in one.points]
+            for one, ranking in zip(answers, rankings, strict=True)
+        ]
 
     def _known(self) -> Flow[Layout]:
         """Find out once how the collection holds its ids."""

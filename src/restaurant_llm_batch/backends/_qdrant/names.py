@@ -8,11 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 from ...errors import ConfigurationError
 from ...models import ItemId
+from .._search.ids import as_number
 
 IdForm: TypeAlias = Literal["string", "integer", "either"]
 """How a payload field holds ids, as its index tells; without an index both are looked for."""
-
-_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +27,7 @@ class QdrantNames:
         restaurant: The field that holds the restaurant's id.
         review: The field that holds the review's id; without it, ``id`` is read, then the point's own.
         content: The field that holds the text.
+        category: The field that holds the restaurant's kind of food; None where there is none.
     """
 
     dense: str = "dense"
@@ -35,18 +35,19 @@ class QdrantNames:
     restaurant: str = "restaurant_id"
     review: str = "review_id"
     content: str = "content"
+    category: str | None = "food_category_id"
 
     def __post_init__(self) -> None:
         for one in fields(self):
             value: object = getattr(self, one.name)
-            empty = {"dense": "", "sparse": None}.get(one.name, ...)
+            empty = {"dense": "", "sparse": None, "category": None}.get(one.name, ...)
             if value != empty and (not isinstance(value, str) or not value):
                 raise ConfigurationError(f"names: {one.name} must be a name, got {value!r}")
 
-    @property
-    def wanted(self) -> list[str]:
-        """The payload fields that a search needs, and no others: they cost time to send and read."""
-        return list(dict.fromkeys([self.review, "id", self.content]))
+    def wanted(self, *, restaurant: bool) -> list[str]:
+        """Return the payload fields that a search needs, and no others: they cost time to send and read."""
+        found = [self.review, "id", self.content, *([self.restaurant] if restaurant else [])]
+        return list(dict.fromkeys(found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +77,6 @@ def spellings(value: ItemId, form: IdForm) -> list[ItemId]:
     if form == "string" or number is None:
         return [str(value)]
     return [number] if form == "integer" else [str(value), number]
-
-
-def as_number(value: ItemId) -> int | None:
-    """Return an id as an integer if it is one, or a string that is written exactly like one."""
-    if isinstance(value, int):
-        return value
-    digits = value.removeprefix("-")
-    if not digits.isascii() or not digits.isdigit() or len(value) > 20:
-        return None
-    number = int(value)
-    return number if str(number) == value and number in _INT64 else None
 
 
 def look_up(payload: Mapping[str, Any], name: str) -> Any:

@@ -14,6 +14,7 @@ from .names import IdForm, Layout, QdrantNames, look_up
 
 _FORMS: dict[str, IdForm] = {"keyword": "string", "uuid": "string", "integer": "integer"}
 _LABEL = "embedder"
+_LOOKED_AT = 100
 
 
 class Schema:
@@ -71,8 +72,8 @@ class Schema:
         if not self._indexes:
             return layout
         forms = dict(layout.forms)
-        for name in (self._names.restaurant, *self._where):
-            if name not in forms:
+        for name in (self._names.restaurant, self._names.category, *self._where):
+            if name is not None and name not in forms:
                 forms[name] = yield from self._create_index(name)
         return Layout(forms)
 
@@ -121,9 +122,11 @@ class Schema:
         return form
 
     def _form_in_use(self, name: str) -> Flow[IdForm]:
-        """Look at a review that is there: an index for the other form would hide them all."""
-        points, _ = yield Ask("scroll", {"limit": 1, "with_payload": [name]})
-        value = look_up(points[0].payload or {}, name) if points else self._where.get(name)
+        """Look at reviews that are there: an index for the other form would hide them all."""
+        # Several, because not every review need have a category.
+        points, _ = yield Ask("scroll", {"limit": _LOOKED_AT, "with_payload": [name]})
+        values = (look_up(point.payload or {}, name) for point in points)
+        value = next((value for value in values if value is not None), self._where.get(name))
         return "integer" if isinstance(value, int) else "string"
 
     def _check(self, info: Any) -> None:

@@ -4,36 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Literal, TypeAlias, TypeVar
 
-from ...models import Hit, ItemId, SearchQuery
+from ...models import Hit, SearchQuery
 from ...protocols import Embedding
 from .hybrid import Candidate, Fused, cut, fuse, settle, unmeasured
+from .scope import Scope
 
 T = TypeVar("T")
 
 ListName: TypeAlias = Literal["dense", "sparse"]
 
 _DEPTH = 20
+_GROWTH = 4
+_MOST_ALIKE = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """One ranked list to ask for: a restaurant, a vector, how many, and among which points only."""
+    """One ranked list to ask for: among which reviews, a vector, how many, and of which points only."""
 
-    restaurant: str
+    scope: Scope
     vector: Embedding
     using: ListName
     limit: int
-    among: tuple[str, ...] = ()
+    points: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A query whose restaurant was checked and whose text was embedded."""
+    """A query whose scope was checked and whose text was embedded."""
 
     query: SearchQuery
-    restaurant_id: ItemId
+    scope: Scope
     vector: Embedding
 
     @property
@@ -52,9 +56,9 @@ class Question:
             found.append("sparse")
         return found
 
-    def ranking(self, using: ListName, limit: int, among: tuple[str, ...] = ()) -> Ranking:
+    def ranking(self, using: ListName, limit: int, points: tuple[str, ...] = ()) -> Ranking:
         """Return the request for one list."""
-        return Ranking(str(self.restaurant_id), self.vector, using, limit, among)
+        return Ranking(self.scope, self.vector, using, limit, points)
 
 
 Asking: TypeAlias = Generator[list[Ranking], Sequence[Sequence[Candidate]], T]
@@ -94,14 +98,21 @@ def _settled(wanted: Sequence[tuple[Question, ListName]]) -> Asking[list[list[Ca
         answers = yield [wanted[i][0].ranking(wanted[i][1], limit) for i, limit in asked.items()]
         unsettled = []
         for (i, limit), found in zip(asked.items(), answers, strict=True):
-            whole = settle(found, wanted=wanted[i][0].depth, asked=limit)
+            whole = settle(found, wanted=wanted[i][0].depth, asked=_trusted(wanted[i][0], limit))
             if whole is None:
                 unsettled.append(i)
             else:
                 lists[i] = whole
-        # Doubling ends soon even where all reviews of a restaurant are equal.
-        factor *= 2
+        # Growing ends soon even where all reviews of a restaurant are equal.
+        factor *= _GROWTH
     return lists
+
+
+def _trusted(question: Question, limit: int) -> float:
+    """Return how long an answer must be for the engine to have left equals out."""
+    # A restaurant's equal reviews are few; those of all others may be a good part of millions, and to fetch
+    # them all for the sake of their order would take longer than anything that is done with them.
+    return inf if question.scope.others and limit > _MOST_ALIKE else limit
 
 
 def _similarities(
@@ -121,6 +132,11 @@ def _similarities(
 def _hits(question: Question, fused: Sequence[Fused], near: dict[str, float]) -> list[Hit]:
     query = question.query
     best = cut(fused, limit=query.limit, min_score=query.min_score, similarities=near)
-    return [
-        Hit(one.candidate.review_id, one.candidate.content, one.score, question.restaurant_id) for one in best
-    ]
+    return [_hit(one, question.scope) for one in best]
+
+
+def _hit(one: Fused, scope: Scope) -> Hit:
+    # Its own restaurant is known by the name that was asked for, whatever form was indexed.
+    found = one.candidate.restaurant_id if scope.others else None
+    restaurant_id = scope.restaurant_id if found is None else found
+    return Hit(one.candidate.review_id, one.candidate.content, one.score, restaurant_id)

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ...models import ItemId
+from .ids import as_number, id_order
 
 RRF_K = 2
 """Qdrant's default; the first of a list counts 1/2, the second 1/3."""
@@ -27,12 +28,14 @@ class Candidate:
         review_id: Its id as the user knows it; ties are ordered by it.
         content: Its text.
         score: How well it matched in that search.
+        restaurant_id: Its restaurant, where reviews of several are searched; ties of the id are ordered by it.
     """
 
     point: str
     review_id: ItemId
     content: str
     score: float
+    restaurant_id: ItemId | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +47,15 @@ class Fused:
     similarity: float | None
 
 
-def id_order(item: ItemId) -> tuple[int, int, str]:
-    """Return a sort key for ids of either type: integers by value, then strings."""
-    return (0, item, "") if isinstance(item, int) else (1, 0, item)
-
-
-def settle(found: Sequence[Candidate], *, wanted: int, asked: int) -> list[Candidate] | None:
+def settle(found: Sequence[Candidate], *, wanted: int, asked: float) -> list[Candidate] | None:
     """
     Order what a search found, and cut it, so that nothing depends on the engine's order of equals.
 
     Args:
         found: The best candidates, as the engine gave them.
         wanted: How many are needed.
-        asked: How many the engine was asked for; more than are wanted.
+        asked: How many the engine was asked for, more than are wanted; infinity if no more will be asked for,
+            so that what it left out does not count.
 
     Returns:
         At most `wanted` candidates, or None when the engine must be asked for more.
@@ -127,9 +126,17 @@ def _similarity(one: Fused, known: Mapping[str, float]) -> float:
     return known.get(one.candidate.point, -2.0) if one.similarity is None else one.similarity
 
 
-def _identity(candidate: Candidate) -> tuple[tuple[int, int, str], str]:
-    return id_order(candidate.review_id), candidate.point
+def _identity(candidate: Candidate) -> tuple[tuple[int, int, str], tuple[int, int, str], str]:
+    return id_order(candidate.review_id), _restaurant_order(candidate.restaurant_id), candidate.point
 
 
-def _candidate_order(candidate: Candidate) -> tuple[float, tuple[int, int, str], str]:
+def _restaurant_order(restaurant_id: ItemId | None) -> tuple[int, int, str]:
+    if restaurant_id is None:
+        return id_order(0)
+    # Engines differ in whether they remember that "7" was given, and may not in the order.
+    number = as_number(restaurant_id)
+    return id_order(restaurant_id if number is None else number)
+
+
+def _candidate_order(candidate: Candidate) -> tuple[float, tuple[int, int, str], tuple[int, int, str], str]:
     return (-candidate.score, *_identity(candidate))

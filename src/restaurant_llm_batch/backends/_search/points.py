@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ...protocols import Embedding
@@ -26,6 +26,8 @@ def point_of(entry: Entry, vector: Embedding) -> Point:
         "review_id": entry.review_id,
         "content": entry.content,
     }
+    if entry.category is not None:
+        payload["category"] = entry.category
     return Point(entry.point, {"dense": list(vector.dense), "sparse": sparse}, payload)
 
 
@@ -37,7 +39,7 @@ def request_of(ranking: Ranking) -> QueryRequest:
         limit=ranking.limit,
         query=_query(ranking),
         filter=_filter(ranking),
-        with_payload=["review_id", "content"],
+        with_payload=["review_id", "content", *(["restaurant_id"] if ranking.scope.others else [])],
     )
 
 
@@ -54,13 +56,21 @@ def _query(ranking: Ranking) -> Query:
 def _filter(ranking: Ranking) -> Filter:
     from qdrant_edge import FieldCondition, Filter, HasIdCondition, MatchValue
 
-    only = FieldCondition("restaurant", match=MatchValue(ranking.restaurant))
-    if not ranking.among:
-        return Filter(must=[only])
-    return Filter(must=[only, HasIdCondition({UUID(point) for point in ranking.among})])
+    scope = ranking.scope
+    must: list[Any] = []
+    must_not: list[Any] = []
+    restaurant = FieldCondition("restaurant", match=MatchValue(str(scope.restaurant_id)))
+    (must_not if scope.others else must).append(restaurant)
+    if scope.category is not None:
+        must.append(FieldCondition("category", match=MatchValue(str(scope.category))))
+    if ranking.points:
+        must.append(HasIdCondition({UUID(point) for point in ranking.points}))
+    return Filter(must=must, must_not=must_not)
 
 
 def candidate_of(point: ScoredPoint) -> Candidate:
     """Return what the engine found as a candidate."""
     payload = point.payload or {}
-    return Candidate(str(point.id), payload["review_id"], payload["content"], point.score)
+    return Candidate(
+        str(point.id), payload["review_id"], payload["content"], point.score, payload.get("restaurant_id")
+    )

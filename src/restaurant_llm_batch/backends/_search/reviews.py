@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from typing import Any
 
 from ...errors import ConfigurationError
 from ...models import ItemId, Review
+from .ids import read_id
 
 _NAMESPACE = uuid.UUID("6f1c2f0e-6a55-5d3a-9a53-0c3f4f5f8b11")
-# The engine turns larger integers into floats, which would make different ids one.
-_INT64 = range(-(2**63), 2**63)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +27,7 @@ class Entry:
         restaurant_id: The restaurant as it was given.
         review_id: The review's id as it was given, or one derived from its text.
         content: The text; blank for a review that has none.
+        category: The restaurant's kind of food, as a search filters by it; None where it is not known.
     """
 
     point: str
@@ -36,6 +35,7 @@ class Entry:
     restaurant_id: ItemId
     review_id: ItemId
     content: str
+    category: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,8 +98,8 @@ def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[Entr
     Check reviews one by one.
 
     Args:
-        reviews: Reviews, or mappings with ``restaurant_id``, ``content`` and ``review_id`` or
-            ``id``.
+        reviews: Reviews, or mappings with ``restaurant_id``, ``content``, ``review_id`` or ``id``, and
+            ``category`` or ``food_category_id``.
 
     Raises:
         ConfigurationError: A review cannot be used; names its position and field.
@@ -108,41 +108,14 @@ def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[Entr
         yield _read(review, f"reviews[{position}]")
 
 
-def read_id(value: object, where: str) -> ItemId:
-    """
-    Return an id as a plain integer or string.
-
-    Args:
-        value: What was given; integers of any kind count, numpy's too, but no truth values.
-        where: How to call it in an error.
-
-    Raises:
-        ConfigurationError: It is neither, or does not fit.
-    """
-    if isinstance(value, str):
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ConfigurationError(f"{where} is not valid text: {value!r}") from None
-        return str(value)
-    try:
-        number = None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
-    except TypeError:
-        number = None
-    if number is None:
-        raise ConfigurationError(f"{where} must be an integer or a string, got {value!r}")
-    if number not in _INT64:
-        raise ConfigurationError(f"{where} does not fit 64 bits: write it as a string, {str(number)!r}")
-    return number
-
-
 def _read(review: Review | Mapping[str, Any], where: str) -> Entry:
     restaurant: Any
     content: Any
+    kind: Any
     if isinstance(review, Review):
-        restaurant, content, given = review.restaurant_id, review.content, review.id
+        restaurant, content, given, kind = review.restaurant_id, review.content, review.id, review.category
     elif isinstance(review, Mapping):
-        restaurant, content, given = _fields(review)
+        restaurant, content, given, kind = _fields(review)
     else:
         raise ConfigurationError(
             f"{where} must be a Review or a mapping such as "
@@ -155,18 +128,28 @@ def _read(review: Review | Mapping[str, Any], where: str) -> Entry:
     restaurant_id = read_id(restaurant, f"{where}.restaurant_id")
     text = _whole(content)
     review_id = _derived_id(text) if given is None else read_id(given, f"{where}.id")
+    category = _category(kind, f"{where}.category")
     point = _point(restaurant_id, review_id)
-    return Entry(point, str(restaurant_id), restaurant_id, review_id, text)
+    return Entry(point, str(restaurant_id), restaurant_id, review_id, text, category)
 
 
-def _fields(review: Mapping[str, Any]) -> tuple[Any, Any, Any]:
+def _fields(review: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
     # An explicit None means the same as a missing key, and 0 is an id.
     name = review.get("review_id")
+    category = review.get("category")
     return (
         review.get("restaurant_id"),
         review.get("content"),
         review.get("id") if name is None else name,
+        review.get("food_category_id") if category is None else category,
     )
+
+
+def _category(value: object, where: str) -> str | None:
+    # Tables write what is not known as an empty text.
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return None
+    return str(read_id(value, where))
 
 
 def _whole(content: str) -> str:

@@ -177,7 +177,7 @@ class Shard:
 
 
 def _index_fields(engine: EdgeShard) -> None:
-    """Index what is filtered and listed by, also where a crash came between making and indexing."""
+    """Index what is filtered and listed by, also where a crash or an older version left it out."""
     from qdrant_edge import IntegerIndexParams, KeywordIndexParams, UpdateOperation
 
     there = engine.info().payload_schema
@@ -187,6 +187,8 @@ def _index_fields(engine: EdgeShard) -> None:
     if "restaurant_id" not in there:
         number = IntegerIndexParams(lookup=True, range=False)
         engine.update(UpdateOperation.create_field_index("restaurant_id", number))
+    if "category" not in there:
+        engine.update(UpdateOperation.create_field_index("category", KeywordIndexParams()))
 
 
 @contextmanager
