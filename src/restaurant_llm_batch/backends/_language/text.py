@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterator
 
+from ...sentences import sentences
 from . import korean
+
+__all__ = ["normalise", "sentences", "stem_english", "terms"]
 
 # Putting a run of accents in order costs the square of its length; no letter carries this many.
 _SIGNS = re.compile(r"([^\w\s]{32})[^\w\s]++")
@@ -45,21 +47,6 @@ _LY_WORDS = frozenset(
     ("family", "only", "early", "daily", "reply", "supply", "friendly", "lovely", "ugly", "jelly")
 )
 _VOWEL = re.compile(r"[aeiouy]")
-
-# No abbreviation is longer; a wider look back would cost the square of a text full of them.
-_LOOK_BACK = 8
-_ABBREVIATION = re.compile(
-    r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|vs|etc|no|e\.g|i\.e|a\.m|p\.m|[a-z])\.$", re.IGNORECASE
-)
-# A run of stops is tried from its first sign only and never given back, or it would cost its square.
-_BOUNDARY = re.compile(
-    r"[\r\n]+"
-    r"|(?:[ㅋㅎ]{2,}|[ㅠㅜ]+|\^\^+|[♥♡★☆\u2600-\u27bf\U0001f300-\U0001faff]"
-    r"[\ufe0f\u200d\u2600-\u27bf\U0001f300-\U0001faff]*)[.!?。!?…~\s]*"
-    r"|(?<![.!?。!?…])[.!?。!?…]++[\"'”’)\]]*+(?=\s|$|[가-힣\u3040-\u30ff\u4e00-\u9fff])"
-    r"|(?<=[가-힣])~+(?=\s)"
-    r"|(?:(?<=니다)|(?<=[어아해네세에예워려져싸커나봐돼까][요여]))\s+(?=[가-힣A-Z])"
-)
 
 
 def normalise(text: str) -> str:
@@ -139,39 +126,3 @@ def _singular(word: str) -> str:
 def _undouble(word: str) -> str:
     # "chopped" lost a doubled letter's twin; "grilled" and "missed" keep theirs in the plain form.
     return word[:-1] if word[-1] == word[-2] and word[-1] not in "lsz" else word
-
-
-def sentences(text: str) -> list[str]:
-    """
-    Split a review into sentences, as they stand in it.
-
-    Besides full stops and line breaks, the laughter, tears and emoji that end a Korean sentence
-    count, and so do the polite endings where the writer left the full stop out.
-
-    Args:
-        text: The review.
-
-    Returns:
-        The sentences without surrounding white space; together they hold every word of the text.
-    """
-    found: list[list[str]] = []
-    for piece in _pieces(text):
-        # Punctuation or an emoji on its own belongs to the sentence before it.
-        if found and not any(c.isalnum() and not "ㄱ" <= c <= "ㆎ" for c in piece):
-            found[-1].append(piece)
-        else:
-            found.append([piece])
-    return [" ".join(pieces) for pieces in found]
-
-
-def _pieces(text: str) -> Iterator[str]:
-    start = 0
-    for match in _BOUNDARY.finditer(text):
-        end = match.end()
-        if match[0] == "." and _ABBREVIATION.search(text[max(start, end - _LOOK_BACK) : end]):
-            continue
-        if piece := text[start:end].strip():
-            yield piece
-        start = end
-    if piece := text[start:].strip():
-        yield piece

@@ -1,0 +1,102 @@
+"""Where a text may be cut: after its sentences, and never within what people see as one character."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from unicodedata import category
+
+# No abbreviation is longer; a wider look back would cost the square of a text full of them.
+_LOOK_BACK = 8
+_ABBREVIATION = re.compile(
+    r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|vs|etc|no|e\.g|i\.e|a\.m|p\.m|[a-z])\.$", re.IGNORECASE
+)
+# A run of stops is tried from its first sign only and never given back, or it would cost its square.
+_BOUNDARY = re.compile(
+    r"[\r\n]+"
+    r"|(?:[ㅋㅎ]{2,}|[ㅠㅜ]+|\^\^+|[♥♡★☆\u2600-\u27bf\U0001f300-\U0001faff]"
+    r"[\ufe0f\u200d\u2600-\u27bf\U0001f300-\U0001faff]*)[.!?。!?…~\s]*"
+    r"|(?<![.!?。!?…])[.!?。!?…]++[\"'”’)\]]*+(?=\s|$|[가-힣\u3040-\u30ff\u4e00-\u9fff])"
+    r"|(?<=[가-힣])~+(?=\s)"
+    r"|(?:(?<=니다)|(?<=[어아해네세에예워려져싸커나봐돼까][요여]))\s+(?=[가-힣A-Z])"
+)
+_JOINERS = frozenset("\u200d\ufe0f\ufe0e\u20e3")
+_LONGEST_CHARACTER = 16
+
+
+def sentences(text: str) -> list[str]:
+    """
+    Split a review into sentences, as they stand in it.
+
+    Besides full stops and line breaks, the laughter, tears and emoji that end a Korean sentence
+    count, and so do the polite endings where the writer left the full stop out.
+
+    Args:
+        text: The review.
+
+    Returns:
+        The sentences without surrounding white space; together they hold every word of the text.
+    """
+    return [" ".join(text[start:end] for start, end in pieces) for pieces in _sentences(text)]
+
+
+def sentence_ends(text: str) -> list[int]:
+    """Return the place after the last character of each of the `sentences`."""
+    return [pieces[-1][1] for pieces in _sentences(text)]
+
+
+def boundary(text: str, end: int) -> int:
+    """
+    Return the nearest place at or before `end` where no character that people see as one is torn.
+
+    Args:
+        text: The text.
+        end: A place in it; a run of joined characters that is too long to be one is cut here all the same.
+    """
+    if end >= len(text):
+        return len(text)
+    for place in range(end, max(end - _LONGEST_CHARACTER, 0), -1):
+        if not _joined(text[place - 1], text[place]):
+            return place
+    return end if end > _LONGEST_CHARACTER else 0
+
+
+def _sentences(text: str) -> list[list[tuple[int, int]]]:
+    found: list[list[tuple[int, int]]] = []
+    for start, end in _pieces(text):
+        # Punctuation or an emoji on its own belongs to the sentence before it.
+        if found and not any(c.isalnum() and not "ㄱ" <= c <= "ㆎ" for c in text[start:end]):
+            found[-1].append((start, end))
+        else:
+            found.append([(start, end)])
+    return found
+
+
+def _pieces(text: str) -> Iterator[tuple[int, int]]:
+    start = 0
+    for match in _BOUNDARY.finditer(text):
+        end = match.end()
+        if match[0] == "." and _ABBREVIATION.search(text[max(start, end - _LOOK_BACK) : end]):
+            continue
+        yield from _stripped(text, start, end)
+        start = end
+    yield from _stripped(text, start, len(text))
+
+
+def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
+    piece = text[start:end].lstrip()
+    start = end - len(piece)
+    if piece := piece.rstrip():
+        yield start, start + len(piece)
+
+
+def _joined(before: str, after: str) -> bool:
+    return (
+        after in _JOINERS
+        or before == "\u200d"
+        or category(after) in ("Mn", "Mc", "Me")
+        or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin tones
+        or ("\U0001f1e6" <= before <= "\U0001f1ff" and "\U0001f1e6" <= after <= "\U0001f1ff")  # flags
+        or ("\u1100" <= before <= "\u11ff" and "\u1160" <= after <= "\u11ff")  # syllables in letters
+        or ("\ud800" <= before <= "\udbff" and "\udc00" <= after <= "\udfff")
+    )
