@@ -38,7 +38,7 @@ class Ticket:
         self,
         wake: Callable[[], object],
         priority: int = 0,
-        arrival: int = 0,
+        arrival: float = 0,
         weight: int = 1,
     ) -> None:
         self.wake = wake
@@ -64,7 +64,7 @@ class Admission:
         self.peak = 0
         self.waiting = 0
         self._asked = 0
-        self._queue: list[tuple[int, int, int, Ticket]] = []
+        self._queue: list[tuple[int, float, int, Ticket]] = []
 
     def ask(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; no other can be by its coming."""

@@ -32,7 +32,7 @@ class SearchBackend(Protocol):
     """Finds reviews, blocking the calling thread meanwhile."""
 
     def search(self, query: SearchQuery, /) -> Sequence[Hit]:
-        """Return the best hits first, at most ``query.limit``, all of the query's restaurant."""
+        """Return the best hits first, at most ``query.limit``, only of whom the query asks for."""
         ...
 
 
@@ -41,7 +41,7 @@ class AsyncSearchBackend(Protocol):
     """Finds reviews without blocking the loop."""
 
     async def asearch(self, query: SearchQuery, /) -> Sequence[Hit]:
-        """Return the best hits first, at most ``query.limit``, all of the query's restaurant."""
+        """Return the best hits first, at most ``query.limit``, only of whom the query asks for."""
         ...
 
 
@@ -104,6 +104,20 @@ class Embedder(Protocol):
 
     def embed_query(self, text: str, /) -> Embedding:
         """Embed a text to search with."""
+        ...
+
+
+class TokenCounter(Protocol):
+    """
+    Counts the tokens of a text; any function from a text to a number is one.
+
+    Optional, used when present: an attribute ``blocking = True`` says that it does I/O, so that it is called in
+    a worker thread where there is an event loop; and ``learn(text, tokens)`` is told the text of every prompt
+    that was answered, and how many tokens the service counted in it.
+    """
+
+    def __call__(self, text: str, /) -> int:
+        """Return the number of tokens."""
         ...
 
 

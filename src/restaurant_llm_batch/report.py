@@ -10,8 +10,8 @@ from .models import ItemId
 
 T_co = TypeVar("T_co", covariant=True)
 
-Stage: TypeAlias = Literal["input", "search", "llm", "task", "run"]
-"""Where an item failed: being read, searching, asking the model, in the task, or not run to its end."""
+Stage: TypeAlias = Literal["input", "search", "tokens", "llm", "task", "run"]
+"""Where an item failed: being read, searching, counting tokens, asking the model, in the task, or stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class Failure:
     Attributes:
         item_id: The item; None when the item was too broken to have a name.
         error: What went wrong.
-        stage: Where: "input", "search", "llm", "task" (the task's own code) or "run" (stopped before).
+        stage: Where: "input", "search", "tokens" (counting them), "llm", "task" (the task's own code) or "run"
+            (stopped before).
         attempts: How often the failing call was tried; 0 when no call was made.
         index: The item's place in the input, from 0.
     """
@@ -69,8 +70,9 @@ class RunStats:
         wall_seconds: From the first item to the last outcome.
         succeeded: Items done.
         failed: Items not done.
-        calls: Backend calls that were made, by stage ("search", "llm"), retries included; a search that
-            answers several queries in one round trip counts once for each query.
+        calls: Backend calls that were made, by stage ("search", "llm"; "tokens" where a service counts them),
+            retries included; a search that answers several queries in one round trip counts once for each
+            query.
         retries: Calls that were made again after a transient error.
         refusals: Calls that the service refused (429).
         prompt_tokens: Tokens read by the model, as far as the service reports them.

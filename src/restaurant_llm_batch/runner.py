@@ -15,10 +15,12 @@ from anyio import NoEventLoopError, create_task_group, get_current_task
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, current_token
 
+from .batching import estimate_tokens
 from .engine.concurrent import ConcurrentDriver
 from .engine.functions import as_task
 from .engine.intake import Intake, LocalSource
 from .engine.leases import Lease, Leases
+from .engine.packer import Packer
 from .engine.plan import make_plan
 from .engine.reader import Reader, in_thread, on_loop
 from .engine.retry import RetryPolicy
@@ -37,6 +39,7 @@ from .protocols import (
     Observer,
     SearchBackend,
     Task,
+    TokenCounter,
 )
 from .report import BatchReport, Failure, Outcome, RunStats, Stage, Success
 from .steps import Flow
@@ -78,6 +81,8 @@ class BatchRunner:
         limits: The most that happens at once.
         search_retry: When to make a failed search again.
         llm_retry: When to make a failed LLM call again.
+        count_tokens: Counts the tokens of a text, for batches to keep to `Limits.tokens_per_batch`; an exact
+            counter of the model's own tokenizer fills them best.
         observers: Called with every event of every run.
 
     Raises:
@@ -94,6 +99,7 @@ class BatchRunner:
         limits: Limits = Limits(),
         search_retry: RetryPolicy = RetryPolicy(),
         llm_retry: RetryPolicy = RetryPolicy(),
+        count_tokens: TokenCounter = estimate_tokens,
         observers: Iterable[Observer] = (),
     ) -> None:
         _check(strategy, Strategy, "strategy")
@@ -109,7 +115,17 @@ class BatchRunner:
             _gate(limits.batches),
             None if limits.llm_total is None else _gate(limits.llm_total),
         )
-        self._retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry}
+        if not callable(count_tokens):
+            raise ConfigurationError(
+                f"count_tokens must be callable with a text, got {count_tokens!r}; "
+                "write count_tokens=estimate_tokens"
+            )
+        self._packer = Packer(limits, count_tokens)
+        self._retries: dict[Stage, RetryPolicy] = {
+            "search": search_retry,
+            "llm": llm_retry,
+            "tokens": llm_retry,
+        }
         self._observers = tuple(observers)
         self._arrivals = count().__next__
         self._leases = Leases([llm] if search is None else [llm, search])
@@ -226,6 +242,7 @@ class BatchRunner:
             checked,
             self._plan,
             self._gates,
+            self._packer,
             self._retries,
             self._observers,
             self._arrivals,

@@ -15,11 +15,12 @@ text runs in every mode, and a test is a look at the next step:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
+from .batching import Packed
 from .errors import ConfigurationError
 from .models import Hit, LLMReply, LLMRequest, SearchQuery
 
@@ -28,6 +29,8 @@ __all__ = [
     "Flow",
     "GateName",
     "Maybe",
+    "Once",
+    "Pack",
     "Pause",
     "Search",
     "SearchAll",
@@ -36,6 +39,8 @@ __all__ = [
     "adrive",
     "complete",
     "drive",
+    "once",
+    "pack",
     "pause",
     "search",
     "search_all",
@@ -81,6 +86,50 @@ class Complete:
 
 
 @dataclass(frozen=True, slots=True)
+class Pack:
+    """
+    Ask for texts to be put into batches under the runner's limits, counted by the runner's counter.
+
+    Answered with a list of batches, in order; each is a list of `Packed`, which names a text by its place. A
+    batch's prompt and answer together keep to the budget; a text that is too long by itself goes alone, cut.
+
+    Attributes:
+        texts: What to pack.
+        line: Renders a text as the line that it becomes in the prompt.
+        frame: Everything else in the prompt, the same in every batch.
+        answer_tokens: Tokens to keep free for the answer.
+        answer_tokens_each: Tokens to keep free for what the answer says about each text.
+        max_tokens: The budget; None for `Limits.tokens_per_batch`.
+        most: Most texts in a batch; None for `Limits.max_batch_size`.
+    """
+
+    texts: tuple[str, ...]
+    line: Callable[[str], str]
+    frame: str
+    answer_tokens: int = 0
+    answer_tokens_each: int = 0
+    max_tokens: int | None = None
+    most: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Once:
+    """
+    Run a flow once per run, for all items that ask for it.
+
+    Answered with its result, or thrown its exception; whoever asks for an equal key meanwhile waits for the
+    one that is running, and whoever asks later is answered at once.
+
+    Attributes:
+        key: What makes it the same flow.
+        make: Opens the flow.
+    """
+
+    key: Hashable
+    make: Callable[[], Flow[Any]]
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Wait `seconds`, holding no slot. Answered with None."""
 
@@ -104,7 +153,7 @@ class Together:
     flows: tuple[Flow[Any], ...]
 
 
-Step: TypeAlias = Search | SearchAll | Complete | Pause | Together
+Step: TypeAlias = Search | SearchAll | Complete | Pack | Once | Pause | Together
 Flow: TypeAlias = Generator[Any, Any, T]
 """A generator of steps that returns a `T`."""
 
@@ -125,6 +174,26 @@ def search_all(queries: Iterable[SearchQuery]) -> Flow[list[Maybe[Sequence[Hit]]
 def complete(request: LLMRequest, *, gate: GateName = "llm") -> Flow[LLMReply]:
     """Ask the model, or raise what the backend raised."""
     return cast("LLMReply", (yield Complete(request, gate)))
+
+
+def pack(
+    texts: Iterable[str],
+    *,
+    line: Callable[[str], str],
+    frame: str,
+    answer_tokens: int = 0,
+    answer_tokens_each: int = 0,
+    max_tokens: int | None = None,
+    most: int | None = None,
+) -> Flow[list[list[Packed]]]:
+    """Put texts into batches under the runner's limits; see `Pack`."""
+    step = Pack(tuple(texts), line, frame, answer_tokens, answer_tokens_each, max_tokens, most)
+    return cast("list[list[Packed]]", (yield step))
+
+
+def once(key: Hashable, make: Callable[[], Flow[T]]) -> Flow[T]:
+    """Run a flow once per run, for all items that ask with an equal key, or raise what it raised."""
+    return cast("T", (yield Once(key, make)))
 
 
 def pause(seconds: float) -> Flow[None]:

@@ -8,10 +8,21 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch import Gate, Hit, LLMReply, LLMRequest, RetryPolicy, SearchQuery, errors
+from restaurant_llm_batch import (
+    Gate,
+    Hit,
+    Limits,
+    LLMReply,
+    LLMRequest,
+    RetryPolicy,
+    SearchQuery,
+    errors,
+    estimate_tokens,
+)
 from restaurant_llm_batch.engine.call import Call
 from restaurant_llm_batch.engine.functions import Function
 from restaurant_llm_batch.engine.intake import Entry
+from restaurant_llm_batch.engine.packer import Packer
 from restaurant_llm_batch.engine.plan import Line, Plan
 from restaurant_llm_batch.engine.policy import govern_item
 from restaurant_llm_batch.engine.run import Gates, Run
@@ -46,7 +57,8 @@ def open_flow(
     gates = Gates(Gate(search_limit), Gate(8), Gate(20), Gate(10))
     retry = RetryPolicy(attempts=3, first_wait=1.0, rate_limit_attempts=4)
     retries: Any = {"search": retry, "llm": retry}
-    run = Run(1, Function(function), plan, gates, retries, (), iter(range(9)).__next__, Random(0))
+    packer = Packer(Limits(), estimate_tokens)
+    run = Run(1, Function(function), plan, gates, packer, retries, (), iter(range(9)).__next__, Random(0))
     entry = Entry(0, 1, 5, 1)
     return govern_item(entry, run), run, entry
 
@@ -73,7 +85,7 @@ def test_a_transient_error_is_followed_by_a_pause_and_another_try() -> None:
     assert 0.5 <= rest.seconds <= 1.0
     assert first is not second
     assert ended(flow, REPLY) == "yes"
-    assert entry.attempts == {"llm": 2}
+    assert entry.retried == [(REPLY, 2)]
 
 
 def test_after_the_last_attempt_the_error_reaches_the_task() -> None:

@@ -78,3 +78,42 @@ def test_never_more_open_than_the_window_and_the_next_is_let_in_when_one_ends(
     statistics = runner._gates.llm[0].statistics()
     assert statistics.peak <= slots
     assert (statistics.in_flight, statistics.waiting) == (0, 0)
+
+
+class Noting:
+    """A model that notes the order in which it is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    async def acomplete(self, request: LLMRequest) -> LLMReply:
+        self.asked.append(request.task)
+        await anyio.sleep(1)
+        return LLMReply("done")
+
+
+def two_steps(number: int) -> Any:
+    """Ask twice, one after the other."""
+    yield from complete(LLMRequest(f"{number} first", ()))
+    yield from complete(LLMRequest(f"{number} then", ()))
+
+
+def asked(items: int, slots: int) -> list[str]:
+    model = Noting()
+    runner = BatchRunner(llm=model, strategy=Strategy.stage(4), limits=Limits(llm=slots))
+
+    async def main() -> None:
+        await runner.arun(two_steps, range(items))
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    return model.asked
+
+
+def test_items_are_brought_to_their_end_in_order_of_arrival() -> None:
+    assert asked(8, 1)[:10] == [f"{n} {step}" for n in range(5) for step in ("first", "then")]
+
+
+def test_in_the_tail_of_a_run_those_with_the_longest_way_to_go_come_first() -> None:
+    """Three items left for each slot: what has not begun would otherwise end the run alone, step after step."""
+    assert asked(8, 1)[10:] == ["5 first", "6 first", "7 first", "5 then", "6 then", "7 then"]
+    assert asked(4, 2) == [f"{n} {step}" for step in ("first", "then") for n in range(4)]

@@ -63,7 +63,7 @@ class Call:
         attempt: int,
         gates: tuple[Gate, ...],
         priority: int,
-        arrival: int,
+        arrival: float,
         meter: Meter,
         weight: int = 1,
     ) -> None:

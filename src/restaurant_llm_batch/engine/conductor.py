@@ -16,6 +16,7 @@ from ..report import Failure, Outcome
 from ..steps import Flow, Together
 from .call import Call
 from .intake import Entry, Intake
+from .once import Join, Release
 from .policy import govern_item
 from .run import Run, log
 from .wake import Home
@@ -121,6 +122,8 @@ class Conductor:
                     self._open_entry(entry)
         finally:
             self._filling = False
+            if self._exhausted:
+                self.run.left = len(self._open)
         if self.run.stopped is not None:
             self.halt()
         self._settle()
@@ -252,6 +255,13 @@ class Conductor:
             frame.missing = len(step.flows)
             for place, flow in enumerate(step.flows):
                 self._advance(Frame(flow, frame.entry, frame, place), None, None)
+        elif type(step) is Join:
+            step.cell.waiting.append(frame)  # whoever runs it always ends, also when the run is stopped
+        elif type(step) is Release:
+            waiting, step.cell.waiting = step.cell.waiting, []
+            for follower in (*waiting, frame):
+                if not self.finished:
+                    self._advance(follower, None, None)
         elif self._halted:
             self._advance(frame, None, self.run.stop_error())
         else:
@@ -273,6 +283,8 @@ class Conductor:
     def _close(self, frame: Frame, value: Any, error: Exception | None) -> None:
         entry = frame.entry
         del self._open[entry.index]
+        if self._exhausted:
+            self.run.left = len(self._open)
         self._intake.ended(entry)
         self._deliver(self.run.close(entry, value, error))
 

@@ -10,11 +10,9 @@ from ..errors import ConfigurationError
 from ..models import ItemId, as_item_id
 from ..protocols import Task
 from ..steps import Flow
+from .intake import ID_FIELDS
 
 R = TypeVar("R")
-
-ID_FIELDS = ("id", "item_id", "restaurant_id", "document_id")
-"""Where an item's id is looked for, in this order, unless the item is its own id."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from ..models import ItemId
 from ..protocols import Task
 from ..report import Failure, Stage
 
+ID_FIELDS = ("id", "item_id", "restaurant_id", "target_restaurant_id", "document_id")
+"""Where an item's id is looked for, in this order, unless the item is its own id."""
 MOST_COMPLAINTS = 5
 """How many bad items of a list one error names."""
 
@@ -26,7 +28,8 @@ class Entry:
         priority: Lower goes first.
         item: What the task's flow takes.
         arrival: When it entered the window, on the runner's counter.
-        attempts: Tries of the latest call that was answered, by stage.
+        underway: Whether the model has answered it anything.
+        retried: Answers that came only at a later try, and which.
         errors: What calls of this item raised in the end, with stage and tries.
     """
 
@@ -35,7 +38,8 @@ class Entry:
     priority: int
     item: Any
     arrival: int = 0
-    attempts: dict[Stage, int] = field(default_factory=dict)
+    underway: bool = False
+    retried: list[tuple[Any, int]] = field(default_factory=list)
     errors: list[tuple[BaseException, Stage, int]] = field(default_factory=list)
 
 
@@ -148,5 +152,5 @@ class LocalSource:
 
 
 def _name_of(raw: Any) -> ItemId | None:
-    name = raw.get("restaurant_id") if isinstance(raw, dict) else raw
-    return name if isinstance(name, (int, str)) else None
+    names = [raw.get(field) for field in ID_FIELDS] if isinstance(raw, dict) else [raw]
+    return next((name for name in names if isinstance(name, (int, str))), None)

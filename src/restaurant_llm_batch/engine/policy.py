@@ -1,8 +1,8 @@
 """
 The policy flows: what a task asks for becomes calls, with retries, in the shape the plan allows.
 
-`govern` wraps a task's flow and yields only what every driver knows: `Call`, `Pause` and `Together`. So the
-call path is written once, and a driver decides nothing.
+`govern` wraps a task's flow and yields only what every driver knows: `Call`, `Pause`, `Together`, and `Join` and
+`Release` for flows that are run once. So the call path is written once, and a driver decides nothing.
 """
 
 from __future__ import annotations
@@ -10,13 +10,15 @@ from __future__ import annotations
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar, cast
 
+from ..batching import Packed
 from ..errors import STOPS_THE_RUN, ConfigurationError, RateLimited, RunStopped
 from ..gate import Gate
-from ..models import Hit, LLMReply, SearchQuery
+from ..models import Hit, LLMReply, LLMRequest, SearchQuery
 from ..report import Stage
-from ..steps import Complete, Flow, Maybe, Pause, Search, SearchAll, Together, pause
+from ..steps import Complete, Flow, Maybe, Once, Pack, Pause, Search, SearchAll, Together, pause
 from .call import Call
 from .intake import Entry
+from .once import Join, Release
 from .plan import Line
 from .retry import Tries, wait_before_next
 from .run import Run, log
@@ -64,8 +66,7 @@ def govern(flow: Flow[T], entry: Entry, run: Run) -> Flow[T]:
 def _answer(step: Any, entry: Entry, run: Run) -> Flow[Any]:
     kind = type(step)
     if kind is Complete:
-        gates = run.gates.of(step.gate)
-        return _call(run.plan.llm, step.request, "llm", step.request.task, gates, entry, run)
+        return _complete(step, entry, run)
     if kind is SearchAll:
         return _search_all(step.queries, entry, run)
     if kind is Search:
@@ -78,12 +79,53 @@ def _answer(step: Any, entry: Entry, run: Run) -> Flow[Any]:
                 )
         flows = tuple(govern(flow, entry, run) for flow in step.flows)
         return _together(flows, run.plan.flows_together)
+    if kind is Pack:
+        return _pack(step, entry, run)
+    if kind is Once:
+        return _once(step, entry, run)
     if kind is Pause:
         return pause(step.seconds)
     raise ConfigurationError(
         f"the flow of {run.task.name} yielded {step!r}, which is not a step; "
         "write `yield from search(...)`, `complete(...)`, `pause(...)` or `together(...)`"
     )
+
+
+def _complete(step: Complete, entry: Entry, run: Run) -> Flow[LLMReply]:
+    request: LLMRequest = step.request
+    gates = run.gates.of(step.gate)
+    reply: LLMReply = yield from _call(run.plan.llm, request, "llm", request.task, gates, entry, run)
+    entry.underway = True
+    run.packer.learn(request, reply)
+    return reply
+
+
+def _pack(step: Pack, entry: Entry, run: Run) -> Flow[list[list[Packed]]]:
+    if not run.packer.blocking:
+        return run.packer.pack(step)
+    # It asks the model's server, so it counts against the model's limit.
+    line = Line(run.packer.pack, native=False)
+    found: list[list[Packed]] = yield from _call(line, step, "tokens", "pack", run.gates.llm, entry, run)
+    return found
+
+
+def _once(step: Once, entry: Entry, run: Run) -> Flow[Any]:
+    cell = run.cells.get(step.key)
+    if not cell.begun:
+        cell.begun, known = True, len(entry.errors)
+        try:
+            cell.value = yield from govern(step.make(), entry, run)
+        except Exception as error:
+            cell.error = error
+            cell.errors = entry.errors[known:]
+        cell.ended = True
+        yield Release(cell)
+    elif not cell.ended:
+        yield Join(cell)
+    if cell.error is not None:
+        entry.errors += cell.errors
+        raise cell.error
+    return cell.value
 
 
 def _search(query: SearchQuery, entry: Entry, run: Run) -> Flow[Sequence[Hit]]:
@@ -158,7 +200,8 @@ def _call(
         attempt = tries.failed + tries.refused + 1
         if run.stopped is not None:
             raise run.stop_error()
-        call = Call(line, argument, stage, what, attempt, gates, entry.priority, entry.arrival, run.meter)
+        place = run.place(entry, gates[0]) if stage == "llm" else entry.arrival
+        call = Call(line, argument, stage, what, attempt, gates, entry.priority, place, run.meter)
         try:
             answer = yield call
         except RunStopped:
@@ -173,7 +216,8 @@ def _call(
                 raise
             run.retry(call, entry, wait, refused, error)
         else:
-            entry.attempts[stage] = attempt
+            if attempt > 1:
+                entry.retried.append((answer, attempt))
             mistake = _mistake(stage, answer)
             if mistake is not None:
                 entry.errors.append((mistake, stage, attempt))
@@ -186,6 +230,8 @@ def _mistake(stage: Stage, answer: Any) -> TypeError | None:
     """Notice a backend that forgot to return, or returns something of its own."""
     if stage == "llm":
         fine, due = isinstance(answer, LLMReply), "an LLMReply"
+    elif stage == "tokens":
+        return None  # packing is ours
     else:
         fine = isinstance(answer, Sequence) and (not answer or isinstance(answer[0], Hit))
         due = "a sequence of Hits"

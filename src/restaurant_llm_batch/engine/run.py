@@ -28,10 +28,20 @@ from ..steps import GateName
 from .call import Call
 from .intake import Entry
 from .meter import Meter
+from .once import Cells
+from .packer import Packer
 from .plan import Plan
 from .retry import RetryPolicy
 
 log = logging.getLogger("restaurant_llm_batch")
+
+TAIL = 3
+"""
+Items left for each slot when a run's tail begins: those then begun wait for those that are not.
+
+By simulation (benchmarks/strengths.py: two calls each, 32 slots): from 2.5 on the end is as near to the bound as
+first come, first served brings it; with more, results come later for nothing.
+"""
 
 
 class Gates:
@@ -57,6 +67,7 @@ class Run:
 
     Attributes:
         stopped: What stopped the run, or None while it goes on.
+        left: Items that are open, once the input has ended; None before.
         given_up: Set when calls in flight are given up too; blocking backends may look at it.
     """
 
@@ -66,6 +77,7 @@ class Run:
         task: Task[Any],
         plan: Plan,
         gates: Gates,
+        packer: Packer,
         retries: dict[Stage, RetryPolicy],
         observers: Sequence[Observer],
         arrivals: Callable[[], int],
@@ -75,13 +87,17 @@ class Run:
         self.task = task
         self.plan = plan
         self.gates = gates
+        self.packer = packer
+        self.cells = Cells()
         self.retries = retries
         self.random = random
         self.stopped: Exception | None = None
+        self.left: int | None = None
         self.given_up = threading.Event()
         self.meter = Meter()
         self._observers = tuple(observers)
         self._arrivals = arrivals
+        self._latest = 0
 
     @property
     def stats(self) -> RunStats:
@@ -107,9 +123,21 @@ class Run:
         """Note that the run is over."""
         self._show(RunEnded(self.number, monotonic(), self.stats))
 
+    def place(self, entry: Entry, gate: Gate) -> float:
+        """
+        Return an LLM call's place in line, by its item.
+
+        Items go in the order of their arrival, so that they finish in it and results stream out. In the tail of
+        the run, what is begun last ends last: items that nobody has answered anything yet, and that have the
+        longest way to go, then go before those that are under way.
+        """
+        if self.left is None or not entry.underway or self.left > TAIL * gate.limit:
+            return entry.arrival
+        return self._latest + 1 - 1 / (2 + entry.arrival)  # before the next item of another run
+
     def open(self, entry: Entry) -> None:
         """Let an entry into the window."""
-        entry.arrival = self._arrivals()
+        entry.arrival = self._latest = self._arrivals()
         if self._observers:
             self._show(ItemStarted(self.number, monotonic(), entry.item_id))
 
@@ -200,5 +228,5 @@ def _where(entry: Entry, error: Exception) -> tuple[Stage, int]:
                 return stage, attempts
         cause = cause.__cause__
     if isinstance(error, OutputError):
-        return "llm", entry.attempts.get("llm", 1)
+        return "llm", next((attempt for reply, attempt in entry.retried if reply is error.reply), 1)
     return "task", 0

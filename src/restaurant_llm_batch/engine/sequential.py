@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from ..errors import ConfigurationError
 from ..report import Failure, Outcome
 from ..steps import Pause, drive
 from .call import Call
 from .intake import Entry, Intake
+from .once import Join, Release
 from .policy import govern_item
 from .run import Run
 from .wake import ThreadHome
@@ -61,7 +63,13 @@ class SequentialDriver:
             entry, self._open = self._open, None
             yield self._run.close(entry, None, self._run.stop_error())
 
-    def _perform(self, step: Call | Pause, entry: Entry) -> Any:
+    def _perform(self, step: Call | Pause | Join | Release, entry: Entry) -> Any:
+        if isinstance(step, Release):
+            return None  # nobody else is under way who could wait
+        if isinstance(step, Join):
+            raise ConfigurationError(
+                "a flow given to once() asks for its own key, so it would wait for itself"
+            )
         if isinstance(step, Pause):
             self._home.wait(step.seconds, unless=lambda: self._run.stopped is not None)
             if self._run.stopped is not None:

@@ -1,0 +1,123 @@
+"""A flow that is run once per run, for all items that ask for it."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from tests.modes import STRATEGIES, WAYS, Way, by_run, strategy_name, told
+
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, RetryPolicy, Strategy, errors
+from restaurant_llm_batch.engine import once as engine_once
+from restaurant_llm_batch.steps import complete, once, pause, together
+from restaurant_llm_batch.testing import FakeLLM
+
+IMPATIENT = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002)
+
+
+def ask(text: Any) -> LLMRequest:
+    return LLMRequest("ask", ({"role": "user", "content": str(text)},), inputs={"text": text})
+
+
+def shared(item: int) -> Any:
+    """Ask what all items of a kind share, then what is this item's own."""
+    common = yield from once(("kind", item % 3), lambda: complete(ask(f"kind {item % 3}")))
+    own = yield from complete(ask(item))
+    return common.text, own.text
+
+
+def echo(request: LLMRequest) -> str:
+    return str(request.inputs["text"])
+
+
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_it_is_run_once_for_all_in_every_mode(strategy: Strategy, way: Way) -> None:
+    llm = FakeLLM(answer=echo)
+    outcomes = told(
+        way(BatchRunner(llm=llm, strategy=strategy, limits=Limits(llm=4)), shared, list(range(12)))
+    )
+
+    assert outcomes == [(n, n, (f"kind {n % 3}", str(n))) for n in range(12)]
+    assert llm.calls == 12 + 3
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_its_failure_is_everyones_with_stage_and_attempts(strategy: Strategy) -> None:
+    def fault(request: LLMRequest, attempt: int) -> Exception | None:
+        return errors.TransientBackendError("down") if request.inputs["text"] == "kind 1" else None
+
+    llm = FakeLLM(answer=echo, fault=fault)
+    runner = BatchRunner(llm=llm, strategy=strategy, llm_retry=IMPATIENT)
+    outcomes = told(by_run(runner, shared, list(range(6))))
+
+    assert [row for row in outcomes if len(row) == 5] == [  # type: ignore[arg-type]
+        (n, n, errors.TransientBackendError, "llm", 3) for n in (1, 4)
+    ]
+    assert llm.calls == 4 + 2 + 3
+
+
+def test_two_flows_of_one_item_share_it_too() -> None:
+    def both(item: int) -> Any:
+        return (yield from together(*(once("key", lambda: complete(ask("k"))) for _ in range(3))))
+
+    for strategy in STRATEGIES:
+        llm = FakeLLM(answer=echo)
+        (result,) = BatchRunner(llm=llm, strategy=strategy).run(both, [1]).results
+        assert [reply.text for reply in result] == ["k", "k", "k"]
+        assert llm.calls == 1
+
+
+def test_a_flow_that_asks_for_its_own_key_is_told_in_stage_one() -> None:
+    def loop(item: int) -> Any:
+        return (yield from once("key", lambda: loop(item)))
+
+    (failure,) = BatchRunner(llm=FakeLLM()).run(loop, [1]).failures
+
+    assert isinstance(failure.error, errors.ConfigurationError)
+    assert "own key" in str(failure.error)
+
+
+def test_a_key_that_cannot_be_hashed_is_told() -> None:
+    def flow(item: int) -> Any:
+        return (yield from once(["a", "list"], lambda: pause(0)))  # type: ignore[arg-type]
+
+    (failure,) = BatchRunner(llm=FakeLLM()).run(flow, [1]).failures
+
+    assert "a key that can be hashed" in str(failure.error)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=strategy_name)
+def test_a_stop_of_the_run_ends_those_who_wait_as_well(strategy: Strategy) -> None:
+    def fault(request: LLMRequest, attempt: int) -> Exception | None:
+        return errors.QuotaExhausted("spent") if request.inputs["text"] == "kind 0" else None
+
+    runner = BatchRunner(llm=FakeLLM(answer=echo, fault=fault, seconds=0.01), strategy=strategy)
+    report = runner.run(shared, list(range(12)))
+
+    assert report.stats.stopped_because == "QuotaExhausted: spent"
+    assert len(report.outcomes) == 12
+    failed = {failure.item_id: type(failure.error) for failure in report.failures}
+    assert {failed[n] for n in (0, 3, 6, 9)} <= {errors.QuotaExhausted, errors.RunStopped}
+
+
+@pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=strategy_name)
+def test_a_stream_that_is_left_leaves_nobody_waiting(strategy: Strategy) -> None:
+    llm = FakeLLM(answer=echo, seconds=0.02)
+    with BatchRunner(llm=llm, strategy=strategy) as runner:
+        stream = runner.stream(shared, iter(range(1000)))
+        next(stream)
+        stream.close()
+        assert runner.run(shared, [0, 3]).results == [("kind 0", "0"), ("kind 0", "3")]
+
+    assert threading.active_count() < 100
+
+
+def test_results_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_once, "MOST_KEPT", 2)
+    llm = FakeLLM(answer=echo)
+    BatchRunner(llm=llm).run(shared, [0, 1, 2, 3, 6])
+
+    # kind 0 was dropped when kind 2 came, and asked for again by item 3; item 6 found it
+    assert llm.calls == 5 + 4

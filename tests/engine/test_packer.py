@@ -1,0 +1,134 @@
+"""Packing under a runner's limits, by its counter."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import pytest
+from tests.modes import STRATEGIES, strategy_name
+
+from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy, errors, estimate_tokens
+from restaurant_llm_batch.batching import Packed
+from restaurant_llm_batch.engine.packer import CHAT_TOKENS, Packer
+from restaurant_llm_batch.steps import Pack, complete, pack
+from restaurant_llm_batch.testing import FakeLLM
+
+
+def step(texts: list[str], **fields: Any) -> Pack:
+    return Pack(tuple(texts), **{"line": lambda text: f"[9] {text}", "frame": "12345", **fields})
+
+
+def characters(limits: Limits) -> Packer:
+    return Packer(limits, len)
+
+
+def test_the_prompts_own_tokens_and_the_answers_belong_to_the_budget() -> None:
+    budget = 5 + CHAT_TOKENS + 10 + 3 * (len("[9] text\n") + 2)
+    batches = characters(Limits(tokens_per_batch=budget)).pack(
+        step(["text"] * 7, answer_tokens=10, answer_tokens_each=2)
+    )
+
+    assert [[one.index for one in batch] for batch in batches] == [[0, 1, 2], [3, 4, 5], [6]]
+
+
+def test_a_step_may_have_its_own_budget_and_size() -> None:
+    packer = characters(Limits(tokens_per_batch=10_000, max_batch_size=60, default_batch_size=50))
+    sizes = [len(batch) for batch in packer.pack(step(["t"] * 100))]
+    assert sizes == [60, 40]
+    assert [len(batch) for batch in packer.pack(step(["t"] * 5, most=2))] == [2, 2, 1]
+    assert len(packer.pack(step(["t"] * 5, max_tokens=5 + CHAT_TOKENS + 2 * len("[9] t\n")))) == 3
+
+
+def test_a_text_too_long_for_any_batch_goes_alone_and_cut() -> None:
+    batches = characters(Limits(tokens_per_batch=100)).pack(step(["a", "b" * 500, "c"]))
+
+    assert [[one.cut for one in batch] for batch in batches] == [[False], [True], [False]]
+    assert len("[9] " + batches[1][0].text + "\n") + 5 + CHAT_TOKENS <= 100
+
+
+def flow(item: int) -> Any:
+    return (yield from pack(["a b", "c"], line=str, frame="f", max_tokens=60))
+
+
+class Service:
+    """A counter that asks a service: it blocks, and notes where."""
+
+    blocking = True
+
+    def __init__(self) -> None:
+        self.threads: set[int] = set()
+        self.broken = False
+
+    def __call__(self, text: str) -> int:
+        self.threads.add(threading.get_ident())
+        if self.broken:
+            raise errors.TransientBackendError("no counting today")
+        return len(text)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_a_counter_that_blocks_is_called_in_worker_threads_where_there_is_a_loop(strategy: Strategy) -> None:
+    count = Service()
+    report = BatchRunner(llm=FakeLLM(), strategy=strategy, count_tokens=count).run(flow, [1, 2])
+
+    assert report.results == [[[Packed(0, "a b", False), Packed(1, "c", False)]]] * 2
+    here = threading.get_ident()
+    assert count.threads == {here} if not strategy.side_by_side else here not in count.threads
+    assert report.stats.calls == {"tokens": 2}
+
+
+def test_a_counting_service_that_fails_fails_the_item_at_that_stage() -> None:
+    count = Service()
+    count.broken = True
+    (failure,) = BatchRunner(llm=FakeLLM(), count_tokens=count).run(flow, [1]).failures
+
+    assert (failure.stage, failure.attempts, type(failure.error)) == (
+        "tokens",
+        3,
+        errors.TransientBackendError,
+    )
+
+
+def test_a_counter_that_learns_is_told_what_prompts_came_to() -> None:
+    class Learning:
+        def __init__(self) -> None:
+            self.told: list[tuple[str, int]] = []
+
+        def __call__(self, text: str) -> int:
+            return len(text)
+
+        def learn(self, text: str, tokens: int) -> None:
+            self.told.append((text, tokens))
+
+    def ask(item: int) -> Any:
+        messages = ({"role": "system", "content": "s"}, {"role": "user", "content": str(item)})
+        return (yield from complete(LLMRequest("ask", messages)))
+
+    class Model:
+        def complete(self, request: LLMRequest) -> LLMReply:
+            return LLMReply("{}", prompt_tokens=7 if request.messages[1]["content"] == "1" else 0)
+
+    count = Learning()
+    BatchRunner(llm=Model(), count_tokens=count).run(ask, [1, 2])
+
+    assert count.told == [("s\n1", 7)]
+
+
+def test_a_counter_that_is_none_is_told_at_once() -> None:
+    with pytest.raises(errors.ConfigurationError, match="count_tokens=estimate_tokens"):
+        BatchRunner(llm=FakeLLM(), count_tokens=4000)  # type: ignore[arg-type]
+
+
+def test_the_frame_is_counted_once() -> None:
+    counted: list[str] = []
+
+    def count(text: str) -> int:
+        counted.append(text)
+        return estimate_tokens(text)
+
+    packer = Packer(Limits(), count)
+    for _ in range(3):
+        packer.pack(step(["text"]))
+
+    assert counted.count("12345") == 1
