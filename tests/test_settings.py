@@ -7,7 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from restaurant_llm_batch import BatchRunner, BatchSettings, Gate, Limits, Strategy, SummarizeAspects, errors
+from restaurant_llm_batch import (
+    BatchRunner,
+    BatchSettings,
+    ExtractVocabulary,
+    Gate,
+    Limits,
+    Strategy,
+    SummarizeAspects,
+    errors,
+)
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 
@@ -23,6 +32,7 @@ def test_the_defaults_are_those_of_the_source_service() -> None:
     assert settings.strategy() == Strategy(False, False, False)
     assert settings.limits() == Limits(search=50, llm=8, batches=20, restaurants=200)
     assert settings.aspects() == ("service", "price", "food")
+    assert settings.vocabulary() == ExtractVocabulary(parallel=False, max_safe_chunks=4)
 
 
 def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -38,6 +48,8 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
         "VLLM_MIN_BATCH_SIZE": "11",
         "VLLM_DEFAULT_BATCH_SIZE": "12",
         "VLLM_MAX_BATCH_SIZE": "13",
+        "ENABLE_PARALLEL_WORD_PHRASE_EXTRACTION": "true",
+        "MAX_SAFE_CHUNKS_FOR_PARALLEL": "14",
     }
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
@@ -45,11 +57,25 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
     assert settings.strategy() == Strategy.stage(4)
     assert settings.limits() == Limits(31, 32, 33, None, 34, 3500, 11, 13, 12)
+    assert settings.vocabulary() == ExtractVocabulary(parallel=True, max_safe_chunks=14)
+
+
+def test_arguments_of_a_vocabulary_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENABLE_PARALLEL_WORD_PHRASE_EXTRACTION", "true")
+    task = BatchSettings().vocabulary(max_safe_chunks=9, language="en", resident_sequences=40)
+
+    assert task == ExtractVocabulary(parallel=True, max_safe_chunks=9, language="en", resident_sequences=40)
+    with pytest.raises(errors.ConfigurationError, match=r"ExtractVocabulary\.plan must be"):
+        BatchSettings().vocabulary(plan="D")
 
 
 def test_a_useless_value_is_refused_and_the_variable_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BATCH_LLM_CONCURRENCY", "lots")
     with pytest.raises(errors.ConfigurationError, match="BATCH_LLM_CONCURRENCY='lots'"):
+        BatchSettings()
+    monkeypatch.delenv("BATCH_LLM_CONCURRENCY")
+    monkeypatch.setenv("MAX_SAFE_CHUNKS_FOR_PARALLEL", "-1")
+    with pytest.raises(errors.ConfigurationError, match="MAX_SAFE_CHUNKS_FOR_PARALLEL='-1'"):
         BatchSettings()
 
 

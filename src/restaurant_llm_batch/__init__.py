@@ -5,19 +5,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import errors
+from .batching import calculate_dynamic_batch_size, estimate_tokens, pack_reviews
+from .chunking import split_text
 from .engine.retry import RetryPolicy
 from .gate import Gate
-from .limits import Limits
+from .limits import Limits, kv_cache_tokens, resident_sequences
 from .models import (
     AspectSummary,
+    Comparison,
+    Document,
     Evidence,
+    FailedChunk,
     Hit,
     LLMReply,
     LLMRequest,
     RestaurantRef,
+    RestaurantSentiment,
+    RestaurantStrength,
     RestaurantSummary,
     Review,
+    ReviewedRestaurant,
+    ReviewLabel,
+    ReviewSummary,
     SearchQuery,
+    SortedReviews,
+    Vocabulary,
+    Word,
 )
 from .protocols import (
     AsyncLLMBackend,
@@ -29,25 +42,36 @@ from .protocols import (
     SearchBackend,
     SparseVector,
     Task,
+    TokenCounter,
 )
 from .report import BatchReport, Failure, RunStats, Success
 from .runner import BatchRunner
 from .strategy import Strategy
+from .tasks.reviews import SummarizeReviews
+from .tasks.sentiment import AnalyzeSentiment
+from .tasks.strengths import ExtractStrengths
 from .tasks.summary import SummarizeAspects
+from .tasks.vocabulary import ExtractVocabulary
 
 if TYPE_CHECKING:
     from .settings import BatchSettings
 
 __all__ = [
+    "AnalyzeSentiment",
     "AspectSummary",
     "AsyncLLMBackend",
     "AsyncSearchBackend",
     "BatchReport",
     "BatchRunner",
     "BatchSettings",
+    "Comparison",
+    "Document",
     "Embedder",
     "Embedding",
     "Evidence",
+    "ExtractStrengths",
+    "ExtractVocabulary",
+    "FailedChunk",
     "Failure",
     "Gate",
     "Hit",
@@ -57,19 +81,35 @@ __all__ = [
     "Limits",
     "Observer",
     "RestaurantRef",
+    "RestaurantSentiment",
+    "RestaurantStrength",
     "RestaurantSummary",
     "RetryPolicy",
     "Review",
+    "ReviewLabel",
+    "ReviewSummary",
+    "ReviewedRestaurant",
     "RunStats",
     "SearchBackend",
     "SearchQuery",
+    "SortedReviews",
     "SparseVector",
     "Strategy",
     "Success",
     "SummarizeAspects",
+    "SummarizeReviews",
     "Task",
+    "TokenCounter",
+    "Vocabulary",
+    "Word",
     "__version__",
+    "calculate_dynamic_batch_size",
     "errors",
+    "estimate_tokens",
+    "kv_cache_tokens",
+    "pack_reviews",
+    "resident_sequences",
+    "split_text",
 ]
 
 

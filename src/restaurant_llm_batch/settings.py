@@ -15,6 +15,7 @@ from .errors import ConfigurationError
 from .limits import Limits
 from .protocols import AsyncLLMBackend, AsyncSearchBackend, Embedder, LLMBackend, SearchBackend
 from .strategy import Strategy
+from .tasks.vocabulary import ExtractVocabulary
 
 _EXAMPLES = {
     "batch_llm_model": "gpt-5-mini",
@@ -51,6 +52,8 @@ class BatchSettings(BaseSettings):
         vllm_min_batch_size: `Limits.min_batch_size`.
         vllm_max_batch_size: `Limits.max_batch_size`.
         vllm_default_batch_size: `Limits.default_batch_size`.
+        enable_parallel_word_phrase_extraction: `ExtractVocabulary.parallel`.
+        max_safe_chunks_for_parallel: `ExtractVocabulary.max_safe_chunks`.
         aspect_seeds_file: A JSON file of seed words, ``{"service": ["직원 친절", ...], ...}``; see `aspects`.
         batch_llm_backend: The model: "openai", "vllm" (its server), "runpod", or "offline", which needs none.
         batch_llm_model: The model's name; needed for "openai", elsewhere the service's own if left out.
@@ -92,6 +95,8 @@ class BatchSettings(BaseSettings):
     vllm_min_batch_size: int = Field(default=10, ge=1)
     vllm_max_batch_size: int = Field(default=100, ge=1)
     vllm_default_batch_size: int = Field(default=50, ge=1)
+    enable_parallel_word_phrase_extraction: bool = False
+    max_safe_chunks_for_parallel: int = Field(default=4, ge=0)
     aspect_seeds_file: Path | None = None
     batch_llm_backend: Literal["offline", "openai", "vllm", "runpod"] = "offline"
     batch_llm_model: str | None = None
@@ -159,6 +164,19 @@ class BatchSettings(BaseSettings):
                 f'ASPECT_SEEDS_FILE={path} must hold a JSON object like {{"service": ["직원 친절"]}}'
             )
         return cast("Mapping[str, Sequence[str]]", seeds)
+
+    def vocabulary(self, **arguments: Any) -> ExtractVocabulary:
+        """
+        Return the task that extracts vocabularies.
+
+        Args:
+            arguments: Fields of `ExtractVocabulary`; they go before the environment's.
+
+        Raises:
+            ConfigurationError: When a field is out of its bounds.
+        """
+        parallel, chunks = self.enable_parallel_word_phrase_extraction, self.max_safe_chunks_for_parallel
+        return ExtractVocabulary(**{"parallel": parallel, "max_safe_chunks": chunks, **arguments})
 
     def llm(self) -> LLMBackend | AsyncLLMBackend:
         """

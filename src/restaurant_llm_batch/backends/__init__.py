@@ -1,4 +1,4 @@
-"""Search and model backends; each is imported when it is first used, with what it needs."""
+"""Search and model backends, and counters of tokens; each is imported when it is first used, with what it needs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .counters import TiktokenCounter, TokenizersCounter, VLLMTokenCounter
     from .embedded import EmbeddedSearch
     from .embedders import HashingEmbedder, HashingSparse
     from .embedders_api import EmbeddingsAPI
@@ -30,9 +31,12 @@ _HOMES = {
     "OpenAILLM": "openai",
     "QdrantSearch": "qdrant",
     "RunPodLLM": "runpod",
+    "TiktokenCounter": "counters",
     "Timeout": "transport",
+    "TokenizersCounter": "counters",
     "VLLMEngineLLM": "vllm_engine",
     "VLLMServerLLM": "vllm",
+    "VLLMTokenCounter": "counters",
 }
 
 __all__ = [
@@ -47,9 +51,12 @@ __all__ = [
     "OpenAILLM",
     "QdrantSearch",
     "RunPodLLM",
+    "TiktokenCounter",
     "Timeout",
+    "TokenizersCounter",
     "VLLMEngineLLM",
     "VLLMServerLLM",
+    "VLLMTokenCounter",
 ]
 
 

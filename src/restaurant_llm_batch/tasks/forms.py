@@ -6,9 +6,12 @@ The one place that names pydantic, and imported where it is used: it takes as lo
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -20,9 +23,25 @@ from pydantic import (
 )
 
 from ..errors import ConfigurationError, OutputInvalid
-from ..models import LLMReply, RestaurantRef
+from ..models import ItemId, LLMReply, RestaurantRef, Review, as_item_id
 
 Form = TypeVar("Form", bound=BaseModel)
+
+
+def _as_id(value: Any) -> ItemId:
+    try:
+        return as_item_id(value, "")
+    except ConfigurationError:
+        raise ValueError("must be an integer or a string that is not empty") from None
+
+
+def _as_id_or_none(value: Any) -> ItemId | None:
+    return None if value is None else _as_id(value)
+
+
+Id = Annotated[Any, BeforeValidator(_as_id)]
+"""An id, with one complaint instead of one for each of its types."""
+OptionalId = Annotated[Any, BeforeValidator(_as_id_or_none)]
 
 
 class RestaurantForm(BaseModel):
@@ -30,10 +49,71 @@ class RestaurantForm(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    restaurant_id: StrictInt | Annotated[StrictStr, Field(min_length=1)]
+    restaurant_id: Id
     limit: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
     priority: StrictInt = 0
     query: StrictStr | None = None
+
+
+def as_list(value: Any) -> Any:
+    """Return a sequence as a list; a text is one too, and never meant."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else value
+
+
+def _as_mapping(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"content": value}
+    return asdict(value) if isinstance(value, Review) else value
+
+
+class ReviewForm(BaseModel):
+    """A `Review`, as users write it; what else their records hold is left alone."""
+
+    content: StrictStr
+    id: OptionalId = Field(None, validation_alias=AliasChoices("id", "review_id"))
+    restaurant_id: OptionalId = None
+    is_recommended: bool | None = None
+    category: OptionalId = None
+
+    def review(self) -> Review:
+        """Return the review."""
+        return Review(self.content, self.id, self.restaurant_id, self.is_recommended, self.category)
+
+
+Reviews = Annotated[list[Annotated[ReviewForm, BeforeValidator(_as_mapping)]], BeforeValidator(as_list)]
+
+
+class ReviewedForm(BaseModel):
+    """A `ReviewedRestaurant`, as users write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    restaurant_id: Id
+    reviews: Reviews
+    priority: StrictInt = 0
+
+
+class SortedForm(BaseModel):
+    """A `SortedReviews`, as users write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    restaurant_id: Id
+    positive_reviews: Reviews = []
+    negative_reviews: Reviews = []
+    priority: StrictInt = 0
+
+
+class ComparisonForm(BaseModel):
+    """A `Comparison`, as users write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target_restaurant_id: Id
+    target_reviews: Reviews | None = None
+    comparison_reviews: Reviews | None = None
+    category: OptionalId = None
+    priority: StrictInt = 0
 
 
 def _nothing_for_null(value: Any) -> Any:
@@ -57,6 +137,35 @@ class OverallForm(BaseModel):
     overall_summary: Text
 
 
+def read_item(form: type[Form], raw: Any) -> Form:
+    """
+    Return an item in its form.
+
+    Args:
+        form: The form.
+        raw: A mapping, or a dataclass with the same fields.
+
+    Raises:
+        ConfigurationError: When it does not have the form; every wrong field is named.
+    """
+    if is_dataclass(raw) and not isinstance(raw, type):
+        raw = {field.name: getattr(raw, field.name) for field in fields(raw)}
+    if not isinstance(raw, Mapping):
+        first = next(iter(form.model_fields))
+        raise ConfigurationError(f'must be a mapping such as {{"{first}": ..., ...}}, got {shown(raw)}')
+    try:
+        return form.model_validate(raw)
+    except ValidationError as error:
+        known = ", ".join(form.model_fields)
+        raise ConfigurationError(f"{complaints(error)} (fields: {known})") from error
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it; reviews are not repeated at length."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def read_restaurant(raw: Any) -> RestaurantRef:
     """
     Return the restaurant that a mapping describes.
@@ -64,11 +173,7 @@ def read_restaurant(raw: Any) -> RestaurantRef:
     Raises:
         ConfigurationError: When it does not have the form; every wrong field is named.
     """
-    try:
-        form = RestaurantForm.model_validate(raw)
-    except ValidationError as error:
-        known = ", ".join(RestaurantForm.model_fields)
-        raise ConfigurationError(f"{_complaints(error)} (fields: {known})") from error
+    form = read_item(RestaurantForm, raw)
     return RestaurantRef(form.restaurant_id, form.limit, form.priority, form.query)
 
 
@@ -88,9 +193,19 @@ def validated(form: type[Form], answer: Any, reply: LLMReply) -> Form:
         raise OutputInvalid(message, reply=reply) from error
 
 
-def _complaints(error: ValidationError) -> str:
+def complaints(error: ValidationError) -> str:
+    """Return what is wrong with an item, field by field."""
     said = []
     for detail in error.errors(include_url=False):
-        field = detail["loc"][0]  # what follows names the alternatives of a union, not the user's fields
-        said.append(f"field {field!r}: {detail['msg'].lower()}, got {detail['input']!r}")
+        message = detail["msg"].removeprefix("Value error, ").lower()
+        said.append(f"field {_path(detail['loc'])!r}: {message}, got {shown(detail['input'])}")
     return "; ".join(said)
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    field, *rest = loc
+    path = str(field)
+    # Below a list there are its places and their fields; elsewhere come the alternatives of a union.
+    if rest and isinstance(rest[0], int):
+        path += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest[:2])
+    return path

@@ -25,7 +25,7 @@ def read_object(reply: LLMReply) -> Mapping[str, Any]:
     """
     if reply.finish_reason == "length":
         raise OutputTruncated(
-            "the answer was cut off at its token limit; raise max_tokens or lower limit",
+            "the answer was cut off at its token limit; raise max_tokens, or ask about less at a time",
             reply=reply,
         )
     if reply.finish_reason in ("refusal", "content_filter"):

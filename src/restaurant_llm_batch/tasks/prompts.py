@@ -132,9 +132,9 @@ def aspect_schema() -> Mapping[str, Any]:
 def aspects_schema(aspects: tuple[str, ...]) -> Mapping[str, Any]:
     """Return the form of an answer about several aspects; equal aspects give the same object."""
     # The overall summary comes last: the model has then written what it is to sum up.
-    return _object(
+    return as_object(
         {
-            "categories": _object(dict.fromkeys(aspects, _ASPECT_SCHEMA)),
+            "categories": as_object(dict.fromkeys(aspects, _ASPECT_SCHEMA)),
             "overall_summary": {"type": "string"},
         }
     )
@@ -143,10 +143,11 @@ def aspects_schema(aspects: tuple[str, ...]) -> Mapping[str, Any]:
 @cache
 def overall_schema() -> Mapping[str, Any]:
     """Return the form of the overall summary's answer."""
-    return _object({"overall_summary": {"type": "string"}})
+    return as_object({"overall_summary": {"type": "string"}})
 
 
-def _object(properties: dict[str, Any]) -> Mapping[str, Any]:
+def as_object(properties: dict[str, Any]) -> Mapping[str, Any]:
+    """Return the JSON Schema of an object that has all of these properties and no other."""
     return {
         "type": "object",
         "properties": properties,

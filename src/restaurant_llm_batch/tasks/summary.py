@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import BatchError, ConfigurationError
@@ -21,6 +21,7 @@ from ..models import (
 from ..steps import Flow, complete, search_all, together
 from . import prompts
 from .aspects import Aspects, query_texts
+from .language import language_of
 from .parsing import read_aspect, read_object, read_overall
 from .prompts import Language
 
@@ -92,7 +93,7 @@ class SummarizeAspects:
             return RestaurantRef(as_item_id(raw, "restaurant_id"))
         from .forms import read_restaurant
 
-        return read_restaurant(asdict(raw) if isinstance(raw, RestaurantRef) else raw)
+        return read_restaurant(raw)
 
     def identify(self, item: RestaurantRef, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""
@@ -226,11 +227,7 @@ class SummarizeAspects:
     def _language(self, shown: Shown) -> Language:
         if self.language != "auto":
             return self.language
-        text = "".join(hit.content for hits in shown.values() for hit in hits)
-        hangul = sum("가" <= character <= "힣" for character in text)
-        latin = sum(character.isascii() and character.isalpha() for character in text)
-        # A Hangul syllable carries about as much as two and a half Latin letters.
-        return "ko" if hangul * 2.5 >= latin else "en"
+        return language_of(hit.content for hits in shown.values() for hit in hits)
 
 
 def _as_inputs(hits: Sequence[Hit]) -> list[dict[str, Any]]:

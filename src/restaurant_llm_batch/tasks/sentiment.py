@@ -1,0 +1,254 @@
+"""`AnalyzeSentiment`: have the model label every review, and account for every one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from ..batching import CUT_MARK, Packed
+from ..errors import OutputError, OutputInvalid, PromptTooLong
+from ..models import (
+    ItemId,
+    LLMRequest,
+    RestaurantSentiment,
+    Review,
+    ReviewedRestaurant,
+    ReviewLabel,
+    Sentiment,
+)
+from ..steps import Flow, complete, pack, together
+from . import review_prompts as prompts
+from .checks import check_count, check_language, check_temperature
+from .failing import raise_first, told, value_or_failure
+from .labels import read_labels
+from .language import Choice, choose
+from .prompts import Language
+
+ANSWER_TOKENS = 32
+"""What stands around the labels."""
+LABEL_TOKENS = 20
+"""One label, ``{"id": 17, "label": "positive"}``: 10 to 12 tokens in a line, up to 20 where a model indents it."""
+SHORTEST_CUT = 40
+"""Characters of a review below which it is not cut shorter for a prompt to fit."""
+
+BLANK = "the review is blank"
+UNANSWERED = "the model gave it no label, or two"
+
+Batch: TypeAlias = Mapping[int, str]
+"""Reviews as they are shown, by their place."""
+Judged: TypeAlias = dict[int, "Sentiment | Exception"]
+"""What became of reviews, by their place."""
+
+
+@dataclass(frozen=True)
+class AnalyzeSentiment:
+    """
+    Label every review of a restaurant as positive, negative or neutral, and count.
+
+    Items are mappings ``{"restaurant_id", "reviews", "priority"?}`` (see `ReviewedRestaurant`); a review is a
+    text, a mapping ``{"content", "id"?}`` or a `Review`. The reviews go out in packed batches, and the model
+    labels each by its number. Reviews whose number is missing from the answer, or has two labels, are asked
+    about again in smaller batches; what then remains is counted as failed, never guessed and never scaled.
+    Blank reviews are not sent; they count as failed, with that reason. A restaurant fails when none of its
+    reviews could be judged. Without any review it succeeds, and no call is made.
+
+    Attributes:
+        batch_size: Most reviews in a batch; None for `Limits.max_batch_size`. The token budget holds as well.
+        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.tokens_per_batch`.
+        language: Of the instructions: "ko", "en", or "auto" for that of the reviews.
+        asks: How often a review is asked about at most.
+        temperature: Sampling temperature.
+
+    Raises:
+        ConfigurationError: When a field is out of its bounds.
+    """
+
+    batch_size: int | None = None
+    max_tokens_per_batch: int | None = None
+    language: Choice = "ko"
+    asks: int = 3
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count(self, "batch_size", optional=True)
+        check_count(self, "max_tokens_per_batch", optional=True)
+        check_count(self, "asks")
+        check_language(self)
+        check_temperature(self)
+
+    @property
+    def name(self) -> str:
+        """What the task is called."""
+        return "AnalyzeSentiment"
+
+    @property
+    def needs_search(self) -> bool:
+        """It never searches."""
+        return False
+
+    def read(self, raw: Any, /) -> ReviewedRestaurant:
+        """Check one item: a mapping or a `ReviewedRestaurant`."""
+        from .forms import ReviewedForm, read_item
+
+        form = read_item(ReviewedForm, raw)
+        return ReviewedRestaurant(
+            form.restaurant_id, tuple(review.review() for review in form.reviews), form.priority
+        )
+
+    def identify(self, item: ReviewedRestaurant, /) -> tuple[ItemId, int]:
+        """Return the restaurant's id and priority."""
+        return item.restaurant_id, item.priority
+
+    def flow(self, item: ReviewedRestaurant, /) -> Flow[RestaurantSentiment]:
+        """Pack, ask, ask again, count."""
+        asked = [place for place, review in enumerate(item.reviews) if review.content.strip()]
+        judged: Judged = {}
+        model = ""
+        if asked:
+            asking = _Asking(self, item, choose(self.language, (r.content for r in item.reviews)))
+            judged = yield from asking.about(asked, self.batch_size, 1)
+            model = asking.model
+            if all(isinstance(label, Exception) for label in judged.values()):
+                raise_first(label for label in judged.values() if isinstance(label, Exception))
+        return _result(item, judged, model)
+
+
+class _Asking:
+    """One restaurant's questions."""
+
+    def __init__(self, task: AnalyzeSentiment, item: ReviewedRestaurant, language: Language) -> None:
+        self._task = task
+        self._item = item
+        self._language = language
+        self.model = ""
+
+    def about(self, places: Sequence[int], most: int | None, ask: int) -> Flow[Judged]:
+        """Ask about reviews in packed batches, side by side; the batches know nothing of each other."""
+        batches = yield from pack(
+            [self._item.reviews[place].content for place in places],
+            line=lambda text: prompts.line(len(self._item.reviews), text),
+            frame=self._frame(ask),
+            answer_tokens=ANSWER_TOKENS,
+            answer_tokens_each=LABEL_TOKENS,
+            max_tokens=self._task.max_tokens_per_batch,
+            most=most,
+        )
+        return (yield from self._all([_numbered(batch, places) for batch in batches], ask))
+
+    def _all(self, batches: Sequence[Batch], ask: int) -> Flow[Judged]:
+        found = yield from together(*(self._batch(batch, ask) for batch in batches))
+        judged: Judged = {}
+        for batch, result in zip(batches, found, strict=True):
+            part = value_or_failure(result)
+            judged |= dict.fromkeys(batch, part) if isinstance(part, Exception) else part
+        return judged
+
+    def _batch(self, batch: Batch, ask: int) -> Flow[Judged]:
+        """Ask about one batch, and again about what its answer lacks."""
+        labels: Mapping[int, Sentiment] = {}
+        try:
+            reply = yield from complete(self._request(batch, ask), gate="batches")
+            problem: Exception = OutputInvalid(UNANSWERED, reply=reply)
+            self.model = self.model or reply.model
+            labels = read_labels(reply, batch)
+        except PromptTooLong as error:
+            return (yield from self._all(_smaller(batch, error), ask))
+        except OutputError as error:
+            problem = error
+        missing = [place for place in batch if place not in labels]
+        judged: Judged = {**labels, **dict.fromkeys(missing, problem)}
+        # One review alone cannot be asked about in a smaller batch: once more in other words, then no more.
+        if missing and ask < (self._task.asks if len(batch) > 1 else min(self._task.asks, 2)):
+            judged |= yield from self.about(missing, max(1, min(len(missing), len(batch) // 2)), ask + 1)
+        return judged
+
+    def _frame(self, ask: int) -> str:
+        system = prompts.instructions("sentiment", self._language)["content"]
+        return system + (prompts.again(self._language) if ask > 1 else "") + prompts.block([])
+
+    def _request(self, batch: Batch, ask: int) -> LLMRequest:
+        lines = [prompts.line(place, text) for place, text in batch.items()]
+        data = (prompts.again(self._language) if ask > 1 else "") + prompts.block(lines)
+        return LLMRequest(
+            "sentiment",
+            (prompts.instructions("sentiment", self._language), {"role": "user", "content": data}),
+            prompts.labels_schema(),
+            {
+                "restaurant_id": self._item.restaurant_id,
+                "language": self._language,
+                "reviews": [{"id": place, "content": text} for place, text in batch.items()],
+            },
+            ANSWER_TOKENS + LABEL_TOKENS * len(batch),
+            self._task.temperature,
+            self._item.priority,
+        )
+
+
+def _numbered(batch: Sequence[Packed], places: Sequence[int]) -> Batch:
+    return {places[one.index]: one.text for one in batch}
+
+
+def _smaller(batch: Batch, error: PromptTooLong) -> list[Batch]:
+    """
+    Return two halves of a batch, or a single review cut in half.
+
+    Raises:
+        PromptTooLong: When nothing would be left of it.
+    """
+    shown = list(batch.items())
+    if len(shown) > 1:
+        middle = len(shown) // 2
+        return [dict(shown[:middle]), dict(shown[middle:])]
+    ((place, text),) = shown
+    half = text.removesuffix(CUT_MARK)[: len(text) // 2].rstrip()
+    if len(half) < SHORTEST_CUT:
+        raise error
+    return [{place: half + CUT_MARK}]
+
+
+def _result(item: ReviewedRestaurant, judged: Judged, model: str) -> RestaurantSentiment:
+    labels = tuple(_label(place, review, judged) for place, review in enumerate(item.reviews))
+    counts = Counter(label.label for label in labels)
+    positive, negative, neutral = (counts[label] for label in ("positive", "negative", "neutral"))
+    shares = percentages((positive, negative, neutral))
+    return RestaurantSentiment(
+        item.restaurant_id,
+        positive,
+        negative,
+        neutral,
+        counts[None],
+        len(labels),
+        shares[0],
+        shares[1],
+        shares[2],
+        labels,
+        model,
+    )
+
+
+def _label(place: int, review: Review, judged: Judged) -> ReviewLabel:
+    review_id = place if review.id is None else review.id
+    label = judged.get(place)
+    if label is None:
+        return ReviewLabel(review_id, None, BLANK)
+    if isinstance(label, Exception):
+        return ReviewLabel(review_id, None, told(label))
+    return ReviewLabel(review_id, label)
+
+
+def percentages(counts: Sequence[int]) -> tuple[int, ...]:
+    """
+    Return whole percentages that add up to 100, or all 0 where there is nothing to divide.
+
+    Largest remainder (Hamilton's method): each share is rounded down, and what is missing from 100 goes to the
+    largest remainders, the first of equals.
+    """
+    total = sum(counts)
+    if not total:
+        return (0,) * len(counts)
+    shares = [divmod(100 * count, total) for count in counts]
+    lacking = 100 - sum(whole for whole, _ in shares)
+    favoured = sorted(range(len(counts)), key=lambda place: -shares[place][1])[:lacking]
+    return tuple(whole + (place in favoured) for place, (whole, _) in enumerate(shares))

@@ -1,0 +1,177 @@
+"""`ExtractStrengths`: what a restaurant has over others, in two steps that know no barrier."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from ..models import Comparison, Hit, ItemId, RestaurantStrength, Review, SearchQuery
+from ..steps import Flow, once, search_all
+from . import review_prompts as prompts
+from .aspects import query_texts
+from .checks import check, check_count, check_language, check_temperature
+from .digest import Digest, Job, Line
+from .language import Choice, choose
+from .prompts import Language
+
+COMPARED, STRENGTH = "comparison_summary", "target_restaurant_strength"
+
+
+@dataclass(frozen=True)
+class ExtractStrengths:
+    """
+    Derive what a restaurant has over others.
+
+    Items are mappings ``{"target_restaurant_id", "target_reviews"?, "comparison_reviews"?, "category"?,
+    "priority"?}`` (see `Comparison`); a review is a text, a mapping ``{"content", ...}`` or a `Review`. Reviews
+    that are left out are found by search: the restaurant's own, and those of other restaurants, of the same
+    category where it is known.
+
+    Step 1 sums up the comparison reviews, step 2 derives the strength; both from packed batches. Restaurants do
+    not wait for each other between the steps, and equal sets of comparison reviews are summed up once per run. A
+    batch that fails leaves the others standing. Without reviews of its own a restaurant has no strength: it
+    succeeds, and no call is made.
+
+    Attributes:
+        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.tokens_per_batch`.
+        language: Of instructions and answers: "ko", "en", or "auto" for that of the reviews.
+        limit: Most reviews found by a search.
+        min_score: Least dense similarity of a review that is found, -1 to 1; 0.0 for no bound.
+        query: What to search for; None for the words of service, price and food.
+        max_tokens: The longest answer, in tokens.
+        temperature: Sampling temperature.
+
+    Raises:
+        ConfigurationError: When a field is out of its bounds.
+    """
+
+    max_tokens_per_batch: int | None = None
+    language: Choice = "ko"
+    limit: int = 20
+    min_score: float = 0.0
+    query: str | None = None
+    max_tokens: int = 400
+    temperature: float = 0.3
+
+    def __post_init__(self) -> None:
+        check_count(self, "max_tokens_per_batch", optional=True)
+        check_count(self, "max_tokens")
+        check_count(self, "limit")
+        check(self, "min_score", -1 <= self.min_score <= 1, "-1 to 1")
+        check(self, "query", self.query is None or bool(self.query.strip()), "words to search for, or None")
+        check_language(self)
+        check_temperature(self)
+
+    @property
+    def name(self) -> str:
+        """What the task is called."""
+        return "ExtractStrengths"
+
+    @property
+    def needs_search(self) -> bool:
+        """It depends on the item."""
+        return False
+
+    def read(self, raw: Any, /) -> Comparison:
+        """Check one item: a mapping or a `Comparison`."""
+        from .forms import ComparisonForm, read_item
+
+        form = read_item(ComparisonForm, raw)
+        target, others = form.target_reviews, form.comparison_reviews
+        return Comparison(
+            form.target_restaurant_id,
+            None if target is None else tuple(review.review() for review in target),
+            None if others is None else tuple(review.review() for review in others),
+            form.category,
+            form.priority,
+        )
+
+    def identify(self, item: Comparison, /) -> tuple[ItemId, int]:
+        """Return the restaurant's id and priority."""
+        return item.target_restaurant_id, item.priority
+
+    def flow(self, item: Comparison, /) -> Flow[RestaurantStrength]:
+        """Find reviews where they are missing, sum up the others', derive the strength."""
+        target, others = yield from self._reviews(item)
+        own, compared = _lines(target), _lines(others)
+        comparison = strength = Digest({COMPARED: "", STRENGTH: ""}, frozenset(), "")
+        if own:
+            language = choose(self.language, (review.content for review in target))
+            if compared:
+                job = self._job(item, COMPARED, language)
+                comparison = yield from once(self._key(language, others), lambda: job.flow(compared))
+            job = self._job(item, STRENGTH, language, comparison.texts[COMPARED])
+            strength = yield from job.flow(own)
+        return RestaurantStrength(
+            item.target_restaurant_id,
+            comparison.texts[COMPARED],
+            strength.texts[STRENGTH],
+            target,
+            others,
+            len(target) - len(strength.failed),
+            len(others) - len(comparison.failed),
+            len(strength.failed) + len(comparison.failed),
+            strength.model,
+        )
+
+    def _reviews(self, item: Comparison) -> Flow[tuple[tuple[Review, ...], tuple[Review, ...]]]:
+        queries: dict[str, SearchQuery] = {}
+        text = self.query or " ".join(query_texts(("service", "price", "food"), self.language).values())
+        name = item.target_restaurant_id
+        if item.target_reviews is None:
+            queries["target"] = SearchQuery(name, text, self.limit, self.min_score, "target")
+        if item.comparison_reviews is None:
+            queries["comparison"] = SearchQuery(
+                name, text, self.limit, self.min_score, "comparison", "others", item.category
+            )
+        found: dict[str, tuple[Review, ...]] = {}
+        if queries:
+            answers = yield from search_all(queries.values())
+            for which, hits in zip(queries, answers, strict=True):
+                if isinstance(hits, Exception):
+                    raise hits
+                found[which] = _as_reviews(hits, name, own=which == "target")
+        target, others = item.target_reviews, item.comparison_reviews
+        return (
+            found["target"] if target is None else target,
+            found["comparison"] if others is None else others,
+        )
+
+    def _job(self, item: Comparison, field: str, language: Language, compared: str | None = None) -> Job:
+        return Job(
+            "comparison_summary" if compared is None else "strength",
+            item.target_restaurant_id,
+            language,
+            (field,),
+            self.max_tokens,
+            self.max_tokens_per_batch,
+            self.temperature,
+            item.priority,
+            "" if compared is None else prompts.comparison(compared, language),
+            {} if compared is None else {COMPARED: compared},
+        )
+
+    def _key(self, language: Language, others: Sequence[Review]) -> Hashable:
+        """Return what makes two sets of comparison reviews the same: their texts, in their order."""
+        digest = blake2b(digest_size=16)
+        for review in others:
+            text = review.content.encode("utf-8", "surrogatepass")
+            digest.update(len(text).to_bytes(8, "big") + text)
+        return (self.name, COMPARED, language, digest.digest())
+
+
+def _lines(reviews: Sequence[Review]) -> list[Line]:
+    return [
+        Line(n, review.content, prompts.line) for n, review in enumerate(reviews) if review.content.strip()
+    ]
+
+
+def _as_reviews(hits: Sequence[Hit], name: ItemId, *, own: bool) -> tuple[Review, ...]:
+    # A search of the user's own may not know `among`.
+    return tuple(
+        Review(hit.content, hit.review_id, hit.restaurant_id)
+        for hit in hits
+        if (str(hit.restaurant_id) == str(name)) == own
+    )

@@ -1,0 +1,171 @@
+"""`ExtractVocabulary`: the words and phrases of a document, chunk by chunk."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeAlias
+
+from ..chunking import split_in_two
+from ..errors import OutputTruncated, PromptTooLong
+from ..models import Document, ItemId, LLMRequest, Vocabulary, VocabularyKind
+from ..steps import Flow, Maybe, complete, together
+from . import vocabulary_prompts as prompts
+from .checks import check, check_count, check_language, check_temperature
+from .language import Choice, choose
+from .prompts import Language
+from .vocabulary_merge import (
+    Reading,
+    failures,
+    join,
+    merge_phrases,
+    merge_words,
+    model_of,
+    raise_if_nothing_stands,
+    readings,
+)
+
+Answers: TypeAlias = Sequence[Maybe[Reading]]
+"""What came of each of a document's chunks, in their order."""
+
+_MOST_SPLITS = 3
+
+
+@dataclass(frozen=True)
+class ExtractVocabulary:
+    """
+    Extract the words and phrases of documents, each given as chunks.
+
+    Items are mappings ``{"document_id", "chunks", "priority"?}`` (see `Document`); `split_text` makes chunks.
+    The model is asked about each chunk twice, for its words and for its phrases, and the answers are merged in
+    the order of the chunks, whatever order they came in. A chunk whose prompt or answer is too long is split
+    in two and both halves are asked about, at most three levels deep. A chunk that fails is among the result's
+    `failed_chunks` while the others stand; the document fails when all did. Blank chunks are not sent, and a
+    document without any other succeeds, empty.
+
+    Attributes:
+        plan: "A": words and phrases of all chunks side by side; "B": all words, then all phrases; "C": as "A"
+            if `parallel` is set and the chunks are known to fit, else as "B".
+        parallel: Whether plan "C" may choose "A".
+        max_safe_chunks: Most chunks that are taken to fit without knowing the GPU.
+        resident_sequences: How many calls the GPU's memory holds at once, where that is known: what
+            `limits.resident_sequences` computes. Chunks fit that make no more calls than this.
+        language: What meanings are given in: "ko", "en", or "auto" for the language of the chunks.
+        max_tokens: The longest answer, in tokens.
+        temperature: Sampling temperature.
+
+    Raises:
+        ConfigurationError: When a field is out of its bounds.
+    """
+
+    plan: Literal["A", "B", "C"] = "C"
+    parallel: bool = False
+    max_safe_chunks: int = 4
+    resident_sequences: int | None = None
+    language: Choice = "ko"
+    max_tokens: int = 1500
+    temperature: float = 0.0
+
+    def __post_init__(self) -> None:
+        check(self, "plan", self.plan in ("A", "B", "C"), '"A", "B" or "C"')
+        check(self, "parallel", isinstance(self.parallel, bool), "True or False")
+        for name in ("max_safe_chunks", "resident_sequences"):
+            value = getattr(self, name)
+            fine = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            optional = name == "resident_sequences"
+            bounds = "a whole number of at least 0" + (", or None" if optional else "")
+            check(self, name, fine or (optional and value is None), bounds)
+        check_language(self)
+        check_count(self, "max_tokens")
+        check_temperature(self)
+
+    @property
+    def name(self) -> str:
+        """What the task is called."""
+        return "ExtractVocabulary"
+
+    @property
+    def needs_search(self) -> bool:
+        """It never searches."""
+        return False
+
+    def read(self, raw: Any, /) -> Document:
+        """Check one item: a mapping or a `Document`."""
+        from .vocabulary_forms import read_document
+
+        return read_document(raw)
+
+    def identify(self, item: Document, /) -> tuple[ItemId, int]:
+        """Return the document's id and priority."""
+        return item.document_id, item.priority
+
+    def flow(self, item: Document, /) -> Flow[Vocabulary]:
+        """Ask, split what is too long, merge."""
+        places = [place for place, chunk in enumerate(item.chunks) if chunk.strip()]
+        words, phrases = yield from self._ask_all(item, [item.chunks[place] for place in places])
+        answers = [*words, *phrases]
+        raise_if_nothing_stands(answers)
+        return Vocabulary(
+            item.document_id,
+            merge_words(readings(words)),
+            merge_phrases(readings(phrases)),
+            tuple(failures(places, {"words": words, "phrases": phrases})),
+            model_of(readings(answers)),
+        )
+
+    def side_by_side(self, chunks: int) -> bool:
+        """Tell whether the words and the phrases of so many chunks are asked for at the same time."""
+        if self.plan != "C":
+            return self.plan == "A"
+        resident = self.resident_sequences
+        fits = chunks <= self.max_safe_chunks or (resident is not None and 2 * chunks <= resident)
+        return self.parallel and fits
+
+    def _ask_all(self, item: Document, chunks: Sequence[str]) -> Flow[tuple[Answers, Answers]]:
+        """Ask for the words and for the phrases of all chunks, in the order that the plan says."""
+        language = choose(self.language, chunks)
+        words = [self._ask(item, language, "words", chunk) for chunk in chunks]
+        phrases = [self._ask(item, language, "phrases", chunk) for chunk in chunks]
+        if not chunks:
+            return [], []
+        if self.side_by_side(len(chunks)):
+            both = yield from together(*words, *phrases)
+            return both[: len(chunks)], both[len(chunks) :]
+        return (yield from together(*words)), (yield from together(*phrases))
+
+    def _ask(
+        self,
+        item: Document,
+        language: Language,
+        kind: VocabularyKind,
+        text: str,
+        splits: int = _MOST_SPLITS,
+    ) -> Flow[Reading]:
+        """Ask about one chunk, or about both halves of one that is too long."""
+        from .vocabulary_forms import read_phrases, read_words
+
+        try:
+            reply = yield from complete(self._request(item, language, kind, text))
+            entries = read_words(reply) if kind == "words" else read_phrases(reply)
+        except (OutputTruncated, PromptTooLong):
+            halves = split_in_two(text) if splits else None
+            if halves is None:
+                raise
+        else:
+            return Reading(entries, reply.model)
+        parts = yield from together(*(self._ask(item, language, kind, half, splits - 1) for half in halves))
+        return join(parts)
+
+    def _request(self, item: Document, language: Language, kind: VocabularyKind, text: str) -> LLMRequest:
+        return LLMRequest(
+            kind,
+            (
+                prompts.instructions(kind, language),
+                {"role": "user", "content": prompts.text_block(text)},
+            ),
+            prompts.schema(kind),
+            {"document_id": item.document_id, "language": language, "chunk": text},
+            self.max_tokens,
+            self.temperature,
+            item.priority,
+        )
