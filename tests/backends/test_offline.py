@@ -111,9 +111,9 @@ class TestShape:
 
     def test_an_unknown_task_fails_for_good_and_names_the_known_ones(self) -> None:
         with pytest.raises(PermanentBackendError, match="aspect_summaries, aspect_summary") as caught:
-            LLM.complete(LLMRequest("sentiment", (), inputs={"reviews": []}))
+            LLM.complete(LLMRequest("translate", (), inputs={"reviews": []}))
         assert caught.value.backend == "offline"
-        assert "'sentiment'" in str(caught.value)
+        assert "'translate'" in str(caught.value)
 
 
 class TestSource:
@@ -236,3 +236,24 @@ class TestSense:
         assert answer(same) == {"overall_summary": "The food was good. Rude staff."}
         many = overall({str(n): f"Word{n} other{n} third{n}." for n in "abcdef"})
         assert answer(many)["overall_summary"].count(".") == 3
+
+
+class TestSentiment:
+    def test_every_review_gets_a_label_by_its_id_in_the_order_of_the_request(self) -> None:
+        contents = ("Terrible food, rude waiter, never again!", "", "Delicious food and lovely staff!")
+        reviews = [
+            {"id": number, "content": content} for number, content in zip((7, 3, 5), contents, strict=True)
+        ]
+        request = LLMRequest(
+            "sentiment", (), inputs={"restaurant_id": 1, "language": "en", "reviews": reviews}
+        )
+        assert answer(request) == {
+            "labels": [
+                {"id": 7, "label": "negative"},
+                {"id": 3, "label": "neutral"},
+                {"id": 5, "label": "positive"},
+            ]
+        }
+
+    def test_without_reviews_there_are_no_labels(self) -> None:
+        assert answer(LLMRequest("sentiment", (), inputs={"reviews": []})) == {"labels": []}

@@ -177,5 +177,5 @@ class TestSameAnswer:
 
     @pytest.mark.anyio
     async def test_the_awaited_error_is_the_same(self) -> None:
-        with pytest.raises(PermanentBackendError, match="'words'"):
-            await LLM.acomplete(LLMRequest("words", ()))
+        with pytest.raises(PermanentBackendError, match="'translate'"):
+            await LLM.acomplete(LLMRequest("translate", ()))
