@@ -11,7 +11,7 @@ the client: 10,000 answers a second and more on one core, with keep-alive, witho
 from __future__ import annotations
 
 import argparse
-import asyncio  # noqa: TID251 - the server is no part of the library
+import asyncio
 import contextlib
 import json
 import subprocess
