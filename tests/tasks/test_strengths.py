@@ -144,6 +144,28 @@ def test_only_what_is_missing_is_searched_for() -> None:
     assert asked == ["others", "own"]
 
 
+def test_auto_searches_the_others_in_the_language_of_the_restaurants_own_reviews() -> None:
+    asked: list[SearchQuery] = []
+
+    def found(query: SearchQuery) -> list[Hit]:
+        asked.append(query)
+        return [Hit("a", "Friendly staff", 1.0, query.restaurant_id)] if query.among == "own" else []
+
+    apply(ExtractStrengths(language="auto"), {"target_restaurant_id": 1}, Model(), search=found)
+    apply(
+        ExtractStrengths(language="auto"),
+        {"target_restaurant_id": 1, "target_reviews": ["친절"]},
+        Model(),
+        search=found,
+    )
+
+    own, english, korean = (query.text for query in asked)
+    assert "friendly" in own
+    assert "친절" in own
+    assert "친절" not in english
+    assert "friendly" not in korean
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
 def test_equal_comparison_sets_are_summed_up_once_per_run(strategy: Strategy) -> None:
     llm = FakeLLM(answer=answer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any
+from typing import Any, TypeAlias
 
 from ..models import Comparison, Hit, ItemId, RestaurantStrength, Review, SearchQuery
 from ..steps import Flow, once, search_all
@@ -13,8 +13,11 @@ from . import review_prompts as prompts
 from .aspects import query_texts
 from .checks import check, check_count, check_language, check_temperature
 from .digest import Digest, Job, Line
+from .failing import raise_first
 from .language import Choice, choose
 from .prompts import Language
+
+Reviews: TypeAlias = tuple[Review, ...]
 
 COMPARED, STRENGTH = "comparison_summary", "target_restaurant_strength"
 
@@ -94,11 +97,10 @@ class ExtractStrengths:
 
     def flow(self, item: Comparison, /) -> Flow[RestaurantStrength]:
         """Find reviews where they are missing, sum up the others', derive the strength."""
-        target, others = yield from self._reviews(item)
+        target, others, language = yield from self._reviews(item)
         own, compared = _lines(target), _lines(others)
         comparison = strength = Digest({COMPARED: "", STRENGTH: ""}, frozenset(), "")
         if own:
-            language = choose(self.language, (review.content for review in target))
             if compared:
                 job = self._job(item, COMPARED, language)
                 comparison = yield from once(self._key(language, others), lambda: job.flow(compared))
@@ -116,28 +118,37 @@ class ExtractStrengths:
             strength.model,
         )
 
-    def _reviews(self, item: Comparison) -> Flow[tuple[tuple[Review, ...], tuple[Review, ...]]]:
-        queries: dict[str, SearchQuery] = {}
-        text = self.query or " ".join(query_texts(("service", "price", "food"), self.language).values())
-        name = item.target_restaurant_id
-        if item.target_reviews is None:
-            queries["target"] = SearchQuery(name, text, self.limit, self.min_score, "target")
-        if item.comparison_reviews is None:
-            queries["comparison"] = SearchQuery(
-                name, text, self.limit, self.min_score, "comparison", "others", item.category
-            )
-        found: dict[str, tuple[Review, ...]] = {}
-        if queries:
-            answers = yield from search_all(queries.values())
-            for which, hits in zip(queries, answers, strict=True):
-                if isinstance(hits, Exception):
-                    raise hits
-                found[which] = _as_reviews(hits, name, own=which == "target")
+    def _reviews(self, item: Comparison) -> Flow[tuple[Reviews, Reviews, Language]]:
+        """Return both sets, found where they are not given, and the language to work in."""
         target, others = item.target_reviews, item.comparison_reviews
-        return (
-            found["target"] if target is None else target,
-            found["comparison"] if others is None else others,
-        )
+        if self.language == "auto" and target is None:
+            # Words of both languages would find reviews of both: its own reviews tell whose are wanted.
+            (target,) = yield from self._search(self._query(item, "target", "auto"))
+        language = choose(self.language, (review.content for review in target or ()))
+        if target is None and others is None:
+            both = [self._query(item, which, language) for which in ("target", "comparison")]
+            target, others = yield from self._search(*both)
+        elif target is None:
+            (target,) = yield from self._search(self._query(item, "target", language))
+        elif others is None:
+            (others,) = yield from self._search(self._query(item, "comparison", language))
+        return target or (), others or (), language
+
+    def _query(self, item: Comparison, which: str, language: Choice) -> SearchQuery:
+        name = item.target_restaurant_id
+        text = self.query or " ".join(query_texts(("service", "price", "food"), language).values())
+        if which == "target":
+            return SearchQuery(name, text, self.limit, self.min_score, which)
+        return SearchQuery(name, text, self.limit, self.min_score, which, "others", item.category)
+
+    def _search(self, *queries: SearchQuery) -> Flow[list[Reviews]]:
+        found = yield from search_all(queries)
+        raise_first(hits for hits in found if isinstance(hits, Exception))
+        return [
+            _as_reviews(hits, query)
+            for query, hits in zip(queries, found, strict=True)
+            if not isinstance(hits, Exception)
+        ]
 
     def _job(self, item: Comparison, field: str, language: Language, compared: str | None = None) -> Job:
         return Job(
@@ -168,10 +179,11 @@ def _lines(reviews: Sequence[Review]) -> list[Line]:
     ]
 
 
-def _as_reviews(hits: Sequence[Hit], name: ItemId, *, own: bool) -> tuple[Review, ...]:
+def _as_reviews(hits: Sequence[Hit], query: SearchQuery) -> Reviews:
     # A search of the user's own may not know `among`.
+    own = query.among == "own"
     return tuple(
         Review(hit.content, hit.review_id, hit.restaurant_id)
         for hit in hits
-        if (str(hit.restaurant_id) == str(name)) == own
+        if (str(hit.restaurant_id) == str(query.restaurant_id)) == own
     )
