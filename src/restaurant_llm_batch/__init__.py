@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from . import errors
+from .adaptive import AdaptiveLimit
 from .batching import calculate_dynamic_batch_size, estimate_tokens, pack_reviews
 from .chunking import split_text
 from .engine.retry import RetryPolicy
@@ -44,7 +45,7 @@ from .protocols import (
     Task,
     TokenCounter,
 )
-from .report import BatchReport, Failure, RunStats, Success
+from .report import BatchReport, Failure, LimitStep, RunStats, Success
 from .runner import BatchRunner
 from .strategy import Strategy
 from .tasks.reviews import SummarizeReviews
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from .settings import BatchSettings
 
 __all__ = [
+    "AdaptiveLimit",
     "AnalyzeSentiment",
     "AspectSummary",
     "AsyncLLMBackend",
@@ -78,6 +80,7 @@ __all__ = [
     "LLMBackend",
     "LLMReply",
     "LLMRequest",
+    "LimitStep",
     "Limits",
     "Observer",
     "RestaurantRef",

@@ -12,7 +12,9 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
+from time import monotonic
 
+from .adaptive import AdaptiveLimit, Controller, LimitChange, Outcome
 from .errors import ConfigurationError
 
 # Plain integers: members of an Enum take longer to look up than the rest of an admission takes.
@@ -30,9 +32,13 @@ class Ticket:
         priority: Lower goes first.
         arrival: Among equal priorities, lower goes first: when the item that calls entered the window.
         weight: Slots it takes.
+
+    Attributes:
+        depth: Slots taken when it was admitted, its own included.
+        epoch: How often an adaptive limit had been cut by then.
     """
 
-    __slots__ = ("arrival", "priority", "state", "wake", "weight")
+    __slots__ = ("arrival", "depth", "epoch", "priority", "state", "wake", "weight")
 
     def __init__(
         self,
@@ -45,6 +51,8 @@ class Ticket:
         self.priority = priority
         self.arrival = arrival
         self.weight = weight
+        self.depth = 0
+        self.epoch = 0
         self.state = _NEW
 
 
@@ -52,14 +60,19 @@ class Admission:
     """
     The state machine of a gate; its methods return the tickets that are admitted now.
 
+    Args:
+        limit: The most slots taken at once, or how it is found.
+        now: The time, on the clock of every later `now`.
+
     Tickets are admitted by (priority, arrival of the item, order of asking). The first in the queue is
     never overtaken, not even by a lighter one. A ticket heavier than the whole limit is admitted alone.
     """
 
-    __slots__ = ("_asked", "_queue", "in_flight", "limit", "peak", "waiting")
+    __slots__ = ("_asked", "_queue", "control", "in_flight", "limit", "peak", "waiting")
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
+        self.control = None if isinstance(limit, int) else Controller(limit, now)
+        self.limit = limit if isinstance(limit, int) else limit.start
         self.in_flight = 0
         self.peak = 0
         self.waiting = 0
@@ -77,12 +90,15 @@ class Admission:
         heappush(self._queue, (ticket.priority, ticket.arrival, self._asked, ticket))
         return bool(self._admit())
 
-    def done(self, ticket: Ticket) -> list[Ticket]:
+    def done(self, ticket: Ticket, outcome: Outcome = "other", now: float = 0.0) -> list[Ticket]:
         """Take back an admitted ticket's slots; anything but an admitted ticket is left alone."""
         if ticket.state is not _ADMITTED:
             return []
         ticket.state = _GONE
         self.in_flight -= ticket.weight
+        if self.control is not None:
+            self.control.told(outcome, ticket.depth, ticket.epoch, now)
+            self.limit = self.control.limit
         return self._admit()
 
     def withdraw(self, ticket: Ticket) -> list[Ticket]:
@@ -96,8 +112,11 @@ class Admission:
             return self._admit()
         return self.done(ticket)
 
-    def resize(self, limit: int) -> list[Ticket]:
+    def resize(self, limit: int, now: float = 0.0) -> list[Ticket]:
         """Change the limit; calls in flight above a smaller one are left to end."""
+        if self.control is not None:
+            self.control.set(limit, now)
+            limit = self.control.limit
         self.limit = limit
         return self._admit()
 
@@ -106,7 +125,9 @@ class Admission:
 
     def _enter(self, ticket: Ticket) -> None:
         ticket.state = _ADMITTED
-        self.in_flight += ticket.weight
+        ticket.depth = self.in_flight = self.in_flight + ticket.weight
+        if self.control is not None:
+            ticket.epoch = self.control.epoch
         if self.in_flight > self.peak:
             self.peak = self.in_flight
 
@@ -145,16 +166,23 @@ class Gate:
         BatchRunner(llm=llm, limits=Limits(llm=gpu))
 
     Args:
-        limit: The most calls in flight, at least 1.
+        limit: The most calls in flight, at least 1; or an `AdaptiveLimit`, which finds it.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int | AdaptiveLimit) -> None:
+        if not isinstance(limit, AdaptiveLimit):
+            _checked(limit)
+        self._given = limit
         # By process: after a fork the parent's calls are in flight in the parent only, its lock may be held.
-        self._states = {os.getpid(): (threading.Lock(), Admission(_checked(limit)))}
+        self._states = {os.getpid(): (threading.Lock(), Admission(limit, monotonic()))}
 
     @property
     def limit(self) -> int:
-        """The most calls in flight. May be set at any time; a smaller one waits for calls to end."""
+        """
+        The most calls in flight. May be set at any time; a smaller one waits for calls to end.
+
+        An adaptive limit goes on from what was set, within its bounds.
+        """
         return self._here()[1].limit
 
     @limit.setter
@@ -162,8 +190,15 @@ class Gate:
         _checked(limit)
         lock, state = self._here()
         with lock:
-            admitted = state.resize(limit)
+            admitted = state.resize(limit, monotonic())
         self._wake(admitted)
+
+    @property
+    def history(self) -> tuple[LimitChange, ...]:
+        """What an adaptive limit has been, and since when; empty for one that is a number."""
+        lock, state = self._here()
+        with lock:
+            return () if state.control is None else tuple(state.control.history)
 
     def statistics(self) -> GateStatistics:
         """Return how full the gate is now."""
@@ -177,11 +212,12 @@ class Gate:
         with lock:
             return state.ask(ticket)
 
-    def done(self, ticket: Ticket) -> None:
-        """Free an admitted ticket's slots. Doing it twice does nothing."""
+    def done(self, ticket: Ticket, outcome: Outcome = "other") -> None:
+        """Free an admitted ticket's slots, and say what became of its call. Doing it twice does nothing."""
         lock, state = self._here()
+        now = 0.0 if state.control is None else monotonic()
         with lock:
-            admitted = state.done(ticket)
+            admitted = state.done(ticket, outcome, now)
         if admitted:
             self._wake(admitted)
 
@@ -197,7 +233,9 @@ class Gate:
         state = self._states.get(pid)
         if state is None:
             (_, parents), *_ = self._states.values()
-            state = self._states.setdefault(pid, (threading.Lock(), Admission(parents.limit)))
+            # A limit that was set by hand goes along; an adaptive one begins anew, with what this process sees.
+            limit = parents.limit if isinstance(self._given, int) else self._given
+            state = self._states.setdefault(pid, (threading.Lock(), Admission(limit, monotonic())))
         return state
 
     def _wake(self, admitted: list[Ticket]) -> None:

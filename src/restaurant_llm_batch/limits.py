@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from math import isfinite
 from typing import Any, Literal
 
+from .adaptive import AdaptiveLimit
 from .errors import ConfigurationError
 from .gate import Gate
 
@@ -18,8 +19,8 @@ class Limits:
     """
     The most that a runner does at once, across all of its runs, threads and loops.
 
-    `search`, `llm`, `batches` and `llm_total` count calls to a backend, and each may be a number or a
-    `Gate` that is shared with other runners.
+    `search`, `llm`, `batches` and `llm_total` count calls to a backend. Each may be a number, an `AdaptiveLimit`
+    that finds the number, or a `Gate` that is shared with other runners.
 
     Attributes:
         search: Searches in flight.
@@ -36,10 +37,10 @@ class Limits:
         ConfigurationError: When a number is not a positive integer, or the batch sizes are out of order.
     """
 
-    search: int | Gate = 50
-    llm: int | Gate = 8
-    batches: int | Gate = 20
-    llm_total: int | Gate | None = None
+    search: int | AdaptiveLimit | Gate = 50
+    llm: int | AdaptiveLimit | Gate = 8
+    batches: int | AdaptiveLimit | Gate = 20
+    llm_total: int | AdaptiveLimit | Gate | None = None
     restaurants: int = 200
     tokens_per_batch: int = 4000
     min_batch_size: int = 10
@@ -49,7 +50,7 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, Gate) and field.name in _GATED:
+            if isinstance(value, (AdaptiveLimit, Gate)) and field.name in _GATED:
                 continue
             if value is None and field.name == "llm_total":
                 continue

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
+from .adaptive import Reason
 from .models import ItemId
 
 T_co = TypeVar("T_co", covariant=True)
@@ -62,6 +63,25 @@ Outcome: TypeAlias = Success[T_co] | Failure
 
 
 @dataclass(frozen=True, slots=True)
+class LimitStep:
+    """
+    What an adaptive limit was, from a moment of a run on.
+
+    Attributes:
+        gate: The field of `Limits`: "search", "llm", "batches" or "llm_total".
+        seconds: Since the run began.
+        limit: Calls in flight at most, from then on.
+        reason: "start" for what it was when the run began; "grew" while it doubled; "probe" for asking more;
+            "refused" for a cut; "set" by hand.
+    """
+
+    gate: str
+    seconds: float
+    limit: int
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
 class RunStats:
     """
     What a run took.
@@ -81,6 +101,7 @@ class RunStats:
         peak_in_flight: Most calls of this run in flight at once, by stage.
         peak_memory_mib: The process's peak resident memory so far, in MiB; None where it cannot be read.
         stopped_because: Why the run ended early, or None.
+        limit_history: What the adaptive limits were, in the order of time; empty without any.
     """
 
     wall_seconds: float = 0.0
@@ -95,6 +116,7 @@ class RunStats:
     peak_in_flight: Mapping[str, int] = field(default_factory=dict)
     peak_memory_mib: float | None = None
     stopped_because: str | None = None
+    limit_history: tuple[LimitStep, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -15,6 +15,7 @@ from anyio import NoEventLoopError, create_task_group, get_current_task
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, current_token
 
+from .adaptive import AdaptiveLimit
 from .batching import estimate_tokens
 from .engine.concurrent import ConcurrentDriver
 from .engine.functions import as_task
@@ -336,7 +337,7 @@ class BatchRunner:
         return f"<BatchRunner {self.strategy}>"
 
 
-def _gate(limit: int | Gate) -> Gate:
+def _gate(limit: int | AdaptiveLimit | Gate) -> Gate:
     return limit if isinstance(limit, Gate) else Gate(limit)
 
 

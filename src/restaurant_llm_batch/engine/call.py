@@ -11,6 +11,8 @@ from collections.abc import Callable
 from time import monotonic
 from typing import Any
 
+from ..adaptive import Outcome
+from ..errors import RateLimited, TransientBackendError
 from ..gate import Gate, Ticket
 from ..report import Stage
 from .meter import Meter
@@ -31,6 +33,7 @@ class Call:
         attempt: 1 for the first try.
         asked_at: When it began to wait for its gates; 0.0 before.
         began_at: When the backend was called; 0.0 before.
+        outcome: What became of it, as its gates are told.
         owner: Whatever the driver needs to find its way back.
     """
 
@@ -46,6 +49,7 @@ class Call:
         "gates",
         "line",
         "meter",
+        "outcome",
         "owner",
         "priority",
         "stage",
@@ -79,6 +83,7 @@ class Call:
         self.weight = weight
         self.asked_at = 0.0
         self.began_at = 0.0
+        self.outcome: Outcome = "other"
         self.owner: Any = None
         self.withdrawn = False
         self._tickets: list[Ticket] = []
@@ -111,11 +116,20 @@ class Call:
             gate.withdraw(ticket)
         self._tickets.clear()
 
+    def came_back(self, error: BaseException | None) -> None:
+        """Note what the backend did, for the gates to learn from."""
+        if error is None:
+            self.outcome = "answered"
+        elif isinstance(error, RateLimited):
+            self.outcome = "refused"
+        elif isinstance(error, TransientBackendError):
+            self.outcome = "troubled"
+
     def leave(self) -> None:
         """Free the slots; the backend has returned. To be called once, by whoever called the backend."""
         self.meter.leave(self.stage, self.weight)
         for gate, ticket in zip(self.gates, self._tickets, strict=False):
-            gate.done(ticket)
+            gate.done(ticket, self.outcome)
         self._tickets.clear()  # they know their call: without this, only the garbage collector could free it
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:

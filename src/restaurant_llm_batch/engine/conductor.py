@@ -140,6 +140,8 @@ class Conductor:
 
     def ended(self, call: Call, answer: Any, error: BaseException | None) -> None:
         """Note that a call is over; its flow goes on before its slot is given away."""
+        if call.line.native:
+            call.came_back(error)
         if self.finished:
             if call.line.native:
                 call.leave()

@@ -8,7 +8,7 @@ from collections import Counter
 
 from ..errors import RateLimited
 from ..models import LLMReply
-from ..report import RunStats
+from ..report import LimitStep, RunStats
 
 
 class Meter:
@@ -56,7 +56,7 @@ class Meter:
         """Note what a call raised."""
         self._refusals += isinstance(error, RateLimited)
 
-    def stats(self, stopped_because: str | None) -> RunStats:
+    def stats(self, stopped_because: str | None, limit_history: tuple[LimitStep, ...] = ()) -> RunStats:
         """Return the sums so far."""
         with self._lock:
             calls, peak = dict(self._calls), dict(self._peak)
@@ -73,6 +73,7 @@ class Meter:
             peak_in_flight=peak,
             peak_memory_mib=peak_memory_mib(),
             stopped_because=stopped_because,
+            limit_history=limit_history,
         )
 
 

@@ -23,7 +23,7 @@ from ..events import (
 from ..gate import Gate
 from ..models import ItemId, LLMReply
 from ..protocols import Observer, Task
-from ..report import Failure, Outcome, RunStats, Stage, Success
+from ..report import Failure, LimitStep, Outcome, RunStats, Stage, Success
 from ..steps import GateName
 from .call import Call
 from .intake import Entry
@@ -51,6 +51,20 @@ class Gates:
         self.search = (search,)
         self.llm = (llm,) if total is None or total is llm else (llm, total)
         self.batches = (batches,) if total is None or total is batches else (batches, total)
+
+    def history(self, since: float) -> tuple[LimitStep, ...]:
+        """Return what adaptive limits were since a moment, and what they were then."""
+        named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
+        if len(self.llm) > 1:
+            named["llm_total"] = self.llm[1]
+        steps: list[LimitStep] = []
+        for name, gate in named.items():
+            before = [change for change in gate.history if change.at <= since]
+            if before:
+                steps.append(LimitStep(name, 0.0, before[-1].limit, "start"))
+            later = (change for change in gate.history if change.at > since)
+            steps += (LimitStep(name, change.at - since, change.limit, change.reason) for change in later)
+        return tuple(sorted(steps, key=lambda step: step.seconds))
 
     def of(self, name: GateName) -> tuple[Gate, ...]:
         """Return the gates of an LLM call."""
@@ -102,7 +116,8 @@ class Run:
     @property
     def stats(self) -> RunStats:
         """What the run has taken so far."""
-        return self.meter.stats(None if self.stopped is None else why(self.stopped))
+        history = self.gates.history(self.meter.began)
+        return self.meter.stats(None if self.stopped is None else why(self.stopped), history)
 
     def stop(self, reason: str) -> None:
         """Have nothing more begun; whoever drives the run is to be told."""

@@ -79,6 +79,7 @@ class SequentialDriver:
         try:
             self._run.began(step, entry)
             answer, error = step.run_blocking()
+            step.came_back(error)
         finally:
             step.leave()
         self._run.ended(step, entry, answer, error)

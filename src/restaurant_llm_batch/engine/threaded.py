@@ -27,6 +27,7 @@ def start_in_thread(call: Call, conductor: Conductor, home: Home, threads: Worke
     def work() -> None:
         try:
             answer, error = until(conductor.run.given_up, call.run_blocking)
+            call.came_back(error)
             home.post(partial(conductor.ended, call, answer, error))
         finally:
             call.leave()  # here, not at home: a run that was given up does not hear of it
