@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.tasks.by_hand import apply
 
 from restaurant_llm_batch import (
     AspectSummary,
@@ -22,7 +23,8 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch.steps import Complete, SearchAll, Together
+from restaurant_llm_batch.batching import CUT_MARK
+from restaurant_llm_batch.steps import Complete, SearchAll
 from restaurant_llm_batch.tasks.prompts import quoted
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
@@ -181,29 +183,94 @@ def test_when_nothing_could_be_summarised_the_restaurant_fails(others: Any) -> N
         ('{"categories": {"food": {"summary": "a"}}}', errors.OutputInvalid),
     ],
 )
-def test_an_unusable_answer_is_an_error_that_keeps_the_reply(
+def test_an_unusable_answer_is_asked_for_once_more_with_the_reason_and_then_an_error(
     text: str, error: type[errors.OutputError]
 ) -> None:
-    flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
-    reply = LLMReply(text)
+    flow, request = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
+    repair = flow.send(LLMReply(text)).request
+    last = LLMReply(text)
     with pytest.raises(error) as raised:
-        flow.send(reply)
+        flow.send(last)
 
-    assert raised.value.reply is reply
+    assert raised.value.reply is last
+    assert repair.task == "repair"
+    assert repair.messages[:2] == request.messages
+    assert repair.messages[2] == {"role": "assistant", "content": text}
+    assert repair.inputs["text"] == text
+    assert str(repair.inputs["error"]) in repair.messages[3]["content"]
+    assert repair.schema == request.schema
 
 
-def test_an_answer_cut_off_is_told_from_an_invalid_one() -> None:
-    flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
+def test_a_repaired_answer_counts() -> None:
+    flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛", "멋")])
+    flow.send(LLMReply("Let me think."))
+
+    assert finish(flow, answer(food=PART)).categories["food"].status == "ok"
+
+
+def test_an_answer_cut_off_is_asked_for_with_more_room_and_then_an_error() -> None:
+    flow, request = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
+    again = flow.send(LLMReply('{"categ', finish_reason="length")).request
+
+    assert again.messages == request.messages
+    assert again.max_tokens == 2 * request.max_tokens
     with pytest.raises(errors.OutputTruncated, match="raise max_tokens"):
         flow.send(LLMReply('{"categ', finish_reason="length"))
 
 
+@pytest.mark.parametrize("reason", ["refusal", "content_filter"])
+def test_an_answer_that_was_declined_is_not_asked_for_again(reason: str) -> None:
+    flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
+    with pytest.raises(errors.OutputInvalid, match="declined"):
+        flow.send(LLMReply("no", finish_reason=reason))
+
+
+def test_when_the_repair_fails_itself_what_was_wrong_with_the_answer_stands() -> None:
+    flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
+    flow.send(LLMReply("?"))
+    with pytest.raises(errors.OutputInvalid, match="not JSON"):
+        flow.throw(errors.TransientBackendError("lost"))
+
+
+@pytest.mark.parametrize("stop", [errors.RunStopped("stop"), errors.QuotaExhausted("spent")])
+def test_a_stop_during_the_repair_is_a_stop(stop: Exception) -> None:
+    flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
+    flow.send(LLMReply("?"))
+    with pytest.raises(type(stop)):
+        flow.throw(stop)
+
+
 def test_an_answer_that_lacks_one_aspect_keeps_the_others() -> None:
     flow, _ = ask(SummarizeAspects(aspects=["food", "price"]), [hits("맛"), hits("싸다")])
-    result = finish(flow, answer(food=PART))
+    repair = flow.send(answer(food=PART)).request
+    result = finish(flow, answer(food={**PART, "summary": "다른 말"}))
 
+    assert repair.task == "repair"
     assert [category.status for category in result.categories.values()] == ["ok", "failed"]
+    assert result.categories["food"].summary == "좋다"  # what was fine is not taken from the second answer
     assert "OutputInvalid" in str(result.categories["price"].error)
+
+
+def test_a_prompt_too_long_is_asked_with_the_better_half_of_the_reviews() -> None:
+    flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("가" * 200, "나", "다", "라", "마")])
+    too_long = errors.PromptTooLong("too long")
+    shown = [
+        [review["content"] for review in flow.throw(too_long).request.inputs["reviews"]["food"]]
+        for _ in range(4)
+    ]
+
+    assert shown[0] == ["가" * 200, "나", "다"]
+    assert shown[1] == ["가" * 200, "나"]
+    assert shown[2] == ["가" * 200]
+    assert shown[3] == ["가" * 100 + CUT_MARK]
+    result = finish(flow, answer(food={**PART, "evidence": [0, 1]}))
+    assert [evidence.review_id for evidence in result.categories["food"].evidence] == ["r0"]
+
+
+def test_a_prompt_that_is_never_short_enough_is_an_error() -> None:
+    flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛있어요")])
+    with pytest.raises(errors.PromptTooLong):
+        flow.throw(errors.PromptTooLong("too long"))
 
 
 @pytest.mark.parametrize("wrapped", ["{}", "```json\n{}\n```", "Here you are:\n{}\nEnjoy!", "\ufeff{}"])
@@ -216,20 +283,37 @@ def test_prose_and_fences_around_the_json_are_tolerated(wrapped: str) -> None:
     assert finish(flow, reply).categories["food"].summary == "줄\n바꿈"
 
 
-def split(found: list[Any]) -> tuple[Flow, list[LLMRequest]]:
-    flow, _ = begin(SummarizeAspects(mode="split"))
-    step = flow.send(found)
-    assert isinstance(step, Together)
-    return flow, [next(child).request for child in step.flows]
+class Model:
+    """Answers by aspect, and keeps the requests."""
+
+    def __init__(self, **answers: Any) -> None:
+        self.requests: list[LLMRequest] = []
+        self._answers = answers
+
+    def __call__(self, request: LLMRequest) -> LLMReply:
+        self.requests.append(request)
+        answer = self._answers.get(request.inputs.get("aspect", "overall"), PART)
+        if isinstance(answer, Exception):
+            raise answer
+        return LLMReply(json.dumps(answer) if isinstance(answer, dict) else answer, model="m2")
+
+
+OVERALL = {"overall_summary": "전체"}
+
+
+def split(model: Model, *found: Any) -> RestaurantSummary:
+    by_aspect = dict(zip(("service", "price", "food"), found, strict=True))
+    result = apply(SummarizeAspects(mode="split"), 1, model, search=lambda query: by_aspect[query.aspect])
+    assert isinstance(result, RestaurantSummary)
+    return result
 
 
 def test_split_mode_asks_about_each_aspect_and_then_overall() -> None:
-    flow, requests = split([hits("친절"), hits("비싸다"), []])
-    replies = [LLMReply(json.dumps(PART)), errors.PermanentBackendError("400")]
-    overall = flow.send(replies).request
-    result = finish(flow, LLMReply('{"overall_summary": "전체"}', model="m2"))
+    model = Model(price=errors.PermanentBackendError("400"), overall=OVERALL)
+    result = split(model, hits("친절"), hits("비싸다"), [])
+    service, price, overall = model.requests
 
-    assert [(request.task, request.inputs["aspect"]) for request in requests] == [
+    assert [(request.task, request.inputs["aspect"]) for request in (service, price)] == [
         ("aspect_summary", "service"),
         ("aspect_summary", "price"),
     ]
@@ -239,9 +323,26 @@ def test_split_mode_asks_about_each_aspect_and_then_overall() -> None:
 
 
 def test_split_mode_fails_when_every_aspect_failed() -> None:
-    flow, _ = split([hits("친절"), [], []])
     with pytest.raises(errors.PermanentBackendError, match="400"):
-        flow.send([errors.PermanentBackendError("400")])
+        split(Model(service=errors.PermanentBackendError("400")), hits("친절"), [], [])
+
+
+def test_split_mode_repairs_each_answer_by_itself() -> None:
+    model = Model(service="I think it is fine.", overall=OVERALL)
+    result = split(model, hits("친절"), hits("비싸다"), [])
+
+    assert [request.task for request in model.requests] == [
+        "aspect_summary",
+        "repair",
+        "aspect_summary",
+        "overall_summary",
+    ]
+    assert [category.status for category in result.categories.values()] == ["failed", "ok", "no_reviews"]
+
+
+def test_split_mode_is_not_done_when_the_run_stops_meanwhile() -> None:
+    with pytest.raises(errors.RunStopped):
+        split(Model(service=errors.RunStopped("stopped"), overall=OVERALL), hits("친절"), hits("비싸다"), [])
 
 
 def test_instructions_are_the_same_for_every_restaurant_and_come_first() -> None:

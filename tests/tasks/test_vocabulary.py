@@ -222,6 +222,8 @@ def test_a_chunk_that_fails_is_reported_and_the_others_stand() -> None:
             ("words", CHUNKS[1]): LOST,
             ("words", CHUNKS[2]): LLMReply('{"words": {}}'),
             ("phrases", CHUNKS[1]): LLMReply("I cannot help with that."),
+            ("repair", CHUNKS[1]): LLMReply("As I said."),
+            ("repair", CHUNKS[2]): LLMReply('{"words": {}}'),
             ("phrases", CHUNKS[2]): phrases("또 가다"),
         }
     )

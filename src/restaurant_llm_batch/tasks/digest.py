@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from ..batching import CUT_MARK
-from ..errors import OutputInvalid, OutputTruncated, PromptTooLong
+from ..errors import OutputInvalid, PromptTooLong
 from ..models import ItemId, LLMReply, LLMRequest
-from ..steps import Flow, complete, pack, together
+from ..steps import Flow, pack, together
 from . import review_prompts as prompts
+from .asking import ask
 from .failing import raise_first, value_or_failure
 from .parsing import read_object
 from .prompts import Language
@@ -140,17 +141,13 @@ class Job:
         return parts
 
     def _part(self, batch: Sequence[Line]) -> Flow[_Parts]:
-        """Sum up one batch, or its halves where it, or the answer about it, is too long."""
+        """Sum up one batch, or its halves where it is too long."""
         middle = len(batch) // 2
         try:
-            reply = yield from complete(self._request(batch), gate="batches")
-            return _Parts([self._read(reply)], model=reply.model)
+            texts, model = yield from ask(self._request(batch), self._read, gate="batches")
+            return _Parts([texts], model=model)
         except PromptTooLong as error:
             halves = [batch[:middle], batch[middle:]] if middle else [[batch[0].cut(error)]]
-        except OutputTruncated:
-            if not middle:
-                raise
-            halves = [batch[:middle], batch[middle:]]
         return (yield from self._parts(halves))
 
     def _merge(self, parts: Sequence[Texts]) -> Flow[Texts]:
@@ -182,8 +179,7 @@ class Job:
         request = self._asking(
             "merge_summaries", prompts.block(lines), {"summaries": [dict(part) for part in group]}
         )
-        reply = yield from complete(request, gate="batches")
-        texts = self._read(reply)
+        texts, _ = yield from ask(request, self._read, gate="batches")
         # What no part has to say, their summary has not either.
         return {name: text if any(part[name] for part in group) else "" for name, text in texts.items()}
 
@@ -208,14 +204,14 @@ class Job:
     def _system(self, task: str) -> str:
         return prompts.instructions(task, self.language)["content"]
 
-    def _read(self, reply: LLMReply) -> Texts:
+    def _read(self, reply: LLMReply) -> tuple[Texts, str]:
         answer = read_object(reply)
         *others, last = self.fields
         texts = {name: _text(name, answer.get(name) or "", reply) for name in others}
         texts[last] = _text(last, answer.get(last), reply)
         if not texts[last]:
             raise OutputInvalid(f"the answer does not have its form: {last} is empty", reply=reply)
-        return texts
+        return texts, reply.model
 
 
 def _text(name: str, value: Any, reply: LLMReply) -> str:

@@ -14,6 +14,9 @@ from typing import Any
 from ..errors import OutputInvalid, OutputTruncated
 from ..models import AspectSummary, Evidence, Hit, LLMReply
 
+DECLINED = ("refusal", "content_filter")
+"""How an answer ended that the model, or the service, declined to give."""
+
 
 def read_object(reply: LLMReply) -> Mapping[str, Any]:
     """
@@ -28,7 +31,7 @@ def read_object(reply: LLMReply) -> Mapping[str, Any]:
             "the answer was cut off at its token limit; raise max_tokens, or ask about less at a time",
             reply=reply,
         )
-    if reply.finish_reason in ("refusal", "content_filter"):
+    if reply.finish_reason in DECLINED:
         raise OutputInvalid(
             f"the model declined to answer ({reply.finish_reason}): {reply.text[:200]}", reply=reply
         )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, Literal
 
-from ..errors import BatchError, ConfigurationError
+from ..batching import CUT_MARK
+from ..errors import ConfigurationError, OutputError, PromptTooLong
 from ..models import (
     AspectSummary,
     Hit,
@@ -20,13 +22,21 @@ from ..models import (
 )
 from ..steps import Flow, complete, search_all, together
 from . import prompts
+from .asking import ask, mend
 from .aspects import Aspects, query_texts
+from .failing import told, value_or_failure
 from .language import language_of
 from .parsing import read_aspect, read_object, read_overall
 from .prompts import Language
 
 Shown = Mapping[str, Sequence[Hit]]
 """The reviews that the model is shown, by aspect."""
+
+SHORTEST_CUT = 40
+"""Characters of a review below which it is not cut shorter for a prompt to fit."""
+
+_OVERALL = ""
+"""Where the overall summary stands among the aspects; no aspect has this name."""
 
 
 @dataclass(frozen=True)
@@ -133,65 +143,49 @@ class SummarizeAspects:
             )
 
     def _single(
-        self,
-        item: RestaurantRef,
-        shown: Shown,
-        categories: dict[str, AspectSummary],
-        errors: list[Exception],
+        self, item: RestaurantRef, shown: Shown, categories: dict[str, AspectSummary], errors: list[Exception]
     ) -> Flow[tuple[str, str]]:
         """Ask about everything at once; fill in the categories, return the overall summary and the model."""
         language = self._language(shown)
+        while True:
+            request = self._about_all(item, shown, language)
+            try:
+                reply = yield from complete(request)
+                break
+            except PromptTooLong as error:
+                shown = trimmed(shown, error)
+        answer = _read(reply, shown)
+        problem = next((part for part in answer.values() if isinstance(part, OutputError)), None)
+        if problem is not None:
+            again = yield from mend(request, reply, problem)
+            if again is not None:
+                better = _read(again, shown)
+                answer = {
+                    key: better[key] if isinstance(part, OutputError) else part
+                    for key, part in answer.items()
+                }
+        overall = answer.pop(_OVERALL)
+        for aspect, part in answer.items():
+            _book(categories, errors, aspect, part)
+        _raise_if_nothing_stands(categories, errors)
+        if isinstance(overall, OutputError):
+            raise overall
+        return overall, reply.model
+
+    def _about_all(self, item: RestaurantRef, shown: Shown, language: Language) -> LLMRequest:
         blocks = [prompts.reviews_block(aspect, hits, language) for aspect, hits in shown.items()]
         reviews = {aspect: _as_inputs(hits) for aspect, hits in shown.items()}
         schema = prompts.aspects_schema(tuple(shown))
-        request = self._request(
-            "aspect_summaries", item, language, "\n".join(blocks), schema, reviews=reviews
-        )
-        reply = yield from complete(request)
-        answer = read_object(reply)
-        parts = answer.get("categories")
-        for aspect, hits in shown.items():
-            part = parts.get(aspect) if isinstance(parts, Mapping) else None
-            _read_into(categories, errors, aspect, part, hits, reply)
-        _raise_if_nothing_stands(categories, errors)
-        return read_overall(answer, reply), reply.model
+        return self._request("aspect_summaries", item, language, "\n".join(blocks), schema, reviews=reviews)
 
     def _split(
-        self,
-        item: RestaurantRef,
-        shown: Shown,
-        categories: dict[str, AspectSummary],
-        errors: list[Exception],
+        self, item: RestaurantRef, shown: Shown, categories: dict[str, AspectSummary], errors: list[Exception]
     ) -> Flow[tuple[str, str]]:
         """Ask about each aspect by itself, then for the overall summary."""
         language = self._language(shown)
-        asked = [
-            complete(
-                self._request(
-                    "aspect_summary",
-                    item,
-                    language,
-                    prompts.reviews_block(aspect, hits, language),
-                    prompts.aspect_schema(),
-                    aspect=aspect,
-                    reviews=_as_inputs(hits),
-                )
-            )
-            for aspect, hits in shown.items()
-        ]
-        replies = yield from together(*asked)
-        for (aspect, hits), reply in zip(shown.items(), replies, strict=True):
-            if isinstance(reply, Exception):
-                categories[aspect] = _failed(reply)
-                errors.append(reply)
-                continue
-            try:
-                part: Any = read_object(reply)
-            except BatchError as error:
-                categories[aspect] = _failed(error)
-                errors.append(error)
-            else:
-                _read_into(categories, errors, aspect, part, hits, reply)
+        parts = yield from together(*(self._aspect(item, *one, language) for one in shown.items()))
+        for aspect, part in zip(shown, parts, strict=True):
+            _book(categories, errors, aspect, value_or_failure(part))
         _raise_if_nothing_stands(categories, errors)
         summaries = {a: categories[a].summary for a in shown if categories[a].status == "ok"}
         request = self._request(
@@ -202,8 +196,25 @@ class SummarizeAspects:
             prompts.overall_schema(),
             summaries=summaries,
         )
-        reply = yield from complete(request)
-        return read_overall(read_object(reply), reply), reply.model
+        return (yield from ask(request, lambda reply: (read_overall(read_object(reply), reply), reply.model)))
+
+    def _aspect(
+        self, item: RestaurantRef, aspect: str, hits: Sequence[Hit], language: Language
+    ) -> Flow[AspectSummary]:
+        while True:
+            request = self._request(
+                "aspect_summary",
+                item,
+                language,
+                prompts.reviews_block(aspect, hits, language),
+                prompts.aspect_schema(),
+                aspect=aspect,
+                reviews=_as_inputs(hits),
+            )
+            try:
+                return (yield from ask(request, partial(_read_aspect, hits)))
+            except PromptTooLong as error:
+                hits = trimmed({aspect: hits}, error)[aspect]
 
     def _request(
         self,
@@ -234,23 +245,65 @@ def _as_inputs(hits: Sequence[Hit]) -> list[dict[str, Any]]:
     return [{"id": hit.review_id, "content": hit.content} for hit in hits]
 
 
-def _read_into(
+def _read(reply: LLMReply, shown: Shown) -> dict[str, Any]:
+    """Return the parts of an answer by aspect, and the overall summary; an `OutputError` for what is not there."""
+    try:
+        answer = read_object(reply)
+    except OutputError as error:
+        return {**dict.fromkeys(shown, error), _OVERALL: error}
+    found = answer.get("categories")
+    given = found if isinstance(found, Mapping) else {}
+    parts: dict[str, Any] = {}
+    for aspect, hits in shown.items():
+        try:
+            parts[aspect] = read_aspect(given.get(aspect), hits, prompts.MOST_BULLETS, reply)
+        except OutputError as error:
+            parts[aspect] = error
+    try:
+        parts[_OVERALL] = read_overall(answer, reply)
+    except OutputError as error:
+        parts[_OVERALL] = error
+    return parts
+
+
+def _read_aspect(hits: Sequence[Hit], reply: LLMReply) -> AspectSummary:
+    return read_aspect(read_object(reply), hits, prompts.MOST_BULLETS, reply)
+
+
+def _book(
     categories: dict[str, AspectSummary],
     errors: list[Exception],
     aspect: str,
-    part: Any,
-    hits: Sequence[Hit],
-    reply: LLMReply,
+    part: AspectSummary | Exception,
 ) -> None:
-    try:
-        categories[aspect] = read_aspect(part, hits, prompts.MOST_BULLETS, reply)
-    except BatchError as error:
-        categories[aspect] = _failed(error)
-        errors.append(error)
+    if isinstance(part, Exception):
+        categories[aspect] = _failed(part)
+        errors.append(part)
+    else:
+        categories[aspect] = part
+
+
+def trimmed(shown: Shown, error: PromptTooLong) -> dict[str, Sequence[Hit]]:
+    """
+    Return the better half of the reviews of each aspect; of single reviews, the first half of the text.
+
+    Raises:
+        PromptTooLong: When nothing would be left of them.
+    """
+    if any(len(hits) > 1 for hits in shown.values()):
+        return {aspect: hits[: (len(hits) + 1) // 2] for aspect, hits in shown.items()}
+    if all(len(hit.content) < 2 * SHORTEST_CUT for hits in shown.values() for hit in hits):
+        raise error
+    return {aspect: [_cut(hit) for hit in hits] for aspect, hits in shown.items()}
+
+
+def _cut(hit: Hit) -> Hit:
+    text = hit.content.removesuffix(CUT_MARK)
+    return replace(hit, content=text[: len(text) // 2].rstrip() + CUT_MARK)
 
 
 def _failed(error: Exception) -> AspectSummary:
-    return AspectSummary(status="failed", error=f"{type(error).__name__}: {error}")
+    return AspectSummary(status="failed", error=told(error))
 
 
 def _raise_if_nothing_stands(categories: Mapping[str, AspectSummary], errors: Sequence[Exception]) -> None:

@@ -8,9 +8,10 @@ from typing import Any, Literal, TypeAlias
 
 from ..chunking import split_in_two
 from ..errors import OutputTruncated, PromptTooLong
-from ..models import Document, ItemId, LLMRequest, Vocabulary, VocabularyKind
-from ..steps import Flow, Maybe, complete, together
+from ..models import Document, ItemId, LLMReply, LLMRequest, Vocabulary, VocabularyKind
+from ..steps import Flow, Maybe, together
 from . import vocabulary_prompts as prompts
+from .asking import ask
 from .checks import check, check_count, check_language, check_temperature
 from .language import Choice, choose
 from .prompts import Language
@@ -144,15 +145,15 @@ class ExtractVocabulary:
         """Ask about one chunk, or about both halves of one that is too long."""
         from .vocabulary_forms import read_phrases, read_words
 
+        def read(reply: LLMReply) -> Reading:
+            return Reading(read_words(reply) if kind == "words" else read_phrases(reply), reply.model)
+
         try:
-            reply = yield from complete(self._request(item, language, kind, text))
-            entries = read_words(reply) if kind == "words" else read_phrases(reply)
+            return (yield from ask(self._request(item, language, kind, text), read, widen=False))
         except (OutputTruncated, PromptTooLong):
             halves = split_in_two(text) if splits else None
             if halves is None:
                 raise
-        else:
-            return Reading(entries, reply.model)
         parts = yield from together(*(self._ask(item, language, kind, half, splits - 1) for half in halves))
         return join(parts)
 
