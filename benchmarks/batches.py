@@ -88,7 +88,7 @@ def learning(
     for stream in streams:
         start = 0
         while start < len(stream):
-            ahead = stream[start : start + budget // 4]
+            ahead = stream[start : start + budget // 8]
             (batch, *more) = pack_texts(ahead, budget, most=most, count=counter, line=line)
             found = whole(batch, exact)
             counter.learn("".join(line(one.text) for one in batch), found + TEMPLATE)

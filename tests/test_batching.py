@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from zlib import crc32
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restaurant_llm_batch.batching import (
@@ -64,6 +64,7 @@ def packed(
         return []
 
 
+@settings(deadline=None)
 @given(TEXTS, BUDGETS, MOST, COUNTERS, LINES)
 def test_nothing_is_lost_or_twice_or_out_of_order(
     texts: list[str], budget: int, most: int, count: Count, line: Callable[[str], str] | None
@@ -74,6 +75,7 @@ def test_nothing_is_lost_or_twice_or_out_of_order(
         assert all(one.cut or one.text == texts[one.index] for batch in batches for one in batch)
 
 
+@settings(deadline=None)
 @given(TEXTS, BUDGETS, MOST, COUNTERS, LINES)
 def test_no_batch_is_empty_over_the_budget_or_over_its_size(
     texts: list[str], budget: int, most: int, count: Count, line: Callable[[str], str] | None
@@ -83,6 +85,7 @@ def test_no_batch_is_empty_over_the_budget_or_over_its_size(
         assert sum(count(line(one.text) if line else one.text) for one in batch) <= budget
 
 
+@settings(deadline=None)
 @given(TEXTS, BUDGETS, MOST, COUNTERS, LINES)
 def test_what_is_cut_was_too_large_goes_alone_and_is_marked(
     texts: list[str], budget: int, most: int, count: Count, line: Callable[[str], str] | None
@@ -99,6 +102,7 @@ def test_what_is_cut_was_too_large_goes_alone_and_is_marked(
                 assert texts[one.index].startswith(one.text.removesuffix(CUT_MARK))
 
 
+@settings(deadline=None)
 @given(TEXTS, BUDGETS, st.integers(0, 60), MOST, st.sampled_from([len, estimate_tokens, words]), LINES)
 def test_a_larger_budget_never_makes_more_batches(
     texts: list[str], budget: int, more: int, most: int, count: Count, line: Callable[[str], str] | None
@@ -108,6 +112,7 @@ def test_a_larger_budget_never_makes_more_batches(
         assert len(packed(texts, budget + more, most, count, line)) <= len(small)
 
 
+@settings(deadline=None)
 @given(TEXTS, BUDGETS, MOST)
 def test_no_two_neighbours_could_have_been_one_batch(texts: list[str], budget: int, most: int) -> None:
     batches = packed(texts, budget, most, len, None)
@@ -175,6 +180,11 @@ def test_a_cut_tears_no_character_that_people_see_as_one(one: str) -> None:
     for budget in range(8, 8 + len(one)):
         ((cut,),) = pack_texts([text], budget, most=9, count=len)
         assert cut.text in ("맛있어요"[: budget - 4] + CUT_MARK, "맛있어요" + one + CUT_MARK)
+
+
+def test_no_blanks_are_left_before_the_mark() -> None:
+    ((cut,),) = pack_texts(["맛있어요     " + "x" * 50], 12, most=9, count=len)
+    assert cut.text == "맛있어요" + CUT_MARK
 
 
 def test_an_endless_cluster_is_cut_all_the_same() -> None:
@@ -246,6 +256,7 @@ def test_known_sizes() -> None:
     assert size() == 50
     assert size(default_batch_size=12) == 12
     assert size(max_batch_size=20) == 20
+    assert size(min_batch_size=60) == 60
 
 
 def test_the_budget_counts_for_more_than_the_smallest_size() -> None:
@@ -259,6 +270,7 @@ def test_all_reviews_are_looked_at() -> None:
     assert calculate_dynamic_batch_size(short + long) == calculate_dynamic_batch_size(long + short) < 10
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.text(max_size=50), min_size=1), st.integers(1, 5000), st.integers(1, 50), st.integers(0, 99)
 )

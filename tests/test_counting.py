@@ -8,7 +8,7 @@ from itertools import cycle, islice
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from restaurant_llm_batch.counting import CalibratedCounter, estimate_tokens
@@ -56,11 +56,13 @@ def test_known_estimates(text: str, tokens: int) -> None:
     assert estimate_tokens(text) == tokens
 
 
+@settings(deadline=None)
 @given(st.text(st.characters()))
 def test_any_text_has_an_estimate_and_only_the_empty_one_has_none(text: str) -> None:
     assert (estimate_tokens(text) >= 1) == bool(text)
 
 
+@settings(deadline=None)
 @given(st.text("가맛ㅋㅠ리뷰 a0.!\n日の👍"), st.text("가맛ㅋㅠ리뷰 a0.!\n日の👍"))
 def test_the_estimates_of_parts_add_up(left: str, right: str) -> None:
     assert abs(estimate_tokens(left + right) - estimate_tokens(left) - estimate_tokens(right)) <= 2
@@ -113,6 +115,15 @@ def test_it_counts_a_little_more_than_the_server_after_ten_replies(
     for prompt in prompts(texts, 3):
         lines = sum(counter(line) for line in prompt.splitlines(keepends=True))
         assert 1.0 <= lines / server(prompt) <= 1.12
+
+
+def test_what_its_prices_do_not_explain_is_in_the_margin() -> None:
+    counter = CalibratedCounter()
+    given = prompts(KOREAN, 30)
+    reported = [round(dear(prompt) * (1 + 0.02 * (each % 3 - 1))) for each, prompt in enumerate(given)]
+    for prompt, tokens in zip(given, reported, strict=True):
+        counter.learn(prompt, tokens)
+    assert all(tokens <= counter(prompt) for prompt, tokens in zip(given, reported, strict=True))
 
 
 def test_a_dear_tokenizer_is_known_after_one_reply() -> None:
@@ -174,6 +185,7 @@ REPORTS = st.lists(st.tuples(st.integers(0, 9), st.integers(-10, 20_000)), max_s
 SAMPLES = [*prompts(KOREAN, 4), *prompts(ENGLISH, 3), *prompts(KOREAN | ENGLISH, 3)]
 
 
+@settings(deadline=None)
 @given(REPORTS, st.sampled_from(SAMPLES))
 def test_whatever_is_reported_it_stays_within_four_times_its_base(
     reports: list[tuple[int, int]], text: str
@@ -185,6 +197,7 @@ def test_whatever_is_reported_it_stays_within_four_times_its_base(
     assert base // 4 <= counter(text) <= 4 * base + 1
 
 
+@settings(deadline=None)
 @given(REPORTS, st.sampled_from(SAMPLES))
 def test_the_same_reports_teach_the_same(reports: list[tuple[int, int]], text: str) -> None:
     one, other = CalibratedCounter(), CalibratedCounter()

@@ -62,7 +62,7 @@ def calculate_dynamic_batch_size(
         max_tokens_per_batch: The budget; it counts for more than `min_batch_size`.
         min_batch_size: Fewest reviews in a batch, where the budget allows so many.
         max_batch_size: Most reviews in a batch.
-        default_batch_size: The answer where there are no reviews to judge by.
+        default_batch_size: The answer where there are no reviews to judge by, kept within the other two.
         count_tokens: Says how many tokens a text has.
 
     Raises:

@@ -11,7 +11,7 @@ from typing import Any
 from ..errors import ConfigurationError
 from .vllm import VLLMServerLLM
 
-_PIECE = 10_000
+_PIECE = 100_000
 
 
 class TiktokenCounter:
