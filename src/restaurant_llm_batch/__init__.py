@@ -47,6 +47,7 @@ from .protocols import (
 )
 from .report import BatchReport, Failure, LimitStep, RunStats, Success
 from .runner import BatchRunner
+from .stopping import Price, StopRules
 from .strategy import Strategy
 from .tasks.reviews import SummarizeReviews
 from .tasks.sentiment import AnalyzeSentiment
@@ -83,6 +84,7 @@ __all__ = [
     "LimitStep",
     "Limits",
     "Observer",
+    "Price",
     "RestaurantRef",
     "RestaurantSentiment",
     "RestaurantStrength",
@@ -97,6 +99,7 @@ __all__ = [
     "SearchQuery",
     "SortedReviews",
     "SparseVector",
+    "StopRules",
     "Strategy",
     "Success",
     "SummarizeAspects",

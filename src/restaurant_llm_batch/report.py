@@ -102,6 +102,7 @@ class RunStats:
         peak_memory_mib: The process's peak resident memory so far, in MiB; None where it cannot be read.
         stopped_because: Why the run ended early, or None.
         limit_history: What the adaptive limits were, in the order of time; empty without any.
+        cost: What the tokens cost, in the currency of the runner's prices; None without prices.
     """
 
     wall_seconds: float = 0.0
@@ -117,6 +118,7 @@ class RunStats:
     peak_memory_mib: float | None = None
     stopped_because: str | None = None
     limit_history: tuple[LimitStep, ...] = ()
+    cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

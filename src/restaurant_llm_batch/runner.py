@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -44,6 +44,7 @@ from .protocols import (
 )
 from .report import BatchReport, Failure, Outcome, RunStats, Stage, Success
 from .steps import Flow
+from .stopping import Price, StopRules, Watch
 from .strategy import Strategy
 
 if TYPE_CHECKING:
@@ -84,6 +85,8 @@ class BatchRunner:
         llm_retry: When to make a failed LLM call again.
         count_tokens: Counts the tokens of a text, for batches to keep to `Limits.tokens_per_batch`; an exact
             counter of the model's own tokenizer fills them best.
+        stop: When a run stops by itself.
+        prices: What models cost, by the name that their replies give; "" for all others. `RunStats.cost` adds up.
         observers: Called with every event of every run.
 
     Raises:
@@ -101,12 +104,20 @@ class BatchRunner:
         search_retry: RetryPolicy = RetryPolicy(),
         llm_retry: RetryPolicy = RetryPolicy(),
         count_tokens: TokenCounter = estimate_tokens,
+        stop: StopRules = StopRules(),
+        prices: Mapping[str, Price] | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
         _check(strategy, Strategy, "strategy")
         _check(limits, Limits, "limits")
         _check(search_retry, RetryPolicy, "search_retry")
         _check(llm_retry, RetryPolicy, "llm_retry")
+        _check(stop, StopRules, "stop")
+        if stop.max_cost is not None and not prices:
+            raise ConfigurationError(
+                'StopRules.max_cost needs prices; write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
+            )
+        self._stop, self._prices = stop, dict(prices or {})
         self.strategy = strategy
         self.limits = limits
         self._plan = make_plan(strategy, search, llm)
@@ -248,6 +259,7 @@ class BatchRunner:
             self._observers,
             self._arrivals,
             Random(),
+            Watch(self._stop, self._prices),
         )
         return run, intake
 

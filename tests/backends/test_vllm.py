@@ -201,7 +201,7 @@ def test_tokens_are_counted_by_the_server(ask: Ask) -> None:
         llm = VLLMServerLLM(server.url, "tiny")
         assert ask(llm, "count_tokens", "맛있어요") == 7
         assert ask(llm, "count_tokens", request().messages) == 7
-    assert server.seen[0].json == {"model": "tiny", "prompt": "맛있어요"}
+    assert server.seen[0].json == {"model": "tiny", "prompt": "맛있어요", "add_special_tokens": False}
     assert server.seen[1].json == {"model": "tiny", "messages": [{"role": "user", "content": "맛은?"}]}
     assert {seen.path for seen in server.seen} == {"/tokenize"}
 

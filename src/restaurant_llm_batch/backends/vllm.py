@@ -170,7 +170,11 @@ class VLLMServerLLM:
 
     def _count_tokens(self, prompt: str | Sequence[Message]) -> Flow[int]:
         model = self._model or (yield from self._first_model())
-        what = {"prompt": prompt} if isinstance(prompt, str) else {"messages": [dict(one) for one in prompt]}
+        if isinstance(prompt, str):
+            # A text on its own begins no prompt, so no start token counts.
+            what: dict[str, Any] = {"prompt": prompt, "add_special_tokens": False}
+        else:
+            what = {"messages": [dict(one) for one in prompt]}
         answer = yield from self._ask("POST", "/tokenize", {"model": model, **what})
         tokens = answer.get("count") if isinstance(answer, dict) else None
         if type(tokens) is not int:

@@ -56,7 +56,12 @@ class Meter:
         """Note what a call raised."""
         self._refusals += isinstance(error, RateLimited)
 
-    def stats(self, stopped_because: str | None, limit_history: tuple[LimitStep, ...] = ()) -> RunStats:
+    def stats(
+        self,
+        stopped_because: str | None,
+        limit_history: tuple[LimitStep, ...] = (),
+        cost: float | None = None,
+    ) -> RunStats:
         """Return the sums so far."""
         with self._lock:
             calls, peak = dict(self._calls), dict(self._peak)
@@ -74,6 +79,7 @@ class Meter:
             peak_memory_mib=peak_memory_mib(),
             stopped_because=stopped_because,
             limit_history=limit_history,
+            cost=cost,
         )
 
 

@@ -198,6 +198,8 @@ def _call(
     tries = Tries()
     while True:
         attempt = tries.failed + tries.refused + 1
+        if tries.refused and stage == "llm":
+            run.look_at_refusals()
         if run.stopped is not None:
             raise run.stop_error()
         place = run.place(entry, gates[0]) if stage == "llm" else entry.arrival
@@ -214,6 +216,8 @@ def _call(
             if wait is None:
                 entry.errors.append((error, stage, attempt))
                 raise
+            if refused and stage == "llm":
+                wait = run.patience(wait)
             run.retry(call, entry, wait, refused, error)
         else:
             if attempt > 1:

@@ -9,7 +9,7 @@ from random import Random
 from time import monotonic
 from typing import Any
 
-from ..errors import ConfigurationError, OutputError, RunStopped
+from ..errors import ConfigurationError, OutputError, RateLimited, RunStopped
 from ..events import (
     CallEnded,
     CallStarted,
@@ -25,6 +25,7 @@ from ..models import ItemId, LLMReply
 from ..protocols import Observer, Task
 from ..report import Failure, LimitStep, Outcome, RunStats, Stage, Success
 from ..steps import GateName
+from ..stopping import StopRules, Watch
 from .call import Call
 from .intake import Entry
 from .meter import Meter
@@ -96,6 +97,7 @@ class Run:
         observers: Sequence[Observer],
         arrivals: Callable[[], int],
         random: Random,
+        watch: Watch | None = None,
     ) -> None:
         self.number = number
         self.task = task
@@ -109,6 +111,7 @@ class Run:
         self.left: int | None = None
         self.given_up = threading.Event()
         self.meter = Meter()
+        self._watch = watch or Watch(StopRules(), {})
         self._observers = tuple(observers)
         self._arrivals = arrivals
         self._latest = 0
@@ -117,7 +120,8 @@ class Run:
     def stats(self) -> RunStats:
         """What the run has taken so far."""
         history = self.gates.history(self.meter.began)
-        return self.meter.stats(None if self.stopped is None else why(self.stopped), history)
+        reason = None if self.stopped is None else why(self.stopped)
+        return self.meter.stats(reason, history, self._watch.cost)
 
     def stop(self, reason: str) -> None:
         """Have nothing more begun; whoever drives the run is to be told."""
@@ -171,11 +175,34 @@ class Run:
             self.meter.answered(reply)
         elif error is not None:
             self.meter.raised(error)
+        if call.stage == "llm":
+            self._apply_rules(reply, error)
         if self._observers:
             now = monotonic()
             seconds = now - call.began_at
             event = CallEnded(self.number, now, *_named(call, entry), seconds, call.weight, reply, error)
             self._show(event)
+
+    def _apply_rules(self, reply: LLMReply | None, error: BaseException | None) -> None:
+        if reply is not None:
+            reason = self._watch.answered(reply)
+        elif isinstance(error, RateLimited):
+            reason = self._watch.refused(monotonic())
+        else:
+            reason = self._watch.failed()
+        if reason is not None:
+            self.stop(reason)
+
+    def look_at_refusals(self) -> None:
+        """Stop if the model has refused everything for too long."""
+        reason = self._watch.overdue(monotonic())
+        if reason is not None:
+            self.stop(reason)
+
+    def patience(self, wait: float) -> float:
+        """Return a wait after a refusal, shortened to when refusals have to be looked at again."""
+        left = self._watch.patience(monotonic())
+        return wait if left is None else min(wait, left)
 
     def retry(self, call: Call, entry: Entry, wait: float, refused: bool, error: Exception) -> None:
         """Note that a call will be made again."""
