@@ -27,14 +27,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sentiment_rows import Row, english, korean
-
 from restaurant_llm_batch.backends._language.sentiment import (
     Language,
     SentimentReader,
     hashes,
     normal_form,
 )
+from sentiment_rows import Row, english, korean
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_DATA = ROOT / "src" / "restaurant_llm_batch" / "data"

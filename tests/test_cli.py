@@ -353,8 +353,10 @@ def child(tmp_path: Path) -> Any:
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     started: list[subprocess.Popen[str]] = []
 
-    def start(stage: str) -> subprocess.Popen[str]:
-        words = ["summarize", str(path), "--stage", stage, "--llm-concurrency", "2", "--output", "-"]
+    def start(
+        stage: str, command: str = "summarize", limit: str = "--llm-concurrency"
+    ) -> subprocess.Popen[str]:
+        words = [command, str(path), "--stage", stage, limit, "2", "--output", "-"]
         process = subprocess.Popen(
             [sys.executable, "-c", CHILD, *words],
             stdin=subprocess.PIPE,
@@ -427,6 +429,27 @@ def test_a_second_ctrl_c_cancels_at_once_and_keeps_what_is_done(
     assert "failure" not in json.loads(first)
     assert all(json.loads(line)["failure"]["stage"] == "run" for line in out.splitlines())
     assert "Interrupted: 1 of 6 restaurants summarised" in shown
+
+
+@pytest.mark.parametrize(
+    ("command", "limit", "said"),
+    [
+        ("sentiment", "--batch-concurrency", "of 6 restaurants judged"),
+        ("vocabulary", "--llm-concurrency", "of 6 documents read"),
+    ],
+)
+def test_ctrl_c_means_the_same_to_every_command(
+    child: Callable[..., subprocess.Popen[str]], command: str, limit: str, said: str
+) -> None:
+    process = child("4", command, limit)
+    wait_for(process, "asked", 2)
+    os.kill(process.pid, signal.SIGINT)
+    wait_for(process, "finishing ")
+    out, shown = process.communicate("\n")
+    assert process.returncode == 130, shown
+    assert "Traceback" not in shown
+    assert re.search(rf"Interrupted: \d {said}", shown)
+    assert all(json.loads(line) for line in out.splitlines())
 
 
 def run_python(*words: str) -> subprocess.CompletedProcess[str]:

@@ -14,6 +14,8 @@ from tests.chat_service import ChatService
 from tests.local_server import LocalServer, Say
 from tests.qdrant_double import Engine, rest
 
+OTHERS = ("summarize-reviews", "sentiment", "strengths", "vocabulary")
+
 
 @pytest.fixture(autouse=True)
 def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,25 +32,30 @@ def reviews(tmp_path: Path) -> Path:
     """Three restaurants."""
     file = tmp_path / "reviews.jsonl"
     lines = [
-        {"restaurant_id": 100 + n, "review_id": n, "content": f"{100 + n}번 집 맛있어요"} for n in (7, 8, 9)
+        {"restaurant_id": 100 + n, "review_id": n, "content": f"{100 + n}번 집 맛있어요", "rating": 5}
+        for n in (7, 8, 9)
     ]
     file.write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines), encoding="utf-8")
     return file
 
 
+@pytest.mark.parametrize(
+    ("command", "stage"),
+    [*(("summarize", stage) for stage in ("1", "4", "threaded")), *((command, "4") for command in OTHERS)],
+)
 @pytest.mark.parametrize("llm", ["vllm", "openai"])
-@pytest.mark.parametrize("stage", ["1", "4", "threaded"])
 def test_a_service_is_one_word_and_an_address(
-    llm: str, stage: str, reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    llm: str, command: str, stage: str, reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "hush")
     target = tmp_path / "out.jsonl"
     with LocalServer(ChatService()) as server:
         words = ["--llm", llm, "--llm-url", f"{server.url}/v1", "--model", "tiny", "--stage", stage]
-        result = invoke("summarize", reviews, *words, "-o", target)
+        result = invoke(command, reviews, *words, "-o", target)
     assert result.exit_code == 0, result.output
     records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
-    assert {record["restaurant_id"] for record in records} == {107, 108, 109}
+    name = "document_id" if command == "vocabulary" else "restaurant_id"
+    assert {record[name] for record in records} == {107, 108, 109}
     assert {record["model"] for record in records} == {"tiny"}
     assert "hush" not in result.output
 
@@ -116,9 +123,10 @@ def test_a_qdrant_server_that_is_not_there_is_told_in_one_line(reviews: Path) ->
         assert "qdrant" in result.output.lower()
 
 
+@pytest.mark.parametrize("command", ["summarize", "strengths"])
 @pytest.mark.parametrize("stage", ["1", "4"])
 def test_reviews_go_into_qdrant_and_are_found_there(
-    stage: str, reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    command: str, stage: str, reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     target = tmp_path / "out.jsonl"
     with LocalServer(rest(Engine())) as server:
@@ -129,6 +137,6 @@ def test_reviews_go_into_qdrant_and_are_found_there(
         found = invoke("search", "--search", "qdrant", "--collection", "places", "--restaurant", "107", "맛")
         assert "107번 집 맛있어요" in found.output
         words = ["--search", "qdrant", "--collection", "places", "--stage", stage, "-o", target]
-        result = invoke("summarize", *words)
+        result = invoke(command, *words)
     assert result.exit_code == 0, result.output
     assert len(target.read_text(encoding="utf-8").splitlines()) == 3

@@ -2,43 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Generic, TypeVar
 
-from ..models import RestaurantSummary
 from ..report import Failure, Outcome, Success
+from .results import R
 
-Done = Success[RestaurantSummary]
-T = TypeVar("T", Done, Failure)
+T = TypeVar("T", bound=Success[object] | Failure)
 
 
 @dataclass
-class Gathered:
+class Gathered(Generic[R]):
     """
     The outcomes of a run; those that come first in the input are kept, the others are counted.
 
     Attributes:
         most: How many outcomes of a kind are kept; None for all.
-        done: How many restaurants were summarised.
+        count_lost: Says how many parts of a result are missing.
+        done: How many items were done.
         failed: How many failed.
         unfinished: How many were begun when the run was stopped, and not finished.
+        lost: How many parts are missing of what was done.
         models: The models that answered.
         interrupted: Whether Ctrl-C ended the run.
     """
 
     most: int | None
+    count_lost: Callable[[R], int]
     done: int = 0
     failed: int = 0
     unfinished: int = 0
+    lost: int = 0
     models: set[str] = field(default_factory=set)
     interrupted: bool = False
-    _successes: list[Done] = field(default_factory=list)
+    _successes: list[Success[R]] = field(default_factory=list)
     _failures: list[Failure] = field(default_factory=list)
 
-    def add(self, outcome: Outcome[RestaurantSummary]) -> None:
+    def add(self, outcome: Outcome[R]) -> None:
         """Take an outcome."""
         if isinstance(outcome, Success):
             self.done += 1
+            self.lost += self.count_lost(outcome.value)
             if outcome.value.model:
                 self.models.add(outcome.value.model)
             self._keep(self._successes, outcome)
@@ -54,9 +59,9 @@ class Gathered:
         return self.done + self.failed + self.unfinished
 
     @property
-    def successes(self) -> list[Done]:
-        """The first that were summarised, in input order."""
-        return self._first(self._successes)
+    def results(self) -> list[R]:
+        """The first that were done, in input order."""
+        return [success.value for success in self._first(self._successes)]
 
     @property
     def failures(self) -> list[Failure]:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from ..errors import BatchError
-from . import index, search, summarize
+from . import index, search, sentiment, serve, strengths, summarize, summarize_reviews, vocabulary
 from .services import MakeLLM, models
 
 _HELP = """\
@@ -26,6 +26,7 @@ With your own reviews:
     restaurant-llm-batch index reviews.jsonl --into reviews.index
     restaurant-llm-batch search reviews.index --restaurant 1 friendly staff
     restaurant-llm-batch summarize reviews.index --output summaries.jsonl
+    restaurant-llm-batch sentiment reviews.jsonl --output labels.jsonl
 
 With a model:
 
@@ -75,8 +76,10 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         help=_HELP,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    for command in (index.command(), search.command(), summarize.command(llms or models())):
+    for command in (index.command(), search.command()):
         group.add_command(command)
+    for module in (summarize, summarize_reviews, sentiment, strengths, vocabulary, serve):
+        group.add_command(module.command(llms or models()))
     return group
 
 

@@ -1,14 +1,18 @@
-"""What `summarize` says when it is done."""
+"""What a command says when its run is done."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
 
 from ..report import RunStats
-from . import tables
+from . import footer, tables
 from .gathering import Gathered
-from .sources import Source
+from .options import Work
+from .results import R, View
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -18,38 +22,38 @@ def console(*, stderr: bool = False) -> Console:
 
 def show(
     out: Console,
-    gathered: Gathered,
+    gathered: Gathered[R],
+    view: View[R],
+    work: Work,
     stats: RunStats,
-    source: Source,
-    asked_for: int,
-    quiet: bool,
+    *,
     written: bool,
+    quiet: bool,
 ) -> None:
     """
-    Print restaurants, failures and what the run took.
+    Print results, failures and what the run took.
 
     Args:
         out: Where to.
         gathered: What the run brought.
+        view: How its results are shown.
+        work: What there was to do.
         stats: What it took.
-        source: Where the restaurants are from.
-        asked_for: How many restaurants there were to do.
-        quiet: Whether to leave out what is not a result.
         written: Whether the results were written elsewhere.
+        quiet: Whether to leave out what is not a result.
     """
-    successes, failures = gathered.successes, gathered.failures
-    if successes and not (quiet and written):
-        out.print(tables.summaries_table(successes, source))
-        _print_more(out, len(successes), gathered.done, "restaurant")
+    results, failures = gathered.results, gathered.failures
+    if results and not (quiet and written):
+        out.print(view.table(results, work.known))
+        _print_more(out, results, gathered.done, view.what)
     if failures:
-        out.print(tables.failures_table(failures, source))
-        _print_more(out, len(failures), gathered.failed, "failure")
+        out.print(tables.failures_table(failures, work.known))
+        _print_more(out, failures, gathered.failed, "failure")
     if not quiet:
-        out.print(Padding(tables.footer(gathered, stats, asked_for), (0, 1)))
+        out.print(Padding(footer.footer(gathered, view, work, stats), (0, 1)))
 
 
-def _print_more(out: Console, shown: int, total: int, what: str) -> None:
-    if shown < total:
-        out.print(
-            Padding(tables.more(total - shown, what if total - shown == 1 else f"{what}s"), (0, 1, 1, 1))
-        )
+def _print_more(out: Console, shown: Sequence[Any], total: int, what: str) -> None:
+    left = total - len(shown)
+    if left:
+        out.print(Padding(tables.more(left, what if left == 1 else f"{what}s"), (0, 1, 1, 1)))

@@ -53,10 +53,8 @@ def _main(
     text = " ".join(words if path is None else words[1:])
     if not text.strip():
         raise click.UsageError("say what to search for")
-    if elsewhere:
-        source = in_qdrant(None, qdrant_url, collection)
-    else:
-        source = open_source(path, report.console(stderr=True))
+    progress = report.console(stderr=True)
+    source = in_qdrant(None, qdrant_url, collection) if elsewhere else open_source(path, progress)
     [restaurant_id] = source.pick([restaurant])
     with source.search as reviews:
         hits = reviews.search(SearchQuery(restaurant_id, text, limit, min_score))

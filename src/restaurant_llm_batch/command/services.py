@@ -36,7 +36,7 @@ def llm_parameters(llms: Mapping[str, MakeLLM]) -> list[click.Parameter]:
             type=click.Choice([*llms]),
             default=next(iter(llms)),
             show_default=True,
-            help='The model. "offline" picks sentences from the reviews and needs no model at all; '
+            help='The model. "offline" needs no model at all, but only picks out what the reviews say; '
             "the others take their keys from OPENAI_API_KEY, VLLM_API_KEY or RUNPOD_API_KEY (and the "
             "endpoint from RUNPOD_ENDPOINT_ID).",
         ),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -11,7 +12,7 @@ from rich.console import Console
 
 from ..backends import EmbeddedSearch
 from ..errors import ConfigurationError
-from ..models import ItemId
+from ..models import ItemId, Review
 from . import services
 from .indexing import Index, index_lines
 from .lines import ReviewLines
@@ -21,52 +22,96 @@ _LABEL = "restaurant_llm_batch.json"
 _MOST_NAMED = 5
 
 
-@dataclass(frozen=True)
-class Source:
+@dataclass(frozen=True, kw_only=True)
+class Known:
     """
-    Reviews that can be searched.
+    Restaurants, or documents, that are known by name.
 
     Attributes:
-        label: What to call it.
-        search: The search.
-        restaurant_ids: Its restaurants, in the order of the file, or sorted.
-        names: Their names by id as a string, where they are known.
+        label: What to call the place where they are.
+        ids: Their ids, in the order of the file, or sorted.
+        names: Their names by id as a string, where they have any.
+        what: What one of them is called.
     """
 
     label: str
-    search: Index
-    restaurant_ids: Sequence[ItemId]
+    ids: Sequence[ItemId]
     names: Mapping[str, str] = field(default_factory=dict)
+    what: str = "restaurant"
 
-    def title(self, restaurant_id: ItemId | None) -> str:
-        """Return a restaurant's name, or its id."""
-        return self.names.get(str(restaurant_id), str(restaurant_id))
+    def title(self, item_id: ItemId | None) -> str:
+        """Return a name, or the id where there is none."""
+        return self.names.get(str(item_id), str(item_id))
 
     def pick(self, wanted: Sequence[str]) -> list[ItemId]:
         """
-        Return restaurants by their ids, each once.
+        Return ids, each once.
 
         Args:
             wanted: The ids as they were typed: "1" finds 1 as well.
 
         Raises:
-            ConfigurationError: There is no such restaurant here.
+            ConfigurationError: There is none of that id here.
         """
-        known = {str(one): one for one in self.restaurant_ids}
+        known = {str(one): one for one in self.ids}
         missing = [name for name in wanted if name not in known]
         if missing:
             some = ", ".join(list(known)[:_MOST_NAMED])
             more = ", ..." if len(known) > _MOST_NAMED else ""
             raise ConfigurationError(
-                f"there is no restaurant {' or '.join(map(repr, missing))} in {self.label}, which has "
+                f"there is no {self.what} {' or '.join(map(repr, missing))} in {self.label}, which has "
                 f"{len(known):,} (ids {some}{more})"
             )
         return [known[name] for name in dict.fromkeys(wanted)]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Source(Known):
+    """
+    Reviews that can be searched.
+
+    Attributes:
+        search: The search.
+        categories: The restaurants' kinds of food by id as a string, where a file says them.
+    """
+
+    search: Index
+    categories: Mapping[str, ItemId] = field(default_factory=dict)
+
+    @property
+    def restaurant_ids(self) -> Sequence[ItemId]:
+        """The restaurants' ids."""
+        return self.ids
+
+
+@contextmanager
+def review_file(path: Path | None) -> Iterator[tuple[Path, str]]:
+    """
+    Return a file of reviews, and what to call it.
+
+    Args:
+        path: The file; None for the sample.
+
+    Raises:
+        ConfigurationError: There is no such file.
+    """
+    if path is None:
+        with as_file(files("restaurant_llm_batch") / "data" / "sample_reviews.jsonl") as sample:
+            yield sample, SAMPLE
+        return
+    if not path.exists():
+        raise ConfigurationError(f"there is no file {str(path)!r}")
+    if path.is_dir():
+        raise ConfigurationError(
+            f"{str(path)!r} is a folder; every review is read here, not only those that a search finds: "
+            "name the file that they are in"
+        )
+    yield path, str(path)
+
+
 def open_source(path: Path | None, progress: Console | None) -> Source:
     """
-    Open a source; a file is indexed in memory.
+    Open a source to search in; a file is indexed in memory.
 
     Args:
         path: A JSON Lines file or an indexed folder; None for the sample.
@@ -75,12 +120,12 @@ def open_source(path: Path | None, progress: Console | None) -> Source:
     Raises:
         ConfigurationError: There is nothing that can be read.
     """
-    if path is None:
-        with as_file(files("restaurant_llm_batch") / "data" / "sample_reviews.jsonl") as sample:
-            return _from_file(sample, SAMPLE, progress)
-    if not path.exists():
+    if path is not None and not path.exists():
         raise ConfigurationError(f"there is no file or folder {str(path)!r}")
-    return _from_folder(path) if path.is_dir() else _from_file(path, str(path), progress)
+    if path is not None and path.is_dir():
+        return _from_folder(path)
+    with review_file(path) as (file, label):
+        return _from_file(file, label, progress)
 
 
 def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> Source:
@@ -102,13 +147,33 @@ def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> Sou
             f"`restaurant-llm-batch index {path} --search qdrant`"
         )
     search, label = services.qdrant(url, collection)
-    return Source(label, search, search.restaurant_ids())
+    return Source(label=label, ids=search.restaurant_ids(), search=search)
+
+
+class _CategorisedLines(ReviewLines):
+    """Keeps the first category that is read of each restaurant, in `categories`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.categories: dict[str, ItemId] = {}
+
+    def __iter__(self) -> Iterator[Review]:
+        for review in super().__iter__():
+            if review.category is not None:
+                self.categories.setdefault(str(review.restaurant_id), review.category)
+            yield review
 
 
 def _from_file(path: Path, label: str, progress: Console | None) -> Source:
-    lines, search = ReviewLines(path), EmbeddedSearch(embedder=services.embedder())
+    lines, search = _CategorisedLines(path), EmbeddedSearch(embedder=services.embedder())
     index_lines(lines, search, path.stat().st_size, progress)
-    return Source(label, search, list(lines.restaurants.values()), lines.names)
+    return Source(
+        label=label,
+        ids=list(lines.restaurants.values()),
+        names=lines.names,
+        search=search,
+        categories=lines.categories,
+    )
 
 
 def _from_folder(path: Path) -> Source:
@@ -118,4 +183,4 @@ def _from_folder(path: Path) -> Source:
             f"`restaurant-llm-batch index REVIEWS.jsonl --into FOLDER`"
         )
     search = EmbeddedSearch(path, embedder=services.embedder())
-    return Source(str(path), search, search.restaurant_ids())
+    return Source(label=str(path), ids=search.restaurant_ids(), search=search)

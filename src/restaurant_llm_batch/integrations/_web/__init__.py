@@ -1,0 +1,1 @@
+"""What the HTTP surface is made of; needs fastapi. Users import `integrations.fastapi`."""

@@ -1,0 +1,144 @@
+"""
+Errors as the other side may know them.
+
+Services behind this one say in their errors where they are and whose account is used. So an answer says what
+kind of thing went wrong, in words of ours, and the log says the rest, under the same request id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from fastapi import Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+
+from ...errors import (
+    STOPS_THE_RUN,
+    AuthenticationFailed,
+    BackendError,
+    BatchError,
+    ConfigurationError,
+    OutputError,
+    OutputTruncated,
+    PermanentBackendError,
+    PromptTooLong,
+    QuotaExhausted,
+    RateLimited,
+    RunStopped,
+    SubmissionUnknown,
+    TransientBackendError,
+)
+from .requests import REVIEW_FIELDS
+from .responses import ErrorDetail, ErrorResponse
+from .text import as_json
+
+REQUEST_ID = "X-Request-Id"
+MOST_DETAILS = 20
+LONGEST_TEXT = 300
+
+_WORDS: Sequence[tuple[type[BatchError], str]] = (
+    (RateLimited, "a service behind this one is overloaded"),
+    (TransientBackendError, "a service behind this one did not answer"),
+    (PromptTooLong, "the reviews do not fit into the model's context"),
+    (SubmissionUnknown, "the connection was lost while a job was submitted; it was not sent again"),
+    (AuthenticationFailed, "a service behind this one does not accept its credentials"),
+    (QuotaExhausted, "a service behind this one has no quota left"),
+    (PermanentBackendError, "a service behind this one refused the call"),
+    (BackendError, "a service behind this one failed"),
+    (OutputTruncated, "the model's answer was cut off"),
+    (OutputError, "the model's answer could not be used"),
+    (ConfigurationError, "this service is not set up for it"),
+)
+
+
+class Refused(HTTPException):
+    """A request that gets an error for an answer."""
+
+    def __init__(self, status: int, message: str, details: Sequence[ErrorDetail] = ()) -> None:
+        super().__init__(status, message)
+        self.details = details
+
+
+def in_words(error: BaseException) -> str:
+    """Say what went wrong, and nothing that is not the other side's business."""
+    if isinstance(error, RunStopped):
+        cause = error.__cause__
+        return f"RunStopped: not run to its end{f': {in_words(cause)}' if cause is not None else ''}"
+    for kind, words in _WORDS:
+        if isinstance(error, kind):
+            status = getattr(error, "status", None)
+            return f"{type(error).__name__}: {words}" + (f" (status {status})" if status else "")
+    return "internal error"
+
+
+def as_refusal(error: Exception) -> Refused:
+    """Return what a request is told that could not be carried out at all."""
+    if isinstance(error, Refused):
+        return error
+    if isinstance(error, STOPS_THE_RUN):
+        return Refused(503, in_words(error))
+    if isinstance(error, RunStopped):
+        return Refused(503, "this service is shutting down")
+    if isinstance(error, ConfigurationError):
+        return Refused(422, shorter(str(error)))
+    return Refused(500, "internal error")
+
+
+def as_response(error: HTTPException | RequestValidationError, request_id: str) -> Response:
+    """Return an error in the one shape that errors have."""
+    if isinstance(error, RequestValidationError):
+        return _response(422, *_invalid(error.errors()), request_id=request_id)
+    details = error.details if isinstance(error, Refused) else ()
+    said: Any = error.detail  # an application's dependencies may say anything
+    message = said if isinstance(said, str) else "the request was refused"
+    return _response(error.status_code, message, details, request_id=request_id, headers=error.headers)
+
+
+def error_body(status: int, message: str, details: Sequence[ErrorDetail], request_id: str) -> ErrorResponse:
+    """Return the body of an error."""
+    if not details:
+        return ErrorResponse(code=status, message=message, request_id=request_id)
+    return ErrorResponse(code=status, message=message, details=list(details), request_id=request_id)
+
+
+def _response(
+    status: int,
+    message: str,
+    details: Sequence[ErrorDetail],
+    *,
+    request_id: str,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    body = as_json(error_body(status, message, details, request_id))
+    response = Response(body, status, headers, "application/json")
+    response.headers[REQUEST_ID] = request_id
+    return response
+
+
+def _invalid(errors: Iterable[Any]) -> tuple[str, list[ErrorDetail]]:
+    details = [ErrorDetail(field=_field(one["loc"]), message=_message(one)) for one in errors]
+    first = details[0]
+    return f"{first['field']}: {first['message']}", details[:MOST_DETAILS]
+
+
+def _message(error: Any) -> str:
+    if error["type"] == "missing" and error["loc"][-1] in REVIEW_FIELDS:
+        return "Field required: a request gives the reviews of all its restaurants, or of none"
+    if error["type"] == "extra_forbidden":
+        return "No field of this request"
+    if error["type"] in ("model_type", "model_attributes_type"):
+        return "Must be an object"
+    return shorter(str(error["msg"]))
+
+
+def _field(loc: Sequence[int | str]) -> str:
+    """Return where a field is, the way it would be written in code; the first part is always "body"."""
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc[1:])
+    return shorter(path.removeprefix(".")) or str(loc[0])
+
+
+def shorter(text: str) -> str:
+    """Return a text that may hold what the other side sent, cut where it goes on for too long."""
+    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 3]}..."

@@ -1,0 +1,176 @@
+"""The command `serve`, run the way people run it: in a process of its own, and ended with Ctrl-C."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from restaurant_llm_batch.command.group import build
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal")
+SUMMARIES = "/api/v1/llm/summarize/batch"
+SLOW = """
+from restaurant_llm_batch.command.group import build
+from restaurant_llm_batch.testing import FakeLLM
+class Slow(FakeLLM):
+    async def acomplete(self, request):
+        print("asked")
+        return await super().acomplete(request)
+build({"slow": lambda options: Slow(seconds=3600)}).main(prog_name="restaurant-llm-batch")
+"""
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    """A small file of reviews."""
+    path = tmp_path / "reviews.jsonl"
+    lines = [
+        {
+            "restaurant_id": "ko-1",
+            "reviews": [{"id": 1, "content": "국물이 진하고 맛있어요. 직원이 친절해요."}],
+        },
+        {"restaurant_id": 2, "reviews": [{"id": 2, "content": "The service was friendly."}]},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return path
+
+
+class Served:
+    """A service in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.said = ""
+        self.listen_for("/docs")
+        address = re.search(r"http://[^/\s]+", self.said)
+        assert address, self.said
+        self.client = httpx.Client(base_url=address.group(), timeout=30)
+
+    def listen_for(self, words: str, times: int = 1) -> None:
+        assert self.process.stdout is not None
+        while self.said.count(words) < times:
+            line = self.process.stdout.readline()
+            assert line, self.said
+            self.said += line
+
+    def wait_until_it_is_up(self) -> None:
+        late = monotonic() + 30
+        while True:
+            try:
+                assert self.client.get("/health").json() == {"status": "ok"}
+            except httpx.ConnectError:
+                assert monotonic() < late
+                sleep(0.02)
+            else:
+                return
+
+    def press_ctrl_c(self) -> None:
+        self.process.send_signal(signal.SIGINT)
+
+
+@contextmanager
+def served(*words: str | Path) -> Iterator[Served]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+    process = subprocess.Popen(
+        [sys.executable, *map(str, words), "--port", "0"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        env=environment,
+        # A parent that ignores Ctrl-C hands that on, and then there would be nothing to test.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with process:
+        one = Served(process)
+        try:
+            with one.client:
+                one.wait_until_it_is_up()
+                yield one
+        finally:
+            if process.poll() is None:
+                process.kill()
+
+
+def test_it_serves_a_file_until_ctrl_c(reviews: Path) -> None:
+    with served("-m", "restaurant_llm_batch", "serve", reviews) as service:
+        asked = {"restaurants": [{"restaurant_id": "ko-1"}, {"restaurant_id": 2}]}
+        body = service.client.post(SUMMARIES, json=asked).json()
+        document = service.client.get("/openapi.json").json()
+        service.press_ctrl_c()
+        said, _ = service.process.communicate(timeout=30)
+
+    assert [result["restaurant_id"] for result in body["results"]] == ["ko-1", 2]
+    assert body["results"][0]["categories"]["service"]["status"] == "ok"
+    assert SUMMARIES in document["paths"]
+    assert service.said.startswith("serving 2 restaurants of ")
+    assert "no language model is used" in service.said
+    assert said.splitlines()[-1] == "stopped"
+    assert "Traceback" not in said
+    assert service.process.returncode == 0
+
+
+def test_a_second_ctrl_c_cancels_the_requests_in_flight_and_tells_them(reviews: Path) -> None:
+    answers: list[Any] = []
+
+    def ask(client: httpx.Client, accept: str) -> None:
+        asked = {"restaurants": [{"restaurant_id": "ko-1"}]}
+        answers.append(client.post(SUMMARIES, json=asked, headers={"Accept": accept}))
+
+    with served("-c", SLOW, "serve", reviews) as service:
+        kinds = ("application/json", "application/x-ndjson")
+        threads = [threading.Thread(target=ask, args=(service.client, kind)) for kind in kinds]
+        for thread in threads:
+            thread.start()
+        service.listen_for("asked", times=2)
+        service.press_ctrl_c()
+        service.listen_for("Waiting for connections")
+        assert not answers
+        service.press_ctrl_c()
+        rest, _ = service.process.communicate(timeout=30)
+        for thread in threads:
+            thread.join()
+
+    assert [answer.status_code for answer in answers] == [503, 503]
+    assert {answer.json()["message"] for answer in answers} == {"this service is shutting down"}
+    assert rest.splitlines()[-1] == "stopped"
+    assert "Traceback" not in service.said + rest
+    assert service.process.returncode == 0
+
+
+def test_a_port_that_is_taken_is_said_in_a_line_before_anything_is_indexed(reviews: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        result = CliRunner().invoke(build(), ["serve", str(reviews), "--port", port])
+
+    assert result.exit_code == 2
+    assert f"cannot serve at 127.0.0.1 port {port}" in result.output
+    assert "--port" in result.output
+    assert "serving" not in result.output
+
+
+@pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
+def test_without_its_extra_it_says_what_to_install(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in list(sys.modules):
+        if module.startswith("restaurant_llm_batch.integrations._web."):
+            monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, missing, None)
+    result = CliRunner().invoke(build(), ["serve"])
+
+    assert result.exit_code == 2
+    assert f"serve needs the package {missing}: pip install 'restaurant-llm-batch[fastapi]'" in result.output
