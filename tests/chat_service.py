@@ -57,7 +57,8 @@ class ChatService:
         return None
 
     def _answer(self, asked: dict[str, Any], digest: str, kind: int) -> Say:
-        self.paid[digest] += 1
+        # Asked with more room it is another question.
+        self.paid[f"{digest} {asked.get('max_tokens') or asked.get('max_completion_tokens')}"] += 1
         answer = answer_from_schema(asked["response_format"]["json_schema"]["schema"])
         answer["overall_summary"] = f"맛있는 집 {digest[:12]}"  # whoever mixes up answers is found out
         completion = chat(json.dumps(answer, ensure_ascii=False))
