@@ -2,10 +2,30 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
+
+
+def _elsewhere(namespace: dict[str, Any]) -> None:
+    """Run a page in a folder of its own, which the files it makes go away with."""
+    namespace["__folder__"] = folder = TemporaryDirectory(ignore_cleanup_errors=True)
+    namespace["__back_to__"] = Path.cwd()
+    os.chdir(folder.name)
+
+
+def _back(namespace: dict[str, Any]) -> None:
+    os.chdir(namespace["__back_to__"])
+    namespace["__folder__"].cleanup()
+
 
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()],
     patterns=["README.md", "docs/**/*.md", "docs/*.md"],
+    setup=_elsewhere,
+    teardown=_back,
 ).pytest()

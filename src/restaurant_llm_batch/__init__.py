@@ -9,6 +9,7 @@ from .adaptive import AdaptiveLimit
 from .batching import calculate_dynamic_batch_size, estimate_tokens, pack_reviews
 from .chunking import split_text
 from .engine.retry import RetryPolicy
+from .engine.store import Store
 from .gate import Gate
 from .limits import Limits, kv_cache_tokens, resident_sequences
 from .models import (
@@ -47,7 +48,7 @@ from .protocols import (
 )
 from .report import BatchReport, Failure, LimitStep, RunStats, Success
 from .runner import BatchRunner
-from .stopping import Price, StopRules
+from .stopping import Deadlines, Price, StopRules
 from .strategy import Strategy
 from .tasks.reviews import SummarizeReviews
 from .tasks.sentiment import AnalyzeSentiment
@@ -68,6 +69,7 @@ __all__ = [
     "BatchRunner",
     "BatchSettings",
     "Comparison",
+    "Deadlines",
     "Document",
     "Embedder",
     "Embedding",
@@ -100,6 +102,7 @@ __all__ = [
     "SortedReviews",
     "SparseVector",
     "StopRules",
+    "Store",
     "Strategy",
     "Success",
     "SummarizeAspects",

@@ -4,6 +4,7 @@ Every error the library raises or reports.
 BatchError
 ├── ConfigurationError (ValueError)   yours to mend: raised before any call, says what to write
 ├── RunStopped                        this item was not run, or not to its end, because the run stopped
+├── DeadlineExceeded                  this item's time was up, or that of a call that cannot be ended
 ├── BackendError                      .backend, .status; __cause__ is the SDK's own error
 │   ├── TransientBackendError         worth another attempt; .retry_after in seconds, or None
 │   │   └── RateLimited               the service refused the call; does not count as an attempt
@@ -48,6 +49,10 @@ class ConfigurationError(BatchError, ValueError):
 
 class RunStopped(BatchError):
     """The run ended before this item did; ``__cause__`` is what stopped it, where something did."""
+
+
+class DeadlineExceeded(BatchError):
+    """An item's time was up, or that of a blocking call, which goes on in its thread and is not made again."""
 
 
 class BackendError(BatchError):

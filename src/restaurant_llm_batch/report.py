@@ -95,6 +95,7 @@ class RunStats:
             query.
         retries: Calls that were made again after a transient error.
         refusals: Calls that the service refused (429).
+        found: Answers that were in the store already, and were not asked or paid for again.
         prompt_tokens: Tokens read by the model, as far as the service reports them.
         completion_tokens: Tokens written by it, likewise; answers that could not be used count too.
         cached_tokens: Those of `prompt_tokens` that came from the service's prompt cache.
@@ -111,6 +112,7 @@ class RunStats:
     calls: Mapping[str, int] = field(default_factory=dict)
     retries: int = 0
     refusals: int = 0
+    found: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0

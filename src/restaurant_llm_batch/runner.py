@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -19,14 +20,16 @@ from .adaptive import AdaptiveLimit
 from .batching import estimate_tokens
 from .engine.concurrent import ConcurrentDriver
 from .engine.functions import as_task
+from .engine.gates import Gates
 from .engine.intake import Intake, LocalSource
 from .engine.leases import Lease, Leases
 from .engine.packer import Packer
 from .engine.plan import make_plan
 from .engine.reader import Reader, in_thread, on_loop
 from .engine.retry import RetryPolicy
-from .engine.run import Gates, Run
+from .engine.run import Run
 from .engine.sequential import SequentialDriver
+from .engine.store import Store
 from .engine.streams import AsyncOutcomes, Outcomes, SyncDriver, attach_report
 from .engine.threaded import ThreadedDriver
 from .engine.threads import WorkerThreads
@@ -44,7 +47,7 @@ from .protocols import (
 )
 from .report import BatchReport, Failure, Outcome, RunStats, Stage, Success
 from .steps import Flow
-from .stopping import Price, StopRules, Watch
+from .stopping import Deadlines, Price, StopRules, Watch
 from .strategy import Strategy
 
 if TYPE_CHECKING:
@@ -85,6 +88,9 @@ class BatchRunner:
         llm_retry: When to make a failed LLM call again.
         count_tokens: Counts the tokens of a text, for batches to keep to `Limits.tokens_per_batch`; an exact
             counter of the model's own tokenizer fills them best.
+        store: The file that answers are kept in, so that no question is paid for twice; also a `Store`. It is made
+            where there is none.
+        deadlines: How long calls, items and runs may take.
         stop: When a run stops by itself.
         prices: What models cost, by the name that their replies give; "" for all others. `RunStats.cost` adds up.
         observers: Called with every event of every run.
@@ -104,6 +110,8 @@ class BatchRunner:
         search_retry: RetryPolicy = RetryPolicy(),
         llm_retry: RetryPolicy = RetryPolicy(),
         count_tokens: TokenCounter = estimate_tokens,
+        store: str | os.PathLike[str] | Store | None = None,
+        deadlines: Deadlines = Deadlines(),
         stop: StopRules = StopRules(),
         prices: Mapping[str, Price] | None = None,
         observers: Iterable[Observer] = (),
@@ -112,11 +120,13 @@ class BatchRunner:
         _check(limits, Limits, "limits")
         _check(search_retry, RetryPolicy, "search_retry")
         _check(llm_retry, RetryPolicy, "llm_retry")
+        _check(deadlines, Deadlines, "deadlines")
         _check(stop, StopRules, "stop")
         if stop.max_cost is not None and not prices:
             raise ConfigurationError(
                 'StopRules.max_cost needs prices; write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
             )
+        self._deadlines = deadlines
         self._stop, self._prices = stop, dict(prices or {})
         self.strategy = strategy
         self.limits = limits
@@ -140,7 +150,11 @@ class BatchRunner:
         }
         self._observers = tuple(observers)
         self._arrivals = count().__next__
-        self._leases = Leases([llm] if search is None else [llm, search])
+        self._store = store if store is None or isinstance(store, Store) else Store(store)
+        if self._store is not None:
+            self._store.open()
+        self._identity = identity_of(llm) if self._store is not None else ""
+        self._leases = Leases([one for one in (llm, search, self._store) if one is not None])
         self._blocks: list[Lease] = []
         self._openings: list[_Opening] = []
 
@@ -260,6 +274,9 @@ class BatchRunner:
             self._arrivals,
             Random(),
             Watch(self._stop, self._prices),
+            self._store,
+            self._identity,
+            self._deadlines,
         )
         return run, intake
 
@@ -351,6 +368,18 @@ class BatchRunner:
 
 def _gate(limit: int | AdaptiveLimit | Gate) -> Gate:
     return limit if isinstance(limit, Gate) else Gate(limit)
+
+
+def identity_of(llm: object) -> str:
+    """
+    Return what names a model in the keys of a store: its `identity`, or that of its class.
+
+    Two backends of equal identity are taken to give each other's answers.
+    """
+    identity = getattr(llm, "identity", None)
+    if isinstance(identity, str) and identity:
+        return identity
+    return f"{type(llm).__module__}.{type(llm).__qualname__}"
 
 
 def _check(value: object, kind: type, field: str) -> None:

@@ -1,4 +1,4 @@
-"""When a run should stop by itself: rules, prices, and the pure bookkeeping that applies them."""
+"""When a run should stop by itself: rules, deadlines, prices, and the pure bookkeeping that applies the rules."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import isfinite
+from math import inf, isfinite
 
 from .errors import ConfigurationError
 from .models import LLMReply
@@ -56,6 +56,41 @@ class StopRules:
             if not fine or (field.name == "error_rate" and value > 1):
                 raise ConfigurationError(
                     f"StopRules.{field.name} must be {bounds[field.name]}, got {value!r}"
+                )
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """
+    How long things may take, in seconds; None for no bound.
+
+    An awaited call that is late is cancelled, at the service too where that is possible, and counts as a transient
+    failure. A blocking one cannot be ended: its item goes on without it, its slot stays taken until its thread
+    returns, and it is not made again. One by one (stage 1) nothing interrupts a blocking call; there the backend's
+    own timeout is the bound.
+
+    Attributes:
+        call: Of a call to a backend, from its admission: time in the queue does not count.
+        item: Of an item, from its entry into the window; what is late then fails as `DeadlineExceeded`.
+        run: Of a run. Then what is finished is returned, calls in flight are cancelled, and what is open fails as
+            not run to its end.
+
+    Raises:
+        ConfigurationError: When one is not a number above 0.
+    """
+
+    call: float | None = None
+    item: float | None = None
+    run: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if value is None:
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < inf:
+                raise ConfigurationError(
+                    f"Deadlines.{field.name} must be a number of seconds above 0, or None, got {value!r}"
                 )
 
 

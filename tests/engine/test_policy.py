@@ -21,11 +21,12 @@ from restaurant_llm_batch import (
 )
 from restaurant_llm_batch.engine.call import Call
 from restaurant_llm_batch.engine.functions import Function
+from restaurant_llm_batch.engine.gates import Gates
 from restaurant_llm_batch.engine.intake import Entry
 from restaurant_llm_batch.engine.packer import Packer
 from restaurant_llm_batch.engine.plan import Line, Plan
 from restaurant_llm_batch.engine.policy import govern_item
-from restaurant_llm_batch.engine.run import Gates, Run
+from restaurant_llm_batch.engine.run import Run
 from restaurant_llm_batch.steps import Pause, Together, complete, pause, search, search_all, together
 
 REQUEST = LLMRequest("t", ())

@@ -81,6 +81,11 @@ class OfflineLLM:
             "phrases": vocabulary.phrases,
         }
 
+    @property
+    def identity(self) -> str:
+        """Name what answers, in the keys of a store."""
+        return _MODEL
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 

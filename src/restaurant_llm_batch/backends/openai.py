@@ -11,6 +11,7 @@ from anyio import fail_after
 
 from ..errors import ConfigurationError, TransientBackendError
 from ..models import LLMReply, LLMRequest
+from ._http.identity import identity_of
 from ._http.meaning import base_url as cleaned
 from ._http.secret import KeyLike, Secret, as_secret
 from ._openai.clients import Clients, check_client
@@ -104,6 +105,11 @@ class OpenAILLM:
         if given is None:
             account = {"base_url": self._url, "organization": organization, "project": project}
             self._clients = Clients(_key(api_key, self._url), account, transport, self._timeout)
+
+    @property
+    def identity(self) -> str:
+        """Name what answers, in the keys of a store: equal identities give each other's answers."""
+        return identity_of("openai", self._url, self._model, self._more)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, base_url={self._url!r})"

@@ -15,6 +15,7 @@ from typing import Any
 from ..errors import ConfigurationError, PromptTooLong
 from ..models import LLMReply, LLMRequest
 from ._http.chat import chat_body
+from ._http.identity import identity_of
 from ._http.meaning import base_url as cleaned
 from ._http.meaning import encode
 from ._http.secret import KeyLike, Secret, as_secret
@@ -126,6 +127,11 @@ class RunPodLLM:
         at_the_end = partial(ledger.end, self._blocking.cancel)
         atexit.register(at_the_end)
         weakref.finalize(self, atexit.unregister, at_the_end).atexit = False
+
+    @property
+    def identity(self) -> str:
+        """Name what answers, in the keys of a store: equal identities give each other's answers."""
+        return identity_of("runpod", self._endpoint, self._model, self._more)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._endpoint!r}, model={self._model!r})"

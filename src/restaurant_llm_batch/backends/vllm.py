@@ -11,6 +11,7 @@ from ..errors import ConfigurationError, PermanentBackendError
 from ..models import LLMReply, LLMRequest, Message
 from ..steps import Flow, adrive, drive
 from ._http.chat import chat_body, chat_error, read_chat
+from ._http.identity import identity_of
 from ._http.meaning import base_url as cleaned
 from ._http.meaning import decode, encode
 from ._http.secret import KeyLike, as_secret
@@ -89,6 +90,11 @@ class VLLMServerLLM:
         self._headers = {"content-type": "application/json", "accept": "application/json"}
         if self._secret is not None:
             self._headers["authorization"] = f"Bearer {self._secret.reveal()}"
+
+    @property
+    def identity(self) -> str:
+        """Name what answers, in the keys of a store: equal identities give each other's answers."""
+        return identity_of("vllm", self._url, self._model, self._more)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r}, model={self._model!r})"

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..models import LLMReply, LLMRequest
+from ._http.identity import identity_of
 from ._vllm.engine_awaited import AwaitedEngine
 from ._vllm.engine_blocking import BlockingEngine
 from ._vllm.engine_codec import require_vllm
@@ -69,9 +70,16 @@ class VLLMEngineLLM:
             require_vllm()
         self._model = model
         arguments = None if model is None else {**engine_arguments, "model": model}
-        template_arguments = dict(chat_template_kwargs or {})
+        template_arguments = self._template_arguments = dict(chat_template_kwargs or {})
+        running = getattr(llm, "llm_engine", engine)
+        self._named = model or str(getattr(getattr(running, "model_config", None), "model", ""))
         self._blocking = BlockingEngine(arguments, template_arguments, llm)
         self._awaited = AwaitedEngine(arguments, template_arguments, engine)
+
+    @property
+    def identity(self) -> str:
+        """Name what answers, in the keys of a store: equal identities give each other's answers."""
+        return identity_of("vllm-engine", None, self._named, self._template_arguments)
 
     def __repr__(self) -> str:
         # Not the arguments: a Hugging Face token may be among them.

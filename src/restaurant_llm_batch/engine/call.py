@@ -34,6 +34,9 @@ class Call:
         asked_at: When it began to wait for its gates; 0.0 before.
         began_at: When the backend was called; 0.0 before.
         outcome: What became of it, as its gates are told.
+        until: When its time is up; None for never.
+        late: What is raised then.
+        over: Whether its flow has gone on; a late blocking call comes back afterwards.
         owner: Whatever the driver needs to find its way back.
     """
 
@@ -47,12 +50,15 @@ class Call:
         "attempt",
         "began_at",
         "gates",
+        "late",
         "line",
         "meter",
         "outcome",
+        "over",
         "owner",
         "priority",
         "stage",
+        "until",
         "weight",
         "what",
         "withdrawn",
@@ -84,6 +90,9 @@ class Call:
         self.asked_at = 0.0
         self.began_at = 0.0
         self.outcome: Outcome = "other"
+        self.until: float | None = None
+        self.late: Exception | None = None
+        self.over = False
         self.owner: Any = None
         self.withdrawn = False
         self._tickets: list[Ticket] = []

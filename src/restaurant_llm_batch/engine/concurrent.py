@@ -69,7 +69,7 @@ class ConcurrentDriver:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
-                self.conductor.refill()
+                self.conductor.begin()
                 while not self.conductor.finished:
                     await self.home.attend()
             finally:
@@ -119,6 +119,8 @@ class ConcurrentDriver:
 
     async def _make(self, call: Call) -> tuple[Any, BaseException | None]:
         try:
+            if call.until is not None:
+                return await self._make_within(call, call.until - monotonic()), None
             return await call.line.method(call.argument), None
         except Exception as error:
             return None, throwable(error)
@@ -132,6 +134,11 @@ class ConcurrentDriver:
             self.conductor.abort()  # before the slot is free, so that nothing more is admitted
             call.leave()
             raise
+
+    async def _make_within(self, call: Call, seconds: float) -> Any:
+        with anyio.move_on_after(max(0.0, seconds)):
+            return await call.line.method(call.argument)
+        raise call.late or TimeoutError
 
     def _after(self, seconds: float, action: Callable[[], object]) -> None:
         if self._tasks is not None:

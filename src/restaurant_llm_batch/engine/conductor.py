@@ -15,10 +15,12 @@ from typing import Any, Protocol
 from ..report import Failure, Outcome
 from ..steps import Flow, Together
 from .call import Call
+from .due import Due
 from .intake import Entry, Intake
 from .once import Join, Release
 from .policy import govern_item
 from .run import Run, log
+from .stored import Await
 from .wake import Home
 
 
@@ -96,10 +98,17 @@ class Conductor:
         self._open: dict[int, Frame] = {}
         self._waiting: set[Call] = set()
         self._paused: set[Frame] = set()
+        self._due = Due(hands.after, self._look)
         self._untaken = 0
         self._exhausted = False
         self._halted = False
         self._filling = False
+
+    def begin(self) -> None:
+        """Let in the first entries."""
+        if self.run.deadlines.run is not None:
+            self._hands.after(self.run.deadlines.run, self._run_out)
+        self.refill()
 
     def refill(self) -> None:
         """Let in as many entries as the window allows."""
@@ -137,6 +146,8 @@ class Conductor:
         """Note that a call is being started."""
         self._waiting.discard(call)
         self.run.began(call, call.owner.entry)
+        if call.until is not None and not call.line.native:
+            self._due.watch(call.until, call)
 
     def ended(self, call: Call, answer: Any, error: BaseException | None) -> None:
         """Note that a call is over; its flow goes on before its slot is given away."""
@@ -146,6 +157,9 @@ class Conductor:
             if call.line.native:
                 call.leave()
             return
+        if call.over:
+            return  # a blocking call that was given up comes back; its thread has freed its slot
+        call.over = True
         frame: Frame = call.owner
         self.run.ended(call, frame.entry, answer, error)
         try:
@@ -159,6 +173,26 @@ class Conductor:
             if call.line.native:
                 call.leave()  # a blocking call leaves by itself, in its thread
         self._after_step()
+
+    def _look(self) -> None:
+        """End the calls whose time is up: those that wait, and blocking ones, whose threads are let go."""
+        for call in self._due.take():
+            if self.finished:
+                return
+            if call in self._waiting:
+                self._too_late(call)
+            elif call.until is not None and not call.over and not call.line.native:
+                error = call.late or self.run.item_late()
+                call.over = True
+                self.run.ended(call, call.owner.entry, None, error)
+                self._advance(call.owner, None, error)
+        self._after_step()
+
+    def _run_out(self) -> None:
+        """End the run: its time is up."""
+        self.run.look_at_time()
+        if self.run.stopped is not None:
+            self.abort()
 
     def halt(self) -> None:
         """Carry out a stop: begin nothing more, wherever it waits; calls in flight are left to end."""
@@ -251,6 +285,8 @@ class Conductor:
         if type(step) is Call:
             step.owner = frame
             self._waiting.add(step)
+            if frame.entry.deadline is not None:
+                self._due.watch(frame.entry.deadline, step)
             step.seek(self._home, self._admitted)
         elif type(step) is Together:
             frame.answers = [None] * len(step.flows)
@@ -259,6 +295,9 @@ class Conductor:
                 self._advance(Frame(flow, frame.entry, frame, place), None, None)
         elif type(step) is Join:
             step.cell.waiting.append(frame)  # whoever runs it always ends, also when the run is stopped
+        elif type(step) is Await:
+            self._paused.add(frame)
+            step.begin(lambda answer: self._home.post(lambda: self._resume(frame, answer)))
         elif type(step) is Release:
             waiting, step.cell.waiting = step.cell.waiting, []
             for follower in (*waiting, frame):
@@ -271,15 +310,23 @@ class Conductor:
             self._hands.after(step.seconds, lambda: self._resume(frame))
 
     def _admitted(self, call: Call) -> None:
-        if self.run.stopped is None:
-            self._hands.start(call)
-        else:
+        if self.run.stopped is not None:
             self.halt()  # which takes this call back with all the others
+        elif self.run.is_late(call.owner.entry):
+            self._too_late(call)
+        else:
+            self._hands.start(call)
 
-    def _resume(self, frame: Frame) -> None:
+    def _too_late(self, call: Call) -> None:
+        """Take back a call that has not begun: its item's time is up."""
+        self._waiting.discard(call)
+        call.withdraw()
+        self._advance(call.owner, None, self.run.item_late())
+
+    def _resume(self, frame: Frame, answer: Any = None) -> None:
         if frame in self._paused:
             self._paused.discard(frame)
-            self._advance(frame, None, None)
+            self._advance(frame, answer, None)
             self._after_step()
 
     def _close(self, frame: Frame, value: Any, error: Exception | None) -> None:

@@ -28,8 +28,10 @@ class Entry:
         priority: Lower goes first.
         item: What the task's flow takes.
         arrival: When it entered the window, on the runner's counter.
+        deadline: When its time is up, on `time.monotonic`'s clock; None for never.
         underway: Whether the model has answered it anything.
         retried: Answers that came only at a later try, and which.
+        kept: Answers that are in the store, and their keys there.
         errors: What calls of this item raised in the end, with stage and tries.
     """
 
@@ -38,8 +40,10 @@ class Entry:
     priority: int
     item: Any
     arrival: int = 0
+    deadline: float | None = None
     underway: bool = False
     retried: list[tuple[Any, int]] = field(default_factory=list)
+    kept: list[tuple[Any, bytes]] = field(default_factory=list)
     errors: list[tuple[BaseException, Stage, int]] = field(default_factory=list)
 
 

@@ -24,6 +24,7 @@ class Meter:
         self.began = self.latest = 0.0
         self.succeeded = self.failed = 0
         self.retries = 0
+        self.found = 0
         self._calls: Counter[str] = Counter()
         self._refusals = 0
         self._prompt_tokens = 0
@@ -72,6 +73,7 @@ class Meter:
             calls=calls,
             retries=self.retries,
             refusals=self._refusals,
+            found=self.found,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             cached_tokens=self._cached_tokens,

@@ -1,8 +1,8 @@
 """
 The policy flows: what a task asks for becomes calls, with retries, in the shape the plan allows.
 
-`govern` wraps a task's flow and yields only what every driver knows: `Call`, `Pause`, `Together`, and `Join` and
-`Release` for flows that are run once. So the call path is written once, and a driver decides nothing.
+`govern` wraps a task's flow and yields only what every driver knows: `Call`, `Pause`, `Together`, `Await`, and `Join`
+and `Release` for what is done once. So the call path is written once, and a driver decides nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Generator, Sequence
 from typing import Any, TypeVar, cast
 
 from ..batching import Packed
-from ..errors import STOPS_THE_RUN, ConfigurationError, RateLimited, RunStopped
+from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
 from ..gate import Gate
 from ..models import Hit, LLMReply, LLMRequest, SearchQuery
 from ..report import Stage
@@ -22,6 +22,7 @@ from .once import Join, Release
 from .plan import Line
 from .retry import Tries, wait_before_next
 from .run import Run, log
+from .stored import ask_with_store
 
 T = TypeVar("T")
 
@@ -92,10 +93,18 @@ def _answer(step: Any, entry: Entry, run: Run) -> Flow[Any]:
 
 
 def _complete(step: Complete, entry: Entry, run: Run) -> Flow[LLMReply]:
+    if run.store is None:
+        reply = yield from _ask(step, entry, run)
+    else:
+        reply = yield from ask_with_store(_ask, step, entry, run, run.store)
+    entry.underway = True
+    return reply
+
+
+def _ask(step: Complete, entry: Entry, run: Run) -> Flow[LLMReply]:
     request: LLMRequest = step.request
     gates = run.gates.of(step.gate)
     reply: LLMReply = yield from _call(run.plan.llm, request, "llm", request.task, gates, entry, run)
-    entry.underway = True
     run.packer.learn(request, reply)
     return reply
 
@@ -111,17 +120,22 @@ def _pack(step: Pack, entry: Entry, run: Run) -> Flow[list[list[Packed]]]:
 
 def _once(step: Once, entry: Entry, run: Run) -> Flow[Any]:
     cell = run.cells.get(step.key)
+    while cell.begun and not cell.ended:
+        yield Join(cell)
     if not cell.begun:
         cell.begun, known = True, len(entry.errors)
         try:
             cell.value = yield from govern(step.make(), entry, run)
+        except DeadlineExceeded:
+            # Its own time was up, which is nobody else's business: the next one in line runs it.
+            cell.begun = False
+            yield Release(cell)
+            raise
         except Exception as error:
             cell.error = error
             cell.errors = entry.errors[known:]
         cell.ended = True
         yield Release(cell)
-    elif not cell.ended:
-        yield Join(cell)
     if cell.error is not None:
         entry.errors += cell.errors
         raise cell.error
@@ -198,10 +212,13 @@ def _call(
     tries = Tries()
     while True:
         attempt = tries.failed + tries.refused + 1
+        run.look_at_time()
         if tries.refused and stage == "llm":
             run.look_at_refusals()
         if run.stopped is not None:
             raise run.stop_error()
+        if run.is_late(entry):
+            raise _late(entry, stage, attempt - 1, run)
         place = run.place(entry, gates[0]) if stage == "llm" else entry.arrival
         call = Call(line, argument, stage, what, attempt, gates, entry.priority, place, run.meter)
         try:
@@ -216,8 +233,9 @@ def _call(
             if wait is None:
                 entry.errors.append((error, stage, attempt))
                 raise
-            if refused and stage == "llm":
-                wait = run.patience(wait)
+            if run.is_late(entry, wait):
+                raise _late(entry, stage, attempt, run) from error
+            wait = run.shortened(wait, refused and stage == "llm")
             run.retry(call, entry, wait, refused, error)
         else:
             if attempt > 1:
@@ -228,6 +246,12 @@ def _call(
                 raise mistake
             return answer
         yield Pause(wait)
+
+
+def _late(entry: Entry, stage: Stage, attempts: int, run: Run) -> DeadlineExceeded:
+    error = run.item_late()
+    entry.errors.append((error, stage, attempts))
+    return error
 
 
 def _mistake(stage: Stage, answer: Any) -> TypeError | None:

@@ -5,11 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from math import inf
 from random import Random
 from time import monotonic
 from typing import Any
 
-from ..errors import ConfigurationError, OutputError, RateLimited, RunStopped
+from ..errors import (
+    DeadlineExceeded,
+    OutputError,
+    RateLimited,
+    RunStopped,
+    TransientBackendError,
+)
 from ..events import (
     CallEnded,
     CallStarted,
@@ -23,16 +30,17 @@ from ..events import (
 from ..gate import Gate
 from ..models import ItemId, LLMReply
 from ..protocols import Observer, Task
-from ..report import Failure, LimitStep, Outcome, RunStats, Stage, Success
-from ..steps import GateName
-from ..stopping import StopRules, Watch
+from ..report import Failure, Outcome, RunStats, Stage, Success
+from ..stopping import Deadlines, StopRules, Watch
 from .call import Call
+from .gates import Gates
 from .intake import Entry
 from .meter import Meter
-from .once import Cells
+from .once import Cell, Cells
 from .packer import Packer
 from .plan import Plan
 from .retry import RetryPolicy
+from .store import Store
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -45,42 +53,15 @@ first come, first served brings it; with more, results come later for nothing.
 """
 
 
-class Gates:
-    """The gates of a runner: which ones a call must pass, in order."""
-
-    def __init__(self, search: Gate, llm: Gate, batches: Gate, total: Gate | None) -> None:
-        self.search = (search,)
-        self.llm = (llm,) if total is None or total is llm else (llm, total)
-        self.batches = (batches,) if total is None or total is batches else (batches, total)
-
-    def history(self, since: float) -> tuple[LimitStep, ...]:
-        """Return what adaptive limits were since a moment, and what they were then."""
-        named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
-        if len(self.llm) > 1:
-            named["llm_total"] = self.llm[1]
-        steps: list[LimitStep] = []
-        for name, gate in named.items():
-            before = [change for change in gate.history if change.at <= since]
-            if before:
-                steps.append(LimitStep(name, 0.0, before[-1].limit, "start"))
-            later = (change for change in gate.history if change.at > since)
-            steps += (LimitStep(name, change.at - since, change.limit, change.reason) for change in later)
-        return tuple(sorted(steps, key=lambda step: step.seconds))
-
-    def of(self, name: GateName) -> tuple[Gate, ...]:
-        """Return the gates of an LLM call."""
-        if name == "llm":
-            return self.llm
-        if name == "batches":
-            return self.batches
-        raise ConfigurationError(f'there is no gate {name!r} for the model; write "llm" or "batches"')
-
-
 class Run:
     """
     The state that one run shares: its plan and its limits, whether it was stopped, and who watches.
 
     Attributes:
+        store: Where answers are kept, or None.
+        deadlines: How long things may take.
+        identity: Names the model that is asked, for the keys of the store.
+        asking: Questions in flight that the store will have the answers of, by key.
         stopped: What stopped the run, or None while it goes on.
         left: Items that are open, once the input has ended; None before.
         given_up: Set when calls in flight are given up too; blocking backends may look at it.
@@ -98,6 +79,9 @@ class Run:
         arrivals: Callable[[], int],
         random: Random,
         watch: Watch | None = None,
+        store: Store | None = None,
+        identity: str = "",
+        deadlines: Deadlines = Deadlines(),
     ) -> None:
         self.number = number
         self.task = task
@@ -105,6 +89,10 @@ class Run:
         self.gates = gates
         self.packer = packer
         self.cells = Cells()
+        self.store = store
+        self.identity = identity
+        self.deadlines = deadlines
+        self.asking: dict[bytes, Cell] = {}
         self.retries = retries
         self.random = random
         self.stopped: Exception | None = None
@@ -157,6 +145,8 @@ class Run:
     def open(self, entry: Entry) -> None:
         """Let an entry into the window."""
         entry.arrival = self._latest = self._arrivals()
+        if self.deadlines.item is not None:
+            entry.deadline = monotonic() + self.deadlines.item
         if self._observers:
             self._show(ItemStarted(self.number, monotonic(), entry.item_id))
 
@@ -164,9 +154,38 @@ class Run:
         """Note that a call was admitted."""
         now = call.began_at = monotonic()
         self.meter.enter(call.stage, call.weight)
+        if self.deadlines.call is not None or entry.deadline is not None:
+            self._bound(call, entry)
         if self._observers:
             waited = now - call.asked_at
             self._show(CallStarted(self.number, now, *_named(call, entry), waited, call.weight))
+
+    def _bound(self, call: Call, entry: Entry) -> None:
+        """Say until when a call may take, and what it is then."""
+        seconds = self.deadlines.call
+        own = inf if seconds is None else call.began_at + seconds
+        items = inf if entry.deadline is None else entry.deadline
+        call.until = min(own, items)
+        if items <= own:
+            call.late = self.item_late()
+        elif call.line.native:
+            call.late = TransientBackendError(f"no answer within {seconds:g} s")
+        else:
+            call.late = DeadlineExceeded(f"no answer within {seconds:g} s, and the call cannot be ended")
+
+    def item_late(self) -> DeadlineExceeded:
+        """Return the error of an item whose time is up."""
+        return DeadlineExceeded(f"the item's {self.deadlines.item:g} s are up")
+
+    def is_late(self, entry: Entry, after: float = 0.0) -> bool:
+        """Tell whether an item's time is up, or will be after so many seconds."""
+        return entry.deadline is not None and monotonic() + after >= entry.deadline
+
+    def look_at_time(self) -> None:
+        """Stop if the run's time is up."""
+        seconds = self.deadlines.run
+        if seconds is not None and monotonic() >= self.meter.began + seconds:
+            self.stop(f"the run's {seconds:g} s are up")
 
     def ended(self, call: Call, entry: Entry, answer: Any, error: BaseException | None) -> None:
         """Note that a call came back."""
@@ -199,10 +218,17 @@ class Run:
         if reason is not None:
             self.stop(reason)
 
-    def patience(self, wait: float) -> float:
-        """Return a wait after a refusal, shortened to when refusals have to be looked at again."""
-        left = self._watch.patience(monotonic())
+    def shortened(self, wait: float, refused: bool) -> float:
+        """Return a wait, shortened to when the run's time or the patience with refusals is up."""
+        now, seconds = monotonic(), self.deadlines.run
+        if seconds is not None:
+            wait = min(wait, max(0.0, self.meter.began + seconds - now))
+        left = self._watch.patience(now) if refused else None
         return wait if left is None else min(wait, left)
+
+    def found(self) -> None:
+        """Note that an answer was found in the store."""
+        self.meter.found += 1
 
     def retry(self, call: Call, entry: Entry, wait: float, refused: bool, error: Exception) -> None:
         """Note that a call will be made again."""
@@ -217,10 +243,19 @@ class Run:
         if error is None:
             outcome = Success(entry.item_id, value, entry.index)
         else:
+            if self.store is not None and entry.kept:
+                self._discard(entry, error)
             stage, attempts = _where(entry, error)
             outcome = Failure(entry.item_id, error, stage, attempts, entry.index)
         self.closed(outcome)
         return outcome
+
+    def _discard(self, entry: Entry, error: Exception) -> None:
+        """Take the answer out of the store that an item failed by, or later runs would fail by it too."""
+        reply = getattr(error, "reply", None)
+        for kept, key in entry.kept:
+            if kept is reply and self.store is not None:
+                self.store.discard(key, lambda _: None)
 
     def closed(self, outcome: Outcome[Any]) -> None:
         """Book an outcome."""

@@ -13,6 +13,7 @@ from .intake import Entry, Intake
 from .once import Join, Release
 from .policy import govern_item
 from .run import Run
+from .stored import Await
 from .wake import ThreadHome
 
 
@@ -28,6 +29,7 @@ class SequentialDriver:
 
     def take(self) -> Outcome[Any] | None:
         """Run the next item and return its outcome; None after the last, or when the run was stopped."""
+        self._run.look_at_time()
         if self._run.stopped is not None:
             return None
         entry = next(self._intake, None)
@@ -63,7 +65,9 @@ class SequentialDriver:
             entry, self._open = self._open, None
             yield self._run.close(entry, None, self._run.stop_error())
 
-    def _perform(self, step: Call | Pause | Join | Release, entry: Entry) -> Any:
+    def _perform(self, step: Call | Pause | Await | Join | Release, entry: Entry) -> Any:
+        if isinstance(step, Await):
+            return self._await(step)
         if isinstance(step, Release):
             return None  # nobody else is under way who could wait
         if isinstance(step, Join):
@@ -86,6 +90,18 @@ class SequentialDriver:
         if error is not None:
             raise error
         return answer
+
+    def _await(self, step: Await) -> Exception | None:
+        answers: list[Exception | None] = []
+
+        def called_back(answer: Exception | None) -> None:
+            answers.append(answer)
+            self._home.nudge()
+
+        step.begin(called_back)
+        while not answers:
+            self._home.attend()
+        return answers[0]
 
     def _wait_for_slot(self, call: Call) -> None:
         """Pass the gates; other threads may hold their slots."""

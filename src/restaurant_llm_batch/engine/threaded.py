@@ -79,7 +79,7 @@ class ThreadedDriver:
             BaseException: What the items' iterable raised, after everything open has ended.
         """
         try:
-            self.conductor.refill()
+            self.conductor.begin()
             while not self.conductor.finished:
                 self._attend()
         finally:

@@ -1,0 +1,57 @@
+"""Calls whose time will be up: a queue by time that wakes the conductor once for the next of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from time import monotonic
+
+from .call import Call
+
+_MOST_SPENT = 1000
+"""Calls that may have come back and still be in the queue; they keep their answers alive."""
+
+
+class Due:
+    """
+    The queue.
+
+    Args:
+        after: Calls something after so many seconds.
+        look: What it calls when the time of some call is up; `take` then yields the calls.
+    """
+
+    def __init__(
+        self, after: Callable[[float, Callable[[], object]], object], look: Callable[[], object]
+    ) -> None:
+        self._after = after
+        self._look = look
+        self._queue: list[tuple[float, int, Call]] = []
+        self._numbers = count()
+        self._next = inf
+        self._prune_at = _MOST_SPENT
+
+    def watch(self, at: float, call: Call) -> None:
+        """Have a call looked at when its time is up."""
+        heappush(self._queue, (at, next(self._numbers), call))
+        if len(self._queue) > self._prune_at:
+            self._queue = [entry for entry in self._queue if not entry[2].over and not entry[2].withdrawn]
+            heapify(self._queue)
+            self._prune_at = 2 * len(self._queue) + _MOST_SPENT
+        self._wake(at)
+
+    def take(self) -> Iterator[Call]:
+        """Yield the calls whose time is up, and be woken again for those whose time is not."""
+        self._next = inf
+        now = monotonic()
+        while self._queue and self._queue[0][0] <= now:
+            yield heappop(self._queue)[2]
+        if self._queue:
+            self._wake(self._queue[0][0])
+
+    def _wake(self, at: float) -> None:
+        if at < self._next:
+            self._next = at
+            self._after(max(0.0, at - monotonic()), self._look)

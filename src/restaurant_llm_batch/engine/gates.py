@@ -1,0 +1,47 @@
+"""The gates of a runner: which ones a call must pass, in order."""
+
+from __future__ import annotations
+
+from ..errors import ConfigurationError
+from ..gate import Gate
+from ..report import LimitStep
+from ..steps import GateName
+
+
+class Gates:
+    """
+    The gates of a runner.
+
+    Attributes:
+        search: Those of a search.
+        llm: Those of an LLM call.
+        batches: Those of an LLM call that carries a packed batch.
+    """
+
+    def __init__(self, search: Gate, llm: Gate, batches: Gate, total: Gate | None) -> None:
+        self.search = (search,)
+        self.llm = (llm,) if total is None or total is llm else (llm, total)
+        self.batches = (batches,) if total is None or total is batches else (batches, total)
+
+    def of(self, name: GateName) -> tuple[Gate, ...]:
+        """Return the gates of an LLM call."""
+        if name == "llm":
+            return self.llm
+        if name == "batches":
+            return self.batches
+        raise ConfigurationError(f'there is no gate {name!r} for the model; write "llm" or "batches"')
+
+    def history(self, since: float) -> tuple[LimitStep, ...]:
+        """Return what adaptive limits were since a moment, and what they were then."""
+        named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
+        if len(self.llm) > 1:
+            named["llm_total"] = self.llm[1]
+        steps: list[LimitStep] = []
+        for name, gate in named.items():
+            history = gate.history
+            before = [change for change in history if change.at <= since]
+            if before:
+                steps.append(LimitStep(name, 0.0, before[-1].limit, "start"))
+            later = (change for change in history if change.at > since)
+            steps += (LimitStep(name, change.at - since, change.limit, change.reason) for change in later)
+        return tuple(sorted(steps, key=lambda step: step.seconds))
