@@ -123,9 +123,14 @@ class Watch:
     Args:
         rules: The rules.
         prices: What models cost, by the name that their replies give; "" for all others.
+
+    Attributes:
+        needed: Whether there is anything to watch.
+        cost: What was spent so far; None without prices.
     """
 
     def __init__(self, rules: StopRules, prices: Mapping[str, Price]) -> None:
+        self.needed = bool(prices) or rules != StopRules(window=rules.window)
         self.cost: float | None = 0.0 if prices else None
         self._rules = rules
         self._prices = dict(prices)

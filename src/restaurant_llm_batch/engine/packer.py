@@ -30,6 +30,7 @@ class Packer:
     def __init__(self, limits: Limits, count: TokenCounter) -> None:
         self._limits = limits
         self._count = count
+        self.learns = hasattr(count, "learn")
         self._learn: Callable[[str, int], object] | None = getattr(count, "learn", None)
         # A counter that learns may judge the same frame otherwise a moment later.
         self._count_frame = count if self._learn else lru_cache(_FRAMES_KEPT)(count)

@@ -93,20 +93,14 @@ def _answer(step: Any, entry: Entry, run: Run) -> Flow[Any]:
 
 
 def _complete(step: Complete, entry: Entry, run: Run) -> Flow[LLMReply]:
-    if run.store is None:
-        reply = yield from _ask(step, entry, run)
-    else:
-        reply = yield from ask_with_store(_ask, step, entry, run, run.store)
-    entry.underway = True
-    return reply
+    if run.store is not None:
+        return ask_with_store(_ask, step, entry, run, run.store)
+    return _ask(step, entry, run)
 
 
 def _ask(step: Complete, entry: Entry, run: Run) -> Flow[LLMReply]:
-    request: LLMRequest = step.request
-    gates = run.gates.of(step.gate)
-    reply: LLMReply = yield from _call(run.plan.llm, request, "llm", request.task, gates, entry, run)
-    run.packer.learn(request, reply)
-    return reply
+    request = step.request
+    return _call(run.plan.llm, request, "llm", request.task, run.gates.of(step.gate), entry, run)
 
 
 def _pack(step: Pack, entry: Entry, run: Run) -> Flow[list[list[Packed]]]:
@@ -212,7 +206,8 @@ def _call(
     tries = Tries()
     while True:
         attempt = tries.failed + tries.refused + 1
-        run.look_at_time()
+        if run.deadlines.run is not None:
+            run.look_at_time()
         if tries.refused and stage == "llm":
             run.look_at_refusals()
         if run.stopped is not None:
@@ -244,6 +239,10 @@ def _call(
             if mistake is not None:
                 entry.errors.append((mistake, stage, attempt))
                 raise mistake
+            if stage == "llm":
+                entry.underway = True
+                if run.packer.learns:
+                    run.packer.learn(argument, answer)
             return answer
         yield Pause(wait)
 

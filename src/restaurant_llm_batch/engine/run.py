@@ -194,7 +194,7 @@ class Run:
             self.meter.answered(reply)
         elif error is not None:
             self.meter.raised(error)
-        if call.stage == "llm":
+        if self._watch.needed and call.stage == "llm":
             self._apply_rules(reply, error)
         if self._observers:
             now = monotonic()

@@ -50,6 +50,7 @@ def ask_with_store(ask: Ask, step: Complete, entry: Entry, run: Run, store: Stor
         found = store.get(key)
         if found is not None:
             run.found()
+            entry.underway = True
             entry.kept.append((found, key))
             return found
         cell = run.asking.get(key)
