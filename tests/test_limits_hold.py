@@ -3,13 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
 import anyio
 import pytest
 
-from restaurant_llm_batch import BatchRunner, Gate, Limits, RetryPolicy, Strategy, SummarizeAspects, errors
+from restaurant_llm_batch import (
+    AdaptiveLimit,
+    BatchRunner,
+    Gate,
+    Limits,
+    LLMReply,
+    LLMRequest,
+    RetryPolicy,
+    Strategy,
+    SummarizeAspects,
+    errors,
+)
+from restaurant_llm_batch.engine.packer import CHAT_TOKENS
+from restaurant_llm_batch.steps import complete
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, strategy_name
 
@@ -171,3 +185,59 @@ def test_an_urgent_item_goes_first() -> None:
     # One call may already be in flight; all four of the urgent restaurant's come right after it.
     assert max(urgent) <= 5
     assert {request.priority for request in asked if request.inputs["restaurant_id"] == 19} == {0}
+
+
+class TokenMeter:
+    """A model that adds up the tokens of what it is asked at once."""
+
+    def __init__(self) -> None:
+        self.in_flight = self.peak = self.calls = self.most_calls = 0
+        self.alone = True
+        self._lock = threading.Lock()
+
+    def _enter(self, request: LLMRequest, sign: int) -> None:
+        tokens = len(request.messages[0]["content"]) + request.max_tokens + CHAT_TOKENS
+        with self._lock:
+            self.in_flight += sign * tokens
+            self.calls += sign
+            self.peak = max(self.peak, self.in_flight if self.calls > 1 else 0)
+            self.most_calls = max(self.most_calls, self.calls)
+            self.alone &= sign < 0 or tokens <= 1000 or self.calls == 1
+
+    def complete(self, request: LLMRequest) -> LLMReply:
+        self._enter(request, 1)
+        time.sleep(0.001)
+        self._enter(request, -1)
+        return LLMReply("")
+
+    async def acomplete(self, request: LLMRequest) -> LLMReply:
+        self._enter(request, 1)
+        await anyio.sleep(0.001)
+        self._enter(request, -1)
+        return LLMReply("")
+
+
+@pytest.mark.parametrize("gate", [False, True])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_tokens_in_flight_are_capped_and_a_call_larger_than_the_cap_goes_alone(
+    strategy: Strategy, gate: bool
+) -> None:
+    def ask(item: int) -> Any:
+        length = 2000 if item == 17 else item * 37 % 300
+        return (
+            yield from complete(LLMRequest("t", ({"role": "user", "content": "x" * length},), max_tokens=50))
+        )
+
+    model = TokenMeter()
+    limits = Limits(llm=50, batches=50, tokens_in_flight=Gate(1000) if gate else 1000)
+    report = BatchRunner(llm=model, strategy=strategy, limits=limits, count_tokens=len).run(ask, range(40))
+
+    assert len(report.results) == 40
+    assert model.peak <= 1000
+    assert model.alone
+    assert model.most_calls > 1 if strategy.restaurant_async else model.most_calls == 1
+
+
+def test_tokens_in_flight_take_a_number_or_a_gate() -> None:
+    with pytest.raises(errors.ConfigurationError, match=r"Limits\.tokens_in_flight"):
+        Limits(tokens_in_flight=AdaptiveLimit())  # type: ignore[arg-type]

@@ -5,6 +5,7 @@ BatchError
 ├── ConfigurationError (ValueError)   yours to mend: raised before any call, says what to write
 ├── RunStopped                        this item was not run, or not to its end, because the run stopped
 ├── DeadlineExceeded                  this item's time was up, or that of a call that cannot be ended
+├── StoreError                        the store could not be read or written
 ├── BackendError                      .backend, .status; __cause__ is the SDK's own error
 │   ├── TransientBackendError         worth another attempt; .retry_after in seconds, or None
 │   │   └── RateLimited               the service refused the call; does not count as an attempt
@@ -53,6 +54,10 @@ class RunStopped(BatchError):
 
 class DeadlineExceeded(BatchError):
     """An item's time was up, or that of a blocking call, which goes on in its thread and is not made again."""
+
+
+class StoreError(BatchError):
+    """The store could not be read or written; the message names the file and says what to do."""
 
 
 class BackendError(BatchError):

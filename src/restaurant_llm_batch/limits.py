@@ -27,6 +27,9 @@ class Limits:
         llm: LLM calls in flight, other than packed batches.
         batches: LLM calls in flight that carry a packed batch of reviews.
         llm_total: Both kinds together; None for no bound of its own.
+        tokens_in_flight: Tokens of LLM calls in flight, prompts and longest answers: what a GPU's KV cache holds
+            (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number or a `Gate`; None for no bound. The
+            first in the queue waits, and nobody overtakes it; a call that is larger than all of it goes alone.
         restaurants: Restaurants open at once in one run (the sliding window).
         tokens_per_batch: Token budget of a packed batch.
         min_batch_size: Fewest reviews in a packed batch, where the budget allows it.
@@ -41,6 +44,7 @@ class Limits:
     llm: int | AdaptiveLimit | Gate = 8
     batches: int | AdaptiveLimit | Gate = 20
     llm_total: int | AdaptiveLimit | Gate | None = None
+    tokens_in_flight: int | Gate | None = None
     restaurants: int = 200
     tokens_per_batch: int = 4000
     min_batch_size: int = 10
@@ -52,7 +56,9 @@ class Limits:
             value = getattr(self, field.name)
             if isinstance(value, (AdaptiveLimit, Gate)) and field.name in _GATED:
                 continue
-            if value is None and field.name == "llm_total":
+            if field.name == "tokens_in_flight" and isinstance(value, Gate):
+                continue
+            if value is None and field.default is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(

@@ -136,6 +136,7 @@ class BatchRunner:
             _gate(limits.llm),
             _gate(limits.batches),
             None if limits.llm_total is None else _gate(limits.llm_total),
+            None if limits.tokens_in_flight is None else _gate(limits.tokens_in_flight),
         )
         if not callable(count_tokens):
             raise ConfigurationError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -48,6 +49,7 @@ def in_child(do: Callable[[], str]) -> str:
         warnings.simplefilter("ignore", DeprecationWarning)  # Python dislikes forks of processes with threads
         child = os.fork()
     if not child:
+        signal.alarm(20)  # a child that waits for a lock of its parent would wait for ever
         try:
             said = do()
         except BaseException as error:

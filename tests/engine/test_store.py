@@ -19,11 +19,10 @@ from tests.engine.store_helpers import REPLY, durably, fill, ignore, key
 
 from restaurant_llm_batch import LLMReply
 from restaurant_llm_batch.engine.store import Store
-from restaurant_llm_batch.engine.store_file import StoreError
 from restaurant_llm_batch.engine.store_rows import PUT_SIZES
 from restaurant_llm_batch.engine.store_writer import Durable
 from restaurant_llm_batch.engine.wake import LoopHome
-from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.errors import ConfigurationError, StoreError
 
 
 @pytest.fixture

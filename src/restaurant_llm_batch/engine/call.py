@@ -30,6 +30,7 @@ class Call:
         stage: "search" or "llm".
         what: The aspect, or the request's task name.
         weight: Slots it needs.
+        tokens: Tokens it needs of the gate that counts tokens, and that gate; or None.
         attempt: 1 for the first try.
         asked_at: When it began to wait for its gates; 0.0 before.
         began_at: When the backend was called; 0.0 before.
@@ -58,6 +59,7 @@ class Call:
         "owner",
         "priority",
         "stage",
+        "tokens",
         "until",
         "weight",
         "what",
@@ -93,6 +95,7 @@ class Call:
         self.until: float | None = None
         self.late: Exception | None = None
         self.over = False
+        self.tokens: tuple[int, Gate] | None = None
         self.owner: Any = None
         self.withdrawn = False
         self._tickets: list[Ticket] = []
@@ -109,7 +112,10 @@ class Call:
             return
         tickets = self._tickets
         for gate in self.gates[len(tickets) :]:
-            ticket = Ticket(self._admitted, self.priority, self.arrival, self.weight)
+            weight = self.weight
+            if self.tokens is not None and self.tokens[1] is gate:
+                weight = self.tokens[0]
+            ticket = Ticket(self._admitted, self.priority, self.arrival, weight)
             tickets.append(ticket)
             if not gate.ask(ticket):
                 return

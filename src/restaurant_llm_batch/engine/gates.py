@@ -16,12 +16,21 @@ class Gates:
         search: Those of a search.
         llm: Those of an LLM call.
         batches: Those of an LLM call that carries a packed batch.
+        tokens: The one of them that counts tokens instead of calls, or None.
     """
 
-    def __init__(self, search: Gate, llm: Gate, batches: Gate, total: Gate | None) -> None:
+    def __init__(
+        self, search: Gate, llm: Gate, batches: Gate, total: Gate | None, tokens: Gate | None = None
+    ) -> None:
         self.search = (search,)
-        self.llm = (llm,) if total is None or total is llm else (llm, total)
-        self.batches = (batches,) if total is None or total is batches else (batches, total)
+        self.tokens = tokens
+        self._total = total
+        self.llm = self._with_both(llm)
+        self.batches = self._with_both(batches)
+
+    def _with_both(self, gate: Gate) -> tuple[Gate, ...]:
+        gates = [gate] if self._total is None or self._total is gate else [gate, self._total]
+        return tuple(gates if self.tokens is None else [*gates, self.tokens])
 
     def of(self, name: GateName) -> tuple[Gate, ...]:
         """Return the gates of an LLM call."""
@@ -34,8 +43,8 @@ class Gates:
     def history(self, since: float) -> tuple[LimitStep, ...]:
         """Return what adaptive limits were since a moment, and what they were then."""
         named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
-        if len(self.llm) > 1:
-            named["llm_total"] = self.llm[1]
+        if self._total is not None:
+            named["llm_total"] = self._total
         steps: list[LimitStep] = []
         for name, gate in named.items():
             history = gate.history

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import lru_cache
 
-from ..batching import Packed, pack_texts
+from ..batching import Packed, estimate_tokens, pack_texts
 from ..errors import ConfigurationError
 from ..limits import Limits
 from ..models import LLMReply, LLMRequest
@@ -58,6 +58,13 @@ class Packer:
             count=(lambda text: count(text) + each) if each else count,
             line=lambda text: step.line(text) + "\n",
         )
+
+    def tokens_of(self, request: LLMRequest) -> int:
+        """Return the tokens that a request takes while it is in flight: its prompt's, and its longest answer's."""
+        # Asking a service for every call would cost a call.
+        count = estimate_tokens if self.blocking else self._count
+        prompt = sum(count(message["content"]) for message in request.messages)
+        return prompt + CHAT_TOKENS + request.max_tokens
 
     def learn(self, request: LLMRequest, reply: LLMReply) -> None:
         """Tell a counter that learns what a prompt came to."""

@@ -13,7 +13,7 @@ from typing import Any, TypeVar, cast
 from ..batching import Packed
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
 from ..gate import Gate
-from ..models import Hit, LLMReply, LLMRequest, SearchQuery
+from ..models import Hit, LLMReply, SearchQuery
 from ..report import Stage
 from ..steps import Complete, Flow, Maybe, Once, Pack, Pause, Search, SearchAll, Together, pause
 from .call import Call
@@ -216,6 +216,8 @@ def _call(
             raise _late(entry, stage, attempt - 1, run)
         place = run.place(entry, gates[0]) if stage == "llm" else entry.arrival
         call = Call(line, argument, stage, what, attempt, gates, entry.priority, place, run.meter)
+        if stage == "llm" and run.gates.tokens is not None:
+            call.tokens = run.packer.tokens_of(argument), run.gates.tokens
         try:
             answer = yield call
         except RunStopped:

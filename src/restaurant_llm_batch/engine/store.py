@@ -17,9 +17,9 @@ from time import time
 from types import TracebackType
 from typing import Any, Self
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StoreError
 from ..models import LLMReply
-from .store_file import StoreError, StoreFile
+from .store_file import StoreFile
 from .store_rows import DISCARD, FORGET_JOB, GET, JOB, NOTE_JOB, STATS, decode_reply
 from .store_session import Session
 from .store_writer import Change, Durable, OnDurable, Purge

@@ -13,7 +13,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from ..errors import BatchError, ConfigurationError
+from ..errors import ConfigurationError
 from .store_rows import APPLICATION_ID, FORMAT, TABLES
 
 _SMALLEST = 512
@@ -27,10 +27,6 @@ Pages (of 4 KiB) that are appended to the log before they are brought into the f
 Keys are random, so every answer changes a page of the index: the later, the more of these changes are to the
 same page. With four times SQLite's 1000 a write takes about a quarter less CPU time.
 """
-
-
-class StoreError(BatchError):
-    """The store could not be read or written; the message names the file and says what to do."""
 
 
 class StoreFile:

@@ -16,8 +16,9 @@ from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
+from ..errors import StoreError
 from ..models import LLMReply
-from .store_file import StoreError, StoreFile
+from .store_file import StoreFile
 from .store_link import Link
 from .store_rows import PURGE, PURGE_JOBS, PUT, PUT_SIZES, encode_reply
 
