@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from itertools import pairwise
 from typing import Any, TypeAlias
@@ -17,6 +18,7 @@ from restaurant_llm_batch.batching import (
     Packed,
     calculate_dynamic_batch_size,
     estimate_tokens,
+    halved,
     pack_reviews,
     pack_texts,
 )
@@ -98,8 +100,10 @@ def test_what_is_cut_was_too_large_goes_alone_and_is_marked(
             assert one.cut == (cost(texts[one.index]) > budget)
             if one.cut:
                 assert len(batch) == 1
-                assert one.text.endswith(CUT_MARK) or (not one.text and cost(CUT_MARK) > budget)
-                assert texts[one.index].startswith(one.text.removesuffix(CUT_MARK))
+                whole = texts[one.index].strip()
+                marked = one.text.endswith(CUT_MARK)
+                assert marked or one.text == whole or (not one.text and cost(CUT_MARK) > budget)
+                assert whole.startswith(one.text.removesuffix(CUT_MARK))
 
 
 @settings(deadline=None)
@@ -172,6 +176,7 @@ def test_cutting_a_megabyte_does_not_count_megabytes() -> None:
         "e\u0301",
         "\u1112\u1161\u11ab",
         "👨\u200d👩\u200d👧",
+        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
         "\ud83d\ude00",
     ],
 )
@@ -185,6 +190,59 @@ def test_a_cut_tears_no_character_that_people_see_as_one(one: str) -> None:
 def test_no_blanks_are_left_before_the_mark() -> None:
     ((cut,),) = pack_texts(["맛있어요     " + "x" * 50], 12, most=9, count=len)
     assert cut.text == "맛있어요" + CUT_MARK
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["\n" * 4000 + "맛있어요 " * 3000, "a " * 3000 + "뷁" * 3000, "a" * 4000 + "뷁" * 100_000],
+    ids=["blank first", "thin first", "thin by far"],
+)
+def test_a_text_that_begins_thin_is_cut_where_the_budget_is_full(text: str) -> None:
+    ((cut,),) = pack_reviews([text], 1000)
+
+    assert 950 <= estimate_tokens(cut) <= 1000
+    assert text.strip().startswith(cut.removesuffix(CUT_MARK))
+
+
+def test_a_text_that_is_too_large_by_its_blanks_alone_is_not_cut() -> None:
+    assert pack_reviews(["\n" * 100 + "맛있어요" + " " * 100], 10, count_tokens=len) == [["맛있어요"]]
+
+
+def test_a_half_ends_with_the_mark_and_can_be_halved_again() -> None:
+    text = "  " + "맛있어요 " * 40
+    half = halved(text)
+    assert half == ("맛있어요 " * 20).rstrip() + CUT_MARK
+    assert halved(half) == ("맛있어요 " * 9 + "맛있어요") + CUT_MARK
+
+
+@pytest.mark.parametrize(
+    ("text", "shortest", "half"),
+    [
+        ("a" * 80, 40, "a" * 40 + CUT_MARK),
+        ("a" * 79, 40, None),
+        ("a" * 79 + CUT_MARK, 40, None),
+        ("a" * 20 + " " * 60, 40, None),
+        ("ab", 1, "a" + CUT_MARK),
+        ("a", 1, None),
+        ("a", 0, None),
+        (" \n" + CUT_MARK, 0, None),
+        ("", 0, None),
+        ("가👩\u200d🍳나", 1, "가" + CUT_MARK),
+    ],
+)
+def test_a_half_that_is_too_short_is_none(text: str, shortest: int, half: str | None) -> None:
+    assert halved(text, shortest) == half
+
+
+@given(st.text(ALPHABET, max_size=60), st.integers(0, 30))
+def test_halving_comes_to_an_end(text: str, shortest: int) -> None:
+    for _ in range(8):
+        half = halved(text, shortest)
+        if half is None:
+            return
+        assert len(half) - len(CUT_MARK) <= len(text.removesuffix(CUT_MARK)) / 2
+        text = half
+    pytest.fail("a text of 60 characters was halved eight times")
 
 
 def test_an_endless_cluster_is_cut_all_the_same() -> None:
@@ -284,14 +342,34 @@ def test_a_size_is_within_its_bounds_and_its_batches_within_the_budget_on_averag
     assert size >= least or (size + 1) * average > budget
 
 
-# Wrong arguments
+# Arguments
+
+
+class Whole:
+    """A whole number of another library's, as those of numpy are."""
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def __index__(self) -> int:
+        return self.value
+
+
+def test_whole_numbers_of_any_kind_will_do() -> None:
+    number: Any = Whole
+    assert pack_reviews(["aa", "b"], number(2), max_batch_size=number(9), count_tokens=len) == [["aa"], ["b"]]
+    assert pack_reviews(["aa", "b"], 2, count_tokens=lambda text: number(len(text))) == [["aa"], ["b"]]
+    sizes = {"min_batch_size": number(1), "max_batch_size": number(5), "default_batch_size": number(3)}
+    assert calculate_dynamic_batch_size([], number(9), **sizes) == 3
+    assert calculate_dynamic_batch_size(["aaa"], number(9), count_tokens=len, **sizes) == 3
 
 
 @pytest.mark.parametrize("name", ["max_tokens_per_batch", "max_batch_size"])
-@pytest.mark.parametrize("value", [0, -1, 2.5, "100", True, None])
+@pytest.mark.parametrize("value", [0, -1, 2.5, "100", True, None, Whole(0)])
 def test_a_wrong_number_is_named(name: str, value: Any) -> None:
     for function in (pack_reviews, calculate_dynamic_batch_size):
-        with pytest.raises(ConfigurationError, match=f"{name} must be .* write for example {name}="):
+        wanted = f"{name} must be .* got {re.escape(repr(value))}; write for example {name}="
+        with pytest.raises(ConfigurationError, match=wanted):
             function(["a"], **{name: value})
 
 
@@ -322,7 +400,8 @@ def test_one_review_is_no_list_of_reviews(reviews: Any) -> None:
             function(reviews)
 
 
-@pytest.mark.parametrize("tokens", [-1, 1.5, None, "3"])
+@pytest.mark.parametrize("tokens", [-1, 1.5, None, "3", True, Whole(-1)])
 def test_a_counter_that_does_not_count_is_refused(tokens: Any) -> None:
-    with pytest.raises(ConfigurationError, match="a token counter must return a whole number"):
+    wanted = f"a token counter must return a whole number .* got {re.escape(repr(tokens))};"
+    with pytest.raises(ConfigurationError, match=wanted):
         pack_reviews(["a"], count_tokens=lambda _: tokens)

@@ -22,7 +22,17 @@ def test_the_ends_are_those_of_the_sentences(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "character", ["👩\u200d🍳", "❤\ufe0f", "👍🏽", "🇰🇷", "e\u0301", "\u1106\u1161\u11ba", "1\ufe0f\u20e3"]
+    "character",
+    [
+        "👩\u200d🍳",
+        "❤\ufe0f",
+        "👍🏽",
+        "🇰🇷",
+        "🏴\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        "e\u0301",
+        "\u1106\u1161\u11ba",
+        "1\ufe0f\u20e3",
+    ],
 )
 def test_what_people_see_as_one_character_is_not_torn(character: str) -> None:
     text = f"가{character}나"

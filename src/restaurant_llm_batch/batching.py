@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, cast
-from unicodedata import category
+from operator import index
+from typing import Any, SupportsIndex, TypeVar, cast
 
 from .counting import TokenCount, estimate_tokens
 from .errors import ConfigurationError
 from .models import Review
+from .sentences import boundary
 
 __all__ = [
     "CUT_MARK",
@@ -17,6 +18,7 @@ __all__ = [
     "TokenCount",
     "calculate_dynamic_batch_size",
     "estimate_tokens",
+    "halved",
     "pack_reviews",
     "pack_texts",
 ]
@@ -35,7 +37,7 @@ class Packed:
     Attributes:
         index: Its place among the texts that were given.
         text: The text, or as much of it as the budget allows.
-        cut: Whether something is missing.
+        cut: Whether something is missing, if only the white space around it.
     """
 
     index: int
@@ -68,10 +70,10 @@ def calculate_dynamic_batch_size(
     Raises:
         ConfigurationError: When an argument cannot be used.
     """
-    _whole("max_tokens_per_batch", max_tokens_per_batch, 4000)
-    _whole("min_batch_size", min_batch_size, 10)
-    _whole("max_batch_size", max_batch_size, 100)
-    _whole("default_batch_size", default_batch_size, 50)
+    max_tokens_per_batch = _whole("max_tokens_per_batch", max_tokens_per_batch, 4000)
+    min_batch_size = _whole("min_batch_size", min_batch_size, 10)
+    max_batch_size = _whole("max_batch_size", max_batch_size, 100)
+    default_batch_size = _whole("default_batch_size", default_batch_size, 50)
     if min_batch_size > max_batch_size:
         raise ConfigurationError(
             f"min_batch_size={min_batch_size} is more than max_batch_size={max_batch_size}; "
@@ -96,8 +98,9 @@ def pack_reviews(
     """
     Return the reviews in batches, in their order, none of which is over the budget.
 
-    A review that is larger than the whole budget goes alone: a copy of it, cut to fit, whose text ends with
-    `CUT_MARK` (unless not even the mark fits). All others are returned as they were given.
+    A review that is larger than the whole budget goes alone: a copy of it without the white space around it and,
+    where it is still too large, cut to fit. A text that was cut ends with `CUT_MARK`, unless not even the mark
+    fits. All others are returned as they were given.
 
     Args:
         reviews: Texts, `Review`s or mappings with "content".
@@ -108,8 +111,8 @@ def pack_reviews(
     Raises:
         ConfigurationError: When an argument cannot be used.
     """
-    _whole("max_tokens_per_batch", max_tokens_per_batch, 4000)
-    _whole("max_batch_size", max_batch_size, 100)
+    max_tokens_per_batch = _whole("max_tokens_per_batch", max_tokens_per_batch, 4000)
+    max_batch_size = _whole("max_batch_size", max_batch_size, 100)
     given = list(_each(reviews))
     batches = pack_texts(_contents(given), max_tokens_per_batch, most=max_batch_size, count=count_tokens)
     return [
@@ -142,8 +145,8 @@ def pack_texts(
     Raises:
         ConfigurationError: When an argument cannot be used, or the budget has no room for an empty line.
     """
-    _whole("budget", budget, 4000)
-    _whole("most", most, 100)
+    budget = _whole("budget", budget, 4000)
+    most = _whole("most", most, 100)
     batches: list[list[Packed]] = []
     room = count_left = 0  # of the last batch; none is open yet
     for index, text in enumerate(texts):
@@ -161,18 +164,42 @@ def pack_texts(
     return batches
 
 
+def halved(text: str, shortest: int = 40) -> str | None:
+    """
+    Return the first half of a text, for a prompt that was too long with all of it.
+
+    It ends with `CUT_MARK`, which is not counted as text, so that a half can be halved again. Surrounding white
+    space is left out, and no character that people see as one is torn.
+
+    Args:
+        text: The text, or a half of it.
+        shortest: Fewest characters that are worth asking about.
+
+    Returns:
+        The half, or None where it would be shorter than that.
+    """
+    text = text.removesuffix(CUT_MARK).strip()
+    half = text[: boundary(text, len(text) // 2)].rstrip()
+    return half + CUT_MARK if half and len(half) >= shortest else None
+
+
 def _cut(text: str, budget: int, tokens: int, count: TokenCount, line: Callable[[str], str] | None) -> str:
     def fits(shorter: str) -> bool:
         return _counted(count, line(shorter) if line else shorter) <= budget
 
-    # Texts are about equally dense throughout, so far more than its share of the budget need not be tried:
-    # a review of a megabyte costs no more than one of twice the budget.
-    low, high = 0, min(len(text) - 1, 2 * len(text) * budget // tokens)
+    given, text = text, text.strip()
+    if text != given and fits(text):
+        return text
+    # Texts are about equally dense, so that far more than its share of the budget is seldom tried: a review of
+    # a megabyte costs no more than one of twice the budget. Where this fits, the text begins less densely.
+    low, high = 0, max(1, 2 * len(text) * budget // tokens)
     best = ""
+    while high < len(text) and fits(shorter := _shortened(text, high)):
+        best, low, high = shorter, high + 1, 2 * high
+    high = min(high, len(text)) - 1
     while low <= high:
         middle = (low + high) // 2
-        shorter = text[: _boundary(text, middle)].rstrip() + CUT_MARK
-        if fits(shorter):
+        if fits(shorter := _shortened(text, middle)):
             best, low = shorter, middle + 1
         else:
             high = middle - 1
@@ -183,28 +210,8 @@ def _cut(text: str, budget: int, tokens: int, count: TokenCount, line: Callable[
     return best
 
 
-_JOINERS = frozenset("\u200d\ufe0f\ufe0e\u20e3")
-_LONGEST_CLUSTER = 16
-
-
-def _boundary(text: str, end: int) -> int:
-    """Return the nearest place at or before `end` where no character that people see as one is torn."""
-    for place in range(end, max(end - _LONGEST_CLUSTER, 0), -1):
-        if not _joined(text[place - 1], text[place]):
-            return place
-    return end if end > _LONGEST_CLUSTER else 0
-
-
-def _joined(before: str, after: str) -> bool:
-    return (
-        after in _JOINERS
-        or before == "\u200d"
-        or category(after) in ("Mn", "Mc", "Me")
-        or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin tones
-        or ("\U0001f1e6" <= before <= "\U0001f1ff" and "\U0001f1e6" <= after <= "\U0001f1ff")  # flags
-        or ("\u1100" <= before <= "\u11ff" and "\u1160" <= after <= "\u11ff")  # syllables in letters
-        or ("\ud800" <= before <= "\udbff" and "\udc00" <= after <= "\udfff")
-    )
+def _shortened(text: str, most: int) -> str:
+    return text[: boundary(text, most)].rstrip() + CUT_MARK
 
 
 def _with_content(review: R, content: str) -> R:
@@ -243,16 +250,29 @@ def _each(reviews: Iterable[R]) -> Iterable[R]:
 
 def _counted(count: TokenCount, text: str) -> int:
     tokens: object = count(text)
-    if isinstance(tokens, int) and tokens >= 0:
-        return tokens
-    raise ConfigurationError(
-        f"a token counter must return a whole number of at least 0, got {tokens!r}; "
-        "write for example count_tokens=lambda text: len(encoding.encode(text))"
-    )
+    whole = _as_whole(tokens)
+    if whole is None or whole < 0:
+        raise ConfigurationError(
+            f"a token counter must return a whole number of at least 0, got {tokens!r}; "
+            "write for example count_tokens=lambda text: len(encoding.encode(text))"
+        )
+    return whole
 
 
-def _whole(name: str, value: object, example: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+def _whole(name: str, value: object, example: int) -> int:
+    whole = _as_whole(value)
+    if whole is None or whole < 1:
         raise ConfigurationError(
             f"{name} must be a whole number of at least 1, got {value!r}; write for example {name}={example}"
         )
+    return whole
+
+
+def _as_whole(value: object) -> int | None:
+    # Those of numpy and its like are whole numbers too.
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return index(value)
+    except TypeError:
+        return None

@@ -312,7 +312,7 @@ class ReviewSummary:
         negative_summary: What the negative reviews say; likewise.
         positive_count: Positive reviews that it rests on.
         negative_count: Negative reviews that it rests on.
-        failed_count: Reviews of batches that failed.
+        failed_count: Reviews that were not read: blank ones, and those of batches that failed.
         model: The model that wrote it; empty when none was asked.
     """
 
@@ -359,7 +359,7 @@ class RestaurantStrength:
         comparison_reviews: The reviews it was compared with.
         target_count: How many of `target_reviews` were read.
         comparison_count: How many of `comparison_reviews` were read.
-        failed_count: Reviews of either kind whose batches failed.
+        failed_count: Reviews of either kind that were not read: blank ones, and those of batches that failed.
         model: The model that wrote it; empty when none was asked.
     """
 

@@ -96,6 +96,7 @@ def _joined(before: str, after: str) -> bool:
         or before == "\u200d"
         or category(after) in ("Mn", "Mc", "Me")
         or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin tones
+        or "\U000e0020" <= after <= "\U000e007f"  # tags, as in the flag of England
         or ("\U0001f1e6" <= before <= "\U0001f1ff" and "\U0001f1e6" <= after <= "\U0001f1ff")  # flags
         or ("\u1100" <= before <= "\u11ff" and "\u1160" <= after <= "\u11ff")  # syllables in letters
         or ("\ud800" <= before <= "\udbff" and "\udc00" <= after <= "\udfff")

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.tasks.by_hand import apply
 
-from restaurant_llm_batch import LLMReply, LLMRequest, ReviewSummary, SummarizeReviews, errors
+from restaurant_llm_batch import Limits, LLMReply, LLMRequest, ReviewSummary, SummarizeReviews, errors
 
 FIELDS = ("positive_summary", "negative_summary", "overall_summary")
 
@@ -58,14 +58,14 @@ def test_both_kinds_travel_together_each_marked() -> None:
         {"id": 3, "content": "별로", "kind": "negative"},
     ]
     assert '[3] negative: "별로"' in request.messages[1]["content"]
-    assert result == ReviewSummary(1, "0 2 3", "0 2 3", "0 2 3", 3, 1, 0, "m")
+    assert result == ReviewSummary(1, "0 2 3", "0 2 3", "0 2 3", 2, 1, 1, "m")
 
 
 def test_a_kind_without_reviews_has_no_summary_whatever_the_model_says() -> None:
     result = apply(SummarizeReviews(), item(["좋아요"], ["  "]), Model())
 
     assert (result.positive_summary, result.negative_summary) == ("0", "")
-    assert (result.positive_count, result.negative_count) == (1, 1)
+    assert (result.positive_count, result.negative_count, result.failed_count) == (1, 0, 1)
 
 
 @pytest.mark.parametrize("positive", [[], [" "]])
@@ -74,7 +74,7 @@ def test_without_any_text_it_succeeds_and_makes_no_call(positive: list[str]) -> 
     result = apply(SummarizeReviews(), item(positive, []), model)
 
     assert model.requests == []
-    assert (result.overall_summary, result.positive_count, result.failed_count) == ("", len(positive), 0)
+    assert (result.overall_summary, result.positive_count, result.failed_count) == ("", 0, len(positive))
 
 
 def test_summaries_of_batches_are_joined_on_as_many_levels_as_it_takes() -> None:
@@ -147,6 +147,25 @@ def test_a_batch_that_is_too_long_is_split_in_two() -> None:
         3,
     ]
     assert result.overall_summary == "0 1 2 3 4 5 6 7 8 9"
+
+
+def test_a_merging_prompt_that_is_too_long_is_split_and_then_cut() -> None:
+    def spoil(request: LLMRequest) -> Any:
+        parts = request.inputs.get("summaries", ())
+        too_long = len(parts) > 2 or any(len(part["overall_summary"]) > 100 for part in parts)
+        if parts and too_long:
+            return errors.PromptTooLong("too long")
+        return json.dumps(dict.fromkeys(FIELDS, "요약 " * 50)) if "reviews" in request.inputs else None
+
+    model = Model(spoil)
+    limits = Limits(max_batch_size=10, min_batch_size=1, default_batch_size=5)
+    result = apply(SummarizeReviews(), item([LONG] * 60, []), model, limits=limits)
+
+    assert result.overall_summary
+    assert result.failed_count == 0
+    sizes = [len(request.inputs["summaries"]) for request in model.of("merge_summaries")]
+    assert sizes[0] > 2
+    assert 2 in sizes
 
 
 @pytest.mark.parametrize(

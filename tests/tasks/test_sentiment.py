@@ -291,6 +291,42 @@ def test_a_review_that_is_never_short_enough_fails() -> None:
         apply(AnalyzeSentiment(), item("좋" * 300), model)
 
 
+def test_labels_that_were_given_stand_when_asking_again_fails() -> None:
+    lost = errors.TransientBackendError("lost")
+    model = Model(lambda labels, request: labels[:6] if len(labels) == 10 else lost)
+    result = apply(AnalyzeSentiment(), item(*TEN), model)
+
+    assert [label.label for label in result.labels[:6]] == [
+        "positive",
+        "negative",
+        "neutral",
+        "positive",
+        "positive",
+        "negative",
+    ]
+    assert result.failed_count == 4
+    assert result.labels[9].error == "TransientBackendError: lost"
+
+
+def test_a_review_that_was_cut_to_nothing_fails_and_is_not_judged() -> None:
+    model = Model()
+    long = "좋아요 정말 맛있어요 " * 300
+    for budget in range(270, 330):
+        try:
+            result = apply(AnalyzeSentiment(max_tokens_per_batch=budget), item(long), model)
+        except errors.ConfigurationError:
+            continue
+        assert model.requests[-1].inputs["reviews"][0]["content"].strip(" […]")
+        assert result.positive_count == 1
+    assert model.requests
+
+
+def test_an_answer_nested_too_deeply_is_no_json() -> None:
+    model = Model(lambda labels, request: "{" + '"a":[' * 100_000 if len(model.requests) == 1 else labels)
+
+    assert apply(AnalyzeSentiment(), item(*TEN), model).failed_count == 0
+
+
 def test_batches_keep_to_the_budget_and_to_the_tasks_own_size() -> None:
     model = Model()
     apply(AnalyzeSentiment(batch_size=30), item(*["좋아요 정말 맛있어요"] * 100), model)

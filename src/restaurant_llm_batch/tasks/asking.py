@@ -16,12 +16,13 @@ from ..models import LLMReply, LLMRequest
 from ..steps import Flow, GateName, complete
 from .failing import value_or_failure
 from .parsing import DECLINED
+from .prompts import escaped
 
 T = TypeVar("T")
 
 ROOM = 2
 """How many times as long an answer may be that was cut off."""
-LONGEST_QUOTE = 4000
+LONGEST_QUOTE = 2000
 """Characters of an invalid answer that are shown to the model again."""
 
 _REPAIR: Mapping[str, str] = {
@@ -86,7 +87,7 @@ def _repair(request: LLMRequest, reply: LLMReply, problem: OutputError) -> LLMRe
         task="repair",
         messages=(
             *request.messages,
-            {"role": "assistant", "content": reply.text[:LONGEST_QUOTE]},
+            {"role": "assistant", "content": escaped(reply.text[:LONGEST_QUOTE])},
             {"role": "user", "content": told},
         ),
         inputs={**request.inputs, "text": reply.text, "error": str(problem)},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import inf
+
 from ..errors import ConfigurationError
 from .language import CHOICES
 
@@ -38,4 +40,4 @@ def check_language(task: object) -> None:
 def check_temperature(task: object) -> None:
     """Check the field `temperature`."""
     value = getattr(task, "temperature")  # noqa: B009
-    check(task, "temperature", isinstance(value, (int, float)) and value >= 0, "a number of at least 0")
+    check(task, "temperature", isinstance(value, (int, float)) and 0 <= value < inf, "a number of at least 0")

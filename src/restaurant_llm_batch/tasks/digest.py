@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from ..batching import CUT_MARK
+from ..batching import halved
 from ..errors import OutputInvalid, PromptTooLong
 from ..models import ItemId, LLMReply, LLMRequest
 from ..steps import Flow, pack, together
@@ -22,9 +22,6 @@ from .prompts import Language
 
 Texts: TypeAlias = Mapping[str, str]
 """A summary: one text for each field of the answer."""
-
-SHORTEST_CUT = 40
-"""Characters of a review below which it is not cut shorter for a prompt to fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +40,10 @@ class Line:
         Raises:
             PromptTooLong: When nothing would be left of it.
         """
-        half = self.text.removesuffix(CUT_MARK)[: len(self.text) // 2].rstrip()
-        if len(half) < SHORTEST_CUT:
+        half = halved(self.text)
+        if half is None:
             raise error
-        return Line(self.number, half + CUT_MARK, self.render, self.inputs)
+        return Line(self.number, half, self.render, self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,6 +172,21 @@ class Job:
     def _join(self, group: Sequence[Texts]) -> Flow[Texts]:
         if len(group) == 1:
             return group[0]
+        try:
+            return (yield from self._join_at_once(group))
+        except PromptTooLong as error:
+            return (yield from self._join_less(group, error))
+
+    def _join_less(self, group: Sequence[Texts], error: PromptTooLong) -> Flow[Texts]:
+        """Join summaries that are too long together: two halves first; of two, the beginnings."""
+        if len(group) == 2:
+            return (yield from self._join(_shorter(group, error)))
+        middle = len(group) // 2
+        halves = yield from together(self._join(group[:middle]), self._join(group[middle:]))
+        raise_first(half for half in halves if isinstance(half, Exception))
+        return (yield from self._join([half for half in halves if not isinstance(half, Exception)]))
+
+    def _join_at_once(self, group: Sequence[Texts]) -> Flow[Texts]:
         lines = [prompts.data_line(number, part) for number, part in enumerate(group)]
         request = self._asking(
             "merge_summaries", prompts.block(lines), {"summaries": [dict(part) for part in group]}
@@ -212,6 +224,19 @@ class Job:
         if not texts[last]:
             raise OutputInvalid(f"the answer does not have its form: {last} is empty", reply=reply)
         return texts, reply.model
+
+
+def _shorter(group: Sequence[Texts], error: PromptTooLong) -> list[Texts]:
+    """
+    Return summaries cut in half.
+
+    Raises:
+        PromptTooLong: When nothing would be left of them.
+    """
+    shorter = [{name: halved(text) or text for name, text in texts.items()} for texts in group]
+    if shorter == [dict(texts) for texts in group]:
+        raise error
+    return list(shorter)
 
 
 def _text(name: str, value: Any, reply: LLMReply) -> str:

@@ -41,7 +41,7 @@ def _salvaged(text: str) -> Iterable[Any]:
     for match in _OBJECT.finditer(text):
         try:
             yield json.loads(match[0], strict=False)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue
 
 

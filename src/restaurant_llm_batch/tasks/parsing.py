@@ -40,7 +40,7 @@ def read_object(reply: LLMReply) -> Mapping[str, Any]:
     try:
         # strict=False: some servers let raw control characters into strings.
         answer = json.loads(text[start : end + 1], strict=False)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # nested deeper than Python reads
         raise OutputInvalid(f"the answer is not JSON: {error}", reply=reply) from error
     if not isinstance(answer, dict):
         raise OutputInvalid("the answer is not a JSON object", reply=reply)

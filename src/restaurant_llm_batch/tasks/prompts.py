@@ -10,6 +10,7 @@ be booked elsewhere.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeAlias
@@ -22,6 +23,12 @@ MOST_BULLETS = 5
 
 # Not ensure_ascii: Korean as \uXXXX costs 2 to 4 times the tokens. Not dumps, which makes an encoder every time.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
+
+# Angle brackets open tags and most control tokens. JSON leaves three ends of lines as they are, and tokenizers that
+# normalise (NFKC is SentencePiece's default) make brackets, quotes and backslashes of their fullwidth forms.
+_UNSAFE = re.compile(r"[<>\x85\u2028\u2029\uff02\uff1c\uff1e\uff3c\ufe64\ufe65\ufe68]")
+# Other control tokens: [INST], [|user|]. A review's [네이버] stays, and so does CUT_MARK.
+_OPENS = re.compile(r"\[(?=[|/A-Za-z])")
 
 _RULES: Mapping[Language, str] = {
     "ko": (
@@ -103,8 +110,14 @@ def heading(aspect: str, language: Language) -> str:
 
 
 def quoted(text: str) -> str:
-    """Return `text` as a JSON string that cannot end the block of data it stands in."""
-    return _encode(text).replace("<", "\\u003c").replace(">", "\\u003e")
+    """Return `text` as a JSON string that cannot end the block of data it stands in, nor the line."""
+    return escaped(_encode(text))
+
+
+def escaped(text: str) -> str:
+    """Return JSON text in which nothing can be taken for a tag, a control token or the end of a line."""
+    text = _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
+    return _OPENS.sub(r"\\u005b", text) if "[" in text else text
 
 
 def summaries_block(summaries: Mapping[str, str], language: Language) -> str:

@@ -26,8 +26,8 @@ class SummarizeReviews:
     `SortedReviews`); a review is a text, a mapping ``{"content", ...}`` or a `Review`. Both kinds travel in the
     same packed batches, each review marked with its kind; the batches' summaries are joined by further calls,
     on as many levels as it takes. A batch that fails leaves the others standing, and its reviews are counted; the
-    restaurant fails when no batch could be summed up. Blank reviews are counted, not sent. Without any text it
-    succeeds, and no call is made.
+    restaurant fails when no batch could be summed up. Blank reviews are not sent; they count as failed. Without any
+    text it succeeds, and no call is made.
 
     Attributes:
         max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.tokens_per_batch`.
@@ -83,18 +83,17 @@ class SummarizeReviews:
         digest = Digest(dict.fromkeys(FIELDS, ""), frozenset(), "")
         if lines:
             digest = yield from self._job(item).flow(lines)
-        read = [kind for number, (kind, _) in kinds.items() if number not in digest.failed]
-        shown = {kinds[line.number][0] for line in lines if line.number not in digest.failed}
+        read = [kinds[line.number][0] for line in lines if line.number not in digest.failed]
         # A model may find something bad to say where no review does.
         texts = digest.texts
         return ReviewSummary(
             item.restaurant_id,
             texts["overall_summary"],
-            texts["positive_summary"] if "positive" in shown else "",
-            texts["negative_summary"] if "negative" in shown else "",
+            texts["positive_summary"] if "positive" in read else "",
+            texts["negative_summary"] if "negative" in read else "",
             read.count("positive"),
             read.count("negative"),
-            len(digest.failed),
+            len(kinds) - len(read),
             digest.model,
         )
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ..batching import CUT_MARK, Packed
-from ..errors import OutputError, OutputInvalid, PromptTooLong
+from ..batching import CUT_MARK, Packed, halved
+from ..errors import ConfigurationError, OutputError, OutputInvalid, PromptTooLong
 from ..models import (
     ItemId,
     LLMRequest,
@@ -30,10 +30,9 @@ ANSWER_TOKENS = 32
 """What stands around the labels."""
 LABEL_TOKENS = 20
 """One label, ``{"id": 17, "label": "positive"}``: 10 to 12 tokens in a line, up to 20 where a model indents it."""
-SHORTEST_CUT = 40
-"""Characters of a review below which it is not cut shorter for a prompt to fit."""
 
 BLANK = "the review is blank"
+NO_ROOM = "max_tokens_per_batch leaves no room for the review's text; write a larger one"
 UNANSWERED = "the model gave it no label, or two"
 
 Batch: TypeAlias = Mapping[int, str]
@@ -129,13 +128,16 @@ class _Asking:
         batches = yield from pack(
             [self._item.reviews[place].content for place in places],
             line=lambda text: prompts.line(len(self._item.reviews), text),
-            frame=self._frame(ask),
+            frame=self._frame,
             answer_tokens=ANSWER_TOKENS,
             answer_tokens_each=LABEL_TOKENS,
             max_tokens=self._task.max_tokens_per_batch,
             most=most,
         )
-        return (yield from self._all([_numbered(batch, places) for batch in batches], ask))
+        shown = [_numbered(batch, places) for batch in batches]
+        judged = yield from self._all([batch for batch in shown if any(batch.values())], ask)
+        nothing_left = (place for batch in shown for place, text in batch.items() if not text)
+        return judged | dict.fromkeys(nothing_left, ConfigurationError(NO_ROOM))
 
     def _all(self, batches: Sequence[Batch], ask: int) -> Flow[Judged]:
         found = yield from together(*(self._batch(batch, ask) for batch in batches))
@@ -161,12 +163,19 @@ class _Asking:
         judged: Judged = {**labels, **dict.fromkeys(missing, problem)}
         # One review alone cannot be asked about in a smaller batch: once more in other words, then no more.
         if missing and ask < (self._task.asks if len(batch) > 1 else min(self._task.asks, 2)):
-            judged |= yield from self.about(missing, max(1, min(len(missing), len(batch) // 2)), ask + 1)
+            (again,) = yield from together(
+                self.about(missing, max(1, min(len(missing), len(batch) // 2)), ask + 1)
+            )
+            # What was answered stands, whatever becomes of asking again.
+            found = value_or_failure(again)
+            judged |= dict.fromkeys(missing, found) if isinstance(found, Exception) else found
         return judged
 
-    def _frame(self, ask: int) -> str:
+    @property
+    def _frame(self) -> str:
+        # With the words of a second question, so that whatever fits once fits again.
         system = prompts.instructions("sentiment", self._language)["content"]
-        return system + (prompts.again(self._language) if ask > 1 else "") + prompts.block([])
+        return system + prompts.again(self._language) + prompts.block([])
 
     def _request(self, batch: Batch, ask: int) -> LLMRequest:
         lines = [prompts.line(place, text) for place, text in batch.items()]
@@ -187,7 +196,8 @@ class _Asking:
 
 
 def _numbered(batch: Sequence[Packed], places: Sequence[int]) -> Batch:
-    return {places[one.index]: one.text for one in batch}
+    """Return a batch by place; what was cut to nothing is empty."""
+    return {places[one.index]: "" if one.text.strip() == CUT_MARK.strip() else one.text for one in batch}
 
 
 def _smaller(batch: Batch, error: PromptTooLong) -> list[Batch]:
@@ -202,10 +212,10 @@ def _smaller(batch: Batch, error: PromptTooLong) -> list[Batch]:
         middle = len(shown) // 2
         return [dict(shown[:middle]), dict(shown[middle:])]
     ((place, text),) = shown
-    half = text.removesuffix(CUT_MARK)[: len(text) // 2].rstrip()
-    if len(half) < SHORTEST_CUT:
+    half = halved(text)
+    if half is None:
         raise error
-    return [{place: half + CUT_MARK}]
+    return [{place: half}]
 
 
 def _result(item: ReviewedRestaurant, judged: Judged, model: str) -> RestaurantSentiment:

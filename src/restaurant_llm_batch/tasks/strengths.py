@@ -8,7 +8,7 @@ from hashlib import blake2b
 from typing import Any, TypeAlias
 
 from ..models import Comparison, Hit, ItemId, RestaurantStrength, Review, SearchQuery
-from ..steps import Flow, once, search_all
+from ..steps import Flow, once, pack, search_all
 from . import review_prompts as prompts
 from .aspects import query_texts
 from .checks import check, check_count, check_language, check_temperature
@@ -18,6 +18,9 @@ from .language import Choice, choose
 from .prompts import Language
 
 Reviews: TypeAlias = tuple[Review, ...]
+
+ROOM = 100
+"""Tokens that a comparison leaves for the reviews of a batch, at least."""
 
 COMPARED, STRENGTH = "comparison_summary", "target_restaurant_strength"
 
@@ -62,8 +65,11 @@ class ExtractStrengths:
         check_count(self, "max_tokens_per_batch", optional=True)
         check_count(self, "max_tokens")
         check_count(self, "limit")
-        check(self, "min_score", -1 <= self.min_score <= 1, "-1 to 1")
-        check(self, "query", self.query is None or bool(self.query.strip()), "words to search for, or None")
+        score: object = self.min_score
+        query: object = self.query
+        check(self, "min_score", isinstance(score, (int, float)) and -1 <= score <= 1, "-1 to 1")
+        said = query is None or (isinstance(query, str) and bool(query.strip()))
+        check(self, "query", said, "words to search for, or None")
         check_language(self)
         check_temperature(self)
 
@@ -104,17 +110,20 @@ class ExtractStrengths:
             if compared:
                 job = self._job(item, COMPARED, language)
                 comparison = yield from once(self._key(language, others), lambda: job.flow(compared))
-            job = self._job(item, STRENGTH, language, comparison.texts[COMPARED])
+            fitting = yield from self._fitted(comparison.texts[COMPARED], language)
+            job = self._job(item, STRENGTH, language, fitting)
             strength = yield from job.flow(own)
+        read = len(own) - len(strength.failed)
+        compared_with = len(compared) - len(comparison.failed) if own else 0
         return RestaurantStrength(
             item.target_restaurant_id,
             comparison.texts[COMPARED],
             strength.texts[STRENGTH],
             target,
             others,
-            len(target) - len(strength.failed),
-            len(others) - len(comparison.failed),
-            len(strength.failed) + len(comparison.failed),
+            read,
+            compared_with,
+            len(target) + len(others) - read - compared_with,
             strength.model,
         )
 
@@ -149,6 +158,19 @@ class ExtractStrengths:
             for query, hits in zip(queries, found, strict=True)
             if not isinstance(hits, Exception)
         ]
+
+    def _fitted(self, compared: str, language: Language) -> Flow[str]:
+        """Return a comparison, cut where it would leave no room for reviews in a batch."""
+        if not compared:
+            return ""
+        ((fitting,),) = yield from pack(
+            [compared],
+            line=lambda text: prompts.comparison(text, language),
+            frame=prompts.instructions("strength", language)["content"] + prompts.block([]),
+            answer_tokens=self.max_tokens + ROOM,
+            max_tokens=self.max_tokens_per_batch,
+        )
+        return fitting.text
 
     def _job(self, item: Comparison, field: str, language: Language, compared: str | None = None) -> Job:
         return Job(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from ..batching import CUT_MARK
+from ..batching import halved
 from ..errors import ConfigurationError, OutputError, PromptTooLong
 from ..models import (
     AspectSummary,
@@ -31,9 +31,6 @@ from .prompts import Language
 
 Shown = Mapping[str, Sequence[Hit]]
 """The reviews that the model is shown, by aspect."""
-
-SHORTEST_CUT = 40
-"""Characters of a review below which it is not cut shorter for a prompt to fit."""
 
 _OVERALL = ""
 """Where the overall summary stands among the aspects; no aspect has this name."""
@@ -291,15 +288,16 @@ def trimmed(shown: Shown, error: PromptTooLong) -> dict[str, Sequence[Hit]]:
         PromptTooLong: When nothing would be left of them.
     """
     if any(len(hits) > 1 for hits in shown.values()):
-        return {aspect: hits[: (len(hits) + 1) // 2] for aspect, hits in shown.items()}
-    if all(len(hit.content) < 2 * SHORTEST_CUT for hits in shown.values() for hit in hits):
+        return {aspect: list(hits[: (len(hits) + 1) // 2]) for aspect, hits in shown.items()}
+    cut: dict[str, Sequence[Hit]] = {aspect: [_cut(hit) for hit in hits] for aspect, hits in shown.items()}
+    if all(hits == cut[aspect] for aspect, hits in shown.items()):
         raise error
-    return {aspect: [_cut(hit) for hit in hits] for aspect, hits in shown.items()}
+    return cut
 
 
 def _cut(hit: Hit) -> Hit:
-    text = hit.content.removesuffix(CUT_MARK)
-    return replace(hit, content=text[: len(text) // 2].rstrip() + CUT_MARK)
+    half = halved(hit.content)
+    return hit if half is None else replace(hit, content=half)
 
 
 def _failed(error: Exception) -> AspectSummary:

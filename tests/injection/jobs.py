@@ -1,0 +1,93 @@
+"""Every task, as something that is given texts and asks questions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from tests.tasks.by_hand import apply
+
+from restaurant_llm_batch import (
+    AnalyzeSentiment,
+    ExtractStrengths,
+    ExtractVocabulary,
+    Limits,
+    LLMRequest,
+    SummarizeAspects,
+    SummarizeReviews,
+    errors,
+)
+from restaurant_llm_batch.models import ItemId
+from restaurant_llm_batch.testing import FakeSearch
+
+RESTAURANT = "QX-restaurant-40713"
+"""A name that would be found wherever it stood."""
+PLAIN = ("국물이 진해요", "The noodles were cold.")
+ROOM = Limits(tokens_per_batch=500_000, max_batch_size=500)
+
+
+@dataclass(frozen=True)
+class Job:
+    """
+    A task, and how an item is made of texts.
+
+    Attributes:
+        task: Makes the task; takes its fields.
+        item: Makes an item of a name and texts.
+        repairs: Whether it quotes an answer that it could not read.
+    """
+
+    task: Callable[..., Any]
+    item: Callable[[ItemId, Sequence[str]], Any]
+    repairs: bool = True
+
+
+def _sorted(name: ItemId, texts: Sequence[str]) -> Any:
+    return {"restaurant_id": name, "positive_reviews": texts[::2], "negative_reviews": texts[1::2]}
+
+
+def _target(name: ItemId, texts: Sequence[str]) -> Any:
+    return {"target_restaurant_id": name, "target_reviews": texts, "comparison_reviews": PLAIN}
+
+
+def _compared(name: ItemId, texts: Sequence[str]) -> Any:
+    return {"target_restaurant_id": name, "target_reviews": PLAIN, "comparison_reviews": texts}
+
+
+JOBS: Mapping[str, Job] = {
+    "aspects": Job(partial(SummarizeAspects, limit=100), lambda name, texts: name),
+    "aspects-split": Job(partial(SummarizeAspects, mode="split", limit=100), lambda name, texts: name),
+    "reviews": Job(SummarizeReviews, _sorted),
+    "sentiment": Job(
+        AnalyzeSentiment, lambda name, texts: {"restaurant_id": name, "reviews": texts}, repairs=False
+    ),
+    "strengths": Job(ExtractStrengths, _target),
+    "comparison": Job(ExtractStrengths, _compared),
+    "vocabulary": Job(ExtractVocabulary, lambda name, texts: {"document_id": name, "chunks": texts}),
+}
+
+
+def asked(
+    name: str,
+    texts: Sequence[str],
+    answer: Callable[[LLMRequest], str],
+    *,
+    limits: Limits = ROOM,
+    **fields: Any,
+) -> list[LLMRequest]:
+    """Run a job for one restaurant and return what it asked; that its answers cannot be read is no matter."""
+    requests: list[LLMRequest] = []
+
+    def model(request: LLMRequest) -> str:
+        requests.append(request)
+        return answer(request)
+
+    job = JOBS[name]
+    search = FakeSearch({RESTAURANT: texts}).search
+    with suppress(errors.OutputError):
+        apply(job.task(**fields), job.item(RESTAURANT, texts), model, limits=limits, search=search)
+    assert requests
+    return requests
