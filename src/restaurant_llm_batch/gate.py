@@ -194,6 +194,11 @@ class Gate:
         self._wake(admitted)
 
     @property
+    def waiting(self) -> int:
+        """How many calls wait for it."""
+        return self._here()[1].waiting
+
+    @property
     def history(self) -> tuple[LimitChange, ...]:
         """What an adaptive limit has been, and since when; empty for one that is a number."""
         lock, state = self._here()

@@ -69,14 +69,62 @@ def test_two_flows_of_one_item_share_it_too() -> None:
         assert llm.calls == 1
 
 
-def test_a_flow_that_asks_for_its_own_key_is_told_in_stage_one() -> None:
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_a_flow_that_asks_for_its_own_key_is_told(strategy: Strategy) -> None:
     def loop(item: int) -> Any:
         return (yield from once("key", lambda: loop(item)))
 
-    (failure,) = BatchRunner(llm=FakeLLM()).run(loop, [1]).failures
+    def around(item: int) -> Any:
+        """Ask for the key in a part of the flow that runs for it."""
+        (result,) = yield from together(once("key", lambda: around(item)))
+        if isinstance(result, Exception):
+            raise result
+        return result
 
-    assert isinstance(failure.error, errors.ConfigurationError)
-    assert "own key" in str(failure.error)
+    for flow in (loop, around):
+        (failure,) = BatchRunner(llm=FakeLLM(), strategy=strategy).run(flow, [1]).failures
+
+        assert isinstance(failure.error, errors.ConfigurationError)
+        assert "own key" in str(failure.error)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=strategy_name)
+def test_two_items_that_would_wait_for_each_other_end(strategy: Strategy) -> None:
+    def flow(item: int) -> Any:
+        outer, inner = ("a", "b") if item % 2 else ("b", "a")
+
+        def make() -> Any:
+            yield from complete(ask(outer))
+            return (yield from once(inner, lambda: complete(ask(inner))))
+
+        return (yield from once(outer, make)).text
+
+    report = BatchRunner(llm=FakeLLM(answer=echo, seconds=0.01), strategy=strategy).run(flow, range(6))
+
+    assert len(report.outcomes) == 6
+    assert {type(failure.error) for failure in report.failures} <= {errors.ConfigurationError}
+
+
+def test_a_shared_failure_keeps_nothing_of_those_who_share_it() -> None:
+    def fail(item: int) -> Any:
+        yield from once("key", lambda: complete(ask("x")))
+
+    fault = errors.PermanentBackendError("no", status=400)
+    llm = FakeLLM(fault=lambda request, attempt: fault)
+    report = BatchRunner(llm=llm, strategy=Strategy.stage(4)).run(fail, range(300))
+    depths = []
+    for failure in report.failures:
+        trace, depth = failure.error.__traceback__, 0
+        while trace is not None:
+            trace, depth = trace.tb_next, depth + 1
+        depths.append(depth)
+
+    assert llm.calls == 1
+    assert len({id(failure.error) for failure in report.failures}) == 300
+    assert {(type(f.error), f.error.status, f.stage, f.attempts) for f in report.failures} == {  # type: ignore[attr-defined]
+        (errors.PermanentBackendError, 400, "llm", 1)
+    }
+    assert max(depths) < 30
 
 
 def test_a_key_that_cannot_be_hashed_is_told() -> None:

@@ -12,12 +12,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from ..errors import ConfigurationError
 from ..report import Failure, Outcome
 from ..steps import Flow, Together
 from .call import Call
 from .due import Due
 from .intake import Entry, Intake
-from .once import Join, Release
+from .once import Cell, Join, Release
 from .policy import govern_item
 from .run import Run, log
 from .stored import Await
@@ -51,6 +52,15 @@ class Frame:
         self.place = place
         self.answers: list[Any] = []
         self.missing = 0
+
+    def ancestors(self) -> set[Frame]:
+        """Return the frame itself, and those it is a part of."""
+        found: set[Frame] = set()
+        frame: Frame | None = self
+        while frame is not None:
+            found.add(frame)
+            frame = frame.parent
+        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +108,7 @@ class Conductor:
         self._open: dict[int, Frame] = {}
         self._waiting: set[Call] = set()
         self._paused: set[Frame] = set()
+        self._joined: dict[Frame, Cell] = {}
         self._due = Due(hands.after, self._look)
         self._untaken = 0
         self._exhausted = False
@@ -131,8 +142,7 @@ class Conductor:
                     self._open_entry(entry)
         finally:
             self._filling = False
-            if self._exhausted:
-                self.run.left = len(self._open)
+            self.run.exhausted = self._exhausted
         if self.run.stopped is not None:
             self.halt()
         self._settle()
@@ -259,6 +269,7 @@ class Conductor:
     def _advance(self, frame: Frame, answer: Any, error: BaseException | None) -> None:
         """Advance a flow until it needs something that takes time, and its parents when it ends."""
         while True:
+            self.run.advancing = frame
             try:
                 step = frame.flow.send(answer) if error is None else frame.flow.throw(error)
             except StopIteration as stop:
@@ -294,12 +305,14 @@ class Conductor:
             for place, flow in enumerate(step.flows):
                 self._advance(Frame(flow, frame.entry, frame, place), None, None)
         elif type(step) is Join:
-            step.cell.waiting.append(frame)  # whoever runs it always ends, also when the run is stopped
+            self._join(frame, step.cell)
         elif type(step) is Await:
             self._paused.add(frame)
             step.begin(lambda answer: self._home.post(lambda: self._resume(frame, answer)))
         elif type(step) is Release:
             waiting, step.cell.waiting = step.cell.waiting, []
+            for follower in waiting:
+                del self._joined[follower]
             for follower in (*waiting, frame):
                 if not self.finished:
                     self._advance(follower, None, None)
@@ -308,6 +321,27 @@ class Conductor:
         else:
             self._paused.add(frame)
             self._hands.after(step.seconds, lambda: self._resume(frame))
+
+    def _join(self, frame: Frame, cell: Cell) -> None:
+        """Have a frame wait for a cell, unless it would wait for itself."""
+        if self._leads_to(frame, cell, set()):
+            error = ConfigurationError(
+                "a flow given to once() asks for its own key, or for one that waits for it, so it would wait for itself"
+            )
+            self._advance(frame, None, error)
+        else:
+            self._joined[frame] = cell
+            cell.waiting.append(frame)  # whoever runs it always ends, also when the run is stopped
+
+    def _leads_to(self, frame: Frame, cell: Cell, seen: set[Cell]) -> bool:
+        """Tell whether a cell's flow, or one that it waits for, is run by a frame or by what that is a part of."""
+        if cell in seen:
+            return False
+        seen.add(cell)
+        if cell.leader in frame.ancestors():
+            return True
+        waits = [other for other in self._joined if cell.leader in other.ancestors()]
+        return any(self._leads_to(frame, self._joined[other], seen) for other in waits)
 
     def _admitted(self, call: Call) -> None:
         if self.run.stopped is not None:
@@ -332,8 +366,6 @@ class Conductor:
     def _close(self, frame: Frame, value: Any, error: Exception | None) -> None:
         entry = frame.entry
         del self._open[entry.index]
-        if self._exhausted:
-            self.run.left = len(self._open)
         self._intake.ended(entry)
         self._deliver(self.run.close(entry, value, error))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +29,9 @@ class Cell:
         begun: Whether some item runs it, or has.
         ended: Whether its result is there.
         value: Its result.
-        error: What it raised instead.
-        errors: What calls of it raised in the end, for the items that did not make them.
+        error: What it raised instead, without what it held on to.
+        where: The stage of that error, and the attempts.
+        leader: Whoever runs it; the driver's.
         waiting: Whoever waits for it; the driver's.
     """
 
@@ -37,8 +39,25 @@ class Cell:
     ended: bool = False
     value: Any = None
     error: Exception | None = None
-    errors: list[tuple[BaseException, Stage, int]] = field(default_factory=list)
+    where: tuple[Stage, int] = ("task", 0)
+    leader: Any = None
     waiting: list[Any] = field(default_factory=list)
+
+
+def own_copy(error: Exception) -> Exception:
+    """
+    Return an error like this one, to be raised somewhere else.
+
+    Raising one object in a thousand flows would add to its traceback a thousand times, and the traceback keeps
+    everything alive that the flows hold.
+    """
+    try:
+        fresh = copy(error)
+    except Exception:
+        fresh = RuntimeError(f"{type(error).__name__}: {error}")
+    if type(fresh) is not type(error) or str(fresh) != str(error):
+        fresh = RuntimeError(f"{type(error).__name__}: {error}")
+    return fresh.with_traceback(None)
 
 
 @dataclass(frozen=True, slots=True)

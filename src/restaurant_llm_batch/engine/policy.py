@@ -18,10 +18,10 @@ from ..report import Stage
 from ..steps import Complete, Flow, Maybe, Once, Pack, Pause, Search, SearchAll, Together, pause
 from .call import Call
 from .intake import Entry
-from .once import Join, Release
+from .once import Join, Release, own_copy
 from .plan import Line
 from .retry import Tries, wait_before_next
-from .run import Run, log
+from .run import Run, log, where
 from .stored import ask_with_store
 
 T = TypeVar("T")
@@ -117,22 +117,23 @@ def _once(step: Once, entry: Entry, run: Run) -> Flow[Any]:
     while cell.begun and not cell.ended:
         yield Join(cell)
     if not cell.begun:
-        cell.begun, known = True, len(entry.errors)
+        cell.begun, cell.leader = True, run.advancing
         try:
             cell.value = yield from govern(step.make(), entry, run)
-        except DeadlineExceeded:
+        except Exception as error:
             # Its own time was up, which is nobody else's business: the next one in line runs it.
-            cell.begun = False
+            if isinstance(error, DeadlineExceeded):
+                cell.begun = False
+            else:
+                cell.error, cell.where, cell.ended = own_copy(error), where(entry, error), True
             yield Release(cell)
             raise
-        except Exception as error:
-            cell.error = error
-            cell.errors = entry.errors[known:]
         cell.ended = True
         yield Release(cell)
     if cell.error is not None:
-        entry.errors += cell.errors
-        raise cell.error
+        mine = own_copy(cell.error)
+        entry.errors.append((mine, *cell.where))
+        raise mine
     return cell.value
 
 
@@ -214,7 +215,7 @@ def _call(
             raise run.stop_error()
         if run.is_late(entry):
             raise _late(entry, stage, attempt - 1, run)
-        place = run.place(entry, gates[0]) if stage == "llm" else entry.arrival
+        place = run.place(entry, gates) if stage == "llm" else entry.arrival
         call = Call(line, argument, stage, what, attempt, gates, entry.priority, place, run.meter)
         if stage == "llm" and run.gates.tokens is not None:
             call.tokens = run.packer.tokens_of(argument), run.gates.tokens

@@ -72,7 +72,7 @@ class SequentialDriver:
             return None  # nobody else is under way who could wait
         if isinstance(step, Join):
             raise ConfigurationError(
-                "a flow given to once() asks for its own key, so it would wait for itself"
+                "a flow given to once() asks for its own key, or for one that waits for it, so it would wait for itself"
             )
         if isinstance(step, Pause):
             self._home.wait(step.seconds, unless=lambda: self._run.stopped is not None)
