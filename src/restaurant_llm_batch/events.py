@@ -38,7 +38,7 @@ class CallStarted(NamedTuple):
     A call was admitted and begins.
 
     Attributes:
-        stage: "search" or "llm".
+        stage: "search", "llm" or "tokens".
         what: The aspect searched for, or the task name of the request.
         attempt: 1 for the first try.
         waited: Seconds it waited for its slot.

@@ -117,3 +117,25 @@ def test_in_the_tail_of_a_run_those_with_the_longest_way_to_go_come_first() -> N
     """Three items left for each slot: what has not begun would otherwise end the run alone, step after step."""
     assert asked(8, 1)[10:] == ["5 first", "6 first", "7 first", "5 then", "6 then", "7 then"]
     assert asked(4, 2) == [f"{n} {step}" for step in ("first", "then") for n in range(4)]
+
+
+def many_then_one(number: int) -> Any:
+    """Ask ten times side by side, then once more."""
+    yield from together(*(complete(LLMRequest(f"{number} first", ())) for _ in range(10)))
+    yield from complete(LLMRequest(f"{number} then", ()))
+
+
+def test_items_of_many_calls_finish_in_order_until_the_last_rounds() -> None:
+    """A tail that went by items would put all the last steps of a short list to its end."""
+    model = Noting()
+    runner = BatchRunner(llm=model, strategy=Strategy.stage(4), limits=Limits(llm=4))
+
+    async def main() -> None:
+        await runner.arun(many_then_one, range(8))
+
+    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    last_steps = [place for place, task in enumerate(model.asked) if task.endswith("then")]
+
+    assert [model.asked[place] for place in last_steps] == [f"{n} then" for n in range(8)]
+    assert last_steps[0] < 20
+    assert last_steps[4] < 64

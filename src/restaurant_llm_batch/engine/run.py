@@ -48,8 +48,8 @@ TAIL = 2.25
 """
 Calls waiting for each slot when a run's tail begins: what is then under way waits for what is not begun.
 
-By simulation (benchmarks/strengths.py) enough for a hundred items of two calls each, over 32 slots, to come within 15 % of
-the bound. With more, the results of longer runs would come later for nothing.
+By simulation (benchmarks/strengths.py) enough for a hundred items of two calls each, over 32 slots, to come within
+15 % of the bound. With more, the results of longer runs would come later for nothing.
 """
 
 
