@@ -169,3 +169,21 @@ def test_results_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> Non
 
     # kind 0 was dropped when kind 2 came, and asked for again by item 3; item 6 found it
     assert llm.calls == 5 + 4
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_thousands_of_steps_that_need_no_waiting_are_fine(strategy: Strategy) -> None:
+    def nothing(number: int) -> Any:
+        yield from ()
+        return number
+
+    def flow(item: int) -> Any:
+        total = 0
+        for number in range(3000):
+            total += yield from once(("number", number % 1500), lambda: nothing(number))  # noqa: B023
+            total += sum((yield from together(nothing(1), nothing(2))))  # type: ignore[arg-type]
+        return total
+
+    report = BatchRunner(llm=FakeLLM(), strategy=strategy).run(flow, [1, 2])
+
+    assert report.results == [2 * sum(range(1500)) + 9000] * 2

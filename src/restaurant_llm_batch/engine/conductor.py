@@ -32,6 +32,10 @@ class Pending:
 PENDING = Pending()
 
 
+_WAITS = object()
+"""What a step is answered with that takes time."""
+
+
 class Source(Protocol):
     """Where entries come from, one at a time."""
 
@@ -43,7 +47,7 @@ class Source(Protocol):
 class Frame:
     """A flow being advanced; a child of `Together` knows its parent and its place there."""
 
-    __slots__ = ("answers", "entry", "flow", "missing", "parent", "place")
+    __slots__ = ("answers", "beginning", "entry", "flow", "missing", "parent", "place")
 
     def __init__(self, flow: Flow[Any], entry: Entry, parent: Frame | None = None, place: int = 0) -> None:
         self.flow = flow
@@ -52,6 +56,7 @@ class Frame:
         self.place = place
         self.answers: list[Any] = []
         self.missing = 0
+        self.beginning = False  # its children are being begun; it goes on when all of them are
 
     def ancestors(self) -> set[Frame]:
         """Return the frame itself, and those it is a part of."""
@@ -280,19 +285,22 @@ class Conductor:
                 self.abort(fatal)
                 return
             else:
-                self._begin(frame, step)
-                return
+                answer = self._begin(frame, step)
+                if answer is _WAITS:
+                    return
+                continue  # here, not by calling itself: thousands of steps may need no waiting
             parent = frame.parent
             if parent is None:
                 self._close(frame, answer, error)
                 return
             parent.answers[frame.place] = answer if error is None else error
             parent.missing -= 1
-            if parent.missing:
+            if parent.missing or parent.beginning:
                 return
             frame, answer, error = parent, parent.answers, None
 
-    def _begin(self, frame: Frame, step: Any) -> None:
+    def _begin(self, frame: Frame, step: Any) -> Any:
+        """Begin a step and return `_WAITS`, or its answer where it is there at once."""
         if type(step) is Call:
             step.owner = frame
             self._waiting.add(step)
@@ -300,27 +308,38 @@ class Conductor:
                 self._due.watch(frame.entry.deadline, step)
             step.seek(self._home, self._admitted)
         elif type(step) is Together:
-            frame.answers = [None] * len(step.flows)
-            frame.missing = len(step.flows)
-            for place, flow in enumerate(step.flows):
-                self._advance(Frame(flow, frame.entry, frame, place), None, None)
+            return self._begin_together(frame, step.flows)
         elif type(step) is Join:
             self._join(frame, step.cell)
         elif type(step) is Await:
             self._paused.add(frame)
             step.begin(lambda answer: self._home.post(lambda: self._resume(frame, answer)))
         elif type(step) is Release:
-            waiting, step.cell.waiting = step.cell.waiting, []
-            for follower in waiting:
-                del self._joined[follower]
-            for follower in (*waiting, frame):
-                if not self.finished:
-                    self._advance(follower, None, None)
+            self._release(step.cell)
+            return _WAITS if self.finished else None
         elif self._halted:
             self._advance(frame, None, self.run.stop_error())
         else:
             self._paused.add(frame)
             self._hands.after(step.seconds, lambda: self._resume(frame))
+        return _WAITS
+
+    def _begin_together(self, frame: Frame, flows: tuple[Flow[Any], ...]) -> Any:
+        frame.answers = [None] * len(flows)
+        frame.missing = len(flows)
+        frame.beginning = True
+        for place, flow in enumerate(flows):
+            self._advance(Frame(flow, frame.entry, frame, place), None, None)
+        frame.beginning = False
+        return _WAITS if frame.missing or self.finished else frame.answers
+
+    def _release(self, cell: Cell) -> None:
+        waiting, cell.waiting = cell.waiting, []
+        for follower in waiting:
+            del self._joined[follower]
+        for follower in waiting:
+            if not self.finished:
+                self._advance(follower, None, None)
 
     def _join(self, frame: Frame, cell: Cell) -> None:
         """Have a frame wait for a cell, unless it would wait for itself."""
