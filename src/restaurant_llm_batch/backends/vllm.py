@@ -83,6 +83,7 @@ class VLLMServerLLM:
             )
         self._url = cleaned(base_url, without="/v1")
         self._model = model
+        self._served = model  # the name in requests; the server's own once it was asked
         self._secret = as_secret(api_key)
         self._timeout = as_timeout(timeout)
         self._more = {**sampling, **(extra_body or {})}
@@ -152,7 +153,7 @@ class VLLMServerLLM:
         await self._wire.aclose()
 
     def _complete(self, request: LLMRequest) -> Flow[LLMReply]:
-        model = self._model or (yield from self._first_model())
+        model = self._served or (yield from self._first_model())
         body = chat_body(request, model, more=self._more)
         if request.priority:
             # Left out where it says nothing: servers other than vLLM may refuse what they do not know.
@@ -164,8 +165,8 @@ class VLLMServerLLM:
         models = yield from self._models()
         if not models:
             raise PermanentBackendError(f"{self._url} offers no model", backend=_BACKEND)
-        self._model = models[0].id  # calls that ask at the same time get the same answer
-        return self._model
+        self._served = models[0].id  # calls that ask at the same time get the same answer
+        return self._served
 
     def _models(self) -> Flow[list[ServedModel]]:
         answer = yield from self._ask("GET", "/v1/models")
@@ -175,7 +176,7 @@ class VLLMServerLLM:
         return [_served(model) for model in offered if isinstance(model, dict) and model.get("id")]
 
     def _count_tokens(self, prompt: str | Sequence[Message]) -> Flow[int]:
-        model = self._model or (yield from self._first_model())
+        model = self._served or (yield from self._first_model())
         if isinstance(prompt, str):
             # A text on its own begins no prompt, so no start token counts.
             what: dict[str, Any] = {"prompt": prompt, "add_special_tokens": False}

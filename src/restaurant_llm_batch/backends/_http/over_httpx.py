@@ -6,6 +6,7 @@ import os
 import ssl
 import threading
 from time import monotonic
+from typing import Self
 
 import anyio
 import httpx
@@ -82,10 +83,12 @@ class HttpxTransport:
         client, in_use = self._clients.get()
         in_use.enter()
         try:
+            request = client.build_request(
+                method, url, headers=dict(headers), content=body, timeout=_times(timeout)
+            )
+            request.stream = _Body(body or b"")
             with anyio.fail_after(timeout.total):
-                response = await client.request(
-                    method, url, headers=dict(headers), content=body, timeout=_times(timeout)
-                )
+                response = await client.send(request)
         except TimeoutError as error:
             raise _too_late(timeout) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -132,6 +135,26 @@ class HttpxTransport:
         if self._context is None:
             self._context = system_trust()
         return self._context
+
+
+class _Body(httpx.AsyncByteStream):
+    """
+    A body that is sent in one piece.
+
+    httpx's own is an async generator: one that is cancelled while it is being sent waits for the garbage collector
+    to close it, which trio warns of.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        self._pieces = iter((body,))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
 
 
 def _times(timeout: Timeout) -> httpx.Timeout:
