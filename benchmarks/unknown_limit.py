@@ -35,7 +35,7 @@ from restaurant_llm_batch import (
 from restaurant_llm_batch.steps import complete
 
 CALLS = 2000
-PATIENCE = 90
+PATIENCE = 60
 """Seconds after which a way is given up."""
 
 
@@ -173,7 +173,7 @@ async def async_batch_llm(service: Service) -> int:
     config = abl.ProcessorConfig(
         concurrency=100,
         rate_limit=abl.RateLimitConfig(
-            cooldown_seconds=1.0, slow_start_items=20, slow_start_initial_delay=0.05
+            cooldown_seconds=1.0, slow_start_items=20, slow_start_initial_delay=0.1
         ),
         retry=abl.RetryConfig(max_rate_limit_retries=1000),
     )

@@ -143,6 +143,42 @@ def test_an_endless_text_is_cut_in_no_time(unit: str) -> None:
     assert solid("".join(chunks)) == solid(text) == solid("".join(halves or ()))
 
 
+@pytest.mark.parametrize("unit", ["👩\u200d👩\u200d👧", "ㅋ", "가"])
+def test_a_long_word_is_not_read_again_for_each_of_its_chunks(unit: str) -> None:
+    text = unit * (300_000 // len(unit))
+    start = time.thread_time()
+    chunks = split_text(text, 10, count_tokens=len)
+
+    assert time.thread_time() - start < 2.0  # seconds; at the square of the length it is half a minute
+    assert "".join(chunks) == text
+
+
+def test_a_text_is_halved_by_looking_near_its_middle_only() -> None:
+    text = "음식이 맛있어요. 직원분이 e.g. 친절합니다 " * 40_000
+    start = time.thread_time()
+    parts = [text]
+    for _ in range(3):
+        parts = [half for part in parts for half in split_in_two(part) or ()]
+
+    assert time.thread_time() - start < 0.5  # seconds; it was 2 with all sentences looked at three times
+    assert solid("".join(parts)) == solid(text)
+    assert all(part.endswith((".", "친절합니다")) and not part.endswith("e.g.") for part in parts)
+    assert max(map(len, parts)) - min(map(len, parts)) < 100
+
+
+@pytest.mark.parametrize("length", [500, 5000, 50_000])
+@pytest.mark.parametrize("place", [0.26, 0.5, 0.74])
+def test_the_only_end_in_the_middle_half_is_found_however_far_from_the_middle(
+    length: int, place: float
+) -> None:
+    before = int(length * place)
+    for joint, fill in ((". ", "가나 "), (" ", "가")):
+        first, second = (fill * before)[:before].strip(), (fill * length)[: length - before].strip()
+        text = first + joint + second
+
+        assert split_in_two(text) == ((first + joint).strip(), second)
+
+
 @given(TEXTS)
 def test_two_halves_are_the_whole_and_each_is_something(text: str) -> None:
     halves = split_in_two(text)
@@ -177,7 +213,9 @@ def test_a_text_is_halved_at_a_sentence_else_at_a_word_else_anywhere(
 
 @pytest.mark.parametrize("most", [0, -1, 1.5, True, "2000", None])
 def test_a_useless_budget_is_refused_with_what_to_write(most: object) -> None:
-    with pytest.raises(errors.ConfigurationError, match=r"max_tokens must be .* at least 1.*example 2000"):
+    with pytest.raises(
+        errors.ConfigurationError, match=r"max_tokens must be .* at least 1.*example max_tokens=2000"
+    ):
         split_text("가", most)  # type: ignore[arg-type]
 
 

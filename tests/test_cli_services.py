@@ -73,7 +73,11 @@ def test_the_environment_says_what_options_leave_out(reviews: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
-        (["summarize", "--llm", "openai"], "BATCH_LLM_MODEL"),
+        (
+            ["summarize", "--llm", "openai"],
+            "--llm openai needs --model; write for example --model gpt-5-mini, or set BATCH_LLM_MODEL=",
+        ),
+        (["summarize", "--llm", "vllm"], "--llm-url http://localhost:8000"),
         (["summarize", "--llm", "vllm"], "BATCH_LLM_URL=http://localhost:8000"),
         (["summarize", "--llm", "vllm", "--llm-url", "localhost"], "http://"),
         (["summarize", "--llm", "runpod"], "RUNPOD_ENDPOINT_ID"),

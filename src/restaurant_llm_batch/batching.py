@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from operator import index
 from typing import Any, SupportsIndex, TypeVar, cast
 
 from .counting import TokenCount, estimate_tokens
@@ -70,10 +70,10 @@ def calculate_dynamic_batch_size(
     Raises:
         ConfigurationError: When an argument cannot be used.
     """
-    max_tokens_per_batch = _whole("max_tokens_per_batch", max_tokens_per_batch, 4000)
-    min_batch_size = _whole("min_batch_size", min_batch_size, 10)
-    max_batch_size = _whole("max_batch_size", max_batch_size, 100)
-    default_batch_size = _whole("default_batch_size", default_batch_size, 50)
+    max_tokens_per_batch = whole_number("max_tokens_per_batch", max_tokens_per_batch, 4000)
+    min_batch_size = whole_number("min_batch_size", min_batch_size, 10)
+    max_batch_size = whole_number("max_batch_size", max_batch_size, 100)
+    default_batch_size = whole_number("default_batch_size", default_batch_size, 50)
     if min_batch_size > max_batch_size:
         raise ConfigurationError(
             f"min_batch_size={min_batch_size} is more than max_batch_size={max_batch_size}; "
@@ -111,8 +111,8 @@ def pack_reviews(
     Raises:
         ConfigurationError: When an argument cannot be used.
     """
-    max_tokens_per_batch = _whole("max_tokens_per_batch", max_tokens_per_batch, 4000)
-    max_batch_size = _whole("max_batch_size", max_batch_size, 100)
+    max_tokens_per_batch = whole_number("max_tokens_per_batch", max_tokens_per_batch, 4000)
+    max_batch_size = whole_number("max_batch_size", max_batch_size, 100)
     given = list(_each(reviews))
     batches = pack_texts(_contents(given), max_tokens_per_batch, most=max_batch_size, count=count_tokens)
     return [
@@ -145,8 +145,8 @@ def pack_texts(
     Raises:
         ConfigurationError: When an argument cannot be used, or the budget has no room for an empty line.
     """
-    budget = _whole("budget", budget, 4000)
-    most = _whole("most", most, 100)
+    budget = whole_number("budget", budget, 4000)
+    most = whole_number("most", most, 100)
     batches: list[list[Packed]] = []
     room = count_left = 0  # of the last batch; none is open yet
     for index, text in enumerate(texts):
@@ -250,7 +250,7 @@ def _each(reviews: Iterable[R]) -> Iterable[R]:
 
 def _counted(count: TokenCount, text: str) -> int:
     tokens: object = count(text)
-    whole = _as_whole(tokens)
+    whole = as_whole(tokens)
     if whole is None or whole < 0:
         raise ConfigurationError(
             f"a token counter must return a whole number of at least 0, got {tokens!r}; "
@@ -259,8 +259,14 @@ def _counted(count: TokenCount, text: str) -> int:
     return whole
 
 
-def _whole(name: str, value: object, example: int) -> int:
-    whole = _as_whole(value)
+def whole_number(name: str, value: object, example: int) -> int:
+    """
+    Return an argument that must be a whole number of at least 1.
+
+    Raises:
+        ConfigurationError: When it is none.
+    """
+    whole = as_whole(value)
     if whole is None or whole < 1:
         raise ConfigurationError(
             f"{name} must be a whole number of at least 1, got {value!r}; write for example {name}={example}"
@@ -268,11 +274,11 @@ def _whole(name: str, value: object, example: int) -> int:
     return whole
 
 
-def _as_whole(value: object) -> int | None:
-    # Those of numpy and its like are whole numbers too.
+def as_whole(value: object) -> int | None:
+    """Return a whole number of any kind (numpy's too) as an integer, or None for what is none."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
     try:
-        return index(value)
+        return operator.index(value)
     except TypeError:
         return None

@@ -6,14 +6,18 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
-from .batching import estimate_tokens
+from .batching import estimate_tokens, whole_number
 from .errors import ConfigurationError
 from .sentences import boundary, sentence_ends
 
 _WORD = re.compile(r"\S+")
+_START_OF_WORD = re.compile(r"\S")  # the whole word would be read again for each of its chunks
 # In characters. No prose has tokens as long on average, and to count what is longer, again for every chunk
 # of a text without a full stop, would cost the square of its length.
 _LONGEST_TOKEN = 32
+# In characters. A text is halved at an end that is found this near to its middle, if there is one; what is nearer
+# than the second to where looking begins may look like an end for want of what stands before it.
+_NEAR, _EDGE = 2000, 32
 
 
 def split_text(
@@ -35,15 +39,17 @@ def split_text(
     Raises:
         ConfigurationError: When the text is no text, or `max_tokens` is too few for a single character.
     """
-    _check(text, max_tokens)
-    cutter = _Cutter(text, max_tokens, count_tokens)
+    given: object = text
+    if not isinstance(given, str):
+        raise ConfigurationError(f"text must be a text, got {type(given).__name__}; join a list by newlines")
+    cutter = _Cutter(text, whole_number("max_tokens", max_tokens, 2000), count_tokens)
     chunks: list[str] = []
-    first = _WORD.search(text)
+    first = _START_OF_WORD.search(text)
     while first is not None:
         start = first.start()
         end = cutter.end_of_chunk(start)
         chunks.append(text[start:end])
-        first = _WORD.search(text, end)
+        first = _START_OF_WORD.search(text, end)
     return chunks
 
 
@@ -56,23 +62,35 @@ def split_in_two(text: str) -> tuple[str, str] | None:
     text = text.strip()
     if not text:
         return None
-    half = len(text) // 2
-    words = [match.end() for match in _WORD.finditer(text)]
-    for ends in (sentence_ends(text), words):
-        middle = min(ends, key=lambda end: abs(end - half), default=0)
-        if len(text) <= 4 * middle <= 3 * len(text):
+    for ends_of in (sentence_ends, _word_ends):
+        middle = _nearest_to_middle(text, ends_of)
+        if middle is not None:
             return text[:middle], text[middle:].lstrip()
-    middle = boundary(text, half)
+    middle = boundary(text, len(text) // 2)
     return (text[:middle].rstrip(), text[middle:].lstrip()) if middle else None
 
 
-def _check(text: object, max_tokens: object) -> None:
-    if not isinstance(text, str):
-        raise ConfigurationError(f"text must be a text, got {type(text).__name__}; join a list by newlines")
-    if not isinstance(max_tokens, int) or isinstance(max_tokens, bool) or max_tokens < 1:
-        raise ConfigurationError(
-            f"max_tokens must be a whole number of at least 1, got {max_tokens!r}; write for example 2000"
-        )
+def _word_ends(text: str) -> list[int]:
+    return [match.end() for match in _WORD.finditer(text)]
+
+
+def _nearest_to_middle(text: str, ends_of: Callable[[str], list[int]]) -> int | None:
+    """Return the end that is nearest to the middle of a text, or None where its middle half has none."""
+    length = len(text)
+    half, widest = length // 2, length // 4 + _EDGE
+    reach = min(_NEAR, widest)
+    while True:
+        first, last = max(half - reach, 0), min(half + reach, length)
+        ends = [first + end for end in ends_of(text[first:last])]
+        if last < length:
+            ends = ends[:-1]  # where looking ended, not the sentence
+        if first:
+            ends = [end for end in ends if end >= first + _EDGE]
+        if near := [end for end in ends if length <= 4 * end <= 3 * length]:
+            return min(near, key=lambda end: abs(end - half))
+        if reach == widest:
+            return None
+        reach = min(8 * reach, widest)
 
 
 class _Cutter:
@@ -105,7 +123,7 @@ class _Cutter:
     def _words_of(self, start: int, end: int) -> list[int]:
         # A sentence of a megabyte has many chunks, and its words are found once.
         if not self._words or self._words[-1] != end:
-            self._words = [match.end() for match in _WORD.finditer(self._text, start, end)]
+            self._words = [start + place for place in _word_ends(self._text[start:end])]
         return self._words
 
     def _longest(self, start: int, ends: Sequence[int]) -> int | None:

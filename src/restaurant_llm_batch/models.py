@@ -8,6 +8,7 @@ the library can trust it.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from operator import index
 from typing import Any, Literal, TypeAlias
@@ -41,7 +42,8 @@ def as_item_id(value: object, field: str) -> ItemId:
     if isinstance(value, str) and value:
         return value
     if hasattr(value, "__index__") and not isinstance(value, bool):
-        return index(value)
+        with suppress(TypeError):  # an array of several numbers has the method, and no use for it
+            return index(value)
     raise ConfigurationError(f"{field} must be an integer or a string, got {value!r}")
 
 

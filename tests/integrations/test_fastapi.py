@@ -227,6 +227,40 @@ def test_a_failing_restaurant_stands_beside_the_others_results() -> None:
     ]
 
 
+def all_is_long(text: str) -> int:
+    """Find the instructions beyond any budget."""
+    return 5000
+
+
+def lines_are_long(text: str) -> int:
+    """Find the smallest line beyond any budget, and instructions within it."""
+    return 5000 if len(text) < 100 else 1
+
+
+@pytest.mark.parametrize("count", [all_is_long, lines_are_long])
+def test_a_budget_that_is_too_small_is_named_to_the_client(count: Any) -> None:
+    app = FastAPI()
+    app.include_router(
+        batch_router(
+            BatchRunner(llm=FakeLLM(answer=labelled), count_tokens=count, strategy=Strategy.stage(4))
+        )
+    )
+    review = {"content": "맛있어요"}
+    given = {"positive_reviews": [review], "negative_reviews": []}
+    compared = {"target_reviews": [review], "comparison_reviews": [review]}
+    for path, restaurant in {
+        SUMMARIES: {"restaurant_id": 1, **given},
+        SENTIMENTS: {"restaurant_id": 1, "reviews": [review]},
+        STRENGTHS: {"target_restaurant_id": 1, **compared},
+    }.items():
+        answer = post(app, path, {"restaurants": [restaurant], "max_tokens_per_batch": 1000})
+        (failure,) = answer.json()["failures"]
+        assert failure["error"] == (
+            "ConfigurationError: max_tokens_per_batch is too small for the instructions, a review and the answer; "
+            "send a larger one"
+        )
+
+
 def test_what_a_service_said_is_in_the_log_and_not_in_the_answer(caplog: pytest.LogCaptureFixture) -> None:
     app = make(FakeLLM(answer=labelled, fault=failing(RuntimeError("the text of a bug"), 1)))
     with caplog.at_level(logging.WARNING, "restaurant_llm_batch"):
@@ -426,6 +460,56 @@ def test_a_wrong_request_is_told_which_field_is_wrong(path: str, body: Any, fiel
     assert field in [detail["field"] for detail in error["details"]]
 
 
+UNREAD = [
+    "restaurant_id",
+    "member_id",
+    "group_id",
+    "subgroup_id",
+    "is_recommended",
+    "created_at",
+    "updated_at",
+]
+
+
+@pytest.mark.parametrize("value", [1, 0, "", 1.5, 1700000000, None, {"$date": 1}, [1], "x" * 500])
+def test_fields_that_nobody_reads_are_no_reason_to_refuse_a_review(value: Any) -> None:
+    review = {"content": "좋아요", **dict.fromkeys(UNREAD, value)}
+    given = {"positive_reviews": [review], "negative_reviews": []}
+    compared = {"target_reviews": [review], "comparison_reviews": [review]}
+    for path, restaurant in {
+        SUMMARIES: {"restaurant_id": 1, **given},
+        SENTIMENTS: {"restaurant_id": 1, "reviews": [review]},
+        STRENGTHS: {"target_restaurant_id": 1, **compared},
+    }.items():
+        answer = post(ready(), path, {"restaurants": [restaurant]}, **{"X-Debug": "1"})
+        assert answer.status_code == 200, answer.text
+        (result,) = answer.json()["results"]
+        for field in {"positive_reviews", "target_reviews", "comparison_reviews"} & result.keys():
+            assert result[field] == [review]
+
+
+def test_a_number_of_any_length_is_answered() -> None:
+    long = (
+        b'{"restaurants": [{"target_restaurant_id": 1, "target_reviews": [{"content": "a", "created_at": %b}]'
+    )
+    long += b', "comparison_reviews": []}]}'
+    with TestClient(ready()) as client:
+        for digits in (b"9" * 4000, b"9" * 5000, b"[" * 150 + b"]" * 150):
+            headers = {"Content-Type": "application/json"}
+            answer = client.post(STRENGTHS, content=long % digits, headers=headers)
+            assert answer.status_code in (200, 422), answer.text
+
+
+def test_the_description_says_what_unread_fields_are_for() -> None:
+    with TestClient(ready()) as client:
+        reviews = client.get("/openapi.json").json()["components"]["schemas"]["ReviewModel"]["properties"]
+
+    for field in UNREAD:
+        assert reviews[field]["description"].startswith("Not read: ")
+        assert len(reviews[field]["examples"]) == 2
+        assert "type" not in reviews[field]
+
+
 def test_a_mix_of_both_summary_shapes_is_told_to_choose() -> None:
     given = {"restaurant_id": 1, "positive_reviews": [], "negative_reviews": []}
     error = post(ready(), SUMMARIES, {"restaurants": [given, {"restaurant_id": 2}]}).json()
@@ -506,6 +590,9 @@ def test_a_service_without_search_says_what_to_send_instead() -> None:
     assert "send positive_reviews and negative_reviews" in answer.json()["message"]
     answer = post(app, STRENGTHS, {"restaurants": [{"target_restaurant_id": 1, "target_reviews": []}]})
     assert answer.json()["details"][0]["field"] == "restaurants[0].comparison_reviews"
+    for headers in ({}, LINES):
+        answer = post(app, SUMMARIES, {"restaurants": []}, **headers)
+        assert answer.status_code == 200
     assert post(app, SUMMARIES, documents.SUMMARY_REQUESTS["reviews"]["value"]).status_code == 200
     assert post(app, STRENGTHS, documents.STRENGTH_REQUESTS["reviews"]["value"]).status_code == 200
 
@@ -601,6 +688,14 @@ def test_lines_are_sent_to_those_who_ask_for_them(accept: str, streamed: bool) -
 
     kind = "application/x-ndjson" if streamed else "application/json"
     assert answer.headers["content-type"] == kind
+
+
+def test_all_lines_of_what_is_accepted_are_read() -> None:
+    several = [("Accept", "text/plain"), ("Accept", "application/x-ndjson")]
+    with TestClient(ready()) as client:
+        answer = client.post(SUMMARIES, json=ids(1), headers=several)
+
+    assert answer.headers["content-type"] == "application/x-ndjson"
 
 
 def test_lines_hold_what_the_plain_answer_holds() -> None:

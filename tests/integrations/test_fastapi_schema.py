@@ -93,7 +93,9 @@ def allowed(schema: Schema, root: Schema) -> st.SearchStrategy[Any]:
     schema = resolved(schema, root)
     if "anyOf" in schema:
         return st.one_of([allowed(one, root) for one in schema["anyOf"]])
-    match schema["type"]:
+    match schema.get("type"):
+        case None:
+            return ANYTHING
         case "object":
             required = set(schema.get("required", ()))
             fields = {name: allowed(one, root) for name, one in schema["properties"].items()}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import click
 
+from ..errors import ConfigurationError
 from ..protocols import AsyncLLMBackend, Embedder, LLMBackend
 
 if TYPE_CHECKING:
@@ -15,6 +16,12 @@ if TYPE_CHECKING:
 
 MakeLLM: TypeAlias = Callable[[Mapping[str, Any]], LLMBackend | AsyncLLMBackend]
 """Makes a model, given the settings that options say; those left out are None."""
+
+_NEEDED = {
+    "openai": ("batch_llm_model", "--model", "gpt-5-mini"),
+    "vllm": ("batch_llm_url", "--llm-url", "http://localhost:8000"),
+}
+"""What a model cannot do without: the setting, the option that says it, and an example."""
 
 LLMS = ("offline", "openai", "vllm", "runpod")
 
@@ -25,7 +32,18 @@ def models() -> dict[str, MakeLLM]:
 
 
 def _maker(name: str) -> MakeLLM:
-    return lambda options: _settings(batch_llm_backend=name, **options).llm()
+    def make(options: Mapping[str, Any]) -> LLMBackend | AsyncLLMBackend:
+        settings = _settings(batch_llm_backend=name, **options)
+        if name in _NEEDED:
+            field, option, example = _NEEDED[name]
+            if not getattr(settings, field):
+                raise ConfigurationError(
+                    f"--llm {name} needs {option}; write for example {option} {example}, "
+                    f"or set {field.upper()}={example}"
+                )
+        return settings.llm()
+
+    return make
 
 
 def llm_parameters(llms: Mapping[str, MakeLLM]) -> list[click.Parameter]:

@@ -20,8 +20,11 @@ from pydantic import (
     StrictStr,
     StringConstraints,
     ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
 )
 
+from ..batching import as_whole
 from ..errors import ConfigurationError, OutputInvalid
 from ..models import ItemId, LLMReply, RestaurantRef, Review, as_item_id
 
@@ -31,7 +34,7 @@ Form = TypeVar("Form", bound=BaseModel)
 def _as_id(value: Any) -> ItemId:
     try:
         return as_item_id(value, "")
-    except ConfigurationError:
+    except (ConfigurationError, TypeError):  # of numpy's arrays, only those of one number are numbers
         raise ValueError("must be an integer or a string that is not empty") from None
 
 
@@ -39,9 +42,34 @@ def _as_id_or_none(value: Any) -> ItemId | None:
     return None if value is None else _as_id(value)
 
 
+def _as_id_if_one(value: Any) -> ItemId | None:
+    try:
+        return as_item_id(value, "")
+    except (ConfigurationError, TypeError):
+        return None
+
+
+def _as_int(value: Any) -> Any:
+    whole = as_whole(value)
+    return value if whole is None else whole  # what is none is for pydantic to complain of
+
+
+def _as_bool_if_one(value: Any, validate: ValidatorFunctionWrapHandler) -> bool | None:
+    if getattr(value, "shape", None) == ():  # one of numpy's
+        value = value.item()
+    try:
+        return validate(value)  # type: ignore[no-any-return]
+    except ValidationError:
+        return None
+
+
+Int = Annotated[StrictInt, BeforeValidator(_as_int)]
 Id = Annotated[Any, BeforeValidator(_as_id)]
 """An id, with one complaint instead of one for each of its types."""
 OptionalId = Annotated[Any, BeforeValidator(_as_id_or_none)]
+UnreadId = Annotated[Any, BeforeValidator(_as_id_if_one)]
+"""An id that no task reads, so that a table's empty cell is no reason to refuse the review."""
+UnreadBool = Annotated[bool | None, WrapValidator(_as_bool_if_one)]
 
 
 class RestaurantForm(BaseModel):
@@ -50,8 +78,8 @@ class RestaurantForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     restaurant_id: Id
-    limit: Annotated[StrictInt, Field(ge=1, le=1000)] | None = None
-    priority: StrictInt = 0
+    limit: Annotated[Int, Field(ge=1, le=1000)] | None = None
+    priority: Int = 0
     query: StrictStr | None = None
 
 
@@ -63,7 +91,11 @@ def as_list(value: Any) -> Any:
 def _as_mapping(value: Any) -> Any:
     if isinstance(value, str):
         return {"content": value}
-    return asdict(value) if isinstance(value, Review) else value
+    if isinstance(value, Review):
+        return asdict(value)
+    if not isinstance(value, Mapping):
+        raise ValueError('must be a text, a mapping with "content", or a Review')  # noqa: TRY004  # pydantic wants this
+    return value
 
 
 class ReviewForm(BaseModel):
@@ -71,9 +103,9 @@ class ReviewForm(BaseModel):
 
     content: StrictStr
     id: OptionalId = Field(None, validation_alias=AliasChoices("id", "review_id"))
-    restaurant_id: OptionalId = None
-    is_recommended: bool | None = None
-    category: OptionalId = None
+    restaurant_id: UnreadId = None
+    is_recommended: UnreadBool = None
+    category: UnreadId = None
 
     def review(self) -> Review:
         """Return the review."""
@@ -90,7 +122,7 @@ class ReviewedForm(BaseModel):
 
     restaurant_id: Id
     reviews: Reviews
-    priority: StrictInt = 0
+    priority: Int = 0
 
 
 class SortedForm(BaseModel):
@@ -101,7 +133,7 @@ class SortedForm(BaseModel):
     restaurant_id: Id
     positive_reviews: Reviews = []
     negative_reviews: Reviews = []
-    priority: StrictInt = 0
+    priority: Int = 0
 
 
 class ComparisonForm(BaseModel):
@@ -113,7 +145,7 @@ class ComparisonForm(BaseModel):
     target_reviews: Reviews | None = None
     comparison_reviews: Reviews | None = None
     category: OptionalId = None
-    priority: StrictInt = 0
+    priority: Int = 0
 
 
 def _nothing_for_null(value: Any) -> Any:
@@ -197,7 +229,8 @@ def complaints(error: ValidationError) -> str:
     """Return what is wrong with an item, field by field."""
     said = []
     for detail in error.errors(include_url=False):
-        message = detail["msg"].removeprefix("Value error, ").lower()
+        message = detail["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
         said.append(f"field {_path(detail['loc'])!r}: {message}, got {shown(detail['input'])}")
     return "; ".join(said)
 

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import STOPS_THE_RUN, BatchError, RunStopped
+from ...errors import STOPS_THE_RUN, BatchError, ConfigurationError, OutputError, RunStopped
 from ...models import ItemId
 from ...report import Failure, Outcome, RunStats, Stage
 from .jobs import Job
@@ -71,7 +71,8 @@ class Account:
             failure.stage,
             failure.attempts,
             type(error).__name__,
-            str(error),
+            # What a model wrote, or a user sent, is not for logs.
+            "" if isinstance(error, (OutputError, ConfigurationError)) else str(error),
             exc_info=error if unknown else None,
         )
 

@@ -70,6 +70,8 @@ class Tasks:
         ids = _distinct([one.restaurant_id for one in asked.restaurants], "restaurant_id")
         if isinstance(asked, ReviewSummaryBatchRequest):
             return self._summaries_of_reviews(asked, ids)
+        if not self.can_search and not ids:  # nothing to search for
+            return self._summaries_of_reviews(ReviewSummaryBatchRequest(restaurants=[]), ids)
         if not self.can_search:
             raise _needs_search("restaurants[0].positive_reviews", "positive_reviews and negative_reviews")
         task = replace(self.summary, limit=asked.limit, min_score=asked.min_score)

@@ -52,7 +52,7 @@ class BatchRequest(Request):
     @property
     def wants_lines(self) -> bool:
         """Whether results are to be sent as they finish."""
-        wanted = _qualities(self.headers.get("accept", ""))
+        wanted = _qualities(",".join(self.headers.getlist("accept")))
         return 0 < wanted.get(LINES, 0) >= wanted.get("application/json", 0)
 
     async def stream(self) -> AsyncGenerator[bytes, None]:

@@ -7,6 +7,7 @@ kind of thing went wrong, in words of ours, and the log says the rest, under the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,8 @@ _WORDS: Sequence[tuple[type[BatchError], str]] = (
     (OutputError, "the model's answer could not be used"),
     (ConfigurationError, "this service is not set up for it"),
 )
+# How the errors begin that come from the budget, which is the request's to choose.
+_TOO_SMALL = re.compile(r"max_tokens_per_batch=|a budget of \d+ tokens for a batch ")
 
 
 class Refused(HTTPException):
@@ -66,6 +69,11 @@ def in_words(error: BaseException) -> str:
     if isinstance(error, RunStopped):
         cause = error.__cause__
         return f"RunStopped: not run to its end{f': {in_words(cause)}' if cause is not None else ''}"
+    if isinstance(error, ConfigurationError) and _TOO_SMALL.match(str(error)):
+        return (
+            f"{type(error).__name__}: max_tokens_per_batch is too small for the instructions, a review and "
+            "the answer; send a larger one"
+        )
     for kind, words in _WORDS:
         if isinstance(error, kind):
             status = getattr(error, "status", None)

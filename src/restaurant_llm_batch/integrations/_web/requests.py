@@ -46,6 +46,11 @@ _ID_SCHEMA = {
 Id = Annotated[ItemId, PlainValidator(_as_id), WithJsonSchema(_ID_SCHEMA)]
 """The name of a restaurant or a review, with one complaint instead of one for each of its types."""
 
+
+def _unread(meaning: str, *examples: Any) -> Any:
+    return Field(None, description=f"Not read: {meaning}.", examples=list(examples))
+
+
 Budget = Annotated[
     int | None,
     Field(
@@ -69,22 +74,18 @@ class ReviewModel(BaseModel):
         str, Field(description="The text; a blank one is reported, and not sent to the model.")
     ]
     id: Id | None = None
-    restaurant_id: Id | None = None
-    member_id: Id | None = None
-    group_id: Id | None = None
-    subgroup_id: Id | None = None
-    is_recommended: bool | None = None
-    created_at: str | None = None
-    updated_at: str | None = None
+    # Nobody reads these, so nobody is refused for them. They come back as they were given, where reviews do.
+    restaurant_id: Any = _unread("a review counts for the restaurant it is listed under", 1, None)
+    member_id: Any = _unread("the member's id, or null", 3, None)
+    group_id: Any = _unread("the group's id, or null", 7, None)
+    subgroup_id: Any = _unread("the subgroup's id, or null", 9, None)
+    is_recommended: Any = _unread("true, false or null", True, None)
+    created_at: Any = _unread("a time as text, or null", "2026-01-31T12:00:00", None)
+    updated_at: Any = _unread("a time as text, or null", "2026-01-31T12:00:00", None)
 
     def read(self) -> Mapping[str, Any]:
         """Return what is read of it."""
-        return {
-            "content": self.content,
-            "id": self.id,
-            "restaurant_id": self.restaurant_id,
-            "is_recommended": self.is_recommended,
-        }
+        return {"content": self.content, "id": self.id}
 
 
 class SentimentReviewInput(BaseModel):
@@ -93,9 +94,7 @@ class SentimentReviewInput(BaseModel):
     model_config = ConfigDict(extra="ignore", strict=True)
 
     id: Id | None = None
-    restaurant_id: Annotated[
-        Id | None, Field(description="Not read: a review counts for the restaurant it is listed under.")
-    ] = None
+    restaurant_id: Any = _unread("a review counts for the restaurant it is listed under", 1, None)
     content: str
 
     def read(self) -> Mapping[str, Any]:
