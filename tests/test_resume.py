@@ -139,19 +139,23 @@ def test_an_answer_that_an_item_failed_by_is_asked_for_again_by_the_next_run(tmp
     assert llm.calls == 3  # the first answer is still known to be nonsense; its repair is asked for anew
 
 
-def test_an_answer_that_was_cut_off_is_not_kept(tmp_path: Path) -> None:
+def test_an_answer_that_was_cut_off_is_not_paid_for_again_by_an_item_that_was_done(tmp_path: Path) -> None:
     class Cut:
         calls = 0
 
         def complete(self, request: LLMRequest) -> LLMReply:
             self.calls += 1
-            return LLMReply("{", finish_reason="length")
+            text = '{"categories": {"food": {"summary": "좋다"}}, "overall_summary": "좋다"}'
+            return (
+                LLMReply(text) if request.max_tokens > 1500 else LLMReply(text[:20], finish_reason="length")
+            )
 
     llm = Cut()
-    runner = BatchRunner(llm=llm, store=tmp_path / "run.db")
-    for _ in range(2):
-        runner.run(ask, [1])
-    assert llm.calls == 4
+    runner = BatchRunner(llm=llm, search=FakeSearch({1: ["맛있어요"]}), store=tmp_path / "run.db")
+    for _ in range(3):
+        (result,) = runner.run(SummarizeAspects(aspects=["food"]), [1]).results
+        assert result.overall_summary == "좋다"
+    assert llm.calls == 2
 
 
 CHILD = """

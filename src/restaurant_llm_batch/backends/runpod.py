@@ -13,6 +13,7 @@ from math import isfinite
 from typing import Any
 
 from ..errors import ConfigurationError, PromptTooLong
+from ..journal import current
 from ..models import LLMReply, LLMRequest
 from ._http.chat import chat_body
 from ._http.identity import identity_of
@@ -27,7 +28,7 @@ from ._runpod.flow import JobFlows
 from ._runpod.health import JobCounts, RunPodHealth, WorkerCounts
 from ._runpod.ledger import Ledger
 from ._runpod.pace import Rate, RunPodLimits, make_lanes
-from ._runpod.steps import Polling
+from ._runpod.steps import Notes, Polling, job_mark
 from .transport import Timeout, Transport, as_timeout
 from .vllm import NEUTRAL_SAMPLING
 
@@ -149,12 +150,12 @@ class RunPodLLM:
             RunStopped: When the run gave this call up; the job is cancelled.
         """
         self._here()
-        return self._blocking.complete(self._body(request), request.max_tokens)
+        return self._blocking.complete(self._body(request), request.max_tokens, self._notes(request))
 
     async def acomplete(self, request: LLMRequest, /) -> LLMReply:
         """Answer a request as `complete` does; being cancelled cancels the job, and waits for that."""
         self._here()
-        return await self._awaited.complete(self._body(request), request.max_tokens)
+        return await self._awaited.complete(self._body(request), request.max_tokens, self._notes(request))
 
     def health(self) -> RunPodHealth:
         """
@@ -186,6 +187,10 @@ class RunPodLLM:
             with self._lock:
                 if os.getpid() != self._pid:
                     self._begin()
+
+    def _notes(self, request: LLMRequest) -> Notes | None:
+        journal = current()
+        return None if journal is None else Notes(journal, job_mark(self.identity, request))
 
     def _body(self, request: LLMRequest) -> bytes:
         chat = chat_body(request, self._model or "", more=self._more)

@@ -64,6 +64,7 @@ class Store:
     def __init__(self, path: str | os.PathLike[str], *, wait: float = 10.0) -> None:
         self._file = StoreFile(path, wait)
         self._session = Session(self._file)
+        self._leaving: set[bytes] = set()  # discarded, and not yet gone from the file
 
     @property
     def commits(self) -> int:
@@ -83,11 +84,13 @@ class Store:
 
     def get(self, key: bytes) -> LLMReply | None:
         """
-        Return the answer of a key, or None. What is not durable yet is not found.
+        Return the answer of a key, or None. What is not durable yet is not found, and what is discarded neither.
 
         Raises:
             StoreError: When it cannot be read.
         """
+        if key in self._leaving:
+            return None
         row = self._read(GET, key)
         if row is None:
             return None
@@ -105,7 +108,13 @@ class Store:
 
     def discard(self, key: bytes, on_durable: OnDurable) -> None:
         """Take an answer out, such as one that turned out to be of no use; returns at once."""
-        self._session.hand_in(Change(DISCARD, _checked(key), (key,), on_durable))
+        self._leaving.add(_checked(key))
+
+        def gone(error: Exception | None) -> None:
+            self._leaving.discard(key)
+            on_durable(error)
+
+        self._session.hand_in(Change(DISCARD, key, (key,), gone))
 
     def note_job(self, key: bytes, backend: str, job_id: str, on_durable: OnDurable) -> None:
         """Note that a job was submitted for a key, instead of the one noted before; returns at once."""

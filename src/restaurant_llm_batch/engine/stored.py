@@ -2,6 +2,7 @@
 Asking with a store: what is there is not asked again, and an answer is on disk before its flow goes on.
 
 Equal questions of a run that are in flight at once are asked once; whoever asks meanwhile waits for the answer.
+What a backend notes about its jobs goes to the store too.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from ..journal import Journal, noting_in
 from ..models import LLMReply
 from ..steps import Complete, Flow
+from .call import Call
 from .intake import Entry
 from .once import Cell, Join, Release
-from .run import Run
+from .plan import Line
+from .run import Run, log
 from .store import Store
 from .store_keys import request_key
 
@@ -61,11 +65,12 @@ def ask_with_store(ask: Ask, step: Complete, entry: Entry, run: Run, store: Stor
 
 def _lead(ask: Ask, step: Complete, entry: Entry, run: Run, store: Store, key: bytes) -> Flow[LLMReply]:
     cell = run.asking[key] = Cell()
+    jobs = JobNotes(store, key, run)
     reply: LLMReply | None = None
     error: Exception | None = None
     try:
-        reply = yield from ask(step, entry, run)
-        yield from _keep(reply, entry, run, store, key)
+        reply = yield from _noting(ask(step, entry, run), jobs)
+        yield from _keep(reply, entry, run, store, key, jobs)
     except Exception as raised:
         error = raised
     del run.asking[key]
@@ -75,11 +80,122 @@ def _lead(ask: Ask, step: Complete, entry: Entry, run: Run, store: Store, key: b
     return reply
 
 
-def _keep(reply: LLMReply, entry: Entry, run: Run, store: Store, key: bytes) -> Flow[None]:
-    """Put an answer into the store and wait until it is on disk."""
-    if reply.finish_reason != "stop":
-        return  # cut off or declined: asked again in other words now, and anew the next time
+def _keep(reply: LLMReply, entry: Entry, run: Run, store: Store, key: bytes, jobs: JobNotes) -> Flow[None]:
+    """
+    Put an answer into the store and wait until it is on disk.
+
+    One that was cut off or declined too: what was asked after it is there as well, and a later run must not pay
+    for both again. An answer that its item fails by is taken out then.
+    """
     entry.kept.append((reply, key))
     failure: Any = yield Await(partial(store.put, key, reply))
-    if failure is not None:
+    if failure is None:
+        jobs.forget_all()  # not before: until now, only the job had the answer
+    else:
         run.stop(f"the store cannot be written: {failure}")
+
+
+class JobNotes:
+    """
+    The journal of one question, in the store.
+
+    The store holds one job per question, the latest. It is written to a moment after it was told, so what was
+    told is remembered here: a call that is made again must not miss the job of the one before.
+    """
+
+    def __init__(self, store: Store, key: bytes, run: Run) -> None:
+        self._store = store
+        self._key = key
+        self._run = run
+        self._noted: tuple[str, str] | None = None
+        self._free = False
+        self._ended = ""
+
+    def take(self, mark: str) -> str | None:
+        """Return the job to go on with, as `Journal` says."""
+        if self._noted is None:
+            self._look()
+        if self._noted is None or not self._free or self._noted[0] != mark:
+            return None
+        self._free = False
+        return self._noted[1]
+
+    def note(self, mark: str, job_id: str) -> None:
+        """Note a job that was made."""
+        self._noted, self._free = (mark, job_id), False
+        self._tell(partial(self._store.note_job, self._key, mark, f"{mark} {job_id}", self._written))
+
+    def leave(self, job_id: str) -> None:
+        """Note that a job is waited for no more."""
+        if self._noted is not None and self._noted[1] == job_id:
+            self._free = True
+
+    def forget(self, job_id: str) -> None:
+        """Note that a job has ended without an answer."""
+        self._ended = job_id
+        if self._noted is not None and self._noted[1] == job_id:
+            self.forget_all()
+
+    def forget_all(self) -> None:
+        """Forget what is noted."""
+        if self._noted is not None:
+            self._noted = None
+            self._tell(partial(self._store.forget_job, self._key, _nothing))
+
+    def _look(self) -> None:
+        found = self._store.job(self._key)
+        if found is not None:
+            mark, _, job_id = found.partition(" ")
+            if job_id != self._ended:  # or it is about to be forgotten there too
+                self._noted, self._free = (mark, job_id), True
+
+    def _written(self, failure: Exception | None) -> None:
+        if failure is not None:
+            self._run.stop(f"the store cannot be written: {failure}")
+
+    @staticmethod
+    def _tell(change: Callable[[], object]) -> None:
+        try:
+            change()
+        except Exception as error:  # no more threads, at the interpreter's end: the next run looks at the job
+            log.warning("a job could not be noted, or not be forgotten: %s", error)
+
+
+def _noting(flow: Flow[LLMReply], journal: Journal) -> Flow[LLMReply]:
+    """Have every call of a flow note its jobs in a journal."""
+    answer: Any = None
+    error: Exception | None = None
+    try:
+        while True:
+            try:
+                step = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as stop:
+                reply: LLMReply = stop.value
+                return reply
+            answer = error = None
+            if type(step) is Call:
+                step.line = _noting_line(step.line, journal)
+            try:
+                answer = yield step
+            except Exception as raised:
+                error = raised
+    finally:
+        flow.close()
+
+
+def _noting_line(line: Line, journal: Journal) -> Line:
+    method = line.method
+
+    async def awaited(argument: Any) -> Any:
+        with noting_in(journal):
+            return await method(argument)
+
+    def blocking(argument: Any) -> Any:
+        with noting_in(journal):
+            return method(argument)
+
+    return Line(awaited if line.native else blocking, line.native)
+
+
+def _nothing(_: Exception | None) -> None:
+    pass

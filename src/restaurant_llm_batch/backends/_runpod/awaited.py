@@ -10,7 +10,7 @@ from typing import Any
 import anyio
 from anyio import CancelScope, CapacityLimiter, create_task_group, current_time, get_cancelled_exc_class
 
-from ...errors import RunStopped
+from ...errors import PermanentBackendError, RunStopped
 from ...models import LLMReply
 from ...steps import Pause, adrive
 from .._http.in_use import InUse
@@ -22,7 +22,7 @@ from .flow import JobFlows
 from .health import RunPodHealth
 from .ledger import Ledger, Phase
 from .pace import Lane
-from .steps import Job, Now, Operation, Send, log
+from .steps import Job, Notes, Now, Operation, Send, log
 
 SUBMIT_GRACE = 10.0
 """Seconds that the answer to a submission is waited for after the call was cancelled."""
@@ -55,14 +55,17 @@ class AwaitedJobs:
         self._lanes = lanes
         self._loops = PerLoop(lambda: _Loop(lanes), lambda loop: None)
 
-    async def complete(self, body: bytes, max_tokens: int) -> LLMReply:
-        """Run a job; it is cancelled if this is."""
-        call = _Call(self, body, max_tokens)
+    async def complete(self, body: bytes, max_tokens: int, notes: Notes | None = None) -> LLMReply:
+        """Run a job, or go on with one that is noted; it is cancelled if this is."""
         async with self._using():
-            async with create_task_group() as tasks:
-                tasks.start_soon(call.work)
-                await call.wait()
-            return call.result()
+            found = None if notes is None else notes.find()
+            if found is not None:
+                try:
+                    return await _Call(self, found, body, max_tokens).run()
+                except PermanentBackendError:
+                    if not found.may_be_replaced:
+                        raise
+            return await _Call(self, Job(notes=notes), body, max_tokens).run()
 
     async def health(self) -> RunPodHealth:
         """Look at the endpoint."""
@@ -119,11 +122,11 @@ class _Call:
     submission off, with the id of the job in it.
     """
 
-    def __init__(self, jobs: AwaitedJobs, body: bytes, max_tokens: int) -> None:
+    def __init__(self, jobs: AwaitedJobs, job: Job, body: bytes, max_tokens: int) -> None:
         self._jobs = jobs
+        self._job = job
         self._body = body
         self._max_tokens = max_tokens
-        self._job = Job()
         self._reply: LLMReply | None = None
         self._error: Exception | None = None
         self._given_up = False
@@ -131,7 +134,18 @@ class _Call:
         self._patience = CancelScope()
         self._submission = CancelScope(shield=True)
 
-    async def wait(self) -> None:
+    async def run(self) -> LLMReply:
+        """Do the work in its task, and return what it has come to."""
+        async with create_task_group() as tasks:
+            tasks.start_soon(self._work)
+            await self._wait()
+        if self._error is not None:
+            raise self._error
+        if self._reply is None:
+            raise RunStopped("the task of this call was cancelled")
+        return self._reply
+
+    async def _wait(self) -> None:
         """Wait for the work; being cancelled gives it up. The task group then waits until it has ended."""
         try:
             await self._done.wait()
@@ -141,15 +155,7 @@ class _Call:
             self._patience.cancel()
             raise
 
-    def result(self) -> LLMReply:
-        """Return what the work has come to."""
-        if self._error is not None:
-            raise self._error
-        if self._reply is None:
-            raise RunStopped("the task of this call was cancelled")
-        return self._reply
-
-    async def work(self) -> None:
+    async def _work(self) -> None:
         """Run the job, and cancel it if it is not run to its end."""
         if self._given_up:
             return
@@ -157,33 +163,46 @@ class _Call:
             with CancelScope(shield=True), self._jobs.ledger.keeping(self._job):
                 try:
                     with self._patience:
-                        self._reply = await self._run()
+                        self._reply = await self._answer()
                 finally:
-                    await self._cancel_if_alive()
+                    if self._reply is None:
+                        await self._give_up()
         except Exception as error:
             self._error = error
         finally:
             self._done.set()
 
-    async def _run(self) -> LLMReply:
+    async def _answer(self) -> LLMReply:
         jobs, job = self._jobs, self._job
+        if not job.found:
+            await self._submit()
+        jobs.ledger.note(job, Phase.WATCHED)
+        return await adrive(jobs.flows.watch(job, self._max_tokens), jobs.perform)
+
+    async def _submit(self) -> None:
+        jobs = self._jobs
         async with jobs.slot("run"):
             try:
                 with self._submission:
-                    await adrive(jobs.flows.submit(job, self._body), jobs.send)
+                    await adrive(jobs.flows.submit(self._job, self._body), jobs.send)
             except get_cancelled_exc_class():
                 log.warning(_TORN)  # a loop that is being closed cancels every task that it has
                 raise
         if self._submission.cancelled_caught:
             log.warning(_TORN)
-        jobs.ledger.note(job, Phase.WATCHED)
-        return await adrive(jobs.flows.watch(job, self._max_tokens), jobs.perform)
 
-    async def _cancel_if_alive(self) -> None:
+    async def _give_up(self) -> None:
+        """Cancel the job if it is alive and nobody else waits for it."""
         job = self._job
-        if not job.alive:
-            return
-        self._jobs.ledger.note(job, Phase.CANCELLED)
+        try:
+            if job.alive and self._jobs.ledger.may_cancel(job):
+                await self._cancel()
+                warn_if_alive(job)
+        finally:
+            job.unanswered()
+
+    async def _cancel(self) -> None:
+        job = self._job
         with CancelScope(shield=True, deadline=current_time() + GRACE) as grace:
             while True:
                 try:
@@ -195,4 +214,3 @@ class _Call:
                 except Exception as error:
                     log.warning("cancelling RunPod job %s failed: %s", job.id, error)
                 break
-        warn_if_alive(job)

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from time import monotonic, sleep
 from typing import Any
 
-from ...errors import RunStopped
+from ...errors import PermanentBackendError, RunStopped
 from ...models import LLMReply
 from ...patience import is_given_up, wait
 from ...steps import Pause, drive
@@ -19,7 +19,7 @@ from .health import RunPodHealth
 from .ledger import Ledger, Phase
 from .pace import Lane
 from .signals import HeldSignals
-from .steps import Job, Now, Operation, Send, log
+from .steps import Job, Notes, Now, Operation, Send, log
 
 GRACE = 30.0
 """
@@ -58,13 +58,24 @@ class BlockingJobs:
         self._ledger = ledger
         self._in_use = InUse()
 
-    def complete(self, body: bytes, max_tokens: int) -> LLMReply:
-        """Run a job; it is cancelled if this ends before it does."""
-        job = Job()
-        with self._using(), self._ledger.keeping(job):
+    def complete(self, body: bytes, max_tokens: int, notes: Notes | None = None) -> LLMReply:
+        """Run a job, or go on with one that is noted; it is cancelled if this ends before it does."""
+        with self._using():
+            found = None if notes is None else notes.find()
+            if found is not None:
+                try:
+                    return self._run(found, body, max_tokens)
+                except PermanentBackendError:
+                    if not found.may_be_replaced:
+                        raise
+            return self._run(Job(notes=notes), body, max_tokens)
+
+    def _run(self, job: Job, body: bytes, max_tokens: int) -> LLMReply:
+        with self._ledger.keeping(job):
             try:
-                with self._slot("run", _go_on), HeldSignals():
-                    drive(self._flows.submit(job, body), self._send)
+                if not job.found:
+                    with self._slot("run", _go_on), HeldSignals():
+                        drive(self._flows.submit(job, body), self._send)
                 self._ledger.note(job, Phase.WATCHED)
                 return drive(self._flows.watch(job, max_tokens), self._perform)
             except BaseException:
@@ -78,25 +89,28 @@ class BlockingJobs:
 
     def cancel(self, job: Job) -> None:
         """Cancel a job if it is alive, whatever has happened; a first Ctrl-C waits for that."""
-        if not job.alive:
-            return
-        with HeldSignals():
-            self._ledger.note(job, Phase.CANCELLED)
-            until = monotonic() + GRACE
+        if job.alive:
+            with HeldSignals():
+                if self._ledger.may_cancel(job):
+                    self._cancel(job)
+            warn_if_alive(job)
+        job.unanswered()
 
-            def perform(step: Any) -> Any:
-                if monotonic() > until:
-                    raise TimeoutError(f"{GRACE:g} seconds were not enough")
-                if isinstance(step, Pause):
-                    return sleep(step.seconds)  # not to be cut short by what has ended the call
-                with self._slot(step.operation, _nothing):
-                    return self._send(step)
+    def _cancel(self, job: Job) -> None:
+        until = monotonic() + GRACE
 
-            try:
-                drive(self._flows.cancel(job), perform)
-            except Exception as error:
-                log.warning("cancelling RunPod job %s failed: %s", job.id, error)
-        warn_if_alive(job)
+        def perform(step: Any) -> Any:
+            if monotonic() > until:
+                raise TimeoutError(f"{GRACE:g} seconds were not enough")
+            if isinstance(step, Pause):
+                return sleep(step.seconds)  # not to be cut short by what has ended the call
+            with self._slot(step.operation, _nothing):
+                return self._send(step)
+
+        try:
+            drive(self._flows.cancel(job), perform)
+        except Exception as error:
+            log.warning("cancelling RunPod job %s failed: %s", job.id, error)
 
     def close(self) -> None:
         """Close the connections, once no call uses them."""

@@ -84,7 +84,7 @@ class JobFlows:
             if not error.may_have_arrived:
                 raise no_answer(error, BACKEND) from error
             raise unknown(f"no answer came to the submission: {error}") from error
-        job.id = read_submission(answer, self._secret)
+        job.made(read_submission(answer, self._secret))
 
     def watch(self, job: Job, max_tokens: int) -> Flow[LLMReply]:
         """
@@ -98,7 +98,7 @@ class JobFlows:
         """
         began: float = yield Now()
         now = began
-        wait = self._polling.first
+        wait = 0.0 if job.found else self._polling.first
         status = "IN_QUEUE"
         while now - began < self._timeout:
             yield Pause(min(wait, began + self._timeout - now))
@@ -108,10 +108,14 @@ class JobFlows:
             except TransientBackendError as error:
                 wait = max(wait, error.retry_after or 0.0)
                 told = {}
+            except PermanentBackendError as error:
+                job.gone = error.status == 404
+                raise
             else:
                 if status == "COMPLETED":
                     return read_output(told, self._model, max_tokens, self._secret)
                 if status in TERMINAL:
+                    job.gone = status == "CANCELLED"
                     raise ended(status, told, self._secret)
             now = yield Now()
             if status == "IN_QUEUE" and self.queue.is_due(began, now):

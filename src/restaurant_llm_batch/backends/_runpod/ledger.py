@@ -25,6 +25,7 @@ class Phase(Enum):
     SUBMITTED = "its submission is being answered"
     WATCHED = "it is alive"
     CANCELLED = "it is being cancelled"
+    KEPT = "cancelling it failed, and is tried once more at the very end"
 
 
 class Ledger:
@@ -52,16 +53,31 @@ class Ledger:
             yield
         finally:
             with self._lock:
-                if job.alive:  # cancelling it failed; it is tried once more at the very end
-                    self._jobs[job] = Phase.WATCHED
+                if job.alive:
+                    self._jobs[job] = Phase.KEPT
                 else:
                     self._jobs.pop(job, None)
+                if job.found and job.over:
+                    for other in self._of_same_id(job, Phase.KEPT):
+                        del self._jobs[other]
 
     def note(self, job: Job, phase: Phase) -> None:
         """Note what is being done about a job."""
         with self._lock:
             if job in self._jobs:
                 self._jobs[job] = phase
+
+    def may_cancel(self, job: Job) -> bool:
+        """
+        Note that a job is to be cancelled; return False when another call waits for it, which goes on.
+
+        Of calls that leave at the same time, the last one is told True.
+        """
+        with self._lock:
+            if job in self._jobs:
+                self._jobs[job] = Phase.CANCELLED
+            job.left = job.notes is not None and bool(self._of_same_id(job, Phase.WATCHED))
+            return not job.left
 
     def end(self, cancel: Callable[[Job], object]) -> None:
         """
@@ -86,10 +102,17 @@ class Ledger:
             with self._lock:
                 self._jobs.pop(job, None)
 
+    def _of_same_id(self, job: Job, phase: Phase) -> list[Job]:
+        return [
+            other
+            for other, found in self._jobs.items()
+            if found is phase and other.id == job.id and other is not job
+        ]
+
     def _take(self) -> Job | None:
         with self._lock:
             for job, phase in self._jobs.items():
-                if phase is Phase.WATCHED:
+                if phase in (Phase.WATCHED, Phase.KEPT):
                     self._jobs[job] = Phase.CANCELLED
                     return job
         return None

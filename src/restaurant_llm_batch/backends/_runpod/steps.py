@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from dataclasses import dataclass, fields
+from hashlib import blake2b
 from math import isfinite
 from typing import Literal, NamedTuple
 
 from ...errors import ConfigurationError
+from ...journal import Journal
+from ...models import LLMRequest
 from .._http.wire import Exchange
 
 log = logging.getLogger("restaurant_llm_batch")
@@ -50,7 +54,7 @@ class Polling:
 
     def after(self, wait: float) -> float:
         """Return the wait that follows a wait."""
-        return min(wait * self.growth, self.longest)
+        return min(max(wait * self.growth, self.first), self.longest)
 
 
 class Now(NamedTuple):
@@ -64,6 +68,35 @@ class Send(NamedTuple):
     exchange: Exchange
 
 
+def job_mark(identity: str, request: LLMRequest) -> str:
+    """Return what a job is noted with: with equal marks, jobs may have each other's answers."""
+    asked = (identity, request.messages, request.schema, request.max_tokens, request.temperature)
+    written = json.dumps(asked, sort_keys=True, default=repr)
+    return f"runpod:{blake2b(written.encode(), digest_size=8).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """
+    Where a call notes its job.
+
+    Attributes:
+        journal: The journal of its question.
+        mark: Says what is asked, and of whom; see `job_mark`.
+    """
+
+    journal: Journal
+    mark: str
+
+    def find(self) -> Job | None:
+        """Return the job that was noted before, or None; raises as `Journal.take` does."""
+        job_id = self.journal.take(self.mark)
+        if job_id is None:
+            return None
+        log.info("RunPod job %s of an earlier call is watched again", job_id)
+        return Job(job_id, notes=self, found=True)
+
+
 @dataclass(slots=True, eq=False)
 class Job:
     """
@@ -72,15 +105,43 @@ class Job:
     Attributes:
         id: Its id; empty until its submission is answered.
         over: Whether it is known to have ended.
+        notes: Where it is noted, if anywhere.
+        found: Whether an earlier call has submitted it.
+        gone: Whether it was cancelled by somebody else, or is unknown to RunPod.
+        left: Whether it is left to another call that waits for it.
     """
 
     id: str = ""
     over: bool = False
+    notes: Notes | None = None
+    found: bool = False
+    gone: bool = False
+    left: bool = False
 
     @property
     def alive(self) -> bool:
-        """Whether it was made and may still cost money."""
-        return bool(self.id) and not self.over
+        """Whether it was made, may still cost money, and is nobody else's business."""
+        return bool(self.id) and not self.over and not self.left
+
+    @property
+    def may_be_replaced(self) -> bool:
+        """Whether it is an earlier call's that has come to nothing, so that this call makes its own."""
+        return self.found and self.gone and self.over
+
+    def made(self, job_id: str) -> None:
+        """Note its id, which its submission has told."""
+        self.id = job_id
+        if self.notes is not None:
+            self.notes.journal.note(self.notes.mark, job_id)
+
+    def unanswered(self) -> None:
+        """Note that its call is over without an answer: once it has ended nobody is to look for it again."""
+        if self.notes is None or not self.id:
+            return
+        if self.over:
+            self.notes.journal.forget(self.id)
+        else:
+            self.notes.journal.leave(self.id)
 
 
 class QueueWatch:

@@ -1,0 +1,61 @@
+"""
+Noting jobs in a backend, so that a later run finds what an earlier one has left behind.
+
+With a store, every question has a `Journal`. A backend whose answers are jobs elsewhere, as `RunPodLLM`'s are,
+looks into `current()`: it notes a job as soon as it knows its id, and asks for one before it makes another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+
+class Journal(Protocol):
+    """
+    The journal of one question. Its methods never wait and never raise, `take` excepted.
+
+    A backend may wrap others and ask them several times for one answer. So a job goes by a mark, which says
+    whose it is and what it was asked, and is given to one call only.
+    """
+
+    def take(self, mark: str) -> str | None:
+        """
+        Return the id of a job that may be alive, was noted with an equal mark, and has nobody waiting; or None.
+
+        Raises:
+            StoreError: When the journal cannot be read.
+        """
+        ...
+
+    def note(self, mark: str, job_id: str) -> None:
+        """Note a job that was just made, and is waited for; `mark` has no space in it."""
+        ...
+
+    def leave(self, job_id: str) -> None:
+        """Note that a job is waited for no more although it may be alive."""
+        ...
+
+    def forget(self, job_id: str) -> None:
+        """Note that a job has ended without an answer. One with an answer is forgotten when that is kept."""
+        ...
+
+
+_CURRENT: ContextVar[Journal | None] = ContextVar("journal", default=None)
+
+
+def current() -> Journal | None:
+    """Return the journal of the question that is being asked here; None without a store."""
+    return _CURRENT.get()
+
+
+@contextmanager
+def noting_in(journal: Journal) -> Iterator[None]:
+    """Have backends that are called in this block note their jobs."""
+    token = _CURRENT.set(journal)
+    try:
+        yield
+    finally:
+        _CURRENT.reset(token)
