@@ -434,3 +434,26 @@ def test_chunks_that_fail_are_shown_where_they_are_and_at_the_end() -> None:
     assert "soup(n)" in result.stdout
     assert "failed: phrases of chunk 1: PermanentBackendError: the prompt was refused" in flat(result.stdout)
     assert "1 part of a document failed." in flat(result.stdout)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_with_a_store_a_second_run_asks_nothing_and_says_so(command: str) -> None:
+    reviews = write(*REVIEWS)
+    asked: list[LLMRequest] = []
+
+    class Counting(OfflineLLM):
+        def complete(self, request: LLMRequest, /) -> LLMReply:
+            asked.append(request)
+            return super().complete(request)
+
+        async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+            return self.complete(request)
+
+    first = run(command, reviews, "--store", "run.db", llm=Counting)
+    calls = len(asked)
+    again = invoke(command, reviews, "--store", "run.db", "--output", "again", llm=Counting)
+
+    assert calls > 0
+    assert len(asked) == calls
+    assert by_id(read(Path("again"))) == by_id(first)
+    assert "from the store" in flat(again.output)

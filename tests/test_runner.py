@@ -713,3 +713,29 @@ def test_calls_are_freed_as_they_end_and_not_left_to_the_garbage_collector(strat
         gc.enable()
 
     assert unreachable < 2 * 300  # the outcomes, and what belongs to the run rather than to an item
+
+
+@pytest.mark.parametrize("observers", [print, None, [print, "x"], [int], "print"])
+def test_observers_of_another_kind_are_told(observers: Any) -> None:
+    with pytest.raises(errors.ConfigurationError, match="observers must be a list"):
+        BatchRunner(llm=FakeLLM(), observers=observers)
+
+
+def test_async_items_are_told() -> None:
+    async def items() -> Any:
+        yield 1
+
+    with pytest.raises(errors.ConfigurationError, match="not async"):
+        BatchRunner(llm=FakeLLM()).run(lambda item: pause(0), items())
+
+
+@pytest.mark.parametrize("reply", [LLMReply({"a": 1}), LLMReply(None), LLMReply("x", prompt_tokens="12")])  # type: ignore[arg-type]
+def test_a_reply_filled_with_something_else_is_the_backends_mistake(reply: LLMReply) -> None:
+    class Sloppy:
+        def complete(self, request: LLMRequest) -> LLMReply:
+            return reply
+
+    (failure,) = BatchRunner(llm=Sloppy()).run(lambda item: complete(LLMRequest("t", ())), [1]).failures
+
+    assert failure.stage == "llm"
+    assert "must return an LLMReply with a text and whole numbers" in str(failure.error)

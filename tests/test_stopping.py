@@ -93,9 +93,40 @@ def test_a_model_without_a_price_is_told_once(caplog: pytest.LogCaptureFixture) 
         report = BatchRunner(llm=Answers(), prices={"other": Price(1.0, 1.0)}).run(ask, range(5))
 
     assert report.stats.cost == 0.0
-    assert [record.message for record in caplog.records] == [
-        "there is no price for the model 'm', so it counts as free; \"\" prices all others"
-    ]
+    (record,) = caplog.records
+    assert "no price for the model 'm'" in record.message
+
+
+def test_a_model_is_priced_by_its_name_without_a_date() -> None:
+    watch = Watch(StopRules(), {"gpt-5": Price(9.0, 9.0), "gpt-5-mini": Price(1.0, 1.0)})
+    watch.answered(LLMReply("", prompt_tokens=10**6, model="gpt-5-mini-2025-08-07"))
+    assert watch.cost == pytest.approx(1.0)
+    watch.answered(LLMReply("", prompt_tokens=10**6, model="gpt-5-2025-08-07"))
+    assert watch.cost == pytest.approx(10.0)
+    watch.answered(LLMReply("", prompt_tokens=10**6, model="gpt-5-nano"))
+    assert watch.cost == pytest.approx(10.0)
+
+
+def test_a_cost_budget_does_not_take_an_unknown_model_for_free() -> None:
+    runner = BatchRunner(llm=Answers(), stop=StopRules(max_cost=1.0), prices={"other": Price(1.0, 1.0)})
+    report = runner.run(ask, range(5))
+
+    assert len(report.results) == 1
+    assert "no price for the model 'm'" in str(report.stats.stopped_because)
+
+
+@pytest.mark.parametrize(
+    "given", [{"prompt": "0.25"}, {"prompt": -1}, {"completion": float("nan")}, {"cached": True}]
+)
+def test_a_price_that_is_none_is_told(given: Any) -> None:
+    with pytest.raises(errors.ConfigurationError, match=f"Price.{next(iter(given))} must be a number from 0"):
+        Price(**{"prompt": 1.0, "completion": 1.0, **given})
+
+
+@pytest.mark.parametrize("prices", [{"": 0.25}, Price(1.0, 1.0), [1]])
+def test_prices_of_another_kind_are_told(prices: Any) -> None:
+    with pytest.raises(errors.ConfigurationError, match="prices must map names of models to a Price"):
+        BatchRunner(llm=Answers(), prices=prices)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)

@@ -92,7 +92,8 @@ class BatchRunner:
             where there is none.
         deadlines: How long calls, items and runs may take.
         stop: When a run stops by itself.
-        prices: What models cost, by the name that their replies give; "" for all others. `RunStats.cost` adds up.
+        prices: What models cost, by the name that their replies give, with or without a date; "" for all others.
+            `RunStats.cost` adds up.
         observers: Called with every event of every run.
 
     Raises:
@@ -126,6 +127,7 @@ class BatchRunner:
             raise ConfigurationError(
                 'StopRules.max_cost needs prices; write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
             )
+        _check_prices(prices)
         self._deadlines = deadlines
         self._stop, self._prices = stop, dict(prices or {})
         self.strategy = strategy
@@ -138,7 +140,8 @@ class BatchRunner:
             None if limits.llm_total is None else _gate(limits.llm_total),
             None if limits.tokens_in_flight is None else _gate(limits.tokens_in_flight),
         )
-        if not callable(count_tokens):
+        counter: object = count_tokens
+        if not callable(counter) or isinstance(counter, type):
             raise ConfigurationError(
                 f"count_tokens must be callable with a text, got {count_tokens!r}; "
                 "write count_tokens=estimate_tokens"
@@ -149,7 +152,7 @@ class BatchRunner:
             "llm": llm_retry,
             "tokens": llm_retry,
         }
-        self._observers = tuple(observers)
+        self._observers = _observers(observers)
         self._arrivals = count().__next__
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         if self._store is not None:
@@ -381,6 +384,28 @@ def identity_of(llm: object) -> str:
     if isinstance(identity, str) and identity:
         return identity
     return f"{type(llm).__module__}.{type(llm).__qualname__}"
+
+
+def _check_prices(prices: object) -> None:
+    if prices is None:
+        return
+    if not isinstance(prices, Mapping) or not all(isinstance(price, Price) for price in prices.values()):
+        raise ConfigurationError(
+            f"prices must map names of models to a Price, got {prices!r}; "
+            'write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
+        )
+
+
+def _observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    given: object = observers
+    if isinstance(given, Iterable) and not isinstance(given, (str, type)):
+        found = tuple(given)
+        if all(callable(one) and not isinstance(one, type) for one in found):
+            return found
+    raise ConfigurationError(
+        f"observers must be a list of what is callable with an event, got {observers!r}; "
+        "write observers=[RichProgress()]"
+    )
 
 
 def _check(value: object, kind: type, field: str) -> None:

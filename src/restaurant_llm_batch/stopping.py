@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -12,6 +13,9 @@ from .errors import ConfigurationError
 from .models import LLMReply
 
 log = logging.getLogger("restaurant_llm_batch")
+
+_DATED = re.compile(r"[-@:]v?\d")
+"""How what follows a model's name begins, where it is a version of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,11 +107,25 @@ class Price:
         prompt: Tokens read.
         completion: Tokens written.
         cached: Tokens read that the service had in its cache; None for the price of any others.
+
+    Raises:
+        ConfigurationError: When one is not a number from 0.
     """
 
     prompt: float
     completion: float
     cached: float | None = None
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value: object = getattr(self, field.name)
+            if value is None and field.name == "cached":
+                continue
+            if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < inf:
+                raise ConfigurationError(
+                    f"Price.{field.name} must be a number from 0, for a million tokens, got {value!r}; "
+                    "write for example Price(prompt=0.25, completion=2.0)"
+                )
 
     def of(self, reply: LLMReply) -> float:
         """Return what a reply costs."""
@@ -122,7 +140,7 @@ class Watch:
 
     Args:
         rules: The rules.
-        prices: What models cost, by the name that their replies give; "" for all others.
+        prices: What models cost, by the name that their replies give, with or without a date; "" for all others.
 
     Attributes:
         needed: Whether there is anything to watch.
@@ -143,22 +161,31 @@ class Watch:
         self._refused_since = None
         self._failed.append(False)
         self._tokens += reply.prompt_tokens + reply.completion_tokens
-        if self.cost is not None:
-            self.cost += self._price(reply.model).of(reply)
         rules = self._rules
+        if self.cost is not None:
+            price = self._price(reply.model)
+            if price is None:
+                missing = f'there is no price for the model {reply.model!r}, and none for "", which prices all others'
+                if rules.max_cost is not None:
+                    return f"{missing}; so max_cost={rules.max_cost} cannot hold"
+                log.warning("%s: it counts as free", missing)
+                price = self._prices[reply.model] = Price(0.0, 0.0)
+            self.cost += price.of(reply)
         if rules.max_tokens is not None and self._tokens >= rules.max_tokens:
             return f"max_tokens={rules.max_tokens} is used up ({self._tokens} tokens)"
         if rules.max_cost is not None and self.cost is not None and self.cost >= rules.max_cost:
             return f"max_cost={rules.max_cost} is spent ({self.cost:.4f})"
         return None
 
-    def _price(self, model: str) -> Price:
-        price = self._prices.get(model) or self._prices.get("")
+    def _price(self, model: str) -> Price | None:
+        price = self._prices.get(model)
         if price is None:
-            log.warning(
-                'there is no price for the model %r, so it counts as free; "" prices all others', model
-            )
-            price = self._prices[model] = Price(0.0, 0.0)
+            # Asked for "gpt-5-mini", a service answers "gpt-5-mini-2025-08-07".
+            dated = [name for name in self._prices if name and _DATED.match(model.removeprefix(name))]
+            named = max((name for name in dated if model.startswith(name)), key=len, default="")
+            price = self._prices.get(named)
+            if price is not None:
+                self._prices[model] = price
         return price
 
     def failed(self) -> str | None:

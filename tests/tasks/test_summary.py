@@ -401,8 +401,8 @@ def test_auto_answers_in_the_language_of_the_reviews(texts: list[str], language:
         ({"aspects": []}, "at least one aspect"),
         ({"aspects": "food"}, "at least one aspect"),
         ({"aspects": {"food": "맛"}}, "must be a list of strings"),
-        ({"max_tokens": 0}, "max_tokens must be at least 1"),
-        ({"temperature": -1}, "temperature must be at least 0"),
+        ({"max_tokens": 0}, "max_tokens must be a whole number of at least 1"),
+        ({"temperature": -1}, "temperature must be a number of at least 0"),
     ],
 )
 def test_a_useless_task_is_refused_with_what_to_write(arguments: dict[str, Any], complaint: str) -> None:

@@ -56,9 +56,10 @@ def _effort(stats: RunStats, *, searched: bool) -> str:
         if stats.prompt_tokens or stats.completion_tokens
         else "no tokens"
     )
+    found = f", {counted(stats.found, 'answer', 'answers')} from the store" if stats.found else ""
     return (
         f"in {seconds(stats.wall_seconds)}, with {' and '.join(calls)} "
-        f"(at most {' and '.join(most)} in flight), "
+        f"(at most {' and '.join(most)} in flight){found}, "
         f"{counted(stats.retries, 'retry', 'retries')}, "
         f"{counted(stats.refusals, 'refusal', 'refusals')} and {tokens}."
     )

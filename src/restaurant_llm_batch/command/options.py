@@ -57,6 +57,7 @@ class RunOptions(ABC, Generic[R]):
     only: tuple[str, ...] | None
     first: int | None
     output: str | None
+    store: Path | None = None
     show: int | None
     quiet: bool
 
@@ -102,6 +103,7 @@ class RunOptions(ABC, Generic[R]):
             "limits": Limits(**{name: number for name, number in most.items() if number is not None}),
             "search_retry": retry,
             "llm_retry": retry,
+            "store": self.store,
         }
 
     def chosen(self, known: Known) -> list[ItemId]:

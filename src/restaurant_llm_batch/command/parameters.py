@@ -142,6 +142,13 @@ def results() -> list[click.Parameter]:
             help="Write each outcome to FILE as JSON Lines as soon as it is there; - for standard output.",
         ),
         click.Option(
+            ["--store"],
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Keep every answer of the model in FILE, and take from there what it has: run the same command again, "
+            "after Ctrl-C too, and only the rest is asked.",
+        ),
+        click.Option(
             ["--show"],
             callback=number_or_all,
             default="10",

@@ -67,6 +67,11 @@ class Intake:
         self._open: set[ItemId] = set()
         self.total: int | None = None
         self._entries: Iterator[Entry | Failure]
+        if hasattr(items, "__aiter__"):
+            raise ConfigurationError(
+                "items must be an iterable that is not async; collect them first, "
+                "with [item async for item in items]"
+            )
         if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
             raise ConfigurationError(
                 f"items must be a list or another iterable of items, got {type(items).__name__}; "

@@ -21,7 +21,7 @@ from .intake import Entry
 from .once import Join, Release, own_copy
 from .plan import Line
 from .retry import Tries, wait_before_next
-from .run import Run, log, where
+from .run import Run, is_sound, log, where
 from .stored import ask_with_store
 
 T = TypeVar("T")
@@ -259,7 +259,9 @@ def _late(entry: Entry, stage: Stage, attempts: int, run: Run) -> DeadlineExceed
 def _mistake(stage: Stage, answer: Any) -> TypeError | None:
     """Notice a backend that forgot to return, or returns something of its own."""
     if stage == "llm":
-        fine, due = isinstance(answer, LLMReply), "an LLMReply"
+        known = isinstance(answer, LLMReply)
+        fine = known and is_sound(answer)
+        due = "an LLMReply with a text and whole numbers of tokens" if known else "an LLMReply"
     elif stage == "tokens":
         return None  # packing is ours
     else:

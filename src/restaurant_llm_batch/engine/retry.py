@@ -40,7 +40,9 @@ class RetryPolicy:
                     f"RetryPolicy.{name} must be a whole number of at least 1, got {value!r}; "
                     f"write {name}=1 to never ask again"
                 )
-        if not 0 <= self.first_wait <= self.max_wait:
+        waits: tuple[object, ...] = (self.first_wait, self.max_wait)
+        numbers = all(isinstance(wait, (int, float)) for wait in waits)
+        if not numbers or not 0 <= self.first_wait <= self.max_wait:
             raise ConfigurationError(
                 "RetryPolicy needs 0 <= first_wait <= max_wait (seconds), got "
                 f"first_wait={self.first_wait!r}, max_wait={self.max_wait!r}"

@@ -193,7 +193,7 @@ class Run:
 
     def ended(self, call: Call, entry: Entry, answer: Any, error: BaseException | None) -> None:
         """Note that a call came back."""
-        reply = answer if isinstance(answer, LLMReply) else None
+        reply = answer if isinstance(answer, LLMReply) and is_sound(answer) else None
         if reply is not None:
             self.meter.answered(reply)
         elif error is not None:
@@ -312,3 +312,10 @@ def where(entry: Entry, error: Exception) -> tuple[Stage, int]:
     if isinstance(error, OutputError):
         return "llm", next((attempt for reply, attempt in entry.retried if reply is error.reply), 1)
     return "task", 0
+
+
+def is_sound(reply: LLMReply) -> bool:
+    """Tell whether a backend filled a reply with what belongs there."""
+    numbers: tuple[object, ...] = (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens)
+    text: object = reply.text
+    return isinstance(text, str) and all(isinstance(number, int) for number in numbers)

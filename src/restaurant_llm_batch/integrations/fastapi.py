@@ -7,7 +7,12 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Response
+try:
+    from fastapi import APIRouter, Body, Response
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError(
+        "this needs FastAPI; write pip install 'restaurant-llm-batch[fastapi]'", name="fastapi"
+    ) from error
 
 from ..errors import ConfigurationError
 from ..runner import BatchRunner

@@ -27,7 +27,8 @@ def query_texts(aspects: Aspects, language: str) -> dict[str, str]:
     Raises:
         ConfigurationError: When there is no aspect, or one has no usable words.
     """
-    if isinstance(aspects, str) or not aspects:
+    given: object = aspects
+    if isinstance(given, (str, set, frozenset)) or not aspects:  # a set has another order in every process
         raise ConfigurationError(
             f'aspects must name at least one aspect, got {aspects!r}; write ("service", "price", "food")'
         )

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ..batching import halved
-from ..errors import ConfigurationError, OutputError, PromptTooLong
+from ..errors import OutputError, PromptTooLong
 from ..models import (
     AspectSummary,
     Hit,
@@ -24,6 +24,7 @@ from ..steps import Flow, complete, search_all, together
 from . import prompts
 from .asking import ask, mend
 from .aspects import Aspects, query_texts
+from .checks import check, check_count, check_language, check_temperature, is_count
 from .failing import told, value_or_failure
 from .language import language_of
 from .parsing import read_aspect, read_object, read_overall
@@ -70,18 +71,13 @@ class SummarizeAspects:
     _texts: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        _check(
-            "limit",
-            self.limit,
-            1 <= self.limit <= 1000,
-            "1 to 1000",
-        )
-        _check("min_score", self.min_score, -1 <= self.min_score <= 1, "-1 to 1")
-        _check("mode", self.mode, self.mode in ("single", "split"), '"single" or "split"')
-        languages = ("ko", "en", "auto")
-        _check("language", self.language, self.language in languages, '"ko", "en" or "auto"')
-        _check("max_tokens", self.max_tokens, self.max_tokens >= 1, "at least 1")
-        _check("temperature", self.temperature, self.temperature >= 0, "at least 0")
+        score: object = self.min_score
+        check(self, "limit", is_count(self.limit) and self.limit <= 1000, "1 to 1000")
+        check(self, "min_score", isinstance(score, (int, float)) and -1 <= score <= 1, "-1 to 1")
+        check(self, "mode", self.mode in ("single", "split"), '"single" or "split"')
+        check_language(self)
+        check_count(self, "max_tokens")
+        check_temperature(self)
         object.__setattr__(self, "_texts", query_texts(self.aspects, self.language))
 
     @property
@@ -307,8 +303,3 @@ def _failed(error: Exception) -> AspectSummary:
 def _raise_if_nothing_stands(categories: Mapping[str, AspectSummary], errors: Sequence[Exception]) -> None:
     if errors and not any(category.status == "ok" for category in categories.values()):
         raise errors[0]
-
-
-def _check(name: str, value: object, fine: bool, bounds: str) -> None:
-    if not fine:
-        raise ConfigurationError(f"SummarizeAspects.{name} must be {bounds}, got {value!r}")
