@@ -13,26 +13,16 @@ from .engine.store import Store
 from .gate import Gate
 from .limits import Limits, kv_cache_tokens, resident_sequences
 from .models import (
-    AspectSummary,
     Comparison,
     Document,
-    Evidence,
-    FailedChunk,
     Hit,
     LLMReply,
     LLMRequest,
     RestaurantRef,
-    RestaurantSentiment,
-    RestaurantStrength,
-    RestaurantSummary,
     Review,
     ReviewedRestaurant,
-    ReviewLabel,
-    ReviewSummary,
     SearchQuery,
     SortedReviews,
-    Vocabulary,
-    Word,
 )
 from .protocols import (
     AsyncLLMBackend,
@@ -47,6 +37,18 @@ from .protocols import (
     TokenCounter,
 )
 from .report import BatchReport, Failure, LimitStep, RunStats, Success
+from .results import (
+    AspectSummary,
+    Evidence,
+    FailedChunk,
+    RestaurantSentiment,
+    RestaurantStrength,
+    RestaurantSummary,
+    ReviewLabel,
+    ReviewSummary,
+    Vocabulary,
+    Word,
+)
 from .runner import BatchRunner
 from .stopping import Deadlines, Price, StopRules
 from .strategy import Strategy

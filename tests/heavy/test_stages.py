@@ -11,7 +11,8 @@ import pytest
 
 from restaurant_llm_batch import BatchReport, BatchRunner, Limits, Strategy, Success
 from restaurant_llm_batch.backends.vllm_engine import VLLMEngineLLM
-from restaurant_llm_batch.models import AspectSummary, ItemId
+from restaurant_llm_batch.models import ItemId
+from restaurant_llm_batch.results import AspectSummary
 
 from .servers import Server
 from .workload import TASK, Bounded, sample

@@ -30,8 +30,9 @@ from restaurant_llm_batch import (
     Vocabulary,
     errors,
 )
-from restaurant_llm_batch.models import AspectSummary, Hit, ItemId, SearchQuery
+from restaurant_llm_batch.models import Hit, ItemId, SearchQuery
 from restaurant_llm_batch.report import Outcome
+from restaurant_llm_batch.results import AspectSummary
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 each_job = pytest.mark.parametrize("job", JOBS)

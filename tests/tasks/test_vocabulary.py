@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import BatchRunner, LLMReply, LLMRequest, RetryPolicy, Strategy, errors
-from restaurant_llm_batch.models import Document, FailedChunk, Vocabulary, Word
+from restaurant_llm_batch.models import Document
+from restaurant_llm_batch.results import FailedChunk, Vocabulary, Word
 from restaurant_llm_batch.steps import Complete, Together
 from restaurant_llm_batch.tasks.vocabulary import ExtractVocabulary
 from restaurant_llm_batch.testing import FakeLLM

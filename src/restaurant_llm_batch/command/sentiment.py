@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..limits import Limits
-from ..models import RestaurantSentiment
+from ..results import RestaurantSentiment
 from ..tasks.sentiment import AnalyzeSentiment
 from . import parameters, services, tables
 from .grouping import read_grouped

@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from ..models import RestaurantStrength, Review
+from ..models import Review
+from ..results import RestaurantStrength
 from ..tasks.strengths import ExtractStrengths
 from . import parameters, services, tables
 from .options import Language, SearchOptions, Work

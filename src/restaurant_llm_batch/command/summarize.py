@@ -11,7 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ..models import AspectSummary, RestaurantSummary
+from ..results import AspectSummary, RestaurantSummary
 from ..tasks.summary import SummarizeAspects
 from . import parameters, services, tables
 from .options import Language, SearchOptions, Work

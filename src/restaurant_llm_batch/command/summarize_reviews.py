@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from ..models import ReviewSummary
+from ..results import ReviewSummary
 from ..tasks.reviews import SummarizeReviews
 from . import parameters, services, tables
 from .grouping import read_grouped

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..chunking import split_text
-from ..models import Vocabulary, Word
+from ..results import Vocabulary, Word
 from ..tasks.vocabulary import ExtractVocabulary
 from . import parameters, services, tables
 from .documents import read_documents

@@ -17,6 +17,7 @@ from ..report import Failure, Outcome
 from ..steps import Flow, Together
 from .call import Call
 from .due import Due
+from .frames import Frame, Joined
 from .intake import Entry, Intake
 from .once import Cell, Join, Release
 from .policy import govern_item
@@ -42,30 +43,6 @@ class Source(Protocol):
     def take(self, room: int) -> Entry | Failure | Pending | None:
         """Return the next entry, None after the last, or `PENDING`; `room` is how many could be taken."""
         ...
-
-
-class Frame:
-    """A flow being advanced; a child of `Together` knows its parent and its place there."""
-
-    __slots__ = ("answers", "beginning", "entry", "flow", "missing", "parent", "place")
-
-    def __init__(self, flow: Flow[Any], entry: Entry, parent: Frame | None = None, place: int = 0) -> None:
-        self.flow = flow
-        self.entry = entry
-        self.parent = parent
-        self.place = place
-        self.answers: list[Any] = []
-        self.missing = 0
-        self.beginning = False  # its children are being begun; it goes on when all of them are
-
-    def ancestors(self) -> set[Frame]:
-        """Return the frame itself, and those it is a part of."""
-        found: set[Frame] = set()
-        frame: Frame | None = self
-        while frame is not None:
-            found.add(frame)
-            frame = frame.parent
-        return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +90,7 @@ class Conductor:
         self._open: dict[int, Frame] = {}
         self._waiting: set[Call] = set()
         self._paused: set[Frame] = set()
-        self._joined: dict[Frame, Cell] = {}
+        self._joined = Joined()
         self._due = Due(hands.after, self._look)
         self._untaken = 0
         self._exhausted = False
@@ -333,34 +310,16 @@ class Conductor:
         frame.beginning = False
         return _WAITS if frame.missing or self.finished else frame.answers
 
+    def _join(self, frame: Frame, cell: Cell) -> None:
+        try:
+            self._joined.add(frame, cell)
+        except ConfigurationError as error:
+            self._advance(frame, None, error)
+
     def _release(self, cell: Cell) -> None:
-        waiting, cell.waiting = cell.waiting, []
-        for follower in waiting:
-            del self._joined[follower]
-        for follower in waiting:
+        for follower in self._joined.release(cell):
             if not self.finished:
                 self._advance(follower, None, None)
-
-    def _join(self, frame: Frame, cell: Cell) -> None:
-        """Have a frame wait for a cell, unless it would wait for itself."""
-        if self._leads_to(frame, cell, set()):
-            error = ConfigurationError(
-                "a flow given to once() asks for its own key, or for one that waits for it, so it would wait for itself"
-            )
-            self._advance(frame, None, error)
-        else:
-            self._joined[frame] = cell
-            cell.waiting.append(frame)  # whoever runs it always ends, also when the run is stopped
-
-    def _leads_to(self, frame: Frame, cell: Cell, seen: set[Cell]) -> bool:
-        """Tell whether a cell's flow, or one that it waits for, is run by a frame or by what that is a part of."""
-        if cell in seen:
-            return False
-        seen.add(cell)
-        if cell.leader in frame.ancestors():
-            return True
-        waits = [other for other in self._joined if cell.leader in other.ancestors()]
-        return any(self._leads_to(frame, self._joined[other], seen) for other in waits)
 
     def _admitted(self, call: Call) -> None:
         if self.run.stopped is not None:

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any, cast
 
 from ..errors import OutputError
-from ..models import LLMReply, Sentiment
+from ..models import LLMReply
+from ..results import Sentiment
 from .parsing import read_object
 from .review_prompts import LABELS
 

@@ -12,7 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import OutputInvalid, OutputTruncated
-from ..models import AspectSummary, Evidence, Hit, LLMReply
+from ..models import Hit, LLMReply
+from ..results import AspectSummary, Evidence
 
 DECLINED = ("refusal", "content_filter")
 """How an answer ended that the model, or the service, declined to give."""

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..models import ItemId, Review, ReviewKind, ReviewSummary, SortedReviews
+from ..models import ItemId, Review, ReviewKind, SortedReviews
+from ..results import ReviewSummary
 from ..steps import Flow
 from . import review_prompts as prompts
 from .checks import check_count, check_language, check_temperature

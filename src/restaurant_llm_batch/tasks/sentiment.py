@@ -9,15 +9,8 @@ from typing import Any, TypeAlias
 
 from ..batching import CUT_MARK, Packed, halved
 from ..errors import ConfigurationError, OutputError, OutputInvalid, PromptTooLong
-from ..models import (
-    ItemId,
-    LLMRequest,
-    RestaurantSentiment,
-    Review,
-    ReviewedRestaurant,
-    ReviewLabel,
-    Sentiment,
-)
+from ..models import ItemId, LLMRequest, Review, ReviewedRestaurant
+from ..results import RestaurantSentiment, ReviewLabel, Sentiment
 from ..steps import Flow, complete, pack, together
 from . import review_prompts as prompts
 from .checks import check_count, check_language, check_temperature

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from ..models import Comparison, Hit, ItemId, RestaurantStrength, Review, SearchQuery
+from ..models import Comparison, Hit, ItemId, Review, SearchQuery
+from ..results import RestaurantStrength
 from ..steps import Flow, once, pack, search_all
 from . import review_prompts as prompts
 from .aspects import query_texts

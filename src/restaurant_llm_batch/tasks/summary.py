@@ -9,17 +9,8 @@ from typing import Any, Literal
 
 from ..batching import halved
 from ..errors import OutputError, PromptTooLong
-from ..models import (
-    AspectSummary,
-    Hit,
-    ItemId,
-    LLMReply,
-    LLMRequest,
-    RestaurantRef,
-    RestaurantSummary,
-    SearchQuery,
-    as_item_id,
-)
+from ..models import Hit, ItemId, LLMReply, LLMRequest, RestaurantRef, SearchQuery, as_item_id
+from ..results import AspectSummary, RestaurantSummary
 from ..steps import Flow, complete, search_all, together
 from . import prompts
 from .asking import ask, mend

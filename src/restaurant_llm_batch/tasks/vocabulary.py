@@ -8,7 +8,8 @@ from typing import Any, Literal, TypeAlias
 
 from ..chunking import split_in_two
 from ..errors import OutputTruncated, PromptTooLong
-from ..models import Document, ItemId, LLMReply, LLMRequest, Vocabulary, VocabularyKind
+from ..models import Document, ItemId, LLMReply, LLMRequest
+from ..results import Vocabulary, VocabularyKind
 from ..steps import Flow, Maybe, together
 from . import vocabulary_prompts as prompts
 from .asking import ask

@@ -15,7 +15,8 @@ from pydantic import (
 )
 
 from ..errors import OutputInvalid
-from ..models import Document, LLMReply, Word
+from ..models import Document, LLMReply
+from ..results import Word
 from .forms import Id, as_list, read_item
 from .parsing import read_object
 from .vocabulary_prompts import PARTS_OF_SPEECH

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from unicodedata import normalize
 
-from ..models import FailedChunk, VocabularyKind, Word
+from ..results import FailedChunk, VocabularyKind, Word
 from ..steps import Maybe
 from .failing import raise_first, told, value_or_failure
 

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-from ..models import Message, VocabularyKind
+from ..models import Message
+from ..results import VocabularyKind
 from .prompts import Language, as_object, quoted
 
 PARTS_OF_SPEECH = ("n", "v", "adj", "adv")

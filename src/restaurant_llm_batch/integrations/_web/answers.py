@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...models import (
+from ...models import Review
+from ...results import (
     AspectSummary,
     RestaurantSentiment,
     RestaurantStrength,
     RestaurantSummary,
-    Review,
     ReviewSummary,
 )
 from .responses import (

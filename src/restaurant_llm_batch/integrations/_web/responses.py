@@ -11,8 +11,8 @@ from typing import Annotated, Any, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
 
-from ...models import AspectStatus
 from ...report import Stage
+from ...results import AspectStatus
 from .requests import Id
 
 
