@@ -27,14 +27,14 @@ class Limits:
         llm: LLM calls in flight, other than packed batches.
         batches: LLM calls in flight that carry a packed batch of reviews.
         llm_total: Both kinds together; None for no bound of its own.
-        tokens_in_flight: Tokens of LLM calls in flight, prompts and longest answers: what a GPU's KV cache holds
-            (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number or a `Gate`; None for no bound. The
-            first in the queue waits, and nobody overtakes it; a call that is larger than all of it goes alone.
         restaurants: Restaurants open at once in one run (the sliding window).
         tokens_per_batch: Token budget of a packed batch.
         min_batch_size: Fewest reviews in a packed batch, where the budget allows it.
         max_batch_size: Most reviews in a packed batch.
         default_batch_size: Batch size when there is nothing to judge it by.
+        tokens_in_flight: Tokens of LLM calls in flight, prompts and longest answers: what a GPU's KV cache holds
+            (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number or a `Gate`; None for no bound. The
+            first in the queue waits, and nobody overtakes it; a call that is larger than all of it goes alone.
 
     Raises:
         ConfigurationError: When a number is not a positive integer, or the batch sizes are out of order.
@@ -44,12 +44,12 @@ class Limits:
     llm: int | AdaptiveLimit | Gate = 8
     batches: int | AdaptiveLimit | Gate = 20
     llm_total: int | AdaptiveLimit | Gate | None = None
-    tokens_in_flight: int | Gate | None = None
     restaurants: int = 200
     tokens_per_batch: int = 4000
     min_batch_size: int = 10
     max_batch_size: int = 100
     default_batch_size: int = 50
+    tokens_in_flight: int | Gate | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
