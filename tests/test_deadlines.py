@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
 from time import monotonic
@@ -22,6 +23,7 @@ from restaurant_llm_batch import (
     Success,
     errors,
 )
+from restaurant_llm_batch.engine.call import Call
 from restaurant_llm_batch.steps import complete, once
 from tests.modes import STRATEGIES, strategy_name
 
@@ -216,17 +218,21 @@ def test_an_item_whose_time_is_up_hands_on_what_it_ran_for_all() -> None:
     assert runs == [0, 2]
 
 
-def test_deadlines_cost_no_memory_that_grows() -> None:
-    async def main() -> None:
+def test_calls_that_have_come_back_are_not_kept_until_their_time_would_be_up() -> None:
+    async def main() -> int:
         runner = BatchRunner(
             llm=Model(), strategy=Strategy.stage(4), deadlines=Deadlines(item=1e6), limits=Limits(llm=50)
         )
+        most = 0
         async with runner:
-            async for _ in runner.astream(lambda item: complete(take(0.01)), iter(range(3000))):
-                pass
-        return
+            async for outcome in runner.astream(lambda item: complete(take(0.01)), iter(range(4000))):
+                most = max(
+                    most,
+                    sum(type(one) is Call for one in gc.get_objects()) if outcome.index % 500 == 499 else 0,
+                )
+        return most
 
-    trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+    assert trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0)) < 2000
 
 
 @pytest.mark.parametrize("field", ["call", "item", "run"])
