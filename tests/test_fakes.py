@@ -1,9 +1,14 @@
-"""What `FakeSearch` finds."""
+"""What `FakeSearch` finds, and what both doubles say to arguments that cannot work."""
 
 from __future__ import annotations
 
-from restaurant_llm_batch.models import SearchQuery
-from restaurant_llm_batch.testing import FakeSearch
+from typing import Any
+
+import pytest
+
+from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.models import LLMRequest, SearchQuery
+from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 REVIEWS = {0: ["a", "b"], 1: ["c"], "2": ["d", "e"], 3: []}
 
@@ -52,3 +57,47 @@ def test_a_function_knows_no_others() -> None:
 
     assert found(search, SearchQuery(1, "?", among="others")) == []
     assert found(search, SearchQuery(1, "?")) == [(1, "1-0", "of 1")]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"answer": "text"}, r"answer must be a function .* write answer=lambda request: 'text'"),
+        ({"seconds": "1"}, "seconds must be a number of at least 0, got '1'"),
+        ({"seconds": -1}, "seconds must be a number of at least 0, got -1"),
+        ({"seconds": float("nan")}, "seconds must be a number"),
+        ({"fault": ConfigurationError("x")}, "fault must be a function of the query or request and the try"),
+        ({"requests": 3}, r"requests must be a list, .* write requests=\[\]"),
+    ],
+)
+def test_a_model_says_what_to_write_instead(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        FakeLLM(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"reviews": ["맛있어요"]}, r'reviews must map .* got list; write reviews=\{1: \["맛있어요"\]\}'),
+        (
+            {"reviews": {7: "맛있어요"}},
+            r'reviews of 7 must be a list .* got str; write \{7: \["맛있어요"\]\}',
+        ),
+        ({"reviews": {7: None}}, "reviews of 7 must be a list of texts, got NoneType"),
+        ({"reviews": {}, "categories": [7]}, r"categories must map restaurants .* write categories=\{1: 7\}"),
+        ({"reviews": {}, "fault": "down"}, "fault must be a function"),
+        ({"reviews": {}, "seconds": None}, "seconds must be a number"),
+    ],
+)
+def test_a_search_says_what_to_write_instead(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        FakeSearch(**arguments)
+
+
+def test_a_function_that_returns_the_wrong_thing_is_told_of_it() -> None:
+    llm = FakeLLM(answer=lambda request: {"labels": []})  # type: ignore[arg-type, return-value]
+    with pytest.raises(ConfigurationError, match=r"got dict for 't'; write json\.dumps"):
+        llm.complete(LLMRequest("t", ()))
+
+    with pytest.raises(ConfigurationError, match="reviews of 1 must be a list of texts, got str"):
+        FakeSearch(lambda name: "맛있어요").search(SearchQuery(1, "?"))

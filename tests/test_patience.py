@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy, errors
-from restaurant_llm_batch.patience import is_given_up, until, wait
+from restaurant_llm_batch.patience import GivenUp, is_given_up, until, wait
 from restaurant_llm_batch.steps import Flow, complete
 
 THREADED = {
@@ -83,7 +83,7 @@ def test_outside_a_run_a_wait_is_only_a_wait() -> None:
 
 
 def test_what_is_given_up_before_it_waits_is_told_too() -> None:
-    given_up = threading.Event()
+    given_up = GivenUp()
     given_up.set()
     with pytest.raises(errors.RunStopped):
         until(given_up, lambda: wait(50))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from logging import NullHandler, getLogger
 from typing import TYPE_CHECKING, Any
 
 from . import errors
@@ -18,6 +19,8 @@ from .models import (
     Hit,
     LLMReply,
     LLMRequest,
+    RateBudget,
+    RateReport,
     RestaurantRef,
     Review,
     ReviewedRestaurant,
@@ -61,6 +64,9 @@ from .tasks.vocabulary import ExtractVocabulary
 if TYPE_CHECKING:
     from .settings import BatchSettings
 
+# What is logged is shown by the handlers of whoever uses the library, and by none of Python's own.
+getLogger(__name__).addHandler(NullHandler())
+
 __all__ = [
     "AdaptiveLimit",
     "AnalyzeSentiment",
@@ -89,6 +95,8 @@ __all__ = [
     "Limits",
     "Observer",
     "Price",
+    "RateBudget",
+    "RateReport",
     "RestaurantRef",
     "RestaurantSentiment",
     "RestaurantStrength",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
@@ -24,4 +25,6 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             with suppress(OSError, ValueError):
                 stream.reconfigure(errors="replace")
+    if logging.lastResort is not None:  # the library shows no log by itself, but here it is the whole program
+        logging.getLogger(__package__).addHandler(logging.lastResort)
     build().main(prog_name="restaurant-llm-batch")

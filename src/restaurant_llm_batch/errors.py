@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .models import LLMReply
+    from .models import LLMReply, RateReport
 
 
 class BatchError(Exception):
@@ -96,7 +96,24 @@ class TransientBackendError(BackendError):
 
 
 class RateLimited(TransientBackendError):
-    """The service refused the call for now (429); the call was not tried, so no attempt is used up."""
+    """
+    The service refused the call for now (429); the call was not tried, so no attempt is used up.
+
+    Attributes:
+        rate: What the service said was left of its limits, or None.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        rate: RateReport | None = None,
+        retry_after: float | None = None,
+        backend: str = "",
+        status: int | None = None,
+    ) -> None:
+        super().__init__(message, retry_after=retry_after, backend=backend, status=status)
+        self.rate = rate
 
 
 class PromptTooLong(BackendError):

@@ -11,18 +11,19 @@ frozen dataclasses.
 
 from __future__ import annotations
 
-from typing import NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 from .models import ItemId, LLMReply
 from .report import Outcome, RunStats, Stage
 
 
 class RunStarted(NamedTuple):
-    """A run begins; `total` is the number of items, or None when the input does not tell."""
+    """A run of a task begins; `total` is the number of items, or None when the input does not tell."""
 
     run: int
     at: float
     total: int | None
+    task: str = ""
 
 
 class ItemStarted(NamedTuple):
@@ -70,6 +71,16 @@ class CallEnded(NamedTuple):
     error: BaseException | None
 
 
+class AnswerFound(NamedTuple):
+    """An answer was in the store already: no call is made, and nothing is paid; `what` is the request's task name."""
+
+    run: int
+    at: float
+    item_id: ItemId
+    what: str
+    reply: LLMReply
+
+
 class RetryPlanned(NamedTuple):
     """A call will be made again after `wait` seconds; its slot is free until then."""
 
@@ -82,6 +93,66 @@ class RetryPlanned(NamedTuple):
     wait: float
     refused: bool
     error: Exception
+
+
+WaitFor: TypeAlias = Literal["answer", "slot", "pace", "retry", "pause", "disk", "other"]
+
+
+class Wait(NamedTuple):
+    """
+    Something that an item waits for.
+
+    Attributes:
+        item_id: The item.
+        what: The aspect searched for, the task name of the request, or "".
+        wait_for: The "answer" of a backend; a "slot"; the "pace" of a limit per minute; the time of the next try
+            ("retry") or of a task's own "pause"; an answer that is being written to the "disk"; or an "other" item
+            or run, which asks the same.
+        seconds: For how long.
+        attempt: Of a call that is being tried, which try it is; else 0.
+    """
+
+    item_id: ItemId
+    what: str
+    wait_for: WaitFor
+    seconds: float
+    attempt: int = 0
+
+
+class Stalled(NamedTuple):
+    """
+    Nothing has begun or ended for as many `seconds` as `Deadlines.stall` says; the longest wait comes first.
+
+    As a text it is what the log says.
+    """
+
+    run: int
+    at: float
+    seconds: float
+    waits: tuple[Wait, ...]
+
+    def __str__(self) -> str:
+        parts: list[str] = []
+        for kind in dict.fromkeys(wait.wait_for for wait in self.waits):
+            first, *more = [wait for wait in self.waits if wait.wait_for == kind]
+            tries = f", try {first.attempt}" if first.attempt > 1 else ""
+            name = f"{first.what!r} of {first.item_id!r}" if first.what else repr(first.item_id)
+            others = f" and {len(more)} more" if more else ""
+            parts.append(f"{_WAITED_FOR[kind]}: {name} for {first.seconds:.0f} s{tries}{others}")
+        return (
+            f"run {self.run}: nothing has happened for {self.seconds:.0f} s. Waiting for {'; '.join(parts)}"
+        )
+
+
+_WAITED_FOR: dict[WaitFor, str] = {
+    "answer": "an answer",
+    "slot": "a slot",
+    "pace": "a limit per minute",
+    "retry": "the next try",
+    "pause": "the end of a pause",
+    "disk": "the disk",
+    "other": "another item or run that asks the same",
+}
 
 
 class ItemEnded(NamedTuple):
@@ -100,4 +171,14 @@ class RunEnded(NamedTuple):
     stats: RunStats
 
 
-Event: TypeAlias = RunStarted | ItemStarted | CallStarted | CallEnded | RetryPlanned | ItemEnded | RunEnded
+Event: TypeAlias = (
+    RunStarted
+    | ItemStarted
+    | CallStarted
+    | CallEnded
+    | AnswerFound
+    | RetryPlanned
+    | Stalled
+    | ItemEnded
+    | RunEnded
+)

@@ -1,7 +1,7 @@
 """
 Admission: at most so many calls at once, the most urgent first.
 
-`Admission` is the state machine: told what happened, it says who is let in; it knows no thread, loop or
+`Admission` is the state machine, a `Queue`: told what happened, it says who is let in; it knows no thread, loop or
 clock. `Gate` puts one lock around it, so that one limit holds across threads, event loops and runners.
 """
 
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from time import monotonic
+from typing import Generic, TypeVar
 
 from .adaptive import AdaptiveLimit, Controller, LimitChange, Outcome
 from .errors import ConfigurationError
@@ -56,25 +57,20 @@ class Ticket:
         self.state = _NEW
 
 
-class Admission:
+class Queue:
     """
-    The state machine of a gate; its methods return the tickets that are admitted now.
+    Tickets in line; the base of what says who is let in. Its methods return the tickets that are admitted now.
 
-    Args:
-        limit: The most slots taken at once, or how it is found.
-        now: The time, on the clock of every later `now`.
+    Tickets are admitted by (priority, arrival of the item, order of asking). The first in the queue is never
+    overtaken, not even by a lighter one.
 
-    Tickets are admitted by (priority, arrival of the item, order of asking). The first in the queue is
-    never overtaken, not even by a lighter one. A ticket heavier than the whole limit is admitted alone.
+    Attributes:
+        waiting: How many wait.
     """
 
-    __slots__ = ("_asked", "_queue", "control", "in_flight", "limit", "peak", "waiting")
+    __slots__ = ("_asked", "_queue", "waiting")
 
-    def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
-        self.control = None if isinstance(limit, int) else Controller(limit, now)
-        self.limit = limit if isinstance(limit, int) else limit.start
-        self.in_flight = 0
-        self.peak = 0
+    def __init__(self) -> None:
         self.waiting = 0
         self._asked = 0
         self._queue: list[tuple[int, float, int, Ticket]] = []
@@ -90,17 +86,6 @@ class Admission:
         heappush(self._queue, (ticket.priority, ticket.arrival, self._asked, ticket))
         return bool(self._admit())
 
-    def done(self, ticket: Ticket, outcome: Outcome = "other", now: float = 0.0) -> list[Ticket]:
-        """Take back an admitted ticket's slots; anything but an admitted ticket is left alone."""
-        if ticket.state is not _ADMITTED:
-            return []
-        ticket.state = _GONE
-        self.in_flight -= ticket.weight
-        if self.control is not None:
-            self.control.told(outcome, ticket.depth, ticket.epoch, now)
-            self.limit = self.control.limit
-        return self._admit()
-
     def withdraw(self, ticket: Ticket) -> list[Ticket]:
         """Forget a ticket, whether it waits or was just admitted."""
         if ticket.state is _WAITING:
@@ -111,6 +96,75 @@ class Admission:
                 heapify(self._queue)
             return self._admit()
         return self.done(ticket)
+
+    def lift(self, ticket: Ticket, priority: int, arrival: float) -> list[Ticket]:
+        """Move a waiting ticket forward, to where one of this priority and arrival would be."""
+        if ticket.state is not _WAITING or (priority, arrival) >= (ticket.priority, ticket.arrival):
+            return []
+        ticket.priority, ticket.arrival = priority, arrival
+        self._asked += 1
+        heappush(self._queue, (priority, arrival, self._asked, ticket))  # its old place is passed over
+        return self._admit()  # it may be lighter than the one that was first
+
+    def done(self, ticket: Ticket, outcome: Outcome = "other", now: float = 0.0) -> list[Ticket]:
+        """Take back what an admitted ticket holds; anything but an admitted ticket is left alone."""
+        if ticket.state is not _ADMITTED:
+            return []
+        ticket.state = _GONE
+        self._left(ticket, outcome, now)
+        return self._admit()
+
+    def first(self) -> Ticket | None:
+        """Return the first who waits."""
+        while self._queue and self._queue[0][3].state is not _WAITING:
+            heappop(self._queue)
+        return self._queue[0][3] if self._queue else None
+
+    def _fits(self, ticket: Ticket) -> bool:
+        """Tell whether a ticket may be admitted now."""
+        raise NotImplementedError
+
+    def _enter(self, ticket: Ticket) -> None:
+        """Admit a ticket."""
+        ticket.state = _ADMITTED
+
+    def _left(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        """Take back what a ticket held."""
+
+    def _admit(self) -> list[Ticket]:
+        admitted: list[Ticket] = []
+        queue = self._queue
+        while queue:
+            ticket = queue[0][3]
+            if ticket.state is _WAITING:  # or it is gone, or was admitted from a better place
+                if not self._fits(ticket):
+                    break
+                self.waiting -= 1
+                self._enter(ticket)
+                admitted.append(ticket)
+            heappop(queue)
+        return admitted
+
+
+class Admission(Queue):
+    """
+    The state machine of a gate.
+
+    Args:
+        limit: The most slots taken at once, or how it is found.
+        now: The time, on the clock of every later `now`.
+
+    A ticket heavier than the whole limit is admitted alone.
+    """
+
+    __slots__ = ("control", "in_flight", "limit", "peak")
+
+    def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
+        super().__init__()
+        self.control = None if isinstance(limit, int) else Controller(limit, now)
+        self.limit = limit if isinstance(limit, int) else limit.start
+        self.in_flight = 0
+        self.peak = 0
 
     def resize(self, limit: int, now: float = 0.0) -> list[Ticket]:
         """Change the limit; calls in flight above a smaller one are left to end."""
@@ -131,19 +185,11 @@ class Admission:
         if self.in_flight > self.peak:
             self.peak = self.in_flight
 
-    def _admit(self) -> list[Ticket]:
-        admitted: list[Ticket] = []
-        queue = self._queue
-        while queue:
-            ticket = queue[0][3]
-            if ticket.state is _WAITING:
-                if not self._fits(ticket):
-                    break
-                self.waiting -= 1
-                self._enter(ticket)
-                admitted.append(ticket)
-            heappop(queue)
-        return admitted
+    def _left(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        self.in_flight -= ticket.weight
+        if self.control is not None:
+            self.control.told(outcome, ticket.depth, ticket.epoch, now)
+            self.limit = self.control.limit
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +202,67 @@ class GateStatistics:
     peak: int
 
 
-class Gate:
+State = TypeVar("State", bound=Queue)
+
+
+class Shared(Generic[State]):
+    """One lock around a queue, so that it holds across threads, event loops and runners."""
+
+    def __init__(self) -> None:
+        # By process: after a fork the parent's calls are in flight in the parent only, its lock may be held.
+        self._states = {os.getpid(): (threading.Lock(), self._begin(None))}
+
+    def _begin(self, parents: State | None) -> State:
+        """Return a new state, in a forked child with its parent's to go by."""
+        raise NotImplementedError
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for it."""
+        return self._here()[1].waiting
+
+    def ask(self, ticket: Ticket) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
+        lock, state = self._here()
+        with lock:
+            return state.ask(ticket)
+
+    def done(self, ticket: Ticket, outcome: Outcome = "other") -> None:
+        """Take back what an admitted ticket holds, and say what became of its call. Twice does nothing."""
+        raise NotImplementedError
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Give up a ticket, whether it waits or was just admitted."""
+        lock, state = self._here()
+        with lock:
+            admitted = state.withdraw(ticket)
+        self._wake(admitted)
+
+    def lift(self, ticket: Ticket, priority: int, arrival: float) -> None:
+        """Move a waiting ticket forward, to where one of this priority and arrival would be."""
+        lock, state = self._here()
+        with lock:
+            admitted = state.lift(ticket, priority, arrival)
+        self._wake(admitted)
+
+    def _here(self) -> tuple[threading.Lock, State]:
+        pid = os.getpid()
+        state = self._states.get(pid)
+        if state is None:
+            (_, parents), *_ = self._states.values()
+            state = self._states.setdefault(pid, (threading.Lock(), self._begin(parents)))
+        return state
+
+    def _wake(self, admitted: list[Ticket]) -> None:
+        lock, state = self._here()
+        while admitted:
+            ticket = admitted.pop(0)
+            if ticket.wake() is False:
+                with lock:
+                    admitted += state.done(ticket)
+
+
+class Gate(Shared[Admission]):
     """
     A limit on calls in flight that threads, event loops and runners can share.
 
@@ -173,8 +279,12 @@ class Gate:
         if not isinstance(limit, AdaptiveLimit):
             _checked(limit)
         self._given = limit
-        # By process: after a fork the parent's calls are in flight in the parent only, its lock may be held.
-        self._states = {os.getpid(): (threading.Lock(), Admission(limit, monotonic()))}
+        super().__init__()
+
+    def _begin(self, parents: Admission | None) -> Admission:
+        # A limit that was set by hand goes along; an adaptive one begins anew, with what this process sees.
+        set_by_hand = parents is not None and isinstance(self._given, int)
+        return Admission(parents.limit if parents is not None and set_by_hand else self._given, monotonic())
 
     @property
     def limit(self) -> int:
@@ -194,11 +304,6 @@ class Gate:
         self._wake(admitted)
 
     @property
-    def waiting(self) -> int:
-        """How many calls wait for it."""
-        return self._here()[1].waiting
-
-    @property
     def history(self) -> tuple[LimitChange, ...]:
         """What an adaptive limit has been, and since when; empty for one that is a number."""
         lock, state = self._here()
@@ -211,12 +316,6 @@ class Gate:
         with lock:
             return GateStatistics(state.limit, state.in_flight, state.waiting, state.peak)
 
-    def ask(self, ticket: Ticket) -> bool:
-        """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
-        lock, state = self._here()
-        with lock:
-            return state.ask(ticket)
-
     def done(self, ticket: Ticket, outcome: Outcome = "other") -> None:
         """Free an admitted ticket's slots, and say what became of its call. Doing it twice does nothing."""
         lock, state = self._here()
@@ -225,31 +324,6 @@ class Gate:
             admitted = state.done(ticket, outcome, now)
         if admitted:
             self._wake(admitted)
-
-    def withdraw(self, ticket: Ticket) -> None:
-        """Give up a ticket, whether it waits or was just admitted."""
-        lock, state = self._here()
-        with lock:
-            admitted = state.withdraw(ticket)
-        self._wake(admitted)
-
-    def _here(self) -> tuple[threading.Lock, Admission]:
-        pid = os.getpid()
-        state = self._states.get(pid)
-        if state is None:
-            (_, parents), *_ = self._states.values()
-            # A limit that was set by hand goes along; an adaptive one begins anew, with what this process sees.
-            limit = parents.limit if isinstance(self._given, int) else self._given
-            state = self._states.setdefault(pid, (threading.Lock(), Admission(limit, monotonic())))
-        return state
-
-    def _wake(self, admitted: list[Ticket]) -> None:
-        lock, state = self._here()
-        while admitted:
-            ticket = admitted.pop(0)
-            if ticket.wake() is False:
-                with lock:
-                    admitted += state.done(ticket)
 
     def __repr__(self) -> str:
         state = self.statistics()

@@ -35,6 +35,10 @@ class Limits:
         tokens_in_flight: Tokens of LLM calls in flight, prompts and longest answers: what a GPU's KV cache holds
             (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number or a `Gate`; None for no bound. The
             first in the queue waits, and nobody overtakes it; a call that is larger than all of it goes alone.
+        requests_per_minute: LLM calls that begin in any 60 seconds, tries counted each; spread over the minute. None
+            for what the service says in its ``x-ratelimit-*`` headers, if it does.
+        tokens_per_minute: Tokens that they take, likewise. A call is counted with its prompt and its longest answer
+            when it begins, and with what it really took when it has ended.
 
     Raises:
         ConfigurationError: When a number is not a positive integer, or the batch sizes are out of order.
@@ -50,6 +54,8 @@ class Limits:
     max_batch_size: int = 100
     default_batch_size: int = 50
     tokens_in_flight: int | Gate | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):

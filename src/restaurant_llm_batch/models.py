@@ -123,6 +123,36 @@ class LLMRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RateBudget:
+    """
+    What a service lets through of one thing, and how much of that is left, by its own account.
+
+    Attributes:
+        limit: The most, as a rule in a minute.
+        remaining: What is left of it.
+        reset: Seconds until all of it is there again.
+    """
+
+    limit: int
+    remaining: int
+    reset: float
+
+
+@dataclass(frozen=True, slots=True)
+class RateReport:
+    """
+    What a service says is left when it answers or refuses a call: OpenAI's ``x-ratelimit-*`` headers.
+
+    Attributes:
+        requests: Calls, or None when nothing is said of them.
+        tokens: Tokens, likewise.
+    """
+
+    requests: RateBudget | None = None
+    tokens: RateBudget | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class LLMReply:
     """
     A model's answer.
@@ -135,6 +165,8 @@ class LLMReply:
         completion_tokens: Tokens written, likewise.
         model: The model that answered.
         cached_tokens: Those of `prompt_tokens` that the service had in its prompt cache.
+        rate: What the service said was left of its limits. True of that moment and no part of the answer, so
+            replies are equal without it.
     """
 
     text: str
@@ -143,6 +175,7 @@ class LLMReply:
     completion_tokens: int = 0
     model: str = ""
     cached_tokens: int = 0
+    rate: RateReport | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,14 +1,17 @@
 """
-Waiting in a blocking backend, so that a run which gives the call up can end the wait.
+How a blocking backend learns that a run gives its call up, and ends it.
 
 A worker thread cannot be cancelled. A backend that waits for long, as `RunPodLLM` does between two looks at a
-job, therefore waits with `wait`, and tidies up when that raises.
+job, therefore waits with `wait`, and tidies up when that raises. One that blocks in something which another
+thread can end, as a connection is, names what ends it with `ended_by`.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import ContextVar
 from time import sleep
 from typing import TypeVar
@@ -17,7 +20,56 @@ from .errors import RunStopped
 
 T = TypeVar("T")
 
-_GIVEN_UP: ContextVar[threading.Event | None] = ContextVar("given_up", default=None)
+log = logging.getLogger("restaurant_llm_batch")
+
+
+class GivenUp:
+    """Whether calls were given up: set once, by any thread; may be waited for, or answered with callbacks."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+        self._lock = threading.Lock()
+        self._callbacks: dict[object, Callable[[], object]] = {}
+
+    def set(self) -> None:
+        """Give the calls up, and call what waits for that in this thread. What a callback raises is logged."""
+        with self._lock:
+            self._event.set()
+            callbacks, self._callbacks = self._callbacks, {}
+        for callback in callbacks.values():
+            _call(callback)
+
+    def is_set(self) -> bool:
+        """Tell whether the calls were given up."""
+        return self._event.is_set()
+
+    def wait(self, seconds: float | None = None) -> bool:
+        """Wait until the calls are given up, for so many seconds at most; return whether they were."""
+        return self._event.wait(seconds)
+
+    def on_set(self, callback: Callable[[], object]) -> Callable[[], None]:
+        """
+        Have something called once when the calls are given up; at once if they were already.
+
+        Returns:
+            What takes it back. It does not wait for a callback that another thread is in the middle of.
+        """
+        mark = object()
+        with self._lock:
+            due = self._event.is_set()
+            if not due:
+                self._callbacks[mark] = callback
+        if due:
+            _call(callback)
+
+        def take_back() -> None:
+            with self._lock:
+                self._callbacks.pop(mark, None)
+
+        return take_back
+
+
+_GIVEN_UP: ContextVar[GivenUp | None] = ContextVar("given_up", default=None)
 
 
 def wait(seconds: float) -> None:
@@ -27,23 +79,71 @@ def wait(seconds: float) -> None:
     Raises:
         RunStopped: At once when the run that made this call has given it up; nobody hears its answer.
     """
-    event = _GIVEN_UP.get()
-    if event is None:
+    given_up = _GIVEN_UP.get()
+    if given_up is None:
         sleep(seconds)
-    elif event.wait(seconds):
-        raise RunStopped("the run gave this call up")
+    elif given_up.wait(seconds):
+        raise stopped()
 
 
 def is_given_up() -> bool:
     """Tell whether the run that made this call has given it up."""
-    event = _GIVEN_UP.get()
-    return event is not None and event.is_set()
+    given_up = _GIVEN_UP.get()
+    return given_up is not None and given_up.is_set()
 
 
-def until(given_up: threading.Event, work: Callable[[], T]) -> T:
+def stopped() -> RunStopped:
+    """Return the error of a call that was given up."""
+    return RunStopped("the run gave this call up")
+
+
+@contextmanager
+def ended_by(abort: Callable[[], object]) -> Iterator[None]:
+    """
+    Have the call of this thread ended when the run gives it up.
+
+    Outside a run, and in a call of one that cannot give it up, this does nothing.
+
+    Args:
+        abort: Ends what the ``with`` block does, and comes from another thread, or from this one before the
+            block begins when the call is given up already. It may still come when the block has just ended.
+    """
+    given_up = _GIVEN_UP.get()
+    if given_up is None:
+        yield
+        return
+    take_back = given_up.on_set(abort)
+    try:
+        yield
+    finally:
+        take_back()
+
+
+@contextmanager
+def to_the_end() -> Iterator[None]:
+    """
+    Let a part of a call, such as its tidying up, go on although the run gives the call up.
+
+    Inside, `wait` only waits, `is_given_up` tells no, and exchanges are not ended.
+    """
+    token = _GIVEN_UP.set(None)
+    try:
+        yield
+    finally:
+        _GIVEN_UP.reset(token)
+
+
+def until(given_up: GivenUp, work: Callable[[], T]) -> T:
     """Do work that is given up when the event is set."""
     token = _GIVEN_UP.set(given_up)
     try:
         return work()
     finally:
         _GIVEN_UP.reset(token)
+
+
+def _call(callback: Callable[[], object]) -> None:
+    try:
+        callback()
+    except Exception:
+        log.exception("ending a call that was given up failed")

@@ -10,7 +10,9 @@ one round trip, with one sequence of hits each, in their order; ``aclose()`` let
 event loop, when the runner's last work on that loop ends, and ``close()`` of the rest, when the last ``with``
 block of the runner ends. The backend may be used again afterwards, and by another runner meanwhile.
 
-A blocking backend that waits for long may wait with `patience.wait`, which a run that is cancelled ends.
+A blocking backend that waits for long may wait with `patience.wait`, which a run that is cancelled ends, or name what
+else ends it with `patience.ended_by`. One that knows what the service says is left of its limits puts it into
+`LLMReply.rate` and `RateLimited.rate`; calls then keep to it.
 
 Backends report failures as `errors.BackendError`s: `TransientBackendError` and `RateLimited` are tried
 again, `AuthenticationFailed` and `QuotaExhausted` stop the run, anything else fails the item.

@@ -25,6 +25,7 @@ from .engine.intake import Intake, LocalSource
 from .engine.leases import Lease, Leases
 from .engine.packer import Packer
 from .engine.plan import make_plan
+from .engine.rate_gate import RateGate
 from .engine.reader import Reader, in_thread, on_loop
 from .engine.retry import RetryPolicy
 from .engine.run import Run
@@ -139,6 +140,7 @@ class BatchRunner:
             _gate(limits.batches),
             None if limits.llm_total is None else _gate(limits.llm_total),
             None if limits.tokens_in_flight is None else _gate(limits.tokens_in_flight),
+            RateGate(limits.requests_per_minute, limits.tokens_per_minute),
         )
         counter: object = count_tokens
         if not callable(counter) or isinstance(counter, type):

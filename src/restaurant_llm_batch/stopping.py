@@ -69,15 +69,17 @@ class Deadlines:
     How long things may take, in seconds; None for no bound.
 
     An awaited call that is late is cancelled, at the service too where that is possible, and counts as a transient
-    failure. A blocking one cannot be ended: its item goes on without it, its slot stays taken until its thread
-    returns, and it is not made again. One by one (stage 1) nothing interrupts a blocking call; there the backend's
-    own timeout is the bound.
+    failure. A blocking one is given up: its item goes on without it, its slot stays taken until its thread returns
+    (soon, where the backend can end it; those over HTTP here do), and it is not made again. One by one (stage 1)
+    nothing interrupts a blocking call; there the backend's own timeout is the bound.
 
     Attributes:
         call: Of a call to a backend, from its admission: time in the queue does not count.
         item: Of an item, from its entry into the window; what is late then fails as `DeadlineExceeded`.
         run: Of a run. Then what is finished is returned, calls in flight are cancelled, and what is open fails as
             not run to its end.
+        stall: Of a run in which nothing begins or ends. That ends nothing: what is waited for, and since when, is
+            told by a `Stalled` event and a warning in the log. (Not one by one, in stage 1.)
 
     Raises:
         ConfigurationError: When one is not a number above 0.
@@ -86,6 +88,7 @@ class Deadlines:
     call: float | None = None
     item: float | None = None
     run: float | None = None
+    stall: float | None = 60.0
 
     def __post_init__(self) -> None:
         for field in fields(self):

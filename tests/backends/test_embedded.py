@@ -5,10 +5,12 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from restaurant_llm_batch.backends.embedded import EmbeddedSearch, Indexed
+from restaurant_llm_batch.backends.embedders import HashingEmbedder
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SearchBackend, SparseVector
@@ -153,6 +155,47 @@ def test_more_hits_wanted_than_there_are_is_fine(search: EmbeddedSearch) -> None
 def test_a_query_of_a_restaurant_that_is_no_id_is_refused(search: EmbeddedSearch) -> None:
     with pytest.raises(ConfigurationError, match="restaurant_id must be an integer or a string"):
         search.search(SearchQuery(True, "맛"))
+
+
+class Unasked(FlatEmbedder):
+    """Says its name and its size only once it is needed, as one that loads a model would."""
+
+    asked: list[str]
+
+    def __init__(self) -> None:
+        """Begin."""
+        self.asked = []
+
+    @property
+    def size(self) -> int:  # type: ignore[override]
+        """Note that it was asked."""
+        self.asked.append("size")
+        return 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (
+            {"embedder": HashingEmbedder},
+            r"got the class HashingEmbedder; write embedder=HashingEmbedder\(\.\.\.\)",
+        ),
+        ({"embedder": "bge-m3"}, r"got the name 'bge-m3'; write embedder=FastEmbedder\('bge-m3'\)"),
+        ({"embedder": len}, "builtin_function_or_method has no name, size, embed_documents, embed_query"),
+        ({"path": 7}, 'path must be that of a folder, got 7; write path="reviews.index"'),
+        ({"path": HashingEmbedder()}, "path must be that of a folder, got HashingEmbedder"),
+    ],
+)
+def test_what_is_no_embedder_or_path_is_refused_with_words(arguments: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        EmbeddedSearch(**arguments)
+
+
+def test_an_embedder_is_not_asked_anything_before_it_is_needed() -> None:
+    embedder = Unasked()
+    EmbeddedSearch(embedder=embedder)
+
+    assert embedder.asked == []
 
 
 def test_importing_the_backends_does_not_import_the_engine() -> None:

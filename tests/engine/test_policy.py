@@ -26,6 +26,7 @@ from restaurant_llm_batch.engine.intake import Entry
 from restaurant_llm_batch.engine.packer import Packer
 from restaurant_llm_batch.engine.plan import Line, Plan
 from restaurant_llm_batch.engine.policy import govern_item
+from restaurant_llm_batch.engine.rate_gate import RateGate
 from restaurant_llm_batch.engine.run import Run
 from restaurant_llm_batch.steps import Pause, Together, complete, pause, search, search_all, together
 
@@ -55,7 +56,7 @@ def open_flow(
         flows_together=side_by_side,
         items_together=False,
     )
-    gates = Gates(Gate(search_limit), Gate(8), Gate(20), Gate(10))
+    gates = Gates(Gate(search_limit), Gate(8), Gate(20), Gate(10), None, RateGate(None, None))
     retry = RetryPolicy(attempts=3, first_wait=1.0, rate_limit_attempts=4)
     retries: Any = {"search": retry, "llm": retry}
     packer = Packer(Limits(), estimate_tokens)

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,7 @@ from restaurant_llm_batch.engine.store_rows import PUT_SIZES
 from restaurant_llm_batch.engine.store_writer import Durable
 from restaurant_llm_batch.engine.wake import LoopHome
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
+from restaurant_llm_batch.models import RateBudget, RateReport
 
 
 @pytest.fixture
@@ -111,9 +113,8 @@ def test_changes_are_made_in_the_order_they_were_handed_in(store: Store) -> None
                 jobs[number] = str(step)
                 store.note_job(key(number), "runpod", jobs[number], ignore)
             case _:
-                jobs.pop(number, None)
-                store.forget_job(key(number), ignore)
-    store.forget_job(b"", last)
+                store.forget_job(key(number), jobs.pop(number, "none"), ignore)
+    store.forget_job(b"", "", last)
     last.wait()
 
     assert {number: store.get(key(number)) for number in range(5)} == {n: answers.get(n) for n in range(5)}
@@ -152,6 +153,14 @@ def test_a_reply_written_by_a_version_with_other_fields_can_be_read(store: Store
     assert store.get(key(1)) == LLMReply("t", model="m")
 
 
+def test_what_was_left_of_a_limit_then_is_no_part_of_a_kept_answer(store: Store) -> None:
+    durably(store.put, key(1), replace(REPLY, rate=RateReport(tokens=RateBudget(200, 150, 12.5))))
+    kept = store.get(key(1))
+
+    assert kept == REPLY
+    assert kept.rate is None
+
+
 def test_an_answer_that_something_else_overwrote_is_an_error_that_names_the_file(
     store: Store, path: Path
 ) -> None:
@@ -176,9 +185,18 @@ def test_a_job_is_found_by_its_key_until_it_is_forgotten(store: Store, path: Pat
 
     with Store(path) as again:
         assert (again.job(key(1)), again.job(key(2)), again.job(key(3))) == ("job-1", "job-2", None)
-        durably(again.forget_job, key(1))
+        durably(again.forget_job, key(1), "job-1")
         durably(again.note_job, key(2), "runpod/abc", "job-3")
         assert (again.job(key(1)), again.job(key(2))) == (None, "job-3")
+
+
+def test_only_the_job_that_is_meant_is_forgotten(store: Store, path: Path) -> None:
+    durably(store.note_job, key(1), "runpod/abc", "job-1")
+    with Store(path) as other:
+        durably(other.note_job, key(1), "runpod/abc", "job-2")
+    durably(store.forget_job, key(1), "job-1")
+
+    assert store.job(key(1)) == "job-2"
 
 
 def test_many_at_once_share_few_commits(store: Store) -> None:
@@ -272,10 +290,10 @@ def test_stats_say_what_is_there(store: Store, path: Path) -> None:
 
     before = datetime.now(UTC)
     fill(store, range(300))
-    durably(store.note_job, key(1), "runpod", "job-1")
+    durably(store.note_job, key(300), "runpod", "job-1")
     stats = store.stats()
 
-    assert (stats.entries, stats.jobs) == (300, 1)
+    assert (stats.entries, stats.jobs, stats.stale_jobs) == (300, 1, 0)
     assert stats.oldest is not None
     assert stats.newest is not None
     slack = timedelta(seconds=1)
@@ -293,17 +311,33 @@ def age(path: Path, number: int, days: float) -> None:
         other.commit()
 
 
+def test_jobs_that_nobody_will_go_on_with_count_apart_until_a_purge(store: Store, path: Path) -> None:
+    fill(store, range(1))
+    for number in range(4):
+        durably(store.note_job, key(number), "runpod", str(number))
+    age(path, 1, days=7.5)
+    age(path, 2, days=8.5)
+
+    stats = store.stats()
+    assert (stats.jobs, stats.stale_jobs) == (2, 2)  # one has its answer, and one is too old
+    store.purge(timedelta(days=30))
+    stats = store.stats()
+    assert (stats.entries, stats.jobs, stats.stale_jobs) == (1, 2, 0)
+    assert [store.job(key(number)) for number in range(4)] == [None, "1", None, "3"]
+
+
 @pytest.mark.parametrize("limit", [timedelta(days=30), 30 * 86400])
 def test_a_purge_takes_out_what_is_older(store: Store, path: Path, limit: timedelta | float) -> None:
     fill(store, range(4))
-    for number in (0, 1):
+    for number in (4, 5):
         durably(store.note_job, key(number), "runpod", str(number))
-    age(path, 0, days=31)
+    for number in (0, 4):
+        age(path, number, days=31)
     age(path, 2, days=29)
 
     assert store.purge(limit) == 1
     assert [store.get(key(number)) is None for number in range(4)] == [True, False, False, False]
-    assert (store.job(key(0)), store.job(key(1))) == (None, "1")
+    assert (store.job(key(4)), store.job(key(5))) == (None, "5")
 
 
 def test_a_purge_makes_the_file_smaller(store: Store, path: Path) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import anyio
@@ -33,6 +34,7 @@ from restaurant_llm_batch.errors import (
     RateLimited,
     TransientBackendError,
 )
+from restaurant_llm_batch.models import RateBudget, RateReport
 from restaurant_llm_batch.testing import FakeSearch
 from restaurant_llm_batch.testing.server import Asked, FaultKind, Faults, FaultServer
 
@@ -265,6 +267,44 @@ def test_rate_headers_are_those_of_openai(server: FaultServer) -> None:
         "x-ratelimit-remaining-tokens": "400",
         "x-ratelimit-reset-tokens": "1s",
     }
+
+
+def test_the_backends_read_what_is_left_from_answers_and_refusals(model: Model, server: FaultServer) -> None:
+    server.faults = Faults(requests_per_second=0.5, burst=2, tokens_per_minute=60_000)
+    llm = model(server)
+    first = llm.complete(asking(1, max_tokens=1000)).rate
+    llm.complete(asking(2, max_tokens=1000))
+    with pytest.raises(RateLimited) as refused:
+        llm.complete(asking(3))
+    server.faults = replace(server.faults, rate_headers=False)
+    with pytest.raises(RateLimited) as silent:
+        llm.complete(asking(3))
+    llm.close()
+
+    assert first is not None
+    assert first.requests == RateBudget(30, 1, 2.0)
+    assert first.tokens is not None
+    assert (first.tokens.limit, first.tokens.remaining) == (60_000, 60_000 - 1000 - 5)
+    assert first.tokens.reset == pytest.approx(1.005)
+    assert refused.value.rate is not None
+    assert refused.value.rate.requests is not None
+    assert (refused.value.rate.requests.limit, refused.value.rate.requests.remaining) == (30, 0)
+    assert silent.value.rate is None
+
+
+def test_a_planned_refusal_tells_what_is_left_too(model: Model) -> None:
+    with FaultServer(Faults(shares={"rate_limited": 1.0}, requests_per_second=10, burst=5)) as server:
+        (refused,) = ask(model(server), "맛은?")
+
+    assert isinstance(refused, RateLimited)
+    assert refused.rate == RateReport(RateBudget(600, 4, 0.1))
+
+
+def test_without_buckets_nothing_is_said_of_what_is_left(model: Model, server: FaultServer) -> None:
+    (reply,) = ask(model(server), "맛은?")
+
+    assert isinstance(reply, LLMReply)
+    assert reply.rate is None
 
 
 def test_only_the_key_that_is_asked_for_is_good() -> None:

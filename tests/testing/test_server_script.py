@@ -74,6 +74,7 @@ def test_its_help_names_the_kinds_of_faults() -> None:
 
     assert "job_vanishes" in ended.stdout
     assert "--tokens-per-minute" in ended.stdout
+    assert "--no-rate-headers" in ended.stdout
 
 
 def test_importing_it_brings_no_aiohttp() -> None:

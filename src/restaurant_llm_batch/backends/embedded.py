@@ -9,10 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..errors import ConfigurationError
 from ..models import Hit, ItemId, Review, SearchQuery
 from ..protocols import Embedder
 from ..steps import drive
 from ._search.answer import Question, answer
+from ._search.embedder import check_embedder
 from ._search.folder import require_folder
 from ._search.ids import id_order
 from ._search.once import EmbedOnce
@@ -50,10 +52,12 @@ class EmbeddedSearch:
                 which.
 
         Raises:
-            ConfigurationError: The folder holds something else, or vectors of another embedder.
+            ConfigurationError: The folder holds something else, or vectors of another embedder; or an argument is
+                of the wrong kind.
         """
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else _checked(path)
         self._embedder = HashingEmbedder() if embedder is None else embedder
+        check_embedder(self._embedder)
         self._queries = EmbedOnce(self._embedder)
         if self._path is not None:
             self._shard = Shard(self._path, self._embedder, temporary=False)
@@ -187,3 +191,11 @@ class EmbeddedSearch:
             return None
         question = Question(query, scope, self._queries.embed(query.text))
         return question if question.lists() else None
+
+
+def _checked(path: object) -> Path:
+    if isinstance(path, (str, os.PathLike)):
+        return Path(path)
+    raise ConfigurationError(
+        f'path must be that of a folder, got {path!r}; write path="reviews.index", or leave it out'
+    )

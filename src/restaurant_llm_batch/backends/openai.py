@@ -11,6 +11,7 @@ from anyio import fail_after
 
 from ..errors import ConfigurationError, TransientBackendError
 from ..models import LLMReply, LLMRequest
+from ._http.ending import TooLate, exchange
 from ._http.identity import identity_of
 from ._http.meaning import base_url as cleaned
 from ._http.secret import KeyLike, Secret, as_secret
@@ -34,8 +35,8 @@ class OpenAILLM:
         llm = OpenAILLM("gpt-4.1-mini")
 
     The official SDK makes the calls, once each: trying again is the runner's. On asyncio they go over
-    aiohttp, with as many connections as there are calls in flight. A call that is cancelled closes its
-    connection.
+    aiohttp, with as many connections as there are calls in flight. A call that is cancelled, or given up in
+    its thread, closes its connection.
 
     One object may be used by many threads and event loops; each loop has connections of its own.
 
@@ -55,7 +56,7 @@ class OpenAILLM:
         extra_body: Further fields of every request, which go before all others.
         transport: What carries the requests; see `restaurant_llm_batch.backends.transport`.
         client: A client of the SDK's for blocking calls, such as ``AzureOpenAI(...)``, used as it is and
-            never closed; key, address and timeouts are its own.
+            never closed; key, address and timeouts are its own, and a call that is given up is not ended.
         async_client: The same for awaited calls; it belongs to one event loop.
 
     Raises:
@@ -125,6 +126,7 @@ class OpenAILLM:
             AuthenticationFailed: When it does not accept the key.
             QuotaExhausted: When the account has no credit left.
             PermanentBackendError: When it refuses the request for good.
+            RunStopped: When the run gave the call up; the connection is closed.
         """
         lent = nullcontext(self._client) if self._client else self._ours("client").blocking()
         with lent as client:
@@ -152,9 +154,12 @@ class OpenAILLM:
         from openai import OpenAIError
 
         try:
-            response = client.post(_PATH, cast_to=Response, body=self._body(request), options=_ONCE)
+            with exchange(self._timeout.total):
+                response = client.post(_PATH, cast_to=Response, body=self._body(request), options=_ONCE)
         except OpenAIError as error:
             failure = failure_of(error)
+        except TooLate:
+            failure = self._too_late()
         else:
             return reply_from(response)
         raise failure  # out here, so that an error which holds the key is not its context either
@@ -169,12 +174,15 @@ class OpenAILLM:
         except OpenAIError as error:
             failure = failure_of(error)
         except TimeoutError:
-            failure = TransientBackendError(
-                f"{BACKEND} did not answer within {self._timeout.total:g} seconds", backend=BACKEND
-            )
+            failure = self._too_late()
         else:
             return reply_from(response)
         raise failure
+
+    def _too_late(self) -> TransientBackendError:
+        return TransientBackendError(
+            f"{BACKEND} did not answer within {self._timeout.total:g} seconds", backend=BACKEND
+        )
 
     def _body(self, request: LLMRequest) -> dict[str, Any]:
         return body_for(

@@ -18,6 +18,7 @@ from ._qdrant.flows import Collection
 from ._qdrant.names import QdrantNames
 from ._qdrant.place import find_place
 from ._qdrant.schema import Schema
+from ._search.embedder import check_embedder
 from ._search.reviews import Indexed
 from .embedders import HashingEmbedder
 
@@ -100,6 +101,7 @@ class QdrantSearch:
             pool_size=pool_size,
         )
         embedder = HashingEmbedder() if embedder is None else embedder
+        check_embedder(embedder)
         names = QdrantNames() if names is None else names
         only = {name: as_item_id(value, f"where[{name!r}]") for name, value in (where or {}).items()}
         where_it_is = "client=..." if place.given else f"path={path!r}" if path else f"url={place.name!r}"

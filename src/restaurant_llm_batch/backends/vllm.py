@@ -158,8 +158,10 @@ class VLLMServerLLM:
         if request.priority:
             # Left out where it says nothing: servers other than vLLM may refuse what they do not know.
             body["priority"] = request.priority
-        answer = yield from self._ask("POST", "/v1/chat/completions", body)
-        return read_chat(answer, _BACKEND, self._secret)
+        answer = yield from self._answer("POST", "/v1/chat/completions", body)
+        return read_chat(
+            decode(answer, _BACKEND, self._secret), _BACKEND, self._secret, headers=answer.headers
+        )
 
     def _first_model(self) -> Flow[str]:
         models = yield from self._models()
@@ -189,16 +191,18 @@ class VLLMServerLLM:
         return tokens
 
     def _metrics(self) -> Flow[VLLMMetrics]:
-        answer = yield from exchange(self._exchange("GET", "/metrics"), _BACKEND)
-        if answer.status != 200:
-            raise self._error(answer)
+        answer = yield from self._answer("GET", "/metrics")
         return read_metrics(answer.body.decode("utf-8", "replace"))
 
     def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Flow[Any]:
+        answer = yield from self._answer(method, path, body)
+        return decode(answer, _BACKEND, self._secret)
+
+    def _answer(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Flow[Answer]:
         answer = yield from exchange(self._exchange(method, path, body), _BACKEND)
         if answer.status != 200:
             raise self._error(answer)
-        return decode(answer, _BACKEND, self._secret)
+        return answer
 
     def _exchange(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Exchange:
         content = None if body is None else encode(body)

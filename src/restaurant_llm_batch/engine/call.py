@@ -9,15 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..adaptive import Outcome
 from ..errors import RateLimited, TransientBackendError
 from ..gate import Gate, Ticket
+from ..patience import GivenUp
 from ..report import Stage
 from .meter import Meter
 from .plan import Line
+from .rate_gate import RateGate
 from .wake import Home
+
+if TYPE_CHECKING:
+    from .questions import Question
 
 
 class Call:
@@ -30,19 +35,26 @@ class Call:
         stage: "search" or "llm".
         what: The aspect, or the request's task name.
         weight: Slots it needs.
-        tokens: Tokens it needs of the gate that counts tokens, and that gate; or None.
+        tokens: Tokens it needs of the gates that count tokens.
+        by_tokens: That one of its gates, or None.
+        rate: The gate for limits per minute, after all the others; None for a call that is not counted there.
+        rate_ticket: Its ticket there; None while there is nothing to hold.
         attempt: 1 for the first try.
         asked_at: When it began to wait for its gates; 0.0 before.
         began_at: When the backend was called; 0.0 before.
         outcome: What became of it, as its gates are told.
         until: When its time is up; None for never.
         late: What is raised then.
-        over: Whether its flow has gone on; a late blocking call comes back afterwards.
+        over: Whether its flow has gone on, or is about to; a late blocking call comes back afterwards.
+        landed: Whether the backend has returned.
+        home: Where its run lives, once it seeks admission.
+        question: The question in flight that it asks, or None.
+        given_up: What tells a blocking backend that nobody waits any more; None before it is called.
+        scope: What the cancellation of an awaited call comes through; None while it is not being made.
         owner: Whatever the driver needs to find its way back.
     """
 
     __slots__ = (
-        "_home",
         "_start",
         "_tickets",
         "argument",
@@ -50,7 +62,11 @@ class Call:
         "asked_at",
         "attempt",
         "began_at",
+        "by_tokens",
         "gates",
+        "given_up",
+        "home",
+        "landed",
         "late",
         "line",
         "meter",
@@ -58,6 +74,10 @@ class Call:
         "over",
         "owner",
         "priority",
+        "question",
+        "rate",
+        "rate_ticket",
+        "scope",
         "stage",
         "tokens",
         "until",
@@ -95,14 +115,22 @@ class Call:
         self.until: float | None = None
         self.late: Exception | None = None
         self.over = False
-        self.tokens: tuple[int, Gate] | None = None
+        self.landed = False
+        self.home: Home | None = None
+        self.question: Question | None = None
+        self.given_up: GivenUp | None = None
+        self.scope: Any = None
+        self.tokens = 0
+        self.by_tokens: Gate | None = None
+        self.rate: RateGate | None = None
+        self.rate_ticket: Ticket | None = None
         self.owner: Any = None
         self.withdrawn = False
         self._tickets: list[Ticket] = []
 
     def seek(self, home: Home, start: Callable[[Call], object]) -> None:
         """Pass the gates; `start` is then called with this call, at home, perhaps before this returns."""
-        self._home = home
+        self.home = home
         self._start = start
         self.asked_at = monotonic()
         self._ask_next()
@@ -112,24 +140,76 @@ class Call:
             return
         tickets = self._tickets
         for gate in self.gates[len(tickets) :]:
-            weight = self.weight
-            if self.tokens is not None and self.tokens[1] is gate:
-                weight = self.tokens[0]
+            weight = self.tokens if gate is self.by_tokens else self.weight
             ticket = Ticket(self._admitted, self.priority, self.arrival, weight)
             tickets.append(ticket)
             if not gate.ask(ticket):
                 return
+        if self.rate is not None and self.rate.active and self.rate_ticket is None:
+            self.rate_ticket = Ticket(self._admitted, self.priority, self.arrival, self.tokens)
+            if not self.rate.ask(self.rate_ticket):
+                return
         self._start(self)
 
     def _admitted(self) -> bool:
-        return self._home.post(self._ask_next)
+        return self.home is not None and self.home.post(self._ask_next)
+
+    @property
+    def is_out(self) -> bool:
+        """Whether it is at the backend."""
+        return self.began_at > 0.0 and not self.landed
+
+    def lift(self, priority: int, arrival: float) -> None:
+        """Have it admitted no later than one of this priority and arrival; from any thread."""
+        if (
+            self.home is not None
+            and not self.began_at
+            and (priority, arrival) < (self.priority, self.arrival)
+        ):
+            self.home.post(lambda: self._lift(priority, arrival))
+
+    def _lift(self, priority: int, arrival: float) -> None:
+        if (priority, arrival) < (self.priority, self.arrival):
+            self.priority, self.arrival = priority, arrival  # at the gates that it has yet to come to
+            for gate, ticket in zip(self.gates, self._tickets, strict=False):
+                gate.lift(ticket, priority, arrival)
+            if self.rate is not None and self.rate_ticket is not None:
+                self.rate.lift(self.rate_ticket, priority, arrival)
+
+    def land(self, answer: Any) -> None:
+        """Note that the backend has returned, before the call's flow hears of it; in whichever thread it did."""
+        if self.question is None:
+            self.landed = True
+        else:
+            self.question.came_back(self, answer)
+
+    def give_up(self) -> None:
+        """Tell a blocking backend that nobody waits any more; from any thread."""
+        if self.given_up is not None:
+            self.given_up.set()
+
+    def give_up_unless_wanted(self) -> None:
+        """Give up, unless another run waits for the answer."""
+        if self.question is None or not self.question.wanted:
+            self.give_up()
+
+    def shelter(self) -> None:
+        """Have a cancellation of its run pass an awaited call by while another run waits; from any thread."""
+        if self.line.native and self.home is not None:
+            self.home.post_bare(self._shelter)
+
+    def _shelter(self) -> None:
+        if self.scope is not None and self.question is not None:
+            self.scope.shield = self.question.wanted
 
     def withdraw(self) -> None:
         """Give up before the call has begun."""
-        self.withdrawn = True
+        self.withdrawn = self.over = True
         for gate, ticket in zip(self.gates, self._tickets, strict=False):
             gate.withdraw(ticket)
         self._tickets.clear()
+        if self.rate is not None and self.rate_ticket is not None:
+            self.rate.withdraw(self.rate_ticket)
 
     def came_back(self, error: BaseException | None) -> None:
         """Note what the backend did, for the gates to learn from."""
@@ -149,10 +229,14 @@ class Call:
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:
         """Call a blocking backend in this thread and return its answer, or what it raised."""
+        answer: Any = None
+        error: BaseException | None = None
         try:
-            return self.line.method(self.argument), None
-        except BaseException as error:
-            return None, throwable(error)
+            answer = self.line.method(self.argument)
+        except BaseException as raised:
+            error = throwable(raised)
+        self.land(answer)
+        return answer, error
 
 
 def throwable(error: BaseException) -> BaseException:

@@ -75,6 +75,9 @@ class ConcurrentDriver:
             finally:
                 self.conductor.abort()  # does nothing after a regular end; from here on nothing is started
                 tasks.cancel_scope.cancel()  # calls in flight after an abort, pauses after a stop
+        if self.conductor.run.given_up.is_set():
+            # One of our calls may have heard of a cancellation before this task has: it is not to return a report.
+            await anyio.lowlevel.checkpoint_if_cancelled()
         if self.conductor.failure is not None:
             raise self.conductor.failure
 
@@ -119,8 +122,11 @@ class ConcurrentDriver:
 
     async def _make(self, call: Call) -> tuple[Any, BaseException | None]:
         try:
+            if call.question is not None:
+                with anyio.CancelScope(shield=call.question.wanted) as call.scope:
+                    return await self._make_within(call), None
             if call.until is not None:
-                return await self._make_within(call, call.until - monotonic()), None
+                return await self._make_within(call), None
             return await call.line.method(call.argument), None
         except Exception as error:
             return None, throwable(error)
@@ -132,11 +138,16 @@ class ConcurrentDriver:
                 failure.__cause__ = error
                 return None, failure
             self.conductor.abort()  # before the slot is free, so that nothing more is admitted
+            call.land(None)
             call.leave()
             raise
+        finally:
+            call.scope = None
 
-    async def _make_within(self, call: Call, seconds: float) -> Any:
-        with anyio.move_on_after(max(0.0, seconds)):
+    async def _make_within(self, call: Call) -> Any:
+        if call.until is None:
+            return await call.line.method(call.argument)
+        with anyio.move_on_after(max(0.0, call.until - monotonic())):
             return await call.line.method(call.argument)
         raise call.late or TimeoutError
 

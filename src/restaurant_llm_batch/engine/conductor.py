@@ -8,21 +8,25 @@ how a call is started and how a pause is timed. All of it runs at the run's home
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 
 from ..errors import ConfigurationError
+from ..events import Wait
 from ..report import Failure, Outcome
 from ..steps import Flow, Together
+from .awaiting import Await
 from .call import Call
 from .due import Due
 from .frames import Frame, Joined
 from .intake import Entry, Intake
 from .once import Cell, Join, Release
 from .policy import govern_item
+from .rate_gate import Pacing
 from .run import Run, log
-from .stored import Await
+from .stall import StallWatch, waits_of
 from .wake import Home
 
 
@@ -89,9 +93,12 @@ class Conductor:
         self._hands = hands
         self._open: dict[int, Frame] = {}
         self._waiting: set[Call] = set()
-        self._paused: set[Frame] = set()
+        self._out: set[Call] = set()
+        self._paused: dict[Frame, tuple[Any, float]] = {}  # by which step, since when
         self._joined = Joined()
         self._due = Due(hands.after, self._look)
+        self._pacing = Pacing(run.gates.rate, home, hands.after)
+        self._stall = StallWatch(run, hands.after, self._waits)
         self._untaken = 0
         self._exhausted = False
         self._halted = False
@@ -101,6 +108,8 @@ class Conductor:
         """Let in the first entries."""
         if self.run.deadlines.run is not None:
             self._hands.after(self.run.deadlines.run, self._run_out)
+        self._pacing.begin()
+        self._stall.begin()
         self.refill()
 
     def refill(self) -> None:
@@ -137,6 +146,7 @@ class Conductor:
     def started(self, call: Call) -> None:
         """Note that a call is being started."""
         self._waiting.discard(call)
+        self._out.add(call)
         self.run.began(call, call.owner.entry)
         if call.until is not None and not call.line.native:
             self._due.watch(call.until, call)
@@ -145,12 +155,17 @@ class Conductor:
         """Note that a call is over; its flow goes on before its slot is given away."""
         if call.line.native:
             call.came_back(error)
+            call.land(answer)
+        self._out.discard(call)
         if self.finished:
             if call.line.native:
                 call.leave()
             return
         if call.over:
-            return  # a blocking call that was given up comes back; its thread has freed its slot
+            # A blocking call that was given up comes back; its thread has freed its slot.
+            self.run.ended_late(answer)
+            self._after_step()
+            return
         call.over = True
         frame: Frame = call.owner
         self.run.ended(call, frame.entry, answer, error)
@@ -171,14 +186,23 @@ class Conductor:
         for call in self._due.take():
             if self.finished:
                 return
-            if call in self._waiting:
+            if isinstance(call, Await):
+                if not call.over:
+                    self._resume(call.owner, call, error=self.run.item_late())
+            elif call in self._waiting:
                 self._too_late(call)
             elif call.until is not None and not call.over and not call.line.native:
                 error = call.late or self.run.item_late()
                 call.over = True
+                call.give_up_unless_wanted()
                 self.run.ended(call, call.owner.entry, None, error)
                 self._advance(call.owner, None, error)
         self._after_step()
+
+    def _waits(self, now: float) -> Iterable[Wait]:
+        if self.finished:
+            return ()
+        return waits_of(self._out, self._waiting, self._paused, self._joined.since, now)
 
     def _run_out(self) -> None:
         """End the run: its time is up."""
@@ -194,9 +218,10 @@ class Conductor:
         self._exhausted = True
         for call in self._withdraw_waiting():
             self._advance(call.owner, None, self.run.stop_error())
-        for frame in list(self._paused):
-            self._paused.discard(frame)
-            self._advance(frame, None, self.run.stop_error())
+        for frame, (step, _) in list(self._paused.items()):
+            # What is being written to the disk was answered, and a moment later its item may be done.
+            if not isinstance(step, Await) or step.leavable:
+                self._resume(frame, step, error=self.run.stop_error())
         self._settle()
 
     def abort(self, failure: BaseException | None = None) -> None:
@@ -204,6 +229,7 @@ class Conductor:
         if self.finished:
             return
         self.finished = self._exhausted = True
+        self._pacing.end()
         self.failure = self.failure or failure
         self.run.give_up()
         self._withdraw_waiting()
@@ -289,17 +315,24 @@ class Conductor:
         elif type(step) is Join:
             self._join(frame, step.cell)
         elif type(step) is Await:
-            self._paused.add(frame)
-            step.begin(lambda answer: self._home.post(lambda: self._resume(frame, answer)))
+            self._await(frame, step)
         elif type(step) is Release:
             self._release(step.cell)
             return _WAITS if self.finished else None
         elif self._halted:
             self._advance(frame, None, self.run.stop_error())
         else:
-            self._paused.add(frame)
-            self._hands.after(step.seconds, lambda: self._resume(frame))
+            self._paused[frame] = step, monotonic()
+            self._hands.after(step.seconds, lambda: self._resume(frame, step))
         return _WAITS
+
+    def _await(self, frame: Frame, step: Await) -> None:
+        step.owner = frame
+        self._paused[frame] = step, monotonic()
+        if step.leavable and frame.entry.deadline is not None:
+            self._due.watch(frame.entry.deadline, step)
+        # Later, also when it calls back at home: another flow may be in the middle of a step.
+        step.begin(lambda answer: self._home.post_later(lambda: self._resume(frame, step, answer)))
 
     def _begin_together(self, frame: Frame, flows: tuple[Flow[Any], ...]) -> Any:
         frame.answers = [None] * len(flows)
@@ -335,10 +368,13 @@ class Conductor:
         call.withdraw()
         self._advance(call.owner, None, self.run.item_late())
 
-    def _resume(self, frame: Frame, answer: Any = None) -> None:
-        if frame in self._paused:
-            self._paused.discard(frame)
-            self._advance(frame, answer, None)
+    def _resume(self, frame: Frame, step: Any, answer: Any = None, error: Exception | None = None) -> None:
+        paused = self._paused.get(frame)
+        if paused is not None and paused[0] is step:
+            del self._paused[frame]
+            if isinstance(step, Await):
+                step.over = True
+            self._advance(frame, answer, error)
             self._after_step()
 
     def _close(self, frame: Frame, value: Any, error: Exception | None) -> None:
@@ -363,4 +399,5 @@ class Conductor:
     def _settle(self) -> None:
         if self._exhausted and not self._open and not self.finished:
             self.finished = True
+            self._pacing.end()
             self._hands.finished()

@@ -1,4 +1,4 @@
-"""Calls whose time will be up: a queue by time that wakes the conductor once for the next of them."""
+"""What will be too late at some time: a queue by time that wakes the conductor once for the next of them."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
 from time import monotonic
+from typing import TypeAlias
 
+from .awaiting import Await
 from .call import Call
+
+Waiting: TypeAlias = Call | Await
 
 _MOST_SPENT = 1000
 """Calls that may have come back and still be in the queue; they keep their answers alive."""
@@ -20,7 +24,7 @@ class Due:
 
     Args:
         after: Calls something after so many seconds.
-        look: What it calls when the time of some call is up; `take` then yields the calls.
+        look: What it calls when the time of one is up; `take` then yields it.
     """
 
     def __init__(
@@ -28,22 +32,22 @@ class Due:
     ) -> None:
         self._after = after
         self._look = look
-        self._queue: list[tuple[float, int, Call]] = []
+        self._queue: list[tuple[float, int, Waiting]] = []
         self._numbers = count()
         self._next = inf
         self._prune_at = _MOST_SPENT
 
-    def watch(self, at: float, call: Call) -> None:
-        """Have a call looked at when its time is up."""
+    def watch(self, at: float, call: Waiting) -> None:
+        """Have a call, or a wait, looked at when its time is up."""
         heappush(self._queue, (at, next(self._numbers), call))
         if len(self._queue) > self._prune_at:
-            self._queue = [entry for entry in self._queue if not entry[2].over and not entry[2].withdrawn]
+            self._queue = [entry for entry in self._queue if not entry[2].over]
             heapify(self._queue)
             self._prune_at = 2 * len(self._queue) + _MOST_SPENT
         self._wake(at)
 
-    def take(self) -> Iterator[Call]:
-        """Yield the calls whose time is up, and be woken again for those whose time is not."""
+    def take(self) -> Iterator[Waiting]:
+        """Yield those whose time is up, and be woken again for the others."""
         self._next = inf
         now = monotonic()
         while self._queue and self._queue[0][0] <= now:

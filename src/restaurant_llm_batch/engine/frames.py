@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from time import monotonic
 from typing import Any
 
 from ..errors import ConfigurationError
@@ -35,9 +36,15 @@ class Frame:
 
 
 class Joined:
-    """The frames that wait for cells."""
+    """
+    The frames that wait for cells.
+
+    Attributes:
+        since: When each began to wait.
+    """
 
     def __init__(self) -> None:
+        self.since: dict[Frame, float] = {}
         self._cells: dict[Frame, Cell] = {}
 
     def add(self, frame: Frame, cell: Cell) -> None:
@@ -52,13 +59,14 @@ class Joined:
                 "a flow given to once() asks for its own key, or for one that waits for it, so it would wait for itself"
             )
         self._cells[frame] = cell
+        self.since[frame] = monotonic()
         cell.waiting.append(frame)
 
     def release(self, cell: Cell) -> list[Frame]:
         """Return those who waited for a cell; they wait no more."""
         waiting, cell.waiting = cell.waiting, []
         for frame in waiting:
-            del self._cells[frame]
+            del self._cells[frame], self.since[frame]
         return waiting
 
     def _leads_to(self, own: set[Frame], cell: Cell, seen: set[Cell]) -> bool:

@@ -6,6 +6,7 @@ from ..errors import ConfigurationError
 from ..gate import Gate
 from ..report import LimitStep
 from ..steps import GateName
+from .rate_gate import RateGate
 
 
 class Gates:
@@ -17,13 +18,15 @@ class Gates:
         llm: Those of an LLM call.
         batches: Those of an LLM call that carries a packed batch.
         tokens: The one of them that counts tokens instead of calls, or None.
+        rate: The one for limits per minute. It comes after all others: whoever has passed it begins at once.
     """
 
     def __init__(
-        self, search: Gate, llm: Gate, batches: Gate, total: Gate | None, tokens: Gate | None = None
+        self, search: Gate, llm: Gate, batches: Gate, total: Gate | None, tokens: Gate | None, rate: RateGate
     ) -> None:
         self.search = (search,)
         self.tokens = tokens
+        self.rate = rate
         self._total = total
         self.llm = self._with_both(llm)
         self.batches = self._with_both(batches)
@@ -31,6 +34,11 @@ class Gates:
     def _with_both(self, gate: Gate) -> tuple[Gate, ...]:
         gates = [gate] if self._total is None or self._total is gate else [gate, self._total]
         return tuple(gates if self.tokens is None else [*gates, self.tokens])
+
+    @property
+    def count_tokens(self) -> bool:
+        """Whether some gate counts tokens."""
+        return self.tokens is not None or (self.rate.active and self.rate.counts_tokens)
 
     def of(self, name: GateName) -> tuple[Gate, ...]:
         """Return the gates of an LLM call."""

@@ -47,6 +47,10 @@ class Meter:
         with self._lock:
             self._in_flight[stage] -= weight
 
+    def in_flight(self, stage: str) -> int:
+        """Return how many calls are at the backend."""
+        return self._in_flight[stage]
+
     def answered(self, reply: LLMReply) -> None:
         """Note what the model read and wrote."""
         self._prompt_tokens += reply.prompt_tokens

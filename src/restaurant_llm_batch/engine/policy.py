@@ -16,6 +16,7 @@ from ..gate import Gate
 from ..models import Hit, LLMReply, SearchQuery
 from ..report import Stage
 from ..steps import Complete, Flow, Maybe, Once, Pack, Pause, Search, SearchAll, Together, pause
+from .awaiting import BackOff
 from .call import Call
 from .intake import Entry
 from .once import Join, Release, own_copy
@@ -177,7 +178,7 @@ def _search_chunk(
         except RunStopped:
             raise
         except STOPS_THE_RUN as error:
-            _note_stop(error, run)
+            run.note_stop(error)
             entry.errors.append((error, "search", 1))
             return [error] * len(queries)
         except Exception as error:
@@ -217,14 +218,16 @@ def _call(
             raise _late(entry, stage, attempt - 1, run)
         place = run.place(entry, gates) if stage == "llm" else entry.arrival
         call = Call(line, argument, stage, what, attempt, gates, entry.priority, place, run.meter)
-        if stage == "llm" and run.gates.tokens is not None:
-            call.tokens = run.packer.tokens_of(argument), run.gates.tokens
+        if stage == "llm":
+            call.rate, call.by_tokens = run.gates.rate, run.gates.tokens
+            if run.gates.count_tokens:
+                call.tokens = run.packer.tokens_of(argument)
         try:
             answer = yield call
         except RunStopped:
             raise
         except Exception as error:
-            _note_stop(error, run)
+            run.note_stop(error)
             refused = isinstance(error, RateLimited)
             tries = Tries(tries.failed + (not refused), tries.refused + refused)
             wait = wait_before_next(run.retries[stage], error, tries, run.random.random())
@@ -247,7 +250,7 @@ def _call(
                 if run.packer.learns:
                     run.packer.learn(argument, answer)
             return answer
-        yield Pause(wait)
+        yield BackOff(wait, what, attempt + 1)
 
 
 def _late(entry: Entry, stage: Stage, attempts: int, run: Run) -> DeadlineExceeded:
@@ -268,11 +271,6 @@ def _mistake(stage: Stage, answer: Any) -> TypeError | None:
         fine = isinstance(answer, Sequence) and (not answer or isinstance(answer[0], Hit))
         due = "a sequence of Hits"
     return None if fine else TypeError(f"the {stage} backend must return {due}, got {str(answer)[:200]}")
-
-
-def _note_stop(error: Exception, run: Run) -> None:
-    if isinstance(error, STOPS_THE_RUN) and run.stopped is None:
-        run.stopped = error
 
 
 def _together(flows: tuple[Flow[T], ...], side_by_side: bool) -> Flow[list[Maybe[T]]]:

@@ -102,7 +102,7 @@ class Reader:
             self.source = self._fed
         self._driver: ConcurrentDriver | ThreadedDriver | None = None
         self._failure: BaseException | None = None
-        self._aborted = False
+        self._aborted = self._dropped = False
         self._over = threading.Event()
         self._taken = 0
 
@@ -135,11 +135,16 @@ class Reader:
             driver.home.post(driver.conductor.halt)
 
     def give_up(self) -> None:
-        """Cancel the run without waiting for it; the garbage collector may call this anywhere."""
+        """Cancel the run without waiting for it."""
         self._aborted = True  # before looking for the driver, as `attach` looks here after setting it
         driver = self._driver
         if driver is not None:
             driver.home.post_later(driver.conductor.abort)
+
+    def drop(self) -> None:
+        """Cancel the run, which nobody reads any more; the garbage collector may call this anywhere."""
+        self._dropped = True
+        self.give_up()
 
     def abort(self) -> Iterator[Outcome[Any]]:
         """Cancel the run: calls in flight are cancelled or let go. Yields the outcomes not taken yet."""
@@ -163,6 +168,8 @@ class Reader:
     def over(self, failure: BaseException | None) -> None:
         """Note, where the run is, that it has ended."""
         self._failure = failure
+        if self._dropped:
+            self._run.end()  # a reader would have done it
         self._mail.put(_Done())
         self._over.set()
 

@@ -76,8 +76,10 @@ def wait_before_next(policy: RetryPolicy, error: Exception, tries: Tries, jitter
     count = tries.refused if refused else tries.failed
     if count >= (policy.rate_limit_attempts if refused else policy.attempts):
         return None
+    # Where the service says what is left, the gate knows better than a guess when to ask again.
+    doublings = 0 if isinstance(error, RateLimited) and error.rate is not None else count - 1
     # 2.0 ** 1024 overflows; the cap is reached long before.
-    wait = min(policy.max_wait, policy.first_wait * 2.0 ** min(count - 1, 60))
+    wait = min(policy.max_wait, policy.first_wait * 2.0 ** min(doublings, 60))
     wait *= 1 - jitter / 2
     if error.retry_after is None or not isfinite(error.retry_after):
         return wait

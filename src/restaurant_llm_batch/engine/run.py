@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable, Sequence
 from math import inf
 from random import Random
 from time import monotonic
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import (
+    STOPS_THE_RUN,
     DeadlineExceeded,
     OutputError,
     RateLimited,
@@ -18,6 +18,7 @@ from ..errors import (
     TransientBackendError,
 )
 from ..events import (
+    AnswerFound,
     CallEnded,
     CallStarted,
     Event,
@@ -28,7 +29,8 @@ from ..events import (
     RunStarted,
 )
 from ..gate import Gate
-from ..models import ItemId, LLMReply
+from ..models import ItemId, LLMReply, RateReport
+from ..patience import GivenUp
 from ..protocols import Observer, Task
 from ..report import Failure, Outcome, RunStats, Stage, Success
 from ..stopping import Deadlines, StopRules, Watch
@@ -36,11 +38,13 @@ from .call import Call
 from .gates import Gates
 from .intake import Entry
 from .meter import Meter
-from .once import Cell, Cells
+from .once import Cells
 from .packer import Packer
 from .plan import Plan
 from .retry import RetryPolicy
-from .store import Store
+
+if TYPE_CHECKING:
+    from .store import Store
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -61,7 +65,7 @@ class Run:
         store: Where answers are kept, or None.
         deadlines: How long things may take.
         identity: Names the model that is asked, for the keys of the store.
-        asking: Questions in flight that the store will have the answers of, by key.
+        pulse: Counts what happens: calls that begin and end, and outcomes.
         stopped: What stopped the run, or None while it goes on.
         exhausted: Whether the input has ended.
         advancing: What the driver is advancing now; for it to find its way.
@@ -93,13 +97,13 @@ class Run:
         self.store = store
         self.identity = identity
         self.deadlines = deadlines
-        self.asking: dict[bytes, Cell] = {}
         self.retries = retries
         self.random = random
         self.stopped: Exception | None = None
+        self.pulse = 0
         self.exhausted = False
         self.advancing: Any = None
-        self.given_up = threading.Event()
+        self.given_up = GivenUp()
         self.meter = Meter()
         self._watch = watch or Watch(StopRules(), {})
         self._observers = tuple(observers)
@@ -118,6 +122,11 @@ class Run:
         if self.stopped is None:
             self.stopped = RunStopped(reason)
 
+    def note_stop(self, error: Exception) -> None:
+        """Stop by an error after which no further call can succeed, if it is one."""
+        if isinstance(error, STOPS_THE_RUN) and self.stopped is None:
+            self.stopped = error
+
     def give_up(self) -> None:
         """Stop, and tell calls in flight that nobody will hear their answers."""
         self.stop("the run was cancelled")
@@ -126,11 +135,11 @@ class Run:
     def begin(self, total: int | None) -> None:
         """Note that the run begins."""
         self.meter.began = self.meter.latest = now = monotonic()
-        self._show(RunStarted(self.number, now, total))
+        self.show(RunStarted(self.number, now, total, self.task.name))
 
     def end(self) -> None:
         """Note that the run is over."""
-        self._show(RunEnded(self.number, monotonic(), self.stats))
+        self.show(RunEnded(self.number, monotonic(), self.stats))
 
     def place(self, entry: Entry, gates: tuple[Gate, ...]) -> float:
         """
@@ -152,17 +161,18 @@ class Run:
         if self.deadlines.item is not None:
             entry.deadline = monotonic() + self.deadlines.item
         if self._observers:
-            self._show(ItemStarted(self.number, monotonic(), entry.item_id))
+            self.show(ItemStarted(self.number, monotonic(), entry.item_id))
 
     def began(self, call: Call, entry: Entry) -> None:
         """Note that a call was admitted."""
         now = call.began_at = monotonic()
+        self.pulse += 1
         self.meter.enter(call.stage, call.weight)
         if self.deadlines.call is not None or entry.deadline is not None:
             self._bound(call, entry)
         if self._observers:
             waited = now - call.asked_at
-            self._show(CallStarted(self.number, now, *_named(call, entry), waited, call.weight))
+            self.show(CallStarted(self.number, now, *_named(call, entry), waited, call.weight))
 
     def _bound(self, call: Call, entry: Entry) -> None:
         """Say until when a call may take, and what it is then."""
@@ -193,18 +203,41 @@ class Run:
 
     def ended(self, call: Call, entry: Entry, answer: Any, error: BaseException | None) -> None:
         """Note that a call came back."""
+        self.pulse += 1
         reply = answer if isinstance(answer, LLMReply) and is_sound(answer) else None
         if reply is not None:
             self.meter.answered(reply)
         elif error is not None:
             self.meter.raised(error)
-        if self._watch.needed and call.stage == "llm":
-            self._apply_rules(reply, error)
+        if call.stage == "llm":
+            report = (
+                reply.rate if reply is not None else error.rate if isinstance(error, RateLimited) else None
+            )
+            if report is not None or self.gates.rate.active:
+                self._hear(call, reply, error, report)
+            if self._watch.needed:
+                self._apply_rules(reply, error)
         if self._observers:
             now = monotonic()
             seconds = now - call.began_at
             event = CallEnded(self.number, now, *_named(call, entry), seconds, call.weight, reply, error)
-            self._show(event)
+            self.show(event)
+
+    def _hear(
+        self, call: Call, reply: LLMReply | None, error: BaseException | None, report: RateReport | None
+    ) -> None:
+        """Tell the gate for limits per minute what a call took, and what the service said is left."""
+        used = 0 if isinstance(error, RateLimited) else None  # of what failed otherwise nobody knows
+        if reply is not None:
+            used = reply.prompt_tokens + reply.completion_tokens or None
+        self.gates.rate.heard(call.rate_ticket, used, report, self.meter.in_flight("llm"))
+
+    def ended_late(self, answer: Any) -> None:
+        """Note what a call came to that its item did not wait for: it was paid for, too."""
+        if isinstance(answer, LLMReply) and is_sound(answer):
+            self.meter.answered(answer)
+            if self._watch.needed:
+                self._apply_rules(answer, None)
 
     def _apply_rules(self, reply: LLMReply | None, error: BaseException | None) -> None:
         if reply is not None:
@@ -230,16 +263,18 @@ class Run:
         left = self._watch.patience(now) if refused else None
         return wait if left is None else min(wait, left)
 
-    def found(self) -> None:
+    def found(self, entry: Entry, what: str, reply: LLMReply) -> None:
         """Note that an answer was found in the store."""
         self.meter.found += 1
+        if self._observers:
+            self.show(AnswerFound(self.number, monotonic(), entry.item_id, what, reply))
 
     def retry(self, call: Call, entry: Entry, wait: float, refused: bool, error: Exception) -> None:
         """Note that a call will be made again."""
         self.meter.retries += 1
         if self._observers:
             event = RetryPlanned(self.number, monotonic(), *_named(call, entry), wait, refused, error)
-            self._show(event)
+            self.show(event)
 
     def close(self, entry: Entry, value: Any, error: Exception | None) -> Outcome[Any]:
         """Book an entry's end and return its outcome."""
@@ -263,15 +298,17 @@ class Run:
 
     def closed(self, outcome: Outcome[Any]) -> None:
         """Book an outcome."""
+        self.pulse += 1
         self.meter.latest = now = monotonic()
         if isinstance(outcome, Success):
             self.meter.succeeded += 1
         else:
             self.meter.failed += 1
         if self._observers:
-            self._show(ItemEnded(self.number, now, outcome))
+            self.show(ItemEnded(self.number, now, outcome))
 
-    def _show(self, event: Event) -> None:
+    def show(self, event: Event) -> None:
+        """Show an event to all observers."""
         for observer in self._observers:
             try:
                 observer(event)

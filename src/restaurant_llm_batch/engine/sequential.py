@@ -8,12 +8,12 @@ from typing import Any
 from ..errors import ConfigurationError
 from ..report import Failure, Outcome
 from ..steps import Pause, drive
+from .awaiting import Await
 from .call import Call
 from .intake import Entry, Intake
 from .once import Join, Release
 from .policy import govern_item
 from .run import Run
-from .stored import Await
 from .wake import ThreadHome
 
 
@@ -54,8 +54,8 @@ class SequentialDriver:
         """Notice that the run was stopped."""
         self._home.nudge()
 
-    def give_up(self) -> None:
-        """Do nothing more when nobody asks for it."""
+    def drop(self) -> None:
+        """Do nothing more, when nobody asks for it."""
         self._run.stop("the run was cancelled")
 
     def abort(self) -> Iterator[Outcome[Any]]:
@@ -67,7 +67,7 @@ class SequentialDriver:
 
     def _perform(self, step: Call | Pause | Await | Join | Release, entry: Entry) -> Any:
         if isinstance(step, Await):
-            return self._await(step)
+            return self._await(step, entry)
         if isinstance(step, Release):
             return None  # nobody else is under way who could wait
         if isinstance(step, Join):
@@ -91,7 +91,7 @@ class SequentialDriver:
             raise error
         return answer
 
-    def _await(self, step: Await) -> Exception | None:
+    def _await(self, step: Await, entry: Entry) -> Exception | None:
         answers: list[Exception | None] = []
 
         def called_back(answer: Exception | None) -> None:
@@ -101,6 +101,12 @@ class SequentialDriver:
         step.begin(called_back)
         while not answers:
             self._home.attend()
+            if step.leavable and not answers:
+                self._run.look_at_time()
+                if self._run.stopped is not None:
+                    raise self._run.stop_error()
+                if self._run.is_late(entry):
+                    raise self._run.item_late()
         return answers[0]
 
     def _wait_for_slot(self, call: Call) -> None:
@@ -109,7 +115,9 @@ class SequentialDriver:
         call.seek(self._home, self._start)
         try:
             while not self._started:
-                self._home.attend()
+                rate = self._run.gates.rate
+                self._home.attend(rate.due())
+                rate.look()
                 if self._run.stopped is not None and not self._started:
                     raise self._run.stop_error()
         except BaseException:

@@ -19,6 +19,7 @@ from typing import Any, Self
 
 from ..errors import ConfigurationError, StoreError
 from ..models import LLMReply
+from .questions import Questions
 from .store_file import StoreFile
 from .store_rows import DISCARD, FORGET_JOB, GET, JOB, NOTE_JOB, STATS, decode_reply
 from .store_session import Session
@@ -32,10 +33,12 @@ class StoreStats:
 
     Attributes:
         entries: Answers.
-        jobs: Jobs that are noted as possibly running.
+        jobs: Jobs that may be running, and that a run would go on with.
         bytes: What its files take on the disk.
         oldest: When the oldest answer was written, or None.
         newest: When the newest was, likewise.
+        stale_jobs: Jobs that were noted too, but that nobody will go on with: their question has an answer, or they
+            are older than any job gets (8 days). A run that was killed leaves some. `Store.purge` takes them out.
     """
 
     entries: int
@@ -43,6 +46,7 @@ class StoreStats:
     bytes: int
     oldest: datetime | None
     newest: datetime | None
+    stale_jobs: int = 0
 
 
 class Store:
@@ -62,6 +66,7 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, wait: float = 10.0) -> None:
+        self.questions = Questions()
         self._file = StoreFile(path, wait)
         self._session = Session(self._file)
         self._leaving: set[bytes] = set()  # discarded, and not yet gone from the file
@@ -121,9 +126,13 @@ class Store:
         values = (_checked(key), time(), backend, job_id)
         self._session.hand_in(Change(NOTE_JOB, key, values, on_durable))
 
-    def forget_job(self, key: bytes, on_durable: OnDurable) -> None:
-        """Note that the job of a key has ended; returns at once."""
-        self._session.hand_in(Change(FORGET_JOB, _checked(key), (key,), on_durable))
+    def forget_job(self, key: bytes, job_id: str, on_durable: OnDurable) -> None:
+        """
+        Note that a job of a key has ended; returns at once.
+
+        Another one that was noted for the key since, by another process for one, stays noted.
+        """
+        self._session.hand_in(Change(FORGET_JOB, _checked(key), (key, job_id), on_durable))
 
     def job(self, key: bytes) -> str | None:
         """Return the id of the job that may be running for a key, or None; raises as `get` does."""
@@ -132,13 +141,15 @@ class Store:
 
     def stats(self) -> StoreStats:
         """Return what is in the store, in some milliseconds for 100,000 answers; raises as `get` does."""
-        entries, jobs, oldest, newest = self._read(STATS)
+        entries, jobs, stale_jobs, oldest, newest = self._read(STATS)
         size = sum(_size(Path(f"{self._file.path}{suffix}")) for suffix in ("", "-wal"))
-        return StoreStats(entries, jobs, size, _moment(oldest), _moment(newest))
+        return StoreStats(entries, jobs, size, _moment(oldest), _moment(newest), stale_jobs)
 
     def purge(self, older_than: timedelta | float) -> int:
         """
         Take out the answers and jobs that were written longer ago, and make the file smaller. Blocks.
+
+        Stale jobs, which are of no use any more, go with them however old they are.
 
         Args:
             older_than: An age, or seconds; 0 takes out everything.

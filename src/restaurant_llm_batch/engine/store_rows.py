@@ -36,17 +36,25 @@ the event loop is busy.
 
 DISCARD = "DELETE FROM replies WHERE key = ?"
 NOTE_JOB = "INSERT OR REPLACE INTO jobs (key, at, backend, job_id) VALUES (?, ?, ?, ?)"
-FORGET_JOB = "DELETE FROM jobs WHERE key = ?"
+FORGET_JOB = "DELETE FROM jobs WHERE key = ? AND job_id = ?"
 PURGE = "DELETE FROM replies WHERE id IN (SELECT id FROM replies WHERE at <= ? LIMIT 5000)"
-PURGE_JOBS = "DELETE FROM jobs WHERE at <= ?"
+JOBS_LIVE = 8 * 24 * 3600
+"""Seconds after which no job is alive: RunPod keeps none for more than a week, and its answer for half an hour."""
+_IS_STALE = (
+    f"(at <= strftime('%s', 'now') - {JOBS_LIVE} OR EXISTS (SELECT 1 FROM replies WHERE key = jobs.key))"
+)
+"""Nobody will go on with such a job: it is too old, or its question has an answer."""
+PURGE_JOBS = f"DELETE FROM jobs WHERE at <= ? OR {_IS_STALE}"
 GET = "SELECT reply FROM replies WHERE key = ?"
 JOB = "SELECT job_id FROM jobs WHERE key = ?"
-STATS = """
-SELECT (SELECT count(*) FROM replies), (SELECT count(*) FROM jobs),
+STATS = f"""
+SELECT (SELECT count(*) FROM replies),
+    (SELECT count(*) FROM jobs WHERE NOT {_IS_STALE}), (SELECT count(*) FROM jobs WHERE {_IS_STALE}),
     (SELECT at FROM replies ORDER BY id LIMIT 1), (SELECT at FROM replies ORDER BY id DESC LIMIT 1)
 """
 
-_FIELDS = tuple(field.name for field in fields(LLMReply))
+# What replies are not compared by, such as what was left of a limit at that moment, is no part of an answer.
+_FIELDS = tuple(field.name for field in fields(LLMReply) if field.compare)
 _write_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=index).encode
 
 

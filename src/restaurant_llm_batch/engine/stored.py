@@ -1,41 +1,29 @@
 """
 Asking with a store: what is there is not asked again, and an answer is on disk before its flow goes on.
 
-Equal questions of a run that are in flight at once are asked once; whoever asks meanwhile waits for the answer.
-What a backend notes about its jobs goes to the store too.
+Equal questions in flight at once are asked once; `questions` says how. What a backend notes about its jobs goes to the
+store too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from ..journal import Journal, noting_in
 from ..models import LLMReply
 from ..steps import Complete, Flow
+from .awaiting import Await
 from .call import Call
 from .intake import Entry
-from .once import Cell, Join, Release
 from .plan import Line
+from .questions import Follower, Question, Told
 from .run import Run, log
 from .store import Store
 from .store_keys import request_key
 
 Ask = Callable[[Complete, Entry, Run], Flow[LLMReply]]
-
-
-@dataclass(frozen=True, slots=True)
-class Await:
-    """
-    Wait for something that calls back. Answered with what it is called back with.
-
-    Attributes:
-        begin: Begins it; its argument is to be called once, from any thread, with None or what went wrong.
-    """
-
-    begin: Callable[[Callable[[Exception | None], object]], object]
 
 
 def ask_with_store(ask: Ask, step: Complete, entry: Entry, run: Run, store: Store) -> Flow[LLMReply]:
@@ -51,48 +39,56 @@ def ask_with_store(ask: Ask, step: Complete, entry: Entry, run: Run, store: Stor
     """
     key = request_key(run.identity, step.request)
     while True:
+        # Joined first, and then looked up: otherwise whoever led could settle it between the two.
+        question, leads = store.questions.join(key, run)
+        if leads:
+            return (yield from _lead(question, ask, step, entry, run, store, key))
+        if run.stopped is not None:
+            raise run.stop_error()
+        yield from _follow(question, entry, run)
+
+
+def _lead(
+    question: Question, ask: Ask, step: Complete, entry: Entry, run: Run, store: Store, key: bytes
+) -> Flow[LLMReply]:
+    try:
         found = store.get(key)
         if found is not None:
-            run.found()
+            run.found(entry, step.request.task, found)
             entry.underway = True
             entry.kept.append((found, key))
             return found
-        cell = run.asking.get(key)
-        if cell is None:
-            return (yield from _lead(ask, step, entry, run, store, key))
-        yield Join(cell)  # then look again: the answer is there, or it is this one's turn to ask
+        jobs = JobNotes(store, key, run)
+        question.keep = partial(_keep, store, key, jobs)
+        reply = yield from _asking(ask(step, entry, run), question, jobs)
+        # One that was cut off or declined is kept too: what was asked after it is there as well, and a later run
+        # must not pay for both again. An answer that its item fails by is taken out then.
+        entry.kept.append((reply, key))
+        failure: Any = yield Await(partial(question.keep_answer, reply))
+        if failure is not None:
+            run.stop(f"the store cannot be written: {failure}")
+        return reply
+    finally:
+        question.leave()
 
 
-def _lead(ask: Ask, step: Complete, entry: Entry, run: Run, store: Store, key: bytes) -> Flow[LLMReply]:
-    cell = run.asking[key] = Cell()
-    jobs = JobNotes(store, key, run)
-    reply: LLMReply | None = None
-    error: Exception | None = None
+def _follow(question: Question, entry: Entry, run: Run) -> Flow[None]:
+    follower = Follower(run, entry.priority, entry.arrival)
     try:
-        reply = yield from _noting(ask(step, entry, run), jobs)
-        yield from _keep(reply, entry, run, store, key, jobs)
-    except Exception as raised:
-        error = raised
-    del run.asking[key]
-    yield Release(cell)
-    if error is not None or reply is None:
-        raise error or RuntimeError("a call ended without an answer")
-    return reply
+        yield Await(partial(question.follow, follower), leavable=True)
+    finally:
+        question.unfollow(follower)
 
 
-def _keep(reply: LLMReply, entry: Entry, run: Run, store: Store, key: bytes, jobs: JobNotes) -> Flow[None]:
-    """
-    Put an answer into the store and wait until it is on disk.
+def _keep(store: Store, key: bytes, jobs: JobNotes, reply: LLMReply, told: Told) -> None:
+    """Put an answer into the store; until it is on disk, only the job has it."""
 
-    One that was cut off or declined too: what was asked after it is there as well, and a later run must not pay
-    for both again. An answer that its item fails by is taken out then.
-    """
-    entry.kept.append((reply, key))
-    failure: Any = yield Await(partial(store.put, key, reply))
-    if failure is None:
-        jobs.forget_all()  # not before: until now, only the job had the answer
-    else:
-        run.stop(f"the store cannot be written: {failure}")
+    def durable(failure: Exception | None) -> None:
+        if failure is None:
+            jobs.forget_all()
+        told(failure)
+
+    store.put(key, reply, durable)
 
 
 class JobNotes:
@@ -138,9 +134,9 @@ class JobNotes:
 
     def forget_all(self) -> None:
         """Forget what is noted."""
-        if self._noted is not None:
-            self._noted = None
-            self._tell(partial(self._store.forget_job, self._key, _nothing))
+        noted, self._noted = self._noted, None
+        if noted is not None:
+            self._tell(partial(self._store.forget_job, self._key, " ".join(noted), _nothing))
 
     def _look(self) -> None:
         found = self._store.job(self._key)
@@ -161,8 +157,8 @@ class JobNotes:
             log.warning("a job could not be noted, or not be forgotten: %s", error)
 
 
-def _noting(flow: Flow[LLMReply], journal: Journal) -> Flow[LLMReply]:
-    """Have every call of a flow note its jobs in a journal."""
+def _asking(flow: Flow[LLMReply], question: Question, journal: Journal) -> Flow[LLMReply]:
+    """Have every call of a flow known to its question, and note its jobs in a journal."""
     answer: Any = None
     error: Exception | None = None
     try:
@@ -175,6 +171,7 @@ def _noting(flow: Flow[LLMReply], journal: Journal) -> Flow[LLMReply]:
             answer = error = None
             if type(step) is Call:
                 step.line = _noting_line(step.line, journal)
+                question.asks(step)
             try:
                 answer = yield step
             except Exception as raised:

@@ -32,8 +32,8 @@ class SyncDriver(Protocol):
         """Notice that the run was stopped; safe in a signal handler."""
         ...
 
-    def give_up(self) -> None:
-        """Cancel the run without waiting for it."""
+    def drop(self) -> None:
+        """Cancel the run, which nobody reads any more, without waiting for it."""
         ...
 
     def abort(self) -> Iterator[Outcome[Any]]:
@@ -119,7 +119,7 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
         if self._driver is None or self._over or sys.is_finalizing():
             return
         self._over = True
-        self._driver.give_up()
+        self._driver.drop()
         lease = self._lease
         if lease is not None and lease.loop_thread is None:
             lease.end()  # waits for nobody, and stage 1 promises to make no thread

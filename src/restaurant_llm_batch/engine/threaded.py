@@ -10,7 +10,7 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from ..patience import until
+from ..patience import GivenUp, until
 from ..report import Outcome
 from .call import Call
 from .conductor import Conductor, Hands, Source
@@ -23,18 +23,23 @@ from .wake import Home, ThreadHome
 def start_in_thread(call: Call, conductor: Conductor, home: Home, threads: WorkerThreads) -> None:
     """Make a blocking call in a worker thread and tell the conductor at home when it has ended."""
     conductor.started(call)
+    given_up = call.given_up = GivenUp()
+    forget = conductor.run.given_up.on_set(call.give_up_unless_wanted)
 
     def work() -> None:
         try:
-            answer, error = until(conductor.run.given_up, call.run_blocking)
+            answer, error = until(given_up, call.run_blocking)
             call.came_back(error)
             home.post(partial(conductor.ended, call, answer, error))
         finally:
+            forget()
             call.leave()  # here, not at home: a run that was given up does not hear of it
 
     try:
         threads.submit(partial(copy_context().run, work))
     except RuntimeError as error:  # no more threads, of the system's or of a runner that is being closed
+        forget()
+        call.land(None)
         call.leave()
         conductor.ended(call, None, error)
 

@@ -37,6 +37,14 @@ class Home(Protocol):
         """Have `action` run at home, at once when called there; False when home is gone."""
         ...
 
+    def post_later(self, action: Action) -> bool:
+        """Have `action` run at home when it is done with what it does now; False when home is gone."""
+        ...
+
+    def post_bare(self, action: Action) -> bool:
+        """Have `action`, which starts nothing, run at home even when nobody attends to the post any more."""
+        ...
+
 
 class ThreadHome:
     """The calling thread as a home: it takes its post whenever it has nothing else to do."""
@@ -59,6 +67,10 @@ class ThreadHome:
             return False
         self._post.put(action)
         return True
+
+    def post_bare(self, action: Action) -> bool:
+        """Do as `post`: who has left this home has nothing to do there."""
+        return self.post(action)
 
     def is_here(self) -> bool:
         """Tell whether the caller is at home."""
@@ -118,6 +130,17 @@ class LoopHome:
             action()
             return True
         return self.post_later(action)
+
+    def post_bare(self, action: Action) -> bool:
+        """Have `action` run on this loop, also when the run is over."""
+        if self.is_here():
+            action()
+            return True
+        try:
+            self._soon(action)
+        except self._gone:
+            return False
+        return True
 
     def is_here(self) -> bool:
         """Tell whether the caller is at home."""

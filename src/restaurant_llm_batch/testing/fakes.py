@@ -13,7 +13,16 @@ from typing import Any, TypeAlias
 
 import anyio
 
+from ..errors import ConfigurationError
 from ..models import Hit, ItemId, LLMReply, LLMRequest, SearchQuery
+from ._checks import (
+    check_answer,
+    check_categories,
+    check_common,
+    check_requests,
+    check_reviews,
+    checked_texts,
+)
 
 Fault: TypeAlias = Callable[[Any, int], Exception | None]
 """Given a query or request and how often it has been tried (from 1), the exception to raise, or None."""
@@ -80,6 +89,9 @@ class FakeSearch(Recorder):
         fault: Decides which searches fail; it should look at the query and the try, never at a count of
             calls, so that every strategy meets the same faults.
         categories: Kinds of food by restaurant; without them, a query's category is not looked at.
+
+    Raises:
+        ConfigurationError: When an argument is of the wrong kind.
     """
 
     def __init__(
@@ -91,6 +103,9 @@ class FakeSearch(Recorder):
         categories: Mapping[Any, ItemId] | None = None,
     ) -> None:
         super().__init__()
+        check_reviews(reviews)
+        check_common(seconds, fault)
+        check_categories(categories)
         self._reviews = reviews if callable(reviews) else lambda name: reviews.get(name, ())
         self._known: Iterable[Any] = () if callable(reviews) else reviews
         self._seconds = seconds
@@ -121,7 +136,7 @@ class FakeSearch(Recorder):
         found = (
             (name, number, text)
             for name in self._searched(query)
-            for number, text in enumerate(self._reviews(name))
+            for number, text in enumerate(checked_texts(name, self._reviews(name)))
         )
         return [
             Hit(f"{name}-{number}", text, 1 / (place + 1), name)
@@ -149,6 +164,9 @@ class FakeLLM(Recorder):
         fault: Decides which calls fail, as in `FakeSearch`.
         answer: Writes the answer instead.
         requests: A list to which every request is appended.
+
+    Raises:
+        ConfigurationError: When an argument is of the wrong kind; from a call, when `answer` returns no text.
     """
 
     def __init__(
@@ -160,6 +178,9 @@ class FakeLLM(Recorder):
         requests: list[LLMRequest] | None = None,
     ) -> None:
         super().__init__()
+        check_common(seconds, fault)
+        check_answer(answer)
+        check_requests(requests)
         self._seconds = seconds
         self._fault = fault
         self._answer_with = answer or _answer
@@ -186,7 +207,12 @@ class FakeLLM(Recorder):
             error = self._fault(request, self.tried((request.task, _key(request.inputs))))
             if error is not None:
                 raise error
-        text = self._answer_with(request)
+        text: object = self._answer_with(request)
+        if not isinstance(text, str):
+            raise ConfigurationError(
+                f"answer must return a text, got {type(text).__name__} for {request.task!r}; "
+                "write json.dumps(...) around an object"
+            )
         return LLMReply(text, "stop", len(str(request.messages)) // 4, len(text) // 4, "fake")
 
 

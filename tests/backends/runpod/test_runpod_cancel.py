@@ -20,7 +20,7 @@ from tests.local_server import Say, Seen
 from restaurant_llm_batch import errors
 from restaurant_llm_batch.backends import HTTPTransport
 from restaurant_llm_batch.backends.runpod import Polling, Rate, RunPodLimits, RunPodLLM
-from restaurant_llm_batch.patience import until
+from restaurant_llm_batch.patience import GivenUp, until
 
 POINTS = 200
 LONGEST = 0.15
@@ -200,7 +200,7 @@ def test_giving_up_in_worker_threads_leaves_no_job(dispatcher: Dispatcher, llm: 
     random = Random(3)
 
     def call(number: int) -> str:
-        given_up = threading.Event()
+        given_up = GivenUp()
         timer = threading.Timer(patience(number, random), given_up.set)
         timer.start()
         try:
@@ -224,7 +224,7 @@ def test_a_call_that_waits_for_its_turn_submits_nothing_once_it_is_given_up() ->
         first = threads.submit(llm.complete, asking(1))
         while not dispatcher.asked["run"]:
             time.sleep(0.01)
-        given_up = threading.Event()
+        given_up = GivenUp()
         second = threads.submit(until, given_up, lambda: llm.complete(asking(2)))
         given_up.set()
         with pytest.raises(errors.RunStopped):

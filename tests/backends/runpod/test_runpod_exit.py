@@ -20,7 +20,7 @@ from restaurant_llm_batch.backends._runpod import ledger
 from restaurant_llm_batch.backends._runpod.steps import Job
 from restaurant_llm_batch.backends.runpod import Polling, RunPodLLM
 from restaurant_llm_batch.errors import RunStopped
-from restaurant_llm_batch.patience import until
+from restaurant_llm_batch.patience import GivenUp, until
 
 PROGRAM = """
 import asyncio, os, sys, threading
@@ -145,7 +145,7 @@ def test_a_forked_child_has_jobs_of_its_own_and_leaves_its_parents_alone() -> No
 
     with Dispatcher(script) as dispatcher:
         llm = RunPodLLM("ep", api_key=KEY, base_url=dispatcher.base_url, polling=Polling(0.01, 1.5, 0.05))
-        given_up = threading.Event()
+        given_up = GivenUp()
         caught: list[BaseException] = []
 
         def call() -> None:

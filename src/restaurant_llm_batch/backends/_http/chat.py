@@ -13,6 +13,7 @@ from typing import Any
 from ...errors import BackendError, PromptTooLong, QuotaExhausted, TransientBackendError
 from ...models import LLMReply, LLMRequest
 from .meaning import LONGEST_WORDS, error_for
+from .rate import rate_report
 from .secret import Secret
 
 _TOO_LONG = re.compile(r"maximum context length|context_length_exceeded|maximum model length", re.IGNORECASE)
@@ -63,12 +64,20 @@ def chat_body(
     return body
 
 
-def read_chat(answer: Any, backend: str, secret: Secret | None = None) -> LLMReply:
+def read_chat(
+    answer: Any, backend: str, secret: Secret | None = None, headers: Mapping[str, str] | None = None
+) -> LLMReply:
     """
     Return the reply in the body of a chat completion.
 
     A refusal is a reply too, with the model's words as its text and "refusal" as its finish reason: it was
     paid for.
+
+    Args:
+        answer: The decoded body.
+        backend: The backend's name.
+        secret: The key, to be kept out of messages.
+        headers: The answer's headers, which may tell what is left of the service's limits.
 
     Raises:
         BackendError: When the body is an error, or no completion; some servers send those with status 200.
@@ -89,6 +98,7 @@ def read_chat(answer: Any, backend: str, secret: Secret | None = None) -> LLMRep
         completion_tokens=count(usage.get("completion_tokens")),
         model=str(answer.get("model") or ""),
         cached_tokens=count(_part(usage, "prompt_tokens_details").get("cached_tokens")),
+        rate=None if headers is None else rate_report(headers),
     )
 
 

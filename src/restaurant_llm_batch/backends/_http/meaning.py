@@ -22,6 +22,7 @@ from ...errors import (
     TransientBackendError,
 )
 from ..transport import Answer, TransportError
+from .rate import rate_report
 from .secret import Secret
 
 _MAY_PASS = frozenset({408, 409, 425})
@@ -101,7 +102,8 @@ def error_for(
     )
     wait = retry_after(headers or {})
     if status == 429:
-        return RateLimited(words, retry_after=wait, backend=backend, status=status)
+        rate = rate_report(headers or {})
+        return RateLimited(words, rate=rate, retry_after=wait, backend=backend, status=status)
     if status in _MAY_PASS or status >= 500:
         return TransientBackendError(words, retry_after=wait, backend=backend, status=status)
     if status in (401, 403):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import ssl
 import threading
-from time import monotonic
 from typing import Self
 
 import anyio
 import httpx
 
 from ..transport import Answer, Headers, Timeout, TransportError, system_trust
+from .ending import TooLate, endable, exchange
 from .in_use import InUse
 from .per_loop import PerLoop
 
@@ -53,28 +53,27 @@ class HttpxTransport:
         self._clients = PerLoop(self._make_async, lambda client: None)
 
     def send(self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout) -> Answer:
-        """Send a request and wait for the answer, blocking the thread."""
-        deadline = monotonic() + timeout.total
+        """
+        Send a request and wait for the answer, blocking the thread.
+
+        Raises:
+            RunStopped: When the run gave the call up; the connection is closed, so that the server stops too.
+        """
         client, in_use = self._lend()
         try:
             request = client.build_request(
                 method, url, headers=dict(headers), content=body, timeout=_times(timeout)
             )
-            response = client.send(request, stream=True)
-            try:
-                chunks = []
-                for chunk in response.iter_bytes():
-                    chunks.append(chunk)
-                    if monotonic() > deadline:  # httpx bounds each read, not their sum
-                        raise _too_late(timeout)
-            finally:
-                response.close()
+            with exchange(timeout.total):
+                response = client.send(request)
+        except TooLate as error:
+            raise _too_late(timeout, error.may_have_arrived) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _as_ours(error, timeout) from error
         finally:
             if in_use.leave():
                 client.close()
-        return Answer(response.status_code, response.headers, b"".join(chunks))
+        return Answer(response.status_code, response.headers, response.content)
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
@@ -120,6 +119,7 @@ class HttpxTransport:
                 client = httpx.Client(
                     limits=self._limits, proxy=self._proxy, verify=self._verify, follow_redirects=False
                 )
+                endable(client)
                 self._lent = client, InUse()
             self._lent[1].enter()
             return self._lent
@@ -162,9 +162,9 @@ def _times(timeout: Timeout) -> httpx.Timeout:
     return httpx.Timeout(read, connect=min(timeout.connect, timeout.total))
 
 
-def _too_late(timeout: Timeout) -> TransportError:
+def _too_late(timeout: Timeout, may_have_arrived: bool = True) -> TransportError:
     return TransportError(
-        f"no answer within {timeout.total:g} seconds", may_have_arrived=True, timed_out=True
+        f"no answer within {timeout.total:g} seconds", may_have_arrived=may_have_arrived, timed_out=True
     )
 
 

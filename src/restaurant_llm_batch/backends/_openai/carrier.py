@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import httpx2
 
+from .._http.ending import endable
 from ..transport import Answer, Timeout, Transport, TransportError, system_trust
 
 # How many connections there are is for the runner's gates to say. Idle ones are closed before a server does.
@@ -56,7 +57,9 @@ class Carrier(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
 def blocking_http(transport: Transport | None, timeout: Timeout) -> httpx2.Client:
     """Return what carries blocking calls: `transport`, or else httpx2 itself."""
     if transport is None:
-        return httpx2.Client(limits=_LIMITS, verify=system_trust(), timeout=as_httpx2(timeout))
+        client = httpx2.Client(limits=_LIMITS, verify=system_trust(), timeout=as_httpx2(timeout))
+        endable(client)
+        return client
     # With the environment's proxies httpx2 would go around the transport.
     return httpx2.Client(transport=Carrier(transport, timeout), trust_env=False, timeout=None)
 

@@ -104,7 +104,7 @@ def reply_from(response: Response) -> LLMReply:
         raise TransientBackendError(
             f"{BACKEND} answered with something that is not JSON: {words!r}", backend=BACKEND
         )
-    return read_chat(body, BACKEND, key)
+    return read_chat(body, BACKEND, key, response.headers)
 
 
 def failure_of(error: Exception) -> BackendError:

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import PermanentBackendError, RunStopped
 from ...models import LLMReply
-from ...patience import is_given_up, wait
+from ...patience import is_given_up, to_the_end, wait
 from ...steps import Pause, drive
 from .._http.in_use import InUse
 from .._http.wire import Wire
@@ -74,7 +74,8 @@ class BlockingJobs:
         with self._ledger.keeping(job):
             try:
                 if not job.found:
-                    with self._slot("run", _go_on), HeldSignals():
+                    # An exchange that is cut off here may leave a job whose number nobody knows.
+                    with self._slot("run", _go_on), HeldSignals(), to_the_end():
                         drive(self._flows.submit(job, body), self._send)
                 self._ledger.note(job, Phase.WATCHED)
                 return drive(self._flows.watch(job, max_tokens), self._perform)
@@ -90,7 +91,7 @@ class BlockingJobs:
     def cancel(self, job: Job) -> None:
         """Cancel a job if it is alive, whatever has happened; a first Ctrl-C waits for that."""
         if job.alive:
-            with HeldSignals():
+            with HeldSignals(), to_the_end():
                 if self._ledger.may_cancel(job):
                     self._cancel(job)
             warn_if_alive(job)

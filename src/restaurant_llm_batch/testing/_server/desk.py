@@ -136,7 +136,7 @@ class Desk:
         asked, fault = let.asked, let.fault
         said = chat.breakdown(str(fault), self.faults)
         if said is not None and fault in REFUSALS:
-            return said
+            return replace(said, headers={**let.headers, **said.headers})
         seconds = self.faults.seconds(asked, self.seed)
         if said is None:
             body, usage = self.completed(let)

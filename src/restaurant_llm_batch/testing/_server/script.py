@@ -75,6 +75,7 @@ def _parser() -> ArgumentParser:
         metavar="SECONDS",
         help='what refusals ask for; "exact" for the true time',
     )
+    add("--no-rate-headers", action="store_true", help="do not tell what is left in the buckets")
     add("--latency", type=float, default=0.0, help="seconds that an answer or a job takes; their median")
     add("--spread", type=float, default=1.0, help="factor between the median and a slow answer (one sigma)")
     add("--slow", type=float, default=1.0, help="seconds over which a slow body comes (default: 1)")
@@ -92,6 +93,7 @@ def _faults(asked: Namespace) -> Faults:
         tries=asked.tries or None,
         refusal=asked.refusal,
         retry_after=asked.retry_after,
+        rate_headers=not asked.no_rate_headers,
         latency=_latency(asked.latency, asked.spread),
         slow=asked.slow,
         **given,

@@ -1,0 +1,204 @@
+"""
+The gate for what a service counts by the minute: calls, and their tokens.
+
+Slots become free when a call ends; here it is the time that lets calls in, so somebody has to look when it has
+come. Whoever drives a run *watches* the gate: it is told that calls begin to wait, asks when the first is due, and
+looks then. What a call takes is never given back by its end; what the service says of it is heard.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import inf
+from time import monotonic
+
+from ..gate import Queue, Shared, Ticket
+from ..models import RateReport
+from ..pace import Pace
+from .wake import Home
+
+
+class Turns(Queue):
+    """
+    The state machine: tickets wait for their time, and weigh their tokens.
+
+    Args:
+        pace: Says when it has come.
+        now: The time.
+
+    Attributes:
+        now: The time, to be set before anything else is done.
+    """
+
+    __slots__ = ("now", "pace")
+
+    def __init__(self, pace: Pace, now: float) -> None:
+        super().__init__()
+        self.pace = pace
+        self.now = now
+
+    def due(self) -> float | None:
+        """Return when the first who waits may be let in; None when nobody waits."""
+        first = self.first()
+        return None if first is None else self.pace.ready_at(first.weight, self.now)
+
+    def look(self) -> list[Ticket]:
+        """Let in those whose time has come."""
+        return self._admit()
+
+    def _fits(self, ticket: Ticket) -> bool:
+        return self.pace.ready_at(ticket.weight, self.now) <= self.now
+
+    def _enter(self, ticket: Ticket) -> None:
+        super()._enter(ticket)
+        ticket.epoch = self.pace.take(ticket.weight, self.now)
+
+
+class RateGate(Shared[Turns]):
+    """
+    Limits per minute, given or learned from what the service says.
+
+    Args:
+        requests: Calls per minute; None for what the service says.
+        tokens: Their tokens per minute; likewise.
+
+    Attributes:
+        active: Whether there is anything to hold: numbers were given, or a service said some.
+    """
+
+    def __init__(self, requests: int | None, tokens: int | None) -> None:
+        self._given = requests, tokens
+        self.active = (requests, tokens) != (None, None)
+        self._watchers: list[Callable[[], object]] = []
+        super().__init__()
+
+    def _begin(self, parents: Turns | None) -> Turns:
+        now = monotonic()
+        if parents is not None:
+            self._watchers = []  # in the parent
+        return Turns(Pace(*self._given, now), now)
+
+    @property
+    def counts_tokens(self) -> bool:
+        """Whether tickets have to weigh their tokens."""
+        return self._here()[1].pace.counts_tokens
+
+    def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
+        """Have something called, from any thread, when the first call begins to wait; return what ends that."""
+        watchers = self._watchers  # a forked child has a list of its own
+        watchers.append(watcher)
+        return lambda: watchers.remove(watcher)
+
+    def ask(self, ticket: Ticket) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
+        lock, state = self._here()
+        with lock:
+            state.now = monotonic()
+            alone = not state.waiting
+            admitted = state.ask(ticket)
+        if alone and not admitted:
+            self._tell()
+        return admitted
+
+    def done(self, ticket: Ticket, outcome: object = "other") -> None:
+        """Forget a ticket; its end lets nobody in."""
+        lock, state = self._here()
+        with lock:
+            state.now = monotonic()
+            state.done(ticket)
+
+    def due(self) -> float | None:
+        """Return in how many seconds the first who waits may be let in; None when nobody waits."""
+        lock, state = self._here()
+        with lock:
+            now = state.now = monotonic()
+            at = state.due()
+        return None if at is None else max(0.0, at - now)
+
+    def look(self) -> None:
+        """Let in those whose time has come."""
+        lock, state = self._here()
+        with lock:
+            state.now = monotonic()
+            admitted = state.look()
+        self._wake(admitted)
+
+    def heard(self, ticket: Ticket | None, used: int | None, report: RateReport | None, out: int) -> None:
+        """
+        Learn what became of a call, from the first report on.
+
+        Args:
+            ticket: Its ticket; None when it began before there was anything to hold.
+            used: The tokens it took; None when that is not known.
+            report: What the service said is left, or None.
+            out: Calls that are out at the service.
+        """
+        lock, state = self._here()
+        with lock:
+            now = state.now = monotonic()
+            number = 0
+            if ticket is not None:
+                number = ticket.epoch
+                state.pace.ended(ticket.weight, used, now)
+            elif not self.active:
+                # The first report. What began before it is taken to begin now, this call first.
+                number = state.pace.take(0, now)
+                for _ in range(out):
+                    state.pace.take(0, now)
+            if report is not None and number:
+                state.pace.told(number, report, now)
+            admitted = state.look()
+        self.active = self.active or report is not None
+        self._wake(admitted)
+        self._tell()
+
+    def _tell(self) -> None:
+        for watcher in tuple(self._watchers):
+            watcher()
+
+
+class Pacing:
+    """
+    Looks at the gate when it is time, for one run.
+
+    Args:
+        gate: The gate.
+        home: Where the run lives.
+        after: Calls something at home after so many seconds.
+    """
+
+    def __init__(
+        self, gate: RateGate, home: Home, after: Callable[[float, Callable[[], object]], object]
+    ) -> None:
+        self._gate = gate
+        self._home = home
+        self._after = after
+        self._unwatch: Callable[[], None] | None = None
+        self._next = inf
+
+    def begin(self) -> None:
+        """Look from now on."""
+        self._unwatch = self._gate.watch(lambda: self._home.post_later(self._arm))
+        self._arm()
+
+    def end(self) -> None:
+        """Look no more."""
+        unwatch, self._unwatch = self._unwatch, None
+        if unwatch is not None:
+            unwatch()
+
+    def _arm(self) -> None:
+        """Have a look when the first who waits is due."""
+        seconds = self._gate.due() if self._unwatch is not None else None
+        if seconds is None:
+            return
+        at = monotonic() + seconds
+        if at < self._next:
+            self._next = at
+            self._after(seconds, self._look)
+
+    def _look(self) -> None:
+        self._next = inf
+        if self._unwatch is not None:
+            self._gate.look()
+            self._arm()

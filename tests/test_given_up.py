@@ -1,0 +1,118 @@
+"""What is called when calls are given up: once, at once, and never so that giving up fails."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from restaurant_llm_batch.patience import GivenUp, ended_by, is_given_up, to_the_end, until, wait
+
+
+def test_a_callback_is_called_once_by_whoever_gives_up() -> None:
+    this, called = GivenUp(), list[threading.Thread]()
+    this.on_set(lambda: called.append(threading.current_thread()))
+    assert not this.is_set()
+    assert not this.wait(0)
+    giving_up = threading.Thread(target=this.set)
+    giving_up.start()
+    assert this.wait(10)
+    giving_up.join()
+    this.set()
+    assert called == [giving_up]
+    assert this.is_set()
+
+
+def test_a_callback_that_comes_too_late_is_called_at_once() -> None:
+    this, called = GivenUp(), list[int]()
+    this.set()
+    take_back = this.on_set(lambda: called.append(1))
+    assert called == [1]
+    take_back()
+
+
+def test_a_callback_that_was_taken_back_is_not_called() -> None:
+    this, called = GivenUp(), list[int]()
+    first = this.on_set(lambda: called.append(1))
+    this.on_set(lambda: called.append(2))
+    first()
+    first()
+    this.set()
+    first()
+    assert called == [2]
+
+
+def test_a_callback_that_fails_is_logged_and_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    this, called = GivenUp(), list[int]()
+    this.on_set(lambda: called.append(1 // 0))
+    this.on_set(lambda: called.append(2))
+    this.set()
+    this.on_set(lambda: called.append(1 // 0))
+    assert called == [2]
+    assert caplog.text.count("ZeroDivisionError: ") == 2
+
+
+def test_a_callback_may_take_back_another_and_give_up_again() -> None:
+    this, called = GivenUp(), list[int]()
+    take_back = this.on_set(lambda: called.append(1))
+    this.on_set(take_back)
+    this.on_set(this.set)
+    this.set()
+    assert called == [1]
+
+
+def test_calls_of_many_threads_are_each_ended_once_or_taken_back() -> None:
+    this, count, lock = GivenUp(), [0], threading.Lock()
+    begun = threading.Barrier(9)
+
+    def call() -> None:
+        begun.wait()
+        for _ in range(300):
+            mine: list[int] = []
+            take_back = this.on_set(lambda: mine.append(1))  # noqa: B023
+            take_back()
+            assert len(mine) <= 1
+            with lock:
+                count[0] += len(mine)
+
+    threads = [threading.Thread(target=call) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    begun.wait()
+    this.set()
+    for thread in threads:
+        thread.join()
+    assert count[0] <= 2400
+    assert this.is_set()
+
+
+def test_a_block_is_ended_only_while_it_lasts_and_only_in_a_run() -> None:
+    this, called = GivenUp(), list[str]()
+
+    def work() -> None:
+        with ended_by(lambda: called.append("before")):
+            pass
+        with ended_by(lambda: called.append("during")):
+            this.set()
+        with ended_by(lambda: called.append("after")):
+            pass
+
+    until(this, work)
+    with ended_by(lambda: called.append("outside")):
+        pass
+    assert called == ["during", "after"]
+
+
+def test_what_is_done_to_the_end_is_not_given_up() -> None:
+    this, called = GivenUp(), list[str]()
+    this.set()
+
+    def work() -> None:
+        assert is_given_up()
+        with to_the_end(), ended_by(lambda: called.append("ended")):
+            assert not is_given_up()
+            wait(0)
+        assert is_given_up()
+
+    until(this, work)
+    assert not called

@@ -1,0 +1,341 @@
+"""Equal questions that are in flight at once, of one run or of several."""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from restaurant_llm_batch import (
+    BatchRunner,
+    Deadlines,
+    Limits,
+    LLMReply,
+    LLMRequest,
+    Strategy,
+    errors,
+    patience,
+)
+from restaurant_llm_batch.engine.store import Store
+from restaurant_llm_batch.steps import complete
+from tests.modes import STRATEGIES, strategy_name
+
+BLOCKING = Strategy(search_async=True, llm_async=False, restaurant_async=True)
+AWAITED = Strategy.stage(4)
+
+
+class Model:
+    """Takes its time, and notes what became of its calls."""
+
+    def __init__(self, seconds: float = 0.05) -> None:
+        self.seconds = seconds
+        self.asked: list[str] = []
+        self.cancelled = self.in_flight = 0
+        self._lock = threading.Lock()
+
+    def _enter(self, request: LLMRequest) -> None:
+        with self._lock:
+            self.asked.append(request.messages[0]["content"])
+            self.in_flight += 1
+
+    def _leave(self, *, cancelled: bool) -> None:
+        with self._lock:
+            self.in_flight -= 1
+            self.cancelled += cancelled
+
+    def complete(self, request: LLMRequest) -> LLMReply:
+        self._enter(request)
+        try:
+            patience.wait(self.seconds)
+        except errors.RunStopped:
+            self._leave(cancelled=True)
+            raise
+        self._leave(cancelled=False)
+        return LLMReply(f"answer to {request.messages[0]['content']}", prompt_tokens=7, completion_tokens=3)
+
+    async def acomplete(self, request: LLMRequest) -> LLMReply:
+        self._enter(request)
+        try:
+            await anyio.sleep(self.seconds)
+        except BaseException:
+            self._leave(cancelled=True)
+            raise
+        self._leave(cancelled=False)
+        return LLMReply(f"answer to {request.messages[0]['content']}", prompt_tokens=7, completion_tokens=3)
+
+
+def ask(item: Any) -> Any:
+    return (yield from complete(LLMRequest("t", ({"role": "user", "content": str(item)},)))).text
+
+
+@dataclass
+class Asking:
+    """Asks, with a priority."""
+
+    priority: int
+    name: str = "asking"
+    needs_search: bool = False
+
+    def read(self, raw: Any) -> Any:
+        return raw
+
+    def identify(self, item: Any) -> tuple[str, int]:
+        return item, self.priority
+
+    def flow(self, item: Any) -> Any:
+        return ask(item)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_runs_in_several_threads_ask_a_question_once(strategy: Strategy, tmp_path: Path) -> None:
+    model = Model()
+    runner = BatchRunner(llm=model, strategy=strategy, store=tmp_path / "run.db")
+    reports: list[Any] = []
+    threads = [
+        threading.Thread(target=lambda: reports.append(runner.run(ask, ["a", "b", "c"]))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert sorted(model.asked) == ["a", "b", "c"]
+    assert [report.results for report in reports] == [["answer to a", "answer to b", "answer to c"]] * 4
+    assert sum(report.stats.calls.get("llm", 0) for report in reports) == 3
+    assert sum(report.stats.found for report in reports) == 9
+
+
+@pytest.mark.anyio
+async def test_runs_on_one_loop_ask_a_question_once(tmp_path: Path) -> None:
+    model = Model()
+    runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db")
+    async with anyio.create_task_group() as tasks:
+        for _ in range(5):
+            tasks.start_soon(runner.arun, ask, ["a", "b"])
+
+    assert sorted(model.asked) == ["a", "b"]
+
+
+@pytest.mark.anyio
+async def test_two_runners_with_one_store_ask_a_question_once(tmp_path: Path) -> None:
+    model = Model()
+    with Store(tmp_path / "run.db") as store:
+        runners = [BatchRunner(llm=model, strategy=AWAITED, store=store) for _ in range(2)]
+        async with anyio.create_task_group() as tasks:
+            for runner in runners:
+                tasks.start_soon(runner.arun, ask, ["a", "b"])
+
+    assert sorted(model.asked) == ["a", "b"]
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("strategy", [AWAITED, BLOCKING], ids=["awaited", "blocking"])
+async def test_a_call_outlives_its_run_while_another_run_waits(strategy: Strategy, tmp_path: Path) -> None:
+    model = Model(0.2)
+    runner = BatchRunner(llm=model, strategy=strategy, store=tmp_path / "run.db")
+    results: list[str] = []
+
+    async def follow() -> None:
+        results.extend((await runner.arun(ask, ["a"])).results)
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            leading = anyio.CancelScope()
+
+            async def lead() -> None:
+                with leading:
+                    await runner.arun(ask, ["a"])
+
+            tasks.start_soon(lead)
+            await anyio.sleep(0.05)
+            tasks.start_soon(follow)
+            await anyio.sleep(0.05)
+            leading.cancel()
+
+    assert results == ["answer to a"]
+    assert (model.asked, model.cancelled, model.in_flight) == (["a"], 0, 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("strategy", [AWAITED, BLOCKING], ids=["awaited", "blocking"])
+async def test_a_call_is_ended_when_the_last_one_who_waits_has_left(
+    strategy: Strategy, tmp_path: Path
+) -> None:
+    model = Model(30)
+    runner = BatchRunner(llm=model, strategy=strategy, store=tmp_path / "run.db")
+    began = time.monotonic()
+    async with anyio.create_task_group() as tasks:
+        scopes = [anyio.CancelScope() for _ in range(3)]
+
+        async def run(scope: anyio.CancelScope) -> None:
+            with scope:
+                await runner.arun(ask, ["a"])
+
+        for scope in scopes:
+            tasks.start_soon(run, scope)
+            await anyio.sleep(0.05)
+        for scope in scopes:
+            assert (model.in_flight, model.cancelled) == (1, 0)
+            scope.cancel()
+            await anyio.sleep(0.05)
+    while model.in_flight:
+        await anyio.sleep(0.01)
+
+    assert model.cancelled == 1
+    assert time.monotonic() - began < 10
+
+
+@pytest.mark.anyio
+async def test_a_follower_on_another_loop_keeps_a_call_alive(tmp_path: Path) -> None:
+    model = Model(0.3)
+    runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db")
+    found: list[Any] = []
+    other = threading.Thread(target=lambda: found.append(runner.run(ask, ["a"])))
+    with anyio.move_on_after(0.15):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.arun, ask, ["a"])
+            await anyio.sleep(0.05)
+            other.start()
+    await anyio.to_thread.run_sync(other.join)
+
+    assert found[0].results == ["answer to a"]
+    assert (model.asked, model.cancelled) == (["a"], 0)
+
+
+@pytest.mark.anyio
+async def test_a_followers_better_priority_lifts_the_call(tmp_path: Path) -> None:
+    model = Model(0.05)
+    limits = Limits(llm=1)
+    runner = BatchRunner(llm=model, strategy=AWAITED, limits=limits, store=tmp_path / "run.db")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(runner.arun, Asking(priority=5), ["a", "b", "c", "d", "e"])
+        await anyio.sleep(0.02)
+        tasks.start_soon(runner.arun, Asking(priority=-1), ["e"])
+
+    assert model.asked == ["a", "e", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+def test_who_waits_for_anothers_call_keeps_to_its_own_deadlines(strategy: Strategy, tmp_path: Path) -> None:
+    model = Model(1.5)
+    store = Store(tmp_path / "run.db")
+    patient = BatchRunner(llm=model, strategy=strategy, store=store)
+    leading = threading.Thread(target=patient.run, args=(ask, ["a"]))
+    leading.start()
+    while not model.in_flight:
+        time.sleep(0.01)
+    began = time.monotonic()
+    item = BatchRunner(llm=model, strategy=strategy, store=store, deadlines=Deadlines(item=0.1))
+    run = BatchRunner(llm=model, strategy=strategy, store=store, deadlines=Deadlines(run=0.1))
+    late = [item.run(ask, ["a"]).failures[0].error, run.run(ask, ["a"]).failures[0].error]
+    took = time.monotonic() - began
+    leading.join(20)
+
+    assert [type(error) for error in late] == [errors.DeadlineExceeded, errors.RunStopped]
+    assert took < 1.3
+    assert model.asked == ["a"]
+
+
+def test_when_a_run_that_leads_fails_the_next_one_asks(tmp_path: Path) -> None:
+    class Moody(Model):
+        async def acomplete(self, request: LLMRequest) -> LLMReply:
+            reply = await super().acomplete(request)
+            if len(self.asked) == 1:
+                raise errors.PermanentBackendError("not the first time")
+            return reply
+
+    model = Moody()
+    runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db")
+    reports: list[Any] = []
+    threads = [threading.Thread(target=lambda: reports.append(runner.run(ask, ["a"]))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+
+    assert sorted(len(report.failures) for report in reports) == [0, 0, 1]
+    assert len(model.asked) == 2
+
+
+def test_an_answer_that_came_too_late_is_counted_and_kept(tmp_path: Path) -> None:
+    class Stubborn(Model):
+        def complete(self, request: LLMRequest) -> LLMReply:
+            self.asked.append(str(request.messages[0]["content"]))
+            time.sleep(self.seconds if request.messages[0]["content"] == "a" else 1)
+            return LLMReply("done", prompt_tokens=7, completion_tokens=3)
+
+    model = Stubborn(0.3)
+    runner = BatchRunner(
+        llm=model, strategy=BLOCKING, store=tmp_path / "run.db", deadlines=Deadlines(call=0.1)
+    )
+
+    def patiently(item: str) -> Any:
+        if item == "b":
+            from restaurant_llm_batch.steps import pause
+
+            yield from pause(0.6)
+            return "b"
+        return (yield from ask(item))
+
+    report = runner.run(patiently, ["a", "b"])
+    again = runner.run(ask, ["a"])
+
+    assert type(report.failures[0].error) is errors.DeadlineExceeded
+    assert (report.stats.prompt_tokens, report.stats.completion_tokens) == (7, 3)
+    assert again.results == ["done"]
+    assert model.asked == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "backend"), [(AWAITED, "asyncio"), (AWAITED, "trio"), (BLOCKING, "asyncio")]
+)
+@settings(max_examples=15, deadline=None)
+@given(
+    runs=st.lists(
+        st.tuples(st.floats(0, 0.03), st.none() | st.floats(0, 0.05), st.sets(st.integers(0, 4), min_size=1)),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_whoever_leaves_when_the_others_get_their_answers_and_nothing_is_left(
+    strategy: Strategy,
+    backend: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    runs: list[tuple[float, float | None, set[int]]],
+) -> None:
+    model = Model(0.01)
+    store = Store(tmp_path_factory.mktemp("store") / "run.db")
+    runner = BatchRunner(llm=model, strategy=strategy, store=store, limits=Limits(llm=2))
+    results: list[tuple[list[str], list[str]]] = []
+
+    async def one(start: float, leave: float | None, items: set[int]) -> None:
+        await anyio.sleep(start)
+        with anyio.move_on_after(leave) if leave is not None else anyio.CancelScope():
+            report = await runner.arun(ask, sorted(items))
+            results.append((report.results, [f"answer to {item}" for item in sorted(items)]))
+
+    async def main() -> None:
+        with anyio.fail_after(20):
+            async with anyio.create_task_group() as tasks:
+                for run in runs:
+                    tasks.start_soon(partial(one, *run))
+            while model.in_flight:
+                await anyio.sleep(0.001)
+
+    anyio.run(main, backend=backend)
+    assert all(found == due for found, due in results)
+    assert len(results) >= sum(leave is None for _, leave, _ in runs)
+    finished = len(model.asked) - model.cancelled
+    assert finished <= 5  # nothing was answered twice
+    store.close()
+    assert not store.questions._open
+    gates = [runner._gates.llm[0].statistics()]
+    assert [gate.in_flight for gate in gates] == [0]
