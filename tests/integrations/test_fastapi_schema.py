@@ -197,7 +197,8 @@ def names(body: Any) -> list[Any]:
     return [one.get("restaurant_id", one.get("target_restaurant_id")) for one in body["restaurants"]]
 
 
-def check(client: TestClient, path: str, body: Any, headers: dict[str, str]) -> None:
+def check(client: TestClient, path: str, body: Any, headers: dict[str, str]) -> int:
+    """Check an answer against the description, and return its status."""
     root, request, responses = described(client, path)
     got = client.post(path, content=json.dumps(body), headers={"content-type": "application/json", **headers})
     note(f"{body!r}\n{got.status_code} {got.text}")
@@ -215,6 +216,7 @@ def check(client: TestClient, path: str, body: Any, headers: dict[str, str]) -> 
         assert allows(responses[str(wanted)]["content"]["application/json"]["schema"], got.json(), root)
     if wanted == 200:
         account_for(body, got, "accept" in headers)
+    return int(got.status_code)
 
 
 def account_for(body: Any, got: Any, streamed: bool) -> None:
@@ -251,7 +253,11 @@ def test_what_the_description_allows_is_answered_as_described(
     client: TestClient, path: str, data: st.DataObject
 ) -> None:
     root, request, _ = described(client, path)
-    check(client, path, data.draw(allowed(request, root)), data.draw(HEADERS))
+    body = data.draw(allowed(request, root))
+    status = check(client, path, body, data.draw(HEADERS))
+
+    number, distinct = len(names(body)), len(set(names(body)))
+    assert status == (413 if number > MAX_ITEMS else 200 if number == distinct else 422)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -261,7 +267,10 @@ def test_what_the_description_forbids_is_refused_as_described(
     client: TestClient, path: str, data: st.DataObject
 ) -> None:
     root, request, _ = described(client, path)
-    check(client, path, data.draw(spoilt(request, root)), data.draw(HEADERS))
+    body = data.draw(spoilt(request, root))
+    status = check(client, path, body, data.draw(HEADERS))
+
+    assert status != 200 or allows(request, body, root)  # what was changed may be as good as before
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -455,7 +455,10 @@ def test_without_an_sdk_a_run_is_not_watched() -> None:
     observer = OpenTelemetryObserver()
     see(observer, RunStarted(1, 9.0, 1))
     assert not observer._runs
-    see(observer, ItemStarted(1, 9.0, 7), call(7), answer(7), done(7), RunEnded(1, 30.0, RunStats()))
+    see(observer, ItemStarted(1, 9.0, 7), call(7), answer(7), done(7))
+    assert not observer._runs  # nor does anything of it stay
+    see(observer, RunEnded(1, 30.0, RunStats()))
+    assert not observer._runs
 
 
 def test_an_sdk_that_is_set_up_later_is_found() -> None:
