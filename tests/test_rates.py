@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from restaurant_llm_batch import (
+    AdaptiveLimit,
     BatchRunner,
     Limits,
     LLMReply,
@@ -135,13 +136,13 @@ async def test_a_run_that_is_cancelled_while_it_waits_holds_nobody_up() -> None:
 
 
 class Service:
-    """Lets 600 calls begin in a minute, of which 20 are left, and says so or not."""
+    """Lets 600 calls begin in a minute, of which some are left, and says so or not."""
 
-    def __init__(self, *, says: bool) -> None:
+    def __init__(self, *, says: bool, left: float = 20.0) -> None:
         self.says = says
         self.answered: list[float] = []
         self.refused: list[float] = []
-        self._left = 20.0
+        self._left = left
         self._at = time.monotonic()
 
     async def acomplete(self, request: LLMRequest) -> LLMReply:
@@ -168,6 +169,17 @@ def test_what_the_service_says_sets_the_pace() -> None:
     assert took < (50 - 20) / 10 * 1.25 + 0.3
     assert len(service.refused) <= 12  # those that were out before anything was said
     assert all(at < min(service.answered) + 1 for at in service.refused)
+
+
+def test_a_limit_that_finds_itself_is_not_cut_by_a_minute_that_is_used_up() -> None:
+    service = Service(says=True, left=3.0)
+    limits = Limits(llm=AdaptiveLimit(start=8))
+    report = BatchRunner(llm=service, strategy=Strategy.stage(4), limits=limits).run(ask, range(20))
+
+    assert len(report.results) == 20
+
+    assert service.refused
+    assert {step.reason for step in report.stats.limit_history} <= {"start", "grew"}
 
 
 def test_what_is_not_said_is_not_held_to() -> None:

@@ -80,11 +80,14 @@ class Queue:
         if not self.waiting and self._fits(ticket):
             self._enter(ticket)
             return True
+        self._wait(ticket)
+        return bool(self._admit())
+
+    def _wait(self, ticket: Ticket) -> None:
         ticket.state = _WAITING
         self.waiting += 1
         self._asked += 1
         heappush(self._queue, (ticket.priority, ticket.arrival, self._asked, ticket))
-        return bool(self._admit())
 
     def withdraw(self, ticket: Ticket) -> list[Ticket]:
         """Forget a ticket, whether it waits or was just admitted."""

@@ -151,6 +151,11 @@ class RateReport:
     requests: RateBudget | None = None
     tokens: RateBudget | None = None
 
+    def lacks(self, tokens: int) -> bool:
+        """Tell whether too little is left for a call of so many tokens."""
+        calls_gone = self.requests is not None and self.requests.remaining < 1
+        return calls_gone or (self.tokens is not None and self.tokens.remaining < max(1, tokens))
+
 
 @dataclass(frozen=True, slots=True)
 class LLMReply:

@@ -216,7 +216,9 @@ class Call:
         if error is None:
             self.outcome = "answered"
         elif isinstance(error, RateLimited):
-            self.outcome = "refused"
+            # Refused because its minute is used up, it says nothing about how many may be in flight.
+            spent = error.rate is not None and error.rate.lacks(self.tokens)
+            self.outcome = "other" if spent else "refused"
         elif isinstance(error, TransientBackendError):
             self.outcome = "troubled"
 

@@ -28,14 +28,24 @@ class Turns(Queue):
 
     Attributes:
         now: The time, to be set before anything else is done.
+        before: Number of the last call that began before there was anything to hold; 0 for none.
     """
 
-    __slots__ = ("now", "pace")
+    __slots__ = ("before", "now", "pace")
 
     def __init__(self, pace: Pace, now: float) -> None:
         super().__init__()
         self.pace = pace
         self.now = now
+        self.before = 0
+
+    def ask(self, ticket: Ticket) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; those who wait are left to `look`."""
+        if not self.waiting and self._fits(ticket):
+            self._enter(ticket)
+            return True
+        self._wait(ticket)
+        return False
 
     def due(self) -> float | None:
         """Return when the first who waits may be let in; None when nobody waits."""
@@ -143,12 +153,15 @@ class RateGate(Shared[Turns]):
             elif not self.active:
                 # The first report. What began before it is taken to begin now, this call first.
                 number = state.pace.take(0, now)
+                state.before = number
                 for _ in range(out):
-                    state.pace.take(0, now)
+                    state.before = state.pace.take(0, now)
+            else:
+                number = state.before
             if report is not None and number:
                 state.pace.told(number, report, now)
             admitted = state.look()
-        self.active = self.active or report is not None
+            self.active = self.active or report is not None
         self._wake(admitted)
         self._tell()
 
