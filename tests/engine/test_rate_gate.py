@@ -46,6 +46,17 @@ class TurnsMachine(RuleBasedStateMachine):
         self.turns.now = self.now
         self.hear(self.turns.look())
 
+    @precondition(lambda self: self.turns.waiting)
+    @rule()
+    def look_when_the_first_is_due(self) -> None:
+        self.turns.now = self.now
+        due = self.turns.due()
+        assert due is not None
+        self.turns.now = self.now = max(self.now, due)
+        admitted = self.turns.look()
+        assert admitted
+        self.hear(admitted)
+
     @precondition(lambda self: self.tickets)
     @rule(data=st.data(), how=st.sampled_from(["withdraw", "done", "lift"]))
     def change(self, data: st.DataObject, how: str) -> None:
@@ -71,13 +82,7 @@ class TurnsMachine(RuleBasedStateMachine):
     @invariant()
     def somebody_is_due_when_somebody_waits(self) -> None:
         self.turns.now = self.now
-        due = self.turns.due()
-        assert (due is None) == (self.turns.waiting == 0)
-        if due is not None:
-            self.turns.now = self.now = max(self.now, due)
-            admitted = self.turns.look()
-            assert admitted
-            self.hear(admitted)
+        assert (self.turns.due() is None) == (self.turns.waiting == 0)
 
 
 TestTurns = TurnsMachine.TestCase
