@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import gc
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -24,6 +25,7 @@ import anyio.lowlevel
 from restaurant_llm_batch import (
     BatchRunner,
     Hit,
+    Limits,
     LLMReply,
     LLMRequest,
     RestaurantRef,
@@ -159,6 +161,37 @@ def measure(
     print(f"{name:46} {middle:9.1f} {floor:9.1f} {middle / floor:7.2f}x")
 
 
+def measure_store(calls: int, rounds: int) -> None:
+    """Measure what a call costs without a store, with one, and when its answer is there; print the medians."""
+    text = "이 집은 국물이 진하고 면이 쫄깃하며 직원이 친절하다. "
+    answer = LLMReply(text * 12, "stop", 1200, 150, "model")
+
+    class Answers:
+        async def acomplete(self, request: LLMRequest) -> LLMReply:
+            await anyio.lowlevel.checkpoint()
+            return answer
+
+    def ask(item: int) -> Flow[int]:
+        message = {"role": "user", "content": f"{item} {text * 40}"}
+        yield from complete(LLMRequest("nothing", (message,)))
+        return item
+
+    costs: dict[str, list[float]] = {"without a store": [], "with a store": [], "found in the store": []}
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            for name, store in zip(costs, (None, "run.db", "run.db"), strict=True):
+
+                def run(store: str | None = store, folder: str = folder) -> None:
+                    path = None if store is None else f"{folder}/{store}"
+                    limits = Limits(llm=64)
+                    runner = BatchRunner(llm=Answers(), strategy=Strategy.stage(4), limits=limits, store=path)
+                    assert anyio.run(runner.arun, ask, range(calls)).stats.succeeded == calls
+
+                costs[name].append(cpu_microseconds(run, calls))
+    for name, found in costs.items():
+        print(f"{'one LLM call, 64 in flight, ' + name:46} {statistics.median(found):9.1f}")
+
+
 def prompts_and_parsing(rounds: int) -> float:
     """Return what `SummarizeAspects` itself costs per restaurant, driven by hand."""
     task = SummarizeAspects()
@@ -195,6 +228,7 @@ def main() -> None:
     measure("3 searches, 3 + 1 LLM calls (split)", search_and_split, (3, 3, 1), Search(), *rest)
     measure("3 searches in one round trip, 1 LLM call", search_and_call, (1, 0, 1), SearchMany(), *rest)
     measure("3 searches, 1 LLM call (single)", search_and_call, (3, 0, 1), Search(), *rest)
+    measure_store(arguments.calls // 4, arguments.rounds)
     cost = prompts_and_parsing(arguments.rounds)
     print(f"prompts and parsing of SummarizeAspects, 3 x 10 reviews: {cost:.0f} per restaurant, apart")
 

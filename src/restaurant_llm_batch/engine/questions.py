@@ -51,6 +51,21 @@ class Question:
         keep: Puts an answer into the store, and tells when it is on disk.
     """
 
+    __slots__ = (
+        "_answer",
+        "_call",
+        "_followers",
+        "_kept",
+        "_keeping",
+        "_key",
+        "_left",
+        "_lock",
+        "_questions",
+        "_run",
+        "_settled",
+        "keep",
+    )
+
     def __init__(self, questions: Questions, key: bytes, run: Run) -> None:
         self.keep: Keep | None = None
         self._questions = questions
@@ -164,6 +179,9 @@ class Question:
             self._settled = True
             self._questions.forget(self._key, self)
             followers, self._followers = self._followers, []
+            call, self._call = self._call, None
+            if call is not None:
+                call.question = None  # without this, only the garbage collector could free either
         for follower in followers:
             if follower.told is not None:
                 follower.told(None)
