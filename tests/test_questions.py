@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -25,7 +26,8 @@ from restaurant_llm_batch import (
     patience,
 )
 from restaurant_llm_batch.engine.store import Store
-from restaurant_llm_batch.steps import complete
+from restaurant_llm_batch.events import CallStarted, Event
+from restaurant_llm_batch.steps import complete, together
 from tests.modes import STRATEGIES, strategy_name
 
 BLOCKING = Strategy(search_async=True, llm_async=False, restaurant_async=True)
@@ -235,11 +237,12 @@ def test_who_waits_for_anothers_call_keeps_to_its_own_deadlines(strategy: Strate
     began = time.monotonic()
     item = BatchRunner(llm=model, strategy=strategy, store=store, deadlines=Deadlines(item=0.1))
     run = BatchRunner(llm=model, strategy=strategy, store=store, deadlines=Deadlines(run=0.1))
-    late = [item.run(ask, ["a"]).failures[0].error, run.run(ask, ["a"]).failures[0].error]
+    late = [item.run(ask, ["a"]).failures[0], run.run(ask, ["a"]).failures[0]]
     took = time.monotonic() - began
     leading.join(20)
 
-    assert [type(error) for error in late] == [errors.DeadlineExceeded, errors.RunStopped]
+    assert [type(failure.error) for failure in late] == [errors.DeadlineExceeded, errors.RunStopped]
+    assert (late[0].stage, late[0].attempts) == ("llm", 0)
     assert took < 1.3
     assert model.asked == ["a"]
 
@@ -339,3 +342,126 @@ def test_whoever_leaves_when_the_others_get_their_answers_and_nothing_is_left(
     assert not store.questions._open
     gates = [runner._gates.llm[0].statistics()]
     assert [gate.in_flight for gate in gates] == [0]
+
+
+def both(item: str) -> Any:
+    return (yield from together(ask(f"{item}1"), ask(f"{item}2")))
+
+
+@pytest.mark.parametrize("strategy", [AWAITED, BLOCKING, Strategy.threaded()], ids=strategy_name)
+def test_a_run_that_is_left_leaves_no_question_behind(strategy: Strategy, tmp_path: Path) -> None:
+    model = Model(0.1)
+    store = Store(tmp_path / "run.db")
+    runner = BatchRunner(llm=model, strategy=strategy, store=store, limits=Limits(llm=8))
+    stream = runner.stream(both, ["a", "b"])
+    reader = threading.Thread(target=lambda: next(stream, None))
+    reader.start()
+    while len(model.asked) < 4:
+        time.sleep(0.005)
+    stream.close()
+    reader.join(10)
+
+    report = runner.run(both, ["a", "b"])
+    assert report.results == [[f"answer to {item}{part}" for part in "12"] for item in "ab"]
+    assert not store.questions._open
+
+
+@pytest.mark.parametrize("strategy", [Strategy.stage(1), Strategy.threaded()], ids=strategy_name)
+def test_a_call_that_is_interrupted_before_it_is_made_leaves_nothing_behind(
+    strategy: Strategy, tmp_path: Path
+) -> None:
+    armed = True
+
+    def interrupting(event: Event) -> None:
+        nonlocal armed
+        if isinstance(event, CallStarted) and armed:
+            armed = False
+            raise KeyboardInterrupt
+
+    model = Model()
+    runner = BatchRunner(
+        llm=model,
+        strategy=strategy,
+        store=tmp_path / "run.db",
+        observers=[interrupting],
+        limits=Limits(llm=1),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(ask, ["a"])
+
+    assert runner.run(ask, ["a"]).results == ["answer to a"]
+    assert model.asked == ["a"]
+    assert runner._gates.llm[0].statistics().in_flight == 0
+
+
+@pytest.mark.parametrize("strategy", [AWAITED, Strategy.stage(1), Strategy.threaded()], ids=strategy_name)
+def test_a_store_that_takes_no_answer_stops_the_run_and_holds_nobody_up(
+    strategy: Strategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(*_: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    model = Model()
+    store = Store(tmp_path / "run.db")
+    runner = BatchRunner(llm=model, strategy=strategy, store=store)
+    with monkeypatch.context() as patched:
+        patched.setattr(store, "put", no_thread)
+        report = runner.run(ask, ["a"])
+
+    assert report.results == ["answer to a"]
+    assert report.stats.stopped_because == "the store cannot be written: can't start new thread"
+    assert runner.run(ask, ["a"]).results == ["answer to a"]
+
+
+def test_a_call_that_never_returns_holds_up_nobody_who_comes_later(tmp_path: Path) -> None:
+    hang = threading.Event()
+
+    class Hung(Model):
+        def complete(self, request: LLMRequest) -> LLMReply:
+            self.asked.append("")
+            if len(self.asked) == 1:
+                hang.wait(20)
+            return LLMReply("at last" if len(self.asked) == 1 else "at once")
+
+    model = Hung()
+    runner = BatchRunner(
+        llm=model, strategy=BLOCKING, store=tmp_path / "run.db", deadlines=Deadlines(run=0.2)
+    )
+    assert runner.run(ask, ["a"]).results == []
+    began = time.monotonic()
+
+    assert runner.run(ask, ["a"]).results == ["at once"]
+    assert time.monotonic() - began < 5
+    hang.set()
+
+
+def test_thousands_who_ask_what_always_fails_do_not_hold_each_other_up(tmp_path: Path) -> None:
+    class Refusing:
+        calls = 0
+
+        async def acomplete(self, request: LLMRequest) -> LLMReply:
+            self.calls += 1
+            await anyio.lowlevel.checkpoint()
+            raise errors.PermanentBackendError("no")
+
+    def same(item: int) -> Any:
+        return (yield from ask("the same"))
+
+    model = Refusing()
+    limits = Limits(restaurants=2000)
+    runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db", limits=limits)
+    looks = 0
+    store = runner._store
+    assert store is not None
+    get = store.get
+
+    def counted(key: bytes) -> LLMReply | None:
+        nonlocal looks
+        looks += 1
+        return get(key)
+
+    store.get = counted  # type: ignore[method-assign]
+    report = runner.run(same, range(2000))
+
+    assert len(report.failures) == model.calls == 2000
+    assert looks == 2000

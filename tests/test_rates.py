@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 import time
 from functools import partial
@@ -13,6 +16,7 @@ import pytest
 from restaurant_llm_batch import (
     AdaptiveLimit,
     BatchRunner,
+    Deadlines,
     Limits,
     LLMReply,
     LLMRequest,
@@ -20,6 +24,7 @@ from restaurant_llm_batch import (
     Strategy,
     errors,
 )
+from restaurant_llm_batch.engine.rate_gate import RateGate
 from restaurant_llm_batch.gate import Ticket
 from restaurant_llm_batch.models import RateBudget, RateReport
 from restaurant_llm_batch.steps import complete
@@ -67,7 +72,7 @@ def test_calls_begin_at_the_pace_that_was_given(strategy: Strategy) -> None:
 
     assert len(report.results) == 40
     ideal = (40 - PER_SECOND) / PER_SECOND  # a second's worth begins at once
-    assert ideal * 0.98 <= model.took() < ideal * 1.1 + 0.5
+    assert ideal * 0.9 <= model.took() < ideal * 1.1 + 0.5
     assert most_within(model.began, 0.5) <= PER_SECOND + 0.5 * PER_SECOND + 1
 
 
@@ -78,7 +83,7 @@ def test_every_way_keeps_the_pace(way: Way) -> None:
     outcomes = way(BatchRunner(llm=model, strategy=Strategy.stage(4), limits=limits), ask, range(30))
 
     assert [outcome.ok for outcome in outcomes] == [True] * 30
-    assert model.took() >= 0.98 * (30 - PER_SECOND) / PER_SECOND
+    assert model.took() >= 0.9 * (30 - PER_SECOND) / PER_SECOND
 
 
 def test_tokens_are_reserved_and_what_was_not_used_is_given_back() -> None:
@@ -110,7 +115,7 @@ def test_runs_of_one_runner_share_the_pace() -> None:
         thread.join(20)
 
     assert len(model.began) == 36
-    assert model.took() >= 0.98 * (36 - PER_SECOND) / PER_SECOND
+    assert model.took() >= 0.9 * (36 - PER_SECOND) / PER_SECOND
 
 
 @pytest.mark.anyio
@@ -132,7 +137,7 @@ async def test_a_run_that_is_cancelled_while_it_waits_holds_nobody_up() -> None:
     assert results == ["done"] * 5
     assert len(model.began) < 40
     rate = runner._gates.rate
-    assert (rate.waiting, rate._watchers) == (0, [])
+    assert (rate.waiting, rate._here()[1].watchers) == (0, [])
 
 
 class Service:
@@ -217,8 +222,6 @@ def test_a_long_wait_that_was_learned_ends_when_the_service_says_more() -> None:
 
 
 def test_a_lifted_ticket_goes_first_at_the_rate_too() -> None:
-    from restaurant_llm_batch.engine.rate_gate import RateGate
-
     gate = RateGate(600, None)
     admitted: list[str] = []
     for _ in range(10):
@@ -242,3 +245,60 @@ def test_a_lifted_ticket_goes_first_at_the_rate_too() -> None:
 def test_a_limit_out_of_bounds_is_named(field: str, value: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match=f"Limits.{field} must be"):
         Limits(**{field: value})
+
+
+def test_who_is_next_is_told_when_the_first_in_line_gives_up() -> None:
+    gate = RateGate(None, 60_000)  # a thousand a second
+    told: list[str] = []
+    gate.watch(partial(told.append, "look"))
+    assert gate.ask(Ticket(bool, weight=1000))
+    heavy, light = Ticket(bool, weight=50_000), Ticket(bool, weight=100)
+    assert not gate.ask(heavy)
+    assert not gate.ask(light)
+    due = gate.due()
+    assert due is not None
+    assert due > 0.9
+    told.clear()
+    gate.withdraw(heavy)
+
+    assert told == ["look"]
+    due = gate.due()
+    assert due is not None
+    assert due < 0.2
+
+
+def test_tokens_that_were_learned_of_count_for_those_who_wait_for_a_slot() -> None:
+    class Service:
+        calls = 0
+
+        async def acomplete(self, request: LLMRequest) -> LLMReply:
+            self.calls += 1
+            await anyio.sleep(0.01)
+            return LLMReply("done", rate=RateReport(tokens=RateBudget(6000, 0, 60.0)))
+
+    service = Service()
+    limits, deadlines = Limits(llm=2), Deadlines(run=0.7)
+    runner = BatchRunner(llm=service, strategy=Strategy.stage(4), limits=limits, deadlines=deadlines)
+    runner.run(ask, range(50))
+
+    assert service.calls <= 4
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=strategy_name)
+def test_a_forked_child_keeps_the_pace_by_itself(strategy: Strategy) -> None:
+    program = f"""
+import os, signal
+from restaurant_llm_batch import BatchRunner, Limits, Strategy
+from restaurant_llm_batch.testing import FakeLLM
+from tests.test_rates import ask
+runner = BatchRunner(llm=FakeLLM(), strategy={strategy!r}, limits=Limits(llm=5, requests_per_minute=600))
+assert len(runner.run(ask, range(12)).results) == 12
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    done = len(runner.run(ask, range(14)).results) == 14
+    os._exit(0 if done else 1)
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)

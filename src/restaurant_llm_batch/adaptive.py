@@ -62,7 +62,7 @@ class AdaptiveLimit:
         if not whole or not 1 <= self.min <= self.start <= self.max:
             raise ConfigurationError(
                 f"AdaptiveLimit needs whole numbers 1 <= min <= start <= max, got min={self.min!r}, "
-                f"start={self.start!r}, max={self.max!r}"
+                f"start={self.start!r}, max={self.max!r}; write for example AdaptiveLimit(min=1, start=8, max=256)"
             )
 
 

@@ -121,7 +121,9 @@ class Wait(NamedTuple):
 
 class Stalled(NamedTuple):
     """
-    Nothing has begun or ended for as many `seconds` as `Deadlines.stall` says; the longest wait comes first.
+    Nothing has begun or ended for as many `seconds` as `Deadlines.stall` says, or twice, four times, ... as many.
+
+    The longest wait comes first.
 
     As a text it is what the log says.
     """
@@ -133,12 +135,15 @@ class Stalled(NamedTuple):
 
     def __str__(self) -> str:
         parts: list[str] = []
-        for kind in dict.fromkeys(wait.wait_for for wait in self.waits):
-            first, *more = [wait for wait in self.waits if wait.wait_for == kind]
+        for kind, words in _WAITED_FOR.items():
+            alike = [wait for wait in self.waits if wait.wait_for == kind]
+            if not alike:
+                continue
+            first, *more = alike
             tries = f", try {first.attempt}" if first.attempt > 1 else ""
             name = f"{first.what!r} of {first.item_id!r}" if first.what else repr(first.item_id)
             others = f" and {len(more)} more" if more else ""
-            parts.append(f"{_WAITED_FOR[kind]}: {name} for {first.seconds:.0f} s{tries}{others}")
+            parts.append(f"{words}: {name} for {first.seconds:.0f} s{tries}{others}")
         return (
             f"run {self.run}: nothing has happened for {self.seconds:.0f} s. Waiting for {'; '.join(parts)}"
         )
@@ -146,13 +151,14 @@ class Stalled(NamedTuple):
 
 _WAITED_FOR: dict[WaitFor, str] = {
     "answer": "an answer",
-    "slot": "a slot",
-    "pace": "a limit per minute",
-    "retry": "the next try",
-    "pause": "the end of a pause",
     "disk": "the disk",
+    "retry": "the next try",
+    "pace": "a limit per minute",
+    "pause": "the end of a pause",
     "other": "another item or run that asks the same",
+    "slot": "a slot",
 }
+"""In the order of the log: what the others wait for comes first."""
 
 
 class ItemEnded(NamedTuple):

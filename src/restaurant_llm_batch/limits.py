@@ -12,6 +12,12 @@ from .errors import ConfigurationError
 from .gate import Gate
 
 _GATED = ("search", "llm", "batches", "llm_total")
+_EXAMPLES = {
+    "llm_total": 8,
+    "tokens_in_flight": 100_000,
+    "requests_per_minute": 500,
+    "tokens_per_minute": 200_000,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +73,11 @@ class Limits:
             if value is None and field.default is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                kinds = ", an AdaptiveLimit(...) or a Gate(...)" if field.name in _GATED else ""
+                example = field.default or _EXAMPLES[field.name]
                 raise ConfigurationError(
-                    f"Limits.{field.name} must be a whole number of at least 1, got {value!r}; "
-                    f"write for example Limits({field.name}={field.default or 8})"
+                    f"Limits.{field.name} must be a whole number of at least 1{kinds}, got {value!r}; "
+                    f"write for example Limits({field.name}={example})"
                 )
         if not self.min_batch_size <= self.default_batch_size <= self.max_batch_size:
             raise ConfigurationError(

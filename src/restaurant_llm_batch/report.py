@@ -119,7 +119,7 @@ class RunStats:
     peak_in_flight: Mapping[str, int] = field(default_factory=dict)
     peak_memory_mib: float | None = None
     stopped_because: str | None = None
-    limit_history: tuple[LimitStep, ...] = ()
+    limit_history: tuple[LimitStep, ...] = field(default=(), repr=False)
     cost: float | None = None
 
 

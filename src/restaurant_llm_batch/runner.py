@@ -391,7 +391,9 @@ def identity_of(llm: object) -> str:
 def _check_prices(prices: object) -> None:
     if prices is None:
         return
-    if not isinstance(prices, Mapping) or not all(isinstance(price, Price) for price in prices.values()):
+    if not isinstance(prices, Mapping) or not all(
+        isinstance(name, str) and isinstance(price, Price) for name, price in prices.items()
+    ):
         raise ConfigurationError(
             f"prices must map names of models to a Price, got {prices!r}; "
             'write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'

@@ -14,6 +14,14 @@ from .models import LLMReply
 
 log = logging.getLogger("restaurant_llm_batch")
 
+_EXAMPLES = {
+    "error_rate": 0.5,
+    "window": 50,
+    "refused_for": 600,
+    "max_tokens": 5_000_000,
+    "max_cost": 10.0,
+}
+
 _DATED = re.compile(r"[-@:]v?\d")
 """How what follows a model's name begins, where it is a version of it."""
 
@@ -59,7 +67,8 @@ class StopRules:
             fine = isinstance(value, kinds) and not isinstance(value, bool) and value > 0 and isfinite(value)
             if not fine or (field.name == "error_rate" and value > 1):
                 raise ConfigurationError(
-                    f"StopRules.{field.name} must be {bounds[field.name]}, got {value!r}"
+                    f"StopRules.{field.name} must be {bounds[field.name]}, got {value!r}; "
+                    f"write for example StopRules({field.name}={_EXAMPLES[field.name]})"
                 )
 
 
@@ -97,7 +106,8 @@ class Deadlines:
                 continue
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < inf:
                 raise ConfigurationError(
-                    f"Deadlines.{field.name} must be a number of seconds above 0, or None, got {value!r}"
+                    f"Deadlines.{field.name} must be a number of seconds above 0, or None, got {value!r}; "
+                    f"write for example Deadlines({field.name}=120)"
                 )
 
 

@@ -370,3 +370,9 @@ def test_nothing_but_hashes_answers_and_jobs_is_written(store: Store, path: Path
     )
     assert rows == [[1, key(1), answer.encode()], [key(1), "runpod", "job-1"]]
     assert repr(store) == f"<Store {str(path)!r}>"
+
+
+@pytest.mark.parametrize("wait", [-1, float("nan"), "10", None])
+def test_a_wait_that_is_none_is_named(tmp_path: Path, wait: Any) -> None:
+    with pytest.raises(ConfigurationError, match="wait must be a number of seconds"):
+        Store(tmp_path / "run.db", wait=wait)

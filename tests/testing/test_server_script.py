@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 
@@ -66,6 +67,18 @@ def test_what_it_cannot_do_it_says_in_a_line(asked: list[str], words: str) -> No
 
     assert ended.returncode == 2
     assert words in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_port_that_is_taken_is_told_in_a_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        ended = subprocess.run(
+            [*MODULE, "--port", port], capture_output=True, text=True, check=False, timeout=20
+        )
+
+    assert ended.returncode == 2
+    assert f"--port {port} cannot be listened on" in ended.stderr
     assert "Traceback" not in ended.stderr
 
 

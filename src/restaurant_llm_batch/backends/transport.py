@@ -18,7 +18,7 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import isfinite
+from math import inf, isfinite
 from typing import Protocol, TypeAlias
 
 from ..errors import ConfigurationError
@@ -147,6 +147,11 @@ class HTTPTransport:
         if proxy is not None and not str(proxy).startswith(("http://", "https://")):
             raise ConfigurationError(
                 'proxy must be a URL; write for example proxy="http://proxy.example:3128"'
+            )
+        idle: object = keep_alive
+        if not isinstance(idle, (int, float)) or isinstance(idle, bool) or not 0 <= idle < inf:
+            raise ConfigurationError(
+                f"keep_alive must be a number of seconds from 0, got {keep_alive!r}; write for example keep_alive=4.0"
             )
         context = trusting(ca_bundle)
         self._httpx = HttpxTransport(proxy=proxy, ssl_context=context, keep_alive=keep_alive)

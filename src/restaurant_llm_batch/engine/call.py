@@ -8,6 +8,7 @@ the backend has really returned: for a blocking call whose run was given up, tha
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
@@ -35,8 +36,9 @@ class Call:
         stage: "search" or "llm".
         what: The aspect, or the request's task name.
         weight: Slots it needs.
-        tokens: Tokens it needs of the gates that count tokens.
-        by_tokens: That one of its gates, or None.
+        by_tokens: That one of its gates that counts tokens instead of calls, or None.
+        tokens: Tokens it needs of the gates that count them; 0 while none does.
+        count: Counts them, from its argument.
         rate: The gate for limits per minute, after all the others; None for a call that is not counted there.
         rate_ticket: Its ticket there; None while there is nothing to hold.
         attempt: 1 for the first try.
@@ -63,6 +65,7 @@ class Call:
         "attempt",
         "began_at",
         "by_tokens",
+        "count",
         "gates",
         "given_up",
         "home",
@@ -121,6 +124,7 @@ class Call:
         self.given_up: GivenUp | None = None
         self.scope: Any = None
         self.tokens = 0
+        self.count: Callable[[Any], int] | None = None
         self.by_tokens: Gate | None = None
         self.rate: RateGate | None = None
         self.rate_ticket: Ticket | None = None
@@ -146,10 +150,19 @@ class Call:
             if not gate.ask(ticket):
                 return
         if self.rate is not None and self.rate.active and self.rate_ticket is None:
+            if self.rate.counts_tokens and not self.tokens:
+                self._weigh()  # that was learned while it waited for a slot
             self.rate_ticket = Ticket(self._admitted, self.priority, self.arrival, self.tokens)
             if not self.rate.ask(self.rate_ticket):
                 return
         self._start(self)
+
+    def _weigh(self) -> None:
+        if self.count is not None:
+            with suppress(
+                Exception
+            ):  # a user's counter; where its failure belongs to an item, it is asked again
+                self.tokens = self.count(self.argument)
 
     def _admitted(self) -> bool:
         return self.home is not None and self.home.post(self._ask_next)
@@ -161,11 +174,11 @@ class Call:
 
     def lift(self, priority: int, arrival: float) -> None:
         """Have it admitted no later than one of this priority and arrival; from any thread."""
-        if (
-            self.home is not None
-            and not self.began_at
-            and (priority, arrival) < (self.priority, self.arrival)
-        ):
+        if self.began_at or (priority, arrival) >= (self.priority, self.arrival):
+            return
+        if self.home is None:
+            self._lift(priority, arrival)  # it has not asked any gate yet
+        else:
             self.home.post(lambda: self._lift(priority, arrival))
 
     def _lift(self, priority: int, arrival: float) -> None:
@@ -193,10 +206,14 @@ class Call:
         if self.question is None or not self.question.wanted:
             self.give_up()
 
-    def shelter(self) -> None:
-        """Have a cancellation of its run pass an awaited call by while another run waits; from any thread."""
-        if self.line.native and self.home is not None:
-            self.home.post_bare(self._shelter)
+    def shelter(self) -> bool:
+        """
+        Have a cancellation of its run pass an awaited call by while another run waits; from any thread.
+
+        Returns:
+            False when its loop is gone, and it with it.
+        """
+        return not self.line.native or self.home is None or self.home.post_bare(self._shelter)
 
     def _shelter(self) -> None:
         if self.scope is not None and self.question is not None:
@@ -223,7 +240,9 @@ class Call:
             self.outcome = "troubled"
 
     def leave(self) -> None:
-        """Free the slots; the backend has returned. To be called once, by whoever called the backend."""
+        """Free the slots: the backend has returned, or was never called. For whoever began the call, once."""
+        if not self.landed:
+            self.land(None)
         self.meter.leave(self.stage, self.weight)
         for gate, ticket in zip(self.gates, self._tickets, strict=False):
             gate.done(ticket, self.outcome)

@@ -138,7 +138,6 @@ class ConcurrentDriver:
                 failure.__cause__ = error
                 return None, failure
             self.conductor.abort()  # before the slot is free, so that nothing more is admitted
-            call.land(None)
             call.leave()
             raise
         finally:

@@ -147,7 +147,12 @@ class Conductor:
         """Note that a call is being started."""
         self._waiting.discard(call)
         self._out.add(call)
-        self.run.began(call, call.owner.entry)
+        try:
+            self.run.began(call, call.owner.entry)
+        except BaseException:  # a Ctrl-C in an observer, say
+            self._out.discard(call)
+            call.leave()
+            raise
         if call.until is not None and not call.line.native:
             self._due.watch(call.until, call)
 

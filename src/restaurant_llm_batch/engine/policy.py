@@ -219,7 +219,7 @@ def _call(
         place = run.place(entry, gates) if stage == "llm" else entry.arrival
         call = Call(line, argument, stage, what, attempt, gates, entry.priority, place, run.meter)
         if stage == "llm":
-            call.rate, call.by_tokens = run.gates.rate, run.gates.tokens
+            call.rate, call.by_tokens, call.count = run.gates.rate, run.gates.tokens, run.packer.tokens_of
             if run.gates.count_tokens:
                 call.tokens = run.packer.tokens_of(argument)
         try:
@@ -276,7 +276,11 @@ def _mistake(stage: Stage, answer: Any) -> TypeError | None:
 def _together(flows: tuple[Flow[T], ...], side_by_side: bool) -> Flow[list[Maybe[T]]]:
     """Run flows that are under policy already; their errors are values."""
     if side_by_side and len(flows) > 1:
-        return cast("list[Maybe[T]]", (yield Together(flows)))
+        try:
+            return cast("list[Maybe[T]]", (yield Together(flows)))
+        finally:
+            for flow in flows:  # a run that ends early closes this flow only
+                flow.close()
     results: list[Maybe[T]] = []
     for flow in flows:
         try:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -30,12 +30,22 @@ Keep: TypeAlias = Callable[[LLMReply, Told], object]
 
 @dataclass(slots=True, eq=False)
 class Follower:
-    """Somebody who waits for a question: for which run, how urgently, and how to tell."""
+    """
+    Somebody who waits for a question.
+
+    Attributes:
+        run: For which run.
+        priority: How urgently.
+        arrival: Likewise.
+        told: What to call when the wait is over.
+        heir: The question to lead then, when this one came to no answer; None when there is one, or a new start.
+    """
 
     run: Run
     priority: int
     arrival: float
     told: Told | None = None
+    heir: Question | None = None
 
 
 class Question:
@@ -46,6 +56,7 @@ class Question:
         questions: Those that it is one of.
         key: Its key there.
         run: The run that leads.
+        followers: Who waits for it already.
 
     Attributes:
         keep: Puts an answer into the store, and tells when it is on disk.
@@ -55,24 +66,28 @@ class Question:
         "_answer",
         "_call",
         "_followers",
-        "_kept",
         "_keeping",
+        "_kept",
         "_key",
         "_left",
         "_lock",
         "_questions",
         "_run",
         "_settled",
+        "_strangers",
         "keep",
     )
 
-    def __init__(self, questions: Questions, key: bytes, run: Run) -> None:
+    def __init__(
+        self, questions: Questions, key: bytes, run: Run, followers: Iterable[Follower] = ()
+    ) -> None:
         self.keep: Keep | None = None
         self._questions = questions
         self._lock = questions.lock
         self._key = key
         self._run = run
-        self._followers: list[Follower] = []
+        self._followers = dict.fromkeys(followers)
+        self._strangers = sum(follower.run is not run for follower in self._followers)
         self._call: Call | None = None
         self._answer: Any = None  # what the call came to
         self._kept = self._keeping = False
@@ -82,7 +97,7 @@ class Question:
     @property
     def wanted(self) -> bool:
         """Whether another run than the one that leads waits for the answer."""
-        return any(follower.run is not self._run for follower in self._followers)
+        return self._strangers > 0
 
     def asks(self, call: Call) -> None:
         """Note the leader's next try, before it is made."""
@@ -118,7 +133,10 @@ class Question:
             if left:
                 self._wind_up()
 
-        self.keep(reply, durable)
+        try:
+            self.keep(reply, durable)
+        except Exception as error:  # no more threads, say
+            durable(error)
 
     def leave(self) -> None:
         """Note that the leader has gone. What is still under way settles the question when it ends."""
@@ -126,62 +144,88 @@ class Question:
             self._left = True
             call = self._call
             out = call is not None and call.is_out
-            wanted = self.wanted
         if not out:
             self._wind_up()
-        elif call is not None and not wanted:
-            call.give_up()
+        elif call is not None:
+            self._let_go(call)
+
+    def _let_go(self, call: Call) -> None:
+        """Give up a call whose run has gone, unless another run waits for it."""
+        if self.wanted:
+            return
+        call.give_up()
+        if not call.line.native:
+            # Who asks now does not wait for it: a backend that cannot be ended may take for ever.
+            self._settle(answered=False)
 
     def _wind_up(self) -> None:
         """Settle the question, after an answer that its leader did not wait for is kept."""
         with self._lock:
-            if self._settled or self._keeping:
+            if self._keeping:
                 return
             reply = self._answer
             lost = not self._kept and isinstance(reply, LLMReply) and is_sound(reply)
         if lost:
             self.keep_answer(reply, lambda _: None)
         else:
-            self._settle()
+            self._settle(answered=self._kept)
 
     def follow(self, follower: Follower, told: Told) -> None:
         """Wait for the question to be settled; `told` is then called, at once if it is already."""
+        follower.told = told
         with self._lock:
+            call = self._call
             settled = self._settled
             if not settled:
-                follower.told = told
-                self._followers.append(follower)
-                call = self._call
+                self._followers[follower] = None
+                first = follower.run is not self._run and not self._strangers
+                self._strangers += follower.run is not self._run
         if settled:
             told(None)
         elif call is not None:
             call.lift(follower.priority, follower.arrival)
-            call.shelter()
+            if first and not call.shelter():
+                self._settle(answered=False)
 
     def unfollow(self, follower: Follower) -> None:
-        """Wait no more."""
+        """Wait no more, and leave to others what one has come into."""
         with self._lock:
-            if follower not in self._followers:
-                return
-            self._followers.remove(follower)
-            call = self._call
-            given_up = self._left and not self.wanted
-        if call is None:
-            return
-        call.shelter()
-        if given_up and call.is_out:
-            call.give_up()
+            heir, follower.heir = follower.heir, None
+            last = False
+            if follower in self._followers:
+                del self._followers[follower]
+                self._strangers -= follower.run is not self._run
+                last = follower.run is not self._run and not self._strangers
+            call, left = self._call, self._left
+        if heir is not None:
+            heir.leave()
+        if last and call is not None:
+            call.shelter()
+            if left and call.is_out:
+                self._let_go(call)
 
-    def _settle(self) -> None:
+    def _settle(self, *, answered: bool) -> None:
+        """
+        Let the followers go on: all of them when there is an answer, or else the first, who leads for the others.
+
+        If all went on without one, a question that always fails would cost each follower a look for every other.
+        """
         with self._lock:
             if self._settled:
                 return
             self._settled = True
             self._questions.forget(self._key, self)
-            followers, self._followers = self._followers, []
+            followers, self._followers = list(self._followers), {}
+            self._strangers = 0
             call, self._call = self._call, None
-            if call is not None:
+            if call is not None and call.landed:
                 call.question = None  # without this, only the garbage collector could free either
+            elif call is not None:
+                self._call = call
+            if followers and not answered:
+                first, *others = followers
+                first.heir = self._questions.open(self._key, first.run, others)
+                followers = [first]
         for follower in followers:
             if follower.told is not None:
                 follower.told(None)
@@ -194,9 +238,9 @@ class Questions:
         self._start_afresh()
 
     def _start_afresh(self) -> None:
-        self._pid = os.getpid()
         self.lock = threading.RLock()
         self._open: dict[bytes, Question] = {}
+        self._pid = os.getpid()  # last: another thread of a forked child may look
 
     def join(self, key: bytes, run: Run) -> tuple[Question, bool]:
         """Return the question of a key, and whether this run leads it."""
@@ -206,8 +250,12 @@ class Questions:
             question = self._open.get(key)
             if question is not None:
                 return question, False
-            question = self._open[key] = Question(self, key, run)
-            return question, True
+            return self.open(key, run), True
+
+    def open(self, key: bytes, run: Run, followers: Iterable[Follower] = ()) -> Question:
+        """Return a new question of a key, which a run is to lead."""
+        question = self._open[key] = Question(self, key, run, followers)
+        return question
 
     def forget(self, key: bytes, question: Question) -> None:
         """Forget a question that is settled."""

@@ -28,16 +28,18 @@ class Turns(Queue):
 
     Attributes:
         now: The time, to be set before anything else is done.
+        watchers: Whoever is to be told that calls begin to wait.
         before: Number of the last call that began before there was anything to hold; 0 for none.
     """
 
-    __slots__ = ("before", "now", "pace")
+    __slots__ = ("before", "now", "pace", "watchers")
 
     def __init__(self, pace: Pace, now: float) -> None:
         super().__init__()
         self.pace = pace
         self.now = now
         self.before = 0
+        self.watchers: list[Callable[[], object]] = []
 
     def ask(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; those who wait are left to `look`."""
@@ -79,13 +81,10 @@ class RateGate(Shared[Turns]):
     def __init__(self, requests: int | None, tokens: int | None) -> None:
         self._given = requests, tokens
         self.active = (requests, tokens) != (None, None)
-        self._watchers: list[Callable[[], object]] = []
         super().__init__()
 
     def _begin(self, parents: Turns | None) -> Turns:
         now = monotonic()
-        if parents is not None:
-            self._watchers = []  # in the parent
         return Turns(Pace(*self._given, now), now)
 
     @property
@@ -95,7 +94,7 @@ class RateGate(Shared[Turns]):
 
     def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
         """Have something called, from any thread, when the first call begins to wait; return what ends that."""
-        watchers = self._watchers  # a forked child has a list of its own
+        watchers = self._here()[1].watchers
         watchers.append(watcher)
         return lambda: watchers.remove(watcher)
 
@@ -111,11 +110,16 @@ class RateGate(Shared[Turns]):
         return admitted
 
     def done(self, ticket: Ticket, outcome: object = "other") -> None:
-        """Forget a ticket; its end lets nobody in."""
-        lock, state = self._here()
-        with lock:
-            state.now = monotonic()
-            state.done(ticket)
+        """Forget a ticket."""
+        self._let_in(lambda state: state.done(ticket))
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Give up a ticket, whether it waits or was just admitted."""
+        self._let_in(lambda state: state.withdraw(ticket))
+
+    def lift(self, ticket: Ticket, priority: int, arrival: float) -> None:
+        """Move a waiting ticket forward, to where one of this priority and arrival would be."""
+        self._let_in(lambda state: state.lift(ticket, priority, arrival))
 
     def due(self) -> float | None:
         """Return in how many seconds the first who waits may be let in; None when nobody waits."""
@@ -127,11 +131,23 @@ class RateGate(Shared[Turns]):
 
     def look(self) -> None:
         """Let in those whose time has come."""
+        self._let_in(Turns.look)
+
+    def _let_in(self, change: Callable[[Turns], list[Ticket]]) -> None:
+        """Make a change, wake those who are let in by it, and tell of another who may be the first now."""
         lock, state = self._here()
         with lock:
             state.now = monotonic()
-            admitted = state.look()
+            admitted = change(state)
+            waiting = state.waiting
         self._wake(admitted)
+        if waiting:
+            self._tell()
+
+    def _wake(self, admitted: list[Ticket]) -> None:
+        for ticket in admitted:
+            if ticket.wake() is False:
+                self.done(ticket)
 
     def heard(self, ticket: Ticket | None, used: int | None, report: RateReport | None, out: int) -> None:
         """
@@ -166,7 +182,7 @@ class RateGate(Shared[Turns]):
         self._tell()
 
     def _tell(self) -> None:
-        for watcher in tuple(self._watchers):
+        for watcher in tuple(self._here()[1].watchers):
             watcher()
 
 

@@ -34,20 +34,21 @@ class StallWatch:
         self._waits = waits
         self._seconds = run.deadlines.stall or 0.0
         self._pulse = -1
-        self._since = self._told = 0.0
+        self._since = self._next = 0.0
 
     def begin(self) -> None:
         """Look from now on, as long as the run lasts."""
         if self._seconds:
-            self._since = self._told = monotonic()
+            self._since = monotonic()
+            self._next = self._since + self._seconds
             self._after(self._seconds / 2, self._look)
 
     def _look(self) -> None:
         now = monotonic()
         if self._run.pulse != self._pulse:
-            self._pulse, self._since, self._told = self._run.pulse, now, now
-        elif now - self._told >= self._seconds:
-            self._told = now
+            self._pulse, self._since, self._next = self._run.pulse, now, now + self._seconds
+        elif now >= self._next:
+            self._next = now + (now - self._since)  # after twice, four times, ... as long
             waits = sorted(self._waits(now), key=lambda wait: -wait.seconds)
             if waits:  # else it is the reader, or the input, that takes its time
                 stalled = Stalled(self._run.number, now, now - self._since, tuple(waits))

@@ -12,6 +12,7 @@ import os
 import sqlite3
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 from time import time
 from types import TracebackType
@@ -62,10 +63,15 @@ class Store:
         wait: Seconds to wait for a lock of another process before that counts as an error.
 
     Raises:
-        ConfigurationError: When `path` is no path.
+        ConfigurationError: When `path` is no path, or `wait` no such number.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, wait: float = 10.0) -> None:
+        seconds: object = wait
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < inf:
+            raise ConfigurationError(
+                f"wait must be a number of seconds from 0, got {wait!r}; write for example wait=10"
+            )
         self.questions = Questions()
         self._file = StoreFile(path, wait)
         self._session = Session(self._file)

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..errors import DeadlineExceeded
 from ..journal import Journal, noting_in
 from ..models import LLMReply
 from ..steps import Complete, Flow
@@ -45,7 +46,9 @@ def ask_with_store(ask: Ask, step: Complete, entry: Entry, run: Run, store: Stor
             return (yield from _lead(question, ask, step, entry, run, store, key))
         if run.stopped is not None:
             raise run.stop_error()
-        yield from _follow(question, entry, run)
+        heir = yield from _follow(question, entry, run)
+        if heir is not None:
+            return (yield from _lead(heir, ask, step, entry, run, store, key))
 
 
 def _lead(
@@ -72,12 +75,17 @@ def _lead(
         question.leave()
 
 
-def _follow(question: Question, entry: Entry, run: Run) -> Flow[None]:
+def _follow(question: Question, entry: Entry, run: Run) -> Flow[Question | None]:
+    """Wait until a question is settled, and return the one to lead, if it came to no answer."""
     follower = Follower(run, entry.priority, entry.arrival)
     try:
         yield Await(partial(question.follow, follower), leavable=True)
-    finally:
+    except BaseException as error:
         question.unfollow(follower)
+        if isinstance(error, DeadlineExceeded):
+            entry.errors.append((error, "llm", 0))
+        raise
+    return follower.heir
 
 
 def _keep(store: Store, key: bytes, jobs: JobNotes, reply: LLMReply, told: Told) -> None:

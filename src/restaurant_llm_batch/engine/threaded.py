@@ -39,7 +39,6 @@ def start_in_thread(call: Call, conductor: Conductor, home: Home, threads: Worke
         threads.submit(partial(copy_context().run, work))
     except RuntimeError as error:  # no more threads, of the system's or of a runner that is being closed
         forget()
-        call.land(None)
         call.leave()
         conductor.ended(call, None, error)
 

@@ -8,6 +8,8 @@ from typing import Any, NoReturn, Protocol, TypeAlias
 from ...errors import ConfigurationError
 
 _HIDDEN = "***"
+_SHORTEST = 4
+"""Letters of a key. What is shorter, as ``"any"`` for a service that wants none, is in too many words to be hidden."""
 _MASKED = re.compile(r"[^\s'\"]*\*{3,}[^\s'\"]*")
 """What is left of a key that a service has masked itself, as OpenAI does: ``sk-ab*****yz``."""
 
@@ -40,7 +42,9 @@ class Secret:
 
     def scrub(self, text: str) -> str:
         """Return `text` without the key, and without what a service may have left of it."""
-        return _MASKED.sub(_HIDDEN, text.replace(self._value, _HIDDEN))
+        if len(self._value) >= _SHORTEST:
+            text = text.replace(self._value, _HIDDEN)
+        return _MASKED.sub(_HIDDEN, text)
 
 
 def as_secret(value: KeyLike | None, field: str = "api_key") -> Secret | None:

@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with server:
             _say(f"{server.url}  (OpenAI: {server.openai_url}, RunPod: {server.runpod_url}); Ctrl-C ends it")
             threading.Event().wait()
+    except OSError as error:
+        parser.error(f"--port {asked.port} cannot be listened on: {error}; leave it out for a free one")
     except KeyboardInterrupt:
         _say(json.dumps(server.counts.as_dict(), indent=2))
 
