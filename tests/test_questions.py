@@ -214,13 +214,25 @@ async def test_a_follower_on_another_loop_keeps_a_call_alive(tmp_path: Path) -> 
 
 @pytest.mark.anyio
 async def test_a_followers_better_priority_lifts_the_call(tmp_path: Path) -> None:
-    model = Model(0.05)
-    limits = Limits(llm=1)
-    runner = BatchRunner(llm=model, strategy=AWAITED, limits=limits, store=tmp_path / "run.db")
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(runner.arun, Asking(priority=5), ["a", "b", "c", "d", "e"])
-        await anyio.sleep(0.02)
-        tasks.start_soon(runner.arun, Asking(priority=-1), ["e"])
+    class Held(Model):
+        async def acomplete(self, request: LLMRequest) -> LLMReply:
+            self.asked.append(request.messages[0]["content"])
+            await release.wait()
+            return LLMReply("done")
+
+    release = anyio.Event()
+    model = Held()
+    store = Store(tmp_path / "run.db")
+    runner = BatchRunner(llm=model, strategy=AWAITED, limits=Limits(llm=1), store=store)
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(runner.arun, Asking(priority=5), ["a", "b", "c", "d", "e"])
+            while len(store.questions._open) < 5:
+                await anyio.sleep(0.001)
+            tasks.start_soon(runner.arun, Asking(priority=-1), ["e"])
+            while not any(question._followers for question in store.questions._open.values()):
+                await anyio.sleep(0.001)
+            release.set()
 
     assert model.asked == ["a", "e", "b", "c", "d"]
 

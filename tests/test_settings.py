@@ -132,8 +132,7 @@ def test_presets_are_the_source_services_gpu_settings(name: str) -> None:
     [
         (
             {"llm": 0},
-            r"Limits.llm must be a whole number of at least 1, an AdaptiveLimit\(...\) or a Gate\(...\), got 0; "
-            r"write for example Limits\(llm=8\)",
+            r"at least 1, an AdaptiveLimit\(...\) or a Gate\(...\), got 0; write for example Limits\(llm=8\)",
         ),
         ({"tokens_per_minute": 0}, r"got 0; write for example Limits\(tokens_per_minute=200000\)"),
         ({"search": "50"}, "Limits.search"),
