@@ -1,8 +1,8 @@
 """
 Equal questions that are in flight at once are asked once, whichever runs ask them.
 
-The first to ask *leads*: its run makes the calls. Whoever asks meanwhile *follows*: it waits until the question is
-settled, and then looks into the store, where the answer is; if it is not, it is the next one's turn to lead.
+The first to ask *leads*: its run makes the calls. Whoever asks meanwhile *follows*: it waits until the answer is in the
+store. When the leader leaves without one, the next in line leads.
 
 The call is everybody's. A follower's better priority lifts it. When the run that made it is cancelled, it goes on as
 long as another run waits for its answer, and is ended when the last one leaves. And an answer that comes when nobody
@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -38,14 +39,19 @@ class Follower:
         priority: How urgently.
         arrival: Likewise.
         told: What to call when the wait is over.
-        heir: The question to lead then, when this one came to no answer; None when there is one, or a new start.
+        leads: Whether it is to lead now: whoever did has left without an answer.
     """
 
     run: Run
     priority: int
     arrival: float
     told: Told | None = None
-    heir: Question | None = None
+    leads: bool = False
+
+    def tell(self) -> None:
+        """Tell that the wait is over."""
+        if self.told is not None:
+            self.told(None)
 
 
 class Question:
@@ -56,7 +62,6 @@ class Question:
         questions: Those that it is one of.
         key: Its key there.
         run: The run that leads.
-        followers: Who waits for it already.
 
     Attributes:
         keep: Puts an answer into the store, and tells when it is on disk.
@@ -78,16 +83,14 @@ class Question:
         "keep",
     )
 
-    def __init__(
-        self, questions: Questions, key: bytes, run: Run, followers: Iterable[Follower] = ()
-    ) -> None:
+    def __init__(self, questions: Questions, key: bytes, run: Run) -> None:
         self.keep: Keep | None = None
         self._questions = questions
         self._lock = questions.lock
         self._key = key
         self._run = run
-        self._followers = dict.fromkeys(followers)
-        self._strangers = sum(follower.run is not run for follower in self._followers)
+        self._followers: dict[Follower, None] = {}  # in line
+        self._strangers = 0  # followers of other runs
         self._call: Call | None = None
         self._answer: Any = None  # what the call came to
         self._kept = self._keeping = False
@@ -111,12 +114,19 @@ class Question:
         """Note what a call came to, before its flow hears of it; which may be gone."""
         with self._lock:
             call.landed = True
-            if call is not self._call:
-                return
-            self._answer = answer
+            expected = call is self._call
             left = self._left
-        if left:
+            if expected:
+                self._answer = answer
+        if not expected:  # it was let go, and others have asked meanwhile
+            self._keep_late(answer)
+        elif left:
             self._wind_up()
+
+    def _keep_late(self, answer: Any) -> None:
+        if isinstance(answer, LLMReply) and is_sound(answer) and self.keep is not None:
+            with suppress(Exception):  # no more threads, say; nobody waits for it
+                self.keep(answer, lambda _: None)
 
     def keep_answer(self, reply: LLMReply, told: Told) -> None:
         """Put an answer into the store."""
@@ -155,11 +165,11 @@ class Question:
             return
         call.give_up()
         if not call.line.native:
-            # Who asks now does not wait for it: a backend that cannot be ended may take for ever.
-            self._settle(answered=False)
+            # Nobody waits for it any more: a backend that cannot be ended may take for ever.
+            self._pass_on()
 
     def _wind_up(self) -> None:
-        """Settle the question, after an answer that its leader did not wait for is kept."""
+        """Settle the question, or pass it on; an answer that its leader did not wait for is kept before."""
         with self._lock:
             if self._keeping:
                 return
@@ -167,8 +177,10 @@ class Question:
             lost = not self._kept and isinstance(reply, LLMReply) and is_sound(reply)
         if lost:
             self.keep_answer(reply, lambda _: None)
+        elif self._kept:
+            self._settle()
         else:
-            self._settle(answered=self._kept)
+            self._pass_on()
 
     def follow(self, follower: Follower, told: Told) -> None:
         """Wait for the question to be settled; `told` is then called, at once if it is already."""
@@ -185,50 +197,63 @@ class Question:
         elif call is not None:
             call.lift(follower.priority, follower.arrival)
             if first and not call.shelter():
-                self._settle(answered=False)
+                self._pass_on()
 
     def unfollow(self, follower: Follower) -> None:
-        """Wait no more, and leave to others what one has come into."""
+        """Wait no more, nor lead."""
         with self._lock:
-            heir, follower.heir = follower.heir, None
+            leads, follower.leads = follower.leads, False
             last = False
             if follower in self._followers:
                 del self._followers[follower]
                 self._strangers -= follower.run is not self._run
                 last = follower.run is not self._run and not self._strangers
             call, left = self._call, self._left
-        if heir is not None:
-            heir.leave()
-        if last and call is not None:
+        if leads:
+            self.leave()
+        elif last and call is not None:
             call.shelter()
             if left and call.is_out:
                 self._let_go(call)
 
-    def _settle(self, *, answered: bool) -> None:
-        """
-        Let the followers go on: all of them when there is an answer, or else the first, who leads for the others.
-
-        If all went on without one, a question that always fails would cost each follower a look for every other.
-        """
+    def _settle(self) -> None:
+        """Have all followers look into the store."""
         with self._lock:
             if self._settled:
                 return
             self._settled = True
             self._questions.forget(self._key, self)
             followers, self._followers = list(self._followers), {}
-            self._strangers = 0
-            call, self._call = self._call, None
-            if call is not None and call.landed:
-                call.question = None  # without this, only the garbage collector could free either
-            elif call is not None:
-                self._call = call
-            if followers and not answered:
-                first, *others = followers
-                first.heir = self._questions.open(self._key, first.run, others)
-                followers = [first]
+            self._part()
         for follower in followers:
-            if follower.told is not None:
-                follower.told(None)
+            follower.tell()
+
+    def _pass_on(self) -> None:
+        """
+        Have the first follower lead, for there is no answer.
+
+        If all went on, each would cost every other a look, when a question always fails.
+        """
+        with self._lock:
+            first = next(iter(self._followers), None)
+            if first is not None and not self._settled:
+                del self._followers[first]
+                if first.run is not self._run:
+                    self._run = first.run
+                    self._strangers = sum(follower.run is not first.run for follower in self._followers)
+                self._part()
+                self._kept = self._left = False
+                first.leads = True
+        if first is None:
+            self._settle()
+        else:
+            first.tell()
+
+    def _part(self) -> None:
+        """Let go of the call; without this, only the garbage collector could free it."""
+        call, self._call, self._answer = self._call, None, None
+        if call is not None and call.landed:
+            call.question = None
 
 
 class Questions:
@@ -250,12 +275,8 @@ class Questions:
             question = self._open.get(key)
             if question is not None:
                 return question, False
-            return self.open(key, run), True
-
-    def open(self, key: bytes, run: Run, followers: Iterable[Follower] = ()) -> Question:
-        """Return a new question of a key, which a run is to lead."""
-        question = self._open[key] = Question(self, key, run, followers)
-        return question
+            question = self._open[key] = Question(self, key, run)
+            return question, True
 
     def forget(self, key: bytes, question: Question) -> None:
         """Forget a question that is settled."""

@@ -46,9 +46,8 @@ def ask_with_store(ask: Ask, step: Complete, entry: Entry, run: Run, store: Stor
             return (yield from _lead(question, ask, step, entry, run, store, key))
         if run.stopped is not None:
             raise run.stop_error()
-        heir = yield from _follow(question, entry, run)
-        if heir is not None:
-            return (yield from _lead(heir, ask, step, entry, run, store, key))
+        if (yield from _follow(question, entry, run)):
+            return (yield from _lead(question, ask, step, entry, run, store, key))
 
 
 def _lead(
@@ -75,8 +74,8 @@ def _lead(
         question.leave()
 
 
-def _follow(question: Question, entry: Entry, run: Run) -> Flow[Question | None]:
-    """Wait until a question is settled, and return the one to lead, if it came to no answer."""
+def _follow(question: Question, entry: Entry, run: Run) -> Flow[bool]:
+    """Wait for a question, and return whether to lead it now."""
     follower = Follower(run, entry.priority, entry.arrival)
     try:
         yield Await(partial(question.follow, follower), leavable=True)
@@ -85,7 +84,7 @@ def _follow(question: Question, entry: Entry, run: Run) -> Flow[Question | None]
         if isinstance(error, DeadlineExceeded):
             entry.errors.append((error, "llm", 0))
         raise
-    return follower.heir
+    return follower.leads
 
 
 def _keep(store: Store, key: bytes, jobs: JobNotes, reply: LLMReply, told: Told) -> None:

@@ -116,11 +116,14 @@ class LoopHome:
         self._rung = False
         self._soon: Callable[[Action], object]
         self._gone: type[Exception] = RuntimeError  # asyncio's, when the loop is closed
+        self._is_closed: Callable[[], bool]
         try:
-            self._soon = asyncio.get_running_loop().call_soon_threadsafe
+            loop = asyncio.get_running_loop()
+            self._soon, self._is_closed = loop.call_soon_threadsafe, loop.is_closed
         except RuntimeError:
             import trio  # noqa: TID251
 
+            self._is_closed = bool  # trio's ends its tasks before it goes
             self._soon = trio.lowlevel.current_trio_token().run_sync_soon
             self._gone = trio.RunFinishedError
 
@@ -132,7 +135,9 @@ class LoopHome:
         return self.post_later(action)
 
     def post_bare(self, action: Action) -> bool:
-        """Have `action` run on this loop, also when the run is over."""
+        """Have `action` run on this loop, also when the run is over; False when the loop is gone."""
+        if self._is_closed():  # perhaps another one runs in its thread
+            return False
         if self.is_here():
             action()
             return True
