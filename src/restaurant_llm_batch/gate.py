@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
@@ -57,7 +58,7 @@ class Ticket:
         self.state = _NEW
 
 
-class Queue:
+class Queue(ABC):
     """
     Tickets in line; the base of what says who is let in. Its methods return the tickets that are admitted now.
 
@@ -123,14 +124,15 @@ class Queue:
             heappop(self._queue)
         return self._queue[0][3] if self._queue else None
 
+    @abstractmethod
     def _fits(self, ticket: Ticket) -> bool:
         """Tell whether a ticket may be admitted now."""
-        raise NotImplementedError
 
     def _enter(self, ticket: Ticket) -> None:
         """Admit a ticket."""
         ticket.state = _ADMITTED
 
+    @abstractmethod
     def _left(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
         """Take back what a ticket held."""
 
@@ -208,16 +210,16 @@ class GateStatistics:
 State = TypeVar("State", bound=Queue)
 
 
-class Shared(Generic[State]):
+class Shared(ABC, Generic[State]):
     """One lock around a queue, so that it holds across threads, event loops and runners."""
 
     def __init__(self) -> None:
         # By process: after a fork the parent's calls are in flight in the parent only, its lock may be held.
         self._states = {os.getpid(): (threading.Lock(), self._begin(None))}
 
+    @abstractmethod
     def _begin(self, parents: State | None) -> State:
         """Return a new state, in a forked child with its parent's to go by."""
-        raise NotImplementedError
 
     @property
     def waiting(self) -> int:
@@ -230,9 +232,9 @@ class Shared(Generic[State]):
         with lock:
             return state.ask(ticket)
 
+    @abstractmethod
     def done(self, ticket: Ticket, outcome: Outcome = "other") -> None:
         """Take back what an admitted ticket holds, and say what became of its call. Twice does nothing."""
-        raise NotImplementedError
 
     def withdraw(self, ticket: Ticket) -> None:
         """Give up a ticket, whether it waits or was just admitted."""

@@ -13,7 +13,8 @@ from anyio.abc import TaskGroup
 
 from ..report import Outcome
 from .call import Call, throwable
-from .conductor import Conductor, Hands, Source
+from .conductor import Conductor
+from .hands import Hands, Source
 from .intake import Intake
 from .run import Run
 from .threaded import start_in_thread

@@ -8,10 +8,9 @@ how a call is started and how a pause is timed. All of it runs at the run's home
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..events import Wait
@@ -21,6 +20,7 @@ from .awaiting import Await
 from .call import Call
 from .due import Due
 from .frames import Frame, Joined
+from .hands import Hands, Pending, Source
 from .intake import Entry, Intake
 from .once import Cell, Join, Release
 from .policy import govern_item
@@ -29,42 +29,8 @@ from .run import Run, log
 from .stall import StallWatch, waits_of
 from .wake import Home
 
-
-class Pending:
-    """What a source answers when it will have more, but not now."""
-
-
-PENDING = Pending()
-
-
 _WAITS = object()
 """What a step is answered with that takes time."""
-
-
-class Source(Protocol):
-    """Where entries come from, one at a time."""
-
-    def take(self, room: int) -> Entry | Failure | Pending | None:
-        """Return the next entry, None after the last, or `PENDING`; `room` is how many could be taken."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Hands:
-    """
-    What a conductor has done for it.
-
-    Attributes:
-        start: Start an admitted call; `Conductor.ended` is to be called at home when it is over.
-        after: Call something at home after so many seconds.
-        deliver: Take an outcome; return whether it needs no room any more.
-        finished: Told once, when everything is done.
-    """
-
-    start: Callable[[Call], object]
-    after: Callable[[float, Callable[[], object]], object]
-    deliver: Callable[[Outcome[Any]], bool]
-    finished: Callable[[], object]
 
 
 class Conductor:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from math import inf
 from time import monotonic
 
+from ..adaptive import Outcome
 from ..gate import Queue, Shared, Ticket
 from ..models import RateReport
 from ..pace import Pace
@@ -57,6 +58,9 @@ class Turns(Queue):
     def look(self) -> list[Ticket]:
         """Let in those whose time has come."""
         return self._admit()
+
+    def _left(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        """Take back nothing: that is for the pace to do."""
 
     def _fits(self, ticket: Ticket) -> bool:
         return self.pace.ready_at(ticket.weight, self.now) <= self.now

@@ -20,7 +20,7 @@ from anyio.from_thread import BlockingPortal
 from ..errors import RunStopped
 from ..report import Failure, Outcome
 from .concurrent import ConcurrentDriver
-from .conductor import PENDING, Pending, Source
+from .hands import PENDING, Pending, Source
 from .intake import Entry, Intake, LocalSource
 from .run import Run
 from .threaded import ThreadedDriver

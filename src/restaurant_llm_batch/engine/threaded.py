@@ -13,7 +13,8 @@ from typing import Any
 from ..patience import GivenUp, until
 from ..report import Outcome
 from .call import Call
-from .conductor import Conductor, Hands, Source
+from .conductor import Conductor
+from .hands import Hands, Source
 from .intake import Intake
 from .run import Run
 from .threads import WorkerThreads
