@@ -237,7 +237,9 @@ async def test_a_followers_better_priority_lifts_the_call(tmp_path: Path) -> Non
     assert model.asked == ["a", "e", "b", "c", "d"]
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+@pytest.mark.parametrize(
+    "strategy", [Strategy.stage(1), BLOCKING, AWAITED, Strategy.threaded()], ids=strategy_name
+)
 def test_who_waits_for_anothers_call_keeps_to_its_own_deadlines(strategy: Strategy, tmp_path: Path) -> None:
     model = Model(1.5)
     store = Store(tmp_path / "run.db")

@@ -28,8 +28,9 @@ from restaurant_llm_batch.engine.rate_gate import RateGate
 from restaurant_llm_batch.gate import Ticket
 from restaurant_llm_batch.models import RateBudget, RateReport
 from restaurant_llm_batch.steps import complete
-from tests.modes import STRATEGIES, WAYS, Way, strategy_name
+from tests.modes import WAYS, Way, strategy_name
 
+DRIVERS = [Strategy.stage(1), Strategy.stage(2), Strategy.stage(4), Strategy.threaded()]
 PER_MINUTE = 1200
 PER_SECOND = PER_MINUTE / 60
 
@@ -64,7 +65,7 @@ def most_within(began: list[float], seconds: float) -> int:
     return max(sum(start <= one < start + seconds for one in began) for start in began)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+@pytest.mark.parametrize("strategy", DRIVERS, ids=strategy_name)
 def test_calls_begin_at_the_pace_that_was_given(strategy: Strategy) -> None:
     model = Model()
     limits = Limits(llm=30, requests_per_minute=PER_MINUTE)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 from typing import Any
 
 import anyio
@@ -10,7 +11,9 @@ import pytest
 import trio.testing
 from blockbuster import BlockBuster
 
-from restaurant_llm_batch import BatchRunner, Limits, Strategy, SummarizeAspects, errors
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, Strategy, SummarizeAspects, errors
+from restaurant_llm_batch.events import Event, RunEnded
+from restaurant_llm_batch.steps import complete
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, strategy_name
 
@@ -244,3 +247,26 @@ def test_an_hour_of_retries_takes_no_time_on_a_virtual_clock() -> None:
 
     assert done == 3
     assert 3600 + 120 <= seconds < 5000
+
+
+@pytest.mark.parametrize(
+    "strategy", [Strategy.stage(2), Strategy.stage(4), Strategy.threaded()], ids=strategy_name
+)
+def test_a_stream_that_another_thread_closes_ends_for_its_reader(strategy: Strategy) -> None:
+    ended: list[Event] = []
+
+    def watch(event: Event) -> None:
+        if isinstance(event, RunEnded):
+            ended.append(event)
+
+    llm = FakeLLM(seconds=0.01)
+    with BatchRunner(llm=llm, strategy=strategy, observers=[watch]) as runner:
+        for number in range(60):
+            stream = runner.stream(lambda item: complete(LLMRequest("t", ())), iter(range(50)))
+            closing = threading.Timer(0.002 * (number % 9), stream.close)
+            closing.start()
+            for _ in stream:
+                pass
+            closing.join()
+
+    assert len(ended) == len({event.run for event in ended})

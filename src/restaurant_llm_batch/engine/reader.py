@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
 from time import monotonic
@@ -153,10 +154,12 @@ class Reader:
         if driver is not None and not driver.home.is_here():  # an observer, say, cannot wait for itself
             while not self._over.wait(A_WHILE):
                 pass
-        while not self._mail.empty():
-            letter = self._mail.get()
-            if not isinstance(letter, (_Want, _Done)):
-                self._outcomes.append(letter)
+        with suppress(Empty):
+            while True:
+                letter = self._mail.get_nowait()
+                if not isinstance(letter, (_Want, _Done)):
+                    self._outcomes.append(letter)
+        self._mail.put(_Done())  # another thread may be waiting for the next outcome
         yield from self._outcomes
         yield from self._not_run()
 

@@ -60,6 +60,7 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
         self._lease: Lease | None = None
         self._driver: SyncDriver | None = None
         self._over = False
+        self._finishing = threading.RLock()  # a signal handler may close it too
 
     @property
     def stats(self) -> RunStats:
@@ -102,7 +103,10 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
             self._finish()
 
     def _finish(self) -> None:
-        self._over = True
+        with self._finishing:
+            over, self._over = self._over, True
+        if over:  # closed by another thread while this one was reading
+            return
         if self._lease is not None:
             self._lease.end()
         if self._driver is not None:
