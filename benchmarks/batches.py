@@ -30,9 +30,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from restaurant_llm_batch.backends.counters import TiktokenCounter
-from restaurant_llm_batch.batching import Packed, estimate_tokens, pack_texts
-from restaurant_llm_batch.counting import CalibratedCounter
+from restaurant_llm_batch.tokens.counting import CalibratedCounter
+from restaurant_llm_batch.tokens.packing import Packed, estimate_tokens, pack_texts
+from restaurant_llm_batch.tokens.tokenizers import TiktokenCounter
 
 Count: TypeAlias = Callable[[str], int]
 ENCODINGS = ("cl100k_base", "o200k_base")

@@ -30,8 +30,8 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     SummarizeReviews,
 )
-from restaurant_llm_batch.limits import kv_cache_tokens, resident_sequences
 from restaurant_llm_batch.testing import answer_from_schema
+from restaurant_llm_batch.tokens.kv import kv_cache_tokens, resident_sequences
 
 QWEN = {"num_hidden_layers": 48, "num_key_value_heads": 8, "hidden_size": 5120, "num_attention_heads": 40}
 WEIGHTS_GIB = 9.29

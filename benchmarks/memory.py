@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 
 from restaurant_llm_batch import BatchRunner, Hit, SearchQuery, Strategy, SummarizeAspects
-from restaurant_llm_batch.engine.meter import peak_memory_mib
+from restaurant_llm_batch._engine.stats import peak_memory_mib
 from restaurant_llm_batch.testing import FakeLLM
 
 

@@ -22,6 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider
 
+from restaurant_llm_batch._llm_response import LLMReply
 from restaurant_llm_batch.events import (
     CallEnded,
     CallStarted,
@@ -31,11 +32,10 @@ from restaurant_llm_batch.events import (
     RunEnded,
     RunStarted,
 )
-from restaurant_llm_batch.integrations.counters import Counters
+from restaurant_llm_batch.integrations.metrics import Counters
 from restaurant_llm_batch.integrations.opentelemetry import OpenTelemetryObserver
-from restaurant_llm_batch.models import LLMReply
+from restaurant_llm_batch.outcomes import RunStats, Success
 from restaurant_llm_batch.protocols import Observer
-from restaurant_llm_batch.report import RunStats, Success
 
 CALLS = 4
 REPLY = LLMReply("text", prompt_tokens=900, completion_tokens=120, model="m")

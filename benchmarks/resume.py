@@ -34,7 +34,8 @@ from typing import Any, NamedTuple
 from urllib.request import urlopen
 
 from restaurant_llm_batch import BatchRunner, Limits, Store, Strategy, SummarizeAspects
-from restaurant_llm_batch.backends import EmbeddedSearch, VLLMServerLLM
+from restaurant_llm_batch.backends import VLLMServerLLM
+from restaurant_llm_batch.search import EmbeddedSearch
 
 SLOTS = 16
 MODES = {"1": 1, "4": SLOTS, "threaded": SLOTS}

@@ -20,10 +20,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from restaurant_llm_batch.backends.embedded import EmbeddedSearch
-from restaurant_llm_batch.backends.embedders import HashingEmbedder
 from restaurant_llm_batch.models import SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SparseVector
+from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 from restaurant_llm_batch.tasks.seeds import SEEDS
 
 GROUP, TOP = 40, 5

@@ -28,10 +28,10 @@ from typing import Protocol
 import anyio
 
 from restaurant_llm_batch import LLMReply, LLMRequest
-from restaurant_llm_batch.engine.store import Store
-from restaurant_llm_batch.engine.store_keys import request_key
-from restaurant_llm_batch.engine.store_writer import Durable, OnDurable
-from restaurant_llm_batch.engine.wake import LoopHome
+from restaurant_llm_batch._engine.mailbox import LoopHome
+from restaurant_llm_batch._store.keys import request_key
+from restaurant_llm_batch._store.store import Store
+from restaurant_llm_batch._store.writer import Durable, OnDurable
 
 IDENTITY = "vllm http://127.0.0.1:8000 qwen"
 TEXT = "이 집은 국물이 진하고 면이 쫄깃하며 직원이 친절하다. "

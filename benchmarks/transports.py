@@ -25,8 +25,8 @@ import anyio
 
 from _stub import MODEL, StubServer
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, Strategy
+from restaurant_llm_batch._http.httpx import HttpxTransport
 from restaurant_llm_batch.backends import VLLMServerLLM
-from restaurant_llm_batch.backends._http.over_httpx import HttpxTransport
 from restaurant_llm_batch.steps import Flow, complete
 
 REQUEST = LLMRequest("taste", ({"role": "user", "content": "맛있어요. " * 200},))

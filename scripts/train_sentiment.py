@@ -27,12 +27,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from restaurant_llm_batch.backends._language.sentiment import (
-    Language,
-    SentimentReader,
-    hashes,
-    normal_form,
-)
+from restaurant_llm_batch._nlp.sentiment_model import Language, SentimentReader, hashes, normal_form
 from sentiment_rows import Row, english, korean
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -25,8 +25,8 @@ from restaurant_llm_batch import (
     SummarizeReviews,
 )
 from restaurant_llm_batch.backends import OpenAILLM, VLLMServerLLM
-from restaurant_llm_batch.backends.runpod import Polling, RunPodLLM
-from restaurant_llm_batch.report import Outcome
+from restaurant_llm_batch.backends.runpod.llm import Polling, RunPodLLM
+from restaurant_llm_batch.outcomes import Outcome
 from restaurant_llm_batch.testing import FakeSearch
 from restaurant_llm_batch.testing.server import FAULT_KINDS, Asked, Counts, FaultKind, Faults, FaultServer
 from tests.modes import STRATEGIES

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from restaurant_llm_batch import BatchRunner, Strategy, Success
-from restaurant_llm_batch.report import Outcome
+from restaurant_llm_batch.outcomes import Outcome
 
 Way: TypeAlias = Callable[[BatchRunner, Any, Iterable[Any]], list[Outcome[Any]]]
 

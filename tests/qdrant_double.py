@@ -20,7 +20,7 @@ from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as wire
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
-from restaurant_llm_batch.backends.qdrant import QdrantSearch
+from restaurant_llm_batch.search.qdrant.search import QdrantSearch
 from tests.local_server import LocalServer, Say, Seen
 
 

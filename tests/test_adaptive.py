@@ -24,8 +24,8 @@ from restaurant_llm_batch import (
     Strategy,
     errors,
 )
-from restaurant_llm_batch.adaptive import Controller, Outcome
-from restaurant_llm_batch.gate import Ticket
+from restaurant_llm_batch._limits.aimd import Controller, Outcome
+from restaurant_llm_batch._limits.concurrency import Ticket
 from restaurant_llm_batch.steps import complete
 from tests.modes import STRATEGIES, strategy_name
 

@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.batching import (
+from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.models import Review
+from restaurant_llm_batch.tokens.packing import (
     CUT_MARK,
     Packed,
     calculate_dynamic_batch_size,
@@ -22,8 +24,6 @@ from restaurant_llm_batch.batching import (
     pack_reviews,
     pack_texts,
 )
-from restaurant_llm_batch.errors import ConfigurationError
-from restaurant_llm_batch.models import Review
 
 Count: TypeAlias = Callable[[str], int]
 

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import errors
-from restaurant_llm_batch.batching import estimate_tokens
-from restaurant_llm_batch.chunking import split_in_two, split_text
-from restaurant_llm_batch.sentences import sentence_ends, sentences
+from restaurant_llm_batch.tokens.chunking import split_in_two, split_text
+from restaurant_llm_batch.tokens.packing import estimate_tokens
+from restaurant_llm_batch.tokens.sentences import sentence_ends, sentences
 
 REVIEWS = (
     "직원분이 친절해요. 음식이 맛있어요ㅋㅋ 가격은 비쌉니다 또 올게요!\n"

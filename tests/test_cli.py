@@ -18,7 +18,7 @@ from rich.cells import cell_len
 
 from restaurant_llm_batch import LLMReply, LLMRequest
 from restaurant_llm_batch.backends import OfflineLLM
-from restaurant_llm_batch.command.group import build
+from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.errors import PermanentBackendError
 
 REVIEWS = [
@@ -322,7 +322,7 @@ def test_the_ctrl_c_handler_is_given_back(invoke: Invoke, reviews: Path) -> None
 CHILD = """
 import itertools, os, sys, threading
 from restaurant_llm_batch.backends import OfflineLLM
-from restaurant_llm_batch.command.group import build
+from restaurant_llm_batch.cli._app import build
 
 class Held:
     '''Answers the first question at once, the others when something comes in on standard input.'''

@@ -20,12 +20,12 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from restaurant_llm_batch.command.group import build
+from restaurant_llm_batch.cli._app import build
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal")
 SUMMARIES = "/api/v1/llm/summarize/batch"
 SLOW = """
-from restaurant_llm_batch.command.group import build
+from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.testing import FakeLLM
 class Slow(FakeLLM):
     async def acomplete(self, request):
@@ -167,7 +167,7 @@ def test_a_port_that_is_taken_is_said_in_a_line_before_anything_is_indexed(revie
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
 def test_without_its_extra_it_says_what_to_install(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in list(sys.modules):
-        if module.startswith("restaurant_llm_batch.integrations._web."):
+        if module.startswith("restaurant_llm_batch.integrations._fastapi."):
             monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, missing, None)
     result = CliRunner().invoke(build(), ["serve"])

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from restaurant_llm_batch import BatchSettings
-from restaurant_llm_batch.command.group import build
+from restaurant_llm_batch.cli._app import build
 from tests.chat_service import ChatService
 from tests.local_server import LocalServer, Say
 from tests.qdrant_double import Engine, rest

@@ -14,10 +14,10 @@ from rich.cells import cell_len
 
 from restaurant_llm_batch import LLMReply, LLMRequest
 from restaurant_llm_batch.backends import OfflineLLM
-from restaurant_llm_batch.chunking import split_text
-from restaurant_llm_batch.command.group import build
+from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.errors import PermanentBackendError
 from restaurant_llm_batch.testing import FakeLLM
+from restaurant_llm_batch.tokens.chunking import split_text
 
 COMMANDS = ["sentiment", "summarize-reviews", "strengths", "vocabulary"]
 DONE = {

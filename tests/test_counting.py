@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.counting import CalibratedCounter, estimate_tokens
 from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.tokens.counting import CalibratedCounter, estimate_tokens
 
 # Written for this test, with the tokens that cl100k has for them.
 KOREAN = {

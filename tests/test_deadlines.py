@@ -23,7 +23,7 @@ from restaurant_llm_batch import (
     Success,
     errors,
 )
-from restaurant_llm_batch.engine.call import Call
+from restaurant_llm_batch._engine.call import Call
 from restaurant_llm_batch.steps import complete, once
 from tests.modes import STRATEGIES, strategy_name
 

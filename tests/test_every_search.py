@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from restaurant_llm_batch import BatchRunner, Limits, Strategy, SummarizeAspects
-from restaurant_llm_batch.backends import EmbeddedSearch, OfflineLLM, QdrantSearch
+from restaurant_llm_batch.backends import OfflineLLM
+from restaurant_llm_batch.search import EmbeddedSearch, QdrantSearch
 from tests.local_server import LocalServer
 from tests.modes import by_arun, by_run, strategy_name, told
 from tests.qdrant_double import Collections, Engine, Points, grpc_server, rest

@@ -22,7 +22,8 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch.backends import EmbeddedSearch, OfflineLLM
+from restaurant_llm_batch.backends import OfflineLLM
+from restaurant_llm_batch.search import EmbeddedSearch
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, strategy_name
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from restaurant_llm_batch import Gate, errors
-from restaurant_llm_batch.gate import _ADMITTED, _WAITING, Admission, Ticket
+from restaurant_llm_batch._limits.concurrency import _ADMITTED, _WAITING, Admission, Ticket
 
 
 def ticket(priority: int = 0, arrival: int = 0, weight: int = 1) -> Ticket:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from restaurant_llm_batch.patience import GivenUp, ended_by, is_given_up, to_the_end, until, wait
+from restaurant_llm_batch.cancellation import GivenUp, ended_by, is_given_up, to_the_end, until, wait
 
 
 def test_a_callback_is_called_once_by_whoever_gives_up() -> None:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import errors
-from restaurant_llm_batch.limits import kv_cache_tokens, resident_sequences
+from restaurant_llm_batch.tokens.kv import kv_cache_tokens, resident_sequences
 
 QWEN = {
     "num_hidden_layers": 48,

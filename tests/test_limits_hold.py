@@ -22,7 +22,7 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch.engine.packer import CHAT_TOKENS
+from restaurant_llm_batch._engine.packer import CHAT_TOKENS
 from restaurant_llm_batch.steps import complete
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, strategy_name

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch.command.lines import FileError, ReviewLines
+from restaurant_llm_batch.cli._reading import FileError, ReviewLines
 from restaurant_llm_batch.models import ItemId
 
 

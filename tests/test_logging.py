@@ -15,7 +15,7 @@ def said(code: str) -> str:
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr
 
 
-@pytest.mark.parametrize("module", ["restaurant_llm_batch", "restaurant_llm_batch.stopping"])
+@pytest.mark.parametrize("module", ["restaurant_llm_batch", "restaurant_llm_batch._config.stopping"])
 def test_a_program_that_does_not_set_logging_up_is_shown_nothing(module: str) -> None:
     assert said(f"import logging, {module}; {WARN}") == ""
 

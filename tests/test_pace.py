@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.models import RateBudget, RateReport
-from restaurant_llm_batch.pace import KEPT, LONGEST_WAIT, Pace
+from restaurant_llm_batch._limits.pacing import KEPT, LONGEST_WAIT, Pace
+from restaurant_llm_batch._llm_response import RateBudget, RateReport
 
 starts = st.floats(0, 1e7)
 limits = st.one_of(st.integers(1, 130), st.integers(131, 3000))

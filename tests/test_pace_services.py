@@ -11,8 +11,8 @@ from typing import Protocol
 
 import pytest
 
-from restaurant_llm_batch.models import RateBudget, RateReport
-from restaurant_llm_batch.pace import Pace
+from restaurant_llm_batch._limits.pacing import Pace
+from restaurant_llm_batch._llm_response import RateBudget, RateReport
 
 RESERVED = 3000
 """Tokens of each call's prompt and longest answer; what it uses in the end is 300 to 1,500."""

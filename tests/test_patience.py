@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy, errors
-from restaurant_llm_batch.patience import GivenUp, is_given_up, until, wait
+from restaurant_llm_batch.cancellation import GivenUp, is_given_up, until, wait
 from restaurant_llm_batch.steps import Flow, complete
 
 THREADED = {

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 import restaurant_llm_batch
-from restaurant_llm_batch import backends
+from restaurant_llm_batch import backends, search, tokens
+from restaurant_llm_batch.search import embedders
 
 CONTRACT = [
     "BatchRunner",
@@ -34,7 +35,7 @@ CONTRACT = [
 ]
 
 
-@pytest.mark.parametrize("module", [restaurant_llm_batch, backends])
+@pytest.mark.parametrize("module", [restaurant_llm_batch, backends, search, embedders, tokens])
 def test_all_is_sorted_and_everything_in_it_exists(module: object) -> None:
     names = module.__all__  # type: ignore[attr-defined]
 
@@ -48,19 +49,22 @@ def test_the_contract_is_importable(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("module", "name"),
     [
-        "OpenAILLM",
-        "VLLMServerLLM",
-        "VLLMEngineLLM",
-        "RunPodLLM",
-        "OfflineLLM",
-        "QdrantSearch",
-        "EmbeddedSearch",
+        (backends, "OpenAILLM"),
+        (backends, "VLLMServerLLM"),
+        (backends, "VLLMEngineLLM"),
+        (backends, "RunPodLLM"),
+        (backends, "OfflineLLM"),
+        (backends, "HTTPTransport"),
+        (backends, "Timeout"),
+        (search, "QdrantSearch"),
+        (search, "EmbeddedSearch"),
+        (embedders, "HashingEmbedder"),
     ],
 )
-def test_the_backends_of_the_contract_are_importable(name: str) -> None:
-    assert name in backends.__all__
+def test_the_backends_of_the_contract_are_importable(module: object, name: str) -> None:
+    assert name in module.__all__  # type: ignore[attr-defined]
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -15,17 +15,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch import (
-    BatchRunner,
-    Deadlines,
-    Limits,
-    LLMReply,
-    LLMRequest,
-    Strategy,
-    errors,
-    patience,
-)
-from restaurant_llm_batch.engine.store import Store
+from restaurant_llm_batch import BatchRunner, Deadlines, Limits, LLMReply, LLMRequest, Strategy, errors
+from restaurant_llm_batch import cancellation as patience
+from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.events import CallStarted, Event
 from restaurant_llm_batch.steps import complete, together
 from tests.modes import STRATEGIES, strategy_name

@@ -24,9 +24,9 @@ from restaurant_llm_batch import (
     Strategy,
     errors,
 )
-from restaurant_llm_batch.engine.rate_gate import RateGate
-from restaurant_llm_batch.gate import Ticket
-from restaurant_llm_batch.models import RateBudget, RateReport
+from restaurant_llm_batch._limits.concurrency import Ticket
+from restaurant_llm_batch._limits.rate import RateGate
+from restaurant_llm_batch._llm_response import RateBudget, RateReport
 from restaurant_llm_batch.steps import complete
 from tests.modes import WAYS, Way, strategy_name
 

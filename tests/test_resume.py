@@ -21,9 +21,9 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
+from restaurant_llm_batch._runner import identity_of
+from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.backends import OfflineLLM, OpenAILLM, RunPodLLM, VLLMServerLLM
-from restaurant_llm_batch.engine.store import Store
-from restaurant_llm_batch.runner import identity_of
 from restaurant_llm_batch.steps import complete, together
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, WAYS, Way, strategy_name, told

@@ -16,11 +16,11 @@ import anyio
 import pytest
 
 from restaurant_llm_batch import BatchRunner, Deadlines, Limits, LLMReply, LLMRequest, RetryPolicy, Strategy
-from restaurant_llm_batch.backends._runpod import flow as job_flow
-from restaurant_llm_batch.backends._runpod.steps import job_mark
-from restaurant_llm_batch.backends.runpod import Polling, Rate, RunPodLimits, RunPodLLM
-from restaurant_llm_batch.engine.store import Store
-from restaurant_llm_batch.journal import current
+from restaurant_llm_batch._store.journal import current
+from restaurant_llm_batch._store.store import Store
+from restaurant_llm_batch.backends.runpod import _flows as job_flow
+from restaurant_llm_batch.backends.runpod._job import job_mark
+from restaurant_llm_batch.backends.runpod.llm import Polling, Rate, RunPodLimits, RunPodLLM
 from restaurant_llm_batch.steps import Flow, complete
 from tests.backends.runpod.dispatcher import (
     KEY,

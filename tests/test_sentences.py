@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.sentences import boundary, sentence_ends, sentences
+from restaurant_llm_batch.tokens.sentences import boundary, sentence_ends, sentences
 
 KOREAN = st.text(st.sampled_from("맛있어요 니다네ㅋㅎㅠ.!?~\n😋e\u0301\u200d👩A"), max_size=60)
 

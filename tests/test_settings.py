@@ -92,7 +92,7 @@ def test_a_runner_from_the_environment_runs_and_arguments_go_first(monkeypatch: 
 
 def test_the_backends_come_from_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from restaurant_llm_batch import Review
-    from restaurant_llm_batch.backends import EmbeddedSearch
+    from restaurant_llm_batch.search import EmbeddedSearch
 
     with EmbeddedSearch(tmp_path / "index") as search:
         search.index_reviews([Review("직원이 친절해요", "r1", 1)])

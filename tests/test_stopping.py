@@ -19,8 +19,8 @@ from restaurant_llm_batch import (
     Strategy,
     errors,
 )
+from restaurant_llm_batch._config.stopping import Watch
 from restaurant_llm_batch.steps import complete
-from restaurant_llm_batch.stopping import Watch
 from restaurant_llm_batch.testing import FakeLLM
 from tests.modes import STRATEGIES, strategy_name
 

@@ -6,27 +6,27 @@ from logging import NullHandler, getLogger
 from typing import TYPE_CHECKING, Any
 
 from . import errors
-from .adaptive import AdaptiveLimit
-from .batching import calculate_dynamic_batch_size, estimate_tokens, pack_reviews
-from .chunking import split_text
-from .engine.retry import RetryPolicy
-from .engine.store import Store
-from .gate import Gate
-from .limits import Limits, kv_cache_tokens, resident_sequences
+from ._config.limits import Limits
+from ._config.retry import RetryPolicy
+from ._config.stopping import Deadlines, Price, StopRules
+from ._config.strategy import Strategy
+from ._limits.aimd import AdaptiveLimit
+from ._limits.concurrency import Gate
+from ._llm_response import LLMReply, RateBudget, RateReport
+from ._runner import BatchRunner
+from ._store.store import Store
 from .models import (
     Comparison,
     Document,
     Hit,
-    LLMReply,
     LLMRequest,
-    RateBudget,
-    RateReport,
     RestaurantRef,
     Review,
     ReviewedRestaurant,
     SearchQuery,
     SortedReviews,
 )
+from .outcomes import BatchReport, Failure, LimitStep, RunStats, Success
 from .protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
@@ -39,7 +39,6 @@ from .protocols import (
     Task,
     TokenCounter,
 )
-from .report import BatchReport, Failure, LimitStep, RunStats, Success
 from .results import (
     AspectSummary,
     Evidence,
@@ -52,17 +51,17 @@ from .results import (
     Vocabulary,
     Word,
 )
-from .runner import BatchRunner
-from .stopping import Deadlines, Price, StopRules
-from .strategy import Strategy
 from .tasks.reviews import SummarizeReviews
 from .tasks.sentiment import AnalyzeSentiment
 from .tasks.strengths import ExtractStrengths
 from .tasks.summary import SummarizeAspects
 from .tasks.vocabulary import ExtractVocabulary
+from .tokens.chunking import split_text
+from .tokens.kv import kv_cache_tokens, resident_sequences
+from .tokens.packing import calculate_dynamic_batch_size, estimate_tokens, pack_reviews
 
 if TYPE_CHECKING:
-    from .settings import BatchSettings
+    from ._settings import BatchSettings
 
 # What is logged is shown by the handlers of whoever uses the library, and by none of Python's own.
 getLogger(__name__).addHandler(NullHandler())
@@ -135,7 +134,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Settings cost as much to import as everything else together, and many programs read none.
     if name == "BatchSettings":
-        from .settings import BatchSettings
+        from ._settings import BatchSettings
 
         return BatchSettings
     if name == "__version__":

@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .models import LLMReply, RateReport
+    from ._llm_response import LLMReply, RateReport
 
 
 class BatchError(Exception):

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
-from .models import ItemId, LLMReply
-from .report import Outcome, RunStats, Stage
+from ._llm_response import LLMReply
+from .models import ItemId
+from .outcomes import Outcome, RunStats, Stage
 
 
 class RunStarted(NamedTuple):

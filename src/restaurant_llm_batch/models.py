@@ -123,67 +123,6 @@ class LLMRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class RateBudget:
-    """
-    What a service lets through of one thing, and how much of that is left, by its own account.
-
-    Attributes:
-        limit: The most, as a rule in a minute.
-        remaining: What is left of it.
-        reset: Seconds until all of it is there again.
-    """
-
-    limit: int
-    remaining: int
-    reset: float
-
-
-@dataclass(frozen=True, slots=True)
-class RateReport:
-    """
-    What a service says is left when it answers or refuses a call: OpenAI's ``x-ratelimit-*`` headers.
-
-    Attributes:
-        requests: Calls, or None when nothing is said of them.
-        tokens: Tokens, likewise.
-    """
-
-    requests: RateBudget | None = None
-    tokens: RateBudget | None = None
-
-    def lacks(self, tokens: int) -> bool:
-        """Tell whether too little is left for a call of so many tokens."""
-        calls_gone = self.requests is not None and self.requests.remaining < 1
-        return calls_gone or (self.tokens is not None and self.tokens.remaining < max(1, tokens))
-
-
-@dataclass(frozen=True, slots=True)
-class LLMReply:
-    """
-    A model's answer.
-
-    Attributes:
-        text: The answer.
-        finish_reason: "stop" when the model ended by itself, "length" when it was cut off, "content_filter"
-            when the service cut it off, "refusal" when the model declined; the text is then its reason.
-        prompt_tokens: Tokens read, as counted by the service; 0 when unknown.
-        completion_tokens: Tokens written, likewise.
-        model: The model that answered.
-        cached_tokens: Those of `prompt_tokens` that the service had in its prompt cache.
-        rate: What the service said was left of its limits. True of that moment and no part of the answer, so
-            replies are equal without it.
-    """
-
-    text: str
-    finish_reason: str = "stop"
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    model: str = ""
-    cached_tokens: int = 0
-    rate: RateReport | None = field(default=None, compare=False, repr=False)
-
-
-@dataclass(frozen=True, slots=True)
 class RestaurantRef:
     """
     An item of `SummarizeAspects`: a restaurant, and what is particular about it.

@@ -24,8 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
+from ._llm_response import LLMReply
 from .events import Event
-from .models import Hit, ItemId, LLMReply, LLMRequest, SearchQuery
+from .models import Hit, ItemId, LLMRequest, SearchQuery
 from .steps import Flow
 
 

@@ -20,9 +20,10 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
-from .batching import Packed
+from ._llm_response import LLMReply
 from .errors import ConfigurationError
-from .models import Hit, LLMReply, LLMRequest, SearchQuery
+from .models import Hit, LLMRequest, SearchQuery
+from .tokens.packing import Packed
 
 __all__ = [
     "Complete",

@@ -7,11 +7,11 @@ from typing import Literal
 
 import pytest
 
-from restaurant_llm_batch.backends._search.answer import Question, Ranking, answer
-from restaurant_llm_batch.backends._search.hybrid import Candidate
-from restaurant_llm_batch.backends._search.scope import scope_of
 from restaurant_llm_batch.models import Hit, SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SparseVector
+from restaurant_llm_batch.search._fusion import Question, Ranking, answer
+from restaurant_llm_batch.search._hybrid import Candidate
+from restaurant_llm_batch.search._scope import scope_of
 from restaurant_llm_batch.steps import drive
 
 VECTOR = Embedding([1.0], SparseVector([1], [1.0]))

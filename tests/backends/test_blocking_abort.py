@@ -22,10 +22,10 @@ import trustme
 from tests.local_server import LocalServer, Say, Seen, chat
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, Strategy, errors
+from restaurant_llm_batch._http.abort import _Exchange, endable
+from restaurant_llm_batch._http.types import TransportError
 from restaurant_llm_batch.backends import HTTPTransport, OpenAILLM, Timeout, VLLMServerLLM
-from restaurant_llm_batch.backends._http.ending import _Exchange, endable
-from restaurant_llm_batch.backends.transport import TransportError
-from restaurant_llm_batch.patience import GivenUp, to_the_end, until
+from restaurant_llm_batch.cancellation import GivenUp, to_the_end, until
 from restaurant_llm_batch.steps import Flow, complete
 
 LONG = 45.0

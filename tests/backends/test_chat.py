@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from tests.local_server import chat
 
 from restaurant_llm_batch import LLMReply, LLMRequest
-from restaurant_llm_batch.backends._http.chat import chat_body, chat_error, read_chat
-from restaurant_llm_batch.backends._http.meaning import decode, encode, error_for, retry_after
-from restaurant_llm_batch.backends._http.secret import Secret, as_secret
-from restaurant_llm_batch.backends.transport import Answer
+from restaurant_llm_batch._http.openai_api import chat_body, chat_error, read_chat
+from restaurant_llm_batch._http.secrets import Secret, as_secret
+from restaurant_llm_batch._http.status import decode, encode, error_for, retry_after
+from restaurant_llm_batch._http.types import Answer
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,

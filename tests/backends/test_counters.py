@@ -13,9 +13,10 @@ import tokenizers
 from tests.local_server import LocalServer, Say, Seen
 
 from restaurant_llm_batch.backends import VLLMServerLLM
-from restaurant_llm_batch.backends.counters import TiktokenCounter, TokenizersCounter, VLLMTokenCounter
-from restaurant_llm_batch.batching import pack_reviews
+from restaurant_llm_batch.backends.vllm._counter import VLLMTokenCounter
 from restaurant_llm_batch.errors import ConfigurationError, TransientBackendError
+from restaurant_llm_batch.tokens.packing import pack_reviews
+from restaurant_llm_batch.tokens.tokenizers import TiktokenCounter, TokenizersCounter
 
 REVIEWS = ["맛있어요 맛있어요", "the soup was cold", "분위기도 좋고 soup 도 맛있어요", "맛" * 40]
 

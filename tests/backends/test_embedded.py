@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch.backends.embedded import EmbeddedSearch, Indexed
-from restaurant_llm_batch.backends.embedders import HashingEmbedder
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SearchBackend, SparseVector
+from restaurant_llm_batch.search.embedded.search import EmbeddedSearch, Indexed
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
 
 def review(restaurant_id: ItemId, review_id: ItemId | None, content: str) -> Review:
@@ -200,7 +200,7 @@ def test_an_embedder_is_not_asked_anything_before_it_is_needed() -> None:
 
 def test_importing_the_backends_does_not_import_the_engine() -> None:
     code = (
-        "import sys, restaurant_llm_batch.backends as b; b.EmbeddedSearch; b.HashingEmbedder;"
+        "import sys, restaurant_llm_batch.backends as b; b.OfflineLLM; import restaurant_llm_batch.search as s; s.EmbeddedSearch;"
         "sys.exit('qdrant_edge' in sys.modules)"
     )
 

@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 import qdrant_edge
 
-from restaurant_llm_batch.backends.embedded import EmbeddedSearch
-from restaurant_llm_batch.backends.embedders import HashingEmbedder
 from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery
+from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
 WAIT = 30
 """Seconds after which a thread that should have been released counts as stuck."""

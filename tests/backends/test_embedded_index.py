@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from restaurant_llm_batch.backends.embedded import EmbeddedSearch, Indexed
 from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SparseVector
+from restaurant_llm_batch.search.embedded.search import EmbeddedSearch, Indexed
 
 
 def review(restaurant_id: ItemId, review_id: ItemId | None, content: str) -> Review:

@@ -9,11 +9,11 @@ from threading import Barrier, Event, Lock
 
 import pytest
 
-from restaurant_llm_batch.backends._search.once import EmbedOnce
-from restaurant_llm_batch.backends.embedded import EmbeddedSearch
-from restaurant_llm_batch.backends.embedders import HashingEmbedder
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery
 from restaurant_llm_batch.protocols import Embedding
+from restaurant_llm_batch.search._embedding_cache import EmbedOnce
+from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
 WAIT = 30
 """Seconds after which a thread that should have been released counts as stuck."""

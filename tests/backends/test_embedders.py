@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends._language import concepts
-from restaurant_llm_batch.backends._language.text import terms
-from restaurant_llm_batch.backends.embedders import HashingEmbedder
+from restaurant_llm_batch._nlp import concepts
+from restaurant_llm_batch._nlp.terms import terms
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.protocols import Embedding
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
 EMBEDDER = HashingEmbedder()
 
@@ -41,7 +41,7 @@ def test_vectors_have_the_promised_form(text: str) -> None:
 def test_another_process_gets_the_same_vectors() -> None:
     """Python's own `hash` differs from process to process; ours must not."""
     code = (
-        "from restaurant_llm_batch.backends.embedders import HashingEmbedder as H;"
+        "from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder as H;"
         "e = H(32).embed_query('good pasta');"
         "print(repr((e.dense, e.sparse.indices)))"
     )

@@ -10,9 +10,9 @@ import pytest
 from tests.local_server import LocalServer, Say, Seen
 
 from restaurant_llm_batch import SearchQuery, errors
-from restaurant_llm_batch.backends import EmbeddedSearch
-from restaurant_llm_batch.backends.embedders import HashingEmbedder
-from restaurant_llm_batch.backends.embedders_api import EmbeddingsAPI
+from restaurant_llm_batch.search import EmbeddedSearch
+from restaurant_llm_batch.search.embedders.api import EmbeddingsAPI
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
 KEY = "sk-proj-Abc123secret"
 WORDS = ("noodles", "pasta", "waiter")

@@ -16,10 +16,10 @@ from typing import Any
 import pytest
 
 from restaurant_llm_batch import SearchQuery
-from restaurant_llm_batch.backends import EmbeddedSearch
-from restaurant_llm_batch.backends.embedders import HashingEmbedder, HashingSparse
-from restaurant_llm_batch.backends.embedders_fastembed import FastEmbedBM25, FastEmbedder
 from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.search import EmbeddedSearch
+from restaurant_llm_batch.search.embedders.fastembed import FastEmbedBM25, FastEmbedder
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder, HashingSparse
 
 pytest.importorskip("fastembed")
 

@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from restaurant_llm_batch.backends._language import korean
-from restaurant_llm_batch.backends._language.concepts import Lexicon
-from restaurant_llm_batch.backends._language.text import sentences, terms
-from restaurant_llm_batch.backends.embedders import HashingEmbedder
-from restaurant_llm_batch.backends.offline import OfflineLLM
+from restaurant_llm_batch._nlp import korean_stems as korean
+from restaurant_llm_batch._nlp.concepts import Lexicon
+from restaurant_llm_batch._nlp.terms import sentences, terms
+from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
 LONG, LONGER = 10_000, 100_000
 BOUND = 3.0

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch.backends.offline import OfflineLLM
+from restaurant_llm_batch._llm_response import LLMReply
+from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.errors import PermanentBackendError
-from restaurant_llm_batch.models import LLMReply, LLMRequest
+from restaurant_llm_batch.models import LLMRequest
 
 ASPECTS = ("service", "price", "food")
 LLM = OfflineLLM()
@@ -208,8 +209,8 @@ class TestSense:
         ],
     )
     def test_negation_turns_an_opinion_round(self, praise: str, blame: str) -> None:
-        from restaurant_llm_batch.backends._language.lexicon import WordReader
-        from restaurant_llm_batch.backends._language.pieces import read_review
+        from restaurant_llm_batch._nlp.lexicon import WordReader
+        from restaurant_llm_batch.backends.offline._clauses import read_review
 
         words = WordReader()
         assert read_review(praise, words)[0].opinion > 0

@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends._language import english_words, korean_words
-from restaurant_llm_batch.backends.offline import OfflineLLM
+from restaurant_llm_batch._nlp import english_words, korean_words
+from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
 
 LLM = OfflineLLM()
@@ -129,7 +129,7 @@ def test_many_threads_get_the_answers_that_one_gets() -> None:
 def test_neither_the_seed_of_the_hashes_nor_earlier_requests_change_an_answer() -> None:
     script = (
         "import json, sys\n"
-        "from restaurant_llm_batch.backends.offline import OfflineLLM\n"
+        "from restaurant_llm_batch.backends.offline.llm import OfflineLLM\n"
         "from restaurant_llm_batch.models import LLMRequest\n"
         "llm = OfflineLLM()\n"
         "for task, inputs in json.load(sys.stdin):\n"

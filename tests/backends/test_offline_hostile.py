@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends.offline import OfflineLLM
+from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.errors import PermanentBackendError
 from restaurant_llm_batch.models import LLMRequest
 
@@ -145,7 +145,7 @@ class TestSameAnswer:
     def test_the_answer_does_not_depend_on_the_seed_of_the_hashes(self, seed: str) -> None:
         script = (
             "import json, sys\n"
-            "from restaurant_llm_batch.backends.offline import OfflineLLM\n"
+            "from restaurant_llm_batch.backends.offline.llm import OfflineLLM\n"
             "from restaurant_llm_batch.models import LLMRequest\n"
             "llm = OfflineLLM()\n"
             "for inputs in json.load(sys.stdin):\n"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch.backends.offline import OfflineLLM
+from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
 
 LLM = OfflineLLM()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch.backends._language.pieces import split
-from restaurant_llm_batch.backends.offline import OfflineLLM
+from restaurant_llm_batch.backends.offline._clauses import split
+from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
 
 LLM = OfflineLLM()

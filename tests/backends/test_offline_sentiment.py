@@ -18,8 +18,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends._language import sentiment
-from restaurant_llm_batch.backends._language.sentiment import READABLE, SentimentReader
+from restaurant_llm_batch._nlp import sentiment_model as sentiment
+from restaurant_llm_batch._nlp.sentiment_model import READABLE, SentimentReader
 
 # Rows that had no part in the training; sentiment_heldout.md says where they are from.
 HELD_OUT = [
@@ -195,7 +195,7 @@ def test_threads_that_start_together_get_the_answers_of_one() -> None:
 def test_the_answer_does_not_depend_on_the_process() -> None:
     text = "The food was fine, 서비스는 별로"
     code = (
-        "from restaurant_llm_batch.backends._language.sentiment import SentimentReader;"
+        "from restaurant_llm_batch._nlp.sentiment_model import SentimentReader;"
         f"print(repr(SentimentReader().judge({text!r})))"
     )
 
@@ -214,7 +214,7 @@ def test_the_weights_are_small_and_load_no_numpy() -> None:
     data = files("restaurant_llm_batch") / "data"
     sizes = [len(f.read_bytes()) for f in data.iterdir() if f.name.startswith("sentiment")]
     code = (
-        "import sys;from restaurant_llm_batch.backends._language.sentiment import SentimentReader;"
+        "import sys;from restaurant_llm_batch._nlp.sentiment_model import SentimentReader;"
         "SentimentReader().judge('맛있어요');print('numpy' in sys.modules)"
     )
 

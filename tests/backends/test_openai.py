@@ -442,7 +442,7 @@ def test_a_wrong_argument_is_told_at_once(arguments: dict[str, Any], words: str)
 def test_the_sdk_is_not_imported_before_the_first_call() -> None:
     code = (
         "import sys;"
-        "from restaurant_llm_batch.backends.openai import OpenAILLM;"
+        "from restaurant_llm_batch.backends.openai.llm import OpenAILLM;"
         "OpenAILLM('m', api_key='k');"
         "assert 'openai' not in sys.modules and 'httpx2' not in sys.modules"
     )

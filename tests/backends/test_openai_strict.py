@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import BatchRunner, LLMRequest, SummarizeAspects
-from restaurant_llm_batch.backends._openai.strict import is_strict
+from restaurant_llm_batch.backends.openai._strict import is_strict
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 TEXT = {"type": "string"}

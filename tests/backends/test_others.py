@@ -12,10 +12,10 @@ import anyio
 import pytest
 from tests.qdrant_double import Engine, door
 
-from restaurant_llm_batch.backends.embedded import EmbeddedSearch
-from restaurant_llm_batch.backends.qdrant import QdrantSearch
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import Hit, ItemId, Review, SearchQuery
+from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
+from restaurant_llm_batch.search.qdrant.search import QdrantSearch
 
 Search: TypeAlias = EmbeddedSearch | QdrantSearch
 PLACES = ["embedded", "memory", "rest", "grpc"]

@@ -14,12 +14,12 @@ import pytest
 from tests.qdrant_double import door
 
 from restaurant_llm_batch import BatchRunner, Strategy, SummarizeAspects
-from restaurant_llm_batch.backends.embedded import EmbeddedSearch
-from restaurant_llm_batch.backends.offline import OfflineLLM
-from restaurant_llm_batch.backends.qdrant import QdrantSearch
+from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import Hit, ItemId, Review, SearchQuery
 from restaurant_llm_batch.protocols import AsyncSearchBackend, Embedding, SearchBackend, SparseVector
+from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
+from restaurant_llm_batch.search.qdrant.search import QdrantSearch
 
 Found: TypeAlias = list[list[Hit]]
 WORDS = ["직원 친절 서비스", "가격 대비 가성비", "음식 맛 pasta"]
@@ -199,7 +199,7 @@ def test_the_main_job_runs_on_it_as_on_the_embedded_search(
 
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
     code = (
-        "import sys; from restaurant_llm_batch.backends.qdrant import QdrantSearch;"
+        "import sys; from restaurant_llm_batch.search.qdrant.search import QdrantSearch;"
         "QdrantSearch('reviews', url='http://localhost', prefer_grpc=True);"
         "sys.exit(str({'qdrant_client', 'httpx', 'grpc', 'numpy'} & set(sys.modules) or ''))"
     )

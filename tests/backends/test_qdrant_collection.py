@@ -12,10 +12,10 @@ from qdrant_client import QdrantClient, models
 from tests.local_server import LocalServer, Say, Seen
 from tests.qdrant_double import Collections, Engine, Points, grpc_server, rest
 
-from restaurant_llm_batch.backends.embedders import HashingEmbedder
-from restaurant_llm_batch.backends.qdrant import Indexed, QdrantNames, QdrantSearch
 from restaurant_llm_batch.errors import AuthenticationFailed, ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import Review, SearchQuery
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
+from restaurant_llm_batch.search.qdrant.search import Indexed, QdrantNames, QdrantSearch
 
 DENSE = models.VectorParams(size=384, distance=models.Distance.COSINE)
 SPARSE = {"sparse": models.SparseVectorParams(modifier=models.Modifier.IDF)}

@@ -20,12 +20,12 @@ from qdrant_client import AsyncQdrantClient, QdrantClient
 from tests.local_server import LocalServer, Say, Seen
 from tests.qdrant_double import Collections, Engine, Points, grpc_server, rest
 
-from restaurant_llm_batch.backends._qdrant.clients import _Held
-from restaurant_llm_batch.backends.embedders import HashingEmbedder
-from restaurant_llm_batch.backends.qdrant import QdrantSearch
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import SearchQuery
 from restaurant_llm_batch.protocols import Embedding
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
+from restaurant_llm_batch.search.qdrant._clients import _Held
+from restaurant_llm_batch.search.qdrant.search import QdrantSearch
 
 REVIEW = {"restaurant_id": 1, "id": 1, "content": "맛있어요"}
 QUERY = SearchQuery(1, "맛")

@@ -19,8 +19,6 @@ from qdrant_client.http.exceptions import ResponseHandlingException
 from tests.local_server import LocalServer, Say
 from tests.qdrant_double import Collections, Engine, Points, grpc_server, rest
 
-from restaurant_llm_batch.backends._qdrant.errors import translate
-from restaurant_llm_batch.backends.qdrant import QdrantSearch
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,
@@ -29,6 +27,8 @@ from restaurant_llm_batch.errors import (
     TransientBackendError,
 )
 from restaurant_llm_batch.models import SearchQuery
+from restaurant_llm_batch.search.qdrant._errors import translate
+from restaurant_llm_batch.search.qdrant.search import QdrantSearch
 
 KEY = "k-1234567890"
 QUERY = SearchQuery(1, "맛")

@@ -12,9 +12,9 @@ import pytest
 import respx
 from pydantic import SecretStr
 
-from restaurant_llm_batch.backends.qdrant import QdrantNames, QdrantSearch
 from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import ItemId, SearchQuery
+from restaurant_llm_batch.search.qdrant.search import QdrantNames, QdrantSearch
 
 URL = "http://qdrant.test:6333"
 COLLECTION = f"{URL}/collections/reviews"

@@ -15,10 +15,10 @@ from tests.asking import COLOURS, ask
 from tests.local_server import LocalServer, Say, chat
 
 from restaurant_llm_batch import LLMReply
+from restaurant_llm_batch._http.rate_headers import duration, rate_report
+from restaurant_llm_batch._llm_response import RateBudget, RateReport
 from restaurant_llm_batch.backends import OpenAILLM, VLLMServerLLM
-from restaurant_llm_batch.backends._http.rate import duration, rate_report
 from restaurant_llm_batch.errors import RateLimited, TransientBackendError
-from restaurant_llm_batch.models import RateBudget, RateReport
 
 REQUESTS = {
     "x-ratelimit-limit-requests": "500",

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends._language import korean
-from restaurant_llm_batch.backends._language.text import sentences, stem_english, terms
+from restaurant_llm_batch._nlp import korean_stems as korean
+from restaurant_llm_batch._nlp.terms import sentences, stem_english, terms
 
 
 @pytest.mark.parametrize(

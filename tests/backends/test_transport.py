@@ -19,9 +19,9 @@ import pytest
 import trustme
 from tests.local_server import LocalServer, Say, Seen
 
+from restaurant_llm_batch._http.httpx import HttpxTransport
+from restaurant_llm_batch._http.types import Answer, Transport, TransportError
 from restaurant_llm_batch.backends import HTTPTransport, Timeout
-from restaurant_llm_batch.backends._http.over_httpx import HttpxTransport
-from restaurant_llm_batch.backends.transport import Answer, Transport, TransportError
 from restaurant_llm_batch.errors import ConfigurationError
 
 Send: TypeAlias = Callable[..., Answer]

@@ -13,8 +13,8 @@ from tests.local_server import LocalServer, Say, Seen, chat
 
 from restaurant_llm_batch import LLMReply, LLMRequest
 from restaurant_llm_batch.backends import VLLMServerLLM
-from restaurant_llm_batch.backends._vllm.metrics import VLLMMetrics, read_metrics
-from restaurant_llm_batch.backends.vllm import ServedModel
+from restaurant_llm_batch.backends.vllm._metrics import VLLMMetrics, read_metrics
+from restaurant_llm_batch.backends.vllm.server import ServedModel
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,

@@ -21,8 +21,8 @@ import anyio
 import pytest
 
 from restaurant_llm_batch import LLMReply, LLMRequest, errors
-from restaurant_llm_batch.backends._vllm.engine_codec import error_for, prepare, read
-from restaurant_llm_batch.backends.vllm_engine import VLLMEngineLLM
+from restaurant_llm_batch.backends.vllm._codec import error_for, prepare, read
+from restaurant_llm_batch.backends.vllm.engine import VLLMEngineLLM
 
 SCHEMA = {"type": "object", "properties": {"이름": {"type": "string"}}}
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from restaurant_llm_batch.backends._vllm.engine_helm import Crew, Helm, Seat
+from restaurant_llm_batch.backends.vllm._shared_engine import Crew, Helm, Seat
 
 Job = tuple[int, int]  # what to answer, and the steps it takes
 

@@ -11,7 +11,7 @@ import threading
 from hashlib import sha256
 
 from restaurant_llm_batch import LLMReply
-from restaurant_llm_batch.engine.store import Store
+from restaurant_llm_batch._store.store import Store
 
 
 def key_of(name: str, number: int) -> bytes:

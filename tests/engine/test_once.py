@@ -9,7 +9,7 @@ import pytest
 from tests.modes import STRATEGIES, WAYS, Way, by_run, strategy_name, told
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, RetryPolicy, Strategy, errors
-from restaurant_llm_batch.engine import once as engine_once
+from restaurant_llm_batch._engine import memo as engine_once
 from restaurant_llm_batch.steps import complete, once, pause, together
 from restaurant_llm_batch.testing import FakeLLM
 

@@ -9,10 +9,10 @@ import pytest
 from tests.modes import STRATEGIES, strategy_name
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy, errors, estimate_tokens
-from restaurant_llm_batch.batching import Packed
-from restaurant_llm_batch.engine.packer import CHAT_TOKENS, Packer
+from restaurant_llm_batch._engine.packer import CHAT_TOKENS, Packer
 from restaurant_llm_batch.steps import Pack, complete, pack
 from restaurant_llm_batch.testing import FakeLLM
+from restaurant_llm_batch.tokens.packing import Packed
 
 
 def step(texts: list[str], **fields: Any) -> Pack:

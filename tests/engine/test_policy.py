@@ -19,15 +19,15 @@ from restaurant_llm_batch import (
     errors,
     estimate_tokens,
 )
-from restaurant_llm_batch.engine.call import Call
-from restaurant_llm_batch.engine.functions import Function
-from restaurant_llm_batch.engine.gates import Gates
-from restaurant_llm_batch.engine.intake import Entry
-from restaurant_llm_batch.engine.packer import Packer
-from restaurant_llm_batch.engine.plan import Line, Plan
-from restaurant_llm_batch.engine.policy import govern_item
-from restaurant_llm_batch.engine.rate_gate import RateGate
-from restaurant_llm_batch.engine.run import Run
+from restaurant_llm_batch._engine.call import Call
+from restaurant_llm_batch._engine.functions import Function
+from restaurant_llm_batch._engine.items import Entry
+from restaurant_llm_batch._engine.packer import Packer
+from restaurant_llm_batch._engine.plan import Line, Plan
+from restaurant_llm_batch._engine.policy import govern_item
+from restaurant_llm_batch._engine.run import Run
+from restaurant_llm_batch._limits.limiters import Gates
+from restaurant_llm_batch._limits.rate import RateGate
 from restaurant_llm_batch.steps import Pause, Together, complete, pause, search, search_all, together
 
 REQUEST = LLMRequest("t", ())

@@ -7,9 +7,9 @@ from functools import partial
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from restaurant_llm_batch.engine.rate_gate import RateGate, Turns
-from restaurant_llm_batch.gate import _ADMITTED, _WAITING, Ticket
-from restaurant_llm_batch.pace import Pace
+from restaurant_llm_batch._limits.concurrency import _ADMITTED, _WAITING, Ticket
+from restaurant_llm_batch._limits.pacing import Pace
+from restaurant_llm_batch._limits.rate import RateGate, Turns
 
 
 class TurnsMachine(RuleBasedStateMachine):

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import RetryPolicy, errors
-from restaurant_llm_batch.engine.retry import Tries, wait_before_next
+from restaurant_llm_batch._config.retry import Tries, wait_before_next
 
 policies = st.builds(
     RetryPolicy,

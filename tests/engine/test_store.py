@@ -19,12 +19,12 @@ from tests.engine.store_child import key_of, reply_of
 from tests.engine.store_helpers import REPLY, durably, fill, ignore, key
 
 from restaurant_llm_batch import LLMReply
-from restaurant_llm_batch.engine.store import Store
-from restaurant_llm_batch.engine.store_rows import PUT_SIZES
-from restaurant_llm_batch.engine.store_writer import Durable
-from restaurant_llm_batch.engine.wake import LoopHome
+from restaurant_llm_batch._engine.mailbox import LoopHome
+from restaurant_llm_batch._llm_response import RateBudget, RateReport
+from restaurant_llm_batch._store.rows import PUT_SIZES
+from restaurant_llm_batch._store.store import Store
+from restaurant_llm_batch._store.writer import Durable
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
-from restaurant_llm_batch.models import RateBudget, RateReport
 
 
 @pytest.fixture
@@ -251,7 +251,7 @@ async def test_all_that_an_event_loop_ever_does_is_a_short_read(
     store: Store, nothing_blocks: BlockBuster
 ) -> None:
     for name in ("Connection.execute", "Cursor.fetchone"):
-        nothing_blocks.functions[f"sqlite3.{name}"].can_block_in("engine/store.py", {"_read"})
+        nothing_blocks.functions[f"sqlite3.{name}"].can_block_in("_store/store.py", {"_read"})
     home = LoopHome()
     told: list[Exception | None] = []
     for number in range(20):

@@ -15,8 +15,8 @@ import pytest
 from tests.engine.store_child import reply_of
 from tests.engine.store_helpers import REPLY, durably, fill, forks, in_child, key
 
-from restaurant_llm_batch.engine.store import Store
-from restaurant_llm_batch.engine.store_rows import FORMAT
+from restaurant_llm_batch._store.rows import FORMAT
+from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
 
 

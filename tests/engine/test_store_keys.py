@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import LLMRequest
-from restaurant_llm_batch.engine.store_keys import request_key
+from restaurant_llm_batch._store.keys import request_key
 from restaurant_llm_batch.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[2]

@@ -15,8 +15,8 @@ import pytest
 from tests.engine.store_child import key_of, reply_of
 from tests.engine.store_helpers import REPLY, durably, fill, forks, in_child, key
 
-from restaurant_llm_batch.engine.store import Store
-from restaurant_llm_batch.engine.store_writer import Durable
+from restaurant_llm_batch._store.store import Store
+from restaurant_llm_batch._store.writer import Durable
 
 CHILD = Path(__file__).with_name("store_child.py")
 

@@ -16,7 +16,7 @@ import anyio
 import pytest
 
 from restaurant_llm_batch import BatchRunner, Limits, Strategy, Success, errors
-from restaurant_llm_batch.backends.vllm_engine import VLLMEngineLLM
+from restaurant_llm_batch.backends.vllm.engine import VLLMEngineLLM
 
 from .servers import engine_processes, until
 from .test_stages import ENGINE

@@ -11,7 +11,7 @@ import anyio
 import pytest
 
 from restaurant_llm_batch import BatchRunner, LLMRequest, Strategy, errors
-from restaurant_llm_batch.backends.vllm import ServedModel
+from restaurant_llm_batch.backends.vllm.server import ServedModel
 
 from .servers import Server, until
 from .workload import TASK, bounded, free, sample

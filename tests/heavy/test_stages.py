@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from restaurant_llm_batch import BatchReport, BatchRunner, Limits, Strategy, Success
-from restaurant_llm_batch.backends.vllm_engine import VLLMEngineLLM
+from restaurant_llm_batch.backends.vllm.engine import VLLMEngineLLM
 from restaurant_llm_batch.models import ItemId
 from restaurant_llm_batch.results import AspectSummary
 

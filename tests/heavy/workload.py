@@ -10,7 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 from restaurant_llm_batch import LLMReply, LLMRequest, RetryPolicy, SummarizeAspects
-from restaurant_llm_batch.backends import EmbeddedSearch
+from restaurant_llm_batch.search import EmbeddedSearch
 
 TASK = SummarizeAspects(limit=1, max_tokens=300, temperature=0.0, language="auto")
 """The main job; greedy, so that the same prompt has the same answer."""

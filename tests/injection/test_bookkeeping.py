@@ -31,7 +31,7 @@ from restaurant_llm_batch import (
     errors,
 )
 from restaurant_llm_batch.models import Hit, ItemId, SearchQuery
-from restaurant_llm_batch.report import Outcome
+from restaurant_llm_batch.outcomes import Outcome
 from restaurant_llm_batch.results import AspectSummary
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 

@@ -16,8 +16,8 @@ from tests.injection.jobs import JOBS, PLAIN, RESTAURANT, asked
 from tests.injection.prompt import HOLE, read_prompt, roles, user
 
 from restaurant_llm_batch import LLMRequest
-from restaurant_llm_batch.batching import CUT_MARK
-from restaurant_llm_batch.tasks.asking import _REPAIR, LONGEST_QUOTE
+from restaurant_llm_batch.tasks._asking import _REPAIR, LONGEST_QUOTE
+from restaurant_llm_batch.tokens.packing import CUT_MARK
 
 each_job = pytest.mark.parametrize("job", JOBS)
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)

@@ -22,7 +22,7 @@ from tokenizers.models import BPE
 from tokenizers.pre_tokenizers import ByteLevel
 
 from restaurant_llm_batch import LLMRequest
-from restaurant_llm_batch.tasks.prompts import quoted
+from restaurant_llm_batch.tasks._prompts.aspects import quoted
 
 FAMILIES = {
     "chatml": ["<|im_start|>", "<|im_end|>", "<|endoftext|>", "<tool_call>", "<think>", "</think>"],

@@ -24,7 +24,8 @@ from restaurant_llm_batch.errors import (
     PermanentBackendError,
     QuotaExhausted,
 )
-from restaurant_llm_batch.integrations._web import answers, documents
+from restaurant_llm_batch.integrations._fastapi import openapi as documents
+from restaurant_llm_batch.integrations._fastapi import serialize as answers
 from restaurant_llm_batch.integrations.fastapi import batch_router
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 

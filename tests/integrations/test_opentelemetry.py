@@ -33,7 +33,7 @@ from restaurant_llm_batch.events import (
     RunStarted,
 )
 from restaurant_llm_batch.integrations.opentelemetry import OpenTelemetryObserver
-from restaurant_llm_batch.report import RunStats
+from restaurant_llm_batch.outcomes import RunStats
 from restaurant_llm_batch.steps import Flow, complete
 from restaurant_llm_batch.tasks.summary import SummarizeAspects
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
@@ -469,7 +469,7 @@ from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace import TracerProvider
 from restaurant_llm_batch.events import RunEnded, RunStarted
 from restaurant_llm_batch.integrations.opentelemetry import OpenTelemetryObserver
-from restaurant_llm_batch.report import RunStats
+from restaurant_llm_batch.outcomes import RunStats
 
 observer = OpenTelemetryObserver()
 observer(RunStarted(1, 0.0, 0))

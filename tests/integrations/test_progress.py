@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from restaurant_llm_batch import BatchRunner, Failure, RetryPolicy, Strategy, Success
-from restaurant_llm_batch.backends import EmbeddedSearch, OfflineLLM
+from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.errors import BackendError, RateLimited, RunStopped, TransientBackendError
 from restaurant_llm_batch.events import (
     CallEnded,
@@ -27,7 +27,8 @@ from restaurant_llm_batch.events import (
 )
 from restaurant_llm_batch.integrations._tally import Tally, duration
 from restaurant_llm_batch.integrations.progress import RichProgress
-from restaurant_llm_batch.report import RunStats, Stage
+from restaurant_llm_batch.outcomes import RunStats, Stage
+from restaurant_llm_batch.search import EmbeddedSearch
 from restaurant_llm_batch.tasks.summary import SummarizeAspects
 
 

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import BatchRunner, Failure, LLMReply, LLMRequest, RetryPolicy, Strategy, Success
-from restaurant_llm_batch.backends import EmbeddedSearch, OfflineLLM
+from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.errors import (
     BackendError,
     ConfigurationError,
@@ -32,8 +32,9 @@ from restaurant_llm_batch.events import (
     RunEnded,
     RunStarted,
 )
-from restaurant_llm_batch.integrations.counters import Counters
-from restaurant_llm_batch.report import RunStats, Stage
+from restaurant_llm_batch.integrations.metrics import Counters
+from restaurant_llm_batch.outcomes import RunStats, Stage
+from restaurant_llm_batch.search import EmbeddedSearch
 from restaurant_llm_batch.steps import Flow, complete
 from restaurant_llm_batch.tasks.summary import SummarizeAspects
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from restaurant_llm_batch import Limits, LLMReply, LLMRequest, estimate_tokens
-from restaurant_llm_batch.engine.packer import Packer
+from restaurant_llm_batch._engine.packer import Packer
 from restaurant_llm_batch.steps import Complete, Flow, Once, Pack, SearchAll, Together, drive
 
 Answer = Callable[[LLMRequest], LLMReply | str]

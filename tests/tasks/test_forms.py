@@ -10,7 +10,7 @@ import pytest
 
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import Review
-from restaurant_llm_batch.tasks.forms import (
+from restaurant_llm_batch.tasks._schemas import (
     ComparisonForm,
     RestaurantForm,
     ReviewedForm,

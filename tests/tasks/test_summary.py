@@ -23,10 +23,10 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch.batching import CUT_MARK
 from restaurant_llm_batch.steps import Complete, SearchAll
-from restaurant_llm_batch.tasks.prompts import quoted
+from restaurant_llm_batch.tasks._prompts.aspects import quoted
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
+from restaurant_llm_batch.tokens.packing import CUT_MARK
 
 Flow = Generator[Any, Any, RestaurantSummary]
 

@@ -22,8 +22,9 @@ from restaurant_llm_batch import (
     RetryPolicy,
     Strategy,
 )
+from restaurant_llm_batch._llm_response import RateBudget, RateReport
 from restaurant_llm_batch.backends import OpenAILLM, VLLMServerLLM
-from restaurant_llm_batch.backends.vllm import ServedModel
+from restaurant_llm_batch.backends.vllm.server import ServedModel
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,
@@ -34,7 +35,6 @@ from restaurant_llm_batch.errors import (
     RateLimited,
     TransientBackendError,
 )
-from restaurant_llm_batch.models import RateBudget, RateReport
 from restaurant_llm_batch.testing import FakeSearch
 from restaurant_llm_batch.testing.server import Asked, FaultKind, Faults, FaultServer
 

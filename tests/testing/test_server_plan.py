@@ -15,13 +15,13 @@ from hypothesis import strategies as st
 
 from restaurant_llm_batch import LLMReply
 from restaurant_llm_batch.errors import ConfigurationError, OutputError
-from restaurant_llm_batch.tasks.parsing import read_object
-from restaurant_llm_batch.testing._server.asked import Asked, count_tokens, read_chat, read_job
-from restaurant_llm_batch.testing._server.bucket import Bucket
-from restaurant_llm_batch.testing._server.chat import duration
-from restaurant_llm_batch.testing._server.jobs import ALIVE, Job, Jobs
-from restaurant_llm_batch.testing._server.writing import spoil
+from restaurant_llm_batch.tasks._parsing import read_object
 from restaurant_llm_batch.testing.server import Faults
+from restaurant_llm_batch.testing.server._answers import spoil
+from restaurant_llm_batch.testing.server._bucket import Bucket
+from restaurant_llm_batch.testing.server._chat_api import duration
+from restaurant_llm_batch.testing.server._jobs import ALIVE, Job, Jobs
+from restaurant_llm_batch.testing.server._requests import Asked, count_tokens, read_chat, read_job
 
 DIGESTS = [f"{number:016x}" for number in range(2000)]
 SHARES: Any = {"reset": 0.1, "server_error": 0.25, "truncated": 0.05}

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from restaurant_llm_batch import LLMReply, LLMRequest
-from restaurant_llm_batch.backends.runpod import Polling, RunPodLLM
+from restaurant_llm_batch.backends.runpod.llm import Polling, RunPodLLM
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,

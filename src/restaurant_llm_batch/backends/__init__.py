@@ -1,4 +1,4 @@
-"""Search and model backends, and counters of tokens; each is imported when it is first used, with what it needs."""
+"""LLM backends, one package for each service; each is imported with its client when it is first used."""
 
 from __future__ import annotations
 
@@ -6,54 +6,32 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .counters import TiktokenCounter, TokenizersCounter, VLLMTokenCounter
-    from .embedded import EmbeddedSearch
-    from .embedders import HashingEmbedder, HashingSparse
-    from .embedders_api import EmbeddingsAPI
-    from .embedders_fastembed import FastEmbedBM25, FastEmbedder
-    from .offline import OfflineLLM
-    from .openai import OpenAILLM
-    from .qdrant import QdrantSearch
-    from .runpod import RunPodLLM
-    from .transport import HTTPTransport, Timeout
-    from .vllm import VLLMServerLLM
-    from .vllm_engine import VLLMEngineLLM
+    from .._http.transport import HTTPTransport
+    from .._http.types import Timeout
+    from .offline.llm import OfflineLLM
+    from .openai.llm import OpenAILLM
+    from .runpod.llm import RunPodLLM
+    from .vllm._counter import VLLMTokenCounter
+    from .vllm.engine import VLLMEngineLLM
+    from .vllm.server import VLLMServerLLM
 
-_HOMES = {
-    "EmbeddedSearch": "embedded",
-    "EmbeddingsAPI": "embedders_api",
-    "FastEmbedBM25": "embedders_fastembed",
-    "FastEmbedder": "embedders_fastembed",
-    "HTTPTransport": "transport",
-    "HashingEmbedder": "embedders",
-    "HashingSparse": "embedders",
-    "OfflineLLM": "offline",
-    "OpenAILLM": "openai",
-    "QdrantSearch": "qdrant",
-    "RunPodLLM": "runpod",
-    "TiktokenCounter": "counters",
-    "Timeout": "transport",
-    "TokenizersCounter": "counters",
-    "VLLMEngineLLM": "vllm_engine",
-    "VLLMServerLLM": "vllm",
-    "VLLMTokenCounter": "counters",
+_MODULES = {
+    "HTTPTransport": ".._http.transport",
+    "OfflineLLM": ".offline.llm",
+    "OpenAILLM": ".openai.llm",
+    "RunPodLLM": ".runpod.llm",
+    "Timeout": ".._http.types",
+    "VLLMEngineLLM": ".vllm.engine",
+    "VLLMServerLLM": ".vllm.server",
+    "VLLMTokenCounter": ".vllm._counter",
 }
 
 __all__ = [
-    "EmbeddedSearch",
-    "EmbeddingsAPI",
-    "FastEmbedBM25",
-    "FastEmbedder",
     "HTTPTransport",
-    "HashingEmbedder",
-    "HashingSparse",
     "OfflineLLM",
     "OpenAILLM",
-    "QdrantSearch",
     "RunPodLLM",
-    "TiktokenCounter",
     "Timeout",
-    "TokenizersCounter",
     "VLLMEngineLLM",
     "VLLMServerLLM",
     "VLLMTokenCounter",
@@ -61,9 +39,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    return getattr(import_module(_MODULES[name], __name__), name)
 
 
 def __dir__() -> list[str]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from ..report import Stage
+from ..outcomes import Stage
 
 CallOutcome: TypeAlias = Literal["answered", "refused", "failed", "cancelled"]
 """What became of a call; "cancelled" is one whose run was given up before it came back."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..events import CallEnded, CallStarted, ItemEnded
 from ..models import ItemId
-from ..report import Failure
+from ..outcomes import Failure
 
 _SAME_MOMENT = 1e-6
 """Seconds: a call's beginning is told twice, once as a difference, which rounds."""

@@ -10,7 +10,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
 
 from ..events import CallEnded, CallStarted, ItemEnded, RetryPlanned
-from ..report import Failure, Stage
+from ..outcomes import Failure, Stage
 from ._otel_names import (
     ERROR_TYPE,
     LOST,

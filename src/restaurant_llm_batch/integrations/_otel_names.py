@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..errors import RateLimited
-from ..report import Stage
+from ..outcomes import Stage
 
 SCOPE = "restaurant_llm_batch"
 

@@ -10,9 +10,10 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
 
+from .._llm_response import LLMReply
 from ..events import CallEnded, CallStarted, ItemEnded, ItemStarted, RetryPlanned, RunEnded, RunStarted
-from ..models import ItemId, LLMReply
-from ..report import Failure, Stage
+from ..models import ItemId
+from ..outcomes import Failure, Stage
 from ._open_calls import is_refused_input
 from ._otel_names import (
     CACHED_TOKENS,

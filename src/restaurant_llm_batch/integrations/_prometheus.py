@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
 from typing import TypeAlias
 
-from ..report import Stage
+from ..outcomes import Stage
 from ._counted import CallOutcome, CountersSnapshot, Histogram
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"

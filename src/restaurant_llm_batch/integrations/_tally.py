@@ -10,7 +10,7 @@ from typing import TypeAlias, TypeVar
 from ..errors import RateLimited
 from ..events import CallEnded, CallStarted, Event, ItemEnded, RetryPlanned, RunEnded, RunStarted
 from ..models import ItemId
-from ..report import Failure
+from ..outcomes import Failure
 
 _T = TypeVar("_T")
 

@@ -14,19 +14,19 @@ except ModuleNotFoundError as error:
         "this needs FastAPI; write pip install 'restaurant-llm-batch[fastapi]'", name="fastapi"
     ) from error
 
+from .._runner import BatchRunner
 from ..errors import ConfigurationError
-from ..runner import BatchRunner
 from ..tasks.reviews import SummarizeReviews
 from ..tasks.sentiment import AnalyzeSentiment
 from ..tasks.strengths import ExtractStrengths
 from ..tasks.summary import SummarizeAspects
-from ._web import documents
-from ._web.jobs import Tasks
-from ._web.reading import BatchRequest, Bounds
-from ._web.requests import SentimentAnalysisBatchRequest, StrengthBatchRequest, SummaryRequest
-from ._web.responses import SentimentAnalysisBatchResponse, StrengthBatchResponse, SummaryBatchResponse
-from ._web.route import routes_within
-from ._web.serving import answer
+from ._fastapi import openapi as documents
+from ._fastapi.jobs import Tasks
+from ._fastapi.request import BatchRequest, Bounds
+from ._fastapi.requests import SentimentAnalysisBatchRequest, StrengthBatchRequest, SummaryRequest
+from ._fastapi.responses import SentimentAnalysisBatchResponse, StrengthBatchResponse, SummaryBatchResponse
+from ._fastapi.route import routes_within
+from ._fastapi.serving import answer
 
 MAX_BODY_BYTES = 8 * 2**20
 MAX_ITEMS = 200

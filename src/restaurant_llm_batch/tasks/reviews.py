@@ -10,10 +10,10 @@ from typing import Any
 from ..models import ItemId, Review, ReviewKind, SortedReviews
 from ..results import ReviewSummary
 from ..steps import Flow
-from . import review_prompts as prompts
-from .checks import check_count, check_language, check_temperature
-from .digest import Digest, Job, Line
-from .language import Choice, choose
+from ._common import check_count, check_language, check_temperature
+from ._language import Choice, choose
+from ._map_reduce import Digest, Job, Line
+from ._prompts import reviews as prompts
 
 FIELDS = ("positive_summary", "negative_summary", "overall_summary")
 
@@ -63,7 +63,7 @@ class SummarizeReviews:
 
     def read(self, raw: Any, /) -> SortedReviews:
         """Check one item: a mapping or a `SortedReviews`."""
-        from .forms import SortedForm, read_item
+        from ._schemas import SortedForm, read_item
 
         form = read_item(SortedForm, raw)
         return SortedReviews(

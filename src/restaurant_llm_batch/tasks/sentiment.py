@@ -7,17 +7,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ..batching import CUT_MARK, Packed, halved
 from ..errors import ConfigurationError, OutputError, OutputInvalid, PromptTooLong
 from ..models import ItemId, LLMRequest, Review, ReviewedRestaurant
 from ..results import RestaurantSentiment, ReviewLabel, Sentiment
 from ..steps import Flow, complete, pack, together
-from . import review_prompts as prompts
-from .checks import check_count, check_language, check_temperature
-from .failing import raise_first, told, value_or_failure
-from .labels import read_labels
-from .language import Choice, choose
-from .prompts import Language
+from ..tokens.packing import CUT_MARK, Packed, halved
+from ._common import check_count, check_language, check_temperature
+from ._failing import raise_first, told, value_or_failure
+from ._labels import read_labels
+from ._language import Choice, choose
+from ._prompts import reviews as prompts
+from ._prompts.aspects import Language
 
 ANSWER_TOKENS = 32
 """What stands around the labels."""
@@ -82,7 +82,7 @@ class AnalyzeSentiment:
 
     def read(self, raw: Any, /) -> ReviewedRestaurant:
         """Check one item: a mapping or a `ReviewedRestaurant`."""
-        from .forms import ReviewedForm, read_item
+        from ._schemas import ReviewedForm, read_item
 
         form = read_item(ReviewedForm, raw)
         return ReviewedRestaurant(

@@ -10,13 +10,13 @@ from typing import Any, TypeAlias
 from ..models import Comparison, Hit, ItemId, Review, SearchQuery
 from ..results import RestaurantStrength
 from ..steps import Flow, once, pack, search_all
-from . import review_prompts as prompts
+from ._common import check, check_count, check_language, check_temperature
+from ._failing import raise_first
+from ._language import Choice, choose
+from ._map_reduce import Digest, Job, Line
+from ._prompts import reviews as prompts
+from ._prompts.aspects import Language
 from .aspects import query_texts
-from .checks import check, check_count, check_language, check_temperature
-from .digest import Digest, Job, Line
-from .failing import raise_first
-from .language import Choice, choose
-from .prompts import Language
 
 Reviews: TypeAlias = tuple[Review, ...]
 
@@ -86,7 +86,7 @@ class ExtractStrengths:
 
     def read(self, raw: Any, /) -> Comparison:
         """Check one item: a mapping or a `Comparison`."""
-        from .forms import ComparisonForm, read_item
+        from ._schemas import ComparisonForm, read_item
 
         form = read_item(ComparisonForm, raw)
         target, others = form.target_reviews, form.comparison_reviews

@@ -7,19 +7,20 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from ..batching import halved
+from .._llm_response import LLMReply
 from ..errors import OutputError, PromptTooLong
-from ..models import Hit, ItemId, LLMReply, LLMRequest, RestaurantRef, SearchQuery, as_item_id
+from ..models import Hit, ItemId, LLMRequest, RestaurantRef, SearchQuery, as_item_id
 from ..results import AspectSummary, RestaurantSummary
 from ..steps import Flow, complete, search_all, together
-from . import prompts
-from .asking import ask, mend
+from ..tokens.packing import halved
+from ._asking import ask, mend
+from ._common import check, check_count, check_language, check_temperature, is_count
+from ._failing import told, value_or_failure
+from ._language import language_of
+from ._parsing import read_aspect, read_object, read_overall
+from ._prompts import aspects as prompts
+from ._prompts.aspects import Language
 from .aspects import Aspects, query_texts
-from .checks import check, check_count, check_language, check_temperature, is_count
-from .failing import told, value_or_failure
-from .language import language_of
-from .parsing import read_aspect, read_object, read_overall
-from .prompts import Language
 
 Shown = Mapping[str, Sequence[Hit]]
 """The reviews that the model is shown, by aspect."""
@@ -85,7 +86,7 @@ class SummarizeAspects:
         """Check one item: an id, a mapping or a `RestaurantRef`."""
         if not isinstance(raw, (Mapping, RestaurantRef)):
             return RestaurantRef(as_item_id(raw, "restaurant_id"))
-        from .forms import read_restaurant
+        from ._schemas import read_restaurant
 
         return read_restaurant(raw)
 

@@ -6,17 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from ..chunking import split_in_two
+from .._llm_response import LLMReply
 from ..errors import OutputTruncated, PromptTooLong
-from ..models import Document, ItemId, LLMReply, LLMRequest
+from ..models import Document, ItemId, LLMRequest
 from ..results import Vocabulary, VocabularyKind
 from ..steps import Flow, Maybe, together
-from . import vocabulary_prompts as prompts
-from .asking import ask
-from .checks import check, check_count, check_language, check_temperature
-from .language import Choice, choose
-from .prompts import Language
-from .vocabulary_merge import (
+from ..tokens.chunking import split_in_two
+from ._asking import ask
+from ._common import check, check_count, check_language, check_temperature
+from ._language import Choice, choose
+from ._prompts import vocabulary as prompts
+from ._prompts.aspects import Language
+from ._vocabulary_merge import (
     Reading,
     failures,
     join,
@@ -93,7 +94,7 @@ class ExtractVocabulary:
 
     def read(self, raw: Any, /) -> Document:
         """Check one item: a mapping or a `Document`."""
-        from .vocabulary_forms import read_document
+        from ._vocabulary_schemas import read_document
 
         return read_document(raw)
 
@@ -144,7 +145,7 @@ class ExtractVocabulary:
         splits: int = _MOST_SPLITS,
     ) -> Flow[Reading]:
         """Ask about one chunk, or about both halves of one that is too long."""
-        from .vocabulary_forms import read_phrases, read_words
+        from ._vocabulary_schemas import read_phrases, read_words
 
         def read(reply: LLMReply) -> Reading:
             return Reading(read_words(reply) if kind == "words" else read_phrases(reply), reply.model)

@@ -13,8 +13,9 @@ from typing import Any, TypeAlias
 
 import anyio
 
+from .._llm_response import LLMReply
 from ..errors import ConfigurationError
-from ..models import Hit, ItemId, LLMReply, LLMRequest, SearchQuery
+from ..models import Hit, ItemId, LLMRequest, SearchQuery
 from ._checks import (
     check_answer,
     check_categories,

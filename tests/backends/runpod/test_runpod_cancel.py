@@ -19,8 +19,8 @@ from tests.local_server import Say, Seen
 
 from restaurant_llm_batch import errors
 from restaurant_llm_batch.backends import HTTPTransport
-from restaurant_llm_batch.backends.runpod import Polling, Rate, RunPodLimits, RunPodLLM
-from restaurant_llm_batch.patience import GivenUp, until
+from restaurant_llm_batch.backends.runpod.llm import Polling, Rate, RunPodLimits, RunPodLLM
+from restaurant_llm_batch.cancellation import GivenUp, until
 
 POINTS = 200
 LONGEST = 0.15

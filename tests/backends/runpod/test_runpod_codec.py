@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from tests.backends.runpod.dispatcher import KEY, asking, completion
 
 from restaurant_llm_batch import LLMReply
+from restaurant_llm_batch._http.secrets import Secret
 from restaurant_llm_batch.backends import RunPodLLM
-from restaurant_llm_batch.backends._http.secret import Secret
-from restaurant_llm_batch.backends._runpod.codec import failure, read_output
-from restaurant_llm_batch.backends._runpod.health import read_health
+from restaurant_llm_batch.backends.runpod._codec import failure, read_output
+from restaurant_llm_batch.backends.runpod._health import read_health
 from restaurant_llm_batch.errors import (
     BackendError,
     PermanentBackendError,

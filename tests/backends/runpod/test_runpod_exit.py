@@ -16,19 +16,19 @@ from collections.abc import Callable
 import pytest
 from tests.backends.runpod.dispatcher import KEY, Dispatcher, End, Work, asking, completion
 
-from restaurant_llm_batch.backends._runpod import ledger
-from restaurant_llm_batch.backends._runpod.steps import Job
-from restaurant_llm_batch.backends.runpod import Polling, RunPodLLM
+from restaurant_llm_batch.backends.runpod import _live_jobs as ledger
+from restaurant_llm_batch.backends.runpod._job import Job
+from restaurant_llm_batch.backends.runpod.llm import Polling, RunPodLLM
+from restaurant_llm_batch.cancellation import GivenUp, until
 from restaurant_llm_batch.errors import RunStopped
-from restaurant_llm_batch.patience import GivenUp, until
 
 PROGRAM = """
 import asyncio, os, sys, threading
 from restaurant_llm_batch import BatchRunner, LLMRequest, Limits, Strategy
 from restaurant_llm_batch.backends import RunPodLLM
-from restaurant_llm_batch.backends._runpod import ledger
-from restaurant_llm_batch.backends._runpod.steps import Job
-from restaurant_llm_batch.backends.runpod import Polling
+from restaurant_llm_batch.backends.runpod import _live_jobs as ledger
+from restaurant_llm_batch.backends.runpod._job import Job
+from restaurant_llm_batch.backends.runpod.llm import Polling
 from restaurant_llm_batch.steps import complete
 
 def asking(item):

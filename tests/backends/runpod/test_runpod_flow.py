@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from tests.backends.runpod.dispatcher import KEY, completion
 
 from restaurant_llm_batch import LLMReply
-from restaurant_llm_batch.backends._http.secret import Secret
-from restaurant_llm_batch.backends._runpod.flow import CANCEL_WAITS, TERMINAL, JobFlows
-from restaurant_llm_batch.backends._runpod.steps import Job, Now, Send
-from restaurant_llm_batch.backends.runpod import Polling
-from restaurant_llm_batch.backends.transport import Answer, Timeout, TransportError
+from restaurant_llm_batch._http.secrets import Secret
+from restaurant_llm_batch._http.types import Answer, Timeout, TransportError
+from restaurant_llm_batch.backends.runpod._flows import CANCEL_WAITS, TERMINAL, JobFlows
+from restaurant_llm_batch.backends.runpod._job import Job, Now, Send
+from restaurant_llm_batch.backends.runpod.llm import Polling
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends._runpod.pace import Pace
-from restaurant_llm_batch.backends.runpod import Rate, RunPodLimits
+from restaurant_llm_batch.backends.runpod._rate_limits import Pace
+from restaurant_llm_batch.backends.runpod.llm import Rate, RunPodLimits
 from restaurant_llm_batch.errors import ConfigurationError
 
 STEPS = st.lists(st.floats(0, 30) | st.just(0.0), max_size=200)

@@ -14,10 +14,11 @@ import pytest
 import respx
 from tests.backends.runpod.dispatcher import KEY, WORKERS, asking, completion
 
+from restaurant_llm_batch._http.httpx import HttpxTransport
 from restaurant_llm_batch.backends import RunPodLLM, Timeout
-from restaurant_llm_batch.backends._http.over_httpx import HttpxTransport
-from restaurant_llm_batch.backends._runpod import flow, pace
-from restaurant_llm_batch.backends.runpod import Polling, Rate, RunPodLimits
+from restaurant_llm_batch.backends.runpod import _flows as flow
+from restaurant_llm_batch.backends.runpod import _rate_limits as pace
+from restaurant_llm_batch.backends.runpod.llm import Polling, Rate, RunPodLimits
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     ConfigurationError,

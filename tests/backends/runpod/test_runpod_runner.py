@@ -16,7 +16,7 @@ from tests.local_server import Say, Seen
 from tests.modes import STRATEGIES, WAYS, Way, by_arun, by_run, strategy_name, told
 
 from restaurant_llm_batch import BatchRunner, Limits, RetryPolicy, Strategy
-from restaurant_llm_batch.backends.runpod import Polling, Rate, RunPodLimits, RunPodLLM
+from restaurant_llm_batch.backends.runpod.llm import Polling, Rate, RunPodLimits, RunPodLLM
 from restaurant_llm_batch.steps import Flow, complete
 
 ITEMS = list(range(50))

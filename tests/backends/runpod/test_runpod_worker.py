@@ -16,7 +16,7 @@ import pytest
 from tests.backends.runpod.dispatcher import KEY, WORKER, Dispatcher, asking, worker_environment
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy
-from restaurant_llm_batch.backends.runpod import Polling, RunPodLLM
+from restaurant_llm_batch.backends.runpod.llm import Polling, RunPodLLM
 from restaurant_llm_batch.errors import (
     BackendError,
     PermanentBackendError,

@@ -1,0 +1,165 @@
+"""The door: items as the user gave them become entries, or failures in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..errors import ConfigurationError
+from ..models import ItemId
+from ..outcomes import Failure, Stage
+from ..protocols import Task
+
+ID_FIELDS = ("id", "item_id", "restaurant_id", "target_restaurant_id", "document_id")
+"""Where an item's id is looked for, in this order, unless the item is its own id."""
+MOST_COMPLAINTS = 5
+"""How many bad items of a list one error names."""
+
+
+@dataclass(slots=True)
+class Entry:
+    """
+    An item on its way through a run.
+
+    Attributes:
+        index: Its place in the input, from 0.
+        item_id: Its name.
+        priority: Lower goes first.
+        item: What the task's flow takes.
+        arrival: When it entered the window, on the runner's counter.
+        deadline: When its time is up, on `time.monotonic`'s clock; None for never.
+        underway: Whether the model has answered it anything.
+        retried: Answers that came only at a later try, and which.
+        kept: Answers that are in the store, and their keys there.
+        errors: What calls of this item raised in the end, with stage and tries.
+    """
+
+    index: int
+    item_id: ItemId
+    priority: int
+    item: Any
+    arrival: int = 0
+    deadline: float | None = None
+    underway: bool = False
+    retried: list[tuple[Any, int]] = field(default_factory=list)
+    kept: list[tuple[Any, bytes]] = field(default_factory=list)
+    errors: list[tuple[BaseException, Stage, int]] = field(default_factory=list)
+
+
+class Intake:
+    """
+    Reads items, lazily where the input is lazy.
+
+    A collection (a list, a tuple, a range, a set, ...) is checked whole, before any call. From any other
+    iterable a bad item becomes a `Failure` in its place, and an id is a duplicate while an item of that id is
+    open.
+
+    Attributes:
+        total: How many items there are, or None when the input does not tell.
+
+    Raises:
+        ConfigurationError: When the items are not iterable, or some item of a collection is bad.
+    """
+
+    def __init__(self, task: Task[Any], items: Iterable[Any]) -> None:
+        self._task = task
+        self._open: set[ItemId] = set()
+        self.total: int | None = None
+        self._entries: Iterator[Entry | Failure]
+        if hasattr(items, "__aiter__"):
+            raise ConfigurationError(
+                "items must be an iterable that is not async; collect them first, "
+                "with [item async for item in items]"
+            )
+        if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
+            raise ConfigurationError(
+                f"items must be a list or another iterable of items, got {type(items).__name__}; "
+                "write [item] for a single one"
+            )
+        if isinstance(items, Collection):
+            entries = self._read_whole(items)
+            self.total = len(entries)
+            self._entries = iter(entries)
+        else:
+            self._entries = self._read_lazily(items)
+
+    def __iter__(self) -> Iterator[Entry | Failure]:
+        return self
+
+    def __next__(self) -> Entry | Failure:
+        return next(self._entries)
+
+    @property
+    def checked_whole(self) -> bool:
+        """Whether nothing of the user's runs when the next entry is taken."""
+        return self.total is not None
+
+    def ended(self, entry: Entry) -> None:
+        """Note that an entry is open no longer."""
+        self._open.discard(entry.item_id)
+
+    def _read_whole(self, items: Collection[Any]) -> list[Entry]:
+        entries: list[Entry] = []
+        complaints: list[str] = []
+        first: dict[ItemId, int] = {}
+        for index, raw in enumerate(items):
+            try:
+                entry = self._read(index, raw)
+            except ConfigurationError as error:
+                complaints.append(str(error))
+                continue
+            if entry.item_id in first:
+                complaints.append(
+                    f"item {index}: duplicate id {entry.item_id!r}, already item "
+                    f"{first[entry.item_id]}; give each item once"
+                )
+                continue
+            first[entry.item_id] = index
+            entries.append(entry)
+        if complaints:
+            more = len(complaints) - MOST_COMPLAINTS
+            tail = [f"and {more} more"] if more > 0 else []
+            raise ConfigurationError("; ".join(complaints[:MOST_COMPLAINTS] + tail))
+        return entries
+
+    def _read_lazily(self, items: Iterable[Any]) -> Iterator[Entry | Failure]:
+        for index, raw in enumerate(items):
+            try:
+                entry = self._read(index, raw)
+                if entry.item_id in self._open:
+                    raise ConfigurationError(
+                        f"item {index}: duplicate id {entry.item_id!r}, which is still open; "
+                        "give each item once"
+                    )
+            except Exception as error:  # whatever a task of the user's own raises for a bad item
+                yield Failure(_name_of(raw), error, "input", index=index)
+            else:
+                self._open.add(entry.item_id)
+                yield entry
+
+    def _read(self, index: int, raw: Any) -> Entry:
+        try:
+            item = self._task.read(raw)
+            item_id, priority = self._task.identify(item)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"item {index}: {error}") from error.__cause__
+        except Exception as error:
+            raise ConfigurationError(f"item {index}: {type(error).__name__}: {error}") from error
+        return Entry(index, item_id, priority, item)
+
+
+class LocalSource:
+    """Entries read where the run is."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    def take(self, room: int) -> Entry | Failure | None:
+        """Return the next entry, or None after the last."""
+        return next(self._intake, None)
+
+
+def _name_of(raw: Any) -> ItemId | None:
+    names = [raw.get(field) for field in ID_FIELDS] if isinstance(raw, dict) else [raw]
+    return next((name for name in names if isinstance(name, (int, str))), None)

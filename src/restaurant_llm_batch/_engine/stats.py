@@ -1,0 +1,100 @@
+"""Counting what a run does."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections import Counter
+
+from .._llm_response import LLMReply
+from ..errors import RateLimited
+from ..outcomes import LimitStep, RunStats
+
+
+class Meter:
+    """
+    The sums of one run.
+
+    Not an observer of events: making and showing two events for every call takes longer than counting it,
+    and most runs have nobody else who watches. And calls in flight cannot be counted from events: a
+    blocking call returns in its thread a moment before the run hears of it.
+    """
+
+    def __init__(self) -> None:
+        self.began = self.latest = 0.0
+        self.succeeded = self.failed = 0
+        self.retries = 0
+        self.found = 0
+        self._calls: Counter[str] = Counter()
+        self._refusals = 0
+        self._prompt_tokens = 0
+        self._completion_tokens = 0
+        self._cached_tokens = 0
+        self._lock = threading.Lock()
+        self._in_flight: Counter[str] = Counter()
+        self._peak: dict[str, int] = {}
+
+    def enter(self, stage: str, weight: int) -> None:
+        """Note that a call begins."""
+        with self._lock:
+            self._calls[stage] += weight
+            now = self._in_flight[stage] = self._in_flight[stage] + weight
+            if now > self._peak.get(stage, 0):
+                self._peak[stage] = now
+
+    def leave(self, stage: str, weight: int) -> None:
+        """Note that a call's backend has returned; in whichever thread it did."""
+        with self._lock:
+            self._in_flight[stage] -= weight
+
+    def in_flight(self, stage: str) -> int:
+        """Return how many calls are at the backend."""
+        return self._in_flight[stage]
+
+    def answered(self, reply: LLMReply) -> None:
+        """Note what the model read and wrote."""
+        self._prompt_tokens += reply.prompt_tokens
+        self._completion_tokens += reply.completion_tokens
+        self._cached_tokens += reply.cached_tokens
+
+    def raised(self, error: BaseException) -> None:
+        """Note what a call raised."""
+        self._refusals += isinstance(error, RateLimited)
+
+    def stats(
+        self,
+        stopped_because: str | None,
+        limit_history: tuple[LimitStep, ...] = (),
+        cost: float | None = None,
+    ) -> RunStats:
+        """Return the sums so far."""
+        with self._lock:
+            calls, peak = dict(self._calls), dict(self._peak)
+        return RunStats(
+            wall_seconds=max(0.0, self.latest - self.began),
+            succeeded=self.succeeded,
+            failed=self.failed,
+            calls=calls,
+            retries=self.retries,
+            refusals=self._refusals,
+            found=self.found,
+            prompt_tokens=self._prompt_tokens,
+            completion_tokens=self._completion_tokens,
+            cached_tokens=self._cached_tokens,
+            peak_in_flight=peak,
+            peak_memory_mib=peak_memory_mib(),
+            stopped_because=stopped_because,
+            limit_history=limit_history,
+            cost=cost,
+        )
+
+
+def peak_memory_mib() -> float | None:
+    """Return the process's peak resident memory in MiB, or None on systems that do not tell."""
+    try:
+        import resource
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Kilobytes on Linux, bytes on macOS (getrusage(2) of each).
+    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

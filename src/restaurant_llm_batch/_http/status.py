@@ -1,0 +1,143 @@
+"""What HTTP answers mean: statuses and headers, as errors of ours."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from math import isfinite
+from typing import Any
+
+from pydantic_core import from_json, to_json
+
+from ..errors import (
+    AuthenticationFailed,
+    BackendError,
+    ConfigurationError,
+    PermanentBackendError,
+    PromptTooLong,
+    QuotaExhausted,
+    RateLimited,
+    TransientBackendError,
+)
+from .rate_headers import rate_report
+from .secrets import Secret
+from .types import Answer, TransportError
+
+_MAY_PASS = frozenset({408, 409, 425})
+LONGEST_WORDS = 500
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """
+    Return a JSON body.
+
+    Korean stays Korean, since escapes would cost several tokens a syllable; half of a surrogate pair, which
+    no encoding can carry, becomes a question mark.
+    """
+    try:
+        return to_json(body)  # several times faster, but strict about text
+    except ValueError:
+        return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
+
+
+def decode(answer: Answer, backend: str, secret: Secret | None = None) -> Any:
+    """
+    Return the JSON of an answer.
+
+    Raises:
+        TransientBackendError: When it is none; something between us and the service answered instead.
+    """
+    try:
+        return from_json(answer.body)
+    except ValueError:
+        words = answer.body.decode("utf-8", "replace")
+        words = words if secret is None else secret.scrub(words)
+    # Out here, since the decoder's error holds the whole answer, in which the key may be repeated.
+    raise TransientBackendError(
+        f"{backend} answered with something that is not JSON: {words[:80]!r}",
+        backend=backend,
+        status=answer.status,
+    )
+
+
+def no_answer(error: TransportError, backend: str) -> TransientBackendError:
+    """Return the error for an exchange without an answer."""
+    return TransientBackendError(f"{backend} did not answer: {error}", backend=backend)
+
+
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Return the seconds that a service asks us to wait (``retry-after-ms``, ``Retry-After``), or None."""
+    milliseconds = _number(headers.get("retry-after-ms"))
+    if milliseconds is not None:
+        return milliseconds / 1000
+    given = headers.get("retry-after")
+    seconds = _number(given)
+    if seconds is not None or given is None:
+        return seconds
+    try:
+        until = parsedate_to_datetime(given)
+    except ValueError:
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+
+
+def error_for(
+    status: int, words: str, backend: str, *, headers: Mapping[str, str] | None = None
+) -> BackendError:
+    """
+    Return the error that a status means, where the service's own words say nothing more exact.
+
+    Args:
+        status: The HTTP status.
+        words: What the service said, free of secrets.
+        backend: The backend's name.
+        headers: The answer's headers.
+    """
+    words = (
+        f"{backend} answered {status}: {words[:LONGEST_WORDS]}" if words else f"{backend} answered {status}"
+    )
+    wait = retry_after(headers or {})
+    if status == 429:
+        rate = rate_report(headers or {})
+        return RateLimited(words, rate=rate, retry_after=wait, backend=backend, status=status)
+    if status in _MAY_PASS or status >= 500:
+        return TransientBackendError(words, retry_after=wait, backend=backend, status=status)
+    if status in (401, 403):
+        return AuthenticationFailed(words, backend=backend, status=status)
+    if status == 402:
+        return QuotaExhausted(words, backend=backend, status=status)
+    if status == 413:
+        return PromptTooLong(words, backend=backend, status=status)
+    if 300 <= status < 400:
+        place = (headers or {}).get("location", "elsewhere")
+        words = f"{words} (it sends us to {place}; write the final address as the base URL)"
+    return PermanentBackendError(words, backend=backend, status=status)
+
+
+def base_url(url: str, *, without: str = "") -> str:
+    """
+    Return a base URL without a slash, or `without`, at its end.
+
+    Raises:
+        ConfigurationError: When it is not a URL, or holds a password.
+    """
+    if not str(url).startswith(("http://", "https://")):
+        raise ConfigurationError(
+            f"base_url must start with http:// or https://, got {url!r}; write for example "
+            '"http://localhost:8000"'
+        )
+    if "@" in url.split("/")[2]:
+        raise ConfigurationError("base_url must not hold a user or password; write them as api_key=...")
+    return url.rstrip("/").removesuffix(without).rstrip("/") if without else url.rstrip("/")
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        number = float(text or "")
+    except ValueError:
+        return None
+    return number if isfinite(number) and number >= 0 else None

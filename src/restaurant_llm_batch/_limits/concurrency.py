@@ -1,0 +1,343 @@
+"""
+Admission: at most so many calls at once, the most urgent first.
+
+`Admission` is the state machine, a `Queue`: told what happened, it says who is let in; it knows no thread, loop or
+clock. `Gate` puts one lock around it, so that one limit holds across threads, event loops and runners.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
+from time import monotonic
+from typing import Generic, TypeVar
+
+from ..errors import ConfigurationError
+from .aimd import AdaptiveLimit, Controller, LimitChange, Outcome
+
+# Plain integers: members of an Enum take longer to look up than the rest of an admission takes.
+_NEW, _WAITING, _ADMITTED, _GONE = range(4)
+
+
+class Ticket:
+    """
+    One call's claim to a slot.
+
+    Args:
+        wake: Called once when the ticket is admitted after having waited, from whichever thread freed the
+            slot; it must not block. It returns False when nobody is left to use the slot, which is then
+            handed on.
+        priority: Lower goes first.
+        arrival: Among equal priorities, lower goes first: when the item that calls entered the window.
+        weight: Slots it takes.
+
+    Attributes:
+        depth: Slots taken when it was admitted, its own included.
+        epoch: How often an adaptive limit had been cut by then.
+    """
+
+    __slots__ = ("arrival", "depth", "epoch", "priority", "state", "wake", "weight")
+
+    def __init__(
+        self,
+        wake: Callable[[], object],
+        priority: int = 0,
+        arrival: float = 0,
+        weight: int = 1,
+    ) -> None:
+        self.wake = wake
+        self.priority = priority
+        self.arrival = arrival
+        self.weight = weight
+        self.depth = 0
+        self.epoch = 0
+        self.state = _NEW
+
+
+class Queue(ABC):
+    """
+    Tickets in line; the base of what says who is let in. Its methods return the tickets that are admitted now.
+
+    Tickets are admitted by (priority, arrival of the item, order of asking). The first in the queue is never
+    overtaken, not even by a lighter one.
+
+    Attributes:
+        waiting: How many wait.
+    """
+
+    __slots__ = ("_asked", "_queue", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self._asked = 0
+        self._queue: list[tuple[int, float, int, Ticket]] = []
+
+    def ask(self, ticket: Ticket) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; no other can be by its coming."""
+        if not self.waiting and self._fits(ticket):
+            self._enter(ticket)
+            return True
+        self._wait(ticket)
+        return bool(self._admit())
+
+    def _wait(self, ticket: Ticket) -> None:
+        ticket.state = _WAITING
+        self.waiting += 1
+        self._asked += 1
+        heappush(self._queue, (ticket.priority, ticket.arrival, self._asked, ticket))
+
+    def withdraw(self, ticket: Ticket) -> list[Ticket]:
+        """Forget a ticket, whether it waits or was just admitted."""
+        if ticket.state is _WAITING:
+            ticket.state = _GONE  # stays in the heap until it surfaces, or most of the heap is such
+            self.waiting -= 1
+            if len(self._queue) > 2 * self.waiting + 64:
+                self._queue = [entry for entry in self._queue if entry[3].state == _WAITING]
+                heapify(self._queue)
+            return self._admit()
+        return self.done(ticket)
+
+    def lift(self, ticket: Ticket, priority: int, arrival: float) -> list[Ticket]:
+        """Move a waiting ticket forward, to where one of this priority and arrival would be."""
+        if ticket.state is not _WAITING or (priority, arrival) >= (ticket.priority, ticket.arrival):
+            return []
+        ticket.priority, ticket.arrival = priority, arrival
+        self._asked += 1
+        heappush(self._queue, (priority, arrival, self._asked, ticket))  # its old place is passed over
+        return self._admit()  # it may be lighter than the one that was first
+
+    def done(self, ticket: Ticket, outcome: Outcome = "other", now: float = 0.0) -> list[Ticket]:
+        """Take back what an admitted ticket holds; anything but an admitted ticket is left alone."""
+        if ticket.state is not _ADMITTED:
+            return []
+        ticket.state = _GONE
+        self._left(ticket, outcome, now)
+        return self._admit()
+
+    def first(self) -> Ticket | None:
+        """Return the first who waits."""
+        while self._queue and self._queue[0][3].state is not _WAITING:
+            heappop(self._queue)
+        return self._queue[0][3] if self._queue else None
+
+    @abstractmethod
+    def _fits(self, ticket: Ticket) -> bool:
+        """Tell whether a ticket may be admitted now."""
+
+    def _enter(self, ticket: Ticket) -> None:
+        """Admit a ticket."""
+        ticket.state = _ADMITTED
+
+    @abstractmethod
+    def _left(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        """Take back what a ticket held."""
+
+    def _admit(self) -> list[Ticket]:
+        admitted: list[Ticket] = []
+        queue = self._queue
+        while queue:
+            ticket = queue[0][3]
+            if ticket.state is _WAITING:  # or it is gone, or was admitted from a better place
+                if not self._fits(ticket):
+                    break
+                self.waiting -= 1
+                self._enter(ticket)
+                admitted.append(ticket)
+            heappop(queue)
+        return admitted
+
+
+class Admission(Queue):
+    """
+    The state machine of a gate.
+
+    Args:
+        limit: The most slots taken at once, or how it is found.
+        now: The time, on the clock of every later `now`.
+
+    A ticket heavier than the whole limit is admitted alone.
+    """
+
+    __slots__ = ("control", "in_flight", "limit", "peak")
+
+    def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
+        super().__init__()
+        self.control = None if isinstance(limit, int) else Controller(limit, now)
+        self.limit = limit if isinstance(limit, int) else limit.start
+        self.in_flight = 0
+        self.peak = 0
+
+    def resize(self, limit: int, now: float = 0.0) -> list[Ticket]:
+        """Change the limit; calls in flight above a smaller one are left to end."""
+        if self.control is not None:
+            self.control.set(limit, now)
+            limit = self.control.limit
+        self.limit = limit
+        return self._admit()
+
+    def _fits(self, ticket: Ticket) -> bool:
+        return not self.in_flight or self.in_flight + ticket.weight <= self.limit
+
+    def _enter(self, ticket: Ticket) -> None:
+        ticket.state = _ADMITTED
+        ticket.depth = self.in_flight = self.in_flight + ticket.weight
+        if self.control is not None:
+            ticket.epoch = self.control.epoch
+        if self.in_flight > self.peak:
+            self.peak = self.in_flight
+
+    def _left(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+        self.in_flight -= ticket.weight
+        if self.control is not None:
+            self.control.told(outcome, ticket.depth, ticket.epoch, now)
+            self.limit = self.control.limit
+
+
+@dataclass(frozen=True, slots=True)
+class GateStatistics:
+    """A gate at one moment: its limit, calls in flight, calls waiting, and the most ever in flight."""
+
+    limit: int
+    in_flight: int
+    waiting: int
+    peak: int
+
+
+State = TypeVar("State", bound=Queue)
+
+
+class Shared(ABC, Generic[State]):
+    """One lock around a queue, so that it holds across threads, event loops and runners."""
+
+    def __init__(self) -> None:
+        # By process: after a fork the parent's calls are in flight in the parent only, its lock may be held.
+        self._states = {os.getpid(): (threading.Lock(), self._begin(None))}
+
+    @abstractmethod
+    def _begin(self, parents: State | None) -> State:
+        """Return a new state, in a forked child with its parent's to go by."""
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for it."""
+        return self._here()[1].waiting
+
+    def ask(self, ticket: Ticket) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
+        lock, state = self._here()
+        with lock:
+            return state.ask(ticket)
+
+    @abstractmethod
+    def done(self, ticket: Ticket, outcome: Outcome = "other") -> None:
+        """Take back what an admitted ticket holds, and say what became of its call. Twice does nothing."""
+
+    def withdraw(self, ticket: Ticket) -> None:
+        """Give up a ticket, whether it waits or was just admitted."""
+        lock, state = self._here()
+        with lock:
+            admitted = state.withdraw(ticket)
+        self._wake(admitted)
+
+    def lift(self, ticket: Ticket, priority: int, arrival: float) -> None:
+        """Move a waiting ticket forward, to where one of this priority and arrival would be."""
+        lock, state = self._here()
+        with lock:
+            admitted = state.lift(ticket, priority, arrival)
+        self._wake(admitted)
+
+    def _here(self) -> tuple[threading.Lock, State]:
+        pid = os.getpid()
+        state = self._states.get(pid)
+        if state is None:
+            (_, parents), *_ = self._states.values()
+            state = self._states.setdefault(pid, (threading.Lock(), self._begin(parents)))
+        return state
+
+    def _wake(self, admitted: list[Ticket]) -> None:
+        lock, state = self._here()
+        while admitted:
+            ticket = admitted.pop(0)
+            if ticket.wake() is False:
+                with lock:
+                    admitted += state.done(ticket)
+
+
+class Gate(Shared[Admission]):
+    """
+    A limit on calls in flight that threads, event loops and runners can share.
+
+    Pass one to several runners' `Limits` to make them share a limit, for example two runners on one GPU:
+
+        gpu = Gate(8)
+        BatchRunner(llm=llm, limits=Limits(llm=gpu))
+
+    Args:
+        limit: The most calls in flight, at least 1; or an `AdaptiveLimit`, which finds it.
+    """
+
+    def __init__(self, limit: int | AdaptiveLimit) -> None:
+        if not isinstance(limit, AdaptiveLimit):
+            _checked(limit)
+        self._given = limit
+        super().__init__()
+
+    def _begin(self, parents: Admission | None) -> Admission:
+        # A limit that was set by hand goes along; an adaptive one begins anew, with what this process sees.
+        set_by_hand = parents is not None and isinstance(self._given, int)
+        return Admission(parents.limit if parents is not None and set_by_hand else self._given, monotonic())
+
+    @property
+    def limit(self) -> int:
+        """
+        The most calls in flight. May be set at any time; a smaller one waits for calls to end.
+
+        An adaptive limit goes on from what was set, within its bounds.
+        """
+        return self._here()[1].limit
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        _checked(limit)
+        lock, state = self._here()
+        with lock:
+            admitted = state.resize(limit, monotonic())
+        self._wake(admitted)
+
+    @property
+    def history(self) -> tuple[LimitChange, ...]:
+        """What an adaptive limit has been, and since when; empty for one that is a number."""
+        lock, state = self._here()
+        with lock:
+            return () if state.control is None else tuple(state.control.history)
+
+    def statistics(self) -> GateStatistics:
+        """Return how full the gate is now."""
+        lock, state = self._here()
+        with lock:
+            return GateStatistics(state.limit, state.in_flight, state.waiting, state.peak)
+
+    def done(self, ticket: Ticket, outcome: Outcome = "other") -> None:
+        """Free an admitted ticket's slots, and say what became of its call. Doing it twice does nothing."""
+        lock, state = self._here()
+        now = 0.0 if state.control is None else monotonic()
+        with lock:
+            admitted = state.done(ticket, outcome, now)
+        if admitted:
+            self._wake(admitted)
+
+    def __repr__(self) -> str:
+        state = self.statistics()
+        return f"<Gate {state.in_flight}/{state.limit} in flight, {state.waiting} waiting>"
+
+
+def _checked(limit: object) -> int:
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        raise ConfigurationError(
+            f"a Gate needs a limit of at least 1, got {limit!r}; write for example Gate(8)"
+        )
+    return limit

@@ -1,0 +1,158 @@
+"""
+English words by their forms and their neighbours: base form and part of speech, without a dictionary.
+
+Lists know the common words of reviews, endings many of the others (-ful, -ous, -ly), and the word
+before tells most of what is left: after "was very" stands an adjective, after "we" a verb. Anything
+else is taken for a noun.
+"""
+
+from __future__ import annotations
+
+from .reading import GUESS, LIKELY, SURE, PartOfSpeech, Reading, listed
+from .terms import stem_english, terms
+
+_LONGEST = 30
+
+_ADJECTIVES = listed(
+    "good great excellent amazing awesome fantastic wonderful delicious tasty yummy perfect incredible best nice "
+    "friendly attentive helpful fresh outstanding superb exceptional phenomenal fabulous delightful pleasant "
+    "beautiful lovely romantic cozy reasonable affordable courteous polite prompt accommodating professional "
+    "gracious knowledgeable divine terrific favorite reliable exquisite elegant flavorful juicy tender inexpensive "
+    "happy charming efficient spectacular decent memorable stellar unbelievable scenic impressive bad terrible "
+    "horrible awful poor worst slow rude overpriced expensive pricey disappointing disappointed mediocre bland cold "
+    "dry overcooked undercooked salty greasy soggy stale loud noisy crowded cramped small tiny dirty inattentive "
+    "unfriendly arrogant wrong limited annoying overrated ridiculous hungry tired uncomfortable raw burnt "
+    "unavailable uninspired pathetic average boring hot warm spicy sweet sour bitter crispy crunchy creamy rich "
+    "light heavy big huge large little long short new old young high low early late fast quick quiet clean cheap "
+    "full busy empty special local authentic traditional italian french chinese japanese korean mexican american "
+    "indian thai greek spanish asian whole different similar sure able ready worth fun cool soft tough rare medium "
+    "fried grilled baked roasted smoked steamed homemade seasonal main extra super real true easy hard simple open "
+    "fine okay ok live outdoor indoor upscale trendy classic casual intimate pretty many few several last first "
+    "next second better worse bigger smaller well-cooked free generous unique fancy black white red green "
+    "usual worthy extraordinary important appropriate interesting lukewarm marginal vibrant stressed "
+    "substandard unsatisfied underwhelmed overrated horrendous crappy uninterested lousy bright dark"
+)
+_ADVERBS = listed(
+    "always never often sometimes usually really quite rather almost already still yet soon later again together "
+    "twice maybe perhaps well instead however else nearby ever though away definitely"
+)
+# What the analyser keeps for the search and no vocabulary needs.
+_EMPTY = listed(
+    "like one two three four five six seven eight nine ten despite during besides except without within across along "
+    "among around behind toward towards since per via although unless whether may might shall nor either neither "
+    "everyone someone anyone nobody everybody somebody everything something anything nothing many few several "
+    "really just even back way lot lots bit let hey lol thing things able sure first last next second ever "
+    "though yet still already perhaps maybe else however instead should must today each another between due etc "
+    "enough ago overall going gone must being yes its ours those any all both"
+)
+_LY_ADJECTIVES = frozenset(
+    ("friendly", "lovely", "early", "daily", "ugly", "unfriendly", "lively", "costly", "homely")
+)
+_LY_NOUNS = frozenset(("family", "jelly", "belly", "assembly", "reply", "supply"))
+_BASES = (
+    "order serve arrive taste love enjoy recommend wait ask try want visit return come go eat drink dine pay cost "
+    "charge bring take make give get tell say feel think know find look seem leave stay sit seat start finish share "
+    "cook bake fry grill roast season refill clean clear check call book reserve cancel change offer include expect "
+    "need help greet welcome smile ignore forget remember apologize explain suggest impress disappoint surprise "
+    "celebrate plan decide choose pick walk drive park move keep let put use work live hear see watch smell complain "
+    "become begin run turn send spend hope wish believe understand deserve lack improve exceed treat attend"
+)
+_VERBS = {stem_english(base): base for base in _BASES.split()}
+_IRREGULAR = {
+    form: base
+    for base, forms in {
+        "come": "came", "go": "went gone", "eat": "ate eaten", "drink": "drank", "pay": "paid", "bring": "brought",
+        "take": "took taken", "make": "made", "give": "gave given", "tell": "told", "say": "said", "feel": "felt",
+        "think": "thought", "know": "knew known", "find": "found", "leave": "left", "sit": "sat", "forget": "forgot "
+        "forgotten", "choose": "chose chosen", "drive": "drove", "keep": "kept", "hear": "heard", "see": "saw seen",
+        "become": "became", "begin": "began begun", "run": "ran", "send": "sent", "spend": "spent",
+        "understand": "understood",
+    }.items()
+    for form in forms.split()
+}  # fmt: skip
+# Words that are verbs and nouns alike; what stands before them decides.
+_BOTH = listed("order drink seat taste look start change book help plan walk work park check visit cost")
+_NOUNS = listed(
+    "evening morning pudding dressing wedding dumpling lighting seating building ceiling stuffing topping frosting "
+    "icing serving filling setting parking wing thing nothing something everything anything ring king spring "
+    "string sibling bed bread shed food wood weed seed breed curry gravy berry party city pastry brewery bakery "
+    "salmon lemon meal deal detail portal rental arrival total hospital festival cocktail olive table vegetable "
+    "principle relish dish fish radish"
+)
+_ADJECTIVE_ENDINGS = ("ful", "ous", "able", "ible", "less", "ive", "ish", "ical", "ional", "ic")
+_PLURAL_ONLY = frozenset(("fries", "tapas", "grits", "news", "series", "hors", "lens", "calamari"))
+_AFTER_VERB = listed(
+    "i we you they he she who to would will could can should must might didn't don't doesn't won't couldn't "
+    "can't wouldn't never always also"
+)
+_AFTER_ADJECTIVE = listed(
+    "is was were are be been very so too really quite extremely pretty incredibly super absolutely isn't wasn't "
+    "weren't aren't more most felt seemed looked tasted"
+)
+_AFTER_NOUN = listed(
+    "the a an our my your their his her its this that these those of with for at from in no some any each every"
+)
+
+
+def read(token: str, before: str) -> tuple[str, Reading | None]:
+    """
+    Read one form of a word.
+
+    Args:
+        token: The word, in lower case.
+        before: The word before it, or "".
+
+    Returns:
+        The stem, equal for all forms of a word, and the reading, None where there is no telling.
+    """
+    plain = token.replace("’", "'").removesuffix("'s")
+    if not 2 < len(plain) <= _LONGEST or "'" in plain or plain in _EMPTY or not terms(plain):
+        return plain[:_LONGEST], None
+    base = _IRREGULAR.get(plain)
+    if base:
+        return stem_english(base), Reading(base, "v", SURE)
+    stem = stem_english(plain)
+    return stem, _listed(plain, stem, before) or _ending(plain) or _by_place(plain, before)
+
+
+def _listed(word: str, stem: str, before: str) -> Reading | None:
+    if word in _ADJECTIVES:
+        return Reading(word, "adj", SURE)
+    if word in _ADVERBS:
+        return Reading(word, "adv", SURE)
+    if word in _PLURAL_ONLY:
+        return Reading(word, "n", SURE)
+    base = _VERBS.get(stem)
+    if base and base not in _BOTH and word not in _NOUNS:
+        return Reading(base, "v", SURE)
+    if base and (before in _AFTER_VERB or word.endswith(("ed", "ing"))):
+        return Reading(base, "v", LIKELY)
+    singular = _singular(word)
+    return Reading(singular, "n", LIKELY) if base or singular in _NOUNS else None
+
+
+def _ending(word: str) -> Reading | None:
+    if word.endswith("ly") and len(word) > 4 and word not in _LY_NOUNS:
+        return Reading(word, "adj" if word in _LY_ADJECTIVES else "adv", SURE)
+    if word.endswith(_ADJECTIVE_ENDINGS) and len(word) > 5:
+        return Reading(word, "adj", LIKELY)
+    return None
+
+
+def _by_place(word: str, before: str) -> Reading | None:
+    pos: PartOfSpeech = "n"
+    if before in _AFTER_ADJECTIVE and not word.endswith(("s", "ing")):
+        pos = "adj"
+    elif (
+        word.endswith(("ed", "ing")) and len(word) > 5 and before not in _AFTER_NOUN
+    ) or before in _AFTER_VERB:
+        pos = "v"
+    return Reading(word if pos != "n" else _singular(word), pos, LIKELY if before in _AFTER_NOUN else GUESS)
+
+
+def _singular(word: str) -> str:
+    if len(word) < 4 or word in _PLURAL_ONLY or not word.endswith("s") or word.endswith(("ss", "us", "is")):
+        return word
+    if word.endswith("ies") and len(word) > 4:
+        return word[:-3] + "y"
+    return word[:-2] if word.endswith(("sses", "shes", "ches", "xes", "zzes", "toes")) else word[:-1]

@@ -1,0 +1,128 @@
+"""
+The analyzer that the default embedder and the offline model share.
+
+It turns a text into terms and into sentences, and knows Korean and English well enough to make the
+forms of a word meet. Runs of Han and kana become pairs of characters; other scripts stay words.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from ..tokens.sentences import sentences
+from . import korean_stems as korean
+
+__all__ = ["normalise", "sentences", "stem_english", "terms"]
+
+# Putting a run of accents in order costs the square of its length; no letter carries this many.
+_SIGNS = re.compile(r"([^\w\s]{32})[^\w\s]++")
+_TOKEN = re.compile(
+    r"(?P<hangul>[가-힣]+)"
+    r"|(?P<number>\d+(?:[.,]\d+)*)"
+    r"|(?P<cjk>[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)"
+    r"|(?P<latin>[a-z\u00df-\u024f]+(?:['\u2019][a-z]+)?)"
+    r"|(?P<other>[^\W\d_ᄀ-ᇿㄱ-ㆎ]+)"
+)
+
+_KOREAN = (
+    "정말 진짜 너무 아주 매우 완전 그냥 역시 조금 약간 다소 많이 제일 가장 특히 항상 다시 또 "
+    "더 좀 잘 꼭 다 그리고 그런데 근데 하지만 그래서 그래도 그러나 그런 이런 저런 어떤 그렇게 "
+    "이렇게 우리 저희 제가 저는 나는 내가 것 거 게 수 때 등 및 이 그 저 안 못 곳 점 듯 만 중 "
+    "후 전 하는 하고 해서 했 하 한 할 있 없 되 같 있었 싶 보 가 오 주 여기 거기 이거 그거 "
+    "때문 정도 대한 위한 갔 왔 먹 사람 생각"
+)
+_KOREAN_STOPS = frozenset(_KOREAN.split())
+_ENGLISH = (
+    "a an and are as at be been but by can could d did do does doesn don didn for from get "
+    "got had has have he her here him his how i if in into is isn it its just ll m me more "
+    "most much my no not of on one or our out over re s she so some t than that the their "
+    "them then there these they this those to too up us ve very was wasn we went were what "
+    "when where which who will with would you your all also about after again am any because "
+    "before being both down even ever every only other own same such through under until "
+    "while why"
+)
+_ENGLISH_STOPS = frozenset(_ENGLISH.split())
+_LY_WORDS = frozenset(
+    ("family", "only", "early", "daily", "reply", "supply", "friendly", "lovely", "ugly", "jelly")
+)
+_VOWEL = re.compile(r"[aeiouy]")
+
+
+def normalise(text: str) -> str:
+    """Bring a text into the form that terms are taken from: NFKC, lower case."""
+    return unicodedata.normalize("NFKC", _SIGNS.sub(r"\1", text)).lower()
+
+
+def terms(text: str) -> list[str]:
+    """
+    Return the stems of the words that carry meaning, in their order, as often as they occur.
+
+    Args:
+        text: Any text; an empty one has no terms.
+    """
+    found: list[str] = []
+    for match in _TOKEN.finditer(normalise(text)):
+        found.extend(_stems(match.lastgroup or "", match[0]))
+    return found
+
+
+def _stems(script: str, token: str) -> list[str]:
+    if script == "hangul":
+        if token in _KOREAN_STOPS:
+            return []
+        stem = korean.stem(token)
+        return [] if stem in _KOREAN_STOPS else [stem]
+    if script == "latin":
+        word = re.split("['\u2019]", _without_accents(token))[0]
+        return [] if word in _ENGLISH_STOPS or len(word) < 2 else [stem_english(word)]
+    if script == "cjk":
+        return [token[i : i + 2] for i in range(max(1, len(token) - 1))]
+    return [token.replace(",", "")]
+
+
+def _without_accents(word: str) -> str:
+    if word.isascii():
+        return word
+    plain = (c for c in unicodedata.normalize("NFD", word) if not unicodedata.combining(c))
+    return "".join(plain)
+
+
+def stem_english(word: str) -> str:
+    """
+    Return the stem of an English word: plural, tense, adverb and comparative endings off.
+
+    Args:
+        word: The word, in lower case.
+    """
+    # The plural goes first: what is left may carry another ending (servings, offerings).
+    word = _singular(word)
+    for suffix, put in (("iness", "y"), ("ness", ""), ("iest", "y"), ("ier", "y"), ("ily", "y")):
+        if word.endswith(suffix) and len(word) - len(suffix) >= 3:
+            word = word[: -len(suffix)] + put
+            break
+    if word.endswith("ly") and len(word) >= 6 and word not in _LY_WORDS:
+        word = word[:-1] + "e" if word[-3] == "b" else word[:-2]
+    for suffix in ("ing", "ed"):
+        left = word[: -len(suffix)]
+        if word.endswith(suffix) and len(left) >= 3 and _VOWEL.search(left):
+            word = _undouble(left)
+            break
+    if len(word) > 3 and word.endswith("e"):
+        word = word[:-1]
+    return word[:-1] + "i" if len(word) > 3 and word.endswith("y") else word
+
+
+def _singular(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes", "zes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+def _undouble(word: str) -> str:
+    # "chopped" lost a doubled letter's twin; "grilled" and "missed" keep theirs in the plain form.
+    return word[:-1] if word[-1] == word[-2] and word[-1] not in "lsz" else word

@@ -1,0 +1,1 @@
+"""Stored replies, in-flight calls and job ids: one SQLite file that outlives a run."""

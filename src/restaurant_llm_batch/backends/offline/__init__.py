@@ -1,0 +1,1 @@
+"""OfflineLLM: summaries and labels extracted from the reviews themselves, without a model."""

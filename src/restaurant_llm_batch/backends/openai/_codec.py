@@ -1,0 +1,194 @@
+"""What is particular to OpenAI's own service, on top of the codec it shares with others. Pure functions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..._http.openai_api import chat_body, chat_error, read_chat
+from ..._http.secrets import Secret
+from ..._http.status import LONGEST_WORDS
+from ..._http.types import TransportError
+from ..._llm_response import LLMReply
+from ...errors import (
+    BackendError,
+    ConfigurationError,
+    PermanentBackendError,
+    PromptTooLong,
+    TransientBackendError,
+)
+from ...models import LLMRequest
+from ._strict import is_strict
+
+if TYPE_CHECKING:
+    from httpx2 import Request, Response
+
+BACKEND = "openai"
+_KEY_HEADERS = ("authorization", "api-key")
+_TOO_LARGE = "Request too large"
+_HINTS = {
+    "temperature": "write OpenAILLM(..., send_temperature=False)",
+    "max_tokens": 'write OpenAILLM(..., max_tokens_field="max_completion_tokens")',
+    "max_completion_tokens": 'write OpenAILLM(..., max_tokens_field="max_tokens")',
+    "service_tier": "write another OpenAILLM(..., service_tier=...), or none",
+}
+"""What to write when a server refuses a field, by the field's name."""
+
+
+def check_arguments(
+    model: Any, service_tier: Any, prompt_cache_key: Any, max_tokens_field: Any, extra_body: Any
+) -> None:
+    """
+    Check what goes into every request.
+
+    Raises:
+        ConfigurationError: When one of them cannot be used.
+    """
+    if not (isinstance(model, str) and model):
+        raise ConfigurationError(f'model must be a name, got {model!r}; write for example "gpt-4.1-mini"')
+    for field, value in (("service_tier", service_tier), ("prompt_cache_key", prompt_cache_key)):
+        if value is not None and not (isinstance(value, str) and value):
+            raise ConfigurationError(f"{field} must be a word or None, got {value!r}")
+    if max_tokens_field not in (None, "max_tokens", "max_completion_tokens"):
+        raise ConfigurationError(
+            f'max_tokens_field must be "max_tokens" or "max_completion_tokens", got {max_tokens_field!r}'
+        )
+    if extra_body is not None and not isinstance(extra_body, Mapping):
+        raise ConfigurationError(f"extra_body must be a mapping of fields, got {type(extra_body).__name__}")
+    if (extra_body or {}).get("stream"):
+        raise ConfigurationError("extra_body must not ask for a stream: whole answers are read; leave it out")
+
+
+def body_for(
+    request: LLMRequest, model: str, *, most_tokens: str, temperature: bool, more: Mapping[str, Any]
+) -> dict[str, Any]:
+    """
+    Return the body of a chat completion.
+
+    Args:
+        request: The question.
+        model: The model's name.
+        most_tokens: What the service calls the limit on the answer's tokens.
+        temperature: Whether to send the temperature.
+        more: Further fields, which go before ours.
+    """
+    body = chat_body(request, model, most_tokens=most_tokens)
+    if not temperature:
+        del body["temperature"]
+    for message in body["messages"]:
+        message["content"] = _carryable(message["content"])
+    if request.schema is not None:
+        body["response_format"]["json_schema"]["strict"] = is_strict(request.schema)
+    body.update(more)
+    return body
+
+
+def reply_from(response: Response) -> LLMReply:
+    """
+    Return the reply in an answer of the service.
+
+    Raises:
+        BackendError: When it holds none.
+    """
+    key = _key_of(response.request)
+    body = _body_of(response)
+    if isinstance(body, str):
+        words = body[:80] if key is None else key.scrub(body)[:80]
+        raise TransientBackendError(
+            f"{BACKEND} answered with something that is not JSON: {words!r}", backend=BACKEND
+        )
+    return read_chat(body, BACKEND, key, response.headers)
+
+
+def failure_of(error: Exception) -> BackendError:
+    """
+    Return what an exception of the SDK's means.
+
+    The exception is its cause, except where the service echoed the key in it.
+    """
+    from openai import APIConnectionError, APIStatusError
+
+    if isinstance(error, APIStatusError):
+        return _refusal(error, error.response)
+    failure: BackendError
+    if isinstance(error, APIConnectionError):
+        failure = TransientBackendError(f"{BACKEND} did not answer: {_reason(error)}", backend=BACKEND)
+    else:
+        failure = PermanentBackendError(f"{BACKEND}: {type(error).__name__}: {error}", backend=BACKEND)
+    failure.__cause__ = error
+    return failure
+
+
+def _refusal(error: Exception, response: Response) -> BackendError:
+    key = _key_of(response.request)
+    body = _with_hint(_body_of(response), response)
+    failure = _too_large(response.status_code, body, key) or chat_error(
+        response.status_code, body, response.headers, BACKEND, key
+    )
+    if key is None or key.reveal() not in f"{error} {response.text} {response.headers.multi_items()}":
+        failure.__cause__ = error
+    return failure
+
+
+def _too_large(status: int, body: Any, key: Secret | None) -> PromptTooLong | None:
+    """
+    Return the error for a request that is larger than what a whole minute allows, or None.
+
+    Its status and its code say no more than "too fast"; only its words tell that it never can succeed.
+    """
+    error = body.get("error") if isinstance(body, dict) else None
+    words = str(error.get("message") or "") if isinstance(error, dict) else ""
+    if status != 429 or not words.startswith(_TOO_LARGE):
+        return None
+    if key is not None:
+        words = key.scrub(words)
+    return PromptTooLong(f"{BACKEND}: {words[:LONGEST_WORDS]}", backend=BACKEND, status=status)
+
+
+def _with_hint(body: Any, response: Response) -> Any:
+    error = body.get("error") if isinstance(body, dict) else None
+    if response.status_code == 404 and "/v1" not in response.request.url.path:
+        return {"error": {"message": f"{error or body} (most servers want a base_url that ends with /v1)"}}
+    hint = _HINTS.get(str(error.get("param"))) if isinstance(error, dict) else None
+    if error is None or hint is None:
+        return body
+    return {"error": {**error, "message": f"{error.get('message')} To mend it, {hint}"}}
+
+
+def _body_of(response: Response) -> Any:
+    try:
+        return json.loads(response.content)
+    except ValueError:
+        return response.text
+
+
+def _reason(error: Exception) -> str:
+    """Return why no answer came: what our transport said, or whatever the client's own did."""
+    cause = error.__cause__
+    while cause is not None and not isinstance(cause, TransportError):
+        cause = cause.__cause__
+    if cause is not None:
+        return str(cause)
+    cause = error.__cause__ or error
+    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+
+
+def _key_of(request: Request) -> Secret | None:
+    """Return the key that a request carried, wherever it came from."""
+    for header in _KEY_HEADERS:
+        key = request.headers.get(header, "").removeprefix("Bearer ").strip()
+        if key:
+            return Secret(key)
+    return None
+
+
+def _carryable(text: str) -> str:
+    """Return text that UTF-8 can carry: half of a surrogate pair becomes a question mark."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text

@@ -1,0 +1,173 @@
+"""The blocking driver of RunPod's flows: in the calling thread, which may be a worker thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from time import monotonic, sleep
+from typing import Any
+
+from ..._http.exchange import Wire
+from ..._http.in_use import InUse
+from ..._http.types import Answer
+from ..._llm_response import LLMReply
+from ...cancellation import is_given_up, to_the_end, wait
+from ...errors import PermanentBackendError, RunStopped
+from ...steps import Pause, drive
+from ._flows import JobFlows
+from ._health import RunPodHealth
+from ._job import Job, Notes, Now, Operation, Send, log
+from ._live_jobs import Ledger, Phase
+from ._rate_limits import Lane
+from ._signals import HeldSignals
+
+GRACE = 30.0
+"""
+Seconds after which no further attempt to cancel a job is begun.
+
+Most are cancelled in a moment, but RunPod takes only 100 cancellations in ten seconds.
+"""
+LOOK_AROUND = 0.2
+"""Seconds between looks whether a run was given up, while all slots of an operation are taken."""
+
+
+class BlockingJobs:
+    """
+    Runs jobs in the calling thread.
+
+    Args:
+        flows: The endpoint's flows.
+        wire: Sends exchanges.
+        headers: The headers of each, the key among them.
+        lanes: The limits of each operation.
+        ledger: Where jobs are kept while they may be alive.
+    """
+
+    def __init__(
+        self,
+        flows: JobFlows,
+        wire: Wire,
+        headers: Mapping[str, str],
+        lanes: Mapping[str, Lane],
+        ledger: Ledger,
+    ) -> None:
+        self._flows = flows
+        self._wire = wire
+        self._headers = headers
+        self._lanes = lanes
+        self._ledger = ledger
+        self._in_use = InUse()
+
+    def complete(self, body: bytes, max_tokens: int, notes: Notes | None = None) -> LLMReply:
+        """Run a job, or go on with one that is noted; it is cancelled if this ends before it does."""
+        with self._using():
+            found = None if notes is None else notes.find()
+            if found is not None:
+                try:
+                    return self._run(found, body, max_tokens)
+                except PermanentBackendError:
+                    if not found.may_be_replaced:
+                        raise
+            return self._run(Job(notes=notes), body, max_tokens)
+
+    def _run(self, job: Job, body: bytes, max_tokens: int) -> LLMReply:
+        with self._ledger.keeping(job):
+            try:
+                if not job.found:
+                    # An exchange that is cut off here may leave a job whose number nobody knows.
+                    with self._slot("run", _go_on), HeldSignals(), to_the_end():
+                        drive(self._flows.submit(job, body), self._send)
+                self._ledger.note(job, Phase.WATCHED)
+                return drive(self._flows.watch(job, max_tokens), self._perform)
+            except BaseException:
+                self.cancel(job)
+                raise
+
+    def health(self) -> RunPodHealth:
+        """Look at the endpoint."""
+        with self._using():
+            return drive(self._flows.health(), self._perform)
+
+    def cancel(self, job: Job) -> None:
+        """Cancel a job if it is alive, whatever has happened; a first Ctrl-C waits for that."""
+        if job.alive:
+            with HeldSignals(), to_the_end():
+                if self._ledger.may_cancel(job):
+                    self._cancel(job)
+            warn_if_alive(job)
+        job.unanswered()
+
+    def _cancel(self, job: Job) -> None:
+        until = monotonic() + GRACE
+
+        def perform(step: Any) -> Any:
+            if monotonic() > until:
+                raise TimeoutError(f"{GRACE:g} seconds were not enough")
+            if isinstance(step, Pause):
+                return sleep(step.seconds)  # not to be cut short by what has ended the call
+            with self._slot(step.operation, _nothing):
+                return self._send(step)
+
+        try:
+            drive(self._flows.cancel(job), perform)
+        except Exception as error:
+            log.warning("cancelling RunPod job %s failed: %s", job.id, error)
+
+    def close(self) -> None:
+        """Close the connections, once no call uses them."""
+        if self._in_use.close():
+            self._wire.close()
+
+    @contextmanager
+    def _using(self) -> Iterator[None]:
+        self._in_use.enter()
+        try:
+            yield
+        finally:
+            if self._in_use.leave():
+                self._wire.close()
+
+    @contextmanager
+    def _slot(self, operation: Operation, look_around: Callable[[], object]) -> Iterator[None]:
+        lane = self._lanes.get(operation)
+        if lane is None:
+            yield
+            return
+        while not lane.slots.acquire(timeout=LOOK_AROUND):
+            look_around()
+        try:
+            seconds = lane.book()
+            if seconds and look_around is _go_on:
+                wait(seconds)
+            elif seconds:
+                sleep(seconds)
+            look_around()
+            yield
+        finally:
+            lane.slots.release()
+
+    def _perform(self, step: Any) -> Any:
+        if isinstance(step, Pause):
+            return wait(step.seconds)
+        if isinstance(step, Now):
+            return monotonic()
+        with self._slot(step.operation, _go_on):
+            return self._send(step)
+
+    def _send(self, step: Send) -> Answer:
+        return self._wire.send(step.exchange._replace(headers=self._headers))
+
+
+def warn_if_alive(job: Job) -> None:
+    """Say so when a job could not be cancelled."""
+    if job.alive:
+        log.warning("RunPod job %s could not be cancelled; if it is alive, its ttl ends it", job.id)
+
+
+def _go_on() -> None:
+    if is_given_up():
+        raise RunStopped("the run gave this call up")
+
+
+def _nothing() -> None:
+    pass

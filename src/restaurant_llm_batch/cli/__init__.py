@@ -1,0 +1,30 @@
+"""The command line's way in; it needs the extra ``cli``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from contextlib import suppress
+from io import TextIOWrapper
+
+
+def main() -> None:
+    """Run the command line, and exit."""
+    try:
+        import click  # noqa: F401
+        import rich  # noqa: F401
+    except ImportError:
+        sys.stderr.write(
+            "The command line needs two more packages: pip install 'restaurant-llm-batch[cli]'\n"
+        )
+        sys.exit(2)
+    from ._app import build
+
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal or pipe that cannot show Korean shows question marks, rather than ending the run.
+        if isinstance(stream, TextIOWrapper):
+            with suppress(OSError, ValueError):
+                stream.reconfigure(errors="replace")
+    if logging.lastResort is not None:  # the library shows no log by itself, but here it is the whole program
+        logging.getLogger(__package__).addHandler(logging.lastResort)
+    build().main(prog_name="restaurant-llm-batch")

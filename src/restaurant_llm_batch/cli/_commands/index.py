@@ -1,0 +1,79 @@
+"""The command `index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from ...errors import BatchError, ConfigurationError
+from ...search import EmbeddedSearch
+from .. import _backends as services
+from .. import _report as report
+from .._indexing import Index, index_lines
+from .._reading import FileError, ReviewLines
+
+_HELP = """
+Index the reviews of FILE into a folder, or into a Qdrant server, for `search` and `summarize`.
+
+FILE is JSON Lines in UTF-8: one object per line, a review or a restaurant with its reviews:
+
+\b
+    {"restaurant_id": 1, "review_id": 7, "content": "..."}
+    {"restaurant_id": 1, "name": "...", "reviews": [{"review_id": 7, "content": "..."}]}
+
+A review that is there already is replaced, so it is safe to index again.
+"""
+
+
+def command() -> click.Command:
+    """Build the command."""
+    path = click.Path(path_type=Path)
+    return click.Command(
+        "index",
+        params=[
+            click.Argument(["file"], type=path),
+            click.Option(["--into"], type=path, metavar="FOLDER", help="The folder."),
+            *services.search_parameters(),
+        ],
+        callback=_main,
+        help=_HELP,
+    )
+
+
+def _main(file: Path, into: Path | None, search: str, qdrant_url: str | None, collection: str | None) -> None:
+    if not file.exists():
+        raise ConfigurationError(f"there is no file {str(file)!r}")
+    if search == "qdrant":
+        if into is not None:
+            raise click.UsageError("--into names a folder, and --search qdrant a server; choose one")
+        server, label = services.qdrant(qdrant_url, collection)
+        _index(file, server, label)
+        click.echo("Next: restaurant-llm-batch summarize --search qdrant")
+    elif into is None:
+        raise click.UsageError("say where to: --into FOLDER, or --search qdrant")
+    else:
+        _index(file, EmbeddedSearch(into, embedder=services.embedder()), repr(str(into)))
+        click.echo(f"Next: restaurant-llm-batch summarize {into}")
+
+
+def _index(file: Path, place: Index, label: str) -> None:
+    lines = ReviewLines(file)
+    with place as search:
+        try:
+            indexed = index_lines(lines, search, file.stat().st_size, report.console(stderr=True))
+        except FileError as error:
+            raise ConfigurationError(f"{error}{_what_is_there(search, label)}") from error
+        count = search.count()
+    left_out = f" ({indexed.blank:,} without text left out)" if indexed.blank else ""
+    click.echo(
+        f"Indexed {indexed.reviews:,} reviews of {len(lines.restaurants):,} restaurants{left_out}; "
+        f"{label} now holds {count:,} reviews."
+    )
+
+
+def _what_is_there(search: Index, label: str) -> str:
+    try:
+        return f" ({search.count():,} reviews are in {label})"
+    except BatchError:  # the very first line was bad, and nothing was made
+        return ""

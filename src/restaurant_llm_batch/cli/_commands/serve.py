@@ -1,0 +1,199 @@
+"""The command `serve`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import socket
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ..._config.limits import Limits
+from ..._config.retry import RetryPolicy
+from ..._config.strategy import Strategy
+from ..._runner import BatchRunner
+from ...errors import ConfigurationError
+from ...protocols import AsyncLLMBackend, LLMBackend
+from ...tasks.reviews import SummarizeReviews
+from ...tasks.sentiment import AnalyzeSentiment
+from ...tasks.strengths import ExtractStrengths
+from ...tasks.summary import SummarizeAspects
+from .. import _backends as services
+from .. import _parameters as parameters
+from .. import _report as report
+from .._backends import MakeLLM
+from .._options import Language
+from .._sources import Source, in_qdrant, open_source
+
+if TYPE_CHECKING:
+    from fastapi import APIRouter
+
+_HELP = """
+Serve summaries, sentiment and strengths over HTTP.
+
+SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; without it,
+the sample that is shipped. With --search qdrant there is no SOURCE: the reviews are those of the collection.
+All requests share the limits.
+
+Ctrl-C lets requests in flight finish; pressed again, it cancels them.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What was asked for on the command line."""
+
+    source: Path | None
+    host: str
+    port: int
+    language: Language
+    max_tokens_per_batch: int
+    stage: str
+    search_concurrency: int
+    llm_concurrency: int
+    batch_concurrency: int
+    window: int
+    attempts: int
+    llm: str
+    model: str | None
+    llm_url: str | None
+    search: str
+    qdrant_url: str | None
+    collection: str | None
+
+    def open_source(self) -> Source:
+        """Open the reviews."""
+        if self.search == "qdrant":
+            return in_qdrant(self.source, self.qdrant_url, self.collection)
+        return open_source(self.source, report.console(stderr=True))
+
+    def router(self, llm: LLMBackend | AsyncLLMBackend, source: Source) -> APIRouter:
+        """Return the paths, with a runner behind them."""
+        from ...integrations.fastapi import batch_router
+
+        retry = RetryPolicy(attempts=self.attempts)
+        runner = BatchRunner(
+            llm=llm,
+            search=source.search,
+            strategy=Strategy.threaded() if self.stage == "threaded" else Strategy.stage(int(self.stage)),
+            limits=Limits(
+                search=self.search_concurrency,
+                llm=self.llm_concurrency,
+                batches=self.batch_concurrency,
+                restaurants=self.window,
+                tokens_per_batch=self.max_tokens_per_batch,
+            ),
+            search_retry=retry,
+            llm_retry=retry,
+        )
+        return batch_router(
+            runner,
+            summary=SummarizeAspects(language=self.language),
+            review_summary=SummarizeReviews(language=self.language),
+            sentiment=AnalyzeSentiment(language=self.language),
+            strengths=ExtractStrengths(language=self.language),
+        )
+
+
+def command(llms: Mapping[str, MakeLLM]) -> click.Command:
+    """
+    Build the command.
+
+    Args:
+        llms: What makes a model, by the name to choose it by; the first is the default.
+    """
+    options = [
+        parameters.source(),
+        *_place(),
+        *services.llm_parameters(llms),
+        *services.search_parameters(),
+        parameters.language("What to search and answer in; auto goes by the reviews."),
+        parameters.batch_tokens(),
+        *parameters.speed(search=True, llm=True, batches=True),
+    ]
+    return click.Command("serve", params=options, callback=partial(_main, llms), help=_HELP)
+
+
+def _main(llms: Mapping[str, MakeLLM], /, **given: Any) -> None:
+    options = Options(**given)
+    try:
+        from ...integrations._fastapi.application import application
+        from ...integrations._fastapi.server import Server
+    except ImportError as error:
+        raise ConfigurationError(
+            f"serve needs the package {error.name}: pip install 'restaurant-llm-batch[fastapi]'"
+        ) from error
+    llm = llms[options.llm](services.llm_settings(options.model, options.llm_url))
+    with _bind(options.host, options.port) as listener:
+        source = options.open_source()
+        with source.search:
+            app = application(options.router(llm, source))
+            _announce(_address(options.host, listener), source, options.llm)
+            # The server has ended in good order when it passes the signal on.
+            with suppress(KeyboardInterrupt):
+                Server(app).run(sockets=[listener])
+    click.echo("stopped")
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    """Take the port before anything that takes time; nobody is let in before the service listens."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot serve at {host} port {port}: {error.strerror}; choose others with --host and --port"
+        ) from error
+    return listener
+
+
+def _address(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    reachable = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+
+
+def _announce(address: str, source: Source, llm: str) -> None:
+    count = len(source.ids)
+    click.echo(f"serving {count:,} restaurant{'s' * (count != 1)} of {source.label}")
+    if llm == "offline":
+        click.echo("  no language model is used: what is answered was picked from the reviews")
+    click.echo(f"  {address}/docs shows all that can be asked, and lets you try it")
+    if count:
+        body = json.dumps({"restaurants": [{"restaurant_id": source.ids[0]}]}, ensure_ascii=False)
+        path = f"{address}/api/v1/llm/summarize/batch"
+        click.echo(f"  curl --json {shlex.quote(body)} {path}")
+    click.echo("  Ctrl-C stops it")
+
+
+def _place() -> list[click.Parameter]:
+    return [
+        click.Option(
+            ["--host"],
+            default="127.0.0.1",
+            show_default=True,
+            help="The address to serve at; 0.0.0.0 is every one that this machine has. There is no "
+            "authentication: put something in front that has it.",
+        ),
+        click.Option(
+            ["--port"],
+            type=click.IntRange(0, 65535),
+            default=8000,
+            show_default=True,
+            help="The port; 0 takes a free one.",
+        ),
+    ]

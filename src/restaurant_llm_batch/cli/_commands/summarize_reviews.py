@@ -1,0 +1,119 @@
+"""The command `summarize-reviews`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import click
+from rich.console import Console, Group
+from rich.table import Table
+from rich.text import Text
+
+from ...results import ReviewSummary
+from ...tasks.reviews import SummarizeReviews
+from .. import _backends as services
+from .. import _parameters as parameters
+from .. import _tables as tables
+from .._backends import MakeLLM
+from .._grouping import read_grouped
+from .._options import FileOptions, Language, Work
+from .._polarity import OpinionLines
+from .._results import View
+from .._running import command as run_command
+from .._sources import Known
+
+_HELP = """
+Sum up the positive reviews of each restaurant, the negative ones, and both together.
+
+SOURCE is a file of reviews (JSON Lines); without it, the sample that is shipped. Nothing is searched or
+indexed. The file says which reviews are positive, in one of these ways:
+
+\b
+    {"restaurant_id": 1, "content": "...", "is_recommended": true}
+    {"restaurant_id": 1, "content": "...", "label": "negative"}
+    {"restaurant_id": 1, "content": "...", "rating": 5}
+    {"restaurant_id": 1, "positive_reviews": ["..."], "negative_reviews": ["..."]}
+
+Ratings are from 1 to 5: 4 and 5 are positive, 1 and 2 negative. Reviews in between are left out, and so are
+those of which the file says nothing.
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options(FileOptions[ReviewSummary]):
+    """What was asked for on the command line."""
+
+    max_tokens_per_batch: int
+    language: Language
+
+    @property
+    def task(self) -> SummarizeReviews:
+        """The task."""
+        return SummarizeReviews(max_tokens_per_batch=self.max_tokens_per_batch, language=self.language)
+
+    def work(self, progress: Console | None) -> Work:
+        """Read the reviews, and sort them by kind."""
+        known = read_grouped(self.source, OpinionLines)
+        items, left_out = [], 0
+        for one in self.chosen(known):
+            reviews = known.of(one)
+            positive = [review for review in reviews if review.is_recommended]
+            negative = [review for review in reviews if review.is_recommended is False]
+            items.append({"restaurant_id": one, "positive_reviews": positive, "negative_reviews": negative})
+            left_out += len(reviews) - len(positive) - len(negative)
+        return Work(items=items, known=known, note=_note(left_out))
+
+
+def command(llms: Mapping[str, MakeLLM]) -> click.Command:
+    """
+    Build the command.
+
+    Args:
+        llms: What makes a model, by the name to choose it by; the first is the default.
+    """
+    options = [
+        parameters.source(),
+        *parameters.speed(batches=True),
+        *services.llm_parameters(llms),
+        parameters.batch_tokens(),
+        parameters.language(),
+        *parameters.which(),
+        *parameters.results(),
+    ]
+    view = View(
+        table=_table,
+        record=asdict,
+        done="summarised",
+        lost=lambda summary: summary.failed_count,
+        lost_as=("review could not be summed up", "reviews could not be summed up"),
+        offline="the summaries are sentences picked from the reviews",
+    )
+    return run_command("summarize-reviews", _HELP, options, Options, view, llms)
+
+
+def _note(left_out: int) -> str:
+    if not left_out:
+        return ""
+    reviews = tables.counted(left_out, "review was", "reviews were")
+    return f"{reviews} left out: neither positive nor negative, or not said to be."
+
+
+def _table(summaries: Sequence[ReviewSummary], known: Known) -> Table:
+    """Show restaurants: the overall summary, and below it that of each kind, with the number of reviews."""
+    table = tables.named_table("Restaurant", "Summary")
+    table.columns[1].ratio = 1
+    table.show_lines = True
+    for summary in summaries:
+        overall = tables.clean(summary.overall_summary)
+        kinds = {
+            "positive": tables.summary(summary.positive_summary, summary.positive_count),
+            "negative": tables.summary(summary.negative_summary, summary.negative_count),
+        }
+        if summary.failed_count:
+            kinds["failed"] = Text(f"{summary.failed_count:,} of the reviews", style="red")
+        table.add_row(
+            tables.name_cell(known, summary.restaurant_id),
+            Group(Text(overall) if overall else tables.dim("no reviews"), tables.labelled(kinds)),
+        )
+    return table

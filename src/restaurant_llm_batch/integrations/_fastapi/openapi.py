@@ -1,0 +1,186 @@
+"""What the OpenAPI page says beside the shapes: examples, headers and errors."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .request import LINES
+from .responses import ErrorResponse
+
+PARAMETERS: list[dict[str, Any]] = [
+    {
+        "name": "X-Request-Id",
+        "in": "header",
+        "description": "A name for this request, 1 to 128 letters, digits and `._:/+=@-`; it comes back on the "
+        "answer and stands in the log. Without a usable one the service makes one up.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "X-Debug",
+        "in": "header",
+        "description": "`true`, `1` or `yes` for the fuller shapes, with `debug`.",
+        "schema": {"type": "string"},
+    },
+    {
+        "name": "debug",
+        "in": "query",
+        "description": "As the header `X-Debug`.",
+        "schema": {"type": "string"},
+    },
+]
+
+_SAID = {
+    413: "The body is larger, or has more restaurants, than this service takes.",
+    415: "The body does not say that it is JSON.",
+    422: "The request does not have its form; `details` names the fields.",
+    500: "The service is at fault; its log says more under the request id.",
+    503: "A service behind this one does not work for us: nothing was done.",
+}
+
+SUMMARY_REQUESTS: dict[str, Any] = {
+    "search": {
+        "summary": "Restaurants whose reviews are searched for",
+        "value": {"restaurants": [{"restaurant_id": 1}, {"restaurant_id": 2}], "limit": 10, "min_score": 0.0},
+    },
+    "reviews": {
+        "summary": "Restaurants with their reviews",
+        "value": {
+            "restaurants": [
+                {
+                    "restaurant_id": 1,
+                    "positive_reviews": [
+                        {"content": "음식이 맛있고 서비스가 좋아요!", "is_recommended": True}
+                    ],
+                    "negative_reviews": [{"content": "주말에는 대기가 길어요.", "is_recommended": False}],
+                }
+            ],
+            "max_tokens_per_batch": 4000,
+        },
+    },
+}
+
+SENTIMENT_REQUESTS: dict[str, Any] = {
+    "reviews": {
+        "summary": "Restaurants with their reviews",
+        "value": {
+            "restaurants": [
+                {
+                    "restaurant_id": 1,
+                    "reviews": [
+                        {"id": 1, "restaurant_id": 1, "content": "맛있어요! 서비스도 친절해요."},
+                        {"id": 2, "restaurant_id": 1, "content": "맛있어요"},
+                    ],
+                }
+            ]
+        },
+    }
+}
+
+STRENGTH_REQUESTS: dict[str, Any] = {
+    "reviews": {
+        "summary": "Reviews of the restaurant, and of those to compare it with",
+        "value": {
+            "restaurants": [
+                {
+                    "target_restaurant_id": 1,
+                    "target_reviews": [{"content": "음식이 맛있고 서비스가 좋아요!", "is_recommended": True}],
+                    "comparison_reviews": [
+                        {"content": "음식 맛은 무난하고 실패는 없는 편이다.", "is_recommended": True}
+                    ],
+                }
+            ],
+            "max_tokens_per_batch": 4000,
+        },
+    },
+    "search": {
+        "summary": "Restaurants whose reviews, and those of others, are searched for",
+        "value": {"restaurants": [{"target_restaurant_id": 1}]},
+    },
+}
+
+_FAILURE = {
+    "restaurant_id": 2,
+    "stage": "llm",
+    "error": "TransientBackendError: a service behind this one did not answer (status 503)",
+    "attempts": 3,
+}
+
+SUMMARY_ANSWER: dict[str, Any] = {
+    "results": [
+        {
+            "restaurant_id": 1,
+            "overall_summary": "이 음식점은 서비스·가격·음식 전반에서 만족도가 높으며, "
+            "분위기와 맛을 꼽는 리뷰가 많습니다.",
+            "categories": {
+                "service": {
+                    "summary": "직원과 사장님이 친절하고 응대가 빠르다.",
+                    "bullets": ["친절한 서비스", "빠른 응대"],
+                    "evidence": [{"review_id": "r1", "snippet": "직원분이 친절해요", "rank": 0}],
+                    "status": "ok",
+                },
+                "price": {"summary": "", "bullets": [], "evidence": [], "status": "no_reviews"},
+                "food": {
+                    "summary": "음식이 맛있다는 평이 많다.",
+                    "bullets": ["맛있는 음식"],
+                    "evidence": [{"review_id": "r2", "snippet": "음식이 정말 맛있어요", "rank": 0}],
+                    "status": "ok",
+                },
+            },
+        }
+    ],
+    "failures": [_FAILURE],
+}
+
+SENTIMENT_ANSWER: dict[str, Any] = {
+    "results": [
+        {
+            "restaurant_id": 1,
+            "positive_count": 2,
+            "negative_count": 0,
+            "neutral_count": 0,
+            "failed_count": 0,
+            "total_count": 2,
+            "positive_ratio": 100,
+            "negative_ratio": 0,
+            "neutral_ratio": 0,
+        }
+    ],
+    "failures": [],
+}
+
+STRENGTH_ANSWER: dict[str, Any] = {
+    "results": [
+        {
+            "restaurant_id": 1,
+            "comparison_summary": "비교 대상은 맛이 무난하다는 평이다.",
+            "target_restaurant_strength": "맛과 서비스가 모두 좋다는 점이 돋보인다.",
+            "target_reviews": [{"content": "음식이 맛있고 서비스가 좋아요!", "is_recommended": True}],
+            "comparison_reviews": [
+                {"content": "음식 맛은 무난하고 실패는 없는 편이다.", "is_recommended": True}
+            ],
+            "target_count": 1,
+            "comparison_count": 1,
+            "failed_count": 0,
+        }
+    ],
+    "failures": [],
+}
+
+
+def responses(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Return what a path may answer, with an example."""
+    lines = "A line for each restaurant as it finishes, then the counts:\n\n" + '`{"result": {...}}`, '
+    lines += '`{"failure": {...}}`, and last `{"done": {"results": 1, "failures": 1}}`'
+    described: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorResponse, "description": said} for status, said in _SAID.items()
+    }
+    described[200] = {
+        "description": "A result or a failure for every restaurant; one failing restaurant never fails the "
+        "request.",
+        "content": {
+            "application/json": {"example": answer},
+            LINES: {"schema": {"type": "string", "description": lines}},
+        },
+        "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
+    }
+    return described

@@ -1,0 +1,83 @@
+"""The server of `restaurant-llm-batch serve`; needs uvicorn."""
+
+from __future__ import annotations
+
+import socket
+from types import FrameType
+
+import uvicorn
+from anyio import CancelScope, create_task_group, sleep
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .error_responses import Refused, as_response
+from .request import name_of
+
+LOOK = 0.05
+"""Seconds between two looks at whether requests are to end."""
+
+
+class Endable:
+    """An application whose requests in flight can be ended; those that have no answer yet get 503."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._open: set[CancelScope] = set()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, or whatever else there is."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        with CancelScope() as open_scope:
+            self._open.add(open_scope)
+            try:
+                await self._app(scope, receive, watched)
+            finally:
+                self._open.discard(open_scope)
+        if open_scope.cancelled_caught and not begun:
+            refusal = Refused(503, "this service is shutting down")
+            await as_response(refusal, name_of(scope))(scope, receive, send)
+
+    def end(self) -> None:
+        """End what is in flight."""
+        for open_scope in list(self._open):
+            open_scope.cancel()
+
+
+class Server(uvicorn.Server):
+    """
+    Ends in three steps: the first Ctrl-C lets requests finish, the second cancels them, and the third leaves.
+
+    uvicorn's own second step leaves at once, without a word to clients, and with a traceback for each.
+    """
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = Endable(app)
+        self._presses = 0
+        super().__init__(uvicorn.Config(self._app))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Note that the process is asked to end; runs in a signal handler."""
+        self._presses += 1
+        if self._presses != 2:
+            super().handle_exit(sig, frame)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Let requests finish, or end them."""
+        async with create_task_group() as tasks:
+            tasks.start_soon(self._look)
+            await super().shutdown(sockets)
+            tasks.cancel_scope.cancel()
+
+    async def _look(self) -> None:
+        while self._presses < 2:  # noqa: ASYNC110  # a signal handler must not set an event
+            await sleep(LOOK)
+        self._app.end()

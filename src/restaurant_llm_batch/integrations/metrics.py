@@ -1,0 +1,217 @@
+"""Counters of everything that runners do, for a service to export; they need no other package."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from itertools import pairwise
+from math import isfinite
+from threading import Lock
+from typing import TypeAlias
+
+from ..errors import ConfigurationError, RateLimited
+from ..events import CallEnded, CallStarted, Event, ItemEnded, ItemStarted, RetryPlanned, RunEnded, RunStarted
+from ..models import ItemId
+from ..outcomes import Failure, Stage
+from ._counted import CallOutcome, CountersSnapshot, Histogram, Times
+from ._open_calls import OpenCalls, is_refused_input
+from ._prometheus import CONTENT_TYPE, render
+
+__all__ = ["CallOutcome", "Counters", "CountersSnapshot", "Histogram"]
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+
+
+class Counters:
+    """
+    Counts what runs do, all that it watches together, since it was made.
+
+        counters = Counters()
+        runner = BatchRunner(llm=..., search=..., observers=[counters])
+        ...
+        counters.snapshot().in_flight["llm"]
+        counters.prometheus()
+
+    It may watch several runners and runs, in any threads and loops, at once. What it keeps grows with the items that
+    are open and the number of models, not with what is done. Each process counts for itself.
+    """
+
+    content_type = CONTENT_TYPE
+    """The media type of what `prometheus` returns."""
+
+    def __init__(self, *, buckets: Iterable[float] = SECONDS) -> None:
+        """
+        Begin to count.
+
+        Args:
+            buckets: Upper bounds of the buckets of both histograms, in seconds, ascending; 15 bounds from 5 ms to
+                160 s if not given.
+
+        Raises:
+            ConfigurationError: When the bounds do not ascend, or there are none.
+        """
+        self._bounds = tuple(float(bound) for bound in buckets)
+        ascending = all(low < high for low, high in pairwise(self._bounds))
+        if not self._bounds or not ascending or not all(map(isfinite, self._bounds)):
+            raise ConfigurationError(
+                f"buckets must be ascending numbers of seconds, got {self._bounds!r}; write buckets=(0.1, 1, 10)"
+            )
+        self._lock = Lock()
+        self._runs: dict[int, _Run] = {}
+        self._runs_started = self._runs_ended = self._open_items = self._succeeded = 0
+        self._failed: Counter[Stage] = Counter()
+        self._calls: Counter[tuple[Stage, CallOutcome]] = Counter()
+        self._retries: Counter[Stage] = Counter()
+        self._refusals: Counter[Stage] = Counter()
+        self._tokens: dict[str, list[int]] = {}
+        self._in_flight: Counter[Stage] = Counter()
+        self._waiting: Counter[Stage] = Counter()
+        self._latency: dict[Stage, Times] = {"search": Times(self._bounds), "llm": Times(self._bounds)}
+        self._slot_waits: dict[Stage, Times] = {"search": Times(self._bounds), "llm": Times(self._bounds)}
+
+    def __call__(self, event: Event, /) -> None:
+        """Count an event."""
+        with self._lock:
+            if type(event) is RunStarted:
+                self._runs_started += 1
+                self._runs[event.run] = _Run()
+                return
+            run = self._runs.get(event.run)
+            if run is None:
+                return  # it was going on already when it came to be watched
+            if type(event) is CallStarted:
+                self._call_started(event, run)
+            elif type(event) is CallEnded:
+                self._call_ended(event, run)
+            elif type(event) is RetryPlanned:
+                self._retry_planned(event, run)
+            elif type(event) is ItemStarted:
+                run.open_items += 1
+                self._open_items += 1
+            elif type(event) is ItemEnded:
+                self._item_ended(event, run)
+            elif type(event) is RunEnded:
+                self._run_ended(event, run)
+
+    def snapshot(self) -> CountersSnapshot:
+        """Return the counts of this moment; they do not change any more."""
+        with self._lock:
+            tokens = self._tokens
+            return CountersSnapshot(
+                runs_started=self._runs_started,
+                runs_ended=self._runs_ended,
+                open_items=self._open_items,
+                succeeded=self._succeeded,
+                failed=dict(self._failed),
+                calls=dict(self._calls),
+                retries=dict(self._retries),
+                refusals=dict(self._refusals),
+                prompt_tokens={model: of[0] for model, of in tokens.items()},
+                completion_tokens={model: of[1] for model, of in tokens.items()},
+                cached_tokens={model: of[2] for model, of in tokens.items()},
+                in_flight={stage: self._in_flight[stage] for stage in self._latency},
+                waiting={stage: self._waiting[stage] for stage in self._latency},
+                latency={stage: times.frozen() for stage, times in self._latency.items()},
+                slot_waits={stage: times.frozen() for stage, times in self._slot_waits.items()},
+            )
+
+    def prometheus(self) -> str:
+        """Return the counts of this moment in Prometheus's text format; answer with `content_type`."""
+        return render(self.snapshot())
+
+    def _call_started(self, event: CallStarted, run: _Run) -> None:
+        stage = event.stage
+        run.calls.began(event)
+        self._in_flight[stage] += event.weight
+        self._times(self._slot_waits, stage).add(event.waited)
+        if run.planned and run.take_planned(event):
+            self._waiting[stage] -= 1
+
+    def _call_ended(self, event: CallEnded, run: _Run) -> None:
+        stage, reply, error = event.stage, event.reply, event.error
+        refused = isinstance(error, RateLimited)
+        if refused:
+            self._refusals[stage] += 1
+        if reply is not None:
+            tokens = self._tokens.setdefault(reply.model, [0, 0, 0])
+            tokens[0] += reply.prompt_tokens
+            tokens[1] += reply.completion_tokens
+            tokens[2] += reply.cached_tokens
+        if run.calls.ended(event) is None:
+            return
+        self._in_flight[stage] -= event.weight
+        self._times(self._latency, stage).add(event.seconds)
+        outcome: CallOutcome = "answered" if error is None else "refused" if refused else "failed"
+        self._calls[stage, outcome] += event.weight
+
+    def _retry_planned(self, event: RetryPlanned, run: _Run) -> None:
+        self._retries[event.stage] += 1
+        self._waiting[event.stage] += 1
+        run.planned.setdefault(event.item_id, Counter())[event.stage, event.what, event.attempt + 1] += 1
+
+    def _item_ended(self, event: ItemEnded, run: _Run) -> None:
+        outcome = event.outcome
+        if isinstance(outcome, Failure):
+            self._failed[outcome.stage] += 1
+        else:
+            self._succeeded += 1
+        if is_refused_input(event):
+            return
+        run.open_items -= 1
+        self._open_items -= 1
+        self._lose(run.calls.lost_with(event))
+        if outcome.item_id is not None and outcome.item_id in run.planned:
+            self._forget(run.planned.pop(outcome.item_id))
+
+    def _run_ended(self, event: RunEnded, run: _Run) -> None:
+        del self._runs[event.run]
+        self._runs_ended += 1
+        self._open_items -= run.open_items
+        self._lose(run.calls.lost())
+        for planned in run.planned.values():
+            self._forget(planned)
+
+    def _lose(self, calls: list[CallStarted]) -> None:
+        for call in calls:
+            self._in_flight[call.stage] -= call.weight
+            self._calls[call.stage, "cancelled"] += call.weight
+
+    def _forget(self, planned: Planned) -> None:
+        for (stage, _, _), number in planned.items():
+            self._waiting[stage] -= number
+
+    def _times(self, where: dict[Stage, Times], stage: Stage) -> Times:
+        times = where.get(stage)
+        if times is None:
+            times = where[stage] = Times(self._bounds)
+        return times
+
+
+Planned: TypeAlias = Counter[tuple[Stage, str, int]]
+"""Calls to be made again, by stage, what is called, and the attempt that comes."""
+
+
+@dataclass(slots=True)
+class _Run:
+    open_items: int = 0
+    calls: OpenCalls = field(default_factory=OpenCalls)
+    planned: dict[ItemId, Planned] = field(default_factory=dict)
+
+    def take_planned(self, event: CallStarted) -> bool:
+        """Tell whether a call is one that was to be made again, and have it so no longer."""
+        planned = self.planned.get(event.item_id)
+        if planned is None:
+            return False
+        key = (event.stage, event.what, event.attempt)
+        if key not in planned:
+            # Several searches in one round trip are made again one by one.
+            key = (event.stage, "search_many", 2)
+        if key not in planned:
+            return False
+        planned[key] -= 1
+        if not planned[key]:
+            del planned[key]
+        if not planned:
+            del self.planned[event.item_id]
+        return True

@@ -1,0 +1,24 @@
+"""Search backends, each imported with its client when it is first used; embedders are in `search.embedders`."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .embedded.search import EmbeddedSearch
+    from .qdrant.search import QdrantSearch
+
+_MODULES = {"EmbeddedSearch": "embedded.search", "QdrantSearch": "qdrant.search"}
+
+__all__ = ["EmbeddedSearch", "QdrantSearch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

@@ -1,0 +1,31 @@
+"""Embedders of texts: hashing (offline), any ``/v1/embeddings`` API, fastembed; each imported when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import EmbeddingsAPI
+    from .fastembed import FastEmbedBM25, FastEmbedder
+    from .hashing import HashingEmbedder, HashingSparse
+
+_MODULES = {
+    "EmbeddingsAPI": "api",
+    "FastEmbedBM25": "fastembed",
+    "FastEmbedder": "fastembed",
+    "HashingEmbedder": "hashing",
+    "HashingSparse": "hashing",
+}
+
+__all__ = ["EmbeddingsAPI", "FastEmbedBM25", "FastEmbedder", "HashingEmbedder", "HashingSparse"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

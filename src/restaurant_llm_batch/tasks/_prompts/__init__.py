@@ -1,0 +1,1 @@
+"""Prompt texts and JSON schemas of the built-in tasks."""

@@ -1,0 +1,245 @@
+"""
+The forms that data from outside must have: items as users write them, answers as models write them.
+
+The one place that names pydantic, and imported where it is used: it takes as long to import as all the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from typing import Annotated, Any, TypeVar
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    StringConstraints,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+
+from .._llm_response import LLMReply
+from ..errors import ConfigurationError, OutputInvalid
+from ..models import ItemId, RestaurantRef, Review, as_item_id
+from ..tokens.packing import as_whole
+
+Form = TypeVar("Form", bound=BaseModel)
+
+
+def _as_id(value: Any) -> ItemId:
+    try:
+        return as_item_id(value, "")
+    except (ConfigurationError, TypeError):  # of numpy's arrays, only those of one number are numbers
+        raise ValueError("must be an integer or a string that is not empty") from None
+
+
+def _as_id_or_none(value: Any) -> ItemId | None:
+    return None if value is None else _as_id(value)
+
+
+def _as_id_if_one(value: Any) -> ItemId | None:
+    try:
+        return as_item_id(value, "")
+    except (ConfigurationError, TypeError):
+        return None
+
+
+def _as_int(value: Any) -> Any:
+    whole = as_whole(value)
+    return value if whole is None else whole  # what is none is for pydantic to complain of
+
+
+def _as_bool_if_one(value: Any, validate: ValidatorFunctionWrapHandler) -> bool | None:
+    if getattr(value, "shape", None) == ():  # one of numpy's
+        value = value.item()
+    try:
+        return validate(value)  # type: ignore[no-any-return]
+    except ValidationError:
+        return None
+
+
+Int = Annotated[StrictInt, BeforeValidator(_as_int)]
+Id = Annotated[Any, BeforeValidator(_as_id)]
+"""An id, with one complaint instead of one for each of its types."""
+OptionalId = Annotated[Any, BeforeValidator(_as_id_or_none)]
+UnreadId = Annotated[Any, BeforeValidator(_as_id_if_one)]
+"""An id that no task reads, so that a table's empty cell is no reason to refuse the review."""
+UnreadBool = Annotated[bool | None, WrapValidator(_as_bool_if_one)]
+
+
+class RestaurantForm(BaseModel):
+    """A `RestaurantRef`, as users write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    restaurant_id: Id
+    limit: Annotated[Int, Field(ge=1, le=1000)] | None = None
+    priority: Int = 0
+    query: StrictStr | None = None
+
+
+def as_list(value: Any) -> Any:
+    """Return a sequence as a list; a text is one too, and never meant."""
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else value
+
+
+def _as_mapping(value: Any) -> Any:
+    if isinstance(value, str):
+        return {"content": value}
+    if isinstance(value, Review):
+        return asdict(value)
+    if not isinstance(value, Mapping):
+        raise ValueError('must be a text, a mapping with "content", or a Review')  # noqa: TRY004  # pydantic wants this
+    return value
+
+
+class ReviewForm(BaseModel):
+    """A `Review`, as users write it; what else their records hold is left alone."""
+
+    content: StrictStr
+    id: OptionalId = Field(None, validation_alias=AliasChoices("id", "review_id"))
+    restaurant_id: UnreadId = None
+    is_recommended: UnreadBool = None
+    category: UnreadId = None
+
+    def review(self) -> Review:
+        """Return the review."""
+        return Review(self.content, self.id, self.restaurant_id, self.is_recommended, self.category)
+
+
+Reviews = Annotated[list[Annotated[ReviewForm, BeforeValidator(_as_mapping)]], BeforeValidator(as_list)]
+
+
+class ReviewedForm(BaseModel):
+    """A `ReviewedRestaurant`, as users write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    restaurant_id: Id
+    reviews: Reviews
+    priority: Int = 0
+
+
+class SortedForm(BaseModel):
+    """A `SortedReviews`, as users write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    restaurant_id: Id
+    positive_reviews: Reviews = []
+    negative_reviews: Reviews = []
+    priority: Int = 0
+
+
+class ComparisonForm(BaseModel):
+    """A `Comparison`, as users write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    target_restaurant_id: Id
+    target_reviews: Reviews | None = None
+    comparison_reviews: Reviews | None = None
+    category: OptionalId = None
+    priority: Int = 0
+
+
+def _nothing_for_null(value: Any) -> Any:
+    return [] if value is None else value
+
+
+Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class AspectForm(BaseModel):
+    """One aspect, as the model answers it."""
+
+    summary: Text
+    bullets: Annotated[list[str], BeforeValidator(_nothing_for_null)] = []
+    evidence: Annotated[list[Any], BeforeValidator(_nothing_for_null)] = []
+
+
+class OverallForm(BaseModel):
+    """The overall summary, as the model answers it."""
+
+    overall_summary: Text
+
+
+def read_item(form: type[Form], raw: Any) -> Form:
+    """
+    Return an item in its form.
+
+    Args:
+        form: The form.
+        raw: A mapping, or a dataclass with the same fields.
+
+    Raises:
+        ConfigurationError: When it does not have the form; every wrong field is named.
+    """
+    if is_dataclass(raw) and not isinstance(raw, type):
+        raw = {field.name: getattr(raw, field.name) for field in fields(raw)}
+    if not isinstance(raw, Mapping):
+        first = next(iter(form.model_fields))
+        raise ConfigurationError(f'must be a mapping such as {{"{first}": ..., ...}}, got {shown(raw)}')
+    try:
+        return form.model_validate(raw)
+    except ValidationError as error:
+        known = ", ".join(form.model_fields)
+        raise ConfigurationError(f"{complaints(error)} (fields: {known})") from error
+
+
+def shown(value: Any) -> str:
+    """Return a value as an error shows it; reviews are not repeated at length."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def read_restaurant(raw: Any) -> RestaurantRef:
+    """
+    Return the restaurant that a mapping describes.
+
+    Raises:
+        ConfigurationError: When it does not have the form; every wrong field is named.
+    """
+    form = read_item(RestaurantForm, raw)
+    return RestaurantRef(form.restaurant_id, form.limit, form.priority, form.query)
+
+
+def validated(form: type[Form], answer: Any, reply: LLMReply) -> Form:
+    """
+    Return a part of a model's answer in its form.
+
+    Raises:
+        OutputInvalid: When it does not have it; the first wrong field is named.
+    """
+    try:
+        return form.model_validate(answer)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(map(str, first["loc"])) or "the answer"
+        message = f"the answer does not have its form: {field}: {first['msg']}"
+        raise OutputInvalid(message, reply=reply) from error
+
+
+def complaints(error: ValidationError) -> str:
+    """Return what is wrong with an item, field by field."""
+    said = []
+    for detail in error.errors(include_url=False):
+        message = detail["msg"].removeprefix("Value error, ")
+        message = message[:1].lower() + message[1:]
+        said.append(f"field {_path(detail['loc'])!r}: {message}, got {shown(detail['input'])}")
+    return "; ".join(said)
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    field, *rest = loc
+    path = str(field)
+    # Below a list there are its places and their fields; elsewhere come the alternatives of a union.
+    if rest and isinstance(rest[0], int):
+        path += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest[:2])
+    return path

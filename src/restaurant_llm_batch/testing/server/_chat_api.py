@@ -1,0 +1,127 @@
+"""The server's side of OpenAI's chat API: completions, complaints and rate headers, as OpenAI and vLLM send them."""
+
+from __future__ import annotations
+
+from math import ceil, isfinite
+
+from ._answers import Written
+from ._bucket import Bucket
+from ._faults import Faults
+from ._responses import Say, Usage, complaint, page, say
+
+CREATED = 1_700_000_000
+"""When every completion was made; a constant, so that seeded runs agree byte for byte."""
+BUSY = "The engine is currently busy and cannot accept new requests. Please try again later."
+
+
+def completion(written: Written, usage: Usage, model: str, number: str) -> dict[str, object]:
+    """Return the body of a chat completion."""
+    message = {
+        "role": "assistant",
+        "content": None if written.refused else written.text,
+        "refusal": written.text if written.refused else None,
+    }
+    return {
+        "id": f"chatcmpl-{number}",
+        "object": "chat.completion",
+        "created": CREATED,
+        "model": model,
+        "choices": [{"index": 0, "message": message, "finish_reason": written.finish_reason}],
+        "usage": {
+            "prompt_tokens": usage.prompt,
+            "completion_tokens": usage.completion,
+            "total_tokens": usage.prompt + usage.completion,
+        },
+    }
+
+
+def refusal(status: int, wait: float, faults: Faults, why: str, headers: dict[str, str]) -> Say:
+    """
+    Return the answer to a question that is not let in for now.
+
+    Args:
+        status: 429 or 503.
+        wait: Seconds until it would be let in, as far as that is known.
+        faults: Say whether the client is told.
+        why: What is exceeded.
+        headers: Further headers.
+    """
+    after = wait if faults.retry_after == "exact" else faults.retry_after
+    if after is not None and isfinite(after):
+        headers = {**headers, "retry-after": f"{ceil(after * 1000) / 1000:g}"}
+    if status == 503:
+        return complaint(503, BUSY, "Service Unavailable", headers=headers)
+    return complaint(429, f"Rate limit reached: {why}.", "requests", "rate_limit_exceeded", headers)
+
+
+def too_large(limit: int, wanted: int, headers: dict[str, str]) -> Say:
+    """Return the answer to a question that no waiting gets in."""
+    words = f"Request too large on tokens per min (TPM): Limit {limit}, Requested {wanted}."
+    return complaint(429, words, "tokens", "rate_limit_exceeded", headers)
+
+
+def too_long(context: int) -> Say:
+    """Return the answer to a prompt that is longer than the context."""
+    words = (
+        f"This model's maximum context length is {context} tokens. However, your prompt contains at least "
+        f"{context + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce "
+        f"the length of the input prompt. (parameter=input_tokens, value={context + 1})"
+    )
+    return complaint(400, words, "BadRequestError")
+
+
+def rate_headers(faults: Faults, requests: Bucket, tokens: Bucket) -> dict[str, str]:
+    """Return OpenAI's rate headers, for the buckets that there are; limits are those of a minute."""
+    headers: dict[str, str] = {}
+    if not faults.rate_headers:
+        return headers
+    for name, bucket, rate, holds in (
+        ("requests", requests, faults.requests_per_second, faults.request_burst),
+        ("tokens", tokens, (faults.tokens_per_minute or 0) / 60, faults.tokens_held),
+    ):
+        if rate:
+            left = bucket.left()
+            headers[f"x-ratelimit-limit-{name}"] = str(round(rate * 60))
+            headers[f"x-ratelimit-remaining-{name}"] = str(left)
+            headers[f"x-ratelimit-reset-{name}"] = duration(max(0.0, holds - left) / rate)
+    return headers
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as OpenAI's headers write them: "12ms", "1s", "1.5s", "6m0s", "1h0m0s"."""
+    if seconds < 1:
+        return f"{ceil(seconds * 1000)}ms"
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(int(minutes), 60)
+    tail = f"{rest:.3f}".rstrip("0").rstrip(".") + "s"
+    return f"{hours}h{minutes}m{tail}" if hours else f"{minutes}m{tail}" if minutes else tail
+
+
+def breakdown(kind: str, faults: Faults) -> Say | None:
+    """Return what is said under a fault that is no completion; None for all other faults."""
+    match kind:
+        case "rate_limited":
+            return refusal(429, 1.0, faults, "too many requests", {})
+        case "unavailable":
+            return refusal(503, 1.0, faults, "busy", {})
+        case "out_of_credit":
+            words = "You exceeded your current quota, please check your plan and billing details."
+            return complaint(429, words, "insufficient_quota", "insufficient_quota")
+        case "unauthorized":
+            return complaint(401, "Incorrect API key provided.", "invalid_request_error", "invalid_api_key")
+        case "forbidden":
+            return complaint(403, "You are not allowed to sample from this model.", "invalid_request_error")
+        case "bad_request":
+            return complaint(400, "Something in this request is not allowed.", "BadRequestError")
+        case "too_long":
+            return too_long(faults.context or 8192)
+        case "server_error":
+            return complaint(500, "The server had an error while processing your request.", "server_error")
+        case "bad_gateway":
+            return page(502, "502 Bad Gateway")
+        case "not_json":
+            return page(200, "Please log in")
+        case "error_as_success":
+            error = {"object": "error", "message": "The worker failed.", "type": "InternalServerError"}
+            return say({**error, "param": None, "code": 500})
+    return None

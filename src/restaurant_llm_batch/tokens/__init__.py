@@ -1,0 +1,51 @@
+"""Token counters, batch sizes, packing and splitting of texts, and the KV-cache arithmetic of a GPU."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .chunking import split_text
+    from .counting import CalibratedCounter
+    from .kv import kv_cache_tokens, resident_sequences
+    from .packing import CUT_MARK, Packed, calculate_dynamic_batch_size, estimate_tokens, pack_reviews
+    from .tokenizers import TiktokenCounter, TokenizersCounter
+
+_MODULES = {
+    "CUT_MARK": "packing",
+    "CalibratedCounter": "counting",
+    "Packed": "packing",
+    "TiktokenCounter": "tokenizers",
+    "TokenizersCounter": "tokenizers",
+    "calculate_dynamic_batch_size": "packing",
+    "estimate_tokens": "packing",
+    "kv_cache_tokens": "kv",
+    "pack_reviews": "packing",
+    "resident_sequences": "kv",
+    "split_text": "chunking",
+}
+
+__all__ = [
+    "CUT_MARK",
+    "CalibratedCounter",
+    "Packed",
+    "TiktokenCounter",
+    "TokenizersCounter",
+    "calculate_dynamic_batch_size",
+    "estimate_tokens",
+    "kv_cache_tokens",
+    "pack_reviews",
+    "resident_sequences",
+    "split_text",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__]
