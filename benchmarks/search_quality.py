@@ -24,7 +24,7 @@ from restaurant_llm_batch.models import SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SparseVector
 from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
-from restaurant_llm_batch.tasks.seeds import SEEDS
+from restaurant_llm_batch.tasks.aspects import SEEDS
 
 GROUP, TOP = 40, 5
 LABELS = {

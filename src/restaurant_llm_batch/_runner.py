@@ -22,8 +22,7 @@ from ._config.stopping import Deadlines, Price, StopRules, Watch
 from ._config.strategy import Strategy
 from ._engine.bridge import Reader, in_thread, on_loop
 from ._engine.concurrent import ConcurrentDriver
-from ._engine.functions import as_task
-from ._engine.items import Intake, LocalSource
+from ._engine.items import Intake, LocalSource, as_task
 from ._engine.packer import Packer
 from ._engine.plan import make_plan
 from ._engine.resources import Lease, Leases

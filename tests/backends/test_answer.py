@@ -10,8 +10,7 @@ import pytest
 from restaurant_llm_batch.models import Hit, SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SparseVector
 from restaurant_llm_batch.search._fusion import Question, Ranking, answer
-from restaurant_llm_batch.search._hybrid import Candidate
-from restaurant_llm_batch.search._scope import scope_of
+from restaurant_llm_batch.search._hybrid import Candidate, scope_of
 from restaurant_llm_batch.steps import drive
 
 VECTOR = Embedding([1.0], SparseVector([1], [1.0]))

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from restaurant_llm_batch.models import ItemId
 from restaurant_llm_batch.search._hybrid import Candidate, Fused, cut, fuse, settle, unmeasured
-from restaurant_llm_batch.search._ids import id_order
+from restaurant_llm_batch.search._indexing import id_order
 
 IDS = st.one_of(st.integers(0, 50), st.text("ab", min_size=1, max_size=3))
 # Few distinct scores, so that ties abound.

@@ -15,7 +15,7 @@ from tests.asking import COLOURS, ask
 from tests.local_server import LocalServer, Say, chat
 
 from restaurant_llm_batch import LLMReply
-from restaurant_llm_batch._http.rate_headers import duration, rate_report
+from restaurant_llm_batch._http.status import duration, rate_report
 from restaurant_llm_batch._llm_response import RateBudget, RateReport
 from restaurant_llm_batch.backends import OpenAILLM, VLLMServerLLM
 from restaurant_llm_batch.errors import RateLimited, TransientBackendError

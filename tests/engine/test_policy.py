@@ -20,8 +20,7 @@ from restaurant_llm_batch import (
     estimate_tokens,
 )
 from restaurant_llm_batch._engine.call import Call
-from restaurant_llm_batch._engine.functions import Function
-from restaurant_llm_batch._engine.items import Entry
+from restaurant_llm_batch._engine.items import Entry, Function
 from restaurant_llm_batch._engine.packer import Packer
 from restaurant_llm_batch._engine.plan import Line, Plan
 from restaurant_llm_batch._engine.policy import govern_item

@@ -21,7 +21,7 @@ from tests.engine.store_helpers import REPLY, durably, fill, ignore, key
 from restaurant_llm_batch import LLMReply
 from restaurant_llm_batch._engine.mailbox import LoopHome
 from restaurant_llm_batch._llm_response import RateBudget, RateReport
-from restaurant_llm_batch._store.rows import PUT_SIZES
+from restaurant_llm_batch._store.database import PUT_SIZES
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import Durable
 from restaurant_llm_batch.errors import ConfigurationError, StoreError

@@ -12,8 +12,7 @@ import pytest
 from tests.engine.store_child import key_of
 from tests.engine.store_helpers import REPLY, durably, fill, key
 
-from restaurant_llm_batch._store.database import StoreFile
-from restaurant_llm_batch._store.link import Link
+from restaurant_llm_batch._store.database import Link, StoreFile
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import Durable
 

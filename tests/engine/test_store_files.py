@@ -15,7 +15,7 @@ import pytest
 from tests.engine.store_child import reply_of
 from tests.engine.store_helpers import REPLY, durably, fill, forks, in_child, key
 
-from restaurant_llm_batch._store.rows import FORMAT
+from restaurant_llm_batch._store.database import FORMAT
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
 

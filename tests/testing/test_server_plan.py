@@ -18,8 +18,8 @@ from restaurant_llm_batch.errors import ConfigurationError, OutputError
 from restaurant_llm_batch.tasks._parsing import read_object
 from restaurant_llm_batch.testing.server import Faults
 from restaurant_llm_batch.testing.server._answers import spoil
-from restaurant_llm_batch.testing.server._bucket import Bucket
 from restaurant_llm_batch.testing.server._chat_api import duration
+from restaurant_llm_batch.testing.server._faults import Bucket
 from restaurant_llm_batch.testing.server._jobs import ALIVE, Job, Jobs
 from restaurant_llm_batch.testing.server._requests import Asked, count_tokens, read_chat, read_job
 

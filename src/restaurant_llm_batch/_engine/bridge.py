@@ -21,7 +21,7 @@ from anyio.from_thread import BlockingPortal
 from ..errors import RunStopped
 from ..outcomes import Failure, Outcome
 from .concurrent import ConcurrentDriver
-from .hands import PENDING, Pending, Source
+from .frames import PENDING, Pending, Source
 from .items import Entry, Intake, LocalSource
 from .mailbox import A_WHILE
 from .run import Run

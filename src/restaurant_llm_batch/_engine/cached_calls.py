@@ -18,9 +18,9 @@ from .._store.keys import request_key
 from .._store.store import Store
 from ..errors import DeadlineExceeded
 from ..steps import Complete, Flow
-from .awaiting import Await
 from .call import Call
 from .items import Entry
+from .memo import Await
 from .plan import Line
 from .run import Run, log
 

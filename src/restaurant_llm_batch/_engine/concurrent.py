@@ -13,7 +13,7 @@ from anyio.abc import TaskGroup
 
 from ..outcomes import Outcome
 from .call import Call, throwable
-from .hands import Hands, Source
+from .frames import Hands, Source
 from .items import Intake
 from .mailbox import LoopHome, is_being_cancelled
 from .run import Run

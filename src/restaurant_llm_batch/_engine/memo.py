@@ -8,13 +8,14 @@ The first item to ask runs it as part of its own flow. What the others need of t
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import ConfigurationError
 from ..outcomes import Stage
+from ..steps import Pause
 
 MOST_KEPT = 10_000
 """Results kept in a run, so that a hundred thousand different ones do not fill the memory."""
@@ -95,3 +96,35 @@ class Cells:
         else:
             self._cells.move_to_end(key)
         return cell
+
+
+class Await:
+    """
+    Wait for something that calls back. Answered with what it is called back with.
+
+    Args:
+        begin: Begins it; its argument is to be called once, from any thread, with None or what went wrong.
+        leavable: Whether a stop of the run, or the end of the item's time, ends the wait.
+
+    Attributes:
+        over: Whether it has ended.
+        owner: Whatever the driver needs to find its way back.
+    """
+
+    __slots__ = ("begin", "leavable", "over", "owner")
+
+    def __init__(
+        self, begin: Callable[[Callable[[Exception | None], object]], object], *, leavable: bool = False
+    ) -> None:
+        self.begin = begin
+        self.leavable = leavable
+        self.over = False
+        self.owner: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class BackOff(Pause):
+    """Wait before a call is tried again, holding no slot; `what` it asks, and which `attempt` the next one is."""
+
+    what: str
+    attempt: int

@@ -18,11 +18,10 @@ from ..models import Hit, SearchQuery
 from ..outcomes import Stage
 from ..steps import Complete, Flow, Maybe, Once, Pack, Pause, Search, SearchAll, Together, pause
 from ..tokens.packing import Packed
-from .awaiting import BackOff
 from .cached_calls import ask_with_store
 from .call import Call
 from .items import Entry
-from .memo import Join, Release, own_copy
+from .memo import BackOff, Join, Release, own_copy
 from .plan import Line
 from .run import Run, is_sound, log, where
 

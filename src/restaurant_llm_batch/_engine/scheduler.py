@@ -16,13 +16,11 @@ from ..errors import ConfigurationError
 from ..events import Wait
 from ..outcomes import Failure, Outcome
 from ..steps import Flow, Together
-from .awaiting import Await
 from .call import Call
-from .frames import Frame, Joined
-from .hands import Hands, Pending, Source
+from .frames import Frame, Hands, Joined, Pending, Source
 from .items import Entry, Intake
 from .mailbox import Home
-from .memo import Cell, Join, Release
+from .memo import Await, Cell, Join, Release
 from .policy import govern_item
 from .run import Run, log
 from .timers import Due, Pacing

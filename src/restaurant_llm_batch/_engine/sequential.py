@@ -8,11 +8,10 @@ from typing import Any
 from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome
 from ..steps import Pause, drive
-from .awaiting import Await
 from .call import Call
 from .items import Entry, Intake
 from .mailbox import ThreadHome
-from .memo import Join, Release
+from .memo import Await, Join, Release
 from .policy import govern_item
 from .run import Run
 

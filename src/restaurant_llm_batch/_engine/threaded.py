@@ -13,7 +13,7 @@ from typing import Any
 from ..cancellation import GivenUp, until
 from ..outcomes import Outcome
 from .call import Call
-from .hands import Hands, Source
+from .frames import Hands, Source
 from .items import Intake
 from .mailbox import Home, ThreadHome
 from .run import Run

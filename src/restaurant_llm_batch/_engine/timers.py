@@ -10,9 +10,9 @@ from time import monotonic
 from typing import TypeAlias
 
 from .._limits.rate import RateGate
-from .awaiting import Await
 from .call import Call
 from .mailbox import Home
+from .memo import Await
 
 Waiting: TypeAlias = Call | Await
 

@@ -7,9 +7,9 @@ from time import monotonic
 from typing import Any
 
 from ..events import Stalled, Wait, WaitFor
-from .awaiting import Await, BackOff
 from .call import Call
 from .frames import Frame
+from .memo import Await, BackOff
 from .run import Run, log
 
 

@@ -10,8 +10,7 @@ import aiohttp
 from anyio import CancelScope
 from yarl import URL
 
-from .client_lifetime import PerLoop
-from .in_use import InUse
+from .client_lifetime import InUse, PerLoop
 from .types import Answer, Headers, Timeout, TransportError, system_trust
 
 

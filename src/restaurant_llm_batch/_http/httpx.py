@@ -11,8 +11,7 @@ import anyio
 import httpx
 
 from .abort import TooLate, endable, exchange
-from .client_lifetime import PerLoop
-from .in_use import InUse
+from .client_lifetime import InUse, PerLoop
 from .types import Answer, Headers, Timeout, TransportError, system_trust
 
 _NOT_SENT = (

@@ -12,16 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .._llm_response import LLMReply
-from ..errors import (
-    BackendError,
-    PromptTooLong,
-    QuotaExhausted,
-    TransientBackendError,
-)
+from ..errors import BackendError, PromptTooLong, QuotaExhausted, TransientBackendError
 from ..models import LLMRequest
-from .rate_headers import rate_report
 from .secrets import Secret
-from .status import LONGEST_WORDS, error_for
+from .status import LONGEST_WORDS, error_for, rate_report
 
 _TOO_LONG = re.compile(r"maximum context length|context_length_exceeded|maximum model length", re.IGNORECASE)
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]")

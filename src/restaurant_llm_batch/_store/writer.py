@@ -18,9 +18,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 from .._llm_response import LLMReply
 from ..errors import StoreError
-from .database import StoreFile
-from .link import Link
-from .rows import PURGE, PURGE_JOBS, PUT, PUT_SIZES, encode_reply
+from .database import PURGE, PURGE_JOBS, PUT, PUT_SIZES, Link, StoreFile, encode_reply
 
 log = logging.getLogger("restaurant_llm_batch")
 

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import ConfigurationError
 from ..models import ItemId, Review
-from ..search import EmbeddedSearch
+from ..search.embedded.search import EmbeddedSearch, Indexed
 from . import _backends as services
-from ._indexing import Index, index_lines
-from ._reading import ReviewLines
+from ._reading import FileError, ReviewLines
+
+if TYPE_CHECKING:
+    from ..search import QdrantSearch
 
 SAMPLE = "the shipped sample"
 _LABEL = "restaurant_llm_batch.json"
@@ -184,3 +188,139 @@ def _from_folder(path: Path) -> Source:
         )
     search = EmbeddedSearch(path, embedder=services.embedder())
     return Source(label=str(path), ids=search.restaurant_ids(), search=search)
+
+
+_TEXTS = (".txt", ".md")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Documents(Known):
+    """
+    Texts by name.
+
+    Attributes:
+        texts: The texts by id as a string.
+    """
+
+    texts: Mapping[str, str]
+    what: str = "document"
+
+
+def read_documents(paths: Sequence[Path]) -> Documents:
+    """
+    Read text files, each a document; or a file of reviews, whose restaurants each are one.
+
+    Args:
+        paths: Text files, or one file of reviews; none for the sample.
+
+    Raises:
+        ConfigurationError: They cannot be used.
+    """
+    texts = [path for path in paths if path.suffix.lower() in _TEXTS]
+    if texts and len(texts) == len(paths):
+        return _from_texts(dict.fromkeys(texts))
+    if len(paths) > 1:
+        raise ConfigurationError(
+            f"name text files ({', '.join(_TEXTS)}), as many as you like, or one file of reviews; "
+            f"{str(next(path for path in paths if path not in texts))!r} is no text file"
+        )
+    known = read_grouped(paths[0] if paths else None)
+    # A review that ends without a full stop must not run into the next.
+    joined = {str(one): "\n".join(review.content for review in known.of(one)) for one in known.ids}
+    return Documents(label=known.label, ids=known.ids, names=known.names, texts=joined)
+
+
+def _from_texts(paths: Mapping[Path, None]) -> Documents:
+    texts = {str(path): _read(path) for path in paths}
+    ids: list[ItemId] = [*texts]
+    return Documents(label="the files" if len(ids) > 1 else "the file", ids=ids, texts=texts)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise FileError(f"{str(path)!r}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
+    except OSError as error:
+        raise FileError(f"cannot read {str(path)!r}: {error.strerror}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grouped(Known):
+    """
+    Restaurants and all of their reviews.
+
+    Attributes:
+        reviews: The reviews by the restaurant's id as a string, in the order of the file.
+    """
+
+    reviews: Mapping[str, Sequence[Review]]
+
+    def of(self, restaurant_id: ItemId) -> Sequence[Review]:
+        """Return the reviews of a restaurant."""
+        return self.reviews.get(str(restaurant_id), ())
+
+
+def read_grouped(path: Path | None, kind: type[ReviewLines] = ReviewLines) -> Grouped:
+    """
+    Read a file of reviews; its restaurants are in the order of their first appearance.
+
+    Args:
+        path: The file; None for the sample.
+        kind: What reads its lines.
+
+    Raises:
+        ConfigurationError: The file cannot be used.
+    """
+    with review_file(path) as (file, label):
+        lines = kind(file)
+        reviews = _by_restaurant(lines)
+    return Grouped(label=label, ids=list(lines.restaurants.values()), names=lines.names, reviews=reviews)
+
+
+def _by_restaurant(reviews: Iterable[Review]) -> dict[str, list[Review]]:
+    found: dict[str, list[Review]] = {}
+    for review in reviews:
+        found.setdefault(str(review.restaurant_id), []).append(review)
+    return found
+
+
+Index: TypeAlias = "EmbeddedSearch | QdrantSearch"
+"""Where reviews can be put."""
+
+
+def index_lines(lines: ReviewLines, search: Index, size: int, progress: Console | None) -> Indexed:
+    """
+    Index the reviews of a file.
+
+    Args:
+        lines: The file.
+        search: Where they go.
+        size: The file's size in bytes.
+        progress: Where to show how far it is, if that is a terminal; None for nowhere.
+
+    Returns:
+        What was indexed.
+
+    Raises:
+        ConfigurationError: A line cannot be used.
+    """
+    if progress is None or not progress.is_terminal:
+        return _index(lines, search, None)
+    columns = TextColumn("Indexing"), BarColumn(), TextColumn("{task.fields[reviews]:,} reviews")
+    with Progress(*columns, TimeRemainingColumn(), console=progress, transient=True) as bar:
+        task = bar.add_task("", total=size, reviews=0)
+
+        def show(written: int) -> None:
+            bar.update(task, completed=lines.bytes_read, reviews=written)
+
+        return _index(lines, search, show)
+
+
+def _index(lines: ReviewLines, search: Index, show: Callable[[int], object] | None) -> Indexed:
+    try:
+        return search.index_reviews(lines, on_progress=show)
+    except FileError:
+        raise
+    except ConfigurationError as error:
+        raise lines.complaint(str(error)) from error

@@ -9,19 +9,9 @@ from importlib.metadata import version
 from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
 
+from ..errors import RateLimited
 from ..events import CallEnded, CallStarted, ItemEnded, RetryPlanned
 from ..outcomes import Failure, Stage
-from ._otel_names import (
-    ERROR_TYPE,
-    LOST,
-    OPERATION,
-    RESPONSE_MODEL,
-    SCOPE,
-    TOKEN_TYPE,
-    base_labels,
-    error_type,
-    operation,
-)
 
 # The buckets that the GenAI conventions ask for.
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
@@ -117,6 +107,48 @@ def does_nothing(given: MeterProvider | None) -> Callable[[], bool]:
         return lambda: isinstance(given, metrics.NoOpMeterProvider)
     # The API's own providers measure nothing; the one that stands in until an SDK is set up has no public name.
     return lambda: type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
+
+
+SCOPE = "restaurant_llm_batch"
+
+OPERATION = "gen_ai.operation.name"
+PROVIDER = "gen_ai.provider.name"
+REQUEST_MODEL = "gen_ai.request.model"
+RESPONSE_MODEL = "gen_ai.response.model"
+FINISH_REASONS = "gen_ai.response.finish_reasons"
+INPUT_TOKENS = "gen_ai.usage.input_tokens"
+OUTPUT_TOKENS = "gen_ai.usage.output_tokens"
+CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
+TOKEN_TYPE = "gen_ai.token.type"
+ERROR_TYPE = "error.type"
+
+LOST = "cancelled"
+"""The `error.type` of a call whose answer nobody heard, because its run was cancelled."""
+
+_OPERATIONS = {"llm": "chat", "search": "retrieval", "tokens": "count_tokens"}
+
+
+def operation(stage: Stage) -> str:
+    """Return what the conventions call a call of a stage."""
+    return _OPERATIONS.get(stage, stage)
+
+
+def base_labels(stage: Stage, model: str | None, provider: str) -> dict[str, str]:
+    """Return the attributes that all calls of a stage share."""
+    labels = {OPERATION: operation(stage)}
+    if stage != "search":
+        labels[PROVIDER] = provider
+        if model is not None:
+            labels[REQUEST_MODEL] = model
+    return labels
+
+
+def error_type(error: BaseException) -> str:
+    """Return the HTTP status of an error where it has one, else its class; never its words."""
+    status = getattr(error, "status", None)
+    if isinstance(status, int):
+        return str(status)
+    return "429" if isinstance(error, RateLimited) else type(error).__qualname__
 
 
 _STAGES = {stage: {OPERATION: operation(stage)} for stage in ("search", "llm", "tokens")}

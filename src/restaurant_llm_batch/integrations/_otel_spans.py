@@ -15,7 +15,7 @@ from ..events import CallEnded, CallStarted, ItemEnded, ItemStarted, RetryPlanne
 from ..models import ItemId
 from ..outcomes import Failure, Stage
 from ._open_calls import is_refused_input
-from ._otel_names import (
+from ._otel_metrics import (
     CACHED_TOKENS,
     ERROR_TYPE,
     FINISH_REASONS,

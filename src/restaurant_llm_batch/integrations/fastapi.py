@@ -22,11 +22,10 @@ from ..tasks.strengths import ExtractStrengths
 from ..tasks.summary import SummarizeAspects
 from ._fastapi import openapi as documents
 from ._fastapi.jobs import Tasks
-from ._fastapi.request import BatchRequest, Bounds
+from ._fastapi.request import BatchRequest, Bounds, routes_within
 from ._fastapi.requests import SentimentAnalysisBatchRequest, StrengthBatchRequest, SummaryRequest
+from ._fastapi.respond import answer
 from ._fastapi.responses import SentimentAnalysisBatchResponse, StrengthBatchResponse, SummaryBatchResponse
-from ._fastapi.route import routes_within
-from ._fastapi.serving import answer
 
 MAX_BODY_BYTES = 8 * 2**20
 MAX_ITEMS = 200

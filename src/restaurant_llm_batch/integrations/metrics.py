@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import isfinite
 from threading import Lock
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 from ..errors import ConfigurationError, RateLimited
 from ..events import CallEnded, CallStarted, Event, ItemEnded, ItemStarted, RetryPlanned, RunEnded, RunStarted
 from ..models import ItemId
 from ..outcomes import Failure, Stage
-from ._counted import CallOutcome, CountersSnapshot, Histogram, Times
 from ._open_calls import OpenCalls, is_refused_input
-from ._prometheus import CONTENT_TYPE, render
 
 __all__ = ["CallOutcome", "Counters", "CountersSnapshot", "Histogram"]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
+
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Counters:
@@ -215,3 +217,170 @@ class _Run:
         if not planned:
             del self.planned[event.item_id]
         return True
+
+
+CallOutcome: TypeAlias = Literal["answered", "refused", "failed", "cancelled"]
+"""What became of a call; "cancelled" is one whose run was given up before it came back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """
+    How long something took.
+
+    Attributes:
+        bounds: Upper bounds of the buckets, in seconds, ascending.
+        counts: How many there were in each bucket; the last one is for those above every bound.
+        sum: Seconds, all together.
+    """
+
+    bounds: tuple[float, ...]
+    counts: tuple[int, ...]
+    sum: float
+
+    @property
+    def count(self) -> int:
+        """How many there were."""
+        return sum(self.counts)
+
+
+@dataclass(frozen=True, slots=True)
+class CountersSnapshot:
+    """
+    What all runs together have done up to one moment.
+
+    Stages are "search", "llm" and "tokens" for calls; items fail at any `Stage`.
+
+    Attributes:
+        runs_started: Runs that began.
+        runs_ended: Runs that are over.
+        open_items: Items under way now.
+        succeeded: Items done.
+        failed: Items not done, by the stage where they failed.
+        calls: Calls that are over, by stage and outcome; a search for several queries in one round trip counts
+            once for each query, as in `RunStats.calls`.
+        retries: Calls that were made again, or will be, by stage.
+        refusals: Calls that the service refused, by stage.
+        prompt_tokens: Tokens read, by the model that read them, as far as the service reports them.
+        completion_tokens: Tokens written, likewise.
+        cached_tokens: Those of `prompt_tokens` that came from the service's prompt cache.
+        in_flight: Calls in flight now, by stage.
+        waiting: Calls that will be made again and have not been yet, by stage.
+        latency: How long calls took, by stage; one observation for a round trip.
+        slot_waits: How long calls waited for their slot, by stage.
+    """
+
+    runs_started: int
+    runs_ended: int
+    open_items: int
+    succeeded: int
+    failed: Mapping[Stage, int]
+    calls: Mapping[tuple[Stage, CallOutcome], int]
+    retries: Mapping[Stage, int]
+    refusals: Mapping[Stage, int]
+    prompt_tokens: Mapping[str, int]
+    completion_tokens: Mapping[str, int]
+    cached_tokens: Mapping[str, int]
+    in_flight: Mapping[Stage, int]
+    waiting: Mapping[Stage, int]
+    latency: Mapping[Stage, Histogram]
+    slot_waits: Mapping[Stage, Histogram]
+
+
+class Times:
+    """A histogram that grows."""
+
+    __slots__ = ("bounds", "counts", "sum")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.sum = 0.0
+
+    def add(self, seconds: float) -> None:
+        """Take one in."""
+        self.counts[bisect_left(self.bounds, seconds)] += 1
+        self.sum += seconds
+
+    def frozen(self) -> Histogram:
+        """Return what it is now."""
+        return Histogram(self.bounds, tuple(self.counts), self.sum)
+
+
+_PREFIX = "restaurant_llm_batch_"
+_FAILS_AT: tuple[Stage, ...] = ("input", "search", "tokens", "llm", "task", "run")
+_OUTCOMES: tuple[CallOutcome, ...] = ("answered", "refused", "failed", "cancelled")
+
+Labels: TypeAlias = Mapping[str, str]
+
+
+def render(counts: CountersSnapshot) -> str:
+    """Return a snapshot as text. Every label that is known beforehand is there from the start, with 0."""
+    return "".join(f"{line}\n" for line in _lines(counts))
+
+
+def _lines(counts: CountersSnapshot) -> Iterator[str]:
+    stages = tuple(counts.latency)
+    yield from _plain("runs_started_total", "counter", "Runs that began.", [((), counts.runs_started)])
+    yield from _plain("runs_ended_total", "counter", "Runs that are over.", [((), counts.runs_ended)])
+    items = {("ok", ""): counts.succeeded}
+    items |= {("failed", stage): counts.failed.get(stage, 0) for stage in _FAILS_AT}
+    yield from _plain("items_total", "counter", "Items that are over.", items.items(), ("outcome", "stage"))
+    yield from _plain("items_open", "gauge", "Items under way.", [((), counts.open_items)])
+    calls = {(s, outcome): counts.calls.get((s, outcome), 0) for s in stages for outcome in _OUTCOMES}
+    yield from _plain("calls_total", "counter", "Calls that are over.", calls.items(), ("stage", "outcome"))
+    for name, kind, help_, of_stage in (
+        ("retries_total", "counter", "Calls made again, or to be made again.", counts.retries),
+        ("refusals_total", "counter", "Calls that the service refused.", counts.refusals),
+        ("calls_in_flight", "gauge", "Calls in flight.", counts.in_flight),
+        ("calls_waiting", "gauge", "Calls to be made again that have not been yet.", counts.waiting),
+    ):
+        yield from _plain(name, kind, help_, [((s,), of_stage.get(s, 0)) for s in stages], ("stage",))
+    tokens = {(model, "prompt"): number for model, number in counts.prompt_tokens.items()}
+    tokens |= {(model, "completion"): number for model, number in counts.completion_tokens.items()}
+    yield from _plain(
+        "tokens_total", "counter", "Tokens read and written.", tokens.items(), ("model", "kind")
+    )
+    cached = {(model,): number for model, number in counts.cached_tokens.items()}
+    yield from _plain(
+        "cached_tokens_total", "counter", "Prompt tokens from a cache.", cached.items(), ("model",)
+    )
+    yield from _histogram("call_seconds", "How long calls took.", counts.latency)
+    yield from _histogram("slot_wait_seconds", "How long calls waited for a slot.", counts.slot_waits)
+
+
+def _plain(
+    name: str,
+    kind: str,
+    help_: str,
+    values: Iterable[tuple[tuple[str, ...], int]],
+    labels: tuple[str, ...] = (),
+) -> Iterator[str]:
+    yield from _head(name, kind, help_)
+    for which, value in values:
+        yield f"{_PREFIX}{name}{_shown(dict(zip(labels, which, strict=True)))} {value}"
+
+
+def _histogram(name: str, help_: str, of_stage: Mapping[Stage, Histogram]) -> Iterator[str]:
+    yield from _head(name, "histogram", help_)
+    for stage, times in of_stage.items():
+        bounds = [*(f"{bound:g}" for bound in times.bounds), "+Inf"]
+        for bound, number in zip(bounds, accumulate(times.counts), strict=True):
+            yield f"{_PREFIX}{name}_bucket{_shown({'stage': stage, 'le': bound})} {number}"
+        yield f"{_PREFIX}{name}_sum{_shown({'stage': stage})} {times.sum!r}"
+        yield f"{_PREFIX}{name}_count{_shown({'stage': stage})} {times.count}"
+
+
+def _head(name: str, kind: str, help_: str) -> Iterator[str]:
+    yield f"# HELP {_PREFIX}{name} {help_}"
+    yield f"# TYPE {_PREFIX}{name} {kind}"
+
+
+def _shown(labels: Labels) -> str:
+    if not labels:
+        return ""
+    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
+
+
+def _escaped(value: str) -> str:
+    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

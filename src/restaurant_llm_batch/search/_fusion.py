@@ -9,8 +9,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from ..models import Hit, SearchQuery
 from ..protocols import Embedding
-from ._hybrid import Candidate, Fused, cut, fuse, settle, unmeasured
-from ._scope import Scope
+from ._hybrid import Candidate, Fused, Scope, cut, fuse, settle, unmeasured
 
 T = TypeVar("T")
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ..models import ItemId
-from ._ids import as_number, id_order
+from ..errors import ConfigurationError
+from ..models import ItemId, SearchQuery
+from ._indexing import as_number, id_order, read_id
 
 RRF_K = 2
 """Qdrant's default; the first of a list counts 1/2, the second 1/3."""
@@ -140,3 +141,36 @@ def _restaurant_order(restaurant_id: ItemId | None) -> tuple[int, int, str]:
 
 def _candidate_order(candidate: Candidate) -> tuple[float, tuple[int, int, str], tuple[int, int, str], str]:
     return (-candidate.score, *_identity(candidate))
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """
+    Among which reviews a query looks, checked.
+
+    Attributes:
+        restaurant_id: The restaurant that the query names.
+        others: Whether its reviews are the only ones left out, and not the only ones looked at.
+        category: What the category of each review must be; None for any.
+    """
+
+    restaurant_id: ItemId
+    others: bool = False
+    category: ItemId | None = None
+
+
+def scope_of(query: SearchQuery) -> Scope:
+    """
+    Return among which reviews a query looks.
+
+    Raises:
+        ConfigurationError: It names no restaurant, or says nothing that can be looked among.
+    """
+    among: object = query.among
+    if among not in ("own", "others"):
+        raise ConfigurationError(f'among must be "own" or "others", got {among!r}')
+    restaurant_id = read_id(query.restaurant_id, "restaurant_id")
+    category = None if query.category is None else read_id(query.category, "category")
+    if isinstance(category, str) and not category.strip():
+        raise ConfigurationError("category is blank: leave it out to search in all of them")
+    return Scope(restaurant_id, among == "others", category)

@@ -15,7 +15,7 @@ from .._llm_response import LLMReply
 from ..errors import BackendError, OutputError, OutputTruncated
 from ..models import LLMRequest
 from ..steps import Flow, GateName, complete
-from ._failing import value_or_failure
+from ._common import value_or_failure
 from ._parsing import DECLINED
 from ._prompts.aspects import escaped
 

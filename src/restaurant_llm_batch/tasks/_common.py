@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from math import inf
+from typing import Literal, TypeAlias, TypeVar, get_args
 
-from ..errors import ConfigurationError
-from ._language import CHOICES
+from ..errors import STOPS_THE_RUN, ConfigurationError, RunStopped
+from ..steps import Maybe
+from ._prompts.aspects import Language
 
 
 def check(task: object, field: str, fine: bool, bounds: str) -> None:
@@ -41,3 +44,51 @@ def check_temperature(task: object) -> None:
     """Check the field `temperature`."""
     value = getattr(task, "temperature")  # noqa: B009
     check(task, "temperature", isinstance(value, (int, float)) and 0 <= value < inf, "a number of at least 0")
+
+
+T = TypeVar("T")
+
+
+def value_or_failure(result: Maybe[T]) -> Maybe[T]:
+    """
+    Return what a part came to.
+
+    Raises:
+        RunStopped: When the run was stopped: then the item is not done, whatever its other parts came to.
+        PermanentBackendError: When it is one that stops the run, likewise.
+    """
+    if isinstance(result, (RunStopped, *STOPS_THE_RUN)):
+        raise result
+    return result
+
+
+def raise_first(errors: Iterable[Exception]) -> None:
+    """Raise the first error, if there is one."""
+    for error in errors:
+        raise error
+
+
+def told(error: Exception) -> str:
+    """Return an error as a result tells it."""
+    return f"{type(error).__name__}: {error}"
+
+
+Choice: TypeAlias = Literal["ko", "en", "auto"]
+"""What the field `language` of a task may be; "auto" is that of the texts."""
+
+CHOICES: tuple[str, ...] = get_args(Choice)
+
+
+def choose(choice: Choice, texts: Iterable[str]) -> Language:
+    """Return the language that was chosen, or for "auto" that of the texts."""
+    return language_of(texts) if choice == "auto" else choice
+
+
+def language_of(texts: Iterable[str]) -> Language:
+    """Return the language that more of the texts is written in, by script; "ko" where there is neither."""
+    hangul = latin = 0
+    for text in texts:
+        hangul += sum("가" <= character <= "힣" for character in text)
+        latin += sum(character.isascii() and character.isalpha() for character in text)
+    # A Hangul syllable carries about as much as two and a half Latin letters.
+    return "ko" if hangul * 2.5 >= latin else "en"

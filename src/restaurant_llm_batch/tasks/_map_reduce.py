@@ -16,7 +16,7 @@ from ..models import ItemId, LLMRequest
 from ..steps import Flow, pack, together
 from ..tokens.packing import halved
 from ._asking import ask
-from ._failing import raise_first, value_or_failure
+from ._common import raise_first, value_or_failure
 from ._parsing import read_object
 from ._prompts import reviews as prompts
 from ._prompts.aspects import Language

@@ -8,13 +8,15 @@ reviews that were shown, and those that fit none are dropped and counted.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, cast
 
 from .._llm_response import LLMReply
-from ..errors import OutputInvalid, OutputTruncated
+from ..errors import OutputError, OutputInvalid, OutputTruncated
 from ..models import Hit
-from ..results import AspectSummary, Evidence
+from ..results import AspectSummary, Evidence, Sentiment, Word
+from ._prompts.reviews import LABELS
 
 DECLINED = ("refusal", "content_filter")
 """How an answer ended that the model, or the service, declined to give."""
@@ -89,3 +91,93 @@ def read_overall(answer: Mapping[str, Any], reply: LLMReply) -> str:
 
 def _is_shown(number: Any, hits: Sequence[Hit]) -> bool:
     return type(number) is int and 0 <= number < len(hits)
+
+
+_OBJECT = re.compile(r"\{[^{}]{1,200}\}")
+"""One label; nothing in it is nested."""
+
+
+def read_labels(reply: LLMReply, asked: Collection[int]) -> dict[int, Sentiment]:
+    """
+    Return the labels of the reviews that were asked about, as far as the answer can be trusted.
+
+    A number that was not asked about is dropped, a label that is none too, and a number with two different
+    labels has none: whoever asked sees what is missing. Of an answer that was cut off, or is no valid JSON as a
+    whole, each label that is there in full counts.
+
+    Raises:
+        OutputError: When there is not a single label in it.
+    """
+    try:
+        found = read_object(reply).get("labels")
+    except OutputError:
+        labels = _trusted(_salvaged(reply.text), asked)
+        if not labels:
+            raise
+        return labels
+    return _trusted(found if isinstance(found, list) else (), asked)
+
+
+def _salvaged(text: str) -> Iterable[Any]:
+    for match in _OBJECT.finditer(text):
+        try:
+            yield json.loads(match[0], strict=False)
+        except (ValueError, RecursionError):
+            continue
+
+
+def _trusted(entries: Iterable[Any], asked: Collection[int]) -> dict[int, Sentiment]:
+    given: dict[int, set[Sentiment]] = {}
+    for entry in entries:
+        if isinstance(entry, Mapping):
+            number, label = _number(entry.get("id")), _label(entry.get("label"))
+            if number in asked and label is not None:
+                given.setdefault(cast("int", number), set()).add(label)
+    return {number: labels.pop() for number, labels in given.items() if len(labels) == 1}
+
+
+def _number(value: Any) -> int | None:
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _label(value: Any) -> Sentiment | None:
+    text = value.strip().lower() if isinstance(value, str) else ""
+    return cast("Sentiment", text) if text in LABELS else None
+
+
+def read_words(reply: LLMReply) -> list[tuple[str, Word]]:
+    """
+    Return the words of an answer, as it lists them.
+
+    Raises:
+        OutputError: When it has no list of words.
+    """
+    from ._schemas import WordForm, valid_entries
+
+    return [
+        (form.word, Word(form.pos, tuple(form.meanings)))
+        for form in valid_entries(WordForm, _listed("words", reply))
+    ]
+
+
+def read_phrases(reply: LLMReply) -> list[tuple[str, str]]:
+    """
+    Return the phrases of an answer and their meanings, as it lists them.
+
+    Raises:
+        OutputError: When it has no list of phrases.
+    """
+    from ._schemas import PhraseForm, valid_entries
+
+    return [
+        (form.phrase, form.meaning.strip()) for form in valid_entries(PhraseForm, _listed("phrases", reply))
+    ]
+
+
+def _listed(field: str, reply: LLMReply) -> list[object]:
+    listed = read_object(reply).get(field)
+    if not isinstance(listed, list):
+        raise OutputInvalid(f"the answer does not have its form: {field}: must be a list", reply=reply)
+    return listed

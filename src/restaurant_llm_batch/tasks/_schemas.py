@@ -6,7 +6,7 @@ The one place that names pydantic, and imported where it is used: it takes as lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -26,8 +26,9 @@ from pydantic import (
 
 from .._llm_response import LLMReply
 from ..errors import ConfigurationError, OutputInvalid
-from ..models import ItemId, RestaurantRef, Review, as_item_id
+from ..models import Document, ItemId, RestaurantRef, Review, as_item_id
 from ..tokens.packing import as_whole
+from ._prompts.vocabulary import PARTS_OF_SPEECH
 
 Form = TypeVar("Form", bound=BaseModel)
 
@@ -243,3 +244,71 @@ def _path(loc: tuple[int | str, ...]) -> str:
     if rest and isinstance(rest[0], int):
         path += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest[:2])
     return path
+
+
+_LONGEST_ENTRY = 200
+
+Entry = TypeVar("Entry", bound=BaseModel)
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST_ENTRY)]
+
+
+class DocumentForm(BaseModel):
+    """A `Document`, as users write it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    document_id: Id
+    chunks: Annotated[list[StrictStr], BeforeValidator(as_list)]
+    priority: StrictInt = 0
+
+
+def _part_of_speech(value: Any) -> str:
+    said = value.strip().lower() if isinstance(value, str) else ""
+    return said if said in PARTS_OF_SPEECH else ""
+
+
+def _texts_of(value: Any) -> Any:
+    if isinstance(value, list):
+        return [text for text in value if isinstance(text, str) and text.strip()]
+    return [] if value is None else value
+
+
+def _text_for_null(value: Any) -> Any:
+    return "" if value is None else value
+
+
+class WordForm(BaseModel):
+    """A word, as the model writes it."""
+
+    word: Name
+    pos: Annotated[str, BeforeValidator(_part_of_speech)] = ""
+    meanings: Annotated[list[str], BeforeValidator(_texts_of)] = []
+
+
+class PhraseForm(BaseModel):
+    """A phrase, as the model writes it."""
+
+    phrase: Name
+    meaning: Annotated[str, BeforeValidator(_text_for_null)] = ""
+
+
+def read_document(raw: Any) -> Document:
+    """
+    Return the document that a mapping describes.
+
+    Raises:
+        ConfigurationError: When it does not have the form; every wrong field is named.
+    """
+    form = read_item(DocumentForm, raw)
+    return Document(form.document_id, tuple(form.chunks), form.priority)
+
+
+def valid_entries(form: type[Entry], listed: Iterable[object]) -> list[Entry]:
+    """Return the entries of a list that have their form; one bad entry is no reason to lose the others."""
+    entries = []
+    for entry in listed:
+        try:
+            entries.append(form.model_validate(entry))
+        except ValidationError:
+            continue
+    return entries

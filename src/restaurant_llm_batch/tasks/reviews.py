@@ -10,8 +10,7 @@ from typing import Any
 from ..models import ItemId, Review, ReviewKind, SortedReviews
 from ..results import ReviewSummary
 from ..steps import Flow
-from ._common import check_count, check_language, check_temperature
-from ._language import Choice, choose
+from ._common import Choice, check_count, check_language, check_temperature, choose
 from ._map_reduce import Digest, Job, Line
 from ._prompts import reviews as prompts
 

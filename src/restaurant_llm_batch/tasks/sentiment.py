@@ -12,10 +12,17 @@ from ..models import ItemId, LLMRequest, Review, ReviewedRestaurant
 from ..results import RestaurantSentiment, ReviewLabel, Sentiment
 from ..steps import Flow, complete, pack, together
 from ..tokens.packing import CUT_MARK, Packed, halved
-from ._common import check_count, check_language, check_temperature
-from ._failing import raise_first, told, value_or_failure
-from ._labels import read_labels
-from ._language import Choice, choose
+from ._common import (
+    Choice,
+    check_count,
+    check_language,
+    check_temperature,
+    choose,
+    raise_first,
+    told,
+    value_or_failure,
+)
+from ._parsing import read_labels
 from ._prompts import reviews as prompts
 from ._prompts.aspects import Language
 

@@ -10,9 +10,7 @@ from typing import Any, TypeAlias
 from ..models import Comparison, Hit, ItemId, Review, SearchQuery
 from ..results import RestaurantStrength
 from ..steps import Flow, once, pack, search_all
-from ._common import check, check_count, check_language, check_temperature
-from ._failing import raise_first
-from ._language import Choice, choose
+from ._common import Choice, check, check_count, check_language, check_temperature, choose, raise_first
 from ._map_reduce import Digest, Job, Line
 from ._prompts import reviews as prompts
 from ._prompts.aspects import Language

@@ -14,9 +14,16 @@ from ..results import AspectSummary, RestaurantSummary
 from ..steps import Flow, complete, search_all, together
 from ..tokens.packing import halved
 from ._asking import ask, mend
-from ._common import check, check_count, check_language, check_temperature, is_count
-from ._failing import told, value_or_failure
-from ._language import language_of
+from ._common import (
+    check,
+    check_count,
+    check_language,
+    check_temperature,
+    is_count,
+    language_of,
+    told,
+    value_or_failure,
+)
 from ._parsing import read_aspect, read_object, read_overall
 from ._prompts import aspects as prompts
 from ._prompts.aspects import Language

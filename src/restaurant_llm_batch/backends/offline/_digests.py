@@ -11,8 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ..._nlp.lexicon import WordReader
 from ._clauses import Sentence, Topic, read_review
-from ._extract import Pick, extract
-from ._joining import joined
+from ._extract import Pick, extract, joined
 
 Read = Sequence[Sequence[Sentence]]
 """The sentences of each review."""

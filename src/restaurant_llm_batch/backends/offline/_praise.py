@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from ._clauses import Piece, Sentence, Topic
 from ._digests import Digester, Read, lean
-from ._joining import repeats
+from ._extract import repeats
 
 # Who praises the waiters praises the service; a dish or the view is a merit of its own.
 _MERITS = {

@@ -11,9 +11,7 @@ from ..._llm_response import LLMReply
 from ..._nlp.lexicon import WordReader
 from ...errors import PermanentBackendError
 from ...models import LLMRequest
-from ._answers import AspectAnswers
-from ._answers_reviews import ReviewAnswers
-from ._answers_words import WordAnswers
+from ._answers import AspectAnswers, ReviewAnswers, WordAnswers
 
 if TYPE_CHECKING:
     from ..._nlp.sentiment_model import SentimentReader

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, to_thread
 
-from ..._http.client_lifetime import PerLoop, loop_is_trio
-from ..._http.in_use import InUse
+from ..._http.client_lifetime import InUse, PerLoop, loop_is_trio
 from ..._http.secrets import Secret
 from ..._http.transport import HTTPTransport
 from ..._http.types import Timeout, Transport
@@ -22,7 +21,7 @@ from ...errors import ConfigurationError
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-_HEAVY = ("openai", f"{__package__}._carrier")
+_HEAVY = ("openai", f"{__package__}._adapter")
 
 
 class Clients:
@@ -105,7 +104,7 @@ class Clients:
     def _make_blocking(self) -> OpenAI:
         from openai import OpenAI
 
-        from ._carrier import blocking_http
+        from ._adapter import blocking_http
 
         # httpx2's own pool: through our seam, threads would pay for httpx's, which costs several times more.
         http = blocking_http(self._given, self._timeout)
@@ -114,7 +113,7 @@ class Clients:
     def _make_async(self) -> AsyncOpenAI:
         from openai import AsyncOpenAI
 
-        from ._carrier import async_http
+        from ._adapter import async_http
 
         transport = self._given if self._own is None or loop_is_trio() else self._own
         http = async_http(transport, self._timeout)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from anyio import fail_after
 
 from ..._http.abort import TooLate, exchange
-from ..._http.identity import identity_of
+from ..._http.fingerprint import identity_of
 from ..._http.openai_api import is_official
 from ..._http.secrets import KeyLike, Secret, as_secret
 from ..._http.status import base_url as cleaned

@@ -10,9 +10,8 @@ from typing import Any
 import anyio
 from anyio import CancelScope, CapacityLimiter, create_task_group, current_time, get_cancelled_exc_class
 
-from ..._http.client_lifetime import PerLoop
+from ..._http.client_lifetime import InUse, PerLoop
 from ..._http.exchange import Wire
-from ..._http.in_use import InUse
 from ..._http.types import Answer
 from ..._llm_response import LLMReply
 from ...errors import PermanentBackendError, RunStopped

@@ -13,7 +13,7 @@ from math import isfinite
 from typing import Any
 
 from ..._http.exchange import Wire
-from ..._http.identity import identity_of
+from ..._http.fingerprint import identity_of
 from ..._http.openai_api import chat_body
 from ..._http.secrets import KeyLike, Secret, as_secret
 from ..._http.status import base_url as cleaned

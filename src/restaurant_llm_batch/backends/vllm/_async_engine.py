@@ -16,8 +16,7 @@ from ..._http.client_lifetime import loop_is_trio
 from ..._llm_response import LLMReply
 from ...errors import BatchError, ConfigurationError, TransientBackendError
 from ...models import LLMRequest
-from ._codec import BACKEND, Prepared, error_for, read
-from ._start import Started, describe, start_awaited
+from ._codec import BACKEND, Prepared, Started, describe, error_for, read, start_awaited
 
 
 class _OnLoop:

@@ -12,9 +12,8 @@ from typing import Any
 from ..._llm_response import LLMReply
 from ...errors import BatchError, ConfigurationError
 from ...models import LLMRequest
-from ._codec import Prepared, error_for, read
+from ._codec import Prepared, Started, describe, error_for, read, start_blocking
 from ._shared_engine import Helm
-from ._start import Started, describe, start_blocking
 
 GLANCE = 1.0
 """Seconds between two looks at whether the engine's process is alive."""

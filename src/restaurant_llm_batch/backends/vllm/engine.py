@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..._http.identity import identity_of
+from ..._http.fingerprint import identity_of
 from ..._llm_response import LLMReply
 from ...errors import ConfigurationError
 from ...models import LLMRequest

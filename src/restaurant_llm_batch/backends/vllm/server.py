@@ -8,7 +8,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ..._http.exchange import Exchange, Wire, exchange
-from ..._http.identity import identity_of
+from ..._http.fingerprint import identity_of
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import KeyLike, as_secret
 from ..._http.status import base_url as cleaned

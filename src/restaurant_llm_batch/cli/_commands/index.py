@@ -10,8 +10,8 @@ from ...errors import BatchError, ConfigurationError
 from ...search import EmbeddedSearch
 from .. import _backends as services
 from .. import _report as report
-from .._indexing import Index, index_lines
 from .._reading import FileError, ReviewLines
+from .._sources import Index, index_lines
 
 _HELP = """
 Index the reviews of FILE into a folder, or into a Qdrant server, for `search` and `summarize`.

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ...models import SearchQuery
 from .. import _backends as services
-from .. import _parameters as parameters
+from .. import _options as parameters
 from .. import _report as report
 from .. import _tables as tables
 from .._sources import in_qdrant, open_source

@@ -14,15 +14,14 @@ from ..._config.limits import Limits
 from ...results import RestaurantSentiment
 from ...tasks.sentiment import AnalyzeSentiment
 from .. import _backends as services
-from .. import _parameters as parameters
+from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._grouping import read_grouped
 from .._options import FileOptions, Language, Work
-from .._results import View
 from .._running import command as run_command
-from .._share_bar import ShareBar
-from .._sources import Known
+from .._sources import Known, read_grouped
+from .._tables import ShareBar
+from .._views import View
 
 _HELP = """
 Label every review as positive, negative or neutral, and count by restaurant.

@@ -25,7 +25,7 @@ from ...tasks.sentiment import AnalyzeSentiment
 from ...tasks.strengths import ExtractStrengths
 from ...tasks.summary import SummarizeAspects
 from .. import _backends as services
-from .. import _parameters as parameters
+from .. import _options as parameters
 from .. import _report as report
 from .._backends import MakeLLM
 from .._options import Language
@@ -123,8 +123,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
 def _main(llms: Mapping[str, MakeLLM], /, **given: Any) -> None:
     options = Options(**given)
     try:
-        from ...integrations._fastapi.application import application
-        from ...integrations._fastapi.server import Server
+        from ...integrations._fastapi.server import Server, application
     except ImportError as error:
         raise ConfigurationError(
             f"serve needs the package {error.name}: pip install 'restaurant-llm-batch[fastapi]'"

@@ -15,13 +15,13 @@ from ...models import Review
 from ...results import RestaurantStrength
 from ...tasks.strengths import ExtractStrengths
 from .. import _backends as services
-from .. import _parameters as parameters
+from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
 from .._options import Language, SearchOptions, Work
-from .._results import View
 from .._running import command as run_command
 from .._sources import Known, Source
+from .._views import View
 
 _HELP = """
 Derive what each restaurant has over the others.

@@ -14,13 +14,13 @@ from rich.text import Text
 from ...results import AspectSummary, RestaurantSummary
 from ...tasks.summary import SummarizeAspects
 from .. import _backends as services
-from .. import _parameters as parameters
+from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
 from .._options import Language, SearchOptions, Work
-from .._results import View
 from .._running import command as run_command
 from .._sources import Known
+from .._views import View
 
 _HELP = """
 Summarise restaurants from their reviews, aspect by aspect and overall.

@@ -13,15 +13,14 @@ from rich.text import Text
 from ...results import ReviewSummary
 from ...tasks.reviews import SummarizeReviews
 from .. import _backends as services
-from .. import _parameters as parameters
+from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._grouping import read_grouped
 from .._options import FileOptions, Language, Work
-from .._polarity import OpinionLines
-from .._results import View
+from .._reading import OpinionLines
 from .._running import command as run_command
-from .._sources import Known
+from .._sources import Known, read_grouped
+from .._views import View
 
 _HELP = """
 Sum up the positive reviews of each restaurant, the negative ones, and both together.

@@ -17,14 +17,13 @@ from ...results import Vocabulary, Word
 from ...tasks.vocabulary import ExtractVocabulary
 from ...tokens.chunking import split_text
 from .. import _backends as services
-from .. import _parameters as parameters
+from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._documents import read_documents
 from .._options import Language, RunOptions, Work
-from .._results import View
 from .._running import command as run_command
-from .._sources import Known
+from .._sources import Known, read_documents
+from .._views import View
 
 _HELP = """
 Extract the words and phrases of documents.

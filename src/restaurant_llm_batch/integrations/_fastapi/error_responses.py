@@ -33,7 +33,7 @@ from ...errors import (
 )
 from .requests import REVIEW_FIELDS
 from .responses import ErrorDetail, ErrorResponse
-from .text import as_json
+from .serialize import as_json
 
 REQUEST_ID = "X-Request-Id"
 MOST_DETAILS = 20

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
-from fastapi import Request
+from fastapi import Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic_core import from_json
 from starlette.datastructures import Headers
-from starlette.types import Receive, Scope
+from starlette.exceptions import HTTPException
+from starlette.types import Receive, Scope, Send
 
-from .error_responses import Refused
+from .error_responses import REQUEST_ID, Refused, as_response
 from .responses import ErrorDetail
 
 LINES = "application/x-ndjson"
@@ -112,3 +115,42 @@ def _qualities(accept: str) -> dict[str, float]:
         weight = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
         wanted[kind] = float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0
     return wanted
+
+
+class BatchRoute(APIRoute):
+    """
+    A route of the batch router.
+
+    It answers errors of reading a request by itself, so that handlers of the whole application stay what they
+    are. Exceptions of dependencies that an application adds go to its own handlers, `HTTPException` excepted.
+    """
+
+    bounds: ClassVar[Bounds]
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what handles a request."""
+        handle = super().get_route_handler()
+        bounds = self.bounds
+
+        async def handle_within_bounds(plain: Request) -> Response:
+            request = BatchRequest(plain.scope, plain.receive, bounds)
+            try:
+                response = await handle(request)
+            except (RequestValidationError, HTTPException) as error:
+                return as_response(error, request.request_id)
+            response.headers[REQUEST_ID] = request.request_id
+            return response
+
+        return handle_within_bounds
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request that has found this path."""
+        try:
+            await super().handle(scope, receive, send)
+        except HTTPException as error:  # a method that the path does not have; all others were seen above
+            await as_response(error, name_of(scope))(scope, receive, send)
+
+
+def routes_within(bounds: Bounds) -> type[BatchRoute]:
+    """Return the kind of route that reads no more than `bounds`."""
+    return type("BatchRoute", (BatchRoute,), {"bounds": bounds})

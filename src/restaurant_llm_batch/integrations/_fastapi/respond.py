@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
+from anyio import CancelScope, create_task_group
+from fastapi import Response
+from starlette.types import Receive, Scope, Send
+
+from ..._runner import BatchRunner
 from ...errors import STOPS_THE_RUN, BatchError, ConfigurationError, OutputError, RunStopped
 from ...models import ItemId
-from ...outcomes import Failure, Outcome, RunStats, Stage
-from .error_responses import Refused, as_refusal, in_words
+from ...outcomes import BatchReport, Failure, Outcome, RunStats, Stage
+from .error_responses import Refused, as_refusal, as_response, error_body, in_words
 from .jobs import Job
-from .request import BatchRequest
+from .request import LINES, BatchRequest
 from .responses import DebugInfo, FailureResponse
+from .serialize import as_json, as_line
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -92,3 +98,132 @@ def refusal_of(error: Exception, request_id: str) -> Refused:
     if refusal.status_code >= 500:
         log.error("request %s is answered %d", request_id, refusal.status_code, exc_info=error)
     return refusal
+
+
+class OutcomeLines(Response):
+    """
+    Results as they finish, one JSON line each, and one with the counts at the end.
+
+    The first line waits for the first outcome, and so does the status: a request of which nothing can be done
+    gets the status that says so. What goes wrong later is said in the last line.
+    """
+
+    media_type = LINES
+
+    def __init__(self, request: BatchRequest, runner: BatchRunner, job: Job) -> None:
+        # Proxies that gather an answer before they pass it on would undo the point of this one.
+        super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
+        del self.headers["content-length"]
+        self._request = request
+        self._runner = runner
+        self._job = job
+        self._begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send everything; it ends early when the client goes away."""
+        try:
+            done = await unless_gone(receive, lambda: self._send_outcomes(send))
+        except Exception as error:
+            await self._send_error(error, scope, receive, send)
+        else:
+            if not done and not self._begun:  # nobody hears it, but middleware wants some answer
+                await Response(status_code=CLIENT_GONE)(scope, receive, send)
+
+    async def _send_outcomes(self, send: Send) -> bool:
+        account = Account(self._request, self._job)
+        # A block of the request's own opens the runner where nobody has, and what is in it ends with the request.
+        async with self._runner as runner:
+            stream = runner.astream(self._job.task, self._job.items)
+            async for outcome in stream:
+                entry = account.enter(outcome, stream.stats)
+                if account.stop is not None and not self._begun:
+                    raise account.stop
+                await self._send_line(entry, send)
+        for entry in account.never_begun():
+            await self._send_line(entry, send)
+        await self._send_line({"done": account.counts}, send, last=True)
+        return True
+
+    async def _send_line(self, line: Mapping[str, Any], send: Send, *, last: bool = False) -> None:
+        if not self._begun:
+            self._begun = True
+            headers = self.raw_headers
+            await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
+        await send({"type": "http.response.body", "body": as_line(line), "more_body": not last})
+
+    async def _send_error(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = self._request.request_id
+        refusal = refusal_of(error, request_id)
+        if self._begun:
+            body = error_body(refusal.status_code, str(refusal.detail), refusal.details, request_id)
+            await self._send_line({"error": body}, send, last=True)
+        else:
+            await as_response(refusal, request_id)(scope, receive, send)
+
+
+T = TypeVar("T")
+
+CLIENT_GONE = 499
+"""The status that proxies give to an answer that nobody is left to read."""
+
+
+async def unless_gone(receive: Receive, work: Callable[[], Awaitable[T]]) -> T | None:
+    """
+    Work, and cancel that when the client goes away; the request must have been read.
+
+    Returns:
+        What `work` returns, or None if the client went away before.
+
+    Raises:
+        Exception: What `work` raised, and not in a group.
+    """
+    result: T | None = None
+    failure: Exception | None = None
+    async with create_task_group() as tasks:
+        tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
+        try:
+            result = await work()
+        except Exception as error:
+            failure = error
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+    return result
+
+
+async def _cancel_when_gone(receive: Receive, scope: CancelScope) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
+    scope.cancel()
+
+
+async def answer(request: BatchRequest, runner: BatchRunner, make_job: Callable[[], Job]) -> Response:
+    """
+    Do what a request asks for, all at once or line by line.
+
+    Raises:
+        Refused: Nothing of it could be done.
+    """
+    try:
+        job = make_job()
+        if request.wants_lines:
+            return OutcomeLines(request, runner, job)
+        account = Account(request, job)
+        report = await unless_gone(request.receive, lambda: runner.arun(job.task, job.items))
+        if report is None:
+            return Response(status_code=CLIENT_GONE)
+        body = _body(account, report)
+        if account.stop is not None and not body["results"]:
+            raise account.stop
+    except Exception as error:
+        raise refusal_of(error, request.request_id) from error
+    return Response(as_json(body), media_type="application/json")
+
+
+def _body(account: Account, report: BatchReport[Any]) -> Mapping[str, Sequence[Any]]:
+    entries = [account.enter(outcome, report.stats) for outcome in report.outcomes]
+    entries.extend(account.never_begun())
+    return {
+        "results": [entry["result"] for entry in entries if "result" in entry],
+        "failures": [entry["failure"] for entry in entries if "failure" in entry],
+    }

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic_core import to_json
 
 from ...models import Review
 from ...results import (
@@ -138,3 +141,24 @@ def _echo(given: Given, found: Sequence[Review]) -> list[dict[str, Any]]:
         {"id": review.id, "restaurant_id": review.restaurant_id, "content": review.content}
         for review in found
     ]
+
+
+_ENDS_OF_LINES = "\u0085\u2028\u2029"
+"""What JSON may hold as it is, and what splits lines for `str.splitlines` and so for many a client."""
+
+
+def as_json(value: Any) -> bytes:
+    """Return a value as JSON in UTF-8."""
+    try:
+        return to_json(value)
+    except ValueError:
+        # A model may write half an emoji, which is no valid UTF-8; a question mark stands for it.
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+
+
+def as_line(value: Any) -> bytes:
+    """Return a value as one line of JSON, by anybody's idea of a line."""
+    text = as_json(value)
+    for mark in _ENDS_OF_LINES:
+        text = text.replace(mark.encode(), f"\\u{ord(mark):04x}".encode())
+    return text + b"\n"

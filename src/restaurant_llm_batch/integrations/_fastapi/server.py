@@ -7,9 +7,10 @@ from types import FrameType
 
 import uvicorn
 from anyio import CancelScope, create_task_group, sleep
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ... import __version__
 from .error_responses import Refused, as_response
 from .request import name_of
 
@@ -81,3 +82,23 @@ class Server(uvicorn.Server):
         while self._presses < 2:  # noqa: ASYNC110  # a signal handler must not set an event
             await sleep(LOOK)
         self._app.end()
+
+
+HEALTH = "/health"
+
+
+def application(router: APIRouter) -> FastAPI:
+    """Return an application with the router's paths, one that tells whether it is up, and an OpenAPI page."""
+    app = FastAPI(
+        title="restaurant_llm_batch",
+        version=__version__,
+        description="Summaries, sentiment and strengths of many restaurants at once, from their reviews.",
+    )
+    app.include_router(router)
+
+    @app.get(HEALTH, tags=["service"])
+    async def health() -> dict[str, str]:
+        """Tell that the service is up; it asks neither the model nor the search."""
+        return {"status": "ok"}
+
+    return app

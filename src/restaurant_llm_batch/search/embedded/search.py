@@ -13,12 +13,10 @@ from ...errors import ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder
 from ...steps import drive
-from .._embedder import check_embedder
-from .._embedding_cache import EmbedOnce
+from .._embedding_cache import EmbedOnce, check_embedder
 from .._fusion import Question, answer
-from .._ids import id_order
-from .._indexing import Batch, Indexed, read_batches
-from .._scope import scope_of
+from .._hybrid import scope_of
+from .._indexing import Batch, Indexed, id_order, read_batches
 from ..embedders.hashing import HashingEmbedder
 from ._folder import require_folder
 from ._shard import Shard

@@ -10,8 +10,7 @@ from ...models import ItemId
 from ...protocols import Embedding
 from .._fusion import Ranking
 from .._hybrid import Candidate
-from .._ids import as_number
-from .._indexing import Entry
+from .._indexing import Entry, as_number
 from ._layout import Layout, QdrantNames, look_up, put, spellings
 
 if TYPE_CHECKING:

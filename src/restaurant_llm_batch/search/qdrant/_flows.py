@@ -12,10 +12,8 @@ from ...protocols import Embedder, Embedding, SparseVector
 from ...steps import Flow
 from .._embedding_cache import EmbedOnce
 from .._fusion import Question, Ranking, answer
-from .._hybrid import Candidate
-from .._ids import as_number, id_order
-from .._indexing import Entry, Indexed, read_batches
-from .._scope import scope_of
+from .._hybrid import Candidate, scope_of
+from .._indexing import Entry, Indexed, as_number, id_order, read_batches
 from ._codec import Codec
 from ._layout import Layout, QdrantNames
 from ._schema import Schema

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from ...errors import ConfigurationError
 from ...models import ItemId
-from .._ids import as_number
+from .._indexing import as_number
 
 IdForm: TypeAlias = Literal["string", "integer", "either"]
 """How a payload field holds ids, as its index tells; without an index both are looked for."""

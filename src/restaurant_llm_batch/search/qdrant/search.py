@@ -13,7 +13,7 @@ from ...errors import ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
 from ...protocols import Embedder
 from ...steps import Flow, adrive, drive
-from .._embedder import check_embedder
+from .._embedding_cache import check_embedder
 from .._indexing import Indexed
 from ..embedders.hashing import HashingEmbedder
 from ._clients import Clients

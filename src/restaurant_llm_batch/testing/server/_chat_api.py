@@ -5,8 +5,7 @@ from __future__ import annotations
 from math import ceil, isfinite
 
 from ._answers import Written
-from ._bucket import Bucket
-from ._faults import Faults
+from ._faults import Bucket, Faults
 from ._responses import Say, Usage, complaint, page, say
 
 CREATED = 1_700_000_000

@@ -15,8 +15,7 @@ from typing import Any
 
 from . import _chat_api as chat
 from ._answers import Writer, as_text, spoil
-from ._bucket import Bucket
-from ._faults import BAD_ANSWERS, BREAKDOWNS, REFUSALS, FaultKind, Faults
+from ._faults import BAD_ANSWERS, BREAKDOWNS, REFUSALS, Bucket, FaultKind, Faults
 from ._jobs import Jobs
 from ._requests import Asked, count_tokens, read_chat, read_json
 from ._responses import Say, Usage, complaint, say
