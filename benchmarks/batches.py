@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from restaurant_llm_batch.tokens.counting import CalibratedCounter
-from restaurant_llm_batch.tokens.packing import Packed, estimate_tokens, pack_texts
+from restaurant_llm_batch.tokens.packing import PackedText, estimate_tokens, pack_texts
 from restaurant_llm_batch.tokens.tokenizers import TiktokenCounter
 
 Count: TypeAlias = Callable[[str], int]
@@ -58,7 +58,7 @@ def line(text: str) -> str:
     return text + "\n"
 
 
-def whole(batch: Sequence[Packed], exact: Count) -> int:
+def whole(batch: Sequence[PackedText], exact: Count) -> int:
     """Count a batch as the model reads it."""
     return exact("".join(line(one.text) for one in batch))
 
@@ -69,7 +69,7 @@ def packed(streams: Sequence[Sequence[str]], budget: int, most: int, count: Coun
     full: list[int] = []
     sizes: list[int] = []
     for stream in streams:
-        batches = pack_texts(stream, budget, most=most, count=count, line=line)
+        batches = pack_texts(stream, budget, max_texts=most, count=count, render=line)
         own = [whole(batch, exact) for batch in batches]
         tokens += own
         full += own[:-1]
@@ -89,9 +89,9 @@ def learning(
         start = 0
         while start < len(stream):
             ahead = stream[start : start + budget // 8]
-            (batch, *more) = pack_texts(ahead, budget, most=most, count=counter, line=line)
+            (batch, *more) = pack_texts(ahead, budget, max_texts=most, count=counter, render=line)
             found = whole(batch, exact)
-            counter.learn("".join(line(one.text) for one in batch), found + TEMPLATE)
+            counter.observe("".join(line(one.text) for one in batch), found + TEMPLATE)
             start += len(batch)
             tokens.append(found)
             sizes.append(len(batch))

@@ -23,15 +23,15 @@ from restaurant_llm_batch import (
     ExtractStrengths,
     Hit,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     SearchQuery,
     Strategy,
     SummarizeAspects,
     SummarizeReviews,
 )
 from restaurant_llm_batch.testing import answer_from_schema
-from restaurant_llm_batch.tokens.kv import kv_cache_tokens, resident_sequences
+from restaurant_llm_batch.tokens.kv import kv_cache_tokens, max_concurrent_sequences
 
 QWEN = {"num_hidden_layers": 48, "num_key_value_heads": 8, "hidden_size": 5120, "num_attention_heads": 40}
 WEIGHTS_GIB = 9.29
@@ -57,12 +57,12 @@ class Simulated:
         await anyio.sleep(self._seconds["search"])
         return _hits(query)
 
-    def complete(self, request: LLMRequest) -> LLMReply:
+    def complete(self, request: LLMRequest) -> LLMResponse:
         """Answer, blocking."""
         self.clock += self._seconds["llm"]
         return _reply(request)
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         """Answer, awaited."""
         await anyio.sleep(self._seconds["llm"])
         return _reply(request)
@@ -72,9 +72,9 @@ def _hits(query: SearchQuery) -> list[Hit]:
     return [Hit("r", "맛있어요", 1.0, query.restaurant_id)]
 
 
-def _reply(request: LLMRequest) -> LLMReply:
+def _reply(request: LLMRequest) -> LLMResponse:
     assert request.schema is not None
-    return LLMReply(json.dumps(answer_from_schema(request.schema)))
+    return LLMResponse(json.dumps(answer_from_schema(request.schema)))
 
 
 def seconds(
@@ -85,7 +85,7 @@ def seconds(
     runner = BatchRunner(
         llm=service, search=service, strategy=strategy, limits=Limits(llm=slots, batches=slots)
     )
-    if not strategy.side_by_side:
+    if not strategy.is_concurrent:
         runner.run(task, items).raise_for_failures()
         return service.clock
 
@@ -167,7 +167,7 @@ def main() -> None:
     )
     for name, (gib, claim) in GPUS.items():
         low, high = (
-            resident_sequences(
+            max_concurrent_sequences(
                 kv_cache_tokens(QWEN, gib, weights_gib=WEIGHTS_GIB, overhead_gib=overhead), CHUNK
             )
             for overhead in (3.0, 1.5)

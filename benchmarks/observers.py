@@ -22,7 +22,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, Spa
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 from opentelemetry.trace import NoOpTracerProvider
 
-from restaurant_llm_batch._llm_response import LLMReply
+from restaurant_llm_batch._llm_response import LLMResponse
 from restaurant_llm_batch.events import (
     CallEnded,
     CallStarted,
@@ -32,13 +32,13 @@ from restaurant_llm_batch.events import (
     RunEnded,
     RunStarted,
 )
-from restaurant_llm_batch.integrations.metrics import Counters
+from restaurant_llm_batch.integrations.metrics import RunMetrics
 from restaurant_llm_batch.integrations.opentelemetry import OpenTelemetryObserver
 from restaurant_llm_batch.outcomes import RunStats, Success
 from restaurant_llm_batch.protocols import Observer
 
 CALLS = 4
-REPLY = LLMReply("text", prompt_tokens=900, completion_tokens=120, model="m")
+REPLY = LLMResponse("text", prompt_tokens=900, completion_tokens=120, model="m")
 
 
 class Nowhere(SpanExporter):
@@ -87,7 +87,7 @@ def main() -> None:
     no_tracers, no_meters = NoOpTracerProvider(), NoOpMeterProvider()
     observers: dict[str, Callable[[], Observer]] = {
         "one that does nothing": lambda: lambda event: None,
-        "Counters": Counters,
+        "Counters": RunMetrics,
         "OpenTelemetry, no SDK": OpenTelemetryObserver,
         "OpenTelemetry, spans not sampled": lambda: OpenTelemetryObserver(unsampled, no_meters),
         "OpenTelemetry, spans": lambda: OpenTelemetryObserver(tracers, no_meters),

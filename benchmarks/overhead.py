@@ -26,17 +26,17 @@ from restaurant_llm_batch import (
     BatchRunner,
     Hit,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RestaurantRef,
     SearchQuery,
     Strategy,
     SummarizeAspects,
 )
-from restaurant_llm_batch.steps import Flow, complete, search_all, together
+from restaurant_llm_batch.steps import Flow, complete, gather, search_all
 from restaurant_llm_batch.testing import FakeLLM
 
-REPLY = LLMReply("text")
+REPLY = LLMResponse("text")
 REQUEST = LLMRequest("nothing", ())
 HITS = [Hit("r", "text", 1.0, 1)]
 
@@ -62,7 +62,7 @@ class SearchMany(Search):
 class Model:
     """Says the same at once, after one turn of the loop."""
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         """Answer."""
         await anyio.lowlevel.checkpoint()
         return REPLY
@@ -88,7 +88,7 @@ def search_and_call(item: int) -> Flow[int]:
 def search_and_split(item: int) -> Flow[int]:
     """Three searches, three LLM calls, one more: the shape of its split mode."""
     yield from search_all(_queries(item))
-    yield from together(complete(REQUEST), complete(REQUEST), complete(REQUEST))
+    yield from gather(complete(REQUEST), complete(REQUEST), complete(REQUEST))
     yield from complete(REQUEST)
     return item
 
@@ -164,10 +164,10 @@ def measure(
 def measure_store(calls: int, rounds: int) -> None:
     """Measure what a call costs without a store, with one, and when its answer is there; print the medians."""
     text = "이 집은 국물이 진하고 면이 쫄깃하며 직원이 친절하다. "
-    answer = LLMReply(text * 12, "stop", 1200, 150, "model")
+    answer = LLMResponse(text * 12, "stop", 1200, 150, "model")
 
     class Answers:
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             await anyio.lowlevel.checkpoint()
             return answer
 

@@ -37,7 +37,7 @@ def measure(faults: Faults, calls: int) -> tuple[float, int]:
         began = time.monotonic()
         report = runner.run(ask, range(calls))
         report.raise_for_failures()
-        return time.monotonic() - began, report.stats.refusals
+        return time.monotonic() - began, report.stats.rate_limited
 
 
 def main() -> None:

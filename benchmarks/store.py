@@ -27,15 +27,15 @@ from typing import Protocol
 
 import anyio
 
-from restaurant_llm_batch import LLMReply, LLMRequest
-from restaurant_llm_batch._engine.mailbox import LoopHome
+from restaurant_llm_batch import LLMRequest, LLMResponse
+from restaurant_llm_batch._engine.mailbox import EventLoopMailbox
 from restaurant_llm_batch._store.keys import request_key
 from restaurant_llm_batch._store.store import Store
-from restaurant_llm_batch._store.writer import Durable, OnDurable
+from restaurant_llm_batch._store.writer import Durable, OnCommit
 
 IDENTITY = "vllm http://127.0.0.1:8000 qwen"
 TEXT = "이 집은 국물이 진하고 면이 쫄깃하며 직원이 친절하다. "
-REPLY = LLMReply(TEXT * 12, "stop", 1200, 150, "qwen")
+REPLY = LLMResponse(TEXT * 12, "stop", 1200, 150, "qwen")
 PROMPT = TEXT * 56
 PART = {
     "type": "object",
@@ -57,11 +57,11 @@ SCHEMA = {
 class Keeper(Protocol):
     """What callers need of a store."""
 
-    def get(self, key: bytes) -> LLMReply | None:
+    def get(self, key: bytes) -> LLMResponse | None:
         """Look up."""
         ...
 
-    def put(self, key: bytes, reply: LLMReply, on_durable: OnDurable) -> None:
+    def put(self, key: bytes, reply: LLMResponse, on_durable: OnCommit) -> None:
         """Keep."""
         ...
 
@@ -70,18 +70,18 @@ class Bare:
     """Keeps nothing, in a thread of its own."""
 
     def __init__(self) -> None:
-        self._told: SimpleQueue[OnDurable] = SimpleQueue()
+        self._told: SimpleQueue[OnCommit] = SimpleQueue()
         threading.Thread(target=self._tell, daemon=True).start()
 
     def _tell(self) -> None:
         while True:
             self._told.get()(None)
 
-    def get(self, key: bytes) -> LLMReply | None:
+    def get(self, key: bytes) -> LLMResponse | None:
         """Find nothing."""
         return None
 
-    def put(self, key: bytes, reply: LLMReply, on_durable: OnDurable) -> None:
+    def put(self, key: bytes, reply: LLMResponse, on_durable: OnCommit) -> None:
         """Have it said to be durable."""
         self._told.put(on_durable)
 
@@ -104,11 +104,11 @@ class Callers:
         return (time.process_time() - began) / len(numbers) * 1e6
 
     async def _run(self) -> None:
-        home = LoopHome()
+        home = EventLoopMailbox()
 
         async def attend() -> None:
             while True:
-                await home.attend()
+                await home.run_pending()
 
         async with anyio.create_task_group() as outer:
             outer.start_soon(attend)
@@ -117,7 +117,7 @@ class Callers:
                     callers.start_soon(self._call_on_and_on, home)
             outer.cancel_scope.cancel()
 
-    async def _call_on_and_on(self, home: LoopHome) -> None:
+    async def _call_on_and_on(self, home: EventLoopMailbox) -> None:
         for number in self._numbers:
             messages = [{"role": "system", "content": TEXT}, {"role": "user", "content": f"{PROMPT}{number}"}]
             request = LLMRequest("aspect_summaries", messages, SCHEMA)
@@ -135,7 +135,7 @@ class Callers:
             self.waits.append(time.perf_counter() - began)
 
 
-def _post(home: LoopHome, durable: anyio.Event, error: Exception | None) -> None:
+def _post(home: EventLoopMailbox, durable: anyio.Event, error: Exception | None) -> None:
     if error is not None:
         raise error
     home.post(durable.set)

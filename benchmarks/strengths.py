@@ -21,7 +21,7 @@ import anyio
 import trio
 import trio.testing
 
-from restaurant_llm_batch import BatchRunner, ExtractStrengths, Limits, LLMReply, LLMRequest, Strategy
+from restaurant_llm_batch import BatchRunner, ExtractStrengths, Limits, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.steps import complete
 
 LATENCIES: dict[str, Callable[[Random], float]] = {
@@ -38,10 +38,10 @@ class Simulated:
     def __init__(self, seconds: dict[tuple[str, int], float]) -> None:
         self._seconds = seconds
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         """Wait, and say nothing much."""
         await anyio.sleep(self._seconds[request.task, request.inputs["restaurant_id"]])
-        return LLMReply(ANSWER)
+        return LLMResponse(ANSWER)
 
 
 def item(number: int, **reviews: list[str]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def simulate(seconds: dict[tuple[str, int], float], slots: int, *, barrier: bool
     runner = BatchRunner(
         llm=Simulated(seconds),
         strategy=Strategy.stage(4),
-        limits=Limits(batches=slots, restaurants=len(restaurants)),
+        limits=Limits(batches=slots, open_items=len(restaurants)),
     )
 
     async def main() -> float:
@@ -80,7 +80,7 @@ def simulate(seconds: dict[tuple[str, int], float], slots: int, *, barrier: bool
 def first_step(number: int) -> Any:
     """Ask for the comparison summary alone."""
     request = LLMRequest("comparison_summary", (), inputs={"restaurant_id": number})
-    return (yield from complete(request, gate="batches"))
+    return (yield from complete(request, limiter="batches"))
 
 
 def main() -> None:

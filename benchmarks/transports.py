@@ -86,7 +86,7 @@ async def runner(url: str, width: int) -> AsyncIterator[Work]:
     def flow(item: int) -> Flow[str]:
         return (yield from complete(REQUEST)).text
 
-    limits = Limits(llm=width, restaurants=width)
+    limits = Limits(llm=width, open_items=width)
     batch = BatchRunner(llm=VLLMServerLLM(url, MODEL), strategy=Strategy.stage(4), limits=limits)
 
     async def work(calls: int, width: int) -> None:

@@ -34,8 +34,8 @@ from restaurant_llm_batch import (
     AdaptiveLimit,
     BatchRunner,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     Strategy,
     errors,
@@ -75,7 +75,7 @@ class Service:
         self.tokens = self.burst
 
     async def call(self) -> str:
-        """Answer, or raise `Refused`."""
+        """Answer, or raise `APIError`."""
         if self.later is not None and self.answered >= self.calls // 3:
             self.cap, self.later = self.later, None
         if self.in_flight >= self.cap or not self._token():
@@ -108,10 +108,10 @@ class Model:
     def __init__(self, service: Service) -> None:
         self._service = service
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         """Answer, or raise `RateLimited`."""
         try:
-            return LLMReply(await self._service.call())
+            return LLMResponse(await self._service.call())
         except Refused as error:
             raise errors.RateLimited("429", retry_after=error.retry_after) from None
 
@@ -125,11 +125,11 @@ def ours(limit: int | AdaptiveLimit) -> Callable[[Service], Awaitable[int]]:
     """Return a way to make all calls with a runner."""
 
     async def make(service: Service) -> int:
-        retry = RetryPolicy(rate_limit_attempts=1000)
+        retry = RetryPolicy(max_rate_limit_attempts=1000)
         runner = BatchRunner(
             llm=Model(service),
             strategy=Strategy.stage(4),
-            limits=Limits(llm=limit, restaurants=1000),
+            limits=Limits(llm=limit, open_items=1000),
             llm_retry=retry,
         )
         return len((await runner.arun(ask, range(service.calls))).results)

@@ -6,18 +6,18 @@ from typing import Any
 
 import anyio
 
-from restaurant_llm_batch import LLMReply, LLMRequest
+from restaurant_llm_batch import LLMRequest, LLMResponse
 
 COLOURS = ("blocking", "asyncio", "trio")
 REQUEST = LLMRequest("aspect_summary", ({"role": "user", "content": "음식이 맛있어요"},))
 
 
-def ask(llm: Any, colour: str, request: LLMRequest = REQUEST) -> LLMReply:
+def ask(llm: Any, colour: str, request: LLMRequest = REQUEST) -> LLMResponse:
     """Ask once, and let go of the connections."""
     return ask_often(llm, colour, 1, request)[0]
 
 
-def ask_often(llm: Any, colour: str, times: int, request: LLMRequest = REQUEST) -> list[LLMReply]:
+def ask_often(llm: Any, colour: str, times: int, request: LLMRequest = REQUEST) -> list[LLMResponse]:
     """Ask several times, one after the other, and let go of the connections."""
     if colour == "blocking":
         try:
@@ -27,7 +27,7 @@ def ask_often(llm: Any, colour: str, times: int, request: LLMRequest = REQUEST) 
     return anyio.run(_ask_often, llm, times, request, backend=colour)
 
 
-async def _ask_often(llm: Any, times: int, request: LLMRequest) -> list[LLMReply]:
+async def _ask_often(llm: Any, times: int, request: LLMRequest) -> list[LLMResponse]:
     try:
         return [await llm.acomplete(request) for _ in range(times)]
     finally:

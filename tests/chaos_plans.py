@@ -15,8 +15,8 @@ from restaurant_llm_batch import (
     AdaptiveLimit,
     AnalyzeSentiment,
     BatchRunner,
+    ConcurrencyLimiter,
     Failure,
-    Gate,
     Limits,
     RetryPolicy,
     RunStats,
@@ -25,10 +25,17 @@ from restaurant_llm_batch import (
     SummarizeReviews,
 )
 from restaurant_llm_batch.backends import OpenAILLM, VLLMServerLLM
-from restaurant_llm_batch.backends.runpod.llm import Polling, RunPodLLM
+from restaurant_llm_batch.backends.runpod.llm import PollingPolicy, RunPodLLM
 from restaurant_llm_batch.outcomes import Outcome
 from restaurant_llm_batch.testing import FakeSearch
-from restaurant_llm_batch.testing.server import FAULT_KINDS, Asked, Counts, FaultKind, Faults, FaultServer
+from restaurant_llm_batch.testing.server import (
+    FAULT_KINDS,
+    ChatRequest,
+    FaultKind,
+    Faults,
+    FaultServer,
+    ServerStats,
+)
 from tests.modes import STRATEGIES
 
 Fate: TypeAlias = tuple[FaultKind, ...]
@@ -46,8 +53,8 @@ SLOW = 0.02
 KINDS: tuple[FaultKind, ...] = tuple(
     kind for part in get_args(FaultKind) for kind in get_args(part) or (part,)
 )
-STOP_A_RUN: tuple[FaultKind, ...] = ("out_of_credit", "unauthorized", "forbidden")
-OUTLIVE_PATIENCE: tuple[FaultKind, ...] = ("silence", "job_stays_queued", "job_never_ends")
+STOP_A_RUN: tuple[FaultKind, ...] = ("insufficient_quota", "unauthorized", "forbidden")
+OUTLIVE_PATIENCE: tuple[FaultKind, ...] = ("no_response", "job_stays_queued", "job_never_ends")
 """What costs a client its whole patience, so that tests draw it less often."""
 LEAVE_AN_UNKNOWN_JOB: tuple[FaultKind, ...] = ("reset", "submission_lost")
 """
@@ -62,7 +69,7 @@ ITEMS_ARE_DONE_IN_SPITE_OF: tuple[FaultKind, ...] = (
     "prose",
     "missing_ids",
     "control_characters",
-    "look_fails",
+    "poll_fails",
     "job_fails_for_now",
     "cancel_fails",
 )
@@ -101,7 +108,7 @@ BACKENDS: Mapping[str, Callable[[Any, float], Any]] = {
         base_url=server.runpod_url,
         timeout=patience,
         request_timeout=patience,
-        polling=Polling(first=0.004, growth=1.3, longest=0.03),
+        polling=PollingPolicy(wait_initial=0.004, multiplier=1.3, wait_max=0.03),
     ),
 }
 """By name, made of a server and the seconds that an answer or a job is waited for."""
@@ -146,7 +153,7 @@ class Planned:
     jobs: bool
     unknown: set[str] = field(default_factory=set)
 
-    def __call__(self, asked: Asked) -> FaultKind | None:
+    def __call__(self, asked: ChatRequest) -> FaultKind | None:
         """Return the fault of this try."""
         fate = self.fate(asked)
         kind = fate[asked.attempt - 1] if asked.attempt <= len(fate) else None
@@ -160,11 +167,11 @@ class Planned:
         never = any(kind in OUTLIVE_PATIENCE for fate in self.fates for kind in fate)
         return ANSWER_WITHIN if never else COMES_FOR_SURE
 
-    def fate(self, asked: Asked) -> Fate:
+    def fate(self, asked: ChatRequest) -> Fate:
         """Return the faults of all tries of a question."""
         return self.fates[int(asked.digest, 16) % len(self.fates)]
 
-    def known(self, counts: Counts) -> list[str]:
+    def known(self, counts: ServerStats) -> list[str]:
         """Return the jobs that are alive and whose ids the client was told, so that it answers for them."""
         # An id is NUMBER-DIGEST-u1.
         return [job for job in counts.jobs_alive if job.split("-")[1] not in self.unknown]
@@ -173,7 +180,7 @@ class Planned:
 class MendedAtOnce(Planned):
     """A plan under which an answer that is asked for once more, with the unusable one shown, is always good."""
 
-    def fate(self, asked: Asked) -> Fate:
+    def fate(self, asked: ChatRequest) -> Fate:
         """Return the faults of all tries of a question."""
         return () if any(one["role"] == "assistant" for one in asked.messages) else super().fate(asked)
 
@@ -199,17 +206,17 @@ def fates(kinds: Sequence[FaultKind], most: int = 4, length: int = 3) -> st.Sear
     return bad.flatmap(lambda some: st.permutations([*some, *[()] * (7 - len(some))]))
 
 
-def make_limit(drawn: int | str) -> Gate:
+def make_limit(drawn: int | str) -> ConcurrencyLimiter:
     """Return a gate for calls: of a fixed limit, or one that finds it."""
-    return Gate(AdaptiveLimit(min=1, start=2, max=4) if drawn == "adaptive" else int(drawn))
+    return ConcurrencyLimiter(AdaptiveLimit(min=1, start=2, max=4) if drawn == "adaptive" else int(drawn))
 
 
-def make_runner(llm: Any, mode: Mode, gate: Gate, **more: Any) -> BatchRunner:
+def make_runner(llm: Any, mode: Mode, gate: ConcurrencyLimiter, **more: Any) -> BatchRunner:
     """Return a runner with one gate for all calls of the model, that tries again at once."""
     limits = Limits(
-        llm=gate, batches=gate, restaurants=6, min_batch_size=1, default_batch_size=2, max_batch_size=2
+        llm=gate, batches=gate, open_items=6, min_batch_size=1, default_batch_size=2, max_batch_size=2
     )
-    quick = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002)
+    quick = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
     return BatchRunner(llm=llm, search=SEARCH, strategy=mode.strategy, limits=limits, llm_retry=quick, **more)
 
 
@@ -249,7 +256,7 @@ def serve(plan: Planned, **more: Any) -> FaultServer:
     return FaultServer(Faults(**given))
 
 
-def rest(server: FaultServer, plan: Planned, gate: Gate) -> Counts:
+def rest(server: FaultServer, plan: Planned, gate: ConcurrencyLimiter) -> ServerStats:
     """Wait until nothing is in flight, nor any slot taken, nor any job alive that the client knows."""
     until = monotonic() + PATIENCE
     while True:

@@ -16,31 +16,31 @@ from hypothesis import strategies as st
 from restaurant_llm_batch import (
     AdaptiveLimit,
     BatchRunner,
-    Gate,
+    ConcurrencyLimiter,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     Strategy,
     errors,
 )
-from restaurant_llm_batch._limits.aimd import Controller, Outcome
+from restaurant_llm_batch._limits.aimd import AIMDController, CallResult
 from restaurant_llm_batch._limits.concurrency import Ticket
 from restaurant_llm_batch.steps import complete
 from tests.modes import STRATEGIES, strategy_name
 
-OUTCOMES: list[Outcome] = ["answered", "refused", "troubled", "other"]
+OUTCOMES: list[CallResult] = ["success", "rate_limited", "transient_error", "other"]
 
 
-def controller(**bounds: int) -> Controller:
-    return Controller(AdaptiveLimit(**bounds), 0.0)
+def controller(**bounds: int) -> AIMDController:
+    return AIMDController(AdaptiveLimit(**bounds), 0.0)
 
 
 @given(st.lists(st.tuples(st.sampled_from(OUTCOMES), st.integers(1, 300), st.booleans()), max_size=400))
-def test_it_keeps_within_its_bounds_whatever_happens(events: list[tuple[Outcome, int, bool]]) -> None:
+def test_it_keeps_within_its_bounds_whatever_happens(events: list[tuple[CallResult, int, bool]]) -> None:
     control = controller(min=3, start=8, max=40)
     for outcome, depth, late in events:
-        control.told(outcome, depth, control.epoch - late, 0.0)
+        control.record(outcome, depth, control.epoch - late, 0.0)
         assert 3 <= control.limit <= 40
         assert control.history[-1].limit == control.limit
 
@@ -48,28 +48,28 @@ def test_it_keeps_within_its_bounds_whatever_happens(events: list[tuple[Outcome,
 def test_it_doubles_in_a_round_until_the_first_refusal() -> None:
     control = controller()
     for _ in range(8):
-        control.told("answered", control.limit, 0, 0.0)
+        control.record("success", control.limit, 0, 0.0)
     assert control.limit == 16
-    control.told("refused", 13, 0, 0.0)
+    control.record("rate_limited", 13, 0, 0.0)
     assert control.limit == 12
     assert [change.reason for change in (control.history[0], control.history[1], control.history[-1])] == [
         "start",
-        "grew",
-        "refused",
+        "slow_start",
+        "rate_limited",
     ]
 
 
 def test_answers_say_nothing_while_the_limit_is_not_used() -> None:
     control = controller(start=10)
     for _ in range(50):
-        control.told("answered", 7, 0, 0.0)
+        control.record("success", 7, 0, 0.0)
     assert control.limit == 10
 
 
 def test_refusals_of_calls_that_were_on_their_way_do_not_cut_again() -> None:
     control = controller(start=20)
     for depth in range(20, 10, -1):
-        control.told("refused", depth, 0, 0.0)
+        control.record("rate_limited", depth, 0, 0.0)
     assert control.limit == 19
 
 
@@ -77,28 +77,28 @@ def test_cuts_that_do_not_help_grow() -> None:
     control = controller(start=100)
     limits = []
     for epoch in range(4):
-        control.told("refused", control.limit, epoch, 0.0)
+        control.record("rate_limited", control.limit, epoch, 0.0)
         limits.append(control.limit)
     assert limits == [99, 79, 63, 50]
 
 
 def test_other_transient_errors_stop_growth_for_a_round_and_do_not_cut() -> None:
     control = controller(start=10)
-    control.told("troubled", 10, 0, 0.0)
+    control.record("transient_error", 10, 0, 0.0)
     for _ in range(10):
-        control.told("answered", 10, 0, 0.0)
+        control.record("success", 10, 0, 0.0)
     assert control.limit == 10
-    control.told("answered", 10, 0, 0.0)
+    control.record("success", 10, 0, 0.0)
     assert control.limit == 11
 
 
 def test_a_limit_set_by_hand_is_where_it_goes_on_from() -> None:
     control = controller(max=50)
     control.set(500, 1.0)
-    assert (control.limit, control.history[-1].reason) == (50, "set")
+    assert (control.limit, control.history[-1].reason) == (50, "manual")
     control.set(20, 2.0)
     for _ in range(40):
-        control.told("answered", 20, 0, 3.0)
+        control.record("success", 20, 0, 3.0)
     assert (control.limit, control.history[-1].reason) == (21, "probe")
 
 
@@ -152,7 +152,7 @@ def simulate(
 ) -> tuple[float, float]:
     """Make calls of about 100 ms through a gate's state machine; return the time and the share refused."""
     random = Random(seed)
-    control = Controller(limit, 0.0) if isinstance(limit, AdaptiveLimit) else None
+    control = AIMDController(limit, 0.0) if isinstance(limit, AdaptiveLimit) else None
     events: list[tuple[float, int, str, tuple[int, int, int, int]]] = []
     number = count()
     waiting = [(call, 0) for call in reversed(range(calls))]
@@ -174,12 +174,12 @@ def simulate(
         if kind == "arrives":
             taken = service.takes(now)
             after = 0.1 * random.lognormvariate(0, 0.2) if taken else 0.0025
-            heappush(events, (now + after, next(number), "answered" if taken else "refused", told))
+            heappush(events, (now + after, next(number), "success" if taken else "rate_limited", told))
         elif kind == "again":
             waiting.append((call, tries))
         else:
             in_flight -= 1
-            if kind == "answered":
+            if kind == "success":
                 service.frees()
                 done += 1
             else:
@@ -187,7 +187,7 @@ def simulate(
                 wait = 0.5 * 2 ** min(tries, 6) * (1 - random.random() / 2)
                 heappush(events, (now + wait, next(number), "again", (call, tries + 1, 0, 0)))
             if control:
-                control.told("answered" if kind == "answered" else "refused", depth, epoch, now)
+                control.record("success" if kind == "success" else "rate_limited", depth, epoch, now)
         admit()
     return now, refused / (calls + refused)
 
@@ -214,16 +214,16 @@ def test_it_is_nearly_as_fast_as_the_best_limit_known_beforehand(
 
 
 def test_a_gate_learns_from_what_its_calls_came_to() -> None:
-    gate = Gate(AdaptiveLimit(start=4))
+    gate = ConcurrencyLimiter(AdaptiveLimit(start=4))
     tickets = [Ticket(lambda: True) for _ in range(5)]
-    assert [gate.ask(ticket) for ticket in tickets] == [True] * 4 + [False]
-    gate.done(tickets[3], "refused")
+    assert [gate.enqueue(ticket) for ticket in tickets] == [True] * 4 + [False]
+    gate.release(tickets[3], "rate_limited")
 
     assert gate.limit == 3
-    assert [change.reason for change in gate.history] == ["start", "refused"]
+    assert [change.reason for change in gate.limit_history] == ["start", "rate_limited"]
     gate.limit = 9
     assert gate.limit == 9
-    assert Gate(4).history == ()
+    assert ConcurrencyLimiter(4).limit_history == ()
 
 
 class Refusing:
@@ -233,7 +233,7 @@ class Refusing:
         self._cap = cap
         self._in_flight = self.peak = 0
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         import anyio
 
         self._in_flight += 1
@@ -242,12 +242,12 @@ class Refusing:
                 raise errors.RateLimited("too many")
             self.peak = max(self.peak, self._in_flight)
             await anyio.sleep(0.005)
-            return LLMReply("yes")
+            return LLMResponse("yes")
         finally:
             self._in_flight -= 1
 
-    def complete(self, request: LLMRequest) -> LLMReply:
-        return LLMReply("yes")
+    def complete(self, request: LLMRequest) -> LLMResponse:
+        return LLMResponse("yes")
 
 
 def ask(item: int) -> Any:
@@ -258,22 +258,22 @@ def ask(item: int) -> Any:
 def test_a_runner_finds_the_limit_loses_nothing_and_tells_how() -> None:
     model = Refusing(12)
     limits = Limits(llm=AdaptiveLimit(start=2))
-    retry = RetryPolicy(first_wait=0.01)
+    retry = RetryPolicy(wait_initial=0.01)
     report = BatchRunner(llm=model, strategy=Strategy.stage(4), limits=limits, llm_retry=retry).run(
         ask, range(400)
     )
 
     assert report.results == ["yes"] * 400
     assert model.peak == 12
-    assert 0 < report.stats.refusals < 40
+    assert 0 < report.stats.rate_limited < 40
     history = report.stats.limit_history
-    assert (history[0].gate, history[0].seconds, history[0].limit, history[0].reason) == (
+    assert (history[0].limiter, history[0].seconds, history[0].limit, history[0].reason) == (
         "llm",
         0.0,
         2,
         "start",
     )
-    assert {step.reason for step in history} >= {"start", "grew", "refused"}
+    assert {step.reason for step in history} >= {"start", "slow_start", "rate_limited"}
     assert 9 <= history[-1].limit <= 14
 
 

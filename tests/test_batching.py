@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import Review
 from restaurant_llm_batch.tokens.packing import (
-    CUT_MARK,
-    Packed,
+    TRUNCATION_MARK,
+    PackedText,
     calculate_dynamic_batch_size,
     estimate_tokens,
-    halved,
     pack_reviews,
     pack_texts,
+    truncate_to_half,
 )
 
 Count: TypeAlias = Callable[[str], int]
@@ -57,10 +57,10 @@ MOST = st.integers(1, 9)
 
 def packed(
     texts: list[str], budget: int, most: int, count: Count, line: Callable[[str], str] | None
-) -> list[list[Packed]]:
+) -> list[list[PackedText]]:
     """Pack, or show that not even an empty review has room."""
     try:
-        return pack_texts(texts, budget, most=most, count=count, line=line)
+        return pack_texts(texts, budget, max_texts=most, count=count, render=line)
     except ConfigurationError:
         assert count(line("") if line else "") > budget
         return []
@@ -74,7 +74,7 @@ def test_nothing_is_lost_or_twice_or_out_of_order(
     batches = packed(texts, budget, most, count, line)
     if batches:
         assert [one.index for batch in batches for one in batch] == list(range(len(texts)))
-        assert all(one.cut or one.text == texts[one.index] for batch in batches for one in batch)
+        assert all(one.truncated or one.text == texts[one.index] for batch in batches for one in batch)
 
 
 @settings(deadline=None)
@@ -97,13 +97,13 @@ def test_what_is_cut_was_too_large_goes_alone_and_is_marked(
 
     for batch in packed(texts, budget, most, count, line):
         for one in batch:
-            assert one.cut == (cost(texts[one.index]) > budget)
-            if one.cut:
+            assert one.truncated == (cost(texts[one.index]) > budget)
+            if one.truncated:
                 assert len(batch) == 1
                 whole = texts[one.index].strip()
-                marked = one.text.endswith(CUT_MARK)
-                assert marked or one.text == whole or (not one.text and cost(CUT_MARK) > budget)
-                assert whole.startswith(one.text.removesuffix(CUT_MARK))
+                marked = one.text.endswith(TRUNCATION_MARK)
+                assert marked or one.text == whole or (not one.text and cost(TRUNCATION_MARK) > budget)
+                assert whole.startswith(one.text.removesuffix(TRUNCATION_MARK))
 
 
 @settings(deadline=None)
@@ -122,22 +122,22 @@ def test_no_two_neighbours_could_have_been_one_batch(texts: list[str], budget: i
     batches = packed(texts, budget, most, len, None)
     for left, right in pairwise(batches):
         together = sum(len(one.text) for one in left) + len(right[0].text)
-        assert left[0].cut or right[0].cut or together > budget or len(left) == most
+        assert left[0].truncated or right[0].truncated or together > budget or len(left) == most
 
 
 def test_known_batches() -> None:
-    batches = pack_texts(["aaaa", "bb", "c", "dddddddddddd", "e", "f"], 7, most=2, count=len)
+    batches = pack_texts(["aaaa", "bb", "c", "dddddddddddd", "e", "f"], 7, max_texts=2, count=len)
     assert batches == [
-        [Packed(0, "aaaa", cut=False), Packed(1, "bb", cut=False)],
-        [Packed(2, "c", cut=False)],
-        [Packed(3, "ddd" + CUT_MARK, cut=True)],
-        [Packed(4, "e", cut=False), Packed(5, "f", cut=False)],
+        [PackedText(0, "aaaa", truncated=False), PackedText(1, "bb", truncated=False)],
+        [PackedText(2, "c", truncated=False)],
+        [PackedText(3, "ddd" + TRUNCATION_MARK, truncated=True)],
+        [PackedText(4, "e", truncated=False), PackedText(5, "f", truncated=False)],
     ]
 
 
 def test_the_line_is_what_counts_and_the_text_is_what_is_cut() -> None:
-    ((one,),) = pack_texts(['"' * 50], 40, most=9, count=len, line=numbered)
-    assert one.text == '"' * 12 + CUT_MARK
+    ((one,),) = pack_texts(['"' * 50], 40, max_texts=9, count=len, render=numbered)
+    assert one.text == '"' * 12 + TRUNCATION_MARK
     assert len(numbered(one.text)) in (39, 40)
 
 
@@ -149,7 +149,7 @@ def test_a_text_that_fits_is_counted_once() -> None:
         return len(text)
 
     texts = ["리뷰" * n for n in range(50)]
-    pack_texts(texts, 100, most=9, count=count)
+    pack_texts(texts, 100, max_texts=9, count=count)
     assert asked == texts
 
 
@@ -160,7 +160,7 @@ def test_cutting_a_megabyte_does_not_count_megabytes() -> None:
         asked.append(len(text))
         return len(text)
 
-    ((one,),) = pack_texts(["맛" * 1_000_000], 4000, most=9, count=count)
+    ((one,),) = pack_texts(["맛" * 1_000_000], 4000, max_texts=9, count=count)
     assert len(one.text) == 4000
     assert len(asked) < 25
     assert sum(asked[1:]) < 100_000
@@ -183,13 +183,13 @@ def test_cutting_a_megabyte_does_not_count_megabytes() -> None:
 def test_a_cut_tears_no_character_that_people_see_as_one(one: str) -> None:
     text = "맛있어요" + one + "x" * 50
     for budget in range(8, 8 + len(one)):
-        ((cut,),) = pack_texts([text], budget, most=9, count=len)
-        assert cut.text in ("맛있어요"[: budget - 4] + CUT_MARK, "맛있어요" + one + CUT_MARK)
+        ((cut,),) = pack_texts([text], budget, max_texts=9, count=len)
+        assert cut.text in ("맛있어요"[: budget - 4] + TRUNCATION_MARK, "맛있어요" + one + TRUNCATION_MARK)
 
 
 def test_no_blanks_are_left_before_the_mark() -> None:
-    ((cut,),) = pack_texts(["맛있어요     " + "x" * 50], 12, most=9, count=len)
-    assert cut.text == "맛있어요" + CUT_MARK
+    ((cut,),) = pack_texts(["맛있어요     " + "x" * 50], 12, max_texts=9, count=len)
+    assert cut.text == "맛있어요" + TRUNCATION_MARK
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_a_text_that_begins_thin_is_cut_where_the_budget_is_full(text: str) -> N
     ((cut,),) = pack_reviews([text], 1000)
 
     assert 950 <= estimate_tokens(cut) <= 1000
-    assert text.strip().startswith(cut.removesuffix(CUT_MARK))
+    assert text.strip().startswith(cut.removesuffix(TRUNCATION_MARK))
 
 
 def test_a_text_that_is_too_large_by_its_blanks_alone_is_not_cut() -> None:
@@ -210,56 +210,56 @@ def test_a_text_that_is_too_large_by_its_blanks_alone_is_not_cut() -> None:
 
 def test_a_half_ends_with_the_mark_and_can_be_halved_again() -> None:
     text = "  " + "맛있어요 " * 40
-    half = halved(text)
-    assert half == ("맛있어요 " * 20).rstrip() + CUT_MARK
-    assert halved(half) == ("맛있어요 " * 9 + "맛있어요") + CUT_MARK
+    half = truncate_to_half(text)
+    assert half == ("맛있어요 " * 20).rstrip() + TRUNCATION_MARK
+    assert truncate_to_half(half) == ("맛있어요 " * 9 + "맛있어요") + TRUNCATION_MARK
 
 
 @pytest.mark.parametrize(
     ("text", "shortest", "half"),
     [
-        ("a" * 80, 40, "a" * 40 + CUT_MARK),
+        ("a" * 80, 40, "a" * 40 + TRUNCATION_MARK),
         ("a" * 79, 40, None),
-        ("a" * 79 + CUT_MARK, 40, None),
+        ("a" * 79 + TRUNCATION_MARK, 40, None),
         ("a" * 20 + " " * 60, 40, None),
-        ("ab", 1, "a" + CUT_MARK),
+        ("ab", 1, "a" + TRUNCATION_MARK),
         ("a", 1, None),
         ("a", 0, None),
-        (" \n" + CUT_MARK, 0, None),
+        (" \n" + TRUNCATION_MARK, 0, None),
         ("", 0, None),
-        ("가👩\u200d🍳나", 1, "가" + CUT_MARK),
+        ("가👩\u200d🍳나", 1, "가" + TRUNCATION_MARK),
     ],
 )
 def test_a_half_that_is_too_short_is_none(text: str, shortest: int, half: str | None) -> None:
-    assert halved(text, shortest) == half
+    assert truncate_to_half(text, shortest) == half
 
 
 @given(st.text(ALPHABET, max_size=60), st.integers(0, 30))
 def test_halving_comes_to_an_end(text: str, shortest: int) -> None:
     for _ in range(8):
-        half = halved(text, shortest)
+        half = truncate_to_half(text, shortest)
         if half is None:
             return
-        assert len(half) - len(CUT_MARK) <= len(text.removesuffix(CUT_MARK)) / 2
+        assert len(half) - len(TRUNCATION_MARK) <= len(text.removesuffix(TRUNCATION_MARK)) / 2
         text = half
     pytest.fail("a text of 60 characters was halved eight times")
 
 
 def test_an_endless_cluster_is_cut_all_the_same() -> None:
-    ((cut,),) = pack_texts(["e" + "\u0301" * 500], 100, most=9, count=len)
+    ((cut,),) = pack_texts(["e" + "\u0301" * 500], 100, max_texts=9, count=len)
     assert len(cut.text) == 100
 
 
 def test_where_not_even_the_mark_fits_nothing_is_left_of_it() -> None:
-    assert pack_texts(["aaaaaaaa", "b"], 2, most=9, count=len) == [
-        [Packed(0, "", cut=True)],
-        [Packed(1, "b", cut=False)],
+    assert pack_texts(["aaaaaaaa", "b"], 2, max_texts=9, count=len) == [
+        [PackedText(0, "", truncated=True)],
+        [PackedText(1, "b", truncated=False)],
     ]
 
 
 def test_a_budget_without_room_for_an_empty_line_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="budget of 5 tokens"):
-        pack_texts(["aaaaaaaa"], 5, most=9, count=len, line=numbered)
+        pack_texts(["aaaaaaaa"], 5, max_texts=9, count=len, render=numbered)
 
 
 def test_reviews_of_every_kind_come_back_as_they_were_given() -> None:
@@ -281,7 +281,7 @@ def test_reviews_of_every_kind_keep_all_but_their_end_when_cut() -> None:
         Review(long, id=0, restaurant_id="a"),
         {"content": long, "n": 5},
     ]
-    short = "가" * 6 + CUT_MARK
+    short = "가" * 6 + TRUNCATION_MARK
     batches = pack_reviews(given, 10, count_tokens=len)
     assert batches == [[short], [Review(short, id=0, restaurant_id="a")], [{"content": short, "n": 5}]]
     assert given[2] == {"content": long, "n": 5}

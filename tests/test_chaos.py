@@ -10,7 +10,14 @@ import anyio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch import BatchRunner, Gate, Limits, RetryPolicy, SummarizeAspects, errors
+from restaurant_llm_batch import (
+    BatchRunner,
+    ConcurrencyLimiter,
+    Limits,
+    RetryPolicy,
+    SummarizeAspects,
+    errors,
+)
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES
 
@@ -38,18 +45,18 @@ plans = st.fixed_dictionaries(
 )
 
 
-def make(plan: dict[str, Any]) -> tuple[BatchRunner, list[Gate], FakeLLM, FakeSearch]:
+def make(plan: dict[str, Any]) -> tuple[BatchRunner, list[ConcurrencyLimiter], FakeLLM, FakeSearch]:
     def fault(request: Any, attempt: int) -> Exception | None:
         number = getattr(request, "restaurant_id", None)
         number = request.inputs["restaurant_id"] if number is None else number + 3
         return FAULTS[plan["faults"][number % 7]] if attempt == 1 else None
 
     search_limit, llm_limit, window = plan["limits"]
-    gates = [Gate(search_limit), Gate(llm_limit)]
+    gates = [ConcurrencyLimiter(search_limit), ConcurrencyLimiter(llm_limit)]
     llm = FakeLLM(seconds=plan["seconds"], fault=fault)
     search = FakeSearch(lambda name: ["맛있어요"], seconds=plan["seconds"], fault=fault)
-    quick = RetryPolicy(first_wait=0.001)
-    limits = Limits(search=gates[0], llm=gates[1], restaurants=window)
+    quick = RetryPolicy(wait_initial=0.001)
+    limits = Limits(search=gates[0], llm=gates[1], open_items=window)
     runner = BatchRunner(
         llm=llm, search=search, strategy=plan["strategy"], limits=limits, search_retry=quick, llm_retry=quick
     )
@@ -57,7 +64,7 @@ def make(plan: dict[str, Any]) -> tuple[BatchRunner, list[Gate], FakeLLM, FakeSe
 
 
 def check_outcomes_and_slots(
-    outcomes: list[Any], taken: int, gates: list[Gate], llm: FakeLLM, search: FakeSearch
+    outcomes: list[Any], taken: int, gates: list[ConcurrencyLimiter], llm: FakeLLM, search: FakeSearch
 ) -> None:
     assert sorted(outcome.index for outcome in outcomes) == list(range(taken))
     patience = time.monotonic() + 5  # threads that were given up end by themselves, a little later

@@ -42,7 +42,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import BatchReport, Strategy
-from restaurant_llm_batch.testing.server import Asked, Counts, FaultKind, Faults, FaultServer
+from restaurant_llm_batch.testing.server import ChatRequest, FaultKind, Faults, FaultServer, ServerStats
 from tests.chaos_plans import (
     ANSWER_WITHIN,
     BACKENDS,
@@ -96,7 +96,7 @@ servers: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
 )
 
 
-def check(ran: Ran, counts: Counts, backend: str, limit: int | str, plan: Planned) -> None:
+def check(ran: Ran, counts: ServerStats, backend: str, limit: int | str, plan: Planned) -> None:
     """Check what holds of every run that was not cut off, whatever went wrong in it."""
     path, bound = QUESTIONS[backend], limit if isinstance(limit, int) else 4
     stats = ran.stats
@@ -106,11 +106,11 @@ def check(ran: Ran, counts: Counts, backend: str, limit: int | str, plan: Planne
     assert stats.succeeded + stats.failed == len(ran.outcomes)
     assert (stats.prompt_tokens, stats.completion_tokens) == (counts.prompt_tokens, counts.completion_tokens)
     assert stats.calls.get("llm", 0) == counts.asked(path)
-    assert stats.refusals == counts.asked(path, 429) - counts.faults.get("out_of_credit", 0)
+    assert stats.rate_limited == counts.asked(path, 429) - counts.faults.get("insufficient_quota", 0)
     check_limits(ran, counts, bound, plan)
 
 
-def check_limits(ran: Ran, counts: Counts, bound: int, plan: Planned) -> None:
+def check_limits(ran: Ran, counts: ServerStats, bound: int, plan: Planned) -> None:
     assert counts.duplicates == 0
     assert ran.stats.peak_in_flight.get("llm", 0) <= bound
     # A server hears a moment later that a call was given up, and that moment is the next call's.
@@ -200,7 +200,7 @@ def test_one_of_each_kind_in_one_run(backend: str, mode: Mode) -> None:
     kinds = [kind for kind in KINDS if kind not in STOP_A_RUN]
 
     class Each(Planned):
-        def fate(self, asked: Asked) -> Fate:
+        def fate(self, asked: ChatRequest) -> Fate:
             number = _number_in(asked)
             return (kinds[number],) if number < len(kinds) else ()
 
@@ -223,14 +223,14 @@ def test_one_of_each_kind_in_one_run(backend: str, mode: Mode) -> None:
 EXPECTED: dict[str, list[object]] = {}
 
 
-def _number_in(asked: Asked) -> int:
+def _number_in(asked: ChatRequest) -> int:
     found = re.search(r"(\d+)번 집", str(asked.messages))
     assert found is not None
     return int(found[1])
 
 
 def _is_of_jobs(kind: str) -> bool:
-    return kind.startswith("job_") or kind in ("submission_lost", "look_fails", "cancel_fails")
+    return kind.startswith("job_") or kind in ("submission_lost", "poll_fails", "cancel_fails")
 
 
 @backends
@@ -382,14 +382,14 @@ def test_run_again_with_a_store_only_what_was_lost_is_paid_for_again(
             assert both <= one + limit
 
 
-def paid(counts: Counts, backend: str) -> tuple[int, int, int]:
+def paid(counts: ServerStats, backend: str) -> tuple[int, int, int]:
     """Return what may cost money: answers, questions that came, and jobs that were made."""
     return counts.answered, counts.asked(QUESTIONS[backend]), sum(counts.jobs.values())
 
 
 def _runs(
     backend: str, drawn: Any, task: str, number: int, limit: int, turns: list[Any], store: str
-) -> tuple[Counts, list[Ran]]:
+) -> tuple[ServerStats, list[Ran]]:
     """Run a task as often as there are turns, with one store and one server."""
     plan, gate = MendedAtOnce(drawn, backend == "runpod"), make_limit(limit)
     rans = []
@@ -436,10 +436,10 @@ print(json.dumps([[outcome.index, outcome.ok] for outcome in report.outcomes]))
 def test_ctrl_c_leaves_nothing_at_the_server_and_keeps_what_was_paid_for(
     backend: str, strategy: str, tmp_path: Path
 ) -> None:
-    def stuck(asked: Asked) -> FaultKind | None:
+    def stuck(asked: ChatRequest) -> FaultKind | None:
         if _number_in(asked) < 5 or done.is_set():
             return None
-        return "job_never_ends" if backend == "runpod" else "silence"
+        return "job_never_ends" if backend == "runpod" else "no_response"
 
     done, side_by_side, store = threading.Event(), 1 if strategy == "1" else 3, str(tmp_path / "run.db")
     with FaultServer(Faults(plan=stuck, latency=0.005)) as server:
@@ -469,10 +469,10 @@ def test_ctrl_c_leaves_nothing_at_the_server_and_keeps_what_was_paid_for(
     assert child.returncode == 0
     assert (first.answered, first.jobs_alive, first.in_flight) == (5, (), 0)
     assert len(report.results) == 12
-    assert (both.answered, both.duplicates, report.stats.found) == (12, 0, 5)
+    assert (both.answered, both.duplicates, report.stats.cache_hits) == (12, 0, 5)
     assert both.asked(QUESTIONS[backend]) == 12 + side_by_side
 
 
-def _all_stuck(counts: Counts, side_by_side: int) -> bool:
+def _all_stuck(counts: ServerStats, side_by_side: int) -> bool:
     busy = counts.in_flight + len(counts.jobs_alive)
     return counts.answered == 5 and busy == side_by_side

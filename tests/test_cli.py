@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
-from restaurant_llm_batch import LLMReply, LLMRequest
+from restaurant_llm_batch import LLMRequest, LLMResponse
 from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.errors import PermanentBackendError
@@ -74,7 +74,7 @@ class Picky:
     def __init__(self) -> None:
         self.inner = OfflineLLM()
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
         if request.inputs["restaurant_id"] == 1:
             raise PermanentBackendError("the prompt was refused", status=400)
         return self.inner.complete(request)
@@ -143,7 +143,7 @@ def test_a_finished_restaurant_is_on_disk_before_the_next_is_asked_about(
     seen: list[int] = []
 
     class Looks(OfflineLLM):
-        def complete(self, request: LLMRequest, /) -> LLMReply:
+        def complete(self, request: LLMRequest, /) -> LLMResponse:
             seen.append(len(read(target)))
             return super().complete(request)
 

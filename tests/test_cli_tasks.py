@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
 
-from restaurant_llm_batch import LLMReply, LLMRequest
+from restaurant_llm_batch import LLMRequest, LLMResponse
 from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.errors import PermanentBackendError
@@ -93,7 +93,7 @@ def by_id(records: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
 class Picky(OfflineLLM):
     """Refuses one restaurant for good."""
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
         name = request.inputs.get("restaurant_id", request.inputs.get("document_id"))
         if name == "ko-1":
             raise PermanentBackendError("the prompt was refused", status=400)
@@ -424,7 +424,7 @@ def test_chunks_that_fail_are_shown_where_they_are_and_at_the_end() -> None:
     Path("a.txt").write_text("The soup was rich.")
 
     class NoPhrases(OfflineLLM):
-        def complete(self, request: LLMRequest, /) -> LLMReply:
+        def complete(self, request: LLMRequest, /) -> LLMResponse:
             if request.task == "phrases":
                 raise PermanentBackendError("the prompt was refused", status=400)
             return super().complete(request)
@@ -442,11 +442,11 @@ def test_with_a_store_a_second_run_asks_nothing_and_says_so(command: str) -> Non
     asked: list[LLMRequest] = []
 
     class Counting(OfflineLLM):
-        def complete(self, request: LLMRequest, /) -> LLMReply:
+        def complete(self, request: LLMRequest, /) -> LLMResponse:
             asked.append(request)
             return super().complete(request)
 
-        async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+        async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
             return self.complete(request)
 
     first = run(command, reviews, "--store", "run.db", llm=Counting)

@@ -21,7 +21,7 @@ from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, WAYS, Way, by_run, strategy_name, told
 
 RESTAURANTS = [*range(24), "스물넷", {"restaurant_id": "25", "limit": 1, "query": "냉면", "priority": -1}]
-PATIENT = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002)
+PATIENT = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
 
 
 def reviews_of(restaurant_id: object) -> Sequence[str]:
@@ -98,7 +98,7 @@ def outcomes(strategy: Strategy, way: Way, mode: Any, search_kind: type[FakeSear
     """Run all restaurants once, on fresh doubles."""
     search = search_kind(reviews_of, fault=None if search_kind is SearchMany else search_fault)
     llm = FakeLLM(fault=llm_fault, answer=answer)
-    limits = Limits(search=5, llm=3, llm_total=2, restaurants=7)
+    limits = Limits(search=5, llm=3, llm_total=2, open_items=7)
     runner = BatchRunner(
         llm=llm, search=search, strategy=strategy, limits=limits, search_retry=PATIENT, llm_retry=PATIENT
     )

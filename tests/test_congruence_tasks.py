@@ -22,8 +22,8 @@ from restaurant_llm_batch import (
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, WAYS, Way, by_run, strategy_name, told
 
-PATIENT = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002)
-LIMITS = Limits(search=5, llm=3, batches=4, llm_total=5, restaurants=7, tokens_per_batch=900)
+PATIENT = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
+LIMITS = Limits(search=5, llm=3, batches=4, llm_total=5, open_items=7, max_tokens_per_batch=900)
 REVIEWS = ["맛있어요", "The soup was <cold>.", "", "가격이 비싸지만 친절해요", "별로", "또 갈래요 ㅎㅎ"]
 
 

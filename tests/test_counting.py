@@ -96,7 +96,7 @@ def taught(
 ) -> CalibratedCounter:
     counter = CalibratedCounter()
     for prompt in prompts(texts, number):
-        counter.learn(prompt, server(prompt) + template)
+        counter.observe(prompt, server(prompt) + template)
     return counter
 
 
@@ -122,7 +122,7 @@ def test_what_its_prices_do_not_explain_is_in_the_margin() -> None:
     given = prompts(KOREAN, 30)
     reported = [round(dear(prompt) * (1 + 0.02 * (each % 3 - 1))) for each, prompt in enumerate(given)]
     for prompt, tokens in zip(given, reported, strict=True):
-        counter.learn(prompt, tokens)
+        counter.observe(prompt, tokens)
     assert all(tokens <= counter(prompt) for prompt, tokens in zip(given, reported, strict=True))
 
 
@@ -150,8 +150,8 @@ def test_one_wrong_report_does_not_move_it(wrong: float, place: int) -> None:
     right, misled = CalibratedCounter(), CalibratedCounter()
     for each, prompt in enumerate(prompts(KOREAN, 10)):
         tokens = cheap_korean(prompt)
-        right.learn(prompt, tokens)
-        misled.learn(prompt, round(tokens * (wrong if each == place else 1)))
+        right.observe(prompt, tokens)
+        misled.observe(prompt, round(tokens * (wrong if each == place else 1)))
     (prompt,) = prompts(KOREAN, 1)
     assert cheap_korean(prompt) <= misled(prompt) <= 1.1 * right(prompt)
 
@@ -160,14 +160,14 @@ def test_one_wrong_report_does_not_move_it(wrong: float, place: int) -> None:
 def test_what_cannot_be_true_is_ignored(tokens: int) -> None:
     counter = CalibratedCounter()
     for prompt in prompts(KOREAN, 5):
-        counter.learn(prompt, tokens)
+        counter.observe(prompt, tokens)
     assert counter.observations == 0
 
 
 def test_short_prompts_teach_nothing_since_the_template_would_count_as_text() -> None:
     counter = CalibratedCounter()
     for review in KOREAN:
-        counter.learn(review, KOREAN[review] + 30)
+        counter.observe(review, KOREAN[review] + 30)
     assert counter.observations == 0
 
 
@@ -175,7 +175,7 @@ def test_it_follows_a_server_that_changes_its_model() -> None:
     counter = CalibratedCounter(window=8)
     for server in (dear, cheap_korean):
         for prompt in prompts(KOREAN, 8):
-            counter.learn(prompt, server(prompt))
+            counter.observe(prompt, server(prompt))
     (prompt,) = prompts(KOREAN, 1)
     assert cheap_korean(prompt) <= counter(prompt) <= 1.1 * cheap_korean(prompt)
     assert counter.observations == 8
@@ -192,7 +192,7 @@ def test_whatever_is_reported_it_stays_within_four_times_its_base(
 ) -> None:
     counter = CalibratedCounter()
     for which, tokens in reports:
-        counter.learn(SAMPLES[which], tokens)
+        counter.observe(SAMPLES[which], tokens)
     base = estimate_tokens(text)
     assert base // 4 <= counter(text) <= 4 * base + 1
 
@@ -202,9 +202,9 @@ def test_whatever_is_reported_it_stays_within_four_times_its_base(
 def test_the_same_reports_teach_the_same(reports: list[tuple[int, int]], text: str) -> None:
     one, other = CalibratedCounter(), CalibratedCounter()
     for which, tokens in reports:
-        one.learn(SAMPLES[which], tokens)
+        one.observe(SAMPLES[which], tokens)
         one(text)  # asking in between changes nothing
-        other.learn(SAMPLES[which], tokens)
+        other.observe(SAMPLES[which], tokens)
     assert one(text) == other(text)
 
 
@@ -214,7 +214,7 @@ def test_threads_may_teach_and_ask_at_once() -> None:
 
     def teach(own: list[str]) -> None:
         for prompt in own:
-            counter.learn(prompt, cheap_korean(prompt))
+            counter.observe(prompt, cheap_korean(prompt))
             counter(prompt)
 
     threads = [threading.Thread(target=teach, args=(asked[n::6],)) for n in range(6)]
@@ -224,7 +224,7 @@ def test_threads_may_teach_and_ask_at_once() -> None:
         thread.join()
     alone = CalibratedCounter()
     for prompt in asked:
-        alone.learn(prompt, cheap_korean(prompt))
+        alone.observe(prompt, cheap_korean(prompt))
     assert counter.observations == 48
     assert abs(counter(asked[0]) - alone(asked[0])) <= 1
 

@@ -14,20 +14,20 @@ import trio.testing
 
 from restaurant_llm_batch import (
     BatchRunner,
-    Deadlines,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     Strategy,
     Success,
+    TimeLimits,
     errors,
 )
 from restaurant_llm_batch._engine.call import Call
 from restaurant_llm_batch.steps import complete, once
 from tests.modes import STRATEGIES, strategy_name
 
-IMPATIENT = RetryPolicy(attempts=2, first_wait=0.001, max_wait=0.002)
+IMPATIENT = RetryPolicy(attempts=2, wait_initial=0.001, wait_max=0.002)
 SIDE_BY_SIDE = [strategy for strategy in STRATEGIES if strategy.restaurant_async]
 
 
@@ -44,15 +44,15 @@ class Model:
             self.in_flight += by
             self.peak = max(self.peak, self.in_flight)
 
-    def complete(self, request: LLMRequest) -> LLMReply:
+    def complete(self, request: LLMRequest) -> LLMResponse:
         self._enter(1)
         try:
             time.sleep(request.inputs["seconds"])
         finally:
             self._enter(-1)
-        return LLMReply("done")
+        return LLMResponse("done")
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         self._enter(1)
         try:
             await anyio.sleep(request.inputs["seconds"])
@@ -61,7 +61,7 @@ class Model:
             raise
         finally:
             self._enter(-1)
-        return LLMReply("done")
+        return LLMResponse("done")
 
 
 def take(seconds: float) -> LLMRequest:
@@ -76,7 +76,7 @@ def slow_third(item: int) -> Any:
 @pytest.mark.parametrize("strategy", SIDE_BY_SIDE, ids=strategy_name)
 def test_a_late_call_ends_alone(strategy: Strategy) -> None:
     model = Model()
-    runner = BatchRunner(llm=model, strategy=strategy, deadlines=Deadlines(call=0.1), llm_retry=IMPATIENT)
+    runner = BatchRunner(llm=model, strategy=strategy, time_limits=TimeLimits(call=0.1), llm_retry=IMPATIENT)
     began = monotonic()
     report = runner.run(slow_third, range(6))
 
@@ -99,7 +99,7 @@ def test_a_late_call_ends_alone(strategy: Strategy) -> None:
 def test_the_slot_of_a_late_blocking_call_is_free_when_its_thread_returns() -> None:
     model = Model()
     runner = BatchRunner(
-        llm=model, strategy=Strategy.threaded(), limits=Limits(llm=1), deadlines=Deadlines(call=0.1)
+        llm=model, strategy=Strategy.threaded(), limits=Limits(llm=1), time_limits=TimeLimits(call=0.1)
     )
 
     def flow(item: int) -> Any:
@@ -115,7 +115,9 @@ def test_the_slot_of_a_late_blocking_call_is_free_when_its_thread_returns() -> N
 
 @pytest.mark.parametrize("strategy", SIDE_BY_SIDE, ids=strategy_name)
 def test_time_in_the_queue_is_not_a_calls_time(strategy: Strategy) -> None:
-    runner = BatchRunner(llm=Model(), strategy=strategy, limits=Limits(llm=1), deadlines=Deadlines(call=0.25))
+    runner = BatchRunner(
+        llm=Model(), strategy=strategy, limits=Limits(llm=1), time_limits=TimeLimits(call=0.25)
+    )
 
     def flow(item: int) -> Any:
         return (yield from complete(take(0.05))).text
@@ -126,7 +128,9 @@ def test_time_in_the_queue_is_not_a_calls_time(strategy: Strategy) -> None:
 @pytest.mark.parametrize("strategy", SIDE_BY_SIDE, ids=strategy_name)
 def test_time_in_the_queue_is_an_items_time(strategy: Strategy) -> None:
     model = Model()
-    runner = BatchRunner(llm=model, strategy=strategy, limits=Limits(llm=1), deadlines=Deadlines(item=0.25))
+    runner = BatchRunner(
+        llm=model, strategy=strategy, limits=Limits(llm=1), time_limits=TimeLimits(item=0.25)
+    )
 
     def flow(item: int) -> Any:
         return (yield from complete(take(0.1))).text
@@ -146,16 +150,16 @@ def test_an_item_does_not_wait_for_a_try_that_would_come_too_late(strategy: Stra
     class Down:
         calls = 0
 
-        def complete(self, request: LLMRequest) -> LLMReply:
+        def complete(self, request: LLMRequest) -> LLMResponse:
             self.calls += 1
             raise errors.TransientBackendError("down", retry_after=60)
 
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             return self.complete(request)
 
     model = Down()
     began = monotonic()
-    runner = BatchRunner(llm=model, strategy=strategy, deadlines=Deadlines(item=5))
+    runner = BatchRunner(llm=model, strategy=strategy, time_limits=TimeLimits(item=5))
     (failure,) = runner.run(lambda item: complete(take(0)), [1]).failures
 
     assert monotonic() - began < 2
@@ -168,7 +172,7 @@ def test_an_item_does_not_wait_for_a_try_that_would_come_too_late(strategy: Stra
 def test_at_a_runs_deadline_what_is_finished_is_returned_and_the_rest_not_run(strategy: Strategy) -> None:
     model = Model()
     runner = BatchRunner(
-        llm=model, strategy=strategy, limits=Limits(llm=2, restaurants=10), deadlines=Deadlines(run=0.3)
+        llm=model, strategy=strategy, limits=Limits(llm=2, open_items=10), time_limits=TimeLimits(run=0.3)
     )
 
     def flow(item: int) -> Any:
@@ -188,7 +192,7 @@ def test_at_a_runs_deadline_what_is_finished_is_returned_and_the_rest_not_run(st
 
 def test_at_a_runs_deadline_awaited_calls_are_cancelled() -> None:
     model = Model()
-    runner = BatchRunner(llm=model, strategy=Strategy.stage(4), deadlines=Deadlines(run=0.1))
+    runner = BatchRunner(llm=model, strategy=Strategy.stage(4), time_limits=TimeLimits(run=0.1))
     report = runner.run(lambda item: complete(take(30)), range(3))
 
     assert model.cancelled == 3
@@ -209,8 +213,8 @@ def test_an_item_whose_time_is_up_hands_on_what_it_ran_for_all() -> None:
             return (yield from complete(take(0.2))).text  # when it ends, item 2 enters, with time of its own
         return (yield from once("key", lambda: shared(item))).text
 
-    limits, deadlines = Limits(restaurants=2), Deadlines(item=0.4)
-    runner = BatchRunner(llm=model, strategy=Strategy.stage(4), limits=limits, deadlines=deadlines)
+    limits, deadlines = Limits(open_items=2), TimeLimits(item=0.4)
+    runner = BatchRunner(llm=model, strategy=Strategy.stage(4), limits=limits, time_limits=deadlines)
     report = runner.run(flow, range(3))
 
     assert [type(outcome) is Success for outcome in report.outcomes] == [False, True, True]
@@ -226,9 +230,9 @@ def calls_alive() -> int:
 
 def test_calls_that_have_come_back_are_not_kept_until_their_time_would_be_up() -> None:
     async def main() -> list[int]:
-        limits, deadlines = Limits(llm=50), Deadlines(item=1e6)
+        limits, deadlines = Limits(llm=50), TimeLimits(item=1e6)
         async with BatchRunner(
-            llm=Model(), strategy=Strategy.stage(4), deadlines=deadlines, limits=limits
+            llm=Model(), strategy=Strategy.stage(4), time_limits=deadlines, limits=limits
         ) as runner:
             outcomes = runner.astream(lambda item: complete(take(0.01)), iter(range(4000)))
             return [calls_alive() async for outcome in outcomes if outcome.index % 500 == 499]
@@ -242,5 +246,5 @@ def test_calls_that_have_come_back_are_not_kept_until_their_time_would_be_up() -
 @pytest.mark.parametrize("field", ["call", "item", "run"])
 @pytest.mark.parametrize("value", [0, -1, float("inf"), "60", True])
 def test_a_deadline_out_of_bounds_is_named(field: str, value: Any) -> None:
-    with pytest.raises(errors.ConfigurationError, match=f"Deadlines.{field} must be"):
-        Deadlines(**{field: value})
+    with pytest.raises(errors.ConfigurationError, match=f"TimeLimits.{field} must be"):
+        TimeLimits(**{field: value})

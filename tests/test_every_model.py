@@ -23,7 +23,7 @@ WAYS = [
     (Strategy.threaded(), by_run),
     (Strategy.stage(4), by_arun),
 ]
-PATIENT = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002)
+PATIENT = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
 SEARCH = FakeSearch(lambda restaurant: [f"{restaurant}번 집 맛있어요", "가격이 <비싸요>"])
 
 

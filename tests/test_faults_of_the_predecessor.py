@@ -112,7 +112,7 @@ def test_13_fifty_blocking_searches_really_run_at_once(strategy: Strategy) -> No
             everyone.wait()  # breaks, and fails the search, unless fifty are here together
             return []
 
-    limits = Limits(search=50, restaurants=50)
+    limits = Limits(search=50, open_items=50)
     runner = BatchRunner(llm=FakeLLM(), search=Meeting(), strategy=strategy, limits=limits)
     report = runner.run(SummarizeAspects(aspects=["food"]), range(50))
 

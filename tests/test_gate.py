@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from restaurant_llm_batch import Gate, errors
-from restaurant_llm_batch._limits.concurrency import _ADMITTED, _WAITING, Admission, Ticket
+from restaurant_llm_batch import ConcurrencyLimiter, errors
+from restaurant_llm_batch._limits.concurrency import _ADMITTED, _WAITING, ConcurrencyState, Ticket
 
 
 def ticket(priority: int = 0, arrival: int = 0, weight: int = 1) -> Ticket:
@@ -24,7 +24,7 @@ class AdmissionMachine(RuleBasedStateMachine):
 
     @initialize(limit=st.integers(1, 5))
     def start(self, limit: int) -> None:
-        self.admission = Admission(limit)
+        self.admission = ConcurrencyState(limit)
         self.tickets: list[Ticket] = []
         self.resized = False
 
@@ -33,21 +33,21 @@ class AdmissionMachine(RuleBasedStateMachine):
             assert one.state == _ADMITTED
             assert one in self.tickets
 
-    @rule(priority=st.integers(-2, 2), arrival=st.integers(0, 5), weight=st.integers(1, 7))
+    @rule(priority=st.integers(-2, 2), sequence=st.integers(0, 5), weight=st.integers(1, 7))
     def ask(self, priority: int, arrival: int, weight: int) -> None:
         new = ticket(priority, arrival, weight)
         self.tickets.append(new)
-        assert self.admission.ask(new) == (new.state == _ADMITTED)
+        assert self.admission.enqueue(new) == (new.state == _ADMITTED)
 
     @precondition(lambda self: self.tickets)
     @rule(data=st.data())
     def done(self, data: st.DataObject) -> None:
-        self.check(self.admission.done(data.draw(st.sampled_from(self.tickets))))
+        self.check(self.admission.release(data.draw(st.sampled_from(self.tickets))))
 
     @precondition(lambda self: self.tickets)
     @rule(data=st.data())
     def withdraw(self, data: st.DataObject) -> None:
-        self.check(self.admission.withdraw(data.draw(st.sampled_from(self.tickets))))
+        self.check(self.admission.cancel(data.draw(st.sampled_from(self.tickets))))
 
     @rule(limit=st.integers(1, 5))
     def resize(self, limit: int) -> None:
@@ -68,11 +68,11 @@ class AdmissionMachine(RuleBasedStateMachine):
             waiting = [one for one in self.tickets if one.state == _WAITING]
             assert self.admission.waiting == len(waiting)
             if waiting:
-                first = min(waiting, key=lambda one: (one.priority, one.arrival))
+                first = min(waiting, key=lambda one: (one.priority, one.sequence))
                 lightest = min(
                     one.weight
                     for one in waiting
-                    if (one.priority, one.arrival) == (first.priority, first.arrival)
+                    if (one.priority, one.sequence) == (first.priority, first.sequence)
                 )
                 assert self.admission.in_flight
                 assert self.admission.in_flight + max(lightest, 1) > self.admission.limit or len(waiting) > 1
@@ -85,55 +85,55 @@ TestAdmission = AdmissionMachine.TestCase
 def test_waiting_tickets_are_admitted_by_priority_then_arrival_then_order_of_asking(
     asked: list[tuple[int, int]],
 ) -> None:
-    admission = Admission(1)
+    admission = ConcurrencyState(1)
     holder = ticket()
-    admission.ask(holder)
+    admission.enqueue(holder)
     tickets = [ticket(*order) for order in asked]
     for one in tickets:
-        assert not admission.ask(one)
+        assert not admission.enqueue(one)
     admitted: list[Ticket] = []
     current = holder
-    while woken := admission.done(current):
+    while woken := admission.release(current):
         (current,) = woken
         admitted.append(current)
 
-    assert admitted == sorted(tickets, key=lambda one: (one.priority, one.arrival))
+    assert admitted == sorted(tickets, key=lambda one: (one.priority, one.sequence))
 
 
 def test_the_first_in_line_is_not_overtaken_by_a_lighter_one() -> None:
-    admission = Admission(3)
+    admission = ConcurrencyState(3)
     holder, heavy, light = ticket(weight=2), ticket(weight=3), ticket(weight=1)
 
-    assert admission.ask(holder)
-    assert not admission.ask(heavy)
-    assert not admission.ask(light)
-    assert admission.done(holder) == [heavy]
-    assert admission.done(heavy) == [light]
+    assert admission.enqueue(holder)
+    assert not admission.enqueue(heavy)
+    assert not admission.enqueue(light)
+    assert admission.release(holder) == [heavy]
+    assert admission.release(heavy) == [light]
 
 
 def test_a_ticket_heavier_than_the_limit_is_admitted_alone() -> None:
-    admission = Admission(2)
+    admission = ConcurrencyState(2)
     heavy, other = ticket(weight=5), ticket()
 
-    assert admission.ask(heavy)
-    assert not admission.ask(other)
-    assert admission.done(heavy) == [other]
+    assert admission.enqueue(heavy)
+    assert not admission.enqueue(other)
+    assert admission.release(heavy) == [other]
 
 
 def test_ending_twice_frees_one_slot() -> None:
-    gate = Gate(2)
+    gate = ConcurrencyLimiter(2)
     one, two = ticket(), ticket()
-    gate.ask(one)
-    gate.ask(two)
-    gate.done(one)
-    gate.done(one)
-    gate.withdraw(one)
+    gate.enqueue(one)
+    gate.enqueue(two)
+    gate.release(one)
+    gate.release(one)
+    gate.cancel(one)
 
     assert gate.statistics().in_flight == 1
 
 
 def test_a_slot_whose_taker_is_gone_is_handed_on() -> None:
-    gate = Gate(1)
+    gate = ConcurrencyLimiter(1)
     woken: list[str] = []
 
     def live(name: str) -> Callable[[], None]:
@@ -141,21 +141,21 @@ def test_a_slot_whose_taker_is_gone_is_handed_on() -> None:
 
     holder, dead, alive = ticket(), Ticket(lambda: False), Ticket(live("alive"))
     for one in (holder, dead, alive):
-        gate.ask(one)
-    gate.done(holder)
+        gate.enqueue(one)
+    gate.release(holder)
 
     assert woken == ["alive"]
 
 
 def test_raising_the_limit_admits_and_lowering_it_waits() -> None:
-    gate = Gate(1)
+    gate = ConcurrencyLimiter(1)
     tickets = [ticket() for _ in range(4)]
     for one in tickets:
-        gate.ask(one)
+        gate.enqueue(one)
     gate.limit = 3
     assert gate.statistics().in_flight == 3
     gate.limit = 1
-    gate.done(tickets[0])
+    gate.release(tickets[0])
 
     assert gate.statistics().in_flight == 2
     assert gate.statistics().waiting == 1
@@ -164,11 +164,11 @@ def test_raising_the_limit_admits_and_lowering_it_waits() -> None:
 @pytest.mark.parametrize("limit", [0, -1, True, 2.5, "8", None])
 def test_a_useless_limit_is_refused_with_what_to_write(limit: object) -> None:
     with pytest.raises(errors.ConfigurationError, match=r"write for example Gate\(8\)"):
-        Gate(limit)  # type: ignore[arg-type]
+        ConcurrencyLimiter(limit)  # type: ignore[arg-type]
 
 
 def test_many_threads_never_exceed_the_limit() -> None:
-    gate, lock = Gate(3), threading.Lock()
+    gate, lock = ConcurrencyLimiter(3), threading.Lock()
     inside = peak = 0
 
     def work() -> None:
@@ -176,14 +176,14 @@ def test_many_threads_never_exceed_the_limit() -> None:
         for _ in range(50):
             admitted = threading.Event()
             mine = Ticket(admitted.set)
-            if not gate.ask(mine):
+            if not gate.enqueue(mine):
                 admitted.wait()
             with lock:
                 inside += 1
                 peak = max(peak, inside)
             with lock:
                 inside -= 1
-            gate.done(mine)
+            gate.release(mine)
 
     threads = [threading.Thread(target=work) for _ in range(12)]
     for thread in threads:
@@ -196,13 +196,13 @@ def test_many_threads_never_exceed_the_limit() -> None:
 
 
 def test_a_forked_child_does_not_wait_for_its_parents_calls() -> None:
-    gate = Gate(1)
-    gate.ask(ticket())
-    lock, _ = gate._here()
+    gate = ConcurrencyLimiter(1)
+    gate.enqueue(ticket())
+    lock, _ = gate._state_for_process()
     lock.acquire()  # as if another thread of the parent held it at the fork
     child = os.fork()
     if child == 0:
-        os._exit(0 if gate.ask(ticket()) else 1)
+        os._exit(0 if gate.enqueue(ticket()) else 1)
     lock.release()
 
     assert os.waitpid(child, 0)[1] == 0

@@ -6,12 +6,19 @@ import threading
 
 import pytest
 
-from restaurant_llm_batch.cancellation import GivenUp, ended_by, is_given_up, to_the_end, until, wait
+from restaurant_llm_batch.cancellation import (
+    CancelToken,
+    cancel_requested,
+    on_cancel,
+    run_with_token,
+    shielded,
+    sleep,
+)
 
 
 def test_a_callback_is_called_once_by_whoever_gives_up() -> None:
-    this, called = GivenUp(), list[threading.Thread]()
-    this.on_set(lambda: called.append(threading.current_thread()))
+    this, called = CancelToken(), list[threading.Thread]()
+    this.add_callback(lambda: called.append(threading.current_thread()))
     assert not this.is_set()
     assert not this.wait(0)
     giving_up = threading.Thread(target=this.set)
@@ -24,17 +31,17 @@ def test_a_callback_is_called_once_by_whoever_gives_up() -> None:
 
 
 def test_a_callback_that_comes_too_late_is_called_at_once() -> None:
-    this, called = GivenUp(), list[int]()
+    this, called = CancelToken(), list[int]()
     this.set()
-    take_back = this.on_set(lambda: called.append(1))
+    take_back = this.add_callback(lambda: called.append(1))
     assert called == [1]
     take_back()
 
 
 def test_a_callback_that_was_taken_back_is_not_called() -> None:
-    this, called = GivenUp(), list[int]()
-    first = this.on_set(lambda: called.append(1))
-    this.on_set(lambda: called.append(2))
+    this, called = CancelToken(), list[int]()
+    first = this.add_callback(lambda: called.append(1))
+    this.add_callback(lambda: called.append(2))
     first()
     first()
     this.set()
@@ -43,33 +50,33 @@ def test_a_callback_that_was_taken_back_is_not_called() -> None:
 
 
 def test_a_callback_that_fails_is_logged_and_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    this, called = GivenUp(), list[int]()
-    this.on_set(lambda: called.append(1 // 0))
-    this.on_set(lambda: called.append(2))
+    this, called = CancelToken(), list[int]()
+    this.add_callback(lambda: called.append(1 // 0))
+    this.add_callback(lambda: called.append(2))
     this.set()
-    this.on_set(lambda: called.append(1 // 0))
+    this.add_callback(lambda: called.append(1 // 0))
     assert called == [2]
     assert caplog.text.count("ZeroDivisionError: ") == 2
 
 
 def test_a_callback_may_take_back_another_and_give_up_again() -> None:
-    this, called = GivenUp(), list[int]()
-    take_back = this.on_set(lambda: called.append(1))
-    this.on_set(take_back)
-    this.on_set(this.set)
+    this, called = CancelToken(), list[int]()
+    take_back = this.add_callback(lambda: called.append(1))
+    this.add_callback(take_back)
+    this.add_callback(this.set)
     this.set()
     assert called == [1]
 
 
 def test_calls_of_many_threads_are_each_ended_once_or_taken_back() -> None:
-    this, count, lock = GivenUp(), [0], threading.Lock()
+    this, count, lock = CancelToken(), [0], threading.Lock()
     begun = threading.Barrier(9)
 
     def call() -> None:
         begun.wait()
         for _ in range(300):
             mine: list[int] = []
-            take_back = this.on_set(lambda: mine.append(1))  # noqa: B023
+            take_back = this.add_callback(lambda: mine.append(1))  # noqa: B023
             take_back()
             assert len(mine) <= 1
             with lock:
@@ -87,32 +94,32 @@ def test_calls_of_many_threads_are_each_ended_once_or_taken_back() -> None:
 
 
 def test_a_block_is_ended_only_while_it_lasts_and_only_in_a_run() -> None:
-    this, called = GivenUp(), list[str]()
+    this, called = CancelToken(), list[str]()
 
     def work() -> None:
-        with ended_by(lambda: called.append("before")):
+        with on_cancel(lambda: called.append("before")):
             pass
-        with ended_by(lambda: called.append("during")):
+        with on_cancel(lambda: called.append("during")):
             this.set()
-        with ended_by(lambda: called.append("after")):
+        with on_cancel(lambda: called.append("after")):
             pass
 
-    until(this, work)
-    with ended_by(lambda: called.append("outside")):
+    run_with_token(this, work)
+    with on_cancel(lambda: called.append("outside")):
         pass
     assert called == ["during", "after"]
 
 
 def test_what_is_done_to_the_end_is_not_given_up() -> None:
-    this, called = GivenUp(), list[str]()
+    this, called = CancelToken(), list[str]()
     this.set()
 
     def work() -> None:
-        assert is_given_up()
-        with to_the_end(), ended_by(lambda: called.append("ended")):
-            assert not is_given_up()
-            wait(0)
-        assert is_given_up()
+        assert cancel_requested()
+        with shielded(), on_cancel(lambda: called.append("ended")):
+            assert not cancel_requested()
+            sleep(0)
+        assert cancel_requested()
 
-    until(this, work)
+    run_with_token(this, work)
     assert not called

@@ -115,7 +115,7 @@ def test_one_runner_serves_all_requests_of_a_web_service_within_its_limits() -> 
         for thread in threads:
             thread.join()
 
-    llm = runner._leases._backends[0]
+    llm = runner._resources._backends[0]
     assert answers == [10] * 8
     assert isinstance(llm, FakeLLM)
     assert llm.peak <= 4

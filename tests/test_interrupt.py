@@ -15,7 +15,7 @@ import pytest
 PROGRAM = """
 import json, os, signal, sys, threading, time
 import anyio
-from restaurant_llm_batch import BatchRunner, LLMReply, LLMRequest, Limits, Strategy
+from restaurant_llm_batch import BatchRunner, LLMResponse, LLMRequest, Limits, Strategy
 from restaurant_llm_batch.steps import complete
 
 def announce():
@@ -34,12 +34,12 @@ class Slow:
         return quick
     def complete(self, request):
         if self.first(request):
-            return LLMReply("ok")
+            return LLMResponse("ok")
         threading.Event().wait({stuck})
         raise AssertionError("nobody waits for this")
     async def acomplete(self, request):
         if self.first(request):
-            return LLMReply("ok")
+            return LLMResponse("ok")
         try:
             await anyio.sleep({stuck})
         except BaseException:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import errors
-from restaurant_llm_batch.tokens.kv import kv_cache_tokens, resident_sequences
+from restaurant_llm_batch.tokens.kv import kv_cache_tokens, max_concurrent_sequences
 
 QWEN = {
     "num_hidden_layers": 48,
@@ -38,8 +38,8 @@ def test_the_published_table_is_reproduced(
 ) -> None:
     tokens = [kv_cache_tokens(QWEN, gpu, weights_gib=WEIGHTS, overhead_gib=over) for over in OVERHEADS]
     # The table divides; the server gives whole blocks.
-    divided = [tuple(resident_sequences(t, size, block_size=1) for t in tokens) for size in SIZES]
-    in_blocks = [tuple(resident_sequences(t, size) for t in tokens) for size in SIZES]
+    divided = [tuple(max_concurrent_sequences(t, size, block_size=1) for t in tokens) for size in SIZES]
+    in_blocks = [tuple(max_concurrent_sequences(t, size) for t in tokens) for size in SIZES]
 
     assert tuple(round(count / 1000) for count in tokens) == thousands
     assert divided == sequences
@@ -77,15 +77,15 @@ def test_a_configuration_is_read_in_each_of_its_forms() -> None:
 
 def test_a_prefix_that_all_share_is_kept_once() -> None:
     # 3,375 blocks: 157 each, or 31 once and 126 each.
-    assert resident_sequences(54_000, 2500) == 21
-    assert resident_sequences(54_000, 2500, shared_prefix=500) == (3375 - 31) // (157 - 31) == 26
-    assert resident_sequences(54_000, 2500, shared_prefix=15) == 21  # it fills no block
+    assert max_concurrent_sequences(54_000, 2500) == 21
+    assert max_concurrent_sequences(54_000, 2500, shared_prefix=500) == (3375 - 31) // (157 - 31) == 26
+    assert max_concurrent_sequences(54_000, 2500, shared_prefix=15) == 21  # it fills no block
 
 
 @given(st.integers(0, 10**6), st.integers(1, 10**5), st.data())
 def test_what_is_said_to_fit_fits_and_one_more_would_not(tokens: int, size: int, data: st.DataObject) -> None:
     prefix = data.draw(st.integers(0, size - 1))
-    count = resident_sequences(tokens, size, shared_prefix=prefix)
+    count = max_concurrent_sequences(tokens, size, shared_prefix=prefix)
     blocks, shared, each = tokens // 16, prefix // 16, -(-size // 16)
 
     assert count == 0 or shared + count * (each - shared) <= blocks
@@ -142,4 +142,4 @@ def test_useless_sequences_are_refused_and_the_argument_named(
     arguments: dict[str, Any], complaint: str
 ) -> None:
     with pytest.raises(errors.ConfigurationError, match=complaint):
-        resident_sequences(**{"kv_tokens": 50_000, "tokens_per_sequence": 2000, **arguments})
+        max_concurrent_sequences(**{"kv_tokens": 50_000, "tokens_per_sequence": 2000, **arguments})

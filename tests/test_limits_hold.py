@@ -13,16 +13,16 @@ import pytest
 from restaurant_llm_batch import (
     AdaptiveLimit,
     BatchRunner,
-    Gate,
+    ConcurrencyLimiter,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     Strategy,
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch._engine.packer import CHAT_TOKENS
+from restaurant_llm_batch._engine.packer import CHAT_TEMPLATE_OVERHEAD
 from restaurant_llm_batch.steps import complete
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, strategy_name
@@ -48,8 +48,8 @@ def doubles() -> tuple[FakeSearch, FakeLLM]:
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
 async def test_ten_concurrent_aruns_share_the_runner_limits(strategy: Strategy) -> None:
     search, llm = doubles()
-    limits = Limits(search=6, llm=3, restaurants=20)
-    quick = RetryPolicy(first_wait=0.001)
+    limits = Limits(search=6, llm=3, open_items=20)
+    quick = RetryPolicy(wait_initial=0.001)
     runner = BatchRunner(llm=llm, search=search, strategy=strategy, limits=limits, llm_retry=quick)
     reports: list[Any] = []
 
@@ -68,9 +68,9 @@ async def test_ten_concurrent_aruns_share_the_runner_limits(strategy: Strategy) 
 
 def test_threads_and_two_loops_share_one_runner() -> None:
     search, llm = doubles()
-    gate = Gate(4)
-    limits = Limits(search=5, llm=gate, restaurants=20)
-    quick = RetryPolicy(first_wait=0.001)
+    gate = ConcurrencyLimiter(4)
+    limits = Limits(search=5, llm=gate, open_items=20)
+    quick = RetryPolicy(wait_initial=0.001)
 
     def make(strategy: Strategy) -> BatchRunner:
         return BatchRunner(llm=llm, search=search, strategy=strategy, limits=limits, llm_retry=quick)
@@ -104,7 +104,7 @@ def test_threads_and_two_loops_share_one_runner() -> None:
 @pytest.mark.anyio
 async def test_llm_total_caps_both_kinds_of_calls_together() -> None:
     from restaurant_llm_batch import LLMRequest
-    from restaurant_llm_batch.steps import complete, together
+    from restaurant_llm_batch.steps import complete, gather
 
     llm = FakeLLM(seconds=0.002)
     limits = Limits(llm=4, batches=4, llm_total=5)
@@ -112,7 +112,7 @@ async def test_llm_total_caps_both_kinds_of_calls_together() -> None:
 
     def both(item: int) -> Any:
         request = LLMRequest("t", (), inputs={"item": item})
-        yield from together(complete(request), complete(request, gate="batches"))
+        yield from gather(complete(request), complete(request, limiter="batches"))
         return item
 
     report = await runner.arun(both, range(30))
@@ -148,7 +148,7 @@ def test_the_window_slides_and_the_input_is_read_lazily(strategy: Strategy) -> N
             taken.append(number)
             yield number
 
-    limits = Limits(restaurants=4)
+    limits = Limits(open_items=4)
     runner = BatchRunner(llm=FakeLLM(), search=FakeSearch(reviews), strategy=strategy, limits=limits)
     stream = runner.stream(SummarizeAspects(), restaurants())
     ahead = []
@@ -161,7 +161,7 @@ def test_the_window_slides_and_the_input_is_read_lazily(strategy: Strategy) -> N
 
 def test_earlier_restaurants_finish_first() -> None:
     """Depth first: the overall call of restaurant 0 does not wait for the aspect calls of restaurant 49."""
-    limits = Limits(llm=4, restaurants=50)
+    limits = Limits(llm=4, open_items=50)
     llm, search = FakeLLM(seconds=0.002), FakeSearch(reviews)
     runner = BatchRunner(llm=llm, search=search, strategy=Strategy.stage(4), limits=limits)
     order = [outcome.index for outcome in runner.stream(TASK, range(50))]
@@ -196,7 +196,7 @@ class TokenMeter:
         self._lock = threading.Lock()
 
     def _enter(self, request: LLMRequest, sign: int) -> None:
-        tokens = len(request.messages[0]["content"]) + request.max_tokens + CHAT_TOKENS
+        tokens = len(request.messages[0]["content"]) + request.max_tokens + CHAT_TEMPLATE_OVERHEAD
         with self._lock:
             self.in_flight += sign * tokens
             self.calls += sign
@@ -204,17 +204,17 @@ class TokenMeter:
             self.most_calls = max(self.most_calls, self.calls)
             self.alone &= sign < 0 or tokens <= 1000 or self.calls == 1
 
-    def complete(self, request: LLMRequest) -> LLMReply:
+    def complete(self, request: LLMRequest) -> LLMResponse:
         self._enter(request, 1)
         time.sleep(0.001)
         self._enter(request, -1)
-        return LLMReply("")
+        return LLMResponse("")
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         self._enter(request, 1)
         await anyio.sleep(0.001)
         self._enter(request, -1)
-        return LLMReply("")
+        return LLMResponse("")
 
 
 @pytest.mark.parametrize("gate", [False, True])
@@ -229,7 +229,7 @@ def test_tokens_in_flight_are_capped_and_a_call_larger_than_the_cap_goes_alone(
         )
 
     model = TokenMeter()
-    limits = Limits(llm=50, batches=50, tokens_in_flight=Gate(1000) if gate else 1000)
+    limits = Limits(llm=50, batches=50, tokens_in_flight=ConcurrencyLimiter(1000) if gate else 1000)
     report = BatchRunner(llm=model, strategy=strategy, limits=limits, count_tokens=len).run(ask, range(40))
 
     assert len(report.results) == 40

@@ -11,28 +11,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch._limits.pacing import KEPT, LONGEST_WAIT, Pace
-from restaurant_llm_batch._llm_response import RateBudget, RateReport
+from restaurant_llm_batch._limits.pacing import MAX_WAIT, STARTS_KEPT, RatePacer
+from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 
 starts = st.floats(0, 1e7)
 limits = st.one_of(st.integers(1, 130), st.integers(131, 3000))
 
 
-def requests_left(limit: int, remaining: int, reset: float) -> RateReport:
-    return RateReport(requests=RateBudget(limit, remaining, reset))
+def requests_left(limit: int, remaining: int, reset: float) -> RateLimitInfo:
+    return RateLimitInfo(requests=RateLimitStatus(limit, remaining, reset))
 
 
-def tokens_left(limit: int, remaining: int, reset: float) -> RateReport:
-    return RateReport(tokens=RateBudget(limit, remaining, reset))
+def tokens_left(limit: int, remaining: int, reset: float) -> RateLimitInfo:
+    return RateLimitInfo(tokens=RateLimitStatus(limit, remaining, reset))
 
 
-def begin(pace: Pace, tokens: int, now: float) -> float:
+def begin(pace: RatePacer, tokens: int, now: float) -> float:
     """Wait as long as is asked, begin, and return when that was."""
     ready = pace.ready_at(tokens, now)
     if ready > now:
         now = ready
         assert pace.ready_at(tokens, now) <= now  # what it asks to wait is enough
-    pace.take(tokens, now)
+    pace.reserve(tokens, now)
     return now
 
 
@@ -44,7 +44,7 @@ class TestGivenRequests:
     def test_no_minute_begins_more_than_the_limit(
         self, limit: int, now: float, pauses: list[float], together: int
     ) -> None:
-        pace = Pace(limit, None, now)
+        pace = RatePacer(limit, None, now)
         began = []
         for pause in pauses:
             now += pause
@@ -56,7 +56,7 @@ class TestGivenRequests:
 
     @given(limits, starts)
     def test_in_the_long_run_it_is_nearly_the_limit(self, limit: int, start: float) -> None:
-        pace = Pace(limit, None, start)
+        pace = RatePacer(limit, None, start)
         now = start
         for _ in range(3 * limit + 1):
             now = begin(pace, 0, now)
@@ -64,7 +64,7 @@ class TestGivenRequests:
         assert 3 * limit / (now - start) >= limit / 60 * 0.97
 
     def test_calls_are_spread_over_the_minute(self) -> None:
-        pace = Pace(120, None, 0.0)
+        pace = RatePacer(120, None, 0.0)
         now, began = 0.0, []
         for _ in range(5):
             now = begin(pace, 0, now)
@@ -73,18 +73,18 @@ class TestGivenRequests:
         assert began == [0, 0, 0.5, 1.01, 1.51]
 
     def test_one_a_minute_is_one_a_minute(self) -> None:
-        pace = Pace(1, None, 5.0)
+        pace = RatePacer(1, None, 5.0)
         now = [begin(pace, 0, 5.0), begin(pace, 0, 5.0)]
 
         assert now[0] == 5
         assert 65 <= now[1] < 65.001
 
     def test_time_that_is_not_used_is_not_saved(self) -> None:
-        pace = Pace(60, None, 0.0)
-        pace.take(0, 0.0)
+        pace = RatePacer(60, None, 0.0)
+        pace.reserve(0, 0.0)
 
         assert pace.ready_at(0, 1000.0) <= 1000
-        pace.take(0, 1000.0)
+        pace.reserve(0, 1000.0)
         assert pace.ready_at(0, 1000.0) == pytest.approx(1001, abs=1e-3)
 
 
@@ -97,7 +97,7 @@ class TestGivenTokens:
     def test_no_minute_takes_more_than_the_limit_and_what_its_heaviest_call_is_above_a_seconds_worth(
         self, limit: int, calls: list[tuple[int, float]]
     ) -> None:
-        pace, now, began = Pace(None, limit, 0.0), 0.0, []
+        pace, now, began = RatePacer(None, limit, 0.0), 0.0, []
         for tokens, pause in calls:
             now = begin(pace, tokens, now + pause)
             began.append((now, tokens))
@@ -107,7 +107,7 @@ class TestGivenTokens:
 
     @given(st.integers(600, 1_000_000), st.integers(1, 8000), st.integers(0, 2**32))
     def test_in_the_long_run_it_is_nearly_the_limit(self, limit: int, heaviest: int, seed: int) -> None:
-        random, pace = Random(seed), Pace(None, limit, 0.0)
+        random, pace = Random(seed), RatePacer(None, limit, 0.0)
         now = taken = 0.0
         for _ in range(300):
             tokens = random.randint(1, heaviest)
@@ -118,50 +118,50 @@ class TestGivenTokens:
         assert limit / 60 * now * 0.97 <= taken
 
     def test_a_call_that_is_heavier_than_a_minute_begins_and_the_next_one_waits_for_it(self) -> None:
-        pace = Pace(None, 600, 0.0)
+        pace = RatePacer(None, 600, 0.0)
 
         assert begin(pace, 1800, 0.0) == 0
         assert begin(pace, 1, 0.0) == pytest.approx(1791 / (591 / 60), abs=0.01)
 
     def test_what_was_not_used_is_given_back(self) -> None:
-        pace = Pace(None, 6000, 0.0)
-        pace.take(1000, 0.0)
+        pace = RatePacer(None, 6000, 0.0)
+        pace.reserve(1000, 0.0)
         before = pace.ready_at(1000, 0.0)
-        pace.ended(1000, 300, 0.0)
+        pace.settle_usage(1000, 300, 0.0)
 
         assert before - pace.ready_at(1000, 0.0) == pytest.approx(700 / (5901 / 60), rel=1e-3)
 
     def test_what_was_used_besides_is_taken(self) -> None:
-        pace = Pace(None, 6000, 0.0)
-        pace.take(100, 0.0)
+        pace = RatePacer(None, 6000, 0.0)
+        pace.reserve(100, 0.0)
         before = pace.ready_at(1, 0.0)
-        pace.ended(100, 400, 0.0)
+        pace.settle_usage(100, 400, 0.0)
 
         assert pace.ready_at(1, 0.0) - before == pytest.approx(300 / (5901 / 60), rel=1e-3)
 
     def test_of_what_is_not_known_nothing_is_given_back(self) -> None:
-        pace = Pace(None, 6000, 0.0)
-        pace.take(1000, 0.0)
+        pace = RatePacer(None, 6000, 0.0)
+        pace.reserve(1000, 0.0)
         before = pace.ready_at(1000, 0.0)
-        pace.ended(1000, None, 0.0)
+        pace.settle_usage(1000, None, 0.0)
 
         assert pace.ready_at(1000, 0.0) == before
 
     def test_of_what_there_is_no_room_for_no_more_is_kept_than_one_call_gave_back(self) -> None:
-        pace = Pace(None, 6000, 0.0)
+        pace = RatePacer(None, 6000, 0.0)
         for _ in range(3):
-            pace.take(1000, 0.0)
+            pace.reserve(1000, 0.0)
         for _ in range(3):
-            pace.ended(1000, 0, 100.0)  # by then all of it had come in anyway
-        pace.ended(10, 10, 100.0)
+            pace.settle_usage(1000, 0, 100.0)  # by then all of it had come in anyway
+        pace.settle_usage(10, 10, 100.0)
         assert pace.ready_at(1100, 100.0) <= 100
-        pace.take(1100, 100.0)
+        pace.reserve(1100, 100.0)
 
         assert pace.ready_at(1, 100.0) == pytest.approx(100 + 1 / (5901 / 60))
 
     @pytest.mark.parametrize("seed", range(3))
     def test_with_reserve_and_refund_what_is_used_is_nearly_the_limit(self, seed: int) -> None:
-        random, pace = Random(seed), Pace(None, 60_000, 0.0)
+        random, pace = Random(seed), RatePacer(None, 60_000, 0.0)
         now, used, reserved = 0.0, 0, 3000
         in_flight: list[tuple[float, int]] = []
         for _ in range(600):
@@ -171,10 +171,10 @@ class TestGivenTokens:
                     break
                 if in_flight and in_flight[0][0] <= ready:
                     now, tokens = heappop(in_flight)
-                    pace.ended(reserved, tokens, now)
+                    pace.settle_usage(reserved, tokens, now)
                 else:
                     now = ready
-            pace.take(reserved, now)
+            pace.reserve(reserved, now)
             tokens = random.randint(300, 1500)
             used += tokens
             heappush(in_flight, (now + random.uniform(1, 20), tokens))
@@ -183,47 +183,47 @@ class TestGivenTokens:
 
 
 def test_both_given_numbers_hold() -> None:
-    few, heavy = Pace(60, 60_000, 0.0), Pace(6000, 600, 0.0)
+    few, heavy = RatePacer(60, 60_000, 0.0), RatePacer(6000, 600, 0.0)
     for pace in (few, heavy):
-        pace.take(10, 0.0)
+        pace.reserve(10, 0.0)
 
     assert few.ready_at(10, 0.0) == pytest.approx(1, abs=1e-3)
     assert heavy.ready_at(10, 0.0) == pytest.approx(10 / (591 / 60), abs=1e-3)
 
 
 def test_without_any_number_nothing_waits() -> None:
-    pace = Pace(None, None, 3.0)
+    pace = RatePacer(None, None, 3.0)
     for number in range(1, 100):
         assert pace.ready_at(10**9, 3.0) <= 3.0
-        assert pace.take(10**9, 3.0) == number
-    pace.ended(10**9, 0, 4.0)
+        assert pace.reserve(10**9, 3.0) == number
+    pace.settle_usage(10**9, 0, 4.0)
 
     assert not pace.counts_tokens
 
 
 class TestLearned:
     def test_what_remains_is_left_less_all_that_began_since(self) -> None:
-        pace = Pace(None, None, 0.0)
+        pace = RatePacer(None, None, 0.0)
         for _ in range(4):
-            pace.take(0, 0.0)
-        pace.told(2, requests_left(60, 5, 55.0), 0.0)
+            pace.reserve(0, 0.0)
+        pace.update_from_report(2, requests_left(60, 5, 55.0), 0.0)
 
         for _ in range(3):
             assert pace.ready_at(0, 0.0) <= 0
-            pace.take(0, 0.0)
+            pace.reserve(0, 0.0)
         assert pace.ready_at(0, 0.0) == pytest.approx(1)
 
     def test_of_tokens_likewise(self) -> None:
-        pace = Pace(None, None, 0.0)
+        pace = RatePacer(None, None, 0.0)
         for _ in range(4):
-            pace.take(100, 0.0)
+            pace.reserve(100, 0.0)
         assert not pace.counts_tokens
-        pace.told(2, tokens_left(6000, 500, 55.0), 0.0)
+        pace.update_from_report(2, tokens_left(6000, 500, 55.0), 0.0)
 
         assert pace.counts_tokens
         assert pace.ready_at(300, 0.0) <= 0
         assert pace.ready_at(400, 0.0) == pytest.approx(1)
-        pace.take(300, 0.0)
+        pace.reserve(300, 0.0)
         assert pace.ready_at(100, 0.0) == pytest.approx(1)
 
     @pytest.mark.parametrize(("since", "left"), [(0, 5), (15, 5), (20, 5), (23, 2), (25, 0), (28, -3)])
@@ -231,83 +231,83 @@ class TestLearned:
         self, since: int, left: int
     ) -> None:
         """One comes back in a second; whether what remains was counted 20 seconds ago or just now is not known."""
-        pace = Pace(None, None, 0.0)
-        pace.take(0, 0.0)
+        pace = RatePacer(None, None, 0.0)
+        pace.reserve(0, 0.0)
         for _ in range(since):
-            pace.take(0, 10.0)
-        pace.told(1, requests_left(60, 5, 55.0), 20.0)
+            pace.reserve(0, 10.0)
+        pace.update_from_report(1, requests_left(60, 5, 55.0), 20.0)
         for _ in range(left):
             assert pace.ready_at(0, 20.0) <= 20
-            pace.take(0, 20.0)
+            pace.reserve(0, 20.0)
 
         assert pace.ready_at(0, 20.0) == pytest.approx(21 - min(0, left))
 
     def test_a_later_report_replaces_it_and_an_earlier_calls_does_not(self) -> None:
-        pace = Pace(None, None, 0.0)
+        pace = RatePacer(None, None, 0.0)
         for _ in range(3):
-            pace.take(0, 0.0)
-        pace.told(3, requests_left(60, 0, 60.0), 1.0)
-        pace.told(1, requests_left(60, 58, 2.0), 1.0)
+            pace.reserve(0, 0.0)
+        pace.update_from_report(3, requests_left(60, 0, 60.0), 1.0)
+        pace.update_from_report(1, requests_left(60, 58, 2.0), 1.0)
         assert pace.ready_at(0, 1.0) == pytest.approx(2)
 
-        assert pace.take(0, 2.0) == 4
-        pace.told(4, requests_left(60, 20, 40.0), 3.0)
+        assert pace.reserve(0, 2.0) == 4
+        pace.update_from_report(4, requests_left(60, 20, 40.0), 3.0)
         assert pace.ready_at(0, 3.0) <= 3
 
     def test_each_of_the_two_has_its_own_latest_report(self) -> None:
-        pace = Pace(None, None, 0.0)
+        pace = RatePacer(None, None, 0.0)
         for _ in range(2):
-            pace.take(100, 0.0)
-        pace.told(2, requests_left(60, 50, 10.0), 0.0)
-        pace.told(1, tokens_left(6000, 0, 60.0), 0.0)
+            pace.reserve(100, 0.0)
+        pace.update_from_report(2, requests_left(60, 50, 10.0), 0.0)
+        pace.update_from_report(1, tokens_left(6000, 0, 60.0), 0.0)
 
         assert pace.ready_at(100, 0.0) == pytest.approx(2)  # the call after it took 100
 
     def test_it_comes_back_as_slowly_as_is_said(self) -> None:
-        pace = Pace(None, None, 0.0)
-        pace.take(0, 0.0)
-        pace.told(1, requests_left(1000, 0, 5000.0), 0.0)
+        pace = RatePacer(None, None, 0.0)
+        pace.reserve(0, 0.0)
+        pace.update_from_report(1, requests_left(1000, 0, 5000.0), 0.0)
 
         assert pace.ready_at(0, 0.0) == pytest.approx(5)
 
     @pytest.mark.parametrize("reset", [0.0, 0.1])
     def test_but_no_faster_than_the_limit_in_a_minute(self, reset: float) -> None:
         """A bucket that is smaller than the limit is full soon, and then holds less than the limit."""
-        pace = Pace(None, None, 0.0)
-        pace.take(0, 0.0)
-        pace.told(1, requests_left(600, 0, reset), 0.0)
+        pace = RatePacer(None, None, 0.0)
+        pace.reserve(0, 0.0)
+        pace.update_from_report(1, requests_left(600, 0, reset), 0.0)
 
         assert pace.ready_at(0, 0.0) == pytest.approx(0.1)
 
     @pytest.mark.parametrize("report", [requests_left(10, 0, 86400.0), tokens_left(10**6, 0, 86400.0)])
-    def test_nothing_waits_longer_than_a_minute_and_then_one_looks_again(self, report: RateReport) -> None:
-        pace = Pace(None, None, 0.0)
-        pace.take(10**6, 7.0)
-        pace.told(1, report, 30.0)
+    def test_nothing_waits_longer_than_a_minute_and_then_one_looks_again(self, report: RateLimitInfo) -> None:
+        pace = RatePacer(None, None, 0.0)
+        pace.reserve(10**6, 7.0)
+        pace.update_from_report(1, report, 30.0)
 
-        assert pace.ready_at(10**6, 30.0) == 7 + LONGEST_WAIT
-        pace.take(10**6, 67.0)
-        assert pace.ready_at(10**6, 68.0) == 67 + LONGEST_WAIT
+        assert pace.ready_at(10**6, 30.0) == 7 + MAX_WAIT
+        pace.reserve(10**6, 67.0)
+        assert pace.ready_at(10**6, 68.0) == 67 + MAX_WAIT
 
     def test_a_given_number_may_ask_for_more_than_a_minute(self) -> None:
-        pace = Pace(None, 600, 0.0)
-        pace.take(6000, 0.0)
-        pace.told(1, tokens_left(600, 0, 60.0), 0.0)
+        pace = RatePacer(None, 600, 0.0)
+        pace.reserve(6000, 0.0)
+        pace.update_from_report(1, tokens_left(600, 0, 60.0), 0.0)
 
         assert pace.ready_at(1, 0.0) > 600
 
     def test_given_and_learned_hold_both(self) -> None:
-        pace = Pace(60, None, 0.0)
-        pace.take(0, 0.0)
-        pace.told(1, requests_left(60, 50, 10.0), 0.0)
+        pace = RatePacer(60, None, 0.0)
+        pace.reserve(0, 0.0)
+        pace.update_from_report(1, requests_left(60, 50, 10.0), 0.0)
         assert pace.ready_at(0, 0.0) == pytest.approx(1, abs=1e-3)
-        pace.told(1, requests_left(60, 0, 600.0), 0.0)
+        pace.update_from_report(1, requests_left(60, 0, 600.0), 0.0)
         assert pace.ready_at(0, 0.0) == pytest.approx(10)
 
     def test_a_call_above_the_whole_limit_begins_when_all_of_it_is_there(self) -> None:
-        pace = Pace(None, None, 0.0)
-        pace.take(0, 0.0)
-        pace.told(1, tokens_left(1000, 500, 30.0), 0.0)
+        pace = RatePacer(None, None, 0.0)
+        pace.reserve(0, 0.0)
+        pace.update_from_report(1, tokens_left(1000, 500, 30.0), 0.0)
 
         assert pace.ready_at(5000, 0.0) == pytest.approx(30)
 
@@ -331,56 +331,58 @@ class TestLearned:
         ],
     )
     def test_nonsense_is_ignored(self, wrong: tuple[Any, Any, Any]) -> None:
-        pace = Pace(None, None, 0.0)
-        pace.take(10, 0.0)
-        pace.told(1, RateReport(RateBudget(*wrong), RateBudget(*wrong)), 0.0)
+        pace = RatePacer(None, None, 0.0)
+        pace.reserve(10, 0.0)
+        pace.update_from_report(1, RateLimitInfo(RateLimitStatus(*wrong), RateLimitStatus(*wrong)), 0.0)
 
         assert pace.ready_at(10**6, 0.0) <= 0
         assert not pace.counts_tokens
 
     @pytest.mark.parametrize("number", [-1, 0, 3, 10**9])
     def test_calls_that_never_were_are_ignored(self, number: int) -> None:
-        pace = Pace(None, None, 0.0)
+        pace = RatePacer(None, None, 0.0)
         for _ in range(2):
-            pace.take(10, 0.0)
-        pace.told(number, RateReport(RateBudget(60, 0, 60.0), RateBudget(60, 0, 60.0)), 0.0)
+            pace.reserve(10, 0.0)
+        pace.update_from_report(
+            number, RateLimitInfo(RateLimitStatus(60, 0, 60.0), RateLimitStatus(60, 0, 60.0)), 0.0
+        )
 
         assert pace.ready_at(10, 0.0) <= 0
 
     def test_what_is_said_to_a_call_of_very_long_ago_is_ignored(self) -> None:
-        pace = Pace(None, None, 0.0)
-        for _ in range(KEPT + 1):
-            pace.take(1, 0.0)
-        pace.told(1, tokens_left(10**6, 0, 60.0), 0.0)
+        pace = RatePacer(None, None, 0.0)
+        for _ in range(STARTS_KEPT + 1):
+            pace.reserve(1, 0.0)
+        pace.update_from_report(1, tokens_left(10**6, 0, 60.0), 0.0)
         assert not pace.counts_tokens
-        pace.told(2, tokens_left(10**6, 10**5, 54.0), 0.0)
+        pace.update_from_report(2, tokens_left(10**6, 10**5, 54.0), 0.0)
 
         assert pace.counts_tokens
-        assert pace.ready_at(10**5 - KEPT + 1, 0.0) <= 0
-        assert pace.ready_at(10**5 - KEPT + 2, 0.0) > 0
+        assert pace.ready_at(10**5 - STARTS_KEPT + 1, 0.0) <= 0
+        assert pace.ready_at(10**5 - STARTS_KEPT + 2, 0.0) > 0
 
     def test_a_window_is_waited_out(self) -> None:
-        pace = Pace(None, None, 0.0)
+        pace = RatePacer(None, None, 0.0)
         for second in (10, 20, 30):
-            number = pace.take(0, float(second))
-            pace.told(number, requests_left(100, 30 - second, 60.0 - second), float(second))
+            number = pace.reserve(0, float(second))
+            pace.update_from_report(number, requests_left(100, 30 - second, 60.0 - second), float(second))
 
         assert pace.ready_at(0, 30.0) == 60
-        assert pace.take(0, 60.0) == 4
+        assert pace.reserve(0, 60.0) == 4
         assert pace.ready_at(0, 60.0) == pytest.approx(60.6)  # until it is known how the next window stands
-        pace.told(4, requests_left(100, 99, 60.0), 60.1)
+        pace.update_from_report(4, requests_left(100, 99, 60.0), 60.1)
         for _ in range(99):
             assert pace.ready_at(0, 60.1) <= 60.1
-            pace.take(0, 60.1)
+            pace.reserve(0, 60.1)
         assert pace.ready_at(0, 60.1) == pytest.approx(120.1)
 
     def test_a_call_above_the_whole_limit_begins_in_a_window_that_is_whole(self) -> None:
-        pace = Pace(None, None, 0.0)
+        pace = RatePacer(None, None, 0.0)
         for remaining, reset in ((10, 40.0), (5, 30.0), (100, 60.0)):
-            pace.told(pace.take(0, 0.0), tokens_left(100, remaining, reset), 0.0)
+            pace.update_from_report(pace.reserve(0, 0.0), tokens_left(100, remaining, reset), 0.0)
 
         assert pace.ready_at(500, 0.0) <= 0
-        pace.take(1, 0.0)
+        pace.reserve(1, 0.0)
         assert pace.ready_at(500, 0.0) == 60
 
     @pytest.mark.parametrize(
@@ -392,20 +394,20 @@ class TestLearned:
         ],
     )
     def test_what_a_bucket_can_say_is_no_window(self, told: Any) -> None:
-        pace = Pace(None, None, 0.0)
+        pace = RatePacer(None, None, 0.0)
         for remaining, reset in told:
-            number = pace.take(0, 0.0)
-            pace.told(number, requests_left(60, remaining, reset), 0.0)
+            number = pace.reserve(0, 0.0)
+            pace.update_from_report(number, requests_left(60, remaining, reset), 0.0)
         for _ in range(remaining):
-            pace.take(0, 0.0)
+            pace.reserve(0, 0.0)
 
         assert pace.ready_at(0, 0.0) == pytest.approx(max(1, told[-1][1] / (60 - remaining)))
 
     def test_a_bucket_that_fills_while_little_is_asked_is_no_window(self) -> None:
-        pace = Pace(None, None, 0.0)
+        pace = RatePacer(None, None, 0.0)
         for remaining in (0, 10, 20):
-            pace.told(pace.take(0, 0.0), requests_left(60, remaining, 60.0 - remaining), 0.0)
-        pace.told(pace.take(0, 0.0), requests_left(60, 0, 60.0), 0.0)
+            pace.update_from_report(pace.reserve(0, 0.0), requests_left(60, remaining, 60.0 - remaining), 0.0)
+        pace.update_from_report(pace.reserve(0, 0.0), requests_left(60, 0, 60.0), 0.0)
 
         assert pace.ready_at(0, 0.0) == pytest.approx(1)
 
@@ -418,21 +420,21 @@ class TestLearned:
                 st.integers(-3, 3),
                 st.none()
                 | st.builds(
-                    RateReport,
-                    st.none() | st.builds(RateBudget, st.integers(), st.integers(), st.floats()),
+                    RateLimitInfo,
+                    st.none() | st.builds(RateLimitStatus, st.integers(), st.integers(), st.floats()),
                     st.none()
-                    | st.builds(RateBudget, st.integers(0, 9), st.integers(0, 9), st.floats(0, 1e5)),
+                    | st.builds(RateLimitStatus, st.integers(0, 9), st.integers(0, 9), st.floats(0, 1e5)),
                 ),
             ),
             max_size=60,
         )
     )
     def test_whatever_is_said_each_call_begins_within_a_minute(self, events: list[Any]) -> None:
-        pace, now = Pace(None, None, 0.0), 0.0
+        pace, now = RatePacer(None, None, 0.0), 0.0
         for pause, tokens, late, report in events:
             now += pause
             began = begin(pace, tokens, now)
-            assert now <= began <= now + LONGEST_WAIT
+            assert now <= began <= now + MAX_WAIT
             now = began
             if report is not None:
-                pace.told(pace.take(tokens, now) + late, report, now)
+                pace.update_from_report(pace.reserve(tokens, now) + late, report, now)

@@ -11,31 +11,31 @@ from typing import Protocol
 
 import pytest
 
-from restaurant_llm_batch._limits.pacing import Pace
-from restaurant_llm_batch._llm_response import RateBudget, RateReport
+from restaurant_llm_batch._limits.pacing import RatePacer
+from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 
 RESERVED = 3000
 """Tokens of each call's prompt and longest answer; what it uses in the end is 300 to 1,500."""
 PLACES = 100
 
 
-def requests_left(limit: int, remaining: int, reset: float) -> RateReport:
-    return RateReport(requests=RateBudget(limit, remaining, reset))
+def requests_left(limit: int, remaining: int, reset: float) -> RateLimitInfo:
+    return RateLimitInfo(requests=RateLimitStatus(limit, remaining, reset))
 
 
-class Unpaced(Pace):
+class Unpaced(RatePacer):
     """Hears nothing."""
 
     __slots__ = ()
 
-    def told(self, number: int, report: RateReport, now: float) -> None:
+    def told(self, number: int, report: RateLimitInfo, now: float) -> None:
         pass
 
 
 class Service(Protocol):
     """Counts for itself; refuses, and says what is left."""
 
-    def ask(self, used: int, now: float) -> tuple[bool, RateReport]: ...
+    def ask(self, used: int, now: float) -> tuple[bool, RateLimitInfo]: ...
 
 
 @dataclass
@@ -47,7 +47,7 @@ class BucketService:
     lacking: float = 0.0
     at: float = 0.0
 
-    def ask(self, used: int, now: float) -> tuple[bool, RateReport]:
+    def ask(self, used: int, now: float) -> tuple[bool, RateLimitInfo]:
         rate = self.limit / 60
         self.lacking, self.at = max(0.0, self.lacking - (now - self.at) * rate), now
         taken = self.lacking + 1 <= self.holds + 1e-6
@@ -65,7 +65,7 @@ class WindowService:
     minute: int = -1
     used: int = 0
 
-    def ask(self, used: int, now: float) -> tuple[bool, RateReport]:
+    def ask(self, used: int, now: float) -> tuple[bool, RateLimitInfo]:
         minute = int((now + 17) // 60)
         if minute != self.minute:
             self.minute, self.used = minute, 0
@@ -83,13 +83,13 @@ class TokenService:
     lacking: float = 0.0
     at: float = 0.0
 
-    def ask(self, used: int, now: float) -> tuple[bool, RateReport]:
+    def ask(self, used: int, now: float) -> tuple[bool, RateLimitInfo]:
         rate = self.limit / 60
         self.lacking, self.at = max(0.0, self.lacking - (now - self.at) * rate), now
         taken = self.lacking + RESERVED <= self.limit
         self.lacking += taken * (used if self.by_use else RESERVED)
-        left = RateBudget(self.limit, int(self.limit - self.lacking), round(self.lacking / rate, 3))
-        return taken, RateReport(tokens=left)
+        left = RateLimitStatus(self.limit, int(self.limit - self.lacking), round(self.lacking / rate, 3))
+        return taken, RateLimitInfo(tokens=left)
 
 
 SERVICES: dict[str, Callable[[], Service]] = {
@@ -101,10 +101,10 @@ SERVICES: dict[str, Callable[[], Service]] = {
 }
 
 
-def drive(service: Service, pace: Pace, seconds: float, minutes: float = 5) -> tuple[int, int]:
+def drive(service: Service, pace: RatePacer, seconds: float, minutes: float = 5) -> tuple[int, int]:
     """Ask whenever the pace and the places allow it; return how many calls were answered, and refused."""
     random, now, answered, refused = Random(1), 0.0, 0, 0
-    flying: list[tuple[float, int, int, RateReport]] = []
+    flying: list[tuple[float, int, int, RateLimitInfo]] = []
     while now < 60 * minutes:
         ready = pace.ready_at(RESERVED, now) if len(flying) < PLACES else inf
         if ready <= now:
@@ -112,11 +112,11 @@ def drive(service: Service, pace: Pace, seconds: float, minutes: float = 5) -> t
             taken, report = service.ask(used, now)
             answered, refused = answered + taken, refused + (not taken)
             lasts = random.uniform(0.5, 1.5) * seconds if taken else 0.2
-            heappush(flying, (now + lasts, pace.take(RESERVED, now), used if taken else 0, report))
+            heappush(flying, (now + lasts, pace.reserve(RESERVED, now), used if taken else 0, report))
         elif flying and flying[0][0] <= ready:
             now, number, used, report = heappop(flying)
-            pace.ended(RESERVED, used, now)
-            pace.told(number, report, now)
+            pace.settle_usage(RESERVED, used, now)
+            pace.update_from_report(number, report, now)
         else:
             now = ready
     return answered, refused
@@ -127,7 +127,7 @@ def drive(service: Service, pace: Pace, seconds: float, minutes: float = 5) -> t
 def test_what_was_learned_uses_what_the_service_gives_and_is_hardly_refused(
     service: str, seconds: float
 ) -> None:
-    answered, refused = drive(SERVICES[service](), Pace(None, None, 0.0), seconds)
+    answered, refused = drive(SERVICES[service](), RatePacer(None, None, 0.0), seconds)
     most, without = drive(SERVICES[service](), Unpaced(None, None, 0.0), seconds)
 
     assert answered >= 0.93 * most
@@ -148,7 +148,7 @@ def test_a_given_number_of_tokens_is_what_a_service_counts_and_its_reports_say_h
     by_use: bool, calls: int
 ) -> None:
     """By what is used, 444 calls of 900 tokens a minute; by what is reserved, 133 of 3,000: given back in vain."""
-    answered, refused = drive(TokenService(400_000, by_use), Pace(None, 400_000, 0.0), 5.0)
+    answered, refused = drive(TokenService(400_000, by_use), RatePacer(None, 400_000, 0.0), 5.0)
 
     assert refused == 0
     assert 0.85 * calls * 5 <= answered <= (calls + 1) * 6

@@ -9,8 +9,8 @@ from typing import Any
 import anyio
 import pytest
 
-from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy, errors
-from restaurant_llm_batch.cancellation import GivenUp, is_given_up, until, wait
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy, errors
+from restaurant_llm_batch.cancellation import CancelToken, cancel_requested, run_with_token, sleep
 from restaurant_llm_batch.steps import Flow, complete
 
 THREADED = {
@@ -28,12 +28,12 @@ class Patient:
         self.tidied = threading.Event()
         self.told: BaseException | None = None
 
-    def complete(self, request: LLMRequest) -> LLMReply:
+    def complete(self, request: LLMRequest) -> LLMResponse:
         self.waiting.set()
         try:
-            wait(50)
+            sleep(50)
         except errors.RunStopped as error:
-            assert is_given_up()
+            assert cancel_requested()
             self.told = error
             raise
         finally:
@@ -78,13 +78,13 @@ def test_a_call_that_is_given_up_is_told_at_once(
 
 
 def test_outside_a_run_a_wait_is_only_a_wait() -> None:
-    wait(0.0)
-    assert not is_given_up()
+    sleep(0.0)
+    assert not cancel_requested()
 
 
 def test_what_is_given_up_before_it_waits_is_told_too() -> None:
-    given_up = GivenUp()
+    given_up = CancelToken()
     given_up.set()
     with pytest.raises(errors.RunStopped):
-        until(given_up, lambda: wait(50))
-    assert not is_given_up()
+        run_with_token(given_up, lambda: sleep(50))
+    assert not cancel_requested()

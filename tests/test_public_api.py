@@ -29,7 +29,7 @@ CONTRACT = [
     "SearchQuery",
     "Hit",
     "LLMRequest",
-    "LLMReply",
+    "LLMResponse",
     "Gate",
     "errors",
 ]

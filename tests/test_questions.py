@@ -15,11 +15,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch import BatchRunner, Deadlines, Limits, LLMReply, LLMRequest, Strategy, errors
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy, TimeLimits, errors
 from restaurant_llm_batch import cancellation as patience
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.events import CallStarted, Event
-from restaurant_llm_batch.steps import complete, together
+from restaurant_llm_batch.steps import complete, gather
 from tests.modes import STRATEGIES, strategy_name
 
 BLOCKING = Strategy(search_async=True, llm_async=False, restaurant_async=True)
@@ -45,17 +45,19 @@ class Model:
             self.in_flight -= 1
             self.cancelled += cancelled
 
-    def complete(self, request: LLMRequest) -> LLMReply:
+    def complete(self, request: LLMRequest) -> LLMResponse:
         self._enter(request)
         try:
-            patience.wait(self.seconds)
+            patience.sleep(self.seconds)
         except errors.RunStopped:
             self._leave(cancelled=True)
             raise
         self._leave(cancelled=False)
-        return LLMReply(f"answer to {request.messages[0]['content']}", prompt_tokens=7, completion_tokens=3)
+        return LLMResponse(
+            f"answer to {request.messages[0]['content']}", prompt_tokens=7, completion_tokens=3
+        )
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         self._enter(request)
         try:
             await anyio.sleep(self.seconds)
@@ -63,7 +65,9 @@ class Model:
             self._leave(cancelled=True)
             raise
         self._leave(cancelled=False)
-        return LLMReply(f"answer to {request.messages[0]['content']}", prompt_tokens=7, completion_tokens=3)
+        return LLMResponse(
+            f"answer to {request.messages[0]['content']}", prompt_tokens=7, completion_tokens=3
+        )
 
 
 def ask(item: Any) -> Any:
@@ -76,12 +80,12 @@ class Asking:
 
     priority: int
     name: str = "asking"
-    needs_search: bool = False
+    requires_search: bool = False
 
-    def read(self, raw: Any) -> Any:
+    def parse_item(self, raw: Any) -> Any:
         return raw
 
-    def identify(self, item: Any) -> tuple[str, int]:
+    def item_key(self, item: Any) -> tuple[str, int]:
         return item, self.priority
 
     def flow(self, item: Any) -> Any:
@@ -207,10 +211,10 @@ async def test_a_follower_on_another_loop_keeps_a_call_alive(tmp_path: Path) -> 
 @pytest.mark.anyio
 async def test_a_followers_better_priority_lifts_the_call(tmp_path: Path) -> None:
     class Held(Model):
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             self.asked.append(request.messages[0]["content"])
             await release.wait()
-            return LLMReply("done")
+            return LLMResponse("done")
 
     release = anyio.Event()
     model = Held()
@@ -219,10 +223,10 @@ async def test_a_followers_better_priority_lifts_the_call(tmp_path: Path) -> Non
     with anyio.fail_after(20):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(runner.arun, Asking(priority=5), ["a", "b", "c", "d", "e"])
-            while len(store.questions._open) < 5:
+            while len(store.in_flight._open) < 5:
                 await anyio.sleep(0.001)
             tasks.start_soon(runner.arun, Asking(priority=-1), ["e"])
-            while not any(question._followers for question in store.questions._open.values()):
+            while not any(question._followers for question in store.in_flight._open.values()):
                 await anyio.sleep(0.001)
             release.set()
 
@@ -241,8 +245,8 @@ def test_who_waits_for_anothers_call_keeps_to_its_own_deadlines(strategy: Strate
     while not model.in_flight:
         time.sleep(0.01)
     began = time.monotonic()
-    item = BatchRunner(llm=model, strategy=strategy, store=store, deadlines=Deadlines(item=0.1))
-    run = BatchRunner(llm=model, strategy=strategy, store=store, deadlines=Deadlines(run=0.1))
+    item = BatchRunner(llm=model, strategy=strategy, store=store, time_limits=TimeLimits(item=0.1))
+    run = BatchRunner(llm=model, strategy=strategy, store=store, time_limits=TimeLimits(run=0.1))
     late = [item.run(ask, ["a"]).failures[0], run.run(ask, ["a"]).failures[0]]
     took = time.monotonic() - began
     leading.join(20)
@@ -255,7 +259,7 @@ def test_who_waits_for_anothers_call_keeps_to_its_own_deadlines(strategy: Strate
 
 def test_when_a_run_that_leads_fails_the_next_one_asks(tmp_path: Path) -> None:
     class Moody(Model):
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             reply = await super().acomplete(request)
             if len(self.asked) == 1:
                 raise errors.PermanentBackendError("not the first time")
@@ -276,21 +280,21 @@ def test_when_a_run_that_leads_fails_the_next_one_asks(tmp_path: Path) -> None:
 
 def test_an_answer_that_came_too_late_is_counted_and_kept(tmp_path: Path) -> None:
     class Stubborn(Model):
-        def complete(self, request: LLMRequest) -> LLMReply:
+        def complete(self, request: LLMRequest) -> LLMResponse:
             self.asked.append(str(request.messages[0]["content"]))
             time.sleep(self.seconds if request.messages[0]["content"] == "a" else 1)
-            return LLMReply("done", prompt_tokens=7, completion_tokens=3)
+            return LLMResponse("done", prompt_tokens=7, completion_tokens=3)
 
     model = Stubborn(0.3)
     runner = BatchRunner(
-        llm=model, strategy=BLOCKING, store=tmp_path / "run.db", deadlines=Deadlines(call=0.1)
+        llm=model, strategy=BLOCKING, store=tmp_path / "run.db", time_limits=TimeLimits(call=0.1)
     )
 
     def patiently(item: str) -> Any:
         if item == "b":
-            from restaurant_llm_batch.steps import pause
+            from restaurant_llm_batch.steps import sleep
 
-            yield from pause(0.6)
+            yield from sleep(0.6)
             return "b"
         return (yield from ask(item))
 
@@ -345,13 +349,13 @@ def test_whoever_leaves_when_the_others_get_their_answers_and_nothing_is_left(
     finished = len(model.asked) - model.cancelled
     assert finished <= 5  # nothing was answered twice
     store.close()
-    assert not store.questions._open
-    gates = [runner._gates.llm[0].statistics()]
+    assert not store.in_flight._open
+    gates = [runner._limiters.llm[0].statistics()]
     assert [gate.in_flight for gate in gates] == [0]
 
 
 def both(item: str) -> Any:
-    return (yield from together(ask(f"{item}1"), ask(f"{item}2")))
+    return (yield from gather(ask(f"{item}1"), ask(f"{item}2")))
 
 
 @pytest.mark.parametrize("strategy", [AWAITED, BLOCKING, Strategy.threaded()], ids=strategy_name)
@@ -369,7 +373,7 @@ def test_a_run_that_is_left_leaves_no_question_behind(strategy: Strategy, tmp_pa
 
     report = runner.run(both, ["a", "b"])
     assert report.results == [[f"answer to {item}{part}" for part in "12"] for item in "ab"]
-    assert not store.questions._open
+    assert not store.in_flight._open
 
 
 @pytest.mark.parametrize("strategy", [Strategy.stage(1), Strategy.threaded()], ids=strategy_name)
@@ -397,7 +401,7 @@ def test_a_call_that_is_interrupted_before_it_is_made_leaves_nothing_behind(
 
     assert runner.run(ask, ["a"]).results == ["answer to a"]
     assert model.asked == ["a"]
-    assert runner._gates.llm[0].statistics().in_flight == 0
+    assert runner._limiters.llm[0].statistics().in_flight == 0
 
 
 @pytest.mark.parametrize("strategy", [AWAITED, Strategy.stage(1), Strategy.threaded()], ids=strategy_name)
@@ -423,15 +427,15 @@ def test_a_call_that_never_returns_holds_up_nobody_who_comes_later(tmp_path: Pat
     hang = threading.Event()
 
     class Hung(Model):
-        def complete(self, request: LLMRequest) -> LLMReply:
+        def complete(self, request: LLMRequest) -> LLMResponse:
             self.asked.append("")
             if len(self.asked) == 1:
                 hang.wait(20)
-            return LLMReply("at last" if len(self.asked) == 1 else "at once")
+            return LLMResponse("at last" if len(self.asked) == 1 else "at once")
 
     model = Hung()
     runner = BatchRunner(
-        llm=model, strategy=BLOCKING, store=tmp_path / "run.db", deadlines=Deadlines(run=0.2)
+        llm=model, strategy=BLOCKING, store=tmp_path / "run.db", time_limits=TimeLimits(run=0.2)
     )
     assert runner.run(ask, ["a"]).results == []
     began = time.monotonic()
@@ -445,7 +449,7 @@ def test_thousands_who_ask_what_always_fails_do_not_hold_each_other_up(tmp_path:
     class Refusing:
         calls = 0
 
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             self.calls += 1
             await anyio.lowlevel.checkpoint()
             raise errors.PermanentBackendError("no")
@@ -454,14 +458,14 @@ def test_thousands_who_ask_what_always_fails_do_not_hold_each_other_up(tmp_path:
         return (yield from ask("the same"))
 
     model = Refusing()
-    limits = Limits(restaurants=2000)
+    limits = Limits(open_items=2000)
     runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db", limits=limits)
     looks = 0
     store = runner._store
     assert store is not None
     get = store.get
 
-    def counted(key: bytes) -> LLMReply | None:
+    def counted(key: bytes) -> LLMResponse | None:
         nonlocal looks
         looks += 1
         return get(key)

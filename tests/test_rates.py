@@ -16,17 +16,17 @@ import pytest
 from restaurant_llm_batch import (
     AdaptiveLimit,
     BatchRunner,
-    Deadlines,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     Strategy,
+    TimeLimits,
     errors,
 )
 from restaurant_llm_batch._limits.concurrency import Ticket
-from restaurant_llm_batch._limits.rate import RateGate
-from restaurant_llm_batch._llm_response import RateBudget, RateReport
+from restaurant_llm_batch._limits.rate import RateLimiter
+from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 from restaurant_llm_batch.steps import complete
 from tests.modes import WAYS, Way, strategy_name
 
@@ -42,15 +42,15 @@ class Model:
         self.began: list[float] = []
         self.seconds = seconds
 
-    def complete(self, request: LLMRequest) -> LLMReply:
+    def complete(self, request: LLMRequest) -> LLMResponse:
         self.began.append(time.monotonic())
         time.sleep(self.seconds)
-        return LLMReply("done", prompt_tokens=40, completion_tokens=10)
+        return LLMResponse("done", prompt_tokens=40, completion_tokens=10)
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         self.began.append(time.monotonic())
         await anyio.sleep(self.seconds)
-        return LLMReply("done", prompt_tokens=40, completion_tokens=10)
+        return LLMResponse("done", prompt_tokens=40, completion_tokens=10)
 
     def took(self) -> float:
         return max(self.began) - min(self.began)
@@ -137,8 +137,8 @@ async def test_a_run_that_is_cancelled_while_it_waits_holds_nobody_up() -> None:
 
     assert results == ["done"] * 5
     assert len(model.began) < 40
-    rate = runner._gates.rate
-    assert (rate.waiting, rate._here()[1].watchers) == (0, [])
+    rate = runner._limiters.rate
+    assert (rate.waiting, rate._state_for_process()[1].watchers) == (0, [])
 
 
 class Service:
@@ -151,19 +151,19 @@ class Service:
         self._left = left
         self._at = time.monotonic()
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         now = time.monotonic()
         self._left, self._at = min(600.0, self._left + (now - self._at) * 10), now
         fine = self._left >= 1
         self._left -= fine
-        budget = RateBudget(600, int(self._left), (600 - self._left) / 10)
-        report = RateReport(budget) if self.says else None
+        budget = RateLimitStatus(600, int(self._left), (600 - self._left) / 10)
+        report = RateLimitInfo(budget) if self.says else None
         if not fine:
             self.refused.append(now)
-            raise errors.RateLimited("slow down", rate=report)
+            raise errors.RateLimited("slow down", rate_limit=report)
         self.answered.append(now)
         await anyio.sleep(0.02)
-        return LLMReply("done", rate=report)
+        return LLMResponse("done", rate_limit=report)
 
 
 def test_what_the_service_says_sets_the_pace() -> None:
@@ -185,7 +185,7 @@ def test_a_limit_that_finds_itself_is_not_cut_by_a_minute_that_is_used_up() -> N
     assert len(report.results) == 20
 
     assert service.refused
-    assert {step.reason for step in report.stats.limit_history} <= {"start", "grew"}
+    assert {step.reason for step in report.stats.limit_history} <= {"start", "slow_start"}
 
 
 def test_what_is_not_said_is_not_held_to() -> None:
@@ -194,11 +194,11 @@ def test_what_is_not_said_is_not_held_to() -> None:
         llm=service,
         strategy=Strategy.stage(4),
         limits=Limits(llm=10),
-        llm_retry=RetryPolicy(first_wait=0.05, max_wait=0.1, rate_limit_attempts=200),
+        llm_retry=RetryPolicy(wait_initial=0.05, wait_max=0.1, max_rate_limit_attempts=200),
     )
     assert len(runner.run(ask, range(30)).results) == 30
     assert len(service.refused) > 12
-    assert not runner._gates.rate.active
+    assert not runner._limiters.rate.active
 
 
 def test_a_long_wait_that_was_learned_ends_when_the_service_says_more() -> None:
@@ -207,12 +207,12 @@ def test_a_long_wait_that_was_learned_ends_when_the_service_says_more() -> None:
     class Service:
         calls = 0
 
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             self.calls += 1
             number = self.calls
             await anyio.sleep(0.05 * number)
-            budget = RateBudget(60, 0, 50.0) if number == 1 else RateBudget(60, 60, 0.0)
-            return LLMReply("done", rate=RateReport(budget))
+            budget = RateLimitStatus(60, 0, 50.0) if number == 1 else RateLimitStatus(60, 60, 0.0)
+            return LLMResponse("done", rate_limit=RateLimitInfo(budget))
 
     service = Service()
     began = time.monotonic()
@@ -223,20 +223,20 @@ def test_a_long_wait_that_was_learned_ends_when_the_service_says_more() -> None:
 
 
 def test_a_lifted_ticket_goes_first_at_the_rate_too() -> None:
-    gate = RateGate(600, None)
+    gate = RateLimiter(600, None)
     admitted: list[str] = []
     for _ in range(10):
-        gate.ask(Ticket(bool))
+        gate.enqueue(Ticket(bool))
     first = Ticket(partial(admitted.append, "a"), 0, 0)
     second = Ticket(partial(admitted.append, "b"), 0, 1)
-    assert not gate.ask(first)
-    assert not gate.ask(second)
-    gate.lift(second, -1, 0)
-    due = gate.due()
+    assert not gate.enqueue(first)
+    assert not gate.enqueue(second)
+    gate.reprioritise(second, -1, 0)
+    due = gate.seconds_until_ready()
     assert due is not None
     assert 0 < due <= 0.11
     time.sleep(due)
-    gate.look()
+    gate.admit_ready()
 
     assert admitted == ["b"]
 
@@ -249,21 +249,21 @@ def test_a_limit_out_of_bounds_is_named(field: str, value: Any) -> None:
 
 
 def test_who_is_next_is_told_when_the_first_in_line_gives_up() -> None:
-    gate = RateGate(None, 60_000)  # a thousand a second
+    gate = RateLimiter(None, 60_000)  # a thousand a second
     told: list[str] = []
     gate.watch(partial(told.append, "look"))
-    assert gate.ask(Ticket(bool, weight=1000))
+    assert gate.enqueue(Ticket(bool, weight=1000))
     heavy, light = Ticket(bool, weight=50_000), Ticket(bool, weight=100)
-    assert not gate.ask(heavy)
-    assert not gate.ask(light)
-    due = gate.due()
+    assert not gate.enqueue(heavy)
+    assert not gate.enqueue(light)
+    due = gate.seconds_until_ready()
     assert due is not None
     assert due > 0.9
     told.clear()
-    gate.withdraw(heavy)
+    gate.cancel(heavy)
 
     assert told == ["look"]
-    due = gate.due()
+    due = gate.seconds_until_ready()
     assert due is not None
     assert due < 0.2
 
@@ -272,14 +272,14 @@ def test_tokens_that_were_learned_of_count_for_those_who_wait_for_a_slot() -> No
     class Service:
         calls = 0
 
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             self.calls += 1
             await anyio.sleep(0.01)
-            return LLMReply("done", rate=RateReport(tokens=RateBudget(6000, 0, 60.0)))
+            return LLMResponse("done", rate_limit=RateLimitInfo(tokens=RateLimitStatus(6000, 0, 60.0)))
 
     service = Service()
-    limits, deadlines = Limits(llm=2), Deadlines(run=0.7)
-    runner = BatchRunner(llm=service, strategy=Strategy.stage(4), limits=limits, deadlines=deadlines)
+    limits, deadlines = Limits(llm=2), TimeLimits(run=0.7)
+    runner = BatchRunner(llm=service, strategy=Strategy.stage(4), limits=limits, time_limits=deadlines)
     runner.run(ask, range(50))
 
     assert service.calls <= 4

@@ -14,21 +14,21 @@ import pytest
 from restaurant_llm_batch import (
     BatchRunner,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     Strategy,
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch._runner import identity_of
+from restaurant_llm_batch._runner import fingerprint_of
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.backends import OfflineLLM, OpenAILLM, RunPodLLM, VLLMServerLLM
-from restaurant_llm_batch.steps import complete, together
+from restaurant_llm_batch.steps import complete, gather
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, WAYS, Way, strategy_name, told
 
-IMPATIENT = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002)
+IMPATIENT = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
 
 
 def ask(item: int) -> Any:
@@ -36,7 +36,7 @@ def ask(item: int) -> Any:
     requests = [
         LLMRequest("t", ({"role": "user", "content": text},)) for text in (f"kind {item % 10}", str(item))
     ]
-    replies = yield from together(*map(complete, requests))
+    replies = yield from gather(*map(complete, requests))
     return [reply if isinstance(reply, Exception) else reply.text for reply in replies]
 
 
@@ -76,7 +76,7 @@ print(llm.calls, report.stats.found, len(report.results))
 @pytest.mark.parametrize("change", ["model", "words", "temperature", "schema"])
 def test_a_changed_question_is_asked_and_paid_for(change: str, tmp_path: Path) -> None:
     class Model(FakeLLM):
-        identity = "a"
+        fingerprint = "a"
 
     def question(item: int) -> Any:
         request = LLMRequest(
@@ -98,10 +98,10 @@ def test_a_changed_question_is_asked_and_paid_for(change: str, tmp_path: Path) -
 
     BatchRunner(llm=Model(answer=lambda _: "{}"), store=tmp_path / "run.db").run(question, [1])
     llm = Model(answer=lambda _: "{}")
-    llm.identity = "b" if change == "model" else "a"
+    llm.fingerprint = "b" if change == "model" else "a"
     report = BatchRunner(llm=llm, store=tmp_path / "run.db").run(changed, [1])
 
-    assert (llm.calls, report.stats.found) == (1, 0)
+    assert (llm.calls, report.stats.cache_hits) == (1, 0)
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
@@ -143,11 +143,13 @@ def test_an_answer_that_was_cut_off_is_not_paid_for_again_by_an_item_that_was_do
     class Cut:
         calls = 0
 
-        def complete(self, request: LLMRequest) -> LLMReply:
+        def complete(self, request: LLMRequest) -> LLMResponse:
             self.calls += 1
             text = '{"categories": {"food": {"summary": "좋다"}}, "overall_summary": "좋다"}'
             return (
-                LLMReply(text) if request.max_tokens > 1500 else LLMReply(text[:20], finish_reason="length")
+                LLMResponse(text)
+                if request.max_tokens > 1500
+                else LLMResponse(text[:20], finish_reason="length")
             )
 
     llm = Cut()
@@ -235,7 +237,7 @@ def test_two_runners_may_share_a_store(tmp_path: Path) -> None:
     with Store(tmp_path / "run.db") as store:
         one, other = (BatchRunner(llm=FakeLLM(answer=echo), store=store) for _ in range(2))
         one.run(ask, range(5))
-        assert other.run(ask, range(5)).stats.found == 10
+        assert other.run(ask, range(5)).stats.cache_hits == 10
 
 
 def test_a_stop_while_answers_are_being_written_loses_none(tmp_path: Path) -> None:
@@ -256,7 +258,7 @@ def test_a_stop_while_answers_are_being_written_loses_none(tmp_path: Path) -> No
     assert len(report.results) == 200
     assert done < 200
     assert llm.calls == 200
-    assert report.stats.found == paid
+    assert report.stats.cache_hits == paid
 
 
 def test_backends_name_themselves_without_their_keys() -> None:
@@ -271,13 +273,13 @@ def test_backends_name_themselves_without_their_keys() -> None:
         RunPodLLM("abc123def456", api_key="sk-secret"),
         OfflineLLM(),
     ]
-    names = [identity_of(backend) for backend in backends]
+    names = [fingerprint_of(backend) for backend in backends]
 
     assert len(set(names)) == 4
     assert not any("secret" in name for name in names)
-    assert names[0] != identity_of(OpenAILLM("gpt-5", api_key="k", base_url="http://localhost/v1"))
+    assert names[0] != fingerprint_of(OpenAILLM("gpt-5", api_key="k", base_url="http://localhost/v1"))
     tiers = [
         OpenAILLM("m", api_key="k", base_url="http://x/v1", service_tier=tier) for tier in ("flex", None)
     ]
-    assert identity_of(tiers[0]) == identity_of(tiers[1])
-    assert identity_of(FakeLLM()) == "restaurant_llm_batch.testing.fakes.FakeLLM"
+    assert fingerprint_of(tiers[0]) == fingerprint_of(tiers[1])
+    assert fingerprint_of(FakeLLM()) == "restaurant_llm_batch.testing.fakes.FakeLLM"

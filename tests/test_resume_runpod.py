@@ -15,12 +15,20 @@ from typing import Any
 import anyio
 import pytest
 
-from restaurant_llm_batch import BatchRunner, Deadlines, Limits, LLMReply, LLMRequest, RetryPolicy, Strategy
-from restaurant_llm_batch._store.journal import current
+from restaurant_llm_batch import (
+    BatchRunner,
+    Limits,
+    LLMRequest,
+    LLMResponse,
+    RetryPolicy,
+    Strategy,
+    TimeLimits,
+)
+from restaurant_llm_batch._store.journal import current_job_journal
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.backends.runpod import _flows as job_flow
-from restaurant_llm_batch.backends.runpod._job import job_mark
-from restaurant_llm_batch.backends.runpod.llm import Polling, Rate, RunPodLimits, RunPodLLM
+from restaurant_llm_batch.backends.runpod._job import job_fingerprint
+from restaurant_llm_batch.backends.runpod.llm import OperationLimit, PollingPolicy, RunPodLimits, RunPodLLM
 from restaurant_llm_batch.steps import Flow, complete
 from tests.backends.runpod.dispatcher import (
     KEY,
@@ -39,9 +47,13 @@ from tests.modes import STRATEGIES, strategy_name
 
 ITEMS = range(40)
 AT_ONCE = 8
-QUICK = Polling(first=0.01, growth=1.5, longest=0.05)
-MANY = RunPodLimits(run=Rate(100_000, 1000), status=Rate(100_000, 1000), cancel=Rate(100_000, 1000))
-IMPATIENT = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002)
+QUICK = PollingPolicy(wait_initial=0.01, multiplier=1.5, wait_max=0.05)
+MANY = RunPodLimits(
+    run=OperationLimit(100_000, 1000),
+    status=OperationLimit(100_000, 1000),
+    cancel=OperationLimit(100_000, 1000),
+)
+IMPATIENT = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
 FOR_EVER = 600.0
 
 
@@ -151,7 +163,7 @@ def test_jobs_of_a_killed_run_answer_the_next_one_and_none_is_submitted_twice(wa
 
         assert report.results == [str(item) for item in ITEMS]
         assert dispatcher.submissions == {str(item): 1 for item in ITEMS}
-        assert report.stats.found == 6
+        assert report.stats.cache_hits == 6
         assert noted(path) == 0
 
 
@@ -323,7 +335,7 @@ async def test_a_call_that_took_too_long_is_not_made_again_while_its_job_may_liv
 
     dispatcher.faults = no_cancels
     llm = client(dispatcher.base_url)
-    async with runner_of(llm, path, deadlines=Deadlines(call=0.15)) as runner:
+    async with runner_of(llm, path, time_limits=TimeLimits(call=0.15)) as runner:
         report = await runner.arun(question, range(4))
 
     assert report.results == ["0", "1", "2", "3"]
@@ -390,11 +402,11 @@ class Twice:
         self.llm = llm
         self.second = "again"
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         """Ask, and ask something else."""
         one = await self.llm.acomplete(request)
         other = await self.llm.acomplete(asking(self.second or one.text))
-        return LLMReply(f"{one.text}, {other.text}")
+        return LLMResponse(f"{one.text}, {other.text}")
 
 
 @pytest.mark.anyio
@@ -438,7 +450,7 @@ async def test_such_a_backend_takes_over_a_job_once_and_only_for_its_question(
             dispatcher.script = echo
             report = await runner.arun(question, [1])
         await llm.llm.aclose()
-        llm.llm._awaited.ledger._jobs.clear()  # or the interpreter's end tries to cancel what was not
+        llm.llm._async_runner.live_jobs._jobs.clear()  # or the interpreter's end tries to cancel what was not
 
         assert report.results == [f"1, {second or 1}"]
         assert len(dispatcher.jobs) == jobs
@@ -451,12 +463,12 @@ def test_a_job_is_noted_while_it_is_waited_for_and_no_longer(strategy: Strategy,
         most = 0
 
         class Watched(RunPodLLM):
-            def complete(self, request: LLMRequest, /) -> LLMReply:
+            def complete(self, request: LLMRequest, /) -> LLMResponse:
                 reply = super().complete(request)
                 look()
                 return reply
 
-            async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+            async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
                 reply = await super().acomplete(request)
                 look()
                 return reply
@@ -471,7 +483,7 @@ def test_a_job_is_noted_while_it_is_waited_for_and_no_longer(strategy: Strategy,
         llm.close()
         assert report.results == ["0", "1", "2", "3"]
         assert 1 <= most <= 4
-        assert current() is None
+        assert current_job_journal() is None
     assert noted(path) == 0
 
 
@@ -479,9 +491,9 @@ def test_without_a_store_there_is_no_journal() -> None:
     journals = []
 
     class Looks:
-        def complete(self, request: LLMRequest) -> LLMReply:
-            journals.append(current())
-            return LLMReply("fine")
+        def complete(self, request: LLMRequest) -> LLMResponse:
+            journals.append(current_job_journal())
+            return LLMResponse("fine")
 
     BatchRunner(llm=Looks()).run(question, [1])
     assert journals == [None]
@@ -496,8 +508,10 @@ def test_a_job_serves_equal_questions_to_the_same_model_only() -> None:
         replace(asked, max_tokens=7),
         replace(asked, temperature=0.5),
     ]
-    mark = job_mark("runpod ep", asked)
+    mark = job_fingerprint("runpod ep", asked)
 
-    assert mark == job_mark("runpod ep", equal)
-    assert mark not in {job_mark("runpod ep", other) for other in others} | {job_mark("runpod b", asked)}
+    assert mark == job_fingerprint("runpod ep", equal)
+    assert mark not in {job_fingerprint("runpod ep", other) for other in others} | {
+        job_fingerprint("runpod b", asked)
+    }
     assert " " not in mark

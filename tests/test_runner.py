@@ -14,22 +14,22 @@ from hypothesis import strategies as st
 
 from restaurant_llm_batch import (
     BatchRunner,
+    ConcurrencyLimiter,
     Failure,
-    Gate,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     Strategy,
     SummarizeAspects,
     errors,
 )
 from restaurant_llm_batch.events import CallEnded, CallStarted, ItemEnded, RunEnded, RunStarted
-from restaurant_llm_batch.steps import complete, pause, together
+from restaurant_llm_batch.steps import complete, gather, sleep
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, WAYS, Way, strategy_name, told
 
-QUICK = RetryPolicy(first_wait=0.001)
+QUICK = RetryPolicy(wait_initial=0.001)
 
 
 def ask(item: Any) -> Any:
@@ -43,7 +43,7 @@ def reviews(restaurant_id: object) -> list[str]:
 
 
 def make(strategy: Strategy = Strategy(), **llm: Any) -> BatchRunner:
-    limits = Limits(llm=3, restaurants=5)
+    limits = Limits(llm=3, open_items=5)
     return BatchRunner(llm=FakeLLM(**llm), strategy=strategy, limits=limits, llm_retry=QUICK)
 
 
@@ -191,7 +191,7 @@ def test_the_report_says_why_it_stopped() -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
 def test_stop_lets_calls_in_flight_end_and_begins_nothing_more(strategy: Strategy) -> None:
     llm = FakeLLM(seconds=0.005)
-    limits = Limits(llm=2, restaurants=6)
+    limits = Limits(llm=2, open_items=6)
     runner = BatchRunner(llm=llm, strategy=strategy, limits=limits)
     stream = runner.stream(ask, range(100))
     outcomes = [next(stream)]
@@ -210,7 +210,7 @@ def test_stop_lets_calls_in_flight_end_and_begins_nothing_more(strategy: Strateg
 def test_stop_does_not_wait_for_a_retry(strategy: Strategy) -> None:
     fault = errors.RateLimited("429", retry_after=3600)
     llm = FakeLLM(fault=lambda request, attempt: fault if request.inputs["item"] else None)
-    runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(restaurants=3))
+    runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(open_items=3))
 
     def stop(event: Any) -> None:
         if type(event).__name__ == "RetryPlanned":
@@ -218,7 +218,7 @@ def test_stop_does_not_wait_for_a_retry(strategy: Strategy) -> None:
 
             threading.Timer(0.01, stream.stop).start()
 
-    runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(restaurants=3), observers=[stop])
+    runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(open_items=3), observers=[stop])
     stream = runner.stream(ask, range(2))
 
     assert [outcome.ok for outcome in sorted(stream, key=lambda outcome: outcome.index)] == [True, False]
@@ -310,9 +310,9 @@ def test_statistics_belong_to_a_run_and_not_to_the_runner() -> None:
     """Fault 11 of the predecessor: counters shared between concurrent calls."""
 
     class Counting(FakeLLM):
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             await anyio.lowlevel.checkpoint()
-            return LLMReply("text", "stop", 10, 1, "fake")
+            return LLMResponse("text", "stop", 10, 1, "fake")
 
     runner = BatchRunner(llm=Counting(), strategy=Strategy.stage(4))
 
@@ -376,7 +376,7 @@ def test_backends_are_closed_with_the_last_lease_and_work_again_afterwards() -> 
 def test_a_pause_holds_no_slot() -> None:
     def patient(item: int) -> Any:
         if item == 0:
-            yield from pause(0.05)
+            yield from sleep(0.05)
         yield from complete(LLMRequest("t", ()))
         return item
 
@@ -395,7 +395,7 @@ def test_every_error_survives_pickling() -> None:
         if isinstance(error, errors.TransientBackendError):
             error = kind("words", retry_after=3.0, backend="b", status=429)
         if isinstance(error, errors.OutputError):
-            error = kind("words", reply=LLMReply("paid for"))
+            error = kind("words", reply=LLMResponse("paid for"))
         copy = pickle.loads(pickle.dumps(error))
         assert (type(copy), copy.args, vars(copy)) == (kind, error.args, vars(error))
     assert len(kinds) >= 13
@@ -403,8 +403,8 @@ def test_every_error_survives_pickling() -> None:
 
 def test_a_backend_of_the_wrong_shape_says_what_to_write() -> None:
     class Mistaken:
-        async def complete(self, request: LLMRequest) -> LLMReply:
-            return LLMReply("text")
+        async def complete(self, request: LLMRequest) -> LLMResponse:
+            return LLMResponse("text")
 
     with pytest.raises(
         errors.ConfigurationError,
@@ -422,7 +422,7 @@ def test_a_backend_that_forgets_to_return_fails_its_item(strategy: Strategy) -> 
     report = BatchRunner(llm=Forgetful(), strategy=strategy).run(ask, [1])
 
     assert (report.failures[0].stage, report.failures[0].attempts) == ("llm", 1)
-    assert "the llm backend must return an LLMReply, got None" in str(report.failures[0].error)
+    assert "the llm backend must return an LLMResponse, got None" in str(report.failures[0].error)
 
 
 def test_a_call_admitted_but_not_begun_is_not_made_after_a_stop() -> None:
@@ -445,12 +445,12 @@ def test_a_call_admitted_but_not_begun_is_not_made_after_a_stop() -> None:
                 driver = stream._channel.driver
                 pending = len(driver._admitted)
                 stream._run.stop("now")
-                driver.conductor.halt()
+                driver.scheduler.drain()
             return pending
 
     assert anyio.run(main) == 5
     assert llm.calls == 0
-    assert runner._gates.llm[0].statistics().in_flight == 0
+    assert runner._limiters.llm[0].statistics().in_flight == 0
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
@@ -487,8 +487,8 @@ def test_a_stop_ends_a_flow_that_polls(strategy: Strategy) -> None:
     def poll(item: int) -> Any:
         if item:
             while True:
-                yield from pause(0.001)
-        yield from pause(0)
+                yield from sleep(0.001)
+        yield from sleep(0)
         return item
 
     stream = make(strategy).stream(poll, range(2))
@@ -515,7 +515,7 @@ def test_a_finally_that_raises_takes_no_outcome_away(
 ) -> None:
     def careless(item: int) -> Any:
         try:
-            yield from pause(0.0 if item == 0 else 3600)
+            yield from sleep(0.0 if item == 0 else 3600)
         finally:
             if item == 1:
                 raise ZeroDivisionError
@@ -531,7 +531,7 @@ def test_a_finally_that_raises_takes_no_outcome_away(
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
 def test_an_exit_asked_for_by_a_backend_leaves_run_as_itself(strategy: Strategy) -> None:
     class Leaving(FakeLLM):
-        def _reply(self, request: LLMRequest) -> LLMReply:
+        def _reply(self, request: LLMRequest) -> LLMResponse:
             raise SystemExit(3)
 
     runner = BatchRunner(llm=Leaving(), strategy=strategy)
@@ -539,11 +539,11 @@ def test_an_exit_asked_for_by_a_backend_leaves_run_as_itself(strategy: Strategy)
         runner.run(ask, range(3))
 
     assert raised.value.code == 3
-    assert runner._gates.llm[0].statistics().in_flight == 0
+    assert runner._limiters.llm[0].statistics().in_flight == 0
 
 
 def test_one_gate_for_llm_and_total_is_one_limit() -> None:
-    gate = Gate(1)
+    gate = ConcurrencyLimiter(1)
     llm = FakeLLM(seconds=0.001)
     runner = BatchRunner(llm=llm, strategy=Strategy.stage(4), limits=Limits(llm=gate, llm_total=gate))
 
@@ -554,12 +554,12 @@ def test_one_gate_for_llm_and_total_is_one_limit() -> None:
 def test_a_task_of_the_users_own_may_refuse_an_item_as_it_likes() -> None:
     class Numbers:
         name = "Numbers"
-        needs_search = False
+        requires_search = False
 
-        def read(self, raw: Any) -> int:
+        def parse_item(self, raw: Any) -> int:
             return int(raw)
 
-        def identify(self, item: int) -> tuple[int, int]:
+        def item_key(self, item: int) -> tuple[int, int]:
             return item, 0
 
         def flow(self, item: int) -> Any:
@@ -580,9 +580,9 @@ def test_context_variables_reach_the_backend(strategy: Strategy) -> None:
     seen: set[str] = set()
 
     class Tracing(FakeLLM):
-        def _reply(self, request: LLMRequest) -> LLMReply:
+        def _reply(self, request: LLMRequest) -> LLMResponse:
             seen.add(variable.get())
-            return LLMReply("text")
+            return LLMResponse("text")
 
     async def main() -> None:
         variable.set("kept")
@@ -635,7 +635,7 @@ def test_a_lone_run_does_not_close_what_the_next_one_needs(strategy: Strategy) -
         def close(self) -> None:
             self.closed = True
 
-        def _reply(self, request: LLMRequest) -> LLMReply:
+        def _reply(self, request: LLMRequest) -> LLMResponse:
             if self.closed:
                 raise RuntimeError("the client has been closed")
             return super()._reply(request)
@@ -667,7 +667,7 @@ def test_a_report_is_its_outcomes() -> None:
 
 def test_small_mistakes_say_what_to_write() -> None:
     def lost(item: int) -> Any:
-        yield from complete(LLMRequest("t", ()), gate="gpu")  # type: ignore[arg-type]
+        yield from complete(LLMRequest("t", ()), limiter="gpu")  # type: ignore[arg-type]
 
     (failure,) = make().run(lost, [1]).failures
     assert 'write "llm" or "batches"' in str(failure.error)
@@ -682,13 +682,13 @@ def test_an_observer_may_close_the_stream_it_watches(strategy: Strategy) -> None
             left.extend(stream.close())
 
     left: list[Any] = []
-    limits = Limits(llm=1, restaurants=3)
+    limits = Limits(llm=1, open_items=3)
     runner = BatchRunner(llm=FakeLLM(), strategy=strategy, limits=limits, observers=[close])
     stream = runner.stream(ask, range(5))
     outcomes = list(stream)
 
     assert len(outcomes) + len(left) <= 5
-    while runner._gates.llm[0].statistics().in_flight:
+    while runner._limiters.llm[0].statistics().in_flight:
         pass  # a thread that was given up frees its slot when its call ends
 
 
@@ -699,7 +699,7 @@ def test_calls_are_freed_as_they_end_and_not_left_to_the_garbage_collector(strat
 
     def both(item: int) -> Any:
         request = LLMRequest("t", (), inputs={"item": item})
-        yield from together(complete(request), complete(request))
+        yield from gather(complete(request), complete(request))
         return item
 
     runner = make(strategy)
@@ -726,16 +726,19 @@ def test_async_items_are_told() -> None:
         yield 1
 
     with pytest.raises(errors.ConfigurationError, match="not async"):
-        BatchRunner(llm=FakeLLM()).run(lambda item: pause(0), items())
+        BatchRunner(llm=FakeLLM()).run(lambda item: sleep(0), items())
 
 
-@pytest.mark.parametrize("reply", [LLMReply({"a": 1}), LLMReply(None), LLMReply("x", prompt_tokens="12")])  # type: ignore[arg-type]
-def test_a_reply_filled_with_something_else_is_the_backends_mistake(reply: LLMReply) -> None:
+@pytest.mark.parametrize(
+    "reply",
+    [LLMResponse({"a": 1}), LLMResponse(None), LLMResponse("x", prompt_tokens="12")],  # type: ignore[arg-type]
+)
+def test_a_reply_filled_with_something_else_is_the_backends_mistake(reply: LLMResponse) -> None:
     class Sloppy:
-        def complete(self, request: LLMRequest) -> LLMReply:
+        def complete(self, request: LLMRequest) -> LLMResponse:
             return reply
 
     (failure,) = BatchRunner(llm=Sloppy()).run(lambda item: complete(LLMRequest("t", ())), [1]).failures
 
     assert failure.stage == "llm"
-    assert "must return an LLMReply with a text and whole numbers" in str(failure.error)
+    assert "must return an LLMResponse with a text and whole numbers" in str(failure.error)

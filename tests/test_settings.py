@@ -10,8 +10,8 @@ import pytest
 from restaurant_llm_batch import (
     BatchRunner,
     BatchSettings,
+    ConcurrencyLimiter,
     ExtractVocabulary,
-    Gate,
     Limits,
     Strategy,
     SummarizeAspects,
@@ -30,7 +30,7 @@ def test_the_defaults_are_those_of_the_source_service() -> None:
     settings = BatchSettings()
 
     assert settings.strategy() == Strategy(False, False, False)
-    assert settings.limits() == Limits(search=50, llm=8, batches=20, restaurants=200)
+    assert settings.limits() == Limits(search=50, llm=8, batches=20, open_items=200)
     assert settings.aspects() == ("service", "price", "food")
     assert settings.vocabulary() == ExtractVocabulary(parallel=False, max_safe_chunks=4)
 
@@ -62,9 +62,11 @@ def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_arguments_of_a_vocabulary_go_before_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ENABLE_PARALLEL_WORD_PHRASE_EXTRACTION", "true")
-    task = BatchSettings().vocabulary(max_safe_chunks=9, language="en", resident_sequences=40)
+    task = BatchSettings().vocabulary(max_safe_chunks=9, language="en", max_concurrent_sequences=40)
 
-    assert task == ExtractVocabulary(parallel=True, max_safe_chunks=9, language="en", resident_sequences=40)
+    assert task == ExtractVocabulary(
+        parallel=True, max_safe_chunks=9, language="en", max_concurrent_sequences=40
+    )
     with pytest.raises(errors.ConfigurationError, match=r"ExtractVocabulary\.plan must be"):
         BatchSettings().vocabulary(plan="D")
 
@@ -120,8 +122,8 @@ def test_seed_words_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.parametrize("name", ["24gb", "40gb"])
 def test_presets_are_the_source_services_gpu_settings(name: str) -> None:
     expected = {
-        "24gb": Limits(batches=15, tokens_per_batch=3000, max_batch_size=80),
-        "40gb": Limits(batches=30, tokens_per_batch=6000, max_batch_size=150),
+        "24gb": Limits(batches=15, max_tokens_per_batch=3000, max_batch_size=80),
+        "40gb": Limits(batches=30, max_tokens_per_batch=6000, max_batch_size=150),
     }
 
     assert expected[name] == Limits.preset(name)  # type: ignore[arg-type]
@@ -137,8 +139,8 @@ def test_presets_are_the_source_services_gpu_settings(name: str) -> None:
         ({"tokens_per_minute": 0}, r"got 0; write for example Limits\(tokens_per_minute=200000\)"),
         ({"search": "50"}, "Limits.search"),
         ({"llm_total": 0}, "Limits.llm_total"),
-        ({"restaurants": True}, "Limits.restaurants"),
-        ({"restaurants": Gate(3)}, "Limits.restaurants"),
+        ({"restaurants": True}, "Limits.open_items"),
+        ({"restaurants": ConcurrencyLimiter(3)}, "Limits.open_items"),
         ({"min_batch_size": 200}, "min_batch_size <= default_batch_size"),
     ],
 )
@@ -201,7 +203,7 @@ def test_an_embedder_is_made_from_its_variables(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("BATCH_EMBEDDING_API_KEY", "hush")
     embedder = BatchSettings().embedder()
 
-    assert type(embedder).__name__ == "EmbeddingsAPI"
+    assert type(embedder).__name__ == "APIEmbedder"
     assert "hush" not in f"{embedder!r} {BatchSettings()!r}"
 
 

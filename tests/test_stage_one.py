@@ -31,7 +31,7 @@ def runner(strategy: Strategy) -> BatchRunner:
     def once(request: Any, attempt: int) -> Exception | None:
         return errors.TransientBackendError("again") if attempt == 1 else None
 
-    quick = RetryPolicy(first_wait=0.001)
+    quick = RetryPolicy(wait_initial=0.001)
     llm, search = FakeLLM(fault=once), FakeSearch(REVIEWS, fault=once)
     return BatchRunner(llm=llm, search=search, strategy=strategy, search_retry=quick, llm_retry=quick)
 

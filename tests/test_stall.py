@@ -13,19 +13,19 @@ import pytest
 
 from restaurant_llm_batch import (
     BatchRunner,
-    Deadlines,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     Strategy,
+    TimeLimits,
     errors,
 )
-from restaurant_llm_batch.events import Event, Stalled, Wait
-from restaurant_llm_batch.steps import Flow, complete, once, pause
+from restaurant_llm_batch.events import Event, PendingWait, Stalled
+from restaurant_llm_batch.steps import Flow, complete, once, sleep
 from tests.modes import STRATEGIES, strategy_name
 
-SIDE_BY_SIDE = [strategy for strategy in STRATEGIES if strategy.side_by_side]
+SIDE_BY_SIDE = [strategy for strategy in STRATEGIES if strategy.is_concurrent]
 
 
 class Model:
@@ -34,17 +34,17 @@ class Model:
     def __init__(self) -> None:
         self.open = threading.Event()
 
-    def complete(self, request: LLMRequest) -> LLMReply:
+    def complete(self, request: LLMRequest) -> LLMResponse:
         while not self.open.wait(0.01):
             pass
-        return LLMReply("done")
+        return LLMResponse("done")
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         while not self.open.is_set():
             if request.messages[0]["content"] == "refused":
                 raise errors.RateLimited("not now", retry_after=0.7)
             await anyio.sleep(0.01)
-        return LLMReply("done")
+        return LLMResponse("done")
 
 
 class Watcher:
@@ -70,7 +70,7 @@ def ask(item: str) -> Flow[str]:
 
 def watched(model: Model, strategy: Strategy, **more: Any) -> tuple[BatchRunner, Watcher]:
     watcher = Watcher(model)
-    more = {"limits": Limits(llm=1), "deadlines": Deadlines(stall=0.2), **more}
+    more = {"limits": Limits(llm=1), "deadlines": TimeLimits(stall_warning_after=0.2), **more}
     return BatchRunner(llm=model, strategy=strategy, observers=[watcher], **more), watcher
 
 
@@ -85,11 +85,11 @@ def test_calls_and_who_waits_for_a_slot_are_told(
     assert len(report.results) == 3
     (stall,) = watcher.stalls
     assert 0.2 <= stall.seconds < 2
-    waits = {(wait.item_id, wait.what, wait.wait_for, wait.attempt) for wait in stall.waits}
-    assert ("a", "taste", "answer", 1) in waits
+    waits = {(wait.item_id, wait.label, wait.reason, wait.attempt) for wait in stall.waits}
+    assert ("a", "taste", "response", 1) in waits
     open_at_once = 3 if strategy.restaurant_async else 1
     assert len(waits) == open_at_once
-    assert all(wait.wait_for == "slot" for wait in stall.waits if wait.item_id != "a")
+    assert all(wait.reason == "concurrency" for wait in stall.waits if wait.item_id != "a")
     assert all(0.2 <= wait.seconds < 2 for wait in stall.waits)
     assert "nothing has happened for" in caplog.text
     assert "an answer: 'taste' of 'a' for" in caplog.text
@@ -98,7 +98,7 @@ def test_calls_and_who_waits_for_a_slot_are_told(
 def test_everything_else_that_may_be_waited_for_is_told_too(tmp_path: Path) -> None:
     def flow(item: str) -> Flow[Any]:
         if item == "pause":
-            yield from pause(1.5)
+            yield from sleep(1.5)
         elif item.startswith("once"):
             yield from once("key", lambda: ask("led"))
         else:
@@ -111,19 +111,19 @@ def test_everything_else_that_may_be_waited_for_is_told_too(tmp_path: Path) -> N
         Strategy.stage(4),
         limits=Limits(llm=10),
         store=tmp_path / "run.db",
-        llm_retry=RetryPolicy(first_wait=0.7, max_wait=0.7),
+        llm_retry=RetryPolicy(wait_initial=0.7, wait_max=0.7),
     )
     items = ["pause", "once:1", "once:2", "refused", "same:1", "same:2"]
     assert runner.run(flow, items).results == items
 
-    told = {wait.item_id: wait.wait_for for wait in watcher.stalls[0].waits}
+    told = {wait.item_id: wait.reason for wait in watcher.stalls[0].waits}
     assert told == {
-        "pause": "pause",
-        "once:1": "answer",
-        "once:2": "other",
+        "pause": "sleep",
+        "once:1": "response",
+        "once:2": "duplicate",
         "refused": "retry",
-        "same:1": "answer",
-        "same:2": "other",
+        "same:1": "response",
+        "same:2": "duplicate",
     }
     seconds = [wait.seconds for wait in watcher.stalls[0].waits]
     assert seconds == sorted(seconds, reverse=True)
@@ -135,14 +135,14 @@ def test_a_limit_per_minute_is_named() -> None:
     runner, watcher = watched(model, Strategy.stage(4), limits=Limits(llm=10, requests_per_minute=60))
     assert len(runner.run(ask, ["a", "b"]).results) == 2
 
-    assert {wait.wait_for for wait in watcher.stalls[0].waits} == {"pace"}
+    assert {wait.reason for wait in watcher.stalls[0].waits} == {"pace"}
 
 
 @pytest.mark.anyio
 async def test_a_reader_that_takes_its_time_is_no_stall() -> None:
     model = Model()
     model.open.set()
-    runner, watcher = watched(model, Strategy.stage(4), limits=Limits(llm=1, restaurants=1))
+    runner, watcher = watched(model, Strategy.stage(4), limits=Limits(llm=1, open_items=1))
     async with runner:
         async for _ in runner.astream(ask, ["a", "b"]):
             await anyio.sleep(0.6)
@@ -152,16 +152,16 @@ async def test_a_reader_that_takes_its_time_is_no_stall() -> None:
 
 def test_a_run_that_goes_on_is_no_stall() -> None:
     class Steady:
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             await anyio.sleep(0.03)
-            return LLMReply("done")
+            return LLMResponse("done")
 
     seen: list[Event] = []
     runner = BatchRunner(
         llm=Steady(),
         strategy=Strategy.stage(4),
         limits=Limits(llm=1),
-        deadlines=Deadlines(stall=0.3),
+        time_limits=TimeLimits(stall_warning_after=0.3),
         observers=[seen.append],
     )
     began = time.monotonic()
@@ -173,7 +173,7 @@ def test_a_run_that_goes_on_is_no_stall() -> None:
 
 def test_nothing_is_said_where_nothing_is_to_be() -> None:
     model = Model()
-    runner, watcher = watched(model, Strategy.stage(4), deadlines=Deadlines(stall=None))
+    runner, watcher = watched(model, Strategy.stage(4), time_limits=TimeLimits(stall_warning_after=None))
     timer = threading.Timer(0.5, model.open.set)
     timer.start()
     assert len(runner.run(ask, ["a"]).results) == 1
@@ -183,9 +183,9 @@ def test_nothing_is_said_where_nothing_is_to_be() -> None:
 
 def test_it_reads_well() -> None:
     waits = (
-        Wait(17, "aspect_summary", "answer", 61.2, 2),
-        Wait(18, "aspect_summary", "answer", 60.1, 1),
-        Wait("x", "", "disk", 12.0),
+        PendingWait(17, "aspect_summary", "response", 61.2, 2),
+        PendingWait(18, "aspect_summary", "response", 60.1, 1),
+        PendingWait("x", "", "store", 12.0),
     )
     assert str(Stalled(3, 100.0, 60.4, waits)) == (
         "run 3: nothing has happened for 60 s. Waiting for an answer: 'aspect_summary' of 17 for 61 s, try 2 and "

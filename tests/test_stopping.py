@@ -11,20 +11,20 @@ import pytest
 from restaurant_llm_batch import (
     BatchRunner,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     Price,
     RetryPolicy,
-    StopRules,
+    StopConditions,
     Strategy,
     errors,
 )
-from restaurant_llm_batch._config.stopping import Watch
+from restaurant_llm_batch._config.stopping import StopMonitor
 from restaurant_llm_batch.steps import complete
 from restaurant_llm_batch.testing import FakeLLM
 from tests.modes import STRATEGIES, strategy_name
 
-REPLY = LLMReply("yes", prompt_tokens=900, completion_tokens=100, model="m", cached_tokens=400)
+REPLY = LLMResponse("yes", prompt_tokens=900, completion_tokens=100, model="m", cached_tokens=400)
 
 
 def ask(item: int) -> Any:
@@ -35,10 +35,10 @@ def ask(item: int) -> Any:
 class Answers:
     """A model that answers, with tokens."""
 
-    def complete(self, request: LLMRequest) -> LLMReply:
+    def complete(self, request: LLMRequest) -> LLMResponse:
         return REPLY
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         return REPLY
 
 
@@ -50,7 +50,7 @@ def test_a_price_counts_read_written_and_cached_tokens() -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
 def test_a_token_budget_ends_the_run_and_keeps_what_is_done(strategy: Strategy) -> None:
     runner = BatchRunner(
-        llm=Answers(), strategy=strategy, limits=Limits(llm=4), stop=StopRules(max_tokens=10_000)
+        llm=Answers(), strategy=strategy, limits=Limits(llm=4), stop=StopConditions(max_tokens=10_000)
     )
     report = runner.run(ask, range(100))
 
@@ -67,7 +67,7 @@ def test_a_cost_budget_ends_the_run_and_the_cost_is_told(strategy: Strategy) -> 
         llm=Answers(),
         strategy=strategy,
         limits=Limits(llm=4),
-        stop=StopRules(max_cost=0.1),
+        stop=StopConditions(max_cost=0.1),
         prices={"m": Price(10.0, 10.0)},
     )
     report = runner.run(ask, range(100))
@@ -98,17 +98,17 @@ def test_a_model_without_a_price_is_told_once(caplog: pytest.LogCaptureFixture) 
 
 
 def test_a_model_is_priced_by_its_name_without_a_date() -> None:
-    watch = Watch(StopRules(), {"gpt-5": Price(9.0, 9.0), "gpt-5-mini": Price(1.0, 1.0)})
-    watch.answered(LLMReply("", prompt_tokens=10**6, model="gpt-5-mini-2025-08-07"))
+    watch = StopMonitor(StopConditions(), {"gpt-5": Price(9.0, 9.0), "gpt-5-mini": Price(1.0, 1.0)})
+    watch.record_reply(LLMResponse("", prompt_tokens=10**6, model="gpt-5-mini-2025-08-07"))
     assert watch.cost == pytest.approx(1.0)
-    watch.answered(LLMReply("", prompt_tokens=10**6, model="gpt-5-2025-08-07"))
+    watch.record_reply(LLMResponse("", prompt_tokens=10**6, model="gpt-5-2025-08-07"))
     assert watch.cost == pytest.approx(10.0)
-    watch.answered(LLMReply("", prompt_tokens=10**6, model="gpt-5-nano"))
+    watch.record_reply(LLMResponse("", prompt_tokens=10**6, model="gpt-5-nano"))
     assert watch.cost == pytest.approx(10.0)
 
 
 def test_a_cost_budget_does_not_take_an_unknown_model_for_free() -> None:
-    runner = BatchRunner(llm=Answers(), stop=StopRules(max_cost=1.0), prices={"other": Price(1.0, 1.0)})
+    runner = BatchRunner(llm=Answers(), stop=StopConditions(max_cost=1.0), prices={"other": Price(1.0, 1.0)})
     report = runner.run(ask, range(5))
 
     assert len(report.results) == 1
@@ -137,7 +137,10 @@ def test_too_many_failures_in_a_row_of_calls_end_the_run(strategy: Strategy) -> 
 
     llm = FakeLLM(fault=fault)
     runner = BatchRunner(
-        llm=llm, strategy=strategy, limits=Limits(llm=2), stop=StopRules(error_rate=0.5, window=20)
+        llm=llm,
+        strategy=strategy,
+        limits=Limits(llm=2),
+        stop=StopConditions(error_rate=0.5, error_rate_window=20),
     )
     report = runner.run(ask, range(1000))
 
@@ -146,10 +149,10 @@ def test_too_many_failures_in_a_row_of_calls_end_the_run(strategy: Strategy) -> 
 
 
 def test_refusals_are_no_errors_and_an_error_rate_needs_its_window() -> None:
-    watch = Watch(StopRules(error_rate=0.5, window=4), {})
-    assert [watch.failed() for _ in range(3)] == [None] * 3
-    assert watch.refused(0.0) is None
-    assert watch.failed() is not None
+    watch = StopMonitor(StopConditions(error_rate=0.5, error_rate_window=4), {})
+    assert [watch.record_failure() for _ in range(3)] == [None] * 3
+    assert watch.record_rate_limited(0.0) is None
+    assert watch.record_failure() is not None
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
@@ -160,8 +163,8 @@ def test_total_refusal_ends_within_the_set_time_with_what_is_finished(strategy: 
     runner = BatchRunner(
         llm=FakeLLM(fault=fault),
         strategy=strategy,
-        stop=StopRules(refused_for=0.3),
-        llm_retry=RetryPolicy(rate_limit_attempts=1000),
+        stop=StopConditions(max_rate_limited_seconds=0.3),
+        llm_retry=RetryPolicy(max_rate_limit_attempts=1000),
     )
     began = monotonic()
     report = runner.run(ask, range(30))
@@ -172,13 +175,13 @@ def test_total_refusal_ends_within_the_set_time_with_what_is_finished(strategy: 
 
 
 def test_an_answer_between_refusals_starts_the_patience_anew() -> None:
-    watch = Watch(StopRules(refused_for=10), {})
-    assert watch.refused(0.0) is None
-    assert watch.patience(4.0) == 6.0
-    assert watch.answered(REPLY) is None
-    assert watch.refused(9.0) is None
-    assert watch.refused(18.0) is None
-    assert watch.overdue(19.0) is not None
+    watch = StopMonitor(StopConditions(max_rate_limited_seconds=10), {})
+    assert watch.record_rate_limited(0.0) is None
+    assert watch.next_check_in(4.0) == 6.0
+    assert watch.record_reply(REPLY) is None
+    assert watch.record_rate_limited(9.0) is None
+    assert watch.record_rate_limited(18.0) is None
+    assert watch.rate_limit_stop(19.0) is not None
 
 
 @pytest.mark.parametrize(
@@ -193,10 +196,10 @@ def test_an_answer_between_refusals_starts_the_patience_anew() -> None:
     ],
 )
 def test_a_rule_out_of_bounds_is_named(rules: Any) -> None:
-    with pytest.raises(errors.ConfigurationError, match=f"StopRules.{next(iter(rules))} must be"):
-        StopRules(**rules)
+    with pytest.raises(errors.ConfigurationError, match=f"StopConditions.{next(iter(rules))} must be"):
+        StopConditions(**rules)
 
 
 def test_a_cost_budget_without_prices_says_what_to_write() -> None:
     with pytest.raises(errors.ConfigurationError, match="prices="):
-        BatchRunner(llm=Answers(), stop=StopRules(max_cost=1.0))
+        BatchRunner(llm=Answers(), stop=StopConditions(max_cost=1.0))

@@ -18,7 +18,7 @@ from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from tests.modes import STRATEGIES, strategy_name
 
 pytestmark = pytest.mark.anyio
-SIDE_BY_SIDE = [strategy for strategy in STRATEGIES if strategy.side_by_side]
+SIDE_BY_SIDE = [strategy for strategy in STRATEGIES if strategy.is_concurrent]
 
 
 def reviews(restaurant_id: object) -> list[str]:
@@ -27,7 +27,7 @@ def reviews(restaurant_id: object) -> list[str]:
 
 def make(strategy: Strategy, seconds: float = 0.0) -> tuple[BatchRunner, FakeLLM]:
     llm = FakeLLM(seconds=seconds)
-    limits = Limits(llm=4, restaurants=8)
+    limits = Limits(llm=4, open_items=8)
     return BatchRunner(llm=llm, search=FakeSearch(reviews), strategy=strategy, limits=limits), llm
 
 
@@ -173,8 +173,8 @@ async def test_cancelling_arun_cancels_its_calls() -> None:
         await runner.arun(SummarizeAspects(), range(10))
 
     assert (llm.in_flight, llm.cancelled) == (0, 4)
-    assert runner._gates.llm[0].statistics().in_flight == 0
-    assert runner._gates.llm[0].statistics().waiting == 0
+    assert runner._limiters.llm[0].statistics().in_flight == 0
+    assert runner._limiters.llm[0].statistics().waiting == 0
 
 
 @pytest.mark.parametrize("strategy", SIDE_BY_SIDE, ids=strategy_name)

@@ -8,25 +8,25 @@ from typing import TYPE_CHECKING, Any
 from . import errors
 from ._config.limits import Limits
 from ._config.retry import RetryPolicy
-from ._config.stopping import Deadlines, Price, StopRules
+from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
 from ._limits.aimd import AdaptiveLimit
-from ._limits.concurrency import Gate
-from ._llm_response import LLMReply, RateBudget, RateReport
+from ._limits.concurrency import ConcurrencyLimiter
+from ._llm_response import LLMResponse, RateLimitInfo, RateLimitStatus
 from ._runner import BatchRunner
 from ._store.store import Store
 from .models import (
-    Comparison,
+    ComparisonItem,
     Document,
     Hit,
     LLMRequest,
     RestaurantRef,
+    RestaurantReviews,
     Review,
-    ReviewedRestaurant,
+    ReviewsByPolarity,
     SearchQuery,
-    SortedReviews,
 )
-from .outcomes import BatchReport, Failure, LimitStep, RunStats, Success
+from .outcomes import BatchReport, Failure, LimitChange, RunStats, Success
 from .protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
@@ -57,7 +57,7 @@ from .tasks.strengths import ExtractStrengths
 from .tasks.summary import SummarizeAspects
 from .tasks.vocabulary import ExtractVocabulary
 from .tokens.chunking import split_text
-from .tokens.kv import kv_cache_tokens, resident_sequences
+from .tokens.kv import kv_cache_tokens, max_concurrent_sequences
 from .tokens.packing import calculate_dynamic_batch_size, estimate_tokens, pack_reviews
 
 if TYPE_CHECKING:
@@ -75,8 +75,8 @@ __all__ = [
     "BatchReport",
     "BatchRunner",
     "BatchSettings",
-    "Comparison",
-    "Deadlines",
+    "ComparisonItem",
+    "ConcurrencyLimiter",
     "Document",
     "Embedder",
     "Embedding",
@@ -85,18 +85,18 @@ __all__ = [
     "ExtractVocabulary",
     "FailedChunk",
     "Failure",
-    "Gate",
     "Hit",
     "LLMBackend",
-    "LLMReply",
     "LLMRequest",
-    "LimitStep",
+    "LLMResponse",
+    "LimitChange",
     "Limits",
     "Observer",
     "Price",
-    "RateBudget",
-    "RateReport",
+    "RateLimitInfo",
+    "RateLimitStatus",
     "RestaurantRef",
+    "RestaurantReviews",
     "RestaurantSentiment",
     "RestaurantStrength",
     "RestaurantSummary",
@@ -104,19 +104,19 @@ __all__ = [
     "Review",
     "ReviewLabel",
     "ReviewSummary",
-    "ReviewedRestaurant",
+    "ReviewsByPolarity",
     "RunStats",
     "SearchBackend",
     "SearchQuery",
-    "SortedReviews",
     "SparseVector",
-    "StopRules",
+    "StopConditions",
     "Store",
     "Strategy",
     "Success",
     "SummarizeAspects",
     "SummarizeReviews",
     "Task",
+    "TimeLimits",
     "TokenCounter",
     "Vocabulary",
     "Word",
@@ -125,8 +125,8 @@ __all__ = [
     "errors",
     "estimate_tokens",
     "kv_cache_tokens",
+    "max_concurrent_sequences",
     "pack_reviews",
-    "resident_sequences",
     "split_text",
 ]
 

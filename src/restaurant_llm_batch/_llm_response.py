@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class RateBudget:
+class RateLimitStatus:
     """
     What a service lets through of one thing, and how much of that is left, by its own account.
 
@@ -22,7 +22,7 @@ class RateBudget:
 
 
 @dataclass(frozen=True, slots=True)
-class RateReport:
+class RateLimitInfo:
     """
     What a service says is left when it answers or refuses a call: OpenAI's ``x-ratelimit-*`` headers.
 
@@ -31,17 +31,17 @@ class RateReport:
         tokens: Tokens, likewise.
     """
 
-    requests: RateBudget | None = None
-    tokens: RateBudget | None = None
+    requests: RateLimitStatus | None = None
+    tokens: RateLimitStatus | None = None
 
-    def lacks(self, tokens: int) -> bool:
+    def is_insufficient_for(self, tokens: int) -> bool:
         """Tell whether too little is left for a call of so many tokens."""
         calls_gone = self.requests is not None and self.requests.remaining < 1
         return calls_gone or (self.tokens is not None and self.tokens.remaining < max(1, tokens))
 
 
 @dataclass(frozen=True, slots=True)
-class LLMReply:
+class LLMResponse:
     """
     A model's answer.
 
@@ -53,7 +53,7 @@ class LLMReply:
         completion_tokens: Tokens written, likewise.
         model: The model that answered.
         cached_tokens: Those of `prompt_tokens` that the service had in its prompt cache.
-        rate: What the service said was left of its limits. True of that moment and no part of the answer, so
+        rate_limit: What the service said was left of its limits. True of that moment and no part of the answer, so
             replies are equal without it.
     """
 
@@ -63,4 +63,4 @@ class LLMReply:
     completion_tokens: int = 0
     model: str = ""
     cached_tokens: int = 0
-    rate: RateReport | None = field(default=None, compare=False, repr=False)
+    rate_limit: RateLimitInfo | None = field(default=None, compare=False, repr=False)

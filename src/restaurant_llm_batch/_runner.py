@@ -18,23 +18,23 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from ._config.limits import Limits
 from ._config.retry import RetryPolicy
-from ._config.stopping import Deadlines, Price, StopRules, Watch
+from ._config.stopping import Price, StopConditions, StopMonitor, TimeLimits
 from ._config.strategy import Strategy
-from ._engine.bridge import Reader, in_thread, on_loop
+from ._engine.bridge import RunBridge, in_thread, on_loop
 from ._engine.concurrent import ConcurrentDriver
-from ._engine.items import Intake, LocalSource, as_task
-from ._engine.packer import Packer
+from ._engine.items import InlineSource, ItemReader, as_task
+from ._engine.packer import BatchPacker
 from ._engine.plan import make_plan
-from ._engine.resources import Lease, Leases
+from ._engine.resources import Lease, RunnerResources
 from ._engine.run import Run
 from ._engine.sequential import SequentialDriver
-from ._engine.streams import AsyncOutcomes, Outcomes, SyncDriver, attach_report
+from ._engine.streams import AsyncOutcomeStream, BlockingRun, OutcomeStream, attach_report
 from ._engine.threaded import ThreadedDriver
-from ._engine.threads import WorkerThreads
+from ._engine.threads import DaemonThreadPool
 from ._limits.aimd import AdaptiveLimit
-from ._limits.concurrency import Gate
-from ._limits.limiters import Gates
-from ._limits.rate import RateGate
+from ._limits.concurrency import ConcurrencyLimiter
+from ._limits.limiters import LimiterSet
+from ._limits.rate import RateLimiter
 from ._store.store import Store
 from .errors import ConfigurationError
 from .outcomes import BatchReport, Failure, Outcome, RunStats, Stage, Success
@@ -67,7 +67,7 @@ class _Opening:
 
     loop: EventLoopToken
     task: int
-    threads: WorkerThreads
+    threads: DaemonThreadPool
     tasks: TaskGroup
     stack: AsyncExitStack
 
@@ -86,11 +86,11 @@ class BatchRunner:
         limits: The most that happens at once.
         search_retry: When to make a failed search again.
         llm_retry: When to make a failed LLM call again.
-        count_tokens: Counts the tokens of a text, for batches to keep to `Limits.tokens_per_batch`; an exact
+        count_tokens: Counts the tokens of a text, for batches to keep to `Limits.max_tokens_per_batch`; an exact
             counter of the model's own tokenizer fills them best.
         store: The file that answers are kept in, so that no question is paid for twice; also a `Store`. It is made
             where there is none.
-        deadlines: How long calls, items and runs may take.
+        time_limits: How long calls, items and runs may take.
         stop: When a run stops by itself.
         prices: What models cost, by the name that their replies give, with or without a date; "" for all others.
             `RunStats.cost` adds up.
@@ -112,8 +112,8 @@ class BatchRunner:
         llm_retry: RetryPolicy = RetryPolicy(),
         count_tokens: TokenCounter = estimate_tokens,
         store: str | os.PathLike[str] | Store | None = None,
-        deadlines: Deadlines = Deadlines(),
-        stop: StopRules = StopRules(),
+        time_limits: TimeLimits = TimeLimits(),
+        stop: StopConditions = StopConditions(),
         prices: Mapping[str, Price] | None = None,
         observers: Iterable[Observer] = (),
     ) -> None:
@@ -121,25 +121,25 @@ class BatchRunner:
         _check(limits, Limits, "limits")
         _check(search_retry, RetryPolicy, "search_retry")
         _check(llm_retry, RetryPolicy, "llm_retry")
-        _check(deadlines, Deadlines, "deadlines")
-        _check(stop, StopRules, "stop")
+        _check(time_limits, TimeLimits, "time_limits")
+        _check(stop, StopConditions, "stop")
         if stop.max_cost is not None and not prices:
             raise ConfigurationError(
-                'StopRules.max_cost needs prices; write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
+                'StopConditions.max_cost needs prices; write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
             )
         _check_prices(prices)
-        self._deadlines = deadlines
+        self._time_limits = time_limits
         self._stop, self._prices = stop, dict(prices or {})
         self.strategy = strategy
         self.limits = limits
         self._plan = make_plan(strategy, search, llm)
-        self._gates = Gates(
+        self._limiters = LimiterSet(
             _gate(limits.search),
             _gate(limits.llm),
             _gate(limits.batches),
             None if limits.llm_total is None else _gate(limits.llm_total),
             None if limits.tokens_in_flight is None else _gate(limits.tokens_in_flight),
-            RateGate(limits.requests_per_minute, limits.tokens_per_minute),
+            RateLimiter(limits.requests_per_minute, limits.tokens_per_minute),
         )
         counter: object = count_tokens
         if not callable(counter) or isinstance(counter, type):
@@ -147,7 +147,7 @@ class BatchRunner:
                 f"count_tokens must be callable with a text, got {count_tokens!r}; "
                 "write count_tokens=estimate_tokens"
             )
-        self._packer = Packer(limits, count_tokens)
+        self._packer = BatchPacker(limits, count_tokens)
         self._retries: dict[Stage, RetryPolicy] = {
             "search": search_retry,
             "llm": llm_retry,
@@ -158,8 +158,8 @@ class BatchRunner:
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         if self._store is not None:
             self._store.open()
-        self._identity = identity_of(llm) if self._store is not None else ""
-        self._leases = Leases([one for one in (llm, search, self._store) if one is not None])
+        self._fingerprint = fingerprint_of(llm) if self._store is not None else ""
+        self._resources = RunnerResources([one for one in (llm, search, self._store) if one is not None])
         self._blocks: list[Lease] = []
         self._openings: list[_Opening] = []
 
@@ -207,7 +207,7 @@ class BatchRunner:
             raise
         return _report(outcomes, stream.stats)
 
-    def stream(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> Outcomes[R]:
+    def stream(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> OutcomeStream[R]:
         """
         Apply a task to items and yield the outcomes as they finish.
 
@@ -230,8 +230,8 @@ class BatchRunner:
             outcomes.append(outcome)
             return True
 
-        async with self._leases.on_loop() as threads:
-            run.begin(intake.total)
+        async with self._resources.on_loop() as threads:
+            run.start(intake.total)
             driver = self._concurrent(run, intake, threads, deliver)
             try:
                 await driver.run()
@@ -239,10 +239,12 @@ class BatchRunner:
                 attach_report(error, outcomes, run.stats)
                 raise
             finally:
-                run.end()
+                run.finish()
         return _report(outcomes, run.stats)
 
-    def astream(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> AsyncOutcomes[R]:
+    def astream(
+        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]
+    ) -> AsyncOutcomeStream[R]:
         """
         Apply a task to items on the running loop and yield the outcomes as they finish.
 
@@ -255,70 +257,72 @@ class BatchRunner:
         run, intake = self._prepare(task, items)
 
         def make_driver(deliver: Deliver) -> ConcurrentDriver:
-            run.begin(intake.total)
+            run.start(intake.total)
             return self._concurrent(run, intake, opening.threads, deliver)
 
-        return AsyncOutcomes(opening.tasks, make_driver, run)
+        return AsyncOutcomeStream(opening.tasks, make_driver, run)
 
-    def _prepare(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> tuple[Run, Intake]:
+    def _prepare(
+        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]
+    ) -> tuple[Run, ItemReader]:
         checked = as_task(task)
-        if checked.needs_search and self._plan.search is None:
+        if checked.requires_search and self._plan.search is None:
             raise ConfigurationError(
                 f"{checked.name} searches for reviews, but this runner has no search; "
                 "write BatchRunner(search=EmbeddedSearch(...), llm=...)"
             )
-        intake = Intake(checked, items)
+        intake = ItemReader(checked, items)
         run = Run(
             next(_RUN_NUMBERS),
             checked,
             self._plan,
-            self._gates,
+            self._limiters,
             self._packer,
             self._retries,
             self._observers,
             self._arrivals,
             Random(),
-            Watch(self._stop, self._prices),
+            StopMonitor(self._stop, self._prices),
             self._store,
-            self._identity,
-            self._deadlines,
+            self._fingerprint,
+            self._time_limits,
         )
         return run, intake
 
     def _stream(
         self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], *, collect: bool
-    ) -> Outcomes[R]:
+    ) -> OutcomeStream[R]:
         run, intake = self._prepare(task, items)
 
-        def begin(lease: Lease) -> SyncDriver:
+        def begin(lease: Lease) -> BlockingRun:
             threads = lease.threads
-            run.begin(intake.total)
-            if not self.strategy.side_by_side:
+            run.start(intake.total)
+            if not self.strategy.is_concurrent:
                 return SequentialDriver(run, intake)
             if lease.loop_thread is None:
                 launch = in_thread(partial(make_driver, ThreadedDriver, threads), threads)
             else:
                 portal = lease.loop_thread.portal
                 launch = on_loop(partial(make_driver, ConcurrentDriver, threads), portal)
-            return Reader(run, intake, launch, collect=collect)
+            return RunBridge(run, intake, launch, collect=collect)
 
-        def make_driver(kind: type[Driver], threads: WorkerThreads, reader: Reader) -> Driver:
+        def make_driver(kind: type[Driver], threads: DaemonThreadPool, reader: RunBridge) -> Driver:
             return kind(run, reader.source, intake, self._window, threads, reader.deliver)
 
-        return Outcomes(begin, self._take_lease, run)
+        return OutcomeStream(begin, self._acquire_lease, run)
 
-    def _take_lease(self, *, block: bool = False) -> Lease:
-        loop = self.strategy.side_by_side and not self.strategy.threads
-        return self._leases.take(loop=loop, block=block)
+    def _acquire_lease(self, *, block: bool = False) -> Lease:
+        loop = self.strategy.is_concurrent and not self.strategy.threads
+        return self._resources.acquire(loop=loop, is_context=block)
 
     def _concurrent(
-        self, run: Run, intake: Intake, threads: WorkerThreads, deliver: Deliver
+        self, run: Run, intake: ItemReader, threads: DaemonThreadPool, deliver: Deliver
     ) -> ConcurrentDriver:
-        return ConcurrentDriver(run, LocalSource(intake), intake, self._window, threads, deliver)
+        return ConcurrentDriver(run, InlineSource(intake), intake, self._window, threads, deliver)
 
     @property
     def _window(self) -> int:
-        return self.limits.restaurants if self._plan.items_together else 1
+        return self.limits.open_items if self._plan.concurrent_items else 1
 
     def _opening_here(self) -> _Opening:
         """Find the block that a stream started here belongs to: this task's own, else this loop's first."""
@@ -338,15 +342,15 @@ class BatchRunner:
         return own[-1] if own else here[0]
 
     def __enter__(self) -> Self:
-        self._blocks.append(self._take_lease(block=True))
+        self._blocks.append(self._acquire_lease(block=True))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._blocks.pop().end()
+        self._blocks.pop().release()
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
-        threads = await stack.enter_async_context(self._leases.on_loop(block=True))
+        threads = await stack.enter_async_context(self._resources.on_loop(block=True))
         tasks = await stack.enter_async_context(create_task_group())
         here = current_token(), get_current_task().id
         self._openings.append(_Opening(*here, threads, tasks, stack))
@@ -371,17 +375,17 @@ class BatchRunner:
         return f"<BatchRunner {self.strategy}>"
 
 
-def _gate(limit: int | AdaptiveLimit | Gate) -> Gate:
-    return limit if isinstance(limit, Gate) else Gate(limit)
+def _gate(limit: int | AdaptiveLimit | ConcurrencyLimiter) -> ConcurrencyLimiter:
+    return limit if isinstance(limit, ConcurrencyLimiter) else ConcurrencyLimiter(limit)
 
 
-def identity_of(llm: object) -> str:
+def fingerprint_of(llm: object) -> str:
     """
-    Return what names a model in the keys of a store: its `identity`, or that of its class.
+    Return what names a model in the keys of a store: its `fingerprint`, or that of its class.
 
     Two backends of equal identity are taken to give each other's answers.
     """
-    identity = getattr(llm, "identity", None)
+    identity = getattr(llm, "fingerprint", None)
     if isinstance(identity, str) and identity:
         return identity
     return f"{type(llm).__module__}.{type(llm).__qualname__}"

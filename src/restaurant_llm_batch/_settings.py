@@ -49,8 +49,8 @@ class BatchSettings(BaseSettings):
         batch_search_concurrency: `Limits.search`.
         batch_llm_concurrency: `Limits.llm`.
         vllm_max_concurrent_batches: `Limits.batches`.
-        batch_restaurant_window: `Limits.restaurants`.
-        vllm_max_tokens_per_batch: `Limits.tokens_per_batch`.
+        batch_restaurant_window: `Limits.open_items`.
+        vllm_max_tokens_per_batch: `Limits.max_tokens_per_batch`.
         vllm_min_batch_size: `Limits.min_batch_size`.
         vllm_max_batch_size: `Limits.max_batch_size`.
         vllm_default_batch_size: `Limits.default_batch_size`.
@@ -140,8 +140,8 @@ class BatchSettings(BaseSettings):
             search=self.batch_search_concurrency,
             llm=self.batch_llm_concurrency,
             batches=self.vllm_max_concurrent_batches,
-            restaurants=self.batch_restaurant_window,
-            tokens_per_batch=self.vllm_max_tokens_per_batch,
+            open_items=self.batch_restaurant_window,
+            max_tokens_per_batch=self.vllm_max_tokens_per_batch,
             min_batch_size=self.vllm_min_batch_size,
             max_batch_size=self.vllm_max_batch_size,
             default_batch_size=self.vllm_default_batch_size,
@@ -241,7 +241,7 @@ class BatchSettings(BaseSettings):
                 model = self.batch_embedding_model
                 return embedders.FastEmbedder() if model is None else embedders.FastEmbedder(model)
             case "api":
-                return embedders.EmbeddingsAPI(
+                return embedders.APIEmbedder(
                     self.batch_embedding_url,
                     self._needed("batch_embedding_model"),
                     api_key=self.batch_embedding_api_key,

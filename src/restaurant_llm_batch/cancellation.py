@@ -3,17 +3,17 @@ How a blocking backend learns that a run gives its call up, and ends it.
 
 A worker thread cannot be cancelled. A backend that waits for long, as `RunPodLLM` does between two looks at a
 job, therefore waits with `wait`, and tidies up when that raises. One that blocks in something which another
-thread can end, as a connection is, names what ends it with `ended_by`.
+thread can end, as a connection is, names what ends it with `on_cancel`.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from time import sleep
 from typing import TypeVar
 
 from .errors import RunStopped
@@ -23,7 +23,7 @@ T = TypeVar("T")
 log = logging.getLogger("restaurant_llm_batch")
 
 
-class GivenUp:
+class CancelToken:
     """Whether calls were given up: set once, by any thread; may be waited for, or answered with callbacks."""
 
     def __init__(self) -> None:
@@ -47,7 +47,7 @@ class GivenUp:
         """Wait until the calls are given up, for so many seconds at most; return whether they were."""
         return self._event.wait(seconds)
 
-    def on_set(self, callback: Callable[[], object]) -> Callable[[], None]:
+    def add_callback(self, callback: Callable[[], object]) -> Callable[[], None]:
         """
         Have something called once when the calls are given up; at once if they were already.
 
@@ -62,43 +62,43 @@ class GivenUp:
         if due:
             _call(callback)
 
-        def take_back() -> None:
+        def remove_callback() -> None:
             with self._lock:
                 self._callbacks.pop(mark, None)
 
-        return take_back
+        return remove_callback
 
 
-_GIVEN_UP: ContextVar[GivenUp | None] = ContextVar("given_up", default=None)
+_CANCEL_TOKEN: ContextVar[CancelToken | None] = ContextVar("cancel_token", default=None)
 
 
-def wait(seconds: float) -> None:
+def sleep(seconds: float) -> None:
     """
     Wait in a blocking backend.
 
     Raises:
         RunStopped: At once when the run that made this call has given it up; nobody hears its answer.
     """
-    given_up = _GIVEN_UP.get()
-    if given_up is None:
-        sleep(seconds)
-    elif given_up.wait(seconds):
-        raise stopped()
+    token = _CANCEL_TOKEN.get()
+    if token is None:
+        time.sleep(seconds)
+    elif token.wait(seconds):
+        raise cancelled_error()
 
 
-def is_given_up() -> bool:
+def cancel_requested() -> bool:
     """Tell whether the run that made this call has given it up."""
-    given_up = _GIVEN_UP.get()
-    return given_up is not None and given_up.is_set()
+    token = _CANCEL_TOKEN.get()
+    return token is not None and token.is_set()
 
 
-def stopped() -> RunStopped:
+def cancelled_error() -> RunStopped:
     """Return the error of a call that was given up."""
     return RunStopped("the run gave this call up")
 
 
 @contextmanager
-def ended_by(abort: Callable[[], object]) -> Iterator[None]:
+def on_cancel(abort: Callable[[], object]) -> Iterator[None]:
     """
     Have the call of this thread ended when the run gives it up.
 
@@ -108,38 +108,38 @@ def ended_by(abort: Callable[[], object]) -> Iterator[None]:
         abort: Ends what the ``with`` block does, and comes from another thread, or from this one before the
             block begins when the call is given up already. It may still come when the block has just ended.
     """
-    given_up = _GIVEN_UP.get()
-    if given_up is None:
+    token = _CANCEL_TOKEN.get()
+    if token is None:
         yield
         return
-    take_back = given_up.on_set(abort)
+    remove_callback = token.add_callback(abort)
     try:
         yield
     finally:
-        take_back()
+        remove_callback()
 
 
 @contextmanager
-def to_the_end() -> Iterator[None]:
+def shielded() -> Iterator[None]:
     """
     Let a part of a call, such as its tidying up, go on although the run gives the call up.
 
-    Inside, `wait` only waits, `is_given_up` tells no, and exchanges are not ended.
+    Inside, `wait` only waits, `cancel_requested` tells no, and exchanges are not ended.
     """
-    token = _GIVEN_UP.set(None)
+    previous = _CANCEL_TOKEN.set(None)
     try:
         yield
     finally:
-        _GIVEN_UP.reset(token)
+        _CANCEL_TOKEN.reset(previous)
 
 
-def until(given_up: GivenUp, work: Callable[[], T]) -> T:
+def run_with_token(token: CancelToken, work: Callable[[], T]) -> T:
     """Do work that is given up when the event is set."""
-    token = _GIVEN_UP.set(given_up)
+    previous = _CANCEL_TOKEN.set(token)
     try:
         return work()
     finally:
-        _GIVEN_UP.reset(token)
+        _CANCEL_TOKEN.reset(previous)
 
 
 def _call(callback: Callable[[], object]) -> None:

@@ -26,7 +26,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ._llm_response import LLMReply, RateReport
+    from ._llm_response import LLMResponse, RateLimitInfo
 
 
 class BatchError(Exception):
@@ -100,20 +100,20 @@ class RateLimited(TransientBackendError):
     The service refused the call for now (429); the call was not tried, so no attempt is used up.
 
     Attributes:
-        rate: What the service said was left of its limits, or None.
+        rate_limit: What the service said was left of its limits, or None.
     """
 
     def __init__(
         self,
         message: str = "",
         *,
-        rate: RateReport | None = None,
+        rate_limit: RateLimitInfo | None = None,
         retry_after: float | None = None,
         backend: str = "",
         status: int | None = None,
     ) -> None:
         super().__init__(message, retry_after=retry_after, backend=backend, status=status)
-        self.rate = rate
+        self.rate_limit = rate_limit
 
 
 class PromptTooLong(BackendError):
@@ -144,7 +144,7 @@ class OutputError(BatchError):
         reply: The reply as it came, so that what was paid for is not lost.
     """
 
-    def __init__(self, message: str = "", *, reply: LLMReply | None = None) -> None:
+    def __init__(self, message: str = "", *, reply: LLMResponse | None = None) -> None:
         super().__init__(message)
         self.reply = reply
 

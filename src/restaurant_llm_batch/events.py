@@ -1,7 +1,7 @@
 """
 What observers see: one stream of small frozen events.
 
-Progress bars, statistics, timelines and traces are observers; the engine knows none of them. Times (`at`)
+Progress bars, statistics, timelines and traces are observers; the engine knows none of them. Times (`time`)
 are seconds on the run's monotonic clock. Events of one run arrive in order, one at a time, on the thread or
 loop that drives it; events of different runs of one runner may arrive from different threads.
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Literal, NamedTuple, TypeAlias
 
-from ._llm_response import LLMReply
+from ._llm_response import LLMResponse
 from .models import ItemId
 from .outcomes import Outcome, RunStats, Stage
 
@@ -22,7 +22,7 @@ class RunStarted(NamedTuple):
     """A run of a task begins; `total` is the number of items, or None when the input does not tell."""
 
     run: int
-    at: float
+    time: float
     total: int | None
     task: str = ""
 
@@ -31,7 +31,7 @@ class ItemStarted(NamedTuple):
     """An item entered the window."""
 
     run: int
-    at: float
+    time: float
     item_id: ItemId
 
 
@@ -41,19 +41,19 @@ class CallStarted(NamedTuple):
 
     Attributes:
         stage: "search", "llm" or "tokens".
-        what: The aspect searched for, or the task name of the request.
+        label: The aspect searched for, or the task name of the request.
         attempt: 1 for the first try.
-        waited: Seconds it waited for its slot.
+        queue_seconds: Seconds it waited for its slot.
         weight: Slots it holds; more than 1 only for several searches in one round trip.
     """
 
     run: int
-    at: float
+    time: float
     item_id: ItemId
     stage: Stage
-    what: str
+    label: str
     attempt: int
-    waited: float
+    queue_seconds: float
     weight: int
 
 
@@ -61,68 +61,70 @@ class CallEnded(NamedTuple):
     """A call came back: with the model's `reply` (None for a search), or with an `error`."""
 
     run: int
-    at: float
+    time: float
     item_id: ItemId
     stage: Stage
-    what: str
+    label: str
     attempt: int
     seconds: float
     weight: int
-    reply: LLMReply | None
+    reply: LLMResponse | None
     error: BaseException | None
 
 
-class AnswerFound(NamedTuple):
-    """An answer was in the store already: no call is made, and nothing is paid; `what` is the request's task name."""
+class CacheHit(NamedTuple):
+    """An answer was in the store already: no call is made, and nothing is paid; `label` is the request's task name."""
 
     run: int
-    at: float
+    time: float
     item_id: ItemId
-    what: str
-    reply: LLMReply
+    label: str
+    reply: LLMResponse
 
 
-class RetryPlanned(NamedTuple):
+class RetryScheduled(NamedTuple):
     """A call will be made again after `wait` seconds; its slot is free until then."""
 
     run: int
-    at: float
+    time: float
     item_id: ItemId
     stage: Stage
-    what: str
+    label: str
     attempt: int
     wait: float
-    refused: bool
+    rate_limited: bool
     error: Exception
 
 
-WaitFor: TypeAlias = Literal["answer", "slot", "pace", "retry", "pause", "disk", "other"]
+WaitReason: TypeAlias = Literal[
+    "response", "concurrency", "rate_limit", "retry", "sleep", "store", "duplicate"
+]
 
 
-class Wait(NamedTuple):
+class PendingWait(NamedTuple):
     """
     Something that an item waits for.
 
     Attributes:
         item_id: The item.
-        what: The aspect searched for, the task name of the request, or "".
-        wait_for: The "answer" of a backend; a "slot"; the "pace" of a limit per minute; the time of the next try
-            ("retry") or of a task's own "pause"; an answer that is being written to the "disk"; or an "other" item
-            or run, which asks the same.
+        label: The aspect searched for, the task name of the request, or "".
+        reason: "response" of a backend; a slot of a limit on calls in flight ("concurrency") or per minute
+            ("rate_limit"); the next attempt ("retry"); a task's own "sleep"; a reply being written to the "store"; or
+            another item or run that makes the same call ("duplicate").
         seconds: For how long.
         attempt: Of a call that is being tried, which try it is; else 0.
     """
 
     item_id: ItemId
-    what: str
-    wait_for: WaitFor
+    label: str
+    reason: WaitReason
     seconds: float
     attempt: int = 0
 
 
 class Stalled(NamedTuple):
     """
-    Nothing has begun or ended for as many `seconds` as `Deadlines.stall` says, or twice, four times, ... as many.
+    No call has started or ended for `TimeLimits.stall_warning_after` seconds, or for 2, 4, ... times as long.
 
     The longest wait comes first.
 
@@ -130,19 +132,19 @@ class Stalled(NamedTuple):
     """
 
     run: int
-    at: float
+    time: float
     seconds: float
-    waits: tuple[Wait, ...]
+    waits: tuple[PendingWait, ...]
 
     def __str__(self) -> str:
         parts: list[str] = []
         for kind, words in _WAITED_FOR.items():
-            alike = [wait for wait in self.waits if wait.wait_for == kind]
+            alike = [wait for wait in self.waits if wait.reason == kind]
             if not alike:
                 continue
             first, *more = alike
             tries = f", try {first.attempt}" if first.attempt > 1 else ""
-            name = f"{first.what!r} of {first.item_id!r}" if first.what else repr(first.item_id)
+            name = f"{first.label!r} of {first.item_id!r}" if first.label else repr(first.item_id)
             others = f" and {len(more)} more" if more else ""
             parts.append(f"{words}: {name} for {first.seconds:.0f} s{tries}{others}")
         return (
@@ -150,14 +152,14 @@ class Stalled(NamedTuple):
         )
 
 
-_WAITED_FOR: dict[WaitFor, str] = {
-    "answer": "an answer",
-    "disk": "the disk",
+_WAITED_FOR: dict[WaitReason, str] = {
+    "response": "an answer",
+    "store": "the disk",
     "retry": "the next try",
-    "pace": "a limit per minute",
-    "pause": "the end of a pause",
-    "other": "another item or run that asks the same",
-    "slot": "a slot",
+    "rate_limit": "a limit per minute",
+    "sleep": "the end of a pause",
+    "duplicate": "another item or run that asks the same",
+    "concurrency": "a slot",
 }
 """In the order of the log: what the others wait for comes first."""
 
@@ -166,7 +168,7 @@ class ItemEnded(NamedTuple):
     """An item is done, or failed."""
 
     run: int
-    at: float
+    time: float
     outcome: Outcome[object]
 
 
@@ -174,7 +176,7 @@ class RunEnded(NamedTuple):
     """A run is over."""
 
     run: int
-    at: float
+    time: float
     stats: RunStats
 
 
@@ -183,8 +185,8 @@ Event: TypeAlias = (
     | ItemStarted
     | CallStarted
     | CallEnded
-    | AnswerFound
-    | RetryPlanned
+    | CacheHit
+    | RetryScheduled
     | Stalled
     | ItemEnded
     | RunEnded

@@ -21,7 +21,7 @@ ItemId: TypeAlias = int | str
 Message: TypeAlias = Mapping[str, str]
 """One chat message: ``{"role": "system" | "user" | "assistant", "content": text}``."""
 
-Among: TypeAlias = Literal["own", "others"]
+SearchScope: TypeAlias = Literal["restaurant", "others"]
 ReviewKind: TypeAlias = Literal["positive", "negative"]
 
 
@@ -75,7 +75,7 @@ class SearchQuery:
         limit: The most hits wanted.
         min_score: Least dense cosine similarity of a hit, -1 to 1; 0.0 means no bound.
         aspect: The aspect that asks, for observers; backends need not read it.
-        among: "own" for the restaurant's own reviews, "others" for those of every restaurant but this one.
+        scope: "restaurant" for the restaurant's own reviews, "others" for those of every restaurant but this one.
         category: Only reviews of restaurants of this category; None for any.
     """
 
@@ -84,7 +84,7 @@ class SearchQuery:
     limit: int = 10
     min_score: float = 0.0
     aspect: str | None = None
-    among: Among = "own"
+    scope: SearchScope = "restaurant"
     category: ItemId | None = None
 
 
@@ -141,7 +141,7 @@ class RestaurantRef:
 
 
 @dataclass(frozen=True, slots=True)
-class ReviewedRestaurant:
+class RestaurantReviews:
     """
     An item of `AnalyzeSentiment`: a restaurant and its reviews.
 
@@ -157,7 +157,7 @@ class ReviewedRestaurant:
 
 
 @dataclass(frozen=True, slots=True)
-class SortedReviews:
+class ReviewsByPolarity:
     """
     An item of `SummarizeReviews`: a restaurant and its reviews, by kind.
 
@@ -175,7 +175,7 @@ class SortedReviews:
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
+class ComparisonItem:
     """
     An item of `ExtractStrengths`: a restaurant, and whom to compare it with.
 

@@ -62,19 +62,19 @@ Outcome: TypeAlias = Success[T_co] | Failure
 
 
 @dataclass(frozen=True, slots=True)
-class LimitStep:
+class LimitChange:
     """
     What an adaptive limit was, from a moment of a run on.
 
     Attributes:
-        gate: The field of `Limits`: "search", "llm", "batches" or "llm_total".
+        limiter: The field of `Limits`: "search", "llm", "batches" or "llm_total".
         seconds: Since the run began.
         limit: Calls in flight at most, from then on.
-        reason: "start" for what it was when the run began; "grew" while it doubled; "probe" for asking more;
-            "refused" for a cut; "set" by hand.
+        reason: "start" for what it was when the run began; "slow_start" while it doubled; "probe" for asking more;
+            "rate_limited" for a cut; "manual" by hand.
     """
 
-    gate: str
+    limiter: str
     seconds: float
     limit: int
     reason: Reason
@@ -93,8 +93,8 @@ class RunStats:
             retries included; a search that answers several queries in one round trip counts once for each
             query.
         retries: Calls that were made again after a transient error.
-        refusals: Calls that the service refused (429).
-        found: Answers that were in the store already, and were not asked or paid for again.
+        rate_limited: Calls that the service refused (429).
+        cache_hits: Answers that were in the store already, and were not asked or paid for again.
         prompt_tokens: Tokens read by the model, as far as the service reports them.
         completion_tokens: Tokens written by it, likewise; answers that could not be used count too.
         cached_tokens: Those of `prompt_tokens` that came from the service's prompt cache.
@@ -110,15 +110,15 @@ class RunStats:
     failed: int = 0
     calls: Mapping[str, int] = field(default_factory=dict)
     retries: int = 0
-    refusals: int = 0
-    found: int = 0
+    rate_limited: int = 0
+    cache_hits: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     peak_in_flight: Mapping[str, int] = field(default_factory=dict)
     peak_memory_mib: float | None = None
     stopped_because: str | None = None
-    limit_history: tuple[LimitStep, ...] = field(default=(), repr=False)
+    limit_history: tuple[LimitChange, ...] = field(default=(), repr=False)
     cost: float | None = None
 
 
@@ -183,4 +183,4 @@ def _note_once(error: Exception, note: str) -> None:
         error.add_note(note)
 
 
-Reason: TypeAlias = Literal["start", "grew", "probe", "refused", "set"]
+Reason: TypeAlias = Literal["start", "slow_start", "probe", "rate_limited", "manual"]

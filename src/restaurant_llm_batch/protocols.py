@@ -12,7 +12,7 @@ block of the runner ends. The backend may be used again afterwards, and by anoth
 
 A blocking backend that waits for long may wait with `patience.wait`, which a run that is cancelled ends, or name what
 else ends it with `patience.ended_by`. One that knows what the service says is left of its limits puts it into
-`LLMReply.rate` and `RateLimited.rate`; calls then keep to it.
+`LLMResponse.rate_limit` and `RateLimited.rate_limit`; calls then keep to it.
 
 Backends report failures as `errors.BackendError`s: `TransientBackendError` and `RateLimited` are tried
 again, `AuthenticationFailed` and `QuotaExhausted` stop the run, anything else fails the item.
@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
-from ._llm_response import LLMReply
+from ._llm_response import LLMResponse
 from .events import Event
 from .models import Hit, ItemId, LLMRequest, SearchQuery
 from .steps import Flow
@@ -52,7 +52,7 @@ class AsyncSearchBackend(Protocol):
 class LLMBackend(Protocol):
     """Answers one request, blocking the calling thread meanwhile."""
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
         """Answer the request."""
         ...
 
@@ -61,7 +61,7 @@ class LLMBackend(Protocol):
 class AsyncLLMBackend(Protocol):
     """Answers one request without blocking the loop."""
 
-    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Answer the request."""
         ...
 
@@ -141,7 +141,7 @@ class Task(Protocol[R_co]):
 
     Attributes:
         name: What it is called in errors and progress.
-        needs_search: Whether it cannot work without a search backend.
+        requires_search: Whether it cannot work without a search backend.
     """
 
     @property
@@ -150,15 +150,15 @@ class Task(Protocol[R_co]):
         ...
 
     @property
-    def needs_search(self) -> bool:
+    def requires_search(self) -> bool:
         """Tell whether it cannot work without a search backend."""
         ...
 
-    def read(self, raw: Any, /) -> Any:
+    def parse_item(self, raw: Any, /) -> Any:
         """Check one item as the user gave it, and return what `flow` takes; raise `ConfigurationError`."""
         ...
 
-    def identify(self, item: Any, /) -> tuple[ItemId, int]:
+    def item_key(self, item: Any, /) -> tuple[ItemId, int]:
         """Return the item's id and its priority."""
         ...
 

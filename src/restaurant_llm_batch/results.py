@@ -36,7 +36,7 @@ class AspectSummary:
         summary: One sentence; empty unless the status is "ok".
         bullets: Short points.
         evidence: The reviews it rests on; each one was returned by the search.
-        dropped_evidence: How many reviews the model cited that it was never shown.
+        invalid_citations: How many reviews the model cited that it was never shown.
         error: Why it failed, else None.
     """
 
@@ -44,7 +44,7 @@ class AspectSummary:
     summary: str = ""
     bullets: tuple[str, ...] = ()
     evidence: tuple[Evidence, ...] = ()
-    dropped_evidence: int = 0
+    invalid_citations: int = 0
     error: str | None = None
 
 

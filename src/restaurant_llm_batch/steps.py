@@ -20,37 +20,37 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Literal, TypeAlias, TypeVar, cast
 
-from ._llm_response import LLMReply
+from ._llm_response import LLMResponse
 from .errors import ConfigurationError
 from .models import Hit, LLMRequest, SearchQuery
-from .tokens.packing import Packed
+from .tokens.packing import PackedText
 
 __all__ = [
     "Complete",
     "Flow",
-    "GateName",
-    "Maybe",
+    "Gather",
+    "LimiterName",
     "Once",
     "Pack",
-    "Pause",
+    "ResultOrError",
     "Search",
     "SearchAll",
+    "Sleep",
     "Step",
-    "Together",
     "adrive",
     "complete",
     "drive",
+    "gather",
     "once",
     "pack",
-    "pause",
     "search",
     "search_all",
-    "together",
+    "sleep",
 ]
 
 T = TypeVar("T")
 
-GateName: TypeAlias = Literal["llm", "batches"]
+LimiterName: TypeAlias = Literal["llm", "batches"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +75,15 @@ class SearchAll:
 @dataclass(frozen=True, slots=True)
 class Complete:
     """
-    Ask the model. Answered with an `LLMReply`.
+    Ask the model. Answered with an `LLMResponse`.
 
     Attributes:
         request: The question.
-        gate: The limit it counts against: "llm", or "batches" for calls that carry packed reviews.
+        limiter: The limit it counts against: "llm", or "batches" for calls that carry packed reviews.
     """
 
     request: LLMRequest
-    gate: GateName = "llm"
+    limiter: LimiterName = "llm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,26 +91,26 @@ class Pack:
     """
     Ask for texts to be put into batches under the runner's limits, counted by the runner's counter.
 
-    Answered with a list of batches, in order; each is a list of `Packed`, which names a text by its place. A
+    Answered with a list of batches, in order; each is a list of `PackedText`, which names a text by its place. A
     batch's prompt and answer together keep to the budget; a text that is too long by itself goes alone, cut.
 
     Attributes:
         texts: What to pack.
-        line: Renders a text as the line that it becomes in the prompt.
-        frame: Everything else in the prompt, the same in every batch.
+        render: Renders a text as the line that it becomes in the prompt.
+        fixed_text: Everything else in the prompt, the same in every batch.
         answer_tokens: Tokens to keep free for the answer.
         answer_tokens_each: Tokens to keep free for what the answer says about each text.
-        max_tokens: The budget; None for `Limits.tokens_per_batch`.
-        most: Most texts in a batch; None for `Limits.max_batch_size`.
+        max_tokens: The budget; None for `Limits.max_tokens_per_batch`.
+        max_texts: Most texts in a batch; None for `Limits.max_batch_size`.
     """
 
     texts: tuple[str, ...]
-    line: Callable[[str], str]
-    frame: str
+    render: Callable[[str], str]
+    fixed_text: str
     answer_tokens: int = 0
     answer_tokens_each: int = 0
     max_tokens: int | None = None
-    most: int | None = None
+    max_texts: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ class Once:
 
 
 @dataclass(frozen=True, slots=True)
-class Pause:
+class Sleep:
     """Wait `seconds`, holding no slot. Answered with None."""
 
     seconds: float
@@ -143,7 +143,7 @@ class Pause:
 
 
 @dataclass(frozen=True, slots=True)
-class Together:
+class Gather:
     """
     Run independent flows, side by side where the strategy allows it.
 
@@ -154,11 +154,11 @@ class Together:
     flows: tuple[Flow[Any], ...]
 
 
-Step: TypeAlias = Search | SearchAll | Complete | Pack | Once | Pause | Together
+Step: TypeAlias = Search | SearchAll | Complete | Pack | Once | Sleep | Gather
 Flow: TypeAlias = Generator[Any, Any, T]
 """A generator of steps that returns a `T`."""
 
-Maybe: TypeAlias = T | Exception
+ResultOrError: TypeAlias = T | Exception
 """A result, or the exception that came instead of it."""
 
 
@@ -167,29 +167,29 @@ def search(query: SearchQuery) -> Flow[Sequence[Hit]]:
     return cast("Sequence[Hit]", (yield Search(query)))
 
 
-def search_all(queries: Iterable[SearchQuery]) -> Flow[list[Maybe[Sequence[Hit]]]]:
+def search_all(queries: Iterable[SearchQuery]) -> Flow[list[ResultOrError[Sequence[Hit]]]]:
     """Search several things that do not depend on each other; a failed search is an exception in the list."""
-    return cast("list[Maybe[Sequence[Hit]]]", (yield SearchAll(tuple(queries))))
+    return cast("list[ResultOrError[Sequence[Hit]]]", (yield SearchAll(tuple(queries))))
 
 
-def complete(request: LLMRequest, *, gate: GateName = "llm") -> Flow[LLMReply]:
+def complete(request: LLMRequest, *, limiter: LimiterName = "llm") -> Flow[LLMResponse]:
     """Ask the model, or raise what the backend raised."""
-    return cast("LLMReply", (yield Complete(request, gate)))
+    return cast("LLMResponse", (yield Complete(request, limiter)))
 
 
 def pack(
     texts: Iterable[str],
     *,
-    line: Callable[[str], str],
-    frame: str,
+    render: Callable[[str], str],
+    fixed_text: str,
     answer_tokens: int = 0,
     answer_tokens_each: int = 0,
     max_tokens: int | None = None,
-    most: int | None = None,
-) -> Flow[list[list[Packed]]]:
+    max_texts: int | None = None,
+) -> Flow[list[list[PackedText]]]:
     """Put texts into batches under the runner's limits; see `Pack`."""
-    step = Pack(tuple(texts), line, frame, answer_tokens, answer_tokens_each, max_tokens, most)
-    return cast("list[list[Packed]]", (yield step))
+    step = Pack(tuple(texts), render, fixed_text, answer_tokens, answer_tokens_each, max_tokens, max_texts)
+    return cast("list[list[PackedText]]", (yield step))
 
 
 def once(key: Hashable, make: Callable[[], Flow[T]]) -> Flow[T]:
@@ -197,14 +197,14 @@ def once(key: Hashable, make: Callable[[], Flow[T]]) -> Flow[T]:
     return cast("T", (yield Once(key, make)))
 
 
-def pause(seconds: float) -> Flow[None]:
+def sleep(seconds: float) -> Flow[None]:
     """Wait, holding no slot."""
-    yield Pause(seconds)
+    yield Sleep(seconds)
 
 
-def together(*flows: Flow[T]) -> Flow[list[Maybe[T]]]:
+def gather(*flows: Flow[T]) -> Flow[list[ResultOrError[T]]]:
     """Run flows that do not depend on each other; a flow that raised is an exception in the list."""
-    return cast("list[Maybe[T]]", (yield Together(flows)))
+    return cast("list[ResultOrError[T]]", (yield Gather(flows)))
 
 
 def drive(flow: Flow[T], perform: Callable[[Any], Any]) -> T:

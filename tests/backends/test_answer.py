@@ -9,7 +9,7 @@ import pytest
 
 from restaurant_llm_batch.models import Hit, SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SparseVector
-from restaurant_llm_batch.search._fusion import Question, Ranking, answer
+from restaurant_llm_batch.search._fusion import PreparedQuery, RankRequest, run_hybrid
 from restaurant_llm_batch.search._hybrid import Candidate, scope_of
 from restaurant_llm_batch.steps import drive
 
@@ -23,7 +23,7 @@ class Alike:
         self.size = size
         self.asked: list[int] = []
 
-    def __call__(self, rankings: Sequence[Ranking]) -> list[list[Candidate]]:
+    def __call__(self, rankings: Sequence[RankRequest]) -> list[list[Candidate]]:
         self.asked.append(max(one.limit for one in rankings))
         return [self._best(one.limit) for one in rankings]
 
@@ -32,16 +32,16 @@ class Alike:
         return [Candidate(str(n), n, "맛있어요", 0.5, f"r{n}") for n in last]
 
 
-def found(engine: Alike, among: Literal["own", "others"], limit: int = 3) -> list[Hit]:
+def found(engine: Alike, among: Literal["restaurant", "others"], limit: int = 3) -> list[Hit]:
     """Search for one query."""
-    query = SearchQuery("me", "맛", limit, among=among)
-    [hits] = drive(answer([Question(query, scope_of(query), VECTOR)]), engine)
+    query = SearchQuery("me", "맛", limit, scope=among)
+    [hits] = drive(run_hybrid([PreparedQuery(query, scope_of(query), VECTOR)]), engine)
     return hits
 
 
 @pytest.mark.parametrize("size", [20, 21, 500, 5_000])
 def test_a_restaurants_own_equals_are_all_looked_at(size: int) -> None:
-    hits = found(Alike(size), "own")
+    hits = found(Alike(size), "restaurant")
 
     assert [(hit.review_id, hit.restaurant_id) for hit in hits] == [(0, "me"), (1, "me"), (2, "me")]
 

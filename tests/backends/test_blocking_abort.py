@@ -22,10 +22,10 @@ import trustme
 from tests.local_server import LocalServer, Say, Seen, chat
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, Strategy, errors
-from restaurant_llm_batch._http.abort import _Exchange, endable
+from restaurant_llm_batch._http.abort import AbortableRequest, make_abortable
 from restaurant_llm_batch._http.types import TransportError
 from restaurant_llm_batch.backends import HTTPTransport, OpenAILLM, Timeout, VLLMServerLLM
-from restaurant_llm_batch.cancellation import GivenUp, to_the_end, until
+from restaurant_llm_batch.cancellation import CancelToken, run_with_token, shielded
 from restaurant_llm_batch.steps import Flow, complete
 
 LONG = 45.0
@@ -137,11 +137,11 @@ def test_a_run_that_is_given_up_ends_its_calls_at_the_server(
 
 def given_up(call: Callable[[], Any], when: Callable[[], object]) -> float:
     """Make a call and give it up at a moment; return how long it took to end then."""
-    this, ended, moment = GivenUp(), [], []
+    this, ended, moment = CancelToken(), [], []
 
     def work() -> None:
         with pytest.raises(errors.RunStopped, match="gave this call up"):
-            until(this, call)
+            run_with_token(this, call)
         ended.append(monotonic())
 
     thread = threading.Thread(target=work)
@@ -171,12 +171,12 @@ def test_a_connection_that_was_ended_is_not_used_again(backend: Callable[[str], 
 
 @every_backend
 def test_a_call_that_was_given_up_before_it_begins_opens_no_connection(backend: Callable[[str], Any]) -> None:
-    this = GivenUp()
+    this = CancelToken()
     this.set()
     with LocalServer(answer) as server:
         llm = backend(server.url)
         with pytest.raises(errors.RunStopped):
-            until(this, lambda: llm.complete(asking("quick")))
+            run_with_token(this, lambda: llm.complete(asking("quick")))
         assert not server.connections
         assert llm.complete(asking("quick")).text == "quick"
         llm.close()
@@ -192,11 +192,11 @@ def test_given_up_at_any_moment_a_call_ends_or_has_its_own_answer(backend: Calla
         llm.complete(asking("x 0.004"))
         longest = 2 * (monotonic() - began)
         for number in range(80):
-            this, question = GivenUp(), f"{number} {random.choice([0, 0.004])}"
+            this, question = CancelToken(), f"{number} {random.choice([0, 0.004])}"
             timer = threading.Timer(random.uniform(0, longest), this.set)
             timer.start()
             try:
-                assert until(this, lambda: llm.complete(asking(question))).text == question  # noqa: B023
+                assert run_with_token(this, lambda: llm.complete(asking(question))).text == question  # noqa: B023
             except errors.RunStopped:
                 ended += 1
             timer.join()
@@ -284,11 +284,11 @@ class TestTLS:
     ) -> None:
         random = Random(11)
         for number in range(15):
-            this, llm = GivenUp(), backend(server.url)
+            this, llm = CancelToken(), backend(server.url)
             timer = threading.Timer(random.uniform(0, 0.03), this.set)
             timer.start()
             with suppress(errors.RunStopped):
-                assert until(this, lambda: llm.complete(asking(number))).text == f"{number}"  # noqa: B023
+                assert run_with_token(this, lambda: llm.complete(asking(number))).text == f"{number}"  # noqa: B023
             timer.join()
             llm.close()
 
@@ -304,7 +304,7 @@ class TestTLS:
         with speaking(hear_nothing) as (port, _), pytest.raises(TransportError) as caught:
             transport.send("GET", f"https://127.0.0.1:{port}", {}, None, Timeout(0.2))
         transport.close()
-        assert (caught.value.timed_out, caught.value.may_have_arrived) == (True, False)
+        assert (caught.value.timed_out, caught.value.request_may_have_been_sent) == (True, False)
 
     def test_a_handshake_goes_on_without_a_file_to_end_it_by(
         self, server: LocalServer, monkeypatch: pytest.MonkeyPatch
@@ -371,9 +371,9 @@ def test_silence_after_some_of_an_answer_is_bounded_by_what_is_left_of_the_time(
 def test_between_its_steps_an_exchange_ends_no_connection_which_may_be_anothers_by_then() -> None:
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        exchange = _Exchange(LONG)
+        exchange = AbortableRequest(LONG)
         exchange.step(ours, lambda what, seconds: ours.sendall(what), b"one", None)
-        exchange.end()
+        exchange.abort()
         ours.sendall(b"two")
         assert theirs.recv(9) == b"onetwo"
         with pytest.raises(errors.RunStopped):
@@ -382,21 +382,21 @@ def test_between_its_steps_an_exchange_ends_no_connection_which_may_be_anothers_
 
 @every_backend
 def test_what_must_be_done_to_the_end_is_not_ended(backend: Callable[[str], Any]) -> None:
-    this = GivenUp()
+    this = CancelToken()
 
     def work() -> str:
         this.set()
-        with to_the_end():
+        with shielded():
             return str(llm.complete(asking("quick")).text)
 
     with LocalServer(answer) as server:
         llm = backend(server.url)
-        assert until(this, work) == "quick"
+        assert run_with_token(this, work) == "quick"
         llm.close()
 
 
 def test_a_client_of_an_unknown_make_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
-    endable(object())
+    make_abortable(object())
     assert "blocking calls cannot be ended with this" in caplog.text
 
 
@@ -405,5 +405,5 @@ def test_the_clients_that_are_installed_are_of_a_known_make(
     client: type[Any], caplog: pytest.LogCaptureFixture
 ) -> None:
     with client() as one:
-        endable(one)
+        make_abortable(one)
     assert not caplog.text

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.local_server import chat
 
-from restaurant_llm_batch import LLMReply, LLMRequest
+from restaurant_llm_batch import LLMRequest, LLMResponse
 from restaurant_llm_batch._http.openai_api import chat_body, chat_error, read_chat
 from restaurant_llm_batch._http.secrets import Secret, as_secret
-from restaurant_llm_batch._http.status import decode, encode, error_for, retry_after
-from restaurant_llm_batch._http.types import Answer
+from restaurant_llm_batch._http.status import decode, encode, error_from_status, retry_after
+from restaurant_llm_batch._http.types import HTTPResponse
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,
@@ -48,7 +48,9 @@ def test_a_schema_is_asked_for_strictly_under_a_name_that_services_accept() -> N
 
 
 def test_further_fields_go_before_ours() -> None:
-    body = chat_body(ASKED, "m", most_tokens="max_completion_tokens", more={"temperature": 0, "seed": 1})
+    body = chat_body(
+        ASKED, "m", max_tokens_field="max_completion_tokens", extra_body={"temperature": 0, "seed": 1}
+    )
     assert (body["temperature"], body["seed"], body["max_completion_tokens"]) == (0, 1, 7)
 
 
@@ -65,7 +67,7 @@ def test_any_text_can_be_sent_even_half_a_character(text: str) -> None:
 
 def test_a_completion_becomes_a_reply() -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 4, "prompt_tokens_details": {"cached_tokens": 8}}
-    assert read_chat(chat("맛있다", usage=usage), "vllm") == LLMReply(
+    assert read_chat(chat("맛있다", usage=usage), "vllm") == LLMResponse(
         "맛있다", "stop", prompt_tokens=9, completion_tokens=4, model="tiny", cached_tokens=8
     )
 
@@ -208,20 +210,20 @@ def test_words_in_a_review_do_not_make_a_rate_limit() -> None:
 )
 def test_how_long_a_service_asks_us_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
-    error = error_for(429, "", "x", headers=headers)
+    error = error_from_status(429, "", "x", headers=headers)
     assert isinstance(error, RateLimited)
     assert error.retry_after == seconds
 
 
 def test_a_redirect_says_what_to_write() -> None:
-    error = error_for(307, "", "vllm", headers={"location": "https://new.example/v1"})
+    error = error_from_status(307, "", "vllm", headers={"location": "https://new.example/v1"})
     assert type(error) is PermanentBackendError
     assert "https://new.example/v1" in str(error)
 
 
 def test_what_is_not_json_may_pass() -> None:
     with pytest.raises(TransientBackendError, match="not JSON"):
-        decode(Answer(200, {}, b"<html>gateway"), "vllm")
+        decode(HTTPResponse(200, {}, b"<html>gateway"), "vllm")
 
 
 class TestSecrets:

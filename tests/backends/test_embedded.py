@@ -12,7 +12,7 @@ import pytest
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SearchBackend, SparseVector
-from restaurant_llm_batch.search.embedded.search import EmbeddedSearch, Indexed
+from restaurant_llm_batch.search.embedded.search import EmbeddedSearch, IndexReport
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
 
@@ -145,7 +145,7 @@ def test_an_empty_index_finds_nothing() -> None:
 
     assert search.search(SearchQuery(1, "맛")) == []
     assert (search.count(), search.restaurant_ids()) == (0, [])
-    assert search.index_reviews([]) == Indexed(reviews=0, blank=0)
+    assert search.index_reviews([]) == IndexReport(reviews=0, blank=0)
 
 
 def test_more_hits_wanted_than_there_are_is_fine(search: EmbeddedSearch) -> None:

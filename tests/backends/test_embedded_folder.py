@@ -63,8 +63,8 @@ def test_a_folder_of_before_there_were_categories_opens_and_takes_them(tmp_path:
 
     with EmbeddedSearch(tmp_path) as search:
         search.index_reviews([Review("맛있어요", 3, 3, category=7)])
-        anyone = search.search(SearchQuery(1, "맛", among="others"))
-        kind = search.search(SearchQuery(1, "맛", among="others", category="7"))
+        anyone = search.search(SearchQuery(1, "맛", scope="others"))
+        kind = search.search(SearchQuery(1, "맛", scope="others", category="7"))
 
     assert [(hit.restaurant_id, hit.review_id) for hit in anyone] == [(2, 2), (3, 3)]
     assert [(hit.restaurant_id, hit.review_id) for hit in kind] == [(3, 3)]

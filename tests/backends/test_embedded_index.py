@@ -9,7 +9,7 @@ import pytest
 from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SparseVector
-from restaurant_llm_batch.search.embedded.search import EmbeddedSearch, Indexed
+from restaurant_llm_batch.search.embedded.search import EmbeddedSearch, IndexReport
 
 
 def review(restaurant_id: ItemId, review_id: ItemId | None, content: str) -> Review:
@@ -63,7 +63,7 @@ def test_blank_reviews_are_counted_and_left_out() -> None:
 
     indexed = search.index_reviews([review(1, 1, " \n"), review(1, 2, "맛있어요"), review(1, 3, "")])
 
-    assert indexed == Indexed(reviews=1, blank=2)
+    assert indexed == IndexReport(reviews=1, blank=2)
     assert search.count() == 1
 
 

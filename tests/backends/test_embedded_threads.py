@@ -11,7 +11,7 @@ import pytest
 
 from restaurant_llm_batch.models import ItemId, Review, SearchQuery
 from restaurant_llm_batch.protocols import Embedding
-from restaurant_llm_batch.search._embedding_cache import EmbedOnce
+from restaurant_llm_batch.search._embedding_cache import QueryEmbeddingCache
 from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
@@ -140,7 +140,7 @@ def test_the_memory_of_query_texts_is_bounded() -> None:
             asked.append(text)
             return super().embed_query(text)
 
-    once = EmbedOnce(Noting(32), size=2)
+    once = QueryEmbeddingCache(Noting(32), size=2)
     for text in ("a", "b", "a", "c", "a", "b"):
         once.embed(text)
 
@@ -171,7 +171,7 @@ def test_those_who_wait_for_a_failing_embedding_are_told() -> None:
             if second:
                 both_asked.wait(WAIT)
 
-    once = EmbedOnce(Failing(32))
+    once = QueryEmbeddingCache(Failing(32))
     once._lock = Announcing()  # type: ignore[assignment]
 
     with ThreadPoolExecutor(2) as pool:

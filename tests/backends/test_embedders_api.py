@@ -1,4 +1,4 @@
-"""`EmbeddingsAPI` over a real socket: batches, order, unit length, and what refusals become."""
+"""`APIEmbedder` over a real socket: batches, order, unit length, and what refusals become."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tests.local_server import LocalServer, Say, Seen
 
 from restaurant_llm_batch import SearchQuery, errors
 from restaurant_llm_batch.search import EmbeddedSearch
-from restaurant_llm_batch.search.embedders.api import EmbeddingsAPI
+from restaurant_llm_batch.search.embedders.api import APIEmbedder
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
 KEY = "sk-proj-Abc123secret"
@@ -32,7 +32,7 @@ def answers(seen: Seen) -> Say:
 def test_vectors_come_in_the_texts_order_at_unit_length() -> None:
     texts = ["waiter", "noodles", "", "pasta waiter", "맛있어요"]
     with LocalServer(answers) as server:
-        embedder = EmbeddingsAPI(server.url, "tiny", api_key=KEY, batch_size=2)
+        embedder = APIEmbedder(server.url, "tiny", api_key=KEY, batch_size=2)
         found = embedder.embed_documents(texts)
         embedder.close()
 
@@ -51,7 +51,7 @@ def test_vectors_come_in_the_texts_order_at_unit_length() -> None:
 
 def test_a_query_is_embedded_with_its_prefix_and_the_fields_given() -> None:
     with LocalServer(answers) as server:
-        embedder = EmbeddingsAPI(
+        embedder = APIEmbedder(
             f"{server.url}/api/v3",
             "tiny",
             query_prefix="query: ",
@@ -71,10 +71,10 @@ def test_a_query_is_embedded_with_its_prefix_and_the_fields_given() -> None:
 
 def test_the_size_is_asked_for_once_unless_it_is_given() -> None:
     with LocalServer(answers) as server:
-        embedder = EmbeddingsAPI(server.url, "tiny")
+        embedder = APIEmbedder(server.url, "tiny")
         assert (embedder.size, embedder.size) == (3, 3)
         assert embedder.embed_query("").dense == [0.0, 0.0, 0.0]
-        assert EmbeddingsAPI(server.url, "tiny", size=1536).size == 1536
+        assert APIEmbedder(server.url, "tiny", size=1536).size == 1536
         embedder.close()
 
     assert len(server.seen) == 1
@@ -82,7 +82,7 @@ def test_the_size_is_asked_for_once_unless_it_is_given() -> None:
 
 def test_texts_without_a_letter_have_the_models_size_from_the_first() -> None:
     with LocalServer(answers) as server:
-        embedder = EmbeddingsAPI(server.url, "tiny")
+        embedder = APIEmbedder(server.url, "tiny")
         assert [len(one.dense) for one in embedder.embed_documents(["", "  "])] == [3, 3]
         assert embedder.embed_documents([]) == []
         embedder.close()
@@ -90,7 +90,7 @@ def test_texts_without_a_letter_have_the_models_size_from_the_first() -> None:
 
 def test_vectors_of_another_length_than_promised_are_refused() -> None:
     with LocalServer(answers) as server:
-        embedder = EmbeddingsAPI(server.url, "tiny", size=4)
+        embedder = APIEmbedder(server.url, "tiny", size=4)
         with pytest.raises(errors.PermanentBackendError, match="size=3"):
             embedder.embed_query("pasta")
         embedder.close()
@@ -99,7 +99,7 @@ def test_vectors_of_another_length_than_promised_are_refused() -> None:
 def test_long_texts_are_cut_and_batches_stay_below_what_services_take() -> None:
     texts = ["가" * 10_000] * 70
     with LocalServer(answers) as server:
-        embedder = EmbeddingsAPI(server.url, "tiny")
+        embedder = APIEmbedder(server.url, "tiny")
         assert len(embedder.embed_documents(texts)) == 70
         embedder.close()
 
@@ -112,7 +112,7 @@ def test_a_search_uses_it() -> None:
     contents = ["noodles", "friendly waiter"]
     rows = [{"restaurant_id": 1, "review_id": str(i), "content": text} for i, text in enumerate(contents)]
     with LocalServer(answers) as server:
-        embedder = EmbeddingsAPI(server.url, "tiny")
+        embedder = APIEmbedder(server.url, "tiny")
         search = EmbeddedSearch(embedder=embedder)
         search.index_reviews(rows)
         assert search.search(SearchQuery(1, "pasta", limit=1))[0].content == "noodles"
@@ -122,7 +122,7 @@ def test_a_search_uses_it() -> None:
 
 def test_the_name_changes_with_whatever_makes_the_vectors() -> None:
     def name(model: str = "m", **more: Any) -> str:
-        return EmbeddingsAPI("http://localhost", model, **more).name
+        return APIEmbedder("http://localhost", model, **more).name
 
     names = [name(), name("other"), name(query_prefix="q: "), name(extra_body={"dimensions": 256})]
     assert len(set(names)) == 4
@@ -155,7 +155,7 @@ def test_every_refusal_is_understood_and_asked_once(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     with LocalServer(lambda seen: answer) as server:
-        embedder = EmbeddingsAPI(server.url, "tiny", api_key=KEY)
+        embedder = APIEmbedder(server.url, "tiny", api_key=KEY)
         with pytest.raises(kind) as caught:
             embedder.embed_query("pasta")
         embedder.close()
@@ -168,7 +168,7 @@ def test_every_refusal_is_understood_and_asked_once(
 
 def test_a_silent_service_is_given_up_in_time() -> None:
     with LocalServer(lambda seen: Say({}, after=30)) as server:
-        embedder = EmbeddingsAPI(server.url, "tiny", timeout=0.05)
+        embedder = APIEmbedder(server.url, "tiny", timeout=0.05)
         with pytest.raises(errors.TransientBackendError, match="did not answer"):
             embedder.embed_query("pasta")
         embedder.close()
@@ -176,16 +176,16 @@ def test_a_silent_service_is_given_up_in_time() -> None:
 
 def test_only_openai_is_sent_the_environments_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    EmbeddingsAPI("https://api.openai.com/v1", "text-embedding-3-small")
+    APIEmbedder("https://api.openai.com/v1", "text-embedding-3-small")
     with LocalServer(answers) as server:
-        embedder = EmbeddingsAPI(server.url, "tiny")
+        embedder = APIEmbedder(server.url, "tiny")
         embedder.embed_query("pasta")
         embedder.close()
     assert "Authorization" not in server.seen[0].headers
 
     monkeypatch.delenv("OPENAI_API_KEY")
     with pytest.raises(errors.ConfigurationError, match="OPENAI_API_KEY"):
-        EmbeddingsAPI("https://api.openai.com/v1", "text-embedding-3-small")
+        APIEmbedder("https://api.openai.com/v1", "text-embedding-3-small")
 
 
 @pytest.mark.parametrize(
@@ -203,4 +203,4 @@ def test_only_openai_is_sent_the_environments_key(monkeypatch: pytest.MonkeyPatc
 )
 def test_a_wrong_argument_is_told_at_once(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=words):
-        EmbeddingsAPI(**{"base_url": "http://localhost", "model": "m", **arguments})
+        APIEmbedder(**{"base_url": "http://localhost", "model": "m", **arguments})

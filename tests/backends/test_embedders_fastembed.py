@@ -19,7 +19,7 @@ from restaurant_llm_batch import SearchQuery
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.search import EmbeddedSearch
 from restaurant_llm_batch.search.embedders.fastembed import FastEmbedBM25, FastEmbedder
-from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder, HashingSparse
+from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder, HashingSparseEmbedder
 
 pytest.importorskip("fastembed")
 
@@ -200,7 +200,10 @@ def test_bm25_in_korean_keeps_forms_apart_unless_a_stemmer_joins_them() -> None:
 
     assert plain.embed_query("음식이").indices != plain.embed_query("음식은").indices
     assert cut.embed_query("음식이").indices == cut.embed_query("음식은").indices
-    assert HashingSparse().embed_query("음식이").indices == HashingSparse().embed_query("음식은").indices
+    assert (
+        HashingSparseEmbedder().embed_query("음식이").indices
+        == HashingSparseEmbedder().embed_query("음식은").indices
+    )
 
 
 def test_bm25_leaves_stopwords_out_and_stands_anything() -> None:

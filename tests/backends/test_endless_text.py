@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from restaurant_llm_batch._nlp import korean_stems as korean
-from restaurant_llm_batch._nlp.concepts import Lexicon
+from restaurant_llm_batch._nlp.concepts import ConceptLookup
 from restaurant_llm_batch._nlp.terms import sentences, terms
 from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
@@ -48,7 +48,7 @@ UNITS = {
     "lines": "\r\n",
     "dashes": "-",
 }
-EMBEDDER, LLM, LEXICON = HashingEmbedder(), OfflineLLM(), Lexicon()
+EMBEDDER, LLM, LEXICON = HashingEmbedder(), OfflineLLM(), ConceptLookup()
 
 
 def summarise(text: str) -> None:

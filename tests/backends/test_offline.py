@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch._llm_response import LLMReply
+from restaurant_llm_batch._llm_response import LLMResponse
 from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.errors import PermanentBackendError
 from restaurant_llm_batch.models import LLMRequest
@@ -104,7 +104,7 @@ class TestShape:
     def test_every_reply_names_the_model_and_counts_no_tokens(self) -> None:
         for request in (about("food", *SEQUOIA), about_all({}), overall({"food": "Good."})):
             reply = LLM.complete(request)
-            assert reply == LLMReply(text=reply.text, model="offline-extractive")
+            assert reply == LLMResponse(text=reply.text, model="offline-extractive")
             assert (reply.finish_reason, reply.prompt_tokens, reply.completion_tokens) == ("stop", 0, 0)
 
     def test_hangul_is_not_escaped(self) -> None:
@@ -209,10 +209,10 @@ class TestSense:
         ],
     )
     def test_negation_turns_an_opinion_round(self, praise: str, blame: str) -> None:
-        from restaurant_llm_batch._nlp.lexicon import WordReader
+        from restaurant_llm_batch._nlp.lexicon import WordAnalyzer
         from restaurant_llm_batch.backends.offline._clauses import read_review
 
-        words = WordReader()
+        words = WordAnalyzer()
         assert read_review(praise, words)[0].opinion > 0
         assert read_review(blame, words)[0].opinion < 0
 

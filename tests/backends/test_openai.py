@@ -253,7 +253,7 @@ def test_a_runner_uses_it_in_every_stage(stage: Any) -> None:
 
     with LocalServer(busy_at_first) as server:
         runner = BatchRunner(
-            llm=to(server), strategy=Strategy.stage(stage), llm_retry=RetryPolicy(first_wait=0.001)
+            llm=to(server), strategy=Strategy.stage(stage), llm_retry=RetryPolicy(wait_initial=0.001)
         )
         with runner:
             report = runner.run(flow, range(5))

@@ -39,7 +39,7 @@ def review(restaurant_id: ItemId, review_id: ItemId, content: str, category: Ite
 
 def others(restaurant_id: ItemId, text: str = "맛", limit: int = 50, **more: Any) -> SearchQuery:
     """Return a query among the others."""
-    return SearchQuery(restaurant_id, text, limit, among="others", **more)
+    return SearchQuery(restaurant_id, text, limit, scope="others", **more)
 
 
 def named(hits: Sequence[Hit]) -> list[tuple[str, ItemId]]:
@@ -166,7 +166,7 @@ def test_the_bound_on_the_similarity_holds_among_the_others(search: Search) -> N
 @pytest.mark.parametrize(
     ("query", "complaint"),
     [
-        (SearchQuery(1, "맛", among="other"), 'among must be "own" or "others", got \'other\''),  # type: ignore[arg-type]
+        (SearchQuery(1, "맛", scope="other"), 'scope must be "restaurant" or "others", got \'other\''),  # type: ignore[arg-type]
         (others(True), "restaurant_id must be an integer or a string"),
         (others(1, category=1.5), "category must be an integer or a string"),
         (others(1, category=" "), "category is blank: leave it out"),
@@ -246,7 +246,7 @@ def test_qdrant_agrees_with_the_embedded_search(
     ]
     for ours, (_, theirs) in zip(found, expected, strict=True):
         assert [hit.score for hit in ours] == pytest.approx([hit.score for hit in theirs])
-    assert sum(len(hits) for query, hits in expected if query.among == "others") > 200
+    assert sum(len(hits) for query, hits in expected if query.scope == "others") > 200
 
 
 def test_own_and_others_go_out_in_one_round_trip() -> None:

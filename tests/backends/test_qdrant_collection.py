@@ -15,7 +15,7 @@ from tests.qdrant_double import Collections, Engine, Points, grpc_server, rest
 from restaurant_llm_batch.errors import AuthenticationFailed, ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import Review, SearchQuery
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
-from restaurant_llm_batch.search.qdrant.search import Indexed, QdrantNames, QdrantSearch
+from restaurant_llm_batch.search.qdrant.search import CollectionSchema, IndexReport, QdrantSearch
 
 DENSE = models.VectorParams(size=384, distance=models.Distance.COSINE)
 SPARSE = {"sparse": models.SparseVectorParams(modifier=models.Modifier.IDF)}
@@ -128,7 +128,11 @@ def test_whoever_may_not_look_does_not_make_a_collection() -> None:
 @pytest.mark.parametrize(
     ("vectors", "sparse", "said"),
     [
-        (DENSE, SPARSE, r"has no vector named 'dense', only ['']: say which with names=QdrantNames(dense="),
+        (
+            DENSE,
+            SPARSE,
+            r"has no vector named 'dense', only ['']: say which with schema=CollectionSchema(dense=",
+        ),
         ({"text": DENSE}, SPARSE, "has no vector named 'dense', only ['text']"),
         ({"dense": DENSE}, None, "has no sparse vector named 'sparse', only []"),
         (
@@ -171,9 +175,9 @@ def test_reviews_of_somebody_else_are_indexed_by_restaurant_as_they_are(
     vector = list(HashingEmbedder().embed_query("맛있어요").dense)
     payload = {"restaurant_id": value, "text": "맛있어요"}
     engine.do("upsert", "reviews", [models.PointStruct(id=3, vector=vector, payload=payload)])
-    names = QdrantNames(dense="", sparse=None, content="text")
+    names = CollectionSchema(dense="", sparse=None, content="text")
 
-    with QdrantSearch("reviews", url=url, names=names) as search:
+    with QdrantSearch("reviews", url=url, schema=names) as search:
         search.index_reviews([Review("맛없어요", 4, "7")])
         found = search.search_many([SearchQuery(7, "맛있다"), SearchQuery("7", "맛있다")])
 
@@ -210,7 +214,7 @@ def test_the_categories_of_somebody_else_are_indexed_as_they_are(engine: Engine,
 
     with QdrantSearch("reviews", url=url) as search:
         search.index_reviews([Review("맛있어요", 4, 4, category="3")])
-        found = search.search(SearchQuery(4, "맛", among="others", category="3"))
+        found = search.search(SearchQuery(4, "맛", scope="others", category="3"))
         own = search.search(SearchQuery(4, "맛", category=3))
 
         assert [hit.review_id for hit in found] == [2]
@@ -220,7 +224,7 @@ def test_the_categories_of_somebody_else_are_indexed_as_they_are(engine: Engine,
 
 
 def test_a_collection_without_categories_is_left_without(engine: Engine, url: str) -> None:
-    with QdrantSearch("reviews", url=url, names=QdrantNames(category=None)) as search:
+    with QdrantSearch("reviews", url=url, schema=CollectionSchema(category=None)) as search:
         search.index_reviews([Review("맛있어요", 1, 1, category=3)])
 
     [point] = engine.do("scroll", "reviews")
@@ -235,7 +239,7 @@ def test_a_review_of_another_category_than_the_condition_says_is_refused(url: st
             search.index_reviews([Review("맛있어요", 3, 1, category=4)])
 
         found = search.search_many(
-            [SearchQuery(9, "맛", among="others", category=kind) for kind in (3, 4, None)]
+            [SearchQuery(9, "맛", scope="others", category=kind) for kind in (3, 4, None)]
         )
 
     assert [[hit.review_id for hit in hits] for hits in found] == [[1, 2], [], [1, 2]]
@@ -254,7 +258,7 @@ def test_indexing_means_what_it_means_to_the_embedded_search(url: str, colour: s
     ]
     progress: list[int] = []
 
-    async def index() -> Indexed:
+    async def index() -> IndexReport:
         try:
             return await search.aindex_reviews(reviews, batch_size=2, on_progress=progress.append)
         finally:
@@ -267,7 +271,7 @@ def test_indexing_means_what_it_means_to_the_embedded_search(url: str, colour: s
             else anyio.run(index, backend=colour)
         )
 
-        assert (done, progress) == (Indexed(reviews=5, blank=1), [1, 3, 5])
+        assert (done, progress) == (IndexReport(reviews=5, blank=1), [1, 3, 5])
         assert search.count() == 3
         assert [(h.review_id, h.content) for h in search.search(SearchQuery(1, "친절"))] == [
             ("5", "친절해요")

@@ -24,7 +24,7 @@ from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import SearchQuery
 from restaurant_llm_batch.protocols import Embedding
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
-from restaurant_llm_batch.search.qdrant._clients import _Held
+from restaurant_llm_batch.search.qdrant._clients import _ClientSlot
 from restaurant_llm_batch.search.qdrant.search import QdrantSearch
 
 REVIEW = {"restaurant_id": 1, "id": 1, "content": "맛있어요"}
@@ -200,7 +200,7 @@ async def test_closing_waits_for_the_searches_of_another_runner() -> None:
 
 
 def test_of_several_calls_under_way_the_last_one_closes() -> None:
-    held: _Held[str] = _Held()
+    held: _ClientSlot[str] = _ClientSlot()
     held.client, held.users = "client", 2
 
     assert [held.retire(), held.leave(), held.leave()] == [None, None, "client"]

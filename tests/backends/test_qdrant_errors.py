@@ -112,7 +112,7 @@ def test_a_pause_that_is_asked_for_is_passed_on(header: str, expected: float | N
 
 
 @pytest.mark.parametrize("colour", COLOURS)
-@pytest.mark.parametrize("say", [Say({}, cut=True), Say({}, hang_up=True)], ids=["cut", "hang_up"])
+@pytest.mark.parametrize("say", [Say({}, cut=True), Say({}, hang_up=True)], ids=["cut", "disconnect"])
 def test_a_lost_connection_may_be_tried_again(say: Say, colour: str) -> None:
     with answering(say) as server:
         failure = refusal(QdrantSearch("reviews", url=server.url), colour)

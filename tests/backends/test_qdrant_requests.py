@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import ItemId, SearchQuery
-from restaurant_llm_batch.search.qdrant.search import QdrantNames, QdrantSearch
+from restaurant_llm_batch.search.qdrant.search import CollectionSchema, QdrantSearch
 
 URL = "http://qdrant.test:6333"
 COLLECTION = f"{URL}/collections/reviews"
@@ -160,7 +160,7 @@ def test_the_others_are_everyone_but_the_restaurant_in_each_form_that_the_index_
     server: respx.MockRouter, restaurant_id: ItemId, index: str | None
 ) -> None:
     server["info"].mock(return_value=said(info(**({"restaurant_id": index} if index else {}))))
-    query = SearchQuery(restaurant_id, "직원", limit=30, among="others")
+    query = SearchQuery(restaurant_id, "직원", limit=30, scope="others")
 
     asked = searches(server, QdrantSearch("reviews", url=URL), query)
 
@@ -173,21 +173,21 @@ def test_the_others_are_everyone_but_the_restaurant_in_each_form_that_the_index_
 
 @pytest.mark.parametrize("category", [3, "3"])
 @pytest.mark.parametrize("index", [None, "keyword", "integer"])
-@pytest.mark.parametrize("among", ["own", "others"])
+@pytest.mark.parametrize("among", ["restaurant", "others"])
 def test_a_category_is_looked_for_in_the_form_that_its_index_serves(
     server: respx.MockRouter, category: ItemId, index: str | None, among: Any
 ) -> None:
     indexes = {"restaurant_id": "keyword", "kind": index} if index else {"restaurant_id": "keyword"}
     server["info"].mock(return_value=said(info(**indexes)))
-    search = QdrantSearch("reviews", url=URL, names=QdrantNames(category="kind"))
+    search = QdrantSearch("reviews", url=URL, schema=CollectionSchema(category="kind"))
 
-    asked = searches(server, search, SearchQuery(1, "맛", among=among, category=category))
+    asked = searches(server, search, SearchQuery(1, "맛", scope=among, category=category))
 
     text, number = match("3", "kind"), match(3, "kind")
     kind = {None: {"should": [text, number]}, "keyword": text, "integer": number}[index]
     own = {"must": [match("1"), kind]}
     others = {"must": [kind], "must_not": [match("1")]}
-    assert [one["filter"] for one in asked] == [own if among == "own" else others] * 2
+    assert [one["filter"] for one in asked] == [own if among == "restaurant" else others] * 2
 
 
 def test_the_category_of_a_query_is_a_condition_besides_that_of_all_searches(
@@ -196,16 +196,16 @@ def test_the_category_of_a_query_is_a_condition_besides_that_of_all_searches(
     server["info"].mock(return_value=said(info(restaurant_id="keyword", food_category_id="integer")))
     search = QdrantSearch("reviews", url=URL, where={"food_category_id": 0})
 
-    asked = searches(server, search, SearchQuery(1, "맛", among="others", category="3"))
+    asked = searches(server, search, SearchQuery(1, "맛", scope="others", category="3"))
 
     both = [match(3, "food_category_id"), match(0, "food_category_id")]
     assert [one["filter"] for one in asked] == [{"must": both, "must_not": [match("1")]}] * 2
 
 
 def test_a_category_is_refused_where_none_has_a_name(server: respx.MockRouter) -> None:
-    search = QdrantSearch("reviews", url=URL, names=QdrantNames(category=None))
+    search = QdrantSearch("reviews", url=URL, schema=CollectionSchema(category=None))
 
-    with pytest.raises(ConfigurationError, match=r'names=QdrantNames\(category="food_category_id"\)'):
+    with pytest.raises(ConfigurationError, match=r'schema=CollectionSchema\(category="food_category_id"\)'):
         search.search(SearchQuery(1, "맛", category=3))
 
 
@@ -217,9 +217,9 @@ def test_a_hit_among_the_others_has_the_restaurant_of_its_payload(
 ) -> None:
     point = {"id": 5, "version": 1, "score": 0.5, "payload": {"content": "맛", "shop": {"id": stored}}}
     server["query"].mock(return_value=said([{"points": [point]}, {"points": []}]))
-    search = QdrantSearch("reviews", url=URL, names=QdrantNames(restaurant="shop.id"))
+    search = QdrantSearch("reviews", url=URL, schema=CollectionSchema(restaurant="shop.id"))
 
-    [hit] = search.search(SearchQuery(1, "맛", among="others"))
+    [hit] = search.search(SearchQuery(1, "맛", scope="others"))
 
     assert hit.restaurant_id == expected
 
@@ -234,11 +234,11 @@ def test_a_review_of_no_restaurant_is_a_clear_error_among_the_others(
     server["query"].mock(return_value=said([{"points": [point]}, {"points": []}]))
 
     with pytest.raises(PermanentBackendError, match="point 5 has no restaurant's id in its payload field"):
-        QdrantSearch("reviews", url=URL).search(SearchQuery(1, "맛", among="others"))
+        QdrantSearch("reviews", url=URL).search(SearchQuery(1, "맛", scope="others"))
 
 
 def test_other_names_are_used_wherever_they_belong(server: respx.MockRouter) -> None:
-    names = QdrantNames(
+    names = CollectionSchema(
         dense="", sparse=None, restaurant="metadata.shop", review="metadata.key", content="page_content"
     )
     described = info(**{"metadata.shop": "integer"})
@@ -248,7 +248,7 @@ def test_other_names_are_used_wherever_they_belong(server: respx.MockRouter) -> 
     point = {"id": 5, "version": 1, "score": 0.5, "payload": payload}
     server["query"].mock(return_value=said([{"points": [point]}]))
 
-    [hit] = QdrantSearch("reviews", url=URL, names=names).search(SearchQuery("4", "맛"))
+    [hit] = QdrantSearch("reviews", url=URL, schema=names).search(SearchQuery("4", "맛"))
 
     [asked] = json.loads(server["query"].calls[0].request.content)["searches"]
     assert asked.get("using") is None
@@ -324,4 +324,4 @@ def test_what_cannot_work_is_refused_at_once(arguments: dict[str, Any], complain
 
 def test_names_that_are_none_are_refused() -> None:
     with pytest.raises(ConfigurationError, match="names: content must be a name"):
-        QdrantNames(content="")
+        CollectionSchema(content="")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.asking import COLOURS, ask
 from tests.local_server import LocalServer, Say, chat
 
-from restaurant_llm_batch import LLMReply
-from restaurant_llm_batch._http.status import duration, rate_report
-from restaurant_llm_batch._llm_response import RateBudget, RateReport
+from restaurant_llm_batch import LLMResponse
+from restaurant_llm_batch._http.status import duration, read_rate_limits
+from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 from restaurant_llm_batch.backends import OpenAILLM, VLLMServerLLM
 from restaurant_llm_batch.errors import RateLimited, TransientBackendError
 
@@ -30,7 +30,7 @@ TOKENS = {
     "x-ratelimit-remaining-tokens": "150000",
     "x-ratelimit-reset-tokens": "15s",
 }
-REPORT = RateReport(RateBudget(500, 499, 0.12), RateBudget(200_000, 150_000, 15.0))
+REPORT = RateLimitInfo(RateLimitStatus(500, 499, 0.12), RateLimitStatus(200_000, 150_000, 15.0))
 
 
 @pytest.mark.parametrize(
@@ -80,10 +80,10 @@ def test_no_text_is_more_than_a_duration_or_none(text: str) -> None:
     [
         ({}, None),
         ({**REQUESTS, **TOKENS}, REPORT),
-        (REQUESTS, RateReport(requests=REPORT.requests)),
-        (TOKENS, RateReport(tokens=REPORT.tokens)),
-        ({**REQUESTS, **TOKENS, "x-ratelimit-reset-tokens": "soon"}, RateReport(requests=REPORT.requests)),
-        ({**TOKENS, "x-ratelimit-remaining-requests": "79"}, RateReport(tokens=REPORT.tokens)),
+        (REQUESTS, RateLimitInfo(requests=REPORT.requests)),
+        (TOKENS, RateLimitInfo(tokens=REPORT.tokens)),
+        ({**REQUESTS, **TOKENS, "x-ratelimit-reset-tokens": "soon"}, RateLimitInfo(requests=REPORT.requests)),
+        ({**TOKENS, "x-ratelimit-remaining-requests": "79"}, RateLimitInfo(tokens=REPORT.tokens)),
         ({"x-ratelimit-remaining-requests": "79", "x-ratelimit-remaining-tokens": "61353"}, None),  # Azure's
         (
             {
@@ -99,15 +99,15 @@ def test_no_text_is_more_than_a_duration_or_none(text: str) -> None:
         ({"x-ratelimit-limit": "5", "x-ratelimit-remaining": "4", "x-ratelimit-reset": "1"}, None),
     ],
 )
-def test_what_headers_say_is_left(headers: dict[str, str], report: RateReport | None) -> None:
-    assert rate_report(headers) == report
-    assert rate_report(httpx.Headers({name.title(): value for name, value in headers.items()})) == report
+def test_what_headers_say_is_left(headers: dict[str, str], report: RateLimitInfo | None) -> None:
+    assert read_rate_limits(headers) == report
+    assert read_rate_limits(httpx.Headers({name.title(): value for name, value in headers.items()})) == report
 
 
 @given(st.fixed_dictionaries({}, optional={name: st.text() for name in {**REQUESTS, **TOKENS}}))
 def test_whatever_headers_say_is_borne(headers: dict[str, str]) -> None:
-    said = rate_report(headers)
-    assert said is None or isinstance(said, RateReport)
+    said = read_rate_limits(headers)
+    assert said is None or isinstance(said, RateLimitInfo)
 
 
 def test_where_nothing_is_said_it_costs_a_look_for_each_of_the_two() -> None:
@@ -124,7 +124,7 @@ def test_where_nothing_is_said_it_costs_a_look_for_each_of_the_two() -> None:
         def __len__(self) -> int:
             raise AssertionError
 
-    assert rate_report(Watched()) is None
+    assert read_rate_limits(Watched()) is None
     assert looked == ["x-ratelimit-remaining-requests", "x-ratelimit-remaining-tokens"]
 
 
@@ -141,19 +141,19 @@ def vllm(server: LocalServer) -> VLLMServerLLM:
 class TestBackends:
     def test_a_reply_says_what_is_left(self, model: Any, colour: str) -> None:
         with LocalServer(lambda seen: Say(chat("x"), headers={**REQUESTS, **TOKENS})) as server:
-            assert ask(model(server), colour).rate == REPORT
+            assert ask(model(server), colour).rate_limit == REPORT
 
     def test_so_does_a_refusal(self, model: Any, colour: str) -> None:
         refusal = Say({"error": {"message": "slow down"}}, 429, {**TOKENS, "retry-after": "3"})
         with LocalServer(lambda seen: refusal) as server, pytest.raises(RateLimited) as caught:
             ask(model(server), colour)
 
-        assert caught.value.rate == RateReport(tokens=REPORT.tokens)
+        assert caught.value.rate_limit == RateLimitInfo(tokens=REPORT.tokens)
         assert caught.value.retry_after == 3
 
     def test_a_service_that_says_nothing_says_nothing(self, model: Any, colour: str) -> None:
         with LocalServer(lambda seen: Say(chat("x"))) as server:
-            assert ask(model(server), colour).rate is None
+            assert ask(model(server), colour).rate_limit is None
 
     def test_another_failure_is_what_it_was(self, model: Any, colour: str) -> None:
         with (
@@ -166,17 +166,17 @@ class TestBackends:
 
 
 def test_replies_are_equal_whatever_was_left_and_do_not_show_it() -> None:
-    told = LLMReply("x", rate=REPORT)
+    told = LLMResponse("x", rate_limit=REPORT)
 
-    assert told == LLMReply("x")
-    assert hash(told) == hash(LLMReply("x"))
-    assert repr(told) == repr(LLMReply("x"))
+    assert told == LLMResponse("x")
+    assert hash(told) == hash(LLMResponse("x"))
+    assert repr(told) == repr(LLMResponse("x"))
 
 
 def test_what_is_left_travels_with_replies_and_refusals() -> None:
-    assert pickle.loads(pickle.dumps(LLMReply("x", rate=REPORT))).rate == REPORT
-    assert copy.deepcopy(LLMReply("x", rate=REPORT)).rate == REPORT
-    refusal = RateLimited("no", rate=REPORT, retry_after=2.0, backend="b", status=429)
+    assert pickle.loads(pickle.dumps(LLMResponse("x", rate_limit=REPORT))).rate_limit == REPORT
+    assert copy.deepcopy(LLMResponse("x", rate_limit=REPORT)).rate_limit == REPORT
+    refusal = RateLimited("no", rate_limit=REPORT, retry_after=2.0, backend="b", status=429)
     for again in (pickle.loads(pickle.dumps(refusal)), copy.copy(refusal)):
-        assert (again.rate, again.retry_after, again.backend, again.status) == (REPORT, 2.0, "b", 429)
-    assert RateLimited("no").rate is None
+        assert (again.rate_limit, again.retry_after, again.backend, again.status) == (REPORT, 2.0, "b", 429)
+    assert RateLimited("no").rate_limit is None

@@ -20,21 +20,23 @@ import trustme
 from tests.local_server import LocalServer, Say, Seen
 
 from restaurant_llm_batch._http.httpx import HttpxTransport
-from restaurant_llm_batch._http.types import Answer, Transport, TransportError
+from restaurant_llm_batch._http.types import HTTPResponse, Transport, TransportError
 from restaurant_llm_batch.backends import HTTPTransport, Timeout
 from restaurant_llm_batch.errors import ConfigurationError
 
-Send: TypeAlias = Callable[..., Answer]
+Send: TypeAlias = Callable[..., HTTPResponse]
 
 
-def _blocking(transport: Transport, method: str, url: str, timeout: Timeout, body: bytes | None) -> Answer:
+def _blocking(
+    transport: Transport, method: str, url: str, timeout: Timeout, body: bytes | None
+) -> HTTPResponse:
     return transport.send(method, url, {"x-from": "test"}, body, timeout)
 
 
 def _awaited(
     backend: str, transport: HTTPTransport, method: str, url: str, timeout: Timeout, body: bytes | None
-) -> Answer:
-    async def main() -> Answer:
+) -> HTTPResponse:
+    async def main() -> HTTPResponse:
         try:
             return await transport.asend(method, url, {"x-from": "test"}, body, timeout)
         finally:
@@ -57,7 +59,7 @@ def send(request: pytest.FixtureRequest) -> Iterator[Send]:
 
     def one(
         url: str, *, method: str = "POST", timeout: Timeout = Timeout(10), body: bytes | None = b"{}"
-    ) -> Answer:
+    ) -> HTTPResponse:
         return COLOURS[request.param](transport, method, url, timeout, body)
 
     yield one
@@ -89,7 +91,7 @@ def test_where_nobody_listens_nothing_has_arrived(send: Send) -> None:
         url = server.url
     with pytest.raises(TransportError) as caught:
         send(url)
-    assert not caught.value.may_have_arrived
+    assert not caught.value.request_may_have_been_sent
     assert not caught.value.timed_out
 
 
@@ -97,7 +99,7 @@ def test_where_nobody_listens_nothing_has_arrived(send: Send) -> None:
 def test_a_connection_lost_after_sending_may_have_arrived(send: Send, say: Say) -> None:
     with LocalServer(lambda seen: say) as server, pytest.raises(TransportError) as caught:
         send(server.url)
-    assert caught.value.may_have_arrived
+    assert caught.value.request_may_have_been_sent
     assert not caught.value.timed_out
     assert len(server.seen) == 1
 
@@ -106,7 +108,7 @@ def test_the_total_time_bounds_an_answer_that_does_not_come(send: Send) -> None:
     with LocalServer(lambda seen: Say(after=30)) as server, pytest.raises(TransportError) as caught:
         send(server.url, timeout=Timeout(total=0.2))
     assert caught.value.timed_out
-    assert caught.value.may_have_arrived
+    assert caught.value.request_may_have_been_sent
     assert "0.2 seconds" in str(caught.value)
 
 
@@ -283,7 +285,7 @@ class TestTLS:
         transport = HTTPTransport()
         with pytest.raises(TransportError, match=r"(?i)certificate") as caught:
             COLOURS[colour](transport, "GET", server[0].url, Timeout(10), None)
-        assert not caught.value.may_have_arrived
+        assert not caught.value.request_may_have_been_sent
         assert not server[0].seen
         transport.close()
 

@@ -11,7 +11,7 @@ import anyio
 import pytest
 from tests.local_server import LocalServer, Say, Seen, chat
 
-from restaurant_llm_batch import LLMReply, LLMRequest
+from restaurant_llm_batch import LLMRequest, LLMResponse
 from restaurant_llm_batch.backends import VLLMServerLLM
 from restaurant_llm_batch.backends.vllm._metrics import VLLMMetrics, read_metrics
 from restaurant_llm_batch.backends.vllm.server import ServedModel
@@ -75,7 +75,7 @@ def test_a_request_becomes_a_completion_and_its_answer_a_reply(ask: Ask) -> None
     schema = {"type": "object", "properties": {"a": {"type": "string"}}}
     with serving(Say(chat("맛있다"))) as server:
         reply = ask(VLLMServerLLM(server.url, "tiny", api_key=KEY), "complete", request(schema=schema))
-    assert reply == LLMReply("맛있다", "stop", prompt_tokens=11, completion_tokens=5, model="tiny")
+    assert reply == LLMResponse("맛있다", "stop", prompt_tokens=11, completion_tokens=5, model="tiny")
     (seen,) = server.seen
     assert seen.path == "/v1/chat/completions"
     assert seen.headers["Authorization"] == f"Bearer {KEY}"

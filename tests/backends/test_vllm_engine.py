@@ -20,8 +20,8 @@ from typing import Any, ClassVar
 import anyio
 import pytest
 
-from restaurant_llm_batch import LLMReply, LLMRequest, errors
-from restaurant_llm_batch.backends.vllm._codec import error_for, prepare, read
+from restaurant_llm_batch import LLMRequest, LLMResponse, errors
+from restaurant_llm_batch.backends.vllm._codec import backend_error, prepare, read
 from restaurant_llm_batch.backends.vllm.engine import VLLMEngineLLM
 
 SCHEMA = {"type": "object", "properties": {"이름": {"type": "string"}}}
@@ -171,7 +171,7 @@ def test_a_prompt_that_leaves_no_room_is_too_long(vllm: type[StandIn], words: in
 
 
 def test_a_reply_carries_what_the_engine_counted() -> None:
-    assert read(output([1, 2, 3], reason="length"), "m") == LLMReply("3 words", "length", 3, 2, "m", 1)
+    assert read(output([1, 2, 3], reason="length"), "m") == LLMResponse("3 words", "length", 3, 2, "m", 1)
 
 
 @pytest.mark.parametrize("reason", ["abort", "error"])
@@ -210,7 +210,7 @@ class ProfilerAlreadyActiveError(Exception):
 def test_exceptions_are_told_apart_by_their_type(
     error: Exception, expected: type[Exception], words: str
 ) -> None:
-    mapped = error_for(error)
+    mapped = backend_error(error)
 
     assert type(mapped) is expected
     assert words in str(mapped)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from restaurant_llm_batch.backends.vllm._shared_engine import Crew, Helm, Seat
+from restaurant_llm_batch.backends.vllm._shared_engine import PendingRequest, SharedEngine, _State
 
 Job = tuple[int, int]  # what to answer, and the steps it takes
 
@@ -87,7 +87,7 @@ def until(condition: Callable[[], bool]) -> None:
 def test_one_caller_alone_is_answered_in_its_own_thread() -> None:
     engine = StepEngine()
 
-    assert Helm(engine).ask((7, 3)) == 7
+    assert SharedEngine(engine).run((7, 3)) == 7
     assert engine.steps == 3
     assert engine.drivers == {threading.get_ident()}
 
@@ -99,11 +99,11 @@ def test_one_caller_alone_is_answered_in_its_own_thread() -> None:
 )
 def test_everyone_gets_their_own_answer_or_their_own_error(steps: list[int], threads: int) -> None:
     engine = StepEngine()
-    helm = Helm(engine)
+    helm = SharedEngine(engine)
 
     def ask(number: int) -> object:
         try:
-            return helm.ask((number, steps[number]))
+            return helm.run((number, steps[number]))
         except ValueError as error:
             return error.args
 
@@ -117,14 +117,14 @@ def test_everyone_gets_their_own_answer_or_their_own_error(steps: list[int], thr
 
 def test_who_comes_while_the_engine_works_joins_at_the_next_step() -> None:
     engine = StepEngine()
-    helm = Helm(engine)
+    helm = SharedEngine(engine)
     go = threading.Event()
     engine.before_step.append(go)
     with ThreadPoolExecutor(5) as pool:
-        first = pool.submit(helm.ask, (0, 4))
+        first = pool.submit(helm.run, (0, 4))
         assert engine.stepping.wait(10)
-        others = [pool.submit(helm.ask, (number, 3)) for number in range(1, 5)]
-        until(lambda: len(helm._crew.waiting) == 4)
+        others = [pool.submit(helm.run, (number, 3)) for number in range(1, 5)]
+        until(lambda: len(helm._state.waiting) == 4)
         go.set()
         answers = [first.result(10), *(other.result(10) for other in others)]
 
@@ -135,14 +135,14 @@ def test_who_comes_while_the_engine_works_joins_at_the_next_step() -> None:
 
 def test_when_the_engine_breaks_those_aboard_fail_and_those_who_wait_are_served() -> None:
     engine = StepEngine()
-    helm = Helm(engine)
+    helm = SharedEngine(engine)
     go = threading.Event()
     engine.before_step.append(go)
     with ThreadPoolExecutor(2) as pool:
-        broken = pool.submit(helm.ask, (0, -1))
+        broken = pool.submit(helm.run, (0, -1))
         assert engine.stepping.wait(10)
-        later = pool.submit(helm.ask, (1, 2))
-        until(lambda: bool(helm._crew.waiting))
+        later = pool.submit(helm.run, (1, 2))
+        until(lambda: bool(helm._state.waiting))
         go.set()
 
         with pytest.raises(RuntimeError, match="broken"):
@@ -165,14 +165,14 @@ class InterruptedEngine(StepEngine):
 
 def test_a_helmsman_who_is_interrupted_takes_its_job_along_and_the_others_sail_on() -> None:
     engine = InterruptedEngine()
-    helm = Helm(engine)
+    helm = SharedEngine(engine)
     go = threading.Event()
     engine.before_step.append(go)
     with ThreadPoolExecutor(2) as pool:
-        first = pool.submit(helm.ask, (0, 5))
+        first = pool.submit(helm.run, (0, 5))
         assert engine.stepping.wait(10)
-        second = pool.submit(helm.ask, (1, 5))
-        until(lambda: bool(helm._crew.waiting))
+        second = pool.submit(helm.run, (1, 5))
+        until(lambda: bool(helm._state.waiting))
         go.set()
 
         with pytest.raises(KeyboardInterrupt):
@@ -184,13 +184,13 @@ def test_a_helmsman_who_is_interrupted_takes_its_job_along_and_the_others_sail_o
 
 def test_one_who_is_interrupted_alone_leaves_nothing_running() -> None:
     engine = InterruptedEngine()
-    helm = Helm(engine)
+    helm = SharedEngine(engine)
 
     with pytest.raises(KeyboardInterrupt):
-        helm.ask((0, 5))
+        helm.run((0, 5))
 
     assert engine.left == {}
-    assert helm.ask((1, 1)) == 1
+    assert helm.run((1, 1)) == 1
 
 
 class CrewMachine(RuleBasedStateMachine):
@@ -198,54 +198,54 @@ class CrewMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.crew: Crew[int, int] = Crew()
-        self.present: list[Seat[int, int]] = []
+        self.crew: _State[int, int] = _State()
+        self.present: list[PendingRequest[int, int]] = []
 
     @rule()
     def enter(self) -> None:
-        seat: Seat[int, int] = Seat(0)
-        had_none = self.crew.helmsman is None
-        assert self.crew.enter(seat) == had_none
+        seat: PendingRequest[int, int] = PendingRequest(0)
+        had_none = self.crew.leader is None
+        assert self.crew.enqueue(seat) == had_none
         self.present.append(seat)
 
     @precondition(lambda self: self.crew.waiting)
     @rule()
     def board(self) -> None:
-        self.crew.board(self.crew.waiting[0])
+        self.crew.mark_running(self.crew.waiting[0])
 
     @precondition(lambda self: self.present)
     @rule(data=st.data())
     def board_one_who_may_have_left(self, data: st.DataObject) -> None:
         seat = data.draw(st.sampled_from(self.present))
-        self.crew.leave(seat)
+        self.crew.cancel(seat)
         self.present.remove(seat)
-        self.crew.board(seat)
-        assert seat.name in self.crew.gone
+        self.crew.mark_running(seat)
+        assert seat.name in self.crew.cancelled
 
     @precondition(lambda self: self.present)
     @rule(data=st.data())
     def settle_and_leave(self, data: st.DataObject) -> None:
         seat = data.draw(st.sampled_from(self.present))
-        self.crew.disembark(seat)
-        self.crew.leave(seat)
+        self.crew.remove(seat)
+        self.crew.cancel(seat)
         self.present.remove(seat)
-        assert seat.name not in self.crew.gone
+        assert seat.name not in self.crew.cancelled
 
     @precondition(lambda self: self.present)
     @rule(data=st.data())
     def leave_unanswered(self, data: st.DataObject) -> None:
         seat = data.draw(st.sampled_from(self.present))
-        steered, aboard = self.crew.helmsman is seat, seat.name in self.crew.aboard
-        successor = self.crew.leave(seat)
+        steered, aboard = self.crew.leader is seat, seat.name in self.crew.running
+        successor = self.crew.cancel(seat)
         self.present.remove(seat)
-        assert (seat.name in self.crew.gone) == aboard
-        assert successor is (self.crew.helmsman if steered else None)
+        assert (seat.name in self.crew.cancelled) == aboard
+        assert successor is (self.crew.leader if steered else None)
 
     @invariant()
     def somebody_steers_while_anybody_is_there(self) -> None:
-        there = [*self.crew.waiting, *self.crew.aboard.values()]
-        assert (self.crew.helmsman is None) == (not there)
-        assert self.crew.helmsman is None or self.crew.helmsman in there
+        there = [*self.crew.waiting, *self.crew.running.values()]
+        assert (self.crew.leader is None) == (not there)
+        assert self.crew.leader is None or self.crew.leader in there
         assert len(there) == len(set(map(id, there)))
         assert {id(seat) for seat in there} == {id(seat) for seat in self.present}
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from hashlib import sha256
 
-from restaurant_llm_batch import LLMReply
+from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._store.store import Store
 
 
@@ -19,9 +19,9 @@ def key_of(name: str, number: int) -> bytes:
     return sha256(f"{name} {number}".encode()).digest()[:16]
 
 
-def reply_of(name: str, number: int) -> LLMReply:
+def reply_of(name: str, number: int) -> LLMResponse:
     """Return the answer itself."""
-    return LLMReply(f"{name}의 {number}번째 " * 40, prompt_tokens=number, model="m")
+    return LLMResponse(f"{name}의 {number}번째 " * 40, prompt_tokens=number, model="m")
 
 
 def main(path: str, name: str, count: int, in_flight: int) -> None:
@@ -39,7 +39,7 @@ def main(path: str, name: str, count: int, in_flight: int) -> None:
         for number in range(count):
             key = key_of(name, number)
             room.acquire()
-            store.note_job(key, "runpod", f"{name}-{number}", lambda e, n=number: told("job", n, e))  # type: ignore[misc]
+            store.record_job(key, "runpod", f"{name}-{number}", lambda e, n=number: told("job", n, e))  # type: ignore[misc]
             room.acquire()
             store.put(key, reply_of(name, number), lambda e, n=number: told("put", n, e))  # type: ignore[misc]
             assert store.get(key_of(name, -1)) is None

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from tests.engine.store_child import key_of, reply_of
 
-from restaurant_llm_batch import LLMReply
+from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import Durable
 
-REPLY = LLMReply("국물이 진하다", "stop", 120, 30, "qwen", 64)
+REPLY = LLMResponse("국물이 진하다", "stop", 120, 30, "qwen", 64)
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 

@@ -10,10 +10,10 @@ from tests.modes import STRATEGIES, WAYS, Way, by_run, strategy_name, told
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, RetryPolicy, Strategy, errors
 from restaurant_llm_batch._engine import memo as engine_once
-from restaurant_llm_batch.steps import complete, once, pause, together
+from restaurant_llm_batch.steps import complete, gather, once, sleep
 from restaurant_llm_batch.testing import FakeLLM
 
-IMPATIENT = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002)
+IMPATIENT = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
 
 
 def ask(text: Any) -> LLMRequest:
@@ -60,7 +60,7 @@ def test_its_failure_is_everyones_with_stage_and_attempts(strategy: Strategy) ->
 
 def test_two_flows_of_one_item_share_it_too() -> None:
     def both(item: int) -> Any:
-        return (yield from together(*(once("key", lambda: complete(ask("k"))) for _ in range(3))))
+        return (yield from gather(*(once("key", lambda: complete(ask("k"))) for _ in range(3))))
 
     for strategy in STRATEGIES:
         llm = FakeLLM(answer=echo)
@@ -76,7 +76,7 @@ def test_a_flow_that_asks_for_its_own_key_is_told(strategy: Strategy) -> None:
 
     def around(item: int) -> Any:
         """Ask for the key in a part of the flow that runs for it."""
-        (result,) = yield from together(once("key", lambda: around(item)))
+        (result,) = yield from gather(once("key", lambda: around(item)))
         if isinstance(result, Exception):
             raise result
         return result
@@ -129,7 +129,7 @@ def test_a_shared_failure_keeps_nothing_of_those_who_share_it() -> None:
 
 def test_a_key_that_cannot_be_hashed_is_told() -> None:
     def flow(item: int) -> Any:
-        return (yield from once(["a", "list"], lambda: pause(0)))  # type: ignore[arg-type]
+        return (yield from once(["a", "list"], lambda: sleep(0)))  # type: ignore[arg-type]
 
     (failure,) = BatchRunner(llm=FakeLLM()).run(flow, [1]).failures
 
@@ -164,7 +164,7 @@ def test_a_stream_that_is_left_leaves_nobody_waiting(strategy: Strategy) -> None
 
 
 def test_results_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_once, "MOST_KEPT", 2)
+    monkeypatch.setattr(engine_once, "MAX_KEPT", 2)
     llm = FakeLLM(answer=echo)
     BatchRunner(llm=llm).run(shared, [0, 1, 2, 3, 6])
 
@@ -182,7 +182,7 @@ def test_thousands_of_steps_that_need_no_waiting_are_fine(strategy: Strategy) ->
         total = 0
         for number in range(3000):
             total += yield from once(("number", number % 1500), lambda: nothing(number))  # noqa: B023
-            total += sum((yield from together(nothing(1), nothing(2))))  # type: ignore[arg-type]
+            total += sum((yield from gather(nothing(1), nothing(2))))  # type: ignore[arg-type]
         return total
 
     report = BatchRunner(llm=FakeLLM(), strategy=strategy).run(flow, [1, 2])

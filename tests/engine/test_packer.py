@@ -8,24 +8,32 @@ from typing import Any
 import pytest
 from tests.modes import STRATEGIES, strategy_name
 
-from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy, errors, estimate_tokens
-from restaurant_llm_batch._engine.packer import CHAT_TOKENS, Packer
+from restaurant_llm_batch import (
+    BatchRunner,
+    Limits,
+    LLMRequest,
+    LLMResponse,
+    Strategy,
+    errors,
+    estimate_tokens,
+)
+from restaurant_llm_batch._engine.packer import CHAT_TEMPLATE_OVERHEAD, BatchPacker
 from restaurant_llm_batch.steps import Pack, complete, pack
 from restaurant_llm_batch.testing import FakeLLM
-from restaurant_llm_batch.tokens.packing import Packed
+from restaurant_llm_batch.tokens.packing import PackedText
 
 
 def step(texts: list[str], **fields: Any) -> Pack:
-    return Pack(tuple(texts), **{"line": lambda text: f"[9] {text}", "frame": "12345", **fields})
+    return Pack(tuple(texts), **{"render": lambda text: f"[9] {text}", "fixed_text": "12345", **fields})
 
 
-def characters(limits: Limits) -> Packer:
-    return Packer(limits, len)
+def characters(limits: Limits) -> BatchPacker:
+    return BatchPacker(limits, len)
 
 
 def test_the_prompts_own_tokens_and_the_answers_belong_to_the_budget() -> None:
-    budget = 5 + CHAT_TOKENS + 10 + 3 * (len("[9] text\n") + 2)
-    batches = characters(Limits(tokens_per_batch=budget)).pack(
+    budget = 5 + CHAT_TEMPLATE_OVERHEAD + 10 + 3 * (len("[9] text\n") + 2)
+    batches = characters(Limits(max_tokens_per_batch=budget)).pack(
         step(["text"] * 7, answer_tokens=10, answer_tokens_each=2)
     )
 
@@ -33,22 +41,22 @@ def test_the_prompts_own_tokens_and_the_answers_belong_to_the_budget() -> None:
 
 
 def test_a_step_may_have_its_own_budget_and_size() -> None:
-    packer = characters(Limits(tokens_per_batch=10_000, max_batch_size=60, default_batch_size=50))
+    packer = characters(Limits(max_tokens_per_batch=10_000, max_batch_size=60, default_batch_size=50))
     sizes = [len(batch) for batch in packer.pack(step(["t"] * 100))]
     assert sizes == [60, 40]
-    assert [len(batch) for batch in packer.pack(step(["t"] * 5, most=2))] == [2, 2, 1]
-    assert len(packer.pack(step(["t"] * 5, max_tokens=5 + CHAT_TOKENS + 2 * len("[9] t\n")))) == 3
+    assert [len(batch) for batch in packer.pack(step(["t"] * 5, max_texts=2))] == [2, 2, 1]
+    assert len(packer.pack(step(["t"] * 5, max_tokens=5 + CHAT_TEMPLATE_OVERHEAD + 2 * len("[9] t\n")))) == 3
 
 
 def test_a_text_too_long_for_any_batch_goes_alone_and_cut() -> None:
-    batches = characters(Limits(tokens_per_batch=100)).pack(step(["a", "b" * 500, "c"]))
+    batches = characters(Limits(max_tokens_per_batch=100)).pack(step(["a", "b" * 500, "c"]))
 
-    assert [[one.cut for one in batch] for batch in batches] == [[False], [True], [False]]
-    assert len("[9] " + batches[1][0].text + "\n") + 5 + CHAT_TOKENS <= 100
+    assert [[one.truncated for one in batch] for batch in batches] == [[False], [True], [False]]
+    assert len("[9] " + batches[1][0].text + "\n") + 5 + CHAT_TEMPLATE_OVERHEAD <= 100
 
 
 def flow(item: int) -> Any:
-    return (yield from pack(["a b", "c"], line=str, frame="f", max_tokens=60))
+    return (yield from pack(["a b", "c"], render=str, fixed_text="f", max_tokens=60))
 
 
 class Service:
@@ -72,9 +80,9 @@ def test_a_counter_that_blocks_is_called_in_worker_threads_where_there_is_a_loop
     count = Service()
     report = BatchRunner(llm=FakeLLM(), strategy=strategy, count_tokens=count).run(flow, [1, 2])
 
-    assert report.results == [[[Packed(0, "a b", False), Packed(1, "c", False)]]] * 2
+    assert report.results == [[[PackedText(0, "a b", False), PackedText(1, "c", False)]]] * 2
     here = threading.get_ident()
-    assert count.threads == {here} if not strategy.side_by_side else here not in count.threads
+    assert count.threads == {here} if not strategy.is_concurrent else here not in count.threads
     assert report.stats.calls == {"tokens": 2}
 
 
@@ -98,7 +106,7 @@ def test_a_counter_that_learns_is_told_what_prompts_came_to() -> None:
         def __call__(self, text: str) -> int:
             return len(text)
 
-        def learn(self, text: str, tokens: int) -> None:
+        def observe(self, text: str, tokens: int) -> None:
             self.told.append((text, tokens))
 
     def ask(item: int) -> Any:
@@ -106,8 +114,8 @@ def test_a_counter_that_learns_is_told_what_prompts_came_to() -> None:
         return (yield from complete(LLMRequest("ask", messages)))
 
     class Model:
-        def complete(self, request: LLMRequest) -> LLMReply:
-            return LLMReply("{}", prompt_tokens=7 if request.messages[1]["content"] == "1" else 0)
+        def complete(self, request: LLMRequest) -> LLMResponse:
+            return LLMResponse("{}", prompt_tokens=7 if request.messages[1]["content"] == "1" else 0)
 
     count = Learning()
     BatchRunner(llm=Model(), count_tokens=count).run(ask, [1, 2])
@@ -127,7 +135,7 @@ def test_the_frame_is_counted_once() -> None:
         counted.append(text)
         return estimate_tokens(text)
 
-    packer = Packer(Limits(), count)
+    packer = BatchPacker(Limits(), count)
     for _ in range(3):
         packer.pack(step(["text"]))
 

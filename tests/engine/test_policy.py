@@ -9,34 +9,34 @@ from typing import Any
 import pytest
 
 from restaurant_llm_batch import (
-    Gate,
+    ConcurrencyLimiter,
     Hit,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     SearchQuery,
     errors,
     estimate_tokens,
 )
 from restaurant_llm_batch._engine.call import Call
-from restaurant_llm_batch._engine.items import Entry, Function
-from restaurant_llm_batch._engine.packer import Packer
-from restaurant_llm_batch._engine.plan import Line, Plan
-from restaurant_llm_batch._engine.policy import govern_item
+from restaurant_llm_batch._engine.items import FunctionTask, RunItem
+from restaurant_llm_batch._engine.packer import BatchPacker
+from restaurant_llm_batch._engine.plan import BackendMethod, ExecutionPlan
+from restaurant_llm_batch._engine.policy import run_item
 from restaurant_llm_batch._engine.run import Run
-from restaurant_llm_batch._limits.limiters import Gates
-from restaurant_llm_batch._limits.rate import RateGate
-from restaurant_llm_batch.steps import Pause, Together, complete, pause, search, search_all, together
+from restaurant_llm_batch._limits.limiters import LimiterSet
+from restaurant_llm_batch._limits.rate import RateLimiter
+from restaurant_llm_batch.steps import Gather, Sleep, complete, gather, search, search_all, sleep
 
 REQUEST = LLMRequest("t", ())
 QUERIES = [SearchQuery(1, "a"), SearchQuery(1, "b"), SearchQuery(1, "c")]
 HITS = [Hit("r", "text", 1.0, 1)]
-REPLY = LLMReply("yes")
+REPLY = LLMResponse("yes")
 
 
-def line(name: str) -> Line:
-    return Line(lambda argument: name, native=False)
+def line(name: str) -> BackendMethod:
+    return BackendMethod(lambda argument: name, is_async=False)
 
 
 def open_flow(
@@ -46,22 +46,29 @@ def open_flow(
     many: bool = False,
     searches: bool = True,
     search_limit: int = 50,
-) -> tuple[Generator[Any, Any, Any], Run, Entry]:
-    plan = Plan(
+) -> tuple[Generator[Any, Any, Any], Run, RunItem]:
+    plan = ExecutionPlan(
         search=line("search") if searches else None,
         search_many=line("search_many") if many else None,
         llm=line("llm"),
-        searches_together=side_by_side,
-        flows_together=side_by_side,
-        items_together=False,
+        concurrent_searches=side_by_side,
+        concurrent_flows=side_by_side,
+        concurrent_items=False,
     )
-    gates = Gates(Gate(search_limit), Gate(8), Gate(20), Gate(10), None, RateGate(None, None))
-    retry = RetryPolicy(attempts=3, first_wait=1.0, rate_limit_attempts=4)
+    gates = LimiterSet(
+        ConcurrencyLimiter(search_limit),
+        ConcurrencyLimiter(8),
+        ConcurrencyLimiter(20),
+        ConcurrencyLimiter(10),
+        None,
+        RateLimiter(None, None),
+    )
+    retry = RetryPolicy(attempts=3, wait_initial=1.0, max_rate_limit_attempts=4)
     retries: Any = {"search": retry, "llm": retry}
-    packer = Packer(Limits(), estimate_tokens)
-    run = Run(1, Function(function), plan, gates, packer, retries, (), iter(range(9)).__next__, Random(0))
-    entry = Entry(0, 1, 5, 1)
-    return govern_item(entry, run), run, entry
+    packer = BatchPacker(Limits(), estimate_tokens)
+    run = Run(1, FunctionTask(function), plan, gates, packer, retries, (), iter(range(9)).__next__, Random(0))
+    entry = RunItem(0, 1, 5, 1)
+    return run_item(entry, run), run, entry
 
 
 def ended(flow: Generator[Any, Any, Any], answer: Any) -> Any:
@@ -82,7 +89,7 @@ def test_a_transient_error_is_followed_by_a_pause_and_another_try() -> None:
     second = flow.send(None)
 
     assert (first.stage, first.attempt, second.attempt) == ("llm", 1, 2)
-    assert isinstance(rest, Pause)
+    assert isinstance(rest, Sleep)
     assert 0.5 <= rest.seconds <= 1.0
     assert first is not second
     assert ended(flow, REPLY) == "yes"
@@ -105,10 +112,10 @@ def test_refusals_use_up_no_attempt() -> None:
     flow, _, _ = open_flow(ask_once)
     call = next(flow)
     for _ in range(3):
-        assert isinstance(flow.throw(errors.RateLimited("429")), Pause)
+        assert isinstance(flow.throw(errors.RateLimited("429")), Sleep)
         call = flow.send(None)
     for _ in range(2):
-        assert isinstance(flow.throw(errors.TransientBackendError("500")), Pause)
+        assert isinstance(flow.throw(errors.TransientBackendError("500")), Sleep)
         call = flow.send(None)
 
     assert call.attempt == 6
@@ -133,7 +140,7 @@ def test_authentication_and_quota_stop_the_run(error: Exception) -> None:
 
     assert run.stopped is error
     assert isinstance(next(other), Call)
-    stopped = govern_item(Entry(1, 2, 0, 2), run)
+    stopped = run_item(RunItem(1, 2, 0, 2), run)
     with pytest.raises(errors.RunStopped) as raised:
         next(stopped)
     assert raised.value.__cause__ is error
@@ -142,16 +149,16 @@ def test_authentication_and_quota_stop_the_run(error: Exception) -> None:
 def test_calls_carry_priority_arrival_and_their_gates() -> None:
     def both(item: int) -> Any:
         yield from complete(REQUEST)
-        yield from complete(REQUEST, gate="batches")
+        yield from complete(REQUEST, limiter="batches")
 
     flow, run, entry = open_flow(both)
-    run.open(entry)
+    run.item_started(entry)
     first = next(flow)
     second = flow.send(REPLY)
 
-    assert (first.priority, first.arrival) == (5, entry.arrival)
-    assert [gate.limit for gate in first.gates] == [8, 10]
-    assert [gate.limit for gate in second.gates] == [20, 10]
+    assert (first.priority, first.sequence) == (5, entry.sequence)
+    assert [gate.limit for gate in first.limiters] == [8, 10]
+    assert [gate.limit for gate in second.limiters] == [20, 10]
 
 
 def find_all(item: int) -> Any:
@@ -161,7 +168,7 @@ def find_all(item: int) -> Any:
 def test_searches_go_side_by_side_or_one_by_one_as_the_plan_says() -> None:
     flow, _, _ = open_flow(find_all)
     step = next(flow)
-    assert isinstance(step, Together)
+    assert isinstance(step, Gather)
     assert [next(child).argument for child in step.flows] == QUERIES
 
     flow, _, _ = open_flow(find_all, side_by_side=False)
@@ -176,7 +183,7 @@ def test_several_searches_go_out_as_one_round_trip_of_as_many_slots() -> None:
     flow, _, _ = open_flow(find_all, many=True)
     call = next(flow)
 
-    assert (call.what, call.weight, call.argument) == ("search_many", 3, tuple(QUERIES))
+    assert (call.label, call.permits, call.argument) == ("search_many", 3, tuple(QUERIES))
     assert ended(flow, [HITS, [], HITS]) == [HITS, [], HITS]
 
 
@@ -185,7 +192,7 @@ def test_a_round_trip_is_never_wider_than_the_limit() -> None:
     step = next(flow)
     calls = [next(child) for child in step.flows]
 
-    assert [call.weight for call in calls] == [2, 1]
+    assert [call.permits for call in calls] == [2, 1]
 
 
 @pytest.mark.parametrize("answer", [errors.TransientBackendError("down"), [HITS]])
@@ -194,10 +201,10 @@ def test_a_failed_or_short_round_trip_falls_back_to_single_searches(answer: Any)
     next(flow)
     step = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
     if isinstance(answer, Exception):
-        assert isinstance(step, Pause)
+        assert isinstance(step, Sleep)
         step = flow.send(None)
 
-    assert [next(child).what for child in step.flows] == ["search"] * 3
+    assert [next(child).label for child in step.flows] == ["search"] * 3
 
 
 def test_a_refused_round_trip_waits_as_long_as_it_was_told() -> None:
@@ -205,13 +212,13 @@ def test_a_refused_round_trip_waits_as_long_as_it_was_told() -> None:
     next(flow)
     step = flow.throw(errors.RateLimited("429", retry_after=7.0))
 
-    assert isinstance(step, Pause)
+    assert isinstance(step, Sleep)
     assert step.seconds >= 7.0
 
 
 def test_together_of_something_else_says_what_to_write() -> None:
     def lists(item: int) -> Any:
-        return (yield from together([complete(REQUEST)]))  # type: ignore[arg-type]
+        return (yield from gather([complete(REQUEST)]))  # type: ignore[arg-type]
 
     flow, _, _ = open_flow(lists)
     with pytest.raises(errors.ConfigurationError, match=r"write together\(complete"):
@@ -221,16 +228,16 @@ def test_together_of_something_else_says_what_to_write() -> None:
 @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf"), None, "1"])
 def test_a_pause_of_no_length_of_time_is_refused(seconds: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match="number of seconds"):
-        Pause(seconds)
+        Sleep(seconds)
 
 
 def test_together_is_one_by_one_where_nothing_is_side_by_side() -> None:
     def both(item: int) -> Any:
-        return (yield from together(complete(REQUEST), pause(2.0), complete(REQUEST)))
+        return (yield from gather(complete(REQUEST), sleep(2.0), complete(REQUEST)))
 
     flow, _, _ = open_flow(both, side_by_side=False)
     assert isinstance(next(flow), Call)
-    assert flow.throw(KeyError("first")) == Pause(2.0)
+    assert flow.throw(KeyError("first")) == Sleep(2.0)
     assert isinstance(flow.send(None), Call)
     results = ended(flow, REPLY)
 

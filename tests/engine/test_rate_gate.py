@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from restaurant_llm_batch._limits.concurrency import _ADMITTED, _WAITING, Ticket
-from restaurant_llm_batch._limits.pacing import Pace
-from restaurant_llm_batch._limits.rate import RateGate, Turns
+from restaurant_llm_batch._limits.pacing import RatePacer
+from restaurant_llm_batch._limits.rate import RateLimiter, RateQueue
 
 
 class TurnsMachine(RuleBasedStateMachine):
@@ -18,7 +18,7 @@ class TurnsMachine(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.now = 0.0
-        self.turns = Turns(Pace(60, None, 0.0), 0.0)
+        self.turns = RateQueue(RatePacer(60, None, 0.0), 0.0)
         self.tickets: list[Ticket] = []
         self.told: set[int] = set()
         self.began: list[float] = []
@@ -29,12 +29,12 @@ class TurnsMachine(RuleBasedStateMachine):
             self.told.add(id(one))
             self.began.append(self.now)
 
-    @rule(priority=st.integers(-1, 1), arrival=st.integers(0, 3))
-    def ask(self, priority: int, arrival: int) -> None:
-        one = Ticket(bool, priority, arrival, 0)
+    @rule(priority=st.integers(-1, 1), sequence=st.integers(0, 3))
+    def ask(self, priority: int, sequence: int) -> None:
+        one = Ticket(bool, priority, sequence, 0)
         self.tickets.append(one)
         self.turns.now = self.now
-        if self.turns.ask(one):
+        if self.turns.enqueue(one):
             self.hear([one])
 
     @rule(seconds=st.floats(0, 3))
@@ -44,16 +44,16 @@ class TurnsMachine(RuleBasedStateMachine):
     @rule()
     def look(self) -> None:
         self.turns.now = self.now
-        self.hear(self.turns.look())
+        self.hear(self.turns.admit_ready())
 
     @precondition(lambda self: self.turns.waiting)
     @rule()
     def look_when_the_first_is_due(self) -> None:
         self.turns.now = self.now
-        due = self.turns.due()
+        due = self.turns.ready_at()
         assert due is not None
         self.turns.now = self.now = max(self.now, due)
-        admitted = self.turns.look()
+        admitted = self.turns.admit_ready()
         assert admitted
         self.hear(admitted)
 
@@ -63,11 +63,11 @@ class TurnsMachine(RuleBasedStateMachine):
         one = data.draw(st.sampled_from(self.tickets))
         self.turns.now = self.now
         if how == "lift":
-            self.hear(self.turns.lift(one, one.priority - 1, one.arrival))
+            self.hear(self.turns.reprioritise(one, one.priority - 1, one.sequence))
         elif how == "withdraw":
-            self.hear(self.turns.withdraw(one))
+            self.hear(self.turns.cancel(one))
         else:
-            self.hear(self.turns.done(one))
+            self.hear(self.turns.release(one))
 
     @invariant()
     def whoever_is_in_was_told(self) -> None:
@@ -82,24 +82,24 @@ class TurnsMachine(RuleBasedStateMachine):
     @invariant()
     def somebody_is_due_when_somebody_waits(self) -> None:
         self.turns.now = self.now
-        assert (self.turns.due() is None) == (self.turns.waiting == 0)
+        assert (self.turns.ready_at() is None) == (self.turns.waiting == 0)
 
 
 TestTurns = TurnsMachine.TestCase
 
 
 def test_whoever_watches_is_told_when_the_first_begins_to_wait() -> None:
-    gate = RateGate(60, None)
+    gate = RateLimiter(60, None)
     told: list[str] = []
     unwatch = gate.watch(partial(told.append, "waiting"))
     tickets = [Ticket(bool) for _ in range(3)]
 
-    assert [gate.ask(one) for one in tickets] == [True, False, False]
+    assert [gate.enqueue(one) for one in tickets] == [True, False, False]
     assert told == ["waiting"]
     for one in tickets:
-        gate.withdraw(one)
-    assert gate.due() is None
+        gate.cancel(one)
+    assert gate.seconds_until_ready() is None
     unwatch()
     told.clear()
-    assert not gate.ask(Ticket(bool))
+    assert not gate.enqueue(Ticket(bool))
     assert told == []

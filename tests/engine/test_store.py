@@ -18,9 +18,9 @@ from blockbuster import BlockBuster
 from tests.engine.store_child import key_of, reply_of
 from tests.engine.store_helpers import REPLY, durably, fill, ignore, key
 
-from restaurant_llm_batch import LLMReply
-from restaurant_llm_batch._engine.mailbox import LoopHome
-from restaurant_llm_batch._llm_response import RateBudget, RateReport
+from restaurant_llm_batch import LLMResponse
+from restaurant_llm_batch._engine.mailbox import EventLoopMailbox
+from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 from restaurant_llm_batch._store.database import PUT_SIZES
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import Durable
@@ -34,7 +34,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    with Store(path, wait=5) as opened:
+    with Store(path, lock_timeout=5) as opened:
         yield opened
 
 
@@ -42,13 +42,15 @@ def store(path: Path) -> Iterator[Store]:
     "reply",
     [
         REPLY,
-        LLMReply(""),
-        LLMReply("half a pair \ud83d, a nul \x00, a bell \x07, 😀", finish_reason="length", model="\udfff"),
-        LLMReply("long " * 100_000),
+        LLMResponse(""),
+        LLMResponse(
+            "half a pair \ud83d, a nul \x00, a bell \x07, 😀", finish_reason="length", model="\udfff"
+        ),
+        LLMResponse("long " * 100_000),
     ],
     ids=["full", "empty", "odd", "long"],
 )
-def test_an_answer_comes_back_as_it_was(store: Store, reply: LLMReply) -> None:
+def test_an_answer_comes_back_as_it_was(store: Store, reply: LLMResponse) -> None:
     durably(store.put, key(1), reply)
 
     assert store.get(key(1)) == reply
@@ -66,11 +68,11 @@ def test_an_answer_outlives_the_store_that_kept_it(path: Path) -> None:
 def test_a_later_answer_takes_the_place_of_an_earlier_one(store: Store) -> None:
     told = [Durable() for _ in range(3)]
     for durable, text in zip(told, "abc", strict=True):
-        store.put(key(1), LLMReply(text), durable)
+        store.put(key(1), LLMResponse(text), durable)
     for durable in told:
         durable.wait()
 
-    assert store.get(key(1)) == LLMReply("c")
+    assert store.get(key(1)) == LLMResponse("c")
     assert store.stats().entries == 1
 
 
@@ -98,23 +100,23 @@ def test_an_answer_can_be_taken_out(store: Store) -> None:
 
 def test_changes_are_made_in_the_order_they_were_handed_in(store: Store) -> None:
     random, last = Random(5), Durable()
-    answers: dict[int, LLMReply] = {}
+    answers: dict[int, LLMResponse] = {}
     jobs: dict[int, str] = {}
     for step in range(500):
         number = random.randrange(5)
         match random.randrange(4):
             case 0:
-                answers[number] = LLMReply(str(step))
+                answers[number] = LLMResponse(str(step))
                 store.put(key(number), answers[number], ignore)
             case 1:
                 answers.pop(number, None)
                 store.discard(key(number), ignore)
             case 2:
                 jobs[number] = str(step)
-                store.note_job(key(number), "runpod", jobs[number], ignore)
+                store.record_job(key(number), "runpod", jobs[number], ignore)
             case _:
-                store.forget_job(key(number), jobs.pop(number, "none"), ignore)
-    store.forget_job(b"", "", last)
+                store.delete_job(key(number), jobs.pop(number, "none"), ignore)
+    store.delete_job(b"", "", last)
     last.wait()
 
     assert {number: store.get(key(number)) for number in range(5)} == {n: answers.get(n) for n in range(5)}
@@ -134,12 +136,12 @@ def test_a_group_of_any_size_is_kept_whole(store: Store, count: int) -> None:
 def test_a_reply_that_is_none_fails_alone(store: Store) -> None:
     good, bad, late = Durable(), Durable(), Durable()
     store.put(key(1), REPLY, good)
-    store.put(key(2), LLMReply("x", model=b"bytes"), bad)  # type: ignore[arg-type]
+    store.put(key(2), LLMResponse("x", model=b"bytes"), bad)  # type: ignore[arg-type]
     store.put(key(3), REPLY, late)
 
     good.wait()
     late.wait()
-    with pytest.raises(StoreError, match="must return an LLMReply"):
+    with pytest.raises(StoreError, match="must return an LLMResponse"):
         bad.wait()
     assert (store.get(key(1)), store.get(key(2)), store.get(key(3))) == (REPLY, None, REPLY)
 
@@ -150,15 +152,17 @@ def test_a_reply_written_by_a_version_with_other_fields_can_be_read(store: Store
         other.execute("UPDATE replies SET reply = ?", (b'{"text": "t", "model": "m", "mood": "good"}',))
         other.commit()
 
-    assert store.get(key(1)) == LLMReply("t", model="m")
+    assert store.get(key(1)) == LLMResponse("t", model="m")
 
 
 def test_what_was_left_of_a_limit_then_is_no_part_of_a_kept_answer(store: Store) -> None:
-    durably(store.put, key(1), replace(REPLY, rate=RateReport(tokens=RateBudget(200, 150, 12.5))))
+    durably(
+        store.put, key(1), replace(REPLY, rate_limit=RateLimitInfo(tokens=RateLimitStatus(200, 150, 12.5)))
+    )
     kept = store.get(key(1))
 
     assert kept == REPLY
-    assert kept.rate is None
+    assert kept.rate_limit is None
 
 
 def test_an_answer_that_something_else_overwrote_is_an_error_that_names_the_file(
@@ -179,22 +183,22 @@ def test_a_key_must_be_bytes(store: Store) -> None:
 
 
 def test_a_job_is_found_by_its_key_until_it_is_forgotten(store: Store, path: Path) -> None:
-    durably(store.note_job, key(1), "runpod/abc", "job-1")
-    durably(store.note_job, key(2), "runpod/abc", "job-2")
+    durably(store.record_job, key(1), "runpod/abc", "job-1")
+    durably(store.record_job, key(2), "runpod/abc", "job-2")
     store.close()
 
     with Store(path) as again:
         assert (again.job(key(1)), again.job(key(2)), again.job(key(3))) == ("job-1", "job-2", None)
-        durably(again.forget_job, key(1), "job-1")
-        durably(again.note_job, key(2), "runpod/abc", "job-3")
+        durably(again.delete_job, key(1), "job-1")
+        durably(again.record_job, key(2), "runpod/abc", "job-3")
         assert (again.job(key(1)), again.job(key(2))) == (None, "job-3")
 
 
 def test_only_the_job_that_is_meant_is_forgotten(store: Store, path: Path) -> None:
-    durably(store.note_job, key(1), "runpod/abc", "job-1")
+    durably(store.record_job, key(1), "runpod/abc", "job-1")
     with Store(path) as other:
-        durably(other.note_job, key(1), "runpod/abc", "job-2")
-    durably(store.forget_job, key(1), "job-1")
+        durably(other.record_job, key(1), "runpod/abc", "job-2")
+    durably(store.delete_job, key(1), "job-1")
 
     assert store.job(key(1)) == "job-2"
 
@@ -252,14 +256,14 @@ async def test_all_that_an_event_loop_ever_does_is_a_short_read(
 ) -> None:
     for name in ("Connection.execute", "Cursor.fetchone"):
         nothing_blocks.functions[f"sqlite3.{name}"].can_block_in("_store/store.py", {"_read"})
-    home = LoopHome()
+    home = EventLoopMailbox()
     told: list[Exception | None] = []
     for number in range(20):
         assert store.get(key(number)) is None
         store.put(key(number), REPLY, lambda error: home.post(partial(told.append, error)))
-        store.note_job(key(number), "runpod", "job-1", lambda error: home.post(partial(told.append, error)))
+        store.record_job(key(number), "runpod", "job-1", lambda error: home.post(partial(told.append, error)))
     while len(told) < 40:
-        await home.attend()
+        await home.run_pending()
 
     assert told == [None] * 40
     assert (store.get(key(1)), store.job(key(1))) == (REPLY, "job-1")
@@ -290,7 +294,7 @@ def test_stats_say_what_is_there(store: Store, path: Path) -> None:
 
     before = datetime.now(UTC)
     fill(store, range(300))
-    durably(store.note_job, key(300), "runpod", "job-1")
+    durably(store.record_job, key(300), "runpod", "job-1")
     stats = store.stats()
 
     assert (stats.entries, stats.jobs, stats.stale_jobs) == (300, 1, 0)
@@ -314,7 +318,7 @@ def age(path: Path, number: int, days: float) -> None:
 def test_jobs_that_nobody_will_go_on_with_count_apart_until_a_purge(store: Store, path: Path) -> None:
     fill(store, range(1))
     for number in range(4):
-        durably(store.note_job, key(number), "runpod", str(number))
+        durably(store.record_job, key(number), "runpod", str(number))
     age(path, 1, days=7.5)
     age(path, 2, days=8.5)
 
@@ -330,7 +334,7 @@ def test_jobs_that_nobody_will_go_on_with_count_apart_until_a_purge(store: Store
 def test_a_purge_takes_out_what_is_older(store: Store, path: Path, limit: timedelta | float) -> None:
     fill(store, range(4))
     for number in (4, 5):
-        durably(store.note_job, key(number), "runpod", str(number))
+        durably(store.record_job, key(number), "runpod", str(number))
     for number in (0, 4):
         age(path, number, days=31)
     age(path, 2, days=29)
@@ -356,7 +360,7 @@ def test_a_purge_of_no_duration_is_refused(store: Store, nonsense: Any) -> None:
 
 def test_nothing_but_hashes_answers_and_jobs_is_written(store: Store, path: Path) -> None:
     durably(store.put, key(1), REPLY)
-    durably(store.note_job, key(1), "runpod", "job-1")
+    durably(store.record_job, key(1), "runpod", "job-1")
     with closing(sqlite3.connect(path)) as other:
         rows = [
             [value for value in row if not isinstance(value, float)]
@@ -375,4 +379,4 @@ def test_nothing_but_hashes_answers_and_jobs_is_written(store: Store, path: Path
 @pytest.mark.parametrize("wait", [-1, float("nan"), "10", None])
 def test_a_wait_that_is_none_is_named(tmp_path: Path, wait: Any) -> None:
     with pytest.raises(ConfigurationError, match="wait must be a number of seconds"):
-        Store(tmp_path / "run.db", wait=wait)
+        Store(tmp_path / "run.db", lock_timeout=wait)

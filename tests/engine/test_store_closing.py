@@ -12,7 +12,7 @@ import pytest
 from tests.engine.store_child import key_of
 from tests.engine.store_helpers import REPLY, durably, fill, key
 
-from restaurant_llm_batch._store.database import Link, StoreFile
+from restaurant_llm_batch._store.database import SharedConnection, StoreFile
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import Durable
 
@@ -24,7 +24,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    with Store(path, wait=5) as opened:
+    with Store(path, lock_timeout=5) as opened:
         yield opened
 
 
@@ -109,7 +109,7 @@ def test_closing_from_the_writing_thread_does_not_wait_for_itself(path: Path) ->
 
 
 def test_a_connection_that_is_closed_in_the_middle_of_its_use_is_closed_afterwards(path: Path) -> None:
-    link = Link(StoreFile(path, 5), 5)
+    link = SharedConnection(StoreFile(path, 5), 5)
     with link as connection:
         with link:
             link.close()  # as the garbage collector may

@@ -27,14 +27,14 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    with Store(path, wait=5) as opened:
+    with Store(path, lock_timeout=5) as opened:
         yield opened
 
 
 def refused(path: Path, wait: float = 5) -> str:
     """Return what is said about a file, which is left with its neighbours as it was."""
     before = {file.name: file.read_bytes() for file in path.parent.iterdir() if file.is_file()}
-    store = Store(path, wait=wait)
+    store = Store(path, lock_timeout=wait)
     with pytest.raises(ConfigurationError) as caught:
         store.open()
     with pytest.raises(ConfigurationError):
@@ -149,7 +149,7 @@ def test_a_file_that_is_locked_is_refused_after_a_while(path: Path) -> None:
     written(path, 3)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        store = Store(path, wait=0.05)
+        store = Store(path, lock_timeout=0.05)
         with pytest.raises(
             ConfigurationError, match=r"run\.db is locked by another program, for more than 0\.05"
         ):
@@ -161,7 +161,10 @@ def test_a_file_that_is_locked_is_refused_after_a_while(path: Path) -> None:
 
 
 def test_a_lock_that_comes_later_fails_the_write_and_not_the_store(path: Path) -> None:
-    with Store(path, wait=0.05) as store, closing(sqlite3.connect(path, isolation_level=None)) as other:
+    with (
+        Store(path, lock_timeout=0.05) as store,
+        closing(sqlite3.connect(path, isolation_level=None)) as other,
+    ):
         durably(store.put, key(1), REPLY)
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(StoreError, match=r"run\.db is locked"):

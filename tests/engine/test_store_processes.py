@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def store(path: Path) -> Iterator[Store]:
-    with Store(path, wait=5) as opened:
+    with Store(path, lock_timeout=5) as opened:
         yield opened
 
 

@@ -9,25 +9,25 @@ import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.events import ItemEnded, ItemStarted
-from restaurant_llm_batch.steps import complete, pause, together
+from restaurant_llm_batch.steps import complete, gather, sleep
 
 
 class Uneven:
     """A model whose calls take as long as they are told."""
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         await anyio.sleep(request.inputs["seconds"])
-        return LLMReply("done")
+        return LLMResponse("done")
 
 
 def flow(item: tuple[int, list[float]]) -> Any:
     """Ask once for each duration, side by side, then once more."""
     number, durations = item
     requests = [LLMRequest("t", (), inputs={"seconds": seconds}) for seconds in durations]
-    yield from together(*[complete(request) for request in requests])
-    yield from pause(0.5)
+    yield from gather(*[complete(request) for request in requests])
+    yield from sleep(0.5)
     yield from complete(LLMRequest("t", (), inputs={"seconds": 0.1}))
     return number
 
@@ -57,7 +57,7 @@ def test_never_more_open_than_the_window_and_the_next_is_let_in_when_one_ends(
         open_now += isinstance(event, ItemStarted) - isinstance(event, ItemEnded)
         most_open = max(most_open, open_now)
 
-    limits = Limits(llm=slots, restaurants=window)
+    limits = Limits(llm=slots, open_items=window)
     runner = BatchRunner(llm=Uneven(), strategy=Strategy.stage(4), limits=limits, observers=[watch])
     entries = [Numbered([number, seconds]) for number, seconds in enumerate(items)]
 
@@ -75,7 +75,7 @@ def test_never_more_open_than_the_window_and_the_next_is_let_in_when_one_ends(
     assert most_open == min(window, len(items)) or streamed
     assert sorted(outcome.index for outcome in outcomes) == list(range(len(items)))
     assert all(outcome.ok for outcome in outcomes)
-    statistics = runner._gates.llm[0].statistics()
+    statistics = runner._limiters.llm[0].statistics()
     assert statistics.peak <= slots
     assert (statistics.in_flight, statistics.waiting) == (0, 0)
 
@@ -86,10 +86,10 @@ class Noting:
     def __init__(self) -> None:
         self.asked: list[str] = []
 
-    async def acomplete(self, request: LLMRequest) -> LLMReply:
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
         self.asked.append(request.task)
         await anyio.sleep(1)
-        return LLMReply("done")
+        return LLMResponse("done")
 
 
 def two_steps(number: int) -> Any:
@@ -121,7 +121,7 @@ def test_in_the_tail_of_a_run_those_with_the_longest_way_to_go_come_first() -> N
 
 def many_then_one(number: int) -> Any:
     """Ask ten times side by side, then once more."""
-    yield from together(*(complete(LLMRequest(f"{number} first", ())) for _ in range(10)))
+    yield from gather(*(complete(LLMRequest(f"{number} first", ())) for _ in range(10)))
     yield from complete(LLMRequest(f"{number} then", ()))
 
 

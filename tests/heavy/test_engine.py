@@ -34,8 +34,8 @@ def llm(model: str) -> Iterator[VLLMEngineLLM]:
 
 def unfinished(llm: VLLMEngineLLM) -> int:
     """Return how many requests the blocking engine holds."""
-    assert llm._blocking._running is not None
-    return int(llm._blocking._running.started.engine.llm_engine.get_num_unfinished_requests())
+    assert llm._sync_engine._running is not None
+    return int(llm._sync_engine._running.started.engine.llm_engine.get_num_unfinished_requests())
 
 
 def test_a_prompt_that_does_not_fit_fails_alone(llm: VLLMEngineLLM) -> None:

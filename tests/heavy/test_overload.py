@@ -99,7 +99,7 @@ def test_when_the_engine_dies_every_restaurant_is_told_so_and_the_run_ends(small
     """The last test of this file: the server does not survive it."""
     search, restaurants = sample()
     unlimited = replace(TASK, max_tokens=1000)
-    impatient = RetryPolicy(attempts=2, first_wait=0.05, max_wait=0.1)
+    impatient = RetryPolicy(attempts=2, wait_initial=0.05, wait_max=0.1)
     runner = BatchRunner(
         llm=small.llm(),
         search=search,

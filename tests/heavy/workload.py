@@ -9,13 +9,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from restaurant_llm_batch import LLMReply, LLMRequest, RetryPolicy, SummarizeAspects
+from restaurant_llm_batch import LLMRequest, LLMResponse, RetryPolicy, SummarizeAspects
 from restaurant_llm_batch.search import EmbeddedSearch
 
 TASK = SummarizeAspects(limit=1, max_tokens=300, temperature=0.0, language="auto")
 """The main job; greedy, so that the same prompt has the same answer."""
 
-PATIENT = RetryPolicy(attempts=60, first_wait=0.05, max_wait=0.5)
+PATIENT = RetryPolicy(attempts=60, wait_initial=0.05, wait_max=0.5)
 
 
 @cache
@@ -57,12 +57,12 @@ class Bounded:
     def __init__(self, llm: Any) -> None:
         self.llm = llm
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
-        reply: LLMReply = self.llm.complete(replace(request, schema=bounded(request.schema)))
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
+        reply: LLMResponse = self.llm.complete(replace(request, schema=bounded(request.schema)))
         return reply
 
-    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
-        reply: LLMReply = await self.llm.acomplete(replace(request, schema=bounded(request.schema)))
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
+        reply: LLMResponse = await self.llm.acomplete(replace(request, schema=bounded(request.schema)))
         return reply
 
     def close(self) -> None:

@@ -26,7 +26,7 @@ from restaurant_llm_batch.testing import FakeSearch
 RESTAURANT = "QX-restaurant-40713"
 """A name that would be found wherever it stood."""
 PLAIN = ("국물이 진해요", "The noodles were cold.")
-ROOM = Limits(tokens_per_batch=500_000, max_batch_size=500)
+ROOM = Limits(max_tokens_per_batch=500_000, max_batch_size=500)
 
 
 @dataclass(frozen=True)

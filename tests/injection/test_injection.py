@@ -16,8 +16,8 @@ from tests.injection.jobs import JOBS, PLAIN, RESTAURANT, asked
 from tests.injection.prompt import HOLE, read_prompt, roles, user
 
 from restaurant_llm_batch import LLMRequest
-from restaurant_llm_batch.tasks._asking import _REPAIR, LONGEST_QUOTE
-from restaurant_llm_batch.tokens.packing import CUT_MARK
+from restaurant_llm_batch.tasks._asking import _REPAIR, MAX_QUOTE_LENGTH
+from restaurant_llm_batch.tokens.packing import TRUNCATION_MARK
 
 each_job = pytest.mark.parametrize("job", JOBS)
 each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
@@ -116,10 +116,12 @@ def test_a_review_that_is_cut_to_its_batch_keeps_its_line(job: str) -> None:
         if request.task != "merge_summaries"
         for text in read_prompt(user(request)).texts
     ]
-    cut = [text for text in shown if text.endswith(CUT_MARK)]
+    cut = [text for text in shown if text.endswith(TRUNCATION_MARK)]
 
     assert len(cut) >= 3
-    assert all(any(whole.startswith(text.removesuffix(CUT_MARK)) for whole in CONTENTS) for text in cut)
+    assert all(
+        any(whole.startswith(text.removesuffix(TRUNCATION_MARK)) for whole in CONTENTS) for text in cut
+    )
     assert set(shown) - set(cut) <= {*CONTENTS, *PLAIN, ANSWER}
 
 
@@ -171,7 +173,7 @@ def test_the_repair_quotes_the_answer_as_the_models_own_words_and_nowhere_else(
         assert repair.messages[:2] == first.messages
         assert repair.schema == first.schema
         assert RESTAURANT not in str(repair.messages)
-        assert len(repair.messages[2]["content"]) <= 6 * LONGEST_QUOTE
+        assert len(repair.messages[2]["content"]) <= 6 * MAX_QUOTE_LENGTH
         assert_only_the_reason(repair.messages[3]["content"])
 
 

@@ -17,7 +17,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from fastapi.testclient import TestClient
 
-from restaurant_llm_batch import BatchRunner, LLMReply, LLMRequest, Strategy, SummarizeAspects
+from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, Strategy, SummarizeAspects
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     ConfigurationError,
@@ -278,7 +278,7 @@ def test_results_and_failures_are_in_the_order_of_the_request() -> None:
     done: list[int] = []
 
     class Backwards(FakeLLM):
-        async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+        async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
             mine = request.inputs["restaurant_id"]
             while len(done) < 6 - mine:
                 await anyio.lowlevel.checkpoint()

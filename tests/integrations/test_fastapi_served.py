@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from fastapi import FastAPI
 
-from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.errors import PermanentBackendError
 from restaurant_llm_batch.integrations.fastapi import batch_router
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
@@ -68,7 +68,7 @@ def test_ten_requests_of_fifty_restaurants_never_exceed_the_limits_of_the_one_ru
     )
     search = FakeSearch(lambda name: ["맛있어요", "친절해요"], seconds=0.001)
     answers: dict[int, Any] = {}
-    with served(llm, search, Limits(search=5, llm=4, restaurants=20)) as client:
+    with served(llm, search, Limits(search=5, llm=4, open_items=20)) as client:
 
         def ask(number: int) -> None:
             headers = LINES if number % 2 else {}
@@ -113,7 +113,7 @@ class Uneven(FakeLLM):
 
     released = False
 
-    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         while request.inputs["restaurant_id"] != 1 and not self.released:
             await anyio.sleep(0.002)
         return await super().acomplete(request)
@@ -134,7 +134,7 @@ def test_lines_come_as_results_finish() -> None:
 
 def test_leaving_in_the_middle_of_the_lines_cancels_the_rest() -> None:
     class Stuck(FakeLLM):
-        async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+        async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
             self._seconds = 0 if request.inputs["restaurant_id"] == 1 else FOREVER
             return await super().acomplete(request)
 

@@ -13,7 +13,7 @@ from typing import Any
 import anyio
 import pytest
 
-from restaurant_llm_batch import BatchRunner, Failure, LLMReply, LLMRequest, RetryPolicy, Strategy, Success
+from restaurant_llm_batch import BatchRunner, Failure, LLMRequest, LLMResponse, RetryPolicy, Strategy, Success
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,
@@ -28,7 +28,7 @@ from restaurant_llm_batch.events import (
     Event,
     ItemEnded,
     ItemStarted,
-    RetryPlanned,
+    RetryScheduled,
     RunEnded,
     RunStarted,
 )
@@ -120,7 +120,7 @@ def parent_of(span: ReadableSpan) -> int | None:
 
 def runner_for(telemetry: Telemetry, strategy: Strategy = Strategy(), **arguments: Any) -> BatchRunner:
     search = FakeSearch({number: [REVIEW] for number in range(6)})
-    retry = RetryPolicy(attempts=2, first_wait=0.0)
+    retry = RetryPolicy(attempts=2, wait_initial=0.0)
     arguments = {"llm": FakeLLM(), "observers": [telemetry.observer(model="asked")], **arguments}
     return BatchRunner(search=search, strategy=strategy, llm_retry=retry, **arguments)
 
@@ -143,7 +143,7 @@ def call(item: int, at: float = 10.0, attempt: int = 1, waited: float = 0.5) -> 
 def answer(
     item: int, at: float = 12.0, seconds: float = 2.0, attempt: int = 1, error: Exception | None = None
 ) -> CallEnded:
-    reply = LLMReply("yes", "stop", 100, 20, "answered-by", 60) if error is None else None
+    reply = LLMResponse("yes", "stop", 100, 20, "answered-by", 60) if error is None else None
     return CallEnded(1, at, item, "llm", "task", attempt, seconds, 1, reply, error)
 
 
@@ -216,7 +216,7 @@ def test_without_the_model_asked_a_call_is_named_by_its_operation_alone() -> Non
 
 def test_tokens_of_a_service_that_does_not_count_are_left_out() -> None:
     telemetry = Telemetry()
-    blank = answer(7)._replace(reply=LLMReply("yes"))
+    blank = answer(7)._replace(reply=LLMResponse("yes"))
     see(telemetry.observer(), RunStarted(1, 9.0, 1), ItemStarted(1, 9.0, 7), call(7), blank, done(7))
     assert not {name for name in told(telemetry.one("chat")) if "usage" in name or "response.model" in name}
     assert not telemetry.points("gen_ai.client.token.usage")
@@ -228,7 +228,7 @@ def test_each_attempt_is_a_span_and_each_retry_an_event_of_the_item() -> None:
     see(
         telemetry.observer(),
         *(RunStarted(1, 9.0, 1), ItemStarted(1, 9.0, 7), call(7), answer(7, error=refused)),
-        RetryPlanned(1, 12.0, 7, "llm", "task", 1, 3.5, True, refused),
+        RetryScheduled(1, 12.0, 7, "llm", "task", 1, 3.5, True, refused),
         *(call(7, 16.0, attempt=2), answer(7, 17.0, 1.0, attempt=2), done(7)),
     )
     first, second = telemetry.named("chat")
@@ -337,7 +337,7 @@ async def test_cancelling_a_run_ends_all_its_spans() -> None:
     telemetry = Telemetry()
 
     class Endless:
-        async def acomplete(self, request: LLMRequest) -> LLMReply:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
             await anyio.sleep_forever()
             raise AssertionError
 
@@ -446,7 +446,7 @@ def test_what_is_over_is_let_go() -> None:
         see(observer, ItemStarted(1, 9.0, item), call(item), answer(item), done(item))
     assert watched.trace is not None
     assert not watched.trace._items
-    assert not watched.calls.lost()
+    assert not watched.calls.cancelled()
     see(observer, RunEnded(1, 30.0, RunStats()))
     assert not observer._runs
 

@@ -21,11 +21,11 @@ from restaurant_llm_batch.events import (
     Event,
     ItemEnded,
     ItemStarted,
-    RetryPlanned,
+    RetryScheduled,
     RunEnded,
     RunStarted,
 )
-from restaurant_llm_batch.integrations._tally import Tally, duration
+from restaurant_llm_batch.integrations._tally import ProgressState, duration
 from restaurant_llm_batch.integrations.progress import RichProgress
 from restaurant_llm_batch.outcomes import RunStats, Stage
 from restaurant_llm_batch.search import EmbeddedSearch
@@ -77,19 +77,19 @@ def ended(
     return CallEnded(run, 0, item, stage, "aspect_summaries", attempt, 1, weight, None, error)
 
 
-def planned(item: int, wait: float, error: BackendError, attempt: int = 1, run: int = 1) -> RetryPlanned:
+def planned(item: int, wait: float, error: BackendError, attempt: int = 1, run: int = 1) -> RetryScheduled:
     refused = isinstance(error, RateLimited)
-    return RetryPlanned(run, 0, item, "llm", "aspect_summaries", attempt, wait, refused, error)
+    return RetryScheduled(run, 0, item, "llm", "aspect_summaries", attempt, wait, refused, error)
 
 
 def done(item: int, run: int = 1) -> ItemEnded:
     return ItemEnded(run, 0, Success(item, None))
 
 
-def tally(*events: Event, at: float = 0.0) -> Tally:
-    counts = Tally()
+def tally(*events: Event, at: float = 0.0) -> ProgressState:
+    counts = ProgressState()
     for event in events:
-        counts.see(event, at)
+        counts.handle(event, at)
     return counts
 
 
@@ -104,7 +104,7 @@ def test_a_wait_says_how_long_how_many_and_why() -> None:
     counts = tally(RunStarted(1, 0, 9), *refused(range(3)))
     assert counts.waiting_for(0.0) == "waiting 12 s: 3 calls after 429 (RateLimited)"
     assert counts.waiting_for(10.0) == "waiting 2 s: 3 calls after 429 (RateLimited)"
-    assert (counts.retries, counts.refusals) == (3, 3)
+    assert (counts.retries, counts.rate_limited) == (3, 3)
 
 
 def test_several_causes_are_summed_up_by_the_most_common() -> None:
@@ -116,7 +116,7 @@ def test_several_causes_are_summed_up_by_the_most_common() -> None:
 def test_a_call_that_may_go_on_but_has_no_slot_is_said_to_wait_for_one() -> None:
     counts = tally(*refused([1]))
     assert counts.waiting_for(13.0) == "waiting for a slot: 1 call to be made again after 429 (RateLimited)"
-    counts.see(started(1, attempt=2), 13.0)
+    counts.handle(started(1, attempt=2), 13.0)
     assert counts.waiting_for(13.0) is None
 
 
@@ -124,7 +124,7 @@ def test_a_slow_answer_is_named_as_what_is_waited_for() -> None:
     counts = tally(started(1), started(2))
     assert counts.waiting_for(4.0) is None
     assert counts.waiting_for(34.0) == "waiting for 2 calls in flight, the oldest for 34 s"
-    counts.see(ended(1), 34.0)
+    counts.handle(ended(1), 34.0)
     assert counts.waiting_for(34.0) == "waiting for 1 call in flight, the oldest for 34 s"
 
 
@@ -145,11 +145,11 @@ def test_a_restaurant_that_a_stop_left_unfinished_is_not_a_failure() -> None:
 def test_the_estimate_grows_while_nothing_finishes_and_knows_of_planned_waits() -> None:
     counts = tally(RunStarted(1, 0, 4))
     assert counts.seconds_left(5.0) is None
-    counts.see(done(1), 10.0)
-    counts.see(done(2), 10.0)
+    counts.handle(done(1), 10.0)
+    counts.handle(done(2), 10.0)
     assert counts.seconds_left(10.0) == 10.0
     assert counts.seconds_left(20.0) == 20.0
-    counts.see(planned(3, 60, TransientBackendError("no")), 10.0)
+    counts.handle(planned(3, 60, TransientBackendError("no")), 10.0)
     assert counts.seconds_left(10.0) == 60.0
 
 
@@ -158,7 +158,7 @@ def test_every_call_that_ended_is_in_flight_no_longer(made: list[tuple[int, Stag
     counts = tally(*(started(item, stage, 1, weight) for item, stage, weight in made))
     assert sum(counts.in_flight.values()) == sum(weight for *_, weight in made)
     for item, stage, weight in made:
-        counts.see(ended(item, stage, 1, weight), 1.0)
+        counts.handle(ended(item, stage, 1, weight), 1.0)
     assert not any(counts.in_flight.values())
     assert counts.waiting_for(1e6) is None
 
@@ -244,7 +244,7 @@ def test_a_short_run_without_a_terminal_says_nothing() -> None:
 def test_two_runners_whose_runs_have_the_same_number_share_a_row() -> None:
     counts = tally(RunStarted(1, 0, 5), RunStarted(1, 0, 7), done(1), RunEnded(1, 0, RunStats()))
     assert (counts.total, counts.done, counts.ended) == (12, 1, None)
-    counts.see(RunEnded(1, 0, RunStats()), 3.0)
+    counts.handle(RunEnded(1, 0, RunStats()), 3.0)
     assert counts.ended == 3.0
 
 
@@ -277,7 +277,7 @@ def test_it_follows_a_real_run_to_its_end(strategy: Strategy, caplog: pytest.Log
         llm=OfflineLLM(),
         search=search,
         strategy=strategy,
-        llm_retry=RetryPolicy(first_wait=0),
+        llm_retry=RetryPolicy(wait_initial=0),
         observers=[RichProgress(console=console)],
     )
     with caplog.at_level(logging.ERROR):

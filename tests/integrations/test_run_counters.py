@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch import BatchRunner, Failure, LLMReply, LLMRequest, RetryPolicy, Strategy, Success
+from restaurant_llm_batch import BatchRunner, Failure, LLMRequest, LLMResponse, RetryPolicy, Strategy, Success
 from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.errors import (
     BackendError,
@@ -28,11 +28,11 @@ from restaurant_llm_batch.events import (
     Event,
     ItemEnded,
     ItemStarted,
-    RetryPlanned,
+    RetryScheduled,
     RunEnded,
     RunStarted,
 )
-from restaurant_llm_batch.integrations.metrics import Counters
+from restaurant_llm_batch.integrations.metrics import RunMetrics
 from restaurant_llm_batch.outcomes import RunStats, Stage
 from restaurant_llm_batch.search import EmbeddedSearch
 from restaurant_llm_batch.steps import Flow, complete
@@ -40,7 +40,7 @@ from restaurant_llm_batch.tasks.summary import SummarizeAspects
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 EVERY_STAGE = [*(Strategy.stage(number) for number in (1, 2, 3, 4)), Strategy.threaded()]
-RETRIES = RetryPolicy(attempts=2, first_wait=0.0)
+RETRIES = RetryPolicy(attempts=2, wait_initial=0.0)
 SAMPLE = re.compile(r'^([a-z_]+)(?:\{((?:[a-z]+="(?:[^"\\\n]|\\[\\"n])*",?)*)\})? (\S+)$')
 
 
@@ -56,22 +56,22 @@ def ended(
     what: str = "task",
     attempt: int = 1,
     weight: int = 1,
-    reply: LLMReply | None = None,
+    reply: LLMResponse | None = None,
     error: Exception | None = None,
 ) -> CallEnded:
     return CallEnded(1, 12.0, item, stage, what, attempt, 2.0, weight, reply, error)
 
 
-def planned(item: int, stage: Stage = "llm", what: str = "task", attempt: int = 1) -> RetryPlanned:
-    return RetryPlanned(1, 12.0, item, stage, what, attempt, 1.0, False, TransientBackendError("no"))
+def planned(item: int, stage: Stage = "llm", what: str = "task", attempt: int = 1) -> RetryScheduled:
+    return RetryScheduled(1, 12.0, item, stage, what, attempt, 1.0, False, TransientBackendError("no"))
 
 
 def failed(item: int | None, stage: Stage, error: Exception | None = None) -> ItemEnded:
     return ItemEnded(1, 20.0, Failure(item, error or RunStopped("stopped"), stage))
 
 
-def counted(*events: Event) -> Counters:
-    counters = Counters()
+def counted(*events: Event) -> RunMetrics:
+    counters = RunMetrics()
     for event in (RunStarted(1, 0.0, None), *events):
         counters(event)
     return counters
@@ -113,7 +113,7 @@ def troubled(request: LLMRequest, attempt: int) -> BackendError | None:
 
 @pytest.mark.parametrize("strategy", EVERY_STAGE, ids=str)
 def test_they_agree_with_what_the_runs_report(strategy: Strategy) -> None:
-    counters = Counters()
+    counters = RunMetrics()
     search = FakeSearch({number: ["맛있어요"] for number in range(6)})
     runner = BatchRunner(
         llm=FakeLLM(fault=troubled),
@@ -132,7 +132,7 @@ def test_they_agree_with_what_the_runs_report(strategy: Strategy) -> None:
     assert (counts.succeeded, sum(counts.failed.values())) == (total("succeeded"), total("failed"))
     assert counts.failed == {"llm": 2}
     assert sum(counts.retries.values()) == total("retries") > 0
-    assert sum(counts.refusals.values()) == total("refusals") > 0
+    assert sum(counts.rate_limited.values()) == total("refusals") > 0
     assert sum(counts.prompt_tokens.values()) == total("prompt_tokens") > 0
     assert sum(counts.completion_tokens.values()) == total("completion_tokens") > 0
     stages: tuple[Stage, ...] = ("search", "llm")
@@ -148,15 +148,15 @@ def test_a_call_is_in_flight_until_it_ends() -> None:
     begun, go_on = Flag(), Flag()
 
     class Slow:
-        def complete(self, request: LLMRequest) -> LLMReply:
+        def complete(self, request: LLMRequest) -> LLMResponse:
             begun.set()
             assert go_on.wait(20)
-            return LLMReply("done")
+            return LLMResponse("done")
 
     def ask(item: int) -> Flow[str]:
         return (yield from complete(LLMRequest("slow", ()))).text
 
-    counters = Counters()
+    counters = RunMetrics()
     runner = BatchRunner(llm=Slow(), strategy=Strategy.threaded(), observers=[counters])
     thread = Thread(target=runner.run, args=(ask, [1]))
     thread.start()
@@ -172,18 +172,18 @@ def test_a_call_is_in_flight_until_it_ends() -> None:
 
 def test_calls_are_told_apart_by_what_became_of_them() -> None:
     counters = counted(
-        *(started(1), ended(1, reply=LLMReply("yes"))),
+        *(started(1), ended(1, reply=LLMResponse("yes"))),
         *(started(2), ended(2, error=RateLimited("later"))),
         *(started(3), ended(3, error=TransientBackendError("no"))),
         *(started(4), failed(4, "run")),
     )
     assert counters.snapshot().calls == {
         ("llm", "answered"): 1,
-        ("llm", "refused"): 1,
+        ("llm", "rate_limited"): 1,
         ("llm", "failed"): 1,
         ("llm", "cancelled"): 1,
     }
-    assert counters.snapshot().refusals == {"llm": 1}
+    assert counters.snapshot().rate_limited == {"llm": 1}
 
 
 def test_a_round_trip_for_several_queries_counts_as_that_many_calls_and_one_time() -> None:
@@ -193,7 +193,7 @@ def test_a_round_trip_for_several_queries_counts_as_that_many_calls_and_one_time
     counts = counters.snapshot()
     assert counts.calls == {("search", "answered"): 3}
     assert (counts.latency["search"].count, counts.latency["search"].sum) == (1, 2.0)
-    assert (counts.slot_waits["search"].count, counts.slot_waits["search"].sum) == (1, 0.5)
+    assert (counts.queue_seconds["search"].count, counts.queue_seconds["search"].sum) == (1, 0.5)
 
 
 def test_a_call_waits_from_its_failure_to_its_next_attempt() -> None:
@@ -223,7 +223,7 @@ def test_nothing_is_in_flight_or_waits_after_its_item_or_run_is_over(end: Event)
 
 
 def test_an_answer_that_comes_after_its_item_was_given_up_is_not_counted_again() -> None:
-    late = LLMReply("late", prompt_tokens=7, model="m")
+    late = LLMResponse("late", prompt_tokens=7, model="m")
     counts = counted(started(1), failed(1, "llm"), ended(1, reply=late)).snapshot()
     assert (counts.calls, counts.in_flight["llm"]) == ({("llm", "cancelled"): 1}, 0)
     assert counts.prompt_tokens == {"m": 7}  # but it was paid for
@@ -233,7 +233,7 @@ def test_a_refused_item_does_not_close_the_open_one_of_the_same_name() -> None:
     counters = counted(ItemStarted(1, 1.0, 1), started(1), failed(1, "input", ConfigurationError("twice")))
     counts = counters.snapshot()
     assert (counts.open_items, counts.in_flight["llm"], counts.failed) == (1, 1, {"input": 1})
-    counters(ended(1, reply=LLMReply("yes")))
+    counters(ended(1, reply=LLMResponse("yes")))
     counters(ItemEnded(1, 20.0, Success(1, None)))
     counts = counters.snapshot()
     assert (counts.open_items, counts.calls) == (0, {("llm", "answered"): 1})
@@ -244,15 +244,15 @@ def test_an_item_without_a_name_is_counted() -> None:
 
 
 def test_a_run_that_was_going_on_before_it_was_watched_is_left_out() -> None:
-    counters = Counters()
+    counters = RunMetrics()
     for event in (ended(1), ItemEnded(1, 20.0, Success(1, None)), RunEnded(1, 30.0, RunStats())):
         counters(event)
-    assert counters.snapshot() == Counters().snapshot()
+    assert counters.snapshot() == RunMetrics().snapshot()
 
 
 @pytest.mark.parametrize("strategy", EVERY_STAGE, ids=str)
 def test_a_stream_that_is_left_early_leaves_nothing_in_flight(strategy: Strategy) -> None:
-    counters = Counters()
+    counters = RunMetrics()
     runner = BatchRunner(
         llm=FakeLLM(),
         search=FakeSearch({number: ["맛있어요"] for number in range(20)}),
@@ -285,12 +285,14 @@ def test_prometheus_reads_the_same_counts() -> None:
         ended(1, error=RateLimited("later")),
         planned(1),
         started(1, attempt=2),
-        ended(1, attempt=2, reply=LLMReply("yes", prompt_tokens=9, completion_tokens=4, model='a"b\\c\nd')),
+        ended(
+            1, attempt=2, reply=LLMResponse("yes", prompt_tokens=9, completion_tokens=4, model='a"b\\c\nd')
+        ),
         ItemEnded(1, 20.0, Success(1, None)),
     )
     found = samples(counters.prometheus())
     assert found["items_total", 'outcome="ok",stage=""'] == 1
-    assert found["calls_total", 'stage="llm",outcome="refused"'] == 1
+    assert found["calls_total", 'stage="llm",outcome="rate_limited"'] == 1
     assert found["calls_total", 'stage="llm",outcome="answered"'] == 1
     assert found["retries_total", 'stage="llm"'] == 1
     assert found["tokens_total", r'model="a\"b\\c\nd",kind="prompt"'] == 9
@@ -316,7 +318,7 @@ def test_prometheus_buckets_add_up_to_the_count() -> None:
 
 
 def test_counters_stand_at_zero_before_anything_happens() -> None:
-    found = samples(Counters().prometheus())
+    found = samples(RunMetrics().prometheus())
     assert found["items_total", 'outcome="failed",stage="llm"'] == 0
     assert found["calls_total", 'stage="search",outcome="cancelled"'] == 0
     assert found["refusals_total", 'stage="llm"'] == 0
@@ -324,18 +326,18 @@ def test_counters_stand_at_zero_before_anything_happens() -> None:
 
 
 def test_own_buckets_replace_the_usual_ones() -> None:
-    counters = Counters(buckets=(1, 10))
+    counters = RunMetrics(buckets=(1, 10))
     assert counters.snapshot().latency["llm"].bounds == (1.0, 10.0)
 
 
 @pytest.mark.parametrize("buckets", [(), (1, 1), (2, 1), (1, float("inf")), (float("nan"),)])
 def test_buckets_that_cannot_work_are_refused(buckets: Sequence[float]) -> None:
     with pytest.raises(ConfigurationError, match=r"buckets must be .* write buckets="):
-        Counters(buckets=buckets)
+        RunMetrics(buckets=buckets)
 
 
 def test_runs_may_be_counted_from_many_threads_at_once() -> None:
-    counters = Counters()
+    counters = RunMetrics()
 
     def events(run: int) -> Iterator[Event]:
         yield RunStarted(run, 0.0, 300)
@@ -362,7 +364,7 @@ def test_runs_may_be_counted_from_many_threads_at_once() -> None:
 
 
 def test_what_is_over_is_let_go() -> None:
-    counters = Counters()
+    counters = RunMetrics()
     search = EmbeddedSearch()
     search.index_reviews({"restaurant_id": n, "id": n, "content": "The food was great."} for n in range(20))
     runner = BatchRunner(llm=OfflineLLM(), search=search, observers=[counters])

@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from restaurant_llm_batch import Limits, LLMReply, LLMRequest, estimate_tokens
-from restaurant_llm_batch._engine.packer import Packer
-from restaurant_llm_batch.steps import Complete, Flow, Once, Pack, SearchAll, Together, drive
+from restaurant_llm_batch import Limits, LLMRequest, LLMResponse, estimate_tokens
+from restaurant_llm_batch._engine.packer import BatchPacker
+from restaurant_llm_batch.steps import Complete, Flow, Gather, Once, Pack, SearchAll, drive
 
-Answer = Callable[[LLMRequest], LLMReply | str]
+Answer = Callable[[LLMRequest], LLMResponse | str]
 
 
 def run_flow(flow: Flow[Any], answer: Answer, *, limits: Limits = Limits(), search: Any = None) -> Any:
     """Run a flow to its end and return what it returns, or raise what it raises."""
-    packer = Packer(limits, estimate_tokens)
+    packer = BatchPacker(limits, estimate_tokens)
 
     def perform(step: Any) -> Any:
         match step:
             case Complete():
                 reply = answer(step.request)
-                return LLMReply(reply, model="m") if isinstance(reply, str) else reply
+                return LLMResponse(reply, model="m") if isinstance(reply, str) else reply
             case Pack():
                 return packer.pack(step)
-            case Together():
+            case Gather():
                 return [attempt(child) for child in step.flows]
             case Once():
                 return drive(step.make(), perform)
@@ -42,4 +42,4 @@ def run_flow(flow: Flow[Any], answer: Answer, *, limits: Limits = Limits(), sear
 
 def apply(task: Any, raw: Any, answer: Answer, **options: Any) -> Any:
     """Read an item and run the task's flow for it."""
-    return run_flow(task.flow(task.read(raw)), answer, **options)
+    return run_flow(task.flow(task.parse_item(raw)), answer, **options)

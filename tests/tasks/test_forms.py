@@ -11,10 +11,10 @@ import pytest
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import Review
 from restaurant_llm_batch.tasks._schemas import (
-    ComparisonForm,
-    RestaurantForm,
-    ReviewedForm,
-    SortedForm,
+    ComparisonSchema,
+    RestaurantReviewsSchema,
+    RestaurantSchema,
+    ReviewsByPolaritySchema,
     read_item,
     read_restaurant,
 )
@@ -31,7 +31,7 @@ class Written:
 
 def review(**fields: Any) -> Review:
     given = {"restaurant_id": 1, "reviews": [{"content": "맛있어요", **fields}]}
-    return read_item(ReviewedForm, given).reviews[0].review()
+    return read_item(RestaurantReviewsSchema, given).reviews[0].review()
 
 
 @pytest.mark.parametrize("field", ["restaurant_id", "category"])
@@ -81,7 +81,7 @@ def test_a_recommendation_is_kept_where_it_is_one(given: Any, kept: bool | None)
 
 def test_a_review_object_is_read_as_leniently() -> None:
     given: Any = Review("맛있어요", id=3, restaurant_id="", category=NAN)  # type: ignore[arg-type]
-    (read,) = read_item(ReviewedForm, {"restaurant_id": 1, "reviews": [given]}).reviews
+    (read,) = read_item(RestaurantReviewsSchema, {"restaurant_id": 1, "reviews": [given]}).reviews
 
     assert read.review() == Review("맛있어요", id=3)
 
@@ -96,13 +96,13 @@ def test_the_id_of_a_review_is_read_and_must_be_right(given: Any) -> None:
 @pytest.mark.parametrize(
     ("form", "field"),
     [
-        (ReviewedForm, "reviews"),
-        (SortedForm, "negative_reviews"),
-        (ComparisonForm, "target_reviews"),
+        (RestaurantReviewsSchema, "reviews"),
+        (ReviewsByPolaritySchema, "negative_reviews"),
+        (ComparisonSchema, "target_reviews"),
     ],
 )
 def test_what_is_no_review_is_told_what_to_be(form: Any, field: str, given: Any) -> None:
-    name = "target_restaurant_id" if form is ComparisonForm else "restaurant_id"
+    name = "target_restaurant_id" if form is ComparisonSchema else "restaurant_id"
     with pytest.raises(ConfigurationError) as caught:
         read_item(form, {name: 1, field: ["좋아요", given]})
 
@@ -119,11 +119,11 @@ def test_whole_numbers_may_be_those_of_numpy() -> None:
     assert {type(one) for one in (read.restaurant_id, read.limit, read.priority)} == {int}
 
 
-@pytest.mark.parametrize("form", [ReviewedForm, SortedForm, ComparisonForm])
+@pytest.mark.parametrize("form", [RestaurantReviewsSchema, ReviewsByPolaritySchema, ComparisonSchema])
 def test_the_priority_of_every_item_may_be_a_number_of_numpys(form: Any) -> None:
     given: dict[str, Any] = {"priority": np.int64(3)}
-    given |= {"target_restaurant_id": 1} if form is ComparisonForm else {"restaurant_id": 1}
-    given |= {"reviews": []} if form is ReviewedForm else {}
+    given |= {"target_restaurant_id": 1} if form is ComparisonSchema else {"restaurant_id": 1}
+    given |= {"reviews": []} if form is RestaurantReviewsSchema else {}
 
     assert read_item(form, given).priority == 3
 
@@ -131,10 +131,10 @@ def test_the_priority_of_every_item_may_be_a_number_of_numpys(form: Any) -> None
 @pytest.mark.parametrize("given", [True, np.True_, "1", 1.0, np.float64(1), None, np.array([1, 2])], ids=str)
 def test_what_is_no_whole_number_is_named(given: Any) -> None:
     with pytest.raises(ConfigurationError, match="field 'priority': input should be a valid integer"):
-        read_item(RestaurantForm, {"restaurant_id": 1, "priority": given})
+        read_item(RestaurantSchema, {"restaurant_id": 1, "priority": given})
 
 
 @pytest.mark.parametrize("given", [0, 1001, np.int64(0)], ids=str)
 def test_a_limit_out_of_its_bounds_is_named(given: Any) -> None:
     with pytest.raises(ConfigurationError, match=r"field 'limit': input should be .* than or equal to"):
-        read_item(RestaurantForm, {"restaurant_id": 1, "limit": given})
+        read_item(RestaurantSchema, {"restaurant_id": 1, "limit": given})

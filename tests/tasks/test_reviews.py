@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.tasks.by_hand import apply
 
-from restaurant_llm_batch import Limits, LLMReply, LLMRequest, ReviewSummary, SummarizeReviews, errors
+from restaurant_llm_batch import Limits, LLMRequest, LLMResponse, ReviewSummary, SummarizeReviews, errors
 
 FIELDS = ("positive_summary", "negative_summary", "overall_summary")
 
@@ -28,7 +28,7 @@ class Model:
         self.requests: list[LLMRequest] = []
         self._spoil = spoil
 
-    def __call__(self, request: LLMRequest) -> LLMReply | str:
+    def __call__(self, request: LLMRequest) -> LLMResponse | str:
         self.requests.append(request)
         spoilt = self._spoil(request)
         if isinstance(spoilt, Exception):
@@ -182,7 +182,7 @@ def test_an_answer_without_its_form_is_told(answer: str) -> None:
     with pytest.raises(errors.OutputInvalid) as raised:
         apply(SummarizeReviews(), item(["좋아요"], []), Model(lambda request: answer))
 
-    assert raised.value.reply == LLMReply(answer, model="m")
+    assert raised.value.reply == LLMResponse(answer, model="m")
 
 
 @pytest.mark.parametrize("stop", [errors.RunStopped("stopped"), errors.QuotaExhausted("spent")])

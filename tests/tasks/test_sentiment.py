@@ -14,11 +14,11 @@ from tests.tasks.by_hand import apply
 from restaurant_llm_batch import (
     AnalyzeSentiment,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
+    RestaurantReviews,
     RestaurantSentiment,
     Review,
-    ReviewedRestaurant,
     ReviewLabel,
     errors,
 )
@@ -42,12 +42,12 @@ class Model:
         self.requests: list[LLMRequest] = []
         self._spoil = spoil
 
-    def __call__(self, request: LLMRequest) -> LLMReply | str:
+    def __call__(self, request: LLMRequest) -> LLMResponse | str:
         self.requests.append(request)
         answer = self._spoil(honest(request), request)
         if isinstance(answer, Exception):
             raise answer
-        return answer if isinstance(answer, (str, LLMReply)) else json.dumps({"labels": answer})
+        return answer if isinstance(answer, (str, LLMResponse)) else json.dumps({"labels": answer})
 
     @property
     def asked(self) -> list[list[int]]:
@@ -191,7 +191,7 @@ def test_a_number_written_as_text_is_a_number(spelling: Any) -> None:
 def test_labels_that_were_complete_before_an_answer_was_cut_off_count() -> None:
     def spoil(labels: Labels, request: LLMRequest) -> Any:
         text = json.dumps({"labels": labels})
-        return LLMReply(text[: len(text) // 2], finish_reason="length") if len(labels) == 10 else labels
+        return LLMResponse(text[: len(text) // 2], finish_reason="length") if len(labels) == 10 else labels
 
     model = Model(spoil)
     result = apply(AnalyzeSentiment(), item(*TEN), model)
@@ -230,7 +230,7 @@ def test_one_review_alone_is_asked_about_once_more_in_other_words() -> None:
 def test_no_call_is_ever_made_twice() -> None:
     model = Model(lambda labels, request: "?")
     with pytest.raises(errors.OutputInvalid):
-        apply(AnalyzeSentiment(asks=5), item(*TEN), model)
+        apply(AnalyzeSentiment(max_rounds=5), item(*TEN), model)
 
     prompts = [str(request.messages) for request in model.requests]
     assert len(prompts) == len(set(prompts))
@@ -337,7 +337,7 @@ def test_batches_keep_to_the_budget_and_to_the_tasks_own_size() -> None:
         AnalyzeSentiment(),
         item(*["좋아요 정말 맛있어요"] * 100),
         small,
-        limits=Limits(tokens_per_batch=800),
+        limits=Limits(max_tokens_per_batch=800),
     )
     assert max(map(len, small.asked)) < 30
     assert [number for asked in small.asked for number in asked] == list(range(100))
@@ -379,17 +379,23 @@ def test_the_request_names_no_restaurant_and_carries_its_data_delimited() -> Non
 )
 def test_a_bad_item_is_told_by_its_field(raw: Any, complaint: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=complaint.replace("{", r"\{")):
-        AnalyzeSentiment().read(raw)
+        AnalyzeSentiment().parse_item(raw)
 
 
 def test_an_item_may_be_the_dataclass() -> None:
-    given = ReviewedRestaurant(3, (Review("좋아요", "x"),), 1)
-    assert AnalyzeSentiment().read(given) == given
+    given = RestaurantReviews(3, (Review("좋아요", "x"),), 1)
+    assert AnalyzeSentiment().parse_item(given) == given
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("batch_size", 0), ("max_tokens_per_batch", 1.5), ("language", "jp"), ("asks", 0), ("temperature", -1)],
+    [
+        ("batch_size", 0),
+        ("max_tokens_per_batch", 1.5),
+        ("language", "jp"),
+        ("max_rounds", 0),
+        ("temperature", -1),
+    ],
 )
 def test_a_field_out_of_bounds_is_named(field: str, value: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match=f"AnalyzeSentiment.{field} must be"):
@@ -424,7 +430,7 @@ def _damage(draw: st.DrawFn) -> Callable[[Labels, LLMRequest], Any]:
             case "unknown":
                 return [{**one, "id": seed.choice([one["id"], 10_000, "a"])} for one in labels]
             case "cut":
-                return LLMReply(text[: seed.randrange(len(text))], finish_reason="length")
+                return LLMResponse(text[: seed.randrange(len(text))], finish_reason="length")
             case "prose":
                 return f"Here you go: {text} Anything else?"
             case "junk":

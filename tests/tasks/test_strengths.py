@@ -13,8 +13,8 @@ from restaurant_llm_batch import (
     BatchRunner,
     ExtractStrengths,
     Hit,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     Review,
     SearchQuery,
     Strategy,
@@ -27,7 +27,7 @@ class Model:
     def __init__(self) -> None:
         self.requests: list[LLMRequest] = []
 
-    def __call__(self, request: LLMRequest) -> LLMReply | str:
+    def __call__(self, request: LLMRequest) -> LLMResponse | str:
         self.requests.append(request)
         return answer(request)
 
@@ -100,7 +100,7 @@ def test_many_reviews_are_packed_and_their_summaries_joined() -> None:
 
 
 def search(query: SearchQuery) -> list[Hit]:
-    if query.among == "own":
+    if query.scope == "restaurant":
         return [Hit("a", "우리 집 맛있다", 1.0, query.restaurant_id)]
     # a search that does not know `among` lets the restaurant's own reviews slip in
     return [
@@ -121,8 +121,8 @@ def test_reviews_that_are_left_out_are_found_by_search_among_the_others_of_the_c
     result = apply(ExtractStrengths(limit=7, min_score=0.2), raw, Model(), search=found)
     own, others = asked
 
-    assert (own.among, own.category, own.limit, own.min_score) == ("own", None, 7, 0.2)
-    assert (others.among, others.category, others.restaurant_id) == ("others", "국수", 1)
+    assert (own.scope, own.category, own.limit, own.min_score) == ("restaurant", None, 7, 0.2)
+    assert (others.scope, others.category, others.restaurant_id) == ("others", "국수", 1)
     assert own.text == others.text
     assert result.target_reviews == (Review("우리 집 맛있다", "a", 1),)
     assert [review.restaurant_id for review in result.comparison_reviews] == [2, 0]
@@ -132,7 +132,7 @@ def test_only_what_is_missing_is_searched_for() -> None:
     asked: list[str] = []
 
     def found(query: SearchQuery) -> list[Hit]:
-        asked.append(query.among)
+        asked.append(query.scope)
         return search(query)
 
     apply(ExtractStrengths(), {"target_restaurant_id": 1, "target_reviews": ["맛"]}, Model(), search=found)
@@ -141,7 +141,7 @@ def test_only_what_is_missing_is_searched_for() -> None:
     )
     apply(ExtractStrengths(), item(), Model(), search=found)
 
-    assert asked == ["others", "own"]
+    assert asked == ["others", "restaurant"]
 
 
 def test_auto_searches_the_others_in_the_language_of_the_restaurants_own_reviews() -> None:
@@ -149,7 +149,7 @@ def test_auto_searches_the_others_in_the_language_of_the_restaurants_own_reviews
 
     def found(query: SearchQuery) -> list[Hit]:
         asked.append(query)
-        return [Hit("a", "Friendly staff", 1.0, query.restaurant_id)] if query.among == "own" else []
+        return [Hit("a", "Friendly staff", 1.0, query.restaurant_id)] if query.scope == "restaurant" else []
 
     apply(ExtractStrengths(language="auto"), {"target_restaurant_id": 1}, Model(), search=found)
     apply(

@@ -16,8 +16,8 @@ from restaurant_llm_batch import (
     BatchRunner,
     Evidence,
     Hit,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RestaurantRef,
     RestaurantSummary,
     SummarizeAspects,
@@ -26,7 +26,7 @@ from restaurant_llm_batch import (
 from restaurant_llm_batch.steps import Complete, SearchAll
 from restaurant_llm_batch.tasks._prompts.aspects import quoted
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
-from restaurant_llm_batch.tokens.packing import CUT_MARK
+from restaurant_llm_batch.tokens.packing import TRUNCATION_MARK
 
 Flow = Generator[Any, Any, RestaurantSummary]
 
@@ -36,7 +36,7 @@ def hits(*texts: str) -> list[Hit]:
 
 
 def begin(task: SummarizeAspects, raw: Any = 1) -> tuple[Flow, SearchAll]:
-    flow = task.flow(task.read(raw))
+    flow = task.flow(task.parse_item(raw))
     step = next(flow)
     assert isinstance(step, SearchAll)
     return flow, step
@@ -57,9 +57,9 @@ def finish(flow: Flow, reply: Any) -> RestaurantSummary:
     return value
 
 
-def answer(**parts: Mapping[str, Any]) -> LLMReply:
+def answer(**parts: Mapping[str, Any]) -> LLMResponse:
     text = json.dumps({"categories": parts, "overall_summary": "전체"}, ensure_ascii=False)
-    return LLMReply(text, model="m")
+    return LLMResponse(text, model="m")
 
 
 PART = {"summary": "좋다", "bullets": ["하나"], "evidence": [1, 0]}
@@ -132,7 +132,7 @@ def test_evidence_points_at_the_reviews_that_were_shown_and_inventions_are_dropp
         summary="좋다",
         bullets=("하나",),
         evidence=(Evidence("r1", "짜다", 1), Evidence("r0", "맛있다", 0)),
-        dropped_evidence=5,
+        invalid_citations=5,
     )
     assert (result.overall_summary, result.model) == ("전체", "m")
 
@@ -187,8 +187,8 @@ def test_an_unusable_answer_is_asked_for_once_more_with_the_reason_and_then_an_e
     text: str, error: type[errors.OutputError]
 ) -> None:
     flow, request = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
-    repair = flow.send(LLMReply(text)).request
-    last = LLMReply(text)
+    repair = flow.send(LLMResponse(text)).request
+    last = LLMResponse(text)
     with pytest.raises(error) as raised:
         flow.send(last)
 
@@ -203,31 +203,31 @@ def test_an_unusable_answer_is_asked_for_once_more_with_the_reason_and_then_an_e
 
 def test_a_repaired_answer_counts() -> None:
     flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛", "멋")])
-    flow.send(LLMReply("Let me think."))
+    flow.send(LLMResponse("Let me think."))
 
     assert finish(flow, answer(food=PART)).categories["food"].status == "ok"
 
 
 def test_an_answer_cut_off_is_asked_for_with_more_room_and_then_an_error() -> None:
     flow, request = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
-    again = flow.send(LLMReply('{"categ', finish_reason="length")).request
+    again = flow.send(LLMResponse('{"categ', finish_reason="length")).request
 
     assert again.messages == request.messages
     assert again.max_tokens == 2 * request.max_tokens
     with pytest.raises(errors.OutputTruncated, match="raise max_tokens"):
-        flow.send(LLMReply('{"categ', finish_reason="length"))
+        flow.send(LLMResponse('{"categ', finish_reason="length"))
 
 
 @pytest.mark.parametrize("reason", ["refusal", "content_filter"])
 def test_an_answer_that_was_declined_is_not_asked_for_again(reason: str) -> None:
     flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
     with pytest.raises(errors.OutputInvalid, match="declined"):
-        flow.send(LLMReply("no", finish_reason=reason))
+        flow.send(LLMResponse("no", finish_reason=reason))
 
 
 def test_when_the_repair_fails_itself_what_was_wrong_with_the_answer_stands() -> None:
     flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
-    flow.send(LLMReply("?"))
+    flow.send(LLMResponse("?"))
     with pytest.raises(errors.OutputInvalid, match="not JSON"):
         flow.throw(errors.TransientBackendError("lost"))
 
@@ -235,7 +235,7 @@ def test_when_the_repair_fails_itself_what_was_wrong_with_the_answer_stands() ->
 @pytest.mark.parametrize("stop", [errors.RunStopped("stop"), errors.QuotaExhausted("spent")])
 def test_a_stop_during_the_repair_is_a_stop(stop: Exception) -> None:
     flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛")])
-    flow.send(LLMReply("?"))
+    flow.send(LLMResponse("?"))
     with pytest.raises(type(stop)):
         flow.throw(stop)
 
@@ -262,7 +262,7 @@ def test_a_prompt_too_long_is_asked_with_the_better_half_of_the_reviews() -> Non
     assert shown[0] == ["가" * 200, "나", "다"]
     assert shown[1] == ["가" * 200, "나"]
     assert shown[2] == ["가" * 200]
-    assert shown[3] == ["가" * 100 + CUT_MARK]
+    assert shown[3] == ["가" * 100 + TRUNCATION_MARK]
     result = finish(flow, answer(food={**PART, "evidence": [0, 1]}))
     assert [evidence.review_id for evidence in result.categories["food"].evidence] == ["r0"]
 
@@ -276,7 +276,7 @@ def test_a_prompt_that_is_never_short_enough_is_an_error() -> None:
 @pytest.mark.parametrize("wrapped", ["{}", "```json\n{}\n```", "Here you are:\n{}\nEnjoy!", "\ufeff{}"])
 def test_prose_and_fences_around_the_json_are_tolerated(wrapped: str) -> None:
     flow, _ = ask(SummarizeAspects(aspects=["food"]), [hits("맛", "멋")])
-    reply = LLMReply(
+    reply = LLMResponse(
         wrapped.replace("{}", answer(food={**PART, "summary": "줄\n바꿈"}).text.replace("\\n", "\n"))
     )
 
@@ -290,12 +290,12 @@ class Model:
         self.requests: list[LLMRequest] = []
         self._answers = answers
 
-    def __call__(self, request: LLMRequest) -> LLMReply:
+    def __call__(self, request: LLMRequest) -> LLMResponse:
         self.requests.append(request)
         answer = self._answers.get(request.inputs.get("aspect", "overall"), PART)
         if isinstance(answer, Exception):
             raise answer
-        return LLMReply(json.dumps(answer) if isinstance(answer, dict) else answer, model="m2")
+        return LLMResponse(json.dumps(answer) if isinstance(answer, dict) else answer, model="m2")
 
 
 OVERALL = {"overall_summary": "전체"}
@@ -413,8 +413,8 @@ def test_a_useless_task_is_refused_with_what_to_write(arguments: dict[str, Any],
 def test_items_may_be_ids_mappings_or_refs() -> None:
     task = SummarizeAspects()
 
-    assert task.read(0) == task.read({"restaurant_id": 0}) == RestaurantRef(restaurant_id=0)
-    assert task.identify(task.read({"restaurant_id": "가", "priority": -2})) == ("가", -2)
+    assert task.parse_item(0) == task.parse_item({"restaurant_id": 0}) == RestaurantRef(restaurant_id=0)
+    assert task.item_key(task.parse_item({"restaurant_id": "가", "priority": -2})) == ("가", -2)
 
 
 def test_results_go_to_json_with_the_standard_library() -> None:

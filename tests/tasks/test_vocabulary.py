@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch import BatchRunner, LLMReply, LLMRequest, RetryPolicy, Strategy, errors
+from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, RetryPolicy, Strategy, errors
 from restaurant_llm_batch.models import Document
 from restaurant_llm_batch.results import FailedChunk, Vocabulary, Word
-from restaurant_llm_batch.steps import Complete, Together
+from restaurant_llm_batch.steps import Complete, Gather
 from restaurant_llm_batch.tasks.vocabulary import ExtractVocabulary
 from restaurant_llm_batch.testing import FakeLLM
 
@@ -23,23 +23,23 @@ LOST = errors.TransientBackendError("lost")
 BROKEN = errors.PermanentBackendError("400")
 
 
-def words(*entries: Any) -> LLMReply:
+def words(*entries: Any) -> LLMResponse:
     listed = [
         {"word": entry, "pos": "n", "meanings": []} if isinstance(entry, str) else entry for entry in entries
     ]
-    return LLMReply(json.dumps({"words": listed}, ensure_ascii=False), model="m")
+    return LLMResponse(json.dumps({"words": listed}, ensure_ascii=False), model="m")
 
 
-def phrases(*entries: Any) -> LLMReply:
+def phrases(*entries: Any) -> LLMResponse:
     listed = [{"phrase": entry, "meaning": ""} if isinstance(entry, str) else entry for entry in entries]
-    return LLMReply(json.dumps({"phrases": listed}, ensure_ascii=False), model="m")
+    return LLMResponse(json.dumps({"phrases": listed}, ensure_ascii=False), model="m")
 
 
 def word(text: Any, pos: Any = "n", *meanings: Any) -> dict[str, Any]:
     return {"word": text, "pos": pos, "meanings": list(meanings)}
 
 
-CUT_OFF = LLMReply('{"words": [{"wo', finish_reason="length")
+CUT_OFF = LLMResponse('{"words": [{"wo', finish_reason="length")
 
 
 class Script:
@@ -51,7 +51,7 @@ class Script:
         self.requests: list[LLMRequest] = []
 
     def run(self, task: ExtractVocabulary, item: Any) -> Vocabulary:
-        flow = task.flow(task.read(item))
+        flow = task.flow(task.parse_item(item))
         try:
             step = next(flow)
             while True:
@@ -62,7 +62,7 @@ class Script:
             return value
 
     def _round(self, step: Any) -> list[Any]:
-        assert isinstance(step, Together)
+        assert isinstance(step, Gather)
         self.rounds.append([])
         # Backwards: answers come in any order, and the merge is by chunk.
         return [self._perform(flow, self.rounds[-1]) for flow in reversed(step.flows)][::-1]
@@ -71,11 +71,11 @@ class Script:
         try:
             step = next(flow)
             while True:
-                if isinstance(step, Together):
+                if isinstance(step, Gather):
                     step = flow.send([self._perform(one, asked) for one in step.flows])
                     continue
                 assert isinstance(step, Complete)
-                assert step.gate == "llm"
+                assert step.limiter == "llm"
                 self.requests.append(step.request)
                 asked.insert(0, (step.request.task, step.request.inputs["chunk"]))
                 answer = self._answer(step.request)
@@ -107,9 +107,9 @@ def asked(kind: str, chunks: Iterable[str] = CHUNKS) -> list[tuple[str, str]]:
         (ExtractVocabulary(parallel=True), True),
         (ExtractVocabulary(parallel=True, max_safe_chunks=3), True),
         (ExtractVocabulary(parallel=True, max_safe_chunks=2), False),
-        (ExtractVocabulary(parallel=True, max_safe_chunks=0, resident_sequences=6), True),
-        (ExtractVocabulary(parallel=True, max_safe_chunks=0, resident_sequences=5), False),
-        (ExtractVocabulary(parallel=False, resident_sequences=1000), False),
+        (ExtractVocabulary(parallel=True, max_safe_chunks=0, max_concurrent_sequences=6), True),
+        (ExtractVocabulary(parallel=True, max_safe_chunks=0, max_concurrent_sequences=5), False),
+        (ExtractVocabulary(parallel=False, max_concurrent_sequences=1000), False),
     ],
 )
 def test_the_plan_decides_whether_phrases_wait_for_words(task: ExtractVocabulary, together: bool) -> None:
@@ -221,10 +221,10 @@ def test_a_chunk_that_fails_is_reported_and_the_others_stand() -> None:
         {
             ("words", CHUNKS[0]): words("냉면"),
             ("words", CHUNKS[1]): LOST,
-            ("words", CHUNKS[2]): LLMReply('{"words": {}}'),
-            ("phrases", CHUNKS[1]): LLMReply("I cannot help with that."),
-            ("repair", CHUNKS[1]): LLMReply("As I said."),
-            ("repair", CHUNKS[2]): LLMReply('{"words": {}}'),
+            ("words", CHUNKS[2]): LLMResponse('{"words": {}}'),
+            ("phrases", CHUNKS[1]): LLMResponse("I cannot help with that."),
+            ("repair", CHUNKS[1]): LLMResponse("As I said."),
+            ("repair", CHUNKS[2]): LLMResponse('{"words": {}}'),
             ("phrases", CHUNKS[2]): phrases("또 가다"),
         }
     )
@@ -358,8 +358,12 @@ def test_items_may_be_mappings_or_documents() -> None:
     task = ExtractVocabulary()
     item = Document("d", ("가", "나"), 3)
 
-    assert task.read(item) == task.read({"document_id": "d", "chunks": ("가", "나"), "priority": 3}) == item
-    assert task.identify(item) == ("d", 3)
+    assert (
+        task.parse_item(item)
+        == task.parse_item({"document_id": "d", "chunks": ("가", "나"), "priority": 3})
+        == item
+    )
+    assert task.item_key(item) == ("d", 3)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +382,7 @@ def test_items_may_be_mappings_or_documents() -> None:
 )
 def test_a_wrong_item_is_refused_and_the_field_named(item: Any, complaint: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=complaint):
-        ExtractVocabulary().read(item)
+        ExtractVocabulary().parse_item(item)
 
 
 @pytest.mark.parametrize(
@@ -387,7 +391,10 @@ def test_a_wrong_item_is_refused_and_the_field_named(item: Any, complaint: str) 
         ({"plan": "D"}, 'ExtractVocabulary.plan must be "A", "B" or "C", got \'D\''),
         ({"parallel": 1}, "parallel must be True or False, got 1"),
         ({"max_safe_chunks": -1}, "max_safe_chunks must be a whole number of at least 0, got -1"),
-        ({"resident_sequences": 1.5}, "resident_sequences must be a whole number of at least 0, or None"),
+        (
+            {"max_concurrent_sequences": 1.5},
+            "max_concurrent_sequences must be a whole number of at least 0, or None",
+        ),
         ({"language": "jp"}, "language must be"),
         ({"max_tokens": 0}, "max_tokens must be"),
         ({"temperature": -1}, "temperature must be"),
@@ -414,7 +421,7 @@ def test_every_plan_and_mode_has_the_same_result(strategy: Strategy, plan: Any) 
 
     task = ExtractVocabulary(plan=plan, parallel=True)
     llm = FakeLLM(answer=answer, fault=fault)
-    runner = BatchRunner(llm=llm, strategy=strategy, llm_retry=RetryPolicy(first_wait=0.001))
+    runner = BatchRunner(llm=llm, strategy=strategy, llm_retry=RetryPolicy(wait_initial=0.001))
     items = [
         document(["평양 냉면 맛집", "깨진 글", "냉면 맛집 추천"]),
         {"document_id": 0, "chunks": ["깨진 글"]},

@@ -17,12 +17,12 @@ from restaurant_llm_batch import (
     AnalyzeSentiment,
     BatchRunner,
     Limits,
-    LLMReply,
     LLMRequest,
+    LLMResponse,
     RetryPolicy,
     Strategy,
 )
-from restaurant_llm_batch._llm_response import RateBudget, RateReport
+from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 from restaurant_llm_batch.backends import OpenAILLM, VLLMServerLLM
 from restaurant_llm_batch.backends.vllm.server import ServedModel
 from restaurant_llm_batch.errors import (
@@ -36,7 +36,7 @@ from restaurant_llm_batch.errors import (
     TransientBackendError,
 )
 from restaurant_llm_batch.testing import FakeSearch
-from restaurant_llm_batch.testing.server import Asked, FaultKind, Faults, FaultServer
+from restaurant_llm_batch.testing.server import ChatRequest, FaultKind, Faults, FaultServer
 
 Model: TypeAlias = Callable[..., Any]
 CHAT = "/v1/chat/completions"
@@ -49,19 +49,19 @@ SCHEMA = {
 ERRORS: list[tuple[FaultKind, type[BackendError], int]] = [
     ("rate_limited", RateLimited, 429),
     ("unavailable", TransientBackendError, 503),
-    ("out_of_credit", QuotaExhausted, 429),
+    ("insufficient_quota", QuotaExhausted, 429),
     ("unauthorized", AuthenticationFailed, 401),
     ("forbidden", AuthenticationFailed, 403),
     ("bad_request", PermanentBackendError, 400),
-    ("too_long", PromptTooLong, 400),
+    ("context_length_exceeded", PromptTooLong, 400),
     ("server_error", TransientBackendError, 500),
     ("bad_gateway", TransientBackendError, 502),
     ("not_json", TransientBackendError, 200),
     ("error_as_success", TransientBackendError, 200),
-    ("hang_up", TransientBackendError, 0),
+    ("disconnect", TransientBackendError, 0),
     ("reset", TransientBackendError, 0),
     ("slow_body", TransientBackendError, 0),
-    ("silence", TransientBackendError, 0),
+    ("no_response", TransientBackendError, 0),
 ]
 REASONS: list[tuple[FaultKind, str]] = [
     ("truncated", "length"),
@@ -92,12 +92,12 @@ def asking(question: object = "맛은?", **more: Any) -> LLMRequest:
     return LLMRequest("taste", ({"role": "user", "content": str(question)},), SCHEMA, **more)
 
 
-def ask(llm: Any, *questions: object) -> list[LLMReply | BackendError]:
+def ask(llm: Any, *questions: object) -> list[LLMResponse | BackendError]:
     """Ask all at once, each in a thread of its own."""
 
-    def one(question: object) -> LLMReply | BackendError:
+    def one(question: object) -> LLMResponse | BackendError:
         try:
-            reply: LLMReply = llm.complete(asking(question))
+            reply: LLMResponse = llm.complete(asking(question))
         except BackendError as error:
             return error
         return reply
@@ -127,15 +127,15 @@ def server() -> Iterator[FaultServer]:
 def test_every_fault_is_the_error_that_it_is(
     model: Model, kind: FaultKind, error: type[BackendError], status: int
 ) -> None:
-    with FaultServer(Faults(shares={kind: 1.0}, slow=20.0)) as server:
-        llm = model(server, timeout=0.3 if kind in ("slow_body", "silence") else 30)
+    with FaultServer(Faults(probabilities={kind: 1.0}, slow_body_seconds=20.0)) as server:
+        llm = model(server, timeout=0.3 if kind in ("slow_body", "no_response") else 30)
         failed, then = ask(llm, "맛은?") + ask(llm, "맛은?")
-        if kind in ("slow_body", "silence"):
+        if kind in ("slow_body", "no_response"):
             until(lambda: server.counts.abandoned == 1)
         counts = server.counts
 
     assert type(failed) is error
-    assert isinstance(then, LLMReply)  # by default it is met once
+    assert isinstance(then, LLMResponse)  # by default it is met once
     assert dict(counts.faults) == {kind: 1}
     assert dict(counts.statuses) == {(CHAT, status): 1, (CHAT, 200): 1} if status != 200 else {(CHAT, 200): 2}
     assert counts.answered == 1
@@ -146,11 +146,11 @@ def test_every_fault_is_the_error_that_it_is(
 
 @pytest.mark.parametrize(("kind", "reason"), REASONS)
 def test_a_bad_answer_is_an_answer_and_was_paid(model: Model, kind: FaultKind, reason: str) -> None:
-    with FaultServer(Faults(shares={kind: 1.0})) as server:
+    with FaultServer(Faults(probabilities={kind: 1.0})) as server:
         (reply,) = ask(model(server), "맛은?")
         counts = server.counts
 
-    assert isinstance(reply, LLMReply)
+    assert isinstance(reply, LLMResponse)
     assert reply.finish_reason == reason
     assert (counts.answered, counts.completion_tokens) == (1, reply.completion_tokens)
     assert counts.prompt_tokens == reply.prompt_tokens == 7
@@ -158,7 +158,7 @@ def test_a_bad_answer_is_an_answer_and_was_paid(model: Model, kind: FaultKind, r
 
 
 def test_reviews_that_are_left_out_are_asked_about_again() -> None:
-    def plan(asked: Asked) -> FaultKind | None:
+    def plan(asked: ChatRequest) -> FaultKind | None:
         return "missing_ids" if len(asked.numbers) == 4 else None
 
     shop = {"restaurant_id": 1, "reviews": ["맛있어요", "별로예요", "그저 그래요", "최고"]}
@@ -212,7 +212,7 @@ async def test_what_is_above_the_limit_is_refused(
 
 @pytest.mark.anyio
 async def test_the_limit_can_be_changed_while_calls_are_in_flight(server: FaultServer) -> None:
-    server.faults = Faults(shares={"silence": 1.0}, limit=2)
+    server.faults = Faults(probabilities={"no_response": 1.0}, limit=2)
     llm = vllm(server)
     async with busy(llm, server, 2):
         server.faults = Faults(limit=3)
@@ -230,7 +230,7 @@ def test_the_bucket_of_requests_lets_a_burst_in_and_then_its_rate(model: Model) 
     with FaultServer(Faults(requests_per_second=5, burst=4, retry_after="exact")) as server:
         began = time.monotonic()
         answers = ask(model(server), *range(12))
-        let_in = sum(isinstance(answer, LLMReply) for answer in answers)
+        let_in = sum(isinstance(answer, LLMResponse) for answer in answers)
         allowed = 4 + 5 * (time.monotonic() - began)
         waits = [answer.retry_after for answer in answers if isinstance(answer, RateLimited)]
         time.sleep(0.2)
@@ -239,7 +239,7 @@ def test_the_bucket_of_requests_lets_a_burst_in_and_then_its_rate(model: Model) 
     assert 4 <= let_in <= allowed
     assert len(waits) + let_in == 12
     assert all(wait is not None and 0 < wait <= 0.2 for wait in waits)
-    assert isinstance(again, LLMReply)
+    assert isinstance(again, LLMResponse)
 
 
 def test_the_bucket_of_tokens_charges_prompts_and_longest_answers() -> None:
@@ -282,29 +282,29 @@ def test_the_backends_read_what_is_left_from_answers_and_refusals(model: Model, 
     llm.close()
 
     assert first is not None
-    assert first.requests == RateBudget(30, 1, 2.0)
+    assert first.requests == RateLimitStatus(30, 1, 2.0)
     assert first.tokens is not None
     assert (first.tokens.limit, first.tokens.remaining) == (60_000, 60_000 - 1000 - 5)
     assert first.tokens.reset == pytest.approx(1.005)
-    assert refused.value.rate is not None
-    assert refused.value.rate.requests is not None
-    assert (refused.value.rate.requests.limit, refused.value.rate.requests.remaining) == (30, 0)
-    assert silent.value.rate is None
+    assert refused.value.rate_limit is not None
+    assert refused.value.rate_limit.requests is not None
+    assert (refused.value.rate_limit.requests.limit, refused.value.rate_limit.requests.remaining) == (30, 0)
+    assert silent.value.rate_limit is None
 
 
 def test_a_planned_refusal_tells_what_is_left_too(model: Model) -> None:
-    with FaultServer(Faults(shares={"rate_limited": 1.0}, requests_per_second=10, burst=5)) as server:
+    with FaultServer(Faults(probabilities={"rate_limited": 1.0}, requests_per_second=10, burst=5)) as server:
         (refused,) = ask(model(server), "맛은?")
 
     assert isinstance(refused, RateLimited)
-    assert refused.rate == RateReport(RateBudget(600, 4, 0.1))
+    assert refused.rate_limit == RateLimitInfo(RateLimitStatus(600, 4, 0.1))
 
 
 def test_without_buckets_nothing_is_said_of_what_is_left(model: Model, server: FaultServer) -> None:
     (reply,) = ask(model(server), "맛은?")
 
-    assert isinstance(reply, LLMReply)
-    assert reply.rate is None
+    assert isinstance(reply, LLMResponse)
+    assert reply.rate_limit is None
 
 
 def test_only_the_key_that_is_asked_for_is_good() -> None:
@@ -315,7 +315,7 @@ def test_only_the_key_that_is_asked_for_is_good() -> None:
         assert "sesame" not in f"{server!r} {server.counts}"
 
     assert isinstance(wrong, AuthenticationFailed)
-    assert isinstance(right, LLMReply)
+    assert isinstance(right, LLMResponse)
 
 
 def test_vllm_s_extras_are_there() -> None:
@@ -334,7 +334,7 @@ def test_vllm_s_extras_are_there() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("strong", [Faults(seats=2, latency=30), Faults(kv_tokens=48, latency=30)])
+@pytest.mark.parametrize("strong", [Faults(max_running=2, latency=30), Faults(kv_tokens=48, latency=30)])
 async def test_who_does_not_fit_waits_and_the_metrics_tell(strong: Faults) -> None:
     with FaultServer(strong) as server:
         llm = vllm(server)
@@ -349,15 +349,15 @@ async def test_who_does_not_fit_waits_and_the_metrics_tell(strong: Faults) -> No
 
 @pytest.mark.anyio
 async def test_who_waits_is_let_in_when_the_server_gets_stronger(server: FaultServer) -> None:
-    server.faults = Faults(shares={"silence": 1.0}, seats=1)
+    server.faults = Faults(probabilities={"no_response": 1.0}, max_running=1)
     llm = vllm(server)
     async with busy(llm, server, 1), anyio.create_task_group() as group:
-        server.faults = Faults(seats=1)
+        server.faults = Faults(max_running=1)
         group.start_soon(llm.acomplete, asking())
         while server.counts.in_flight < 2:
             await anyio.sleep(0.002)
         assert (await llm.ametrics()).waiting == 1
-        server.faults = Faults(seats=2)
+        server.faults = Faults(max_running=2)
     await llm.aclose()
 
     assert server.counts.answered == 1
@@ -370,7 +370,7 @@ def test_another_process_can_look_and_change_the_faults(server: FaultServer) -> 
 
     assert (refused.status_code, unknown.status_code, changed.status_code) == (400, 400, 200)
     assert "Faults.limit must be" in refused.text
-    assert server.faults == Faults(limit=5, shares={"reset": 0.5})
+    assert server.faults == Faults(limit=5, probabilities={"reset": 0.5})
     assert httpx.get(f"{server.url}/_counts").json() == server.counts.as_dict()
     assert server.counts.requests == 0
 
@@ -378,7 +378,7 @@ def test_another_process_can_look_and_change_the_faults(server: FaultServer) -> 
 @pytest.mark.anyio
 async def test_lower_priorities_are_worked_on_first(server: FaultServer) -> None:
     order: list[int] = []
-    server.faults = Faults(shares={"silence": 1.0}, seats=1)
+    server.faults = Faults(probabilities={"no_response": 1.0}, max_running=1)
     llm = vllm(server)
 
     async def call(priority: int) -> None:
@@ -386,7 +386,7 @@ async def test_lower_priorities_are_worked_on_first(server: FaultServer) -> None
         order.append(priority)
 
     async with anyio.create_task_group() as group, busy(llm, server, 1):
-        server.faults = Faults(seats=1, latency=0.05)
+        server.faults = Faults(max_running=1, latency=0.05)
         for waiting, priority in enumerate([7, 0, -3], start=1):
             group.start_soon(call, priority)
             while server.counts.in_flight <= waiting:
@@ -398,7 +398,7 @@ async def test_lower_priorities_are_worked_on_first(server: FaultServer) -> None
 
 @pytest.mark.anyio
 async def test_a_cancelled_call_leaves_its_seat_and_its_place_in_the_line() -> None:
-    with FaultServer(Faults(seats=1, latency=30)) as server:
+    with FaultServer(Faults(max_running=1, latency=30)) as server:
         llm = vllm(server)
         async with anyio.create_task_group() as group:
             for number in range(3):
@@ -409,7 +409,7 @@ async def test_a_cancelled_call_leaves_its_seat_and_its_place_in_the_line() -> N
         await llm.aclose()
         while server.counts.in_flight:
             await anyio.sleep(0.005)
-        server.faults = Faults(seats=1)
+        server.faults = Faults(max_running=1)
         assert (await llm.acomplete(asking("then"))).text
         await llm.aclose()
         counts = server.counts
@@ -422,7 +422,7 @@ def test_seeded_runs_repeat() -> None:
     shares: Any = {"server_error": 0.2, "truncated": 0.2, "refusal": 0.1, "reset": 0.1}
 
     def run(seed: int) -> tuple[list[str], dict[str, int]]:
-        with FaultServer(Faults(shares=shares), seed=seed) as server:
+        with FaultServer(Faults(probabilities=shares), seed=seed) as server:
             return [str(answer) for answer in ask(vllm(server), *questions)], dict(server.counts.faults)
 
     assert run(1) == run(1)
@@ -434,7 +434,7 @@ def test_answers_tell_questions_apart(server: FaultServer) -> None:
 
 
 def test_the_answer_may_be_an_echo_or_a_function_of_yours() -> None:
-    def rude(asked: Asked) -> dict[str, str]:
+    def rude(asked: ChatRequest) -> dict[str, str]:
         return {"summary": f"{asked.text} {asked.attempt}"}
 
     for answer, text in (("echo", '{"summary":"맛은?"}'), (rude, '{"summary":"맛은? 1"}')):
@@ -442,13 +442,13 @@ def test_the_answer_may_be_an_echo_or_a_function_of_yours() -> None:
             llm = vllm(server)
             free = llm.complete(LLMRequest("talk", ({"role": "user", "content": "안녕"},)))
             (reply,) = ask(llm, "맛은?")
-        assert isinstance(reply, LLMReply)
+        assert isinstance(reply, LLMResponse)
         assert reply.text == text
         assert "안녕" in free.text
 
 
 def test_what_a_function_of_yours_raises_is_raised_again_at_the_end() -> None:
-    def broken(asked: Asked) -> str:
+    def broken(asked: ChatRequest) -> str:
         raise LookupError("oops")
 
     server = FaultServer(answer=broken).start()
@@ -474,11 +474,11 @@ def test_a_server_that_died_comes_back_where_it_was() -> None:
         assert server.counts.answered == 2
 
     assert isinstance(dead, TransientBackendError)
-    assert isinstance(alive, LLMReply)
+    assert isinstance(alive, LLMResponse)
 
 
 def test_stopping_does_not_wait_for_answers() -> None:
-    server = FaultServer(Faults(shares={"silence": 1.0}))
+    server = FaultServer(Faults(probabilities={"no_response": 1.0}))
     with server, ThreadPoolExecutor(1) as pool:
         call = pool.submit(ask, vllm(server), 1)
         until(lambda: server.counts.in_flight == 1)
@@ -494,11 +494,13 @@ def test_stopping_does_not_wait_for_answers() -> None:
 
 def test_a_run_through_every_fault_loses_nothing_and_its_tokens_are_the_server_s() -> None:
     shares: Any = dict.fromkeys(("rate_limited", "unavailable", "server_error", "bad_gateway"), 0.05)
-    shares |= dict.fromkeys(("hang_up", "reset", "malformed", "truncated", "prose", "empty", "refusal"), 0.05)
+    shares |= dict.fromkeys(
+        ("disconnect", "reset", "malformed", "truncated", "prose", "empty", "refusal"), 0.05
+    )
     shops = [{"restaurant_id": number, "reviews": [f"{number}번 집 좋아요"] * 3} for number in range(60)]
-    policy = RetryPolicy(first_wait=0.01)
+    policy = RetryPolicy(wait_initial=0.01)
     with (
-        FaultServer(Faults(shares=shares, latency=0.005, limit=8), seed=3) as server,
+        FaultServer(Faults(probabilities=shares, latency=0.005, limit=8), seed=3) as server,
         closing(vllm(server)) as llm,
     ):
         runner = BatchRunner(

@@ -13,15 +13,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from restaurant_llm_batch import LLMReply
+from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch.errors import ConfigurationError, OutputError
 from restaurant_llm_batch.tasks._parsing import read_object
 from restaurant_llm_batch.testing.server import Faults
-from restaurant_llm_batch.testing.server._answers import spoil
+from restaurant_llm_batch.testing.server._answers import corrupt
 from restaurant_llm_batch.testing.server._chat_api import duration
-from restaurant_llm_batch.testing.server._faults import Bucket
-from restaurant_llm_batch.testing.server._jobs import ALIVE, Job, Jobs
-from restaurant_llm_batch.testing.server._requests import Asked, count_tokens, read_chat, read_job
+from restaurant_llm_batch.testing.server._faults import TokenBucket
+from restaurant_llm_batch.testing.server._jobs import ALIVE, JobQueue, ServerJob
+from restaurant_llm_batch.testing.server._requests import ChatRequest, count_tokens, read_chat, read_job
 
 DIGESTS = [f"{number:016x}" for number in range(2000)]
 SHARES: Any = {"reset": 0.1, "server_error": 0.25, "truncated": 0.05}
@@ -30,8 +30,8 @@ texts = st.text(st.characters(codec="utf-8"))
 answers = st.dictionaries(texts, st.one_of(texts, st.integers(), st.lists(texts)), min_size=1)
 
 
-def asked(digest: str = "0", attempt: int = 1, text: str = "맛은?", **more: Any) -> Asked:
-    return Asked({"messages": [{"role": "user", "content": text}], **more}, digest, attempt)
+def asked(digest: str = "0", attempt: int = 1, text: str = "맛은?", **more: Any) -> ChatRequest:
+    return ChatRequest({"messages": [{"role": "user", "content": text}], **more}, digest, attempt)
 
 
 def kinds(faults: Faults, seed: int, attempt: int = 1) -> list[str | None]:
@@ -39,7 +39,7 @@ def kinds(faults: Faults, seed: int, attempt: int = 1) -> list[str | None]:
 
 
 def test_each_fault_befalls_its_share_of_the_questions() -> None:
-    found = Counter(kinds(Faults(shares=SHARES), seed=7))
+    found = Counter(kinds(Faults(probabilities=SHARES), seed=7))
 
     assert set(found) == {*SHARES, None}
     for kind, share in SHARES.items():
@@ -47,22 +47,22 @@ def test_each_fault_befalls_its_share_of_the_questions() -> None:
 
 
 def test_a_seed_names_the_same_questions_in_every_process_and_another_seed_others() -> None:
-    first = [at for at, kind in enumerate(kinds(Faults(shares=SHARES), seed=7)) if kind == "truncated"]
+    first = [at for at, kind in enumerate(kinds(Faults(probabilities=SHARES), seed=7)) if kind == "truncated"]
 
     assert first[:5] == [42, 47, 58, 93, 129]
-    assert kinds(Faults(shares=SHARES), seed=8) != kinds(Faults(shares=SHARES), seed=7)
+    assert kinds(Faults(probabilities=SHARES), seed=8) != kinds(Faults(probabilities=SHARES), seed=7)
 
 
 def test_a_fault_is_met_by_as_many_tries_as_it_says() -> None:
-    always = kinds(Faults(shares=SHARES, tries=None), seed=1)
+    always = kinds(Faults(probabilities=SHARES, tries=None), seed=1)
 
     for attempt, tries in ((1, 1), (2, 2), (9, None)):
-        assert kinds(Faults(shares=SHARES, tries=tries), 1, attempt) == always
-    assert set(kinds(Faults(shares=SHARES, tries=2), seed=1, attempt=3)) == {None}
+        assert kinds(Faults(probabilities=SHARES, tries=tries), 1, attempt) == always
+    assert set(kinds(Faults(probabilities=SHARES, tries=2), seed=1, attempt=3)) == {None}
 
 
 def test_a_plan_goes_before_shares_and_its_mistakes_are_named() -> None:
-    faults = Faults(shares={"reset": 1.0}, plan=lambda asked: "empty" if asked.attempt == 2 else None)
+    faults = Faults(probabilities={"reset": 1.0}, plan=lambda asked: "empty" if asked.attempt == 2 else None)
 
     assert [faults.kind(asked(attempt=attempt), 0) for attempt in (1, 2)] == [None, "empty"]
     wrong: Any = lambda asked: "hangup"  # noqa: E731
@@ -101,7 +101,9 @@ def test_latencies_are_drawn_by_seed_question_and_attempt() -> None:
 
 
 def test_faults_travel_to_other_processes() -> None:
-    assert pickle.loads(pickle.dumps(Faults(shares=SHARES, limit=3))) == Faults(shares=SHARES, limit=3)
+    assert pickle.loads(pickle.dumps(Faults(probabilities=SHARES, limit=3))) == Faults(
+        probabilities=SHARES, limit=3
+    )
 
 
 @given(
@@ -112,7 +114,7 @@ def test_faults_travel_to_other_processes() -> None:
 def test_a_bucket_never_gives_more_than_its_rate_and_what_it_held(
     rate: float, holds: int, asks: list[tuple[float, int]]
 ) -> None:
-    bucket, now, given_out = Bucket(), 100.0, 0
+    bucket, now, given_out = TokenBucket(), 100.0, 0
     for pause, amount in asks:
         now += pause
         wait = bucket.wait(amount, rate, holds, now)
@@ -130,10 +132,10 @@ def test_a_bucket_never_gives_more_than_its_rate_and_what_it_held(
 def test_spoilt_answers_are_spoilt_as_their_names_say(answer: dict[str, Any]) -> None:
     text = json.dumps(answer, ensure_ascii=False)
 
-    def spoilt(kind: str | None, most: int | None = None) -> LLMReply:
-        return LLMReply(*spoil(kind, text, count_tokens, most)[:2])
+    def spoilt(kind: str | None, most: int | None = None) -> LLMResponse:
+        return LLMResponse(*corrupt(kind, text, count_tokens, most)[:2])
 
-    assert spoilt(None) == spoilt("server_error") == LLMReply(text, "stop")
+    assert spoilt(None) == spoilt("server_error") == LLMResponse(text, "stop")
     assert spoilt("truncated").finish_reason == "length"
     assert text.startswith(spoilt("content_filter").text)
     assert read_object(spoilt("prose")) == answer
@@ -149,7 +151,7 @@ def test_spoilt_answers_are_spoilt_as_their_names_say(answer: dict[str, Any]) ->
 
 
 def test_control_characters_break_strict_json_alone() -> None:
-    text = spoil("control_characters", '{"a":"좋아요"}', count_tokens, None).text
+    text = corrupt("control_characters", '{"a":"좋아요"}', count_tokens, None).text
 
     assert json.loads(text, strict=False) == {"a": "\n\t좋아요"}
     with pytest.raises(ValueError, match="control character"):
@@ -159,7 +161,7 @@ def test_control_characters_break_strict_json_alone() -> None:
 def test_every_other_numbered_entry_is_left_out() -> None:
     text = json.dumps({"labels": [{"id": n, "label": "neutral"} for n in range(1, 6)], "more": [1, 2]})
 
-    answer = json.loads(spoil("missing_ids", text, count_tokens, None).text)
+    answer = json.loads(corrupt("missing_ids", text, count_tokens, None).text)
 
     assert [entry["id"] for entry in answer["labels"]] == [2, 4]
     assert answer["more"] == [1, 2]
@@ -216,11 +218,13 @@ def test_native_prompts_of_jobs_are_read_too_and_other_inputs_are_not() -> None:
 def test_how_often_jobs_are_looked_at_changes_nothing(
     plan: list[Any], workers: int | None, random: Random
 ) -> None:
-    looked_at, left_alone = Jobs(), Jobs()
+    looked_at, left_alone = JobQueue(), JobQueue()
     for jobs in (looked_at, left_alone):
         now = 0.0
         for number, (end, seconds, starts, lasts, lives, pause) in enumerate(plan):
-            job = Job(f"job{number}", f"{number % 4}", end, {}, seconds, starts, None, now + lives, lasts)
+            job = ServerJob(
+                f"job{number}", f"{number % 4}", end, {}, seconds, starts, None, now + lives, lasts
+            )
             jobs.add(job, now, workers)
             now += pause
             if jobs is looked_at:
@@ -237,9 +241,9 @@ def test_how_often_jobs_are_looked_at_changes_nothing(
 
 
 def test_workers_take_jobs_one_after_another_and_the_cancelled_ones_never() -> None:
-    jobs = Jobs()
+    jobs = JobQueue()
     for number in range(4):
-        jobs.add(Job(str(number), "same", "COMPLETED", {}, 1.0), 0.0, workers=1)
+        jobs.add(ServerJob(str(number), "same", "COMPLETED", {}, 1.0), 0.0, workers=1)
     jobs.end(jobs.all["1"], "CANCELLED")
 
     jobs.move_on(1.5, workers=1)

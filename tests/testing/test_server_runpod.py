@@ -10,8 +10,8 @@ import anyio
 import httpx
 import pytest
 
-from restaurant_llm_batch import LLMReply, LLMRequest
-from restaurant_llm_batch.backends.runpod.llm import Polling, RunPodLLM
+from restaurant_llm_batch import LLMRequest, LLMResponse
+from restaurant_llm_batch.backends.runpod.llm import PollingPolicy, RunPodLLM
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,
@@ -24,11 +24,11 @@ from restaurant_llm_batch.errors import (
 )
 from restaurant_llm_batch.testing.server import FaultKind, Faults, FaultServer
 
-QUICK = Polling(first=0.01, growth=1.2, longest=0.05)
+QUICK = PollingPolicy(wait_initial=0.01, multiplier=1.2, wait_max=0.05)
 SUBMISSIONS: list[tuple[FaultKind, type[BackendError], int]] = [
     ("rate_limited", RateLimited, 429),
     ("unavailable", TransientBackendError, 503),
-    ("out_of_credit", QuotaExhausted, 429),
+    ("insufficient_quota", QuotaExhausted, 429),
     ("unauthorized", AuthenticationFailed, 401),
     ("forbidden", AuthenticationFailed, 403),
     ("bad_request", PermanentBackendError, 400),
@@ -36,11 +36,11 @@ SUBMISSIONS: list[tuple[FaultKind, type[BackendError], int]] = [
     ("server_error", SubmissionUnknown, 500),
     ("bad_gateway", SubmissionUnknown, 502),
     ("not_json", SubmissionUnknown, 200),
-    ("hang_up", SubmissionUnknown, 0),
-    ("silence", SubmissionUnknown, 0),
+    ("disconnect", SubmissionUnknown, 0),
+    ("no_response", SubmissionUnknown, 0),
 ]
 ENDS: list[tuple[FaultKind, type[BackendError], str, str]] = [
-    ("too_long", PromptTooLong, "maximum context length", "FAILED"),
+    ("context_length_exceeded", PromptTooLong, "maximum context length", "FAILED"),
     ("job_fails", PermanentBackendError, "RuntimeError.*CUDA", "FAILED"),
     ("job_fails_for_now", TransientBackendError, "503", "FAILED"),
     ("job_times_out", PermanentBackendError, "timed out", "TIMED_OUT"),
@@ -71,7 +71,7 @@ def test_a_submission_that_fails_makes_no_job(
     kind: FaultKind, error: type[BackendError], status: int
 ) -> None:
     with (
-        FaultServer(Faults(shares={kind: 1.0})) as server,
+        FaultServer(Faults(probabilities={kind: 1.0})) as server,
         closing(runpod(server, request_timeout=0.3)) as llm,
     ):
         with pytest.raises(error) as failed:
@@ -86,7 +86,7 @@ def test_a_submission_that_fails_makes_no_job(
 
 @pytest.mark.parametrize("kind", ["submission_lost", "reset"])
 def test_a_submission_whose_answer_is_lost_leaves_a_job_that_ends_by_itself(kind: FaultKind) -> None:
-    with FaultServer(Faults(shares={kind: 1.0}, latency=30)) as server, closing(runpod(server)) as llm:
+    with FaultServer(Faults(probabilities={kind: 1.0}, latency=30)) as server, closing(runpod(server)) as llm:
         with pytest.raises(SubmissionUnknown):
             llm.complete(asking())
         alive = server.counts
@@ -104,7 +104,10 @@ def test_a_submission_whose_answer_is_lost_leaves_a_job_that_ends_by_itself(kind
 def test_every_end_of_a_job_is_the_error_that_it_is(
     kind: FaultKind, error: type[BackendError], words: str, status: str
 ) -> None:
-    with FaultServer(Faults(shares={kind: 1.0}, latency=0.02)) as server, closing(runpod(server)) as llm:
+    with (
+        FaultServer(Faults(probabilities={kind: 1.0}, latency=0.02)) as server,
+        closing(runpod(server)) as llm,
+    ):
         with pytest.raises(error, match=words) as failed:
             llm.complete(asking())
         counts = server.counts
@@ -118,10 +121,10 @@ def test_every_end_of_a_job_is_the_error_that_it_is(
 
 
 @pytest.mark.parametrize(
-    "kind", ["slow_body", "look_fails", "malformed", "refusal", "truncated", "prose", "control_characters"]
+    "kind", ["slow_body", "poll_fails", "malformed", "refusal", "truncated", "prose", "control_characters"]
 )
 def test_what_a_job_outlives_is_an_answer_all_the_same(kind: FaultKind) -> None:
-    faults = Faults(shares={kind: 1.0}, latency=0.02, slow=0.1)
+    faults = Faults(probabilities={kind: 1.0}, latency=0.02, slow_body_seconds=0.1)
     with FaultServer(faults) as server, closing(runpod(server)) as llm:
         reply = llm.complete(asking())
         counts = server.counts
@@ -129,13 +132,13 @@ def test_what_a_job_outlives_is_an_answer_all_the_same(kind: FaultKind) -> None:
     assert dict(counts.faults) == {kind: 1}
     assert counts.answered == 1
     assert (counts.prompt_tokens, counts.completion_tokens) == (reply.prompt_tokens, reply.completion_tokens)
-    assert counts.asked("/v2/status") == counts.asked("/v2/status", 200) + (kind == "look_fails")
+    assert counts.asked("/v2/status") == counts.asked("/v2/status", 200) + (kind == "poll_fails")
 
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["job_never_ends", "job_stays_queued", "cancel_fails"])
 async def test_cancelled_calls_leave_no_job_alive(kind: FaultKind) -> None:
-    with FaultServer(Faults(shares={kind: 1.0}, tries=None, latency=60)) as server:
+    with FaultServer(Faults(probabilities={kind: 1.0}, tries=None, latency=60)) as server:
         llm = runpod(server, timeout=60)
         async with anyio.create_task_group() as group:
             for number in range(12):
@@ -174,7 +177,7 @@ async def test_the_limit_is_one_on_jobs_alive(server: FaultServer) -> None:
 
 
 def test_workers_take_jobs_in_turn_and_the_queue_can_be_purged(server: FaultServer) -> None:
-    server.faults = Faults(seats=1, latency=60)
+    server.faults = Faults(max_running=1, latency=60)
     body = {"input": {"prompt": "맛은?"}}
     ids = [httpx.post(f"{server.runpod_url}/e1/run", json=body).json()["id"] for _ in range(3)]
 
@@ -222,10 +225,10 @@ def test_what_it_does_not_do_it_says(server: FaultServer, method: str, path: str
 
 @pytest.mark.anyio
 async def test_the_completions_of_jobs_are_counted_once_and_seeded_runs_repeat() -> None:
-    shares: Any = {"job_fails": 0.2, "job_vanishes": 0.1, "look_fails": 0.1, "submission_lost": 0.1}
+    shares: Any = {"job_fails": 0.2, "job_vanishes": 0.1, "poll_fails": 0.1, "submission_lost": 0.1}
 
     async def run(seed: int) -> tuple[list[str], dict[str, int]]:
-        said: dict[int, LLMReply | BackendError] = {}
+        said: dict[int, LLMResponse | BackendError] = {}
 
         async def one(number: int) -> None:
             try:
@@ -233,14 +236,14 @@ async def test_the_completions_of_jobs_are_counted_once_and_seeded_runs_repeat()
             except BackendError as error:
                 said[number] = error
 
-        with FaultServer(Faults(shares=shares, latency=0.02), seed=seed) as server:
+        with FaultServer(Faults(probabilities=shares, latency=0.02), seed=seed) as server:
             llm = runpod(server, timeout=30)
             async with anyio.create_task_group() as group:
                 for number in range(40):
                     group.start_soon(one, number)
             await llm.aclose()
             counts = server.counts
-        replies = [reply for reply in said.values() if isinstance(reply, LLMReply)]
+        replies = [reply for reply in said.values() if isinstance(reply, LLMResponse)]
         assert counts.answered == len(replies)
         assert counts.completion_tokens == sum(reply.completion_tokens for reply in replies)
         kinds = [said[number].__class__.__name__ for number in sorted(said)]

@@ -1,4 +1,4 @@
-"""Limits: how much may happen at once, and how much a GPU holds. Numbers only; `Gate` does the holding."""
+"""Limits: calls in flight, tokens, rates and batch sizes of a runner. Numbers only; `_limits` enforces them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from typing import Literal
 
 from .._limits.aimd import AdaptiveLimit
-from .._limits.concurrency import Gate
+from .._limits.concurrency import ConcurrencyLimiter
 from ..errors import ConfigurationError
 
 _GATED = ("search", "llm", "batches", "llm_total")
@@ -24,21 +24,21 @@ class Limits:
     The most that a runner does at once, across all of its runs, threads and loops.
 
     `search`, `llm`, `batches` and `llm_total` count calls to a backend. Each may be a number, an `AdaptiveLimit`
-    that finds the number, or a `Gate` that is shared with other runners.
+    that finds the number, or a `ConcurrencyLimiter` that is shared with other runners.
 
     Attributes:
         search: Searches in flight.
         llm: LLM calls in flight, other than packed batches.
         batches: LLM calls in flight that carry a packed batch of reviews.
         llm_total: Both kinds together; None for no bound of its own.
-        restaurants: Restaurants open at once in one run (the sliding window).
-        tokens_per_batch: Token budget of a packed batch.
+        open_items: Restaurants open at once in one run (the sliding window).
+        max_tokens_per_batch: Token budget of a packed batch.
         min_batch_size: Fewest reviews in a packed batch, where the budget allows it.
         max_batch_size: Most reviews in a packed batch.
         default_batch_size: Batch size when there is nothing to judge it by.
         tokens_in_flight: Tokens of LLM calls in flight, prompts and longest answers: what a GPU's KV cache holds
-            (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number or a `Gate`; None for no bound. The
-            first in the queue waits, and nobody overtakes it; a call that is larger than all of it goes alone.
+            (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number or a `ConcurrencyLimiter`; None for no
+            limit. The first call in the queue waits and is not overtaken; a call larger than the limit runs alone.
         requests_per_minute: LLM calls that begin in any 60 seconds, tries counted each; spread over the minute. None
             for what the service says in its ``x-ratelimit-*`` headers, if it does.
         tokens_per_minute: Tokens that they take, likewise. A call is counted with its prompt and its longest answer
@@ -48,30 +48,30 @@ class Limits:
         ConfigurationError: When a number is not a positive integer, or the batch sizes are out of order.
     """
 
-    search: int | AdaptiveLimit | Gate = 50
-    llm: int | AdaptiveLimit | Gate = 8
-    batches: int | AdaptiveLimit | Gate = 20
-    llm_total: int | AdaptiveLimit | Gate | None = None
-    restaurants: int = 200
-    tokens_per_batch: int = 4000
+    search: int | AdaptiveLimit | ConcurrencyLimiter = 50
+    llm: int | AdaptiveLimit | ConcurrencyLimiter = 8
+    batches: int | AdaptiveLimit | ConcurrencyLimiter = 20
+    llm_total: int | AdaptiveLimit | ConcurrencyLimiter | None = None
+    open_items: int = 200
+    max_tokens_per_batch: int = 4000
     min_batch_size: int = 10
     max_batch_size: int = 100
     default_batch_size: int = 50
-    tokens_in_flight: int | Gate | None = None
+    tokens_in_flight: int | ConcurrencyLimiter | None = None
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (AdaptiveLimit, Gate)) and field.name in _GATED:
+            if isinstance(value, (AdaptiveLimit, ConcurrencyLimiter)) and field.name in _GATED:
                 continue
-            if field.name == "tokens_in_flight" and isinstance(value, Gate):
+            if field.name == "tokens_in_flight" and isinstance(value, ConcurrencyLimiter):
                 continue
             if value is None and field.default is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                kinds = ", an AdaptiveLimit(...) or a Gate(...)" if field.name in _GATED else ""
+                kinds = ", an AdaptiveLimit(...) or a ConcurrencyLimiter(...)" if field.name in _GATED else ""
                 example = field.default or _EXAMPLES[field.name]
                 raise ConfigurationError(
                     f"Limits.{field.name} must be a whole number of at least 1{kinds}, got {value!r}; "
@@ -92,8 +92,8 @@ class Limits:
             ConfigurationError: For any other name.
         """
         presets = {
-            "24gb": cls(batches=15, tokens_per_batch=3000, max_batch_size=80),
-            "40gb": cls(batches=30, tokens_per_batch=6000, max_batch_size=150),
+            "24gb": cls(batches=15, max_tokens_per_batch=3000, max_batch_size=80),
+            "40gb": cls(batches=30, max_tokens_per_batch=6000, max_batch_size=150),
         }
         try:
             return presets[name]

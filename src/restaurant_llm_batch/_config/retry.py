@@ -13,51 +13,53 @@ class RetryPolicy:
     """
     How often and how patiently a call is made again.
 
-    Waits double from `first_wait` to `max_wait` and are then shortened at random by up to half, so that
+    Waits double from `wait_initial` to `wait_max` and are then shortened at random by up to half, so that
     calls which failed together do not return together. A ``Retry-After`` is a floor, with the same jitter
     on top. A refusal (`RateLimited`) is not an attempt: it has a count of its own.
 
     Attributes:
         attempts: Most tries of a call, the first one included.
-        first_wait: Seconds before the second try, before jitter.
-        max_wait: Longest wait in seconds, unless the service asks for more.
-        rate_limit_attempts: Most refusals of a call before it fails.
+        wait_initial: Seconds before the second try, before jitter.
+        wait_max: Longest wait in seconds, unless the service asks for more.
+        max_rate_limit_attempts: Most refusals of a call before it fails.
 
     Raises:
         ConfigurationError: When a count is below 1 or a wait is negative.
     """
 
     attempts: int = 3
-    first_wait: float = 0.5
-    max_wait: float = 30.0
-    rate_limit_attempts: int = 20
+    wait_initial: float = 0.5
+    wait_max: float = 30.0
+    max_rate_limit_attempts: int = 20
 
     def __post_init__(self) -> None:
-        for name in ("attempts", "rate_limit_attempts"):
+        for name in ("attempts", "max_rate_limit_attempts"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(
                     f"RetryPolicy.{name} must be a whole number of at least 1, got {value!r}; "
                     f"write {name}=1 to never ask again"
                 )
-        waits: tuple[object, ...] = (self.first_wait, self.max_wait)
+        waits: tuple[object, ...] = (self.wait_initial, self.wait_max)
         numbers = all(isinstance(wait, (int, float)) for wait in waits)
-        if not numbers or not 0 <= self.first_wait <= self.max_wait:
+        if not numbers or not 0 <= self.wait_initial <= self.wait_max:
             raise ConfigurationError(
-                "RetryPolicy needs 0 <= first_wait <= max_wait (seconds), got "
-                f"first_wait={self.first_wait!r}, max_wait={self.max_wait!r}"
+                "RetryPolicy needs 0 <= wait_initial <= wait_max (seconds), got "
+                f"wait_initial={self.wait_initial!r}, wait_max={self.wait_max!r}"
             )
 
 
 @dataclass(frozen=True, slots=True)
-class Tries:
+class AttemptCounts:
     """How a call has fared so far: tries that failed, and tries that were refused."""
 
     failed: int = 0
-    refused: int = 0
+    rate_limited: int = 0
 
 
-def wait_before_next(policy: RetryPolicy, error: Exception, tries: Tries, jitter: float) -> float | None:
+def next_retry_delay(
+    policy: RetryPolicy, error: Exception, tries: AttemptCounts, jitter: float
+) -> float | None:
     """
     Decide what follows a failed try.
 
@@ -73,14 +75,14 @@ def wait_before_next(policy: RetryPolicy, error: Exception, tries: Tries, jitter
     if not isinstance(error, TransientBackendError):
         return None
     refused = isinstance(error, RateLimited)
-    count = tries.refused if refused else tries.failed
-    if count >= (policy.rate_limit_attempts if refused else policy.attempts):
+    count = tries.rate_limited if refused else tries.failed
+    if count >= (policy.max_rate_limit_attempts if refused else policy.attempts):
         return None
     # Where the service says what is left, the gate knows better than a guess when to ask again.
-    doublings = 0 if isinstance(error, RateLimited) and error.rate is not None else count - 1
+    doublings = 0 if isinstance(error, RateLimited) and error.rate_limit is not None else count - 1
     # 2.0 ** 1024 overflows; the cap is reached long before.
-    wait = min(policy.max_wait, policy.first_wait * 2.0 ** min(doublings, 60))
+    wait = min(policy.wait_max, policy.wait_initial * 2.0 ** min(doublings, 60))
     wait *= 1 - jitter / 2
     if error.retry_after is None or not isfinite(error.retry_after):
         return wait
-    return max(wait, error.retry_after) + jitter * min(error.retry_after, policy.max_wait) / 4
+    return max(wait, error.retry_after) + jitter * min(error.retry_after, policy.wait_max) / 4

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from math import inf, isfinite
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import ConfigurationError
 
 log = logging.getLogger("restaurant_llm_batch")
 
 _EXAMPLES = {
     "error_rate": 0.5,
-    "window": 50,
-    "refused_for": 600,
+    "error_rate_window": 50,
+    "max_rate_limited_seconds": 600,
     "max_tokens": 5_000_000,
     "max_cost": 10.0,
 }
@@ -27,16 +27,16 @@ _DATED = re.compile(r"[-@:]v?\d")
 
 
 @dataclass(frozen=True, slots=True)
-class StopRules:
+class StopConditions:
     """
     When a run stops by itself; what is finished is returned, and `RunStats.stopped_because` says why.
 
     Calls that are in flight when a rule is met are left to end, so a bound is passed by what they come to.
 
     Attributes:
-        error_rate: Stop when this share of the latest `window` tries of LLM calls failed, refusals aside.
-        window: How many tries that is about; before so many there were, the rule is not applied.
-        refused_for: Stop when the model has refused everything, and answered nothing, for so many seconds.
+        error_rate: Stop when this share of the latest `error_rate_window` tries of LLM calls failed, refusals aside.
+        error_rate_window: How many tries that is about; before so many there were, the rule is not applied.
+        max_rate_limited_seconds: Stop when the model has refused everything, and answered nothing, for so many seconds.
         max_tokens: Stop when so many tokens were read and written, those of answers that could not be used too.
         max_cost: Stop when so much was spent, in the currency of the prices.
 
@@ -45,35 +45,35 @@ class StopRules:
     """
 
     error_rate: float | None = None
-    window: int = 50
-    refused_for: float | None = None
+    error_rate_window: int = 50
+    max_rate_limited_seconds: float | None = None
     max_tokens: int | None = None
     max_cost: float | None = None
 
     def __post_init__(self) -> None:
         bounds = {
             "error_rate": "above 0 and at most 1",
-            "window": "a whole number of at least 1",
-            "refused_for": "a number of seconds above 0",
+            "error_rate_window": "a whole number of at least 1",
+            "max_rate_limited_seconds": "a number of seconds above 0",
             "max_tokens": "a whole number of at least 1",
             "max_cost": "a number above 0",
         }
         for field in fields(self):
             value = getattr(self, field.name)
-            whole = field.name in ("window", "max_tokens")
-            if value is None and field.name != "window":
+            whole = field.name in ("error_rate_window", "max_tokens")
+            if value is None and field.name != "error_rate_window":
                 continue
             kinds = (int,) if whole else (int, float)
             fine = isinstance(value, kinds) and not isinstance(value, bool) and value > 0 and isfinite(value)
             if not fine or (field.name == "error_rate" and value > 1):
                 raise ConfigurationError(
-                    f"StopRules.{field.name} must be {bounds[field.name]}, got {value!r}; "
-                    f"write for example StopRules({field.name}={_EXAMPLES[field.name]})"
+                    f"StopConditions.{field.name} must be {bounds[field.name]}, got {value!r}; "
+                    f"write for example StopConditions({field.name}={_EXAMPLES[field.name]})"
                 )
 
 
 @dataclass(frozen=True, slots=True)
-class Deadlines:
+class TimeLimits:
     """
     How long things may take, in seconds; None for no bound.
 
@@ -87,8 +87,8 @@ class Deadlines:
         item: Of an item, from its entry into the window; what is late then fails as `DeadlineExceeded`.
         run: Of a run. Then what is finished is returned, calls in flight are cancelled, and what is open fails as
             not run to its end.
-        stall: Of a run in which nothing begins or ends. That ends nothing: what is waited for, and since when, is
-            told by a `Stalled` event and a warning in the log. (Not one by one, in stage 1.)
+        stall_warning_after: Seconds without a call that starts or ends, after which a `Stalled` event and a log warning
+            list what the run waits for. It ends nothing. (Not in stage 1.)
 
     Raises:
         ConfigurationError: When one is not a number above 0.
@@ -97,7 +97,7 @@ class Deadlines:
     call: float | None = None
     item: float | None = None
     run: float | None = None
-    stall: float | None = 60.0
+    stall_warning_after: float | None = 60.0
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -106,8 +106,8 @@ class Deadlines:
                 continue
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < inf:
                 raise ConfigurationError(
-                    f"Deadlines.{field.name} must be a number of seconds above 0, or None, got {value!r}; "
-                    f"write for example Deadlines({field.name}=120)"
+                    f"TimeLimits.{field.name} must be a number of seconds above 0, or None, got {value!r}; "
+                    f"write for example TimeLimits({field.name}=120)"
                 )
 
 
@@ -140,19 +140,19 @@ class Price:
                     "write for example Price(prompt=0.25, completion=2.0)"
                 )
 
-    def of(self, reply: LLMReply) -> float:
+    def of(self, reply: LLMResponse) -> float:
         """Return what a reply costs."""
         cached = reply.cached_tokens if self.cached is not None else 0
         cost = (reply.prompt_tokens - cached) * self.prompt + reply.completion_tokens * self.completion
         return (cost + cached * (self.cached or 0.0)) / 1_000_000
 
 
-class Watch:
+class StopMonitor:
     """
     Applies the rules to one run: told what calls come to, it says when to stop.
 
     Args:
-        rules: The rules.
+        conditions: The rules.
         prices: What models cost, by the name that their replies give, with or without a date; "" for all others.
 
     Attributes:
@@ -160,21 +160,23 @@ class Watch:
         cost: What was spent so far; None without prices.
     """
 
-    def __init__(self, rules: StopRules, prices: Mapping[str, Price]) -> None:
-        self.needed = bool(prices) or rules != StopRules(window=rules.window)
+    def __init__(self, conditions: StopConditions, prices: Mapping[str, Price]) -> None:
+        self.needed = bool(prices) or conditions != StopConditions(
+            error_rate_window=conditions.error_rate_window
+        )
         self.cost: float | None = 0.0 if prices else None
-        self._rules = rules
+        self._conditions = conditions
         self._prices = dict(prices)
         self._tokens = 0
-        self._failed: deque[bool] = deque(maxlen=rules.window)
-        self._refused_since: float | None = None
+        self._failed: deque[bool] = deque(maxlen=conditions.error_rate_window)
+        self._rate_limited_since: float | None = None
 
-    def answered(self, reply: LLMReply) -> str | None:
+    def record_reply(self, reply: LLMResponse) -> str | None:
         """Take note of a reply and return why to stop, if there is a reason."""
-        self._refused_since = None
+        self._rate_limited_since = None
         self._failed.append(False)
         self._tokens += reply.prompt_tokens + reply.completion_tokens
-        rules = self._rules
+        rules = self._conditions
         if self.cost is not None:
             price = self._price(reply.model)
             if price is None:
@@ -201,28 +203,28 @@ class Watch:
                 self._prices[model] = price
         return price
 
-    def failed(self) -> str | None:
+    def record_failure(self) -> str | None:
         """Take note of a try that failed and return why to stop, if there is a reason."""
         self._failed.append(True)
-        rate, window = self._rules.error_rate, self._rules.window
+        rate, window = self._conditions.error_rate, self._conditions.error_rate_window
         if rate is None or len(self._failed) < window or sum(self._failed) < rate * window:
             return None
         return f"{sum(self._failed)} of the latest {window} tries failed (error_rate={rate})"
 
-    def refused(self, now: float) -> str | None:
+    def record_rate_limited(self, now: float) -> str | None:
         """Take note of a refusal and return why to stop, if there is a reason."""
-        if self._refused_since is None:
-            self._refused_since = now
-        return self.overdue(now)
+        if self._rate_limited_since is None:
+            self._rate_limited_since = now
+        return self.rate_limit_stop(now)
 
-    def overdue(self, now: float) -> str | None:
+    def rate_limit_stop(self, now: float) -> str | None:
         """Return why to stop, if nothing but refusals came for too long."""
-        patience, since = self._rules.refused_for, self._refused_since
+        patience, since = self._conditions.max_rate_limited_seconds, self._rate_limited_since
         if patience is None or since is None or now - since < patience:
             return None
         return f"the model refused everything for {patience:g} s"
 
-    def patience(self, now: float) -> float | None:
+    def next_check_in(self, now: float) -> float | None:
         """Return in how many seconds `overdue` has to be looked at again; None while it need not be."""
-        patience, since = self._rules.refused_for, self._refused_since
+        patience, since = self._conditions.max_rate_limited_seconds, self._rate_limited_since
         return None if patience is None or since is None else max(0.0, patience - (now - since))

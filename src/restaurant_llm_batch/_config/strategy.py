@@ -65,6 +65,6 @@ class Strategy:
         return cls(search_async=True, restaurant_async=True, threads=True)
 
     @property
-    def side_by_side(self) -> bool:
+    def is_concurrent(self) -> bool:
         """Whether anything at all runs side by side."""
         return self.search_async or self.restaurant_async or self.llm_async

@@ -21,23 +21,23 @@ from anyio.from_thread import BlockingPortal
 from ..errors import RunStopped
 from ..outcomes import Failure, Outcome
 from .concurrent import ConcurrentDriver
-from .frames import PENDING, Pending, Source
-from .items import Entry, Intake, LocalSource
-from .mailbox import A_WHILE
+from .frames import NOT_READY, ItemSource, NotReady
+from .items import InlineSource, ItemReader, RunItem
+from .mailbox import POLL_INTERVAL
 from .run import Run
 from .threaded import ThreadedDriver
-from .threads import WorkerThreads
+from .threads import DaemonThreadPool
 
-Launch: TypeAlias = "Callable[[Reader], object]"
+Launch: TypeAlias = "Callable[[RunBridge], object]"
 
 ACKNOWLEDGE_EVERY = 16
 """Outcomes taken before the run is told, as long as there are more to take: each telling wakes a thread."""
 
-FEED_FOR = 0.001
+MAX_FEED_SECONDS = 0.001
 """Seconds of reading before what was read goes to the run: a slow iterable should not keep it waiting."""
 
 
-class _Want:
+class _NeedItems:
     """The run has room for `entries` more."""
 
     def __init__(self, entries: int) -> None:
@@ -48,20 +48,20 @@ class _Done:
     """The run has delivered everything."""
 
 
-class FedSource:
+class RemoteSource:
     """Entries that the caller reads and the run takes, by turns."""
 
     def __init__(self, want: Callable[[int], object]) -> None:
-        self.entries: deque[Entry | Failure] = deque()
+        self.entries: deque[RunItem | Failure] = deque()
         self.exhausted = False
         self.failure: BaseException | None = None
         self._want = want
         self._callers_turn = False
 
-    def take(self, room: int) -> Entry | Failure | Pending | None:
+    def take(self, room: int) -> RunItem | Failure | NotReady | None:
         """Return the next entry that was fed, asking for more when there is none."""
         if self._callers_turn:
-            return PENDING
+            return NOT_READY
         if self.entries:
             return self.entries.popleft()
         if self.failure is not None:
@@ -70,14 +70,14 @@ class FedSource:
             return None
         self._callers_turn = True
         self._want(room)
-        return PENDING
+        return NOT_READY
 
     def fed(self) -> None:
         """Note, where the run is, that the caller has had its turn."""
         self._callers_turn = False
 
 
-class Reader:
+class RunBridge:
     """
     Reads and feeds a run.
 
@@ -85,21 +85,21 @@ class Reader:
         run: The run.
         intake: The items.
         launch: Starts the run elsewhere: it makes a driver there, calls `attach` with it and, if that
-            returns true, runs it; then calls `over` with what it raised, or None.
+            returns true, runs it; then calls `on_finished` with what it raised, or None.
         collect: Whether outcomes are kept until the end, rather than making the run wait to be read.
     """
 
-    def __init__(self, run: Run, intake: Intake, launch: Launch, *, collect: bool) -> None:
-        self.source: Source = LocalSource(intake)
+    def __init__(self, run: Run, intake: ItemReader, launch: Launch, *, collect: bool) -> None:
+        self.source: ItemSource = InlineSource(intake)
         self._run = run
-        self._intake = intake
+        self._reader = intake
         self._launch = launch
         self._launched = False
         self._collect = collect
-        self._mail: SimpleQueue[Outcome[Any] | _Want | _Done] = SimpleQueue()
+        self._inbox: SimpleQueue[Outcome[Any] | _NeedItems | _Done] = SimpleQueue()
         self._outcomes: deque[Outcome[Any]] = deque()
-        self._fed = FedSource(lambda room: self._mail.put(_Want(room)))
-        if not intake.checked_whole:
+        self._fed = RemoteSource(lambda room: self._inbox.put(_NeedItems(room)))
+        if not intake.is_materialized:
             self.source = self._fed
         self._driver: ConcurrentDriver | ThreadedDriver | None = None
         self._failure: BaseException | None = None
@@ -115,13 +115,13 @@ class Reader:
         while True:
             if self._outcomes:
                 return self._outcomes.popleft()
-            if self._taken and (self._mail.empty() or self._taken >= ACKNOWLEDGE_EVERY):
+            if self._taken and (self._inbox.empty() or self._taken >= ACKNOWLEDGE_EVERY):
                 self._acknowledge()
             try:
-                letter = self._mail.get(timeout=A_WHILE)
+                letter = self._inbox.get(timeout=POLL_INTERVAL)
             except Empty:
                 continue
-            if isinstance(letter, _Want):
+            if isinstance(letter, _NeedItems):
                 self._feed(letter.entries)
             elif not isinstance(letter, _Done):
                 self._taken += 1
@@ -129,20 +129,20 @@ class Reader:
             elif not self._finish():
                 return None
 
-    def look_around(self) -> None:
+    def check_stop(self) -> None:
         """Have the run notice that it was stopped; safe in a signal handler."""
         driver = self._driver
         if driver is not None:
-            driver.home.post(driver.conductor.halt)
+            driver.mailbox.post(driver.scheduler.drain)
 
     def give_up(self) -> None:
         """Cancel the run without waiting for it."""
         self._aborted = True  # before looking for the driver, as `attach` looks here after setting it
         driver = self._driver
         if driver is not None:
-            driver.home.post_later(driver.conductor.abort)
+            driver.mailbox.post_deferred(driver.scheduler.cancel)
 
-    def drop(self) -> None:
+    def abandon(self) -> None:
         """Cancel the run, which nobody reads any more; the garbage collector may call this anywhere."""
         self._dropped = True
         self.give_up()
@@ -151,15 +151,15 @@ class Reader:
         """Cancel the run: calls in flight are cancelled or let go. Yields the outcomes not taken yet."""
         self.give_up()
         driver = self._driver
-        if driver is not None and not driver.home.is_here():  # an observer, say, cannot wait for itself
-            while not self._over.wait(A_WHILE):
+        if driver is not None and not driver.mailbox.is_here():  # an observer, say, cannot wait for itself
+            while not self._over.wait(POLL_INTERVAL):
                 pass
         with suppress(Empty):
             while True:
-                letter = self._mail.get_nowait()
-                if not isinstance(letter, (_Want, _Done)):
+                letter = self._inbox.get_nowait()
+                if not isinstance(letter, (_NeedItems, _Done)):
                     self._outcomes.append(letter)
-        self._mail.put(_Done())  # another thread may be waiting for the next outcome
+        self._inbox.put(_Done())  # another thread may be waiting for the next outcome
         yield from self._outcomes
         yield from self._not_run()
 
@@ -168,12 +168,12 @@ class Reader:
         self._driver = driver
         return not self._aborted
 
-    def over(self, failure: BaseException | None) -> None:
+    def on_finished(self, failure: BaseException | None) -> None:
         """Note, where the run is, that it has ended."""
         self._failure = failure
         if self._dropped:
-            self._run.end()  # a reader would have done it
-        self._mail.put(_Done())
+            self._run.finish()  # a reader would have done it
+        self._inbox.put(_Done())
         self._over.set()
 
     def deliver(self, outcome: Outcome[Any]) -> bool:
@@ -181,12 +181,12 @@ class Reader:
         if self._collect:
             self._outcomes.append(outcome)
         else:
-            self._mail.put(outcome)
+            self._inbox.put(outcome)
         return self._collect
 
     def _finish(self) -> bool:
         """Return whether there are outcomes left after the run's end, and raise what it raised if not."""
-        self._mail.put(_Done())  # whoever asks again is told again
+        self._inbox.put(_Done())  # whoever asks again is told again
         self._outcomes.extend(self._not_run())
         if not self._outcomes and self._failure is not None:
             raise self._failure
@@ -195,15 +195,15 @@ class Reader:
     def _acknowledge(self) -> None:
         taken, self._taken = self._taken, 0
         if self._driver is not None:
-            self._driver.home.post(partial(self._driver.conductor.taken, taken))
+            self._driver.mailbox.post(partial(self._driver.scheduler.on_outcomes_consumed, taken))
 
     def _feed(self, room: int) -> None:
         """Read at most `room` entries, and no longer than a moment, and hand them over."""
         fed = self._fed
-        until = monotonic() + FEED_FOR
+        until = monotonic() + MAX_FEED_SECONDS
         try:
             for _ in range(room):
-                entry = next(self._intake, None)
+                entry = next(self._reader, None)
                 if entry is None:
                     fed.exhausted = True
                     break
@@ -214,27 +214,27 @@ class Reader:
             fed.failure = raised
         driver = self._driver
         if driver is not None:
-            driver.home.post(fed.fed)
-            driver.home.post(driver.conductor.refill)
+            driver.mailbox.post(fed.fed)
+            driver.mailbox.post(driver.scheduler.admit_items)
 
     def _not_run(self) -> Iterator[Outcome[Any]]:
         """Fail the entries that were read but came too late to be run."""
         while self._fed.entries:
             entry = self._fed.entries.popleft()
             if isinstance(entry, Failure):
-                self._run.closed(entry)
+                self._run.record_outcome(entry)
                 yield entry
             else:
-                yield self._run.close(entry, None, self._run.stop_error())
+                yield self._run.item_finished(entry, None, self._run.stop_error())
 
 
-def in_thread(make_driver: Callable[[Reader], ThreadedDriver], threads: WorkerThreads) -> Launch:
+def in_thread(make_driver: Callable[[RunBridge], ThreadedDriver], threads: DaemonThreadPool) -> Launch:
     """Return what launches a run in a thread of its own."""
 
-    def launch(reader: Reader) -> None:
+    def launch(reader: RunBridge) -> None:
         threads.submit(partial(host, reader))
 
-    def host(reader: Reader) -> None:
+    def host(reader: RunBridge) -> None:
         failure: BaseException | None = None
         try:
             driver = make_driver(reader)
@@ -243,18 +243,18 @@ def in_thread(make_driver: Callable[[Reader], ThreadedDriver], threads: WorkerTh
         except BaseException as raised:
             failure = raised
         finally:
-            reader.over(failure)
+            reader.on_finished(failure)
 
     return launch
 
 
-def on_loop(make_driver: Callable[[Reader], ConcurrentDriver], portal: BlockingPortal) -> Launch:
+def on_loop(make_driver: Callable[[RunBridge], ConcurrentDriver], portal: BlockingPortal) -> Launch:
     """Return what launches a run on a private loop."""
 
-    def launch(reader: Reader) -> None:
+    def launch(reader: RunBridge) -> None:
         portal.start_task_soon(host, reader)
 
-    async def host(reader: Reader) -> None:
+    async def host(reader: RunBridge) -> None:
         failure: BaseException | None = RunStopped("the runner was closed while its outcomes were being read")
         try:
             driver = make_driver(reader)
@@ -264,6 +264,6 @@ def on_loop(make_driver: Callable[[Reader], ConcurrentDriver], portal: BlockingP
         except (Exception, KeyboardInterrupt, SystemExit) as raised:
             failure = raised
         finally:
-            reader.over(failure)
+            reader.on_finished(failure)
 
     return launch

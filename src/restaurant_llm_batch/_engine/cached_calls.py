@@ -11,23 +11,23 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from .._llm_response import LLMReply
-from .._store.inflight import Follower, Question, Told
-from .._store.journal import Journal, noting_in
+from .._llm_response import LLMResponse
+from .._store.inflight import Callback, Follower, InFlightCall
+from .._store.journal import JobJournal, use_job_journal
 from .._store.keys import request_key
 from .._store.store import Store
 from ..errors import DeadlineExceeded
 from ..steps import Complete, Flow
 from .call import Call
-from .items import Entry
-from .memo import Await
-from .plan import Line
+from .items import RunItem
+from .memo import WaitForCallback
+from .plan import BackendMethod
 from .run import Run, log
 
-Ask = Callable[[Complete, Entry, Run], Flow[LLMReply]]
+Ask = Callable[[Complete, RunItem, Run], Flow[LLMResponse]]
 
 
-def ask_with_store(ask: Ask, step: Complete, entry: Entry, run: Run, store: Store) -> Flow[LLMReply]:
+def complete_cached(ask: Ask, step: Complete, entry: RunItem, run: Run, store: Store) -> Flow[LLMResponse]:
     """
     Answer a question from the store, or ask it and keep the answer.
 
@@ -38,10 +38,10 @@ def ask_with_store(ask: Ask, step: Complete, entry: Entry, run: Run, store: Stor
         run: The run.
         store: The store.
     """
-    key = request_key(run.identity, step.request)
+    key = request_key(run.fingerprint, step.request)
     while True:
         # Joined first, and then looked up: otherwise whoever led could settle it between the two.
-        question, leads = store.questions.join(key, run)
+        question, leads = store.in_flight.join(key, run)
         if leads:
             return (yield from _lead(question, ask, step, entry, run, store, key))
         if run.stopped is not None:
@@ -51,34 +51,34 @@ def ask_with_store(ask: Ask, step: Complete, entry: Entry, run: Run, store: Stor
 
 
 def _lead(
-    question: Question, ask: Ask, step: Complete, entry: Entry, run: Run, store: Store, key: bytes
-) -> Flow[LLMReply]:
+    question: InFlightCall, ask: Ask, step: Complete, entry: RunItem, run: Run, store: Store, key: bytes
+) -> Flow[LLMResponse]:
     try:
         found = store.get(key)
         if found is not None:
-            run.found(entry, step.request.task, found)
-            entry.underway = True
-            entry.kept.append((found, key))
+            run.record_cache_hit(entry, step.request.task, found)
+            entry.has_llm_reply = True
+            entry.stored_replies.append((found, key))
             return found
-        jobs = JobNotes(store, key, run)
-        question.keep = partial(_keep, store, key, jobs)
-        reply = yield from _asking(ask(step, entry, run), question, jobs)
+        jobs = StoredJobJournal(store, key, run)
+        question.persist = partial(_keep, store, key, jobs)
+        reply = yield from _intercept_calls(ask(step, entry, run), question, jobs)
         # One that was cut off or declined is kept too: what was asked after it is there as well, and a later run
         # must not pay for both again. An answer that its item fails by is taken out then.
-        entry.kept.append((reply, key))
-        failure: Any = yield Await(partial(question.keep_answer, reply))
+        entry.stored_replies.append((reply, key))
+        failure: Any = yield WaitForCallback(partial(question.persist_reply, reply))
         if failure is not None:
             run.stop(f"the store cannot be written: {failure}")
         return reply
     finally:
-        question.leave()
+        question.leader_left()
 
 
-def _follow(question: Question, entry: Entry, run: Run) -> Flow[bool]:
+def _follow(question: InFlightCall, entry: RunItem, run: Run) -> Flow[bool]:
     """Wait for a question, and return whether to lead it now."""
-    follower = Follower(run, entry.priority, entry.arrival)
+    follower = Follower(run, entry.priority, entry.sequence)
     try:
-        yield Await(partial(question.follow, follower), leavable=True)
+        yield WaitForCallback(partial(question.follow, follower), interruptible=True)
     except BaseException as error:
         question.unfollow(follower)
         if isinstance(error, DeadlineExceeded):
@@ -87,18 +87,18 @@ def _follow(question: Question, entry: Entry, run: Run) -> Flow[bool]:
     return follower.leads
 
 
-def _keep(store: Store, key: bytes, jobs: JobNotes, reply: LLMReply, told: Told) -> None:
+def _keep(store: Store, key: bytes, jobs: StoredJobJournal, reply: LLMResponse, told: Callback) -> None:
     """Put an answer into the store; until it is on disk, only the job has it."""
 
     def durable(failure: Exception | None) -> None:
         if failure is None:
-            jobs.forget_all()
+            jobs.discard_all()
         told(failure)
 
     store.put(key, reply, durable)
 
 
-class JobNotes:
+class StoredJobJournal:
     """
     The journal of one question, in the store.
 
@@ -114,43 +114,46 @@ class JobNotes:
         self._free = False
         self._ended = ""
 
-    def take(self, mark: str) -> str | None:
-        """Return the job to go on with, as `Journal` says."""
+    def claim(self, fingerprint: str) -> str | None:
+        """Return the job to go on with, as `JobJournal` says."""
         if self._noted is None:
             self._look()
-        if self._noted is None or not self._free or self._noted[0] != mark:
+        if self._noted is None or not self._free or self._noted[0] != fingerprint:
             return None
         self._free = False
         return self._noted[1]
 
-    def note(self, mark: str, job_id: str) -> None:
+    def record(self, fingerprint: str, job_id: str) -> None:
         """Note a job that was made."""
-        self._noted, self._free = (mark, job_id), False
-        self._tell(partial(self._store.note_job, self._key, mark, f"{mark} {job_id}", self._written))
+        self._noted, self._free = (fingerprint, job_id), False
+        change = partial(
+            self._store.record_job, self._key, fingerprint, f"{fingerprint} {job_id}", self._written
+        )
+        self._tell(change)
 
-    def leave(self, job_id: str) -> None:
+    def release(self, job_id: str) -> None:
         """Note that a job is waited for no more."""
         if self._noted is not None and self._noted[1] == job_id:
             self._free = True
 
-    def forget(self, job_id: str) -> None:
+    def discard(self, job_id: str) -> None:
         """Note that a job has ended without an answer."""
         self._ended = job_id
         if self._noted is not None and self._noted[1] == job_id:
-            self.forget_all()
+            self.discard_all()
 
-    def forget_all(self) -> None:
+    def discard_all(self) -> None:
         """Forget what is noted."""
         noted, self._noted = self._noted, None
         if noted is not None:
-            self._tell(partial(self._store.forget_job, self._key, " ".join(noted), _nothing))
+            self._tell(partial(self._store.delete_job, self._key, " ".join(noted), _nothing))
 
     def _look(self) -> None:
         found = self._store.job(self._key)
         if found is not None:
-            mark, _, job_id = found.partition(" ")
+            fingerprint, _, job_id = found.partition(" ")
             if job_id != self._ended:  # or it is about to be forgotten there too
-                self._noted, self._free = (mark, job_id), True
+                self._noted, self._free = (fingerprint, job_id), True
 
     def _written(self, failure: Exception | None) -> None:
         if failure is not None:
@@ -164,7 +167,9 @@ class JobNotes:
             log.warning("a job could not be noted, or not be forgotten: %s", error)
 
 
-def _asking(flow: Flow[LLMReply], question: Question, journal: Journal) -> Flow[LLMReply]:
+def _intercept_calls(
+    flow: Flow[LLMResponse], question: InFlightCall, journal: JobJournal
+) -> Flow[LLMResponse]:
     """Have every call of a flow known to its question, and note its jobs in a journal."""
     answer: Any = None
     error: Exception | None = None
@@ -173,12 +178,12 @@ def _asking(flow: Flow[LLMReply], question: Question, journal: Journal) -> Flow[
             try:
                 step = flow.send(answer) if error is None else flow.throw(error)
             except StopIteration as stop:
-                reply: LLMReply = stop.value
+                reply: LLMResponse = stop.value
                 return reply
             answer = error = None
             if type(step) is Call:
-                step.line = _noting_line(step.line, journal)
-                question.asks(step)
+                step.method = _with_journal(step.method, journal)
+                question.attach_call(step)
             try:
                 answer = yield step
             except Exception as raised:
@@ -187,18 +192,18 @@ def _asking(flow: Flow[LLMReply], question: Question, journal: Journal) -> Flow[
         flow.close()
 
 
-def _noting_line(line: Line, journal: Journal) -> Line:
+def _with_journal(line: BackendMethod, journal: JobJournal) -> BackendMethod:
     method = line.method
 
     async def awaited(argument: Any) -> Any:
-        with noting_in(journal):
+        with use_job_journal(journal):
             return await method(argument)
 
     def blocking(argument: Any) -> Any:
-        with noting_in(journal):
+        with use_job_journal(journal):
             return method(argument)
 
-    return Line(awaited if line.native else blocking, line.native)
+    return BackendMethod(awaited if line.is_async else blocking, line.is_async)
 
 
 def _nothing(_: Exception | None) -> None:

@@ -12,18 +12,18 @@ from contextlib import suppress
 from time import monotonic
 from typing import TYPE_CHECKING, Any
 
-from .._limits.aimd import Outcome
-from .._limits.concurrency import Gate, Ticket
-from .._limits.rate import RateGate
-from ..cancellation import GivenUp
+from .._limits.aimd import CallResult
+from .._limits.concurrency import ConcurrencyLimiter, Ticket
+from .._limits.rate import RateLimiter
+from ..cancellation import CancelToken
 from ..errors import RateLimited, TransientBackendError
 from ..outcomes import Stage
-from .mailbox import Home
-from .plan import Line
-from .stats import Meter
+from .mailbox import Mailbox
+from .plan import BackendMethod
+from .stats import RunCounters
 
 if TYPE_CHECKING:
-    from .._store.inflight import Question
+    from .._store.inflight import InFlightCall
 
 
 class Call:
@@ -31,221 +31,225 @@ class Call:
     One attempt at one backend call; also the step by which a policy flow asks a driver for it.
 
     Attributes:
-        line: The backend's method, and whether it is awaited.
+        method: The backend's method, and whether it is awaited.
         argument: What it is called with.
         stage: "search" or "llm".
-        what: The aspect, or the request's task name.
-        weight: Slots it needs.
-        by_tokens: That one of its gates that counts tokens instead of calls, or None.
+        label: The aspect, or the request's task name.
+        permits: Slots it needs.
+        token_limiter: That one of its gates that counts tokens instead of calls, or None.
         tokens: Tokens it needs of the gates that count them; 0 while none does.
-        count: Counts them, from its argument.
-        rate: The gate for limits per minute, after all the others; None for a call that is not counted there.
+        count_tokens: Counts them, from its argument.
+        rate_limiter: The gate for limits per minute, after all the others; None for a call that is not counted there.
         rate_ticket: Its ticket there; None while there is nothing to hold.
         attempt: 1 for the first try.
-        asked_at: When it began to wait for its gates; 0.0 before.
-        began_at: When the backend was called; 0.0 before.
+        queued_at: When it began to wait for its gates; 0.0 before.
+        started_at: When the backend was called; 0.0 before.
         outcome: What became of it, as its gates are told.
-        until: When its time is up; None for never.
-        late: What is raised then.
-        over: Whether its flow has gone on, or is about to; a late blocking call comes back afterwards.
+        deadline: When its time is up; None for never.
+        timeout_error: What is raised then.
+        done: Whether its flow has gone on, or is about to; a late blocking call comes back afterwards.
         landed: Whether the backend has returned.
-        home: Where its run lives, once it seeks admission.
-        question: The question in flight that it asks, or None.
-        given_up: What tells a blocking backend that nobody waits any more; None before it is called.
-        scope: What the cancellation of an awaited call comes through; None while it is not being made.
-        owner: Whatever the driver needs to find its way back.
+        mailbox: Where its run lives, once it seeks admission.
+        in_flight: The question in flight that it asks, or None.
+        cancel_token: What tells a blocking backend that nobody waits any more; None before it is called.
+        cancel_scope: What the cancellation of an awaited call comes through; None while it is not being made.
+        frame: Whatever the driver needs to find its way back.
     """
 
     __slots__ = (
         "_start",
         "_tickets",
         "argument",
-        "arrival",
-        "asked_at",
         "attempt",
-        "began_at",
-        "by_tokens",
-        "count",
-        "gates",
-        "given_up",
-        "home",
+        "cancel_scope",
+        "cancel_token",
+        "count_tokens",
+        "counters",
+        "deadline",
+        "done",
+        "frame",
+        "in_flight",
+        "label",
         "landed",
-        "late",
-        "line",
-        "meter",
+        "limiters",
+        "mailbox",
+        "method",
         "outcome",
-        "over",
-        "owner",
+        "permits",
         "priority",
-        "question",
-        "rate",
+        "queued_at",
+        "rate_limiter",
         "rate_ticket",
-        "scope",
+        "sequence",
         "stage",
+        "started_at",
+        "timeout_error",
+        "token_limiter",
         "tokens",
-        "until",
-        "weight",
-        "what",
         "withdrawn",
     )
 
     def __init__(
         self,
-        line: Line,
+        method: BackendMethod,
         argument: Any,
         stage: Stage,
-        what: str,
+        label: str,
         attempt: int,
-        gates: tuple[Gate, ...],
+        limiters: tuple[ConcurrencyLimiter, ...],
         priority: int,
-        arrival: float,
-        meter: Meter,
-        weight: int = 1,
+        sequence: float,
+        counters: RunCounters,
+        permits: int = 1,
     ) -> None:
-        self.line = line
+        self.method = method
         self.argument = argument
         self.stage = stage
-        self.what = what
+        self.label = label
         self.attempt = attempt
-        self.gates = gates
+        self.limiters = limiters
         self.priority = priority
-        self.arrival = arrival
-        self.meter = meter
-        self.weight = weight
-        self.asked_at = 0.0
-        self.began_at = 0.0
-        self.outcome: Outcome = "other"
-        self.until: float | None = None
-        self.late: Exception | None = None
-        self.over = False
+        self.sequence = sequence
+        self.counters = counters
+        self.permits = permits
+        self.queued_at = 0.0
+        self.started_at = 0.0
+        self.outcome: CallResult = "other"
+        self.deadline: float | None = None
+        self.timeout_error: Exception | None = None
+        self.done = False
         self.landed = False
-        self.home: Home | None = None
-        self.question: Question | None = None
-        self.given_up: GivenUp | None = None
-        self.scope: Any = None
+        self.mailbox: Mailbox | None = None
+        self.in_flight: InFlightCall | None = None
+        self.cancel_token: CancelToken | None = None
+        self.cancel_scope: Any = None
         self.tokens = 0
-        self.count: Callable[[Any], int] | None = None
-        self.by_tokens: Gate | None = None
-        self.rate: RateGate | None = None
+        self.count_tokens: Callable[[Any], int] | None = None
+        self.token_limiter: ConcurrencyLimiter | None = None
+        self.rate_limiter: RateLimiter | None = None
         self.rate_ticket: Ticket | None = None
-        self.owner: Any = None
+        self.frame: Any = None
         self.withdrawn = False
         self._tickets: list[Ticket] = []
 
-    def seek(self, home: Home, start: Callable[[Call], object]) -> None:
+    def acquire(self, home: Mailbox, start: Callable[[Call], object]) -> None:
         """Pass the gates; `start` is then called with this call, at home, perhaps before this returns."""
-        self.home = home
+        self.mailbox = home
         self._start = start
-        self.asked_at = monotonic()
-        self._ask_next()
+        self.queued_at = monotonic()
+        self._acquire_next()
 
-    def _ask_next(self) -> None:
+    def _acquire_next(self) -> None:
         if self.withdrawn:
             return
         tickets = self._tickets
-        for gate in self.gates[len(tickets) :]:
-            weight = self.tokens if gate is self.by_tokens else self.weight
-            ticket = Ticket(self._admitted, self.priority, self.arrival, weight)
+        for gate in self.limiters[len(tickets) :]:
+            weight = self.tokens if gate is self.token_limiter else self.permits
+            ticket = Ticket(self._admitted, self.priority, self.sequence, weight)
             tickets.append(ticket)
-            if not gate.ask(ticket):
+            if not gate.enqueue(ticket):
                 return
-        if self.rate is not None and self.rate.active and self.rate_ticket is None:
-            if self.rate.counts_tokens and not self.tokens:
-                self._weigh()  # that was learned while it waited for a slot
-            self.rate_ticket = Ticket(self._admitted, self.priority, self.arrival, self.tokens)
-            if not self.rate.ask(self.rate_ticket):
+        if self.rate_limiter is not None and self.rate_limiter.active and self.rate_ticket is None:
+            if self.rate_limiter.counts_tokens and not self.tokens:
+                self._count_tokens()  # that was learned while it waited for a slot
+            self.rate_ticket = Ticket(self._admitted, self.priority, self.sequence, self.tokens)
+            if not self.rate_limiter.enqueue(self.rate_ticket):
                 return
         self._start(self)
 
-    def _weigh(self) -> None:
-        if self.count is not None:
+    def _count_tokens(self) -> None:
+        if self.count_tokens is not None:
             with suppress(
                 Exception
             ):  # a user's counter; where its failure belongs to an item, it is asked again
-                self.tokens = self.count(self.argument)
+                self.tokens = self.count_tokens(self.argument)
 
     def _admitted(self) -> bool:
-        return self.home is not None and self.home.post(self._ask_next)
+        return self.mailbox is not None and self.mailbox.post(self._acquire_next)
 
     @property
     def is_out(self) -> bool:
         """Whether it is at the backend."""
-        return self.began_at > 0.0 and not self.landed
+        return self.started_at > 0.0 and not self.landed
 
-    def lift(self, priority: int, arrival: float) -> None:
+    def raise_priority(self, priority: int, arrival: float) -> None:
         """Have it admitted no later than one of this priority and arrival; from any thread."""
-        if self.began_at or (priority, arrival) >= (self.priority, self.arrival):
+        if self.started_at or (priority, arrival) >= (self.priority, self.sequence):
             return
-        if self.home is None:
-            self._lift(priority, arrival)  # it has not asked any gate yet
+        if self.mailbox is None:
+            self._raise_priority(priority, arrival)  # it has not asked any gate yet
         else:
-            self.home.post(lambda: self._lift(priority, arrival))
+            self.mailbox.post(lambda: self._raise_priority(priority, arrival))
 
-    def _lift(self, priority: int, arrival: float) -> None:
-        if (priority, arrival) < (self.priority, self.arrival):
-            self.priority, self.arrival = priority, arrival  # at the gates that it has yet to come to
-            for gate, ticket in zip(self.gates, self._tickets, strict=False):
-                gate.lift(ticket, priority, arrival)
-            if self.rate is not None and self.rate_ticket is not None:
-                self.rate.lift(self.rate_ticket, priority, arrival)
+    def _raise_priority(self, priority: int, arrival: float) -> None:
+        if (priority, arrival) < (self.priority, self.sequence):
+            self.priority, self.sequence = priority, arrival  # at the gates that it has yet to come to
+            for gate, ticket in zip(self.limiters, self._tickets, strict=False):
+                gate.reprioritise(ticket, priority, arrival)
+            if self.rate_limiter is not None and self.rate_ticket is not None:
+                self.rate_limiter.reprioritise(self.rate_ticket, priority, arrival)
 
-    def land(self, answer: Any) -> None:
+    def mark_returned(self, answer: Any) -> None:
         """Note that the backend has returned, before the call's flow hears of it; in whichever thread it did."""
-        if self.question is None:
+        if self.in_flight is None:
             self.landed = True
         else:
-            self.question.came_back(self, answer)
+            self.in_flight.on_call_returned(self, answer)
 
-    def give_up(self) -> None:
+    def request_cancel(self) -> None:
         """Tell a blocking backend that nobody waits any more; from any thread."""
-        if self.given_up is not None:
-            self.given_up.set()
+        if self.cancel_token is not None:
+            self.cancel_token.set()
 
-    def give_up_unless_wanted(self) -> None:
+    def cancel_if_unshared(self) -> None:
         """Give up, unless another run waits for the answer."""
-        if self.question is None or not self.question.wanted:
-            self.give_up()
+        if self.in_flight is None or not self.in_flight.has_other_waiters:
+            self.request_cancel()
 
-    def shelter(self) -> bool:
+    def update_shield(self) -> bool:
         """
         Have a cancellation of its run pass an awaited call by while another run waits; from any thread.
 
         Returns:
             False when its loop is gone, and it with it.
         """
-        return not self.line.native or self.home is None or self.home.post_bare(self._shelter)
+        return (
+            not self.method.is_async
+            or self.mailbox is None
+            or self.mailbox.post_unattended(self._update_shield)
+        )
 
-    def _shelter(self) -> None:
-        if self.scope is not None and self.question is not None:
-            self.scope.shield = self.question.wanted
+    def _update_shield(self) -> None:
+        if self.cancel_scope is not None and self.in_flight is not None:
+            self.cancel_scope.shield = self.in_flight.has_other_waiters
 
-    def withdraw(self) -> None:
+    def cancel_acquire(self) -> None:
         """Give up before the call has begun."""
-        self.withdrawn = self.over = True
-        for gate, ticket in zip(self.gates, self._tickets, strict=False):
-            gate.withdraw(ticket)
+        self.withdrawn = self.done = True
+        for gate, ticket in zip(self.limiters, self._tickets, strict=False):
+            gate.cancel(ticket)
         self._tickets.clear()
-        if self.rate is not None and self.rate_ticket is not None:
-            self.rate.withdraw(self.rate_ticket)
+        if self.rate_limiter is not None and self.rate_ticket is not None:
+            self.rate_limiter.cancel(self.rate_ticket)
 
-    def came_back(self, error: BaseException | None) -> None:
+    def record_outcome(self, error: BaseException | None) -> None:
         """Note what the backend did, for the gates to learn from."""
         if error is None:
-            self.outcome = "answered"
+            self.outcome = "success"
         elif isinstance(error, RateLimited):
             # Refused because its minute is used up, it says nothing about how many may be in flight.
-            spent = error.rate is not None and error.rate.lacks(self.tokens)
-            self.outcome = "other" if spent else "refused"
+            spent = error.rate_limit is not None and error.rate_limit.is_insufficient_for(self.tokens)
+            self.outcome = "other" if spent else "rate_limited"
         elif isinstance(error, TransientBackendError):
-            self.outcome = "troubled"
+            self.outcome = "transient_error"
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """Free the slots: the backend has returned, or was never called. For whoever began the call, once."""
         if not self.landed:
-            self.land(None)
-        self.meter.leave(self.stage, self.weight)
-        for gate, ticket in zip(self.gates, self._tickets, strict=False):
-            gate.done(ticket, self.outcome)
+            self.mark_returned(None)
+        self.counters.call_finished(self.stage, self.permits)
+        for gate, ticket in zip(self.limiters, self._tickets, strict=False):
+            gate.release(ticket, self.outcome)
         self._tickets.clear()  # they know their call: without this, only the garbage collector could free it
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:
@@ -253,10 +257,10 @@ class Call:
         answer: Any = None
         error: BaseException | None = None
         try:
-            answer = self.line.method(self.argument)
+            answer = self.method.method(self.argument)
         except BaseException as raised:
             error = throwable(raised)
-        self.land(answer)
+        self.mark_returned(answer)
         return answer, error
 
 

@@ -13,13 +13,13 @@ from anyio.abc import TaskGroup
 
 from ..outcomes import Outcome
 from .call import Call, throwable
-from .frames import Hands, Source
-from .items import Intake
-from .mailbox import LoopHome, is_being_cancelled
+from .frames import ItemSource, SchedulerCallbacks
+from .items import ItemReader
+from .mailbox import EventLoopMailbox, is_being_cancelled
 from .run import Run
-from .scheduler import Conductor
+from .scheduler import Scheduler
 from .threaded import start_in_thread
-from .threads import WorkerThreads
+from .threads import DaemonThreadPool
 
 SLICE = 0.005
 """Seconds that answers which need no waiting may keep the loop before it gets a turn."""
@@ -44,21 +44,21 @@ class ConcurrentDriver:
     def __init__(
         self,
         run: Run,
-        source: Source,
-        intake: Intake,
+        source: ItemSource,
+        intake: ItemReader,
         window: int,
-        threads: WorkerThreads,
+        threads: DaemonThreadPool,
         deliver: Callable[[Outcome[Any]], bool],
     ) -> None:
-        self.home = LoopHome()
+        self.mailbox = EventLoopMailbox()
         self._threads = threads
         self._admitted: deque[Call] = deque()
         self._slice = 0
         self._slice_began = monotonic()
-        self._coming = 0  # tasks about to look for an admitted call
+        self._timers_pending = 0  # tasks about to look for an admitted call
         self._tasks: TaskGroup | None = None
-        hands = Hands(self._start, self._after, deliver, self.home.nudge)
-        self.conductor = Conductor(run, source, intake, window, self.home, hands)
+        hands = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
+        self.scheduler = Scheduler(run, source, intake, window, self.mailbox, hands)
 
     async def run(self) -> None:
         """
@@ -70,25 +70,25 @@ class ConcurrentDriver:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
-                self.conductor.begin()
-                while not self.conductor.finished:
-                    await self.home.attend()
+                self.scheduler.start()
+                while not self.scheduler.finished:
+                    await self.mailbox.run_pending()
             finally:
-                self.conductor.abort()  # does nothing after a regular end; from here on nothing is started
+                self.scheduler.cancel()  # does nothing after a regular end; from here on nothing is started
                 tasks.cancel_scope.cancel()  # calls in flight after an abort, pauses after a stop
-        if self.conductor.run.given_up.is_set():
+        if self.scheduler.run.cancel_token.is_set():
             # One of our calls may have heard of a cancellation before this task has: it is not to return a report.
             await anyio.lowlevel.checkpoint_if_cancelled()
-        if self.conductor.failure is not None:
-            raise self.conductor.failure
+        if self.scheduler.failure is not None:
+            raise self.scheduler.failure
 
     def _start(self, call: Call) -> None:
-        if not call.line.native:
-            start_in_thread(call, self.conductor, self.home, self._threads)
+        if not call.method.is_async:
+            start_in_thread(call, self.scheduler, self.mailbox, self._threads)
         elif self._tasks is not None:
             self._admitted.append(call)
-            if len(self._admitted) > self._coming:
-                self._coming += 1
+            if len(self._admitted) > self._timers_pending:
+                self._timers_pending += 1
                 self._tasks.start_soon(self._make_calls)
 
     async def _make_calls(self) -> None:
@@ -98,20 +98,20 @@ class ConcurrentDriver:
                 await anyio.lowlevel.checkpoint()  # calls that end together admit others a moment later
             elif monotonic() - self._slice_began > SLICE:
                 await self._give_way()
-            self._coming -= 1
+            self._timers_pending -= 1
             if not self._admitted:
                 return
             call = self._admitted.popleft()
             if call.withdrawn:
-                self._coming += 1
+                self._timers_pending += 1
                 continue
-            self.conductor.started(call)
+            self.scheduler.on_call_started(call)
             answer, error = await self._make(call)
             ended = monotonic()
-            if ended - call.began_at > SLICE:
+            if ended - call.started_at > SLICE:
                 self._slice_began = ended  # it must have waited, and others had the loop meanwhile
-            self._coming += 1  # before the call's end admits others: this task takes one of them
-            self.conductor.ended(call, answer, error)
+            self._timers_pending += 1  # before the call's end admits others: this task takes one of them
+            self.scheduler.on_call_finished(call, answer, error)
 
     async def _give_way(self) -> None:
         """Let the rest of the loop have its turn; of all who give way, the first to return begins a slice."""
@@ -123,12 +123,12 @@ class ConcurrentDriver:
 
     async def _make(self, call: Call) -> tuple[Any, BaseException | None]:
         try:
-            if call.question is not None:
-                with anyio.CancelScope(shield=call.question.wanted) as call.scope:
+            if call.in_flight is not None:
+                with anyio.CancelScope(shield=call.in_flight.has_other_waiters) as call.cancel_scope:
                     return await self._make_within(call), None
-            if call.until is not None:
+            if call.deadline is not None:
                 return await self._make_within(call), None
-            return await call.line.method(call.argument), None
+            return await call.method.method(call.argument), None
         except Exception as error:
             return None, throwable(error)
         except (KeyboardInterrupt, SystemExit) as error:
@@ -138,20 +138,20 @@ class ConcurrentDriver:
                 failure = RuntimeError("the backend cancelled itself")
                 failure.__cause__ = error
                 return None, failure
-            self.conductor.abort()  # before the slot is free, so that nothing more is admitted
-            call.leave()
+            self.scheduler.cancel()  # before the slot is free, so that nothing more is admitted
+            call.release()
             raise
         finally:
-            call.scope = None
+            call.cancel_scope = None
 
     async def _make_within(self, call: Call) -> Any:
-        if call.until is None:
-            return await call.line.method(call.argument)
-        with anyio.move_on_after(max(0.0, call.until - monotonic())):
-            return await call.line.method(call.argument)
-        raise call.late or TimeoutError
+        if call.deadline is None:
+            return await call.method.method(call.argument)
+        with anyio.move_on_after(max(0.0, call.deadline - monotonic())):
+            return await call.method.method(call.argument)
+        raise call.timeout_error or TimeoutError
 
-    def _after(self, seconds: float, action: Callable[[], object]) -> None:
+    def _call_later(self, seconds: float, action: Callable[[], object]) -> None:
         if self._tasks is not None:
             self._tasks.start_soon(_later, seconds, action)
 

@@ -11,23 +11,23 @@ from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome
 from ..steps import Flow
 from .call import Call
-from .items import Entry
-from .memo import Cell
+from .items import RunItem
+from .memo import MemoCell
 
 
 class Frame:
-    """A flow being advanced; a child of `Together` knows its parent and its place there."""
+    """A flow being advanced; a child of `Gather` knows its parent and its place there."""
 
-    __slots__ = ("answers", "beginning", "entry", "flow", "missing", "parent", "place")
+    __slots__ = ("answers", "flow", "index", "item", "parent", "pending_children", "starting_children")
 
-    def __init__(self, flow: Flow[Any], entry: Entry, parent: Frame | None = None, place: int = 0) -> None:
+    def __init__(self, flow: Flow[Any], item: RunItem, parent: Frame | None = None, index: int = 0) -> None:
         self.flow = flow
-        self.entry = entry
+        self.item = item
         self.parent = parent
-        self.place = place
+        self.index = index
         self.answers: list[Any] = []
-        self.missing = 0
-        self.beginning = False  # its children are being begun; it goes on when all of them are
+        self.pending_children = 0
+        self.starting_children = False  # its children are being begun; it goes on when all of them are
 
     def ancestors(self) -> set[Frame]:
         """Return the frame itself, and those it is a part of."""
@@ -39,7 +39,7 @@ class Frame:
         return found
 
 
-class Joined:
+class MemoWaiters:
     """
     The frames that wait for cells.
 
@@ -49,9 +49,9 @@ class Joined:
 
     def __init__(self) -> None:
         self.since: dict[Frame, float] = {}
-        self._cells: dict[Frame, Cell] = {}
+        self._cells: dict[Frame, MemoCell] = {}
 
-    def add(self, frame: Frame, cell: Cell) -> None:
+    def add(self, frame: Frame, cell: MemoCell) -> None:
         """
         Have a frame wait for a cell, whose leader always ends, also when the run is stopped.
 
@@ -64,54 +64,54 @@ class Joined:
             )
         self._cells[frame] = cell
         self.since[frame] = monotonic()
-        cell.waiting.append(frame)
+        cell.waiters.append(frame)
 
-    def release(self, cell: Cell) -> list[Frame]:
+    def release(self, cell: MemoCell) -> list[Frame]:
         """Return those who waited for a cell; they wait no more."""
-        waiting, cell.waiting = cell.waiting, []
+        waiting, cell.waiters = cell.waiters, []
         for frame in waiting:
             del self._cells[frame], self.since[frame]
         return waiting
 
-    def _leads_to(self, own: set[Frame], cell: Cell, seen: set[Cell]) -> bool:
+    def _leads_to(self, own: set[Frame], cell: MemoCell, seen: set[MemoCell]) -> bool:
         """Tell whether a cell's flow, or one that it waits for, is run by one of some frames."""
         if cell in seen:
             return False
         seen.add(cell)
-        if cell.leader in own:
+        if cell.owner in own:
             return True
-        blocking = [self._cells[other] for other in self._cells if cell.leader in other.ancestors()]
+        blocking = [self._cells[other] for other in self._cells if cell.owner in other.ancestors()]
         return any(self._leads_to(own, other, seen) for other in blocking)
 
 
-class Pending:
+class NotReady:
     """What a source answers when it will have more, but not now."""
 
 
-PENDING = Pending()
+NOT_READY = NotReady()
 
 
-class Source(Protocol):
+class ItemSource(Protocol):
     """Where entries come from, one at a time."""
 
-    def take(self, room: int) -> Entry | Failure | Pending | None:
-        """Return the next entry, None after the last, or `PENDING`; `room` is how many could be taken."""
+    def take(self, room: int) -> RunItem | Failure | NotReady | None:
+        """Return the next entry, None after the last, or `NOT_READY`; `room` is how many could be taken."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Hands:
+class SchedulerCallbacks:
     """
     What a conductor has done for it.
 
     Attributes:
-        start: Start an admitted call; `Conductor.ended` is to be called at home when it is over.
-        after: Call something at home after so many seconds.
+        start: Start an admitted call; `Scheduler.on_call_finished` is to be called at home when it is over.
+        call_later: Call something at home after so many seconds.
         deliver: Take an outcome; return whether it needs no room any more.
-        finished: Told once, when everything is done.
+        on_finished: Told once, when everything is done.
     """
 
     start: Callable[[Call], object]
-    after: Callable[[float, Callable[[], object]], object]
+    call_later: Callable[[float, Callable[[], object]], object]
     deliver: Callable[[Outcome[Any]], bool]
-    finished: Callable[[], object]
+    on_finished: Callable[[], object]

@@ -14,12 +14,12 @@ from ..steps import Flow
 
 ID_FIELDS = ("id", "item_id", "restaurant_id", "target_restaurant_id", "document_id")
 """Where an item's id is looked for, in this order, unless the item is its own id."""
-MOST_COMPLAINTS = 5
+MAX_ERRORS_SHOWN = 5
 """How many bad items of a list one error names."""
 
 
 @dataclass(slots=True)
-class Entry:
+class RunItem:
     """
     An item on its way through a run.
 
@@ -28,11 +28,11 @@ class Entry:
         item_id: Its name.
         priority: Lower goes first.
         item: What the task's flow takes.
-        arrival: When it entered the window, on the runner's counter.
+        sequence: When it entered the window, on the runner's counter.
         deadline: When its time is up, on `time.monotonic`'s clock; None for never.
-        underway: Whether the model has answered it anything.
+        has_llm_reply: Whether the model has answered it anything.
         retried: Answers that came only at a later try, and which.
-        kept: Answers that are in the store, and their keys there.
+        stored_replies: Answers that are in the store, and their keys there.
         errors: What calls of this item raised in the end, with stage and tries.
     """
 
@@ -40,15 +40,15 @@ class Entry:
     item_id: ItemId
     priority: int
     item: Any
-    arrival: int = 0
+    sequence: int = 0
     deadline: float | None = None
-    underway: bool = False
+    has_llm_reply: bool = False
     retried: list[tuple[Any, int]] = field(default_factory=list)
-    kept: list[tuple[Any, bytes]] = field(default_factory=list)
+    stored_replies: list[tuple[Any, bytes]] = field(default_factory=list)
     errors: list[tuple[BaseException, Stage, int]] = field(default_factory=list)
 
 
-class Intake:
+class ItemReader:
     """
     Reads items, lazily where the input is lazy.
 
@@ -67,7 +67,7 @@ class Intake:
         self._task = task
         self._open: set[ItemId] = set()
         self.total: int | None = None
-        self._entries: Iterator[Entry | Failure]
+        self._entries: Iterator[RunItem | Failure]
         if hasattr(items, "__aiter__"):
             raise ConfigurationError(
                 "items must be an iterable that is not async; collect them first, "
@@ -85,23 +85,23 @@ class Intake:
         else:
             self._entries = self._read_lazily(items)
 
-    def __iter__(self) -> Iterator[Entry | Failure]:
+    def __iter__(self) -> Iterator[RunItem | Failure]:
         return self
 
-    def __next__(self) -> Entry | Failure:
+    def __next__(self) -> RunItem | Failure:
         return next(self._entries)
 
     @property
-    def checked_whole(self) -> bool:
+    def is_materialized(self) -> bool:
         """Whether nothing of the user's runs when the next entry is taken."""
         return self.total is not None
 
-    def ended(self, entry: Entry) -> None:
+    def item_finished(self, entry: RunItem) -> None:
         """Note that an entry is open no longer."""
         self._open.discard(entry.item_id)
 
-    def _read_whole(self, items: Collection[Any]) -> list[Entry]:
-        entries: list[Entry] = []
+    def _read_whole(self, items: Collection[Any]) -> list[RunItem]:
+        entries: list[RunItem] = []
         complaints: list[str] = []
         first: dict[ItemId, int] = {}
         for index, raw in enumerate(items):
@@ -119,12 +119,12 @@ class Intake:
             first[entry.item_id] = index
             entries.append(entry)
         if complaints:
-            more = len(complaints) - MOST_COMPLAINTS
+            more = len(complaints) - MAX_ERRORS_SHOWN
             tail = [f"and {more} more"] if more > 0 else []
-            raise ConfigurationError("; ".join(complaints[:MOST_COMPLAINTS] + tail))
+            raise ConfigurationError("; ".join(complaints[:MAX_ERRORS_SHOWN] + tail))
         return entries
 
-    def _read_lazily(self, items: Iterable[Any]) -> Iterator[Entry | Failure]:
+    def _read_lazily(self, items: Iterable[Any]) -> Iterator[RunItem | Failure]:
         for index, raw in enumerate(items):
             try:
                 entry = self._read(index, raw)
@@ -139,26 +139,26 @@ class Intake:
                 self._open.add(entry.item_id)
                 yield entry
 
-    def _read(self, index: int, raw: Any) -> Entry:
+    def _read(self, index: int, raw: Any) -> RunItem:
         try:
-            item = self._task.read(raw)
-            item_id, priority = self._task.identify(item)
+            item = self._task.parse_item(raw)
+            item_id, priority = self._task.item_key(item)
         except ConfigurationError as error:
             raise ConfigurationError(f"item {index}: {error}") from error.__cause__
         except Exception as error:
             raise ConfigurationError(f"item {index}: {type(error).__name__}: {error}") from error
-        return Entry(index, item_id, priority, item)
+        return RunItem(index, item_id, priority, item)
 
 
-class LocalSource:
+class InlineSource:
     """Entries read where the run is."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
+    def __init__(self, intake: ItemReader) -> None:
+        self._reader = intake
 
-    def take(self, room: int) -> Entry | Failure | None:
+    def take(self, room: int) -> RunItem | Failure | None:
         """Return the next entry, or None after the last."""
-        return next(self._intake, None)
+        return next(self._reader, None)
 
 
 def _name_of(raw: Any) -> ItemId | None:
@@ -170,7 +170,7 @@ R = TypeVar("R")
 
 
 @dataclass(frozen=True, slots=True)
-class Function(Generic[R]):
+class FunctionTask(Generic[R]):
     """A task made of one generator function; items are passed to it as they are given."""
 
     function: Callable[[Any], Flow[R]]
@@ -181,15 +181,15 @@ class Function(Generic[R]):
         return getattr(self.function, "__name__", type(self.function).__name__)
 
     @property
-    def needs_search(self) -> bool:
+    def requires_search(self) -> bool:
         """Not known before it searches."""
         return False
 
-    def read(self, raw: Any, /) -> Any:
+    def parse_item(self, raw: Any, /) -> Any:
         """Return the item unchanged."""
         return raw
 
-    def identify(self, item: Any, /) -> tuple[ItemId, int]:
+    def item_key(self, item: Any, /) -> tuple[ItemId, int]:
         """Find the id in the item itself, one of its keys, or one of its attributes."""
         if isinstance(item, str) or hasattr(item, "__index__"):
             return as_item_id(item, "the item"), 0
@@ -215,11 +215,11 @@ def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:
         ConfigurationError: When it is neither a task nor callable.
     """
     if not isinstance(task, type) and all(
-        hasattr(task, name) for name in ("read", "identify", "flow", "needs_search")
+        hasattr(task, name) for name in ("parse_item", "item_key", "flow", "requires_search")
     ):
         return task  # type: ignore[return-value]
     if callable(task) and not isinstance(task, type):
-        return Function(task)
+        return FunctionTask(task)
     hint = f"{task.__name__}(...)" if isinstance(task, type) else "SummarizeAspects()"
     raise ConfigurationError(
         f"the task must be a task or a generator function, got {task!r}; write for example {hint}"

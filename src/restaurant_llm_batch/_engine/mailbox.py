@@ -21,7 +21,7 @@ import anyio
 
 Action = Callable[[], Any]
 
-A_WHILE = 0.5
+POLL_INTERVAL = 0.5
 """
 Longest wait of a blocking caller in seconds, after which it looks around and waits again.
 
@@ -30,23 +30,23 @@ microsecond would not be heard before the next call ends.
 """
 
 
-class Home(Protocol):
+class Mailbox(Protocol):
     """Where a run lives."""
 
     def post(self, action: Action) -> bool:
         """Have `action` run at home, at once when called there; False when home is gone."""
         ...
 
-    def post_later(self, action: Action) -> bool:
+    def post_deferred(self, action: Action) -> bool:
         """Have `action` run at home when it is done with what it does now; False when home is gone."""
         ...
 
-    def post_bare(self, action: Action) -> bool:
+    def post_unattended(self, action: Action) -> bool:
         """Have `action`, which starts nothing, run at home even when nobody attends to the post any more."""
         ...
 
 
-class ThreadHome:
+class ThreadMailbox:
     """The calling thread as a home: it takes its post whenever it has nothing else to do."""
 
     def __init__(self) -> None:
@@ -59,16 +59,16 @@ class ThreadHome:
         if self.is_here():
             action()
             return True
-        return self.post_later(action)
+        return self.post_deferred(action)
 
-    def post_later(self, action: Action) -> bool:
+    def post_deferred(self, action: Action) -> bool:
         """Have `action` run when this thread is done with what it does now; False as in `post`."""
         if self._closed:
             return False
         self._post.put(action)
         return True
 
-    def post_bare(self, action: Action) -> bool:
+    def post_unattended(self, action: Action) -> bool:
         """Do as `post`: who has left this home has nothing to do there."""
         return self.post(action)
 
@@ -76,14 +76,14 @@ class ThreadHome:
         """Tell whether the caller is at home."""
         return threading.get_ident() == self._ident
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Make a waiting home look around; safe in a signal handler."""
         self._post.put(_nothing)
 
-    def attend(self, timeout: float | None = None) -> None:
+    def run_pending(self, timeout: float | None = None) -> None:
         """Wait for one piece of post and do it; return without any after `timeout` seconds, or earlier."""
         try:
-            action = self._post.get(timeout=A_WHILE if timeout is None else min(timeout, A_WHILE))
+            action = self._post.get(timeout=POLL_INTERVAL if timeout is None else min(timeout, POLL_INTERVAL))
         except Empty:
             return
         action()
@@ -92,16 +92,16 @@ class ThreadHome:
         """Wait, taking post meanwhile, or until `unless` is true."""
         until = monotonic() + seconds
         while not unless() and (left := until - monotonic()) > 0:
-            self.attend(left)
+            self.run_pending(left)
 
     def close(self) -> None:
         """Take no more post; what is already in it is done, so that no slot is lost."""
         self._closed = True
         while not self._post.empty():
-            self.attend(0)
+            self.run_pending(0)
 
 
-class LoopHome:
+class EventLoopMailbox:
     """
     The running event loop, of asyncio or trio, as a home.
 
@@ -112,7 +112,7 @@ class LoopHome:
     def __init__(self) -> None:
         self._ident = threading.get_ident()
         self._post: deque[Action] = deque()
-        self._news = anyio.Event()
+        self._pending_actions = anyio.Event()
         self._rung = False
         self._soon: Callable[[Action], object]
         self._gone: type[Exception] = RuntimeError  # asyncio's, when the loop is closed
@@ -132,9 +132,9 @@ class LoopHome:
         if self.is_here():
             action()
             return True
-        return self.post_later(action)
+        return self.post_deferred(action)
 
-    def post_bare(self, action: Action) -> bool:
+    def post_unattended(self, action: Action) -> bool:
         """Have `action` run on this loop, also when the run is over; False when the loop is gone."""
         if self._is_closed():  # perhaps another one runs in its thread
             return False
@@ -151,32 +151,32 @@ class LoopHome:
         """Tell whether the caller is at home."""
         return threading.get_ident() == self._ident
 
-    def post_later(self, action: Action) -> bool:
+    def post_deferred(self, action: Action) -> bool:
         """Have `action` run at home when it is done with what it does now; False when home is gone."""
         self._post.append(action)
         if not self._rung:
             self._rung = True
             try:
-                self._soon(self._ring)
+                self._soon(self._notify)
             except self._gone:
                 self._rung = False
                 return False
         return True
 
-    def nudge(self) -> None:
+    def wake(self) -> None:
         """Make a waiting home look around; at home only."""
-        self._news.set()
+        self._pending_actions.set()
 
-    async def attend(self) -> None:
+    async def run_pending(self) -> None:
         """Wait for post, or a nudge, and do it."""
-        await self._news.wait()
-        self._news = anyio.Event()
+        await self._pending_actions.wait()
+        self._pending_actions = anyio.Event()
         self._rung = False
         while self._post:
             self._post.popleft()()
 
-    def _ring(self) -> None:
-        self._news.set()
+    def _notify(self) -> None:
+        self._pending_actions.set()
 
 
 def is_being_cancelled() -> bool:

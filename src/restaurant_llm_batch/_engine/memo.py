@@ -2,7 +2,7 @@
 Answering `Once`: a flow that runs once per run, for all items that ask for it.
 
 The first item to ask runs it as part of its own flow. What the others need of the driver are two steps: to
-`Join` those who wait, and, when it has ended, to `Release` them.
+`WaitForCell` those who wait, and, when it has ended, to `NotifyCell` them.
 """
 
 from __future__ import annotations
@@ -15,37 +15,37 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..outcomes import Stage
-from ..steps import Pause
+from ..steps import Sleep
 
-MOST_KEPT = 10_000
+MAX_KEPT = 10_000
 """Results kept in a run, so that a hundred thousand different ones do not fill the memory."""
 
 
 @dataclass(slots=True, eq=False)
-class Cell:
+class MemoCell:
     """
     One flow that is run once.
 
     Attributes:
-        begun: Whether some item runs it, or has.
-        ended: Whether its result is there.
+        running: Whether some item runs it, or has.
+        done: Whether its result is there.
         value: Its result.
         error: What it raised instead, without what it held on to.
-        where: The stage of that error, and the attempts.
-        leader: Whoever runs it; the driver's.
-        waiting: Whoever waits for it; the driver's.
+        failure_site: The stage of that error, and the attempts.
+        owner: Whoever runs it; the driver's.
+        waiters: Whoever waits for it; the driver's.
     """
 
-    begun: bool = False
-    ended: bool = False
+    running: bool = False
+    done: bool = False
     value: Any = None
     error: Exception | None = None
-    where: tuple[Stage, int] = ("task", 0)
-    leader: Any = None
-    waiting: list[Any] = field(default_factory=list)
+    failure_site: tuple[Stage, int] = ("task", 0)
+    owner: Any = None
+    waiters: list[Any] = field(default_factory=list)
 
 
-def own_copy(error: Exception) -> Exception:
+def clone_exception(error: Exception) -> Exception:
     """
     Return an error like this one, to be raised somewhere else.
 
@@ -62,26 +62,26 @@ def own_copy(error: Exception) -> Exception:
 
 
 @dataclass(frozen=True, slots=True)
-class Join:
+class WaitForCell:
     """Wait until a cell's flow has ended. Answered with None."""
 
-    cell: Cell
+    cell: MemoCell
 
 
 @dataclass(frozen=True, slots=True)
-class Release:
+class NotifyCell:
     """Let those go on who wait for a cell. Answered with None."""
 
-    cell: Cell
+    cell: MemoCell
 
 
-class Cells:
+class MemoTable:
     """The flows of one run that are run once, by key."""
 
     def __init__(self) -> None:
-        self._cells: OrderedDict[Hashable, Cell] = OrderedDict()
+        self._cells: OrderedDict[Hashable, MemoCell] = OrderedDict()
 
-    def get(self, key: Hashable) -> Cell:
+    def get(self, key: Hashable) -> MemoCell:
         """Return the cell of a key, a new one where there is none."""
         try:
             cell = self._cells.get(key)
@@ -90,41 +90,44 @@ class Cells:
                 f"once() takes a key that can be hashed, such as a tuple of strings, got {key!r}"
             ) from None
         if cell is None:
-            cell = self._cells[key] = Cell()
-            while len(self._cells) > MOST_KEPT:
+            cell = self._cells[key] = MemoCell()
+            while len(self._cells) > MAX_KEPT:
                 self._cells.popitem(last=False)
         else:
             self._cells.move_to_end(key)
         return cell
 
 
-class Await:
+class WaitForCallback:
     """
     Wait for something that calls back. Answered with what it is called back with.
 
     Args:
-        begin: Begins it; its argument is to be called once, from any thread, with None or what went wrong.
-        leavable: Whether a stop of the run, or the end of the item's time, ends the wait.
+        subscribe: Begins it; its argument is to be called once, from any thread, with None or what went wrong.
+        interruptible: Whether a stop of the run, or the end of the item's time, ends the wait.
 
     Attributes:
-        over: Whether it has ended.
-        owner: Whatever the driver needs to find its way back.
+        done: Whether it has ended.
+        frame: Whatever the driver needs to find its way back.
     """
 
-    __slots__ = ("begin", "leavable", "over", "owner")
+    __slots__ = ("done", "frame", "interruptible", "subscribe")
 
     def __init__(
-        self, begin: Callable[[Callable[[Exception | None], object]], object], *, leavable: bool = False
+        self,
+        subscribe: Callable[[Callable[[Exception | None], object]], object],
+        *,
+        interruptible: bool = False,
     ) -> None:
-        self.begin = begin
-        self.leavable = leavable
-        self.over = False
-        self.owner: Any = None
+        self.subscribe = subscribe
+        self.interruptible = interruptible
+        self.done = False
+        self.frame: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class BackOff(Pause):
-    """Wait before a call is tried again, holding no slot; `what` it asks, and which `attempt` the next one is."""
+class Backoff(Sleep):
+    """Wait before a call is tried again, holding no slot; `label` it asks, and which `attempt` the next one is."""
 
-    what: str
+    label: str
     attempt: int

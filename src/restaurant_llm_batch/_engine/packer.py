@@ -6,20 +6,20 @@ from collections.abc import Callable
 from functools import lru_cache
 
 from .._config.limits import Limits
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import ConfigurationError
 from ..models import LLMRequest
 from ..protocols import TokenCounter
 from ..steps import Pack
-from ..tokens.packing import Packed, estimate_tokens, pack_texts
+from ..tokens.packing import PackedText, estimate_tokens, pack_texts
 
-CHAT_TOKENS = 16
+CHAT_TEMPLATE_OVERHEAD = 16
 """Tokens that a chat template puts around a system and a user message: 7 to 14 in those of Qwen, Llama and OpenAI."""
 
-_FRAMES_KEPT = 64
+_FIXED_TEXTS_KEPT = 64
 
 
-class Packer:
+class BatchPacker:
     """
     Packs texts into batches.
 
@@ -31,21 +31,21 @@ class Packer:
     def __init__(self, limits: Limits, count: TokenCounter) -> None:
         self._limits = limits
         self._count = count
-        self.learns = hasattr(count, "learn")
-        self._learn: Callable[[str, int], object] | None = getattr(count, "learn", None)
+        self.observes = hasattr(count, "observe")
+        self._observe: Callable[[str, int], object] | None = getattr(count, "observe", None)
         # A counter that learns may judge the same frame otherwise a moment later.
-        self._count_frame = count if self._learn else lru_cache(_FRAMES_KEPT)(count)
+        self._count_fixed_text = count if self._observe else lru_cache(_FIXED_TEXTS_KEPT)(count)
         self.blocking: bool = getattr(count, "blocking", False)
 
-    def pack(self, step: Pack) -> list[list[Packed]]:
+    def pack(self, step: Pack) -> list[list[PackedText]]:
         """
         Return the batches.
 
         Raises:
             ConfigurationError: When the prompt's frame and the answer alone fill the budget.
         """
-        budget = self._limits.tokens_per_batch if step.max_tokens is None else step.max_tokens
-        frame = self._count_frame(step.frame) + CHAT_TOKENS + step.answer_tokens
+        budget = self._limits.max_tokens_per_batch if step.max_tokens is None else step.max_tokens
+        frame = self._count_fixed_text(step.fixed_text) + CHAT_TEMPLATE_OVERHEAD + step.answer_tokens
         if frame + step.answer_tokens_each >= budget:
             raise ConfigurationError(
                 f"max_tokens_per_batch={budget} leaves no room for reviews: instructions and answer take {frame} "
@@ -55,19 +55,19 @@ class Packer:
         return pack_texts(
             step.texts,
             budget - frame,
-            most=step.most or self._limits.max_batch_size,
+            max_texts=step.max_texts or self._limits.max_batch_size,
             count=(lambda text: count(text) + each) if each else count,
-            line=lambda text: step.line(text) + "\n",
+            render=lambda text: step.render(text) + "\n",
         )
 
-    def tokens_of(self, request: LLMRequest) -> int:
+    def request_tokens(self, request: LLMRequest) -> int:
         """Return the tokens that a request takes while it is in flight: its prompt's, and its longest answer's."""
         # Asking a service for every call would cost a call.
         count = estimate_tokens if self.blocking else self._count
         prompt = sum(count(message["content"]) for message in request.messages)
-        return prompt + CHAT_TOKENS + request.max_tokens
+        return prompt + CHAT_TEMPLATE_OVERHEAD + request.max_tokens
 
-    def learn(self, request: LLMRequest, reply: LLMReply) -> None:
+    def observe(self, request: LLMRequest, reply: LLMResponse) -> None:
         """Tell a counter that learns what a prompt came to."""
-        if self._learn is not None and reply.prompt_tokens:
-            self._learn("\n".join(message["content"] for message in request.messages), reply.prompt_tokens)
+        if self._observe is not None and reply.prompt_tokens:
+            self._observe("\n".join(message["content"] for message in request.messages), reply.prompt_tokens)

@@ -12,15 +12,15 @@ from ..errors import ConfigurationError
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
-    """A backend's method to call, and whether it is awaited (`native`) or blocks."""
+class BackendMethod:
+    """A backend's method to call, and whether it is awaited (`is_async`) or blocks."""
 
     method: Callable[[Any], Any]
-    native: bool
+    is_async: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class ExecutionPlan:
     """
     How one run is carried out.
 
@@ -28,48 +28,48 @@ class Plan:
         search: How to search; None without a search backend.
         search_many: How to search several things in one round trip; None where that is not to be done.
         llm: How to ask the model.
-        searches_together: Whether one item's searches run side by side.
-        flows_together: Whether one item's independent flows do.
-        items_together: Whether items do.
+        concurrent_searches: Whether one item's searches run side by side.
+        concurrent_flows: Whether one item's independent flows do.
+        concurrent_items: Whether items do.
     """
 
-    search: Line | None
-    search_many: Line | None
-    llm: Line
-    searches_together: bool
-    flows_together: bool
-    items_together: bool
+    search: BackendMethod | None
+    search_many: BackendMethod | None
+    llm: BackendMethod
+    concurrent_searches: bool
+    concurrent_flows: bool
+    concurrent_items: bool
 
 
-def make_plan(strategy: Strategy, search: object | None, llm: object) -> Plan:
+def make_plan(strategy: Strategy, search: object | None, llm: object) -> ExecutionPlan:
     """
     Choose the colours for a strategy.
 
     Raises:
         ConfigurationError: When a backend has no method that the strategy can use.
     """
-    loop = strategy.side_by_side and not strategy.threads
+    loop = strategy.is_concurrent and not strategy.threads
     search_line = many = None
     if search is not None:
         search_line = _choose(search, "search", native=loop, strategy=strategy)
         if strategy.search_async:
-            many = _method(search, "asearch_many" if search_line.native else "search_many")
-    return Plan(
+            many = _method(search, "asearch_many" if search_line.is_async else "search_many")
+    return ExecutionPlan(
         search=search_line,
-        search_many=Line(many, search_line.native) if many and search_line else None,
+        search_many=BackendMethod(many, search_line.is_async) if many and search_line else None,
         llm=_choose(
             llm,
             "complete",
             native=strategy.llm_async,
             strategy=strategy,
         ),
-        searches_together=strategy.search_async,
-        flows_together=strategy.side_by_side,
-        items_together=strategy.restaurant_async,
+        concurrent_searches=strategy.search_async,
+        concurrent_flows=strategy.is_concurrent,
+        concurrent_items=strategy.restaurant_async,
     )
 
 
-def _choose(backend: object, name: str, *, native: bool, strategy: Strategy) -> Line:
+def _choose(backend: object, name: str, *, native: bool, strategy: Strategy) -> BackendMethod:
     awaited = _method(backend, "a" + name)
     plain = _method(backend, name)
     if isinstance(backend, type):
@@ -80,9 +80,9 @@ def _choose(backend: object, name: str, *, native: bool, strategy: Strategy) -> 
     if iscoroutinefunction(plain):
         raise ConfigurationError(f"{kind}.{name}() is defined with `async def`; rename it a{name}()")
     if native and awaited:
-        return Line(awaited, native=True)
+        return BackendMethod(awaited, is_async=True)
     if plain:
-        return Line(plain, native=False)
+        return BackendMethod(plain, is_async=False)
     if awaited:
         raise ConfigurationError(
             f"{kind} has only a{name}(), which {strategy} cannot use; "

@@ -22,10 +22,10 @@ from anyio.from_thread import BlockingPortal
 from anyio.lowlevel import EventLoopToken, current_token
 
 from .run import log
-from .threads import WorkerThreads
+from .threads import DaemonThreadPool
 
 
-class LoopThread:
+class EventLoopThread:
     """
     A thread with an event loop in it, reached through its portal.
 
@@ -62,23 +62,27 @@ class Lease:
     """
 
     def __init__(
-        self, leases: Leases, threads: WorkerThreads, loop_thread: LoopThread | None, block: bool
+        self,
+        leases: RunnerResources,
+        threads: DaemonThreadPool,
+        loop_thread: EventLoopThread | None,
+        block: bool,
     ) -> None:
-        self.block = block
+        self.is_context = block
         self.threads = threads
         self.loop_thread = loop_thread
-        self._leases: Leases | None = leases
+        self._leases: RunnerResources | None = leases
         self._pid = os.getpid()
 
-    def end(self) -> None:
+    def release(self) -> None:
         """End it; doing it twice does nothing."""
         leases, self._leases = self._leases, None
         # A forked child has no part in its parent's leases; at the interpreter's end no thread answers.
         if leases is not None and os.getpid() == self._pid and not sys.is_finalizing():
-            leases.give_back(self)
+            leases.release(self)
 
 
-class Leases:
+class RunnerResources:
     """
     The open things of one runner in this process.
 
@@ -88,41 +92,41 @@ class Leases:
 
     def __init__(self, backends: Sequence[object]) -> None:
         self._backends = backends
-        self._start_afresh()
+        self._reset_after_fork()
 
-    def _start_afresh(self) -> None:
+    def _reset_after_fork(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.RLock()  # a stream that is collected while it is held ends its lease there
         self._count = 0
         self._block_count = 0
-        self._threads: WorkerThreads | None = None
+        self._threads: DaemonThreadPool | None = None
         self._loops: Counter[EventLoopToken] = Counter()
         self._portals = 0
-        self._loop_thread: LoopThread | None = None
+        self._loop_thread: EventLoopThread | None = None
 
-    def take(self, *, loop: bool, block: bool = False) -> Lease:
-        """Lease the worker threads, and the private loop if `loop`, for a blocking run or `block`."""
-        threads = self._enter(block)
+    def acquire(self, *, loop: bool, is_context: bool = False) -> Lease:
+        """Lease the worker threads, and the private loop if `loop`, for a blocking run or `is_context`."""
+        threads = self._enter(is_context)
         if not loop:
-            return Lease(self, threads, None, block)
+            return Lease(self, threads, None, is_context)
         try:
             with self._lock:
                 if self._loop_thread is None:
-                    self._loop_thread = LoopThread()
+                    self._loop_thread = EventLoopThread()
                 self._portals += 1
-                return Lease(self, threads, self._loop_thread, block)
+                return Lease(self, threads, self._loop_thread, is_context)
         except BaseException:
-            self._leave(block)
+            self._leave(is_context)
             raise
 
-    def give_back(self, lease: Lease) -> None:
+    def release(self, lease: Lease) -> None:
         """End a lease, and what it was the last to hold."""
         if lease.loop_thread is not None:
             self._leave_loop(lease.loop_thread)
-        if self._leave(lease.block):
+        if self._leave(lease.is_context):
             self._close_backends()
 
-    def _leave_loop(self, thread: LoopThread) -> None:
+    def _leave_loop(self, thread: EventLoopThread) -> None:
         with self._lock:
             self._portals -= 1
             last = self._portals == 0
@@ -133,7 +137,7 @@ class Leases:
             thread.stop()
 
     @asynccontextmanager
-    async def on_loop(self, *, block: bool = False) -> AsyncIterator[WorkerThreads]:
+    async def on_loop(self, *, block: bool = False) -> AsyncIterator[DaemonThreadPool]:
         """Lease the running loop and the worker threads, for a run or a `block`."""
         threads = self._enter(block)
         token = current_token()
@@ -156,14 +160,14 @@ class Leases:
                 if last and any(hasattr(backend, "close") for backend in self._backends):
                     await to_thread.run_sync(self._close_backends)
 
-    def _enter(self, block: bool) -> WorkerThreads:
+    def _enter(self, block: bool) -> DaemonThreadPool:
         if os.getpid() != self._pid:
-            self._start_afresh()  # a forked child has none of its parent's threads and loops
+            self._reset_after_fork()  # a forked child has none of its parent's threads and loops
         with self._lock:
             self._count += 1
             self._block_count += block
             if self._threads is None:
-                self._threads = WorkerThreads()
+                self._threads = DaemonThreadPool()
             return self._threads
 
     def _leave(self, block: bool) -> bool:

@@ -7,53 +7,53 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome
-from ..steps import Pause, drive
+from ..steps import Sleep, drive
 from .call import Call
-from .items import Entry, Intake
-from .mailbox import ThreadHome
-from .memo import Await, Join, Release
-from .policy import govern_item
+from .items import ItemReader, RunItem
+from .mailbox import ThreadMailbox
+from .memo import NotifyCell, WaitForCallback, WaitForCell
+from .policy import run_item
 from .run import Run
 
 
 class SequentialDriver:
     """Runs items one after the other, each when it is asked for."""
 
-    def __init__(self, run: Run, intake: Intake) -> None:
+    def __init__(self, run: Run, intake: ItemReader) -> None:
         self._run = run
-        self._intake = intake
-        self._home = ThreadHome()
-        self._open: Entry | None = None
+        self._reader = intake
+        self._mailbox = ThreadMailbox()
+        self._open: RunItem | None = None
         self._started = False
 
     def take(self) -> Outcome[Any] | None:
         """Run the next item and return its outcome; None after the last, or when the run was stopped."""
-        self._run.look_at_time()
+        self._run.check_run_timeout()
         if self._run.stopped is not None:
             return None
-        entry = next(self._intake, None)
+        entry = next(self._reader, None)
         if entry is None:
             return None
         if isinstance(entry, Failure):
-            self._run.closed(entry)
+            self._run.record_outcome(entry)
             return entry
-        self._run.open(entry)
+        self._run.item_started(entry)
         self._open = entry
         try:
-            value = drive(govern_item(entry, self._run), lambda step: self._perform(step, entry))
+            value = drive(run_item(entry, self._run), lambda step: self._perform(step, entry))
         except Exception as error:
-            outcome = self._run.close(entry, None, error)
+            outcome = self._run.item_finished(entry, None, error)
         else:
-            outcome = self._run.close(entry, value, None)
+            outcome = self._run.item_finished(entry, value, None)
         self._open = None
-        self._intake.ended(entry)
+        self._reader.item_finished(entry)
         return outcome
 
-    def look_around(self) -> None:
+    def check_stop(self) -> None:
         """Notice that the run was stopped."""
-        self._home.nudge()
+        self._mailbox.wake()
 
-    def drop(self) -> None:
+    def abandon(self) -> None:
         """Do nothing more, when nobody asks for it."""
         self._run.stop("the run was cancelled")
 
@@ -62,65 +62,67 @@ class SequentialDriver:
         self._run.stop("the run was cancelled")
         if self._open is not None:
             entry, self._open = self._open, None
-            yield self._run.close(entry, None, self._run.stop_error())
+            yield self._run.item_finished(entry, None, self._run.stop_error())
 
-    def _perform(self, step: Call | Pause | Await | Join | Release, entry: Entry) -> Any:
-        if isinstance(step, Await):
-            return self._await(step, entry)
-        if isinstance(step, Release):
+    def _perform(
+        self, step: Call | Sleep | WaitForCallback | WaitForCell | NotifyCell, entry: RunItem
+    ) -> Any:
+        if isinstance(step, WaitForCallback):
+            return self._subscribe(step, entry)
+        if isinstance(step, NotifyCell):
             return None  # nobody else is under way who could wait
-        if isinstance(step, Join):
+        if isinstance(step, WaitForCell):
             raise ConfigurationError(
                 "a flow given to once() asks for its own key, or for one that waits for it, so it would wait for itself"
             )
-        if isinstance(step, Pause):
-            self._home.wait(step.seconds, unless=lambda: self._run.stopped is not None)
+        if isinstance(step, Sleep):
+            self._mailbox.wait(step.seconds, unless=lambda: self._run.stopped is not None)
             if self._run.stopped is not None:
                 raise self._run.stop_error()
             return None
-        self._wait_for_slot(step)
+        self._acquire(step)
         try:
-            self._run.began(step, entry)
+            self._run.call_started(step, entry)
             answer, error = step.run_blocking()
-            step.came_back(error)
+            step.record_outcome(error)
         finally:
-            step.leave()
-        self._run.ended(step, entry, answer, error)
+            step.release()
+        self._run.call_finished(step, entry, answer, error)
         if error is not None:
             raise error
         return answer
 
-    def _await(self, step: Await, entry: Entry) -> Exception | None:
+    def _subscribe(self, step: WaitForCallback, entry: RunItem) -> Exception | None:
         answers: list[Exception | None] = []
 
         def called_back(answer: Exception | None) -> None:
             answers.append(answer)
-            self._home.nudge()
+            self._mailbox.wake()
 
-        step.begin(called_back)
+        step.subscribe(called_back)
         while not answers:
-            self._home.attend()
-            if step.leavable and not answers:
-                self._run.look_at_time()
+            self._mailbox.run_pending()
+            if step.interruptible and not answers:
+                self._run.check_run_timeout()
                 if self._run.stopped is not None:
                     raise self._run.stop_error()
-                if self._run.is_late(entry):
-                    raise self._run.item_late()
+                if self._run.is_overdue(entry):
+                    raise self._run.item_timeout_error()
         return answers[0]
 
-    def _wait_for_slot(self, call: Call) -> None:
+    def _acquire(self, call: Call) -> None:
         """Pass the gates; other threads may hold their slots."""
         self._started = False
-        call.seek(self._home, self._start)
+        call.acquire(self._mailbox, self._start)
         try:
             while not self._started:
-                rate = self._run.gates.rate
-                self._home.attend(rate.due())
-                rate.look()
+                rate = self._run.limiters.rate
+                self._mailbox.run_pending(rate.seconds_until_ready())
+                rate.admit_ready()
                 if self._run.stopped is not None and not self._started:
                     raise self._run.stop_error()
         except BaseException:
-            call.withdraw()
+            call.cancel_acquire()
             raise
 
     def _start(self, call: Call) -> None:

@@ -6,12 +6,12 @@ import sys
 import threading
 from collections import Counter
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import RateLimited
-from ..outcomes import LimitStep, RunStats
+from ..outcomes import LimitChange, RunStats
 
 
-class Meter:
+class RunCounters:
     """
     The sums of one run.
 
@@ -21,12 +21,12 @@ class Meter:
     """
 
     def __init__(self) -> None:
-        self.began = self.latest = 0.0
+        self.started_at = self.latest = 0.0
         self.succeeded = self.failed = 0
         self.retries = 0
-        self.found = 0
+        self.cache_hits = 0
         self._calls: Counter[str] = Counter()
-        self._refusals = 0
+        self._rate_limited = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cached_tokens = 0
@@ -34,7 +34,7 @@ class Meter:
         self._in_flight: Counter[str] = Counter()
         self._peak: dict[str, int] = {}
 
-    def enter(self, stage: str, weight: int) -> None:
+    def call_started(self, stage: str, weight: int) -> None:
         """Note that a call begins."""
         with self._lock:
             self._calls[stage] += weight
@@ -42,7 +42,7 @@ class Meter:
             if now > self._peak.get(stage, 0):
                 self._peak[stage] = now
 
-    def leave(self, stage: str, weight: int) -> None:
+    def call_finished(self, stage: str, weight: int) -> None:
         """Note that a call's backend has returned; in whichever thread it did."""
         with self._lock:
             self._in_flight[stage] -= weight
@@ -51,33 +51,33 @@ class Meter:
         """Return how many calls are at the backend."""
         return self._in_flight[stage]
 
-    def answered(self, reply: LLMReply) -> None:
+    def record_reply(self, reply: LLMResponse) -> None:
         """Note what the model read and wrote."""
         self._prompt_tokens += reply.prompt_tokens
         self._completion_tokens += reply.completion_tokens
         self._cached_tokens += reply.cached_tokens
 
-    def raised(self, error: BaseException) -> None:
+    def record_error(self, error: BaseException) -> None:
         """Note what a call raised."""
-        self._refusals += isinstance(error, RateLimited)
+        self._rate_limited += isinstance(error, RateLimited)
 
     def stats(
         self,
         stopped_because: str | None,
-        limit_history: tuple[LimitStep, ...] = (),
+        limit_history: tuple[LimitChange, ...] = (),
         cost: float | None = None,
     ) -> RunStats:
         """Return the sums so far."""
         with self._lock:
             calls, peak = dict(self._calls), dict(self._peak)
         return RunStats(
-            wall_seconds=max(0.0, self.latest - self.began),
+            wall_seconds=max(0.0, self.latest - self.started_at),
             succeeded=self.succeeded,
             failed=self.failed,
             calls=calls,
             retries=self.retries,
-            refusals=self._refusals,
-            found=self.found,
+            rate_limited=self._rate_limited,
+            cache_hits=self.cache_hits,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             cached_tokens=self._cached_tokens,

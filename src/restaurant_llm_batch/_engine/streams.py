@@ -21,18 +21,18 @@ from .run import Run
 T = TypeVar("T")
 
 
-class SyncDriver(Protocol):
+class BlockingRun(Protocol):
     """A driver for a blocking caller."""
 
     def take(self) -> Outcome[Any] | None:
         """Return the next outcome, waiting for it; None after the last."""
         ...
 
-    def look_around(self) -> None:
+    def check_stop(self) -> None:
         """Notice that the run was stopped; safe in a signal handler."""
         ...
 
-    def drop(self) -> None:
+    def abandon(self) -> None:
         """Cancel the run, which nobody reads any more, without waiting for it."""
         ...
 
@@ -41,7 +41,7 @@ class SyncDriver(Protocol):
         ...
 
 
-class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
+class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
     """
     The outcomes of a run, as they finish. The run begins when the first one is asked for.
 
@@ -50,7 +50,7 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
 
     def __init__(
         self,
-        begin: Callable[[Lease], SyncDriver],
+        begin: Callable[[Lease], BlockingRun],
         lease: Callable[[], Lease],
         run: Run,
     ) -> None:
@@ -58,7 +58,7 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
         self._take_lease = lease
         self._run = run
         self._lease: Lease | None = None
-        self._driver: SyncDriver | None = None
+        self._driver: BlockingRun | None = None
         self._over = False
         self._finishing = threading.RLock()  # a signal handler may close it too
 
@@ -91,7 +91,7 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
         """
         self._run.stop(reason)
         if self._driver is not None:
-            self._driver.look_around()
+            self._driver.check_stop()
 
     def close(self) -> list[Success[T] | Failure]:
         """Cancel what is left of the run, and return the outcomes that were not taken."""
@@ -108,9 +108,9 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
         if over:  # closed by another thread while this one was reading
             return
         if self._lease is not None:
-            self._lease.end()
+            self._lease.release()
         if self._driver is not None:
-            self._run.end()
+            self._run.finish()
 
     def __enter__(self) -> Self:
         return self
@@ -123,12 +123,12 @@ class Outcomes(Iterator[Success[T] | Failure], Generic[T]):
         if self._driver is None or self._over or sys.is_finalizing():
             return
         self._over = True
-        self._driver.drop()
+        self._driver.abandon()
         lease = self._lease
         if lease is not None and lease.loop_thread is None:
-            lease.end()  # waits for nobody, and stage 1 promises to make no thread
+            lease.release()  # waits for nobody, and stage 1 promises to make no thread
         elif lease is not None:
-            threading.Thread(target=lease.end, daemon=True).start()
+            threading.Thread(target=lease.release, daemon=True).start()
 
 
 class Channel:
@@ -171,7 +171,7 @@ class Channel:
                 try:
                     await self.driver.run()
                 finally:
-                    run.end()
+                    run.finish()
         except Exception as error:
             self.failure = error
         except BaseException:
@@ -182,7 +182,7 @@ class Channel:
             self.announce()
 
 
-class AsyncOutcomes(AsyncIterator[Success[T] | Failure], Generic[T]):
+class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
     """
     The outcomes of a run, as they finish. The run begins when the first one is asked for.
 
@@ -228,7 +228,7 @@ class AsyncOutcomes(AsyncIterator[Success[T] | Failure], Generic[T]):
             await channel.wait()
         outcome = channel.outcomes.popleft()
         if channel.driver is not None:
-            channel.driver.conductor.taken()
+            channel.driver.scheduler.on_outcomes_consumed()
         return outcome
 
     def stop(self, reason: str = "the caller stopped it") -> None:
@@ -236,7 +236,7 @@ class AsyncOutcomes(AsyncIterator[Success[T] | Failure], Generic[T]):
         self._run.stop(reason)
         if self._channel is not None and self._channel.driver is not None:
             driver = self._channel.driver
-            driver.home.post_later(driver.conductor.halt)
+            driver.mailbox.post_deferred(driver.scheduler.drain)
 
     async def aclose(self) -> None:
         """Cancel what is left of the run and wait until nothing of it is in flight on the loop."""
@@ -254,7 +254,7 @@ class AsyncOutcomes(AsyncIterator[Success[T] | Failure], Generic[T]):
             return
         channel.abandoned = True
         if channel.driver is not None:
-            channel.driver.home.post_later(channel.driver.conductor.abort)
+            channel.driver.mailbox.post_deferred(channel.driver.scheduler.cancel)
 
     def __del__(self) -> None:
         self._cancel()

@@ -10,38 +10,38 @@ from itertools import count
 from time import monotonic
 from typing import Any
 
-from ..cancellation import GivenUp, until
+from ..cancellation import CancelToken, run_with_token
 from ..outcomes import Outcome
 from .call import Call
-from .frames import Hands, Source
-from .items import Intake
-from .mailbox import Home, ThreadHome
+from .frames import ItemSource, SchedulerCallbacks
+from .items import ItemReader
+from .mailbox import Mailbox, ThreadMailbox
 from .run import Run
-from .scheduler import Conductor
-from .threads import WorkerThreads
+from .scheduler import Scheduler
+from .threads import DaemonThreadPool
 
 
-def start_in_thread(call: Call, conductor: Conductor, home: Home, threads: WorkerThreads) -> None:
+def start_in_thread(call: Call, scheduler: Scheduler, mailbox: Mailbox, threads: DaemonThreadPool) -> None:
     """Make a blocking call in a worker thread and tell the conductor at home when it has ended."""
-    conductor.started(call)
-    given_up = call.given_up = GivenUp()
-    forget = conductor.run.given_up.on_set(call.give_up_unless_wanted)
+    scheduler.on_call_started(call)
+    given_up = call.cancel_token = CancelToken()
+    forget = scheduler.run.cancel_token.add_callback(call.cancel_if_unshared)
 
     def work() -> None:
         try:
-            answer, error = until(given_up, call.run_blocking)
-            call.came_back(error)
-            home.post(partial(conductor.ended, call, answer, error))
+            answer, error = run_with_token(given_up, call.run_blocking)
+            call.record_outcome(error)
+            mailbox.post(partial(scheduler.on_call_finished, call, answer, error))
         finally:
             forget()
-            call.leave()  # here, not at home: a run that was given up does not hear of it
+            call.release()  # here, not at home: a run that was given up does not hear of it
 
     try:
         threads.submit(partial(copy_context().run, work))
     except RuntimeError as error:  # no more threads, of the system's or of a runner that is being closed
         forget()
-        call.leave()
-        conductor.ended(call, None, error)
+        call.release()
+        scheduler.on_call_finished(call, None, error)
 
 
 class ThreadedDriver:
@@ -63,18 +63,18 @@ class ThreadedDriver:
     def __init__(
         self,
         run: Run,
-        source: Source,
-        intake: Intake,
+        source: ItemSource,
+        intake: ItemReader,
         window: int,
-        threads: WorkerThreads,
+        threads: DaemonThreadPool,
         deliver: Callable[[Outcome[Any]], bool],
     ) -> None:
-        self.home = ThreadHome()
+        self.mailbox = ThreadMailbox()
         self._threads = threads
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = count()
-        hands = Hands(self._start, self._after, deliver, self.home.nudge)
-        self.conductor = Conductor(run, source, intake, window, self.home, hands)
+        hands = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
+        self.scheduler = Scheduler(run, source, intake, window, self.mailbox, hands)
 
     def run(self) -> None:
         """
@@ -84,24 +84,24 @@ class ThreadedDriver:
             BaseException: What the items' iterable raised, after everything open has ended.
         """
         try:
-            self.conductor.begin()
-            while not self.conductor.finished:
-                self._attend()
+            self.scheduler.start()
+            while not self.scheduler.finished:
+                self._run_pending()
         finally:
-            self.conductor.abort()  # does nothing after a regular end
-            self.home.close()
-        if self.conductor.failure is not None:
-            raise self.conductor.failure
+            self.scheduler.cancel()  # does nothing after a regular end
+            self.mailbox.close()
+        if self.scheduler.failure is not None:
+            raise self.scheduler.failure
 
-    def _attend(self) -> None:
+    def _run_pending(self) -> None:
         now = monotonic()
         if self._timers and self._timers[0][0] <= now:
             heappop(self._timers)[2]()
         else:
-            self.home.attend(self._timers[0][0] - now if self._timers else None)
+            self.mailbox.run_pending(self._timers[0][0] - now if self._timers else None)
 
     def _start(self, call: Call) -> None:
-        start_in_thread(call, self.conductor, self.home, self._threads)
+        start_in_thread(call, self.scheduler, self.mailbox, self._threads)
 
-    def _after(self, seconds: float, action: Callable[[], object]) -> None:
+    def _call_later(self, seconds: float, action: Callable[[], object]) -> None:
         heappush(self._timers, (monotonic() + seconds, next(self._timer_numbers), action))

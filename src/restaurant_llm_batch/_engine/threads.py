@@ -12,20 +12,20 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 
-Job = Callable[[], object]
+Work = Callable[[], object]
 
 
-class WorkerThreads:
+class DaemonThreadPool:
     """A pool that grows with what it is given and keeps idle threads until it is closed, once and for all."""
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Work | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
         self._threads = 0
         self._closed = False
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Work) -> None:
         """
         Run `job`, which must not raise, in a thread of its own as far as it can tell.
 
@@ -43,7 +43,7 @@ class WorkerThreads:
 
     def _start_thread(self) -> None:
         name = f"restaurant-llm-batch-{self._threads + 1}"
-        threading.Thread(target=self._work, name=name, daemon=True).start()
+        threading.Thread(target=self._run_worker, name=name, daemon=True).start()
         self._threads += 1
 
     def close(self) -> None:
@@ -54,7 +54,7 @@ class WorkerThreads:
         for _ in range(threads):
             self._jobs.put(None)
 
-    def _work(self) -> None:
+    def _run_worker(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
             with self._lock:

@@ -9,46 +9,46 @@ from math import inf
 from time import monotonic
 from typing import TypeAlias
 
-from .._limits.rate import RateGate
+from .._limits.rate import RateLimiter
 from .call import Call
-from .mailbox import Home
-from .memo import Await
+from .mailbox import Mailbox
+from .memo import WaitForCallback
 
-Waiting: TypeAlias = Call | Await
+Expirable: TypeAlias = Call | WaitForCallback
 
 _MOST_SPENT = 1000
 """Calls that may have come back and still be in the queue; they keep their answers alive."""
 
 
-class Due:
+class DeadlineQueue:
     """
     The queue.
 
     Args:
-        after: Calls something after so many seconds.
-        look: What it calls when the time of one is up; `take` then yields it.
+        call_later: Calls something after so many seconds.
+        on_expired: What it calls when the time of one is up; `pop_expired` then yields it.
     """
 
     def __init__(
-        self, after: Callable[[float, Callable[[], object]], object], look: Callable[[], object]
+        self, call_later: Callable[[float, Callable[[], object]], object], on_expired: Callable[[], object]
     ) -> None:
-        self._after = after
-        self._look = look
-        self._queue: list[tuple[float, int, Waiting]] = []
+        self._call_later = call_later
+        self._on_expired = on_expired
+        self._queue: list[tuple[float, int, Expirable]] = []
         self._numbers = count()
         self._next = inf
         self._prune_at = _MOST_SPENT
 
-    def watch(self, at: float, call: Waiting) -> None:
+    def add(self, at: float, call: Expirable) -> None:
         """Have a call, or a wait, looked at when its time is up."""
         heappush(self._queue, (at, next(self._numbers), call))
         if len(self._queue) > self._prune_at:
-            self._queue = [entry for entry in self._queue if not entry[2].over]
+            self._queue = [entry for entry in self._queue if not entry[2].done]
             heapify(self._queue)
             self._prune_at = 2 * len(self._queue) + _MOST_SPENT
         self._wake(at)
 
-    def take(self) -> Iterator[Waiting]:
+    def pop_expired(self) -> Iterator[Expirable]:
         """Yield those whose time is up, and be woken again for the others."""
         self._next = inf
         now = monotonic()
@@ -60,34 +60,37 @@ class Due:
     def _wake(self, at: float) -> None:
         if at < self._next:
             self._next = at
-            self._after(max(0.0, at - monotonic()), self._look)
+            self._call_later(max(0.0, at - monotonic()), self._on_expired)
 
 
-class Pacing:
+class RateLimitTimer:
     """
     Looks at the gate when it is time, for one run.
 
     Args:
-        gate: The gate.
-        home: Where the run lives.
-        after: Calls something at home after so many seconds.
+        limiter: The gate.
+        mailbox: Where the run lives.
+        call_later: Calls something at home after so many seconds.
     """
 
     def __init__(
-        self, gate: RateGate, home: Home, after: Callable[[float, Callable[[], object]], object]
+        self,
+        limiter: RateLimiter,
+        mailbox: Mailbox,
+        call_later: Callable[[float, Callable[[], object]], object],
     ) -> None:
-        self._gate = gate
-        self._home = home
-        self._after = after
+        self._limiter = limiter
+        self._mailbox = mailbox
+        self._call_later = call_later
         self._unwatch: Callable[[], None] | None = None
         self._next = inf
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Look from now on."""
-        self._unwatch = self._gate.watch(lambda: self._home.post_later(self._arm))
+        self._unwatch = self._limiter.watch(lambda: self._mailbox.post_deferred(self._arm))
         self._arm()
 
-    def end(self) -> None:
+    def stop(self) -> None:
         """Look no more."""
         unwatch, self._unwatch = self._unwatch, None
         if unwatch is not None:
@@ -95,16 +98,16 @@ class Pacing:
 
     def _arm(self) -> None:
         """Have a look when the first who waits is due."""
-        seconds = self._gate.due() if self._unwatch is not None else None
+        seconds = self._limiter.seconds_until_ready() if self._unwatch is not None else None
         if seconds is None:
             return
         at = monotonic() + seconds
         if at < self._next:
             self._next = at
-            self._after(seconds, self._look)
+            self._call_later(seconds, self._admit_ready)
 
-    def _look(self) -> None:
+    def _admit_ready(self) -> None:
         self._next = inf
         if self._unwatch is not None:
-            self._gate.look()
+            self._limiter.admit_ready()
             self._arm()

@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterable, Mapping
 from time import monotonic
 from typing import Any
 
-from ..events import Stalled, Wait, WaitFor
+from ..events import PendingWait, Stalled, WaitReason
 from .call import Call
 from .frames import Frame
-from .memo import Await, BackOff
+from .memo import Backoff, WaitForCallback
 from .run import Run, log
 
 
-class StallWatch:
+class StallDetector:
     """
     Looks now and then whether anything has happened.
 
@@ -27,43 +27,43 @@ class StallWatch:
         self,
         run: Run,
         after: Callable[[float, Callable[[], object]], object],
-        waits: Callable[[float], Iterable[Wait]],
+        waits: Callable[[float], Iterable[PendingWait]],
     ) -> None:
         self._run = run
-        self._after = after
+        self._call_later = after
         self._waits = waits
-        self._seconds = run.deadlines.stall or 0.0
-        self._pulse = -1
+        self._seconds = run.time_limits.stall_warning_after or 0.0
+        self._activity_count = -1
         self._since = self._next = 0.0
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Look from now on, as long as the run lasts."""
         if self._seconds:
             self._since = monotonic()
             self._next = self._since + self._seconds
-            self._after(self._seconds / 2, self._look)
+            self._call_later(self._seconds / 2, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = monotonic()
-        if self._run.pulse != self._pulse:
-            self._pulse, self._since, self._next = self._run.pulse, now, now + self._seconds
+        if self._run.activity_count != self._activity_count:
+            self._activity_count, self._since, self._next = self._run.activity_count, now, now + self._seconds
         elif now >= self._next:
             self._next = now + (now - self._since)  # after twice, four times, ... as long
             waits = sorted(self._waits(now), key=lambda wait: -wait.seconds)
             if waits:  # else it is the reader, or the input, that takes its time
                 stalled = Stalled(self._run.number, now, now - self._since, tuple(waits))
                 log.warning("%s", stalled)
-                self._run.show(stalled)
-        self._after(self._seconds / 2, self._look)
+                self._run.emit(stalled)
+        self._call_later(self._seconds / 2, self._check)
 
 
-def waits_of(
+def describe_waits(
     out: Iterable[Call],
     waiting: Iterable[Call],
     paused: Mapping[Frame, tuple[Any, float]],
     joined: Mapping[Frame, float],
     now: float,
-) -> Iterable[Wait]:
+) -> Iterable[PendingWait]:
     """
     Say what is waited for.
 
@@ -75,16 +75,20 @@ def waits_of(
         now: The time.
     """
     for call in out:
-        yield Wait(call.owner.entry.item_id, call.what, "answer", now - call.began_at, call.attempt)
+        yield PendingWait(
+            call.frame.item.item_id, call.label, "response", now - call.started_at, call.attempt
+        )
     for call in waiting:
-        kind: WaitFor = "slot" if call.rate_ticket is None else "pace"
-        yield Wait(call.owner.entry.item_id, call.what, kind, now - call.asked_at, call.attempt)
+        kind: WaitReason = "concurrency" if call.rate_ticket is None else "rate_limit"
+        yield PendingWait(call.frame.item.item_id, call.label, kind, now - call.queued_at, call.attempt)
     for frame, (step, since) in paused.items():
-        if isinstance(step, Await):
-            yield Wait(frame.entry.item_id, "", "other" if step.leavable else "disk", now - since)
-        elif isinstance(step, BackOff):
-            yield Wait(frame.entry.item_id, step.what, "retry", now - since, step.attempt)
+        if isinstance(step, WaitForCallback):
+            yield PendingWait(
+                frame.item.item_id, "", "duplicate" if step.interruptible else "store", now - since
+            )
+        elif isinstance(step, Backoff):
+            yield PendingWait(frame.item.item_id, step.label, "retry", now - since, step.attempt)
         else:
-            yield Wait(frame.entry.item_id, "", "pause", now - since)
+            yield PendingWait(frame.item.item_id, "", "sleep", now - since)
     for frame, since in joined.items():
-        yield Wait(frame.entry.item_id, "", "other", now - since)
+        yield PendingWait(frame.item.item_id, "", "duplicate", now - since)

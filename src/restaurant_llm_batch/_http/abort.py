@@ -21,14 +21,14 @@ from contextvars import ContextVar
 from time import monotonic
 from typing import Any, TypeVar
 
-from ..cancellation import ended_by, stopped
+from ..cancellation import cancelled_error, on_cancel
 
 T = TypeVar("T")
 
 log = logging.getLogger("restaurant_llm_batch")
 
 
-class TooLate(Exception):
+class TotalTimeout(Exception):
     """
     The time of a whole exchange was up before its answer had been read.
 
@@ -42,7 +42,7 @@ class TooLate(Exception):
 
 
 @contextmanager
-def exchange(seconds: float) -> Iterator[None]:
+def abortable(seconds: float) -> Iterator[None]:
     """
     Make one blocking exchange on a client that is `endable`.
 
@@ -51,16 +51,16 @@ def exchange(seconds: float) -> Iterator[None]:
             the latest when its time to connect is up.
         TooLate: When the exchange took longer than so many seconds, however busily the server was answering.
     """
-    ours = _Exchange(seconds)
+    ours = AbortableRequest(seconds)
     token = _CURRENT.set(ours)
     try:
-        with ended_by(ours.end):
+        with on_cancel(ours.abort):
             yield
     finally:
         _CURRENT.reset(token)
 
 
-def endable(client: Any) -> None:
+def make_abortable(client: Any) -> None:
     """
     Have the exchanges of a client of httpx's, or of httpx2's, ended and bounded as `exchange` says.
 
@@ -76,7 +76,7 @@ def endable(client: Any) -> None:
         log.warning("blocking calls cannot be ended with this %s: %s", type(client).__module__, error)
 
 
-class _Exchange:
+class AbortableRequest:
     """
     What one thread does on connections, and another may end.
 
@@ -87,19 +87,19 @@ class _Exchange:
         sent: Whether something was sent, or may have been.
     """
 
-    __slots__ = ("_deadline", "_ended", "_lock", "_socket", "sent")
+    __slots__ = ("_aborted", "_deadline", "_lock", "_socket", "sent")
 
     def __init__(self, seconds: float) -> None:
         self._deadline = monotonic() + seconds
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
-        self._ended = False
+        self._aborted = False
         self.sent = False
 
-    def end(self) -> None:
+    def abort(self) -> None:
         """End the exchange, from any thread: the step that it is in, or else its next one, raises."""
         with self._lock:
-            self._ended = True
+            self._aborted = True
             if self._socket is not None:
                 with suppress(OSError):  # the other side was faster
                     # The plain socket's own: that of `ssl` would change what the reading thread is using.
@@ -118,7 +118,7 @@ class _Exchange:
         except Exception as error:
             self.check()
             if monotonic() >= self._deadline:
-                raise TooLate(may_have_arrived=self.sent) from error
+                raise TotalTimeout(may_have_arrived=self.sent) from error
             raise
         finally:
             with self._lock:
@@ -131,16 +131,16 @@ class _Exchange:
         self.check()
         seconds = self._deadline - monotonic()
         if seconds <= 0:
-            raise TooLate(may_have_arrived=self.sent)
+            raise TotalTimeout(may_have_arrived=self.sent)
         return seconds if timeout is None or timeout > seconds else timeout
 
     def check(self) -> None:
         """Raise if the exchange was ended."""
-        if self._ended:
-            raise stopped()
+        if self._aborted:
+            raise cancelled_error()
 
 
-_CURRENT: ContextVar[_Exchange | None] = ContextVar("exchange", default=None)
+_CURRENT: ContextVar[AbortableRequest | None] = ContextVar("exchange", default=None)
 
 
 class _Network:

@@ -10,8 +10,8 @@ import aiohttp
 from anyio import CancelScope
 from yarl import URL
 
-from .client_lifetime import InUse, PerLoop
-from .types import Answer, Headers, Timeout, TransportError, system_trust
+from .client_lifetime import EventLoopLocal, UsageCounter
+from .types import Headers, HTTPResponse, Timeout, TransportError, system_trust
 
 
 class _Target(NamedTuple):
@@ -20,9 +20,9 @@ class _Target(NamedTuple):
     trust: ssl.SSLContext | bool
 
 
-class _Lent(NamedTuple):
+class _BorrowedSession(NamedTuple):
     session: aiohttp.ClientSession
-    in_use: InUse
+    in_use: UsageCounter
 
 
 class AiohttpTransport:
@@ -32,7 +32,7 @@ class AiohttpTransport:
     Args:
         proxy: A proxy's URL; None for the environment's.
         ssl_context: Whom to trust; None for the system's authorities.
-        keep_alive: Seconds after which an idle connection is closed.
+        keepalive_expiry: Seconds after which an idle connection is closed.
     """
 
     def __init__(
@@ -40,12 +40,12 @@ class AiohttpTransport:
         *,
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        keep_alive: float = 4.0,
+        keepalive_expiry: float = 4.0,
     ) -> None:
         self._proxy = proxy
         self._context = ssl_context
-        self._keep_alive = keep_alive
-        self._sessions = PerLoop(self._make, _drop)
+        self._keepalive_expiry = keepalive_expiry
+        self._sessions = EventLoopLocal(self._make, _close_session)
         # Looked up once: aiohttp's own `trust_env` reads the environment and ~/.netrc for every request.
         self._environment: dict[str, str] | None = None
         self._targets: dict[str, _Target] = {}
@@ -53,7 +53,7 @@ class AiohttpTransport:
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
-    ) -> Answer:
+    ) -> HTTPResponse:
         """Send a request and wait for the answer on the running loop."""
         lent = self._sessions.get()
         lent.in_use.enter()
@@ -69,11 +69,11 @@ class AiohttpTransport:
                 ssl=target.trust,
                 allow_redirects=False,
             ) as response:
-                return Answer(response.status, response.headers, await response.read())
+                return HTTPResponse(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _as_ours(error, timeout) from error
+            raise _transport_error(error, timeout) from error
         finally:
-            if lent.in_use.leave():
+            if lent.in_use.exit():
                 with CancelScope(shield=True):
                     await lent.session.close()
 
@@ -83,13 +83,13 @@ class AiohttpTransport:
         if lent is not None and lent.in_use.close():
             await lent.session.close()
 
-    def _make(self) -> _Lent:
+    def _make(self) -> _BorrowedSession:
         session = aiohttp.ClientSession(
             # No limit of its own: the runner's gates decide how many connections there are.
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keep_alive),
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keepalive_expiry),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
-        return _Lent(session, InUse())
+        return _BorrowedSession(session, UsageCounter())
 
     def _target(self, url: str) -> _Target:
         target = self._targets.get(url)
@@ -131,11 +131,11 @@ class AiohttpTransport:
         return times
 
 
-def _drop(lent: _Lent) -> None:
+def _close_session(lent: _BorrowedSession) -> None:
     lent.session.detach()  # its loop is closed: nothing can be awaited there, and its sockets go with it
 
 
-def _as_ours(error: Exception, timeout: Timeout) -> TransportError:
+def _transport_error(error: Exception, timeout: Timeout) -> TransportError:
     # A timeout while connecting is both a ClientError and a TimeoutError.
     timed_out = isinstance(error, TimeoutError)
     not_sent = (
@@ -152,4 +152,6 @@ def _as_ours(error: Exception, timeout: Timeout) -> TransportError:
         words = f"no answer within {timeout.total:g} seconds"
     else:
         words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-    return TransportError(words, may_have_arrived=not isinstance(error, not_sent), timed_out=timed_out)
+    return TransportError(
+        words, request_may_have_been_sent=not isinstance(error, not_sent), timed_out=timed_out
+    )

@@ -12,7 +12,7 @@ from anyio.lowlevel import current_token
 Client = TypeVar("Client")
 
 
-class PerLoop(Generic[Client]):
+class EventLoopLocal(Generic[Client]):
     """
     One client per event loop and process, made when it is first asked for.
 
@@ -34,7 +34,7 @@ class PerLoop(Generic[Client]):
     def get(self) -> Client:
         """Return the running loop's client."""
         if os.getpid() != self._pid:
-            self._start_afresh()
+            self._reset_after_fork()
         loop = current_token().native_token
         client = self._clients.get(loop)
         if client is not None:
@@ -49,7 +49,7 @@ class PerLoop(Generic[Client]):
         with self._lock:
             return self._clients.pop(current_token().native_token, None)
 
-    def _start_afresh(self) -> None:
+    def _reset_after_fork(self) -> None:
         """Forget, in a forked child, the parent's clients, and a lock that one of its threads may hold."""
         clients, self._clients = self._clients, {}
         self._lock, self._pid = threading.Lock(), os.getpid()
@@ -82,7 +82,7 @@ def loop_is_trio() -> bool:
     return type(current_token().native_token).__module__.startswith("trio")
 
 
-class InUse:
+class UsageCounter:
     """
     How many calls use something that is to be closed when nobody does.
 
@@ -100,7 +100,7 @@ class InUse:
         with self._lock:
             self._calls += 1
 
-    def leave(self) -> bool:
+    def exit(self) -> bool:
         """Note a call's end; return whether to close now."""
         with self._lock:
             self._calls -= 1

@@ -10,13 +10,13 @@ from typing import NamedTuple
 
 from ..errors import ConfigurationError
 from ..steps import Flow
-from .status import no_answer
+from .status import no_response_error
 from .transport import HTTPTransport
-from .types import Answer, Headers, Timeout, Transport, TransportError
+from .types import Headers, HTTPResponse, Timeout, Transport, TransportError
 
 
-class Exchange(NamedTuple):
-    """The step of such a flow: a request to send. Answered with an `Answer`."""
+class HTTPRequest(NamedTuple):
+    """The step of such a flow: a request to send. Answered with an `HTTPResponse`."""
 
     method: str
     url: str
@@ -25,7 +25,7 @@ class Exchange(NamedTuple):
     timeout: Timeout
 
 
-class Wire:
+class HTTPClient:
     """
     Sends exchanges through a transport, its own or the user's.
 
@@ -39,16 +39,16 @@ class Wire:
                 f"transport must have send() and asend(), but {type(transport).__name__} has not; "
                 "write for example transport=HTTPTransport(proxy=...)"
             )
-        self._own = HTTPTransport(keep_alive=keep_alive) if transport is None else None
+        self._own = HTTPTransport(keepalive_expiry=keep_alive) if transport is None else None
         self._transport: Transport = self._own or transport  # type: ignore[assignment]
 
-    def send(self, exchange: Exchange) -> Answer:
+    def send(self, request: HTTPRequest) -> HTTPResponse:
         """Send and wait, blocking the thread."""
-        return self._transport.send(*exchange)
+        return self._transport.send(*request)
 
-    async def asend(self, exchange: Exchange) -> Answer:
+    async def asend(self, request: HTTPRequest) -> HTTPResponse:
         """Send and wait on the running loop."""
-        return await self._transport.asend(*exchange)
+        return await self._transport.asend(*request)
 
     def close(self) -> None:
         """Close the connections of blocking calls."""
@@ -61,7 +61,7 @@ class Wire:
             await self._own.aclose()
 
 
-def exchange(what: Exchange, backend: str) -> Flow[Answer]:
+def send_request(what: HTTPRequest, backend: str) -> Flow[HTTPResponse]:
     """
     Ask for one exchange.
 
@@ -69,7 +69,7 @@ def exchange(what: Exchange, backend: str) -> Flow[Answer]:
         TransientBackendError: When no answer came.
     """
     try:
-        answer: Answer = yield what
+        answer: HTTPResponse = yield what
     except TransportError as error:
-        raise no_answer(error, backend) from error
+        raise no_response_error(error, backend) from error
     return answer

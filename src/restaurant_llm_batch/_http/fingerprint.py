@@ -13,7 +13,7 @@ _NO_MATTER = frozenset(
 """What a request may carry that does not change its answer."""
 
 
-def identity_of(kind: str, place: str | None, model: str | None, more: Mapping[str, Any]) -> str:
+def backend_fingerprint(kind: str, place: str | None, model: str | None, more: Mapping[str, Any]) -> str:
     """
     Return the identity of a backend: who answers, and with what sampling.
 

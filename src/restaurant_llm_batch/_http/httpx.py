@@ -10,9 +10,9 @@ from typing import Self
 import anyio
 import httpx
 
-from .abort import TooLate, endable, exchange
-from .client_lifetime import InUse, PerLoop
-from .types import Answer, Headers, Timeout, TransportError, system_trust
+from .abort import TotalTimeout, abortable, make_abortable
+from .client_lifetime import EventLoopLocal, UsageCounter
+from .types import Headers, HTTPResponse, Timeout, TransportError, system_trust
 
 _NOT_SENT = (
     httpx.ConnectError,
@@ -30,7 +30,7 @@ class HttpxTransport:
     Args:
         proxy: A proxy's URL; None for the environment's.
         ssl_context: Whom to trust; None for the system's authorities.
-        keep_alive: Seconds after which an idle connection is closed.
+        keepalive_expiry: Seconds after which an idle connection is closed.
     """
 
     def __init__(
@@ -38,20 +38,22 @@ class HttpxTransport:
         *,
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
-        keep_alive: float = 4.0,
+        keepalive_expiry: float = 4.0,
     ) -> None:
         self._proxy = proxy
         self._context = ssl_context
         # How many connections there are is for the runner's gates to say.
         self._limits = httpx.Limits(
-            max_connections=None, max_keepalive_connections=None, keepalive_expiry=keep_alive
+            max_connections=None, max_keepalive_connections=None, keepalive_expiry=keepalive_expiry
         )
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._lent: tuple[httpx.Client, InUse] | None = None
-        self._clients = PerLoop(self._make_async, lambda client: None)
+        self._lent: tuple[httpx.Client, UsageCounter] | None = None
+        self._clients = EventLoopLocal(self._make_async, lambda client: None)
 
-    def send(self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout) -> Answer:
+    def send(
+        self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
+    ) -> HTTPResponse:
         """
         Send a request and wait for the answer, blocking the thread.
 
@@ -63,20 +65,20 @@ class HttpxTransport:
             request = client.build_request(
                 method, url, headers=dict(headers), content=body, timeout=_times(timeout)
             )
-            with exchange(timeout.total):
+            with abortable(timeout.total):
                 response = client.send(request)
-        except TooLate as error:
-            raise _too_late(timeout, error.may_have_arrived) from error
+        except TotalTimeout as error:
+            raise _timeout_error(timeout, error.may_have_arrived) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _as_ours(error, timeout) from error
+            raise _transport_error(error, timeout) from error
         finally:
-            if in_use.leave():
+            if in_use.exit():
                 client.close()
-        return Answer(response.status_code, response.headers, response.content)
+        return HTTPResponse(response.status_code, response.headers, response.content)
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
-    ) -> Answer:
+    ) -> HTTPResponse:
         """Send a request and wait for the answer on the running loop."""
         client, in_use = self._clients.get()
         in_use.enter()
@@ -88,14 +90,14 @@ class HttpxTransport:
             with anyio.fail_after(timeout.total):
                 response = await client.send(request)
         except TimeoutError as error:
-            raise _too_late(timeout) from error
+            raise _timeout_error(timeout) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _as_ours(error, timeout) from error
+            raise _transport_error(error, timeout) from error
         finally:
-            if in_use.leave():
+            if in_use.exit():
                 with anyio.CancelScope(shield=True):
                     await client.aclose()
-        return Answer(response.status_code, response.headers, response.content)
+        return HTTPResponse(response.status_code, response.headers, response.content)
 
     def close(self) -> None:
         """Close the connections of blocking calls, or leave it to the last call that is using them."""
@@ -110,7 +112,7 @@ class HttpxTransport:
         if lent is not None and lent[1].close():
             await lent[0].aclose()
 
-    def _lend(self) -> tuple[httpx.Client, InUse]:
+    def _lend(self) -> tuple[httpx.Client, UsageCounter]:
         if os.getpid() != self._pid:  # a forked child leaves its parent's connections, and locks, alone
             self._pid, self._lock, self._lent = os.getpid(), threading.Lock(), None
         with self._lock:  # or it might be closed between being looked up and being entered
@@ -118,16 +120,16 @@ class HttpxTransport:
                 client = httpx.Client(
                     limits=self._limits, proxy=self._proxy, verify=self._verify, follow_redirects=False
                 )
-                endable(client)
-                self._lent = client, InUse()
+                make_abortable(client)
+                self._lent = client, UsageCounter()
             self._lent[1].enter()
             return self._lent
 
-    def _make_async(self) -> tuple[httpx.AsyncClient, InUse]:
+    def _make_async(self) -> tuple[httpx.AsyncClient, UsageCounter]:
         client = httpx.AsyncClient(
             limits=self._limits, proxy=self._proxy, verify=self._verify, follow_redirects=False
         )
-        return client, InUse()
+        return client, UsageCounter()
 
     @property
     def _verify(self) -> ssl.SSLContext:
@@ -161,13 +163,15 @@ def _times(timeout: Timeout) -> httpx.Timeout:
     return httpx.Timeout(read, connect=min(timeout.connect, timeout.total))
 
 
-def _too_late(timeout: Timeout, may_have_arrived: bool = True) -> TransportError:
+def _timeout_error(timeout: Timeout, may_have_arrived: bool = True) -> TransportError:
     return TransportError(
-        f"no answer within {timeout.total:g} seconds", may_have_arrived=may_have_arrived, timed_out=True
+        f"no answer within {timeout.total:g} seconds",
+        request_may_have_been_sent=may_have_arrived,
+        timed_out=True,
     )
 
 
-def _as_ours(error: httpx.HTTPError | httpx.InvalidURL, timeout: Timeout) -> TransportError:
+def _transport_error(error: httpx.HTTPError | httpx.InvalidURL, timeout: Timeout) -> TransportError:
     timed_out = isinstance(error, httpx.TimeoutException)
     arrived = not isinstance(error, (*_NOT_SENT, httpx.InvalidURL))
     if isinstance(error, httpx.ConnectTimeout):
@@ -175,11 +179,11 @@ def _as_ours(error: httpx.HTTPError | httpx.InvalidURL, timeout: Timeout) -> Tra
     elif timed_out:
         words = f"nothing was heard for {timeout.read or timeout.total:g} seconds"
     else:
-        words = f"{type(error).__name__}: {_said(error)}"
-    return TransportError(words, may_have_arrived=arrived, timed_out=timed_out)
+        words = f"{type(error).__name__}: {_error_text(error)}"
+    return TransportError(words, request_may_have_been_sent=arrived, timed_out=timed_out)
 
 
-def _said(error: BaseException) -> str:
+def _error_text(error: BaseException) -> str:
     """Return the words of an error, or of what caused it; httpx's own are often none."""
     cause: BaseException | None = error
     while cause is not None:

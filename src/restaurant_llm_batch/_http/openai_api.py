@@ -11,15 +11,17 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import BackendError, PromptTooLong, QuotaExhausted, TransientBackendError
 from ..models import LLMRequest
 from .secrets import Secret
-from .status import LONGEST_WORDS, error_for, rate_report
+from .status import MAX_ERROR_TEXT, error_from_status, read_rate_limits
 
-_TOO_LONG = re.compile(r"maximum context length|context_length_exceeded|maximum model length", re.IGNORECASE)
+_CONTEXT_LENGTH_EXCEEDED = re.compile(
+    r"maximum context length|context_length_exceeded|maximum model length", re.IGNORECASE
+)
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_OUT_OF_CREDIT = frozenset(
+_INSUFFICIENT_QUOTA = frozenset(
     {
         "insufficient_quota",
         "credit_balance_exhausted",
@@ -34,7 +36,11 @@ _OUT_OF_CREDIT = frozenset(
 
 
 def chat_body(
-    request: LLMRequest, model: str, *, most_tokens: str = "max_tokens", more: Mapping[str, Any] | None = None
+    request: LLMRequest,
+    model: str,
+    *,
+    max_tokens_field: str = "max_tokens",
+    extra_body: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
     Return the body of a chat completion.
@@ -42,13 +48,13 @@ def chat_body(
     Args:
         request: The question.
         model: The model's name.
-        most_tokens: What the service calls the limit on the answer's tokens.
-        more: Further fields, which go before ours.
+        max_tokens_field: What the service calls the limit on the answer's tokens.
+        extra_body: Further fields, which go before ours.
     """
     body: dict[str, Any] = {
         "model": model,
         "messages": [dict(message) for message in request.messages],
-        most_tokens: request.max_tokens,
+        max_tokens_field: request.max_tokens,
         "temperature": request.temperature,
     }
     if request.schema is not None:
@@ -60,14 +66,14 @@ def chat_body(
                 "schema": request.schema,
             },
         }
-    if more:
-        body.update(more)
+    if extra_body:
+        body.update(extra_body)
     return body
 
 
 def read_chat(
     answer: Any, backend: str, secret: Secret | None = None, headers: Mapping[str, str] | None = None
-) -> LLMReply:
+) -> LLMResponse:
     """
     Return the reply in the body of a chat completion.
 
@@ -88,18 +94,18 @@ def read_chat(
         message = _part(choice, "message")
         reason = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise _no_completion(answer, backend, secret) from None
+        raise _not_a_completion(answer, backend, secret) from None
     text, refusal = message.get("content"), message.get("refusal")
     usage = _part(answer, "usage")
     refused = bool(refusal) and not text
-    return LLMReply(
+    return LLMResponse(
         text=as_text(refusal if refused else text),
         finish_reason="refusal" if refused else str(reason or "stop"),
         prompt_tokens=count(usage.get("prompt_tokens")),
         completion_tokens=count(usage.get("completion_tokens")),
         model=str(answer.get("model") or ""),
         cached_tokens=count(_part(usage, "prompt_tokens_details").get("cached_tokens")),
-        rate=None if headers is None else rate_report(headers),
+        rate_limit=None if headers is None else read_rate_limits(headers),
     )
 
 
@@ -116,16 +122,18 @@ def chat_error(
         backend: The backend's name.
         secret: The key, to be kept out of the message.
     """
-    words, code, kind = _complaint(body)
+    words, code, kind = _error_fields(body)
     if secret is not None:
-        words = secret.scrub(words)
-    if status == 429 and {code, kind} & _OUT_OF_CREDIT:
+        words = secret.redact(words)
+    if status == 429 and {code, kind} & _INSUFFICIENT_QUOTA:
         return QuotaExhausted(f"{backend}: {words or code}", backend=backend, status=status)
-    if code == "context_length_exceeded" or (status in (400, 413, 422) and _TOO_LONG.search(words)):
-        return PromptTooLong(f"{backend}: {words[:LONGEST_WORDS]}", backend=backend, status=status)
+    if code == "context_length_exceeded" or (
+        status in (400, 413, 422) and _CONTEXT_LENGTH_EXCEEDED.search(words)
+    ):
+        return PromptTooLong(f"{backend}: {words[:MAX_ERROR_TEXT]}", backend=backend, status=status)
     if code and code != str(status):
         words = f"{words} ({code})"
-    return error_for(status, words, backend, headers=headers)
+    return error_from_status(status, words, backend, headers=headers)
 
 
 def as_text(value: Any) -> str:
@@ -145,7 +153,7 @@ def _part(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _complaint(body: Any) -> tuple[str, str, str]:
+def _error_fields(body: Any) -> tuple[str, str, str]:
     """Return an error body's words, code and type, in any of the shapes that servers use."""
     error = body
     if isinstance(body, dict):
@@ -156,13 +164,13 @@ def _complaint(body: Any) -> tuple[str, str, str]:
     return str(error), "", ""
 
 
-def _no_completion(answer: Any, backend: str, secret: Secret | None) -> BackendError:
+def _not_a_completion(answer: Any, backend: str, secret: Secret | None) -> BackendError:
     if isinstance(answer, dict) and (answer.get("error") or answer.get("object") == "error"):
         error = answer.get("error")
         code = (error if isinstance(error, dict) else answer).get("code")
         status = code if type(code) is int and 400 <= code < 600 else 502
         return chat_error(status, answer, {}, backend, secret)
-    words = str(answer)[:200] if secret is None else secret.scrub(str(answer)[:200])
+    words = str(answer)[:200] if secret is None else secret.redact(str(answer)[:200])
     return TransientBackendError(f"{backend} sent no completion but {words}", backend=backend)
 
 

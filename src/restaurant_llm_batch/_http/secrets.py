@@ -8,7 +8,7 @@ from typing import Any, NoReturn, Protocol, TypeAlias
 from ..errors import ConfigurationError
 
 _HIDDEN = "***"
-_SHORTEST = 4
+_MIN_LENGTH = 4
 """Letters of a key. What is shorter, as ``"any"`` for a service that wants none, is in too many words to be hidden."""
 _MASKED = re.compile(r"[^\s'\"]*\*{3,}[^\s'\"]*")
 """What is left of a key that a service has masked itself, as OpenAI does: ``sk-ab*****yz``."""
@@ -40,9 +40,9 @@ class Secret:
     def __reduce__(self) -> NoReturn:
         raise TypeError("keys are not pickled; make the backend in the process that uses it")
 
-    def scrub(self, text: str) -> str:
+    def redact(self, text: str) -> str:
         """Return `text` without the key, and without what a service may have left of it."""
-        if len(self._value) >= _SHORTEST:
+        if len(self._value) >= _MIN_LENGTH:
             text = text.replace(self._value, _HIDDEN)
         return _MASKED.sub(_HIDDEN, text)
 

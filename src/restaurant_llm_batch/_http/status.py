@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from .._llm_response import RateBudget, RateReport
+from .._llm_response import RateLimitInfo, RateLimitStatus
 from ..errors import (
     AuthenticationFailed,
     BackendError,
@@ -24,10 +24,10 @@ from ..errors import (
     TransientBackendError,
 )
 from .secrets import Secret
-from .types import Answer, TransportError
+from .types import HTTPResponse, TransportError
 
 _MAY_PASS = frozenset({408, 409, 425})
-LONGEST_WORDS = 500
+MAX_ERROR_TEXT = 500
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
@@ -43,7 +43,7 @@ def encode(body: Mapping[str, Any]) -> bytes:
         return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def decode(answer: Answer, backend: str, secret: Secret | None = None) -> Any:
+def decode(answer: HTTPResponse, backend: str, secret: Secret | None = None) -> Any:
     """
     Return the JSON of an answer.
 
@@ -54,7 +54,7 @@ def decode(answer: Answer, backend: str, secret: Secret | None = None) -> Any:
         return from_json(answer.body)
     except ValueError:
         words = answer.body.decode("utf-8", "replace")
-        words = words if secret is None else secret.scrub(words)
+        words = words if secret is None else secret.redact(words)
     # Out here, since the decoder's error holds the whole answer, in which the key may be repeated.
     raise TransientBackendError(
         f"{backend} answered with something that is not JSON: {words[:80]!r}",
@@ -63,7 +63,7 @@ def decode(answer: Answer, backend: str, secret: Secret | None = None) -> Any:
     )
 
 
-def no_answer(error: TransportError, backend: str) -> TransientBackendError:
+def no_response_error(error: TransportError, backend: str) -> TransientBackendError:
     """Return the error for an exchange without an answer."""
     return TransientBackendError(f"{backend} did not answer: {error}", backend=backend)
 
@@ -86,40 +86,42 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
     return max(0.0, (until - datetime.now(UTC)).total_seconds())
 
 
-def error_for(
-    status: int, words: str, backend: str, *, headers: Mapping[str, str] | None = None
+def error_from_status(
+    status: int, message: str, backend: str, *, headers: Mapping[str, str] | None = None
 ) -> BackendError:
     """
     Return the error that a status means, where the service's own words say nothing more exact.
 
     Args:
         status: The HTTP status.
-        words: What the service said, free of secrets.
+        message: What the service said, free of secrets.
         backend: The backend's name.
         headers: The answer's headers.
     """
-    words = (
-        f"{backend} answered {status}: {words[:LONGEST_WORDS]}" if words else f"{backend} answered {status}"
+    message = (
+        f"{backend} answered {status}: {message[:MAX_ERROR_TEXT]}"
+        if message
+        else f"{backend} answered {status}"
     )
     wait = retry_after(headers or {})
     if status == 429:
-        rate = rate_report(headers or {})
-        return RateLimited(words, rate=rate, retry_after=wait, backend=backend, status=status)
+        rate = read_rate_limits(headers or {})
+        return RateLimited(message, rate_limit=rate, retry_after=wait, backend=backend, status=status)
     if status in _MAY_PASS or status >= 500:
-        return TransientBackendError(words, retry_after=wait, backend=backend, status=status)
+        return TransientBackendError(message, retry_after=wait, backend=backend, status=status)
     if status in (401, 403):
-        return AuthenticationFailed(words, backend=backend, status=status)
+        return AuthenticationFailed(message, backend=backend, status=status)
     if status == 402:
-        return QuotaExhausted(words, backend=backend, status=status)
+        return QuotaExhausted(message, backend=backend, status=status)
     if status == 413:
-        return PromptTooLong(words, backend=backend, status=status)
+        return PromptTooLong(message, backend=backend, status=status)
     if 300 <= status < 400:
         place = (headers or {}).get("location", "elsewhere")
-        words = f"{words} (it sends us to {place}; write the final address as the base URL)"
-    return PermanentBackendError(words, backend=backend, status=status)
+        message = f"{message} (it sends us to {place}; write the final address as the base URL)"
+    return PermanentBackendError(message, backend=backend, status=status)
 
 
-def base_url(url: str, *, without: str = "") -> str:
+def normalize_base_url(url: str, *, without: str = "") -> str:
     """
     Return a base URL without a slash, or `without`, at its end.
 
@@ -153,7 +155,7 @@ _LONGEST = 40
 """More characters than any number that means something has."""
 
 
-def rate_report(headers: Mapping[str, str]) -> RateReport | None:
+def read_rate_limits(headers: Mapping[str, str]) -> RateLimitInfo | None:
     """
     Return what headers say is left, or None when they do not say it.
 
@@ -164,7 +166,7 @@ def rate_report(headers: Mapping[str, str]) -> RateReport | None:
         headers: An answer's; names compare without case.
     """
     requests, tokens = _budget(headers, "requests"), _budget(headers, "tokens")
-    return None if requests is tokens is None else RateReport(requests, tokens)
+    return None if requests is tokens is None else RateLimitInfo(requests, tokens)
 
 
 def duration(text: str) -> float | None:
@@ -178,7 +180,7 @@ def duration(text: str) -> float | None:
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
 
 
-def _budget(headers: Mapping[str, str], name: str) -> RateBudget | None:
+def _budget(headers: Mapping[str, str], name: str) -> RateLimitStatus | None:
     left = headers.get(f"x-ratelimit-remaining-{name}")
     if left is None:  # as nearly always: most services say none of it
         return None
@@ -186,7 +188,7 @@ def _budget(headers: Mapping[str, str], name: str) -> RateBudget | None:
     reset = duration(headers.get(f"x-ratelimit-reset-{name}", "").strip())
     if limit is None or remaining is None or reset is None:
         return None
-    return RateBudget(limit, remaining, reset)
+    return RateLimitStatus(limit, remaining, reset)
 
 
 def _count(text: str) -> int | None:

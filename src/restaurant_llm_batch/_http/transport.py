@@ -19,7 +19,7 @@ from math import inf
 
 from ..errors import ConfigurationError
 from .client_lifetime import loop_is_trio
-from .types import Answer, Headers, Timeout, trusting
+from .types import Headers, HTTPResponse, Timeout, trusting
 
 
 class HTTPTransport:
@@ -30,7 +30,7 @@ class HTTPTransport:
         proxy: A proxy's URL, with its user and password if it wants them; without one, the environment's
             ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``NO_PROXY`` are followed.
         ca_bundle: A file of certificate authorities to trust instead of the system's.
-        keep_alive: Seconds after which an idle connection is closed. Less than the server's own (5 in vLLM),
+        keepalive_expiry: Seconds after which an idle connection is closed. Less than the server's own (5 in vLLM),
             or now and then a request is sent into a connection that is just being closed.
 
     Raises:
@@ -42,7 +42,7 @@ class HTTPTransport:
         *,
         proxy: str | None = None,
         ca_bundle: str | os.PathLike[str] | None = None,
-        keep_alive: float = 4.0,
+        keepalive_expiry: float = 4.0,
     ) -> None:
         from .aiohttp import AiohttpTransport
         from .httpx import HttpxTransport
@@ -51,25 +51,28 @@ class HTTPTransport:
             raise ConfigurationError(
                 'proxy must be a URL; write for example proxy="http://proxy.example:3128"'
             )
-        idle: object = keep_alive
+        idle: object = keepalive_expiry
         if not isinstance(idle, (int, float)) or isinstance(idle, bool) or not 0 <= idle < inf:
             raise ConfigurationError(
-                f"keep_alive must be a number of seconds from 0, got {keep_alive!r}; write for example keep_alive=4.0"
+                f"keepalive_expiry must be a number of seconds of at least 0, got {keepalive_expiry!r}; "
+                "for example keepalive_expiry=4.0"
             )
         context = trusting(ca_bundle)
-        self._httpx = HttpxTransport(proxy=proxy, ssl_context=context, keep_alive=keep_alive)
-        self._aiohttp = AiohttpTransport(proxy=proxy, ssl_context=context, keep_alive=keep_alive)
+        self._httpx = HttpxTransport(proxy=proxy, ssl_context=context, keepalive_expiry=keepalive_expiry)
+        self._aiohttp = AiohttpTransport(proxy=proxy, ssl_context=context, keepalive_expiry=keepalive_expiry)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"  # a proxy's URL may hold a password
 
-    def send(self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout) -> Answer:
+    def send(
+        self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
+    ) -> HTTPResponse:
         """Send a request and wait for the answer, blocking the thread."""
         return self._httpx.send(method, url, headers, body, timeout)
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
-    ) -> Answer:
+    ) -> HTTPResponse:
         """Send a request and wait for the answer on the running loop."""
         if loop_is_trio():
             return await self._httpx.asend(method, url, headers, body, timeout)

@@ -15,7 +15,7 @@ Headers: TypeAlias = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class HTTPResponse:
     """
     What a server answered.
 
@@ -77,13 +77,13 @@ class TransportError(Exception):
     No answer came.
 
     Attributes:
-        may_have_arrived: Whether the server may have read the request; False when no connection was made.
+        request_may_have_been_sent: Whether the server may have read the request; False when no connection was made.
         timed_out: Whether it was the time that ran out.
     """
 
-    def __init__(self, message: str, *, may_have_arrived: bool, timed_out: bool = False) -> None:
+    def __init__(self, message: str, *, request_may_have_been_sent: bool, timed_out: bool = False) -> None:
         super().__init__(message)
-        self.may_have_arrived = may_have_arrived
+        self.request_may_have_been_sent = request_may_have_been_sent
         self.timed_out = timed_out
 
 
@@ -95,13 +95,15 @@ class Transport(Protocol):
     backends.
     """
 
-    def send(self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout) -> Answer:
+    def send(
+        self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
+    ) -> HTTPResponse:
         """Send a request and wait for the answer, blocking the thread; any number of threads may."""
         ...
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
-    ) -> Answer:
+    ) -> HTTPResponse:
         """Send a request and wait for the answer; being cancelled closes the connection."""
         ...
 

@@ -3,7 +3,7 @@ A limit that finds itself: what a service bears is learned from what it refuses.
 
 Additive increase, multiplicative decrease, as TCP does it, with one thing that TCP cannot know: how many calls of
 ours were in flight when a call was admitted, its *depth*. A service that refuses at depth 25 bears 24 or fewer.
-`Controller` is pure: told what became of calls, it changes its limit.
+`AIMDController` is pure: told what became of calls, it changes its limit.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import Literal, TypeAlias
 from ..errors import ConfigurationError
 from ..outcomes import Reason
 
-Outcome: TypeAlias = Literal["answered", "refused", "troubled", "other"]
+CallResult: TypeAlias = Literal["success", "rate_limited", "transient_error", "other"]
 """
 What became of a call: answered; refused for now (429); troubled, a transient failure of another kind; other, which
 says nothing about the limit.
 """
 
-CUT = 0.8
+DECREASE_FACTOR = 0.8
 """What a refusal leaves of the limit, when the one before it did not help."""
-SATURATED = 0.8
+SATURATION_THRESHOLD = 0.8
 """Share of the limit that must have been in flight for an answer to say that more might be borne."""
-HOLD, LONGEST_HOLD = 2, 4
+ROUNDS_BETWEEN_PROBES, MAX_ROUNDS_BETWEEN_PROBES = 2, 4
 """Rounds of answers between two probes, at first and after probes that were refused."""
-KEPT = 10_000
+HISTORY_LIMIT = 10_000
 """Changes of a limit that are remembered."""
 
 
@@ -67,29 +67,30 @@ class AdaptiveLimit:
 
 
 @dataclass(frozen=True, slots=True)
-class LimitChange:
+class LimitHistoryEntry:
     """
     A limit, from a moment on.
 
     Attributes:
-        at: When, on `time.monotonic`'s clock.
+        time: When, on `time.monotonic`'s clock.
         limit: Calls in flight at most, from then on.
-        reason: "start"; "grew" while it still doubled; "probe" for asking more; "refused" for a cut; "set" by hand.
+        reason: "start"; "slow_start" while the limit still doubles; "probe" for a trial of more; "rate_limited" for a
+            cut; "manual" for a limit set by hand.
     """
 
-    at: float
+    time: float
     limit: int
     reason: Reason
 
 
-class Controller:
+class AIMDController:
     """
     The state machine of one adaptive limit.
 
     Attributes:
         limit: Calls in flight at most.
         epoch: Counts the cuts; calls that were admitted in an earlier one say nothing more.
-        history: Its changes, the latest `KEPT`.
+        history: Its changes, the latest `HISTORY_LIMIT`.
     """
 
     __slots__ = (
@@ -111,19 +112,21 @@ class Controller:
     def __init__(self, bounds: AdaptiveLimit, now: float) -> None:
         self.limit = bounds.start
         self.epoch = 0
-        self.history: deque[LimitChange] = deque([LimitChange(now, self.limit, "start")], KEPT)
+        self.history: deque[LimitHistoryEntry] = deque(
+            [LimitHistoryEntry(now, self.limit, "start")], HISTORY_LIMIT
+        )
         self._bounds = bounds
         self._starting = True
         self._probing = False
         self._known = self.limit  # what was borne before the probe under way
         self._step = 1
-        self._hold = HOLD
+        self._hold = ROUNDS_BETWEEN_PROBES
         self._calm = 0  # answers at saturation since the last change
         self._answers = 0  # answers since the last cut
         self._row = 0  # cuts in a row that did not help
         self._frozen = 0  # answers to let pass before growing again
 
-    def told(self, outcome: Outcome, depth: int, epoch: int, now: float) -> None:
+    def record(self, outcome: CallResult, depth: int, epoch: int, now: float) -> None:
         """
         Take note of what became of a call.
 
@@ -135,18 +138,18 @@ class Controller:
         """
         if epoch != self.epoch:
             return
-        if outcome == "answered":
+        if outcome == "success":
             self._answered(depth, now)
-        elif outcome == "refused":
+        elif outcome == "rate_limited":
             self._refused(depth, now)
-        elif outcome == "troubled":
+        elif outcome == "transient_error":
             self._frozen = self.limit
 
     def set(self, limit: int, now: float) -> None:
         """Go on from a limit that was chosen by hand, within the bounds."""
         self._starting = self._probing = False
         self._calm = 0
-        self._change(limit, "set", now)
+        self._change(limit, "manual", now)
 
     def _answered(self, depth: int, now: float) -> None:
         if self._frozen:
@@ -155,15 +158,15 @@ class Controller:
         self._answers += 1
         if self._answers >= 2 * self.limit:
             self._row = 0
-        if depth < SATURATED * self.limit or self.limit == self._bounds.max:
+        if depth < SATURATION_THRESHOLD * self.limit or self.limit == self._bounds.max:
             return
         if self._starting:
-            self._change(self.limit + 1, "grew", now)  # one for each answer doubles it in a round
+            self._change(self.limit + 1, "slow_start", now)  # one for each answer doubles it in a round
             return
         self._calm += 1
         if self._probing:
             if self._calm >= self.limit:
-                self._hold = HOLD
+                self._hold = ROUNDS_BETWEEN_PROBES
                 self._probe(2 * self._step, now)
         elif self._calm >= self._hold * self.limit:
             self._probe(1, now)
@@ -181,15 +184,15 @@ class Controller:
             limit = depth - 1
         elif self._probing and self._row == 1:
             limit = self._known
-            self._hold = min(2 * self._hold, LONGEST_HOLD)
+            self._hold = min(2 * self._hold, MAX_ROUNDS_BETWEEN_PROBES)
         else:
             # The depth tells a cap on calls in flight at once, a cap on calls per second only by and by.
-            limit = min(depth - 1, int(self.limit * CUT))
+            limit = min(depth - 1, int(self.limit * DECREASE_FACTOR))
         self._starting = self._probing = False
-        self._change(limit, "refused", now)
+        self._change(limit, "rate_limited", now)
 
     def _change(self, limit: int, reason: Reason, now: float) -> None:
         limit = max(self._bounds.min, min(self._bounds.max, limit))
         if limit != self.limit:
             self.limit = limit
-            self.history.append(LimitChange(now, limit, reason))
+            self.history.append(LimitHistoryEntry(now, limit, reason))

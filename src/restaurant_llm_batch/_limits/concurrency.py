@@ -1,8 +1,9 @@
 """
-Admission: at most so many calls at once, the most urgent first.
+Concurrency limiter: a semaphore with priorities and weights; the most urgent waiter is admitted first.
 
-`Admission` is the state machine, a `Queue`: told what happened, it says who is let in; it knows no thread, loop or
-clock. `Gate` puts one lock around it, so that one limit holds across threads, event loops and runners.
+`ConcurrencyState` is the state machine, a `PriorityWaitQueue`: each method returns the tickets it admits. It uses no
+thread, no loop and no clock. `ConcurrencyLimiter` puts one lock around it, so that one limit holds across threads,
+event loops and runners.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from time import monotonic
 from typing import Generic, TypeVar
 
 from ..errors import ConfigurationError
-from .aimd import AdaptiveLimit, Controller, LimitChange, Outcome
+from .aimd import AdaptiveLimit, AIMDController, CallResult, LimitHistoryEntry
 
 # Plain integers: members of an Enum take longer to look up than the rest of an admission takes.
 _NEW, _WAITING, _ADMITTED, _GONE = range(4)
@@ -28,37 +29,37 @@ class Ticket:
     One call's claim to a slot.
 
     Args:
-        wake: Called once when the ticket is admitted after having waited, from whichever thread freed the
+        on_admitted: Called once when the ticket is admitted after having waited, from whichever thread freed the
             slot; it must not block. It returns False when nobody is left to use the slot, which is then
             handed on.
         priority: Lower goes first.
-        arrival: Among equal priorities, lower goes first: when the item that calls entered the window.
+        sequence: Among equal priorities, lower goes first: when the item that calls entered the window.
         weight: Slots it takes.
 
     Attributes:
-        depth: Slots taken when it was admitted, its own included.
+        in_flight_at_admission: Slots taken when it was admitted, its own included.
         epoch: How often an adaptive limit had been cut by then.
     """
 
-    __slots__ = ("arrival", "depth", "epoch", "priority", "state", "wake", "weight")
+    __slots__ = ("epoch", "in_flight_at_admission", "on_admitted", "priority", "sequence", "state", "weight")
 
     def __init__(
         self,
-        wake: Callable[[], object],
+        on_admitted: Callable[[], object],
         priority: int = 0,
-        arrival: float = 0,
+        sequence: float = 0,
         weight: int = 1,
     ) -> None:
-        self.wake = wake
+        self.on_admitted = on_admitted
         self.priority = priority
-        self.arrival = arrival
+        self.sequence = sequence
         self.weight = weight
-        self.depth = 0
+        self.in_flight_at_admission = 0
         self.epoch = 0
         self.state = _NEW
 
 
-class Queue(ABC):
+class PriorityWaitQueue(ABC):
     """
     Tickets in line; the base of what says who is let in. Its methods return the tickets that are admitted now.
 
@@ -69,14 +70,14 @@ class Queue(ABC):
         waiting: How many wait.
     """
 
-    __slots__ = ("_asked", "_queue", "waiting")
+    __slots__ = ("_enqueued", "_queue", "waiting")
 
     def __init__(self) -> None:
         self.waiting = 0
-        self._asked = 0
+        self._enqueued = 0
         self._queue: list[tuple[int, float, int, Ticket]] = []
 
-    def ask(self, ticket: Ticket) -> bool:
+    def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; no other can be by its coming."""
         if not self.waiting and self._fits(ticket):
             self._enter(ticket)
@@ -87,10 +88,10 @@ class Queue(ABC):
     def _wait(self, ticket: Ticket) -> None:
         ticket.state = _WAITING
         self.waiting += 1
-        self._asked += 1
-        heappush(self._queue, (ticket.priority, ticket.arrival, self._asked, ticket))
+        self._enqueued += 1
+        heappush(self._queue, (ticket.priority, ticket.sequence, self._enqueued, ticket))
 
-    def withdraw(self, ticket: Ticket) -> list[Ticket]:
+    def cancel(self, ticket: Ticket) -> list[Ticket]:
         """Forget a ticket, whether it waits or was just admitted."""
         if ticket.state is _WAITING:
             ticket.state = _GONE  # stays in the heap until it surfaces, or most of the heap is such
@@ -99,18 +100,18 @@ class Queue(ABC):
                 self._queue = [entry for entry in self._queue if entry[3].state == _WAITING]
                 heapify(self._queue)
             return self._admit()
-        return self.done(ticket)
+        return self.release(ticket)
 
-    def lift(self, ticket: Ticket, priority: int, arrival: float) -> list[Ticket]:
+    def reprioritise(self, ticket: Ticket, priority: int, arrival: float) -> list[Ticket]:
         """Move a waiting ticket forward, to where one of this priority and arrival would be."""
-        if ticket.state is not _WAITING or (priority, arrival) >= (ticket.priority, ticket.arrival):
+        if ticket.state is not _WAITING or (priority, arrival) >= (ticket.priority, ticket.sequence):
             return []
-        ticket.priority, ticket.arrival = priority, arrival
-        self._asked += 1
-        heappush(self._queue, (priority, arrival, self._asked, ticket))  # its old place is passed over
+        ticket.priority, ticket.sequence = priority, arrival
+        self._enqueued += 1
+        heappush(self._queue, (priority, arrival, self._enqueued, ticket))  # its old place is passed over
         return self._admit()  # it may be lighter than the one that was first
 
-    def done(self, ticket: Ticket, outcome: Outcome = "other", now: float = 0.0) -> list[Ticket]:
+    def release(self, ticket: Ticket, outcome: CallResult = "other", now: float = 0.0) -> list[Ticket]:
         """Take back what an admitted ticket holds; anything but an admitted ticket is left alone."""
         if ticket.state is not _ADMITTED:
             return []
@@ -118,7 +119,7 @@ class Queue(ABC):
         self._left(ticket, outcome, now)
         return self._admit()
 
-    def first(self) -> Ticket | None:
+    def peek(self) -> Ticket | None:
         """Return the first who waits."""
         while self._queue and self._queue[0][3].state is not _WAITING:
             heappop(self._queue)
@@ -133,7 +134,7 @@ class Queue(ABC):
         ticket.state = _ADMITTED
 
     @abstractmethod
-    def _left(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+    def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         """Take back what a ticket held."""
 
     def _admit(self) -> list[Ticket]:
@@ -151,7 +152,7 @@ class Queue(ABC):
         return admitted
 
 
-class Admission(Queue):
+class ConcurrencyState(PriorityWaitQueue):
     """
     The state machine of a gate.
 
@@ -162,20 +163,20 @@ class Admission(Queue):
     A ticket heavier than the whole limit is admitted alone.
     """
 
-    __slots__ = ("control", "in_flight", "limit", "peak")
+    __slots__ = ("controller", "in_flight", "limit", "peak")
 
     def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
         super().__init__()
-        self.control = None if isinstance(limit, int) else Controller(limit, now)
+        self.controller = None if isinstance(limit, int) else AIMDController(limit, now)
         self.limit = limit if isinstance(limit, int) else limit.start
         self.in_flight = 0
         self.peak = 0
 
     def resize(self, limit: int, now: float = 0.0) -> list[Ticket]:
         """Change the limit; calls in flight above a smaller one are left to end."""
-        if self.control is not None:
-            self.control.set(limit, now)
-            limit = self.control.limit
+        if self.controller is not None:
+            self.controller.set(limit, now)
+            limit = self.controller.limit
         self.limit = limit
         return self._admit()
 
@@ -184,21 +185,21 @@ class Admission(Queue):
 
     def _enter(self, ticket: Ticket) -> None:
         ticket.state = _ADMITTED
-        ticket.depth = self.in_flight = self.in_flight + ticket.weight
-        if self.control is not None:
-            ticket.epoch = self.control.epoch
+        ticket.in_flight_at_admission = self.in_flight = self.in_flight + ticket.weight
+        if self.controller is not None:
+            ticket.epoch = self.controller.epoch
         if self.in_flight > self.peak:
             self.peak = self.in_flight
 
-    def _left(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+    def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         self.in_flight -= ticket.weight
-        if self.control is not None:
-            self.control.told(outcome, ticket.depth, ticket.epoch, now)
-            self.limit = self.control.limit
+        if self.controller is not None:
+            self.controller.record(outcome, ticket.in_flight_at_admission, ticket.epoch, now)
+            self.limit = self.controller.limit
 
 
 @dataclass(frozen=True, slots=True)
-class GateStatistics:
+class LimiterStatistics:
     """A gate at one moment: its limit, calls in flight, calls waiting, and the most ever in flight."""
 
     limit: int
@@ -207,73 +208,73 @@ class GateStatistics:
     peak: int
 
 
-State = TypeVar("State", bound=Queue)
+State = TypeVar("State", bound=PriorityWaitQueue)
 
 
-class Shared(ABC, Generic[State]):
+class LockedState(ABC, Generic[State]):
     """One lock around a queue, so that it holds across threads, event loops and runners."""
 
     def __init__(self) -> None:
         # By process: after a fork the parent's calls are in flight in the parent only, its lock may be held.
-        self._states = {os.getpid(): (threading.Lock(), self._begin(None))}
+        self._states = {os.getpid(): (threading.Lock(), self._initial_state(None))}
 
     @abstractmethod
-    def _begin(self, parents: State | None) -> State:
+    def _initial_state(self, parents: State | None) -> State:
         """Return a new state, in a forked child with its parent's to go by."""
 
     @property
     def waiting(self) -> int:
         """How many calls wait for it."""
-        return self._here()[1].waiting
+        return self._state_for_process()[1].waiting
 
-    def ask(self, ticket: Ticket) -> bool:
+    def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
-            return state.ask(ticket)
+            return state.enqueue(ticket)
 
     @abstractmethod
-    def done(self, ticket: Ticket, outcome: Outcome = "other") -> None:
+    def release(self, ticket: Ticket, outcome: CallResult = "other") -> None:
         """Take back what an admitted ticket holds, and say what became of its call. Twice does nothing."""
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket) -> None:
         """Give up a ticket, whether it waits or was just admitted."""
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
-            admitted = state.withdraw(ticket)
-        self._wake(admitted)
+            admitted = state.cancel(ticket)
+        self._notify_admitted(admitted)
 
-    def lift(self, ticket: Ticket, priority: int, arrival: float) -> None:
+    def reprioritise(self, ticket: Ticket, priority: int, arrival: float) -> None:
         """Move a waiting ticket forward, to where one of this priority and arrival would be."""
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
-            admitted = state.lift(ticket, priority, arrival)
-        self._wake(admitted)
+            admitted = state.reprioritise(ticket, priority, arrival)
+        self._notify_admitted(admitted)
 
-    def _here(self) -> tuple[threading.Lock, State]:
+    def _state_for_process(self) -> tuple[threading.Lock, State]:
         pid = os.getpid()
         state = self._states.get(pid)
         if state is None:
             (_, parents), *_ = self._states.values()
-            state = self._states.setdefault(pid, (threading.Lock(), self._begin(parents)))
+            state = self._states.setdefault(pid, (threading.Lock(), self._initial_state(parents)))
         return state
 
-    def _wake(self, admitted: list[Ticket]) -> None:
-        lock, state = self._here()
+    def _notify_admitted(self, admitted: list[Ticket]) -> None:
+        lock, state = self._state_for_process()
         while admitted:
             ticket = admitted.pop(0)
-            if ticket.wake() is False:
+            if ticket.on_admitted() is False:
                 with lock:
-                    admitted += state.done(ticket)
+                    admitted += state.release(ticket)
 
 
-class Gate(Shared[Admission]):
+class ConcurrencyLimiter(LockedState[ConcurrencyState]):
     """
     A limit on calls in flight that threads, event loops and runners can share.
 
     Pass one to several runners' `Limits` to make them share a limit, for example two runners on one GPU:
 
-        gpu = Gate(8)
+        gpu = ConcurrencyLimiter(8)
         BatchRunner(llm=llm, limits=Limits(llm=gpu))
 
     Args:
@@ -283,13 +284,15 @@ class Gate(Shared[Admission]):
     def __init__(self, limit: int | AdaptiveLimit) -> None:
         if not isinstance(limit, AdaptiveLimit):
             _checked(limit)
-        self._given = limit
+        self._configured = limit
         super().__init__()
 
-    def _begin(self, parents: Admission | None) -> Admission:
+    def _initial_state(self, parents: ConcurrencyState | None) -> ConcurrencyState:
         # A limit that was set by hand goes along; an adaptive one begins anew, with what this process sees.
-        set_by_hand = parents is not None and isinstance(self._given, int)
-        return Admission(parents.limit if parents is not None and set_by_hand else self._given, monotonic())
+        set_by_hand = parents is not None and isinstance(self._configured, int)
+        return ConcurrencyState(
+            parents.limit if parents is not None and set_by_hand else self._configured, monotonic()
+        )
 
     @property
     def limit(self) -> int:
@@ -298,46 +301,46 @@ class Gate(Shared[Admission]):
 
         An adaptive limit goes on from what was set, within its bounds.
         """
-        return self._here()[1].limit
+        return self._state_for_process()[1].limit
 
     @limit.setter
     def limit(self, limit: int) -> None:
         _checked(limit)
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
             admitted = state.resize(limit, monotonic())
-        self._wake(admitted)
+        self._notify_admitted(admitted)
 
     @property
-    def history(self) -> tuple[LimitChange, ...]:
+    def limit_history(self) -> tuple[LimitHistoryEntry, ...]:
         """What an adaptive limit has been, and since when; empty for one that is a number."""
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
-            return () if state.control is None else tuple(state.control.history)
+            return () if state.controller is None else tuple(state.controller.history)
 
-    def statistics(self) -> GateStatistics:
+    def statistics(self) -> LimiterStatistics:
         """Return how full the gate is now."""
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
-            return GateStatistics(state.limit, state.in_flight, state.waiting, state.peak)
+            return LimiterStatistics(state.limit, state.in_flight, state.waiting, state.peak)
 
-    def done(self, ticket: Ticket, outcome: Outcome = "other") -> None:
+    def release(self, ticket: Ticket, outcome: CallResult = "other") -> None:
         """Free an admitted ticket's slots, and say what became of its call. Doing it twice does nothing."""
-        lock, state = self._here()
-        now = 0.0 if state.control is None else monotonic()
+        lock, state = self._state_for_process()
+        now = 0.0 if state.controller is None else monotonic()
         with lock:
-            admitted = state.done(ticket, outcome, now)
+            admitted = state.release(ticket, outcome, now)
         if admitted:
-            self._wake(admitted)
+            self._notify_admitted(admitted)
 
     def __repr__(self) -> str:
         state = self.statistics()
-        return f"<Gate {state.in_flight}/{state.limit} in flight, {state.waiting} waiting>"
+        return f"<ConcurrencyLimiter {state.in_flight}/{state.limit} in flight, {state.waiting} waiting>"
 
 
 def _checked(limit: object) -> int:
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise ConfigurationError(
-            f"a Gate needs a limit of at least 1, got {limit!r}; write for example Gate(8)"
+            f"a ConcurrencyLimiter needs a limit of at least 1, got {limit!r}; write for example ConcurrencyLimiter(8)"
         )
     return limit

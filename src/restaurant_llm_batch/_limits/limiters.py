@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from ..errors import ConfigurationError
-from ..outcomes import LimitStep
-from ..steps import GateName
-from .concurrency import Gate
-from .rate import RateGate
+from ..outcomes import LimitChange
+from ..steps import LimiterName
+from .concurrency import ConcurrencyLimiter
+from .rate import RateLimiter
 
 
-class Gates:
+class LimiterSet:
     """
     The gates of a runner.
 
@@ -22,7 +22,13 @@ class Gates:
     """
 
     def __init__(
-        self, search: Gate, llm: Gate, batches: Gate, total: Gate | None, tokens: Gate | None, rate: RateGate
+        self,
+        search: ConcurrencyLimiter,
+        llm: ConcurrencyLimiter,
+        batches: ConcurrencyLimiter,
+        total: ConcurrencyLimiter | None,
+        tokens: ConcurrencyLimiter | None,
+        rate: RateLimiter,
     ) -> None:
         self.search = (search,)
         self.tokens = tokens
@@ -31,7 +37,7 @@ class Gates:
         self.llm = self._with_both(llm)
         self.batches = self._with_both(batches)
 
-    def _with_both(self, gate: Gate) -> tuple[Gate, ...]:
+    def _with_both(self, gate: ConcurrencyLimiter) -> tuple[ConcurrencyLimiter, ...]:
         gates = [gate] if self._total is None or self._total is gate else [gate, self._total]
         return tuple(gates if self.tokens is None else [*gates, self.tokens])
 
@@ -40,7 +46,7 @@ class Gates:
         """Whether some gate counts tokens."""
         return self.tokens is not None or (self.rate.active and self.rate.counts_tokens)
 
-    def of(self, name: GateName) -> tuple[Gate, ...]:
+    def for_pool(self, name: LimiterName) -> tuple[ConcurrencyLimiter, ...]:
         """Return the gates of an LLM call."""
         if name == "llm":
             return self.llm
@@ -48,17 +54,17 @@ class Gates:
             return self.batches
         raise ConfigurationError(f'there is no gate {name!r} for the model; write "llm" or "batches"')
 
-    def history(self, since: float) -> tuple[LimitStep, ...]:
+    def history(self, since: float) -> tuple[LimitChange, ...]:
         """Return what adaptive limits were since a moment, and what they were then."""
         named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
         if self._total is not None:
             named["llm_total"] = self._total
-        steps: list[LimitStep] = []
+        steps: list[LimitChange] = []
         for name, gate in named.items():
-            history = gate.history
-            before = [change for change in history if change.at <= since]
+            history = gate.limit_history
+            before = [change for change in history if change.time <= since]
             if before:
-                steps.append(LimitStep(name, 0.0, before[-1].limit, "start"))
-            later = (change for change in history if change.at > since)
-            steps += (LimitStep(name, change.at - since, change.limit, change.reason) for change in later)
+                steps.append(LimitChange(name, 0.0, before[-1].limit, "start"))
+            later = (change for change in history if change.time > since)
+            steps += (LimitChange(name, change.time - since, change.limit, change.reason) for change in later)
         return tuple(sorted(steps, key=lambda step: step.seconds))

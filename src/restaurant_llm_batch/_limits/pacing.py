@@ -1,7 +1,7 @@
 """
 Pace: how fast calls may begin, where a service counts them, and their tokens, by the minute.
 
-`Pace` is told when calls begin and end and what services say is left of their limits, and says from when on the
+`RatePacer` is told when calls begin and end and what services say is left of their limits, and says from when on the
 next one may begin. Pure: it knows no clock, no thread and no queue.
 """
 
@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from math import inf
 
-from .._llm_response import RateBudget, RateReport
+from .._llm_response import RateLimitInfo, RateLimitStatus
 
 MINUTE = 60.0
-LONGEST_WAIT = MINUTE
+MAX_WAIT = MINUTE
 """Seconds after which one call is let through to look again, whatever a service said."""
-KEPT = 4096
+STARTS_KEPT = 4096
 """Calls of which it is known when they began; what is said to older ones is ignored."""
 _CAUTION = 1 + 1e-6  # many times what rounding adds up to in a minute
 _MOST = 10**12
-_LONGEST_RESET = 32 * 86400.0
+_MAX_RESET = 32 * 86400.0
 
 
-class Pace:
+class RatePacer:
     """
     How fast calls may begin: so many, and so many tokens, per minute.
 
@@ -55,9 +55,9 @@ class Pace:
         "_begun",
         "_count",
         "_latest",
+        "_reported_requests",
+        "_reported_tokens",
         "_requests",
-        "_said_requests",
-        "_said_tokens",
         "_taken",
         "_tokens",
         "counts_tokens",
@@ -66,29 +66,29 @@ class Pace:
     def __init__(self, requests: int | None, tokens: int | None, now: float) -> None:
         self._requests = None if requests is None else _spread(requests, now)
         self._tokens = None if tokens is None else _spread(tokens, now)
-        self._said_requests, self._said_tokens = _Learned(), _Learned()
+        self._reported_requests, self._reported_tokens = _ReportedLimit(), _ReportedLimit()
         self.counts_tokens = tokens is not None
         self._count = 0
         self._taken = 0
         # By number: when that call began, and all tokens taken by then, its own included.
-        self._begun: list[tuple[float, int]] = [(now, 0)] * KEPT
+        self._begun: list[tuple[float, int]] = [(now, 0)] * STARTS_KEPT
         self._latest = now
 
     def ready_at(self, tokens: int, now: float) -> float:
         """Return from when on a call of so many tokens may begin: at once, if that is not after `now`."""
         at = now
-        if self._said_requests.account is not None:
-            at = max(at, self._said_requests.account.ready_at(1))
-        if self._said_tokens.account is not None:
-            at = max(at, self._said_tokens.account.ready_at(tokens))
-        at = min(at, max(now, self._latest + LONGEST_WAIT))
+        if self._reported_requests.account is not None:
+            at = max(at, self._reported_requests.account.ready_at(1))
+        if self._reported_tokens.account is not None:
+            at = max(at, self._reported_tokens.account.ready_at(tokens))
+        at = min(at, max(now, self._latest + MAX_WAIT))
         if self._requests is not None:
             at = max(at, self._requests.ready_at(1))
         if self._tokens is not None:
             at = max(at, self._tokens.ready_at(tokens))
         return at
 
-    def take(self, tokens: int, now: float) -> int:
+    def reserve(self, tokens: int, now: float) -> int:
         """
         Note that a call begins, ready or not; return its number.
 
@@ -98,19 +98,19 @@ class Pace:
         """
         self._count += 1
         self._taken += tokens
-        self._begun[self._count % KEPT] = now, self._taken
+        self._begun[self._count % STARTS_KEPT] = now, self._taken
         self._latest = max(self._latest, now)
         if self._requests is not None:
             self._requests.take(1, now)
         if self._tokens is not None:
             self._tokens.take(tokens, now)
-        if self._said_requests.account is not None:
-            self._said_requests.account.take(1, now)
-        if self._said_tokens.account is not None:
-            self._said_tokens.account.take(tokens, now)
+        if self._reported_requests.account is not None:
+            self._reported_requests.account.take(1, now)
+        if self._reported_tokens.account is not None:
+            self._reported_tokens.account.take(tokens, now)
         return self._count
 
-    def ended(self, reserved: int, used: int | None, now: float) -> None:
+    def settle_usage(self, reserved: int, used: int | None, now: float) -> None:
         """
         Give back what a call that ended did not use, or take what it used besides.
 
@@ -126,9 +126,9 @@ class Pace:
         if used > reserved:
             self._tokens.take(used - reserved, now)
         else:
-            self._tokens.give_back(reserved - used, reserved, now)
+            self._tokens.refund(reserved - used, reserved, now)
 
-    def told(self, number: int, report: RateReport, now: float) -> None:
+    def update_from_report(self, number: int, report: RateLimitInfo, now: float) -> None:
         """
         Learn from what a service says is left.
 
@@ -139,17 +139,17 @@ class Pace:
             now: The time.
         """
         since = self._count - number
-        if not 0 <= since < min(self._count, KEPT):
+        if not 0 <= since < min(self._count, STARTS_KEPT):
             return
-        began, taken = self._begun[number % KEPT]
+        began, taken = self._begun[number % STARTS_KEPT]
         if report.requests is not None:
-            self._said_requests.told(number, report.requests, since, began, now)
+            self._reported_requests.update(number, report.requests, since, began, now)
         if report.tokens is not None:
-            self._said_tokens.told(number, report.tokens, self._taken - taken, began, now)
-            self.counts_tokens = self.counts_tokens or self._said_tokens.account is not None
+            self._reported_tokens.update(number, report.tokens, self._taken - taken, began, now)
+            self.counts_tokens = self.counts_tokens or self._reported_tokens.account is not None
 
 
-class _Bucket:
+class _GCRABucket:
     """
     What is taken comes back one by one; more may be taken than there is, which is a debt. What is more than it holds
     is let through when it is full.
@@ -158,36 +158,36 @@ class _Bucket:
     number, finds it ready, and nothing is to be done as time goes by.
 
     Args:
-        holds: What it holds.
+        capacity: What it holds.
         seconds: Seconds in which one comes back.
         full_at: When it is full.
     """
 
-    __slots__ = ("_full_at", "_holds", "_more", "_seconds")
+    __slots__ = ("_capacity", "_more", "_seconds", "_theoretical_arrival")
 
-    def __init__(self, holds: int, seconds: float, full_at: float) -> None:
-        self._holds = holds
+    def __init__(self, capacity: int, seconds: float, full_at: float) -> None:
+        self._capacity = capacity
         self._seconds = seconds
-        self._full_at = full_at
+        self._theoretical_arrival = full_at
         self._more = 0.0  # given back when it was full
 
     def ready_at(self, amount: int) -> float:
-        return self._full_at - max(0.0, self._holds + self._more - amount) * self._seconds
+        return self._theoretical_arrival - max(0.0, self._capacity + self._more - amount) * self._seconds
 
     def take(self, amount: float, now: float) -> None:
         if self._more:
             kept = max(0.0, self._more - amount)
             amount, self._more = amount - (self._more - kept), kept
-        self._full_at = max(self._full_at, now) + amount * self._seconds
+        self._theoretical_arrival = max(self._theoretical_arrival, now) + amount * self._seconds
 
-    def give_back(self, amount: float, most: int, now: float) -> None:
+    def refund(self, amount: float, most: int, now: float) -> None:
         """Give back so much, of which `most` may be more than it holds: calls give back more than that at once."""
-        lacking = max(0.0, self._full_at - now) / self._seconds
-        self._full_at = now + max(0.0, lacking - amount) * self._seconds
+        lacking = max(0.0, self._theoretical_arrival - now) / self._seconds
+        self._theoretical_arrival = now + max(0.0, lacking - amount) * self._seconds
         self._more = max(self._more, min(most, self._more + amount - lacking))
 
 
-class _Window:
+class _FixedWindow:
     """
     Nothing comes back until the window ends.
 
@@ -217,7 +217,7 @@ class _Window:
             self._left, self._ends = 0, now + amount * MINUTE / self._limit
 
 
-class _Learned:
+class _ReportedLimit:
     """
     What is known of one limit from reports.
 
@@ -228,19 +228,19 @@ class _Learned:
     __slots__ = ("_before", "_number", "_window", "account")
 
     def __init__(self) -> None:
-        self.account: _Bucket | _Window | None = None
+        self.account: _GCRABucket | _FixedWindow | None = None
         self._number = 0
-        self._before: RateBudget | None = None
+        self._before: RateLimitStatus | None = None
         self._window = False
 
-    def told(self, number: int, said: RateBudget, since: int, began: float, now: float) -> None:
+    def update(self, number: int, said: RateLimitStatus, since: int, began: float, now: float) -> None:
         """Go by what was said to a call that began at a time, and since whose beginning so much was taken."""
-        if number < self._number or not _makes_sense(said):
+        if number < self._number or not _is_plausible(said):
             return
         self._number = number
         self._compare(said)
         if self._window:
-            self.account = _Window(said.limit, said.remaining - since, now + said.reset)
+            self.account = _FixedWindow(said.limit, said.remaining - since, now + said.reset)
             return
         lacking = said.limit - said.remaining
         seconds = MINUTE / said.limit
@@ -249,9 +249,9 @@ class _Learned:
         # Counted when the call began, what was taken since is lacking too, but some of it has come back. Counted
         # when it was answered, all of that is in the number. We are not told which, so go by the lesser of the two.
         lacking += max(0, since - int((now - began) / seconds))
-        self.account = _Bucket(said.limit, seconds, now + lacking * seconds)
+        self.account = _GCRABucket(said.limit, seconds, now + lacking * seconds)
 
-    def _compare(self, said: RateBudget) -> None:
+    def _compare(self, said: RateLimitStatus) -> None:
         """
         Tell windows from buckets.
 
@@ -270,21 +270,21 @@ class _Learned:
                 self._before, self._window = said, True
 
 
-def _spread(limit: int, now: float) -> _Bucket:
+def _spread(limit: int, now: float) -> _GCRABucket:
     """
     Return a full bucket out of which no 60 seconds take more than a limit.
 
     They take what it holds, and what comes back in less than 60 seconds: together less than the limit and 1.
     """
     holds = max(1, limit // 60)
-    return _Bucket(holds, MINUTE * _CAUTION / (limit - holds + 1), now)
+    return _GCRABucket(holds, MINUTE * _CAUTION / (limit - holds + 1), now)
 
 
-def _makes_sense(said: RateBudget) -> bool:
+def _is_plausible(said: RateLimitStatus) -> bool:
     """Tell whether numbers can be true; no comparison with a NaN is."""
     try:
         whole = 1 <= said.limit <= _MOST and 0 <= said.remaining <= said.limit
-        fits = whole and 0 <= said.reset <= _LONGEST_RESET
+        fits = whole and 0 <= said.reset <= _MAX_RESET
     except TypeError:  # what a backend of the user's says need not be a number
         return False
     return fits

@@ -11,36 +11,36 @@ from __future__ import annotations
 from collections.abc import Callable
 from time import monotonic
 
-from .._llm_response import RateReport
-from .aimd import Outcome
-from .concurrency import Queue, Shared, Ticket
-from .pacing import Pace
+from .._llm_response import RateLimitInfo
+from .aimd import CallResult
+from .concurrency import LockedState, PriorityWaitQueue, Ticket
+from .pacing import RatePacer
 
 
-class Turns(Queue):
+class RateQueue(PriorityWaitQueue):
     """
     The state machine: tickets wait for their time, and weigh their tokens.
 
     Args:
-        pace: Says when it has come.
+        pacer: Says when it has come.
         now: The time.
 
     Attributes:
         now: The time, to be set before anything else is done.
         watchers: Whoever is to be told that calls begin to wait.
-        before: Number of the last call that began before there was anything to hold; 0 for none.
+        baseline_call: Number of the last call that began before there was anything to hold; 0 for none.
     """
 
-    __slots__ = ("before", "now", "pace", "watchers")
+    __slots__ = ("baseline_call", "now", "pacer", "watchers")
 
-    def __init__(self, pace: Pace, now: float) -> None:
+    def __init__(self, pacer: RatePacer, now: float) -> None:
         super().__init__()
-        self.pace = pace
+        self.pacer = pacer
         self.now = now
-        self.before = 0
+        self.baseline_call = 0
         self.watchers: list[Callable[[], object]] = []
 
-    def ask(self, ticket: Ticket) -> bool:
+    def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; those who wait are left to `look`."""
         if not self.waiting and self._fits(ticket):
             self._enter(ticket)
@@ -48,27 +48,27 @@ class Turns(Queue):
         self._wait(ticket)
         return False
 
-    def due(self) -> float | None:
+    def ready_at(self) -> float | None:
         """Return when the first who waits may be let in; None when nobody waits."""
-        first = self.first()
-        return None if first is None else self.pace.ready_at(first.weight, self.now)
+        first = self.peek()
+        return None if first is None else self.pacer.ready_at(first.weight, self.now)
 
-    def look(self) -> list[Ticket]:
+    def admit_ready(self) -> list[Ticket]:
         """Let in those whose time has come."""
         return self._admit()
 
-    def _left(self, ticket: Ticket, outcome: Outcome, now: float) -> None:
+    def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         """Take back nothing: that is for the pace to do."""
 
     def _fits(self, ticket: Ticket) -> bool:
-        return self.pace.ready_at(ticket.weight, self.now) <= self.now
+        return self.pacer.ready_at(ticket.weight, self.now) <= self.now
 
     def _enter(self, ticket: Ticket) -> None:
         super()._enter(ticket)
-        ticket.epoch = self.pace.take(ticket.weight, self.now)
+        ticket.epoch = self.pacer.reserve(ticket.weight, self.now)
 
 
-class RateGate(Shared[Turns]):
+class RateLimiter(LockedState[RateQueue]):
     """
     Limits per minute, given or learned from what the service says.
 
@@ -81,77 +81,79 @@ class RateGate(Shared[Turns]):
     """
 
     def __init__(self, requests: int | None, tokens: int | None) -> None:
-        self._given = requests, tokens
+        self._configured = requests, tokens
         self.active = (requests, tokens) != (None, None)
         super().__init__()
 
-    def _begin(self, parents: Turns | None) -> Turns:
+    def _initial_state(self, parents: RateQueue | None) -> RateQueue:
         now = monotonic()
-        return Turns(Pace(*self._given, now), now)
+        return RateQueue(RatePacer(*self._configured, now), now)
 
     @property
     def counts_tokens(self) -> bool:
         """Whether tickets have to weigh their tokens."""
-        return self._here()[1].pace.counts_tokens
+        return self._state_for_process()[1].pacer.counts_tokens
 
     def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
         """Have something called, from any thread, when the first call begins to wait; return what ends that."""
-        watchers = self._here()[1].watchers
+        watchers = self._state_for_process()[1].watchers
         watchers.append(watcher)
         return lambda: watchers.remove(watcher)
 
-    def ask(self, ticket: Ticket) -> bool:
+    def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
             state.now = monotonic()
             alone = not state.waiting
-            admitted = state.ask(ticket)
+            admitted = state.enqueue(ticket)
         if alone and not admitted:
-            self._tell()
+            self._notify_watchers()
         return admitted
 
-    def done(self, ticket: Ticket, outcome: object = "other") -> None:
+    def release(self, ticket: Ticket, outcome: object = "other") -> None:
         """Forget a ticket."""
-        self._let_in(lambda state: state.done(ticket))
+        self._update(lambda state: state.release(ticket))
 
-    def withdraw(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket) -> None:
         """Give up a ticket, whether it waits or was just admitted."""
-        self._let_in(lambda state: state.withdraw(ticket))
+        self._update(lambda state: state.cancel(ticket))
 
-    def lift(self, ticket: Ticket, priority: int, arrival: float) -> None:
+    def reprioritise(self, ticket: Ticket, priority: int, arrival: float) -> None:
         """Move a waiting ticket forward, to where one of this priority and arrival would be."""
-        self._let_in(lambda state: state.lift(ticket, priority, arrival))
+        self._update(lambda state: state.reprioritise(ticket, priority, arrival))
 
-    def due(self) -> float | None:
+    def seconds_until_ready(self) -> float | None:
         """Return in how many seconds the first who waits may be let in; None when nobody waits."""
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
             now = state.now = monotonic()
-            at = state.due()
+            at = state.ready_at()
         return None if at is None else max(0.0, at - now)
 
-    def look(self) -> None:
+    def admit_ready(self) -> None:
         """Let in those whose time has come."""
-        self._let_in(Turns.look)
+        self._update(RateQueue.admit_ready)
 
-    def _let_in(self, change: Callable[[Turns], list[Ticket]]) -> None:
+    def _update(self, change: Callable[[RateQueue], list[Ticket]]) -> None:
         """Make a change, wake those who are let in by it, and tell of another who may be the first now."""
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
             state.now = monotonic()
             admitted = change(state)
             waiting = state.waiting
-        self._wake(admitted)
+        self._notify_admitted(admitted)
         if waiting:
-            self._tell()
+            self._notify_watchers()
 
-    def _wake(self, admitted: list[Ticket]) -> None:
+    def _notify_admitted(self, admitted: list[Ticket]) -> None:
         for ticket in admitted:
-            if ticket.wake() is False:
-                self.done(ticket)
+            if ticket.on_admitted() is False:
+                self.release(ticket)
 
-    def heard(self, ticket: Ticket | None, used: int | None, report: RateReport | None, out: int) -> None:
+    def record_usage(
+        self, ticket: Ticket | None, used: int | None, report: RateLimitInfo | None, out: int
+    ) -> None:
         """
         Learn what became of a call, from the first report on.
 
@@ -161,28 +163,28 @@ class RateGate(Shared[Turns]):
             report: What the service said is left, or None.
             out: Calls that are out at the service.
         """
-        lock, state = self._here()
+        lock, state = self._state_for_process()
         with lock:
             now = state.now = monotonic()
             number = 0
             if ticket is not None:
                 number = ticket.epoch
-                state.pace.ended(ticket.weight, used, now)
+                state.pacer.settle_usage(ticket.weight, used, now)
             elif not self.active:
                 # The first report. What began before it is taken to begin now, this call first.
-                number = state.pace.take(0, now)
-                state.before = number
+                number = state.pacer.reserve(0, now)
+                state.baseline_call = number
                 for _ in range(out):
-                    state.before = state.pace.take(0, now)
+                    state.baseline_call = state.pacer.reserve(0, now)
             else:
-                number = state.before
+                number = state.baseline_call
             if report is not None and number:
-                state.pace.told(number, report, now)
-            admitted = state.look()
+                state.pacer.update_from_report(number, report, now)
+            admitted = state.admit_ready()
             self.active = self.active or report is not None
-        self._wake(admitted)
-        self._tell()
+        self._notify_admitted(admitted)
+        self._notify_watchers()
 
-    def _tell(self) -> None:
-        for watcher in tuple(self._here()[1].watchers):
+    def _notify_watchers(self) -> None:
+        for watcher in tuple(self._state_for_process()[1].watchers):
             watcher()

@@ -154,7 +154,7 @@ _WORDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 
 
-class Lexicon:
+class ConceptLookup:
     """
     Finds the concept of a stem.
 

@@ -8,7 +8,7 @@ else is taken for a noun.
 
 from __future__ import annotations
 
-from .reading import GUESS, LIKELY, SURE, PartOfSpeech, Reading, listed
+from .reading import GUESS, LIKELY, SURE, PartOfSpeech, WordAnalysis, listed
 from .terms import stem_english, terms
 
 _LONGEST = 30
@@ -94,7 +94,7 @@ _AFTER_NOUN = listed(
 )
 
 
-def read(token: str, before: str) -> tuple[str, Reading | None]:
+def read(token: str, before: str) -> tuple[str, WordAnalysis | None]:
     """
     Read one form of a word.
 
@@ -110,36 +110,36 @@ def read(token: str, before: str) -> tuple[str, Reading | None]:
         return plain[:_LONGEST], None
     base = _IRREGULAR.get(plain)
     if base:
-        return stem_english(base), Reading(base, "v", SURE)
+        return stem_english(base), WordAnalysis(base, "v", SURE)
     stem = stem_english(plain)
     return stem, _listed(plain, stem, before) or _ending(plain) or _by_place(plain, before)
 
 
-def _listed(word: str, stem: str, before: str) -> Reading | None:
+def _listed(word: str, stem: str, before: str) -> WordAnalysis | None:
     if word in _ADJECTIVES:
-        return Reading(word, "adj", SURE)
+        return WordAnalysis(word, "adj", SURE)
     if word in _ADVERBS:
-        return Reading(word, "adv", SURE)
+        return WordAnalysis(word, "adv", SURE)
     if word in _PLURAL_ONLY:
-        return Reading(word, "n", SURE)
+        return WordAnalysis(word, "n", SURE)
     base = _VERBS.get(stem)
     if base and base not in _BOTH and word not in _NOUNS:
-        return Reading(base, "v", SURE)
+        return WordAnalysis(base, "v", SURE)
     if base and (before in _AFTER_VERB or word.endswith(("ed", "ing"))):
-        return Reading(base, "v", LIKELY)
+        return WordAnalysis(base, "v", LIKELY)
     singular = _singular(word)
-    return Reading(singular, "n", LIKELY) if base or singular in _NOUNS else None
+    return WordAnalysis(singular, "n", LIKELY) if base or singular in _NOUNS else None
 
 
-def _ending(word: str) -> Reading | None:
+def _ending(word: str) -> WordAnalysis | None:
     if word.endswith("ly") and len(word) > 4 and word not in _LY_NOUNS:
-        return Reading(word, "adj" if word in _LY_ADJECTIVES else "adv", SURE)
+        return WordAnalysis(word, "adj" if word in _LY_ADJECTIVES else "adv", SURE)
     if word.endswith(_ADJECTIVE_ENDINGS) and len(word) > 5:
-        return Reading(word, "adj", LIKELY)
+        return WordAnalysis(word, "adj", LIKELY)
     return None
 
 
-def _by_place(word: str, before: str) -> Reading | None:
+def _by_place(word: str, before: str) -> WordAnalysis | None:
     pos: PartOfSpeech = "n"
     if before in _AFTER_ADJECTIVE and not word.endswith(("s", "ing")):
         pos = "adj"
@@ -147,7 +147,9 @@ def _by_place(word: str, before: str) -> Reading | None:
         word.endswith(("ed", "ing")) and len(word) > 5 and before not in _AFTER_NOUN
     ) or before in _AFTER_VERB:
         pos = "v"
-    return Reading(word if pos != "n" else _singular(word), pos, LIKELY if before in _AFTER_NOUN else GUESS)
+    return WordAnalysis(
+        word if pos != "n" else _singular(word), pos, LIKELY if before in _AFTER_NOUN else GUESS
+    )
 
 
 def _singular(word: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 
-from .reading import GUESS, LIKELY, SURE, Reading, listed
+from .reading import GUESS, LIKELY, SURE, WordAnalysis, listed
 from .terms import terms
 
 _LONGEST, _SHORT = 20, 2
@@ -94,7 +94,7 @@ _ENDING = re.compile(".*[았었였으니네다지자습같보하주쓰없않도�
 _CLAUSE_END = re.compile(r".*(?:습니다|습니당|어요|아요|었.*|았.*|였.*|지만|는데.*|더라.*|[었았였]음)")
 
 
-def read(token: str) -> tuple[str, Reading | None]:
+def read(token: str) -> tuple[str, WordAnalysis | None]:
     """
     Read one form of a word.
 
@@ -110,13 +110,13 @@ def read(token: str) -> tuple[str, Reading | None]:
     if not stems or token in _EMPTY:
         return token, None
     if token in _ADVERBS:
-        return token, Reading(token, "adv", SURE)
+        return token, WordAnalysis(token, "adv", SURE)
     if token in _WHOLE:
-        return token, Reading(token, "n", LIKELY)
+        return token, WordAnalysis(token, "n", LIKELY)
     if token.startswith(_LIKING):
-        return token[:2] + "하", Reading(token[:2] + "하다", "v", SURE)
+        return token[:2] + "하", WordAnalysis(token[:2] + "하다", "v", SURE)
     if whole := _WHOLE_I.fullmatch(token):
-        return whole[1] + "이", Reading(whole[1] + "이", "n", LIKELY)
+        return whole[1] + "이", WordAnalysis(whole[1] + "이", "n", LIKELY)
     stem = "재밌" if token.startswith("재밌") else stems[0]
     if stem in _EMPTY:
         return stem, None
@@ -124,52 +124,52 @@ def read(token: str) -> tuple[str, Reading | None]:
     return stem, _described(token, stem, tail) or _named(token, stem, tail)
 
 
-def _described(token: str, stem: str, tail: str | None) -> Reading | None:
+def _described(token: str, stem: str, tail: str | None) -> WordAnalysis | None:
     """Read a verb or an adjective, or an adverb made of one."""
     if stem in _ADVERBS or (tail == "" and _AGAIN.fullmatch(stem)):
-        return Reading(stem, "adv", LIKELY)
+        return WordAnalysis(stem, "adv", LIKELY)
     if tail == "" and stem in _HADA_ADJECTIVES:
-        return Reading(stem + "하다", "adj", GUESS)
+        return WordAnalysis(stem + "하다", "adj", GUESS)
     hada = _HADA.fullmatch(tail) if tail else None
     if hada and hada["adverb"]:
-        return Reading(token, "adv", LIKELY)
+        return WordAnalysis(token, "adv", LIKELY)
     if hada and stem in _HADA_ADJECTIVES:
-        return Reading(stem + "하다", "adj", SURE)
+        return WordAnalysis(stem + "하다", "adj", SURE)
     if hada and len(stem) > 1:
         return _doing(stem, hada)
     if tail == "" or (tail and _CLEAR_PARTICLE.fullmatch(tail)):
         return None
     if stem in _ADJECTIVES or stem.endswith(("스럽", "롭")):
-        return Reading(stem + "다", "adj", SURE)
+        return WordAnalysis(stem + "다", "adj", SURE)
     if stem in _VERBS:
-        return Reading(stem + "다", "v", SURE)
+        return WordAnalysis(stem + "다", "v", SURE)
     # Where the stemmer changed letters, an unknown word may be a noun it mistook: 영화네요.
     unknown = tail is not None and not _COPULA.fullmatch(tail) and 1 < len(stem) <= _LONGEST_VERB
     if unknown and _CLAUSE_END.fullmatch(token) and not _ENDING.fullmatch(stem):
-        return Reading(stem + "다", "v", GUESS)
+        return WordAnalysis(stem + "다", "v", GUESS)
     return None
 
 
-def _doing(stem: str, hada: re.Match[str]) -> Reading | None:
+def _doing(stem: str, hada: re.Match[str]) -> WordAnalysis | None:
     if len(stem) > _LONGEST_VERB or _ENDING.fullmatch(stem):
         return None
     # 직원하고 is the staff and something; 주문하는 can only be ordering.
     weight = SURE if hada["verb"] else GUESS / 2 if hada["maybe"] == "하고" else LIKELY
-    return Reading(stem + "하다", "v", weight)
+    return WordAnalysis(stem + "하다", "v", weight)
 
 
 def _has_final(syllable: str) -> bool:
     return (ord(syllable) - ord("가")) % 28 > 0
 
 
-def _named(token: str, stem: str, tail: str | None) -> Reading | None:
+def _named(token: str, stem: str, tail: str | None) -> WordAnalysis | None:
     if tail is None or len(stem) > _LONGEST_NOUN:
         return None
     if not tail:
         if token[-1] == "이" and len(token) == _SHORT and _has_final(token[0]):
             # 춤이 or 종이: two syllables are too few to tell.
             return None
-        return Reading(stem, "n", GUESS) if len(stem) > 1 and not _OPEN.fullmatch(stem) else None
+        return WordAnalysis(stem, "n", GUESS) if len(stem) > 1 and not _OPEN.fullmatch(stem) else None
     if _CLEAR_PARTICLE.fullmatch(tail) or _COPULA.fullmatch(tail):
-        return Reading(stem, "n", LIKELY)
-    return Reading(stem, "n", GUESS) if _PARTICLE.fullmatch(tail) else None
+        return WordAnalysis(stem, "n", LIKELY)
+    return WordAnalysis(stem, "n", GUESS) if _PARTICLE.fullmatch(tail) else None

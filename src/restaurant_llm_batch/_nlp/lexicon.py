@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from .concepts import Lexicon
+from .concepts import ConceptLookup
 from .terms import terms
 
 _KNOWN_WORDS = 16_384
@@ -96,37 +96,37 @@ _NOT = re.compile(
 _RAW_BLAME = frozenset(("waited", "waiting", "overpriced", "over-priced"))
 
 
-class Word(NamedTuple):
+class AnalyzedWord(NamedTuple):
     """
     A word of a review.
 
     Attributes:
         stems: The stems of what it holds.
         marks: What it speaks of: aspect, concept and weight of each known stem.
-        opinion: Above 0 for praise, below for blame.
+        polarity: Above 0 for praise, below for blame.
         reach: How many of the words after it it negates; below 0, of those before it.
         closes: Whether a negation before it ends here.
     """
 
     stems: tuple[str, ...]
     marks: tuple[tuple[str, str, float], ...]
-    opinion: int
+    polarity: int
     reach: int
     closes: bool
 
 
-class WordReader:
+class WordAnalyzer:
     """Reads words, and remembers what it found in the common ones."""
 
     def __init__(self) -> None:
-        self._concepts = Lexicon()
+        self._concepts = ConceptLookup()
         self._weights = dict.fromkeys(_stems_of(_FAIR_WORDS), _FAIR)
         self._weights |= dict.fromkeys(_stems_of(_WEAK_WORDS), _WEAK)
         self._opinions = dict.fromkeys(_stems_of(_PRAISE), _LIKE)
         self._opinions |= dict.fromkeys(_stems_of(_BLAME), -_LIKE)
         self._read = lru_cache(_KNOWN_WORDS)(self._make)
 
-    def read(self, word: str) -> Word:
+    def read(self, word: str) -> AnalyzedWord:
         """Return what a word, with the punctuation at it, says."""
         return self._read(word[:_LONGEST_WORD])
 
@@ -135,7 +135,7 @@ class WordReader:
         found = self._concepts.concept(stem)
         return (found.aspect, found.name) if found else None
 
-    def _make(self, word: str) -> Word:
+    def _make(self, word: str) -> AnalyzedWord:
         stems = tuple(terms(word))
         raw = re.sub("[’´`]", "'", word.lower())
         if _HANGUL.search(raw):
@@ -145,7 +145,7 @@ class WordReader:
             if raw.strip(".,!?;:()\"'") in _RAW_BLAME:
                 opinion = -_LIKE
             reach = _ENGLISH_REACH if _NOT.fullmatch(raw) else 0
-        return Word(stems, self._marks(stems, raw), opinion, reach, raw[-1:] in ",;.!?:")
+        return AnalyzedWord(stems, self._marks(stems, raw), opinion, reach, raw[-1:] in ",;.!?:")
 
     def _marks(self, stems: Sequence[str], raw: str) -> tuple[tuple[str, str, float], ...]:
         known = tuple(
@@ -173,9 +173,9 @@ def _korean_opinion(raw: str) -> tuple[int, int]:
     return total, -2 if not found and raw[0] in "없않" else 0
 
 
-def opinion(words: Sequence[Word]) -> int:
+def polarity(words: Sequence[AnalyzedWord]) -> int:
     """Return what a clause thinks: above 0 praise, below blame; what is negated is turned round."""
-    values = [word.opinion for word in words]
+    values = [word.polarity for word in words]
     for at, word in enumerate(words):
         if not word.reach:
             continue
@@ -188,7 +188,7 @@ def opinion(words: Sequence[Word]) -> int:
     return sum(values)
 
 
-def _scope(words: Sequence[Word], at: int) -> list[int]:
+def _scope(words: Sequence[AnalyzedWord], at: int) -> list[int]:
     reach = words[at].reach
     if reach < 0:
         return [i for i in range(at - 1, at - 1 + reach, -1) if i >= 0]

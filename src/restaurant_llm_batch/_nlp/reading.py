@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 PartOfSpeech = Literal["n", "v", "adj", "adv"]
 
 
-class Reading(NamedTuple):
+class WordAnalysis(NamedTuple):
     """
     One way to read a form of a word.
 

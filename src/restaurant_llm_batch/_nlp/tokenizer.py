@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from . import english_words, korean_words
-from .reading import Reading
+from .reading import WordAnalysis
 from .terms import normalise
 
 _KNOWN_FORMS = 16_384
@@ -22,7 +22,7 @@ _SYLLABLES = re.compile("[가-힣]+")
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class WordToken:
     """
     A word of a sentence.
 
@@ -41,7 +41,7 @@ class Token:
     end: int
     form: str
     stem: str
-    reading: Reading | None
+    reading: WordAnalysis | None
     follows: bool
 
     @property
@@ -57,11 +57,11 @@ class Tokenizer:
         self._read_korean = lru_cache(_KNOWN_FORMS)(korean_words.read)
         self._read_english = lru_cache(_KNOWN_FORMS)(english_words.read)
 
-    def tokens(self, sentences: Sequence[str]) -> list[Token]:
+    def tokens(self, sentences: Sequence[str]) -> list[WordToken]:
         """Return the words in their order."""
         return [token for number, text in enumerate(sentences) for token in self._tokens_of(text, number)]
 
-    def _tokens_of(self, text: str, number: int) -> Iterator[Token]:
+    def _tokens_of(self, text: str, number: int) -> Iterator[WordToken]:
         before, end = "", 0
         for match in _TOKEN.finditer(text):
             gap = text[end : match.start()]
@@ -73,5 +73,5 @@ class Tokenizer:
                 stem, reading = self._read_korean(form)
             else:
                 stem, reading = self._read_english(form, before if gap == " " else "")
-            yield Token(number, *match.span(), form, stem, reading, gap == " ")
+            yield WordToken(number, *match.span(), form, stem, reading, gap == " ")
             before, end = form, match.end()

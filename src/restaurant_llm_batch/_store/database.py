@@ -17,7 +17,7 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import ConfigurationError
 
 _SMALLEST = 512
@@ -39,12 +39,12 @@ class StoreFile:
 
     Args:
         path: Where it is.
-        wait: Seconds to wait for other processes' locks.
+        lock_timeout: Seconds to wait for other processes' locks.
     """
 
-    def __init__(self, path: str | os.PathLike[str], wait: float) -> None:
+    def __init__(self, path: str | os.PathLike[str], lock_timeout: float) -> None:
         self.path = _checked(path).absolute()  # the process may change its folder
-        self.wait = wait
+        self.lock_timeout = lock_timeout
 
     def connect(self, busy: float) -> sqlite3.Connection:
         """
@@ -60,18 +60,18 @@ class StoreFile:
             raise ConfigurationError(f'store is a folder: {self.path}; write store="{self.path.name}/run.db"')
         if not self.path.parent.is_dir():
             raise ConfigurationError(f"the folder of store {self.path} does not exist; create it first")
-        until = monotonic() + self.wait
+        until = monotonic() + self.lock_timeout
         while True:
             try:
                 return self._connect(busy)
             except sqlite3.Error as error:
                 # Who makes a file a store does not wait for others who do, whatever the time-out.
                 if _kind(error) != sqlite3.SQLITE_BUSY or monotonic() > until:
-                    raise ConfigurationError(self.explain(error)) from error
+                    raise ConfigurationError(self.describe_error(error)) from error
             sleep(0.005)
 
     def _connect(self, busy: float) -> sqlite3.Connection:
-        new = self._look()
+        new = self._inspect()
         connection = self._open("rwc" if new else "rw")
         try:
             if new:
@@ -92,12 +92,12 @@ class StoreFile:
         return sqlite3.connect(
             f"{self.path.as_uri()}?mode={mode}",
             uri=True,
-            timeout=self.wait,
+            timeout=self.lock_timeout,
             isolation_level=None,
             check_same_thread=False,
         )
 
-    def _look(self) -> bool:
+    def _inspect(self) -> bool:
         """Return whether the file is new, or only begun; complain when it is neither that nor a store."""
         try:
             size = self.path.stat().st_size
@@ -112,20 +112,20 @@ class StoreFile:
         used = Path(f"{self.path}-wal")
         if not used.exists():
             try:
-                return self._look_at("ro&immutable=1")
+                return self._inspect_as("ro&immutable=1")
             except (ConfigurationError, sqlite3.Error):
                 if not used.exists():  # else somebody began to write in this very moment
                     raise
-        return self._look_at("ro")
+        return self._inspect_as("ro")
 
-    def _look_at(self, mode: str) -> bool:
+    def _inspect_as(self, mode: str) -> bool:
         connection = self._open(mode)
         try:
-            return self._is_begun(connection)
+            return self._is_initialised(connection)
         finally:
             connection.close()
 
-    def _is_begun(self, connection: sqlite3.Connection) -> bool:
+    def _is_initialised(self, connection: sqlite3.Connection) -> bool:
         application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
         if (application, version) == (0, 0) and not tables:
@@ -154,7 +154,7 @@ class StoreFile:
             )
         connection.execute("BEGIN IMMEDIATE")
         try:
-            if self._is_begun(connection):  # nobody else made it a store meanwhile
+            if self._is_initialised(connection):  # nobody else made it a store meanwhile
                 for statement in TABLES:
                     connection.execute(statement)
             connection.execute("COMMIT")
@@ -170,7 +170,7 @@ class StoreFile:
         finally:
             connection.execute("ROLLBACK")
 
-    def explain(self, error: BaseException) -> str:
+    def describe_error(self, error: BaseException) -> str:
         """Say what is the matter with the file, and what to do."""
         kind = _kind(error)
         if kind == sqlite3.SQLITE_NOTADB:
@@ -179,7 +179,7 @@ class StoreFile:
             return self._damaged(str(error))
         if kind in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return (
-                f"store {self.path} is locked by another program, for more than {self.wait:g} s; end that "
+                f"store {self.path} is locked by another program, for more than {self.lock_timeout:g} s; end that "
                 "program, or have it end its transaction, or write the path of another file as store"
             )
         if kind in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
@@ -219,7 +219,7 @@ def _kind(error: BaseException) -> int:
     return code & 0xFF
 
 
-class Link:
+class SharedConnection:
     """
     A connection to the file, opened when it is first used, by one thread at a time: a context manager.
 
@@ -264,12 +264,12 @@ class Link:
             finally:
                 self._lock.release()
 
-    def hold(self) -> None:
+    def suspend(self) -> None:
         """Wait until nobody uses the connection, close it and let nobody use it until `let_go`."""
         self._lock.acquire()
         self._drop()
 
-    def let_go(self) -> None:
+    def resume(self) -> None:
         """Allow uses again."""
         self._lock.release()
 
@@ -305,8 +305,8 @@ the event loop is busy.
 """
 
 DISCARD = "DELETE FROM replies WHERE key = ?"
-NOTE_JOB = "INSERT OR REPLACE INTO jobs (key, at, backend, job_id) VALUES (?, ?, ?, ?)"
-FORGET_JOB = "DELETE FROM jobs WHERE key = ? AND job_id = ?"
+RECORD_JOB = "INSERT OR REPLACE INTO jobs (key, at, backend, job_id) VALUES (?, ?, ?, ?)"
+DELETE_JOB = "DELETE FROM jobs WHERE key = ? AND job_id = ?"
 PURGE = "DELETE FROM replies WHERE id IN (SELECT id FROM replies WHERE at <= ? LIMIT 5000)"
 JOBS_LIVE = 8 * 24 * 3600
 """Seconds after which no job is alive: RunPod keeps none for more than a week, and its answer for half an hour."""
@@ -324,17 +324,17 @@ SELECT (SELECT count(*) FROM replies),
 """
 
 # What replies are not compared by, such as what was left of a limit at that moment, is no part of an answer.
-_FIELDS = tuple(field.name for field in fields(LLMReply) if field.compare)
+_FIELDS = tuple(field.name for field in fields(LLMResponse) if field.compare)
 _write_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=index).encode
 
 
-def encode_reply(reply: LLMReply) -> bytes:
+def encode_reply(reply: LLMResponse) -> bytes:
     """Write a reply down; raise an error of any kind when it is no reply of texts and whole numbers."""
     # A model may answer half a surrogate pair, which SQLite takes for no text.
     return _write_json({name: getattr(reply, name) for name in _FIELDS}).encode("utf-8", "surrogatepass")
 
 
-def decode_reply(written: bytes) -> LLMReply:
+def decode_reply(written: bytes) -> LLMResponse:
     """Read what `encode_reply` wrote, also in a version with other fields; raise any error if none."""
     read: dict[str, Any] = json.loads(written.decode("utf-8", "surrogatepass"))
-    return LLMReply(**{name: read[name] for name in _FIELDS if name in read})
+    return LLMResponse(**{name: read[name] for name in _FIELDS if name in read})

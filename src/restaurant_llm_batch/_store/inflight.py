@@ -18,15 +18,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from .._engine.run import is_sound
-from .._llm_response import LLMReply
+from .._engine.run import is_valid_reply
+from .._llm_response import LLMResponse
 
 if TYPE_CHECKING:
     from .._engine.call import Call
     from .._engine.run import Run
 
-Told: TypeAlias = Callable[[Exception | None], object]
-Keep: TypeAlias = Callable[[LLMReply, Told], object]
+Callback: TypeAlias = Callable[[Exception | None], object]
+Persist: TypeAlias = Callable[[LLMResponse, Callback], object]
 
 
 @dataclass(slots=True, eq=False)
@@ -37,60 +37,60 @@ class Follower:
     Attributes:
         run: For which run.
         priority: How urgently.
-        arrival: Likewise.
-        told: What to call when the wait is over.
+        sequence: Likewise.
+        on_done: What to call when the wait is over.
         leads: Whether it is to lead now: whoever did has left without an answer.
     """
 
     run: Run
     priority: int
-    arrival: float
-    told: Told | None = None
+    sequence: float
+    on_done: Callback | None = None
     leads: bool = False
 
-    def tell(self) -> None:
+    def notify(self) -> None:
         """Tell that the wait is over."""
-        if self.told is not None:
-            self.told(None)
+        if self.on_done is not None:
+            self.on_done(None)
 
 
-class Question:
+class InFlightCall:
     """
     A question in flight. Its methods may be called from any thread.
 
     Args:
-        questions: Those that it is one of.
+        table: Those that it is one of.
         key: Its key there.
         run: The run that leads.
 
     Attributes:
-        keep: Puts an answer into the store, and tells when it is on disk.
+        persist: Puts an answer into the store, and tells when it is on disk.
     """
 
     __slots__ = (
         "_answer",
         "_call",
         "_followers",
+        "_foreign_followers",
         "_keeping",
         "_kept",
         "_key",
         "_left",
         "_lock",
-        "_questions",
         "_run",
         "_settled",
-        "_strangers",
-        "keep",
+        "_table",
+        "persist",
     )
 
-    def __init__(self, questions: Questions, key: bytes, run: Run) -> None:
-        self.keep: Keep | None = None
-        self._questions = questions
-        self._lock = questions.lock
+    def __init__(self, table: InFlightCalls, key: bytes, run: Run) -> None:
+        self.persist: Persist | None = None
+        self._table = table
+        self._lock = table.lock
         self._key = key
         self._run = run
         self._followers: dict[Follower, None] = {}  # in line
-        self._strangers = 0  # followers of other runs
+        self._foreign_followers = 0  # followers of other runs
         self._call: Call | None = None
         self._answer: Any = None  # what the call came to
         self._kept = self._keeping = False
@@ -98,19 +98,19 @@ class Question:
         self._settled = False
 
     @property
-    def wanted(self) -> bool:
+    def has_other_waiters(self) -> bool:
         """Whether another run than the one that leads waits for the answer."""
-        return self._strangers > 0
+        return self._foreign_followers > 0
 
-    def asks(self, call: Call) -> None:
+    def attach_call(self, call: Call) -> None:
         """Note the leader's next try, before it is made."""
         with self._lock:
             self._call, self._answer = call, None
-            call.question = self
-            places = [(follower.priority, follower.arrival) for follower in self._followers]
-            call.priority, call.arrival = min([(call.priority, call.arrival), *places])
+            call.in_flight = self
+            places = [(follower.priority, follower.sequence) for follower in self._followers]
+            call.priority, call.sequence = min([(call.priority, call.sequence), *places])
 
-    def came_back(self, call: Call, answer: Any) -> None:
+    def on_call_returned(self, call: Call, answer: Any) -> None:
         """Note what a call came to, before its flow hears of it; which may be gone."""
         with self._lock:
             call.landed = True
@@ -119,18 +119,18 @@ class Question:
             if expected:
                 self._answer = answer
         if not expected:  # it was let go, and others have asked meanwhile
-            self._keep_late(answer)
+            self._persist_late_reply(answer)
         elif left:
-            self._wind_up()
+            self._finish()
 
-    def _keep_late(self, answer: Any) -> None:
-        if isinstance(answer, LLMReply) and is_sound(answer) and self.keep is not None:
+    def _persist_late_reply(self, answer: Any) -> None:
+        if isinstance(answer, LLMResponse) and is_valid_reply(answer) and self.persist is not None:
             with suppress(Exception):  # no more threads, say; nobody waits for it
-                self.keep(answer, lambda _: None)
+                self.persist(answer, lambda _: None)
 
-    def keep_answer(self, reply: LLMReply, told: Told) -> None:
+    def persist_reply(self, reply: LLMResponse, on_done: Callback) -> None:
         """Put an answer into the store."""
-        if self.keep is None:
+        if self.persist is None:
             raise RuntimeError("nobody has said where answers are kept")
         with self._lock:
             self._kept = self._keeping = True
@@ -139,65 +139,65 @@ class Question:
             with self._lock:
                 self._keeping = False
                 left = self._left
-            told(failure)
+            on_done(failure)
             if left:
-                self._wind_up()
+                self._finish()
 
         try:
-            self.keep(reply, durable)
+            self.persist(reply, durable)
         except Exception as error:  # no more threads, say
             durable(error)
 
-    def leave(self) -> None:
+    def leader_left(self) -> None:
         """Note that the leader has gone. What is still under way settles the question when it ends."""
         with self._lock:
             self._left = True
             call = self._call
             out = call is not None and call.is_out
         if not out:
-            self._wind_up()
+            self._finish()
         elif call is not None:
-            self._let_go(call)
+            self._release_call(call)
 
-    def _let_go(self, call: Call) -> None:
+    def _release_call(self, call: Call) -> None:
         """Give up a call whose run has gone, unless another run waits for it."""
-        if self.wanted:
+        if self.has_other_waiters:
             return
-        call.give_up()
-        if not call.line.native:
+        call.request_cancel()
+        if not call.method.is_async:
             # Nobody waits for it any more: a backend that cannot be ended may take for ever.
-            self._pass_on()
+            self._promote_next()
 
-    def _wind_up(self) -> None:
+    def _finish(self) -> None:
         """Settle the question, or pass it on; an answer that its leader did not wait for is kept before."""
         with self._lock:
             if self._keeping:
                 return
             reply = self._answer
-            lost = not self._kept and isinstance(reply, LLMReply) and is_sound(reply)
+            lost = not self._kept and isinstance(reply, LLMResponse) and is_valid_reply(reply)
         if lost:
-            self.keep_answer(reply, lambda _: None)
+            self.persist_reply(reply, lambda _: None)
         elif self._kept:
-            self._settle()
+            self._resolve()
         else:
-            self._pass_on()
+            self._promote_next()
 
-    def follow(self, follower: Follower, told: Told) -> None:
-        """Wait for the question to be settled; `told` is then called, at once if it is already."""
-        follower.told = told
+    def follow(self, follower: Follower, on_done: Callback) -> None:
+        """Wait for the question to be settled; `on_done` is then called, at once if it is already."""
+        follower.on_done = on_done
         with self._lock:
             call = self._call
             settled = self._settled
             if not settled:
                 self._followers[follower] = None
-                first = follower.run is not self._run and not self._strangers
-                self._strangers += follower.run is not self._run
+                first = follower.run is not self._run and not self._foreign_followers
+                self._foreign_followers += follower.run is not self._run
         if settled:
-            told(None)
+            on_done(None)
         elif call is not None:
-            call.lift(follower.priority, follower.arrival)
-            if first and not call.shelter():
-                self._pass_on()
+            call.raise_priority(follower.priority, follower.sequence)
+            if first and not call.update_shield():
+                self._promote_next()
 
     def unfollow(self, follower: Follower) -> None:
         """Wait no more, nor lead."""
@@ -206,29 +206,29 @@ class Question:
             last = False
             if follower in self._followers:
                 del self._followers[follower]
-                self._strangers -= follower.run is not self._run
-                last = follower.run is not self._run and not self._strangers
+                self._foreign_followers -= follower.run is not self._run
+                last = follower.run is not self._run and not self._foreign_followers
             call, left = self._call, self._left
         if leads:
-            self.leave()
+            self.leader_left()
         elif last and call is not None:
-            call.shelter()
+            call.update_shield()
             if left and call.is_out:
-                self._let_go(call)
+                self._release_call(call)
 
-    def _settle(self) -> None:
+    def _resolve(self) -> None:
         """Have all followers look into the store."""
         with self._lock:
             if self._settled:
                 return
             self._settled = True
-            self._questions.forget(self._key, self)
+            self._table.forget(self._key, self)
             followers, self._followers = list(self._followers), {}
-            self._part()
+            self._detach_call()
         for follower in followers:
-            follower.tell()
+            follower.notify()
 
-    def _pass_on(self) -> None:
+    def _promote_next(self) -> None:
         """
         Have the first follower lead, for there is no answer.
 
@@ -240,45 +240,47 @@ class Question:
                 del self._followers[first]
                 if first.run is not self._run:
                     self._run = first.run
-                    self._strangers = sum(follower.run is not first.run for follower in self._followers)
-                self._part()
+                    self._foreign_followers = sum(
+                        follower.run is not first.run for follower in self._followers
+                    )
+                self._detach_call()
                 self._kept = self._left = False
                 first.leads = True
         if first is None:
-            self._settle()
+            self._resolve()
         else:
-            first.tell()
+            first.notify()
 
-    def _part(self) -> None:
+    def _detach_call(self) -> None:
         """Let go of the call; without this, only the garbage collector could free it."""
         call, self._call, self._answer = self._call, None, None
         if call is not None and call.landed:
-            call.question = None
+            call.in_flight = None
 
 
-class Questions:
+class InFlightCalls:
     """The questions in flight, by key."""
 
     def __init__(self) -> None:
-        self._start_afresh()
+        self._reset_after_fork()
 
-    def _start_afresh(self) -> None:
+    def _reset_after_fork(self) -> None:
         self.lock = threading.RLock()
-        self._open: dict[bytes, Question] = {}
+        self._open: dict[bytes, InFlightCall] = {}
         self._pid = os.getpid()  # last: another thread of a forked child may look
 
-    def join(self, key: bytes, run: Run) -> tuple[Question, bool]:
+    def join(self, key: bytes, run: Run) -> tuple[InFlightCall, bool]:
         """Return the question of a key, and whether this run leads it."""
         if os.getpid() != self._pid:
-            self._start_afresh()  # a forked child asks for itself
+            self._reset_after_fork()  # a forked child asks for itself
         with self.lock:
             question = self._open.get(key)
             if question is not None:
                 return question, False
-            question = self._open[key] = Question(self, key, run)
+            question = self._open[key] = InFlightCall(self, key, run)
             return question, True
 
-    def forget(self, key: bytes, question: Question) -> None:
+    def forget(self, key: bytes, question: InFlightCall) -> None:
         """Forget a question that is settled."""
         if self._open.get(key) is question:
             del self._open[key]

@@ -1,7 +1,7 @@
 """
 Noting jobs in a backend, so that a later run finds what an earlier one has left behind.
 
-With a store, every question has a `Journal`. A backend whose answers are jobs elsewhere, as `RunPodLLM`'s are,
+With a store, every question has a `JobJournal`. A backend whose answers are jobs elsewhere, as `RunPodLLM`'s are,
 looks into `current()`: it notes a job as soon as it knows its id, and asks for one before it makes another.
 """
 
@@ -13,15 +13,15 @@ from contextvars import ContextVar
 from typing import Protocol
 
 
-class Journal(Protocol):
+class JobJournal(Protocol):
     """
-    The journal of one question. Its methods never wait and never raise, `take` excepted.
+    The journal of one question. Its methods never wait and never raise, `claim` excepted.
 
     A backend may wrap others and ask them several times for one answer. So a job goes by a mark, which says
     whose it is and what it was asked, and is given to one call only.
     """
 
-    def take(self, mark: str) -> str | None:
+    def claim(self, fingerprint: str) -> str | None:
         """
         Return the id of a job that may be alive, was noted with an equal mark, and has nobody waiting; or None.
 
@@ -30,29 +30,29 @@ class Journal(Protocol):
         """
         ...
 
-    def note(self, mark: str, job_id: str) -> None:
-        """Note a job that was just made, and is waited for; `mark` has no space in it."""
+    def record(self, fingerprint: str, job_id: str) -> None:
+        """Note a job that was just made, and is waited for; `fingerprint` has no space in it."""
         ...
 
-    def leave(self, job_id: str) -> None:
+    def release(self, job_id: str) -> None:
         """Note that a job is waited for no more although it may be alive."""
         ...
 
-    def forget(self, job_id: str) -> None:
+    def discard(self, job_id: str) -> None:
         """Note that a job has ended without an answer. One with an answer is forgotten when that is kept."""
         ...
 
 
-_CURRENT: ContextVar[Journal | None] = ContextVar("journal", default=None)
+_CURRENT: ContextVar[JobJournal | None] = ContextVar("journal", default=None)
 
 
-def current() -> Journal | None:
+def current_job_journal() -> JobJournal | None:
     """Return the journal of the question that is being asked here; None without a store."""
     return _CURRENT.get()
 
 
 @contextmanager
-def noting_in(journal: Journal) -> Iterator[None]:
+def use_job_journal(journal: JobJournal) -> Iterator[None]:
     """Have backends that are called in this block note their jobs."""
     token = _CURRENT.set(journal)
     try:

@@ -26,7 +26,7 @@ _FORMAT = b"restaurant_llm_batch question 1"
 """To be changed with anything below: keys of another format are then simply not found."""
 
 
-def request_key(identity: str, request: LLMRequest) -> bytes:
+def request_key(fingerprint: str, request: LLMRequest) -> bytes:
     """
     Return the key of a question to a model.
 
@@ -35,7 +35,7 @@ def request_key(identity: str, request: LLMRequest) -> bytes:
     model never sees them, so two tasks that ask the same are asking one question.
 
     Args:
-        identity: Names the service and the model, without any secret.
+        fingerprint: Names the service and the model, without any secret.
         request: The question.
 
     Raises:
@@ -48,7 +48,7 @@ def request_key(identity: str, request: LLMRequest) -> bytes:
             struct.pack(">d", request.temperature + 0.0),
         )  # -0.0 is 0.0
         # Every part goes with its length, so that no text can look like the border between two.
-        parts = [_FORMAT, _utf8(identity), schema, numbers]
+        parts = [_FORMAT, _utf8(fingerprint), schema, numbers]
         for message in request.messages:
             parts += _message_parts(message)
     except (TypeError, ValueError, AttributeError, RecursionError, struct.error) as error:

@@ -21,11 +21,21 @@ from time import time
 from types import TracebackType
 from typing import Any, Self
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import ConfigurationError, StoreError
-from .database import DISCARD, FORGET_JOB, GET, JOB, NOTE_JOB, STATS, Link, StoreFile, decode_reply
-from .inflight import Questions
-from .writer import Change, Durable, OnDurable, Purge, Work, Writer
+from .database import (
+    DELETE_JOB,
+    DISCARD,
+    GET,
+    JOB,
+    RECORD_JOB,
+    STATS,
+    SharedConnection,
+    StoreFile,
+    decode_reply,
+)
+from .inflight import InFlightCalls
+from .writer import Change, Durable, GroupCommitWriter, OnCommit, Purge, Work
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,31 +67,31 @@ class Store:
 
     It opens the file when it is first used, and again when it is used after `close`. It may be shared by
     threads, event loops and runners; a forked child opens the file for itself. What it is told with an
-    `OnDurable` is written in the order it is told.
+    `OnCommit` is written in the order it is told.
 
     Args:
         path: The file; it is made where there is none, its folder is not.
-        wait: Seconds to wait for a lock of another process before that counts as an error.
+        lock_timeout: Seconds to wait for a lock of another process before that counts as an error.
 
     Raises:
-        ConfigurationError: When `path` is no path, or `wait` no such number.
+        ConfigurationError: When `path` is no path, or `lock_timeout` no such number.
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, wait: float = 10.0) -> None:
-        seconds: object = wait
+    def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 10.0) -> None:
+        seconds: object = lock_timeout
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < inf:
             raise ConfigurationError(
-                f"wait must be a number of seconds from 0, got {wait!r}; write for example wait=10"
+                f"wait must be a number of seconds from 0, got {lock_timeout!r}; write for example wait=10"
             )
-        self.questions = Questions()
-        self._file = StoreFile(path, wait)
-        self._session = Session(self._file)
-        self._leaving: set[bytes] = set()  # discarded, and not yet gone from the file
+        self.in_flight = InFlightCalls()
+        self._file = StoreFile(path, lock_timeout)
+        self._connections = Connections(self._file)
+        self._closing: set[bytes] = set()  # discarded, and not yet gone from the file
 
     @property
     def commits(self) -> int:
         """Commits made for this object in this process so far."""
-        return self._session.commits
+        return self._connections.commits
 
     def open(self) -> None:
         """
@@ -91,17 +101,17 @@ class Store:
             ConfigurationError: When the file is no store, damaged, of another format, locked or read-only, or
                 its folder is missing. The file is left as it is.
         """
-        with self._session.reading:
+        with self._connections.reading:
             pass
 
-    def get(self, key: bytes) -> LLMReply | None:
+    def get(self, key: bytes) -> LLMResponse | None:
         """
         Return the answer of a key, or None. What is not durable yet is not found, and what is discarded neither.
 
         Raises:
             StoreError: When it cannot be read.
         """
-        if key in self._leaving:
+        if key in self._closing:
             return None
         row = self._read(GET, key)
         if row is None:
@@ -114,32 +124,32 @@ class Store:
                 "write the path of a new file as store"
             ) from error
 
-    def put(self, key: bytes, reply: LLMReply, on_durable: OnDurable) -> None:
+    def put(self, key: bytes, reply: LLMResponse, on_commit: OnCommit) -> None:
         """Keep an answer, instead of the one that is there; returns at once."""
-        self._session.hand_in(Change("", _checked(key), reply, on_durable))
+        self._connections.submit(Change("", _checked(key), reply, on_commit))
 
-    def discard(self, key: bytes, on_durable: OnDurable) -> None:
+    def discard(self, key: bytes, on_commit: OnCommit) -> None:
         """Take an answer out, such as one that turned out to be of no use; returns at once."""
-        self._leaving.add(_checked(key))
+        self._closing.add(_checked(key))
 
         def gone(error: Exception | None) -> None:
-            self._leaving.discard(key)
-            on_durable(error)
+            self._closing.discard(key)
+            on_commit(error)
 
-        self._session.hand_in(Change(DISCARD, key, (key,), gone))
+        self._connections.submit(Change(DISCARD, key, (key,), gone))
 
-    def note_job(self, key: bytes, backend: str, job_id: str, on_durable: OnDurable) -> None:
+    def record_job(self, key: bytes, backend: str, job_id: str, on_commit: OnCommit) -> None:
         """Note that a job was submitted for a key, instead of the one noted before; returns at once."""
         values = (_checked(key), time(), backend, job_id)
-        self._session.hand_in(Change(NOTE_JOB, key, values, on_durable))
+        self._connections.submit(Change(RECORD_JOB, key, values, on_commit))
 
-    def forget_job(self, key: bytes, job_id: str, on_durable: OnDurable) -> None:
+    def delete_job(self, key: bytes, job_id: str, on_commit: OnCommit) -> None:
         """
         Note that a job of a key has ended; returns at once.
 
         Another one that was noted for the key since, by another process for one, stays noted.
         """
-        self._session.hand_in(Change(FORGET_JOB, _checked(key), (key, job_id), on_durable))
+        self._connections.submit(Change(DELETE_JOB, _checked(key), (key, job_id), on_commit))
 
     def job(self, key: bytes) -> str | None:
         """Return the id of the job that may be running for a key, or None; raises as `get` does."""
@@ -170,7 +180,7 @@ class Store:
         """
         durable = Durable()
         purge = Purge(time() - _seconds(older_than), durable)
-        self._session.hand_in(purge)
+        self._connections.submit(purge)
         durable.wait()
         return purge.removed
 
@@ -180,14 +190,14 @@ class Store:
 
         Whoever uses the store at the same time, or afterwards, opens it again.
         """
-        self._session.end()
+        self._connections.close()
 
     def _read(self, statement: str, *values: bytes) -> Any:
         try:
-            with self._session.reading as connection:
+            with self._connections.reading as connection:
                 return connection.execute(statement, values).fetchone()
         except sqlite3.Error as error:
-            raise StoreError(self._file.explain(error)) from error
+            raise StoreError(self._file.describe_error(error)) from error
 
     def __enter__(self) -> Self:
         self.open()
@@ -233,9 +243,9 @@ READ_WAIT = 1.0
 """Seconds that a read waits for a lock; it hardly ever meets one, and it may be an event loop that waits."""
 
 
-class Session:
+class Connections:
     """
-    The open things of one store; they are opened when they are needed, also after `end`.
+    The open things of one store; they are opened when they are needed, also after `close`.
 
     Args:
         file: The store's file.
@@ -246,24 +256,24 @@ class Session:
 
     def __init__(self, file: StoreFile) -> None:
         self._file = file
-        self.start_afresh()
+        self.reset_after_fork()
         if hasattr(os, "register_at_fork"):
             _close_around_forks(weakref.ref(self))
 
-    def start_afresh(self) -> None:
+    def reset_after_fork(self) -> None:
         """Have nothing open, and nothing to write."""
-        self.reading = Link(self._file, min(READ_WAIT, self._file.wait))
-        self._writing = Link(self._file, self._file.wait)
+        self.reading = SharedConnection(self._file, min(READ_WAIT, self._file.lock_timeout))
+        self._writing = SharedConnection(self._file, self._file.lock_timeout)
         self._lock = threading.RLock()  # the garbage collector may call `end` while it is held
         self._work: Work = SimpleQueue()
-        self._writer: Writer | None = None
+        self._writer: GroupCommitWriter | None = None
 
     @property
     def commits(self) -> int:
         """Commits so far."""
         return 0 if self._writer is None else self._writer.commits
 
-    def hand_in(self, change: Change | Purge) -> None:
+    def submit(self, change: Change | Purge) -> None:
         """Have something written, after all that was handed in before; never waits for the disk."""
         with self._lock:
             self._work.put(
@@ -271,9 +281,9 @@ class Session:
             )  # first: a writer that is told to end now still meets it, or the next one does
             writer = self._writer
             if writer is None or writer.ending:
-                self._writer = Writer(self._file, self._writing, self._work, writer)
+                self._writer = GroupCommitWriter(self._file, self._writing, self._work, writer)
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Wait until what was handed in is written, and close everything."""
         with self._lock:
             writer = self._writer
@@ -284,15 +294,15 @@ class Session:
             writer.join()
         self.reading.close()
 
-    def hold(self) -> None:
+    def suspend(self) -> None:
         """Close the connections and keep everybody from using them until `let_go`."""
-        self.reading.hold()
-        self._writing.hold()
+        self.reading.suspend()
+        self._writing.suspend()
 
-    def let_go(self) -> None:
+    def resume(self) -> None:
         """Allow uses again."""
-        self._writing.let_go()
-        self.reading.let_go()
+        self._writing.resume()
+        self.reading.resume()
 
     def __del__(self) -> None:
         # The store was not closed. Nothing is lost: the thread writes what is left, closes its file and ends.
@@ -300,27 +310,27 @@ class Session:
         self.reading.close()
 
 
-def _close_around_forks(mine: weakref.ref[Session]) -> None:
+def _close_around_forks(mine: weakref.ref[Connections]) -> None:
     """
     Have the file closed while this process forks, and begin anew in the child.
 
     SQLite does not survive a fork with a file open: the child would believe to hold its parent's locks, and
     write without any. The hooks stay for ever, the session need not.
     """
-    held: list[Session] = []  # from before the fork until after it
+    held: list[Connections] = []  # from before the fork until after it
 
     def before() -> None:
         session = mine()
         if session is not None:
-            session.hold()
+            session.suspend()
             held.append(session)
 
     def in_parent() -> None:
         if held:
-            held.pop().let_go()
+            held.pop().resume()
 
     def in_child() -> None:
         if held:
-            held.pop().start_afresh()
+            held.pop().reset_after_fork()
 
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

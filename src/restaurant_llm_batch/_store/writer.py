@@ -16,13 +16,13 @@ from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import StoreError
-from .database import PURGE, PURGE_JOBS, PUT, PUT_SIZES, Link, StoreFile, encode_reply
+from .database import PURGE, PURGE_JOBS, PUT, PUT_SIZES, SharedConnection, StoreFile, encode_reply
 
 log = logging.getLogger("restaurant_llm_batch")
 
-OnDurable: TypeAlias = Callable[[Exception | None], object]
+OnCommit: TypeAlias = Callable[[Exception | None], object]
 """
 Told once, by the writing thread, that a change is durable, or what kept it from being.
 
@@ -40,21 +40,21 @@ class Change(NamedTuple):
         statement: What SQLite is told, or "" for a reply to put.
         key: The key it is about.
         values: The statement's parameters; for a reply to put, the reply.
-        on_durable: Told how it went.
+        on_commit: Told how it went.
     """
 
     statement: str
     key: bytes
     values: Any
-    on_durable: OnDurable
+    on_commit: OnCommit
 
 
 class Purge:
     """A request to take out old rows; `removed` counts the replies among them."""
 
-    def __init__(self, until: float, on_durable: OnDurable) -> None:
+    def __init__(self, until: float, on_commit: OnCommit) -> None:
         self.until = until
-        self.on_durable = on_durable
+        self.on_commit = on_commit
         self.removed = 0
 
 
@@ -63,7 +63,7 @@ Work: TypeAlias = SimpleQueue[Change | Purge | None]
 
 
 class Durable:
-    """An `OnDurable` for callers who may wait: pass it on, then `wait`."""
+    """An `OnCommit` for callers who may wait: pass it on, then `wait`."""
 
     def __init__(self) -> None:
         self._told = threading.Event()
@@ -81,7 +81,7 @@ class Durable:
             raise self._error
 
 
-class Writer:
+class GroupCommitWriter:
     """
     A thread that works off a queue, to be ended with a None in it.
 
@@ -96,11 +96,13 @@ class Writer:
         commits: Commits of this and of all writers before it.
     """
 
-    def __init__(self, file: StoreFile, link: Link, work: Work, after: Writer | None) -> None:
+    def __init__(
+        self, file: StoreFile, link: SharedConnection, work: Work, after: GroupCommitWriter | None
+    ) -> None:
         self.ending = False
         self.commits = 0
         self._file = file
-        self._link = link
+        self._connection = link
         self._work = work
         self._after = after
         # A daemon: what it has not committed, nobody has been told is durable.
@@ -125,8 +127,8 @@ class Writer:
                     self._write(list(part))
                 else:
                     for purge in part:
-                        self._tell([purge], self._purge(purge))
-        self._link.close()
+                        self._notify([purge], self._purge(purge))
+        self._connection.close()
 
     def _write(self, group: list[Any]) -> None:
         now, sound = time.time(), []
@@ -140,42 +142,42 @@ class Writer:
                 rows, written = self._rows(changes, now)
                 steps += _in_chunks(rows)
                 sound += written
-        self._tell(sound, self._commit(steps))
+        self._notify(sound, self._commit(steps))
 
     def _rows(self, changes: Iterator[Change], now: float) -> tuple[list[Any], list[Change]]:
         rows: list[Any] = []
         written: list[Change] = []
         for change in changes:
-            reply: LLMReply = change.values
+            reply: LLMResponse = change.values
             try:
                 rows += (change.key, now, encode_reply(reply))
                 written.append(change)
             except Exception as error:
                 refusal = StoreError(
                     f"a reply cannot be kept in store {self._file.path}: {error}; the backend must return an "
-                    "LLMReply of texts and whole numbers"
+                    "LLMResponse of texts and whole numbers"
                 )
                 refusal.__cause__ = error
-                self._tell([change], refusal)
+                self._notify([change], refusal)
         return rows, written
 
     def _commit(self, steps: list[tuple[str, Any]]) -> Exception | None:
         if not steps:
             return None
         try:
-            with self._link as connection:
+            with self._connection as connection:
                 if len(steps) == 1:
                     connection.execute(*steps[0])  # a statement by itself is a transaction
                 else:
                     _together(connection, steps)
         except Exception as error:
-            return self._explained(error)
+            return self._describe_error(error)
         self.commits += 1
         return None
 
     def _purge(self, purge: Any) -> Exception | None:
         try:
-            with self._link as connection:
+            with self._connection as connection:
                 # In pieces, so that another process need not wait for all of it.
                 while removed := connection.execute(PURGE, (purge.until,)).rowcount:
                     purge.removed += removed
@@ -183,21 +185,21 @@ class Writer:
                 connection.executescript("PRAGMA incremental_vacuum")  # execute() stops at one page
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except Exception as error:
-            return self._explained(error)
+            return self._describe_error(error)
         return None
 
-    def _explained(self, error: Exception) -> Exception:
+    def _describe_error(self, error: Exception) -> Exception:
         if not isinstance(error, sqlite3.Error):
             return error
-        explained = StoreError(self._file.explain(error))
+        explained = StoreError(self._file.describe_error(error))
         explained.__cause__ = error
         return explained
 
     @staticmethod
-    def _tell(changes: list[Any], error: Exception | None) -> None:
+    def _notify(changes: list[Any], error: Exception | None) -> None:
         for change in changes:
             try:
-                change.on_durable(error)
+                change.on_commit(error)
             except Exception:
                 log.exception("what was to be told of a store's commit failed")
 

@@ -35,7 +35,7 @@ With a model:
 """
 
 
-class Complaint(click.ClickException):
+class CLIError(click.ClickException):
     """Something that the user can put right: one line, no traceback."""
 
     exit_code = 2
@@ -49,7 +49,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BatchError as error:
-            raise Complaint(str(error)) from error
+            raise CLIError(str(error)) from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)

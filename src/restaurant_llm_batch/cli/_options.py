@@ -17,14 +17,14 @@ from .._config.strategy import Strategy
 from ..models import ItemId
 from ..protocols import Task
 from . import _backends as services
-from ._sources import Index, Known, Source, in_qdrant, open_source
+from ._sources import Index, NamedItems, ReviewSource, in_qdrant, open_source
 from ._views import R
 
 Language: TypeAlias = Literal["auto", "ko", "en"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Work:
+class LoadedInput:
     """
     What there is to do.
 
@@ -36,7 +36,7 @@ class Work:
     """
 
     items: Sequence[Any]
-    known: Known
+    known: NamedItems
     search: Index | None = None
     note: str = ""
 
@@ -72,7 +72,7 @@ class RunOptions(ABC, Generic[R]):
         """The files that are read, which must not be overwritten."""
 
     @abstractmethod
-    def work(self, progress: Console | None) -> Work:
+    def work(self, progress: Console | None) -> LoadedInput:
         """
         Read what there is to do.
 
@@ -96,7 +96,7 @@ class RunOptions(ABC, Generic[R]):
             "search": self.search_concurrency,
             "llm": self.llm_concurrency,
             "batches": self.batch_concurrency,
-            "restaurants": self.window,
+            "open_items": self.window,
         }
         return {
             "strategy": Strategy.threaded() if self.stage == "threaded" else Strategy.stage(int(self.stage)),
@@ -106,7 +106,7 @@ class RunOptions(ABC, Generic[R]):
             "store": self.store,
         }
 
-    def chosen(self, known: Known) -> list[ItemId]:
+    def chosen(self, known: NamedItems) -> list[ItemId]:
         """Return the ids of what is to be done."""
         ids = known.ids if self.only is None else known.pick(self.only)
         return list(ids[: self.first])
@@ -134,7 +134,7 @@ class SearchOptions(FileOptions[R]):
     qdrant_url: str | None
     collection: str | None
 
-    def open_source(self, progress: Console | None) -> Source:
+    def open_source(self, progress: Console | None) -> ReviewSource:
         """Open the reviews."""
         if self.search == "qdrant":
             return in_qdrant(self.source, self.qdrant_url, self.collection)
@@ -213,7 +213,7 @@ def batch_tokens() -> click.Option:
     """Return the option that bounds a packed batch of reviews."""
     return count(
         "--max-tokens-per-batch",
-        Limits().tokens_per_batch,
+        Limits().max_tokens_per_batch,
         "Most tokens of a batch of reviews, prompt and answer together.",
     )
 
@@ -250,7 +250,7 @@ def speed(
         chosen.append(count("--batch-concurrency", limits.batches, text))
     return [
         *chosen,
-        count("--window", limits.restaurants, f"{what} open at once at most."),
+        count("--window", limits.open_items, f"{what} open at once at most."),
         count("--attempts", RetryPolicy().attempts, "Tries of a call that fails in a way that may pass."),
     ]
 

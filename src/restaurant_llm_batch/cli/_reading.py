@@ -147,7 +147,7 @@ _WAYS = (
 )
 
 
-class OpinionLines(ReviewLines):
+class PolarityLines(ReviewLines):
     """
     The reviews of a file, each with `is_recommended`; None where the file says that it is neither, or nothing.
 
@@ -194,7 +194,7 @@ class OpinionLines(ReviewLines):
         # The part without reviews checks the id, and takes note of the restaurant and its name.
         yield from super()._reviews({**record, "reviews": []})
         given = {name: record[name] for name in ("restaurant_id", *_SORTED) if name in record}
-        item = SummarizeReviews().read(given)
+        item = SummarizeReviews().parse_item(given)
         self._told = True
         for reviews, recommended in ((item.positive_reviews, True), (item.negative_reviews, False)):
             for review in reviews:

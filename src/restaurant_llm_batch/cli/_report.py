@@ -13,9 +13,9 @@ from rich.text import Text
 from ..integrations._tally import duration
 from ..outcomes import Failure, Outcome, RunStats, Success
 from . import _tables as tables
-from ._options import Work
+from ._options import LoadedInput
 from ._tables import clean, counted
-from ._views import R, View
+from ._views import R, ResultView
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -25,9 +25,9 @@ def console(*, stderr: bool = False) -> Console:
 
 def show(
     out: Console,
-    gathered: Gathered[R],
-    view: View[R],
-    work: Work,
+    gathered: ResultCollector[R],
+    view: ResultView[R],
+    work: LoadedInput,
     stats: RunStats,
     *,
     written: bool,
@@ -65,7 +65,7 @@ def _print_more(out: Console, shown: Sequence[Any], total: int, what: str) -> No
 NO_MODEL = "offline-extractive"
 
 
-def footer(gathered: Gathered[R], view: View[R], work: Work, stats: RunStats) -> Text:
+def footer(gathered: ResultCollector[R], view: ResultView[R], work: LoadedInput, stats: RunStats) -> Text:
     """Say in a paragraph what the run did and took."""
     text = Text(
         f"{_counts(gathered, view, len(work.items))} {_effort(stats, searched=work.search is not None)}"
@@ -84,7 +84,7 @@ def footer(gathered: Gathered[R], view: View[R], work: Work, stats: RunStats) ->
     return text
 
 
-def _counts(gathered: Gathered[R], view: View[R], asked_for: int) -> str:
+def _counts(gathered: ResultCollector[R], view: ResultView[R], asked_for: int) -> str:
     parts = [f"{gathered.done:,} of {view.several(asked_for)} {view.done}"]
     others = {
         "failed": gathered.failed,
@@ -107,12 +107,12 @@ def _effort(stats: RunStats, *, searched: bool) -> str:
         if stats.prompt_tokens or stats.completion_tokens
         else "no tokens"
     )
-    found = f", {counted(stats.found, 'answer', 'answers')} from the store" if stats.found else ""
+    found = f", {counted(stats.cache_hits, 'answer', 'answers')} from the store" if stats.cache_hits else ""
     return (
         f"in {seconds(stats.wall_seconds)}, with {' and '.join(calls)} "
         f"(at most {' and '.join(most)} in flight){found}, "
         f"{counted(stats.retries, 'retry', 'retries')}, "
-        f"{counted(stats.refusals, 'refusal', 'refusals')} and {tokens}."
+        f"{counted(stats.rate_limited, 'refusal', 'refusals')} and {tokens}."
     )
 
 
@@ -125,7 +125,7 @@ T = TypeVar("T", bound=Success[object] | Failure)
 
 
 @dataclass
-class Gathered(Generic[R]):
+class ResultCollector(Generic[R]):
     """
     The outcomes of a run; those that come first in the input are kept, the others are counted.
 

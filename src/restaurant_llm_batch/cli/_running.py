@@ -15,7 +15,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from .._engine.streams import Outcomes
+from .._engine.streams import OutcomeStream
 from .._runner import BatchRunner
 from ..integrations._tally import calls
 from ..integrations.progress import RichProgress
@@ -23,8 +23,8 @@ from ..outcomes import Outcome
 from . import _report as report
 from ._backends import MakeLLM
 from ._options import RunOptions
-from ._report import Gathered
-from ._views import STDOUT, R, View, open_writer
+from ._report import ResultCollector
+from ._views import STDOUT, R, ResultView, open_writer
 
 _ENDING = """
 Ctrl-C lets the calls in flight finish and shows what is done; pressed again, it cancels them.
@@ -38,7 +38,7 @@ def command(
     help_text: str,
     parameters: Sequence[click.Parameter],
     options: type[RunOptions[R]],
-    view: View[R],
+    view: ResultView[R],
     llms: Mapping[str, MakeLLM],
 ) -> click.Command:
     """
@@ -58,12 +58,12 @@ def command(
 
 
 def _main(
-    kind: Callable[..., RunOptions[R]], view: View[R], llms: Mapping[str, MakeLLM], /, **given: Any
+    kind: Callable[..., RunOptions[R]], view: ResultView[R], llms: Mapping[str, MakeLLM], /, **given: Any
 ) -> None:
     options = kind(**given)
     task, llm = options.task, llms[options.llm](options.llm_settings)
     work = options.work(None if options.quiet else report.console(stderr=True))
-    gathered: Gathered[R] = Gathered(options.show, view.lost)
+    gathered: ResultCollector[R] = ResultCollector(options.show, view.lost)
     with ExitStack() as stack:
         if work.search is not None:
             stack.enter_context(work.search)
@@ -85,12 +85,12 @@ def _main(
     sys.exit(0 if gathered.done == len(work.items) else 1)
 
 
-def _collect(stream: Outcomes[R], take: Callable[[Outcome[R]], object], progress: RichProgress) -> bool:
+def _collect(stream: OutcomeStream[R], take: Callable[[Outcome[R]], object], progress: RichProgress) -> bool:
     """Take every outcome, and tell whether Ctrl-C came in between."""
-    interrupts = Interrupts(stream.stop, lambda: progress.in_flight, progress.note)
+    interrupts = SigintHandler(stream.stop, lambda: progress.in_flight, progress.note)
 
     def take_whole(outcome: Outcome[R]) -> None:
-        with interrupts.held():
+        with interrupts.deferred():
             take(outcome)
 
     with interrupts.listening():
@@ -118,7 +118,7 @@ def _progress(options: RunOptions[R], what: str) -> RichProgress:
     return RichProgress(console=console, what=what, transient=True)
 
 
-class Interrupts:
+class SigintHandler:
     """
     Listens for Ctrl-C while a run goes on.
 
@@ -156,7 +156,7 @@ class Interrupts:
             signal.signal(signal.SIGINT, before)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
+    def deferred(self) -> Iterator[None]:
         """Put off the second Ctrl-C, so that what happens inside is not done by halves."""
         self._held = True
         try:

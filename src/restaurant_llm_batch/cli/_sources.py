@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ..errors import ConfigurationError
 from ..models import ItemId, Review
-from ..search.embedded.search import EmbeddedSearch, Indexed
+from ..search.embedded.search import EmbeddedSearch, IndexReport
 from . import _backends as services
 from ._reading import FileError, ReviewLines
 
@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 
 SAMPLE = "the shipped sample"
 _LABEL = "restaurant_llm_batch.json"
-_MOST_NAMED = 5
+_MAX_NAMED = 5
 
 
 @dataclass(frozen=True, kw_only=True)
-class Known:
+class NamedItems:
     """
     Restaurants, or documents, that are known by name.
 
@@ -60,8 +60,8 @@ class Known:
         known = {str(one): one for one in self.ids}
         missing = [name for name in wanted if name not in known]
         if missing:
-            some = ", ".join(list(known)[:_MOST_NAMED])
-            more = ", ..." if len(known) > _MOST_NAMED else ""
+            some = ", ".join(list(known)[:_MAX_NAMED])
+            more = ", ..." if len(known) > _MAX_NAMED else ""
             raise ConfigurationError(
                 f"there is no {self.what} {' or '.join(map(repr, missing))} in {self.label}, which has "
                 f"{len(known):,} (ids {some}{more})"
@@ -70,7 +70,7 @@ class Known:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source(Known):
+class ReviewSource(NamedItems):
     """
     Reviews that can be searched.
 
@@ -113,7 +113,7 @@ def review_file(path: Path | None) -> Iterator[tuple[Path, str]]:
     yield path, str(path)
 
 
-def open_source(path: Path | None, progress: Console | None) -> Source:
+def open_source(path: Path | None, progress: Console | None) -> ReviewSource:
     """
     Open a source to search in; a file is indexed in memory.
 
@@ -132,7 +132,7 @@ def open_source(path: Path | None, progress: Console | None) -> Source:
         return _from_file(file, label, progress)
 
 
-def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> Source:
+def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> ReviewSource:
     """
     Open a collection of a Qdrant server.
 
@@ -151,7 +151,7 @@ def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> Sou
             f"`restaurant-llm-batch index {path} --search qdrant`"
         )
     search, label = services.qdrant(url, collection)
-    return Source(label=label, ids=search.restaurant_ids(), search=search)
+    return ReviewSource(label=label, ids=search.restaurant_ids(), search=search)
 
 
 class _CategorisedLines(ReviewLines):
@@ -168,10 +168,10 @@ class _CategorisedLines(ReviewLines):
             yield review
 
 
-def _from_file(path: Path, label: str, progress: Console | None) -> Source:
+def _from_file(path: Path, label: str, progress: Console | None) -> ReviewSource:
     lines, search = _CategorisedLines(path), EmbeddedSearch(embedder=services.embedder())
     index_lines(lines, search, path.stat().st_size, progress)
-    return Source(
+    return ReviewSource(
         label=label,
         ids=list(lines.restaurants.values()),
         names=lines.names,
@@ -180,21 +180,21 @@ def _from_file(path: Path, label: str, progress: Console | None) -> Source:
     )
 
 
-def _from_folder(path: Path) -> Source:
+def _from_folder(path: Path) -> ReviewSource:
     if not (path / _LABEL).exists():
         raise ConfigurationError(
             f"the folder {str(path)!r} is not an index; make one with "
             f"`restaurant-llm-batch index REVIEWS.jsonl --into FOLDER`"
         )
     search = EmbeddedSearch(path, embedder=services.embedder())
-    return Source(label=str(path), ids=search.restaurant_ids(), search=search)
+    return ReviewSource(label=str(path), ids=search.restaurant_ids(), search=search)
 
 
 _TEXTS = (".txt", ".md")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Documents(Known):
+class Documents(NamedItems):
     """
     Texts by name.
 
@@ -246,7 +246,7 @@ def _read(path: Path) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grouped(Known):
+class GroupedReviews(NamedItems):
     """
     Restaurants and all of their reviews.
 
@@ -261,7 +261,7 @@ class Grouped(Known):
         return self.reviews.get(str(restaurant_id), ())
 
 
-def read_grouped(path: Path | None, kind: type[ReviewLines] = ReviewLines) -> Grouped:
+def read_grouped(path: Path | None, kind: type[ReviewLines] = ReviewLines) -> GroupedReviews:
     """
     Read a file of reviews; its restaurants are in the order of their first appearance.
 
@@ -275,7 +275,9 @@ def read_grouped(path: Path | None, kind: type[ReviewLines] = ReviewLines) -> Gr
     with review_file(path) as (file, label):
         lines = kind(file)
         reviews = _by_restaurant(lines)
-    return Grouped(label=label, ids=list(lines.restaurants.values()), names=lines.names, reviews=reviews)
+    return GroupedReviews(
+        label=label, ids=list(lines.restaurants.values()), names=lines.names, reviews=reviews
+    )
 
 
 def _by_restaurant(reviews: Iterable[Review]) -> dict[str, list[Review]]:
@@ -289,7 +291,7 @@ Index: TypeAlias = "EmbeddedSearch | QdrantSearch"
 """Where reviews can be put."""
 
 
-def index_lines(lines: ReviewLines, search: Index, size: int, progress: Console | None) -> Indexed:
+def index_lines(lines: ReviewLines, search: Index, size: int, progress: Console | None) -> IndexReport:
     """
     Index the reviews of a file.
 
@@ -317,7 +319,7 @@ def index_lines(lines: ReviewLines, search: Index, size: int, progress: Console 
         return _index(lines, search, show)
 
 
-def _index(lines: ReviewLines, search: Index, show: Callable[[int], object] | None) -> Indexed:
+def _index(lines: ReviewLines, search: Index, show: Callable[[int], object] | None) -> IndexReport:
     try:
         return search.index_reviews(lines, on_progress=show)
     except FileError:

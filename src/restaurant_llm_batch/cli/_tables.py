@@ -14,7 +14,7 @@ from rich.text import Text
 
 from ..models import Hit, ItemId
 from ..outcomes import Failure
-from ._sources import Known
+from ._sources import NamedItems
 
 _NAME_WIDTH = 18
 _INVISIBLE = {ord("\N{VARIATION SELECTOR-16}"): None}
@@ -50,7 +50,7 @@ def named_table(*headers: str) -> Table:
     return made
 
 
-def name_cell(known: Known, item_id: ItemId | None) -> Text:
+def name_cell(known: NamedItems, item_id: ItemId | None) -> Text:
     """Show a name, with the id below; or the id alone."""
     name = known.names.get(str(item_id))
     if name is None:
@@ -101,7 +101,7 @@ def hits_table(hits: Sequence[Hit]) -> Table:
     return shown
 
 
-def failures_table(failures: Iterable[Failure], known: Known) -> Table:
+def failures_table(failures: Iterable[Failure], known: NamedItems) -> Table:
     """Show what failed: where, why, and after how many attempts."""
     shown = named_table("Failed", "Stage", "Cause", "Attempts")
     shown.columns[2].ratio = 1
@@ -124,12 +124,12 @@ def more(left: int, what: str) -> Text:
     )
 
 
-WIDEST = 32
+MAX_WIDTH = 32
 
 
-class ShareBar:
+class StackedBar:
     """
-    Shows shares of a whole, as wide as there is room but not wider than `WIDEST`.
+    Shows shares of a whole, as wide as there is room but not wider than `MAX_WIDTH`.
 
     Args:
         parts: Each part's size, the character that it is drawn with, and its style.
@@ -139,7 +139,7 @@ class ShareBar:
         self._parts = parts
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        width = min(options.max_width, WIDEST)
+        width = min(options.max_width, MAX_WIDTH)
         sizes = [size for size, _, _ in self._parts]
         whole = sum(sizes)
         # Rounding the ends rather than the lengths makes the parts fill the bar exactly.

@@ -14,13 +14,13 @@ from rich.table import Table
 
 from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome, Success
-from ._sources import Known
+from ._sources import NamedItems
 from ._tables import counted
 
 STDOUT = "-"
 
 
-class Writer:
+class JSONLWriter:
     """Writes one line per record and flushes it; without a file it writes nothing."""
 
     def __init__(self, file: IO[bytes] | None) -> None:
@@ -36,7 +36,7 @@ class Writer:
 
 
 @contextmanager
-def open_writer(target: str | None, sources: Sequence[Path]) -> Iterator[Writer]:
+def open_writer(target: str | None, sources: Sequence[Path]) -> Iterator[JSONLWriter]:
     """
     Open where outcomes are written.
 
@@ -48,10 +48,10 @@ def open_writer(target: str | None, sources: Sequence[Path]) -> Iterator[Writer]
         ConfigurationError: The file cannot be written.
     """
     if target is None:
-        yield Writer(None)
+        yield JSONLWriter(None)
         return
     if target == STDOUT:
-        yield Writer(sys.stdout.buffer)
+        yield JSONLWriter(sys.stdout.buffer)
         return
     path = Path(target)
     if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
@@ -61,7 +61,7 @@ def open_writer(target: str | None, sources: Sequence[Path]) -> Iterator[Writer]
     except OSError as error:
         raise ConfigurationError(f"cannot write --output {target!r}: {error.strerror}") from error
     with file:
-        yield Writer(file)
+        yield JSONLWriter(file)
 
 
 class Result(Protocol):
@@ -75,12 +75,12 @@ class Result(Protocol):
 
 R = TypeVar("R", bound=Result)
 
-MakeTable: TypeAlias = Callable[[Sequence[R], Known], Table]
+MakeTable: TypeAlias = Callable[[Sequence[R], NamedItems], Table]
 """Shows results, given what their restaurants or documents are called."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class View(Generic[R]):
+class ResultView(Generic[R]):
     """
     How a task's results are shown, written and spoken of.
 

@@ -18,11 +18,11 @@ class OpenCalls:
     def __init__(self) -> None:
         self._of: dict[ItemId, list[CallStarted]] = {}
 
-    def began(self, event: CallStarted) -> None:
+    def call_started(self, event: CallStarted) -> None:
         """Note that a call began."""
         self._of.setdefault(event.item_id, []).append(event)
 
-    def ended(self, event: CallEnded) -> CallStarted | None:
+    def call_finished(self, event: CallEnded) -> CallStarted | None:
         """Return how a call that ended had begun; None if it was given up for lost before."""
         calls = self._of.get(event.item_id)
         if not calls:
@@ -35,14 +35,14 @@ class OpenCalls:
             del self._of[event.item_id]
         return call
 
-    def lost_with(self, event: ItemEnded) -> list[CallStarted]:
+    def cancelled_with(self, event: ItemEnded) -> list[CallStarted]:
         """Return the calls that an item left open: its run was cancelled, and nobody will hear their answers."""
         outcome = event.outcome
         if outcome.item_id is None or is_refused_input(event):
             return []
         return self._of.pop(outcome.item_id, [])
 
-    def lost(self) -> list[CallStarted]:
+    def cancelled(self) -> list[CallStarted]:
         """Return all calls that are still open, once."""
         calls = [call for of_item in self._of.values() for call in of_item]
         self._of.clear()
@@ -55,11 +55,11 @@ def is_refused_input(event: ItemEnded) -> bool:
 
 
 def _place(calls: list[CallStarted], event: CallEnded) -> int | None:
-    began = event.at - event.seconds
+    began = event.time - event.seconds
     similar = None
     for place, call in enumerate(calls):
-        if (call.attempt, call.stage, call.what) == (event.attempt, event.stage, event.what):
-            if abs(call.at - began) < _SAME_MOMENT:
+        if (call.attempt, call.stage, call.label) == (event.attempt, event.stage, event.label):
+            if abs(call.time - began) < _SAME_MOMENT:
                 return place
             similar = place if similar is None else similar
     return similar

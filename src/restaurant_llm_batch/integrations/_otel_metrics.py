@@ -10,7 +10,7 @@ from opentelemetry import metrics
 from opentelemetry.metrics import MeterProvider
 
 from ..errors import RateLimited
-from ..events import CallEnded, CallStarted, ItemEnded, RetryPlanned
+from ..events import CallEnded, CallStarted, ItemEnded, RetryScheduled
 from ..outcomes import Failure, Stage
 
 # The buckets that the GenAI conventions ask for.
@@ -59,12 +59,12 @@ class Instruments:
         self.labels = labels
         self.token_labels = token_labels
 
-    def begin(self) -> Metrics:
+    def begin(self) -> RunInstruments:
         """Return what measures one run."""
-        return Metrics(self)
+        return RunInstruments(self)
 
 
-class Metrics:
+class RunInstruments:
     """Measures one run."""
 
     __slots__ = ("_with",)
@@ -85,9 +85,9 @@ class Metrics:
 
     def call_lost(self, call: CallStarted, at: float) -> None:
         """Measure a call whose answer nobody will hear."""
-        self._with.duration.record(max(0.0, at - call.at), self._with.labels(call.stage, "", LOST))
+        self._with.duration.record(max(0.0, at - call.time), self._with.labels(call.stage, "", LOST))
 
-    def retry_planned(self, event: RetryPlanned) -> None:
+    def retry_planned(self, event: RetryScheduled) -> None:
         """Count a call that will be made again."""
         self._with.retries.add(1, {**_STAGES[event.stage], ERROR_TYPE: error_type(event.error)})
 

@@ -10,8 +10,8 @@ from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanKind, StatusCode, TracerProvider
 
-from .._llm_response import LLMReply
-from ..events import CallEnded, CallStarted, ItemEnded, ItemStarted, RetryPlanned, RunEnded, RunStarted
+from .._llm_response import LLMResponse
+from ..events import CallEnded, CallStarted, ItemEnded, ItemStarted, RetryScheduled, RunEnded, RunStarted
 from ..models import ItemId
 from ..outcomes import Failure, Stage
 from ._open_calls import is_refused_input
@@ -59,7 +59,7 @@ class Spans:
         attributes: Attributes = {f"{SCOPE}.run": event.run}
         if event.total is not None:
             attributes[f"{SCOPE}.items.total"] = event.total
-        start = _wall(event.at, offset)
+        start = _wall(event.time, offset)
         span = self.tracer.start_span(f"{SCOPE} run", attributes=attributes, start_time=start)
         sampled_by_item = self.trace_per_item and span.get_span_context().is_valid
         return Trace(self, span, offset) if span.is_recording() or sampled_by_item else None
@@ -84,7 +84,7 @@ class Trace:
 
     def item_started(self, event: ItemStarted) -> None:
         """Begin an item's span."""
-        span = self._begin_item(event.item_id, event.at)
+        span = self._begin_item(event.item_id, event.time)
         if span.is_recording():
             self._items[event.item_id] = span, trace.set_span_in_context(span, self._context)
 
@@ -92,7 +92,7 @@ class Trace:
         """End an item's span."""
         outcome = event.outcome
         if is_refused_input(event):
-            span = self._begin_item(outcome.item_id, event.at)
+            span = self._begin_item(outcome.item_id, event.time)
         else:
             found = None if outcome.item_id is None else self._items.pop(outcome.item_id, None)
             if found is None:
@@ -103,7 +103,7 @@ class Trace:
             span.set_attribute(f"{SCOPE}.failed_at", outcome.stage)
             span.set_attribute(f"{SCOPE}.attempts", outcome.attempts)
             span.set_status(StatusCode.ERROR)
-        span.end(self._ns(event.at))
+        span.end(self._ns(event.time))
 
     def call_ended(self, event: CallEnded, waited: float) -> None:
         """Make the span of a call that came back."""
@@ -115,34 +115,34 @@ class Trace:
             _describe(event.reply, attributes)
         if event.error is not None:
             attributes[ERROR_TYPE] = error_type(event.error)
-        self._make_call(event, item[1], attributes, event.at - event.seconds, event.at)
+        self._make_call(event, item[1], attributes, event.time - event.seconds, event.time)
 
     def call_lost(self, call: CallStarted, at: float) -> None:
         """Make the span of a call whose answer nobody will hear."""
         item = self._items.get(call.item_id)
         if item is not None:
-            attributes = self._call_attributes(call, call.waited)
+            attributes = self._call_attributes(call, call.queue_seconds)
             attributes[ERROR_TYPE] = LOST
-            self._make_call(call, item[1], attributes, call.at, at)
+            self._make_call(call, item[1], attributes, call.time, at)
 
-    def retry_planned(self, event: RetryPlanned) -> None:
+    def retry_planned(self, event: RetryScheduled) -> None:
         """Note on an item's span that a call will be made again."""
         item = self._items.get(event.item_id)
         if item is None:
             return
         attributes: Attributes = {
-            f"{SCOPE}.what": event.what,
+            f"{SCOPE}.what": event.label,
             f"{SCOPE}.stage": event.stage,
             f"{SCOPE}.attempt": event.attempt,
             f"{SCOPE}.wait": event.wait,
-            f"{SCOPE}.refused": event.refused,
+            f"{SCOPE}.refused": event.rate_limited,
             ERROR_TYPE: error_type(event.error),
         }
-        item[0].add_event(f"{SCOPE}.retry", attributes, self._ns(event.at))
+        item[0].add_event(f"{SCOPE}.retry", attributes, self._ns(event.time))
 
     def run_ended(self, event: RunEnded) -> None:
         """End the run's span, and any that should be over by then."""
-        end = self._ns(event.at)
+        end = self._ns(event.time)
         for span, _ in self._items.values():
             span.end(end)
         self._items.clear()
@@ -150,7 +150,7 @@ class Trace:
         run.set_attribute(f"{SCOPE}.items.succeeded", stats.succeeded)
         run.set_attribute(f"{SCOPE}.items.failed", stats.failed)
         run.set_attribute(f"{SCOPE}.retries", stats.retries)
-        run.set_attribute(f"{SCOPE}.refusals", stats.refusals)
+        run.set_attribute(f"{SCOPE}.rate_limited", stats.rate_limited)
         run.set_attribute(f"{SCOPE}.prompt_tokens", stats.prompt_tokens)
         run.set_attribute(f"{SCOPE}.completion_tokens", stats.completion_tokens)
         if stats.cost is not None:
@@ -172,7 +172,7 @@ class Trace:
     def _call_attributes(self, event: CallStarted | CallEnded, waited: float) -> Attributes:
         return {
             **self._with.labels[event.stage],
-            f"{SCOPE}.what": event.what,
+            f"{SCOPE}.what": event.label,
             f"{SCOPE}.attempt": event.attempt,
             f"{SCOPE}.waited": waited,
         }
@@ -200,7 +200,7 @@ def _wall(at: float, offset: int) -> int:
     return int(at * 1e9) + offset
 
 
-def _describe(reply: LLMReply, attributes: Attributes) -> None:
+def _describe(reply: LLMResponse, attributes: Attributes) -> None:
     attributes[FINISH_REASONS] = (reply.finish_reason,)
     if reply.model:
         attributes[RESPONSE_MODEL] = reply.model

@@ -8,46 +8,46 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from ..errors import RateLimited
-from ..events import CallEnded, CallStarted, Event, ItemEnded, RetryPlanned, RunEnded, RunStarted
+from ..events import CallEnded, CallStarted, Event, ItemEnded, RetryScheduled, RunEnded, RunStarted
 from ..models import ItemId
 from ..outcomes import Failure
 
 _T = TypeVar("_T")
 
 _RECENT = 100
-_PATIENCE = 5.0
+_NOTE_AFTER = 5.0
 
 Key: TypeAlias = tuple[str, str, int]
 """Stage, what is called, and the attempt."""
 
 
 @dataclass(slots=True)
-class Tally:
+class ProgressState:
     """
     What a run has done, and what it is waiting for.
 
     Times are those of whoever calls, on one clock of their choice.
 
     Attributes:
-        began: When the run began.
+        started_at: When the run began.
         total: How many restaurants there are; None while that is not known.
         done: Restaurants that are over, whichever way.
         failed: Those that failed.
         stopped: Those that a stop of the run left unfinished.
         retries: Calls made again, or to be made again, after an error that may pass.
-        refusals: Calls that the service refused.
+        rate_limited: Calls that the service refused.
         in_flight: Calls in flight, by stage.
         runs: How many runs of this number are going on: two runners may both have a first run.
         ended: When the last of them was over, or None.
     """
 
-    began: float = 0.0
+    started_at: float = 0.0
     total: int | None = None
     done: int = 0
     failed: int = 0
     stopped: int = 0
     retries: int = 0
-    refusals: int = 0
+    rate_limited: int = 0
     in_flight: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     ended: float | None = None
@@ -55,19 +55,19 @@ class Tally:
     _calls: dict[ItemId, dict[Key, list[float]]] = field(default_factory=dict)
     _planned: dict[ItemId, dict[Key, list[tuple[float, str]]]] = field(default_factory=dict)
 
-    def see(self, event: Event, now: float) -> None:
+    def handle(self, event: Event, now: float) -> None:
         """Take note of an event."""
         if isinstance(event, CallStarted):
-            key = (event.stage, event.what, event.attempt)
+            key = (event.stage, event.label, event.attempt)
             self.in_flight[event.stage] += event.weight
             self._calls.setdefault(event.item_id, {}).setdefault(key, []).append(now)
             _take(self._planned, event.item_id, key)
         elif isinstance(event, CallEnded):
             self.in_flight[event.stage] -= event.weight
-            self.refusals += isinstance(event.error, RateLimited)
-            _take(self._calls, event.item_id, (event.stage, event.what, event.attempt))
-        elif isinstance(event, RetryPlanned):
-            key = (event.stage, event.what, event.attempt + 1)
+            self.rate_limited += isinstance(event.error, RateLimited)
+            _take(self._calls, event.item_id, (event.stage, event.label, event.attempt))
+        elif isinstance(event, RetryScheduled):
+            key = (event.stage, event.label, event.attempt + 1)
             waits = self._planned.setdefault(event.item_id, {}).setdefault(key, [])
             waits.append((now + event.wait, cause(event.error)))
             self.retries += 1
@@ -84,7 +84,7 @@ class Tally:
             return None
         # Before the window is full its pace counts from the start, so that a stall shows at once.
         full = len(self._finished) == _RECENT
-        since = self._finished[0] if full else self.began
+        since = self._finished[0] if full else self.started_at
         at_this_pace = (self.total - self.done) * (now - since) / len(self._finished)
         return max(0.0, at_this_pace, *(due - now for due, _ in _flat(self._planned)))
 
@@ -100,14 +100,14 @@ class Tally:
             causes = Counter(why for _, why in waits)
             return f"waiting for a slot: {calls(len(waits))} to be made again after {_listed(causes)}"
         oldest = now - min(_flat(self._calls), default=now)
-        if oldest >= _PATIENCE:
+        if oldest >= _NOTE_AFTER:
             number = sum(self.in_flight.values())
             return f"waiting for {calls(number)} in flight, the oldest for {duration(oldest)}"
         return None
 
     def _run_started(self, event: RunStarted, now: float) -> None:
         if not self.runs:
-            self.began, self.total = now, event.total
+            self.started_at, self.total = now, event.total
         elif self.total is not None:
             self.total = None if event.total is None else self.total + event.total
         self.runs += 1

@@ -21,10 +21,10 @@ from ..tasks.sentiment import AnalyzeSentiment
 from ..tasks.strengths import ExtractStrengths
 from ..tasks.summary import SummarizeAspects
 from ._fastapi import openapi as documents
-from ._fastapi.jobs import Tasks
+from ._fastapi.jobs import TaskSet
 from ._fastapi.request import BatchRequest, Bounds, routes_within
 from ._fastapi.requests import SentimentAnalysisBatchRequest, StrengthBatchRequest, SummaryRequest
-from ._fastapi.respond import answer
+from ._fastapi.respond import run_and_respond
 from ._fastapi.responses import SentimentAnalysisBatchResponse, StrengthBatchResponse, SummaryBatchResponse
 
 MAX_BODY_BYTES = 8 * 2**20
@@ -73,7 +73,7 @@ def batch_router(
     _check("sentiment", sentiment, AnalyzeSentiment)
     _check("strengths", strengths, ExtractStrengths)
     bounds = Bounds(_count("max_body_bytes", max_body_bytes), _count("max_items", max_items))
-    tasks = Tasks(summary, review_summary, sentiment, strengths, _can_search(runner, summary))
+    tasks = TaskSet(summary, review_summary, sentiment, strengths, _can_search(runner, summary))
 
     @asynccontextmanager
     async def open_runner(_app: Any) -> AsyncIterator[None]:
@@ -98,7 +98,7 @@ def batch_router(
         By aspect and overall, from reviews that are searched for; or by kind of review and overall, from the
         reviews that the request gives. A request does one or the other for all of its restaurants.
         """
-        return await answer(request, runner, partial(tasks.summaries, asked))
+        return await run_and_respond(request, runner, partial(tasks.summaries, asked))
 
     @router.post(
         "/sentiment/analyze/batch",
@@ -112,7 +112,7 @@ def batch_router(
 
         Every review is accounted for: those that could not be judged are in `failed_count`.
         """
-        return await answer(request, runner, partial(tasks.sentiments, asked))
+        return await run_and_respond(request, runner, partial(tasks.sentiments, asked))
 
     @router.post(
         "/llm/extract/strengths/batch",
@@ -126,7 +126,7 @@ def batch_router(
 
         Reviews that are left out are searched for: the restaurant's own, and those of other restaurants.
         """
-        return await answer(request, runner, partial(tasks.comparisons, asked))
+        return await run_and_respond(request, runner, partial(tasks.comparisons, asked))
 
     return router
 

@@ -12,12 +12,21 @@ from threading import Lock
 from typing import Literal, TypeAlias
 
 from ..errors import ConfigurationError, RateLimited
-from ..events import CallEnded, CallStarted, Event, ItemEnded, ItemStarted, RetryPlanned, RunEnded, RunStarted
+from ..events import (
+    CallEnded,
+    CallStarted,
+    Event,
+    ItemEnded,
+    ItemStarted,
+    RetryScheduled,
+    RunEnded,
+    RunStarted,
+)
 from ..models import ItemId
 from ..outcomes import Failure, Stage
 from ._open_calls import OpenCalls, is_refused_input
 
-__all__ = ["CallOutcome", "Counters", "CountersSnapshot", "Histogram"]
+__all__ = ["CallOutcome", "Histogram", "MetricsSnapshot", "RunMetrics"]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 
@@ -25,7 +34,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
-class Counters:
+class RunMetrics:
     """
     Counts what runs do, all that it watches together, since it was made.
 
@@ -60,24 +69,30 @@ class Counters:
                 f"buckets must be ascending numbers of seconds, got {self._bounds!r}; write buckets=(0.1, 1, 10)"
             )
         self._lock = Lock()
-        self._runs: dict[int, _Run] = {}
+        self._runs: dict[int, _RunState] = {}
         self._runs_started = self._runs_ended = self._open_items = self._succeeded = 0
         self._failed: Counter[Stage] = Counter()
         self._calls: Counter[tuple[Stage, CallOutcome]] = Counter()
         self._retries: Counter[Stage] = Counter()
-        self._refusals: Counter[Stage] = Counter()
+        self._rate_limited: Counter[Stage] = Counter()
         self._tokens: dict[str, list[int]] = {}
         self._in_flight: Counter[Stage] = Counter()
         self._waiting: Counter[Stage] = Counter()
-        self._latency: dict[Stage, Times] = {"search": Times(self._bounds), "llm": Times(self._bounds)}
-        self._slot_waits: dict[Stage, Times] = {"search": Times(self._bounds), "llm": Times(self._bounds)}
+        self._latency: dict[Stage, HistogramBuilder] = {
+            "search": HistogramBuilder(self._bounds),
+            "llm": HistogramBuilder(self._bounds),
+        }
+        self._queue_seconds: dict[Stage, HistogramBuilder] = {
+            "search": HistogramBuilder(self._bounds),
+            "llm": HistogramBuilder(self._bounds),
+        }
 
     def __call__(self, event: Event, /) -> None:
         """Count an event."""
         with self._lock:
             if type(event) is RunStarted:
                 self._runs_started += 1
-                self._runs[event.run] = _Run()
+                self._runs[event.run] = _RunState()
                 return
             run = self._runs.get(event.run)
             if run is None:
@@ -86,8 +101,8 @@ class Counters:
                 self._call_started(event, run)
             elif type(event) is CallEnded:
                 self._call_ended(event, run)
-            elif type(event) is RetryPlanned:
-                self._retry_planned(event, run)
+            elif type(event) is RetryScheduled:
+                self._retry_scheduled(event, run)
             elif type(event) is ItemStarted:
                 run.open_items += 1
                 self._open_items += 1
@@ -96,11 +111,11 @@ class Counters:
             elif type(event) is RunEnded:
                 self._run_ended(event, run)
 
-    def snapshot(self) -> CountersSnapshot:
+    def snapshot(self) -> MetricsSnapshot:
         """Return the counts of this moment; they do not change any more."""
         with self._lock:
             tokens = self._tokens
-            return CountersSnapshot(
+            return MetricsSnapshot(
                 runs_started=self._runs_started,
                 runs_ended=self._runs_ended,
                 open_items=self._open_items,
@@ -108,51 +123,51 @@ class Counters:
                 failed=dict(self._failed),
                 calls=dict(self._calls),
                 retries=dict(self._retries),
-                refusals=dict(self._refusals),
+                rate_limited=dict(self._rate_limited),
                 prompt_tokens={model: of[0] for model, of in tokens.items()},
                 completion_tokens={model: of[1] for model, of in tokens.items()},
                 cached_tokens={model: of[2] for model, of in tokens.items()},
                 in_flight={stage: self._in_flight[stage] for stage in self._latency},
                 waiting={stage: self._waiting[stage] for stage in self._latency},
                 latency={stage: times.frozen() for stage, times in self._latency.items()},
-                slot_waits={stage: times.frozen() for stage, times in self._slot_waits.items()},
+                queue_seconds={stage: times.frozen() for stage, times in self._queue_seconds.items()},
             )
 
     def prometheus(self) -> str:
         """Return the counts of this moment in Prometheus's text format; answer with `content_type`."""
         return render(self.snapshot())
 
-    def _call_started(self, event: CallStarted, run: _Run) -> None:
+    def _call_started(self, event: CallStarted, run: _RunState) -> None:
         stage = event.stage
-        run.calls.began(event)
+        run.calls.call_started(event)
         self._in_flight[stage] += event.weight
-        self._times(self._slot_waits, stage).add(event.waited)
+        self._times(self._queue_seconds, stage).add(event.queue_seconds)
         if run.planned and run.take_planned(event):
             self._waiting[stage] -= 1
 
-    def _call_ended(self, event: CallEnded, run: _Run) -> None:
+    def _call_ended(self, event: CallEnded, run: _RunState) -> None:
         stage, reply, error = event.stage, event.reply, event.error
         refused = isinstance(error, RateLimited)
         if refused:
-            self._refusals[stage] += 1
+            self._rate_limited[stage] += 1
         if reply is not None:
             tokens = self._tokens.setdefault(reply.model, [0, 0, 0])
             tokens[0] += reply.prompt_tokens
             tokens[1] += reply.completion_tokens
             tokens[2] += reply.cached_tokens
-        if run.calls.ended(event) is None:
+        if run.calls.call_finished(event) is None:
             return
         self._in_flight[stage] -= event.weight
         self._times(self._latency, stage).add(event.seconds)
-        outcome: CallOutcome = "answered" if error is None else "refused" if refused else "failed"
+        outcome: CallOutcome = "answered" if error is None else "rate_limited" if refused else "failed"
         self._calls[stage, outcome] += event.weight
 
-    def _retry_planned(self, event: RetryPlanned, run: _Run) -> None:
+    def _retry_scheduled(self, event: RetryScheduled, run: _RunState) -> None:
         self._retries[event.stage] += 1
         self._waiting[event.stage] += 1
-        run.planned.setdefault(event.item_id, Counter())[event.stage, event.what, event.attempt + 1] += 1
+        run.planned.setdefault(event.item_id, Counter())[event.stage, event.label, event.attempt + 1] += 1
 
-    def _item_ended(self, event: ItemEnded, run: _Run) -> None:
+    def _item_ended(self, event: ItemEnded, run: _RunState) -> None:
         outcome = event.outcome
         if isinstance(outcome, Failure):
             self._failed[outcome.stage] += 1
@@ -162,15 +177,15 @@ class Counters:
             return
         run.open_items -= 1
         self._open_items -= 1
-        self._lose(run.calls.lost_with(event))
+        self._lose(run.calls.cancelled_with(event))
         if outcome.item_id is not None and outcome.item_id in run.planned:
             self._forget(run.planned.pop(outcome.item_id))
 
-    def _run_ended(self, event: RunEnded, run: _Run) -> None:
+    def _run_ended(self, event: RunEnded, run: _RunState) -> None:
         del self._runs[event.run]
         self._runs_ended += 1
         self._open_items -= run.open_items
-        self._lose(run.calls.lost())
+        self._lose(run.calls.cancelled())
         for planned in run.planned.values():
             self._forget(planned)
 
@@ -183,10 +198,10 @@ class Counters:
         for (stage, _, _), number in planned.items():
             self._waiting[stage] -= number
 
-    def _times(self, where: dict[Stage, Times], stage: Stage) -> Times:
+    def _times(self, where: dict[Stage, HistogramBuilder], stage: Stage) -> HistogramBuilder:
         times = where.get(stage)
         if times is None:
-            times = where[stage] = Times(self._bounds)
+            times = where[stage] = HistogramBuilder(self._bounds)
         return times
 
 
@@ -195,7 +210,7 @@ Planned: TypeAlias = Counter[tuple[Stage, str, int]]
 
 
 @dataclass(slots=True)
-class _Run:
+class _RunState:
     open_items: int = 0
     calls: OpenCalls = field(default_factory=OpenCalls)
     planned: dict[ItemId, Planned] = field(default_factory=dict)
@@ -205,7 +220,7 @@ class _Run:
         planned = self.planned.get(event.item_id)
         if planned is None:
             return False
-        key = (event.stage, event.what, event.attempt)
+        key = (event.stage, event.label, event.attempt)
         if key not in planned:
             # Several searches in one round trip are made again one by one.
             key = (event.stage, "search_many", 2)
@@ -219,7 +234,7 @@ class _Run:
         return True
 
 
-CallOutcome: TypeAlias = Literal["answered", "refused", "failed", "cancelled"]
+CallOutcome: TypeAlias = Literal["answered", "rate_limited", "failed", "cancelled"]
 """What became of a call; "cancelled" is one whose run was given up before it came back."""
 
 
@@ -245,7 +260,7 @@ class Histogram:
 
 
 @dataclass(frozen=True, slots=True)
-class CountersSnapshot:
+class MetricsSnapshot:
     """
     What all runs together have done up to one moment.
 
@@ -260,14 +275,14 @@ class CountersSnapshot:
         calls: Calls that are over, by stage and outcome; a search for several queries in one round trip counts
             once for each query, as in `RunStats.calls`.
         retries: Calls that were made again, or will be, by stage.
-        refusals: Calls that the service refused, by stage.
+        rate_limited: Calls that the service refused, by stage.
         prompt_tokens: Tokens read, by the model that read them, as far as the service reports them.
         completion_tokens: Tokens written, likewise.
         cached_tokens: Those of `prompt_tokens` that came from the service's prompt cache.
         in_flight: Calls in flight now, by stage.
         waiting: Calls that will be made again and have not been yet, by stage.
         latency: How long calls took, by stage; one observation for a round trip.
-        slot_waits: How long calls waited for their slot, by stage.
+        queue_seconds: How long calls waited for their slot, by stage.
     """
 
     runs_started: int
@@ -277,17 +292,17 @@ class CountersSnapshot:
     failed: Mapping[Stage, int]
     calls: Mapping[tuple[Stage, CallOutcome], int]
     retries: Mapping[Stage, int]
-    refusals: Mapping[Stage, int]
+    rate_limited: Mapping[Stage, int]
     prompt_tokens: Mapping[str, int]
     completion_tokens: Mapping[str, int]
     cached_tokens: Mapping[str, int]
     in_flight: Mapping[Stage, int]
     waiting: Mapping[Stage, int]
     latency: Mapping[Stage, Histogram]
-    slot_waits: Mapping[Stage, Histogram]
+    queue_seconds: Mapping[Stage, Histogram]
 
 
-class Times:
+class HistogramBuilder:
     """A histogram that grows."""
 
     __slots__ = ("bounds", "counts", "sum")
@@ -309,17 +324,17 @@ class Times:
 
 _PREFIX = "restaurant_llm_batch_"
 _FAILS_AT: tuple[Stage, ...] = ("input", "search", "tokens", "llm", "task", "run")
-_OUTCOMES: tuple[CallOutcome, ...] = ("answered", "refused", "failed", "cancelled")
+_OUTCOMES: tuple[CallOutcome, ...] = ("answered", "rate_limited", "failed", "cancelled")
 
 Labels: TypeAlias = Mapping[str, str]
 
 
-def render(counts: CountersSnapshot) -> str:
+def render(counts: MetricsSnapshot) -> str:
     """Return a snapshot as text. Every label that is known beforehand is there from the start, with 0."""
     return "".join(f"{line}\n" for line in _lines(counts))
 
 
-def _lines(counts: CountersSnapshot) -> Iterator[str]:
+def _lines(counts: MetricsSnapshot) -> Iterator[str]:
     stages = tuple(counts.latency)
     yield from _plain("runs_started_total", "counter", "Runs that began.", [((), counts.runs_started)])
     yield from _plain("runs_ended_total", "counter", "Runs that are over.", [((), counts.runs_ended)])
@@ -331,7 +346,7 @@ def _lines(counts: CountersSnapshot) -> Iterator[str]:
     yield from _plain("calls_total", "counter", "Calls that are over.", calls.items(), ("stage", "outcome"))
     for name, kind, help_, of_stage in (
         ("retries_total", "counter", "Calls made again, or to be made again.", counts.retries),
-        ("refusals_total", "counter", "Calls that the service refused.", counts.refusals),
+        ("rate_limited_total", "counter", "Calls that the service refused.", counts.rate_limited),
         ("calls_in_flight", "gauge", "Calls in flight.", counts.in_flight),
         ("calls_waiting", "gauge", "Calls to be made again that have not been yet.", counts.waiting),
     ):
@@ -346,7 +361,7 @@ def _lines(counts: CountersSnapshot) -> Iterator[str]:
         "cached_tokens_total", "counter", "Prompt tokens from a cache.", cached.items(), ("model",)
     )
     yield from _histogram("call_seconds", "How long calls took.", counts.latency)
-    yield from _histogram("slot_wait_seconds", "How long calls waited for a slot.", counts.slot_waits)
+    yield from _histogram("slot_wait_seconds", "How long calls waited for a slot.", counts.queue_seconds)
 
 
 def _plain(

@@ -6,14 +6,23 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
-from ..events import CallEnded, CallStarted, Event, ItemEnded, ItemStarted, RetryPlanned, RunEnded, RunStarted
+from ..events import (
+    CallEnded,
+    CallStarted,
+    Event,
+    ItemEnded,
+    ItemStarted,
+    RetryScheduled,
+    RunEnded,
+    RunStarted,
+)
 from ._open_calls import OpenCalls
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
-    from ._otel_metrics import Metrics
+    from ._otel_metrics import RunInstruments
     from ._otel_spans import Trace
 
 __all__ = ["OpenTelemetryObserver"]
@@ -72,7 +81,7 @@ class OpenTelemetryObserver:
         self._instruments = Instruments(meter_provider, model, provider)
         self._spans = Spans(tracer_provider, model, provider, trace_per_item, item_ids)
         self._meters_nothing = does_nothing(meter_provider)
-        self._runs: dict[int, _Watched] = {}
+        self._runs: dict[int, _RunObserver] = {}
 
     def __call__(self, event: Event, /) -> None:
         """Take note of an event."""
@@ -85,54 +94,54 @@ class OpenTelemetryObserver:
             return
         if kind is RunEnded:
             del self._runs[event.run]
-        run.see(event)
+        run.handle(event)
 
     def _run_started(self, event: RunStarted) -> None:
         trace = self._spans.begin(event)
         metrics = None if self._meters_nothing() else self._instruments.begin()
         if trace is not None or metrics is not None:
-            self._runs[event.run] = _Watched(trace, metrics)
+            self._runs[event.run] = _RunObserver(trace, metrics)
 
 
 @dataclass(slots=True)
-class _Watched:
+class _RunObserver:
     """A run that is watched. Its events come one at a time, so nothing here needs a lock."""
 
     trace: Trace | None
-    metrics: Metrics | None
+    metrics: RunInstruments | None
     calls: OpenCalls = field(default_factory=OpenCalls)
 
-    def see(self, event: Event) -> None:
+    def handle(self, event: Event) -> None:
         trace, metrics = self.trace, self.metrics
         if isinstance(event, CallStarted):
-            self.calls.began(event)
+            self.calls.call_started(event)
         elif isinstance(event, CallEnded):
             self._call_ended(event)
         elif isinstance(event, ItemStarted):
             if trace is not None:
                 trace.item_started(event)
-        elif isinstance(event, RetryPlanned):
+        elif isinstance(event, RetryScheduled):
             if trace is not None:
                 trace.retry_planned(event)
             if metrics is not None:
                 metrics.retry_planned(event)
         elif isinstance(event, ItemEnded):
-            self._lose(self.calls.lost_with(event), event.at)
+            self._lose(self.calls.cancelled_with(event), event.time)
             if trace is not None:
                 trace.item_ended(event)
             if metrics is not None:
                 metrics.item_ended(event)
         elif isinstance(event, RunEnded):
-            self._lose(self.calls.lost(), event.at)
+            self._lose(self.calls.cancelled(), event.time)
             if trace is not None:
                 trace.run_ended(event)
 
     def _call_ended(self, event: CallEnded) -> None:
-        call = self.calls.ended(event)
+        call = self.calls.call_finished(event)
         if call is None:
             return  # its item is over, and it was booked as cancelled then
         if self.trace is not None:
-            self.trace.call_ended(event, call.waited)
+            self.trace.call_ended(event, call.queue_seconds)
         if self.metrics is not None:
             self.metrics.call_ended(event)
 

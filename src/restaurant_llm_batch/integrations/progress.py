@@ -9,8 +9,8 @@ from threading import Lock
 from time import monotonic
 from typing import Self
 
-from ..events import Event, ItemEnded, RetryPlanned, RunEnded, RunStarted
-from ._tally import Tally, duration
+from ..events import Event, ItemEnded, RetryScheduled, RunEnded, RunStarted
+from ._tally import ProgressState, duration
 
 try:
     from rich.console import Console, Group, RenderableType
@@ -64,7 +64,7 @@ class RichProgress:
         self._plain_every = plain_every
         self._clock = clock
         self._note = ""
-        self._tallies: dict[int, Tally] = {}
+        self._tallies: dict[int, ProgressState] = {}
         self._last_line = clock()
         # Two locks, taken in this order only: rich draws, holding its own, while it asks us for the counts.
         self._display = Lock()
@@ -77,11 +77,11 @@ class RichProgress:
         now = self._clock()
         with self._counts:
             if isinstance(event, RunStarted) and event.run not in self._tallies:
-                self._tallies[event.run] = Tally()
+                self._tallies[event.run] = ProgressState()
             tally = self._tallies.get(event.run)
             if tally is None:
                 return
-            tally.see(event, now)
+            tally.handle(event, now)
             line = None if self._redraws else self._line_due(event, tally, now)
             if tally.ended is not None:
                 del self._tallies[event.run]
@@ -120,7 +120,7 @@ class RichProgress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _appear_or_go(self, tally: Tally, now: float) -> None:
+    def _appear_or_go(self, tally: ProgressState, now: float) -> None:
         with self._display:
             with self._counts:
                 wanted = bool(self._tallies)
@@ -162,7 +162,7 @@ class RichProgress:
             rows.append(Text(self._note, style="bold"))
         return Group(*rows)
 
-    def _rows(self, tally: Tally, now: float) -> Iterator[RenderableType]:
+    def _rows(self, tally: ProgressState, now: float) -> Iterator[RenderableType]:
         grid = Table.grid(padding=(0, 1))
         grid.width = min(self._console.width, _WIDEST)
         grid.add_column()
@@ -176,11 +176,13 @@ class RichProgress:
         if waiting := tally.waiting_for(now):
             yield Text(f"  {waiting}", style="yellow", overflow="ellipsis", no_wrap=True)
 
-    def _line_due(self, event: Event, tally: Tally, now: float) -> str | None:
+    def _line_due(self, event: Event, tally: ProgressState, now: float) -> str | None:
         if not self._plain_every:
             return None
-        long_wait = isinstance(event, RetryPlanned) and event.wait >= self._plain_every
-        ended = isinstance(event, ItemEnded) and tally.done == tally.total and self._last_line > tally.began
+        long_wait = isinstance(event, RetryScheduled) and event.wait >= self._plain_every
+        ended = (
+            isinstance(event, ItemEnded) and tally.done == tally.total and self._last_line > tally.started_at
+        )
         if not ended and now - self._last_line < (1.0 if long_wait else self._plain_every):
             return None
         self._last_line = now
@@ -194,29 +196,29 @@ def _can_redraw(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def _bar(tally: Tally) -> ProgressBar:
+def _bar(tally: ProgressState) -> ProgressBar:
     total = tally.total if tally.ended is None else tally.total or tally.done
     # A bar of nothing is full; one of unknown length only says that something is going on.
     return ProgressBar(total=1, completed=1) if total == 0 else ProgressBar(total=total, completed=tally.done)
 
 
-def _share(tally: Tally) -> str:
+def _share(tally: ProgressState) -> str:
     return f"{tally.done:,}" if tally.total is None else f"{tally.done:,}/{tally.total:,}"
 
 
-def _time(tally: Tally, now: float) -> str:
+def _time(tally: ProgressState, now: float) -> str:
     if tally.ended is not None:
-        return duration(tally.ended - tally.began)
+        return duration(tally.ended - tally.started_at)
     left = tally.seconds_left(now)
-    passed = duration(now - tally.began)
+    passed = duration(now - tally.started_at)
     return passed if left is None else f"{passed}, about {duration(left)} left"
 
 
-def _details(tally: Tally) -> str:
+def _details(tally: ProgressState) -> str:
     parts = [f"{stage} {number:,} in flight" for stage, number in tally.in_flight.items() if number > 0]
     counted = (
         ("retries", tally.retries),
-        ("refused", tally.refusals),
+        ("refused", tally.rate_limited),
         ("failed", tally.failed),
         ("stopped", tally.stopped),
     )

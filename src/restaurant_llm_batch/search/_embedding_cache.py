@@ -10,7 +10,7 @@ from ..errors import ConfigurationError
 from ..protocols import Embedder, Embedding
 
 
-class EmbedOnce:
+class QueryEmbeddingCache:
     """
     A bounded memory of query embeddings, safe to share between threads.
 
@@ -31,7 +31,7 @@ class EmbedOnce:
         self._lock = Lock()
         self._slots: OrderedDict[str, Future[Embedding]] = OrderedDict()
 
-    def knows(self, text: str) -> bool:
+    def is_cached(self, text: str) -> bool:
         """Tell whether `embed` would answer at once."""
         slot = self._slots.get(text)
         return slot is not None and slot.done()
@@ -87,7 +87,7 @@ def check_embedder(embedder: object) -> None:
     if isinstance(embedder, str):
         raise ConfigurationError(
             f"embedder must be an object, got the name {embedder!r}; write embedder=FastEmbedder({embedder!r}), or "
-            f"embedder=EmbeddingsAPI(url, {embedder!r}) where a service has it, or leave it out for HashingEmbedder()"
+            f"embedder=APIEmbedder(url, {embedder!r}) where a service has it, or leave it out for HashingEmbedder()"
         )
     # Not getattr first: a property may load a model, or ask a service.
     missing = [name for name in _MEMBERS if name not in dir(embedder) and not hasattr(embedder, name)]

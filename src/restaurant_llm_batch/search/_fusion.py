@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias, TypeVar
 
 from ..models import Hit, SearchQuery
 from ..protocols import Embedding
-from ._hybrid import Candidate, Fused, Scope, cut, fuse, settle, unmeasured
+from ._hybrid import Candidate, Fused, Scope, fuse, missing_similarities, select_top, stable_top_k
 
 T = TypeVar("T")
 
@@ -17,11 +17,11 @@ ListName: TypeAlias = Literal["dense", "sparse"]
 
 _DEPTH = 20
 _GROWTH = 4
-_MOST_ALIKE = 1000
+_MAX_TIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Ranking:
+class RankRequest:
     """One ranked list to ask for: among which reviews, a vector, how many, and of which points only."""
 
     scope: Scope
@@ -32,7 +32,7 @@ class Ranking:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class PreparedQuery:
     """A query whose scope was checked and whose text was embedded."""
 
     query: SearchQuery
@@ -55,19 +55,19 @@ class Question:
             found.append("sparse")
         return found
 
-    def ranking(self, using: ListName, limit: int, points: tuple[str, ...] = ()) -> Ranking:
+    def ranking(self, using: ListName, limit: int, points: tuple[str, ...] = ()) -> RankRequest:
         """Return the request for one list."""
-        return Ranking(self.scope, self.vector, using, limit, points)
+        return RankRequest(self.scope, self.vector, using, limit, points)
 
 
-Asking: TypeAlias = Generator[list[Ranking], Sequence[Sequence[Candidate]], T]
+RankFlow: TypeAlias = Generator[list[RankRequest], Sequence[Sequence[Candidate]], T]
 """
 A flow that returns a `T`: it yields rankings that can be answered in one round trip, and is sent the
 candidates of each.
 """
 
 
-def answer(questions: Sequence[Question]) -> Asking[list[list[Hit]]]:
+def run_hybrid(questions: Sequence[PreparedQuery]) -> RankFlow[list[list[Hit]]]:
     """
     Answer questions; whoever drives this asks the engine.
 
@@ -87,7 +87,7 @@ def answer(questions: Sequence[Question]) -> Asking[list[list[Hit]]]:
     return [_hits(*found) for found in zip(questions, fused, near, strict=True)]
 
 
-def _settled(wanted: Sequence[tuple[Question, ListName]]) -> Asking[list[list[Candidate]]]:
+def _settled(wanted: Sequence[tuple[PreparedQuery, ListName]]) -> RankFlow[list[list[Candidate]]]:
     lists: list[list[Candidate]] = [[] for _ in wanted]
     unsettled = list(range(len(wanted)))
     factor = 1
@@ -97,7 +97,7 @@ def _settled(wanted: Sequence[tuple[Question, ListName]]) -> Asking[list[list[Ca
         answers = yield [wanted[i][0].ranking(wanted[i][1], limit) for i, limit in asked.items()]
         unsettled = []
         for (i, limit), found in zip(asked.items(), answers, strict=True):
-            whole = settle(found, wanted=wanted[i][0].depth, asked=_trusted(wanted[i][0], limit))
+            whole = stable_top_k(found, wanted=wanted[i][0].depth, asked=_trusted(wanted[i][0], limit))
             if whole is None:
                 unsettled.append(i)
             else:
@@ -107,20 +107,20 @@ def _settled(wanted: Sequence[tuple[Question, ListName]]) -> Asking[list[list[Ca
     return lists
 
 
-def _trusted(question: Question, limit: int) -> float:
+def _trusted(question: PreparedQuery, limit: int) -> float:
     """Return how long an answer must be for the engine to have left equals out."""
     # A restaurant's equal reviews are few; those of all others may be a good part of millions, and to fetch
     # them all for the sake of their order would take longer than anything that is done with them.
-    return inf if question.scope.others and limit > _MOST_ALIKE else limit
+    return inf if question.scope.others and limit > _MAX_TIES else limit
 
 
 def _similarities(
-    questions: Sequence[Question], fused: Sequence[Sequence[Fused]]
-) -> Asking[list[dict[str, float]]]:
+    questions: Sequence[PreparedQuery], fused: Sequence[Sequence[Fused]]
+) -> RankFlow[list[dict[str, float]]]:
     """Fetch the cosines of what only the sparse search found, where a bound asks for them."""
     near: list[dict[str, float]] = [{} for _ in questions]
     bounded = (i for i, question in enumerate(questions) if question.query.min_score)
-    points = {i: missing for i in bounded if (missing := tuple(unmeasured(fused[i])))}
+    points = {i: missing for i in bounded if (missing := tuple(missing_similarities(fused[i])))}
     if points:
         answers = yield [questions[i].ranking("dense", len(some), some) for i, some in points.items()]
         for i, found in zip(points, answers, strict=True):
@@ -128,9 +128,9 @@ def _similarities(
     return near
 
 
-def _hits(question: Question, fused: Sequence[Fused], near: dict[str, float]) -> list[Hit]:
+def _hits(question: PreparedQuery, fused: Sequence[Fused], near: dict[str, float]) -> list[Hit]:
     query = question.query
-    best = cut(fused, limit=query.limit, min_score=query.min_score, similarities=near)
+    best = select_top(fused, limit=query.limit, min_score=query.min_score, similarities=near)
     return [_hit(one, question.scope) for one in best]
 
 

@@ -48,7 +48,7 @@ class Fused:
     similarity: float | None
 
 
-def settle(found: Sequence[Candidate], *, wanted: int, asked: float) -> list[Candidate] | None:
+def stable_top_k(found: Sequence[Candidate], *, wanted: int, asked: float) -> list[Candidate] | None:
     """
     Order what a search found, and cut it, so that nothing depends on the engine's order of equals.
 
@@ -94,12 +94,12 @@ def fuse(dense: Sequence[Candidate], sparse: Sequence[Candidate], *, k: int = RR
     return sorted(fused, key=lambda one: (-one.score, *_identity(one.candidate)))
 
 
-def unmeasured(fused: Iterable[Fused]) -> list[str]:
+def missing_similarities(fused: Iterable[Fused]) -> list[str]:
     """Return the points whose similarity has to be fetched before a bound on it can be applied."""
     return [one.candidate.point for one in fused if one.similarity is None]
 
 
-def cut(
+def select_top(
     fused: Iterable[Fused],
     *,
     limit: int,
@@ -166,11 +166,11 @@ def scope_of(query: SearchQuery) -> Scope:
     Raises:
         ConfigurationError: It names no restaurant, or says nothing that can be looked among.
     """
-    among: object = query.among
-    if among not in ("own", "others"):
-        raise ConfigurationError(f'among must be "own" or "others", got {among!r}')
+    scope: object = query.scope
+    if scope not in ("restaurant", "others"):
+        raise ConfigurationError(f'scope must be "restaurant" or "others", got {scope!r}')
     restaurant_id = read_id(query.restaurant_id, "restaurant_id")
     category = None if query.category is None else read_id(query.category, "category")
     if isinstance(category, str) and not category.strip():
         raise ConfigurationError("category is blank: leave it out to search in all of them")
-    return Scope(restaurant_id, among == "others", category)
+    return Scope(restaurant_id, scope == "others", category)

@@ -17,7 +17,7 @@ _NAMESPACE = uuid.UUID("6f1c2f0e-6a55-5d3a-9a53-0c3f4f5f8b11")
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class IndexEntry:
     """
     A review ready to be indexed.
 
@@ -39,7 +39,7 @@ class Entry:
 
 
 @dataclass(frozen=True, slots=True)
-class Indexed:
+class IndexReport:
     """
     What `index_reviews` did.
 
@@ -53,7 +53,7 @@ class Indexed:
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
+class IndexBatch:
     """
     Reviews to be embedded and written together.
 
@@ -62,11 +62,11 @@ class Batch:
         done: What is done so far once they are written.
     """
 
-    entries: tuple[Entry, ...]
-    done: Indexed
+    entries: tuple[IndexEntry, ...]
+    done: IndexReport
 
 
-def read_batches(reviews: Iterable[Review | Mapping[str, Any]], size: int) -> Iterator[Batch]:
+def read_batches(reviews: Iterable[Review | Mapping[str, Any]], size: int) -> Iterator[IndexBatch]:
     """
     Check reviews, a batch at a time.
 
@@ -82,7 +82,7 @@ def read_batches(reviews: Iterable[Review | Mapping[str, Any]], size: int) -> It
     return _batches(read_reviews(reviews), size)
 
 
-def _batches(entries: Iterator[Entry], size: int) -> Iterator[Batch]:
+def _batches(entries: Iterator[IndexEntry], size: int) -> Iterator[IndexBatch]:
     written = blank = 0
     while batch := list(islice(entries, size)):
         useful = [entry for entry in batch if entry.content.strip()]
@@ -90,10 +90,10 @@ def _batches(entries: Iterator[Entry], size: int) -> Iterator[Batch]:
         written += len(useful)
         # The last of equal keys counts, here as between batches.
         unique = {entry.point: entry for entry in useful}
-        yield Batch(tuple(unique.values()), Indexed(written, blank))
+        yield IndexBatch(tuple(unique.values()), IndexReport(written, blank))
 
 
-def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[Entry]:
+def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[IndexEntry]:
     """
     Check reviews one by one.
 
@@ -108,7 +108,7 @@ def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[Entr
         yield _read(review, f"reviews[{position}]")
 
 
-def _read(review: Review | Mapping[str, Any], where: str) -> Entry:
+def _read(review: Review | Mapping[str, Any], where: str) -> IndexEntry:
     restaurant: Any
     content: Any
     kind: Any
@@ -130,7 +130,7 @@ def _read(review: Review | Mapping[str, Any], where: str) -> Entry:
     review_id = _derived_id(text) if given is None else read_id(given, f"{where}.id")
     category = _category(kind, f"{where}.category")
     point = _point(restaurant_id, review_id)
-    return Entry(point, str(restaurant_id), restaurant_id, review_id, text, category)
+    return IndexEntry(point, str(restaurant_id), restaurant_id, review_id, text, category)
 
 
 def _fields(review: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:

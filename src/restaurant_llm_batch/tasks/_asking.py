@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import BackendError, OutputError, OutputTruncated
 from ..models import LLMRequest
-from ..steps import Flow, GateName, complete
-from ._common import value_or_failure
+from ..steps import Flow, LimiterName, complete
+from ._common import reraise_fatal
 from ._parsing import DECLINED
 from ._prompts.aspects import escaped
 
 T = TypeVar("T")
 
-ROOM = 2
+TRUNCATION_GROWTH = 2
 """How many times as long an answer may be that was cut off."""
-LONGEST_QUOTE = 2000
+MAX_QUOTE_LENGTH = 2000
 """Characters of an invalid answer that are shown to the model again."""
 
 _REPAIR: Mapping[str, str] = {
@@ -32,37 +32,41 @@ _REPAIR: Mapping[str, str] = {
 }
 
 
-def ask(
-    request: LLMRequest, read: Callable[[LLMReply], T], *, gate: GateName = "llm", widen: bool = True
+def complete_and_parse(
+    request: LLMRequest,
+    parse: Callable[[LLMResponse], T],
+    *,
+    limiter: LimiterName = "llm",
+    widen: bool = True,
 ) -> Flow[T]:
     """
     Ask, read the answer, and ask once more where it cannot be used.
 
     Args:
         request: The question.
-        read: Reads the answer; raises an `OutputError` where that is not possible.
-        gate: The limit that the calls count against.
+        parse: Reads the answer; raises an `OutputError` where that is not possible.
+        limiter: The limit that the calls count against.
         widen: Whether an answer that was cut off is asked for with more room; whoever asks about less instead
             says no.
 
     Raises:
-        Exception: What the call raised, or what `read` raised about the last answer.
+        Exception: What the call raised, or what `parse` raised about the last answer.
     """
-    reply = yield from complete(request, gate=gate)
+    reply = yield from complete(request, limiter=limiter)
     try:
-        return read(reply)
+        return parse(reply)
     except OutputError as problem:
         if isinstance(problem, OutputTruncated) and not widen:
             raise
-        again = yield from mend(request, reply, problem, gate=gate)
+        again = yield from repair(request, reply, problem, limiter=limiter)
         if again is None:
             raise
-    return read(again)
+    return parse(again)
 
 
-def mend(
-    request: LLMRequest, reply: LLMReply, problem: OutputError, *, gate: GateName = "llm"
-) -> Flow[LLMReply | None]:
+def repair(
+    request: LLMRequest, reply: LLMResponse, problem: OutputError, *, limiter: LimiterName = "llm"
+) -> Flow[LLMResponse | None]:
     """Ask once more for what was answered unusably; None where that is of no use, or fails itself."""
     if reply.finish_reason in DECLINED:
         return None
@@ -70,17 +74,17 @@ def mend(
         _with_more_room(request) if isinstance(problem, OutputTruncated) else _repair(request, reply, problem)
     )
     try:
-        return (yield from complete(again, gate=gate))
+        return (yield from complete(again, limiter=limiter))
     except BackendError as error:
-        value_or_failure(error)
+        reraise_fatal(error)
         return None
 
 
 def _with_more_room(request: LLMRequest) -> LLMRequest:
-    return replace(request, max_tokens=ROOM * request.max_tokens)
+    return replace(request, max_tokens=TRUNCATION_GROWTH * request.max_tokens)
 
 
-def _repair(request: LLMRequest, reply: LLMReply, problem: OutputError) -> LLMRequest:
+def _repair(request: LLMRequest, reply: LLMResponse, problem: OutputError) -> LLMRequest:
     language = str(request.inputs.get("language") or "en")
     told = _REPAIR.get(language, _REPAIR["en"]).format(error=str(problem)[:500])
     return replace(
@@ -88,7 +92,7 @@ def _repair(request: LLMRequest, reply: LLMReply, problem: OutputError) -> LLMRe
         task="repair",
         messages=(
             *request.messages,
-            {"role": "assistant", "content": escaped(reply.text[:LONGEST_QUOTE])},
+            {"role": "assistant", "content": escaped(reply.text[:MAX_QUOTE_LENGTH])},
             {"role": "user", "content": told},
         ),
         inputs={**request.inputs, "text": reply.text, "error": str(problem)},

@@ -7,7 +7,7 @@ from math import inf
 from typing import Literal, TypeAlias, TypeVar, get_args
 
 from ..errors import STOPS_THE_RUN, ConfigurationError, RunStopped
-from ..steps import Maybe
+from ..steps import ResultOrError
 from ._prompts.aspects import Language
 
 
@@ -37,7 +37,7 @@ def check_count(task: object, field: str, *, optional: bool = False) -> None:
 
 def check_language(task: object) -> None:
     """Check the field `language`."""
-    check(task, "language", getattr(task, "language") in CHOICES, '"ko", "en" or "auto"')  # noqa: B009
+    check(task, "language", getattr(task, "language") in LANGUAGE_OPTIONS, '"ko", "en" or "auto"')  # noqa: B009
 
 
 def check_temperature(task: object) -> None:
@@ -49,7 +49,7 @@ def check_temperature(task: object) -> None:
 T = TypeVar("T")
 
 
-def value_or_failure(result: Maybe[T]) -> Maybe[T]:
+def reraise_fatal(result: ResultOrError[T]) -> ResultOrError[T]:
     """
     Return what a part came to.
 
@@ -68,18 +68,18 @@ def raise_first(errors: Iterable[Exception]) -> None:
         raise error
 
 
-def told(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
     """Return an error as a result tells it."""
     return f"{type(error).__name__}: {error}"
 
 
-Choice: TypeAlias = Literal["ko", "en", "auto"]
+LanguageOption: TypeAlias = Literal["ko", "en", "auto"]
 """What the field `language` of a task may be; "auto" is that of the texts."""
 
-CHOICES: tuple[str, ...] = get_args(Choice)
+LANGUAGE_OPTIONS: tuple[str, ...] = get_args(LanguageOption)
 
 
-def choose(choice: Choice, texts: Iterable[str]) -> Language:
+def choose_language(choice: LanguageOption, texts: Iterable[str]) -> Language:
     """Return the language that was chosen, or for "auto" that of the texts."""
     return language_of(texts) if choice == "auto" else choice
 

@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import OutputInvalid, PromptTooLong
 from ..models import ItemId, LLMRequest
-from ..steps import Flow, pack, together
-from ..tokens.packing import halved
-from ._asking import ask
-from ._common import raise_first, value_or_failure
+from ..steps import Flow, gather, pack
+from ..tokens.packing import truncate_to_half
+from ._asking import complete_and_parse
+from ._common import raise_first, reraise_fatal
 from ._parsing import read_object
 from ._prompts import reviews as prompts
 from ._prompts.aspects import Language
@@ -26,7 +26,7 @@ Texts: TypeAlias = Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class ReviewLine:
     """A review as it is shown: its number, its text, and how to make a line of the two."""
 
     number: int
@@ -34,21 +34,21 @@ class Line:
     render: Callable[[int, str], str]
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
-    def cut(self, error: PromptTooLong) -> Line:
+    def cut(self, error: PromptTooLong) -> ReviewLine:
         """
         Return it cut in half.
 
         Raises:
             PromptTooLong: When nothing would be left of it.
         """
-        half = halved(self.text)
+        half = truncate_to_half(self.text)
         if half is None:
             raise error
-        return Line(self.number, half, self.render, self.inputs)
+        return ReviewLine(self.number, half, self.render, self.inputs)
 
 
 @dataclass(frozen=True, slots=True)
-class Digest:
+class SummaryResult:
     """
     What reviews came to.
 
@@ -78,7 +78,7 @@ class _Parts:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class MapReduceSummary:
     """
     How reviews are summed up.
 
@@ -106,7 +106,7 @@ class Job:
     preamble: str = ""
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
-    def flow(self, lines: Sequence[Line]) -> Flow[Digest]:
+    def flow(self, lines: Sequence[ReviewLine]) -> Flow[SummaryResult]:
         """
         Sum up reviews.
 
@@ -117,32 +117,32 @@ class Job:
         last = max(line.number for line in lines)
         batches = yield from pack(
             [line.text for line in lines],
-            line=lambda text: lines[0].render(last, text),
-            frame=self._system(self.task) + self.preamble + prompts.block([]),
+            render=lambda text: lines[0].render(last, text),
+            fixed_text=self._system(self.task) + self.preamble + prompts.block([]),
             answer_tokens=self.max_tokens,
             max_tokens=self.max_tokens_per_batch,
         )
         parts = yield from self._parts([[_shown(lines[one.index], one.text) for one in b] for b in batches])
         if not parts.texts:
             raise_first(parts.errors)
-        return Digest((yield from self._merge(parts.texts)), frozenset(parts.failed), parts.model)
+        return SummaryResult((yield from self._merge(parts.texts)), frozenset(parts.failed), parts.model)
 
-    def _parts(self, batches: Sequence[Sequence[Line]]) -> Flow[_Parts]:
+    def _parts(self, batches: Sequence[Sequence[ReviewLine]]) -> Flow[_Parts]:
         """Sum up batches side by side; one that fails leaves the others standing."""
-        found = yield from together(*(self._part(batch) for batch in batches))
+        found = yield from gather(*(self._part(batch) for batch in batches))
         parts = _Parts()
         for batch, result in zip(batches, found, strict=True):
-            part = value_or_failure(result)
+            part = reraise_fatal(result)
             if isinstance(part, Exception):
                 part = _Parts(failed=[line.number for line in batch], errors=[part])
             parts.add(part)
         return parts
 
-    def _part(self, batch: Sequence[Line]) -> Flow[_Parts]:
+    def _part(self, batch: Sequence[ReviewLine]) -> Flow[_Parts]:
         """Sum up one batch, or its halves where it is too long."""
         middle = len(batch) // 2
         try:
-            texts, model = yield from ask(self._request(batch), self._read, gate="batches")
+            texts, model = yield from complete_and_parse(self._request(batch), self._read, limiter="batches")
             return _Parts([texts], model=model)
         except PromptTooLong as error:
             halves = [batch[:middle], batch[middle:]] if middle else [[batch[0].cut(error)]]
@@ -152,7 +152,7 @@ class Job:
         """Join summaries, as many at a time as fit, until one is left."""
         while len(parts) > 1:
             groups = yield from self._grouped(parts)
-            joined = yield from together(*(self._join(group) for group in groups))
+            joined = yield from gather(*(self._join(group) for group in groups))
             raise_first(texts for texts in joined if isinstance(texts, Exception))
             parts = [texts for texts in joined if not isinstance(texts, Exception)]
         return parts[0]
@@ -160,8 +160,8 @@ class Job:
     def _grouped(self, parts: Sequence[Texts]) -> Flow[list[Sequence[Texts]]]:
         batches = yield from pack(
             [prompts.data_line(len(parts), part) for part in parts],
-            line=str,
-            frame=self._system("merge_summaries") + prompts.block([]),
+            render=str,
+            fixed_text=self._system("merge_summaries") + prompts.block([]),
             answer_tokens=self.max_tokens,
             max_tokens=self.max_tokens_per_batch,
         )
@@ -183,7 +183,7 @@ class Job:
         if len(group) == 2:
             return (yield from self._join(_shorter(group, error)))
         middle = len(group) // 2
-        halves = yield from together(self._join(group[:middle]), self._join(group[middle:]))
+        halves = yield from gather(self._join(group[:middle]), self._join(group[middle:]))
         raise_first(half for half in halves if isinstance(half, Exception))
         return (yield from self._join([half for half in halves if not isinstance(half, Exception)]))
 
@@ -192,11 +192,11 @@ class Job:
         request = self._asking(
             "merge_summaries", prompts.block(lines), {"summaries": [dict(part) for part in group]}
         )
-        texts, _ = yield from ask(request, self._read, gate="batches")
+        texts, _ = yield from complete_and_parse(request, self._read, limiter="batches")
         # What no part has to say, their summary has not either.
         return {name: text if any(part[name] for part in group) else "" for name, text in texts.items()}
 
-    def _request(self, batch: Sequence[Line]) -> LLMRequest:
+    def _request(self, batch: Sequence[ReviewLine]) -> LLMRequest:
         lines = [line.render(line.number, line.text) for line in batch]
         reviews = [{"id": line.number, "content": line.text, **line.inputs} for line in batch]
         return self._asking(
@@ -217,7 +217,7 @@ class Job:
     def _system(self, task: str) -> str:
         return prompts.instructions(task, self.language)["content"]
 
-    def _read(self, reply: LLMReply) -> tuple[Texts, str]:
+    def _read(self, reply: LLMResponse) -> tuple[Texts, str]:
         answer = read_object(reply)
         *others, last = self.fields
         texts = {name: _text(name, answer.get(name) or "", reply) for name in others}
@@ -234,17 +234,17 @@ def _shorter(group: Sequence[Texts], error: PromptTooLong) -> list[Texts]:
     Raises:
         PromptTooLong: When nothing would be left of them.
     """
-    shorter = [{name: halved(text) or text for name, text in texts.items()} for texts in group]
+    shorter = [{name: truncate_to_half(text) or text for name, text in texts.items()} for texts in group]
     if shorter == [dict(texts) for texts in group]:
         raise error
     return list(shorter)
 
 
-def _text(name: str, value: Any, reply: LLMReply) -> str:
+def _text(name: str, value: Any, reply: LLMResponse) -> str:
     if not isinstance(value, str):
         raise OutputInvalid(f"the answer does not have its form: {name} is not a text", reply=reply)
     return value.strip()
 
 
-def _shown(line: Line, text: str) -> Line:
-    return line if text is line.text else Line(line.number, text, line.render, line.inputs)
+def _shown(line: ReviewLine, text: str) -> ReviewLine:
+    return line if text is line.text else ReviewLine(line.number, text, line.render, line.inputs)

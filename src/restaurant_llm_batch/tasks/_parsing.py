@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import OutputError, OutputInvalid, OutputTruncated
 from ..models import Hit
 from ..results import AspectSummary, Evidence, Sentiment, Word
@@ -22,7 +22,7 @@ DECLINED = ("refusal", "content_filter")
 """How an answer ended that the model, or the service, declined to give."""
 
 
-def read_object(reply: LLMReply) -> Mapping[str, Any]:
+def read_object(reply: LLMResponse) -> Mapping[str, Any]:
     """
     Return the JSON object of a reply, with or without prose or a code fence around it.
 
@@ -51,7 +51,7 @@ def read_object(reply: LLMReply) -> Mapping[str, Any]:
     return answer
 
 
-def read_aspect(answer: Any, hits: Sequence[Hit], limit: int, reply: LLMReply) -> AspectSummary:
+def read_aspect(answer: Any, hits: Sequence[Hit], limit: int, reply: LLMResponse) -> AspectSummary:
     """
     Return one aspect's part of an answer.
 
@@ -64,29 +64,29 @@ def read_aspect(answer: Any, hits: Sequence[Hit], limit: int, reply: LLMReply) -
     Raises:
         OutputInvalid: When the part does not have its form.
     """
-    from ._schemas import AspectForm, validated
+    from ._schemas import AspectSchema, validated
 
-    part = validated(AspectForm, answer, reply)
+    part = validated(AspectSchema, answer, reply)
     cited = dict.fromkeys(number for number in part.evidence if _is_shown(number, hits))
     return AspectSummary(
         status="ok",
         summary=part.summary,
         bullets=tuple(bullet.strip() for bullet in part.bullets if bullet.strip())[:limit],
         evidence=tuple(Evidence(hits[n].review_id, hits[n].content, n) for n in cited),
-        dropped_evidence=sum(not _is_shown(number, hits) for number in part.evidence),
+        invalid_citations=sum(not _is_shown(number, hits) for number in part.evidence),
     )
 
 
-def read_overall(answer: Mapping[str, Any], reply: LLMReply) -> str:
+def read_overall(answer: Mapping[str, Any], reply: LLMResponse) -> str:
     """
     Return the overall summary of an answer.
 
     Raises:
         OutputInvalid: When there is none.
     """
-    from ._schemas import OverallForm, validated
+    from ._schemas import OverallSchema, validated
 
-    return validated(OverallForm, answer, reply).overall_summary
+    return validated(OverallSchema, answer, reply).overall_summary
 
 
 def _is_shown(number: Any, hits: Sequence[Hit]) -> bool:
@@ -97,7 +97,7 @@ _OBJECT = re.compile(r"\{[^{}]{1,200}\}")
 """One label; nothing in it is nested."""
 
 
-def read_labels(reply: LLMReply, asked: Collection[int]) -> dict[int, Sentiment]:
+def read_labels(reply: LLMResponse, asked: Collection[int]) -> dict[int, Sentiment]:
     """
     Return the labels of the reviews that were asked about, as far as the answer can be trusted.
 
@@ -147,36 +147,36 @@ def _label(value: Any) -> Sentiment | None:
     return cast("Sentiment", text) if text in LABELS else None
 
 
-def read_words(reply: LLMReply) -> list[tuple[str, Word]]:
+def read_words(reply: LLMResponse) -> list[tuple[str, Word]]:
     """
     Return the words of an answer, as it lists them.
 
     Raises:
         OutputError: When it has no list of words.
     """
-    from ._schemas import WordForm, valid_entries
+    from ._schemas import WordSchema, valid_entries
 
     return [
         (form.word, Word(form.pos, tuple(form.meanings)))
-        for form in valid_entries(WordForm, _listed("words", reply))
+        for form in valid_entries(WordSchema, _listed("words", reply))
     ]
 
 
-def read_phrases(reply: LLMReply) -> list[tuple[str, str]]:
+def read_phrases(reply: LLMResponse) -> list[tuple[str, str]]:
     """
     Return the phrases of an answer and their meanings, as it lists them.
 
     Raises:
         OutputError: When it has no list of phrases.
     """
-    from ._schemas import PhraseForm, valid_entries
+    from ._schemas import PhraseSchema, valid_entries
 
     return [
-        (form.phrase, form.meaning.strip()) for form in valid_entries(PhraseForm, _listed("phrases", reply))
+        (form.phrase, form.meaning.strip()) for form in valid_entries(PhraseSchema, _listed("phrases", reply))
     ]
 
 
-def _listed(field: str, reply: LLMReply) -> list[object]:
+def _listed(field: str, reply: LLMResponse) -> list[object]:
     listed = read_object(reply).get(field)
     if not isinstance(listed, list):
         raise OutputInvalid(f"the answer does not have its form: {field}: must be a list", reply=reply)

@@ -24,13 +24,13 @@ from pydantic import (
     WrapValidator,
 )
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import ConfigurationError, OutputInvalid
 from ..models import Document, ItemId, RestaurantRef, Review, as_item_id
 from ..tokens.packing import as_whole
 from ._prompts.vocabulary import PARTS_OF_SPEECH
 
-Form = TypeVar("Form", bound=BaseModel)
+Schema = TypeVar("Schema", bound=BaseModel)
 
 
 def _as_id(value: Any) -> ItemId:
@@ -74,7 +74,7 @@ UnreadId = Annotated[Any, BeforeValidator(_as_id_if_one)]
 UnreadBool = Annotated[bool | None, WrapValidator(_as_bool_if_one)]
 
 
-class RestaurantForm(BaseModel):
+class RestaurantSchema(BaseModel):
     """A `RestaurantRef`, as users write it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -100,7 +100,7 @@ def _as_mapping(value: Any) -> Any:
     return value
 
 
-class ReviewForm(BaseModel):
+class ReviewSchema(BaseModel):
     """A `Review`, as users write it; what else their records hold is left alone."""
 
     content: StrictStr
@@ -114,11 +114,11 @@ class ReviewForm(BaseModel):
         return Review(self.content, self.id, self.restaurant_id, self.is_recommended, self.category)
 
 
-Reviews = Annotated[list[Annotated[ReviewForm, BeforeValidator(_as_mapping)]], BeforeValidator(as_list)]
+Reviews = Annotated[list[Annotated[ReviewSchema, BeforeValidator(_as_mapping)]], BeforeValidator(as_list)]
 
 
-class ReviewedForm(BaseModel):
-    """A `ReviewedRestaurant`, as users write it."""
+class RestaurantReviewsSchema(BaseModel):
+    """A `RestaurantReviews`, as users write it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -127,8 +127,8 @@ class ReviewedForm(BaseModel):
     priority: Int = 0
 
 
-class SortedForm(BaseModel):
-    """A `SortedReviews`, as users write it."""
+class ReviewsByPolaritySchema(BaseModel):
+    """A `ReviewsByPolarity`, as users write it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -138,8 +138,8 @@ class SortedForm(BaseModel):
     priority: Int = 0
 
 
-class ComparisonForm(BaseModel):
-    """A `Comparison`, as users write it."""
+class ComparisonSchema(BaseModel):
+    """A `ComparisonItem`, as users write it."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -150,28 +150,28 @@ class ComparisonForm(BaseModel):
     priority: Int = 0
 
 
-def _nothing_for_null(value: Any) -> Any:
+def _empty_for_null(value: Any) -> Any:
     return [] if value is None else value
 
 
 Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
-class AspectForm(BaseModel):
+class AspectSchema(BaseModel):
     """One aspect, as the model answers it."""
 
     summary: Text
-    bullets: Annotated[list[str], BeforeValidator(_nothing_for_null)] = []
-    evidence: Annotated[list[Any], BeforeValidator(_nothing_for_null)] = []
+    bullets: Annotated[list[str], BeforeValidator(_empty_for_null)] = []
+    evidence: Annotated[list[Any], BeforeValidator(_empty_for_null)] = []
 
 
-class OverallForm(BaseModel):
+class OverallSchema(BaseModel):
     """The overall summary, as the model answers it."""
 
     overall_summary: Text
 
 
-def read_item(form: type[Form], raw: Any) -> Form:
+def read_item(form: type[Schema], raw: Any) -> Schema:
     """
     Return an item in its form.
 
@@ -191,7 +191,7 @@ def read_item(form: type[Form], raw: Any) -> Form:
         return form.model_validate(raw)
     except ValidationError as error:
         known = ", ".join(form.model_fields)
-        raise ConfigurationError(f"{complaints(error)} (fields: {known})") from error
+        raise ConfigurationError(f"{describe_errors(error)} (fields: {known})") from error
 
 
 def shown(value: Any) -> str:
@@ -207,11 +207,11 @@ def read_restaurant(raw: Any) -> RestaurantRef:
     Raises:
         ConfigurationError: When it does not have the form; every wrong field is named.
     """
-    form = read_item(RestaurantForm, raw)
+    form = read_item(RestaurantSchema, raw)
     return RestaurantRef(form.restaurant_id, form.limit, form.priority, form.query)
 
 
-def validated(form: type[Form], answer: Any, reply: LLMReply) -> Form:
+def validated(form: type[Schema], answer: Any, reply: LLMResponse) -> Schema:
     """
     Return a part of a model's answer in its form.
 
@@ -227,7 +227,7 @@ def validated(form: type[Form], answer: Any, reply: LLMReply) -> Form:
         raise OutputInvalid(message, reply=reply) from error
 
 
-def complaints(error: ValidationError) -> str:
+def describe_errors(error: ValidationError) -> str:
     """Return what is wrong with an item, field by field."""
     said = []
     for detail in error.errors(include_url=False):
@@ -246,13 +246,13 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return path
 
 
-_LONGEST_ENTRY = 200
+_MAX_ENTRY_LENGTH = 200
 
 Entry = TypeVar("Entry", bound=BaseModel)
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_LONGEST_ENTRY)]
+Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_MAX_ENTRY_LENGTH)]
 
 
-class DocumentForm(BaseModel):
+class DocumentSchema(BaseModel):
     """A `Document`, as users write it."""
 
     model_config = ConfigDict(extra="forbid")
@@ -277,7 +277,7 @@ def _text_for_null(value: Any) -> Any:
     return "" if value is None else value
 
 
-class WordForm(BaseModel):
+class WordSchema(BaseModel):
     """A word, as the model writes it."""
 
     word: Name
@@ -285,7 +285,7 @@ class WordForm(BaseModel):
     meanings: Annotated[list[str], BeforeValidator(_texts_of)] = []
 
 
-class PhraseForm(BaseModel):
+class PhraseSchema(BaseModel):
     """A phrase, as the model writes it."""
 
     phrase: Name
@@ -299,7 +299,7 @@ def read_document(raw: Any) -> Document:
     Raises:
         ConfigurationError: When it does not have the form; every wrong field is named.
     """
-    form = read_item(DocumentForm, raw)
+    form = read_item(DocumentSchema, raw)
     return Document(form.document_id, tuple(form.chunks), form.priority)
 
 

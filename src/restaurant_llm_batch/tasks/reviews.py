@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ..models import ItemId, Review, ReviewKind, SortedReviews
+from ..models import ItemId, Review, ReviewKind, ReviewsByPolarity
 from ..results import ReviewSummary
 from ..steps import Flow
-from ._common import Choice, check_count, check_language, check_temperature, choose
-from ._map_reduce import Digest, Job, Line
+from ._common import LanguageOption, check_count, check_language, check_temperature, choose_language
+from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult
 from ._prompts import reviews as prompts
 
 FIELDS = ("positive_summary", "negative_summary", "overall_summary")
@@ -23,14 +23,14 @@ class SummarizeReviews:
     Sum up the reviews of a restaurant that are given: the positive ones, the negative ones, and all.
 
     Items are mappings ``{"restaurant_id", "positive_reviews", "negative_reviews", "priority"?}`` (see
-    `SortedReviews`); a review is a text, a mapping ``{"content", ...}`` or a `Review`. Both kinds travel in the
+    `ReviewsByPolarity`); a review is a text, a mapping ``{"content", ...}`` or a `Review`. Both kinds travel in the
     same packed batches, each review marked with its kind; the batches' summaries are joined by further calls,
     on as many levels as it takes. A batch that fails leaves the others standing, and its reviews are counted; the
     restaurant fails when no batch could be summed up. Blank reviews are not sent; they count as failed. Without any
     text it succeeds, and no call is made.
 
     Attributes:
-        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.tokens_per_batch`.
+        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.max_tokens_per_batch`.
         language: Of instructions and answers: "ko", "en", or "auto" for that of the reviews.
         max_tokens: The longest answer, in tokens.
         temperature: Sampling temperature.
@@ -40,7 +40,7 @@ class SummarizeReviews:
     """
 
     max_tokens_per_batch: int | None = None
-    language: Choice = "ko"
+    language: LanguageOption = "ko"
     max_tokens: int = 500
     temperature: float = 0.1
 
@@ -56,31 +56,31 @@ class SummarizeReviews:
         return "SummarizeReviews"
 
     @property
-    def needs_search(self) -> bool:
+    def requires_search(self) -> bool:
         """It never searches."""
         return False
 
-    def read(self, raw: Any, /) -> SortedReviews:
-        """Check one item: a mapping or a `SortedReviews`."""
-        from ._schemas import SortedForm, read_item
+    def parse_item(self, raw: Any, /) -> ReviewsByPolarity:
+        """Check one item: a mapping or a `ReviewsByPolarity`."""
+        from ._schemas import ReviewsByPolaritySchema, read_item
 
-        form = read_item(SortedForm, raw)
-        return SortedReviews(
+        form = read_item(ReviewsByPolaritySchema, raw)
+        return ReviewsByPolarity(
             form.restaurant_id,
             tuple(review.review() for review in form.positive_reviews),
             tuple(review.review() for review in form.negative_reviews),
             form.priority,
         )
 
-    def identify(self, item: SortedReviews, /) -> tuple[ItemId, int]:
+    def item_key(self, item: ReviewsByPolarity, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""
         return item.restaurant_id, item.priority
 
-    def flow(self, item: SortedReviews, /) -> Flow[ReviewSummary]:
+    def flow(self, item: ReviewsByPolarity, /) -> Flow[ReviewSummary]:
         """Pack, sum up, join."""
         kinds = dict(enumerate(_kinds(item)))
         lines = [_line(number, kind, r.content) for number, (kind, r) in kinds.items() if r.content.strip()]
-        digest = Digest(dict.fromkeys(FIELDS, ""), frozenset(), "")
+        digest = SummaryResult(dict.fromkeys(FIELDS, ""), frozenset(), "")
         if lines:
             digest = yield from self._job(item).flow(lines)
         read = [kinds[line.number][0] for line in lines if line.number not in digest.failed]
@@ -97,11 +97,11 @@ class SummarizeReviews:
             digest.model,
         )
 
-    def _job(self, item: SortedReviews) -> Job:
-        return Job(
+    def _job(self, item: ReviewsByPolarity) -> MapReduceSummary:
+        return MapReduceSummary(
             "review_summary",
             item.restaurant_id,
-            choose(self.language, (review.content for _, review in _kinds(item))),
+            choose_language(self.language, (review.content for _, review in _kinds(item))),
             FIELDS,
             self.max_tokens,
             self.max_tokens_per_batch,
@@ -110,10 +110,10 @@ class SummarizeReviews:
         )
 
 
-def _kinds(item: SortedReviews) -> Iterator[tuple[ReviewKind, Review]]:
+def _kinds(item: ReviewsByPolarity) -> Iterator[tuple[ReviewKind, Review]]:
     yield from (("positive", review) for review in item.positive_reviews)
     yield from (("negative", review) for review in item.negative_reviews)
 
 
-def _line(number: int, kind: ReviewKind, text: str) -> Line:
-    return Line(number, text, partial(prompts.kind_line, kind), {"kind": kind})
+def _line(number: int, kind: ReviewKind, text: str) -> ReviewLine:
+    return ReviewLine(number, text, partial(prompts.kind_line, kind), {"kind": kind})

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError, OutputError, OutputInvalid, PromptTooLong
-from ..models import ItemId, LLMRequest, Review, ReviewedRestaurant
+from ..models import ItemId, LLMRequest, RestaurantReviews, Review
 from ..results import RestaurantSentiment, ReviewLabel, Sentiment
-from ..steps import Flow, complete, pack, together
-from ..tokens.packing import CUT_MARK, Packed, halved
+from ..steps import Flow, complete, gather, pack
+from ..tokens.packing import TRUNCATION_MARK, PackedText, truncate_to_half
 from ._common import (
-    Choice,
+    LanguageOption,
     check_count,
     check_language,
     check_temperature,
-    choose,
+    choose_language,
+    describe_error,
     raise_first,
-    told,
-    value_or_failure,
+    reraise_fatal,
 )
 from ._parsing import read_labels
 from ._prompts import reviews as prompts
@@ -46,7 +46,7 @@ class AnalyzeSentiment:
     """
     Label every review of a restaurant as positive, negative or neutral, and count.
 
-    Items are mappings ``{"restaurant_id", "reviews", "priority"?}`` (see `ReviewedRestaurant`); a review is a
+    Items are mappings ``{"restaurant_id", "reviews", "priority"?}`` (see `RestaurantReviews`); a review is a
     text, a mapping ``{"content", "id"?}`` or a `Review`. The reviews go out in packed batches, and the model
     labels each by its number. Reviews whose number is missing from the answer, or has two labels, are asked
     about again in smaller batches; what then remains is counted as failed, never guessed and never scaled.
@@ -55,9 +55,9 @@ class AnalyzeSentiment:
 
     Attributes:
         batch_size: Most reviews in a batch; None for `Limits.max_batch_size`. The token budget holds as well.
-        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.tokens_per_batch`.
+        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.max_tokens_per_batch`.
         language: Of the instructions: "ko", "en", or "auto" for that of the reviews.
-        asks: How often a review is asked about at most.
+        max_rounds: How often a review is asked about at most.
         temperature: Sampling temperature.
 
     Raises:
@@ -66,14 +66,14 @@ class AnalyzeSentiment:
 
     batch_size: int | None = None
     max_tokens_per_batch: int | None = None
-    language: Choice = "ko"
-    asks: int = 3
+    language: LanguageOption = "ko"
+    max_rounds: int = 3
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
         check_count(self, "batch_size", optional=True)
         check_count(self, "max_tokens_per_batch", optional=True)
-        check_count(self, "asks")
+        check_count(self, "max_rounds")
         check_language(self)
         check_temperature(self)
 
@@ -83,30 +83,30 @@ class AnalyzeSentiment:
         return "AnalyzeSentiment"
 
     @property
-    def needs_search(self) -> bool:
+    def requires_search(self) -> bool:
         """It never searches."""
         return False
 
-    def read(self, raw: Any, /) -> ReviewedRestaurant:
-        """Check one item: a mapping or a `ReviewedRestaurant`."""
-        from ._schemas import ReviewedForm, read_item
+    def parse_item(self, raw: Any, /) -> RestaurantReviews:
+        """Check one item: a mapping or a `RestaurantReviews`."""
+        from ._schemas import RestaurantReviewsSchema, read_item
 
-        form = read_item(ReviewedForm, raw)
-        return ReviewedRestaurant(
+        form = read_item(RestaurantReviewsSchema, raw)
+        return RestaurantReviews(
             form.restaurant_id, tuple(review.review() for review in form.reviews), form.priority
         )
 
-    def identify(self, item: ReviewedRestaurant, /) -> tuple[ItemId, int]:
+    def item_key(self, item: RestaurantReviews, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""
         return item.restaurant_id, item.priority
 
-    def flow(self, item: ReviewedRestaurant, /) -> Flow[RestaurantSentiment]:
+    def flow(self, item: RestaurantReviews, /) -> Flow[RestaurantSentiment]:
         """Pack, ask, ask again, count."""
         asked = [place for place, review in enumerate(item.reviews) if review.content.strip()]
         judged: Judged = {}
         model = ""
         if asked:
-            asking = _Asking(self, item, choose(self.language, (r.content for r in item.reviews)))
+            asking = _Labelling(self, item, choose_language(self.language, (r.content for r in item.reviews)))
             judged = yield from asking.about(asked, self.batch_size, 1)
             model = asking.model
             if all(isinstance(label, Exception) for label in judged.values()):
@@ -114,10 +114,10 @@ class AnalyzeSentiment:
         return _result(item, judged, model)
 
 
-class _Asking:
+class _Labelling:
     """One restaurant's questions."""
 
-    def __init__(self, task: AnalyzeSentiment, item: ReviewedRestaurant, language: Language) -> None:
+    def __init__(self, task: AnalyzeSentiment, item: RestaurantReviews, language: Language) -> None:
         self._task = task
         self._item = item
         self._language = language
@@ -127,12 +127,12 @@ class _Asking:
         """Ask about reviews in packed batches, side by side; the batches know nothing of each other."""
         batches = yield from pack(
             [self._item.reviews[place].content for place in places],
-            line=lambda text: prompts.line(len(self._item.reviews), text),
-            frame=self._frame,
+            render=lambda text: prompts.line(len(self._item.reviews), text),
+            fixed_text=self._frame,
             answer_tokens=ANSWER_TOKENS,
             answer_tokens_each=LABEL_TOKENS,
             max_tokens=self._task.max_tokens_per_batch,
-            most=most,
+            max_texts=most,
         )
         shown = [_numbered(batch, places) for batch in batches]
         judged = yield from self._all([batch for batch in shown if any(batch.values())], ask)
@@ -140,10 +140,10 @@ class _Asking:
         return judged | dict.fromkeys(nothing_left, ConfigurationError(NO_ROOM))
 
     def _all(self, batches: Sequence[Batch], ask: int) -> Flow[Judged]:
-        found = yield from together(*(self._batch(batch, ask) for batch in batches))
+        found = yield from gather(*(self._batch(batch, ask) for batch in batches))
         judged: Judged = {}
         for batch, result in zip(batches, found, strict=True):
-            part = value_or_failure(result)
+            part = reraise_fatal(result)
             judged |= dict.fromkeys(batch, part) if isinstance(part, Exception) else part
         return judged
 
@@ -151,7 +151,7 @@ class _Asking:
         """Ask about one batch, and again about what its answer lacks."""
         labels: Mapping[int, Sentiment] = {}
         try:
-            reply = yield from complete(self._request(batch, ask), gate="batches")
+            reply = yield from complete(self._request(batch, ask), limiter="batches")
             problem: Exception = OutputInvalid(UNANSWERED, reply=reply)
             self.model = self.model or reply.model
             labels = read_labels(reply, batch)
@@ -162,12 +162,12 @@ class _Asking:
         missing = [place for place in batch if place not in labels]
         judged: Judged = {**labels, **dict.fromkeys(missing, problem)}
         # One review alone cannot be asked about in a smaller batch: once more in other words, then no more.
-        if missing and ask < (self._task.asks if len(batch) > 1 else min(self._task.asks, 2)):
-            (again,) = yield from together(
+        if missing and ask < (self._task.max_rounds if len(batch) > 1 else min(self._task.max_rounds, 2)):
+            (again,) = yield from gather(
                 self.about(missing, max(1, min(len(missing), len(batch) // 2)), ask + 1)
             )
             # What was answered stands, whatever becomes of asking again.
-            found = value_or_failure(again)
+            found = reraise_fatal(again)
             judged |= dict.fromkeys(missing, found) if isinstance(found, Exception) else found
         return judged
 
@@ -195,9 +195,11 @@ class _Asking:
         )
 
 
-def _numbered(batch: Sequence[Packed], places: Sequence[int]) -> Batch:
+def _numbered(batch: Sequence[PackedText], places: Sequence[int]) -> Batch:
     """Return a batch by place; what was cut to nothing is empty."""
-    return {places[one.index]: "" if one.text.strip() == CUT_MARK.strip() else one.text for one in batch}
+    return {
+        places[one.index]: "" if one.text.strip() == TRUNCATION_MARK.strip() else one.text for one in batch
+    }
 
 
 def _smaller(batch: Batch, error: PromptTooLong) -> list[Batch]:
@@ -212,13 +214,13 @@ def _smaller(batch: Batch, error: PromptTooLong) -> list[Batch]:
         middle = len(shown) // 2
         return [dict(shown[:middle]), dict(shown[middle:])]
     ((place, text),) = shown
-    half = halved(text)
+    half = truncate_to_half(text)
     if half is None:
         raise error
     return [{place: half}]
 
 
-def _result(item: ReviewedRestaurant, judged: Judged, model: str) -> RestaurantSentiment:
+def _result(item: RestaurantReviews, judged: Judged, model: str) -> RestaurantSentiment:
     labels = tuple(_label(place, review, judged) for place, review in enumerate(item.reviews))
     counts = Counter(label.label for label in labels)
     positive, negative, neutral = (counts[label] for label in ("positive", "negative", "neutral"))
@@ -244,7 +246,7 @@ def _label(place: int, review: Review, judged: Judged) -> ReviewLabel:
     if label is None:
         return ReviewLabel(review_id, None, BLANK)
     if isinstance(label, Exception):
-        return ReviewLabel(review_id, None, told(label))
+        return ReviewLabel(review_id, None, describe_error(label))
     return ReviewLabel(review_id, label)
 
 

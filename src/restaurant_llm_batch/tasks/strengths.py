@@ -7,11 +7,19 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from ..models import Comparison, Hit, ItemId, Review, SearchQuery
+from ..models import ComparisonItem, Hit, ItemId, Review, SearchQuery
 from ..results import RestaurantStrength
 from ..steps import Flow, once, pack, search_all
-from ._common import Choice, check, check_count, check_language, check_temperature, choose, raise_first
-from ._map_reduce import Digest, Job, Line
+from ._common import (
+    LanguageOption,
+    check,
+    check_count,
+    check_language,
+    check_temperature,
+    choose_language,
+    raise_first,
+)
+from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult
 from ._prompts import reviews as prompts
 from ._prompts.aspects import Language
 from .aspects import query_texts
@@ -30,7 +38,7 @@ class ExtractStrengths:
     Derive what a restaurant has over others.
 
     Items are mappings ``{"target_restaurant_id", "target_reviews"?, "comparison_reviews"?, "category"?,
-    "priority"?}`` (see `Comparison`); a review is a text, a mapping ``{"content", ...}`` or a `Review`. Reviews
+    "priority"?}`` (see `ComparisonItem`); a review is a text, a mapping ``{"content", ...}`` or a `Review`. Reviews
     that are left out are found by search: the restaurant's own, and those of other restaurants, of the same
     category where it is known.
 
@@ -40,7 +48,7 @@ class ExtractStrengths:
     succeeds, and no call is made.
 
     Attributes:
-        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.tokens_per_batch`.
+        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.max_tokens_per_batch`.
         language: Of instructions and answers: "ko", "en", or "auto" for that of the reviews.
         limit: Most reviews found by a search.
         min_score: Least dense similarity of a review that is found, -1 to 1; 0.0 for no bound.
@@ -53,7 +61,7 @@ class ExtractStrengths:
     """
 
     max_tokens_per_batch: int | None = None
-    language: Choice = "ko"
+    language: LanguageOption = "ko"
     limit: int = 20
     min_score: float = 0.0
     query: str | None = None
@@ -78,17 +86,17 @@ class ExtractStrengths:
         return "ExtractStrengths"
 
     @property
-    def needs_search(self) -> bool:
+    def requires_search(self) -> bool:
         """It depends on the item."""
         return False
 
-    def read(self, raw: Any, /) -> Comparison:
-        """Check one item: a mapping or a `Comparison`."""
-        from ._schemas import ComparisonForm, read_item
+    def parse_item(self, raw: Any, /) -> ComparisonItem:
+        """Check one item: a mapping or a `ComparisonItem`."""
+        from ._schemas import ComparisonSchema, read_item
 
-        form = read_item(ComparisonForm, raw)
+        form = read_item(ComparisonSchema, raw)
         target, others = form.target_reviews, form.comparison_reviews
-        return Comparison(
+        return ComparisonItem(
             form.target_restaurant_id,
             None if target is None else tuple(review.review() for review in target),
             None if others is None else tuple(review.review() for review in others),
@@ -96,15 +104,15 @@ class ExtractStrengths:
             form.priority,
         )
 
-    def identify(self, item: Comparison, /) -> tuple[ItemId, int]:
+    def item_key(self, item: ComparisonItem, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""
         return item.target_restaurant_id, item.priority
 
-    def flow(self, item: Comparison, /) -> Flow[RestaurantStrength]:
+    def flow(self, item: ComparisonItem, /) -> Flow[RestaurantStrength]:
         """Find reviews where they are missing, sum up the others', derive the strength."""
         target, others, language = yield from self._reviews(item)
         own, compared = _lines(target), _lines(others)
-        comparison = strength = Digest({COMPARED: "", STRENGTH: ""}, frozenset(), "")
+        comparison = strength = SummaryResult({COMPARED: "", STRENGTH: ""}, frozenset(), "")
         if own:
             if compared:
                 job = self._job(item, COMPARED, language)
@@ -126,13 +134,13 @@ class ExtractStrengths:
             strength.model,
         )
 
-    def _reviews(self, item: Comparison) -> Flow[tuple[Reviews, Reviews, Language]]:
+    def _reviews(self, item: ComparisonItem) -> Flow[tuple[Reviews, Reviews, Language]]:
         """Return both sets, found where they are not given, and the language to work in."""
         target, others = item.target_reviews, item.comparison_reviews
         if self.language == "auto" and target is None:
             # Words of both languages would find reviews of both: its own reviews tell whose are wanted.
             (target,) = yield from self._search(self._query(item, "target", "auto"))
-        language = choose(self.language, (review.content for review in target or ()))
+        language = choose_language(self.language, (review.content for review in target or ()))
         if target is None and others is None:
             both = [self._query(item, which, language) for which in ("target", "comparison")]
             target, others = yield from self._search(*both)
@@ -142,7 +150,7 @@ class ExtractStrengths:
             (others,) = yield from self._search(self._query(item, "comparison", language))
         return target or (), others or (), language
 
-    def _query(self, item: Comparison, which: str, language: Choice) -> SearchQuery:
+    def _query(self, item: ComparisonItem, which: str, language: LanguageOption) -> SearchQuery:
         name = item.target_restaurant_id
         text = self.query or " ".join(query_texts(("service", "price", "food"), language).values())
         if which == "target":
@@ -164,15 +172,17 @@ class ExtractStrengths:
             return ""
         ((fitting,),) = yield from pack(
             [compared],
-            line=lambda text: prompts.comparison(text, language),
-            frame=prompts.instructions("strength", language)["content"] + prompts.block([]),
+            render=lambda text: prompts.comparison(text, language),
+            fixed_text=prompts.instructions("strength", language)["content"] + prompts.block([]),
             answer_tokens=self.max_tokens + ROOM,
             max_tokens=self.max_tokens_per_batch,
         )
         return fitting.text
 
-    def _job(self, item: Comparison, field: str, language: Language, compared: str | None = None) -> Job:
-        return Job(
+    def _job(
+        self, item: ComparisonItem, field: str, language: Language, compared: str | None = None
+    ) -> MapReduceSummary:
+        return MapReduceSummary(
             "comparison_summary" if compared is None else "strength",
             item.target_restaurant_id,
             language,
@@ -194,15 +204,17 @@ class ExtractStrengths:
         return (self.name, COMPARED, language, digest.digest())
 
 
-def _lines(reviews: Sequence[Review]) -> list[Line]:
+def _lines(reviews: Sequence[Review]) -> list[ReviewLine]:
     return [
-        Line(n, review.content, prompts.line) for n, review in enumerate(reviews) if review.content.strip()
+        ReviewLine(n, review.content, prompts.line)
+        for n, review in enumerate(reviews)
+        if review.content.strip()
     ]
 
 
 def _as_reviews(hits: Sequence[Hit], query: SearchQuery) -> Reviews:
-    # A search of the user's own may not know `among`.
-    own = query.among == "own"
+    # A search of the user's own may not know `scope`.
+    own = query.scope == "restaurant"
     return tuple(
         Review(hit.content, hit.review_id, hit.restaurant_id)
         for hit in hits

@@ -7,22 +7,22 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import OutputError, PromptTooLong
 from ..models import Hit, ItemId, LLMRequest, RestaurantRef, SearchQuery, as_item_id
 from ..results import AspectSummary, RestaurantSummary
-from ..steps import Flow, complete, search_all, together
-from ..tokens.packing import halved
-from ._asking import ask, mend
+from ..steps import Flow, complete, gather, search_all
+from ..tokens.packing import truncate_to_half
+from ._asking import complete_and_parse, repair
 from ._common import (
     check,
     check_count,
     check_language,
     check_temperature,
+    describe_error,
     is_count,
     language_of,
-    told,
-    value_or_failure,
+    reraise_fatal,
 )
 from ._parsing import read_aspect, read_object, read_overall
 from ._prompts import aspects as prompts
@@ -85,11 +85,11 @@ class SummarizeAspects:
         return "SummarizeAspects"
 
     @property
-    def needs_search(self) -> bool:
+    def requires_search(self) -> bool:
         """It always searches."""
         return True
 
-    def read(self, raw: Any, /) -> RestaurantRef:
+    def parse_item(self, raw: Any, /) -> RestaurantRef:
         """Check one item: an id, a mapping or a `RestaurantRef`."""
         if not isinstance(raw, (Mapping, RestaurantRef)):
             return RestaurantRef(as_item_id(raw, "restaurant_id"))
@@ -97,7 +97,7 @@ class SummarizeAspects:
 
         return read_restaurant(raw)
 
-    def identify(self, item: RestaurantRef, /) -> tuple[ItemId, int]:
+    def item_key(self, item: RestaurantRef, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""
         return item.restaurant_id, item.priority
 
@@ -149,7 +149,7 @@ class SummarizeAspects:
         answer = _read(reply, shown)
         problem = next((part for part in answer.values() if isinstance(part, OutputError)), None)
         if problem is not None:
-            again = yield from mend(request, reply, problem)
+            again = yield from repair(request, reply, problem)
             if again is not None:
                 better = _read(again, shown)
                 answer = {
@@ -175,9 +175,9 @@ class SummarizeAspects:
     ) -> Flow[tuple[str, str]]:
         """Ask about each aspect by itself, then for the overall summary."""
         language = self._language(shown)
-        parts = yield from together(*(self._aspect(item, *one, language) for one in shown.items()))
+        parts = yield from gather(*(self._aspect(item, *one, language) for one in shown.items()))
         for aspect, part in zip(shown, parts, strict=True):
-            _book(categories, errors, aspect, value_or_failure(part))
+            _book(categories, errors, aspect, reraise_fatal(part))
         _raise_if_nothing_stands(categories, errors)
         summaries = {a: categories[a].summary for a in shown if categories[a].status == "ok"}
         request = self._request(
@@ -188,7 +188,11 @@ class SummarizeAspects:
             prompts.overall_schema(),
             summaries=summaries,
         )
-        return (yield from ask(request, lambda reply: (read_overall(read_object(reply), reply), reply.model)))
+        return (
+            yield from complete_and_parse(
+                request, lambda reply: (read_overall(read_object(reply), reply), reply.model)
+            )
+        )
 
     def _aspect(
         self, item: RestaurantRef, aspect: str, hits: Sequence[Hit], language: Language
@@ -204,7 +208,7 @@ class SummarizeAspects:
                 reviews=_as_inputs(hits),
             )
             try:
-                return (yield from ask(request, partial(_read_aspect, hits)))
+                return (yield from complete_and_parse(request, partial(_read_aspect, hits)))
             except PromptTooLong as error:
                 hits = trimmed({aspect: hits}, error)[aspect]
 
@@ -237,7 +241,7 @@ def _as_inputs(hits: Sequence[Hit]) -> list[dict[str, Any]]:
     return [{"id": hit.review_id, "content": hit.content} for hit in hits]
 
 
-def _read(reply: LLMReply, shown: Shown) -> dict[str, Any]:
+def _read(reply: LLMResponse, shown: Shown) -> dict[str, Any]:
     """Return the parts of an answer by aspect, and the overall summary; an `OutputError` for what is not there."""
     try:
         answer = read_object(reply)
@@ -248,7 +252,7 @@ def _read(reply: LLMReply, shown: Shown) -> dict[str, Any]:
     parts: dict[str, Any] = {}
     for aspect, hits in shown.items():
         try:
-            parts[aspect] = read_aspect(given.get(aspect), hits, prompts.MOST_BULLETS, reply)
+            parts[aspect] = read_aspect(given.get(aspect), hits, prompts.MAX_BULLETS, reply)
         except OutputError as error:
             parts[aspect] = error
     try:
@@ -258,8 +262,8 @@ def _read(reply: LLMReply, shown: Shown) -> dict[str, Any]:
     return parts
 
 
-def _read_aspect(hits: Sequence[Hit], reply: LLMReply) -> AspectSummary:
-    return read_aspect(read_object(reply), hits, prompts.MOST_BULLETS, reply)
+def _read_aspect(hits: Sequence[Hit], reply: LLMResponse) -> AspectSummary:
+    return read_aspect(read_object(reply), hits, prompts.MAX_BULLETS, reply)
 
 
 def _book(
@@ -291,12 +295,12 @@ def trimmed(shown: Shown, error: PromptTooLong) -> dict[str, Sequence[Hit]]:
 
 
 def _cut(hit: Hit) -> Hit:
-    half = halved(hit.content)
+    half = truncate_to_half(hit.content)
     return hit if half is None else replace(hit, content=half)
 
 
 def _failed(error: Exception) -> AspectSummary:
-    return AspectSummary(status="failed", error=told(error))
+    return AspectSummary(status="failed", error=describe_error(error))
 
 
 def _raise_if_nothing_stands(categories: Mapping[str, AspectSummary], errors: Sequence[Exception]) -> None:

@@ -7,28 +7,28 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 from unicodedata import normalize
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import OutputTruncated, PromptTooLong
 from ..models import Document, ItemId, LLMRequest
 from ..results import FailedChunk, Vocabulary, VocabularyKind, Word
-from ..steps import Flow, Maybe, together
+from ..steps import Flow, ResultOrError, gather
 from ..tokens.chunking import split_in_two
-from ._asking import ask
+from ._asking import complete_and_parse
 from ._common import (
-    Choice,
+    LanguageOption,
     check,
     check_count,
     check_language,
     check_temperature,
-    choose,
+    choose_language,
+    describe_error,
     raise_first,
-    told,
-    value_or_failure,
+    reraise_fatal,
 )
 from ._prompts import vocabulary as prompts
 from ._prompts.aspects import Language
 
-_MOST_SPLITS = 3
+_MAX_SPLITS = 3
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class ExtractVocabulary:
             if `parallel` is set and the chunks are known to fit, else as "B".
         parallel: Whether plan "C" may choose "A".
         max_safe_chunks: Most chunks that are taken to fit without knowing the GPU.
-        resident_sequences: How many calls the GPU's memory holds at once, where that is known: what
+        max_concurrent_sequences: How many calls the GPU's memory holds at once, where that is known: what
             `limits.resident_sequences` computes. Chunks fit that make no more calls than this.
         language: What meanings are given in: "ko", "en", or "auto" for the language of the chunks.
         max_tokens: The longest answer, in tokens.
@@ -61,18 +61,18 @@ class ExtractVocabulary:
     plan: Literal["A", "B", "C"] = "C"
     parallel: bool = False
     max_safe_chunks: int = 4
-    resident_sequences: int | None = None
-    language: Choice = "ko"
+    max_concurrent_sequences: int | None = None
+    language: LanguageOption = "ko"
     max_tokens: int = 1500
     temperature: float = 0.0
 
     def __post_init__(self) -> None:
         check(self, "plan", self.plan in ("A", "B", "C"), '"A", "B" or "C"')
         check(self, "parallel", isinstance(self.parallel, bool), "True or False")
-        for name in ("max_safe_chunks", "resident_sequences"):
+        for name in ("max_safe_chunks", "max_concurrent_sequences"):
             value = getattr(self, name)
             fine = isinstance(value, int) and not isinstance(value, bool) and value >= 0
-            optional = name == "resident_sequences"
+            optional = name == "max_concurrent_sequences"
             bounds = "a whole number of at least 0" + (", or None" if optional else "")
             check(self, name, fine or (optional and value is None), bounds)
         check_language(self)
@@ -85,17 +85,17 @@ class ExtractVocabulary:
         return "ExtractVocabulary"
 
     @property
-    def needs_search(self) -> bool:
+    def requires_search(self) -> bool:
         """It never searches."""
         return False
 
-    def read(self, raw: Any, /) -> Document:
+    def parse_item(self, raw: Any, /) -> Document:
         """Check one item: a mapping or a `Document`."""
         from ._schemas import read_document
 
         return read_document(raw)
 
-    def identify(self, item: Document, /) -> tuple[ItemId, int]:
+    def item_key(self, item: Document, /) -> tuple[ItemId, int]:
         """Return the document's id and priority."""
         return item.document_id, item.priority
 
@@ -113,25 +113,25 @@ class ExtractVocabulary:
             model_of(readings(answers)),
         )
 
-    def side_by_side(self, chunks: int) -> bool:
+    def is_parallel(self, chunks: int) -> bool:
         """Tell whether the words and the phrases of so many chunks are asked for at the same time."""
         if self.plan != "C":
             return self.plan == "A"
-        resident = self.resident_sequences
+        resident = self.max_concurrent_sequences
         fits = chunks <= self.max_safe_chunks or (resident is not None and 2 * chunks <= resident)
         return self.parallel and fits
 
     def _ask_all(self, item: Document, chunks: Sequence[str]) -> Flow[tuple[Answers, Answers]]:
         """Ask for the words and for the phrases of all chunks, in the order that the plan says."""
-        language = choose(self.language, chunks)
+        language = choose_language(self.language, chunks)
         words = [self._ask(item, language, "words", chunk) for chunk in chunks]
         phrases = [self._ask(item, language, "phrases", chunk) for chunk in chunks]
         if not chunks:
             return [], []
-        if self.side_by_side(len(chunks)):
-            both = yield from together(*words, *phrases)
+        if self.is_parallel(len(chunks)):
+            both = yield from gather(*words, *phrases)
             return both[: len(chunks)], both[len(chunks) :]
-        return (yield from together(*words)), (yield from together(*phrases))
+        return (yield from gather(*words)), (yield from gather(*phrases))
 
     def _ask(
         self,
@@ -139,21 +139,23 @@ class ExtractVocabulary:
         language: Language,
         kind: VocabularyKind,
         text: str,
-        splits: int = _MOST_SPLITS,
-    ) -> Flow[Reading]:
+        splits: int = _MAX_SPLITS,
+    ) -> Flow[ChunkResult]:
         """Ask about one chunk, or about both halves of one that is too long."""
         from ._parsing import read_phrases, read_words
 
-        def read(reply: LLMReply) -> Reading:
-            return Reading(read_words(reply) if kind == "words" else read_phrases(reply), reply.model)
+        def read(reply: LLMResponse) -> ChunkResult:
+            return ChunkResult(read_words(reply) if kind == "words" else read_phrases(reply), reply.model)
 
         try:
-            return (yield from ask(self._request(item, language, kind, text), read, widen=False))
+            return (
+                yield from complete_and_parse(self._request(item, language, kind, text), read, widen=False)
+            )
         except (OutputTruncated, PromptTooLong):
             halves = split_in_two(text) if splits else None
             if halves is None:
                 raise
-        parts = yield from together(*(self._ask(item, language, kind, half, splits - 1) for half in halves))
+        parts = yield from gather(*(self._ask(item, language, kind, half, splits - 1) for half in halves))
         return join(parts)
 
     def _request(self, item: Document, language: Language, kind: VocabularyKind, text: str) -> LLMRequest:
@@ -172,7 +174,7 @@ class ExtractVocabulary:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class ChunkResult:
     """
     What was read in a chunk, or in a part of one.
 
@@ -187,41 +189,41 @@ class Reading:
     error: Exception | None = None
 
 
-Answers: TypeAlias = Sequence[Maybe[Reading]]
+Answers: TypeAlias = Sequence[ResultOrError[ChunkResult]]
 """What came of each of a document's chunks, in their order."""
 
 
-def join(parts: Sequence[Maybe[Reading]]) -> Reading:
+def join(parts: Sequence[ResultOrError[ChunkResult]]) -> ChunkResult:
     """Return the parts of one chunk as one; raise the first error where none was read."""
     raise_if_nothing_stands(parts)
     read = readings(parts)
     errors = [part if isinstance(part, Exception) else part.error for part in parts]
-    return Reading(
+    return ChunkResult(
         [entry for reading in read for entry in reading.entries],
         model_of(read),
         next(filter(None, errors), None),
     )
 
 
-def readings(answers: Iterable[Maybe[Reading]]) -> list[Reading]:
+def readings(answers: Iterable[ResultOrError[ChunkResult]]) -> list[ChunkResult]:
     """Return what was read, without what failed."""
-    return [answer for answer in answers if isinstance(answer, Reading)]
+    return [answer for answer in answers if isinstance(answer, ChunkResult)]
 
 
-def model_of(read: Iterable[Reading]) -> str:
+def model_of(read: Iterable[ChunkResult]) -> str:
     """Return the first model that is named, or ""."""
     return next((reading.model for reading in read if reading.model), "")
 
 
-def raise_if_nothing_stands(answers: Sequence[Maybe[Reading]]) -> None:
+def raise_if_nothing_stands(answers: Sequence[ResultOrError[ChunkResult]]) -> None:
     """Raise the first error where nothing was read, or any error that stopped the run."""
-    errors = [answer for answer in map(value_or_failure, answers) if isinstance(answer, Exception)]
+    errors = [answer for answer in map(reraise_fatal, answers) if isinstance(answer, Exception)]
     if len(errors) == len(answers):
         raise_first(errors)
 
 
 def failures(
-    places: Sequence[int], answers: Mapping[VocabularyKind, Sequence[Maybe[Reading]]]
+    places: Sequence[int], answers: Mapping[VocabularyKind, Sequence[ResultOrError[ChunkResult]]]
 ) -> Iterator[FailedChunk]:
     """
     Return what could not be read, in the order of the chunks.
@@ -234,12 +236,12 @@ def failures(
         for kind, answered in answers.items():
             answer = answered[number]
             if isinstance(answer, Exception):
-                yield FailedChunk(place, kind, told(answer))
+                yield FailedChunk(place, kind, describe_error(answer))
             elif answer.error is not None:
-                yield FailedChunk(place, kind, f"a part of it: {told(answer.error)}")
+                yield FailedChunk(place, kind, f"a part of it: {describe_error(answer.error)}")
 
 
-def merge_words(read: Iterable[Reading]) -> Mapping[str, Word]:
+def merge_words(read: Iterable[ChunkResult]) -> Mapping[str, Word]:
     """
     Return each word once: as it was first spelled, with the first part of speech named and all meanings.
 
@@ -261,7 +263,7 @@ def merge_words(read: Iterable[Reading]) -> Mapping[str, Word]:
     }
 
 
-def merge_phrases(read: Iterable[Reading]) -> Mapping[str, str]:
+def merge_phrases(read: Iterable[ChunkResult]) -> Mapping[str, str]:
     """
     Return each phrase once, as it was first spelled, with the first meaning that is not empty.
 
@@ -276,7 +278,7 @@ def merge_phrases(read: Iterable[Reading]) -> Mapping[str, str]:
     return {spelling: meanings[key] for key, spelling in spellings.items()}
 
 
-def _keyed(read: Iterable[Reading]) -> Iterator[tuple[str, str, Any]]:
+def _keyed(read: Iterable[ChunkResult]) -> Iterator[tuple[str, str, Any]]:
     for reading in read:
         for text, entry in reading.entries:
             spelling = _tidy(text)

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import anyio
 
-from .._llm_response import LLMReply
+from .._llm_response import LLMResponse
 from ..errors import ConfigurationError
 from ..models import Hit, ItemId, LLMRequest, SearchQuery
 
@@ -122,7 +122,7 @@ class FakeSearch(Recorder):
     def _answer(self, query: SearchQuery) -> list[Hit]:
         if self._fault is not None:
             error = self._fault(
-                query, self.tried((query.restaurant_id, query.aspect, query.text, query.among))
+                query, self.tried((query.restaurant_id, query.aspect, query.text, query.scope))
             )
             if error is not None:
                 raise error
@@ -137,7 +137,7 @@ class FakeSearch(Recorder):
         ]
 
     def _searched(self, query: SearchQuery) -> Iterator[ItemId]:
-        own = query.among == "own"
+        own = query.scope == "restaurant"
         for name in [query.restaurant_id] if own else self._known:
             if (own or str(name) != str(query.restaurant_id)) and self._is_of(name, query.category):
                 yield name
@@ -179,21 +179,21 @@ class FakeLLM(Recorder):
         self._answer_with = answer or _answer
         self._requests = requests
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
         """Answer, blocking."""
         with self.call():
             if self._seconds:
                 time.sleep(self._seconds)
             return self._reply(request)
 
-    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Answer, awaited."""
         with self.call():
             if self._seconds:
                 await anyio.sleep(self._seconds)
             return self._reply(request)
 
-    def _reply(self, request: LLMRequest) -> LLMReply:
+    def _reply(self, request: LLMRequest) -> LLMResponse:
         if self._requests is not None:
             self._requests.append(request)
         if self._fault is not None:
@@ -206,7 +206,7 @@ class FakeLLM(Recorder):
                 f"answer must return a text, got {type(text).__name__} for {request.task!r}; "
                 "write json.dumps(...) around an object"
             )
-        return LLMReply(text, "stop", len(str(request.messages)) // 4, len(text) // 4, "fake")
+        return LLMResponse(text, "stop", len(str(request.messages)) // 4, len(text) // 4, "fake")
 
 
 def answer_from_schema(schema: Mapping[str, Any]) -> Any:

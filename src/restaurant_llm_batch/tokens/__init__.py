@@ -8,35 +8,41 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .chunking import split_text
     from .counting import CalibratedCounter
-    from .kv import kv_cache_tokens, resident_sequences
-    from .packing import CUT_MARK, Packed, calculate_dynamic_batch_size, estimate_tokens, pack_reviews
+    from .kv import kv_cache_tokens, max_concurrent_sequences
+    from .packing import (
+        TRUNCATION_MARK,
+        PackedText,
+        calculate_dynamic_batch_size,
+        estimate_tokens,
+        pack_reviews,
+    )
     from .tokenizers import TiktokenCounter, TokenizersCounter
 
 _MODULES = {
-    "CUT_MARK": "packing",
+    "TRUNCATION_MARK": "packing",
     "CalibratedCounter": "counting",
-    "Packed": "packing",
+    "PackedText": "packing",
     "TiktokenCounter": "tokenizers",
     "TokenizersCounter": "tokenizers",
     "calculate_dynamic_batch_size": "packing",
     "estimate_tokens": "packing",
     "kv_cache_tokens": "kv",
     "pack_reviews": "packing",
-    "resident_sequences": "kv",
+    "max_concurrent_sequences": "kv",
     "split_text": "chunking",
 }
 
 __all__ = [
-    "CUT_MARK",
+    "TRUNCATION_MARK",
     "CalibratedCounter",
-    "Packed",
+    "PackedText",
     "TiktokenCounter",
     "TokenizersCounter",
     "calculate_dynamic_batch_size",
     "estimate_tokens",
     "kv_cache_tokens",
+    "max_concurrent_sequences",
     "pack_reviews",
-    "resident_sequences",
     "split_text",
 ]
 

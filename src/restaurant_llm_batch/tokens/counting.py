@@ -187,7 +187,7 @@ class CalibratedCounter:
         prices = self._learned() if self._stale else self._prices
         return max(int(prices.of(base, _foreign(text)) + 0.5), min(base, 1))
 
-    def learn(self, text: str, tokens: int) -> None:
+    def observe(self, text: str, tokens: int) -> None:
         """
         Take note of what a server reported.
 

@@ -55,7 +55,7 @@ def kv_cache_tokens(
     return int(room * 2**30 / (_kv_numbers(model_config) * kv_dtype_bytes))
 
 
-def resident_sequences(
+def max_concurrent_sequences(
     kv_tokens: int, tokens_per_sequence: int, *, shared_prefix: int = 0, block_size: int = 16
 ) -> int:
     """

@@ -13,36 +13,36 @@ from .counting import TokenCount, estimate_tokens
 from .sentences import boundary
 
 __all__ = [
-    "CUT_MARK",
-    "Packed",
+    "TRUNCATION_MARK",
+    "PackedText",
     "TokenCount",
     "calculate_dynamic_batch_size",
     "estimate_tokens",
-    "halved",
     "pack_reviews",
     "pack_texts",
+    "truncate_to_half",
 ]
 
-CUT_MARK = " […]"
+TRUNCATION_MARK = " […]"
 """How the text of a review ends that had to be cut to fit its batch."""
 
 R = TypeVar("R", bound=str | Review | Mapping[str, Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Packed:
+class PackedText:
     """
     A text in its batch.
 
     Attributes:
         index: Its place among the texts that were given.
         text: The text, or as much of it as the budget allows.
-        cut: Whether something is missing, if only the white space around it.
+        truncated: Whether something is missing, if only the white space around it.
     """
 
     index: int
     text: str
-    cut: bool
+    truncated: bool
 
 
 def calculate_dynamic_batch_size(
@@ -99,7 +99,7 @@ def pack_reviews(
     Return the reviews in batches, in their order, none of which is over the budget.
 
     A review that is larger than the whole budget goes alone: a copy of it without the white space around it and,
-    where it is still too large, cut to fit. A text that was cut ends with `CUT_MARK`, unless not even the mark
+    where it is still too large, cut to fit. A text that was cut ends with `TRUNCATION_MARK`, unless not even the mark
     fits. All others are returned as they were given.
 
     Args:
@@ -114,9 +114,9 @@ def pack_reviews(
     max_tokens_per_batch = whole_number("max_tokens_per_batch", max_tokens_per_batch, 4000)
     max_batch_size = whole_number("max_batch_size", max_batch_size, 100)
     given = list(_each(reviews))
-    batches = pack_texts(_contents(given), max_tokens_per_batch, most=max_batch_size, count=count_tokens)
+    batches = pack_texts(_contents(given), max_tokens_per_batch, max_texts=max_batch_size, count=count_tokens)
     return [
-        [_with_content(given[one.index], one.text) if one.cut else given[one.index] for one in batch]
+        [_with_content(given[one.index], one.text) if one.truncated else given[one.index] for one in batch]
         for batch in batches
     ]
 
@@ -125,10 +125,10 @@ def pack_texts(
     texts: Sequence[str],
     budget: int,
     *,
-    most: int,
+    max_texts: int,
     count: TokenCount = estimate_tokens,
-    line: Callable[[str], str] | None = None,
-) -> list[list[Packed]]:
+    render: Callable[[str], str] | None = None,
+) -> list[list[PackedText]]:
     """
     Return the texts in as few batches as keep their order and the budget.
 
@@ -137,38 +137,38 @@ def pack_texts(
     Args:
         texts: What to pack.
         budget: Most tokens in a batch, over the lines of its texts.
-        most: Most texts in a batch.
+        max_texts: Most texts in a batch.
         count: Says how many tokens a line has; asked once for every text, and some ten times more for one
             that must be cut.
-        line: Renders a text as it will stand in the prompt, with the newline after it; as it is if not given.
+        render: Renders a text as it will stand in the prompt, with the newline after it; as it is if not given.
 
     Raises:
         ConfigurationError: When an argument cannot be used, or the budget has no room for an empty line.
     """
     budget = whole_number("budget", budget, 4000)
-    most = whole_number("most", most, 100)
-    batches: list[list[Packed]] = []
+    max_texts = whole_number("max_texts", max_texts, 100)
+    batches: list[list[PackedText]] = []
     room = count_left = 0  # of the last batch; none is open yet
     for index, text in enumerate(texts):
-        tokens = _counted(count, line(text) if line else text)
+        tokens = _counted(count, render(text) if render else text)
         if tokens > budget:
-            batches.append([Packed(index, _cut(text, budget, tokens, count, line), cut=True)])
+            batches.append([PackedText(index, _cut(text, budget, tokens, count, render), truncated=True)])
             room = count_left = 0
             continue
         if tokens > room or not count_left:
             batches.append([])
-            room, count_left = budget, most
-        batches[-1].append(Packed(index, text, cut=False))
+            room, count_left = budget, max_texts
+        batches[-1].append(PackedText(index, text, truncated=False))
         room -= tokens
         count_left -= 1
     return batches
 
 
-def halved(text: str, shortest: int = 40) -> str | None:
+def truncate_to_half(text: str, shortest: int = 40) -> str | None:
     """
     Return the first half of a text, for a prompt that was too long with all of it.
 
-    It ends with `CUT_MARK`, which is not counted as text, so that a half can be halved again. Surrounding white
+    It ends with `TRUNCATION_MARK`, which is not counted as text, so that a half can be halved again. Surrounding white
     space is left out, and no character that people see as one is torn.
 
     Args:
@@ -178,9 +178,9 @@ def halved(text: str, shortest: int = 40) -> str | None:
     Returns:
         The half, or None where it would be shorter than that.
     """
-    text = text.removesuffix(CUT_MARK).strip()
+    text = text.removesuffix(TRUNCATION_MARK).strip()
     half = text[: boundary(text, len(text) // 2)].rstrip()
-    return half + CUT_MARK if half and len(half) >= shortest else None
+    return half + TRUNCATION_MARK if half and len(half) >= shortest else None
 
 
 def _cut(text: str, budget: int, tokens: int, count: TokenCount, line: Callable[[str], str] | None) -> str:
@@ -211,7 +211,7 @@ def _cut(text: str, budget: int, tokens: int, count: TokenCount, line: Callable[
 
 
 def _shortened(text: str, most: int) -> str:
-    return text[: boundary(text, most)].rstrip() + CUT_MARK
+    return text[: boundary(text, most)].rstrip() + TRUNCATION_MARK
 
 
 def _with_content(review: R, content: str) -> R:

@@ -19,16 +19,20 @@ from tests.local_server import Say, Seen
 
 from restaurant_llm_batch import errors
 from restaurant_llm_batch.backends import HTTPTransport
-from restaurant_llm_batch.backends.runpod.llm import Polling, Rate, RunPodLimits, RunPodLLM
-from restaurant_llm_batch.cancellation import GivenUp, until
+from restaurant_llm_batch.backends.runpod.llm import OperationLimit, PollingPolicy, RunPodLimits, RunPodLLM
+from restaurant_llm_batch.cancellation import CancelToken, run_with_token
 
 POINTS = 200
 LONGEST = 0.15
 """Seconds within which calls are interrupted: from before their submission until after their job's end."""
 SPREAD = 1.0
 """Seconds within which calls begin, so that two cores are not too busy to let any of them finish."""
-QUICK = Polling(first=0.005, growth=1.3, longest=0.03)
-MANY = RunPodLimits(run=Rate(100_000, 1000), status=Rate(100_000, 1000), cancel=Rate(100_000, 1000))
+QUICK = PollingPolicy(wait_initial=0.005, multiplier=1.3, wait_max=0.03)
+MANY = RunPodLimits(
+    run=OperationLimit(100_000, 1000),
+    status=OperationLimit(100_000, 1000),
+    cancel=OperationLimit(100_000, 1000),
+)
 
 
 def patience(number: int, random: Random) -> float:
@@ -149,7 +153,7 @@ def test_cancelling_tasks_over_and_over_leaves_no_job(dispatcher: Dispatcher, ll
     results = asyncio.run(main())
 
     kinds = {type(result).__name__ for result in results}
-    assert kinds <= {"LLMReply", "CancelledError", "RateLimited"}
+    assert kinds <= {"LLMResponse", "CancelledError", "RateLimited"}
     assert "CancelledError" in kinds
     nothing_is_left(dispatcher)
 
@@ -200,11 +204,11 @@ def test_giving_up_in_worker_threads_leaves_no_job(dispatcher: Dispatcher, llm: 
     random = Random(3)
 
     def call(number: int) -> str:
-        given_up = GivenUp()
+        given_up = CancelToken()
         timer = threading.Timer(patience(number, random), given_up.set)
         timer.start()
         try:
-            return until(given_up, lambda: llm.complete(asking(number))).text
+            return run_with_token(given_up, lambda: llm.complete(asking(number))).text
         except (errors.RunStopped, errors.RateLimited) as error:
             return type(error).__name__
         finally:
@@ -219,13 +223,13 @@ def test_giving_up_in_worker_threads_leaves_no_job(dispatcher: Dispatcher, llm: 
 
 def test_a_call_that_waits_for_its_turn_submits_nothing_once_it_is_given_up() -> None:
     with Dispatcher(latency=0.5) as dispatcher, ThreadPoolExecutor(2) as threads:
-        one_at_a_time = RunPodLimits(run=Rate(1000, 1))
+        one_at_a_time = RunPodLimits(run=OperationLimit(1000, 1))
         llm = RunPodLLM("ep", api_key=KEY, base_url=dispatcher.base_url, polling=QUICK, limits=one_at_a_time)
         first = threads.submit(llm.complete, asking(1))
         while not dispatcher.asked["run"]:
             time.sleep(0.01)
-        given_up = GivenUp()
-        second = threads.submit(until, given_up, lambda: llm.complete(asking(2)))
+        given_up = CancelToken()
+        second = threads.submit(run_with_token, given_up, lambda: llm.complete(asking(2)))
         given_up.set()
         with pytest.raises(errors.RunStopped):
             second.result()

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.backends.runpod.dispatcher import KEY, asking, completion
 
-from restaurant_llm_batch import LLMReply
+from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._http.secrets import Secret
 from restaurant_llm_batch.backends import RunPodLLM
 from restaurant_llm_batch.backends.runpod._codec import failure, read_output
@@ -27,7 +27,7 @@ SECRET = Secret(KEY)
 TOO_LONG = "This model's maximum context length is 1024 tokens, you asked for 2000"
 
 
-def read(output: Any, max_tokens: int = 100) -> LLMReply:
+def read(output: Any, max_tokens: int = 100) -> LLMResponse:
     """Read the output of a completed job."""
     return read_output({"status": "COMPLETED", "output": output}, "qwen", max_tokens, SECRET)
 
@@ -67,7 +67,7 @@ def test_a_body_that_runpod_would_refuse_is_too_long() -> None:
 
 @pytest.mark.parametrize("shape", [completion("맛"), [completion("맛")]])
 def test_a_chat_completion_is_read_in_a_list_and_without_one(shape: Any) -> None:
-    assert read(shape) == LLMReply("맛", "stop", 11, 5, "tiny")
+    assert read(shape) == LLMResponse("맛", "stop", 11, 5, "tiny")
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_a_chat_completion_is_read_in_a_list_and_without_one(shape: Any) -> None
 def test_the_old_generations_own_form_is_read(choice: dict[str, Any], text: str) -> None:
     item = {"choices": [choice], "usage": {"input": 22, "output": 16}}
     for output in (item, [item]):
-        assert read(output) == LLMReply(text, "stop", 22, 16, "qwen")
+        assert read(output) == LLMResponse(text, "stop", 22, 16, "qwen")
     assert read(item, max_tokens=16).finish_reason == "length"
 
 
@@ -90,7 +90,7 @@ def test_parts_of_an_answer_are_joined() -> None:
         {"choices": [{"tokens": ["a"]}], "usage": {"input": 1, "output": 1}},
         {"choices": [{"tokens": ["b"]}], "usage": {"input": 1, "output": 2}},
     ]
-    assert read(parts) == LLMReply("ab", "stop", 1, 2, "qwen")
+    assert read(parts) == LLMResponse("ab", "stop", 1, 2, "qwen")
 
 
 @pytest.mark.parametrize("output", [None, [], {}, "text", 7, [["x"]], {"choices": []}, {"cost": 1}])
@@ -202,10 +202,10 @@ def test_health_is_read_whole() -> None:
     assert (jobs.completed, jobs.failed, jobs.in_progress, jobs.in_queue, jobs.retried) == (1, 5, 4, 2, 3)
     assert (workers.idle, workers.initializing, workers.ready, workers.running) == (1, 2, 3, 4)
     assert (workers.throttled, workers.unhealthy) == (5, 6)
-    assert health.trouble is None
+    assert health.problem is None
 
 
 def test_no_workers_is_no_trouble_while_nothing_waits() -> None:
-    assert read_health({"workers": {}}).trouble is None
-    assert read_health({"workers": {}, "jobs": {"inQueue": 1}}).trouble is not None
-    assert read_health({"workers": {"initializing": 1}, "jobs": {"inQueue": 1}}).trouble is None
+    assert read_health({"workers": {}}).problem is None
+    assert read_health({"workers": {}, "jobs": {"inQueue": 1}}).problem is not None
+    assert read_health({"workers": {"initializing": 1}, "jobs": {"inQueue": 1}}).problem is None

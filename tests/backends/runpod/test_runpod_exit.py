@@ -18,8 +18,8 @@ from tests.backends.runpod.dispatcher import KEY, Dispatcher, End, Work, asking,
 
 from restaurant_llm_batch.backends.runpod import _live_jobs as ledger
 from restaurant_llm_batch.backends.runpod._job import Job
-from restaurant_llm_batch.backends.runpod.llm import Polling, RunPodLLM
-from restaurant_llm_batch.cancellation import GivenUp, until
+from restaurant_llm_batch.backends.runpod.llm import PollingPolicy, RunPodLLM
+from restaurant_llm_batch.cancellation import CancelToken, run_with_token
 from restaurant_llm_batch.errors import RunStopped
 
 PROGRAM = """
@@ -28,7 +28,7 @@ from restaurant_llm_batch import BatchRunner, LLMRequest, Limits, Strategy
 from restaurant_llm_batch.backends import RunPodLLM
 from restaurant_llm_batch.backends.runpod import _live_jobs as ledger
 from restaurant_llm_batch.backends.runpod._job import Job
-from restaurant_llm_batch.backends.runpod.llm import Polling
+from restaurant_llm_batch.backends.runpod.llm import PollingPolicy
 from restaurant_llm_batch.steps import complete
 
 def asking(item):
@@ -37,7 +37,7 @@ def asking(item):
 def flow(item):
     yield from complete(asking(item))
 
-llm = RunPodLLM("ep", polling=Polling(longest={longest}))
+llm = RunPodLLM("ep", polling=PollingPolicy(wait_max={longest}))
 runner = BatchRunner(llm=llm, strategy={strategy}, limits=Limits(llm=6))
 items = range(10)
 {how}
@@ -144,13 +144,15 @@ def test_a_forked_child_has_jobs_of_its_own_and_leaves_its_parents_alone() -> No
         return End(after=600 if "parent" in work.question else 0, more={"output": completion("done")})
 
     with Dispatcher(script) as dispatcher:
-        llm = RunPodLLM("ep", api_key=KEY, base_url=dispatcher.base_url, polling=Polling(0.01, 1.5, 0.05))
-        given_up = GivenUp()
+        llm = RunPodLLM(
+            "ep", api_key=KEY, base_url=dispatcher.base_url, polling=PollingPolicy(0.01, 1.5, 0.05)
+        )
+        given_up = CancelToken()
         caught: list[BaseException] = []
 
         def call() -> None:
             try:
-                until(given_up, lambda: llm.complete(asking("the parent's")))
+                run_with_token(given_up, lambda: llm.complete(asking("the parent's")))
             except RunStopped as error:
                 caught.append(error)
 
@@ -158,12 +160,12 @@ def test_a_forked_child_has_jobs_of_its_own_and_leaves_its_parents_alone() -> No
         thread.start()
         while not dispatcher.looked_at:
             time.sleep(0.005)
-        jobs = llm._blocking
+        jobs = llm._sync_runner
         pid = os.fork()
         if not pid:
             code = 1
             try:
-                jobs._ledger.end(jobs.cancel)  # what the parent has registered for its own end
+                jobs._live_jobs.end(jobs.cancel)  # what the parent has registered for its own end
                 code = 0 if llm.complete(asking("the child's")).text == "done" else 2
             finally:
                 os._exit(code)
@@ -179,7 +181,7 @@ def test_a_forked_child_has_jobs_of_its_own_and_leaves_its_parents_alone() -> No
 
 def test_a_client_that_nobody_uses_is_not_kept_for_the_end() -> None:
     llm = RunPodLLM("ep", api_key=KEY)
-    jobs = weakref.ref(llm._blocking)
+    jobs = weakref.ref(llm._sync_runner)
     del llm
     gc.collect()
     assert jobs() is None
@@ -187,8 +189,8 @@ def test_a_client_that_nobody_uses_is_not_kept_for_the_end() -> None:
 
 def test_the_end_does_not_wait_for_a_loop_that_runs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ledger, "OTHERS_TAKE", 0.05)
-    kept = ledger.Ledger()
-    with kept.keeping(Job()):
+    kept = ledger.LiveJobs()
+    with kept.track(Job()):
         kept.end(lambda job: pytest.fail("nothing is known to be alive"))
-        with pytest.raises(RunStopped), kept.keeping(Job()):
+        with pytest.raises(RunStopped), kept.track(Job()):
             pass

@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.backends.runpod.dispatcher import KEY, completion
 
-from restaurant_llm_batch import LLMReply
+from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._http.secrets import Secret
-from restaurant_llm_batch._http.types import Answer, Timeout, TransportError
+from restaurant_llm_batch._http.types import HTTPResponse, Timeout, TransportError
 from restaurant_llm_batch.backends.runpod._flows import CANCEL_WAITS, TERMINAL, JobFlows
-from restaurant_llm_batch.backends.runpod._job import Job, Now, Send
-from restaurant_llm_batch.backends.runpod.llm import Polling
+from restaurant_llm_batch.backends.runpod._job import GetTime, Job, Send
+from restaurant_llm_batch.backends.runpod.llm import PollingPolicy
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,
@@ -27,25 +27,25 @@ from restaurant_llm_batch.errors import (
     SubmissionUnknown,
     TransientBackendError,
 )
-from restaurant_llm_batch.steps import Flow, Pause
+from restaurant_llm_batch.steps import Flow, Sleep
 
-LOST = TransportError("connection reset", may_have_arrived=True)
-NEVER_SENT = TransportError("connection refused", may_have_arrived=False)
+LOST = TransportError("connection reset", request_may_have_been_sent=True)
+NEVER_SENT = TransportError("connection refused", request_may_have_been_sent=False)
 URL = "https://api.example/v2/ep"
 
 
-def flows(timeout: float = 1000.0, polling: Polling = Polling()) -> JobFlows:
+def flows(timeout: float = 1000.0, polling: PollingPolicy = PollingPolicy()) -> JobFlows:
     """Return the flows of an endpoint."""
     return JobFlows(URL, "ep", Secret(KEY), "qwen", timeout, Timeout(total=30), polling)
 
 
-def says(body: Any, status: int = 200, **headers: str) -> Answer:
+def says(body: Any, status: int = 200, **headers: str) -> HTTPResponse:
     """Return an answer."""
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
+    return HTTPResponse(status, {name.replace("_", "-"): value for name, value in headers.items()}, content)
 
 
-def state(status: str, **more: Any) -> Answer:
+def state(status: str, **more: Any) -> HTTPResponse:
     """Return an answer that tells of a job's status."""
     return says({"id": "j1", "status": status, **more})
 
@@ -57,7 +57,7 @@ class Played:
     After the last answer has been given, it is given again.
     """
 
-    def __init__(self, flow: Flow[Any], *answers: Answer | Exception, now: float = 500.0) -> None:
+    def __init__(self, flow: Flow[Any], *answers: HTTPResponse | Exception, now: float = 500.0) -> None:
         self.asked: list[str] = []
         self.pauses: list[float] = []
         self.result: Any = None
@@ -68,15 +68,15 @@ class Played:
             while True:
                 step = flow.throw(answer) if isinstance(answer, Exception) else flow.send(answer)
                 answer = None
-                if isinstance(step, Pause):
+                if isinstance(step, Sleep):
                     self.pauses.append(step.seconds)
                     now += step.seconds
-                elif isinstance(step, Now):
+                elif isinstance(step, GetTime):
                     answer = now
                 else:
                     assert isinstance(step, Send)
-                    self.asked.append(f"{step.exchange.method} {step.exchange.url.removeprefix(URL)}")
-                    assert not step.exchange.headers  # the key is added by whoever sends
+                    self.asked.append(f"{step.request.method} {step.request.url.removeprefix(URL)}")
+                    assert not step.request.headers  # the key is added by whoever sends
                     answer = left.pop(0) if len(left) > 1 else left[0]
         except StopIteration as stop:
             self.result = stop.value
@@ -84,19 +84,19 @@ class Played:
             self.error = error
 
 
-def submitted(*answers: Answer | Exception) -> tuple[Job, Played]:
+def submitted(*answers: HTTPResponse | Exception) -> tuple[Job, Played]:
     """Submit a job."""
     job = Job()
     return job, Played(flows().submit(job, b"{}"), *answers)
 
 
-def watched(*answers: Answer | Exception, timeout: float = 1000.0) -> tuple[Job, Played]:
+def watched(*answers: HTTPResponse | Exception, timeout: float = 1000.0) -> tuple[Job, Played]:
     """Watch a job."""
     job = Job("j1")
     return job, Played(flows(timeout).watch(job, 100), *answers)
 
 
-def cancelled(*answers: Answer | Exception) -> tuple[Job, Played]:
+def cancelled(*answers: HTTPResponse | Exception) -> tuple[Job, Played]:
     """Cancel a job."""
     job = Job("j1")
     return job, Played(flows().cancel(job), *answers)
@@ -125,7 +125,7 @@ class TestSubmitting:
         ],
     )
     def test_a_refusal_makes_no_job_and_says_whether_to_try_again(
-        self, answer: Answer | Exception, kind: type[Exception]
+        self, answer: HTTPResponse | Exception, kind: type[Exception]
     ) -> None:
         job, played = submitted(answer)
         assert type(played.error) is kind
@@ -136,7 +136,7 @@ class TestSubmitting:
         "answer",
         [
             LOST,
-            TransportError("no answer within 30 seconds", may_have_arrived=True, timed_out=True),
+            TransportError("no answer within 30 seconds", request_may_have_been_sent=True, timed_out=True),
             says(b"<html>bad gateway</html>", 502),
             says(b"", 504),
             says({"error": "internal"}, 500),
@@ -149,7 +149,7 @@ class TestSubmitting:
             says([]),
         ],
     )
-    def test_what_may_have_made_a_job_is_not_tried_again(self, answer: Answer | Exception) -> None:
+    def test_what_may_have_made_a_job_is_not_tried_again(self, answer: HTTPResponse | Exception) -> None:
         _, played = submitted(answer)
         assert type(played.error) is SubmissionUnknown
         assert not isinstance(played.error, TransientBackendError)
@@ -174,7 +174,7 @@ class TestWatching:
             state("IN_PROGRESS", output=[completion("half")]), state("COMPLETED", output=[completion("all")])
         )
         assert played.result.text == "all"
-        assert job.over
+        assert job.finished
 
     def test_an_unknown_state_is_not_the_end(self) -> None:
         _, played = watched(
@@ -193,11 +193,11 @@ class TestWatching:
             (state("COMPLETED", output=[]), "without a chat completion"),
         ],
     )
-    def test_every_other_end_is_an_error_for_good(self, answer: Answer, words: str) -> None:
+    def test_every_other_end_is_an_error_for_good(self, answer: HTTPResponse, words: str) -> None:
         job, played = watched(answer)
         assert type(played.error) is PermanentBackendError
         assert words in str(played.error)
-        assert job.over
+        assert job.finished
 
     @pytest.mark.parametrize(
         "passing",
@@ -212,7 +212,7 @@ class TestWatching:
             says(["neither"]),
         ],
     )
-    def test_a_poll_that_fails_is_made_again(self, passing: Answer | Exception) -> None:
+    def test_a_poll_that_fails_is_made_again(self, passing: HTTPResponse | Exception) -> None:
         _, played = watched(passing, passing, passing, state("COMPLETED", output=[completion("done")]))
         assert played.result.text == "done"
         assert len(played.asked) == 4
@@ -236,7 +236,7 @@ class TestWatching:
         ],
     )
     def test_a_poll_that_cannot_succeed_ends_the_watch_and_leaves_the_job_to_be_cancelled(
-        self, fatal: Answer, kind: type[Exception]
+        self, fatal: HTTPResponse, kind: type[Exception]
     ) -> None:
         job, played = watched(state("IN_PROGRESS"), fatal)
         assert type(played.error) is kind
@@ -244,7 +244,7 @@ class TestWatching:
         assert len(played.asked) == 2
 
     @pytest.mark.parametrize("answer", [state("IN_PROGRESS"), LOST, says({}, 503)])
-    def test_it_ends_when_the_time_is_over(self, answer: Answer | Exception) -> None:
+    def test_it_ends_when_the_time_is_over(self, answer: HTTPResponse | Exception) -> None:
         job, played = watched(answer, timeout=12.0)
         assert type(played.error) is PermanentBackendError
         assert "timeout=12 seconds" in str(played.error)
@@ -265,22 +265,22 @@ class TestWatching:
         st.floats(0.1, 200),
     )
     def test_whatever_happens_it_ends_in_time_and_asks_only_about_its_job(
-        self, answers: list[Answer | Exception], last: str, timeout: float
+        self, answers: list[HTTPResponse | Exception], last: str, timeout: float
     ) -> None:
         job, played = watched(*answers, state(last, output=[completion()], error="e"), timeout=timeout)
         assert sum(played.pauses) <= timeout + 1e-6
         assert set(played.asked) <= {"GET /status/j1", "GET /health"}
-        assert isinstance(played.result, LLMReply) or isinstance(played.error, PermanentBackendError)
-        assert job.over == ("took longer" not in str(played.error))
+        assert isinstance(played.result, LLMResponse) or isinstance(played.error, PermanentBackendError)
+        assert job.finished == ("took longer" not in str(played.error))
 
 
 class TestTheQueue:
     """A job that waits for long has the endpoint looked at."""
 
-    def health(self, **workers: int) -> Answer:
+    def health(self, **workers: int) -> HTTPResponse:
         return says({"jobs": {"inQueue": 3}, "workers": {"idle": 0, "running": 0, **workers}})
 
-    def watch(self, health: Answer, timeout: float = 200.0) -> Played:
+    def watch(self, health: HTTPResponse, timeout: float = 200.0) -> Played:
         many = [state("IN_QUEUE")] * 10
         return Played(flows(timeout).watch(Job("j1"), 10), *many, health, state("IN_QUEUE"))
 
@@ -304,7 +304,7 @@ class TestTheQueue:
         "health", [says({}, 500), says({}), says(b"x"), says({"workers": {"running": 1}})]
     )
     def test_nothing_is_told_when_there_is_nothing_to_tell(
-        self, caplog: pytest.LogCaptureFixture, health: Answer
+        self, caplog: pytest.LogCaptureFixture, health: HTTPResponse
     ) -> None:
         played = self.watch(health)
         assert not caplog.records
@@ -315,28 +315,30 @@ class TestCancelling:
     """A few attempts, and no belief without evidence."""
 
     @pytest.mark.parametrize("answer", [state("CANCELLED"), state("COMPLETED"), says({}, 404)])
-    def test_it_is_over_when_the_service_says_so(self, answer: Answer) -> None:
+    def test_it_is_over_when_the_service_says_so(self, answer: HTTPResponse) -> None:
         job, played = cancelled(answer)
-        assert (job.over, played.asked, played.pauses) == (True, ["POST /cancel/j1"], [])
+        assert (job.finished, played.asked, played.pauses) == (True, ["POST /cancel/j1"], [])
 
     @pytest.mark.parametrize("failing", [LOST, NEVER_SENT, says({}, 500), says({}, 429), says(b"?")])
-    def test_an_attempt_that_fails_is_made_again(self, failing: Answer | Exception) -> None:
+    def test_an_attempt_that_fails_is_made_again(self, failing: HTTPResponse | Exception) -> None:
         job, played = cancelled(failing, failing, state("CANCELLED"))
-        assert job.over
+        assert job.finished
         assert played.pauses == list(CANCEL_WAITS[:2])
 
     def test_an_error_in_the_clothes_of_a_success_is_none(self) -> None:
         job, played = cancelled(says({"error": "try later"}), state("CANCELLED"))
-        assert job.over
+        assert job.finished
         assert played.asked == ["POST /cancel/j1"] * 2
 
     def test_a_job_that_cannot_be_cancelled_because_it_has_ended_is_over(self) -> None:
         job, played = cancelled(says({"error": "finished"}, 400), state("COMPLETED", output=1))
-        assert job.over
+        assert job.finished
         assert played.asked == ["POST /cancel/j1", "GET /status/j1"]
 
     @pytest.mark.parametrize("answer", [LOST, says({}, 500), says({}, 401), says({}, 400)])
-    def test_it_gives_up_in_the_end_and_does_not_claim_success(self, answer: Answer | Exception) -> None:
+    def test_it_gives_up_in_the_end_and_does_not_claim_success(
+        self, answer: HTTPResponse | Exception
+    ) -> None:
         job, played = cancelled(answer)
         assert job.alive
         assert played.asked.count("POST /cancel/j1") == len(CANCEL_WAITS) + 1
@@ -348,8 +350,15 @@ class TestCancelling:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"first": 0}, {"first": True}, {"growth": 0.5}, {"longest": 0.1}, {"longest": float("inf")}]
+    "wrong",
+    [
+        {"wait_initial": 0},
+        {"wait_initial": True},
+        {"multiplier": 0.5},
+        {"wait_max": 0.1},
+        {"wait_max": float("inf")},
+    ],
 )
 def test_waits_that_make_no_series_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match="Polling"):
-        Polling(**wrong)
+        PollingPolicy(**wrong)

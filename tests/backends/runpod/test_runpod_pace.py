@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch.backends.runpod._rate_limits import Pace
-from restaurant_llm_batch.backends.runpod.llm import Rate, RunPodLimits
+from restaurant_llm_batch.backends.runpod._rate_limits import SlidingWindowLimiter
+from restaurant_llm_batch.backends.runpod.llm import OperationLimit, RunPodLimits
 from restaurant_llm_batch.errors import ConfigurationError
 
 STEPS = st.lists(st.floats(0, 30) | st.just(0.0), max_size=200)
@@ -17,10 +17,10 @@ STEPS = st.lists(st.floats(0, 30) | st.just(0.0), max_size=200)
 
 def moments(calls: int, steps: list[float]) -> list[tuple[float, float]]:
     """Book once after every step, and return when that was and for when."""
-    pace, now, booked = Pace(calls, 10.0), 1000.0, []
+    pace, now, booked = SlidingWindowLimiter(calls, 10.0), 1000.0, []
     for step in steps:
         now += step
-        booked.append((now, now + pace.book(now)))
+        booked.append((now, now + pace.reserve(now)))
     return booked
 
 
@@ -44,20 +44,22 @@ def test_nobody_waits_without_need(calls: int, steps: list[float]) -> None:
 
 
 def test_a_burst_goes_out_at_once_and_the_rest_a_window_later() -> None:
-    pace = Pace(3)
-    assert [pace.book(50.0) for _ in range(7)] == [0, 0, 0, 10, 10, 10, 20]
-    assert pace.book(75.0) == 0
+    pace = SlidingWindowLimiter(3)
+    assert [pace.reserve(50.0) for _ in range(7)] == [0, 0, 0, 10, 10, 10, 20]
+    assert pace.reserve(75.0) == 0
 
 
 def test_the_documented_limits_are_the_defaults() -> None:
-    assert RunPodLimits() == RunPodLimits(run=Rate(1000, 200), status=Rate(2000, 400), cancel=Rate(100, 20))
+    assert RunPodLimits() == RunPodLimits(
+        run=OperationLimit(1000, 200), status=OperationLimit(2000, 400), cancel=OperationLimit(100, 20)
+    )
 
 
 @pytest.mark.parametrize("wrong", [0, -1, 1.5, True, "10"])
 def test_a_limit_that_is_none_is_refused_by_name(wrong: int) -> None:
-    with pytest.raises(ConfigurationError, match=r"Rate\.calls"):
-        Rate(wrong, 1)
-    with pytest.raises(ConfigurationError, match=r"Rate\.concurrent"):
-        Rate(1, wrong)
+    with pytest.raises(ConfigurationError, match=r"OperationLimit\.requests"):
+        OperationLimit(wrong, 1)
+    with pytest.raises(ConfigurationError, match=r"OperationLimit\.max_concurrent"):
+        OperationLimit(1, wrong)
     with pytest.raises(ConfigurationError, match=r"RunPodLimits\.cancel"):
         RunPodLimits(cancel=wrong)  # type: ignore[arg-type]

@@ -18,7 +18,7 @@ from restaurant_llm_batch._http.httpx import HttpxTransport
 from restaurant_llm_batch.backends import RunPodLLM, Timeout
 from restaurant_llm_batch.backends.runpod import _flows as flow
 from restaurant_llm_batch.backends.runpod import _rate_limits as pace
-from restaurant_llm_batch.backends.runpod.llm import Polling, Rate, RunPodLimits
+from restaurant_llm_batch.backends.runpod.llm import OperationLimit, PollingPolicy, RunPodLimits
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     ConfigurationError,
@@ -44,7 +44,7 @@ def llm(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodLLM]:
     """A client with RunPod's own address."""
     monkeypatch.delenv("RUNPOD_ENDPOINT_BASE_URL", raising=False)
     transport = HttpxTransport()
-    yield RunPodLLM("abc123", api_key=KEY, polling=Polling(0.001, 1.0, 0.001), transport=transport)
+    yield RunPodLLM("abc123", api_key=KEY, polling=PollingPolicy(0.001, 1.0, 0.001), transport=transport)
     transport.close()
 
 
@@ -134,16 +134,16 @@ def test_a_job_that_cannot_be_cancelled_is_named_in_the_log(
         ask(llm, colour)
     assert "11aa-u1 could not be cancelled" in caplog.text
     assert KEY not in caplog.text
-    (job,) = llm._blocking._ledger._jobs  # kept, to be tried again at the interpreter's end
-    job.over = True
-    llm._blocking._ledger._jobs.clear()
+    (job,) = llm._sync_runner._live_jobs._jobs  # kept, to be tried again at the interpreter's end
+    job.finished = True
+    llm._sync_runner._live_jobs._jobs.clear()
 
 
 @pytest.mark.parametrize("colour", ["blocking", "awaited"])
 def test_health_is_a_snapshot(llm: RunPodLLM, colour: str, respx_mock: respx.MockRouter) -> None:
     respx_mock.get(f"{URL}/health").respond(json={"jobs": {"inQueue": 2}, "workers": WORKERS})
     health = llm.health() if colour == "blocking" else anyio.run(llm.ahealth)
-    assert (health.jobs.in_queue, health.workers.ready, health.trouble) == (2, 1, None)
+    assert (health.jobs.in_queue, health.workers.ready, health.problem) == (2, 1, None)
     respx_mock.get(f"{URL}/health").respond(404)
     with pytest.raises(PermanentBackendError):
         llm.health()
@@ -166,8 +166,8 @@ def test_it_stays_within_its_limits(monkeypatch: pytest.MonkeyPatch, respx_mock:
     llm = RunPodLLM(
         "abc123",
         api_key=KEY,
-        polling=Polling(0.001, 1.0, 0.001),
-        limits=RunPodLimits(run=Rate(1000, 3)),
+        polling=PollingPolicy(0.001, 1.0, 0.001),
+        limits=RunPodLimits(run=OperationLimit(1000, 3)),
         transport=HttpxTransport(),
     )
 
@@ -191,8 +191,8 @@ def test_it_keeps_to_the_pace(
     llm = RunPodLLM(
         "abc123",
         api_key=KEY,
-        polling=Polling(0.001, 1.0, 0.001),
-        limits=RunPodLimits(run=Rate(2, 10)),
+        polling=PollingPolicy(0.001, 1.0, 0.001),
+        limits=RunPodLimits(run=OperationLimit(2, 10)),
         transport=HttpxTransport(),
     )
     began = time.monotonic()
@@ -221,7 +221,7 @@ class TestSettings:
             ({"ttl": 100}, "ttl=100 is shorter than timeout=1200"),
             ({"low_priority": 1}, "low_priority"),
             ({"request_timeout": -1}, "Timeout"),
-            ({"polling": 1}, r"polling=Polling\(\.\.\.\)"),
+            ({"polling": 1}, r"polling=PollingPolicy\(\.\.\.\)"),
             ({"limits": 1}, r"limits=RunPodLimits\(\.\.\.\)"),
             ({"transport": object()}, "transport"),
         ],

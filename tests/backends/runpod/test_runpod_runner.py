@@ -16,13 +16,17 @@ from tests.local_server import Say, Seen
 from tests.modes import STRATEGIES, WAYS, Way, by_arun, by_run, strategy_name, told
 
 from restaurant_llm_batch import BatchRunner, Limits, RetryPolicy, Strategy
-from restaurant_llm_batch.backends.runpod.llm import Polling, Rate, RunPodLimits, RunPodLLM
+from restaurant_llm_batch.backends.runpod.llm import OperationLimit, PollingPolicy, RunPodLimits, RunPodLLM
 from restaurant_llm_batch.steps import Flow, complete
 
 ITEMS = list(range(50))
-QUICK = Polling(first=0.002, growth=1.5, longest=0.02)
-MANY = RunPodLimits(run=Rate(100_000, 1000), status=Rate(100_000, 1000), cancel=Rate(100_000, 1000))
-PATIENT = RetryPolicy(attempts=3, first_wait=0.001, max_wait=0.002)
+QUICK = PollingPolicy(wait_initial=0.002, multiplier=1.5, wait_max=0.02)
+MANY = RunPodLimits(
+    run=OperationLimit(100_000, 1000),
+    status=OperationLimit(100_000, 1000),
+    cancel=OperationLimit(100_000, 1000),
+)
+PATIENT = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
 EVERY_WAY = [(strategy, by_run) for strategy in STRATEGIES] + [
     (strategy, way)
     for strategy in (Strategy.stage(2), Strategy.stage(4))
@@ -112,7 +116,7 @@ def test_outcomes_are_equal_in_every_mode(strategy: Strategy, way: Way) -> None:
 def wait_until_let_go(llm: RunPodLLM) -> None:
     """Wait for worker threads that nobody waits for."""
     until = time.monotonic() + 20
-    while llm._blocking._ledger._jobs and time.monotonic() < until:
+    while llm._sync_runner._live_jobs._jobs and time.monotonic() < until:
         time.sleep(0.01)
 
 

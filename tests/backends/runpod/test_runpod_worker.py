@@ -15,8 +15,8 @@ import anyio
 import pytest
 from tests.backends.runpod.dispatcher import KEY, WORKER, Dispatcher, asking, worker_environment
 
-from restaurant_llm_batch import BatchRunner, Limits, LLMReply, LLMRequest, Strategy
-from restaurant_llm_batch.backends.runpod.llm import Polling, RunPodLLM
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
+from restaurant_llm_batch.backends.runpod.llm import PollingPolicy, RunPodLLM
 from restaurant_llm_batch.errors import (
     BackendError,
     PermanentBackendError,
@@ -25,7 +25,7 @@ from restaurant_llm_batch.errors import (
 )
 from restaurant_llm_batch.steps import Flow, complete
 
-Ask = Callable[[LLMRequest], LLMReply]
+Ask = Callable[[LLMRequest], LLMResponse]
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +60,17 @@ def dispatcher(dispatchers: dict[str, Dispatcher]) -> Dispatcher:
 def client(dispatcher: Dispatcher, **more: Any) -> RunPodLLM:
     """Return a quick client."""
     return RunPodLLM(
-        "ep", api_key=KEY, base_url=dispatcher.base_url, polling=Polling(0.02, 1.2, 0.1), timeout=20, **more
+        "ep",
+        api_key=KEY,
+        base_url=dispatcher.base_url,
+        polling=PollingPolicy(0.02, 1.2, 0.1),
+        timeout=20,
+        **more,
     )
 
 
 def _awaited(llm: RunPodLLM) -> Ask:
-    async def one(request: LLMRequest) -> LLMReply:
+    async def one(request: LLMRequest) -> LLMResponse:
         try:
             return await llm.acomplete(request)
         finally:
@@ -84,11 +89,11 @@ def ask(request: pytest.FixtureRequest, dispatcher: Dispatcher) -> Iterator[Ask]
 
 @pytest.mark.parametrize("kind", ["new", "old"])
 def test_both_generations_answer(ask: Ask, kind: str) -> None:
-    assert ask(asking(f"{kind}: 맛있어요")) == LLMReply("맛있어요", "stop", 11, 5, "qwen")
+    assert ask(asking(f"{kind}: 맛있어요")) == LLMResponse("맛있어요", "stop", 11, 5, "qwen")
 
 
 def test_the_old_generations_own_output_is_read(ask: Ask) -> None:
-    assert ask(asking("native: 맛있어요")) == LLMReply("맛있어요", "stop", 22, 16, "qwen")
+    assert ask(asking("native: 맛있어요")) == LLMResponse("맛있어요", "stop", 22, 16, "qwen")
 
 
 def test_a_progress_update_is_not_the_answer(ask: Ask, dispatcher: Dispatcher) -> None:

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..._nlp.lexicon import WordReader
+from ..._nlp.lexicon import WordAnalyzer
 from ..._nlp.tokenizer import Tokenizer
 from ._clauses import Sentence, Topic, read_review, split
-from ._digests import Digester, both_sides
-from ._extract import Pick, extract, joined
+from ._digests import MultiReviewSummarizer, both_sides
+from ._extract import ExtractedSummary, extract, joined
 from ._phrases import PhraseFinder
 from ._praise import strengths
-from ._words import Glossary
+from ._words import WordListBuilder
 
 _NOTHING = "…"
 _NOT_MENTIONED = {
@@ -43,7 +43,7 @@ _ALL_NOT_MENTIONED = frozenset(
 class AspectAnswers:
     """The tasks "aspect_summaries", "aspect_summary" and "overall_summary"."""
 
-    def __init__(self, words: WordReader) -> None:
+    def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
 
     def summaries(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
@@ -68,7 +68,7 @@ class AspectAnswers:
         more = [sentence for part in parts for sentence in part[1:]]
         return {"overall_summary": joined(firsts, more) or _NOTHING}
 
-    def _picks(self, reviews: Mapping[str, Sequence[Any]], language: str) -> dict[str, Pick]:
+    def _picks(self, reviews: Mapping[str, Sequence[Any]], language: str) -> dict[str, ExtractedSummary]:
         # The searches of the aspects often find the same reviews.
         read: dict[str, tuple[Sentence, ...]] = {}
         picks = {}
@@ -83,12 +83,12 @@ class AspectAnswers:
         return picks
 
 
-def _not_mentioned(family: str, language: str) -> Pick:
+def _not_mentioned(family: str, language: str) -> ExtractedSummary:
     known = language if language in _NAMES else "en"
-    return Pick(_NOT_MENTIONED[known].format(_NAMES[known][family]), (), (), "", on_topic=False)
+    return ExtractedSummary(_NOT_MENTIONED[known].format(_NAMES[known][family]), (), (), "", on_topic=False)
 
 
-def _as_answer(pick: Pick) -> dict[str, Any]:
+def _as_answer(pick: ExtractedSummary) -> dict[str, Any]:
     return {
         "summary": pick.summary,
         "bullets": list(pick.bullets),
@@ -96,7 +96,7 @@ def _as_answer(pick: Pick) -> dict[str, Any]:
     }
 
 
-def _overall(picks: Sequence[Pick]) -> str:
+def _overall(picks: Sequence[ExtractedSummary]) -> str:
     on_topic = [pick for pick in picks if pick.on_topic]
     chosen = on_topic or [pick for pick in picks if pick.evidence] or picks
     return joined([pick.summary for pick in chosen], [pick.also for pick in chosen]) or _NOTHING
@@ -115,8 +115,8 @@ _SIGNS = {"positive_summary": 1, "negative_summary": -1, "target_restaurant_stre
 class ReviewAnswers:
     """The tasks "review_summary", "comparison_summary", "strength" and "merge_summaries"."""
 
-    def __init__(self, words: WordReader) -> None:
-        self._digester = Digester(words)
+    def __init__(self, words: WordAnalyzer) -> None:
+        self._digester = MultiReviewSummarizer(words)
 
     def review_summary(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
         """Summarise the reviews of each kind, and both together."""
@@ -185,9 +185,9 @@ def _contents(inputs: Mapping[str, Any]) -> list[str]:
 class WordAnswers:
     """The tasks "words" and "phrases"."""
 
-    def __init__(self, words: WordReader) -> None:
+    def __init__(self, words: WordAnalyzer) -> None:
         self._tokenizer = Tokenizer()
-        self._glossary, self._phrases = Glossary(words), PhraseFinder(words)
+        self._glossary, self._phrases = WordListBuilder(words), PhraseFinder(words)
 
     def words(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
         """List the words of a chunk."""

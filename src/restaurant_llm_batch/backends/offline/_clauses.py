@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..._nlp.lexicon import Word, WordReader, opinion
+from ..._nlp.lexicon import AnalyzedWord, WordAnalyzer, polarity
 from ..._nlp.terms import sentences, terms
 
 _READABLE = 20_000
@@ -38,7 +38,7 @@ _HEADS = {
 
 
 @dataclass(frozen=True, eq=False)
-class Piece:
+class Clause:
     """
     A sentence, or a clause of one.
 
@@ -49,7 +49,7 @@ class Piece:
     """
 
     text: str
-    words: tuple[Word, ...]
+    words: tuple[AnalyzedWord, ...]
     opinion: int
 
     @cached_property
@@ -79,10 +79,10 @@ class Piece:
 
 
 @dataclass(frozen=True, eq=False)
-class Sentence(Piece):
+class Sentence(Clause):
     """A sentence and its clauses."""
 
-    clauses: tuple[Piece, ...]
+    clauses: tuple[Clause, ...]
 
 
 def split(text: str) -> list[str]:
@@ -100,20 +100,20 @@ def _is_visible(text: str) -> bool:
     return any(c.isprintable() and not c.isspace() for c in text)
 
 
-def read_review(content: str, words: WordReader) -> tuple[Sentence, ...]:
+def read_review(content: str, words: WordAnalyzer) -> tuple[Sentence, ...]:
     """Return the sentences of a review, with what they say."""
     return tuple(_read_sentence(text, words) for text in split(content))
 
 
-def _read_sentence(text: str, words: WordReader) -> Sentence:
+def _read_sentence(text: str, words: WordAnalyzer) -> Sentence:
     clauses = tuple(_read_clause(part, words) for part in _CLAUSE.split(text) if part)
     read = tuple(word for clause in clauses for word in clause.words)
     return Sentence(text, read, sum(clause.opinion for clause in clauses), clauses)
 
 
-def _read_clause(text: str, words: WordReader) -> Piece:
+def _read_clause(text: str, words: WordAnalyzer) -> Clause:
     read = tuple(map(words.read, _IDIOM.sub("", text).split()))
-    return Piece(text, read, opinion(read))
+    return Clause(text, read, polarity(read))
 
 
 class Topic:
@@ -124,7 +124,7 @@ class Topic:
     (drinks) owns those of its concept; of an unknown one only the name itself counts.
     """
 
-    def __init__(self, aspect: str, words: WordReader) -> None:
+    def __init__(self, aspect: str, words: WordAnalyzer) -> None:
         stems = dict.fromkeys(terms(aspect[:_LONGEST_NAME]))
         known = [concept for stem in stems if (concept := words.concept(stem))]
         self._families = frozenset(family for family, name in known if name in _WHOLE_ASPECTS)
@@ -147,7 +147,7 @@ class Topic:
         """The words that name it."""
         return self._heads | self._stems
 
-    def weigh(self, piece: Piece) -> tuple[float, float]:
+    def weigh(self, piece: Clause) -> tuple[float, float]:
         """Return how much a piece is about the topic, and which part that is of all it is about."""
         own = float(sum(stem in self._stems for stem in piece.stems)) if self._stems else 0.0
         other = 0.0

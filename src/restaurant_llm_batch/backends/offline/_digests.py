@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from ..._nlp.lexicon import WordReader
+from ..._nlp.lexicon import WordAnalyzer
 from ._clauses import Sentence, Topic, read_review
-from ._extract import Pick, extract, joined
+from ._extract import ExtractedSummary, extract, joined
 
 Read = Sequence[Sequence[Sentence]]
 """The sentences of each review."""
@@ -24,10 +24,10 @@ _TYPICAL = 0.2
 _ENOUGH = 2
 
 
-class Digester:
+class MultiReviewSummarizer:
     """Picks the sentences that stand for many reviews, the most telling first."""
 
-    def __init__(self, words: WordReader) -> None:
+    def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
         self._topics = tuple(Topic(name, words) for name in _FAMILIES)
         self._anything = Topic("", words)
@@ -85,7 +85,7 @@ class Digester:
         Returns:
             The sentences; none where none is kept.
         """
-        picks: list[tuple[int, Pick]] = []
+        picks: list[tuple[int, ExtractedSummary]] = []
         for topic in self._topics:
             kept = [[s for s in review if keep(s, topic)] for review in reviews]
             pick = extract(kept, topic, language)
@@ -115,7 +115,7 @@ def both_sides(praise: Sequence[str], blame: Sequence[str], *, more_praise: bool
     return joined([*more[:2], *less[:1]] if more and less else [*more, *less], ())
 
 
-def lean(sentence: Sentence, topic: Topic) -> int:
+def polarity_of(sentence: Sentence, topic: Topic) -> int:
     """Return what a sentence thinks of a topic: above 0 praise, below blame."""
     return sum(clause.opinion for clause in sentence.clauses if topic.weigh(clause)[0])
 
@@ -125,7 +125,7 @@ def _mentions(sentence: Sentence, topic: Topic) -> bool:
 
 
 def _partly(sign: int) -> Keep:
-    return lambda sentence, topic: _mentions(sentence, topic) and sign * lean(sentence, topic) > 0
+    return lambda sentence, topic: _mentions(sentence, topic) and sign * polarity_of(sentence, topic) > 0
 
 
 def _purely(sign: int) -> Keep:

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ..._nlp.terms import terms
-from ._clauses import Piece, Sentence, Topic
+from ._clauses import Clause, Sentence, Topic
 
-LONGEST_SENTENCE = 160
+MAX_SENTENCE_LENGTH = 160
 _LONGEST_BULLET, _MOST_BULLETS, _FEW_BULLETS = 100, 4, 2
 _MENTION, _CLEAR = 0.5, 0.4
 _SENTENCE_WIDTHS, _CLAUSE_WIDTHS = (30, 140), (16, 80)
@@ -31,7 +31,7 @@ _DANGLING = re.compile(
 
 
 @dataclass(frozen=True)
-class Pick:
+class ExtractedSummary:
     """
     What was extracted for one aspect.
 
@@ -50,12 +50,12 @@ class Pick:
     on_topic: bool
 
 
-class _Candidate:
+class _ScoredClause:
     """A piece of one review, with what it is worth to one aspect."""
 
     __slots__ = ("opinion", "piece", "purity", "review", "score", "weight")
 
-    def __init__(self, piece: Piece, review: int, topic: Topic) -> None:
+    def __init__(self, piece: Clause, review: int, topic: Topic) -> None:
         self.piece, self.review = piece, review
         self.weight, self.purity = topic.weigh(piece)
         self.opinion = piece.opinion
@@ -66,7 +66,7 @@ def extract(
     reviews: Sequence[Sequence[Sentence]],
     topic: Topic,
     language: str = "",
-) -> Pick | None:
+) -> ExtractedSummary | None:
     """
     Pick what the reviews say about a topic.
 
@@ -79,34 +79,34 @@ def extract(
         What was found, or None when there is nothing to find: no review holds any text, or none
         speaks of a topic that there are words for.
     """
-    everything = [_Candidate(s, i, topic) for i, review in enumerate(reviews) for s in review]
+    everything = [_ScoredClause(s, i, topic) for i, review in enumerate(reviews) for s in review]
     told = [c for c in everything if c.weight >= _MENTION]
     chosen = told or ([] if topic.is_known else everything)
     if not chosen:
         return None
-    clauses = [[_Candidate(p, c.review, topic) for p in _clauses(c.piece)] for c in chosen]
+    clauses = [[_ScoredClause(p, c.review, topic) for p in _clauses(c.piece)] for c in chosen]
     _score(chosen, clauses, topic, language)
     first, *rest = sorted(chosen, key=lambda c: -c.score)
     loose = (c for group in clauses for c in group)
     points = [c for c in loose if _is_point(c, bool(told), topic)]
     bullets = _bullets(first.piece, points, topic)
     also = next((c for c in rest if not _same(c.piece, first.piece, topic)), None)
-    return Pick(
-        trim(first.piece.text, LONGEST_SENTENCE),
+    return ExtractedSummary(
+        trim(first.piece.text, MAX_SENTENCE_LENGTH),
         tuple(_as_bullet(c.piece.text) for c in bullets),
         tuple(dict.fromkeys((first.review, *(c.review for c in bullets)))),
-        trim(also.piece.text, LONGEST_SENTENCE) if also else "",
+        trim(also.piece.text, MAX_SENTENCE_LENGTH) if also else "",
         bool(told),
     )
 
 
-def _clauses(piece: Piece) -> tuple[Piece, ...]:
+def _clauses(piece: Clause) -> tuple[Clause, ...]:
     return piece.clauses if isinstance(piece, Sentence) else (piece,)
 
 
 def _score(
-    chosen: list[_Candidate],
-    clauses: list[list[_Candidate]],
+    chosen: list[_ScoredClause],
+    clauses: list[list[_ScoredClause]],
     topic: Topic,
     language: str,
 ) -> None:
@@ -130,26 +130,26 @@ def _score(
             c.score -= 0.75 * (bool(language) and c.piece.is_korean != (language == "ko"))
 
 
-def _sharing(candidates: list[_Candidate]) -> Callable[[_Candidate], float]:
+def _sharing(candidates: list[_ScoredClause]) -> Callable[[_ScoredClause], float]:
     """Return the measure of what a piece has in common with the other reviews."""
     told = dict.fromkeys((c.review, f) for c in candidates for f in c.piece.features)
     seen = Counter(feature for _, feature in told)
 
-    def shared(candidate: _Candidate) -> float:
+    def shared(candidate: _ScoredClause) -> float:
         features = candidate.piece.features
         return float(sum(max(0, seen[f] - 1) for f in features) / (len(features) + 2) ** 0.75)
 
     return shared
 
 
-def _form(piece: Piece, widths: tuple[int, int]) -> float:
+def _form(piece: Clause, widths: tuple[int, int]) -> float:
     shortest, longest = widths
     loss = max(0.0, 1 - piece.width / shortest) + min(2.0, max(0.0, piece.width / longest - 1))
     loss += 0.75 * bool(_DANGLING.match(piece.text)) + 0.25 * piece.text.isupper()
     return -loss - 0.5 * piece.text.rstrip("\"'”").endswith("?")
 
 
-def _is_point(candidate: _Candidate, told: bool, topic: Topic) -> bool:
+def _is_point(candidate: _ScoredClause, told: bool, topic: Topic) -> bool:
     """Tell whether a clause says enough to stand alone, about the topic where any does."""
     piece = candidate.piece
     if told and (candidate.weight < _MENTION or candidate.purity < _CLEAR):
@@ -159,12 +159,12 @@ def _is_point(candidate: _Candidate, told: bool, topic: Topic) -> bool:
     return any(stem not in topic.heads for stem in piece.stems)
 
 
-def _bullets(summary: Piece, points: list[_Candidate], topic: Topic) -> list[_Candidate]:
+def _bullets(summary: Clause, points: list[_ScoredClause], topic: Topic) -> list[_ScoredClause]:
     """Choose the clauses that add to the summary; where opinions differ, from both sides."""
     ranked = sorted(points, key=lambda c: -c.score)
     likes = [c for c in ranked if c.opinion > 0]
     blames = [c for c in ranked if c.opinion < 0]
-    chosen: list[_Candidate] = []
+    chosen: list[_ScoredClause] = []
     for side in (likes, blames):
         chosen += _distinct(side, [summary], topic, 1)
     sides = len(chosen)
@@ -177,13 +177,13 @@ def _bullets(summary: Piece, points: list[_Candidate], topic: Topic) -> list[_Ca
 
 
 def _distinct(
-    ranked: Iterable[_Candidate],
-    said: Sequence[Piece],
+    ranked: Iterable[_ScoredClause],
+    said: Sequence[Clause],
     topic: Topic,
     most: int,
-) -> list[_Candidate]:
+) -> list[_ScoredClause]:
     """Return the first candidates that say something new."""
-    known, chosen = list(said), list[_Candidate]()
+    known, chosen = list(said), list[_ScoredClause]()
     for c in ranked:
         if len(chosen) == most:
             break
@@ -193,7 +193,7 @@ def _distinct(
     return chosen
 
 
-def _same(one: Piece, other: Piece, topic: Topic) -> bool:
+def _same(one: Clause, other: Clause, topic: Topic) -> bool:
     """Tell whether two pieces say mostly the same, the name of the topic aside."""
     if one.text in other.text or other.text in one.text:
         return True
@@ -243,7 +243,7 @@ def joined(texts: Sequence[str], more: Sequence[str]) -> str:
         # Better two sentences that are much alike than one alone.
         found = dict.fromkeys([*distinct([*chosen, *more], _LEAST_SENTENCES), *texts, *more])
         chosen = list(filter(None, found))[:_LEAST_SENTENCES]
-    tidy = (trim(text[:1].upper() + text[1:].rstrip(" ,;-"), LONGEST_SENTENCE) for text in chosen)
+    tidy = (trim(text[:1].upper() + text[1:].rstrip(" ,;-"), MAX_SENTENCE_LENGTH) for text in chosen)
     return " ".join(text + "." if _is_open(text[-1]) else text for text in tidy)
 
 

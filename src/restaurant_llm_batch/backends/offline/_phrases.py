@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ..._nlp.lexicon import WordReader
+from ..._nlp.lexicon import WordAnalyzer
 from ..._nlp.reading import listed
-from ..._nlp.tokenizer import Token
+from ..._nlp.tokenizer import WordToken
 from ._extract import trim
 
 _MOST, _ENOUGH = 15, 6
@@ -35,10 +35,10 @@ Span = tuple[int, int]
 class PhraseFinder:
     """Finds the phrases of a text."""
 
-    def __init__(self, words: WordReader) -> None:
+    def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
 
-    def phrases(self, sentences: Sequence[str], tokens: Sequence[Token]) -> list[tuple[str, str]]:
+    def phrases(self, sentences: Sequence[str], tokens: Sequence[WordToken]) -> list[tuple[str, str]]:
         """
         Return words that stand together at least twice; where few do, adjectives with their nouns.
 
@@ -58,7 +58,7 @@ class PhraseFinder:
             found.setdefault(sentence[start:end], _usage(sentence, start, end))
         return list(found.items())
 
-    def _pairs(self, tokens: Sequence[Token], spans: Sequence[Span]) -> list[Span]:
+    def _pairs(self, tokens: Sequence[WordToken], spans: Sequence[Span]) -> list[Span]:
         """Return the adjectives that stand beside their nouns, those that the lexicon knows first."""
         taken = {i for first, last in spans for i in range(first, last + 1)}
         found: dict[tuple[str, str], tuple[int, Span]] = {}
@@ -71,10 +71,10 @@ class PhraseFinder:
 
     def _is_known(self, form: str) -> bool:
         word = self._words.read(form)
-        return bool(word.marks or word.opinion)
+        return bool(word.marks or word.polarity)
 
 
-def _repeated(tokens: Sequence[Token]) -> list[Span]:
+def _repeated(tokens: Sequence[WordToken]) -> list[Span]:
     """Return words that stand together at least twice, the most frequent first."""
     places: dict[tuple[str, ...], list[int]] = {}
     for first, token in enumerate(tokens):
@@ -91,7 +91,7 @@ def _repeated(tokens: Sequence[Token]) -> list[Span]:
     return [(found[0], found[0] + len(key) - 1) for key, found in ranked]
 
 
-def _keys(first: Token, after: Sequence[Token]) -> Iterator[tuple[str, ...]]:
+def _keys(first: WordToken, after: Sequence[WordToken]) -> Iterator[tuple[str, ...]]:
     """Yield the stems of the phrases that start with a token."""
     key, last = [first.stem], first
     for token in after:
@@ -114,7 +114,7 @@ def _parts(key: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
             yield key[start : start + size]
 
 
-def _neighbours(tokens: Sequence[Token]) -> Iterator[Span]:
+def _neighbours(tokens: Sequence[WordToken]) -> Iterator[Span]:
     """Yield the words that stand side by side, or with a degree between."""
     for i in range(len(tokens) - 1):
         if not tokens[i + 1].follows:
@@ -124,14 +124,14 @@ def _neighbours(tokens: Sequence[Token]) -> Iterator[Span]:
             yield i, i + 2
 
 
-def _is_pair(one: Token, other: Token) -> bool:
+def _is_pair(one: WordToken, other: WordToken) -> bool:
     if one.reading is None or other.reading is None:
         return False
     pair = (one.reading.pos, other.reading.pos)
     return (pair == ("adj", "n") or (pair == ("n", "adj") and one.is_korean)) and _binds(one, other)
 
 
-def _binds(one: Token, other: Token) -> bool:
+def _binds(one: WordToken, other: WordToken) -> bool:
     """Tell whether a word and the next one can make a phrase."""
     if one.reading is None or other.reading is None or one.is_korean != other.is_korean:
         return False

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from ._clauses import Piece, Sentence, Topic
-from ._digests import Digester, Read, lean
+from ._clauses import Clause, Sentence, Topic
+from ._digests import MultiReviewSummarizer, Read, polarity_of
 from ._extract import repeats
 
 # Who praises the waiters praises the service; a dish or the view is a merit of its own.
@@ -23,7 +23,7 @@ _MERITS = {
 _SURE = 0.5
 
 
-def strengths(digester: Digester, target: Read, compared: Read, language: str) -> list[str]:
+def strengths(digester: MultiReviewSummarizer, target: Read, compared: Read, language: str) -> list[str]:
     """
     Return the sentences that praise what the others are not praised for.
 
@@ -43,7 +43,7 @@ def strengths(digester: Digester, target: Read, compared: Read, language: str) -
 
     def keep(sentence: Sentence, topic: Topic) -> bool:
         return (
-            lean(sentence, topic) > 0
+            polarity_of(sentence, topic) > 0
             and all(clause.opinion >= 0 for clause in sentence.clauses)
             and any(not ours.isdisjoint(_praised(clause, topic)) for clause in sentence.clauses)
             and not repeats(sentence.text, said)
@@ -66,7 +66,7 @@ def _merits(reviews: Read) -> Counter[str]:
     return votes
 
 
-def _praised(clause: Piece, topic: Topic) -> set[str]:
+def _praised(clause: Clause, topic: Topic) -> set[str]:
     if clause.opinion <= 0 or not topic.weigh(clause)[0]:
         return set()
     return set(_of(clause.marks))

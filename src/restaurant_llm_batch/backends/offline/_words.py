@@ -11,9 +11,9 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from ..._nlp.lexicon import WordReader
+from ..._nlp.lexicon import WordAnalyzer
 from ..._nlp.reading import GUESS, PartOfSpeech
-from ..._nlp.tokenizer import Token
+from ..._nlp.tokenizer import WordToken
 
 _MOST_WORDS = 30
 _SURE, _FAIR = 1.0, 0.5
@@ -34,7 +34,7 @@ _LABELS = {
 
 
 @dataclass(slots=True)
-class Entry:
+class WordEntry:
     """
     All forms of one word.
 
@@ -64,13 +64,13 @@ class Entry:
         return max(self.votes, key=self.votes.__getitem__)
 
 
-class Glossary:
+class WordListBuilder:
     """Finds the words that tell most of what a text is about."""
 
-    def __init__(self, words: WordReader) -> None:
+    def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
 
-    def words(self, tokens: Sequence[Token], language: str) -> list[tuple[str, PartOfSpeech, list[str]]]:
+    def words(self, tokens: Sequence[WordToken], language: str) -> list[tuple[str, PartOfSpeech, list[str]]]:
         """
         Return the words that are most frequent; those of restaurants go before others.
 
@@ -89,9 +89,9 @@ class Glossary:
 
     def _is_telling(self, form: str) -> bool:
         word = self._words.read(form)
-        return bool(word.marks or word.opinion)
+        return bool(word.marks or word.polarity)
 
-    def _meanings(self, entry: Entry) -> list[str]:
+    def _meanings(self, entry: WordEntry) -> list[str]:
         """Return the names of what the lexicon is sure to know of a word."""
         word = self._words.read(entry.form)
         known = [
@@ -100,17 +100,17 @@ class Glossary:
             if weight >= (_SURE if concept == "wait" else _FAIR)
         ]
         # That a noun is usually said in blame (waiting) is no part of its meaning.
-        if word.opinion and entry.word[1] in ("adj", "adv"):
-            known.append("praise" if word.opinion > 0 else "blame")
+        if word.polarity and entry.word[1] in ("adj", "adv"):
+            known.append("praise" if word.polarity > 0 else "blame")
         return list(dict.fromkeys(known))
 
 
-def _entries(tokens: Sequence[Token]) -> list[Entry]:
-    entries: dict[str, Entry] = {}
+def _entries(tokens: Sequence[WordToken]) -> list[WordEntry]:
+    entries: dict[str, WordEntry] = {}
     for place, token in enumerate(tokens):
         if token.reading:
             word, pos, weight = token.reading
-            entry = entries.setdefault(token.stem, Entry(place))
+            entry = entries.setdefault(token.stem, WordEntry(place))
             entry.forms[token.form] += 1
             entry.votes[word, pos] = entry.votes.get((word, pos), 0.0) + weight
     return [entry for entry in entries.values() if entry.votes[entry.word] >= GUESS]

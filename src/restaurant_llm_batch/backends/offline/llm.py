@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from ..._llm_response import LLMReply
-from ..._nlp.lexicon import WordReader
+from ..._llm_response import LLMResponse
+from ..._nlp.lexicon import WordAnalyzer
 from ...errors import PermanentBackendError
 from ...models import LLMRequest
 from ._answers import AspectAnswers, ReviewAnswers, WordAnswers
@@ -65,7 +65,7 @@ class OfflineLLM:
     """
 
     def __init__(self) -> None:
-        words = WordReader()
+        words = WordAnalyzer()
         aspects, reviews, vocabulary = AspectAnswers(words), ReviewAnswers(words), WordAnswers(words)
         self._answers: Mapping[str, Answer] = {
             "aspect_summaries": aspects.summaries,
@@ -81,14 +81,14 @@ class OfflineLLM:
         }
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Name what answers, in the keys of a store."""
         return _MODEL
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
         """
         Answer a request.
 
@@ -106,9 +106,9 @@ class OfflineLLM:
                 backend="offline",
             )
         found = answer(request.inputs, str(request.inputs.get("language") or ""))
-        return LLMReply(text=json.dumps(found, ensure_ascii=False), finish_reason="stop", model=_MODEL)
+        return LLMResponse(text=json.dumps(found, ensure_ascii=False), finish_reason="stop", model=_MODEL)
 
-    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Answer a request as `complete` does; it takes milliseconds and waits for nothing."""
         return self.complete(request)
 

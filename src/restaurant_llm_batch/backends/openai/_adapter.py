@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import httpx2
 
-from ..._http.abort import endable
-from ..._http.types import Answer, Timeout, Transport, TransportError, system_trust
+from ..._http.abort import make_abortable
+from ..._http.types import HTTPResponse, Timeout, Transport, TransportError, system_trust
 
 # How many connections there are is for the runner's gates to say. Idle ones are closed before a server does.
 _LIMITS = httpx2.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=4.0)
@@ -20,7 +20,7 @@ _NOT_TO_KEEP = frozenset({"content-encoding", "content-length", "transfer-encodi
 """Headers that are true of the answer on its way, and no longer of the unpacked body."""
 
 
-class Carrier(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
+class TransportAdapter(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
     """
     A transport of ours, or the user's, as one of httpx2's; closing it closes nothing.
 
@@ -54,21 +54,21 @@ class Carrier(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         return _response(answer, request)
 
 
-def blocking_http(transport: Transport | None, timeout: Timeout) -> httpx2.Client:
+def sync_http(transport: Transport | None, timeout: Timeout) -> httpx2.Client:
     """Return what carries blocking calls: `transport`, or else httpx2 itself."""
     if transport is None:
         client = httpx2.Client(limits=_LIMITS, verify=system_trust(), timeout=as_httpx2(timeout))
-        endable(client)
+        make_abortable(client)
         return client
     # With the environment's proxies httpx2 would go around the transport.
-    return httpx2.Client(transport=Carrier(transport, timeout), trust_env=False, timeout=None)
+    return httpx2.Client(transport=TransportAdapter(transport, timeout), trust_env=False, timeout=None)
 
 
 def async_http(transport: Transport | None, timeout: Timeout) -> httpx2.AsyncClient:
     """Return what carries awaited calls: `transport`, or else httpx2 itself."""
     if transport is None:
         return httpx2.AsyncClient(limits=_LIMITS, verify=system_trust(), timeout=as_httpx2(timeout))
-    return httpx2.AsyncClient(transport=Carrier(transport, timeout), trust_env=False, timeout=None)
+    return httpx2.AsyncClient(transport=TransportAdapter(transport, timeout), trust_env=False, timeout=None)
 
 
 def as_httpx2(timeout: Timeout) -> httpx2.Timeout:
@@ -81,7 +81,7 @@ def _headers(request: httpx2.Request) -> dict[str, str]:
     return {name: value for name, value in request.headers.items() if name not in _NOT_TO_SEND}
 
 
-def _response(answer: Answer, request: httpx2.Request) -> httpx2.Response:
+def _response(answer: HTTPResponse, request: httpx2.Request) -> httpx2.Response:
     headers = [(name, value) for name, value in answer.headers.items() if name.lower() not in _NOT_TO_KEEP]
     return httpx2.Response(answer.status, headers=headers, content=answer.body, request=request)
 
@@ -89,7 +89,7 @@ def _response(answer: Answer, request: httpx2.Request) -> httpx2.Response:
 def _as_httpx2(error: TransportError, request: httpx2.Request) -> httpx2.RequestError:
     kind: type[httpx2.RequestError]
     if error.timed_out:
-        kind = httpx2.ReadTimeout if error.may_have_arrived else httpx2.ConnectTimeout
+        kind = httpx2.ReadTimeout if error.request_may_have_been_sent else httpx2.ConnectTimeout
     else:
-        kind = httpx2.ReadError if error.may_have_arrived else httpx2.ConnectError
+        kind = httpx2.ReadError if error.request_may_have_been_sent else httpx2.ConnectError
     return kind(str(error), request=request)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio import CancelScope, to_thread
 
-from ..._http.client_lifetime import InUse, PerLoop, loop_is_trio
+from ..._http.client_lifetime import EventLoopLocal, UsageCounter, loop_is_trio
 from ..._http.secrets import Secret
 from ..._http.transport import HTTPTransport
 from ..._http.types import Timeout, Transport
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _HEAVY = ("openai", f"{__package__}._adapter")
 
 
-class Clients:
+class SDKClients:
     """
     Clients of our own.
 
@@ -46,32 +46,32 @@ class Clients:
         self._key = key
         self._account = account
         self._timeout = timeout
-        self._given = transport
+        self._users_client = transport
         self._own = HTTPTransport() if transport is None else None
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._blocking: tuple[OpenAI, InUse] | None = None
-        self._async = PerLoop(lambda: (self._make_async(), InUse()), _let_go)
+        self._blocking: tuple[OpenAI, UsageCounter] | None = None
+        self._async = EventLoopLocal(lambda: (self._make_async(), UsageCounter()), _let_go)
         self._imported = False
 
     @contextmanager
-    def blocking(self) -> Iterator[OpenAI]:
+    def sync_client(self) -> Iterator[OpenAI]:
         """Lend the client for blocking calls; it is not closed meanwhile."""
         if os.getpid() != self._pid:  # a forked child leaves its parent's connections, and locks, alone
             self._pid, self._lock, self._blocking = os.getpid(), threading.Lock(), None
         with self._lock:
             if self._blocking is None:
-                self._blocking = self._make_blocking(), InUse()
+                self._blocking = self._make_blocking(), UsageCounter()
             client, in_use = self._blocking
             in_use.enter()
         try:
             yield client
         finally:
-            if in_use.leave():
+            if in_use.exit():
                 client.close()
 
     @asynccontextmanager
-    async def on_loop(self) -> AsyncIterator[AsyncOpenAI]:
+    async def async_client(self) -> AsyncIterator[AsyncOpenAI]:
         """Lend the running loop's client; it is not closed meanwhile."""
         if not self._imported:
             for module in _HEAVY:  # most of a second of reading files, which the loop need not wait for
@@ -82,7 +82,7 @@ class Clients:
         try:
             yield client
         finally:
-            if in_use.leave():
+            if in_use.exit():
                 with CancelScope(shield=True):
                     await client.close()
 
@@ -104,10 +104,10 @@ class Clients:
     def _make_blocking(self) -> OpenAI:
         from openai import OpenAI
 
-        from ._adapter import blocking_http
+        from ._adapter import sync_http
 
         # httpx2's own pool: through our seam, threads would pay for httpx's, which costs several times more.
-        http = blocking_http(self._given, self._timeout)
+        http = sync_http(self._users_client, self._timeout)
         return OpenAI(api_key=self._key.reveal(), **self._account, max_retries=0, http_client=http)
 
     def _make_async(self) -> AsyncOpenAI:
@@ -115,7 +115,7 @@ class Clients:
 
         from ._adapter import async_http
 
-        transport = self._given if self._own is None or loop_is_trio() else self._own
+        transport = self._users_client if self._own is None or loop_is_trio() else self._own
         http = async_http(transport, self._timeout)
         return AsyncOpenAI(api_key=self._key.reveal(), **self._account, max_retries=0, http_client=http)
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import Secret
-from ..._http.status import LONGEST_WORDS
+from ..._http.status import MAX_ERROR_TEXT
 from ..._http.types import TransportError
-from ..._llm_response import LLMReply
+from ..._llm_response import LLMResponse
 from ...errors import (
     BackendError,
     ConfigurationError,
@@ -73,7 +73,7 @@ def body_for(
         temperature: Whether to send the temperature.
         more: Further fields, which go before ours.
     """
-    body = chat_body(request, model, most_tokens=most_tokens)
+    body = chat_body(request, model, max_tokens_field=most_tokens)
     if not temperature:
         del body["temperature"]
     for message in body["messages"]:
@@ -84,7 +84,7 @@ def body_for(
     return body
 
 
-def reply_from(response: Response) -> LLMReply:
+def reply_from(response: Response) -> LLMResponse:
     """
     Return the reply in an answer of the service.
 
@@ -94,7 +94,7 @@ def reply_from(response: Response) -> LLMReply:
     key = _key_of(response.request)
     body = _body_of(response)
     if isinstance(body, str):
-        words = body[:80] if key is None else key.scrub(body)[:80]
+        words = body[:80] if key is None else key.redact(body)[:80]
         raise TransientBackendError(
             f"{BACKEND} answered with something that is not JSON: {words!r}", backend=BACKEND
         )
@@ -142,8 +142,8 @@ def _too_large(status: int, body: Any, key: Secret | None) -> PromptTooLong | No
     if status != 429 or not words.startswith(_TOO_LARGE):
         return None
     if key is not None:
-        words = key.scrub(words)
-    return PromptTooLong(f"{BACKEND}: {words[:LONGEST_WORDS]}", backend=BACKEND, status=status)
+        words = key.redact(words)
+    return PromptTooLong(f"{BACKEND}: {words[:MAX_ERROR_TEXT]}", backend=BACKEND, status=status)
 
 
 def _with_hint(body: Any, response: Response) -> Any:

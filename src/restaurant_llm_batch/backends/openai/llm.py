@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anyio import fail_after
 
-from ..._http.abort import TooLate, exchange
-from ..._http.fingerprint import identity_of
+from ..._http.abort import TotalTimeout, abortable
+from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import is_official
 from ..._http.secrets import KeyLike, Secret, as_secret
-from ..._http.status import base_url as cleaned
+from ..._http.status import normalize_base_url as cleaned
 from ..._http.types import Timeout, Transport, as_timeout
-from ..._llm_response import LLMReply
+from ..._llm_response import LLMResponse
 from ...errors import ConfigurationError, TransientBackendError
 from ...models import LLMRequest
-from ._clients import Clients, check_client
+from ._clients import SDKClients, check_client
 from ._codec import BACKEND, body_for, check_arguments, failure_of, reply_from
 
 if TYPE_CHECKING:
@@ -101,23 +101,23 @@ class OpenAILLM:
         )
         self._send_temperature = send_temperature
         ours = {"service_tier": service_tier, "prompt_cache_key": prompt_cache_key}
-        self._more = {name: value for name, value in ours.items() if value is not None} | dict(
+        self._extra_body = {name: value for name, value in ours.items() if value is not None} | dict(
             extra_body or {}
         )
-        self._clients: Clients | None = None
+        self._clients: SDKClients | None = None
         if given is None:
             account = {"base_url": self._url, "organization": organization, "project": project}
-            self._clients = Clients(_key(api_key, self._url), account, transport, self._timeout)
+            self._clients = SDKClients(_key(api_key, self._url), account, transport, self._timeout)
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Name what answers, in the keys of a store: equal identities give each other's answers."""
-        return identity_of("openai", self._url, self._model, self._more)
+        return backend_fingerprint("openai", self._url, self._model, self._extra_body)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, base_url={self._url!r})"
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
         """
         Answer a request.
 
@@ -130,14 +130,14 @@ class OpenAILLM:
             PermanentBackendError: When it refuses the request for good.
             RunStopped: When the run gave the call up; the connection is closed.
         """
-        lent = nullcontext(self._client) if self._client else self._ours("client").blocking()
+        lent = nullcontext(self._client) if self._client else self._ours("client").sync_client()
         with lent as client:
             return self._post(client, request)
 
-    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Answer a request as `complete` does; being cancelled closes the connection."""
         given = self._async_client
-        lent = nullcontext(given) if given else self._ours("async_client").on_loop()
+        lent = nullcontext(given) if given else self._ours("async_client").async_client()
         async with lent as client:
             return await self._apost(client, request, None if given else self._timeout.total)
 
@@ -151,22 +151,22 @@ class OpenAILLM:
         if self._clients is not None:
             await self._clients.aclose()
 
-    def _post(self, client: OpenAI, request: LLMRequest) -> LLMReply:
+    def _post(self, client: OpenAI, request: LLMRequest) -> LLMResponse:
         from httpx2 import Response
         from openai import OpenAIError
 
         try:
-            with exchange(self._timeout.total):
+            with abortable(self._timeout.total):
                 response = client.post(_PATH, cast_to=Response, body=self._body(request), options=_ONCE)
         except OpenAIError as error:
             failure = failure_of(error)
-        except TooLate:
+        except TotalTimeout:
             failure = self._too_late()
         else:
             return reply_from(response)
         raise failure  # out here, so that an error which holds the key is not its context either
 
-    async def _apost(self, client: AsyncOpenAI, request: LLMRequest, total: float | None) -> LLMReply:
+    async def _apost(self, client: AsyncOpenAI, request: LLMRequest, total: float | None) -> LLMResponse:
         from httpx2 import Response
         from openai import OpenAIError
 
@@ -192,10 +192,10 @@ class OpenAILLM:
             self._model,
             most_tokens=self._most_tokens,
             temperature=self._send_temperature,
-            more=self._more,
+            more=self._extra_body,
         )
 
-    def _ours(self, field: str) -> Clients:
+    def _ours(self, field: str) -> SDKClients:
         if self._clients is None:
             kind = "AsyncOpenAI" if field == "async_client" else "OpenAI"
             raise ConfigurationError(f"this strategy calls {field}; write {field}=openai.{kind}(...) as well")

@@ -10,14 +10,14 @@ from typing import Any
 
 from ..._http.openai_api import as_text, chat_error, count, read_chat
 from ..._http.secrets import Secret
-from ..._http.status import LONGEST_WORDS, decode
-from ..._http.types import Answer
-from ..._llm_response import LLMReply
+from ..._http.status import MAX_ERROR_TEXT, decode
+from ..._http.types import HTTPResponse
+from ..._llm_response import LLMResponse
 from ...errors import BackendError, PermanentBackendError, SubmissionUnknown, TransientBackendError
 
 BACKEND = "runpod"
 ROUTE = "/v1/chat/completions"
-LARGEST_BODY = 10_000_000
+MAX_BODY_BYTES = 10_000_000
 """Bytes that ``/run`` takes; docs.runpod.io/serverless/endpoints/send-requests says 10 MB."""
 
 _REFUSED = frozenset({408, 409, 425, 429, 503, 521, 523, 525, 526})
@@ -30,7 +30,7 @@ may fail with 500 after it has queued the job.
 """
 _FROM_VLLM = re.compile(r"vLLM returned HTTP (\d{3})(?::\s*)?")
 _WORKER_IS_GONE = re.compile(r"vLLM server process is not running|Request to vLLM failed")
-_LONGEST_ERROR = 100_000
+_MAX_ERROR_TEXT = 100_000
 
 
 def job_body(chat: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def job_body(chat: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, An
     return {"input": {"openai_route": ROUTE, "openai_input": dict(chat)}, "policy": dict(policy)}
 
 
-def read_submission(answer: Answer, secret: Secret) -> str:
+def read_submission(answer: HTTPResponse, secret: Secret) -> str:
     """
     Return the id of the job that was made.
 
@@ -56,7 +56,7 @@ def read_submission(answer: Answer, secret: Secret) -> str:
         return _job_id(answer, secret)
     error = answer_error(answer, secret)
     if status >= 500 and status not in _REFUSED:
-        raise unknown(str(error), status)
+        raise submission_unknown(str(error), status)
     if status == 404:
         raise PermanentBackendError(
             f"{error}; check endpoint_id, and that the endpoint is a queue-based one",
@@ -66,7 +66,7 @@ def read_submission(answer: Answer, secret: Secret) -> str:
     raise error
 
 
-def _job_id(answer: Answer, secret: Secret) -> str:
+def _job_id(answer: HTTPResponse, secret: Secret) -> str:
     try:
         body = decode(answer, BACKEND, secret)
     except TransientBackendError:
@@ -79,24 +79,24 @@ def _job_id(answer: Answer, secret: Secret) -> str:
             raise PermanentBackendError(
                 f"runpod refused the job: {_said(body['error'], secret)}", backend=BACKEND
             )
-    raise unknown("runpod took the submission but told no job id", answer.status)
+    raise submission_unknown("runpod took the submission but told no job id", answer.status)
 
 
-def unknown(words: str, status: int | None = None) -> SubmissionUnknown:
+def submission_unknown(message: str, status: int | None = None) -> SubmissionUnknown:
     """Return the error for a submission whose fate is unknown."""
     return SubmissionUnknown(
-        f"{words}; a job may have been made, so none is submitted again. If one was, its ttl ends it",
+        f"{message}; a job may have been made, so none is submitted again. If one was, its ttl ends it",
         backend=BACKEND,
         status=status,
     )
 
 
-def answer_error(answer: Answer, secret: Secret) -> BackendError:
+def answer_error(answer: HTTPResponse, secret: Secret) -> BackendError:
     """Return what an answer with an error status means."""
     return chat_error(answer.status, _body_or_text(answer), answer.headers, BACKEND, secret)
 
 
-def read_state(answer: Answer, secret: Secret) -> tuple[str, Mapping[str, Any]]:
+def read_state(answer: HTTPResponse, secret: Secret) -> tuple[str, Mapping[str, Any]]:
     """
     Return a job's status, and all that was told with it.
 
@@ -114,7 +114,7 @@ def read_state(answer: Answer, secret: Secret) -> tuple[str, Mapping[str, Any]]:
     raise PermanentBackendError(f"runpod told no status of the job but: {words}", backend=BACKEND)
 
 
-def read_output(told: Mapping[str, Any], model: str, max_tokens: int, secret: Secret) -> LLMReply:
+def read_output(told: Mapping[str, Any], model: str, max_tokens: int, secret: Secret) -> LLMResponse:
     """
     Return the reply in a completed job.
 
@@ -154,14 +154,14 @@ def _is_native(item: Mapping[str, Any]) -> bool:
     return "message" not in first and ("tokens" in first or "text" in first)
 
 
-def _read_native(items: list[dict[str, Any]], model: str, max_tokens: int) -> LLMReply:
+def _read_native(items: list[dict[str, Any]], model: str, max_tokens: int) -> LLMResponse:
     """Read the old generation's own form, and that of text completions; what was streamed comes in parts."""
     parts = [_first_choice(item) for item in items]
     usage: Any = items[-1].get("usage")
     usage = usage if isinstance(usage, dict) else {}
     written = count(usage.get("output", usage.get("completion_tokens")))
     cut = written >= max_tokens  # this form does not say why it ended
-    return LLMReply(
+    return LLMResponse(
         text="".join(_native_text(part) for part in parts),
         finish_reason=str(parts[-1].get("finish_reason") or ("length" if cut else "stop")),
         prompt_tokens=count(usage.get("input", usage.get("prompt_tokens"))),
@@ -202,7 +202,7 @@ def failure(told: Mapping[str, Any], secret: Secret) -> BackendError:
     )
 
 
-def ended(status: str, told: Mapping[str, Any], secret: Secret) -> BackendError:
+def error_for_terminal_status(status: str, told: Mapping[str, Any], secret: Secret) -> BackendError:
     """
     Return what the end of a job means that did not complete.
 
@@ -221,7 +221,7 @@ def ended(status: str, told: Mapping[str, Any], secret: Secret) -> BackendError:
 
 def _unpacked(error: Any) -> Any:
     """Return what is in an error: the SDK sends JSON in a string, worker-vllm Python's repr of a dict."""
-    if not isinstance(error, str) or not error.lstrip().startswith("{") or len(error) > _LONGEST_ERROR:
+    if not isinstance(error, str) or not error.lstrip().startswith("{") or len(error) > _MAX_ERROR_TEXT:
         return error
     try:
         return json.loads(error)
@@ -233,12 +233,12 @@ def _unpacked(error: Any) -> Any:
         return error
 
 
-def _body_or_text(answer: Answer) -> Any:
+def _body_or_text(answer: HTTPResponse) -> Any:
     try:
         return decode(answer, BACKEND)
     except TransientBackendError:
-        return answer.body[:LONGEST_WORDS].decode("utf-8", "replace")
+        return answer.body[:MAX_ERROR_TEXT].decode("utf-8", "replace")
 
 
 def _said(words: Any, secret: Secret) -> str:
-    return secret.scrub(str(words))[:LONGEST_WORDS]
+    return secret.redact(str(words))[:MAX_ERROR_TEXT]

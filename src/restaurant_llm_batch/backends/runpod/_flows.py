@@ -1,7 +1,7 @@
 """
 The life of a RunPod job as flows: submit, watch, cancel.
 
-A flow yields `Send`, `Pause` and `Now`; the drivers in `blocking` and `awaited` perform them.
+A flow yields `Send`, `Sleep` and `Now`; the drivers in `blocking` and `awaited` perform them.
 They keep one rule: a job that is still alive when its flow has ended, for whatever reason, is cancelled by a
 flow of its own. So no flow has to survive its own interruption.
 """
@@ -12,16 +12,24 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
-from ..._http.exchange import Exchange
+from ..._http.exchange import HTTPRequest
 from ..._http.secrets import Secret
-from ..._http.status import decode, no_answer
-from ..._http.types import Answer, Timeout, TransportError
-from ..._llm_response import LLMReply
+from ..._http.status import decode, no_response_error
+from ..._http.types import HTTPResponse, Timeout, TransportError
+from ..._llm_response import LLMResponse
 from ...errors import BackendError, PermanentBackendError, TransientBackendError
-from ...steps import Flow, Pause
-from ._codec import BACKEND, answer_error, ended, read_output, read_state, read_submission, unknown
+from ...steps import Flow, Sleep
+from ._codec import (
+    BACKEND,
+    answer_error,
+    error_for_terminal_status,
+    read_output,
+    read_state,
+    read_submission,
+    submission_unknown,
+)
 from ._health import RunPodHealth, read_health
-from ._job import Job, Now, Operation, Polling, QueueWatch, Send
+from ._job import GetTime, Job, Operation, PollingPolicy, QueueMonitor, Send
 
 TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 """The last states of a job; any other is one to go on polling in, as RunPod's own CLI does."""
@@ -51,9 +59,9 @@ class JobFlows:
         model: str,
         timeout: float,
         request_timeout: Timeout,
-        polling: Polling,
+        polling: PollingPolicy,
     ) -> None:
-        self.queue = QueueWatch()
+        self.queue_monitor = QueueMonitor()
         self._url = url
         self._endpoint = endpoint
         self._secret = secret
@@ -71,14 +79,14 @@ class JobFlows:
             SubmissionUnknown: When nobody knows.
         """
         try:
-            answer: Answer = yield self._send("run", "POST", "run", body)
+            answer: HTTPResponse = yield self._send("run", "POST", "run", body)
         except TransportError as error:
-            if not error.may_have_arrived:
-                raise no_answer(error, BACKEND) from error
-            raise unknown(f"no answer came to the submission: {error}") from error
+            if not error.request_may_have_been_sent:
+                raise no_response_error(error, BACKEND) from error
+            raise submission_unknown(f"no answer came to the submission: {error}") from error
         job.made(read_submission(answer, self._secret))
 
-    def watch(self, job: Job, max_tokens: int) -> Flow[LLMReply]:
+    def watch(self, job: Job, max_tokens: int) -> Flow[LLMResponse]:
         """
         Watch a job until it has ended, and return the reply.
 
@@ -88,30 +96,30 @@ class JobFlows:
         Raises:
             BackendError: When it ended otherwise, or cannot be watched.
         """
-        began: float = yield Now()
+        began: float = yield GetTime()
         now = began
-        wait = 0.0 if job.found else self._polling.first
+        wait = 0.0 if job.found else self._polling.wait_initial
         status = "IN_QUEUE"
         while now - began < self._timeout:
-            yield Pause(min(wait, began + self._timeout - now))
+            yield Sleep(min(wait, began + self._timeout - now))
             wait = self._polling.after(wait)
             try:
-                status, told = yield from self._look(job)
+                status, told = yield from self._poll(job)
             except TransientBackendError as error:
                 wait = max(wait, error.retry_after or 0.0)
                 told = {}
             except PermanentBackendError as error:
-                job.gone = error.status == 404
+                job.lost = error.status == 404
                 raise
             else:
                 if status == "COMPLETED":
                     return read_output(told, self._model, max_tokens, self._secret)
                 if status in TERMINAL:
-                    job.gone = status == "CANCELLED"
-                    raise ended(status, told, self._secret)
-            now = yield Now()
-            if status == "IN_QUEUE" and self.queue.is_due(began, now):
-                yield from self._look_at_the_queue()
+                    job.lost = status == "CANCELLED"
+                    raise error_for_terminal_status(status, told, self._secret)
+            now = yield GetTime()
+            if status == "IN_QUEUE" and self.queue_monitor.is_due(began, now):
+                yield from self._check_queue()
         raise PermanentBackendError(
             f"runpod: the job took longer than timeout={self._timeout:g} seconds (its last state: {status}), "
             "so it is given up",
@@ -123,37 +131,39 @@ class JobFlows:
         for wait in (*CANCEL_WAITS, 0.0):
             floor = 0.0
             try:
-                answer: Answer = yield self._send("cancel", "POST", f"cancel/{quote(job.id, safe='')}", b"")
+                answer: HTTPResponse = yield self._send(
+                    "cancel", "POST", f"cancel/{quote(job.id, safe='')}", b""
+                )
             except TransportError:
                 pass
             else:
                 if _is_settled(answer):
-                    job.over = True
+                    job.finished = True
                     return
                 error = answer_error(answer, self._secret)
                 if isinstance(error, TransientBackendError):
                     floor = error.retry_after or 0.0
                 elif answer.status >= 400:
-                    yield from self._see_whether_it_ended(job)
-            if job.over or not wait:
+                    yield from self._poll_after_failed_cancel(job)
+            if job.finished or not wait:
                 return
-            yield Pause(max(wait, min(floor, CANCEL_WAITS[-1])))
+            yield Sleep(max(wait, min(floor, CANCEL_WAITS[-1])))
 
     def health(self) -> Flow[RunPodHealth]:
         """Look at the endpoint."""
         try:
-            answer: Answer = yield self._send("health", "GET", "health")
+            answer: HTTPResponse = yield self._send("health", "GET", "health")
         except TransportError as error:
-            raise no_answer(error, BACKEND) from error
+            raise no_response_error(error, BACKEND) from error
         if answer.status != 200:
             raise answer_error(answer, self._secret)
         return read_health(decode(answer, BACKEND, self._secret))
 
-    def _look(self, job: Job) -> Flow[tuple[str, Mapping[str, Any]]]:
+    def _poll(self, job: Job) -> Flow[tuple[str, Mapping[str, Any]]]:
         try:
-            answer: Answer = yield self._send("status", "GET", f"status/{quote(job.id, safe='')}")
+            answer: HTTPResponse = yield self._send("status", "GET", f"status/{quote(job.id, safe='')}")
         except TransportError as error:
-            raise no_answer(error, BACKEND) from error
+            raise no_response_error(error, BACKEND) from error
         if answer.status == 404:
             raise PermanentBackendError(
                 f"runpod does not know job {job.id} any more; its time to live (ttl) may be over",
@@ -163,29 +173,29 @@ class JobFlows:
         if answer.status != 200:
             raise answer_error(answer, self._secret)
         status, told = read_state(answer, self._secret)
-        job.over = job.over or status in TERMINAL
+        job.finished = job.finished or status in TERMINAL
         return status, told
 
-    def _see_whether_it_ended(self, job: Job) -> Flow[None]:
+    def _poll_after_failed_cancel(self, job: Job) -> Flow[None]:
         """Look whether a job that cannot be cancelled is one that has ended."""
         try:
-            yield from self._look(job)
+            yield from self._poll(job)
         except BackendError as error:
-            job.over = job.over or error.status == 404
+            job.finished = job.finished or error.status == 404
 
-    def _look_at_the_queue(self) -> Flow[None]:
+    def _check_queue(self) -> Flow[None]:
         try:
             health = yield from self.health()
         except BackendError:
             return  # the job is what matters
-        self.queue.warn(self._endpoint, health.trouble)
+        self.queue_monitor.warn(self._endpoint, health.problem)
 
     def _send(self, operation: Operation, method: str, path: str, body: bytes | None = None) -> Send:
-        exchange = Exchange(method, f"{self._url}/{path}", {}, body, self._request_timeout)
+        exchange = HTTPRequest(method, f"{self._url}/{path}", {}, body, self._request_timeout)
         return Send(operation, exchange)
 
 
-def _is_settled(answer: Answer) -> bool:
+def _is_settled(answer: HTTPResponse) -> bool:
     """Tell whether an answer to a cancellation says that the job is, or will be, no more."""
     if answer.status == 404:
         return True

@@ -52,7 +52,7 @@ class RunPodHealth:
     workers: WorkerCounts
 
     @property
-    def trouble(self) -> str | None:
+    def problem(self) -> str | None:
         """Why jobs wait although no worker is on its way, in words; None when nothing is wrong."""
         workers = self.workers
         if not self.jobs.in_queue or workers.idle or workers.initializing or workers.ready or workers.running:

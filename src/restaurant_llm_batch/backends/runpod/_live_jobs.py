@@ -12,7 +12,7 @@ from time import monotonic, sleep
 from ...errors import RunStopped
 from ._job import Job
 
-LAST_MOMENTS = 30.0
+SHUTDOWN_GRACE = 30.0
 """Most seconds that the interpreter's end is held up for; RunPod takes 100 cancellations in ten seconds."""
 
 OTHERS_TAKE = 10.0
@@ -28,7 +28,7 @@ class Phase(Enum):
     KEPT = "cancelling it failed, and is tried once more at the very end"
 
 
-class Ledger:
+class LiveJobs:
     """The jobs of one backend in one process."""
 
     def __init__(self) -> None:
@@ -38,7 +38,7 @@ class Ledger:
         self._lock = threading.Lock()
 
     @contextmanager
-    def keeping(self, job: Job) -> Iterator[None]:
+    def track(self, job: Job) -> Iterator[None]:
         """
         Keep a job that is about to be submitted, until it is over or was never made.
 
@@ -57,11 +57,11 @@ class Ledger:
                     self._jobs[job] = Phase.KEPT
                 else:
                     self._jobs.pop(job, None)
-                if job.found and job.over:
+                if job.found and job.finished:
                     for other in self._of_same_id(job, Phase.KEPT):
                         del self._jobs[other]
 
-    def note(self, job: Job, phase: Phase) -> None:
+    def record(self, job: Job, phase: Phase) -> None:
         """Note what is being done about a job."""
         with self._lock:
             if job in self._jobs:
@@ -76,8 +76,8 @@ class Ledger:
         with self._lock:
             if job in self._jobs:
                 self._jobs[job] = Phase.CANCELLED
-            job.left = job.notes is not None and bool(self._of_same_id(job, Phase.WATCHED))
-            return not job.left
+            job.handed_over = job.record is not None and bool(self._of_same_id(job, Phase.WATCHED))
+            return not job.handed_over
 
     def end(self, cancel: Callable[[Job], object]) -> None:
         """
@@ -93,7 +93,7 @@ class Ledger:
         began = monotonic()
         while self._jobs:
             job = self._take()
-            if monotonic() - began > (OTHERS_TAKE if job is None else LAST_MOMENTS):
+            if monotonic() - began > (OTHERS_TAKE if job is None else SHUTDOWN_GRACE):
                 return
             if job is None:
                 sleep(0.01)

@@ -14,27 +14,27 @@ WINDOW = 10.0
 
 
 @dataclass(frozen=True, slots=True)
-class Rate:
+class OperationLimit:
     """
     How often an operation may be asked for.
 
     Attributes:
-        calls: Requests in any 10 seconds.
-        concurrent: Requests in flight at once.
+        requests: Requests in any 10 seconds.
+        max_concurrent: Requests in flight at once.
 
     Raises:
         ConfigurationError: When one of them is not a whole number of at least 1.
     """
 
-    calls: int
-    concurrent: int
+    requests: int
+    max_concurrent: int
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
             if type(value) is not int or value < 1:
                 raise ConfigurationError(
-                    f"Rate.{field.name} must be a whole number of at least 1, got {value!r}; "
+                    f"OperationLimit.{field.name} must be a whole number of at least 1, got {value!r}; "
                     "write for example Rate(1000, 200)"
                 )
 
@@ -53,21 +53,21 @@ class RunPodLimits:
         cancel: Cancellations.
     """
 
-    run: Rate = Rate(1000, 200)
-    status: Rate = Rate(2000, 400)
-    cancel: Rate = Rate(100, 20)
+    run: OperationLimit = OperationLimit(1000, 200)
+    status: OperationLimit = OperationLimit(2000, 400)
+    cancel: OperationLimit = OperationLimit(100, 20)
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value: object = getattr(self, field.name)
-            if not isinstance(value, Rate):
+            if not isinstance(value, OperationLimit):
                 raise ConfigurationError(
                     f"RunPodLimits.{field.name} must be a Rate, got {value!r}; "
                     f"write {field.name}=Rate(1000, 200)"
                 )
 
 
-class Pace:
+class SlidingWindowLimiter:
     """
     A sliding window of reservations: at most so many in any stretch of so long.
 
@@ -78,11 +78,11 @@ class Pace:
 
     def __init__(self, calls: int, window: float = WINDOW) -> None:
         self._window = window
-        self._booked: deque[float] = deque(maxlen=calls)
+        self._reserved: deque[float] = deque(maxlen=calls)
 
-    def book(self, now: float) -> float:
+    def reserve(self, now: float) -> float:
         """Reserve the next free moment and return the seconds until then; first come, first served."""
-        booked = self._booked
+        booked = self._reserved
         moment = max(now, booked[-1]) if booked else now
         if len(booked) == booked.maxlen:
             moment = max(moment, booked[0] + self._window)
@@ -90,25 +90,25 @@ class Pace:
         return moment - now
 
 
-class Lane:
+class OperationLimiter:
     """
     An operation's limits in one process.
 
     The pace is everybody's; the slots are those of the threads, and each event loop has as many of its own.
     """
 
-    def __init__(self, rate: Rate) -> None:
-        self.concurrent = rate.concurrent
-        self.slots = threading.BoundedSemaphore(rate.concurrent)
-        self._pace = Pace(rate.calls, WINDOW)
+    def __init__(self, rate: OperationLimit) -> None:
+        self.concurrent = rate.max_concurrent
+        self.slots = threading.BoundedSemaphore(rate.max_concurrent)
+        self._window = SlidingWindowLimiter(rate.requests, WINDOW)
         self._lock = threading.Lock()
 
-    def book(self) -> float:
+    def reserve(self) -> float:
         """Return the seconds to wait before asking."""
         with self._lock:
-            return self._pace.book(monotonic())
+            return self._window.reserve(monotonic())
 
 
-def make_lanes(limits: RunPodLimits) -> dict[str, Lane]:
+def make_operation_limiters(limits: RunPodLimits) -> dict[str, OperationLimiter]:
     """Return a lane for each operation that has limits."""
-    return {field.name: Lane(getattr(limits, field.name)) for field in fields(limits)}
+    return {field.name: OperationLimiter(getattr(limits, field.name)) for field in fields(limits)}

@@ -4,82 +4,84 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from time import monotonic, sleep
+from time import monotonic
 from types import FrameType, TracebackType
 from typing import Any
 
-from ..._http.client_lifetime import InUse
-from ..._http.exchange import Wire
-from ..._http.types import Answer
-from ..._llm_response import LLMReply
-from ...cancellation import is_given_up, to_the_end, wait
+from ... import cancellation
+from ..._http.client_lifetime import UsageCounter
+from ..._http.exchange import HTTPClient
+from ..._http.types import HTTPResponse
+from ..._llm_response import LLMResponse
+from ...cancellation import cancel_requested, shielded
 from ...errors import PermanentBackendError, RunStopped
-from ...steps import Pause, drive
+from ...steps import Sleep, drive
 from ._flows import JobFlows
 from ._health import RunPodHealth
-from ._job import Job, Notes, Now, Operation, Send, log
-from ._live_jobs import Ledger, Phase
-from ._rate_limits import Lane
+from ._job import GetTime, Job, JobRecord, Operation, Send, log
+from ._live_jobs import LiveJobs, Phase
+from ._rate_limits import OperationLimiter
 
-GRACE = 30.0
+CANCEL_GRACE = 30.0
 """
 Seconds after which no further attempt to cancel a job is begun.
 
 Most are cancelled in a moment, but RunPod takes only 100 cancellations in ten seconds.
 """
-LOOK_AROUND = 0.2
+POLL_INTERVAL = 0.2
 """Seconds between looks whether a run was given up, while all slots of an operation are taken."""
 
 
-class BlockingJobs:
+class SyncJobRunner:
     """
     Runs jobs in the calling thread.
 
     Args:
         flows: The endpoint's flows.
-        wire: Sends exchanges.
+        client: Sends exchanges.
         headers: The headers of each, the key among them.
-        lanes: The limits of each operation.
-        ledger: Where jobs are kept while they may be alive.
+        limiters: The limits of each operation.
+        live_jobs: Where jobs are kept while they may be alive.
     """
 
     def __init__(
         self,
         flows: JobFlows,
-        wire: Wire,
+        client: HTTPClient,
         headers: Mapping[str, str],
-        lanes: Mapping[str, Lane],
-        ledger: Ledger,
+        limiters: Mapping[str, OperationLimiter],
+        live_jobs: LiveJobs,
     ) -> None:
         self._flows = flows
-        self._wire = wire
+        self._client = client
         self._headers = headers
-        self._lanes = lanes
-        self._ledger = ledger
-        self._in_use = InUse()
+        self._limiters = limiters
+        self._live_jobs = live_jobs
+        self._usage = UsageCounter()
 
-    def complete(self, body: bytes, max_tokens: int, notes: Notes | None = None) -> LLMReply:
+    def complete(self, body: bytes, max_tokens: int, record: JobRecord | None = None) -> LLMResponse:
         """Run a job, or go on with one that is noted; it is cancelled if this ends before it does."""
         with self._using():
-            found = None if notes is None else notes.find()
+            found = None if record is None else record.find()
             if found is not None:
                 try:
                     return self._run(found, body, max_tokens)
                 except PermanentBackendError:
                     if not found.may_be_replaced:
                         raise
-            return self._run(Job(notes=notes), body, max_tokens)
+            return self._run(Job(record=record), body, max_tokens)
 
-    def _run(self, job: Job, body: bytes, max_tokens: int) -> LLMReply:
-        with self._ledger.keeping(job):
+    def _run(self, job: Job, body: bytes, max_tokens: int) -> LLMResponse:
+        with self._live_jobs.track(job):
             try:
                 if not job.found:
                     # An exchange that is cut off here may leave a job whose number nobody knows.
-                    with self._slot("run", _go_on), HeldSignals(), to_the_end():
+                    with self._slot("run", raise_if_cancelled), DeferredSignals(), shielded():
                         drive(self._flows.submit(job, body), self._send)
-                self._ledger.note(job, Phase.WATCHED)
+                self._live_jobs.record(job, Phase.WATCHED)
                 return drive(self._flows.watch(job, max_tokens), self._perform)
             except BaseException:
                 self.cancel(job)
@@ -93,20 +95,20 @@ class BlockingJobs:
     def cancel(self, job: Job) -> None:
         """Cancel a job if it is alive, whatever has happened; a first Ctrl-C waits for that."""
         if job.alive:
-            with HeldSignals(), to_the_end():
-                if self._ledger.may_cancel(job):
+            with DeferredSignals(), shielded():
+                if self._live_jobs.may_cancel(job):
                     self._cancel(job)
             warn_if_alive(job)
         job.unanswered()
 
     def _cancel(self, job: Job) -> None:
-        until = monotonic() + GRACE
+        until = monotonic() + CANCEL_GRACE
 
         def perform(step: Any) -> Any:
             if monotonic() > until:
-                raise TimeoutError(f"{GRACE:g} seconds were not enough")
-            if isinstance(step, Pause):
-                return sleep(step.seconds)  # not to be cut short by what has ended the call
+                raise TimeoutError(f"{CANCEL_GRACE:g} seconds were not enough")
+            if isinstance(step, Sleep):
+                return time.sleep(step.seconds)  # not to be cut short by what has ended the call
             with self._slot(step.operation, _nothing):
                 return self._send(step)
 
@@ -117,47 +119,47 @@ class BlockingJobs:
 
     def close(self) -> None:
         """Close the connections, once no call uses them."""
-        if self._in_use.close():
-            self._wire.close()
+        if self._usage.close():
+            self._client.close()
 
     @contextmanager
     def _using(self) -> Iterator[None]:
-        self._in_use.enter()
+        self._usage.enter()
         try:
             yield
         finally:
-            if self._in_use.leave():
-                self._wire.close()
+            if self._usage.exit():
+                self._client.close()
 
     @contextmanager
     def _slot(self, operation: Operation, look_around: Callable[[], object]) -> Iterator[None]:
-        lane = self._lanes.get(operation)
+        lane = self._limiters.get(operation)
         if lane is None:
             yield
             return
-        while not lane.slots.acquire(timeout=LOOK_AROUND):
+        while not lane.slots.acquire(timeout=POLL_INTERVAL):
             look_around()
         try:
-            seconds = lane.book()
-            if seconds and look_around is _go_on:
-                wait(seconds)
+            seconds = lane.reserve()
+            if seconds and look_around is raise_if_cancelled:
+                cancellation.sleep(seconds)
             elif seconds:
-                sleep(seconds)
+                time.sleep(seconds)
             look_around()
             yield
         finally:
             lane.slots.release()
 
     def _perform(self, step: Any) -> Any:
-        if isinstance(step, Pause):
-            return wait(step.seconds)
-        if isinstance(step, Now):
+        if isinstance(step, Sleep):
+            return cancellation.sleep(step.seconds)
+        if isinstance(step, GetTime):
             return monotonic()
-        with self._slot(step.operation, _go_on):
+        with self._slot(step.operation, raise_if_cancelled):
             return self._send(step)
 
-    def _send(self, step: Send) -> Answer:
-        return self._wire.send(step.exchange._replace(headers=self._headers))
+    def _send(self, step: Send) -> HTTPResponse:
+        return self._client.send(step.request._replace(headers=self._headers))
 
 
 def warn_if_alive(job: Job) -> None:
@@ -166,8 +168,8 @@ def warn_if_alive(job: Job) -> None:
         log.warning("RunPod job %s could not be cancelled; if it is alive, its ttl ends it", job.id)
 
 
-def _go_on() -> None:
-    if is_given_up():
+def raise_if_cancelled() -> None:
+    if cancel_requested():
         raise RunStopped("the run gave this call up")
 
 
@@ -175,7 +177,7 @@ def _nothing() -> None:
     pass
 
 
-class HeldSignals:
+class DeferredSignals:
     """
     In this block the main thread's first Ctrl-C, or SIGTERM with a handler, waits for the block's end.
 

@@ -12,28 +12,36 @@ from functools import partial
 from math import isfinite
 from typing import Any
 
-from ..._http.exchange import Wire
-from ..._http.fingerprint import identity_of
+from ..._http.exchange import HTTPClient
+from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body
 from ..._http.secrets import KeyLike, Secret, as_secret
-from ..._http.status import base_url as cleaned
 from ..._http.status import encode
+from ..._http.status import normalize_base_url as cleaned
 from ..._http.types import Timeout, Transport, as_timeout
-from ..._llm_response import LLMReply
-from ..._store.journal import current
+from ..._llm_response import LLMResponse
+from ..._store.journal import current_job_journal
 from ...errors import ConfigurationError, PromptTooLong
 from ...models import LLMRequest
 from ..vllm.server import NEUTRAL_SAMPLING
-from ._async_driver import AwaitedJobs
-from ._codec import BACKEND, LARGEST_BODY, job_body
+from ._async_driver import AsyncJobRunner
+from ._codec import BACKEND, MAX_BODY_BYTES, job_body
 from ._flows import JobFlows
 from ._health import JobCounts, RunPodHealth, WorkerCounts
-from ._job import Notes, Polling, job_mark
-from ._live_jobs import Ledger
-from ._rate_limits import Rate, RunPodLimits, make_lanes
-from ._sync_driver import BlockingJobs
+from ._job import JobRecord, PollingPolicy, job_fingerprint
+from ._live_jobs import LiveJobs
+from ._rate_limits import OperationLimit, RunPodLimits, make_operation_limiters
+from ._sync_driver import SyncJobRunner
 
-__all__ = ["JobCounts", "Polling", "Rate", "RunPodHealth", "RunPodLLM", "RunPodLimits", "WorkerCounts"]
+__all__ = [
+    "JobCounts",
+    "OperationLimit",
+    "PollingPolicy",
+    "RunPodHealth",
+    "RunPodLLM",
+    "RunPodLimits",
+    "WorkerCounts",
+]
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 DEFAULT_TIMEOUT = 1200.0
@@ -91,7 +99,7 @@ class RunPodLLM:
         ttl: float | None = None,
         low_priority: bool = False,
         request_timeout: float | Timeout = DEFAULT_REQUEST_TIMEOUT,
-        polling: Polling = Polling(),
+        polling: PollingPolicy = PollingPolicy(),
         limits: RunPodLimits = RunPodLimits(),
         sampling: Mapping[str, Any] = NEUTRAL_SAMPLING,
         extra_body: Mapping[str, Any] | None = None,
@@ -99,7 +107,7 @@ class RunPodLLM:
     ) -> None:
         self._endpoint = _endpoint_id(endpoint_id)
         self._model = _model(model)
-        _check(polling, Polling, "polling")
+        _check(polling, PollingPolicy, "polling")
         _check(limits, RunPodLimits, "limits")
         secret = as_secret(api_key) or as_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
         if secret is None:
@@ -109,9 +117,9 @@ class RunPodLLM:
         base = cleaned(base_url or os.environ.get("RUNPOD_ENDPOINT_BASE_URL") or DEFAULT_BASE_URL)
         self._url = f"{base}/{self._endpoint}"
         self._policy = _policy(timeout, execution_timeout, ttl, low_priority)
-        self._more = {**sampling, **(extra_body or {})}
+        self._extra_body = {**sampling, **(extra_body or {})}
         self._limits = limits
-        self._wire = Wire(transport)
+        self._client = HTTPClient(transport)
         self._secret = secret
         self._flow_settings = (self._model or "", timeout, as_timeout(request_timeout), polling)
         self._lock = threading.Lock()
@@ -120,25 +128,25 @@ class RunPodLLM:
     def _begin(self) -> None:
         """Begin afresh: a forked child shares neither its parent's jobs nor the locks of its threads."""
         self._pid = os.getpid()
-        ledger, lanes = Ledger(), make_lanes(self._limits)
+        ledger, lanes = LiveJobs(), make_operation_limiters(self._limits)
         flows = JobFlows(self._url, self._endpoint, self._secret, *self._flow_settings)
         headers = _headers(self._secret)
-        self._blocking = BlockingJobs(flows, self._wire, headers, lanes, ledger)
-        self._awaited = AwaitedJobs(flows, self._wire, headers, lanes, ledger)
+        self._sync_runner = SyncJobRunner(flows, self._client, headers, lanes, ledger)
+        self._async_runner = AsyncJobRunner(flows, self._client, headers, lanes, ledger)
         # Not a finalizer that cancels: it would also ask RunPod wherever this happens to be collected.
-        at_the_end = partial(ledger.end, self._blocking.cancel)
+        at_the_end = partial(ledger.end, self._sync_runner.cancel)
         atexit.register(at_the_end)
         weakref.finalize(self, atexit.unregister, at_the_end).atexit = False
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Name what answers, in the keys of a store: equal identities give each other's answers."""
-        return identity_of("runpod", self._endpoint, self._model, self._more)
+        return backend_fingerprint("runpod", self._endpoint, self._model, self._extra_body)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._endpoint!r}, model={self._model!r})"
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
         """
         Answer a request.
 
@@ -150,13 +158,15 @@ class RunPodLLM:
             PermanentBackendError: When the job failed, took too long, or was cancelled by somebody else.
             RunStopped: When the run gave this call up; the job is cancelled.
         """
-        self._here()
-        return self._blocking.complete(self._body(request), request.max_tokens, self._notes(request))
+        self._runner_here()
+        return self._sync_runner.complete(self._body(request), request.max_tokens, self._job_record(request))
 
-    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Answer a request as `complete` does; being cancelled cancels the job, and waits for that."""
-        self._here()
-        return await self._awaited.complete(self._body(request), request.max_tokens, self._notes(request))
+        self._runner_here()
+        return await self._async_runner.complete(
+            self._body(request), request.max_tokens, self._job_record(request)
+        )
 
     def health(self) -> RunPodHealth:
         """
@@ -165,44 +175,44 @@ class RunPodLLM:
         Raises:
             BackendError: When RunPod does not tell.
         """
-        self._here()
-        return self._blocking.health()
+        self._runner_here()
+        return self._sync_runner.health()
 
     async def ahealth(self) -> RunPodHealth:
         """Look at the endpoint's jobs and workers, as `health` does."""
-        self._here()
-        return await self._awaited.health()
+        self._runner_here()
+        return await self._async_runner.health()
 
     def close(self) -> None:
         """Close the connections of blocking calls, once none is in flight; they are made again if needed."""
-        self._here()
-        self._blocking.close()
+        self._runner_here()
+        self._sync_runner.close()
 
     async def aclose(self) -> None:
         """Close the running loop's connections, likewise."""
-        self._here()
-        await self._awaited.aclose()
+        self._runner_here()
+        await self._async_runner.aclose()
 
-    def _here(self) -> None:
+    def _runner_here(self) -> None:
         if os.getpid() != self._pid:
             with self._lock:
                 if os.getpid() != self._pid:
                     self._begin()
 
-    def _notes(self, request: LLMRequest) -> Notes | None:
-        journal = current()
-        return None if journal is None else Notes(journal, job_mark(self.identity, request))
+    def _job_record(self, request: LLMRequest) -> JobRecord | None:
+        journal = current_job_journal()
+        return None if journal is None else JobRecord(journal, job_fingerprint(self.fingerprint, request))
 
     def _body(self, request: LLMRequest) -> bytes:
-        chat = chat_body(request, self._model or "", more=self._more)
+        chat = chat_body(request, self._model or "", extra_body=self._extra_body)
         if not chat["model"]:
             del chat["model"]  # both generations then take the model that they serve
         if request.priority:
             chat["priority"] = request.priority
         body = encode(job_body(chat, self._policy))
-        if len(body) > LARGEST_BODY:
+        if len(body) > MAX_BODY_BYTES:
             raise PromptTooLong(
-                f"runpod takes {LARGEST_BODY:,} bytes per job, and this one has {len(body):,}",
+                f"runpod takes {MAX_BODY_BYTES:,} bytes per job, and this one has {len(body):,}",
                 backend=BACKEND,
             )
         return body

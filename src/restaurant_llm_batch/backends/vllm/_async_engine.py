@@ -13,10 +13,10 @@ from anyio import CapacityLimiter, Lock, to_thread
 from anyio.lowlevel import current_token
 
 from ..._http.client_lifetime import loop_is_trio
-from ..._llm_response import LLMReply
+from ..._llm_response import LLMResponse
 from ...errors import BatchError, ConfigurationError, TransientBackendError
 from ...models import LLMRequest
-from ._codec import BACKEND, Prepared, Started, describe, error_for, read, start_awaited
+from ._codec import BACKEND, LoadedEngine, Prepared, backend_error, describe, load_async, read
 
 
 class _OnLoop:
@@ -43,10 +43,10 @@ class _OnLoop:
         self._turn = Lock()
         self._thread = CapacityLimiter(1)
         self._building = threading.Lock()
-        self._started: Started | None = None
+        self._started: LoadedEngine | None = None
         self._failure: BatchError | None = None
 
-    async def get(self) -> Started:
+    async def get(self) -> LoadedEngine:
         """Return the engine, starting it in a thread if need be; raise what kept it from starting."""
         if self._started is not None:
             return self._started
@@ -54,7 +54,7 @@ class _OnLoop:
             # When cancelled, nobody waits for the thread, but it goes on; the next start waits for it.
             return await to_thread.run_sync(self._start, abandon_on_cancel=True, limiter=self._thread)
 
-    def _start(self) -> Started:
+    def _start(self) -> LoadedEngine:
         with self._building:
             if self._failure is not None:
                 raise self._failure.with_traceback(None)  # which would grow with every time it is raised
@@ -74,7 +74,7 @@ class _OnLoop:
                 "give it engine=, or the model's name"
             )
         try:
-            return start_awaited(self._arguments)
+            return load_async(self._arguments)
         except BatchError as error:
             self._failure = error  # every item would wait as long for the same failure
             raise
@@ -87,7 +87,7 @@ class _OnLoop:
                 started.engine.shutdown()
 
 
-class AwaitedEngine:
+class AsyncEngine:
     """
     The awaited colour.
 
@@ -107,7 +107,7 @@ class AwaitedEngine:
         self._here: _OnLoop | None = None
         self._inherited: list[_OnLoop] = []
 
-    async def complete(self, request: LLMRequest) -> LLMReply:
+    async def complete(self, request: LLMRequest) -> LLMResponse:
         """Answer a request; cancelling it aborts it in the engine."""
         here = self._on_this_loop()
         here.in_flight += 1
@@ -120,7 +120,7 @@ class AwaitedEngine:
         except BatchError:
             raise
         except Exception as error:
-            raise error_for(error) from error
+            raise backend_error(error) from error
         finally:
             here.in_flight -= 1
         if output is None:

@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
-from ..._llm_response import LLMReply
+from ..._llm_response import LLMResponse
 from ...errors import (
     BackendError,
     BatchError,
@@ -27,7 +27,7 @@ _DEAD = (
     "starts another; should that fail too, restart the process"
 )
 _PASSING = frozenset({"EngineGenerateError", "RetryableRequestError"})
-_MOST_WORDS = 500
+_MAX_ERROR_TEXT = 500
 
 
 def require_vllm() -> None:
@@ -108,7 +108,7 @@ def _sampling(request: LLMRequest, max_tokens: int) -> Any:
     )
 
 
-def read(output: Any, model: str) -> LLMReply:
+def read(output: Any, model: str) -> LLMResponse:
     """
     Return the reply in a finished output.
 
@@ -119,7 +119,7 @@ def read(output: Any, model: str) -> LLMReply:
     reason = str(answer.finish_reason or "stop")
     if reason in ("abort", "error"):
         raise TransientBackendError(f"vLLM gave the request up: {reason}", backend=BACKEND)
-    return LLMReply(
+    return LLMResponse(
         text=answer.text,
         finish_reason=reason,
         prompt_tokens=len(output.prompt_token_ids or ()),
@@ -129,7 +129,7 @@ def read(output: Any, model: str) -> LLMReply:
     )
 
 
-def error_for(error: Exception) -> BackendError:
+def backend_error(error: Exception) -> BackendError:
     """
     Return what an exception of vLLM's means.
 
@@ -138,7 +138,7 @@ def error_for(error: Exception) -> BackendError:
     names = {kind.__name__ for kind in type(error).__mro__}
     if "EngineDeadError" in names:
         return PermanentBackendError(_DEAD, backend=BACKEND)
-    words = f"vLLM: {type(error).__name__}: {str(error)[:_MOST_WORDS]}"
+    words = f"vLLM: {type(error).__name__}: {str(error)[:_MAX_ERROR_TEXT]}"
     status = getattr(error, "http_status", None)
     if status is not None and int(status) == 503:
         return TransientBackendError(words, backend=BACKEND, status=503)
@@ -158,7 +158,7 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Started:
+class LoadedEngine:
     """A running engine, and what is needed to prepare requests for it."""
 
     engine: Any
@@ -171,13 +171,13 @@ class Started:
         return prepare(request, self.tokenizer, self.context, template_arguments)
 
 
-def describe(engine: Any) -> Started:
+def describe(engine: Any) -> LoadedEngine:
     """Read off a running engine, of either colour, what its requests need."""
     config = engine.model_config
-    return Started(engine, engine.get_tokenizer(), int(config.max_model_len), str(config.model))
+    return LoadedEngine(engine, engine.get_tokenizer(), int(config.max_model_len), str(config.model))
 
 
-def start_blocking(arguments: Mapping[str, Any]) -> Any:
+def load_sync(arguments: Mapping[str, Any]) -> Any:
     """
     Start a `vllm.LLM`.
 
@@ -187,7 +187,7 @@ def start_blocking(arguments: Mapping[str, Any]) -> Any:
     return _start(lambda vllm, known: vllm.LLM(**known), arguments)
 
 
-def start_awaited(arguments: Mapping[str, Any]) -> Any:
+def load_async(arguments: Mapping[str, Any]) -> Any:
     """
     Start an `AsyncLLM`; to be called off the loop that it will run on.
 

@@ -15,16 +15,16 @@ from contextlib import suppress
 from typing import Generic, Protocol, TypeVar
 from uuid import uuid4
 
-Job = TypeVar("Job")
+Request = TypeVar("Request")
 Answer = TypeVar("Answer")
-Job_contra = TypeVar("Job_contra", contravariant=True)
+Request_contra = TypeVar("Request_contra", contravariant=True)
 Answer_co = TypeVar("Answer_co", covariant=True)
 
 
-class Engine(Protocol[Job_contra, Answer_co]):
+class Engine(Protocol[Request_contra, Answer_co]):
     """What is driven; only ever called by one thread at a time."""
 
-    def add(self, name: str, job: Job_contra, /) -> None:
+    def add(self, name: str, job: Request_contra, /) -> None:
         """Take a job on, or raise."""
         ...
 
@@ -37,15 +37,15 @@ class Engine(Protocol[Job_contra, Answer_co]):
         ...
 
 
-class Seat(Generic[Job, Answer]):
+class PendingRequest(Generic[Request, Answer]):
     """A caller's place: its job, and then its answer or its error."""
 
-    __slots__ = ("_answer", "_error", "called", "job", "name", "settled")
+    __slots__ = ("_answer", "_error", "name", "promoted", "request", "settled")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Request) -> None:
         self.name = uuid4().hex
-        self.job = job
-        self.called = threading.Event()  # to its answer, or to the helm
+        self.request = job
+        self.promoted = threading.Event()  # to its answer, or to the helm
         self.settled = False
         self._answer: Answer | None = None
         self._error: Exception | None = None
@@ -54,7 +54,7 @@ class Seat(Generic[Job, Answer]):
         """Note how the job ended, and wake the caller."""
         self._answer, self._error = answer, error
         self.settled = True
-        self.called.set()
+        self.promoted.set()
 
     def result(self) -> Answer:
         """Return the answer, or raise the error."""
@@ -63,56 +63,56 @@ class Seat(Generic[Job, Answer]):
         return self._answer  # type: ignore[return-value]
 
 
-class Crew(Generic[Job, Answer]):
+class _State(Generic[Request, Answer]):
     """
     Who waits, who is aboard, and who is at the helm; it knows no thread and no engine.
 
     Attributes:
-        helmsman: The seat whose caller drives; None only while nobody has anything to ask.
+        leader: The seat whose caller drives; None only while nobody has anything to ask.
         waiting: Seats whose jobs the engine has not been given yet, in order of arrival.
-        aboard: Seats whose jobs it works on, by name.
-        gone: Names of jobs to be aborted, because their callers have left.
+        running: Seats whose jobs it works on, by name.
+        cancelled: Names of jobs to be aborted, because their callers have left.
     """
 
     def __init__(self) -> None:
-        self.helmsman: Seat[Job, Answer] | None = None
-        self.waiting: deque[Seat[Job, Answer]] = deque()
-        self.aboard: dict[str, Seat[Job, Answer]] = {}
-        self.gone: list[str] = []
+        self.leader: PendingRequest[Request, Answer] | None = None
+        self.waiting: deque[PendingRequest[Request, Answer]] = deque()
+        self.running: dict[str, PendingRequest[Request, Answer]] = {}
+        self.cancelled: list[str] = []
 
-    def enter(self, seat: Seat[Job, Answer]) -> bool:
+    def enqueue(self, seat: PendingRequest[Request, Answer]) -> bool:
         """Let a seat wait; tell whether it has the helm."""
         self.waiting.append(seat)
-        if self.helmsman is None:
-            self.helmsman = seat
-        return self.helmsman is seat
+        if self.leader is None:
+            self.leader = seat
+        return self.leader is seat
 
-    def board(self, seat: Seat[Job, Answer]) -> None:
+    def mark_running(self, seat: PendingRequest[Request, Answer]) -> None:
         """Note that the engine was given a seat's job."""
         if seat in self.waiting:
             self.waiting.remove(seat)
-            self.aboard[seat.name] = seat
+            self.running[seat.name] = seat
         else:  # its caller left meanwhile
-            self.gone.append(seat.name)
+            self.cancelled.append(seat.name)
 
-    def disembark(self, seat: Seat[Job, Answer]) -> None:
+    def remove(self, seat: PendingRequest[Request, Answer]) -> None:
         """Note that a seat's job has ended, or was not accepted."""
-        self.aboard.pop(seat.name, None)
+        self.running.pop(seat.name, None)
         with suppress(ValueError):
             self.waiting.remove(seat)
 
-    def leave(self, seat: Seat[Job, Answer]) -> Seat[Job, Answer] | None:
+    def cancel(self, seat: PendingRequest[Request, Answer]) -> PendingRequest[Request, Answer] | None:
         """Let a seat go, answered or not; return the one that has the helm after it, if it had it."""
-        if seat.name in self.aboard:
-            self.gone.append(seat.name)
-        self.disembark(seat)
-        if self.helmsman is not seat:
+        if seat.name in self.running:
+            self.cancelled.append(seat.name)
+        self.remove(seat)
+        if self.leader is not seat:
             return None
-        self.helmsman = next(iter(self.aboard.values()), None) or next(iter(self.waiting), None)
-        return self.helmsman
+        self.leader = next(iter(self.running.values()), None) or next(iter(self.waiting), None)
+        return self.leader
 
 
-class Helm(Generic[Job, Answer]):
+class SharedEngine(Generic[Request, Answer]):
     """
     The way for any number of threads to an engine that is safe for one.
 
@@ -120,65 +120,65 @@ class Helm(Generic[Job, Answer]):
         engine: The engine.
     """
 
-    def __init__(self, engine: Engine[Job, Answer]) -> None:
+    def __init__(self, engine: Engine[Request, Answer]) -> None:
         self._engine = engine
-        self._crew: Crew[Job, Answer] = Crew()
+        self._state: _State[Request, Answer] = _State()
         self._lock = threading.Lock()
 
-    def ask(self, job: Job) -> Answer:
+    def run(self, request: Request) -> Answer:
         """
         Have a job done, driving the engine for everybody if nobody else does.
 
         Raises:
             Exception: What the engine raised about this job, or about all of them.
         """
-        seat: Seat[Job, Answer] = Seat(job)
+        seat: PendingRequest[Request, Answer] = PendingRequest(request)
         try:
             with self._lock:
-                steers = self._crew.enter(seat)
+                steers = self._state.enqueue(seat)
             if not steers:
-                seat.called.wait()
+                seat.promoted.wait()
             if not seat.settled:
-                self._steer(seat)
+                self._drive(seat)
         finally:
             with self._lock:
-                successor = self._crew.leave(seat)
+                successor = self._state.cancel(seat)
             if successor is not None:
-                successor.called.set()
+                successor.promoted.set()
         return seat.result()
 
-    def _steer(self, mine: Seat[Job, Answer]) -> None:
+    def _drive(self, mine: PendingRequest[Request, Answer]) -> None:
         try:
             while not mine.settled:
-                self._take_aboard()
+                self._start_waiting()
                 if not mine.settled:
-                    self._advance()
+                    self._step()
         except BaseException:  # Ctrl-C: whoever drives next must not work for nobody
             with suppress(Exception):
                 self._engine.abort([mine.name])
             raise
 
-    def _take_aboard(self) -> None:
+    def _start_waiting(self) -> None:
         with self._lock:
-            gone, self._crew.gone = self._crew.gone, []
+            gone, self._state.cancelled = self._state.cancelled, []
         if gone:
             self._engine.abort(gone)
         while (seat := self._first_waiting()) is not None:
             try:
-                self._engine.add(seat.name, seat.job)
+                self._engine.add(seat.name, seat.request)
             except Exception as error:
                 self._settle(seat, None, error)
             else:
                 with self._lock:
-                    self._crew.board(seat)
+                    self._state.mark_running(seat)
 
-    def _first_waiting(self) -> Seat[Job, Answer] | None:
+    def _first_waiting(self) -> PendingRequest[Request, Answer] | None:
         with self._lock:
-            return self._crew.waiting[0] if self._crew.waiting else None
+            return self._state.waiting[0] if self._state.waiting else None
 
-    def _advance(self) -> None:
+    def _step(self) -> None:
         with self._lock:
-            aboard = dict(self._crew.aboard)
+            aboard = dict(self._state.running)
         try:
             finished = self._engine.step()
         except Exception as error:
@@ -189,7 +189,9 @@ class Helm(Generic[Job, Answer]):
             if name in aboard:  # else it was aborted, or belongs to somebody else who uses the engine
                 self._settle(aboard[name], answer)
 
-    def _settle(self, seat: Seat[Job, Answer], answer: Answer | None, error: Exception | None = None) -> None:
+    def _settle(
+        self, seat: PendingRequest[Request, Answer], answer: Answer | None, error: Exception | None = None
+    ) -> None:
         with self._lock:
-            self._crew.disembark(seat)
+            self._state.remove(seat)
         seat.settle(answer, error)

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from queue import Queue
 from typing import Any
 
-from ..._llm_response import LLMReply
+from ..._llm_response import LLMResponse
 from ...errors import BatchError, ConfigurationError
 from ...models import LLMRequest
-from ._codec import Prepared, Started, describe, error_for, read, start_blocking
-from ._shared_engine import Helm
+from ._codec import LoadedEngine, Prepared, backend_error, describe, load_sync, read
+from ._shared_engine import SharedEngine
 
-GLANCE = 1.0
+POLL_INTERVAL = 1.0
 """Seconds between two looks at whether the engine's process is alive."""
 
 
@@ -60,16 +60,16 @@ class SteppedLLM:
             while not self._outputs.queue:
                 if self._process.engine_dead:
                     raise EngineDeadError
-                self._outputs.not_empty.wait(GLANCE)
+                self._outputs.not_empty.wait(POLL_INTERVAL)
 
 
 @dataclass(frozen=True, slots=True)
 class _Running:
-    started: Started
-    helm: Helm[Prepared, Any]
+    started: LoadedEngine
+    shared: SharedEngine[Prepared, Any]
 
 
-class BlockingEngine:
+class SyncEngine:
     """
     The blocking colour.
 
@@ -92,16 +92,16 @@ class BlockingEngine:
         self._failure: BatchError | None = None
         self._inherited: list[_Running | None] = []
 
-    def complete(self, request: LLMRequest) -> LLMReply:
+    def complete(self, request: LLMRequest) -> LLMResponse:
         """Answer a request; any number of threads may call this at once."""
         running = self._enter()
         try:
             prepared = running.started.prepare(request, self._template_arguments)
-            output = running.helm.ask(prepared)
+            output = running.shared.run(prepared)
         except BatchError:
             raise
         except Exception as error:
-            raise error_for(error) from error
+            raise backend_error(error) from error
         finally:
             with self._lock:
                 self._in_flight -= 1
@@ -136,15 +136,15 @@ class BlockingEngine:
 
     def _start(self) -> _Running:
         if self._own is not None:
-            return _Running(describe(self._own), Helm(SteppedLLM(self._own)))
+            return _Running(describe(self._own), SharedEngine(SteppedLLM(self._own)))
         if self._arguments is None:
             raise ConfigurationError(
                 "VLLMEngineLLM was given engine= only, which answers under llm_async=True; "
                 "give it llm=, or the model's name"
             )
         try:
-            llm = start_blocking(self._arguments)
+            llm = load_sync(self._arguments)
         except BatchError as error:
             self._failure = error  # every item would wait as long for the same failure
             raise
-        return _Running(describe(llm), Helm(SteppedLLM(llm)))
+        return _Running(describe(llm), SharedEngine(SteppedLLM(llm)))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..._http.fingerprint import identity_of
-from ..._llm_response import LLMReply
+from ..._http.fingerprint import backend_fingerprint
+from ..._llm_response import LLMResponse
 from ...errors import ConfigurationError
 from ...models import LLMRequest
-from ._async_engine import AwaitedEngine
+from ._async_engine import AsyncEngine
 from ._codec import require_vllm
-from ._sync_engine import BlockingEngine
+from ._sync_engine import SyncEngine
 
 
 class VLLMEngineLLM:
@@ -74,19 +74,19 @@ class VLLMEngineLLM:
         template_arguments = self._template_arguments = dict(chat_template_kwargs or {})
         running = getattr(llm, "llm_engine", engine)
         self._named = model or str(getattr(getattr(running, "model_config", None), "model", ""))
-        self._blocking = BlockingEngine(arguments, template_arguments, llm)
-        self._awaited = AwaitedEngine(arguments, template_arguments, engine)
+        self._sync_engine = SyncEngine(arguments, template_arguments, llm)
+        self._async_engine = AsyncEngine(arguments, template_arguments, engine)
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Name what answers, in the keys of a store: equal identities give each other's answers."""
-        return identity_of("vllm-engine", None, self._named, self._template_arguments)
+        return backend_fingerprint("vllm-engine", None, self._named, self._template_arguments)
 
     def __repr__(self) -> str:
         # Not the arguments: a Hugging Face token may be among them.
         return f"{type(self).__name__}({self._model!r})" if self._model else f"{type(self).__name__}(...)"
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
         """
         Answer a request, together with those of other threads.
 
@@ -96,9 +96,9 @@ class VLLMEngineLLM:
             PermanentBackendError: When the engine refuses it, has died, or does not start.
             ConfigurationError: When vLLM cannot be imported, or does not know an argument.
         """
-        return self._blocking.complete(request)
+        return self._sync_engine.complete(request)
 
-    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """
         Answer a request without blocking the loop.
 
@@ -108,12 +108,12 @@ class VLLMEngineLLM:
             PermanentBackendError: When the engine refuses it, has died, or does not start.
             ConfigurationError: When the loop is trio's, or the engine runs on another; or as in `complete`.
         """
-        return await self._awaited.complete(request)
+        return await self._async_engine.complete(request)
 
     def close(self) -> None:
         """Shut down the engine of `complete`; it is started again when it is next asked."""
-        self._blocking.close()
+        self._sync_engine.close()
 
     async def aclose(self) -> None:
         """Shut down the engine of `acomplete` on this loop; it is started again when it is next asked."""
-        await self._awaited.aclose()
+        await self._async_engine.aclose()

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ..._http.exchange import Exchange, Wire, exchange
-from ..._http.fingerprint import identity_of
+from ..._http.exchange import HTTPClient, HTTPRequest, send_request
+from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import KeyLike, as_secret
-from ..._http.status import base_url as cleaned
 from ..._http.status import decode, encode
-from ..._http.types import Answer, Timeout, Transport, as_timeout
-from ..._llm_response import LLMReply
+from ..._http.status import normalize_base_url as cleaned
+from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
+from ..._llm_response import LLMResponse
 from ...errors import ConfigurationError, PermanentBackendError
 from ...models import LLMRequest, Message
 from ...steps import Flow, adrive, drive
@@ -87,21 +87,21 @@ class VLLMServerLLM:
         self._served = model  # the name in requests; the server's own once it was asked
         self._secret = as_secret(api_key)
         self._timeout = as_timeout(timeout)
-        self._more = {**sampling, **(extra_body or {})}
-        self._wire = Wire(transport)
+        self._extra_body = {**sampling, **(extra_body or {})}
+        self._client = HTTPClient(transport)
         self._headers = {"content-type": "application/json", "accept": "application/json"}
         if self._secret is not None:
             self._headers["authorization"] = f"Bearer {self._secret.reveal()}"
 
     @property
-    def identity(self) -> str:
+    def fingerprint(self) -> str:
         """Name what answers, in the keys of a store: equal identities give each other's answers."""
-        return identity_of("vllm", self._url, self._model, self._more)
+        return backend_fingerprint("vllm", self._url, self._model, self._extra_body)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r}, model={self._model!r})"
 
-    def complete(self, request: LLMRequest, /) -> LLMReply:
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
         """
         Answer a request.
 
@@ -111,19 +111,19 @@ class VLLMServerLLM:
             AuthenticationFailed: When the server wants another key.
             PermanentBackendError: When it refuses the request for good.
         """
-        return drive(self._complete(request), self._wire.send)
+        return drive(self._complete(request), self._client.send)
 
-    async def acomplete(self, request: LLMRequest, /) -> LLMReply:
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Answer a request as `complete` does; being cancelled aborts it at the server."""
-        return await adrive(self._complete(request), self._wire.asend)
+        return await adrive(self._complete(request), self._client.asend)
 
     def models(self) -> list[ServedModel]:
         """Return the models that the server offers; raises as `complete` does."""
-        return drive(self._models(), self._wire.send)
+        return drive(self._models(), self._client.send)
 
     async def amodels(self) -> list[ServedModel]:
         """Return the models that the server offers."""
-        return await adrive(self._models(), self._wire.asend)
+        return await adrive(self._models(), self._client.asend)
 
     def count_tokens(self, prompt: str | Sequence[Message]) -> int:
         """
@@ -131,31 +131,31 @@ class VLLMServerLLM:
 
         Raises as `complete` does.
         """
-        return drive(self._count_tokens(prompt), self._wire.send)
+        return drive(self._count_tokens(prompt), self._client.send)
 
     async def acount_tokens(self, prompt: str | Sequence[Message]) -> int:
         """Return how many tokens a text or a chat has for the model."""
-        return await adrive(self._count_tokens(prompt), self._wire.asend)
+        return await adrive(self._count_tokens(prompt), self._client.asend)
 
     def metrics(self) -> VLLMMetrics:
         """Return how full the server is; raises as `complete` does."""
-        return drive(self._metrics(), self._wire.send)
+        return drive(self._metrics(), self._client.send)
 
     async def ametrics(self) -> VLLMMetrics:
         """Return how full the server is."""
-        return await adrive(self._metrics(), self._wire.asend)
+        return await adrive(self._metrics(), self._client.asend)
 
     def close(self) -> None:
         """Close the connections of blocking calls; they are made again when needed."""
-        self._wire.close()
+        self._client.close()
 
     async def aclose(self) -> None:
         """Close the running loop's connections; they are made again when needed."""
-        await self._wire.aclose()
+        await self._client.aclose()
 
-    def _complete(self, request: LLMRequest) -> Flow[LLMReply]:
+    def _complete(self, request: LLMRequest) -> Flow[LLMResponse]:
         model = self._served or (yield from self._first_model())
-        body = chat_body(request, model, more=self._more)
+        body = chat_body(request, model, extra_body=self._extra_body)
         if request.priority:
             # Left out where it says nothing: servers other than vLLM may refuse what they do not know.
             body["priority"] = request.priority
@@ -199,17 +199,17 @@ class VLLMServerLLM:
         answer = yield from self._answer(method, path, body)
         return decode(answer, _BACKEND, self._secret)
 
-    def _answer(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Flow[Answer]:
-        answer = yield from exchange(self._exchange(method, path, body), _BACKEND)
+    def _answer(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Flow[HTTPResponse]:
+        answer = yield from send_request(self._send(method, path, body), _BACKEND)
         if answer.status != 200:
             raise self._error(answer)
         return answer
 
-    def _exchange(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Exchange:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> HTTPRequest:
         content = None if body is None else encode(body)
-        return Exchange(method, self._url + path, self._headers, content, self._timeout)
+        return HTTPRequest(method, self._url + path, self._headers, content, self._timeout)
 
-    def _error(self, answer: Answer) -> Exception:
+    def _error(self, answer: HTTPResponse) -> Exception:
         try:
             body = decode(answer, _BACKEND, self._secret)
         except Exception:

@@ -17,11 +17,11 @@ from .. import _backends as services
 from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import FileOptions, Language, Work
+from .._options import FileOptions, Language, LoadedInput
 from .._running import command as run_command
-from .._sources import Known, read_grouped
-from .._tables import ShareBar
-from .._views import View
+from .._sources import NamedItems, read_grouped
+from .._tables import StackedBar
+from .._views import ResultView
 
 _HELP = """
 Label every review as positive, negative or neutral, and count by restaurant.
@@ -35,7 +35,7 @@ _LEGEND = {"positive": ("█", "green"), "negative": ("▒", "red"), "neutral": 
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FileOptions[RestaurantSentiment]):
+class SentimentOptions(FileOptions[RestaurantSentiment]):
     """What was asked for on the command line."""
 
     batch_size: int
@@ -51,11 +51,11 @@ class Options(FileOptions[RestaurantSentiment]):
             language=self.language,
         )
 
-    def work(self, progress: Console | None) -> Work:
+    def work(self, progress: Console | None) -> LoadedInput:
         """Read the reviews."""
         known = read_grouped(self.source)
         items = [{"restaurant_id": one, "reviews": known.of(one)} for one in self.chosen(known)]
-        return Work(items=items, known=known)
+        return LoadedInput(items=items, known=known)
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -75,7 +75,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         *parameters.which(),
         *parameters.results(),
     ]
-    view = View(
+    view = ResultView(
         table=_table,
         record=asdict,
         done="judged",
@@ -83,10 +83,10 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         lost_as=("review got no label", "reviews got no label"),
         offline="the labels are those of a small linear model, over runs of letters",
     )
-    return run_command("sentiment", _HELP, options, Options, view, llms)
+    return run_command("sentiment", _HELP, options, SentimentOptions, view, llms)
 
 
-def _table(results: Sequence[RestaurantSentiment], known: Known) -> Table:
+def _table(results: Sequence[RestaurantSentiment], known: NamedItems) -> Table:
     """Show restaurants: how many reviews have which label, as a bar, numbers and percentages."""
     failed = any(result.failed_count for result in results)
     labels = [f"{character} {label.capitalize()}" for label, (character, _) in _LEGEND.items()]
@@ -103,7 +103,7 @@ def _table(results: Sequence[RestaurantSentiment], known: Known) -> Table:
         cells = [_share(count, percent) for count, percent in shares.values()]
         if failed:
             cells.append(_failed(result.failed_count))
-        table.add_row(tables.name_cell(known, result.restaurant_id), ShareBar(parts), *cells)
+        table.add_row(tables.name_cell(known, result.restaurant_id), StackedBar(parts), *cells)
     return table
 
 

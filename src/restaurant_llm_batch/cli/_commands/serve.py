@@ -29,7 +29,7 @@ from .. import _options as parameters
 from .. import _report as report
 from .._backends import MakeLLM
 from .._options import Language
-from .._sources import Source, in_qdrant, open_source
+from .._sources import ReviewSource, in_qdrant, open_source
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -46,7 +46,7 @@ Ctrl-C lets requests in flight finish; pressed again, it cancels them.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class ServeOptions:
     """What was asked for on the command line."""
 
     source: Path | None
@@ -67,13 +67,13 @@ class Options:
     qdrant_url: str | None
     collection: str | None
 
-    def open_source(self) -> Source:
+    def open_source(self) -> ReviewSource:
         """Open the reviews."""
         if self.search == "qdrant":
             return in_qdrant(self.source, self.qdrant_url, self.collection)
         return open_source(self.source, report.console(stderr=True))
 
-    def router(self, llm: LLMBackend | AsyncLLMBackend, source: Source) -> APIRouter:
+    def router(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> APIRouter:
         """Return the paths, with a runner behind them."""
         from ...integrations.fastapi import batch_router
 
@@ -86,8 +86,8 @@ class Options:
                 search=self.search_concurrency,
                 llm=self.llm_concurrency,
                 batches=self.batch_concurrency,
-                restaurants=self.window,
-                tokens_per_batch=self.max_tokens_per_batch,
+                open_items=self.window,
+                max_tokens_per_batch=self.max_tokens_per_batch,
             ),
             search_retry=retry,
             llm_retry=retry,
@@ -121,9 +121,9 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
 
 
 def _main(llms: Mapping[str, MakeLLM], /, **given: Any) -> None:
-    options = Options(**given)
+    options = ServeOptions(**given)
     try:
-        from ...integrations._fastapi.server import Server, application
+        from ...integrations._fastapi.server import SignalAwareServer, application
     except ImportError as error:
         raise ConfigurationError(
             f"serve needs the package {error.name}: pip install 'restaurant-llm-batch[fastapi]'"
@@ -136,7 +136,7 @@ def _main(llms: Mapping[str, MakeLLM], /, **given: Any) -> None:
             _announce(_address(options.host, listener), source, options.llm)
             # The server has ended in good order when it passes the signal on.
             with suppress(KeyboardInterrupt):
-                Server(app).run(sockets=[listener])
+                SignalAwareServer(app).run(sockets=[listener])
     click.echo("stopped")
 
 
@@ -166,7 +166,7 @@ def _address(host: str, listener: socket.socket) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def _announce(address: str, source: Source, llm: str) -> None:
+def _announce(address: str, source: ReviewSource, llm: str) -> None:
     count = len(source.ids)
     click.echo(f"serving {count:,} restaurant{'s' * (count != 1)} of {source.label}")
     if llm == "offline":

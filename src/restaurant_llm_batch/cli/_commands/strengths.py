@@ -18,10 +18,10 @@ from .. import _backends as services
 from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import Language, SearchOptions, Work
+from .._options import Language, LoadedInput, SearchOptions
 from .._running import command as run_command
-from .._sources import Known, Source
-from .._views import View
+from .._sources import NamedItems, ReviewSource
+from .._views import ResultView
 
 _HELP = """
 Derive what each restaurant has over the others.
@@ -34,7 +34,7 @@ says it and there are any, else of all.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SearchOptions[RestaurantStrength]):
+class StrengthsOptions(SearchOptions[RestaurantStrength]):
     """What was asked for on the command line."""
 
     query: str | None
@@ -52,14 +52,14 @@ class Options(SearchOptions[RestaurantStrength]):
             query=self.query,
         )
 
-    def work(self, progress: Console | None) -> Work:
+    def work(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
         source = self.open_source(progress)
         categories = _shared_categories(source)
         items = [
             {"target_restaurant_id": one, "category": categories.get(str(one))} for one in self.chosen(source)
         ]
-        return Work(items=items, known=source, search=source.search)
+        return LoadedInput(items=items, known=source, search=source.search)
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -87,7 +87,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         *parameters.which(),
         *parameters.results(),
     ]
-    view = View(
+    view = ResultView(
         table=_table,
         record=_record,
         done="compared",
@@ -95,16 +95,16 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         lost_as=("review could not be read", "reviews could not be read"),
         offline="strengths and comparisons are sentences picked from the reviews",
     )
-    return run_command("strengths", _HELP, options, Options, view, llms)
+    return run_command("strengths", _HELP, options, StrengthsOptions, view, llms)
 
 
-def _shared_categories(source: Source) -> Mapping[str, Any]:
+def _shared_categories(source: ReviewSource) -> Mapping[str, Any]:
     """Return the categories of restaurants that share them: the only one of its kind is compared with all."""
     sizes = Counter(map(str, source.categories.values()))
     return {one: category for one, category in source.categories.items() if sizes[str(category)] > 1}
 
 
-def _table(strengths: Sequence[RestaurantStrength], known: Known) -> Table:
+def _table(strengths: Sequence[RestaurantStrength], known: NamedItems) -> Table:
     """Show restaurants: what they have over the others, and what the others are said to be."""
     table = tables.named_table("Restaurant", "Strength", "Compared with")
     table.columns[1].ratio, table.columns[2].ratio = 1, 1

@@ -17,10 +17,10 @@ from .. import _backends as services
 from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import Language, SearchOptions, Work
+from .._options import Language, LoadedInput, SearchOptions
 from .._running import command as run_command
-from .._sources import Known
-from .._views import View
+from .._sources import NamedItems
+from .._views import ResultView
 
 _HELP = """
 Summarise restaurants from their reviews, aspect by aspect and overall.
@@ -32,7 +32,7 @@ summarised. Results are the same at every stage; only the time differs.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(SearchOptions[RestaurantSummary]):
+class SummarizeOptions(SearchOptions[RestaurantSummary]):
     """What was asked for on the command line."""
 
     mode: Literal["single", "split"]
@@ -50,10 +50,10 @@ class Options(SearchOptions[RestaurantSummary]):
             aspects=self.aspects,
         )
 
-    def work(self, progress: Console | None) -> Work:
+    def work(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
         source = self.open_source(progress)
-        return Work(items=self.chosen(source), known=source, search=source.search)
+        return LoadedInput(items=self.chosen(source), known=source, search=source.search)
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -92,7 +92,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         *parameters.which(),
         *parameters.results(),
     ]
-    view = View(
+    view = ResultView(
         table=_table,
         record=_record,
         done="summarised",
@@ -100,10 +100,10 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         lost_as=("aspect failed", "aspects failed"),
         offline="the summaries are sentences picked from the reviews",
     )
-    return run_command("summarize", _HELP, options, Options, view, llms)
+    return run_command("summarize", _HELP, options, SummarizeOptions, view, llms)
 
 
-def _table(summaries: Sequence[RestaurantSummary], known: Known) -> Table:
+def _table(summaries: Sequence[RestaurantSummary], known: NamedItems) -> Table:
     """Show restaurants: name and id, the overall summary, and a line for each aspect."""
     table = tables.named_table("Restaurant", "Summary")
     table.columns[1].ratio = 1

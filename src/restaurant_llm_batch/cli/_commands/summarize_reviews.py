@@ -16,11 +16,11 @@ from .. import _backends as services
 from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import FileOptions, Language, Work
-from .._reading import OpinionLines
+from .._options import FileOptions, Language, LoadedInput
+from .._reading import PolarityLines
 from .._running import command as run_command
-from .._sources import Known, read_grouped
-from .._views import View
+from .._sources import NamedItems, read_grouped
+from .._views import ResultView
 
 _HELP = """
 Sum up the positive reviews of each restaurant, the negative ones, and both together.
@@ -40,7 +40,7 @@ those of which the file says nothing.
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(FileOptions[ReviewSummary]):
+class SummarizeReviewsOptions(FileOptions[ReviewSummary]):
     """What was asked for on the command line."""
 
     max_tokens_per_batch: int
@@ -51,9 +51,9 @@ class Options(FileOptions[ReviewSummary]):
         """The task."""
         return SummarizeReviews(max_tokens_per_batch=self.max_tokens_per_batch, language=self.language)
 
-    def work(self, progress: Console | None) -> Work:
+    def work(self, progress: Console | None) -> LoadedInput:
         """Read the reviews, and sort them by kind."""
-        known = read_grouped(self.source, OpinionLines)
+        known = read_grouped(self.source, PolarityLines)
         items, left_out = [], 0
         for one in self.chosen(known):
             reviews = known.of(one)
@@ -61,7 +61,7 @@ class Options(FileOptions[ReviewSummary]):
             negative = [review for review in reviews if review.is_recommended is False]
             items.append({"restaurant_id": one, "positive_reviews": positive, "negative_reviews": negative})
             left_out += len(reviews) - len(positive) - len(negative)
-        return Work(items=items, known=known, note=_note(left_out))
+        return LoadedInput(items=items, known=known, note=_note(left_out))
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -80,7 +80,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         *parameters.which(),
         *parameters.results(),
     ]
-    view = View(
+    view = ResultView(
         table=_table,
         record=asdict,
         done="summarised",
@@ -88,7 +88,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         lost_as=("review could not be summed up", "reviews could not be summed up"),
         offline="the summaries are sentences picked from the reviews",
     )
-    return run_command("summarize-reviews", _HELP, options, Options, view, llms)
+    return run_command("summarize-reviews", _HELP, options, SummarizeReviewsOptions, view, llms)
 
 
 def _note(left_out: int) -> str:
@@ -98,7 +98,7 @@ def _note(left_out: int) -> str:
     return f"{reviews} left out: neither positive nor negative, or not said to be."
 
 
-def _table(summaries: Sequence[ReviewSummary], known: Known) -> Table:
+def _table(summaries: Sequence[ReviewSummary], known: NamedItems) -> Table:
     """Show restaurants: the overall summary, and below it that of each kind, with the number of reviews."""
     table = tables.named_table("Restaurant", "Summary")
     table.columns[1].ratio = 1

@@ -20,10 +20,10 @@ from .. import _backends as services
 from .. import _options as parameters
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import Language, RunOptions, Work
+from .._options import Language, LoadedInput, RunOptions
 from .._running import command as run_command
-from .._sources import Known, read_documents
-from .._views import View
+from .._sources import NamedItems, read_documents
+from .._views import ResultView
 
 _HELP = """
 Extract the words and phrases of documents.
@@ -40,7 +40,7 @@ _MOST_WORDS, _MOST_PHRASES, _WIDEST_PHRASE = 20, 5, 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(RunOptions[Vocabulary]):
+class VocabularyOptions(RunOptions[Vocabulary]):
     """What was asked for on the command line."""
 
     sources: tuple[Path, ...]
@@ -65,14 +65,14 @@ class Options(RunOptions[Vocabulary]):
         """The files."""
         return self.sources
 
-    def work(self, progress: Console | None) -> Work:
+    def work(self, progress: Console | None) -> LoadedInput:
         """Read the documents, and cut them into chunks."""
         known = read_documents(self.sources)
         items = [
             {"document_id": one, "chunks": split_text(known.texts[str(one)], self.chunk_tokens)}
             for one in self.chosen(known)
         ]
-        return Work(items=items, known=known)
+        return LoadedInput(items=items, known=known)
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -106,7 +106,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         *parameters.which("documents"),
         *parameters.results(),
     ]
-    view = View(
+    view = ResultView(
         table=_table,
         record=_record,
         done="read",
@@ -115,10 +115,10 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         offline="words are chosen by frequency, and meanings are hints",
         what="document",
     )
-    return run_command("vocabulary", _HELP, options, Options, view, llms)
+    return run_command("vocabulary", _HELP, options, VocabularyOptions, view, llms)
 
 
-def _table(vocabularies: Sequence[Vocabulary], known: Known) -> Table:
+def _table(vocabularies: Sequence[Vocabulary], known: NamedItems) -> Table:
     """Show documents: their first words, and their first phrases with what they mean."""
     table = tables.named_table("Document", "Words and phrases")
     table.columns[1].ratio = 1

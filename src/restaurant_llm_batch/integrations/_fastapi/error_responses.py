@@ -36,8 +36,8 @@ from .responses import ErrorDetail, ErrorResponse
 from .serialize import as_json
 
 REQUEST_ID = "X-Request-Id"
-MOST_DETAILS = 20
-LONGEST_TEXT = 300
+MAX_DETAILS = 20
+MAX_TEXT = 300
 
 _WORDS: Sequence[tuple[type[BatchError], str]] = (
     (RateLimited, "a service behind this one is overloaded"),
@@ -56,7 +56,7 @@ _WORDS: Sequence[tuple[type[BatchError], str]] = (
 _TOO_SMALL = re.compile(r"max_tokens_per_batch=|a budget of \d+ tokens for a batch ")
 
 
-class Refused(HTTPException):
+class APIError(HTTPException):
     """A request that gets an error for an answer."""
 
     def __init__(self, status: int, message: str, details: Sequence[ErrorDetail] = ()) -> None:
@@ -64,11 +64,11 @@ class Refused(HTTPException):
         self.details = details
 
 
-def in_words(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """Say what went wrong, and nothing that is not the other side's business."""
     if isinstance(error, RunStopped):
         cause = error.__cause__
-        return f"RunStopped: not run to its end{f': {in_words(cause)}' if cause is not None else ''}"
+        return f"RunStopped: not run to its end{f': {describe_error(cause)}' if cause is not None else ''}"
     if isinstance(error, ConfigurationError) and _TOO_SMALL.match(str(error)):
         return (
             f"{type(error).__name__}: max_tokens_per_batch is too small for the instructions, a review and "
@@ -81,24 +81,24 @@ def in_words(error: BaseException) -> str:
     return "internal error"
 
 
-def as_refusal(error: Exception) -> Refused:
+def as_api_error(error: Exception) -> APIError:
     """Return what a request is told that could not be carried out at all."""
-    if isinstance(error, Refused):
+    if isinstance(error, APIError):
         return error
     if isinstance(error, STOPS_THE_RUN):
-        return Refused(503, in_words(error))
+        return APIError(503, describe_error(error))
     if isinstance(error, RunStopped):
-        return Refused(503, "this service is shutting down")
+        return APIError(503, "this service is shutting down")
     if isinstance(error, ConfigurationError):
-        return Refused(422, shorter(str(error)))
-    return Refused(500, "internal error")
+        return APIError(422, shorter(str(error)))
+    return APIError(500, "internal error")
 
 
 def as_response(error: HTTPException | RequestValidationError, request_id: str) -> Response:
     """Return an error in the one shape that errors have."""
     if isinstance(error, RequestValidationError):
         return _response(422, *_invalid(error.errors()), request_id=request_id)
-    details = error.details if isinstance(error, Refused) else ()
+    details = error.details if isinstance(error, APIError) else ()
     said: Any = error.detail  # an application's dependencies may say anything
     message = said if isinstance(said, str) else "the request was refused"
     return _response(error.status_code, message, details, request_id=request_id, headers=error.headers)
@@ -128,7 +128,7 @@ def _response(
 def _invalid(errors: Iterable[Any]) -> tuple[str, list[ErrorDetail]]:
     details = [ErrorDetail(field=_field(one["loc"]), message=_message(one)) for one in errors]
     first = details[0]
-    return f"{first['field']}: {first['message']}", details[:MOST_DETAILS]
+    return f"{first['field']}: {first['message']}", details[:MAX_DETAILS]
 
 
 def _message(error: Any) -> str:
@@ -149,4 +149,4 @@ def _field(loc: Sequence[int | str]) -> str:
 
 def shorter(text: str) -> str:
     """Return a text that may hold what the other side sent, cut where it goes on for too long."""
-    return text if len(text) <= LONGEST_TEXT else f"{text[: LONGEST_TEXT - 3]}..."
+    return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."

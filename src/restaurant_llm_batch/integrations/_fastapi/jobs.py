@@ -13,7 +13,7 @@ from ...tasks.sentiment import AnalyzeSentiment
 from ...tasks.strengths import ExtractStrengths
 from ...tasks.summary import SummarizeAspects
 from . import serialize as answers
-from .error_responses import Refused
+from .error_responses import APIError
 from .requests import (
     ReviewModel,
     ReviewSummaryBatchRequest,
@@ -27,7 +27,7 @@ Budgeted = TypeVar("Budgeted", SummarizeReviews, AnalyzeSentiment, ExtractStreng
 
 
 @dataclass(frozen=True)
-class Job:
+class BatchJob:
     """
     What a request has the runner do.
 
@@ -47,7 +47,7 @@ class Job:
 
 
 @dataclass(frozen=True)
-class Tasks:
+class TaskSet:
     """
     The tasks, with everything about them that requests do not say.
 
@@ -65,7 +65,7 @@ class Tasks:
     strengths: ExtractStrengths
     can_search: bool
 
-    def summaries(self, asked: SummaryBatchRequest | ReviewSummaryBatchRequest) -> Job:
+    def summaries(self, asked: SummaryBatchRequest | ReviewSummaryBatchRequest) -> BatchJob:
         """Return what a request for summaries has done."""
         ids = _distinct([one.restaurant_id for one in asked.restaurants], "restaurant_id")
         if isinstance(asked, ReviewSummaryBatchRequest):
@@ -76,9 +76,11 @@ class Tasks:
             raise _needs_search("restaurants[0].positive_reviews", "positive_reviews and negative_reviews")
         task = replace(self.summary, limit=asked.limit, min_score=asked.min_score)
         items = [RestaurantRef(one.restaurant_id, one.limit) for one in asked.restaurants]
-        return Job(task, items, ids, lambda value, _, debug: answers.summary(value, debug), answers.doubts)
+        return BatchJob(
+            task, items, ids, lambda value, _, debug: answers.summary(value, debug), answers.warnings
+        )
 
-    def _summaries_of_reviews(self, asked: ReviewSummaryBatchRequest, ids: Sequence[ItemId]) -> Job:
+    def _summaries_of_reviews(self, asked: ReviewSummaryBatchRequest, ids: Sequence[ItemId]) -> BatchJob:
         items = [
             {
                 "restaurant_id": one.restaurant_id,
@@ -95,9 +97,9 @@ class Tasks:
             )
 
         task = _within(self.review_summary, asked.max_tokens_per_batch)
-        return Job(task, items, ids, show, answers.left_out)
+        return BatchJob(task, items, ids, show, answers.left_out)
 
-    def sentiments(self, asked: SentimentAnalysisBatchRequest) -> Job:
+    def sentiments(self, asked: SentimentAnalysisBatchRequest) -> BatchJob:
         """Return what a request for judgements has done."""
         ids = _distinct([one.restaurant_id for one in asked.restaurants], "restaurant_id")
         items = [
@@ -105,11 +107,11 @@ class Tasks:
             for one in asked.restaurants
         ]
         task = _within(self.sentiment, asked.max_tokens_per_batch)
-        return Job(
+        return BatchJob(
             task, items, ids, lambda value, _, debug: answers.sentiment(value, debug), answers.left_out
         )
 
-    def comparisons(self, asked: StrengthBatchRequest) -> Job:
+    def comparisons(self, asked: StrengthBatchRequest) -> BatchJob:
         """Return what a request for strengths has done."""
         ids = _distinct([one.target_restaurant_id for one in asked.restaurants], "target_restaurant_id")
         for place, one in enumerate(asked.restaurants):
@@ -132,7 +134,7 @@ class Tasks:
             )
 
         task = _within(self.strengths, asked.max_tokens_per_batch)
-        return Job(task, items, ids, show, answers.left_out)
+        return BatchJob(task, items, ids, show, answers.left_out)
 
 
 def _within(task: Budgeted, max_tokens_per_batch: int | None) -> Budgeted:
@@ -154,16 +156,16 @@ def _distinct(ids: Sequence[ItemId], field: str) -> Sequence[ItemId]:
     for place, one in enumerate(ids):
         if one in first:
             message = f"{one!r} is restaurants[{first[one]}] already; give each restaurant once"
-            raise Refused(
+            raise APIError(
                 422, f"duplicate restaurant: {message}", [_detail(f"restaurants[{place}].{field}", message)]
             )
         first[one] = place
     return ids
 
 
-def _needs_search(field: str, what: str) -> Refused:
+def _needs_search(field: str, what: str) -> APIError:
     message = f"this service does not search for reviews; send {what} with every restaurant"
-    return Refused(422, message, [_detail(field, message)])
+    return APIError(422, message, [_detail(field, message)])
 
 
 def _detail(field: str, message: str) -> ErrorDetail:

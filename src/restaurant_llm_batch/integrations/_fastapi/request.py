@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from .error_responses import REQUEST_ID, Refused, as_response
+from .error_responses import REQUEST_ID, APIError, as_response
 from .responses import ErrorDetail
 
 LINES = "application/x-ndjson"
@@ -74,7 +74,7 @@ class BatchRequest(Request):
     async def body(self) -> bytes:
         """Return the body, which must say that it is JSON."""
         if not _is_json(self.headers.get("content-type", "")):
-            raise Refused(415, "the request must be JSON, with the header Content-Type: application/json")
+            raise APIError(415, "the request must be JSON, with the header Content-Type: application/json")
         return await super().body()
 
     async def json(self) -> Any:
@@ -82,18 +82,18 @@ class BatchRequest(Request):
         try:
             read = from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
-            raise Refused(
+            raise APIError(
                 422, "the body is not JSON", [ErrorDetail(field="body", message=str(error))]
             ) from None
         restaurants = read.get("restaurants") if isinstance(read, dict) else None
         if isinstance(restaurants, list) and len(restaurants) > self._bounds.items:
             most = self._bounds.items
             message = f"at most {most} restaurants are done in one request, not {len(restaurants)}"
-            raise Refused(413, message, [ErrorDetail(field="restaurants", message=f"At most {most}")])
+            raise APIError(413, message, [ErrorDetail(field="restaurants", message=f"At most {most}")])
         return read
 
-    def _too_large(self) -> Refused:
-        return Refused(413, f"the body of a request may have {self._bounds.body_bytes:,} bytes at most")
+    def _too_large(self) -> APIError:
+        return APIError(413, f"the body of a request may have {self._bounds.body_bytes:,} bytes at most")
 
 
 def name_of(request: Scope) -> str:

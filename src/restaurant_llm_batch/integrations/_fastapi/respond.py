@@ -14,8 +14,8 @@ from ..._runner import BatchRunner
 from ...errors import STOPS_THE_RUN, BatchError, ConfigurationError, OutputError, RunStopped
 from ...models import ItemId
 from ...outcomes import BatchReport, Failure, Outcome, RunStats, Stage
-from .error_responses import Refused, as_refusal, as_response, error_body, in_words
-from .jobs import Job
+from .error_responses import APIError, as_api_error, as_response, describe_error, error_body
+from .jobs import BatchJob
 from .request import LINES, BatchRequest
 from .responses import DebugInfo, FailureResponse
 from .serialize import as_json, as_line
@@ -23,7 +23,7 @@ from .serialize import as_json, as_line
 log = logging.getLogger("restaurant_llm_batch")
 
 
-class Account:
+class ResponseBuilder:
     """
     What has become of a request's restaurants.
 
@@ -32,7 +32,7 @@ class Account:
         stop: What keeps the rest from being done, or None.
     """
 
-    def __init__(self, request: BatchRequest, job: Job) -> None:
+    def __init__(self, request: BatchRequest, job: BatchJob) -> None:
         self.counts = {"results": 0, "failures": 0}
         self.stop: Exception | None = None
         self._request = request
@@ -45,7 +45,7 @@ class Account:
         restaurant_id = self._open.pop(outcome.index)
         if isinstance(outcome, Failure):
             self._note(restaurant_id, outcome)
-            return self._failed(restaurant_id, outcome.stage, in_words(outcome.error), outcome.attempts)
+            return self._failed(restaurant_id, outcome.stage, describe_error(outcome.error), outcome.attempts)
         self.counts["results"] += 1
         debug = self._debug(outcome.value, stats) if self._request.wants_debug else None
         return {"result": self._job.show(outcome.value, outcome.index, debug)}
@@ -55,7 +55,7 @@ class Account:
         left, self._open = list(self._open.values()), {}
         error = RunStopped()
         error.__cause__ = self.stop
-        return [self._failed(restaurant_id, "run", in_words(error), 0) for restaurant_id in left]
+        return [self._failed(restaurant_id, "run", describe_error(error), 0) for restaurant_id in left]
 
     def _failed(self, restaurant_id: ItemId, stage: Stage, error: str, attempts: int) -> Mapping[str, Any]:
         self.counts["failures"] += 1
@@ -92,15 +92,15 @@ class Account:
         )
 
 
-def refusal_of(error: Exception, request_id: str) -> Refused:
+def error_response_for(error: Exception, request_id: str) -> APIError:
     """Return what a request is told of which nothing was done; what is our own fault goes to the log."""
-    refusal = as_refusal(error)
+    refusal = as_api_error(error)
     if refusal.status_code >= 500:
         log.error("request %s is answered %d", request_id, refusal.status_code, exc_info=error)
     return refusal
 
 
-class OutcomeLines(Response):
+class NDJSONResponse(Response):
     """
     Results as they finish, one JSON line each, and one with the counts at the end.
 
@@ -110,7 +110,7 @@ class OutcomeLines(Response):
 
     media_type = LINES
 
-    def __init__(self, request: BatchRequest, runner: BatchRunner, job: Job) -> None:
+    def __init__(self, request: BatchRequest, runner: BatchRunner, job: BatchJob) -> None:
         # Proxies that gather an answer before they pass it on would undo the point of this one.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -122,7 +122,7 @@ class OutcomeLines(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send everything; it ends early when the client goes away."""
         try:
-            done = await unless_gone(receive, lambda: self._send_outcomes(send))
+            done = await cancel_on_disconnect(receive, lambda: self._send_outcomes(send))
         except Exception as error:
             await self._send_error(error, scope, receive, send)
         else:
@@ -130,7 +130,7 @@ class OutcomeLines(Response):
                 await Response(status_code=CLIENT_GONE)(scope, receive, send)
 
     async def _send_outcomes(self, send: Send) -> bool:
-        account = Account(self._request, self._job)
+        account = ResponseBuilder(self._request, self._job)
         # A block of the request's own opens the runner where nobody has, and what is in it ends with the request.
         async with self._runner as runner:
             stream = runner.astream(self._job.task, self._job.items)
@@ -153,7 +153,7 @@ class OutcomeLines(Response):
 
     async def _send_error(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._request.request_id
-        refusal = refusal_of(error, request_id)
+        refusal = error_response_for(error, request_id)
         if self._begun:
             body = error_body(refusal.status_code, str(refusal.detail), refusal.details, request_id)
             await self._send_line({"error": body}, send, last=True)
@@ -167,7 +167,7 @@ CLIENT_GONE = 499
 """The status that proxies give to an answer that nobody is left to read."""
 
 
-async def unless_gone(receive: Receive, work: Callable[[], Awaitable[T]]) -> T | None:
+async def cancel_on_disconnect(receive: Receive, work: Callable[[], Awaitable[T]]) -> T | None:
     """
     Work, and cancel that when the client goes away; the request must have been read.
 
@@ -197,7 +197,9 @@ async def _cancel_when_gone(receive: Receive, scope: CancelScope) -> None:
     scope.cancel()
 
 
-async def answer(request: BatchRequest, runner: BatchRunner, make_job: Callable[[], Job]) -> Response:
+async def run_and_respond(
+    request: BatchRequest, runner: BatchRunner, make_job: Callable[[], BatchJob]
+) -> Response:
     """
     Do what a request asks for, all at once or line by line.
 
@@ -207,20 +209,20 @@ async def answer(request: BatchRequest, runner: BatchRunner, make_job: Callable[
     try:
         job = make_job()
         if request.wants_lines:
-            return OutcomeLines(request, runner, job)
-        account = Account(request, job)
-        report = await unless_gone(request.receive, lambda: runner.arun(job.task, job.items))
+            return NDJSONResponse(request, runner, job)
+        account = ResponseBuilder(request, job)
+        report = await cancel_on_disconnect(request.receive, lambda: runner.arun(job.task, job.items))
         if report is None:
             return Response(status_code=CLIENT_GONE)
         body = _body(account, report)
         if account.stop is not None and not body["results"]:
             raise account.stop
     except Exception as error:
-        raise refusal_of(error, request.request_id) from error
+        raise error_response_for(error, request.request_id) from error
     return Response(as_json(body), media_type="application/json")
 
 
-def _body(account: Account, report: BatchReport[Any]) -> Mapping[str, Sequence[Any]]:
+def _body(account: ResponseBuilder, report: BatchReport[Any]) -> Mapping[str, Sequence[Any]]:
     entries = [account.enter(outcome, report.stats) for outcome in report.outcomes]
     entries.extend(account.never_begun())
     return {

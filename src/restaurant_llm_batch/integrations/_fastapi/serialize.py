@@ -59,14 +59,14 @@ def _category(aspect: AspectSummary) -> CategorySummary:
     )
 
 
-def doubts(value: RestaurantSummary) -> list[str]:
+def warnings(value: RestaurantSummary) -> list[str]:
     """Return what did not go well in a summary by aspect."""
     said = []
     for name, aspect in value.categories.items():
         if aspect.status == "failed":
             said.append(f"{name}: could not be summarised")
-        if aspect.dropped_evidence:
-            said.append(f"{name}: reviews cited that the model was never shown: {aspect.dropped_evidence}")
+        if aspect.invalid_citations:
+            said.append(f"{name}: reviews cited that the model was never shown: {aspect.invalid_citations}")
     return said
 
 

@@ -11,14 +11,14 @@ from fastapi import APIRouter, FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import __version__
-from .error_responses import Refused, as_response
+from .error_responses import APIError, as_response
 from .request import name_of
 
-LOOK = 0.05
+POLL_INTERVAL = 0.05
 """Seconds between two looks at whether requests are to end."""
 
 
-class Endable:
+class CancellableApp:
     """An application whose requests in flight can be ended; those that have no answer yet get 503."""
 
     def __init__(self, app: ASGIApp) -> None:
@@ -44,16 +44,16 @@ class Endable:
             finally:
                 self._open.discard(open_scope)
         if open_scope.cancelled_caught and not begun:
-            refusal = Refused(503, "this service is shutting down")
+            refusal = APIError(503, "this service is shutting down")
             await as_response(refusal, name_of(scope))(scope, receive, send)
 
-    def end(self) -> None:
+    def cancel(self) -> None:
         """End what is in flight."""
         for open_scope in list(self._open):
             open_scope.cancel()
 
 
-class Server(uvicorn.Server):
+class SignalAwareServer(uvicorn.Server):
     """
     Ends in three steps: the first Ctrl-C lets requests finish, the second cancels them, and the third leaves.
 
@@ -61,14 +61,14 @@ class Server(uvicorn.Server):
     """
 
     def __init__(self, app: FastAPI) -> None:
-        self._app = Endable(app)
-        self._presses = 0
+        self._app = CancellableApp(app)
+        self._signal_count = 0
         super().__init__(uvicorn.Config(self._app))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Note that the process is asked to end; runs in a signal handler."""
-        self._presses += 1
-        if self._presses != 2:
+        self._signal_count += 1
+        if self._signal_count != 2:
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -79,9 +79,9 @@ class Server(uvicorn.Server):
             tasks.cancel_scope.cancel()
 
     async def _look(self) -> None:
-        while self._presses < 2:  # noqa: ASYNC110  # a signal handler must not set an event
-            await sleep(LOOK)
-        self._app.end()
+        while self._signal_count < 2:  # noqa: ASYNC110  # a signal handler must not set an event
+            await sleep(POLL_INTERVAL)
+        self._app.cancel()
 
 
 HEALTH = "/health"

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BatchError, ConfigurationError, PermanentBackendError
 from ...protocols import Embedder, Embedding
-from .._fusion import Ranking
+from .._fusion import RankRequest
 from .._hybrid import Candidate
-from .._indexing import Entry
+from .._indexing import IndexEntry
 from ._folder import check_folder, unusable, write_label
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Shard:
         self._process = os.getpid()
         check_folder(folder, embedder.name)
 
-    def write(self, entries: Sequence[Entry], embeddings: Sequence[Embedding]) -> None:
+    def write(self, entries: Sequence[IndexEntry], embeddings: Sequence[Embedding]) -> None:
         """Add reviews, replacing those of the same key."""
         with self._lease() as engine:
             from qdrant_edge import UpdateOperation
@@ -66,7 +66,7 @@ class Shard:
             points = [point_of(*pair) for pair in zip(entries, embeddings, strict=True)]
             engine.update(UpdateOperation.upsert_points(points))
 
-    def rank(self, rankings: Sequence[Ranking]) -> list[list[Candidate]]:
+    def rank(self, rankings: Sequence[RankRequest]) -> list[list[Candidate]]:
         """Return the candidates of each ranking, all in one request to the engine."""
         with self._lease() as engine:
             from qdrant_edge import QueryBatchRequest
@@ -208,7 +208,7 @@ def _engine_errors() -> Iterator[None]:
         raise PermanentBackendError(message, backend="embedded") from error
 
 
-def point_of(entry: Entry, vector: Embedding) -> Point:
+def point_of(entry: IndexEntry, vector: Embedding) -> Point:
     """Return a review and its vectors as the engine stores them."""
     from qdrant_edge import Point, SparseVector
 
@@ -225,7 +225,7 @@ def point_of(entry: Entry, vector: Embedding) -> Point:
     return Point(entry.point, {"dense": list(vector.dense), "sparse": sparse}, payload)
 
 
-def request_of(ranking: Ranking) -> QueryRequest:
+def request_of(ranking: RankRequest) -> QueryRequest:
     """Return the engine's request for a ranking."""
     from qdrant_edge import QueryRequest
 
@@ -237,7 +237,7 @@ def request_of(ranking: Ranking) -> QueryRequest:
     )
 
 
-def _query(ranking: Ranking) -> Query:
+def _query(ranking: RankRequest) -> Query:
     from qdrant_edge import Query, SparseVector
 
     sparse = ranking.vector.sparse
@@ -247,7 +247,7 @@ def _query(ranking: Ranking) -> Query:
     return Query.Nearest(list(ranking.vector.dense), using="dense")
 
 
-def _filter(ranking: Ranking) -> Filter:
+def _filter(ranking: RankRequest) -> Filter:
     from qdrant_edge import FieldCondition, Filter, HasIdCondition, MatchValue
 
     scope = ranking.scope

@@ -13,15 +13,15 @@ from ...errors import ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder
 from ...steps import drive
-from .._embedding_cache import EmbedOnce, check_embedder
-from .._fusion import Question, answer
+from .._embedding_cache import QueryEmbeddingCache, check_embedder
+from .._fusion import PreparedQuery, run_hybrid
 from .._hybrid import scope_of
-from .._indexing import Batch, Indexed, id_order, read_batches
+from .._indexing import IndexBatch, IndexReport, id_order, read_batches
 from ..embedders.hashing import HashingEmbedder
 from ._folder import require_folder
 from ._shard import Shard
 
-__all__ = ["EmbeddedSearch", "Indexed"]
+__all__ = ["EmbeddedSearch", "IndexReport"]
 
 
 class EmbeddedSearch:
@@ -56,7 +56,7 @@ class EmbeddedSearch:
         self._path = None if path is None else _checked(path)
         self._embedder = HashingEmbedder() if embedder is None else embedder
         check_embedder(self._embedder)
-        self._queries = EmbedOnce(self._embedder)
+        self._queries = QueryEmbeddingCache(self._embedder)
         if self._path is not None:
             self._shard = Shard(self._path, self._embedder, temporary=False)
         else:
@@ -108,7 +108,7 @@ class EmbeddedSearch:
         *,
         batch_size: int = 256,
         on_progress: Callable[[int], object] | None = None,
-    ) -> Indexed:
+    ) -> IndexReport:
         """
         Add reviews, a batch at a time, so that they need not fit into memory.
 
@@ -127,7 +127,7 @@ class EmbeddedSearch:
             ConfigurationError: A review cannot be used; names its position and field. Batches
                 before it are written.
         """
-        done = Indexed(0, 0)
+        done = IndexReport(0, 0)
         for batch in read_batches(reviews, batch_size):
             self._write(batch)
             done = batch.done
@@ -168,7 +168,7 @@ class EmbeddedSearch:
         shard = self._reader()
         found: list[list[Hit]] = [[] for _ in queries]
         asked = {i: question for i, query in enumerate(queries) if (question := self._ask(query))}
-        for i, hits in zip(asked, drive(answer([*asked.values()]), shard.rank), strict=True):
+        for i, hits in zip(asked, drive(run_hybrid([*asked.values()]), shard.rank), strict=True):
             found[i] = hits
         return found
 
@@ -178,16 +178,16 @@ class EmbeddedSearch:
             require_folder(self._path)
         return self._shard
 
-    def _write(self, batch: Batch) -> None:
+    def _write(self, batch: IndexBatch) -> None:
         if batch.entries:
             vectors = self._embedder.embed_documents([entry.content for entry in batch.entries])
             self._shard.write(batch.entries, vectors)
 
-    def _ask(self, query: SearchQuery) -> Question | None:
+    def _ask(self, query: SearchQuery) -> PreparedQuery | None:
         scope = scope_of(query)
         if query.limit < 1 or not query.text.strip():
             return None
-        question = Question(query, scope, self._queries.embed(query.text))
+        question = PreparedQuery(query, scope, self._queries.embed(query.text))
         return question if question.lists() else None
 
 

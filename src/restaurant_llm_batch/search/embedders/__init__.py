@@ -6,19 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import EmbeddingsAPI
+    from .api import APIEmbedder
     from .fastembed import FastEmbedBM25, FastEmbedder
-    from .hashing import HashingEmbedder, HashingSparse
+    from .hashing import HashingEmbedder, HashingSparseEmbedder
 
 _MODULES = {
-    "EmbeddingsAPI": "api",
+    "APIEmbedder": "api",
     "FastEmbedBM25": "fastembed",
     "FastEmbedder": "fastembed",
     "HashingEmbedder": "hashing",
-    "HashingSparse": "hashing",
+    "HashingSparseEmbedder": "hashing",
 }
 
-__all__ = ["EmbeddingsAPI", "FastEmbedBM25", "FastEmbedder", "HashingEmbedder", "HashingSparse"]
+__all__ = ["APIEmbedder", "FastEmbedBM25", "FastEmbedder", "HashingEmbedder", "HashingSparseEmbedder"]
 
 
 def __getattr__(name: str) -> Any:

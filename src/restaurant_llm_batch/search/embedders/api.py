@@ -9,27 +9,27 @@ from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..._http.exchange import Exchange, Wire, exchange
+from ..._http.exchange import HTTPClient, HTTPRequest, send_request
 from ..._http.openai_api import chat_error, is_official
 from ..._http.secrets import KeyLike, Secret, as_secret
-from ..._http.status import base_url as cleaned
 from ..._http.status import encode
-from ..._http.types import Answer, Timeout, Transport, as_timeout
+from ..._http.status import normalize_base_url as cleaned
+from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
 from ...errors import ConfigurationError, PermanentBackendError, TransientBackendError
 from ...protocols import Embedding
 from ...steps import Flow, drive
-from .hashing import HashingSparse, SparseEmbedder, joined, named
+from .hashing import HashingSparseEmbedder, SparseEmbedder, joined, named
 
 _BACKEND = "embeddings"
 _MOST_LETTERS_TOGETHER = 200_000  # OpenAI takes 300,000 tokens at once; a Korean letter can be more than one
 _MOST_TEXTS = 2_048  # OpenAI's limit
 
 
-class EmbeddingsAPI:
+class APIEmbedder:
     """
     Dense vectors of a model behind an embeddings service.
 
-        embedder = EmbeddingsAPI("https://api.openai.com/v1", "text-embedding-3-small", size=1536)
+        embedder = APIEmbedder("https://api.openai.com/v1", "text-embedding-3-small", size=1536)
 
     Texts go in batches, one request after the other; nothing is tried again here. Any number of threads may
     use it.
@@ -39,7 +39,7 @@ class EmbeddingsAPI:
         model: The model's name.
         api_key: The key; for OpenAI without one, ``OPENAI_API_KEY``.
         size: The length of the model's vectors; without it, the service is asked once.
-        sparse: Makes the sparse half; `HashingSparse` if not given, which knows Korean.
+        sparse: Makes the sparse half; `HashingSparseEmbedder` if not given, which knows Korean.
         batch_size: Most texts in a request. OpenAI takes 2,048, TEI 32 unless it was told otherwise.
         longest_text: Letters of a text that are sent, the rest is cut off; OpenAI refuses above 8,192 tokens.
         query_prefix: What the model wants before a query, such as "query: " for E5.
@@ -75,13 +75,13 @@ class EmbeddingsAPI:
         self._url = _address(base_url)
         self._model = model
         self._size = size
-        self._sparse = HashingSparse() if sparse is None else sparse
+        self._sparse = HashingSparseEmbedder() if sparse is None else sparse
         self._batch_size = batch_size
         self._longest = longest_text
         self._prefixes = query_prefix, document_prefix
-        self._more = dict(extra_body or {})
+        self._extra_body = dict(extra_body or {})
         self._timeout = as_timeout(timeout)
-        self._wire = Wire(transport)
+        self._client = HTTPClient(transport)
         self._secret = _key(api_key, self._url)
 
     def __repr__(self) -> str:
@@ -90,7 +90,7 @@ class EmbeddingsAPI:
     @property
     def name(self) -> str:
         """The name of these vectors: the model, how it is asked, and what makes the sparse half."""
-        shortened = self._more.get("dimensions")
+        shortened = self._extra_body.get("dimensions")
         model = f"{self._model}@{shortened}" if shortened else self._model
         return named(model, self._prefixes, self._sparse)
 
@@ -98,7 +98,7 @@ class EmbeddingsAPI:
     def size(self) -> int:
         """The length of the dense vectors; raises as `embed_query` does when the service has to be asked."""
         if self._size is None:
-            drive(self._dense(["size"]), self._wire.send)
+            drive(self._dense(["size"]), self._client.send)
         assert self._size is not None
         return self._size
 
@@ -112,7 +112,9 @@ class EmbeddingsAPI:
         Raises:
             BackendError: As `embed_query` raises; nothing of the batches before it is kept.
         """
-        dense = drive(self._dense([self._ready(text, self._prefixes[1]) for text in texts]), self._wire.send)
+        dense = drive(
+            self._dense([self._ready(text, self._prefixes[1]) for text in texts]), self._client.send
+        )
         return joined(dense, self._sparse.embed_documents(texts))
 
     def embed_query(self, text: str, /) -> Embedding:
@@ -124,12 +126,12 @@ class EmbeddingsAPI:
             AuthenticationFailed: When it does not accept the key.
             PermanentBackendError: When it refuses the request for good.
         """
-        dense = drive(self._dense([self._ready(text, self._prefixes[0])]), self._wire.send)
+        dense = drive(self._dense([self._ready(text, self._prefixes[0])]), self._client.send)
         return joined(dense, [self._sparse.embed_query(text)])[0]
 
     def close(self) -> None:
         """Close the connections; they are made again when needed."""
-        self._wire.close()
+        self._client.close()
 
     def _ready(self, text: str, prefix: str) -> str:
         text = text[: self._longest].strip()
@@ -149,11 +151,13 @@ class EmbeddingsAPI:
         headers = {"content-type": "application/json", "accept": "application/json"}
         if self._secret is not None:
             headers["authorization"] = f"Bearer {self._secret.reveal()}"
-        body = encode({"model": self._model, "input": batch, **self._more})
-        answer = yield from exchange(Exchange("POST", self._url, headers, body, self._timeout), _BACKEND)
+        body = encode({"model": self._model, "input": batch, **self._extra_body})
+        answer = yield from send_request(
+            HTTPRequest("POST", self._url, headers, body, self._timeout), _BACKEND
+        )
         return self._read(answer, len(batch))
 
-    def _read(self, answer: Answer, count: int) -> list[list[float]]:
+    def _read(self, answer: HTTPResponse, count: int) -> list[list[float]]:
         try:
             body = json.loads(answer.body)
         except ValueError:
@@ -162,7 +166,7 @@ class EmbeddingsAPI:
             raise chat_error(answer.status, body, answer.headers, _BACKEND, self._secret)
         vectors = _vectors(body, count)
         if vectors is None:
-            words = str(body)[:200] if self._secret is None else self._secret.scrub(str(body))[:200]
+            words = str(body)[:200] if self._secret is None else self._secret.redact(str(body))[:200]
             raise TransientBackendError(f"{_BACKEND} sent no {count} vectors but {words}", backend=_BACKEND)
         self._size = self._size or len(vectors[0])
         if any(len(vector) != self._size for vector in vectors):

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from ...errors import ConfigurationError
 from ...protocols import Embedding, SparseVector
-from .hashing import HashingSparse, SparseEmbedder, joined, named
+from .hashing import HashingSparseEmbedder, SparseEmbedder, joined, named
 
 MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-mpnet-base-v2"
 _BM25 = "Qdrant/bm25"
@@ -29,7 +29,7 @@ class FastEmbedder:
 
     Args:
         model: A model of ``fastembed.TextEmbedding.list_supported_models()``.
-        sparse: Makes the sparse half; `HashingSparse` if not given, which knows Korean.
+        sparse: Makes the sparse half; `HashingSparseEmbedder` if not given, which knows Korean.
         cache_dir: Where models are kept; fastembed's own place if not given.
         model_path: A folder with the model's files, which is used instead of fetching them.
         threads: How many threads one call may use; as many as there are cores if not given.
@@ -54,7 +54,7 @@ class FastEmbedder:
         document_prefix: str = "",
     ) -> None:
         self._model_name = model
-        self._sparse = HashingSparse() if sparse is None else sparse
+        self._sparse = HashingSparseEmbedder() if sparse is None else sparse
         self._batch_size = batch_size
         self._prefixes = query_prefix, document_prefix
         kind = _fastembed().TextEmbedding
@@ -107,10 +107,10 @@ class Stemmer(Protocol):
 
 class FastEmbedBM25:
     """
-    Sparse vectors by fastembed's BM25, for `FastEmbedder` and `EmbeddingsAPI`; nothing is fetched.
+    Sparse vectors by fastembed's BM25, for `FastEmbedder` and `APIEmbedder`; nothing is fetched.
 
     Words are cut by Snowball's stemmer for the language. It has none for Korean: there 음식이 and 음식은 stay
-    apart, unless `stemmer` joins them, and `HashingSparse`, the default, is the better choice.
+    apart, unless `stemmer` joins them, and `HashingSparseEmbedder`, the default, is the better choice.
 
     Args:
         language: Its name in English, such as "english".

@@ -2,7 +2,7 @@
 Embedders: text to vectors, for the search backends.
 
 `HashingEmbedder` is the default. It needs no model, no download and no network. `FastEmbedder` and
-`EmbeddingsAPI`, in files of their own, make dense vectors with a model, and leave the sparse half to a
+`APIEmbedder`, in files of their own, make dense vectors with a model, and leave the sparse half to a
 `SparseEmbedder`.
 """
 
@@ -15,7 +15,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
-from ..._nlp.concepts import Lexicon
+from ..._nlp.concepts import ConceptLookup
 from ..._nlp.terms import terms
 from ...errors import ConfigurationError
 from ...protocols import Embedding, SparseVector
@@ -50,7 +50,7 @@ class SparseEmbedder(Protocol):
         ...
 
 
-class HashingSparse:
+class HashingSparseEmbedder:
     """The sparse half of `HashingEmbedder`: BM25 weights of Korean and English stems."""
 
     def __init__(self) -> None:
@@ -112,10 +112,10 @@ class HashingEmbedder:
                 f"size must be an integer from {_SMALLEST} to {_LARGEST}, such as 384; got {size!r}"
             )
         self._size = size
-        self._lexicon = Lexicon()
+        self._lexicon = ConceptLookup()
         # Words repeat (Zipf), so remembering each stem's share makes indexing several times faster.
         self._share = lru_cache(_KNOWN_STEMS)(self._make_share)
-        self._sparse = HashingSparse()
+        self._sparse = HashingSparseEmbedder()
 
     @property
     def name(self) -> str:

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
-from ..._http.client_lifetime import PerLoop, loop_is_trio
+from ..._http.client_lifetime import EventLoopLocal, loop_is_trio
 from ...errors import ConfigurationError
 from ._errors import translate
-from ._location import Place
-from ._steps import Ask, Perform, PerformAsync, Think
+from ._location import Location
+from ._steps import ClientCall, CPUWork, Perform, PerformAsync
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient, QdrantClient
@@ -32,7 +32,7 @@ T = TypeVar("T")
 Client = TypeVar("Client")
 
 
-class _Held(Generic[Client]):
+class _ClientSlot(Generic[Client]):
     """A client, and how many calls are under way in it."""
 
     def __init__(self) -> None:
@@ -53,31 +53,33 @@ class _Held(Generic[Client]):
         return self.client if not self.users else None
 
 
-class Clients:
+class QdrantClients:
     """
     The clients of one place, and how to perform steps with them.
 
     Args:
-        place: Where to go.
+        location: Where to go.
         collection: Which collection the steps are about.
     """
 
-    def __init__(self, place: Place, collection: str) -> None:
-        self._place = place
+    def __init__(self, location: Location, collection: str) -> None:
+        self._location = location
         self._collection = collection
-        self._loops: PerLoop[_Held[AsyncQdrantClient]] = PerLoop(_Held, self._abandon)
+        self._loops: EventLoopLocal[_ClientSlot[AsyncQdrantClient]] = EventLoopLocal(
+            _ClientSlot, self._abandon
+        )
         self._lost: list[object] = []
-        self._start_afresh()
+        self._reset_after_fork()
 
-    def _start_afresh(self) -> None:
+    def _reset_after_fork(self) -> None:
         # Not only the clients: a lock may have been copied while another thread held it.
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._turn = threading.Lock()
-        self._held: _Held[QdrantClient] | None = None
+        self._held: _ClientSlot[QdrantClient] | None = None
 
     @contextmanager
-    def here(self) -> Iterator[Perform]:
+    def sync_client(self) -> Iterator[Perform]:
         """Lend what performs steps in the calling thread."""
         held = self._enter()
         try:
@@ -89,22 +91,22 @@ class Clients:
                 client.close()
 
     @asynccontextmanager
-    async def on_loop(self) -> AsyncIterator[PerformAsync]:
+    async def async_client(self) -> AsyncIterator[PerformAsync]:
         """Lend what performs steps on the running loop."""
         if "qdrant_client" not in sys.modules:
             await _in_thread(partial(import_module, "qdrant_client"))
         if self._blocks():
             yield self._perform_in_thread
             return
-        if self._place.async_client is not None:
-            yield partial(self._perform_async, self._place.async_client)
+        if self._location.async_client is not None:
+            yield partial(self._perform_async, self._location.async_client)
             return
         held = self._loops.get()
         held.users += 1
         try:
             async with held.making:
                 if held.client is None:
-                    held.client = await _in_thread(self._place.make_async)
+                    held.client = await _in_thread(self._location.make_async)
             yield partial(self._perform_async, held.client)
         finally:
             client = held.leave()
@@ -114,11 +116,11 @@ class Clients:
 
     def close(self) -> None:
         """Close the blocking client, unless it is the user's or its collection would be lost."""
-        if os.getpid() != self._pid or self._place.options.get("location"):
+        if os.getpid() != self._pid or self._location.options.get("location"):
             return
         with self._lock:
             held, self._held = self._held, None
-            client = held.retire() if held is not None and not self._place.given else None
+            client = held.retire() if held is not None and not self._location.given else None
         if client is not None:
             client.close()
 
@@ -129,60 +131,60 @@ class Clients:
         if client is not None:
             await client.close()
 
-    def _enter(self) -> _Held[QdrantClient]:
+    def _enter(self) -> _ClientSlot[QdrantClient]:
         if os.getpid() != self._pid:
             self._survive_fork()
         with self._lock:
             if self._held is None:
-                held: _Held[QdrantClient] = _Held()
-                held.client = self._given() if self._place.given else self._place.make()
+                held: _ClientSlot[QdrantClient] = _ClientSlot()
+                held.client = self._given() if self._location.given else self._location.make()
                 self._held = held
             self._held.users += 1
             return self._held
 
     def _given(self) -> QdrantClient:
-        if self._place.client is None:
+        if self._location.client is None:
             raise ConfigurationError(
                 "this QdrantSearch has an async_client= only, and blocking calls need another one: "
                 "pass client= as well"
             )
-        return self._place.client
+        return self._location.client
 
     def _survive_fork(self) -> None:
-        if self._place.local and self._held is not None:
+        if self._location.local and self._held is not None:
             raise ConfigurationError(
-                f"this QdrantSearch was used before the process forked, and {self._place.name} would have "
+                f"this QdrantSearch was used before the process forked, and {self._location.name} would have "
                 "two contents from now on: make one in each worker process, or use a server"
             )
         # Collected, it would be closed, and say good-bye in the parent's connection.
         self._lost.append(self._held)
-        self._start_afresh()
+        self._reset_after_fork()
 
-    def _abandon(self, held: _Held[AsyncQdrantClient]) -> None:
+    def _abandon(self, held: _ClientSlot[AsyncQdrantClient]) -> None:
         if held.pid != os.getpid():
             self._lost.append(held)
 
     def _blocks(self) -> bool:
         """Tell whether the loop has no client of its own, so that the blocking one serves it from threads."""
-        place = self._place
+        place = self._location
         if place.given:
             return place.async_client is None
         # The async client of gRPC knows asyncio only.
         return place.local or (place.grpc and loop_is_trio())
 
-    def _perform(self, client: Any, step: Ask | Think) -> Any:
-        if isinstance(step, Think):
+    def _perform(self, client: Any, step: ClientCall | CPUWork) -> Any:
+        if isinstance(step, CPUWork):
             return step.work()
         # The engine of local mode is not made for several threads.
-        with self._turn if self._place.local else nullcontext():
+        with self._turn if self._location.local else nullcontext():
             try:
                 return getattr(client, step.method)(self._collection, **step.arguments)
             except Exception as error:
                 raised = self._translate(error)
         raise raised
 
-    async def _perform_async(self, client: Any, step: Ask | Think) -> Any:
-        if isinstance(step, Think):
+    async def _perform_async(self, client: Any, step: ClientCall | CPUWork) -> Any:
+        if isinstance(step, CPUWork):
             return await _in_thread(step.work)
         try:
             return await getattr(client, step.method)(self._collection, **step.arguments)
@@ -190,15 +192,15 @@ class Clients:
             raised = self._translate(error)
         raise raised
 
-    async def _perform_in_thread(self, step: Ask | Think) -> Any:
+    async def _perform_in_thread(self, step: ClientCall | CPUWork) -> Any:
         return await _in_thread(partial(self._perform_here, step))
 
-    def _perform_here(self, step: Ask | Think) -> Any:
-        with self.here() as perform:
+    def _perform_here(self, step: ClientCall | CPUWork) -> Any:
+        with self.sync_client() as perform:
             return perform(step)
 
     def _translate(self, error: Exception) -> Exception:
-        place = self._place
+        place = self._location
         return translate(error, place=place.name, collection=self._collection, secret=place.secret)
 
 

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any, TypeGuard
 from ...errors import ConfigurationError, PermanentBackendError
 from ...models import ItemId
 from ...protocols import Embedding
-from .._fusion import Ranking
+from .._fusion import RankRequest
 from .._hybrid import Candidate
-from .._indexing import Entry, as_number
-from ._layout import Layout, QdrantNames, look_up, put, spellings
+from .._indexing import IndexEntry, as_number
+from ._layout import CollectionSchema, IdLayout, get_path, id_variants, set_path
 
 if TYPE_CHECKING:
     from qdrant_client.models import Condition, Filter, PointStruct, QueryRequest, ScoredPoint
 
 
-class Codec:
+class QdrantCodec:
     """
     The words of one collection.
 
@@ -26,11 +26,11 @@ class Codec:
         where: What every review must have in its payload, besides its restaurant.
     """
 
-    def __init__(self, names: QdrantNames, where: Mapping[str, ItemId]) -> None:
+    def __init__(self, names: CollectionSchema, where: Mapping[str, ItemId]) -> None:
         self._names = names
         self._where = dict(where)
 
-    def request(self, ranking: Ranking, layout: Layout) -> QueryRequest:
+    def request(self, ranking: RankRequest, layout: IdLayout) -> QueryRequest:
         """
         Return the request for one ranked list.
 
@@ -57,7 +57,7 @@ class Codec:
             with_payload=self._names.wanted(restaurant=ranking.scope.others),
         )
 
-    def _filter(self, ranking: Ranking, layout: Layout) -> Filter:
+    def _filter(self, ranking: RankRequest, layout: IdLayout) -> Filter:
         from qdrant_client.models import Filter, HasIdCondition
 
         scope = ranking.scope
@@ -74,11 +74,11 @@ class Codec:
         if self._names.category is None:
             raise ConfigurationError(
                 "a category was asked for, but names= says that the collection has none: "
-                'say which field holds it, names=QdrantNames(category="food_category_id")'
+                'say which field holds it, schema=CollectionSchema(category="food_category_id")'
             )
         return self._names.category
 
-    def candidate(self, point: ScoredPoint, ranking: Ranking) -> Candidate:
+    def candidate(self, point: ScoredPoint, ranking: RankRequest) -> Candidate:
         """
         Return what was found.
 
@@ -90,7 +90,7 @@ class Codec:
             PermanentBackendError: It has no text, or no restaurant where that was asked for.
         """
         payload = point.payload or {}
-        content = look_up(payload, self._names.content)
+        content = get_path(payload, self._names.content)
         if not isinstance(content, str):
             raise _lacks(point, "text", "content", self._names.content)
         restaurant_id = self._restaurant_id(point) if ranking.scope.others else None
@@ -100,20 +100,20 @@ class Codec:
 
     def _review_id(self, payload: Mapping[str, Any], otherwise: Any) -> ItemId:
         for name in (self._names.review, "id"):
-            value = look_up(payload, name)
+            value = get_path(payload, name)
             if _is_id(value):
                 return value
         return otherwise if isinstance(otherwise, int) else str(otherwise)
 
     def _restaurant_id(self, point: ScoredPoint) -> ItemId:
-        value = look_up(point.payload or {}, self._names.restaurant)
+        value = get_path(point.payload or {}, self._names.restaurant)
         if not _is_id(value):
             raise _lacks(point, "restaurant's id", "restaurant", self._names.restaurant)
         # What was written as a string may have been an integer; whoever asks for either finds it.
         number = as_number(value)
         return value if number is None else number
 
-    def point(self, entry: Entry, vector: Embedding, layout: Layout) -> PointStruct:
+    def point(self, entry: IndexEntry, vector: Embedding, layout: IdLayout) -> PointStruct:
         """
         Return a review and its vectors as they are stored.
 
@@ -130,15 +130,15 @@ class Codec:
             )
         payload: dict[str, Any] = {}
         restaurant = self._names.restaurant
-        put(payload, restaurant, _stored("restaurant_id", restaurant, entry.restaurant, layout))
-        put(payload, self._names.review, entry.review_id)
-        put(payload, self._names.content, entry.content)
+        set_path(payload, restaurant, _stored("restaurant_id", restaurant, entry.restaurant, layout))
+        set_path(payload, self._names.review, entry.review_id)
+        set_path(payload, self._names.content, entry.content)
         self._put_category(payload, entry, layout)
         for name, value in self._where.items():
-            put(payload, name, spellings(value, layout.form(name))[-1])
+            set_path(payload, name, id_variants(value, layout.form(name))[-1])
         return PointStruct(id=entry.point, vector=vectors, payload=payload)
 
-    def _put_category(self, payload: dict[str, Any], entry: Entry, layout: Layout) -> None:
+    def _put_category(self, payload: dict[str, Any], entry: IndexEntry, layout: IdLayout) -> None:
         name, category = self._names.category, entry.category
         if name is None or category is None:
             return
@@ -147,10 +147,10 @@ class Codec:
                 f"review {entry.review_id!r} of restaurant {entry.restaurant!r} has the category {category!r}, "
                 f"but where= writes {self._where[name]!r} to {name!r}: index it without that where="
             )
-        put(payload, name, _stored("category", name, category, layout))
+        set_path(payload, name, _stored("category", name, category, layout))
 
 
-def _stored(what: str, name: str, value: str, layout: Layout) -> ItemId:
+def _stored(what: str, name: str, value: str, layout: IdLayout) -> ItemId:
     if layout.form(name) != "integer":
         # Strings, as the source service stores restaurants, so that one index serves any id.
         return value
@@ -163,11 +163,11 @@ def _stored(what: str, name: str, value: str, layout: Layout) -> ItemId:
     return number
 
 
-def _forms(name: str, value: ItemId, layout: Layout) -> list[Condition]:
+def _forms(name: str, value: ItemId, layout: IdLayout) -> list[Condition]:
     """Return a condition for each form in which a field may hold an id."""
     from qdrant_client.models import FieldCondition, MatchValue
 
-    forms = spellings(value, layout.form(name))
+    forms = id_variants(value, layout.form(name))
     return [FieldCondition(key=name, match=MatchValue(value=form)) for form in forms]
 
 
@@ -184,7 +184,7 @@ def _is_id(value: object) -> TypeGuard[ItemId]:
 def _lacks(point: ScoredPoint, what: str, argument: str, name: str) -> PermanentBackendError:
     return PermanentBackendError(
         f"point {point.id!r} has no {what} in its payload field {name!r}: "
-        f'say which field holds it, names=QdrantNames({argument}="...")',
+        f'say which field holds it, schema=CollectionSchema({argument}="...")',
         backend="qdrant",
     )
 

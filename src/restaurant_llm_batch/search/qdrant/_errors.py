@@ -67,7 +67,7 @@ def translate(error: Exception, *, place: str, collection: str, secret: Secret |
     ours = _translate(error, place, collection)
     ours.__cause__ = error
     if secret is not None:
-        clean = secret.scrub(str(ours))
+        clean = secret.redact(str(ours))
         if _shows(error, secret):
             ours.__cause__ = None
         ours.args = (clean,)

@@ -10,14 +10,14 @@ from ...errors import PermanentBackendError
 from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder, Embedding, SparseVector
 from ...steps import Flow
-from .._embedding_cache import EmbedOnce
-from .._fusion import Question, Ranking, answer
+from .._embedding_cache import QueryEmbeddingCache
+from .._fusion import PreparedQuery, RankRequest, run_hybrid
 from .._hybrid import Candidate, scope_of
-from .._indexing import Entry, Indexed, as_number, id_order, read_batches
-from ._codec import Codec
-from ._layout import Layout, QdrantNames
-from ._schema import Schema
-from ._steps import Ask, Think
+from .._indexing import IndexEntry, IndexReport, as_number, id_order, read_batches
+from ._codec import QdrantCodec
+from ._layout import CollectionSchema, IdLayout
+from ._schema import CollectionManager
+from ._steps import ClientCall, CPUWork
 
 _NO_TERMS = SparseVector((), ())
 
@@ -34,14 +34,18 @@ class Collection:
     """
 
     def __init__(
-        self, names: QdrantNames, where: Mapping[str, ItemId], embedder: Embedder, schema: Schema
+        self,
+        names: CollectionSchema,
+        where: Mapping[str, ItemId],
+        embedder: Embedder,
+        schema: CollectionManager,
     ) -> None:
         self._names = names
         self._embedder = embedder
-        self._queries = EmbedOnce(embedder)
-        self._codec = Codec(names, where)
+        self._queries = QueryEmbeddingCache(embedder)
+        self._codec = QdrantCodec(names, where)
         self._schema = schema
-        self._layout: Layout | None = None
+        self._layout: IdLayout | None = None
 
     def search(self, queries: Sequence[SearchQuery]) -> Flow[list[list[Hit]]]:
         """Answer queries in one round trip, but for what `answer` has to ask again."""
@@ -49,7 +53,7 @@ class Collection:
         asked = [i for i, query in enumerate(queries) if query.limit > 0 and query.text.strip()]
         vectors = yield from self._embed([queries[i].text for i in asked])
         questions = {
-            i: Question(queries[i], scopes[i], vector) for i, vector in zip(asked, vectors, strict=True)
+            i: PreparedQuery(queries[i], scopes[i], vector) for i, vector in zip(asked, vectors, strict=True)
         }
         questions = {i: question for i, question in questions.items() if question.lists()}
         found: list[list[Hit]] = [[] for _ in queries]
@@ -67,15 +71,15 @@ class Collection:
         reviews: Iterable[Review | Mapping[str, Any]],
         batch_size: int,
         on_progress: Callable[[int], object] | None,
-    ) -> Flow[Indexed]:
+    ) -> Flow[IndexReport]:
         """Write reviews, a batch at a time."""
         batches = read_batches(reviews, batch_size)
         layout = self._layout = yield from self._schema.create()
-        done = Indexed(0, 0)
+        done = IndexReport(0, 0)
         for batch in batches:
             if batch.entries:
-                points = yield Think(partial(self._points, batch.entries, layout))
-                yield Ask("upsert", {"points": points, "wait": True})
+                points = yield CPUWork(partial(self._points, batch.entries, layout))
+                yield ClientCall("upsert", {"points": points, "wait": True})
             done = batch.done
             if on_progress is not None:
                 on_progress(done.reviews)
@@ -83,14 +87,14 @@ class Collection:
 
     def count(self) -> Flow[int]:
         """Count the reviews."""
-        counted = yield Ask("count", {"exact": True})
+        counted = yield ClientCall("count", {"exact": True})
         return cast("int", counted.count)
 
     def restaurants(self) -> Flow[list[ItemId]]:
         """List the restaurants."""
         most = yield from self.count()
         arguments = {"key": self._names.restaurant, "limit": max(1, most), "exact": True}
-        facets = yield Ask("facet", arguments)
+        facets = yield ClientCall("facet", arguments)
         # What was written as a string may have been an integer; whoever asks for either finds it.
         numbers = [as_number(hit.value) for hit in facets.hits]
         ids = {
@@ -99,18 +103,18 @@ class Collection:
         return sorted(ids, key=id_order)
 
     def _embed(self, texts: list[str]) -> Flow[list[Embedding]]:
-        if not all(self._queries.knows(text) for text in texts):
-            yield Think(lambda: [self._queries.embed(text) for text in texts])
+        if not all(self._queries.is_cached(text) for text in texts):
+            yield CPUWork(lambda: [self._queries.embed(text) for text in texts])
         vectors = [self._queries.embed(text) for text in texts]
         if self._names.sparse is None:
             return [Embedding(vector.dense, _NO_TERMS) for vector in vectors]
         return vectors
 
-    def _answer(self, questions: list[Question]) -> Flow[list[list[Hit]]]:
+    def _answer(self, questions: list[PreparedQuery]) -> Flow[list[list[Hit]]]:
         if not questions:
             return []
         layout = yield from self._known()
-        asking = answer(questions)
+        asking = run_hybrid(questions)
         rankings = next(asking)
         while True:
             candidates = yield from self._rank(rankings, layout)
@@ -119,24 +123,24 @@ class Collection:
             except StopIteration as stop:
                 return cast("list[list[Hit]]", stop.value)
 
-    def _rank(self, rankings: list[Ranking], layout: Layout) -> Flow[list[list[Candidate]]]:
+    def _rank(self, rankings: list[RankRequest], layout: IdLayout) -> Flow[list[list[Candidate]]]:
         requests = [self._codec.request(ranking, layout) for ranking in rankings]
-        answers = yield Ask("query_batch_points", {"requests": requests})
+        answers = yield ClientCall("query_batch_points", {"requests": requests})
         return [
             [self._codec.candidate(point, ranking) for point in one.points]
             for one, ranking in zip(answers, rankings, strict=True)
         ]
 
-    def _known(self) -> Flow[Layout]:
+    def _known(self) -> Flow[IdLayout]:
         """Find out once how the collection holds its ids."""
         if self._layout is None:
             try:
                 self._layout = yield from self._schema.read()
             except PermanentBackendError:
                 # Whoever may search need not be allowed to look; and what is missing, the search will tell.
-                return Layout()
+                return IdLayout()
         return self._layout
 
-    def _points(self, entries: Sequence[Entry], layout: Layout) -> list[Any]:
+    def _points(self, entries: Sequence[IndexEntry], layout: IdLayout) -> list[Any]:
         vectors = self._embedder.embed_documents([entry.content for entry in entries])
         return [self._codec.point(*pair, layout) for pair in zip(entries, vectors, strict=True)]

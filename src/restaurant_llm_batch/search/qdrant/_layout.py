@@ -15,7 +15,7 @@ IdForm: TypeAlias = Literal["string", "integer", "either"]
 
 
 @dataclass(frozen=True, slots=True)
-class QdrantNames:
+class CollectionSchema:
     """
     The names in a collection that somebody else made; the defaults are those of ours.
 
@@ -51,7 +51,7 @@ class QdrantNames:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class IdLayout:
     """
     A collection as it was found.
 
@@ -66,7 +66,7 @@ class Layout:
         return self.forms.get(name, "either")
 
 
-def spellings(value: ItemId, form: IdForm) -> list[ItemId]:
+def id_variants(value: ItemId, form: IdForm) -> list[ItemId]:
     """
     Return what to look for so that an id is found however it was given.
 
@@ -79,7 +79,7 @@ def spellings(value: ItemId, form: IdForm) -> list[ItemId]:
     return [number] if form == "integer" else [str(value), number]
 
 
-def look_up(payload: Mapping[str, Any], name: str) -> Any:
+def get_path(payload: Mapping[str, Any], name: str) -> Any:
     """Return a field of a payload, or None; dots lead into objects."""
     if name in payload:
         return payload[name]
@@ -89,7 +89,7 @@ def look_up(payload: Mapping[str, Any], name: str) -> Any:
     return value
 
 
-def put(payload: dict[str, Any], name: str, value: Any) -> None:
+def set_path(payload: dict[str, Any], name: str, value: Any) -> None:
     """Set a field of a payload; dots lead into objects, which are made."""
     *outer, last = name.split(".")
     for part in outer:

@@ -21,7 +21,7 @@ _IDLE = 4.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class Location:
     """
     Where to go, checked.
 
@@ -77,7 +77,7 @@ class Place:
         return options
 
 
-def find_place(
+def resolve_location(
     *,
     url: str | None,
     path: str | os.PathLike[str] | None,
@@ -88,7 +88,7 @@ def find_place(
     grpc_port: int,
     timeout: float,
     pool_size: int | None,
-) -> Place:
+) -> Location:
     """
     Check where a collection is said to be.
 
@@ -108,10 +108,10 @@ def find_place(
         return _own(client, async_client)
     if not remote:
         where = {"location": MEMORY} if path is None else {"path": os.fspath(path)}
-        # Threads take turns, see `Clients`, so SQLite need not insist on one.
+        # Threads take turns, see `SDKClients`, so SQLite need not insist on one.
         options = {**where, "force_disable_check_same_thread": True}
-        return Place(name=MEMORY if path is None else repr(os.fspath(path)), local=True, options=options)
-    return Place(
+        return Location(name=MEMORY if path is None else repr(os.fspath(path)), local=True, options=options)
+    return Location(
         name=_check_url(str(url)),
         secret=as_secret(api_key),
         grpc=prefer_grpc,
@@ -127,14 +127,14 @@ def find_place(
     )
 
 
-def _own(client: QdrantClient | None, async_client: AsyncQdrantClient | None) -> Place:
+def _own(client: QdrantClient | None, async_client: AsyncQdrantClient | None) -> Location:
     if async_client is not None and _is_local(async_client.init_options):
         raise ConfigurationError(
             "async_client is in local mode, which blocks the event loop: "
             "pass client=QdrantClient(...) instead, it serves both colours"
         )
     local = client is not None and _is_local(client.init_options)
-    return Place(name="the client given", local=local, client=client, async_client=async_client)
+    return Location(name="the client given", local=local, client=client, async_client=async_client)
 
 
 def _is_local(options: Mapping[str, Any]) -> bool:

@@ -9,15 +9,15 @@ from ...errors import AuthenticationFailed, BackendError, ConfigurationError, Pe
 from ...models import ItemId
 from ...protocols import Embedder
 from ...steps import Flow
-from ._layout import IdForm, Layout, QdrantNames, look_up
-from ._steps import Ask
+from ._layout import CollectionSchema, IdForm, IdLayout, get_path
+from ._steps import ClientCall
 
 _FORMS: dict[str, IdForm] = {"keyword": "string", "uuid": "string", "integer": "integer"}
 _LABEL = "embedder"
 _LOOKED_AT = 100
 
 
-class Schema:
+class CollectionManager:
     """
     What a collection is like, or shall be.
 
@@ -32,7 +32,7 @@ class Schema:
     def __init__(
         self,
         collection: str,
-        names: QdrantNames,
+        names: CollectionSchema,
         where: Mapping[str, ItemId],
         embedder: Embedder,
         *,
@@ -44,19 +44,19 @@ class Schema:
         self._embedder = embedder
         self._indexes = indexes
 
-    def read(self) -> Flow[Layout]:
+    def read(self) -> Flow[IdLayout]:
         """
         Look at the collection.
 
         Raises:
             ConfigurationError: Its vectors are not those of the embedder.
         """
-        info = yield Ask("get_collection")
+        info = yield ClientCall("get_collection")
         self._check(info)
         types = {name: str(index.data_type.value) for name, index in info.payload_schema.items()}
-        return Layout({name: _FORMS[kind] for name, kind in types.items() if kind in _FORMS})
+        return IdLayout({name: _FORMS[kind] for name, kind in types.items() if kind in _FORMS})
 
-    def create(self) -> Flow[Layout]:
+    def create(self) -> Flow[IdLayout]:
         """
         Make the collection and its indexes, as far as they are missing.
 
@@ -75,11 +75,11 @@ class Schema:
         for name in (self._names.restaurant, self._names.category, *self._where):
             if name is not None and name not in forms:
                 forms[name] = yield from self._create_index(name)
-        return Layout(forms)
+        return IdLayout(forms)
 
-    def _make(self) -> Flow[Layout]:
+    def _make(self) -> Flow[IdLayout]:
         try:
-            yield Ask("create_collection", self._settings())
+            yield ClientCall("create_collection", self._settings())
         except BackendError as refused:
             # Another process may have been faster; then what it made is checked like any other.
             try:
@@ -118,14 +118,14 @@ class Schema:
             if form == "integer"
             else KeywordIndexParams(type=KeywordIndexType.KEYWORD, is_tenant=tenant)
         )
-        yield Ask("create_payload_index", {"field_name": name, "field_schema": index, "wait": True})
+        yield ClientCall("create_payload_index", {"field_name": name, "field_schema": index, "wait": True})
         return form
 
     def _form_in_use(self, name: str) -> Flow[IdForm]:
         """Look at reviews that are there: an index for the other form would hide them all."""
         # Several, because not every review need have a category.
-        points, _ = yield Ask("scroll", {"limit": _LOOKED_AT, "with_payload": [name]})
-        values = (look_up(point.payload or {}, name) for point in points)
+        points, _ = yield ClientCall("scroll", {"limit": _LOOKED_AT, "with_payload": [name]})
+        values = (get_path(point.payload or {}, name) for point in points)
         value = next((value for value in values if value is not None), self._where.get(name))
         return "integer" if isinstance(value, int) else "string"
 
@@ -156,5 +156,5 @@ class Schema:
 
     def _wrong(self, what: str, instead: str) -> ConfigurationError:
         return ConfigurationError(
-            f"the collection {self._collection!r} {what}: say which with names=QdrantNames({instead})"
+            f"the collection {self._collection!r} {what}: say which with schema=CollectionSchema({instead})"
         )

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class ClientCall:
     """
     Call a method of the client about the collection. Answered with what it returns.
 
@@ -20,11 +20,11 @@ class Ask:
 
 
 @dataclass(frozen=True, slots=True)
-class Think:
+class CPUWork:
     """Do work that takes the processor for a while. Answered with what it returns."""
 
     work: Callable[[], Any]
 
 
-Perform: TypeAlias = Callable[[Ask | Think], Any]
-PerformAsync: TypeAlias = Callable[[Ask | Think], Awaitable[Any]]
+Perform: TypeAlias = Callable[[ClientCall | CPUWork], Any]
+PerformAsync: TypeAlias = Callable[[ClientCall | CPUWork], Awaitable[Any]]

@@ -14,18 +14,18 @@ from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
 from ...protocols import Embedder
 from ...steps import Flow, adrive, drive
 from .._embedding_cache import check_embedder
-from .._indexing import Indexed
+from .._indexing import IndexReport
 from ..embedders.hashing import HashingEmbedder
-from ._clients import Clients
+from ._clients import QdrantClients
 from ._flows import Collection
-from ._layout import QdrantNames
-from ._location import find_place
-from ._schema import Schema
+from ._layout import CollectionSchema
+from ._location import resolve_location
+from ._schema import CollectionManager
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient, QdrantClient
 
-__all__ = ["Indexed", "QdrantNames", "QdrantSearch"]
+__all__ = ["CollectionSchema", "IndexReport", "QdrantSearch"]
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ class QdrantSearch:
         timeout: float = 30.0,
         pool_size: int | None = None,
         embedder: Embedder | None = None,
-        names: QdrantNames | None = None,
+        schema: CollectionSchema | None = None,
         where: Mapping[str, ItemId] | None = None,
     ) -> None:
         """
@@ -79,7 +79,7 @@ class QdrantSearch:
                 limit decides; the number of channels for gRPC, 3 if not given.
             embedder: Turns texts into vectors; `HashingEmbedder` if not given. It must be the one that made
                 the vectors in the collection.
-            names: What the collection calls its vectors and fields, where somebody else made it.
+            schema: What the collection calls its vectors and fields, where somebody else made it.
             where: What each review must have in its payload besides, such as ``{"food_category_id": 3}``;
                 `index_reviews` writes it there.
 
@@ -89,7 +89,7 @@ class QdrantSearch:
         given: object = collection
         if not isinstance(given, str) or not given:
             raise ConfigurationError(f'collection must be a name, such as "reviews"; got {given!r}')
-        place = find_place(
+        place = resolve_location(
             url=url,
             path=path,
             client=client,
@@ -102,13 +102,13 @@ class QdrantSearch:
         )
         embedder = HashingEmbedder() if embedder is None else embedder
         check_embedder(embedder)
-        names = QdrantNames() if names is None else names
+        schema = CollectionSchema() if schema is None else schema
         only = {name: as_item_id(value, f"where[{name!r}]") for name, value in (where or {}).items()}
         where_it_is = "client=..." if place.given else f"path={path!r}" if path else f"url={place.name!r}"
         self._text = f"{collection!r}, {where_it_is}, embedder={embedder.name!r}"
-        self._clients = Clients(place, collection)
-        schema = Schema(collection, names, only, embedder, indexes=not place.local)
-        self._collection = Collection(names, only, embedder, schema)
+        self._clients = QdrantClients(place, collection)
+        manager = CollectionManager(collection, schema, only, embedder, indexes=not place.local)
+        self._collection = Collection(schema, only, embedder, manager)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._text})"
@@ -191,7 +191,7 @@ class QdrantSearch:
         *,
         batch_size: int = 256,
         on_progress: Callable[[int], object] | None = None,
-    ) -> Indexed:
+    ) -> IndexReport:
         """
         Add reviews, a batch at a time; makes the collection if there is none.
 
@@ -219,7 +219,7 @@ class QdrantSearch:
         *,
         batch_size: int = 256,
         on_progress: Callable[[int], object] | None = None,
-    ) -> Indexed:
+    ) -> IndexReport:
         """Do what `index_reviews` does; reading `reviews` must not block."""
         return await self._arun(self._collection.index(reviews, batch_size, on_progress))
 
@@ -260,9 +260,9 @@ class QdrantSearch:
         await self._clients.aclose()
 
     def _run(self, flow: Flow[T]) -> T:
-        with self._clients.here() as perform:
+        with self._clients.sync_client() as perform:
             return drive(flow, perform)
 
     async def _arun(self, flow: Flow[T]) -> T:
-        async with self._clients.on_loop() as perform:
+        async with self._clients.async_client() as perform:
             return await adrive(flow, perform)

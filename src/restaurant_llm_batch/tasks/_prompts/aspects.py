@@ -19,7 +19,7 @@ from ...models import Hit, Message
 
 Language: TypeAlias = Literal["ko", "en"]
 
-MOST_BULLETS = 5
+MAX_BULLETS = 5
 
 # Not ensure_ascii: Korean as \uXXXX costs 2 to 4 times the tokens. Not dumps, which makes an encoder every time.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -130,7 +130,7 @@ _ASPECT_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
         "summary": {"type": "string"},
-        "bullets": {"type": "array", "items": {"type": "string"}, "maxItems": MOST_BULLETS},
+        "bullets": {"type": "array", "items": {"type": "string"}, "maxItems": MAX_BULLETS},
         "evidence": {"type": "array", "items": {"type": "integer"}},
     },
     "required": ["summary", "bullets", "evidence"],

@@ -1,19 +1,19 @@
 """A real HTTP server that fails on purpose: OpenAI's chat API, vLLM's extras and RunPod's job API, on this machine."""
 
-from ._answers import Writer
-from ._faults import FAULT_KINDS, FaultKind, Faults, Latency, Plan
-from ._requests import Asked
-from ._stats import Counts
+from ._answers import Responder
+from ._faults import FAULT_KINDS, FaultKind, FaultPlan, Faults, Latency
+from ._requests import ChatRequest
+from ._stats import ServerStats
 from .fault_server import FaultServer
 
 __all__ = [
     "FAULT_KINDS",
-    "Asked",
-    "Counts",
+    "ChatRequest",
     "FaultKind",
+    "FaultPlan",
     "FaultServer",
     "Faults",
     "Latency",
-    "Plan",
-    "Writer",
+    "Responder",
+    "ServerStats",
 ]

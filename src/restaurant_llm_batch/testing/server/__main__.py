@@ -22,7 +22,7 @@ _NUMBERS: tuple[tuple[str, type, str], ...] = (
     ("burst", int, "what that bucket holds (default: a second's worth)"),
     ("tokens-per-minute", int, "rate of the bucket of tokens"),
     ("token-burst", int, "what that bucket holds (default: a minute's worth)"),
-    ("seats", int, "most questions worked on at once; others wait"),
+    ("max-running", int, "most questions worked on at once; others wait"),
     ("kv-tokens", int, "what the KV cache holds"),
     ("context", int, "the model's context in tokens"),
 )
@@ -91,13 +91,13 @@ def _faults(asked: Namespace) -> Faults:
     given: dict[str, Any] = {name.replace("-", "_"): None for name, *_ in _NUMBERS}
     given = {name: getattr(asked, name) for name in given}
     return Faults(
-        shares=dict(asked.fault),
+        probabilities=dict(asked.fault),
         tries=asked.tries or None,
         refusal=asked.refusal,
         retry_after=asked.retry_after,
         rate_headers=not asked.no_rate_headers,
         latency=_latency(asked.latency, asked.spread),
-        slow=asked.slow,
+        slow_body_seconds=asked.slow,
         **given,
     )
 

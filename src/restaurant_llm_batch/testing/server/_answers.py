@@ -10,9 +10,9 @@ from pydantic_core import to_json
 
 from ...errors import ConfigurationError
 from ..fakes import answer_from_schema
-from ._requests import Asked, read_json
+from ._requests import ChatRequest, read_json
 
-Writer: TypeAlias = Callable[[Asked], str | Mapping[str, Any]]
+Responder: TypeAlias = Callable[[ChatRequest], str | Mapping[str, Any]]
 """Writes the answer to a question, as text or as what becomes JSON."""
 _LONGEST_ECHO = 200
 _A_TEXT = re.compile(rb'(?<=:)"')
@@ -26,7 +26,7 @@ class Written(NamedTuple):
     refused: bool = False
 
 
-def writer(answer: Literal["schema", "echo"] | Writer) -> Writer:
+def make_responder(answer: Literal["schema", "echo"] | Responder) -> Responder:
     """
     Return what writes the answers.
 
@@ -47,7 +47,7 @@ def as_text(written: str | Mapping[str, Any]) -> str:
     return written if isinstance(written, str) else to_json(written).decode()
 
 
-def spoil(kind: str | None, text: str, count: Callable[[str], int], most: int | None) -> Written:
+def corrupt(kind: str | None, text: str, count: Callable[[str], int], most: int | None) -> Written:
     """
     Return an answer as it comes out under a fault, and under a limit on its tokens.
 
@@ -80,7 +80,7 @@ def spoil(kind: str | None, text: str, count: Callable[[str], int], most: int | 
     return Written(text)
 
 
-def _fill(asked: Asked, text: str) -> str:
+def _fill(asked: ChatRequest, text: str) -> str:
     if asked.schema is None:
         return text
     return as_text(_with_texts(answer_from_schema(asked.schema), text, asked.numbers))

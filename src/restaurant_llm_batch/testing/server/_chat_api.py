@@ -5,8 +5,8 @@ from __future__ import annotations
 from math import ceil, isfinite
 
 from ._answers import Written
-from ._faults import Bucket, Faults
-from ._responses import Say, Usage, complaint, page, say
+from ._faults import Faults, TokenBucket
+from ._responses import PlannedResponse, Usage, html_error, json_response, openai_error
 
 CREATED = 1_700_000_000
 """When every completion was made; a constant, so that seeded runs agree byte for byte."""
@@ -34,7 +34,7 @@ def completion(written: Written, usage: Usage, model: str, number: str) -> dict[
     }
 
 
-def refusal(status: int, wait: float, faults: Faults, why: str, headers: dict[str, str]) -> Say:
+def refusal(status: int, wait: float, faults: Faults, why: str, headers: dict[str, str]) -> PlannedResponse:
     """
     Return the answer to a question that is not let in for now.
 
@@ -49,27 +49,27 @@ def refusal(status: int, wait: float, faults: Faults, why: str, headers: dict[st
     if after is not None and isfinite(after):
         headers = {**headers, "retry-after": f"{ceil(after * 1000) / 1000:g}"}
     if status == 503:
-        return complaint(503, BUSY, "Service Unavailable", headers=headers)
-    return complaint(429, f"Rate limit reached: {why}.", "requests", "rate_limit_exceeded", headers)
+        return openai_error(503, BUSY, "Service Unavailable", headers=headers)
+    return openai_error(429, f"Rate limit reached: {why}.", "requests", "rate_limit_exceeded", headers)
 
 
-def too_large(limit: int, wanted: int, headers: dict[str, str]) -> Say:
+def too_large(limit: int, wanted: int, headers: dict[str, str]) -> PlannedResponse:
     """Return the answer to a question that no waiting gets in."""
     words = f"Request too large on tokens per min (TPM): Limit {limit}, Requested {wanted}."
-    return complaint(429, words, "tokens", "rate_limit_exceeded", headers)
+    return openai_error(429, words, "tokens", "rate_limit_exceeded", headers)
 
 
-def too_long(context: int) -> Say:
+def too_long(context: int) -> PlannedResponse:
     """Return the answer to a prompt that is longer than the context."""
     words = (
         f"This model's maximum context length is {context} tokens. However, your prompt contains at least "
         f"{context + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce "
         f"the length of the input prompt. (parameter=input_tokens, value={context + 1})"
     )
-    return complaint(400, words, "BadRequestError")
+    return openai_error(400, words, "BadRequestError")
 
 
-def rate_headers(faults: Faults, requests: Bucket, tokens: Bucket) -> dict[str, str]:
+def rate_headers(faults: Faults, requests: TokenBucket, tokens: TokenBucket) -> dict[str, str]:
     """Return OpenAI's rate headers, for the buckets that there are; limits are those of a minute."""
     headers: dict[str, str] = {}
     if not faults.rate_headers:
@@ -96,31 +96,35 @@ def duration(seconds: float) -> str:
     return f"{hours}h{minutes}m{tail}" if hours else f"{minutes}m{tail}" if minutes else tail
 
 
-def breakdown(kind: str, faults: Faults) -> Say | None:
+def breakdown(kind: str, faults: Faults) -> PlannedResponse | None:
     """Return what is said under a fault that is no completion; None for all other faults."""
     match kind:
         case "rate_limited":
             return refusal(429, 1.0, faults, "too many requests", {})
         case "unavailable":
             return refusal(503, 1.0, faults, "busy", {})
-        case "out_of_credit":
+        case "insufficient_quota":
             words = "You exceeded your current quota, please check your plan and billing details."
-            return complaint(429, words, "insufficient_quota", "insufficient_quota")
+            return openai_error(429, words, "insufficient_quota", "insufficient_quota")
         case "unauthorized":
-            return complaint(401, "Incorrect API key provided.", "invalid_request_error", "invalid_api_key")
+            return openai_error(
+                401, "Incorrect API key provided.", "invalid_request_error", "invalid_api_key"
+            )
         case "forbidden":
-            return complaint(403, "You are not allowed to sample from this model.", "invalid_request_error")
+            return openai_error(
+                403, "You are not allowed to sample from this model.", "invalid_request_error"
+            )
         case "bad_request":
-            return complaint(400, "Something in this request is not allowed.", "BadRequestError")
-        case "too_long":
+            return openai_error(400, "Something in this request is not allowed.", "BadRequestError")
+        case "context_length_exceeded":
             return too_long(faults.context or 8192)
         case "server_error":
-            return complaint(500, "The server had an error while processing your request.", "server_error")
+            return openai_error(500, "The server had an error while processing your request.", "server_error")
         case "bad_gateway":
-            return page(502, "502 Bad Gateway")
+            return html_error(502, "502 Bad Gateway")
         case "not_json":
-            return page(200, "Please log in")
+            return html_error(200, "Please log in")
         case "error_as_success":
             error = {"object": "error", "message": "The worker failed.", "type": "InternalServerError"}
-            return say({**error, "param": None, "code": 500})
+            return json_response({**error, "param": None, "code": 500})
     return None

@@ -10,13 +10,26 @@ from random import Random
 from typing import Any, Literal, TypeAlias, get_args
 
 from ...errors import ConfigurationError
-from ._requests import Asked
+from ._requests import ChatRequest
 
 Refusal: TypeAlias = Literal[
-    "rate_limited", "unavailable", "out_of_credit", "unauthorized", "forbidden", "bad_request", "too_long"
+    "rate_limited",
+    "unavailable",
+    "insufficient_quota",
+    "unauthorized",
+    "forbidden",
+    "bad_request",
+    "context_length_exceeded",
 ]
 Breakdown: TypeAlias = Literal[
-    "server_error", "bad_gateway", "not_json", "error_as_success", "hang_up", "reset", "slow_body", "silence"
+    "server_error",
+    "bad_gateway",
+    "not_json",
+    "error_as_success",
+    "disconnect",
+    "reset",
+    "slow_body",
+    "no_response",
 ]
 BadAnswer: TypeAlias = Literal[
     "truncated",
@@ -37,7 +50,7 @@ JobFault: TypeAlias = Literal[
     "job_fails_for_now",
     "job_times_out",
     "job_is_cancelled",
-    "look_fails",
+    "poll_fails",
     "cancel_fails",
 ]
 FaultKind: TypeAlias = Refusal | Breakdown | BadAnswer | JobFault
@@ -49,14 +62,23 @@ BAD_ANSWERS: tuple[str, ...] = get_args(BadAnswer)
 JOB_FAULTS: tuple[str, ...] = get_args(JobFault)
 FAULT_KINDS: tuple[str, ...] = REFUSALS + BREAKDOWNS + BAD_ANSWERS + JOB_FAULTS
 
-Plan: TypeAlias = Callable[[Asked], FaultKind | None]
+FaultPlan: TypeAlias = Callable[[ChatRequest], FaultKind | None]
 """Says which fault a question meets, by what it asks and its attempt."""
 Latency: TypeAlias = float | Callable[[Random], float]
 """Seconds; a function draws them from a generator of random numbers that is seeded for each try of a question."""
 
-_WHOLE = ("tries", "limit", "burst", "tokens_per_minute", "token_burst", "seats", "kv_tokens", "context")
+_WHOLE = (
+    "tries",
+    "limit",
+    "burst",
+    "tokens_per_minute",
+    "token_burst",
+    "max_running",
+    "kv_tokens",
+    "context",
+)
 _ABOVE_0 = ("requests_per_second",)
-_FROM_0 = ("latency", "retry_after", "slow")
+_FROM_0 = ("latency", "retry_after", "slow_body_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,11 +87,11 @@ class Faults:
     How a `FaultServer` misbehaves, and how strong it is; by default it is well and without limits.
 
     Attributes:
-        shares: Of all questions, the share that meets each kind of fault, such as ``{"reset": 0.05}``. Which
+        probabilities: Of all questions, the share that meets each kind of fault, such as ``{"reset": 0.05}``. Which
             ones is decided by the server's seed and what they ask, so it is the same in every run, however the
             calls are timed.
         tries: How many tries of such a question meet its fault; None for all of them.
-        plan: Decides instead of `shares`.
+        plan: Decides instead of `probabilities`.
         limit: Most chat completions in flight, and most RunPod jobs alive; those above are refused.
         refusal: The status of those refusals: 429, or 503 as vLLM's ``--max-num-queued-reqs`` gives.
         requests_per_second: Rate of a bucket that each chat completion and each job takes one from; those that
@@ -82,8 +104,8 @@ class Faults:
             None for no ``Retry-After``.
         rate_headers: Whether answers carry OpenAI's ``x-ratelimit-*`` headers where there are buckets.
         latency: Seconds that an answer takes, and a RunPod job; see `Latency`.
-        slow: Seconds over which a slow body comes.
-        seats: Most questions worked on at once; others wait, lower priority numbers first.
+        slow_body_seconds: Seconds over which a slow body comes.
+        max_running: Most questions worked on at once; others wait, lower priority numbers first.
         kv_tokens: What the KV cache holds: questions wait too while prompts and answers do not fit into it.
         context: The model's context in tokens; a prompt that is as long is refused.
 
@@ -91,9 +113,9 @@ class Faults:
         ConfigurationError: When a field cannot be used.
     """
 
-    shares: Mapping[FaultKind, float] = field(default_factory=dict)
+    probabilities: Mapping[FaultKind, float] = field(default_factory=dict)
     tries: int | None = 1
-    plan: Plan | None = None
+    plan: FaultPlan | None = None
     limit: int | None = None
     refusal: Literal[429, 503] = 429
     requests_per_second: float | None = None
@@ -103,14 +125,14 @@ class Faults:
     retry_after: float | Literal["exact"] | None = None
     rate_headers: bool = True
     latency: Latency = 0.0
-    slow: float = 1.0
-    seats: int | None = None
+    slow_body_seconds: float = 1.0
+    max_running: int | None = None
     kv_tokens: int | None = None
     context: int | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "shares", dict(self.shares))
-        _check_shares(self.shares)
+        object.__setattr__(self, "probabilities", dict(self.probabilities))
+        _check_shares(self.probabilities)
         if self.refusal not in (429, 503):
             raise ConfigurationError(f"Faults.refusal must be 429 or 503, got {self.refusal!r}")
         for name in _WHOLE + _ABOVE_0 + _FROM_0:
@@ -120,21 +142,21 @@ class Faults:
             if name != "retry_after" or value != "exact":
                 _check_number(name, value)
 
-    def kind(self, asked: Asked, seed: int) -> FaultKind | None:
+    def kind(self, asked: ChatRequest, seed: int) -> FaultKind | None:
         """Return the fault that a question meets."""
         if self.plan is not None:
             kind = self.plan(asked)
             return kind if kind is None else _known(kind)
-        if not self.shares or (self.tries is not None and asked.attempt > self.tries):
+        if not self.probabilities or (self.tries is not None and asked.attempt > self.tries):
             return None
         mark = _share_of("fault", seed, asked.digest)
-        for kind, share in self.shares.items():
+        for kind, share in self.probabilities.items():
             mark -= share
             if mark < 0:
                 return kind
         return None
 
-    def seconds(self, asked: Asked, seed: int) -> float:
+    def seconds(self, asked: ChatRequest, seed: int) -> float:
         """Return how long the answer to a question takes."""
         if not callable(self.latency):
             return self.latency
@@ -167,10 +189,10 @@ def _check_shares(shares: Mapping[FaultKind, float]) -> None:
     for kind, share in shares.items():
         _known(kind)
         if type(share) not in (int, float) or not 0 <= share <= 1:
-            raise ConfigurationError(f"Faults.shares[{kind!r}] must be from 0 to 1, got {share!r}")
+            raise ConfigurationError(f"Faults.probabilities[{kind!r}] must be from 0 to 1, got {share!r}")
     if sum(shares.values()) > 1 + 1e-9:
         raise ConfigurationError(
-            f"Faults.shares must be at most 1 together, got {sum(shares.values()):g}; a question meets one fault"
+            f"Faults.probabilities must be at most 1 together, got {sum(shares.values()):g}; a question meets one fault"
         )
 
 
@@ -183,7 +205,7 @@ def _check_number(name: str, value: Any) -> None:
     raise ConfigurationError(f"Faults.{name} must be {wanted}, got {value!r}")
 
 
-class Bucket:
+class TokenBucket:
     """
     Fills at a rate up to what it holds; full at first.
 

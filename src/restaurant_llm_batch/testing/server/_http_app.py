@@ -12,9 +12,9 @@ from aiohttp import web
 from pydantic_core import from_json
 
 from . import _vllm_api as vllm
-from ._responses import Say, complaint, say
+from ._responses import PlannedResponse, json_response, openai_error
 from ._runpod_api import Endpoint
-from ._service import Desk
+from ._service import FaultService
 
 HOST = "127.0.0.1"
 _CONTROLS = ("/_counts", "/_faults")
@@ -25,17 +25,17 @@ _A_MOMENT = 0.05
 """Seconds that answers in the making get when the server stops; 0 would be for ever."""
 
 
-class App:
+class FaultApp:
     """
     Serves what a desk says.
 
     All of it happens on the loop that `start` is called on.
     """
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: FaultService) -> None:
         self._desk = desk
         self._endpoint = Endpoint(desk)
-        self._seats = vllm.Seats(lambda: desk.faults)
+        self._seats = vllm.RequestScheduler(lambda: desk.faults)
 
     async def start(self, port: int) -> int:
         """Listen, and return the port."""
@@ -55,7 +55,7 @@ class App:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         path = _place(request.path)
-        said: Say | None = None
+        said: PlannedResponse | None = None
         whole = False
         try:
             raw = await request.content.read()
@@ -73,18 +73,20 @@ class App:
                 self._desk.left(path, said, whole=whole)
         return response
 
-    def _decide(self, request: web.BaseRequest, path: str, raw: bytes) -> Say:
+    def _decide(self, request: web.BaseRequest, path: str, raw: bytes) -> PlannedResponse:
         guarded = path.startswith(("/v1/", "/v2/"))
         if guarded and not self._desk.knows(request.headers.get("Authorization", "")):
-            return complaint(401, "Incorrect API key provided.", "invalid_request_error", "invalid_api_key")
+            return openai_error(
+                401, "Incorrect API key provided.", "invalid_request_error", "invalid_api_key"
+            )
         try:
             return self._route(request.method, path, request.path, raw)
         except Exception as error:
             # Of a function of the user's; its own test shall hear of it, not only the client.
             self._desk.error = self._desk.error or error
-            return complaint(500, f"{type(error).__name__}: {error}", "test_server_error")
+            return openai_error(500, f"{type(error).__name__}: {error}", "test_server_error")
 
-    def _route(self, method: str, path: str, address: str, raw: bytes) -> Say:
+    def _route(self, method: str, path: str, address: str, raw: bytes) -> PlannedResponse:
         desk = self._desk
         match method, path:
             case "POST", "/v1/chat/completions":
@@ -94,29 +96,29 @@ class App:
             case "POST", "/tokenize":
                 return desk.tokenized(raw)
             case "GET", "/metrics":
-                return vllm.metrics(self._seats, desk.faults, desk.model, desk.tally.refused)
+                return vllm.metrics(self._seats, desk.faults, desk.model, desk.stats.refused)
             case "GET", "/health":
-                return Say(b"")
+                return PlannedResponse(b"")
             case "GET", "/version":
-                return say({"version": "0.33.0"})
+                return json_response({"version": "0.33.0"})
             case "GET", "/_counts":
-                return say(desk.counts(monotonic()).as_dict())
+                return json_response(desk.counts(monotonic()).as_dict())
             case "PATCH", "/_faults":
                 return self._change(raw)
         if path.startswith("/v2/"):
             job_id = address.split("/")[4] if address.count("/") > 3 else ""
             return self._endpoint.answer(path.removeprefix("/v2/"), job_id, method, raw, monotonic())
-        return complaint(404, f"no {method} of {path} here", "NotFoundError")
+        return openai_error(404, f"no {method} of {path} here", "NotFoundError")
 
-    def _change(self, raw: bytes) -> Say:
+    def _change(self, raw: bytes) -> PlannedResponse:
         try:
             self._desk.faults = replace(self._desk.faults, **from_json(raw))
         except (TypeError, ValueError) as error:
-            return complaint(400, str(error), "test_server_error")
+            return openai_error(400, str(error), "test_server_error")
         self._seats.call()
-        return say({})
+        return json_response({})
 
-    async def _tell(self, request: web.BaseRequest, said: Say) -> web.StreamResponse:
+    async def _tell(self, request: web.BaseRequest, said: PlannedResponse) -> web.StreamResponse:
         if said.admitted:
             tokens = sum(said.usage or (0,))
             async with self._seats.one(said.priority, tokens):
@@ -125,14 +127,14 @@ class App:
                 return await self._send(request, said)
         return await self._send(request, said)
 
-    async def _send(self, request: web.BaseRequest, said: Say) -> web.StreamResponse:
+    async def _send(self, request: web.BaseRequest, said: PlannedResponse) -> web.StreamResponse:
         headers = {"content-type": said.kind, **said.headers}
         match said.delivery:
             case "whole":
                 return web.Response(body=said.body, status=said.status, headers=headers)
-            case "silence":
+            case "no_response":
                 await anyio.sleep_forever()
-            case "hang_up":
+            case "disconnect":
                 if request.transport is not None:
                     request.transport.abort()
                 return web.Response()
@@ -146,7 +148,7 @@ class App:
         step = len(said.body) // _PIECES + 1
         for start in range(0, len(said.body), step):
             if start:  # not after the last piece, when the client has all of it
-                await anyio.sleep(self._desk.faults.slow / (_PIECES - 1))
+                await anyio.sleep(self._desk.faults.slow_body_seconds / (_PIECES - 1))
             await response.write(said.body[start : start + step])
         return response
 

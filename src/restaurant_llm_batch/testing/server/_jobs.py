@@ -20,7 +20,7 @@ VANISHED = "VANISHED"
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class ServerJob:
     """
     A job.
 
@@ -56,7 +56,7 @@ class Job:
         return self.status in ALIVE
 
 
-class Jobs:
+class JobQueue:
     """
     All jobs of a server.
 
@@ -68,17 +68,17 @@ class Jobs:
     """
 
     def __init__(self) -> None:
-        self.all: dict[str, Job] = {}
-        self.alive: dict[str, Job] = {}
+        self.all: dict[str, ServerJob] = {}
+        self.alive: dict[str, ServerJob] = {}
         self.peak = 0
         self.duplicates = 0
-        self._queue: deque[Job] = deque()
+        self._queue: deque[ServerJob] = deque()
         self._at_work: set[str] = set()
-        self._events: list[tuple[float, int, str, Job]] = []
+        self._events: list[tuple[float, int, str, ServerJob]] = []
         self._order = 0
         self._asking: Counter[str] = Counter()
 
-    def add(self, job: Job, now: float, workers: int | None) -> None:
+    def add(self, job: ServerJob, now: float, workers: int | None) -> None:
         """Take a job into the queue."""
         self.move_on(now, workers)
         self.all[job.id] = self.alive[job.id] = job
@@ -100,7 +100,7 @@ class Jobs:
                 self._start(at, workers)
         self._start(now, workers)
 
-    def end(self, job: Job, status: str) -> None:
+    def end(self, job: ServerJob, status: str) -> None:
         """End a job."""
         job.status = status
         del self.alive[job.id]
@@ -127,6 +127,6 @@ class Jobs:
             elif job.end is not None:
                 self._at(ends_at, job.end, job)
 
-    def _at(self, moment: float, status: str, job: Job) -> None:
+    def _at(self, moment: float, status: str, job: ServerJob) -> None:
         self._order += 1
         heappush(self._events, (moment, self._order, status, job))

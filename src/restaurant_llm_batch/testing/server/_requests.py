@@ -15,7 +15,7 @@ _AROUND = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ChatRequest:
     """
     A chat completion that was asked for, over whichever API.
 
@@ -88,15 +88,15 @@ def read_json(raw: bytes) -> Any:
         return None
 
 
-def read_chat(body: Any) -> Asked | None:
+def read_chat(body: Any) -> ChatRequest | None:
     """Return the question in a body of OpenAI's chat API, or None where there is none."""
     messages = body.get("messages") if isinstance(body, dict) else None
     if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
         return None
-    return Asked(body, blake2b(to_json(messages), digest_size=8).hexdigest())
+    return ChatRequest(body, blake2b(to_json(messages), digest_size=8).hexdigest())
 
 
-def read_job(body: Any) -> Asked | None:
+def read_job(body: Any) -> ChatRequest | None:
     """Return the question in the input of a RunPod job, in any of the shapes that worker-vllm takes."""
     given = body.get("input") if isinstance(body, dict) else None
     if not isinstance(given, dict):

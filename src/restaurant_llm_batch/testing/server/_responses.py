@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic_core import to_json
 
-Delivery: TypeAlias = Literal["whole", "hang_up", "reset", "slow_body", "silence"]
+Delivery: TypeAlias = Literal["whole", "disconnect", "reset", "slow_body", "no_response"]
 
 
 class Usage(NamedTuple):
@@ -19,7 +19,7 @@ class Usage(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Say:
+class PlannedResponse:
     """
     An answer.
 
@@ -48,24 +48,26 @@ class Say:
     kind: str = "application/json"
 
 
-def say(body: Any, status: int = 200, headers: Mapping[str, str] | None = None, **more: Any) -> Say:
+def json_response(
+    body: Any, status: int = 200, headers: Mapping[str, str] | None = None, **more: Any
+) -> PlannedResponse:
     """Return an answer in JSON."""
-    return Say(to_json(body), status, headers or {}, **more)
+    return PlannedResponse(to_json(body), status, headers or {}, **more)
 
 
-def page(status: int, title: str, **more: Any) -> Say:
+def html_error(status: int, title: str, **more: Any) -> PlannedResponse:
     """Return what a proxy in between says."""
     html = f"<html><head><title>{title}</title></head><body><center>nginx</center></body></html>"
-    return Say(html.encode(), status, kind="text/html", **more)
+    return PlannedResponse(html.encode(), status, kind="text/html", **more)
 
 
-def complaint(
+def openai_error(
     status: int,
     words: str,
     kind: str,
     code: str | int | None = None,
     headers: Mapping[str, str] | None = None,
-) -> Say:
+) -> PlannedResponse:
     """Return an error in the shape of OpenAI's, which is vLLM's too."""
     error = {"message": words, "type": kind, "param": None, "code": status if code is None else code}
-    return say({"error": error}, status, headers)
+    return json_response({"error": error}, status, headers)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ._jobs import Jobs
-from ._responses import Say
+from ._jobs import JobQueue
+from ._responses import PlannedResponse
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class ServerStats:
     """
     What a `FaultServer` has seen until now.
 
@@ -63,7 +63,7 @@ class Counts:
         return {**plain, "statuses": statuses, "jobs_alive": list(self.jobs_alive)}
 
 
-class Tally:
+class StatsBuilder:
     """Counts; whoever uses it has the lock."""
 
     def __init__(self) -> None:
@@ -73,12 +73,12 @@ class Tally:
         self.prompt_tokens = self.completion_tokens = 0
         self._told_jobs: set[str] = set()
 
-    def came_in(self) -> None:
+    def request_received(self) -> None:
         """Count a question that was let in."""
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
 
-    def told(self, answer: Say) -> None:
+    def record_response(self, answer: PlannedResponse) -> None:
         """Count the completion in an answer that was sent."""
         if answer.usage is not None and answer.job_id not in self._told_jobs:
             if answer.job_id:
@@ -87,10 +87,10 @@ class Tally:
             self.prompt_tokens += answer.usage.prompt
             self.completion_tokens += answer.usage.completion
 
-    def snapshot(self, jobs: Jobs) -> Counts:
+    def snapshot(self, jobs: JobQueue) -> ServerStats:
         """Return the counts of now."""
         by_status = Counter(job.status for job in jobs.all.values())
-        return Counts(
+        return ServerStats(
             requests=self.statuses.total(),
             statuses=dict(sorted(self.statuses.items())),
             refused=self.refused,

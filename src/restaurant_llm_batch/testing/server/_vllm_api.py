@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 import anyio
 
 from ._faults import Faults
-from ._responses import Say, say
+from ._responses import PlannedResponse, json_response
 
 _BLOCK = 16
 _METRICS = """\
@@ -34,7 +34,7 @@ vllm:cache_config_info{{block_size="{block}",engine="0",num_gpu_blocks="{blocks}
 """
 
 
-class Seats:
+class RequestScheduler:
     """
     Who is worked on, and who waits; belongs to the server's loop.
 
@@ -97,7 +97,7 @@ class Seats:
 
     def _fits(self, tokens: int) -> bool:
         faults = self._faults()
-        if faults.seats is not None and self.running >= faults.seats:
+        if faults.max_running is not None and self.running >= faults.max_running:
             return False
         # What is larger than the cache would wait for ever, so it runs alone.
         return faults.kv_tokens is None or not self.running or self.tokens + tokens <= faults.kv_tokens
@@ -107,7 +107,7 @@ class Seats:
         self.tokens += tokens
 
 
-def metrics(seats: Seats, faults: Faults, model: str, refused: int) -> Say:
+def metrics(seats: RequestScheduler, faults: Faults, model: str, refused: int) -> PlannedResponse:
     """Return ``/metrics``."""
     usage = min(1.0, seats.tokens / faults.kv_tokens) if faults.kv_tokens else 0.0
     text = _METRICS.format(
@@ -119,10 +119,10 @@ def metrics(seats: Seats, faults: Faults, model: str, refused: int) -> Say:
         block=_BLOCK,
         blocks=faults.kv_tokens // _BLOCK if faults.kv_tokens else "None",
     )
-    return Say(text.encode(), kind="text/plain; version=0.0.4")
+    return PlannedResponse(text.encode(), kind="text/plain; version=0.0.4")
 
 
-def models(model: str, faults: Faults) -> Say:
+def models(model: str, faults: Faults) -> PlannedResponse:
     """Return ``/v1/models``."""
     one = {"id": model, "object": "model", "owned_by": "vllm", "root": model, "max_model_len": faults.context}
-    return say({"object": "list", "data": [one]})
+    return json_response({"object": "list", "data": [one]})

@@ -1,7 +1,7 @@
 """
 A real server that misbehaves on purpose: OpenAI's chat API, vLLM's extras and RunPod's job API, on this machine.
 
-    with FaultServer(Faults(shares={"reset": 0.1}, limit=24), seed=1) as server:
+    with FaultServer(Faults(probabilities={"reset": 0.1}, limit=24), seed=1) as server:
         llm = VLLMServerLLM(server.url)
 
 In a shell: ``python -m restaurant_llm_batch.testing.server --help``.
@@ -20,10 +20,10 @@ from typing import Literal, Self
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from ...errors import ConfigurationError
-from ._answers import Writer, writer
+from ._answers import Responder, make_responder
 from ._faults import Faults
-from ._service import Desk
-from ._stats import Counts
+from ._service import FaultService
+from ._stats import ServerStats
 
 
 class FaultServer:
@@ -35,7 +35,7 @@ class FaultServer:
 
     Args:
         faults: What goes wrong, and how strong the server is.
-        seed: Decides which questions meet the faults of `Faults.shares`, and draws the latencies.
+        seed: Decides which questions meet the faults of `Faults.probabilities`, and draws the latencies.
         answer: What the model writes: "schema" for the smallest JSON of the question's schema, where every
             free text tells the question's digest and lists of things with an ``id`` have one for each number
             that the last message numbers its lines with; "echo" for the beginning of the last message in
@@ -53,12 +53,12 @@ class FaultServer:
         faults: Faults = Faults(),
         *,
         seed: int = 0,
-        answer: Literal["schema", "echo"] | Writer = "schema",
+        answer: Literal["schema", "echo"] | Responder = "schema",
         model: str = "tiny",
         api_key: str | None = None,
         port: int = 0,
     ) -> None:
-        self._desk = Desk(_checked(faults), seed, writer(answer), model, api_key)
+        self._desk = FaultService(_checked(faults), seed, make_responder(answer), model, api_key)
         self._port = port
         self._running: ExitStack | None = None
         self._faults_changed: Callable[[], object] = _nothing
@@ -86,9 +86,9 @@ class FaultServer:
         """
         if self._running is not None:
             raise ConfigurationError("this server is running; start() it once, or stop() it before")
-        from ._http_app import App
+        from ._http_app import FaultApp
 
-        app = App(self._desk)
+        app = FaultApp(self._desk)
         with ExitStack() as stack:
             portal: BlockingPortal = stack.enter_context(start_blocking_portal("asyncio"))
             self._port = portal.call(app.start, self._port)
@@ -126,7 +126,7 @@ class FaultServer:
         return f"{self.url}/v2"
 
     @property
-    def counts(self) -> Counts:
+    def counts(self) -> ServerStats:
         """What was seen until now."""
         return self._desk.counts(monotonic())
 
