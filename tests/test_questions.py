@@ -350,7 +350,7 @@ def test_whoever_leaves_when_the_others_get_their_answers_and_nothing_is_left(
     assert finished <= 5  # nothing was answered twice
     store.close()
     assert not store.in_flight._open
-    gates = [runner._limiters.llm[0].statistics()]
+    gates = [runner._config.limiters.llm[0].statistics()]
     assert [gate.in_flight for gate in gates] == [0]
 
 
@@ -401,7 +401,7 @@ def test_a_call_that_is_interrupted_before_it_is_made_leaves_nothing_behind(
 
     assert runner.run(ask, ["a"]).results == ["answer to a"]
     assert model.asked == ["a"]
-    assert runner._limiters.llm[0].statistics().in_flight == 0
+    assert runner._config.limiters.llm[0].statistics().in_flight == 0
 
 
 @pytest.mark.parametrize("strategy", [AWAITED, Strategy.stage(1), Strategy.threaded()], ids=strategy_name)

@@ -213,7 +213,7 @@ def test_stop_does_not_wait_for_a_retry(strategy: Strategy) -> None:
     runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(open_items=3))
 
     def stop(event: Any) -> None:
-        if type(event).__name__ == "RetryPlanned":
+        if type(event).__name__ == "RetryScheduled":
             import threading
 
             threading.Timer(0.01, stream.stop).start()
@@ -287,7 +287,7 @@ def test_events_tell_the_whole_story_in_order() -> None:
         assert isinstance(events[-1], RunEnded)
         assert events[-1].stats.calls == {"llm": 8}
         assert events[-1].stats.retries == 4
-        assert [kinds.count(kind) for kind in ("ItemStarted", "ItemEnded", "RetryPlanned")] == [4, 4, 4]
+        assert [kinds.count(kind) for kind in ("ItemStarted", "ItemEnded", "RetryScheduled")] == [4, 4, 4]
         assert [kinds.count(kind) for kind in ("CallStarted", "CallEnded")] == [8, 8]
         in_flight = 0
         for event in events:
@@ -450,7 +450,7 @@ def test_a_call_admitted_but_not_begun_is_not_made_after_a_stop() -> None:
 
     assert anyio.run(main) == 5
     assert llm.calls == 0
-    assert runner._limiters.llm[0].statistics().in_flight == 0
+    assert runner._config.limiters.llm[0].statistics().in_flight == 0
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
@@ -539,7 +539,7 @@ def test_an_exit_asked_for_by_a_backend_leaves_run_as_itself(strategy: Strategy)
         runner.run(ask, range(3))
 
     assert raised.value.code == 3
-    assert runner._limiters.llm[0].statistics().in_flight == 0
+    assert runner._config.limiters.llm[0].statistics().in_flight == 0
 
 
 def test_one_gate_for_llm_and_total_is_one_limit() -> None:
@@ -688,7 +688,7 @@ def test_an_observer_may_close_the_stream_it_watches(strategy: Strategy) -> None
     outcomes = list(stream)
 
     assert len(outcomes) + len(left) <= 5
-    while runner._limiters.llm[0].statistics().in_flight:
+    while runner._config.limiters.llm[0].statistics().in_flight:
         pass  # a thread that was given up frees its slot when its call ends
 
 

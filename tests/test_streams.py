@@ -173,8 +173,8 @@ async def test_cancelling_arun_cancels_its_calls() -> None:
         await runner.arun(SummarizeAspects(), range(10))
 
     assert (llm.in_flight, llm.cancelled) == (0, 4)
-    assert runner._limiters.llm[0].statistics().in_flight == 0
-    assert runner._limiters.llm[0].statistics().waiting == 0
+    assert runner._config.limiters.llm[0].statistics().in_flight == 0
+    assert runner._config.limiters.llm[0].statistics().waiting == 0
 
 
 @pytest.mark.parametrize("strategy", SIDE_BY_SIDE, ids=strategy_name)

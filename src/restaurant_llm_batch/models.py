@@ -24,6 +24,9 @@ Message: TypeAlias = Mapping[str, str]
 SearchScope: TypeAlias = Literal["restaurant", "others"]
 ReviewKind: TypeAlias = Literal["positive", "negative"]
 
+ID_FIELDS = ("id", "item_id", "restaurant_id", "target_restaurant_id", "document_id")
+"""Fields that may hold the id of an item of a user's own task, in the order in which they are looked for."""
+
 
 def as_item_id(value: object, field: str) -> ItemId:
     """

@@ -1,5 +1,5 @@
 """
-The vocabulary of flows.
+Steps: the vocabulary of flows.
 
 A *flow* is a generator that yields *steps*, each saying what it needs, and is sent the answer or thrown the
 error. It does no I/O, never sleeps, reads no clock and knows no ``await``; a driver does the waiting. So one
@@ -41,6 +41,7 @@ __all__ = [
     "complete",
     "drive",
     "gather",
+    "intercept",
     "once",
     "pack",
     "search",
@@ -49,6 +50,8 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+S = TypeVar("S")
+S2 = TypeVar("S2")
 
 LimiterName: TypeAlias = Literal["llm", "batches"]
 
@@ -139,7 +142,7 @@ class Sleep:
     def __post_init__(self) -> None:
         seconds: object = self.seconds
         if not isinstance(seconds, (int, float)) or not 0 <= seconds < inf:
-            raise ConfigurationError(f"pause() takes a number of seconds from 0, got {self.seconds!r}")
+            raise ConfigurationError(f"sleep() takes a number of seconds of at least 0, got {self.seconds!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +154,11 @@ class Gather:
     exception it raised.
     """
 
-    flows: tuple[Flow[Any], ...]
+    flows: tuple[Generator[Any, Any, Any], ...]
 
 
 Step: TypeAlias = Search | SearchAll | Complete | Pack | Once | Sleep | Gather
-Flow: TypeAlias = Generator[Any, Any, T]
+Flow: TypeAlias = Generator[Step, Any, T]
 """A generator of steps that returns a `T`."""
 
 ResultOrError: TypeAlias = T | Exception
@@ -207,7 +210,35 @@ def gather(*flows: Flow[T]) -> Flow[list[ResultOrError[T]]]:
     return cast("list[ResultOrError[T]]", (yield Gather(flows)))
 
 
-def drive(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
+def intercept(
+    flow: Generator[S, Any, T], handle: Callable[[S], Generator[S2, Any, Any]]
+) -> Generator[S2, Any, T]:
+    """
+    Run a flow inside another one, and answer each of its steps with a flow.
+
+    Args:
+        flow: The inner flow; it is closed when this one ends.
+        handle: Returns the flow that answers a step. What that returns is sent into `flow`, and an `Exception` that
+            it raises, or that is thrown into it, is thrown into `flow`.
+    """
+    answer: Any = None
+    error: Exception | None = None
+    try:
+        while True:
+            try:
+                step = flow.send(answer) if error is None else flow.throw(error)
+            except StopIteration as stop:
+                return cast("T", stop.value)
+            answer = error = None
+            try:
+                answer = yield from handle(step)
+            except Exception as raised:
+                error = raised
+    finally:
+        flow.close()
+
+
+def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
     """
     Run a flow to its end in the calling thread.
 
@@ -233,7 +264,7 @@ def drive(flow: Flow[T], perform: Callable[[Any], Any]) -> T:
         flow.close()
 
 
-async def adrive(flow: Flow[T], perform: Callable[[Any], Awaitable[Any]]) -> T:
+async def adrive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitable[Any]]) -> T:
     """Run a flow to its end on the running loop; `drive` for an awaited `perform`."""
     answer: Any = None
     error: Exception | None = None

@@ -24,7 +24,7 @@ from restaurant_llm_batch._engine.items import FunctionTask, RunItem
 from restaurant_llm_batch._engine.packer import BatchPacker
 from restaurant_llm_batch._engine.plan import BackendMethod, ExecutionPlan
 from restaurant_llm_batch._engine.policy import run_item
-from restaurant_llm_batch._engine.run import Run
+from restaurant_llm_batch._engine.run import RunConfig, RunState
 from restaurant_llm_batch._limits.limiters import LimiterSet
 from restaurant_llm_batch._limits.rate import RateLimiter
 from restaurant_llm_batch.steps import Gather, Sleep, complete, gather, search, search_all, sleep
@@ -46,7 +46,7 @@ def open_flow(
     many: bool = False,
     searches: bool = True,
     search_limit: int = 50,
-) -> tuple[Generator[Any, Any, Any], Run, RunItem]:
+) -> tuple[Generator[Any, Any, Any], RunState, RunItem]:
     plan = ExecutionPlan(
         search=line("search") if searches else None,
         search_many=line("search_many") if many else None,
@@ -66,7 +66,8 @@ def open_flow(
     retry = RetryPolicy(attempts=3, wait_initial=1.0, max_rate_limit_attempts=4)
     retries: Any = {"search": retry, "llm": retry}
     packer = BatchPacker(Limits(), estimate_tokens)
-    run = Run(1, FunctionTask(function), plan, gates, packer, retries, (), iter(range(9)).__next__, Random(0))
+    config = RunConfig(plan, gates, packer, retries, iter(range(9)).__next__)
+    run = RunState(1, FunctionTask(function), config, lambda: 0.0, Random(0))
     entry = RunItem(0, 1, 5, 1)
     return run_item(entry, run), run, entry
 
@@ -88,7 +89,7 @@ def test_a_transient_error_is_followed_by_a_pause_and_another_try() -> None:
     rest = flow.throw(errors.TransientBackendError("lost"))
     second = flow.send(None)
 
-    assert (first.stage, first.attempt, second.attempt) == ("llm", 1, 2)
+    assert (first.spec.stage, first.attempt, second.attempt) == ("llm", 1, 2)
     assert isinstance(rest, Sleep)
     assert 0.5 <= rest.seconds <= 1.0
     assert first is not second
@@ -152,13 +153,13 @@ def test_calls_carry_priority_arrival_and_their_gates() -> None:
         yield from complete(REQUEST, limiter="batches")
 
     flow, run, entry = open_flow(both)
-    run.item_started(entry)
+    run.enter_window(entry)
     first = next(flow)
     second = flow.send(REPLY)
 
-    assert (first.priority, first.sequence) == (5, entry.sequence)
-    assert [gate.limit for gate in first.limiters] == [8, 10]
-    assert [gate.limit for gate in second.limiters] == [20, 10]
+    assert (first.admission.priority, first.admission.sequence) == (5, entry.sequence)
+    assert [gate.limit for gate in first.admission._limiters] == [8, 10]
+    assert [gate.limit for gate in second.admission._limiters] == [20, 10]
 
 
 def find_all(item: int) -> Any:
@@ -169,11 +170,11 @@ def test_searches_go_side_by_side_or_one_by_one_as_the_plan_says() -> None:
     flow, _, _ = open_flow(find_all)
     step = next(flow)
     assert isinstance(step, Gather)
-    assert [next(child).argument for child in step.flows] == QUERIES
+    assert [next(child).spec.argument for child in step.flows] == QUERIES
 
     flow, _, _ = open_flow(find_all, side_by_side=False)
     asked = [next(flow), flow.send(HITS), flow.throw(errors.PermanentBackendError("b"))]
-    assert [call.argument for call in asked] == QUERIES
+    assert [call.spec.argument for call in asked] == QUERIES
     found = ended(flow, HITS)
     assert found[0] == found[2] == HITS
     assert isinstance(found[1], errors.PermanentBackendError)
@@ -183,7 +184,7 @@ def test_several_searches_go_out_as_one_round_trip_of_as_many_slots() -> None:
     flow, _, _ = open_flow(find_all, many=True)
     call = next(flow)
 
-    assert (call.label, call.permits, call.argument) == ("search_many", 3, tuple(QUERIES))
+    assert (call.spec.label, call.spec.permits, call.spec.argument) == ("search_many", 3, tuple(QUERIES))
     assert ended(flow, [HITS, [], HITS]) == [HITS, [], HITS]
 
 
@@ -192,7 +193,7 @@ def test_a_round_trip_is_never_wider_than_the_limit() -> None:
     step = next(flow)
     calls = [next(child) for child in step.flows]
 
-    assert [call.permits for call in calls] == [2, 1]
+    assert [call.spec.permits for call in calls] == [2, 1]
 
 
 @pytest.mark.parametrize("answer", [errors.TransientBackendError("down"), [HITS]])
@@ -204,7 +205,7 @@ def test_a_failed_or_short_round_trip_falls_back_to_single_searches(answer: Any)
         assert isinstance(step, Sleep)
         step = flow.send(None)
 
-    assert [next(child).label for child in step.flows] == ["search"] * 3
+    assert [next(child).spec.label for child in step.flows] == ["search"] * 3
 
 
 def test_a_refused_round_trip_waits_as_long_as_it_was_told() -> None:
@@ -216,12 +217,12 @@ def test_a_refused_round_trip_waits_as_long_as_it_was_told() -> None:
     assert step.seconds >= 7.0
 
 
-def test_together_of_something_else_says_what_to_write() -> None:
+def test_gather_of_something_else_says_what_to_write() -> None:
     def lists(item: int) -> Any:
         return (yield from gather([complete(REQUEST)]))  # type: ignore[arg-type]
 
     flow, _, _ = open_flow(lists)
-    with pytest.raises(errors.ConfigurationError, match=r"write together\(complete"):
+    with pytest.raises(errors.ConfigurationError, match=r"gather\(complete"):
         next(flow)
 
 
@@ -231,7 +232,7 @@ def test_a_pause_of_no_length_of_time_is_refused(seconds: Any) -> None:
         Sleep(seconds)
 
 
-def test_together_is_one_by_one_where_nothing_is_side_by_side() -> None:
+def test_gathered_flows_run_one_by_one_where_nothing_is_side_by_side() -> None:
     def both(item: int) -> Any:
         return (yield from gather(complete(REQUEST), sleep(2.0), complete(REQUEST)))
 

@@ -94,12 +94,12 @@ def test_whoever_watches_is_told_when_the_first_begins_to_wait() -> None:
     unwatch = gate.watch(partial(told.append, "waiting"))
     tickets = [Ticket(bool) for _ in range(3)]
 
-    assert [gate.enqueue(one) for one in tickets] == [True, False, False]
+    assert [gate.enqueue(one, now=7.0) for one in tickets] == [True, False, False]
     assert told == ["waiting"]
     for one in tickets:
-        gate.cancel(one)
-    assert gate.seconds_until_ready() is None
+        gate.cancel(one, now=7.0)
+    assert gate.seconds_until_ready(now=7.0) is None
     unwatch()
     told.clear()
-    assert not gate.enqueue(Ticket(bool))
+    assert not gate.enqueue(Ticket(bool), now=7.0)
     assert told == []

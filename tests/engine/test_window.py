@@ -75,7 +75,7 @@ def test_never_more_open_than_the_window_and_the_next_is_let_in_when_one_ends(
     assert most_open == min(window, len(items)) or streamed
     assert sorted(outcome.index for outcome in outcomes) == list(range(len(items)))
     assert all(outcome.ok for outcome in outcomes)
-    statistics = runner._limiters.llm[0].statistics()
+    statistics = runner._config.limiters.llm[0].statistics()
     assert statistics.peak <= slots
     assert (statistics.in_flight, statistics.waiting) == (0, 0)
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from queue import Empty, SimpleQueue
-from time import monotonic
 from typing import Any, TypeAlias
 
 from anyio.from_thread import BlockingPortal
@@ -24,7 +23,7 @@ from .concurrent import ConcurrentDriver
 from .frames import NOT_READY, ItemSource, NotReady
 from .items import InlineSource, ItemReader, RunItem
 from .mailbox import POLL_INTERVAL
-from .run import Run
+from .run import RunState
 from .threaded import ThreadedDriver
 from .threads import DaemonThreadPool
 
@@ -83,23 +82,23 @@ class RunBridge:
 
     Args:
         run: The run.
-        intake: The items.
+        reader: The items.
         launch: Starts the run elsewhere: it makes a driver there, calls `attach` with it and, if that
             returns true, runs it; then calls `on_finished` with what it raised, or None.
         collect: Whether outcomes are kept until the end, rather than making the run wait to be read.
     """
 
-    def __init__(self, run: Run, intake: ItemReader, launch: Launch, *, collect: bool) -> None:
-        self.source: ItemSource = InlineSource(intake)
+    def __init__(self, run: RunState, reader: ItemReader, launch: Launch, *, collect: bool) -> None:
+        self.source: ItemSource = InlineSource(reader)
         self._run = run
-        self._reader = intake
+        self._reader = reader
         self._launch = launch
         self._launched = False
         self._collect = collect
         self._inbox: SimpleQueue[Outcome[Any] | _NeedItems | _Done] = SimpleQueue()
         self._outcomes: deque[Outcome[Any]] = deque()
         self._fed = RemoteSource(lambda room: self._inbox.put(_NeedItems(room)))
-        if not intake.is_materialized:
+        if not reader.is_materialized:
             self.source = self._fed
         self._driver: ConcurrentDriver | ThreadedDriver | None = None
         self._failure: BaseException | None = None
@@ -172,7 +171,7 @@ class RunBridge:
         """Note, where the run is, that it has ended."""
         self._failure = failure
         if self._dropped:
-            self._run.finish()  # a reader would have done it
+            self._run.recorder.finish()  # a reader would have done it
         self._inbox.put(_Done())
         self._over.set()
 
@@ -200,7 +199,7 @@ class RunBridge:
     def _feed(self, room: int) -> None:
         """Read at most `room` entries, and no longer than a moment, and hand them over."""
         fed = self._fed
-        until = monotonic() + MAX_FEED_SECONDS
+        until = self._run.now() + MAX_FEED_SECONDS
         try:
             for _ in range(room):
                 entry = next(self._reader, None)
@@ -208,7 +207,7 @@ class RunBridge:
                     fed.exhausted = True
                     break
                 fed.entries.append(entry)
-                if monotonic() > until:
+                if self._run.now() > until:
                     break
         except Exception as raised:
             fed.failure = raised
@@ -222,10 +221,10 @@ class RunBridge:
         while self._fed.entries:
             entry = self._fed.entries.popleft()
             if isinstance(entry, Failure):
-                self._run.record_outcome(entry)
+                self._run.recorder.record_outcome(entry)
                 yield entry
             else:
-                yield self._run.item_finished(entry, None, self._run.stop_error())
+                yield self._run.recorder.item_finished(entry, None, self._run.stop_error())
 
 
 def in_thread(make_driver: Callable[[RunBridge], ThreadedDriver], threads: DaemonThreadPool) -> Launch:

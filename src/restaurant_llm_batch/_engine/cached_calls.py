@@ -1,7 +1,7 @@
 """
-Asking with a store: what is there is not asked again, and an answer is on disk before its flow goes on.
+Cached calls: a reply in the store is not paid for again, and a new one is on disk before its flow goes on.
 
-Equal questions in flight at once are asked once; `questions` says how. What a backend notes about its jobs goes to the
+Equal calls that are in flight at once are made once; see `_store.inflight`. Job ids that a backend records go to the
 store too.
 """
 
@@ -17,193 +17,185 @@ from .._store.journal import JobJournal, use_job_journal
 from .._store.keys import request_key
 from .._store.store import Store
 from ..errors import DeadlineExceeded
-from ..steps import Complete, Flow
+from ..steps import Complete, intercept
 from .call import Call
+from .frames import EngineFlow, EngineStep
 from .items import RunItem
 from .memo import WaitForCallback
 from .plan import BackendMethod
-from .run import Run, log
+from .run import RunState, log
 
-Ask = Callable[[Complete, RunItem, Run], Flow[LLMResponse]]
+Ask = Callable[[Complete, RunItem, RunState], EngineFlow[LLMResponse]]
 
 
-def complete_cached(ask: Ask, step: Complete, entry: RunItem, run: Run, store: Store) -> Flow[LLMResponse]:
+def complete_cached(
+    ask: Ask, step: Complete, item: RunItem, run: RunState, store: Store
+) -> EngineFlow[LLMResponse]:
     """
-    Answer a question from the store, or ask it and keep the answer.
+    Answer a request from the store, or make the call and store the reply.
 
     Args:
-        ask: Asks the model.
-        step: The question.
-        entry: The item it is for.
+        ask: Calls the model, with retries.
+        step: The request.
+        item: The item it is for.
         run: The run.
         store: The store.
     """
     key = request_key(run.fingerprint, step.request)
     while True:
-        # Joined first, and then looked up: otherwise whoever led could settle it between the two.
-        question, leads = store.in_flight.join(key, run)
+        # Join first, then look up: otherwise the leader could finish and leave between the two.
+        shared, leads = store.in_flight.join(key, run)
         if leads:
-            return (yield from _lead(question, ask, step, entry, run, store, key))
+            return (yield from _lead(shared, ask, step, item, run, store, key))
         if run.stopped is not None:
             raise run.stop_error()
-        if (yield from _follow(question, entry, run)):
-            return (yield from _lead(question, ask, step, entry, run, store, key))
+        if (yield from _follow(shared, item, run)):
+            return (yield from _lead(shared, ask, step, item, run, store, key))
 
 
 def _lead(
-    question: InFlightCall, ask: Ask, step: Complete, entry: RunItem, run: Run, store: Store, key: bytes
-) -> Flow[LLMResponse]:
+    shared: InFlightCall, ask: Ask, step: Complete, item: RunItem, run: RunState, store: Store, key: bytes
+) -> EngineFlow[LLMResponse]:
     try:
         found = store.get(key)
         if found is not None:
-            run.record_cache_hit(entry, step.request.task, found)
-            entry.has_llm_reply = True
-            entry.stored_replies.append((found, key))
+            run.recorder.record_cache_hit(item, step.request.task, found)
+            item.has_llm_reply = True
+            item.stored_replies.append((found, key))
             return found
         jobs = StoredJobJournal(store, key, run)
-        question.persist = partial(_keep, store, key, jobs)
-        reply = yield from _intercept_calls(ask(step, entry, run), question, jobs)
-        # One that was cut off or declined is kept too: what was asked after it is there as well, and a later run
-        # must not pay for both again. An answer that its item fails by is taken out then.
-        entry.stored_replies.append((reply, key))
-        failure: Any = yield WaitForCallback(partial(question.persist_reply, reply))
+        shared.persist = partial(_keep, store, key, jobs)
+        reply = yield from _intercept_calls(ask(step, item, run), shared, jobs)
+        # A truncated or declined reply is stored too: a later run must not pay for it, and for its repair, again.
+        # A reply that its item fails by is deleted then.
+        item.stored_replies.append((reply, key))
+        failure: Any = yield WaitForCallback(partial(shared.persist_reply, reply))
         if failure is not None:
             run.stop(f"the store cannot be written: {failure}")
         return reply
     finally:
-        question.leader_left()
+        shared.leader_left()
 
 
-def _follow(question: InFlightCall, entry: RunItem, run: Run) -> Flow[bool]:
-    """Wait for a question, and return whether to lead it now."""
-    follower = Follower(run, entry.priority, entry.sequence)
+def _follow(shared: InFlightCall, item: RunItem, run: RunState) -> EngineFlow[bool]:
+    """Follow another item's call; return whether this item leads now."""
+    follower = Follower(run, item.priority, item.sequence)
     try:
-        yield WaitForCallback(partial(question.follow, follower), interruptible=True)
+        yield WaitForCallback(partial(shared.follow, follower), interruptible=True)
     except BaseException as error:
-        question.unfollow(follower)
+        shared.unfollow(follower)
         if isinstance(error, DeadlineExceeded):
-            entry.errors.append((error, "llm", 0))
+            item.errors.append((error, "llm", 0))
         raise
     return follower.leads
 
 
-def _keep(store: Store, key: bytes, jobs: StoredJobJournal, reply: LLMResponse, told: Callback) -> None:
-    """Put an answer into the store; until it is on disk, only the job has it."""
+def _keep(store: Store, key: bytes, jobs: StoredJobJournal, reply: LLMResponse, on_done: Callback) -> None:
+    """Store a reply; until it is on disk, only the service's job has it."""
 
-    def durable(failure: Exception | None) -> None:
+    def on_commit(failure: Exception | None) -> None:
         if failure is None:
             jobs.discard_all()
-        told(failure)
+        on_done(failure)
 
-    store.put(key, reply, durable)
+    store.put(key, reply, on_commit)
 
 
 class StoredJobJournal:
     """
-    The journal of one question, in the store.
+    The job journal of one request, in the store.
 
-    The store holds one job per question, the latest. It is written to a moment after it was told, so what was
-    told is remembered here: a call that is made again must not miss the job of the one before.
+    The store holds the latest job of each request. It commits a moment after it was written to, so the latest job is
+    remembered here too: a retry must not miss the job of the attempt before.
     """
 
-    def __init__(self, store: Store, key: bytes, run: Run) -> None:
+    def __init__(self, store: Store, key: bytes, run: RunState) -> None:
         self._store = store
         self._key = key
         self._run = run
-        self._noted: tuple[str, str] | None = None
+        self._job: tuple[str, str] | None = None
         self._free = False
-        self._ended = ""
+        self._ended_job = ""
 
     def claim(self, fingerprint: str) -> str | None:
-        """Return the job to go on with, as `JobJournal` says."""
-        if self._noted is None:
-            self._look()
-        if self._noted is None or not self._free or self._noted[0] != fingerprint:
+        """Return the job to go on with; see `JobJournal`."""
+        if self._job is None:
+            self._read_store()
+        if self._job is None or not self._free or self._job[0] != fingerprint:
             return None
         self._free = False
-        return self._noted[1]
+        return self._job[1]
 
     def record(self, fingerprint: str, job_id: str) -> None:
-        """Note a job that was made."""
-        self._noted, self._free = (fingerprint, job_id), False
+        """Record a job that was made."""
+        self._job, self._free = (fingerprint, job_id), False
         change = partial(
-            self._store.record_job, self._key, fingerprint, f"{fingerprint} {job_id}", self._written
+            self._store.record_job, self._key, fingerprint, f"{fingerprint} {job_id}", self._on_commit
         )
-        self._tell(change)
+        self._write(change)
 
     def release(self, job_id: str) -> None:
-        """Note that a job is waited for no more."""
-        if self._noted is not None and self._noted[1] == job_id:
+        """Record that no call waits for a job any more."""
+        if self._job is not None and self._job[1] == job_id:
             self._free = True
 
     def discard(self, job_id: str) -> None:
-        """Note that a job has ended without an answer."""
-        self._ended = job_id
-        if self._noted is not None and self._noted[1] == job_id:
+        """Record that a job has ended without a reply."""
+        self._ended_job = job_id
+        if self._job is not None and self._job[1] == job_id:
             self.discard_all()
 
     def discard_all(self) -> None:
-        """Forget what is noted."""
-        noted, self._noted = self._noted, None
-        if noted is not None:
-            self._tell(partial(self._store.delete_job, self._key, " ".join(noted), _nothing))
+        """Delete the job from the store."""
+        job, self._job = self._job, None
+        if job is not None:
+            self._write(partial(self._store.delete_job, self._key, " ".join(job), _nothing))
 
-    def _look(self) -> None:
+    def _read_store(self) -> None:
         found = self._store.job(self._key)
         if found is not None:
             fingerprint, _, job_id = found.partition(" ")
-            if job_id != self._ended:  # or it is about to be forgotten there too
-                self._noted, self._free = (fingerprint, job_id), True
+            if job_id != self._ended_job:  # otherwise it is about to be deleted there too
+                self._job, self._free = (fingerprint, job_id), True
 
-    def _written(self, failure: Exception | None) -> None:
+    def _on_commit(self, failure: Exception | None) -> None:
         if failure is not None:
             self._run.stop(f"the store cannot be written: {failure}")
 
     @staticmethod
-    def _tell(change: Callable[[], object]) -> None:
+    def _write(change: Callable[[], object]) -> None:
         try:
             change()
         except Exception as error:  # no more threads, at the interpreter's end: the next run looks at the job
-            log.warning("a job could not be noted, or not be forgotten: %s", error)
+            log.warning("a job could not be recorded in the store, or not be deleted: %s", error)
 
 
 def _intercept_calls(
-    flow: Flow[LLMResponse], question: InFlightCall, journal: JobJournal
-) -> Flow[LLMResponse]:
-    """Have every call of a flow known to its question, and note its jobs in a journal."""
-    answer: Any = None
-    error: Exception | None = None
-    try:
-        while True:
-            try:
-                step = flow.send(answer) if error is None else flow.throw(error)
-            except StopIteration as stop:
-                reply: LLMResponse = stop.value
-                return reply
-            answer = error = None
-            if type(step) is Call:
-                step.method = _with_journal(step.method, journal)
-                question.attach_call(step)
-            try:
-                answer = yield step
-            except Exception as raised:
-                error = raised
-    finally:
-        flow.close()
+    flow: EngineFlow[LLMResponse], shared: InFlightCall, journal: JobJournal
+) -> EngineFlow[LLMResponse]:
+    """Attach every call of a flow to the item that runs share, and have its jobs recorded in a journal."""
+
+    def handle(step: EngineStep) -> EngineFlow[Any]:
+        if type(step) is Call:
+            step.spec = step.spec._replace(method=_with_journal(step.spec.method, journal))
+            shared.attach_call(step)
+        return (yield step)
+
+    return intercept(flow, handle)
 
 
-def _with_journal(line: BackendMethod, journal: JobJournal) -> BackendMethod:
-    method = line.method
+def _with_journal(method: BackendMethod, journal: JobJournal) -> BackendMethod:
+    call = method.method
 
     async def awaited(argument: Any) -> Any:
         with use_job_journal(journal):
-            return await method(argument)
+            return await call(argument)
 
     def blocking(argument: Any) -> Any:
         with use_job_journal(journal):
-            return method(argument)
+            return call(argument)
 
-    return BackendMethod(awaited if line.is_async else blocking, line.is_async)
+    return BackendMethod(awaited if method.is_async else blocking, method.is_async)
 
 
 def _nothing(_: Exception | None) -> None:

@@ -1,271 +1,219 @@
 """
-The call path's body: one attempt at one backend call, the same for every driver.
+Call: one attempt at one backend call, the same for every driver.
 
-A `Call` passes its gates one after the other, is begun when the last one lets it in, and frees its slots when
-the backend has really returned: for a blocking call whose run was given up, that is when its thread does.
+Theory of operation. A policy flow yields a `Call`; a driver performs it and resumes the flow. `CallSpec` is what is
+called, `Admission` is its way through the limiters, and `state` is how far it has come. All transitions happen where
+the run lives (see `mailbox`), never in a worker thread:
+
+    state      meaning                                  next, and by what
+    NEW        made by the policy                       QUEUED: its flow yields it
+    QUEUED     waits for its limiters                   RUNNING: admitted and started
+                                                        ABANDONED: the run stops, or its item's time is up
+    RUNNING    the backend works on it                  RETURNED: the backend has returned in time
+                                                        ABANDONED: a blocking call whose time is up
+    ABANDONED  its flow has gone on without it
+    RETURNED   its flow has the reply, or the error
+
+A blocking call cannot be stopped. When it is abandoned while it runs, its thread goes on; the thread frees the slots
+when the backend really returns, and the reply is recorded as a late one. An awaited call is cancelled and frees its
+slots at once. When a store shares the call with other runs, `in_flight` connects it to them: then it is cancelled only
+when no other run waits.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import suppress
-from time import monotonic
-from typing import TYPE_CHECKING, Any
+from enum import IntEnum
+from typing import Any, NamedTuple
 
 from .._limits.aimd import CallResult
-from .._limits.concurrency import ConcurrencyLimiter, Ticket
-from .._limits.rate import RateLimiter
+from .._store.inflight import InFlightCall
 from ..cancellation import CancelToken
 from ..errors import RateLimited, TransientBackendError
 from ..outcomes import Stage
+from .admission import Admission
 from .mailbox import Mailbox
 from .plan import BackendMethod
 from .stats import RunCounters
 
-if TYPE_CHECKING:
-    from .._store.inflight import InFlightCall
+
+class CallState(IntEnum):
+    """How far a call has come; see the table above."""
+
+    NEW = 0
+    QUEUED = 1
+    RUNNING = 2
+    ABANDONED = 3
+    RETURNED = 4
+
+
+# Local names: looking up a member of an Enum costs several times as much, and this is done for every call.
+NEW, QUEUED, RUNNING, ABANDONED, RETURNED = CallState
+
+
+class CallSpec(NamedTuple):
+    """
+    What is called.
+
+    Attributes:
+        method: The backend's method, and whether it is awaited.
+        argument: Its argument.
+        stage: "search", "llm" or "tokens".
+        label: The aspect searched for, or the request's task name.
+        permits: Slots that the call takes: the queries of one round trip count one by one.
+    """
+
+    method: BackendMethod
+    argument: Any
+    stage: Stage
+    label: str
+    permits: int = 1
 
 
 class Call:
     """
     One attempt at one backend call; also the step by which a policy flow asks a driver for it.
 
+    Args:
+        spec: What is called.
+        attempt: 1 for the first attempt.
+        admission: Its way through the limiters.
+        counters: Counts it while it is at the backend.
+
     Attributes:
-        method: The backend's method, and whether it is awaited.
-        argument: What it is called with.
-        stage: "search" or "llm".
-        label: The aspect, or the request's task name.
-        permits: Slots it needs.
-        token_limiter: That one of its gates that counts tokens instead of calls, or None.
-        tokens: Tokens it needs of the gates that count them; 0 while none does.
-        count_tokens: Counts them, from its argument.
-        rate_limiter: The gate for limits per minute, after all the others; None for a call that is not counted there.
-        rate_ticket: Its ticket there; None while there is nothing to hold.
-        attempt: 1 for the first try.
-        queued_at: When it began to wait for its gates; 0.0 before.
-        started_at: When the backend was called; 0.0 before.
-        outcome: What became of it, as its gates are told.
+        is_async: Whether the backend's method is awaited.
+        state: How far it has come.
+        started_at: When the backend was called, on the run's clock; 0.0 before.
         deadline: When its time is up; None for never.
-        timeout_error: What is raised then.
-        done: Whether its flow has gone on, or is about to; a late blocking call comes back afterwards.
-        landed: Whether the backend has returned.
-        mailbox: Where its run lives, once it seeks admission.
-        in_flight: The question in flight that it asks, or None.
-        cancel_token: What tells a blocking backend that nobody waits any more; None before it is called.
-        cancel_scope: What the cancellation of an awaited call comes through; None while it is not being made.
-        frame: Whatever the driver needs to find its way back.
+        timeout_error: The error raised when the deadline passes.
+        outcome: Result reported to the limiters on release.
+        mailbox: Where its run lives; None until it is queued.
+        in_flight: Its entry among the calls in flight that runs share; None without a store.
+        cancel_token: Tells a blocking backend that no caller waits any more; None until it is started in a thread.
+        cancel_scope: The scope of an awaited call that runs share, while it is made.
+        frame: The frame to resume.
     """
 
     __slots__ = (
-        "_start",
-        "_tickets",
-        "argument",
+        "admission",
         "attempt",
         "cancel_scope",
         "cancel_token",
-        "count_tokens",
         "counters",
         "deadline",
-        "done",
         "frame",
         "in_flight",
-        "label",
-        "landed",
-        "limiters",
+        "is_async",
         "mailbox",
-        "method",
         "outcome",
-        "permits",
-        "priority",
-        "queued_at",
-        "rate_limiter",
-        "rate_ticket",
-        "sequence",
-        "stage",
+        "spec",
         "started_at",
+        "state",
         "timeout_error",
-        "token_limiter",
-        "tokens",
-        "withdrawn",
     )
 
     def __init__(
-        self,
-        method: BackendMethod,
-        argument: Any,
-        stage: Stage,
-        label: str,
-        attempt: int,
-        limiters: tuple[ConcurrencyLimiter, ...],
-        priority: int,
-        sequence: float,
-        counters: RunCounters,
-        permits: int = 1,
+        self, spec: CallSpec, attempt: int, admission: Admission[Call], counters: RunCounters
     ) -> None:
-        self.method = method
-        self.argument = argument
-        self.stage = stage
-        self.label = label
+        self.spec = spec
+        self.is_async = spec.method.is_async
         self.attempt = attempt
-        self.limiters = limiters
-        self.priority = priority
-        self.sequence = sequence
+        self.admission = admission
         self.counters = counters
-        self.permits = permits
-        self.queued_at = 0.0
+        self.state = NEW
         self.started_at = 0.0
-        self.outcome: CallResult = "other"
         self.deadline: float | None = None
         self.timeout_error: Exception | None = None
-        self.done = False
-        self.landed = False
+        self.outcome: CallResult = "other"
         self.mailbox: Mailbox | None = None
         self.in_flight: InFlightCall | None = None
         self.cancel_token: CancelToken | None = None
         self.cancel_scope: Any = None
-        self.tokens = 0
-        self.count_tokens: Callable[[Any], int] | None = None
-        self.token_limiter: ConcurrencyLimiter | None = None
-        self.rate_limiter: RateLimiter | None = None
-        self.rate_ticket: Ticket | None = None
         self.frame: Any = None
-        self.withdrawn = False
-        self._tickets: list[Ticket] = []
-
-    def acquire(self, home: Mailbox, start: Callable[[Call], object]) -> None:
-        """Pass the gates; `start` is then called with this call, at home, perhaps before this returns."""
-        self.mailbox = home
-        self._start = start
-        self.queued_at = monotonic()
-        self._acquire_next()
-
-    def _acquire_next(self) -> None:
-        if self.withdrawn:
-            return
-        tickets = self._tickets
-        for gate in self.limiters[len(tickets) :]:
-            weight = self.tokens if gate is self.token_limiter else self.permits
-            ticket = Ticket(self._admitted, self.priority, self.sequence, weight)
-            tickets.append(ticket)
-            if not gate.enqueue(ticket):
-                return
-        if self.rate_limiter is not None and self.rate_limiter.active and self.rate_ticket is None:
-            if self.rate_limiter.counts_tokens and not self.tokens:
-                self._count_tokens()  # that was learned while it waited for a slot
-            self.rate_ticket = Ticket(self._admitted, self.priority, self.sequence, self.tokens)
-            if not self.rate_limiter.enqueue(self.rate_ticket):
-                return
-        self._start(self)
-
-    def _count_tokens(self) -> None:
-        if self.count_tokens is not None:
-            with suppress(
-                Exception
-            ):  # a user's counter; where its failure belongs to an item, it is asked again
-                self.tokens = self.count_tokens(self.argument)
-
-    def _admitted(self) -> bool:
-        return self.mailbox is not None and self.mailbox.post(self._acquire_next)
 
     @property
-    def is_out(self) -> bool:
-        """Whether it is at the backend."""
-        return self.started_at > 0.0 and not self.landed
+    def done(self) -> bool:
+        """Whether its flow has gone on, or is about to."""
+        return self.state >= ABANDONED
 
-    def raise_priority(self, priority: int, arrival: float) -> None:
-        """Have it admitted no later than one of this priority and arrival; from any thread."""
-        if self.started_at or (priority, arrival) >= (self.priority, self.sequence):
-            return
-        if self.mailbox is None:
-            self._raise_priority(priority, arrival)  # it has not asked any gate yet
-        else:
-            self.mailbox.post(lambda: self._raise_priority(priority, arrival))
+    def acquire(self, mailbox: Mailbox, on_admitted: Callable[[Call], object]) -> None:
+        """Pass the limiters; `on_admitted` is then called in the mailbox, perhaps before this returns."""
+        self.state = QUEUED
+        self.mailbox = mailbox
+        self.admission.acquire(self, mailbox, on_admitted)
 
-    def _raise_priority(self, priority: int, arrival: float) -> None:
-        if (priority, arrival) < (self.priority, self.sequence):
-            self.priority, self.sequence = priority, arrival  # at the gates that it has yet to come to
-            for gate, ticket in zip(self.limiters, self._tickets, strict=False):
-                gate.reprioritise(ticket, priority, arrival)
-            if self.rate_limiter is not None and self.rate_ticket is not None:
-                self.rate_limiter.reprioritise(self.rate_ticket, priority, arrival)
+    def cancel_acquire(self) -> None:
+        """Give up before the call has started."""
+        self.state = ABANDONED
+        self.admission.cancel()
 
-    def mark_returned(self, answer: Any) -> None:
-        """Note that the backend has returned, before the call's flow hears of it; in whichever thread it did."""
-        if self.in_flight is None:
-            self.landed = True
-        else:
-            self.in_flight.on_call_returned(self, answer)
+    def raise_priority(self, priority: int, sequence: float) -> None:
+        """Start it no later than a call of this priority and sequence. Thread-safe."""
+        if not self.started_at:
+            self.admission.raise_priority(priority, sequence)
 
     def request_cancel(self) -> None:
-        """Tell a blocking backend that nobody waits any more; from any thread."""
+        """Tell a blocking backend that no caller waits any more. Thread-safe."""
         if self.cancel_token is not None:
             self.cancel_token.set()
 
     def cancel_if_unshared(self) -> None:
-        """Give up, unless another run waits for the answer."""
+        """Request cancellation, unless another run waits for the reply."""
         if self.in_flight is None or not self.in_flight.has_other_waiters:
             self.request_cancel()
 
     def update_shield(self) -> bool:
         """
-        Have a cancellation of its run pass an awaited call by while another run waits; from any thread.
+        Shield an awaited call from its run's cancellation while another run waits for it. Thread-safe.
 
         Returns:
-            False when its loop is gone, and it with it.
+            False if the event loop is closed: the call is gone with it.
         """
-        return (
-            not self.method.is_async
-            or self.mailbox is None
-            or self.mailbox.post_unattended(self._update_shield)
-        )
+        return not self.is_async or self.mailbox is None or self.mailbox.post_unattended(self._update_shield)
 
     def _update_shield(self) -> None:
         if self.cancel_scope is not None and self.in_flight is not None:
             self.cancel_scope.shield = self.in_flight.has_other_waiters
 
-    def cancel_acquire(self) -> None:
-        """Give up before the call has begun."""
-        self.withdrawn = self.done = True
-        for gate, ticket in zip(self.limiters, self._tickets, strict=False):
-            gate.cancel(ticket)
-        self._tickets.clear()
-        if self.rate_limiter is not None and self.rate_ticket is not None:
-            self.rate_limiter.cancel(self.rate_ticket)
+    def mark_returned(self, reply: Any) -> None:
+        """Tell those who share the call that the backend has returned; in the thread or task that made the call."""
+        shared, self.in_flight = self.in_flight, None
+        if shared is not None:
+            shared.on_call_returned(self, reply)
 
     def record_outcome(self, error: BaseException | None) -> None:
-        """Note what the backend did, for the gates to learn from."""
+        """Note what the limiters are to learn from the call."""
         if error is None:
             self.outcome = "success"
         elif isinstance(error, RateLimited):
-            # Refused because its minute is used up, it says nothing about how many may be in flight.
-            spent = error.rate_limit is not None and error.rate_limit.is_insufficient_for(self.tokens)
-            self.outcome = "other" if spent else "rate_limited"
+            # Refused because its minute is used up, it says nothing about how many calls may be in flight.
+            status = error.rate_limit
+            used_up = status is not None and status.is_insufficient_for(self.admission.tokens)
+            self.outcome = "other" if used_up else "rate_limited"
         elif isinstance(error, TransientBackendError):
             self.outcome = "transient_error"
 
     def release(self) -> None:
-        """Free the slots: the backend has returned, or was never called. For whoever began the call, once."""
-        if not self.landed:
+        """Free the slots: the backend has returned, or was never called. Once, by the caller that started it."""
+        if self.in_flight is not None:
             self.mark_returned(None)
-        self.counters.call_finished(self.stage, self.permits)
-        for gate, ticket in zip(self.limiters, self._tickets, strict=False):
-            gate.release(ticket, self.outcome)
-        self._tickets.clear()  # they know their call: without this, only the garbage collector could free it
+        self.counters.call_finished(self.spec.stage, self.spec.permits)
+        self.admission.release(self.outcome)
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:
-        """Call a blocking backend in this thread and return its answer, or what it raised."""
-        answer: Any = None
+        """Call a blocking backend in this thread and return its reply, or the exception that it raised."""
+        reply: Any = None
         error: BaseException | None = None
         try:
-            answer = self.method.method(self.argument)
+            reply = self.spec.method.method(self.spec.argument)
         except BaseException as raised:
             error = throwable(raised)
-        self.mark_returned(answer)
-        return answer, error
+        self.mark_returned(reply)
+        return reply, error
 
 
 def throwable(error: BaseException) -> BaseException:
-    """Return what stands for `error` in a flow."""
+    """Return an exception that may be thrown into a flow in place of `error`."""
     # Thrown into a generator, a StopIteration would read as the flow's end.
     if isinstance(error, StopIteration):
         replacement = RuntimeError("the backend raised StopIteration")

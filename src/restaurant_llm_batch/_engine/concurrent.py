@@ -1,10 +1,9 @@
-"""The driver on an event loop: native calls are awaited in tasks, blocking ones go to threads."""
+"""Concurrent driver: awaits async calls in tasks on the running event loop; blocking calls go to worker threads."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from time import monotonic
 from typing import Any
 
 import anyio
@@ -12,40 +11,40 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from ..outcomes import Outcome
-from .call import Call, throwable
+from .call import ABANDONED, Call, throwable
 from .frames import ItemSource, SchedulerCallbacks
 from .items import ItemReader
 from .mailbox import EventLoopMailbox, is_being_cancelled
-from .run import Run
+from .run import RunState
 from .scheduler import Scheduler
 from .threaded import start_in_thread
 from .threads import DaemonThreadPool
 
 SLICE = 0.005
-"""Seconds that answers which need no waiting may keep the loop before it gets a turn."""
+"""Seconds for which calls that return at once may hold the event loop before other tasks get a turn."""
 
 
 class ConcurrentDriver:
     """
     Runs items side by side on the running loop.
 
-    A native call does not get a task of its own: as many tasks as are needed take admitted calls one after
-    the other, which spares the cost of a task per call.
+    An async call does not get a task of its own: as many tasks as are needed make admitted calls one after the other,
+    which saves the cost of a task for each call.
 
     Args:
         run: The run.
-        source: Its entries.
-        intake: Told when an entry has ended.
+        source: Its items.
+        reader: Notified when an item has ended.
         window: Most items open at once.
         threads: Where blocking calls are made.
-        deliver: Takes outcomes at home; returns whether an outcome needs no room any more.
+        deliver: Takes outcomes on the loop; returns False if an outcome still occupies the window.
     """
 
     def __init__(
         self,
-        run: Run,
+        run: RunState,
         source: ItemSource,
-        intake: ItemReader,
+        reader: ItemReader,
         window: int,
         threads: DaemonThreadPool,
         deliver: Callable[[Outcome[Any]], bool],
@@ -54,11 +53,12 @@ class ConcurrentDriver:
         self._threads = threads
         self._admitted: deque[Call] = deque()
         self._slice = 0
-        self._slice_began = monotonic()
-        self._timers_pending = 0  # tasks about to look for an admitted call
+        self._now = run.now
+        self._slice_started = run.now()
+        self._idle_tasks = 0  # tasks about to look for an admitted call
         self._tasks: TaskGroup | None = None
-        hands = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
-        self.scheduler = Scheduler(run, source, intake, window, self.mailbox, hands)
+        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
+        self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks)
 
     async def run(self) -> None:
         """
@@ -75,20 +75,20 @@ class ConcurrentDriver:
                     await self.mailbox.run_pending()
             finally:
                 self.scheduler.cancel()  # does nothing after a regular end; from here on nothing is started
-                tasks.cancel_scope.cancel()  # calls in flight after an abort, pauses after a stop
+                tasks.cancel_scope.cancel()  # calls in flight after a cancellation, timers after a stop
         if self.scheduler.run.cancel_token.is_set():
-            # One of our calls may have heard of a cancellation before this task has: it is not to return a report.
+            # A call may have been cancelled before this task was: then this must not return a report.
             await anyio.lowlevel.checkpoint_if_cancelled()
         if self.scheduler.failure is not None:
             raise self.scheduler.failure
 
     def _start(self, call: Call) -> None:
-        if not call.method.is_async:
+        if not call.is_async:
             start_in_thread(call, self.scheduler, self.mailbox, self._threads)
         elif self._tasks is not None:
             self._admitted.append(call)
-            if len(self._admitted) > self._timers_pending:
-                self._timers_pending += 1
+            if len(self._admitted) > self._idle_tasks:
+                self._idle_tasks += 1
                 self._tasks.start_soon(self._make_calls)
 
     async def _make_calls(self) -> None:
@@ -96,30 +96,30 @@ class ConcurrentDriver:
         while True:
             if not self._admitted:
                 await anyio.lowlevel.checkpoint()  # calls that end together admit others a moment later
-            elif monotonic() - self._slice_began > SLICE:
+            elif self._now() - self._slice_started > SLICE:
                 await self._give_way()
-            self._timers_pending -= 1
+            self._idle_tasks -= 1
             if not self._admitted:
                 return
             call = self._admitted.popleft()
-            if call.withdrawn:
-                self._timers_pending += 1
+            if call.state is ABANDONED:  # cancelled between its admission and now
+                self._idle_tasks += 1
                 continue
             self.scheduler.on_call_started(call)
             answer, error = await self._make(call)
-            ended = monotonic()
-            if ended - call.started_at > SLICE:
-                self._slice_began = ended  # it must have waited, and others had the loop meanwhile
-            self._timers_pending += 1  # before the call's end admits others: this task takes one of them
+            ended_at = self._now()
+            if ended_at - call.started_at > SLICE:
+                self._slice_started = ended_at  # it must have waited, and other tasks ran meanwhile
+            self._idle_tasks += 1  # before the call's end admits others: this task makes one of them
             self.scheduler.on_call_finished(call, answer, error)
 
     async def _give_way(self) -> None:
-        """Let the rest of the loop have its turn; of all who give way, the first to return begins a slice."""
+        """Let other tasks run; of all tasks that give way at once, the first to return starts a new slice."""
         number = self._slice
         await anyio.lowlevel.checkpoint()
         if self._slice == number:
             self._slice += 1
-            self._slice_began = monotonic()
+            self._slice_started = self._now()
 
     async def _make(self, call: Call) -> tuple[Any, BaseException | None]:
         try:
@@ -128,12 +128,12 @@ class ConcurrentDriver:
                     return await self._make_within(call), None
             if call.deadline is not None:
                 return await self._make_within(call), None
-            return await call.method.method(call.argument), None
+            return await call.spec.method.method(call.spec.argument), None
         except Exception as error:
             return None, throwable(error)
         except (KeyboardInterrupt, SystemExit) as error:
             return None, error
-        except BaseException as error:  # a cancellation, or the end of a loop that nobody closed in order
+        except BaseException as error:  # a cancellation, or the end of a loop that was not closed in order
             if not isinstance(error, GeneratorExit) and not is_being_cancelled():
                 failure = RuntimeError("the backend cancelled itself")
                 failure.__cause__ = error
@@ -146,9 +146,9 @@ class ConcurrentDriver:
 
     async def _make_within(self, call: Call) -> Any:
         if call.deadline is None:
-            return await call.method.method(call.argument)
-        with anyio.move_on_after(max(0.0, call.deadline - monotonic())):
-            return await call.method.method(call.argument)
+            return await call.spec.method.method(call.spec.argument)
+        with anyio.move_on_after(max(0.0, call.deadline - self._now())):
+            return await call.spec.method.method(call.spec.argument)
         raise call.timeout_error or TimeoutError
 
     def _call_later(self, seconds: float, action: Callable[[], object]) -> None:

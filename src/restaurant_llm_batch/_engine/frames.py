@@ -1,36 +1,45 @@
-"""Flows being advanced, and how they wait for what is done once for all of them."""
+"""Frames: flows being advanced, how they wait for memoized work, and the scheduler's callbacks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome
-from ..steps import Flow
+from ..steps import Gather, Sleep
 from .call import Call
 from .items import RunItem
-from .memo import MemoCell
+from .mailbox import Clock
+from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
+
+T = TypeVar("T")
+
+EngineStep: TypeAlias = Call | Sleep | Gather | WaitForCallback | WaitForCell | NotifyCell
+"""What every driver can perform; the flows of a `Gather` are engine flows here."""
+EngineFlow: TypeAlias = Generator[EngineStep, Any, T]
+"""A flow under policy: a generator of engine steps that returns a `T`."""
 
 
 class Frame:
-    """A flow being advanced; a child of `Gather` knows its parent and its place there."""
+    """A flow being advanced; a child of `Gather` knows its parent and its index there."""
 
     __slots__ = ("answers", "flow", "index", "item", "parent", "pending_children", "starting_children")
 
-    def __init__(self, flow: Flow[Any], item: RunItem, parent: Frame | None = None, index: int = 0) -> None:
+    def __init__(
+        self, flow: EngineFlow[Any], item: RunItem, parent: Frame | None = None, index: int = 0
+    ) -> None:
         self.flow = flow
         self.item = item
         self.parent = parent
         self.index = index
         self.answers: list[Any] = []
         self.pending_children = 0
-        self.starting_children = False  # its children are being begun; it goes on when all of them are
+        self.starting_children = False  # it must not be resumed before all children have started
 
     def ancestors(self) -> set[Frame]:
-        """Return the frame itself, and those it is a part of."""
+        """Return the frame itself and all its parents."""
         found: set[Frame] = set()
         frame: Frame | None = self
         while frame is not None:
@@ -41,19 +50,23 @@ class Frame:
 
 class MemoWaiters:
     """
-    The frames that wait for cells.
+    The frames that wait for memo cells.
+
+    Args:
+        now: The run's clock.
 
     Attributes:
-        since: When each began to wait.
+        since: When each started to wait.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, now: Clock) -> None:
+        self._now = now
         self.since: dict[Frame, float] = {}
         self._cells: dict[Frame, MemoCell] = {}
 
     def add(self, frame: Frame, cell: MemoCell) -> None:
         """
-        Have a frame wait for a cell, whose leader always ends, also when the run is stopped.
+        Have a frame wait for a cell. Its owner always ends, also when the run is stopped.
 
         Raises:
             ConfigurationError: When it would wait for itself.
@@ -63,18 +76,18 @@ class MemoWaiters:
                 "a flow given to once() asks for its own key, or for one that waits for it, so it would wait for itself"
             )
         self._cells[frame] = cell
-        self.since[frame] = monotonic()
+        self.since[frame] = self._now()
         cell.waiters.append(frame)
 
     def release(self, cell: MemoCell) -> list[Frame]:
-        """Return those who waited for a cell; they wait no more."""
+        """Return the frames that waited for a cell, and forget them."""
         waiting, cell.waiters = cell.waiters, []
         for frame in waiting:
             del self._cells[frame], self.since[frame]
         return waiting
 
     def _leads_to(self, own: set[Frame], cell: MemoCell, seen: set[MemoCell]) -> bool:
-        """Tell whether a cell's flow, or one that it waits for, is run by one of some frames."""
+        """Tell whether one of some frames runs a cell's flow, or one that the cell waits for."""
         if cell in seen:
             return False
         seen.add(cell)
@@ -85,30 +98,30 @@ class MemoWaiters:
 
 
 class NotReady:
-    """What a source answers when it will have more, but not now."""
+    """Returned by a source that will have more items, but not now."""
 
 
 NOT_READY = NotReady()
 
 
 class ItemSource(Protocol):
-    """Where entries come from, one at a time."""
+    """A source of items, one at a time."""
 
     def take(self, room: int) -> RunItem | Failure | NotReady | None:
-        """Return the next entry, None after the last, or `NOT_READY`; `room` is how many could be taken."""
+        """Return the next item, None after the last, or `NOT_READY`; `room` items could be taken now."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SchedulerCallbacks:
     """
-    What a conductor has done for it.
+    Callbacks through which the scheduler starts calls, sets timers and delivers outcomes.
 
     Attributes:
-        start: Start an admitted call; `Scheduler.on_call_finished` is to be called at home when it is over.
-        call_later: Call something at home after so many seconds.
-        deliver: Take an outcome; return whether it needs no room any more.
-        on_finished: Told once, when everything is done.
+        start: Starts an admitted call; the driver then calls `Scheduler.on_call_finished` when it is over.
+        call_later: Calls a function where the run lives, after some seconds.
+        deliver: Takes an outcome; returns False if it still occupies the window.
+        on_finished: Called once, when the run is over.
     """
 
     start: Callable[[Call], object]

@@ -6,14 +6,12 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
-from ..errors import ConfigurationError
-from ..models import ItemId, as_item_id
+from ..errors import ConfigurationError, OutputError, RunStopped
+from ..models import ID_FIELDS, ItemId, as_item_id
 from ..outcomes import Failure, Stage
 from ..protocols import Task
 from ..steps import Flow
 
-ID_FIELDS = ("id", "item_id", "restaurant_id", "target_restaurant_id", "document_id")
-"""Where an item's id is looked for, in this order, unless the item is its own id."""
 MAX_ERRORS_SHOWN = 5
 """How many bad items of a list one error names."""
 
@@ -224,3 +222,18 @@ def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:
     raise ConfigurationError(
         f"the task must be a task or a generator function, got {task!r}; write for example {hint}"
     )
+
+
+def failure_stage(item: RunItem, error: Exception) -> tuple[Stage, int]:
+    """Return the stage at which an item failed, and how many attempts the failing call took."""
+    if isinstance(error, RunStopped):
+        return "run", 0
+    cause: BaseException | None = error
+    while cause is not None:
+        for raised, stage, attempts in item.errors:
+            if raised is cause:
+                return stage, attempts
+        cause = cause.__cause__
+    if isinstance(error, OutputError):
+        return "llm", next((attempt for reply, attempt in item.retried if reply is error.reply), 1)
+    return "task", 0

@@ -10,16 +10,23 @@ a blocking call into another loop can deadlock two loops that wake each other.
 from __future__ import annotations
 
 import asyncio  # noqa: TID251  (this is the one place)
+import sys
 import threading
 from collections import deque
 from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import anyio
 
 Action = Callable[[], Any]
+
+Clock: TypeAlias = Callable[[], float]
+"""Returns the time in seconds, from any fixed moment on. Every driver has one, and the engine reads no other."""
+
+thread_clock: Clock = monotonic
+"""The clock of drivers that block a thread."""
 
 POLL_INTERVAL = 0.5
 """
@@ -177,6 +184,30 @@ class EventLoopMailbox:
 
     def _notify(self) -> None:
         self._pending_actions.set()
+
+
+def event_loop_clock() -> Clock:
+    """
+    Return the clock of the running event loop.
+
+    It is the system's, as for threads, since limiters are shared between loops and threads. The exception is trio's
+    `MockClock`: a run on it lives on virtual time, deadlines, rates and statistics included.
+    """
+    testing = sys.modules.get("trio.testing")
+    if testing is None or _runs_asyncio():
+        return thread_clock
+    import trio  # noqa: TID251
+
+    clock = trio.lowlevel.current_clock()
+    return clock.current_time if isinstance(clock, testing.MockClock) else thread_clock
+
+
+def _runs_asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def is_being_cancelled() -> bool:

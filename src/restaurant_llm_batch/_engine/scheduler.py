@@ -1,51 +1,71 @@
 """
-The conductor: advances many flows at once and never waits.
+Scheduler: advances many flows side by side within a sliding window, and never waits.
 
-It is told what happened (a call came back, a pause is over, an outcome was taken) and says what is to be done
-next through the callables it was given. The threaded and the concurrent driver share it; they differ only in
-how a call is started and how a pause is timed. All of it runs at the run's home, one thing at a time.
+Theory of operation. The threaded and the concurrent driver (and any other) share one scheduler. They report events to
+it (`on_call_started`, `on_call_finished`, `on_outcomes_consumed`, timers) and it answers through `SchedulerCallbacks`:
+start this call, call me later, deliver this outcome. All of it runs where the run lives, one event at a time, so
+nothing here is locked. An item is a tree of frames, and each frame is in exactly one place:
+
+    in `_frames`         every open item's root frame, by index
+    its call in          `_queued` (limiters have not admitted it) or `_running` (the backend works on it)
+    in `_suspended`      it sleeps, backs off, or waits for a callback
+    in `_memo_waiters`   another frame runs a memoized flow for it
+    a parent             it waits for `pending_children`
+
+Events nest: resuming a flow may admit a call at once, whose start may end the run. Four rules keep that safe.
+
+1. `_resume_flow` is a loop, not a recursion: thousands of steps may need no waiting.
+2. A finished call's flow goes on before its slot is released, so that a retry or the item's next call competes for the
+   slot from its own, better place in the queue, and a stop that the reply causes takes effect before the next call.
+3. `admit_items` does not nest (`_filling`): an item that ends while it is started must not start the next from inside.
+4. After anything that ran flows, check `finished`: an observer, a backend or a Ctrl-C may have ended the run.
+
+A run ends in one of two ways: `drain` starts nothing more and lets calls in flight finish, `cancel` ends all at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from time import monotonic
 from typing import Any
 
 from ..errors import ConfigurationError
 from ..events import PendingWait
 from ..outcomes import Failure, Outcome
-from ..steps import Flow, Gather
-from .call import Call
-from .frames import Frame, ItemSource, MemoWaiters, NotReady, SchedulerCallbacks
+from ..steps import Gather
+from .call import ABANDONED, RETURNED, RUNNING, Call
+from .frames import EngineFlow, Frame, ItemSource, MemoWaiters, NotReady, SchedulerCallbacks
 from .items import ItemReader, RunItem
 from .mailbox import Mailbox
 from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
-from .run import Run, log
+from .run import RunState, log
 from .timers import DeadlineQueue, RateLimitTimer
 from .watchdog import StallDetector, describe_waits
 
 _WAITS = object()
-"""What a step is answered with that takes time."""
+"""Returned for a step that takes time, in place of its answer."""
 
 
 class Scheduler:
     """
-    Runs the flows of one run side by side, within a sliding window.
+    Runs the flows of one run.
 
     Args:
         run: The run.
-        source: The entries.
-        reader: Told when an entry has ended.
-        window: Most items open at once, outcomes that nobody has taken yet included.
-        mailbox: Where all of this happens.
-        callbacks: What does the work.
+        source: The items.
+        reader: Notified when an item has ended.
+        window: Most items open at once, outcomes that the caller has not consumed included.
+        mailbox: Where the run lives.
+        callbacks: Carry out what the scheduler decides.
+
+    Attributes:
+        finished: Whether the run is over.
+        failure: What the items' iterable raised, or the error that ended the run; None otherwise.
     """
 
     def __init__(
         self,
-        run: Run,
+        run: RunState,
         source: ItemSource,
         reader: ItemReader,
         window: int,
@@ -55,6 +75,7 @@ class Scheduler:
         self.run = run
         self.finished = False
         self.failure: BaseException | None = None
+        self._recorder = run.recorder
         self._source = source
         self._reader = reader
         self._window = window
@@ -64,9 +85,9 @@ class Scheduler:
         self._queued: set[Call] = set()
         self._running: set[Call] = set()
         self._suspended: dict[Frame, tuple[Any, float]] = {}  # by which step, since when
-        self._memo_waiters = MemoWaiters()
-        self._deadlines = DeadlineQueue(callbacks.call_later, self._expire_overdue)
-        self._rate_limit_timer = RateLimitTimer(run.limiters.rate, mailbox, callbacks.call_later)
+        self._memo_waiters = MemoWaiters(run.now)
+        self._deadlines = DeadlineQueue(run.now, callbacks.call_later, self._expire_overdue)
+        self._rate_limit_timer = RateLimitTimer(run.limiters.rate, run.now, mailbox, callbacks.call_later)
         self._stall_detector = StallDetector(run, callbacks.call_later, self._waits)
         self._undelivered = 0
         self._exhausted = False
@@ -74,7 +95,7 @@ class Scheduler:
         self._filling = False
 
     def start(self) -> None:
-        """Let in the first entries."""
+        """Start the timers, and admit the first items."""
         if self.run.time_limits.run is not None:
             self._callbacks.call_later(self.run.time_limits.run, self._on_run_timeout)
         self._rate_limit_timer.start()
@@ -82,7 +103,7 @@ class Scheduler:
         self.admit_items()
 
     def admit_items(self) -> None:
-        """Let in as many entries as the window allows."""
+        """Admit as many items as the window has room for."""
         if self._filling:
             return
         self._filling = True
@@ -90,16 +111,16 @@ class Scheduler:
             while not self._exhausted and (room := self._capacity()) > 0:
                 if self.run.stopped is not None:
                     break
-                entry = self._next_item(room)
-                if isinstance(entry, NotReady):
+                item = self._next_item(room)
+                if isinstance(item, NotReady):
                     return
-                if entry is None:
+                if item is None:
                     self._exhausted = True
-                elif isinstance(entry, Failure):
-                    self.run.record_outcome(entry)
-                    self._deliver(entry)
+                elif isinstance(item, Failure):
+                    self._recorder.record_outcome(item)
+                    self._deliver(item)
                 else:
-                    self._start_item(entry)
+                    self._start_item(item)
         finally:
             self._filling = False
             self.run.input_exhausted = self._exhausted
@@ -108,41 +129,50 @@ class Scheduler:
         self._finish_if_done()
 
     def on_outcomes_consumed(self, outcomes: int = 1) -> None:
-        """Note that outcomes were taken, which makes room for more entries."""
+        """Make room in the window for outcomes that the caller has consumed."""
         self._undelivered -= outcomes
         self.admit_items()
 
     def on_call_started(self, call: Call) -> None:
-        """Note that a call is being started."""
+        """Record that the driver starts an admitted call; to be called before the backend is."""
         self._queued.discard(call)
         self._running.add(call)
+        call.state = RUNNING
+        call.started_at = self.run.now()
         try:
-            self.run.call_started(call, call.frame.item)
-        except BaseException:  # a Ctrl-C in an observer, say
+            if self.run.time_limits.call is not None or call.frame.item.deadline is not None:
+                self.run.set_call_deadline(call, call.frame.item)
+            self._recorder.call_started(call, call.frame.item)
+        except BaseException:  # a Ctrl-C in an observer, for example
             self._running.discard(call)
             call.release()
             raise
-        if call.deadline is not None and not call.method.is_async:
+        if call.deadline is not None and not call.is_async:
             self._deadlines.add(call.deadline, call)
 
     def on_call_finished(self, call: Call, answer: Any, error: BaseException | None) -> None:
-        """Note that a call is over; its flow goes on before its slot is given away."""
-        if call.method.is_async:
+        """
+        Resume the flow of a call whose backend has returned, then release the call's slots.
+
+        A blocking call releases its slots itself, in its thread.
+        """
+        if call.is_async:
             call.record_outcome(error)
-            call.mark_returned(answer)
+            if call.in_flight is not None:
+                call.mark_returned(answer)
         self._running.discard(call)
         if self.finished:
-            if call.method.is_async:
+            if call.is_async:
                 call.release()
             return
-        if call.done:
-            # A blocking call that was given up comes back; its thread has freed its slot.
-            self.run.record_late_reply(answer)
+        if call.state is ABANDONED:
+            # An abandoned blocking call returns late; its thread has released its slots.
+            self._recorder.record_late_reply(answer)
             self._after_event()
             return
-        call.done = True
+        call.state = RETURNED
         frame: Frame = call.frame
-        self.run.call_finished(call, frame.item, answer, error)
+        self._recorder.call_finished(call, frame.item, answer, error)
         try:
             if error is not None and not isinstance(error, Exception):
                 self.cancel(error)
@@ -151,12 +181,12 @@ class Scheduler:
                 if self.run.stopped is not None:
                     self.drain()  # before the slot is free
         finally:
-            if call.method.is_async:
-                call.release()  # a blocking call leaves by itself, in its thread
+            if call.is_async:
+                call.release()
         self._after_event()
 
     def _expire_overdue(self) -> None:
-        """End the calls whose time is up: those that wait, and blocking ones, whose threads are let go."""
+        """Fail overdue waits and queued calls, and abandon overdue blocking calls, whose threads go on."""
         for call in self._deadlines.pop_expired():
             if self.finished:
                 return
@@ -165,11 +195,11 @@ class Scheduler:
                     self._resume(call.frame, call, error=self.run.item_timeout_error())
             elif call in self._queued:
                 self._expire_queued(call)
-            elif call.deadline is not None and not call.done and not call.method.is_async:
+            elif call.deadline is not None and not call.done and not call.is_async:
                 error = call.timeout_error or self.run.item_timeout_error()
-                call.done = True
+                call.state = ABANDONED
                 call.cancel_if_unshared()
-                self.run.call_finished(call, call.frame.item, None, error)
+                self._recorder.call_finished(call, call.frame.item, None, error)
                 self._resume_flow(call.frame, None, error)
         self._after_event()
 
@@ -179,13 +209,12 @@ class Scheduler:
         return describe_waits(self._running, self._queued, self._suspended, self._memo_waiters.since, now)
 
     def _on_run_timeout(self) -> None:
-        """End the run: its time is up."""
         self.run.check_run_timeout()
         if self.run.stopped is not None:
             self.cancel()
 
     def drain(self) -> None:
-        """Carry out a stop: begin nothing more, wherever it waits; calls in flight are left to end."""
+        """Start nothing more: queued calls and interruptible waits fail, and calls in flight finish."""
         if self._draining or self.finished:
             return
         self._draining = True
@@ -193,13 +222,13 @@ class Scheduler:
         for call in self._cancel_queued():
             self._resume_flow(call.frame, None, self.run.stop_error())
         for frame, (step, _) in list(self._suspended.items()):
-            # What is being written to the disk was answered, and a moment later its item may be done.
+            # A reply that is being written to the store has arrived, and its item may be done in a moment.
             if not isinstance(step, WaitForCallback) or step.interruptible:
                 self._resume(frame, step, error=self.run.stop_error())
         self._finish_if_done()
 
     def cancel(self, failure: BaseException | None = None) -> None:
-        """End everything now: what is open fails as stopped, and answers still to come are not heard."""
+        """End everything now: open items fail as stopped, and replies that arrive later are ignored."""
         if self.finished:
             return
         self.finished = self._exhausted = True
@@ -210,7 +239,7 @@ class Scheduler:
         self._suspended.clear()
         for frame in list(self._frames.values()):
             self._close_flow(frame)
-            self._callbacks.deliver(self.run.item_finished(frame.item, None, self.run.stop_error()))
+            self._callbacks.deliver(self._recorder.item_finished(frame.item, None, self.run.stop_error()))
         self._frames.clear()
         self._callbacks.on_finished()
 
@@ -224,7 +253,7 @@ class Scheduler:
         calls = list(self._queued)
         self._queued.clear()
         for call in calls:
-            call.withdrawn = True  # all of them first: one's slot must not be given to the next
+            call.admission.withdraw()  # all of them first: the slot of one must not go to the next
         for call in calls:
             call.cancel_acquire()
         return calls
@@ -236,20 +265,21 @@ class Scheduler:
         try:
             return self._source.take(room)
         except BaseException as failure:
-            # The user's iterable raised: what is open may still end, then its error goes to the caller.
+            # The user's iterable raised: open items may still end, then its error goes to the caller.
             self.failure = failure
             if not isinstance(failure, Exception):
                 raise
             return None
 
-    def _start_item(self, entry: RunItem) -> None:
-        self.run.item_started(entry)
-        frame = Frame(run_item(entry, self.run), entry)
-        self._frames[entry.index] = frame
+    def _start_item(self, item: RunItem) -> None:
+        self.run.enter_window(item)
+        self._recorder.item_started(item)
+        frame = Frame(run_item(item, self.run), item)
+        self._frames[item.index] = frame
         self._resume_flow(frame, None, None)
 
     def _resume_flow(self, frame: Frame, answer: Any, error: BaseException | None) -> None:
-        """Advance a flow until it needs something that takes time, and its parents when it ends."""
+        """Advance a flow until a step takes time, and its parents when it ends."""
         while True:
             self.run.current_frame = frame
             try:
@@ -262,10 +292,10 @@ class Scheduler:
                 self.cancel(fatal)
                 return
             else:
-                answer = self._perform(frame, step)
+                answer, error = self._perform(frame, step), None
                 if answer is _WAITS:
                     return
-                continue  # here, not by calling itself: thousands of steps may need no waiting
+                continue
             parent = frame.parent
             if parent is None:
                 self._close(frame, answer, error)
@@ -277,13 +307,13 @@ class Scheduler:
             frame, answer, error = parent, parent.answers, None
 
     def _perform(self, frame: Frame, step: Any) -> Any:
-        """Begin a step and return `_WAITS`, or its answer where it is there at once."""
+        """Start a step, and return `_WAITS`, or its answer if that is there at once."""
         if type(step) is Call:
             step.frame = frame
             self._queued.add(step)
             if frame.item.deadline is not None:
                 self._deadlines.add(frame.item.deadline, step)
-            step.acquire(self._mailbox, self._admitted)
+            step.acquire(self._mailbox, self._on_admitted)
         elif type(step) is Gather:
             return self._start_children(frame, step.flows)
         elif type(step) is WaitForCell:
@@ -296,24 +326,24 @@ class Scheduler:
         elif self._draining:
             self._resume_flow(frame, None, self.run.stop_error())
         else:
-            self._suspended[frame] = step, monotonic()
+            self._suspended[frame] = step, self.run.now()
             self._callbacks.call_later(step.seconds, lambda: self._resume(frame, step))
         return _WAITS
 
     def _subscribe(self, frame: Frame, step: WaitForCallback) -> None:
         step.frame = frame
-        self._suspended[frame] = step, monotonic()
+        self._suspended[frame] = step, self.run.now()
         if step.interruptible and frame.item.deadline is not None:
             self._deadlines.add(frame.item.deadline, step)
-        # Later, also when it calls back at home: another flow may be in the middle of a step.
+        # Deferred even if it calls back right here: another flow may be in the middle of a step.
         step.subscribe(lambda answer: self._mailbox.post_deferred(lambda: self._resume(frame, step, answer)))
 
-    def _start_children(self, frame: Frame, flows: tuple[Flow[Any], ...]) -> Any:
+    def _start_children(self, frame: Frame, flows: tuple[EngineFlow[Any], ...]) -> Any:
         frame.answers = [None] * len(flows)
         frame.pending_children = len(flows)
         frame.starting_children = True
-        for place, flow in enumerate(flows):
-            self._resume_flow(Frame(flow, frame.item, frame, place), None, None)
+        for index, flow in enumerate(flows):
+            self._resume_flow(Frame(flow, frame.item, frame, index), None, None)
         frame.starting_children = False
         return _WAITS if frame.pending_children or self.finished else frame.answers
 
@@ -328,7 +358,7 @@ class Scheduler:
             if not self.finished:
                 self._resume_flow(follower, None, None)
 
-    def _admitted(self, call: Call) -> None:
+    def _on_admitted(self, call: Call) -> None:
         if self.run.stopped is not None:
             self.drain()  # which takes this call back with all the others
         elif self.run.is_overdue(call.frame.item):
@@ -337,14 +367,14 @@ class Scheduler:
             self._callbacks.start(call)
 
     def _expire_queued(self, call: Call) -> None:
-        """Take back a call that has not begun: its item's time is up."""
+        """Fail a call that has not started: its item's time is up."""
         self._queued.discard(call)
         call.cancel_acquire()
         self._resume_flow(call.frame, None, self.run.item_timeout_error())
 
     def _resume(self, frame: Frame, step: Any, answer: Any = None, error: Exception | None = None) -> None:
-        paused = self._suspended.get(frame)
-        if paused is not None and paused[0] is step:
+        suspended = self._suspended.get(frame)
+        if suspended is not None and suspended[0] is step:
             del self._suspended[frame]
             if isinstance(step, WaitForCallback):
                 step.done = True
@@ -352,10 +382,10 @@ class Scheduler:
             self._after_event()
 
     def _close(self, frame: Frame, value: Any, error: Exception | None) -> None:
-        entry = frame.item
-        del self._frames[entry.index]
-        self._reader.item_finished(entry)
-        self._deliver(self.run.item_finished(entry, value, error))
+        item = frame.item
+        del self._frames[item.index]
+        self._reader.item_finished(item)
+        self._deliver(self._recorder.item_finished(item, value, error))
 
     def _deliver(self, outcome: Outcome[Any]) -> None:
         if not self._callbacks.deliver(outcome):

@@ -1,4 +1,4 @@
-"""The driver for one thing at a time, in the calling thread: no event loop, no worker thread."""
+"""Sequential driver: one item, and one call, at a time in the calling thread; no event loop, no worker thread."""
 
 from __future__ import annotations
 
@@ -7,21 +7,23 @@ from typing import Any
 
 from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome
-from ..steps import Sleep, drive
-from .call import Call
+from ..steps import Gather, Sleep, drive
+from .call import RETURNED, RUNNING, Call
+from .frames import EngineStep
 from .items import ItemReader, RunItem
 from .mailbox import ThreadMailbox
 from .memo import NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
-from .run import Run
+from .run import RunState
 
 
 class SequentialDriver:
     """Runs items one after the other, each when it is asked for."""
 
-    def __init__(self, run: Run, intake: ItemReader) -> None:
+    def __init__(self, run: RunState, reader: ItemReader) -> None:
         self._run = run
-        self._reader = intake
+        self._recorder = run.recorder
+        self._reader = reader
         self._mailbox = ThreadMailbox()
         self._open: RunItem | None = None
         self._started = False
@@ -31,46 +33,45 @@ class SequentialDriver:
         self._run.check_run_timeout()
         if self._run.stopped is not None:
             return None
-        entry = next(self._reader, None)
-        if entry is None:
+        item = next(self._reader, None)
+        if item is None:
             return None
-        if isinstance(entry, Failure):
-            self._run.record_outcome(entry)
-            return entry
-        self._run.item_started(entry)
-        self._open = entry
+        if isinstance(item, Failure):
+            self._recorder.record_outcome(item)
+            return item
+        self._run.enter_window(item)
+        self._recorder.item_started(item)
+        self._open = item
         try:
-            value = drive(run_item(entry, self._run), lambda step: self._perform(step, entry))
+            value = drive(run_item(item, self._run), lambda step: self._perform(step, item))
         except Exception as error:
-            outcome = self._run.item_finished(entry, None, error)
+            outcome = self._recorder.item_finished(item, None, error)
         else:
-            outcome = self._run.item_finished(entry, value, None)
+            outcome = self._recorder.item_finished(item, value, None)
         self._open = None
-        self._reader.item_finished(entry)
+        self._reader.item_finished(item)
         return outcome
 
     def check_stop(self) -> None:
-        """Notice that the run was stopped."""
+        """Have the run notice that it was stopped. Safe in a signal handler."""
         self._mailbox.wake()
 
     def abandon(self) -> None:
-        """Do nothing more, when nobody asks for it."""
+        """Cancel the run, whose outcomes no caller consumes any more."""
         self._run.stop("the run was cancelled")
 
     def abort(self) -> Iterator[Outcome[Any]]:
-        """Give up, and yield the outcome of the item that was open."""
+        """Cancel the run, and yield the outcome of the item that was open."""
         self._run.stop("the run was cancelled")
         if self._open is not None:
-            entry, self._open = self._open, None
-            yield self._run.item_finished(entry, None, self._run.stop_error())
+            item, self._open = self._open, None
+            yield self._recorder.item_finished(item, None, self._run.stop_error())
 
-    def _perform(
-        self, step: Call | Sleep | WaitForCallback | WaitForCell | NotifyCell, entry: RunItem
-    ) -> Any:
+    def _perform(self, step: EngineStep, item: RunItem) -> Any:
         if isinstance(step, WaitForCallback):
-            return self._subscribe(step, entry)
+            return self._subscribe(step, item)
         if isinstance(step, NotifyCell):
-            return None  # nobody else is under way who could wait
+            return None  # no other item is open that could wait
         if isinstance(step, WaitForCell):
             raise ConfigurationError(
                 "a flow given to once() asks for its own key, or for one that waits for it, so it would wait for itself"
@@ -80,19 +81,26 @@ class SequentialDriver:
             if self._run.stopped is not None:
                 raise self._run.stop_error()
             return None
+        if isinstance(step, Gather):
+            raise TypeError("a sequential plan gathers no flows side by side")
         self._acquire(step)
         try:
-            self._run.call_started(step, entry)
+            step.state = RUNNING
+            step.started_at = self._run.now()
+            if self._run.time_limits.call is not None or item.deadline is not None:
+                self._run.set_call_deadline(step, item)
+            self._recorder.call_started(step, item)
             answer, error = step.run_blocking()
             step.record_outcome(error)
+            step.state = RETURNED
         finally:
             step.release()
-        self._run.call_finished(step, entry, answer, error)
+        self._recorder.call_finished(step, item, answer, error)
         if error is not None:
             raise error
         return answer
 
-    def _subscribe(self, step: WaitForCallback, entry: RunItem) -> Exception | None:
+    def _subscribe(self, step: WaitForCallback, item: RunItem) -> Exception | None:
         answers: list[Exception | None] = []
 
         def called_back(answer: Exception | None) -> None:
@@ -106,24 +114,24 @@ class SequentialDriver:
                 self._run.check_run_timeout()
                 if self._run.stopped is not None:
                     raise self._run.stop_error()
-                if self._run.is_overdue(entry):
+                if self._run.is_overdue(item):
                     raise self._run.item_timeout_error()
         return answers[0]
 
     def _acquire(self, call: Call) -> None:
-        """Pass the gates; other threads may hold their slots."""
+        """Pass the limiters; other threads may hold their slots."""
         self._started = False
-        call.acquire(self._mailbox, self._start)
+        call.acquire(self._mailbox, self._on_admitted)
         try:
             while not self._started:
                 rate = self._run.limiters.rate
-                self._mailbox.run_pending(rate.seconds_until_ready())
-                rate.admit_ready()
+                self._mailbox.run_pending(rate.seconds_until_ready(self._run.now()))
+                rate.admit_ready(self._run.now())
                 if self._run.stopped is not None and not self._started:
                     raise self._run.stop_error()
         except BaseException:
             call.cancel_acquire()
             raise
 
-    def _start(self, call: Call) -> None:
+    def _on_admitted(self, call: Call) -> None:
         self._started = True

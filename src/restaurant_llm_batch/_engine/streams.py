@@ -16,7 +16,7 @@ from ..errors import ConfigurationError, RunStopped
 from ..outcomes import BatchReport, Failure, Outcome, RunStats, Success
 from .concurrent import ConcurrentDriver
 from .resources import Lease
-from .run import Run
+from .run import RunState
 
 T = TypeVar("T")
 
@@ -52,7 +52,7 @@ class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
         self,
         begin: Callable[[Lease], BlockingRun],
         lease: Callable[[], Lease],
-        run: Run,
+        run: RunState,
     ) -> None:
         self._begin = begin
         self._take_lease = lease
@@ -65,7 +65,7 @@ class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
     @property
     def stats(self) -> RunStats:
         """What the run has taken so far."""
-        return self._run.stats
+        return self._run.recorder.stats
 
     def __next__(self) -> Success[T] | Failure:
         if self._over:
@@ -110,7 +110,7 @@ class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
         if self._lease is not None:
             self._lease.release()
         if self._driver is not None:
-            self._run.finish()
+            self._run.recorder.finish()
 
     def __enter__(self) -> Self:
         return self
@@ -162,7 +162,7 @@ class Channel:
     async def host(
         self,
         make_driver: Callable[[Callable[[Outcome[Any]], bool]], ConcurrentDriver],
-        run: Run,
+        run: RunState,
     ) -> None:
         """Run to the end; what goes wrong is kept for the reader."""
         try:
@@ -171,7 +171,7 @@ class Channel:
                 try:
                     await self.driver.run()
                 finally:
-                    run.finish()
+                    run.recorder.finish()
         except Exception as error:
             self.failure = error
         except BaseException:
@@ -194,7 +194,7 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
         self,
         tasks: TaskGroup,
         make_driver: Callable[[Callable[[Outcome[Any]], bool]], ConcurrentDriver],
-        run: Run,
+        run: RunState,
     ) -> None:
         self._tasks = tasks
         self._make_driver = make_driver
@@ -205,7 +205,7 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
     @property
     def stats(self) -> RunStats:
         """What the run has taken so far."""
-        return self._run.stats
+        return self._run.recorder.stats
 
     async def __anext__(self) -> Success[T] | Failure:
         channel = self._channel

@@ -1,4 +1,4 @@
-"""The driver without an event loop: one thread conducts, worker threads make the calls."""
+"""Threaded driver: one thread runs the scheduler, worker threads make blocking calls; no event loop."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from contextvars import copy_context
 from functools import partial
 from heapq import heappop, heappush
 from itertools import count
-from time import monotonic
 from typing import Any
 
 from ..cancellation import CancelToken, run_with_token
@@ -16,30 +15,30 @@ from .call import Call
 from .frames import ItemSource, SchedulerCallbacks
 from .items import ItemReader
 from .mailbox import Mailbox, ThreadMailbox
-from .run import Run
+from .run import RunState
 from .scheduler import Scheduler
 from .threads import DaemonThreadPool
 
 
 def start_in_thread(call: Call, scheduler: Scheduler, mailbox: Mailbox, threads: DaemonThreadPool) -> None:
-    """Make a blocking call in a worker thread and tell the conductor at home when it has ended."""
+    """Make a blocking call in a worker thread, and report its end to the scheduler in the mailbox."""
     scheduler.on_call_started(call)
-    given_up = call.cancel_token = CancelToken()
-    forget = scheduler.run.cancel_token.add_callback(call.cancel_if_unshared)
+    token = call.cancel_token = CancelToken()
+    remove_callback = scheduler.run.cancel_token.add_callback(call.cancel_if_unshared)
 
     def work() -> None:
         try:
-            answer, error = run_with_token(given_up, call.run_blocking)
+            answer, error = run_with_token(token, call.run_blocking)
             call.record_outcome(error)
             mailbox.post(partial(scheduler.on_call_finished, call, answer, error))
         finally:
-            forget()
-            call.release()  # here, not at home: a run that was given up does not hear of it
+            remove_callback()
+            call.release()  # here, not in the mailbox: a cancelled run does not read it
 
     try:
         threads.submit(partial(copy_context().run, work))
-    except RuntimeError as error:  # no more threads, of the system's or of a runner that is being closed
-        forget()
+    except RuntimeError as error:  # the system has no more threads, or the runner is being closed
+        remove_callback()
         call.release()
         scheduler.on_call_finished(call, None, error)
 
@@ -48,23 +47,23 @@ class ThreadedDriver:
     """
     Runs items side by side without an event loop, in the thread that calls `run`.
 
-    Not in the thread that reads the outcomes: while it does something else, nobody would take back the
-    slots of calls that have ended.
+    That must not be the thread that consumes the outcomes: while it does something else, finished calls would keep
+    their slots.
 
     Args:
         run: The run.
-        source: Its entries.
-        intake: Told when an entry has ended.
+        source: Its items.
+        reader: Notified when an item has ended.
         window: Most items open at once.
         threads: Where the calls are made.
-        deliver: Takes outcomes; returns whether an outcome needs no room any more.
+        deliver: Takes outcomes; returns False if an outcome still occupies the window.
     """
 
     def __init__(
         self,
-        run: Run,
+        run: RunState,
         source: ItemSource,
-        intake: ItemReader,
+        reader: ItemReader,
         window: int,
         threads: DaemonThreadPool,
         deliver: Callable[[Outcome[Any]], bool],
@@ -73,8 +72,9 @@ class ThreadedDriver:
         self._threads = threads
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = count()
-        hands = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
-        self.scheduler = Scheduler(run, source, intake, window, self.mailbox, hands)
+        self._now = run.now
+        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
+        self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks)
 
     def run(self) -> None:
         """
@@ -94,7 +94,7 @@ class ThreadedDriver:
             raise self.scheduler.failure
 
     def _run_pending(self) -> None:
-        now = monotonic()
+        now = self._now()
         if self._timers and self._timers[0][0] <= now:
             heappop(self._timers)[2]()
         else:
@@ -104,4 +104,4 @@ class ThreadedDriver:
         start_in_thread(call, self.scheduler, self.mailbox, self._threads)
 
     def _call_later(self, seconds: float, action: Callable[[], object]) -> None:
-        heappush(self._timers, (monotonic() + seconds, next(self._timer_numbers), action))
+        heappush(self._timers, (self._now() + seconds, next(self._timer_numbers), action))

@@ -1,4 +1,4 @@
-"""What will be too late at some time: a queue by time that wakes the conductor once for the next of them."""
+"""Timers of a run: a deadline queue for calls and waits, and the next admission of the rate limiter."""
 
 from __future__ import annotations
 
@@ -6,102 +6,113 @@ from collections.abc import Callable, Iterator
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
-from time import monotonic
 from typing import TypeAlias
 
 from .._limits.rate import RateLimiter
 from .call import Call
-from .mailbox import Mailbox
+from .mailbox import Clock, Mailbox
 from .memo import WaitForCallback
 
 Expirable: TypeAlias = Call | WaitForCallback
 
-_MOST_SPENT = 1000
-"""Calls that may have come back and still be in the queue; they keep their answers alive."""
+_MAX_FINISHED = 1000
+"""Finished calls that the queue may hold before they are removed; they keep their replies alive."""
 
 
 class DeadlineQueue:
     """
-    The queue.
+    Calls and waits by deadline, with one timer for the earliest.
 
     Args:
-        call_later: Calls something after so many seconds.
-        on_expired: What it calls when the time of one is up; `pop_expired` then yields it.
+        now: The run's clock.
+        call_later: Calls a function after some seconds.
+        on_expired: Called when a deadline has passed; `pop_expired` then yields what is overdue.
     """
 
     def __init__(
-        self, call_later: Callable[[float, Callable[[], object]], object], on_expired: Callable[[], object]
+        self,
+        now: Clock,
+        call_later: Callable[[float, Callable[[], object]], object],
+        on_expired: Callable[[], object],
     ) -> None:
+        self._now = now
         self._call_later = call_later
         self._on_expired = on_expired
         self._queue: list[tuple[float, int, Expirable]] = []
         self._numbers = count()
         self._next = inf
-        self._prune_at = _MOST_SPENT
+        self._prune_at = _MAX_FINISHED
 
-    def add(self, at: float, call: Expirable) -> None:
-        """Have a call, or a wait, looked at when its time is up."""
-        heappush(self._queue, (at, next(self._numbers), call))
+    def add(self, deadline: float, call: Expirable) -> None:
+        """Watch a call, or a wait, until its deadline."""
+        heappush(self._queue, (deadline, next(self._numbers), call))
         if len(self._queue) > self._prune_at:
             self._queue = [entry for entry in self._queue if not entry[2].done]
             heapify(self._queue)
-            self._prune_at = 2 * len(self._queue) + _MOST_SPENT
-        self._wake(at)
+            self._prune_at = 2 * len(self._queue) + _MAX_FINISHED
+        self._set_timer(deadline)
 
     def pop_expired(self) -> Iterator[Expirable]:
-        """Yield those whose time is up, and be woken again for the others."""
+        """Yield what is overdue, and set the timer for the rest."""
         self._next = inf
-        now = monotonic()
+        now = self._now()
         while self._queue and self._queue[0][0] <= now:
             yield heappop(self._queue)[2]
         if self._queue:
-            self._wake(self._queue[0][0])
+            self._set_timer(self._queue[0][0])
 
-    def _wake(self, at: float) -> None:
-        if at < self._next:
-            self._next = at
-            self._call_later(max(0.0, at - monotonic()), self._on_expired)
+    def _set_timer(self, deadline: float) -> None:
+        if deadline < self._next:
+            self._next = deadline
+            self._call_later(max(0.0, deadline - self._now()), self._on_expired)
 
 
 class RateLimitTimer:
     """
-    Looks at the gate when it is time, for one run.
+    A run's timer for the next admission of its rate limiter.
+
+    A concurrency limiter admits when a call ends. A rate limiter admits when time has passed, so every run that uses
+    one keeps a timer; which run's timer admits a call does not matter.
 
     Args:
-        limiter: The gate.
+        limiter: The rate limiter.
+        now: The run's clock.
         mailbox: Where the run lives.
-        call_later: Calls something at home after so many seconds.
+        call_later: Calls a function there after some seconds.
     """
 
     def __init__(
         self,
         limiter: RateLimiter,
+        now: Clock,
         mailbox: Mailbox,
         call_later: Callable[[float, Callable[[], object]], object],
     ) -> None:
         self._limiter = limiter
+        self._now = now
         self._mailbox = mailbox
         self._call_later = call_later
         self._unwatch: Callable[[], None] | None = None
         self._next = inf
 
     def start(self) -> None:
-        """Look from now on."""
+        """Start watching the limiter."""
         self._unwatch = self._limiter.watch(lambda: self._mailbox.post_deferred(self._arm))
         self._arm()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop the timer."""
         unwatch, self._unwatch = self._unwatch, None
         if unwatch is not None:
             unwatch()
 
     def _arm(self) -> None:
-        """Have a look when the first who waits is due."""
-        seconds = self._limiter.seconds_until_ready() if self._unwatch is not None else None
+        """Set the timer for the first queued call."""
+        now = self._now()
+        seconds = self._limiter.seconds_until_ready(now) if self._unwatch is not None else None
         if seconds is None:
             return
-        at = monotonic() + seconds
+        at = now + seconds
         if at < self._next:
             self._next = at
             self._call_later(seconds, self._admit_ready)
@@ -109,5 +120,5 @@ class RateLimitTimer:
     def _admit_ready(self) -> None:
         self._next = inf
         if self._unwatch is not None:
-            self._limiter.admit_ready()
+            self._limiter.admit_ready(self._now())
             self._arm()

@@ -1,87 +1,87 @@
-"""Noticing that nothing happens in a run, and saying what is waited for."""
+"""Stall detector: reports what a run waits for when no call starts or ends for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from time import monotonic
 from typing import Any
 
 from ..events import PendingWait, Stalled, WaitReason
 from .call import Call
 from .frames import Frame
 from .memo import Backoff, WaitForCallback
-from .run import Run, log
+from .run import RunState, log
 
 
 class StallDetector:
     """
-    Looks now and then whether anything has happened.
+    Emits `Stalled` when no call starts or ends for `TimeLimits.stall_warning_after` seconds.
 
     Args:
         run: The run.
-        after: Calls something at home after so many seconds.
-        waits: Returns what is waited for now.
+        call_later: Calls a function where the run lives, after some seconds.
+        waits: Returns what the run waits for at a time.
     """
 
     def __init__(
         self,
-        run: Run,
-        after: Callable[[float, Callable[[], object]], object],
+        run: RunState,
+        call_later: Callable[[float, Callable[[], object]], object],
         waits: Callable[[float], Iterable[PendingWait]],
     ) -> None:
         self._run = run
-        self._call_later = after
+        self._call_later = call_later
         self._waits = waits
         self._seconds = run.time_limits.stall_warning_after or 0.0
         self._activity_count = -1
         self._since = self._next = 0.0
 
     def start(self) -> None:
-        """Look from now on, as long as the run lasts."""
+        """Check from now on, as long as the run lasts."""
         if self._seconds:
-            self._since = monotonic()
+            self._since = self._run.now()
             self._next = self._since + self._seconds
             self._call_later(self._seconds / 2, self._check)
 
     def _check(self) -> None:
-        now = monotonic()
-        if self._run.activity_count != self._activity_count:
-            self._activity_count, self._since, self._next = self._run.activity_count, now, now + self._seconds
+        now = self._run.now()
+        activity = self._run.recorder.activity_count
+        if activity != self._activity_count:
+            self._activity_count, self._since, self._next = activity, now, now + self._seconds
         elif now >= self._next:
-            self._next = now + (now - self._since)  # after twice, four times, ... as long
+            self._next = now + (now - self._since)  # next warning after 2, 4, ... times as long
             waits = sorted(self._waits(now), key=lambda wait: -wait.seconds)
-            if waits:  # else it is the reader, or the input, that takes its time
+            if waits:  # otherwise the reader of the outcomes, or the input, is slow
                 stalled = Stalled(self._run.number, now, now - self._since, tuple(waits))
                 log.warning("%s", stalled)
-                self._run.emit(stalled)
+                self._run.recorder.emit(stalled)
         self._call_later(self._seconds / 2, self._check)
 
 
 def describe_waits(
-    out: Iterable[Call],
-    waiting: Iterable[Call],
-    paused: Mapping[Frame, tuple[Any, float]],
-    joined: Mapping[Frame, float],
+    running: Iterable[Call],
+    queued: Iterable[Call],
+    suspended: Mapping[Frame, tuple[Any, float]],
+    memo_waiters: Mapping[Frame, float],
     now: float,
 ) -> Iterable[PendingWait]:
     """
-    Say what is waited for.
+    Yield what a run waits for.
 
     Args:
-        out: Calls at their backends.
-        waiting: Calls that have not been admitted.
-        paused: Flows that wait for something else, by which step, since when.
-        joined: Flows that wait for what another item does for all, since when.
+        running: Calls at their backends.
+        queued: Calls that no limiter has admitted yet.
+        suspended: Frames that wait for something else: by which step, and since when.
+        memo_waiters: Frames that wait for another item's memoized work, and since when.
         now: The time.
     """
-    for call in out:
-        yield PendingWait(
-            call.frame.item.item_id, call.label, "response", now - call.started_at, call.attempt
-        )
-    for call in waiting:
-        kind: WaitReason = "concurrency" if call.rate_ticket is None else "rate_limit"
-        yield PendingWait(call.frame.item.item_id, call.label, kind, now - call.queued_at, call.attempt)
-    for frame, (step, since) in paused.items():
+    for call in running:
+        item_id, label = call.frame.item.item_id, call.spec.label
+        yield PendingWait(item_id, label, "response", now - call.started_at, call.attempt)
+    for call in queued:
+        item_id, label = call.frame.item.item_id, call.spec.label
+        reason: WaitReason = "concurrency" if call.admission.rate_ticket is None else "rate_limit"
+        yield PendingWait(item_id, label, reason, now - call.admission.queued_at, call.attempt)
+    for frame, (step, since) in suspended.items():
         if isinstance(step, WaitForCallback):
             yield PendingWait(
                 frame.item.item_id, "", "duplicate" if step.interruptible else "store", now - since
@@ -90,5 +90,5 @@ def describe_waits(
             yield PendingWait(frame.item.item_id, step.label, "retry", now - since, step.attempt)
         else:
             yield PendingWait(frame.item.item_id, "", "sleep", now - since)
-    for frame, since in joined.items():
+    for frame, since in memo_waiters.items():
         yield PendingWait(frame.item.item_id, "", "duplicate", now - since)

@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from time import monotonic
 from typing import Generic, TypeVar
 
 from ..errors import ConfigurationError
@@ -158,12 +157,15 @@ class ConcurrencyState(PriorityWaitQueue):
 
     Args:
         limit: The most slots taken at once, or how it is found.
-        now: The time, on the clock of every later `now`.
+        now: The time, in seconds, on the clock of every later `now`.
+
+    Attributes:
+        latest: The latest time of a release; a limit set by hand is dated with it.
 
     A ticket heavier than the whole limit is admitted alone.
     """
 
-    __slots__ = ("controller", "in_flight", "limit", "peak")
+    __slots__ = ("controller", "in_flight", "latest", "limit", "peak")
 
     def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
         super().__init__()
@@ -171,11 +173,12 @@ class ConcurrencyState(PriorityWaitQueue):
         self.limit = limit if isinstance(limit, int) else limit.start
         self.in_flight = 0
         self.peak = 0
+        self.latest = now
 
-    def resize(self, limit: int, now: float = 0.0) -> list[Ticket]:
+    def resize(self, limit: int) -> list[Ticket]:
         """Change the limit; calls in flight above a smaller one are left to end."""
         if self.controller is not None:
-            self.controller.set(limit, now)
+            self.controller.set(limit, self.latest)
             limit = self.controller.limit
         self.limit = limit
         return self._admit()
@@ -193,6 +196,7 @@ class ConcurrencyState(PriorityWaitQueue):
 
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         self.in_flight -= ticket.weight
+        self.latest = max(self.latest, now)
         if self.controller is not None:
             self.controller.record(outcome, ticket.in_flight_at_admission, ticket.epoch, now)
             self.limit = self.controller.limit
@@ -227,30 +231,6 @@ class LockedState(ABC, Generic[State]):
         """How many calls wait for it."""
         return self._state_for_process()[1].waiting
 
-    def enqueue(self, ticket: Ticket) -> bool:
-        """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
-        lock, state = self._state_for_process()
-        with lock:
-            return state.enqueue(ticket)
-
-    @abstractmethod
-    def release(self, ticket: Ticket, outcome: CallResult = "other") -> None:
-        """Take back what an admitted ticket holds, and say what became of its call. Twice does nothing."""
-
-    def cancel(self, ticket: Ticket) -> None:
-        """Give up a ticket, whether it waits or was just admitted."""
-        lock, state = self._state_for_process()
-        with lock:
-            admitted = state.cancel(ticket)
-        self._notify_admitted(admitted)
-
-    def reprioritise(self, ticket: Ticket, priority: int, arrival: float) -> None:
-        """Move a waiting ticket forward, to where one of this priority and arrival would be."""
-        lock, state = self._state_for_process()
-        with lock:
-            admitted = state.reprioritise(ticket, priority, arrival)
-        self._notify_admitted(admitted)
-
     def _state_for_process(self) -> tuple[threading.Lock, State]:
         pid = os.getpid()
         state = self._states.get(pid)
@@ -258,14 +238,6 @@ class LockedState(ABC, Generic[State]):
             (_, parents), *_ = self._states.values()
             state = self._states.setdefault(pid, (threading.Lock(), self._initial_state(parents)))
         return state
-
-    def _notify_admitted(self, admitted: list[Ticket]) -> None:
-        lock, state = self._state_for_process()
-        while admitted:
-            ticket = admitted.pop(0)
-            if ticket.on_admitted() is False:
-                with lock:
-                    admitted += state.release(ticket)
 
 
 class ConcurrencyLimiter(LockedState[ConcurrencyState]):
@@ -290,9 +262,53 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
     def _initial_state(self, parents: ConcurrencyState | None) -> ConcurrencyState:
         # A limit that was set by hand goes along; an adaptive one begins anew, with what this process sees.
         set_by_hand = parents is not None and isinstance(self._configured, int)
-        return ConcurrencyState(
-            parents.limit if parents is not None and set_by_hand else self._configured, monotonic()
-        )
+        return ConcurrencyState(parents.limit if parents is not None and set_by_hand else self._configured)
+
+    def enqueue(self, ticket: Ticket) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; if not, `on_admitted` is called later."""
+        lock, state = self._state_for_process()
+        with lock:
+            return state.enqueue(ticket)
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give up a ticket, whether it waits or was just admitted."""
+        lock, state = self._state_for_process()
+        with lock:
+            admitted = state.cancel(ticket)
+        self._notify_admitted(admitted)
+
+    def reprioritise(self, ticket: Ticket, priority: int, sequence: float) -> None:
+        """Move a waiting ticket forward, to where one of this priority and sequence would be."""
+        lock, state = self._state_for_process()
+        with lock:
+            admitted = state.reprioritise(ticket, priority, sequence)
+        self._notify_admitted(admitted)
+
+    def release(
+        self, ticket: Ticket, outcome: CallResult = "other", now: Callable[[], float] | None = None
+    ) -> None:
+        """
+        Free an admitted ticket's slots. Doing it twice does nothing.
+
+        Args:
+            ticket: The ticket.
+            outcome: The result of its call, for an adaptive limit to learn from.
+            now: The clock of the runs that share the limiter; only an adaptive limit reads it.
+        """
+        lock, state = self._state_for_process()
+        time = 0.0 if now is None or state.controller is None else now()
+        with lock:
+            admitted = state.release(ticket, outcome, time)
+        if admitted:
+            self._notify_admitted(admitted)
+
+    def _notify_admitted(self, admitted: list[Ticket]) -> None:
+        lock, state = self._state_for_process()
+        while admitted:
+            ticket = admitted.pop(0)
+            if ticket.on_admitted() is False:
+                with lock:
+                    admitted += state.release(ticket)
 
     @property
     def limit(self) -> int:
@@ -308,7 +324,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         _checked(limit)
         lock, state = self._state_for_process()
         with lock:
-            admitted = state.resize(limit, monotonic())
+            admitted = state.resize(limit)
         self._notify_admitted(admitted)
 
     @property
@@ -323,15 +339,6 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         lock, state = self._state_for_process()
         with lock:
             return LimiterStatistics(state.limit, state.in_flight, state.waiting, state.peak)
-
-    def release(self, ticket: Ticket, outcome: CallResult = "other") -> None:
-        """Free an admitted ticket's slots, and say what became of its call. Doing it twice does nothing."""
-        lock, state = self._state_for_process()
-        now = 0.0 if state.controller is None else monotonic()
-        with lock:
-            admitted = state.release(ticket, outcome, now)
-        if admitted:
-            self._notify_admitted(admitted)
 
     def __repr__(self) -> str:
         state = self.statistics()

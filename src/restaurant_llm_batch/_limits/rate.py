@@ -9,7 +9,6 @@ looks then. What a call takes is never given back by its end; what the service s
 from __future__ import annotations
 
 from collections.abc import Callable
-from time import monotonic
 
 from .._llm_response import RateLimitInfo
 from .aimd import CallResult
@@ -86,8 +85,7 @@ class RateLimiter(LockedState[RateQueue]):
         super().__init__()
 
     def _initial_state(self, parents: RateQueue | None) -> RateQueue:
-        now = monotonic()
-        return RateQueue(RatePacer(*self._configured, now), now)
+        return RateQueue(RatePacer(*self._configured, 0.0), 0.0)
 
     @property
     def counts_tokens(self) -> bool:
@@ -100,59 +98,60 @@ class RateLimiter(LockedState[RateQueue]):
         watchers.append(watcher)
         return lambda: watchers.remove(watcher)
 
-    def enqueue(self, ticket: Ticket) -> bool:
-        """Queue a new ticket and return whether it is admitted at once; if not, it is woken later."""
+    def enqueue(self, ticket: Ticket, now: float) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; if not, `on_admitted` is called later."""
         lock, state = self._state_for_process()
         with lock:
-            state.now = monotonic()
+            state.now = now
             alone = not state.waiting
             admitted = state.enqueue(ticket)
         if alone and not admitted:
             self._notify_watchers()
         return admitted
 
-    def release(self, ticket: Ticket, outcome: object = "other") -> None:
-        """Forget a ticket."""
-        self._update(lambda state: state.release(ticket))
-
-    def cancel(self, ticket: Ticket) -> None:
+    def cancel(self, ticket: Ticket, now: float) -> None:
         """Give up a ticket, whether it waits or was just admitted."""
-        self._update(lambda state: state.cancel(ticket))
+        self._update(lambda state: state.cancel(ticket), now)
 
-    def reprioritise(self, ticket: Ticket, priority: int, arrival: float) -> None:
-        """Move a waiting ticket forward, to where one of this priority and arrival would be."""
-        self._update(lambda state: state.reprioritise(ticket, priority, arrival))
+    def reprioritise(self, ticket: Ticket, priority: int, sequence: float, now: float) -> None:
+        """Move a waiting ticket forward, to where one of this priority and sequence would be."""
+        self._update(lambda state: state.reprioritise(ticket, priority, sequence), now)
 
-    def seconds_until_ready(self) -> float | None:
-        """Return in how many seconds the first who waits may be let in; None when nobody waits."""
+    def seconds_until_ready(self, now: float) -> float | None:
+        """Return the seconds until the first ticket may be admitted; None if none waits."""
         lock, state = self._state_for_process()
         with lock:
-            now = state.now = monotonic()
+            state.now = now
             at = state.ready_at()
         return None if at is None else max(0.0, at - now)
 
-    def admit_ready(self) -> None:
-        """Let in those whose time has come."""
-        self._update(RateQueue.admit_ready)
+    def admit_ready(self, now: float) -> None:
+        """Admit the tickets whose time has come."""
+        self._update(RateQueue.admit_ready, now)
 
-    def _update(self, change: Callable[[RateQueue], list[Ticket]]) -> None:
-        """Make a change, wake those who are let in by it, and tell of another who may be the first now."""
+    def _update(self, change: Callable[[RateQueue], list[Ticket]], now: float) -> None:
+        """Change the queue, notify the tickets admitted by that, and have watchers look at the next one."""
         lock, state = self._state_for_process()
         with lock:
-            state.now = monotonic()
+            state.now = now
             admitted = change(state)
             waiting = state.waiting
-        self._notify_admitted(admitted)
+        self._notify_admitted(admitted, now)
         if waiting:
             self._notify_watchers()
 
-    def _notify_admitted(self, admitted: list[Ticket]) -> None:
+    def _notify_admitted(self, admitted: list[Ticket], now: float) -> None:
         for ticket in admitted:
             if ticket.on_admitted() is False:
-                self.release(ticket)
+                self.cancel(ticket, now)
 
     def record_usage(
-        self, ticket: Ticket | None, used: int | None, report: RateLimitInfo | None, out: int
+        self,
+        ticket: Ticket | None,
+        used: int | None,
+        report: RateLimitInfo | None,
+        in_flight: int,
+        now: float,
     ) -> None:
         """
         Learn what became of a call, from the first report on.
@@ -161,11 +160,12 @@ class RateLimiter(LockedState[RateQueue]):
             ticket: Its ticket; None when it began before there was anything to hold.
             used: The tokens it took; None when that is not known.
             report: What the service said is left, or None.
-            out: Calls that are out at the service.
+            in_flight: Calls at the service.
+            now: The time, on the clock of the runs that share the limiter.
         """
         lock, state = self._state_for_process()
         with lock:
-            now = state.now = monotonic()
+            state.now = now
             number = 0
             if ticket is not None:
                 number = ticket.epoch
@@ -174,7 +174,7 @@ class RateLimiter(LockedState[RateQueue]):
                 # The first report. What began before it is taken to begin now, this call first.
                 number = state.pacer.reserve(0, now)
                 state.baseline_call = number
-                for _ in range(out):
+                for _ in range(in_flight):
                     state.baseline_call = state.pacer.reserve(0, now)
             else:
                 number = state.baseline_call
@@ -182,7 +182,7 @@ class RateLimiter(LockedState[RateQueue]):
                 state.pacer.update_from_report(number, report, now)
             admitted = state.admit_ready()
             self.active = self.active or report is not None
-        self._notify_admitted(admitted)
+        self._notify_admitted(admitted, now)
         self._notify_watchers()
 
     def _notify_watchers(self) -> None:

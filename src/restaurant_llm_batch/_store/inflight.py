@@ -1,12 +1,24 @@
 """
-Equal questions that are in flight at once are asked once, whichever runs ask them.
+In-flight calls: equal LLM calls that are in flight at once are made once (single-flight), whichever runs make them.
 
-The first to ask *leads*: its run makes the calls. Whoever asks meanwhile *follows*: it waits until the answer is in the
-store. When the leader leaves without one, the next in line leads.
+Theory of operation. The first run that asks for a key *leads*: it makes the calls, retries included. Others *follow*:
+they wait until the reply is in the store. The call is shared: it runs at the best priority of all waiters, survives
+the cancellation of its own run while another run waits, and its reply is stored even if no waiter is left. If the
+leader leaves without a reply, the first follower is promoted and leads.
 
-The call is everybody's. A follower's better priority lifts it. When the run that made it is cancelled, it goes on as
-long as another run waits for its answer, and is ended when the last one leaves. And an answer that comes when nobody
-waits any more was paid for: it is kept for the next who asks.
+A run is only an opaque owner here: followers of the leader's own run end with it, those of other runs do not. Methods
+may be called from any thread; the table's lock guards every field, and no callback runs under it.
+
+    state       meaning                             next, and by what
+    OPEN        the leader has no reply             PERSISTING: `persist_reply`
+                                                    OPEN, with a new leader: the leader left, a follower waits
+                                                    DONE: the leader left, no follower waits
+    PERSISTING  the reply is on its way to disk     PERSISTED: the store has committed, or failed
+    PERSISTED   the followers may read the store    DONE: the leader left
+    DONE        removed from the table
+
+`leader_left` and the call's return may come in either order: the leader of an abandoned call leaves first, and its
+call, which cannot be stopped, returns later. Whichever comes second finishes the entry.
 """
 
 from __future__ import annotations
@@ -16,212 +28,251 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from enum import Enum, auto
+from typing import Any, Protocol, TypeAlias
 
-from .._engine.run import is_valid_reply
-from .._llm_response import LLMResponse
-
-if TYPE_CHECKING:
-    from .._engine.call import Call
-    from .._engine.run import Run
+from .._llm_response import LLMResponse, is_valid_reply
 
 Callback: TypeAlias = Callable[[Exception | None], object]
 Persist: TypeAlias = Callable[[LLMResponse, Callback], object]
 
 
+class SharedCall(Protocol):
+    """What an entry asks of a call; the engine's `Call` is one."""
+
+    admission: Any
+    in_flight: Any
+    started_at: float
+
+    @property
+    def is_async(self) -> bool:
+        """Whether it is awaited, and can be cancelled."""
+        ...
+
+    def raise_priority(self, priority: int, sequence: float) -> None:
+        """Start it no later than a call of this priority and sequence."""
+        ...
+
+    def request_cancel(self) -> None:
+        """Tell a blocking backend that no caller waits."""
+        ...
+
+    def update_shield(self) -> bool:
+        """Shield it from its run's cancellation while `has_other_waiters`; False if its event loop is gone."""
+        ...
+
+
+class State(Enum):
+    """The state of an in-flight call; see the table above."""
+
+    OPEN = auto()
+    PERSISTING = auto()
+    PERSISTED = auto()
+    DONE = auto()
+
+
 @dataclass(slots=True, eq=False)
 class Follower:
     """
-    Somebody who waits for a question.
+    An item that waits for another one's call.
 
     Attributes:
-        run: For which run.
-        priority: How urgently.
-        sequence: Likewise.
-        on_done: What to call when the wait is over.
-        leads: Whether it is to lead now: whoever did has left without an answer.
+        owner: Its run.
+        priority: Its priority; lower goes first.
+        sequence: When it entered the window.
+        on_done: Called when the wait is over.
+        leads: Whether it has been promoted: the leader left without a reply.
     """
 
-    run: Run
+    owner: object
     priority: int
     sequence: float
     on_done: Callback | None = None
     leads: bool = False
 
     def notify(self) -> None:
-        """Tell that the wait is over."""
+        """End the wait."""
         if self.on_done is not None:
             self.on_done(None)
 
 
 class InFlightCall:
     """
-    A question in flight. Its methods may be called from any thread.
+    One key's leader, its call and its followers.
 
     Args:
-        table: Those that it is one of.
+        table: The table of all keys.
         key: Its key there.
-        run: The run that leads.
+        owner: The run that leads.
 
     Attributes:
-        persist: Puts an answer into the store, and tells when it is on disk.
+        persist: Writes a reply to the store, and calls back when it is on disk.
     """
 
     __slots__ = (
-        "_answer",
         "_call",
+        "_call_returned",
         "_followers",
         "_foreign_followers",
-        "_keeping",
-        "_kept",
         "_key",
-        "_left",
+        "_leader_left",
         "_lock",
-        "_run",
-        "_settled",
+        "_owner",
+        "_reply",
+        "_state",
         "_table",
         "persist",
     )
 
-    def __init__(self, table: InFlightCalls, key: bytes, run: Run) -> None:
+    def __init__(self, table: InFlightCalls, key: bytes, owner: object) -> None:
         self.persist: Persist | None = None
         self._table = table
         self._lock = table.lock
         self._key = key
-        self._run = run
-        self._followers: dict[Follower, None] = {}  # in line
-        self._foreign_followers = 0  # followers of other runs
-        self._call: Call | None = None
-        self._answer: Any = None  # what the call came to
-        self._kept = self._keeping = False
-        self._left = False  # the leader has gone
-        self._settled = False
+        self._owner = owner
+        self._state = State.OPEN
+        self._leader_left = False
+        self._call: SharedCall | None = None
+        self._call_returned = False
+        self._reply: Any = None  # what the latest call returned
+        self._followers: dict[Follower, None] = {}  # in the order of their coming
+        self._foreign_followers = 0  # of other runs than the leader's
 
     @property
     def has_other_waiters(self) -> bool:
-        """Whether another run than the one that leads waits for the answer."""
+        """Whether another run than the leader's waits for the reply."""
         return self._foreign_followers > 0
 
-    def attach_call(self, call: Call) -> None:
-        """Note the leader's next try, before it is made."""
+    def attach_call(self, call: SharedCall) -> None:
+        """Share the leader's next attempt, before it is made: at the best priority of all waiters."""
         with self._lock:
-            self._call, self._answer = call, None
+            self._call, self._call_returned, self._reply = call, False, None
             call.in_flight = self
-            places = [(follower.priority, follower.sequence) for follower in self._followers]
-            call.priority, call.sequence = min([(call.priority, call.sequence), *places])
+            admission = call.admission
+            positions = [(follower.priority, follower.sequence) for follower in self._followers]
+            admission.priority, admission.sequence = min(
+                [(admission.priority, admission.sequence), *positions]
+            )
 
-    def on_call_returned(self, call: Call, answer: Any) -> None:
-        """Note what a call came to, before its flow hears of it; which may be gone."""
+    def on_call_returned(self, call: SharedCall, reply: Any) -> None:
+        """Take what a call returned, before its flow is resumed; the flow may be gone."""
         with self._lock:
-            call.landed = True
-            expected = call is self._call
-            left = self._left
-            if expected:
-                self._answer = answer
-        if not expected:  # it was let go, and others have asked meanwhile
-            self._persist_late_reply(answer)
-        elif left:
+            current = call is self._call
+            leader_left = self._leader_left
+            if current:
+                self._call_returned, self._reply = True, reply
+        if not current:  # detached: another leader has made a call of its own meanwhile
+            self._persist_late_reply(reply)
+        elif leader_left:
             self._finish()
 
-    def _persist_late_reply(self, answer: Any) -> None:
-        if isinstance(answer, LLMResponse) and is_valid_reply(answer) and self.persist is not None:
-            with suppress(Exception):  # no more threads, say; nobody waits for it
-                self.persist(answer, lambda _: None)
+    def _persist_late_reply(self, reply: Any) -> None:
+        if isinstance(reply, LLMResponse) and is_valid_reply(reply) and self.persist is not None:
+            with suppress(Exception):  # for example, no more threads; no caller waits for it
+                self.persist(reply, lambda _: None)
 
     def persist_reply(self, reply: LLMResponse, on_done: Callback) -> None:
-        """Put an answer into the store."""
+        """Write a reply to the store; `on_done` is called when it is on disk, or with what went wrong."""
         if self.persist is None:
-            raise RuntimeError("nobody has said where answers are kept")
+            raise RuntimeError("persist is not set: the leader sets it before its first call")
         with self._lock:
-            self._kept = self._keeping = True
+            self._state = State.PERSISTING
 
-        def durable(failure: Exception | None) -> None:
+        def on_commit(failure: Exception | None) -> None:
             with self._lock:
-                self._keeping = False
-                left = self._left
+                if (
+                    self._state is State.PERSISTING
+                ):  # else a follower was promoted: the leader's loop is closed
+                    self._state = State.PERSISTED
+                leader_left = self._leader_left
             on_done(failure)
-            if left:
+            if leader_left:
                 self._finish()
 
         try:
-            self.persist(reply, durable)
-        except Exception as error:  # no more threads, say
-            durable(error)
+            self.persist(reply, on_commit)
+        except Exception as error:  # for example, no more threads
+            on_commit(error)
 
     def leader_left(self) -> None:
-        """Note that the leader has gone. What is still under way settles the question when it ends."""
+        """Note that the leader has gone. A call or a write that is under way finishes the entry when it ends."""
         with self._lock:
-            self._left = True
-            call = self._call
-            out = call is not None and call.is_out
-        if not out:
+            self._leader_left = True
+            call = self._call if self._call_is_out() else None
+        if call is None:
             self._finish()
-        elif call is not None:
+        else:
             self._release_call(call)
 
-    def _release_call(self, call: Call) -> None:
-        """Give up a call whose run has gone, unless another run waits for it."""
+    def _call_is_out(self) -> bool:
+        return self._call is not None and self._call.started_at > 0.0 and not self._call_returned
+
+    def _release_call(self, call: SharedCall) -> None:
+        """Cancel a call whose run has gone, unless another run waits for it."""
         if self.has_other_waiters:
             return
         call.request_cancel()
-        if not call.method.is_async:
-            # Nobody waits for it any more: a backend that cannot be ended may take for ever.
+        if not call.is_async:
+            # A backend that ignores the request may take for ever; followers must not wait for that.
             self._promote_next()
 
     def _finish(self) -> None:
-        """Settle the question, or pass it on; an answer that its leader did not wait for is kept before."""
+        """End the entry, or pass it on. A reply that its leader did not wait for is stored first."""
         with self._lock:
-            if self._keeping:
-                return
-            reply = self._answer
-            lost = not self._kept and isinstance(reply, LLMResponse) and is_valid_reply(reply)
-        if lost:
+            state, reply = self._state, self._reply
+            if state is State.PERSISTING:
+                return  # its commit comes back here
+            unstored = state is State.OPEN and isinstance(reply, LLMResponse) and is_valid_reply(reply)
+        if unstored:
             self.persist_reply(reply, lambda _: None)
-        elif self._kept:
-            self._resolve()
-        else:
+        elif state is State.OPEN:
             self._promote_next()
+        else:
+            self._resolve()
 
     def follow(self, follower: Follower, on_done: Callback) -> None:
-        """Wait for the question to be settled; `on_done` is then called, at once if it is already."""
+        """Wait for the entry's end; `on_done` is then called, at once if it has ended already."""
         follower.on_done = on_done
         with self._lock:
             call = self._call
-            settled = self._settled
-            if not settled:
+            done = self._state is State.DONE
+            first_foreign = False
+            if not done:
                 self._followers[follower] = None
-                first = follower.run is not self._run and not self._foreign_followers
-                self._foreign_followers += follower.run is not self._run
-        if settled:
+                foreign = follower.owner is not self._owner
+                first_foreign = foreign and not self._foreign_followers
+                self._foreign_followers += foreign
+        if done:
             on_done(None)
         elif call is not None:
             call.raise_priority(follower.priority, follower.sequence)
-            if first and not call.update_shield():
+            if first_foreign and not call.update_shield():
                 self._promote_next()
 
     def unfollow(self, follower: Follower) -> None:
-        """Wait no more, nor lead."""
+        """Stop waiting, or leading if promoted."""
         with self._lock:
             leads, follower.leads = follower.leads, False
-            last = False
+            last_foreign = False
             if follower in self._followers:
                 del self._followers[follower]
-                self._foreign_followers -= follower.run is not self._run
-                last = follower.run is not self._run and not self._foreign_followers
-            call, left = self._call, self._left
+                foreign = follower.owner is not self._owner
+                self._foreign_followers -= foreign
+                last_foreign = foreign and not self._foreign_followers
+            call, leader_left, is_out = self._call, self._leader_left, self._call_is_out()
         if leads:
             self.leader_left()
-        elif last and call is not None:
+        elif last_foreign and call is not None:
             call.update_shield()
-            if left and call.is_out:
+            if leader_left and is_out:
                 self._release_call(call)
 
     def _resolve(self) -> None:
-        """Have all followers look into the store."""
+        """End the entry: all followers look into the store."""
         with self._lock:
-            if self._settled:
+            if self._state is State.DONE:
                 return
-            self._settled = True
+            self._state = State.DONE
             self._table.forget(self._key, self)
             followers, self._followers = list(self._followers), {}
             self._detach_call()
@@ -230,21 +281,22 @@ class InFlightCall:
 
     def _promote_next(self) -> None:
         """
-        Have the first follower lead, for there is no answer.
+        Let the first follower lead, since there is no reply; without a follower, end the entry.
 
-        If all went on, each would cost every other a look, when a question always fails.
+        Only the first: if all went on at once, a call that always fails would cost each of them a look for each other.
         """
         with self._lock:
             first = next(iter(self._followers), None)
-            if first is not None and not self._settled:
+            if first is not None and self._state is not State.DONE:
                 del self._followers[first]
-                if first.run is not self._run:
-                    self._run = first.run
+                if first.owner is not self._owner:
+                    self._owner = first.owner
                     self._foreign_followers = sum(
-                        follower.run is not first.run for follower in self._followers
+                        follower.owner is not first.owner for follower in self._followers
                     )
                 self._detach_call()
-                self._kept = self._left = False
+                self._state = State.OPEN
+                self._leader_left = False
                 first.leads = True
         if first is None:
             self._resolve()
@@ -252,14 +304,12 @@ class InFlightCall:
             first.notify()
 
     def _detach_call(self) -> None:
-        """Let go of the call; without this, only the garbage collector could free it."""
-        call, self._call, self._answer = self._call, None, None
-        if call is not None and call.landed:
-            call.in_flight = None
+        """Forget the call; a cycle of call and entry would be left to the garbage collector."""
+        self._call, self._reply = None, None
 
 
 class InFlightCalls:
-    """The questions in flight, by key."""
+    """The calls in flight, by key."""
 
     def __init__(self) -> None:
         self._reset_after_fork()
@@ -269,18 +319,18 @@ class InFlightCalls:
         self._open: dict[bytes, InFlightCall] = {}
         self._pid = os.getpid()  # last: another thread of a forked child may look
 
-    def join(self, key: bytes, run: Run) -> tuple[InFlightCall, bool]:
-        """Return the question of a key, and whether this run leads it."""
+    def join(self, key: bytes, owner: object) -> tuple[InFlightCall, bool]:
+        """Return the entry of a key, and whether `owner` leads it."""
         if os.getpid() != self._pid:
-            self._reset_after_fork()  # a forked child asks for itself
+            self._reset_after_fork()  # a forked child makes its own calls
         with self.lock:
-            question = self._open.get(key)
-            if question is not None:
-                return question, False
-            question = self._open[key] = InFlightCall(self, key, run)
-            return question, True
+            entry = self._open.get(key)
+            if entry is not None:
+                return entry, False
+            entry = self._open[key] = InFlightCall(self, key, owner)
+            return entry, True
 
-    def forget(self, key: bytes, question: InFlightCall) -> None:
-        """Forget a question that is settled."""
-        if self._open.get(key) is question:
+    def forget(self, key: bytes, entry: InFlightCall) -> None:
+        """Remove an entry that is done."""
+        if self._open.get(key) is entry:
             del self._open[key]

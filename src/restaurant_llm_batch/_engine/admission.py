@@ -1,0 +1,162 @@
+"""
+Admission: one call's way through its limiters, in order, until the last one admits it.
+
+A call holds a ticket at each `ConcurrencyLimiter` that it has reached. The first limiter that does not admit at once
+keeps the ticket; when it admits later, from whichever thread frees the slot, the ticket posts the next attempt to the
+run's mailbox. The `RateLimiter` comes last, because a call that it admits has to start at once. The scheduler hears
+once: when all limiters have admitted the call, `on_admitted` is called where the run lives, perhaps before `acquire`
+returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Generic, TypeVar
+
+from .._limits.aimd import CallResult
+from .._limits.concurrency import ConcurrencyLimiter, Ticket
+from .._limits.limiters import LimiterSet
+from .mailbox import Clock, Mailbox
+
+C = TypeVar("C")
+
+
+class Admission(Generic[C]):
+    """
+    The tickets of one call.
+
+    Args:
+        limiters: The limiters to pass, in order.
+        priority: Lower goes first.
+        sequence: Among equal priorities, lower goes first: when the call's item entered the window.
+        permits: Slots that the call takes of every limiter that counts calls.
+        now: The run's clock.
+        pool: The limiters for tokens and rates of an LLM call; None for a call that they do not count.
+        request: The argument of such a call.
+        count: Counts the tokens of its request.
+
+    Attributes:
+        queued_at: When the call asked the first limiter; 0.0 before.
+        tokens: Tokens that the call takes of the limiters that count tokens; 0 while none does.
+        rate_ticket: The call's ticket at the rate limiter; None while there is no rate to keep to.
+    """
+
+    __slots__ = (
+        "_call",
+        "_count",
+        "_limiters",
+        "_mailbox",
+        "_now",
+        "_on_admitted",
+        "_permits",
+        "_pool",
+        "_request",
+        "_tickets",
+        "priority",
+        "queued_at",
+        "rate_ticket",
+        "sequence",
+        "tokens",
+    )
+
+    def __init__(
+        self,
+        limiters: tuple[ConcurrencyLimiter, ...],
+        priority: int,
+        sequence: float,
+        permits: int,
+        now: Clock,
+        pool: LimiterSet | None = None,
+        request: Any = None,
+        count: Callable[[Any], int] | None = None,
+    ) -> None:
+        self.priority = priority
+        self.sequence = sequence
+        self.queued_at = 0.0
+        self.tokens = count(request) if count is not None and pool is not None and pool.count_tokens else 0
+        self.rate_ticket: Ticket | None = None
+        self._limiters = limiters
+        self._permits = permits
+        self._now = now
+        self._tickets: list[Ticket] = []
+        self._pool = pool
+        self._request = request
+        self._count = count
+        self._mailbox: Mailbox | None = None
+        self._call: C | None = None  # None again when admitted, or cancelled
+
+    def acquire(self, call: C, mailbox: Mailbox, on_admitted: Callable[[C], object]) -> None:
+        """Pass the limiters. `on_admitted` is called in the mailbox, with the call, when all have admitted it."""
+        self._call = call
+        self._mailbox = mailbox
+        self._on_admitted = on_admitted
+        self.queued_at = self._now()
+        self._acquire_next()
+
+    def _acquire_next(self) -> None:
+        call = self._call
+        if call is None:
+            return  # cancelled since a limiter posted this
+        tickets, pool = self._tickets, self._pool
+        token_limiter = None if pool is None else pool.tokens
+        for limiter in self._limiters[len(tickets) :]:
+            weight = self.tokens if limiter is token_limiter else self._permits
+            ticket = Ticket(self._admitted, self.priority, self.sequence, weight)
+            tickets.append(ticket)
+            if not limiter.enqueue(ticket):
+                return
+        if pool is not None and pool.rate.active and self.rate_ticket is None:
+            if pool.rate.counts_tokens and not self.tokens:
+                self._count_tokens()  # the service reported a token limit while this call waited for a slot
+            self.rate_ticket = Ticket(self._admitted, self.priority, self.sequence, self.tokens)
+            if not pool.rate.enqueue(self.rate_ticket, self._now()):
+                return
+        self._call = None  # a cycle of call and admission would be left to the garbage collector
+        self._on_admitted(call)
+
+    def _count_tokens(self) -> None:
+        if self._count is not None:
+            # A user's counter may fail. Where its failure belongs to an item, it is called again and raises.
+            with suppress(Exception):
+                self.tokens = self._count(self._request)
+
+    def _admitted(self) -> bool:
+        return self._mailbox is not None and self._mailbox.post(self._acquire_next)
+
+    def raise_priority(self, priority: int, sequence: float) -> None:
+        """Admit the call no later than one of this priority and sequence. Thread-safe."""
+        if (priority, sequence) >= (self.priority, self.sequence):
+            return
+        if self._mailbox is None:
+            self._raise_priority(priority, sequence)  # it has not asked a limiter yet
+        else:
+            self._mailbox.post(lambda: self._raise_priority(priority, sequence))
+
+    def _raise_priority(self, priority: int, sequence: float) -> None:
+        if (priority, sequence) < (self.priority, self.sequence):
+            self.priority, self.sequence = priority, sequence  # at the limiters still ahead
+            for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
+                limiter.reprioritise(ticket, priority, sequence)
+            if self._pool is not None and self.rate_ticket is not None:
+                self._pool.rate.reprioritise(self.rate_ticket, priority, sequence, self._now())
+
+    def withdraw(self) -> None:
+        """Pass no more limiters, but keep the tickets: they must not go to calls that are about to be cancelled too."""
+        self._call = None
+
+    def cancel(self) -> None:
+        """Give up a call that has not started: its tickets go to those who wait."""
+        self._call = None
+        for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
+            limiter.cancel(ticket)
+        self._tickets.clear()
+        if self._pool is not None and self.rate_ticket is not None:
+            self._pool.rate.cancel(self.rate_ticket, self._now())
+
+    def release(self, outcome: CallResult) -> None:
+        """Free the slots of a call that was admitted, and report its outcome to the limiters."""
+        now = self._now
+        for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
+            limiter.release(ticket, outcome, now)
+        self._tickets.clear()  # tickets refer to their admission: another cycle

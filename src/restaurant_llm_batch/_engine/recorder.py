@@ -1,0 +1,216 @@
+"""
+RunRecorder: statistics of a run, and the events that its observers see.
+
+It decides nothing. Everything that happens is reported to it once, where the run lives; `RunState` is asked for the
+time and is given what the stop conditions count.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from .._config.stopping import StopMonitor
+from .._limits.limiters import LimiterSet
+from .._llm_response import LLMResponse, RateLimitInfo, is_valid_reply
+from .._store.store import Store
+from ..errors import RateLimited, RunStopped
+from ..events import (
+    CacheHit,
+    CallEnded,
+    CallStarted,
+    Event,
+    ItemEnded,
+    ItemStarted,
+    RetryScheduled,
+    RunEnded,
+    RunStarted,
+)
+from ..models import ItemId
+from ..outcomes import Failure, Outcome, RunStats, Stage, Success
+from ..protocols import Observer, Task
+from .call import Call
+from .items import RunItem, failure_stage
+from .mailbox import Clock
+from .stats import RunCounters
+
+log = logging.getLogger("restaurant_llm_batch")
+
+
+class RecordedRun(Protocol):
+    """What the recorder asks of the run; `RunState` is one."""
+
+    number: int
+    task: Task[Any]
+    now: Clock
+    limiters: LimiterSet
+    store: Store | None
+    stop_monitor: StopMonitor
+    started_at: float
+    stopped: Exception | None
+
+    def check_stop_conditions(self, reply: LLMResponse | None, error: BaseException | None) -> None:
+        """Count an LLM call, and stop the run if it meets a stop condition."""
+        ...
+
+
+class RunRecorder:
+    """
+    Records one run.
+
+    Args:
+        run: The run.
+        observers: Called with every event; one that raises is logged and passed over.
+
+    Attributes:
+        counters: The sums.
+        activity_count: Counts calls that start and end, and outcomes; the stall detector watches it.
+    """
+
+    def __init__(self, run: RecordedRun, observers: Sequence[Observer]) -> None:
+        self.counters = RunCounters()
+        self.activity_count = 0
+        self._run = run
+        self._observers = tuple(observers)
+
+    @property
+    def stats(self) -> RunStats:
+        """The statistics so far."""
+        run = self._run
+        history = run.limiters.history(self.counters.started_at)
+        reason = None if run.stopped is None else describe_stop(run.stopped)
+        return self.counters.stats(reason, history, run.stop_monitor.cost)
+
+    def start(self, total: int | None) -> None:
+        """Record that the run starts, with `total` items if that is known."""
+        run = self._run
+        run.started_at = self.counters.started_at = self.counters.latest = now = run.now()
+        self.emit(RunStarted(run.number, now, total, run.task.name))
+
+    def finish(self) -> None:
+        """Record that the run is over."""
+        self.emit(RunEnded(self._run.number, self._run.now(), self.stats))
+
+    def item_started(self, item: RunItem) -> None:
+        """Record that an item enters the window."""
+        if self._observers:
+            self.emit(ItemStarted(self._run.number, self._run.now(), item.item_id))
+
+    def call_started(self, call: Call, item: RunItem) -> None:
+        """Record that a call starts, at `call.started_at`."""
+        self.activity_count += 1
+        spec = call.spec
+        self.counters.call_started(spec.stage, spec.permits)
+        if self._observers:
+            now = call.started_at
+            queued = now - call.admission.queued_at
+            self.emit(CallStarted(self._run.number, now, *_named(call, item), queued, spec.permits))
+
+    def call_finished(self, call: Call, item: RunItem, answer: Any, error: BaseException | None) -> None:
+        """Record that a call has returned in time, or was abandoned with an error."""
+        self.activity_count += 1
+        run, spec = self._run, call.spec
+        reply = answer if isinstance(answer, LLMResponse) and is_valid_reply(answer) else None
+        if reply is not None:
+            self.counters.record_reply(reply)
+        elif error is not None:
+            self.counters.record_error(error)
+        if spec.stage == "llm":
+            report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
+            if report is not None or run.limiters.rate.active:
+                self._report_usage(call, reply, error, report)
+            if run.stop_monitor.needed:
+                run.check_stop_conditions(reply, error)
+        if self._observers:
+            now = run.now()
+            seconds = now - call.started_at
+            self.emit(CallEnded(run.number, now, *_named(call, item), seconds, spec.permits, reply, error))
+
+    def _report_usage(
+        self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
+    ) -> None:
+        """Report to the rate limiter what a call used, and what the service says is left."""
+        used = (
+            0 if isinstance(error, RateLimited) else None
+        )  # other failures may have consumed tokens; unknown
+        if reply is not None:
+            used = reply.prompt_tokens + reply.completion_tokens or None
+        in_flight = self.counters.in_flight("llm")
+        ticket = call.admission.rate_ticket
+        self._run.limiters.rate.record_usage(ticket, used, report, in_flight, self._run.now())
+
+    def record_late_reply(self, answer: Any) -> None:
+        """Record a reply that arrived after its item had gone on; its tokens still count."""
+        if isinstance(answer, LLMResponse) and is_valid_reply(answer):
+            self.counters.record_reply(answer)
+            if self._run.stop_monitor.needed:
+                self._run.check_stop_conditions(answer, None)
+
+    def record_cache_hit(self, item: RunItem, label: str, reply: LLMResponse) -> None:
+        """Record a reply that was found in the store."""
+        self.counters.cache_hits += 1
+        if self._observers:
+            self.emit(CacheHit(self._run.number, self._run.now(), item.item_id, label, reply))
+
+    def retry_scheduled(
+        self, call: Call, item: RunItem, wait: float, rate_limited: bool, error: Exception
+    ) -> None:
+        """Record that a call will be made again after `wait` seconds."""
+        self.counters.retries += 1
+        if self._observers:
+            number, now = self._run.number, self._run.now()
+            self.emit(RetryScheduled(number, now, *_named(call, item), wait, rate_limited, error))
+
+    def record_outcome(self, outcome: Outcome[Any]) -> None:
+        """Record an outcome."""
+        self.activity_count += 1
+        self.counters.latest = now = self._run.now()
+        if isinstance(outcome, Success):
+            self.counters.succeeded += 1
+        else:
+            self.counters.failed += 1
+        if self._observers:
+            self.emit(ItemEnded(self._run.number, now, outcome))
+
+    def item_finished(self, item: RunItem, value: Any, error: Exception | None) -> Outcome[Any]:
+        """Record an item's end and return its outcome."""
+        outcome: Outcome[Any]
+        if error is None:
+            outcome = Success(item.item_id, value, item.index)
+        else:
+            if item.stored_replies:
+                self._discard(item, error)
+            stage, attempts = failure_stage(item, error)
+            outcome = Failure(item.item_id, error, stage, attempts, item.index)
+        self.record_outcome(outcome)
+        return outcome
+
+    def _discard(self, item: RunItem, error: Exception) -> None:
+        """Delete the reply that an item failed by from the store; later runs would fail by it too."""
+        store = self._run.store
+        reply = getattr(error, "reply", None)
+        for stored, key in item.stored_replies:
+            if stored is reply and store is not None:
+                store.discard(key, lambda _: None)
+
+    def emit(self, event: Event) -> None:
+        """Pass an event to all observers."""
+        for observer in self._observers:
+            try:
+                observer(event)
+            except Exception:
+                log.exception("an observer failed; the run goes on without it having seen the event")
+
+
+def _named(call: Call, item: RunItem) -> tuple[ItemId, Stage, str, int]:
+    return item.item_id, call.spec.stage, call.spec.label, call.attempt
+
+
+def describe_stop(reason: BaseException | None) -> str:
+    """Say in a few words what stopped a run."""
+    if reason is None:
+        return "the run was closed"
+    if type(reason) is RunStopped:
+        return str(reason)
+    return f"{type(reason).__name__}: {reason}"
