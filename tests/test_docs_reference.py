@@ -7,6 +7,7 @@ import inspect
 import re
 from dataclasses import fields, is_dataclass
 from importlib import import_module
+from logging import Logger
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,7 +79,9 @@ def public_names(module: ModuleType) -> list[str]:
             names.append(node.name)
         elif isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
             names.append(node.target.id)
-    return [name for name in names if not name.startswith("_")]
+    return [
+        name for name in names if not name.startswith("_") and not isinstance(getattr(module, name), Logger)
+    ]
 
 
 def is_documented(path: str, documented: dict[str, Any]) -> bool:
