@@ -7,6 +7,7 @@ Each session makes its own environment. With `nox --no-venv` all of them use the
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -95,12 +96,18 @@ def bench(session: nox.Session) -> None:
 
 @nox.session
 def wheel(session: nox.Session) -> None:
-    """Build the distributions, check them, and run README's first command from the wheel in an empty environment."""
+    """
+    Build the distributions, check them, and run README's first command from the wheel in an empty environment.
+
+    An argument after `--` names a folder in which the distributions are kept.
+    """
     install(session, "wheel", project=False)
     folder = Path(session.create_tmp()).resolve() / "wheel"
-    session.run("python", "-c", "import shutil, sys; shutil.rmtree(sys.argv[1], True)", str(folder))
-    dist, environment, elsewhere = folder / "dist", folder / "environment", folder / "elsewhere"
+    shutil.rmtree(folder, ignore_errors=True)
+    environment, elsewhere = folder / "environment", folder / "elsewhere"
+    dist = Path(session.posargs[0]).resolve() if session.posargs else folder / "dist"
     elsewhere.mkdir(parents=True)
+    shutil.rmtree(dist, ignore_errors=True)
     session.run("python", "-m", "build", "--outdir", str(dist), silent=True)
     (built,) = dist.glob("*.whl")
     session.run("twine", "check", "--strict", *map(str, dist.iterdir()))
