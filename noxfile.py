@@ -45,6 +45,9 @@ def types(session: nox.Session) -> None:
     """Check types: mypy on everything, pyright on user code and on the completeness of the public names."""
     install(session, "types")
     session.run("mypy")
+    session.run(
+        "mypy", "examples"
+    )  # apart: examples/resume.py and benchmarks/resume.py are one module to mypy
     session.run("pyright")
     session.run("pyright", "--verifytypes", PACKAGE, "--ignoreexternal")
 
@@ -114,16 +117,8 @@ def wheel(session: nox.Session) -> None:
 
     session.run("python", "-m", "venv", str(environment))
     scripts = environment / ("Scripts" if sys.platform == "win32" else "bin")
-    session.run(
-        str(scripts / "python"),
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        f"{built}[cli]",
-        external=True,
-        silent=True,
-    )
+    install_wheel = ["-m", "pip", "install", "--quiet", "--no-compile", f"{built}[cli]"]
+    session.run(str(scripts / "python"), *install_wheel, external=True, silent=True)
     with session.chdir(elsewhere):
         shown = session.run(str(scripts / "restaurant-llm-batch"), "summarize", external=True, silent=True)
     if "ko-1" not in str(shown):
