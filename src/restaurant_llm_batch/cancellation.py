@@ -20,7 +20,7 @@ from .errors import RunStopped
 
 T = TypeVar("T")
 
-log = logging.getLogger("restaurant_llm_batch")
+log: logging.Logger = logging.getLogger("restaurant_llm_batch")
 
 
 class CancelToken:

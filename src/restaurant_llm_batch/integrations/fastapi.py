@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 try:
     from fastapi import APIRouter, Body, Response
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "this needs FastAPI; write pip install 'restaurant-llm-batch[fastapi]'", name="fastapi"
-    ) from error
+    ) from _error
 
 from .._runner import BatchRunner
 from ..errors import ConfigurationError

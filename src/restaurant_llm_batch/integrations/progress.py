@@ -19,8 +19,8 @@ try:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
-except ImportError as error:
-    raise ImportError("RichProgress needs rich: pip install 'restaurant-llm-batch[cli]'") from error
+except ImportError as _error:
+    raise ImportError("RichProgress needs rich: pip install 'restaurant-llm-batch[cli]'") from _error
 
 __all__ = ["RichProgress"]
 

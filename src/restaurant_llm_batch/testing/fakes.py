@@ -32,9 +32,9 @@ class Recorder:
     """
 
     def __init__(self) -> None:
-        self.calls = 0
-        self.peak = 0
-        self.cancelled = 0
+        self.calls: int = 0
+        self.peak: int = 0
+        self.cancelled: int = 0
         self._in_flight = 0
         self._tries: Counter[object] = Counter()
         self._lock = threading.Lock()

@@ -8,7 +8,7 @@ they are records of somebody's database, and only some of their fields are read.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     BaseModel,
@@ -62,13 +62,13 @@ Budget = Annotated[
 
 
 class _Request(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
 
 class ReviewModel(BaseModel):
     """A review; of its fields only `content` is sent to the model."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore", strict=True)
 
     content: Annotated[
         str, Field(description="The text; a blank one is reported, and not sent to the model.")
@@ -91,7 +91,7 @@ class ReviewModel(BaseModel):
 class SentimentReviewInput(BaseModel):
     """A review to judge; without an `id` it is known by its position."""
 
-    model_config = ConfigDict(extra="ignore", strict=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore", strict=True)
 
     id: Id | None = None
     restaurant_id: Any = _unread("a review counts for the restaurant it is listed under", 1, None)
