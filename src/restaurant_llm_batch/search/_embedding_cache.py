@@ -82,11 +82,11 @@ def check_embedder(embedder: object) -> None:
     """
     if isinstance(embedder, type):
         raise ConfigurationError(
-            f"embedder must be an object, got the class {embedder.__name__}; write embedder={embedder.__name__}(...)"
+            f"embedder must be an object, got the class {embedder.__name__}; for example embedder={embedder.__name__}(...)"
         )
     if isinstance(embedder, str):
         raise ConfigurationError(
-            f"embedder must be an object, got the name {embedder!r}; write embedder=FastEmbedder({embedder!r}), or "
+            f"embedder must be an object, got the name {embedder!r}; for example embedder=FastEmbedder({embedder!r}), or "
             f"embedder=APIEmbedder(url, {embedder!r}) where a service has it, or leave it out for HashingEmbedder()"
         )
     # Not getattr first: a property may load a model, or ask a service.

@@ -115,7 +115,7 @@ class _Cutter:
         if end is None:
             raise ConfigurationError(
                 f"max_tokens={self._most} is too few for the character {self._text[start]!r}; "
-                "write for example max_tokens=2000"
+                "for example max_tokens=2000"
             )
         whole = boundary(self._text, end)
         return whole if start < whole < end and self._fits(start, whole) else end

@@ -155,12 +155,12 @@ class CalibratedCounter:
     def __init__(self, base: TokenCount = estimate_tokens, *, window: int = 64) -> None:
         if not callable(base):
             raise ConfigurationError(
-                f"base must be a function from a text to its tokens, got {base!r}; write base=estimate_tokens"
+                f"base must be a function from a text to its tokens, got {base!r}; for example base=estimate_tokens"
             )
         kept: object = window
         if not isinstance(kept, int) or isinstance(kept, bool) or kept < _ENOUGH:
             raise ConfigurationError(
-                f"window must be a whole number of at least {_ENOUGH}, got {window!r}; write window=64"
+                f"window must be a whole number of at least {_ENOUGH}, got {window!r}; for example window=64"
             )
         self._base = base
         self._lock = Lock()

@@ -236,14 +236,14 @@ def _content(review: object, place: int) -> str:
         return content
     raise ConfigurationError(
         f'reviews[{place}] must be a text, a Review or a mapping whose "content" is a text, got '
-        f'{type(review).__name__}; write for example {{"content": "맛있어요"}}'
+        f'{type(review).__name__}; for example {{"content": "맛있어요"}}'
     )
 
 
 def _each(reviews: Iterable[R]) -> Iterable[R]:
     if isinstance(reviews, (str, bytes, Mapping, Review)) or not isinstance(reviews, Iterable):
         raise ConfigurationError(
-            f"reviews must be a list of reviews, got {type(reviews).__name__}; write for example [review]"
+            f"reviews must be a list of reviews, got {type(reviews).__name__}; for example [review]"
         )
     return reviews
 
@@ -254,7 +254,7 @@ def _counted(count: TokenCount, text: str) -> int:
     if whole is None or whole < 0:
         raise ConfigurationError(
             f"a token counter must return a whole number of at least 0, got {tokens!r}; "
-            "write for example count_tokens=lambda text: len(encoding.encode(text))"
+            "for example count_tokens=lambda text: len(encoding.encode(text))"
         )
     return whole
 
@@ -269,7 +269,7 @@ def whole_number(name: str, value: object, example: int) -> int:
     whole = as_whole(value)
     if whole is None or whole < 1:
         raise ConfigurationError(
-            f"{name} must be a whole number of at least 1, got {value!r}; write for example {name}={example}"
+            f"{name} must be a whole number of at least 1, got {value!r}; for example {name}={example}"
         )
     return whole
 

@@ -81,7 +81,7 @@ class TokenizersCounter:
 def _encoding(tiktoken: Any, name: object) -> Any:
     if not isinstance(name, str):
         raise ConfigurationError(
-            f'name must be a model or an encoding, got {name!r}; write for example TiktokenCounter("o200k_base")'
+            f'name must be a model or an encoding, got {name!r}; for example TiktokenCounter("o200k_base")'
         )
     try:
         if name in tiktoken.list_encoding_names():
@@ -105,7 +105,7 @@ def _tokenizer(tokenizers: Any, source: Any) -> Any:
         return kind.from_str(source.to_str())
     if not (isinstance(source, (str, os.PathLike)) and os.fspath(source)):
         raise ConfigurationError(
-            f"source must be a path, a model's name or a tokenizers.Tokenizer, got {source!r}; write for example "
+            f"source must be a path, a model's name or a tokenizers.Tokenizer, got {source!r}; for example "
             'TokenizersCounter("models/qwen/tokenizer.json")'
         )
     path = Path(source)

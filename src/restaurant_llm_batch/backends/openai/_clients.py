@@ -41,7 +41,7 @@ class SDKClients:
         if transport is not None and not (hasattr(transport, "send") and hasattr(transport, "asend")):
             raise ConfigurationError(
                 f"transport must have send() and asend(), but {type(transport).__name__} has not; "
-                "write for example transport=HTTPTransport(proxy=...)"
+                "for example transport=HTTPTransport(proxy=...)"
             )
         self._key = key
         self._account = account

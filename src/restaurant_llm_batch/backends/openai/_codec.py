@@ -46,7 +46,7 @@ def check_arguments(
         ConfigurationError: When one of them cannot be used.
     """
     if not (isinstance(model, str) and model):
-        raise ConfigurationError(f'model must be a name, got {model!r}; write for example "gpt-4.1-mini"')
+        raise ConfigurationError(f'model must be a name, got {model!r}; for example "gpt-4.1-mini"')
     for field, value in (("service_tier", service_tier), ("prompt_cache_key", prompt_cache_key)):
         if value is not None and not (isinstance(value, str) and value):
             raise ConfigurationError(f"{field} must be a word or None, got {value!r}")

@@ -35,7 +35,7 @@ class OperationLimit:
             if type(value) is not int or value < 1:
                 raise ConfigurationError(
                     f"OperationLimit.{field.name} must be a whole number of at least 1, got {value!r}; "
-                    "write for example Rate(1000, 200)"
+                    "for example Rate(1000, 200)"
                 )
 
 

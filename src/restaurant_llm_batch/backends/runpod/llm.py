@@ -112,7 +112,7 @@ class RunPodLLM:
         secret = as_secret(api_key) or as_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
         if secret is None:
             raise ConfigurationError(
-                "RunPodLLM needs a key; write api_key=... or set the environment variable RUNPOD_API_KEY"
+                "RunPodLLM needs a key; for example api_key=... or set the environment variable RUNPOD_API_KEY"
             )
         base = cleaned(base_url or os.environ.get("RUNPOD_ENDPOINT_BASE_URL") or DEFAULT_BASE_URL)
         self._url = f"{base}/{self._endpoint}"
@@ -229,7 +229,7 @@ def _headers(secret: Secret) -> dict[str, str]:
 def _endpoint_id(value: object) -> str:
     if not isinstance(value, str) or not _ENDPOINT_ID.fullmatch(value):
         raise ConfigurationError(
-            f'endpoint_id must be the id alone, got {value!r}; write for example RunPodLLM("abc123xyz")'
+            f'endpoint_id must be the id alone, got {value!r}; for example RunPodLLM("abc123xyz")'
         )
     return value
 
@@ -237,7 +237,7 @@ def _endpoint_id(value: object) -> str:
 def _model(value: object) -> str | None:
     if value is not None and not (isinstance(value, str) and value):
         raise ConfigurationError(
-            f'model must be a name, got {value!r}; write for example model="Qwen/Qwen2.5-14B-Instruct-AWQ"'
+            f'model must be a name, got {value!r}; for example model="Qwen/Qwen2.5-14B-Instruct-AWQ"'
         )
     return value
 

@@ -33,12 +33,12 @@ class VLLMTokenCounter:
     def __init__(self, llm: VLLMServerLLM, *, cache: int = 1024) -> None:
         if not callable(getattr(llm, "count_tokens", None)):
             raise ConfigurationError(
-                f'llm must be a VLLMServerLLM, got {llm!r}; write VLLMServerLLM("http://localhost:8000")'
+                f'llm must be a VLLMServerLLM, got {llm!r}; for example VLLMServerLLM("http://localhost:8000")'
             )
         kept: object = cache
         if not isinstance(kept, int) or isinstance(kept, bool) or kept < 0:
             raise ConfigurationError(
-                f"cache must be a whole number of at least 0, got {cache!r}; write cache=1024"
+                f"cache must be a whole number of at least 0, got {cache!r}; for example cache=1024"
             )
         self._llm = llm
         self._count = lru_cache(maxsize=cache)(llm.count_tokens)

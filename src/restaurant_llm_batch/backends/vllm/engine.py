@@ -61,7 +61,7 @@ class VLLMEngineLLM:
         given = llm is not None or engine is not None
         if given == (model is not None) or (given and engine_arguments):
             raise ConfigurationError(
-                "VLLMEngineLLM takes a model with its engine arguments, or running engines; write "
+                "VLLMEngineLLM takes a model with its engine arguments, or running engines; for example "
                 'VLLMEngineLLM("Qwen/Qwen2.5-14B-Instruct-AWQ", max_model_len=8192) or VLLMEngineLLM(llm=...)'
             )
         named: object = model

@@ -80,7 +80,7 @@ class VLLMServerLLM:
         named: object = model
         if named is not None and not (isinstance(named, str) and named):
             raise ConfigurationError(
-                f'model must be a name, got {model!r}; write for example model="Qwen/Qwen2.5-14B"'
+                f'model must be a name, got {model!r}; for example model="Qwen/Qwen2.5-14B"'
             )
         self._url = cleaned(base_url, without="/v1")
         self._model = model

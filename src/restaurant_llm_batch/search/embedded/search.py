@@ -195,5 +195,5 @@ def _checked(path: object) -> Path:
     if isinstance(path, (str, os.PathLike)):
         return Path(path)
     raise ConfigurationError(
-        f'path must be that of a folder, got {path!r}; write path="reviews.index", or leave it out'
+        f'path must be that of a folder, got {path!r}; for example path="reviews.index", or leave it out'
     )

@@ -171,7 +171,7 @@ class APIEmbedder:
         self._size = self._size or len(vectors[0])
         if any(len(vector) != self._size for vector in vectors):
             raise PermanentBackendError(
-                f"{_BACKEND} sent vectors of length {len(vectors[0])}; write size={len(vectors[0])}",
+                f"{_BACKEND} sent vectors of length {len(vectors[0])}; for example size={len(vectors[0])}",
                 backend=_BACKEND,
             )
         return vectors
@@ -221,7 +221,7 @@ def _key(given: KeyLike | None, url: str) -> Secret | None:
 def _check_name(model: Any) -> None:
     if not (isinstance(model, str) and model):
         raise ConfigurationError(
-            f'model must be a name, got {model!r}; write for example "text-embedding-3-small"'
+            f'model must be a name, got {model!r}; for example "text-embedding-3-small"'
         )
 
 
