@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ..errors import ConfigurationError
 from ..steps import Flow
 from .status import no_response_error
 from .transport import HTTPTransport
-from .types import Headers, HTTPResponse, Timeout, Transport, TransportError
+from .types import Headers, HTTPResponse, Timeout, Transport, TransportError, check_transport
 
 
 class HTTPRequest(NamedTuple):
@@ -39,11 +38,7 @@ class HTTPClient:
     """
 
     def __init__(self, transport: Transport | None, *, keep_alive: float = 4.0) -> None:
-        if transport is not None and not (hasattr(transport, "send") and hasattr(transport, "asend")):
-            raise ConfigurationError(
-                f"transport must have send() and asend(), got a {type(transport).__name__}; "
-                "for example transport=HTTPTransport(proxy=...)"
-            )
+        check_transport(transport)
         self._own = HTTPTransport(keepalive_expiry=keep_alive) if transport is None else None
         self._transport: Transport = self._own or transport  # type: ignore[assignment]
 

@@ -103,6 +103,20 @@ class Transport(Protocol):
         ...
 
 
+def check_transport(transport: object) -> None:
+    """
+    Check a transport that the user passed; None passes.
+
+    Raises:
+        ConfigurationError: If it lacks ``send`` or ``asend``.
+    """
+    if transport is not None and not (hasattr(transport, "send") and hasattr(transport, "asend")):
+        raise ConfigurationError(
+            f"transport must have send() and asend(), got a {type(transport).__name__}; "
+            "for example transport=HTTPTransport(proxy=...)"
+        )
+
+
 def load_ca_bundle(ca_bundle: str | os.PathLike[str] | None) -> ssl.SSLContext | None:
     """
     Return an SSL context that trusts the certificate authorities of a PEM file; None if no file is given.
