@@ -182,7 +182,7 @@ def test_reviews_whose_text_is_elsewhere_say_so() -> None:
         failure = refusal(search)
 
     assert type(failure) is PermanentBackendError
-    assert "no text in its payload field 'content': say which field holds it" in str(failure)
+    assert "no text in its payload field 'content'; name the field that holds it" in str(failure)
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,8 @@ class EmbeddedSearch:
         search.index_reviews([{"restaurant_id": 1, "id": 7, "content": "음식이 맛있어요"}])
         hits = search.search(SearchQuery(1, "맛"))
 
-    Fuses a dense and a sparse ranking by reciprocal rank fusion (RRF); ties are ordered by review id. Thread-safe, also
-    while reviews are being indexed. A folder can be used by one process at a time.
+    Fuses a dense and a sparse ranking by reciprocal rank fusion (RRF); ties are ordered by review id.
+    Thread-safe, also while reviews are being indexed. A folder can be used by one process at a time.
     """
 
     def __init__(

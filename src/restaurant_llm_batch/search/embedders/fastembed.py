@@ -108,8 +108,8 @@ class FastEmbedBM25:
     """
     Sparse BM25 vectors by fastembed, for `FastEmbedder` and `APIEmbedder`; downloads nothing.
 
-    Uses Snowball's stemmer of the language. Snowball has none for Korean, so 음식이 and 음식은 count as different words
-    unless `stemmer` unifies them; for Korean, prefer the default `HashingSparseEmbedder`.
+    Uses Snowball's stemmer of the language. Snowball has none for Korean, so 음식이 and 음식은 count as different
+    words unless `stemmer` unifies them; for Korean, prefer the default `HashingSparseEmbedder`.
 
     Args:
         language: The language's English name, such as "english".
