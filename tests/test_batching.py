@@ -258,7 +258,7 @@ def test_where_not_even_the_mark_fits_nothing_is_left_of_it() -> None:
 
 
 def test_a_budget_without_room_for_an_empty_line_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="max_tokens_per_batch=5 is too small"):
+    with pytest.raises(ConfigurationError, match="max_tokens_per_batch= leaves 5 tokens"):
         pack_texts(["aaaaaaaa"], 5, max_texts=9, count=len, render=numbered)
 
 

@@ -5,7 +5,7 @@ Theory of operation
 -------------------
 A thread that blocks in ``recv()`` cannot be cancelled, but another thread can shut its socket down: ``recv()``
 returns at once, and the server sees the connection close and stops generating. Only httpcore's connection pool
-knows which socket a request uses, so the pool is made to say so:
+knows which socket a request uses, so the pool has to report it:
 
 1. `make_abortable` replaces the *network backend* of a client's pools, the object that opens TCP connections, by
    one that wraps each connection (`_Network`, `_Stream`).

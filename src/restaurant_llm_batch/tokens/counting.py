@@ -42,7 +42,7 @@ _COMMON_SYLLABLES = (
     "분비사산상색생서성세션소수스습시식신아야어에여열오와요용우운원위으은을음의이인일임입자작장재적전정제져조주지진"
     "째체출치크태터턴트튼하한할함해호화환회"
 )
-_COMMON_SIGNS = "…‘’“”•–—―※→←↑↓★☆♥♪●■\u200b\u200c\u200e\u200f"  # likewise
+_COMMON_SIGNS = "…‘’“”•–—―※→←↑↓★☆♥♪●■\u200b\u200c\u200e\u200f"  # one token in cl100k too
 
 
 def _character_classes() -> str:

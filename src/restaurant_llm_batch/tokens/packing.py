@@ -219,7 +219,7 @@ def _truncate_to_budget(
             high = middle - 1
     if not best and not fits(""):
         raise ConfigurationError(
-            f"max_tokens_per_batch={budget} is too small for even an empty review; increase it"
+            f"max_tokens_per_batch= leaves {budget} tokens for reviews, too few for even an empty one; increase it"
         )
     return best
 

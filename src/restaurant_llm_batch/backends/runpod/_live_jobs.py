@@ -13,7 +13,7 @@ still be in the middle of a call then, so each job has a `Phase` that says which
     CANCELLING     a thread cancels it                          wait for that thread, as above
     CANCEL_FAILED  its call has ended, the job may be alive     cancel it here, one last time
 
-Two calls may watch the same job, if the second one resumed it from a store. The first that ends hands the job over
+Two calls may watch the same job, if the second one resumed it from a store. The first that ends passes the job on
 (`Job.handed_over`) instead of cancelling it; `LiveJobs.may_cancel` decides that under the lock.
 
 All fields are guarded by ``_lock``, except ``pid``, which never changes. A forked child makes its own `LiveJobs`.
@@ -91,7 +91,7 @@ class LiveJobs:
         """
         Return whether the caller should cancel a job, and mark it as being cancelled.
 
-        Returns False, and hands the job over, if another call watches it. If all calls of a job end at the same
+        Returns False, and passes the job on, if another call watches it. If all calls of a job end at the same
         time, the last one gets True.
         """
         with self._lock:

@@ -3,7 +3,7 @@ Shared vLLM engine: many threads use an engine that is safe for one thread only 
 
 Theory of operation
 -------------------
-`vllm.LLM` must be driven: somebody has to call ``step()`` until a request is finished, and only one thread at a
+`vllm.LLM` must be driven: a thread has to call ``step()`` until a request is finished, and only one thread at a
 time may call anything of the engine. A dedicated thread would do, but it would have to be started, stopped and
 survive forks. Instead the calling threads take turns, as in the leader/followers pattern (Schmidt et al.,
 "Leader/Followers", PLoP 2000, https://www.dre.vanderbilt.edu/~schmidt/PDF/lf.pdf):
