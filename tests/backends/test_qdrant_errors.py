@@ -145,7 +145,7 @@ def test_a_server_that_takes_too_long_is_given_up(colour: str) -> None:
 def test_waiting_for_a_connection_says_what_to_change() -> None:
     error = ResponseHandlingException(httpx.PoolTimeout("no connection"))
 
-    failure = translate(error, place="http://qdrant:6333", collection="reviews", secret=None)
+    failure = translate(error, server="http://qdrant:6333", collection="reviews", secret=None)
 
     assert type(failure) is TransientBackendError
     assert "raise pool_size, or lower Limits(search=...)" in str(failure)

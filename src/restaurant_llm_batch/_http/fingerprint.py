@@ -14,13 +14,13 @@ _IGNORED_FIELDS = frozenset(
 
 
 def backend_fingerprint(
-    kind: str, address: str | None, model: str | None, extra_body: Mapping[str, Any]
+    backend: str, address: str | None, model: str | None, extra_body: Mapping[str, Any]
 ) -> str:
     """
     Return a backend's fingerprint: two backends with equal fingerprints may share cached replies.
 
     Args:
-        kind: The backend's name.
+        backend: The backend's name.
         address: Its base URL or endpoint id; None for the service's default.
         model: The model; None for the address's default model.
         extra_body: Fields sent with every request. Only their hash is used, since users' fields may be secret.
@@ -28,4 +28,4 @@ def backend_fingerprint(
     relevant = {name: value for name, value in extra_body.items() if name not in _IGNORED_FIELDS}
     text = json.dumps(relevant, sort_keys=True, default=repr, ensure_ascii=True)
     sampling = blake2b(text.encode(), digest_size=8).hexdigest() if relevant else ""
-    return " ".join((kind, address or "", model or "", sampling)).rstrip()
+    return " ".join((backend, address or "", model or "", sampling)).rstrip()

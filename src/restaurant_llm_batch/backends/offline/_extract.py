@@ -123,9 +123,11 @@ def _score(
     for group, widths in ((chosen, _SENTENCE_WIDTHS), (loose, _CLAUSE_WIDTHS)):
         common = [shared(c) for c in group]
         # A sentence that is only dots has no clauses.
-        most = max(common, default=0.0) or 1.0
+        max_shared = max(common, default=0.0) or 1.0
         for c, part in zip(group, common, strict=True):
-            c.score = part / most + 1.5 * c.purity + min(c.weight, 1.5) / 2 + _form_score(c.clause, widths)
+            c.score = (
+                part / max_shared + 1.5 * c.purity + min(c.weight, 1.5) / 2 + _form_score(c.clause, widths)
+            )
             c.score += 0.5 * bool(c.polarity) + 1.0 * overall_polarity * _sign(c.polarity)
             c.score += 0.5 * (not topic.heads.isdisjoint(c.clause.stems))
             c.score -= 0.75 * (bool(language) and c.clause.is_korean != (language == "ko"))

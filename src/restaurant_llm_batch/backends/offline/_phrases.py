@@ -1,6 +1,5 @@
 """
-Phrase extraction: collocations, that is, sequences of words that occur together at least twice, and
-adjective-noun pairs.
+Phrase extraction: collocations (word sequences that occur at least twice) and adjective-noun pairs.
 
 There is no dictionary, so each phrase comes with the sentence that contains it.
 """

@@ -76,8 +76,8 @@ class _LoopEngine:
             return self._own
         if self._arguments is None:
             raise ConfigurationError(
-                "VLLMEngineLLM was given llm= only, which answers under llm_async=False; "
-                "give it engine=, or the model's name"
+                "this VLLMEngineLLM has llm= only, which needs llm_async=False; "
+                "pass engine= as well, or the model's name"
             )
         try:
             return load_async(self._arguments)

@@ -139,8 +139,8 @@ class SyncEngine:
             return _Running(describe(self._own), SharedEngine(SteppedLLM(self._own)))
         if self._arguments is None:
             raise ConfigurationError(
-                "VLLMEngineLLM was given engine= only, which answers under llm_async=True; "
-                "give it llm=, or the model's name"
+                "this VLLMEngineLLM has engine= only, which needs llm_async=True; "
+                "pass llm= as well, or the model's name"
             )
         try:
             llm = load_sync(self._arguments)

@@ -199,7 +199,7 @@ class QdrantClients:
 
     def _translate(self, error: Exception) -> Exception:
         location = self._location
-        return translate(error, place=location.name, collection=self._collection, secret=location.secret)
+        return translate(error, server=location.name, collection=self._collection, secret=location.secret)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

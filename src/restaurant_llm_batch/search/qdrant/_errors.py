@@ -54,17 +54,17 @@ _GRPC = {
 }
 
 
-def translate(error: Exception, *, place: str, collection: str, secret: Secret | None) -> BackendError:
+def translate(error: Exception, *, server: str, collection: str, secret: Secret | None) -> BackendError:
     """
     Convert an exception of qdrant-client; it becomes the cause, unless it holds the key.
 
     Args:
         error: The client's exception.
-        place: The server's name in messages.
+        server: The server's name in messages.
         collection: The collection's name.
         secret: The key, to redact it in the message.
     """
-    converted = _translate(error, place, collection)
+    converted = _translate(error, server, collection)
     converted.__cause__ = error
     if secret is not None:
         message = secret.redact(str(converted))
@@ -74,11 +74,11 @@ def translate(error: Exception, *, place: str, collection: str, secret: Secret |
     return converted
 
 
-def _translate(error: Exception, place: str, collection: str) -> BackendError:
+def _translate(error: Exception, server: str, collection: str) -> BackendError:
     from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-    where = f"Qdrant at {place}"
+    where = f"Qdrant at {server}"
     if isinstance(error, QdrantException):  # raised for a 429 with Retry-After, readable or not
         wait = getattr(error, "retry_after_s", None)
         message = f"{where} asks for a pause: {_shorten(str(error))}"

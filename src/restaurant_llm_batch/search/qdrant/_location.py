@@ -139,7 +139,7 @@ def _user_clients(client: QdrantClient | None, async_client: AsyncQdrantClient |
             "pass client=QdrantClient(...) instead, which serves sync and async calls"
         )
     local = client is not None and _is_local(client.init_options)
-    return Location(name="the client given", local=local, client=client, async_client=async_client)
+    return Location(name="the user's client", local=local, client=client, async_client=async_client)
 
 
 def _is_local(options: Mapping[str, Any]) -> bool:
