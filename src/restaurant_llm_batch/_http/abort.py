@@ -17,8 +17,7 @@ knows which socket a request uses, so the pool has to report it:
 4. `AbortableRequest.abort` shuts down the stored socket. Between operations no socket is stored; then the
    next operation raises.
 
-Without a request in the context variable, as for a client's own background work, a wrapped connection behaves
-as before.
+Outside of an `abortable` block, a wrapped connection behaves like any other.
 
 Private attributes
 ------------------
@@ -26,7 +25,7 @@ Pools take a ``network_backend=`` argument, but httpx's clients do not pass one 
 pool of our own would not follow the environment's proxies. So `make_abortable` reads ``_transport``, ``_mounts``
 and ``_pool`` and writes ``_network_backend`` (each is explained there). Checked with httpx 0.28.1 and
 httpcore 1.0.9, and with httpx2 and httpcore2 2.16.2, which the openai SDK uses. If a release renames one of them,
-requests work but cannot be aborted, and a warning is logged; ``tests/backends/test_blocking_abort.py`` fails.
+requests work but cannot be aborted, and a warning is logged; ``test_blocking_abort.py`` fails.
 
 Platforms
 ---------

@@ -23,6 +23,7 @@ from ...errors import (
     TransientBackendError,
 )
 from ...models import LLMRequest
+from ...tokens.tokenizers import replace_surrogates
 from ._strict import is_strict
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ def body_for(
     if not send_temperature:
         del body["temperature"]
     for message in body["messages"]:
-        message["content"] = _encodable(message["content"])
+        message["content"] = replace_surrogates(message["content"])
     if request.schema is not None:
         body["response_format"]["json_schema"]["strict"] = is_strict(request.schema)
     body.update(extra_body)
@@ -192,14 +193,3 @@ def _key_of(request: Request) -> Secret | None:
         if key:
             return Secret(key)
     return None
-
-
-def _encodable(text: str) -> str:
-    """Return text that UTF-8 can encode: a lone surrogate becomes a question mark."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text

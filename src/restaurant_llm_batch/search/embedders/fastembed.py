@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 from ...errors import ConfigurationError
 from ...protocols import Embedding, SparseVector
+from ...tokens.tokenizers import replace_surrogates
 from .hashing import HashingSparseEmbedder, SparseEmbedder, combine_halves, embedding_name
 
 MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-mpnet-base-v2"
@@ -86,13 +87,13 @@ class FastEmbedder:
 
     def embed_documents(self, texts: Sequence[str], /) -> list[Embedding]:
         """Embed documents; returns one embedding per text, in order."""
-        prefixed = [self._prefixes[1] + _replace_surrogates(text) for text in texts]
+        prefixed = [self._prefixes[1] + replace_surrogates(text) for text in texts]
         dense = self._model.passage_embed(prefixed, batch_size=self._batch_size)
         return combine_halves((vector.tolist() for vector in dense), self._sparse.embed_documents(texts))
 
     def embed_query(self, text: str, /) -> Embedding:
         """Embed a query."""
-        dense = self._model.query_embed(self._prefixes[0] + _replace_surrogates(text))
+        dense = self._model.query_embed(self._prefixes[0] + replace_surrogates(text))
         return combine_halves((vector.tolist() for vector in dense), [self._sparse.embed_query(text)])[0]
 
 
@@ -161,18 +162,13 @@ class FastEmbedBM25:
     def embed_documents(self, texts: Sequence[str], /) -> list[SparseVector]:
         """Embed documents; returns one vector per text, in order."""
         return [
-            _to_sparse_vector(vector) for vector in self._model.passage_embed(map(_replace_surrogates, texts))
+            _to_sparse_vector(vector) for vector in self._model.passage_embed(map(replace_surrogates, texts))
         ]
 
     def embed_query(self, text: str, /) -> SparseVector:
         """Embed a query; each distinct word counts once."""
-        (vector,) = self._model.query_embed(_replace_surrogates(text))
+        (vector,) = self._model.query_embed(replace_surrogates(text))
         return _to_sparse_vector(vector)
-
-
-def _replace_surrogates(text: str) -> str:
-    # The tokenizers cannot read lone surrogates; each becomes a question mark.
-    return text.encode("utf-8", "replace").decode()
 
 
 def _to_sparse_vector(vector: Any) -> SparseVector:
