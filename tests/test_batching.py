@@ -258,7 +258,7 @@ def test_where_not_even_the_mark_fits_nothing_is_left_of_it() -> None:
 
 
 def test_a_budget_without_room_for_an_empty_line_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="budget of 5 tokens"):
+    with pytest.raises(ConfigurationError, match="max_tokens_per_batch= leaves 5 tokens"):
         pack_texts(["aaaaaaaa"], 5, max_texts=9, count=len, render=numbered)
 
 
@@ -368,7 +368,7 @@ def test_whole_numbers_of_any_kind_will_do() -> None:
 @pytest.mark.parametrize("value", [0, -1, 2.5, "100", True, None, Whole(0)])
 def test_a_wrong_number_is_named(name: str, value: Any) -> None:
     for function in (pack_reviews, calculate_dynamic_batch_size):
-        wanted = f"{name} must be .* got {re.escape(repr(value))}; write for example {name}="
+        wanted = f"{name} must be .* got {re.escape(repr(value))}; for example {name}="
         with pytest.raises(ConfigurationError, match=wanted):
             function(["a"], **{name: value})
 
@@ -395,7 +395,7 @@ def test_what_is_no_review_is_named_by_its_place_and_not_shown(one: Any) -> None
 def test_one_review_is_no_list_of_reviews(reviews: Any) -> None:
     for function in (pack_reviews, calculate_dynamic_batch_size):
         with pytest.raises(
-            ConfigurationError, match=r"must be a list of reviews.*write for example \[review\]"
+            ConfigurationError, match=r"must be a list of reviews.*for example \[review\]"
         ):
             function(reviews)
 

@@ -178,12 +178,12 @@ class Unasked(FlatEmbedder):
     [
         (
             {"embedder": HashingEmbedder},
-            r"got the class HashingEmbedder; write embedder=HashingEmbedder\(\.\.\.\)",
+            r"got the class HashingEmbedder; for example embedder=HashingEmbedder\(\.\.\.\)",
         ),
-        ({"embedder": "bge-m3"}, r"got the name 'bge-m3'; write embedder=FastEmbedder\('bge-m3'\)"),
+        ({"embedder": "bge-m3"}, r"got the name 'bge-m3'; for example embedder=FastEmbedder\('bge-m3'\)"),
         ({"embedder": len}, "builtin_function_or_method has no name, size, embed_documents, embed_query"),
-        ({"path": 7}, 'path must be that of a folder, got 7; write path="reviews.index"'),
-        ({"path": HashingEmbedder()}, "path must be that of a folder, got HashingEmbedder"),
+        ({"path": 7}, 'path must be the path of a folder, got 7; for example path="reviews.index"'),
+        ({"path": HashingEmbedder()}, "path must be the path of a folder, got HashingEmbedder"),
     ],
 )
 def test_what_is_no_embedder_or_path_is_refused_with_words(arguments: dict[str, Any], words: str) -> None:

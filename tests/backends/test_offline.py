@@ -213,8 +213,8 @@ class TestSense:
         from restaurant_llm_batch.backends.offline._clauses import read_review
 
         words = WordAnalyzer()
-        assert read_review(praise, words)[0].opinion > 0
-        assert read_review(blame, words)[0].opinion < 0
+        assert read_review(praise, words)[0].polarity > 0
+        assert read_review(blame, words)[0].polarity < 0
 
     def test_bullets_do_not_repeat_the_summary_or_each_other(self) -> None:
         for language, contents in sample():

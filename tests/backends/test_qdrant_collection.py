@@ -131,7 +131,7 @@ def test_whoever_may_not_look_does_not_make_a_collection() -> None:
         (
             DENSE,
             SPARSE,
-            r"has no vector named 'dense', only ['']: say which with schema=CollectionSchema(dense=",
+            r"has no vector named 'dense', only ['']; name it with schema=CollectionSchema(dense=",
         ),
         ({"text": DENSE}, SPARSE, "has no vector named 'dense', only ['text']"),
         ({"dense": DENSE}, None, "has no sparse vector named 'sparse', only []"),

@@ -203,7 +203,7 @@ def test_of_several_calls_under_way_the_last_one_closes() -> None:
     held: _ClientSlot[str] = _ClientSlot()
     held.client, held.users = "client", 2
 
-    assert [held.retire(), held.leave(), held.leave()] == [None, None, "client"]
+    assert [held.retire(), held.exit(), held.exit()] == [None, None, "client"]
 
 
 def test_closing_waits_for_the_searches_of_other_threads() -> None:

@@ -145,7 +145,7 @@ def test_a_server_that_takes_too_long_is_given_up(colour: str) -> None:
 def test_waiting_for_a_connection_says_what_to_change() -> None:
     error = ResponseHandlingException(httpx.PoolTimeout("no connection"))
 
-    failure = translate(error, place="http://qdrant:6333", collection="reviews", secret=None)
+    failure = translate(error, server="http://qdrant:6333", collection="reviews", secret=None)
 
     assert type(failure) is TransientBackendError
     assert "raise pool_size, or lower Limits(search=...)" in str(failure)
@@ -182,7 +182,7 @@ def test_reviews_whose_text_is_elsewhere_say_so() -> None:
         failure = refusal(search)
 
     assert type(failure) is PermanentBackendError
-    assert "no text in its payload field 'content': say which field holds it" in str(failure)
+    assert "no text in its payload field 'content'; name the field that holds it" in str(failure)
 
 
 @pytest.mark.parametrize(

@@ -299,18 +299,18 @@ def test_the_key_is_sent_and_nothing_is_said_about_plain_http(
     [
         ({}, "say where the collection is, once"),
         ({"url": URL, "path": "folder"}, "say where the collection is, once"),
-        ({"url": "localhost:6333"}, 'write url="http://localhost:6333"'),
-        ({"url": "http://"}, 'write url="http://localhost:6333"'),
-        ({"url": "http://h:99999999"}, 'write url="http://localhost:6333"'),
+        ({"url": "localhost:6333"}, 'for example url="http://localhost:6333"'),
+        ({"url": "http://"}, 'for example url="http://localhost:6333"'),
+        ({"url": "http://h:99999999"}, 'for example url="http://localhost:6333"'),
         ({"url": "http://user:k-123456@host"}, "pass the key as api_key="),
         ({"url": "http://host/?api_key=k-123456"}, "pass the key as api_key="),
         ({"url": ":memory:", "api_key": "k-123456"}, "are for url= of a server"),
         ({"path": "folder", "prefer_grpc": True}, "are for url= of a server"),
         ({"url": URL, "api_key": "k-123456 \u2603"}, "api_key holds characters"),
-        ({"url": URL, "timeout": 0}, "timeout must be a number above 0"),
-        ({"url": URL, "timeout": "30"}, "timeout must be a number above 0"),
-        ({"url": URL, "pool_size": 0}, "pool_size must be an integer from 1"),
-        ({"url": URL, "grpc_port": "6334"}, "grpc_port must be an integer from 1"),
+        ({"url": URL, "timeout": 0}, "timeout must be a number of seconds above 0"),
+        ({"url": URL, "timeout": "30"}, "timeout must be a number of seconds above 0"),
+        ({"url": URL, "pool_size": 0}, "pool_size must be a whole number of at least 1"),
+        ({"url": URL, "grpc_port": "6334"}, "grpc_port must be a whole number of at least 1"),
         ({"url": URL, "where": {"food_category_id": 1.5}}, r"where\['food_category_id'\] must be"),
         ({"url": URL, "collection": ""}, "collection must be a name"),
     ],
@@ -323,5 +323,5 @@ def test_what_cannot_work_is_refused_at_once(arguments: dict[str, Any], complain
 
 
 def test_names_that_are_none_are_refused() -> None:
-    with pytest.raises(ConfigurationError, match="names: content must be a name"):
+    with pytest.raises(ConfigurationError, match=r"CollectionSchema\.content must be a name"):
         CollectionSchema(content="")

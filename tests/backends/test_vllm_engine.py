@@ -329,9 +329,9 @@ def test_a_users_own_engines_are_used_and_left_running(vllm: type[StandIn]) -> N
 def test_the_colour_that_no_engine_was_given_for_says_so(vllm: type[StandIn]) -> None:
     mine = vllm(model="mine")
 
-    with pytest.raises(errors.ConfigurationError, match="llm_async=False; give it engine="):
+    with pytest.raises(errors.ConfigurationError, match="llm_async=False; pass engine="):
         anyio.run(VLLMEngineLLM(llm=mine).acomplete, request())
-    with pytest.raises(errors.ConfigurationError, match="llm_async=True; give it llm="):
+    with pytest.raises(errors.ConfigurationError, match="llm_async=True; pass llm="):
         VLLMEngineLLM(engine=mine).complete(request())
 
 

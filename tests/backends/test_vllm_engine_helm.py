@@ -217,7 +217,7 @@ class CrewMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def board_one_who_may_have_left(self, data: st.DataObject) -> None:
         seat = data.draw(st.sampled_from(self.present))
-        self.crew.cancel(seat)
+        self.crew.detach(seat)
         self.present.remove(seat)
         self.crew.mark_running(seat)
         assert seat.name in self.crew.cancelled
@@ -227,7 +227,7 @@ class CrewMachine(RuleBasedStateMachine):
     def settle_and_leave(self, data: st.DataObject) -> None:
         seat = data.draw(st.sampled_from(self.present))
         self.crew.remove(seat)
-        self.crew.cancel(seat)
+        self.crew.detach(seat)
         self.present.remove(seat)
         assert seat.name not in self.crew.cancelled
 
@@ -236,7 +236,7 @@ class CrewMachine(RuleBasedStateMachine):
     def leave_unanswered(self, data: st.DataObject) -> None:
         seat = data.draw(st.sampled_from(self.present))
         steered, aboard = self.crew.leader is seat, seat.name in self.crew.running
-        successor = self.crew.cancel(seat)
+        successor = self.crew.detach(seat)
         self.present.remove(seat)
         assert (seat.name in self.crew.cancelled) == aboard
         assert successor is (self.crew.leader if steered else None)

@@ -1,4 +1,4 @@
-"""Search backends, each imported with its client when it is first used; embedders are in `search.embedders`."""
+"""Search backends: `EmbeddedSearch` and `QdrantSearch`, lazily imported; embedders are in `search.embedders`."""
 
 from __future__ import annotations
 

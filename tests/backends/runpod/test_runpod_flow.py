@@ -185,7 +185,7 @@ class TestWatching:
     @pytest.mark.parametrize(
         ("answer", "words"),
         [
-            (state("CANCELLED"), "somebody else cancelled"),
+            (state("CANCELLED"), "another client cancelled"),
             (state("TIMED_OUT"), "execution_timeout"),
             (state("FAILED", error="boom"), "boom"),
             (state("FAILED"), "no reason"),

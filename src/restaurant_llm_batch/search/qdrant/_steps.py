@@ -1,4 +1,4 @@
-"""What a flow against Qdrant asks for, and who performs it: one text for both colours."""
+"""Steps of the Qdrant flows: client calls and CPU work, which sync and async drivers perform."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, TypeAlias
 @dataclass(frozen=True, slots=True)
 class ClientCall:
     """
-    Call a method of the client about the collection. Answered with what it returns.
+    A step that calls a method of the client on the collection; the flow is resumed with its result.
 
-    The blocking client and the async one have methods of the same names and arguments.
+    The sync and the async client have methods with the same names and arguments.
     """
 
     method: str
@@ -21,7 +21,7 @@ class ClientCall:
 
 @dataclass(frozen=True, slots=True)
 class CPUWork:
-    """Do work that takes the processor for a while. Answered with what it returns."""
+    """A step that runs CPU-bound work, such as embedding; the flow is resumed with its result."""
 
     work: Callable[[], Any]
 
