@@ -7,9 +7,9 @@ or raise.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Generator
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from ..steps import Flow
 from .status import no_response_error
 from .transport import HTTPTransport
 from .types import Headers, HTTPResponse, Timeout, Transport, TransportError, check_transport
@@ -61,7 +61,13 @@ class HTTPClient:
             await self._own.aclose()
 
 
-def send_request(request: HTTPRequest, backend: str) -> Flow[HTTPResponse]:
+T = TypeVar("T")
+
+HTTPFlow: TypeAlias = Generator[HTTPRequest, Any, T]
+"""A generator of HTTP requests, each answered with its `HTTPResponse`, that returns a `T`."""
+
+
+def send_request(request: HTTPRequest, backend: str) -> HTTPFlow[HTTPResponse]:
     """
     Send one request, as a flow.
 

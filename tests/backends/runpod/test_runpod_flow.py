@@ -15,7 +15,7 @@ from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._http.secrets import Secret
 from restaurant_llm_batch._http.types import HTTPResponse, Timeout, TransportError
 from restaurant_llm_batch.backends.runpod._flows import CANCEL_WAITS, TERMINAL, JobFlows
-from restaurant_llm_batch.backends.runpod._job import GetTime, Job, Send
+from restaurant_llm_batch.backends.runpod._job import GetTime, Job, JobFlow, Send
 from restaurant_llm_batch.backends.runpod.llm import PollingPolicy
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
@@ -27,7 +27,7 @@ from restaurant_llm_batch.errors import (
     SubmissionUnknown,
     TransientBackendError,
 )
-from restaurant_llm_batch.steps import Flow, Sleep
+from restaurant_llm_batch.steps import Sleep
 
 LOST = TransportError("connection reset", request_may_have_been_sent=True)
 NEVER_SENT = TransportError("connection refused", request_may_have_been_sent=False)
@@ -57,7 +57,7 @@ class Played:
     After the last answer has been given, it is given again.
     """
 
-    def __init__(self, flow: Flow[Any], *answers: HTTPResponse | Exception, now: float = 500.0) -> None:
+    def __init__(self, flow: JobFlow[Any], *answers: HTTPResponse | Exception, now: float = 500.0) -> None:
         self.asked: list[str] = []
         self.pauses: list[float] = []
         self.result: Any = None

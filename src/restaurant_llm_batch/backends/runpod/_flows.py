@@ -39,7 +39,7 @@ from ..._http.status import decode, no_response_error
 from ..._http.types import HTTPResponse, Timeout, TransportError
 from ..._llm_response import LLMResponse
 from ...errors import BackendError, PermanentBackendError, TransientBackendError
-from ...steps import Flow, Sleep
+from ...steps import Sleep
 from ._codec import (
     BACKEND,
     error_for_terminal_status,
@@ -50,7 +50,7 @@ from ._codec import (
     submission_unknown,
 )
 from ._health import RunPodHealth, read_health
-from ._job import GetTime, Job, Operation, PollingPolicy, QueueMonitor, Send
+from ._job import GetTime, Job, JobFlow, Operation, PollingPolicy, QueueMonitor, Send
 
 TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 """Final statuses of a job; a job with any other status is polled again, as RunPod's own CLI does."""
@@ -91,7 +91,7 @@ class JobFlows:
         self._request_timeout = request_timeout
         self._polling = polling
 
-    def submit(self, job: Job, body: bytes) -> Flow[None]:
+    def submit(self, job: Job, body: bytes) -> JobFlow[None]:
         """
         Submit a job, once, and set its id.
 
@@ -108,7 +108,7 @@ class JobFlows:
             raise submission_unknown(f"no response to the submission: {error}") from error
         job.on_submitted(read_submission(response, self._secret))
 
-    def watch(self, job: Job, max_tokens: int) -> Flow[LLMResponse]:
+    def watch(self, job: Job, max_tokens: int) -> JobFlow[LLMResponse]:
         """
         Poll a job until it has ended, and return its reply.
 
@@ -147,7 +147,7 @@ class JobFlows:
             backend=BACKEND,
         )
 
-    def cancel(self, job: Job) -> Flow[None]:
+    def cancel(self, job: Job) -> JobFlow[None]:
         """
         Cancel a job, in up to ``len(CANCEL_WAITS) + 1`` attempts; sets `job.finished` on success.
 
@@ -174,7 +174,7 @@ class JobFlows:
                 return
             yield Sleep(max(wait, min(retry_after, CANCEL_WAITS[-1])))
 
-    def health(self) -> Flow[RunPodHealth]:
+    def health(self) -> JobFlow[RunPodHealth]:
         """Return the endpoint's jobs and workers."""
         try:
             response: HTTPResponse = yield self._send("health", "GET", "health")
@@ -184,7 +184,7 @@ class JobFlows:
             raise response_error(response, self._secret)
         return read_health(decode(response, BACKEND, self._secret))
 
-    def _poll(self, job: Job) -> Flow[tuple[str, Mapping[str, Any]]]:
+    def _poll(self, job: Job) -> JobFlow[tuple[str, Mapping[str, Any]]]:
         try:
             response: HTTPResponse = yield self._send("status", "GET", f"status/{quote(job.id, safe='')}")
         except TransportError as error:
@@ -201,14 +201,14 @@ class JobFlows:
         job.finished = job.finished or status in TERMINAL
         return status, state
 
-    def _poll_after_failed_cancel(self, job: Job) -> Flow[None]:
+    def _poll_after_failed_cancel(self, job: Job) -> JobFlow[None]:
         """Poll a job that RunPod refused to cancel, since it may have ended already."""
         try:
             yield from self._poll(job)
         except BackendError as error:
             job.finished = job.finished or error.status == 404
 
-    def _check_queue(self) -> Flow[None]:
+    def _check_queue(self) -> JobFlow[None]:
         try:
             health = yield from self.health()
         except BackendError:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Generator
 from dataclasses import dataclass, fields
 from hashlib import blake2b
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from ..._http.exchange import HTTPRequest
 from ..._store.journal import JobJournal
 from ..._validation import check_positive
 from ...errors import ConfigurationError
 from ...models import LLMRequest
+from ...steps import Sleep
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -71,6 +73,12 @@ class Send(NamedTuple):
 
     operation: Operation
     request: HTTPRequest
+
+
+T = TypeVar("T")
+
+JobFlow: TypeAlias = Generator[Send | Sleep | GetTime, Any, T]
+"""A generator of requests to RunPod, waits and looks at the clock that returns a `T`."""
 
 
 def job_fingerprint(backend: str, request: LLMRequest) -> str:

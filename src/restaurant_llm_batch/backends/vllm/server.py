@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ..._http.exchange import HTTPClient, HTTPRequest, send_request
+from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import KeyLike, as_secret
@@ -16,7 +16,7 @@ from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
 from ...errors import ConfigurationError, PermanentBackendError
 from ...models import LLMRequest, Message
-from ...steps import Flow, adrive, drive
+from ...steps import adrive, drive
 from ._metrics import VLLMMetrics, read_metrics
 
 _BACKEND = "vllm"
@@ -154,7 +154,7 @@ class VLLMServerLLM:
         """Close the running event loop's connections; the next call opens new ones."""
         await self._client.aclose()
 
-    def _complete(self, request: LLMRequest) -> Flow[LLMResponse]:
+    def _complete(self, request: LLMRequest) -> HTTPFlow[LLMResponse]:
         model = self._served_name or (yield from self._first_model())
         body = chat_body(request, model, extra_body=self._extra_body)
         if request.priority:
@@ -165,21 +165,21 @@ class VLLMServerLLM:
             decode(response, _BACKEND, self._secret), _BACKEND, self._secret, headers=response.headers
         )
 
-    def _first_model(self) -> Flow[str]:
+    def _first_model(self) -> HTTPFlow[str]:
         models = yield from self._models()
         if not models:
             raise PermanentBackendError(f"{self._url} offers no model", backend=_BACKEND)
         self._served_name = models[0].id  # concurrent calls set the same name
         return self._served_name
 
-    def _models(self) -> Flow[list[ServedModel]]:
+    def _models(self) -> HTTPFlow[list[ServedModel]]:
         body = yield from self._fetch_json("GET", "/v1/models")
         listed = body.get("data") if isinstance(body, dict) else None
         if not isinstance(listed, list):
             raise PermanentBackendError(f"{self._url}/v1/models lists no models", backend=_BACKEND)
         return [_served_model(model) for model in listed if isinstance(model, dict) and model.get("id")]
 
-    def _count_tokens(self, prompt: str | Sequence[Message]) -> Flow[int]:
+    def _count_tokens(self, prompt: str | Sequence[Message]) -> HTTPFlow[int]:
         model = self._served_name or (yield from self._first_model())
         if isinstance(prompt, str):
             # The text is a part of a prompt, so do not count a start token.
@@ -192,15 +192,15 @@ class VLLMServerLLM:
             raise PermanentBackendError(f"{self._url}/tokenize returned no token count", backend=_BACKEND)
         return tokens
 
-    def _metrics(self) -> Flow[VLLMMetrics]:
+    def _metrics(self) -> HTTPFlow[VLLMMetrics]:
         response = yield from self._send("GET", "/metrics")
         return read_metrics(response.body.decode("utf-8", "replace"))
 
-    def _fetch_json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Flow[Any]:
+    def _fetch_json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> HTTPFlow[Any]:
         response = yield from self._send(method, path, body)
         return decode(response, _BACKEND, self._secret)
 
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Flow[HTTPResponse]:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> HTTPFlow[HTTPResponse]:
         content = None if body is None else encode(body)
         request = HTTPRequest(method, self._url + path, self._headers, content, self._timeout)
         response = yield from send_request(request, _BACKEND)

@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
 
-from ..._http.exchange import HTTPClient, HTTPRequest, send_request
+from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
 from ..._http.openai_api import chat_error, is_official
 from ..._http.secrets import KeyLike, Secret, as_secret
 from ..._http.status import encode, normalize_base_url
@@ -17,7 +17,7 @@ from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
 from ..._validation import is_whole
 from ...errors import ConfigurationError, PermanentBackendError, TransientBackendError
 from ...protocols import Embedding
-from ...steps import Flow, drive
+from ...steps import drive
 from .hashing import HashingSparseEmbedder, SparseEmbedder, combine_halves, embedding_name
 
 _BACKEND = "embeddings"
@@ -137,7 +137,7 @@ class APIEmbedder:
         text = text[: self._max_characters].strip()
         return prefix + text if text else ""
 
-    def _dense(self, texts: Sequence[str]) -> Flow[list[list[float]]]:
+    def _dense(self, texts: Sequence[str]) -> HTTPFlow[list[list[float]]]:
         non_empty = [text for text in texts if text]  # services reject empty texts
         vectors: list[list[float]] = []
         for batch in _batches(non_empty, self._batch_size):
@@ -147,7 +147,7 @@ class APIEmbedder:
         remaining = iter(vectors)
         return [next(remaining) if text else [0.0] * (self._size or 0) for text in texts]
 
-    def _embed(self, batch: list[str]) -> Flow[list[list[float]]]:
+    def _embed(self, batch: list[str]) -> HTTPFlow[list[list[float]]]:
         headers = {"content-type": "application/json", "accept": "application/json"}
         if self._secret is not None:
             headers["authorization"] = f"Bearer {self._secret.reveal()}"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from ...errors import PermanentBackendError
 from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder, Embedding, SparseVector
-from ...steps import Flow
+from ...steps import intercept
 from .._embedding_cache import QueryEmbeddingCache
 from .._fusion import PreparedQuery, RankRequest, run_hybrid
 from .._hybrid import Candidate, scope_of
@@ -17,7 +17,7 @@ from .._indexing import IndexEntry, IndexReport, as_number, id_order, read_batch
 from ._codec import QdrantCodec
 from ._layout import CollectionSchema, IdLayout
 from ._schema import CollectionManager
-from ._steps import ClientCall, CPUWork
+from ._steps import ClientCall, CPUWork, QdrantFlow
 
 _NO_TERMS = SparseVector((), ())
 
@@ -47,7 +47,7 @@ class Collection:
         self._schema = schema
         self._layout: IdLayout | None = None
 
-    def search(self, queries: Sequence[SearchQuery]) -> Flow[list[list[Hit]]]:
+    def search(self, queries: Sequence[SearchQuery]) -> QdrantFlow[list[list[Hit]]]:
         """Run queries in one round trip, except for what `run_hybrid` has to request again."""
         scopes = [scope_of(query) for query in queries]
         searched = [i for i, query in enumerate(queries) if query.limit > 0 and query.text.strip()]
@@ -63,7 +63,7 @@ class Collection:
             results[i] = hits
         return results
 
-    def create(self) -> Flow[None]:
+    def create(self) -> QdrantFlow[None]:
         """Create the collection and its indexes, unless they exist."""
         self._layout = yield from self._schema.create()
 
@@ -72,7 +72,7 @@ class Collection:
         reviews: Iterable[Review | Mapping[str, Any]],
         batch_size: int,
         on_progress: Callable[[int], object] | None,
-    ) -> Flow[IndexReport]:
+    ) -> QdrantFlow[IndexReport]:
         """Create the collection if it is missing, and write reviews in batches."""
         batches = read_batches(reviews, batch_size)
         layout = self._layout = yield from self._schema.create()
@@ -86,12 +86,12 @@ class Collection:
                 on_progress(done.reviews)
         return done
 
-    def count(self) -> Flow[int]:
+    def count(self) -> QdrantFlow[int]:
         """Return the number of reviews."""
         result = yield ClientCall("count", {"exact": True})
         return cast("int", result.count)
 
-    def restaurants(self) -> Flow[list[ItemId]]:
+    def restaurants(self) -> QdrantFlow[list[ItemId]]:
         """Return the ids of restaurants that have reviews."""
         count = yield from self.count()
         arguments = {"key": self._names.restaurant, "limit": max(1, count), "exact": True}
@@ -103,7 +103,7 @@ class Collection:
         }
         return sorted(ids, key=id_order)
 
-    def _embed(self, texts: list[str]) -> Flow[list[Embedding]]:
+    def _embed(self, texts: list[str]) -> QdrantFlow[list[Embedding]]:
         if not all(self._queries.is_cached(text) for text in texts):
             yield CPUWork(lambda: [self._queries.embed(text) for text in texts])
         vectors = [self._queries.embed(text) for text in texts]
@@ -111,20 +111,13 @@ class Collection:
             return [Embedding(vector.dense, _NO_TERMS) for vector in vectors]
         return vectors
 
-    def _run_hybrid(self, queries: list[PreparedQuery]) -> Flow[list[list[Hit]]]:
+    def _run_hybrid(self, queries: list[PreparedQuery]) -> QdrantFlow[list[list[Hit]]]:
         if not queries:
             return []
         layout = yield from self._read_layout()
-        rank_flow = run_hybrid(queries)
-        rankings = next(rank_flow)
-        while True:
-            candidates = yield from self._rank(rankings, layout)
-            try:
-                rankings = rank_flow.send(candidates)
-            except StopIteration as stop:
-                return cast("list[list[Hit]]", stop.value)
+        return (yield from intercept(run_hybrid(queries), partial(self._rank, layout)))
 
-    def _rank(self, rankings: list[RankRequest], layout: IdLayout) -> Flow[list[list[Candidate]]]:
+    def _rank(self, layout: IdLayout, rankings: list[RankRequest]) -> QdrantFlow[list[list[Candidate]]]:
         requests = [self._codec.request(ranking, layout) for ranking in rankings]
         results = yield ClientCall("query_batch_points", {"requests": requests})
         return [
@@ -132,7 +125,7 @@ class Collection:
             for result, ranking in zip(results, rankings, strict=True)
         ]
 
-    def _read_layout(self) -> Flow[IdLayout]:
+    def _read_layout(self) -> QdrantFlow[IdLayout]:
         """Return how the collection stores its ids; reads it once."""
         if self._layout is None:
             try:

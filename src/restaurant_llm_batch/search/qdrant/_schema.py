@@ -8,9 +8,8 @@ from typing import Any
 from ...errors import AuthenticationFailed, BackendError, ConfigurationError, PermanentBackendError
 from ...models import ItemId
 from ...protocols import Embedder
-from ...steps import Flow
 from ._layout import CollectionSchema, IdForm, IdLayout, get_path
-from ._steps import ClientCall
+from ._steps import ClientCall, QdrantFlow
 
 _FORMS: dict[str, IdForm] = {"keyword": "string", "uuid": "string", "integer": "integer"}
 _EMBEDDER_KEY = "embedder"
@@ -44,7 +43,7 @@ class CollectionManager:
         self._embedder = embedder
         self._indexes = indexes
 
-    def read(self) -> Flow[IdLayout]:
+    def read(self) -> QdrantFlow[IdLayout]:
         """
         Read the collection's id types, and check its vectors.
 
@@ -58,7 +57,7 @@ class CollectionManager:
             {name: _FORMS[index_type] for name, index_type in types.items() if index_type in _FORMS}
         )
 
-    def create(self) -> Flow[IdLayout]:
+    def create(self) -> QdrantFlow[IdLayout]:
         """
         Create the collection and its payload indexes, unless they exist.
 
@@ -79,7 +78,7 @@ class CollectionManager:
                 forms[name] = yield from self._create_index(name)
         return IdLayout(forms)
 
-    def _create_collection(self) -> Flow[IdLayout]:
+    def _create_collection(self) -> QdrantFlow[IdLayout]:
         try:
             yield ClientCall("create_collection", self._settings())
         except BackendError as refused:
@@ -104,7 +103,7 @@ class CollectionManager:
             settings["sparse_vectors_config"] = {self._names.sparse: sparse}
         return settings
 
-    def _create_index(self, name: str) -> Flow[IdForm]:
+    def _create_index(self, name: str) -> QdrantFlow[IdForm]:
         from qdrant_client.models import (
             IntegerIndexParams,
             IntegerIndexType,
@@ -123,7 +122,7 @@ class CollectionManager:
         yield ClientCall("create_payload_index", {"field_name": name, "field_schema": index, "wait": True})
         return form
 
-    def _stored_form(self, name: str) -> Flow[IdForm]:
+    def _stored_form(self, name: str) -> QdrantFlow[IdForm]:
         """Return the type of stored ids; an index of the other type would hide all of them."""
         # Sample several reviews, since some may lack a category.
         points, _ = yield ClientCall("scroll", {"limit": _SAMPLE_SIZE, "with_payload": [name]})

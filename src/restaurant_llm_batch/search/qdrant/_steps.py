@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,5 +26,9 @@ class CPUWork:
     work: Callable[[], Any]
 
 
+T = TypeVar("T")
+
+QdrantFlow: TypeAlias = Generator[ClientCall | CPUWork, Any, T]
+"""A generator of client calls and CPU work that returns a `T`."""
 Perform: TypeAlias = Callable[[ClientCall | CPUWork], Any]
 PerformAsync: TypeAlias = Callable[[ClientCall | CPUWork], Awaitable[Any]]

@@ -12,7 +12,7 @@ from ..._http.secrets import KeyLike
 from ...errors import ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
 from ...protocols import Embedder
-from ...steps import Flow, adrive, drive
+from ...steps import adrive, drive
 from .._embedding_cache import check_embedder
 from .._indexing import IndexReport
 from ..embedders.hashing import HashingEmbedder
@@ -21,6 +21,7 @@ from ._flows import Collection
 from ._layout import CollectionSchema
 from ._location import resolve_location
 from ._schema import CollectionManager
+from ._steps import QdrantFlow
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient, QdrantClient
@@ -268,10 +269,10 @@ class QdrantSearch:
         """Close the connections of the running event loop; the next call opens new ones."""
         await self._clients.aclose()
 
-    def _run(self, flow: Flow[T]) -> T:
+    def _run(self, flow: QdrantFlow[T]) -> T:
         with self._clients.sync_client() as perform:
             return drive(flow, perform)
 
-    async def _arun(self, flow: Flow[T]) -> T:
+    async def _arun(self, flow: QdrantFlow[T]) -> T:
         async with self._clients.async_client() as perform:
             return await adrive(flow, perform)
