@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from ...errors import PermanentBackendError
 from ...models import Hit, ItemId, Review, SearchQuery
