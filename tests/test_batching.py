@@ -394,9 +394,7 @@ def test_what_is_no_review_is_named_by_its_place_and_not_shown(one: Any) -> None
 @pytest.mark.parametrize("reviews", ["a review", b"a", {"content": "a"}, Review("a"), None, 3])
 def test_one_review_is_no_list_of_reviews(reviews: Any) -> None:
     for function in (pack_reviews, calculate_dynamic_batch_size):
-        with pytest.raises(
-            ConfigurationError, match=r"must be a list of reviews.*for example \[review\]"
-        ):
+        with pytest.raises(ConfigurationError, match=r"must be a list of reviews.*for example \[review\]"):
             function(reviews)
 
 

@@ -242,7 +242,10 @@ def test_it_blocks_where_its_base_blocks() -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [({"base": "cl100k"}, "base must be a function"), ({"window": 2}, "window must be .* for example window=64")],
+    [
+        ({"base": "cl100k"}, "base must be a function"),
+        ({"window": 2}, "window must be .* for example window=64"),
+    ],
 )
 def test_a_wrong_argument_is_named(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigurationError, match=words):
