@@ -288,7 +288,7 @@ def test_a_file_that_cannot_be_used_is_one_clear_line_with_the_line_number(
         (["summarize", "--output", "nowhere/out"], "cannot write --output 'nowhere/out'"),
         (["search", "soup", "--restaurant", "nope"], "there is no restaurant 'nope'"),
         (["search", "soup"], "Missing option '--restaurant'"),
-        (["search", "  ", "--restaurant", "110"], "say what to search for"),
+        (["search", "  ", "--restaurant", "110"], "missing the text to search for"),
         (["index", "missing.jsonl", "--into", "x"], "there is no file 'missing.jsonl'"),
         (["index", "folder/note.txt", "--into", "folder"], "holds other files"),
     ],

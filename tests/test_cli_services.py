@@ -75,7 +75,7 @@ def test_the_environment_says_what_options_leave_out(reviews: Path, monkeypatch:
     [
         (
             ["summarize", "--llm", "openai"],
-            "--llm openai needs --model; write for example --model gpt-5-mini, or set BATCH_LLM_MODEL=",
+            "--llm openai needs --model; for example --model gpt-5-mini, or set BATCH_LLM_MODEL=",
         ),
         (["summarize", "--llm", "vllm"], "--llm-url http://localhost:8000"),
         (["summarize", "--llm", "vllm"], "BATCH_LLM_URL=http://localhost:8000"),

@@ -166,20 +166,20 @@ def test_quiet_with_output_prints_nothing(command: str) -> None:
     ("command", "words", "complaint"),
     [
         ("sentiment", ["missing.jsonl"], "there is no file 'missing.jsonl'"),
-        ("sentiment", ["."], "'.' is a folder; every review is read here"),
+        ("sentiment", ["."], "'.' is a folder; this command reads every review"),
         ("sentiment", ["--restaurants", "7"], "there is no restaurant '7' in the shipped sample"),
         ("sentiment", ["--batch-size", "0"], "0 is not in the range x>=1"),
-        ("summarize-reviews", ["."], "name the file that they are in"),
+        ("summarize-reviews", ["."], "name the file of the reviews"),
         ("strengths", ["."], "the folder '.' is not an index"),
         ("strengths", ["--limit", "1001"], "1001 is not in the range 1<=x<=1000"),
         ("strengths", ["--query", " "], "words to search for"),
         ("vocabulary", ["missing.txt"], "cannot read 'missing.txt'"),
         ("vocabulary", ["note.txt", "--documents", "x"], "there is no document 'x' in the file"),
-        ("vocabulary", ["note.txt", "reviews.jsonl"], "'reviews.jsonl' is no text file"),
+        ("vocabulary", ["note.txt", "reviews.jsonl"], "'reviews.jsonl' is not a text file"),
         ("vocabulary", ["reviews.jsonl", "reviews.jsonl"], "or one file of reviews"),
         ("vocabulary", ["latin.txt"], "'latin.txt': not UTF-8 text"),
         ("vocabulary", ["--plan", "D"], "'D' is not one of"),
-        ("vocabulary", ["other.txt", "note.txt", "-o", "note.txt"], "'note.txt' is the file that is read"),
+        ("vocabulary", ["other.txt", "note.txt", "-o", "note.txt"], "'note.txt' is the input file"),
     ],
 )
 def test_wrong_usage_is_explained_with_status_2_and_no_traceback(
@@ -324,7 +324,7 @@ def test_reviews_of_no_kind_are_left_out_and_counted() -> None:
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
-        ({"content": "x"}, 'line 1: nothing says which reviews are positive; write "is_recommended"'),
+        ({"content": "x"}, 'line 1: nothing says which reviews are positive; for example "is_recommended"'),
         ({"content": "x", "rating": None}, "line 1: nothing says which reviews are positive"),
         ({"reviews": [{"content": "x"}]}, "line 1: nothing says which reviews are positive"),
         ({"content": "x", "rating": 9}, "line 1: rating must be a number from 1 to 5, got 9"),

@@ -62,12 +62,12 @@ def test_a_function_knows_no_others() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"answer": "text"}, r"answer must be a function .* write answer=lambda request: 'text'"),
+        ({"answer": "text"}, r"answer must be a function .* for example answer=lambda request: 'text'"),
         ({"seconds": "1"}, "seconds must be a number of at least 0, got '1'"),
         ({"seconds": -1}, "seconds must be a number of at least 0, got -1"),
         ({"seconds": float("nan")}, "seconds must be a number"),
-        ({"fault": ConfigurationError("x")}, "fault must be a function of the query or request and the try"),
-        ({"requests": 3}, r"requests must be a list, .* write requests=\[\]"),
+        ({"fault": ConfigurationError("x")}, "fault must be a function of the query or request and the attempt"),
+        ({"requests": 3}, r"requests must be a list, .* for example requests=\[\]"),
     ],
 )
 def test_a_model_says_what_to_write_instead(arguments: dict[str, Any], words: str) -> None:
@@ -78,13 +78,13 @@ def test_a_model_says_what_to_write_instead(arguments: dict[str, Any], words: st
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"reviews": ["맛있어요"]}, r'reviews must map .* got list; write reviews=\{1: \["맛있어요"\]\}'),
+        ({"reviews": ["맛있어요"]}, r'reviews must map .* got list; for example reviews=\{1: \["맛있어요"\]\}'),
         (
             {"reviews": {7: "맛있어요"}},
-            r'reviews of 7 must be a list .* got str; write \{7: \["맛있어요"\]\}',
+            r'reviews of 7 must be a list .* got str; for example \{7: \["맛있어요"\]\}',
         ),
         ({"reviews": {7: None}}, "reviews of 7 must be a list of texts, got NoneType"),
-        ({"reviews": {}, "categories": [7]}, r"categories must map restaurants .* write categories=\{1: 7\}"),
+        ({"reviews": {}, "categories": [7]}, r"categories must map restaurants .* for example categories=\{1: 7\}"),
         ({"reviews": {}, "fault": "down"}, "fault must be a function"),
         ({"reviews": {}, "seconds": None}, "seconds must be a number"),
     ],
@@ -96,7 +96,7 @@ def test_a_search_says_what_to_write_instead(arguments: dict[str, Any], words: s
 
 def test_a_function_that_returns_the_wrong_thing_is_told_of_it() -> None:
     llm = FakeLLM(answer=lambda request: {"labels": []})  # type: ignore[arg-type, return-value]
-    with pytest.raises(ConfigurationError, match=r"got dict for 't'; write json\.dumps"):
+    with pytest.raises(ConfigurationError, match=r"got dict for 't'; for example json\.dumps"):
         llm.complete(LLMRequest("t", ()))
 
     with pytest.raises(ConfigurationError, match="reviews of 1 must be a list of texts, got str"):

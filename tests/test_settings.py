@@ -222,7 +222,7 @@ def test_a_missing_variable_is_named_with_an_example(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(
-        errors.ConfigurationError, match=f"{variable}={value} needs {missing}; write .*{missing}="
+        errors.ConfigurationError, match=f"{variable}={value} needs {missing}; for example .*{missing}="
     ):
         BatchRunner.from_settings(BatchSettings())
 

@@ -91,8 +91,8 @@ def test_calls_and_who_waits_for_a_slot_are_told(
     assert len(waits) == open_at_once
     assert all(wait.reason == "concurrency" for wait in stall.waits if wait.item_id != "a")
     assert all(0.2 <= wait.seconds < 2 for wait in stall.waits)
-    assert "nothing has happened for" in caplog.text
-    assert "an answer: 'taste' of 'a' for" in caplog.text
+    assert "no call has started or ended for" in caplog.text
+    assert "waiting for response: taste/'a' (" in caplog.text
 
 
 def test_everything_else_that_may_be_waited_for_is_told_too(tmp_path: Path) -> None:
@@ -188,6 +188,6 @@ def test_it_reads_well() -> None:
         PendingWait("x", "", "store", 12.0),
     )
     assert str(Stalled(3, 100.0, 60.4, waits)) == (
-        "run 3: nothing has happened for 60 s. Waiting for an answer: 'aspect_summary' of 17 for 61 s, try 2 and "
-        "1 more; the disk: 'x' for 12 s"
+        "run 3: no call has started or ended for 60 s, waiting for response: aspect_summary/17 (61 s, attempt 2) "
+        "and 1 other; store write: 'x' (12 s)"
     )

@@ -140,7 +140,7 @@ def given_up(call: Callable[[], Any], when: Callable[[], object]) -> float:
     this, ended, moment = CancelToken(), [], []
 
     def work() -> None:
-        with pytest.raises(errors.RunStopped, match="gave this call up"):
+        with pytest.raises(errors.RunStopped, match="the run cancelled this call"):
             run_with_token(this, call)
         ended.append(monotonic())
 

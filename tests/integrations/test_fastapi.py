@@ -506,7 +506,7 @@ def test_the_description_says_what_unread_fields_are_for() -> None:
         reviews = client.get("/openapi.json").json()["components"]["schemas"]["ReviewModel"]["properties"]
 
     for field in UNREAD:
-        assert reviews[field]["description"].startswith("Not read: ")
+        assert reviews[field]["description"].startswith("Not used: ")
         assert len(reviews[field]["examples"]) == 2
         assert "type" not in reviews[field]
 

@@ -199,9 +199,9 @@ def test_an_answer_is_described_by_the_conventions_names() -> None:
         "gen_ai.usage.input_tokens": 100,
         "gen_ai.usage.output_tokens": 20,
         "gen_ai.usage.cache_read.input_tokens": 60,
-        "restaurant_llm_batch.what": "task",
+        "restaurant_llm_batch.label": "task",
         "restaurant_llm_batch.attempt": 1,
-        "restaurant_llm_batch.waited": 0.5,
+        "restaurant_llm_batch.queue_seconds": 0.5,
     }
     assert span.start_time is not None
     assert span.end_time is not None
@@ -238,11 +238,11 @@ def test_each_attempt_is_a_span_and_each_retry_an_event_of_the_item() -> None:
     (event,) = item.events
     assert event.name == "restaurant_llm_batch.retry"
     assert event.attributes == {
-        "restaurant_llm_batch.what": "task",
+        "restaurant_llm_batch.label": "task",
         "restaurant_llm_batch.stage": "llm",
         "restaurant_llm_batch.attempt": 1,
         "restaurant_llm_batch.wait": 3.5,
-        "restaurant_llm_batch.refused": True,
+        "restaurant_llm_batch.rate_limited": True,
         "error.type": "429",
     }
     assert event.timestamp == first.end_time

@@ -132,7 +132,7 @@ def test_they_agree_with_what_the_runs_report(strategy: Strategy) -> None:
     assert (counts.succeeded, sum(counts.failed.values())) == (total("succeeded"), total("failed"))
     assert counts.failed == {"llm": 2}
     assert sum(counts.retries.values()) == total("retries") > 0
-    assert sum(counts.rate_limited.values()) == total("refusals") > 0
+    assert sum(counts.rate_limited.values()) == total("rate_limited") > 0
     assert sum(counts.prompt_tokens.values()) == total("prompt_tokens") > 0
     assert sum(counts.completion_tokens.values()) == total("completion_tokens") > 0
     stages: tuple[Stage, ...] = ("search", "llm")
@@ -299,7 +299,7 @@ def test_prometheus_reads_the_same_counts() -> None:
     assert found["tokens_total", r'model="a\"b\\c\nd",kind="completion"'] == 4
     assert found["call_seconds_count", 'stage="llm"'] == 2
     assert found["call_seconds_sum", 'stage="llm"'] == 4.0
-    assert found["slot_wait_seconds_sum", 'stage="llm"'] == 1.0
+    assert found["queue_seconds_sum", 'stage="llm"'] == 1.0
 
 
 def test_prometheus_buckets_add_up_to_the_count() -> None:
@@ -321,7 +321,7 @@ def test_counters_stand_at_zero_before_anything_happens() -> None:
     found = samples(RunMetrics().prometheus())
     assert found["items_total", 'outcome="failed",stage="llm"'] == 0
     assert found["calls_total", 'stage="search",outcome="cancelled"'] == 0
-    assert found["refusals_total", 'stage="llm"'] == 0
+    assert found["rate_limited_total", 'stage="llm"'] == 0
     assert not any(found.values())
 
 
@@ -332,7 +332,7 @@ def test_own_buckets_replace_the_usual_ones() -> None:
 
 @pytest.mark.parametrize("buckets", [(), (1, 1), (2, 1), (1, float("inf")), (float("nan"),)])
 def test_buckets_that_cannot_work_are_refused(buckets: Sequence[float]) -> None:
-    with pytest.raises(ConfigurationError, match=r"buckets must be .* write buckets="):
+    with pytest.raises(ConfigurationError, match=r"buckets must be .* for example buckets="):
         RunMetrics(buckets=buckets)
 
 

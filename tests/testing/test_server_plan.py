@@ -66,16 +66,18 @@ def test_a_plan_goes_before_shares_and_its_mistakes_are_named() -> None:
 
     assert [faults.kind(asked(attempt=attempt), 0) for attempt in (1, 2)] == [None, "empty"]
     wrong: Any = lambda asked: "hangup"  # noqa: E731
-    with pytest.raises(ConfigurationError, match=r"'hangup' is no kind of fault; write one of .*hang_up"):
+    with pytest.raises(
+        ConfigurationError, match=r"'hangup' is not a kind of fault; choose one of .*disconnect"
+    ):
         Faults(plan=wrong).kind(asked(), 0)
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"shares": {"oops": 0.1}}, "'oops' is no kind"),
-        ({"shares": {"reset": 1.2}}, "from 0 to 1"),
-        ({"shares": {"reset": 0.6, "empty": 0.6}}, "at most 1 together"),
+        ({"probabilities": {"oops": 0.1}}, "'oops' is not a kind"),
+        ({"probabilities": {"reset": 1.2}}, "from 0 to 1"),
+        ({"probabilities": {"reset": 0.6, "empty": 0.6}}, "at most 1 together"),
         ({"limit": 0}, "Faults.limit must be a whole number of at least 1"),
         ({"limit": 2.5}, "Faults.limit"),
         ({"refusal": 500}, "429 or 503"),
@@ -229,10 +231,10 @@ def test_how_often_jobs_are_looked_at_changes_nothing(
             now += pause
             if jobs is looked_at:
                 for moment in sorted(random.uniform(now - pause, now) for _ in range(3)):
-                    jobs.move_on(moment, workers)
+                    jobs.advance(moment, workers)
                     at_work = [job for job in jobs.alive.values() if job.status == "IN_PROGRESS"]
                     assert workers is None or len(at_work) <= workers
-        jobs.move_on(20.0, workers)
+        jobs.advance(20.0, workers)
 
     statuses = {job.id: job.status for job in looked_at.all.values()}
     assert statuses == {job.id: job.status for job in left_alone.all.values()}
@@ -246,10 +248,10 @@ def test_workers_take_jobs_one_after_another_and_the_cancelled_ones_never() -> N
         jobs.add(ServerJob(str(number), "same", "COMPLETED", {}, 1.0), 0.0, workers=1)
     jobs.end(jobs.all["1"], "CANCELLED")
 
-    jobs.move_on(1.5, workers=1)
+    jobs.advance(1.5, workers=1)
 
     assert [job.status for job in jobs.all.values()] == ["COMPLETED", "CANCELLED", "IN_PROGRESS", "IN_QUEUE"]
     assert (jobs.peak, jobs.duplicates) == (4, 3)
     assert jobs.purge() == 1
-    jobs.move_on(2.0, workers=1)
+    jobs.advance(2.0, workers=1)
     assert not jobs.alive

@@ -1,4 +1,4 @@
-"""The command `search`."""
+"""Command `search`: search among the reviews of one restaurant."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from .._sources import in_qdrant, open_source
 _HELP = """
 Search among the reviews of one restaurant.
 
-SOURCE is a file of reviews (JSON Lines) or a folder made by `index`; without it, the sample that is shipped.
-The first word is taken for SOURCE when more words follow and it names a file or folder, or looks like one;
-with --search qdrant there is no SOURCE.
+SOURCE is a file of reviews (JSON Lines) or a folder made by `index`; by default the built-in sample. The first
+word is SOURCE if it looks like a path, or if it names an existing file or folder and more words follow. With
+--search qdrant there is no SOURCE.
 """
-_ENDINGS = (".jsonl", ".json", ".ndjson", "/")
-_BEGINNINGS = ("/", "./", "../", "~")
+_PATH_SUFFIXES = (".jsonl", ".json", ".ndjson", "/")
+_PATH_PREFIXES = ("/", "./", "../", "~")
 
 
 def command() -> click.Command:
@@ -51,13 +51,13 @@ def _main(
     qdrant_url: str | None,
     collection: str | None,
 ) -> None:
-    elsewhere = search == "qdrant"
-    path = Path(words[0]) if not elsewhere and _names_a_source(words) else None
+    use_qdrant = search == "qdrant"
+    path = Path(words[0]) if not use_qdrant and _starts_with_source(words) else None
     text = " ".join(words if path is None else words[1:])
     if not text.strip():
-        raise click.UsageError("say what to search for")
+        raise click.UsageError("missing the text to search for")
     progress = report.console(stderr=True)
-    source = in_qdrant(None, qdrant_url, collection) if elsewhere else open_source(path, progress)
+    source = in_qdrant(None, qdrant_url, collection) if use_qdrant else open_source(path, progress)
     [restaurant_id] = source.pick([restaurant])
     with source.search as reviews:
         hits = reviews.search(SearchQuery(restaurant_id, text, limit, min_score))
@@ -67,8 +67,8 @@ def _main(
     out.print(tables.hits_table(hits) if hits else Padding(Text("nothing found"), (0, 1)))
 
 
-def _names_a_source(words: tuple[str, ...]) -> bool:
+def _starts_with_source(words: tuple[str, ...]) -> bool:
     first = words[0]
-    if first.lower().endswith(_ENDINGS) or first.startswith(_BEGINNINGS):
+    if first.lower().endswith(_PATH_SUFFIXES) or first.startswith(_PATH_PREFIXES):
         return True
     return len(words) > 1 and Path(first).exists()

@@ -1,8 +1,8 @@
 """
-What the model is told about the words and phrases of a chunk.
+Prompts and JSON schemas for vocabulary extraction: the words or phrases of a chunk.
 
-The manner is that of `prompts`: instructions first and the same for every chunk, the text after them as data,
-a JSON string in which nothing can close the block it stands in.
+Built like those of `aspects`: instructions that are the same for every chunk first, then the text as data, a JSON
+string that cannot close the block around it.
 """
 
 from __future__ import annotations
@@ -64,18 +64,18 @@ _JOBS: Mapping[VocabularyKind, Mapping[Language, str]] = {
 
 @cache
 def instructions(kind: VocabularyKind, language: Language) -> Message:
-    """Return the system message, the same for every chunk."""
+    """Return the system message; it is the same for every chunk."""
     return {"role": "system", "content": _RULES[language] + _JOBS[kind][language]}
 
 
 def text_block(chunk: str) -> str:
-    """Render a chunk as delimited data."""
+    """Render a chunk as a delimited block of data."""
     return f"<text>\n{quoted(chunk)}\n</text>\n"
 
 
 @cache
 def schema(kind: VocabularyKind) -> Mapping[str, Any]:
-    """Return the form of the answer."""
+    """Return the JSON Schema of the reply."""
     text = {"type": "string"}
     entries: Mapping[VocabularyKind, Mapping[str, Any]] = {
         "words": as_object(
