@@ -10,7 +10,8 @@ import click
 
 from ..errors import BatchError
 from ._backends import MakeLLM, models
-from ._commands import index, search, sentiment, serve, strengths, summarize, summarize_reviews, vocabulary
+from ._commands import index, sentiment, serve, strengths, summarize, summarize_reviews, vocabulary
+from ._commands import query as search
 
 _HELP = """\
 Summarise restaurants from their reviews, many at a time, without ever overloading the model.

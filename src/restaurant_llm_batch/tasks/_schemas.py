@@ -29,7 +29,7 @@ from .._llm_response import LLMResponse
 from ..errors import ConfigurationError, OutputInvalid
 from ..models import Document, ItemId, RestaurantRef, Review, as_item_id
 from ..tokens.packing import as_whole
-from ._prompts.vocabulary import PARTS_OF_SPEECH
+from ._prompts.words import PARTS_OF_SPEECH
 
 Schema = TypeVar("Schema", bound=BaseModel)
 

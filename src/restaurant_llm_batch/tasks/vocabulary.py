@@ -25,7 +25,7 @@ from ._common import (
     raise_first,
     reraise_fatal,
 )
-from ._prompts import vocabulary as prompts
+from ._prompts import words as prompts
 from ._prompts.aspects import Language
 
 _MAX_SPLITS = 3
