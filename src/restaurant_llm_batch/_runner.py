@@ -299,9 +299,9 @@ class BatchRunner:
 
         return OutcomeStream(begin, self._acquire_lease, run)
 
-    def _acquire_lease(self, *, block: bool = False) -> Lease:
+    def _acquire_lease(self, *, is_context: bool = False) -> Lease:
         loop = self.strategy.is_concurrent and not self.strategy.threads
-        return self._resources.acquire(loop=loop, is_context=block)
+        return self._resources.acquire(loop=loop, is_context=is_context)
 
     def _concurrent(
         self, run: RunState, reader: ItemReader, threads: DaemonThreadPool, deliver: Deliver
@@ -330,7 +330,7 @@ class BatchRunner:
         return own[-1] if own else here[0]
 
     def __enter__(self) -> Self:
-        self._blocks.append(self._acquire_lease(block=True))
+        self._blocks.append(self._acquire_lease(is_context=True))
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -338,7 +338,7 @@ class BatchRunner:
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
-        threads = await stack.enter_async_context(self._resources.on_loop(block=True))
+        threads = await stack.enter_async_context(self._resources.on_loop(is_context=True))
         tasks = await stack.enter_async_context(create_task_group())
         here = current_token(), get_current_task().id
         self._openings.append(_Opening(*here, threads, tasks, stack))
