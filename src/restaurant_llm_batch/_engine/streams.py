@@ -221,7 +221,7 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
                 self._tasks.start_soon(channel.host, self._make_driver, self._run)
             except RuntimeError as error:
                 raise ConfigurationError(
-                    "the `async with runner` block of this stream has ended; read the stream inside the block"
+                    "the `async with runner` block of this stream has ended; read the stream inside it"
                 ) from error
         while not channel.outcomes:
             if channel.finished.is_set():
