@@ -31,7 +31,7 @@ from restaurant_llm_batch import LLMRequest, LLMResponse
 from restaurant_llm_batch._engine.mailbox import EventLoopMailbox
 from restaurant_llm_batch._store.keys import request_key
 from restaurant_llm_batch._store.store import Store
-from restaurant_llm_batch._store.writer import Durable, OnCommit
+from restaurant_llm_batch._store.writer import CommitFuture, OnCommit
 
 IDENTITY = "vllm http://127.0.0.1:8000 qwen"
 TEXT = "이 집은 국물이 진하고 면이 쫄깃하며 직원이 친절하다. "
@@ -156,12 +156,12 @@ def key_of(number: int) -> bytes:
 
 def fill(store: Store, entries: int) -> None:
     """Put so many answers in."""
-    last = Durable()
+    last = CommitFuture()
     for number in range(entries):
         store.put(key_of(number), REPLY, last if number == entries - 1 else bool)
         if number % 5000 == 0:
             store.stats()  # a breath for the writer: what waits is in memory
-    last.wait()
+    last.result()
 
 
 def main() -> int:

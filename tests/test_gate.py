@@ -163,7 +163,7 @@ def test_raising_the_limit_admits_and_lowering_it_waits() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, True, 2.5, "8", None])
 def test_a_useless_limit_is_refused_with_what_to_write(limit: object) -> None:
-    with pytest.raises(errors.ConfigurationError, match=r"write for example ConcurrencyLimiter\(8\)"):
+    with pytest.raises(errors.ConfigurationError, match=r"for example ConcurrencyLimiter\(8\)"):
         ConcurrencyLimiter(limit)  # type: ignore[arg-type]
 
 

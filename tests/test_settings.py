@@ -134,26 +134,26 @@ def test_presets_are_the_source_services_gpu_settings(name: str) -> None:
     [
         (
             {"llm": 0},
-            r"at least 1, an AdaptiveLimit\(...\) or a Gate\(...\), got 0; write for example Limits\(llm=8\)",
+            r"at least 1, an AdaptiveLimit\(...\) or a ConcurrencyLimiter\(...\), got 0; for example Limits\(llm=8\)",
         ),
-        ({"tokens_per_minute": 0}, r"got 0; write for example Limits\(tokens_per_minute=200000\)"),
+        ({"tokens_per_minute": 0}, r"got 0; for example Limits\(tokens_per_minute=200000\)"),
         ({"search": "50"}, "Limits.search"),
         ({"llm_total": 0}, "Limits.llm_total"),
-        ({"restaurants": True}, "Limits.open_items"),
-        ({"restaurants": ConcurrencyLimiter(3)}, "Limits.open_items"),
+        ({"open_items": True}, "Limits.open_items"),
+        ({"open_items": ConcurrencyLimiter(3)}, "Limits.open_items"),
         ({"min_batch_size": 200}, "min_batch_size <= default_batch_size"),
     ],
 )
 def test_useless_limits_are_refused_with_what_to_write(arguments: dict[str, object], complaint: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=complaint):
         Limits(**arguments)  # type: ignore[arg-type]
-    with pytest.raises(errors.ConfigurationError, match="there is no preset"):
+    with pytest.raises(errors.ConfigurationError, match="preset must be"):
         Limits.preset("80gb")  # type: ignore[arg-type]
 
 
 def test_strategies_say_what_to_write() -> None:
     for number in (0, 5, True, "4"):
-        with pytest.raises(errors.ConfigurationError, match=r"Strategy.stage\(1\)"):
+        with pytest.raises(errors.ConfigurationError, match=r"Strategy.stage\(4\)"):
             Strategy.stage(number)  # type: ignore[arg-type]
     with pytest.raises(errors.ConfigurationError, match=r"Strategy.threaded\(\)"):
         Strategy(llm_async=True, restaurant_async=True, threads=True)

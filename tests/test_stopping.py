@@ -119,7 +119,7 @@ def test_a_cost_budget_does_not_take_an_unknown_model_for_free() -> None:
     "given", [{"prompt": "0.25"}, {"prompt": -1}, {"completion": float("nan")}, {"cached": True}]
 )
 def test_a_price_that_is_none_is_told(given: Any) -> None:
-    with pytest.raises(errors.ConfigurationError, match=f"Price.{next(iter(given))} must be a number from 0"):
+    with pytest.raises(errors.ConfigurationError, match=f"Price.{next(iter(given))} must be a number of at least 0"):
         Price(**{"prompt": 1.0, "completion": 1.0, **given})
 
 

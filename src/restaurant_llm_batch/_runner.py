@@ -1,4 +1,4 @@
-"""`BatchRunner`: a task, items and a strategy become outcomes."""
+"""Batch runner: applies a task to many items with LLM and search backends, within limits."""
 
 from __future__ import annotations
 
@@ -56,14 +56,14 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _RUN_NUMBERS = count(1)
-"""Numbers the runs of this process, so that one observer can watch several runners."""
+"""Numbers of the runs of this process, so that one observer can watch several runners."""
 Driver = TypeVar("Driver", ConcurrentDriver, ThreadedDriver)
 Deliver = Callable[[Outcome[Any]], bool]
 
 
 @dataclass(frozen=True, slots=True)
-class _Opening:
-    """An ``async with runner`` block: its loop and task, and where its streams live."""
+class _AsyncBlock:
+    """An ``async with runner`` block: its event loop and task, and the task group that its streams run in."""
 
     loop: EventLoopToken
     task: int
@@ -74,31 +74,35 @@ class _Opening:
 
 class BatchRunner:
     """
-    Applies tasks to items, many at a time, and never beyond its limits.
+    Applies tasks to items, many at a time, within limits.
 
-    One runner is meant to be shared: by requests, threads and event loops. Its limits hold across everything
-    it does at once. Use it in a ``with`` or ``async with`` block to keep clients open over several runs.
+    One runner is meant to be shared by requests, threads and event loops: its limits apply across all of its runs. Use
+    it in a ``with`` or ``async with`` block to keep clients open over several runs.
 
     Args:
-        llm: The model, with `complete`, `acomplete` or both.
-        search: The search, with `search`, `asearch` or both; None for tasks that do not search.
-        strategy: What runs side by side, in which colour.
-        limits: The most that happens at once.
-        search_retry: When to make a failed search again.
-        llm_retry: When to make a failed LLM call again.
-        count_tokens: Counts the tokens of a text, for batches to keep to `Limits.max_tokens_per_batch`; an exact
-            counter of the model's own tokenizer fills them best.
-        store: The file that answers are kept in, so that no question is paid for twice; also a `Store`. It is made
-            where there is none.
-        time_limits: How long calls, items and runs may take.
+        llm: The LLM backend, with `complete`, `acomplete` or both.
+        search: The search backend, with `search`, `asearch` or both; None for tasks that do not search.
+        strategy: What runs concurrently, with sync or async clients.
+        limits: Limits on calls in flight, tokens, rates, open items and batch sizes.
+        search_retry: How failed searches are retried.
+        llm_retry: How failed LLM calls are retried.
+        count_tokens: Counts the tokens of a text, so that batches keep to `Limits.max_tokens_per_batch`. An exact
+            counter with the model's own tokenizer fills them best.
+        store: The file in which replies are stored, so that no equal request is paid for twice; a path or a `Store`.
+            It is created if it does not exist.
+        time_limits: How long calls, items and runs may take, in seconds.
         stop: When a run stops by itself.
-        prices: What models cost, by the name that their replies give, with or without a date; "" for all others.
-            `RunStats.cost` adds up.
+        prices: Prices by the model name in the replies, with or without its date; "" prices all other models.
+            `RunStats.cost` is their sum.
         observers: Called with every event of every run.
 
+    Attributes:
+        strategy: The strategy.
+        limits: The limits.
+
     Raises:
-        ConfigurationError: When a backend lacks the method that the strategy needs, or an argument is of
-            the wrong kind.
+        ConfigurationError: If a backend lacks the method that the strategy needs, an argument has the wrong type, or
+            the store cannot be opened.
     """
 
     def __init__(
@@ -125,25 +129,26 @@ class BatchRunner:
         _check(stop, StopConditions, "stop")
         if stop.max_cost is not None and not prices:
             raise ConfigurationError(
-                'StopConditions.max_cost needs prices; write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
+                "StopConditions.max_cost needs prices; for example "
+                'prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
             )
         _check_prices(prices)
         self.strategy = strategy
         self.limits = limits
         self._plan = make_plan(strategy, search, llm)
         limiters = LimiterSet(
-            _gate(limits.search),
-            _gate(limits.llm),
-            _gate(limits.batches),
-            None if limits.llm_total is None else _gate(limits.llm_total),
-            None if limits.tokens_in_flight is None else _gate(limits.tokens_in_flight),
+            _limiter(limits.search),
+            _limiter(limits.llm),
+            _limiter(limits.batches),
+            None if limits.llm_total is None else _limiter(limits.llm_total),
+            None if limits.tokens_in_flight is None else _limiter(limits.tokens_in_flight),
             RateLimiter(limits.requests_per_minute, limits.tokens_per_minute),
         )
         counter: object = count_tokens
         if not callable(counter) or isinstance(counter, type):
             raise ConfigurationError(
                 f"count_tokens must be callable with a text, got {count_tokens!r}; "
-                "write count_tokens=estimate_tokens"
+                "for example count_tokens=estimate_tokens"
             )
         retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry, "tokens": llm_retry}
         self._store = store if store is None or isinstance(store, Store) else Store(store)
@@ -162,18 +167,23 @@ class BatchRunner:
             prices=dict(prices or {}),
             observers=_observers(observers),
         )
-        self._resources = RunnerResources([one for one in (llm, search, self._store) if one is not None])
-        self._blocks: list[Lease] = []
-        self._openings: list[_Opening] = []
+        self._resources = RunnerResources(
+            [resource for resource in (llm, search, self._store) if resource is not None]
+        )
+        self._block_leases: list[Lease] = []
+        self._async_blocks: list[_AsyncBlock] = []
 
     @classmethod
     def from_settings(cls, settings: BatchSettings, **arguments: Any) -> Self:
         """
-        Make a runner from the environment.
+        Create a runner from settings of the environment.
 
         Args:
-            settings: What the environment says.
-            arguments: Any argument of `BatchRunner`, which then goes before the environment.
+            settings: The settings.
+            arguments: Any arguments of `BatchRunner`; they take precedence over the settings.
+
+        Raises:
+            ConfigurationError: If the settings or the arguments are invalid.
         """
         chosen: dict[str, Any] = {"strategy": settings.strategy(), "limits": settings.limits(), **arguments}
         if "llm" not in chosen:
@@ -186,19 +196,21 @@ class BatchRunner:
         """
         Apply a task to items and wait for all of them.
 
-        Works with every strategy, in scripts, threads, notebooks and under any event loop.
+        It blocks the calling thread. It works with every strategy, in scripts, threads, notebooks and under any event
+        loop.
 
         Args:
             task: A task, or a generator function of one item.
-            items: A list is checked whole before any call; another iterable is read lazily, in this thread.
+            items: The items. A collection, such as a list, is checked as a whole before any call; any other iterable is
+                read lazily, in this thread.
 
         Returns:
-            An outcome for every item taken, in input order.
+            A report with an outcome for every item read, in input order, and the statistics of the run.
 
         Raises:
-            ConfigurationError: Before any call, when something passed cannot work.
-            KeyboardInterrupt: With a `report` of what is finished; calls in flight are cancelled. Whatever
-                else leaves here, such as an error of the items' iterable, carries one too.
+            ConfigurationError: Before any call, if the task or the items are invalid.
+            KeyboardInterrupt: On Ctrl-C; calls in flight are cancelled. Like any other exception that this raises,
+                such as one of the items' iterable, it has a `report` of the finished items.
         """
         stream = self._stream(task, items, collect=True)
         outcomes: list[Success[R] | Failure] = []
@@ -214,17 +226,19 @@ class BatchRunner:
         """
         Apply a task to items and yield the outcomes as they finish.
 
-        The input is read, and restaurants are opened, only as fast as outcomes are taken. Arguments and
-        errors are those of `run`.
+        Items are read and started only as fast as outcomes are taken. Arguments and exceptions are those of `run`.
+
+        Returns:
+            An iterator of outcomes; see `OutcomeStream`.
         """
         return self._stream(task, items, collect=False)
 
     async def arun(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> BatchReport[R]:
         """
-        Apply a task to items on the running loop, asyncio's or trio's.
+        Apply a task to items on the running event loop, asyncio's or trio's, and wait for all of them.
 
-        Cancelling it cancels its calls in flight. Items are read on the loop, so a lazy iterable should not
-        block. Otherwise as `run`.
+        Cancelling it cancels its calls in flight. Items are read on the event loop, so a lazy iterable should not
+        block. Arguments, result and exceptions are otherwise those of `run`.
         """
         run, reader = self._prepare(task, items, event_loop_clock())
         outcomes: list[Outcome[Any]] = []
@@ -249,21 +263,25 @@ class BatchRunner:
         self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]
     ) -> AsyncOutcomeStream[R]:
         """
-        Apply a task to items on the running loop and yield the outcomes as they finish.
+        Apply a task to items on the running event loop and yield the outcomes as they finish.
 
-        Only inside ``async with runner``, whose block the run belongs to. Otherwise as `stream`.
+        It needs an ``async with runner`` block; the run ends with the block at the latest. Arguments and exceptions are
+        otherwise those of `stream`.
+
+        Returns:
+            An async iterator of outcomes; see `AsyncOutcomeStream`.
 
         Raises:
-            ConfigurationError: Outside such a block, and as `run` does.
+            ConfigurationError: If there is no such block, or the task or the items are invalid.
         """
-        opening = self._opening_here()
+        block = self._current_async_block()
         run, reader = self._prepare(task, items, event_loop_clock())
 
         def make_driver(deliver: Deliver) -> ConcurrentDriver:
             run.recorder.start(reader.total)
-            return self._concurrent(run, reader, opening.threads, deliver)
+            return self._concurrent(run, reader, block.threads, deliver)
 
-        return AsyncOutcomeStream(opening.tasks, make_driver, run)
+        return AsyncOutcomeStream(block.tasks, make_driver, run)
 
     def _prepare(
         self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], now: Clock
@@ -272,7 +290,7 @@ class BatchRunner:
         if checked.requires_search and self._plan.search is None:
             raise ConfigurationError(
                 f"{checked.name} searches for reviews, but this runner has no search; "
-                "write BatchRunner(search=EmbeddedSearch(...), llm=...)"
+                "for example BatchRunner(search=EmbeddedSearch(...), llm=...)"
             )
         reader = ItemReader(checked, items)
         return RunState(next(_RUN_NUMBERS), checked, self._config, now), reader
@@ -299,9 +317,9 @@ class BatchRunner:
 
         return OutcomeStream(begin, self._acquire_lease, run)
 
-    def _acquire_lease(self, *, block: bool = False) -> Lease:
+    def _acquire_lease(self, *, is_context: bool = False) -> Lease:
         loop = self.strategy.is_concurrent and not self.strategy.threads
-        return self._resources.acquire(loop=loop, is_context=block)
+        return self._resources.acquire(loop=loop, is_context=is_context)
 
     def _concurrent(
         self, run: RunState, reader: ItemReader, threads: DaemonThreadPool, deliver: Deliver
@@ -312,36 +330,36 @@ class BatchRunner:
     def _window(self) -> int:
         return self.limits.open_items if self._plan.concurrent_items else 1
 
-    def _opening_here(self) -> _Opening:
-        """Find the block that a stream started here belongs to: this task's own, else this loop's first."""
+    def _current_async_block(self) -> _AsyncBlock:
+        """Return the block that a new stream belongs to: this task's innermost, otherwise this loop's first."""
         try:
             loop, task = current_token(), get_current_task().id
         except NoEventLoopError:
             raise ConfigurationError(
-                "astream() is for a running event loop, with `async for`; write stream() here"
+                "astream() needs a running event loop and `async for`; use stream() here"
             ) from None
-        here = [opening for opening in list(self._openings) if opening.loop == loop]
+        here = [block for block in list(self._async_blocks) if block.loop == loop]
         if not here:
             raise ConfigurationError(
-                "astream() needs an open runner; write `async with runner:` around the loop over "
+                "astream() needs an open runner; put `async with runner:` around the loop over "
                 "its outcomes, or use `await runner.arun(...)`"
             )
-        own = [opening for opening in here if opening.task == task]
+        own = [block for block in here if block.task == task]
         return own[-1] if own else here[0]
 
     def __enter__(self) -> Self:
-        self._blocks.append(self._acquire_lease(block=True))
+        self._block_leases.append(self._acquire_lease(is_context=True))
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._blocks.pop().release()
+        self._block_leases.pop().release()
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
-        threads = await stack.enter_async_context(self._resources.on_loop(block=True))
+        threads = await stack.enter_async_context(self._resources.on_loop(is_context=True))
         tasks = await stack.enter_async_context(create_task_group())
         here = current_token(), get_current_task().id
-        self._openings.append(_Opening(*here, threads, tasks, stack))
+        self._async_blocks.append(_AsyncBlock(*here, threads, tasks, stack))
         return self
 
     async def __aexit__(
@@ -351,31 +369,32 @@ class BatchRunner:
         traceback: TracebackType | None,
     ) -> None:
         loop, task = current_token(), get_current_task().id
-        opening = next((o for o in reversed(self._openings) if (o.loop, o.task) == (loop, task)), None)
-        if opening is None:
+        own = (block for block in reversed(self._async_blocks) if (block.loop, block.task) == (loop, task))
+        block = next(own, None)
+        if block is None:
             raise ConfigurationError("leave `async with runner` in the task that entered it")
-        self._openings.remove(opening)
-        opening.tasks.cancel_scope.cancel()
-        # The block's own exception is not the task group's business: it would come back in a group.
-        await opening.stack.aclose()
+        self._async_blocks.remove(block)
+        block.tasks.cancel_scope.cancel()
+        # Not `__aexit__` with the block's exception: the task group would raise it again inside an exception group.
+        await block.stack.aclose()
 
     def __repr__(self) -> str:
         return f"<BatchRunner {self.strategy}>"
 
 
-def _gate(limit: int | AdaptiveLimit | ConcurrencyLimiter) -> ConcurrencyLimiter:
+def _limiter(limit: int | AdaptiveLimit | ConcurrencyLimiter) -> ConcurrencyLimiter:
     return limit if isinstance(limit, ConcurrencyLimiter) else ConcurrencyLimiter(limit)
 
 
 def fingerprint_of(llm: object) -> str:
     """
-    Return what names a model in the keys of a store: its `fingerprint`, or that of its class.
+    Return the name of a backend in cache keys: its `fingerprint`, otherwise the name of its class.
 
-    Two backends of equal identity are taken to give each other's answers.
+    Two backends with equal fingerprints share stored replies.
     """
-    identity = getattr(llm, "fingerprint", None)
-    if isinstance(identity, str) and identity:
-        return identity
+    fingerprint = getattr(llm, "fingerprint", None)
+    if isinstance(fingerprint, str) and fingerprint:
+        return fingerprint
     return f"{type(llm).__module__}.{type(llm).__qualname__}"
 
 
@@ -387,7 +406,7 @@ def _check_prices(prices: object) -> None:
     ):
         raise ConfigurationError(
             f"prices must map names of models to a Price, got {prices!r}; "
-            'write prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
+            'for example prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
         )
 
 
@@ -395,18 +414,18 @@ def _observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
     given: object = observers
     if isinstance(given, Iterable) and not isinstance(given, (str, type)):
         found = tuple(given)
-        if all(callable(one) and not isinstance(one, type) for one in found):
+        if all(callable(observer) and not isinstance(observer, type) for observer in found):
             return found
     raise ConfigurationError(
-        f"observers must be a list of what is callable with an event, got {observers!r}; "
-        "write observers=[RichProgress()]"
+        f"observers must be a list of callables that take an event, got {observers!r}; "
+        "for example observers=[RichProgress()]"
     )
 
 
-def _check(value: object, kind: type, field: str) -> None:
-    if not isinstance(value, kind):
+def _check(value: object, expected: type, field: str) -> None:
+    if not isinstance(value, expected):
         raise ConfigurationError(
-            f"{field} must be a {kind.__name__}, got {value!r}; write {field}={kind.__name__}(...)"
+            f"{field} must be a {expected.__name__}, got {value!r}; for example {field}={expected.__name__}(...)"
         )
 
 

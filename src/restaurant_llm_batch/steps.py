@@ -1,16 +1,16 @@
 """
-Steps: the vocabulary of flows.
+Steps and flows: generators that describe calls, searches and waits, for a driver to perform (sans-I/O).
 
-A *flow* is a generator that yields *steps*, each saying what it needs, and is sent the answer or thrown the
-error. It does no I/O, never sleeps, reads no clock and knows no ``await``; a driver does the waiting. So one
-text runs in every mode, and a test is a look at the next step:
+A *flow* is a generator that yields *steps*. A driver performs each step and sends its result into the flow, or throws
+its exception. A flow does no I/O, does not block, reads no clock and contains no ``await``. Therefore the same flow
+runs in every mode, sync or async, and a test can inspect the next step:
 
     def flow(item):
         hits = yield from search(SearchQuery(item, "noodles"))
         reply = yield from complete(LLMRequest("taste", ({"role": "user", "content": str(hits)},)))
         return reply.text
 
-`BatchRunner.run(flow, items)` runs it with limits, retries and progress.
+`BatchRunner.run(flow, items)` runs it for every item, with limits, retries and progress.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ LimiterName: TypeAlias = Literal["llm", "batches"]
 
 @dataclass(frozen=True, slots=True)
 class Search:
-    """Ask for the hits of one query. Answered with a sequence of `Hit`."""
+    """Step: run one query. Returns a sequence of `Hit`."""
 
     query: SearchQuery
 
@@ -66,10 +66,10 @@ class Search:
 @dataclass(frozen=True, slots=True)
 class SearchAll:
     """
-    Ask for the hits of several independent queries.
+    Step: run several independent queries.
 
-    Answered with a list in the order of the queries: a sequence of `Hit`, or the exception, for each. They
-    may go out one by one, side by side or as one round trip: the strategy decides.
+    Returns a list in the order of the queries, with a sequence of `Hit` or an exception for each. The strategy decides
+    whether they run in sequence, concurrently or in one round trip.
     """
 
     queries: tuple[SearchQuery, ...]
@@ -78,11 +78,11 @@ class SearchAll:
 @dataclass(frozen=True, slots=True)
 class Complete:
     """
-    Ask the model. Answered with an `LLMResponse`.
+    Step: call the model. Returns an `LLMResponse`.
 
     Attributes:
-        request: The question.
-        limiter: The limit it counts against: "llm", or "batches" for calls that carry packed reviews.
+        request: The request.
+        limiter: The limit that the call counts against: "llm", or "batches" for calls that carry packed reviews.
     """
 
     request: LLMRequest
@@ -92,18 +92,19 @@ class Complete:
 @dataclass(frozen=True, slots=True)
 class Pack:
     """
-    Ask for texts to be put into batches under the runner's limits, counted by the runner's counter.
+    Step: pack texts into batches under the runner's limits, with the runner's token counter.
 
-    Answered with a list of batches, in order; each is a list of `PackedText`, which names a text by its place. A
-    batch's prompt and answer together keep to the budget; a text that is too long by itself goes alone, cut.
+    Returns a list of batches, in order. Each is a list of `PackedText`, which refers to a text by its index. A batch's
+    prompt and reply together keep to the token budget; a text that exceeds it alone is truncated and gets its own
+    batch.
 
     Attributes:
-        texts: What to pack.
-        render: Renders a text as the line that it becomes in the prompt.
+        texts: The texts to pack.
+        render: Renders a text as its line in the prompt.
         fixed_text: Everything else in the prompt, the same in every batch.
-        answer_tokens: Tokens to keep free for the answer.
-        answer_tokens_each: Tokens to keep free for what the answer says about each text.
-        max_tokens: The budget; None for `Limits.max_tokens_per_batch`.
+        answer_tokens: Tokens reserved for the reply.
+        answer_tokens_each: Tokens reserved in the reply for each text.
+        max_tokens: The budget in tokens; None for `Limits.max_tokens_per_batch`.
         max_texts: Most texts in a batch; None for `Limits.max_batch_size`.
     """
 
@@ -119,14 +120,14 @@ class Pack:
 @dataclass(frozen=True, slots=True)
 class Once:
     """
-    Run a flow once per run, for all items that ask for it.
+    Step: run a flow once per run, for all items with an equal key (memoized single-flight).
 
-    Answered with its result, or thrown its exception; whoever asks for an equal key meanwhile waits for the
-    one that is running, and whoever asks later is answered at once.
+    Returns the flow's result, or raises its exception. While the flow runs, other items with an equal key wait for it;
+    later ones get its result at once.
 
     Attributes:
-        key: What makes it the same flow.
-        make: Opens the flow.
+        key: Identifies the flow; hashable.
+        make: Returns a new flow.
     """
 
     key: Hashable
@@ -135,23 +136,25 @@ class Once:
 
 @dataclass(frozen=True, slots=True)
 class Sleep:
-    """Wait `seconds`, holding no slot. Answered with None."""
+    """Step: wait `seconds`, without occupying a slot. Returns None. Raises `ConfigurationError` if it is negative."""
 
     seconds: float
 
     def __post_init__(self) -> None:
         seconds: object = self.seconds
         if not isinstance(seconds, (int, float)) or not 0 <= seconds < inf:
-            raise ConfigurationError(f"sleep() takes a number of seconds of at least 0, got {self.seconds!r}")
+            raise ConfigurationError(
+                f"sleep() takes a number of seconds of at least 0, got {self.seconds!r}; for example sleep(0.5)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
 class Gather:
     """
-    Run independent flows, side by side where the strategy allows it.
+    Step: run independent flows, concurrently if the strategy allows it.
 
-    All of them are run to their end, and answered with a list in their order: each one's result, or the
-    exception it raised.
+    All flows run to their end, as in ``asyncio.gather(..., return_exceptions=True)``. Returns a list in their order,
+    with each flow's result, or the exception that it raised.
     """
 
     flows: tuple[Generator[Any, Any, Any], ...]
@@ -162,21 +165,21 @@ Flow: TypeAlias = Generator[Step, Any, T]
 """A generator of steps that returns a `T`."""
 
 ResultOrError: TypeAlias = T | Exception
-"""A result, or the exception that came instead of it."""
+"""A result, or the exception that was raised instead."""
 
 
 def search(query: SearchQuery) -> Flow[Sequence[Hit]]:
-    """Search, or raise what the search raised."""
+    """Run one query and return its hits; raise the search's exception if it fails."""
     return cast("Sequence[Hit]", (yield Search(query)))
 
 
 def search_all(queries: Iterable[SearchQuery]) -> Flow[list[ResultOrError[Sequence[Hit]]]]:
-    """Search several things that do not depend on each other; a failed search is an exception in the list."""
+    """Run independent queries; a failed one is an exception in the list. See `SearchAll`."""
     return cast("list[ResultOrError[Sequence[Hit]]]", (yield SearchAll(tuple(queries))))
 
 
 def complete(request: LLMRequest, *, limiter: LimiterName = "llm") -> Flow[LLMResponse]:
-    """Ask the model, or raise what the backend raised."""
+    """Call the model and return its response; raise the backend's exception if the call fails."""
     return cast("LLMResponse", (yield Complete(request, limiter)))
 
 
@@ -190,23 +193,23 @@ def pack(
     max_tokens: int | None = None,
     max_texts: int | None = None,
 ) -> Flow[list[list[PackedText]]]:
-    """Put texts into batches under the runner's limits; see `Pack`."""
+    """Pack texts into batches under the runner's limits; see `Pack`."""
     step = Pack(tuple(texts), render, fixed_text, answer_tokens, answer_tokens_each, max_tokens, max_texts)
     return cast("list[list[PackedText]]", (yield step))
 
 
 def once(key: Hashable, make: Callable[[], Flow[T]]) -> Flow[T]:
-    """Run a flow once per run, for all items that ask with an equal key, or raise what it raised."""
+    """Run a flow once per run for all items with an equal key, and return its result; see `Once`."""
     return cast("T", (yield Once(key, make)))
 
 
 def sleep(seconds: float) -> Flow[None]:
-    """Wait, holding no slot."""
+    """Wait for a number of seconds, without occupying a slot."""
     yield Sleep(seconds)
 
 
 def gather(*flows: Flow[T]) -> Flow[list[ResultOrError[T]]]:
-    """Run flows that do not depend on each other; a flow that raised is an exception in the list."""
+    """Run independent flows; a flow that raised is an exception in the list. See `Gather`."""
     return cast("list[ResultOrError[T]]", (yield Gather(flows)))
 
 
@@ -214,12 +217,15 @@ def intercept(
     flow: Generator[S, Any, T], handle: Callable[[S], Generator[S2, Any, Any]]
 ) -> Generator[S2, Any, T]:
     """
-    Run a flow inside another one, and answer each of its steps with a flow.
+    Run a flow inside another one, and perform each of its steps with a flow.
 
     Args:
         flow: The inner flow; it is closed when this one ends.
-        handle: Returns the flow that answers a step. What that returns is sent into `flow`, and an `Exception` that
-            it raises, or that is thrown into it, is thrown into `flow`.
+        handle: Returns the flow that performs a step. Its result is sent into `flow`; an `Exception` that it raises is
+            thrown into `flow`.
+
+    Returns:
+        The result of `flow`.
     """
     answer: Any = None
     error: Exception | None = None
@@ -244,8 +250,11 @@ def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
 
     Args:
         flow: The flow; it is closed when this returns or raises.
-        perform: Does what one step asks for and returns the answer; an `Exception` that it raises is thrown
-            into the flow, any other `BaseException` ends it.
+        perform: Performs one step and returns its result. An `Exception` that it raises is thrown into the flow; any
+            other `BaseException` ends it.
+
+    Returns:
+        The result of the flow.
     """
     answer: Any = None
     error: Exception | None = None
@@ -265,7 +274,7 @@ def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
 
 
 async def adrive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitable[Any]]) -> T:
-    """Run a flow to its end on the running loop; `drive` for an awaited `perform`."""
+    """Run a flow to its end on the running event loop: `drive` for an awaited `perform`."""
     answer: Any = None
     error: Exception | None = None
     try:

@@ -13,7 +13,7 @@ from tests.engine.store_child import key_of, reply_of
 
 from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._store.store import Store
-from restaurant_llm_batch._store.writer import Durable
+from restaurant_llm_batch._store.writer import CommitFuture
 
 REPLY = LLMResponse("국물이 진하다", "stop", 120, 30, "qwen", 64)
 forks = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -25,17 +25,17 @@ def key(number: int) -> bytes:
 
 def durably(do: Callable[..., None], *arguments: Any) -> None:
     """Do something and wait until it is durable."""
-    durable = Durable()
+    durable = CommitFuture()
     do(*arguments, durable)
-    durable.wait()
+    durable.result()
 
 
 def fill(store: Store, numbers: range) -> None:
-    told = [Durable() for _ in numbers]
+    told = [CommitFuture() for _ in numbers]
     for number, durable in zip(numbers, told, strict=True):
         store.put(key(number), reply_of("test", number), durable)
     for durable in told:
-        durable.wait()
+        durable.result()
 
 
 def ignore(error: Exception | None) -> None:

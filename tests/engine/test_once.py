@@ -133,7 +133,7 @@ def test_a_key_that_cannot_be_hashed_is_told() -> None:
 
     (failure,) = BatchRunner(llm=FakeLLM()).run(flow, [1]).failures
 
-    assert "a key that can be hashed" in str(failure.error)
+    assert "needs a hashable key" in str(failure.error)
 
 
 @pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=strategy_name)

@@ -23,7 +23,7 @@ from restaurant_llm_batch._engine.mailbox import EventLoopMailbox
 from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 from restaurant_llm_batch._store.database import PUT_SIZES
 from restaurant_llm_batch._store.store import Store
-from restaurant_llm_batch._store.writer import Durable
+from restaurant_llm_batch._store.writer import CommitFuture
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
 
 
@@ -66,11 +66,11 @@ def test_an_answer_outlives_the_store_that_kept_it(path: Path) -> None:
 
 
 def test_a_later_answer_takes_the_place_of_an_earlier_one(store: Store) -> None:
-    told = [Durable() for _ in range(3)]
+    told = [CommitFuture() for _ in range(3)]
     for durable, text in zip(told, "abc", strict=True):
         store.put(key(1), LLMResponse(text), durable)
     for durable in told:
-        durable.wait()
+        durable.result()
 
     assert store.get(key(1)) == LLMResponse("c")
     assert store.stats().entries == 1
@@ -79,14 +79,14 @@ def test_a_later_answer_takes_the_place_of_an_earlier_one(store: Store) -> None:
 def test_an_answer_can_be_found_once_it_is_said_to_be_durable(store: Store) -> None:
     found = []
     for number in range(50):
-        durable = Durable()
+        durable = CommitFuture()
 
-        def look(error: Exception | None, number: int = number, durable: Durable = durable) -> None:
+        def look(error: Exception | None, number: int = number, durable: CommitFuture = durable) -> None:
             found.append((error, store.get(key(number))))
             durable(error)
 
         store.put(key(number), REPLY, look)
-        durable.wait()
+        durable.result()
 
     assert found == [(None, REPLY)] * 50
 
@@ -99,7 +99,7 @@ def test_an_answer_can_be_taken_out(store: Store) -> None:
 
 
 def test_changes_are_made_in_the_order_they_were_handed_in(store: Store) -> None:
-    random, last = Random(5), Durable()
+    random, last = Random(5), CommitFuture()
     answers: dict[int, LLMResponse] = {}
     jobs: dict[int, str] = {}
     for step in range(500):
@@ -117,7 +117,7 @@ def test_changes_are_made_in_the_order_they_were_handed_in(store: Store) -> None
             case _:
                 store.delete_job(key(number), jobs.pop(number, "none"), ignore)
     store.delete_job(b"", "", last)
-    last.wait()
+    last.result()
 
     assert {number: store.get(key(number)) for number in range(5)} == {n: answers.get(n) for n in range(5)}
     assert {number: store.job(key(number)) for number in range(5)} == {n: jobs.get(n) for n in range(5)}
@@ -134,15 +134,15 @@ def test_a_group_of_any_size_is_kept_whole(store: Store, count: int) -> None:
 
 
 def test_a_reply_that_is_none_fails_alone(store: Store) -> None:
-    good, bad, late = Durable(), Durable(), Durable()
+    good, bad, late = CommitFuture(), CommitFuture(), CommitFuture()
     store.put(key(1), REPLY, good)
     store.put(key(2), LLMResponse("x", model=b"bytes"), bad)  # type: ignore[arg-type]
     store.put(key(3), REPLY, late)
 
-    good.wait()
-    late.wait()
+    good.result()
+    late.result()
     with pytest.raises(StoreError, match="must return an LLMResponse"):
-        bad.wait()
+        bad.result()
     assert (store.get(key(1)), store.get(key(2)), store.get(key(3))) == (REPLY, None, REPLY)
 
 
@@ -222,12 +222,12 @@ def test_whoever_hands_in_while_a_group_is_written_waits_for_one_more_commit_onl
     store.put(key(0), REPLY, hold_up)
     inside.wait(10)
     before = store.commits
-    told = [Durable() for _ in range(100)]
+    told = [CommitFuture() for _ in range(100)]
     for number, durable in enumerate(told):
         store.put(key(number), REPLY, durable)
     on.set()
     for durable in told:
-        durable.wait()
+        durable.result()
 
     assert store.commits == before + 1
 
@@ -378,5 +378,5 @@ def test_nothing_but_hashes_answers_and_jobs_is_written(store: Store, path: Path
 
 @pytest.mark.parametrize("wait", [-1, float("nan"), "10", None])
 def test_a_wait_that_is_none_is_named(tmp_path: Path, wait: Any) -> None:
-    with pytest.raises(ConfigurationError, match="wait must be a number of seconds"):
+    with pytest.raises(ConfigurationError, match="lock_timeout must be a number of seconds"):
         Store(tmp_path / "run.db", lock_timeout=wait)

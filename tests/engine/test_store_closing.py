@@ -14,7 +14,7 @@ from tests.engine.store_helpers import REPLY, durably, fill, key
 
 from restaurant_llm_batch._store.database import SharedConnection, StoreFile
 from restaurant_llm_batch._store.store import Store
-from restaurant_llm_batch._store.writer import Durable
+from restaurant_llm_batch._store.writer import CommitFuture
 
 
 @pytest.fixture
@@ -94,14 +94,14 @@ def test_closing_in_the_middle_of_others_uses_loses_nothing(path: Path) -> None:
 
 def test_closing_from_the_writing_thread_does_not_wait_for_itself(path: Path) -> None:
     store = Store(path)
-    durable = Durable()
+    durable = CommitFuture()
 
     def close_it(error: Exception | None) -> None:
         store.close()
         durable(error)
 
     store.put(key(1), REPLY, close_it)
-    durable.wait()
+    durable.result()
     store.close()
 
     with Store(path) as again:

@@ -44,7 +44,7 @@ def refused(path: Path, wait: float = 5) -> str:
     store.close()
     assert {file.name: file.read_bytes() for file in path.parent.iterdir() if file.is_file()} == before
     assert path.name in str(caught.value)
-    assert "write" in str(caught.value) or "create" in str(caught.value)
+    assert "use the" in str(caught.value) or "create" in str(caught.value)
     return str(caught.value)
 
 
@@ -68,7 +68,7 @@ def test_a_database_of_something_else_is_refused_and_left(path: Path, journal: s
         other.execute("CREATE TABLE recipes (name TEXT)")
         other.commit()
 
-    assert "something else" in refused(path)
+    assert "another program" in refused(path)
 
 
 def test_a_database_that_something_else_has_in_use_is_refused_and_left(path: Path) -> None:
@@ -77,7 +77,7 @@ def test_a_database_that_something_else_has_in_use_is_refused_and_left(path: Pat
         other.execute("CREATE TABLE recipes (name TEXT)")
         other.commit()
         before = path.read_bytes()
-        with pytest.raises(ConfigurationError, match="something else"):
+        with pytest.raises(ConfigurationError, match="another program"):
             Store(path).open()
 
         assert path.read_bytes() == before
@@ -89,7 +89,7 @@ def test_a_file_that_was_cut_off_is_refused_and_left(path: Path, left: int) -> N
     whole = written(path)
     path.write_bytes(whole[:left])
 
-    assert ("damaged" if left >= 512 else "no SQLite file") in refused(path)
+    assert ("damaged" if left >= 512 else "nor any SQLite file") in refused(path)
 
 
 def test_a_file_that_lost_a_table_is_refused_and_left(path: Path) -> None:
@@ -185,7 +185,7 @@ def test_a_missing_folder_is_not_made(path: Path) -> None:
 
 
 def test_a_folder_is_no_store(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="is a folder"):
+    with pytest.raises(ConfigurationError, match="got the folder"):
         Store(tmp_path).open()
 
 

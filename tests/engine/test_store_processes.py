@@ -16,7 +16,7 @@ from tests.engine.store_child import key_of, reply_of
 from tests.engine.store_helpers import REPLY, durably, fill, forks, in_child, key
 
 from restaurant_llm_batch._store.store import Store
-from restaurant_llm_batch._store.writer import Durable
+from restaurant_llm_batch._store.writer import CommitFuture
 
 CHILD = Path(__file__).with_name("store_child.py")
 
@@ -115,12 +115,12 @@ def test_parent_and_forked_child_both_go_on_writing(store: Store, path: Path) ->
 
     answers = []
     for _ in range(3):
-        busy = [Durable() for _ in range(50)]  # with a group under way
+        busy = [CommitFuture() for _ in range(50)]  # with a group under way
         for number, durable in enumerate(busy):
             store.put(key(number), reply_of("test", number), durable)
         answers.append(in_child(write))
         for durable in busy:
-            durable.wait()
+            durable.result()
     fill(store, range(200, 210))
 
     assert answers == ["True"] * 3

@@ -1,1 +1,1 @@
-"""What a user may set: strategy, limits, retries, time limits and stop conditions."""
+"""Configuration of a runner: strategy, limits, retry policy, time limits and stop conditions."""

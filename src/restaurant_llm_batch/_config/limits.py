@@ -1,4 +1,4 @@
-"""Limits: calls in flight, tokens, rates and batch sizes of a runner. Numbers only; `_limits` enforces them."""
+"""Limits on calls in flight, tokens, rates and batch sizes of a runner. Numbers only; `_limits` enforces them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .._limits.aimd import AdaptiveLimit
 from .._limits.concurrency import ConcurrencyLimiter
 from ..errors import ConfigurationError
 
-_GATED = ("search", "llm", "batches", "llm_total")
+_CONCURRENCY_LIMITS = ("search", "llm", "batches", "llm_total")
 _EXAMPLES = {
     "llm_total": 8,
     "tokens_in_flight": 100_000,
@@ -21,31 +21,31 @@ _EXAMPLES = {
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
-    The most that a runner does at once, across all of its runs, threads and loops.
+    Upper limits of a runner, across all of its runs, threads and event loops.
 
-    `search`, `llm`, `batches` and `llm_total` count calls to a backend. Each may be a number, an `AdaptiveLimit`
-    that finds the number, or a `ConcurrencyLimiter` that is shared with other runners.
+    `search`, `llm`, `batches` and `llm_total` limit calls in flight to a backend. Each is a number, an `AdaptiveLimit`
+    that learns the number from the service, or a `ConcurrencyLimiter` shared with other runners.
 
     Attributes:
         search: Searches in flight.
         llm: LLM calls in flight, other than packed batches.
         batches: LLM calls in flight that carry a packed batch of reviews.
-        llm_total: Both kinds together; None for no bound of its own.
-        open_items: Restaurants open at once in one run (the sliding window).
+        llm_total: LLM calls in flight, packed batches included; None for no limit beyond `llm` and `batches`.
+        open_items: Items (restaurants) open at once in one run: the size of its sliding window.
         max_tokens_per_batch: Token budget of a packed batch.
-        min_batch_size: Fewest reviews in a packed batch, where the budget allows it.
+        min_batch_size: Fewest reviews in a packed batch, if the budget allows it.
         max_batch_size: Most reviews in a packed batch.
-        default_batch_size: Batch size when there is nothing to judge it by.
-        tokens_in_flight: Tokens of LLM calls in flight, prompts and longest answers: what a GPU's KV cache holds
+        default_batch_size: Batch size if there are no reviews to estimate it from.
+        tokens_in_flight: Tokens of LLM calls in flight, prompts and longest replies: the capacity of a GPU's KV cache
             (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number or a `ConcurrencyLimiter`; None for no
-            limit. The first call in the queue waits and is not overtaken; a call larger than the limit runs alone.
-        requests_per_minute: LLM calls that begin in any 60 seconds, tries counted each; spread over the minute. None
-            for what the service says in its ``x-ratelimit-*`` headers, if it does.
-        tokens_per_minute: Tokens that they take, likewise. A call is counted with its prompt and its longest answer
-            when it begins, and with what it really took when it has ended.
+            limit. The first call in the queue is never overtaken; a call larger than the limit runs alone.
+        requests_per_minute: LLM calls that start in any 60 seconds, every attempt included; starts are spread over the
+            minute. None for the limit in the service's ``x-ratelimit-*`` headers, if it sends them.
+        tokens_per_minute: Tokens of the LLM calls of a minute; None as for `requests_per_minute`. When a call starts,
+            it counts with its prompt and its longest reply; when it ends, with the tokens it used.
 
     Raises:
-        ConfigurationError: When a number is not a positive integer, or the batch sizes are out of order.
+        ConfigurationError: If a number is not a whole number of at least 1, or the batch sizes are out of order.
     """
 
     search: int | AdaptiveLimit | ConcurrencyLimiter = 50
@@ -64,29 +64,34 @@ class Limits:
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if isinstance(value, (AdaptiveLimit, ConcurrencyLimiter)) and field.name in _GATED:
+            if isinstance(value, (AdaptiveLimit, ConcurrencyLimiter)) and field.name in _CONCURRENCY_LIMITS:
                 continue
             if field.name == "tokens_in_flight" and isinstance(value, ConcurrencyLimiter):
                 continue
             if value is None and field.default is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                kinds = ", an AdaptiveLimit(...) or a ConcurrencyLimiter(...)" if field.name in _GATED else ""
+                counts_calls = field.name in _CONCURRENCY_LIMITS
+                kinds = ", an AdaptiveLimit(...) or a ConcurrencyLimiter(...)" if counts_calls else ""
                 example = field.default or _EXAMPLES[field.name]
                 raise ConfigurationError(
                     f"Limits.{field.name} must be a whole number of at least 1{kinds}, got {value!r}; "
-                    f"write for example Limits({field.name}={example})"
+                    f"for example Limits({field.name}={example})"
                 )
         if not self.min_batch_size <= self.default_batch_size <= self.max_batch_size:
             raise ConfigurationError(
                 "Limits needs min_batch_size <= default_batch_size <= max_batch_size, got "
-                f"{self.min_batch_size}, {self.default_batch_size}, {self.max_batch_size}"
+                f"{self.min_batch_size}, {self.default_batch_size}, {self.max_batch_size}; for example "
+                "Limits(min_batch_size=10, default_batch_size=50, max_batch_size=100)"
             )
 
     @classmethod
     def preset(cls, name: Literal["24gb", "40gb"]) -> Limits:
         """
-        Return the source service's settings for a GPU of that memory.
+        Return the limits that the service this library comes from used on a GPU with this much memory.
+
+        Args:
+            name: Memory of the GPU: "24gb" or "40gb".
 
         Raises:
             ConfigurationError: For any other name.
@@ -99,5 +104,5 @@ class Limits:
             return presets[name]
         except KeyError:
             raise ConfigurationError(
-                f"there is no preset {name!r}; write one of {', '.join(map(repr, presets))}"
+                f"preset must be {' or '.join(map(repr, presets))}, got {name!r}; for example Limits.preset('24gb')"
             ) from None

@@ -1,4 +1,4 @@
-"""When to ask again: a pure function from what went wrong to how long to wait."""
+"""Retry decision: whether a failed call is tried again, and the backoff before it. Pure functions."""
 
 from __future__ import annotations
 
@@ -11,20 +11,21 @@ from ..errors import ConfigurationError, RateLimited, TransientBackendError
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
     """
-    How often and how patiently a call is made again.
+    How often a failed call is tried again, and how long to wait before each retry.
 
-    Waits double from `wait_initial` to `wait_max` and are then shortened at random by up to half, so that
-    calls which failed together do not return together. A ``Retry-After`` is a floor, with the same jitter
-    on top. A refusal (`RateLimited`) is not an attempt: it has a count of its own.
+    Exponential backoff with jitter: the wait doubles from `wait_initial` up to `wait_max`, and is then shortened at
+    random by up to half, so that calls which failed together are not retried together. A ``Retry-After`` header is a
+    lower bound, plus jitter. Only transient errors are retried. A 429 response (`RateLimited`) does not count as an
+    attempt: it has its own limit.
 
     Attributes:
-        attempts: Most tries of a call, the first one included.
-        wait_initial: Seconds before the second try, before jitter.
-        wait_max: Longest wait in seconds, unless the service asks for more.
-        max_rate_limit_attempts: Most refusals of a call before it fails.
+        attempts: Most attempts of a call, the first one included.
+        wait_initial: Seconds before the second attempt, before jitter.
+        wait_max: Maximum wait in seconds, unless the service's ``Retry-After`` is longer.
+        max_rate_limit_attempts: Most 429 responses to a call before it fails.
 
     Raises:
-        ConfigurationError: When a count is below 1 or a wait is negative.
+        ConfigurationError: If a count is not a whole number of at least 1, or unless 0 <= wait_initial <= wait_max.
     """
 
     attempts: int = 3
@@ -38,47 +39,48 @@ class RetryPolicy:
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ConfigurationError(
                     f"RetryPolicy.{name} must be a whole number of at least 1, got {value!r}; "
-                    f"write {name}=1 to never ask again"
+                    f"for example RetryPolicy({name}=1), which never retries"
                 )
         waits: tuple[object, ...] = (self.wait_initial, self.wait_max)
         numbers = all(isinstance(wait, (int, float)) for wait in waits)
         if not numbers or not 0 <= self.wait_initial <= self.wait_max:
             raise ConfigurationError(
                 "RetryPolicy needs 0 <= wait_initial <= wait_max (seconds), got "
-                f"wait_initial={self.wait_initial!r}, wait_max={self.wait_max!r}"
+                f"wait_initial={self.wait_initial!r}, wait_max={self.wait_max!r}; "
+                "for example RetryPolicy(wait_initial=0.5, wait_max=30)"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptCounts:
-    """How a call has fared so far: tries that failed, and tries that were refused."""
+    """Attempts of a call so far: how many failed, and how many got a 429 (`rate_limited`)."""
 
     failed: int = 0
     rate_limited: int = 0
 
 
 def next_retry_delay(
-    policy: RetryPolicy, error: Exception, tries: AttemptCounts, jitter: float
+    policy: RetryPolicy, error: Exception, attempts: AttemptCounts, jitter: float
 ) -> float | None:
     """
-    Decide what follows a failed try.
+    Decide whether a failed attempt is followed by another one.
 
     Args:
         policy: The policy.
-        error: What the try raised.
-        tries: The tries so far, this one included.
+        error: The exception that the attempt raised.
+        attempts: The attempts so far, this one included.
         jitter: A random number from 0 to 1.
 
     Returns:
-        Seconds to wait before asking again, or None to give up.
+        Seconds to wait before the next attempt, or None if the call has failed.
     """
     if not isinstance(error, TransientBackendError):
         return None
-    refused = isinstance(error, RateLimited)
-    count = tries.rate_limited if refused else tries.failed
-    if count >= (policy.max_rate_limit_attempts if refused else policy.attempts):
+    rate_limited = isinstance(error, RateLimited)
+    count = attempts.rate_limited if rate_limited else attempts.failed
+    if count >= (policy.max_rate_limit_attempts if rate_limited else policy.attempts):
         return None
-    # Where the service says what is left, the gate knows better than a guess when to ask again.
+    # If the service reported its limits, the rate limiter knows better than a guess when to try again.
     doublings = 0 if isinstance(error, RateLimited) and error.rate_limit is not None else count - 1
     # 2.0 ** 1024 overflows; the cap is reached long before.
     wait = min(policy.wait_max, policy.wait_initial * 2.0 ** min(doublings, 60))

@@ -1,4 +1,4 @@
-"""When a run should stop by itself: rules, deadlines, prices, and the pure bookkeeping that applies the rules."""
+"""Stop conditions, time limits and prices, and the monitor that applies the conditions to a run."""
 
 from __future__ import annotations
 
@@ -23,25 +23,26 @@ _EXAMPLES = {
 }
 
 _DATED = re.compile(r"[-@:]v?\d")
-"""How what follows a model's name begins, where it is a version of it."""
+"""Matches the start of a version suffix of a model's name, such as "-2025-08-07" or "@v2"."""
 
 
 @dataclass(frozen=True, slots=True)
 class StopConditions:
     """
-    When a run stops by itself; what is finished is returned, and `RunStats.stopped_because` says why.
+    When a run stops by itself. Finished items are returned, and `RunStats.stopped_because` gives the reason.
 
-    Calls that are in flight when a rule is met are left to end, so a bound is passed by what they come to.
+    Calls in flight are allowed to finish, so totals may exceed a limit by their cost.
 
     Attributes:
-        error_rate: Stop when this share of the latest `error_rate_window` tries of LLM calls failed, refusals aside.
-        error_rate_window: How many tries that is about; before so many there were, the rule is not applied.
-        max_rate_limited_seconds: Stop when the model has refused everything, and answered nothing, for so many seconds.
-        max_tokens: Stop when so many tokens were read and written, those of answers that could not be used too.
-        max_cost: Stop when so much was spent, in the currency of the prices.
+        error_rate: Stop when this share (0 to 1) of the latest `error_rate_window` attempts of LLM calls failed. 429
+            responses do not count.
+        error_rate_window: Number of latest attempts that `error_rate` is computed over; with fewer, it is not applied.
+        max_rate_limited_seconds: Stop after this many seconds of nothing but 429 responses from the model.
+        max_tokens: Stop when this many prompt and completion tokens were used, those of unusable replies included.
+        max_cost: Stop when this much was spent, in the currency of the prices.
 
     Raises:
-        ConfigurationError: When a number is out of its bounds.
+        ConfigurationError: If a number is out of its bounds.
     """
 
     error_rate: float | None = None
@@ -68,30 +69,30 @@ class StopConditions:
             if not fine or (field.name == "error_rate" and value > 1):
                 raise ConfigurationError(
                     f"StopConditions.{field.name} must be {bounds[field.name]}, got {value!r}; "
-                    f"write for example StopConditions({field.name}={_EXAMPLES[field.name]})"
+                    f"for example StopConditions({field.name}={_EXAMPLES[field.name]})"
                 )
 
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
     """
-    How long things may take, in seconds; None for no bound.
+    How long calls, items and runs may take, in seconds; None for no limit.
 
-    An awaited call that is late is cancelled, at the service too where that is possible, and counts as a transient
-    failure. A blocking one is given up: its item goes on without it, its slot stays taken until its thread returns
-    (soon, where the backend can end it; those over HTTP here do), and it is not made again. One by one (stage 1)
-    nothing interrupts a blocking call; there the backend's own timeout is the bound.
+    An overdue awaited call is cancelled, at the service too if possible, and counts as a transient failure. An overdue
+    blocking call is abandoned: its item goes on without it, and it is not retried. Its slot is free when its thread
+    returns; that is soon if the backend can abort the call, as this library's HTTP backends can. In stage 1 nothing
+    interrupts a blocking call; there, set the backend's own timeout.
 
     Attributes:
-        call: Of a call to a backend, from its admission: time in the queue does not count.
-        item: Of an item, from its entry into the window; what is late then fails as `DeadlineExceeded`.
-        run: Of a run. Then what is finished is returned, calls in flight are cancelled, and what is open fails as
-            not run to its end.
+        call: Limit of one backend call, from its admission: time in the queue does not count.
+        item: Limit of one item, from when it enters the window. An overdue item fails with `DeadlineExceeded`.
+        run: Limit of a run. Then finished items are returned, calls in flight are cancelled, and open items fail with
+            `RunStopped`.
         stall_warning_after: Seconds without a call that starts or ends, after which a `Stalled` event and a log warning
-            list what the run waits for. It ends nothing. (Not in stage 1.)
+            list the pending waits. It ends nothing, and has no effect in stage 1.
 
     Raises:
-        ConfigurationError: When one is not a number above 0.
+        ConfigurationError: If a limit is neither None nor a number above 0.
     """
 
     call: float | None = None
@@ -107,22 +108,22 @@ class TimeLimits:
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < inf:
                 raise ConfigurationError(
                     f"TimeLimits.{field.name} must be a number of seconds above 0, or None, got {value!r}; "
-                    f"write for example TimeLimits({field.name}=120)"
+                    f"for example TimeLimits({field.name}=120)"
                 )
 
 
 @dataclass(frozen=True, slots=True)
 class Price:
     """
-    What a model costs, for a million tokens.
+    The price of a model, per million tokens, in any currency.
 
     Attributes:
-        prompt: Tokens read.
-        completion: Tokens written.
-        cached: Tokens read that the service had in its cache; None for the price of any others.
+        prompt: Price of prompt tokens.
+        completion: Price of completion tokens.
+        cached: Price of prompt tokens that the service read from its cache; None if they cost the same as others.
 
     Raises:
-        ConfigurationError: When one is not a number from 0.
+        ConfigurationError: If a price is not a number of at least 0.
     """
 
     prompt: float
@@ -136,12 +137,12 @@ class Price:
                 continue
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < inf:
                 raise ConfigurationError(
-                    f"Price.{field.name} must be a number from 0, for a million tokens, got {value!r}; "
-                    "write for example Price(prompt=0.25, completion=2.0)"
+                    f"Price.{field.name} must be a number of at least 0, per million tokens, got {value!r}; "
+                    "for example Price(prompt=0.25, completion=2.0)"
                 )
 
     def of(self, reply: LLMResponse) -> float:
-        """Return what a reply costs."""
+        """Return the cost of a reply."""
         cached = reply.cached_tokens if self.cached is not None else 0
         cost = (reply.prompt_tokens - cached) * self.prompt + reply.completion_tokens * self.completion
         return (cost + cached * (self.cached or 0.0)) / 1_000_000
@@ -149,15 +150,15 @@ class Price:
 
 class StopMonitor:
     """
-    Applies the rules to one run: told what calls come to, it says when to stop.
+    Applies the stop conditions to one run. The methods that record a call's result return a reason to stop, or None.
 
     Args:
-        conditions: The rules.
-        prices: What models cost, by the name that their replies give, with or without a date; "" for all others.
+        conditions: The conditions.
+        prices: Prices by the model name in the replies, with or without its date; "" prices all other models.
 
     Attributes:
-        needed: Whether there is anything to watch.
-        cost: What was spent so far; None without prices.
+        needed: Whether there is a condition or a price.
+        cost: The cost so far; None without prices.
     """
 
     def __init__(self, conditions: StopConditions, prices: Mapping[str, Price]) -> None:
@@ -172,30 +173,30 @@ class StopMonitor:
         self._rate_limited_since: float | None = None
 
     def record_reply(self, reply: LLMResponse) -> str | None:
-        """Take note of a reply and return why to stop, if there is a reason."""
+        """Record a reply."""
         self._rate_limited_since = None
         self._failed.append(False)
         self._tokens += reply.prompt_tokens + reply.completion_tokens
-        rules = self._conditions
+        conditions = self._conditions
         if self.cost is not None:
             price = self._price(reply.model)
             if price is None:
                 missing = f'there is no price for the model {reply.model!r}, and none for "", which prices all others'
-                if rules.max_cost is not None:
-                    return f"{missing}; so max_cost={rules.max_cost} cannot hold"
+                if conditions.max_cost is not None:
+                    return f"{missing}; so max_cost={conditions.max_cost} cannot hold"
                 log.warning("%s: it counts as free", missing)
                 price = self._prices[reply.model] = Price(0.0, 0.0)
             self.cost += price.of(reply)
-        if rules.max_tokens is not None and self._tokens >= rules.max_tokens:
-            return f"max_tokens={rules.max_tokens} is used up ({self._tokens} tokens)"
-        if rules.max_cost is not None and self.cost is not None and self.cost >= rules.max_cost:
-            return f"max_cost={rules.max_cost} is spent ({self.cost:.4f})"
+        if conditions.max_tokens is not None and self._tokens >= conditions.max_tokens:
+            return f"max_tokens={conditions.max_tokens} is used up ({self._tokens} tokens)"
+        if conditions.max_cost is not None and self.cost is not None and self.cost >= conditions.max_cost:
+            return f"max_cost={conditions.max_cost} is spent ({self.cost:.4f})"
         return None
 
     def _price(self, model: str) -> Price | None:
         price = self._prices.get(model)
         if price is None:
-            # Asked for "gpt-5-mini", a service answers "gpt-5-mini-2025-08-07".
+            # A request for "gpt-5-mini" returns the name "gpt-5-mini-2025-08-07".
             dated = [name for name in self._prices if name and _DATED.match(model.removeprefix(name))]
             named = max((name for name in dated if model.startswith(name)), key=len, default="")
             price = self._prices.get(named)
@@ -204,7 +205,7 @@ class StopMonitor:
         return price
 
     def record_failure(self) -> str | None:
-        """Take note of a try that failed and return why to stop, if there is a reason."""
+        """Record a failed attempt."""
         self._failed.append(True)
         rate, window = self._conditions.error_rate, self._conditions.error_rate_window
         if rate is None or len(self._failed) < window or sum(self._failed) < rate * window:
@@ -212,19 +213,19 @@ class StopMonitor:
         return f"{sum(self._failed)} of the latest {window} tries failed (error_rate={rate})"
 
     def record_rate_limited(self, now: float) -> str | None:
-        """Take note of a refusal and return why to stop, if there is a reason."""
+        """Record a 429 response."""
         if self._rate_limited_since is None:
             self._rate_limited_since = now
         return self.rate_limit_stop(now)
 
     def rate_limit_stop(self, now: float) -> str | None:
-        """Return why to stop, if nothing but refusals came for too long."""
-        patience, since = self._conditions.max_rate_limited_seconds, self._rate_limited_since
-        if patience is None or since is None or now - since < patience:
+        """Return a reason to stop if there were only 429 responses for too long."""
+        limit, since = self._conditions.max_rate_limited_seconds, self._rate_limited_since
+        if limit is None or since is None or now - since < limit:
             return None
-        return f"the model refused everything for {patience:g} s"
+        return f"the model refused everything for {limit:g} s"
 
     def next_check_in(self, now: float) -> float | None:
-        """Return in how many seconds `overdue` has to be looked at again; None while it need not be."""
-        patience, since = self._conditions.max_rate_limited_seconds, self._rate_limited_since
-        return None if patience is None or since is None else max(0.0, patience - (now - since))
+        """Return the seconds until `rate_limit_stop` has to be called again; None if it does not."""
+        limit, since = self._conditions.max_rate_limited_seconds, self._rate_limited_since
+        return None if limit is None or since is None else max(0.0, limit - (now - since))

@@ -1,4 +1,4 @@
-"""Strategy: what runs side by side, in which colour. Three switches, four stages."""
+"""Strategy: what runs concurrently, and whether it uses sync or async clients. Three switches, four stages."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ..errors import ConfigurationError
 @dataclass(frozen=True, slots=True)
 class Strategy:
     """
-    How a run is carried out. Results are the same under every strategy; only the time differs.
+    What a run does concurrently. Results are the same under every strategy; only the time differs.
 
     Attributes:
-        search_async: The searches of one restaurant run side by side.
-        restaurant_async: Restaurants run side by side.
-        llm_async: The model is called through its native async client; otherwise through the blocking one,
-            in worker threads as soon as anything else is side by side.
-        threads: What runs side by side runs in worker threads, without any event loop; only with
-            ``llm_async=False``. Use `Strategy.threaded()`.
+        search_async: Run the searches of one restaurant concurrently.
+        restaurant_async: Run restaurants concurrently.
+        llm_async: Call the model through its native async client; otherwise through the blocking client, in worker
+            threads if anything else is concurrent.
+        threads: Run everything concurrent in worker threads, without an event loop; only with ``llm_async=False``. Use
+            `Strategy.threaded()`.
 
     Raises:
-        ConfigurationError: When a switch is not a bool, or the switches contradict each other.
+        ConfigurationError: If a switch is not a bool, or the switches contradict each other.
     """
 
     search_async: bool = False
@@ -33,38 +33,43 @@ class Strategy:
         for field in fields(self):
             value = getattr(self, field.name)
             if not isinstance(value, bool):
-                raise ConfigurationError(f"Strategy.{field.name} must be True or False, got {value!r}")
+                raise ConfigurationError(
+                    f"Strategy.{field.name} must be True or False, got {value!r}; for example True"
+                )
         if self.threads and self.llm_async:
             raise ConfigurationError(
                 "Strategy(threads=True) has no event loop for llm_async=True; "
-                "write Strategy.threaded() or Strategy.stage(4)"
+                "use Strategy.threaded() or Strategy.stage(4)"
             )
         if self.threads and not (self.search_async or self.restaurant_async):
             raise ConfigurationError(
-                "Strategy(threads=True) has nothing to run side by side; write Strategy.threaded()"
+                "Strategy(threads=True) has nothing to run concurrently; use Strategy.threaded()"
             )
 
     @classmethod
     def stage(cls, number: int) -> Strategy:
         """
-        Return one of the four stages: 1 nothing async, 2 searches, 3 and the model, 4 and restaurants.
+        Return one of the four stages; each adds to the one before.
+
+        Args:
+            number: 1 runs everything in sequence, 2 makes searches concurrent, 3 adds the async model, 4 adds
+                concurrent restaurants.
 
         Raises:
             ConfigurationError: For any other number.
         """
         if number not in (1, 2, 3, 4) or isinstance(number, bool):
             raise ConfigurationError(
-                f"there is no stage {number!r}; write Strategy.stage(1), (2), (3) or (4), "
-                "or Strategy.threaded()"
+                f"stage must be 1, 2, 3 or 4, got {number!r}; for example Strategy.stage(4), or Strategy.threaded()"
             )
         return cls(search_async=number >= 2, llm_async=number >= 3, restaurant_async=number >= 4)
 
     @classmethod
     def threaded(cls) -> Strategy:
-        """Return the strategy for hosts that cannot have an event loop: everything in worker threads."""
+        """Return the strategy for hosts without an event loop: everything runs concurrently in worker threads."""
         return cls(search_async=True, restaurant_async=True, threads=True)
 
     @property
     def is_concurrent(self) -> bool:
-        """Whether anything at all runs side by side."""
+        """Whether anything runs concurrently."""
         return self.search_async or self.restaurant_async or self.llm_async

@@ -1,1 +1,1 @@
-"""The engine: policy flows decide, drivers wait. Nothing here is public."""
+"""Engine: the scheduler, policy flows and drivers of a run. Policy flows decide, drivers wait."""

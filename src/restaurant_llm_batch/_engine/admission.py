@@ -3,9 +3,9 @@ Admission: one call's way through its limiters, in order, until the last one adm
 
 A call holds a ticket at each `ConcurrencyLimiter` that it has reached. The first limiter that does not admit at once
 keeps the ticket; when it admits later, from whichever thread frees the slot, the ticket posts the next attempt to the
-run's mailbox. The `RateLimiter` comes last, because a call that it admits has to start at once. The scheduler hears
-once: when all limiters have admitted the call, `on_admitted` is called where the run lives, perhaps before `acquire`
-returns.
+run's mailbox. The `RateLimiter` comes last, because a call that it admits has to start at once. The scheduler is
+notified once: when all limiters have admitted the call, `on_admitted` is called where the run lives, perhaps before
+`acquire` returns.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Admission(Generic[C]):
         count: Counts the tokens of its request.
 
     Attributes:
-        queued_at: When the call asked the first limiter; 0.0 before.
+        queued_at: When the call was queued at the first limiter; 0.0 before.
         tokens: Tokens that the call takes of the limiters that count tokens; 0 while none does.
         rate_ticket: The call's ticket at the rate limiter; None while there is no rate to keep to.
     """
@@ -129,7 +129,7 @@ class Admission(Generic[C]):
         if (priority, sequence) >= (self.priority, self.sequence):
             return
         if self._mailbox is None:
-            self._raise_priority(priority, sequence)  # it has not asked a limiter yet
+            self._raise_priority(priority, sequence)  # it is not queued at a limiter yet
         else:
             self._mailbox.post(lambda: self._raise_priority(priority, sequence))
 
@@ -146,7 +146,7 @@ class Admission(Generic[C]):
         self._call = None
 
     def cancel(self) -> None:
-        """Give up a call that has not started: its tickets go to those who wait."""
+        """Cancel a call that has not started: its tickets go to the next waiters."""
         self._call = None
         for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
             limiter.cancel(ticket)

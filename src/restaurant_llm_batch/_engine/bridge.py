@@ -1,8 +1,19 @@
 """
-Between a blocking caller and a run that goes on elsewhere, on a loop or in a thread.
+Run bridge: connects a blocking caller to a run in another thread or on an event loop.
 
-The caller reads outcomes from a queue, and meanwhile feeds the run: a lazy iterable is the user's code, which
-may block or belong to its thread (a database cursor, say), so it is only ever advanced in the caller's.
+Theory of operation. Two threads share a `RunBridge`, and no lock. The run's side puts messages into `_inbox`; the
+caller's side posts actions to the run's mailbox. Outcomes go from the run to the caller. Items go from the caller to
+the
+run: a lazy iterable is the user's code, which may block or belong to its thread (a database cursor, for example), so
+    only
+the caller's thread advances it. Caller and run take turns with the items:
+
+    run     `RemoteSource.take` finds nothing, sends `_NeedItems(room)`, and does not touch the items again
+    caller  `_feed` reads up to `room` items, then posts `RemoteSource.end_turn` and `admit_items`
+    run     takes the items
+
+The bridge may be abandoned at any moment, by the garbage collector as well. Then the run is cancelled, and finishes its
+records by itself (`on_finished`).
 """
 
 from __future__ import annotations
@@ -30,62 +41,76 @@ from .threads import DaemonThreadPool
 Launch: TypeAlias = "Callable[[RunBridge], object]"
 
 ACKNOWLEDGE_EVERY = 16
-"""Outcomes taken before the run is told, as long as there are more to take: each telling wakes a thread."""
+"""Outcomes taken before they are acknowledged, if more are ready: every acknowledgement wakes a thread."""
 
 MAX_FEED_SECONDS = 0.001
-"""Seconds of reading before what was read goes to the run: a slow iterable should not keep it waiting."""
+"""Seconds of reading items before they go to the run, which should not wait for a slow iterable."""
 
 
 class _NeedItems:
-    """The run has room for `entries` more."""
+    """Message: the run has room for `room` more items."""
 
-    def __init__(self, entries: int) -> None:
-        self.entries = entries
+    def __init__(self, room: int) -> None:
+        self.room = room
 
 
 class _Done:
-    """The run has delivered everything."""
+    """Message: the run has delivered all outcomes."""
 
 
 class RemoteSource:
-    """Entries that the caller reads and the run takes, by turns."""
+    """
+    Items that the caller's thread reads and the run takes, in turns.
 
-    def __init__(self, want: Callable[[int], object]) -> None:
-        self.entries: deque[RunItem | Failure] = deque()
+    Args:
+        request: Asks the caller to read at most that many items.
+
+    Attributes:
+        items: Items that were read and not taken yet.
+        exhausted: Whether the caller has read the last item.
+        failure: The exception that the items' iterable raised.
+    """
+
+    def __init__(self, request: Callable[[int], object]) -> None:
+        self.items: deque[RunItem | Failure] = deque()
         self.exhausted = False
         self.failure: BaseException | None = None
-        self._want = want
+        self._request = request
         self._callers_turn = False
 
     def take(self, room: int) -> RunItem | Failure | NotReady | None:
-        """Return the next entry that was fed, asking for more when there is none."""
+        """Return the next item that was read. If there is none, request some and return `NOT_READY`."""
         if self._callers_turn:
             return NOT_READY
-        if self.entries:
-            return self.entries.popleft()
+        if self.items:
+            return self.items.popleft()
         if self.failure is not None:
             raise self.failure
         if self.exhausted:
             return None
         self._callers_turn = True
-        self._want(room)
+        self._request(room)
         return NOT_READY
 
-    def fed(self) -> None:
-        """Note, where the run is, that the caller has had its turn."""
+    def end_turn(self) -> None:
+        """Let the run take items again. Called in the run's mailbox."""
         self._callers_turn = False
 
 
 class RunBridge:
     """
-    Reads and feeds a run.
+    A run in another thread or on an event loop, as a blocking caller sees it.
 
     Args:
         run: The run.
         reader: The items.
-        launch: Starts the run elsewhere: it makes a driver there, calls `attach` with it and, if that
-            returns true, runs it; then calls `on_finished` with what it raised, or None.
-        collect: Whether outcomes are kept until the end, rather than making the run wait to be read.
+        launch: Starts the run elsewhere. There it makes a driver, calls `attach` with it and, if that returns True,
+            runs it; then it calls `on_finished` with the exception that the driver raised, or None.
+        collect: Whether outcomes are kept until the end. If not, outcomes that the caller has not taken occupy the
+            window.
+
+    Attributes:
+        source: Where the run takes its items from.
     """
 
     def __init__(self, run: RunState, reader: ItemReader, launch: Launch, *, collect: bool) -> None:
@@ -97,13 +122,13 @@ class RunBridge:
         self._collect = collect
         self._inbox: SimpleQueue[Outcome[Any] | _NeedItems | _Done] = SimpleQueue()
         self._outcomes: deque[Outcome[Any]] = deque()
-        self._fed = RemoteSource(lambda room: self._inbox.put(_NeedItems(room)))
+        self._remote = RemoteSource(lambda room: self._inbox.put(_NeedItems(room)))
         if not reader.is_materialized:
-            self.source = self._fed
+            self.source = self._remote
         self._driver: ConcurrentDriver | ThreadedDriver | None = None
         self._failure: BaseException | None = None
-        self._aborted = self._dropped = False
-        self._over = threading.Event()
+        self._cancelled = self._abandoned = False
+        self._finished = threading.Event()
         self._taken = 0
 
     def take(self) -> Outcome[Any] | None:
@@ -117,66 +142,68 @@ class RunBridge:
             if self._taken and (self._inbox.empty() or self._taken >= ACKNOWLEDGE_EVERY):
                 self._acknowledge()
             try:
-                letter = self._inbox.get(timeout=POLL_INTERVAL)
+                message = self._inbox.get(timeout=POLL_INTERVAL)
             except Empty:
                 continue
-            if isinstance(letter, _NeedItems):
-                self._feed(letter.entries)
-            elif not isinstance(letter, _Done):
+            if isinstance(message, _NeedItems):
+                self._feed(message.room)
+            elif not isinstance(message, _Done):
                 self._taken += 1
-                return letter
+                return message
             elif not self._finish():
                 return None
 
     def check_stop(self) -> None:
-        """Have the run notice that it was stopped; safe in a signal handler."""
+        """Drain the run, which was stopped. Safe in a signal handler."""
         driver = self._driver
         if driver is not None:
             driver.mailbox.post(driver.scheduler.drain)
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """Cancel the run without waiting for it."""
-        self._aborted = True  # before looking for the driver, as `attach` looks here after setting it
+        self._cancelled = True  # before the driver is read: `attach` sets the driver, then reads this
         driver = self._driver
         if driver is not None:
             driver.mailbox.post_deferred(driver.scheduler.cancel)
 
     def abandon(self) -> None:
-        """Cancel the run, which nobody reads any more; the garbage collector may call this anywhere."""
-        self._dropped = True
-        self.give_up()
+        """Cancel a run that has no caller any more. The garbage collector may call this anywhere."""
+        self._abandoned = True
+        self.cancel()
 
     def abort(self) -> Iterator[Outcome[Any]]:
-        """Cancel the run: calls in flight are cancelled or let go. Yields the outcomes not taken yet."""
-        self.give_up()
+        """Cancel the run; its calls in flight are cancelled or abandoned. Yields the outcomes not taken yet."""
+        self.cancel()
         driver = self._driver
-        if driver is not None and not driver.mailbox.is_here():  # an observer, say, cannot wait for itself
-            while not self._over.wait(POLL_INTERVAL):
+        if (
+            driver is not None and not driver.mailbox.is_here()
+        ):  # an observer, for example, would wait for itself
+            while not self._finished.wait(POLL_INTERVAL):
                 pass
         with suppress(Empty):
             while True:
-                letter = self._inbox.get_nowait()
-                if not isinstance(letter, (_NeedItems, _Done)):
-                    self._outcomes.append(letter)
+                message = self._inbox.get_nowait()
+                if not isinstance(message, (_NeedItems, _Done)):
+                    self._outcomes.append(message)
         self._inbox.put(_Done())  # another thread may be waiting for the next outcome
         yield from self._outcomes
         yield from self._not_run()
 
     def attach(self, driver: ConcurrentDriver | ThreadedDriver) -> bool:
-        """Take the driver, where the run is; return whether it is still wanted."""
+        """Set the driver, and return whether it should run. Called where the run lives."""
         self._driver = driver
-        return not self._aborted
+        return not self._cancelled
 
     def on_finished(self, failure: BaseException | None) -> None:
-        """Note, where the run is, that it has ended."""
+        """Record that the run has ended, and the exception that ended it. Called where the run lives."""
         self._failure = failure
-        if self._dropped:
-            self._run.recorder.finish()  # a reader would have done it
+        if self._abandoned:
+            self._run.recorder.finish()  # otherwise the caller does it
         self._inbox.put(_Done())
-        self._over.set()
+        self._finished.set()
 
     def deliver(self, outcome: Outcome[Any]) -> bool:
-        """Take an outcome, where the run is."""
+        """Hand an outcome to the caller. Called where the run lives; returns whether it leaves the window."""
         if self._collect:
             self._outcomes.append(outcome)
         else:
@@ -184,8 +211,8 @@ class RunBridge:
         return self._collect
 
     def _finish(self) -> bool:
-        """Return whether there are outcomes left after the run's end, and raise what it raised if not."""
-        self._inbox.put(_Done())  # whoever asks again is told again
+        """Return whether outcomes are left after the run's end; if not, raise the exception that ended it."""
+        self._inbox.put(_Done())  # for the next `take`
         self._outcomes.extend(self._not_run())
         if not self._outcomes and self._failure is not None:
             raise self._failure
@@ -197,72 +224,72 @@ class RunBridge:
             self._driver.mailbox.post(partial(self._driver.scheduler.on_outcomes_consumed, taken))
 
     def _feed(self, room: int) -> None:
-        """Read at most `room` entries, and no longer than a moment, and hand them over."""
-        fed = self._fed
-        until = self._run.now() + MAX_FEED_SECONDS
+        """Read at most `room` items, for at most `MAX_FEED_SECONDS` and one item, and hand them to the run."""
+        remote = self._remote
+        deadline = self._run.now() + MAX_FEED_SECONDS
         try:
             for _ in range(room):
-                entry = next(self._reader, None)
-                if entry is None:
-                    fed.exhausted = True
+                item = next(self._reader, None)
+                if item is None:
+                    remote.exhausted = True
                     break
-                fed.entries.append(entry)
-                if self._run.now() > until:
+                remote.items.append(item)
+                if self._run.now() > deadline:
                     break
         except Exception as raised:
-            fed.failure = raised
+            remote.failure = raised
         driver = self._driver
         if driver is not None:
-            driver.mailbox.post(fed.fed)
+            driver.mailbox.post(remote.end_turn)
             driver.mailbox.post(driver.scheduler.admit_items)
 
     def _not_run(self) -> Iterator[Outcome[Any]]:
-        """Fail the entries that were read but came too late to be run."""
-        while self._fed.entries:
-            entry = self._fed.entries.popleft()
-            if isinstance(entry, Failure):
-                self._run.recorder.record_outcome(entry)
-                yield entry
+        """Fail the items that were read but not started."""
+        while self._remote.items:
+            item = self._remote.items.popleft()
+            if isinstance(item, Failure):
+                self._run.recorder.record_outcome(item)
+                yield item
             else:
-                yield self._run.recorder.item_finished(entry, None, self._run.stop_error())
+                yield self._run.recorder.item_finished(item, None, self._run.stop_error())
 
 
 def in_thread(make_driver: Callable[[RunBridge], ThreadedDriver], threads: DaemonThreadPool) -> Launch:
-    """Return what launches a run in a thread of its own."""
+    """Return a function that launches a run in a thread of its own."""
 
-    def launch(reader: RunBridge) -> None:
-        threads.submit(partial(host, reader))
+    def launch(bridge: RunBridge) -> None:
+        threads.submit(partial(host, bridge))
 
-    def host(reader: RunBridge) -> None:
+    def host(bridge: RunBridge) -> None:
         failure: BaseException | None = None
         try:
-            driver = make_driver(reader)
-            if reader.attach(driver):
+            driver = make_driver(bridge)
+            if bridge.attach(driver):
                 driver.run()
         except BaseException as raised:
             failure = raised
         finally:
-            reader.on_finished(failure)
+            bridge.on_finished(failure)
 
     return launch
 
 
 def on_loop(make_driver: Callable[[RunBridge], ConcurrentDriver], portal: BlockingPortal) -> Launch:
-    """Return what launches a run on a private loop."""
+    """Return a function that launches a run on the runner's private event loop."""
 
-    def launch(reader: RunBridge) -> None:
-        portal.start_task_soon(host, reader)
+    def launch(bridge: RunBridge) -> None:
+        portal.start_task_soon(host, bridge)
 
-    async def host(reader: RunBridge) -> None:
+    async def host(bridge: RunBridge) -> None:
         failure: BaseException | None = RunStopped("the runner was closed while its outcomes were being read")
         try:
-            driver = make_driver(reader)
-            if reader.attach(driver):
+            driver = make_driver(bridge)
+            if bridge.attach(driver):
                 await driver.run()
             failure = None
         except (Exception, KeyboardInterrupt, SystemExit) as raised:
             failure = raised
         finally:
-            reader.on_finished(failure)
+            bridge.on_finished(failure)
 
     return launch

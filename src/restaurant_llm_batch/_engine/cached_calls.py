@@ -25,17 +25,17 @@ from .memo import WaitForCallback
 from .plan import BackendMethod
 from .run import RunState, log
 
-Ask = Callable[[Complete, RunItem, RunState], EngineFlow[LLMResponse]]
+CallModel = Callable[[Complete, RunItem, RunState], EngineFlow[LLMResponse]]
 
 
 def complete_cached(
-    ask: Ask, step: Complete, item: RunItem, run: RunState, store: Store
+    call_model: CallModel, step: Complete, item: RunItem, run: RunState, store: Store
 ) -> EngineFlow[LLMResponse]:
     """
-    Answer a request from the store, or make the call and store the reply.
+    Return the stored reply to a request, or make the call and store its reply.
 
     Args:
-        ask: Calls the model, with retries.
+        call_model: Calls the model, with retries.
         step: The request.
         item: The item it is for.
         run: The run.
@@ -46,15 +46,21 @@ def complete_cached(
         # Join first, then look up: otherwise the leader could finish and leave between the two.
         shared, leads = store.in_flight.join(key, run)
         if leads:
-            return (yield from _lead(shared, ask, step, item, run, store, key))
+            return (yield from _lead(shared, call_model, step, item, run, store, key))
         if run.stopped is not None:
             raise run.stop_error()
         if (yield from _follow(shared, item, run)):
-            return (yield from _lead(shared, ask, step, item, run, store, key))
+            return (yield from _lead(shared, call_model, step, item, run, store, key))
 
 
 def _lead(
-    shared: InFlightCall, ask: Ask, step: Complete, item: RunItem, run: RunState, store: Store, key: bytes
+    shared: InFlightCall,
+    call_model: CallModel,
+    step: Complete,
+    item: RunItem,
+    run: RunState,
+    store: Store,
+    key: bytes,
 ) -> EngineFlow[LLMResponse]:
     try:
         found = store.get(key)
@@ -65,9 +71,9 @@ def _lead(
             return found
         jobs = StoredJobJournal(store, key, run)
         shared.persist = partial(_keep, store, key, jobs)
-        reply = yield from _intercept_calls(ask(step, item, run), shared, jobs)
+        reply = yield from _intercept_calls(call_model(step, item, run), shared, jobs)
         # A truncated or declined reply is stored too: a later run must not pay for it, and for its repair, again.
-        # A reply that its item fails by is deleted then.
+        # If the item fails because of it, it is deleted again.
         item.stored_replies.append((reply, key))
         failure: Any = yield WaitForCallback(partial(shared.persist_reply, reply))
         if failure is not None:
@@ -91,7 +97,7 @@ def _follow(shared: InFlightCall, item: RunItem, run: RunState) -> EngineFlow[bo
 
 
 def _keep(store: Store, key: bytes, jobs: StoredJobJournal, reply: LLMResponse, on_done: Callback) -> None:
-    """Store a reply; until it is on disk, only the service's job has it."""
+    """Store a reply, and delete its jobs when it is on disk; until then, only the service's job has the reply."""
 
     def on_commit(failure: Exception | None) -> None:
         if failure is None:
@@ -118,7 +124,7 @@ class StoredJobJournal:
         self._ended_job = ""
 
     def claim(self, fingerprint: str) -> str | None:
-        """Return the job to go on with; see `JobJournal`."""
+        """Return the id of the job to resume; see `JobJournal`."""
         if self._job is None:
             self._read_store()
         if self._job is None or not self._free or self._job[0] != fingerprint:
@@ -127,7 +133,7 @@ class StoredJobJournal:
         return self._job[1]
 
     def record(self, fingerprint: str, job_id: str) -> None:
-        """Record a job that was made."""
+        """Record a job that was submitted."""
         self._job, self._free = (fingerprint, job_id), False
         change = partial(
             self._store.record_job, self._key, fingerprint, f"{fingerprint} {job_id}", self._on_commit
@@ -149,7 +155,7 @@ class StoredJobJournal:
         """Delete the job from the store."""
         job, self._job = self._job, None
         if job is not None:
-            self._write(partial(self._store.delete_job, self._key, " ".join(job), _nothing))
+            self._write(partial(self._store.delete_job, self._key, " ".join(job), _do_nothing))
 
     def _read_store(self) -> None:
         found = self._store.job(self._key)
@@ -166,14 +172,16 @@ class StoredJobJournal:
     def _write(change: Callable[[], object]) -> None:
         try:
             change()
-        except Exception as error:  # no more threads, at the interpreter's end: the next run looks at the job
+        except (
+            Exception
+        ) as error:  # e.g. no new threads while the interpreter exits; the next run checks the job
             log.warning("a job could not be recorded in the store, or not be deleted: %s", error)
 
 
 def _intercept_calls(
     flow: EngineFlow[LLMResponse], shared: InFlightCall, journal: JobJournal
 ) -> EngineFlow[LLMResponse]:
-    """Attach every call of a flow to the item that runs share, and have its jobs recorded in a journal."""
+    """Attach every call of a flow to the item that runs share, and have the backend record its jobs in a journal."""
 
     def handle(step: EngineStep) -> EngineFlow[Any]:
         if type(step) is Call:
@@ -198,5 +206,5 @@ def _with_journal(method: BackendMethod, journal: JobJournal) -> BackendMethod:
     return BackendMethod(awaited if method.is_async else blocking, method.is_async)
 
 
-def _nothing(_: Exception | None) -> None:
+def _do_nothing(_: Exception | None) -> None:
     pass

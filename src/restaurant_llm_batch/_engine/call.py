@@ -53,7 +53,7 @@ NEW, QUEUED, RUNNING, ABANDONED, RETURNED = CallState
 
 class CallSpec(NamedTuple):
     """
-    What is called.
+    The method to call, its argument, and its labels.
 
     Attributes:
         method: The backend's method, and whether it is awaited.
@@ -72,10 +72,10 @@ class CallSpec(NamedTuple):
 
 class Call:
     """
-    One attempt at one backend call; also the step by which a policy flow asks a driver for it.
+    One attempt at one backend call; also the step by which a policy flow requests it from a driver.
 
     Args:
-        spec: What is called.
+        spec: The method to call, and its argument.
         attempt: 1 for the first attempt.
         admission: Its way through the limiters.
         counters: Counts it while it is at the backend.
@@ -84,12 +84,12 @@ class Call:
         is_async: Whether the backend's method is awaited.
         state: How far it has come.
         started_at: When the backend was called, on the run's clock; 0.0 before.
-        deadline: When its time is up; None for never.
+        deadline: When its time is up, on the run's clock; None for never.
         timeout_error: The error raised when the deadline passes.
         outcome: Result reported to the limiters on release.
         mailbox: Where its run lives; None until it is queued.
         in_flight: Its entry among the calls in flight that runs share; None without a store.
-        cancel_token: Tells a blocking backend that no caller waits any more; None until it is started in a thread.
+        cancel_token: Set when no caller waits for a blocking backend any more; None until it starts in a thread.
         cancel_scope: The scope of an awaited call that runs share, while it is made.
         frame: The frame to resume.
     """
@@ -143,7 +143,7 @@ class Call:
         self.admission.acquire(self, mailbox, on_admitted)
 
     def cancel_acquire(self) -> None:
-        """Give up before the call has started."""
+        """Cancel a call that has not started."""
         self.state = ABANDONED
         self.admission.cancel()
 
@@ -153,7 +153,7 @@ class Call:
             self.admission.raise_priority(priority, sequence)
 
     def request_cancel(self) -> None:
-        """Tell a blocking backend that no caller waits any more. Thread-safe."""
+        """Notify a blocking backend that no caller waits any more. Thread-safe."""
         if self.cancel_token is not None:
             self.cancel_token.set()
 
@@ -176,13 +176,13 @@ class Call:
             self.cancel_scope.shield = self.in_flight.has_other_waiters
 
     def mark_returned(self, reply: Any) -> None:
-        """Tell those who share the call that the backend has returned; in the thread or task that made the call."""
+        """Notify the runs that share the call that the backend has returned; in the thread or task that made it."""
         shared, self.in_flight = self.in_flight, None
         if shared is not None:
             shared.on_call_returned(self, reply)
 
     def record_outcome(self, error: BaseException | None) -> None:
-        """Note what the limiters are to learn from the call."""
+        """Set the result that is reported to the limiters on release."""
         if error is None:
             self.outcome = "success"
         elif isinstance(error, RateLimited):

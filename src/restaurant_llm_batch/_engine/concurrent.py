@@ -26,17 +26,17 @@ SLICE = 0.005
 
 class ConcurrentDriver:
     """
-    Runs items side by side on the running loop.
+    Runs items concurrently on the running event loop.
 
     An async call does not get a task of its own: as many tasks as are needed make admitted calls one after the other,
     which saves the cost of a task for each call.
 
     Args:
         run: The run.
-        source: Its items.
+        source: The items.
         reader: Notified when an item has ended.
         window: Most items open at once.
-        threads: Where blocking calls are made.
+        threads: The worker threads for blocking calls.
         deliver: Takes outcomes on the loop; returns False if an outcome still occupies the window.
     """
 
@@ -109,7 +109,7 @@ class ConcurrentDriver:
             answer, error = await self._make(call)
             ended_at = self._now()
             if ended_at - call.started_at > SLICE:
-                self._slice_started = ended_at  # it must have waited, and other tasks ran meanwhile
+                self._slice_started = ended_at  # the call must have waited, so other tasks ran meanwhile
             self._idle_tasks += 1  # before the call's end admits others: this task makes one of them
             self.scheduler.on_call_finished(call, answer, error)
 
@@ -133,7 +133,7 @@ class ConcurrentDriver:
             return None, throwable(error)
         except (KeyboardInterrupt, SystemExit) as error:
             return None, error
-        except BaseException as error:  # a cancellation, or the end of a loop that was not closed in order
+        except BaseException as error:  # a cancellation, or a loop that is closed while tasks are left
             if not isinstance(error, GeneratorExit) and not is_being_cancelled():
                 failure = RuntimeError("the backend cancelled itself")
                 failure.__cause__ = error

@@ -17,7 +17,7 @@ from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
 T = TypeVar("T")
 
 EngineStep: TypeAlias = Call | Sleep | Gather | WaitForCallback | WaitForCell | NotifyCell
-"""What every driver can perform; the flows of a `Gather` are engine flows here."""
+"""The steps that every driver can perform; the flows of a `Gather` are engine flows here."""
 EngineFlow: TypeAlias = Generator[EngineStep, Any, T]
 """A flow under policy: a generator of engine steps that returns a `T`."""
 
@@ -66,28 +66,28 @@ class MemoWaiters:
 
     def add(self, frame: Frame, cell: MemoCell) -> None:
         """
-        Have a frame wait for a cell. Its owner always ends, also when the run is stopped.
+        Add a frame that waits for a cell. The cell's owner always ends, even if the run is stopped.
 
         Raises:
-            ConfigurationError: When it would wait for itself.
+            ConfigurationError: If the frame would wait for itself.
         """
         if self._leads_to(frame.ancestors(), cell, set()):
             raise ConfigurationError(
-                "a flow given to once() asks for its own key, or for one that waits for it, so it would wait for itself"
+                "a flow passed to once() uses its own key, or one that waits for it, so it would wait for itself"
             )
         self._cells[frame] = cell
         self.since[frame] = self._now()
         cell.waiters.append(frame)
 
     def release(self, cell: MemoCell) -> list[Frame]:
-        """Return the frames that waited for a cell, and forget them."""
+        """Remove and return the frames that wait for a cell."""
         waiting, cell.waiters = cell.waiters, []
         for frame in waiting:
             del self._cells[frame], self.since[frame]
         return waiting
 
     def _leads_to(self, own: set[Frame], cell: MemoCell, seen: set[MemoCell]) -> bool:
-        """Tell whether one of some frames runs a cell's flow, or one that the cell waits for."""
+        """Return whether a frame of `own` runs a cell's flow, or a flow that the cell's owner waits for."""
         if cell in seen:
             return False
         seen.add(cell)

@@ -1,4 +1,4 @@
-"""The door: items as the user gave them become entries, or failures in their place."""
+"""Item reader: parses and checks the user's items; a bad item becomes a failure in its position."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from ..protocols import Task
 from ..steps import Flow
 
 MAX_ERRORS_SHOWN = 5
-"""How many bad items of a list one error names."""
+"""Most errors of bad items in one exception's message."""
 
 
 @dataclass(slots=True)
 class RunItem:
     """
-    An item on its way through a run.
+    An item and its state in a run.
 
     Attributes:
-        index: Its place in the input, from 0.
-        item_id: Its name.
+        index: Its position in the input, from 0.
+        item_id: Its id.
         priority: Lower goes first.
-        item: What the task's flow takes.
-        sequence: When it entered the window, on the runner's counter.
-        deadline: When its time is up, on `time.monotonic`'s clock; None for never.
-        has_llm_reply: Whether the model has answered it anything.
-        retried: Answers that came only at a later try, and which.
-        stored_replies: Answers that are in the store, and their keys there.
-        errors: What calls of this item raised in the end, with stage and tries.
+        item: The parsed item, the argument of the task's flow.
+        sequence: When it entered the window, as a number of the runner's counter.
+        deadline: The time at which it fails, on the run's clock; None for never.
+        has_llm_reply: Whether the model has replied to any of its calls.
+        retried: Replies that needed more than one attempt, and the number of attempts.
+        stored_replies: Replies that are in the store, and their keys.
+        errors: The exceptions of its calls that failed, with stage and attempts.
     """
 
     index: int
@@ -48,94 +48,97 @@ class RunItem:
 
 class ItemReader:
     """
-    Reads items, lazily where the input is lazy.
+    Reads items, lazily if the input is lazy.
 
-    A collection (a list, a tuple, a range, a set, ...) is checked whole, before any call. From any other
-    iterable a bad item becomes a `Failure` in its place, and an id is a duplicate while an item of that id is
-    open.
+    A collection (a list, a tuple, a range, a set, ...) is checked as a whole before any call. In any other iterable, a
+    bad item becomes a `Failure` in its position, and an id is a duplicate only while another item of that id is open.
+
+    Args:
+        task: Parses the items.
+        items: The user's items.
 
     Attributes:
-        total: How many items there are, or None when the input does not tell.
+        total: The number of items; None if the input is lazy.
 
     Raises:
-        ConfigurationError: When the items are not iterable, or some item of a collection is bad.
+        ConfigurationError: If the items are not iterable, or an item of a collection is bad.
     """
 
     def __init__(self, task: Task[Any], items: Iterable[Any]) -> None:
         self._task = task
         self._open: set[ItemId] = set()
         self.total: int | None = None
-        self._entries: Iterator[RunItem | Failure]
+        self._items: Iterator[RunItem | Failure]
         if hasattr(items, "__aiter__"):
             raise ConfigurationError(
-                "items must be an iterable that is not async; collect them first, "
-                "with [item async for item in items]"
+                f"items must be an iterable that is not async, got {type(items).__name__}; collect them first, "
+                "for example with [item async for item in items]"
             )
         if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
             raise ConfigurationError(
                 f"items must be a list or another iterable of items, got {type(items).__name__}; "
-                "write [item] for a single one"
+                "for example [item] for a single item"
             )
         if isinstance(items, Collection):
-            entries = self._read_whole(items)
-            self.total = len(entries)
-            self._entries = iter(entries)
+            read = self._read_collection(items)
+            self.total = len(read)
+            self._items = iter(read)
         else:
-            self._entries = self._read_lazily(items)
+            self._items = self._read_lazily(items)
 
     def __iter__(self) -> Iterator[RunItem | Failure]:
         return self
 
     def __next__(self) -> RunItem | Failure:
-        return next(self._entries)
+        return next(self._items)
 
     @property
     def is_materialized(self) -> bool:
-        """Whether nothing of the user's runs when the next entry is taken."""
+        """Whether all items were read at the start, so that `next` runs no code of the user."""
         return self.total is not None
 
-    def item_finished(self, entry: RunItem) -> None:
-        """Note that an entry is open no longer."""
-        self._open.discard(entry.item_id)
+    def item_finished(self, item: RunItem) -> None:
+        """Record that an item is no longer open."""
+        self._open.discard(item.item_id)
 
-    def _read_whole(self, items: Collection[Any]) -> list[RunItem]:
-        entries: list[RunItem] = []
-        complaints: list[str] = []
+    def _read_collection(self, items: Collection[Any]) -> list[RunItem]:
+        read: list[RunItem] = []
+        errors: list[str] = []
         first: dict[ItemId, int] = {}
         for index, raw in enumerate(items):
             try:
-                entry = self._read(index, raw)
+                item = self._read(index, raw)
             except ConfigurationError as error:
-                complaints.append(str(error))
+                errors.append(str(error))
                 continue
-            if entry.item_id in first:
-                complaints.append(
-                    f"item {index}: duplicate id {entry.item_id!r}, already item "
-                    f"{first[entry.item_id]}; give each item once"
+            if item.item_id in first:
+                errors.append(
+                    f"item {index}: duplicate id {item.item_id!r}, already item "
+                    f"{first[item.item_id]}; give each item once"
                 )
                 continue
-            first[entry.item_id] = index
-            entries.append(entry)
-        if complaints:
-            more = len(complaints) - MAX_ERRORS_SHOWN
+            first[item.item_id] = index
+            read.append(item)
+        if errors:
+            more = len(errors) - MAX_ERRORS_SHOWN
             tail = [f"and {more} more"] if more > 0 else []
-            raise ConfigurationError("; ".join(complaints[:MAX_ERRORS_SHOWN] + tail))
-        return entries
+            raise ConfigurationError("; ".join(errors[:MAX_ERRORS_SHOWN] + tail))
+        return read
 
     def _read_lazily(self, items: Iterable[Any]) -> Iterator[RunItem | Failure]:
         for index, raw in enumerate(items):
             try:
-                entry = self._read(index, raw)
-                if entry.item_id in self._open:
+                item = self._read(index, raw)
+                if item.item_id in self._open:
                     raise ConfigurationError(
-                        f"item {index}: duplicate id {entry.item_id!r}, which is still open; "
+                        f"item {index}: duplicate id {item.item_id!r}, which is still open; "
                         "give each item once"
                     )
-            except Exception as error:  # whatever a task of the user's own raises for a bad item
-                yield Failure(_name_of(raw), error, "input", index=index)
+            except Exception as error:  # a user's own task may raise any exception for a bad item
+                yield Failure(_id_of(raw), error, "input", index=index)
             else:
-                self._open.add(entry.item_id)
-                yield entry
+                self._open.add(item.item_id)
+                yield item
 
     def _read(self, index: int, raw: Any) -> RunItem:
         try:
@@ -149,19 +152,19 @@ class ItemReader:
 
 
 class InlineSource:
-    """Entries read where the run is."""
+    """Items read in the run's own thread or on its event loop."""
 
-    def __init__(self, intake: ItemReader) -> None:
-        self._reader = intake
+    def __init__(self, reader: ItemReader) -> None:
+        self._reader = reader
 
     def take(self, room: int) -> RunItem | Failure | None:
-        """Return the next entry, or None after the last."""
+        """Return the next item, or None after the last."""
         return next(self._reader, None)
 
 
-def _name_of(raw: Any) -> ItemId | None:
-    names = [raw.get(field) for field in ID_FIELDS] if isinstance(raw, dict) else [raw]
-    return next((name for name in names if isinstance(name, (int, str))), None)
+def _id_of(raw: Any) -> ItemId | None:
+    ids = [raw.get(field) for field in ID_FIELDS] if isinstance(raw, dict) else [raw]
+    return next((found for found in ids if isinstance(found, (int, str))), None)
 
 
 R = TypeVar("R")
@@ -169,7 +172,7 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class FunctionTask(Generic[R]):
-    """A task made of one generator function; items are passed to it as they are given."""
+    """A task that consists of one generator function. The function gets the items unchanged."""
 
     function: Callable[[Any], Flow[R]]
 
@@ -180,7 +183,7 @@ class FunctionTask(Generic[R]):
 
     @property
     def requires_search(self) -> bool:
-        """Not known before it searches."""
+        """False: it is not known until the function searches."""
         return False
 
     def parse_item(self, raw: Any, /) -> Any:
@@ -188,7 +191,7 @@ class FunctionTask(Generic[R]):
         return raw
 
     def item_key(self, item: Any, /) -> tuple[ItemId, int]:
-        """Find the id in the item itself, one of its keys, or one of its attributes."""
+        """Return the id: the item itself, or one of its keys or attributes."""
         if isinstance(item, str) or hasattr(item, "__index__"):
             return as_item_id(item, "the item"), 0
         for name in ID_FIELDS:
@@ -196,21 +199,21 @@ class FunctionTask(Generic[R]):
             if value is not None:
                 return as_item_id(value, name), 0
         raise ConfigurationError(
-            f"cannot tell the id of {item!r}; give it a key or attribute "
-            f"named {' or '.join(map(repr, ID_FIELDS))}"
+            f"an item needs a key or attribute named {' or '.join(map(repr, ID_FIELDS))}, got {item!r}; "
+            f"for example {{{ID_FIELDS[0]!r}: 1}}"
         )
 
     def flow(self, item: Any, /) -> Flow[R]:
-        """Open the flow."""
+        """Return the flow of an item."""
         return self.function(item)
 
 
 def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:
     """
-    Return a task, made of the function if it is one.
+    Return the task, or a task made of the generator function.
 
     Raises:
-        ConfigurationError: When it is neither a task nor callable.
+        ConfigurationError: If it is neither a task nor callable.
     """
     if not isinstance(task, type) and all(
         hasattr(task, name) for name in ("parse_item", "item_key", "flow", "requires_search")
@@ -219,9 +222,7 @@ def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:
     if callable(task) and not isinstance(task, type):
         return FunctionTask(task)
     hint = f"{task.__name__}(...)" if isinstance(task, type) else "SummarizeAspects()"
-    raise ConfigurationError(
-        f"the task must be a task or a generator function, got {task!r}; write for example {hint}"
-    )
+    raise ConfigurationError(f"task must be a task or a generator function, got {task!r}; for example {hint}")
 
 
 def failure_stage(item: RunItem, error: Exception) -> tuple[Stage, int]:

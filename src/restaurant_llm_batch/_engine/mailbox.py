@@ -1,10 +1,13 @@
 """
-Waking whoever drives a run, from any thread, without ever blocking.
+Mailbox: runs actions in the thread or event loop of a run, sent from any thread without blocking (actor mailbox).
 
-Everything a run does happens at its *home*: the thread, or the event loop, that drives it. A slot may be
-freed anywhere (another loop, a worker thread), so whoever frees it *posts* what is to be done. This is the
-one file that names asyncio and trio: `anyio.Event.set` from another thread would never wake its waiter, and
-a blocking call into another loop can deadlock two loops that wake each other.
+A run lives in one thread or on one event loop, and everything it does happens there, one action at a time. A slot may
+be freed anywhere, in a worker thread or on another loop; the thread that frees it *posts* an action to the run's
+mailbox.
+
+This is the only module that imports asyncio and trio. anyio has no function that is safe to call from any thread and
+does not block: `anyio.Event.set` does not wake a waiter on another thread's loop, and a blocking call into another loop
+can deadlock two loops that wake each other.
 """
 
 from __future__ import annotations
@@ -23,175 +26,177 @@ import anyio
 Action = Callable[[], Any]
 
 Clock: TypeAlias = Callable[[], float]
-"""Returns the time in seconds, from any fixed moment on. Every driver has one, and the engine reads no other."""
+"""Returns the time in seconds since a fixed moment. Every driver has one, and the engine reads no other."""
 
 thread_clock: Clock = monotonic
 """The clock of drivers that block a thread."""
 
 POLL_INTERVAL = 0.5
 """
-Longest wait of a blocking caller in seconds, after which it looks around and waits again.
+Longest wait of a blocking caller, in seconds; then it waits again.
 
-A signal that arrives just before a thread blocks does not interrupt it: without this, a Ctrl-C at the wrong
-microsecond would not be heard before the next call ends.
+A signal that arrives just before a thread blocks does not interrupt the wait: without this limit, a Ctrl-C at the wrong
+microsecond would take effect only when the next call ends.
 """
 
 
 class Mailbox(Protocol):
-    """Where a run lives."""
+    """Runs actions where a run lives: in its thread or on its event loop."""
 
     def post(self, action: Action) -> bool:
-        """Have `action` run at home, at once when called there; False when home is gone."""
+        """Run `action` where the run lives: at once if called there. Return False if it cannot run any more."""
         ...
 
     def post_deferred(self, action: Action) -> bool:
-        """Have `action` run at home when it is done with what it does now; False when home is gone."""
+        """Run `action` where the run lives, after the current action. Return False if it cannot run any more."""
         ...
 
     def post_unattended(self, action: Action) -> bool:
-        """Have `action`, which starts nothing, run at home even when nobody attends to the post any more."""
+        """Run `action`, which must not start tasks, even if the run is over. Return False if the loop is closed."""
         ...
 
 
 class ThreadMailbox:
-    """The calling thread as a home: it takes its post whenever it has nothing else to do."""
+    """The mailbox of the thread that creates it; it runs actions when the thread calls `run_pending` or `wait`."""
 
     def __init__(self) -> None:
         self._ident = threading.get_ident()
-        self._post: SimpleQueue[Action] = SimpleQueue()
+        self._actions: SimpleQueue[Action] = SimpleQueue()
         self._closed = False
 
     def post(self, action: Action) -> bool:
-        """Have `action` run in this thread; False when it takes no more post."""
+        """Run `action` in the thread: at once if called there. Return False if the mailbox is closed."""
         if self.is_here():
             action()
             return True
         return self.post_deferred(action)
 
     def post_deferred(self, action: Action) -> bool:
-        """Have `action` run when this thread is done with what it does now; False as in `post`."""
+        """Run `action` in the thread, after the current action. Return False if the mailbox is closed."""
         if self._closed:
             return False
-        self._post.put(action)
+        self._actions.put(action)
         return True
 
     def post_unattended(self, action: Action) -> bool:
-        """Do as `post`: who has left this home has nothing to do there."""
+        """Do as `post`: after the run, nothing is left to do in its thread."""
         return self.post(action)
 
     def is_here(self) -> bool:
-        """Tell whether the caller is at home."""
+        """Return whether the caller runs in this thread."""
         return threading.get_ident() == self._ident
 
     def wake(self) -> None:
-        """Make a waiting home look around; safe in a signal handler."""
-        self._post.put(_nothing)
+        """Make `run_pending` return. Safe in a signal handler."""
+        self._actions.put(_do_nothing)
 
     def run_pending(self, timeout: float | None = None) -> None:
-        """Wait for one piece of post and do it; return without any after `timeout` seconds, or earlier."""
+        """Wait for one action and run it; return without one after `timeout` seconds, or earlier."""
         try:
-            action = self._post.get(timeout=POLL_INTERVAL if timeout is None else min(timeout, POLL_INTERVAL))
+            action = self._actions.get(
+                timeout=POLL_INTERVAL if timeout is None else min(timeout, POLL_INTERVAL)
+            )
         except Empty:
             return
         action()
 
     def wait(self, seconds: float, unless: Callable[[], bool]) -> None:
-        """Wait, taking post meanwhile, or until `unless` is true."""
-        until = monotonic() + seconds
-        while not unless() and (left := until - monotonic()) > 0:
+        """Run actions for `seconds`, or until `unless` returns True."""
+        deadline = monotonic() + seconds
+        while not unless() and (left := deadline - monotonic()) > 0:
             self.run_pending(left)
 
     def close(self) -> None:
-        """Take no more post; what is already in it is done, so that no slot is lost."""
+        """Accept no more actions, and run those already posted, so that no slot is lost."""
         self._closed = True
-        while not self._post.empty():
+        while not self._actions.empty():
             self.run_pending(0)
 
 
 class EventLoopMailbox:
     """
-    The running event loop, of asyncio or trio, as a home.
+    The mailbox of the running event loop, asyncio's or trio's.
 
-    Post from elsewhere waits for the task that attends to it: a bare callback of the loop could not start
+    Posted actions wait for the task that calls `run_pending`, because a plain callback of the loop could not start
     tasks.
     """
 
     def __init__(self) -> None:
         self._ident = threading.get_ident()
-        self._post: deque[Action] = deque()
-        self._pending_actions = anyio.Event()
-        self._rung = False
-        self._soon: Callable[[Action], object]
-        self._gone: type[Exception] = RuntimeError  # asyncio's, when the loop is closed
+        self._actions: deque[Action] = deque()
+        self._pending = anyio.Event()
+        self._notified = False
+        self._call_soon: Callable[[Action], object]
+        self._closed_error: type[Exception] = RuntimeError  # asyncio's, if the loop is closed
         self._is_closed: Callable[[], bool]
         try:
             loop = asyncio.get_running_loop()
-            self._soon, self._is_closed = loop.call_soon_threadsafe, loop.is_closed
+            self._call_soon, self._is_closed = loop.call_soon_threadsafe, loop.is_closed
         except RuntimeError:
             import trio  # noqa: TID251
 
-            self._is_closed = bool  # trio's ends its tasks before it goes
-            self._soon = trio.lowlevel.current_trio_token().run_sync_soon
-            self._gone = trio.RunFinishedError
+            self._is_closed = bool  # False: trio ends all tasks before its loop
+            self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
+            self._closed_error = trio.RunFinishedError
 
     def post(self, action: Action) -> bool:
-        """Have `action` run on this loop, at once when called there; False when the loop is gone."""
+        """Run `action` on the loop: at once if called there. Return False if the loop is closed."""
         if self.is_here():
             action()
             return True
         return self.post_deferred(action)
 
     def post_unattended(self, action: Action) -> bool:
-        """Have `action` run on this loop, also when the run is over; False when the loop is gone."""
-        if self._is_closed():  # perhaps another one runs in its thread
+        """Run `action` on the loop, even if the run is over. Return False if the loop is closed."""
+        if self._is_closed():  # and another loop may run in its thread
             return False
         if self.is_here():
             action()
             return True
         try:
-            self._soon(action)
-        except self._gone:
+            self._call_soon(action)
+        except self._closed_error:
             return False
         return True
 
     def is_here(self) -> bool:
-        """Tell whether the caller is at home."""
+        """Return whether the caller runs in this thread."""
         return threading.get_ident() == self._ident
 
     def post_deferred(self, action: Action) -> bool:
-        """Have `action` run at home when it is done with what it does now; False when home is gone."""
-        self._post.append(action)
-        if not self._rung:
-            self._rung = True
+        """Run `action` on the loop, after the current action. Return False if the loop is closed."""
+        self._actions.append(action)
+        if not self._notified:
+            self._notified = True
             try:
-                self._soon(self._notify)
-            except self._gone:
-                self._rung = False
+                self._call_soon(self._notify)
+            except self._closed_error:
+                self._notified = False
                 return False
         return True
 
     def wake(self) -> None:
-        """Make a waiting home look around; at home only."""
-        self._pending_actions.set()
+        """Make `run_pending` return. To be called on the loop."""
+        self._pending.set()
 
     async def run_pending(self) -> None:
-        """Wait for post, or a nudge, and do it."""
-        await self._pending_actions.wait()
-        self._pending_actions = anyio.Event()
-        self._rung = False
-        while self._post:
-            self._post.popleft()()
+        """Wait for actions, or for `wake`, and run all actions."""
+        await self._pending.wait()
+        self._pending = anyio.Event()
+        self._notified = False
+        while self._actions:
+            self._actions.popleft()()
 
     def _notify(self) -> None:
-        self._pending_actions.set()
+        self._pending.set()
 
 
 def event_loop_clock() -> Clock:
     """
-    Return the clock of the running event loop.
+    Return the clock for runs on the running event loop.
 
-    It is the system's, as for threads, since limiters are shared between loops and threads. The exception is trio's
-    `MockClock`: a run on it lives on virtual time, deadlines, rates and statistics included.
+    It is the system's clock, as for threads, because loops and threads share limiters. The exception is trio's
+    `MockClock`: a run under it lives on virtual time, including deadlines, rates and statistics.
     """
     testing = sys.modules.get("trio.testing")
     if testing is None or _runs_asyncio():
@@ -212,10 +217,10 @@ def _runs_asyncio() -> bool:
 
 def is_being_cancelled() -> bool:
     """
-    Tell whether a cancellation that just came is meant for the running task.
+    Return whether a cancellation exception that was just caught is meant for the running task.
 
-    An asyncio backend may also raise ``CancelledError`` because something it awaited was cancelled; a task
-    that let it pass would vanish, and its call with it.
+    An asyncio backend may also raise ``CancelledError`` because something that it awaited was cancelled. A task that
+    let such an exception pass would end, and its call would never finish.
     """
     try:
         task = asyncio.current_task()
@@ -224,5 +229,5 @@ def is_being_cancelled() -> bool:
     return task is None or task.cancelling() > 0
 
 
-def _nothing() -> None:
+def _do_nothing() -> None:
     pass

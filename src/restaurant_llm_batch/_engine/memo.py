@@ -1,8 +1,9 @@
 """
-Answering `Once`: a flow that runs once per run, for all items that ask for it.
+Memoization of `Once` flows (memoized single-flight), and the wait steps other than backend calls.
 
-The first item to ask runs it as part of its own flow. What the others need of the driver are two steps: to
-`WaitForCell` those who wait, and, when it has ended, to `NotifyCell` them.
+The first item that yields an equal `Once` runs the flow as part of its own, as the owner of a `MemoCell`. Until it
+ends, other items yield `WaitForCell`; then the owner yields `NotifyCell`, which resumes them. The other wait steps are
+external callbacks (`WaitForCallback`) and retry backoff (`Backoff`).
 """
 
 from __future__ import annotations
@@ -18,22 +19,22 @@ from ..outcomes import Stage
 from ..steps import Sleep
 
 MAX_KEPT = 10_000
-"""Results kept in a run, so that a hundred thousand different ones do not fill the memory."""
+"""Most cells kept in a run, so that a hundred thousand different results do not fill the memory."""
 
 
 @dataclass(slots=True, eq=False)
 class MemoCell:
     """
-    One flow that is run once.
+    One flow that runs once, and its result.
 
     Attributes:
-        running: Whether some item runs it, or has.
-        done: Whether its result is there.
+        running: Whether an item runs it, or has run it.
+        done: Whether it has ended.
         value: Its result.
-        error: What it raised instead, without what it held on to.
-        failure_site: The stage of that error, and the attempts.
-        owner: Whoever runs it; the driver's.
-        waiters: Whoever waits for it; the driver's.
+        error: The exception that it raised instead, without traceback.
+        failure_site: The stage of that exception, and the attempts.
+        owner: The frame that runs it; set by the driver.
+        waiters: The frames that wait for it; set by the driver.
     """
 
     running: bool = False
@@ -47,10 +48,10 @@ class MemoCell:
 
 def clone_exception(error: Exception) -> Exception:
     """
-    Return an error like this one, to be raised somewhere else.
+    Copy an exception so that each waiter raises its own instance.
 
-    Raising one object in a thousand flows would add to its traceback a thousand times, and the traceback keeps
-    everything alive that the flows hold.
+    If a thousand flows raised one instance, its traceback would grow a thousand times, and would keep everything alive
+    that the flows hold.
     """
     try:
         fresh = copy(error)
@@ -63,31 +64,31 @@ def clone_exception(error: Exception) -> Exception:
 
 @dataclass(frozen=True, slots=True)
 class WaitForCell:
-    """Wait until a cell's flow has ended. Answered with None."""
+    """Step: wait until a cell's flow has ended. Returns None."""
 
     cell: MemoCell
 
 
 @dataclass(frozen=True, slots=True)
 class NotifyCell:
-    """Let those go on who wait for a cell. Answered with None."""
+    """Step: resume the frames that wait for a cell. Returns None."""
 
     cell: MemoCell
 
 
 class MemoTable:
-    """The flows of one run that are run once, by key."""
+    """The memo cells of one run, by key."""
 
     def __init__(self) -> None:
         self._cells: OrderedDict[Hashable, MemoCell] = OrderedDict()
 
     def get(self, key: Hashable) -> MemoCell:
-        """Return the cell of a key, a new one where there is none."""
+        """Return the cell of a key; a new one if there is none."""
         try:
             cell = self._cells.get(key)
         except TypeError:
             raise ConfigurationError(
-                f"once() takes a key that can be hashed, such as a tuple of strings, got {key!r}"
+                f"once() needs a hashable key, got {key!r}; for example a tuple of strings"
             ) from None
         if cell is None:
             cell = self._cells[key] = MemoCell()
@@ -100,15 +101,15 @@ class MemoTable:
 
 class WaitForCallback:
     """
-    Wait for something that calls back. Answered with what it is called back with.
+    Step: wait for a callback from outside the run. Returns the callback's argument.
 
     Args:
-        subscribe: Begins it; its argument is to be called once, from any thread, with None or what went wrong.
-        interruptible: Whether a stop of the run, or the end of the item's time, ends the wait.
+        subscribe: Called with the callback, which has to be called once, from any thread, with None or an exception.
+        interruptible: Whether a stop of the run, or the item's deadline, ends the wait.
 
     Attributes:
-        done: Whether it has ended.
-        frame: Whatever the driver needs to find its way back.
+        done: Whether the wait has ended.
+        frame: The frame to resume.
     """
 
     __slots__ = ("done", "frame", "interruptible", "subscribe")
@@ -127,7 +128,7 @@ class WaitForCallback:
 
 @dataclass(frozen=True, slots=True)
 class Backoff(Sleep):
-    """Wait before a call is tried again, holding no slot; `label` it asks, and which `attempt` the next one is."""
+    """Step: sleep before the next `attempt` of the call named `label`, without occupying a slot."""
 
     label: str
     attempt: int

@@ -1,4 +1,4 @@
-"""Answering `Pack`: batches that fit the runner's limits, by the runner's counter of tokens."""
+"""Batch packer: performs `Pack`, filling batches within the runner's limits, with the runner's token counter."""
 
 from __future__ import annotations
 
@@ -21,11 +21,15 @@ _FIXED_TEXTS_KEPT = 64
 
 class BatchPacker:
     """
-    Packs texts into batches.
+    Packs texts into batches, and counts the tokens of requests.
 
     Args:
-        limits: How large batches may be.
-        count: Counts tokens.
+        limits: The limits on a batch's tokens and size.
+        count: The token counter.
+
+    Attributes:
+        observes: Whether the counter learns from replies (`observe`).
+        blocking: Whether the counter asks a service, so that it must not run on an event loop.
     """
 
     def __init__(self, limits: Limits, count: TokenCounter) -> None:
@@ -33,7 +37,7 @@ class BatchPacker:
         self._count = count
         self.observes = hasattr(count, "observe")
         self._observe: Callable[[str, int], object] | None = getattr(count, "observe", None)
-        # A counter that learns may judge the same frame otherwise a moment later.
+        # A counter that learns may return another number for the same text a moment later, so it is not cached.
         self._count_fixed_text = count if self._observe else lru_cache(_FIXED_TEXTS_KEPT)(count)
         self.blocking: bool = getattr(count, "blocking", False)
 
@@ -42,32 +46,32 @@ class BatchPacker:
         Return the batches.
 
         Raises:
-            ConfigurationError: When the prompt's frame and the answer alone fill the budget.
+            ConfigurationError: If the prompt's fixed text and the reply alone fill the budget.
         """
         budget = self._limits.max_tokens_per_batch if step.max_tokens is None else step.max_tokens
-        frame = self._count_fixed_text(step.fixed_text) + CHAT_TEMPLATE_OVERHEAD + step.answer_tokens
-        if frame + step.answer_tokens_each >= budget:
+        fixed = self._count_fixed_text(step.fixed_text) + CHAT_TEMPLATE_OVERHEAD + step.answer_tokens
+        if fixed + step.answer_tokens_each >= budget:
             raise ConfigurationError(
-                f"max_tokens_per_batch={budget} leaves no room for reviews: instructions and answer take {frame} "
-                f"tokens; write at least {2 * frame}"
+                f"max_tokens_per_batch={budget} leaves no room for reviews: instructions and reply take {fixed} "
+                f"tokens; for example max_tokens_per_batch={2 * fixed}"
             )
         each, count = step.answer_tokens_each, self._count
         return pack_texts(
             step.texts,
-            budget - frame,
+            budget - fixed,
             max_texts=step.max_texts or self._limits.max_batch_size,
             count=(lambda text: count(text) + each) if each else count,
             render=lambda text: step.render(text) + "\n",
         )
 
     def request_tokens(self, request: LLMRequest) -> int:
-        """Return the tokens that a request takes while it is in flight: its prompt's, and its longest answer's."""
-        # Asking a service for every call would cost a call.
+        """Return the tokens of a request in flight: those of its prompt and of its longest reply."""
+        # A blocking counter would cost one more call to a service for every call.
         count = estimate_tokens if self.blocking else self._count
         prompt = sum(count(message["content"]) for message in request.messages)
         return prompt + CHAT_TEMPLATE_OVERHEAD + request.max_tokens
 
     def observe(self, request: LLMRequest, reply: LLMResponse) -> None:
-        """Tell a counter that learns what a prompt came to."""
+        """Pass a prompt and its true number of tokens to a counter that learns."""
         if self._observe is not None and reply.prompt_tokens:
             self._observe("\n".join(message["content"] for message in request.messages), reply.prompt_tokens)

@@ -1,4 +1,4 @@
-"""Which colour of which backend a run uses, and what goes side by side."""
+"""Execution plan: the sync or async method of each backend that a strategy uses, and what runs concurrently."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 
 @dataclass(frozen=True, slots=True)
 class BackendMethod:
-    """A backend's method to call, and whether it is awaited (`is_async`) or blocks."""
+    """A method of a backend, and whether it is awaited (`is_async`) or blocks."""
 
     method: Callable[[Any], Any]
     is_async: bool
@@ -22,15 +22,16 @@ class BackendMethod:
 @dataclass(frozen=True, slots=True)
 class ExecutionPlan:
     """
-    How one run is carried out.
+    The methods that a run calls, and what it does concurrently.
 
     Attributes:
-        search: How to search; None without a search backend.
-        search_many: How to search several things in one round trip; None where that is not to be done.
-        llm: How to ask the model.
-        concurrent_searches: Whether one item's searches run side by side.
-        concurrent_flows: Whether one item's independent flows do.
-        concurrent_items: Whether items do.
+        search: The method that searches; None without a search backend.
+        search_many: The method that runs several queries in one round trip; None if the backend has none, or if the
+            strategy runs searches in sequence.
+        llm: The method that calls the model.
+        concurrent_searches: Whether one item's searches run concurrently.
+        concurrent_flows: Whether one item's independent flows run concurrently.
+        concurrent_items: Whether items run concurrently.
     """
 
     search: BackendMethod | None
@@ -43,24 +44,24 @@ class ExecutionPlan:
 
 def make_plan(strategy: Strategy, search: object | None, llm: object) -> ExecutionPlan:
     """
-    Choose the colours for a strategy.
+    Choose the sync or async methods for a strategy.
 
     Raises:
-        ConfigurationError: When a backend has no method that the strategy can use.
+        ConfigurationError: If a backend has no method that the strategy can use.
     """
     loop = strategy.is_concurrent and not strategy.threads
-    search_line = many = None
+    search_method = many = None
     if search is not None:
-        search_line = _choose(search, "search", native=loop, strategy=strategy)
+        search_method = _choose(search, "search", prefer_async=loop, strategy=strategy)
         if strategy.search_async:
-            many = _method(search, "asearch_many" if search_line.is_async else "search_many")
+            many = _method(search, "asearch_many" if search_method.is_async else "search_many")
     return ExecutionPlan(
-        search=search_line,
-        search_many=BackendMethod(many, search_line.is_async) if many and search_line else None,
+        search=search_method,
+        search_many=BackendMethod(many, search_method.is_async) if many and search_method else None,
         llm=_choose(
             llm,
             "complete",
-            native=strategy.llm_async,
+            prefer_async=strategy.llm_async,
             strategy=strategy,
         ),
         concurrent_searches=strategy.search_async,
@@ -69,24 +70,24 @@ def make_plan(strategy: Strategy, search: object | None, llm: object) -> Executi
     )
 
 
-def _choose(backend: object, name: str, *, native: bool, strategy: Strategy) -> BackendMethod:
+def _choose(backend: object, name: str, *, prefer_async: bool, strategy: Strategy) -> BackendMethod:
     awaited = _method(backend, "a" + name)
-    plain = _method(backend, name)
+    blocking = _method(backend, name)
     if isinstance(backend, type):
         raise ConfigurationError(
-            f"{backend.__name__} is a class, not a backend; write {backend.__name__}(...)"
+            f"{backend.__name__} is a class, not a backend; for example {backend.__name__}(...)"
         )
     kind = type(backend).__name__
-    if iscoroutinefunction(plain):
+    if iscoroutinefunction(blocking):
         raise ConfigurationError(f"{kind}.{name}() is defined with `async def`; rename it a{name}()")
-    if native and awaited:
+    if prefer_async and awaited:
         return BackendMethod(awaited, is_async=True)
-    if plain:
-        return BackendMethod(plain, is_async=False)
+    if blocking:
+        return BackendMethod(blocking, is_async=False)
     if awaited:
         raise ConfigurationError(
             f"{kind} has only a{name}(), which {strategy} cannot use; "
-            f"write Strategy.stage(4), or give {kind} a blocking {name}()"
+            f"use Strategy.stage(4), or give {kind} a blocking {name}()"
         )
     raise ConfigurationError(f"{kind} has neither {name}() nor a{name}(); it is not a backend")
 

@@ -33,7 +33,7 @@ T = TypeVar("T")
 
 
 def run_item(item: RunItem, run: RunState) -> EngineFlow[Any]:
-    """Open the task's flow for an item, under the run's policy."""
+    """Run the task's flow for an item, under the run's policy."""
     flow = run.task.flow(item.item)
     if not isinstance(flow, Generator):
         raise ConfigurationError(
@@ -89,11 +89,11 @@ def _sleep(step: Sleep) -> EngineFlow[None]:
 
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
     if run.store is not None:
-        return complete_cached(_ask_model, step, item, run, run.store)
-    return _ask_model(step, item, run)
+        return complete_cached(_call_model, step, item, run, run.store)
+    return _call_model(step, item, run)
 
 
-def _ask_model(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
+def _call_model(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
     spec = CallSpec(run.plan.llm, step.request, "llm", step.request.task)
     return _call(spec, run.limiters.for_pool(step.limiter), item, run)
 
@@ -101,7 +101,7 @@ def _ask_model(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMRe
 def _pack(step: Pack, item: RunItem, run: RunState) -> EngineFlow[list[list[PackedText]]]:
     if not run.packer.blocking:
         return run.packer.pack(step)
-    # A blocking counter asks the model's server, so it counts against the model's limit.
+    # A blocking counter calls the model's server, so it counts against the model's limit.
     spec = CallSpec(BackendMethod(run.packer.pack, is_async=False), step, "tokens", "pack")
     batches: list[list[PackedText]] = yield from _call(spec, run.limiters.llm, item, run)
     return batches
@@ -168,7 +168,7 @@ def _search_each(
 def _search_chunk(
     queries: tuple[SearchQuery, ...], item: RunItem, run: RunState
 ) -> EngineFlow[list[ResultOrError[Sequence[Hit]]]]:
-    """Make several queries in one round trip, or one by one if that fails."""
+    """Run several queries in one round trip, or one by one if that fails."""
     method = run.plan.search_many
     if method is not None and len(queries) > 1 and run.stopped is None:
         spec = CallSpec(method, queries, "search", "search_many", len(queries))
@@ -182,7 +182,7 @@ def _search_chunk(
             item.errors.append((error, "search", 1))
             return [error] * len(queries)
         except Exception as error:
-            log.info("search_many failed; its queries are made one by one", exc_info=True)
+            log.info("search_many failed; its queries are run one by one", exc_info=True)
             rate_limited = isinstance(error, RateLimited)
             attempts = AttemptCounts(not rate_limited, rate_limited)
             wait = next_retry_delay(run.retries["search"], error, attempts, run.random.random())
@@ -217,7 +217,7 @@ def _make_call(
 def _call(
     spec: CallSpec, limiters: tuple[ConcurrencyLimiter, ...], item: RunItem, run: RunState
 ) -> EngineFlow[Any]:
-    """Make one call until it succeeds or its retry policy gives up. Between attempts it holds no slot."""
+    """Make one call, with retries until it succeeds or the retry policy fails it. A backoff occupies no slot."""
     stage = spec.stage
     attempts = AttemptCounts()
     while True:
@@ -253,10 +253,10 @@ def _call(
         else:
             if attempt > 1:
                 item.retried.append((answer, attempt))
-            mistake = _validate_reply(stage, answer)
-            if mistake is not None:
-                item.errors.append((mistake, stage, attempt))
-                raise mistake
+            invalid = _validate_reply(stage, answer)
+            if invalid is not None:
+                item.errors.append((invalid, stage, attempt))
+                raise invalid
             if stage == "llm":
                 item.has_llm_reply = True
                 if run.packer.observes:
@@ -272,7 +272,7 @@ def _timeout_error(item: RunItem, stage: Stage, attempts: int, run: RunState) ->
 
 
 def _validate_reply(stage: Stage, answer: Any) -> TypeError | None:
-    """Return an error if a backend returned something else than its protocol says."""
+    """Return an error if a backend returned a value that its protocol does not allow."""
     if stage == "llm":
         is_response = isinstance(answer, LLMResponse)
         valid = is_response and is_valid_reply(answer)
@@ -290,7 +290,7 @@ def _validate_reply(stage: Stage, answer: Any) -> TypeError | None:
 
 
 def _gather(flows: tuple[EngineFlow[T], ...], concurrent: bool) -> EngineFlow[list[ResultOrError[T]]]:
-    """Run flows that are under policy already; an exception becomes a value in the list."""
+    """Run flows that are under policy already; an exception becomes a value of the list."""
     if concurrent and len(flows) > 1:
         try:
             return cast("list[ResultOrError[T]]", (yield Gather(flows)))

@@ -1,8 +1,8 @@
 """
-RunRecorder: statistics of a run, and the events that its observers see.
+RunRecorder: records the statistics of a run, and emits the events that its observers see.
 
-It decides nothing. Everything that happens is reported to it once, where the run lives; `RunState` is asked for the
-time and is given what the stop conditions count.
+It decides nothing. Everything that happens is reported to it once, where the run lives. It reads the time from
+`RunState`, and passes on to it the calls that the stop conditions count.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ log = logging.getLogger("restaurant_llm_batch")
 
 
 class RecordedRun(Protocol):
-    """What the recorder asks of the run; `RunState` is one."""
+    """The part of `RunState` that the recorder uses."""
 
     number: int
     task: Task[Any]
@@ -61,10 +61,10 @@ class RunRecorder:
 
     Args:
         run: The run.
-        observers: Called with every event; one that raises is logged and passed over.
+        observers: Called with every event; the exception of an observer is logged and ignored.
 
     Attributes:
-        counters: The sums.
+        counters: The counters.
         activity_count: Counts calls that start and end, and outcomes; the stall detector watches it.
     """
 
@@ -130,7 +130,7 @@ class RunRecorder:
     def _report_usage(
         self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
     ) -> None:
-        """Report to the rate limiter what a call used, and what the service says is left."""
+        """Report a call's tokens and its rate-limit headers to the rate limiter."""
         used = (
             0 if isinstance(error, RateLimited) else None
         )  # other failures may have consumed tokens; unknown
@@ -208,7 +208,7 @@ def _named(call: Call, item: RunItem) -> tuple[ItemId, Stage, str, int]:
 
 
 def describe_stop(reason: BaseException | None) -> str:
-    """Say in a few words what stopped a run."""
+    """Return a short text for the reason why a run stopped."""
     if reason is None:
         return "the run was closed"
     if type(reason) is RunStopped:

@@ -1,9 +1,10 @@
 """
-What a runner keeps open, and for how long.
+Runner resources: reference-counted leases on worker threads, event loops and backend clients.
 
-Every run, and every `with` block, leases what it needs: worker threads, a loop, the private loop of blocking
-callers. The first lease opens it, the last one closes it. Backends are told to let go of their connections on
-the loop that they were made on (`aclose`), and of everything else at the very end (`close`).
+Every run and every `with` block leases what it needs: the worker threads, the running event loop, or the private event
+loop of blocking callers. The first lease opens a resource, the last one closes it. Backends close connections on the
+event loop that opened them (`aclose`) when its last lease ends, and everything else (`close`) at the end of the last
+`with` block.
 """
 
 from __future__ import annotations
@@ -27,10 +28,10 @@ from .threads import DaemonThreadPool
 
 class EventLoopThread:
     """
-    A thread with an event loop in it, reached through its portal.
+    A thread that runs an event loop, reached through its portal.
 
-    Not anyio's `start_blocking_portal`: its clean-up runs when it is collected, and would wait forever for
-    this thread in a forked child, which does not have it.
+    Not anyio's `start_blocking_portal`: its clean-up runs when it is garbage-collected. In a forked child, which does
+    not have the thread, it would wait for the thread for ever.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,7 @@ class EventLoopThread:
         self.portal = ready.result()
 
     def stop(self) -> None:
-        """Cancel what is left on the loop and end the thread."""
+        """Cancel the tasks that are left on the loop, and end the thread."""
         self.portal.call(self.portal.stop, True)
         self._thread.join()
 
@@ -55,39 +56,45 @@ async def _serve(ready: Future[BlockingPortal]) -> None:
 
 class Lease:
     """
-    A blocking caller's share in what a runner keeps open.
+    A blocking caller's share in a runner's resources.
 
-    A plain object, and not a context manager made of a generator: the garbage collector closes a generator
-    wherever it happens to run, which is no place to wait for threads.
+    A plain object, not a generator-based context manager: the garbage collector closes a generator wherever it happens
+    to run, where waiting for threads could deadlock.
+
+    Args:
+        resources: The runner's resources.
+        threads: The worker threads.
+        loop_thread: The private event loop; None if the lease does not include it.
+        is_context: Whether a `with` block holds the lease, rather than a run.
     """
 
     def __init__(
         self,
-        leases: RunnerResources,
+        resources: RunnerResources,
         threads: DaemonThreadPool,
         loop_thread: EventLoopThread | None,
-        block: bool,
+        is_context: bool,
     ) -> None:
-        self.is_context = block
+        self.is_context = is_context
         self.threads = threads
         self.loop_thread = loop_thread
-        self._leases: RunnerResources | None = leases
+        self._resources: RunnerResources | None = resources
         self._pid = os.getpid()
 
     def release(self) -> None:
-        """End it; doing it twice does nothing."""
-        leases, self._leases = self._leases, None
-        # A forked child has no part in its parent's leases; at the interpreter's end no thread answers.
-        if leases is not None and os.getpid() == self._pid and not sys.is_finalizing():
-            leases.release(self)
+        """End the lease. Releasing it again does nothing."""
+        resources, self._resources = self._resources, None
+        # A forked child does not share its parent's resources. When the interpreter exits, daemon threads are frozen.
+        if resources is not None and os.getpid() == self._pid and not sys.is_finalizing():
+            resources.release(self)
 
 
 class RunnerResources:
     """
-    The open things of one runner in this process.
+    The open resources of one runner in this process.
 
     Args:
-        backends: Told to close when their last lease ends.
+        backends: Closed when the last lease on them ends.
     """
 
     def __init__(self, backends: Sequence[object]) -> None:
@@ -96,16 +103,18 @@ class RunnerResources:
 
     def _reset_after_fork(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.RLock()  # a stream that is collected while it is held ends its lease there
+        self._lock = (
+            threading.RLock()
+        )  # reentrant: a stream that is garbage-collected while it is held releases its lease
         self._count = 0
-        self._block_count = 0
+        self._context_count = 0
         self._threads: DaemonThreadPool | None = None
         self._loops: Counter[EventLoopToken] = Counter()
         self._portals = 0
         self._loop_thread: EventLoopThread | None = None
 
     def acquire(self, *, loop: bool, is_context: bool = False) -> Lease:
-        """Lease the worker threads, and the private loop if `loop`, for a blocking run or `is_context`."""
+        """Lease the worker threads, and the private event loop if `loop`, for a blocking run or a `with` block."""
         threads = self._enter(is_context)
         if not loop:
             return Lease(self, threads, None, is_context)
@@ -120,7 +129,7 @@ class RunnerResources:
             raise
 
     def release(self, lease: Lease) -> None:
-        """End a lease, and what it was the last to hold."""
+        """End a lease, and close what no other lease holds."""
         if lease.loop_thread is not None:
             self._leave_loop(lease.loop_thread)
         if self._leave(lease.is_context):
@@ -137,9 +146,9 @@ class RunnerResources:
             thread.stop()
 
     @asynccontextmanager
-    async def on_loop(self, *, block: bool = False) -> AsyncIterator[DaemonThreadPool]:
-        """Lease the running loop and the worker threads, for a run or a `block`."""
-        threads = self._enter(block)
+    async def on_loop(self, *, is_context: bool = False) -> AsyncIterator[DaemonThreadPool]:
+        """Lease the running event loop and the worker threads, for a run or an `async with` block."""
+        threads = self._enter(is_context)
         token = current_token()
         with self._lock:
             self._loops[token] += 1
@@ -155,33 +164,33 @@ class RunnerResources:
                 try:
                     if last_here:
                         await self._close_on_loop()
-                finally:  # asyncio's own cancellation goes through a shield
-                    last = self._leave(block)
+                finally:  # asyncio's native cancellation ignores the shield
+                    last = self._leave(is_context)
                 if last and any(hasattr(backend, "close") for backend in self._backends):
                     await to_thread.run_sync(self._close_backends)
 
-    def _enter(self, block: bool) -> DaemonThreadPool:
+    def _enter(self, is_context: bool) -> DaemonThreadPool:
         if os.getpid() != self._pid:
-            self._reset_after_fork()  # a forked child has none of its parent's threads and loops
+            self._reset_after_fork()  # a forked child does not have its parent's threads
         with self._lock:
             self._count += 1
-            self._block_count += block
+            self._context_count += is_context
             if self._threads is None:
                 self._threads = DaemonThreadPool()
             return self._threads
 
-    def _leave(self, block: bool) -> bool:
-        """End a lease and return whether it was that of the last block."""
+    def _leave(self, is_context: bool) -> bool:
+        """End a lease, and return whether it was that of the last `with` block."""
         threads = None
         with self._lock:
             self._count -= 1
-            self._block_count -= block
+            self._context_count -= is_context
             if not self._count:
                 threads, self._threads = self._threads, None
-            last_block = block and not self._block_count
+            last_context = is_context and not self._context_count
         if threads is not None:
             threads.close()
-        return last_block
+        return last_context
 
     def _close_backends(self) -> None:
         for backend in self._backends:

@@ -49,16 +49,16 @@ the bound. A larger ratio delays the results of longer runs without a gain.
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """
-    What all runs of one runner share.
+    The configuration that all runs of one runner share.
 
     Attributes:
-        plan: Which methods of the backends to call, and what runs side by side.
+        plan: The backend methods to call, and what runs concurrently.
         limiters: The limiters.
         packer: Packs texts into batches and counts tokens.
         retries: The retry policy of each stage.
         sequence: Numbers the items of all runs in the order in which they enter the window.
-        store: Where replies are kept, or None.
-        fingerprint: The model's name in the keys of the store.
+        store: The store of replies, or None.
+        fingerprint: The fingerprint of the LLM backend, for cache keys.
         time_limits: How long calls, items and the run may take.
         stop: When a run stops by itself.
         prices: Prices by model name.
@@ -85,7 +85,7 @@ class RunState:
     Args:
         number: The run's number, unique in the process.
         task: The task.
-        config: What it shares with the other runs of its runner.
+        config: The configuration that it shares with the other runs of its runner.
         now: The driver's clock, in seconds.
         random: Jitters the retries.
 
@@ -137,7 +137,7 @@ class RunState:
             self.stopped = error
 
     def request_cancel(self) -> None:
-        """Stop, and tell calls in flight that no caller waits for their replies."""
+        """Stop, and notify the calls in flight that no caller waits for their replies."""
         self.stop("the run was cancelled")
         self.cancel_token.set()
 
@@ -199,11 +199,11 @@ class RunState:
         return DeadlineExceeded(f"the item's {self.time_limits.item:g} s are up")
 
     def is_overdue(self, item: RunItem, after: float = 0.0) -> bool:
-        """Tell whether an item's time is up, or will be `after` seconds from now."""
+        """Return whether an item's time is up, or will be `after` seconds from now."""
         return item.deadline is not None and self.now() + after >= item.deadline
 
     def cap_wait(self, wait: float, rate_limited: bool) -> float:
-        """Return a wait before a retry, cut to the moment when the run or its rate-limit condition ends."""
+        """Return a wait before a retry, shortened to end no later than the run or its rate-limit condition."""
         now, seconds = self.now(), self.time_limits.run
         if seconds is not None:
             wait = min(wait, max(0.0, self.started_at + seconds - now))

@@ -1,5 +1,5 @@
 """
-Scheduler: advances many flows side by side within a sliding window, and never waits.
+Scheduler: advances many flows concurrently within a sliding window of items, and never waits.
 
 Theory of operation. The threaded and the concurrent driver (and any other) share one scheduler. They report events to
 it (`on_call_started`, `on_call_finished`, `on_outcomes_consumed`, timers) and it answers through `SchedulerCallbacks`:
@@ -43,7 +43,7 @@ from .timers import DeadlineQueue, RateLimitTimer
 from .watchdog import StallDetector, describe_waits
 
 _WAITS = object()
-"""Returned for a step that takes time, in place of its answer."""
+"""Returned for a step that takes time, in place of its result."""
 
 
 class Scheduler:
@@ -56,11 +56,11 @@ class Scheduler:
         reader: Notified when an item has ended.
         window: Most items open at once, outcomes that the caller has not consumed included.
         mailbox: Where the run lives.
-        callbacks: Carry out what the scheduler decides.
+        callbacks: Start calls, set timers and deliver outcomes.
 
     Attributes:
         finished: Whether the run is over.
-        failure: What the items' iterable raised, or the error that ended the run; None otherwise.
+        failure: The exception of the items' iterable, or the one that ended the run; None otherwise.
     """
 
     def __init__(
@@ -134,7 +134,7 @@ class Scheduler:
         self.admit_items()
 
     def on_call_started(self, call: Call) -> None:
-        """Record that the driver starts an admitted call; to be called before the backend is."""
+        """Record that the driver starts an admitted call. To be called before the backend is called."""
         self._queued.discard(call)
         self._running.add(call)
         call.state = RUNNING
@@ -307,7 +307,7 @@ class Scheduler:
             frame, answer, error = parent, parent.answers, None
 
     def _perform(self, frame: Frame, step: Any) -> Any:
-        """Start a step, and return `_WAITS`, or its answer if that is there at once."""
+        """Start a step; return its result if it is available at once, otherwise `_WAITS`."""
         if type(step) is Call:
             step.frame = frame
             self._queued.add(step)

@@ -18,7 +18,7 @@ from .run import RunState
 
 
 class SequentialDriver:
-    """Runs items one after the other, each when it is asked for."""
+    """Runs items one after the other, each when `take` is called."""
 
     def __init__(self, run: RunState, reader: ItemReader) -> None:
         self._run = run
@@ -53,7 +53,7 @@ class SequentialDriver:
         return outcome
 
     def check_stop(self) -> None:
-        """Have the run notice that it was stopped. Safe in a signal handler."""
+        """Wake the run, which was stopped. Safe in a signal handler."""
         self._mailbox.wake()
 
     def abandon(self) -> None:
@@ -74,7 +74,7 @@ class SequentialDriver:
             return None  # no other item is open that could wait
         if isinstance(step, WaitForCell):
             raise ConfigurationError(
-                "a flow given to once() asks for its own key, or for one that waits for it, so it would wait for itself"
+                "a flow passed to once() uses its own key, or one that waits for it, so it would wait for itself"
             )
         if isinstance(step, Sleep):
             self._mailbox.wait(step.seconds, unless=lambda: self._run.stopped is not None)
@@ -82,7 +82,7 @@ class SequentialDriver:
                 raise self._run.stop_error()
             return None
         if isinstance(step, Gather):
-            raise TypeError("a sequential plan gathers no flows side by side")
+            raise TypeError("a sequential plan does not run flows concurrently")
         self._acquire(step)
         try:
             step.state = RUNNING
@@ -103,11 +103,11 @@ class SequentialDriver:
     def _subscribe(self, step: WaitForCallback, item: RunItem) -> Exception | None:
         answers: list[Exception | None] = []
 
-        def called_back(answer: Exception | None) -> None:
+        def on_done(answer: Exception | None) -> None:
             answers.append(answer)
             self._mailbox.wake()
 
-        step.subscribe(called_back)
+        step.subscribe(on_done)
         while not answers:
             self._mailbox.run_pending()
             if step.interruptible and not answers:

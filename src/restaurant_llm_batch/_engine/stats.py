@@ -1,4 +1,4 @@
-"""Counting what a run does."""
+"""Run counters: calls, retries, tokens and peaks of one run."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ..outcomes import LimitChange, RunStats
 
 class RunCounters:
     """
-    The sums of one run.
+    The counters of one run.
 
-    Not an observer of events: making and showing two events for every call takes longer than counting it,
-    and most runs have nobody else who watches. And calls in flight cannot be counted from events: a
-    blocking call returns in its thread a moment before the run hears of it.
+    This is not an observer of events: creating and emitting two events for every call takes longer than counting it,
+    and most runs have no observer. Nor can calls in flight be counted from events: a blocking call returns in its
+    thread a moment before the run is notified.
     """
 
     def __init__(self) -> None:
@@ -34,31 +34,31 @@ class RunCounters:
         self._in_flight: Counter[str] = Counter()
         self._peak: dict[str, int] = {}
 
-    def call_started(self, stage: str, weight: int) -> None:
-        """Note that a call begins."""
+    def call_started(self, stage: str, permits: int) -> None:
+        """Count a call that starts; the queries of one round trip count one by one. Thread-safe."""
         with self._lock:
-            self._calls[stage] += weight
-            now = self._in_flight[stage] = self._in_flight[stage] + weight
+            self._calls[stage] += permits
+            now = self._in_flight[stage] = self._in_flight[stage] + permits
             if now > self._peak.get(stage, 0):
                 self._peak[stage] = now
 
-    def call_finished(self, stage: str, weight: int) -> None:
-        """Note that a call's backend has returned; in whichever thread it did."""
+    def call_finished(self, stage: str, permits: int) -> None:
+        """Count a call whose backend has returned. Thread-safe."""
         with self._lock:
-            self._in_flight[stage] -= weight
+            self._in_flight[stage] -= permits
 
     def in_flight(self, stage: str) -> int:
-        """Return how many calls are at the backend."""
+        """Return the number of calls that the backend works on."""
         return self._in_flight[stage]
 
     def record_reply(self, reply: LLMResponse) -> None:
-        """Note what the model read and wrote."""
+        """Add the tokens of a reply."""
         self._prompt_tokens += reply.prompt_tokens
         self._completion_tokens += reply.completion_tokens
         self._cached_tokens += reply.cached_tokens
 
     def record_error(self, error: BaseException) -> None:
-        """Note what a call raised."""
+        """Count the exception of a call, if it is a 429."""
         self._rate_limited += isinstance(error, RateLimited)
 
     def stats(
@@ -67,7 +67,7 @@ class RunCounters:
         limit_history: tuple[LimitChange, ...] = (),
         cost: float | None = None,
     ) -> RunStats:
-        """Return the sums so far."""
+        """Return the statistics so far."""
         with self._lock:
             calls, peak = dict(self._calls), dict(self._peak)
         return RunStats(
@@ -90,7 +90,7 @@ class RunCounters:
 
 
 def peak_memory_mib() -> float | None:
-    """Return the process's peak resident memory in MiB, or None on systems that do not tell."""
+    """Return the process's peak resident memory in MiB, or None if the system does not report it."""
     try:
         import resource
     except ImportError:

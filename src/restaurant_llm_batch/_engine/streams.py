@@ -1,4 +1,4 @@
-"""What `stream` and `astream` return: outcomes as they finish, and the means to end the run early."""
+"""Outcome streams: the iterators that `stream` and `astream` return, which can end their run early."""
 
 from __future__ import annotations
 
@@ -22,30 +22,31 @@ T = TypeVar("T")
 
 
 class BlockingRun(Protocol):
-    """A driver for a blocking caller."""
+    """A run, as a blocking caller drives or reads it."""
 
     def take(self) -> Outcome[Any] | None:
         """Return the next outcome, waiting for it; None after the last."""
         ...
 
     def check_stop(self) -> None:
-        """Notice that the run was stopped; safe in a signal handler."""
+        """Drain the run, which was stopped. Safe in a signal handler."""
         ...
 
     def abandon(self) -> None:
-        """Cancel the run, which nobody reads any more, without waiting for it."""
+        """Cancel a run that has no caller any more, without waiting for it."""
         ...
 
     def abort(self) -> Iterator[Outcome[Any]]:
-        """Give up at once; yields the outcomes that were not taken."""
+        """Cancel the run at once; yields the outcomes not taken yet."""
         ...
 
 
 class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
     """
-    The outcomes of a run, as they finish. The run begins when the first one is asked for.
+    The outcomes of a run, in the order in which they finish. The run starts with the first `next()`.
 
-    Leaving the loop early, `close()` and garbage collection cancel what is left of the run.
+    `close()`, the end of a ``with`` block and garbage collection (as after leaving the loop early) cancel the rest of
+    the run.
     """
 
     def __init__(
@@ -55,24 +56,24 @@ class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
         run: RunState,
     ) -> None:
         self._begin = begin
-        self._take_lease = lease
+        self._acquire_lease = lease
         self._run = run
         self._lease: Lease | None = None
         self._driver: BlockingRun | None = None
-        self._over = False
-        self._finishing = threading.RLock()  # a signal handler may close it too
+        self._closed = False
+        self._finishing = threading.RLock()  # reentrant: a signal handler may close the stream too
 
     @property
     def stats(self) -> RunStats:
-        """What the run has taken so far."""
+        """The run's statistics so far."""
         return self._run.recorder.stats
 
     def __next__(self) -> Success[T] | Failure:
-        if self._over:
+        if self._closed:
             raise StopIteration
         try:
             if self._driver is None:
-                self._lease = self._take_lease()
+                self._lease = self._acquire_lease()
                 self._driver = self._begin(self._lease)
             outcome = self._driver.take()
         except BaseException as error:
@@ -85,17 +86,20 @@ class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
 
     def stop(self, reason: str = "the caller stopped it") -> None:
         """
-        Let calls in flight end, and begin nothing more; what is still open then fails as `RunStopped`.
+        Start nothing more and let calls in flight finish; items still open then fail with `RunStopped`.
 
         May be called from a signal handler.
+
+        Args:
+            reason: Becomes `RunStats.stopped_because`.
         """
         self._run.stop(reason)
         if self._driver is not None:
             self._driver.check_stop()
 
     def close(self) -> list[Success[T] | Failure]:
-        """Cancel what is left of the run, and return the outcomes that were not taken."""
-        if self._over:
+        """Cancel the rest of the run, and return the outcomes not taken yet. Closing again does nothing."""
+        if self._closed:
             return []
         try:
             return list(self._driver.abort()) if self._driver is not None else []
@@ -104,8 +108,8 @@ class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
 
     def _finish(self) -> None:
         with self._finishing:
-            over, self._over = self._over, True
-        if over:  # closed by another thread while this one was reading
+            closed, self._closed = self._closed, True
+        if closed:  # by another thread, while this one was waiting for an outcome
             return
         if self._lease is not None:
             self._lease.release()
@@ -119,52 +123,52 @@ class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
         self.close()
 
     def __del__(self) -> None:
-        # Runs in any thread, at any moment, perhaps while that thread holds a lock: it must not wait.
-        if self._driver is None or self._over or sys.is_finalizing():
+        # Runs in any thread, at any moment, perhaps while that thread holds a lock: it must not block.
+        if self._driver is None or self._closed or sys.is_finalizing():
             return
-        self._over = True
+        self._closed = True
         self._driver.abandon()
         lease = self._lease
         if lease is not None and lease.loop_thread is None:
-            lease.release()  # waits for nobody, and stage 1 promises to make no thread
+            lease.release()  # does not block, and stage 1 promises not to start a thread
         elif lease is not None:
             threading.Thread(target=lease.release, daemon=True).start()
 
 
 class Channel:
-    """Between a run on the loop and whoever reads it; the run does not keep its reader alive."""
+    """Carries outcomes from a run on the event loop to its stream. The run holds no reference to the stream."""
 
     def __init__(self) -> None:
         self.driver: ConcurrentDriver | None = None
         self.outcomes: deque[Outcome[Any]] = deque()
-        self.over = anyio.Event()
+        self.finished = anyio.Event()
         self.failure: BaseException | None = None
         self.abandoned = False
-        self._news: anyio.Event | None = None
+        self._changed: anyio.Event | None = None
 
     def deliver(self, outcome: Outcome[Any]) -> bool:
-        """Take an outcome; it needs room until it is read."""
+        """Hand over an outcome; it occupies the window until it is read."""
         self.outcomes.append(outcome)
-        self.announce()
+        self.notify()
         return False
 
-    def announce(self) -> None:
-        """Wake the reader."""
-        if self._news is not None:
-            self._news.set()
+    def notify(self) -> None:
+        """Wake the stream."""
+        if self._changed is not None:
+            self._changed.set()
 
     async def wait(self) -> None:
-        """Wait for something to happen."""
-        if self._news is None or self._news.is_set():
-            self._news = anyio.Event()
-        await self._news.wait()
+        """Wait for an outcome, or for the end of the run."""
+        if self._changed is None or self._changed.is_set():
+            self._changed = anyio.Event()
+        await self._changed.wait()
 
     async def host(
         self,
         make_driver: Callable[[Callable[[Outcome[Any]], bool]], ConcurrentDriver],
         run: RunState,
     ) -> None:
-        """Run to the end; what goes wrong is kept for the reader."""
+        """Run to the end; an exception is kept for the stream."""
         try:
             if not self.abandoned:
                 self.driver = make_driver(self.deliver)
@@ -178,16 +182,16 @@ class Channel:
             self.failure = RunStopped("the runner was closed while its outcomes were being read")
             raise
         finally:
-            self.over.set()
-            self.announce()
+            self.finished.set()
+            self.notify()
 
 
 class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
     """
-    The outcomes of a run, as they finish. The run begins when the first one is asked for.
+    The outcomes of a run, in the order in which they finish. The run starts with the first `anext()`.
 
-    It holds no cancel scope: leaving the loop early by ``break``, `aclose()` and garbage collection all
-    cancel what is left of the run, and nothing else.
+    `aclose()` and garbage collection (as after a ``break``) cancel the rest of the run. The iterator holds no cancel
+    scope, so they cancel nothing else.
     """
 
     def __init__(
@@ -204,7 +208,7 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
 
     @property
     def stats(self) -> RunStats:
-        """What the run has taken so far."""
+        """The run's statistics so far."""
         return self._run.recorder.stats
 
     async def __anext__(self) -> Success[T] | Failure:
@@ -217,11 +221,10 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
                 self._tasks.start_soon(channel.host, self._make_driver, self._run)
             except RuntimeError as error:
                 raise ConfigurationError(
-                    "the block `async with runner` that this stream belongs to has ended; "
-                    "read the stream inside it"
+                    "the `async with runner` block of this stream has ended; read the stream inside it"
                 ) from error
         while not channel.outcomes:
-            if channel.over.is_set():
+            if channel.finished.is_set():
                 if channel.failure is not None:
                     raise channel.failure
                 raise StopAsyncIteration
@@ -232,25 +235,25 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
         return outcome
 
     def stop(self, reason: str = "the caller stopped it") -> None:
-        """Let calls in flight end, and begin nothing more; what is still open then fails as `RunStopped`."""
+        """Start nothing more and let calls in flight finish; items still open then fail with `RunStopped`."""
         self._run.stop(reason)
         if self._channel is not None and self._channel.driver is not None:
             driver = self._channel.driver
             driver.mailbox.post_deferred(driver.scheduler.drain)
 
     async def aclose(self) -> None:
-        """Cancel what is left of the run and wait until nothing of it is in flight on the loop."""
+        """Cancel the rest of the run, and wait until none of its calls is in flight on the loop."""
         self._closed = True
         channel = self._channel
         if channel is None:
             return
         self._cancel()
-        await channel.over.wait()
+        await channel.finished.wait()
         channel.outcomes.clear()
 
     def _cancel(self) -> None:
         channel = self._channel
-        if channel is None or channel.over.is_set():
+        if channel is None or channel.finished.is_set():
             return
         channel.abandoned = True
         if channel.driver is not None:
@@ -261,7 +264,7 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
 
 
 def attach_report(error: BaseException, outcomes: list[Any], stats: RunStats) -> None:
-    """Hang what is finished on an exception that leaves a run, as its `report`."""
+    """Attach the finished outcomes to an exception that leaves a run, as its `report`."""
     ordered = sorted(outcomes, key=lambda outcome: outcome.index)
     with suppress(AttributeError):
         error.report = BatchReport(ordered, stats)  # type: ignore[attr-defined]

@@ -45,7 +45,7 @@ def start_in_thread(call: Call, scheduler: Scheduler, mailbox: Mailbox, threads:
 
 class ThreadedDriver:
     """
-    Runs items side by side without an event loop, in the thread that calls `run`.
+    Runs items concurrently without an event loop, in the thread that calls `run`.
 
     That must not be the thread that consumes the outcomes: while it does something else, finished calls would keep
     their slots.

@@ -1,9 +1,9 @@
 """
-Worker threads for blocking backends.
+Daemon thread pool: worker threads for blocking backends.
 
-Not `concurrent.futures` and not anyio's: both join their threads when the interpreter exits, so that a
-Ctrl-C would wait for every blocked call. These are daemons; how many there are is decided by the gates, which
-admit a call before it gets a thread.
+Not the thread pools of `concurrent.futures` or anyio: both join their threads when the interpreter exits, so a Ctrl-C
+would wait for every blocked call. These threads are daemons. The pool has no size limit, because the limiters admit a
+call before it gets a thread.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ Work = Callable[[], object]
 
 
 class DaemonThreadPool:
-    """A pool that grows with what it is given and keeps idle threads until it is closed, once and for all."""
+    """A pool that starts a thread if none is idle, and keeps idle threads until it is closed for good."""
 
     def __init__(self) -> None:
-        self._jobs: SimpleQueue[Work | None] = SimpleQueue()
+        self._queue: SimpleQueue[Work | None] = SimpleQueue()
         self._lock = threading.Lock()
         self._idle = 0
         self._threads = 0
         self._closed = False
 
-    def submit(self, job: Work) -> None:
+    def submit(self, work: Work) -> None:
         """
-        Run `job`, which must not raise, in a thread of its own as far as it can tell.
+        Run `work`, which must not raise, in an idle or a new thread, without waiting for another one.
 
         Raises:
-            RuntimeError: When the pool is closed, or the system has no more threads.
+            RuntimeError: If the pool is closed, or the system cannot start another thread.
         """
         with self._lock:
             if self._closed:
@@ -39,7 +39,7 @@ class DaemonThreadPool:
                 self._idle -= 1
             else:
                 self._start_thread()
-            self._jobs.put(job)
+            self._queue.put(work)
 
     def _start_thread(self) -> None:
         name = f"restaurant-llm-batch-{self._threads + 1}"
@@ -47,15 +47,15 @@ class DaemonThreadPool:
         self._threads += 1
 
     def close(self) -> None:
-        """Let idle threads end now, and busy ones after their job."""
+        """End idle threads now, and busy ones after their work."""
         with self._lock:
             self._closed = True
             threads = self._threads
         for _ in range(threads):
-            self._jobs.put(None)
+            self._queue.put(None)
 
     def _run_worker(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            job()
+        while (work := self._queue.get()) is not None:
+            work()
             with self._lock:
                 self._idle += 1

@@ -26,7 +26,7 @@ class DeadlineQueue:
     Args:
         now: The run's clock.
         call_later: Calls a function after some seconds.
-        on_expired: Called when a deadline has passed; `pop_expired` then yields what is overdue.
+        on_expired: Called when a deadline has passed; `pop_expired` then yields the overdue calls and waits.
     """
 
     def __init__(
@@ -47,13 +47,13 @@ class DeadlineQueue:
         """Watch a call, or a wait, until its deadline."""
         heappush(self._queue, (deadline, next(self._numbers), call))
         if len(self._queue) > self._prune_at:
-            self._queue = [entry for entry in self._queue if not entry[2].done]
+            self._queue = [queued for queued in self._queue if not queued[2].done]
             heapify(self._queue)
             self._prune_at = 2 * len(self._queue) + _MAX_FINISHED
         self._set_timer(deadline)
 
     def pop_expired(self) -> Iterator[Expirable]:
-        """Yield what is overdue, and set the timer for the rest."""
+        """Yield overdue calls and waits, and set the timer for the rest."""
         self._next = inf
         now = self._now()
         while self._queue and self._queue[0][0] <= now:

@@ -1,4 +1,4 @@
-"""Stall detector: reports what a run waits for when no call starts or ends for a while."""
+"""Stall detector: emits `Stalled`, with the pending waits, when no call starts or ends for a while."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class StallDetector:
     Args:
         run: The run.
         call_later: Calls a function where the run lives, after some seconds.
-        waits: Returns what the run waits for at a time.
+        waits: Returns the pending waits at a time.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class StallDetector:
         elif now >= self._next:
             self._next = now + (now - self._since)  # next warning after 2, 4, ... times as long
             waits = sorted(self._waits(now), key=lambda wait: -wait.seconds)
-            if waits:  # otherwise the reader of the outcomes, or the input, is slow
+            if waits:  # otherwise the consumer of the outcomes, or the input, is slow
                 stalled = Stalled(self._run.number, now, now - self._since, tuple(waits))
                 log.warning("%s", stalled)
                 self._run.recorder.emit(stalled)
@@ -65,13 +65,13 @@ def describe_waits(
     now: float,
 ) -> Iterable[PendingWait]:
     """
-    Yield what a run waits for.
+    Yield the pending waits of a run.
 
     Args:
         running: Calls at their backends.
         queued: Calls that no limiter has admitted yet.
-        suspended: Frames that wait for something else: by which step, and since when.
-        memo_waiters: Frames that wait for another item's memoized work, and since when.
+        suspended: Frames that wait otherwise, with the step and when they started to wait.
+        memo_waiters: Frames that wait for another item's memoized flow, and when they started to wait.
         now: The time.
     """
     for call in running:

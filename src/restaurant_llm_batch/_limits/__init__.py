@@ -1,1 +1,1 @@
-"""How concurrency and rates are limited: pure state machines with one lock around them."""
+"""Concurrency limiters, adaptive limits and rate limits: pure state machines, each behind one lock."""

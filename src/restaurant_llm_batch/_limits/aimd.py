@@ -1,9 +1,17 @@
 """
-A limit that finds itself: what a service bears is learned from what it refuses.
+AIMD controller: adaptive concurrency limit, learns a service's capacity from 429 responses.
 
-Additive increase, multiplicative decrease, as TCP does it, with one thing that TCP cannot know: how many calls of
-ours were in flight when a call was admitted, its *depth*. A service that refuses at depth 25 bears 24 or fewer.
-`AIMDController` is pure: told what became of calls, it changes its limit.
+Theory of operation. Additive increase, multiplicative decrease, as in TCP congestion control (RFC 5681; D.-M. Chiu and
+R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989), with
+one fact that TCP does not have: the *depth* of a call, the number of calls in flight when it was admitted. A service
+that refuses a call at depth 25 bears at most 24. The limit goes through three phases:
+
+    slow start   every success at saturation adds 1, which doubles the limit in each round, until the first 429
+    hold         the limit stays as it is for `_hold` rounds of successes at saturation
+    probe        the limit is raised by 1; if a round succeeds, by 2, then by 4; a 429 goes back to the known limit
+
+A *round* is as many successes as the limit. Each decrease begins a new *epoch*; calls admitted in an earlier epoch are
+ignored, so that one overload decreases the limit once. `AIMDController` does no I/O and reads no clock.
 """
 
 from __future__ import annotations
@@ -17,39 +25,40 @@ from ..outcomes import Reason
 
 CallResult: TypeAlias = Literal["success", "rate_limited", "transient_error", "other"]
 """
-What became of a call: answered; refused for now (429); troubled, a transient failure of another kind; other, which
-says nothing about the limit.
+The result of a call: "success"; "rate_limited" for a 429; "transient_error" for another transient failure; "other" for
+a result that says nothing about the limit.
 """
 
 DECREASE_FACTOR = 0.8
-"""What a refusal leaves of the limit, when the one before it did not help."""
+"""Factor that a 429 applies to the limit if the decrease before it did not help."""
 SATURATION_THRESHOLD = 0.8
-"""Share of the limit that must have been in flight for an answer to say that more might be borne."""
+"""Share of the limit that must have been in flight for a success to count towards an increase."""
 ROUNDS_BETWEEN_PROBES, MAX_ROUNDS_BETWEEN_PROBES = 2, 4
-"""Rounds of answers between two probes, at first and after probes that were refused."""
+"""Rounds of successes between two probes: initially, and at most, after probes that got a 429."""
 HISTORY_LIMIT = 10_000
-"""Changes of a limit that are remembered."""
+"""Most changes of a limit that are kept."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdaptiveLimit:
     """
-    A limit on calls in flight that adapts to what the service bears.
+    A limit on calls in flight that adapts to the service's capacity (AIMD).
 
-    It doubles until the first refusal, drops below what was refused, and from then on asks for one more now and
-    then; where that is borne, for two more, and four. A refusal cuts once: calls that were on their way already
-    do not cut again. Other transient errors stop its growth for a while and do not cut. ``Retry-After`` delays the
-    call that was refused, not the limit.
+    The limit doubles in every round until the first 429 response, then drops below the number of calls at which the
+    service refused. From then on it probes: every few rounds it is raised by one, and if that succeeds, by two, then by
+    four. One overload lowers the limit once: 429 responses to calls that were already in flight do not lower it again.
+    Other transient errors pause its growth and do not lower it. ``Retry-After`` delays the refused call, not the limit.
 
-    The constants were found by simulation and measured (benchmarks/unknown_limit.py).
+    The algorithm is additive increase, multiplicative decrease (RFC 5681; Chiu and Jain, 1989). The constants were
+    found by simulation and measured (benchmarks/unknown_limit.py).
 
     Attributes:
-        min: Never fewer.
-        start: What it begins with.
-        max: Never more.
+        min: Smallest limit, in calls in flight.
+        start: Initial limit.
+        max: Largest limit.
 
     Raises:
-        ConfigurationError: Unless 1 <= min <= start <= max, in whole numbers.
+        ConfigurationError: Unless min, start and max are whole numbers with 1 <= min <= start <= max.
     """
 
     min: int = 1
@@ -62,20 +71,20 @@ class AdaptiveLimit:
         if not whole or not 1 <= self.min <= self.start <= self.max:
             raise ConfigurationError(
                 f"AdaptiveLimit needs whole numbers 1 <= min <= start <= max, got min={self.min!r}, "
-                f"start={self.start!r}, max={self.max!r}; write for example AdaptiveLimit(min=1, start=8, max=256)"
+                f"start={self.start!r}, max={self.max!r}; for example AdaptiveLimit(min=1, start=8, max=256)"
             )
 
 
 @dataclass(frozen=True, slots=True)
 class LimitHistoryEntry:
     """
-    A limit, from a moment on.
+    One change of an adaptive limit.
 
     Attributes:
-        time: When, on `time.monotonic`'s clock.
-        limit: Calls in flight at most, from then on.
-        reason: "start"; "slow_start" while the limit still doubles; "probe" for a trial of more; "rate_limited" for a
-            cut; "manual" for a limit set by hand.
+        time: When it changed, in seconds on the clock of the runs that use the limiter (`time.monotonic`).
+        limit: The new limit, in calls in flight.
+        reason: "start" for the initial limit; "slow_start" while the limit still doubles; "probe" for a trial of a
+            higher limit; "rate_limited" for a decrease; "manual" for a limit set by the user.
     """
 
     time: float
@@ -88,13 +97,12 @@ class AIMDController:
     The state machine of one adaptive limit.
 
     Attributes:
-        limit: Calls in flight at most.
-        epoch: Counts the cuts; calls that were admitted in an earlier one say nothing more.
-        history: Its changes, the latest `HISTORY_LIMIT`.
+        limit: Most calls in flight.
+        epoch: Number of decreases so far; results of calls admitted in an earlier epoch are ignored.
+        history: The latest `HISTORY_LIMIT` changes.
     """
 
     __slots__ = (
-        "_answers",
         "_bounds",
         "_calm",
         "_frozen",
@@ -104,6 +112,7 @@ class AIMDController:
         "_row",
         "_starting",
         "_step",
+        "_successes",
         "epoch",
         "history",
         "limit",
@@ -118,50 +127,50 @@ class AIMDController:
         self._bounds = bounds
         self._starting = True
         self._probing = False
-        self._known = self.limit  # what was borne before the probe under way
+        self._known = self.limit  # the limit before the current probe
         self._step = 1
         self._hold = ROUNDS_BETWEEN_PROBES
-        self._calm = 0  # answers at saturation since the last change
-        self._answers = 0  # answers since the last cut
-        self._row = 0  # cuts in a row that did not help
-        self._frozen = 0  # answers to let pass before growing again
+        self._calm = 0  # successes at saturation since the last change
+        self._successes = 0  # since the last decrease
+        self._row = 0  # decreases in a row that did not help
+        self._frozen = 0  # successes to ignore before growing again
 
     def record(self, outcome: CallResult, depth: int, epoch: int, now: float) -> None:
         """
-        Take note of what became of a call.
+        Record the result of a call, and adapt the limit.
 
         Args:
-            outcome: What became of it.
-            depth: Calls in flight when it was admitted, itself included.
-            epoch: The epoch it was admitted in.
-            now: The time.
+            outcome: The result.
+            depth: Calls in flight when the call was admitted, itself included.
+            epoch: The epoch in which it was admitted.
+            now: The time, in seconds.
         """
         if epoch != self.epoch:
             return
         if outcome == "success":
-            self._answered(depth, now)
+            self._succeeded(depth, now)
         elif outcome == "rate_limited":
-            self._refused(depth, now)
+            self._rate_limited(depth, now)
         elif outcome == "transient_error":
             self._frozen = self.limit
 
     def set(self, limit: int, now: float) -> None:
-        """Go on from a limit that was chosen by hand, within the bounds."""
+        """Continue from a limit chosen by the user, clamped to the bounds."""
         self._starting = self._probing = False
         self._calm = 0
         self._change(limit, "manual", now)
 
-    def _answered(self, depth: int, now: float) -> None:
+    def _succeeded(self, depth: int, now: float) -> None:
         if self._frozen:
             self._frozen -= 1
             return
-        self._answers += 1
-        if self._answers >= 2 * self.limit:
+        self._successes += 1
+        if self._successes >= 2 * self.limit:  # the last decrease helped
             self._row = 0
         if depth < SATURATION_THRESHOLD * self.limit or self.limit == self._bounds.max:
             return
         if self._starting:
-            self._change(self.limit + 1, "slow_start", now)  # one for each answer doubles it in a round
+            self._change(self.limit + 1, "slow_start", now)  # one for each success doubles it in a round
             return
         self._calm += 1
         if self._probing:
@@ -176,17 +185,22 @@ class AIMDController:
         self._known, self._step, self._calm = self.limit, step, 0
         self._change(self.limit + step, "probe", now)
 
-    def _refused(self, depth: int, now: float) -> None:
+    def _rate_limited(self, depth: int, now: float) -> None:
+        # Calls in flight now were admitted under the old limit; their 429s are news of the same overload.
         self.epoch += 1
-        self._answers = self._calm = 0
+        self._successes = self._calm = 0
         self._row += 1
         if self._starting:
+            # The first 429 of the run locates the capacity: the service bore the calls in flight before this one.
             limit = depth - 1
         elif self._probing and self._row == 1:
+            # Only the probe was too much: go back to the limit that is known to work, and probe less often.
             limit = self._known
             self._hold = min(2 * self._hold, MAX_ROUNDS_BETWEEN_PROBES)
         else:
-            # The depth tells a cap on calls in flight at once, a cap on calls per second only by and by.
+            # A 429 without a probe, or one more after a decrease: the capacity has changed. If the service limits
+            # calls in flight, depth - 1 is the capacity; if it limits calls per second, depth says little, so also
+            # decrease by a factor, which finds the capacity in a few steps.
             limit = min(depth - 1, int(self.limit * DECREASE_FACTOR))
         self._starting = self._probing = False
         self._change(limit, "rate_limited", now)

@@ -25,19 +25,18 @@ _NEW, _WAITING, _ADMITTED, _GONE = range(4)
 
 class Ticket:
     """
-    One call's claim to a slot.
+    One call's place in the queue of a limiter (as in a ticket lock).
 
     Args:
-        on_admitted: Called once when the ticket is admitted after having waited, from whichever thread freed the
-            slot; it must not block. It returns False when nobody is left to use the slot, which is then
-            handed on.
+        on_admitted: Called once when the ticket is admitted after having waited, in the thread that freed the slot; it
+            must not block. If it returns False, the caller has gone, and the slot passes to the next waiter.
         priority: Lower goes first.
         sequence: Among equal priorities, lower goes first: when the item that calls entered the window.
-        weight: Slots it takes.
+        weight: Slots that the ticket takes.
 
     Attributes:
         in_flight_at_admission: Slots taken when it was admitted, its own included.
-        epoch: How often an adaptive limit had been cut by then.
+        epoch: For an adaptive limit, its epoch at admission; for a rate limit, the number of the call.
     """
 
     __slots__ = ("epoch", "in_flight_at_admission", "on_admitted", "priority", "sequence", "state", "weight")
@@ -60,13 +59,13 @@ class Ticket:
 
 class PriorityWaitQueue(ABC):
     """
-    Tickets in line; the base of what says who is let in. Its methods return the tickets that are admitted now.
+    A priority queue of tickets; the base of the limiters' states. Its methods return the tickets they admit.
 
-    Tickets are admitted by (priority, arrival of the item, order of asking). The first in the queue is never
-    overtaken, not even by a lighter one.
+    Tickets are admitted by (priority, sequence, order of enqueueing). The first ticket in the queue is never overtaken,
+    not even by a lighter one.
 
     Attributes:
-        waiting: How many wait.
+        waiting: Number of tickets that wait.
     """
 
     __slots__ = ("_enqueued", "_queue", "waiting")
@@ -77,7 +76,7 @@ class PriorityWaitQueue(ABC):
         self._queue: list[tuple[int, float, int, Ticket]] = []
 
     def enqueue(self, ticket: Ticket) -> bool:
-        """Queue a new ticket and return whether it is admitted at once; no other can be by its coming."""
+        """Queue a new ticket and return whether it is admitted at once; enqueueing admits no other ticket."""
         if not self.waiting and self._fits(ticket):
             self._enter(ticket)
             return True
@@ -91,27 +90,29 @@ class PriorityWaitQueue(ABC):
         heappush(self._queue, (ticket.priority, ticket.sequence, self._enqueued, ticket))
 
     def cancel(self, ticket: Ticket) -> list[Ticket]:
-        """Forget a ticket, whether it waits or was just admitted."""
+        """Remove a ticket that waits, or release one that was just admitted."""
         if ticket.state is _WAITING:
-            ticket.state = _GONE  # stays in the heap until it surfaces, or most of the heap is such
+            ticket.state = (
+                _GONE  # stays in the heap until it surfaces, or until most of the heap is cancelled
+            )
             self.waiting -= 1
             if len(self._queue) > 2 * self.waiting + 64:
-                self._queue = [entry for entry in self._queue if entry[3].state == _WAITING]
+                self._queue = [queued for queued in self._queue if queued[3].state == _WAITING]
                 heapify(self._queue)
             return self._admit()
         return self.release(ticket)
 
-    def reprioritise(self, ticket: Ticket, priority: int, arrival: float) -> list[Ticket]:
-        """Move a waiting ticket forward, to where one of this priority and arrival would be."""
-        if ticket.state is not _WAITING or (priority, arrival) >= (ticket.priority, ticket.sequence):
+    def reprioritise(self, ticket: Ticket, priority: int, sequence: float) -> list[Ticket]:
+        """Move a waiting ticket forward, to the position of one with this priority and sequence."""
+        if ticket.state is not _WAITING or (priority, sequence) >= (ticket.priority, ticket.sequence):
             return []
-        ticket.priority, ticket.sequence = priority, arrival
+        ticket.priority, ticket.sequence = priority, sequence
         self._enqueued += 1
-        heappush(self._queue, (priority, arrival, self._enqueued, ticket))  # its old place is passed over
+        heappush(self._queue, (priority, sequence, self._enqueued, ticket))  # its old position is skipped
         return self._admit()  # it may be lighter than the one that was first
 
     def release(self, ticket: Ticket, outcome: CallResult = "other", now: float = 0.0) -> list[Ticket]:
-        """Take back what an admitted ticket holds; anything but an admitted ticket is left alone."""
+        """Free the slots of an admitted ticket; any other ticket is ignored."""
         if ticket.state is not _ADMITTED:
             return []
         ticket.state = _GONE
@@ -119,14 +120,14 @@ class PriorityWaitQueue(ABC):
         return self._admit()
 
     def peek(self) -> Ticket | None:
-        """Return the first who waits."""
+        """Return the first waiting ticket, or None."""
         while self._queue and self._queue[0][3].state is not _WAITING:
             heappop(self._queue)
         return self._queue[0][3] if self._queue else None
 
     @abstractmethod
     def _fits(self, ticket: Ticket) -> bool:
-        """Tell whether a ticket may be admitted now."""
+        """Return whether a ticket may be admitted now."""
 
     def _enter(self, ticket: Ticket) -> None:
         """Admit a ticket."""
@@ -134,14 +135,14 @@ class PriorityWaitQueue(ABC):
 
     @abstractmethod
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
-        """Take back what a ticket held."""
+        """Free the slots that a ticket held."""
 
     def _admit(self) -> list[Ticket]:
         admitted: list[Ticket] = []
         queue = self._queue
         while queue:
             ticket = queue[0][3]
-            if ticket.state is _WAITING:  # or it is gone, or was admitted from a better place
+            if ticket.state is _WAITING:  # otherwise it was cancelled, or admitted from a better position
                 if not self._fits(ticket):
                     break
                 self.waiting -= 1
@@ -153,16 +154,16 @@ class PriorityWaitQueue(ABC):
 
 class ConcurrencyState(PriorityWaitQueue):
     """
-    The state machine of a gate.
+    The state machine of a concurrency limiter.
+
+    A ticket heavier than the whole limit is admitted alone.
 
     Args:
-        limit: The most slots taken at once, or how it is found.
+        limit: Most slots taken at once; a number, or an adaptive limit.
         now: The time, in seconds, on the clock of every later `now`.
 
     Attributes:
-        latest: The latest time of a release; a limit set by hand is dated with it.
-
-    A ticket heavier than the whole limit is admitted alone.
+        latest: The latest time of a release; a limit set by the user is dated with it.
     """
 
     __slots__ = ("controller", "in_flight", "latest", "limit", "peak")
@@ -176,7 +177,7 @@ class ConcurrencyState(PriorityWaitQueue):
         self.latest = now
 
     def resize(self, limit: int) -> list[Ticket]:
-        """Change the limit; calls in flight above a smaller one are left to end."""
+        """Change the limit. If fewer calls may be in flight than are, the surplus ones are allowed to finish."""
         if self.controller is not None:
             self.controller.set(limit, self.latest)
             limit = self.controller.limit
@@ -204,7 +205,15 @@ class ConcurrencyState(PriorityWaitQueue):
 
 @dataclass(frozen=True, slots=True)
 class LimiterStatistics:
-    """A gate at one moment: its limit, calls in flight, calls waiting, and the most ever in flight."""
+    """
+    A concurrency limiter at one moment.
+
+    Attributes:
+        limit: Most calls in flight.
+        in_flight: Calls in flight.
+        waiting: Calls that wait.
+        peak: The highest number of calls in flight so far.
+    """
 
     limit: int
     in_flight: int
@@ -216,19 +225,20 @@ State = TypeVar("State", bound=PriorityWaitQueue)
 
 
 class LockedState(ABC, Generic[State]):
-    """One lock around a queue, so that it holds across threads, event loops and runners."""
+    """A state and its lock, so that threads, event loops and runners can share it; a forked child gets its own."""
 
     def __init__(self) -> None:
-        # By process: after a fork the parent's calls are in flight in the parent only, its lock may be held.
+        # By process: the parent's calls are not in flight in a forked child, where the parent's lock may be held for
+        # ever.
         self._states = {os.getpid(): (threading.Lock(), self._initial_state(None))}
 
     @abstractmethod
     def _initial_state(self, parents: State | None) -> State:
-        """Return a new state, in a forked child with its parent's to go by."""
+        """Return a new state; in a forked child, `parents` is the state that it inherited."""
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for it."""
+        """Number of calls that wait."""
         return self._state_for_process()[1].waiting
 
     def _state_for_process(self) -> tuple[threading.Lock, State]:
@@ -250,7 +260,10 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         BatchRunner(llm=llm, limits=Limits(llm=gpu))
 
     Args:
-        limit: The most calls in flight, at least 1; or an `AdaptiveLimit`, which finds it.
+        limit: Most calls in flight, at least 1; or an `AdaptiveLimit`, which learns the number from 429 responses.
+
+    Raises:
+        ConfigurationError: If the limit is not a whole number of at least 1.
     """
 
     def __init__(self, limit: int | AdaptiveLimit) -> None:
@@ -260,9 +273,9 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         super().__init__()
 
     def _initial_state(self, parents: ConcurrencyState | None) -> ConcurrencyState:
-        # A limit that was set by hand goes along; an adaptive one begins anew, with what this process sees.
-        set_by_hand = parents is not None and isinstance(self._configured, int)
-        return ConcurrencyState(parents.limit if parents is not None and set_by_hand else self._configured)
+        # A forked child inherits a limit set by the user; an adaptive limit starts afresh in each process.
+        set_by_user = parents is not None and isinstance(self._configured, int)
+        return ConcurrencyState(parents.limit if parents is not None and set_by_user else self._configured)
 
     def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; if not, `on_admitted` is called later."""
@@ -271,14 +284,14 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
             return state.enqueue(ticket)
 
     def cancel(self, ticket: Ticket) -> None:
-        """Give up a ticket, whether it waits or was just admitted."""
+        """Remove a ticket that waits, or release one that was just admitted."""
         lock, state = self._state_for_process()
         with lock:
             admitted = state.cancel(ticket)
         self._notify_admitted(admitted)
 
     def reprioritise(self, ticket: Ticket, priority: int, sequence: float) -> None:
-        """Move a waiting ticket forward, to where one of this priority and sequence would be."""
+        """Move a waiting ticket forward, to the position of one with this priority and sequence."""
         lock, state = self._state_for_process()
         with lock:
             admitted = state.reprioritise(ticket, priority, sequence)
@@ -288,7 +301,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         self, ticket: Ticket, outcome: CallResult = "other", now: Callable[[], float] | None = None
     ) -> None:
         """
-        Free an admitted ticket's slots. Doing it twice does nothing.
+        Free an admitted ticket's slots. Releasing a ticket again does nothing.
 
         Args:
             ticket: The ticket.
@@ -313,9 +326,12 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
     @property
     def limit(self) -> int:
         """
-        The most calls in flight. May be set at any time; a smaller one waits for calls to end.
+        Most calls in flight. May be set at any time; a lower limit takes effect as calls finish.
 
-        An adaptive limit goes on from what was set, within its bounds.
+        An adaptive limit continues from the number that is set, clamped to its bounds.
+
+        Raises:
+            ConfigurationError: When it is set to anything but a whole number of at least 1.
         """
         return self._state_for_process()[1].limit
 
@@ -329,13 +345,13 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
 
     @property
     def limit_history(self) -> tuple[LimitHistoryEntry, ...]:
-        """What an adaptive limit has been, and since when; empty for one that is a number."""
+        """The changes of an adaptive limit, oldest first; empty if the limit is a number."""
         lock, state = self._state_for_process()
         with lock:
             return () if state.controller is None else tuple(state.controller.history)
 
     def statistics(self) -> LimiterStatistics:
-        """Return how full the gate is now."""
+        """Return the limit, and how many calls are in flight and wait now."""
         lock, state = self._state_for_process()
         with lock:
             return LimiterStatistics(state.limit, state.in_flight, state.waiting, state.peak)
@@ -348,6 +364,6 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
 def _checked(limit: object) -> int:
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
         raise ConfigurationError(
-            f"a ConcurrencyLimiter needs a limit of at least 1, got {limit!r}; write for example ConcurrencyLimiter(8)"
+            f"a ConcurrencyLimiter needs a limit of at least 1, got {limit!r}; for example ConcurrencyLimiter(8)"
         )
     return limit

@@ -1,4 +1,4 @@
-"""The gates of a runner: which ones a call must pass, in order."""
+"""Limiter set: the concurrency and rate limiters that each type of call passes, in order."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .rate import RateLimiter
 
 class LimiterSet:
     """
-    The gates of a runner.
+    The limiters of a runner.
 
     Attributes:
-        search: Those of a search.
-        llm: Those of an LLM call.
-        batches: Those of an LLM call that carries a packed batch.
-        tokens: The one of them that counts tokens instead of calls, or None.
-        rate: The one for limits per minute. It comes after all others: whoever has passed it begins at once.
+        search: The limiters of a search.
+        llm: The limiters of an LLM call.
+        batches: The limiters of an LLM call that carries a packed batch.
+        tokens: The limiter among them that counts tokens instead of calls, or None.
+        rate: The rate limiter. It comes last, because a call that it admits has to start at once.
     """
 
     def __init__(
@@ -34,37 +34,41 @@ class LimiterSet:
         self.tokens = tokens
         self.rate = rate
         self._total = total
-        self.llm = self._with_both(llm)
-        self.batches = self._with_both(batches)
+        self.llm = self._with_shared(llm)
+        self.batches = self._with_shared(batches)
 
-    def _with_both(self, gate: ConcurrencyLimiter) -> tuple[ConcurrencyLimiter, ...]:
-        gates = [gate] if self._total is None or self._total is gate else [gate, self._total]
-        return tuple(gates if self.tokens is None else [*gates, self.tokens])
+    def _with_shared(self, limiter: ConcurrencyLimiter) -> tuple[ConcurrencyLimiter, ...]:
+        limiters = [limiter] if self._total is None or self._total is limiter else [limiter, self._total]
+        return tuple(limiters if self.tokens is None else [*limiters, self.tokens])
 
     @property
     def count_tokens(self) -> bool:
-        """Whether some gate counts tokens."""
+        """Whether a limiter counts tokens."""
         return self.tokens is not None or (self.rate.active and self.rate.counts_tokens)
 
     def for_pool(self, name: LimiterName) -> tuple[ConcurrencyLimiter, ...]:
-        """Return the gates of an LLM call."""
+        """Return the limiters of an LLM call."""
         if name == "llm":
             return self.llm
         if name == "batches":
             return self.batches
-        raise ConfigurationError(f'there is no gate {name!r} for the model; write "llm" or "batches"')
+        raise ConfigurationError(
+            f'limiter must be "llm" or "batches", got {name!r}; for example complete(request, limiter="llm")'
+        )
 
     def history(self, since: float) -> tuple[LimitChange, ...]:
-        """Return what adaptive limits were since a moment, and what they were then."""
+        """Return the changes of the adaptive limits since a moment, beginning with their limits at that moment."""
         named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
         if self._total is not None:
             named["llm_total"] = self._total
-        steps: list[LimitChange] = []
-        for name, gate in named.items():
-            history = gate.limit_history
+        changes: list[LimitChange] = []
+        for name, limiter in named.items():
+            history = limiter.limit_history
             before = [change for change in history if change.time <= since]
             if before:
-                steps.append(LimitChange(name, 0.0, before[-1].limit, "start"))
+                changes.append(LimitChange(name, 0.0, before[-1].limit, "start"))
             later = (change for change in history if change.time > since)
-            steps += (LimitChange(name, change.time - since, change.limit, change.reason) for change in later)
-        return tuple(sorted(steps, key=lambda step: step.seconds))
+            changes += (
+                LimitChange(name, change.time - since, change.limit, change.reason) for change in later
+            )
+        return tuple(sorted(changes, key=lambda change: change.seconds))

@@ -1,8 +1,26 @@
 """
-Pace: how fast calls may begin, where a service counts them, and their tokens, by the minute.
+Rate pacing (GCRA): spreads calls and their tokens over the minute, by configured and by reported limits.
 
-`RatePacer` is told when calls begin and end and what services say is left of their limits, and says from when on the
-next one may begin. Pure: it knows no clock, no thread and no queue.
+Theory of operation. A *configured* limit is a token bucket that refills continuously, in the form of the generic cell
+rate algorithm (GCRA, ITU-T Recommendation I.371; for an introduction see Brandur Leach, "Rate Limiting, Cells, and
+GCRA", https://brandur.org/rate-limiting). GCRA stores one number, the *theoretical arrival time* (TAT): here, the time
+at which the bucket is full again. Taking `amount` moves it forward by `amount * interval`. A call of `amount` may start
+once the bucket holds that much, at `TAT - (capacity - amount) * interval`. No timer refills the bucket, and a call that
+waits exactly until `ready_at` is never sent back by a rounding error.
+
+A *reported* limit comes from the latest response headers (``x-ratelimit-*``: limit, remaining, reset). Three facts make
+it harder:
+
+1. Responses arrive out of order and late. Calls have numbers; a report counts from its own call on. Calls started after
+   that call are subtracted, because the service may not have counted them yet. Reports for calls older than the one
+   reported last are ignored.
+2. Headers do not say whether the service refills a bucket or resets a fixed window. `_ReportedLimit._compare` finds out
+   from how `reset` changes as `remaining` falls.
+3. Headers can be wrong. Implausible numbers are ignored, and after `MAX_WAIT` seconds one call starts whatever they
+   say.
+
+If a limit is both configured and reported, a call has to satisfy both. The classes here use no clock, no thread and no
+queue: the time is an argument. `RateLimiter` queues the calls.
 """
 
 from __future__ import annotations
@@ -13,52 +31,52 @@ from .._llm_response import RateLimitInfo, RateLimitStatus
 
 MINUTE = 60.0
 MAX_WAIT = MINUTE
-"""Seconds after which one call is let through to look again, whatever a service said."""
+"""Seconds after the latest start at which one call may start whatever the service reported, to get a new report."""
 STARTS_KEPT = 4096
-"""Calls of which it is known when they began; what is said to older ones is ignored."""
-_CAUTION = 1 + 1e-6  # many times what rounding adds up to in a minute
-_MOST = 10**12
+"""How many recent calls keep their start time. Rate-limit headers for older calls are ignored."""
+_CAUTION = 1 + 1e-6  # slows the rate by many times the rounding error of a minute
+_MAX_LIMIT = 10**12
 _MAX_RESET = 32 * 86400.0
 
 
 class RatePacer:
     """
-    How fast calls may begin: so many, and so many tokens, per minute.
+    When calls may start, under limits on calls and tokens per minute.
 
-    *Given* numbers hold from the first call on. Calls are spread over the minute: no more than a second's worth
-    of them, or one, begin at once. In no 60 seconds do more begin than given.
+    *Configured* limits apply from the first call on. Calls are spread over the minute: at most one second's worth of
+    them, or one call, start at once. In any 60 seconds, at most as many calls start as the limit allows.
 
-    Of tokens, a second's worth is lent at once too. A call that needs more begins when all of that is there, and
-    those after it wait until its tokens have come in; so over time no more is taken than given. In 60 seconds it
-    may be more by what the heaviest call is above a second's worth, by what was given back meanwhile, and by what
-    one call gave back before.
+    The token bucket holds one second's worth. A larger call starts when the bucket is full and leaves it in debt;
+    later calls wait until the debt is repaid. The long-term rate therefore never exceeds the limit, but a 60-second
+    window may exceed it by the largest call's size above one second's worth, plus refunds in that window, plus one
+    refund before it.
 
-    *Learned* numbers are those of the latest report, less what began after the call that it was said to, since the
-    service may have counted before that. What was taken comes back as fast as the report says, but never faster
-    than the limit in a minute: some services speak of a bucket that is smaller than their limit. Where what remains
-    falls while the reset draws nearer, it is a window, of which nothing comes back before it ends. Reports that
-    contradict themselves are ignored.
+    *Reported* limits come from the latest response headers. Calls started after that response's call are subtracted,
+    because the service may not have counted them yet. A bucket refills as fast as the report says, but never faster
+    than the limit per minute: some services report a bucket that is smaller than their limit. A fixed window,
+    recognised by a `reset` that shrinks while `remaining` falls, refills when it ends. Implausible reports are
+    ignored.
 
-    Where both are there, both hold. A learned wait ends 60 seconds after the latest call began: one call is
-    let through then, so that a limit per day, or a service that counts wrongly, does not stall a run for ever.
+    A call has to satisfy both. A wait for a reported limit ends 60 seconds after the latest start: one call starts
+    then, so that a limit per day, or a service that miscounts, does not stall a run for ever.
 
     Args:
-        requests: Calls per minute, at least 1; None for no number.
-        tokens: Tokens per minute, likewise.
+        requests: Configured calls per minute, at least 1; None for no configured limit.
+        tokens: Configured tokens per minute, at least 1; None for no configured limit.
         now: The time, in seconds, on the clock of every later `now`.
 
     Attributes:
-        counts_tokens: Whether it matters how many tokens a call takes: they are given, or were learned of.
+        counts_tokens: Whether a token limit is configured or was reported, so that calls need their token counts.
     """
 
     __slots__ = (
-        "_begun",
         "_count",
         "_latest",
         "_reported_requests",
         "_reported_tokens",
         "_requests",
-        "_taken",
+        "_reserved",
+        "_starts",
         "_tokens",
         "counts_tokens",
     )
@@ -69,13 +87,13 @@ class RatePacer:
         self._reported_requests, self._reported_tokens = _ReportedLimit(), _ReportedLimit()
         self.counts_tokens = tokens is not None
         self._count = 0
-        self._taken = 0
-        # By number: when that call began, and all tokens taken by then, its own included.
-        self._begun: list[tuple[float, int]] = [(now, 0)] * STARTS_KEPT
+        self._reserved = 0  # tokens, by all calls so far
+        # By number: when that call started, and `_reserved` then, its own tokens included.
+        self._starts: list[tuple[float, int]] = [(now, 0)] * STARTS_KEPT
         self._latest = now
 
     def ready_at(self, tokens: int, now: float) -> float:
-        """Return from when on a call of so many tokens may begin: at once, if that is not after `now`."""
+        """Return the earliest time at which a call of `tokens` may start: at once if that is not after `now`."""
         at = now
         if self._reported_requests.account is not None:
             at = max(at, self._reported_requests.account.ready_at(1))
@@ -90,15 +108,15 @@ class RatePacer:
 
     def reserve(self, tokens: int, now: float) -> int:
         """
-        Note that a call begins, ready or not; return its number.
+        Record that a call starts, ready or not, and return its number.
 
         Args:
-            tokens: The most that it may take: those of its prompt, and of its longest answer.
-            now: The time.
+            tokens: The most that it may use: the tokens of its prompt and of its longest reply.
+            now: The time, in seconds.
         """
         self._count += 1
-        self._taken += tokens
-        self._begun[self._count % STARTS_KEPT] = now, self._taken
+        self._reserved += tokens
+        self._starts[self._count % STARTS_KEPT] = now, self._reserved
         self._latest = max(self._latest, now)
         if self._requests is not None:
             self._requests.take(1, now)
@@ -112,14 +130,14 @@ class RatePacer:
 
     def settle_usage(self, reserved: int, used: int | None, now: float) -> None:
         """
-        Give back what a call that ended did not use, or take what it used besides.
+        Refund the tokens that a finished call did not use, or take those that it used in excess.
 
-        Only of the given tokens: what a service gives back, its next report says.
+        This applies to the configured limit. For the reported limit, the next report includes it.
 
         Args:
-            reserved: What `take` was told.
-            used: Tokens that it took; None when that is not known, and all of them count as used.
-            now: The time.
+            reserved: The tokens that `reserve` was called with.
+            used: The tokens that the call used; None if unknown, and then all reserved tokens count as used.
+            now: The time, in seconds.
         """
         if self._tokens is None or used is None:
             return
@@ -130,73 +148,75 @@ class RatePacer:
 
     def update_from_report(self, number: int, report: RateLimitInfo, now: float) -> None:
         """
-        Learn from what a service says is left.
+        Apply the rate-limit headers of a response.
 
         Args:
-            number: Of the call that it was said to, answered or refused. What was said to an earlier call
-                than the latest that is known is ignored.
-            report: What it said.
-            now: The time.
+            number: The number of the call that they came with, whether it succeeded or was refused. Headers for a call
+                earlier than the latest reported one are ignored.
+            report: The headers.
+            now: The time, in seconds.
         """
         since = self._count - number
         if not 0 <= since < min(self._count, STARTS_KEPT):
             return
-        began, taken = self._begun[number % STARTS_KEPT]
+        began, reserved = self._starts[number % STARTS_KEPT]
         if report.requests is not None:
             self._reported_requests.update(number, report.requests, since, began, now)
         if report.tokens is not None:
-            self._reported_tokens.update(number, report.tokens, self._taken - taken, began, now)
+            self._reported_tokens.update(number, report.tokens, self._reserved - reserved, began, now)
             self.counts_tokens = self.counts_tokens or self._reported_tokens.account is not None
 
 
 class _GCRABucket:
     """
-    What is taken comes back one by one; more may be taken than there is, which is a debt. What is more than it holds
-    is let through when it is full.
+    A token bucket that refills continuously, stored as its theoretical arrival time (GCRA).
 
-    It is kept as the time at which it is full again. So whoever waits until `ready_at`, to the last bit of the
-    number, finds it ready, and nothing is to be done as time goes by.
+    More may be taken than it holds; the rest is a debt. An amount above its capacity may be taken when it is full.
 
     Args:
-        capacity: What it holds.
-        seconds: Seconds in which one comes back.
+        capacity: What it holds when it is full.
+        interval: Seconds in which one unit is refilled (the emission interval).
         full_at: When it is full.
     """
 
-    __slots__ = ("_capacity", "_more", "_seconds", "_theoretical_arrival")
+    __slots__ = ("_capacity", "_interval", "_surplus", "_theoretical_arrival")
 
-    def __init__(self, capacity: int, seconds: float, full_at: float) -> None:
+    def __init__(self, capacity: int, interval: float, full_at: float) -> None:
         self._capacity = capacity
-        self._seconds = seconds
+        self._interval = interval
         self._theoretical_arrival = full_at
-        self._more = 0.0  # given back when it was full
+        self._surplus = 0.0  # refunds above the capacity
 
     def ready_at(self, amount: int) -> float:
-        return self._theoretical_arrival - max(0.0, self._capacity + self._more - amount) * self._seconds
+        return self._theoretical_arrival - max(0.0, self._capacity + self._surplus - amount) * self._interval
 
     def take(self, amount: float, now: float) -> None:
-        if self._more:
-            kept = max(0.0, self._more - amount)
-            amount, self._more = amount - (self._more - kept), kept
-        self._theoretical_arrival = max(self._theoretical_arrival, now) + amount * self._seconds
+        if self._surplus:
+            kept = max(0.0, self._surplus - amount)
+            amount, self._surplus = amount - (self._surplus - kept), kept
+        self._theoretical_arrival = max(self._theoretical_arrival, now) + amount * self._interval
 
     def refund(self, amount: float, most: int, now: float) -> None:
-        """Give back so much, of which `most` may be more than it holds: calls give back more than that at once."""
-        lacking = max(0.0, self._theoretical_arrival - now) / self._seconds
-        self._theoretical_arrival = now + max(0.0, lacking - amount) * self._seconds
-        self._more = max(self._more, min(most, self._more + amount - lacking))
+        """
+        Refund `amount` tokens.
+
+        The bucket may exceed its capacity by at most `most`, since one call can refund more than a second's worth.
+        """
+        lacking = max(0.0, self._theoretical_arrival - now) / self._interval
+        self._theoretical_arrival = now + max(0.0, lacking - amount) * self._interval
+        self._surplus = max(self._surplus, min(most, self._surplus + amount - lacking))
 
 
 class _FixedWindow:
     """
-    Nothing comes back until the window ends.
+    A limit that is reset as a whole when its window ends.
 
-    Then a minute's worth is spread over a minute, until a report tells what the next window holds: when this one
-    ends was perhaps told in whole seconds, and a whole limit let through too early would all be refused.
+    After the end, the limit is spread over a minute until a report describes the next window. The end may have been
+    reported in whole seconds, and a whole limit's worth of calls started too early would all be refused.
 
     Args:
         limit: What a window holds.
-        left: What is left in this one.
+        left: What is left in this window.
         ends: When it ends.
     """
 
@@ -219,72 +239,77 @@ class _FixedWindow:
 
 class _ReportedLimit:
     """
-    What is known of one limit from reports.
+    One limit, as the service reports it.
 
     Attributes:
-        account: What may be taken by what was said; None before anything was.
+        account: What may still be taken according to the latest report; None before the first.
     """
 
-    __slots__ = ("_before", "_number", "_window", "account")
+    __slots__ = ("_is_window", "_number", "_previous", "account")
 
     def __init__(self) -> None:
         self.account: _GCRABucket | _FixedWindow | None = None
         self._number = 0
-        self._before: RateLimitStatus | None = None
-        self._window = False
+        self._previous: RateLimitStatus | None = None
+        self._is_window = False
 
-    def update(self, number: int, said: RateLimitStatus, since: int, began: float, now: float) -> None:
-        """Go by what was said to a call that began at a time, and since whose beginning so much was taken."""
-        if number < self._number or not _is_plausible(said):
+    def update(self, number: int, status: RateLimitStatus, since: int, began: float, now: float) -> None:
+        """Apply the headers of call `number`, which started at `began`; `since` units were reserved after it."""
+        if number < self._number or not _is_plausible(status):
             return
         self._number = number
-        self._compare(said)
-        if self._window:
-            self.account = _FixedWindow(said.limit, said.remaining - since, now + said.reset)
+        self._compare(status)
+        if self._is_window:
+            self.account = _FixedWindow(status.limit, status.remaining - since, now + status.reset)
             return
-        lacking = said.limit - said.remaining
-        seconds = MINUTE / said.limit
+        lacking = status.limit - status.remaining
+        interval = MINUTE / status.limit
         if lacking:
-            seconds = max(seconds, said.reset / lacking)
-        # Counted when the call began, what was taken since is lacking too, but some of it has come back. Counted
-        # when it was answered, all of that is in the number. We are not told which, so go by the lesser of the two.
-        lacking += max(0, since - int((now - began) / seconds))
-        self.account = _GCRABucket(said.limit, seconds, now + lacking * seconds)
+            interval = max(interval, status.reset / lacking)
+        # If the service counted when the call started, the units reserved since are missing too, less those refilled
+        # meanwhile. If it counted when it responded, `remaining` includes them. The headers do not say which, so assume
+        # the first, which leaves less.
+        lacking += max(0, since - int((now - began) / interval))
+        self.account = _GCRABucket(status.limit, interval, now + lacking * interval)
 
-    def _compare(self, said: RateLimitStatus) -> None:
+    def _compare(self, status: RateLimitStatus) -> None:
         """
-        Tell windows from buckets.
+        Distinguish fixed windows from token buckets.
 
-        A bucket that holds less takes longer to fill. That something holds less, and is full sooner all the same,
-        makes it a window, unless seconds were rounded, or what remains, where that is said to be the same.
+        As a bucket's `remaining` falls, its time to full grows; if `reset` shrinks instead, it is a window. Differences
+        that rounding could explain are ignored.
         """
-        before = self._before
-        if before is None or said.limit != before.limit or said.remaining > before.remaining:
-            self._before = said
-        elif said.reset > before.reset:
-            self._before, self._window = said, False
+        previous = self._previous
+        if previous is None or status.limit != previous.limit or status.remaining > previous.remaining:
+            # A new limit, or a refill: it says nothing, but the next report is compared with this one.
+            self._previous = status
+        elif status.reset > previous.reset:
+            self._previous, self._is_window = status, False
         else:
-            same = said.remaining == before.remaining
-            rounding = 1 + (before.reset / max(1, before.limit - before.remaining) if same else 0)
-            if said.reset < before.reset - rounding:
-                self._before, self._window = said, True
+            # `reset` may be rounded to whole seconds, and if `remaining` is the same number, a fraction of a unit may
+            # have been refilled without showing. A smaller difference is no evidence, and the older report is kept, so
+            # that differences add up over several reports.
+            same = status.remaining == previous.remaining
+            rounding = 1 + (previous.reset / max(1, previous.limit - previous.remaining) if same else 0)
+            if status.reset < previous.reset - rounding:
+                self._previous, self._is_window = status, True
 
 
 def _spread(limit: int, now: float) -> _GCRABucket:
     """
-    Return a full bucket out of which no 60 seconds take more than a limit.
+    Return a full bucket from which at most `limit` units can be taken in any 60 seconds.
 
-    They take what it holds, and what comes back in less than 60 seconds: together less than the limit and 1.
+    Its capacity, plus the refill of less than 60 seconds, is less than limit + 1.
     """
-    holds = max(1, limit // 60)
-    return _GCRABucket(holds, MINUTE * _CAUTION / (limit - holds + 1), now)
+    capacity = max(1, limit // 60)
+    return _GCRABucket(capacity, MINUTE * _CAUTION / (limit - capacity + 1), now)
 
 
-def _is_plausible(said: RateLimitStatus) -> bool:
-    """Tell whether numbers can be true; no comparison with a NaN is."""
+def _is_plausible(status: RateLimitStatus) -> bool:
+    """Return whether the numbers can be true. Comparisons with a NaN are False."""
     try:
-        whole = 1 <= said.limit <= _MOST and 0 <= said.remaining <= said.limit
-        fits = whole and 0 <= said.reset <= _MAX_RESET
-    except TypeError:  # what a backend of the user's says need not be a number
+        whole = 1 <= status.limit <= _MAX_LIMIT and 0 <= status.remaining <= status.limit
+        fits = whole and 0 <= status.reset <= _MAX_RESET
+    except TypeError:  # a user's own backend may report anything
         return False
     return fits

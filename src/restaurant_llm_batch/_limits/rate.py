@@ -1,9 +1,10 @@
 """
-The gate for what a service counts by the minute: calls, and their tokens.
+Rate limiter: queues calls until a service's limits per minute, on calls and tokens, let them start.
 
-Slots become free when a call ends; here it is the time that lets calls in, so somebody has to look when it has
-come. Whoever drives a run *watches* the gate: it is told that calls begin to wait, asks when the first is due, and
-looks then. What a call takes is never given back by its end; what the service says of it is heard.
+A concurrency limiter admits when a call ends. A rate limiter admits when time has passed, so each run keeps a timer for
+the next admission: its driver *watches* the limiter, is called when the first call is queued, asks how long the first
+one has to wait (`seconds_until_ready`), and calls `admit_ready` then. The end of a call does not free a slot here; it
+refunds unused tokens and reports the service's rate-limit headers (`record_usage`).
 """
 
 from __future__ import annotations
@@ -18,16 +19,16 @@ from .pacing import RatePacer
 
 class RateQueue(PriorityWaitQueue):
     """
-    The state machine: tickets wait for their time, and weigh their tokens.
+    The state machine of a rate limiter; a ticket's weight is its number of tokens.
 
     Args:
-        pacer: Says when it has come.
-        now: The time.
+        pacer: Computes when the next ticket may be admitted.
+        now: The time, in seconds.
 
     Attributes:
-        now: The time, to be set before anything else is done.
-        watchers: Whoever is to be told that calls begin to wait.
-        baseline_call: Number of the last call that began before there was anything to hold; 0 for none.
+        now: The time; set it before each use.
+        watchers: Called when the first ticket waits, or another one becomes the first.
+        baseline_call: Number of the last call that started before a limit was known; 0 for none.
     """
 
     __slots__ = ("baseline_call", "now", "pacer", "watchers")
@@ -40,7 +41,7 @@ class RateQueue(PriorityWaitQueue):
         self.watchers: list[Callable[[], object]] = []
 
     def enqueue(self, ticket: Ticket) -> bool:
-        """Queue a new ticket and return whether it is admitted at once; those who wait are left to `look`."""
+        """Queue a new ticket and return whether it is admitted at once; `admit_ready` admits it later."""
         if not self.waiting and self._fits(ticket):
             self._enter(ticket)
             return True
@@ -48,16 +49,16 @@ class RateQueue(PriorityWaitQueue):
         return False
 
     def ready_at(self) -> float | None:
-        """Return when the first who waits may be let in; None when nobody waits."""
+        """Return when the first waiting ticket may be admitted; None if none waits."""
         first = self.peek()
         return None if first is None else self.pacer.ready_at(first.weight, self.now)
 
     def admit_ready(self) -> list[Ticket]:
-        """Let in those whose time has come."""
+        """Admit the tickets whose time has come."""
         return self._admit()
 
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
-        """Take back nothing: that is for the pace to do."""
+        """Free nothing: `record_usage` settles the tokens with the pacer."""
 
     def _fits(self, ticket: Ticket) -> bool:
         return self.pacer.ready_at(ticket.weight, self.now) <= self.now
@@ -69,14 +70,14 @@ class RateQueue(PriorityWaitQueue):
 
 class RateLimiter(LockedState[RateQueue]):
     """
-    Limits per minute, given or learned from what the service says.
+    Limits per minute, configured or reported by the service.
 
     Args:
-        requests: Calls per minute; None for what the service says.
-        tokens: Their tokens per minute; likewise.
+        requests: Calls per minute; None for what the service reports.
+        tokens: Tokens per minute; None for what the service reports.
 
     Attributes:
-        active: Whether there is anything to hold: numbers were given, or a service said some.
+        active: Whether a limit is configured or was reported.
     """
 
     def __init__(self, requests: int | None, tokens: int | None) -> None:
@@ -89,11 +90,11 @@ class RateLimiter(LockedState[RateQueue]):
 
     @property
     def counts_tokens(self) -> bool:
-        """Whether tickets have to weigh their tokens."""
+        """Whether tickets need their number of tokens as weight."""
         return self._state_for_process()[1].pacer.counts_tokens
 
     def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
-        """Have something called, from any thread, when the first call begins to wait; return what ends that."""
+        """Call `watcher`, in any thread, when the first call begins to wait; return a function that ends this."""
         watchers = self._state_for_process()[1].watchers
         watchers.append(watcher)
         return lambda: watchers.remove(watcher)
@@ -110,11 +111,11 @@ class RateLimiter(LockedState[RateQueue]):
         return admitted
 
     def cancel(self, ticket: Ticket, now: float) -> None:
-        """Give up a ticket, whether it waits or was just admitted."""
+        """Remove a ticket that waits, or release one that was just admitted."""
         self._update(lambda state: state.cancel(ticket), now)
 
     def reprioritise(self, ticket: Ticket, priority: int, sequence: float, now: float) -> None:
-        """Move a waiting ticket forward, to where one of this priority and sequence would be."""
+        """Move a waiting ticket forward, to the position of one with this priority and sequence."""
         self._update(lambda state: state.reprioritise(ticket, priority, sequence), now)
 
     def seconds_until_ready(self, now: float) -> float | None:
@@ -130,7 +131,7 @@ class RateLimiter(LockedState[RateQueue]):
         self._update(RateQueue.admit_ready, now)
 
     def _update(self, change: Callable[[RateQueue], list[Ticket]], now: float) -> None:
-        """Change the queue, notify the tickets admitted by that, and have watchers look at the next one."""
+        """Change the queue, notify the tickets admitted by that, and have watchers set their timers for the next."""
         lock, state = self._state_for_process()
         with lock:
             state.now = now
@@ -154,12 +155,12 @@ class RateLimiter(LockedState[RateQueue]):
         now: float,
     ) -> None:
         """
-        Learn what became of a call, from the first report on.
+        Settle a finished call's tokens and apply its rate-limit headers.
 
         Args:
-            ticket: Its ticket; None when it began before there was anything to hold.
-            used: The tokens it took; None when that is not known.
-            report: What the service said is left, or None.
+            ticket: Its ticket; None if it started before a limit was known.
+            used: The tokens that it used; None if unknown.
+            report: The service's rate-limit headers, or None.
             in_flight: Calls at the service.
             now: The time, on the clock of the runs that share the limiter.
         """
@@ -171,7 +172,7 @@ class RateLimiter(LockedState[RateQueue]):
                 number = ticket.epoch
                 state.pacer.settle_usage(ticket.weight, used, now)
             elif not self.active:
-                # The first report. What began before it is taken to begin now, this call first.
+                # The first report. Calls that started before it count as started now, this call first.
                 number = state.pacer.reserve(0, now)
                 state.baseline_call = number
                 for _ in range(in_flight):

@@ -1,7 +1,7 @@
 """
-In-flight calls: equal LLM calls that are in flight at once are made once (single-flight), whichever runs make them.
+In-flight calls: equal LLM calls that are in flight at once are made once (single-flight), within a run and across runs.
 
-Theory of operation. The first run that asks for a key *leads*: it makes the calls, retries included. Others *follow*:
+Theory of operation. The first run that joins a key *leads*: it makes the calls, retries included. Others *follow*:
 they wait until the reply is in the store. The call is shared: it runs at the best priority of all waiters, survives
 the cancellation of its own run while another run waits, and its reply is stored even if no waiter is left. If the
 leader leaves without a reply, the first follower is promoted and leads.
@@ -38,7 +38,7 @@ Persist: TypeAlias = Callable[[LLMResponse, Callback], object]
 
 
 class SharedCall(Protocol):
-    """What an entry asks of a call; the engine's `Call` is one."""
+    """The part of the engine's `Call` that an entry uses."""
 
     admission: Any
     in_flight: Any
@@ -54,7 +54,7 @@ class SharedCall(Protocol):
         ...
 
     def request_cancel(self) -> None:
-        """Tell a blocking backend that no caller waits."""
+        """Notify a blocking backend that no caller waits."""
         ...
 
     def update_shield(self) -> bool:
@@ -134,8 +134,8 @@ class InFlightCall:
         self._leader_left = False
         self._call: SharedCall | None = None
         self._call_returned = False
-        self._reply: Any = None  # what the latest call returned
-        self._followers: dict[Follower, None] = {}  # in the order of their coming
+        self._reply: Any = None  # of the latest call
+        self._followers: dict[Follower, None] = {}  # in the order in which they joined
         self._foreign_followers = 0  # of other runs than the leader's
 
     @property
@@ -155,7 +155,7 @@ class InFlightCall:
             )
 
     def on_call_returned(self, call: SharedCall, reply: Any) -> None:
-        """Take what a call returned, before its flow is resumed; the flow may be gone."""
+        """Record the reply of a call before its flow is resumed. The flow may have ended."""
         with self._lock:
             current = call is self._call
             leader_left = self._leader_left
@@ -172,7 +172,7 @@ class InFlightCall:
                 self.persist(reply, lambda _: None)
 
     def persist_reply(self, reply: LLMResponse, on_done: Callback) -> None:
-        """Write a reply to the store; `on_done` is called when it is on disk, or with what went wrong."""
+        """Write a reply to the store; `on_done` is called with None when it is on disk, or with the error."""
         if self.persist is None:
             raise RuntimeError("persist is not set: the leader sets it before its first call")
         with self._lock:
@@ -182,7 +182,7 @@ class InFlightCall:
             with self._lock:
                 if (
                     self._state is State.PERSISTING
-                ):  # else a follower was promoted: the leader's loop is closed
+                ):  # otherwise a follower was promoted: the leader's loop is closed
                     self._state = State.PERSISTED
                 leader_left = self._leader_left
             on_done(failure)
@@ -195,7 +195,7 @@ class InFlightCall:
             on_commit(error)
 
     def leader_left(self) -> None:
-        """Note that the leader has gone. A call or a write that is under way finishes the entry when it ends."""
+        """Record that the leader has left. A call in flight, or a write, finishes the entry when it ends."""
         with self._lock:
             self._leader_left = True
             call = self._call if self._call_is_out() else None
@@ -208,20 +208,20 @@ class InFlightCall:
         return self._call is not None and self._call.started_at > 0.0 and not self._call_returned
 
     def _release_call(self, call: SharedCall) -> None:
-        """Cancel a call whose run has gone, unless another run waits for it."""
+        """Cancel a call whose leader has left, unless another run waits for it."""
         if self.has_other_waiters:
             return
         call.request_cancel()
         if not call.is_async:
-            # A backend that ignores the request may take for ever; followers must not wait for that.
+            # A backend that ignores the request may run for ever; followers must not wait for it.
             self._promote_next()
 
     def _finish(self) -> None:
-        """End the entry, or pass it on. A reply that its leader did not wait for is stored first."""
+        """End the entry, or promote a follower. A reply that the leader did not wait for is stored first."""
         with self._lock:
             state, reply = self._state, self._reply
             if state is State.PERSISTING:
-                return  # its commit comes back here
+                return  # `on_commit` calls this again
             unstored = state is State.OPEN and isinstance(reply, LLMResponse) and is_valid_reply(reply)
         if unstored:
             self.persist_reply(reply, lambda _: None)
@@ -268,7 +268,7 @@ class InFlightCall:
                 self._release_call(call)
 
     def _resolve(self) -> None:
-        """End the entry: all followers look into the store."""
+        """End the entry: all followers read the store."""
         with self._lock:
             if self._state is State.DONE:
                 return
@@ -281,9 +281,10 @@ class InFlightCall:
 
     def _promote_next(self) -> None:
         """
-        Let the first follower lead, since there is no reply; without a follower, end the entry.
+        Promote the first follower to leader, since there is no reply; without a follower, end the entry.
 
-        Only the first: if all went on at once, a call that always fails would cost each of them a look for each other.
+        Only the first: if all went on at once, a call that always fails would cost each follower a store lookup for
+        every other.
         """
         with self._lock:
             first = next(iter(self._followers), None)
@@ -317,7 +318,7 @@ class InFlightCalls:
     def _reset_after_fork(self) -> None:
         self.lock = threading.RLock()
         self._open: dict[bytes, InFlightCall] = {}
-        self._pid = os.getpid()  # last: another thread of a forked child may look
+        self._pid = os.getpid()  # last: another thread of a forked child may read it
 
     def join(self, key: bytes, owner: object) -> tuple[InFlightCall, bool]:
         """Return the entry of a key, and whether `owner` leads it."""

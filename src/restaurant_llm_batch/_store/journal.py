@@ -1,8 +1,9 @@
 """
-Noting jobs in a backend, so that a later run finds what an earlier one has left behind.
+Job journal: records the jobs that a backend submits, so that a later run can resume them.
 
-With a store, every question has a `JobJournal`. A backend whose answers are jobs elsewhere, as `RunPodLLM`'s are,
-looks into `current()`: it notes a job as soon as it knows its id, and asks for one before it makes another.
+With a store, every LLM call has a `JobJournal`. A backend that submits jobs to a service, such as `RunPodLLM`, gets it
+from `current_job_journal()`. It records a job as soon as the service has returned its id, and tries to claim a recorded
+job before it submits a new one.
 """
 
 from __future__ import annotations
@@ -15,31 +16,31 @@ from typing import Protocol
 
 class JobJournal(Protocol):
     """
-    The journal of one question. Its methods never wait and never raise, `claim` excepted.
+    The job journal of one LLM call. Its methods do not block and do not raise, except `claim`.
 
-    A backend may wrap others and ask them several times for one answer. So a job goes by a mark, which says
-    whose it is and what it was asked, and is given to one call only.
+    A backend may wrap others and call them several times for one reply. Jobs are keyed by a fingerprint of the backend
+    and the request. Each job is handed to at most one caller.
     """
 
     def claim(self, fingerprint: str) -> str | None:
         """
-        Return the id of a job that may be alive, was noted with an equal mark, and has nobody waiting; or None.
+        Claim a possibly running job with this fingerprint that no call waits for; None if there is none.
 
         Raises:
-            StoreError: When the journal cannot be read.
+            StoreError: If the journal cannot be read.
         """
         ...
 
     def record(self, fingerprint: str, job_id: str) -> None:
-        """Note a job that was just made, and is waited for; `fingerprint` has no space in it."""
+        """Record a job that was just submitted and that the caller waits for. `fingerprint` contains no space."""
         ...
 
     def release(self, job_id: str) -> None:
-        """Note that a job is waited for no more although it may be alive."""
+        """Record that the caller no longer waits for a job, which may still be running."""
         ...
 
     def discard(self, job_id: str) -> None:
-        """Note that a job has ended without an answer. One with an answer is forgotten when that is kept."""
+        """Record that a job has ended without a reply. A job with a reply is deleted when the reply is stored."""
         ...
 
 
@@ -47,13 +48,13 @@ _CURRENT: ContextVar[JobJournal | None] = ContextVar("journal", default=None)
 
 
 def current_job_journal() -> JobJournal | None:
-    """Return the journal of the question that is being asked here; None without a store."""
+    """Return the journal of the call that is being made in this context; None without a store."""
     return _CURRENT.get()
 
 
 @contextmanager
 def use_job_journal(journal: JobJournal) -> Iterator[None]:
-    """Have backends that are called in this block note their jobs."""
+    """Make `journal` the current job journal within the block."""
     token = _CURRENT.set(journal)
     try:
         yield

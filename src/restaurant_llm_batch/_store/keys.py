@@ -1,8 +1,8 @@
 """
-The key of a question: equal keys mean that one answer serves both.
+Cache keys: equal requests to equal backends have equal keys, and share one stored reply.
 
-A key is the same in every process, on every machine and under every Python version. It is a hash, so no
-prompt can be read from it.
+A key is the same in every process, on every machine and under every Python version. It is a hash, so prompts cannot be
+read from it.
 """
 
 from __future__ import annotations
@@ -20,26 +20,26 @@ from ..errors import ConfigurationError
 from ..models import LLMRequest, Message
 
 KEY_SIZE = 16
-"""Bytes of a key: a billion questions share none by chance, and an index of short keys is faster to write to."""
+"""Bytes of a key. Collisions are unlikely even among a billion keys, and an index of short keys is faster to write."""
 
 _FORMAT = b"restaurant_llm_batch question 1"
-"""To be changed with anything below: keys of another format are then simply not found."""
+"""Change this with anything below that changes keys; keys of another format are then not found."""
 
 
 def request_key(fingerprint: str, request: LLMRequest) -> bytes:
     """
-    Return the key of a question to a model.
+    Return the cache key of a request.
 
-    What determines an answer counts: who is asked, the messages, the schema, the longest answer and the
-    temperature. The order of a schema's keys does not, nor do the task's name, the inputs and the priority: a
-    model never sees them, so two tasks that ask the same are asking one question.
+    The key depends on everything that determines the reply: the backend's fingerprint, the messages, the schema,
+    `max_tokens` and the temperature. It does not depend on the order of a schema's keys, nor on the request's task,
+    inputs and priority: the model does not see them, so requests of two tasks may share a key.
 
     Args:
-        fingerprint: Names the service and the model, without any secret.
-        request: The question.
+        fingerprint: Identifies the service and the model, without any secret.
+        request: The request.
 
     Raises:
-        ConfigurationError: When the request holds what cannot be sent as JSON.
+        ConfigurationError: If the request contains values that cannot be sent as JSON.
     """
     try:
         schema = b"" if request.schema is None else _canonical_schema(request.schema)
@@ -47,14 +47,14 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
             index(request.max_tokens),
             struct.pack(">d", request.temperature + 0.0),
         )  # -0.0 is 0.0
-        # Every part goes with its length, so that no text can look like the border between two.
+        # The length of every part is hashed too, so that no text can imitate the border between two parts.
         parts = [_FORMAT, _utf8(fingerprint), schema, numbers]
         for message in request.messages:
             parts += _message_parts(message)
     except (TypeError, ValueError, AttributeError, RecursionError, struct.error) as error:
         raise ConfigurationError(
-            f"the request of task {request.task!r} cannot be kept in a store: {error}; write messages as "
-            '{"role": ..., "content": text}, schema as JSON Schema, max_tokens and temperature as numbers'
+            f"the request of task {request.task!r} cannot be stored: {error}; messages must be like "
+            '{"role": "user", "content": "text"}, schema a JSON Schema, max_tokens and temperature numbers'
         ) from error
     framed = [struct.pack(f">{len(parts)}Q", *map(len, parts)), *parts]
     return sha256(b"".join(framed)).digest()[:KEY_SIZE]
@@ -65,33 +65,34 @@ def _message_parts(message: Message) -> tuple[bytes, bytes]:
         role, content = message.get("role"), message.get("content")
         if type(role) is str and type(content) is str:
             return _utf8(role), _utf8(content)
-    # A user's own task may send more than we do: names, or contents of several parts.
-    return b"\xff", _canonical(message)  # no role is written like that
+    # A user's own task may send other messages: with names, or with contents of several parts.
+    return b"\xff", _canonical(message)  # not UTF-8, so not a role
 
 
 def _utf8(text: str) -> bytes:
-    # A model's answer, asked about again, may hold half a surrogate pair.
+    # A prompt may quote a reply, which may contain half a surrogate pair.
     return text.encode("utf-8", "surrogatepass")
 
 
 def _canonical_schema(schema: Mapping[str, Any]) -> bytes:
-    # The same few schemas come with every request, and writing one out takes longer than all the rest. The
-    # bytes of marshal only recognise a schema: they never get into a key, so they may differ by version.
+    # Every request carries one of a few schemas, and serializing one takes longer than all the rest. The bytes of
+    # marshal are only a cache key within this process: they do not get into a stored key, so they may differ by
+    # version.
     try:
-        recognised = marshal.dumps(cast("dict[str, Any]", schema), 2)
-    except ValueError:  # a mapping that is no dict
+        marshalled = marshal.dumps(cast("dict[str, Any]", schema), 2)
+    except ValueError:  # a mapping that is not a dict
         return _canonical(schema)
-    return _canonical_marshalled(recognised)
+    return _canonical_marshalled(marshalled)
 
 
 @lru_cache(maxsize=256)
-def _canonical_marshalled(recognised: bytes) -> bytes:
-    return _canonical(marshal.loads(recognised))  # our own bytes, of a moment ago
+def _canonical_marshalled(marshalled: bytes) -> bytes:
+    return _canonical(marshal.loads(marshalled))  # safe: bytes from `_canonical_schema`
 
 
 def _canonical(value: Any) -> bytes:
-    """Write JSON in one way only."""
-    # Not `ensure_ascii`: its escapes write two halves of a pair as they write the character.
+    """Serialize to canonical JSON: keys sorted, one spelling of every value."""
+    # Not `ensure_ascii`: it escapes the two halves of a surrogate pair like the character itself.
     return _utf8("".join(_pieces(value)))
 
 
@@ -112,10 +113,10 @@ def _pieces(value: Any) -> Iterator[str]:
             yield ","
         yield "]"
     else:
-        raise TypeError(f"{type(value).__name__} is no JSON")
+        raise TypeError(f"{type(value).__name__} cannot be sent as JSON")
 
 
 def _name(name: object) -> str:
     if not isinstance(name, str):
-        raise TypeError(f"a JSON object's names are strings, got {name!r}")
+        raise TypeError(f"keys of a JSON object must be strings, got {name!r}")
     return name

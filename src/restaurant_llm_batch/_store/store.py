@@ -1,9 +1,9 @@
 """
-The store: answers that were paid for, kept in a file, found again by the key of their question.
+Store: a cache of LLM replies and running jobs in an SQLite file, by cache key.
 
-An answer is durable once its commit is done: it then survives the end of the process, a `kill -9` as well. (A
-power cut may cost the last commits, never the file.) Writing is left to one thread; reading takes some
-microseconds and is done wherever it is asked for. Several processes may share a file on a local disk.
+A reply is durable once its commit is done: it then survives the end of the process, `kill -9` included. (A power cut
+may lose the last commits, but does not damage the file.) One thread writes; reads take microseconds and run in the
+caller's thread. Several processes may share a file on a local disk.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ from .database import (
     decode_reply,
 )
 from .inflight import InFlightCalls
-from .writer import Change, Durable, GroupCommitWriter, OnCommit, Purge, Work
+from .writer import Change, CommitFuture, GroupCommitWriter, OnCommit, Purge, Work
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
     """
-    What is in a store.
+    The contents of a store.
 
     Attributes:
-        entries: Answers.
-        jobs: Jobs that may be running, and that a run would go on with.
-        bytes: What its files take on the disk.
-        oldest: When the oldest answer was written, or None.
-        newest: When the newest was, likewise.
-        stale_jobs: Jobs that were noted too, but that nobody will go on with: their question has an answer, or they
-            are older than any job gets (8 days). A run that was killed leaves some. `Store.purge` takes them out.
+        entries: Number of replies.
+        jobs: Number of jobs that may be running, and that a run would resume.
+        bytes: Size of its files on disk, in bytes.
+        oldest: When the oldest reply was written, in UTC; None if there are no replies.
+        newest: When the newest reply was written, in UTC; None if there are no replies.
+        stale_jobs: Number of recorded jobs that no run will resume: their request has a reply, or they are older than
+            any job lives (8 days). A killed run may leave some. `Store.purge` deletes them.
     """
 
     entries: int
@@ -63,42 +63,43 @@ class StoreStats:
 
 class Store:
     """
-    Answers and running jobs, in an SQLite file.
+    A cache of LLM replies, and the jobs that may be running, in an SQLite file.
 
-    It opens the file when it is first used, and again when it is used after `close`. It may be shared by
-    threads, event loops and runners; a forked child opens the file for itself. What it is told with an
-    `OnCommit` is written in the order it is told.
+    The file is opened at the first use, and again at the first use after `close`. Threads, event loops and runners may
+    share a store; a forked child opens the file for itself. Methods with an `OnCommit` queue a change and return at
+    once; changes are written in the order of the calls.
 
     Args:
-        path: The file; it is made where there is none, its folder is not.
-        lock_timeout: Seconds to wait for a lock of another process before that counts as an error.
+        path: The file. It is created if it does not exist; its folder is not.
+        lock_timeout: Seconds to wait for a lock that another process holds, before that is an error.
 
     Raises:
-        ConfigurationError: When `path` is no path, or `lock_timeout` no such number.
+        ConfigurationError: If `path` is not a path, or `lock_timeout` is not a number of at least 0.
     """
 
     def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 10.0) -> None:
         seconds: object = lock_timeout
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < inf:
             raise ConfigurationError(
-                f"wait must be a number of seconds from 0, got {lock_timeout!r}; write for example wait=10"
+                f"lock_timeout must be a number of seconds of at least 0, got {lock_timeout!r}; "
+                "for example lock_timeout=10"
             )
         self.in_flight = InFlightCalls()
         self._file = StoreFile(path, lock_timeout)
         self._connections = Connections(self._file)
-        self._closing: set[bytes] = set()  # discarded, and not yet gone from the file
+        self._discarding: set[bytes] = set()  # discarded, but still in the file
 
     @property
     def commits(self) -> int:
-        """Commits made for this object in this process so far."""
+        """Number of commits made through this object in this process so far."""
         return self._connections.commits
 
     def open(self) -> None:
         """
-        Open the file now, so that whatever is the matter with it is known; it may take some milliseconds.
+        Open the file now, to find any problem with it early. It may take some milliseconds.
 
         Raises:
-            ConfigurationError: When the file is no store, damaged, of another format, locked or read-only, or
+            ConfigurationError: If the file is not a store, is damaged, of another format, locked or read-only, or if
                 its folder is missing. The file is left as it is.
         """
         with self._connections.reading:
@@ -106,12 +107,14 @@ class Store:
 
     def get(self, key: bytes) -> LLMResponse | None:
         """
-        Return the answer of a key, or None. What is not durable yet is not found, and what is discarded neither.
+        Return the reply stored under a key, or None.
+
+        A reply is found once it is durable, and no longer found once it is discarded.
 
         Raises:
-            StoreError: When it cannot be read.
+            StoreError: If the file cannot be read.
         """
-        if key in self._closing:
+        if key in self._discarding:
             return None
         row = self._read(GET, key)
         if row is None:
@@ -120,75 +123,75 @@ class Store:
             return decode_reply(row[0])
         except Exception as error:
             raise StoreError(
-                f"an answer in store {self._file.path} cannot be read; something else wrote to it: "
-                "write the path of a new file as store"
+                f"a reply in store {self._file.path} cannot be read; another program wrote to it: "
+                "use the path of a new file as store"
             ) from error
 
     def put(self, key: bytes, reply: LLMResponse, on_commit: OnCommit) -> None:
-        """Keep an answer, instead of the one that is there; returns at once."""
+        """Store a reply, replacing the one under that key. Returns at once."""
         self._connections.submit(Change("", _checked(key), reply, on_commit))
 
     def discard(self, key: bytes, on_commit: OnCommit) -> None:
-        """Take an answer out, such as one that turned out to be of no use; returns at once."""
-        self._closing.add(_checked(key))
+        """Delete a reply, for example one that turned out to be unusable. Returns at once."""
+        self._discarding.add(_checked(key))
 
-        def gone(error: Exception | None) -> None:
-            self._closing.discard(key)
+        def discarded(error: Exception | None) -> None:
+            self._discarding.discard(key)
             on_commit(error)
 
-        self._connections.submit(Change(DISCARD, key, (key,), gone))
+        self._connections.submit(Change(DISCARD, key, (key,), discarded))
 
     def record_job(self, key: bytes, backend: str, job_id: str, on_commit: OnCommit) -> None:
-        """Note that a job was submitted for a key, instead of the one noted before; returns at once."""
+        """Record that a job was submitted for a key, replacing the one recorded before. Returns at once."""
         values = (_checked(key), time(), backend, job_id)
         self._connections.submit(Change(RECORD_JOB, key, values, on_commit))
 
     def delete_job(self, key: bytes, job_id: str, on_commit: OnCommit) -> None:
         """
-        Note that a job of a key has ended; returns at once.
+        Record that a job of a key has ended. Returns at once.
 
-        Another one that was noted for the key since, by another process for one, stays noted.
+        If another job has been recorded for the key since, for example by another process, that one stays.
         """
         self._connections.submit(Change(DELETE_JOB, _checked(key), (key, job_id), on_commit))
 
     def job(self, key: bytes) -> str | None:
-        """Return the id of the job that may be running for a key, or None; raises as `get` does."""
+        """Return the id of the job that may be running for a key, or None. Raises `StoreError` as `get` does."""
         row = self._read(JOB, key)
         return None if row is None else str(row[0])
 
     def stats(self) -> StoreStats:
-        """Return what is in the store, in some milliseconds for 100,000 answers; raises as `get` does."""
+        """Return the store's contents in numbers; 100,000 replies take some milliseconds. Raises as `get` does."""
         entries, jobs, stale_jobs, oldest, newest = self._read(STATS)
         size = sum(_size(Path(f"{self._file.path}{suffix}")) for suffix in ("", "-wal"))
         return StoreStats(entries, jobs, size, _moment(oldest), _moment(newest), stale_jobs)
 
     def purge(self, older_than: timedelta | float) -> int:
         """
-        Take out the answers and jobs that were written longer ago, and make the file smaller. Blocks.
+        Delete replies and jobs above an age, and make the file smaller. Blocks until it is done.
 
-        Stale jobs, which are of no use any more, go with them however old they are.
+        Stale jobs are deleted too, at any age.
 
         Args:
-            older_than: An age, or seconds; 0 takes out everything.
+            older_than: The age, as a timedelta or in seconds; 0 deletes everything.
 
         Returns:
-            How many answers were taken out.
+            The number of replies deleted.
 
         Raises:
-            ConfigurationError: When `older_than` is negative or no duration.
-            StoreError: When the file cannot be written.
+            ConfigurationError: If `older_than` is negative or not a duration.
+            StoreError: If the file cannot be written.
         """
-        durable = Durable()
-        purge = Purge(time() - _seconds(older_than), durable)
+        committed = CommitFuture()
+        purge = Purge(time() - _seconds(older_than), committed)
         self._connections.submit(purge)
-        durable.wait()
+        committed.result()
         return purge.removed
 
     def close(self) -> None:
         """
-        Write what is left, and close the file. Blocks meanwhile; doing it twice does nothing.
+        Write all queued changes and close the file. Blocks until it is done; closing again does nothing.
 
-        Whoever uses the store at the same time, or afterwards, opens it again.
+        A use of the store at the same time, or later, opens it again.
         """
         self._connections.close()
 
@@ -214,7 +217,7 @@ class Store:
 
 def _checked(key: bytes) -> bytes:
     if not isinstance(key, bytes):
-        raise TypeError(f"key must be bytes, of request_key(), got {key!r}")
+        raise TypeError(f"key must be bytes, as request_key() returns, got {key!r}")
     return key
 
 
@@ -223,8 +226,8 @@ def _seconds(older_than: object) -> float:
     if isinstance(seconds, int | float) and not isinstance(seconds, bool) and seconds >= 0:
         return seconds
     raise ConfigurationError(
-        f"older_than must be a timedelta or seconds, 0 or more, got {older_than!r}; "
-        "write older_than=timedelta(days=30)"
+        f"older_than must be a timedelta or a number of seconds of at least 0, got {older_than!r}; "
+        "for example older_than=timedelta(days=30)"
     )
 
 
@@ -239,19 +242,19 @@ def _size(path: Path) -> int:
         return 0
 
 
-READ_WAIT = 1.0
-"""Seconds that a read waits for a lock; it hardly ever meets one, and it may be an event loop that waits."""
+READ_LOCK_TIMEOUT = 1.0
+"""Seconds that a read waits for a lock. It rarely meets one, and the waiting thread may be an event loop's."""
 
 
 class Connections:
     """
-    The open things of one store; they are opened when they are needed, also after `close`.
+    The open connections and the writer of one store, opened when they are needed, also after `close`.
 
     Args:
         file: The store's file.
 
     Attributes:
-        reading: The connection for reading, of whoever reads.
+        reading: The connection for reads, shared by all threads.
     """
 
     def __init__(self, file: StoreFile) -> None:
@@ -261,30 +264,31 @@ class Connections:
             _close_around_forks(weakref.ref(self))
 
     def reset_after_fork(self) -> None:
-        """Have nothing open, and nothing to write."""
-        self.reading = SharedConnection(self._file, min(READ_WAIT, self._file.lock_timeout))
+        """Start with nothing open and nothing queued."""
+        self.reading = SharedConnection(self._file, min(READ_LOCK_TIMEOUT, self._file.lock_timeout))
         self._writing = SharedConnection(self._file, self._file.lock_timeout)
-        self._lock = threading.RLock()  # the garbage collector may call `end` while it is held
+        self._lock = (
+            threading.RLock()
+        )  # reentrant: the garbage collector may run code here that takes it again
         self._work: Work = SimpleQueue()
         self._writer: GroupCommitWriter | None = None
 
     @property
     def commits(self) -> int:
-        """Commits so far."""
+        """Number of commits so far."""
         return 0 if self._writer is None else self._writer.commits
 
     def submit(self, change: Change | Purge) -> None:
-        """Have something written, after all that was handed in before; never waits for the disk."""
+        """Queue a change, after those queued before it. Does not wait for the disk."""
         with self._lock:
-            self._work.put(
-                change
-            )  # first: a writer that is told to end now still meets it, or the next one does
+            # First of all: if the writer is asked to end right now, it or the next one still finds the change.
+            self._work.put(change)
             writer = self._writer
             if writer is None or writer.ending:
                 self._writer = GroupCommitWriter(self._file, self._writing, self._work, writer)
 
     def close(self) -> None:
-        """Wait until what was handed in is written, and close everything."""
+        """Wait until all queued changes are written, and close everything."""
         with self._lock:
             writer = self._writer
             if writer is not None and not writer.ending:
@@ -295,42 +299,46 @@ class Connections:
         self.reading.close()
 
     def suspend(self) -> None:
-        """Close the connections and keep everybody from using them until `let_go`."""
+        """Close the connections and block their use until `resume`."""
         self.reading.suspend()
         self._writing.suspend()
 
     def resume(self) -> None:
-        """Allow uses again."""
+        """Allow uses again, after `suspend`."""
         self._writing.resume()
         self.reading.resume()
 
     def __del__(self) -> None:
-        # The store was not closed. Nothing is lost: the thread writes what is left, closes its file and ends.
+        # The store was not closed. Nothing is lost: the writer writes the queued changes, closes its connection and
+        # ends.
         self._work.put(None)
         self.reading.close()
 
 
 def _close_around_forks(mine: weakref.ref[Connections]) -> None:
     """
-    Have the file closed while this process forks, and begin anew in the child.
+    Close the file while this process forks, and start afresh in the child.
 
-    SQLite does not survive a fork with a file open: the child would believe to hold its parent's locks, and
-    write without any. The hooks stay for ever, the session need not.
+    SQLite does not survive a fork with a file open: POSIX file locks are not inherited, so the child would believe it
+    holds its parent's locks, and would write without any. Hooks cannot be unregistered; therefore they hold the
+    connections by a weak reference only.
     """
-    held: list[Connections] = []  # from before the fork until after it
+    suspended: list[Connections] = []  # alive from before the fork until after it
 
     def before() -> None:
-        session = mine()
-        if session is not None:
-            session.suspend()
-            held.append(session)
+        # Waits until no thread uses a connection, so that neither an open file nor a held lock gets into the child.
+        connections = mine()
+        if connections is not None:
+            connections.suspend()
+            suspended.append(connections)
 
     def in_parent() -> None:
-        if held:
-            held.pop().resume()
+        if suspended:
+            suspended.pop().resume()  # the next use opens the file again
 
     def in_child() -> None:
-        if held:
-            held.pop().reset_after_fork()
+        # The child has no writer thread. Changes queued before the fork are the parent's to write.
+        if suspended:
+            suspended.pop().reset_after_fork()
 
     os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

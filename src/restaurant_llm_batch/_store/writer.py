@@ -1,8 +1,8 @@
 """
-The thread that writes a store: whatever waits when it comes along is committed together.
+Group-commit writer: the thread that writes a store, committing all queued changes in one transaction.
 
-While one group is on its way to the disk the next one gathers, so the busier a store is, the larger its groups
-are; nobody waits for longer than the group under way and his own.
+While one group is being committed, the next one gathers in the queue. The busier a store is, the larger its groups are;
+a change waits at most for the group before its own.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
@@ -24,23 +25,24 @@ log = logging.getLogger("restaurant_llm_batch")
 
 OnCommit: TypeAlias = Callable[[Exception | None], object]
 """
-Told once, by the writing thread, that a change is durable, or what kept it from being.
+Called once, in the writing thread, with None when a change is durable, or with the error that prevented it.
 
 It must be quick and must not wait for the store: the next group waits for it.
 """
 
-LARGEST_GROUP = 1000
+MAX_GROUP_SIZE = 1000
+"""Most changes in one transaction."""
 
 
 class Change(NamedTuple):
     """
-    Something to be written.
+    A change to be written.
 
     Attributes:
-        statement: What SQLite is told, or "" for a reply to put.
-        key: The key it is about.
-        values: The statement's parameters; for a reply to put, the reply.
-        on_commit: Told how it went.
+        statement: The SQL statement, or "" to put a reply.
+        key: The key that it changes.
+        values: The statement's parameters; to put a reply, the reply.
+        on_commit: Called with the result.
     """
 
     statement: str
@@ -50,7 +52,7 @@ class Change(NamedTuple):
 
 
 class Purge:
-    """A request to take out old rows; `removed` counts the replies among them."""
+    """A request to delete rows written before `until`; `removed` counts the replies among them."""
 
     def __init__(self, until: float, on_commit: OnCommit) -> None:
         self.until = until
@@ -59,58 +61,50 @@ class Purge:
 
 
 Work: TypeAlias = SimpleQueue[Change | Purge | None]
-"""What is to be written, in order; None ends the writer that meets it."""
+"""Changes to be written, in order; None ends the writer that takes it."""
 
 
-class Durable:
-    """An `OnCommit` for callers who may wait: pass it on, then `wait`."""
-
-    def __init__(self) -> None:
-        self._told = threading.Event()
-        self._error: Exception | None = None
+class CommitFuture(Future[None]):
+    """An `OnCommit` for callers that may block: pass it with a change, then wait for its `result()`."""
 
     def __call__(self, error: Exception | None) -> None:
-        """Note how it went."""
-        self._error = error
-        self._told.set()
-
-    def wait(self) -> None:
-        """Wait until the change is durable; raise what kept it from being."""
-        self._told.wait()
-        if self._error is not None:
-            raise self._error
+        """Set the result."""
+        if error is None:
+            self.set_result(None)
+        else:
+            self.set_exception(error)
 
 
 class GroupCommitWriter:
     """
-    A thread that works off a queue, to be ended with a None in it.
+    A thread that writes the changes of a queue; a None in the queue ends it.
 
     Args:
-        file: For explaining errors.
-        link: Its connection, which it closes at its end.
+        file: The file, to describe errors.
+        connection: Its connection, which it closes when it ends.
         work: The queue; it outlives the writer.
-        after: The writer before it, which must have ended first.
+        after: The previous writer, which has to end before this one starts to write.
 
     Attributes:
-        ending: Whether it was told to end.
-        commits: Commits of this and of all writers before it.
+        ending: Whether it was asked to end.
+        commits: Commits of this writer and of all before it.
     """
 
     def __init__(
-        self, file: StoreFile, link: SharedConnection, work: Work, after: GroupCommitWriter | None
+        self, file: StoreFile, connection: SharedConnection, work: Work, after: GroupCommitWriter | None
     ) -> None:
         self.ending = False
         self.commits = 0
         self._file = file
-        self._connection = link
+        self._connection = connection
         self._work = work
         self._after = after
-        # A daemon: what it has not committed, nobody has been told is durable.
+        # A daemon: a change that it has not committed was not reported as durable to any caller.
         self._thread = threading.Thread(target=self._run, name="restaurant-llm-batch-store", daemon=True)
         self._thread.start()
 
     def join(self) -> None:
-        """Wait for its end, unless this is its own thread."""
+        """Wait until the writer has ended, unless this is its own thread."""
         if self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -122,8 +116,8 @@ class GroupCommitWriter:
         goes_on = True
         while goes_on:
             group, goes_on = _take(self._work)
-            for kind, part in groupby(group, type):
-                if kind is Change:
+            for work_type, part in groupby(group, type):
+                if work_type is Change:
                     self._write(list(part))
                 else:
                     for purge in part:
@@ -131,18 +125,18 @@ class GroupCommitWriter:
         self._connection.close()
 
     def _write(self, group: list[Any]) -> None:
-        now, sound = time.time(), []
+        now, valid = time.time(), []
         steps: list[tuple[str, Any]] = []
         for statement, changes in groupby(group, _statement):
             if statement:
                 for change in changes:
                     steps.append((statement, change.values))
-                    sound.append(change)
+                    valid.append(change)
             else:
                 rows, written = self._rows(changes, now)
                 steps += _in_chunks(rows)
-                sound += written
-        self._notify(sound, self._commit(steps))
+                valid += written
+        self._notify(valid, self._commit(steps))
 
     def _rows(self, changes: Iterator[Change], now: float) -> tuple[list[Any], list[Change]]:
         rows: list[Any] = []
@@ -153,12 +147,12 @@ class GroupCommitWriter:
                 rows += (change.key, now, encode_reply(reply))
                 written.append(change)
             except Exception as error:
-                refusal = StoreError(
-                    f"a reply cannot be kept in store {self._file.path}: {error}; the backend must return an "
+                invalid = StoreError(
+                    f"a reply cannot be stored in {self._file.path}: {error}; the backend must return an "
                     "LLMResponse of texts and whole numbers"
                 )
-                refusal.__cause__ = error
-                self._notify([change], refusal)
+                invalid.__cause__ = error
+                self._notify([change], invalid)
         return rows, written
 
     def _commit(self, steps: list[tuple[str, Any]]) -> Exception | None:
@@ -167,9 +161,9 @@ class GroupCommitWriter:
         try:
             with self._connection as connection:
                 if len(steps) == 1:
-                    connection.execute(*steps[0])  # a statement by itself is a transaction
+                    connection.execute(*steps[0])  # a single statement is a transaction
                 else:
-                    _together(connection, steps)
+                    _in_transaction(connection, steps)
         except Exception as error:
             return self._describe_error(error)
         self.commits += 1
@@ -178,7 +172,7 @@ class GroupCommitWriter:
     def _purge(self, purge: Any) -> Exception | None:
         try:
             with self._connection as connection:
-                # In pieces, so that another process need not wait for all of it.
+                # In pieces, so that another process does not have to wait for all of them.
                 while removed := connection.execute(PURGE, (purge.until,)).rowcount:
                     purge.removed += removed
                 connection.execute(PURGE_JOBS, (purge.until,))
@@ -191,9 +185,9 @@ class GroupCommitWriter:
     def _describe_error(self, error: Exception) -> Exception:
         if not isinstance(error, sqlite3.Error):
             return error
-        explained = StoreError(self._file.describe_error(error))
-        explained.__cause__ = error
-        return explained
+        described = StoreError(self._file.describe_error(error))
+        described.__cause__ = error
+        return described
 
     @staticmethod
     def _notify(changes: list[Any], error: Exception | None) -> None:
@@ -201,16 +195,16 @@ class GroupCommitWriter:
             try:
                 change.on_commit(error)
             except Exception:
-                log.exception("what was to be told of a store's commit failed")
+                log.exception("a callback after a commit to the store failed")
 
 
 def _take(work: Work) -> tuple[list[Change | Purge], bool]:
-    """Wait for work and return all there is, and whether the writer goes on."""
+    """Wait for changes; return all that are queued, and whether the writer goes on."""
     group: list[Change | Purge] = []
     change = work.get()
     while change is not None:
         group.append(change)
-        if len(group) == LARGEST_GROUP:
+        if len(group) == MAX_GROUP_SIZE:
             return group, True
         try:
             change = work.get_nowait()
@@ -231,13 +225,13 @@ def _in_chunks(rows: list[Any]) -> Iterator[tuple[str, Any]]:
             start, left = start + 3 * size, left - size
 
 
-def _together(connection: sqlite3.Connection, steps: list[tuple[str, Any]]) -> None:
+def _in_transaction(connection: sqlite3.Connection, steps: list[tuple[str, Any]]) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         for step in steps:
             connection.execute(*step)
         connection.execute("COMMIT")
     except BaseException:
-        if connection.in_transaction:  # after some errors SQLite has rolled back itself
+        if connection.in_transaction:  # after some errors SQLite has rolled back by itself
             connection.execute("ROLLBACK")
         raise
