@@ -252,7 +252,7 @@ def lent(backend: str, server: FaultServer, patience: float) -> Iterator[Any]:
 
 def serve(plan: Planned, **more: Any) -> FaultServer:
     """Return a server with a plan."""
-    given: dict[str, Any] = {"latency": WORK, "slow": SLOW, "plan": plan, **more}
+    given: dict[str, Any] = {"latency": WORK, "slow_body_seconds": SLOW, "plan": plan, **more}
     return FaultServer(Faults(**given))
 
 

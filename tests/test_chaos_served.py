@@ -88,7 +88,7 @@ limits: st.SearchStrategy[int | str] = st.sampled_from([1, 2, 3, "adaptive"])
 servers: st.SearchStrategy[dict[str, Any]] = st.sampled_from(
     [
         {},
-        {"seats": 1},
+        {"max_running": 1},
         {"limit": 1, "retry_after": 0.004},
         {"limit": 2, "refusal": 503},
         {"requests_per_second": 400, "burst": 3, "retry_after": "exact"},

@@ -213,7 +213,7 @@ def test_stop_does_not_wait_for_a_retry(strategy: Strategy) -> None:
     runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(open_items=3))
 
     def stop(event: Any) -> None:
-        if type(event).__name__ == "RetryPlanned":
+        if type(event).__name__ == "RetryScheduled":
             import threading
 
             threading.Timer(0.01, stream.stop).start()
@@ -287,7 +287,7 @@ def test_events_tell_the_whole_story_in_order() -> None:
         assert isinstance(events[-1], RunEnded)
         assert events[-1].stats.calls == {"llm": 8}
         assert events[-1].stats.retries == 4
-        assert [kinds.count(kind) for kind in ("ItemStarted", "ItemEnded", "RetryPlanned")] == [4, 4, 4]
+        assert [kinds.count(kind) for kind in ("ItemStarted", "ItemEnded", "RetryScheduled")] == [4, 4, 4]
         assert [kinds.count(kind) for kind in ("CallStarted", "CallEnded")] == [8, 8]
         in_flight = 0
         for event in events:

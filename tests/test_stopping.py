@@ -189,9 +189,9 @@ def test_an_answer_between_refusals_starts_the_patience_anew() -> None:
     [
         {"error_rate": 1.5},
         {"error_rate": 0},
-        {"window": 0},
-        {"window": None},
-        {"refused_for": -1},
+        {"error_rate_window": 0},
+        {"error_rate_window": None},
+        {"max_rate_limited_seconds": -1},
         {"max_tokens": 1.5},
     ],
 )
