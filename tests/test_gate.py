@@ -34,8 +34,8 @@ class AdmissionMachine(RuleBasedStateMachine):
             assert one in self.tickets
 
     @rule(priority=st.integers(-2, 2), sequence=st.integers(0, 5), weight=st.integers(1, 7))
-    def ask(self, priority: int, arrival: int, weight: int) -> None:
-        new = ticket(priority, arrival, weight)
+    def ask(self, priority: int, sequence: int, weight: int) -> None:
+        new = ticket(priority, sequence, weight)
         self.tickets.append(new)
         assert self.admission.enqueue(new) == (new.state == _ADMITTED)
 
@@ -163,7 +163,7 @@ def test_raising_the_limit_admits_and_lowering_it_waits() -> None:
 
 @pytest.mark.parametrize("limit", [0, -1, True, 2.5, "8", None])
 def test_a_useless_limit_is_refused_with_what_to_write(limit: object) -> None:
-    with pytest.raises(errors.ConfigurationError, match=r"write for example Gate\(8\)"):
+    with pytest.raises(errors.ConfigurationError, match=r"write for example ConcurrencyLimiter\(8\)"):
         ConcurrencyLimiter(limit)  # type: ignore[arg-type]
 
 

@@ -28,7 +28,7 @@ class Unpaced(RatePacer):
 
     __slots__ = ()
 
-    def told(self, number: int, report: RateLimitInfo, now: float) -> None:
+    def update_from_report(self, number: int, report: RateLimitInfo, now: float) -> None:
         pass
 
 

@@ -108,7 +108,7 @@ def test_runs_in_several_threads_ask_a_question_once(strategy: Strategy, tmp_pat
     assert sorted(model.asked) == ["a", "b", "c"]
     assert [report.results for report in reports] == [["answer to a", "answer to b", "answer to c"]] * 4
     assert sum(report.stats.calls.get("llm", 0) for report in reports) == 3
-    assert sum(report.stats.found for report in reports) == 9
+    assert sum(report.stats.cache_hits for report in reports) == 9
 
 
 @pytest.mark.anyio

@@ -66,7 +66,7 @@ def test_another_process_finds_what_one_has_paid_for(tmp_path: Path) -> None:
 from tests.test_resume import *
 llm = FakeLLM(answer=echo)
 report = BatchRunner(llm=llm, store={str(path)!r}).run(ask, range(25))
-print(llm.calls, report.stats.found, len(report.results))
+print(llm.calls, report.stats.cache_hits, len(report.results))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 

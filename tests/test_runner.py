@@ -293,7 +293,7 @@ def test_events_tell_the_whole_story_in_order() -> None:
         for event in events:
             in_flight += isinstance(event, CallStarted) - isinstance(event, CallEnded)
             assert 0 <= in_flight <= 8
-        assert [event.at for event in events] == sorted(event.at for event in events)
+        assert [event.time for event in events] == sorted(event.time for event in events)
 
 
 def test_an_observer_that_fails_does_not_fail_the_run(caplog: pytest.LogCaptureFixture) -> None:

@@ -134,13 +134,13 @@ def test_presets_are_the_source_services_gpu_settings(name: str) -> None:
     [
         (
             {"llm": 0},
-            r"at least 1, an AdaptiveLimit\(...\) or a Gate\(...\), got 0; write for example Limits\(llm=8\)",
+            r"at least 1, an AdaptiveLimit\(...\) or a ConcurrencyLimiter\(...\), got 0; write for example Limits\(llm=8\)",
         ),
         ({"tokens_per_minute": 0}, r"got 0; write for example Limits\(tokens_per_minute=200000\)"),
         ({"search": "50"}, "Limits.search"),
         ({"llm_total": 0}, "Limits.llm_total"),
-        ({"restaurants": True}, "Limits.open_items"),
-        ({"restaurants": ConcurrencyLimiter(3)}, "Limits.open_items"),
+        ({"open_items": True}, "Limits.open_items"),
+        ({"open_items": ConcurrencyLimiter(3)}, "Limits.open_items"),
         ({"min_batch_size": 200}, "min_batch_size <= default_batch_size"),
     ],
 )

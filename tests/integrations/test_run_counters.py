@@ -132,7 +132,7 @@ def test_they_agree_with_what_the_runs_report(strategy: Strategy) -> None:
     assert (counts.succeeded, sum(counts.failed.values())) == (total("succeeded"), total("failed"))
     assert counts.failed == {"llm": 2}
     assert sum(counts.retries.values()) == total("retries") > 0
-    assert sum(counts.rate_limited.values()) == total("refusals") > 0
+    assert sum(counts.rate_limited.values()) == total("rate_limited") > 0
     assert sum(counts.prompt_tokens.values()) == total("prompt_tokens") > 0
     assert sum(counts.completion_tokens.values()) == total("completion_tokens") > 0
     stages: tuple[Stage, ...] = ("search", "llm")
@@ -321,7 +321,7 @@ def test_counters_stand_at_zero_before_anything_happens() -> None:
     found = samples(RunMetrics().prometheus())
     assert found["items_total", 'outcome="failed",stage="llm"'] == 0
     assert found["calls_total", 'stage="search",outcome="cancelled"'] == 0
-    assert found["refusals_total", 'stage="llm"'] == 0
+    assert found["rate_limited_total", 'stage="llm"'] == 0
     assert not any(found.values())
 
 

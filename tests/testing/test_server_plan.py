@@ -66,16 +66,16 @@ def test_a_plan_goes_before_shares_and_its_mistakes_are_named() -> None:
 
     assert [faults.kind(asked(attempt=attempt), 0) for attempt in (1, 2)] == [None, "empty"]
     wrong: Any = lambda asked: "hangup"  # noqa: E731
-    with pytest.raises(ConfigurationError, match=r"'hangup' is no kind of fault; write one of .*hang_up"):
+    with pytest.raises(ConfigurationError, match=r"'hangup' is no kind of fault; write one of .*disconnect"):
         Faults(plan=wrong).kind(asked(), 0)
 
 
 @pytest.mark.parametrize(
     ("wrong", "words"),
     [
-        ({"shares": {"oops": 0.1}}, "'oops' is no kind"),
-        ({"shares": {"reset": 1.2}}, "from 0 to 1"),
-        ({"shares": {"reset": 0.6, "empty": 0.6}}, "at most 1 together"),
+        ({"probabilities": {"oops": 0.1}}, "'oops' is no kind"),
+        ({"probabilities": {"reset": 1.2}}, "from 0 to 1"),
+        ({"probabilities": {"reset": 0.6, "empty": 0.6}}, "at most 1 together"),
         ({"limit": 0}, "Faults.limit must be a whole number of at least 1"),
         ({"limit": 2.5}, "Faults.limit"),
         ({"refusal": 500}, "429 or 503"),
