@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from tests.tasks.by_hand import apply
+from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.injection.corpus import CONTENTS, ENTRIES, NAMES, Entry
 from tests.injection.doubles import OBEDIENT, Model, honest, label_of, obeying
 from tests.injection.jobs import JOBS, PLAIN, ROOM
-from tests.tasks.by_hand import apply
+from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,

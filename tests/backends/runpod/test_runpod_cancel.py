@@ -14,8 +14,8 @@ from random import Random
 
 import anyio
 import pytest
-from tests.backends.runpod.dispatcher import KEY, LOST, Dispatcher, End, Fault, Work, asking, completion
-from tests.local_server import Say, Seen
+from tests.support.local_server import Say, Seen
+from tests.support.runpod_server import KEY, LOST, Dispatcher, End, Fault, Work, asking, completion
 
 from restaurant_llm_batch import errors
 from restaurant_llm_batch.backends import HTTPTransport
