@@ -69,18 +69,17 @@ def take(seconds: float) -> LLMRequest:
 
 
 def slow_third(item: int) -> Any:
-    """Ask once; the third item takes long."""
-    return (yield from complete(take(0.6 if item == 3 else 0.01))).text
+    """Ask once; the third item takes long, and the others no time."""
+    return (yield from complete(take(1.5 if item == 3 else 0))).text
 
 
 @pytest.mark.parametrize("strategy", strategies(CONCURRENT))
 def test_a_late_call_ends_alone(strategy: Strategy) -> None:
     model = Model()
-    runner = BatchRunner(llm=model, strategy=strategy, time_limits=TimeLimits(call=0.1), llm_retry=IMPATIENT)
-    began = monotonic()
+    runner = BatchRunner(llm=model, strategy=strategy, time_limits=TimeLimits(call=0.3), llm_retry=IMPATIENT)
     report = runner.run(slow_third, range(6))
 
-    assert monotonic() - began < 0.55
+    assert model.in_flight == (0 if strategy.llm_async else 1), "the run did not wait for its thread"
     assert [outcome.index for outcome in report.outcomes if outcome.ok] == [0, 1, 2, 4, 5]
     (failure,) = report.failures
     if strategy.llm_async:
@@ -93,7 +92,7 @@ def test_a_late_call_ends_alone(strategy: Strategy) -> None:
     else:
         # a thread cannot be ended, so the call may still be paid for: never made again
         assert (type(failure.error), failure.attempts, model.calls) == (errors.DeadlineExceeded, 1, 6)
-    assert "no answer within 0.1 s" in str(failure.error)
+    assert "no answer within 0.3 s" in str(failure.error)
 
 
 def test_the_slot_of_a_late_blocking_call_is_free_when_its_thread_returns() -> None:
@@ -116,11 +115,11 @@ def test_the_slot_of_a_late_blocking_call_is_free_when_its_thread_returns() -> N
 @pytest.mark.parametrize("strategy", strategies(CONCURRENT))
 def test_time_in_the_queue_is_not_a_calls_time(strategy: Strategy) -> None:
     runner = BatchRunner(
-        llm=Model(), strategy=strategy, limits=Limits(llm=1), time_limits=TimeLimits(call=0.25)
+        llm=Model(), strategy=strategy, limits=Limits(llm=1), time_limits=TimeLimits(call=1.0)
     )
 
     def flow(item: int) -> Any:
-        return (yield from complete(take(0.05))).text
+        return (yield from complete(take(0.15))).text
 
     assert runner.run(flow, range(8)).results == ["done"] * 8
 
@@ -128,12 +127,10 @@ def test_time_in_the_queue_is_not_a_calls_time(strategy: Strategy) -> None:
 @pytest.mark.parametrize("strategy", strategies(CONCURRENT))
 def test_time_in_the_queue_is_an_items_time(strategy: Strategy) -> None:
     model = Model()
-    runner = BatchRunner(
-        llm=model, strategy=strategy, limits=Limits(llm=1), time_limits=TimeLimits(item=0.25)
-    )
+    runner = BatchRunner(llm=model, strategy=strategy, limits=Limits(llm=1), time_limits=TimeLimits(item=1.0))
 
     def flow(item: int) -> Any:
-        return (yield from complete(take(0.1))).text
+        return (yield from complete(take(0.4))).text
 
     report = runner.run(flow, range(8))
     done = [outcome.index for outcome in report.outcomes if outcome.ok]
@@ -145,6 +142,7 @@ def test_time_in_the_queue_is_an_items_time(strategy: Strategy) -> None:
     assert model.calls <= 3
 
 
+@pytest.mark.timeout(40)  # less than the item's time, and than the wait
 @each_strategy
 def test_an_item_does_not_wait_for_a_try_that_would_come_too_late(strategy: Strategy) -> None:
     class Down:
@@ -158,11 +156,9 @@ def test_an_item_does_not_wait_for_a_try_that_would_come_too_late(strategy: Stra
             return self.complete(request)
 
     model = Down()
-    began = monotonic()
-    runner = BatchRunner(llm=model, strategy=strategy, time_limits=TimeLimits(item=5))
+    runner = BatchRunner(llm=model, strategy=strategy, time_limits=TimeLimits(item=55))
     (failure,) = runner.run(lambda item: complete(take(0)), [1]).failures
 
-    assert monotonic() - began < 2
     assert (type(failure.error), failure.stage, failure.attempts) == (errors.DeadlineExceeded, "llm", 1)
     assert isinstance(failure.error.__cause__, errors.TransientBackendError)
     assert model.calls == 1
@@ -172,18 +168,16 @@ def test_an_item_does_not_wait_for_a_try_that_would_come_too_late(strategy: Stra
 def test_at_a_runs_deadline_what_is_finished_is_returned_and_the_rest_not_run(strategy: Strategy) -> None:
     model = Model()
     runner = BatchRunner(
-        llm=model, strategy=strategy, limits=Limits(llm=2, open_items=10), time_limits=TimeLimits(run=0.3)
+        llm=model, strategy=strategy, limits=Limits(llm=2, open_items=10), time_limits=TimeLimits(run=0.5)
     )
 
     def flow(item: int) -> Any:
         return (yield from complete(take(0.03))).text
 
-    began = monotonic()
     report = runner.run(flow, range(1000))
 
-    assert monotonic() - began < 2
-    assert 2 <= len(report.results) <= 40
-    assert report.stats.stopped_because == "the run's 0.3 s are up"
+    assert 1 <= len(report.results) <= 60
+    assert report.stats.stopped_because == "the run's 0.5 s are up"
     assert {type(failure.error) for failure in report.failures} <= {
         errors.RunStopped,
         errors.DeadlineExceeded,
@@ -192,7 +186,7 @@ def test_at_a_runs_deadline_what_is_finished_is_returned_and_the_rest_not_run(st
 
 def test_at_a_runs_deadline_awaited_calls_are_cancelled() -> None:
     model = Model()
-    runner = BatchRunner(llm=model, strategy=Strategy.stage(4), time_limits=TimeLimits(run=0.1))
+    runner = BatchRunner(llm=model, strategy=Strategy.stage(4), time_limits=TimeLimits(run=0.5))
     report = runner.run(lambda item: complete(take(30)), range(3))
 
     assert model.cancelled == 3
@@ -210,10 +204,10 @@ def test_an_item_whose_time_is_up_hands_on_what_it_ran_for_all() -> None:
 
     def flow(item: int) -> Any:
         if item == 1:
-            return (yield from complete(take(0.2))).text  # when it ends, item 2 enters, with time of its own
+            return (yield from complete(take(0.6))).text  # when it ends, item 2 enters, with time of its own
         return (yield from once("key", lambda: shared(item))).text
 
-    limits, deadlines = Limits(open_items=2), TimeLimits(item=0.4)
+    limits, deadlines = Limits(open_items=2), TimeLimits(item=1.2)
     runner = BatchRunner(llm=model, strategy=Strategy.stage(4), limits=limits, time_limits=deadlines)
     report = runner.run(flow, range(3))
 

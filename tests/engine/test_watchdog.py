@@ -83,14 +83,14 @@ def test_calls_and_who_waits_for_a_slot_are_told(
         report = runner.run(ask, ["a", "b", "c"])
 
     assert len(report.results) == 3
-    (stall,) = watcher.stalls
-    assert 0.2 <= stall.seconds < 2
+    stall = watcher.stalls[0]
+    assert stall.seconds >= 0.2
     waits = {(wait.item_id, wait.label, wait.reason, wait.attempt) for wait in stall.waits}
     assert ("a", "taste", "response", 1) in waits
     open_at_once = 3 if strategy.restaurant_async else 1
     assert len(waits) == open_at_once
     assert all(wait.reason == "concurrency" for wait in stall.waits if wait.item_id != "a")
-    assert all(0.2 <= wait.seconds < 2 for wait in stall.waits)
+    assert all(wait.seconds >= 0.2 for wait in stall.waits)
     assert "nothing has happened for" in caplog.text
     assert "an answer: 'taste' of 'a' for" in caplog.text
 
@@ -153,7 +153,7 @@ async def test_a_reader_that_takes_its_time_is_no_stall() -> None:
 def test_a_run_that_goes_on_is_no_stall() -> None:
     class Steady:
         async def acomplete(self, request: LLMRequest) -> LLMResponse:
-            await anyio.sleep(0.03)
+            await anyio.sleep(0.05)
             return LLMResponse("done")
 
     seen: list[Event] = []
@@ -161,13 +161,13 @@ def test_a_run_that_goes_on_is_no_stall() -> None:
         llm=Steady(),
         strategy=Strategy.stage(4),
         limits=Limits(llm=1),
-        time_limits=TimeLimits(stall_warning_after=0.3),
+        time_limits=TimeLimits(stall_warning_after=1.0),
         observers=[seen.append],
     )
     began = time.monotonic()
     assert len(runner.run(ask, [str(one) for one in range(30)]).results) == 30
 
-    assert time.monotonic() - began > 0.8
+    assert time.monotonic() - began > 1.0
     assert not [event for event in seen if isinstance(event, Stalled)]
 
 

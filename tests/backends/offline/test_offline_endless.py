@@ -84,17 +84,17 @@ def test_an_endless_text_is_read_in_no_time(unit: str) -> None:
     text = (unit * LONG)[:LONG]
     for one in (text, "가" + text + "다"):
         for asked in about(one):
-            start = time.perf_counter()
+            start = time.thread_time()
             LLM.complete(asked)
-            assert time.perf_counter() - start < BOUND, asked.task
+            assert time.thread_time() - start < BOUND, asked.task
 
 
 @pytest.mark.parametrize("unit", ["가", "하", "었", "말이", "습니다", "긴진"])
 def test_an_endless_word_is_left_out(unit: str) -> None:
-    start = time.perf_counter()
+    start = time.thread_time()
     assert korean_words.read(unit * LONG)[1] is None
     assert english_words.read("a" * LONG, "")[1] is None
-    assert time.perf_counter() - start < BOUND
+    assert time.thread_time() - start < BOUND
 
 
 @settings(max_examples=150, deadline=None)
@@ -134,7 +134,7 @@ def test_neither_the_seed_of_the_hashes_nor_earlier_requests_change_an_answer() 
         "llm = OfflineLLM()\n"
         "for task, inputs in json.load(sys.stdin):\n"
         "    print(json.dumps(llm.complete(LLMRequest(task, (), inputs=inputs)).text))\n"
-        "assert not any(name.endswith('_language.sentiment') for name in sys.modules)\n"
+        "assert not any(name.endswith('_nlp.sentiment_model') for name in sys.modules)\n"
     )
     asked = [one for text in shipped() for one in about(text)]
     expected = [OfflineLLM().complete(one).text for one in asked]

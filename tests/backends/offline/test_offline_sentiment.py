@@ -161,9 +161,9 @@ def test_an_endless_text_costs_no_more_than_its_beginning(unit: str) -> None:
     reader, text = SentimentReader(), unit * (1_000_000 // len(unit))
     reader.judge(text[:READABLE])
 
-    started = time.perf_counter()
+    started = time.thread_time()
     answer = reader.judge(text)
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
     assert answer == reader.judge(text[:READABLE])
 
 
@@ -172,9 +172,9 @@ def test_a_review_is_judged_in_far_less_than_a_millisecond() -> None:
     reader.judge(text)
 
     def once() -> float:
-        started = time.perf_counter()
+        started = time.thread_time()
         reader.judge(text)
-        return time.perf_counter() - started
+        return time.thread_time() - started
 
     # Typically 0.05 ms; the best of many tries is not disturbed by other work on the machine.
     assert min(once() for _ in range(200)) < 0.0005
