@@ -10,13 +10,26 @@ from blockbuster import BlockBuster, blockbuster_ctx
 from hypothesis import settings
 
 settings.register_profile("default", max_examples=25, deadline=None)
-settings.register_profile("slow", max_examples=200, deadline=None)
+settings.register_profile("slow", max_examples=100, deadline=None)
+
+
+def wants_slow(config: pytest.Config) -> bool:
+    """Return whether slow tests are selected, by ``-m slow`` or without any ``-m``."""
+    return "not slow" not in str(config.getoption("markexpr"))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Try more examples if slow tests are selected."""
-    chosen = config.getoption("markexpr")
-    settings.load_profile("slow" if "slow" in chosen and "not slow" not in chosen else "default")
+    """Load the hypothesis profile: more examples if slow tests are selected."""
+    settings.load_profile("slow" if wants_slow(config) else "default")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Count hypothesis tests among the slow ones where these are selected, for their further examples."""
+    if wants_slow(config):
+        for item in items:
+            if hasattr(getattr(item, "obj", None), "hypothesis"):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=["asyncio", "trio"])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tests.injection.corpus import CONTENTS, Entry
 from tests.injection.doubles import OBEDIENT, Model, honest, label_of, obeying
 from tests.injection.jobs import JOBS, PLAIN, ROOM, with_entries
+from tests.support.examples import examples
 from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import (
@@ -180,7 +181,7 @@ values = st.recursive(
 
 
 @each_job
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(data=st.data())
 def test_whatever_json_a_model_answers_the_books_are_in_order(job: str, data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(CONTENTS))

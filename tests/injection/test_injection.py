@@ -14,6 +14,7 @@ from tests.injection.corpus import CONTENTS, ENTRIES, Entry, hostile
 from tests.injection.doubles import saying
 from tests.injection.jobs import JOBS, PLAIN, RESTAURANT, asked, with_entries
 from tests.injection.prompt import HOLE, read_prompt, roles, user
+from tests.support.examples import examples
 
 from restaurant_llm_batch import LLMRequest
 from restaurant_llm_batch.tasks._asking import _REPAIR, MAX_QUOTE_LENGTH
@@ -82,7 +83,7 @@ def test_all_data_stand_in_a_block_that_the_instructions_call_data(job: str) -> 
 
 
 @each_job
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(texts=st.lists(hostile.filter(str.strip), min_size=1, max_size=6))
 def test_many_of_them_stay_in_their_places_wherever_they_stand(job: str, texts: list[str]) -> None:
     swapped = dict(zip(plain(len(texts)), texts, strict=True))

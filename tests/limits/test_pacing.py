@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from restaurant_llm_batch._limits.pacing import MAX_WAIT, STARTS_KEPT, RatePacer
 from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
@@ -37,7 +38,7 @@ def begin(pace: RatePacer, tokens: int, now: float) -> float:
 
 
 class TestGivenRequests:
-    @settings(max_examples=300)
+    @settings(max_examples=examples(300))
     @given(
         limits, starts, st.lists(st.floats(0, 90) | st.just(0.0), min_size=1, max_size=20), st.integers(1, 40)
     )
@@ -89,7 +90,7 @@ class TestGivenRequests:
 
 
 class TestGivenTokens:
-    @settings(max_examples=200)
+    @settings(max_examples=examples(200))
     @given(
         st.integers(1, 100_000),
         st.lists(st.tuples(st.integers(0, 5000), st.floats(0, 20) | st.just(0.0)), min_size=1, max_size=60),
@@ -411,7 +412,7 @@ class TestLearned:
 
         assert pace.ready_at(0, 0.0) == pytest.approx(1)
 
-    @settings(max_examples=300)
+    @settings(max_examples=examples(300))
     @given(
         st.lists(
             st.tuples(

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 from tests.support.run_methods import STRATEGIES
 
 from restaurant_llm_batch import (
@@ -29,7 +30,7 @@ FAULTS = [
     errors.QuotaExhausted("no credit"),
     ValueError("a bug"),
 ]
-chaotic = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+chaotic = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 plans = st.fixed_dictionaries(
     {
         "strategy": st.sampled_from(STRATEGIES),

@@ -66,6 +66,7 @@ from tests.support.chaos_plans import (
     rest,
     serve,
 )
+from tests.support.examples import examples
 
 from restaurant_llm_batch import BatchReport, Strategy
 from restaurant_llm_batch.testing.server import ChatRequest, FaultKind, Faults, FaultServer, ServerStats
@@ -74,9 +75,9 @@ TIMES = int(os.environ.get("CHAOS_TIMES", "1"))
 pytestmark = pytest.mark.timeout(240)  # shrinking takes longer than what it shrinks
 
 
-def chaotic(examples: int) -> Any:
+def chaotic(count: int) -> Any:
     return settings(
-        max_examples=examples * TIMES,
+        max_examples=examples(count) * TIMES,
         deadline=None,
         suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
     )

@@ -11,6 +11,7 @@ import anyio
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 from tests.support.run_methods import STRATEGIES, RunMethod, comparable, each_run_method, each_strategy
 
 from restaurant_llm_batch import (
@@ -54,7 +55,7 @@ def test_no_items_give_an_empty_report(strategy: Strategy, way: RunMethod) -> No
     assert way(make(strategy), ask, iter([])) == []
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(count=st.integers(0, 30), strategy=st.sampled_from(STRATEGIES), lazy=st.booleans())
 def test_there_is_one_outcome_for_every_item_in_input_order(
     count: int, strategy: Strategy, lazy: bool

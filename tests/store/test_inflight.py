@@ -14,6 +14,7 @@ import anyio.lowlevel
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 from tests.support.run_methods import each_strategy, strategy_name
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy, TimeLimits, errors
@@ -306,7 +307,7 @@ def test_an_answer_that_came_too_late_is_counted_and_kept(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("strategy", "backend"), [(AWAITED, "asyncio"), (AWAITED, "trio"), (BLOCKING, "asyncio")]
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(
     runs=st.lists(
         st.tuples(st.floats(0, 0.03), st.none() | st.floats(0, 0.05), st.sets(st.integers(0, 4), min_size=1)),

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch.errors import ConfigurationError, OutputError
@@ -199,7 +200,7 @@ def test_native_prompts_of_jobs_are_read_too_and_other_inputs_are_not() -> None:
     assert read_chat({"messages": []}) is None
 
 
-@settings(max_examples=200)
+@settings(max_examples=examples(200))
 @given(
     st.lists(
         st.tuples(

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from restaurant_llm_batch._nlp import english_words, korean_words
 from restaurant_llm_batch.backends.offline.llm import OfflineLLM
@@ -97,7 +98,7 @@ def test_an_endless_word_is_left_out(unit: str) -> None:
     assert time.thread_time() - start < BOUND
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(TEXTS, st.sampled_from(["ko", "en", ""]))
 def test_any_text_gives_clean_answers_of_the_right_shape(text: str, language: str) -> None:
     def strings(value: Any) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.errors import PermanentBackendError
@@ -112,7 +113,7 @@ class TestHostileText:
     def test_a_review_of_signs_is_a_review(self, content: str) -> None:
         assert answer(about("kids", content))["summary"] == content
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=examples(150), deadline=None)
     @given(
         st.dictionaries(
             st.sampled_from([*ASPECTS, "분위기", "kids", ""]),
@@ -134,7 +135,7 @@ class TestHostileText:
                 assert ("언급한" if language == "ko" else "hardly mention") in part["summary"]
                 assert part["bullets"] == []
 
-    @settings(max_examples=100, deadline=None)
+    @settings(max_examples=examples(100), deadline=None)
     @given(st.dictionaries(st.text(), st.text(), max_size=5))
     def test_any_summaries_give_an_overall_summary(self, summaries: dict[str, str]) -> None:
         assert answer(overall(summaries))["overall_summary"].strip()

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from tests.support.examples import examples
 
 from restaurant_llm_batch.backends.vllm._shared_engine import PendingRequest, SharedEngine, _State
 
@@ -92,7 +93,7 @@ def test_one_caller_alone_is_answered_in_its_own_thread() -> None:
     assert engine.drivers == {threading.get_ident()}
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50))
 @given(
     st.lists(st.integers(0, 6), min_size=1, max_size=40),
     st.integers(1, 8),
@@ -251,4 +252,4 @@ class CrewMachine(RuleBasedStateMachine):
 
 
 TestCrew = CrewMachine.TestCase
-TestCrew.settings = settings(deadline=None, max_examples=60, stateful_step_count=30)
+TestCrew.settings = settings(deadline=None, max_examples=examples(60), stateful_step_count=30)
