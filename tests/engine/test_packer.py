@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from tests.modes import STRATEGIES, strategy_name
+from tests.support.run_methods import each_strategy
 
 from restaurant_llm_batch import (
     BatchRunner,
@@ -75,7 +75,7 @@ class Service:
         return len(text)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+@each_strategy
 def test_a_counter_that_blocks_is_called_in_worker_threads_where_there_is_a_loop(strategy: Strategy) -> None:
     count = Service()
     report = BatchRunner(llm=FakeLLM(), strategy=strategy, count_tokens=count).run(flow, [1, 2])

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.tasks.by_hand import apply
+from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import Limits, LLMRequest, LLMResponse, ReviewSummary, SummarizeReviews, errors
 

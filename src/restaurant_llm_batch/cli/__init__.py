@@ -26,5 +26,5 @@ def main() -> None:
             with suppress(OSError, ValueError):
                 stream.reconfigure(errors="replace")
     if logging.lastResort is not None:  # the library only logs to its user's handlers; here it is the user
-        logging.getLogger(__package__).addHandler(logging.lastResort)
+        logging.getLogger("restaurant_llm_batch").addHandler(logging.lastResort)
     build().main(prog_name="restaurant-llm-batch")

@@ -14,15 +14,16 @@ from random import Random
 
 import anyio
 import pytest
-from tests.backends.runpod.dispatcher import KEY, LOST, Dispatcher, End, Fault, Work, asking, completion
-from tests.local_server import Say, Seen
+from tests.support.examples import examples
+from tests.support.local_server import Say, Seen
+from tests.support.runpod_server import KEY, LOST, Dispatcher, End, Fault, Work, asking, completion
 
 from restaurant_llm_batch import errors
 from restaurant_llm_batch.backends import HTTPTransport
 from restaurant_llm_batch.backends.runpod.llm import OperationLimit, PollingPolicy, RunPodLimits, RunPodLLM
 from restaurant_llm_batch.cancellation import CancelToken, run_with_token
 
-POINTS = 200
+POINTS = examples(200)
 LONGEST = 0.15
 """Seconds within which calls are interrupted: from before their submission until after their job's end."""
 SPREAD = 1.0
@@ -281,7 +282,7 @@ def test_a_timeout_at_any_moment_leaves_no_job(dispatcher: Dispatcher) -> None:
             return str(error)
 
     with ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(call, range(60)))
+        answers = list(threads.map(call, range(examples(60) + 1)))
     transport.close()
 
     assert any("took longer than timeout=" in answer for answer in answers)

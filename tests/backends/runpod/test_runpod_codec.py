@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.backends.runpod.dispatcher import KEY, asking, completion
+from tests.support.runpod_server import KEY, asking, completion
 
 from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._http.secrets import Secret

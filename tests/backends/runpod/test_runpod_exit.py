@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 
 import pytest
-from tests.backends.runpod.dispatcher import KEY, Dispatcher, End, Work, asking, completion
+from tests.support.runpod_server import KEY, Dispatcher, End, Work, asking, completion
 
 from restaurant_llm_batch.backends.runpod import _live_jobs as ledger
 from restaurant_llm_batch.backends.runpod._job import Job

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.backends.runpod.dispatcher import KEY, completion
+from tests.support.runpod_server import KEY, completion
 
 from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._http.secrets import Secret
