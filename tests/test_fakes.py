@@ -66,7 +66,10 @@ def test_a_function_knows_no_others() -> None:
         ({"seconds": "1"}, "seconds must be a number of at least 0, got '1'"),
         ({"seconds": -1}, "seconds must be a number of at least 0, got -1"),
         ({"seconds": float("nan")}, "seconds must be a number"),
-        ({"fault": ConfigurationError("x")}, "fault must be a function of the query or request and the attempt"),
+        (
+            {"fault": ConfigurationError("x")},
+            "fault must be a function of the query or request and the attempt",
+        ),
         ({"requests": 3}, r"requests must be a list, .* for example requests=\[\]"),
     ],
 )
@@ -78,13 +81,19 @@ def test_a_model_says_what_to_write_instead(arguments: dict[str, Any], words: st
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ({"reviews": ["맛있어요"]}, r'reviews must map .* got list; for example reviews=\{1: \["맛있어요"\]\}'),
+        (
+            {"reviews": ["맛있어요"]},
+            r'reviews must map .* got list; for example reviews=\{1: \["맛있어요"\]\}',
+        ),
         (
             {"reviews": {7: "맛있어요"}},
             r'reviews of 7 must be a list .* got str; for example \{7: \["맛있어요"\]\}',
         ),
         ({"reviews": {7: None}}, "reviews of 7 must be a list of texts, got NoneType"),
-        ({"reviews": {}, "categories": [7]}, r"categories must map restaurants .* for example categories=\{1: 7\}"),
+        (
+            {"reviews": {}, "categories": [7]},
+            r"categories must map restaurants .* for example categories=\{1: 7\}",
+        ),
         ({"reviews": {}, "fault": "down"}, "fault must be a function"),
         ({"reviews": {}, "seconds": None}, "seconds must be a number"),
     ],

@@ -70,7 +70,7 @@ def ask(item: str) -> Flow[str]:
 
 def watched(model: Model, strategy: Strategy, **more: Any) -> tuple[BatchRunner, Watcher]:
     watcher = Watcher(model)
-    more = {"limits": Limits(llm=1), "deadlines": TimeLimits(stall_warning_after=0.2), **more}
+    more = {"limits": Limits(llm=1), "time_limits": TimeLimits(stall_warning_after=0.2), **more}
     return BatchRunner(llm=model, strategy=strategy, observers=[watcher], **more), watcher
 
 
@@ -135,7 +135,7 @@ def test_a_limit_per_minute_is_named() -> None:
     runner, watcher = watched(model, Strategy.stage(4), limits=Limits(llm=10, requests_per_minute=60))
     assert len(runner.run(ask, ["a", "b"]).results) == 2
 
-    assert {wait.reason for wait in watcher.stalls[0].waits} == {"pace"}
+    assert {wait.reason for wait in watcher.stalls[0].waits} == {"rate_limit"}
 
 
 @pytest.mark.anyio
