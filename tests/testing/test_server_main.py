@@ -55,7 +55,7 @@ def test_it_prints_its_address_serves_and_counts_when_it_is_ended(end: signal.Si
 @pytest.mark.parametrize(
     ("asked", "words"),
     [
-        (["--fault", "oops=0.1"], "'oops' is no kind of fault"),
+        (["--fault", "oops=0.1"], "'oops' is not a kind of fault"),
         (["--fault", "reset"], "KIND=SHARE"),
         (["--limit", "0"], "Faults.limit must be a whole number"),
         (["--spread", "0.5"], "--spread must be at least 1"),

@@ -54,7 +54,7 @@ _MESSAGES: Sequence[tuple[type[BatchError], str]] = (
 )
 """First match wins: subclasses come before their base classes."""
 
-# Beginnings of errors about a token budget that is too small. The budget may be the request's, so its sender is told.
+# Beginnings of errors about a token budget that is too small. It may be the request's budget, so the client may know.
 _TOO_SMALL = re.compile(r"max_tokens_per_batch=|a budget of \d+ tokens for a batch ")
 
 
