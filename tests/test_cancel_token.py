@@ -16,7 +16,7 @@ from restaurant_llm_batch.cancellation import (
 )
 
 
-def test_a_callback_is_called_once_by_whoever_gives_up() -> None:
+def test_a_callback_is_called_once_by_the_thread_that_cancels() -> None:
     this, called = CancelToken(), list[threading.Thread]()
     this.add_callback(lambda: called.append(threading.current_thread()))
     assert not this.is_set()
@@ -59,7 +59,7 @@ def test_a_callback_that_fails_is_logged_and_stops_no_other(caplog: pytest.LogCa
     assert caplog.text.count("ZeroDivisionError: ") == 2
 
 
-def test_a_callback_may_take_back_another_and_give_up_again() -> None:
+def test_a_callback_may_remove_another_and_cancel_again() -> None:
     this, called = CancelToken(), list[int]()
     take_back = this.add_callback(lambda: called.append(1))
     this.add_callback(take_back)
@@ -110,7 +110,7 @@ def test_a_block_is_ended_only_while_it_lasts_and_only_in_a_run() -> None:
     assert called == ["during", "after"]
 
 
-def test_what_is_done_to_the_end_is_not_given_up() -> None:
+def test_a_shielded_call_is_not_cancelled() -> None:
     this, called = CancelToken(), list[str]()
     this.set()
 

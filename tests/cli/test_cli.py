@@ -158,7 +158,7 @@ def test_only_the_wanted_restaurants_are_summarised(invoke: Invoke, reviews: Pat
     assert [record["restaurant_id"] for record in read(target)] == [2, "ko-1"]
 
 
-def test_more_restaurants_than_fit_are_counted_and_the_way_to_see_them_is_told(
+def test_more_restaurants_than_fit_are_counted_and_the_way_to_see_them_is_reported(
     invoke: Invoke, reviews: Path
 ) -> None:
     few = invoke("summarize", reviews, "--show", "1").stdout

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
-from tests.support.chat_service import ChatService
 from tests.support.local_server import LocalServer, Say
 from tests.support.qdrant_server import Engine, rest
 
 from restaurant_llm_batch import BatchSettings
 from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.testing.server import FaultServer
 
 OTHERS = ("summarize-reviews", "sentiment", "strengths", "vocabulary")
 
@@ -49,8 +49,8 @@ def test_a_service_is_one_word_and_an_address(
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "hush")
     target = tmp_path / "out.jsonl"
-    with LocalServer(ChatService()) as server:
-        words = ["--llm", llm, "--llm-url", f"{server.url}/v1", "--model", "tiny", "--stage", stage]
+    with FaultServer() as server:
+        words = ["--llm", llm, "--llm-url", server.openai_url, "--model", "tiny", "--stage", stage]
         result = invoke(command, reviews, *words, "-o", target)
     assert result.exit_code == 0, result.output
     records = [json.loads(line) for line in target.read_text(encoding="utf-8").splitlines()]
@@ -61,12 +61,12 @@ def test_a_service_is_one_word_and_an_address(
 
 
 def test_the_environment_says_what_options_leave_out(reviews: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with LocalServer(ChatService()) as server:
+    with FaultServer(api_key="hush") as server:
         monkeypatch.setenv("BATCH_LLM_URL", server.url)
         monkeypatch.setenv("VLLM_API_KEY", "hush")
         result = invoke("summarize", reviews, "--llm", "vllm")
     assert result.exit_code == 0, result.output
-    assert {seen.headers["Authorization"] for seen in server.seen} == {"Bearer hush"}
+    assert server.counts.answered
     assert "hush" not in result.output
 
 
@@ -117,7 +117,7 @@ def test_an_index_needs_one_place(reviews: Path, tmp_path: Path) -> None:
     assert "choose one" in both.output
 
 
-def test_a_qdrant_server_that_is_not_there_is_told_in_one_line(reviews: Path) -> None:
+def test_a_qdrant_server_that_is_not_there_is_reported_in_one_line(reviews: Path) -> None:
     with LocalServer(lambda seen: Say()) as server:
         url = server.url
     for words in (["summarize"], ["index", reviews], ["search", "--restaurant", "1", "맛"]):

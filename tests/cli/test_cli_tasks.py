@@ -336,7 +336,7 @@ def test_reviews_of_no_kind_are_left_out_and_counted() -> None:
         ({"positive_reviews": [{"text": "x"}]}, "line 1: field 'positive_reviews[0].content'"),
     ],
 )
-def test_a_file_that_does_not_say_what_its_reviews_are_is_told_how_to(
+def test_a_file_that_does_not_say_what_its_reviews_are_is_reported_how_to(
     line: dict[str, Any], complaint: str
 ) -> None:
     result = invoke("summarize-reviews", write({"restaurant_id": 1, **line}))
@@ -410,7 +410,7 @@ def test_documents_are_cut_into_chunks_of_the_size_that_was_asked_for() -> None:
 @pytest.mark.parametrize(
     ("words", "times"), [((), 1), (("--parallel",), 2), (("--parallel", "--max-safe-chunks", "1"), 1)]
 )
-def test_plan_c_asks_side_by_side_where_that_is_safe(words: tuple[str, ...], times: int) -> None:
+def test_plan_c_calls_concurrently_where_that_is_safe(words: tuple[str, ...], times: int) -> None:
     text = "The soup was rich, hot and good. " * 12
     Path("a.txt").write_text(text)
     chunks = len(split_text(text, 60))

@@ -62,7 +62,7 @@ def test_a_token_budget_ends_the_run_and_keeps_what_is_done(strategy: Strategy) 
 
 
 @each_strategy
-def test_a_cost_budget_ends_the_run_and_the_cost_is_told(strategy: Strategy) -> None:
+def test_a_cost_budget_ends_the_run_and_the_cost_is_reported(strategy: Strategy) -> None:
     runner = BatchRunner(
         llm=Answers(),
         strategy=strategy,
@@ -88,7 +88,7 @@ def test_tokens_of_answers_that_cannot_be_used_count() -> None:
     assert report.stats.prompt_tokens == 1800
 
 
-def test_a_model_without_a_price_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_model_without_a_price_is_reported_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
         report = BatchRunner(llm=Answers(), prices={"other": Price(1.0, 1.0)}).run(ask, range(5))
 
@@ -118,7 +118,7 @@ def test_a_cost_budget_does_not_take_an_unknown_model_for_free() -> None:
 @pytest.mark.parametrize(
     "given", [{"prompt": "0.25"}, {"prompt": -1}, {"completion": float("nan")}, {"cached": True}]
 )
-def test_a_price_that_is_none_is_told(given: Any) -> None:
+def test_a_price_that_is_none_is_reported(given: Any) -> None:
     with pytest.raises(
         errors.ConfigurationError, match=f"Price.{next(iter(given))} must be a number of at least 0"
     ):
@@ -126,7 +126,7 @@ def test_a_price_that_is_none_is_told(given: Any) -> None:
 
 
 @pytest.mark.parametrize("prices", [{"": 0.25}, Price(1.0, 1.0), [1]])
-def test_prices_of_another_kind_are_told(prices: Any) -> None:
+def test_prices_of_another_kind_are_reported(prices: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match="prices must map names of models to a Price"):
         BatchRunner(llm=Answers(), prices=prices)
 
@@ -176,7 +176,7 @@ def test_total_refusal_ends_within_the_set_time_with_what_is_finished(strategy: 
     assert report.stats.stopped_because == "the model refused everything for 0.3 s"
 
 
-def test_an_answer_between_refusals_starts_the_patience_anew() -> None:
+def test_an_answer_between_refusals_restarts_the_window() -> None:
     watch = StopMonitor(StopConditions(max_rate_limited_seconds=10), {})
     assert watch.record_rate_limited(0.0) is None
     assert watch.next_check_in(4.0) == 6.0

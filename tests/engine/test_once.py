@@ -78,7 +78,7 @@ def test_two_flows_of_one_item_share_it_too() -> None:
 
 
 @each_strategy
-def test_a_flow_that_asks_for_its_own_key_is_told(strategy: Strategy) -> None:
+def test_a_flow_that_asks_for_its_own_key_is_reported(strategy: Strategy) -> None:
     def loop(item: int) -> Any:
         return (yield from once("key", lambda: loop(item)))
 
@@ -135,7 +135,7 @@ def test_a_shared_failure_keeps_nothing_of_those_who_share_it() -> None:
     assert max(depths) < 30
 
 
-def test_a_key_that_cannot_be_hashed_is_told() -> None:
+def test_a_key_that_cannot_be_hashed_is_reported() -> None:
     def flow(item: int) -> Any:
         return (yield from once(["a", "list"], lambda: sleep(0)))  # type: ignore[arg-type]
 

@@ -98,7 +98,7 @@ def test_a_counting_service_that_fails_fails_the_item_at_that_stage() -> None:
     )
 
 
-def test_a_counter_that_learns_is_told_what_prompts_came_to() -> None:
+def test_a_counter_that_learns_is_reported_what_prompts_came_to() -> None:
     class Learning:
         def __init__(self) -> None:
             self.told: list[tuple[str, int]] = []
@@ -123,7 +123,7 @@ def test_a_counter_that_learns_is_told_what_prompts_came_to() -> None:
     assert count.told == [("s\n1", 7)]
 
 
-def test_a_counter_that_is_none_is_told_at_once() -> None:
+def test_a_counter_that_is_none_is_reported_at_once() -> None:
     with pytest.raises(errors.ConfigurationError, match="count_tokens=estimate_tokens"):
         BatchRunner(llm=FakeLLM(), count_tokens=4000)  # type: ignore[arg-type]
 

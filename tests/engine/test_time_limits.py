@@ -165,7 +165,7 @@ def test_an_item_does_not_wait_for_a_try_that_would_come_too_late(strategy: Stra
 
 
 @each_strategy
-def test_at_a_runs_deadline_what_is_finished_is_returned_and_the_rest_not_run(strategy: Strategy) -> None:
+def test_at_a_runs_time_limit_finished_items_are_returned_and_the_rest_not_run(strategy: Strategy) -> None:
     model = Model()
     runner = BatchRunner(
         llm=model, strategy=strategy, limits=Limits(llm=2, open_items=10), time_limits=TimeLimits(run=0.5)
@@ -184,7 +184,7 @@ def test_at_a_runs_deadline_what_is_finished_is_returned_and_the_rest_not_run(st
     }
 
 
-def test_at_a_runs_deadline_awaited_calls_are_cancelled() -> None:
+def test_at_a_runs_time_limit_async_calls_are_cancelled() -> None:
     model = Model()
     runner = BatchRunner(llm=model, strategy=Strategy.stage(4), time_limits=TimeLimits(run=0.5))
     report = runner.run(lambda item: complete(take(30)), range(3))
@@ -239,6 +239,6 @@ def test_calls_that_have_come_back_are_not_kept_until_their_time_would_be_up() -
 
 @pytest.mark.parametrize("field", ["call", "item", "run"])
 @pytest.mark.parametrize("value", [0, -1, float("inf"), "60", True])
-def test_a_deadline_out_of_bounds_is_named(field: str, value: Any) -> None:
+def test_a_time_limit_out_of_bounds_is_named(field: str, value: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match=f"TimeLimits.{field} must be"):
         TimeLimits(**{field: value})

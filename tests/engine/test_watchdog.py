@@ -75,7 +75,7 @@ def watched(model: Model, strategy: Strategy, **more: Any) -> tuple[BatchRunner,
 
 
 @pytest.mark.parametrize("strategy", strategies(CONCURRENT))
-def test_calls_and_who_waits_for_a_slot_are_told(
+def test_running_calls_and_queued_calls_are_reported(
     strategy: Strategy, caplog: pytest.LogCaptureFixture
 ) -> None:
     runner, watcher = watched(Model(), strategy)
@@ -95,7 +95,7 @@ def test_calls_and_who_waits_for_a_slot_are_told(
     assert "waiting for response: taste/'a' (" in caplog.text
 
 
-def test_everything_else_that_may_be_waited_for_is_told_too(tmp_path: Path) -> None:
+def test_every_other_wait_reason_is_reported_too(tmp_path: Path) -> None:
     def flow(item: str) -> Flow[Any]:
         if item == "pause":
             yield from sleep(1.5)

@@ -120,7 +120,7 @@ def by_ctrl_c(runner: BatchRunner, server: LocalServer) -> None:
 @every_backend
 @pytest.mark.parametrize("strategy", THREADED.values(), ids=THREADED.keys())
 @pytest.mark.parametrize("give_up", [by_closing_the_stream, by_cancelling_arun, by_ctrl_c])
-def test_a_run_that_is_given_up_ends_its_calls_at_the_server(
+def test_a_cancelled_run_ends_its_calls_at_the_server(
     backend: Callable[[str], Any], strategy: Strategy, give_up: Callable[..., None]
 ) -> None:
     before = workers()
@@ -169,7 +169,9 @@ def test_a_connection_that_was_ended_is_not_used_again(backend: Callable[[str], 
 
 
 @every_backend
-def test_a_call_that_was_given_up_before_it_begins_opens_no_connection(backend: Callable[[str], Any]) -> None:
+def test_a_call_that_was_cancelled_before_it_begins_opens_no_connection(
+    backend: Callable[[str], Any],
+) -> None:
     this = CancelToken()
     this.set()
     with LocalServer(answer) as server:
@@ -182,7 +184,7 @@ def test_a_call_that_was_given_up_before_it_begins_opens_no_connection(backend: 
 
 
 @every_backend
-def test_given_up_at_any_moment_a_call_ends_or_has_its_own_answer(backend: Callable[[str], Any]) -> None:
+def test_cancelled_at_any_moment_a_call_ends_or_has_its_own_answer(backend: Callable[[str], Any]) -> None:
     random, ended = Random(7), 0
     with LocalServer(answer) as server:
         llm = backend(server.url)
@@ -395,7 +397,7 @@ def test_what_must_be_done_to_the_end_is_not_ended(backend: Callable[[str], Any]
         llm.close()
 
 
-def test_a_client_of_an_unknown_make_is_told_of(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_of_an_unknown_make_is_reported_of(caplog: pytest.LogCaptureFixture) -> None:
     make_abortable(object())
     assert "blocking calls cannot be ended with this" in caplog.text
 

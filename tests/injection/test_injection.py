@@ -60,7 +60,7 @@ def assert_same_but_for(
 
 
 @with_entries("job", JOBS)
-def test_a_review_changes_the_question_nowhere_but_in_its_own_place(job: str, entry: Entry) -> None:
+def test_a_review_changes_the_request_nowhere_but_in_its_own_place(job: str, entry: Entry) -> None:
     texts = ["plain 0", entry.content, "plain 2"]
     requests = asked(job, texts, saying(ANSWER), language=entry.language)
 
@@ -182,7 +182,7 @@ def assert_only_the_reason(told: str) -> None:
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.aim == "the model's own answer"])
 @each_job
-def test_an_answer_that_reviews_dictate_changes_no_later_question_but_in_its_data(
+def test_an_answer_that_reviews_dictate_changes_no_later_request_but_in_its_data(
     job: str, entry: Entry
 ) -> None:
     instructions = [request.messages[0] for request in usual(job, 2)]

@@ -90,7 +90,7 @@ def test_the_reviews_would_hold_control_tokens_if_they_were_not_quoted(family: s
     "family",
     FAMILIES,
 )
-def test_no_question_holds_a_control_token_of_a_reviews_making(family: str) -> None:
+def test_no_request_holds_a_control_token_of_a_reviews_making(family: str) -> None:
     assert not control_tokens("".join(map(user, every_request()))) & set(FAMILIES[family])
 
 
@@ -102,7 +102,7 @@ def test_no_quoted_answer_holds_a_control_token(family: str) -> None:
     assert not control_tokens(quotes) & set(FAMILIES[family])
 
 
-def test_there_are_questions_of_every_kind_to_look_at() -> None:
+def test_there_are_requests_of_every_kind_to_look_at() -> None:
     assert every_repair()
     assert {request.task for request in every_request()} == {
         "aspect_summaries", "aspect_summary", "overall_summary", "review_summary", "merge_summaries",

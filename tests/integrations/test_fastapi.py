@@ -451,7 +451,7 @@ def test_half_an_emoji_of_a_model_does_not_break_an_answer() -> None:
         ),
     ],
 )
-def test_a_wrong_request_is_told_which_field_is_wrong(path: str, body: Any, field: str) -> None:
+def test_a_wrong_request_is_reported_which_field_is_wrong(path: str, body: Any, field: str) -> None:
     answer = post(ready(), path, body)
 
     assert answer.status_code == 422

@@ -222,7 +222,7 @@ def test_nothing_is_in_flight_or_waits_after_its_item_or_run_is_over(end: Event)
     assert counters.snapshot().calls == counts.calls
 
 
-def test_an_answer_that_comes_after_its_item_was_given_up_is_not_counted_again() -> None:
+def test_an_answer_that_comes_after_its_item_was_cancelled_is_not_counted_again() -> None:
     late = LLMResponse("late", prompt_tokens=7, model="m")
     counts = counted(started(1), failed(1, "llm"), ended(1, reply=late)).snapshot()
     assert (counts.calls, counts.in_flight["llm"]) == ({("llm", "cancelled"): 1}, 0)

@@ -259,7 +259,7 @@ def test_each_attempt_is_a_span_and_each_retry_an_event_of_the_item() -> None:
     ],
     ids=str,
 )
-def test_an_error_is_told_by_its_status_or_its_class(error: Exception, kind: str) -> None:
+def test_an_error_is_reported_by_its_status_or_its_class(error: Exception, kind: str) -> None:
     telemetry = Telemetry()
     failed = ItemEnded(1, 20.0, Failure(7, error, "llm", 3))
     begin = (RunStarted(1, 9.0, 1), ItemStarted(1, 9.0, 7), call(7), answer(7, error=error))
@@ -273,7 +273,7 @@ def test_an_error_is_told_by_its_status_or_its_class(error: Exception, kind: str
     assert point.attributes["error.type"] == kind
 
 
-def test_no_text_and_no_key_is_told() -> None:
+def test_no_text_and_no_key_is_recorded() -> None:
     telemetry = Telemetry()
     stop = AuthenticationFailed(f"{KEY} is not valid; {REVIEW}", status=401)
 

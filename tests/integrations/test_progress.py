@@ -223,7 +223,7 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then() -> None:
     assert "\x1b" not in screen.getvalue()
 
 
-def test_without_a_terminal_a_long_wait_is_told_at_once() -> None:
+def test_without_a_terminal_a_long_wait_is_reported_at_once() -> None:
     screen, clock = io.StringIO(), Clock()
     progress = RichProgress(console=Console(file=screen), clock=clock)
     progress(RunStarted(1, 0, 2))

@@ -213,7 +213,7 @@ def test_it_is_nearly_as_fast_as_the_best_limit_known_beforehand(
     assert median(share for _, share in ours) <= most_refused
 
 
-def test_a_gate_learns_from_what_its_calls_came_to() -> None:
+def test_a_limiter_learns_from_what_its_calls_came_to() -> None:
     gate = ConcurrencyLimiter(AdaptiveLimit(start=4))
     tickets = [Ticket(lambda: True) for _ in range(5)]
     assert [gate.enqueue(ticket) for ticket in tickets] == [True] * 4 + [False]
@@ -289,6 +289,6 @@ def test_it_grows_in_every_mode_that_uses_it(strategy: Strategy) -> None:
 
 
 @pytest.mark.parametrize("bounds", [{"min": 0}, {"start": 300}, {"min": 9}, {"max": 2.5}, {"start": True}])
-def test_bounds_out_of_order_are_told(bounds: Any) -> None:
+def test_bounds_out_of_order_are_reported(bounds: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match="1 <= min <= start <= max"):
         AdaptiveLimit(**bounds)

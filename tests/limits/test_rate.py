@@ -88,7 +88,7 @@ class TurnsMachine(RuleBasedStateMachine):
 TestTurns = TurnsMachine.TestCase
 
 
-def test_whoever_watches_is_told_when_the_first_begins_to_wait() -> None:
+def test_watchers_are_notified_when_the_first_begins_to_wait() -> None:
     gate = RateLimiter(60, None)
     told: list[str] = []
     unwatch = gate.watch(partial(told.append, "waiting"))

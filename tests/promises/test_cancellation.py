@@ -68,7 +68,7 @@ def by_cancelling_arun(runner: BatchRunner, llm: Patient) -> None:
 
 @pytest.mark.parametrize("strategy", THREADED.values(), ids=THREADED.keys())
 @pytest.mark.parametrize("give_up", [by_closing_the_stream, by_cancelling_arun])
-def test_a_call_that_is_given_up_is_told_at_once(
+def test_a_cancelled_call_is_notified_at_once(
     strategy: Strategy, give_up: Callable[[BatchRunner, Patient], Any]
 ) -> None:
     llm = Patient()
@@ -82,7 +82,7 @@ def test_outside_a_run_a_wait_is_only_a_wait() -> None:
     assert not cancel_requested()
 
 
-def test_what_is_given_up_before_it_waits_is_told_too() -> None:
+def test_a_call_that_is_cancelled_before_it_sleeps_is_notified_too() -> None:
     given_up = CancelToken()
     given_up.set()
     with pytest.raises(errors.RunStopped):

@@ -239,7 +239,7 @@ def _is_of_jobs(kind: str) -> bool:
 @backends
 @given(st.data())
 @chaotic(15)
-def test_whoever_leaves_early_leaves_nothing_behind(backend: str, data: st.DataObject) -> None:
+def test_a_run_that_is_left_early_leaves_nothing_behind(backend: str, data: st.DataObject) -> None:
     plan = Planned(data.draw(fates(KINDS)), backend == "runpod")
     mode, task, limit = data.draw(st.sampled_from(MODES)), data.draw(tasks), data.draw(limits)
     how = data.draw(leaving(mode))

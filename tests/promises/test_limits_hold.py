@@ -238,6 +238,6 @@ def test_tokens_in_flight_are_capped_and_a_call_larger_than_the_cap_goes_alone(
     assert model.most_calls > 1 if strategy.restaurant_async else model.most_calls == 1
 
 
-def test_tokens_in_flight_take_a_number_or_a_gate() -> None:
+def test_tokens_in_flight_take_a_number_or_a_limiter() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"Limits\.tokens_in_flight"):
         Limits(tokens_in_flight=AdaptiveLimit())  # type: ignore[arg-type]

@@ -69,7 +69,7 @@ def most_within(began: list[float], seconds: float) -> int:
 
 
 @pytest.mark.parametrize("strategy", DRIVERS, ids=strategy_name)
-def test_calls_begin_at_the_pace_that_was_given(strategy: Strategy) -> None:
+def test_calls_begin_at_the_configured_rate(strategy: Strategy) -> None:
     model = Model()
     limits = Limits(llm=30, requests_per_minute=PER_MINUTE)
     report = BatchRunner(llm=model, strategy=strategy, limits=limits).run(ask, range(40))
@@ -82,7 +82,7 @@ def test_calls_begin_at_the_pace_that_was_given(strategy: Strategy) -> None:
 
 
 @each_run_method
-def test_every_way_keeps_the_pace(way: RunMethod) -> None:
+def test_every_run_method_keeps_the_rate(way: RunMethod) -> None:
     model = Model()
     limits = Limits(llm=30, requests_per_minute=PER_MINUTE)
     outcomes = way(BatchRunner(llm=model, strategy=Strategy.stage(4), limits=limits), ask, range(30))
@@ -116,7 +116,7 @@ def test_calls_that_take_more_tokens_go_slower() -> None:
     assert most_within(model.began[:2], 0.2) <= 2  # not all at once, though there are slots
 
 
-def test_runs_of_one_runner_share_the_pace() -> None:
+def test_runs_of_one_runner_share_the_rate() -> None:
     model = Model()
     runner = BatchRunner(
         llm=model, strategy=Strategy.stage(4), limits=Limits(llm=30, requests_per_minute=PER_MINUTE)
@@ -178,7 +178,7 @@ class Service:
         return LLMResponse("done", rate_limit=report)
 
 
-def test_what_the_service_says_sets_the_pace() -> None:
+def test_reported_limits_set_the_rate() -> None:
     service = Service(says=True)
     report = BatchRunner(llm=service, strategy=Strategy.stage(4), limits=Limits(llm=10)).run(ask, range(50))
 
@@ -256,7 +256,7 @@ def test_a_limit_out_of_bounds_is_named(field: str, value: Any) -> None:
         Limits(**{field: value})
 
 
-def test_who_is_next_is_told_when_the_first_in_line_gives_up() -> None:
+def test_the_next_in_line_is_notified_when_the_first_is_cancelled() -> None:
     gate = RateLimiter(None, 60_000)  # a thousand a second
     told: list[str] = []
     gate.watch(partial(told.append, "look"))
@@ -295,7 +295,7 @@ def test_tokens_that_were_learned_of_count_for_those_who_wait_for_a_slot() -> No
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=strategy_name)
-def test_a_forked_child_keeps_the_pace_by_itself(strategy: Strategy) -> None:
+def test_a_forked_child_keeps_the_rate_by_itself(strategy: Strategy) -> None:
     program = f"""
 import os, signal
 from restaurant_llm_batch import BatchRunner, Limits, Strategy

@@ -53,7 +53,7 @@ def echo(request: LLMRequest) -> str:
 
 @each_run_method
 @each_strategy
-def test_equal_questions_are_asked_once_and_nothing_twice(
+def test_equal_requests_are_asked_once_and_nothing_twice(
     strategy: Strategy, way: RunMethod, tmp_path: Path
 ) -> None:
     llm = FakeLLM(answer=echo)
@@ -81,7 +81,7 @@ print(llm.calls, report.stats.cache_hits, len(report.results))
 
 
 @pytest.mark.parametrize("change", ["model", "words", "temperature", "schema"])
-def test_a_changed_question_is_asked_and_paid_for(change: str, tmp_path: Path) -> None:
+def test_a_changed_request_is_asked_and_paid_for(change: str, tmp_path: Path) -> None:
     class Model(FakeLLM):
         fingerprint = "a"
 
@@ -231,7 +231,7 @@ def test_when_the_first_to_ask_fails_the_next_one_asks(tmp_path: Path) -> None:
         assert llm.calls == 2
 
 
-def test_a_store_that_cannot_be_opened_is_told_before_any_call(tmp_path: Path) -> None:
+def test_a_store_that_cannot_be_opened_is_reported_before_any_call(tmp_path: Path) -> None:
     path = tmp_path / "notes.txt"
     path.write_text("not a database, and somebody's notes" * 100)
     with pytest.raises(errors.ConfigurationError, match=r"notes\.txt"):

@@ -431,7 +431,7 @@ async def test_a_backend_that_asks_several_times_gets_an_answer_each_time(second
     [("again", "again", 4), ("", "1", 2)],
     ids=["another question", "the same question"],
 )
-async def test_such_a_backend_takes_over_a_job_once_and_only_for_its_question(
+async def test_such_a_backend_takes_over_a_job_once_and_only_for_its_request(
     second: str, hangs: str, jobs: int, path: Path
 ) -> None:
     def script(work: Work) -> End:
@@ -499,7 +499,7 @@ def test_without_a_store_there_is_no_journal() -> None:
     assert journals == [None]
 
 
-def test_a_job_serves_equal_questions_to_the_same_model_only() -> None:
+def test_a_job_serves_equal_requests_to_the_same_model_only() -> None:
     asked = asking("맛은?", schema={"type": "object", "title": "t"})
     equal = replace(asked, schema={"title": "t", "type": "object"}, task="another", priority=5)
     others = [

@@ -545,7 +545,7 @@ def test_an_exit_asked_for_by_a_backend_leaves_run_as_itself(strategy: Strategy)
     assert runner._config.limiters.llm[0].statistics().in_flight == 0
 
 
-def test_one_gate_for_llm_and_total_is_one_limit() -> None:
+def test_one_limiter_for_llm_and_total_is_one_limit() -> None:
     gate = ConcurrencyLimiter(1)
     llm = FakeLLM(seconds=0.001)
     runner = BatchRunner(llm=llm, strategy=Strategy.stage(4), limits=Limits(llm=gate, llm_total=gate))
@@ -719,12 +719,12 @@ def test_calls_are_freed_as_they_end_and_not_left_to_the_garbage_collector(strat
 
 
 @pytest.mark.parametrize("observers", [print, None, [print, "x"], [int], "print"])
-def test_observers_of_another_kind_are_told(observers: Any) -> None:
+def test_observers_of_another_kind_are_reported(observers: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match="observers must be a list"):
         BatchRunner(llm=FakeLLM(), observers=observers)
 
 
-def test_async_items_are_told() -> None:
+def test_async_items_are_reported() -> None:
     async def items() -> Any:
         yield 1
 

@@ -70,7 +70,7 @@ def test_sixteen_threads_embed_one_text_once(slow: CountingEmbedder) -> None:
     assert slow.asked == ["맛"]
 
 
-def test_different_texts_are_embedded_side_by_side() -> None:
+def test_different_texts_are_embedded_concurrently() -> None:
     together = Barrier(2)
 
     class Meeting(HashingEmbedder):
@@ -147,7 +147,7 @@ def test_the_memory_of_query_texts_is_bounded() -> None:
     assert asked == ["a", "b", "c", "b"]
 
 
-def test_those_who_wait_for_a_failing_embedding_are_told() -> None:
+def test_those_who_wait_for_a_failing_embedding_are_reported() -> None:
     both_asked = Barrier(3)
 
     class Failing(HashingEmbedder):

@@ -166,7 +166,7 @@ def test_every_refusal_is_understood_and_asked_once(
     assert KEY not in caplog.text
 
 
-def test_a_silent_service_is_given_up_in_time() -> None:
+def test_a_silent_service_times_out() -> None:
     with LocalServer(lambda seen: Say({}, after=30)) as server:
         embedder = APIEmbedder(server.url, "tiny", timeout=0.05)
         with pytest.raises(errors.TransientBackendError, match="did not answer"):
@@ -201,6 +201,6 @@ def test_only_openai_is_sent_the_environments_key(monkeypatch: pytest.MonkeyPatc
         ({"api_key": 1}, "api_key must be a string"),
     ],
 )
-def test_a_wrong_argument_is_told_at_once(arguments: dict[str, Any], words: str) -> None:
+def test_a_wrong_argument_is_reported_at_once(arguments: dict[str, Any], words: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=words):
         APIEmbedder(**{"base_url": "http://localhost", "model": "m", **arguments})

@@ -226,7 +226,7 @@ def test_without_fastembed_the_error_says_what_to_install(monkeypatch: pytest.Mo
             make()
 
 
-def test_a_model_that_cannot_be_had_is_told_at_once(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_had_is_reported_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="list_supported_models"):
         FastEmbedder("no/such-model")
     with pytest.raises(ConfigurationError, match="model_path"):

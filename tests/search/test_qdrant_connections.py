@@ -221,7 +221,7 @@ def test_closing_waits_for_the_searches_of_other_threads() -> None:
 
 
 @pytest.mark.anyio
-async def test_a_cancelled_search_is_given_up_at_the_server() -> None:
+async def test_a_cancelled_search_is_cancelled_at_the_server() -> None:
     with serve(together=2) as server:
         async with QdrantSearch("reviews", url=server.url) as search:
             await search.aindex_reviews([REVIEW])

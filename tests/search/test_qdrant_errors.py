@@ -133,7 +133,7 @@ def test_a_server_that_is_not_there_may_come(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_server_that_takes_too_long_is_given_up(mode: str) -> None:
+def test_a_server_that_takes_too_long_times_out(mode: str) -> None:
     with answering(Say({}, after=30)) as server:
         # Qdrant's client knows whole seconds only.
         failure = refusal(QdrantSearch("reviews", url=server.url, timeout=0.2), mode)

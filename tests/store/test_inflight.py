@@ -94,7 +94,7 @@ class Asking:
 
 
 @each_strategy
-def test_runs_in_several_threads_ask_a_question_once(strategy: Strategy, tmp_path: Path) -> None:
+def test_runs_in_several_threads_make_a_call_once(strategy: Strategy, tmp_path: Path) -> None:
     model = Model()
     runner = BatchRunner(llm=model, strategy=strategy, store=tmp_path / "run.db")
     reports: list[Any] = []
@@ -113,7 +113,7 @@ def test_runs_in_several_threads_ask_a_question_once(strategy: Strategy, tmp_pat
 
 
 @pytest.mark.anyio
-async def test_runs_on_one_loop_ask_a_question_once(tmp_path: Path) -> None:
+async def test_runs_on_one_loop_make_a_call_once(tmp_path: Path) -> None:
     model = Model()
     runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db")
     async with anyio.create_task_group() as tasks:
@@ -124,7 +124,7 @@ async def test_runs_on_one_loop_ask_a_question_once(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_two_runners_with_one_store_ask_a_question_once(tmp_path: Path) -> None:
+async def test_two_runners_with_one_store_make_a_call_once(tmp_path: Path) -> None:
     model = Model()
     with Store(tmp_path / "run.db") as store:
         runners = [BatchRunner(llm=model, strategy=AWAITED, store=store) for _ in range(2)]
@@ -235,7 +235,7 @@ async def test_a_followers_better_priority_lifts_the_call(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "strategy", [Strategy.stage(1), BLOCKING, AWAITED, Strategy.threaded()], ids=strategy_name
 )
-def test_who_waits_for_anothers_call_keeps_to_its_own_deadlines(strategy: Strategy, tmp_path: Path) -> None:
+def test_a_follower_keeps_to_its_own_time_limits(strategy: Strategy, tmp_path: Path) -> None:
     model = Model(3.0)
     store = Store(tmp_path / "run.db")
     patient = BatchRunner(llm=model, strategy=strategy, store=store)
@@ -315,7 +315,7 @@ def test_an_answer_that_came_too_late_is_counted_and_kept(tmp_path: Path) -> Non
         max_size=6,
     )
 )
-def test_whoever_leaves_when_the_others_get_their_answers_and_nothing_is_left(
+def test_a_follower_leaves_when_the_others_get_their_answers_and_nothing_is_left(
     strategy: Strategy,
     backend: str,
     tmp_path_factory: pytest.TempPathFactory,
@@ -356,7 +356,7 @@ def both(item: str) -> Any:
 
 
 @pytest.mark.parametrize("strategy", [AWAITED, BLOCKING, Strategy.threaded()], ids=strategy_name)
-def test_a_run_that_is_left_leaves_no_question_behind(strategy: Strategy, tmp_path: Path) -> None:
+def test_a_run_that_is_left_leaves_no_call_behind(strategy: Strategy, tmp_path: Path) -> None:
     model = Model(0.1)
     store = Store(tmp_path / "run.db")
     runner = BatchRunner(llm=model, strategy=strategy, store=store, limits=Limits(llm=8))

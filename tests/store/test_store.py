@@ -232,7 +232,7 @@ def test_whoever_hands_in_while_a_group_is_written_waits_for_one_more_commit_onl
     assert store.commits == before + 1
 
 
-def test_each_is_told_once_even_when_another_fails_to_listen(
+def test_each_is_reported_once_even_when_another_fails_to_listen(
     store: Store, caplog: pytest.LogCaptureFixture
 ) -> None:
     calls: list[tuple[int, Exception | None, str]] = []

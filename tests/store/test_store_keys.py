@@ -172,7 +172,7 @@ def what_counts(identity: str, request: LLMRequest) -> tuple[Any, ...]:
 
 
 @given(st.sampled_from(["", "a"]), requests, st.sampled_from(["", "a"]), requests)
-def test_keys_are_equal_exactly_when_questions_are(
+def test_keys_are_equal_exactly_when_requests_are(
     identity: str, one: LLMRequest, other_identity: str, other: LLMRequest
 ) -> None:
     same = what_counts(identity, one) == what_counts(other_identity, other)
@@ -181,7 +181,7 @@ def test_keys_are_equal_exactly_when_questions_are(
 
 
 @given(requests, st.data())
-def test_a_small_change_makes_another_question(one: LLMRequest, data: st.DataObject) -> None:
+def test_a_small_change_makes_another_request(one: LLMRequest, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(["messages", "schema", "max_tokens", "temperature", "task"]))
     other = replace(one, **{name: getattr(data.draw(requests), name)})
     same = what_counts("", one) == what_counts("", other)

@@ -178,7 +178,7 @@ def test_a_merging_prompt_that_is_too_long_is_split_and_then_cut() -> None:
         "nothing",
     ],
 )
-def test_an_answer_without_its_form_is_told(answer: str) -> None:
+def test_an_answer_without_its_form_is_reported(answer: str) -> None:
     with pytest.raises(errors.OutputInvalid) as raised:
         apply(SummarizeReviews(), item(["좋아요"], []), Model(lambda request: answer))
 

@@ -101,7 +101,7 @@ def test_the_id_of_a_review_is_read_and_must_be_right(given: Any) -> None:
         (ComparisonSchema, "target_reviews"),
     ],
 )
-def test_what_is_no_review_is_told_what_to_be(form: Any, field: str, given: Any) -> None:
+def test_what_is_no_review_is_reported_what_to_be(form: Any, field: str, given: Any) -> None:
     name = "target_restaurant_id" if form is ComparisonSchema else "restaurant_id"
     with pytest.raises(ConfigurationError) as caught:
         read_item(form, {name: 1, field: ["좋아요", given]})

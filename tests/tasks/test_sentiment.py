@@ -377,7 +377,7 @@ def test_the_request_names_no_restaurant_and_carries_its_data_delimited() -> Non
         ({"restaurant_id": 1, "reviews": [], "review": []}, "field 'review': extra inputs"),
     ],
 )
-def test_a_bad_item_is_told_by_its_field(raw: Any, complaint: str) -> None:
+def test_a_bad_item_is_reported_by_its_field(raw: Any, complaint: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=complaint.replace("{", r"\{")):
         AnalyzeSentiment().parse_item(raw)
 

@@ -103,7 +103,7 @@ def test_a_search_says_what_to_write_instead(arguments: dict[str, Any], words: s
         FakeSearch(**arguments)
 
 
-def test_a_function_that_returns_the_wrong_thing_is_told_of_it() -> None:
+def test_a_function_that_returns_the_wrong_thing_is_reported_of_it() -> None:
     llm = FakeLLM(answer=lambda request: {"labels": []})  # type: ignore[arg-type, return-value]
     with pytest.raises(ConfigurationError, match=r"got dict for 't'; for example json\.dumps"):
         llm.complete(LLMRequest("t", ()))

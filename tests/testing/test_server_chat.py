@@ -429,7 +429,7 @@ def test_seeded_runs_repeat() -> None:
     assert run(1)[1] != run(2)[1]
 
 
-def test_answers_tell_questions_apart(server: FaultServer) -> None:
+def test_answers_tell_requests_apart(server: FaultServer) -> None:
     assert len({str(answer) for answer in ask(vllm(server), *range(60))}) == 60
 
 

@@ -39,7 +39,7 @@ def kinds(faults: Faults, seed: int, attempt: int = 1) -> list[str | None]:
     return [faults.kind(asked(digest, attempt), seed) for digest in DIGESTS]
 
 
-def test_each_fault_befalls_its_share_of_the_questions() -> None:
+def test_each_fault_befalls_its_share_of_the_requests() -> None:
     found = Counter(kinds(Faults(probabilities=SHARES), seed=7))
 
     assert set(found) == {*SHARES, None}
@@ -47,7 +47,7 @@ def test_each_fault_befalls_its_share_of_the_questions() -> None:
         assert found[kind] / len(DIGESTS) == pytest.approx(share, abs=0.03)
 
 
-def test_a_seed_names_the_same_questions_in_every_process_and_another_seed_others() -> None:
+def test_a_seed_names_the_same_requests_in_every_process_and_another_seed_others() -> None:
     first = [at for at, kind in enumerate(kinds(Faults(probabilities=SHARES), seed=7)) if kind == "truncated"]
 
     assert first[:5] == [42, 47, 58, 93, 129]
@@ -93,7 +93,7 @@ def test_what_cannot_be_used_is_named(wrong: Any, words: str) -> None:
         Faults(**wrong)
 
 
-def test_latencies_are_drawn_by_seed_question_and_attempt() -> None:
+def test_latencies_are_drawn_by_seed_request_and_attempt() -> None:
     faults = Faults(latency=lambda random: random.uniform(1, 2))
     drawn = [faults.seconds(asked(digest), 3) for digest in DIGESTS[:50]]
 
@@ -184,7 +184,7 @@ def test_durations_are_written_as_openai_writes_them(seconds: float, text: str) 
         {"messages": [{"content": "맛은?"}], "sampling_params": {"max_tokens": 5}},
     ],
 )
-def test_questions_are_the_same_over_every_api(given: Any) -> None:
+def test_requests_are_the_same_over_every_api(given: Any) -> None:
     over_chat, over_jobs = read_chat({"messages": [{"content": "맛은?"}]}), read_job({"input": given})
 
     assert over_chat is not None

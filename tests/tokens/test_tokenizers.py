@@ -185,7 +185,7 @@ def test_a_vllm_counter_packs_batches() -> None:
     assert batches == [["aaaa", "bbb"], ["cc", "\ud83d"]]
 
 
-def test_a_servers_failure_is_told_and_not_kept() -> None:
+def test_a_servers_failure_is_reported_and_not_kept() -> None:
     answers = iter([Say({"error": {"message": "busy"}}, 503), Say({"count": 3})])
     with LocalServer(lambda _: next(answers)) as server:
         llm = VLLMServerLLM(server.url, "tiny")

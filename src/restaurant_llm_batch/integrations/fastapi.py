@@ -75,7 +75,7 @@ def batch_router(
     _check("sentiment", sentiment, AnalyzeSentiment)
     _check("strengths", strengths, ExtractStrengths)
     bounds = Bounds(_count("max_body_bytes", max_body_bytes), _count("max_items", max_items))
-    tasks = TaskSet(summary, review_summary, sentiment, strengths, _can_search(runner, summary))
+    tasks = TaskSet(summary, review_summary, sentiment, strengths, runner.can_search)
 
     @asynccontextmanager
     async def open_runner(_app: Any) -> AsyncIterator[None]:
@@ -142,17 +142,3 @@ def _count(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value!r}")
     return value
-
-
-def _can_search(runner: BatchRunner, task: SummarizeAspects) -> bool:
-    """
-    Return whether the runner has a search backend.
-
-    The runner does not say so, but refuses a task that requires search. Creating a stream makes no call: a run starts
-    when its stream is first read.
-    """
-    try:
-        runner.stream(task, [])
-    except ConfigurationError:
-        return False
-    return True

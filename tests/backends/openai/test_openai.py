@@ -42,7 +42,7 @@ def says_hello(seen: Seen) -> Say:
 
 
 @every_mode
-def test_a_question_is_sent_as_the_chat_api_wants_it(mode: str) -> None:
+def test_a_request_is_sent_as_the_chat_api_wants_it(mode: str) -> None:
     request = LLMRequest(
         "sum up!", REQUEST.messages, schema=SCHEMA, max_tokens=77, temperature=0.5, priority=3
     )
@@ -292,7 +292,7 @@ def test_a_server_that_is_not_there_is_transient(mode: str) -> None:
 
 @every_mode
 @pytest.mark.parametrize("timeout", [0.3, Timeout(total=20, read=0.3)])
-def test_a_silent_server_is_given_up_in_time(mode: str, timeout: float | Timeout) -> None:
+def test_a_silent_server_times_out(mode: str, timeout: float | Timeout) -> None:
     refused = pytest.raises(errors.TransientBackendError, match="openai did not answer")
     with LocalServer(lambda seen: Say(chat("late"), after=30)) as server, refused:
         ask(to(server, timeout=timeout), mode)
@@ -430,7 +430,7 @@ def test_without_a_key_the_error_says_what_to_set() -> None:
         ({"client": openai.OpenAI(api_key="k"), "api_key": "k"}, "either"),
     ],
 )
-def test_a_wrong_argument_is_told_at_once(arguments: dict[str, Any], words: str) -> None:
+def test_a_wrong_argument_is_reported_at_once(arguments: dict[str, Any], words: str) -> None:
     given = {"model": "m", **arguments}
     if not {"client", "async_client"} & given.keys():
         given.setdefault("api_key", "k")

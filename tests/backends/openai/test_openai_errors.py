@@ -174,7 +174,7 @@ ECHOES = [
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("answer", ECHOES)
-def test_no_key_is_told_whatever_the_server_echoes(
+def test_no_key_is_shown_whatever_the_server_echoes(
     mode: str, answer: Say, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -203,7 +203,7 @@ def everything_behind(error: BaseException | None) -> list[BaseException]:
     return found
 
 
-def test_a_key_of_a_client_of_ones_own_is_not_told_either() -> None:
+def test_a_key_of_a_users_own_client_is_not_shown_either() -> None:
     def echo(request: httpx2.Request) -> httpx2.Response:
         return httpx2.Response(401, json=complaint(f"bad {request.headers['api-key']}"))
 

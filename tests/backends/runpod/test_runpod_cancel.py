@@ -201,7 +201,7 @@ def test_a_loop_that_ends_with_calls_in_flight_leaves_no_job(
     assert dispatcher.alive() == []
 
 
-def test_giving_up_in_worker_threads_leaves_no_job(dispatcher: Dispatcher, llm: RunPodLLM) -> None:
+def test_cancelling_in_worker_threads_leaves_no_job(dispatcher: Dispatcher, llm: RunPodLLM) -> None:
     random = Random(3)
 
     def call(number: int) -> str:
@@ -222,7 +222,7 @@ def test_giving_up_in_worker_threads_leaves_no_job(dispatcher: Dispatcher, llm: 
     nothing_is_left(dispatcher)
 
 
-def test_a_call_that_waits_for_its_turn_submits_nothing_once_it_is_given_up() -> None:
+def test_a_queued_call_submits_nothing_once_it_is_cancelled() -> None:
     with Dispatcher(latency=0.5) as dispatcher, ThreadPoolExecutor(2) as threads:
         one_at_a_time = RunPodLimits(run=OperationLimit(1000, 1))
         llm = RunPodLLM("ep", api_key=KEY, base_url=dispatcher.base_url, polling=QUICK, limits=one_at_a_time)

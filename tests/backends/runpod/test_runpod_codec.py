@@ -133,7 +133,7 @@ def test_a_failed_job_is_tried_again_only_where_that_may_help(told: Any, kind: t
     assert type(error_for_failed_job({"status": "FAILED", **told}, SECRET)) is kind
 
 
-def test_an_exception_of_the_workers_is_told_without_its_traceback() -> None:
+def test_an_exception_of_the_workers_is_reported_without_its_traceback() -> None:
     plain = {
         "error_type": "<class 'ValueError'>",
         "error_message": "boom",

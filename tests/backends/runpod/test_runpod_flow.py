@@ -292,7 +292,7 @@ class TestTheQueue:
         ("workers", "words"),
         [({}, "no workers"), ({"throttled": 2}, "throttled"), ({"unhealthy": 1}, "unhealthy")],
     )
-    def test_trouble_is_told_once(
+    def test_trouble_is_reported_once(
         self, caplog: pytest.LogCaptureFixture, workers: dict[str, int], words: str
     ) -> None:
         caplog.set_level(logging.WARNING, "restaurant_llm_batch")
@@ -303,7 +303,7 @@ class TestTheQueue:
     @pytest.mark.parametrize(
         "health", [says({}, 500), says({}), says(b"x"), says({"workers": {"running": 1}})]
     )
-    def test_nothing_is_told_when_there_is_nothing_to_tell(
+    def test_nothing_is_reported_when_there_is_nothing_to_tell(
         self, caplog: pytest.LogCaptureFixture, health: HTTPResponse
     ) -> None:
         played = self.watch(health)

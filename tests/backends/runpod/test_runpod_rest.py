@@ -179,7 +179,7 @@ def test_it_stays_within_its_limits(monkeypatch: pytest.MonkeyPatch, respx_mock:
 
 
 @pytest.mark.parametrize("mode", ["blocking", "awaited"])
-def test_it_keeps_to_the_pace(
+def test_it_keeps_to_the_rate_limit(
     mode: str, monkeypatch: pytest.MonkeyPatch, respx_mock: respx.MockRouter
 ) -> None:
     monkeypatch.delenv("RUNPOD_ENDPOINT_BASE_URL", raising=False)

@@ -167,7 +167,9 @@ BUSY = "The engine is currently busy and cannot accept new requests. Please retr
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
-def test_every_fault_is_told_by_its_kind_and_asked_once(ask: Ask, say: Say, kind: type[BackendError]) -> None:
+def test_every_fault_is_reported_by_its_kind_and_asked_once(
+    ask: Ask, say: Say, kind: type[BackendError]
+) -> None:
     with serving(say) as server:
         llm = VLLMServerLLM(server.url, "tiny", api_key=KEY, timeout=0.5)
         with pytest.raises(BackendError) as caught:
@@ -262,7 +264,7 @@ def everything_logged(caplog: pytest.LogCaptureFixture) -> Iterator[pytest.LogCa
         yield caplog
 
 
-def test_the_key_is_told_to_nobody(ask: Ask, everything_logged: pytest.LogCaptureFixture) -> None:
+def test_the_key_is_shown_nowhere(ask: Ask, everything_logged: pytest.LogCaptureFixture) -> None:
     def repeat(seen: Seen) -> Say:
         return Say({"error": {"message": f"not {seen.headers['Authorization']}", "code": 401}}, 401)
 
