@@ -162,7 +162,7 @@ class StopMonitor:
     """
 
     def __init__(self, conditions: StopConditions, prices: Mapping[str, Price]) -> None:
-        self.needed = bool(prices) or conditions != StopConditions(
+        self.needed: bool = bool(prices) or conditions != StopConditions(
             error_rate_window=conditions.error_rate_window
         )
         self.cost: float | None = 0.0 if prices else None

@@ -71,10 +71,12 @@ class Admission(Generic[C]):
         request: Any = None,
         count: Callable[[Any], int] | None = None,
     ) -> None:
-        self.priority = priority
-        self.sequence = sequence
-        self.queued_at = 0.0
-        self.tokens = count(request) if count is not None and pool is not None and pool.count_tokens else 0
+        self.priority: int = priority
+        self.sequence: float = sequence
+        self.queued_at: float = 0.0
+        self.tokens: int = (
+            count(request) if count is not None and pool is not None and pool.count_tokens else 0
+        )
         self.rate_ticket: Ticket | None = None
         self._limiters = limiters
         self._permits = permits

@@ -115,13 +115,13 @@ class Call:
     def __init__(
         self, spec: CallSpec, attempt: int, admission: Admission[Call], counters: RunCounters
     ) -> None:
-        self.spec = spec
-        self.is_async = spec.method.is_async
-        self.attempt = attempt
-        self.admission = admission
-        self.counters = counters
-        self.state = NEW
-        self.started_at = 0.0
+        self.spec: CallSpec = spec
+        self.is_async: bool = spec.method.is_async
+        self.attempt: int = attempt
+        self.admission: Admission[Call] = admission
+        self.counters: RunCounters = counters
+        self.state: CallState = NEW
+        self.started_at: float = 0.0
         self.deadline: float | None = None
         self.timeout_error: Exception | None = None
         self.outcome: CallResult = "other"

@@ -35,7 +35,7 @@ class BatchPacker:
     def __init__(self, limits: Limits, count: TokenCounter) -> None:
         self._limits = limits
         self._count = count
-        self.observes = hasattr(count, "observe")
+        self.observes: bool = hasattr(count, "observe")
         self._observe: Callable[[str, int], object] | None = getattr(count, "observe", None)
         # A counter that learns may return another number for the same text a moment later, so it is not cached.
         self._count_fixed_text = count if self._observe else lru_cache(_FIXED_TEXTS_KEPT)(count)

@@ -69,8 +69,8 @@ class RunRecorder:
     """
 
     def __init__(self, run: RecordedRun, observers: Sequence[Observer]) -> None:
-        self.counters = RunCounters()
-        self.activity_count = 0
+        self.counters: RunCounters = RunCounters()
+        self.activity_count: int = 0
         self._run = run
         self._observers = tuple(observers)
 

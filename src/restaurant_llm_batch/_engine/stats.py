@@ -21,7 +21,8 @@ class RunCounters:
     """
 
     def __init__(self) -> None:
-        self.started_at = self.latest = 0.0
+        self.started_at: float = 0.0
+        self.latest: float = 0.0
         self.succeeded = self.failed = 0
         self.retries = 0
         self.cache_hits = 0

@@ -48,13 +48,13 @@ class Ticket:
         sequence: float = 0,
         weight: int = 1,
     ) -> None:
-        self.on_admitted = on_admitted
-        self.priority = priority
-        self.sequence = sequence
-        self.weight = weight
-        self.in_flight_at_admission = 0
-        self.epoch = 0
-        self.state = _NEW
+        self.on_admitted: Callable[[], object] = on_admitted
+        self.priority: int = priority
+        self.sequence: float = sequence
+        self.weight: int = weight
+        self.in_flight_at_admission: int = 0
+        self.epoch: int = 0
+        self.state: int = _NEW
 
 
 class PriorityWaitQueue(ABC):

@@ -30,12 +30,12 @@ class LimiterSet:
         tokens: ConcurrencyLimiter | None,
         rate: RateLimiter,
     ) -> None:
-        self.search = (search,)
+        self.search: tuple[ConcurrencyLimiter] = (search,)
         self.tokens = tokens
         self.rate = rate
         self._total = total
-        self.llm = self._with_shared(llm)
-        self.batches = self._with_shared(batches)
+        self.llm: tuple[ConcurrencyLimiter, ...] = self._with_shared(llm)
+        self.batches: tuple[ConcurrencyLimiter, ...] = self._with_shared(batches)
 
     def _with_shared(self, limiter: ConcurrencyLimiter) -> tuple[ConcurrencyLimiter, ...]:
         limiters = [limiter] if self._total is None or self._total is limiter else [limiter, self._total]

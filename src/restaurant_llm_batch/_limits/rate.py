@@ -82,7 +82,7 @@ class RateLimiter(LockedState[RateQueue]):
 
     def __init__(self, requests: int | None, tokens: int | None) -> None:
         self._configured = requests, tokens
-        self.active = (requests, tokens) != (None, None)
+        self.active: bool = (requests, tokens) != (None, None)
         super().__init__()
 
     def _initial_state(self, parents: RateQueue | None) -> RateQueue:

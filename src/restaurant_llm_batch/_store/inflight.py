@@ -316,7 +316,7 @@ class InFlightCalls:
         self._reset_after_fork()
 
     def _reset_after_fork(self) -> None:
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
         self._open: dict[bytes, InFlightCall] = {}
         self._pid = os.getpid()  # last: another thread of a forked child may read it
 

@@ -84,7 +84,7 @@ class Store:
                 f"lock_timeout must be a number of seconds of at least 0, got {lock_timeout!r}; "
                 "for example lock_timeout=10"
             )
-        self.in_flight = InFlightCalls()
+        self.in_flight: InFlightCalls = InFlightCalls()
         self._file = StoreFile(path, lock_timeout)
         self._connections = Connections(self._file)
         self._discarding: set[bytes] = set()  # discarded, but still in the file
