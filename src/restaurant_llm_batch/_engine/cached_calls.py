@@ -174,7 +174,7 @@ class StoredJobJournal:
             change()
         except (
             Exception
-        ) as error:  # e.g. no new threads while the interpreter exits; the next run checks the job
+        ) as error:  # e.g. no new threads at the interpreter's exit; the next run checks the job
             log.warning("a job could not be recorded in the store, or not be deleted: %s", error)
 
 
