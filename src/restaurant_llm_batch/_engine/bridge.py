@@ -173,9 +173,8 @@ class RunBridge:
         """Cancel the run; its calls in flight are cancelled or abandoned. Yields the outcomes not taken yet."""
         self.cancel()
         driver = self._driver
-        if (
-            driver is not None and not driver.mailbox.is_here()
-        ):  # an observer, for example, would wait for itself
+        # An observer, for example, runs where the run lives, and would wait for itself.
+        if driver is not None and not driver.mailbox.is_here():
             while not self._finished.wait(POLL_INTERVAL):
                 pass
         with suppress(Empty):
