@@ -197,7 +197,7 @@ def prompts_and_parsing(rounds: int) -> float:
     task = SummarizeAspects()
     hits = [Hit(f"r{place}", "음식이 맛있고 직원분도 친절했어요.", 1.0, 1) for place in range(10)]
     llm = FakeLLM()
-    began = task.flow(RestaurantRef(restaurant_id=1))
+    began: Any = task.flow(RestaurantRef(restaurant_id=1))
     next(began)
     reply = llm.complete(began.send([hits, hits, hits]).request)
     costs = []

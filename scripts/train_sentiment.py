@@ -32,7 +32,7 @@ from sentiment_rows import Row, english, korean
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE_DATA = ROOT / "src" / "restaurant_llm_batch" / "data"
-HELD_OUT = ROOT / "tests" / "backends" / "sentiment_heldout.jsonl"
+HELD_OUT = ROOT / "tests" / "backends" / "offline" / "sentiment_heldout.jsonl"
 SHOWN = {"nsmc": 1000, "cebab": 1000, "mams": 200}  # rows of the held-out part that are committed
 
 BUCKETS = {"ko": 1 << 20, "en": 1 << 18}

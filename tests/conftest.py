@@ -1,21 +1,57 @@
-"""What the tests share: the two loops, and a guard against blocking either."""
+"""Fixtures and settings that all tests share: the two event loops, the SIGINT handler and hypothesis profiles."""
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
+from hypothesis import settings
+
+settings.register_profile("default", max_examples=25, deadline=None)
+settings.register_profile("slow", max_examples=100, deadline=None)
+
+
+def wants_slow(config: pytest.Config) -> bool:
+    """Return whether slow tests are selected, by ``-m slow`` or without any ``-m``."""
+    return "not slow" not in str(config.getoption("markexpr"))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Load the hypothesis profile: more examples if slow tests are selected."""
+    settings.load_profile("slow" if wants_slow(config) else "default")
+
+
+@pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Count hypothesis tests among the slow ones where these are selected, for their further examples."""
+    if wants_slow(config):
+        for item in items:
+            if hasattr(getattr(item, "obj", None), "hypothesis"):
+                item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(params=["asyncio", "trio"])
 def anyio_backend(request: pytest.FixtureRequest) -> str:
-    """Every async test runs on both loops."""
+    """Run every async test on both event loops."""
     return str(request.param)
 
 
 @pytest.fixture
 def nothing_blocks() -> Iterator[BlockBuster]:
-    """Fail whatever blocks an event loop."""
+    """Fail the test if anything blocks an event loop."""
     with blockbuster_ctx() as guard:
         yield guard
+
+
+@pytest.fixture(scope="session", autouse=True)
+def sigint_raises_keyboard_interrupt() -> Iterator[None]:
+    """
+    Install Python's default SIGINT handler, also for child processes.
+
+    A shell that starts the tests in the background has them ignore SIGINT, and children inherit that.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

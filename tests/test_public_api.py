@@ -39,7 +39,9 @@ CONTRACT = [
 def test_all_is_sorted_and_everything_in_it_exists(module: object) -> None:
     names = module.__all__  # type: ignore[attr-defined]
 
-    assert names == sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name)), "as ruff sorts"
+    assert names == sorted(names, key=lambda name: (not name.isupper(), not name[0].isupper(), name)), (
+        "as ruff sorts"
+    )
     assert all(getattr(module, name) is not None for name in names)
 
 

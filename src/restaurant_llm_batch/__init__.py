@@ -1,4 +1,4 @@
-"""Summarise thousands of restaurants from their reviews, with an LLM that is never overloaded."""
+"""Batch LLM processing of restaurant reviews: summaries, sentiment, strengths and vocabulary, within rate limits."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ from .tokens.packing import calculate_dynamic_batch_size, estimate_tokens, pack_
 if TYPE_CHECKING:
     from ._settings import BatchSettings
 
-# What is logged is shown by the handlers of whoever uses the library, and by none of Python's own.
+# A library logs only through its user's handlers: without this, Python would print warnings to stderr by itself.
 getLogger(__name__).addHandler(NullHandler())
 
 __all__ = [
@@ -132,7 +132,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Settings cost as much to import as everything else together, and many programs read none.
+    # Lazy: pydantic-settings takes as long to import as everything else together, and many programs do not use it.
     if name == "BatchSettings":
         from ._settings import BatchSettings
 
@@ -143,5 +143,5 @@ def __getattr__(name: str) -> Any:
         try:
             return version("restaurant-llm-batch")
         except PackageNotFoundError:
-            return "0+unknown"  # used from a source tree that was never installed
+            return "0+unknown"  # run from a source tree that is not installed
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""``python -m restaurant_llm_batch``."""
+"""Entry point of ``python -m restaurant_llm_batch``: the command line."""
 
 from .cli import main
 

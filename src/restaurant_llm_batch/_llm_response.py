@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True, slots=True)
 class RateLimitStatus:
     """
-    What a service lets through of one thing, and how much of that is left, by its own account.
+    Status of one rate limit, of requests or of tokens, as the service reports it.
 
     Attributes:
-        limit: The most, as a rule in a minute.
-        remaining: What is left of it.
-        reset: Seconds until all of it is there again.
+        limit: The limit, usually per minute.
+        remaining: Requests or tokens left at the time of the response.
+        reset: Seconds until `remaining` is back at `limit`.
     """
 
     limit: int
@@ -24,37 +24,37 @@ class RateLimitStatus:
 @dataclass(frozen=True, slots=True)
 class RateLimitInfo:
     """
-    What a service says is left when it answers or refuses a call: OpenAI's ``x-ratelimit-*`` headers.
+    Rate limits that a service reports with a response or a refusal: OpenAI's ``x-ratelimit-*`` headers.
 
     Attributes:
-        requests: Calls, or None when nothing is said of them.
-        tokens: Tokens, likewise.
+        requests: The limit on requests, or None if not reported.
+        tokens: The limit on tokens, or None if not reported.
     """
 
     requests: RateLimitStatus | None = None
     tokens: RateLimitStatus | None = None
 
     def is_insufficient_for(self, tokens: int) -> bool:
-        """Tell whether too little is left for a call of so many tokens."""
-        calls_gone = self.requests is not None and self.requests.remaining < 1
-        return calls_gone or (self.tokens is not None and self.tokens.remaining < max(1, tokens))
+        """Return whether too little is left for a call of `tokens` tokens."""
+        no_requests_left = self.requests is not None and self.requests.remaining < 1
+        return no_requests_left or (self.tokens is not None and self.tokens.remaining < max(1, tokens))
 
 
 @dataclass(frozen=True, slots=True)
 class LLMResponse:
     """
-    A model's answer.
+    A model's reply to an `LLMRequest`.
 
     Attributes:
-        text: The answer.
-        finish_reason: "stop" when the model ended by itself, "length" when it was cut off, "content_filter"
-            when the service cut it off, "refusal" when the model declined; the text is then its reason.
-        prompt_tokens: Tokens read, as counted by the service; 0 when unknown.
-        completion_tokens: Tokens written, likewise.
-        model: The model that answered.
-        cached_tokens: Those of `prompt_tokens` that the service had in its prompt cache.
-        rate_limit: What the service said was left of its limits. True of that moment and no part of the answer, so
-            replies are equal without it.
+        text: Text of the reply.
+        finish_reason: "stop" if the model ended by itself, "length" if it was cut off at the token limit,
+            "content_filter" if the service cut it off, "refusal" if the model declined; the text is then its reason.
+        prompt_tokens: Tokens of the prompt, as counted by the service; 0 if unknown.
+        completion_tokens: Tokens of the reply, as counted by the service; 0 if unknown.
+        model: Name of the model that answered.
+        cached_tokens: How many of `prompt_tokens` the service took from its prompt cache.
+        rate_limit: Rate limits that the service reported with the reply, or None. Not compared: they describe the
+            moment, not the reply.
     """
 
     text: str

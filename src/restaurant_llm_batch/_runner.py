@@ -192,6 +192,11 @@ class BatchRunner:
             chosen["search"] = settings.search()
         return cls(**chosen)
 
+    @property
+    def can_search(self) -> bool:
+        """Whether the runner has a search backend: without one, tasks that require search are refused."""
+        return self._plan.search is not None
+
     def run(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> BatchReport[R]:
         """
         Apply a task to items and wait for all of them.

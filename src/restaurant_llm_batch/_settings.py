@@ -1,11 +1,11 @@
-"""`BatchSettings`: the environment, as a strategy, limits and backends."""
+"""`BatchSettings`: configuration from environment variables, as a strategy, limits and backends."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -26,21 +26,23 @@ _EXAMPLES = {
     "qdrant_url": "http://localhost:6333",
     "batch_embedding_model": "text-embedding-3-small",
 }
-_NEEDED_BY = {
+"""Example values for error messages."""
+_REQUIRED_BY = {
     "batch_llm_model": "batch_llm_backend",
     "batch_llm_url": "batch_llm_backend",
     "runpod_endpoint_id": "batch_llm_backend",
     "qdrant_url": "batch_search_backend",
     "batch_embedding_model": "batch_embedder",
 }
+"""The variable whose value makes each of these required."""
 
 
 class BatchSettings(BaseSettings):
     """
-    What the environment says; an argument goes before it.
+    Configuration from environment variables. A keyword argument overrides the variable.
 
-    Every field is read from the environment variable of its name in capitals, which is the name that the
-    source service uses.
+    Every field is read from the environment variable of its name in capitals. The names are those of the service that
+    this library was made for.
 
     Attributes:
         batch_search_async: `Strategy.search_async`.
@@ -56,33 +58,33 @@ class BatchSettings(BaseSettings):
         vllm_default_batch_size: `Limits.default_batch_size`.
         enable_parallel_word_phrase_extraction: `ExtractVocabulary.parallel`.
         max_safe_chunks_for_parallel: `ExtractVocabulary.max_safe_chunks`.
-        aspect_seeds_file: A JSON file of seed words, ``{"service": ["직원 친절", ...], ...}``; see `aspects`.
-        batch_llm_backend: The model: "openai", "vllm" (its server), "runpod", or "offline", which needs none.
-        batch_llm_model: The model's name; needed for "openai", elsewhere the service's own if left out.
-        batch_llm_url: The address of a vLLM server, or of a service that speaks OpenAI's API.
-        batch_llm_timeout: Seconds to wait for an answer; for "runpod" the queue's time included.
-        openai_api_key: OpenAI's key, or that of the service at `batch_llm_url`.
-        vllm_api_key: The key of a vLLM server that wants one.
-        runpod_api_key: RunPod's key.
-        runpod_endpoint_id: The serverless endpoint, as in its address.
-        batch_search_backend: The search: "embedded" runs in this process, "qdrant" asks a server.
-        batch_search_path: The folder of the embedded search; without one it is empty and in memory.
-        batch_search_timeout: Seconds to wait for a Qdrant server.
-        qdrant_url: The Qdrant server's address.
-        qdrant_api_key: Its key.
-        qdrant_collection: The collection of the reviews.
-        qdrant_prefer_grpc: Whether to speak gRPC to it.
-        batch_embedder: What makes vectors of texts: "hashing" needs no download, "fastembed" runs a model in
-            this process, "api" asks a service that speaks OpenAI's API. The one that indexed must search.
-        batch_embedding_model: The model's name; needed for "api".
-        batch_embedding_url: The address of that service, with its ``/v1``.
-        batch_embedding_api_key: Its key.
+        aspect_seeds_file: Path of a JSON file of seed words, ``{"service": ["직원 친절", ...], ...}``; see `aspects`.
+        batch_llm_backend: LLM backend: "openai", "vllm" (a vLLM server), "runpod", or "offline" (no model).
+        batch_llm_model: Name of the model; required for "openai", otherwise the service's own model by default.
+        batch_llm_url: URL of a vLLM server, or of an OpenAI-compatible service.
+        batch_llm_timeout: Maximum seconds to wait for a reply; for "runpod", time in the queue included.
+        openai_api_key: API key of OpenAI, or of the service at `batch_llm_url`.
+        vllm_api_key: API key of the vLLM server, if it requires one.
+        runpod_api_key: API key of RunPod.
+        runpod_endpoint_id: Id of the RunPod serverless endpoint, as in its URL.
+        batch_search_backend: Search backend: "embedded" (in this process) or "qdrant" (a server).
+        batch_search_path: Folder of the embedded search; without one the index is in memory, and empty at first.
+        batch_search_timeout: Maximum seconds to wait for the Qdrant server.
+        qdrant_url: URL of the Qdrant server.
+        qdrant_api_key: API key of the Qdrant server.
+        qdrant_collection: Name of the collection of reviews.
+        qdrant_prefer_grpc: Whether to use gRPC for the Qdrant server.
+        batch_embedder: Embedder: "hashing" (no download), "fastembed" (a model in this process) or "api" (an
+            OpenAI-compatible service). Search with the embedder that made the index.
+        batch_embedding_model: Name of the embedding model; required for "api".
+        batch_embedding_url: URL of the embedding service, with its ``/v1``.
+        batch_embedding_api_key: API key of the embedding service.
 
     Raises:
-        ConfigurationError: When a variable has no usable value; it names the variable.
+        ConfigurationError: A variable has an invalid value; the message names the variable.
     """
 
-    model_config = SettingsConfigDict(
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
         extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True
     )
 
@@ -124,10 +126,10 @@ class BatchSettings(BaseSettings):
         try:
             super().__init__(**values)
         except ValidationError as error:
-            raise ConfigurationError(_complaint(error)) from error
+            raise ConfigurationError(_describe(error)) from error
 
     def strategy(self) -> Strategy:
-        """Return the strategy of the three switches."""
+        """Return the strategy that the three ``*_async`` variables select."""
         return Strategy(
             search_async=self.batch_search_async,
             restaurant_async=self.batch_restaurant_async,
@@ -152,7 +154,7 @@ class BatchSettings(BaseSettings):
         Return the aspects for `SummarizeAspects(aspects=...)`: those of the seeds file, or the default ones.
 
         Raises:
-            ConfigurationError: When the file cannot be read or is not a JSON object.
+            ConfigurationError: The file cannot be read or is not a JSON object.
         """
         path = self.aspect_seeds_file
         if path is None:
@@ -163,48 +165,51 @@ class BatchSettings(BaseSettings):
             raise ConfigurationError(f"ASPECT_SEEDS_FILE={path} cannot be read: {error}") from error
         if not isinstance(seeds, dict):
             raise ConfigurationError(
-                f'ASPECT_SEEDS_FILE={path} must hold a JSON object like {{"service": ["직원 친절"]}}'
+                f'ASPECT_SEEDS_FILE={path} must hold a JSON object; for example {{"service": ["직원 친절"]}}'
             )
         return cast("Mapping[str, Sequence[str]]", seeds)
 
     def vocabulary(self, **arguments: Any) -> ExtractVocabulary:
         """
-        Return the task that extracts vocabularies.
+        Return an `ExtractVocabulary` task.
 
         Args:
-            arguments: Fields of `ExtractVocabulary`; they go before the environment's.
+            arguments: Fields of `ExtractVocabulary`; they override the environment variables.
 
         Raises:
-            ConfigurationError: When a field is out of its bounds.
+            ConfigurationError: A field is out of its bounds.
         """
-        parallel, chunks = self.enable_parallel_word_phrase_extraction, self.max_safe_chunks_for_parallel
-        return ExtractVocabulary(**{"parallel": parallel, "max_safe_chunks": chunks, **arguments})
+        from_environment = {
+            "parallel": self.enable_parallel_word_phrase_extraction,
+            "max_safe_chunks": self.max_safe_chunks_for_parallel,
+        }
+        return ExtractVocabulary(**{**from_environment, **arguments})
 
     def llm(self) -> LLMBackend | AsyncLLMBackend:
         """
-        Return a new model.
+        Return a new LLM backend.
 
         Raises:
-            ConfigurationError: When a variable is missing that the backend needs.
+            ConfigurationError: A variable that the backend needs is missing.
         """
         match self.batch_llm_backend:
             case "openai":
                 return backends.OpenAILLM(
-                    self._needed("batch_llm_model"),
+                    self._required("batch_llm_model"),
                     api_key=self.openai_api_key,
                     base_url=self.batch_llm_url,
                     timeout=self.batch_llm_timeout,
                 )
             case "vllm":
                 return backends.VLLMServerLLM(
-                    self._needed("batch_llm_url"),
+                    self._required("batch_llm_url"),
                     self.batch_llm_model,
                     api_key=self.vllm_api_key,
                     timeout=self.batch_llm_timeout,
                 )
             case "runpod":
                 return backends.RunPodLLM(
-                    self._needed("runpod_endpoint_id"),
+                    self._required("runpod_endpoint_id"),
                     api_key=self.runpod_api_key,
                     model=self.batch_llm_model,
                     timeout=self.batch_llm_timeout,
@@ -213,15 +218,15 @@ class BatchSettings(BaseSettings):
 
     def search(self) -> SearchBackend | AsyncSearchBackend:
         """
-        Return a new search.
+        Return a new search backend.
 
         Raises:
-            ConfigurationError: When a variable is missing that the backend needs.
+            ConfigurationError: A variable that the backend needs is missing.
         """
         if self.batch_search_backend == "qdrant":
             return search_backends.QdrantSearch(
                 self.qdrant_collection,
-                url=self._needed("qdrant_url"),
+                url=self._required("qdrant_url"),
                 api_key=self.qdrant_api_key,
                 prefer_grpc=self.qdrant_prefer_grpc,
                 timeout=self.batch_search_timeout,
@@ -234,7 +239,7 @@ class BatchSettings(BaseSettings):
         Return a new embedder.
 
         Raises:
-            ConfigurationError: When a variable is missing that it needs, or the extra is not installed.
+            ConfigurationError: A variable that the embedder needs is missing, or its extra is not installed.
         """
         match self.batch_embedder:
             case "fastembed":
@@ -243,26 +248,26 @@ class BatchSettings(BaseSettings):
             case "api":
                 return embedders.APIEmbedder(
                     self.batch_embedding_url,
-                    self._needed("batch_embedding_model"),
+                    self._required("batch_embedding_model"),
                     api_key=self.batch_embedding_api_key,
                 )
         return embedders.HashingEmbedder()
 
-    def _needed(self, name: str) -> str:
+    def _required(self, name: str) -> str:
         value = getattr(self, name)
         if not value:
-            kind = _NEEDED_BY[name]
+            choice = _REQUIRED_BY[name]
             raise ConfigurationError(
-                f"{kind.upper()}={getattr(self, kind)} needs {name.upper()}; "
-                f"write for example {name.upper()}={_EXAMPLES[name]}"
+                f"{choice.upper()}={getattr(self, choice)} needs {name.upper()}; "
+                f"for example {name.upper()}={_EXAMPLES[name]}"
             )
         return str(value)
 
 
-def _complaint(error: ValidationError) -> str:
-    complaints = []
+def _describe(error: ValidationError) -> str:
+    messages = []
     for detail in error.errors(include_url=False):
         name = str(detail["loc"][0]).upper() if detail["loc"] else "the settings"
         value = "***" if name.endswith("KEY") else repr(detail["input"])
-        complaints.append(f"{name}={value}: {detail['msg'].lower()}")
-    return "; ".join(complaints)
+        messages.append(f"{name}={value}: {detail['msg'].lower()}")
+    return "; ".join(messages)

@@ -1,9 +1,26 @@
 """
-How a blocking backend learns that a run gives its call up, and ends it.
+Cancellation of blocking calls: the cancel token, and how a backend waits so that a cancelled run can end its call.
 
-A worker thread cannot be cancelled. A backend that waits for long, as `RunPodLLM` does between two looks at a
-job, therefore waits with `wait`, and tidies up when that raises. One that blocks in something which another
-thread can end, as a connection is, names what ends it with `on_cancel`.
+Theory of operation. An async call is cancelled by its event loop. A worker thread cannot be cancelled, so a
+blocking backend has to cooperate:
+
+1. For each blocking call the driver makes a `CancelToken` and runs the backend inside `run_with_token`.
+2. A backend that only waits, as `RunPodLLM` does between two polls, waits with `sleep`, which raises `RunStopped`
+   as soon as the token is set. It then cleans up (cancels its job) inside `shielded`.
+3. A backend that blocks in I/O registers with `on_cancel` a function that aborts the I/O from another thread, as
+   the HTTP transports do by closing the connection.
+4. When the run is stopped or cancelled, the engine sets the token from its own thread.
+
+Two context variables reach from the engine into the backends, because the backend protocols have no parameter for
+them. They are the only such couplings:
+
+- the cancel token, set here by `run_with_token`, for the length of one blocking call;
+- the job journal, set in `_store/journal.py` by `use_job_journal`, for the length of one call, sync or async, that a
+  store answers for; a backend whose replies are jobs reads it with `current_job_journal`, to find the job of an
+  earlier run instead of paying for a second one.
+
+They are context variables and not thread locals, because async calls of many items share one thread. Outside a run,
+and without a store, they are None; a backend that ignores them works, but cannot be cancelled or re-attached.
 """
 
 from __future__ import annotations
@@ -20,11 +37,11 @@ from .errors import RunStopped
 
 T = TypeVar("T")
 
-log = logging.getLogger("restaurant_llm_batch")
+log: logging.Logger = logging.getLogger("restaurant_llm_batch")
 
 
 class CancelToken:
-    """Whether calls were given up: set once, by any thread; may be waited for, or answered with callbacks."""
+    """Cancellation flag of one or more calls. Any thread may set it, once; others wait for it or add callbacks."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -32,7 +49,9 @@ class CancelToken:
         self._callbacks: dict[object, Callable[[], object]] = {}
 
     def set(self) -> None:
-        """Give the calls up, and call what waits for that in this thread. What a callback raises is logged."""
+        """Cancel the calls, and run the callbacks in this thread. An exception of a callback is logged."""
+        # The flag is set under the lock, so that a callback added at the same time either is in the
+        # dictionary or sees the flag: it runs exactly once. The callbacks run outside, as they may block.
         with self._lock:
             self._event.set()
             callbacks, self._callbacks = self._callbacks, {}
@@ -40,31 +59,31 @@ class CancelToken:
             _call(callback)
 
     def is_set(self) -> bool:
-        """Tell whether the calls were given up."""
+        """Return whether the calls are cancelled."""
         return self._event.is_set()
 
     def wait(self, seconds: float | None = None) -> bool:
-        """Wait until the calls are given up, for so many seconds at most; return whether they were."""
+        """Wait until the calls are cancelled, at most `seconds` (None: without limit); return whether they are."""
         return self._event.wait(seconds)
 
     def add_callback(self, callback: Callable[[], object]) -> Callable[[], None]:
         """
-        Have something called once when the calls are given up; at once if they were already.
+        Call `callback` once when the calls are cancelled; at once, in this thread, if they already are.
 
         Returns:
-            What takes it back. It does not wait for a callback that another thread is in the middle of.
+            A function that removes the callback. It does not wait for a callback that another thread is running.
         """
-        mark = object()
+        key = object()
         with self._lock:
-            due = self._event.is_set()
-            if not due:
-                self._callbacks[mark] = callback
-        if due:
+            already_set = self._event.is_set()
+            if not already_set:
+                self._callbacks[key] = callback
+        if already_set:
             _call(callback)
 
         def remove_callback() -> None:
             with self._lock:
-                self._callbacks.pop(mark, None)
+                self._callbacks.pop(key, None)
 
         return remove_callback
 
@@ -74,10 +93,10 @@ _CANCEL_TOKEN: ContextVar[CancelToken | None] = ContextVar("cancel_token", defau
 
 def sleep(seconds: float) -> None:
     """
-    Wait in a blocking backend.
+    Sleep in a blocking backend for `seconds`, or until the run cancels the call.
 
     Raises:
-        RunStopped: At once when the run that made this call has given it up; nobody hears its answer.
+        RunStopped: The run cancelled this call; nothing waits for its reply any more.
     """
     token = _CANCEL_TOKEN.get()
     if token is None:
@@ -87,26 +106,26 @@ def sleep(seconds: float) -> None:
 
 
 def cancel_requested() -> bool:
-    """Tell whether the run that made this call has given it up."""
+    """Return whether the run has cancelled the current call."""
     token = _CANCEL_TOKEN.get()
     return token is not None and token.is_set()
 
 
 def cancelled_error() -> RunStopped:
-    """Return the error of a call that was given up."""
-    return RunStopped("the run gave this call up")
+    """Return the error of a cancelled call."""
+    return RunStopped("the run cancelled this call")
 
 
 @contextmanager
 def on_cancel(abort: Callable[[], object]) -> Iterator[None]:
     """
-    Have the call of this thread ended when the run gives it up.
+    Abort the work of the ``with`` block when the run cancels the current call.
 
-    Outside a run, and in a call of one that cannot give it up, this does nothing.
+    Outside a run, and in a call that its run cannot cancel, this does nothing.
 
     Args:
-        abort: Ends what the ``with`` block does, and comes from another thread, or from this one before the
-            block begins when the call is given up already. It may still come when the block has just ended.
+        abort: Aborts the work. It is called from another thread; or from this thread before the block starts if
+            the call is already cancelled. It may still be called just after the block has ended.
     """
     token = _CANCEL_TOKEN.get()
     if token is None:
@@ -122,9 +141,10 @@ def on_cancel(abort: Callable[[], object]) -> Iterator[None]:
 @contextmanager
 def shielded() -> Iterator[None]:
     """
-    Let a part of a call, such as its tidying up, go on although the run gives the call up.
+    Shield a part of a call, such as its clean-up, from cancellation.
 
-    Inside, `wait` only waits, `cancel_requested` tells no, and exchanges are not ended.
+    Inside the block, cancellation is ignored: `sleep` does not raise, `cancel_requested` returns False, and HTTP
+    requests are not aborted.
     """
     previous = _CANCEL_TOKEN.set(None)
     try:
@@ -134,7 +154,7 @@ def shielded() -> Iterator[None]:
 
 
 def run_with_token(token: CancelToken, work: Callable[[], T]) -> T:
-    """Do work that is given up when the event is set."""
+    """Run `work` in this thread with `token` as its cancel token, and return its result."""
     previous = _CANCEL_TOKEN.set(token)
     try:
         return work()
@@ -146,4 +166,4 @@ def _call(callback: Callable[[], object]) -> None:
     try:
         callback()
     except Exception:
-        log.exception("ending a call that was given up failed")
+        log.exception("a cancellation callback failed")

@@ -1,11 +1,11 @@
 """
-Every error the library raises or reports.
+Error tree: every error that the library raises or reports.
 
 BatchError
-├── ConfigurationError (ValueError)   yours to mend: raised before any call, says what to write
-├── RunStopped                        this item was not run, or not to its end, because the run stopped
-├── DeadlineExceeded                  this item's time was up, or that of a call that cannot be ended
-├── StoreError                        the store could not be read or written
+├── ConfigurationError (ValueError)   invalid argument or item: raised before any call; the message gives an example
+├── RunStopped                        the run stopped before this item was finished
+├── DeadlineExceeded                  a time limit passed: the item's, or that of a call that cannot be interrupted
+├── StoreError                        the store cannot be read or written
 ├── BackendError                      .backend, .status; __cause__ is the SDK's own error
 │   ├── TransientBackendError         worth another attempt; .retry_after in seconds, or None
 │   │   └── RateLimited               the service refused the call; does not count as an attempt
@@ -14,11 +14,11 @@ BatchError
 │       ├── SubmissionUnknown         a paid job may or may not exist; never submitted again
 │       ├── AuthenticationFailed      stops the run
 │       └── QuotaExhausted            stops the run
-└── OutputError                       the model answered, but not usably; .reply is kept
+└── OutputError                       the model's reply cannot be used; .reply is kept
     ├── OutputTruncated               cut off at its token limit
     └── OutputInvalid                 not the JSON that was asked for
 
-All of them can be pickled, and none of them ever holds an API key.
+All errors can be pickled, and none of them ever holds an API key.
 """
 
 from __future__ import annotations
@@ -31,33 +31,33 @@ if TYPE_CHECKING:
 
 class BatchError(Exception):
     """
-    Root of every error of this library.
+    Base class of every error of this library.
 
-    Attributes are given as keyword arguments and survive pickling.
+    Attributes are passed as keyword arguments and survive pickling.
     """
 
     def __init__(self, message: str = "") -> None:
         super().__init__(message)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Exceptions are rebuilt from `args` alone, which would drop our keyword-only attributes.
+        # By default an exception is unpickled from `args` alone, which would drop the keyword-only attributes.
         return (type(self), self.args, self.__dict__)
 
 
 class ConfigurationError(BatchError, ValueError):
-    """What was passed cannot work; the message names the field and what to write instead."""
+    """An argument, setting or item is invalid; the message names the field, what is expected, and an example."""
 
 
 class RunStopped(BatchError):
-    """The run ended before this item did; ``__cause__`` is what stopped it, where something did."""
+    """The run ended before this item did; ``__cause__`` is the error that stopped the run, if there was one."""
 
 
 class DeadlineExceeded(BatchError):
-    """An item's time was up, or that of a blocking call, which goes on in its thread and is not made again."""
+    """The time limit of an item passed, or of a blocking call: that call continues in its thread, unretried."""
 
 
 class StoreError(BatchError):
-    """The store could not be read or written; the message names the file and says what to do."""
+    """The store cannot be read or written; the message names the file and says what to do."""
 
 
 class BackendError(BatchError):
@@ -65,8 +65,8 @@ class BackendError(BatchError):
     A search or LLM service failed.
 
     Attributes:
-        backend: Name of the backend that raised it, or "".
-        status: HTTP status, where there is one.
+        backend: Name of the backend that raised the error, or "".
+        status: HTTP status code, or None if there was no HTTP response.
     """
 
     def __init__(self, message: str = "", *, backend: str = "", status: int | None = None) -> None:
@@ -80,7 +80,7 @@ class TransientBackendError(BackendError):
     A failure that may pass: a lost connection, a timeout, a 5xx.
 
     Attributes:
-        retry_after: Seconds the service asked us to wait at least, or None.
+        retry_after: Minimum seconds to wait before the next attempt, as requested by the service; or None.
     """
 
     def __init__(
@@ -97,10 +97,10 @@ class TransientBackendError(BackendError):
 
 class RateLimited(TransientBackendError):
     """
-    The service refused the call for now (429); the call was not tried, so no attempt is used up.
+    The service refused the call for now (HTTP 429). The call was not processed, so no attempt is used up.
 
     Attributes:
-        rate_limit: What the service said was left of its limits, or None.
+        rate_limit: Rate-limit status that the service reported with the refusal, or None.
     """
 
     def __init__(
@@ -121,7 +121,7 @@ class PromptTooLong(BackendError):
 
 
 class PermanentBackendError(BackendError):
-    """A failure that asking again cannot mend: 400, 404, 422 and their like."""
+    """A failure that a retry cannot fix: HTTP 400, 404, 422 and similar."""
 
 
 class SubmissionUnknown(PermanentBackendError):
@@ -129,7 +129,7 @@ class SubmissionUnknown(PermanentBackendError):
 
 
 class AuthenticationFailed(PermanentBackendError):
-    """The service does not accept the key (401, 403); the run stops."""
+    """The service rejects the API key (HTTP 401, 403); the run stops."""
 
 
 class QuotaExhausted(PermanentBackendError):
@@ -138,10 +138,10 @@ class QuotaExhausted(PermanentBackendError):
 
 class OutputError(BatchError):
     """
-    The model answered, but the answer cannot be used.
+    The model answered, but its reply cannot be used.
 
     Attributes:
-        reply: The reply as it came, so that what was paid for is not lost.
+        reply: The unusable reply, so that paid output is not lost; or None.
     """
 
     def __init__(self, message: str = "", *, reply: LLMResponse | None = None) -> None:
@@ -150,12 +150,12 @@ class OutputError(BatchError):
 
 
 class OutputTruncated(OutputError):
-    """The answer was cut off at its token limit."""
+    """The reply was cut off at its token limit."""
 
 
 class OutputInvalid(OutputError):
-    """The answer is not the JSON that was asked for."""
+    """The reply is not the JSON that was asked for."""
 
 
 STOPS_THE_RUN = (AuthenticationFailed, QuotaExhausted)
-"""Errors after which no further call of the run can succeed."""
+"""Fatal errors: after one of them, no further call of the run can succeed."""

@@ -1,12 +1,11 @@
 """
-What observers see: one stream of small frozen events.
+Run events for observers: one stream of small immutable events.
 
-Progress bars, statistics, timelines and traces are observers; the engine knows none of them. Times (`time`)
-are seconds on the run's monotonic clock. Events of one run arrive in order, one at a time, on the thread or
-loop that drives it; events of different runs of one runner may arrive from different threads.
+Progress bars, statistics, timelines and traces are observers; the engine depends on none of them. `run` numbers the
+run. `time` is in seconds, on the run's monotonic clock. Events of one run arrive in order, one at a time, on the thread
+or event loop that drives the run; events of different runs of one runner may arrive from different threads.
 
-They are named tuples because two of them are made for every call, and these are made four times faster than
-frozen dataclasses.
+Events are named tuples: every call emits two, and a named tuple is created four times faster than a frozen dataclass.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from .outcomes import Outcome, RunStats, Stage
 
 
 class RunStarted(NamedTuple):
-    """A run of a task begins; `total` is the number of items, or None when the input does not tell."""
+    """A run of a task started; `total` is the number of items, or None if the input has no length."""
 
     run: int
     time: float
@@ -28,7 +27,7 @@ class RunStarted(NamedTuple):
 
 
 class ItemStarted(NamedTuple):
-    """An item entered the window."""
+    """An item was admitted: it is now one of the open items (`Limits.open_items`)."""
 
     run: int
     time: float
@@ -37,14 +36,14 @@ class ItemStarted(NamedTuple):
 
 class CallStarted(NamedTuple):
     """
-    A call was admitted and begins.
+    A call was admitted and started.
 
     Attributes:
         stage: "search", "llm" or "tokens".
-        label: The aspect searched for, or the task name of the request.
-        attempt: 1 for the first try.
-        queue_seconds: Seconds it waited for its slot.
-        weight: Slots it holds; more than 1 only for several searches in one round trip.
+        label: The aspect of the query, or the task name of the request.
+        attempt: Number of the attempt, from 1.
+        queue_seconds: Seconds that the call waited for its limits.
+        weight: Slots that the call holds; more than 1 only for several queries in one round trip.
     """
 
     run: int
@@ -58,7 +57,7 @@ class CallStarted(NamedTuple):
 
 
 class CallEnded(NamedTuple):
-    """A call came back: with the model's `reply` (None for a search), or with an `error`."""
+    """A call ended after `seconds`, with the model's `reply` (None for a search) or with an `error`."""
 
     run: int
     time: float
@@ -73,7 +72,7 @@ class CallEnded(NamedTuple):
 
 
 class CacheHit(NamedTuple):
-    """An answer was in the store already: no call is made, and nothing is paid; `label` is the request's task name."""
+    """The store already had the reply, so no call is made; `label` is the request's task name."""
 
     run: int
     time: float
@@ -83,7 +82,7 @@ class CacheHit(NamedTuple):
 
 
 class RetryScheduled(NamedTuple):
-    """A call will be made again after `wait` seconds; its slot is free until then."""
+    """A call failed and will be retried after `wait` seconds; it holds no slot until then."""
 
     run: int
     time: float
@@ -103,16 +102,16 @@ WaitReason: TypeAlias = Literal[
 
 class PendingWait(NamedTuple):
     """
-    Something that an item waits for.
+    One wait of an item.
 
     Attributes:
-        item_id: The item.
-        label: The aspect searched for, the task name of the request, or "".
-        reason: "response" of a backend; a slot of a limit on calls in flight ("concurrency") or per minute
-            ("rate_limit"); the next attempt ("retry"); a task's own "sleep"; a reply being written to the "store"; or
-            another item or run that makes the same call ("duplicate").
-        seconds: For how long.
-        attempt: Of a call that is being tried, which try it is; else 0.
+        item_id: Id of the item.
+        label: The aspect of the query, the task name of the request, or "".
+        reason: "response": a backend's response; "concurrency": a limit on calls in flight; "rate_limit": a limit per
+            minute; "retry": the delay before the next attempt; "sleep": a sleep of the task; "store": a reply being
+            written to the store; "duplicate": the same call of another item or run.
+        seconds: Seconds waited so far.
+        attempt: Number of the attempt in progress, from 1; 0 if the wait is not part of a call.
     """
 
     item_id: ItemId
@@ -126,9 +125,11 @@ class Stalled(NamedTuple):
     """
     No call has started or ended for `TimeLimits.stall_warning_after` seconds, or for 2, 4, ... times as long.
 
-    The longest wait comes first.
+    ``str()`` returns the text of the log record.
 
-    As a text it is what the log says.
+    Attributes:
+        seconds: Seconds since a call last started or ended.
+        waits: What the open items wait for, longest wait first.
     """
 
     run: int
@@ -138,34 +139,35 @@ class Stalled(NamedTuple):
 
     def __str__(self) -> str:
         parts: list[str] = []
-        for kind, words in _WAITED_FOR.items():
-            alike = [wait for wait in self.waits if wait.reason == kind]
-            if not alike:
+        for reason, text in _REASON_TEXTS.items():
+            waits = [wait for wait in self.waits if wait.reason == reason]
+            if not waits:
                 continue
-            first, *more = alike
-            tries = f", try {first.attempt}" if first.attempt > 1 else ""
-            name = f"{first.label!r} of {first.item_id!r}" if first.label else repr(first.item_id)
-            others = f" and {len(more)} more" if more else ""
-            parts.append(f"{words}: {name} for {first.seconds:.0f} s{tries}{others}")
+            longest, *rest = waits
+            attempt = f", attempt {longest.attempt}" if longest.attempt > 1 else ""
+            name = f"{longest.label}/{longest.item_id!r}" if longest.label else repr(longest.item_id)
+            others = f" and {len(rest)} other{'s' * (len(rest) > 1)}" if rest else ""
+            parts.append(f"{text}: {name} ({longest.seconds:.0f} s{attempt}){others}")
         return (
-            f"run {self.run}: nothing has happened for {self.seconds:.0f} s. Waiting for {'; '.join(parts)}"
+            f"run {self.run}: no call has started or ended for {self.seconds:.0f} s, "
+            f"waiting for {'; '.join(parts)}"
         )
 
 
-_WAITED_FOR: dict[WaitReason, str] = {
-    "response": "an answer",
-    "store": "the disk",
-    "retry": "the next try",
-    "rate_limit": "a limit per minute",
-    "sleep": "the end of a pause",
-    "duplicate": "another item or run that asks the same",
-    "concurrency": "a slot",
+_REASON_TEXTS: dict[WaitReason, str] = {
+    "response": "response",
+    "store": "store write",
+    "retry": "retry",
+    "rate_limit": "rate limit",
+    "sleep": "sleep",
+    "duplicate": "identical call",
+    "concurrency": "concurrency slot",
 }
-"""In the order of the log: what the others wait for comes first."""
+"""In the order of the log text: causes first, then the waits that follow from them."""
 
 
 class ItemEnded(NamedTuple):
-    """An item is done, or failed."""
+    """An item succeeded or failed."""
 
     run: int
     time: float
@@ -173,7 +175,7 @@ class ItemEnded(NamedTuple):
 
 
 class RunEnded(NamedTuple):
-    """A run is over."""
+    """A run ended; no event of this run follows."""
 
     run: int
     time: float

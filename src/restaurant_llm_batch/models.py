@@ -1,8 +1,8 @@
 """
-What goes in: reviews, the items of the tasks, and what is said to searches and models. `results` has what comes out.
+Input models: reviews, the tasks' items, search queries and hits, LLM requests. The tasks' results are in `results`.
 
-Everything here is frozen. Data from outside is checked once, at the door (`tasks/forms.py`), so the rest of
-the library can trust it.
+All classes are frozen. Input is validated once, when it enters the library (`tasks/_schemas.py`), so the other modules
+can trust it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeAlias
 from .errors import ConfigurationError
 
 ItemId: TypeAlias = int | str
-"""Restaurants, reviews and items are named by an integer or a string; 0 is a name like any other."""
+"""Id of a restaurant, review or other item: an integer or a non-empty string. 0 is a valid id."""
 
 Message: TypeAlias = Mapping[str, str]
 """One chat message: ``{"role": "system" | "user" | "assistant", "content": text}``."""
@@ -33,16 +33,16 @@ def as_item_id(value: object, field: str) -> ItemId:
     Return `value` as an id.
 
     Args:
-        value: An integer of any kind (numpy's too) or a string.
-        field: What to call it in the error.
+        value: An integer of any type, numpy's included, or a string.
+        field: Name of the field, for the error message.
 
     Raises:
-        ConfigurationError: When it is neither, or empty.
+        ConfigurationError: `value` is neither an integer nor a string, or is an empty string.
     """
     if isinstance(value, str) and value:
         return value
     if hasattr(value, "__index__") and not isinstance(value, bool):
-        with suppress(TypeError):  # an array of several numbers has the method, and no use for it
+        with suppress(TypeError):  # an array of several numbers has __index__, but it raises
             return index(value)
     raise ConfigurationError(f"{field} must be an integer or a string, got {value!r}")
 
@@ -54,10 +54,10 @@ class Review:
 
     Attributes:
         content: The text, as the guest wrote it.
-        id: Its name; where it is missing, whoever needs one derives it (documented there).
-        restaurant_id: The restaurant it is about.
-        is_recommended: Whether the guest recommends the place, where that is known.
-        category: The restaurant's kind of food, by name or number, where that is known.
+        id: Id of the review; None to let the task or index derive one, as documented there.
+        restaurant_id: Id of the restaurant that the review is about.
+        is_recommended: Whether the guest recommends the restaurant; None if unknown.
+        category: The restaurant's kind of food, by name or number; None if unknown.
     """
 
     content: str
@@ -70,15 +70,15 @@ class Review:
 @dataclass(frozen=True, slots=True)
 class SearchQuery:
     """
-    A search among the reviews of one restaurant, or of all the others.
+    A search among the reviews of one restaurant, or of all other restaurants.
 
     Attributes:
-        restaurant_id: Whose reviews may be returned; ``1`` and ``"1"`` name the same restaurant.
-        text: What to look for.
-        limit: The most hits wanted.
-        min_score: Least dense cosine similarity of a hit, -1 to 1; 0.0 means no bound.
-        aspect: The aspect that asks, for observers; backends need not read it.
-        scope: "restaurant" for the restaurant's own reviews, "others" for those of every restaurant but this one.
+        restaurant_id: Restaurant that `scope` refers to; ``1`` and ``"1"`` name the same restaurant.
+        text: Query text.
+        limit: Maximum number of hits.
+        min_score: Minimum dense cosine similarity of a hit, -1 to 1; 0.0 means no bound.
+        aspect: Aspect that the query is for; a label for observers, which backends need not read.
+        scope: "restaurant" for the restaurant's own reviews, "others" for those of every other restaurant.
         category: Only reviews of restaurants of this category; None for any.
     """
 
@@ -93,7 +93,7 @@ class SearchQuery:
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """One review that a search found; `score` only orders the hits of one query."""
+    """One review found by a search; `score` is only comparable among the hits of one query."""
 
     review_id: ItemId
     content: str
@@ -104,16 +104,17 @@ class Hit:
 @dataclass(frozen=True, slots=True)
 class LLMRequest:
     """
-    One question to a language model.
+    One request to a language model.
 
     Attributes:
-        task: What is asked, by name (see the reference), for backends and doubles that read no prose.
-        messages: The rendered chat.
-        schema: JSON Schema that the answer must follow, or None for free text.
+        task: Name of the request's task (listed in the reference), for backends and test doubles that do not read
+            prompts.
+        messages: The rendered chat messages.
+        schema: JSON Schema that the reply must follow, or None for free text.
         inputs: The structured data that the messages were rendered from; never sent to a service.
-        max_tokens: The longest answer, in tokens.
+        max_tokens: Maximum length of the reply, in tokens.
         temperature: Sampling temperature.
-        priority: Lower goes first; passed on to services that know priorities.
+        priority: Lower runs first; passed on to services that support priorities.
     """
 
     task: str
@@ -128,13 +129,13 @@ class LLMRequest:
 @dataclass(frozen=True, slots=True)
 class RestaurantRef:
     """
-    An item of `SummarizeAspects`: a restaurant, and what is particular about it.
+    An item of `SummarizeAspects`: a restaurant, with optional overrides.
 
     Attributes:
-        restaurant_id: The restaurant.
-        limit: Reviews per aspect for this restaurant, instead of the task's.
-        priority: Lower goes first.
-        query: Words of this restaurant's own, added to every aspect's seed words.
+        restaurant_id: Id of the restaurant.
+        limit: Maximum number of reviews per aspect; None for the task's limit.
+        priority: Lower runs first.
+        query: Search terms for this restaurant, appended to every aspect's seed words.
     """
 
     restaurant_id: ItemId
@@ -149,9 +150,9 @@ class RestaurantReviews:
     An item of `AnalyzeSentiment`: a restaurant and its reviews.
 
     Attributes:
-        restaurant_id: The restaurant.
-        reviews: Its reviews; one without an id is named by its position, from 0.
-        priority: Lower goes first.
+        restaurant_id: Id of the restaurant.
+        reviews: Its reviews; a review without an id gets its position in the list, from 0.
+        priority: Lower runs first.
     """
 
     restaurant_id: ItemId
@@ -162,13 +163,13 @@ class RestaurantReviews:
 @dataclass(frozen=True, slots=True)
 class ReviewsByPolarity:
     """
-    An item of `SummarizeReviews`: a restaurant and its reviews, by kind.
+    An item of `SummarizeReviews`: a restaurant and its reviews, by polarity.
 
     Attributes:
-        restaurant_id: The restaurant.
+        restaurant_id: Id of the restaurant.
         positive_reviews: Reviews of guests who liked it.
         negative_reviews: Reviews of guests who did not.
-        priority: Lower goes first.
+        priority: Lower runs first.
     """
 
     restaurant_id: ItemId
@@ -180,14 +181,14 @@ class ReviewsByPolarity:
 @dataclass(frozen=True, slots=True)
 class ComparisonItem:
     """
-    An item of `ExtractStrengths`: a restaurant, and whom to compare it with.
+    An item of `ExtractStrengths`: a restaurant, its reviews, and the reviews to compare them with.
 
     Attributes:
-        target_restaurant_id: The restaurant.
+        target_restaurant_id: Id of the restaurant.
         target_reviews: Its reviews; None to find them by search.
         comparison_reviews: Reviews of other restaurants; None to find them by search.
-        category: The restaurant's kind of food: a search then compares it with others of that kind.
-        priority: Lower goes first.
+        category: The restaurant's kind of food, which restricts a search for comparison reviews; None for any.
+        priority: Lower runs first.
     """
 
     target_restaurant_id: ItemId
@@ -200,12 +201,12 @@ class ComparisonItem:
 @dataclass(frozen=True, slots=True)
 class Document:
     """
-    An item of `ExtractVocabulary`: a text, cut into chunks.
+    An item of `ExtractVocabulary`: a text, split into chunks.
 
     Attributes:
-        document_id: Its name.
-        chunks: Its text, in pieces of some 2,000 tokens; `split_text` makes them.
-        priority: Lower goes first.
+        document_id: Id of the document.
+        chunks: The text in chunks of about 2,000 tokens, as made by `split_text`.
+        priority: Lower runs first.
     """
 
     document_id: ItemId

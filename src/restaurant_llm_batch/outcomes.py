@@ -1,4 +1,4 @@
-"""What a run returns: one outcome for every item taken, and what it took to get there."""
+"""Batch report and outcomes: what a run returns, one outcome per item taken, with the run's statistics."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from .models import ItemId
 T_co = TypeVar("T_co", covariant=True)
 
 Stage: TypeAlias = Literal["input", "search", "tokens", "llm", "task", "run"]
-"""Where an item failed: being read, searching, counting tokens, asking the model, in the task, or stopped."""
+"""Stage at which an item failed; see `Failure.stage`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Success(Generic[T_co]):
-    """An item that was done; `index` is its place in the input, from 0."""
+    """The result of an item that succeeded; `index` is its position in the input, from 0."""
 
     item_id: ItemId
     value: T_co
@@ -31,15 +31,15 @@ class Success(Generic[T_co]):
 @dataclass(frozen=True, slots=True)
 class Failure:
     """
-    An item that was not done.
+    The error of an item that failed.
 
     Attributes:
-        item_id: The item; None when the item was too broken to have a name.
-        error: What went wrong.
-        stage: Where: "input", "search", "tokens" (counting them), "llm", "task" (the task's own code) or "run"
-            (stopped before).
-        attempts: How often the failing call was tried; 0 when no call was made.
-        index: The item's place in the input, from 0.
+        item_id: Id of the item; None if the input item had no valid id.
+        error: The error.
+        stage: Where the item failed: "input" (reading it), "search", "tokens" (counting them), "llm", "task" (the
+            task's own code) or "run" (the run stopped first).
+        attempts: How often the failing call was attempted; 0 if no call was made.
+        index: The item's position in the input, from 0.
     """
 
     item_id: ItemId | None
@@ -54,8 +54,8 @@ class Failure:
         return False
 
     def __str__(self) -> str:
-        tries = f" after {self.attempts} attempts" if self.attempts > 1 else ""
-        return f"{self.item_id!r} failed at {self.stage}{tries}: {type(self.error).__name__}: {self.error}"
+        attempts = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        return f"{self.item_id!r} failed at {self.stage}{attempts}: {type(self.error).__name__}: {self.error}"
 
 
 Outcome: TypeAlias = Success[T_co] | Failure
@@ -64,14 +64,14 @@ Outcome: TypeAlias = Success[T_co] | Failure
 @dataclass(frozen=True, slots=True)
 class LimitChange:
     """
-    What an adaptive limit was, from a moment of a run on.
+    A change of an adaptive limit during a run.
 
     Attributes:
-        limiter: The field of `Limits`: "search", "llm", "batches" or "llm_total".
-        seconds: Since the run began.
-        limit: Calls in flight at most, from then on.
-        reason: "start" for what it was when the run began; "slow_start" while it doubled; "probe" for asking more;
-            "rate_limited" for a cut; "manual" by hand.
+        limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total".
+        seconds: Seconds since the start of the run.
+        limit: Maximum number of calls in flight from then on.
+        reason: "start" for the limit when the run began; "slow_start" for doubling; "probe" for a slow increase;
+            "rate_limited" for a decrease; "manual" for a change by the user.
     """
 
     limiter: str
@@ -83,26 +83,25 @@ class LimitChange:
 @dataclass(frozen=True, slots=True)
 class RunStats:
     """
-    What a run took.
+    Statistics of a run.
 
     Attributes:
-        wall_seconds: From the first item to the last outcome.
-        succeeded: Items done.
-        failed: Items not done.
-        calls: Backend calls that were made, by stage ("search", "llm"; "tokens" where a service counts them),
-            retries included; a search that answers several queries in one round trip counts once for each
-            query.
-        retries: Calls that were made again after a transient error.
-        rate_limited: Calls that the service refused (429).
-        cache_hits: Answers that were in the store already, and were not asked or paid for again.
+        wall_seconds: Seconds from the first item to the last outcome.
+        succeeded: Number of items that succeeded.
+        failed: Number of items that failed.
+        calls: Number of backend calls by stage ("search", "llm"; "tokens" if a service counts them), retries
+            included; a search that answers several queries in one round trip counts once for each query.
+        retries: Number of calls made again after a transient error.
+        rate_limited: Number of calls that the service refused (HTTP 429).
+        cache_hits: Number of replies taken from the store, without a call.
         prompt_tokens: Tokens read by the model, as far as the service reports them.
-        completion_tokens: Tokens written by it, likewise; answers that could not be used count too.
-        cached_tokens: Those of `prompt_tokens` that came from the service's prompt cache.
-        peak_in_flight: Most calls of this run in flight at once, by stage.
-        peak_memory_mib: The process's peak resident memory so far, in MiB; None where it cannot be read.
+        completion_tokens: Tokens written by the model, as far as the service reports them; unusable replies included.
+        cached_tokens: How many of `prompt_tokens` came from the service's prompt cache.
+        peak_in_flight: Maximum number of calls of this run in flight at once, by stage.
+        peak_memory_mib: The process's peak resident memory so far, in MiB; None if it cannot be read.
         stopped_because: Why the run ended early, or None.
-        limit_history: What the adaptive limits were, in the order of time; empty without any.
-        cost: What the tokens cost, in the currency of the runner's prices; None without prices.
+        limit_history: Changes of the adaptive limits, oldest first; empty without adaptive limits.
+        cost: Cost of the tokens, in the currency of the runner's prices; None without prices.
     """
 
     wall_seconds: float = 0.0
@@ -125,11 +124,11 @@ class RunStats:
 @dataclass(frozen=True, slots=True, repr=False)
 class BatchReport(Generic[T_co]):
     """
-    Everything a run returns.
+    Outcomes and statistics of a run.
 
     Attributes:
-        outcomes: A `Success` or a `Failure` for every item taken, in input order.
-        stats: What it took.
+        outcomes: A `Success` or a `Failure` for every item taken from the input, in input order.
+        stats: Statistics of the run.
     """
 
     outcomes: Sequence[Success[T_co] | Failure]
@@ -153,10 +152,10 @@ class BatchReport(Generic[T_co]):
 
     def raise_for_failures(self) -> None:
         """
-        Do nothing if every item was done.
+        Raise if any item failed.
 
         Raises:
-            ExceptionGroup: of every failure's error, each with a note that says which item it was.
+            ExceptionGroup: The errors of all failures, each with a note that names its item.
         """
         failures = self.failures
         if not failures:

@@ -1,21 +1,24 @@
 """
-The seams: what a search, a model, an embedder and an observer must offer.
+Protocols of search backends, LLM backends, embedders, token counters, observers and tasks.
 
-A backend offers either colour, or both: `search`/`complete` block, `asearch`/`acomplete` are awaited. The
-strategy picks the colour, and a blocking backend is bridged into worker threads where one is needed. Methods
-may be called again after they raised, and several at a time, up to the limits.
+A backend is sync, async or both: `search`/`complete` block, `asearch`/`acomplete` are awaited. The strategy picks
+the method, and calls a sync backend in worker threads if it needs an async one. A method may be called again after
+it has raised, and concurrently, up to the limits.
 
-Optional, used when present: ``search_many(queries)`` and ``asearch_many(queries)`` answer several queries in
-one round trip, with one sequence of hits each, in their order; ``aclose()`` lets go of what belongs to an
-event loop, when the runner's last work on that loop ends, and ``close()`` of the rest, when the last ``with``
-block of the runner ends. The backend may be used again afterwards, and by another runner meanwhile.
+Optional methods of a backend, used if present:
 
-A blocking backend that waits for long may wait with `patience.wait`, which a run that is cancelled ends, or name what
-else ends it with `patience.ended_by`. One that knows what the service says is left of its limits puts it into
-`LLMResponse.rate_limit` and `RateLimited.rate_limit`; calls then keep to it.
+- ``search_many(queries)`` and ``asearch_many(queries)`` answer several queries in one round trip, and return one
+  sequence of hits per query, in order.
+- ``aclose()`` releases resources of the current event loop, when the runner's last work on that loop has ended;
+  ``close()`` releases the rest, when the last ``with`` block of the runner ends. The backend may be used again
+  afterwards, and by another runner meanwhile.
 
-Backends report failures as `errors.BackendError`s: `TransientBackendError` and `RateLimited` are tried
-again, `AuthenticationFailed` and `QuotaExhausted` stop the run, anything else fails the item.
+A sync backend that waits for a long time should wait with `cancellation.sleep`, which a cancelled run interrupts, or
+register with `cancellation.on_cancel` a function that aborts its I/O. A backend whose service reports rate limits
+passes them on in `LLMResponse.rate_limit` and `RateLimited.rate_limit`; the run then keeps to them.
+
+Backends report failures as `errors.BackendError`s: `TransientBackendError` and `RateLimited` are retried,
+`AuthenticationFailed` and `QuotaExhausted` stop the run, any other fails the item.
 """
 
 from __future__ import annotations
@@ -32,43 +35,43 @@ from .steps import Flow
 
 @runtime_checkable
 class SearchBackend(Protocol):
-    """Finds reviews, blocking the calling thread meanwhile."""
+    """Finds reviews; blocks the calling thread."""
 
     def search(self, query: SearchQuery, /) -> Sequence[Hit]:
-        """Return the best hits first, at most ``query.limit``, only of whom the query asks for."""
+        """Return the hits within ``query.scope``, best first, at most ``query.limit``."""
         ...
 
 
 @runtime_checkable
 class AsyncSearchBackend(Protocol):
-    """Finds reviews without blocking the loop."""
+    """Finds reviews without blocking the event loop."""
 
     async def asearch(self, query: SearchQuery, /) -> Sequence[Hit]:
-        """Return the best hits first, at most ``query.limit``, only of whom the query asks for."""
+        """Return the hits within ``query.scope``, best first, at most ``query.limit``."""
         ...
 
 
 @runtime_checkable
 class LLMBackend(Protocol):
-    """Answers one request, blocking the calling thread meanwhile."""
+    """Completes LLM requests; blocks the calling thread."""
 
     def complete(self, request: LLMRequest, /) -> LLMResponse:
-        """Answer the request."""
+        """Send one request to the model and return its reply."""
         ...
 
 
 @runtime_checkable
 class AsyncLLMBackend(Protocol):
-    """Answers one request without blocking the loop."""
+    """Completes LLM requests without blocking the event loop."""
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
-        """Answer the request."""
+        """Send one request to the model and return its reply."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class SparseVector:
-    """Weights of the terms that occur; `indices` are distinct and below 2**32."""
+    """Sparse vector: the non-zero `values` at `indices`, which are distinct and below 2**32."""
 
     indices: Sequence[int]
     values: Sequence[float]
@@ -76,7 +79,7 @@ class SparseVector:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """A text as a dense vector of unit length and a sparse one."""
+    """Embedding of a text: a dense vector of unit length, and a sparse vector."""
 
     dense: Sequence[float]
     sparse: SparseVector
@@ -84,51 +87,51 @@ class Embedding:
 
 class Embedder(Protocol):
     """
-    Turns texts into vectors, deterministically.
+    Embeds texts as vectors, deterministically.
 
     Attributes:
-        name: Names the model and its version; vectors of different names are not comparable.
-        size: Length of the dense vectors.
+        name: Name of the model and its version; vectors of different names are not comparable.
+        size: Number of dimensions of the dense vectors.
     """
 
     @property
     def name(self) -> str:
-        """Name the model and its version."""
+        """Return the name of the model and its version."""
         ...
 
     @property
     def size(self) -> int:
-        """Return the length of the dense vectors."""
+        """Return the number of dimensions of the dense vectors."""
         ...
 
     def embed_documents(self, texts: Sequence[str], /) -> list[Embedding]:
-        """Embed texts to be found, one embedding each, in their order."""
+        """Embed texts for the index; return one embedding per text, in order."""
         ...
 
     def embed_query(self, text: str, /) -> Embedding:
-        """Embed a text to search with."""
+        """Embed a query text."""
         ...
 
 
 class TokenCounter(Protocol):
     """
-    Counts the tokens of a text; any function from a text to a number is one.
+    Counts the tokens of a text; any function from a text to an integer is one.
 
-    Optional, used when present: an attribute ``blocking = True`` says that it does I/O, so that it is called in
-    a worker thread where there is an event loop; and ``learn(text, tokens)`` is told the text of every prompt
-    that was answered, and how many tokens the service counted in it.
+    Optional, used if present: an attribute ``blocking = True`` says that it does I/O, so that an event loop calls it in
+    a worker thread; and ``observe(text, tokens)`` is called with the text of every answered prompt and the number of
+    tokens that the service counted in it.
     """
 
     def __call__(self, text: str, /) -> int:
-        """Return the number of tokens."""
+        """Return the number of tokens of a text."""
         ...
 
 
 class Observer(Protocol):
-    """Anything callable with an event; it must be quick, and what it raises is logged and dropped."""
+    """Receives the events of a run: any callable that takes an event. It must be fast; its exceptions are logged."""
 
     def __call__(self, event: Event, /) -> object:
-        """Take note of an event."""
+        """Handle one event; the return value is ignored."""
         ...
 
 
@@ -137,31 +140,36 @@ R_co = TypeVar("R_co", covariant=True)
 
 class Task(Protocol[R_co]):
     """
-    A reusable description of a job, applied to items by a runner.
+    A reusable task: parses items, and returns a flow for each.
 
     Attributes:
-        name: What it is called in errors and progress.
-        requires_search: Whether it cannot work without a search backend.
+        name: Name of the task in errors and progress.
+        requires_search: Whether the task needs a search backend.
     """
 
     @property
     def name(self) -> str:
-        """Name the task."""
+        """Return the name of the task."""
         ...
 
     @property
     def requires_search(self) -> bool:
-        """Tell whether it cannot work without a search backend."""
+        """Return whether the task needs a search backend."""
         ...
 
     def parse_item(self, raw: Any, /) -> Any:
-        """Check one item as the user gave it, and return what `flow` takes; raise `ConfigurationError`."""
+        """
+        Validate one input item and return the item that `flow` takes.
+
+        Raises:
+            ConfigurationError: The input item is invalid.
+        """
         ...
 
     def item_key(self, item: Any, /) -> tuple[ItemId, int]:
-        """Return the item's id and its priority."""
+        """Return the item's id and its priority; lower runs first."""
         ...
 
     def flow(self, item: Any, /) -> Flow[R_co]:
-        """Return a fresh flow that does the job for one item."""
+        """Return a new flow that computes the result of one item."""
         ...

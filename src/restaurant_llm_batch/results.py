@@ -1,7 +1,7 @@
 """
-What comes out: the results of the tasks, one kind for each.
+Task results: one result class per task, and the parts they consist of.
 
-Everything here is frozen, and made by the tasks alone.
+All classes are frozen; only the tasks create them.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ VocabularyKind: TypeAlias = Literal["words", "phrases"]
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """A review that a summary rests on; `rank` is its place, from 0, among those the search returned."""
+    """A review that supports a summary; `rank` is its index, from 0, among the hits of the search."""
 
     review_id: ItemId
     snippet: str
@@ -29,15 +29,15 @@ class Evidence:
 @dataclass(frozen=True, slots=True)
 class AspectSummary:
     """
-    What the reviews say about one aspect.
+    Summary of the reviews about one aspect.
 
     Attributes:
-        status: "ok"; "no_reviews" when the search found none; "failed" when the search or the model failed.
+        status: "ok"; "no_reviews" if the search found none; "failed" if the search or the LLM call failed.
         summary: One sentence; empty unless the status is "ok".
         bullets: Short points.
-        evidence: The reviews it rests on; each one was returned by the search.
-        invalid_citations: How many reviews the model cited that it was never shown.
-        error: Why it failed, else None.
+        evidence: The reviews that support the summary; each was returned by the search.
+        invalid_citations: Number of cited reviews that the model was never shown; they are dropped from `evidence`.
+        error: Type and message of the error if the status is "failed", else None.
     """
 
     status: AspectStatus
@@ -51,12 +51,12 @@ class AspectSummary:
 @dataclass(frozen=True, slots=True)
 class RestaurantSummary:
     """
-    The result of `SummarizeAspects` for one restaurant.
+    Result of `SummarizeAspects` for one restaurant.
 
     Attributes:
-        restaurant_id: The restaurant, as it was given.
-        overall_summary: Two or three sentences; empty for a restaurant without any review.
-        model: The model that wrote it; empty when none was asked.
+        restaurant_id: The restaurant's id, as in the input.
+        overall_summary: Two or three sentences; empty if no review was found.
+        model: Model that wrote the summary; empty if no call was made.
         categories: One entry for each aspect of the task, in the task's order.
     """
 
@@ -69,12 +69,12 @@ class RestaurantSummary:
 @dataclass(frozen=True, slots=True)
 class ReviewLabel:
     """
-    What one review was judged to be.
+    Sentiment label of one review.
 
     Attributes:
-        review_id: The review's id, or its position where it has none.
-        label: The judgement; None when there is none.
-        error: Why there is none, else None.
+        review_id: The review's id, or its position, from 0, if it has none.
+        label: "positive", "negative" or "neutral"; None if the review was not labelled.
+        error: Why the review was not labelled, else None.
     """
 
     review_id: ItemId
@@ -85,23 +85,23 @@ class ReviewLabel:
 @dataclass(frozen=True, slots=True)
 class RestaurantSentiment:
     """
-    The result of `AnalyzeSentiment` for one restaurant.
+    Result of `AnalyzeSentiment` for one restaurant.
 
-    The four counts add up to `total_count`. The ratios are whole percentages of the judged reviews; they add
-    up to 100, or are all 0 where nothing was judged.
+    The four counts add up to `total_count`. The ratios are whole percentages of the labelled reviews; they add
+    up to 100, or are all 0 if no review was labelled.
 
     Attributes:
-        restaurant_id: The restaurant, as it was given.
-        positive_count: Reviews judged positive.
-        negative_count: Reviews judged negative.
-        neutral_count: Reviews judged neither.
-        failed_count: Reviews that were not judged; their labels say why.
-        total_count: Reviews given.
-        positive_ratio: Percentage of the judged reviews.
-        negative_ratio: Likewise.
-        neutral_ratio: Likewise.
-        labels: One for every review, in the order given.
-        model: The model that judged; empty when none was asked.
+        restaurant_id: The restaurant's id, as in the input.
+        positive_count: Number of reviews labelled positive.
+        negative_count: Number of reviews labelled negative.
+        neutral_count: Number of reviews labelled neutral.
+        failed_count: Number of reviews without a label; `ReviewLabel.error` says why.
+        total_count: Number of reviews in the input.
+        positive_ratio: Positive reviews, in percent of the labelled ones.
+        negative_ratio: Negative reviews, in percent of the labelled ones.
+        neutral_ratio: Neutral reviews, in percent of the labelled ones.
+        labels: One label for every review, in input order.
+        model: Model that labelled the reviews; empty if no call was made.
     """
 
     restaurant_id: ItemId
@@ -120,19 +120,19 @@ class RestaurantSentiment:
 @dataclass(frozen=True, slots=True)
 class ReviewSummary:
     """
-    The result of `SummarizeReviews` for one restaurant.
+    Result of `SummarizeReviews` for one restaurant.
 
-    The three counts add up to the number of reviews given.
+    The three counts add up to the number of reviews in the input.
 
     Attributes:
-        restaurant_id: The restaurant, as it was given.
-        overall_summary: Two or three sentences; empty for a restaurant without any review.
-        positive_summary: What the positive reviews say; empty without any.
-        negative_summary: What the negative reviews say; likewise.
-        positive_count: Positive reviews that it rests on.
-        negative_count: Negative reviews that it rests on.
-        failed_count: Reviews that were not read: blank ones, and those of batches that failed.
-        model: The model that wrote it; empty when none was asked.
+        restaurant_id: The restaurant's id, as in the input.
+        overall_summary: Two or three sentences; empty if the restaurant has no reviews.
+        positive_summary: Summary of the positive reviews; empty if there are none.
+        negative_summary: Summary of the negative reviews; empty if there are none.
+        positive_count: Number of positive reviews that were summarised.
+        negative_count: Number of negative reviews that were summarised.
+        failed_count: Number of reviews that were not: blank ones, and those of failed batches.
+        model: Model that wrote the summaries; empty if no call was made.
     """
 
     restaurant_id: ItemId
@@ -148,18 +148,18 @@ class ReviewSummary:
 @dataclass(frozen=True, slots=True)
 class RestaurantStrength:
     """
-    The result of `ExtractStrengths` for one restaurant.
+    Result of `ExtractStrengths` for one restaurant.
 
     Attributes:
-        restaurant_id: The restaurant, as it was given.
-        comparison_summary: What the reviews of the others say; empty without any.
-        target_restaurant_strength: What the restaurant has over them; empty without reviews of its own.
-        target_reviews: The reviews that the strength was derived from.
-        comparison_reviews: The reviews it was compared with.
-        target_count: How many of `target_reviews` were read.
-        comparison_count: How many of `comparison_reviews` were read.
-        failed_count: Reviews of either kind that were not read: blank ones, and those of batches that failed.
-        model: The model that wrote it; empty when none was asked.
+        restaurant_id: The restaurant's id, as in the input.
+        comparison_summary: Summary of the other restaurants' reviews; empty if there are none.
+        target_restaurant_strength: What the restaurant does better than they do; empty if it has no reviews.
+        target_reviews: The restaurant's reviews, from the input or found by search.
+        comparison_reviews: The other restaurants' reviews, from the input or found by search.
+        target_count: How many of `target_reviews` were used.
+        comparison_count: How many of `comparison_reviews` were used.
+        failed_count: How many of both were not: blank ones, and those of failed batches.
+        model: Model that wrote the strength; empty if no call was made.
     """
 
     restaurant_id: ItemId
@@ -175,7 +175,7 @@ class RestaurantStrength:
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A word's part of speech ("n", "v", "adj", "adv", or "" where unknown) and its meanings."""
+    """A word's part of speech ("n", "v", "adj", "adv", or "" if unknown) and its meanings."""
 
     pos: str
     meanings: tuple[str, ...] = ()
@@ -183,7 +183,7 @@ class Word:
 
 @dataclass(frozen=True, slots=True)
 class FailedChunk:
-    """A chunk whose words or phrases are missing from a vocabulary: its place, from 0, and why."""
+    """A chunk whose words or phrases are missing from a vocabulary: its index, from 0, and the error."""
 
     chunk: int
     kind: VocabularyKind
@@ -193,14 +193,14 @@ class FailedChunk:
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
     """
-    The result of `ExtractVocabulary` for one document.
+    Result of `ExtractVocabulary` for one document.
 
     Attributes:
-        document_id: The document, as it was given.
-        words: Each word once, in the order of the text.
-        phrases: Each phrase once and what it means, likewise.
-        failed_chunks: What could not be read, in the order of the chunks.
-        model: The model that answered; empty when none was asked.
+        document_id: The document's id, as in the input.
+        words: Each word once, in the order of the text, with part of speech and meanings.
+        phrases: Each phrase once, in the order of the text, with its meaning.
+        failed_chunks: Chunks without words or phrases because a call failed, in the order of the chunks.
+        model: Model that answered; empty if no call was made.
     """
 
     document_id: ItemId

@@ -6,7 +6,15 @@ import threading
 from typing import Any
 
 import pytest
-from tests.modes import STRATEGIES, WAYS, Way, by_run, strategy_name, told
+from tests.support.run_methods import (
+    STRATEGIES,
+    RunMethod,
+    by_run,
+    comparable,
+    each_run_method,
+    each_strategy,
+    strategy_name,
+)
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, RetryPolicy, Strategy, errors
 from restaurant_llm_batch._engine import memo as engine_once
@@ -31,11 +39,11 @@ def echo(request: LLMRequest) -> str:
     return str(request.inputs["text"])
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
-def test_it_is_run_once_for_all_in_every_mode(strategy: Strategy, way: Way) -> None:
+@each_run_method
+@each_strategy
+def test_it_is_run_once_for_all_in_every_mode(strategy: Strategy, way: RunMethod) -> None:
     llm = FakeLLM(answer=echo)
-    outcomes = told(
+    outcomes = comparable(
         way(BatchRunner(llm=llm, strategy=strategy, limits=Limits(llm=4)), shared, list(range(12)))
     )
 
@@ -43,14 +51,14 @@ def test_it_is_run_once_for_all_in_every_mode(strategy: Strategy, way: Way) -> N
     assert llm.calls == 12 + 3
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+@each_strategy
 def test_its_failure_is_everyones_with_stage_and_attempts(strategy: Strategy) -> None:
     def fault(request: LLMRequest, attempt: int) -> Exception | None:
         return errors.TransientBackendError("down") if request.inputs["text"] == "kind 1" else None
 
     llm = FakeLLM(answer=echo, fault=fault)
     runner = BatchRunner(llm=llm, strategy=strategy, llm_retry=IMPATIENT)
-    outcomes = told(by_run(runner, shared, list(range(6))))
+    outcomes = comparable(by_run(runner, shared, list(range(6))))
 
     assert [row for row in outcomes if len(row) == 5] == [  # type: ignore[arg-type]
         (n, n, errors.TransientBackendError, "llm", 3) for n in (1, 4)
@@ -69,8 +77,8 @@ def test_two_flows_of_one_item_share_it_too() -> None:
         assert llm.calls == 1
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
-def test_a_flow_that_asks_for_its_own_key_is_told(strategy: Strategy) -> None:
+@each_strategy
+def test_a_flow_that_asks_for_its_own_key_is_reported(strategy: Strategy) -> None:
     def loop(item: int) -> Any:
         return (yield from once("key", lambda: loop(item)))
 
@@ -127,7 +135,7 @@ def test_a_shared_failure_keeps_nothing_of_those_who_share_it() -> None:
     assert max(depths) < 30
 
 
-def test_a_key_that_cannot_be_hashed_is_told() -> None:
+def test_a_key_that_cannot_be_hashed_is_reported() -> None:
     def flow(item: int) -> Any:
         return (yield from once(["a", "list"], lambda: sleep(0)))  # type: ignore[arg-type]
 
@@ -172,7 +180,7 @@ def test_results_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> Non
     assert llm.calls == 5 + 4
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+@each_strategy
 def test_thousands_of_steps_that_need_no_waiting_are_fine(strategy: Strategy) -> None:
     def nothing(number: int) -> Any:
         yield from ()

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import pytest
-from tests.modes import STRATEGIES, strategy_name
+from tests.support.run_methods import each_strategy
 
 from restaurant_llm_batch import (
     BatchRunner,
@@ -75,7 +75,7 @@ class Service:
         return len(text)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+@each_strategy
 def test_a_counter_that_blocks_is_called_in_worker_threads_where_there_is_a_loop(strategy: Strategy) -> None:
     count = Service()
     report = BatchRunner(llm=FakeLLM(), strategy=strategy, count_tokens=count).run(flow, [1, 2])
@@ -98,7 +98,7 @@ def test_a_counting_service_that_fails_fails_the_item_at_that_stage() -> None:
     )
 
 
-def test_a_counter_that_learns_is_told_what_prompts_came_to() -> None:
+def test_a_counter_that_learns_is_reported_what_prompts_came_to() -> None:
     class Learning:
         def __init__(self) -> None:
             self.told: list[tuple[str, int]] = []
@@ -123,7 +123,7 @@ def test_a_counter_that_learns_is_told_what_prompts_came_to() -> None:
     assert count.told == [("s\n1", 7)]
 
 
-def test_a_counter_that_is_none_is_told_at_once() -> None:
+def test_a_counter_that_is_none_is_reported_at_once() -> None:
     with pytest.raises(errors.ConfigurationError, match="count_tokens=estimate_tokens"):
         BatchRunner(llm=FakeLLM(), count_tokens=4000)  # type: ignore[arg-type]
 

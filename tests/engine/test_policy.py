@@ -147,7 +147,7 @@ def test_authentication_and_quota_stop_the_run(error: Exception) -> None:
     assert raised.value.__cause__ is error
 
 
-def test_calls_carry_priority_arrival_and_their_gates() -> None:
+def test_calls_carry_priority_sequence_and_their_limiters() -> None:
     def both(item: int) -> Any:
         yield from complete(REQUEST)
         yield from complete(REQUEST, limiter="batches")
@@ -166,7 +166,7 @@ def find_all(item: int) -> Any:
     return (yield from search_all(QUERIES))
 
 
-def test_searches_go_side_by_side_or_one_by_one_as_the_plan_says() -> None:
+def test_searches_are_concurrent_or_sequential_as_the_plan_says() -> None:
     flow, _, _ = open_flow(find_all)
     step = next(flow)
     assert isinstance(step, Gather)
@@ -232,7 +232,7 @@ def test_a_pause_of_no_length_of_time_is_refused(seconds: Any) -> None:
         Sleep(seconds)
 
 
-def test_gathered_flows_run_one_by_one_where_nothing_is_side_by_side() -> None:
+def test_gather_is_sequential_where_nothing_is_concurrent() -> None:
     def both(item: int) -> Any:
         return (yield from gather(complete(REQUEST), sleep(2.0), complete(REQUEST)))
 

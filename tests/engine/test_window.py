@@ -8,6 +8,7 @@ import anyio
 import trio.testing
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.events import ItemEnded, ItemStarted
@@ -44,7 +45,7 @@ class Numbered(list[Any]):
 durations = st.lists(st.sampled_from([0.0, 0.1, 1.0, 7.0]), min_size=1, max_size=4)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(durations, max_size=25), st.integers(1, 8), st.integers(1, 6), st.booleans())
 def test_never_more_open_than_the_window_and_the_next_is_let_in_when_one_ends(
     items: list[list[float]], window: int, slots: int, streamed: bool

@@ -17,6 +17,13 @@ HOME = os.environ.get("HEAVY_HOME", "")
 collect_ignore_glob = [] if HOME else ["test_*.py"]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of this folder."""
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.heavy)
+
+
 class StartVLLM(Protocol):
     """Starts a vLLM server with further flags, and stops it at the end."""
 

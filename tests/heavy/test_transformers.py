@@ -44,7 +44,7 @@ def llm(request: pytest.FixtureRequest, other: Server, model: str) -> LLM:
     return OpenAILLM(model, base_url=other.url + "/v1")
 
 
-def test_it_is_asked_and_answers_in_both_colours(llm: LLM, model: str) -> None:
+def test_it_is_asked_and_answers_in_both_modes(llm: LLM, model: str) -> None:
     request = free("음식이 맛있어요", tokens=12, temperature=0.0)
 
     async def awaited() -> Any:

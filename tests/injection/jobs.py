@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from typing import Any
 
-from tests.tasks.by_hand import apply
+import pytest
+from tests.injection.corpus import ENTRIES, NAMES
+from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,
@@ -68,6 +71,34 @@ JOBS: Mapping[str, Job] = {
     "comparison": Job(ExtractStrengths, _compared),
     "vocabulary": Job(ExtractVocabulary, lambda name, texts: {"document_id": name, "chunks": texts}),
 }
+
+
+def with_entries(name: str, values: Iterable[str], every: int = 1) -> pytest.MarkDecorator:
+    """
+    Parametrize a test with the product of values and entries, most of which is marked slow.
+
+    By default every n-th entry is tried, each with one of the values in turn.
+
+    Args:
+        name: The name of the parameter beside ``entry``.
+        values: Its values.
+        every: n.
+    """
+    values, entries = list(values), list(enumerate(ENTRIES))
+    return pytest.mark.parametrize(
+        (name, "entry"),
+        [
+            pytest.param(
+                value,
+                entry,
+                id=f"{value}-{NAMES[number]}",
+                marks=()
+                if number % every == 0 and values[number // every % len(values)] == value
+                else pytest.mark.slow,
+            )
+            for value, (number, entry) in product(values, entries)
+        ],
+    )
 
 
 def asked(

@@ -10,10 +10,11 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.injection.corpus import CONTENTS, ENTRIES, NAMES, Entry
+from tests.injection.corpus import CONTENTS, Entry
 from tests.injection.doubles import OBEDIENT, Model, honest, label_of, obeying
-from tests.injection.jobs import JOBS, PLAIN, ROOM
-from tests.tasks.by_hand import apply
+from tests.injection.jobs import JOBS, PLAIN, ROOM, with_entries
+from tests.support.examples import examples
+from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,
@@ -36,7 +37,6 @@ from restaurant_llm_batch.results import AspectSummary
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 each_job = pytest.mark.parametrize("job", JOBS)
-each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
 each_double = pytest.mark.parametrize("double", OBEDIENT)
 
 HONEST: Mapping[ItemId, Sequence[str]] = {
@@ -141,8 +141,7 @@ def assert_labels(texts: Sequence[str], sentiment: RestaurantSentiment) -> None:
     assert sum(shares) == (100 if sum(counts) else 0)
 
 
-@each_double
-@each_entry
+@with_entries("double", OBEDIENT, every=6)
 def test_labels_of_reviews_in_other_batches_are_as_honest_as_ever(double: str, entry: Entry) -> None:
     texts = ["별로", "Great!", entry.content, "비싸요", "Never again.", "Too salty"]
     model = obeying(OBEDIENT[double])
@@ -155,8 +154,7 @@ def test_labels_of_reviews_in_other_batches_are_as_honest_as_ever(double: str, e
     assert "positive" not in labels[:2]  # what the obedient say of all
 
 
-@each_double
-@each_entry
+@with_entries("double", OBEDIENT, every=6)
 def test_aspects_asked_about_by_themselves_do_not_hear_of_each_others_reviews(
     double: str, entry: Entry
 ) -> None:
@@ -183,7 +181,7 @@ values = st.recursive(
 
 
 @each_job
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(data=st.data())
 def test_whatever_json_a_model_answers_the_books_are_in_order(job: str, data: st.DataObject) -> None:
     text = data.draw(st.sampled_from(CONTENTS))

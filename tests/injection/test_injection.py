@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.injection.corpus import CONTENTS, ENTRIES, NAMES, Entry, hostile
+from tests.injection.corpus import CONTENTS, ENTRIES, Entry, hostile
 from tests.injection.doubles import saying
-from tests.injection.jobs import JOBS, PLAIN, RESTAURANT, asked
+from tests.injection.jobs import JOBS, PLAIN, RESTAURANT, asked, with_entries
 from tests.injection.prompt import HOLE, read_prompt, roles, user
+from tests.support.examples import examples
 
 from restaurant_llm_batch import LLMRequest
 from restaurant_llm_batch.tasks._asking import _REPAIR, MAX_QUOTE_LENGTH
 from restaurant_llm_batch.tokens.packing import TRUNCATION_MARK
 
 each_job = pytest.mark.parametrize("job", JOBS)
-each_entry = pytest.mark.parametrize("entry", ENTRIES, ids=NAMES)
 
 ANSWER = "plain answer"
 
@@ -59,9 +59,8 @@ def assert_same_but_for(
         assert RESTAURANT not in str(request.messages)
 
 
-@each_job
-@each_entry
-def test_a_review_changes_the_question_nowhere_but_in_its_own_place(job: str, entry: Entry) -> None:
+@with_entries("job", JOBS)
+def test_a_review_changes_the_request_nowhere_but_in_its_own_place(job: str, entry: Entry) -> None:
     texts = ["plain 0", entry.content, "plain 2"]
     requests = asked(job, texts, saying(ANSWER), language=entry.language)
 
@@ -84,7 +83,7 @@ def test_all_data_stand_in_a_block_that_the_instructions_call_data(job: str) -> 
 
 
 @each_job
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=examples(15), deadline=None)
 @given(texts=st.lists(hostile.filter(str.strip), min_size=1, max_size=6))
 def test_many_of_them_stay_in_their_places_wherever_they_stand(job: str, texts: list[str]) -> None:
     swapped = dict(zip(plain(len(texts)), texts, strict=True))
@@ -125,8 +124,7 @@ def test_a_review_that_is_cut_to_its_batch_keeps_its_line(job: str) -> None:
     assert set(shown) - set(cut) <= {*CONTENTS, *PLAIN, ANSWER}
 
 
-@each_job
-@each_entry
+@with_entries("job", JOBS, every=6)
 def test_what_a_model_was_made_to_say_is_data_too_where_it_is_read_again(job: str, entry: Entry) -> None:
     """Summaries go into merging prompts, overall prompts and comparisons."""
     requests = asked(job, plain(3), saying(entry.content))
@@ -134,11 +132,11 @@ def test_what_a_model_was_made_to_say_is_data_too_where_it_is_read_again(job: st
     assert_same_but_for({ANSWER: entry.content.strip()}, usual(job, 3), requests)
 
 
-@each_entry
-def test_summaries_of_batches_are_merged_as_data(entry: Entry) -> None:
+@with_entries("job", ["reviews"], every=6)
+def test_summaries_of_batches_are_merged_as_data(job: str, entry: Entry) -> None:
     fields: dict[str, Any] = {"max_tokens_per_batch": 600, "max_tokens": 50}
     texts = ["국물이 진하고 면이 쫄깃해요. " * 12] * 8
-    requests = asked("reviews", texts, saying(entry.content), **fields)
+    requests = asked(job, texts, saying(entry.content), **fields)
     merging = [request for request in requests if request.task == "merge_summaries"]
 
     assert len(requests) - len(merging) > 1
@@ -159,8 +157,7 @@ def unreadable(text: str) -> Callable[[LLMRequest], str]:
     return lambda request: saying(ANSWER)(request) if request.task == "repair" else f"{{ {text}"
 
 
-@pytest.mark.parametrize("job", [name for name, job in JOBS.items() if job.repairs])
-@each_entry
+@with_entries("job", [name for name, job in JOBS.items() if job.repairs], every=6)
 def test_the_repair_quotes_the_answer_as_the_models_own_words_and_nowhere_else(
     job: str, entry: Entry
 ) -> None:
@@ -185,7 +182,7 @@ def assert_only_the_reason(told: str) -> None:
 
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.aim == "the model's own answer"])
 @each_job
-def test_an_answer_that_reviews_dictate_changes_no_later_question_but_in_its_data(
+def test_an_answer_that_reviews_dictate_changes_no_later_request_but_in_its_data(
     job: str, entry: Entry
 ) -> None:
     instructions = [request.messages[0] for request in usual(job, 2)]

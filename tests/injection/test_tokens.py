@@ -8,7 +8,7 @@ Servers render the chat to one text and then tokenize that, so a control token t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
 from unicodedata import normalize
 
@@ -58,23 +58,24 @@ def control_tokens(text: str) -> frozenset[str]:
 SAID = "\n".join(CONTENTS)
 
 
-def questions() -> Iterator[LLMRequest]:
-    """Every kind of question, each about all of the reviews, and with all of them come back as summaries."""
-    for job in JOBS:
-        yield from asked(job, CONTENTS, saying(SAID))
-    yield from asked("reviews", ["plain " * 200] * 4, saying(SAID), max_tokens_per_batch=700, max_tokens=50)
+@cache
+def every_request() -> list[LLMRequest]:
+    """Return every kind of request, each about all of the reviews, and with all of them come back as summaries."""
+    found = [request for job in JOBS for request in asked(job, CONTENTS, saying(SAID))]
+    return found + asked(
+        "reviews", ["plain " * 200] * 4, saying(SAID), max_tokens_per_batch=700, max_tokens=50
+    )
 
 
-def repairs() -> Iterator[LLMRequest]:
-    """The second questions about answers that hold one of the reviews each."""
-    for content in CONTENTS:
-        for request in asked("reviews", ["plain"], lambda request: f"{{ {content}"):  # noqa: B023
-            if request.task == "repair":
-                yield request
-
-
-QUESTIONS = list(questions())
-REPAIRS = list(repairs())
+@cache
+def every_repair() -> list[LLMRequest]:
+    """Return the second requests about answers that hold one of the reviews each."""
+    return [
+        request
+        for content in CONTENTS
+        for request in asked("reviews", ["plain"], lambda request: f"{{ {content}")  # noqa: B023
+        if request.task == "repair"
+    ]
 
 
 each_family = pytest.mark.parametrize("family", FAMILIES)
@@ -89,21 +90,21 @@ def test_the_reviews_would_hold_control_tokens_if_they_were_not_quoted(family: s
     "family",
     FAMILIES,
 )
-def test_no_question_holds_a_control_token_of_a_reviews_making(family: str) -> None:
-    assert not control_tokens("".join(map(user, QUESTIONS))) & set(FAMILIES[family])
+def test_no_request_holds_a_control_token_of_a_reviews_making(family: str) -> None:
+    assert not control_tokens("".join(map(user, every_request()))) & set(FAMILIES[family])
 
 
 @each_family
 def test_no_quoted_answer_holds_a_control_token(family: str) -> None:
     """The model's words stand in a turn of their own, and a review may have put them into its mouth."""
-    quotes = "".join(request.messages[2]["content"] for request in REPAIRS)
+    quotes = "".join(request.messages[2]["content"] for request in every_repair())
 
     assert not control_tokens(quotes) & set(FAMILIES[family])
 
 
-def test_there_are_questions_of_every_kind_to_look_at() -> None:
-    assert REPAIRS
-    assert {request.task for request in QUESTIONS} == {
+def test_there_are_requests_of_every_kind_to_look_at() -> None:
+    assert every_repair()
+    assert {request.task for request in every_request()} == {
         "aspect_summaries", "aspect_summary", "overall_summary", "review_summary", "merge_summaries",
         "sentiment", "comparison_summary", "strength", "words", "phrases",
     }  # fmt: skip
@@ -111,7 +112,7 @@ def test_there_are_questions_of_every_kind_to_look_at() -> None:
 
 def test_nothing_in_a_review_breaks_its_line() -> None:
     """Not for Python either, which knows more ends of lines than a line feed."""
-    broken = [q.task for q in QUESTIONS if len(user(q).splitlines()) != user(q).count("\n")]
+    broken = [q.task for q in every_request() if len(user(q).splitlines()) != user(q).count("\n")]
 
     assert broken == []
 

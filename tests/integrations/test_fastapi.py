@@ -451,7 +451,7 @@ def test_half_an_emoji_of_a_model_does_not_break_an_answer() -> None:
         ),
     ],
 )
-def test_a_wrong_request_is_told_which_field_is_wrong(path: str, body: Any, field: str) -> None:
+def test_a_wrong_request_is_reported_which_field_is_wrong(path: str, body: Any, field: str) -> None:
     answer = post(ready(), path, body)
 
     assert answer.status_code == 422
@@ -506,7 +506,7 @@ def test_the_description_says_what_unread_fields_are_for() -> None:
         reviews = client.get("/openapi.json").json()["components"]["schemas"]["ReviewModel"]["properties"]
 
     for field in UNREAD:
-        assert reviews[field]["description"].startswith("Not read: ")
+        assert reviews[field]["description"].startswith("Not used: ")
         assert len(reviews[field]["examples"]) == 2
         assert "type" not in reviews[field]
 

@@ -18,6 +18,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from tests.support.examples import examples
 
 from restaurant_llm_batch import BatchRunner, LLMRequest, Strategy
 from restaurant_llm_batch.errors import PermanentBackendError
@@ -242,7 +243,7 @@ HEADERS = st.fixed_dictionaries(
     },
 )
 PROPERTY = settings(
-    max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(100), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

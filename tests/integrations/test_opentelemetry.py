@@ -199,9 +199,9 @@ def test_an_answer_is_described_by_the_conventions_names() -> None:
         "gen_ai.usage.input_tokens": 100,
         "gen_ai.usage.output_tokens": 20,
         "gen_ai.usage.cache_read.input_tokens": 60,
-        "restaurant_llm_batch.what": "task",
+        "restaurant_llm_batch.label": "task",
         "restaurant_llm_batch.attempt": 1,
-        "restaurant_llm_batch.waited": 0.5,
+        "restaurant_llm_batch.queue_seconds": 0.5,
     }
     assert span.start_time is not None
     assert span.end_time is not None
@@ -238,11 +238,11 @@ def test_each_attempt_is_a_span_and_each_retry_an_event_of_the_item() -> None:
     (event,) = item.events
     assert event.name == "restaurant_llm_batch.retry"
     assert event.attributes == {
-        "restaurant_llm_batch.what": "task",
+        "restaurant_llm_batch.label": "task",
         "restaurant_llm_batch.stage": "llm",
         "restaurant_llm_batch.attempt": 1,
         "restaurant_llm_batch.wait": 3.5,
-        "restaurant_llm_batch.refused": True,
+        "restaurant_llm_batch.rate_limited": True,
         "error.type": "429",
     }
     assert event.timestamp == first.end_time
@@ -259,7 +259,7 @@ def test_each_attempt_is_a_span_and_each_retry_an_event_of_the_item() -> None:
     ],
     ids=str,
 )
-def test_an_error_is_told_by_its_status_or_its_class(error: Exception, kind: str) -> None:
+def test_an_error_is_reported_by_its_status_or_its_class(error: Exception, kind: str) -> None:
     telemetry = Telemetry()
     failed = ItemEnded(1, 20.0, Failure(7, error, "llm", 3))
     begin = (RunStarted(1, 9.0, 1), ItemStarted(1, 9.0, 7), call(7), answer(7, error=error))
@@ -273,7 +273,7 @@ def test_an_error_is_told_by_its_status_or_its_class(error: Exception, kind: str
     assert point.attributes["error.type"] == kind
 
 
-def test_no_text_and_no_key_is_told() -> None:
+def test_no_text_and_no_key_is_recorded() -> None:
     telemetry = Telemetry()
     stop = AuthenticationFailed(f"{KEY} is not valid; {REVIEW}", status=401)
 

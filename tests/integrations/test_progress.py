@@ -115,7 +115,7 @@ def test_several_causes_are_summed_up_by_the_most_common() -> None:
 
 def test_a_call_that_may_go_on_but_has_no_slot_is_said_to_wait_for_one() -> None:
     counts = tally(*refused([1]))
-    assert counts.waiting_for(13.0) == "waiting for a slot: 1 call to be made again after 429 (RateLimited)"
+    assert counts.waiting_for(13.0) == "waiting for a slot: 1 call to retry after 429 (RateLimited)"
     counts.handle(started(1, attempt=2), 13.0)
     assert counts.waiting_for(13.0) is None
 
@@ -179,7 +179,7 @@ def test_a_terminal_shows_progress_calls_and_waits_without_being_asked() -> None
             progress(event)
         assert screen.shows("1/9")
         assert screen.shows("search 3 in flight")
-        assert screen.shows("retries 3 · refused 3")
+        assert screen.shows("retries 3 · rate limited 3")
         assert screen.shows("waiting 12 s: 3 calls after 429 (RateLimited)")
         progress.note("finishing 3 calls")
         assert screen.shows("finishing 3 calls")
@@ -223,7 +223,7 @@ def test_without_a_terminal_there_is_a_plain_line_now_and_then() -> None:
     assert "\x1b" not in screen.getvalue()
 
 
-def test_without_a_terminal_a_long_wait_is_told_at_once() -> None:
+def test_without_a_terminal_a_long_wait_is_reported_at_once() -> None:
     screen, clock = io.StringIO(), Clock()
     progress = RichProgress(console=Console(file=screen), clock=clock)
     progress(RunStarted(1, 0, 2))

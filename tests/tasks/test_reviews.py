@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.tasks.by_hand import apply
+from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import Limits, LLMRequest, LLMResponse, ReviewSummary, SummarizeReviews, errors
 
@@ -178,7 +178,7 @@ def test_a_merging_prompt_that_is_too_long_is_split_and_then_cut() -> None:
         "nothing",
     ],
 )
-def test_an_answer_without_its_form_is_told(answer: str) -> None:
+def test_an_answer_without_its_form_is_reported(answer: str) -> None:
     with pytest.raises(errors.OutputInvalid) as raised:
         apply(SummarizeReviews(), item(["좋아요"], []), Model(lambda request: answer))
 

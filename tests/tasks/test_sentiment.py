@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.tasks.by_hand import apply
+from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,
@@ -377,7 +377,7 @@ def test_the_request_names_no_restaurant_and_carries_its_data_delimited() -> Non
         ({"restaurant_id": 1, "reviews": [], "review": []}, "field 'review': extra inputs"),
     ],
 )
-def test_a_bad_item_is_told_by_its_field(raw: Any, complaint: str) -> None:
+def test_a_bad_item_is_reported_by_its_field(raw: Any, complaint: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=complaint.replace("{", r"\{")):
         AnalyzeSentiment().parse_item(raw)
 

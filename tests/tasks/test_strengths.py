@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 import pytest
-from tests.modes import STRATEGIES, strategy_name
-from tests.tasks.by_hand import apply
+from tests.support.flow_runner import apply
+from tests.support.run_methods import each_strategy
 
 from restaurant_llm_batch import (
     BatchRunner,
@@ -166,7 +166,7 @@ def test_auto_searches_the_others_in_the_language_of_the_restaurants_own_reviews
     assert "friendly" not in korean
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+@each_strategy
 def test_equal_comparison_sets_are_summed_up_once_per_run(strategy: Strategy) -> None:
     llm = FakeLLM(answer=answer)
     runner = BatchRunner(llm=llm, strategy=strategy)
@@ -181,7 +181,7 @@ def test_equal_comparison_sets_are_summed_up_once_per_run(strategy: Strategy) ->
     assert llm.calls == 12 + 2 + 2  # the next run asks again
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+@each_strategy
 def test_a_comparison_that_fails_fails_all_that_share_it_with_its_stage_and_attempts(
     strategy: Strategy,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.tasks.by_hand import apply
+from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import (
     AspectSummary,

@@ -44,10 +44,10 @@ ENDS: list[tuple[FaultKind, type[BackendError], str, str]] = [
     ("job_fails", PermanentBackendError, "RuntimeError.*CUDA", "FAILED"),
     ("job_fails_for_now", TransientBackendError, "503", "FAILED"),
     ("job_times_out", PermanentBackendError, "timed out", "TIMED_OUT"),
-    ("job_is_cancelled", PermanentBackendError, "somebody else", "CANCELLED"),
-    ("job_vanishes", PermanentBackendError, "does not know job", "VANISHED"),
-    ("job_stays_queued", PermanentBackendError, "last state: IN_QUEUE", "CANCELLED"),
-    ("job_never_ends", PermanentBackendError, "last state: IN_PROGRESS", "CANCELLED"),
+    ("job_is_cancelled", PermanentBackendError, "another client", "CANCELLED"),
+    ("job_vanishes", PermanentBackendError, "no longer knows job", "VANISHED"),
+    ("job_stays_queued", PermanentBackendError, "last status: IN_QUEUE", "CANCELLED"),
+    ("job_never_ends", PermanentBackendError, "last status: IN_PROGRESS", "CANCELLED"),
 ]
 
 

@@ -21,13 +21,7 @@ from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._llm_response import LLMResponse
 from ..cancellation import CancelToken
-from ..errors import (
-    STOPS_THE_RUN,
-    DeadlineExceeded,
-    RateLimited,
-    RunStopped,
-    TransientBackendError,
-)
+from ..errors import STOPS_THE_RUN, DeadlineExceeded, RateLimited, RunStopped, TransientBackendError
 from ..outcomes import Stage
 from ..protocols import Observer, Task
 from .call import Call

@@ -1,1 +1,1 @@
-"""HTTP and what it means: clients, exchanges, statuses, keys, and the codec of OpenAI's chat API."""
+"""HTTP: transports, requests, status codes and rate-limit headers, API keys, and the codec of OpenAI's chat API."""

@@ -1,12 +1,36 @@
 """
-Blocking exchanges that another thread can end, and whose whole time is bounded.
+Abortable blocking HTTP requests: cancellation from another thread, and a limit on a request's total time.
 
-A thread that reads from a socket cannot be cancelled, but the socket can be shut down under it: the read
-returns at once, and the server learns that nobody hears its answer. Which socket an exchange is using only the
-pool knows, so every step on a connection of a client that is `endable` asks which exchange its thread makes.
+Theory of operation
+-------------------
+A thread that blocks in ``recv()`` cannot be cancelled, but another thread can shut its socket down: ``recv()``
+returns at once, and the server sees the connection close and stops generating. Only httpcore's connection pool
+knows which socket a request uses, so the pool has to report it:
 
-On Linux and macOS a shutdown ends a read of another thread. On Windows that is not documented; there the server
-learns of it all the same, and the read ends when it closes the connection.
+1. `make_abortable` replaces the *network backend* of a client's pools, the object that opens TCP connections, by
+   one that wraps each connection (`_Network`, `_Stream`).
+2. `abortable` marks the current thread's request in a context variable for as long as it takes, and registers
+   `AbortableRequest.abort` with the call's cancel token.
+3. Each blocking operation of a wrapped connection (connect, TLS handshake, read, write) looks up that request,
+   stores the socket in it for the duration of the operation (`AbortableRequest.step`), and shortens the
+   operation's timeout to the time that is left. httpx itself bounds single reads only, never a whole request.
+4. `AbortableRequest.abort` shuts down the stored socket. Between operations no socket is stored; then the
+   next operation raises.
+
+Outside of an `abortable` block, a wrapped connection behaves like any other.
+
+Private attributes
+------------------
+Pools take a ``network_backend=`` argument, but httpx's clients do not pass one on, and a client built around a
+pool of our own would not follow the environment's proxies. So `make_abortable` reads ``_transport``, ``_mounts``
+and ``_pool`` and writes ``_network_backend`` (each is explained there). Checked with httpx 0.28.1 and
+httpcore 1.0.9, and with httpx2 and httpcore2 2.16.2, which the openai SDK uses. If a release renames one of them,
+requests work but cannot be aborted, and a warning is logged; ``test_blocking_abort.py`` fails.
+
+Platforms
+---------
+On Linux and macOS a shutdown ends another thread's ``recv()``. Windows does not document this: there the server
+still sees the shutdown, and ``recv()`` ends when the server closes the connection.
 """
 
 from __future__ import annotations
@@ -30,31 +54,34 @@ log = logging.getLogger("restaurant_llm_batch")
 
 class TotalTimeout(Exception):
     """
-    The time of a whole exchange was up before its answer had been read.
+    A request's total time ran out before its response had been read.
 
     Attributes:
-        may_have_arrived: Whether anything had been sent.
+        request_may_have_been_sent: Whether any byte may have been sent.
     """
 
-    def __init__(self, *, may_have_arrived: bool) -> None:
+    def __init__(self, *, request_may_have_been_sent: bool) -> None:
         super().__init__()
-        self.may_have_arrived = may_have_arrived
+        self.request_may_have_been_sent = request_may_have_been_sent
 
 
 @contextmanager
 def abortable(seconds: float) -> Iterator[None]:
     """
-    Make one blocking exchange on a client that is `endable`.
+    Make one blocking request inside the block abortable, on a client prepared by `make_abortable`.
+
+    Args:
+        seconds: Limit on the request's total time.
 
     Raises:
-        RunStopped: When the run gave the call up. The connection is closed; one that is just being opened, at
-            the latest when its time to connect is up.
-        TooLate: When the exchange took longer than so many seconds, however busily the server was answering.
+        RunStopped: If the call was cancelled. Its connection is closed at once, except while it is being opened:
+            then when the connect timeout ends at the latest.
+        TotalTimeout: If the request took longer than `seconds`, even if the server was still sending.
     """
-    ours = AbortableRequest(seconds)
-    token = _CURRENT.set(ours)
+    request = AbortableRequest(seconds)
+    token = _CURRENT.set(request)
     try:
-        with on_cancel(ours.abort):
+        with on_cancel(request.abort):
             yield
     finally:
         _CURRENT.reset(token)
@@ -62,15 +89,20 @@ def abortable(seconds: float) -> Iterator[None]:
 
 def make_abortable(client: Any) -> None:
     """
-    Have the exchanges of a client of httpx's, or of httpx2's, ended and bounded as `exchange` says.
+    Prepare an httpx or httpx2 client, so that `abortable` can abort its requests and bound their total time.
 
-    Their pools take what opens connections as an argument, but the clients do not pass it on, and a client with
-    a pool of ours would no longer follow the environment's proxies. So this reaches into the client that was
-    made as always. The names are private: where a release has others, calls are made as before, and we say so.
+    Reaches into private attributes; see the module's docstring. If one is missing, logs a warning and leaves the
+    client as it is.
     """
     try:
-        pools = [way._pool for way in (client._transport, *client._mounts.values()) if way]  # noqa: SLF001
+        # Client._transport: the default transport. Client._mounts: URL pattern -> transport, or None for "no
+        # proxy"; holds the transports of the environment's proxies or of `proxy=`.
+        transports = [client._transport, *client._mounts.values()]  # noqa: SLF001
+        # HTTPTransport._pool: its httpcore ConnectionPool, HTTPProxy or SOCKSProxy.
+        pools = [transport._pool for transport in transports if transport]  # noqa: SLF001
         for pool in pools:
+            # ConnectionPool._network_backend: handed to each connection that the pool creates, and read at no
+            # other time, so it can be replaced until the first request.
             pool._network_backend = _Network(pool._network_backend)  # noqa: SLF001
     except AttributeError as error:
         log.warning("blocking calls cannot be ended with this %s: %s", type(client).__module__, error)
@@ -78,13 +110,13 @@ def make_abortable(client: Any) -> None:
 
 class AbortableRequest:
     """
-    What one thread does on connections, and another may end.
+    One blocking request, which its thread makes step by step and any thread may abort.
 
-    A step holds its socket for as long as it lasts and no longer: between steps the pool may close the
-    connection, whose number the system then gives to another, or lend it to another thread.
+    A step is one blocking operation on a connection. The socket is stored during a step only: between steps the
+    pool may close the connection, whose file descriptor the system then reuses, or give it to another thread.
 
     Attributes:
-        sent: Whether something was sent, or may have been.
+        sent: Whether anything was sent, or may have been.
     """
 
     __slots__ = ("_aborted", "_deadline", "_lock", "_socket", "sent")
@@ -97,70 +129,71 @@ class AbortableRequest:
         self.sent = False
 
     def abort(self) -> None:
-        """End the exchange, from any thread: the step that it is in, or else its next one, raises."""
+        """Abort the request, from any thread: its current step raises, or else its next one."""
         with self._lock:
             self._aborted = True
             if self._socket is not None:
-                with suppress(OSError):  # the other side was faster
-                    # The plain socket's own: that of `ssl` would change what the reading thread is using.
+                with suppress(OSError):  # the server has closed the connection already
+                    # Not `self._socket.shutdown`: SSLSocket's drops the TLS state that the reading thread is using.
                     socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
 
     def step(
         self, using: socket.socket, do: Callable[[Any, float], T], what: Any, timeout: float | None
     ) -> T:
-        """Do one thing on a connection, in what is left of the time."""
+        """Perform one operation on a connection within the time that is left."""
         seconds = self.left(timeout)
         try:
             with self._lock:
                 self._socket = using
-            self.check()  # from here on it is this socket that ending us shuts down
+            self.check()  # after storing the socket: an abort before that has shut nothing down
             done = do(what, seconds)
         except Exception as error:
             self.check()
             if monotonic() >= self._deadline:
-                raise TotalTimeout(may_have_arrived=self.sent) from error
+                raise TotalTimeout(request_may_have_been_sent=self.sent) from error
             raise
         finally:
             with self._lock:
                 self._socket = None
-        self.check()  # a read from a socket that is shut down ends like that of a whole body
+        self.check()  # a read from a socket that was shut down returns b"", as at the end of a body
         return done
 
     def left(self, timeout: float | None) -> float:
-        """Return how long a step may take."""
+        """Return the timeout of the next step: `timeout`, or the time left for the request if that is less."""
         self.check()
         seconds = self._deadline - monotonic()
         if seconds <= 0:
-            raise TotalTimeout(may_have_arrived=self.sent)
+            raise TotalTimeout(request_may_have_been_sent=self.sent)
         return seconds if timeout is None or timeout > seconds else timeout
 
     def check(self) -> None:
-        """Raise if the exchange was ended."""
+        """Raise `RunStopped` if the request was aborted."""
         if self._aborted:
             raise cancelled_error()
 
 
-_CURRENT: ContextVar[AbortableRequest | None] = ContextVar("exchange", default=None)
+_CURRENT: ContextVar[AbortableRequest | None] = ContextVar("abortable_request", default=None)
+"""The request that the current thread is making."""
 
 
 class _Network:
-    """What opens a pool's connections, as httpcore's NetworkBackend."""
+    """httpcore's NetworkBackend, with connections wrapped in `_Stream`."""
 
     def __init__(self, network: Any) -> None:
         self._network = network
 
-    def connect_tcp(self, host: str, port: int, timeout: float | None = None, **more: Any) -> _Stream:
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, **options: Any) -> _Stream:
         current = _CURRENT.get()
         if current is not None:
             timeout = current.left(timeout)
-        return _Stream(self._network.connect_tcp(host, port, timeout=timeout, **more))
+        return _Stream(self._network.connect_tcp(host, port, timeout=timeout, **options))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._network, name)
 
 
 class _Stream:
-    """A connection, as httpcore's NetworkStream."""
+    """httpcore's NetworkStream, with each operation made a step of the thread's `AbortableRequest`."""
 
     def __init__(self, stream: Any) -> None:
         self._stream = stream
@@ -192,14 +225,15 @@ class _Stream:
 
         opened: list[_Stream] = []
 
-        def shake_hands(context: ssl.SSLContext, seconds: float) -> None:
+        def handshake(context: ssl.SSLContext, seconds: float) -> None:
             opened.append(_Stream(self._stream.start_tls(context, server_hostname, seconds)))
 
         try:
-            with _again(self._socket) as known:
-                current.step(known, shake_hands, ssl_context, timeout)
+            with _duplicate(self._socket) as connection:
+                current.step(connection, handshake, ssl_context, timeout)
         except BaseException:
-            for stream in (*opened, self):  # httpcore forgets what it was not given back
+            # httpcore closes only the stream that start_tls returns, so a raise here would leak both.
+            for stream in (*opened, self):
                 stream.close()
             raise
         return opened[0]
@@ -211,13 +245,14 @@ class _Stream:
         return self._stream.get_extra_info(info)
 
 
-def _again(connection: socket.socket) -> AbstractContextManager[socket.socket]:
+def _duplicate(connection: socket.socket) -> AbstractContextManager[socket.socket]:
     """
-    Return a second socket of a connection.
+    Return a second socket object for a connection, to shut it down by during the TLS handshake.
 
-    A handshake moves the connection out of the object that we know into one that we do not have yet.
+    ``SSLContext.wrap_socket`` detaches the connection from the socket object we hold, and returns the new one
+    only when the handshake is over.
     """
     try:
         return socket.fromfd(connection.fileno(), connection.family, connection.type)
-    except OSError:  # too many files are open; then the handshake is bounded by its time alone
+    except OSError:  # too many open files: the handshake cannot be aborted, only time out
         return nullcontext(connection)

@@ -1,4 +1,4 @@
-"""aiohttp as a transport: for asyncio, where many calls are in flight at once."""
+"""aiohttp transport: async calls on asyncio, with hundreds in flight at once."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .types import Headers, HTTPResponse, Timeout, TransportError, system_trust
 class _Target(NamedTuple):
     url: URL
     proxy: str | None
-    trust: ssl.SSLContext | bool
+    verify: ssl.SSLContext | bool
 
 
 class _BorrowedSession(NamedTuple):
@@ -27,11 +27,11 @@ class _BorrowedSession(NamedTuple):
 
 class AiohttpTransport:
     """
-    aiohttp, on asyncio only.
+    Transport over aiohttp, for asyncio only.
 
     Args:
         proxy: A proxy's URL; None for the environment's.
-        ssl_context: Whom to trust; None for the system's authorities.
+        ssl_context: Certificate authorities to trust; None for the system's.
         keepalive_expiry: Seconds after which an idle connection is closed.
     """
 
@@ -46,7 +46,7 @@ class AiohttpTransport:
         self._context = ssl_context
         self._keepalive_expiry = keepalive_expiry
         self._sessions = EventLoopLocal(self._make, _close_session)
-        # Looked up once: aiohttp's own `trust_env` reads the environment and ~/.netrc for every request.
+        # Read once: aiohttp's own `trust_env` reads the environment and ~/.netrc for each request.
         self._environment: dict[str, str] | None = None
         self._targets: dict[str, _Target] = {}
         self._timeouts: dict[Timeout, aiohttp.ClientTimeout] = {}
@@ -54,38 +54,43 @@ class AiohttpTransport:
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
     ) -> HTTPResponse:
-        """Send a request and wait for the answer on the running loop."""
-        lent = self._sessions.get()
-        lent.in_use.enter()
+        """
+        Send a request and wait for the response on the running event loop.
+
+        Raises:
+            TransportError: If no response came.
+        """
+        borrowed = self._sessions.get()
+        borrowed.in_use.enter()
         try:
             target = self._target(url)
-            async with lent.session.request(
+            async with borrowed.session.request(
                 method,
                 target.url,
                 headers=headers,
                 data=body,
-                timeout=self._times(timeout),
+                timeout=self._as_aiohttp_timeout(timeout),
                 proxy=target.proxy,
-                ssl=target.trust,
+                ssl=target.verify,
                 allow_redirects=False,
             ) as response:
                 return HTTPResponse(response.status, response.headers, await response.read())
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise _transport_error(error, timeout) from error
         finally:
-            if lent.in_use.exit():
+            if borrowed.in_use.exit():
                 with CancelScope(shield=True):
-                    await lent.session.close()
+                    await borrowed.session.close()
 
     async def aclose(self) -> None:
-        """Close the running loop's connections, or leave it to the last call that is using them."""
-        lent = self._sessions.take()
-        if lent is not None and lent.in_use.close():
-            await lent.session.close()
+        """Close the running event loop's connections, after the last call that uses them."""
+        borrowed = self._sessions.take()
+        if borrowed is not None and borrowed.in_use.close():
+            await borrowed.session.close()
 
     def _make(self) -> _BorrowedSession:
         session = aiohttp.ClientSession(
-            # No limit of its own: the runner's gates decide how many connections there are.
+            # No limit on connections: the runner's concurrency limiters bound the calls in flight.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keepalive_expiry),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
@@ -95,13 +100,13 @@ class AiohttpTransport:
         target = self._targets.get(url)
         if target is None:
             parsed = URL(url)
-            target = _Target(parsed, self._proxy_for(parsed), self._trust_for(parsed))
-            if len(self._targets) > 64:  # job ids make URLs that are asked for a few times and never again
+            target = _Target(parsed, self._proxy_for(parsed), self._verify_for(parsed))
+            if len(self._targets) > 64:  # URLs with a job id are requested a few times and never again
                 self._targets.clear()
             self._targets[url] = target
         return target
 
-    def _trust_for(self, url: URL) -> ssl.SSLContext | bool:
+    def _verify_for(self, url: URL) -> ssl.SSLContext | bool:
         if url.scheme != "https":
             return True
         if self._context is None:
@@ -118,10 +123,10 @@ class AiohttpTransport:
             return None
         return proxy
 
-    def _times(self, timeout: Timeout) -> aiohttp.ClientTimeout:
+    def _as_aiohttp_timeout(self, timeout: Timeout) -> aiohttp.ClientTimeout:
         times = self._timeouts.get(timeout)
         if times is None:
-            # Above this many seconds aiohttp would round its timers up to whole ones.
+            # aiohttp rounds timers above `ceil_threshold` seconds (5 by default) up to whole seconds.
             times = self._timeouts[timeout] = aiohttp.ClientTimeout(
                 total=timeout.total,
                 sock_connect=timeout.connect,
@@ -131,8 +136,8 @@ class AiohttpTransport:
         return times
 
 
-def _close_session(lent: _BorrowedSession) -> None:
-    lent.session.detach()  # its loop is closed: nothing can be awaited there, and its sockets go with it
+def _close_session(borrowed: _BorrowedSession) -> None:
+    borrowed.session.detach()  # its loop is closed, and its sockets with it; nothing can be awaited there
 
 
 def _transport_error(error: Exception, timeout: Timeout) -> TransportError:
@@ -145,13 +150,13 @@ def _transport_error(error: Exception, timeout: Timeout) -> TransportError:
         ValueError,
     )
     if isinstance(error, aiohttp.ConnectionTimeoutError):
-        words = f"no connection within {timeout.connect:g} seconds"
+        message = f"no connection within {timeout.connect:g} seconds"
     elif isinstance(error, aiohttp.SocketTimeoutError):
-        words = f"nothing was heard for {timeout.read or timeout.total:g} seconds"
+        message = f"no data received for {timeout.read or timeout.total:g} seconds"
     elif timed_out:
-        words = f"no answer within {timeout.total:g} seconds"
+        message = f"no response within {timeout.total:g} seconds"
     else:
-        words = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     return TransportError(
-        words, request_may_have_been_sent=not isinstance(error, not_sent), timed_out=timed_out
+        message, request_may_have_been_sent=not isinstance(error, not_sent), timed_out=timed_out
     )

@@ -1,4 +1,4 @@
-"""Clients that belong to an event loop: one for each loop, none of a dead one."""
+"""Client lifetime: one client per event loop and process, closed after its last call."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Client = TypeVar("Client")
 
 class EventLoopLocal(Generic[Client]):
     """
-    One client per event loop and process, made when it is first asked for.
+    One client per event loop and process, created on first use; compare `threading.local`.
 
-    A pool's sockets and locks belong to the loop they were made on, and a forked child must not write into
+    A pool's sockets and locks belong to the loop they were created on, and a forked child must not write to
     its parent's connections.
 
     Args:
-        make: Makes a client, on the loop it is for.
-        drop: Lets go of a client whose loop is closed, or is another process's; it cannot await anything.
+        make: Creates a client for the running loop.
+        drop: Discards a client whose loop is closed or belongs to another process; must not await.
     """
 
     def __init__(self, make: Callable[[], Client], drop: Callable[[Client], object]) -> None:
@@ -32,7 +32,7 @@ class EventLoopLocal(Generic[Client]):
         self._clients: dict[Any, Client] = {}
 
     def get(self) -> Client:
-        """Return the running loop's client."""
+        """Return the running loop's client; create it if there is none."""
         if os.getpid() != self._pid:
             self._reset_after_fork()
         loop = current_token().native_token
@@ -40,54 +40,55 @@ class EventLoopLocal(Generic[Client]):
         if client is not None:
             return client
         with self._lock:
-            self._forget_dead()
+            self._drop_closed_loops()
             client = self._clients[loop] = self._make()
         return client
 
     def take(self) -> Client | None:
-        """Return the running loop's client, which is then the caller's to close; None when there is none."""
+        """Remove and return the running loop's client, for the caller to close; None if there is none."""
         with self._lock:
             return self._clients.pop(current_token().native_token, None)
 
     def _reset_after_fork(self) -> None:
-        """Forget, in a forked child, the parent's clients, and a lock that one of its threads may hold."""
+        """Drop the parent's clients in a forked child, and the lock, which a thread of the parent may hold."""
         clients, self._clients = self._clients, {}
         self._lock, self._pid = threading.Lock(), os.getpid()
         for client in clients.values():
             self._drop(client)
 
-    def _forget_dead(self) -> None:
+    def _drop_closed_loops(self) -> None:
         for loop in [loop for loop in self._clients if _is_closed(loop)]:
             self._drop(self._clients.pop(loop))
 
 
 def _is_closed(loop: Any) -> bool:
-    # asyncio's loops tell; trio's refuses to be called when its run is over.
+    # asyncio's loops have is_closed(); a trio token raises from run_sync_soon() when its run is over.
     is_closed = getattr(loop, "is_closed", None)
     if callable(is_closed):
         return bool(is_closed())
     try:
-        loop.run_sync_soon(_nothing)
+        loop.run_sync_soon(_noop)
     except Exception:
         return True
     return False
 
 
-def _nothing() -> None:
+def _noop() -> None:
     pass
 
 
 def loop_is_trio() -> bool:
-    """Tell whether the running loop is trio's."""
+    """Return whether the running event loop is trio's."""
     return type(current_token().native_token).__module__.startswith("trio")
 
 
 class UsageCounter:
     """
-    How many calls use something that is to be closed when nobody does.
+    Number of calls that use a client, so that it is closed when the last one ends.
 
-    A runner closes a backend when its own work is over; another runner, or a thread that was let go, may be
-    in the middle of a call. To cut that off would make it be paid for twice, or leave its fate unknown.
+    A runner closes its backends when it has finished, but another runner, or an abandoned thread, may be in
+    the middle of a call. Closing the client under that call would have it paid for twice, or leave its outcome
+    unknown.
     """
 
     def __init__(self) -> None:
@@ -96,24 +97,24 @@ class UsageCounter:
         self._lock = threading.Lock()
 
     def enter(self) -> None:
-        """Note a call."""
+        """Count a call that starts."""
         with self._lock:
             self._calls += 1
 
     def exit(self) -> bool:
-        """Note a call's end; return whether to close now."""
+        """Count a call that ends; return whether to close the client now."""
         with self._lock:
             self._calls -= 1
-            return self._due()
+            return self._claim_close()
 
     def close(self) -> bool:
-        """Ask to close; return whether to do so now, rather than when the last call has ended."""
+        """Request closing; return whether to close now, rather than when the last call ends."""
         with self._lock:
             self._to_close = True
-            return self._due()
+            return self._claim_close()
 
-    def _due(self) -> bool:
-        due = self._to_close and not self._calls
-        if due:
+    def _claim_close(self) -> bool:
+        close_now = self._to_close and not self._calls
+        if close_now:
             self._to_close = False
-        return due
+        return close_now

@@ -1,22 +1,22 @@
 """
-HTTP backends as flows: a generator yields what to send, two tiny methods do the sending.
+HTTP requests as steps of flows: a backend's generator yields an `HTTPRequest`, and `HTTPClient` sends it.
 
-So the blocking and the awaited colour of a backend cannot differ in what they ask, read or complain about.
+The sync and async methods of a backend drive the same generator, so they cannot differ in what they send, read
+or raise.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Generator
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from ..errors import ConfigurationError
-from ..steps import Flow
 from .status import no_response_error
 from .transport import HTTPTransport
-from .types import Headers, HTTPResponse, Timeout, Transport, TransportError
+from .types import Headers, HTTPResponse, Timeout, Transport, TransportError, check_transport
 
 
 class HTTPRequest(NamedTuple):
-    """The step of such a flow: a request to send. Answered with an `HTTPResponse`."""
+    """A step that sends an HTTP request; the flow is resumed with an `HTTPResponse`."""
 
     method: str
     url: str
@@ -27,49 +27,55 @@ class HTTPRequest(NamedTuple):
 
 class HTTPClient:
     """
-    Sends exchanges through a transport, its own or the user's.
+    Sends requests through a transport.
 
     Args:
-        transport: The user's, which is never closed here; None for one of our own.
+        transport: The user's transport, which is never closed here; None to create and own an `HTTPTransport`.
+        keep_alive: Seconds after which an own transport closes an idle connection.
+
+    Raises:
+        ConfigurationError: If `transport` lacks ``send`` or ``asend``.
     """
 
     def __init__(self, transport: Transport | None, *, keep_alive: float = 4.0) -> None:
-        if transport is not None and not (hasattr(transport, "send") and hasattr(transport, "asend")):
-            raise ConfigurationError(
-                f"transport must have send() and asend(), but {type(transport).__name__} has not; "
-                "write for example transport=HTTPTransport(proxy=...)"
-            )
+        check_transport(transport)
         self._own = HTTPTransport(keepalive_expiry=keep_alive) if transport is None else None
         self._transport: Transport = self._own or transport  # type: ignore[assignment]
 
     def send(self, request: HTTPRequest) -> HTTPResponse:
-        """Send and wait, blocking the thread."""
+        """Send a request, blocking the thread until the response has been read."""
         return self._transport.send(*request)
 
     async def asend(self, request: HTTPRequest) -> HTTPResponse:
-        """Send and wait on the running loop."""
+        """Send a request on the running event loop."""
         return await self._transport.asend(*request)
 
     def close(self) -> None:
-        """Close the connections of blocking calls."""
+        """Close the sync connections of an own transport."""
         if self._own is not None:
             self._own.close()
 
     async def aclose(self) -> None:
-        """Close the running loop's connections."""
+        """Close the running event loop's connections of an own transport."""
         if self._own is not None:
             await self._own.aclose()
 
 
-def send_request(what: HTTPRequest, backend: str) -> Flow[HTTPResponse]:
+T = TypeVar("T")
+
+HTTPFlow: TypeAlias = Generator[HTTPRequest, Any, T]
+"""A generator of HTTP requests, each answered with its `HTTPResponse`, that returns a `T`."""
+
+
+def send_request(request: HTTPRequest, backend: str) -> HTTPFlow[HTTPResponse]:
     """
-    Ask for one exchange.
+    Send one request, as a flow.
 
     Raises:
-        TransientBackendError: When no answer came.
+        TransientBackendError: If no response came.
     """
     try:
-        answer: HTTPResponse = yield what
+        response: HTTPResponse = yield request
     except TransportError as error:
         raise no_response_error(error, backend) from error
-    return answer
+    return response

@@ -1,4 +1,4 @@
-"""What names a backend in the keys of a store."""
+"""Backend fingerprints: cache keys for the store, from service, model and sampling parameters."""
 
 from __future__ import annotations
 
@@ -7,23 +7,25 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from typing import Any
 
-_NO_MATTER = frozenset(
+_IGNORED_FIELDS = frozenset(
     ("service_tier", "prompt_cache_key", "prompt_cache_retention", "user", "metadata", "priority")
 )
-"""What a request may carry that does not change its answer."""
+"""Request fields that do not change the reply."""
 
 
-def backend_fingerprint(kind: str, place: str | None, model: str | None, more: Mapping[str, Any]) -> str:
+def backend_fingerprint(
+    backend: str, address: str | None, model: str | None, extra_body: Mapping[str, Any]
+) -> str:
     """
-    Return the identity of a backend: who answers, and with what sampling.
+    Return a backend's fingerprint: two backends with equal fingerprints may share cached replies.
 
     Args:
-        kind: The backend.
-        place: The address or endpoint; None for the service's own.
-        model: The model; None for that of the place.
-        more: What goes along with every request. Only a hash of it is used: a user's own fields may be secret.
+        backend: The backend's name.
+        address: Its base URL or endpoint id; None for the service's default.
+        model: The model; None for the address's default model.
+        extra_body: Fields sent with every request. Only their hash is used, since users' fields may be secret.
     """
-    matters = {name: value for name, value in more.items() if name not in _NO_MATTER}
-    text = json.dumps(matters, sort_keys=True, default=repr, ensure_ascii=True)
-    sampling = blake2b(text.encode(), digest_size=8).hexdigest() if matters else ""
-    return " ".join((kind, place or "", model or "", sampling)).rstrip()
+    relevant = {name: value for name, value in extra_body.items() if name not in _IGNORED_FIELDS}
+    text = json.dumps(relevant, sort_keys=True, default=repr, ensure_ascii=True)
+    sampling = blake2b(text.encode(), digest_size=8).hexdigest() if relevant else ""
+    return " ".join((backend, address or "", model or "", sampling)).rstrip()

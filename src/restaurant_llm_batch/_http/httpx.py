@@ -1,4 +1,4 @@
-"""httpx as a transport: for blocking calls, for trio, and for tests that watch httpx."""
+"""httpx transport: blocking calls, and async calls on trio."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ _NOT_SENT = (
     httpx.UnsupportedProtocol,
     httpx.ProxyError,
 )
+"""Errors raised before any byte of the request was sent."""
 
 
 class HttpxTransport:
     """
-    httpx, on any loop.
+    Transport over httpx, for threads and for any event loop.
 
     Args:
         proxy: A proxy's URL; None for the environment's.
-        ssl_context: Whom to trust; None for the system's authorities.
+        ssl_context: Certificate authorities to trust; None for the system's.
         keepalive_expiry: Seconds after which an idle connection is closed.
     """
 
@@ -42,33 +43,34 @@ class HttpxTransport:
     ) -> None:
         self._proxy = proxy
         self._context = ssl_context
-        # How many connections there are is for the runner's gates to say.
+        # No limit on connections: the runner's concurrency limiters bound the calls in flight.
         self._limits = httpx.Limits(
             max_connections=None, max_keepalive_connections=None, keepalive_expiry=keepalive_expiry
         )
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._lent: tuple[httpx.Client, UsageCounter] | None = None
+        self._client: tuple[httpx.Client, UsageCounter] | None = None
         self._clients = EventLoopLocal(self._make_async, lambda client: None)
 
     def send(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
     ) -> HTTPResponse:
         """
-        Send a request and wait for the answer, blocking the thread.
+        Send a request and wait for the response, blocking the thread.
 
         Raises:
-            RunStopped: When the run gave the call up; the connection is closed, so that the server stops too.
+            RunStopped: If the call was cancelled; the connection is closed, so that the server stops too.
+            TransportError: If no response came.
         """
-        client, in_use = self._lend()
+        client, in_use = self._borrow()
         try:
             request = client.build_request(
-                method, url, headers=dict(headers), content=body, timeout=_times(timeout)
+                method, url, headers=dict(headers), content=body, timeout=_as_httpx_timeout(timeout)
             )
             with abortable(timeout.total):
                 response = client.send(request)
         except TotalTimeout as error:
-            raise _timeout_error(timeout, error.may_have_arrived) from error
+            raise _timeout_error(timeout, error.request_may_have_been_sent) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise _transport_error(error, timeout) from error
         finally:
@@ -79,12 +81,17 @@ class HttpxTransport:
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
     ) -> HTTPResponse:
-        """Send a request and wait for the answer on the running loop."""
+        """
+        Send a request and wait for the response on the running event loop.
+
+        Raises:
+            TransportError: If no response came.
+        """
         client, in_use = self._clients.get()
         in_use.enter()
         try:
             request = client.build_request(
-                method, url, headers=dict(headers), content=body, timeout=_times(timeout)
+                method, url, headers=dict(headers), content=body, timeout=_as_httpx_timeout(timeout)
             )
             request.stream = _Body(body or b"")
             with anyio.fail_after(timeout.total):
@@ -100,30 +107,30 @@ class HttpxTransport:
         return HTTPResponse(response.status_code, response.headers, response.content)
 
     def close(self) -> None:
-        """Close the connections of blocking calls, or leave it to the last call that is using them."""
+        """Close the connections of blocking calls, after the last call that uses them."""
         with self._lock:
-            lent, self._lent = self._lent, None
-        if lent is not None and os.getpid() == self._pid and lent[1].close():
-            lent[0].close()
+            borrowed, self._client = self._client, None
+        if borrowed is not None and os.getpid() == self._pid and borrowed[1].close():
+            borrowed[0].close()
 
     async def aclose(self) -> None:
-        """Close the running loop's connections, likewise."""
-        lent = self._clients.take()
-        if lent is not None and lent[1].close():
-            await lent[0].aclose()
+        """Close the running event loop's connections, after the last call that uses them."""
+        borrowed = self._clients.take()
+        if borrowed is not None and borrowed[1].close():
+            await borrowed[0].aclose()
 
-    def _lend(self) -> tuple[httpx.Client, UsageCounter]:
-        if os.getpid() != self._pid:  # a forked child leaves its parent's connections, and locks, alone
-            self._pid, self._lock, self._lent = os.getpid(), threading.Lock(), None
-        with self._lock:  # or it might be closed between being looked up and being entered
-            if self._lent is None:
+    def _borrow(self) -> tuple[httpx.Client, UsageCounter]:
+        if os.getpid() != self._pid:  # a forked child must use neither its parent's connections nor its lock
+            self._pid, self._lock, self._client = os.getpid(), threading.Lock(), None
+        with self._lock:  # look up and enter in one go: close() may come between the two
+            if self._client is None:
                 client = httpx.Client(
                     limits=self._limits, proxy=self._proxy, verify=self._verify, follow_redirects=False
                 )
                 make_abortable(client)
-                self._lent = client, UsageCounter()
-            self._lent[1].enter()
-            return self._lent
+                self._client = client, UsageCounter()
+            self._client[1].enter()
+            return self._client
 
     def _make_async(self) -> tuple[httpx.AsyncClient, UsageCounter]:
         client = httpx.AsyncClient(
@@ -140,10 +147,10 @@ class HttpxTransport:
 
 class _Body(httpx.AsyncByteStream):
     """
-    A body that is sent in one piece.
+    A request body that is sent in one piece.
 
-    httpx's own is an async generator: one that is cancelled while it is being sent waits for the garbage collector
-    to close it, which trio warns of.
+    httpx's own body is an async generator. If it is cancelled while being sent, the garbage collector has to close
+    it, which trio warns about.
     """
 
     def __init__(self, body: bytes) -> None:
@@ -158,36 +165,36 @@ class _Body(httpx.AsyncByteStream):
         raise StopAsyncIteration
 
 
-def _times(timeout: Timeout) -> httpx.Timeout:
+def _as_httpx_timeout(timeout: Timeout) -> httpx.Timeout:
     read = timeout.total if timeout.read is None else min(timeout.read, timeout.total)
     return httpx.Timeout(read, connect=min(timeout.connect, timeout.total))
 
 
-def _timeout_error(timeout: Timeout, may_have_arrived: bool = True) -> TransportError:
+def _timeout_error(timeout: Timeout, may_have_been_sent: bool = True) -> TransportError:
     return TransportError(
-        f"no answer within {timeout.total:g} seconds",
-        request_may_have_been_sent=may_have_arrived,
+        f"no response within {timeout.total:g} seconds",
+        request_may_have_been_sent=may_have_been_sent,
         timed_out=True,
     )
 
 
 def _transport_error(error: httpx.HTTPError | httpx.InvalidURL, timeout: Timeout) -> TransportError:
     timed_out = isinstance(error, httpx.TimeoutException)
-    arrived = not isinstance(error, (*_NOT_SENT, httpx.InvalidURL))
+    sent = not isinstance(error, (*_NOT_SENT, httpx.InvalidURL))
     if isinstance(error, httpx.ConnectTimeout):
-        words = f"no connection within {timeout.connect:g} seconds"
+        message = f"no connection within {timeout.connect:g} seconds"
     elif timed_out:
-        words = f"nothing was heard for {timeout.read or timeout.total:g} seconds"
+        message = f"no data received for {timeout.read or timeout.total:g} seconds"
     else:
-        words = f"{type(error).__name__}: {_error_text(error)}"
-    return TransportError(words, request_may_have_been_sent=arrived, timed_out=timed_out)
+        message = f"{type(error).__name__}: {_error_text(error)}"
+    return TransportError(message, request_may_have_been_sent=sent, timed_out=timed_out)
 
 
 def _error_text(error: BaseException) -> str:
-    """Return the words of an error, or of what caused it; httpx's own are often none."""
+    """Return an error's message, or that of its cause; httpx's own messages are often empty."""
     cause: BaseException | None = error
     while cause is not None:
         if str(cause):
             return str(cause)
         cause = cause.__cause__ or cause.__context__
-    return "no more is known"
+    return "no details"

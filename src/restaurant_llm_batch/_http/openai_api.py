@@ -1,7 +1,7 @@
 """
-The codec of OpenAI's chat API, which vLLM, RunPod's workers and many others speak too.
+OpenAI chat completions codec: request bodies, responses and errors, as vLLM and RunPod's workers speak them too.
 
-Pure functions: a request becomes a body, an answer becomes a reply or an error.
+Pure functions. API reference: https://platform.openai.com/docs/api-reference/chat
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from .status import MAX_ERROR_TEXT, error_from_status, read_rate_limits
 _CONTEXT_LENGTH_EXCEEDED = re.compile(
     r"maximum context length|context_length_exceeded|maximum model length", re.IGNORECASE
 )
-_NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_NOT_IN_SCHEMA_NAME = re.compile(r"[^A-Za-z0-9_-]")
 _INSUFFICIENT_QUOTA = frozenset(
     {
         "insufficient_quota",
@@ -32,7 +32,11 @@ _INSUFFICIENT_QUOTA = frozenset(
         "billing_not_active",
     }
 )
-"""Codes and types of a 429 that no waiting mends; OpenAI's error guide."""
+"""
+Codes and types of a 429 that waiting does not resolve.
+
+Source: https://platform.openai.com/docs/guides/error-codes
+"""
 
 
 def chat_body(
@@ -43,13 +47,13 @@ def chat_body(
     extra_body: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """
-    Return the body of a chat completion.
+    Return the request body of a chat completion.
 
     Args:
-        request: The question.
+        request: The messages and their sampling parameters.
         model: The model's name.
-        max_tokens_field: What the service calls the limit on the answer's tokens.
-        extra_body: Further fields, which go before ours.
+        max_tokens_field: The service's name of the field that limits completion tokens.
+        extra_body: Further fields, which override those above.
     """
     body: dict[str, Any] = {
         "model": model,
@@ -61,7 +65,7 @@ def chat_body(
         body["response_format"] = {
             "type": "json_schema",
             "json_schema": {
-                "name": _NO_NAME.sub("_", request.task)[:64] or "answer",
+                "name": _NOT_IN_SCHEMA_NAME.sub("_", request.task)[:64] or "answer",
                 "strict": True,
                 "schema": request.schema,
             },
@@ -72,38 +76,37 @@ def chat_body(
 
 
 def read_chat(
-    answer: Any, backend: str, secret: Secret | None = None, headers: Mapping[str, str] | None = None
+    body: Any, backend: str, secret: Secret | None = None, headers: Mapping[str, str] | None = None
 ) -> LLMResponse:
     """
-    Return the reply in the body of a chat completion.
+    Parse a chat completion.
 
-    A refusal is a reply too, with the model's words as its text and "refusal" as its finish reason: it was
-    paid for.
+    A refusal is a reply too, since it was paid for: its text is the refusal, its finish reason "refusal".
 
     Args:
-        answer: The decoded body.
+        body: The decoded response body.
         backend: The backend's name.
-        secret: The key, to be kept out of messages.
-        headers: The answer's headers, which may tell what is left of the service's limits.
+        secret: The key, to redact it in messages.
+        headers: The response headers, which may report the service's rate limits.
 
     Raises:
-        BackendError: When the body is an error, or no completion; some servers send those with status 200.
+        BackendError: If the body is an error or not a completion; some servers send those with status 200.
     """
     try:
-        choice = answer["choices"][0]
+        choice = body["choices"][0]
         message = _part(choice, "message")
         reason = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise _not_a_completion(answer, backend, secret) from None
+        raise _error_instead_of_completion(body, backend, secret) from None
     text, refusal = message.get("content"), message.get("refusal")
-    usage = _part(answer, "usage")
+    usage = _part(body, "usage")
     refused = bool(refusal) and not text
     return LLMResponse(
         text=as_text(refusal if refused else text),
         finish_reason="refusal" if refused else str(reason or "stop"),
         prompt_tokens=count(usage.get("prompt_tokens")),
         completion_tokens=count(usage.get("completion_tokens")),
-        model=str(answer.get("model") or ""),
+        model=str(body.get("model") or ""),
         cached_tokens=count(_part(usage, "prompt_tokens_details").get("cached_tokens")),
         rate_limit=None if headers is None else read_rate_limits(headers),
     )
@@ -113,27 +116,27 @@ def chat_error(
     status: int, body: Any, headers: Mapping[str, str], backend: str, secret: Secret | None = None
 ) -> BackendError:
     """
-    Return what an answer with an error status means.
+    Return the error for a response with an error status.
 
     Args:
         status: The HTTP status.
-        body: The decoded body, or its text where it was not JSON.
-        headers: The answer's headers.
+        body: The decoded response body, or its text if it was not JSON.
+        headers: The response headers.
         backend: The backend's name.
-        secret: The key, to be kept out of the message.
+        secret: The key, to redact it in the message.
     """
-    words, code, kind = _error_fields(body)
+    message, code, error_type = _error_fields(body)
     if secret is not None:
-        words = secret.redact(words)
-    if status == 429 and {code, kind} & _INSUFFICIENT_QUOTA:
-        return QuotaExhausted(f"{backend}: {words or code}", backend=backend, status=status)
+        message = secret.redact(message)
+    if status == 429 and {code, error_type} & _INSUFFICIENT_QUOTA:
+        return QuotaExhausted(f"{backend}: {message or code}", backend=backend, status=status)
     if code == "context_length_exceeded" or (
-        status in (400, 413, 422) and _CONTEXT_LENGTH_EXCEEDED.search(words)
+        status in (400, 413, 422) and _CONTEXT_LENGTH_EXCEEDED.search(message)
     ):
-        return PromptTooLong(f"{backend}: {words[:MAX_ERROR_TEXT]}", backend=backend, status=status)
+        return PromptTooLong(f"{backend}: {message[:MAX_ERROR_TEXT]}", backend=backend, status=status)
     if code and code != str(status):
-        words = f"{words} ({code})"
-    return error_from_status(status, words, backend, headers=headers)
+        message = f"{message} ({code})"
+    return error_from_status(status, message, backend, headers=headers)
 
 
 def as_text(value: Any) -> str:
@@ -144,39 +147,39 @@ def as_text(value: Any) -> str:
 
 
 def count(value: Any) -> int:
-    """Return a count of tokens, 0 for anything that is none."""
+    """Return a token count from `usage`; 0 for anything but a positive int."""
     return value if type(value) is int and value > 0 else 0
 
 
-def _part(whole: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    part = whole.get(name)
+def _part(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    part = body.get(name)
     return part if isinstance(part, dict) else {}
 
 
 def _error_fields(body: Any) -> tuple[str, str, str]:
-    """Return an error body's words, code and type, in any of the shapes that servers use."""
+    """Return the message, code and type of an error body, in any of the shapes that servers use."""
     error = body
     if isinstance(body, dict):
         error = body.get("error") or body.get("detail") or body
     if isinstance(error, dict):
-        words = error.get("message") or error.get("detail") or error
-        return str(words), str(error.get("code") or ""), str(error.get("type") or "")
+        message = error.get("message") or error.get("detail") or error
+        return str(message), str(error.get("code") or ""), str(error.get("type") or "")
     return str(error), "", ""
 
 
-def _not_a_completion(answer: Any, backend: str, secret: Secret | None) -> BackendError:
-    if isinstance(answer, dict) and (answer.get("error") or answer.get("object") == "error"):
-        error = answer.get("error")
-        code = (error if isinstance(error, dict) else answer).get("code")
+def _error_instead_of_completion(body: Any, backend: str, secret: Secret | None) -> BackendError:
+    if isinstance(body, dict) and (body.get("error") or body.get("object") == "error"):
+        error = body.get("error")
+        code = (error if isinstance(error, dict) else body).get("code")
         status = code if type(code) is int and 400 <= code < 600 else 502
-        return chat_error(status, answer, {}, backend, secret)
-    words = str(answer)[:200] if secret is None else secret.redact(str(answer)[:200])
-    return TransientBackendError(f"{backend} sent no completion but {words}", backend=backend)
+        return chat_error(status, body, {}, backend, secret)
+    text = str(body)[:200] if secret is None else secret.redact(str(body)[:200])
+    return TransientBackendError(f"{backend} sent no completion but {text}", backend=backend)
 
 
-_OFFICIAL = (".openai.com", ".openai.azure.com")
+_OFFICIAL_DOMAINS = (".openai.com", ".openai.azure.com")
 
 
 def is_official(url: str) -> bool:
-    """Tell whether an address is OpenAI's own, or Azure's."""
-    return f".{urlsplit(url).hostname or ''}".endswith(_OFFICIAL)
+    """Return whether a URL is on OpenAI's own domain, or Azure's."""
+    return f".{urlsplit(url).hostname or ''}".endswith(_OFFICIAL_DOMAINS)

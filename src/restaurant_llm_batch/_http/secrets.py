@@ -1,4 +1,4 @@
-"""Keys that do not show: not in a repr, an error, a log or a pickle."""
+"""API keys as secrets: redacted from reprs, errors and logs, and never pickled."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from ..errors import ConfigurationError
 
 _HIDDEN = "***"
 _MIN_LENGTH = 4
-"""Letters of a key. What is shorter, as ``"any"`` for a service that wants none, is in too many words to be hidden."""
+"""Characters of the shortest key that is redacted; ``"any"``, for a service without keys, occurs in ordinary words."""
 _MASKED = re.compile(r"[^\s'\"]*\*{3,}[^\s'\"]*")
-"""What is left of a key that a service has masked itself, as OpenAI does: ``sk-ab*****yz``."""
+"""A key that the service itself has masked, such as OpenAI's ``sk-ab*****yz``."""
 
 
 class _Wrapped(Protocol):
@@ -23,7 +23,7 @@ KeyLike: TypeAlias = str | _Wrapped
 
 
 class Secret:
-    """A key; only `reveal` tells it."""
+    """An API key; only `reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -41,7 +41,7 @@ class Secret:
         raise TypeError("keys are not pickled; make the backend in the process that uses it")
 
     def redact(self, text: str) -> str:
-        """Return `text` without the key, and without what a service may have left of it."""
+        """Replace the key in `text`, and any partly masked key, by ``***``."""
         if len(self._value) >= _MIN_LENGTH:
             text = text.replace(self._value, _HIDDEN)
         return _MASKED.sub(_HIDDEN, text)
@@ -49,10 +49,10 @@ class Secret:
 
 def as_secret(value: KeyLike | None, field: str = "api_key") -> Secret | None:
     """
-    Return a key that does not show, or None for none.
+    Return a key as a `Secret`, or None if it is None or empty.
 
     Raises:
-        ConfigurationError: When it is not text, or cannot be sent in a header.
+        ConfigurationError: If it is not text, or cannot be sent in a header.
     """
     if value is None:
         return None
@@ -60,7 +60,7 @@ def as_secret(value: KeyLike | None, field: str = "api_key") -> Secret | None:
     text: Any = reveal() if callable(reveal) else value
     if not isinstance(text, str):
         raise ConfigurationError(f"{field} must be a string, not {type(value).__name__}")
-    text = text.strip()  # a key read from a file ends with a newline more often than not
+    text = text.strip()  # a key read from a file usually ends with a newline
     if not text:
         return None
     if not text.isascii() or not text.isprintable() or " " in text:

@@ -1,4 +1,4 @@
-"""What HTTP answers mean: statuses and headers, as errors of ours."""
+"""HTTP statuses and headers: errors, ``Retry-After``, rate limits, and JSON bodies."""
 
 from __future__ import annotations
 
@@ -26,77 +26,82 @@ from ..errors import (
 from .secrets import Secret
 from .types import HTTPResponse, TransportError
 
-_MAY_PASS = frozenset({408, 409, 425})
+_RETRYABLE_STATUSES = frozenset({408, 409, 425})
 MAX_ERROR_TEXT = 500
+"""Characters of a service's error message that are kept."""
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
     """
-    Return a JSON body.
+    Encode a JSON body as UTF-8.
 
-    Korean stays Korean, since escapes would cost several tokens a syllable; half of a surrogate pair, which
-    no encoding can carry, becomes a question mark.
+    Korean is not escaped, since escapes in a prompt cost several tokens per syllable. A lone surrogate, which
+    UTF-8 cannot encode, becomes a question mark.
     """
     try:
-        return to_json(body)  # several times faster, but strict about text
+        return to_json(body)  # several times faster than json.dumps, but raises for lone surrogates
     except ValueError:
         return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
-def decode(answer: HTTPResponse, backend: str, secret: Secret | None = None) -> Any:
+def decode(response: HTTPResponse, backend: str, secret: Secret | None = None) -> Any:
     """
-    Return the JSON of an answer.
+    Decode the JSON body of a response.
 
     Raises:
-        TransientBackendError: When it is none; something between us and the service answered instead.
+        TransientBackendError: If it is not JSON; usually a proxy has answered in place of the service.
     """
     try:
-        return from_json(answer.body)
+        return from_json(response.body)
     except ValueError:
-        words = answer.body.decode("utf-8", "replace")
-        words = words if secret is None else secret.redact(words)
-    # Out here, since the decoder's error holds the whole answer, in which the key may be repeated.
+        text = response.body.decode("utf-8", "replace")
+        text = text if secret is None else secret.redact(text)
+    # Not inside `except`: the decoder's error holds the whole body, which may repeat the key, as __context__.
     raise TransientBackendError(
-        f"{backend} answered with something that is not JSON: {words[:80]!r}",
+        f"{backend} answered with something that is not JSON: {text[:80]!r}",
         backend=backend,
-        status=answer.status,
+        status=response.status,
     )
 
 
 def no_response_error(error: TransportError, backend: str) -> TransientBackendError:
-    """Return the error for an exchange without an answer."""
+    """Return the error for a request that got no response."""
     return TransientBackendError(f"{backend} did not answer: {error}", backend=backend)
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Return the seconds that a service asks us to wait (``retry-after-ms``, ``Retry-After``), or None."""
+    """
+    Return the seconds to wait before the next attempt, or None if the headers do not say.
+
+    Reads ``retry-after-ms`` (Azure), then ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3).
+    """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
         return milliseconds / 1000
-    given = headers.get("retry-after")
-    seconds = _number(given)
-    if seconds is not None or given is None:
+    header = headers.get("retry-after")
+    seconds = _number(header)
+    if seconds is not None or header is None:
         return seconds
     try:
-        until = parsedate_to_datetime(given)
+        date = parsedate_to_datetime(header)
     except ValueError:
         return None
-    if until.tzinfo is None:
-        until = until.replace(tzinfo=UTC)
-    return max(0.0, (until - datetime.now(UTC)).total_seconds())
+    if date.tzinfo is None:
+        date = date.replace(tzinfo=UTC)
+    return max(0.0, (date - datetime.now(UTC)).total_seconds())
 
 
 def error_from_status(
     status: int, message: str, backend: str, *, headers: Mapping[str, str] | None = None
 ) -> BackendError:
     """
-    Return the error that a status means, where the service's own words say nothing more exact.
+    Return the error for an HTTP status, for bodies that say nothing more specific.
 
     Args:
         status: The HTTP status.
-        message: What the service said, free of secrets.
+        message: The service's message, with secrets redacted.
         backend: The backend's name.
-        headers: The answer's headers.
+        headers: The response headers.
     """
     message = (
         f"{backend} answered {status}: {message[:MAX_ERROR_TEXT]}"
@@ -107,7 +112,7 @@ def error_from_status(
     if status == 429:
         rate = read_rate_limits(headers or {})
         return RateLimited(message, rate_limit=rate, retry_after=wait, backend=backend, status=status)
-    if status in _MAY_PASS or status >= 500:
+    if status in _RETRYABLE_STATUSES or status >= 500:
         return TransientBackendError(message, retry_after=wait, backend=backend, status=status)
     if status in (401, 403):
         return AuthenticationFailed(message, backend=backend, status=status)
@@ -116,25 +121,24 @@ def error_from_status(
     if status == 413:
         return PromptTooLong(message, backend=backend, status=status)
     if 300 <= status < 400:
-        place = (headers or {}).get("location", "elsewhere")
-        message = f"{message} (it sends us to {place}; write the final address as the base URL)"
+        location = (headers or {}).get("location", "elsewhere")
+        message = f"{message} (it redirects to {location}; use the final address as the base URL)"
     return PermanentBackendError(message, backend=backend, status=status)
 
 
 def normalize_base_url(url: str, *, without: str = "") -> str:
     """
-    Return a base URL without a slash, or `without`, at its end.
+    Strip trailing slashes from a base URL, and the suffix `without`.
 
     Raises:
-        ConfigurationError: When it is not a URL, or holds a password.
+        ConfigurationError: If it is not an http(s) URL, or holds a user or password.
     """
     if not str(url).startswith(("http://", "https://")):
         raise ConfigurationError(
-            f"base_url must start with http:// or https://, got {url!r}; write for example "
-            '"http://localhost:8000"'
+            f'base_url must start with http:// or https://, got {url!r}; for example "http://localhost:8000"'
         )
     if "@" in url.split("/")[2]:
-        raise ConfigurationError("base_url must not hold a user or password; write them as api_key=...")
+        raise ConfigurationError("base_url must not hold a user or password; pass them as api_key=...")
     return url.rstrip("/").removesuffix(without).rstrip("/") if without else url.rstrip("/")
 
 
@@ -151,27 +155,28 @@ _PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|us|ns|[dhms])")
 _DURATION = re.compile(rf"(?:{_PART.pattern})+")
 _SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
 _COUNT = re.compile(r"[0-9]+")
-_LONGEST = 40
-"""More characters than any number that means something has."""
+_MAX_NUMBER_LENGTH = 40
+"""Characters of the longest header value that is parsed."""
 
 
 def read_rate_limits(headers: Mapping[str, str]) -> RateLimitInfo | None:
     """
-    Return what headers say is left, or None when they do not say it.
+    Parse OpenAI's ``x-ratelimit-*`` headers; None if there are none.
 
-    Of requests, and of tokens, all three must be told: the limit, what remains, and when it is full again.
-    Azure leaves some out, or says -1.
+    The limits on requests and on tokens are read separately. Each needs all three of its headers: limit,
+    remaining, and reset. Azure omits some of them, or sends -1. Source:
+    https://platform.openai.com/docs/guides/rate-limits
 
     Args:
-        headers: An answer's; names compare without case.
+        headers: The response headers; names are case-insensitive.
     """
-    requests, tokens = _budget(headers, "requests"), _budget(headers, "tokens")
+    requests, tokens = _limit_status(headers, "requests"), _limit_status(headers, "tokens")
     return None if requests is tokens is None else RateLimitInfo(requests, tokens)
 
 
 def duration(text: str) -> float | None:
-    """Return the seconds in "12ms", "6m0s", "1h2m3.5s", or a plain number of them; None for anything else."""
-    if len(text) > _LONGEST:
+    """Return the seconds of "12ms", "6m0s", "1h2m3.5s" or a plain number of seconds; None for anything else."""
+    if len(text) > _MAX_NUMBER_LENGTH:
         return None
     if _SECONDS.fullmatch(text):
         return float(text)
@@ -180,11 +185,11 @@ def duration(text: str) -> float | None:
     return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
 
 
-def _budget(headers: Mapping[str, str], name: str) -> RateLimitStatus | None:
-    left = headers.get(f"x-ratelimit-remaining-{name}")
-    if left is None:  # as nearly always: most services say none of it
+def _limit_status(headers: Mapping[str, str], name: str) -> RateLimitStatus | None:
+    remaining_header = headers.get(f"x-ratelimit-remaining-{name}")
+    if remaining_header is None:  # the usual case: most services send no such headers
         return None
-    limit, remaining = _count(headers.get(f"x-ratelimit-limit-{name}", "")), _count(left)
+    limit, remaining = _count(headers.get(f"x-ratelimit-limit-{name}", "")), _count(remaining_header)
     reset = duration(headers.get(f"x-ratelimit-reset-{name}", "").strip())
     if limit is None or remaining is None or reset is None:
         return None
@@ -193,4 +198,4 @@ def _budget(headers: Mapping[str, str], name: str) -> RateLimitStatus | None:
 
 def _count(text: str) -> int | None:
     text = text.strip()
-    return int(text) if len(text) <= _LONGEST and _COUNT.fullmatch(text) else None
+    return int(text) if len(text) <= _MAX_NUMBER_LENGTH and _COUNT.fullmatch(text) else None

@@ -1,40 +1,39 @@
 """
-The seam to HTTP: one exchange, in both colours, on whichever client.
+HTTP transport of the backends: sync and async requests over httpx or aiohttp.
 
-Backends that speak HTTP themselves do it through a `Transport`. The one they make is `HTTPTransport`: httpx
-where the call blocks and on trio, aiohttp on asyncio, because above some 64 calls in flight httpx costs five
-to fifty times as much of the processor (see the measurements). Pass another one to change that, or
-`HTTPTransport(...)` for a proxy or a certificate authority of your own:
+Backends send their requests through a `Transport`. Their default is `HTTPTransport`: httpx for blocking calls
+and on trio, aiohttp on asyncio, because above some 64 calls in flight httpx needs 5 to 50 times as much CPU time
+(see the measurements). Pass ``transport=`` to replace it, or to set a proxy or your own certificate authority:
 
     VLLMServerLLM("https://llm.example", transport=HTTPTransport(ca_bundle="company.pem"))
 
-A pool holds as many connections as there are calls in flight, and no limit of its own: how many calls that
-may be is what a runner's `Limits` say.
+The connection pools have no limit of their own: a runner's `Limits` bound the calls in flight, and each call
+uses one connection.
 """
 
 from __future__ import annotations
 
 import os
-from math import inf
 
+from .._validation import is_number
 from ..errors import ConfigurationError
 from .client_lifetime import loop_is_trio
-from .types import Headers, HTTPResponse, Timeout, trusting
+from .types import Headers, HTTPResponse, Timeout, load_ca_bundle
 
 
 class HTTPTransport:
     """
-    httpx for blocking calls and on trio, aiohttp on asyncio.
+    Transport over httpx for blocking calls and on trio, over aiohttp on asyncio.
 
     Args:
-        proxy: A proxy's URL, with its user and password if it wants them; without one, the environment's
-            ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``NO_PROXY`` are followed.
-        ca_bundle: A file of certificate authorities to trust instead of the system's.
-        keepalive_expiry: Seconds after which an idle connection is closed. Less than the server's own (5 in vLLM),
-            or now and then a request is sent into a connection that is just being closed.
+        proxy: A proxy's URL, with user and password if it needs them. If None, the environment's
+            ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``NO_PROXY`` apply.
+        ca_bundle: A PEM file of certificate authorities to trust instead of the system's.
+        keepalive_expiry: Seconds after which an idle connection is closed. Keep it below the server's own (5 in
+            vLLM); otherwise a request may be sent on a connection that the server is closing.
 
     Raises:
-        ConfigurationError: When the file cannot be read, or an argument is of the wrong kind.
+        ConfigurationError: If the file cannot be read, or an argument has the wrong type.
     """
 
     def __init__(
@@ -48,16 +47,13 @@ class HTTPTransport:
         from .httpx import HttpxTransport
 
         if proxy is not None and not str(proxy).startswith(("http://", "https://")):
-            raise ConfigurationError(
-                'proxy must be a URL; write for example proxy="http://proxy.example:3128"'
-            )
-        idle: object = keepalive_expiry
-        if not isinstance(idle, (int, float)) or isinstance(idle, bool) or not 0 <= idle < inf:
+            raise ConfigurationError('proxy must be a URL; for example proxy="http://proxy.example:3128"')
+        if not is_number(keepalive_expiry) or keepalive_expiry < 0:
             raise ConfigurationError(
                 f"keepalive_expiry must be a number of seconds of at least 0, got {keepalive_expiry!r}; "
                 "for example keepalive_expiry=4.0"
             )
-        context = trusting(ca_bundle)
+        context = load_ca_bundle(ca_bundle)
         self._httpx = HttpxTransport(proxy=proxy, ssl_context=context, keepalive_expiry=keepalive_expiry)
         self._aiohttp = AiohttpTransport(proxy=proxy, ssl_context=context, keepalive_expiry=keepalive_expiry)
 
@@ -67,13 +63,24 @@ class HTTPTransport:
     def send(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
     ) -> HTTPResponse:
-        """Send a request and wait for the answer, blocking the thread."""
+        """
+        Send a request and wait for the response, blocking the thread.
+
+        Raises:
+            RunStopped: If the call was cancelled.
+            TransportError: If no response came.
+        """
         return self._httpx.send(method, url, headers, body, timeout)
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
     ) -> HTTPResponse:
-        """Send a request and wait for the answer on the running loop."""
+        """
+        Send a request and wait for the response on the running event loop.
+
+        Raises:
+            TransportError: If no response came.
+        """
         if loop_is_trio():
             return await self._httpx.asend(method, url, headers, body, timeout)
         return await self._aiohttp.asend(method, url, headers, body, timeout)
@@ -83,6 +90,6 @@ class HTTPTransport:
         self._httpx.close()
 
     async def aclose(self) -> None:
-        """Close the running loop's connections."""
+        """Close the running event loop's connections."""
         await self._aiohttp.aclose()
         await self._httpx.aclose()

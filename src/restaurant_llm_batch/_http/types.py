@@ -1,4 +1,4 @@
-"""HTTP types: requests' timeouts, responses, errors, and the Transport protocol."""
+"""HTTP types: timeout, response, error and the Transport protocol; TLS trust."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from math import isfinite
 from typing import Protocol, TypeAlias
 
+from .._validation import check_positive
 from ..errors import ConfigurationError
 
 Headers: TypeAlias = Mapping[str, str]
@@ -17,11 +17,11 @@ Headers: TypeAlias = Mapping[str, str]
 @dataclass(frozen=True, slots=True)
 class HTTPResponse:
     """
-    What a server answered.
+    An HTTP response.
 
     Attributes:
         status: The HTTP status.
-        headers: The headers; names compare without case.
+        headers: The headers; names are case-insensitive.
         body: The body, decompressed.
     """
 
@@ -33,16 +33,16 @@ class HTTPResponse:
 @dataclass(frozen=True, slots=True)
 class Timeout:
     """
-    How long to wait for a server, in seconds.
+    Timeouts of an HTTP request, in seconds.
 
     Attributes:
-        total: For the whole exchange, from the moment it is sent.
-        connect: For a connection.
-        read: For the next bytes of the answer; None for no bound but `total`. A model that does not stream
-            sends nothing until it has finished, so this bounds its thinking.
+        total: Limit on the whole request, from sending it to reading its response.
+        connect: Limit on opening a connection.
+        read: Limit on the wait for the next bytes of the response; None for no limit but `total`. A model that does
+            not stream sends nothing until it has finished, so this limits its generation time.
 
     Raises:
-        ConfigurationError: When one of them is not a positive number.
+        ConfigurationError: If one of them is not a number above 0.
     """
 
     total: float = 600.0
@@ -54,31 +54,26 @@ class Timeout:
             value = getattr(self, field.name)
             if value is None and field.name == "read":
                 continue
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not isfinite(value) or value <= 0:
-                raise ConfigurationError(
-                    f"Timeout.{field.name} must be a number of seconds above 0, got {value!r}; "
-                    f"write for example Timeout({field.name}=30)"
-                )
+            check_positive(f"Timeout.{field.name}", value, f"Timeout({field.name}=30)", unit="seconds")
 
 
 def as_timeout(value: float | Timeout) -> Timeout:
     """
-    Return a timeout; a number is the total.
+    Return a `Timeout`; a number becomes its `total`, in seconds.
 
     Raises:
-        ConfigurationError: When it is neither, or not above 0.
+        ConfigurationError: If the value is neither, or not above 0.
     """
     return value if isinstance(value, Timeout) else Timeout(total=value)
 
 
 class TransportError(Exception):
     """
-    No answer came.
+    No HTTP response came.
 
     Attributes:
-        request_may_have_been_sent: Whether the server may have read the request; False when no connection was made.
-        timed_out: Whether it was the time that ran out.
+        request_may_have_been_sent: Whether the server may have read the request; False if no connection was made.
+        timed_out: Whether a timeout was the cause.
     """
 
     def __init__(self, message: str, *, request_may_have_been_sent: bool, timed_out: bool = False) -> None:
@@ -89,31 +84,45 @@ class TransportError(Exception):
 
 class Transport(Protocol):
     """
-    Makes HTTP exchanges; redirects are answers like any other.
+    Sends HTTP requests. Redirects are returned, not followed.
 
-    Both methods raise `TransportError` when no answer came. Optional: ``close()`` and ``aclose()``, as for
+    Both methods raise `TransportError` if no response came. Optional methods: ``close()`` and ``aclose()``, as of
     backends.
     """
 
     def send(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
     ) -> HTTPResponse:
-        """Send a request and wait for the answer, blocking the thread; any number of threads may."""
+        """Send a request and wait for the response, blocking the thread. Must be thread-safe."""
         ...
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
     ) -> HTTPResponse:
-        """Send a request and wait for the answer; being cancelled closes the connection."""
+        """Send a request and wait for the response. Cancellation must close the connection."""
         ...
 
 
-def trusting(ca_bundle: str | os.PathLike[str] | None) -> ssl.SSLContext | None:
+def check_transport(transport: object) -> None:
     """
-    Return a context that trusts the authorities in a file, or None for the system's.
+    Check a transport that the user passed; None passes.
 
     Raises:
-        ConfigurationError: When the file cannot be read or holds none.
+        ConfigurationError: If it lacks ``send`` or ``asend``.
+    """
+    if transport is not None and not (hasattr(transport, "send") and hasattr(transport, "asend")):
+        raise ConfigurationError(
+            f"transport must have send() and asend(), got a {type(transport).__name__}; "
+            "for example transport=HTTPTransport(proxy=...)"
+        )
+
+
+def load_ca_bundle(ca_bundle: str | os.PathLike[str] | None) -> ssl.SSLContext | None:
+    """
+    Return an SSL context that trusts the certificate authorities of a PEM file; None if no file is given.
+
+    Raises:
+        ConfigurationError: If the file cannot be read or holds no certificates.
     """
     if ca_bundle is None:
         return None
@@ -121,14 +130,14 @@ def trusting(ca_bundle: str | os.PathLike[str] | None) -> ssl.SSLContext | None:
         return ssl.create_default_context(cafile=os.fspath(ca_bundle))
     except (OSError, ssl.SSLError, TypeError) as error:
         raise ConfigurationError(
-            f"ca_bundle={ca_bundle!r} is not a file of certificates in PEM form: {error}"
+            f"ca_bundle must be a file of certificates in PEM format, got {ca_bundle!r}: {error}"
         ) from error
 
 
 def system_trust() -> ssl.SSLContext:
-    """Return a context that trusts the system's authorities, and certifi's where the system has none."""
+    """Return an SSL context that trusts the system's authorities, or certifi's if the system has none."""
     context = ssl.create_default_context()
-    if not context.cert_store_stats()["x509_ca"]:  # a slim container, say
+    if not context.cert_store_stats()["x509_ca"]:  # such as a slim container
         import certifi
 
         context.load_verify_locations(certifi.where())

@@ -1,1 +1,1 @@
-"""Korean and English: words, sentences, and what they speak of."""
+"""Natural-language processing for Korean and English: stemming, part-of-speech guessing, concepts and sentiment."""

@@ -1,9 +1,8 @@
 """
-Words of restaurant reviews by what they speak of, in Korean and English.
+Concept lexicon of restaurant reviews: Korean and English words by concept and aspect.
 
-Letters say nothing about meaning: 직원 and waiter share none. Where no model may be downloaded, a
-small lexicon is the honest way to let them meet. Every concept belongs to one aspect, so that a
-query for pasta comes near a review of noodles, and less near one of the waiter.
+Without a language model, only a lexicon relates words that share no letters, such as 직원 and "waiter". Each concept
+belongs to one aspect, so that a query for pasta is near a review of noodles, and less near one of the waiter.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from .terms import terms
 
 
 class Concept(NamedTuple):
-    """A meaning: its own name, and the aspect of a restaurant it belongs to."""
+    """A concept's name, and the aspect of a restaurant that it belongs to."""
 
     name: str
     aspect: str
@@ -158,8 +157,8 @@ class ConceptLookup:
     """
     Finds the concept of a stem.
 
-    Korean compounds are written in one word (수제버거, 점심특선), so a known word counts at either
-    end of a longer one; inside it only from three syllables on, where chance matches are rare.
+    Korean compounds are written as one word (수제버거, 점심특선), so a known word matches at either end of a
+    longer one; inside it only from three syllables on, where chance matches are rare.
     """
 
     def __init__(self) -> None:
@@ -170,11 +169,11 @@ class ConceptLookup:
             for word in words.split()
             for stem in (terms(word) or [word])
         }
-        # No part that is longer can be known, and looking for them would cost the length squared.
+        # Longer parts cannot match, and trying them would take quadratic time.
         self._longest = max(len(stem) for stem in self._concepts if _is_hangul(stem))
 
     def concept(self, stem: str) -> Concept | None:
-        """Return the concept of a stem, or None for a word that belongs to none."""
+        """Return the concept of a stem, or None."""
         found = self._concepts.get(stem)
         if found or len(stem) < 3 or not _is_hangul(stem):
             return found

@@ -1,19 +1,18 @@
 """
-English words by their forms and their neighbours: base form and part of speech, without a dictionary.
+English part-of-speech guesser: base form and part of speech from lists, endings and the preceding word.
 
-Lists know the common words of reviews, endings many of the others (-ful, -ous, -ly), and the word
-before tells most of what is left: after "was very" stands an adjective, after "we" a verb. Anything
-else is taken for a noun.
+Lists cover the common words of reviews, and endings many others (-ful, -ous, -ly). Otherwise the preceding word
+decides: "was very" precedes an adjective, "we" a verb. Anything else counts as a noun.
 """
 
 from __future__ import annotations
 
-from .reading import GUESS, LIKELY, SURE, PartOfSpeech, WordAnalysis, listed
+from .reading import GUESS, LIKELY, SURE, PartOfSpeech, WordAnalysis, word_set
 from .terms import stem_english, terms
 
-_LONGEST = 30
+_MAX_LENGTH = 30
 
-_ADJECTIVES = listed(
+_ADJECTIVES = word_set(
     "good great excellent amazing awesome fantastic wonderful delicious tasty yummy perfect incredible best nice "
     "friendly attentive helpful fresh outstanding superb exceptional phenomenal fabulous delightful pleasant "
     "beautiful lovely romantic cozy reasonable affordable courteous polite prompt accommodating professional "
@@ -32,12 +31,12 @@ _ADJECTIVES = listed(
     "usual worthy extraordinary important appropriate interesting lukewarm marginal vibrant stressed "
     "substandard unsatisfied underwhelmed overrated horrendous crappy uninterested lousy bright dark"
 )
-_ADVERBS = listed(
+_ADVERBS = word_set(
     "always never often sometimes usually really quite rather almost already still yet soon later again together "
     "twice maybe perhaps well instead however else nearby ever though away definitely"
 )
-# What the analyser keeps for the search and no vocabulary needs.
-_EMPTY = listed(
+# Words that are indexed for search, but useless in a vocabulary.
+_EMPTY = word_set(
     "like one two three four five six seven eight nine ten despite during besides except without within across along "
     "among around behind toward towards since per via although unless whether may might shall nor either neither "
     "everyone someone anyone nobody everybody somebody everything something anything nothing many few several "
@@ -70,9 +69,9 @@ _IRREGULAR = {
     }.items()
     for form in forms.split()
 }  # fmt: skip
-# Words that are verbs and nouns alike; what stands before them decides.
-_BOTH = listed("order drink seat taste look start change book help plan walk work park check visit cost")
-_NOUNS = listed(
+# Words that are both verbs and nouns; the preceding word decides.
+_BOTH = word_set("order drink seat taste look start change book help plan walk work park check visit cost")
+_NOUNS = word_set(
     "evening morning pudding dressing wedding dumpling lighting seating building ceiling stuffing topping frosting "
     "icing serving filling setting parking wing thing nothing something everything anything ring king spring "
     "string sibling bed bread shed food wood weed seed breed curry gravy berry party city pastry brewery bakery "
@@ -81,41 +80,41 @@ _NOUNS = listed(
 )
 _ADJECTIVE_ENDINGS = ("ful", "ous", "able", "ible", "less", "ive", "ish", "ical", "ional", "ic")
 _PLURAL_ONLY = frozenset(("fries", "tapas", "grits", "news", "series", "hors", "lens", "calamari"))
-_AFTER_VERB = listed(
+_AFTER_VERB = word_set(
     "i we you they he she who to would will could can should must might didn't don't doesn't won't couldn't "
     "can't wouldn't never always also"
 )
-_AFTER_ADJECTIVE = listed(
+_AFTER_ADJECTIVE = word_set(
     "is was were are be been very so too really quite extremely pretty incredibly super absolutely isn't wasn't "
     "weren't aren't more most felt seemed looked tasted"
 )
-_AFTER_NOUN = listed(
+_AFTER_NOUN = word_set(
     "the a an our my your their his her its this that these those of with for at from in no some any each every"
 )
 
 
 def read(token: str, before: str) -> tuple[str, WordAnalysis | None]:
     """
-    Read one form of a word.
+    Analyze a word form.
 
     Args:
         token: The word, in lower case.
-        before: The word before it, or "".
+        before: The preceding word, or "".
 
     Returns:
-        The stem, equal for all forms of a word, and the reading, None where there is no telling.
+        The stem, equal for all forms of a word, and the analysis; None for function words.
     """
     plain = token.replace("’", "'").removesuffix("'s")
-    if not 2 < len(plain) <= _LONGEST or "'" in plain or plain in _EMPTY or not terms(plain):
-        return plain[:_LONGEST], None
+    if not 2 < len(plain) <= _MAX_LENGTH or "'" in plain or plain in _EMPTY or not terms(plain):
+        return plain[:_MAX_LENGTH], None
     base = _IRREGULAR.get(plain)
     if base:
         return stem_english(base), WordAnalysis(base, "v", SURE)
     stem = stem_english(plain)
-    return stem, _listed(plain, stem, before) or _ending(plain) or _by_place(plain, before)
+    return stem, _from_lists(plain, stem, before) or _from_ending(plain) or _from_context(plain, before)
 
 
-def _listed(word: str, stem: str, before: str) -> WordAnalysis | None:
+def _from_lists(word: str, stem: str, before: str) -> WordAnalysis | None:
     if word in _ADJECTIVES:
         return WordAnalysis(word, "adj", SURE)
     if word in _ADVERBS:
@@ -131,7 +130,7 @@ def _listed(word: str, stem: str, before: str) -> WordAnalysis | None:
     return WordAnalysis(singular, "n", LIKELY) if base or singular in _NOUNS else None
 
 
-def _ending(word: str) -> WordAnalysis | None:
+def _from_ending(word: str) -> WordAnalysis | None:
     if word.endswith("ly") and len(word) > 4 and word not in _LY_NOUNS:
         return WordAnalysis(word, "adj" if word in _LY_ADJECTIVES else "adv", SURE)
     if word.endswith(_ADJECTIVE_ENDINGS) and len(word) > 5:
@@ -139,7 +138,7 @@ def _ending(word: str) -> WordAnalysis | None:
     return None
 
 
-def _by_place(word: str, before: str) -> WordAnalysis | None:
+def _from_context(word: str, before: str) -> WordAnalysis | None:
     pos: PartOfSpeech = "n"
     if before in _AFTER_ADJECTIVE and not word.endswith(("s", "ing")):
         pos = "adj"

@@ -1,10 +1,9 @@
 """
-A light stemmer for Korean: particles and endings off, so that the forms of one word meet.
+Korean stemmer: removes particles and verb endings by rule, so that all forms of a word have one stem.
 
-It is no morphological analysis. What matters is that 음식이, 음식은 and 음식을 give one string,
-and 친절해요, 친절하고 and 친절한 another; whether that string is the dictionary's stem does not.
-Short words are left alone unless they are known, because a wrong cut of two syllables makes
-strangers meet.
+This is not a morphological analysis. The stem of 음식이, 음식은 and 음식을 must be the same, and so must that of
+친절해요, 친절하고 and 친절한; it need not be the dictionary's stem. Short words are only stemmed if they are
+listed, since a wrong cut of two syllables merges unrelated words.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ _BASE, _FINALS, _VOWELS = 0xAC00, 28, 21
 _NIEUN, _RIEUL, _BIEUP, _SSANG_SIOT = 4, 8, 17, 20
 _YEO, _O, _WA, _WAE, _OE, _U, _WO, _EU, _I = 6, 8, 9, 10, 11, 13, 14, 18, 20
 
-# The only one-syllable stems a cut may leave: of nouns, of verbs, and before 하다.
+# The one-syllable stems that stemming may produce: nouns, verbs, and stems before 하다.
 _NOUNS = frozenset("맛술밥빵물값양면회국탕집돈떡닭향룸홀뷰차콩팥죽햄원")
 _VERBS = frozenset("좋싸크많적짜달맵넓좁높낮멀먹있없같싶덥춥굽쉽길")
 _HADA = frozenset("착편강약진심급흔독과")
@@ -63,7 +62,7 @@ _PARTICLES = tuple(
 )  # fmt: skip
 _AFTER_CONSONANT = frozenset(("이", "은", "을", "과", "이나", "이랑", "이라도", "이라"))
 _AFTER_VOWEL = frozenset(("가", "는", "를", "와", "랑", "나"))
-# Stems after which a bare 지, 네, 음, 는 or 은 can only be an ending.
+# Last syllables of stems after which 지, 네, 음, 는 or 은 is always an ending.
 _SURE = frozenset("있없좋많같않찮싶맵짧넓높낮")
 
 
@@ -103,7 +102,7 @@ def stem(word: str) -> str:
     Returns:
         What is left; never empty.
     """
-    # Endings stack (음식들에서도), and three rounds take off all that is common.
+    # Endings stack (음식들에서도); three rounds remove all common combinations.
     for _ in range(3):
         shorter = _strip(word)
         if shorter == word:
@@ -132,7 +131,7 @@ def _strip_special(word: str) -> str:
     if last in "지네음" and before[-1] in _SURE:
         return before
     if last == "음" and _final(before[-1]) == _SSANG_SIOT:
-        return _mend(before)
+        return _restore_stem(before)
     if last == "운" and not _final(before[-1]):
         return _with_final(before, _BIEUP)
     if last == "데":
@@ -153,18 +152,18 @@ def _strip_ending(word: str) -> str:
 
 
 def _cut(left: str, ending: str) -> str:
-    # A bare 아 or 어 is an ending only after a consonant, and a bare 서 only after a vowel.
+    # 아 and 어 are endings only after a final consonant, 서 only after a vowel.
     if ending in ("아", "어") and not _final(left[-1]):
         return ""
     if ending == "서" and (_final(left[-1]) or left[-1] == "께"):
         return ""
-    verb = _mend(left)
+    verb = _restore_stem(left)
     return verb if _long_enough(verb, _VERBS) else ""
 
 
-def _mend(verb: str) -> str:
-    """Undo the past tense and the contractions that an ending leaves behind."""
-    # From the end inwards: 했었겠 holds a guess, then a past.
+def _restore_stem(verb: str) -> str:
+    """Undo past tense, conjecture (겠) and contractions that remain after removing an ending."""
+    # From the end inwards: 했었겠 has a conjecture, then past tenses.
     end = len(verb)
     while True:
         end -= end > 1 and verb[end - 1] == "겠"
@@ -200,7 +199,7 @@ def _strip_particle(word: str) -> str:
         consonant = bool(_final(left[-1]))
         if particle in _AFTER_CONSONANT and not consonant:
             continue
-        # 맛있는 ends like a noun with a particle; after a sure stem agreement is no guide.
+        # 맛있는 looks like a noun with a particle. After a stem in _SURE, consonant agreement proves nothing.
         if particle in _AFTER_VOWEL and consonant and left[-1] not in _SURE:
             continue
         if _long_enough(left, _NOUNS | _VERBS):

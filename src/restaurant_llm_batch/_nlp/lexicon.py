@@ -1,9 +1,9 @@
 """
-What a word of a review says, in Korean and English: of which aspect it speaks, and if it praises.
+Sentiment and aspect lexicon: concepts with weights, polarity and negation of Korean and English words.
 
-The words of the aspects are those of the default embedder (`_concepts`). Here they get weights,
-because a summary must be surer than a search: a review that says "ordered" may be found for the
-service, but is hardly about it.
+The concepts are those of the hashing embedder (`concepts`). Here they have weights, since a summary needs more
+certainty than a search: a search for service may find a review that says "ordered", but the review is hardly
+about service.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import NamedTuple
 from .concepts import ConceptLookup
 from .terms import terms
 
-_KNOWN_WORDS = 16_384
-_LONGEST_WORD = 40
+_CACHED_WORDS = 16_384
+_MAX_WORD_LENGTH = 40
 _LIKE, _BARE_NEGATION = 2, -1
 _ENGLISH_REACH = 3
 
-# Words that belong to an aspect but often mean something else; all weights are exact in binary.
+# Weights of concept words: 1 by default, less for those that often mean something else. All are exact in binary.
 _STRONG, _FAIR, _WEAK = 1.0, 0.5, 0.25
 _FAIR_WORDS = (
     "seated wait waited slow quick prompt minutes hour hours reservation greeted manager owner "
@@ -37,7 +37,7 @@ _WEAK_WORDS = (
     "무료 쿠폰 서비스로 착하 점심 저녁 런치 식사 간 회 차 달 죽 면 룸 홀 태도 고객"
 )
 
-# Only what the shared vocabulary lacks; looked for inside the words, which Korean writes together.
+# Additional patterns of each aspect, matched inside words, since Korean compounds are written as one word.
 _EXTRA = {
     "service": re.compile("말투|표정|챙겨|인심|한숨|설명|안내|구워주|알바|이모님|응대|던지듯"),
     "price": re.compile("[0-9만천백]원|물가|가격|비싸|비싼|비쌈|비쌌|혜자|[$€£₩💸]|[0-9]%|^price"),
@@ -85,7 +85,7 @@ _KOREAN_PRAISE = (
     "구수|고소|은은|담백|괜찮|챙겨|웃으|인심|뚝딱|힐링|재방문|배터지|듬뿍|인정|한결같|포슬|편해|"
     "납득|best|끝남|많으[심시신]|두툼|무한리필"
 )
-_KOREAN_OPINION = re.compile(f"(?P<blame>{_KOREAN_BLAME})|{_KOREAN_PRAISE}")
+_KOREAN_POLARITY = re.compile(f"(?P<blame>{_KOREAN_BLAME})|{_KOREAN_PRAISE}")
 _KOREAN_NOT = re.compile("[없않]")
 _HANGUL = re.compile("[가-힣]")
 
@@ -98,14 +98,14 @@ _RAW_BLAME = frozenset(("waited", "waiting", "overpriced", "over-priced"))
 
 class AnalyzedWord(NamedTuple):
     """
-    A word of a review.
+    An analyzed word of a review.
 
     Attributes:
-        stems: The stems of what it holds.
-        marks: What it speaks of: aspect, concept and weight of each known stem.
-        polarity: Above 0 for praise, below for blame.
-        reach: How many of the words after it it negates; below 0, of those before it.
-        closes: Whether a negation before it ends here.
+        stems: The stems of its parts.
+        marks: Aspect, concept and weight of each stem in the lexicon.
+        polarity: Above 0 for praise, below 0 for blame.
+        reach: Number of following words that it negates; if negative, of preceding words.
+        closes: Whether the scope of a preceding negation ends at it.
     """
 
     stems: tuple[str, ...]
@@ -116,36 +116,36 @@ class AnalyzedWord(NamedTuple):
 
 
 class WordAnalyzer:
-    """Reads words, and remembers what it found in the common ones."""
+    """Analyzes words; caches frequent ones."""
 
     def __init__(self) -> None:
         self._concepts = ConceptLookup()
         self._weights = dict.fromkeys(_stems_of(_FAIR_WORDS), _FAIR)
         self._weights |= dict.fromkeys(_stems_of(_WEAK_WORDS), _WEAK)
-        self._opinions = dict.fromkeys(_stems_of(_PRAISE), _LIKE)
-        self._opinions |= dict.fromkeys(_stems_of(_BLAME), -_LIKE)
-        self._read = lru_cache(_KNOWN_WORDS)(self._make)
+        self._polarities = dict.fromkeys(_stems_of(_PRAISE), _LIKE)
+        self._polarities |= dict.fromkeys(_stems_of(_BLAME), -_LIKE)
+        self._cached_analysis = lru_cache(_CACHED_WORDS)(self._analyze)
 
     def read(self, word: str) -> AnalyzedWord:
-        """Return what a word, with the punctuation at it, says."""
-        return self._read(word[:_LONGEST_WORD])
+        """Return the analysis of a word, including its punctuation."""
+        return self._cached_analysis(word[:_MAX_WORD_LENGTH])
 
     def concept(self, stem: str) -> tuple[str, str] | None:
-        """Return the aspect and the concept of a stem, or None for a word that belongs to none."""
+        """Return the aspect and the concept of a stem, or None."""
         found = self._concepts.concept(stem)
         return (found.aspect, found.name) if found else None
 
-    def _make(self, word: str) -> AnalyzedWord:
+    def _analyze(self, word: str) -> AnalyzedWord:
         stems = tuple(terms(word))
         raw = re.sub("[’´`]", "'", word.lower())
         if _HANGUL.search(raw):
-            opinion, reach = _korean_opinion(raw)
+            word_polarity, reach = _korean_polarity(raw)
         else:
-            opinion = sum(self._opinions.get(stem, 0) for stem in stems)
+            word_polarity = sum(self._polarities.get(stem, 0) for stem in stems)
             if raw.strip(".,!?;:()\"'") in _RAW_BLAME:
-                opinion = -_LIKE
+                word_polarity = -_LIKE
             reach = _ENGLISH_REACH if _NOT.fullmatch(raw) else 0
-        return AnalyzedWord(stems, self._marks(stems, raw), opinion, reach, raw[-1:] in ",;.!?:")
+        return AnalyzedWord(stems, self._marks(stems, raw), word_polarity, reach, raw[-1:] in ",;.!?:")
 
     def _marks(self, stems: Sequence[str], raw: str) -> tuple[tuple[str, str, float], ...]:
         known = tuple(
@@ -160,11 +160,11 @@ def _stems_of(words: str) -> list[str]:
     return [stem for word in words.split() for stem in terms(word) or [word]]
 
 
-def _korean_opinion(raw: str) -> tuple[int, int]:
-    """Return the opinion of a Korean word, and how far it negates others."""
+def _korean_polarity(raw: str) -> tuple[int, int]:
+    """Return the polarity of a Korean word, and its `reach` as a negation."""
     if raw in ("안", "못"):
         return 0, 1
-    found = [(-_LIKE if m["blame"] else _LIKE, m.end()) for m in _KOREAN_OPINION.finditer(raw)]
+    found = [(-_LIKE if m["blame"] else _LIKE, m.end()) for m in _KOREAN_POLARITY.finditer(raw)]
     total = sum(value for value, _ in found)
     if found and _KOREAN_NOT.search(raw, found[-1][1]):
         return -total, 0
@@ -174,17 +174,21 @@ def _korean_opinion(raw: str) -> tuple[int, int]:
 
 
 def polarity(words: Sequence[AnalyzedWord]) -> int:
-    """Return what a clause thinks: above 0 praise, below blame; what is negated is turned round."""
+    """
+    Return the polarity of a clause: above 0 for praise, below 0 for blame.
+
+    A negation flips the polarity of the first word in its scope that has one.
+    """
     values = [word.polarity for word in words]
     for at, word in enumerate(words):
         if not word.reach:
             continue
         scope = _scope(words, at)
-        turned = next((i for i in scope if values[i]), None)
-        if turned is None:
+        flipped = next((i for i in scope if values[i]), None)
+        if flipped is None:
             values[at] += _BARE_NEGATION
         else:
-            values[turned] = -values[turned]
+            values[flipped] = -values[flipped]
     return sum(values)
 
 

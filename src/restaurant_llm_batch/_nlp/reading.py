@@ -1,4 +1,4 @@
-"""What can be told of a word by its form alone."""
+"""Word analysis: dictionary form, part of speech and confidence of a word form."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ PartOfSpeech = Literal["n", "v", "adj", "adv"]
 
 class WordAnalysis(NamedTuple):
     """
-    One way to read a form of a word.
+    An analysis of a word form.
 
     Attributes:
-        word: The dictionary form, as far as it can be told.
+        word: The dictionary form, as far as the form shows it.
         pos: The part of speech.
-        weight: How sure that is; forms of one word vote with it.
+        weight: Confidence; the forms of a word vote with it.
     """
 
     word: str
@@ -25,6 +25,6 @@ class WordAnalysis(NamedTuple):
 SURE, LIKELY, GUESS = 4.0, 2.0, 1.0
 
 
-def listed(words: str) -> frozenset[str]:
-    """Return the words of a list that is written as one text."""
+def word_set(words: str) -> frozenset[str]:
+    """Split a space-separated list of words into a set."""
     return frozenset(words.split())

@@ -1,9 +1,8 @@
 """
-Whether a review praises or complains: a linear model over the runs of characters in it.
+Sentiment classifier for Korean and English reviews: a linear model over hashed character n-grams.
 
-The weights are in `data/sentiment_ko.bin` and `data/sentiment_en.bin`, what belongs to them in
-`data/sentiment.json`; `scripts/train_sentiment.py` makes all three. `docs/offline-sentiment.md` says
-how good it is and where it ends.
+The weights are in `data/sentiment_ko.bin` and `data/sentiment_en.bin`, their metadata in `data/sentiment.json`;
+`scripts/train_sentiment.py` creates all three. `docs/offline-sentiment.md` has its accuracy and limits.
 """
 
 from __future__ import annotations
@@ -18,22 +17,22 @@ from importlib.resources import files
 from typing import Literal, NamedTuple
 from zlib import crc32
 
-# A longer text has said what it thinks by then, and an endless one must cost no more.
+# Characters that are read; enough to judge any review, and a bound on the cost of endless texts.
 READABLE = 4000
-# How long the runs of characters are. Korean is read by its syllables, and by the two or three letters
-# of each, in which the forms of a word (맛있어요, 맛있네, 마싯따) differ less.
+# Sizes of the n-grams. Korean is read by syllables, and by jamo (the two or three letters of a syllable), in which the
+# forms of a word (맛있어요, 맛있네, 마싯따) differ less.
 _SYLLABLES, _JAMO, _LETTERS = (2, 3), (4, 6), (3, 4, 5, 6)
-# Scores this near to 0 are no better than a coin (measured; see the docs).
+# Scores nearer to 0 than this are no better than chance (measured; see the docs).
 NEUTRAL = 0.02
 
 _WHITE = re.compile(r"\s+")
-# How often a sign or letter is repeated says little; that it is repeated says much.
+# That a character is repeated carries sentiment; how often it is repeated does not.
 _REPEATED = re.compile(r"(.)\1\1+", re.DOTALL)
 _HANGUL = re.compile(r"[가-힣ㄱ-ㆎ]+")
 _LATIN = re.compile(r"[a-z\u00df-\u00f6\u00f8-\u024f]+")
-# A Hangul syllable says as much as two letters; a few letters of another script decide nothing.
+# A Hangul syllable counts as two letters. A script below the minimum share is ignored.
 _WIDTH = 2
-_LEAST_SHARE = 0.2
+_MIN_SHARE = 0.2
 
 
 Language = Literal["ko", "en"]
@@ -46,13 +45,12 @@ class _Weights(NamedTuple):
 
 class SentimentReader:
     """
-    Tells praise from complaint in Korean and English reviews; needs no model and no network.
+    Classifies Korean and English reviews as positive, negative or neutral, without a download or network.
 
-    The script of a text chooses the weights, Hangul the Korean and Latin letters the English ones. A
-    text in both is judged by both, each by its part. Only the first `READABLE` characters are read.
-    The weights, 1.3 MB, are read on first use and kept for the life of the process.
+    The script selects the weights: Korean for Hangul, English for Latin. A text with both scripts gets the
+    average score, weighted by length. Reads the first `READABLE` characters only.
 
-    One instance may be used from several threads at once.
+    Loads the weights (1.3 MB) on first use, and keeps them for the life of the process. Thread-safe.
     """
 
     def __repr__(self) -> str:
@@ -60,15 +58,15 @@ class SentimentReader:
 
     def judge(self, text: str) -> tuple[Literal["positive", "negative", "neutral"], float]:
         """
-        Judge a review.
+        Classify a review.
 
         Args:
-            text: Any text, lone surrogates and control characters included.
+            text: Any text; may contain lone surrogates and control characters.
 
         Returns:
-            The label, and the score behind it from -1 (surely a complaint) to 1 (surely praise): twice
-            the probability of praise, less one. Within `NEUTRAL` of 0 the label is "neutral", as it is
-            for a text without a Korean or Latin letter, whose score is 0.
+            The label and its score, from -1 (negative) to 1 (positive): twice the probability of "positive",
+            minus 1. If the score is within `NEUTRAL` of 0, the label is "neutral"; a text without Hangul or Latin
+            letters scores 0.
         """
         score = math.tanh(_log_odds(normal_form(text)) / 2)
         if abs(score) < NEUTRAL:
@@ -77,28 +75,28 @@ class SentimentReader:
 
 
 def normal_form(text: str) -> str:
-    """Return what is read of a text: its beginning, composed, in lower case, repetition cut to two."""
+    """Normalize a text: its beginning in NFC and lower case, with repeated characters reduced to two."""
     composed = unicodedata.normalize("NFC", text[:READABLE]).lower()
     return _REPEATED.sub(r"\1\1", _WHITE.sub(" ", composed)).strip()
 
 
 def hashes(text: str, language: Language) -> set[int]:
     """
-    Return the hashes of the runs of characters in a text; the lowest bits of each name its bucket.
+    Return the hashes of a text's character n-grams; the lowest bits of a hash are its bucket.
 
     Args:
-        text: In normal form.
-        language: Which runs are taken.
+        text: The text in normal form.
+        language: Which n-grams to use.
     """
     if language == "en":
-        return _runs(text, _LETTERS)
-    # Korean writers leave spaces out and put them in as they please.
+        return _hash_ngrams(text, _LETTERS)
+    # Spacing varies freely in Korean, so ignore spaces.
     jamo = unicodedata.normalize("NFD", text.replace(" ", ""))
-    return _runs(text, _SYLLABLES) | _runs(jamo, _JAMO)
+    return _hash_ngrams(text, _SYLLABLES) | _hash_ngrams(jamo, _JAMO)
 
 
-def _runs(text: str, sizes: tuple[int, ...]) -> set[int]:
-    # Two bytes a character; that an emoji counts as two does no harm.
+def _hash_ngrams(text: str, sizes: tuple[int, ...]) -> set[int]:
+    # UTF-16: two bytes per character. Emoji count as two characters, which does no harm.
     raw = f" {text} ".encode("utf-16-le", "surrogatepass")
     return {crc32(raw[at : at + 2 * size]) for size in sizes for at in range(0, len(raw) - 2 * size + 1, 2)}
 
@@ -109,15 +107,15 @@ def _log_odds(text: str) -> float:
     if not korean and not english:
         return 0.0
     share = korean / (korean + english)
-    if share >= 1 - _LEAST_SHARE:
-        return _read(text, "ko")
-    if share <= _LEAST_SHARE:
-        return _read(text, "en")
-    parts = _read(_LATIN.sub(" ", text), "ko"), _read(_HANGUL.sub(" ", text), "en")
+    if share >= 1 - _MIN_SHARE:
+        return _score(text, "ko")
+    if share <= _MIN_SHARE:
+        return _score(text, "en")
+    parts = _score(_LATIN.sub(" ", text), "ko"), _score(_HANGUL.sub(" ", text), "en")
     return share * parts[0] + (1 - share) * parts[1]
 
 
-def _read(text: str, language: Language) -> float:
+def _score(text: str, language: Language) -> float:
     weights = _weights(language)
     found = hashes(text, language)
     mask = len(weights.buckets) - 1

@@ -1,8 +1,8 @@
 """
-The analyzer that the default embedder and the offline model share.
+Text analyzer: normalization, tokenization, stop words and stemming for Korean and English.
 
-It turns a text into terms and into sentences, and knows Korean and English well enough to make the
-forms of a word meet. Runs of Han and kana become pairs of characters; other scripts stay words.
+Shared by the hashing embedder and the offline LLM. Han and kana are split into character bigrams; words of other
+scripts are not stemmed.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from . import korean_stems as korean
 
 __all__ = ["normalise", "sentences", "stem_english", "terms"]
 
-# Putting a run of accents in order costs the square of its length; no letter carries this many.
-_SIGNS = re.compile(r"([^\w\s]{32})[^\w\s]++")
+# Runs of more than 32 combining marks are cut: Unicode normalization orders them in quadratic time.
+_MARK_RUN = re.compile(r"([^\w\s]{32})[^\w\s]++")
 _TOKEN = re.compile(
     r"(?P<hangul>[가-힣]+)"
     r"|(?P<number>\d+(?:[.,]\d+)*)"
@@ -50,16 +50,16 @@ _VOWEL = re.compile(r"[aeiouy]")
 
 
 def normalise(text: str) -> str:
-    """Bring a text into the form that terms are taken from: NFKC, lower case."""
-    return unicodedata.normalize("NFKC", _SIGNS.sub(r"\1", text)).lower()
+    """Normalize a text for tokenization: NFKC, lower case."""
+    return unicodedata.normalize("NFKC", _MARK_RUN.sub(r"\1", text)).lower()
 
 
 def terms(text: str) -> list[str]:
     """
-    Return the stems of the words that carry meaning, in their order, as often as they occur.
+    Return the stems of all words except stop words, in order and with repetitions.
 
     Args:
-        text: Any text; an empty one has no terms.
+        text: Any text.
     """
     found: list[str] = []
     for match in _TOKEN.finditer(normalise(text)):
@@ -90,16 +90,16 @@ def _without_accents(word: str) -> str:
 
 def stem_english(word: str) -> str:
     """
-    Return the stem of an English word: plural, tense, adverb and comparative endings off.
+    Return the stem of an English word, without plural, tense, adverb and comparative endings.
 
     Args:
         word: The word, in lower case.
     """
-    # The plural goes first: what is left may carry another ending (servings, offerings).
+    # Plural first: the singular may have another ending (servings, offerings).
     word = _singular(word)
-    for suffix, put in (("iness", "y"), ("ness", ""), ("iest", "y"), ("ier", "y"), ("ily", "y")):
+    for suffix, replacement in (("iness", "y"), ("ness", ""), ("iest", "y"), ("ier", "y"), ("ily", "y")):
         if word.endswith(suffix) and len(word) - len(suffix) >= 3:
-            word = word[: -len(suffix)] + put
+            word = word[: -len(suffix)] + replacement
             break
     if word.endswith("ly") and len(word) >= 6 and word not in _LY_WORDS:
         word = word[:-1] + "e" if word[-3] == "b" else word[:-2]
@@ -124,5 +124,5 @@ def _singular(word: str) -> str:
 
 
 def _undouble(word: str) -> str:
-    # "chopped" lost a doubled letter's twin; "grilled" and "missed" keep theirs in the plain form.
+    # "chopped" doubles the p of "chop"; "grilled" and "missed" have double letters in the base form.
     return word[:-1] if word[-1] == word[-2] and word[-1] not in "lsz" else word

@@ -1,4 +1,4 @@
-"""The words of a text where they stand, each read by its form."""
+"""Word tokenizer for Korean and English: tokens with position, stem and part-of-speech analysis."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from . import english_words, korean_words
 from .reading import WordAnalysis
 from .terms import normalise
 
-_KNOWN_FORMS = 16_384
+_CACHED_FORMS = 16_384
 
 _TOKEN = re.compile(
     r"(?P<ko>[가-힣\u1100-\u11ff]+)"
@@ -27,13 +27,13 @@ class WordToken:
     A word of a sentence.
 
     Attributes:
-        sentence: The number of the sentence.
-        start: Where it starts there.
-        end: Where it ends.
-        form: As it stands, in lower case.
-        stem: Equal for all forms of a word.
-        reading: None for what carries no meaning by itself, and what cannot be told.
-        follows: Whether only white space stands between it and the token before it.
+        sentence: Index of the sentence.
+        start: Index of its first character in the sentence.
+        end: Index after its last character.
+        form: The normalized form in the text.
+        stem: The stem, equal for all forms of a word.
+        analysis: The analysis of the form; None for function words and forms that match no rule.
+        follows: Whether only a space separates it from the previous token.
     """
 
     sentence: int
@@ -41,24 +41,24 @@ class WordToken:
     end: int
     form: str
     stem: str
-    reading: WordAnalysis | None
+    analysis: WordAnalysis | None
     follows: bool
 
     @property
     def is_korean(self) -> bool:
-        """Whether it is Hangul; the other tokens are Latin letters."""
+        """Whether it is Hangul; all other tokens are in Latin script."""
         return "가" <= self.form[0] <= "힣"
 
 
 class Tokenizer:
-    """Finds the Korean and English words of sentences; other scripts have none that it could read."""
+    """Finds the Korean and English words of sentences; other scripts are ignored."""
 
     def __init__(self) -> None:
-        self._read_korean = lru_cache(_KNOWN_FORMS)(korean_words.read)
-        self._read_english = lru_cache(_KNOWN_FORMS)(english_words.read)
+        self._read_korean = lru_cache(_CACHED_FORMS)(korean_words.read)
+        self._read_english = lru_cache(_CACHED_FORMS)(english_words.read)
 
     def tokens(self, sentences: Sequence[str]) -> list[WordToken]:
-        """Return the words in their order."""
+        """Return the words of sentences, in order."""
         return [token for number, text in enumerate(sentences) for token in self._tokens_of(text, number)]
 
     def _tokens_of(self, text: str, number: int) -> Iterator[WordToken]:
@@ -66,12 +66,12 @@ class Tokenizer:
         for match in _TOKEN.finditer(text):
             gap = text[end : match.start()]
             form = normalise(match[0])
-            # What is counted (30분, 5번) is a unit and no word; letters may not add up to syllables.
+            # Skip units after numbers (30분, 5번), and jamo that do not form syllables.
             if gap[-1:].isdigit() or (match["ko"] and not _SYLLABLES.fullmatch(form)):
                 continue
             if match["ko"]:
-                stem, reading = self._read_korean(form)
+                stem, analysis = self._read_korean(form)
             else:
-                stem, reading = self._read_english(form, before if gap == " " else "")
-            yield WordToken(number, *match.span(), form, stem, reading, gap == " ")
+                stem, analysis = self._read_english(form, before if gap == " " else "")
+            yield WordToken(number, *match.span(), form, stem, analysis, gap == " ")
             before, end = form, match.end()

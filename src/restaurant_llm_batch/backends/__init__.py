@@ -7,34 +7,65 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .._http.transport import HTTPTransport
-    from .._http.types import Timeout
+    from .._http.types import HTTPResponse, Timeout, Transport, TransportError
     from .offline.llm import OfflineLLM
     from .openai.llm import OpenAILLM
-    from .runpod.llm import RunPodLLM
+    from .runpod.llm import (
+        JobCounts,
+        OperationLimit,
+        PollingPolicy,
+        RunPodHealth,
+        RunPodLimits,
+        RunPodLLM,
+        WorkerCounts,
+    )
     from .vllm._counter import VLLMTokenCounter
+    from .vllm._metrics import VLLMMetrics
     from .vllm.engine import VLLMEngineLLM
-    from .vllm.server import VLLMServerLLM
+    from .vllm.server import ServedModel, VLLMServerLLM
 
 _MODULES = {
+    "HTTPResponse": ".._http.types",
     "HTTPTransport": ".._http.transport",
+    "JobCounts": ".runpod.llm",
     "OfflineLLM": ".offline.llm",
     "OpenAILLM": ".openai.llm",
+    "OperationLimit": ".runpod.llm",
+    "PollingPolicy": ".runpod.llm",
+    "RunPodHealth": ".runpod.llm",
     "RunPodLLM": ".runpod.llm",
+    "RunPodLimits": ".runpod.llm",
+    "ServedModel": ".vllm.server",
     "Timeout": ".._http.types",
+    "Transport": ".._http.types",
+    "TransportError": ".._http.types",
     "VLLMEngineLLM": ".vllm.engine",
+    "VLLMMetrics": ".vllm._metrics",
     "VLLMServerLLM": ".vllm.server",
     "VLLMTokenCounter": ".vllm._counter",
+    "WorkerCounts": ".runpod.llm",
 }
 
 __all__ = [
+    "HTTPResponse",
     "HTTPTransport",
+    "JobCounts",
     "OfflineLLM",
     "OpenAILLM",
+    "OperationLimit",
+    "PollingPolicy",
+    "RunPodHealth",
     "RunPodLLM",
+    "RunPodLimits",
+    "ServedModel",
     "Timeout",
+    "Transport",
+    "TransportError",
     "VLLMEngineLLM",
+    "VLLMMetrics",
     "VLLMServerLLM",
     "VLLMTokenCounter",
+    "WorkerCounts",
 ]
 
 

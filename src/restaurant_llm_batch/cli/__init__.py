@@ -1,4 +1,4 @@
-"""The command line's way in; it needs the extra ``cli``."""
+"""Command-line interface: the entry point `main`; it needs the extra ``cli``."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ def main() -> None:
     from ._app import build
 
     for stream in (sys.stdout, sys.stderr):
-        # A terminal or pipe that cannot show Korean shows question marks, rather than ending the run.
+        # A terminal or pipe that cannot encode Korean gets question marks; an encoding error would end the run.
         if isinstance(stream, TextIOWrapper):
             with suppress(OSError, ValueError):
                 stream.reconfigure(errors="replace")
-    if logging.lastResort is not None:  # the library shows no log by itself, but here it is the whole program
-        logging.getLogger(__package__).addHandler(logging.lastResort)
+    if logging.lastResort is not None:  # the library only logs to its user's handlers; here it is the user
+        logging.getLogger("restaurant_llm_batch").addHandler(logging.lastResort)
     build().main(prog_name="restaurant-llm-batch")

@@ -1,4 +1,4 @@
-"""The command group: its commands, and how errors and Ctrl-C end it."""
+"""Click command group: its commands, one-line error messages, and exit statuses."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import click
 
 from ..errors import BatchError
 from ._backends import MakeLLM, models
-from ._commands import index, search, sentiment, serve, strengths, summarize, summarize_reviews, vocabulary
+from ._commands import index, sentiment, serve, strengths, summarize, summarize_reviews, vocabulary
+from ._commands import query as search
 
 _HELP = """\
 Summarise restaurants from their reviews, many at a time, without ever overloading the model.
 
-To see it work, with the sample that is shipped and no model at all:
+To try it with the built-in sample and without a model:
 
 \b
     restaurant-llm-batch summarize
@@ -36,16 +37,16 @@ With a model:
 
 
 class CLIError(click.ClickException):
-    """Something that the user can put right: one line, no traceback."""
+    """An error that the user can fix: shown as one line, without a traceback; exit status 2."""
 
     exit_code = 2
 
 
 class Commands(click.Group):
-    """A group whose errors are one line, and whose interruption is exit status 130."""
+    """A click group that shows errors of the library as `CLIError`, and exits with status 130 on Ctrl-C."""
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command that was asked for."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except BatchError as error:
@@ -57,10 +58,10 @@ class Commands(click.Group):
 
 def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
     """
-    Build the command line.
+    Build the command group.
 
     Args:
-        llms: What makes a model, by the name to choose it by; the first is the default.
+        llms: Factories of LLM backends, by their names for ``--llm``; the first is the default. None for `models()`.
     """
     version = click.Option(
         ["--version"],
@@ -83,8 +84,8 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
     return group
 
 
-def _show_version(ctx: click.Context, _param: click.Parameter, wanted: bool) -> None:
-    if not wanted or ctx.resilient_parsing:
+def _show_version(ctx: click.Context, _param: click.Parameter, requested: bool) -> None:
+    if not requested or ctx.resilient_parsing:
         return
     try:
         from .. import __version__ as version

@@ -1,4 +1,4 @@
-"""The services that a command talks to: chosen by options, described by options and the environment."""
+"""LLM and search backends of the command line, built from options and environment variables."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
     from ..search import QdrantSearch
 
 MakeLLM: TypeAlias = Callable[[Mapping[str, Any]], LLMBackend | AsyncLLMBackend]
-"""Makes a model, given the settings that options say; those left out are None."""
+"""Factory of an LLM backend; its argument maps settings to the values of options, None for an option not used."""
 
-_NEEDED = {
+_REQUIRED = {
     "openai": ("batch_llm_model", "--model", "gpt-5-mini"),
     "vllm": ("batch_llm_url", "--llm-url", "http://localhost:8000"),
 }
-"""What a model cannot do without: the setting, the option that says it, and an example."""
+"""Required setting of a backend, with its option and an example."""
 
 LLMS = ("offline", "openai", "vllm", "runpod")
 
 
 def models() -> dict[str, MakeLLM]:
-    """Return what makes a model, by the name to choose it by; the first is the default."""
-    return {name: _maker(name) for name in LLMS}
+    """Return the factories of LLM backends, by their names for ``--llm``; the first is the default."""
+    return {name: _factory(name) for name in LLMS}
 
 
-def _maker(name: str) -> MakeLLM:
+def _factory(name: str) -> MakeLLM:
     def make(options: Mapping[str, Any]) -> LLMBackend | AsyncLLMBackend:
         settings = _settings(batch_llm_backend=name, **options)
-        if name in _NEEDED:
-            field, option, example = _NEEDED[name]
+        if name in _REQUIRED:
+            field, option, example = _REQUIRED[name]
             if not getattr(settings, field):
                 raise ConfigurationError(
-                    f"--llm {name} needs {option}; write for example {option} {example}, "
+                    f"--llm {name} needs {option}; for example {option} {example}, "
                     f"or set {field.upper()}={example}"
                 )
         return settings.llm()
@@ -47,35 +47,37 @@ def _maker(name: str) -> MakeLLM:
 
 
 def llm_parameters(llms: Mapping[str, MakeLLM]) -> list[click.Parameter]:
-    """Return the options that choose a model; `llm_settings` reads what they say."""
+    """Return the options that choose an LLM backend; `llm_settings` converts their values."""
     return [
         click.Option(
             ["--llm"],
             type=click.Choice([*llms]),
             default=next(iter(llms)),
             show_default=True,
-            help='The model. "offline" needs no model at all, but only picks out what the reviews say; '
-            "the others take their keys from OPENAI_API_KEY, VLLM_API_KEY or RUNPOD_API_KEY (and the "
-            "endpoint from RUNPOD_ENDPOINT_ID).",
+            help='The LLM backend. "offline" uses no model and extracts sentences from the reviews; the others '
+            "take their API keys from OPENAI_API_KEY, VLLM_API_KEY or RUNPOD_API_KEY (and the endpoint from "
+            "RUNPOD_ENDPOINT_ID).",
         ),
         click.Option(
-            ["--model"], metavar="NAME", help="The model's name; or BATCH_LLM_MODEL, or the service's own."
+            ["--model"],
+            metavar="NAME",
+            help="Name of the model; by default BATCH_LLM_MODEL, or the service's own model.",
         ),
         click.Option(
             ["--llm-url"],
             metavar="URL",
-            help="The address of a vLLM server, or of one that speaks OpenAI's API; or BATCH_LLM_URL.",
+            help="URL of a vLLM server or an OpenAI-compatible service; by default BATCH_LLM_URL.",
         ),
     ]
 
 
 def llm_settings(model: str | None, llm_url: str | None) -> dict[str, Any]:
-    """Return the settings that the model's options say."""
+    """Return the settings for the values of the `llm_parameters`."""
     return {"batch_llm_model": model, "batch_llm_url": llm_url}
 
 
 def search_parameters() -> list[click.Parameter]:
-    """Return the options that choose a search; `qdrant` reads what they say."""
+    """Return the options that choose a search backend; `qdrant` takes their values."""
     return [
         click.Option(
             ["--search"],
@@ -84,19 +86,23 @@ def search_parameters() -> list[click.Parameter]:
             show_default=True,
             help='Where the reviews are: "qdrant" is a server, at QDRANT_URL with the key QDRANT_API_KEY.',
         ),
-        click.Option(["--qdrant-url"], metavar="URL", help="The Qdrant server, instead of QDRANT_URL."),
         click.Option(
-            ["--collection"], metavar="NAME", help="Its collection, instead of QDRANT_COLLECTION or reviews."
+            ["--qdrant-url"], metavar="URL", help="URL of the Qdrant server; by default QDRANT_URL."
+        ),
+        click.Option(
+            ["--collection"],
+            metavar="NAME",
+            help="Name of its collection; by default QDRANT_COLLECTION, or reviews.",
         ),
     ]
 
 
 def qdrant(qdrant_url: str | None, collection: str | None) -> tuple[QdrantSearch, str]:
     """
-    Return the search in a Qdrant server, and what to call it.
+    Return the search backend for a Qdrant server, and its name for messages.
 
     Raises:
-        ConfigurationError: When neither an option nor the environment says where it is.
+        ConfigurationError: Neither an option nor the environment has the server's URL.
     """
     settings = _settings(batch_search_backend="qdrant", qdrant_url=qdrant_url, qdrant_collection=collection)
     label = f"the collection {settings.qdrant_collection!r} at {settings.qdrant_url}"
@@ -104,11 +110,12 @@ def qdrant(qdrant_url: str | None, collection: str | None) -> tuple[QdrantSearch
 
 
 def embedder() -> Embedder:
-    """Return what makes vectors, as the environment says."""
+    """Return the embedder that the environment variables select."""
     return _settings().embedder()
 
 
-def _settings(**given: Any) -> BatchSettings:
+def _settings(**from_options: Any) -> BatchSettings:
     from .._settings import BatchSettings
 
-    return BatchSettings(**{name: value for name, value in given.items() if value is not None})
+    # An option that is not used is None: leave it out, so that the environment variable applies.
+    return BatchSettings(**{name: value for name, value in from_options.items() if value is not None})

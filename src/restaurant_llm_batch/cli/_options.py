@@ -1,4 +1,4 @@
-"""What was asked for on the command line, as far as several commands are asked the same."""
+"""Command-line options that several commands share: click parameters, and classes that hold their values."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ Language: TypeAlias = Literal["auto", "ko", "en"]
 @dataclass(frozen=True, kw_only=True)
 class LoadedInput:
     """
-    What there is to do.
+    Input of a command, read from its source.
 
     Attributes:
         items: The task's items.
-        known: Where they are from, and their names.
-        search: What is searched, if anything is.
-        note: What is to be said about the items when they are done.
+        source: The source of the items, with their names.
+        search: The search backend, if the task searches.
+        note: A sentence about the input for the final report, or "".
     """
 
     items: Sequence[Any]
-    known: NamedItems
+    source: NamedItems
     search: Index | None = None
     note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(ABC, Generic[R]):
-    """The options of every command that runs a task; None where a command does not have one."""
+    """Values of the options of every command that runs a task; None for an option that the command does not have."""
 
     stage: str
     search_concurrency: int | None = None
@@ -69,30 +69,30 @@ class RunOptions(ABC, Generic[R]):
     @property
     @abstractmethod
     def paths(self) -> Sequence[Path]:
-        """The files that are read, which must not be overwritten."""
+        """The input files, which must not be overwritten."""
 
     @abstractmethod
-    def work(self, progress: Console | None) -> LoadedInput:
+    def load(self, progress: Console | None) -> LoadedInput:
         """
-        Read what there is to do.
+        Read the input.
 
         Args:
-            progress: Where to show how far the reading is; None for nowhere.
+            progress: Console for the progress of indexing; None for no progress.
 
         Raises:
-            ConfigurationError: What was named cannot be read.
+            ConfigurationError: The source does not exist or is invalid, or has no item of a given id.
         """
 
     @property
     def llm_settings(self) -> Mapping[str, Any]:
-        """The settings of the model."""
+        """The settings of the LLM backend."""
         return services.llm_settings(self.model, self.llm_url)
 
     @property
     def runner_settings(self) -> Mapping[str, Any]:
-        """The arguments of the runner that say how much happens at once, and how often it is tried."""
+        """The arguments of `BatchRunner`: strategy, limits, retry policies and store."""
         retry = RetryPolicy(attempts=self.attempts)
-        most = {
+        limits = {
             "search": self.search_concurrency,
             "llm": self.llm_concurrency,
             "batches": self.batch_concurrency,
@@ -100,21 +100,21 @@ class RunOptions(ABC, Generic[R]):
         }
         return {
             "strategy": Strategy.threaded() if self.stage == "threaded" else Strategy.stage(int(self.stage)),
-            "limits": Limits(**{name: number for name, number in most.items() if number is not None}),
+            "limits": Limits(**{name: number for name, number in limits.items() if number is not None}),
             "search_retry": retry,
             "llm_retry": retry,
             "store": self.store,
         }
 
-    def chosen(self, known: NamedItems) -> list[ItemId]:
-        """Return the ids of what is to be done."""
-        ids = known.ids if self.only is None else known.pick(self.only)
+    def chosen(self, source: NamedItems) -> list[ItemId]:
+        """Return the ids of the items to run, as selected by ``--restaurants`` (or ``--documents``) and ``--first``."""
+        ids = source.ids if self.only is None else source.pick(self.only)
         return list(ids[: self.first])
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileOptions(RunOptions[R]):
-    """The options of a command that reads every review of a file."""
+    """Values of the options of a command that reads every review of a file."""
 
     source: Path | None
 
@@ -126,7 +126,7 @@ class FileOptions(RunOptions[R]):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchOptions(FileOptions[R]):
-    """The options of a command that searches."""
+    """Values of the options of a command that searches."""
 
     limit: int
     min_score: float
@@ -142,28 +142,28 @@ class SearchOptions(FileOptions[R]):
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    """Split what was given at its commas."""
+    """Split a comma-separated value; a callback of click."""
     if value is None:
         return None
-    found = tuple(part.strip() for part in value.split(",") if part.strip())
-    if not found:
+    parts = tuple(part.strip() for part in value.split(",") if part.strip())
+    if not parts:
         raise click.BadParameter("name at least one, with commas between several.", ctx, param)
-    return found
+    return parts
 
 
 def number_or_all(ctx: click.Context, param: click.Parameter, value: str) -> int | None:
-    """Read a number, or "all", which becomes None."""
+    """Parse a number, or "all", which becomes None; a callback of click."""
     text = value.strip().lower()
     if text != "all" and not text.isdecimal():
         raise click.BadParameter(f"{value!r} is neither a number nor 'all'.", ctx, param)
     return None if text == "all" else int(text)
 
 
-def count(name: str, default: Any, text: str, *, least: int = 1) -> click.Option:
-    """Return an option that is a whole number."""
+def count(name: str, default: Any, text: str, *, minimum: int = 1) -> click.Option:
+    """Return an option with a whole number of at least `minimum`."""
     return click.Option(
         [name],
-        type=click.IntRange(min=least),
+        type=click.IntRange(min=minimum),
         default=default,
         show_default=True,
         metavar="N",
@@ -172,34 +172,34 @@ def count(name: str, default: Any, text: str, *, least: int = 1) -> click.Option
 
 
 def source() -> click.Argument:
-    """Return the parameter that names a file or a folder."""
+    """Return the argument SOURCE: a file or a folder."""
     return click.Argument(["source"], required=False, type=click.Path(path_type=Path))
 
 
 def limit(default: int = 10) -> click.Option:
-    """Return the option that bounds the number of reviews."""
+    """Return the option ``--limit``: reviews per search."""
     return click.Option(
         ["--limit"],
         type=click.IntRange(1, 1000),
         default=default,
         show_default=True,
-        help="Most reviews that a search finds.",
+        help="Maximum number of reviews per search.",
     )
 
 
 def min_score() -> click.Option:
-    """Return the option that bounds the similarity."""
+    """Return the option ``--min-score``: similarity of a review to the query."""
     return click.Option(
         ["--min-score"],
         type=click.FloatRange(-1, 1),
         default=0.0,
         show_default=True,
-        help="Least similarity of a review to what is searched for; 0 for no bound.",
+        help="Minimum similarity of a review to the query; 0 for no bound.",
     )
 
 
-def language(text: str = "What to answer in; auto goes by the reviews.") -> click.Option:
-    """Return the option that chooses a language."""
+def language(text: str = "Language of the replies; auto detects that of the reviews.") -> click.Option:
+    """Return the option ``--language``."""
     return click.Option(
         ["--language"],
         type=click.Choice(["auto", "ko", "en"]),
@@ -210,11 +210,11 @@ def language(text: str = "What to answer in; auto goes by the reviews.") -> clic
 
 
 def batch_tokens() -> click.Option:
-    """Return the option that bounds a packed batch of reviews."""
+    """Return the option ``--max-tokens-per-batch``: token budget of a packed batch of reviews."""
     return count(
         "--max-tokens-per-batch",
         Limits().max_tokens_per_batch,
-        "Most tokens of a batch of reviews, prompt and answer together.",
+        "Maximum tokens of a batch of reviews, prompt and reply together.",
     )
 
 
@@ -222,41 +222,41 @@ def speed(
     *, search: bool = False, llm: bool = False, batches: bool = False, what: str = "Restaurants"
 ) -> list[click.Parameter]:
     """
-    Return the options that say how much happens at once.
+    Return the options for strategy, concurrency limits and attempts.
 
     Args:
         search: Whether the command searches.
-        llm: Whether it asks the model about one thing at a time.
-        batches: Whether it asks the model about batches of reviews.
-        what: What it does side by side.
+        llm: Whether it makes LLM calls for single items.
+        batches: Whether it makes LLM calls for batches of reviews.
+        what: Plural noun for its items, capitalised.
     """
     limits = Limits()
-    chosen: list[click.Parameter] = [
+    options: list[click.Parameter] = [
         click.Option(
             ["--stage"],
             type=click.Choice(["1", "2", "3", "4", "threaded"]),
             default="4",
             show_default=True,
-            help="1: one thing at a time; 2: searches side by side; 3: and the model's async client; "
-            f"4: and {what.lower()} side by side; threaded: side by side without an event loop.",
+            help="1: one call at a time; 2: concurrent searches; 3: also the LLM's async client; "
+            f"4: also concurrent {what.lower()}; threaded: all concurrent, without an event loop.",
         )
     ]
     if search:
-        chosen.append(count("--search-concurrency", limits.search, "Searches in flight at most."))
+        options.append(count("--search-concurrency", limits.search, "Maximum searches in flight."))
     if llm:
-        chosen.append(count("--llm-concurrency", limits.llm, "Calls to the model in flight at most."))
+        options.append(count("--llm-concurrency", limits.llm, "Maximum LLM calls in flight."))
     if batches:
-        text = "Calls to the model in flight at most that carry a batch of reviews."
-        chosen.append(count("--batch-concurrency", limits.batches, text))
+        text = "Maximum LLM calls in flight that carry a batch of reviews."
+        options.append(count("--batch-concurrency", limits.batches, text))
     return [
-        *chosen,
+        *options,
         count("--window", limits.open_items, f"{what} open at once at most."),
-        count("--attempts", RetryPolicy().attempts, "Tries of a call that fails in a way that may pass."),
+        count("--attempts", RetryPolicy().attempts, "Attempts of a call that fails with a transient error."),
     ]
 
 
 def which(what: str = "restaurants") -> list[click.Parameter]:
-    """Return the options that choose restaurants, or what else is done."""
+    """Return the options that select items; `what` is their plural noun."""
     return [
         click.Option([f"--{what}", "only"], callback=names, metavar="ID,ID,...", help=f"Only these {what}."),
         click.Option(["--first"], type=click.IntRange(min=1), metavar="N", help="Only the first N of them."),
@@ -264,19 +264,19 @@ def which(what: str = "restaurants") -> list[click.Parameter]:
 
 
 def results() -> list[click.Parameter]:
-    """Return the options that say what becomes of the results."""
+    """Return the options for output, store and display of the results."""
     return [
         click.Option(
             ["-o", "--output"],
             metavar="FILE",
-            help="Write each outcome to FILE as JSON Lines as soon as it is there; - for standard output.",
+            help="Write each outcome to FILE as JSON Lines as soon as it is ready; - for standard output.",
         ),
         click.Option(
             ["--store"],
             type=click.Path(path_type=Path, dir_okay=False),
             metavar="FILE",
-            help="Keep every answer of the model in FILE, and take from there what it has: run the same command again, "
-            "after Ctrl-C too, and only the rest is asked.",
+            help="Keep every reply of the model in FILE and reuse it: run the same command again, also after "
+            "Ctrl-C, and only the missing calls are made.",
         ),
         click.Option(
             ["--show"],
@@ -284,7 +284,7 @@ def results() -> list[click.Parameter]:
             default="10",
             show_default=True,
             metavar="N|all",
-            help="How many results to show.",
+            help="Number of results to show.",
         ),
         click.Option(
             ["-q", "--quiet"],

@@ -1,4 +1,4 @@
-"""What a command says when its run is done."""
+"""Final report of a command: tables of results and failures, and a paragraph of statistics."""
 
 from __future__ import annotations
 
@@ -19,105 +19,106 @@ from ._views import R, ResultView
 
 
 def console(*, stderr: bool = False) -> Console:
-    """Return a console that prints texts as they are."""
+    """Return a console that prints text unchanged, without markup, emoji codes or highlighting."""
     return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def show(
     out: Console,
-    gathered: ResultCollector[R],
+    collected: ResultCollector[R],
     view: ResultView[R],
-    work: LoadedInput,
+    loaded: LoadedInput,
     stats: RunStats,
     *,
     written: bool,
     quiet: bool,
 ) -> None:
     """
-    Print results, failures and what the run took.
+    Print results, failures and statistics.
 
     Args:
-        out: Where to.
-        gathered: What the run brought.
-        view: How its results are shown.
-        work: What there was to do.
-        stats: What it took.
-        written: Whether the results were written elsewhere.
-        quiet: Whether to leave out what is not a result.
+        out: Console to print on.
+        collected: The outcomes of the run.
+        view: How to show its results.
+        loaded: Its input.
+        stats: Its statistics.
+        written: Whether the results are also written to a file or to standard output.
+        quiet: Whether to print only results and failures, and no results if they are written elsewhere.
     """
-    results, failures = gathered.results, gathered.failures
+    results, failures = collected.results, collected.failures
     if results and not (quiet and written):
-        out.print(view.table(results, work.known))
-        _print_more(out, results, gathered.done, view.what)
+        out.print(view.table(results, loaded.source))
+        _print_more(out, results, collected.done, view.what)
     if failures:
-        out.print(tables.failures_table(failures, work.known))
-        _print_more(out, failures, gathered.failed, "failure")
+        out.print(tables.failures_table(failures, loaded.source))
+        _print_more(out, failures, collected.failed, "failure")
     if not quiet:
-        out.print(Padding(footer(gathered, view, work, stats), (0, 1)))
+        out.print(Padding(footer(collected, view, loaded, stats), (0, 1)))
 
 
 def _print_more(out: Console, shown: Sequence[Any], total: int, what: str) -> None:
-    left = total - len(shown)
-    if left:
-        out.print(Padding(tables.more(left, what if left == 1 else f"{what}s"), (0, 1, 1, 1)))
+    hidden = total - len(shown)
+    if hidden:
+        out.print(Padding(tables.more(hidden, what if hidden == 1 else f"{what}s"), (0, 1, 1, 1)))
 
 
 NO_MODEL = "offline-extractive"
+"""Model name in the replies of `OfflineLLM`."""
 
 
-def footer(gathered: ResultCollector[R], view: ResultView[R], work: LoadedInput, stats: RunStats) -> Text:
-    """Say in a paragraph what the run did and took."""
+def footer(collected: ResultCollector[R], view: ResultView[R], loaded: LoadedInput, stats: RunStats) -> Text:
+    """Return a paragraph with the counts and statistics of the run, and notes."""
     text = Text(
-        f"{_counts(gathered, view, len(work.items))} {_effort(stats, searched=work.search is not None)}"
+        f"{_counts(collected, view, len(loaded.items))} {_costs(stats, searched=loaded.search is not None)}"
     )
-    if stats.stopped_because is not None and not gathered.interrupted:
+    if stats.stopped_because is not None and not collected.interrupted:
         text.append(f" The run stopped early: {clean(stats.stopped_because)}.", style="red")
-    if gathered.lost:
-        text.append(f" {counted(gathered.lost, *view.lost_as)}.", style="red")
-    if work.note:
-        text.append(f" {work.note}")
-    models = ", ".join(sorted(map(clean, gathered.models)))
+    if collected.failed_parts:
+        text.append(f" {counted(collected.failed_parts, *view.failed_part_phrases)}.", style="red")
+    if loaded.note:
+        text.append(f" {loaded.note}")
+    models = ", ".join(sorted(map(clean, collected.models)))
     if models:
         text.append(f" Model: {models}.")
-    if NO_MODEL in gathered.models:
+    if NO_MODEL in collected.models:
         text.append(f" No language model was used: {view.offline}.", style="yellow")
     return text
 
 
-def _counts(gathered: ResultCollector[R], view: ResultView[R], asked_for: int) -> str:
-    parts = [f"{gathered.done:,} of {view.several(asked_for)} {view.done}"]
+def _counts(collected: ResultCollector[R], view: ResultView[R], total: int) -> str:
+    parts = [f"{collected.done:,} of {view.several(total)} {view.done}"]
     others = {
-        "failed": gathered.failed,
-        "not finished": gathered.unfinished,
-        "not begun": asked_for - gathered.total,
+        "failed": collected.failed,
+        "not finished": collected.unfinished,
+        "not started": total - collected.total,
     }
     parts += [f"{number:,} {what}" for what, number in others.items() if number]
-    return ("Interrupted: " if gathered.interrupted else "") + ", ".join(parts)
+    return ("Interrupted: " if collected.interrupted else "") + ", ".join(parts)
 
 
-def _effort(stats: RunStats, *, searched: bool) -> str:
+def _costs(stats: RunStats, *, searched: bool) -> str:
     peak = stats.peak_in_flight
     calls = [counted(stats.calls.get("llm", 0), "LLM call", "LLM calls")]
-    most = [str(peak.get("llm", 0))]
+    peaks = [str(peak.get("llm", 0))]
     if searched:
         calls.insert(0, counted(stats.calls.get("search", 0), "search", "searches"))
-        most.insert(0, str(peak.get("search", 0)))
+        peaks.insert(0, str(peak.get("search", 0)))
     tokens = (
         f"{stats.prompt_tokens:,} tokens in and {stats.completion_tokens:,} out"
         if stats.prompt_tokens or stats.completion_tokens
         else "no tokens"
     )
-    found = f", {counted(stats.cache_hits, 'answer', 'answers')} from the store" if stats.cache_hits else ""
+    hits = f", {counted(stats.cache_hits, 'reply', 'replies')} from the store" if stats.cache_hits else ""
     return (
         f"in {seconds(stats.wall_seconds)}, with {' and '.join(calls)} "
-        f"(at most {' and '.join(most)} in flight){found}, "
+        f"(at most {' and '.join(peaks)} in flight){hits}, "
         f"{counted(stats.retries, 'retry', 'retries')}, "
-        f"{counted(stats.rate_limited, 'refusal', 'refusals')} and {tokens}."
+        f"{stats.rate_limited:,} rate limited and {tokens}."
     )
 
 
 def seconds(span: float) -> str:
-    """Write a time span, with tenths while it is short."""
+    """Return a time span in words, with tenths of a second below 10 s."""
     return f"{span:.1f} s" if span < 10 else duration(span)
 
 
@@ -127,35 +128,35 @@ T = TypeVar("T", bound=Success[object] | Failure)
 @dataclass
 class ResultCollector(Generic[R]):
     """
-    The outcomes of a run; those that come first in the input are kept, the others are counted.
+    Collects the outcomes of a run: keeps the first ones in input order, and counts all.
 
     Attributes:
-        most: How many outcomes of a kind are kept; None for all.
-        count_lost: Says how many parts of a result are missing.
-        done: How many items were done.
-        failed: How many failed.
-        unfinished: How many were begun when the run was stopped, and not finished.
-        lost: How many parts are missing of what was done.
-        models: The models that answered.
+        max_kept: How many successes, and how many failures, to keep; None for all.
+        count_failed_parts: Returns the number of failed parts of a result.
+        done: Number of items that succeeded.
+        failed: Number of items that failed.
+        unfinished: Number of items that were started, but not finished before the run stopped.
+        failed_parts: Number of failed parts of all results.
+        models: Names of the models that answered.
         interrupted: Whether Ctrl-C ended the run.
     """
 
-    most: int | None
-    count_lost: Callable[[R], int]
+    max_kept: int | None
+    count_failed_parts: Callable[[R], int]
     done: int = 0
     failed: int = 0
     unfinished: int = 0
-    lost: int = 0
+    failed_parts: int = 0
     models: set[str] = field(default_factory=set)
     interrupted: bool = False
     _successes: list[Success[R]] = field(default_factory=list)
     _failures: list[Failure] = field(default_factory=list)
 
     def add(self, outcome: Outcome[R]) -> None:
-        """Take an outcome."""
+        """Add an outcome."""
         if isinstance(outcome, Success):
             self.done += 1
-            self.lost += self.count_lost(outcome.value)
+            self.failed_parts += self.count_failed_parts(outcome.value)
             if outcome.value.model:
                 self.models.add(outcome.value.model)
             self._keep(self._successes, outcome)
@@ -167,24 +168,24 @@ class ResultCollector(Generic[R]):
 
     @property
     def total(self) -> int:
-        """How many outcomes there were."""
+        """Number of outcomes."""
         return self.done + self.failed + self.unfinished
 
     @property
     def results(self) -> list[R]:
-        """The first that were done, in input order."""
+        """The first results, in input order."""
         return [success.value for success in self._first(self._successes)]
 
     @property
     def failures(self) -> list[Failure]:
-        """The first that failed, in input order."""
+        """The first failures, in input order."""
         return self._first(self._failures)
 
     def _keep(self, kept: list[T], outcome: T) -> None:
         kept.append(outcome)
-        # Sorting now and then, rather than always, keeps a hundred thousand restaurants cheap.
-        if self.most is not None and len(kept) > 2 * self.most + 100:
+        # Outcomes arrive out of order. Sort and truncate only when the list has doubled: amortised O(log n) each.
+        if self.max_kept is not None and len(kept) > 2 * self.max_kept + 100:
             kept[:] = self._first(kept)
 
     def _first(self, kept: list[T]) -> list[T]:
-        return sorted(kept, key=lambda outcome: outcome.index)[: self.most]
+        return sorted(kept, key=lambda outcome: outcome.index)[: self.max_kept]

@@ -1,4 +1,19 @@
-"""Running a command's task: the outcomes are written as they come, shown at the end, and Ctrl-C loses none."""
+"""
+Task commands: run a task over the input, write outcomes as they finish, and handle Ctrl-C without losing any.
+
+Theory of operation. `command` builds a click command whose callback is `_main`:
+
+1. Parse the options, build the LLM backend and load the input; errors end the command before any call is made.
+2. Stream the outcomes of the run. Each is collected for the report and written to ``--output`` at once, and a Ctrl-C
+   never separates the two (`SigintHandler.deferred`).
+3. The first Ctrl-C only sets a flag and stops the run softly: calls in flight finish, their outcomes still arrive, and
+   no item is started. The second raises `KeyboardInterrupt` in the main thread: it cancels the calls in flight, and the
+   outcomes finished until then are taken from the exception (`KeyboardInterrupt.report`) or from the closed stream.
+4. Print the report, and exit with 0 (all succeeded), 1 (some failed) or 130 (interrupted).
+
+Resources are opened in an `ExitStack` in order of dependence: search, output file, progress display, runner. The runner
+is closed first, so that the display still shows its last events.
+"""
 
 from __future__ import annotations
 
@@ -26,7 +41,7 @@ from ._options import RunOptions
 from ._report import ResultCollector
 from ._views import STDOUT, R, ResultView, open_writer
 
-_ENDING = """
+_HELP_ENDING = """
 Ctrl-C lets the calls in flight finish and shows what is done; pressed again, it cancels them.
 
 Exit status: 0 all done, 1 some {what}s failed, 2 wrong usage, 130 interrupted.
@@ -45,64 +60,72 @@ def command(
     Build a command that runs a task.
 
     Args:
-        name: What it is called.
-        help_text: What it says of itself, without what is true of all such commands.
-        parameters: Its parameters, in the order to show them.
-        options: Takes their values.
-        view: How its results are shown.
-        llms: What makes a model, by the name to choose it by.
+        name: Name of the command.
+        help_text: Its help text, without the paragraphs common to all task commands.
+        parameters: Its parameters, in the order of the help text.
+        options: Class that holds their values.
+        view: How to show its results.
+        llms: Factories of LLM backends, by their names for ``--llm``.
     """
     callback = partial(_main, options, view, llms)
-    ending = _ENDING.format(what=view.what)
+    ending = _HELP_ENDING.format(what=view.what)
     return click.Command(name, params=[*parameters], callback=callback, help=f"{help_text}{ending}")
 
 
 def _main(
-    kind: Callable[..., RunOptions[R]], view: ResultView[R], llms: Mapping[str, MakeLLM], /, **given: Any
+    make_options: Callable[..., RunOptions[R]],
+    view: ResultView[R],
+    llms: Mapping[str, MakeLLM],
+    /,
+    **values: Any,
 ) -> None:
-    options = kind(**given)
+    options = make_options(**values)
     task, llm = options.task, llms[options.llm](options.llm_settings)
-    work = options.work(None if options.quiet else report.console(stderr=True))
-    gathered: ResultCollector[R] = ResultCollector(options.show, view.lost)
+    loaded = options.load(None if options.quiet else report.console(stderr=True))
+    collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
     with ExitStack() as stack:
-        if work.search is not None:
-            stack.enter_context(work.search)
+        if loaded.search is not None:
+            stack.enter_context(loaded.search)
         writer = stack.enter_context(open_writer(options.output, options.paths))
         progress = stack.enter_context(_progress(options, f"{view.what}s"))
-        runner = BatchRunner(llm=llm, search=work.search, observers=[progress], **options.runner_settings)
-        stream = stack.enter_context(runner).stream(task, work.items)
+        runner = BatchRunner(llm=llm, search=loaded.search, observers=[progress], **options.runner_settings)
+        stream = stack.enter_context(runner).stream(task, loaded.items)
 
-        def take(outcome: Outcome[R]) -> None:
-            gathered.add(outcome)
+        def handle(outcome: Outcome[R]) -> None:
+            collected.add(outcome)
             writer.write(view.as_record(outcome))
 
-        gathered.interrupted = _collect(stream, take, progress)
+        collected.interrupted = _consume(stream, handle, progress)
     out = report.console(stderr=options.output == STDOUT)
     written = options.output is not None
-    report.show(out, gathered, view, work, stream.stats, written=written, quiet=options.quiet)
-    if gathered.interrupted:
+    report.show(out, collected, view, loaded, stream.stats, written=written, quiet=options.quiet)
+    if collected.interrupted:
         sys.exit(130)
-    sys.exit(0 if gathered.done == len(work.items) else 1)
+    sys.exit(0 if collected.done == len(loaded.items) else 1)
 
 
-def _collect(stream: OutcomeStream[R], take: Callable[[Outcome[R]], object], progress: RichProgress) -> bool:
-    """Take every outcome, and tell whether Ctrl-C came in between."""
+def _consume(
+    stream: OutcomeStream[R], handle: Callable[[Outcome[R]], object], progress: RichProgress
+) -> bool:
+    """Handle every outcome of a run; return whether Ctrl-C was pressed."""
     interrupts = SigintHandler(stream.stop, lambda: progress.in_flight, progress.note)
 
-    def take_whole(outcome: Outcome[R]) -> None:
+    def handle_undivided(outcome: Outcome[R]) -> None:
         with interrupts.deferred():
-            take(outcome)
+            handle(outcome)
 
     with interrupts.listening():
         try:
             for outcome in stream:
-                take_whole(outcome)
+                handle_undivided(outcome)
+                # Again, outside the signal handler: the run may have started after the handler called stop().
                 if interrupts.count:
                     stream.stop()
         except KeyboardInterrupt as interrupt:
-            left = getattr(interrupt, "report", None)
-            for outcome in stream.close() if left is None else left.outcomes:
-                take_whole(outcome)
+            # Raised inside the stream, it carries what is finished; raised between two outcomes, close() returns that.
+            report = getattr(interrupt, "report", None)
+            for outcome in stream.close() if report is None else report.outcomes:
+                handle_undivided(outcome)
             return True
         finally:
             stream.close()
@@ -112,7 +135,7 @@ def _collect(stream: OutcomeStream[R], take: Callable[[Outcome[R]], object], pro
 def _progress(options: RunOptions[R], what: str) -> RichProgress:
     if options.quiet:
         return RichProgress(console=Console(quiet=True, force_terminal=False), plain_every=0)
-    # Lines written to a terminal would run into a bar that is redrawn there.
+    # Outcomes written to the terminal would be overwritten by a bar that is redrawn there: use plain lines.
     plain = options.output == STDOUT and sys.stdout.isatty()
     console = Console(stderr=True, force_terminal=False if plain else None)
     return RichProgress(console=console, what=what, transient=True)
@@ -120,12 +143,12 @@ def _progress(options: RunOptions[R], what: str) -> RichProgress:
 
 class SigintHandler:
     """
-    Listens for Ctrl-C while a run goes on.
+    Handles Ctrl-C during a run: the first stops it softly, the second raises `KeyboardInterrupt`.
 
     Args:
-        stop: Lets calls in flight end, and begins nothing more.
-        in_flight: Tells how many calls are in flight.
-        note: Shows a line in the progress display; returns whether there is one.
+        stop: Stops the run: calls in flight finish, and no item is started.
+        in_flight: Returns the number of calls in flight.
+        note: Shows a line in the progress display; returns False if there is no display.
 
     Attributes:
         count: How often Ctrl-C was pressed.
@@ -138,48 +161,50 @@ class SigintHandler:
         self._stop = stop
         self._in_flight = in_flight
         self._note = note
-        self._held = False
-        self._owed = False
+        self._is_deferred = False
+        self._is_pending = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take Ctrl-C over, and give it back afterwards."""
-        before = signal.getsignal(signal.SIGINT)
-        # Only the main thread may; and a process that was told to ignore Ctrl-C goes on doing so.
-        if current_thread() is not main_thread() or before in (signal.SIG_IGN, None):
+        """Install the signal handler for the block, and restore the previous one."""
+        previous = signal.getsignal(signal.SIGINT)
+        # Only the main thread can install handlers. A process started with SIGINT ignored (nohup, a background job of
+        # a shell) keeps ignoring it.
+        if current_thread() is not main_thread() or previous in (signal.SIG_IGN, None):
             yield
             return
-        signal.signal(signal.SIGINT, self._pressed)
+        signal.signal(signal.SIGINT, self._on_sigint)
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, before)
+            signal.signal(signal.SIGINT, previous)
 
     @contextmanager
     def deferred(self) -> Iterator[None]:
-        """Put off the second Ctrl-C, so that what happens inside is not done by halves."""
-        self._held = True
+        """Defer the `KeyboardInterrupt` of a second Ctrl-C to the end of the block."""
+        self._is_deferred = True
         try:
             yield
         finally:
-            self._held = False
-        if self._owed:
-            self._owed = False
+            self._is_deferred = False
+        if self._is_pending:
+            self._is_pending = False
             raise KeyboardInterrupt
 
-    def _pressed(self, _signal: int, _frame: FrameType | None) -> None:
+    def _on_sigint(self, _signal: int, _frame: FrameType | None) -> None:
         self.count += 1
         if self.count == 1:
+            # Counted before stop(), which may already end the calls.
             in_flight = self._in_flight()
             self._stop()
-            self._say(f"finishing {calls(in_flight)} in flight; press Ctrl-C again to cancel them")
-        elif self._held:
-            self._owed = True
+            self._show(f"finishing {calls(in_flight)} in flight; press Ctrl-C again to cancel them")
+        elif self._is_deferred:
+            self._is_pending = True
         else:
             raise KeyboardInterrupt
 
-    def _say(self, text: str) -> None:
-        # What the handler interrupted may be in the middle of a buffered write, which must not be re-entered.
+    def _show(self, text: str) -> None:
+        # Not print(): the handler may have interrupted a buffered write, which is not re-entrant.
         if not self._note(text):
             with suppress(OSError):
                 os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())

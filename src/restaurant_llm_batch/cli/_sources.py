@@ -1,4 +1,4 @@
-"""Where reviews come from: a file, a folder that was indexed, or the sample that is shipped."""
+"""Sources of reviews and documents: a file, an index folder, a Qdrant collection, or the built-in sample."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
     from ..search import QdrantSearch
 
 SAMPLE = "the shipped sample"
-_LABEL = "restaurant_llm_batch.json"
-_MAX_NAMED = 5
+_INDEX_MARKER = "restaurant_llm_batch.json"
+"""File that `EmbeddedSearch` writes into the folder of an index."""
+_MAX_IDS_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedItems:
     """
-    Restaurants, or documents, that are known by name.
+    Ids and names of the restaurants or documents of a source.
 
     Attributes:
-        label: What to call the place where they are.
-        ids: Their ids, in the order of the file, or sorted.
-        names: Their names by id as a string, where they have any.
-        what: What one of them is called.
+        label: Name of the source for messages.
+        ids: The ids, in the order of the file, or sorted.
+        names: Names by id as a string, as far as the source has them.
+        what: Singular noun for an item.
     """
 
     label: str
@@ -44,39 +45,39 @@ class NamedItems:
     what: str = "restaurant"
 
     def title(self, item_id: ItemId | None) -> str:
-        """Return a name, or the id where there is none."""
+        """Return the name of an item, or its id if it has no name."""
         return self.names.get(str(item_id), str(item_id))
 
-    def pick(self, wanted: Sequence[str]) -> list[ItemId]:
+    def pick(self, typed_ids: Sequence[str]) -> list[ItemId]:
         """
-        Return ids, each once.
+        Return the ids that the user named, each once.
 
         Args:
-            wanted: The ids as they were typed: "1" finds 1 as well.
+            typed_ids: The ids as typed by the user; "1" matches both 1 and "1".
 
         Raises:
-            ConfigurationError: There is none of that id here.
+            ConfigurationError: The source has no item of an id.
         """
-        known = {str(one): one for one in self.ids}
-        missing = [name for name in wanted if name not in known]
+        by_text = {str(item_id): item_id for item_id in self.ids}
+        missing = [text for text in typed_ids if text not in by_text]
         if missing:
-            some = ", ".join(list(known)[:_MAX_NAMED])
-            more = ", ..." if len(known) > _MAX_NAMED else ""
+            examples = ", ".join(list(by_text)[:_MAX_IDS_SHOWN])
+            ellipsis = ", ..." if len(by_text) > _MAX_IDS_SHOWN else ""
             raise ConfigurationError(
                 f"there is no {self.what} {' or '.join(map(repr, missing))} in {self.label}, which has "
-                f"{len(known):,} (ids {some}{more})"
+                f"{len(by_text):,} (ids {examples}{ellipsis})"
             )
-        return [known[name] for name in dict.fromkeys(wanted)]
+        return [by_text[text] for text in dict.fromkeys(typed_ids)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReviewSource(NamedItems):
     """
-    Reviews that can be searched.
+    A source of reviews with a search backend.
 
     Attributes:
-        search: The search.
-        categories: The restaurants' kinds of food by id as a string, where a file says them.
+        search: The search backend.
+        categories: The restaurants' kinds of food by id as a string, as far as a file has them.
     """
 
     search: Index
@@ -91,13 +92,13 @@ class ReviewSource(NamedItems):
 @contextmanager
 def review_file(path: Path | None) -> Iterator[tuple[Path, str]]:
     """
-    Return a file of reviews, and what to call it.
+    Return the path of a file of reviews, and its name for messages.
 
     Args:
-        path: The file; None for the sample.
+        path: The file; None for the built-in sample.
 
     Raises:
-        ConfigurationError: There is no such file.
+        ConfigurationError: The file does not exist, or is a folder.
     """
     if path is None:
         with as_file(files("restaurant_llm_batch") / "data" / "sample_reviews.jsonl") as sample:
@@ -107,22 +108,22 @@ def review_file(path: Path | None) -> Iterator[tuple[Path, str]]:
         raise ConfigurationError(f"there is no file {str(path)!r}")
     if path.is_dir():
         raise ConfigurationError(
-            f"{str(path)!r} is a folder; every review is read here, not only those that a search finds: "
-            "name the file that they are in"
+            f"{str(path)!r} is a folder; this command reads every review, not only those that a search finds: "
+            "name the file of the reviews"
         )
     yield path, str(path)
 
 
 def open_source(path: Path | None, progress: Console | None) -> ReviewSource:
     """
-    Open a source to search in; a file is indexed in memory.
+    Open a source for search; a file is indexed in memory.
 
     Args:
-        path: A JSON Lines file or an indexed folder; None for the sample.
-        progress: Where indexing shows how far it is; None for nowhere.
+        path: A JSON Lines file or an index folder; None for the built-in sample.
+        progress: Console for the progress of indexing; None for no progress.
 
     Raises:
-        ConfigurationError: There is nothing that can be read.
+        ConfigurationError: The path does not exist, or is neither a valid file nor an index.
     """
     if path is not None and not path.exists():
         raise ConfigurationError(f"there is no file or folder {str(path)!r}")
@@ -137,13 +138,13 @@ def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> Rev
     Open a collection of a Qdrant server.
 
     Args:
-        path: A source that was named besides, which is a mistake.
-        url: The server; None for the environment's.
-        collection: Its name; likewise.
+        path: The argument SOURCE, which must be None here.
+        url: URL of the server; None for that of the environment.
+        collection: Name of the collection; None for that of the environment.
 
     Raises:
-        ConfigurationError: Both were named, or nothing says where the server is.
-        BackendError: The server cannot be asked.
+        ConfigurationError: `path` is not None, or neither an option nor the environment has the server's URL.
+        BackendError: The server cannot be reached.
     """
     if path is not None:
         raise ConfigurationError(
@@ -154,8 +155,8 @@ def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> Rev
     return ReviewSource(label=label, ids=search.restaurant_ids(), search=search)
 
 
-class _CategorisedLines(ReviewLines):
-    """Keeps the first category that is read of each restaurant, in `categories`."""
+class _CategoryLines(ReviewLines):
+    """Iterates over reviews and keeps the first category of each restaurant in `categories`."""
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -169,7 +170,7 @@ class _CategorisedLines(ReviewLines):
 
 
 def _from_file(path: Path, label: str, progress: Console | None) -> ReviewSource:
-    lines, search = _CategorisedLines(path), EmbeddedSearch(embedder=services.embedder())
+    lines, search = _CategoryLines(path), EmbeddedSearch(embedder=services.embedder())
     index_lines(lines, search, path.stat().st_size, progress)
     return ReviewSource(
         label=label,
@@ -181,7 +182,7 @@ def _from_file(path: Path, label: str, progress: Console | None) -> ReviewSource
 
 
 def _from_folder(path: Path) -> ReviewSource:
-    if not (path / _LABEL).exists():
+    if not (path / _INDEX_MARKER).exists():
         raise ConfigurationError(
             f"the folder {str(path)!r} is not an index; make one with "
             f"`restaurant-llm-batch index REVIEWS.jsonl --into FOLDER`"
@@ -190,16 +191,16 @@ def _from_folder(path: Path) -> ReviewSource:
     return ReviewSource(label=str(path), ids=search.restaurant_ids(), search=search)
 
 
-_TEXTS = (".txt", ".md")
+_TEXT_SUFFIXES = (".txt", ".md")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Documents(NamedItems):
     """
-    Texts by name.
+    A source of documents.
 
     Attributes:
-        texts: The texts by id as a string.
+        texts: Texts of the documents by id as a string.
     """
 
     texts: Mapping[str, str]
@@ -208,35 +209,37 @@ class Documents(NamedItems):
 
 def read_documents(paths: Sequence[Path]) -> Documents:
     """
-    Read text files, each a document; or a file of reviews, whose restaurants each are one.
+    Read text files, each a document; or a file of reviews, with one document per restaurant.
 
     Args:
-        paths: Text files, or one file of reviews; none for the sample.
+        paths: Text files, or one file of reviews; empty for the built-in sample.
 
     Raises:
-        ConfigurationError: They cannot be used.
+        ConfigurationError: A file cannot be read, or the files are of different kinds.
     """
-    texts = [path for path in paths if path.suffix.lower() in _TEXTS]
-    if texts and len(texts) == len(paths):
-        return _from_texts(dict.fromkeys(texts))
+    text_files = [path for path in paths if path.suffix.lower() in _TEXT_SUFFIXES]
+    if text_files and len(text_files) == len(paths):
+        return _from_text_files(dict.fromkeys(text_files))
     if len(paths) > 1:
         raise ConfigurationError(
-            f"name text files ({', '.join(_TEXTS)}), as many as you like, or one file of reviews; "
-            f"{str(next(path for path in paths if path not in texts))!r} is no text file"
+            f"name text files ({', '.join(_TEXT_SUFFIXES)}), as many as you like, or one file of reviews; "
+            f"{str(next(path for path in paths if path not in text_files))!r} is not a text file"
         )
-    known = read_grouped(paths[0] if paths else None)
-    # A review that ends without a full stop must not run into the next.
-    joined = {str(one): "\n".join(review.content for review in known.of(one)) for one in known.ids}
-    return Documents(label=known.label, ids=known.ids, names=known.names, texts=joined)
+    grouped = read_grouped(paths[0] if paths else None)
+    # Joined by line ends, so that a review without a final full stop does not run into the next.
+    texts = {
+        str(item_id): "\n".join(review.content for review in grouped.of(item_id)) for item_id in grouped.ids
+    }
+    return Documents(label=grouped.label, ids=grouped.ids, names=grouped.names, texts=texts)
 
 
-def _from_texts(paths: Mapping[Path, None]) -> Documents:
-    texts = {str(path): _read(path) for path in paths}
+def _from_text_files(paths: Mapping[Path, None]) -> Documents:
+    texts = {str(path): _read_text(path) for path in paths}
     ids: list[ItemId] = [*texts]
     return Documents(label="the files" if len(ids) > 1 else "the file", ids=ids, texts=texts)
 
 
-def _read(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
@@ -248,10 +251,10 @@ def _read(path: Path) -> str:
 @dataclass(frozen=True, kw_only=True)
 class GroupedReviews(NamedItems):
     """
-    Restaurants and all of their reviews.
+    A source of restaurants with all their reviews.
 
     Attributes:
-        reviews: The reviews by the restaurant's id as a string, in the order of the file.
+        reviews: Reviews by the restaurant's id as a string, in the order of the file.
     """
 
     reviews: Mapping[str, Sequence[Review]]
@@ -261,19 +264,19 @@ class GroupedReviews(NamedItems):
         return self.reviews.get(str(restaurant_id), ())
 
 
-def read_grouped(path: Path | None, kind: type[ReviewLines] = ReviewLines) -> GroupedReviews:
+def read_grouped(path: Path | None, reader: type[ReviewLines] = ReviewLines) -> GroupedReviews:
     """
-    Read a file of reviews; its restaurants are in the order of their first appearance.
+    Read a file of reviews, grouped by restaurant, in the order of first appearance.
 
     Args:
-        path: The file; None for the sample.
-        kind: What reads its lines.
+        path: The file; None for the built-in sample.
+        reader: Class that reads its lines.
 
     Raises:
-        ConfigurationError: The file cannot be used.
+        ConfigurationError: The file cannot be read or is invalid.
     """
     with review_file(path) as (file, label):
-        lines = kind(file)
+        lines = reader(file)
         reviews = _by_restaurant(lines)
     return GroupedReviews(
         label=label, ids=list(lines.restaurants.values()), names=lines.names, reviews=reviews
@@ -281,14 +284,14 @@ def read_grouped(path: Path | None, kind: type[ReviewLines] = ReviewLines) -> Gr
 
 
 def _by_restaurant(reviews: Iterable[Review]) -> dict[str, list[Review]]:
-    found: dict[str, list[Review]] = {}
+    groups: dict[str, list[Review]] = {}
     for review in reviews:
-        found.setdefault(str(review.restaurant_id), []).append(review)
-    return found
+        groups.setdefault(str(review.restaurant_id), []).append(review)
+    return groups
 
 
 Index: TypeAlias = "EmbeddedSearch | QdrantSearch"
-"""Where reviews can be put."""
+"""A search backend that can index reviews."""
 
 
 def index_lines(lines: ReviewLines, search: Index, size: int, progress: Console | None) -> IndexReport:
@@ -297,15 +300,15 @@ def index_lines(lines: ReviewLines, search: Index, size: int, progress: Console 
 
     Args:
         lines: The file.
-        search: Where they go.
-        size: The file's size in bytes.
-        progress: Where to show how far it is, if that is a terminal; None for nowhere.
+        search: The search backend to index them in.
+        size: Size of the file in bytes.
+        progress: Console for a progress bar, shown if it is a terminal; None for no progress.
 
     Returns:
-        What was indexed.
+        Counts of the reviews.
 
     Raises:
-        ConfigurationError: A line cannot be used.
+        ConfigurationError: A line is invalid.
     """
     if progress is None or not progress.is_terminal:
         return _index(lines, search, None)
@@ -325,4 +328,4 @@ def _index(lines: ReviewLines, search: Index, show: Callable[[int], object] | No
     except FileError:
         raise
     except ConfigurationError as error:
-        raise lines.complaint(str(error)) from error
+        raise lines.file_error(str(error)) from error

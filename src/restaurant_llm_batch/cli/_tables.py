@@ -1,4 +1,4 @@
-"""Tables, and what goes into their cells."""
+"""Rich tables of the command line, and the texts in their cells."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ _INVISIBLE = {ord("\N{VARIATION SELECTOR-16}"): None}
 
 
 def clean(text: str) -> str:
-    """Return a text on one line, without characters that move the cursor or whose width is in dispute."""
+    """Return a text on one line, without control characters and without variation selectors, whose width varies."""
     flat = " ".join(text.translate(_INVISIBLE).split())
     return "".join(character for character in flat if character.isprintable())
 
 
-def counted(number: int, one: str, several: str) -> str:
-    """Return a number with the word for it."""
-    return f"{number:,} {one if number == 1 else several}"
+def counted(number: int, singular: str, plural: str) -> str:
+    """Return a number with its noun."""
+    return f"{number:,} {singular if number == 1 else plural}"
 
 
 def dim(text: str) -> Text:
-    """Return a text that is beside the point."""
+    """Return a text in a dim style."""
     return Text(text, style="dim")
 
 
 def table(*headers: str) -> Table:
-    """Return a table without rows, as wide as the console."""
-    made = Table(*headers, box=box.SIMPLE_HEAD, expand=True, header_style="bold", pad_edge=True)
-    made.columns[-1].overflow = "fold"
-    return made
+    """Return an empty table, as wide as the console."""
+    new = Table(*headers, box=box.SIMPLE_HEAD, expand=True, header_style="bold", pad_edge=True)
+    new.columns[-1].overflow = "fold"
+    return new
 
 
 def named_table(*headers: str) -> Table:
-    """Return a table without rows, whose first column holds names (see `name_cell`)."""
-    made = table(*headers)
-    made.columns[0].width = _NAME_WIDTH
-    return made
+    """Return an empty table whose first column is for names (see `name_cell`)."""
+    new = table(*headers)
+    new.columns[0].width = _NAME_WIDTH
+    return new
 
 
-def name_cell(known: NamedItems, item_id: ItemId | None) -> Text:
-    """Show a name, with the id below; or the id alone."""
-    name = known.names.get(str(item_id))
+def name_cell(source: NamedItems, item_id: ItemId | None) -> Text:
+    """Return a cell with an item's name and its id below; or only its id."""
+    name = source.names.get(str(item_id))
     if name is None:
         return Text(clean(str(item_id)), style="bold", overflow="fold")
     cell = Text(clean(name), style="bold", overflow="fold")
@@ -60,28 +60,28 @@ def name_cell(known: NamedItems, item_id: ItemId | None) -> Text:
 
 
 def summary(text: str, reviews: int) -> Text:
-    """Show what some reviews were summed up to."""
+    """Return a cell with a summary and its number of reviews."""
     if not text:
         return dim("no reviews")
     return Text(clean(text)).append(f" ({counted(reviews, 'review', 'reviews')})", style="dim")
 
 
 def failed(what: str) -> Text:
-    """Say that something failed."""
+    """Return a cell that says why something failed."""
     return Text(f"failed: {clean(what)}", style="red")
 
 
-def labelled(rows: Mapping[str, Text], *, wrap: bool = True, widest: int = 16) -> Table:
+def labelled(rows: Mapping[str, Text], *, wrap: bool = True, max_label_width: int = 16) -> Table:
     """
-    Show texts, each beside its label.
+    Return a grid of texts, each beside its label.
 
     Args:
         rows: The texts by label.
-        wrap: Whether a text may take several lines, instead of being cut at the end of the first.
-        widest: The width at which labels are cut.
+        wrap: Whether to wrap a long text, instead of truncating it.
+        max_label_width: Width in characters at which labels are truncated.
     """
     grid = Table.grid(padding=(0, 2), expand=True)
-    width = min(widest, max((cell_len(clean(label)) for label in rows), default=0))
+    width = min(max_label_width, max((cell_len(clean(label)) for label in rows), default=0))
     grid.add_column(style="cyan", no_wrap=True, overflow="ellipsis", width=width)
     grid.add_column(no_wrap=not wrap, overflow="fold" if wrap else "ellipsis", ratio=1)
     for label, text in rows.items():
@@ -90,37 +90,37 @@ def labelled(rows: Mapping[str, Text], *, wrap: bool = True, widest: int = 16) -
 
 
 def hits_table(hits: Sequence[Hit]) -> Table:
-    """Show the hits of a search."""
-    shown = table("#", "Score", "Review", "Text")
-    shown.columns[0].justify = "right"
-    shown.columns[2].max_width = 20
-    shown.columns[2].overflow = "fold"
+    """Return a table of the hits of a search."""
+    rows = table("#", "Score", "Review", "Text")
+    rows.columns[0].justify = "right"
+    rows.columns[2].max_width = 20
+    rows.columns[2].overflow = "fold"
     for rank, hit in enumerate(hits, 1):
-        identity = Text(clean(str(hit.review_id)), style="cyan")
-        shown.add_row(Text(str(rank)), Text(f"{hit.score:.4f}"), identity, Text(clean(hit.content)))
-    return shown
+        review_id = Text(clean(str(hit.review_id)), style="cyan")
+        rows.add_row(Text(str(rank)), Text(f"{hit.score:.4f}"), review_id, Text(clean(hit.content)))
+    return rows
 
 
-def failures_table(failures: Iterable[Failure], known: NamedItems) -> Table:
-    """Show what failed: where, why, and after how many attempts."""
-    shown = named_table("Failed", "Stage", "Cause", "Attempts")
-    shown.columns[2].ratio = 1
-    shown.columns[3].justify = "right"
+def failures_table(failures: Iterable[Failure], source: NamedItems) -> Table:
+    """Return a table of failures: item, stage, error and number of attempts."""
+    rows = named_table("Failed", "Stage", "Cause", "Attempts")
+    rows.columns[2].ratio = 1
+    rows.columns[3].justify = "right"
     for failure in failures:
         cause = f"{type(failure.error).__name__}: {failure.error}"
-        shown.add_row(
-            name_cell(known, failure.item_id),
+        rows.add_row(
+            name_cell(source, failure.item_id),
             Text(failure.stage),
             Text(clean(cause), style="red"),
             Text(str(failure.attempts)),
         )
-    return shown
+    return rows
 
 
-def more(left: int, what: str) -> Text:
-    """Say how many were left out and how to see them."""
+def more(hidden: int, what: str) -> Text:
+    """Return a line that says how many rows are hidden, and how to see them."""
     return dim(
-        f"... and {left:,} more {what}; --show all shows all of them, --output FILE writes them to a file."
+        f"... and {hidden:,} more {what}; --show all shows all of them, --output FILE writes them to a file."
     )
 
 
@@ -129,10 +129,10 @@ MAX_WIDTH = 32
 
 class StackedBar:
     """
-    Shows shares of a whole, as wide as there is room but not wider than `MAX_WIDTH`.
+    A stacked bar, as wide as its cell but at most `MAX_WIDTH` characters.
 
     Args:
-        parts: Each part's size, the character that it is drawn with, and its style.
+        parts: Size, character and style of each part.
     """
 
     def __init__(self, parts: Sequence[tuple[int, str, str]]) -> None:
@@ -141,11 +141,11 @@ class StackedBar:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         width = min(options.max_width, MAX_WIDTH)
         sizes = [size for size, _, _ in self._parts]
-        whole = sum(sizes)
-        # Rounding the ends rather than the lengths makes the parts fill the bar exactly.
-        ends = [round(width * end / whole) for end in accumulate(sizes)] if whole else [0] * len(sizes)
-        begin = 0
+        total = sum(sizes)
+        # Round the ends of the parts and not their lengths, so that the parts fill the bar exactly.
+        ends = [round(width * end / total) for end in accumulate(sizes)] if total else [0] * len(sizes)
+        start = 0
         for end, (_, character, style) in zip(ends, self._parts, strict=True):
-            yield Segment(character * (end - begin), console.get_style(style))
-            begin = end
+            yield Segment(character * (end - start), console.get_style(style))
+            start = end
         yield Segment.line()

@@ -1,4 +1,4 @@
-"""Writing outcomes as JSON Lines, each as soon as it is there."""
+"""Result views and the JSON Lines writer: how a command shows and writes its outcomes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STDOUT = "-"
 
 
 class JSONLWriter:
-    """Writes one line per record and flushes it; without a file it writes nothing."""
+    """Writes records as JSON Lines and flushes each; without a file it writes nothing."""
 
     def __init__(self, file: IO[bytes] | None) -> None:
         self._file = file
@@ -30,7 +30,7 @@ class JSONLWriter:
         """Write a record."""
         if self._file is not None:
             line = json.dumps(record, ensure_ascii=False)
-            # One call, so that a line is there whole or not at all; half an emoji is no valid UTF-8.
+            # One write per line, so that no partial line is left behind. "replace": a model may write a lone surrogate.
             self._file.write(line.encode("utf-8", "replace") + b"\n")
             self._file.flush()
 
@@ -38,14 +38,14 @@ class JSONLWriter:
 @contextmanager
 def open_writer(target: str | None, sources: Sequence[Path]) -> Iterator[JSONLWriter]:
     """
-    Open where outcomes are written.
+    Open the output of a command.
 
     Args:
-        target: A file's name, "-" for standard output, or None for nowhere.
-        sources: What is being read, which must not be overwritten.
+        target: Name of a file, "-" for standard output, or None for no output.
+        sources: The input files, which must not be overwritten.
 
     Raises:
-        ConfigurationError: The file cannot be written.
+        ConfigurationError: The file cannot be written, or is an input file.
     """
     if target is None:
         yield JSONLWriter(None)
@@ -55,7 +55,7 @@ def open_writer(target: str | None, sources: Sequence[Path]) -> Iterator[JSONLWr
         return
     path = Path(target)
     if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
-        raise ConfigurationError(f"--output {target!r} is the file that is read; name another one")
+        raise ConfigurationError(f"--output {target!r} is the input file; name another file")
     try:
         file = path.open("wb")
     except OSError as error:
@@ -69,47 +69,47 @@ class Result(Protocol):
 
     @property
     def model(self) -> str:
-        """The model that answered; empty when none was asked."""
+        """Name of the model that answered; empty if no call was made."""
         ...
 
 
 R = TypeVar("R", bound=Result)
 
 MakeTable: TypeAlias = Callable[[Sequence[R], NamedItems], Table]
-"""Shows results, given what their restaurants or documents are called."""
+"""Returns a table of results; the second argument has the names of their restaurants or documents."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ResultView(Generic[R]):
     """
-    How a task's results are shown, written and spoken of.
+    How to show, write and describe the results of a task.
 
     Attributes:
-        table: Shows some.
-        record: Returns one as it is written.
-        done: What was done to it: "summarised".
-        lost: How many parts of a result are missing because they failed.
-        lost_as: What is said of one such part, and of several.
-        offline: What the offline model's answers are.
-        what: What an item is called.
+        table: Returns a table of results.
+        record: Returns the JSON record of a result.
+        done: Participle for a finished item: "summarised".
+        count_failed_parts: Returns the number of failed parts of a result.
+        failed_part_phrases: Phrases for one failed part, and for several.
+        offline: Clause that describes the replies of `OfflineLLM`.
+        what: Singular noun for an item.
     """
 
     table: MakeTable[R]
     record: Callable[[R], Mapping[str, Any]]
     done: str
-    lost: Callable[[R], int]
-    lost_as: tuple[str, str]
+    count_failed_parts: Callable[[R], int]
+    failed_part_phrases: tuple[str, str]
     offline: str
     what: str = "restaurant"
 
     def as_record(self, outcome: Outcome[R]) -> Mapping[str, Any]:
-        """Return an outcome as it is written."""
+        """Return the JSON record of an outcome."""
         if isinstance(outcome, Success):
             return self.record(outcome.value)
         return {f"{self.what}_id": outcome.item_id, "failure": _failure(outcome)}
 
     def several(self, number: int) -> str:
-        """Return a number of items in words."""
+        """Return a number of items with their noun."""
         return counted(number, self.what, f"{self.what}s")
 
 

@@ -1,1 +1,1 @@
-"""Adapters to other libraries; each is imported by itself, with what it needs."""
+"""Integrations with rich, FastAPI, OpenTelemetry and Prometheus; import each by itself, with its own dependencies."""

@@ -1,4 +1,9 @@
-"""Which calls are under way, from the events of a run; no display, no clock, no lock."""
+"""
+Calls in flight, matched from the events of a run: which `CallStarted` a `CallEnded` belongs to.
+
+Events carry no call id, so calls are matched by item, attempt, stage, label and start time. A cancelled run emits no
+`CallEnded` for its open calls; they end with their item. No clock and no lock: the caller serialises events.
+"""
 
 from __future__ import annotations
 
@@ -7,59 +12,60 @@ from ..models import ItemId
 from ..outcomes import Failure
 
 _SAME_MOMENT = 1e-6
-"""Seconds: a call's beginning is told twice, once as a difference, which rounds."""
+"""Tolerance in seconds between the start time of a `CallStarted` and ``time - seconds`` of its `CallEnded`."""
 
 
 class OpenCalls:
-    """The calls of one run that have begun and not ended."""
+    """The calls of one run that have started and not ended."""
 
-    __slots__ = ("_of",)
+    __slots__ = ("_by_item",)
 
     def __init__(self) -> None:
-        self._of: dict[ItemId, list[CallStarted]] = {}
+        self._by_item: dict[ItemId, list[CallStarted]] = {}
 
     def call_started(self, event: CallStarted) -> None:
-        """Note that a call began."""
-        self._of.setdefault(event.item_id, []).append(event)
+        """Add a call."""
+        self._by_item.setdefault(event.item_id, []).append(event)
 
     def call_finished(self, event: CallEnded) -> CallStarted | None:
-        """Return how a call that ended had begun; None if it was given up for lost before."""
-        calls = self._of.get(event.item_id)
+        """Remove the call that ended and return its start event; None if it was already returned as cancelled."""
+        calls = self._by_item.get(event.item_id)
         if not calls:
             return None
-        place = _place(calls, event)
-        if place is None:
+        index = _index_of(calls, event)
+        if index is None:
             return None
-        call = calls.pop(place)
+        call = calls.pop(index)
         if not calls:
-            del self._of[event.item_id]
+            del self._by_item[event.item_id]
         return call
 
     def cancelled_with(self, event: ItemEnded) -> list[CallStarted]:
-        """Return the calls that an item left open: its run was cancelled, and nobody will hear their answers."""
+        """Remove and return the open calls of an item that ended: they were cancelled and will not end."""
         outcome = event.outcome
         if outcome.item_id is None or is_refused_input(event):
             return []
-        return self._of.pop(outcome.item_id, [])
+        return self._by_item.pop(outcome.item_id, [])
 
     def cancelled(self) -> list[CallStarted]:
-        """Return all calls that are still open, once."""
-        calls = [call for of_item in self._of.values() for call in of_item]
-        self._of.clear()
+        """Remove and return all open calls; for the end of the run."""
+        calls = [call for calls_of_item in self._by_item.values() for call in calls_of_item]
+        self._by_item.clear()
         return calls
 
 
 def is_refused_input(event: ItemEnded) -> bool:
-    """Tell whether an item was never begun; another one of the same name may be open."""
+    """Return whether an input item was refused before it started; a valid item with the same id may be open."""
     return isinstance(event.outcome, Failure) and event.outcome.stage == "input"
 
 
-def _place(calls: list[CallStarted], event: CallEnded) -> int | None:
-    began = event.time - event.seconds
+def _index_of(calls: list[CallStarted], event: CallEnded) -> int | None:
+    """Return the index of the matching call: the one with the same start time, else the first similar one."""
+    started_at = event.time - event.seconds
     similar = None
-    for place, call in enumerate(calls):
+    for index, call in enumerate(calls):
         if (call.attempt, call.stage, call.label) == (event.attempt, event.stage, event.label):
-            if abs(call.time - began) < _SAME_MOMENT:
-                return place
-            similar = place if similar is None else similar
+            if abs(call.time - started_at) < _SAME_MOMENT:
+                return index
+            similar = index if similar is None else similar
     return similar

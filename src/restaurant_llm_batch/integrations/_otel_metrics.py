@@ -1,4 +1,4 @@
-"""The metrics of the OpenTelemetry observer."""
+"""OpenTelemetry metrics of `OpenTelemetryObserver`, and attribute names from the GenAI semantic conventions."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from ..errors import RateLimited
 from ..events import CallEnded, CallStarted, ItemEnded, RetryScheduled
 from ..outcomes import Failure, Stage
 
-# The buckets that the GenAI conventions ask for.
+# Bucket bounds from the GenAI semantic conventions.
 _SECONDS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 _TOKENS = tuple(4**power for power in range(14))
-_LABELS_KEPT = 256
+_LABEL_CACHE_SIZE = 256
 
 
 class Instruments:
-    """What is measured with; shared by all runs."""
+    """The OpenTelemetry instruments, shared by all runs."""
 
     def __init__(self, provider: MeterProvider | None, model: str | None, service: str) -> None:
         meter = metrics.get_meter(SCOPE, version("restaurant-llm-batch"), provider)
@@ -36,76 +36,79 @@ class Instruments:
             "Number of input and output tokens used.",
             explicit_bucket_boundaries_advisory=_TOKENS,
         )
-        self.retries = meter.create_counter(
-            f"{SCOPE}.retries", "{call}", "Calls made again, or to be made again."
-        )
-        self.items = meter.create_counter(f"{SCOPE}.items", "{item}", "Items that are over.")
+        self.retries = meter.create_counter(f"{SCOPE}.retries", "{call}", "Retries made or scheduled.")
+        self.items = meter.create_counter(f"{SCOPE}.items", "{item}", "Items that succeeded or failed.")
 
-        # Names of models come from the service, so there could be any number of them.
-        @lru_cache(_LABELS_KEPT)
-        def labels(stage: Stage, answered_by: str, error: str) -> dict[str, str]:
-            of_call = base_labels(stage, model, service)
-            if answered_by:
-                of_call[RESPONSE_MODEL] = answered_by
+        # Cached, because label sets are built for every call; bounded, because model names come from the service.
+        @lru_cache(_LABEL_CACHE_SIZE)
+        def labels(stage: Stage, response_model: str, error: str) -> dict[str, str]:
+            call_labels = base_labels(stage, model, service)
+            if response_model:
+                call_labels[RESPONSE_MODEL] = response_model
             if error:
-                of_call[ERROR_TYPE] = error
-            return of_call
+                call_labels[ERROR_TYPE] = error
+            return call_labels
 
-        @lru_cache(_LABELS_KEPT)
-        def token_labels(answered_by: str) -> tuple[dict[str, str], dict[str, str]]:
-            of_call = labels("llm", answered_by, "")
-            return {**of_call, TOKEN_TYPE: "input"}, {**of_call, TOKEN_TYPE: "output"}
+        @lru_cache(_LABEL_CACHE_SIZE)
+        def token_labels(response_model: str) -> tuple[dict[str, str], dict[str, str]]:
+            call_labels = labels("llm", response_model, "")
+            return {**call_labels, TOKEN_TYPE: "input"}, {**call_labels, TOKEN_TYPE: "output"}
 
         self.labels = labels
         self.token_labels = token_labels
 
     def begin(self) -> RunInstruments:
-        """Return what measures one run."""
+        """Return the recorder of one run."""
         return RunInstruments(self)
 
 
 class RunInstruments:
-    """Measures one run."""
+    """Records the metrics of one run."""
 
-    __slots__ = ("_with",)
+    __slots__ = ("_instruments",)
 
     def __init__(self, instruments: Instruments) -> None:
-        self._with = instruments
+        self._instruments = instruments
 
     def call_ended(self, event: CallEnded) -> None:
-        """Measure a call that came back."""
-        tools, reply, error = self._with, event.reply, event.error
-        answered_by = "" if reply is None else reply.model
-        labels = tools.labels(event.stage, answered_by, "" if error is None else error_type(error))
-        tools.duration.record(event.seconds, labels)
+        """Record the duration of a call, and its tokens."""
+        instruments, reply, error = self._instruments, event.reply, event.error
+        response_model = "" if reply is None else reply.model
+        labels = instruments.labels(event.stage, response_model, "" if error is None else error_type(error))
+        instruments.duration.record(event.seconds, labels)
         if reply is not None and (reply.prompt_tokens or reply.completion_tokens):
-            read, written = tools.token_labels(answered_by)
-            tools.tokens.record(reply.prompt_tokens, read)
-            tools.tokens.record(reply.completion_tokens, written)
+            input_labels, output_labels = instruments.token_labels(response_model)
+            instruments.tokens.record(reply.prompt_tokens, input_labels)
+            instruments.tokens.record(reply.completion_tokens, output_labels)
 
-    def call_lost(self, call: CallStarted, at: float) -> None:
-        """Measure a call whose answer nobody will hear."""
-        self._with.duration.record(max(0.0, at - call.time), self._with.labels(call.stage, "", LOST))
+    def call_cancelled(self, call: CallStarted, time: float) -> None:
+        """Record the duration of a call that was cancelled at `time`, in seconds on the run's clock."""
+        labels = self._instruments.labels(call.stage, "", CANCELLED)
+        self._instruments.duration.record(max(0.0, time - call.time), labels)
 
-    def retry_planned(self, event: RetryScheduled) -> None:
-        """Count a call that will be made again."""
-        self._with.retries.add(1, {**_STAGES[event.stage], ERROR_TYPE: error_type(event.error)})
+    def retry_scheduled(self, event: RetryScheduled) -> None:
+        """Count a retry."""
+        self._instruments.retries.add(1, {**_STAGES[event.stage], ERROR_TYPE: error_type(event.error)})
 
     def item_ended(self, event: ItemEnded) -> None:
-        """Count an item that is over."""
+        """Count an item that succeeded or failed."""
         outcome = event.outcome
         if isinstance(outcome, Failure):
             labels = {"outcome": "failed", "stage": outcome.stage, ERROR_TYPE: error_type(outcome.error)}
-            self._with.items.add(1, labels)
+            self._instruments.items.add(1, labels)
         else:
-            self._with.items.add(1, _DONE)
+            self._instruments.items.add(1, _SUCCEEDED)
 
 
-def does_nothing(given: MeterProvider | None) -> Callable[[], bool]:
-    """Return what tells whether measuring leads nowhere, at the moment when it is asked."""
-    if given is not None:
-        return lambda: isinstance(given, metrics.NoOpMeterProvider)
-    # The API's own providers measure nothing; the one that stands in until an SDK is set up has no public name.
+def no_op_check(provider: MeterProvider | None) -> Callable[[], bool]:
+    """
+    Return a function that says whether measurements are dropped.
+
+    A function and not a value, because an SDK may be set up after the observer is created.
+    """
+    if provider is not None:
+        return lambda: isinstance(provider, metrics.NoOpMeterProvider)
+    # The API's own providers drop everything; the proxy that stands in until an SDK is set up has no public name.
     return lambda: type(metrics.get_meter_provider()).__module__.startswith("opentelemetry.metrics")
 
 
@@ -122,19 +125,19 @@ CACHED_TOKENS = "gen_ai.usage.cache_read.input_tokens"
 TOKEN_TYPE = "gen_ai.token.type"
 ERROR_TYPE = "error.type"
 
-LOST = "cancelled"
-"""The `error.type` of a call whose answer nobody heard, because its run was cancelled."""
+CANCELLED = "cancelled"
+"""The `error.type` of a call in flight when its run was cancelled."""
 
 _OPERATIONS = {"llm": "chat", "search": "retrieval", "tokens": "count_tokens"}
 
 
 def operation(stage: Stage) -> str:
-    """Return what the conventions call a call of a stage."""
+    """Return the GenAI operation name of a stage's calls."""
     return _OPERATIONS.get(stage, stage)
 
 
 def base_labels(stage: Stage, model: str | None, provider: str) -> dict[str, str]:
-    """Return the attributes that all calls of a stage share."""
+    """Return the attributes common to all calls of a stage."""
     labels = {OPERATION: operation(stage)}
     if stage != "search":
         labels[PROVIDER] = provider
@@ -144,7 +147,7 @@ def base_labels(stage: Stage, model: str | None, provider: str) -> dict[str, str
 
 
 def error_type(error: BaseException) -> str:
-    """Return the HTTP status of an error where it has one, else its class; never its words."""
+    """Return the HTTP status of an error, or its class name; never its message, which may contain reviews or keys."""
     status = getattr(error, "status", None)
     if isinstance(status, int):
         return str(status)
@@ -152,4 +155,4 @@ def error_type(error: BaseException) -> str:
 
 
 _STAGES = {stage: {OPERATION: operation(stage)} for stage in ("search", "llm", "tokens")}
-_DONE = {"outcome": "ok"}
+_SUCCEEDED = {"outcome": "ok"}

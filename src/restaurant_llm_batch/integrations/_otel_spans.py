@@ -1,4 +1,4 @@
-"""The spans of the OpenTelemetry observer."""
+"""OpenTelemetry spans of `OpenTelemetryObserver`: one per run, item and call."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from ..outcomes import Failure, Stage
 from ._open_calls import is_refused_input
 from ._otel_metrics import (
     CACHED_TOKENS,
+    CANCELLED,
     ERROR_TYPE,
     FINISH_REASONS,
     INPUT_TOKENS,
-    LOST,
     OUTPUT_TOKENS,
     RESPONSE_MODEL,
     SCOPE,
@@ -35,7 +35,7 @@ _STAGES: tuple[Stage, ...] = ("search", "llm", "tokens")
 
 
 class Spans:
-    """What spans are made with; shared by all runs."""
+    """The tracer and span names, shared by all runs."""
 
     def __init__(
         self,
@@ -54,24 +54,26 @@ class Spans:
             self.names["llm"] = f"{self.names['llm']} {model}"
 
     def begin(self, event: RunStarted) -> Trace | None:
-        """Begin a run's span, and return what makes the others; None when nobody wants them."""
+        """Start the span of a run and return its `Trace`; None if no span of the run will be recorded."""
+        # Events have monotonic times, spans have wall-clock times: one offset per run keeps durations exact.
         offset = time_ns() - monotonic_ns()
         attributes: Attributes = {f"{SCOPE}.run": event.run}
         if event.total is not None:
             attributes[f"{SCOPE}.items.total"] = event.total
-        start = _wall(event.time, offset)
+        start = _wall_clock_ns(event.time, offset)
         span = self.tracer.start_span(f"{SCOPE} run", attributes=attributes, start_time=start)
+        # With a trace per item, items are sampled one by one, even if the span of the run is not.
         sampled_by_item = self.trace_per_item and span.get_span_context().is_valid
         return Trace(self, span, offset) if span.is_recording() or sampled_by_item else None
 
 
 class Trace:
-    """Makes the spans of one run; those of items that are over are let go."""
+    """The spans of one run; holds those of open items only."""
 
-    __slots__ = ("_context", "_items", "_links", "_offset", "_run", "_with")
+    __slots__ = ("_context", "_items", "_links", "_offset", "_run", "_spans")
 
     def __init__(self, spans: Spans, run: Span, offset: int) -> None:
-        self._with = spans
+        self._spans = spans
         self._run = run
         self._offset = offset
         self._items: dict[ItemId, tuple[Span, Context]] = {}
@@ -83,21 +85,22 @@ class Trace:
             self._links = []
 
     def item_started(self, event: ItemStarted) -> None:
-        """Begin an item's span."""
-        span = self._begin_item(event.item_id, event.time)
+        """Start the span of an item."""
+        span = self._start_item(event.item_id, event.time)
         if span.is_recording():
             self._items[event.item_id] = span, trace.set_span_in_context(span, self._context)
 
     def item_ended(self, event: ItemEnded) -> None:
-        """End an item's span."""
+        """End the span of an item."""
         outcome = event.outcome
         if is_refused_input(event):
-            span = self._begin_item(outcome.item_id, event.time)
+            # It never started, and an open item may have the same id: it gets a span of its own, of length 0.
+            span = self._start_item(outcome.item_id, event.time)
         else:
-            found = None if outcome.item_id is None else self._items.pop(outcome.item_id, None)
-            if found is None:
+            entry = None if outcome.item_id is None else self._items.pop(outcome.item_id, None)
+            if entry is None:
                 return
-            span = found[0]
+            span = entry[0]
         if isinstance(outcome, Failure):
             span.set_attribute(ERROR_TYPE, error_type(outcome.error))
             span.set_attribute(f"{SCOPE}.failed_at", outcome.stage)
@@ -105,43 +108,43 @@ class Trace:
             span.set_status(StatusCode.ERROR)
         span.end(self._ns(event.time))
 
-    def call_ended(self, event: CallEnded, waited: float) -> None:
-        """Make the span of a call that came back."""
+    def call_ended(self, event: CallEnded, queue_seconds: float) -> None:
+        """Add the span of a call that ended."""
         item = self._items.get(event.item_id)
         if item is None:
             return
-        attributes = self._call_attributes(event, waited)
+        attributes = self._call_attributes(event, queue_seconds)
         if event.reply is not None:
-            _describe(event.reply, attributes)
+            _add_reply_attributes(event.reply, attributes)
         if event.error is not None:
             attributes[ERROR_TYPE] = error_type(event.error)
-        self._make_call(event, item[1], attributes, event.time - event.seconds, event.time)
+        self._add_call(event, item[1], attributes, event.time - event.seconds, event.time)
 
-    def call_lost(self, call: CallStarted, at: float) -> None:
-        """Make the span of a call whose answer nobody will hear."""
+    def call_cancelled(self, call: CallStarted, time: float) -> None:
+        """Add the span of a call that was cancelled at `time`, in seconds on the run's clock."""
         item = self._items.get(call.item_id)
         if item is not None:
             attributes = self._call_attributes(call, call.queue_seconds)
-            attributes[ERROR_TYPE] = LOST
-            self._make_call(call, item[1], attributes, call.time, at)
+            attributes[ERROR_TYPE] = CANCELLED
+            self._add_call(call, item[1], attributes, call.time, time)
 
-    def retry_planned(self, event: RetryScheduled) -> None:
-        """Note on an item's span that a call will be made again."""
+    def retry_scheduled(self, event: RetryScheduled) -> None:
+        """Add an event to the span of an item: a call will be retried."""
         item = self._items.get(event.item_id)
         if item is None:
             return
         attributes: Attributes = {
-            f"{SCOPE}.what": event.label,
+            f"{SCOPE}.label": event.label,
             f"{SCOPE}.stage": event.stage,
             f"{SCOPE}.attempt": event.attempt,
             f"{SCOPE}.wait": event.wait,
-            f"{SCOPE}.refused": event.rate_limited,
+            f"{SCOPE}.rate_limited": event.rate_limited,
             ERROR_TYPE: error_type(event.error),
         }
         item[0].add_event(f"{SCOPE}.retry", attributes, self._ns(event.time))
 
     def run_ended(self, event: RunEnded) -> None:
-        """End the run's span, and any that should be over by then."""
+        """End the span of the run, and the spans of items that a cancelled run left open."""
         end = self._ns(event.time)
         for span, _ in self._items.values():
             span.end(end)
@@ -156,55 +159,57 @@ class Trace:
         if stats.cost is not None:
             run.set_attribute(f"{SCOPE}.cost", stats.cost)
         if stats.stopped_because is not None:
-            # What comes after a colon may be the words of a service.
+            # Text after a colon may come from a service: do not export it.
             run.set_attribute(f"{SCOPE}.stopped_because", stats.stopped_because.partition(":")[0])
             run.set_status(StatusCode.ERROR)
         run.end(end)
 
-    def _begin_item(self, item_id: ItemId | None, at: float) -> Span:
+    def _start_item(self, item_id: ItemId | None, time: float) -> Span:
         attributes = {}
-        if item_id is not None and self._with.item_ids:
+        if item_id is not None and self._spans.item_ids:
             attributes[f"{SCOPE}.item.id"] = str(item_id)
-        return self._with.tracer.start_span(
-            f"{SCOPE} item", self._context, attributes=attributes, links=self._links, start_time=self._ns(at)
+        start = self._ns(time)
+        return self._spans.tracer.start_span(
+            f"{SCOPE} item", self._context, attributes=attributes, links=self._links, start_time=start
         )
 
-    def _call_attributes(self, event: CallStarted | CallEnded, waited: float) -> Attributes:
+    def _call_attributes(self, event: CallStarted | CallEnded, queue_seconds: float) -> Attributes:
         return {
-            **self._with.labels[event.stage],
-            f"{SCOPE}.what": event.label,
+            **self._spans.labels[event.stage],
+            f"{SCOPE}.label": event.label,
             f"{SCOPE}.attempt": event.attempt,
-            f"{SCOPE}.waited": waited,
+            f"{SCOPE}.queue_seconds": queue_seconds,
         }
 
-    def _make_call(
+    def _add_call(
         self,
         event: CallStarted | CallEnded,
         context: Context,
         attributes: Attributes,
-        began: float,
-        ended: float,
+        started_at: float,
+        ended_at: float,
     ) -> None:
-        name = self._with.names[event.stage]
-        start = self._ns(began)
-        span = self._with.tracer.start_span(name, context, SpanKind.CLIENT, attributes, start_time=start)
+        name = self._spans.names[event.stage]
+        start = self._ns(started_at)
+        span = self._spans.tracer.start_span(name, context, SpanKind.CLIENT, attributes, start_time=start)
         if ERROR_TYPE in attributes:
             span.set_status(StatusCode.ERROR)
-        span.end(self._ns(ended))
+        span.end(self._ns(ended_at))
 
-    def _ns(self, at: float) -> int:
-        return _wall(at, self._offset)
-
-
-def _wall(at: float, offset: int) -> int:
-    return int(at * 1e9) + offset
+    def _ns(self, time: float) -> int:
+        return _wall_clock_ns(time, self._offset)
 
 
-def _describe(reply: LLMResponse, attributes: Attributes) -> None:
+def _wall_clock_ns(time: float, offset: int) -> int:
+    """Convert seconds on the monotonic clock to nanoseconds since the epoch."""
+    return int(time * 1e9) + offset
+
+
+def _add_reply_attributes(reply: LLMResponse, attributes: Attributes) -> None:
     attributes[FINISH_REASONS] = (reply.finish_reason,)
     if reply.model:
         attributes[RESPONSE_MODEL] = reply.model
-    if reply.prompt_tokens or reply.completion_tokens:  # 0 and 0 is how a service that does not count looks
+    if reply.prompt_tokens or reply.completion_tokens:  # both are 0 if the service does not report tokens
         attributes[INPUT_TOKENS] = reply.prompt_tokens
         attributes[OUTPUT_TOKENS] = reply.completion_tokens
         attributes[CACHED_TOKENS] = reply.cached_tokens

@@ -1,4 +1,4 @@
-"""Counting what a run is doing right now, from its events; no display, no clock."""
+"""Progress state of a run, computed from its events: items done, calls in flight, retries, and the current wait."""
 
 from __future__ import annotations
 
@@ -14,31 +14,33 @@ from ..outcomes import Failure
 
 _T = TypeVar("_T")
 
-_RECENT = 100
-_NOTE_AFTER = 5.0
+_RECENT_ITEMS = 100
+"""Number of latest items from which the remaining time is estimated."""
+_SLOW_CALL_SECONDS = 5.0
+"""Seconds after which a call in flight is reported as slow."""
 
 Key: TypeAlias = tuple[str, str, int]
-"""Stage, what is called, and the attempt."""
+"""Stage, label and attempt of a call."""
 
 
 @dataclass(slots=True)
 class ProgressState:
     """
-    What a run has done, and what it is waiting for.
+    Progress of one run.
 
-    Times are those of whoever calls, on one clock of their choice.
+    The caller passes in the time (`now`), in seconds on one monotonic clock of its choice.
 
     Attributes:
-        started_at: When the run began.
-        total: How many restaurants there are; None while that is not known.
-        done: Restaurants that are over, whichever way.
-        failed: Those that failed.
-        stopped: Those that a stop of the run left unfinished.
-        retries: Calls made again, or to be made again, after an error that may pass.
-        rate_limited: Calls that the service refused.
-        in_flight: Calls in flight, by stage.
-        runs: How many runs of this number are going on: two runners may both have a first run.
-        ended: When the last of them was over, or None.
+        started_at: Time of the run's start.
+        total: Number of items; None if unknown.
+        done: Number of items that ended, successfully or not.
+        failed: Number of items that failed.
+        stopped: Number of items that were not finished because the run stopped.
+        retries: Number of retries made or scheduled.
+        rate_limited: Number of calls that the service refused (HTTP 429).
+        in_flight: Number of calls in flight, by stage.
+        runs: Number of open runs with this run number: runs of two runners may share it.
+        ended: Time when the last of these runs ended, or None.
     """
 
     started_at: float = 0.0
@@ -51,25 +53,25 @@ class ProgressState:
     in_flight: Counter[str] = field(default_factory=Counter)
     runs: int = 0
     ended: float | None = None
-    _finished: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    _finished: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_ITEMS))
     _calls: dict[ItemId, dict[Key, list[float]]] = field(default_factory=dict)
-    _planned: dict[ItemId, dict[Key, list[tuple[float, str]]]] = field(default_factory=dict)
+    _scheduled: dict[ItemId, dict[Key, list[tuple[float, str]]]] = field(default_factory=dict)
 
     def handle(self, event: Event, now: float) -> None:
-        """Take note of an event."""
+        """Update the state with an event."""
         if isinstance(event, CallStarted):
             key = (event.stage, event.label, event.attempt)
             self.in_flight[event.stage] += event.weight
             self._calls.setdefault(event.item_id, {}).setdefault(key, []).append(now)
-            _take(self._planned, event.item_id, key)
+            _remove_oldest(self._scheduled, event.item_id, key)
         elif isinstance(event, CallEnded):
             self.in_flight[event.stage] -= event.weight
             self.rate_limited += isinstance(event.error, RateLimited)
-            _take(self._calls, event.item_id, (event.stage, event.label, event.attempt))
+            _remove_oldest(self._calls, event.item_id, (event.stage, event.label, event.attempt))
         elif isinstance(event, RetryScheduled):
             key = (event.stage, event.label, event.attempt + 1)
-            waits = self._planned.setdefault(event.item_id, {}).setdefault(key, [])
-            waits.append((now + event.wait, cause(event.error)))
+            retries = self._scheduled.setdefault(event.item_id, {}).setdefault(key, [])
+            retries.append((now + event.wait, cause(event.error)))
             self.retries += 1
         elif isinstance(event, ItemEnded):
             self._item_ended(event, now)
@@ -79,28 +81,28 @@ class ProgressState:
             self._run_ended(now)
 
     def seconds_left(self, now: float) -> float | None:
-        """Estimate how long the rest takes at the pace of the latest restaurants; None if unknown."""
+        """Estimate the seconds until the run ends, from the rate of the latest items; None if unknown."""
         if self.total is None or not self._finished:
             return None
-        # Before the window is full its pace counts from the start, so that a stall shows at once.
-        full = len(self._finished) == _RECENT
+        # Until the window is full, the rate counts from the start of the run, so that a stall shows at once.
+        full = len(self._finished) == _RECENT_ITEMS
         since = self._finished[0] if full else self.started_at
-        at_this_pace = (self.total - self.done) * (now - since) / len(self._finished)
-        return max(0.0, at_this_pace, *(due - now for due, _ in _flat(self._planned)))
+        at_current_rate = (self.total - self.done) * (now - since) / len(self._finished)
+        return max(0.0, at_current_rate, *(due - now for due, _ in _flatten(self._scheduled)))
 
     def waiting_for(self, now: float) -> str | None:
-        """Say what is waited for, when there is something: a pause, a slot, or a slow answer."""
-        waits = list(_flat(self._planned))
-        coming = [wait for wait in waits if wait[0] > now]
-        if coming:
-            first = min(due for due, _ in coming)
-            causes = Counter(why for _, why in coming)
-            return f"waiting {duration(first - now)}: {calls(len(coming))} after {_listed(causes)}"
-        if waits:
-            causes = Counter(why for _, why in waits)
-            return f"waiting for a slot: {calls(len(waits))} to be made again after {_listed(causes)}"
-        oldest = now - min(_flat(self._calls), default=now)
-        if oldest >= _NOTE_AFTER:
+        """Return a text that names the current wait (a retry delay, a slot, a slow call), or None."""
+        retries = list(_flatten(self._scheduled))
+        delayed = [retry for retry in retries if retry[0] > now]
+        if delayed:
+            first = min(due for due, _ in delayed)
+            causes = Counter(error for _, error in delayed)
+            return f"waiting {duration(first - now)}: {calls(len(delayed))} after {_most_common(causes)}"
+        if retries:
+            causes = Counter(error for _, error in retries)
+            return f"waiting for a slot: {calls(len(retries))} to retry after {_most_common(causes)}"
+        oldest = now - min(_flatten(self._calls), default=now)
+        if oldest >= _SLOW_CALL_SECONDS:
             number = sum(self.in_flight.values())
             return f"waiting for {calls(number)} in flight, the oldest for {duration(oldest)}"
         return None
@@ -115,11 +117,11 @@ class ProgressState:
     def _run_ended(self, now: float) -> None:
         self.runs -= 1
         if not self.runs:
-            # A run that was cancelled does not hear of its calls again.
+            # A cancelled run emits no CallEnded for its calls in flight.
             self.ended = now
             self.in_flight.clear()
             self._calls.clear()
-            self._planned.clear()
+            self._scheduled.clear()
 
     def _item_ended(self, event: ItemEnded, now: float) -> None:
         self.done += 1
@@ -130,11 +132,11 @@ class ProgressState:
         self._finished.append(now)
         item_id = event.outcome.item_id
         if item_id is not None:
-            self._planned.pop(item_id, None)
+            self._scheduled.pop(item_id, None)
 
 
 def cause(error: BaseException) -> str:
-    """Name an error in a word or two, with its HTTP status where there is one."""
+    """Return the class name of an error, with its HTTP status if it has one."""
     status = getattr(error, "status", None)
     if status is None and isinstance(error, RateLimited):
         status = 429
@@ -143,12 +145,12 @@ def cause(error: BaseException) -> str:
 
 
 def calls(number: int) -> str:
-    """Count calls in words."""
+    """Return a number of calls in words."""
     return "1 call" if number == 1 else f"{number:,} calls"
 
 
 def duration(seconds: float) -> str:
-    """Write a time span the way people say it."""
+    """Return a time span in words: "12 s", "3 min 05 s", "2 h 07 min"."""
     whole = max(0, round(seconds))
     if whole < 60:
         return f"{whole} s"
@@ -157,23 +159,23 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02} min"
 
 
-def _listed(causes: Counter[str]) -> str:
-    (most, _), *others = causes.most_common()
-    return f"{most} and others" if others else most
+def _most_common(causes: Counter[str]) -> str:
+    (first, _), *others = causes.most_common()
+    return f"{first} and others" if others else first
 
 
-def _take(where: dict[ItemId, dict[Key, list[_T]]], item_id: ItemId, key: Key) -> None:
-    """Remove the oldest entry of a key; a key may occur several times at once."""
-    of_item = where.get(item_id, {})
-    entries = of_item.get(key)
+def _remove_oldest(table: dict[ItemId, dict[Key, list[_T]]], item_id: ItemId, key: Key) -> None:
+    """Remove the oldest entry of a key; an item may have several concurrent calls with the same key."""
+    by_key = table.get(item_id, {})
+    entries = by_key.get(key)
     if not entries:
         return
     del entries[0]
     if not entries:
-        del of_item[key]
-    if not of_item:
-        del where[item_id]
+        del by_key[key]
+    if not by_key:
+        del table[item_id]
 
 
-def _flat(where: dict[ItemId, dict[Key, list[_T]]]) -> Iterable[_T]:
-    return (entry for of_item in where.values() for entries in of_item.values() for entry in entries)
+def _flatten(table: dict[ItemId, dict[Key, list[_T]]]) -> Iterable[_T]:
+    return (entry for by_key in table.values() for entries in by_key.values() for entry in entries)

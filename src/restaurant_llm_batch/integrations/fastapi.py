@@ -1,4 +1,4 @@
-"""The tasks as paths of a FastAPI application; needs the extra ``fastapi``."""
+"""FastAPI router with the tasks as HTTP endpoints (`batch_router`); needs the extra ``fastapi``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 try:
     from fastapi import APIRouter, Body, Response
-except ModuleNotFoundError as error:
+except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
-        "this needs FastAPI; write pip install 'restaurant-llm-batch[fastapi]'", name="fastapi"
-    ) from error
+        "this needs FastAPI: pip install 'restaurant-llm-batch[fastapi]'", name="fastapi"
+    ) from _error
 
 from .._runner import BatchRunner
 from ..errors import ConfigurationError
@@ -20,7 +20,7 @@ from ..tasks.reviews import SummarizeReviews
 from ..tasks.sentiment import AnalyzeSentiment
 from ..tasks.strengths import ExtractStrengths
 from ..tasks.summary import SummarizeAspects
-from ._fastapi import openapi as documents
+from ._fastapi import openapi as openapi_examples
 from ._fastapi.jobs import TaskSet
 from ._fastapi.request import BatchRequest, Bounds, routes_within
 from ._fastapi.requests import SentimentAnalysisBatchRequest, StrengthBatchRequest, SummaryRequest
@@ -30,9 +30,11 @@ from ._fastapi.responses import SentimentAnalysisBatchResponse, StrengthBatchRes
 MAX_BODY_BYTES = 8 * 2**20
 MAX_ITEMS = 200
 
-Summaries = Annotated[SummaryRequest, Body(openapi_examples=documents.SUMMARY_REQUESTS)]
-Sentiments = Annotated[SentimentAnalysisBatchRequest, Body(openapi_examples=documents.SENTIMENT_REQUESTS)]
-Strengths = Annotated[StrengthBatchRequest, Body(openapi_examples=documents.STRENGTH_REQUESTS)]
+Summaries = Annotated[SummaryRequest, Body(openapi_examples=openapi_examples.SUMMARY_REQUESTS)]
+Sentiments = Annotated[
+    SentimentAnalysisBatchRequest, Body(openapi_examples=openapi_examples.SENTIMENT_REQUESTS)
+]
+Strengths = Annotated[StrengthBatchRequest, Body(openapi_examples=openapi_examples.STRENGTH_REQUESTS)]
 
 
 def batch_router(
@@ -47,25 +49,25 @@ def batch_router(
     prefix: str = "/api/v1",
 ) -> APIRouter:
     """
-    Return a router with the paths of the source service, for ``app.include_router``.
+    Return a router with the batch endpoints, for ``app.include_router``.
 
     ``POST {prefix}/llm/summarize/batch``, ``POST {prefix}/sentiment/analyze/batch`` and
-    ``POST {prefix}/llm/extract/strengths/batch`` take many restaurants each and answer with a result or a failure
-    for every one. All requests share the runner and its limits. A client that goes away cancels its own calls.
-    While the application is up, the router keeps the runner open.
+    ``POST {prefix}/llm/extract/strengths/batch`` take many restaurants each and respond with a result or a failure
+    for each. All requests share the runner and its limits. If a client disconnects, the calls of its request are
+    cancelled. The router keeps the runner open for the lifespan of the application.
 
     Args:
-        runner: Does the work.
-        summary: How to summarise reviews that are searched for; `limit` and `min_score` are the requests'.
-        review_summary: How to summarise reviews that a request gives.
-        sentiment: How to judge reviews.
-        strengths: How to compare restaurants.
-        max_body_bytes: Largest body of a request; larger ones get 413.
-        max_items: Most restaurants of a request; more get 413.
-        prefix: What the paths begin with.
+        runner: Runs the tasks.
+        summary: Task for summaries of reviews found by search; a request sets its `limit` and `min_score`.
+        review_summary: Task for summaries of reviews in the request.
+        sentiment: Task for sentiment labels.
+        strengths: Task for strengths.
+        max_body_bytes: Maximum size of a request body in bytes; a larger one gets status 413.
+        max_items: Maximum number of restaurants in a request; more get status 413.
+        prefix: Common prefix of the paths.
 
     Raises:
-        ConfigurationError: When an argument cannot work.
+        ConfigurationError: An argument has the wrong type or is below 1.
     """
     _check("runner", runner, BatchRunner)
     _check("summary", summary, SummarizeAspects)
@@ -73,7 +75,7 @@ def batch_router(
     _check("sentiment", sentiment, AnalyzeSentiment)
     _check("strengths", strengths, ExtractStrengths)
     bounds = Bounds(_count("max_body_bytes", max_body_bytes), _count("max_items", max_items))
-    tasks = TaskSet(summary, review_summary, sentiment, strengths, _can_search(runner, summary))
+    tasks = TaskSet(summary, review_summary, sentiment, strengths, runner.can_search)
 
     @asynccontextmanager
     async def open_runner(_app: Any) -> AsyncIterator[None]:
@@ -83,50 +85,50 @@ def batch_router(
     router = APIRouter(
         prefix=prefix, tags=["restaurants"], route_class=routes_within(bounds), lifespan=open_runner
     )
-    more: dict[str, Any] = {"openapi_extra": {"parameters": documents.PARAMETERS}}
+    common: dict[str, Any] = {"openapi_extra": {"parameters": openapi_examples.PARAMETERS}}
 
     @router.post(
         "/llm/summarize/batch",
         response_model=SummaryBatchResponse,
-        responses=documents.responses(documents.SUMMARY_ANSWER),
-        **more,
+        responses=openapi_examples.responses(openapi_examples.SUMMARY_ANSWER),
+        **common,
     )
-    async def summarize_batch(request: BatchRequest, asked: Summaries) -> Response:
+    async def summarize_batch(request: BatchRequest, body: Summaries) -> Response:
         """
         Summarise restaurants.
 
-        By aspect and overall, from reviews that are searched for; or by kind of review and overall, from the
-        reviews that the request gives. A request does one or the other for all of its restaurants.
+        By aspect and overall, from reviews found by search; or by polarity and overall, from the reviews in the
+        request. A request does one or the other for all of its restaurants.
         """
-        return await run_and_respond(request, runner, partial(tasks.summaries, asked))
+        return await run_and_respond(request, runner, partial(tasks.summaries, body))
 
     @router.post(
         "/sentiment/analyze/batch",
         response_model=SentimentAnalysisBatchResponse,
-        responses=documents.responses(documents.SENTIMENT_ANSWER),
-        **more,
+        responses=openapi_examples.responses(openapi_examples.SENTIMENT_ANSWER),
+        **common,
     )
-    async def analyze_sentiment_batch(request: BatchRequest, asked: Sentiments) -> Response:
+    async def analyze_sentiment_batch(request: BatchRequest, body: Sentiments) -> Response:
         """
         Count the positive, negative and neutral reviews of restaurants.
 
-        Every review is accounted for: those that could not be judged are in `failed_count`.
+        Every review is counted: `failed_count` has those that could not be labelled.
         """
-        return await run_and_respond(request, runner, partial(tasks.sentiments, asked))
+        return await run_and_respond(request, runner, partial(tasks.sentiments, body))
 
     @router.post(
         "/llm/extract/strengths/batch",
         response_model=StrengthBatchResponse,
-        responses=documents.responses(documents.STRENGTH_ANSWER),
-        **more,
+        responses=openapi_examples.responses(openapi_examples.STRENGTH_ANSWER),
+        **common,
     )
-    async def extract_strengths_batch(request: BatchRequest, asked: Strengths) -> Response:
+    async def extract_strengths_batch(request: BatchRequest, body: Strengths) -> Response:
         """
-        Say what restaurants have over others.
+        Derive the strengths of restaurants over other restaurants.
 
-        Reviews that are left out are searched for: the restaurant's own, and those of other restaurants.
+        Reviews that the request leaves out are found by search: the restaurant's own, and those of other restaurants.
         """
-        return await run_and_respond(request, runner, partial(tasks.comparisons, asked))
+        return await run_and_respond(request, runner, partial(tasks.comparisons, body))
 
     return router
 
@@ -140,12 +142,3 @@ def _count(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value!r}")
     return value
-
-
-def _can_search(runner: BatchRunner, task: SummarizeAspects) -> bool:
-    """Tell whether the runner takes a task that searches; a stream begins nothing until it is read."""
-    try:
-        runner.stream(task, [])
-    except ConfigurationError:
-        return False
-    return True

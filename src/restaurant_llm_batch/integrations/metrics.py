@@ -1,4 +1,4 @@
-"""Counters of everything that runners do, for a service to export; they need no other package."""
+"""Run metrics for Prometheus: `RunMetrics`, an observer that counts what runs do; it needs no other package."""
 
 from __future__ import annotations
 
@@ -29,44 +29,45 @@ from ._open_calls import OpenCalls, is_refused_input
 __all__ = ["CallOutcome", "Histogram", "MetricsSnapshot", "RunMetrics"]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
-
+"""Default bucket bounds of the histograms, in seconds."""
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class RunMetrics:
     """
-    Counts what runs do, all that it watches together, since it was made.
+    Counts items, calls, retries and tokens of all runs that it observes, since its creation.
 
-        counters = Counters()
-        runner = BatchRunner(llm=..., search=..., observers=[counters])
+        metrics = RunMetrics()
+        runner = BatchRunner(llm=..., search=..., observers=[metrics])
         ...
-        counters.snapshot().in_flight["llm"]
-        counters.prometheus()
+        metrics.snapshot().in_flight["llm"]
+        metrics.prometheus()
 
-    It may watch several runners and runs, in any threads and loops, at once. What it keeps grows with the items that
-    are open and the number of models, not with what is done. Each process counts for itself.
+    One instance may observe several runners and runs at once, in any threads and event loops. Its memory grows with the
+    number of open items and of models, not with finished work. Each process counts by itself.
     """
 
     content_type = CONTENT_TYPE
-    """The media type of what `prometheus` returns."""
+    """Media type of the text that `prometheus` returns."""
 
     def __init__(self, *, buckets: Iterable[float] = SECONDS) -> None:
         """
-        Begin to count.
+        Start with all counters at zero.
 
         Args:
-            buckets: Upper bounds of the buckets of both histograms, in seconds, ascending; 15 bounds from 5 ms to
-                160 s if not given.
+            buckets: Upper bounds of the buckets of both histograms, in seconds, ascending; by default 15 bounds from
+                5 ms to 160 s.
 
         Raises:
-            ConfigurationError: When the bounds do not ascend, or there are none.
+            ConfigurationError: `buckets` is empty, or its numbers are not finite and ascending.
         """
         self._bounds = tuple(float(bound) for bound in buckets)
         ascending = all(low < high for low, high in pairwise(self._bounds))
         if not self._bounds or not ascending or not all(map(isfinite, self._bounds)):
             raise ConfigurationError(
-                f"buckets must be ascending numbers of seconds, got {self._bounds!r}; write buckets=(0.1, 1, 10)"
+                f"buckets must be ascending numbers of seconds, got {self._bounds!r}; "
+                "for example buckets=(0.1, 1, 10)"
             )
         self._lock = Lock()
         self._runs: dict[int, _RunState] = {}
@@ -88,7 +89,7 @@ class RunMetrics:
         }
 
     def __call__(self, event: Event, /) -> None:
-        """Count an event."""
+        """Update the counters with an event."""
         with self._lock:
             if type(event) is RunStarted:
                 self._runs_started += 1
@@ -96,7 +97,7 @@ class RunMetrics:
                 return
             run = self._runs.get(event.run)
             if run is None:
-                return  # it was going on already when it came to be watched
+                return  # a run that started before it was observed: its counts would not add up
             if type(event) is CallStarted:
                 self._call_started(event, run)
             elif type(event) is CallEnded:
@@ -112,7 +113,7 @@ class RunMetrics:
                 self._run_ended(event, run)
 
     def snapshot(self) -> MetricsSnapshot:
-        """Return the counts of this moment; they do not change any more."""
+        """Return a copy of the current counts."""
         with self._lock:
             tokens = self._tokens
             return MetricsSnapshot(
@@ -124,48 +125,50 @@ class RunMetrics:
                 calls=dict(self._calls),
                 retries=dict(self._retries),
                 rate_limited=dict(self._rate_limited),
-                prompt_tokens={model: of[0] for model, of in tokens.items()},
-                completion_tokens={model: of[1] for model, of in tokens.items()},
-                cached_tokens={model: of[2] for model, of in tokens.items()},
+                prompt_tokens={model: counts[0] for model, counts in tokens.items()},
+                completion_tokens={model: counts[1] for model, counts in tokens.items()},
+                cached_tokens={model: counts[2] for model, counts in tokens.items()},
                 in_flight={stage: self._in_flight[stage] for stage in self._latency},
                 waiting={stage: self._waiting[stage] for stage in self._latency},
-                latency={stage: times.frozen() for stage, times in self._latency.items()},
-                queue_seconds={stage: times.frozen() for stage, times in self._queue_seconds.items()},
+                latency={stage: builder.build() for stage, builder in self._latency.items()},
+                queue_seconds={stage: builder.build() for stage, builder in self._queue_seconds.items()},
             )
 
     def prometheus(self) -> str:
-        """Return the counts of this moment in Prometheus's text format; answer with `content_type`."""
+        """Return the current counts in Prometheus's text format; serve it with the media type `content_type`."""
         return render(self.snapshot())
 
     def _call_started(self, event: CallStarted, run: _RunState) -> None:
         stage = event.stage
         run.calls.call_started(event)
         self._in_flight[stage] += event.weight
-        self._times(self._queue_seconds, stage).add(event.queue_seconds)
-        if run.planned and run.take_planned(event):
+        self._builder(self._queue_seconds, stage).add(event.queue_seconds)
+        if run.scheduled_retries and run.pop_scheduled_retry(event):
             self._waiting[stage] -= 1
 
     def _call_ended(self, event: CallEnded, run: _RunState) -> None:
         stage, reply, error = event.stage, event.reply, event.error
-        refused = isinstance(error, RateLimited)
-        if refused:
+        rate_limited = isinstance(error, RateLimited)
+        if rate_limited:
             self._rate_limited[stage] += 1
         if reply is not None:
             tokens = self._tokens.setdefault(reply.model, [0, 0, 0])
             tokens[0] += reply.prompt_tokens
             tokens[1] += reply.completion_tokens
             tokens[2] += reply.cached_tokens
+        # Tokens are counted above in any case: a call that was counted as cancelled may still have been paid for.
         if run.calls.call_finished(event) is None:
             return
         self._in_flight[stage] -= event.weight
-        self._times(self._latency, stage).add(event.seconds)
-        outcome: CallOutcome = "answered" if error is None else "rate_limited" if refused else "failed"
+        self._builder(self._latency, stage).add(event.seconds)
+        outcome: CallOutcome = "answered" if error is None else "rate_limited" if rate_limited else "failed"
         self._calls[stage, outcome] += event.weight
 
     def _retry_scheduled(self, event: RetryScheduled, run: _RunState) -> None:
         self._retries[event.stage] += 1
         self._waiting[event.stage] += 1
-        run.planned.setdefault(event.item_id, Counter())[event.stage, event.label, event.attempt + 1] += 1
+        retries = run.scheduled_retries.setdefault(event.item_id, Counter())
+        retries[event.stage, event.label, event.attempt + 1] += 1
 
     def _item_ended(self, event: ItemEnded, run: _RunState) -> None:
         outcome = event.outcome
@@ -177,76 +180,76 @@ class RunMetrics:
             return
         run.open_items -= 1
         self._open_items -= 1
-        self._lose(run.calls.cancelled_with(event))
-        if outcome.item_id is not None and outcome.item_id in run.planned:
-            self._forget(run.planned.pop(outcome.item_id))
+        self._count_cancelled(run.calls.cancelled_with(event))
+        if outcome.item_id is not None and outcome.item_id in run.scheduled_retries:
+            self._discard(run.scheduled_retries.pop(outcome.item_id))
 
     def _run_ended(self, event: RunEnded, run: _RunState) -> None:
         del self._runs[event.run]
         self._runs_ended += 1
         self._open_items -= run.open_items
-        self._lose(run.calls.cancelled())
-        for planned in run.planned.values():
-            self._forget(planned)
+        self._count_cancelled(run.calls.cancelled())
+        for retries in run.scheduled_retries.values():
+            self._discard(retries)
 
-    def _lose(self, calls: list[CallStarted]) -> None:
+    def _count_cancelled(self, calls: list[CallStarted]) -> None:
         for call in calls:
             self._in_flight[call.stage] -= call.weight
             self._calls[call.stage, "cancelled"] += call.weight
 
-    def _forget(self, planned: Planned) -> None:
-        for (stage, _, _), number in planned.items():
+    def _discard(self, retries: ScheduledRetries) -> None:
+        for (stage, _, _), number in retries.items():
             self._waiting[stage] -= number
 
-    def _times(self, where: dict[Stage, HistogramBuilder], stage: Stage) -> HistogramBuilder:
-        times = where.get(stage)
-        if times is None:
-            times = where[stage] = HistogramBuilder(self._bounds)
-        return times
+    def _builder(self, builders: dict[Stage, HistogramBuilder], stage: Stage) -> HistogramBuilder:
+        builder = builders.get(stage)
+        if builder is None:
+            builder = builders[stage] = HistogramBuilder(self._bounds)
+        return builder
 
 
-Planned: TypeAlias = Counter[tuple[Stage, str, int]]
-"""Calls to be made again, by stage, what is called, and the attempt that comes."""
+ScheduledRetries: TypeAlias = Counter[tuple[Stage, str, int]]
+"""Number of scheduled retries by stage, label, and number of the coming attempt."""
 
 
 @dataclass(slots=True)
 class _RunState:
     open_items: int = 0
     calls: OpenCalls = field(default_factory=OpenCalls)
-    planned: dict[ItemId, Planned] = field(default_factory=dict)
+    scheduled_retries: dict[ItemId, ScheduledRetries] = field(default_factory=dict)
 
-    def take_planned(self, event: CallStarted) -> bool:
-        """Tell whether a call is one that was to be made again, and have it so no longer."""
-        planned = self.planned.get(event.item_id)
-        if planned is None:
+    def pop_scheduled_retry(self, event: CallStarted) -> bool:
+        """Remove the scheduled retry that a call carries out; return whether there is one."""
+        retries = self.scheduled_retries.get(event.item_id)
+        if retries is None:
             return False
         key = (event.stage, event.label, event.attempt)
-        if key not in planned:
-            # Several searches in one round trip are made again one by one.
+        if key not in retries:
+            # The queries of a failed round trip are retried one by one, under their own labels.
             key = (event.stage, "search_many", 2)
-        if key not in planned:
+        if key not in retries:
             return False
-        planned[key] -= 1
-        if not planned[key]:
-            del planned[key]
-        if not planned:
-            del self.planned[event.item_id]
+        retries[key] -= 1
+        if not retries[key]:
+            del retries[key]
+        if not retries:
+            del self.scheduled_retries[event.item_id]
         return True
 
 
 CallOutcome: TypeAlias = Literal["answered", "rate_limited", "failed", "cancelled"]
-"""What became of a call; "cancelled" is one whose run was given up before it came back."""
+"""Outcome of a call; "cancelled" if its run or item ended before the call did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Histogram:
     """
-    How long something took.
+    Histogram of durations.
 
     Attributes:
         bounds: Upper bounds of the buckets, in seconds, ascending.
-        counts: How many there were in each bucket; the last one is for those above every bound.
-        sum: Seconds, all together.
+        counts: Number of observations in each bucket, not cumulative; one more than `bounds`, for those above the last.
+        sum: Sum of all observations, in seconds.
     """
 
     bounds: tuple[float, ...]
@@ -255,34 +258,34 @@ class Histogram:
 
     @property
     def count(self) -> int:
-        """How many there were."""
+        """Number of observations."""
         return sum(self.counts)
 
 
 @dataclass(frozen=True, slots=True)
 class MetricsSnapshot:
     """
-    What all runs together have done up to one moment.
+    Counts of all observed runs together at one moment.
 
-    Stages are "search", "llm" and "tokens" for calls; items fail at any `Stage`.
+    The stage of a call is "search", "llm" or "tokens"; an item may fail at any `Stage`.
 
     Attributes:
-        runs_started: Runs that began.
-        runs_ended: Runs that are over.
-        open_items: Items under way now.
-        succeeded: Items done.
-        failed: Items not done, by the stage where they failed.
-        calls: Calls that are over, by stage and outcome; a search for several queries in one round trip counts
+        runs_started: Number of runs started.
+        runs_ended: Number of runs ended.
+        open_items: Number of items in progress now.
+        succeeded: Number of items that succeeded.
+        failed: Number of items that failed, by stage.
+        calls: Number of calls ended, by stage and outcome; a search for several queries in one round trip counts
             once for each query, as in `RunStats.calls`.
-        retries: Calls that were made again, or will be, by stage.
-        rate_limited: Calls that the service refused, by stage.
-        prompt_tokens: Tokens read, by the model that read them, as far as the service reports them.
-        completion_tokens: Tokens written, likewise.
-        cached_tokens: Those of `prompt_tokens` that came from the service's prompt cache.
-        in_flight: Calls in flight now, by stage.
-        waiting: Calls that will be made again and have not been yet, by stage.
-        latency: How long calls took, by stage; one observation for a round trip.
-        queue_seconds: How long calls waited for their slot, by stage.
+        retries: Number of retries made or scheduled, by stage.
+        rate_limited: Number of calls that the service refused (HTTP 429), by stage.
+        prompt_tokens: Tokens read by the model, by model name, as far as the service reports them.
+        completion_tokens: Tokens written by the model, by model name, as far as the service reports them.
+        cached_tokens: How many of `prompt_tokens` came from the service's prompt cache, by model name.
+        in_flight: Number of calls in flight now, by stage.
+        waiting: Number of scheduled retries not yet made, by stage.
+        latency: Durations of calls, by stage; one observation per round trip.
+        queue_seconds: Times that calls waited for their limits before they started, by stage.
     """
 
     runs_started: int
@@ -303,95 +306,102 @@ class MetricsSnapshot:
 
 
 class HistogramBuilder:
-    """A histogram that grows."""
+    """Mutable histogram; `build` returns the immutable one."""
 
     __slots__ = ("bounds", "counts", "sum")
 
     def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds = bounds
-        self.counts = [0] * (len(bounds) + 1)
-        self.sum = 0.0
+        self.bounds: tuple[float, ...] = bounds
+        self.counts: list[int] = [0] * (len(bounds) + 1)
+        self.sum: float = 0.0
 
     def add(self, seconds: float) -> None:
-        """Take one in."""
+        """Add an observation."""
         self.counts[bisect_left(self.bounds, seconds)] += 1
         self.sum += seconds
 
-    def frozen(self) -> Histogram:
-        """Return what it is now."""
+    def build(self) -> Histogram:
+        """Return a copy of the current state."""
         return Histogram(self.bounds, tuple(self.counts), self.sum)
 
 
 _PREFIX = "restaurant_llm_batch_"
-_FAILS_AT: tuple[Stage, ...] = ("input", "search", "tokens", "llm", "task", "run")
+_STAGES: tuple[Stage, ...] = ("input", "search", "tokens", "llm", "task", "run")
 _OUTCOMES: tuple[CallOutcome, ...] = ("answered", "rate_limited", "failed", "cancelled")
 
 Labels: TypeAlias = Mapping[str, str]
 
 
 def render(counts: MetricsSnapshot) -> str:
-    """Return a snapshot as text. Every label that is known beforehand is there from the start, with 0."""
+    """
+    Return a snapshot in Prometheus's text format.
+
+    Every label value that is known in advance is exported from the start, as 0: `rate()` misses the first increase of a
+    series that appears with it.
+    """
     return "".join(f"{line}\n" for line in _lines(counts))
 
 
 def _lines(counts: MetricsSnapshot) -> Iterator[str]:
     stages = tuple(counts.latency)
-    yield from _plain("runs_started_total", "counter", "Runs that began.", [((), counts.runs_started)])
-    yield from _plain("runs_ended_total", "counter", "Runs that are over.", [((), counts.runs_ended)])
+    yield from _samples("runs_started_total", "counter", "Runs started.", [((), counts.runs_started)])
+    yield from _samples("runs_ended_total", "counter", "Runs ended.", [((), counts.runs_ended)])
     items = {("ok", ""): counts.succeeded}
-    items |= {("failed", stage): counts.failed.get(stage, 0) for stage in _FAILS_AT}
-    yield from _plain("items_total", "counter", "Items that are over.", items.items(), ("outcome", "stage"))
-    yield from _plain("items_open", "gauge", "Items under way.", [((), counts.open_items)])
+    items |= {("failed", stage): counts.failed.get(stage, 0) for stage in _STAGES}
+    yield from _samples("items_total", "counter", "Items ended.", items.items(), ("outcome", "stage"))
+    yield from _samples("items_open", "gauge", "Items in progress.", [((), counts.open_items)])
     calls = {(s, outcome): counts.calls.get((s, outcome), 0) for s in stages for outcome in _OUTCOMES}
-    yield from _plain("calls_total", "counter", "Calls that are over.", calls.items(), ("stage", "outcome"))
-    for name, kind, help_, of_stage in (
-        ("retries_total", "counter", "Calls made again, or to be made again.", counts.retries),
-        ("rate_limited_total", "counter", "Calls that the service refused.", counts.rate_limited),
+    yield from _samples("calls_total", "counter", "Calls ended.", calls.items(), ("stage", "outcome"))
+    for name, kind, help_, by_stage in (
+        ("retries_total", "counter", "Retries made or scheduled.", counts.retries),
+        ("rate_limited_total", "counter", "Calls that the service refused (429).", counts.rate_limited),
         ("calls_in_flight", "gauge", "Calls in flight.", counts.in_flight),
-        ("calls_waiting", "gauge", "Calls to be made again that have not been yet.", counts.waiting),
+        ("calls_waiting", "gauge", "Scheduled retries not yet made.", counts.waiting),
     ):
-        yield from _plain(name, kind, help_, [((s,), of_stage.get(s, 0)) for s in stages], ("stage",))
+        yield from _samples(name, kind, help_, [((s,), by_stage.get(s, 0)) for s in stages], ("stage",))
     tokens = {(model, "prompt"): number for model, number in counts.prompt_tokens.items()}
     tokens |= {(model, "completion"): number for model, number in counts.completion_tokens.items()}
-    yield from _plain(
-        "tokens_total", "counter", "Tokens read and written.", tokens.items(), ("model", "kind")
+    yield from _samples(
+        "tokens_total", "counter", "Tokens read and written by models.", tokens.items(), ("model", "kind")
     )
     cached = {(model,): number for model, number in counts.cached_tokens.items()}
-    yield from _plain(
-        "cached_tokens_total", "counter", "Prompt tokens from a cache.", cached.items(), ("model",)
+    yield from _samples(
+        "cached_tokens_total", "counter", "Prompt tokens from a prompt cache.", cached.items(), ("model",)
     )
-    yield from _histogram("call_seconds", "How long calls took.", counts.latency)
-    yield from _histogram("slot_wait_seconds", "How long calls waited for a slot.", counts.queue_seconds)
+    yield from _histogram("call_seconds", "Duration of calls.", counts.latency)
+    yield from _histogram("queue_seconds", "Time calls waited for their limits.", counts.queue_seconds)
 
 
-def _plain(
+def _samples(
     name: str,
     kind: str,
     help_: str,
     values: Iterable[tuple[tuple[str, ...], int]],
-    labels: tuple[str, ...] = (),
+    label_names: tuple[str, ...] = (),
 ) -> Iterator[str]:
-    yield from _head(name, kind, help_)
-    for which, value in values:
-        yield f"{_PREFIX}{name}{_shown(dict(zip(labels, which, strict=True)))} {value}"
+    yield from _header(name, kind, help_)
+    for label_values, value in values:
+        labels = dict(zip(label_names, label_values, strict=True))
+        yield f"{_PREFIX}{name}{_label_text(labels)} {value}"
 
 
-def _histogram(name: str, help_: str, of_stage: Mapping[Stage, Histogram]) -> Iterator[str]:
-    yield from _head(name, "histogram", help_)
-    for stage, times in of_stage.items():
-        bounds = [*(f"{bound:g}" for bound in times.bounds), "+Inf"]
-        for bound, number in zip(bounds, accumulate(times.counts), strict=True):
-            yield f"{_PREFIX}{name}_bucket{_shown({'stage': stage, 'le': bound})} {number}"
-        yield f"{_PREFIX}{name}_sum{_shown({'stage': stage})} {times.sum!r}"
-        yield f"{_PREFIX}{name}_count{_shown({'stage': stage})} {times.count}"
+def _histogram(name: str, help_: str, by_stage: Mapping[Stage, Histogram]) -> Iterator[str]:
+    yield from _header(name, "histogram", help_)
+    for stage, histogram in by_stage.items():
+        bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
+        # Prometheus's buckets are cumulative.
+        for bound, number in zip(bounds, accumulate(histogram.counts), strict=True):
+            yield f"{_PREFIX}{name}_bucket{_label_text({'stage': stage, 'le': bound})} {number}"
+        yield f"{_PREFIX}{name}_sum{_label_text({'stage': stage})} {histogram.sum!r}"
+        yield f"{_PREFIX}{name}_count{_label_text({'stage': stage})} {histogram.count}"
 
 
-def _head(name: str, kind: str, help_: str) -> Iterator[str]:
+def _header(name: str, kind: str, help_: str) -> Iterator[str]:
     yield f"# HELP {_PREFIX}{name} {help_}"
     yield f"# TYPE {_PREFIX}{name} {kind}"
 
 
-def _shown(labels: Labels) -> str:
+def _label_text(labels: Labels) -> str:
     if not labels:
         return ""
     return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"

@@ -1,4 +1,4 @@
-"""Spans and metrics for OpenTelemetry: ``pip install 'restaurant-llm-batch[opentelemetry]'``."""
+"""OpenTelemetry spans and metrics (`OpenTelemetryObserver`); needs the extra ``opentelemetry``."""
 
 from __future__ import annotations
 
@@ -30,16 +30,17 @@ __all__ = ["OpenTelemetryObserver"]
 
 class OpenTelemetryObserver:
     """
-    Tells OpenTelemetry what runs do: a span for each run, item and call, and the metrics of GenAI clients.
+    Exports runs to OpenTelemetry: a span for each run, item and call, and the metrics of GenAI clients.
 
         runner = BatchRunner(llm=..., search=..., observers=[OpenTelemetryObserver(model="gpt-5-mini")])
 
-    Names follow the semantic conventions for generative AI. A run's span is a child of the span that is current where
-    the run begins. Each attempt at a call is a span of its own; that it will be made again is an event on the item's
-    span. No prompt, answer, review, error message or key becomes an attribute.
+    Names follow the OpenTelemetry semantic conventions for generative AI. The span of a run is a child of the span that
+    is current when the run starts. Each attempt of a call is a span; a scheduled retry is an event on the item's span.
+    No prompt, reply, review, error message or key becomes an attribute.
 
-    One observer may watch several runners and runs, in any threads and loops, at once. It keeps what is open only.
-    A run that begins while nothing records (no SDK is set up, and no provider was given) costs next to nothing.
+    One observer may be used for several runners and runs at once, in any threads and event loops. It keeps state of
+    open items and calls only. A run that starts while nothing records (no SDK is set up, and no provider was passed)
+    costs next to nothing.
     """
 
     def __init__(
@@ -53,38 +54,38 @@ class OpenTelemetryObserver:
         item_ids: bool = True,
     ) -> None:
         """
-        Prepare to observe.
+        Create the instruments.
 
         Args:
-            tracer_provider: Where spans go; OpenTelemetry's global one if not given.
-            meter_provider: Where metrics go; likewise.
-            model: The model that is asked, `gen_ai.request.model`; calls tell only the one that answered.
-            provider: Who serves it, `gen_ai.provider.name`: a name from the conventions; "openai" for whatever speaks
-                OpenAI's API.
-            trace_per_item: Whether each item is a trace of its own, linked to its run's, instead of a part of it. A
-                sampler then decides item by item, and no trace becomes too large to look at.
-            item_ids: Whether spans tell the ids of items.
+            tracer_provider: Receives the spans; None for OpenTelemetry's global provider.
+            meter_provider: Receives the metrics; None for OpenTelemetry's global provider.
+            model: Name of the requested model, for `gen_ai.request.model`; events only have the model that answered.
+            provider: Name of the service, for `gen_ai.provider.name`, from the semantic conventions; "openai" for any
+                OpenAI-compatible service.
+            trace_per_item: Whether each item is a trace of its own, linked to the span of its run, instead of a part
+                of the run's trace. Sampling then decides item by item, and no trace grows too large to display.
+            item_ids: Whether to export item ids as span attributes.
 
         Raises:
-            ConfigurationError: When OpenTelemetry's API is not installed.
+            ConfigurationError: The package opentelemetry-api is not installed.
         """
         try:
-            from ._otel_metrics import Instruments, does_nothing
+            from ._otel_metrics import Instruments, no_op_check
             from ._otel_spans import Spans
         except ImportError as error:
             if (error.name or "").partition(".")[0] != "opentelemetry":
                 raise
             raise ConfigurationError(
-                "OpenTelemetryObserver needs opentelemetry-api; "
-                "write pip install 'restaurant-llm-batch[opentelemetry]'"
+                "OpenTelemetryObserver needs opentelemetry-api: "
+                "pip install 'restaurant-llm-batch[opentelemetry]'"
             ) from error
         self._instruments = Instruments(meter_provider, model, provider)
         self._spans = Spans(tracer_provider, model, provider, trace_per_item, item_ids)
-        self._meters_nothing = does_nothing(meter_provider)
+        self._metrics_are_dropped = no_op_check(meter_provider)
         self._runs: dict[int, _RunObserver] = {}
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of an event."""
+        """Export an event."""
         kind = type(event)
         if kind is RunStarted:
             self._run_started(event)  # type: ignore[arg-type]
@@ -98,14 +99,14 @@ class OpenTelemetryObserver:
 
     def _run_started(self, event: RunStarted) -> None:
         trace = self._spans.begin(event)
-        metrics = None if self._meters_nothing() else self._instruments.begin()
+        metrics = None if self._metrics_are_dropped() else self._instruments.begin()
         if trace is not None or metrics is not None:
             self._runs[event.run] = _RunObserver(trace, metrics)
 
 
 @dataclass(slots=True)
 class _RunObserver:
-    """A run that is watched. Its events come one at a time, so nothing here needs a lock."""
+    """State of one run. Events of a run arrive one at a time, so no lock is needed."""
 
     trace: Trace | None
     metrics: RunInstruments | None
@@ -122,32 +123,33 @@ class _RunObserver:
                 trace.item_started(event)
         elif isinstance(event, RetryScheduled):
             if trace is not None:
-                trace.retry_planned(event)
+                trace.retry_scheduled(event)
             if metrics is not None:
-                metrics.retry_planned(event)
+                metrics.retry_scheduled(event)
         elif isinstance(event, ItemEnded):
-            self._lose(self.calls.cancelled_with(event), event.time)
+            # The calls first: their spans need the span of the item as parent.
+            self._end_cancelled(self.calls.cancelled_with(event), event.time)
             if trace is not None:
                 trace.item_ended(event)
             if metrics is not None:
                 metrics.item_ended(event)
         elif isinstance(event, RunEnded):
-            self._lose(self.calls.cancelled(), event.time)
+            self._end_cancelled(self.calls.cancelled(), event.time)
             if trace is not None:
                 trace.run_ended(event)
 
     def _call_ended(self, event: CallEnded) -> None:
         call = self.calls.call_finished(event)
         if call is None:
-            return  # its item is over, and it was booked as cancelled then
+            return  # its item ended first, and the call was exported as cancelled then
         if self.trace is not None:
             self.trace.call_ended(event, call.queue_seconds)
         if self.metrics is not None:
             self.metrics.call_ended(event)
 
-    def _lose(self, calls: list[CallStarted], at: float) -> None:
+    def _end_cancelled(self, calls: list[CallStarted], time: float) -> None:
         for call in calls:
             if self.trace is not None:
-                self.trace.call_lost(call, at)
+                self.trace.call_cancelled(call, time)
             if self.metrics is not None:
-                self.metrics.call_lost(call, at)
+                self.metrics.call_cancelled(call, time)

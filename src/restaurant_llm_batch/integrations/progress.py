@@ -1,4 +1,4 @@
-"""A progress display for terminals and notebooks, which says what a run is waiting for."""
+"""Progress bars for terminals and notebooks (`RichProgress`), with the wait that holds a run up."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ try:
     from rich.progress_bar import ProgressBar
     from rich.table import Table
     from rich.text import Text
-except ImportError as error:
-    raise ImportError("RichProgress needs rich: pip install 'restaurant-llm-batch[cli]'") from error
+except ImportError as _error:
+    raise ImportError("RichProgress needs rich: pip install 'restaurant-llm-batch[cli]'") from _error
 
 __all__ = ["RichProgress"]
 
-_WIDEST = 100
+_MAX_WIDTH = 100
 _REFRESHES_PER_SECOND = 8
 
 
 class RichProgress:
     """
-    Shows how far runs are, and what they are waiting for.
+    Displays the progress of runs, and what they wait for.
 
         runner = BatchRunner(llm=..., search=..., observers=[RichProgress()])
 
-    In a terminal or a notebook: a bar, the calls in flight, retries, refusals and failures so far, and a line
-    that says what is waited for when something is. Anywhere else: a plain line now and then. It may watch
-    several runs at once, and runners in several threads.
+    In a terminal or a notebook it shows a bar, the calls in flight, the retries, rate-limited calls and failures so
+    far, and the current wait if there is one. Elsewhere it prints a plain line from time to time. One instance may
+    display several runs at once, of runners in several threads.
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class RichProgress:
         clock: Callable[[], float] = monotonic,
     ) -> None:
         """
-        Prepare a display; it appears when a run begins.
+        Prepare a display; it appears when a run starts.
 
         Args:
-            console: Where it goes; standard error if not given.
-            what: What the items are called.
-            transient: Whether it goes away when the runs are over, instead of staying as it was last.
-            plain_every: Seconds between two lines where nothing can be redrawn; 0 for no lines at all.
-            clock: Tells the time in seconds.
+            console: The console to draw on; None for standard error.
+            what: Plural noun for the items.
+            transient: Whether to remove the display when the runs end, instead of leaving its last state.
+            plain_every: Seconds between two plain lines if the console cannot be redrawn; 0 for no lines.
+            clock: Returns the time in seconds; monotonic.
         """
         self._console = Console(stderr=True) if console is None else console
         self._what = what
@@ -64,55 +64,56 @@ class RichProgress:
         self._plain_every = plain_every
         self._clock = clock
         self._note = ""
-        self._tallies: dict[int, ProgressState] = {}
+        self._states: dict[int, ProgressState] = {}
         self._last_line = clock()
-        # Two locks, taken in this order only: rich draws, holding its own, while it asks us for the counts.
+        # Always acquired in this order. Two, because rich calls `_draw` while it holds its own lock: starting or
+        # stopping the display under `_counts` would deadlock.
         self._display = Lock()
         self._counts = Lock()
         self._live: Live | None = None
         self._redraws = _can_redraw(self._console)
 
     def __call__(self, event: Event, /) -> None:
-        """Take note of an event."""
+        """Update the display with an event."""
         now = self._clock()
         with self._counts:
-            if isinstance(event, RunStarted) and event.run not in self._tallies:
-                self._tallies[event.run] = ProgressState()
-            tally = self._tallies.get(event.run)
-            if tally is None:
+            if isinstance(event, RunStarted) and event.run not in self._states:
+                self._states[event.run] = ProgressState()
+            state = self._states.get(event.run)
+            if state is None:
                 return
-            tally.handle(event, now)
-            line = None if self._redraws else self._line_due(event, tally, now)
-            if tally.ended is not None:
-                del self._tallies[event.run]
+            state.handle(event, now)
+            line = None if self._redraws else self._line_due(event, state, now)
+            if state.ended is not None:
+                del self._states[event.run]
         if line is not None:
             self._console.print(Text(line), soft_wrap=True)
         if self._redraws and isinstance(event, (RunStarted, RunEnded)):
-            self._appear_or_go(tally, now)
+            self._start_or_stop(state, now)
 
     @property
     def in_flight(self) -> int:
-        """Calls in flight now; takes no lock, so that a signal handler may ask."""
-        return sum(sum(list(tally.in_flight.values())) for tally in list(self._tallies.values()))
+        """Number of calls in flight now. Takes no lock, so that a signal handler may read it."""
+        return sum(sum(list(state.in_flight.values())) for state in list(self._states.values()))
 
     def note(self, text: str) -> bool:
         """
-        Show a line under the bars from now on.
+        Show a line of text under the bars from now on.
 
         Takes no lock and draws nothing, so that a signal handler may call it.
 
         Returns:
-            Whether there is a display that will show it.
+            Whether a display is running that will show the line.
         """
         self._note = text
         return self._live is not None
 
     def close(self) -> None:
-        """Take the display down, also when runs have not told that they are over."""
+        """Stop the display, even if runs have not ended."""
         with self._counts:
-            self._tallies.clear()
+            self._states.clear()
         with self._display:
-            self._take_down()
+            self._stop()
 
     def __enter__(self) -> Self:
         return self
@@ -120,19 +121,20 @@ class RichProgress:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _appear_or_go(self, tally: ProgressState, now: float) -> None:
+    def _start_or_stop(self, state: ProgressState, now: float) -> None:
         with self._display:
             with self._counts:
-                wanted = bool(self._tallies)
-            if wanted and self._live is None:
-                self._put_up()
-            if tally.ended is not None and not self._transient:
-                self._console.print(Group(*self._rows(tally, now)))
-            if not wanted:
-                self._take_down()
+                has_open_runs = bool(self._states)
+            if has_open_runs and self._live is None:
+                self._start()
+            if state.ended is not None and not self._transient:
+                self._console.print(Group(*self._rows(state, now)))
+            if not has_open_runs:
+                self._stop()
 
-    def _put_up(self) -> None:
-        # What the program prints to a file must not end up on the console.
+    def _start(self) -> None:
+        # rich may capture the program's standard output only if that is a terminal: redirected to a file, it must
+        # not end up on the console.
         redirect = self._console.is_jupyter or sys.stdout.isatty()
         live = Live(
             console=self._console,
@@ -144,12 +146,12 @@ class RichProgress:
         try:
             live.start()
         except LiveError:
-            # Older versions of rich have room for one display, and somebody else's is up.
+            # Older versions of rich allow one live display at a time, and the program already has one.
             self._redraws = False
         else:
             self._live = live
 
-    def _take_down(self) -> None:
+    def _stop(self) -> None:
         live, self._live, self._note = self._live, None, ""
         if live is not None:
             live.stop()
@@ -157,36 +159,36 @@ class RichProgress:
     def _draw(self) -> RenderableType:
         now = self._clock()
         with self._counts:
-            rows = [row for tally in self._tallies.values() for row in self._rows(tally, now)]
+            rows = [row for state in self._states.values() for row in self._rows(state, now)]
         if self._note:
             rows.append(Text(self._note, style="bold"))
         return Group(*rows)
 
-    def _rows(self, tally: ProgressState, now: float) -> Iterator[RenderableType]:
+    def _rows(self, state: ProgressState, now: float) -> Iterator[RenderableType]:
         grid = Table.grid(padding=(0, 1))
-        grid.width = min(self._console.width, _WIDEST)
+        grid.width = min(self._console.width, _MAX_WIDTH)
         grid.add_column()
         grid.add_column(ratio=1)
         grid.add_column(justify="right", no_wrap=True)
         grid.add_column(no_wrap=True)
-        grid.add_row(Text(self._what.capitalize()), _bar(tally), Text(_share(tally)), Text(_time(tally, now)))
+        grid.add_row(Text(self._what.capitalize()), _bar(state), Text(_share(state)), Text(_time(state, now)))
         yield grid
-        if details := _details(tally):
+        if details := _details(state):
             yield Text(f"  {details}", style="dim", overflow="ellipsis", no_wrap=True)
-        if waiting := tally.waiting_for(now):
+        if waiting := state.waiting_for(now):
             yield Text(f"  {waiting}", style="yellow", overflow="ellipsis", no_wrap=True)
 
-    def _line_due(self, event: Event, tally: ProgressState, now: float) -> str | None:
+    def _line_due(self, event: Event, state: ProgressState, now: float) -> str | None:
         if not self._plain_every:
             return None
         long_wait = isinstance(event, RetryScheduled) and event.wait >= self._plain_every
         ended = (
-            isinstance(event, ItemEnded) and tally.done == tally.total and self._last_line > tally.started_at
+            isinstance(event, ItemEnded) and state.done == state.total and self._last_line > state.started_at
         )
         if not ended and now - self._last_line < (1.0 if long_wait else self._plain_every):
             return None
         self._last_line = now
-        parts = [f"{_share(tally)} {self._what}", _details(tally), tally.waiting_for(now), _time(tally, now)]
+        parts = [f"{_share(state)} {self._what}", _details(state), state.waiting_for(now), _time(state, now)]
         return "; ".join(part for part in parts if part)
 
 
@@ -196,31 +198,31 @@ def _can_redraw(console: Console) -> bool:
     return console.is_terminal and not console.is_dumb_terminal
 
 
-def _bar(tally: ProgressState) -> ProgressBar:
-    total = tally.total if tally.ended is None else tally.total or tally.done
-    # A bar of nothing is full; one of unknown length only says that something is going on.
-    return ProgressBar(total=1, completed=1) if total == 0 else ProgressBar(total=total, completed=tally.done)
+def _bar(state: ProgressState) -> ProgressBar:
+    total = state.total if state.ended is None else state.total or state.done
+    # No items: a full bar. Unknown number of items (total None): rich draws a pulsing bar.
+    return ProgressBar(total=1, completed=1) if total == 0 else ProgressBar(total=total, completed=state.done)
 
 
-def _share(tally: ProgressState) -> str:
-    return f"{tally.done:,}" if tally.total is None else f"{tally.done:,}/{tally.total:,}"
+def _share(state: ProgressState) -> str:
+    return f"{state.done:,}" if state.total is None else f"{state.done:,}/{state.total:,}"
 
 
-def _time(tally: ProgressState, now: float) -> str:
-    if tally.ended is not None:
-        return duration(tally.ended - tally.started_at)
-    left = tally.seconds_left(now)
-    passed = duration(now - tally.started_at)
+def _time(state: ProgressState, now: float) -> str:
+    if state.ended is not None:
+        return duration(state.ended - state.started_at)
+    left = state.seconds_left(now)
+    passed = duration(now - state.started_at)
     return passed if left is None else f"{passed}, about {duration(left)} left"
 
 
-def _details(tally: ProgressState) -> str:
-    parts = [f"{stage} {number:,} in flight" for stage, number in tally.in_flight.items() if number > 0]
+def _details(state: ProgressState) -> str:
+    parts = [f"{stage} {number:,} in flight" for stage, number in state.in_flight.items() if number > 0]
     counted = (
-        ("retries", tally.retries),
-        ("refused", tally.rate_limited),
-        ("failed", tally.failed),
-        ("stopped", tally.stopped),
+        ("retries", state.retries),
+        ("rate limited", state.rate_limited),
+        ("failed", state.failed),
+        ("stopped", state.stopped),
     )
     parts += [f"{name} {number:,}" for name, number in counted if number]
     return " · ".join(parts)

@@ -1,4 +1,4 @@
-"""Search backends, each imported with its client when it is first used; embedders are in `search.embedders`."""
+"""Search backends: `EmbeddedSearch` and `QdrantSearch`, lazily imported; embedders are in `search.embedders`."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .embedded.search import EmbeddedSearch
-    from .qdrant.search import QdrantSearch
+    from .embedded.search import EmbeddedSearch, IndexReport
+    from .qdrant.search import CollectionSchema, QdrantSearch
 
-_MODULES = {"EmbeddedSearch": "embedded.search", "QdrantSearch": "qdrant.search"}
+_MODULES = {
+    "CollectionSchema": "qdrant.search",
+    "EmbeddedSearch": "embedded.search",
+    "IndexReport": "embedded.search",
+    "QdrantSearch": "qdrant.search",
+}
 
-__all__ = ["EmbeddedSearch", "QdrantSearch"]
+__all__ = ["CollectionSchema", "EmbeddedSearch", "IndexReport", "QdrantSearch"]
 
 
 def __getattr__(name: str) -> Any:

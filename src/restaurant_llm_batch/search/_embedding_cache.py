@@ -1,4 +1,4 @@
-"""Every query text is embedded once, however many threads ask for it at the same time."""
+"""Query embedding cache: single-flight LRU cache, so that concurrent threads embed a text once."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from ..protocols import Embedder, Embedding
 
 class QueryEmbeddingCache:
     """
-    A bounded memory of query embeddings, safe to share between threads.
+    LRU cache of query embeddings with single-flight computation. Thread-safe.
 
-    The query texts of a run are the same few for every restaurant. The first thread that asks for
-    one embeds it; the others wait for that answer. Different texts do not wait for each other.
+    A run uses the same few query texts for every restaurant. The first thread that needs a text embeds it; others wait
+    for its result. Different texts do not wait for each other.
     """
 
     def __init__(self, embedder: Embedder, *, size: int = 1024) -> None:
         """
-        Make an empty memory.
+        Create an empty cache.
 
         Args:
-            embedder: Embeds what is not remembered.
-            size: How many texts are remembered; those not asked for longest go first.
+            embedder: Embeds texts that are not cached.
+            size: Maximum number of cached texts; the least recently used is evicted.
         """
         self._embedder = embedder
         self._size = size
@@ -32,7 +32,7 @@ class QueryEmbeddingCache:
         self._slots: OrderedDict[str, Future[Embedding]] = OrderedDict()
 
     def is_cached(self, text: str) -> bool:
-        """Tell whether `embed` would answer at once."""
+        """Return whether `embed` would return without waiting."""
         slot = self._slots.get(text)
         return slot is not None and slot.done()
 
@@ -41,21 +41,21 @@ class QueryEmbeddingCache:
         Return the embedding of a query text.
 
         Args:
-            text: The text to search with.
+            text: The query text.
 
         Raises:
-            Exception: What the embedder raised; it is not remembered.
+            Exception: The embedder's error; errors are not cached.
         """
         with self._lock:
             slot = self._slots.get(text)
-            mine = slot is None
+            is_owner = slot is None
             if slot is None:
                 slot = self._slots[text] = Future()
                 if len(self._slots) > self._size:
                     self._slots.popitem(last=False)
             self._slots.move_to_end(text)
-        # Outside the lock, so that one slow text holds up nobody else.
-        if mine:
+        # Outside the lock, so that a slow text does not delay others.
+        if is_owner:
             self._fill(slot, text)
         return slot.result()
 
@@ -66,7 +66,7 @@ class QueryEmbeddingCache:
             with self._lock:
                 if self._slots.get(text) is slot:
                     del self._slots[text]
-            # Those who wait must not wait for ever, whatever ended this attempt.
+            # Even for KeyboardInterrupt: otherwise waiting threads would wait forever.
             slot.set_exception(error)
 
 
@@ -75,24 +75,25 @@ _MEMBERS = ("name", "size", "embed_documents", "embed_query")
 
 def check_embedder(embedder: object) -> None:
     """
-    Check that something is an `Embedder`, without asking it anything.
+    Check that an object is an `Embedder`, without calling it.
 
     Raises:
-        ConfigurationError: It is none; says what to write instead.
+        ConfigurationError: If it is not; the message gives an example.
     """
     if isinstance(embedder, type):
         raise ConfigurationError(
-            f"embedder must be an object, got the class {embedder.__name__}; write embedder={embedder.__name__}(...)"
+            f"embedder must be an object, got the class {embedder.__name__}; for example "
+            f"embedder={embedder.__name__}(...)"
         )
     if isinstance(embedder, str):
         raise ConfigurationError(
-            f"embedder must be an object, got the name {embedder!r}; write embedder=FastEmbedder({embedder!r}), or "
-            f"embedder=APIEmbedder(url, {embedder!r}) where a service has it, or leave it out for HashingEmbedder()"
+            f"embedder must be an object, got the name {embedder!r}; for example embedder=FastEmbedder({embedder!r}), "
+            f"or embedder=APIEmbedder(url, {embedder!r}) if a service has it, or leave it out for HashingEmbedder()"
         )
-    # Not getattr first: a property may load a model, or ask a service.
+    # dir() before hasattr(): a property may load a model or send a request.
     missing = [name for name in _MEMBERS if name not in dir(embedder) and not hasattr(embedder, name)]
     if missing:
         raise ConfigurationError(
             f"embedder must have {', '.join(_MEMBERS)}, but {type(embedder).__name__} has no {', '.join(missing)}; "
-            "write embedder=HashingEmbedder(), or leave it out"
+            "for example embedder=HashingEmbedder(), or leave it out"
         )

@@ -1,4 +1,11 @@
-"""From questions to hits: which lists to ask an engine for, when to ask for more, how to join them."""
+"""
+Hybrid search flow: dense and sparse rankings of each query, fused by reciprocal rank fusion (RRF).
+
+`run_hybrid` is a generator that yields lists of `RankRequest` and is sent the candidates; a backend drives it with one
+round trip per yield. It requests more only in two cases: a list was cut among equal scores, so that its order would
+depend on the engine (`_stable_lists`), or a bound on the similarity needs cosines of candidates that only the
+sparse ranking found (`_similarities`). The pure ranking functions are in `_hybrid`.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +22,23 @@ T = TypeVar("T")
 
 ListName: TypeAlias = Literal["dense", "sparse"]
 
-_DEPTH = 20
+_MIN_DEPTH = 20
 _GROWTH = 4
 _MAX_TIES = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class RankRequest:
-    """One ranked list to ask for: among which reviews, a vector, how many, and of which points only."""
+    """
+    A ranked list to request from the engine.
+
+    Attributes:
+        scope: Which reviews to rank.
+        vector: The query's embedding.
+        using: Which half of the embedding to rank by.
+        limit: Maximum length of the list.
+        points: Rank these points only; empty for all points of the scope.
+    """
 
     scope: Scope
     vector: Embedding
@@ -33,7 +49,7 @@ class RankRequest:
 
 @dataclass(frozen=True, slots=True)
 class PreparedQuery:
-    """A query whose scope was checked and whose text was embedded."""
+    """A query with a validated scope and an embedded text."""
 
     query: SearchQuery
     scope: Scope
@@ -41,101 +57,102 @@ class PreparedQuery:
 
     @property
     def depth(self) -> int:
-        """How long each list must be."""
-        # Two short lists fuse badly: what is fair in both must have a chance to be seen in both.
-        return max(_DEPTH, self.query.limit)
+        """Length of each ranked list before fusion."""
+        # Short lists fuse badly: a review that is fair in both rankings must appear in both.
+        return max(_MIN_DEPTH, self.query.limit)
 
     def lists(self) -> list[ListName]:
-        """Return the lists that can tell reviews apart; none for a text without words."""
-        found: list[ListName] = []
-        # A zero vector has no direction, and would only rank reviews by their ids.
+        """Return the rankings that the embedding supports; none for a text without words."""
+        names: list[ListName] = []
+        # A zero vector has no direction, and would rank reviews by their ids only.
         if any(self.vector.dense):
-            found.append("dense")
+            names.append("dense")
         if self.vector.sparse.indices:
-            found.append("sparse")
-        return found
+            names.append("sparse")
+        return names
 
     def ranking(self, using: ListName, limit: int, points: tuple[str, ...] = ()) -> RankRequest:
-        """Return the request for one list."""
+        """Return the request for a ranked list."""
         return RankRequest(self.scope, self.vector, using, limit, points)
 
 
 RankFlow: TypeAlias = Generator[list[RankRequest], Sequence[Sequence[Candidate]], T]
 """
-A flow that returns a `T`: it yields rankings that can be answered in one round trip, and is sent the
-candidates of each.
+A generator that yields rankings to request in one round trip, is sent the candidates of each, and returns a `T`.
 """
 
 
-def run_hybrid(questions: Sequence[PreparedQuery]) -> RankFlow[list[list[Hit]]]:
+def run_hybrid(queries: Sequence[PreparedQuery]) -> RankFlow[list[list[Hit]]]:
     """
-    Answer questions; whoever drives this asks the engine.
+    Run hybrid searches, as a flow: dense and sparse rankings, fused by RRF, bounded by similarity.
 
-    It asks once, and again only for lists that were cut among equals and for similarities that a bound needs.
+    Takes one round trip, and more only for lists that were cut among equal scores and for similarities that a bound
+    needs.
 
     Args:
-        questions: The questions.
+        queries: The queries.
 
     Returns:
-        The hits of each question, best first.
+        The hits of each query, best first.
     """
-    wanted = [(i, using) for i, question in enumerate(questions) for using in question.lists()]
-    settled = yield from _settled([(questions[i], using) for i, using in wanted])
-    lists = dict(zip(wanted, settled, strict=True))
-    fused = [fuse(lists.get((i, "dense"), []), lists.get((i, "sparse"), [])) for i in range(len(questions))]
-    near = yield from _similarities(questions, fused)
-    return [_hits(*found) for found in zip(questions, fused, near, strict=True)]
+    wanted = [(i, using) for i, prepared in enumerate(queries) for using in prepared.lists()]
+    stable = yield from _stable_lists([(queries[i], using) for i, using in wanted])
+    lists = dict(zip(wanted, stable, strict=True))
+    fused = [fuse(lists.get((i, "dense"), []), lists.get((i, "sparse"), [])) for i in range(len(queries))]
+    similarities = yield from _similarities(queries, fused)
+    return [_hits(*parts) for parts in zip(queries, fused, similarities, strict=True)]
 
 
-def _settled(wanted: Sequence[tuple[PreparedQuery, ListName]]) -> RankFlow[list[list[Candidate]]]:
+def _stable_lists(wanted: Sequence[tuple[PreparedQuery, ListName]]) -> RankFlow[list[list[Candidate]]]:
+    """Fetch ranked lists whose order does not depend on how the engine orders equal scores."""
     lists: list[list[Candidate]] = [[] for _ in wanted]
-    unsettled = list(range(len(wanted)))
+    unstable = list(range(len(wanted)))
     factor = 1
-    while unsettled:
-        # One more than wanted, to see whether the last of them has equals beyond the cut.
-        asked = {i: factor * wanted[i][0].depth + 1 for i in unsettled}
-        answers = yield [wanted[i][0].ranking(wanted[i][1], limit) for i, limit in asked.items()]
-        unsettled = []
-        for (i, limit), found in zip(asked.items(), answers, strict=True):
-            whole = stable_top_k(found, wanted=wanted[i][0].depth, asked=_trusted(wanted[i][0], limit))
-            if whole is None:
-                unsettled.append(i)
+    while unstable:
+        # Request one more than needed, to see whether scores equal to the last one continue beyond the cut.
+        limits = {i: factor * wanted[i][0].depth + 1 for i in unstable}
+        results = yield [wanted[i][0].ranking(wanted[i][1], limit) for i, limit in limits.items()]
+        unstable = []
+        for (i, limit), found in zip(limits.items(), results, strict=True):
+            top = stable_top_k(found, wanted=wanted[i][0].depth, asked=_tie_limit(wanted[i][0], limit))
+            if top is None:
+                unstable.append(i)
             else:
-                lists[i] = whole
-        # Growing ends soon even where all reviews of a restaurant are equal.
+                lists[i] = top
+        # Geometric growth ends after a few rounds, even if all reviews of a restaurant have the same score.
         factor *= _GROWTH
     return lists
 
 
-def _trusted(question: PreparedQuery, limit: int) -> float:
-    """Return how long an answer must be for the engine to have left equals out."""
-    # A restaurant's equal reviews are few; those of all others may be a good part of millions, and to fetch
-    # them all for the sake of their order would take longer than anything that is done with them.
-    return inf if question.scope.others and limit > _MAX_TIES else limit
+def _tie_limit(prepared: PreparedQuery, limit: int) -> float:
+    """Return the list length from which on equal scores may lie beyond the cut; infinity to ignore such ties."""
+    # One restaurant has few equal reviews. All other restaurants may have millions, and fetching them only to order
+    # them by id would take longer than the search itself.
+    return inf if prepared.scope.others and limit > _MAX_TIES else limit
 
 
 def _similarities(
-    questions: Sequence[PreparedQuery], fused: Sequence[Sequence[Fused]]
+    queries: Sequence[PreparedQuery], fused: Sequence[Sequence[Fused]]
 ) -> RankFlow[list[dict[str, float]]]:
-    """Fetch the cosines of what only the sparse search found, where a bound asks for them."""
-    near: list[dict[str, float]] = [{} for _ in questions]
-    bounded = (i for i, question in enumerate(questions) if question.query.min_score)
+    """Fetch the cosines of candidates that only the sparse ranking found, for queries with `min_score`."""
+    similarities: list[dict[str, float]] = [{} for _ in queries]
+    bounded = (i for i, prepared in enumerate(queries) if prepared.query.min_score)
     points = {i: missing for i in bounded if (missing := tuple(missing_similarities(fused[i])))}
     if points:
-        answers = yield [questions[i].ranking("dense", len(some), some) for i, some in points.items()]
-        for i, found in zip(points, answers, strict=True):
-            near[i] = {candidate.point: candidate.score for candidate in found}
-    return near
+        results = yield [queries[i].ranking("dense", len(missing), missing) for i, missing in points.items()]
+        for i, found in zip(points, results, strict=True):
+            similarities[i] = {candidate.point: candidate.score for candidate in found}
+    return similarities
 
 
-def _hits(question: PreparedQuery, fused: Sequence[Fused], near: dict[str, float]) -> list[Hit]:
-    query = question.query
-    best = select_top(fused, limit=query.limit, min_score=query.min_score, similarities=near)
-    return [_hit(one, question.scope) for one in best]
+def _hits(prepared: PreparedQuery, fused: Sequence[Fused], similarities: dict[str, float]) -> list[Hit]:
+    query = prepared.query
+    best = select_top(fused, limit=query.limit, min_score=query.min_score, similarities=similarities)
+    return [_hit(candidate, prepared.scope) for candidate in best]
 
 
-def _hit(one: Fused, scope: Scope) -> Hit:
-    # Its own restaurant is known by the name that was asked for, whatever form was indexed.
-    found = one.candidate.restaurant_id if scope.others else None
+def _hit(fused: Fused, scope: Scope) -> Hit:
+    # Return the queried restaurant's id in the query's form, even if 7 was indexed as "7".
+    found = fused.candidate.restaurant_id if scope.others else None
     restaurant_id = scope.restaurant_id if found is None else found
-    return Hit(one.candidate.review_id, one.candidate.content, one.score, restaurant_id)
+    return Hit(fused.candidate.review_id, fused.candidate.content, fused.score, restaurant_id)

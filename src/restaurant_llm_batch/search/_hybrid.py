@@ -1,9 +1,11 @@
 """
-Hybrid ranking, as pure functions: what a dense and a sparse search found, made into one list.
+Hybrid ranking as pure functions: reciprocal rank fusion (RRF) of dense and sparse rankings, stable top-k, and scopes.
 
-Engines order equal scores as they please, and equal scores are common: a hundred reviews say
-"맛있어요". Everything here therefore orders by score and then by id, and a list that an engine cut
-in the middle of equals is not trusted beyond the last score that is there in full.
+RRF: Cormack, Clarke and Buettcher 2009, https://doi.org/10.1145/1571941.1572114.
+
+Engines order equal scores arbitrarily, and equal scores are common: a hundred reviews say "맛있어요". So all functions
+order by score and then by id. If an engine cut a list in the middle of equal scores, that score is dropped, since
+some of its candidates are missing.
 """
 
 from __future__ import annotations
@@ -16,20 +18,20 @@ from ..models import ItemId, SearchQuery
 from ._indexing import as_number, id_order, read_id
 
 RRF_K = 2
-"""Qdrant's default; the first of a list counts 1/2, the second 1/3."""
+"""RRF's constant, as Qdrant's default: the first of a list scores 1/2, the second 1/3."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """
-    A review that one search found.
+    A review in one ranked list.
 
     Attributes:
         point: Its key in the engine.
-        review_id: Its id as the user knows it; ties are ordered by it.
+        review_id: Its id as indexed; breaks ties of the score.
         content: Its text.
-        score: How well it matched in that search.
-        restaurant_id: Its restaurant, where reviews of several are searched; ties of the id are ordered by it.
+        score: Its score in this list.
+        restaurant_id: Its restaurant's id if several restaurants are searched; breaks ties of the review id.
     """
 
     point: str
@@ -50,20 +52,20 @@ class Fused:
 
 def stable_top_k(found: Sequence[Candidate], *, wanted: int, asked: float) -> list[Candidate] | None:
     """
-    Order what a search found, and cut it, so that nothing depends on the engine's order of equals.
+    Return the top candidates, independently of how the engine orders equal scores.
 
     Args:
-        found: The best candidates, as the engine gave them.
-        wanted: How many are needed.
-        asked: How many the engine was asked for, more than are wanted; infinity if no more will be asked for,
-            so that what it left out does not count.
+        found: The best candidates, in the engine's order.
+        wanted: Number of candidates needed.
+        asked: Number of candidates requested, more than `wanted`; infinity if no more will be requested, so
+            that ties beyond the cut are ignored.
 
     Returns:
-        At most `wanted` candidates, or None when the engine must be asked for more.
+        At most `wanted` candidates, or None if more must be requested.
     """
     ordered = sorted(found, key=_candidate_order)
     if len(ordered) >= asked:
-        # More candidates with the last score may lie beyond the cut: those inside do not count.
+        # The cut may have separated candidates with the last score, so drop that score.
         ordered = [candidate for candidate in ordered if candidate.score > ordered[-1].score]
         if len(ordered) < wanted:
             return None
@@ -72,30 +74,30 @@ def stable_top_k(found: Sequence[Candidate], *, wanted: int, asked: float) -> li
 
 def fuse(dense: Sequence[Candidate], sparse: Sequence[Candidate], *, k: int = RRF_K) -> list[Fused]:
     """
-    Join two ranked lists by reciprocal rank: each place counts 1/(place + k), from 0.
+    Fuse two ranked lists by reciprocal rank fusion (RRF): a candidate scores the sum of 1/(rank + k), ranks from 0.
 
     Args:
-        dense: Candidates of the dense search, best first; their scores are cosines.
-        sparse: Candidates of the sparse search, best first.
-        k: The larger, the less the first places stand out.
+        dense: Candidates of the dense ranking, best first; their scores are cosines.
+        sparse: Candidates of the sparse ranking, best first.
+        k: RRF's constant; a larger one gives the first ranks less weight.
 
     Returns:
-        Every candidate once, best first, equals by id.
+        Each candidate once, best first, ties by id.
     """
     scores: dict[str, float] = {}
     for ranked in (dense, sparse):
-        for place, candidate in enumerate(ranked):
-            scores[candidate.point] = scores.get(candidate.point, 0.0) + 1 / (place + k)
+        for rank, candidate in enumerate(ranked):
+            scores[candidate.point] = scores.get(candidate.point, 0.0) + 1 / (rank + k)
     similarities = {candidate.point: candidate.score for candidate in dense}
     candidates = {candidate.point: candidate for candidate in (*sparse, *dense)}
     fused = [
         Fused(candidate, scores[point], similarities.get(point)) for point, candidate in candidates.items()
     ]
-    return sorted(fused, key=lambda one: (-one.score, *_identity(one.candidate)))
+    return sorted(fused, key=lambda one: (-one.score, *_id_key(one.candidate)))
 
 
 def missing_similarities(fused: Iterable[Fused]) -> list[str]:
-    """Return the points whose similarity has to be fetched before a bound on it can be applied."""
+    """Return the points whose similarity must be fetched before `min_score` can be applied."""
     return [one.candidate.point for one in fused if one.similarity is None]
 
 
@@ -107,51 +109,51 @@ def select_top(
     similarities: Mapping[str, float] | None = None,
 ) -> list[Fused]:
     """
-    Keep the best, and of them only those that are similar enough.
+    Return the best candidates that reach a minimum similarity.
 
     Args:
         fused: The fused list, best first.
-        limit: The most to keep.
-        min_score: Least dense cosine, whichever search found the candidate; 0.0 means no bound.
-        similarities: Cosines by point, of those that only the sparse search found; one without is
-            dropped.
+        limit: Maximum number of candidates.
+        min_score: Minimum dense cosine, whichever ranking found the candidate; 0.0 for no minimum.
+        similarities: Cosines by point, for candidates that only the sparse ranking found; a candidate without
+            one is dropped.
     """
     if not min_score:
         return list(fused)[:limit]
     known = similarities or {}
-    near = [one for one in fused if _similarity(one, known) >= min_score]
-    return near[:limit]
+    similar = [one for one in fused if _similarity(one, known) >= min_score]
+    return similar[:limit]
 
 
 def _similarity(one: Fused, known: Mapping[str, float]) -> float:
     return known.get(one.candidate.point, -2.0) if one.similarity is None else one.similarity
 
 
-def _identity(candidate: Candidate) -> tuple[tuple[int, int, str], tuple[int, int, str], str]:
+def _id_key(candidate: Candidate) -> tuple[tuple[int, int, str], tuple[int, int, str], str]:
     return id_order(candidate.review_id), _restaurant_order(candidate.restaurant_id), candidate.point
 
 
 def _restaurant_order(restaurant_id: ItemId | None) -> tuple[int, int, str]:
     if restaurant_id is None:
         return id_order(0)
-    # Engines differ in whether they remember that "7" was given, and may not in the order.
+    # Some engines return 7 where "7" was indexed; the order must be the same.
     number = as_number(restaurant_id)
     return id_order(restaurant_id if number is None else number)
 
 
 def _candidate_order(candidate: Candidate) -> tuple[float, tuple[int, int, str], tuple[int, int, str], str]:
-    return (-candidate.score, *_identity(candidate))
+    return (-candidate.score, *_id_key(candidate))
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
     """
-    Among which reviews a query looks, checked.
+    The validated scope of a query: which reviews it searches.
 
     Attributes:
-        restaurant_id: The restaurant that the query names.
-        others: Whether its reviews are the only ones left out, and not the only ones looked at.
-        category: What the category of each review must be; None for any.
+        restaurant_id: The query's restaurant.
+        others: Search all restaurants except this one, instead of this one only.
+        category: Search restaurants of this category only; None for any.
     """
 
     restaurant_id: ItemId
@@ -161,10 +163,10 @@ class Scope:
 
 def scope_of(query: SearchQuery) -> Scope:
     """
-    Return among which reviews a query looks.
+    Return the scope of a query.
 
     Raises:
-        ConfigurationError: It names no restaurant, or says nothing that can be looked among.
+        ConfigurationError: If its scope, restaurant id or category is invalid.
     """
     scope: object = query.scope
     if scope not in ("restaurant", "others"):

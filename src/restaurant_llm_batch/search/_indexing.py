@@ -1,4 +1,4 @@
-"""Reviews at the door of a search backend: checked, named, and given a lasting key."""
+"""Review indexing: validate reviews, normalize, compare and order their ids, derive point keys, and make batches."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from hashlib import blake2b
 from itertools import islice
 from typing import Any
 
+from .._validation import is_whole
 from ..errors import ConfigurationError
 from ..models import ItemId, Review
 
@@ -19,15 +20,15 @@ _NAMESPACE = uuid.UUID("6f1c2f0e-6a55-5d3a-9a53-0c3f4f5f8b11")
 @dataclass(frozen=True, slots=True)
 class IndexEntry:
     """
-    A review ready to be indexed.
+    A validated review to index.
 
     Attributes:
-        point: Its key: the same restaurant and review id always give the same one.
-        restaurant: The restaurant as a search filters by it; ids 1 and "1" are the same.
-        restaurant_id: The restaurant as it was given.
-        review_id: The review's id as it was given, or one derived from its text.
-        content: The text; blank for a review that has none.
-        category: The restaurant's kind of food, as a search filters by it; None where it is not known.
+        point: Its key in the engine, a UUID derived from the restaurant's and the review's id.
+        restaurant: The restaurant's id as text, to filter by; ids 1 and "1" are the same.
+        restaurant_id: The restaurant's id in its original type.
+        review_id: The review's id in its original type, or one derived from its text.
+        content: The text; may be blank.
+        category: The restaurant's category as text, to filter by; None if unknown.
     """
 
     point: str
@@ -41,11 +42,11 @@ class IndexEntry:
 @dataclass(frozen=True, slots=True)
 class IndexReport:
     """
-    What `index_reviews` did.
+    The result of `index_reviews`.
 
     Attributes:
-        reviews: Reviews written; one of an id that was there before replaced it.
-        blank: Reviews left out because there is no text in them.
+        reviews: Number of reviews written, including those that replaced an indexed review.
+        blank: Number of reviews skipped because they have no text.
     """
 
     reviews: int
@@ -55,11 +56,11 @@ class IndexReport:
 @dataclass(frozen=True, slots=True)
 class IndexBatch:
     """
-    Reviews to be embedded and written together.
+    Reviews to embed and write together.
 
     Attributes:
-        entries: Those to write, each key once.
-        done: What is done so far once they are written.
+        entries: The reviews, each key once.
+        done: Totals including this batch.
     """
 
     entries: tuple[IndexEntry, ...]
@@ -68,17 +69,17 @@ class IndexBatch:
 
 def read_batches(reviews: Iterable[Review | Mapping[str, Any]], size: int) -> Iterator[IndexBatch]:
     """
-    Check reviews, a batch at a time.
+    Validate reviews, a batch at a time.
 
     Args:
-        reviews: As `read_reviews` takes them.
-        size: Reviews read for one batch.
+        reviews: Reviews as for `read_reviews`.
+        size: Reviews per batch.
 
     Raises:
-        ConfigurationError: The size, at once; a review, when its batch is asked for.
+        ConfigurationError: At once if the size is invalid; from the iterator if a review is.
     """
-    if type(size) is not int or size < 1:
-        raise ConfigurationError(f"batch_size must be 1 or more, not {size!r}")
+    if not is_whole(size, 1):
+        raise ConfigurationError(f"batch_size must be 1 or more, got {size!r}; for example batch_size=256")
     return _batches(read_reviews(reviews), size)
 
 
@@ -88,72 +89,83 @@ def _batches(entries: Iterator[IndexEntry], size: int) -> Iterator[IndexBatch]:
         useful = [entry for entry in batch if entry.content.strip()]
         blank += len(batch) - len(useful)
         written += len(useful)
-        # The last of equal keys counts, here as between batches.
+        # The last of equal keys wins, as it does across batches.
         unique = {entry.point: entry for entry in useful}
         yield IndexBatch(tuple(unique.values()), IndexReport(written, blank))
 
 
 def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[IndexEntry]:
     """
-    Check reviews one by one.
+    Validate reviews one by one.
 
     Args:
         reviews: Reviews, or mappings with ``restaurant_id``, ``content``, ``review_id`` or ``id``, and
             ``category`` or ``food_category_id``.
 
     Raises:
-        ConfigurationError: A review cannot be used; names its position and field.
+        ConfigurationError: If a review is invalid; the message names its position and field.
     """
     for position, review in enumerate(reviews):
-        yield _read(review, f"reviews[{position}]")
+        yield _read_review(review, f"reviews[{position}]")
 
 
-def _read(review: Review | Mapping[str, Any], where: str) -> IndexEntry:
+def _read_review(review: Review | Mapping[str, Any], where: str) -> IndexEntry:
     restaurant: Any
     content: Any
-    kind: Any
+    category: Any
     if isinstance(review, Review):
-        restaurant, content, given, kind = review.restaurant_id, review.content, review.id, review.category
+        restaurant, content, own_id, category = (
+            review.restaurant_id,
+            review.content,
+            review.id,
+            review.category,
+        )
     elif isinstance(review, Mapping):
-        restaurant, content, given, kind = _fields(review)
+        restaurant, content, own_id, category = _fields(review)
     else:
         raise ConfigurationError(
             f"{where} must be a Review or a mapping such as "
             f'{{"restaurant_id": 1, "id": 7, "content": "..."}}, got {type(review).__name__}'
         )
     if restaurant is None:
-        raise ConfigurationError(f"{where}.restaurant_id is missing: name the restaurant")
+        raise ConfigurationError(f'{where}.restaurant_id is missing; for example 1 or "mapo-3"')
     if not isinstance(content, str):
         raise ConfigurationError(f"{where}.content must be text, got {type(content).__name__}")
     restaurant_id = read_id(restaurant, f"{where}.restaurant_id")
-    text = _whole(content)
-    review_id = _derived_id(text) if given is None else read_id(given, f"{where}.id")
-    category = _category(kind, f"{where}.category")
-    point = _point(restaurant_id, review_id)
-    return IndexEntry(point, str(restaurant_id), restaurant_id, review_id, text, category)
+    text = _replace_surrogates(content)
+    review_id = _derived_id(text) if own_id is None else read_id(own_id, f"{where}.id")
+    point = _point_key(restaurant_id, review_id)
+    return IndexEntry(
+        point,
+        str(restaurant_id),
+        restaurant_id,
+        review_id,
+        text,
+        _read_category(category, f"{where}.category"),
+    )
 
 
 def _fields(review: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
-    # An explicit None means the same as a missing key, and 0 is an id.
-    name = review.get("review_id")
+    # None is the same as a missing key; 0 is a valid id.
+    review_id = review.get("review_id")
     category = review.get("category")
     return (
         review.get("restaurant_id"),
         review.get("content"),
-        review.get("id") if name is None else name,
+        review.get("id") if review_id is None else review_id,
         review.get("food_category_id") if category is None else category,
     )
 
 
-def _category(value: object, where: str) -> str | None:
-    # Tables write what is not known as an empty text.
+def _read_category(value: object, where: str) -> str | None:
+    # In tables, an unknown category is an empty cell.
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
     return str(read_id(value, where))
 
 
-def _whole(content: str) -> str:
-    # Reviews cut at a fixed length may end in half an emoji, which no engine stores.
+def _replace_surrogates(content: str) -> str:
+    # A review that was truncated in UTF-16 may end in half an emoji, which engines cannot store.
     if content.isascii():
         return content
     return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -163,26 +175,26 @@ def _derived_id(content: str) -> str:
     return "content-" + blake2b(content.encode(), digest_size=8).hexdigest()
 
 
-def _point(restaurant_id: ItemId, review_id: ItemId) -> str:
+def _point_key(restaurant_id: ItemId, review_id: ItemId) -> str:
     restaurant = str(restaurant_id)
-    # The length keeps ("a:b", "c") apart from ("a", "b:c").
+    # The length prefix distinguishes ("a:b", "c") from ("a", "b:c").
     return str(uuid.uuid5(_NAMESPACE, f"{len(restaurant)}:{restaurant}:{review_id}"))
 
 
-# The engines turn larger integers into floats, which would make different ids one.
+# Engines convert larger integers to floats, which would merge different ids.
 _INT64 = range(-(2**63), 2**63)
 
 
 def read_id(value: object, where: str) -> ItemId:
     """
-    Return an id as a plain integer or string.
+    Return an id as a plain int or str.
 
     Args:
-        value: What was given; integers of any kind count, numpy's too, but no truth values.
-        where: How to call it in an error.
+        value: The id; integers of any type are accepted, such as numpy's, but not True and False.
+        where: The field's name in messages.
 
     Raises:
-        ConfigurationError: It is neither, or does not fit.
+        ConfigurationError: If it is neither an integer nor valid text, or does not fit 64 bits.
     """
     if isinstance(value, str):
         try:
@@ -197,12 +209,12 @@ def read_id(value: object, where: str) -> ItemId:
     if number is None:
         raise ConfigurationError(f"{where} must be an integer or a string, got {value!r}")
     if number not in _INT64:
-        raise ConfigurationError(f"{where} does not fit 64 bits: write it as a string, {str(number)!r}")
+        raise ConfigurationError(f"{where} does not fit 64 bits; use a string, for example {str(number)!r}")
     return number
 
 
 def as_number(value: ItemId) -> int | None:
-    """Return an id as an integer if it is one, or a string that is written exactly like one."""
+    """Return an id as an int if it is one, or is its canonical decimal form; otherwise None."""
     if isinstance(value, int):
         return value
     digits = value.removeprefix("-")

@@ -1,1 +1,1 @@
-"""The jobs: each a frozen description whose `flow` does it for one item."""
+"""Built-in tasks: frozen dataclasses that parse items and return a flow for each."""

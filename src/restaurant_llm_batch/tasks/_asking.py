@@ -1,8 +1,8 @@
 """
-Asking, and asking once more where the answer cannot be used.
+LLM calls with output repair: complete, parse, and ask once more if the reply cannot be used.
 
-Never the same call again for the same fault: an answer that was cut off is asked for with more room, one that is
-invalid with the reason why, and one that was declined not at all.
+The same call is never repeated for the same fault. A truncated reply is requested again with a larger `max_tokens`. An
+invalid one is sent back with the validation error. A refusal is final.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ._prompts.aspects import escaped
 T = TypeVar("T")
 
 TRUNCATION_GROWTH = 2
-"""How many times as long an answer may be that was cut off."""
+"""Factor by which `max_tokens` grows after a truncated reply."""
 MAX_QUOTE_LENGTH = 2000
-"""Characters of an invalid answer that are shown to the model again."""
+"""Maximum number of characters of an invalid reply that are quoted to the model."""
 
 _REPAIR: Mapping[str, str] = {
     "ko": "앞선 답을 읽을 수 없습니다: {error}\n지정된 JSON 형식 하나로만, 처음부터 다시 답하세요.",
@@ -40,60 +40,66 @@ def complete_and_parse(
     widen: bool = True,
 ) -> Flow[T]:
     """
-    Ask, read the answer, and ask once more where it cannot be used.
+    Complete a request and parse the reply; repair the reply once if it cannot be parsed.
 
     Args:
-        request: The question.
-        parse: Reads the answer; raises an `OutputError` where that is not possible.
-        limiter: The limit that the calls count against.
-        widen: Whether an answer that was cut off is asked for with more room; whoever asks about less instead
-            says no.
+        request: The request.
+        parse: Parses the reply; raises an `OutputError` if that is not possible.
+        limiter: Limit that the calls count against.
+        widen: Whether to request a truncated reply again with a larger `max_tokens`. Set to False if the caller
+            splits its input instead.
 
     Raises:
-        Exception: What the call raised, or what `parse` raised about the last answer.
+        Exception: The error of the call, or the error of `parse` for the last reply.
     """
     reply = yield from complete(request, limiter=limiter)
     try:
         return parse(reply)
-    except OutputError as problem:
-        if isinstance(problem, OutputTruncated) and not widen:
+    except OutputError as error:
+        if isinstance(error, OutputTruncated) and not widen:
             raise
-        again = yield from repair(request, reply, problem, limiter=limiter)
-        if again is None:
+        repaired = yield from repair(request, reply, error, limiter=limiter)
+        if repaired is None:
             raise
-    return parse(again)
+    return parse(repaired)
 
 
 def repair(
-    request: LLMRequest, reply: LLMResponse, problem: OutputError, *, limiter: LimiterName = "llm"
+    request: LLMRequest, reply: LLMResponse, error: OutputError, *, limiter: LimiterName = "llm"
 ) -> Flow[LLMResponse | None]:
-    """Ask once more for what was answered unusably; None where that is of no use, or fails itself."""
+    """
+    Ask once more after an unusable reply.
+
+    Returns:
+        The second reply; None if the model declined the first time, or if the second call fails.
+
+    Raises:
+        BackendError: The second call failed with an error that stops the run.
+    """
     if reply.finish_reason in DECLINED:
         return None
-    again = (
-        _with_more_room(request) if isinstance(problem, OutputTruncated) else _repair(request, reply, problem)
-    )
+    if isinstance(error, OutputTruncated):
+        second = replace(request, max_tokens=TRUNCATION_GROWTH * request.max_tokens)
+    else:
+        second = _repair_request(request, reply, error)
     try:
-        return (yield from complete(again, limiter=limiter))
-    except BackendError as error:
-        reraise_fatal(error)
+        return (yield from complete(second, limiter=limiter))
+    except BackendError as second_error:
+        reraise_fatal(second_error)
         return None
 
 
-def _with_more_room(request: LLMRequest) -> LLMRequest:
-    return replace(request, max_tokens=TRUNCATION_GROWTH * request.max_tokens)
-
-
-def _repair(request: LLMRequest, reply: LLMResponse, problem: OutputError) -> LLMRequest:
+def _repair_request(request: LLMRequest, reply: LLMResponse, error: OutputError) -> LLMRequest:
     language = str(request.inputs.get("language") or "en")
-    told = _REPAIR.get(language, _REPAIR["en"]).format(error=str(problem)[:500])
+    # The text of `error` is part of the prompt, and so of the store's key: rewording it loses stored repairs.
+    instruction = _REPAIR.get(language, _REPAIR["en"]).format(error=str(error)[:500])
     return replace(
         request,
         task="repair",
         messages=(
             *request.messages,
             {"role": "assistant", "content": escaped(reply.text[:MAX_QUOTE_LENGTH])},
-            {"role": "user", "content": told},
+            {"role": "user", "content": instruction},
         ),
-        inputs={**request.inputs, "text": reply.text, "error": str(problem)},
+        inputs={**request.inputs, "text": reply.text, "error": str(error)},
     )

@@ -1,4 +1,4 @@
-"""What the constructors of the tasks check alike."""
+"""Field validation, fatal errors and language detection shared by the built-in tasks."""
 
 from __future__ import annotations
 
@@ -11,37 +11,43 @@ from ..steps import ResultOrError
 from ._prompts.aspects import Language
 
 
-def check(task: object, field: str, fine: bool, bounds: str) -> None:
+def check(task: object, field: str, valid: bool, bounds: str) -> None:
     """
-    Complain about a field of a task.
+    Raise unless a field of a task is valid.
+
+    Args:
+        task: The task.
+        field: Name of the field.
+        valid: Whether its value is valid.
+        bounds: Text for the error message: valid values.
 
     Raises:
-        ConfigurationError: When it is not fine; names the field and what it must be.
+        ConfigurationError: `valid` is False; the message names the field and its bounds.
     """
-    if not fine:
+    if not valid:
         value = getattr(task, field)
         raise ConfigurationError(f"{type(task).__name__}.{field} must be {bounds}, got {value!r}")
 
 
 def is_count(value: object) -> bool:
-    """Tell whether something is a whole number of at least 1."""
+    """Return whether a value is a whole number of at least 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def check_count(task: object, field: str, *, optional: bool = False) -> None:
-    """Check a whole number of at least 1."""
+    """Check that a field is a whole number of at least 1, or None if `optional`."""
     value = getattr(task, field)
-    fine = is_count(value) or (optional and value is None)
-    check(task, field, fine, "a whole number of at least 1" + (", or None" if optional else ""))
+    valid = is_count(value) or (optional and value is None)
+    check(task, field, valid, "a whole number of at least 1" + (", or None" if optional else ""))
 
 
 def check_language(task: object) -> None:
-    """Check the field `language`."""
+    """Check that the field `language` is one of `LANGUAGE_OPTIONS`."""
     check(task, "language", getattr(task, "language") in LANGUAGE_OPTIONS, '"ko", "en" or "auto"')  # noqa: B009
 
 
 def check_temperature(task: object) -> None:
-    """Check the field `temperature`."""
+    """Check that the field `temperature` is a finite number of at least 0."""
     value = getattr(task, "temperature")  # noqa: B009
     check(task, "temperature", isinstance(value, (int, float)) and 0 <= value < inf, "a number of at least 0")
 
@@ -51,11 +57,13 @@ T = TypeVar("T")
 
 def reraise_fatal(result: ResultOrError[T]) -> ResultOrError[T]:
     """
-    Return what a part came to.
+    Return the result or error of one part of an item, but raise an error that stops the run.
+
+    An item of several parts survives the failure of one part, but must not succeed in a run that stops.
 
     Raises:
-        RunStopped: When the run was stopped: then the item is not done, whatever its other parts came to.
-        PermanentBackendError: When it is one that stops the run, likewise.
+        RunStopped: The run stopped before the part was finished.
+        PermanentBackendError: The part failed with an error that stops the run.
     """
     if isinstance(result, (RunStopped, *STOPS_THE_RUN)):
         raise result
@@ -63,29 +71,29 @@ def reraise_fatal(result: ResultOrError[T]) -> ResultOrError[T]:
 
 
 def raise_first(errors: Iterable[Exception]) -> None:
-    """Raise the first error, if there is one."""
+    """Raise the first of `errors`; do nothing if there are none."""
     for error in errors:
         raise error
 
 
 def describe_error(error: Exception) -> str:
-    """Return an error as a result tells it."""
+    """Return the text of an error for a result: its type and message."""
     return f"{type(error).__name__}: {error}"
 
 
 LanguageOption: TypeAlias = Literal["ko", "en", "auto"]
-"""What the field `language` of a task may be; "auto" is that of the texts."""
+"""Value of a task's field `language`; "auto" detects the language of the texts."""
 
 LANGUAGE_OPTIONS: tuple[str, ...] = get_args(LanguageOption)
 
 
 def choose_language(choice: LanguageOption, texts: Iterable[str]) -> Language:
-    """Return the language that was chosen, or for "auto" that of the texts."""
+    """Return `choice`, or for "auto" the language of the texts."""
     return language_of(texts) if choice == "auto" else choice
 
 
 def language_of(texts: Iterable[str]) -> Language:
-    """Return the language that more of the texts is written in, by script; "ko" where there is neither."""
+    """Return the prevailing language of the texts, by script; "ko" if they have neither Hangul nor Latin letters."""
     hangul = latin = 0
     for text in texts:
         hangul += sum("가" <= character <= "힣" for character in text)

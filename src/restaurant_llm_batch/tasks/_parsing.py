@@ -1,8 +1,10 @@
 """
-Reading what the model wrote.
+Parsing and validation of model output: JSON replies, citations, sentiment labels, words and phrases.
 
-Nothing that comes back is trusted: the answer is validated against its form, cited numbers are mapped to the
-reviews that were shown, and those that fit none are dropped and counted.
+Model output is untrusted. A reply is validated against its schema; cited numbers are mapped to the reviews in the
+prompt, and numbers of no review are dropped and counted.
+
+The messages of `OutputInvalid` are quoted to the model in a repair prompt (`_asking`).
 """
 
 from __future__ import annotations
@@ -19,16 +21,16 @@ from ..results import AspectSummary, Evidence, Sentiment, Word
 from ._prompts.reviews import LABELS
 
 DECLINED = ("refusal", "content_filter")
-"""How an answer ended that the model, or the service, declined to give."""
+"""Values of `finish_reason` that mean that the model or the service declined to answer."""
 
 
 def read_object(reply: LLMResponse) -> Mapping[str, Any]:
     """
-    Return the JSON object of a reply, with or without prose or a code fence around it.
+    Return the JSON object in a reply; text or a code fence around it is ignored.
 
     Raises:
-        OutputTruncated: When the answer was cut off.
-        OutputInvalid: When there is no JSON object in it, or the model declined to answer.
+        OutputTruncated: The reply was cut off at its token limit.
+        OutputInvalid: The reply holds no JSON object, or the model declined to answer.
     """
     if reply.finish_reason == "length":
         raise OutputTruncated(
@@ -42,9 +44,9 @@ def read_object(reply: LLMResponse) -> Mapping[str, Any]:
     text = reply.text
     start, end = text.find("{"), text.rfind("}")
     try:
-        # strict=False: some servers let raw control characters into strings.
+        # strict=False: some servers leave raw control characters in strings.
         answer = json.loads(text[start : end + 1], strict=False)
-    except (ValueError, RecursionError) as error:  # nested deeper than Python reads
+    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply for Python's parser
         raise OutputInvalid(f"the answer is not JSON: {error}", reply=reply) from error
     if not isinstance(answer, dict):
         raise OutputInvalid("the answer is not a JSON object", reply=reply)
@@ -53,87 +55,92 @@ def read_object(reply: LLMResponse) -> Mapping[str, Any]:
 
 def read_aspect(answer: Any, hits: Sequence[Hit], limit: int, reply: LLMResponse) -> AspectSummary:
     """
-    Return one aspect's part of an answer.
+    Parse one aspect's part of a reply.
 
     Args:
-        answer: The part, as it was decoded.
-        hits: The reviews that the model was shown, in that order.
-        limit: Most bullets kept.
-        reply: The reply it is part of.
+        answer: The decoded JSON of the part.
+        hits: The reviews in the prompt, in the order of their numbers.
+        limit: Maximum number of bullets to keep.
+        reply: The whole reply, for the error.
 
     Raises:
-        OutputInvalid: When the part does not have its form.
+        OutputInvalid: The part does not match its schema.
     """
     from ._schemas import AspectSchema, validated
 
     part = validated(AspectSchema, answer, reply)
-    cited = dict.fromkeys(number for number in part.evidence if _is_shown(number, hits))
+    cited = dict.fromkeys(number for number in part.evidence if _is_valid_citation(number, hits))
     return AspectSummary(
         status="ok",
         summary=part.summary,
         bullets=tuple(bullet.strip() for bullet in part.bullets if bullet.strip())[:limit],
         evidence=tuple(Evidence(hits[n].review_id, hits[n].content, n) for n in cited),
-        invalid_citations=sum(not _is_shown(number, hits) for number in part.evidence),
+        invalid_citations=sum(not _is_valid_citation(number, hits) for number in part.evidence),
     )
 
 
 def read_overall(answer: Mapping[str, Any], reply: LLMResponse) -> str:
     """
-    Return the overall summary of an answer.
+    Parse the overall summary in a reply.
 
     Raises:
-        OutputInvalid: When there is none.
+        OutputInvalid: The reply has no overall summary.
     """
     from ._schemas import OverallSchema, validated
 
     return validated(OverallSchema, answer, reply).overall_summary
 
 
-def _is_shown(number: Any, hits: Sequence[Hit]) -> bool:
+def _is_valid_citation(number: Any, hits: Sequence[Hit]) -> bool:
     return type(number) is int and 0 <= number < len(hits)
 
 
-_OBJECT = re.compile(r"\{[^{}]{1,200}\}")
-"""One label; nothing in it is nested."""
+_LABEL_OBJECT = re.compile(r"\{[^{}]{1,200}\}")
+"""The JSON object of one label, which contains no nested object."""
 
 
-def read_labels(reply: LLMResponse, asked: Collection[int]) -> dict[int, Sentiment]:
+def read_labels(reply: LLMResponse, requested: Collection[int]) -> dict[int, Sentiment]:
     """
-    Return the labels of the reviews that were asked about, as far as the answer can be trusted.
+    Parse sentiment labels by review number.
 
-    A number that was not asked about is dropped, a label that is none too, and a number with two different
-    labels has none: whoever asked sees what is missing. Of an answer that was cut off, or is no valid JSON as a
-    whole, each label that is there in full counts.
+    Unknown numbers and unknown labels are dropped, and so are numbers with two different labels; the caller sees
+    which of `requested` are missing. If the reply was cut off or is not valid JSON as a whole, every complete label
+    in it counts.
+
+    Args:
+        reply: The reply.
+        requested: Numbers of the reviews in the prompt.
 
     Raises:
-        OutputError: When there is not a single label in it.
+        OutputError: The reply is not valid JSON and holds no valid label.
     """
     try:
-        found = read_object(reply).get("labels")
+        entries = read_object(reply).get("labels")
     except OutputError:
-        labels = _trusted(_salvaged(reply.text), asked)
+        labels = _valid_labels(_salvage(reply.text), requested)
         if not labels:
             raise
         return labels
-    return _trusted(found if isinstance(found, list) else (), asked)
+    return _valid_labels(entries if isinstance(entries, list) else (), requested)
 
 
-def _salvaged(text: str) -> Iterable[Any]:
-    for match in _OBJECT.finditer(text):
+def _salvage(text: str) -> Iterable[Any]:
+    """Yield every complete label object of a broken reply."""
+    for match in _LABEL_OBJECT.finditer(text):
         try:
             yield json.loads(match[0], strict=False)
         except (ValueError, RecursionError):
             continue
 
 
-def _trusted(entries: Iterable[Any], asked: Collection[int]) -> dict[int, Sentiment]:
-    given: dict[int, set[Sentiment]] = {}
+def _valid_labels(entries: Iterable[Any], requested: Collection[int]) -> dict[int, Sentiment]:
+    labels_by_number: dict[int, set[Sentiment]] = {}
     for entry in entries:
         if isinstance(entry, Mapping):
             number, label = _number(entry.get("id")), _label(entry.get("label"))
-            if number in asked and label is not None:
-                given.setdefault(cast("int", number), set()).add(label)
-    return {number: labels.pop() for number, labels in given.items() if len(labels) == 1}
+            if number in requested and label is not None:
+                labels_by_number.setdefault(cast("int", number), set()).add(label)
+    return {number: labels.pop() for number, labels in labels_by_number.items() if len(labels) == 1}
 
 
 def _number(value: Any) -> int | None:
@@ -149,35 +156,36 @@ def _label(value: Any) -> Sentiment | None:
 
 def read_words(reply: LLMResponse) -> list[tuple[str, Word]]:
     """
-    Return the words of an answer, as it lists them.
+    Parse the words in a reply, in its order.
 
     Raises:
-        OutputError: When it has no list of words.
+        OutputError: The reply has no list of words.
     """
     from ._schemas import WordSchema, valid_entries
 
     return [
-        (form.word, Word(form.pos, tuple(form.meanings)))
-        for form in valid_entries(WordSchema, _listed("words", reply))
+        (entry.word, Word(entry.pos, tuple(entry.meanings)))
+        for entry in valid_entries(WordSchema, _read_list("words", reply))
     ]
 
 
 def read_phrases(reply: LLMResponse) -> list[tuple[str, str]]:
     """
-    Return the phrases of an answer and their meanings, as it lists them.
+    Parse the phrases in a reply and their meanings, in its order.
 
     Raises:
-        OutputError: When it has no list of phrases.
+        OutputError: The reply has no list of phrases.
     """
     from ._schemas import PhraseSchema, valid_entries
 
     return [
-        (form.phrase, form.meaning.strip()) for form in valid_entries(PhraseSchema, _listed("phrases", reply))
+        (entry.phrase, entry.meaning.strip())
+        for entry in valid_entries(PhraseSchema, _read_list("phrases", reply))
     ]
 
 
-def _listed(field: str, reply: LLMResponse) -> list[object]:
-    listed = read_object(reply).get(field)
-    if not isinstance(listed, list):
+def _read_list(field: str, reply: LLMResponse) -> list[object]:
+    entries = read_object(reply).get(field)
+    if not isinstance(entries, list):
         raise OutputInvalid(f"the answer does not have its form: {field}: must be a list", reply=reply)
-    return listed
+    return entries

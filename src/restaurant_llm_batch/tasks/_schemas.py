@@ -1,7 +1,8 @@
 """
-The forms that data from outside must have: items as users write them, answers as models write them.
+Pydantic schemas of untrusted data: items from the user, and replies from the model.
 
-The one place that names pydantic, and imported where it is used: it takes as long to import as all the rest.
+Besides the settings and the FastAPI integration, the only module that imports pydantic. It is imported lazily, in the
+functions that use it: pydantic takes as long to import as the rest of the library.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from .._llm_response import LLMResponse
 from ..errors import ConfigurationError, OutputInvalid
 from ..models import Document, ItemId, RestaurantRef, Review, as_item_id
 from ..tokens.packing import as_whole
-from ._prompts.vocabulary import PARTS_OF_SPEECH
+from ._prompts.words import PARTS_OF_SPEECH
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -36,7 +37,7 @@ Schema = TypeVar("Schema", bound=BaseModel)
 def _as_id(value: Any) -> ItemId:
     try:
         return as_item_id(value, "")
-    except (ConfigurationError, TypeError):  # of numpy's arrays, only those of one number are numbers
+    except (ConfigurationError, TypeError):  # TypeError: a numpy array of several numbers
         raise ValueError("must be an integer or a string that is not empty") from None
 
 
@@ -44,7 +45,7 @@ def _as_id_or_none(value: Any) -> ItemId | None:
     return None if value is None else _as_id(value)
 
 
-def _as_id_if_one(value: Any) -> ItemId | None:
+def _as_id_or_discard(value: Any) -> ItemId | None:
     try:
         return as_item_id(value, "")
     except (ConfigurationError, TypeError):
@@ -53,11 +54,11 @@ def _as_id_if_one(value: Any) -> ItemId | None:
 
 def _as_int(value: Any) -> Any:
     whole = as_whole(value)
-    return value if whole is None else whole  # what is none is for pydantic to complain of
+    return value if whole is None else whole  # non-integers are left for pydantic to reject
 
 
-def _as_bool_if_one(value: Any, validate: ValidatorFunctionWrapHandler) -> bool | None:
-    if getattr(value, "shape", None) == ():  # one of numpy's
+def _as_bool_or_discard(value: Any, validate: ValidatorFunctionWrapHandler) -> bool | None:
+    if getattr(value, "shape", None) == ():  # a numpy scalar
         value = value.item()
     try:
         return validate(value)  # type: ignore[no-any-return]
@@ -67,15 +68,16 @@ def _as_bool_if_one(value: Any, validate: ValidatorFunctionWrapHandler) -> bool 
 
 Int = Annotated[StrictInt, BeforeValidator(_as_int)]
 Id = Annotated[Any, BeforeValidator(_as_id)]
-"""An id, with one complaint instead of one for each of its types."""
+"""An id. Not a union of int and str, for which pydantic would report one error per member."""
 OptionalId = Annotated[Any, BeforeValidator(_as_id_or_none)]
-UnreadId = Annotated[Any, BeforeValidator(_as_id_if_one)]
-"""An id that no task reads, so that a table's empty cell is no reason to refuse the review."""
-UnreadBool = Annotated[bool | None, WrapValidator(_as_bool_if_one)]
+UnusedId = Annotated[Any, BeforeValidator(_as_id_or_discard)]
+"""An id that no task uses: an invalid value, such as the empty cell of a table, becomes None instead of an error."""
+UnusedBool = Annotated[bool | None, WrapValidator(_as_bool_or_discard)]
+"""A boolean that no task uses; an invalid value becomes None."""
 
 
 class RestaurantSchema(BaseModel):
-    """A `RestaurantRef`, as users write it."""
+    """Input form of a `RestaurantRef`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -86,7 +88,7 @@ class RestaurantSchema(BaseModel):
 
 
 def as_list(value: Any) -> Any:
-    """Return a sequence as a list; a text is one too, and never meant."""
+    """Return a sequence as a list; a string is left alone, for pydantic to reject."""
     return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else value
 
 
@@ -101,16 +103,16 @@ def _as_mapping(value: Any) -> Any:
 
 
 class ReviewSchema(BaseModel):
-    """A `Review`, as users write it; what else their records hold is left alone."""
+    """Input form of a `Review`; other fields of the record are ignored."""
 
     content: StrictStr
     id: OptionalId = Field(None, validation_alias=AliasChoices("id", "review_id"))
-    restaurant_id: UnreadId = None
-    is_recommended: UnreadBool = None
-    category: UnreadId = None
+    restaurant_id: UnusedId = None
+    is_recommended: UnusedBool = None
+    category: UnusedId = None
 
     def review(self) -> Review:
-        """Return the review."""
+        """Return the `Review`."""
         return Review(self.content, self.id, self.restaurant_id, self.is_recommended, self.category)
 
 
@@ -118,7 +120,7 @@ Reviews = Annotated[list[Annotated[ReviewSchema, BeforeValidator(_as_mapping)]],
 
 
 class RestaurantReviewsSchema(BaseModel):
-    """A `RestaurantReviews`, as users write it."""
+    """Input form of a `RestaurantReviews`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -128,7 +130,7 @@ class RestaurantReviewsSchema(BaseModel):
 
 
 class ReviewsByPolaritySchema(BaseModel):
-    """A `ReviewsByPolarity`, as users write it."""
+    """Input form of a `ReviewsByPolarity`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -139,7 +141,7 @@ class ReviewsByPolaritySchema(BaseModel):
 
 
 class ComparisonSchema(BaseModel):
-    """A `ComparisonItem`, as users write it."""
+    """Input form of a `ComparisonItem`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -158,7 +160,7 @@ Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class AspectSchema(BaseModel):
-    """One aspect, as the model answers it."""
+    """One aspect of a model's reply."""
 
     summary: Text
     bullets: Annotated[list[str], BeforeValidator(_empty_for_null)] = []
@@ -166,60 +168,60 @@ class AspectSchema(BaseModel):
 
 
 class OverallSchema(BaseModel):
-    """The overall summary, as the model answers it."""
+    """The overall summary of a model's reply."""
 
     overall_summary: Text
 
 
-def read_item(form: type[Schema], raw: Any) -> Schema:
+def read_item(schema: type[Schema], raw: Any) -> Schema:
     """
-    Return an item in its form.
+    Validate an input item.
 
     Args:
-        form: The form.
+        schema: Schema of the item.
         raw: A mapping, or a dataclass with the same fields.
 
     Raises:
-        ConfigurationError: When it does not have the form; every wrong field is named.
+        ConfigurationError: The item does not match the schema; the message names every wrong field.
     """
     if is_dataclass(raw) and not isinstance(raw, type):
         raw = {field.name: getattr(raw, field.name) for field in fields(raw)}
     if not isinstance(raw, Mapping):
-        first = next(iter(form.model_fields))
-        raise ConfigurationError(f'must be a mapping such as {{"{first}": ..., ...}}, got {shown(raw)}')
+        first = next(iter(schema.model_fields))
+        raise ConfigurationError(f'must be a mapping such as {{"{first}": ..., ...}}, got {short_repr(raw)}')
     try:
-        return form.model_validate(raw)
+        return schema.model_validate(raw)
     except ValidationError as error:
-        known = ", ".join(form.model_fields)
+        known = ", ".join(schema.model_fields)
         raise ConfigurationError(f"{describe_errors(error)} (fields: {known})") from error
 
 
-def shown(value: Any) -> str:
-    """Return a value as an error shows it; reviews are not repeated at length."""
+def short_repr(value: Any) -> str:
+    """Return the repr of a value for an error message, cut off after 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def read_restaurant(raw: Any) -> RestaurantRef:
     """
-    Return the restaurant that a mapping describes.
+    Return the `RestaurantRef` that a mapping describes.
 
     Raises:
-        ConfigurationError: When it does not have the form; every wrong field is named.
+        ConfigurationError: The mapping does not match the schema; the message names every wrong field.
     """
-    form = read_item(RestaurantSchema, raw)
-    return RestaurantRef(form.restaurant_id, form.limit, form.priority, form.query)
+    item = read_item(RestaurantSchema, raw)
+    return RestaurantRef(item.restaurant_id, item.limit, item.priority, item.query)
 
 
-def validated(form: type[Schema], answer: Any, reply: LLMResponse) -> Schema:
+def validated(schema: type[Schema], answer: Any, reply: LLMResponse) -> Schema:
     """
-    Return a part of a model's answer in its form.
+    Validate a part of a model's reply.
 
     Raises:
-        OutputInvalid: When it does not have it; the first wrong field is named.
+        OutputInvalid: The part does not match the schema; the message names the first wrong field.
     """
     try:
-        return form.model_validate(answer)
+        return schema.model_validate(answer)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         field = ".".join(map(str, first["loc"])) or "the answer"
@@ -228,19 +230,19 @@ def validated(form: type[Schema], answer: Any, reply: LLMResponse) -> Schema:
 
 
 def describe_errors(error: ValidationError) -> str:
-    """Return what is wrong with an item, field by field."""
-    said = []
+    """Return a text that names every wrong field of an item, what is expected and what came."""
+    messages = []
     for detail in error.errors(include_url=False):
         message = detail["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
-        said.append(f"field {_path(detail['loc'])!r}: {message}, got {shown(detail['input'])}")
-    return "; ".join(said)
+        messages.append(f"field {_path(detail['loc'])!r}: {message}, got {short_repr(detail['input'])}")
+    return "; ".join(messages)
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
     field, *rest = loc
     path = str(field)
-    # Below a list there are its places and their fields; elsewhere come the alternatives of a union.
+    # After a list come an index and a field of the element. After any other field come members of a union: omit them.
     if rest and isinstance(rest[0], int):
         path += "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in rest[:2])
     return path
@@ -253,7 +255,7 @@ Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max
 
 
 class DocumentSchema(BaseModel):
-    """A `Document`, as users write it."""
+    """Input form of a `Document`."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -263,8 +265,8 @@ class DocumentSchema(BaseModel):
 
 
 def _part_of_speech(value: Any) -> str:
-    said = value.strip().lower() if isinstance(value, str) else ""
-    return said if said in PARTS_OF_SPEECH else ""
+    name = value.strip().lower() if isinstance(value, str) else ""
+    return name if name in PARTS_OF_SPEECH else ""
 
 
 def _texts_of(value: Any) -> Any:
@@ -278,7 +280,7 @@ def _text_for_null(value: Any) -> Any:
 
 
 class WordSchema(BaseModel):
-    """A word, as the model writes it."""
+    """A word of a model's reply."""
 
     word: Name
     pos: Annotated[str, BeforeValidator(_part_of_speech)] = ""
@@ -286,7 +288,7 @@ class WordSchema(BaseModel):
 
 
 class PhraseSchema(BaseModel):
-    """A phrase, as the model writes it."""
+    """A phrase of a model's reply."""
 
     phrase: Name
     meaning: Annotated[str, BeforeValidator(_text_for_null)] = ""
@@ -294,21 +296,21 @@ class PhraseSchema(BaseModel):
 
 def read_document(raw: Any) -> Document:
     """
-    Return the document that a mapping describes.
+    Return the `Document` that a mapping describes.
 
     Raises:
-        ConfigurationError: When it does not have the form; every wrong field is named.
+        ConfigurationError: The mapping does not match the schema; the message names every wrong field.
     """
-    form = read_item(DocumentSchema, raw)
-    return Document(form.document_id, tuple(form.chunks), form.priority)
+    item = read_item(DocumentSchema, raw)
+    return Document(item.document_id, tuple(item.chunks), item.priority)
 
 
-def valid_entries(form: type[Entry], listed: Iterable[object]) -> list[Entry]:
-    """Return the entries of a list that have their form; one bad entry is no reason to lose the others."""
-    entries = []
-    for entry in listed:
+def valid_entries(schema: type[Entry], entries: Iterable[object]) -> list[Entry]:
+    """Return the entries that match the schema; drop the others, so that one bad entry does not lose the rest."""
+    valid = []
+    for entry in entries:
         try:
-            entries.append(form.model_validate(entry))
+            valid.append(schema.model_validate(entry))
         except ValidationError:
             continue
-    return entries
+    return valid

@@ -1,4 +1,4 @@
-"""Aspects and the words that find their reviews."""
+"""Aspects and their seed words: the query texts of `SummarizeAspects` and `ExtractStrengths`."""
 
 from __future__ import annotations
 
@@ -10,32 +10,33 @@ from ..errors import ConfigurationError
 
 Words: TypeAlias = Sequence[str]
 Aspects: TypeAlias = Sequence[str] | Mapping[str, Words | Mapping[str, Words]]
-"""Names of aspects; or their seed words, for every language alike or by language."""
+"""Names of aspects, or a mapping of aspect to seed words, either for every language or by language."""
 
-WORDS_IN_A_QUERY = 10
-"""Seed words that make up the text of a search: the first ten, as in the source service."""
+MAX_QUERY_WORDS = 10
+"""Maximum number of seed words per language in a query text, as in the service that this library was made for."""
 
 
 def query_texts(aspects: Aspects, language: str) -> dict[str, str]:
     """
-    Return the text to search with for each aspect.
+    Return the query text of each aspect.
 
     Args:
-        aspects: The aspects; a bare name uses its default seed words, or itself where there are none.
+        aspects: The aspects; an aspect without seed words uses the default ones of `SEEDS`, or else its own name.
         language: "ko", "en", or "auto" for the words of both.
 
     Raises:
-        ConfigurationError: When there is no aspect, or one has no usable words.
+        ConfigurationError: `aspects` is empty, a string or a set, or an aspect has invalid seed words.
     """
-    given: object = aspects
-    if isinstance(given, (str, set, frozenset)) or not aspects:  # a set has another order in every process
+    value: object = aspects
+    # A set is refused because its order, and with it the prompt and the store's key, differs in every process.
+    if isinstance(value, (str, set, frozenset)) or not aspects:
         raise ConfigurationError(
-            f'aspects must name at least one aspect, got {aspects!r}; write ("service", "price", "food")'
+            f'aspects must name at least one aspect, got {aspects!r}; for example ("service", "price", "food")'
         )
     texts: dict[str, str] = {}
     for aspect in aspects:
         if not aspect.strip():
-            raise ConfigurationError(f"aspects must have names, got {aspect!r}")
+            raise ConfigurationError(f'aspects must have names, got {aspect!r}; for example "service"')
         words = aspects[aspect] if isinstance(aspects, Mapping) else _default_words(aspect)
         texts[aspect] = _text(aspect, words, language)
     return texts
@@ -55,10 +56,10 @@ def _text(aspect: str, words: Words | Mapping[str, Words], language: str) -> str
         if isinstance(seeds, str) or not all(isinstance(word, str) for word in seeds):
             raise ConfigurationError(
                 f"the seed words of {aspect!r} must be a list of strings, got {seeds!r}; "
-                f'write {{"{aspect}": ["word", "another word"]}}'
+                f'for example {{"{aspect}": ["word", "another word"]}}'
             )
-    chosen = [word for seeds in lists for word in list(seeds)[:WORDS_IN_A_QUERY]]
-    return " ".join(chosen) or aspect
+    query_words = [word for seeds in lists for word in list(seeds)[:MAX_QUERY_WORDS]]
+    return " ".join(query_words) or aspect
 
 
 SEEDS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
@@ -102,4 +103,4 @@ SEEDS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(
         ),
     }
 )  # fmt: skip
-"""By language and aspect. The Korean ones are those of the service this library was made for."""
+"""Default seed words by language and aspect. The Korean ones are those of the service this library was made for."""

@@ -1,11 +1,11 @@
-"""`SummarizeReviews`: have the model sum up reviews that are given, the positive and the negative ones."""
+"""`SummarizeReviews`: summaries of a restaurant's positive and negative reviews, from the input, without search."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 from ..models import ItemId, Review, ReviewKind, ReviewsByPolarity
 from ..results import ReviewSummary
@@ -20,24 +20,28 @@ FIELDS = ("positive_summary", "negative_summary", "overall_summary")
 @dataclass(frozen=True)
 class SummarizeReviews:
     """
-    Sum up the reviews of a restaurant that are given: the positive ones, the negative ones, and all.
+    Summarise the positive reviews of a restaurant, its negative reviews, and both together.
 
     Items are mappings ``{"restaurant_id", "positive_reviews", "negative_reviews", "priority"?}`` (see
-    `ReviewsByPolarity`); a review is a text, a mapping ``{"content", ...}`` or a `Review`. Both kinds travel in the
-    same packed batches, each review marked with its kind; the batches' summaries are joined by further calls,
-    on as many levels as it takes. A batch that fails leaves the others standing, and its reviews are counted; the
-    restaurant fails when no batch could be summed up. Blank reviews are not sent; they count as failed. Without any
-    text it succeeds, and no call is made.
+    `ReviewsByPolarity`); a review is a string, a mapping ``{"content", ...}`` or a `Review`. Reviews of both kinds are
+    packed into the same batches, each marked with its polarity. Each batch is summarised by one call, and the summaries
+    are merged by further calls, on as many levels as it takes.
+
+    If a batch fails, the others stand, and its reviews count as failed; the restaurant fails if every batch does. Blank
+    reviews are not sent and count as failed. A restaurant without any text succeeds without a call.
 
     Attributes:
-        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.max_tokens_per_batch`.
-        language: Of instructions and answers: "ko", "en", or "auto" for that of the reviews.
-        max_tokens: The longest answer, in tokens.
+        max_tokens_per_batch: Token budget of a batch, prompt and reply; None for `Limits.max_tokens_per_batch`.
+        language: Language of instructions and replies: "ko", "en", or "auto" for the language of the reviews.
+        max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
 
     Raises:
-        ConfigurationError: When a field is out of its bounds.
+        ConfigurationError: A field is out of its bounds.
     """
+
+    name: ClassVar[str] = "SummarizeReviews"
+    requires_search: ClassVar[bool] = False
 
     max_tokens_per_batch: int | None = None
     language: LanguageOption = "ko"
@@ -50,26 +54,21 @@ class SummarizeReviews:
         check_language(self)
         check_temperature(self)
 
-    @property
-    def name(self) -> str:
-        """What the task is called."""
-        return "SummarizeReviews"
-
-    @property
-    def requires_search(self) -> bool:
-        """It never searches."""
-        return False
-
     def parse_item(self, raw: Any, /) -> ReviewsByPolarity:
-        """Check one item: a mapping or a `ReviewsByPolarity`."""
+        """
+        Validate one item: a mapping or a `ReviewsByPolarity`.
+
+        Raises:
+            ConfigurationError: The item is invalid; the message names every wrong field.
+        """
         from ._schemas import ReviewsByPolaritySchema, read_item
 
-        form = read_item(ReviewsByPolaritySchema, raw)
+        item = read_item(ReviewsByPolaritySchema, raw)
         return ReviewsByPolarity(
-            form.restaurant_id,
-            tuple(review.review() for review in form.positive_reviews),
-            tuple(review.review() for review in form.negative_reviews),
-            form.priority,
+            item.restaurant_id,
+            tuple(review.review() for review in item.positive_reviews),
+            tuple(review.review() for review in item.negative_reviews),
+            item.priority,
         )
 
     def item_key(self, item: ReviewsByPolarity, /) -> tuple[ItemId, int]:
@@ -77,31 +76,31 @@ class SummarizeReviews:
         return item.restaurant_id, item.priority
 
     def flow(self, item: ReviewsByPolarity, /) -> Flow[ReviewSummary]:
-        """Pack, sum up, join."""
-        kinds = dict(enumerate(_kinds(item)))
-        lines = [_line(number, kind, r.content) for number, (kind, r) in kinds.items() if r.content.strip()]
-        digest = SummaryResult(dict.fromkeys(FIELDS, ""), frozenset(), "")
+        """Return the flow of one item: pack the reviews, summarise the batches, merge the summaries."""
+        reviews = dict(enumerate(_reviews_by_kind(item)))
+        lines = [_line(number, kind, r.content) for number, (kind, r) in reviews.items() if r.content.strip()]
+        summary = SummaryResult(dict.fromkeys(FIELDS, ""), frozenset(), "")
         if lines:
-            digest = yield from self._job(item).flow(lines)
-        read = [kinds[line.number][0] for line in lines if line.number not in digest.failed]
-        # A model may find something bad to say where no review does.
-        texts = digest.texts
+            summary = yield from self._map_reduce(item).flow(lines)
+        summarized = [reviews[line.number][0] for line in lines if line.number not in summary.failed]
+        texts = summary.texts
+        # Without reviews of a kind its summary is dropped: a model may have written one all the same.
         return ReviewSummary(
             item.restaurant_id,
             texts["overall_summary"],
-            texts["positive_summary"] if "positive" in read else "",
-            texts["negative_summary"] if "negative" in read else "",
-            read.count("positive"),
-            read.count("negative"),
-            len(kinds) - len(read),
-            digest.model,
+            texts["positive_summary"] if "positive" in summarized else "",
+            texts["negative_summary"] if "negative" in summarized else "",
+            summarized.count("positive"),
+            summarized.count("negative"),
+            len(reviews) - len(summarized),
+            summary.model,
         )
 
-    def _job(self, item: ReviewsByPolarity) -> MapReduceSummary:
+    def _map_reduce(self, item: ReviewsByPolarity) -> MapReduceSummary:
         return MapReduceSummary(
             "review_summary",
             item.restaurant_id,
-            choose_language(self.language, (review.content for _, review in _kinds(item))),
+            choose_language(self.language, (review.content for _, review in _reviews_by_kind(item))),
             FIELDS,
             self.max_tokens,
             self.max_tokens_per_batch,
@@ -110,7 +109,7 @@ class SummarizeReviews:
         )
 
 
-def _kinds(item: ReviewsByPolarity) -> Iterator[tuple[ReviewKind, Review]]:
+def _reviews_by_kind(item: ReviewsByPolarity) -> Iterator[tuple[ReviewKind, Review]]:
     yield from (("positive", review) for review in item.positive_reviews)
     yield from (("negative", review) for review in item.negative_reviews)
 

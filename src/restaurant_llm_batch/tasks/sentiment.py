@@ -1,11 +1,11 @@
-"""`AnalyzeSentiment`: have the model label every review, and account for every one."""
+"""`AnalyzeSentiment`: sentiment labels for every review of a restaurant, in packed batches, with counts and ratios."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from ..errors import ConfigurationError, OutputError, OutputInvalid, PromptTooLong
 from ..models import ItemId, LLMRequest, RestaurantReviews, Review
@@ -27,42 +27,46 @@ from ._prompts import reviews as prompts
 from ._prompts.aspects import Language
 
 ANSWER_TOKENS = 32
-"""What stands around the labels."""
+"""Tokens of a reply without its labels."""
 LABEL_TOKENS = 20
-"""One label, ``{"id": 17, "label": "positive"}``: 10 to 12 tokens in a line, up to 20 where a model indents it."""
+"""Tokens of one label, ``{"id": 17, "label": "positive"}``: 10 to 12 on one line, up to 20 if a model indents it."""
 
 BLANK = "the review is blank"
-NO_ROOM = "max_tokens_per_batch leaves no room for the review's text; write a larger one"
+NO_ROOM = "max_tokens_per_batch leaves no room for the review's text; increase it"
 UNANSWERED = "the model gave it no label, or two"
 
 Batch: TypeAlias = Mapping[int, str]
-"""Reviews as they are shown, by their place."""
-Judged: TypeAlias = dict[int, "Sentiment | Exception"]
-"""What became of reviews, by their place."""
+"""Texts of reviews, possibly truncated, by the review's position in the item."""
+Labels: TypeAlias = dict[int, "Sentiment | Exception"]
+"""Label or error of reviews, by the review's position in the item."""
 
 
 @dataclass(frozen=True)
 class AnalyzeSentiment:
     """
-    Label every review of a restaurant as positive, negative or neutral, and count.
+    Label every review of a restaurant as positive, negative or neutral, and count the labels.
 
     Items are mappings ``{"restaurant_id", "reviews", "priority"?}`` (see `RestaurantReviews`); a review is a
-    text, a mapping ``{"content", "id"?}`` or a `Review`. The reviews go out in packed batches, and the model
-    labels each by its number. Reviews whose number is missing from the answer, or has two labels, are asked
-    about again in smaller batches; what then remains is counted as failed, never guessed and never scaled.
-    Blank reviews are not sent; they count as failed, with that reason. A restaurant fails when none of its
-    reviews could be judged. Without any review it succeeds, and no call is made.
+    string, a mapping ``{"content", "id"?}`` or a `Review`. The reviews are sent in packed batches, and the model
+    labels each by its number. A review whose number is missing from the reply, or has two different labels, is sent
+    again in a smaller batch, up to `max_rounds` times. A review without a label after that counts as failed; labels
+    are never guessed and counts never extrapolated. Blank reviews are not sent and count as failed.
+
+    A restaurant fails if none of its reviews could be labelled. A restaurant without reviews succeeds without a call.
 
     Attributes:
-        batch_size: Most reviews in a batch; None for `Limits.max_batch_size`. The token budget holds as well.
-        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.max_tokens_per_batch`.
-        language: Of the instructions: "ko", "en", or "auto" for that of the reviews.
-        max_rounds: How often a review is asked about at most.
+        batch_size: Maximum number of reviews in a batch, within the token budget; None for `Limits.max_batch_size`.
+        max_tokens_per_batch: Token budget of a batch, prompt and reply; None for `Limits.max_tokens_per_batch`.
+        language: Language of the instructions: "ko", "en", or "auto" for the language of the reviews.
+        max_rounds: Maximum number of requests that a review is part of.
         temperature: Sampling temperature.
 
     Raises:
-        ConfigurationError: When a field is out of its bounds.
+        ConfigurationError: A field is out of its bounds.
     """
+
+    name: ClassVar[str] = "AnalyzeSentiment"
+    requires_search: ClassVar[bool] = False
 
     batch_size: int | None = None
     max_tokens_per_batch: int | None = None
@@ -77,23 +81,18 @@ class AnalyzeSentiment:
         check_language(self)
         check_temperature(self)
 
-    @property
-    def name(self) -> str:
-        """What the task is called."""
-        return "AnalyzeSentiment"
-
-    @property
-    def requires_search(self) -> bool:
-        """It never searches."""
-        return False
-
     def parse_item(self, raw: Any, /) -> RestaurantReviews:
-        """Check one item: a mapping or a `RestaurantReviews`."""
+        """
+        Validate one item: a mapping or a `RestaurantReviews`.
+
+        Raises:
+            ConfigurationError: The item is invalid; the message names every wrong field.
+        """
         from ._schemas import RestaurantReviewsSchema, read_item
 
-        form = read_item(RestaurantReviewsSchema, raw)
+        item = read_item(RestaurantReviewsSchema, raw)
         return RestaurantReviews(
-            form.restaurant_id, tuple(review.review() for review in form.reviews), form.priority
+            item.restaurant_id, tuple(review.review() for review in item.reviews), item.priority
         )
 
     def item_key(self, item: RestaurantReviews, /) -> tuple[ItemId, int]:
@@ -101,21 +100,27 @@ class AnalyzeSentiment:
         return item.restaurant_id, item.priority
 
     def flow(self, item: RestaurantReviews, /) -> Flow[RestaurantSentiment]:
-        """Pack, ask, ask again, count."""
-        asked = [place for place, review in enumerate(item.reviews) if review.content.strip()]
-        judged: Judged = {}
+        """Return the flow of one item: pack, label, label what is missing again, count."""
+        positions = [position for position, review in enumerate(item.reviews) if review.content.strip()]
+        labels: Labels = {}
         model = ""
-        if asked:
-            asking = _Labelling(self, item, choose_language(self.language, (r.content for r in item.reviews)))
-            judged = yield from asking.about(asked, self.batch_size, 1)
-            model = asking.model
-            if all(isinstance(label, Exception) for label in judged.values()):
-                raise_first(label for label in judged.values() if isinstance(label, Exception))
-        return _result(item, judged, model)
+        if positions:
+            language = choose_language(self.language, (review.content for review in item.reviews))
+            labelling = _Labelling(self, item, language)
+            labels = yield from labelling.label(positions, self.batch_size, 1)
+            model = labelling.model
+            if all(isinstance(label, Exception) for label in labels.values()):
+                raise_first(label for label in labels.values() if isinstance(label, Exception))
+        return _result(item, labels, model)
 
 
 class _Labelling:
-    """One restaurant's questions."""
+    """
+    The requests for labels of one restaurant's reviews, in rounds.
+
+    Round 1 sends all reviews. Each further round sends the reviews of one batch that are still without a label, in
+    batches of at most half its size: a small model loses count in a long list. `model` is the first model that answers.
+    """
 
     def __init__(self, task: AnalyzeSentiment, item: RestaurantReviews, language: Language) -> None:
         self._task = task
@@ -123,63 +128,66 @@ class _Labelling:
         self._language = language
         self.model = ""
 
-    def about(self, places: Sequence[int], most: int | None, ask: int) -> Flow[Judged]:
-        """Ask about reviews in packed batches, side by side; the batches know nothing of each other."""
-        batches = yield from pack(
-            [self._item.reviews[place].content for place in places],
+    def label(self, positions: Sequence[int], max_reviews: int | None, round_number: int) -> Flow[Labels]:
+        """Label the reviews at `positions` in packed batches, concurrently and independently of each other."""
+        packed = yield from pack(
+            [self._item.reviews[position].content for position in positions],
             render=lambda text: prompts.line(len(self._item.reviews), text),
-            fixed_text=self._frame,
+            fixed_text=self._fixed_text,
             answer_tokens=ANSWER_TOKENS,
             answer_tokens_each=LABEL_TOKENS,
             max_tokens=self._task.max_tokens_per_batch,
-            max_texts=most,
+            max_texts=max_reviews,
         )
-        shown = [_numbered(batch, places) for batch in batches]
-        judged = yield from self._all([batch for batch in shown if any(batch.values())], ask)
-        nothing_left = (place for batch in shown for place, text in batch.items() if not text)
-        return judged | dict.fromkeys(nothing_left, ConfigurationError(NO_ROOM))
+        batches = [_by_position(batch, positions) for batch in packed]
+        labels = yield from self._label_batches(
+            [batch for batch in batches if any(batch.values())], round_number
+        )
+        without_text = (position for batch in batches for position, text in batch.items() if not text)
+        return labels | dict.fromkeys(without_text, ConfigurationError(NO_ROOM))
 
-    def _all(self, batches: Sequence[Batch], ask: int) -> Flow[Judged]:
-        found = yield from gather(*(self._batch(batch, ask) for batch in batches))
-        judged: Judged = {}
-        for batch, result in zip(batches, found, strict=True):
+    def _label_batches(self, batches: Sequence[Batch], round_number: int) -> Flow[Labels]:
+        results = yield from gather(*(self._label_batch(batch, round_number) for batch in batches))
+        labels: Labels = {}
+        for batch, result in zip(batches, results, strict=True):
             part = reraise_fatal(result)
-            judged |= dict.fromkeys(batch, part) if isinstance(part, Exception) else part
-        return judged
+            labels |= dict.fromkeys(batch, part) if isinstance(part, Exception) else part
+        return labels
 
-    def _batch(self, batch: Batch, ask: int) -> Flow[Judged]:
-        """Ask about one batch, and again about what its answer lacks."""
-        labels: Mapping[int, Sentiment] = {}
+    def _label_batch(self, batch: Batch, round_number: int) -> Flow[Labels]:
+        """Label one batch; send the reviews that its reply lacks again."""
+        valid: Mapping[int, Sentiment] = {}
         try:
-            reply = yield from complete(self._request(batch, ask), limiter="batches")
+            reply = yield from complete(self._request(batch, round_number), limiter="batches")
             problem: Exception = OutputInvalid(UNANSWERED, reply=reply)
             self.model = self.model or reply.model
-            labels = read_labels(reply, batch)
+            valid = read_labels(reply, batch)
         except PromptTooLong as error:
-            return (yield from self._all(_smaller(batch, error), ask))
+            return (yield from self._label_batches(_halves(batch, error), round_number))
         except OutputError as error:
             problem = error
-        missing = [place for place in batch if place not in labels]
-        judged: Judged = {**labels, **dict.fromkeys(missing, problem)}
-        # One review alone cannot be asked about in a smaller batch: once more in other words, then no more.
-        if missing and ask < (self._task.max_rounds if len(batch) > 1 else min(self._task.max_rounds, 2)):
-            (again,) = yield from gather(
-                self.about(missing, max(1, min(len(missing), len(batch) // 2)), ask + 1)
+        missing = [position for position in batch if position not in valid]
+        labels: Labels = {**valid, **dict.fromkeys(missing, problem)}
+        # A single review cannot be sent in a smaller batch: send it once more, in other words, but not a third time.
+        max_rounds = self._task.max_rounds if len(batch) > 1 else min(self._task.max_rounds, 2)
+        if missing and round_number < max_rounds:
+            (result,) = yield from gather(
+                self.label(missing, max(1, min(len(missing), len(batch) // 2)), round_number + 1)
             )
-            # What was answered stands, whatever becomes of asking again.
-            found = reraise_fatal(again)
-            judged |= dict.fromkeys(missing, found) if isinstance(found, Exception) else found
-        return judged
+            # Gathered, so that a failure of the next round does not lose the labels of this one.
+            found = reraise_fatal(result)
+            labels |= dict.fromkeys(missing, found) if isinstance(found, Exception) else found
+        return labels
 
     @property
-    def _frame(self) -> str:
-        # With the words of a second question, so that whatever fits once fits again.
+    def _fixed_text(self) -> str:
+        # Includes the sentence of later rounds, so that a batch that fits in round 1 fits in every round.
         system = prompts.instructions("sentiment", self._language)["content"]
         return system + prompts.again(self._language) + prompts.block([])
 
-    def _request(self, batch: Batch, ask: int) -> LLMRequest:
-        lines = [prompts.line(place, text) for place, text in batch.items()]
-        data = (prompts.again(self._language) if ask > 1 else "") + prompts.block(lines)
+    def _request(self, batch: Batch, round_number: int) -> LLMRequest:
+        lines = [prompts.line(position, text) for position, text in batch.items()]
+        data = (prompts.again(self._language) if round_number > 1 else "") + prompts.block(lines)
         return LLMRequest(
             "sentiment",
             (prompts.instructions("sentiment", self._language), {"role": "user", "content": data}),
@@ -187,7 +195,7 @@ class _Labelling:
             {
                 "restaurant_id": self._item.restaurant_id,
                 "language": self._language,
-                "reviews": [{"id": place, "content": text} for place, text in batch.items()],
+                "reviews": [{"id": position, "content": text} for position, text in batch.items()],
             },
             ANSWER_TOKENS + LABEL_TOKENS * len(batch),
             self._task.temperature,
@@ -195,54 +203,55 @@ class _Labelling:
         )
 
 
-def _numbered(batch: Sequence[PackedText], places: Sequence[int]) -> Batch:
-    """Return a batch by place; what was cut to nothing is empty."""
+def _by_position(batch: Sequence[PackedText], positions: Sequence[int]) -> Batch:
+    """Return a packed batch by position; a text of which only the truncation mark is left becomes empty."""
     return {
-        places[one.index]: "" if one.text.strip() == TRUNCATION_MARK.strip() else one.text for one in batch
+        positions[packed.index]: "" if packed.text.strip() == TRUNCATION_MARK.strip() else packed.text
+        for packed in batch
     }
 
 
-def _smaller(batch: Batch, error: PromptTooLong) -> list[Batch]:
+def _halves(batch: Batch, error: PromptTooLong) -> list[Batch]:
     """
-    Return two halves of a batch, or a single review cut in half.
+    Return the two halves of a batch; of a single review, the first half of its text.
 
     Raises:
-        PromptTooLong: When nothing would be left of it.
+        PromptTooLong: Nothing would be left of the text; raises `error` itself.
     """
-    shown = list(batch.items())
-    if len(shown) > 1:
-        middle = len(shown) // 2
-        return [dict(shown[:middle]), dict(shown[middle:])]
-    ((place, text),) = shown
+    reviews = list(batch.items())
+    if len(reviews) > 1:
+        middle = len(reviews) // 2
+        return [dict(reviews[:middle]), dict(reviews[middle:])]
+    ((position, text),) = reviews
     half = truncate_to_half(text)
     if half is None:
         raise error
-    return [{place: half}]
+    return [{position: half}]
 
 
-def _result(item: RestaurantReviews, judged: Judged, model: str) -> RestaurantSentiment:
-    labels = tuple(_label(place, review, judged) for place, review in enumerate(item.reviews))
-    counts = Counter(label.label for label in labels)
+def _result(item: RestaurantReviews, labels: Labels, model: str) -> RestaurantSentiment:
+    review_labels = tuple(_label(position, review, labels) for position, review in enumerate(item.reviews))
+    counts = Counter(label.label for label in review_labels)
     positive, negative, neutral = (counts[label] for label in ("positive", "negative", "neutral"))
-    shares = percentages((positive, negative, neutral))
+    ratios = percentages((positive, negative, neutral))
     return RestaurantSentiment(
         item.restaurant_id,
         positive,
         negative,
         neutral,
         counts[None],
-        len(labels),
-        shares[0],
-        shares[1],
-        shares[2],
-        labels,
+        len(review_labels),
+        ratios[0],
+        ratios[1],
+        ratios[2],
+        review_labels,
         model,
     )
 
 
-def _label(place: int, review: Review, judged: Judged) -> ReviewLabel:
-    review_id = place if review.id is None else review.id
-    label = judged.get(place)
+def _label(position: int, review: Review, labels: Labels) -> ReviewLabel:
+    review_id = position if review.id is None else review.id
+    label = labels.get(position)
     if label is None:
         return ReviewLabel(review_id, None, BLANK)
     if isinstance(label, Exception):
@@ -252,15 +261,15 @@ def _label(place: int, review: Review, judged: Judged) -> ReviewLabel:
 
 def percentages(counts: Sequence[int]) -> tuple[int, ...]:
     """
-    Return whole percentages that add up to 100, or all 0 where there is nothing to divide.
+    Return whole percentages that add up to 100, or zeros if all counts are 0.
 
-    Largest remainder (Hamilton's method): each share is rounded down, and what is missing from 100 goes to the
-    largest remainders, the first of equals.
+    Largest remainder method (Hamilton's): round every percentage down, then add 1 to those with the largest
+    remainders until the sum is 100; of equal remainders, the first comes first.
     """
     total = sum(counts)
     if not total:
         return (0,) * len(counts)
     shares = [divmod(100 * count, total) for count in counts]
     lacking = 100 - sum(whole for whole, _ in shares)
-    favoured = sorted(range(len(counts)), key=lambda place: -shares[place][1])[:lacking]
-    return tuple(whole + (place in favoured) for place, (whole, _) in enumerate(shares))
+    rounded_up = sorted(range(len(counts)), key=lambda index: -shares[index][1])[:lacking]
+    return tuple(whole + (index in rounded_up) for index, (whole, _) in enumerate(shares))

@@ -1,11 +1,11 @@
-"""`ExtractStrengths`: what a restaurant has over others, in two steps that know no barrier."""
+"""`ExtractStrengths`: a restaurant's strengths over other restaurants, from a comparison of their reviews."""
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import Any, ClassVar, TypeAlias
 
 from ..models import ComparisonItem, Hit, ItemId, Review, SearchQuery
 from ..results import RestaurantStrength
@@ -26,39 +26,43 @@ from .aspects import query_texts
 
 Reviews: TypeAlias = tuple[Review, ...]
 
-ROOM = 100
-"""Tokens that a comparison leaves for the reviews of a batch, at least."""
+MIN_REVIEW_TOKENS = 100
+"""Minimum number of tokens that the comparison summary must leave for the reviews of a batch."""
 
-COMPARED, STRENGTH = "comparison_summary", "target_restaurant_strength"
+COMPARISON, STRENGTH = "comparison_summary", "target_restaurant_strength"
+"""The fields of the replies of step 1 and step 2."""
 
 
 @dataclass(frozen=True)
 class ExtractStrengths:
     """
-    Derive what a restaurant has over others.
+    Derive the strengths of a restaurant over other restaurants.
 
     Items are mappings ``{"target_restaurant_id", "target_reviews"?, "comparison_reviews"?, "category"?,
-    "priority"?}`` (see `ComparisonItem`); a review is a text, a mapping ``{"content", ...}`` or a `Review`. Reviews
-    that are left out are found by search: the restaurant's own, and those of other restaurants, of the same
-    category where it is known.
+    "priority"?}`` (see `ComparisonItem`); a review is a string, a mapping ``{"content", ...}`` or a `Review`. Reviews
+    that are not given are found by search: the restaurant's own, and those of other restaurants, of the same
+    category if it is known.
 
-    Step 1 sums up the comparison reviews, step 2 derives the strength; both from packed batches. Restaurants do
-    not wait for each other between the steps, and equal sets of comparison reviews are summed up once per run. A
-    batch that fails leaves the others standing. Without reviews of its own a restaurant has no strength: it
-    succeeds, and no call is made.
+    Step 1 summarises the comparison reviews, step 2 derives the strength; both work on packed batches. There is no
+    barrier between the steps of different restaurants. Equal lists of comparison reviews are summarised once per run.
+    If a batch fails, the others stand. A restaurant without reviews of its own succeeds without a call, with an empty
+    strength.
 
     Attributes:
-        max_tokens_per_batch: Token budget of a batch, prompt and answer; None for `Limits.max_tokens_per_batch`.
-        language: Of instructions and answers: "ko", "en", or "auto" for that of the reviews.
-        limit: Most reviews found by a search.
-        min_score: Least dense similarity of a review that is found, -1 to 1; 0.0 for no bound.
-        query: What to search for; None for the words of service, price and food.
-        max_tokens: The longest answer, in tokens.
+        max_tokens_per_batch: Token budget of a batch, prompt and reply; None for `Limits.max_tokens_per_batch`.
+        language: Language of instructions and replies: "ko", "en", or "auto" for the language of the reviews.
+        limit: Maximum number of reviews found by a search.
+        min_score: Minimum dense cosine similarity of a review found, -1 to 1; 0.0 for no bound.
+        query: Query text; None for the seed words of service, price and food.
+        max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
 
     Raises:
-        ConfigurationError: When a field is out of its bounds.
+        ConfigurationError: A field is out of its bounds.
     """
+
+    name: ClassVar[str] = "ExtractStrengths"
+    requires_search: ClassVar[bool] = False  # only for items without reviews
 
     max_tokens_per_batch: int | None = None
     language: LanguageOption = "ko"
@@ -75,33 +79,28 @@ class ExtractStrengths:
         score: object = self.min_score
         query: object = self.query
         check(self, "min_score", isinstance(score, (int, float)) and -1 <= score <= 1, "-1 to 1")
-        said = query is None or (isinstance(query, str) and bool(query.strip()))
-        check(self, "query", said, "words to search for, or None")
+        valid = query is None or (isinstance(query, str) and bool(query.strip()))
+        check(self, "query", valid, "words to search for, or None")
         check_language(self)
         check_temperature(self)
 
-    @property
-    def name(self) -> str:
-        """What the task is called."""
-        return "ExtractStrengths"
-
-    @property
-    def requires_search(self) -> bool:
-        """It depends on the item."""
-        return False
-
     def parse_item(self, raw: Any, /) -> ComparisonItem:
-        """Check one item: a mapping or a `ComparisonItem`."""
+        """
+        Validate one item: a mapping or a `ComparisonItem`.
+
+        Raises:
+            ConfigurationError: The item is invalid; the message names every wrong field.
+        """
         from ._schemas import ComparisonSchema, read_item
 
-        form = read_item(ComparisonSchema, raw)
-        target, others = form.target_reviews, form.comparison_reviews
+        item = read_item(ComparisonSchema, raw)
+        target, others = item.target_reviews, item.comparison_reviews
         return ComparisonItem(
-            form.target_restaurant_id,
+            item.target_restaurant_id,
             None if target is None else tuple(review.review() for review in target),
             None if others is None else tuple(review.review() for review in others),
-            form.category,
-            form.priority,
+            item.category,
+            item.priority,
         )
 
     def item_key(self, item: ComparisonItem, /) -> tuple[ItemId, int]:
@@ -109,36 +108,39 @@ class ExtractStrengths:
         return item.target_restaurant_id, item.priority
 
     def flow(self, item: ComparisonItem, /) -> Flow[RestaurantStrength]:
-        """Find reviews where they are missing, sum up the others', derive the strength."""
+        """Return the flow of one item: find missing reviews, summarise the comparison reviews, derive the strength."""
         target, others, language = yield from self._reviews(item)
-        own, compared = _lines(target), _lines(others)
-        comparison = strength = SummaryResult({COMPARED: "", STRENGTH: ""}, frozenset(), "")
-        if own:
-            if compared:
-                job = self._job(item, COMPARED, language)
-                comparison = yield from once(self._key(language, others), lambda: job.flow(compared))
-            fitting = yield from self._fitted(comparison.texts[COMPARED], language)
-            job = self._job(item, STRENGTH, language, fitting)
-            strength = yield from job.flow(own)
-        read = len(own) - len(strength.failed)
-        compared_with = len(compared) - len(comparison.failed) if own else 0
+        target_lines, comparison_lines = _lines(target), _lines(others)
+        comparison = strength = SummaryResult({COMPARISON: "", STRENGTH: ""}, frozenset(), "")
+        if target_lines:
+            if comparison_lines:
+                step_1 = self._map_reduce(item, COMPARISON, language)
+                comparison = yield from once(
+                    self._comparison_key(language, others), lambda: step_1.flow(comparison_lines)
+                )
+            comparison_text = yield from self._truncated(comparison.texts[COMPARISON], language)
+            step_2 = self._map_reduce(item, STRENGTH, language, comparison_text)
+            strength = yield from step_2.flow(target_lines)
+        target_count = len(target_lines) - len(strength.failed)
+        comparison_count = len(comparison_lines) - len(comparison.failed) if target_lines else 0
         return RestaurantStrength(
             item.target_restaurant_id,
-            comparison.texts[COMPARED],
+            comparison.texts[COMPARISON],
             strength.texts[STRENGTH],
             target,
             others,
-            read,
-            compared_with,
-            len(target) + len(others) - read - compared_with,
+            target_count,
+            comparison_count,
+            len(target) + len(others) - target_count - comparison_count,
             strength.model,
         )
 
     def _reviews(self, item: ComparisonItem) -> Flow[tuple[Reviews, Reviews, Language]]:
-        """Return both sets, found where they are not given, and the language to work in."""
+        """Return target reviews, comparison reviews and language; search for the reviews that the item lacks."""
         target, others = item.target_reviews, item.comparison_reviews
         if self.language == "auto" and target is None:
-            # Words of both languages would find reviews of both: its own reviews tell whose are wanted.
+            # The comparison search must wait for this one: a query with the words of both languages would find
+            # comparison reviews in both, and the language of the target reviews is not known before.
             (target,) = yield from self._search(self._query(item, "target", "auto"))
         language = choose_language(self.language, (review.content for review in target or ()))
         if target is None and others is None:
@@ -158,32 +160,33 @@ class ExtractStrengths:
         return SearchQuery(name, text, self.limit, self.min_score, which, "others", item.category)
 
     def _search(self, *queries: SearchQuery) -> Flow[list[Reviews]]:
-        found = yield from search_all(queries)
-        raise_first(hits for hits in found if isinstance(hits, Exception))
+        results = yield from search_all(queries)
+        raise_first(hits for hits in results if isinstance(hits, Exception))
         return [
             _as_reviews(hits, query)
-            for query, hits in zip(queries, found, strict=True)
+            for query, hits in zip(queries, results, strict=True)
             if not isinstance(hits, Exception)
         ]
 
-    def _fitted(self, compared: str, language: Language) -> Flow[str]:
-        """Return a comparison, cut where it would leave no room for reviews in a batch."""
-        if not compared:
+    def _truncated(self, comparison: str, language: Language) -> Flow[str]:
+        """Return a comparison summary, truncated to leave `MIN_REVIEW_TOKENS` for the reviews of a batch."""
+        if not comparison:
             return ""
-        ((fitting,),) = yield from pack(
-            [compared],
+        ((packed,),) = yield from pack(
+            [comparison],
             render=lambda text: prompts.comparison(text, language),
             fixed_text=prompts.instructions("strength", language)["content"] + prompts.block([]),
-            answer_tokens=self.max_tokens + ROOM,
+            answer_tokens=self.max_tokens + MIN_REVIEW_TOKENS,
             max_tokens=self.max_tokens_per_batch,
         )
-        return fitting.text
+        return packed.text
 
-    def _job(
-        self, item: ComparisonItem, field: str, language: Language, compared: str | None = None
+    def _map_reduce(
+        self, item: ComparisonItem, field: str, language: Language, comparison: str | None = None
     ) -> MapReduceSummary:
+        """Return step 1, or step 2 if its `comparison` is given; that may be empty."""
         return MapReduceSummary(
-            "comparison_summary" if compared is None else "strength",
+            "comparison_summary" if comparison is None else "strength",
             item.target_restaurant_id,
             language,
             (field,),
@@ -191,17 +194,18 @@ class ExtractStrengths:
             self.max_tokens_per_batch,
             self.temperature,
             item.priority,
-            "" if compared is None else prompts.comparison(compared, language),
-            {} if compared is None else {COMPARED: compared},
+            "" if comparison is None else prompts.comparison(comparison, language),
+            {} if comparison is None else {COMPARISON: comparison},
         )
 
-    def _key(self, language: Language, others: Sequence[Review]) -> Hashable:
-        """Return what makes two sets of comparison reviews the same: their texts, in their order."""
+    def _comparison_key(self, language: Language, others: Sequence[Review]) -> Hashable:
+        """Return the memoization key of step 1: the language, and a hash of the texts in order."""
         digest = blake2b(digest_size=16)
         for review in others:
             text = review.content.encode("utf-8", "surrogatepass")
+            # The length first, so that no two lists of texts hash the same bytes.
             digest.update(len(text).to_bytes(8, "big") + text)
-        return (self.name, COMPARED, language, digest.digest())
+        return (self.name, COMPARISON, language, digest.digest())
 
 
 def _lines(reviews: Sequence[Review]) -> list[ReviewLine]:
@@ -213,7 +217,7 @@ def _lines(reviews: Sequence[Review]) -> list[ReviewLine]:
 
 
 def _as_reviews(hits: Sequence[Hit], query: SearchQuery) -> Reviews:
-    # A search of the user's own may not know `scope`.
+    # Filter again: a search backend of the user's own may ignore `scope`.
     own = query.scope == "restaurant"
     return tuple(
         Review(hit.content, hit.review_id, hit.restaurant_id)

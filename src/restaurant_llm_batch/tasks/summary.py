@@ -1,11 +1,11 @@
-"""`SummarizeAspects`: search a restaurant's reviews aspect by aspect, and have the model summarise them."""
+"""`SummarizeAspects`: summaries of a restaurant by aspect and overall, from reviews found by search."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from .._llm_response import LLMResponse
 from ..errors import OutputError, PromptTooLong
@@ -29,11 +29,11 @@ from ._prompts import aspects as prompts
 from ._prompts.aspects import Language
 from .aspects import Aspects, query_texts
 
-Shown = Mapping[str, Sequence[Hit]]
-"""The reviews that the model is shown, by aspect."""
+HitsByAspect = Mapping[str, Sequence[Hit]]
+"""The reviews in a prompt, by aspect; the model cites a review by its index in its aspect."""
 
 _OVERALL = ""
-"""Where the overall summary stands among the aspects; no aspect has this name."""
+"""Key of the overall summary among the parsed aspects; no aspect has this name."""
 
 
 @dataclass(frozen=True)
@@ -42,23 +42,26 @@ class SummarizeAspects:
     Summarise restaurants aspect by aspect, and overall.
 
     Items are restaurant ids, or mappings ``{"restaurant_id", "limit"?, "priority"?, "query"?}`` (see
-    `RestaurantRef`). For each aspect one search, restricted to the restaurant, finds the reviews that the
-    model is shown. An aspect whose search or call fails is reported as failed while the others stand; the
-    restaurant fails when nothing could be summarised. Without any review it succeeds, and no call is made.
+    `RestaurantRef`). For each aspect, one search among the restaurant's reviews finds those for the prompt. If the
+    search or the call of an aspect fails, that aspect is reported as failed and the others stand; the restaurant fails
+    if every aspect does. A restaurant without any review succeeds without a call.
 
     Attributes:
-        limit: Most reviews shown per aspect.
-        min_score: Least dense similarity of a review to the aspect's words, -1 to 1; 0.0 for no bound.
-        mode: "single": one call for everything; "split": one per aspect, then one for the overall summary.
-        language: What is searched in and answered in: "ko", "en", or "auto" for the words of both and the
+        limit: Maximum number of reviews per aspect.
+        min_score: Minimum dense cosine similarity of a review to the query text, -1 to 1; 0.0 for no bound.
+        mode: "single": one call for everything; "split": one call per aspect, then one for the overall summary.
+        language: Language of seed words and replies: "ko", "en", or "auto" for the seed words of both and the
             language of the reviews found.
         aspects: Names of aspects, or a mapping of aspect to seed words (for any language, or by language).
-        max_tokens: The longest answer, in tokens.
+        max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
 
     Raises:
-        ConfigurationError: When a field is out of its bounds.
+        ConfigurationError: A field is out of its bounds.
     """
+
+    name: ClassVar[str] = "SummarizeAspects"
+    requires_search: ClassVar[bool] = True
 
     limit: int = 10
     min_score: float = 0.0
@@ -67,7 +70,7 @@ class SummarizeAspects:
     aspects: Aspects = ("service", "price", "food")
     max_tokens: int = 1500
     temperature: float = 0.1
-    _texts: Mapping[str, str] = field(init=False, repr=False, compare=False)
+    _query_texts: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         score: object = self.min_score
@@ -77,20 +80,17 @@ class SummarizeAspects:
         check_language(self)
         check_count(self, "max_tokens")
         check_temperature(self)
-        object.__setattr__(self, "_texts", query_texts(self.aspects, self.language))
-
-    @property
-    def name(self) -> str:
-        """What the task is called."""
-        return "SummarizeAspects"
-
-    @property
-    def requires_search(self) -> bool:
-        """It always searches."""
-        return True
+        # Once per task and not per item: the texts are the same for every restaurant. A frozen dataclass sets a
+        # derived field through `object`.
+        object.__setattr__(self, "_query_texts", query_texts(self.aspects, self.language))
 
     def parse_item(self, raw: Any, /) -> RestaurantRef:
-        """Check one item: an id, a mapping or a `RestaurantRef`."""
+        """
+        Validate one item: an id, a mapping or a `RestaurantRef`.
+
+        Raises:
+            ConfigurationError: The item is invalid; the message names every wrong field.
+        """
         if not isinstance(raw, (Mapping, RestaurantRef)):
             return RestaurantRef(as_item_id(raw, "restaurant_id"))
         from ._schemas import read_restaurant
@@ -102,30 +102,30 @@ class SummarizeAspects:
         return item.restaurant_id, item.priority
 
     def flow(self, item: RestaurantRef, /) -> Flow[RestaurantSummary]:
-        """Search, ask, read."""
-        found = yield from search_all(self._queries(item))
+        """Return the flow of one item: search for each aspect, then summarise in one call or one per aspect."""
+        results = yield from search_all(self._queries(item))
         categories: dict[str, AspectSummary] = {}
-        shown: dict[str, Sequence[Hit]] = {}
+        hits_by_aspect: dict[str, Sequence[Hit]] = {}
         errors: list[Exception] = []
-        for aspect, hits in zip(self._texts, found, strict=True):
+        for aspect, hits in zip(self._query_texts, results, strict=True):
             if isinstance(hits, Exception):
                 categories[aspect] = _failed(hits)
                 errors.append(hits)
             elif hits:
-                shown[aspect] = hits
+                hits_by_aspect[aspect] = hits
             else:
                 categories[aspect] = AspectSummary(status="no_reviews")
         overall = model = ""
-        if shown:
-            answer = self._single if self.mode == "single" else self._split
-            overall, model = yield from answer(item, shown, categories, errors)
+        if hits_by_aspect:
+            summarize = self._single if self.mode == "single" else self._split
+            overall, model = yield from summarize(item, hits_by_aspect, categories, errors)
         elif errors:
             raise errors[0]
-        ordered = {aspect: categories[aspect] for aspect in self._texts}
+        ordered = {aspect: categories[aspect] for aspect in self._query_texts}
         return RestaurantSummary(item.restaurant_id, overall, model, ordered)
 
     def _queries(self, item: RestaurantRef) -> Iterable[SearchQuery]:
-        for aspect, text in self._texts.items():
+        for aspect, text in self._query_texts.items():
             yield SearchQuery(
                 item.restaurant_id,
                 f"{text} {item.query}" if item.query else text,
@@ -135,51 +135,68 @@ class SummarizeAspects:
             )
 
     def _single(
-        self, item: RestaurantRef, shown: Shown, categories: dict[str, AspectSummary], errors: list[Exception]
+        self,
+        item: RestaurantRef,
+        hits_by_aspect: HitsByAspect,
+        categories: dict[str, AspectSummary],
+        errors: list[Exception],
     ) -> Flow[tuple[str, str]]:
-        """Ask about everything at once; fill in the categories, return the overall summary and the model."""
-        language = self._language(shown)
+        """Summarise all aspects in one call; fill in `categories`, return the overall summary and the model."""
+        language = self._language(hits_by_aspect)
         while True:
-            request = self._about_all(item, shown, language)
+            request = self._request_for_all(item, hits_by_aspect, language)
             try:
                 reply = yield from complete(request)
                 break
             except PromptTooLong as error:
-                shown = trimmed(shown, error)
-        answer = _read(reply, shown)
-        problem = next((part for part in answer.values() if isinstance(part, OutputError)), None)
+                hits_by_aspect = trimmed(hits_by_aspect, error)
+        parts = _parse_parts(reply, hits_by_aspect)
+        problem = next((part for part in parts.values() if isinstance(part, OutputError)), None)
         if problem is not None:
-            again = yield from repair(request, reply, problem)
-            if again is not None:
-                better = _read(again, shown)
-                answer = {
-                    key: better[key] if isinstance(part, OutputError) else part
-                    for key, part in answer.items()
+            second_reply = yield from repair(request, reply, problem)
+            if second_reply is not None:
+                # Valid parts of the first reply stay: the second may have lost them.
+                repaired = _parse_parts(second_reply, hits_by_aspect)
+                parts = {
+                    key: repaired[key] if isinstance(part, OutputError) else part
+                    for key, part in parts.items()
                 }
-        overall = answer.pop(_OVERALL)
-        for aspect, part in answer.items():
-            _book(categories, errors, aspect, part)
-        _raise_if_nothing_stands(categories, errors)
+        overall = parts.pop(_OVERALL)
+        for aspect, part in parts.items():
+            _record(categories, errors, aspect, part)
+        _raise_if_all_failed(categories, errors)
         if isinstance(overall, OutputError):
             raise overall
         return overall, reply.model
 
-    def _about_all(self, item: RestaurantRef, shown: Shown, language: Language) -> LLMRequest:
-        blocks = [prompts.reviews_block(aspect, hits, language) for aspect, hits in shown.items()]
-        reviews = {aspect: _as_inputs(hits) for aspect, hits in shown.items()}
-        schema = prompts.aspects_schema(tuple(shown))
+    def _request_for_all(
+        self, item: RestaurantRef, hits_by_aspect: HitsByAspect, language: Language
+    ) -> LLMRequest:
+        blocks = [prompts.reviews_block(aspect, hits, language) for aspect, hits in hits_by_aspect.items()]
+        reviews = {aspect: _as_inputs(hits) for aspect, hits in hits_by_aspect.items()}
+        schema = prompts.aspects_schema(tuple(hits_by_aspect))
         return self._request("aspect_summaries", item, language, "\n".join(blocks), schema, reviews=reviews)
 
     def _split(
-        self, item: RestaurantRef, shown: Shown, categories: dict[str, AspectSummary], errors: list[Exception]
+        self,
+        item: RestaurantRef,
+        hits_by_aspect: HitsByAspect,
+        categories: dict[str, AspectSummary],
+        errors: list[Exception],
     ) -> Flow[tuple[str, str]]:
-        """Ask about each aspect by itself, then for the overall summary."""
-        language = self._language(shown)
-        parts = yield from gather(*(self._aspect(item, *one, language) for one in shown.items()))
-        for aspect, part in zip(shown, parts, strict=True):
-            _book(categories, errors, aspect, reraise_fatal(part))
-        _raise_if_nothing_stands(categories, errors)
-        summaries = {a: categories[a].summary for a in shown if categories[a].status == "ok"}
+        """Summarise each aspect in its own call; fill in `categories`, return the overall summary and the model."""
+        language = self._language(hits_by_aspect)
+        parts = yield from gather(
+            *(self._aspect(item, aspect, hits, language) for aspect, hits in hits_by_aspect.items())
+        )
+        for aspect, part in zip(hits_by_aspect, parts, strict=True):
+            _record(categories, errors, aspect, reraise_fatal(part))
+        _raise_if_all_failed(categories, errors)
+        summaries = {
+            aspect: categories[aspect].summary
+            for aspect in hits_by_aspect
+            if categories[aspect].status == "ok"
+        }
         request = self._request(
             "overall_summary",
             item,
@@ -208,7 +225,7 @@ class SummarizeAspects:
                 reviews=_as_inputs(hits),
             )
             try:
-                return (yield from complete_and_parse(request, partial(_read_aspect, hits)))
+                return (yield from complete_and_parse(request, partial(_parse_aspect, hits)))
             except PromptTooLong as error:
                 hits = trimmed({aspect: hits}, error)[aspect]
 
@@ -231,28 +248,28 @@ class SummarizeAspects:
             item.priority,
         )
 
-    def _language(self, shown: Shown) -> Language:
+    def _language(self, hits_by_aspect: HitsByAspect) -> Language:
         if self.language != "auto":
             return self.language
-        return language_of(hit.content for hits in shown.values() for hit in hits)
+        return language_of(hit.content for hits in hits_by_aspect.values() for hit in hits)
 
 
 def _as_inputs(hits: Sequence[Hit]) -> list[dict[str, Any]]:
     return [{"id": hit.review_id, "content": hit.content} for hit in hits]
 
 
-def _read(reply: LLMResponse, shown: Shown) -> dict[str, Any]:
-    """Return the parts of an answer by aspect, and the overall summary; an `OutputError` for what is not there."""
+def _parse_parts(reply: LLMResponse, hits_by_aspect: HitsByAspect) -> dict[str, Any]:
+    """Parse a reply about all aspects; return each aspect and `_OVERALL`, with an `OutputError` for an invalid part."""
     try:
         answer = read_object(reply)
     except OutputError as error:
-        return {**dict.fromkeys(shown, error), _OVERALL: error}
+        return {**dict.fromkeys(hits_by_aspect, error), _OVERALL: error}
     found = answer.get("categories")
-    given = found if isinstance(found, Mapping) else {}
+    categories = found if isinstance(found, Mapping) else {}
     parts: dict[str, Any] = {}
-    for aspect, hits in shown.items():
+    for aspect, hits in hits_by_aspect.items():
         try:
-            parts[aspect] = read_aspect(given.get(aspect), hits, prompts.MAX_BULLETS, reply)
+            parts[aspect] = read_aspect(categories.get(aspect), hits, prompts.MAX_BULLETS, reply)
         except OutputError as error:
             parts[aspect] = error
     try:
@@ -262,11 +279,11 @@ def _read(reply: LLMResponse, shown: Shown) -> dict[str, Any]:
     return parts
 
 
-def _read_aspect(hits: Sequence[Hit], reply: LLMResponse) -> AspectSummary:
+def _parse_aspect(hits: Sequence[Hit], reply: LLMResponse) -> AspectSummary:
     return read_aspect(read_object(reply), hits, prompts.MAX_BULLETS, reply)
 
 
-def _book(
+def _record(
     categories: dict[str, AspectSummary],
     errors: list[Exception],
     aspect: str,
@@ -279,22 +296,24 @@ def _book(
         categories[aspect] = part
 
 
-def trimmed(shown: Shown, error: PromptTooLong) -> dict[str, Sequence[Hit]]:
+def trimmed(hits_by_aspect: HitsByAspect, error: PromptTooLong) -> dict[str, Sequence[Hit]]:
     """
-    Return the better half of the reviews of each aspect; of single reviews, the first half of the text.
+    Return the better half of each aspect's hits; if no aspect has more than one, the first half of their texts.
 
     Raises:
-        PromptTooLong: When nothing would be left of them.
+        PromptTooLong: No text can be truncated further; raises `error` itself.
     """
-    if any(len(hits) > 1 for hits in shown.values()):
-        return {aspect: list(hits[: (len(hits) + 1) // 2]) for aspect, hits in shown.items()}
-    cut: dict[str, Sequence[Hit]] = {aspect: [_cut(hit) for hit in hits] for aspect, hits in shown.items()}
-    if all(hits == cut[aspect] for aspect, hits in shown.items()):
+    if any(len(hits) > 1 for hits in hits_by_aspect.values()):
+        return {aspect: list(hits[: (len(hits) + 1) // 2]) for aspect, hits in hits_by_aspect.items()}
+    truncated: dict[str, Sequence[Hit]] = {
+        aspect: [_truncated(hit) for hit in hits] for aspect, hits in hits_by_aspect.items()
+    }
+    if all(hits == truncated[aspect] for aspect, hits in hits_by_aspect.items()):
         raise error
-    return cut
+    return truncated
 
 
-def _cut(hit: Hit) -> Hit:
+def _truncated(hit: Hit) -> Hit:
     half = truncate_to_half(hit.content)
     return hit if half is None else replace(hit, content=half)
 
@@ -303,6 +322,6 @@ def _failed(error: Exception) -> AspectSummary:
     return AspectSummary(status="failed", error=describe_error(error))
 
 
-def _raise_if_nothing_stands(categories: Mapping[str, AspectSummary], errors: Sequence[Exception]) -> None:
+def _raise_if_all_failed(categories: Mapping[str, AspectSummary], errors: Sequence[Exception]) -> None:
     if errors and not any(category.status == "ok" for category in categories.values()):
         raise errors[0]

@@ -1,10 +1,10 @@
-"""`ExtractVocabulary`: the words and phrases of a document, chunk by chunk."""
+"""`ExtractVocabulary`: words and phrases of a document, extracted chunk by chunk and merged."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 from unicodedata import normalize
 
 from .._llm_response import LLMResponse
@@ -25,10 +25,11 @@ from ._common import (
     raise_first,
     reraise_fatal,
 )
-from ._prompts import vocabulary as prompts
+from ._prompts import words as prompts
 from ._prompts.aspects import Language
 
 _MAX_SPLITS = 3
+"""How many times a chunk may be halved, and its halves again: into 8 parts at most."""
 
 
 @dataclass(frozen=True)
@@ -37,26 +38,28 @@ class ExtractVocabulary:
     Extract the words and phrases of documents, each given as chunks.
 
     Items are mappings ``{"document_id", "chunks", "priority"?}`` (see `Document`); `split_text` makes chunks.
-    The model is asked about each chunk twice, for its words and for its phrases, and the answers are merged in
-    the order of the chunks, whatever order they came in. A chunk whose prompt or answer is too long is split
-    in two and both halves are asked about, at most three levels deep. A chunk that fails is among the result's
-    `failed_chunks` while the others stand; the document fails when all did. Blank chunks are not sent, and a
-    document without any other succeeds, empty.
+    Each chunk takes two calls, one for its words and one for its phrases; replies are merged in the order of the
+    chunks, whatever order they came in. A chunk whose prompt or reply is too long is split in two, at most three
+    levels deep. If a chunk fails, it is listed in the result's `failed_chunks` and the others stand; the document
+    fails if all calls do. Blank chunks are not sent; a document of blank chunks succeeds without a call.
 
     Attributes:
-        plan: "A": words and phrases of all chunks side by side; "B": all words, then all phrases; "C": as "A"
-            if `parallel` is set and the chunks are known to fit, else as "B".
+        plan: "A": words and phrases of all chunks concurrently; "B": all words, then all phrases; "C": like "A"
+            if `parallel` is set and the chunks fit (the two fields below), else like "B".
         parallel: Whether plan "C" may choose "A".
-        max_safe_chunks: Most chunks that are taken to fit without knowing the GPU.
-        max_concurrent_sequences: How many calls the GPU's memory holds at once, where that is known: what
-            `limits.resident_sequences` computes. Chunks fit that make no more calls than this.
-        language: What meanings are given in: "ko", "en", or "auto" for the language of the chunks.
-        max_tokens: The longest answer, in tokens.
+        max_safe_chunks: Maximum number of chunks that are assumed to fit without knowing the GPU.
+        max_concurrent_sequences: How many calls the GPU's memory holds at once, as computed by
+            `max_concurrent_sequences`; None if unknown. Chunks fit if they need no more calls than this.
+        language: Language of the meanings: "ko", "en", or "auto" for the language of the chunks.
+        max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
 
     Raises:
-        ConfigurationError: When a field is out of its bounds.
+        ConfigurationError: A field is out of its bounds.
     """
+
+    name: ClassVar[str] = "ExtractVocabulary"
+    requires_search: ClassVar[bool] = False
 
     plan: Literal["A", "B", "C"] = "C"
     parallel: bool = False
@@ -71,26 +74,21 @@ class ExtractVocabulary:
         check(self, "parallel", isinstance(self.parallel, bool), "True or False")
         for name in ("max_safe_chunks", "max_concurrent_sequences"):
             value = getattr(self, name)
-            fine = isinstance(value, int) and not isinstance(value, bool) and value >= 0
+            valid = isinstance(value, int) and not isinstance(value, bool) and value >= 0
             optional = name == "max_concurrent_sequences"
             bounds = "a whole number of at least 0" + (", or None" if optional else "")
-            check(self, name, fine or (optional and value is None), bounds)
+            check(self, name, valid or (optional and value is None), bounds)
         check_language(self)
         check_count(self, "max_tokens")
         check_temperature(self)
 
-    @property
-    def name(self) -> str:
-        """What the task is called."""
-        return "ExtractVocabulary"
-
-    @property
-    def requires_search(self) -> bool:
-        """It never searches."""
-        return False
-
     def parse_item(self, raw: Any, /) -> Document:
-        """Check one item: a mapping or a `Document`."""
+        """
+        Validate one item: a mapping or a `Document`.
+
+        Raises:
+            ConfigurationError: The item is invalid; the message names every wrong field.
+        """
         from ._schemas import read_document
 
         return read_document(raw)
@@ -100,32 +98,32 @@ class ExtractVocabulary:
         return item.document_id, item.priority
 
     def flow(self, item: Document, /) -> Flow[Vocabulary]:
-        """Ask, split what is too long, merge."""
-        places = [place for place, chunk in enumerate(item.chunks) if chunk.strip()]
-        words, phrases = yield from self._ask_all(item, [item.chunks[place] for place in places])
-        answers = [*words, *phrases]
-        raise_if_nothing_stands(answers)
+        """Return the flow of one item: extract from every chunk, split chunks that are too long, merge."""
+        indices = [index for index, chunk in enumerate(item.chunks) if chunk.strip()]
+        words, phrases = yield from self._extract_all(item, [item.chunks[index] for index in indices])
+        results = [*words, *phrases]
+        raise_if_all_failed(results)
         return Vocabulary(
             item.document_id,
-            merge_words(readings(words)),
-            merge_phrases(readings(phrases)),
-            tuple(failures(places, {"words": words, "phrases": phrases})),
-            model_of(readings(answers)),
+            merge_words(without_errors(words)),
+            merge_phrases(without_errors(phrases)),
+            tuple(failures(indices, {"words": words, "phrases": phrases})),
+            model_of(without_errors(results)),
         )
 
     def is_parallel(self, chunks: int) -> bool:
-        """Tell whether the words and the phrases of so many chunks are asked for at the same time."""
+        """Return whether a document of `chunks` chunks has its words and its phrases extracted concurrently."""
         if self.plan != "C":
             return self.plan == "A"
         resident = self.max_concurrent_sequences
         fits = chunks <= self.max_safe_chunks or (resident is not None and 2 * chunks <= resident)
         return self.parallel and fits
 
-    def _ask_all(self, item: Document, chunks: Sequence[str]) -> Flow[tuple[Answers, Answers]]:
-        """Ask for the words and for the phrases of all chunks, in the order that the plan says."""
+    def _extract_all(self, item: Document, chunks: Sequence[str]) -> Flow[tuple[ChunkResults, ChunkResults]]:
+        """Extract the words and the phrases of all chunks, in the order of the plan."""
         language = choose_language(self.language, chunks)
-        words = [self._ask(item, language, "words", chunk) for chunk in chunks]
-        phrases = [self._ask(item, language, "phrases", chunk) for chunk in chunks]
+        words = [self._extract(item, language, "words", chunk) for chunk in chunks]
+        phrases = [self._extract(item, language, "phrases", chunk) for chunk in chunks]
         if not chunks:
             return [], []
         if self.is_parallel(len(chunks)):
@@ -133,7 +131,7 @@ class ExtractVocabulary:
             return both[: len(chunks)], both[len(chunks) :]
         return (yield from gather(*words)), (yield from gather(*phrases))
 
-    def _ask(
+    def _extract(
         self,
         item: Document,
         language: Language,
@@ -141,21 +139,21 @@ class ExtractVocabulary:
         text: str,
         splits: int = _MAX_SPLITS,
     ) -> Flow[ChunkResult]:
-        """Ask about one chunk, or about both halves of one that is too long."""
+        """Extract from one chunk, or from both halves of one that is too long."""
         from ._parsing import read_phrases, read_words
 
-        def read(reply: LLMResponse) -> ChunkResult:
+        def parse(reply: LLMResponse) -> ChunkResult:
             return ChunkResult(read_words(reply) if kind == "words" else read_phrases(reply), reply.model)
 
         try:
             return (
-                yield from complete_and_parse(self._request(item, language, kind, text), read, widen=False)
+                yield from complete_and_parse(self._request(item, language, kind, text), parse, widen=False)
             )
         except (OutputTruncated, PromptTooLong):
             halves = split_in_two(text) if splits else None
             if halves is None:
                 raise
-        parts = yield from gather(*(self._ask(item, language, kind, half, splits - 1) for half in halves))
+        parts = yield from gather(*(self._extract(item, language, kind, half, splits - 1) for half in halves))
         return join(parts)
 
     def _request(self, item: Document, language: Language, kind: VocabularyKind, text: str) -> LLMRequest:
@@ -176,12 +174,12 @@ class ExtractVocabulary:
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
     """
-    What was read in a chunk, or in a part of one.
+    Words or phrases of a chunk, or of a part of one.
 
     Attributes:
-        entries: Words, or phrases and their meanings, in the order of the answer.
-        model: The model that answered.
-        error: Why a part of the chunk could not be read, else None.
+        entries: Words with their `Word`, or phrases with their meanings, in the order of the reply.
+        model: Name of the model that answered.
+        error: The first error of a part of the chunk; None if no part failed.
     """
 
     entries: Sequence[tuple[str, Any]]
@@ -189,101 +187,101 @@ class ChunkResult:
     error: Exception | None = None
 
 
-Answers: TypeAlias = Sequence[ResultOrError[ChunkResult]]
-"""What came of each of a document's chunks, in their order."""
+ChunkResults: TypeAlias = Sequence[ResultOrError[ChunkResult]]
+"""Results or errors of a document's chunks, in their order."""
 
 
-def join(parts: Sequence[ResultOrError[ChunkResult]]) -> ChunkResult:
-    """Return the parts of one chunk as one; raise the first error where none was read."""
-    raise_if_nothing_stands(parts)
-    read = readings(parts)
+def join(parts: ChunkResults) -> ChunkResult:
+    """Join the results of the parts of one chunk; raise the first error if every part failed."""
+    raise_if_all_failed(parts)
+    results = without_errors(parts)
     errors = [part if isinstance(part, Exception) else part.error for part in parts]
     return ChunkResult(
-        [entry for reading in read for entry in reading.entries],
-        model_of(read),
+        [entry for result in results for entry in result.entries],
+        model_of(results),
         next(filter(None, errors), None),
     )
 
 
-def readings(answers: Iterable[ResultOrError[ChunkResult]]) -> list[ChunkResult]:
-    """Return what was read, without what failed."""
-    return [answer for answer in answers if isinstance(answer, ChunkResult)]
+def without_errors(results: Iterable[ResultOrError[ChunkResult]]) -> list[ChunkResult]:
+    """Return the results that are not errors."""
+    return [result for result in results if isinstance(result, ChunkResult)]
 
 
-def model_of(read: Iterable[ChunkResult]) -> str:
-    """Return the first model that is named, or ""."""
-    return next((reading.model for reading in read if reading.model), "")
+def model_of(results: Iterable[ChunkResult]) -> str:
+    """Return the first model name that is not empty, or ""."""
+    return next((result.model for result in results if result.model), "")
 
 
-def raise_if_nothing_stands(answers: Sequence[ResultOrError[ChunkResult]]) -> None:
-    """Raise the first error where nothing was read, or any error that stopped the run."""
-    errors = [answer for answer in map(reraise_fatal, answers) if isinstance(answer, Exception)]
-    if len(errors) == len(answers):
+def raise_if_all_failed(results: ChunkResults) -> None:
+    """Raise the first error if all results are errors, or any error that stops the run."""
+    errors = [result for result in map(reraise_fatal, results) if isinstance(result, Exception)]
+    if len(errors) == len(results):
         raise_first(errors)
 
 
-def failures(
-    places: Sequence[int], answers: Mapping[VocabularyKind, Sequence[ResultOrError[ChunkResult]]]
-) -> Iterator[FailedChunk]:
+def failures(indices: Sequence[int], results: Mapping[VocabularyKind, ChunkResults]) -> Iterator[FailedChunk]:
     """
-    Return what could not be read, in the order of the chunks.
+    Yield the failed chunks, in the order of the chunks.
 
     Args:
-        places: The places of the chunks that were asked about.
-        answers: For each kind the answers about them.
+        indices: Indices of the chunks in the document, of those that were sent.
+        results: Results of these chunks by kind.
     """
-    for number, place in enumerate(places):
-        for kind, answered in answers.items():
-            answer = answered[number]
-            if isinstance(answer, Exception):
-                yield FailedChunk(place, kind, describe_error(answer))
-            elif answer.error is not None:
-                yield FailedChunk(place, kind, f"a part of it: {describe_error(answer.error)}")
+    for number, index in enumerate(indices):
+        for kind, results_of_kind in results.items():
+            result = results_of_kind[number]
+            if isinstance(result, Exception):
+                yield FailedChunk(index, kind, describe_error(result))
+            elif result.error is not None:
+                yield FailedChunk(index, kind, f"a part of it: {describe_error(result.error)}")
 
 
-def merge_words(read: Iterable[ChunkResult]) -> Mapping[str, Word]:
+def merge_words(results: Iterable[ChunkResult]) -> Mapping[str, Word]:
     """
-    Return each word once: as it was first spelled, with the first part of speech named and all meanings.
+    Merge words: each once, in its first spelling, with its first non-empty part of speech and all its meanings.
 
     Args:
-        read: What was read, in the order of the chunks.
+        results: Results of the chunks, in their order.
     """
     spellings: dict[str, str] = {}
     parts_of_speech: dict[str, str] = {}
     meanings: dict[str, dict[str, str]] = {}
-    for key, spelling, word in _keyed(read):
+    for key, spelling, word in _keyed(results):
         spellings.setdefault(key, spelling)
         parts_of_speech[key] = parts_of_speech.get(key) or word.pos
-        of_word = meanings.setdefault(key, {})
-        for meaning in map(_tidy, word.meanings):
-            of_word.setdefault(meaning.casefold(), meaning)
+        meanings_of_word = meanings.setdefault(key, {})
+        for meaning in map(_normalized, word.meanings):
+            meanings_of_word.setdefault(meaning.casefold(), meaning)
     return {
         spelling: Word(parts_of_speech[key], tuple(meanings[key].values()))
         for key, spelling in spellings.items()
     }
 
 
-def merge_phrases(read: Iterable[ChunkResult]) -> Mapping[str, str]:
+def merge_phrases(results: Iterable[ChunkResult]) -> Mapping[str, str]:
     """
-    Return each phrase once, as it was first spelled, with the first meaning that is not empty.
+    Merge phrases: each once, in its first spelling, with its first meaning that is not empty.
 
     Args:
-        read: What was read, in the order of the chunks.
+        results: Results of the chunks, in their order.
     """
     spellings: dict[str, str] = {}
     meanings: dict[str, str] = {}
-    for key, spelling, meaning in _keyed(read):
+    for key, spelling, meaning in _keyed(results):
         spellings.setdefault(key, spelling)
-        meanings[key] = meanings.get(key) or _tidy(meaning)
+        meanings[key] = meanings.get(key) or _normalized(meaning)
     return {spelling: meanings[key] for key, spelling in spellings.items()}
 
 
-def _keyed(read: Iterable[ChunkResult]) -> Iterator[tuple[str, str, Any]]:
-    for reading in read:
-        for text, entry in reading.entries:
-            spelling = _tidy(text)
+def _keyed(results: Iterable[ChunkResult]) -> Iterator[tuple[str, str, Any]]:
+    """Yield every entry with its merge key (case-folded) and its spelling."""
+    for result in results:
+        for text, entry in result.entries:
+            spelling = _normalized(text)
+            # Case folding may undo the composition of NFC.
             yield normalize("NFC", spelling.casefold()), spelling, entry
 
 
-def _tidy(text: str) -> str:
+def _normalized(text: str) -> str:
     return normalize("NFC", " ".join(text.split()))

@@ -1,4 +1,4 @@
-"""Doubles to test your own code with: a search and a model that answer without either, and fail on demand."""
+"""Test doubles: fake search and LLM backends that fail on demand; `testing.server` has a fault server."""
 
 from .fakes import FakeLLM, FakeSearch, answer_from_schema
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
         calculate_dynamic_batch_size,
         estimate_tokens,
         pack_reviews,
+        truncate_to_half,
     )
     from .tokenizers import TiktokenCounter, TokenizersCounter
 
@@ -27,9 +28,10 @@ _MODULES = {
     "calculate_dynamic_batch_size": "packing",
     "estimate_tokens": "packing",
     "kv_cache_tokens": "kv",
-    "pack_reviews": "packing",
     "max_concurrent_sequences": "kv",
+    "pack_reviews": "packing",
     "split_text": "chunking",
+    "truncate_to_half": "packing",
 }
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "max_concurrent_sequences",
     "pack_reviews",
     "split_text",
+    "truncate_to_half",
 ]
 
 

@@ -1,4 +1,24 @@
-"""How many tokens a text has: an estimate that knows scripts, and one that learns from what servers report."""
+"""
+Token estimates by script, calibrated by iteratively reweighted least squares (IRLS) with a ridge prior.
+
+Two counters without a tokenizer:
+
+- `estimate_tokens` sums fixed costs per character class and per run, fitted to cl100k.
+- `CalibratedCounter` corrects another counter by the token counts that a server reports. Theory of operation:
+
+  1. *Model*: ``tokens = b * base + f * foreign``, where ``base`` is the other counter's count and ``foreign`` the
+     number of non-ASCII characters, on which tokenizers differ most. `_fit` finds the costs ``b`` and ``f``.
+  2. *Robustness*: IRLS (https://en.wikipedia.org/wiki/Iteratively_reweighted_least_squares). Each round solves
+     weighted least squares, then reweights each report by its relative residual: weight 1 up to
+     `_TOLERATED_ERROR`, then falling with the square of the residual, so that an outlier weighs next to nothing.
+     The first weights come from the median ratio, which a minority of wrong reports cannot move.
+  3. *Prior*: ridge regression toward ``b = 1, f = 0`` (the other counter is right), in `_solve`. It is strong for
+     ``b``, since tokenizers agree on English, and weak for ``f``. It also keeps the equations solvable when all
+     reports have the same share of non-ASCII characters.
+  4. *Margin*: the costs are raised to the 99th percentile of the ratio of reported to predicted tokens
+     (`_margin`), more while there are few reports, since a batch that is too large fails and one that is too
+     small only costs time.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +30,26 @@ from statistics import median
 from threading import Lock
 from typing import NamedTuple, TypeAlias
 
+from .._validation import check_whole
 from ..errors import ConfigurationError
 
 TokenCount: TypeAlias = Callable[[str], int]
-"""Says how many tokens a text has."""
+"""Returns the number of tokens of a text."""
 
-# The syllables that cl100k has a token for; it spells all others with two or three.
+# Hangul syllables that are one token in cl100k; all others are two or three.
 _COMMON_SYLLABLES = (
     "가간값개거게결경고공과구그글기나내는능니다당대도동되된드든들디라래러력로록료류른를름리만메면명목문미버번보복부"
     "분비사산상색생서성세션소수스습시식신아야어에여열오와요용우운원위으은을음의이인일임입자작장재적전정제져조주지진"
     "째체출치크태터턴트튼하한할함해호화환회"
 )
-_COMMON_SIGNS = "…‘’“”•–—―※→←↑↓★☆♥♪●■\u200b\u200c\u200e\u200f"  # likewise
+_COMMON_SIGNS = "…‘’“”•–—―※→←↑↓★☆♥♪●■\u200b\u200c\u200e\u200f"  # one token in cl100k too
 
 
-def _kinds() -> str:
-    # One letter for each character of the first plane, so that `str.translate` can look kinds up by position.
-    # What each kind costs is said below; s (space) and n (newline) cost nothing but the run they are in.
-    kinds = ["H"] * 0x10000
-    for first, end, kind in (
+def _character_classes() -> str:
+    # One letter per character of the Basic Multilingual Plane, so that `str.translate` maps a character to its class.
+    # `estimate_tokens` has the cost of each class; s (space) and n (newline) cost nothing except their run.
+    classes = ["H"] * 0x10000
+    for first, end, letter in (
         (0x0000, 0x0020, "h"),  # control characters
         (0x0020, 0x0080, "p"),  # ASCII: punctuation, unless letters, digits or spaces
         (0x0041, 0x005B, "A"),
@@ -40,132 +61,136 @@ def _kinds() -> str:
         (0x0590, 0x0780, "h"),  # Hebrew, Arabic
         (0x0900, 0x0980, "c"),  # Devanagari
         (0x0E00, 0x0E80, "h"),  # Thai
-        (0x1100, 0x1200, "x"),  # Hangul spelled in letters
+        (0x1100, 0x1200, "x"),  # conjoining Hangul jamo
         (0x3000, 0x3040, "P"),  # punctuation of Chinese and Japanese
         (0x3040, 0x3100, "h"),  # kana
         (0x3400, 0xA000, "c"),  # Han
         (0xD800, 0xF900, "x"),  # surrogates, private use
-        (0xFF00, 0xFF20, "P"),  # the same, and digits, in full width
+        (0xFF00, 0xFF20, "P"),  # full-width punctuation and digits
     ):
-        kinds[first:end] = kind * (end - first)
+        classes[first:end] = letter * (end - first)
     for sign in _COMMON_SIGNS:
-        kinds[ord(sign)] = "P"
+        classes[ord(sign)] = "P"
     for space in "\t\x0b\x0c \xa0":
-        kinds[ord(space)] = "s"
+        classes[ord(space)] = "s"
     for newline in "\r\n":
-        kinds[ord(newline)] = "n"
+        classes[ord(newline)] = "n"
     for syllable in _COMMON_SYLLABLES:
-        kinds[ord(syllable)] = "h"
-    return "".join(kinds)
+        classes[ord(syllable)] = "h"
+    return "".join(classes)
 
 
-_KINDS = _kinds()
+_CLASSES = _character_classes()
 
-# What tokenizers split off as one piece. A space goes with the word after it; a long word has several pieces.
+# Runs that tokenizers split off as one piece. A space belongs to the word after it; a long word has several pieces.
 _RUNS = re.compile("s+(?![aAhHcr])|[aA]{1,8}|[pP]+n*|d{1,3}|n+").findall
 
 
 def estimate_tokens(text: str) -> int:
     """
-    Return about how many tokens a text has, or a little more, without any tokenizer.
+    Estimate the number of tokens of a text, slightly too high, without a tokenizer.
 
-    It looks at scripts, not at words: Hangul (common syllables, rare ones, ㅋㅋ and ㅠㅠ), kana, Han, Latin
-    words, digits, punctuation, emoji, and what else there is. Its prices are fitted to cl100k, one of the
-    dearest tokenizers for Korean, on one half of 20,000 Korean and English reviews, plus 4 %. On reviews that
-    were kept apart it says 4 % more than cl100k in Korean and 5 % more in English, with a standard deviation of
-    8 % for a single review. That evens out in a batch: of 1,500 batches of 4,000 tokens, made of all reviews,
-    none was over. For o200k it is 67 % too high in Korean and 7 % in English. Other languages were looked at
-    with a few sentences each: most are within 25 % of cl100k, Turkish 37 % below. Random letters may cost three
-    times as much as it says.
+    Counts characters by script, and runs: Hangul (common syllables, rare ones, ㅋㅋ and ㅠㅠ), kana, Han, Latin,
+    digits, punctuation, emoji and others. The costs are fitted to cl100k, one of the tokenizers that need the
+    most tokens for Korean, on one half of 20,000 Korean and English reviews, plus 4 %. On the other half the
+    estimate is 4 % above cl100k in Korean and 5 % in English, with a standard deviation of 8 % for a single
+    review. This evens out in batches: of 1,500 batches of 4,000 tokens, made of all reviews, none exceeded the
+    budget. For o200k it is 67 % too high in Korean and 7 % in English. Other languages were checked with a few
+    sentences each: most are within 25 % of cl100k, Turkish is 37 % below. Random letters may cost three times the
+    estimate.
 
-    It takes 6 to 9 microseconds for a review, and the estimates of parts add up to about that of the whole.
+    Takes 6 to 9 microseconds per review. The estimates of parts add up to about that of the whole.
     """
-    kinds = text.translate(_KINDS)
-    number = kinds.count
-    common, dear, han, cyrillic = number("h"), number("H"), number("c"), number("r")
-    small, capital, digits = number("a"), number("A"), number("d")
+    classes = text.translate(_CLASSES)
+    number = classes.count
+    common, rare, han, cyrillic = number("h"), number("H"), number("c"), number("r")
+    lowercase, uppercase, digits = number("a"), number("A"), number("d")
     signs, marks = number("P"), number("p")
-    # Characters beyond the first plane are in no table: emoji, old Han, mathematical letters.
-    rest = len(kinds) - common - dear - han - cyrillic - small - capital - digits
+    # Characters beyond the Basic Multilingual Plane have no class: emoji, rare Han, mathematical letters.
+    rest = len(classes) - common - rare - han - cyrillic - lowercase - uppercase - digits
     rest -= signs + marks + number("s") + number("n")
-    hundredths = (
+    hundredths = (  # of a token
         102 * common
-        + 224 * dear
+        + 224 * rare
         + 160 * han
         + 65 * cyrillic
-        + 4 * small
-        + 16 * capital
+        + 4 * lowercase
+        + 16 * uppercase
         + 20 * digits
         + 70 * signs
         + 13 * marks
         + 310 * rest
-        + 85 * len(_RUNS(kinds))
+        + 85 * len(_RUNS(classes))
     )
     return max((hundredths + 50) // 100, 1) if text else 0
 
 
-_WIDEST = 4.0  # how far off the base counter may be, either way; no tokenizer in use is further
-_SHORTEST = 100  # base tokens of a prompt from which it teaches
-_ENOUGH = 3  # reports of which a wrong one can be told
-_ROUNDS = 8
-_ODD = (
-    0.05  # how far from the others a report may be before it loses weight; a prompt of 4,000 is within 0.02
-)
-_TRUST = 0.5, 0.01  # what the base counter's prices weigh beside the reports, in reports
+_MAX_FACTOR = 4.0
+"""Reports further off the base counter than this factor, either way, are ignored; no tokenizer in use is."""
+_MIN_PROMPT = 100
+"""Base tokens of the shortest prompt to learn from; in shorter ones the chat template weighs too much."""
+_MIN_REPORTS = 3
+"""Number of reports from which a single wrong one can be recognised."""
+_MAX_ROUNDS = 8
+"""Maximum rounds of IRLS."""
+_TOLERATED_ERROR = 0.05
+"""Relative residual up to which a report keeps its full weight; prompts of 4,000 tokens are within 0.02."""
+_PRIOR_WEIGHTS = 0.5, 0.01
+"""Ridge weights of the prior on the costs of base tokens and of non-ASCII characters, in numbers of reports."""
 
 
-class _Seen(NamedTuple):
+class _Report(NamedTuple):
+    """A prompt's base count, its number of non-ASCII characters, and the tokens that the server reported."""
+
     base: int
     foreign: int
     tokens: int
 
 
-class _Prices(NamedTuple):
+class _Costs(NamedTuple):
+    """Tokens per base token and per non-ASCII character; the default is the base counter itself."""
+
     base: float = 1.0
     foreign: float = 0.0
 
-    def of(self, base: int, foreign: int) -> float:
-        return min(max(self.base * base + self.foreign * foreign, base / _WIDEST), base * _WIDEST)
+    def predict(self, base: int, foreign: int) -> float:
+        return min(max(self.base * base + self.foreign * foreign, base / _MAX_FACTOR), base * _MAX_FACTOR)
 
 
 class CalibratedCounter:
     """
-    A counter that learns how far another one is off, from the token counts that a server reports.
+    Token counter that corrects another one by the token counts that a server reports.
 
         runner = BatchRunner(llm=..., count_tokens=CalibratedCounter())
 
-    The runner tells it each prompt that was answered, and how many tokens the server found in it. From these
-    it learns two prices: one for a token of the base counter's, and one for each character beyond ASCII, which is
-    what tokenizers differ in; so English stays right while only Korean is seen, and the other way round. A
-    margin for what the prices do not explain comes on top, larger while little has been seen.
+    The runner passes each completed prompt with the number of tokens that the server counted. From these reports
+    the counter fits two costs: one per token of the base counter, and one per non-ASCII character, on which
+    tokenizers differ most. So English stays right while only Korean is seen, and vice versa. A safety margin
+    covers the unexplained rest; it is larger while there are few reports.
 
-    One wrong report does not move it: reports far from what the others say weigh next to nothing, those that
-    are off by more than four times are ignored, and so are short prompts, where the chat's template would count
-    as text. Until three have been seen it only goes up. The answer follows from the last reports alone; it
-    can be shared by runners and threads.
+    A single wrong report has almost no effect: outliers get little weight (IRLS), reports off by more than a
+    factor of four are ignored, and so are short prompts, in which the chat template weighs too much. The first
+    two reports can only raise the count. Counts depend on the last `window` reports only. Thread-safe; runners
+    may share a counter.
 
     Args:
-        base: The counter that is corrected.
-        window: How many reports are kept; older ones are forgotten.
+        base: The counter to correct.
+        window: Number of recent reports to fit, at least 3.
 
     Raises:
-        ConfigurationError: When an argument cannot be used.
+        ConfigurationError: If `base` is not callable, or `window` is not a whole number of at least 3.
     """
 
     def __init__(self, base: TokenCount = estimate_tokens, *, window: int = 64) -> None:
         if not callable(base):
             raise ConfigurationError(
-                f"base must be a function from a text to its tokens, got {base!r}; write base=estimate_tokens"
+                f"base must be a function from a text to its tokens, got {base!r}; for example base=estimate_tokens"
             )
-        kept: object = window
-        if not isinstance(kept, int) or isinstance(kept, bool) or kept < _ENOUGH:
-            raise ConfigurationError(
-                f"window must be a whole number of at least {_ENOUGH}, got {window!r}; write window=64"
-            )
+        check_whole("window", window, _MIN_REPORTS, "window=64")
         self._base = base
         self._lock = Lock()
-        self._seen: deque[_Seen] = deque(maxlen=window)
-        self._prices = _Prices()
+        self._reports: deque[_Report] = deque(maxlen=window)
+        self._costs = _Costs()
         self._stale = False
 
     def __repr__(self) -> str:
@@ -173,88 +198,96 @@ class CalibratedCounter:
 
     @property
     def blocking(self) -> bool:
-        """Whether a call may take long, as the base counter says."""
+        """Whether a call may block, as the base counter's `blocking` says."""
         return bool(getattr(self._base, "blocking", False))
 
     @property
     def observations(self) -> int:
-        """How many reports it goes by."""
-        return len(self._seen)
+        """Number of reports that the costs are fitted to."""
+        return len(self._reports)
 
     def __call__(self, text: str, /) -> int:
-        """Return how many tokens a text has, as far as is known by now."""
+        """Return the number of tokens of a text, by the costs fitted so far."""
         base = self._base(text)
-        prices = self._learned() if self._stale else self._prices
-        return max(int(prices.of(base, _foreign(text)) + 0.5), min(base, 1))
+        costs = self._refit() if self._stale else self._costs
+        return max(int(costs.predict(base, _count_foreign(text)) + 0.5), min(base, 1))
 
     def observe(self, text: str, tokens: int) -> None:
         """
-        Take note of what a server reported.
+        Record a server's token count.
 
         Args:
             text: A whole prompt.
-            tokens: Its tokens, as the server counted them; 0 when unknown.
+            tokens: Its number of tokens as the server counted them; 0 if unknown.
         """
         base = self._base(text)
-        if base < _SHORTEST or not base <= tokens * _WIDEST <= base * _WIDEST * _WIDEST:
+        if base < _MIN_PROMPT or not base <= tokens * _MAX_FACTOR <= base * _MAX_FACTOR * _MAX_FACTOR:
             return
         with self._lock:
-            self._seen.append(_Seen(base, _foreign(text), tokens))
+            self._reports.append(_Report(base, _count_foreign(text), tokens))
             self._stale = True
 
-    def _learned(self) -> _Prices:
-        # Only when somebody asks: a thousand replies may come between two batches.
+    def _refit(self) -> _Costs:
+        # Fit lazily, on the next count: a thousand replies may arrive between two batches.
         with self._lock:
             if self._stale:
-                self._prices = _prices(self._seen)
+                self._costs = _fit(self._reports)
                 self._stale = False
-            return self._prices
+            return self._costs
 
 
-def _foreign(text: str) -> int:
-    # Characters beyond ASCII, those of three bytes counted once; other ways to count them are ten times slower.
+def _count_foreign(text: str) -> int:
+    # Non-ASCII characters: 1 for those of three UTF-8 bytes, half for two. Exact ways to count are ten times slower.
     return 0 if text.isascii() else (len(text.encode("utf-8", "surrogatepass")) - len(text)) // 2
 
 
-def _prices(seen: Sequence[_Seen]) -> _Prices:
-    # Least squares in tokens, so that long prompts weigh most, repeated with weights that fade out whatever
-    # lies far from the rest. It starts from the median, which no minority can move.
-    usual = median(one.tokens / one.base for one in seen)
-    weights = [_weight(one.tokens / one.base / usual) for one in seen]
-    for _ in range(_ROUNDS):
-        prices = _solved(seen, weights)
-        before, weights = weights, [_weight(one.tokens / prices.of(one.base, one.foreign)) for one in seen]
-        if weights == before:
+def _fit(reports: Sequence[_Report]) -> _Costs:
+    """Fit the costs by IRLS, and add the safety margin."""
+    # Residuals in tokens, not relative, so that long prompts weigh most. Start from the median ratio, which a minority
+    # of wrong reports cannot move.
+    usual = median(report.tokens / report.base for report in reports)
+    weights = [_robust_weight(report.tokens / report.base / usual) for report in reports]
+    for _ in range(_MAX_ROUNDS):
+        costs = _solve(reports, weights)
+        previous = weights
+        weights = [
+            _robust_weight(report.tokens / costs.predict(report.base, report.foreign)) for report in reports
+        ]
+        if weights == previous:
             break
-    margin = _margin(seen, weights, prices)
-    safe = _Prices(prices.base * margin, prices.foreign * margin)
-    return safe if len(seen) >= _ENOUGH else _Prices(max(safe.base, 1.0), max(safe.foreign, 0.0))
+    margin = _margin(reports, weights, costs)
+    safe = _Costs(costs.base * margin, costs.foreign * margin)
+    # One of two reports may be wrong without being recognisable, so let them only raise the count.
+    return safe if len(reports) >= _MIN_REPORTS else _Costs(max(safe.base, 1.0), max(safe.foreign, 0.0))
 
 
-def _weight(ratio: float) -> float:
-    off = abs(ratio - 1) / _ODD
-    return 1.0 if off <= 1 else 1 / off**2
+def _robust_weight(ratio: float) -> float:
+    """Return the weight of a report by its ratio of reported to predicted tokens."""
+    error = abs(ratio - 1) / _TOLERATED_ERROR
+    return 1.0 if error <= 1 else 1 / error**2
 
 
-def _solved(seen: Sequence[_Seen], weights: Sequence[float]) -> _Prices:
-    # Both prices are held to the base counter's, where nothing speaks against it: firmly to its own, since
-    # tokenizers agree on English, loosely to none for the other characters, on which they do not.
+def _solve(reports: Sequence[_Report], weights: Sequence[float]) -> _Costs:
+    """Solve the weighted ridge regression toward the base counter, by its 2x2 normal equations (Cramer's rule)."""
+    # The unknowns are the deviations from the prior, b - 1 and f - 0, so the targets are tokens - base.
     total = sum(weights)
-    bb = sum(w * one.base * one.base for w, one in zip(weights, seen, strict=True))
-    bf = sum(w * one.base * one.foreign for w, one in zip(weights, seen, strict=True))
-    ff = sum(w * one.foreign * one.foreign for w, one in zip(weights, seen, strict=True))
-    missing = [w * (one.tokens - one.base) for w, one in zip(weights, seen, strict=True)]
-    b = sum(m * one.base for m, one in zip(missing, seen, strict=True))
-    f = sum(m * one.foreign for m, one in zip(missing, seen, strict=True))
-    bb_held, ff_held = bb + _TRUST[0] * bb / total, ff + _TRUST[1] * bb / total
-    divisor = bb_held * ff_held - bf * bf
-    return _Prices(1 + (b * ff_held - f * bf) / divisor, (f * bb_held - b * bf) / divisor)
+    bb = sum(w * report.base * report.base for w, report in zip(weights, reports, strict=True))
+    bf = sum(w * report.base * report.foreign for w, report in zip(weights, reports, strict=True))
+    ff = sum(w * report.foreign * report.foreign for w, report in zip(weights, reports, strict=True))
+    targets = [w * (report.tokens - report.base) for w, report in zip(weights, reports, strict=True)]
+    b = sum(target * report.base for target, report in zip(targets, reports, strict=True))
+    f = sum(target * report.foreign for target, report in zip(targets, reports, strict=True))
+    # The ridge terms, in units of an average report's bb, so that the prior does not depend on the prompts' length.
+    bb_ridge, ff_ridge = bb + _PRIOR_WEIGHTS[0] * bb / total, ff + _PRIOR_WEIGHTS[1] * bb / total
+    determinant = bb_ridge * ff_ridge - bf * bf
+    return _Costs(1 + (b * ff_ridge - f * bf) / determinant, (f * bb_ridge - b * bf) / determinant)
 
 
-def _margin(seen: Sequence[_Seen], weights: Sequence[float], prices: _Prices) -> float:
-    # What whole prompts differ by from their price, 2.3 standard deviations up: that leaves one in a hundred.
+def _margin(reports: Sequence[_Report], weights: Sequence[float], costs: _Costs) -> float:
+    """Return the factor by which to raise the costs: the 99th percentile of reported to predicted tokens."""
+    # Mean plus 2.33 standard deviations, the normal distribution's 99th percentile; more while reports are few.
     total = sum(weights)
-    ratios = [one.tokens / prices.of(one.base, one.foreign) for one in seen]
+    ratios = [report.tokens / costs.predict(report.base, report.foreign) for report in reports]
     mean = sum(w * ratio for w, ratio in zip(weights, ratios, strict=True)) / total
     spread = sqrt(sum(w * (ratio - mean) ** 2 for w, ratio in zip(weights, ratios, strict=True)) / total)
-    return min(max(mean + 2.33 * spread, 1.0) + 0.1 / len(seen), 1.25)
+    return min(max(mean + 2.33 * spread, 1.0) + 0.1 / len(reports), 1.25)

@@ -1,4 +1,4 @@
-"""Batches that keep to a token budget: what a review costs, and which reviews go together."""
+"""Batch packing by token budget: dynamic batch size, greedy packing in order, and truncation of long reviews."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 TRUNCATION_MARK = " […]"
-"""How the text of a review ends that had to be cut to fit its batch."""
+"""End of a review's text that was truncated to fit its batch."""
 
 R = TypeVar("R", bound=str | Review | Mapping[str, Any])
 
@@ -32,12 +32,12 @@ R = TypeVar("R", bound=str | Review | Mapping[str, Any])
 @dataclass(frozen=True, slots=True)
 class PackedText:
     """
-    A text in its batch.
+    A text in a batch.
 
     Attributes:
-        index: Its place among the texts that were given.
-        text: The text, or as much of it as the budget allows.
-        truncated: Whether something is missing, if only the white space around it.
+        index: Its index in the list of texts.
+        text: The text, or as much of it as fits the budget.
+        truncated: Whether it differs from the original text, if only by the white space around it.
     """
 
     index: int
@@ -55,20 +55,20 @@ def calculate_dynamic_batch_size(
     count_tokens: TokenCount = estimate_tokens,
 ) -> int:
     """
-    Return how many reviews of this kind a batch may hold, judged by the average of all of them.
+    Return the number of reviews per batch that fits a token budget, by the average length of the reviews.
 
-    A batch of that many reviews keeps to the budget on average only: `pack_reviews` makes batches that do.
+    A batch of this size fits the budget on average only; `pack_reviews` makes batches that always fit.
 
     Args:
         reviews: Texts, `Review`s or mappings with "content".
-        max_tokens_per_batch: The budget; it counts for more than `min_batch_size`.
-        min_batch_size: Fewest reviews in a batch, where the budget allows so many.
-        max_batch_size: Most reviews in a batch.
-        default_batch_size: The answer where there are no reviews to judge by, kept within the other two.
-        count_tokens: Says how many tokens a text has.
+        max_tokens_per_batch: Token budget of a batch; takes precedence over `min_batch_size`.
+        min_batch_size: Minimum reviews per batch, if the budget allows.
+        max_batch_size: Maximum reviews per batch.
+        default_batch_size: Result without any reviews, clamped to the minimum and maximum.
+        count_tokens: Token counter.
 
     Raises:
-        ConfigurationError: When an argument cannot be used.
+        ConfigurationError: If an argument has the wrong type or value.
     """
     max_tokens_per_batch = whole_number("max_tokens_per_batch", max_tokens_per_batch, 4000)
     min_batch_size = whole_number("min_batch_size", min_batch_size, 10)
@@ -77,12 +77,13 @@ def calculate_dynamic_batch_size(
     if min_batch_size > max_batch_size:
         raise ConfigurationError(
             f"min_batch_size={min_batch_size} is more than max_batch_size={max_batch_size}; "
-            f"write min_batch_size={max_batch_size} or less"
+            f"for example min_batch_size={max_batch_size}"
         )
-    counted = [_counted(count_tokens, content) for content in _contents(list(_each(reviews)))]
+    counted = [_checked_count(count_tokens, content) for content in _contents(list(_checked_list(reviews)))]
     if not counted:
         return min(max(default_batch_size, min_batch_size), max_batch_size)
-    # Where fewer than `min_batch_size` fit, more would break the budget; where more fit, it holds by itself.
+    # `min_batch_size` is not applied: if fewer reviews fit, more would exceed the budget; if more fit, it holds
+    # anyway.
     total = sum(counted)
     fitting = max_tokens_per_batch * len(counted) // total if total else max_batch_size
     return min(max(fitting, 1), max_batch_size)
@@ -96,27 +97,34 @@ def pack_reviews(
     count_tokens: TokenCount = estimate_tokens,
 ) -> list[list[R]]:
     """
-    Return the reviews in batches, in their order, none of which is over the budget.
+    Pack reviews into batches in their order, none of which exceeds the token budget.
 
-    A review that is larger than the whole budget goes alone: a copy of it without the white space around it and,
-    where it is still too large, cut to fit. A text that was cut ends with `TRUNCATION_MARK`, unless not even the mark
-    fits. All others are returned as they were given.
+    A review that exceeds the budget by itself gets a batch of its own: a copy without the white space around it
+    and, if still too large, truncated. A truncated text ends with `TRUNCATION_MARK`, unless not even the mark
+    fits. All other reviews are returned unchanged.
 
     Args:
         reviews: Texts, `Review`s or mappings with "content".
-        max_tokens_per_batch: Most tokens in a batch, over the contents of its reviews.
-        max_batch_size: Most reviews in a batch.
-        count_tokens: Says how many tokens a text has; asked once for every review.
+        max_tokens_per_batch: Maximum tokens per batch, summed over the contents of its reviews.
+        max_batch_size: Maximum reviews per batch.
+        count_tokens: Token counter; called once per review.
 
     Raises:
-        ConfigurationError: When an argument cannot be used.
+        ConfigurationError: If an argument has the wrong type or value.
     """
     max_tokens_per_batch = whole_number("max_tokens_per_batch", max_tokens_per_batch, 4000)
     max_batch_size = whole_number("max_batch_size", max_batch_size, 100)
-    given = list(_each(reviews))
-    batches = pack_texts(_contents(given), max_tokens_per_batch, max_texts=max_batch_size, count=count_tokens)
+    originals = list(_checked_list(reviews))
+    batches = pack_texts(
+        _contents(originals), max_tokens_per_batch, max_texts=max_batch_size, count=count_tokens
+    )
     return [
-        [_with_content(given[one.index], one.text) if one.truncated else given[one.index] for one in batch]
+        [
+            _with_content(originals[packed.index], packed.text)
+            if packed.truncated
+            else originals[packed.index]
+            for packed in batch
+        ]
         for batch in batches
     ]
 
@@ -130,29 +138,30 @@ def pack_texts(
     render: Callable[[str], str] | None = None,
 ) -> list[list[PackedText]]:
     """
-    Return the texts in as few batches as keep their order and the budget.
+    Pack texts into as few batches as their order and the budget allow (next-fit).
 
     A larger budget never makes more batches.
 
     Args:
-        texts: What to pack.
-        budget: Most tokens in a batch, over the lines of its texts.
-        max_texts: Most texts in a batch.
-        count: Says how many tokens a line has; asked once for every text, and some ten times more for one
-            that must be cut.
-        render: Renders a text as it will stand in the prompt, with the newline after it; as it is if not given.
+        texts: The texts.
+        budget: Maximum tokens per batch, summed over its rendered texts.
+        max_texts: Maximum texts per batch.
+        count: Token counter; called once per text, and some ten times more for a text that is truncated.
+        render: Renders a text as its line of the prompt, including the newline; None for the text itself.
 
     Raises:
-        ConfigurationError: When an argument cannot be used, or the budget has no room for an empty line.
+        ConfigurationError: If an argument has the wrong type or value, or not even an empty line fits the budget.
     """
     budget = whole_number("budget", budget, 4000)
     max_texts = whole_number("max_texts", max_texts, 100)
     batches: list[list[PackedText]] = []
-    room = count_left = 0  # of the last batch; none is open yet
+    room = count_left = 0  # tokens and texts that the last batch has room for; 0 before the first batch
     for index, text in enumerate(texts):
-        tokens = _counted(count, render(text) if render else text)
+        tokens = _checked_count(count, render(text) if render else text)
         if tokens > budget:
-            batches.append([PackedText(index, _cut(text, budget, tokens, count, render), truncated=True)])
+            batches.append(
+                [PackedText(index, _truncate_to_budget(text, budget, tokens, count, render), truncated=True)]
+            )
             room = count_left = 0
             continue
         if tokens > room or not count_left:
@@ -166,32 +175,37 @@ def pack_texts(
 
 def truncate_to_half(text: str, shortest: int = 40) -> str | None:
     """
-    Return the first half of a text, for a prompt that was too long with all of it.
+    Return the first half of a text, for retrying a prompt that was too long.
 
-    It ends with `TRUNCATION_MARK`, which is not counted as text, so that a half can be halved again. Surrounding white
-    space is left out, and no character that people see as one is torn.
+    The half ends with `TRUNCATION_MARK`, which does not count as text, so a half can be halved again. Strips
+    surrounding white space, and does not split grapheme clusters.
 
     Args:
         text: The text, or a half of it.
-        shortest: Fewest characters that are worth asking about.
+        shortest: Minimum length of the half in characters.
 
     Returns:
-        The half, or None where it would be shorter than that.
+        The half, or None if it would be shorter than `shortest`.
     """
     text = text.removesuffix(TRUNCATION_MARK).strip()
     half = text[: boundary(text, len(text) // 2)].rstrip()
     return half + TRUNCATION_MARK if half and len(half) >= shortest else None
 
 
-def _cut(text: str, budget: int, tokens: int, count: TokenCount, line: Callable[[str], str] | None) -> str:
-    def fits(shorter: str) -> bool:
-        return _counted(count, line(shorter) if line else shorter) <= budget
+def _truncate_to_budget(
+    text: str, budget: int, tokens: int, count: TokenCount, render: Callable[[str], str] | None
+) -> str:
+    """Return the longest beginning of a text that fits, by exponential and then binary search over its length."""
 
-    given, text = text, text.strip()
-    if text != given and fits(text):
+    def fits(shorter: str) -> bool:
+        return _checked_count(count, render(shorter) if render else shorter) <= budget
+
+    original, text = text, text.strip()
+    if text != original and fits(text):
         return text
-    # Texts are about equally dense, so that far more than its share of the budget is seldom tried: a review of
-    # a megabyte costs no more than one of twice the budget. Where this fits, the text begins less densely.
+    # Start from twice the text's proportional share of the budget. Tokens are spread about evenly, so the search
+    # seldom tries much more, and truncating a megabyte costs no more than truncating twice the budget. Double
+    # while it fits.
     low, high = 0, max(1, 2 * len(text) * budget // tokens)
     best = ""
     while high < len(text) and fits(shorter := _shortened(text, high)):
@@ -205,13 +219,13 @@ def _cut(text: str, budget: int, tokens: int, count: TokenCount, line: Callable[
             high = middle - 1
     if not best and not fits(""):
         raise ConfigurationError(
-            f"a budget of {budget} tokens for a batch has no room for an empty review; write a larger one"
+            f"max_tokens_per_batch= leaves {budget} tokens for reviews, too few for even an empty one; increase it"
         )
     return best
 
 
-def _shortened(text: str, most: int) -> str:
-    return text[: boundary(text, most)].rstrip() + TRUNCATION_MARK
+def _shortened(text: str, max_characters: int) -> str:
+    return text[: boundary(text, max_characters)].rstrip() + TRUNCATION_MARK
 
 
 def _with_content(review: R, content: str) -> R:
@@ -223,10 +237,10 @@ def _with_content(review: R, content: str) -> R:
 
 
 def _contents(reviews: Sequence[object]) -> list[str]:
-    return [_content(review, place) for place, review in enumerate(reviews)]
+    return [_content(review, index) for index, review in enumerate(reviews)]
 
 
-def _content(review: object, place: int) -> str:
+def _content(review: object, index: int) -> str:
     content = review
     if isinstance(review, Review):
         content = review.content
@@ -235,47 +249,52 @@ def _content(review: object, place: int) -> str:
     if isinstance(content, str):
         return content
     raise ConfigurationError(
-        f'reviews[{place}] must be a text, a Review or a mapping whose "content" is a text, got '
-        f'{type(review).__name__}; write for example {{"content": "맛있어요"}}'
+        f'reviews[{index}] must be a text, a Review or a mapping whose "content" is a text, got '
+        f'{type(review).__name__}; for example {{"content": "맛있어요"}}'
     )
 
 
-def _each(reviews: Iterable[R]) -> Iterable[R]:
+def _checked_list(reviews: Iterable[R]) -> Iterable[R]:
     if isinstance(reviews, (str, bytes, Mapping, Review)) or not isinstance(reviews, Iterable):
         raise ConfigurationError(
-            f"reviews must be a list of reviews, got {type(reviews).__name__}; write for example [review]"
+            f"reviews must be a list of reviews, got {type(reviews).__name__}; for example [review]"
         )
     return reviews
 
 
-def _counted(count: TokenCount, text: str) -> int:
+def _checked_count(count: TokenCount, text: str) -> int:
     tokens: object = count(text)
     whole = as_whole(tokens)
     if whole is None or whole < 0:
         raise ConfigurationError(
             f"a token counter must return a whole number of at least 0, got {tokens!r}; "
-            "write for example count_tokens=lambda text: len(encoding.encode(text))"
+            "for example count_tokens=lambda text: len(encoding.encode(text))"
         )
     return whole
 
 
 def whole_number(name: str, value: object, example: int) -> int:
     """
-    Return an argument that must be a whole number of at least 1.
+    Return an argument that must be a whole number of at least 1, as an int.
+
+    Args:
+        name: The argument's name.
+        value: The argument; whole numbers of other types are accepted, such as numpy's.
+        example: A working value for the message.
 
     Raises:
-        ConfigurationError: When it is none.
+        ConfigurationError: If it is not.
     """
     whole = as_whole(value)
     if whole is None or whole < 1:
         raise ConfigurationError(
-            f"{name} must be a whole number of at least 1, got {value!r}; write for example {name}={example}"
+            f"{name} must be a whole number of at least 1, got {value!r}; for example {name}={example}"
         )
     return whole
 
 
 def as_whole(value: object) -> int | None:
-    """Return a whole number of any kind (numpy's too) as an integer, or None for what is none."""
+    """Return a whole number of any type, such as numpy's, as an int; None for anything else, bool included."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
     try:

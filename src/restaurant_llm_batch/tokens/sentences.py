@@ -1,4 +1,4 @@
-"""Where a text may be cut: after its sentences, and never within what people see as one character."""
+"""Sentence segmentation for Korean and English reviews, and grapheme cluster boundaries."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterator
 from unicodedata import category
 
-# No abbreviation is longer; a wider look back would cost the square of a text full of them.
+# Characters; no abbreviation is longer. An unlimited look back would take quadratic time in a text full of them.
 _LOOK_BACK = 8
 _ABBREVIATION = re.compile(
     r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|vs|etc|no|e\.g|i\.e|a\.m|p\.m|[a-z])\.$", re.IGNORECASE
 )
-# A run of stops is tried from its first sign only and never given back, or it would cost its square.
+# Runs of stops match from their first character only, with possessive quantifiers; backtracking would take
+# quadratic time.
 _BOUNDARY = re.compile(
     r"[\r\n]+"
     r"|(?:[ㅋㅎ]{2,}|[ㅠㅜ]+|\^\^+|[♥♡★☆\u2600-\u27bf\U0001f300-\U0001faff]"
@@ -21,50 +22,50 @@ _BOUNDARY = re.compile(
     r"|(?:(?<=니다)|(?<=[어아해네세에예워려져싸커나봐돼까][요여]))\s+(?=[가-힣A-Z])"
 )
 _JOINERS = frozenset("\u200d\ufe0f\ufe0e\u20e3")
-_LONGEST_CHARACTER = 16
+_MAX_CLUSTER = 16
 
 
 def sentences(text: str) -> list[str]:
     """
-    Split a review into sentences, as they stand in it.
+    Split a review into sentences.
 
-    Besides full stops and line breaks, the laughter, tears and emoji that end a Korean sentence
-    count, and so do the polite endings where the writer left the full stop out.
+    Sentences end at full stops and line breaks; at laughter (ㅋㅋ), tears (ㅠㅠ) and emoji, which end Korean
+    sentences; and at polite verb endings without a full stop.
 
     Args:
         text: The review.
 
     Returns:
-        The sentences without surrounding white space; together they hold every word of the text.
+        The sentences without surrounding white space; together they hold all words of the text.
     """
     return [" ".join(text[start:end] for start, end in pieces) for pieces in _sentences(text)]
 
 
 def sentence_ends(text: str) -> list[int]:
-    """Return the place after the last character of each of the `sentences`."""
+    """Return the index after the last character of each of the `sentences`."""
     return [pieces[-1][1] for pieces in _sentences(text)]
 
 
 def boundary(text: str, end: int) -> int:
     """
-    Return the nearest place at or before `end` where no character that people see as one is torn.
+    Return the last grapheme cluster boundary at or before `end`.
 
     Args:
         text: The text.
-        end: A place in it; a run of joined characters that is too long to be one is cut here all the same.
+        end: An index in it, returned as it is inside a run of joined code points that is too long to be a cluster.
     """
     if end >= len(text):
         return len(text)
-    for place in range(end, max(end - _LONGEST_CHARACTER, 0), -1):
-        if not _joined(text[place - 1], text[place]):
-            return place
-    return end if end > _LONGEST_CHARACTER else 0
+    for index in range(end, max(end - _MAX_CLUSTER, 0), -1):
+        if not _same_cluster(text[index - 1], text[index]):
+            return index
+    return end if end > _MAX_CLUSTER else 0
 
 
 def _sentences(text: str) -> list[list[tuple[int, int]]]:
     found: list[list[tuple[int, int]]] = []
     for start, end in _pieces(text):
-        # Punctuation or an emoji on its own belongs to the sentence before it.
+        # Punctuation or emoji without words belong to the sentence before.
         if found and not any(c.isalnum() and not "ㄱ" <= c <= "ㆎ" for c in text[start:end]):
             found[-1].append((start, end))
         else:
@@ -90,7 +91,8 @@ def _stripped(text: str, start: int, end: int) -> Iterator[tuple[int, int]]:
         yield start, start + len(piece)
 
 
-def _joined(before: str, after: str) -> bool:
+def _same_cluster(before: str, after: str) -> bool:
+    """Return whether two adjacent code points belong to one grapheme cluster (a subset of Unicode UAX #29)."""
     return (
         after in _JOINERS
         or before == "\u200d"
@@ -98,6 +100,6 @@ def _joined(before: str, after: str) -> bool:
         or "\U0001f3fb" <= after <= "\U0001f3ff"  # skin tones
         or "\U000e0020" <= after <= "\U000e007f"  # tags, as in the flag of England
         or ("\U0001f1e6" <= before <= "\U0001f1ff" and "\U0001f1e6" <= after <= "\U0001f1ff")  # flags
-        or ("\u1100" <= before <= "\u11ff" and "\u1160" <= after <= "\u11ff")  # syllables in letters
+        or ("\u1100" <= before <= "\u11ff" and "\u1160" <= after <= "\u11ff")  # conjoining Hangul jamo
         or ("\ud800" <= before <= "\udbff" and "\udc00" <= after <= "\udfff")
     )

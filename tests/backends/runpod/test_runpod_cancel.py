@@ -14,15 +14,16 @@ from random import Random
 
 import anyio
 import pytest
-from tests.backends.runpod.dispatcher import KEY, LOST, Dispatcher, End, Fault, Work, asking, completion
-from tests.local_server import Say, Seen
+from tests.support.examples import examples
+from tests.support.local_server import Say, Seen
+from tests.support.runpod_server import KEY, LOST, Dispatcher, End, Fault, Work, asking, completion
 
 from restaurant_llm_batch import errors
 from restaurant_llm_batch.backends import HTTPTransport
 from restaurant_llm_batch.backends.runpod.llm import OperationLimit, PollingPolicy, RunPodLimits, RunPodLLM
 from restaurant_llm_batch.cancellation import CancelToken, run_with_token
 
-POINTS = 200
+POINTS = examples(200)
 LONGEST = 0.15
 """Seconds within which calls are interrupted: from before their submission until after their job's end."""
 SPREAD = 1.0
@@ -200,7 +201,7 @@ def test_a_loop_that_ends_with_calls_in_flight_leaves_no_job(
     assert dispatcher.alive() == []
 
 
-def test_giving_up_in_worker_threads_leaves_no_job(dispatcher: Dispatcher, llm: RunPodLLM) -> None:
+def test_cancelling_in_worker_threads_leaves_no_job(dispatcher: Dispatcher, llm: RunPodLLM) -> None:
     random = Random(3)
 
     def call(number: int) -> str:
@@ -221,7 +222,7 @@ def test_giving_up_in_worker_threads_leaves_no_job(dispatcher: Dispatcher, llm: 
     nothing_is_left(dispatcher)
 
 
-def test_a_call_that_waits_for_its_turn_submits_nothing_once_it_is_given_up() -> None:
+def test_a_queued_call_submits_nothing_once_it_is_cancelled() -> None:
     with Dispatcher(latency=0.5) as dispatcher, ThreadPoolExecutor(2) as threads:
         one_at_a_time = RunPodLimits(run=OperationLimit(1000, 1))
         llm = RunPodLLM("ep", api_key=KEY, base_url=dispatcher.base_url, polling=QUICK, limits=one_at_a_time)
@@ -281,7 +282,7 @@ def test_a_timeout_at_any_moment_leaves_no_job(dispatcher: Dispatcher) -> None:
             return str(error)
 
     with ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(call, range(60)))
+        answers = list(threads.map(call, range(examples(60) + 1)))
     transport.close()
 
     assert any("took longer than timeout=" in answer for answer in answers)

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.backends.runpod.dispatcher import KEY, asking, completion
+from tests.support.runpod_server import KEY, asking, completion
 
 from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._http.secrets import Secret
 from restaurant_llm_batch.backends import RunPodLLM
-from restaurant_llm_batch.backends.runpod._codec import failure, read_output
+from restaurant_llm_batch.backends.runpod._codec import error_for_failed_job, read_output
 from restaurant_llm_batch.backends.runpod._health import read_health
 from restaurant_llm_batch.errors import (
     BackendError,
@@ -130,24 +130,24 @@ def test_an_error_in_a_completed_job_is_one() -> None:
     ],
 )
 def test_a_failed_job_is_tried_again_only_where_that_may_help(told: Any, kind: type[Exception]) -> None:
-    assert type(failure({"status": "FAILED", **told}, SECRET)) is kind
+    assert type(error_for_failed_job({"status": "FAILED", **told}, SECRET)) is kind
 
 
-def test_an_exception_of_the_workers_is_told_without_its_traceback() -> None:
+def test_an_exception_of_the_workers_is_reported_without_its_traceback() -> None:
     plain = {
         "error_type": "<class 'ValueError'>",
         "error_message": "boom",
         "error_traceback": "Traceback ...",
     }
     for told in (json.dumps(plain), "handler: boom \ntraceback: Traceback (most recent call last) ..."):
-        error = failure({"error": told}, SECRET)
+        error = error_for_failed_job({"error": told}, SECRET)
         assert "boom" in str(error)
         assert "Traceback" not in str(error)
 
 
 def test_the_key_is_in_no_error() -> None:
     for told in (worker_error(f"vLLM returned HTTP 400: {KEY}"), {"error": f"bad {KEY}"}):
-        assert KEY not in str(failure(told, SECRET))
+        assert KEY not in str(error_for_failed_job(told, SECRET))
 
 
 JSON = st.recursive(
@@ -181,7 +181,7 @@ def test_whatever_a_worker_puts_out_is_a_reply_or_an_error_of_ours(output: Any) 
 @given(JSON)
 def test_whatever_a_job_fails_with_is_an_error_of_ours(error: Any) -> None:
     for told in (error, str(error), json.dumps(error)):
-        assert isinstance(failure({"error": told}, SECRET), BackendError)
+        assert isinstance(error_for_failed_job({"error": told}, SECRET), BackendError)
 
 
 def test_health_is_read_whole() -> None:

@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable
 
 import pytest
-from tests.backends.runpod.dispatcher import KEY, Dispatcher, End, Work, asking, completion
+from tests.support.runpod_server import KEY, Dispatcher, End, Work, asking, completion
 
 from restaurant_llm_batch.backends.runpod import _live_jobs as ledger
 from restaurant_llm_batch.backends.runpod._job import Job
@@ -165,7 +165,9 @@ def test_a_forked_child_has_jobs_of_its_own_and_leaves_its_parents_alone() -> No
         if not pid:
             code = 1
             try:
-                jobs._live_jobs.end(jobs.cancel)  # what the parent has registered for its own end
+                jobs._live_jobs.cancel_remaining(
+                    jobs.cancel
+                )  # what the parent has registered for its own end
                 code = 0 if llm.complete(asking("the child's")).text == "done" else 2
             finally:
                 os._exit(code)
@@ -188,9 +190,9 @@ def test_a_client_that_nobody_uses_is_not_kept_for_the_end() -> None:
 
 
 def test_the_end_does_not_wait_for_a_loop_that_runs_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ledger, "OTHERS_TAKE", 0.05)
+    monkeypatch.setattr(ledger, "OTHER_THREADS_GRACE", 0.05)
     kept = ledger.LiveJobs()
     with kept.track(Job()):
-        kept.end(lambda job: pytest.fail("nothing is known to be alive"))
+        kept.cancel_remaining(lambda job: pytest.fail("nothing is known to be alive"))
         with pytest.raises(RunStopped), kept.track(Job()):
             pass

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.backends.runpod.dispatcher import KEY, completion
+from tests.support.runpod_server import KEY, completion
 
 from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._http.secrets import Secret
 from restaurant_llm_batch._http.types import HTTPResponse, Timeout, TransportError
 from restaurant_llm_batch.backends.runpod._flows import CANCEL_WAITS, TERMINAL, JobFlows
-from restaurant_llm_batch.backends.runpod._job import GetTime, Job, Send
+from restaurant_llm_batch.backends.runpod._job import GetTime, Job, JobFlow, Send
 from restaurant_llm_batch.backends.runpod.llm import PollingPolicy
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
@@ -27,7 +27,7 @@ from restaurant_llm_batch.errors import (
     SubmissionUnknown,
     TransientBackendError,
 )
-from restaurant_llm_batch.steps import Flow, Sleep
+from restaurant_llm_batch.steps import Sleep
 
 LOST = TransportError("connection reset", request_may_have_been_sent=True)
 NEVER_SENT = TransportError("connection refused", request_may_have_been_sent=False)
@@ -57,7 +57,7 @@ class Played:
     After the last answer has been given, it is given again.
     """
 
-    def __init__(self, flow: Flow[Any], *answers: HTTPResponse | Exception, now: float = 500.0) -> None:
+    def __init__(self, flow: JobFlow[Any], *answers: HTTPResponse | Exception, now: float = 500.0) -> None:
         self.asked: list[str] = []
         self.pauses: list[float] = []
         self.result: Any = None
@@ -185,7 +185,7 @@ class TestWatching:
     @pytest.mark.parametrize(
         ("answer", "words"),
         [
-            (state("CANCELLED"), "somebody else cancelled"),
+            (state("CANCELLED"), "another client cancelled"),
             (state("TIMED_OUT"), "execution_timeout"),
             (state("FAILED", error="boom"), "boom"),
             (state("FAILED"), "no reason"),
@@ -292,7 +292,7 @@ class TestTheQueue:
         ("workers", "words"),
         [({}, "no workers"), ({"throttled": 2}, "throttled"), ({"unhealthy": 1}, "unhealthy")],
     )
-    def test_trouble_is_told_once(
+    def test_trouble_is_reported_once(
         self, caplog: pytest.LogCaptureFixture, workers: dict[str, int], words: str
     ) -> None:
         caplog.set_level(logging.WARNING, "restaurant_llm_batch")
@@ -303,7 +303,7 @@ class TestTheQueue:
     @pytest.mark.parametrize(
         "health", [says({}, 500), says({}), says(b"x"), says({"workers": {"running": 1}})]
     )
-    def test_nothing_is_told_when_there_is_nothing_to_tell(
+    def test_nothing_is_reported_when_there_is_nothing_to_tell(
         self, caplog: pytest.LogCaptureFixture, health: HTTPResponse
     ) -> None:
         played = self.watch(health)

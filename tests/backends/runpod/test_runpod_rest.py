@@ -12,7 +12,7 @@ import anyio
 import httpx
 import pytest
 import respx
-from tests.backends.runpod.dispatcher import KEY, WORKERS, asking, completion
+from tests.support.runpod_server import KEY, WORKERS, asking, completion
 
 from restaurant_llm_batch._http.httpx import HttpxTransport
 from restaurant_llm_batch.backends import RunPodLLM, Timeout
@@ -48,9 +48,9 @@ def llm(monkeypatch: pytest.MonkeyPatch) -> Iterator[RunPodLLM]:
     transport.close()
 
 
-def ask(llm: RunPodLLM, colour: str) -> str:
-    """Ask in either colour."""
-    if colour == "blocking":
+def ask(llm: RunPodLLM, mode: str) -> str:
+    """Ask sync or async."""
+    if mode == "blocking":
         return llm.complete(asking("q")).text
 
     async def main() -> str:
@@ -59,9 +59,9 @@ def ask(llm: RunPodLLM, colour: str) -> str:
     return anyio.run(main)
 
 
-@pytest.mark.parametrize("colour", ["blocking", "awaited"])
+@pytest.mark.parametrize("mode", ["blocking", "awaited"])
 def test_a_job_is_submitted_and_watched_at_the_documented_addresses(
-    llm: RunPodLLM, colour: str, respx_mock: respx.MockRouter
+    llm: RunPodLLM, mode: str, respx_mock: respx.MockRouter
 ) -> None:
     run = respx_mock.post(f"{URL}/run").respond(json=QUEUED)
     status = respx_mock.get(f"{URL}/status/11aa-u1").mock(
@@ -73,7 +73,7 @@ def test_a_job_is_submitted_and_watched_at_the_documented_addresses(
         ]
     )
 
-    assert ask(llm, colour) == "좋아요"
+    assert ask(llm, mode) == "좋아요"
     assert (run.call_count, status.call_count) == (1, 4)
     sent = run.calls[0].request
     assert sent.headers["authorization"] == f"Bearer {KEY}"
@@ -83,43 +83,41 @@ def test_a_job_is_submitted_and_watched_at_the_documented_addresses(
     assert all(KEY not in str(call.request.url) for call in respx_mock.calls)
 
 
-@pytest.mark.parametrize("colour", ["blocking", "awaited"])
+@pytest.mark.parametrize("mode", ["blocking", "awaited"])
 def test_a_poll_that_is_not_allowed_has_the_job_cancelled(
-    llm: RunPodLLM, colour: str, respx_mock: respx.MockRouter
+    llm: RunPodLLM, mode: str, respx_mock: respx.MockRouter
 ) -> None:
     respx_mock.post(f"{URL}/run").respond(json=QUEUED)
     respx_mock.get(f"{URL}/status/11aa-u1").respond(401, json={"error": f"bad key {KEY}"})
     cancel = respx_mock.post(f"{URL}/cancel/11aa-u1").respond(json={"id": "11aa-u1", "status": "CANCELLED"})
 
     with pytest.raises(AuthenticationFailed) as caught:
-        ask(llm, colour)
+        ask(llm, mode)
     assert cancel.call_count == 1
     assert KEY not in f"{caught.value!r}"
 
 
-@pytest.mark.parametrize("colour", ["blocking", "awaited"])
-def test_a_lost_submission_is_not_made_again(
-    llm: RunPodLLM, colour: str, respx_mock: respx.MockRouter
-) -> None:
+@pytest.mark.parametrize("mode", ["blocking", "awaited"])
+def test_a_lost_submission_is_not_made_again(llm: RunPodLLM, mode: str, respx_mock: respx.MockRouter) -> None:
     run = respx_mock.post(f"{URL}/run").mock(side_effect=httpx.ReadTimeout("late"))
     with pytest.raises(SubmissionUnknown):
-        ask(llm, colour)
+        ask(llm, mode)
     assert run.call_count == 1
 
 
-@pytest.mark.parametrize("colour", ["blocking", "awaited"])
+@pytest.mark.parametrize("mode", ["blocking", "awaited"])
 def test_a_submission_that_never_left_may_be_made_again(
-    llm: RunPodLLM, colour: str, respx_mock: respx.MockRouter
+    llm: RunPodLLM, mode: str, respx_mock: respx.MockRouter
 ) -> None:
     respx_mock.post(f"{URL}/run").mock(side_effect=httpx.ConnectError("refused"))
     with pytest.raises(TransientBackendError):
-        ask(llm, colour)
+        ask(llm, mode)
 
 
-@pytest.mark.parametrize("colour", ["blocking", "awaited"])
+@pytest.mark.parametrize("mode", ["blocking", "awaited"])
 def test_a_job_that_cannot_be_cancelled_is_named_in_the_log(
     llm: RunPodLLM,
-    colour: str,
+    mode: str,
     respx_mock: respx.MockRouter,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -131,7 +129,7 @@ def test_a_job_that_cannot_be_cancelled_is_named_in_the_log(
     caplog.set_level(logging.WARNING, "restaurant_llm_batch")
 
     with pytest.raises(AuthenticationFailed):
-        ask(llm, colour)
+        ask(llm, mode)
     assert "11aa-u1 could not be cancelled" in caplog.text
     assert KEY not in caplog.text
     (job,) = llm._sync_runner._live_jobs._jobs  # kept, to be tried again at the interpreter's end
@@ -139,10 +137,10 @@ def test_a_job_that_cannot_be_cancelled_is_named_in_the_log(
     llm._sync_runner._live_jobs._jobs.clear()
 
 
-@pytest.mark.parametrize("colour", ["blocking", "awaited"])
-def test_health_is_a_snapshot(llm: RunPodLLM, colour: str, respx_mock: respx.MockRouter) -> None:
+@pytest.mark.parametrize("mode", ["blocking", "awaited"])
+def test_health_is_a_snapshot(llm: RunPodLLM, mode: str, respx_mock: respx.MockRouter) -> None:
     respx_mock.get(f"{URL}/health").respond(json={"jobs": {"inQueue": 2}, "workers": WORKERS})
-    health = llm.health() if colour == "blocking" else anyio.run(llm.ahealth)
+    health = llm.health() if mode == "blocking" else anyio.run(llm.ahealth)
     assert (health.jobs.in_queue, health.workers.ready, health.problem) == (2, 1, None)
     respx_mock.get(f"{URL}/health").respond(404)
     with pytest.raises(PermanentBackendError):
@@ -180,9 +178,9 @@ def test_it_stays_within_its_limits(monkeypatch: pytest.MonkeyPatch, respx_mock:
     assert peak == 3
 
 
-@pytest.mark.parametrize("colour", ["blocking", "awaited"])
-def test_it_keeps_to_the_pace(
-    colour: str, monkeypatch: pytest.MonkeyPatch, respx_mock: respx.MockRouter
+@pytest.mark.parametrize("mode", ["blocking", "awaited"])
+def test_it_keeps_to_the_rate_limit(
+    mode: str, monkeypatch: pytest.MonkeyPatch, respx_mock: respx.MockRouter
 ) -> None:
     monkeypatch.delenv("RUNPOD_ENDPOINT_BASE_URL", raising=False)
     monkeypatch.setattr(pace, "WINDOW", 0.2)
@@ -197,7 +195,7 @@ def test_it_keeps_to_the_pace(
     )
     began = time.monotonic()
     for _ in range(5):
-        ask(llm, colour)
+        ask(llm, mode)
     assert time.monotonic() - began >= 0.4
 
 

@@ -11,9 +11,17 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.backends.runpod.dispatcher import KEY, LOST, Dispatcher, End, Fault, Work, asking, completion
-from tests.local_server import Say, Seen
-from tests.modes import STRATEGIES, WAYS, Way, by_arun, by_run, strategy_name, told
+from tests.support.local_server import Say, Seen
+from tests.support.run_methods import (
+    RUN_METHODS,
+    STRATEGIES,
+    RunMethod,
+    by_arun,
+    by_run,
+    comparable,
+    strategy_name,
+)
+from tests.support.runpod_server import KEY, LOST, Dispatcher, End, Fault, Work, asking, completion
 
 from restaurant_llm_batch import BatchRunner, Limits, RetryPolicy, Strategy
 from restaurant_llm_batch.backends.runpod.llm import OperationLimit, PollingPolicy, RunPodLimits, RunPodLLM
@@ -30,7 +38,7 @@ PATIENT = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
 EVERY_WAY = [(strategy, by_run) for strategy in STRATEGIES] + [
     (strategy, way)
     for strategy in (Strategy.stage(2), Strategy.stage(4))
-    for way in WAYS
+    for way in RUN_METHODS
     if way is not by_run
 ]
 
@@ -77,13 +85,13 @@ class Misfortunes:
         return Fault(Say(b"", 503)) if question == "19" else None
 
 
-def outcomes(strategy: Strategy, way: Way) -> list[object]:
+def outcomes(strategy: Strategy, way: RunMethod) -> list[object]:
     """Run all items once, on a fresh dispatcher."""
     misfortunes = Misfortunes()
     with Dispatcher(misfortunes.script, misfortunes.faults) as dispatcher:
         llm = RunPodLLM("ep", api_key=KEY, base_url=dispatcher.base_url, polling=QUICK, limits=MANY)
         runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(llm=12), llm_retry=PATIENT)
-        rows = told(way(runner, flow, ITEMS))
+        rows = comparable(way(runner, flow, ITEMS))
         llm.close()
         assert dispatcher.alive() == []
         assert dispatcher.doubled == []
@@ -96,7 +104,7 @@ def outcomes(strategy: Strategy, way: Way) -> list[object]:
     EVERY_WAY,
     ids=lambda it: strategy_name(it) if isinstance(it, Strategy) else it.__name__,
 )
-def test_outcomes_are_equal_in_every_mode(strategy: Strategy, way: Way) -> None:
+def test_outcomes_are_equal_in_every_mode(strategy: Strategy, way: RunMethod) -> None:
     rows: dict[Any, Any] = {row[1]: row[2:] for row in outcomes(strategy, way) if isinstance(row, tuple)}
 
     failed = {item: (row[0].__name__, *row[1:]) for item, row in rows.items() if len(row) == 3}

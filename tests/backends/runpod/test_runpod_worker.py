@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 import pytest
-from tests.backends.runpod.dispatcher import KEY, WORKER, Dispatcher, asking, worker_environment
+from tests.support.runpod_server import KEY, WORKER, Dispatcher, asking, worker_environment
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.backends.runpod.llm import PollingPolicy, RunPodLLM
@@ -81,7 +81,7 @@ def _awaited(llm: RunPodLLM) -> Ask:
 
 @pytest.fixture(params=["blocking", "awaited"])
 def ask(request: pytest.FixtureRequest, dispatcher: Dispatcher) -> Iterator[Ask]:
-    """Ask in either colour."""
+    """Ask sync or async."""
     llm = client(dispatcher, model="qwen")
     yield llm.complete if request.param == "blocking" else _awaited(llm)
     llm.close()

@@ -1,1 +1,1 @@
-"""OfflineLLM: summaries and labels extracted from the reviews themselves, without a model."""
+"""Offline LLM backend: `OfflineLLM` answers the tasks by extractive summarization and a small linear classifier."""

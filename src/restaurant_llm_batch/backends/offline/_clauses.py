@@ -1,4 +1,4 @@
-"""Reviews as sentences and clauses, and the measure of what those have to do with an aspect."""
+"""Review sentences and clauses with concepts and polarity, and their relevance to an aspect (`Topic`)."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from functools import cached_property
 from ..._nlp.lexicon import AnalyzedWord, WordAnalyzer, polarity
 from ..._nlp.terms import sentences, terms
 
-_READABLE = 20_000
-_LONGEST_NAME = 100
+_MAX_CHARACTERS = 20_000
+_MAX_NAME_LENGTH = 100
 
-# Control characters, direction overrides and lone surrogates upset terminals and JSON readers.
+# Control characters, direction overrides and lone surrogates break terminals and JSON parsers.
 _UNPRINTABLE = re.compile(
     r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f"
     r"\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
@@ -25,7 +25,7 @@ _CLAUSE = re.compile(
     r"|(?<=[는은한인던운된]데)\s+|(?<=지만)\s+|\s+(?=(?:다만|근데|하지만)\s)",
     re.IGNORECASE,
 )
-# "Not only" denies nothing, a wait staff makes nobody wait, and "kind of" is not kind.
+# Idioms whose words mislead: "not only" does not negate, "wait staff" is not waiting, "kind of" is not kind.
 _IDIOM = re.compile(r"\b(?:not (?=only\b)|wait[ -](?=staff\b)|kind of\b)", re.IGNORECASE)
 _HANGUL = re.compile("[가-힣]")
 _WHOLE_ASPECTS = frozenset(("service", "price", "value", "food", "taste", "mood"))
@@ -43,38 +43,38 @@ class Clause:
     A sentence, or a clause of one.
 
     Attributes:
-        text: As it stands in the review, white space joined.
-        words: What its words say.
-        opinion: Above 0 for praise, below for blame.
+        text: The text as in the review, with normalized white space.
+        words: The analyses of its words.
+        polarity: Above 0 for praise, below 0 for blame.
     """
 
     text: str
     words: tuple[AnalyzedWord, ...]
-    opinion: int
+    polarity: int
 
     @cached_property
     def stems(self) -> tuple[str, ...]:
-        """The distinct stems, in their order."""
+        """The distinct stems, in order."""
         return tuple(dict.fromkeys(stem for word in self.words for stem in word.stems))
 
     @cached_property
     def marks(self) -> tuple[tuple[str, str, float], ...]:
-        """What it speaks of; several dishes are still one mention of food."""
+        """The distinct concepts with aspect and weight; several dishes are one mention of food."""
         return tuple(dict.fromkeys(mark for word in self.words for mark in word.marks))
 
     @cached_property
     def features(self) -> tuple[str, ...]:
-        """What it can share with other reviews: stems, and the concepts that stand behind them."""
+        """The features to compare reviews by: stems, and their concepts."""
         return (*self.stems, *dict.fromkeys("concept:" + mark[1] for mark in self.marks))
 
     @cached_property
     def is_korean(self) -> bool:
-        """Whether there is Hangul in it."""
+        """Whether it contains Hangul."""
         return bool(_HANGUL.search(self.text))
 
     @cached_property
     def width(self) -> int:
-        """The length as it reads: a Hangul syllable holds as much as two letters."""
+        """The length by content: a Hangul syllable counts as two letters."""
         return len(self.text) * 2 if self.is_korean else len(self.text)
 
 
@@ -87,12 +87,11 @@ class Sentence(Clause):
 
 def split(text: str) -> list[str]:
     """
-    Return the sentences of a text, in printable form, white space joined.
+    Return the sentences of a text, without unprintable characters and with normalized white space.
 
-    Signs alone (an emoji) make a sentence, what cannot be seen makes none. The tail of an endless
-    text is not read.
+    An emoji alone is a sentence; invisible text is not. Text beyond the first 20,000 characters is ignored.
     """
-    found = sentences(_UNPRINTABLE.sub(" ", text[:_READABLE]))
+    found = sentences(_UNPRINTABLE.sub(" ", text[:_MAX_CHARACTERS]))
     return [" ".join(one.split()) for one in found if _is_visible(one)]
 
 
@@ -101,14 +100,14 @@ def _is_visible(text: str) -> bool:
 
 
 def read_review(content: str, words: WordAnalyzer) -> tuple[Sentence, ...]:
-    """Return the sentences of a review, with what they say."""
+    """Return the analyzed sentences of a review."""
     return tuple(_read_sentence(text, words) for text in split(content))
 
 
 def _read_sentence(text: str, words: WordAnalyzer) -> Sentence:
     clauses = tuple(_read_clause(part, words) for part in _CLAUSE.split(text) if part)
     read = tuple(word for clause in clauses for word in clause.words)
-    return Sentence(text, read, sum(clause.opinion for clause in clauses), clauses)
+    return Sentence(text, read, sum(clause.polarity for clause in clauses), clauses)
 
 
 def _read_clause(text: str, words: WordAnalyzer) -> Clause:
@@ -118,14 +117,14 @@ def _read_clause(text: str, words: WordAnalyzer) -> Clause:
 
 class Topic:
     """
-    An aspect, as a measure of what a piece has to do with it.
+    An aspect, and how relevant a clause is to it.
 
-    Service, price, food and ambience, by whatever name, own all their words; a narrower name
-    (drinks) owns those of its concept; of an unknown one only the name itself counts.
+    Service, price, food and ambience, by any of their names, match all of their words; a narrower name (drinks)
+    matches the words of its concept; an unknown name matches itself only.
     """
 
     def __init__(self, aspect: str, words: WordAnalyzer) -> None:
-        stems = dict.fromkeys(terms(aspect[:_LONGEST_NAME]))
+        stems = dict.fromkeys(terms(aspect[:_MAX_NAME_LENGTH]))
         known = [concept for stem in stems if (concept := words.concept(stem))]
         self._families = frozenset(family for family, name in known if name in _WHOLE_ASPECTS)
         self._concepts = frozenset(name for _, name in known)
@@ -134,24 +133,24 @@ class Topic:
 
     @property
     def family(self) -> str:
-        """Which of service, price, food and ambience it is, or "" for none or several of them."""
+        """The aspect among service, price, food and ambience; "" for none or several of them."""
         return next(iter(self._families)) if len(self._families) == 1 else ""
 
     @property
     def is_known(self) -> bool:
-        """Whether there are words to tell a sentence about it from any other."""
+        """Whether the lexicon has words for it."""
         return bool(self._concepts)
 
     @property
     def heads(self) -> frozenset[str]:
-        """The words that name it."""
+        """The stems that name it."""
         return self._heads | self._stems
 
-    def weigh(self, piece: Clause) -> tuple[float, float]:
-        """Return how much a piece is about the topic, and which part that is of all it is about."""
-        own = float(sum(stem in self._stems for stem in piece.stems)) if self._stems else 0.0
+    def weigh(self, clause: Clause) -> tuple[float, float]:
+        """Return a clause's weight for the topic, and the share of that weight in all its concepts (purity)."""
+        own = float(sum(stem in self._stems for stem in clause.stems)) if self._stems else 0.0
         other = 0.0
-        for family, concept, weight in piece.marks:
+        for family, concept, weight in clause.marks:
             if family in self._families or concept in self._concepts:
                 own += weight
             else:

@@ -1,8 +1,8 @@
 """
-What many reviews say together, in a few of their own sentences.
+Multi-review extractive summaries: a few sentences that represent many reviews, by aspect and polarity.
 
-Nothing here knows the aspects that a user asks for: food, service, price and ambience are gone
-through, those that most reviews speak of first, and sentences are taken from each.
+Independent of the user's aspects: takes sentences about food, service, price and ambience, in the order of how many
+reviews mention them.
 """
 
 from __future__ import annotations
@@ -11,79 +11,81 @@ from collections.abc import Callable, Sequence
 
 from ..._nlp.lexicon import WordAnalyzer
 from ._clauses import Sentence, Topic, read_review
-from ._extract import ExtractedSummary, extract, joined
+from ._extract import ExtractedSummary, extract, join_sentences
 
-Read = Sequence[Sequence[Sentence]]
-"""The sentences of each review."""
+AnalyzedReviews = Sequence[Sequence[Sentence]]
+"""The analyzed sentences of each review."""
 Keep = Callable[[Sentence, Topic], bool]
 
 _FAMILIES = ("food", "service", "price", "ambience")
 _MENTION = 0.5
-# What fewer reviews than this speak of is no good opening for a summary of them all.
-_TYPICAL = 0.2
-_ENOUGH = 2
+# Share of the reviews that must mention an aspect for it to open the summary.
+_MIN_SHARE = 0.2
+_MIN_SENTENCES = 2
 
 
 class MultiReviewSummarizer:
-    """Picks the sentences that stand for many reviews, the most telling first."""
+    """Selects the sentences that represent many reviews, the most representative first."""
 
     def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
         self._topics = tuple(Topic(name, words) for name in _FAMILIES)
-        self._anything = Topic("", words)
+        self._any_topic = Topic("", words)
 
-    def read(self, contents: Sequence[str]) -> Read:
-        """Return the sentences of each review, with what they say."""
+    def analyze(self, contents: Sequence[str]) -> AnalyzedReviews:
+        """Return the analyzed sentences of each review."""
         return [read_review(content, self._words) for content in contents]
 
-    def of_all(self, reviews: Read, language: str) -> list[str]:
+    def summarize_all(self, reviews: AnalyzedReviews, language: str) -> list[str]:
         """
-        Return sentences that say what the reviews say, praise and blame as they come.
-
-        Args:
-            reviews: The reviews, of whatever opinion.
-            language: "ko" or "en" to prefer sentences of that language.
-
-        Returns:
-            The sentences; none only where there is no text.
-        """
-        found = self.of_those(reviews, language, _mentions, otherwise=reviews)
-        return found or self._general(reviews, language)
-
-    def of_side(self, reviews: Read, language: str, sign: int) -> list[str]:
-        """
-        Return sentences of one opinion, and others only where there are none.
-
-        Args:
-            reviews: Reviews that are known to praise, or to blame.
-            language: "ko" or "en" to prefer sentences of that language.
-            sign: 1 for praise, -1 for blame.
-
-        Returns:
-            The sentences; none only where there is no text.
-        """
-        clear = [[s for s in review if sign * s.opinion > 0] for review in reviews]
-        found = self.of_those(clear, language, _purely(sign), otherwise=clear)
-        if len(found) < _ENOUGH:
-            found += self.of_those(reviews, language, _partly(sign))
-        if len(found) < _ENOUGH:
-            found += self._general(clear, language)
-        quiet = [[s for s in review if not s.opinion] for review in reviews]
-        found = found or self._general(quiet, language) or self._general(reviews, language)
-        return list(dict.fromkeys(found))
-
-    def of_those(self, reviews: Read, language: str, keep: Keep, *, otherwise: Read = ()) -> list[str]:
-        """
-        Return sentences that are kept: the best of each aspect, then the second best.
+        Return sentences that represent the reviews, of any polarity.
 
         Args:
             reviews: The reviews.
             language: "ko" or "en" to prefer sentences of that language.
-            keep: Whether a sentence may speak for a topic.
-            otherwise: Where few reviews hold what is kept, a sentence that stands for these comes first.
 
         Returns:
-            The sentences; none where none is kept.
+            The sentences; empty only if there is no text.
+        """
+        found = self.summarize_matching(reviews, language, _mentions, otherwise=reviews)
+        return found or self._summarize_any(reviews, language)
+
+    def summarize_polarity(self, reviews: AnalyzedReviews, language: str, sign: int) -> list[str]:
+        """
+        Return sentences of one polarity, or others if there are none.
+
+        Args:
+            reviews: Reviews of that polarity.
+            language: "ko" or "en" to prefer sentences of that language.
+            sign: 1 for praise, -1 for blame.
+
+        Returns:
+            The sentences; empty only if there is no text.
+        """
+        clear = [[s for s in review if sign * s.polarity > 0] for review in reviews]
+        found = self.summarize_matching(clear, language, _purely(sign), otherwise=clear)
+        if len(found) < _MIN_SENTENCES:
+            found += self.summarize_matching(reviews, language, _partly(sign))
+        if len(found) < _MIN_SENTENCES:
+            found += self._summarize_any(clear, language)
+        neutral = [[s for s in review if not s.polarity] for review in reviews]
+        found = found or self._summarize_any(neutral, language) or self._summarize_any(reviews, language)
+        return list(dict.fromkeys(found))
+
+    def summarize_matching(
+        self, reviews: AnalyzedReviews, language: str, keep: Keep, *, otherwise: AnalyzedReviews = ()
+    ) -> list[str]:
+        """
+        Return matching sentences: the best of each aspect, then the second best.
+
+        Args:
+            reviews: The reviews.
+            language: "ko" or "en" to prefer sentences of that language.
+            keep: Whether a sentence may represent a topic.
+            otherwise: Reviews whose most representative sentence comes first, if few reviews have matching sentences.
+
+        Returns:
+            The sentences; empty if none matches.
         """
         picks: list[tuple[int, ExtractedSummary]] = []
         for topic in self._topics:
@@ -93,31 +95,31 @@ class MultiReviewSummarizer:
                 picks.append((sum(map(bool, kept)), pick))
         picks.sort(key=lambda counted: -counted[0])
         found = [pick.summary for _, pick in picks] + [pick.also for _, pick in picks]
-        if picks and picks[0][0] < _TYPICAL * len(reviews):
-            found = self._general(otherwise, language)[:1] + found
+        if picks and picks[0][0] < _MIN_SHARE * len(reviews):
+            found = self._summarize_any(otherwise, language)[:1] + found
         return list(dict.fromkeys(filter(None, found)))
 
-    def _general(self, reviews: Read, language: str) -> list[str]:
-        pick = extract(reviews, self._anything, language)
+    def _summarize_any(self, reviews: AnalyzedReviews, language: str) -> list[str]:
+        pick = extract(reviews, self._any_topic, language)
         return [text for text in (pick.summary, pick.also) if text] if pick else []
 
 
-def both_sides(praise: Sequence[str], blame: Sequence[str], *, more_praise: bool) -> str:
+def join_both_polarities(praise: Sequence[str], blame: Sequence[str], *, more_praise: bool) -> str:
     """
-    Join sentences of both sides to a text.
+    Join sentences of both polarities.
 
     Args:
-        praise: Sentences, the most telling first; none where no review praises.
-        blame: Likewise.
-        more_praise: Which side opens the text, and speaks longer.
+        praise: Praising sentences, the most representative first.
+        blame: Blaming sentences, the most representative first.
+        more_praise: Whether praise comes first, with two sentences to one of blame; otherwise the reverse.
     """
     more, less = (praise, blame) if more_praise else (blame, praise)
-    return joined([*more[:2], *less[:1]] if more and less else [*more, *less], ())
+    return join_sentences([*more[:2], *less[:1]] if more and less else [*more, *less], ())
 
 
 def polarity_of(sentence: Sentence, topic: Topic) -> int:
-    """Return what a sentence thinks of a topic: above 0 praise, below blame."""
-    return sum(clause.opinion for clause in sentence.clauses if topic.weigh(clause)[0])
+    """Return a sentence's polarity toward a topic: above 0 for praise, below 0 for blame."""
+    return sum(clause.polarity for clause in sentence.clauses if topic.weigh(clause)[0])
 
 
 def _mentions(sentence: Sentence, topic: Topic) -> bool:
@@ -131,5 +133,5 @@ def _partly(sign: int) -> Keep:
 def _purely(sign: int) -> Keep:
     partly = _partly(sign)
     return lambda sentence, topic: (
-        partly(sentence, topic) and all(sign * clause.opinion >= 0 for clause in sentence.clauses)
+        partly(sentence, topic) and all(sign * clause.polarity >= 0 for clause in sentence.clauses)
     )

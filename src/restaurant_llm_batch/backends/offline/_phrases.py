@@ -1,7 +1,7 @@
 """
-The phrases of a text: words that stand together, as they stand.
+Phrase extraction: collocations (word sequences that occur at least twice) and adjective-noun pairs.
 
-There is no dictionary here, so a phrase comes with the sentence that it stands in.
+There is no dictionary, so each phrase comes with the sentence that contains it.
 """
 
 from __future__ import annotations
@@ -9,27 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ..._nlp.lexicon import WordAnalyzer
-from ..._nlp.reading import listed
+from ..._nlp.reading import word_set
 from ..._nlp.tokenizer import WordToken
-from ._extract import trim
+from ._extract import truncate
 
-_MOST, _ENOUGH = 15, 6
-_LONGEST, _TWICE = 4, 2
-_LONGEST_USAGE, _LEAD = 120, 40
+_MAX_PHRASES, _MIN_PHRASES = 15, 6
+_MAX_PHRASE_WORDS, _MIN_OCCURRENCES = 4, 2
+_MAX_USAGE_LENGTH, _MAX_LEAD = 120, 40
 
-# What may stand inside a phrase though it says nothing by itself: bang for the buck.
-_LINKS = listed("of and the a an to for in with on by n")
+# Function words that are allowed inside a phrase: bang for the buck.
+_LINKS = word_set("of and the a an to for in with on by n")
 _ENGLISH = frozenset(
     (("adj", "n"), ("n", "n"), ("v", "n"), ("adv", "adj"), ("adv", "v"), ("v", "adv"), ("v", "adj"))
 )
-# The particles that tie a Korean noun to the adjective after it, and to the verb.
+# Particles between a Korean noun and its adjective (subjects), or its verb (objects).
 _SUBJECTS = frozenset(("", "이", "가", "은", "는", "도", "만", "까지", "들", "들이", "들은"))
 _OBJECTS = frozenset(("을", "를", "에", "로", "으로"))
-# What may stand between a Korean noun and its adjective: 국물 진짜 진하고.
-_DEGREES = listed("정말 진짜 너무 아주 매우 완전 참 좀 조금 많이 제일 가장 꽤 엄청")
+# Degree adverbs, allowed between a Korean noun and its adjective: 국물 진짜 진하고.
+_DEGREES = word_set("정말 진짜 너무 아주 매우 완전 참 좀 조금 많이 제일 가장 꽤 엄청")
 
 Span = tuple[int, int]
-"""The numbers of the first and the last token."""
+"""The indices of the first and the last token."""
 
 
 class PhraseFinder:
@@ -40,18 +40,18 @@ class PhraseFinder:
 
     def phrases(self, sentences: Sequence[str], tokens: Sequence[WordToken]) -> list[tuple[str, str]]:
         """
-        Return words that stand together at least twice; where few do, adjectives with their nouns.
+        Return sequences of words that occur at least twice; if there are few, also adjectives with their nouns.
 
         Args:
-            sentences: The text.
-            tokens: Its words.
+            sentences: The sentences of the text.
+            tokens: The tokens of the text.
 
         Returns:
-            Each phrase as it first stands in the text, with the sentence it stands in.
+            Each phrase as it first occurs in the text, with its sentence.
         """
-        spans = _repeated(tokens)[:_MOST]
-        if len(spans) < _ENOUGH:
-            spans += self._pairs(tokens, spans)[: _ENOUGH - len(spans)]
+        spans = _repeated(tokens)[:_MAX_PHRASES]
+        if len(spans) < _MIN_PHRASES:
+            spans += self._pairs(tokens, spans)[: _MIN_PHRASES - len(spans)]
         found: dict[str, str] = {}
         for first, last in spans:
             sentence, start, end = sentences[tokens[first].sentence], tokens[first].start, tokens[last].end
@@ -59,7 +59,7 @@ class PhraseFinder:
         return list(found.items())
 
     def _pairs(self, tokens: Sequence[WordToken], spans: Sequence[Span]) -> list[Span]:
-        """Return the adjectives that stand beside their nouns, those that the lexicon knows first."""
+        """Return adjectives next to their nouns, those in the lexicon first."""
         taken = {i for first, last in spans for i in range(first, last + 1)}
         found: dict[tuple[str, str], tuple[int, Span]] = {}
         for first, last in _neighbours(tokens):
@@ -75,30 +75,30 @@ class PhraseFinder:
 
 
 def _repeated(tokens: Sequence[WordToken]) -> list[Span]:
-    """Return words that stand together at least twice, the most frequent first."""
-    places: dict[tuple[str, ...], list[int]] = {}
+    """Return sequences of words that occur at least twice, the most frequent first."""
+    positions: dict[tuple[str, ...], list[int]] = {}
     for first, token in enumerate(tokens):
-        if token.reading:
-            for key in _keys(token, tokens[first + 1 : first + _LONGEST]):
-                places.setdefault(key, []).append(first)
-    often = {key: found for key, found in places.items() if len(found) >= _TWICE}
-    for key, found in list(often.items()):
-        # "good value for money" makes "good value" and "value for money" say nothing new.
+        if token.analysis:
+            for key in _keys(token, tokens[first + 1 : first + _MAX_PHRASE_WORDS]):
+                positions.setdefault(key, []).append(first)
+    frequent = {key: found for key, found in positions.items() if len(found) >= _MIN_OCCURRENCES}
+    for key, found in list(frequent.items()):
+        # Drop subsequences without occurrences of their own: "good value" within "good value for money".
         for part in _parts(key):
-            if len(often.get(part, ())) <= len(found):
-                often.pop(part, None)
-    ranked = sorted(often.items(), key=lambda one: (-len(one[1]), -len(one[0]), one[1][0]))
+            if len(frequent.get(part, ())) <= len(found):
+                frequent.pop(part, None)
+    ranked = sorted(frequent.items(), key=lambda one: (-len(one[1]), -len(one[0]), one[1][0]))
     return [(found[0], found[0] + len(key) - 1) for key, found in ranked]
 
 
 def _keys(first: WordToken, after: Sequence[WordToken]) -> Iterator[tuple[str, ...]]:
-    """Yield the stems of the phrases that start with a token."""
+    """Yield the stems of each phrase that starts with a token."""
     key, last = [first.stem], first
     for token in after:
         if not token.follows:
             return
         key.append(token.stem)
-        if token.reading:
+        if token.analysis:
             if not _binds(last, token):
                 return
             last = token
@@ -115,7 +115,7 @@ def _parts(key: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
 
 
 def _neighbours(tokens: Sequence[WordToken]) -> Iterator[Span]:
-    """Yield the words that stand side by side, or with a degree between."""
+    """Yield adjacent words, also with a degree adverb between them."""
     for i in range(len(tokens) - 1):
         if not tokens[i + 1].follows:
             continue
@@ -125,21 +125,21 @@ def _neighbours(tokens: Sequence[WordToken]) -> Iterator[Span]:
 
 
 def _is_pair(one: WordToken, other: WordToken) -> bool:
-    if one.reading is None or other.reading is None:
+    if one.analysis is None or other.analysis is None:
         return False
-    pair = (one.reading.pos, other.reading.pos)
+    pair = (one.analysis.pos, other.analysis.pos)
     return (pair == ("adj", "n") or (pair == ("n", "adj") and one.is_korean)) and _binds(one, other)
 
 
 def _binds(one: WordToken, other: WordToken) -> bool:
-    """Tell whether a word and the next one can make a phrase."""
-    if one.reading is None or other.reading is None or one.is_korean != other.is_korean:
+    """Return whether a word and the next one can form a phrase, by part of speech and particle."""
+    if one.analysis is None or other.analysis is None or one.is_korean != other.is_korean:
         return False
-    pos, next_pos = one.reading.pos, other.reading.pos
+    pos, next_pos = one.analysis.pos, other.analysis.pos
     if not one.is_korean:
         return (pos, next_pos) in _ENGLISH
     if pos == "n":
-        tail = one.form[len(one.reading.word) :]
+        tail = one.form[len(one.analysis.word) :]
         if next_pos == "n":
             return tail in ("", "의")
         return tail in _SUBJECTS or (next_pos == "v" and tail in _OBJECTS)
@@ -149,13 +149,13 @@ def _binds(one: WordToken, other: WordToken) -> bool:
 
 
 def _describes(form: str) -> bool:
-    # 진한, 좋은, 매운: what describes a noun before it ends in ㄴ; 좋으면 and 좋지만 do so by chance.
+    # Adnominal forms (진한, 좋은, 매운) end in ㄴ; so do 좋으면 and 좋지만, which are not adnominal.
     return (ord(form[-1]) - ord("가")) % 28 == 4 and form[-1] not in "면만"
 
 
 def _usage(sentence: str, start: int, end: int) -> str:
-    """Return the sentence; of one too long, the part around the phrase."""
-    if end < _LONGEST_USAGE:
-        return trim(sentence, _LONGEST_USAGE)
-    lead = sentence.rfind(" ", 0, max(1, start - _LEAD)) + 1
-    return "…" + trim(sentence[lead:], _LONGEST_USAGE - 1)
+    """Return the sentence, or the part around the phrase if it is too long."""
+    if end < _MAX_USAGE_LENGTH:
+        return truncate(sentence, _MAX_USAGE_LENGTH)
+    lead = sentence.rfind(" ", 0, max(1, start - _MAX_LEAD)) + 1
+    return "…" + truncate(sentence[lead:], _MAX_USAGE_LENGTH - 1)

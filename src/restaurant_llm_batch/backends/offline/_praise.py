@@ -1,4 +1,4 @@
-"""What the reviews of one restaurant praise, and a text about others does not."""
+"""Strengths of a restaurant: sentences that praise what a comparison summary of others does not praise."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ._clauses import Clause, Sentence, Topic
-from ._digests import MultiReviewSummarizer, Read, polarity_of
+from ._digests import AnalyzedReviews, MultiReviewSummarizer, polarity_of
 from ._extract import repeats
 
-# Who praises the waiters praises the service; a dish or the view is a merit of its own.
+# Concepts that count as the same merit: praise of the waiters is praise of the service. Other concepts, such as a dish
+# or the view, are merits of their own.
 _MERITS = {
     "staff": "service",
     "kind": "service",
@@ -20,58 +21,62 @@ _MERITS = {
     "expensive": "price",
 }
 
-_SURE = 0.5
+_MIN_WEIGHT = 0.5
 
 
-def strengths(digester: MultiReviewSummarizer, target: Read, compared: Read, language: str) -> list[str]:
+def strengths(
+    summarizer: MultiReviewSummarizer, target: AnalyzedReviews, compared: AnalyzedReviews, language: str
+) -> list[str]:
     """
-    Return the sentences that praise what the others are not praised for.
+    Return sentences that praise what the others are not praised for.
 
     Args:
-        digester: Picks among them.
-        target: The reviews of the restaurant.
-        compared: What is said about the others; nothing where there is nothing to compare with.
+        summarizer: Selects among the sentences.
+        target: The restaurant's reviews.
+        compared: The comparison summary of the others; empty if there is none.
         language: "ko" or "en" to prefer sentences of that language.
 
     Returns:
-        Sentences of the target's reviews, about what most of them praise first; none where they
-        praise nothing, or the same as the others.
+        Sentences of the target's reviews, about the most praised merits first; empty if they praise nothing, or only
+        what the others are praised for.
     """
-    theirs = _merits(compared)
-    ours = {merit for merit, votes in _merits(target).items() if votes > 0 >= theirs[merit]}
-    said = [sentence.text for review in compared for sentence in review]
+    compared_merits = _merits(compared)
+    strong_merits = {merit for merit, votes in _merits(target).items() if votes > 0 >= compared_merits[merit]}
+    compared_sentences = [sentence.text for review in compared for sentence in review]
 
     def keep(sentence: Sentence, topic: Topic) -> bool:
         return (
             polarity_of(sentence, topic) > 0
-            and all(clause.opinion >= 0 for clause in sentence.clauses)
-            and any(not ours.isdisjoint(_praised(clause, topic)) for clause in sentence.clauses)
-            and not repeats(sentence.text, said)
+            and all(clause.polarity >= 0 for clause in sentence.clauses)
+            and any(not strong_merits.isdisjoint(_praised(clause, topic)) for clause in sentence.clauses)
+            and not repeats(sentence.text, compared_sentences)
         )
 
-    return digester.of_those(target, language, keep)
+    return summarizer.summarize_matching(target, language, keep)
 
 
-def _merits(reviews: Read) -> Counter[str]:
-    """Count the reviews that praise a merit, less those that blame it."""
+def _merits(reviews: AnalyzedReviews) -> Counter[str]:
+    """Return, for each merit, the number of reviews that praise it less the number that blame it."""
     votes: Counter[str] = Counter()
     for review in reviews:
-        leanings: Counter[str] = Counter()
+        polarities: Counter[str] = Counter()
         for sentence in review:
             for clause in sentence.clauses:
-                for merit in _of(clause.marks):
-                    leanings[merit] += clause.opinion
-        for merit, leaning in leanings.items():
-            votes[merit] += (leaning > 0) - (leaning < 0)
+                for merit in _merits_of(clause.marks):
+                    polarities[merit] += clause.polarity
+        for merit, polarity in polarities.items():
+            votes[merit] += (polarity > 0) - (polarity < 0)
     return votes
 
 
 def _praised(clause: Clause, topic: Topic) -> set[str]:
-    if clause.opinion <= 0 or not topic.weigh(clause)[0]:
+    if clause.polarity <= 0 or not topic.weigh(clause)[0]:
         return set()
-    return set(_of(clause.marks))
+    return set(_merits_of(clause.marks))
 
 
-def _of(marks: Iterable[tuple[str, str, float]]) -> dict[str, None]:
-    # Words that often mean something else ("ordered", "side") make no merit.
-    return dict.fromkeys(_MERITS.get(concept, concept) for _, concept, weight in marks if weight >= _SURE)
+def _merits_of(marks: Iterable[tuple[str, str, float]]) -> dict[str, None]:
+    # Ignore words that often mean something else ("ordered", "side").
+    return dict.fromkeys(
+        _MERITS.get(concept, concept) for _, concept, weight in marks if weight >= _MIN_WEIGHT
+    )

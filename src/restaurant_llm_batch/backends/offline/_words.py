@@ -1,8 +1,8 @@
 """
-The words of a text by how often they occur.
+Word list of a text: the most frequent words with dictionary form, part of speech and concepts.
 
-There is no dictionary here. A word's meanings are what the lexicon of restaurant reviews knows of
-it: what it speaks of, and whether a describing word praises.
+There is no dictionary. A word's "meanings" are its concepts in the lexicon of restaurant reviews, and the
+polarity of an adjective or adverb.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from ..._nlp.lexicon import WordAnalyzer
 from ..._nlp.reading import GUESS, PartOfSpeech
 from ..._nlp.tokenizer import WordToken
 
-_MOST_WORDS = 30
-_SURE, _FAIR = 1.0, 0.5
+_MAX_WORDS = 30
+_MIN_WAIT_WEIGHT, _MIN_WEIGHT = 1.0, 0.5
 
 _LABELS = {
     "ko": {
@@ -36,12 +36,12 @@ _LABELS = {
 @dataclass(slots=True)
 class WordEntry:
     """
-    All forms of one word.
+    All forms of one word in a text.
 
     Attributes:
-        first: Where the first one stands.
-        forms: How often each occurs.
-        votes: How surely they are forms of which word, and of which part of speech.
+        first: Index of the first token.
+        forms: Number of occurrences of each form.
+        votes: Summed weights of the analyses as a dictionary form and part of speech.
     """
 
     first: int
@@ -50,56 +50,57 @@ class WordEntry:
 
     @property
     def count(self) -> int:
-        """How often the word occurs."""
+        """Number of occurrences of the word."""
         return self.forms.total()
 
     @property
     def form(self) -> str:
-        """The form that occurs most often."""
+        """The most frequent form."""
         return max(self.forms, key=self.forms.__getitem__)
 
     @property
     def word(self) -> tuple[str, PartOfSpeech]:
-        """The dictionary form and the part of speech that its forms vote for."""
+        """The dictionary form and part of speech with the highest vote."""
         return max(self.votes, key=self.votes.__getitem__)
 
 
 class WordListBuilder:
-    """Finds the words that tell most of what a text is about."""
+    """Builds the list of a text's most frequent words."""
 
     def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
 
     def words(self, tokens: Sequence[WordToken], language: str) -> list[tuple[str, PartOfSpeech, list[str]]]:
         """
-        Return the words that are most frequent; those of restaurants go before others.
+        Return the most frequent words; restaurant words count 1.5 times.
 
         Args:
-            tokens: The text.
-            language: The language of the meanings, "ko" or else English.
+            tokens: The tokens of the text.
+            language: Language of the meanings: "ko", or English for anything else.
 
         Returns:
-            Word, part of speech and meanings; the most frequent first, then by first occurrence.
+            Dictionary form, part of speech and meanings of each word; the most frequent first, then by first
+            occurrence.
         """
         labels = _LABELS.get(language, _LABELS["en"])
         entries = _entries(tokens)
-        entries.sort(key=lambda entry: -entry.count * (1.5 if self._is_telling(entry.form) else 1.0))
-        best = sorted(entries[:_MOST_WORDS], key=lambda entry: (-entry.count, entry.first))
+        entries.sort(key=lambda entry: -entry.count * (1.5 if self._is_restaurant_word(entry.form) else 1.0))
+        best = sorted(entries[:_MAX_WORDS], key=lambda entry: (-entry.count, entry.first))
         return [(*entry.word, [labels[name] for name in self._meanings(entry)]) for entry in best]
 
-    def _is_telling(self, form: str) -> bool:
+    def _is_restaurant_word(self, form: str) -> bool:
         word = self._words.read(form)
         return bool(word.marks or word.polarity)
 
     def _meanings(self, entry: WordEntry) -> list[str]:
-        """Return the names of what the lexicon is sure to know of a word."""
+        """Return the concepts of a word that the lexicon is sure of, and its polarity."""
         word = self._words.read(entry.form)
         known = [
             concept if concept in _LABELS["en"] else family
             for family, concept, weight in word.marks
-            if weight >= (_SURE if concept == "wait" else _FAIR)
+            if weight >= (_MIN_WAIT_WEIGHT if concept == "wait" else _MIN_WEIGHT)
         ]
-        # That a noun is usually said in blame (waiting) is no part of its meaning.
+        # The polarity of a noun (waiting) is not part of its meaning.
         if word.polarity and entry.word[1] in ("adj", "adv"):
             known.append("praise" if word.polarity > 0 else "blame")
         return list(dict.fromkeys(known))
@@ -107,10 +108,10 @@ class WordListBuilder:
 
 def _entries(tokens: Sequence[WordToken]) -> list[WordEntry]:
     entries: dict[str, WordEntry] = {}
-    for place, token in enumerate(tokens):
-        if token.reading:
-            word, pos, weight = token.reading
-            entry = entries.setdefault(token.stem, WordEntry(place))
+    for index, token in enumerate(tokens):
+        if token.analysis:
+            word, pos, weight = token.analysis
+            entry = entries.setdefault(token.stem, WordEntry(index))
             entry.forms[token.form] += 1
             entry.votes[word, pos] = entry.votes.get((word, pos), 0.0) + weight
     return [entry for entry in entries.values() if entry.votes[entry.word] >= GUESS]

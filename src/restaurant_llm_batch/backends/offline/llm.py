@@ -1,4 +1,4 @@
-"""Every task without a model: sentences and words taken from the reviews as they stand."""
+"""Offline LLM: extractive summarization, sentiment and vocabulary of reviews, without a language model."""
 
 from __future__ import annotations
 
@@ -23,45 +23,41 @@ Answer = Callable[[Mapping[str, Any], str], dict[str, Any]]
 
 class OfflineLLM:
     """
-    Answers the tasks of this library by extraction; needs no large model, no key and no network.
+    Answers the tasks of this library by extraction; needs no language model, key or network.
 
-    It reads a request's `inputs`, never its messages. Nothing is put in other words: every sentence
-    of a summary is verbatim in some review (cut with "…" where it is long), or one of the fixed
-    lines below, or "…" where there is no text to be seen. Equal requests get equal answers.
+    Reads a request's `inputs`, never its messages. Nothing is paraphrased: each sentence of a summary is verbatim
+    from a review (truncated with "…" if long), or one of the fixed lines below, or "…" if there is no visible
+    text. Equal requests get equal replies.
 
     Tasks:
-        aspect_summaries, aspect_summary: The sentences that speak of an aspect and agree best with
-            the other reviews. Where none does: "The reviews hardly mention the price.", in the
-            language that the request asks for, without bullets and evidence.
-        overall_summary: Two or three sentences of the aspects' summaries; aspects that are hardly
-            mentioned are left out unless there is nothing else.
-        sentiment: A small linear model over the letters of a review, shipped with the library,
-            calls it positive or negative, and neutral where it is not sure.
-        review_summary: For each kind of review up to three sentences that share its opinion, about
-            what most of them speak of first; overall, two of the kind with more reviews and one of
-            the other. A kind without reviews has "".
-        comparison_summary: Up to three sentences about what most reviews speak of, among food,
-            service, price and ambience, with the opinion of most.
-        strength: Up to three sentences that praise what the comparison summary does not praise.
-            Where there are none: "The reviews name nothing that stands out against the others."
-            Whether the target is really better, it cannot tell; it compares what is said.
-        merge_summaries: Under each key, up to three sentences that agree with most parts.
-        words: Up to 30 words by frequency, those of restaurants before others. Dictionary forms and
-            parts of speech follow from the form of a word, its neighbours and short lists, and are
-            sometimes wrong; a Korean form that fits no rule is left out, an English one is taken
-            for a noun. Words in other scripts are not read. The meanings are no definitions: what
-            the word speaks of ("food"), and whether a describing word praises; often there are none.
-        phrases: Up to 15 groups of words that stand together at least twice; in a short text,
-            adjectives beside their nouns as well. The meaning is no definition: it is the sentence
-            that holds the phrase.
+        aspect_summaries, aspect_summary: The sentences about an aspect that agree best with the other reviews. If
+        there
+            are none: "The reviews hardly mention the price.", in the requested language, without bullets and evidence.
+        overall_summary: Two or three sentences of the aspects' summaries; aspects that are hardly mentioned are left
+            out unless there is nothing else.
+        sentiment: A small linear model over character n-grams, shipped with the library, labels a review positive,
+            negative, or neutral if it is uncertain.
+        review_summary: For each polarity, up to three sentences of that polarity, about the most mentioned aspects
+            first; overall, two sentences of the polarity with more reviews and one of the other. A polarity without
+            reviews has "".
+        comparison_summary: Up to three sentences about the most mentioned aspects among food, service, price and
+            ambience, with the polarity of most reviews.
+        strength: Up to three sentences that praise what the comparison summary does not praise. If there are none:
+            "The reviews name nothing that stands out against the others." Compares what reviews say, not what is true.
+        merge_summaries: For each key, up to three sentences that agree with most parts.
+        words: Up to 30 words by frequency, restaurant words first. Dictionary forms and parts of speech are derived
+            from a word's form, its neighbours and short lists, and are sometimes wrong. A Korean form that matches no
+            rule is left out; an English one is taken for a noun. Words in other scripts are ignored. The meanings are
+            not definitions, but the word's concept ("food") and, for adjectives and adverbs, its polarity; often there
+            are none.
+        phrases: Up to 15 sequences of words that occur at least twice; in a short text, also adjectives next to their
+            nouns. The meaning is not a definition, but the sentence that holds the phrase.
 
-    It knows the words of service, price, food and ambience, by these and other names, in Korean and
-    English. Of any other aspect it knows only the name; where no review holds that, the summary is
-    the sentence that stands best for all reviews. Of an endless text it reads the beginning.
+    Knows the Korean and English words of service, price, food and ambience, by these and other names. For any other
+    aspect it searches for the aspect's name only; if no review has it, the summary is the sentence that represents all
+    reviews best. Reads only the beginning of very long texts.
 
-    Every reply says ``model="offline-extractive"`` and counts no tokens.
-
-    One instance may be used from several threads and loops at once.
+    Each reply has ``model="offline-extractive"`` and counts no tokens. Thread-safe, and usable on any event loop.
     """
 
     def __init__(self) -> None:
@@ -82,7 +78,7 @@ class OfflineLLM:
 
     @property
     def fingerprint(self) -> str:
-        """Name what answers, in the keys of a store."""
+        """Cache key of this backend in a store."""
         return _MODEL
 
     def __repr__(self) -> str:
@@ -90,18 +86,18 @@ class OfflineLLM:
 
     def complete(self, request: LLMRequest, /) -> LLMResponse:
         """
-        Answer a request.
+        Complete a request.
 
         Args:
-            request: One of the tasks that the class lists.
+            request: A request of one of the tasks listed in the class's docstring.
 
         Raises:
-            PermanentBackendError: When it is another task.
+            PermanentBackendError: If it is another task.
         """
         answer = self._answers.get(request.task)
         if answer is None:
             raise PermanentBackendError(
-                f"OfflineLLM does not answer the task {request.task!r}, only {', '.join(self._answers)}; "
+                f"OfflineLLM does not support the task {request.task!r}, only {', '.join(self._answers)}; "
                 "pass another backend as llm",
                 backend="offline",
             )
@@ -109,7 +105,7 @@ class OfflineLLM:
         return LLMResponse(text=json.dumps(found, ensure_ascii=False), finish_reason="stop", model=_MODEL)
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
-        """Answer a request as `complete` does; it takes milliseconds and waits for nothing."""
+        """Complete a request as `complete` does; takes milliseconds and never awaits."""
         return self.complete(request)
 
     def _sentiment(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
@@ -119,7 +115,7 @@ class OfflineLLM:
 
     @cached_property
     def _reader(self) -> SentimentReader:
-        # Its weights take memory and time to load, which only this task should cost.
+        # Lazy: only this task should pay for loading the weights.
         from ..._nlp.sentiment_model import SentimentReader
 
         return SentimentReader()

@@ -1,1 +1,1 @@
-"""The parts of `OpenAILLM`."""
+"""OpenAI backend: `OpenAILLM` calls chat completions through the official SDK."""

@@ -1,4 +1,4 @@
-"""The OpenAI SDK's clients: one for all threads, one for each event loop, made when they are first needed."""
+"""OpenAI SDK clients: one for all threads and one per event loop, created on first use."""
 
 from __future__ import annotations
 
@@ -15,54 +15,53 @@ from anyio import CancelScope, to_thread
 from ..._http.client_lifetime import EventLoopLocal, UsageCounter, loop_is_trio
 from ..._http.secrets import Secret
 from ..._http.transport import HTTPTransport
-from ..._http.types import Timeout, Transport
+from ..._http.types import Timeout, Transport, check_transport
 from ...errors import ConfigurationError
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
 
-_HEAVY = ("openai", f"{__package__}._adapter")
+_SLOW_IMPORTS = ("openai", f"{__package__}._adapter")
 
 
 class SDKClients:
     """
-    Clients of our own.
+    Creates, lends and closes the SDK's clients. Thread-safe.
 
     Args:
-        key: The key.
-        account: What else the SDK's constructors are given: address, organisation, project.
-        transport: The user's, which is never closed here, or None.
-        timeout: How long an exchange may take.
+        key: The API key.
+        account: Further arguments of the SDK's constructors: base URL, organization, project.
+        transport: The user's transport, which is never closed here, or None.
+        timeout: Timeouts of each request.
+
+    Raises:
+        ConfigurationError: If `transport` lacks ``send`` or ``asend``.
     """
 
     def __init__(
         self, key: Secret, account: Mapping[str, Any], transport: Transport | None, timeout: Timeout
     ) -> None:
-        if transport is not None and not (hasattr(transport, "send") and hasattr(transport, "asend")):
-            raise ConfigurationError(
-                f"transport must have send() and asend(), but {type(transport).__name__} has not; "
-                "write for example transport=HTTPTransport(proxy=...)"
-            )
+        check_transport(transport)
         self._key = key
         self._account = account
         self._timeout = timeout
-        self._users_client = transport
+        self._transport = transport
         self._own = HTTPTransport() if transport is None else None
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._blocking: tuple[OpenAI, UsageCounter] | None = None
-        self._async = EventLoopLocal(lambda: (self._make_async(), UsageCounter()), _let_go)
+        self._sync: tuple[OpenAI, UsageCounter] | None = None
+        self._async = EventLoopLocal(lambda: (self._make_async(), UsageCounter()), _drop)
         self._imported = False
 
     @contextmanager
     def sync_client(self) -> Iterator[OpenAI]:
-        """Lend the client for blocking calls; it is not closed meanwhile."""
-        if os.getpid() != self._pid:  # a forked child leaves its parent's connections, and locks, alone
-            self._pid, self._lock, self._blocking = os.getpid(), threading.Lock(), None
+        """Lend the sync client; it is not closed inside the block."""
+        if os.getpid() != self._pid:  # a forked child must use neither its parent's connections nor its lock
+            self._pid, self._lock, self._sync = os.getpid(), threading.Lock(), None
         with self._lock:
-            if self._blocking is None:
-                self._blocking = self._make_blocking(), UsageCounter()
-            client, in_use = self._blocking
+            if self._sync is None:
+                self._sync = self._make_sync(), UsageCounter()
+            client, in_use = self._sync
             in_use.enter()
         try:
             yield client
@@ -72,9 +71,9 @@ class SDKClients:
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[AsyncOpenAI]:
-        """Lend the running loop's client; it is not closed meanwhile."""
+        """Lend the running event loop's client; it is not closed inside the block."""
         if not self._imported:
-            for module in _HEAVY:  # most of a second of reading files, which the loop need not wait for
+            for module in _SLOW_IMPORTS:  # takes up to a second; do not block the event loop
                 await to_thread.run_sync(import_module, module)
             self._imported = True
         client, in_use = self._async.get()
@@ -87,27 +86,27 @@ class SDKClients:
                     await client.close()
 
     def close(self) -> None:
-        """Close the connections of blocking calls, or leave it to the last call that is using them."""
+        """Close the connections of blocking calls, after the last call that uses them."""
         with self._lock:
-            lent, self._blocking = self._blocking, None
-        if lent is not None and os.getpid() == self._pid and lent[1].close():
-            lent[0].close()
+            borrowed, self._sync = self._sync, None
+        if borrowed is not None and os.getpid() == self._pid and borrowed[1].close():
+            borrowed[0].close()
 
     async def aclose(self) -> None:
-        """Close the running loop's connections, likewise."""
-        lent = self._async.take()
-        if lent is not None and lent[1].close():
-            await lent[0].close()
+        """Close the running event loop's connections, after the last call that uses them."""
+        borrowed = self._async.take()
+        if borrowed is not None and borrowed[1].close():
+            await borrowed[0].close()
         if self._own is not None:
             await self._own.aclose()
 
-    def _make_blocking(self) -> OpenAI:
+    def _make_sync(self) -> OpenAI:
         from openai import OpenAI
 
         from ._adapter import sync_http
 
-        # httpx2's own pool: through our seam, threads would pay for httpx's, which costs several times more.
-        http = sync_http(self._users_client, self._timeout)
+        # httpx2's own pool unless the user passed a transport: HTTPTransport's httpx pool costs several times more.
+        http = sync_http(self._transport, self._timeout)
         return OpenAI(api_key=self._key.reveal(), **self._account, max_retries=0, http_client=http)
 
     def _make_async(self) -> AsyncOpenAI:
@@ -115,28 +114,28 @@ class SDKClients:
 
         from ._adapter import async_http
 
-        transport = self._users_client if self._own is None or loop_is_trio() else self._own
+        transport = self._transport if self._own is None or loop_is_trio() else self._own
         http = async_http(transport, self._timeout)
         return AsyncOpenAI(api_key=self._key.reveal(), **self._account, max_retries=0, http_client=http)
 
 
 def check_client(client: Any, field: str) -> None:
     """
-    Check a client that the user passed.
+    Check a client that the user passed; None passes.
 
     Raises:
-        ConfigurationError: When it is none, or of the other colour.
+        ConfigurationError: If it is not a client of the SDK, or sync where async is expected or vice versa.
     """
     if client is None:
         return
-    kind = "AsyncOpenAI" if field == "async_client" else "OpenAI"
+    class_name = "AsyncOpenAI" if field == "async_client" else "OpenAI"
     post = getattr(client, "post", None)
     if not callable(post) or inspect.iscoroutinefunction(post) != (field == "async_client"):
         raise ConfigurationError(
-            f"{field} must be one of the OpenAI SDK's, got {type(client).__name__}; "
-            f"write {field}=openai.{kind}(...)"
+            f"{field} must be a client of the OpenAI SDK, got {type(client).__name__}; "
+            f"for example {field}=openai.{class_name}(...)"
         )
 
 
-def _let_go(client: object) -> None:
-    """Forget the client of a dead loop; its sockets went with the loop."""
+def _drop(client: object) -> None:
+    """Drop the client of a closed loop; its sockets are closed with the loop."""

@@ -1,4 +1,8 @@
-"""What is particular to OpenAI's own service, on top of the codec it shares with others. Pure functions."""
+"""
+OpenAI codec: request bodies, responses and the SDK's exceptions, on top of `_http.openai_api`.
+
+Pure functions for what is particular to OpenAI: strict schemas, hints for rejected parameters, and keys in errors.
+"""
 
 from __future__ import annotations
 
@@ -19,6 +23,7 @@ from ...errors import (
     TransientBackendError,
 )
 from ...models import LLMRequest
+from ...tokens.tokenizers import replace_surrogates
 from ._strict import is_strict
 
 if TYPE_CHECKING:
@@ -28,28 +33,28 @@ BACKEND = "openai"
 _KEY_HEADERS = ("authorization", "api-key")
 _TOO_LARGE = "Request too large"
 _HINTS = {
-    "temperature": "write OpenAILLM(..., send_temperature=False)",
-    "max_tokens": 'write OpenAILLM(..., max_tokens_field="max_completion_tokens")',
-    "max_completion_tokens": 'write OpenAILLM(..., max_tokens_field="max_tokens")',
-    "service_tier": "write another OpenAILLM(..., service_tier=...), or none",
+    "temperature": "use OpenAILLM(..., send_temperature=False)",
+    "max_tokens": 'use OpenAILLM(..., max_tokens_field="max_completion_tokens")',
+    "max_completion_tokens": 'use OpenAILLM(..., max_tokens_field="max_tokens")',
+    "service_tier": "use OpenAILLM(..., service_tier=...) with another tier, or leave it out",
 }
-"""What to write when a server refuses a field, by the field's name."""
+"""What to do if a server rejects a field, by the field's name."""
 
 
 def check_arguments(
     model: Any, service_tier: Any, prompt_cache_key: Any, max_tokens_field: Any, extra_body: Any
 ) -> None:
     """
-    Check what goes into every request.
+    Check the parameters of every request.
 
     Raises:
-        ConfigurationError: When one of them cannot be used.
+        ConfigurationError: If one of them has the wrong type or value.
     """
     if not (isinstance(model, str) and model):
-        raise ConfigurationError(f'model must be a name, got {model!r}; write for example "gpt-4.1-mini"')
+        raise ConfigurationError(f'model must be a name, got {model!r}; for example "gpt-4.1-mini"')
     for field, value in (("service_tier", service_tier), ("prompt_cache_key", prompt_cache_key)):
         if value is not None and not (isinstance(value, str) and value):
-            raise ConfigurationError(f"{field} must be a word or None, got {value!r}")
+            raise ConfigurationError(f"{field} must be a non-empty string or None, got {value!r}")
     if max_tokens_field not in (None, "max_tokens", "max_completion_tokens"):
         raise ConfigurationError(
             f'max_tokens_field must be "max_tokens" or "max_completion_tokens", got {max_tokens_field!r}'
@@ -57,60 +62,67 @@ def check_arguments(
     if extra_body is not None and not isinstance(extra_body, Mapping):
         raise ConfigurationError(f"extra_body must be a mapping of fields, got {type(extra_body).__name__}")
     if (extra_body or {}).get("stream"):
-        raise ConfigurationError("extra_body must not ask for a stream: whole answers are read; leave it out")
+        raise ConfigurationError(
+            "extra_body must not set stream: responses are read as a whole; leave it out"
+        )
 
 
 def body_for(
-    request: LLMRequest, model: str, *, most_tokens: str, temperature: bool, more: Mapping[str, Any]
+    request: LLMRequest,
+    model: str,
+    *,
+    max_tokens_field: str,
+    send_temperature: bool,
+    extra_body: Mapping[str, Any],
 ) -> dict[str, Any]:
     """
-    Return the body of a chat completion.
+    Return the request body of a chat completion.
 
     Args:
-        request: The question.
+        request: The messages and their sampling parameters.
         model: The model's name.
-        most_tokens: What the service calls the limit on the answer's tokens.
-        temperature: Whether to send the temperature.
-        more: Further fields, which go before ours.
+        max_tokens_field: The service's name of the field that limits completion tokens.
+        send_temperature: Whether to send the temperature.
+        extra_body: Further fields, which override those above.
     """
-    body = chat_body(request, model, max_tokens_field=most_tokens)
-    if not temperature:
+    body = chat_body(request, model, max_tokens_field=max_tokens_field)
+    if not send_temperature:
         del body["temperature"]
     for message in body["messages"]:
-        message["content"] = _carryable(message["content"])
+        message["content"] = replace_surrogates(message["content"])
     if request.schema is not None:
         body["response_format"]["json_schema"]["strict"] = is_strict(request.schema)
-    body.update(more)
+    body.update(extra_body)
     return body
 
 
-def reply_from(response: Response) -> LLMResponse:
+def read_response(response: Response) -> LLMResponse:
     """
-    Return the reply in an answer of the service.
+    Parse a response of the service.
 
     Raises:
-        BackendError: When it holds none.
+        BackendError: If it is not a chat completion.
     """
     key = _key_of(response.request)
     body = _body_of(response)
     if isinstance(body, str):
-        words = body[:80] if key is None else key.redact(body)[:80]
+        text = body[:80] if key is None else key.redact(body)[:80]
         raise TransientBackendError(
-            f"{BACKEND} answered with something that is not JSON: {words!r}", backend=BACKEND
+            f"{BACKEND} answered with something that is not JSON: {text!r}", backend=BACKEND
         )
     return read_chat(body, BACKEND, key, response.headers)
 
 
-def failure_of(error: Exception) -> BackendError:
+def backend_error(error: Exception) -> BackendError:
     """
-    Return what an exception of the SDK's means.
+    Convert an exception of the SDK.
 
-    The exception is its cause, except where the service echoed the key in it.
+    The exception becomes the cause, except if the service repeated the key in it.
     """
     from openai import APIConnectionError, APIStatusError
 
     if isinstance(error, APIStatusError):
-        return _refusal(error, error.response)
+        return _status_error(error, error.response)
     failure: BackendError
     if isinstance(error, APIConnectionError):
         failure = TransientBackendError(f"{BACKEND} did not answer: {_reason(error)}", backend=BACKEND)
@@ -120,7 +132,7 @@ def failure_of(error: Exception) -> BackendError:
     return failure
 
 
-def _refusal(error: Exception, response: Response) -> BackendError:
+def _status_error(error: Exception, response: Response) -> BackendError:
     key = _key_of(response.request)
     body = _with_hint(_body_of(response), response)
     failure = _too_large(response.status_code, body, key) or chat_error(
@@ -133,27 +145,27 @@ def _refusal(error: Exception, response: Response) -> BackendError:
 
 def _too_large(status: int, body: Any, key: Secret | None) -> PromptTooLong | None:
     """
-    Return the error for a request that is larger than what a whole minute allows, or None.
+    Return the error for a request that exceeds the tokens of a whole minute; None for other responses.
 
-    Its status and its code say no more than "too fast"; only its words tell that it never can succeed.
+    Status and code are those of a rate limit; only the message says that the request can never succeed.
     """
     error = body.get("error") if isinstance(body, dict) else None
-    words = str(error.get("message") or "") if isinstance(error, dict) else ""
-    if status != 429 or not words.startswith(_TOO_LARGE):
+    message = str(error.get("message") or "") if isinstance(error, dict) else ""
+    if status != 429 or not message.startswith(_TOO_LARGE):
         return None
     if key is not None:
-        words = key.redact(words)
-    return PromptTooLong(f"{BACKEND}: {words[:MAX_ERROR_TEXT]}", backend=BACKEND, status=status)
+        message = key.redact(message)
+    return PromptTooLong(f"{BACKEND}: {message[:MAX_ERROR_TEXT]}", backend=BACKEND, status=status)
 
 
 def _with_hint(body: Any, response: Response) -> Any:
     error = body.get("error") if isinstance(body, dict) else None
     if response.status_code == 404 and "/v1" not in response.request.url.path:
-        return {"error": {"message": f"{error or body} (most servers want a base_url that ends with /v1)"}}
+        return {"error": {"message": f"{error or body} (most servers need a base_url that ends with /v1)"}}
     hint = _HINTS.get(str(error.get("param"))) if isinstance(error, dict) else None
     if error is None or hint is None:
         return body
-    return {"error": {**error, "message": f"{error.get('message')} To mend it, {hint}"}}
+    return {"error": {**error, "message": f"{error.get('message')} To fix it, {hint}"}}
 
 
 def _body_of(response: Response) -> Any:
@@ -164,7 +176,7 @@ def _body_of(response: Response) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """Return why no answer came: what our transport said, or whatever the client's own did."""
+    """Return why no response came: the message of our `TransportError`, or of the client's own error."""
     cause = error.__cause__
     while cause is not None and not isinstance(cause, TransportError):
         cause = cause.__cause__
@@ -175,20 +187,9 @@ def _reason(error: Exception) -> str:
 
 
 def _key_of(request: Request) -> Secret | None:
-    """Return the key that a request carried, wherever it came from."""
+    """Return the key in a request's headers; None if there is none."""
     for header in _KEY_HEADERS:
         key = request.headers.get(header, "").removeprefix("Bearer ").strip()
         if key:
             return Secret(key)
     return None
-
-
-def _carryable(text: str) -> str:
-    """Return text that UTF-8 can carry: half of a surrogate pair becomes a question mark."""
-    if text.isascii():
-        return text
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "replace").decode()
-    return text

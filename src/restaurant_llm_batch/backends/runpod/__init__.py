@@ -1,1 +1,1 @@
-"""The parts of `RunPodLLM`."""
+"""RunPod serverless backend: `RunPodLLM` submits, polls and cancels jobs of worker-vllm endpoints."""

@@ -1,4 +1,17 @@
-"""The awaited driver of RunPod's flows: on the running loop, asyncio's or trio's."""
+"""
+Async driver of RunPod's job flows: submits, polls and cancels jobs on asyncio or trio.
+
+Theory of operation
+-------------------
+A cancelled call must still receive the response to its submission, which holds the job's id, and then cancel the
+job. So each call runs in a task of its own (`_Call._work`) inside a shielded scope, and the caller's task only waits
+for it. When the caller is cancelled, `_Call._wait`
+
+1. cancels `_wait_scope`, which ends slot waits and polling,
+2. gives a submission in flight `SUBMIT_GRACE` seconds to be answered (`_submission`, shielded from the former),
+
+and the task group then waits until the task has cancelled the job, for `CANCEL_GRACE` seconds at most.
+"""
 
 from __future__ import annotations
 
@@ -24,20 +37,20 @@ from ._rate_limits import OperationLimiter
 from ._sync_driver import CANCEL_GRACE, warn_if_alive
 
 SUBMIT_GRACE = 10.0
-"""Seconds that the answer to a submission is waited for after the call was cancelled."""
-_TORN = "a submission to RunPod was cut off: a job may have been made, and only its ttl ends it"
+"""Seconds to wait for the response to a submission after the call was cancelled."""
+_SUBMISSION_CUT_OFF = "a submission to RunPod was cut off: a job may have been made, and only its ttl ends it"
 
 
 class _Loop:
-    """What belongs to one event loop: its slots, and how many calls it has."""
+    """One event loop's concurrency slots by operation, and its number of calls."""
 
-    def __init__(self, lanes: Mapping[str, OperationLimiter]) -> None:
+    def __init__(self, limiters: Mapping[str, OperationLimiter]) -> None:
         self.in_use = UsageCounter()
-        self.slots = {name: CapacityLimiter(lane.concurrent) for name, lane in lanes.items()}
+        self.slots = {name: CapacityLimiter(limiter.max_concurrent) for name, limiter in limiters.items()}
 
 
 class AsyncJobRunner:
-    """Runs jobs on the running loop; arguments as for `SyncJobRunner`."""
+    """Runs jobs on the running event loop; takes the arguments of `SyncJobRunner`."""
 
     def __init__(
         self,
@@ -55,7 +68,7 @@ class AsyncJobRunner:
         self._loops = EventLoopLocal(lambda: _Loop(limiters), lambda loop: None)
 
     async def complete(self, body: bytes, max_tokens: int, record: JobRecord | None = None) -> LLMResponse:
-        """Run a job, or go on with one that is noted; it is cancelled if this is."""
+        """Run a job, or resume the one in `record`; cancel it if this call is cancelled."""
         async with self._using():
             found = None if record is None else record.find()
             if found is not None:
@@ -67,17 +80,17 @@ class AsyncJobRunner:
             return await _Call(self, Job(record=record), body, max_tokens).run()
 
     async def health(self) -> RunPodHealth:
-        """Look at the endpoint."""
+        """Return the endpoint's jobs and workers."""
         async with self._using():
             return await adrive(self.flows.health(), self.perform)
 
     async def aclose(self) -> None:
-        """Close the running loop's connections, once no call of it uses them."""
+        """Close the running event loop's connections, after the last call that uses them."""
         if self._loops.get().in_use.close():
             await self._client.aclose()
 
     async def perform(self, step: Any) -> Any:
-        """Do what a step asks for."""
+        """Perform a step of a flow."""
         if isinstance(step, Sleep):
             return await anyio.sleep(step.seconds)
         if isinstance(step, GetTime):
@@ -86,17 +99,17 @@ class AsyncJobRunner:
             return await self.send(step)
 
     async def send(self, step: Send) -> HTTPResponse:
-        """Make an exchange, whatever its operation's limits are."""
+        """Send a request without applying its operation's limits."""
         return await self._client.asend(step.request._replace(headers=self._headers))
 
     @asynccontextmanager
     async def slot(self, operation: Operation) -> AsyncIterator[None]:
-        """Wait until an operation may be asked for."""
+        """Hold a slot of an operation, within its limits."""
         async with AsyncExitStack() as stack:
-            lane = self._limiters.get(operation)
-            if lane is not None:
+            limiter = self._limiters.get(operation)
+            if limiter is not None:
                 await stack.enter_async_context(self._loops.get().slots[operation])
-                seconds = lane.reserve()
+                seconds = limiter.reserve()
                 if seconds:
                     await anyio.sleep(seconds)
             yield
@@ -115,10 +128,10 @@ class AsyncJobRunner:
 
 class _Call:
     """
-    One call: a task of its own does the work, so that no cancellation of the caller can reach it.
+    One call, run by a task of its own that the caller's cancellation cannot reach.
 
-    A shield alone would not do. asyncio's own `Task.cancel` goes through it, and would tear the answer to a
-    submission off, with the id of the job in it.
+    A shielded scope in the caller's task would not do: asyncio's `Task.cancel` ignores anyio's shields, and would
+    cut off the response to a submission, which holds the job's id.
     """
 
     def __init__(self, jobs: AsyncJobRunner, job: Job, body: bytes, max_tokens: int) -> None:
@@ -134,7 +147,7 @@ class _Call:
         self._submission = CancelScope(shield=True)
 
     async def run(self) -> LLMResponse:
-        """Do the work in its task, and return what it has come to."""
+        """Run the call's task, and return its reply or raise its error."""
         async with create_task_group() as tasks:
             tasks.start_soon(self._work)
             await self._wait()
@@ -145,7 +158,7 @@ class _Call:
         return self._reply
 
     async def _wait(self) -> None:
-        """Wait for the work; being cancelled gives it up. The task group then waits until it has ended."""
+        """Wait for the task; on cancellation, ask it to stop. The task group then waits until it has."""
         try:
             await self._done.wait()
         except get_cancelled_exc_class():
@@ -155,27 +168,27 @@ class _Call:
             raise
 
     async def _work(self) -> None:
-        """Run the job, and cancel it if it is not run to its end."""
+        """Run the job, and cancel it if it does not produce a reply."""
         if self._cancelled:
             return
         try:
             with CancelScope(shield=True), self._jobs.live_jobs.track(self._job):
                 try:
                     with self._wait_scope:
-                        self._reply = await self._answer()
+                        self._reply = await self._submit_and_watch()
                 finally:
                     if self._reply is None:
-                        await self._on_cancelled()
+                        await self._abandon_job()
         except Exception as error:
             self._error = error
         finally:
             self._done.set()
 
-    async def _answer(self) -> LLMResponse:
+    async def _submit_and_watch(self) -> LLMResponse:
         jobs, job = self._jobs, self._job
         if not job.found:
             await self._submit()
-        jobs.live_jobs.record(job, Phase.WATCHED)
+        jobs.live_jobs.set_phase(job, Phase.WATCHED)
         return await adrive(jobs.flows.watch(job, self._max_tokens), jobs.perform)
 
     async def _submit(self) -> None:
@@ -185,20 +198,20 @@ class _Call:
                 with self._submission:
                     await adrive(jobs.flows.submit(self._job, self._body), jobs.send)
             except get_cancelled_exc_class():
-                log.warning(_TORN)  # a loop that is being closed cancels every task that it has
+                log.warning(_SUBMISSION_CUT_OFF)  # an event loop that closes cancels all of its tasks
                 raise
         if self._submission.cancelled_caught:
-            log.warning(_TORN)
+            log.warning(_SUBMISSION_CUT_OFF)
 
-    async def _on_cancelled(self) -> None:
-        """Cancel the job if it is alive and nobody else waits for it."""
+    async def _abandon_job(self) -> None:
+        """Cancel the job if it is alive and no other call watches it; release its journal entry."""
         job = self._job
         try:
             if job.alive and self._jobs.live_jobs.may_cancel(job):
                 await self._cancel()
                 warn_if_alive(job)
         finally:
-            job.unanswered()
+            job.release_record()
 
     async def _cancel(self) -> None:
         job = self._job
@@ -209,7 +222,7 @@ class _Call:
                 except get_cancelled_exc_class():
                     if grace.cancel_called:
                         raise
-                    continue  # the loop's own cancellation, which comes once
+                    continue  # the closing loop's own cancellation, which comes only once: try again
                 except Exception as error:
                     log.warning("cancelling RunPod job %s failed: %s", job.id, error)
                 break

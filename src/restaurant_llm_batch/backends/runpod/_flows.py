@@ -1,9 +1,30 @@
 """
-The life of a RunPod job as flows: submit, watch, cancel.
+RunPod job flows: submit, poll (watch) and cancel a job, and check the endpoint's health.
 
-A flow yields `Send`, `Sleep` and `Now`; the drivers in `blocking` and `awaited` perform them.
-They keep one rule: a job that is still alive when its flow has ended, for whatever reason, is cancelled by a
-flow of its own. So no flow has to survive its own interruption.
+Theory of operation
+-------------------
+A RunPod endpoint has no request-response API: ``POST /run`` queues a job, ``GET /status/<id>`` polls it, and
+``POST /cancel/<id>`` cancels it (https://docs.runpod.io/serverless/endpoints/send-requests). A job costs money
+until it ends, whether or not a caller waits. Three rules follow.
+
+1. *Never submit twice.* `JobFlows.submit` sends one request. If its response is lost, a job may exist whose id is
+   unknown: `SubmissionUnknown` is raised, which no layer retries. Only errors that prove that no job was made
+   are transient.
+2. *Polling is free.* `JobFlows.watch` polls with exponential backoff (`PollingPolicy`), and polls again after any
+   transient error, until the job ends or its `timeout` is over.
+3. *No job outlives its call.* If a flow ends while `Job.alive`, for any reason including an interruption, the
+   driver runs `JobFlows.cancel` as a flow of its own. So no flow has to survive its own interruption. `LiveJobs`
+   covers the end of the interpreter, and the job's time to live (``ttl``) the death of the process.
+
+The flows are generators that yield `Send`, `Sleep` and `GetTime` steps and do no I/O; `SyncJobRunner` and
+`AsyncJobRunner` perform the steps.
+
+    state of a job            known by                        next
+    submission sent           Job.id is empty                 response -> queued; lost -> SubmissionUnknown
+    IN_QUEUE, IN_PROGRESS     status; any status not TERMINAL poll; call ends -> cancel
+    COMPLETED                 status                          output -> reply
+    FAILED, TIMED_OUT         status                          error
+    CANCELLED, or 404         status; HTTP status             Job.lost; error, or a resumed job is replaced
 """
 
 from __future__ import annotations
@@ -18,37 +39,37 @@ from ..._http.status import decode, no_response_error
 from ..._http.types import HTTPResponse, Timeout, TransportError
 from ..._llm_response import LLMResponse
 from ...errors import BackendError, PermanentBackendError, TransientBackendError
-from ...steps import Flow, Sleep
+from ...steps import Sleep
 from ._codec import (
     BACKEND,
-    answer_error,
     error_for_terminal_status,
     read_output,
     read_state,
     read_submission,
+    response_error,
     submission_unknown,
 )
 from ._health import RunPodHealth, read_health
-from ._job import GetTime, Job, Operation, PollingPolicy, QueueMonitor, Send
+from ._job import GetTime, Job, JobFlow, Operation, PollingPolicy, QueueMonitor, Send
 
 TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
-"""The last states of a job; any other is one to go on polling in, as RunPod's own CLI does."""
+"""Final statuses of a job; a job with any other status is polled again, as RunPod's own CLI does."""
 CANCEL_WAITS = (0.1, 0.3, 0.9, 2.7)
 """Seconds between attempts to cancel a job."""
 
 
 class JobFlows:
     """
-    The flows of one endpoint.
+    The job flows of one endpoint.
 
     Args:
         url: The endpoint's URL.
-        endpoint: Its id.
-        secret: The key, to be kept out of messages.
+        endpoint: The endpoint's id.
+        secret: The key, to redact it in messages.
         model: The model's name, or "".
-        timeout: Seconds that a job may take, queue included.
-        request_timeout: Of one request.
-        polling: How often a job is looked at.
+        timeout: Seconds that a job may take, including its time in the queue.
+        request_timeout: Timeouts of one HTTP request.
+        polling: Backoff between polls.
     """
 
     def __init__(
@@ -70,140 +91,144 @@ class JobFlows:
         self._request_timeout = request_timeout
         self._polling = polling
 
-    def submit(self, job: Job, body: bytes) -> Flow[None]:
+    def submit(self, job: Job, body: bytes) -> JobFlow[None]:
         """
-        Submit a job, once.
+        Submit a job, once, and set its id.
 
         Raises:
-            TransientBackendError: When it was surely not made.
-            SubmissionUnknown: When nobody knows.
+            TransientBackendError: If certainly no job was made.
+            SubmissionUnknown: If a job may have been made.
+            BackendError: If RunPod refused the job for good.
         """
         try:
-            answer: HTTPResponse = yield self._send("run", "POST", "run", body)
+            response: HTTPResponse = yield self._send("run", "POST", "run", body)
         except TransportError as error:
             if not error.request_may_have_been_sent:
                 raise no_response_error(error, BACKEND) from error
-            raise submission_unknown(f"no answer came to the submission: {error}") from error
-        job.made(read_submission(answer, self._secret))
+            raise submission_unknown(f"no response to the submission: {error}") from error
+        job.on_submitted(read_submission(response, self._secret))
 
-    def watch(self, job: Job, max_tokens: int) -> Flow[LLMResponse]:
+    def watch(self, job: Job, max_tokens: int) -> JobFlow[LLMResponse]:
         """
-        Watch a job until it has ended, and return the reply.
+        Poll a job until it has ended, and return its reply.
 
-        What may pass is asked again until the job's time is over. The job is alive when that, or what will
-        not pass, is raised.
+        Polls again after transient errors, until the job's timeout. The job may still be alive when an error is
+        raised.
 
         Raises:
-            BackendError: When it ended otherwise, or cannot be watched.
+            BackendError: If the job ended without a reply, took too long, or can no longer be polled.
         """
-        began: float = yield GetTime()
-        now = began
+        started_at: float = yield GetTime()
+        now = started_at
         wait = 0.0 if job.found else self._polling.wait_initial
         status = "IN_QUEUE"
-        while now - began < self._timeout:
-            yield Sleep(min(wait, began + self._timeout - now))
+        while now - started_at < self._timeout:
+            yield Sleep(min(wait, started_at + self._timeout - now))
             wait = self._polling.after(wait)
             try:
-                status, told = yield from self._poll(job)
+                status, state = yield from self._poll(job)
             except TransientBackendError as error:
                 wait = max(wait, error.retry_after or 0.0)
-                told = {}
             except PermanentBackendError as error:
                 job.lost = error.status == 404
                 raise
             else:
                 if status == "COMPLETED":
-                    return read_output(told, self._model, max_tokens, self._secret)
+                    return read_output(state, self._model, max_tokens, self._secret)
                 if status in TERMINAL:
                     job.lost = status == "CANCELLED"
-                    raise error_for_terminal_status(status, told, self._secret)
+                    raise error_for_terminal_status(status, state, self._secret)
             now = yield GetTime()
-            if status == "IN_QUEUE" and self.queue_monitor.is_due(began, now):
+            if status == "IN_QUEUE" and self.queue_monitor.is_due(started_at, now):
                 yield from self._check_queue()
         raise PermanentBackendError(
-            f"runpod: the job took longer than timeout={self._timeout:g} seconds (its last state: {status}), "
-            "so it is given up",
+            f"runpod: the job took longer than timeout={self._timeout:g} seconds (last status: {status}) and "
+            "is cancelled",
             backend=BACKEND,
         )
 
-    def cancel(self, job: Job) -> Flow[None]:
-        """Cancel a job, trying a few times; `job.over` tells whether it worked."""
+    def cancel(self, job: Job) -> JobFlow[None]:
+        """
+        Cancel a job, in up to ``len(CANCEL_WAITS) + 1`` attempts; sets `job.finished` on success.
+
+        Never raises a backend error.
+        """
         for wait in (*CANCEL_WAITS, 0.0):
-            floor = 0.0
+            retry_after = 0.0
             try:
-                answer: HTTPResponse = yield self._send(
+                response: HTTPResponse = yield self._send(
                     "cancel", "POST", f"cancel/{quote(job.id, safe='')}", b""
                 )
             except TransportError:
                 pass
             else:
-                if _is_settled(answer):
+                if _confirms_cancellation(response):
                     job.finished = True
                     return
-                error = answer_error(answer, self._secret)
+                error = response_error(response, self._secret)
                 if isinstance(error, TransientBackendError):
-                    floor = error.retry_after or 0.0
-                elif answer.status >= 400:
+                    retry_after = error.retry_after or 0.0
+                elif response.status >= 400:
                     yield from self._poll_after_failed_cancel(job)
             if job.finished or not wait:
                 return
-            yield Sleep(max(wait, min(floor, CANCEL_WAITS[-1])))
+            yield Sleep(max(wait, min(retry_after, CANCEL_WAITS[-1])))
 
-    def health(self) -> Flow[RunPodHealth]:
-        """Look at the endpoint."""
+    def health(self) -> JobFlow[RunPodHealth]:
+        """Return the endpoint's jobs and workers."""
         try:
-            answer: HTTPResponse = yield self._send("health", "GET", "health")
+            response: HTTPResponse = yield self._send("health", "GET", "health")
         except TransportError as error:
             raise no_response_error(error, BACKEND) from error
-        if answer.status != 200:
-            raise answer_error(answer, self._secret)
-        return read_health(decode(answer, BACKEND, self._secret))
+        if response.status != 200:
+            raise response_error(response, self._secret)
+        return read_health(decode(response, BACKEND, self._secret))
 
-    def _poll(self, job: Job) -> Flow[tuple[str, Mapping[str, Any]]]:
+    def _poll(self, job: Job) -> JobFlow[tuple[str, Mapping[str, Any]]]:
         try:
-            answer: HTTPResponse = yield self._send("status", "GET", f"status/{quote(job.id, safe='')}")
+            response: HTTPResponse = yield self._send("status", "GET", f"status/{quote(job.id, safe='')}")
         except TransportError as error:
             raise no_response_error(error, BACKEND) from error
-        if answer.status == 404:
+        if response.status == 404:
             raise PermanentBackendError(
-                f"runpod does not know job {job.id} any more; its time to live (ttl) may be over",
+                f"runpod no longer knows job {job.id}; its time to live (ttl) may be over",
                 backend=BACKEND,
                 status=404,
             )
-        if answer.status != 200:
-            raise answer_error(answer, self._secret)
-        status, told = read_state(answer, self._secret)
+        if response.status != 200:
+            raise response_error(response, self._secret)
+        status, state = read_state(response, self._secret)
         job.finished = job.finished or status in TERMINAL
-        return status, told
+        return status, state
 
-    def _poll_after_failed_cancel(self, job: Job) -> Flow[None]:
-        """Look whether a job that cannot be cancelled is one that has ended."""
+    def _poll_after_failed_cancel(self, job: Job) -> JobFlow[None]:
+        """Poll a job that RunPod refused to cancel, since it may have ended already."""
         try:
             yield from self._poll(job)
         except BackendError as error:
             job.finished = job.finished or error.status == 404
 
-    def _check_queue(self) -> Flow[None]:
+    def _check_queue(self) -> JobFlow[None]:
         try:
             health = yield from self.health()
         except BackendError:
-            return  # the job is what matters
+            return  # health is informative only; keep polling the job
         self.queue_monitor.warn(self._endpoint, health.problem)
 
     def _send(self, operation: Operation, method: str, path: str, body: bytes | None = None) -> Send:
-        exchange = HTTPRequest(method, f"{self._url}/{path}", {}, body, self._request_timeout)
-        return Send(operation, exchange)
+        request = HTTPRequest(method, f"{self._url}/{path}", {}, body, self._request_timeout)
+        return Send(operation, request)
 
 
-def _is_settled(answer: HTTPResponse) -> bool:
-    """Tell whether an answer to a cancellation says that the job is, or will be, no more."""
-    if answer.status == 404:
+def _confirms_cancellation(response: HTTPResponse) -> bool:
+    """Return whether the response to a cancellation says that the job has ended or will end."""
+    if response.status == 404:
         return True
-    if not 200 <= answer.status < 300:
+    if not 200 <= response.status < 300:
         return False
     try:
-        body = decode(answer, BACKEND)
+        body = decode(response, BACKEND)
     except TransientBackendError:
         return False
-    # An API error may come with status 200; it names no state.
+    # RunPod may send an API error with HTTP status 200; it has no job status.
     return isinstance(body, dict) and bool(body.get("status"))

@@ -1,4 +1,4 @@
-"""What RunPod's ``/health`` tells about an endpoint."""
+"""RunPod endpoint health: counts of jobs and workers from ``/health``, and why jobs stay queued."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Counts = TypeVar("Counts", "JobCounts", "WorkerCounts")
 
 @dataclass(frozen=True, slots=True)
 class JobCounts:
-    """An endpoint's jobs: waiting, being worked on, and those that ended lately."""
+    """Numbers of an endpoint's jobs: queued, in progress, and recently ended."""
 
     in_queue: int = 0
     in_progress: int = 0
@@ -25,15 +25,15 @@ class JobCounts:
 @dataclass(frozen=True, slots=True)
 class WorkerCounts:
     """
-    An endpoint's workers.
+    Numbers of an endpoint's workers.
 
     Attributes:
-        idle: Ready and without work.
-        initializing: Fetching their image or loading the model.
+        idle: Ready, without a job.
+        initializing: Pulling the image or loading the model.
         ready: Able to take a job.
-        running: Working.
-        throttled: Wanted, but RunPod has no free GPU of the kind.
-        unhealthy: Failing, again and again.
+        running: Working on a job.
+        throttled: Requested, but RunPod has no free GPU of that type.
+        unhealthy: Failing repeatedly.
     """
 
     idle: int = 0
@@ -46,47 +46,50 @@ class WorkerCounts:
 
 @dataclass(frozen=True, slots=True)
 class RunPodHealth:
-    """A look at an endpoint: its jobs and its workers."""
+    """Numbers of an endpoint's jobs and workers at one moment."""
 
     jobs: JobCounts
     workers: WorkerCounts
 
     @property
     def problem(self) -> str | None:
-        """Why jobs wait although no worker is on its way, in words; None when nothing is wrong."""
+        """Why jobs are queued without any worker to take them, for people to read; None if there is no problem."""
         workers = self.workers
         if not self.jobs.in_queue or workers.idle or workers.initializing or workers.ready or workers.running:
             return None
         if workers.throttled:
             return (
-                f"all {workers.throttled} of its workers are throttled: RunPod has no free GPU of that kind; "
-                "allow more kinds of GPU, or another region"
+                f"all {workers.throttled} of its workers are throttled: RunPod has no free GPU of that type; "
+                "allow more GPU types, or another region"
             )
         if workers.unhealthy:
-            return f"all {workers.unhealthy} of its workers are unhealthy; their logs say why"
+            return f"all {workers.unhealthy} of its workers are unhealthy; see their logs"
         return (
-            "it has no workers. Without requests for a week RunPod sets an endpoint's max workers to 0, and "
-            "it stays so until somebody raises it in the console"
+            "it has no workers. After a week without requests RunPod sets an endpoint's max workers to 0; raise it "
+            "in the console"
         )
 
 
 def read_health(body: Any) -> RunPodHealth:
     """
-    Read the body of ``/health``.
+    Parse the body of ``/health``.
 
     Raises:
-        PermanentBackendError: When it is something else.
+        PermanentBackendError: If it has no worker counts.
     """
     if not isinstance(body, dict) or not isinstance(body.get("workers"), dict):
-        raise PermanentBackendError("/health tells of no workers", backend="runpod")
-    return RunPodHealth(_read(JobCounts, body.get("jobs")), _read(WorkerCounts, body["workers"]))
+        raise PermanentBackendError("/health reports no workers", backend="runpod")
+    return RunPodHealth(
+        _read_counts(JobCounts, body.get("jobs")), _read_counts(WorkerCounts, body["workers"])
+    )
 
 
-def _read(kind: type[Counts], given: Any) -> Counts:
-    told: Mapping[str, Any] = given if isinstance(given, dict) else {}
+def _read_counts(counts_class: type[Counts], section: Any) -> Counts:
+    """Read a section's camelCase counts; a missing or malformed count is 0."""
+    values: Mapping[str, Any] = section if isinstance(section, dict) else {}
     counts = {}
-    for name in kind.__slots__:
+    for name in counts_class.__slots__:
         head, *rest = name.split("_")
-        value = told.get(head + "".join(word.capitalize() for word in rest))
+        value = values.get(head + "".join(word.capitalize() for word in rest))
         counts[name] = value if type(value) is int and value > 0 else 0
-    return kind(**counts)
+    return counts_class(**counts)

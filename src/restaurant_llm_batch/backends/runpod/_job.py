@@ -1,23 +1,25 @@
-"""What RunPod's flows are made of: their steps, the job they are about, and when they look at it."""
+"""RunPod jobs: job state, steps of the job flows, polling policy and queue monitor."""
 
 from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Generator
 from dataclasses import dataclass, fields
 from hashlib import blake2b
-from math import isfinite
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
 from ..._http.exchange import HTTPRequest
 from ..._store.journal import JobJournal
+from ..._validation import check_positive
 from ...errors import ConfigurationError
 from ...models import LLMRequest
+from ...steps import Sleep
 
 log = logging.getLogger("restaurant_llm_batch")
 
 QUEUE_WARNING_AFTER = 30.0
-"""Seconds in the queue after which the endpoint's health is looked at, and between such looks."""
+"""Seconds that a job may be queued before the endpoint's health is checked, and between such checks."""
 
 Operation = Literal["run", "status", "cancel", "health"]
 
@@ -25,15 +27,15 @@ Operation = Literal["run", "status", "cancel", "health"]
 @dataclass(frozen=True, slots=True)
 class PollingPolicy:
     """
-    How often a job is looked at; the defaults are those of RunPod's own command line.
+    Exponential backoff between polls of a job; the defaults are those of RunPod's own CLI.
 
     Attributes:
-        wait_initial: Seconds before the first look.
-        multiplier: How much longer each wait is than the one before.
-        wait_max: The longest wait in seconds.
+        wait_initial: Seconds before the first poll.
+        multiplier: Factor by which each wait grows; at least 1.
+        wait_max: Maximum seconds between polls; at least `wait_initial`.
 
     Raises:
-        ConfigurationError: When they make no series of waits.
+        ConfigurationError: If a value is not a number above 0, or the values contradict each other.
     """
 
     wait_initial: float = 0.5
@@ -42,12 +44,11 @@ class PollingPolicy:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            number = isinstance(value, (int, float)) and not isinstance(value, bool)
-            if not number or not isfinite(value) or value <= 0:
-                raise ConfigurationError(
-                    f"PollingPolicy.{field.name} must be a number above 0, got {value!r}"
-                )
+            check_positive(
+                f"PollingPolicy.{field.name}",
+                getattr(self, field.name),
+                f"PollingPolicy({field.name}={field.default!r})",
+            )
         if self.multiplier < 1 or self.wait_max < self.wait_initial:
             raise ConfigurationError(
                 "PollingPolicy needs multiplier >= 1 and wait_max >= wait_initial, got "
@@ -55,62 +56,72 @@ class PollingPolicy:
             )
 
     def after(self, wait: float) -> float:
-        """Return the wait that follows a wait."""
+        """Return the seconds to wait after a wait of `wait` seconds."""
         return min(max(wait * self.multiplier, self.wait_initial), self.wait_max)
 
 
 class GetTime(NamedTuple):
-    """Ask for the time. Answered with monotonic seconds."""
+    """A step that reads the clock; the flow is resumed with monotonic seconds."""
 
 
 class Send(NamedTuple):
-    """Ask for an exchange. Answered with an `HTTPResponse`; the key is added by whoever sends it."""
+    """
+    A step that sends an HTTP request; the flow is resumed with an `HTTPResponse`.
+
+    The driver applies the operation's limits and adds the headers, which hold the key.
+    """
 
     operation: Operation
     request: HTTPRequest
 
 
+T = TypeVar("T")
+
+JobFlow: TypeAlias = Generator[Send | Sleep | GetTime, Any, T]
+"""A generator of requests to RunPod, waits and looks at the clock that returns a `T`."""
+
+
 def job_fingerprint(backend: str, request: LLMRequest) -> str:
-    """Return what a job is noted with: with equal marks, jobs may have each other's answers."""
-    asked = (backend, request.messages, request.schema, request.max_tokens, request.temperature)
-    written = json.dumps(asked, sort_keys=True, default=repr)
-    return f"runpod:{blake2b(written.encode(), digest_size=8).hexdigest()}"
+    """Return the journal key of a job: jobs with equal fingerprints have interchangeable outputs."""
+    parts = (backend, request.messages, request.schema, request.max_tokens, request.temperature)
+    text = json.dumps(parts, sort_keys=True, default=repr)
+    return f"runpod:{blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
 @dataclass(frozen=True, slots=True)
 class JobRecord:
     """
-    Where a call notes its job.
+    The journal entry of a call's job, which lets a later run resume the job instead of paying for another.
 
     Attributes:
-        journal: The journal of its question.
-        fingerprint: Says what is asked, and of whom; see `job_fingerprint`.
+        journal: The journal of the call.
+        fingerprint: Key of the backend and the request; see `job_fingerprint`.
     """
 
     journal: JobJournal
     fingerprint: str
 
     def find(self) -> Job | None:
-        """Return the job that was noted before, or None; raises as `JobJournal.claim` does."""
+        """Claim the job that an earlier call recorded; None if there is none. Raises as `JobJournal.claim`."""
         job_id = self.journal.claim(self.fingerprint)
         if job_id is None:
             return None
-        log.info("RunPod job %s of an earlier call is watched again", job_id)
+        log.info("resuming RunPod job %s of an earlier call", job_id)
         return Job(job_id, record=self, found=True)
 
 
 @dataclass(slots=True, eq=False)
 class Job:
     """
-    A job, as far as it is known.
+    The known state of a RunPod job.
 
     Attributes:
-        id: Its id; empty until its submission is answered.
+        id: Its id; empty until RunPod has responded to its submission.
         finished: Whether it is known to have ended.
-        record: Where it is noted, if anywhere.
-        found: Whether an earlier call has submitted it.
-        lost: Whether it was cancelled by somebody else, or is unknown to RunPod.
-        handed_over: Whether it is left to another call that waits for it.
+        record: Its journal entry, or None.
+        found: Whether an earlier call submitted it.
+        lost: Whether another client cancelled it, or RunPod does not know it.
+        handed_over: Whether another call that waits for it is responsible for it.
     """
 
     id: str = ""
@@ -122,22 +133,26 @@ class Job:
 
     @property
     def alive(self) -> bool:
-        """Whether it was made, may still cost money, and is nobody else's business."""
+        """Whether the job exists, may still cost money, and is this call's responsibility."""
         return bool(self.id) and not self.finished and not self.handed_over
 
     @property
     def may_be_replaced(self) -> bool:
-        """Whether it is an earlier call's that has come to nothing, so that this call makes its own."""
+        """Whether it is an earlier call's job without output, so that this call may submit its own."""
         return self.found and self.lost and self.finished
 
-    def made(self, job_id: str) -> None:
-        """Note its id, which its submission has told."""
+    def on_submitted(self, job_id: str) -> None:
+        """Set the id that RunPod returned, and record it in the journal."""
         self.id = job_id
         if self.record is not None:
             self.record.journal.record(self.record.fingerprint, job_id)
 
-    def unanswered(self) -> None:
-        """Note that its call is over without an answer: once it has ended nobody is to look for it again."""
+    def release_record(self) -> None:
+        """
+        End the call's claim on the journal entry, when the call ends without a reply.
+
+        Discards the entry of a finished job, so that no later call resumes it.
+        """
         if self.record is None or not self.id:
             return
         if self.finished:
@@ -147,22 +162,22 @@ class Job:
 
 
 class QueueMonitor:
-    """Says when to look why jobs wait so long, and warns once."""
+    """Decides when to check why jobs stay queued, and warns once per endpoint."""
 
-    def __init__(self, every: float = QUEUE_WARNING_AFTER) -> None:
-        self.every = every
+    def __init__(self, interval: float = QUEUE_WARNING_AFTER) -> None:
+        self.interval = interval
         self._next = 0.0
         self._warned = False
 
     def is_due(self, since: float, now: float) -> bool:
-        """Tell whether to look, for a job that has been in the queue since then."""
-        if self._warned or now < max(since + self.every, self._next):
+        """Return whether to check now, for a job queued since the time `since`."""
+        if self._warned or now < max(since + self.interval, self._next):
             return False
-        self._next = now + self.every
+        self._next = now + self.interval
         return True
 
     def warn(self, endpoint: str, problem: str | None) -> None:
-        """Warn of trouble, the first time there is some."""
+        """Log a problem of the endpoint, once."""
         if problem is not None and not self._warned:
             self._warned = True
-            log.warning("jobs wait in the queue of RunPod endpoint %s: %s", endpoint, problem)
+            log.warning("jobs stay queued at RunPod endpoint %s: %s", endpoint, problem)

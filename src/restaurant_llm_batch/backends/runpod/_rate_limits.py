@@ -1,4 +1,4 @@
-"""How often RunPod may be asked: its documented limits, and a pace that keeps to them."""
+"""RunPod rate limits: documented request limits per operation, kept by a sliding window and concurrency slots."""
 
 from __future__ import annotations
 
@@ -7,23 +7,24 @@ from collections import deque
 from dataclasses import dataclass, fields
 from time import monotonic
 
+from ..._validation import check_whole
 from ...errors import ConfigurationError
 
 WINDOW = 10.0
-"""Seconds over which RunPod counts requests; docs.runpod.io/serverless/endpoints/send-requests."""
+"""Seconds over which RunPod counts requests; https://docs.runpod.io/serverless/endpoints/send-requests."""
 
 
 @dataclass(frozen=True, slots=True)
 class OperationLimit:
     """
-    How often an operation may be asked for.
+    Limits of an operation.
 
     Attributes:
-        requests: Requests in any 10 seconds.
-        max_concurrent: Requests in flight at once.
+        requests: Maximum requests in any 10 seconds.
+        max_concurrent: Maximum requests in flight.
 
     Raises:
-        ConfigurationError: When one of them is not a whole number of at least 1.
+        ConfigurationError: If one of them is not a whole number of at least 1.
     """
 
     requests: int
@@ -31,12 +32,9 @@ class OperationLimit:
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            value = getattr(self, field.name)
-            if type(value) is not int or value < 1:
-                raise ConfigurationError(
-                    f"OperationLimit.{field.name} must be a whole number of at least 1, got {value!r}; "
-                    "write for example Rate(1000, 200)"
-                )
+            check_whole(
+                f"OperationLimit.{field.name}", getattr(self, field.name), 1, "OperationLimit(1000, 200)"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,13 +42,17 @@ class RunPodLimits:
     """
     RunPod's limits per account, endpoint and operation.
 
-    The defaults are the least that RunPod grants; an endpoint with many running workers is granted more.
-    Polls of a job that are refused all the same are made again, at no cost but time.
+    The defaults are RunPod's minimum; it grants more to endpoints with many running workers. Source:
+    https://docs.runpod.io/serverless/endpoints/send-requests. A poll that is rate limited all the same is
+    repeated, which costs nothing but time.
 
     Attributes:
-        run: Submissions.
-        status: Looks at jobs.
-        cancel: Cancellations.
+        run: Limits of submissions.
+        status: Limits of polls.
+        cancel: Limits of cancellations.
+
+    Raises:
+        ConfigurationError: If one of them is not an `OperationLimit`.
     """
 
     run: OperationLimit = OperationLimit(1000, 200)
@@ -62,18 +64,18 @@ class RunPodLimits:
             value: object = getattr(self, field.name)
             if not isinstance(value, OperationLimit):
                 raise ConfigurationError(
-                    f"RunPodLimits.{field.name} must be a Rate, got {value!r}; "
-                    f"write {field.name}=Rate(1000, 200)"
+                    f"RunPodLimits.{field.name} must be an OperationLimit, got {value!r}; for example "
+                    f"{field.name}=OperationLimit(1000, 200)"
                 )
 
 
 class SlidingWindowLimiter:
     """
-    A sliding window of reservations: at most so many in any stretch of so long.
+    Sliding-window rate limiter (sliding log): at most `calls` reservations in any `window` seconds.
 
     Args:
-        calls: Most reservations in a window.
-        window: Its length in seconds.
+        calls: Maximum reservations in a window.
+        window: Length of the window in seconds.
     """
 
     def __init__(self, calls: int, window: float = WINDOW) -> None:
@@ -81,34 +83,35 @@ class SlidingWindowLimiter:
         self._reserved: deque[float] = deque(maxlen=calls)
 
     def reserve(self, now: float) -> float:
-        """Reserve the next free moment and return the seconds until then; first come, first served."""
-        booked = self._reserved
-        moment = max(now, booked[-1]) if booked else now
-        if len(booked) == booked.maxlen:
-            moment = max(moment, booked[0] + self._window)
-        booked.append(moment)
-        return moment - now
+        """Reserve the next free time and return the seconds until then; first come, first served."""
+        reserved = self._reserved
+        time = max(now, reserved[-1]) if reserved else now
+        if len(reserved) == reserved.maxlen:
+            time = max(time, reserved[0] + self._window)
+        reserved.append(time)
+        return time - now
 
 
 class OperationLimiter:
     """
-    An operation's limits in one process.
+    Applies an operation's limits in one process. Thread-safe.
 
-    The pace is everybody's; the slots are those of the threads, and each event loop has as many of its own.
+    All callers share the sliding window. Threads share `slots`; each event loop has `max_concurrent` slots of its
+    own.
     """
 
-    def __init__(self, rate: OperationLimit) -> None:
-        self.concurrent = rate.max_concurrent
-        self.slots = threading.BoundedSemaphore(rate.max_concurrent)
-        self._window = SlidingWindowLimiter(rate.requests, WINDOW)
+    def __init__(self, limit: OperationLimit) -> None:
+        self.max_concurrent = limit.max_concurrent
+        self.slots = threading.BoundedSemaphore(limit.max_concurrent)
+        self._window = SlidingWindowLimiter(limit.requests, WINDOW)
         self._lock = threading.Lock()
 
     def reserve(self) -> float:
-        """Return the seconds to wait before asking."""
+        """Reserve a request, and return the seconds to wait before sending it."""
         with self._lock:
             return self._window.reserve(monotonic())
 
 
 def make_operation_limiters(limits: RunPodLimits) -> dict[str, OperationLimiter]:
-    """Return a lane for each operation that has limits."""
+    """Return a limiter for each operation that has limits."""
     return {field.name: OperationLimiter(getattr(limits, field.name)) for field in fields(limits)}

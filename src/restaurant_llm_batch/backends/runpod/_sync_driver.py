@@ -1,4 +1,19 @@
-"""The blocking driver of RunPod's flows: in the calling thread, which may be a worker thread."""
+"""
+Sync driver of RunPod's job flows: submits, polls and cancels jobs in the calling thread.
+
+Theory of operation
+-------------------
+`SyncJobRunner._run` takes a job through three stages, each with its own rule for interruptions:
+
+1. *Submit*: under `DeferredSignals` and `shielded`, so that neither Ctrl-C nor a cancelled run can cut the request
+   off. Losing its response would leave a job whose id is unknown. The wait for a slot *before* the request can be
+   cancelled.
+2. *Watch*: interruptible at any point. Whatever is raised, the ``except BaseException`` cancels the job.
+3. *Cancel*: again deferred and shielded, and limited to `CANCEL_GRACE` seconds.
+
+Limits of an operation (`OperationLimiter`) apply in `_slot`: first a concurrency slot, then the time reserved in the
+sliding window. Waits check for cancellation every `POLL_INTERVAL` seconds.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +31,8 @@ from ..._http.client_lifetime import UsageCounter
 from ..._http.exchange import HTTPClient
 from ..._http.types import HTTPResponse
 from ..._llm_response import LLMResponse
-from ...cancellation import cancel_requested, shielded
-from ...errors import PermanentBackendError, RunStopped
+from ...cancellation import cancel_requested, cancelled_error, shielded
+from ...errors import PermanentBackendError
 from ...steps import Sleep, drive
 from ._flows import JobFlows
 from ._health import RunPodHealth
@@ -27,24 +42,24 @@ from ._rate_limits import OperationLimiter
 
 CANCEL_GRACE = 30.0
 """
-Seconds after which no further attempt to cancel a job is begun.
+Seconds after which no further attempt to cancel a job starts.
 
-Most are cancelled in a moment, but RunPod takes only 100 cancellations in ten seconds.
+A cancellation usually takes one request, but RunPod accepts only 100 of them per 10 seconds.
 """
 POLL_INTERVAL = 0.2
-"""Seconds between looks whether a run was given up, while all slots of an operation are taken."""
+"""Seconds between checks for cancellation while all slots of an operation are taken."""
 
 
 class SyncJobRunner:
     """
-    Runs jobs in the calling thread.
+    Runs jobs in the calling thread. Thread-safe.
 
     Args:
-        flows: The endpoint's flows.
-        client: Sends exchanges.
-        headers: The headers of each, the key among them.
-        limiters: The limits of each operation.
-        live_jobs: Where jobs are kept while they may be alive.
+        flows: The endpoint's job flows.
+        client: Sends HTTP requests.
+        headers: Headers of each request, including the key.
+        limiters: Limiters by operation; an operation without one is not limited.
+        live_jobs: Registry of jobs that may be alive.
     """
 
     def __init__(
@@ -63,7 +78,7 @@ class SyncJobRunner:
         self._usage = UsageCounter()
 
     def complete(self, body: bytes, max_tokens: int, record: JobRecord | None = None) -> LLMResponse:
-        """Run a job, or go on with one that is noted; it is cancelled if this ends before it does."""
+        """Run a job, or resume the one in `record`; cancel it if this call ends first."""
         with self._using():
             found = None if record is None else record.find()
             if found is not None:
@@ -78,38 +93,38 @@ class SyncJobRunner:
         with self._live_jobs.track(job):
             try:
                 if not job.found:
-                    # An exchange that is cut off here may leave a job whose number nobody knows.
+                    # Cutting this request off could leave a job whose id is unknown.
                     with self._slot("run", raise_if_cancelled), DeferredSignals(), shielded():
                         drive(self._flows.submit(job, body), self._send)
-                self._live_jobs.record(job, Phase.WATCHED)
+                self._live_jobs.set_phase(job, Phase.WATCHED)
                 return drive(self._flows.watch(job, max_tokens), self._perform)
-            except BaseException:
+            except BaseException:  # KeyboardInterrupt and SystemExit too
                 self.cancel(job)
                 raise
 
     def health(self) -> RunPodHealth:
-        """Look at the endpoint."""
+        """Return the endpoint's jobs and workers."""
         with self._using():
             return drive(self._flows.health(), self._perform)
 
     def cancel(self, job: Job) -> None:
-        """Cancel a job if it is alive, whatever has happened; a first Ctrl-C waits for that."""
+        """Cancel a job if it is alive, and release its journal entry; a first Ctrl-C is deferred until then."""
         if job.alive:
             with DeferredSignals(), shielded():
                 if self._live_jobs.may_cancel(job):
                     self._cancel(job)
             warn_if_alive(job)
-        job.unanswered()
+        job.release_record()
 
     def _cancel(self, job: Job) -> None:
-        until = monotonic() + CANCEL_GRACE
+        deadline = monotonic() + CANCEL_GRACE
 
         def perform(step: Any) -> Any:
-            if monotonic() > until:
-                raise TimeoutError(f"{CANCEL_GRACE:g} seconds were not enough")
+            if monotonic() > deadline:
+                raise TimeoutError(f"not confirmed within {CANCEL_GRACE:g} seconds")
             if isinstance(step, Sleep):
-                return time.sleep(step.seconds)  # not to be cut short by what has ended the call
-            with self._slot(step.operation, _nothing):
+                return time.sleep(step.seconds)  # not cancellation.sleep: the call is cancelled already
+            with self._slot(step.operation, _noop):
                 return self._send(step)
 
         try:
@@ -118,7 +133,7 @@ class SyncJobRunner:
             log.warning("cancelling RunPod job %s failed: %s", job.id, error)
 
     def close(self) -> None:
-        """Close the connections, once no call uses them."""
+        """Close the connections, after the last call that uses them."""
         if self._usage.close():
             self._client.close()
 
@@ -132,23 +147,24 @@ class SyncJobRunner:
                 self._client.close()
 
     @contextmanager
-    def _slot(self, operation: Operation, look_around: Callable[[], object]) -> Iterator[None]:
-        lane = self._limiters.get(operation)
-        if lane is None:
+    def _slot(self, operation: Operation, check: Callable[[], object]) -> Iterator[None]:
+        """Hold a slot of an operation; `check` is called while waiting, and raises to stop waiting."""
+        limiter = self._limiters.get(operation)
+        if limiter is None:
             yield
             return
-        while not lane.slots.acquire(timeout=POLL_INTERVAL):
-            look_around()
+        while not limiter.slots.acquire(timeout=POLL_INTERVAL):
+            check()
         try:
-            seconds = lane.reserve()
-            if seconds and look_around is raise_if_cancelled:
+            seconds = limiter.reserve()
+            if seconds and check is raise_if_cancelled:
                 cancellation.sleep(seconds)
             elif seconds:
                 time.sleep(seconds)
-            look_around()
+            check()
             yield
         finally:
-            lane.slots.release()
+            limiter.slots.release()
 
     def _perform(self, step: Any) -> Any:
         if isinstance(step, Sleep):
@@ -163,30 +179,32 @@ class SyncJobRunner:
 
 
 def warn_if_alive(job: Job) -> None:
-    """Say so when a job could not be cancelled."""
+    """Log a job that could not be cancelled."""
     if job.alive:
         log.warning("RunPod job %s could not be cancelled; if it is alive, its ttl ends it", job.id)
 
 
 def raise_if_cancelled() -> None:
+    """Raise `RunStopped` if the call was cancelled."""
     if cancel_requested():
-        raise RunStopped("the run gave this call up")
+        raise cancelled_error()
 
 
-def _nothing() -> None:
+def _noop() -> None:
     pass
 
 
 class DeferredSignals:
     """
-    In this block the main thread's first Ctrl-C, or SIGTERM with a handler, waits for the block's end.
+    Defers the main thread's first SIGINT (Ctrl-C), or SIGTERM that has a handler, to the end of the block.
 
-    A second one goes through. In other threads, which Python interrupts with no signal, it does nothing.
+    A second signal is handled at once. Does nothing in other threads, since Python handles signals in the main
+    thread only.
     """
 
     def __init__(self) -> None:
         self._handlers: dict[int, Any] = {}
-        self._came: tuple[int, FrameType | None] | None = None
+        self._pending: tuple[int, FrameType | None] | None = None
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -195,8 +213,8 @@ class DeferredSignals:
             handler = signal.getsignal(number)
             if callable(handler):
                 try:
-                    signal.signal(number, self._note)
-                except ValueError:  # an interpreter within another one gets no signals
+                    signal.signal(number, self._defer)
+                except ValueError:  # a subinterpreter cannot set signal handlers
                     return
                 self._handlers[number] = handler
 
@@ -205,13 +223,13 @@ class DeferredSignals:
     ) -> None:
         for number, handler in self._handlers.items():
             signal.signal(number, handler)
-        if self._came is not None:
-            number, frame = self._came
+        if self._pending is not None:
+            number, frame = self._pending
             self._handlers[number](number, frame)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        first = self._came is None
-        self._came = (number, frame)
+    def _defer(self, number: int, frame: FrameType | None) -> None:
+        first = self._pending is None
+        self._pending = (number, frame)
         if not first:
-            self._came = None
+            self._pending = None
             self._handlers[number](number, frame)

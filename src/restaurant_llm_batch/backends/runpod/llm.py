@@ -1,4 +1,4 @@
-"""RunPod serverless: every request is a job that is submitted, watched and, if need be, cancelled."""
+"""RunPod serverless LLM backend: each request is a job that is submitted, polled and, if need be, cancelled."""
 
 from __future__ import annotations
 
@@ -9,18 +9,17 @@ import threading
 import weakref
 from collections.abc import Mapping
 from functools import partial
-from math import isfinite
 from typing import Any
 
 from ..._http.exchange import HTTPClient
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body
 from ..._http.secrets import KeyLike, Secret, as_secret
-from ..._http.status import encode
-from ..._http.status import normalize_base_url as cleaned
+from ..._http.status import encode, normalize_base_url
 from ..._http.types import Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
 from ..._store.journal import current_job_journal
+from ..._validation import is_number
 from ...errors import ConfigurationError, PromptTooLong
 from ...models import LLMRequest
 from ..vllm.server import NEUTRAL_SAMPLING
@@ -45,46 +44,47 @@ __all__ = [
 
 DEFAULT_BASE_URL = "https://api.runpod.ai/v2"
 DEFAULT_TIMEOUT = 1200.0
-"""Seconds; as long as worker-vllm gives vLLM to start (VLLM_STARTUP_TIMEOUT)."""
+"""Seconds; as long as worker-vllm lets vLLM take to start (VLLM_STARTUP_TIMEOUT)."""
 DEFAULT_REQUEST_TIMEOUT = Timeout(total=30.0)
-ORPHANS_LIVE = 60.0
-"""Seconds that a job may outlive its `timeout`, where no `ttl` is given."""
+TTL_MARGIN = 60.0
+"""Seconds by which the default `ttl` exceeds `timeout`: the longest that a job can outlive a dead process."""
 _WEEK = 7 * 24 * 3600.0
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class RunPodLLM:
     """
-    A model on a RunPod serverless endpoint whose worker is worker-vllm, of either generation.
+    A model on a RunPod serverless endpoint that runs worker-vllm, old (up to 2.23) or new.
 
         llm = RunPodLLM("abc123xyz", model="Qwen/Qwen2.5-14B-Instruct-AWQ")
 
-    A request is submitted once and then watched. Looks at the job that fail are made again until `timeout`;
-    a job that is given up is cancelled: after `timeout`, when its call is cancelled, on Ctrl-C, and at the
-    interpreter's end. A submission is made again only when the first surely made no job.
+    Submits a job for each request and polls it. Failed polls are repeated until `timeout`. A job is cancelled after
+    `timeout`, when its call is cancelled, on Ctrl-C, and when the interpreter exits. A job is submitted again only
+    if the first submission certainly made none.
 
-    One object may be used by many threads and event loops.
+    Any number of threads and event loops may share one object.
 
     Args:
-        endpoint_id: The endpoint's id, as in the console.
-        api_key: The RunPod key, as text or as pydantic's ``SecretStr``; without one, ``RUNPOD_API_KEY``.
-        base_url: RunPod's API; without one, ``RUNPOD_ENDPOINT_BASE_URL``, or the public one.
-        model: The model's name; without one the worker takes the one that it serves.
-        timeout: Seconds that a job may take, its time in the queue and a cold start included.
-        execution_timeout: Seconds that a worker may work on a job, 5 to a week; without one, the endpoint's
-            own setting (600 unless changed).
-        ttl: Seconds after which RunPod drops a job, alive or not, 10 to a week; without one, a minute more
-            than `timeout`. So it is the longest that a job can live which could not be cancelled.
-        low_priority: Whether jobs may wait for workers that run anyway, rather than start more.
-        request_timeout: Seconds to wait for the answer to one request, or a `Timeout` that says more.
-        polling: How often a job is looked at.
-        limits: How often RunPod may be asked.
-        sampling: Sampling parameters of every request beside its temperature.
-        extra_body: Further fields of every chat completion, which go before all others.
-        transport: What carries the requests; see `restaurant_llm_batch._http.transport`.
+        endpoint_id: The endpoint's id, as shown in the console.
+        api_key: The RunPod key, as text or as pydantic's ``SecretStr``; None for ``RUNPOD_API_KEY``.
+        base_url: Base URL of RunPod's API; None for ``RUNPOD_ENDPOINT_BASE_URL`` or the public API.
+        model: The model's name; None for the model that the worker serves.
+        timeout: Seconds that a job may take, including its time in the queue and a cold start.
+        execution_timeout: Seconds that a worker may spend on a job, 5 to a week; None for the endpoint's own
+            setting (600 unless changed).
+        ttl: Seconds after which RunPod drops a job in any state, 10 to a week; None for `timeout` plus a minute.
+            It bounds the life of a job that could not be cancelled.
+        low_priority: Whether jobs wait for running workers instead of starting more.
+        request_timeout: Seconds for one HTTP request, or a `Timeout` with separate limits.
+        polling: Backoff between polls of a job.
+        limits: Request limits of the account.
+        sampling: Sampling parameters of every request besides its temperature.
+        extra_body: Further fields of every chat completion, which override all others.
+        transport: HTTP transport to use instead of an own `HTTPTransport`, for example
+            ``HTTPTransport(proxy=...)``.
 
     Raises:
-        ConfigurationError: When an argument cannot be used, or there is no key.
+        ConfigurationError: If an argument has the wrong type or value, or there is no key.
     """
 
     def __init__(
@@ -105,16 +105,16 @@ class RunPodLLM:
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
-        self._endpoint = _endpoint_id(endpoint_id)
-        self._model = _model(model)
-        _check(polling, PollingPolicy, "polling")
-        _check(limits, RunPodLimits, "limits")
+        self._endpoint = _checked_endpoint_id(endpoint_id)
+        self._model = _checked_model(model)
+        _check_type(polling, PollingPolicy, "polling")
+        _check_type(limits, RunPodLimits, "limits")
         secret = as_secret(api_key) or as_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
         if secret is None:
             raise ConfigurationError(
-                "RunPodLLM needs a key; write api_key=... or set the environment variable RUNPOD_API_KEY"
+                "RunPodLLM needs a key: pass api_key=... or set the environment variable RUNPOD_API_KEY"
             )
-        base = cleaned(base_url or os.environ.get("RUNPOD_ENDPOINT_BASE_URL") or DEFAULT_BASE_URL)
+        base = normalize_base_url(base_url or os.environ.get("RUNPOD_ENDPOINT_BASE_URL") or DEFAULT_BASE_URL)
         self._url = f"{base}/{self._endpoint}"
         self._policy = _policy(timeout, execution_timeout, ttl, low_priority)
         self._extra_body = {**sampling, **(extra_body or {})}
@@ -123,24 +123,25 @@ class RunPodLLM:
         self._secret = secret
         self._flow_settings = (self._model or "", timeout, as_timeout(request_timeout), polling)
         self._lock = threading.Lock()
-        self._begin()
+        self._make_runners()
 
-    def _begin(self) -> None:
-        """Begin afresh: a forked child shares neither its parent's jobs nor the locks of its threads."""
+    def _make_runners(self) -> None:
+        """Create the runners; again in a forked child, which must use neither its parent's jobs nor its locks."""
         self._pid = os.getpid()
-        ledger, lanes = LiveJobs(), make_operation_limiters(self._limits)
+        live_jobs, limiters = LiveJobs(), make_operation_limiters(self._limits)
         flows = JobFlows(self._url, self._endpoint, self._secret, *self._flow_settings)
         headers = _headers(self._secret)
-        self._sync_runner = SyncJobRunner(flows, self._client, headers, lanes, ledger)
-        self._async_runner = AsyncJobRunner(flows, self._client, headers, lanes, ledger)
-        # Not a finalizer that cancels: it would also ask RunPod wherever this happens to be collected.
-        at_the_end = partial(ledger.end, self._sync_runner.cancel)
-        atexit.register(at_the_end)
-        weakref.finalize(self, atexit.unregister, at_the_end).atexit = False
+        self._sync_runner = SyncJobRunner(flows, self._client, headers, limiters, live_jobs)
+        self._async_runner = AsyncJobRunner(flows, self._client, headers, limiters, live_jobs)
+        # A finalizer that cancels would send requests from any thread that happens to collect this object. So
+        # cancel at exit only, and let the finalizer remove the hook.
+        cancel_at_exit = partial(live_jobs.cancel_remaining, self._sync_runner.cancel)
+        atexit.register(cancel_at_exit)
+        weakref.finalize(self, atexit.unregister, cancel_at_exit).atexit = False
 
     @property
     def fingerprint(self) -> str:
-        """Name what answers, in the keys of a store: equal identities give each other's answers."""
+        """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
         return backend_fingerprint("runpod", self._endpoint, self._model, self._extra_body)
 
     def __repr__(self) -> str:
@@ -148,56 +149,60 @@ class RunPodLLM:
 
     def complete(self, request: LLMRequest, /) -> LLMResponse:
         """
-        Answer a request.
+        Complete a request, blocking the thread.
 
         Raises:
-            PromptTooLong: When the prompt does not fit the model's context.
-            TransientBackendError: When no job was made, or one failed for a reason that may pass.
-            SubmissionUnknown: When a job may have been made, but its id is not known.
-            AuthenticationFailed: When RunPod does not accept the key.
-            PermanentBackendError: When the job failed, took too long, or was cancelled by somebody else.
-            RunStopped: When the run gave this call up; the job is cancelled.
+            PromptTooLong: If the prompt exceeds the model's context, or the job's body RunPod's 10 MB.
+            TransientBackendError: If no job was made, or the job failed for a transient reason.
+            SubmissionUnknown: If a job may have been made, but its id is unknown.
+            AuthenticationFailed: If RunPod rejects the key.
+            PermanentBackendError: If the job failed, took too long, or was cancelled by another client.
+            RunStopped: If the call was cancelled; its job is cancelled too.
         """
-        self._runner_here()
+        self._check_fork()
         return self._sync_runner.complete(self._body(request), request.max_tokens, self._job_record(request))
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
-        """Answer a request as `complete` does; being cancelled cancels the job, and waits for that."""
-        self._runner_here()
+        """
+        Complete a request on the running event loop; raises as `complete`.
+
+        Cancellation cancels the job, and waits until RunPod has confirmed it or 30 seconds have passed.
+        """
+        self._check_fork()
         return await self._async_runner.complete(
             self._body(request), request.max_tokens, self._job_record(request)
         )
 
     def health(self) -> RunPodHealth:
         """
-        Look at the endpoint's jobs and workers.
+        Return the numbers of the endpoint's jobs and workers.
 
         Raises:
-            BackendError: When RunPod does not tell.
+            BackendError: If RunPod does not return them.
         """
-        self._runner_here()
+        self._check_fork()
         return self._sync_runner.health()
 
     async def ahealth(self) -> RunPodHealth:
-        """Look at the endpoint's jobs and workers, as `health` does."""
-        self._runner_here()
+        """Return the numbers of the endpoint's jobs and workers; raises as `health`."""
+        self._check_fork()
         return await self._async_runner.health()
 
     def close(self) -> None:
-        """Close the connections of blocking calls, once none is in flight; they are made again if needed."""
-        self._runner_here()
+        """Close the connections of blocking calls after the last call in flight; the next call opens new ones."""
+        self._check_fork()
         self._sync_runner.close()
 
     async def aclose(self) -> None:
-        """Close the running loop's connections, likewise."""
-        self._runner_here()
+        """Close the running event loop's connections after the last call in flight."""
+        self._check_fork()
         await self._async_runner.aclose()
 
-    def _runner_here(self) -> None:
+    def _check_fork(self) -> None:
         if os.getpid() != self._pid:
             with self._lock:
                 if os.getpid() != self._pid:
-                    self._begin()
+                    self._make_runners()
 
     def _job_record(self, request: LLMRequest) -> JobRecord | None:
         journal = current_job_journal()
@@ -206,13 +211,13 @@ class RunPodLLM:
     def _body(self, request: LLMRequest) -> bytes:
         chat = chat_body(request, self._model or "", extra_body=self._extra_body)
         if not chat["model"]:
-            del chat["model"]  # both generations then take the model that they serve
+            del chat["model"]  # both generations of worker-vllm then use the model that they serve
         if request.priority:
             chat["priority"] = request.priority
         body = encode(job_body(chat, self._policy))
         if len(body) > MAX_BODY_BYTES:
             raise PromptTooLong(
-                f"runpod takes {MAX_BODY_BYTES:,} bytes per job, and this one has {len(body):,}",
+                f"runpod accepts {MAX_BODY_BYTES:,} bytes per job, and this one has {len(body):,}",
                 backend=BACKEND,
             )
         return body
@@ -226,41 +231,41 @@ def _headers(secret: Secret) -> dict[str, str]:
     }
 
 
-def _endpoint_id(value: object) -> str:
+def _checked_endpoint_id(value: object) -> str:
     if not isinstance(value, str) or not _ENDPOINT_ID.fullmatch(value):
         raise ConfigurationError(
-            f'endpoint_id must be the id alone, got {value!r}; write for example RunPodLLM("abc123xyz")'
+            f'endpoint_id must be the id alone, got {value!r}; for example RunPodLLM("abc123xyz")'
         )
     return value
 
 
-def _model(value: object) -> str | None:
+def _checked_model(value: object) -> str | None:
     if value is not None and not (isinstance(value, str) and value):
         raise ConfigurationError(
-            f'model must be a name, got {value!r}; write for example model="Qwen/Qwen2.5-14B-Instruct-AWQ"'
+            f'model must be a name, got {value!r}; for example model="Qwen/Qwen2.5-14B-Instruct-AWQ"'
         )
     return value
 
 
-def _check(value: object, kind: type, field: str) -> None:
-    if not isinstance(value, kind):
+def _check_type(value: object, expected: type, field: str) -> None:
+    if not isinstance(value, expected):
         raise ConfigurationError(
-            f"{field} must be a {kind.__name__}, got {value!r}; write {field}={kind.__name__}(...)"
+            f"{field} must be a {expected.__name__}, got {value!r}; for example {field}={expected.__name__}(...)"
         )
 
 
 def _policy(
     timeout: float, execution_timeout: float | None, ttl: float | None, low_priority: bool
 ) -> dict[str, Any]:
-    """Return the job's policy as RunPod wants it, in milliseconds."""
+    """Return the job's execution policy in RunPod's form, with times in milliseconds."""
     _check_seconds("timeout", timeout, 0.0, _WEEK)
     if ttl is None:
-        ttl = min(max(10.0, timeout + ORPHANS_LIVE), _WEEK)
+        ttl = min(max(10.0, timeout + TTL_MARGIN), _WEEK)
     _check_seconds("ttl", ttl, 10.0, _WEEK)
     if ttl < timeout:
         raise ConfigurationError(
-            f"ttl={ttl!r} is shorter than timeout={timeout!r}: the job would vanish while it is waited for; "
-            "write a ttl of at least the timeout, or leave it out"
+            f"ttl={ttl!r} is shorter than timeout={timeout!r}: RunPod would drop a job that is still polled; "
+            "set ttl to at least the timeout, or leave it out"
         )
     policy: dict[str, Any] = {"ttl": round(ttl * 1000)}
     if execution_timeout is not None:
@@ -273,10 +278,9 @@ def _policy(
     return policy
 
 
-def _check_seconds(field: str, value: object, least: float, most: float) -> None:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and isfinite(value)
-    if not number or not least <= value <= most or not value:  # type: ignore[operator]
+def _check_seconds(field: str, value: object, minimum: float, maximum: float) -> None:
+    if not is_number(value) or not minimum <= value <= maximum or not value:
+        lower = f"from {minimum:g}" if minimum else "above 0"
         raise ConfigurationError(
-            f"{field} must be a number of seconds {f'from {least:g}' if least else 'above 0'} to {most:g} (a "
-            f"week), got {value!r}"
+            f"{field} must be a number of seconds {lower} to {maximum:g} (a week), got {value!r}"
         )

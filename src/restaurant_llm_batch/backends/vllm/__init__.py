@@ -1,1 +1,1 @@
-"""The parts of `VLLMServerLLM` and `VLLMEngineLLM`."""
+"""vLLM backends: `VLLMServerLLM` over HTTP, `VLLMEngineLLM` in this process, token counts and metrics."""

@@ -1,4 +1,10 @@
-"""vLLM's awaited engine: one at a time, on the event loop that it was first asked on."""
+"""
+Async vLLM engine: an `AsyncLLM` in this process, on one event loop at a time.
+
+An `AsyncLLM` belongs to the event loop that it was started on, and its GPU memory to the process. So there is at
+most one `_LoopEngine`: when calls come from another loop after the first one has closed, its engine is shut down
+before the next one starts. After a fork, the parent's engine is kept but not used.
+"""
 
 from __future__ import annotations
 
@@ -19,49 +25,49 @@ from ...models import LLMRequest
 from ._codec import BACKEND, LoadedEngine, Prepared, backend_error, describe, load_async, read
 
 
-class _OnLoop:
+class _LoopEngine:
     """
-    The engine of one loop, or what will become of it.
+    The engine of one event loop, started by the first call.
 
     Args:
-        loop: The loop.
-        arguments: Engine arguments; None when `own` is given.
+        loop: The event loop.
+        arguments: Engine arguments; None if `own` is given.
         own: The user's own engine.
-        before: What a loop that is gone has left behind.
+        previous: The engine of a closed loop, to shut down before starting.
     """
 
     def __init__(
-        self, loop: Any, arguments: Mapping[str, Any] | None, own: Any, before: _OnLoop | None
+        self, loop: Any, arguments: Mapping[str, Any] | None, own: Any, previous: _LoopEngine | None
     ) -> None:
         self.loop = loop
         self.pid = os.getpid()
         self.in_flight = 0
-        self.rendering = CapacityLimiter(1)  # vLLM lets one thread at a time use its tokenizer
+        self.tokenizer_limiter = CapacityLimiter(1)  # vLLM lets one thread at a time use its tokenizer
         self._arguments = arguments
         self._own = own
-        self._before = before
-        self._turn = Lock()
-        self._thread = CapacityLimiter(1)
-        self._building = threading.Lock()
+        self._previous = previous
+        self._start_lock = Lock()
+        self._start_limiter = CapacityLimiter(1)
+        self._engine_lock = threading.Lock()
         self._started: LoadedEngine | None = None
         self._failure: BatchError | None = None
 
     async def get(self) -> LoadedEngine:
-        """Return the engine, starting it in a thread if need be; raise what kept it from starting."""
+        """Return the engine; start it in a thread if it is not running. Raises the first start's error again."""
         if self._started is not None:
             return self._started
-        async with self._turn:
-            # When cancelled, nobody waits for the thread, but it goes on; the next start waits for it.
-            return await to_thread.run_sync(self._start, abandon_on_cancel=True, limiter=self._thread)
+        async with self._start_lock:
+            # The thread goes on after a cancellation; `_engine_lock` makes the next start wait for it.
+            return await to_thread.run_sync(self._start, abandon_on_cancel=True, limiter=self._start_limiter)
 
     def _start(self) -> LoadedEngine:
-        with self._building:
+        with self._engine_lock:
             if self._failure is not None:
-                raise self._failure.with_traceback(None)  # which would grow with every time it is raised
+                raise self._failure.with_traceback(None)  # the traceback would grow with each raise
             if self._started is None:
-                if self._before is not None:
-                    self._before.shut_down()  # two do not fit into one GPU
-                    self._before = None
+                if self._previous is not None:
+                    self._previous.shut_down()  # a GPU does not hold two engines
+                    self._previous = None
                 self._started = describe(self._make())
             return self._started
 
@@ -70,18 +76,18 @@ class _OnLoop:
             return self._own
         if self._arguments is None:
             raise ConfigurationError(
-                "VLLMEngineLLM was given llm= only, which answers under llm_async=False; "
-                "give it engine=, or the model's name"
+                "this VLLMEngineLLM has llm= only, which needs llm_async=False; "
+                "pass engine= as well, or the model's name"
             )
         try:
             return load_async(self._arguments)
         except BatchError as error:
-            self._failure = error  # every item would wait as long for the same failure
+            self._failure = error  # do not repeat a slow start that fails for each item
             raise
 
     def shut_down(self) -> None:
-        """Shut the engine down, unless it is the user's own."""
-        with self._building:
+        """Shut the engine down, unless the user owns it."""
+        with self._engine_lock:
             started, self._started = self._started, None
             if started is not None and self._own is None:
                 started.engine.shutdown()
@@ -89,11 +95,11 @@ class _OnLoop:
 
 class AsyncEngine:
     """
-    The awaited colour.
+    The async engine of `VLLMEngineLLM`.
 
     Args:
-        arguments: Engine arguments, the model among them; None when the user gave an engine.
-        template_arguments: What the chat template is given beside the messages.
+        arguments: Engine arguments including the model; None if the user passed an engine.
+        template_arguments: Arguments of the chat template besides the messages.
         engine: The user's own `AsyncLLM`, which is never shut down here.
     """
 
@@ -104,17 +110,17 @@ class AsyncEngine:
         self._template_arguments = template_arguments
         self._own = engine
         self._lock = threading.Lock()
-        self._here: _OnLoop | None = None
-        self._inherited: list[_OnLoop] = []
+        self._current: _LoopEngine | None = None
+        self._inherited: list[_LoopEngine] = []
 
     async def complete(self, request: LLMRequest) -> LLMResponse:
-        """Answer a request; cancelling it aborts it in the engine."""
-        here = self._on_this_loop()
-        here.in_flight += 1
+        """Complete a request; cancellation aborts it in the engine."""
+        current = self._engine_for_loop()
+        current.in_flight += 1
         try:
-            started = await here.get()
+            started = await current.get()
             prepared = await to_thread.run_sync(
-                started.prepare, request, self._template_arguments, limiter=here.rendering
+                started.prepare, request, self._template_arguments, limiter=current.tokenizer_limiter
             )
             output = await _last_output(started.engine, prepared)
         except BatchError:
@@ -122,53 +128,57 @@ class AsyncEngine:
         except Exception as error:
             raise backend_error(error) from error
         finally:
-            here.in_flight -= 1
+            current.in_flight -= 1
         if output is None:
-            raise TransientBackendError("vLLM ended the request without an answer", backend=BACKEND)
+            raise TransientBackendError("vLLM ended the request without output", backend=BACKEND)
         return read(output, started.model)
 
     async def aclose(self) -> None:
-        """Shut down this loop's engine, unless it is the user's own or somebody else's requests are in it."""
+        """Shut down this loop's engine, unless the user owns it or requests are in flight."""
         with self._lock:
-            here = self._here
-            if here is None or here.loop is not current_token().native_token or here.pid != os.getpid():
+            current = self._current
+            if (
+                current is None
+                or current.loop is not current_token().native_token
+                or current.pid != os.getpid()
+            ):
                 return
-            if here.in_flight:
+            if current.in_flight:
                 return
-            self._here = None
-        await to_thread.run_sync(here.shut_down, limiter=CapacityLimiter(1))
+            self._current = None
+        await to_thread.run_sync(current.shut_down, limiter=CapacityLimiter(1))
 
-    def _on_this_loop(self) -> _OnLoop:
+    def _engine_for_loop(self) -> _LoopEngine:
         loop = current_token().native_token
-        here = self._here
-        if here is not None and here.loop is loop and here.pid == os.getpid():
-            return here
+        current = self._current
+        if current is not None and current.loop is loop and current.pid == os.getpid():
+            return current
         if loop_is_trio():
             raise ConfigurationError(
-                "vLLM's AsyncLLM needs asyncio; under trio write Strategy(llm_async=False, ...), which calls "
+                "vLLM's AsyncLLM needs asyncio; under trio use Strategy(llm_async=False, ...), which calls "
                 "vllm.LLM from worker threads"
             )
         with self._lock:
-            before = self._left_behind(loop)
-            self._here = _OnLoop(loop, self._arguments, self._own, before)
-            return self._here
+            previous = self._previous_engine(loop)
+            self._current = _LoopEngine(loop, self._arguments, self._own, previous)
+            return self._current
 
-    def _left_behind(self, loop: Any) -> _OnLoop | None:
-        here = self._here
-        if here is not None and here.pid != os.getpid():
-            # Kept for ever: were the child to collect it, it would shut down its parent's.
-            self._inherited.append(here)
+    def _previous_engine(self, loop: Any) -> _LoopEngine | None:
+        current = self._current
+        if current is not None and current.pid != os.getpid():
+            # Keep a reference: collecting the engine in the child would shut down the parent's.
+            self._inherited.append(current)
             return None
-        if here is not None and self._own is None and not here.loop.is_closed():
+        if current is not None and self._own is None and not current.loop.is_closed():
             raise ConfigurationError(
                 "this VLLMEngineLLM runs on another event loop; use it on one loop at a time, or on several "
                 "with llm_async=False"
             )
-        return here
+        return current
 
 
 async def _last_output(engine: Any, prepared: Prepared) -> Any:
-    """Run a request to its end; when cancelled, vLLM's generator aborts it in the engine."""
+    """Run a request to its end; on cancellation, vLLM's generator aborts it in the engine."""
     last = None
     outputs = engine.generate(prepared.prompt, prepared.sampling, uuid4().hex, priority=prepared.priority)
     async with aclosing(outputs):

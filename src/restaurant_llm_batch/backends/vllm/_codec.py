@@ -1,4 +1,4 @@
-"""A request as vLLM's engine takes it, its output as a reply, and its exceptions as ours."""
+"""vLLM engine codec: prompts and sampling parameters, outputs, exceptions, and engine arguments."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ...errors import (
 from ...models import LLMRequest
 
 BACKEND = "vllm-engine"
-_INSTALL = "VLLMEngineLLM needs vLLM; write pip install 'restaurant-llm-batch[vllm]'"
+_INSTALL = "VLLMEngineLLM needs vLLM; install it with: pip install 'restaurant-llm-batch[vllm]'"
 _DEAD = (
-    "vLLM's engine died, and all requests in it; its log says why. After close() and aclose() the next call "
-    "starts another; should that fail too, restart the process"
+    "vLLM's engine died, and all its requests failed; its log says why. After close() and aclose() the next call "
+    "starts another engine; if that fails too, restart the process"
 )
-_PASSING = frozenset({"EngineGenerateError", "RetryableRequestError"})
+_TRANSIENT_ERRORS = frozenset({"EngineGenerateError", "RetryableRequestError"})
 _MAX_ERROR_TEXT = 500
 
 
@@ -35,7 +35,7 @@ def require_vllm() -> None:
     Check that vLLM is installed, without importing it.
 
     Raises:
-        ConfigurationError: When it is not.
+        ConfigurationError: If it is not.
     """
     if find_spec("vllm") is None:
         raise ConfigurationError(_INSTALL)
@@ -46,7 +46,7 @@ def vllm_module(name: str) -> Any:
     Import a module of vLLM.
 
     Raises:
-        ConfigurationError: When it cannot be imported.
+        ConfigurationError: If it cannot be imported.
     """
     try:
         return import_module(name)
@@ -56,7 +56,7 @@ def vllm_module(name: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A request as the engine takes it: a prompt of tokens, its sampling, and its priority."""
+    """A rendered request: token ids of the prompt, sampling parameters, and priority."""
 
     prompt: Mapping[str, Any]
     sampling: Any
@@ -67,16 +67,16 @@ def prepare(
     request: LLMRequest, tokenizer: Any, context: int, template_arguments: Mapping[str, Any]
 ) -> Prepared:
     """
-    Render a request.
+    Render a request with the model's chat template, and limit its completion to the rest of the context.
 
     Args:
-        request: The question.
+        request: The request.
         tokenizer: The model's tokenizer.
-        context: The most tokens of prompt and answer together.
-        template_arguments: What the chat template is given beside the messages.
+        context: The model's context length: maximum tokens of prompt and completion together.
+        template_arguments: Arguments of the chat template besides the messages.
 
     Raises:
-        PromptTooLong: When no room is left for an answer.
+        PromptTooLong: If the prompt leaves no room for a completion.
     """
     tokens = tokenizer.apply_chat_template(
         [dict(message) for message in request.messages],
@@ -89,7 +89,7 @@ def prepare(
             "too",
             backend=BACKEND,
         )
-    # With its type it is what vLLM calls a rendered input; without, a raw prompt, which is deprecated.
+    # "type" marks a rendered input in vLLM's terms; without it vLLM takes a raw prompt, which is deprecated.
     prompt = {"type": "token", "prompt_token_ids": list(tokens)}
     return Prepared(prompt, _sampling(request, min(request.max_tokens, room)), request.priority)
 
@@ -110,20 +110,20 @@ def _sampling(request: LLMRequest, max_tokens: int) -> Any:
 
 def read(output: Any, model: str) -> LLMResponse:
     """
-    Return the reply in a finished output.
+    Return the response in a finished output.
 
     Raises:
-        TransientBackendError: When the engine gave the request up.
+        TransientBackendError: If the engine aborted the request.
     """
-    answer = output.outputs[0]
-    reason = str(answer.finish_reason or "stop")
+    completion = output.outputs[0]
+    reason = str(completion.finish_reason or "stop")
     if reason in ("abort", "error"):
-        raise TransientBackendError(f"vLLM gave the request up: {reason}", backend=BACKEND)
+        raise TransientBackendError(f"vLLM aborted the request: {reason}", backend=BACKEND)
     return LLMResponse(
-        text=answer.text,
+        text=completion.text,
         finish_reason=reason,
         prompt_tokens=len(output.prompt_token_ids or ()),
-        completion_tokens=len(answer.token_ids),
+        completion_tokens=len(completion.token_ids),
         model=model,
         cached_tokens=getattr(output, "num_cached_tokens", None) or 0,
     )
@@ -131,35 +131,35 @@ def read(output: Any, model: str) -> LLMResponse:
 
 def backend_error(error: Exception) -> BackendError:
     """
-    Return what an exception of vLLM's means.
+    Convert an exception of vLLM.
 
-    Its classes are known by name, because they move between modules from version to version.
+    Matches classes by name, because they move between modules from version to version.
     """
-    names = {kind.__name__ for kind in type(error).__mro__}
+    names = {cls.__name__ for cls in type(error).__mro__}
     if "EngineDeadError" in names:
         return PermanentBackendError(_DEAD, backend=BACKEND)
-    words = f"vLLM: {type(error).__name__}: {str(error)[:_MAX_ERROR_TEXT]}"
+    message = f"vLLM: {type(error).__name__}: {str(error)[:_MAX_ERROR_TEXT]}"
     status = getattr(error, "http_status", None)
     if status is not None and int(status) == 503:
-        return TransientBackendError(words, backend=BACKEND, status=503)
-    if names & _PASSING:
-        return TransientBackendError(words, backend=BACKEND)
-    return PermanentBackendError(words, backend=BACKEND)
+        return TransientBackendError(message, backend=BACKEND, status=503)
+    if names & _TRANSIENT_ERRORS:
+        return TransientBackendError(message, backend=BACKEND)
+    return PermanentBackendError(message, backend=BACKEND)
 
 
 DEFAULTS: Mapping[str, Any] = {
-    "scheduling_policy": "priority",  # without it vLLM ignores priorities
+    "scheduling_policy": "priority",  # the default, "fcfs", ignores priorities
     "disable_log_stats": True,
-    # Whitespace between fields costs tokens, and some models write nothing else. What a request says about it
-    # is ignored by vLLM: only the engine's own setting counts, and only these backends know it.
+    # Whitespace between JSON fields costs tokens, and some models emit it without end. vLLM ignores the request's
+    # own setting, so set it on the engine; only the guidance and xgrammar backends support it.
     "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
 }
-"""Engine arguments where the user gives none."""
+"""Default engine arguments; the user's override them. See https://docs.vllm.ai/en/latest/configuration/engine_args.html"""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """A running engine, and what is needed to prepare requests for it."""
+    """A running engine with its tokenizer, its context length in tokens, and its model's name."""
 
     engine: Any
     tokenizer: Any
@@ -167,12 +167,12 @@ class LoadedEngine:
     model: str
 
     def prepare(self, request: LLMRequest, template_arguments: Mapping[str, Any]) -> Prepared:
-        """Render a request for this engine; see `engine_codec.prepare`."""
+        """Render a request for this engine; see the function `prepare`."""
         return prepare(request, self.tokenizer, self.context, template_arguments)
 
 
 def describe(engine: Any) -> LoadedEngine:
-    """Read off a running engine, of either colour, what its requests need."""
+    """Return a running engine, sync or async, with its tokenizer, context length and model name."""
     config = engine.model_config
     return LoadedEngine(engine, engine.get_tokenizer(), int(config.max_model_len), str(config.model))
 
@@ -182,40 +182,43 @@ def load_sync(arguments: Mapping[str, Any]) -> Any:
     Start a `vllm.LLM`.
 
     Raises:
-        BatchError: When it does not start.
+        BatchError: If it does not start.
     """
-    return _start(lambda vllm, known: vllm.LLM(**known), arguments)
+    return _start(lambda vllm, engine_arguments: vllm.LLM(**engine_arguments), arguments)
 
 
 def load_async(arguments: Mapping[str, Any]) -> Any:
     """
-    Start an `AsyncLLM`; to be called off the loop that it will run on.
+    Start an `AsyncLLM`. Call it in a thread, since loading a model takes minutes.
 
     Raises:
-        BatchError: When it does not start.
+        BatchError: If it does not start.
     """
     return _start(
-        lambda vllm, known: vllm.AsyncLLMEngine.from_engine_args(vllm.AsyncEngineArgs(**known)), arguments
+        lambda vllm, engine_arguments: vllm.AsyncLLMEngine.from_engine_args(
+            vllm.AsyncEngineArgs(**engine_arguments)
+        ),
+        arguments,
     )
 
 
 def _start(make: Callable[[Any, dict[str, Any]], Any], arguments: Mapping[str, Any]) -> Any:
     vllm = vllm_module("vllm")
-    known = {**DEFAULTS, **arguments}
-    structure = known["structured_outputs_config"]
+    engine_arguments = {**DEFAULTS, **arguments}
+    structure = engine_arguments["structured_outputs_config"]
     try:
-        if isinstance(structure, Mapping):  # which AsyncEngineArgs would not take
-            known["structured_outputs_config"] = vllm_module("vllm.config").StructuredOutputsConfig(
-                **structure
-            )
-        return make(vllm, known)
+        if isinstance(structure, Mapping):  # AsyncEngineArgs does not accept a mapping
+            engine_arguments["structured_outputs_config"] = vllm_module(
+                "vllm.config"
+            ).StructuredOutputsConfig(**structure)
+        return make(vllm, engine_arguments)
     except BatchError:
         raise
     except Exception as error:
-        words, token = f"{type(error).__name__}: {error}", known.get("hf_token")
-        secret = isinstance(token, str) and token != "" and token in words
+        message, token = f"{type(error).__name__}: {error}", engine_arguments.get("hf_token")
+        secret = isinstance(token, str) and token != "" and token in message
         if secret:
-            words = words.replace(str(token), "***")
-        kind = ConfigurationError if isinstance(error, TypeError) else PermanentBackendError
-        # What it was caused by would show the token.
-        raise kind(f"vLLM did not start: {words[:2000]}") from (None if secret else error)
+            message = message.replace(str(token), "***")
+        error_class = ConfigurationError if isinstance(error, TypeError) else PermanentBackendError
+        # The cause's message may hold the token.
+        raise error_class(f"vLLM did not start: {message[:2000]}") from (None if secret else error)

@@ -1,9 +1,10 @@
-"""VLLMTokenCounter: exact token counts from a vLLM server's /tokenize."""
+"""Exact token counts from a vLLM server's ``/tokenize``: `VLLMTokenCounter`."""
 
 from __future__ import annotations
 
 from functools import lru_cache
 
+from ..._validation import check_whole
 from ...errors import ConfigurationError
 from ...tokens.tokenizers import replace_surrogates
 from .server import VLLMServerLLM
@@ -11,21 +12,21 @@ from .server import VLLMServerLLM
 
 class VLLMTokenCounter:
     """
-    Counts as a vLLM server does, by asking it.
+    Exact token counter that asks a vLLM server.
 
         llm = VLLMServerLLM("http://localhost:8000")
         runner = BatchRunner(llm=llm, count_tokens=VLLMTokenCounter(llm))
 
-    Each count is a request, so the runner makes them in worker threads. A tokenizer that puts a token before
-    every text puts it before every review: batches are then that much smaller than they might be. Where the
-    server's tokenizer can be had as a file, `TokenizersCounter` is a thousand times faster.
+    Each count is an HTTP request, so the runner counts in worker threads. If the tokenizer adds a start token, each
+    review counts one token too many, and batches are slightly smaller than they could be. If the tokenizer's file
+    is available, `TokenizersCounter` is a thousand times faster.
 
     Args:
         llm: The server.
-        cache: How many texts' counts are kept.
+        cache: Maximum number of texts whose counts are cached; 0 for no cache.
 
     Raises:
-        ConfigurationError: When an argument cannot be used.
+        ConfigurationError: If an argument has the wrong type, or `cache` is negative.
     """
 
     blocking = True
@@ -33,13 +34,9 @@ class VLLMTokenCounter:
     def __init__(self, llm: VLLMServerLLM, *, cache: int = 1024) -> None:
         if not callable(getattr(llm, "count_tokens", None)):
             raise ConfigurationError(
-                f'llm must be a VLLMServerLLM, got {llm!r}; write VLLMServerLLM("http://localhost:8000")'
+                f'llm must be a VLLMServerLLM, got {llm!r}; for example VLLMServerLLM("http://localhost:8000")'
             )
-        kept: object = cache
-        if not isinstance(kept, int) or isinstance(kept, bool) or kept < 0:
-            raise ConfigurationError(
-                f"cache must be a whole number of at least 0, got {cache!r}; write cache=1024"
-            )
+        check_whole("cache", cache, 0, "cache=1024")
         self._llm = llm
         self._count = lru_cache(maxsize=cache)(llm.count_tokens)
 
@@ -47,5 +44,5 @@ class VLLMTokenCounter:
         return f"{type(self).__name__}({self._llm!r})"
 
     def __call__(self, text: str, /) -> int:
-        """Return how many tokens a text has; raises as `VLLMServerLLM.count_tokens` does."""
+        """Return the number of tokens of a text; raises what `VLLMServerLLM.count_tokens` raises."""
         return self._count(replace_surrogates(text)) if text else 0

@@ -1,4 +1,4 @@
-"""Reading the part of vLLM's ``/metrics`` that says how full the server is."""
+"""vLLM server metrics: running and waiting requests, KV cache usage and preemptions, parsed from ``/metrics``."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ _LABEL = re.compile(r'(\w+)="([^"]*)"')
 @dataclass(frozen=True, slots=True)
 class VLLMMetrics:
     """
-    How full a vLLM server is; sums over its engines where it runs several.
+    Load of a vLLM server, summed over its engines.
+
+    Source: https://docs.vllm.ai/en/latest/usage/metrics.html
 
     Attributes:
-        running: Requests being worked on.
-        waiting: Requests that wait to be worked on; above 0 for long, more concurrency brings nothing.
-        kv_usage: Share of the KV cache in use, 0 to 1; of the fullest engine.
-        kv_tokens: Tokens that the KV cache holds, or None where the server does not tell.
-        preemptions: Times that a running request had to make room, since the server's start.
-        rejections: Requests that were turned away because the queue was full, likewise.
+        running: Requests being generated (``num_requests_running``).
+        waiting: Queued requests (``num_requests_waiting``). If it stays above 0, more concurrency gains nothing.
+        kv_usage: Fraction of the KV cache in use, 0 to 1, of the fullest engine (``kv_cache_usage_perc``).
+        kv_tokens: Capacity of the KV cache in tokens, or None if the server does not report it.
+        preemptions: Number of times a running request was preempted since the server started.
+        rejections: Number of requests rejected because the queue was full since the server started.
     """
 
     running: int
@@ -36,19 +38,19 @@ class VLLMMetrics:
 
 def read_metrics(text: str) -> VLLMMetrics:
     """
-    Read the text of ``/metrics``.
+    Parse the text of ``/metrics`` (Prometheus exposition format).
 
     Raises:
-        PermanentBackendError: When there is nothing of vLLM's in it.
+        PermanentBackendError: If it holds no metrics of vLLM.
     """
     samples: dict[str, list[float]] = {}
     tokens = 0
     for name, labels, value in _samples(text):
         samples.setdefault(name, []).append(value)
         if name == "cache_config_info":
-            tokens += _tokens(labels)
+            tokens += _kv_cache_tokens(labels)
     if "num_requests_running" not in samples:
-        raise PermanentBackendError("/metrics holds no metrics of vLLM's", backend="vllm")
+        raise PermanentBackendError("/metrics holds no metrics of vLLM", backend="vllm")
 
     def total(name: str) -> int:
         return int(sum(samples.get(name, ())))
@@ -56,7 +58,7 @@ def read_metrics(text: str) -> VLLMMetrics:
     return VLLMMetrics(
         running=total("num_requests_running"),
         waiting=total("num_requests_waiting"),
-        # Its name until vLLM 0.10 was another.
+        # Named gpu_cache_usage_perc until vLLM 0.10.
         kv_usage=max(samples.get("kv_cache_usage_perc") or samples.get("gpu_cache_usage_perc") or [0.0]),
         kv_tokens=tokens or None,
         preemptions=total("num_preemptions_total"),
@@ -73,8 +75,8 @@ def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
         yield line["name"], dict(_LABEL.findall(line["labels"] or "")), value
 
 
-def _tokens(labels: dict[str, str]) -> int:
+def _kv_cache_tokens(labels: dict[str, str]) -> int:
     try:
         return int(labels["block_size"]) * int(labels["num_gpu_blocks"])
-    except (KeyError, ValueError):  # "None" until the engine has measured itself
+    except (KeyError, ValueError):  # num_gpu_blocks is "None" until the engine has profiled its memory
         return 0

@@ -1,9 +1,30 @@
 """
-Many threads share an engine that only one of them may drive.
+Shared vLLM engine: many threads use an engine that is safe for one thread only (leader/followers pattern).
 
-There is no thread of its own: whoever asks first takes the helm and drives until its own answer is there.
-What others ask meanwhile is taken aboard between two steps of the engine, so that everything that arrives
-together is worked on together. Then the helm passes on to one who still waits.
+Theory of operation
+-------------------
+`vllm.LLM` must be driven: a thread has to call ``step()`` until a request is finished, and only one thread at a
+time may call anything of the engine. A dedicated thread would do, but it would have to be started, stopped and
+survive forks. Instead the calling threads take turns, as in the leader/followers pattern (Schmidt et al.,
+"Leader/Followers", PLoP 2000, https://www.dre.vanderbilt.edu/~schmidt/PDF/lf.pdf):
+
+1. A caller enqueues a `PendingRequest`. If there is no leader, it becomes the leader; otherwise it is a follower
+   and sleeps on its `PendingRequest.promoted` event.
+2. The leader repeats: abort the cancelled requests, add the waiting ones to the engine, step the engine once,
+   settle the requests that have finished. So requests that arrive during a step join the next one (continuous
+   batching).
+3. Settling a follower's request wakes the follower, which returns its answer.
+4. When its own request is settled, the leader promotes another caller: the oldest running one, else the oldest
+   waiting one. The promoted caller wakes with `PendingRequest.settled` False and goes on at 2.
+5. A caller that is interrupted (Ctrl-C) leaves its request to be aborted. If it was the leader, it aborts its
+   request by itself and promotes the next one.
+
+Who may touch what
+------------------
+- `Engine`: the leader only, never under the lock, since a step takes tens of milliseconds.
+- `_State`: any thread, under `SharedEngine._lock`.
+- `PendingRequest`: written by the leader until `settled`, read by its caller after `promoted` is set.
+- Invariant: there is a leader as long as any request is waiting or running.
 """
 
 from __future__ import annotations
@@ -22,36 +43,44 @@ Answer_co = TypeVar("Answer_co", covariant=True)
 
 
 class Engine(Protocol[Request_contra, Answer_co]):
-    """What is driven; only ever called by one thread at a time."""
+    """An engine that works on many requests at once; called by one thread at a time."""
 
-    def add(self, name: str, job: Request_contra, /) -> None:
-        """Take a job on, or raise."""
+    def add(self, name: str, request: Request_contra, /) -> None:
+        """Accept a request under a unique name, or raise."""
         ...
 
     def step(self) -> Sequence[tuple[str, Answer_co]]:
-        """Work on all jobs for a moment and return the answers that are finished, with their jobs' names."""
+        """Advance all requests by one step; return the names and answers of those that have finished."""
         ...
 
     def abort(self, names: list[str], /) -> None:
-        """Give jobs up; names that are not known are ignored."""
+        """Abort requests; unknown names are ignored."""
         ...
 
 
 class PendingRequest(Generic[Request, Answer]):
-    """A caller's place: its job, and then its answer or its error."""
+    """
+    A caller's request, and then its answer or error.
+
+    Attributes:
+        name: The request's unique name in the engine.
+        request: The request.
+        promoted: Set when the caller must wake: its request is settled, or it has become the leader.
+        settled: Whether the answer or error is there.
+    """
 
     __slots__ = ("_answer", "_error", "name", "promoted", "request", "settled")
 
-    def __init__(self, job: Request) -> None:
+    def __init__(self, request: Request) -> None:
         self.name = uuid4().hex
-        self.request = job
-        self.promoted = threading.Event()  # to its answer, or to the helm
+        self.request = request
+        self.promoted = threading.Event()
         self.settled = False
         self._answer: Answer | None = None
         self._error: Exception | None = None
 
     def settle(self, answer: Answer | None, error: Exception | None = None) -> None:
-        """Note how the job ended, and wake the caller."""
+        """Set the answer or the error, and wake the caller."""
         self._answer, self._error = answer, error
         self.settled = True
         self.promoted.set()
@@ -65,13 +94,13 @@ class PendingRequest(Generic[Request, Answer]):
 
 class _State(Generic[Request, Answer]):
     """
-    Who waits, who is aboard, and who is at the helm; it knows no thread and no engine.
+    Waiting and running requests, and the leader: a pure state machine without threads, locks or engine.
 
     Attributes:
-        leader: The seat whose caller drives; None only while nobody has anything to ask.
-        waiting: Seats whose jobs the engine has not been given yet, in order of arrival.
-        running: Seats whose jobs it works on, by name.
-        cancelled: Names of jobs to be aborted, because their callers have left.
+        leader: The request whose caller drives the engine; None only if no request is waiting or running.
+        waiting: Requests that have not been added to the engine, in order of arrival.
+        running: Requests that the engine works on, by name.
+        cancelled: Names of requests to abort, since their callers have returned.
     """
 
     def __init__(self) -> None:
@@ -80,33 +109,38 @@ class _State(Generic[Request, Answer]):
         self.running: dict[str, PendingRequest[Request, Answer]] = {}
         self.cancelled: list[str] = []
 
-    def enqueue(self, seat: PendingRequest[Request, Answer]) -> bool:
-        """Let a seat wait; tell whether it has the helm."""
-        self.waiting.append(seat)
+    def enqueue(self, pending: PendingRequest[Request, Answer]) -> bool:
+        """Add a request to the queue; return whether its caller is the leader."""
+        self.waiting.append(pending)
         if self.leader is None:
-            self.leader = seat
-        return self.leader is seat
+            self.leader = pending
+        return self.leader is pending
 
-    def mark_running(self, seat: PendingRequest[Request, Answer]) -> None:
-        """Note that the engine was given a seat's job."""
-        if seat in self.waiting:
-            self.waiting.remove(seat)
-            self.running[seat.name] = seat
-        else:  # its caller left meanwhile
-            self.cancelled.append(seat.name)
+    def mark_running(self, pending: PendingRequest[Request, Answer]) -> None:
+        """Record that a waiting request was added to the engine."""
+        if pending in self.waiting:
+            self.waiting.remove(pending)
+            self.running[pending.name] = pending
+        else:  # its caller was interrupted while the leader was adding it
+            self.cancelled.append(pending.name)
 
-    def remove(self, seat: PendingRequest[Request, Answer]) -> None:
-        """Note that a seat's job has ended, or was not accepted."""
-        self.running.pop(seat.name, None)
+    def remove(self, pending: PendingRequest[Request, Answer]) -> None:
+        """Remove a request that has finished, or that the engine did not accept."""
+        self.running.pop(pending.name, None)
         with suppress(ValueError):
-            self.waiting.remove(seat)
+            self.waiting.remove(pending)
 
-    def cancel(self, seat: PendingRequest[Request, Answer]) -> PendingRequest[Request, Answer] | None:
-        """Let a seat go, answered or not; return the one that has the helm after it, if it had it."""
-        if seat.name in self.running:
-            self.cancelled.append(seat.name)
-        self.remove(seat)
-        if self.leader is not seat:
+    def detach(self, pending: PendingRequest[Request, Answer]) -> PendingRequest[Request, Answer] | None:
+        """
+        Remove the request of a caller that returns, settled or not.
+
+        Returns:
+            The next leader, if the caller was the leader and any request is left.
+        """
+        if pending.name in self.running:
+            self.cancelled.append(pending.name)
+        self.remove(pending)
+        if self.leader is not pending:
             return None
         self.leader = next(iter(self.running.values()), None) or next(iter(self.waiting), None)
         return self.leader
@@ -114,10 +148,10 @@ class _State(Generic[Request, Answer]):
 
 class SharedEngine(Generic[Request, Answer]):
     """
-    The way for any number of threads to an engine that is safe for one.
+    Runs requests of any number of threads on an engine that is safe for one thread.
 
     Args:
-        engine: The engine.
+        engine: The engine; nothing else may call it.
     """
 
     def __init__(self, engine: Engine[Request, Answer]) -> None:
@@ -127,50 +161,50 @@ class SharedEngine(Generic[Request, Answer]):
 
     def run(self, request: Request) -> Answer:
         """
-        Have a job done, driving the engine for everybody if nobody else does.
+        Run a request to its end, blocking the thread; drive the engine for all callers if no other thread does.
 
         Raises:
-            Exception: What the engine raised about this job, or about all of them.
+            Exception: An error that the engine raised for this request, or for all of its requests.
         """
-        seat: PendingRequest[Request, Answer] = PendingRequest(request)
+        pending: PendingRequest[Request, Answer] = PendingRequest(request)
         try:
             with self._lock:
-                steers = self._state.enqueue(seat)
-            if not steers:
-                seat.promoted.wait()
-            if not seat.settled:
-                self._drive(seat)
+                is_leader = self._state.enqueue(pending)
+            if not is_leader:
+                pending.promoted.wait()
+            if not pending.settled:
+                self._drive(pending)
         finally:
             with self._lock:
-                successor = self._state.cancel(seat)
+                successor = self._state.detach(pending)
             if successor is not None:
                 successor.promoted.set()
-        return seat.result()
+        return pending.result()
 
-    def _drive(self, mine: PendingRequest[Request, Answer]) -> None:
+    def _drive(self, own: PendingRequest[Request, Answer]) -> None:
         try:
-            while not mine.settled:
+            while not own.settled:
                 self._start_waiting()
-                if not mine.settled:
+                if not own.settled:
                     self._step()
-        except BaseException:  # Ctrl-C: whoever drives next must not work for nobody
+        except BaseException:  # Ctrl-C: the next leader must not compute an answer that no caller waits for
             with suppress(Exception):
-                self._engine.abort([mine.name])
+                self._engine.abort([own.name])
             raise
 
     def _start_waiting(self) -> None:
         with self._lock:
-            gone, self._state.cancelled = self._state.cancelled, []
-        if gone:
-            self._engine.abort(gone)
-        while (seat := self._first_waiting()) is not None:
+            cancelled, self._state.cancelled = self._state.cancelled, []
+        if cancelled:
+            self._engine.abort(cancelled)
+        while (pending := self._first_waiting()) is not None:
             try:
-                self._engine.add(seat.name, seat.request)
+                self._engine.add(pending.name, pending.request)
             except Exception as error:
-                self._settle(seat, None, error)
+                self._settle(pending, None, error)
             else:
                 with self._lock:
-                    self._state.mark_running(seat)
+                    self._state.mark_running(pending)
 
     def _first_waiting(self) -> PendingRequest[Request, Answer] | None:
         with self._lock:
@@ -178,20 +212,20 @@ class SharedEngine(Generic[Request, Answer]):
 
     def _step(self) -> None:
         with self._lock:
-            aboard = dict(self._state.running)
+            running = dict(self._state.running)
         try:
             finished = self._engine.step()
         except Exception as error:
-            for seat in aboard.values():
-                self._settle(seat, None, error)
+            for pending in running.values():
+                self._settle(pending, None, error)
             return
         for name, answer in finished:
-            if name in aboard:  # else it was aborted, or belongs to somebody else who uses the engine
-                self._settle(aboard[name], answer)
+            if name in running:  # not aborted, nor a request of the user's own on the same engine
+                self._settle(running[name], answer)
 
     def _settle(
-        self, seat: PendingRequest[Request, Answer], answer: Answer | None, error: Exception | None = None
+        self, pending: PendingRequest[Request, Answer], answer: Answer | None, error: Exception | None = None
     ) -> None:
         with self._lock:
-            self._state.remove(seat)
-        seat.settle(answer, error)
+            self._state.remove(pending)
+        pending.settle(answer, error)

@@ -1,4 +1,4 @@
-"""vLLM's blocking engine: started once, by whoever asks first, and driven by whoever is at the helm."""
+"""Sync vLLM engine: a `vllm.LLM` in this process, started by the first call and shared by all threads."""
 
 from __future__ import annotations
 
@@ -16,44 +16,44 @@ from ._codec import LoadedEngine, Prepared, backend_error, describe, load_sync, 
 from ._shared_engine import SharedEngine
 
 POLL_INTERVAL = 1.0
-"""Seconds between two looks at whether the engine's process is alive."""
+"""Seconds between checks that the engine's process is alive."""
 
 
 class EngineDeadError(Exception):
-    """Stands for vLLM's error of that name, where vLLM would wait for ever instead of raising it."""
+    """Raised in place of vLLM's error of the same name, where vLLM would wait forever."""
 
 
 class SteppedLLM:
     """
-    A `vllm.LLM` whose engine is stepped by us.
+    A `vllm.LLM` as an `Engine`: requests are added, stepped and aborted one by one.
 
-    `LLM.chat` would keep all who ask meanwhile waiting until the last answer of its list is there, fail the
-    whole list for one bad prompt, and after an interruption return answers of the list before.
+    `LLM.chat` does not fit: requests that arrive meanwhile wait until its whole list is finished, one bad prompt
+    fails the whole list, and after an interruption it returns outputs of the previous list.
     """
 
     def __init__(self, llm: Any) -> None:
         self._engine = llm.llm_engine
         core = self._engine.engine_core
-        # Both are there only when the engine has a process of its own.
+        # Private to vLLM; checked with 0.32. Both exist only if the engine runs in a process of its own.
         self._outputs: Any = getattr(core, "outputs_queue", None)
         self._process: Any = getattr(core, "resources", None)
         self._watched = isinstance(self._outputs, Queue) and hasattr(self._process, "engine_dead")
 
-    def add(self, name: str, job: Prepared, /) -> None:
-        """Take a request on."""
-        self._engine.add_request(name, job.prompt, job.sampling, priority=job.priority)
+    def add(self, name: str, request: Prepared, /) -> None:
+        """Add a request."""
+        self._engine.add_request(name, request.prompt, request.sampling, priority=request.priority)
 
     def step(self) -> list[tuple[str, Any]]:
-        """Compute the next token of what is scheduled, and return what is finished."""
+        """Compute the next token of each scheduled request, and return the finished outputs."""
         self._await_output()
         return [(output.request_id, output) for output in self._engine.step() if output.finished]
 
     def abort(self, names: list[str], /) -> None:
-        """Give requests up."""
+        """Abort requests."""
         self._engine.abort_request(names)
 
     def _await_output(self) -> None:
-        """Return when the next step will not wait: vLLM 0.32 waits for ever for a process that was killed."""
+        """Wait for the next output, since vLLM 0.32's own wait never ends if the engine's process was killed."""
         if not self._watched:
             return
         with self._outputs.not_empty:
@@ -71,11 +71,11 @@ class _Running:
 
 class SyncEngine:
     """
-    The blocking colour.
+    The sync engine of `VLLMEngineLLM`.
 
     Args:
-        arguments: Engine arguments, the model among them; None when the user gave an engine.
-        template_arguments: What the chat template is given beside the messages.
+        arguments: Engine arguments including the model; None if the user passed an engine.
+        template_arguments: Arguments of the chat template besides the messages.
         llm: The user's own `vllm.LLM`, which is never shut down here.
     """
 
@@ -93,7 +93,7 @@ class SyncEngine:
         self._inherited: list[_Running | None] = []
 
     def complete(self, request: LLMRequest) -> LLMResponse:
-        """Answer a request; any number of threads may call this at once."""
+        """Complete a request, blocking the thread. Thread-safe."""
         running = self._enter()
         try:
             prepared = running.started.prepare(request, self._template_arguments)
@@ -108,9 +108,9 @@ class SyncEngine:
         return read(output, running.started.model)
 
     def close(self) -> None:
-        """Shut the engine down, unless it is the user's own or somebody else's requests are in it."""
+        """Shut the engine down, unless the user owns it or requests are in flight."""
         with self._lock:
-            self._leave_to_the_parent()
+            self._reset_after_fork()
             if self._in_flight:
                 return
             running, self._running, self._failure = self._running, None, None
@@ -119,18 +119,18 @@ class SyncEngine:
 
     def _enter(self) -> _Running:
         with self._lock:
-            self._leave_to_the_parent()
+            self._reset_after_fork()
             if self._failure is not None:
-                raise self._failure.with_traceback(None)  # which would grow with every time it is raised
+                raise self._failure.with_traceback(None)  # the traceback would grow with each raise
             if self._running is None:
                 self._running = self._start()
             self._in_flight += 1
             return self._running
 
-    def _leave_to_the_parent(self) -> None:
-        """Forget an engine that belongs to the process which this one was forked from."""
+    def _reset_after_fork(self) -> None:
+        """Stop using the parent's engine in a forked child."""
         if self._pid != os.getpid():
-            # Kept for ever: were the child to collect it, it would shut down its parent's.
+            # Keep a reference: collecting the engine in the child would shut down the parent's.
             self._inherited.append(self._running)
             self._pid, self._running, self._failure, self._in_flight = os.getpid(), None, None, 0
 
@@ -139,12 +139,12 @@ class SyncEngine:
             return _Running(describe(self._own), SharedEngine(SteppedLLM(self._own)))
         if self._arguments is None:
             raise ConfigurationError(
-                "VLLMEngineLLM was given engine= only, which answers under llm_async=True; "
-                "give it llm=, or the model's name"
+                "this VLLMEngineLLM has engine= only, which needs llm_async=True; "
+                "pass llm= as well, or the model's name"
             )
         try:
             llm = load_sync(self._arguments)
         except BatchError as error:
-            self._failure = error  # every item would wait as long for the same failure
+            self._failure = error  # do not repeat a slow start that fails for each item
             raise
         return _Running(describe(llm), SharedEngine(SteppedLLM(llm)))

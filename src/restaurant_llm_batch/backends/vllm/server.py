@@ -1,4 +1,4 @@
-"""vLLM, through the server that speaks OpenAI's API."""
+"""vLLM server backend: `VLLMServerLLM` calls ``vllm serve`` over its OpenAI-compatible HTTP API."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ..._http.exchange import HTTPClient, HTTPRequest, send_request
+from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import KeyLike, as_secret
-from ..._http.status import decode, encode
-from ..._http.status import normalize_base_url as cleaned
+from ..._http.status import decode, encode, normalize_base_url
 from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
 from ...errors import ConfigurationError, PermanentBackendError
 from ...models import LLMRequest, Message
-from ...steps import Flow, adrive, drive
+from ...steps import adrive, drive
 from ._metrics import VLLMMetrics, read_metrics
 
 _BACKEND = "vllm"
@@ -26,16 +25,16 @@ NEUTRAL_SAMPLING: Mapping[str, Any] = MappingProxyType(
     {"top_p": 1.0, "top_k": -1, "min_p": 0.0, "repetition_penalty": 1.0}
 )
 """
-Sampling that changes nothing but what `temperature` does.
+Neutral values of the sampling parameters other than temperature.
 
-A server applies the model's own ``generation_config.json`` to whatever a request leaves out: Qwen2.5's, for
-one, samples with top_p 0.8 and a repetition penalty.
+vLLM fills parameters that a request omits from the model's ``generation_config.json``; Qwen2.5's, for example, sets
+top_p to 0.8 and a repetition penalty.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """A model that a server offers; `max_model_len` is its context in tokens, or None when not told."""
+    """A model of ``/v1/models``; `max_model_len` is its context length in tokens, None if not reported."""
 
     id: str
     max_model_len: int | None
@@ -47,23 +46,24 @@ class VLLMServerLLM:
 
         llm = VLLMServerLLM("http://localhost:8000")
 
-    Structured output is asked for with ``response_format``, which every version understands; the runner's
-    priorities are passed on, and obeyed by a server started with ``--scheduling-policy priority``. A call
-    that is cancelled closes its connection, and vLLM then aborts the request.
+    Requests structured output with ``response_format``, which every version supports. Sends the runner's priorities;
+    a server started with ``--scheduling-policy priority`` applies them. Cancelling a call closes its connection,
+    and vLLM then aborts the request.
 
-    One object may be used by many threads and event loops; each loop has connections of its own.
+    Any number of threads and event loops may share one object; each loop has its own connections.
 
     Args:
         base_url: The server's address, with or without ``/v1``.
-        model: The model's name; without one, the first that the server offers.
+        model: The model's name; None for the first model that the server lists.
         api_key: The key of ``--api-key``, as text or as pydantic's ``SecretStr``.
-        timeout: Seconds to wait for an answer, or a `Timeout` that says more.
-        sampling: Sampling parameters of every request beside its temperature.
-        extra_body: Further fields of every request, which go before all others.
-        transport: What carries the requests; see `restaurant_llm_batch._http.transport`.
+        timeout: Seconds for a whole request, or a `Timeout` with separate limits.
+        sampling: Sampling parameters of every request besides its temperature.
+        extra_body: Further fields of every request, which override all others.
+        transport: HTTP transport to use instead of an own `HTTPTransport`, for example
+            ``HTTPTransport(proxy=...)``.
 
     Raises:
-        ConfigurationError: When an argument cannot be used.
+        ConfigurationError: If an argument has the wrong type or form.
     """
 
     def __init__(
@@ -77,14 +77,14 @@ class VLLMServerLLM:
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
-        named: object = model
-        if named is not None and not (isinstance(named, str) and named):
+        name: object = model
+        if name is not None and not (isinstance(name, str) and name):
             raise ConfigurationError(
-                f'model must be a name, got {model!r}; write for example model="Qwen/Qwen2.5-14B"'
+                f'model must be a name, got {model!r}; for example model="Qwen/Qwen2.5-14B"'
             )
-        self._url = cleaned(base_url, without="/v1")
+        self._url = normalize_base_url(base_url, without="/v1")
         self._model = model
-        self._served = model  # the name in requests; the server's own once it was asked
+        self._served_name = model  # the name in requests; if None, set by the first call from /v1/models
         self._secret = as_secret(api_key)
         self._timeout = as_timeout(timeout)
         self._extra_body = {**sampling, **(extra_body or {})}
@@ -95,7 +95,7 @@ class VLLMServerLLM:
 
     @property
     def fingerprint(self) -> str:
-        """Name what answers, in the keys of a store: equal identities give each other's answers."""
+        """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
         return backend_fingerprint("vllm", self._url, self._model, self._extra_body)
 
     def __repr__(self) -> str:
@@ -103,120 +103,119 @@ class VLLMServerLLM:
 
     def complete(self, request: LLMRequest, /) -> LLMResponse:
         """
-        Answer a request.
+        Complete a request, blocking the thread.
 
         Raises:
-            PromptTooLong: When the prompt does not fit the model's context.
-            TransientBackendError: When the server is busy, failing or out of reach.
-            AuthenticationFailed: When the server wants another key.
-            PermanentBackendError: When it refuses the request for good.
+            PromptTooLong: If the prompt exceeds the model's context.
+            TransientBackendError: If the server is overloaded, failing or unreachable.
+            AuthenticationFailed: If the server rejects the key.
+            PermanentBackendError: If the server rejects the request for another reason.
+            RunStopped: If the call was cancelled.
         """
         return drive(self._complete(request), self._client.send)
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
-        """Answer a request as `complete` does; being cancelled aborts it at the server."""
+        """Complete a request on the running event loop; raises as `complete`. Cancellation aborts the request."""
         return await adrive(self._complete(request), self._client.asend)
 
     def models(self) -> list[ServedModel]:
-        """Return the models that the server offers; raises as `complete` does."""
+        """Return the models that the server lists; raises as `complete`."""
         return drive(self._models(), self._client.send)
 
     async def amodels(self) -> list[ServedModel]:
-        """Return the models that the server offers."""
+        """Return the models that the server lists."""
         return await adrive(self._models(), self._client.asend)
 
     def count_tokens(self, prompt: str | Sequence[Message]) -> int:
         """
-        Return how many tokens a text, or a chat with its template around it, has for the model.
+        Return the number of tokens of a text, or of a chat rendered with the model's template.
 
-        Raises as `complete` does.
+        Raises as `complete`.
         """
         return drive(self._count_tokens(prompt), self._client.send)
 
     async def acount_tokens(self, prompt: str | Sequence[Message]) -> int:
-        """Return how many tokens a text or a chat has for the model."""
+        """Return the number of tokens of a text, or of a chat rendered with the model's template."""
         return await adrive(self._count_tokens(prompt), self._client.asend)
 
     def metrics(self) -> VLLMMetrics:
-        """Return how full the server is; raises as `complete` does."""
+        """Return the server's load; raises as `complete`."""
         return drive(self._metrics(), self._client.send)
 
     async def ametrics(self) -> VLLMMetrics:
-        """Return how full the server is."""
+        """Return the server's load."""
         return await adrive(self._metrics(), self._client.asend)
 
     def close(self) -> None:
-        """Close the connections of blocking calls; they are made again when needed."""
+        """Close the connections of blocking calls; the next call opens new ones."""
         self._client.close()
 
     async def aclose(self) -> None:
-        """Close the running loop's connections; they are made again when needed."""
+        """Close the running event loop's connections; the next call opens new ones."""
         await self._client.aclose()
 
-    def _complete(self, request: LLMRequest) -> Flow[LLMResponse]:
-        model = self._served or (yield from self._first_model())
+    def _complete(self, request: LLMRequest) -> HTTPFlow[LLMResponse]:
+        model = self._served_name or (yield from self._first_model())
         body = chat_body(request, model, extra_body=self._extra_body)
         if request.priority:
-            # Left out where it says nothing: servers other than vLLM may refuse what they do not know.
+            # Omitted if 0, since servers other than vLLM may reject unknown fields.
             body["priority"] = request.priority
-        answer = yield from self._answer("POST", "/v1/chat/completions", body)
+        response = yield from self._send("POST", "/v1/chat/completions", body)
         return read_chat(
-            decode(answer, _BACKEND, self._secret), _BACKEND, self._secret, headers=answer.headers
+            decode(response, _BACKEND, self._secret), _BACKEND, self._secret, headers=response.headers
         )
 
-    def _first_model(self) -> Flow[str]:
+    def _first_model(self) -> HTTPFlow[str]:
         models = yield from self._models()
         if not models:
             raise PermanentBackendError(f"{self._url} offers no model", backend=_BACKEND)
-        self._served = models[0].id  # calls that ask at the same time get the same answer
-        return self._served
+        self._served_name = models[0].id  # concurrent calls set the same name
+        return self._served_name
 
-    def _models(self) -> Flow[list[ServedModel]]:
-        answer = yield from self._ask("GET", "/v1/models")
-        offered = answer.get("data") if isinstance(answer, dict) else None
-        if not isinstance(offered, list):
+    def _models(self) -> HTTPFlow[list[ServedModel]]:
+        body = yield from self._fetch_json("GET", "/v1/models")
+        listed = body.get("data") if isinstance(body, dict) else None
+        if not isinstance(listed, list):
             raise PermanentBackendError(f"{self._url}/v1/models lists no models", backend=_BACKEND)
-        return [_served(model) for model in offered if isinstance(model, dict) and model.get("id")]
+        return [_served_model(model) for model in listed if isinstance(model, dict) and model.get("id")]
 
-    def _count_tokens(self, prompt: str | Sequence[Message]) -> Flow[int]:
-        model = self._served or (yield from self._first_model())
+    def _count_tokens(self, prompt: str | Sequence[Message]) -> HTTPFlow[int]:
+        model = self._served_name or (yield from self._first_model())
         if isinstance(prompt, str):
-            # A text on its own begins no prompt, so no start token counts.
-            what: dict[str, Any] = {"prompt": prompt, "add_special_tokens": False}
+            # The text is a part of a prompt, so do not count a start token.
+            content: dict[str, Any] = {"prompt": prompt, "add_special_tokens": False}
         else:
-            what = {"messages": [dict(one) for one in prompt]}
-        answer = yield from self._ask("POST", "/tokenize", {"model": model, **what})
-        tokens = answer.get("count") if isinstance(answer, dict) else None
+            content = {"messages": [dict(message) for message in prompt]}
+        body = yield from self._fetch_json("POST", "/tokenize", {"model": model, **content})
+        tokens = body.get("count") if isinstance(body, dict) else None
         if type(tokens) is not int:
-            raise PermanentBackendError(f"{self._url}/tokenize counts no tokens", backend=_BACKEND)
+            raise PermanentBackendError(f"{self._url}/tokenize returned no token count", backend=_BACKEND)
         return tokens
 
-    def _metrics(self) -> Flow[VLLMMetrics]:
-        answer = yield from self._answer("GET", "/metrics")
-        return read_metrics(answer.body.decode("utf-8", "replace"))
+    def _metrics(self) -> HTTPFlow[VLLMMetrics]:
+        response = yield from self._send("GET", "/metrics")
+        return read_metrics(response.body.decode("utf-8", "replace"))
 
-    def _ask(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Flow[Any]:
-        answer = yield from self._answer(method, path, body)
-        return decode(answer, _BACKEND, self._secret)
+    def _fetch_json(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> HTTPFlow[Any]:
+        response = yield from self._send(method, path, body)
+        return decode(response, _BACKEND, self._secret)
 
-    def _answer(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> Flow[HTTPResponse]:
-        answer = yield from send_request(self._send(method, path, body), _BACKEND)
-        if answer.status != 200:
-            raise self._error(answer)
-        return answer
-
-    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> HTTPRequest:
+    def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> HTTPFlow[HTTPResponse]:
         content = None if body is None else encode(body)
-        return HTTPRequest(method, self._url + path, self._headers, content, self._timeout)
+        request = HTTPRequest(method, self._url + path, self._headers, content, self._timeout)
+        response = yield from send_request(request, _BACKEND)
+        if response.status != 200:
+            raise self._error(response)
+        return response
 
-    def _error(self, answer: HTTPResponse) -> Exception:
+    def _error(self, response: HTTPResponse) -> Exception:
         try:
-            body = decode(answer, _BACKEND, self._secret)
+            body = decode(response, _BACKEND, self._secret)
         except Exception:
-            body = answer.body.decode("utf-8", "replace")
-        return chat_error(answer.status, body, answer.headers, _BACKEND, self._secret)
+            body = response.body.decode("utf-8", "replace")
+        return chat_error(response.status, body, response.headers, _BACKEND, self._secret)
 
 
-def _served(model: Mapping[str, Any]) -> ServedModel:
+def _served_model(model: Mapping[str, Any]) -> ServedModel:
     length = model.get("max_model_len")
     return ServedModel(str(model["id"]), length if type(length) is int else None)

@@ -1,4 +1,4 @@
-"""The command `index`."""
+"""Command `index`: index the reviews of a file into a folder or a Qdrant collection."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ FILE is JSON Lines in UTF-8: one object per line, a review or a restaurant with 
     {"restaurant_id": 1, "review_id": 7, "content": "..."}
     {"restaurant_id": 1, "name": "...", "reviews": [{"review_id": 7, "content": "..."}]}
 
-A review that is there already is replaced, so it is safe to index again.
+A review that is already in the index is replaced, so it is safe to index a file again.
 """
 
 
@@ -33,7 +33,7 @@ def command() -> click.Command:
         "index",
         params=[
             click.Argument(["file"], type=path),
-            click.Option(["--into"], type=path, metavar="FOLDER", help="The folder."),
+            click.Option(["--into"], type=path, metavar="FOLDER", help="The folder of the index."),
             *services.search_parameters(),
         ],
         callback=_main,
@@ -51,29 +51,29 @@ def _main(file: Path, into: Path | None, search: str, qdrant_url: str | None, co
         _index(file, server, label)
         click.echo("Next: restaurant-llm-batch summarize --search qdrant")
     elif into is None:
-        raise click.UsageError("say where to: --into FOLDER, or --search qdrant")
+        raise click.UsageError("missing the destination: --into FOLDER, or --search qdrant")
     else:
         _index(file, EmbeddedSearch(into, embedder=services.embedder()), repr(str(into)))
         click.echo(f"Next: restaurant-llm-batch summarize {into}")
 
 
-def _index(file: Path, place: Index, label: str) -> None:
+def _index(file: Path, index: Index, label: str) -> None:
     lines = ReviewLines(file)
-    with place as search:
+    with index as search:
         try:
             indexed = index_lines(lines, search, file.stat().st_size, report.console(stderr=True))
         except FileError as error:
-            raise ConfigurationError(f"{error}{_what_is_there(search, label)}") from error
+            raise ConfigurationError(f"{error}{_indexed_so_far(search, label)}") from error
         count = search.count()
-    left_out = f" ({indexed.blank:,} without text left out)" if indexed.blank else ""
+    skipped = f" ({indexed.blank:,} without text left out)" if indexed.blank else ""
     click.echo(
-        f"Indexed {indexed.reviews:,} reviews of {len(lines.restaurants):,} restaurants{left_out}; "
+        f"Indexed {indexed.reviews:,} reviews of {len(lines.restaurants):,} restaurants{skipped}; "
         f"{label} now holds {count:,} reviews."
     )
 
 
-def _what_is_there(search: Index, label: str) -> str:
+def _indexed_so_far(search: Index, label: str) -> str:
     try:
         return f" ({search.count():,} reviews are in {label})"
-    except BatchError:  # the very first line was bad, and nothing was made
+    except BatchError:  # the first line was invalid, so no index was created
         return ""

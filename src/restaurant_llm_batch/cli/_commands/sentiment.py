@@ -1,4 +1,4 @@
-"""The command `sentiment`."""
+"""Command `sentiment`: label the sentiment of every review and count the labels by restaurant."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ from .._views import ResultView
 _HELP = """
 Label every review as positive, negative or neutral, and count by restaurant.
 
-SOURCE is a file of reviews (JSON Lines); without it, the sample that is shipped. Nothing is searched or
-indexed. What the file says of its reviews, such as a rating, is not looked at. Reviews that get no label are
-counted as failed, and percentages are those of the others.
+SOURCE is a file of reviews (JSON Lines); by default the built-in sample. Nothing is searched or indexed. Ratings
+and other fields of the reviews are ignored. Reviews without a label count as failed; percentages are those of the
+labelled reviews.
 """
 _LEGEND = {"positive": ("█", "green"), "negative": ("▒", "red"), "neutral": ("░", "bright_black")}
-"""How the bar's parts are drawn."""
+"""Character and style of each label's part of the bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentimentOptions(FileOptions[RestaurantSentiment]):
-    """What was asked for on the command line."""
+    """Values of the command's options."""
 
     batch_size: int
     max_tokens_per_batch: int
@@ -51,11 +51,11 @@ class SentimentOptions(FileOptions[RestaurantSentiment]):
             language=self.language,
         )
 
-    def work(self, progress: Console | None) -> LoadedInput:
+    def load(self, progress: Console | None) -> LoadedInput:
         """Read the reviews."""
-        known = read_grouped(self.source)
-        items = [{"restaurant_id": one, "reviews": known.of(one)} for one in self.chosen(known)]
-        return LoadedInput(items=items, known=known)
+        source = read_grouped(self.source)
+        items = [{"restaurant_id": item_id, "reviews": source.of(item_id)} for item_id in self.chosen(source)]
+        return LoadedInput(items=items, source=source)
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -63,15 +63,15 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Build the command.
 
     Args:
-        llms: What makes a model, by the name to choose it by; the first is the default.
+        llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
     options = [
         parameters.source(),
         *parameters.speed(batches=True),
         *services.llm_parameters(llms),
-        parameters.count("--batch-size", Limits().max_batch_size, "Most reviews in a batch."),
+        parameters.count("--batch-size", Limits().max_batch_size, "Maximum number of reviews in a batch."),
         parameters.batch_tokens(),
-        parameters.language("What to instruct the model in; auto goes by the reviews."),
+        parameters.language("Language of the instructions; auto detects that of the reviews."),
         *parameters.which(),
         *parameters.results(),
     ]
@@ -79,15 +79,15 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         table=_table,
         record=asdict,
         done="judged",
-        lost=lambda result: result.failed_count,
-        lost_as=("review got no label", "reviews got no label"),
+        count_failed_parts=lambda result: result.failed_count,
+        failed_part_phrases=("review got no label", "reviews got no label"),
         offline="the labels are those of a small linear model, over runs of letters",
     )
     return run_command("sentiment", _HELP, options, SentimentOptions, view, llms)
 
 
-def _table(results: Sequence[RestaurantSentiment], known: NamedItems) -> Table:
-    """Show restaurants: how many reviews have which label, as a bar, numbers and percentages."""
+def _table(results: Sequence[RestaurantSentiment], source: NamedItems) -> Table:
+    """Return a table of restaurants with a bar, number and percentage of each label."""
     failed = any(result.failed_count for result in results)
     labels = [f"{character} {label.capitalize()}" for label, (character, _) in _LEGEND.items()]
     table = tables.named_table("Restaurant", "", *labels, *(["Failed"] if failed else []))
@@ -103,7 +103,7 @@ def _table(results: Sequence[RestaurantSentiment], known: NamedItems) -> Table:
         cells = [_share(count, percent) for count, percent in shares.values()]
         if failed:
             cells.append(_failed(result.failed_count))
-        table.add_row(tables.name_cell(known, result.restaurant_id), StackedBar(parts), *cells)
+        table.add_row(tables.name_cell(source, result.restaurant_id), StackedBar(parts), *cells)
     return table
 
 

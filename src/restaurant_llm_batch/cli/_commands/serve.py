@@ -1,4 +1,4 @@
-"""The command `serve`."""
+"""Command `serve`: an HTTP service for summaries, sentiment and strengths."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 _HELP = """
 Serve summaries, sentiment and strengths over HTTP.
 
-SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; without it,
-the sample that is shipped. With --search qdrant there is no SOURCE: the reviews are those of the collection.
-All requests share the limits.
+SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; by default the
+built-in sample. With --search qdrant there is no SOURCE: the reviews are those of the collection. All requests
+share the limits.
 
 Ctrl-C lets requests in flight finish; pressed again, it cancels them.
 """
@@ -47,7 +47,7 @@ Ctrl-C lets requests in flight finish; pressed again, it cancels them.
 
 @dataclass(frozen=True, kw_only=True)
 class ServeOptions:
-    """What was asked for on the command line."""
+    """Values of the command's options."""
 
     source: Path | None
     host: str
@@ -74,7 +74,7 @@ class ServeOptions:
         return open_source(self.source, report.console(stderr=True))
 
     def router(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> APIRouter:
-        """Return the paths, with a runner behind them."""
+        """Return the router with its endpoints, and a runner for them."""
         from ...integrations.fastapi import batch_router
 
         retry = RetryPolicy(attempts=self.attempts)
@@ -106,22 +106,22 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Build the command.
 
     Args:
-        llms: What makes a model, by the name to choose it by; the first is the default.
+        llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
     options = [
         parameters.source(),
-        *_place(),
+        *_address_options(),
         *services.llm_parameters(llms),
         *services.search_parameters(),
-        parameters.language("What to search and answer in; auto goes by the reviews."),
+        parameters.language("Language of search and replies; auto detects that of the reviews."),
         parameters.batch_tokens(),
         *parameters.speed(search=True, llm=True, batches=True),
     ]
     return click.Command("serve", params=options, callback=partial(_main, llms), help=_HELP)
 
 
-def _main(llms: Mapping[str, MakeLLM], /, **given: Any) -> None:
-    options = ServeOptions(**given)
+def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
+    options = ServeOptions(**values)
     try:
         from ...integrations._fastapi.server import SignalAwareServer, application
     except ImportError as error:
@@ -134,14 +134,18 @@ def _main(llms: Mapping[str, MakeLLM], /, **given: Any) -> None:
         with source.search:
             app = application(options.router(llm, source))
             _announce(_address(options.host, listener), source, options.llm)
-            # The server has ended in good order when it passes the signal on.
+            # uvicorn raises the signal again after a graceful shutdown.
             with suppress(KeyboardInterrupt):
                 SignalAwareServer(app).run(sockets=[listener])
     click.echo("stopped")
 
 
 def _bind(host: str, port: int) -> socket.socket:
-    """Take the port before anything that takes time; nobody is let in before the service listens."""
+    """
+    Bind the port, before anything slow: a port in use is reported at once, and not after indexing the reviews.
+
+    Clients cannot connect until the server listens.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -155,7 +159,7 @@ def _bind(host: str, port: int) -> socket.socket:
             raise
     except OSError as error:
         raise ConfigurationError(
-            f"cannot serve at {host} port {port}: {error.strerror}; choose others with --host and --port"
+            f"cannot serve at {host} port {port}: {error.strerror}; change them with --host and --port"
         ) from error
     return listener
 
@@ -170,8 +174,8 @@ def _announce(address: str, source: ReviewSource, llm: str) -> None:
     count = len(source.ids)
     click.echo(f"serving {count:,} restaurant{'s' * (count != 1)} of {source.label}")
     if llm == "offline":
-        click.echo("  no language model is used: what is answered was picked from the reviews")
-    click.echo(f"  {address}/docs shows all that can be asked, and lets you try it")
+        click.echo("  no language model is used: responses are sentences picked from the reviews")
+    click.echo(f"  {address}/docs describes the API, and lets you try it")
     if count:
         body = json.dumps({"restaurants": [{"restaurant_id": source.ids[0]}]}, ensure_ascii=False)
         path = f"{address}/api/v1/llm/summarize/batch"
@@ -179,20 +183,20 @@ def _announce(address: str, source: ReviewSource, llm: str) -> None:
     click.echo("  Ctrl-C stops it")
 
 
-def _place() -> list[click.Parameter]:
+def _address_options() -> list[click.Parameter]:
     return [
         click.Option(
             ["--host"],
             default="127.0.0.1",
             show_default=True,
-            help="The address to serve at; 0.0.0.0 is every one that this machine has. There is no "
-            "authentication: put something in front that has it.",
+            help="Address to serve at; 0.0.0.0 for all addresses of this machine. There is no authentication: "
+            "put a proxy with authentication in front.",
         ),
         click.Option(
             ["--port"],
             type=click.IntRange(0, 65535),
             default=8000,
             show_default=True,
-            help="The port; 0 takes a free one.",
+            help="Port to serve at; 0 for any free port.",
         ),
     ]

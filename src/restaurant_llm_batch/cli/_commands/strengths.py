@@ -1,4 +1,4 @@
-"""The command `strengths`."""
+"""Command `strengths`: derive the strengths of restaurants over others."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ from .._sources import NamedItems, ReviewSource
 from .._views import ResultView
 
 _HELP = """
-Derive what each restaurant has over the others.
+Derive the strengths of each restaurant over the others.
 
-SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; without it,
-the sample that is shipped. With --search qdrant there is no SOURCE. For each restaurant a search finds reviews
-of its own and reviews of others: of those with the same "category" (or "cuisine") where SOURCE is a file that
-says it and there are any, else of all.
+SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; by default the
+built-in sample. With --search qdrant there is no SOURCE. For each restaurant a search finds its own reviews and
+reviews of others: if SOURCE is a file that names a "category" (or "cuisine"), of restaurants of the same category,
+if there are any; otherwise of all.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class StrengthsOptions(SearchOptions[RestaurantStrength]):
-    """What was asked for on the command line."""
+    """Values of the command's options."""
 
     query: str | None
     max_tokens_per_batch: int
@@ -52,14 +52,15 @@ class StrengthsOptions(SearchOptions[RestaurantStrength]):
             query=self.query,
         )
 
-    def work(self, progress: Console | None) -> LoadedInput:
+    def load(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
         source = self.open_source(progress)
         categories = _shared_categories(source)
         items = [
-            {"target_restaurant_id": one, "category": categories.get(str(one))} for one in self.chosen(source)
+            {"target_restaurant_id": item_id, "category": categories.get(str(item_id))}
+            for item_id in self.chosen(source)
         ]
-        return LoadedInput(items=items, known=source, search=source.search)
+        return LoadedInput(items=items, source=source, search=source.search)
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -67,12 +68,12 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Build the command.
 
     Args:
-        llms: What makes a model, by the name to choose it by; the first is the default.
+        llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
     query = click.Option(
         ["--query"],
         metavar="TEXT",
-        help="What to search for; without it, the words of service, price and food.",
+        help="Text to search for; by default the seed words of service, price and food.",
     )
     options = [
         parameters.source(),
@@ -83,7 +84,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         parameters.limit(ExtractStrengths.limit),
         parameters.min_score(),
         parameters.batch_tokens(),
-        parameters.language("What to search and answer in; auto goes by the reviews."),
+        parameters.language("Language of search and replies; auto detects that of the reviews."),
         *parameters.which(),
         *parameters.results(),
     ]
@@ -91,28 +92,28 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         table=_table,
         record=_record,
         done="compared",
-        lost=lambda strength: strength.failed_count,
-        lost_as=("review could not be read", "reviews could not be read"),
+        count_failed_parts=lambda strength: strength.failed_count,
+        failed_part_phrases=("review could not be used", "reviews could not be used"),
         offline="strengths and comparisons are sentences picked from the reviews",
     )
     return run_command("strengths", _HELP, options, StrengthsOptions, view, llms)
 
 
 def _shared_categories(source: ReviewSource) -> Mapping[str, Any]:
-    """Return the categories of restaurants that share them: the only one of its kind is compared with all."""
+    """Return the categories that several restaurants share; one alone in its category is compared with all others."""
     sizes = Counter(map(str, source.categories.values()))
-    return {one: category for one, category in source.categories.items() if sizes[str(category)] > 1}
+    return {item_id: category for item_id, category in source.categories.items() if sizes[str(category)] > 1}
 
 
-def _table(strengths: Sequence[RestaurantStrength], known: NamedItems) -> Table:
-    """Show restaurants: what they have over the others, and what the others are said to be."""
+def _table(strengths: Sequence[RestaurantStrength], source: NamedItems) -> Table:
+    """Return a table of restaurants with their strengths and the summary of the reviews compared with."""
     table = tables.named_table("Restaurant", "Strength", "Compared with")
     table.columns[1].ratio, table.columns[2].ratio = 1, 1
     table.columns[1].overflow = "fold"
     table.show_lines = True
     for strength in strengths:
         table.add_row(
-            tables.name_cell(known, strength.restaurant_id),
+            tables.name_cell(source, strength.restaurant_id),
             tables.summary(strength.target_restaurant_strength, strength.target_count),
             tables.summary(strength.comparison_summary, strength.comparison_count),
         )
@@ -122,9 +123,9 @@ def _table(strengths: Sequence[RestaurantStrength], known: NamedItems) -> Table:
 def _record(strength: RestaurantStrength) -> Mapping[str, Any]:
     record = asdict(strength)
     for field in ("target_reviews", "comparison_reviews"):
-        record[field] = [_known(review) for review in getattr(strength, field)]
+        record[field] = [_without_none(review) for review in getattr(strength, field)]
     return record
 
 
-def _known(review: Review) -> Mapping[str, Any]:
+def _without_none(review: Review) -> Mapping[str, Any]:
     return {name: value for name, value in asdict(review).items() if value is not None}

@@ -1,4 +1,4 @@
-"""The command `summarize`."""
+"""Command `summarize`: summarise restaurants by aspect and overall."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from .._views import ResultView
 _HELP = """
 Summarise restaurants from their reviews, aspect by aspect and overall.
 
-SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; without it,
-the sample that is shipped. With --search qdrant there is no SOURCE: all restaurants of the collection are
-summarised. Results are the same at every stage; only the time differs.
+SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; by default the
+built-in sample. With --search qdrant there is no SOURCE: all restaurants of the collection are summarised.
+Results are the same at every stage; only the time differs.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummarizeOptions(SearchOptions[RestaurantSummary]):
-    """What was asked for on the command line."""
+    """Values of the command's options."""
 
     mode: Literal["single", "split"]
     language: Language
@@ -50,10 +50,10 @@ class SummarizeOptions(SearchOptions[RestaurantSummary]):
             aspects=self.aspects,
         )
 
-    def work(self, progress: Console | None) -> LoadedInput:
+    def load(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
         source = self.open_source(progress)
-        return LoadedInput(items=self.chosen(source), known=source, search=source.search)
+        return LoadedInput(items=self.chosen(source), source=source, search=source.search)
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -61,7 +61,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Build the command.
 
     Args:
-        llms: What makes a model, by the name to choose it by; the first is the default.
+        llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
     own = [
         click.Option(
@@ -70,16 +70,16 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
             default="service,price,food",
             show_default=True,
             metavar="A,B,...",
-            help="What to summarise; an aspect without words of its own is searched by its name.",
+            help="Aspects to summarise; an aspect without seed words is searched by its name.",
         ),
         click.Option(
             ["--mode"],
             type=click.Choice(["single", "split"]),
             default="single",
             show_default=True,
-            help="One call per restaurant, or one per aspect and one for the whole.",
+            help="One call per restaurant, or one per aspect and one for the overall summary.",
         ),
-        parameters.language("What to search and answer in; auto goes by the reviews."),
+        parameters.language("Language of search and replies; auto detects that of the reviews."),
     ]
     options = [
         parameters.source(),
@@ -96,15 +96,15 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         table=_table,
         record=_record,
         done="summarised",
-        lost=_failed_aspects,
-        lost_as=("aspect failed", "aspects failed"),
+        count_failed_parts=_failed_aspects,
+        failed_part_phrases=("aspect failed", "aspects failed"),
         offline="the summaries are sentences picked from the reviews",
     )
     return run_command("summarize", _HELP, options, SummarizeOptions, view, llms)
 
 
-def _table(summaries: Sequence[RestaurantSummary], known: NamedItems) -> Table:
-    """Show restaurants: name and id, the overall summary, and a line for each aspect."""
+def _table(summaries: Sequence[RestaurantSummary], source: NamedItems) -> Table:
+    """Return a table of restaurants with the overall summary and a line for each aspect."""
     table = tables.named_table("Restaurant", "Summary")
     table.columns[1].ratio = 1
     table.show_lines = True
@@ -112,7 +112,7 @@ def _table(summaries: Sequence[RestaurantSummary], known: NamedItems) -> Table:
         overall = tables.clean(summary.overall_summary)
         aspects = {name: _aspect(aspect) for name, aspect in summary.categories.items()}
         table.add_row(
-            tables.name_cell(known, summary.restaurant_id),
+            tables.name_cell(source, summary.restaurant_id),
             Group(
                 Text(overall) if overall else tables.dim("no reviews"), tables.labelled(aspects, wrap=False)
             ),

@@ -1,4 +1,4 @@
-"""The command `summarize-reviews`."""
+"""Command `summarize-reviews`: summarise the positive and the negative reviews of restaurants."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from .._sources import NamedItems, read_grouped
 from .._views import ResultView
 
 _HELP = """
-Sum up the positive reviews of each restaurant, the negative ones, and both together.
+Summarise the positive reviews of each restaurant, the negative ones, and both together.
 
-SOURCE is a file of reviews (JSON Lines); without it, the sample that is shipped. Nothing is searched or
-indexed. The file says which reviews are positive, in one of these ways:
+SOURCE is a file of reviews (JSON Lines); by default the built-in sample. Nothing is searched or indexed. The file
+says which reviews are positive, in one of these ways:
 
 \b
     {"restaurant_id": 1, "content": "...", "is_recommended": true}
@@ -34,14 +34,14 @@ indexed. The file says which reviews are positive, in one of these ways:
     {"restaurant_id": 1, "content": "...", "rating": 5}
     {"restaurant_id": 1, "positive_reviews": ["..."], "negative_reviews": ["..."]}
 
-Ratings are from 1 to 5: 4 and 5 are positive, 1 and 2 negative. Reviews in between are left out, and so are
-those of which the file says nothing.
+Ratings are from 1 to 5: 4 and 5 are positive, 1 and 2 negative. Reviews with rating 3 or without any of these
+fields are left out.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummarizeReviewsOptions(FileOptions[ReviewSummary]):
-    """What was asked for on the command line."""
+    """Values of the command's options."""
 
     max_tokens_per_batch: int
     language: Language
@@ -51,17 +51,19 @@ class SummarizeReviewsOptions(FileOptions[ReviewSummary]):
         """The task."""
         return SummarizeReviews(max_tokens_per_batch=self.max_tokens_per_batch, language=self.language)
 
-    def work(self, progress: Console | None) -> LoadedInput:
-        """Read the reviews, and sort them by kind."""
-        known = read_grouped(self.source, PolarityLines)
+    def load(self, progress: Console | None) -> LoadedInput:
+        """Read the reviews, and split them by polarity."""
+        source = read_grouped(self.source, PolarityLines)
         items, left_out = [], 0
-        for one in self.chosen(known):
-            reviews = known.of(one)
+        for item_id in self.chosen(source):
+            reviews = source.of(item_id)
             positive = [review for review in reviews if review.is_recommended]
             negative = [review for review in reviews if review.is_recommended is False]
-            items.append({"restaurant_id": one, "positive_reviews": positive, "negative_reviews": negative})
+            items.append(
+                {"restaurant_id": item_id, "positive_reviews": positive, "negative_reviews": negative}
+            )
             left_out += len(reviews) - len(positive) - len(negative)
-        return LoadedInput(items=items, known=known, note=_note(left_out))
+        return LoadedInput(items=items, source=source, note=_note(left_out))
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -69,7 +71,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Build the command.
 
     Args:
-        llms: What makes a model, by the name to choose it by; the first is the default.
+        llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
     options = [
         parameters.source(),
@@ -84,8 +86,8 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         table=_table,
         record=asdict,
         done="summarised",
-        lost=lambda summary: summary.failed_count,
-        lost_as=("review could not be summed up", "reviews could not be summed up"),
+        count_failed_parts=lambda summary: summary.failed_count,
+        failed_part_phrases=("review could not be summarised", "reviews could not be summarised"),
         offline="the summaries are sentences picked from the reviews",
     )
     return run_command("summarize-reviews", _HELP, options, SummarizeReviewsOptions, view, llms)
@@ -95,11 +97,11 @@ def _note(left_out: int) -> str:
     if not left_out:
         return ""
     reviews = tables.counted(left_out, "review was", "reviews were")
-    return f"{reviews} left out: neither positive nor negative, or not said to be."
+    return f"{reviews} left out: neither positive nor negative, or of unknown polarity."
 
 
-def _table(summaries: Sequence[ReviewSummary], known: NamedItems) -> Table:
-    """Show restaurants: the overall summary, and below it that of each kind, with the number of reviews."""
+def _table(summaries: Sequence[ReviewSummary], source: NamedItems) -> Table:
+    """Return a table of restaurants with the overall summary, and the summary and number of reviews by polarity."""
     table = tables.named_table("Restaurant", "Summary")
     table.columns[1].ratio = 1
     table.show_lines = True
@@ -112,7 +114,7 @@ def _table(summaries: Sequence[ReviewSummary], known: NamedItems) -> Table:
         if summary.failed_count:
             kinds["failed"] = Text(f"{summary.failed_count:,} of the reviews", style="red")
         table.add_row(
-            tables.name_cell(known, summary.restaurant_id),
+            tables.name_cell(source, summary.restaurant_id),
             Group(Text(overall) if overall else tables.dim("no reviews"), tables.labelled(kinds)),
         )
     return table

@@ -1,4 +1,4 @@
-"""The command `vocabulary`."""
+"""Command `vocabulary`: extract the words and phrases of documents."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ _HELP = """
 Extract the words and phrases of documents.
 
 SOURCE is a text file (.txt or .md), or several, each a document; or a file of reviews (JSON Lines), where all
-reviews of a restaurant are one document. Without it, the sample that is shipped.
+reviews of a restaurant are one document. The default is the built-in sample.
 
-A document is cut into chunks at the ends of its sentences, and the model is asked about each chunk twice, for
-its words and for its phrases. --plan says in which order: A: both side by side; B: all words first; C: like A
-with --parallel for documents of few chunks, otherwise like B. Results are the same.
+A document is split into chunks at the ends of sentences. Each chunk takes two calls, one for its words and one for
+its phrases, in the order of --plan: A: both concurrently; B: all words first; C: like A with --parallel for
+documents of few chunks, otherwise like B. Results are the same.
 """
-_CHUNK_TOKENS, _LEAST_CHUNK = 2000, 50
-_MOST_WORDS, _MOST_PHRASES, _WIDEST_PHRASE = 20, 5, 22
+_CHUNK_TOKENS, _MIN_CHUNK_TOKENS = 2000, 50
+_MAX_WORDS, _MAX_PHRASES, _MAX_PHRASE_WIDTH = 20, 5, 22
+"""What a table cell shows: numbers of words and phrases, and the width of the column of phrases, in characters."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VocabularyOptions(RunOptions[Vocabulary]):
-    """What was asked for on the command line."""
+    """Values of the command's options."""
 
     sources: tuple[Path, ...]
     plan: Literal["A", "B", "C"]
@@ -65,14 +66,14 @@ class VocabularyOptions(RunOptions[Vocabulary]):
         """The files."""
         return self.sources
 
-    def work(self, progress: Console | None) -> LoadedInput:
-        """Read the documents, and cut them into chunks."""
-        known = read_documents(self.sources)
+    def load(self, progress: Console | None) -> LoadedInput:
+        """Read the documents, and split them into chunks."""
+        source = read_documents(self.sources)
         items = [
-            {"document_id": one, "chunks": split_text(known.texts[str(one)], self.chunk_tokens)}
-            for one in self.chosen(known)
+            {"document_id": item_id, "chunks": split_text(source.texts[str(item_id)], self.chunk_tokens)}
+            for item_id in self.chosen(source)
         ]
-        return LoadedInput(items=items, known=known)
+        return LoadedInput(items=items, source=source)
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -80,7 +81,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Build the command.
 
     Args:
-        llms: What makes a model, by the name to choose it by; the first is the default.
+        llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
     options = [
         click.Argument(["sources"], nargs=-1, type=click.Path(path_type=Path), metavar="[SOURCE]..."),
@@ -92,17 +93,19 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
             default=ExtractVocabulary.plan,
             show_default=True,
             metavar="[A|B|C]",
-            help="In which order the model is asked.",
+            help="Order of the calls for words and phrases.",
         ),
-        click.Option(["--parallel"], is_flag=True, help="Let plan C ask for words and phrases side by side."),
+        click.Option(["--parallel"], is_flag=True, help="Let plan C extract words and phrases concurrently."),
         parameters.count(
             "--max-safe-chunks",
             ExtractVocabulary.max_safe_chunks,
-            "Most chunks of a document for which plan C does so.",
-            least=0,
+            "Maximum number of chunks of a document for which plan C does so.",
+            minimum=0,
         ),
-        parameters.count("--chunk-tokens", _CHUNK_TOKENS, "Most tokens of a chunk.", least=_LEAST_CHUNK),
-        parameters.language("What meanings are given in; auto goes by the documents."),
+        parameters.count(
+            "--chunk-tokens", _CHUNK_TOKENS, "Maximum tokens of a chunk.", minimum=_MIN_CHUNK_TOKENS
+        ),
+        parameters.language("Language of the meanings; auto detects that of the documents."),
         *parameters.which("documents"),
         *parameters.results(),
     ]
@@ -110,21 +113,21 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         table=_table,
         record=_record,
         done="read",
-        lost=lambda vocabulary: len(vocabulary.failed_chunks),
-        lost_as=("part of a document failed", "parts of documents failed"),
+        count_failed_parts=lambda vocabulary: len(vocabulary.failed_chunks),
+        failed_part_phrases=("part of a document failed", "parts of documents failed"),
         offline="words are chosen by frequency, and meanings are hints",
         what="document",
     )
     return run_command("vocabulary", _HELP, options, VocabularyOptions, view, llms)
 
 
-def _table(vocabularies: Sequence[Vocabulary], known: NamedItems) -> Table:
-    """Show documents: their first words, and their first phrases with what they mean."""
+def _table(vocabularies: Sequence[Vocabulary], source: NamedItems) -> Table:
+    """Return a table of documents with their first words, and their first phrases with meanings."""
     table = tables.named_table("Document", "Words and phrases")
     table.columns[1].ratio = 1
     table.show_lines = True
     for vocabulary in vocabularies:
-        table.add_row(tables.name_cell(known, vocabulary.document_id), _contents(vocabulary))
+        table.add_row(tables.name_cell(source, vocabulary.document_id), _contents(vocabulary))
     return table
 
 
@@ -135,21 +138,21 @@ def _contents(vocabulary: Vocabulary) -> RenderableType:
     if vocabulary.words:
         parts.append(_words(vocabulary.words))
     if vocabulary.phrases:
-        phrases = islice(vocabulary.phrases.items(), _MOST_PHRASES)
+        phrases = islice(vocabulary.phrases.items(), _MAX_PHRASES)
         meanings = {phrase: Text(tables.clean(meaning)) for phrase, meaning in phrases}
-        parts.append(tables.labelled(meanings, wrap=False, widest=_WIDEST_PHRASE))
+        parts.append(tables.labelled(meanings, wrap=False, max_label_width=_MAX_PHRASE_WIDTH))
     parts += [
-        tables.failed(f"{lost.kind} of chunk {lost.chunk + 1:,}: {lost.error}")
-        for lost in vocabulary.failed_chunks
+        tables.failed(f"{failed.kind} of chunk {failed.chunk + 1:,}: {failed.error}")
+        for failed in vocabulary.failed_chunks
     ]
     return Group(*parts)
 
 
 def _words(words: Mapping[str, Word]) -> Text:
-    """Show words and their parts of speech, like the entries of a dictionary."""
+    """Return words with their parts of speech, as in a dictionary: "soup(n), boil(v)"."""
     text = Text()
-    for place, (word, entry) in enumerate(islice(words.items(), _MOST_WORDS)):
-        text.append(", " if place else "").append(tables.clean(word), style="bold")
+    for index, (word, entry) in enumerate(islice(words.items(), _MAX_WORDS)):
+        text.append(", " if index else "").append(tables.clean(word), style="bold")
         text.append(f"({entry.pos})" if entry.pos else "", style="dim")
     return text
 

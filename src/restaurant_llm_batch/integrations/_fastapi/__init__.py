@@ -1,1 +1,1 @@
-"""What the HTTP surface is made of; needs fastapi. Users import `integrations.fastapi`."""
+"""Private parts of the FastAPI router; needs fastapi. Users import `integrations.fastapi`."""

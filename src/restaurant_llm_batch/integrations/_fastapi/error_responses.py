@@ -1,8 +1,8 @@
 """
-Errors as the other side may know them.
+HTTP error responses without internal details.
 
-Services behind this one say in their errors where they are and whose account is used. So an answer says what
-kind of thing went wrong, in words of ours, and the log says the rest, under the same request id.
+Error messages of LLM and search services contain their addresses and account names. So a response only says what kind
+of error occurred, in a text from this module; the details go to the log, under the same request id.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REQUEST_ID = "X-Request-Id"
 MAX_DETAILS = 20
 MAX_TEXT = 300
 
-_WORDS: Sequence[tuple[type[BatchError], str]] = (
+_MESSAGES: Sequence[tuple[type[BatchError], str]] = (
     (RateLimited, "a service behind this one is overloaded"),
     (TransientBackendError, "a service behind this one did not answer"),
     (PromptTooLong, "the reviews do not fit into the model's context"),
@@ -52,12 +52,14 @@ _WORDS: Sequence[tuple[type[BatchError], str]] = (
     (OutputError, "the model's answer could not be used"),
     (ConfigurationError, "this service is not set up for it"),
 )
-# How the errors begin that come from the budget, which is the request's to choose.
+"""First match wins: subclasses come before their base classes."""
+
+# Beginnings of errors about a token budget that is too small. It may be the request's budget, so the client may know.
 _TOO_SMALL = re.compile(r"max_tokens_per_batch=|a budget of \d+ tokens for a batch ")
 
 
 class APIError(HTTPException):
-    """A request that gets an error for an answer."""
+    """An error with an HTTP status and a message for the client."""
 
     def __init__(self, status: int, message: str, details: Sequence[ErrorDetail] = ()) -> None:
         super().__init__(status, message)
@@ -65,7 +67,7 @@ class APIError(HTTPException):
 
 
 def describe_error(error: BaseException) -> str:
-    """Say what went wrong, and nothing that is not the other side's business."""
+    """Return the text of an error for the client, without internal details."""
     if isinstance(error, RunStopped):
         cause = error.__cause__
         return f"RunStopped: not run to its end{f': {describe_error(cause)}' if cause is not None else ''}"
@@ -74,15 +76,15 @@ def describe_error(error: BaseException) -> str:
             f"{type(error).__name__}: max_tokens_per_batch is too small for the instructions, a review and "
             "the answer; send a larger one"
         )
-    for kind, words in _WORDS:
-        if isinstance(error, kind):
+    for error_type, message in _MESSAGES:
+        if isinstance(error, error_type):
             status = getattr(error, "status", None)
-            return f"{type(error).__name__}: {words}" + (f" (status {status})" if status else "")
+            return f"{type(error).__name__}: {message}" + (f" (status {status})" if status else "")
     return "internal error"
 
 
 def as_api_error(error: Exception) -> APIError:
-    """Return what a request is told that could not be carried out at all."""
+    """Return the error response of a request that failed as a whole."""
     if isinstance(error, APIError):
         return error
     if isinstance(error, STOPS_THE_RUN):
@@ -95,17 +97,17 @@ def as_api_error(error: Exception) -> APIError:
 
 
 def as_response(error: HTTPException | RequestValidationError, request_id: str) -> Response:
-    """Return an error in the one shape that errors have."""
+    """Return an error as an HTTP response in the common shape, `ErrorResponse`."""
     if isinstance(error, RequestValidationError):
         return _response(422, *_invalid(error.errors()), request_id=request_id)
     details = error.details if isinstance(error, APIError) else ()
-    said: Any = error.detail  # an application's dependencies may say anything
-    message = said if isinstance(said, str) else "the request was refused"
+    detail: Any = error.detail  # of any type, if a dependency of the application raises the error
+    message = detail if isinstance(detail, str) else "the request was refused"
     return _response(error.status_code, message, details, request_id=request_id, headers=error.headers)
 
 
 def error_body(status: int, message: str, details: Sequence[ErrorDetail], request_id: str) -> ErrorResponse:
-    """Return the body of an error."""
+    """Return the body of an error response."""
     if not details:
         return ErrorResponse(code=status, message=message, request_id=request_id)
     return ErrorResponse(code=status, message=message, details=list(details), request_id=request_id)
@@ -126,7 +128,7 @@ def _response(
 
 
 def _invalid(errors: Iterable[Any]) -> tuple[str, list[ErrorDetail]]:
-    details = [ErrorDetail(field=_field(one["loc"]), message=_message(one)) for one in errors]
+    details = [ErrorDetail(field=_field(error["loc"]), message=_message(error)) for error in errors]
     first = details[0]
     return f"{first['field']}: {first['message']}", details[:MAX_DETAILS]
 
@@ -142,11 +144,11 @@ def _message(error: Any) -> str:
 
 
 def _field(loc: Sequence[int | str]) -> str:
-    """Return where a field is, the way it would be written in code; the first part is always "body"."""
+    """Return the path of a field as in code, ``restaurants[0].limit``; the first part of `loc` is always "body"."""
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc[1:])
     return shorter(path.removeprefix(".")) or str(loc[0])
 
 
 def shorter(text: str) -> str:
-    """Return a text that may hold what the other side sent, cut where it goes on for too long."""
+    """Truncate a text that may quote the request, to `MAX_TEXT` characters."""
     return text if len(text) <= MAX_TEXT else f"{text[: MAX_TEXT - 3]}..."

@@ -1,4 +1,4 @@
-"""What a request has the runner do: a task, its items, and how a result is shown."""
+"""Batch jobs: convert a request to a task and its items, and results to response objects."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ...tasks.reviews import SummarizeReviews
 from ...tasks.sentiment import AnalyzeSentiment
 from ...tasks.strengths import ExtractStrengths
 from ...tasks.summary import SummarizeAspects
-from . import serialize as answers
+from . import serialize as serializers
 from .error_responses import APIError
 from .requests import (
     ReviewModel,
@@ -29,34 +29,34 @@ Budgeted = TypeVar("Budgeted", SummarizeReviews, AnalyzeSentiment, ExtractStreng
 @dataclass(frozen=True)
 class BatchJob:
     """
-    What a request has the runner do.
+    The work of one request.
 
     Attributes:
-        task: The task.
-        items: One for each restaurant; mappings where there are reviews, which tasks read fastest.
-        ids: Their names, as the request has them.
-        show: Turns a result into what the answer says, given its restaurant's place in the request.
-        warn: Tells what about a result is not as one might think.
+        task: The task to run.
+        items: One item per restaurant; mappings if there are reviews, which tasks parse fastest.
+        ids: Ids of the restaurants, as in the request.
+        serialize: Converts a result to its response object, given the restaurant's index in the request.
+        warnings: Returns the warnings about a result.
     """
 
     task: Task[Any]
     items: Sequence[Any]
     ids: Sequence[ItemId]
-    show: Callable[[Any, int, DebugInfo | None], Mapping[str, Any]]
-    warn: Callable[[Any], list[str]]
+    serialize: Callable[[Any, int, DebugInfo | None], Mapping[str, Any]]
+    warnings: Callable[[Any], list[str]]
 
 
 @dataclass(frozen=True)
 class TaskSet:
     """
-    The tasks, with everything about them that requests do not say.
+    The tasks of the router, with the settings that requests cannot change.
 
     Attributes:
-        summary: For summaries of reviews that are searched for.
-        review_summary: For summaries of reviews that are given.
-        sentiment: For judging reviews.
-        strengths: For comparing restaurants.
-        can_search: Whether the runner finds reviews.
+        summary: Task for summaries of reviews found by search.
+        review_summary: Task for summaries of reviews in the request.
+        sentiment: Task for sentiment labels.
+        strengths: Task for strengths.
+        can_search: Whether the runner has a search backend.
     """
 
     summary: SummarizeAspects
@@ -65,106 +65,130 @@ class TaskSet:
     strengths: ExtractStrengths
     can_search: bool
 
-    def summaries(self, asked: SummaryBatchRequest | ReviewSummaryBatchRequest) -> BatchJob:
-        """Return what a request for summaries has done."""
-        ids = _distinct([one.restaurant_id for one in asked.restaurants], "restaurant_id")
-        if isinstance(asked, ReviewSummaryBatchRequest):
-            return self._summaries_of_reviews(asked, ids)
-        if not self.can_search and not ids:  # nothing to search for
+    def summaries(self, body: SummaryBatchRequest | ReviewSummaryBatchRequest) -> BatchJob:
+        """
+        Return the job of a request for summaries.
+
+        Raises:
+            APIError: A restaurant occurs twice, or reviews are missing and there is no search backend.
+        """
+        ids = _unique([restaurant.restaurant_id for restaurant in body.restaurants], "restaurant_id")
+        if isinstance(body, ReviewSummaryBatchRequest):
+            return self._summaries_of_reviews(body, ids)
+        if not self.can_search and not ids:  # an empty request needs no search
             return self._summaries_of_reviews(ReviewSummaryBatchRequest(restaurants=[]), ids)
         if not self.can_search:
             raise _needs_search("restaurants[0].positive_reviews", "positive_reviews and negative_reviews")
-        task = replace(self.summary, limit=asked.limit, min_score=asked.min_score)
-        items = [RestaurantRef(one.restaurant_id, one.limit) for one in asked.restaurants]
-        return BatchJob(
-            task, items, ids, lambda value, _, debug: answers.summary(value, debug), answers.warnings
-        )
+        task = replace(self.summary, limit=body.limit, min_score=body.min_score)
+        items = [RestaurantRef(restaurant.restaurant_id, restaurant.limit) for restaurant in body.restaurants]
 
-    def _summaries_of_reviews(self, asked: ReviewSummaryBatchRequest, ids: Sequence[ItemId]) -> BatchJob:
+        def serialize(value: Any, _index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
+            return serializers.summary(value, debug)
+
+        return BatchJob(task, items, ids, serialize, serializers.summary_warnings)
+
+    def _summaries_of_reviews(self, body: ReviewSummaryBatchRequest, ids: Sequence[ItemId]) -> BatchJob:
         items = [
             {
-                "restaurant_id": one.restaurant_id,
-                "positive_reviews": _read(one.positive_reviews),
-                "negative_reviews": _read(one.negative_reviews),
+                "restaurant_id": restaurant.restaurant_id,
+                "positive_reviews": _as_items(restaurant.positive_reviews),
+                "negative_reviews": _as_items(restaurant.negative_reviews),
             }
-            for one in asked.restaurants
+            for restaurant in body.restaurants
         ]
 
-        def show(value: Any, place: int, debug: DebugInfo | None) -> Mapping[str, Any]:
-            given = asked.restaurants[place]
-            return answers.review_summary(
-                value, _echo(given.positive_reviews), _echo(given.negative_reviews), debug
+        def serialize(value: Any, index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
+            restaurant = body.restaurants[index]
+            return serializers.review_summary(
+                value, _echo(restaurant.positive_reviews), _echo(restaurant.negative_reviews), debug
             )
 
-        task = _within(self.review_summary, asked.max_tokens_per_batch)
-        return BatchJob(task, items, ids, show, answers.left_out)
+        task = _with_budget(self.review_summary, body.max_tokens_per_batch)
+        return BatchJob(task, items, ids, serialize, serializers.failed_review_warnings)
 
-    def sentiments(self, asked: SentimentAnalysisBatchRequest) -> BatchJob:
-        """Return what a request for judgements has done."""
-        ids = _distinct([one.restaurant_id for one in asked.restaurants], "restaurant_id")
+    def sentiments(self, body: SentimentAnalysisBatchRequest) -> BatchJob:
+        """
+        Return the job of a request for sentiment labels.
+
+        Raises:
+            APIError: A restaurant occurs twice.
+        """
+        ids = _unique([restaurant.restaurant_id for restaurant in body.restaurants], "restaurant_id")
         items = [
-            {"restaurant_id": one.restaurant_id, "reviews": [review.read() for review in one.reviews]}
-            for one in asked.restaurants
+            {
+                "restaurant_id": restaurant.restaurant_id,
+                "reviews": [review.as_item() for review in restaurant.reviews],
+            }
+            for restaurant in body.restaurants
         ]
-        task = _within(self.sentiment, asked.max_tokens_per_batch)
-        return BatchJob(
-            task, items, ids, lambda value, _, debug: answers.sentiment(value, debug), answers.left_out
-        )
 
-    def comparisons(self, asked: StrengthBatchRequest) -> BatchJob:
-        """Return what a request for strengths has done."""
-        ids = _distinct([one.target_restaurant_id for one in asked.restaurants], "target_restaurant_id")
-        for place, one in enumerate(asked.restaurants):
+        def serialize(value: Any, _index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
+            return serializers.sentiment(value, debug)
+
+        task = _with_budget(self.sentiment, body.max_tokens_per_batch)
+        return BatchJob(task, items, ids, serialize, serializers.failed_review_warnings)
+
+    def comparisons(self, body: StrengthBatchRequest) -> BatchJob:
+        """
+        Return the job of a request for strengths.
+
+        Raises:
+            APIError: A restaurant occurs twice, or reviews are missing and there is no search backend.
+        """
+        ids = _unique(
+            [restaurant.target_restaurant_id for restaurant in body.restaurants], "target_restaurant_id"
+        )
+        for index, restaurant in enumerate(body.restaurants):
             for field in ("target_reviews", "comparison_reviews"):
-                if getattr(one, field) is None and not self.can_search:
-                    raise _needs_search(f"restaurants[{place}].{field}", field)
+                if getattr(restaurant, field) is None and not self.can_search:
+                    raise _needs_search(f"restaurants[{index}].{field}", field)
         items = [
             {
-                "target_restaurant_id": one.target_restaurant_id,
-                "target_reviews": _read(one.target_reviews),
-                "comparison_reviews": _read(one.comparison_reviews),
+                "target_restaurant_id": restaurant.target_restaurant_id,
+                "target_reviews": _as_items(restaurant.target_reviews),
+                "comparison_reviews": _as_items(restaurant.comparison_reviews),
             }
-            for one in asked.restaurants
+            for restaurant in body.restaurants
         ]
 
-        def show(value: Any, place: int, debug: DebugInfo | None) -> Mapping[str, Any]:
-            given = asked.restaurants[place]
-            return answers.strength(
-                value, _echo(given.target_reviews), _echo(given.comparison_reviews), debug
+        def serialize(value: Any, index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
+            restaurant = body.restaurants[index]
+            return serializers.strength(
+                value, _echo(restaurant.target_reviews), _echo(restaurant.comparison_reviews), debug
             )
 
-        task = _within(self.strengths, asked.max_tokens_per_batch)
-        return BatchJob(task, items, ids, show, answers.left_out)
+        task = _with_budget(self.strengths, body.max_tokens_per_batch)
+        return BatchJob(task, items, ids, serialize, serializers.failed_review_warnings)
 
 
-def _within(task: Budgeted, max_tokens_per_batch: int | None) -> Budgeted:
+def _with_budget(task: Budgeted, max_tokens_per_batch: int | None) -> Budgeted:
     return task if max_tokens_per_batch is None else replace(task, max_tokens_per_batch=max_tokens_per_batch)
 
 
-def _read(reviews: Sequence[ReviewModel] | None) -> list[Mapping[str, Any]] | None:
-    return None if reviews is None else [review.read() for review in reviews]
+def _as_items(reviews: Sequence[ReviewModel] | None) -> list[Mapping[str, Any]] | None:
+    return None if reviews is None else [review.as_item() for review in reviews]
 
 
 def _echo(reviews: Sequence[ReviewModel] | None) -> Any:
-    """Return reviews as they were given; None where they were not."""
+    """Return reviews with exactly the fields of the request, for the response; None if it has no reviews."""
     return None if reviews is None else [review.model_dump(exclude_unset=True) for review in reviews]
 
 
-def _distinct(ids: Sequence[ItemId], field: str) -> Sequence[ItemId]:
-    """Return the ids, each of which must be there once: a result could not say which it is of."""
+def _unique(ids: Sequence[ItemId], field: str) -> Sequence[ItemId]:
+    """Return the ids if each occurs once; with duplicates, a result could not be attributed."""
     first: dict[ItemId, int] = {}
-    for place, one in enumerate(ids):
-        if one in first:
-            message = f"{one!r} is restaurants[{first[one]}] already; give each restaurant once"
+    for index, item_id in enumerate(ids):
+        if item_id in first:
+            message = f"{item_id!r} is restaurants[{first[item_id]}] already; give each restaurant once"
             raise APIError(
-                422, f"duplicate restaurant: {message}", [_detail(f"restaurants[{place}].{field}", message)]
+                422, f"duplicate restaurant: {message}", [_detail(f"restaurants[{index}].{field}", message)]
             )
-        first[one] = place
+        first[item_id] = index
     return ids
 
 
-def _needs_search(field: str, what: str) -> APIError:
-    message = f"this service does not search for reviews; send {what} with every restaurant"
+def _needs_search(field: str, missing: str) -> APIError:
+    message = f"this service does not search for reviews; send {missing} with every restaurant"
     return APIError(422, message, [_detail(field, message)])
 
 

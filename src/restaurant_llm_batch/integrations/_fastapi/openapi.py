@@ -1,45 +1,45 @@
-"""What the OpenAPI page says beside the shapes: examples, headers and errors."""
+"""OpenAPI documentation of the endpoints: examples, header parameters and error responses."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from .request import LINES
+from .request import NDJSON
 from .responses import ErrorResponse
 
 PARAMETERS: list[dict[str, Any]] = [
     {
         "name": "X-Request-Id",
         "in": "header",
-        "description": "A name for this request, 1 to 128 letters, digits and `._:/+=@-`; it comes back on the "
-        "answer and stands in the log. Without a usable one the service makes one up.",
+        "description": "Id of the request, 1 to 128 letters, digits and `._:/+=@-`; it is returned with the "
+        "response and appears in the log. By default the service creates one.",
         "schema": {"type": "string"},
     },
     {
         "name": "X-Debug",
         "in": "header",
-        "description": "`true`, `1` or `yes` for the fuller shapes, with `debug`.",
+        "description": "`true`, `1` or `yes` to add debug information to the results.",
         "schema": {"type": "string"},
     },
     {
         "name": "debug",
         "in": "query",
-        "description": "As the header `X-Debug`.",
+        "description": "Like the header `X-Debug`.",
         "schema": {"type": "string"},
     },
 ]
 
-_SAID = {
-    413: "The body is larger, or has more restaurants, than this service takes.",
-    415: "The body does not say that it is JSON.",
-    422: "The request does not have its form; `details` names the fields.",
-    500: "The service is at fault; its log says more under the request id.",
-    503: "A service behind this one does not work for us: nothing was done.",
+_ERROR_DESCRIPTIONS = {
+    413: "The body is larger, or has more restaurants, than this service accepts.",
+    415: "The content type of the body is not JSON.",
+    422: "The request is invalid; `details` names the fields.",
+    500: "Internal error; the log has the details under the request id.",
+    503: "A service behind this one is not usable; nothing was done.",
 }
 
 SUMMARY_REQUESTS: dict[str, Any] = {
     "search": {
-        "summary": "Restaurants whose reviews are searched for",
+        "summary": "Restaurants whose reviews are found by search",
         "value": {"restaurants": [{"restaurant_id": 1}, {"restaurant_id": 2}], "limit": 10, "min_score": 0.0},
     },
     "reviews": {
@@ -78,7 +78,7 @@ SENTIMENT_REQUESTS: dict[str, Any] = {
 
 STRENGTH_REQUESTS: dict[str, Any] = {
     "reviews": {
-        "summary": "Reviews of the restaurant, and of those to compare it with",
+        "summary": "Reviews of the restaurant, and reviews to compare it with",
         "value": {
             "restaurants": [
                 {
@@ -93,7 +93,7 @@ STRENGTH_REQUESTS: dict[str, Any] = {
         },
     },
     "search": {
-        "summary": "Restaurants whose reviews, and those of others, are searched for",
+        "summary": "Restaurants whose reviews, and those of others, are found by search",
         "value": {"restaurants": [{"target_restaurant_id": 1}]},
     },
 }
@@ -168,19 +168,20 @@ STRENGTH_ANSWER: dict[str, Any] = {
 
 
 def responses(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
-    """Return what a path may answer, with an example."""
+    """Return the OpenAPI responses of an endpoint, with an example of its JSON response."""
     lines = "A line for each restaurant as it finishes, then the counts:\n\n" + '`{"result": {...}}`, '
     lines += '`{"failure": {...}}`, and last `{"done": {"results": 1, "failures": 1}}`'
-    described: dict[int | str, dict[str, Any]] = {
-        status: {"model": ErrorResponse, "description": said} for status, said in _SAID.items()
+    by_status: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorResponse, "description": description}
+        for status, description in _ERROR_DESCRIPTIONS.items()
     }
-    described[200] = {
+    by_status[200] = {
         "description": "A result or a failure for every restaurant; one failing restaurant never fails the "
         "request.",
         "content": {
             "application/json": {"example": answer},
-            LINES: {"schema": {"type": "string", "description": lines}},
+            NDJSON: {"schema": {"type": "string", "description": lines}},
         },
         "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
     }
-    return described
+    return by_status

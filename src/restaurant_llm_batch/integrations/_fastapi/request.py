@@ -1,4 +1,4 @@
-"""Requests, read within bounds."""
+"""HTTP requests with size limits, request ids and content negotiation, and the route class that uses them."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from starlette.types import Receive, Scope, Send
 from .error_responses import REQUEST_ID, APIError, as_response
 from .responses import ErrorDetail
 
-LINES = "application/x-ndjson"
-_YES = {"true", "1", "yes"}
-_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+NDJSON = "application/x-ndjson"
+_TRUE = {"true", "1", "yes"}
+_VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
 
 @dataclass(frozen=True)
 class Bounds:
-    """The largest body, in bytes, and the most restaurants of one request."""
+    """Maximum size of a request body, in bytes, and maximum number of restaurants in a request."""
 
     body_bytes: int
     items: int
@@ -35,34 +35,35 @@ class Bounds:
 
 class BatchRequest(Request):
     """
-    A request that is refused as soon as it proves to be too large.
+    A request that is refused as soon as more than the allowed number of bytes has arrived.
 
     Attributes:
-        request_id: Its name: that of the header ``X-Request-Id`` where it is sane, else a new one.
+        request_id: The header ``X-Request-Id`` if it is valid, else a new id.
     """
 
     def __init__(self, scope: Scope, receive: Receive, bounds: Bounds) -> None:
         super().__init__(scope, receive)
         self._bounds = bounds
-        self.request_id = name_of(scope)
+        self.request_id = request_id_of(scope)
 
     @property
     def wants_debug(self) -> bool:
-        """Whether the fuller shapes are asked for."""
-        asked = self.headers.get("x-debug", ""), self.query_params.get("debug", "")
-        return any(value.strip().lower() in _YES for value in asked)
+        """Whether the client asks for the fuller response with `debug`."""
+        values = self.headers.get("x-debug", ""), self.query_params.get("debug", "")
+        return any(value.strip().lower() in _TRUE for value in values)
 
     @property
-    def wants_lines(self) -> bool:
-        """Whether results are to be sent as they finish."""
-        wanted = _qualities(",".join(self.headers.getlist("accept")))
-        return 0 < wanted.get(LINES, 0) >= wanted.get("application/json", 0)
+    def accepts_ndjson(self) -> bool:
+        """Whether the client prefers NDJSON: each result as soon as it is ready."""
+        qualities = _qualities(",".join(self.headers.getlist("accept")))
+        return 0 < qualities.get(NDJSON, 0) >= qualities.get("application/json", 0)
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body; what the header says about its length is only good for refusing it sooner."""
+        """Yield the body in chunks; raise `APIError` (413) as soon as it is too large."""
         size = 0
-        said = self.headers.get("content-length", "")
-        if said.isdecimal() and int(said[:20]) > self._bounds.body_bytes:
+        # The header may be wrong or missing: it only serves to refuse a large body before it is read.
+        content_length = self.headers.get("content-length", "")
+        if content_length.isdecimal() and int(content_length[:20]) > self._bounds.body_bytes:
             raise self._too_large()
         async with aclosing(super().stream()) as chunks:
             async for chunk in chunks:
@@ -72,68 +73,72 @@ class BatchRequest(Request):
                 yield chunk
 
     async def body(self) -> bytes:
-        """Return the body, which must say that it is JSON."""
+        """Return the body; raise `APIError` (415) if its content type is not JSON."""
         if not _is_json(self.headers.get("content-type", "")):
             raise APIError(415, "the request must be JSON, with the header Content-Type: application/json")
         return await super().body()
 
     async def json(self) -> Any:
-        """Return what the body says."""
+        """Return the decoded body; raise `APIError` if it is not JSON (422) or has too many restaurants (413)."""
         try:
-            read = from_json(await self.body(), allow_inf_nan=False)
+            decoded = from_json(await self.body(), allow_inf_nan=False)
         except ValueError as error:
             raise APIError(
                 422, "the body is not JSON", [ErrorDetail(field="body", message=str(error))]
             ) from None
-        restaurants = read.get("restaurants") if isinstance(read, dict) else None
+        # Checked before validation, which takes time in proportion to their number.
+        restaurants = decoded.get("restaurants") if isinstance(decoded, dict) else None
         if isinstance(restaurants, list) and len(restaurants) > self._bounds.items:
-            most = self._bounds.items
-            message = f"at most {most} restaurants are done in one request, not {len(restaurants)}"
-            raise APIError(413, message, [ErrorDetail(field="restaurants", message=f"At most {most}")])
-        return read
+            max_items = self._bounds.items
+            message = f"at most {max_items} restaurants are done in one request, not {len(restaurants)}"
+            raise APIError(413, message, [ErrorDetail(field="restaurants", message=f"At most {max_items}")])
+        return decoded
 
     def _too_large(self) -> APIError:
         return APIError(413, f"the body of a request may have {self._bounds.body_bytes:,} bytes at most")
 
 
-def name_of(request: Scope) -> str:
-    """Return a request's name."""
-    given = Headers(scope=request).get("x-request-id", "")
-    return given if _SANE_ID.fullmatch(given) else uuid4().hex
+def request_id_of(scope: Scope) -> str:
+    """Return the header ``X-Request-Id`` of a request if it is valid, else a new id."""
+    header = Headers(scope=scope).get("x-request-id", "")
+    # Only harmless characters, because the id goes into headers and logs.
+    return header if _VALID_REQUEST_ID.fullmatch(header) else uuid4().hex
 
 
 def _is_json(content_type: str) -> bool:
-    kind = content_type.partition(";")[0].strip().lower()
-    return kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json"))
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or (
+        media_type.startswith("application/") and media_type.endswith("+json")
+    )
 
 
 def _qualities(accept: str) -> dict[str, float]:
-    """Return how much each named media type is wanted, from 0 to 1."""
-    wanted: dict[str, float] = {}
+    """Return the quality value of each media type in an ``Accept`` header, 0 to 1 (RFC 9110, 12.4.2)."""
+    qualities: dict[str, float] = {}
     for part in accept.split(","):
-        kind, *parameters = (piece.strip().lower() for piece in part.split(";"))
+        media_type, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weight = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
-        wanted[kind] = float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0
-    return wanted
+        qualities[media_type] = float(weight) if re.fullmatch(r"[01](\.\d{0,3})?", weight) else 0.0
+    return qualities
 
 
 class BatchRoute(APIRoute):
     """
-    A route of the batch router.
+    Route class of the batch router: reads requests as `BatchRequest` and converts request errors to responses.
 
-    It answers errors of reading a request by itself, so that handlers of the whole application stay what they
-    are. Exceptions of dependencies that an application adds go to its own handlers, `HTTPException` excepted.
+    Errors are converted here and not in exception handlers, because a router cannot add handlers without changing those
+    of the whole application. Exceptions of an application's dependencies, except `HTTPException`, go to its handlers.
     """
 
     bounds: ClassVar[Bounds]
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what handles a request."""
+        """Return the request handler."""
         handle = super().get_route_handler()
         bounds = self.bounds
 
-        async def handle_within_bounds(plain: Request) -> Response:
-            request = BatchRequest(plain.scope, plain.receive, bounds)
+        async def handle_within_bounds(original: Request) -> Response:
+            request = BatchRequest(original.scope, original.receive, bounds)
             try:
                 response = await handle(request)
             except (RequestValidationError, HTTPException) as error:
@@ -144,13 +149,13 @@ class BatchRoute(APIRoute):
         return handle_within_bounds
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request that has found this path."""
+        """Handle a request that matches this path, with any HTTP method."""
         try:
             await super().handle(scope, receive, send)
-        except HTTPException as error:  # a method that the path does not have; all others were seen above
-            await as_response(error, name_of(scope))(scope, receive, send)
+        except HTTPException as error:  # 405 only: the request handler converts all others
+            await as_response(error, request_id_of(scope))(scope, receive, send)
 
 
 def routes_within(bounds: Bounds) -> type[BatchRoute]:
-    """Return the kind of route that reads no more than `bounds`."""
+    """Return a route class that enforces `bounds`. A class, because FastAPI creates the routes itself."""
     return type("BatchRoute", (BatchRoute,), {"bounds": bounds})

@@ -1,4 +1,21 @@
-"""What has become of a request's restaurants."""
+"""
+Responses to batch requests: run the job, and respond with JSON at the end or with NDJSON line by line.
+
+Theory of operation. `run_and_respond` turns a request into a job and chooses the form of the response by its ``Accept``
+header.
+
+- *JSON*: run the whole job, then respond with all results and failures.
+- *NDJSON*: respond with each result as soon as it is ready, then with a line of counts. The status code is sent with
+  the first line, so sending waits for the first outcome: a request that fails as a whole, for example because the API
+  key is invalid, still gets its own status code. An error after that is reported in the last line.
+
+In both forms one failing restaurant never fails the request. An error that stops the run (`ResponseBuilder.stop`) fails
+the request only if there is no result yet; otherwise the restaurants that were not run are reported as failures.
+
+While the job runs, a second task receives from the client (`cancel_on_disconnect`). If the client disconnects, the task
+group is cancelled, and with it the run and its calls in flight. Texts of errors for the client come from
+`error_responses`; the full errors are logged here, under the request id.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +33,7 @@ from ...models import ItemId
 from ...outcomes import BatchReport, Failure, Outcome, RunStats, Stage
 from .error_responses import APIError, as_api_error, as_response, describe_error, error_body
 from .jobs import BatchJob
-from .request import LINES, BatchRequest
+from .request import NDJSON, BatchRequest
 from .responses import DebugInfo, FailureResponse
 from .serialize import as_json, as_line
 
@@ -25,11 +42,11 @@ log = logging.getLogger("restaurant_llm_batch")
 
 class ResponseBuilder:
     """
-    What has become of a request's restaurants.
+    Converts the outcomes of a request to response entries, logs failures, and counts both.
 
     Attributes:
-        counts: Results and failures so far.
-        stop: What keeps the rest from being done, or None.
+        counts: Number of results and failures so far.
+        stop: The error that stopped the run, or None.
     """
 
     def __init__(self, request: BatchRequest, job: BatchJob) -> None:
@@ -37,39 +54,42 @@ class ResponseBuilder:
         self.stop: Exception | None = None
         self._request = request
         self._job = job
-        self._open = dict(enumerate(job.ids))
-        self._traced: set[type[Exception]] = set()
+        self._pending = dict(enumerate(job.ids))
+        self._logged_types: set[type[Exception]] = set()
 
-    def enter(self, outcome: Outcome[Any], stats: RunStats) -> Mapping[str, Any]:
-        """Return an outcome as an answer shows it: ``{"result"}`` or ``{"failure"}``."""
-        restaurant_id = self._open.pop(outcome.index)
+    def add(self, outcome: Outcome[Any], stats: RunStats) -> Mapping[str, Any]:
+        """Return the response entry of an outcome: ``{"result": ...}`` or ``{"failure": ...}``."""
+        restaurant_id = self._pending.pop(outcome.index)
         if isinstance(outcome, Failure):
-            self._note(restaurant_id, outcome)
-            return self._failed(restaurant_id, outcome.stage, describe_error(outcome.error), outcome.attempts)
+            self._record_failure(restaurant_id, outcome)
+            return self._failure(
+                restaurant_id, outcome.stage, describe_error(outcome.error), outcome.attempts
+            )
         self.counts["results"] += 1
         debug = self._debug(outcome.value, stats) if self._request.wants_debug else None
-        return {"result": self._job.show(outcome.value, outcome.index, debug)}
+        return {"result": self._job.serialize(outcome.value, outcome.index, debug)}
 
-    def never_begun(self) -> list[Mapping[str, Any]]:
-        """Return the restaurants that a stop has left untouched, as failures."""
-        left, self._open = list(self._open.values()), {}
+    def add_not_run(self) -> list[Mapping[str, Any]]:
+        """Return a failure entry for each restaurant without an outcome: the run stopped before them."""
+        remaining, self._pending = list(self._pending.values()), {}
         error = RunStopped()
         error.__cause__ = self.stop
-        return [self._failed(restaurant_id, "run", describe_error(error), 0) for restaurant_id in left]
+        return [self._failure(restaurant_id, "run", describe_error(error), 0) for restaurant_id in remaining]
 
-    def _failed(self, restaurant_id: ItemId, stage: Stage, error: str, attempts: int) -> Mapping[str, Any]:
+    def _failure(self, restaurant_id: ItemId, stage: Stage, error: str, attempts: int) -> Mapping[str, Any]:
         self.counts["failures"] += 1
-        shown = FailureResponse(restaurant_id=restaurant_id, stage=stage, error=error, attempts=attempts)
-        return {"failure": shown}
+        entry = FailureResponse(restaurant_id=restaurant_id, stage=stage, error=error, attempts=attempts)
+        return {"failure": entry}
 
-    def _note(self, restaurant_id: ItemId, failure: Failure) -> None:
+    def _record_failure(self, restaurant_id: ItemId, failure: Failure) -> None:
         error = failure.error
         if isinstance(error, STOPS_THE_RUN):
             self.stop = self.stop or error
         if isinstance(error, RunStopped):
-            return  # what stopped it is noted already
-        unknown = not isinstance(error, BatchError) and type(error) not in self._traced
-        self._traced.add(type(error))
+            return  # a consequence of the error that stopped the run, which has been logged
+        # Log a traceback for unexpected errors, but only once per type: they tend to hit every restaurant.
+        unexpected = not isinstance(error, BatchError) and type(error) not in self._logged_types
+        self._logged_types.add(type(error))
         log.warning(
             "request %s: restaurant %r failed at %s after %d attempts: %s: %r",
             self._request.request_id,
@@ -77,9 +97,9 @@ class ResponseBuilder:
             failure.stage,
             failure.attempts,
             type(error).__name__,
-            # What a model wrote, or a user sent, is not for logs.
+            # Messages of these errors may quote the model's reply or the request: keep them out of the log.
             "" if isinstance(error, (OutputError, ConfigurationError)) else str(error),
-            exc_info=error if unknown else None,
+            exc_info=error if unexpected else None,
         )
 
     def _debug(self, value: Any, stats: RunStats) -> DebugInfo:
@@ -88,99 +108,101 @@ class ResponseBuilder:
             processing_time_ms=round(stats.wall_seconds * 1000, 1),
             tokens_used=stats.prompt_tokens + stats.completion_tokens,
             model_version=value.model,
-            warnings=self._job.warn(value),
+            warnings=self._job.warnings(value),
         )
 
 
 def error_response_for(error: Exception, request_id: str) -> APIError:
-    """Return what a request is told of which nothing was done; what is our own fault goes to the log."""
-    refusal = as_api_error(error)
-    if refusal.status_code >= 500:
-        log.error("request %s is answered %d", request_id, refusal.status_code, exc_info=error)
-    return refusal
+    """Return the error response for a request that was not processed; log 5xx errors."""
+    api_error = as_api_error(error)
+    if api_error.status_code >= 500:
+        log.error("request %s is answered %d", request_id, api_error.status_code, exc_info=error)
+    return api_error
 
 
 class NDJSONResponse(Response):
     """
-    Results as they finish, one JSON line each, and one with the counts at the end.
+    Streaming response: one JSON line per outcome as soon as it is ready, then a line of counts.
 
-    The first line waits for the first outcome, and so does the status: a request of which nothing can be done
-    gets the status that says so. What goes wrong later is said in the last line.
+    The status code is sent with the first line; see the module's docstring.
     """
 
-    media_type = LINES
+    media_type = NDJSON
 
     def __init__(self, request: BatchRequest, runner: BatchRunner, job: BatchJob) -> None:
-        # Proxies that gather an answer before they pass it on would undo the point of this one.
+        # Ask proxies not to buffer the response, and drop the length that Starlette sets for an empty body.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
         self._request = request
         self._runner = runner
         self._job = job
-        self._begun = False
+        self._headers_sent = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send everything; it ends early when the client goes away."""
+        """Run the job and send its outcomes; end early if the client disconnects."""
         try:
             done = await cancel_on_disconnect(receive, lambda: self._send_outcomes(send))
         except Exception as error:
             await self._send_error(error, scope, receive, send)
         else:
-            if not done and not self._begun:  # nobody hears it, but middleware wants some answer
-                await Response(status_code=CLIENT_GONE)(scope, receive, send)
+            if not done and not self._headers_sent:  # the client is gone, but middleware expects a response
+                await Response(status_code=CLIENT_CLOSED_REQUEST)(scope, receive, send)
 
     async def _send_outcomes(self, send: Send) -> bool:
-        account = ResponseBuilder(self._request, self._job)
-        # A block of the request's own opens the runner where nobody has, and what is in it ends with the request.
+        builder = ResponseBuilder(self._request, self._job)
+        # Opens the runner if the application's lifespan did not run (as in mounted applications); otherwise this
+        # only joins it. Calls of this request end with the block.
         async with self._runner as runner:
             stream = runner.astream(self._job.task, self._job.items)
             async for outcome in stream:
-                entry = account.enter(outcome, stream.stats)
-                if account.stop is not None and not self._begun:
-                    raise account.stop
+                entry = builder.add(outcome, stream.stats)
+                # Before the first line the status code is still open: let the request fail as a whole.
+                if builder.stop is not None and not self._headers_sent:
+                    raise builder.stop
                 await self._send_line(entry, send)
-        for entry in account.never_begun():
+        for entry in builder.add_not_run():
             await self._send_line(entry, send)
-        await self._send_line({"done": account.counts}, send, last=True)
+        await self._send_line({"done": builder.counts}, send, last=True)
         return True
 
     async def _send_line(self, line: Mapping[str, Any], send: Send, *, last: bool = False) -> None:
-        if not self._begun:
-            self._begun = True
+        if not self._headers_sent:
+            self._headers_sent = True
             headers = self.raw_headers
             await send({"type": "http.response.start", "status": self.status_code, "headers": headers})
         await send({"type": "http.response.body", "body": as_line(line), "more_body": not last})
 
     async def _send_error(self, error: Exception, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = self._request.request_id
-        refusal = error_response_for(error, request_id)
-        if self._begun:
-            body = error_body(refusal.status_code, str(refusal.detail), refusal.details, request_id)
+        api_error = error_response_for(error, request_id)
+        if self._headers_sent:
+            body = error_body(api_error.status_code, str(api_error.detail), api_error.details, request_id)
             await self._send_line({"error": body}, send, last=True)
         else:
-            await as_response(refusal, request_id)(scope, receive, send)
+            await as_response(api_error, request_id)(scope, receive, send)
 
 
 T = TypeVar("T")
 
-CLIENT_GONE = 499
-"""The status that proxies give to an answer that nobody is left to read."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status code of a request whose client disconnected, as nginx logs it; it is never delivered."""
 
 
 async def cancel_on_disconnect(receive: Receive, work: Callable[[], Awaitable[T]]) -> T | None:
     """
-    Work, and cancel that when the client goes away; the request must have been read.
+    Run `work`, and cancel it if the client disconnects. The body of the request must have been read.
 
     Returns:
-        What `work` returns, or None if the client went away before.
+        The result of `work`, or None if the client disconnected first.
 
     Raises:
-        Exception: What `work` raised, and not in a group.
+        Exception: The error of `work`, not wrapped in an exception group.
     """
     result: T | None = None
     failure: Exception | None = None
     async with create_task_group() as tasks:
-        tasks.start_soon(_cancel_when_gone, receive, tasks.cancel_scope)
+        tasks.start_soon(_cancel_when_disconnected, receive, tasks.cancel_scope)
+        # Kept until the task group has ended: raised inside, it would come out as an exception group.
         try:
             result = await work()
         except Exception as error:
@@ -191,7 +213,7 @@ async def cancel_on_disconnect(receive: Receive, work: Callable[[], Awaitable[T]
     return result
 
 
-async def _cancel_when_gone(receive: Receive, scope: CancelScope) -> None:
+async def _cancel_when_disconnected(receive: Receive, scope: CancelScope) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     scope.cancel()
@@ -201,30 +223,30 @@ async def run_and_respond(
     request: BatchRequest, runner: BatchRunner, make_job: Callable[[], BatchJob]
 ) -> Response:
     """
-    Do what a request asks for, all at once or line by line.
+    Run the job of a request and return its response, JSON or NDJSON.
 
     Raises:
-        Refused: Nothing of it could be done.
+        APIError: The request is invalid, or failed as a whole.
     """
     try:
         job = make_job()
-        if request.wants_lines:
+        if request.accepts_ndjson:
             return NDJSONResponse(request, runner, job)
-        account = ResponseBuilder(request, job)
+        builder = ResponseBuilder(request, job)
         report = await cancel_on_disconnect(request.receive, lambda: runner.arun(job.task, job.items))
         if report is None:
-            return Response(status_code=CLIENT_GONE)
-        body = _body(account, report)
-        if account.stop is not None and not body["results"]:
-            raise account.stop
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        body = _body(builder, report)
+        if builder.stop is not None and not body["results"]:
+            raise builder.stop
     except Exception as error:
         raise error_response_for(error, request.request_id) from error
     return Response(as_json(body), media_type="application/json")
 
 
-def _body(account: ResponseBuilder, report: BatchReport[Any]) -> Mapping[str, Sequence[Any]]:
-    entries = [account.enter(outcome, report.stats) for outcome in report.outcomes]
-    entries.extend(account.never_begun())
+def _body(builder: ResponseBuilder, report: BatchReport[Any]) -> Mapping[str, Sequence[Any]]:
+    entries = [builder.add(outcome, report.stats) for outcome in report.outcomes]
+    entries.extend(builder.add_not_run())
     return {
         "results": [entry["result"] for entry in entries if "result" in entry],
         "failures": [entry["failure"] for entry in entries if "failure" in entry],

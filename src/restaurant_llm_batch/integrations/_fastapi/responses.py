@@ -1,7 +1,7 @@
 """
-What answers hold, in the words of the source service.
+Types of the response bodies. Field names are those of the service that this library was made for.
 
-`failures`, `failed_count`, `status` and the summaries per kind of review are ours, beside its fields.
+`failures`, `failed_count`, `status` and the summaries by polarity are additions to its fields.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
-from typing_extensions import TypedDict  # pydantic reads no other before Python 3.12
+from typing_extensions import TypedDict  # before Python 3.12, pydantic does not support typing's
 
 from ...outcomes import Stage
 from ...results import AspectStatus
@@ -17,7 +17,7 @@ from .requests import Id
 
 
 class EvidenceResponse(TypedDict):
-    """A review that a summary rests on; `rank` is its place, from 0, among those the search found."""
+    """A review that supports a summary; `rank` is its index, from 0, among the reviews found."""
 
     review_id: str
     snippet: str
@@ -25,7 +25,7 @@ class EvidenceResponse(TypedDict):
 
 
 class CategorySummary(TypedDict):
-    """What the reviews say about one aspect; `status` tells "no reviews" from "failed"."""
+    """Summary of one aspect; `status` distinguishes "no_reviews" from "failed"."""
 
     summary: str
     bullets: list[str]
@@ -35,7 +35,7 @@ class CategorySummary(TypedDict):
 
 class DebugInfo(TypedDict):
     """
-    How an answer came about. Time and tokens are those of the whole request, up to this result; warnings are
+    Debug information of a result. Time and tokens are those of the whole request up to this result; warnings are
     about this restaurant.
     """
 
@@ -47,7 +47,7 @@ class DebugInfo(TypedDict):
 
 
 class FailureResponse(TypedDict):
-    """A restaurant that was not done, and why."""
+    """A restaurant without a result, and the error."""
 
     restaurant_id: Id
     stage: Stage
@@ -56,7 +56,7 @@ class FailureResponse(TypedDict):
 
 
 class SummaryDisplayResponse(TypedDict):
-    """A summary; `categories` is null where the request gave the reviews."""
+    """A summary; `categories` is null if the request contained the reviews."""
 
     restaurant_id: Id
     overall_summary: str
@@ -64,7 +64,7 @@ class SummaryDisplayResponse(TypedDict):
 
 
 class SummaryResponse(SummaryDisplayResponse):
-    """The fuller shape, for `X-Debug`."""
+    """A summary with debug information, for `X-Debug`."""
 
     positive_reviews: list[dict[str, Any]]
     negative_reviews: list[dict[str, Any]]
@@ -74,7 +74,7 @@ class SummaryResponse(SummaryDisplayResponse):
 
 
 class ReviewSummaryDisplayResponse(SummaryDisplayResponse):
-    """A summary of the reviews given; the counts are of the reviews it rests on."""
+    """A summary of the reviews in the request; the counts are those of the reviews that were summarised."""
 
     positive_summary: str
     negative_summary: str
@@ -84,7 +84,7 @@ class ReviewSummaryDisplayResponse(SummaryDisplayResponse):
 
 
 class ReviewSummaryResponse(ReviewSummaryDisplayResponse):
-    """The fuller shape, for `X-Debug`, with the reviews as they were given."""
+    """A summary with debug information, for `X-Debug`, and the reviews of the request."""
 
     positive_reviews: list[dict[str, Any]]
     negative_reviews: list[dict[str, Any]]
@@ -101,13 +101,13 @@ class SummaryBatchResponse(TypedDict):
 
 
 class SentimentAnalysisResponse(TypedDict):
-    """How the reviews were judged; the ratios are percentages of the judged ones."""
+    """Sentiment counts of the reviews; the ratios are percentages of the labelled reviews."""
 
     restaurant_id: Id
     positive_count: int
     negative_count: int
     neutral_count: int
-    failed_count: Annotated[int, Field(description="Reviews without a judgement.")]
+    failed_count: Annotated[int, Field(description="Number of reviews without a label.")]
     total_count: int
     positive_ratio: int
     negative_ratio: int
@@ -123,7 +123,7 @@ class SentimentAnalysisBatchResponse(TypedDict):
 
 
 class StrengthResponse(TypedDict):
-    """What a restaurant has over others, and the reviews that says so."""
+    """Strengths of a restaurant over others, and the reviews that support them."""
 
     restaurant_id: Id
     comparison_summary: str
@@ -132,7 +132,7 @@ class StrengthResponse(TypedDict):
     comparison_reviews: list[dict[str, Any]]
     target_count: int
     comparison_count: int
-    failed_count: Annotated[int, Field(description="Reviews of either kind that were not read.")]
+    failed_count: Annotated[int, Field(description="Number of reviews of either kind that were not used.")]
     debug: NotRequired[DebugInfo]
 
 
@@ -144,16 +144,16 @@ class StrengthBatchResponse(TypedDict):
 
 
 class ErrorDetail(TypedDict):
-    """What is wrong with one field."""
+    """Error of one field."""
 
     field: str
     message: str
 
 
 class ErrorResponse(TypedDict):
-    """Every error of these paths."""
+    """Body of every error response."""
 
-    code: Annotated[int, Field(description="The HTTP status.")]
+    code: Annotated[int, Field(description="The HTTP status code.")]
     message: str
     details: NotRequired[list[ErrorDetail]]
     request_id: str

@@ -1,4 +1,4 @@
-"""Results, as answers show them."""
+"""Serializers: convert task results to response objects, and response objects to JSON or NDJSON."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ from .responses import (
     SummaryResponse,
 )
 
-Given = Sequence[Mapping[str, Any]] | None
-"""Reviews as the request has them; None where they were searched for."""
+RequestReviews = Sequence[Mapping[str, Any]] | None
+"""Reviews as in the request; None if they were found by search."""
 
 
 def summary(value: RestaurantSummary, debug: DebugInfo | None) -> Mapping[str, Any]:
-    """Return a summary by aspect."""
-    shown = SummaryDisplayResponse(
+    """Convert a summary by aspect."""
+    response = SummaryDisplayResponse(
         restaurant_id=value.restaurant_id,
         overall_summary=value.overall_summary,
         categories={name: _category(aspect) for name, aspect in value.categories.items()},
     )
     if debug is None:
-        return shown
-    # What the source service has there is the older shape's: this one does not sort reviews by kind.
+        return response
+    # Clients expect these fields, but a summary by aspect does not know the polarity of reviews.
     return SummaryResponse(
-        **shown, positive_reviews=[], negative_reviews=[], positive_count=0, negative_count=0, debug=debug
+        **response, positive_reviews=[], negative_reviews=[], positive_count=0, negative_count=0, debug=debug
     )
 
 
@@ -52,29 +52,31 @@ def _category(aspect: AspectSummary) -> CategorySummary:
         summary=aspect.summary,
         bullets=list(aspect.bullets),
         evidence=[
-            EvidenceResponse(review_id=str(one.review_id), snippet=one.snippet, rank=one.rank)
-            for one in aspect.evidence
+            EvidenceResponse(review_id=str(review.review_id), snippet=review.snippet, rank=review.rank)
+            for review in aspect.evidence
         ],
         status=aspect.status,
     )
 
 
-def warnings(value: RestaurantSummary) -> list[str]:
-    """Return what did not go well in a summary by aspect."""
-    said = []
+def summary_warnings(value: RestaurantSummary) -> list[str]:
+    """Return warnings about failed aspects and invalid citations."""
+    warnings = []
     for name, aspect in value.categories.items():
         if aspect.status == "failed":
-            said.append(f"{name}: could not be summarised")
+            warnings.append(f"{name}: could not be summarised")
         if aspect.invalid_citations:
-            said.append(f"{name}: reviews cited that the model was never shown: {aspect.invalid_citations}")
-    return said
+            warnings.append(
+                f"{name}: reviews cited that the model was never shown: {aspect.invalid_citations}"
+            )
+    return warnings
 
 
 def review_summary(
-    value: ReviewSummary, positive: Given, negative: Given, debug: DebugInfo | None
+    value: ReviewSummary, positive: RequestReviews, negative: RequestReviews, debug: DebugInfo | None
 ) -> Mapping[str, Any]:
-    """Return a summary of reviews that were given."""
-    shown = ReviewSummaryDisplayResponse(
+    """Convert a summary of the reviews in the request."""
+    response = ReviewSummaryDisplayResponse(
         restaurant_id=value.restaurant_id,
         overall_summary=value.overall_summary,
         categories=None,
@@ -85,15 +87,15 @@ def review_summary(
         failed_count=value.failed_count,
     )
     if debug is None:
-        return shown
+        return response
     return ReviewSummaryResponse(
-        **shown, positive_reviews=_echo(positive, ()), negative_reviews=_echo(negative, ()), debug=debug
+        **response, positive_reviews=_echo(positive, ()), negative_reviews=_echo(negative, ()), debug=debug
     )
 
 
 def sentiment(value: RestaurantSentiment, debug: DebugInfo | None) -> Mapping[str, Any]:
-    """Return how reviews were judged."""
-    shown = SentimentAnalysisResponse(
+    """Convert sentiment counts."""
+    response = SentimentAnalysisResponse(
         restaurant_id=value.restaurant_id,
         positive_count=value.positive_count,
         negative_count=value.negative_count,
@@ -105,15 +107,15 @@ def sentiment(value: RestaurantSentiment, debug: DebugInfo | None) -> Mapping[st
         neutral_ratio=value.neutral_ratio,
     )
     if debug is not None:
-        shown["debug"] = debug
-    return shown
+        response["debug"] = debug
+    return response
 
 
 def strength(
-    value: RestaurantStrength, target: Given, comparison: Given, debug: DebugInfo | None
+    value: RestaurantStrength, target: RequestReviews, comparison: RequestReviews, debug: DebugInfo | None
 ) -> Mapping[str, Any]:
-    """Return what a restaurant has over others."""
-    shown = StrengthResponse(
+    """Convert a strength; it contains the reviews, from the request or found by search."""
+    response = StrengthResponse(
         restaurant_id=value.restaurant_id,
         comparison_summary=value.comparison_summary,
         target_restaurant_strength=value.target_restaurant_strength,
@@ -124,41 +126,41 @@ def strength(
         failed_count=value.failed_count,
     )
     if debug is not None:
-        shown["debug"] = debug
-    return shown
+        response["debug"] = debug
+    return response
 
 
-def left_out(value: RestaurantSentiment | ReviewSummary | RestaurantStrength) -> list[str]:
-    """Return how many reviews a result does not rest on."""
+def failed_review_warnings(value: RestaurantSentiment | ReviewSummary | RestaurantStrength) -> list[str]:
+    """Return a warning about reviews that failed, if there are any."""
     return [f"reviews left out: {value.failed_count}"] if value.failed_count else []
 
 
-def _echo(given: Given, found: Sequence[Review]) -> list[dict[str, Any]]:
-    """Return reviews as they were given, or as they were found."""
-    if given is not None:
-        return [dict(review) for review in given]
+def _echo(in_request: RequestReviews, found: Sequence[Review]) -> list[dict[str, Any]]:
+    """Return the reviews of the request unchanged, or else the reviews found."""
+    if in_request is not None:
+        return [dict(review) for review in in_request]
     return [
         {"id": review.id, "restaurant_id": review.restaurant_id, "content": review.content}
         for review in found
     ]
 
 
-_ENDS_OF_LINES = "\u0085\u2028\u2029"
-"""What JSON may hold as it is, and what splits lines for `str.splitlines` and so for many a client."""
+_LINE_SEPARATORS = "\u0085\u2028\u2029"
+"""Characters that JSON does not escape, but that `str.splitlines`, and so many clients, split lines at."""
 
 
 def as_json(value: Any) -> bytes:
-    """Return a value as JSON in UTF-8."""
+    """Return a value as JSON in UTF-8; lone surrogates become question marks."""
     try:
         return to_json(value)
     except ValueError:
-        # A model may write half an emoji, which is no valid UTF-8; a question mark stands for it.
+        # A model may write a lone surrogate (half an emoji), which UTF-8 cannot encode.
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def as_line(value: Any) -> bytes:
-    """Return a value as one line of JSON, by anybody's idea of a line."""
+    """Return a value as one line of JSON, with every line separator inside it escaped."""
     text = as_json(value)
-    for mark in _ENDS_OF_LINES:
-        text = text.replace(mark.encode(), f"\\u{ord(mark):04x}".encode())
+    for separator in _LINE_SEPARATORS:
+        text = text.replace(separator.encode(), f"\\u{ord(separator):04x}".encode())
     return text + b"\n"

@@ -1,4 +1,4 @@
-"""The server of `restaurant-llm-batch serve`; needs uvicorn."""
+"""HTTP server of `restaurant-llm-batch serve`: uvicorn with a graceful shutdown in steps; needs uvicorn."""
 
 from __future__ import annotations
 
@@ -12,52 +12,53 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import __version__
 from .error_responses import APIError, as_response
-from .request import name_of
+from .request import request_id_of
 
 POLL_INTERVAL = 0.05
-"""Seconds between two looks at whether requests are to end."""
+"""Seconds between two checks for a second signal during shutdown."""
 
 
 class CancellableApp:
-    """An application whose requests in flight can be ended; those that have no answer yet get 503."""
+    """An ASGI application whose requests in flight can be cancelled; those without a response yet get status 503."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
         self._open: set[CancelScope] = set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, or whatever else there is."""
+        """Handle an ASGI connection; HTTP requests can be cancelled, others (lifespan, WebSocket) cannot."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = False
+        response_started = False
 
-        async def watched(message: Message) -> None:
-            nonlocal begun
-            begun = True
+        async def track_and_send(message: Message) -> None:
+            nonlocal response_started
+            response_started = True
             await send(message)
 
         with CancelScope() as open_scope:
             self._open.add(open_scope)
             try:
-                await self._app(scope, receive, watched)
+                await self._app(scope, receive, track_and_send)
             finally:
                 self._open.discard(open_scope)
-        if open_scope.cancelled_caught and not begun:
-            refusal = APIError(503, "this service is shutting down")
-            await as_response(refusal, name_of(scope))(scope, receive, send)
+        if open_scope.cancelled_caught and not response_started:
+            error = APIError(503, "this service is shutting down")
+            await as_response(error, request_id_of(scope))(scope, receive, send)
 
     def cancel(self) -> None:
-        """End what is in flight."""
+        """Cancel all requests in flight."""
         for open_scope in list(self._open):
             open_scope.cancel()
 
 
 class SignalAwareServer(uvicorn.Server):
     """
-    Ends in three steps: the first Ctrl-C lets requests finish, the second cancels them, and the third leaves.
+    A uvicorn server that shuts down in three steps.
 
-    uvicorn's own second step leaves at once, without a word to clients, and with a traceback for each.
+    The first Ctrl-C lets requests in flight finish, the second cancels them, the third exits at once. uvicorn's own
+    second step exits at once, without a response to clients and with a traceback for each.
     """
 
     def __init__(self, app: FastAPI) -> None:
@@ -66,19 +67,19 @@ class SignalAwareServer(uvicorn.Server):
         super().__init__(uvicorn.Config(self._app))
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Note that the process is asked to end; runs in a signal handler."""
+        """Count a signal; runs in the signal handler. uvicorn handles the first and the third."""
         self._signal_count += 1
         if self._signal_count != 2:
             super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Let requests finish, or end them."""
+        """Wait until requests in flight finish; cancel them on the second signal."""
         async with create_task_group() as tasks:
-            tasks.start_soon(self._look)
+            tasks.start_soon(self._cancel_on_second_signal)
             await super().shutdown(sockets)
             tasks.cancel_scope.cancel()
 
-    async def _look(self) -> None:
+    async def _cancel_on_second_signal(self) -> None:
         while self._signal_count < 2:  # noqa: ASYNC110  # a signal handler must not set an event
             await sleep(POLL_INTERVAL)
         self._app.cancel()
@@ -88,7 +89,7 @@ HEALTH = "/health"
 
 
 def application(router: APIRouter) -> FastAPI:
-    """Return an application with the router's paths, one that tells whether it is up, and an OpenAPI page."""
+    """Return a FastAPI application with the router's endpoints, a health endpoint and an OpenAPI page."""
     app = FastAPI(
         title="restaurant_llm_batch",
         version=__version__,
@@ -98,7 +99,7 @@ def application(router: APIRouter) -> FastAPI:
 
     @app.get(HEALTH, tags=["service"])
     async def health() -> dict[str, str]:
-        """Tell that the service is up; it asks neither the model nor the search."""
+        """Report that the service is up, without calling the LLM or the search backend."""
         return {"status": "ok"}
 
     return app

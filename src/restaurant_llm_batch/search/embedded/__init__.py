@@ -1,1 +1,1 @@
-"""Hybrid search, whichever engine does the ranking."""
+"""Embedded search: `EmbeddedSearch` over Qdrant Edge, in process, without a server."""

@@ -1,4 +1,4 @@
-"""The folder of an embedded index, and the label in it that says what made its vectors."""
+"""Index folder of `EmbeddedSearch`: label file with format and embedder, checks, and errors."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ FORMAT = 1
 
 
 def write_label(folder: Path, embedder: str) -> None:
-    """Make a folder and label it with the name of its embedder."""
+    """Create a folder, and write the label with the name of its embedder."""
     folder.mkdir(parents=True, exist_ok=True)
     label = {"format": FORMAT, "embedder": embedder}
-    _label(folder).write_text(json.dumps(label), encoding="utf-8")
+    _label_path(folder).write_text(json.dumps(label), encoding="utf-8")
 
 
-def _label(folder: Path) -> Path:
+def _label_path(folder: Path) -> Path:
     return folder / "restaurant_llm_batch.json"
 
 
 def check_folder(folder: Path, embedder: str) -> None:
     """
-    Check that a folder is new, empty, or an index of this embedder.
+    Check that a folder does not exist, is empty, or is an index of this embedder.
 
     Args:
-        folder: The folder; it need not exist.
-        embedder: Name of the embedder that will be used with it.
+        folder: The folder.
+        embedder: Name of the embedder to use with it.
 
     Raises:
-        ConfigurationError: It is something else, or was made with another embedder.
-        PermanentBackendError: Its label cannot be read.
+        ConfigurationError: If it holds other files, or an index of another embedder or format.
+        PermanentBackendError: If its label cannot be read.
     """
     if not folder.exists():
         return
     if not folder.is_dir():
         raise ConfigurationError(f"path {str(folder)!r} is a file: name a folder")
-    if not _label(folder).exists():
+    if not _label_path(folder).exists():
         if any(folder.iterdir()):
             raise ConfigurationError(f"path {str(folder)!r} holds other files: name a new or empty folder")
         return
     try:
-        label = json.loads(_label(folder).read_text(encoding="utf-8"))
-        form, name = label["format"], label["embedder"]
+        label = json.loads(_label_path(folder).read_text(encoding="utf-8"))
+        index_format, name = label["format"], label["embedder"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise unusable(folder, error) from error
-    if form != FORMAT:
+        raise folder_error(folder, error) from error
+    if index_format != FORMAT:
         raise ConfigurationError(
-            f"path {str(folder)!r} has the index format {form!r}, not {FORMAT}: "
+            f"path {str(folder)!r} has the index format {index_format!r}, not {FORMAT}: "
             "index the reviews again into a new folder"
         )
     if name != embedder:
@@ -61,10 +61,10 @@ def check_folder(folder: Path, embedder: str) -> None:
 
 def require_folder(folder: Path) -> None:
     """
-    Check that there is a folder to read from.
+    Check that an index folder exists, before reading from it.
 
     Raises:
-        ConfigurationError: There is none; says how to make it.
+        ConfigurationError: If it does not; the message says how to create it.
     """
     if not folder.exists():
         raise ConfigurationError(
@@ -74,13 +74,13 @@ def require_folder(folder: Path) -> None:
         )
 
 
-def unusable(folder: Path, error: Exception) -> BatchError:
-    """Return the error to raise for a folder that the engine does not open."""
+def folder_error(folder: Path, error: Exception) -> BatchError:
+    """Return the error for a folder that the engine cannot open."""
     if isinstance(error, BatchError):
         return error
     if "WouldBlock" in str(error):
         text = "is in use by another process or object: close it there, or name another folder"
     else:
-        text = "cannot be opened; it was left as it is: restore it, or index into a new folder"
+        text = "cannot be opened; it was left as it is. Restore it, or index into a new folder"
     message = f"the index in {str(folder)!r} {text} ({error})"
     return PermanentBackendError(message, backend="embedded")

@@ -1,8 +1,8 @@
 """
-The one place that speaks to Qdrant's engine in process: opening, writing, ranking.
+Qdrant Edge shard: opens the in-process engine on first use, writes and ranks reviews, and converts to its types.
 
-`Shard` opens the engine when it is first used and may be closed at any time; a call in another
-thread that is under way ends first, and the next one opens it again.
+All use of `qdrant_edge` is in this module. `Shard` may be closed at any time: closing waits for the calls in flight in
+other threads, and the next call opens the engine again.
 """
 
 from __future__ import annotations
@@ -14,40 +14,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from ...errors import BatchError, ConfigurationError, PermanentBackendError
 from ...protocols import Embedder, Embedding
 from .._fusion import RankRequest
 from .._hybrid import Candidate
 from .._indexing import IndexEntry
-from ._folder import check_folder, unusable, write_label
+from ._folder import check_folder, folder_error, write_label
 
 if TYPE_CHECKING:
-    from qdrant_edge import EdgeShard
-
-
-from typing import TYPE_CHECKING
-from uuid import UUID
-
-if TYPE_CHECKING:
-    from qdrant_edge import Filter, Point, Query, QueryRequest, ScoredPoint
+    from qdrant_edge import EdgeShard, Filter, Point, Query, QueryRequest, ScoredPoint
 
 
 class Shard:
-    """An engine in a folder, opened when needed."""
+    """A Qdrant Edge engine in a folder, opened on first use. Thread-safe."""
 
     def __init__(self, folder: Path, embedder: Embedder, *, temporary: bool) -> None:
         """
-        Name a folder; nothing is opened or written yet.
+        Check a folder; opens and writes nothing.
 
         Args:
-            folder: Where the engine keeps its files.
-            embedder: Gives the vectors their size and their name.
-            temporary: Whether the folder goes with this object; it is then not protected against
-                crashes.
+            folder: Folder of the engine's files.
+            embedder: Embedder whose name and vector size the index has.
+            temporary: Whether the folder is deleted with this object; it then has no write-ahead log, and does not
+                survive a crash.
 
         Raises:
-            ConfigurationError: The folder holds something else, or vectors of another embedder.
+            ConfigurationError: If the folder holds other files, or vectors of another embedder.
         """
         self._folder = folder
         self._embedder = embedder
@@ -55,27 +49,27 @@ class Shard:
         self._state = Condition()
         self._users = self._closing = 0
         self._engine: EdgeShard | None = None
-        self._process = os.getpid()
+        self._pid = os.getpid()
         check_folder(folder, embedder.name)
 
     def write(self, entries: Sequence[IndexEntry], embeddings: Sequence[Embedding]) -> None:
-        """Add reviews, replacing those of the same key."""
+        """Write reviews; a review replaces the one with the same key."""
         with self._lease() as engine:
             from qdrant_edge import UpdateOperation
 
-            points = [point_of(*pair) for pair in zip(entries, embeddings, strict=True)]
+            points = [to_point(*pair) for pair in zip(entries, embeddings, strict=True)]
             engine.update(UpdateOperation.upsert_points(points))
 
     def rank(self, rankings: Sequence[RankRequest]) -> list[list[Candidate]]:
-        """Return the candidates of each ranking, all in one request to the engine."""
+        """Return the candidates of each ranking, in one batch request."""
         with self._lease() as engine:
             from qdrant_edge import QueryBatchRequest
 
-            answers = engine.query_batch(QueryBatchRequest([request_of(one) for one in rankings]))
-        return [[candidate_of(point) for point in points] for points in answers]
+            results = engine.query_batch(QueryBatchRequest([query_request(ranking) for ranking in rankings]))
+        return [[to_candidate(point) for point in points] for points in results]
 
     def count(self) -> int:
-        """Return how many reviews there are."""
+        """Return the number of reviews."""
         with self._lease() as engine:
             from qdrant_edge import CountRequest
 
@@ -83,22 +77,22 @@ class Shard:
 
     def values(self, key: str) -> list[Any]:
         """Return the distinct values of an indexed field."""
-        most = max(1, self.count())
+        limit = max(1, self.count())
         with self._lease() as engine:
             from qdrant_edge import FacetRequest
 
-            return [hit.value for hit in engine.facet(FacetRequest(key, limit=most, exact=True))]
+            return [hit.value for hit in engine.facet(FacetRequest(key, limit=limit, exact=True))]
 
     def flush(self) -> None:
-        """Make what was written durable."""
+        """Flush written reviews to disk."""
         if not self._temporary:
             with self._lease() as engine:
                 engine.flush()
 
     def close(self) -> None:
-        """Release the folder once the calls under way have ended; the next use opens it again."""
-        # In a forked copy the engine's threads are missing, and waiting for them would never end.
-        if self._process != os.getpid():
+        """Release the folder after the calls in flight; the next call opens it again."""
+        # A forked child has none of the engine's threads, and would wait for them forever.
+        if self._pid != os.getpid():
             return
         with self._state:
             self._closing += 1
@@ -114,8 +108,8 @@ class Shard:
                 self._state.notify_all()
 
     def discard(self) -> None:
-        """Close and remove a temporary folder, unless this is a forked copy of its owner."""
-        if self._process != os.getpid():
+        """Close the engine and delete a temporary folder, except in a forked child."""
+        if self._pid != os.getpid():
             return
         try:
             self.close()
@@ -124,17 +118,17 @@ class Shard:
 
     @contextmanager
     def _lease(self) -> Iterator[EdgeShard]:
-        # Asked first: the lock itself may have been copied while another thread held it.
-        if self._process != os.getpid() and (self._temporary or self._engine is not None):
+        # Check before taking the lock, which the fork may have copied while another thread held it.
+        if self._pid != os.getpid() and (self._temporary or self._engine is not None):
             raise ConfigurationError(
                 "this EmbeddedSearch was made before the process forked, which its engine does not "
                 "survive: make one in each worker process"
             )
         with self._state:
-            # Newcomers wait, or a steady stream of them would keep `close` waiting for ever.
+            # New calls wait for `close`; otherwise a steady stream of them would keep it waiting forever.
             self._state.wait_for(lambda: not self._closing)
             if self._engine is None:
-                self._engine, self._process = self._open(), os.getpid()
+                self._engine, self._pid = self._open(), os.getpid()
             engine = self._engine
             self._users += 1
         try:
@@ -150,19 +144,21 @@ class Shard:
             from qdrant_edge import EdgeShard
         except ImportError as error:
             raise ConfigurationError(
-                "EmbeddedSearch needs Qdrant's engine: pip install qdrant-edge-py"
+                "EmbeddedSearch needs Qdrant Edge; install it with: pip install qdrant-edge-py"
             ) from error
-        # Asked again: another process may have made the folder since.
+        # Check again: another process may have created the folder since the constructor's check.
         check_folder(self._folder, self._embedder.name)
-        home = self._folder / "shard"
+        shard_folder = self._folder / "shard"
         try:
-            engine = EdgeShard.load(str(home)) if home.exists() else self._create(home)
+            engine = (
+                EdgeShard.load(str(shard_folder)) if shard_folder.exists() else self._create(shard_folder)
+            )
             _index_fields(engine)
         except Exception as error:
-            raise unusable(self._folder, error) from error
+            raise folder_error(self._folder, error) from error
         return engine
 
-    def _create(self, home: Path) -> EdgeShard:
+    def _create(self, shard_folder: Path) -> EdgeShard:
         from qdrant_edge import (
             Distance,
             EdgeConfig,
@@ -176,24 +172,24 @@ class Shard:
         config = EdgeConfig(
             vectors={"dense": EdgeVectorParams(self._embedder.size, Distance.Cosine)},
             sparse_vectors={"sparse": EdgeSparseVectorParams(modifier=Modifier.Idf)},
-            # The log also locks the folder, so only a private one can go without.
+            # The write-ahead log also locks the folder, so only a temporary (private) one can do without it.
             wal_enabled=not self._temporary,
         )
-        return EdgeShard.create(str(home), config)
+        return EdgeShard.create(str(shard_folder), config)
 
 
 def _index_fields(engine: EdgeShard) -> None:
-    """Index what is filtered and listed by, also where a crash or an older version left it out."""
+    """Create the payload indexes that are missing, also in a folder of an older version or after a crash."""
     from qdrant_edge import IntegerIndexParams, KeywordIndexParams, UpdateOperation
 
-    there = engine.info().payload_schema
-    if "restaurant" not in there:
+    existing = engine.info().payload_schema
+    if "restaurant" not in existing:
         tenant = KeywordIndexParams(is_tenant=True)
         engine.update(UpdateOperation.create_field_index("restaurant", tenant))
-    if "restaurant_id" not in there:
+    if "restaurant_id" not in existing:
         number = IntegerIndexParams(lookup=True, range=False)
         engine.update(UpdateOperation.create_field_index("restaurant_id", number))
-    if "category" not in there:
+    if "category" not in existing:
         engine.update(UpdateOperation.create_field_index("category", KeywordIndexParams()))
 
 
@@ -208,12 +204,12 @@ def _engine_errors() -> Iterator[None]:
         raise PermanentBackendError(message, backend="embedded") from error
 
 
-def point_of(entry: IndexEntry, vector: Embedding) -> Point:
-    """Return a review and its vectors as the engine stores them."""
+def to_point(entry: IndexEntry, vector: Embedding) -> Point:
+    """Convert a review and its vectors to a point."""
     from qdrant_edge import Point, SparseVector
 
     sparse = SparseVector(list(vector.sparse.indices), list(vector.sparse.values))
-    # Filters match strings only by string, so the restaurant is stored in one form, and as given.
+    # A string filter matches strings only, so store the restaurant as text, and its id in the original type.
     payload = {
         "restaurant": entry.restaurant,
         "restaurant_id": entry.restaurant_id,
@@ -225,8 +221,8 @@ def point_of(entry: IndexEntry, vector: Embedding) -> Point:
     return Point(entry.point, {"dense": list(vector.dense), "sparse": sparse}, payload)
 
 
-def request_of(ranking: RankRequest) -> QueryRequest:
-    """Return the engine's request for a ranking."""
+def query_request(ranking: RankRequest) -> QueryRequest:
+    """Convert a ranking request to the engine's query request."""
     from qdrant_edge import QueryRequest
 
     return QueryRequest(
@@ -262,8 +258,8 @@ def _filter(ranking: RankRequest) -> Filter:
     return Filter(must=must, must_not=must_not)
 
 
-def candidate_of(point: ScoredPoint) -> Candidate:
-    """Return what the engine found as a candidate."""
+def to_candidate(point: ScoredPoint) -> Candidate:
+    """Convert a scored point to a candidate."""
     payload = point.payload or {}
     return Candidate(
         str(point.id), payload["review_id"], payload["content"], point.score, payload.get("restaurant_id")

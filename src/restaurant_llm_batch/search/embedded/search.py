@@ -1,4 +1,4 @@
-"""Search in process: Qdrant's own engine, without a server."""
+"""Embedded hybrid search: Qdrant Edge in this process, without a server."""
 
 from __future__ import annotations
 
@@ -26,41 +26,39 @@ __all__ = ["EmbeddedSearch", "IndexReport"]
 
 class EmbeddedSearch:
     """
-    Hybrid search among reviews, in this process: nothing to start, nothing to download.
+    Hybrid search over reviews in this process; needs no server and no download.
 
         search = EmbeddedSearch()
         search.index_reviews([{"restaurant_id": 1, "id": 7, "content": "음식이 맛있어요"}])
         hits = search.search(SearchQuery(1, "맛"))
 
-    A dense and a sparse ranking are joined by reciprocal rank; equals are ordered by review id.
-    One object may be used from many threads, also while reviews are being indexed. A folder
-    belongs to one process at a time.
+    Fuses a dense and a sparse ranking by reciprocal rank fusion (RRF); ties are ordered by review id.
+    Thread-safe, also while reviews are being indexed. A folder can be used by one process at a time.
     """
 
     def __init__(
         self, path: str | os.PathLike[str] | None = None, *, embedder: Embedder | None = None
     ) -> None:
         """
-        Name a place for the reviews; the engine starts when it is first needed.
+        Configure the index; the engine is opened on first use.
 
         Args:
-            path: A folder that keeps them, made by `index_reviews` if it does not exist; None keeps
-                them as long as this object.
-            embedder: Turns texts into vectors; `HashingEmbedder` if not given. A folder remembers
-                which.
+            path: Folder of the index, which `index_reviews` creates if it does not exist; None for a temporary index
+                that is deleted with this object.
+            embedder: Embeds texts; None for `HashingEmbedder`. A folder stores the embedder's name.
 
         Raises:
-            ConfigurationError: The folder holds something else, or vectors of another embedder; or an argument is
-                of the wrong kind.
+            ConfigurationError: If the folder holds other files or vectors of another embedder, or an argument has the
+                wrong type.
         """
-        self._path = None if path is None else _checked(path)
+        self._path = None if path is None else _checked_path(path)
         self._embedder = HashingEmbedder() if embedder is None else embedder
         check_embedder(self._embedder)
         self._queries = QueryEmbeddingCache(self._embedder)
         if self._path is not None:
             self._shard = Shard(self._path, self._embedder, temporary=False)
         else:
-            # The engine cannot do without files; these are gone when this object is.
+            # The engine needs a folder; this one is deleted with the object.
             folder = Path(tempfile.mkdtemp(prefix="restaurant-llm-batch-"))
             self._shard = Shard(folder, self._embedder, temporary=True)
             weakref.finalize(self, self._shard.discard)
@@ -76,27 +74,27 @@ class EmbeddedSearch:
         self.close()
 
     def close(self) -> None:
-        """Write out and release the folder until the next use; without a folder, do nothing."""
+        """Flush and release the folder until the next call; does nothing for a temporary index."""
         if self._path is not None:
             self._shard.close()
 
     def count(self) -> int:
         """
-        Return how many reviews are indexed.
+        Return the number of indexed reviews.
 
         Raises:
-            ConfigurationError: The folder does not exist.
+            ConfigurationError: If the folder does not exist.
         """
-        return self._reader().count()
+        return self._existing_shard().count()
 
     def restaurant_ids(self) -> list[ItemId]:
         """
-        Return the restaurants that have reviews, as given: integers in order, then strings.
+        Return the ids of restaurants that have reviews, in their original types: integers in order, then strings.
 
         Raises:
-            ConfigurationError: The folder does not exist.
+            ConfigurationError: If the folder does not exist.
         """
-        shard = self._reader()
+        shard = self._existing_shard()
         numbers = shard.values("restaurant_id")
         known = {str(number) for number in numbers}
         names = [name for name in shard.values("restaurant") if name not in known]
@@ -110,22 +108,24 @@ class EmbeddedSearch:
         on_progress: Callable[[int], object] | None = None,
     ) -> IndexReport:
         """
-        Add reviews, a batch at a time, so that they need not fit into memory.
+        Index reviews in batches, without holding all of them in memory.
 
-        A review of the same restaurant and id replaces the one that was there; indexing again
-        after an interruption is safe. One without an id is named after its text, so equal texts of
-        a restaurant become one review: give ids where each is to count.
+        A review replaces an indexed one with the same restaurant and id, so indexing again after an interruption is
+        safe. A review without an id gets one derived from its text, so equal texts of a restaurant become one review;
+        pass ids to keep them apart.
 
         Args:
-            reviews: Reviews, or mappings with ``restaurant_id``, ``content``, ``review_id`` or ``id``, and,
-                where the restaurant's kind of food is known, ``category`` or ``food_category_id``; other
-                keys are ignored.
+            reviews: Reviews, or mappings with ``restaurant_id``, ``content``, ``review_id`` or ``id``, and optionally
+                the restaurant's ``category`` or ``food_category_id``. Other keys are ignored.
             batch_size: Reviews embedded and written together.
             on_progress: Called after each batch with the number of reviews written so far.
 
+        Returns:
+            The numbers of written and blank reviews.
+
         Raises:
-            ConfigurationError: A review cannot be used; names its position and field. Batches
-                before it are written.
+            ConfigurationError: If a review is invalid; the message names its position and field. Earlier batches stay
+                written.
         """
         done = IndexReport(0, 0)
         for batch in read_batches(reviews, batch_size):
@@ -138,42 +138,43 @@ class EmbeddedSearch:
 
     def search(self, query: SearchQuery, /) -> list[Hit]:
         """
-        Return the best hits first, all of the query's restaurant, or of all others if it says so.
-
-        A hit among the others has its own restaurant's id, as it was given when it was indexed.
+        Search the reviews of the query's restaurant, or of all other restaurants, by the query's scope.
 
         Args:
-            query: What to look for; a text without words finds nothing.
+            query: The query; a text without words has no hits.
+
+        Returns:
+            The hits, best first. With scope "others", each has its own restaurant's id, as indexed.
 
         Raises:
-            ConfigurationError: The folder does not exist, or the query names nothing to look among.
-            PermanentBackendError: The engine failed.
+            ConfigurationError: If the folder does not exist, or the query's scope is invalid.
+            PermanentBackendError: If the engine fails.
         """
         return self.search_many([query])[0]
 
     def search_many(self, queries: Sequence[SearchQuery], /) -> list[list[Hit]]:
         """
-        Answer several queries in one request to the engine.
+        Run several queries in one request to the engine.
 
         Args:
-            queries: What to look for.
+            queries: The queries.
 
         Returns:
-            The hits of each query, as `search` would return them.
+            The hits of each query, as `search` returns them.
 
         Raises:
-            ConfigurationError: The folder does not exist.
-            PermanentBackendError: The engine failed.
+            ConfigurationError: If the folder does not exist, or a query's scope is invalid.
+            PermanentBackendError: If the engine fails.
         """
-        shard = self._reader()
-        found: list[list[Hit]] = [[] for _ in queries]
-        asked = {i: question for i, query in enumerate(queries) if (question := self._ask(query))}
-        for i, hits in zip(asked, drive(run_hybrid([*asked.values()]), shard.rank), strict=True):
-            found[i] = hits
-        return found
+        shard = self._existing_shard()
+        results: list[list[Hit]] = [[] for _ in queries]
+        prepared = {i: one for i, query in enumerate(queries) if (one := self._prepare(query))}
+        for i, hits in zip(prepared, drive(run_hybrid([*prepared.values()]), shard.rank), strict=True):
+            results[i] = hits
+        return results
 
-    def _reader(self) -> Shard:
-        # The engine makes a missing folder, so a misspelt one would seem to hold no reviews.
+    def _existing_shard(self) -> Shard:
+        # The engine creates a missing folder, so a misspelt path would look like an empty index.
         if self._path is not None:
             require_folder(self._path)
         return self._shard
@@ -183,17 +184,18 @@ class EmbeddedSearch:
             vectors = self._embedder.embed_documents([entry.content for entry in batch.entries])
             self._shard.write(batch.entries, vectors)
 
-    def _ask(self, query: SearchQuery) -> PreparedQuery | None:
+    def _prepare(self, query: SearchQuery) -> PreparedQuery | None:
+        """Embed a query; None if it cannot have hits."""
         scope = scope_of(query)
         if query.limit < 1 or not query.text.strip():
             return None
-        question = PreparedQuery(query, scope, self._queries.embed(query.text))
-        return question if question.lists() else None
+        prepared = PreparedQuery(query, scope, self._queries.embed(query.text))
+        return prepared if prepared.lists() else None
 
 
-def _checked(path: object) -> Path:
+def _checked_path(path: object) -> Path:
     if isinstance(path, (str, os.PathLike)):
         return Path(path)
     raise ConfigurationError(
-        f'path must be that of a folder, got {path!r}; write path="reviews.index", or leave it out'
+        f'path must be the path of a folder, got {path!r}; for example path="reviews.index", or leave it out'
     )

@@ -1,4 +1,4 @@
-"""Embedders of texts: hashing (offline), any ``/v1/embeddings`` API, fastembed; each imported when it is first used."""
+"""Text embedders: feature hashing (offline), any ``/v1/embeddings`` API, and fastembed; lazily imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Embeddings made in this process by fastembed: ``pip install 'restaurant-llm-batch[fastembed]'``."""
+"""fastembed embedders, run in this process on ONNX: ``pip install 'restaurant-llm-batch[fastembed]'``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 from ...errors import ConfigurationError
 from ...protocols import Embedding, SparseVector
-from .hashing import HashingSparseEmbedder, SparseEmbedder, joined, named
+from ...tokens.tokenizers import replace_surrogates
+from .hashing import HashingSparseEmbedder, SparseEmbedder, combine_halves, embedding_name
 
 MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-mpnet-base-v2"
 _BM25 = "Qdrant/bm25"
@@ -23,22 +24,21 @@ class FastEmbedder:
 
         search = EmbeddedSearch(embedder=FastEmbedder())
 
-    The model is fetched when this is made, unless it is in `cache_dir` or `model_path`; the default one has
-    1 GB, knows Korean, English and some 50 other languages, and reads the first 512 tokens of a text. Any
-    number of threads may use it.
+    The constructor downloads the model unless it is in `cache_dir` or `model_path`. The default model has 1 GB,
+    supports Korean, English and some 50 other languages, and reads the first 512 tokens of a text. Thread-safe.
 
     Args:
         model: A model of ``fastembed.TextEmbedding.list_supported_models()``.
-        sparse: Makes the sparse half; `HashingSparseEmbedder` if not given, which knows Korean.
-        cache_dir: Where models are kept; fastembed's own place if not given.
-        model_path: A folder with the model's files, which is used instead of fetching them.
-        threads: How many threads one call may use; as many as there are cores if not given.
-        batch_size: Texts put through the model together.
-        query_prefix: What the model wants before a query, such as "query: " for E5.
-        document_prefix: What it wants before a text to be found, such as "passage: ".
+        sparse: Embedder of the sparse half; None for `HashingSparseEmbedder`, which supports Korean.
+        cache_dir: Folder for downloaded models; None for fastembed's default.
+        model_path: Folder with the model's files, to use instead of downloading them.
+        threads: Threads that one call may use; None for one per core.
+        batch_size: Texts per forward pass of the model.
+        query_prefix: Prefix that the model expects before a query, such as "query: " for E5.
+        document_prefix: Prefix that the model expects before a document, such as "passage: ".
 
     Raises:
-        ConfigurationError: When fastembed is not installed, or the model cannot be had.
+        ConfigurationError: If fastembed is not installed, or the model cannot be loaded.
     """
 
     def __init__(
@@ -57,19 +57,19 @@ class FastEmbedder:
         self._sparse = HashingSparseEmbedder() if sparse is None else sparse
         self._batch_size = batch_size
         self._prefixes = query_prefix, document_prefix
-        kind = _fastembed().TextEmbedding
+        text_embedding = _import_fastembed().TextEmbedding
         try:
-            self._model = kind(
+            self._model = text_embedding(
                 model,
                 cache_dir=None if cache_dir is None else os.fspath(cache_dir),
                 specific_model_path=None if model_path is None else os.fspath(model_path),
                 threads=threads,
             )
-            self._size = int(kind.get_embedding_size(model))
-        except Exception as error:  # a hub's, the disk's and ONNX's errors have nothing in common
+            self._size = int(text_embedding.get_embedding_size(model))
+        except Exception as error:  # errors of the hub, the disk and ONNX have no common base class
             raise ConfigurationError(
                 f"fastembed cannot load the model {model!r}: {error}. Name one of TextEmbedding."
-                "list_supported_models(); without a way to its hub, write model_path=<folder with its files>"
+                "list_supported_models(). If its hub is unreachable, pass model_path=<folder with its files>"
             ) from error
 
     def __repr__(self) -> str:
@@ -77,28 +77,28 @@ class FastEmbedder:
 
     @property
     def name(self) -> str:
-        """The name of these vectors: the model, its prefixes, and what makes the sparse half."""
-        return named(f"fastembed:{self._model_name}", self._prefixes, self._sparse)
+        """Name of these vectors: the model with its prefixes, and the sparse embedder."""
+        return embedding_name(f"fastembed:{self._model_name}", self._prefixes, self._sparse)
 
     @property
     def size(self) -> int:
-        """The length of the dense vectors."""
+        """Dimension of the dense vectors."""
         return self._size
 
     def embed_documents(self, texts: Sequence[str], /) -> list[Embedding]:
-        """Embed texts to be found, one embedding each, in their order."""
-        prefixed = [self._prefixes[1] + _whole(text) for text in texts]
+        """Embed documents; returns one embedding per text, in order."""
+        prefixed = [self._prefixes[1] + replace_surrogates(text) for text in texts]
         dense = self._model.passage_embed(prefixed, batch_size=self._batch_size)
-        return joined((vector.tolist() for vector in dense), self._sparse.embed_documents(texts))
+        return combine_halves((vector.tolist() for vector in dense), self._sparse.embed_documents(texts))
 
     def embed_query(self, text: str, /) -> Embedding:
-        """Embed a text to search with."""
-        dense = self._model.query_embed(self._prefixes[0] + _whole(text))
-        return joined((vector.tolist() for vector in dense), [self._sparse.embed_query(text)])[0]
+        """Embed a query."""
+        dense = self._model.query_embed(self._prefixes[0] + replace_surrogates(text))
+        return combine_halves((vector.tolist() for vector in dense), [self._sparse.embed_query(text)])[0]
 
 
 class Stemmer(Protocol):
-    """Cuts words to what their forms have in common."""
+    """Reduces the forms of a word to their common stem."""
 
     def stem_word(self, word: str, /) -> str:
         """Return a word's stem; "" drops the word."""
@@ -107,19 +107,19 @@ class Stemmer(Protocol):
 
 class FastEmbedBM25:
     """
-    Sparse vectors by fastembed's BM25, for `FastEmbedder` and `APIEmbedder`; nothing is fetched.
+    Sparse BM25 vectors by fastembed, for `FastEmbedder` and `APIEmbedder`; downloads nothing.
 
-    Words are cut by Snowball's stemmer for the language. It has none for Korean: there 음식이 and 음식은 stay
-    apart, unless `stemmer` joins them, and `HashingSparseEmbedder`, the default, is the better choice.
+    Uses Snowball's stemmer of the language. Snowball has none for Korean, so 음식이 and 음식은 count as different
+    words unless `stemmer` unifies them; for Korean, prefer the default `HashingSparseEmbedder`.
 
     Args:
-        language: Its name in English, such as "english".
-        stemmer: A stemmer of your own, such as one that asks kiwipiepy.
-        stopwords: Words to leave out. None need be: the search engine weighs frequent words down.
-        average_length: The usual length of a review, in words.
+        language: The language's English name, such as "english".
+        stemmer: Your own stemmer, for example one that uses kiwipiepy.
+        stopwords: Words to ignore. None are needed, since the search engine weights words by rarity (IDF).
+        average_length: Average length of a review in words, BM25's ``avgdl``.
 
     Raises:
-        ConfigurationError: When fastembed is not installed.
+        ConfigurationError: If fastembed is not installed.
     """
 
     def __init__(
@@ -130,7 +130,7 @@ class FastEmbedBM25:
         stopwords: Collection[str] = (),
         average_length: float = 16.0,
     ) -> None:
-        kind = _fastembed().SparseTextEmbedding
+        sparse_embedding = _import_fastembed().SparseTextEmbedding
         supported = import_module("fastembed.sparse.bm25").supported_languages
         self._language = language
         parts = [f"bm25-{language}-{average_length:g}"]
@@ -139,14 +139,16 @@ class FastEmbedBM25:
         if stopwords:
             parts.append(blake2b(" ".join(sorted(set(stopwords))).encode(), digest_size=4).hexdigest())
         self._name = "-".join(parts)
-        self._model = kind(
+        self._model = sparse_embedding(
             _BM25,
             language=language,
             stemmer=stemmer,
             disable_stemmer=stemmer is None and language not in supported,
             stopwords=set(stopwords),
             avg_len=average_length,
-            specific_model_path=str(Path(__file__).parent),  # it would look for stopwords, but has them
+            specific_model_path=str(
+                Path(__file__).parent
+            ),  # any folder: it holds no stopwords, which are passed above
         )
 
     def __repr__(self) -> str:
@@ -154,32 +156,29 @@ class FastEmbedBM25:
 
     @property
     def name(self) -> str:
-        """The name of these vectors; a stemmer of your own counts by its class."""
+        """Name of these vectors; your own stemmer appears by its class name."""
         return self._name
 
     def embed_documents(self, texts: Sequence[str], /) -> list[SparseVector]:
-        """Embed texts to be found, one vector each, in their order."""
-        return [_plain(vector) for vector in self._model.passage_embed(map(_whole, texts))]
+        """Embed documents; returns one vector per text, in order."""
+        return [
+            _to_sparse_vector(vector) for vector in self._model.passage_embed(map(replace_surrogates, texts))
+        ]
 
     def embed_query(self, text: str, /) -> SparseVector:
-        """Embed a text to search with; each distinct word counts once."""
-        (vector,) = self._model.query_embed(_whole(text))
-        return _plain(vector)
+        """Embed a query; each distinct word counts once."""
+        (vector,) = self._model.query_embed(replace_surrogates(text))
+        return _to_sparse_vector(vector)
 
 
-def _whole(text: str) -> str:
-    # Half of a surrogate pair, which the tokenizers cannot read, becomes a question mark.
-    return text.encode("utf-8", "replace").decode()
-
-
-def _plain(vector: Any) -> SparseVector:
+def _to_sparse_vector(vector: Any) -> SparseVector:
     return SparseVector(vector.indices.tolist(), [float(value) for value in vector.values])
 
 
-def _fastembed() -> Any:
+def _import_fastembed() -> Any:
     try:
         return import_module("fastembed")
     except ImportError as error:
         raise ConfigurationError(
-            "this needs fastembed; write pip install 'restaurant-llm-batch[fastembed]'"
+            "this needs fastembed; install it with: pip install 'restaurant-llm-batch[fastembed]'"
         ) from error

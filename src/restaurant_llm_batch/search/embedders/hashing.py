@@ -1,9 +1,11 @@
 """
-Embedders: text to vectors, for the search backends.
+Feature-hashing embedder (the hashing trick) with BM25 sparse weights: the offline default of the search backends.
 
-`HashingEmbedder` is the default. It needs no model, no download and no network. `FastEmbedder` and
-`APIEmbedder`, in files of their own, make dense vectors with a model, and leave the sparse half to a
-`SparseEmbedder`.
+`HashingEmbedder` needs no model, download or network. `FastEmbedder` and `APIEmbedder` compute dense vectors with a
+model, and leave the sparse half to a `SparseEmbedder`.
+
+Sources: feature hashing, Weinberger et al. 2009, https://arxiv.org/abs/0902.2206; Okapi BM25, Robertson and Zaragoza
+2009, https://doi.org/10.1561/1500000019.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from ..._nlp.concepts import ConceptLookup
 from ..._nlp.terms import terms
+from ..._validation import is_whole
 from ...errors import ConfigurationError
 from ...protocols import Embedding, SparseVector
 
@@ -24,59 +27,66 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _VERSION = 1
-_SMALLEST, _LARGEST = 16, 65_536
-_KNOWN_STEMS = 65_536
-_LONGEST_KNOWN = 100  # a "word" of thousands of letters is not worth remembering
+_MIN_SIZE, _MAX_SIZE = 16, 65_536
+_CACHED_STEMS = 65_536
+_MAX_CACHED_LENGTH = 100  # characters; do not cache "words" of thousands of characters
 
-# Found on the tuning part of the data; see docs/search-quality.md.
+# Weights of a stem's features, tuned on the tuning split; see docs/search-quality.md.
 _STEM, _GRAM, _CONCEPT, _ASPECT = 1.0, 0.6, 1.0, 0.75
+# BM25's k1 (saturation of term frequency), b (length normalization) and avgdl (average stems of a review).
 _K1, _B, _AVERAGE_LENGTH = 1.2, 0.75, 16.0
 
 
 class SparseEmbedder(Protocol):
-    """Makes the sparse half of an embedding: weights of words, whose rarity the search engine weighs."""
+    """Embeds texts as sparse term weights, without IDF, which the search engine applies."""
 
     @property
     def name(self) -> str:
-        """Name the method and its version; vectors of different names are not comparable."""
+        """Name of the method and its version; vectors of different names are not comparable."""
         ...
 
     def embed_documents(self, texts: Sequence[str], /) -> list[SparseVector]:
-        """Embed texts to be found, one vector each, in their order."""
+        """Embed documents; returns one vector per text, in order."""
         ...
 
     def embed_query(self, text: str, /) -> SparseVector:
-        """Embed a text to search with."""
+        """Embed a query."""
         ...
 
 
 class HashingSparseEmbedder:
-    """The sparse half of `HashingEmbedder`: BM25 weights of Korean and English stems."""
+    """Sparse embedder of `HashingEmbedder`: BM25 weights of Korean and English stems."""
 
     def __init__(self) -> None:
-        # Words repeat (Zipf), so remembering their numbers makes indexing several times faster.
-        self._term_id = lru_cache(_KNOWN_STEMS)(_hash32)
+        # Word frequencies follow Zipf's law, so caching the ids makes indexing several times faster.
+        self._term_id = lru_cache(_CACHED_STEMS)(_hash32)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
 
     @property
     def name(self) -> str:
-        """The name of these vectors; it changes whenever they would."""
+        """Name of these vectors; a change of the method changes the name."""
         return f"hashing-sparse-v{_VERSION}"
 
     def embed_documents(self, texts: Sequence[str], /) -> list[SparseVector]:
-        """Embed texts to be found, one vector each, in their order."""
+        """Embed documents; returns one vector per text, in order."""
         return [self.weigh(Counter(terms(text)), bm25=True) for text in texts]
 
     def embed_query(self, text: str, /) -> SparseVector:
-        """Embed a text to search with; each distinct word counts once."""
+        """Embed a query; each distinct word counts once."""
         return self.weigh(Counter(terms(text)), bm25=False)
 
     def weigh(self, counts: Counter[str], *, bm25: bool) -> SparseVector:
-        """Return the weights of stems that were counted: BM25's, or 1 each."""
+        """
+        Return a sparse vector of stem counts.
+
+        Args:
+            counts: Occurrences of each stem.
+            bm25: Whether to weight by BM25's term frequency; otherwise each stem weighs 1.
+        """
         saturation = _K1 * (1 - _B + _B * counts.total() / _AVERAGE_LENGTH)
-        # Two terms with one hash are rare enough to share the larger weight.
+        # Hash collisions are rare; colliding terms share the larger weight.
         weights: dict[int, float] = {}
         for stem, count in counts.items():
             weight = count * (_K1 + 1) / (count + saturation) if bm25 else 1.0
@@ -87,44 +97,43 @@ class HashingSparseEmbedder:
 
 class HashingEmbedder:
     """
-    Vectors by feature hashing: the same text gives the same vectors, on every machine.
+    Feature-hashing embedder: deterministic, with equal vectors on every machine.
 
-    The dense vector adds up, with signs, the stems of a text, their character pieces (so that
-    misspelt words stay near), and the restaurant concepts they belong to (so that 직원 comes near
-    waiter). The sparse one holds BM25 weights of the stems; the rarity of a word is left to the
-    search engine.
+    The dense vector is a signed sum over the stems of a text, their character n-grams (which keep misspelt words near)
+    and the restaurant concepts of the stems (which bring 직원 near "waiter"). The sparse vector holds BM25 weights of
+    the stems, without IDF, which the search engine applies.
 
-    It does not understand sentences. For paraphrases use an embedding model.
+    It does not understand sentences; for paraphrases use an embedding model.
     """
 
     def __init__(self, size: int = 384) -> None:
         """
-        Make an embedder.
+        Create an embedder.
 
         Args:
-            size: Length of the dense vectors; longer ones collide less.
+            size: Dimension of the dense vectors; larger vectors have fewer hash collisions.
 
         Raises:
-            ConfigurationError: The size is no integer from 16 to 65,536.
+            ConfigurationError: If the size is not an integer from 16 to 65,536.
         """
-        if type(size) is not int or not _SMALLEST <= size <= _LARGEST:
+        if not is_whole(size, _MIN_SIZE) or size > _MAX_SIZE:
             raise ConfigurationError(
-                f"size must be an integer from {_SMALLEST} to {_LARGEST}, such as 384; got {size!r}"
+                f"size must be an integer from {_MIN_SIZE} to {_MAX_SIZE}, got {size!r}; for example size=384"
             )
         self._size = size
-        self._lexicon = ConceptLookup()
-        # Words repeat (Zipf), so remembering each stem's share makes indexing several times faster.
-        self._share = lru_cache(_KNOWN_STEMS)(self._make_share)
+        self._concepts = ConceptLookup()
+        # Word frequencies follow Zipf's law, so caching each stem's vector makes indexing several times faster.
+        self._stem_vector = lru_cache(_CACHED_STEMS)(self._compute_stem_vector)
         self._sparse = HashingSparseEmbedder()
 
     @property
     def name(self) -> str:
-        """The name of these vectors; it changes whenever they would."""
+        """Name of these vectors; a change of the method changes the name."""
         return f"hashing-v{_VERSION}-{self._size}"
 
     @property
     def size(self) -> int:
-        """The length of the dense vectors."""
+        """Dimension of the dense vectors."""
         return self._size
 
     def __repr__(self) -> str:
@@ -132,22 +141,22 @@ class HashingEmbedder:
 
     def embed_documents(self, texts: Sequence[str], /) -> list[Embedding]:
         """
-        Embed texts to be found.
+        Embed documents.
 
         Args:
-            texts: The texts; one without any word gets a zero dense vector and no sparse entries.
+            texts: The texts; one without words gets a zero dense vector and an empty sparse vector.
 
         Returns:
-            One embedding each, in their order.
+            One embedding per text, in order.
         """
         return [self._embed(terms(text), bm25=True) for text in texts]
 
     def embed_query(self, text: str, /) -> Embedding:
         """
-        Embed a text to search with.
+        Embed a query.
 
         Args:
-            text: The words to look for; each distinct one counts once.
+            text: The query; in the sparse vector, each distinct word counts once.
         """
         return self._embed(terms(text), bm25=False)
 
@@ -159,48 +168,48 @@ class HashingEmbedder:
         vector = [0.0] * self._size
         for stem, count in counts.items():
             weight = 1.0 + math.log(count)
-            share = self._share if len(stem) <= _LONGEST_KNOWN else self._make_share
-            for index, value in share(stem):
+            stem_vector = self._stem_vector if len(stem) <= _MAX_CACHED_LENGTH else self._compute_stem_vector
+            for index, value in stem_vector(stem):
                 vector[index] += weight * value
         length = math.sqrt(sum(value * value for value in vector))
         return [value / length for value in vector] if length else vector
 
-    def _make_share(self, stem: str) -> tuple[tuple[int, float], ...]:
-        """Return what a stem adds to a dense vector, by index."""
+    def _compute_stem_vector(self, stem: str) -> tuple[tuple[int, float], ...]:
+        """Return a stem's contribution to a dense vector, as (index, value) pairs."""
         features = [("w:" + stem, _STEM)]
         grams = _grams(stem)
         features += [("g:" + gram, _GRAM / math.sqrt(len(grams))) for gram in grams]
-        concept = self._lexicon.concept(stem)
+        concept = self._concepts.concept(stem)
         if concept:
             features += [("c:" + concept.name, _CONCEPT), ("a:" + concept.aspect, _ASPECT)]
-        return tuple(self._place(features))
+        return tuple(self._hash_features(features))
 
-    def _place(self, features: Iterable[tuple[str, float]]) -> Iterable[tuple[int, float]]:
+    def _hash_features(self, features: Iterable[tuple[str, float]]) -> Iterable[tuple[int, float]]:
         for feature, value in features:
             number = int.from_bytes(blake2b(feature.encode(), digest_size=8).digest(), "little")
-            # One bit gives the sign, so that collisions cancel on average instead of adding up.
+            # One bit of the hash is the sign, so that collisions cancel on average.
             yield (number >> 1) % self._size, value if number & 1 else -value
 
 
 def _grams(stem: str) -> list[str]:
-    # A Hangul syllable holds as much as two or three Latin letters.
+    # Bigrams for CJK, 4-grams for Latin: a Hangul syllable carries as much as two or three Latin letters.
     width = 2 if stem[0] > "\u2fff" else 4
     padded = f"<{stem}>"
     return [padded[i : i + width] for i in range(len(padded) - width + 1)] or [padded]
 
 
-def named(model: str, prefixes: tuple[str, str], sparse: SparseEmbedder) -> str:
-    """Return the name of embeddings whose halves are made by a model, with its prefixes, and by `sparse`."""
+def embedding_name(model: str, prefixes: tuple[str, str], sparse: SparseEmbedder) -> str:
+    """Return the name of embeddings with a model's dense half, given its prefixes, and the sparse half of `sparse`."""
     return f"{model}{list(prefixes) if any(prefixes) else ''}+{sparse.name}"
 
 
-def joined(dense: Iterable[Sequence[float]], sparse: Iterable[SparseVector]) -> list[Embedding]:
-    """Return embeddings of two halves, the dense one at unit length; there are as many of either."""
-    return [Embedding(unit(vector), weights) for vector, weights in zip(dense, sparse, strict=True)]
+def combine_halves(dense: Iterable[Sequence[float]], sparse: Iterable[SparseVector]) -> list[Embedding]:
+    """Combine dense vectors, scaled to unit length, with as many sparse vectors."""
+    return [Embedding(normalize(vector), weights) for vector, weights in zip(dense, sparse, strict=True)]
 
 
-def unit(vector: Sequence[float]) -> list[float]:
-    """Return a vector at length 1; one without any length as it is."""
+def normalize(vector: Sequence[float]) -> list[float]:
+    """Scale a vector to unit length; a zero vector is returned as it is."""
     length = math.sqrt(math.fsum(value * value for value in vector))
     return [value / length for value in vector] if length else list(vector)
 

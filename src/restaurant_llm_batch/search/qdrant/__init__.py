@@ -1,1 +1,1 @@
-"""The parts of `QdrantSearch`."""
+"""Qdrant search backend: `QdrantSearch` over REST, gRPC or qdrant-client's local mode."""

@@ -1,8 +1,8 @@
 """
-The connections: a blocking client per process, an async one per event loop, and who closes them.
+Qdrant clients: one sync client per process, one async client per event loop, and how each performs steps.
 
-A client is made when it is first needed. Closing takes it away at once, so that whoever comes next makes a
-new one, and closes it when the calls under way in it have ended: another runner may be using it.
+Clients are created on first use. Closing removes a client at once, so that the next call creates a new one, but closes
+its connections only after its calls in flight, which may be another runner's.
 """
 
 from __future__ import annotations
@@ -33,150 +33,148 @@ Client = TypeVar("Client")
 
 
 class _ClientSlot(Generic[Client]):
-    """A client, and how many calls are under way in it."""
+    """A client and its number of calls in flight."""
 
     def __init__(self) -> None:
         self.client: Client | None = None
         self.users = 0
         self.retired = False
         self.pid = os.getpid()
-        self.making = anyio.Lock()
+        self.creation_lock = anyio.Lock()
 
-    def leave(self) -> Client | None:
-        """End a call; returns the client when it is to be closed now."""
+    def exit(self) -> Client | None:
+        """Count a call that ends; return the client if it must be closed now."""
         self.users -= 1
         return self.client if self.retired and not self.users else None
 
     def retire(self) -> Client | None:
-        """Take no more calls; returns the client when it is to be closed now."""
+        """Mark the client for closing; return it if it must be closed now."""
         self.retired = True
         return self.client if not self.users else None
 
 
 class QdrantClients:
     """
-    The clients of one place, and how to perform steps with them.
+    Creates, lends and closes the clients of one location, and performs steps with them. Thread-safe.
 
     Args:
-        location: Where to go.
-        collection: Which collection the steps are about.
+        location: The location.
+        collection: Name of the collection that the steps use.
     """
 
     def __init__(self, location: Location, collection: str) -> None:
         self._location = location
         self._collection = collection
-        self._loops: EventLoopLocal[_ClientSlot[AsyncQdrantClient]] = EventLoopLocal(
-            _ClientSlot, self._abandon
-        )
-        self._lost: list[object] = []
+        self._loops: EventLoopLocal[_ClientSlot[AsyncQdrantClient]] = EventLoopLocal(_ClientSlot, self._drop)
+        self._inherited: list[object] = []
         self._reset_after_fork()
 
     def _reset_after_fork(self) -> None:
-        # Not only the clients: a lock may have been copied while another thread held it.
+        # New locks too: the fork may have copied one while another thread held it.
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._turn = threading.Lock()
-        self._held: _ClientSlot[QdrantClient] | None = None
+        self._local_mode_lock = threading.Lock()
+        self._sync_slot: _ClientSlot[QdrantClient] | None = None
 
     @contextmanager
     def sync_client(self) -> Iterator[Perform]:
-        """Lend what performs steps in the calling thread."""
-        held = self._enter()
+        """Lend a function that performs steps in the calling thread."""
+        slot = self._enter()
         try:
-            yield partial(self._perform, held.client)
+            yield partial(self._perform, slot.client)
         finally:
             with self._lock:
-                client = held.leave()
+                client = slot.exit()
             if client is not None:
                 client.close()
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[PerformAsync]:
-        """Lend what performs steps on the running loop."""
+        """Lend a function that performs steps on the running event loop."""
         if "qdrant_client" not in sys.modules:
             await _in_thread(partial(import_module, "qdrant_client"))
-        if self._blocks():
+        if self._uses_sync_client():
             yield self._perform_in_thread
             return
         if self._location.async_client is not None:
             yield partial(self._perform_async, self._location.async_client)
             return
-        held = self._loops.get()
-        held.users += 1
+        slot = self._loops.get()
+        slot.users += 1
         try:
-            async with held.making:
-                if held.client is None:
-                    held.client = await _in_thread(self._location.make_async)
-            yield partial(self._perform_async, held.client)
+            async with slot.creation_lock:
+                if slot.client is None:
+                    slot.client = await _in_thread(self._location.make_async)
+            yield partial(self._perform_async, slot.client)
         finally:
-            client = held.leave()
+            client = slot.exit()
             if client is not None:
                 with CancelScope(shield=True):
                     await client.close()
 
     def close(self) -> None:
-        """Close the blocking client, unless it is the user's or its collection would be lost."""
+        """Close the sync client, unless the user owns it or it holds an in-memory collection."""
         if os.getpid() != self._pid or self._location.options.get("location"):
             return
         with self._lock:
-            held, self._held = self._held, None
-            client = held.retire() if held is not None and not self._location.given else None
+            slot, self._sync_slot = self._sync_slot, None
+            client = slot.retire() if slot is not None and not self._location.has_user_client else None
         if client is not None:
             client.close()
 
     async def aclose(self) -> None:
-        """Close the running loop's client."""
-        held = self._loops.take()
-        client = held.retire() if held is not None else None
+        """Close the running event loop's client."""
+        slot = self._loops.take()
+        client = slot.retire() if slot is not None else None
         if client is not None:
             await client.close()
 
     def _enter(self) -> _ClientSlot[QdrantClient]:
         if os.getpid() != self._pid:
-            self._survive_fork()
+            self._check_fork()
         with self._lock:
-            if self._held is None:
-                held: _ClientSlot[QdrantClient] = _ClientSlot()
-                held.client = self._given() if self._location.given else self._location.make()
-                self._held = held
-            self._held.users += 1
-            return self._held
+            if self._sync_slot is None:
+                slot: _ClientSlot[QdrantClient] = _ClientSlot()
+                slot.client = self._user_client() if self._location.has_user_client else self._location.make()
+                self._sync_slot = slot
+            self._sync_slot.users += 1
+            return self._sync_slot
 
-    def _given(self) -> QdrantClient:
+    def _user_client(self) -> QdrantClient:
         if self._location.client is None:
             raise ConfigurationError(
-                "this QdrantSearch has an async_client= only, and blocking calls need another one: "
+                "this QdrantSearch has an async_client= only, and sync calls need a sync client: "
                 "pass client= as well"
             )
         return self._location.client
 
-    def _survive_fork(self) -> None:
-        if self._location.local and self._held is not None:
+    def _check_fork(self) -> None:
+        if self._location.local and self._sync_slot is not None:
             raise ConfigurationError(
-                f"this QdrantSearch was used before the process forked, and {self._location.name} would have "
-                "two contents from now on: make one in each worker process, or use a server"
+                f"this QdrantSearch was used before the process forked, and parent and child would write to "
+                f"{self._location.name} independently: make one in each worker process, or use a server"
             )
-        # Collected, it would be closed, and say good-bye in the parent's connection.
-        self._lost.append(self._held)
+        # Keep a reference: collecting the client would close it, and send on the parent's connection.
+        self._inherited.append(self._sync_slot)
         self._reset_after_fork()
 
-    def _abandon(self, held: _ClientSlot[AsyncQdrantClient]) -> None:
-        if held.pid != os.getpid():
-            self._lost.append(held)
+    def _drop(self, slot: _ClientSlot[AsyncQdrantClient]) -> None:
+        if slot.pid != os.getpid():
+            self._inherited.append(slot)
 
-    def _blocks(self) -> bool:
-        """Tell whether the loop has no client of its own, so that the blocking one serves it from threads."""
-        place = self._location
-        if place.given:
-            return place.async_client is None
-        # The async client of gRPC knows asyncio only.
-        return place.local or (place.grpc and loop_is_trio())
+    def _uses_sync_client(self) -> bool:
+        """Return whether async calls use the sync client in worker threads."""
+        location = self._location
+        if location.has_user_client:
+            return location.async_client is None
+        # gRPC's async client supports asyncio only.
+        return location.local or (location.grpc and loop_is_trio())
 
     def _perform(self, client: Any, step: ClientCall | CPUWork) -> Any:
         if isinstance(step, CPUWork):
             return step.work()
-        # The engine of local mode is not made for several threads.
-        with self._turn if self._location.local else nullcontext():
+        # Local mode is not thread-safe.
+        with self._local_mode_lock if self._location.local else nullcontext():
             try:
                 return getattr(client, step.method)(self._collection, **step.arguments)
             except Exception as error:
@@ -193,17 +191,17 @@ class QdrantClients:
         raise raised
 
     async def _perform_in_thread(self, step: ClientCall | CPUWork) -> Any:
-        return await _in_thread(partial(self._perform_here, step))
+        return await _in_thread(partial(self._perform_sync, step))
 
-    def _perform_here(self, step: ClientCall | CPUWork) -> Any:
+    def _perform_sync(self, step: ClientCall | CPUWork) -> Any:
         with self.sync_client() as perform:
             return perform(step)
 
     def _translate(self, error: Exception) -> Exception:
-        place = self._location
-        return translate(error, place=place.name, collection=self._collection, secret=place.secret)
+        location = self._location
+        return translate(error, server=location.name, collection=self._collection, secret=location.secret)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:
-    # A limiter of its own: how many calls there are is for the runner's gates to say, not for anyio's 40.
+    # An own limiter per call: the runner's concurrency limiters bound the calls, not anyio's default of 40 threads.
     return await to_thread.run_sync(work, abandon_on_cancel=True, limiter=CapacityLimiter(1))

@@ -1,4 +1,4 @@
-"""Rankings and reviews in the words of qdrant-client, and its answers in ours."""
+"""Qdrant codec: query requests, filters and points from rankings and reviews; candidates from scored points."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ if TYPE_CHECKING:
 
 class QdrantCodec:
     """
-    The words of one collection.
+    Converts to and from qdrant-client's types for one collection.
 
     Args:
-        names: Its names.
-        where: What every review must have in its payload, besides its restaurant.
+        names: Names of its vectors and payload fields.
+        where: Payload values that every review must have besides its restaurant.
     """
 
     def __init__(self, names: CollectionSchema, where: Mapping[str, ItemId]) -> None:
@@ -32,13 +32,13 @@ class QdrantCodec:
 
     def request(self, ranking: RankRequest, layout: IdLayout) -> QueryRequest:
         """
-        Return the request for one ranked list.
+        Return the query request for one ranked list.
 
-        Each list is a request of its own, with filter and limit, rather than a prefetch of a fusion at the
-        server: that would order equals as it pleases, and a bound on the similarity could not be applied.
+        Does not use the server's fusion of prefetches: it orders ties arbitrarily, and could not apply a minimum
+        similarity.
 
         Raises:
-            ConfigurationError: A category is asked for where none has a name.
+            ConfigurationError: If the query has a category, but the schema names no field for it.
         """
         from qdrant_client.models import NearestQuery, QueryRequest, SparseVector
 
@@ -54,18 +54,18 @@ class QdrantCodec:
             using=(self._names.sparse if sparse else self._names.dense) or None,
             filter=self._filter(ranking, layout),
             limit=ranking.limit,
-            with_payload=self._names.wanted(restaurant=ranking.scope.others),
+            with_payload=self._names.payload_fields(restaurant=ranking.scope.others),
         )
 
     def _filter(self, ranking: RankRequest, layout: IdLayout) -> Filter:
         from qdrant_client.models import Filter, HasIdCondition
 
         scope = ranking.scope
-        restaurant = _forms(self._names.restaurant, scope.restaurant_id, layout)
-        must: list[Condition] = [] if scope.others else [_either(restaurant)]
+        restaurant = _match_conditions(self._names.restaurant, scope.restaurant_id, layout)
+        must: list[Condition] = [] if scope.others else [_any_of(restaurant)]
         if scope.category is not None:
-            must.append(_either(_forms(self._category_field(), scope.category, layout)))
-        must += [_either(_forms(name, value, layout)) for name, value in self._where.items()]
+            must.append(_any_of(_match_conditions(self._category_field(), scope.category, layout)))
+        must += [_any_of(_match_conditions(name, value, layout)) for name, value in self._where.items()]
         if ranking.points:
             must.append(HasIdCondition(has_id=[_point_id(point) for point in ranking.points]))
         return Filter(must=must or None, must_not=restaurant if scope.others else None)
@@ -73,52 +73,52 @@ class QdrantCodec:
     def _category_field(self) -> str:
         if self._names.category is None:
             raise ConfigurationError(
-                "a category was asked for, but names= says that the collection has none: "
-                'say which field holds it, schema=CollectionSchema(category="food_category_id")'
+                "the query has a category, but schema= names no field for it; "
+                'for example schema=CollectionSchema(category="food_category_id")'
             )
         return self._names.category
 
     def candidate(self, point: ScoredPoint, ranking: RankRequest) -> Candidate:
         """
-        Return what was found.
+        Convert a scored point to a candidate.
 
         Args:
-            point: As the client gave it.
-            ranking: What had been asked.
+            point: The scored point.
+            ranking: The request that found it.
 
         Raises:
-            PermanentBackendError: It has no text, or no restaurant where that was asked for.
+            PermanentBackendError: If it has no text, or no restaurant id when the scope is "others".
         """
         payload = point.payload or {}
         content = get_path(payload, self._names.content)
         if not isinstance(content, str):
-            raise _lacks(point, "text", "content", self._names.content)
+            raise _missing_field(point, "text", "content", self._names.content)
         restaurant_id = self._restaurant_id(point) if ranking.scope.others else None
         return Candidate(
             str(point.id), self._review_id(payload, point.id), content, point.score, restaurant_id
         )
 
-    def _review_id(self, payload: Mapping[str, Any], otherwise: Any) -> ItemId:
+    def _review_id(self, payload: Mapping[str, Any], point_id: Any) -> ItemId:
         for name in (self._names.review, "id"):
             value = get_path(payload, name)
             if _is_id(value):
                 return value
-        return otherwise if isinstance(otherwise, int) else str(otherwise)
+        return point_id if isinstance(point_id, int) else str(point_id)
 
     def _restaurant_id(self, point: ScoredPoint) -> ItemId:
         value = get_path(point.payload or {}, self._names.restaurant)
         if not _is_id(value):
-            raise _lacks(point, "restaurant's id", "restaurant", self._names.restaurant)
-        # What was written as a string may have been an integer; whoever asks for either finds it.
+            raise _missing_field(point, "restaurant's id", "restaurant", self._names.restaurant)
+        # An id that was indexed as 7 may be stored as "7". A search finds both, so return the integer.
         number = as_number(value)
         return value if number is None else number
 
     def point(self, entry: IndexEntry, vector: Embedding, layout: IdLayout) -> PointStruct:
         """
-        Return a review and its vectors as they are stored.
+        Convert a review and its vectors to a point.
 
         Raises:
-            ConfigurationError: The collection cannot hold its restaurant's id or its category.
+            ConfigurationError: If the collection cannot store its restaurant id or category.
         """
         from qdrant_client.models import PointStruct, SparseVector
 
@@ -130,29 +130,29 @@ class QdrantCodec:
             )
         payload: dict[str, Any] = {}
         restaurant = self._names.restaurant
-        set_path(payload, restaurant, _stored("restaurant_id", restaurant, entry.restaurant, layout))
+        set_path(payload, restaurant, _to_stored_id("restaurant_id", restaurant, entry.restaurant, layout))
         set_path(payload, self._names.review, entry.review_id)
         set_path(payload, self._names.content, entry.content)
-        self._put_category(payload, entry, layout)
+        self._set_category(payload, entry, layout)
         for name, value in self._where.items():
             set_path(payload, name, id_variants(value, layout.form(name))[-1])
         return PointStruct(id=entry.point, vector=vectors, payload=payload)
 
-    def _put_category(self, payload: dict[str, Any], entry: IndexEntry, layout: IdLayout) -> None:
+    def _set_category(self, payload: dict[str, Any], entry: IndexEntry, layout: IdLayout) -> None:
         name, category = self._names.category, entry.category
         if name is None or category is None:
             return
         if str(self._where.get(name, category)) != category:
             raise ConfigurationError(
                 f"review {entry.review_id!r} of restaurant {entry.restaurant!r} has the category {category!r}, "
-                f"but where= writes {self._where[name]!r} to {name!r}: index it without that where="
+                f"but where= sets {name!r} to {self._where[name]!r}: index it without that where="
             )
-        set_path(payload, name, _stored("category", name, category, layout))
+        set_path(payload, name, _to_stored_id("category", name, category, layout))
 
 
-def _stored(what: str, name: str, value: str, layout: IdLayout) -> ItemId:
+def _to_stored_id(what: str, name: str, value: str, layout: IdLayout) -> ItemId:
     if layout.form(name) != "integer":
-        # Strings, as the source service stores restaurants, so that one index serves any id.
+        # Strings by default, so that one keyword index serves integer and string ids.
         return value
     number = as_number(value)
     if number is None:
@@ -163,15 +163,15 @@ def _stored(what: str, name: str, value: str, layout: IdLayout) -> ItemId:
     return number
 
 
-def _forms(name: str, value: ItemId, layout: IdLayout) -> list[Condition]:
-    """Return a condition for each form in which a field may hold an id."""
+def _match_conditions(name: str, value: ItemId, layout: IdLayout) -> list[Condition]:
+    """Return a condition for each type in which a field may store an id."""
     from qdrant_client.models import FieldCondition, MatchValue
 
     forms = id_variants(value, layout.form(name))
     return [FieldCondition(key=name, match=MatchValue(value=form)) for form in forms]
 
 
-def _either(conditions: list[Condition]) -> Condition:
+def _any_of(conditions: list[Condition]) -> Condition:
     from qdrant_client.models import Filter
 
     return conditions[0] if len(conditions) == 1 else Filter(should=conditions)
@@ -181,10 +181,10 @@ def _is_id(value: object) -> TypeGuard[ItemId]:
     return isinstance(value, int | str) and not isinstance(value, bool) and value != ""
 
 
-def _lacks(point: ScoredPoint, what: str, argument: str, name: str) -> PermanentBackendError:
+def _missing_field(point: ScoredPoint, what: str, argument: str, name: str) -> PermanentBackendError:
     return PermanentBackendError(
-        f"point {point.id!r} has no {what} in its payload field {name!r}: "
-        f'say which field holds it, schema=CollectionSchema({argument}="...")',
+        f"point {point.id!r} has no {what} in its payload field {name!r}; "
+        f'name the field that holds it with schema=CollectionSchema({argument}="...")',
         backend="qdrant",
     )
 
@@ -194,5 +194,5 @@ def _point_id(point: str) -> int | str:
 
 
 def _floats(values: Sequence[float]) -> list[float]:
-    # The client takes Python's floats only, and embedders like to return numpy's.
+    # The client accepts Python floats only, and some embedders return numpy's.
     return [float(value) for value in values]

@@ -1,15 +1,15 @@
 """
-Qdrant's errors in ours, by type and status.
+Qdrant errors: qdrant-client's exceptions converted to `BackendError` by type and status.
 
-| what came | becomes |
+| error | becomes |
 |---|---|
 | 401, 403 | `AuthenticationFailed` |
 | 429 with Retry-After, or from a proxy | `RateLimited` |
-| 429 without, from Qdrant | `PermanentBackendError`: it costs more than the whole limit |
-| 408, 409, 425, 5xx (507: no room left for now), a lost connection, a timeout | `TransientBackendError` |
+| 429 without Retry-After, from Qdrant | `PermanentBackendError`: the request costs more than the whole limit |
+| 408, 409, 425, 5xx (507: disk full), a lost connection, a timeout | `TransientBackendError` |
 | anything else | `PermanentBackendError` |
 
-Over gRPC the codes mean what Qdrant's own statuses do, see `_GRPC`.
+gRPC codes are mapped to the HTTP statuses that Qdrant uses for them, see `_GRPC`.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from ...errors import (
     TransientBackendError,
 )
 
-_TOO_DEAR = (
-    "the request costs more than the whole rate limit of the collection, so it can never pass: ask fewer "
+_EXCEEDS_LIMIT = (
+    "the request costs more than the whole rate limit of the collection, so it can never succeed: ask fewer "
     "things at once (fewer aspects, a lower limit, a smaller batch_size), or raise the limit"
 )
-_TEXT = 300
-_NO_ROOM = "qdrant-insufficient-storage"
-"""The key by which Qdrant tells a full disk from a rate limit, which share a gRPC code."""
+_MAX_TEXT = 300
+_DISK_FULL_KEY = "qdrant-insufficient-storage"
+"""Metadata key that distinguishes a full disk from a rate limit, which have the same gRPC code."""
 
 _GRPC = {
     "CANCELLED": 503,
@@ -54,114 +54,118 @@ _GRPC = {
 }
 
 
-def translate(error: Exception, *, place: str, collection: str, secret: Secret | None) -> BackendError:
+def translate(error: Exception, *, server: str, collection: str, secret: Secret | None) -> BackendError:
     """
-    Return the error to raise for one of qdrant-client's; its cause is set, unless that holds the key.
+    Convert an exception of qdrant-client; it becomes the cause, unless it holds the key.
 
     Args:
-        error: What the client raised.
-        place: Where it was sent.
-        collection: Which collection it was about.
-        secret: The key, which must not show.
+        error: The client's exception.
+        server: The server's name in messages.
+        collection: The collection's name.
+        secret: The key, to redact it in the message.
     """
-    ours = _translate(error, place, collection)
-    ours.__cause__ = error
+    converted = _translate(error, server, collection)
+    converted.__cause__ = error
     if secret is not None:
-        clean = secret.redact(str(ours))
-        if _shows(error, secret):
-            ours.__cause__ = None
-        ours.args = (clean,)
-    return ours
+        message = secret.redact(str(converted))
+        if _reveals(error, secret):
+            converted.__cause__ = None
+        converted.args = (message,)
+    return converted
 
 
-def _translate(error: Exception, place: str, collection: str) -> BackendError:
+def _translate(error: Exception, server: str, collection: str) -> BackendError:
     from qdrant_client.common.client_exceptions import QdrantException
     from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-    where = f"Qdrant at {place}"
+    where = f"Qdrant at {server}"
     if isinstance(error, QdrantException):  # raised for a 429 with Retry-After, readable or not
         wait = getattr(error, "retry_after_s", None)
-        message = f"{where} asks for a pause: {_cut(str(error))}"
+        message = f"{where} asks for a pause: {_shorten(str(error))}"
         return RateLimited(message, retry_after=wait, backend="qdrant", status=429)
     if isinstance(error, UnexpectedResponse):
-        text, qdrants = _reason(error.content)
-        return _of_status(error.status_code or 0, text, qdrants, where, collection)
+        text, from_qdrant = _error_text(error.content)
+        return _from_status(error.status_code or 0, text, from_qdrant, where, collection)
     if callable(getattr(error, "code", None)) and callable(getattr(error, "details", None)):  # grpc.RpcError
-        status, text = _of_rpc(error)
-        return _of_status(status, text, True, where, collection)
+        status, text = _read_rpc_error(error)
+        return _from_status(status, text, True, where, collection)
     if isinstance(error, ResponseHandlingException):
-        return _of_transport(error.source, where, collection)
-    return _of_transport(error, where, collection)
+        return _from_transport_error(error.source, where, collection)
+    return _from_transport_error(error, where, collection)
 
 
-def _of_rpc(error: Any) -> tuple[int, str]:
+def _read_rpc_error(error: Any) -> tuple[int, str]:
     status = _GRPC.get(error.code().name, 500)
     trailing = error.trailing_metadata() or ()
-    if status == 429 and any(key == _NO_ROOM for key, _ in trailing):
+    if status == 429 and any(key == _DISK_FULL_KEY for key, _ in trailing):
         status = 507
-    return status, _cut(str(error.details() or error.code().name))
+    return status, _shorten(str(error.details() or error.code().name))
 
 
-def _of_status(status: int, text: str, qdrants: bool, where: str, collection: str) -> BackendError:
-    said = f"{where} answered {status}: {text}" if text else f"{where} answered {status}"
+def _from_status(status: int, text: str, from_qdrant: bool, where: str, collection: str) -> BackendError:
+    message = f"{where} answered {status}: {text}" if text else f"{where} answered {status}"
     if status in (401, 403):
-        return AuthenticationFailed(f"{said} (check api_key=)", backend="qdrant", status=status)
+        return AuthenticationFailed(f"{message} (check api_key=)", backend="qdrant", status=status)
     if status == 404:
-        return PermanentBackendError(f"{said} ({_hint(collection)})", backend="qdrant", status=status)
-    if status == 429 and not qdrants:
-        return RateLimited(said, backend="qdrant", status=status)
+        return PermanentBackendError(f"{message} ({_hint(collection)})", backend="qdrant", status=status)
+    if status == 429 and not from_qdrant:
+        return RateLimited(message, backend="qdrant", status=status)
     if status == 429:
-        return PermanentBackendError(f"{said} ({_TOO_DEAR})", backend="qdrant", status=status)
+        return PermanentBackendError(f"{message} ({_EXCEEDS_LIMIT})", backend="qdrant", status=status)
     if status in (408, 409, 425) or status >= 500:
-        return TransientBackendError(said, backend="qdrant", status=status)
-    return PermanentBackendError(said, backend="qdrant", status=status)
+        return TransientBackendError(message, backend="qdrant", status=status)
+    return PermanentBackendError(message, backend="qdrant", status=status)
 
 
 def _hint(collection: str) -> str:
     return f"is there a collection {collection!r}? create_collection() or index_reviews(...) makes it"
 
 
-def _of_transport(error: Exception, where: str, collection: str) -> BackendError:
+def _from_transport_error(error: Exception, where: str, collection: str) -> BackendError:
     import httpx
 
-    said = f"{where}: {type(error).__name__}: {_cut(str(error))}"
+    message = f"{where}: {type(error).__name__}: {_shorten(str(error))}"
     if isinstance(error, httpx.PoolTimeout):
-        said += " (no free connection: raise pool_size, or lower Limits(search=...))"
-    ours = httpx.UnsupportedProtocol, httpx.LocalProtocolError
-    if isinstance(error, httpx.TransportError | OSError) and not isinstance(error, ours):
-        return TransientBackendError(said, backend="qdrant")
+        message += " (no free connection: raise pool_size, or lower Limits(search=...))"
+    permanent = httpx.UnsupportedProtocol, httpx.LocalProtocolError
+    if isinstance(error, httpx.TransportError | OSError) and not isinstance(error, permanent):
+        return TransientBackendError(message, backend="qdrant")
     if isinstance(error, ValueError) and collection in str(error):
-        said += f" ({_hint(collection)})"  # local mode has no statuses
-    return PermanentBackendError(said, backend="qdrant")
+        message += f" ({_hint(collection)})"  # in local mode, which has no statuses
+    return PermanentBackendError(message, backend="qdrant")
 
 
-def _reason(content: bytes) -> tuple[str, bool]:
-    """Return what an error body says, and whether Qdrant itself wrote it; a proxy writes other bodies."""
+def _error_text(content: bytes) -> tuple[str, bool]:
+    """Return an error body's message, and whether Qdrant wrote it (JSON) or a proxy (anything else)."""
     try:
         body: Any = json.loads(content or b"{}")
     except ValueError:
-        return _cut(content.decode("utf-8", "replace")), False
+        return _shorten(content.decode("utf-8", "replace")), False
     status = body.get("status") if isinstance(body, dict) else None
-    said = status.get("error") if isinstance(status, dict) else None
-    return _cut(said if isinstance(said, str) else content.decode("utf-8", "replace")), True
+    text = status.get("error") if isinstance(status, dict) else None
+    return _shorten(text if isinstance(text, str) else content.decode("utf-8", "replace")), True
 
 
-def _cut(text: str) -> str:
+def _shorten(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= _TEXT else text[:_TEXT] + "..."
+    return text if len(text) <= _MAX_TEXT else text[:_MAX_TEXT] + "..."
 
 
-def _shows(error: BaseException | None, secret: Secret) -> bool:
-    """Tell whether an error, or any that led to it, would print the key."""
+def _reveals(error: BaseException | None, secret: Secret) -> bool:
+    """Return whether printing an error, or any in its chain of causes, would show the key."""
     key, seen = secret.reveal(), set[int]()
-    waiting: list[BaseException | None] = [error]
-    while waiting:
-        one = waiting.pop()
-        if one is None or id(one) in seen:
+    pending: list[BaseException | None] = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
             continue
-        seen.add(id(one))
-        if key in f"{one!s} {one!r} {vars(one)!r}":
+        seen.add(id(current))
+        if key in f"{current!s} {current!r} {vars(current)!r}":
             return True
-        source = getattr(one, "source", None)
-        waiting += [one.__cause__, one.__context__, source if isinstance(source, BaseException) else None]
+        source = getattr(current, "source", None)
+        pending += [
+            current.__cause__,
+            current.__context__,
+            source if isinstance(source, BaseException) else None,
+        ]
     return False

@@ -1,4 +1,4 @@
-"""What `QdrantSearch` does, as flows: each is written once and driven in either colour."""
+"""Qdrant search flows: search, index, count and list restaurants, driven by the sync and async methods alike."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, cast
 from ...errors import PermanentBackendError
 from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder, Embedding, SparseVector
-from ...steps import Flow
+from ...steps import intercept
 from .._embedding_cache import QueryEmbeddingCache
 from .._fusion import PreparedQuery, RankRequest, run_hybrid
 from .._hybrid import Candidate, scope_of
@@ -17,7 +17,7 @@ from .._indexing import IndexEntry, IndexReport, as_number, id_order, read_batch
 from ._codec import QdrantCodec
 from ._layout import CollectionSchema, IdLayout
 from ._schema import CollectionManager
-from ._steps import ClientCall, CPUWork
+from ._steps import ClientCall, CPUWork, QdrantFlow
 
 _NO_TERMS = SparseVector((), ())
 
@@ -27,9 +27,9 @@ class Collection:
     The flows of one collection.
 
     Args:
-        names: Its names.
-        where: What every review has in its payload, besides its restaurant.
-        embedder: Makes its vectors.
+        names: Names of its vectors and payload fields.
+        where: Payload values that every review has besides its restaurant.
+        embedder: Embeds texts for it.
         schema: Creates and checks it.
     """
 
@@ -47,23 +47,24 @@ class Collection:
         self._schema = schema
         self._layout: IdLayout | None = None
 
-    def search(self, queries: Sequence[SearchQuery]) -> Flow[list[list[Hit]]]:
-        """Answer queries in one round trip, but for what `answer` has to ask again."""
+    def search(self, queries: Sequence[SearchQuery]) -> QdrantFlow[list[list[Hit]]]:
+        """Run queries in one round trip, except for what `run_hybrid` has to request again."""
         scopes = [scope_of(query) for query in queries]
-        asked = [i for i, query in enumerate(queries) if query.limit > 0 and query.text.strip()]
-        vectors = yield from self._embed([queries[i].text for i in asked])
-        questions = {
-            i: PreparedQuery(queries[i], scopes[i], vector) for i, vector in zip(asked, vectors, strict=True)
+        searched = [i for i, query in enumerate(queries) if query.limit > 0 and query.text.strip()]
+        vectors = yield from self._embed([queries[i].text for i in searched])
+        prepared = {
+            i: PreparedQuery(queries[i], scopes[i], vector)
+            for i, vector in zip(searched, vectors, strict=True)
         }
-        questions = {i: question for i, question in questions.items() if question.lists()}
-        found: list[list[Hit]] = [[] for _ in queries]
-        hits = yield from self._answer([*questions.values()])
-        for i, some in zip(questions, hits, strict=True):
-            found[i] = some
-        return found
+        prepared = {i: query for i, query in prepared.items() if query.lists()}
+        results: list[list[Hit]] = [[] for _ in queries]
+        found = yield from self._run_hybrid([*prepared.values()])
+        for i, hits in zip(prepared, found, strict=True):
+            results[i] = hits
+        return results
 
-    def create(self) -> Flow[None]:
-        """Make the collection and its indexes, as far as they are missing."""
+    def create(self) -> QdrantFlow[None]:
+        """Create the collection and its indexes, unless they exist."""
         self._layout = yield from self._schema.create()
 
     def index(
@@ -71,8 +72,8 @@ class Collection:
         reviews: Iterable[Review | Mapping[str, Any]],
         batch_size: int,
         on_progress: Callable[[int], object] | None,
-    ) -> Flow[IndexReport]:
-        """Write reviews, a batch at a time."""
+    ) -> QdrantFlow[IndexReport]:
+        """Create the collection if it is missing, and write reviews in batches."""
         batches = read_batches(reviews, batch_size)
         layout = self._layout = yield from self._schema.create()
         done = IndexReport(0, 0)
@@ -85,24 +86,24 @@ class Collection:
                 on_progress(done.reviews)
         return done
 
-    def count(self) -> Flow[int]:
-        """Count the reviews."""
-        counted = yield ClientCall("count", {"exact": True})
-        return cast("int", counted.count)
+    def count(self) -> QdrantFlow[int]:
+        """Return the number of reviews."""
+        result = yield ClientCall("count", {"exact": True})
+        return cast("int", result.count)
 
-    def restaurants(self) -> Flow[list[ItemId]]:
-        """List the restaurants."""
-        most = yield from self.count()
-        arguments = {"key": self._names.restaurant, "limit": max(1, most), "exact": True}
+    def restaurants(self) -> QdrantFlow[list[ItemId]]:
+        """Return the ids of restaurants that have reviews."""
+        count = yield from self.count()
+        arguments = {"key": self._names.restaurant, "limit": max(1, count), "exact": True}
         facets = yield ClientCall("facet", arguments)
-        # What was written as a string may have been an integer; whoever asks for either finds it.
+        # An id that was indexed as 7 may be stored as "7". A search finds both, so return the integer.
         numbers = [as_number(hit.value) for hit in facets.hits]
         ids = {
             hit.value if number is None else number for hit, number in zip(facets.hits, numbers, strict=True)
         }
         return sorted(ids, key=id_order)
 
-    def _embed(self, texts: list[str]) -> Flow[list[Embedding]]:
+    def _embed(self, texts: list[str]) -> QdrantFlow[list[Embedding]]:
         if not all(self._queries.is_cached(text) for text in texts):
             yield CPUWork(lambda: [self._queries.embed(text) for text in texts])
         vectors = [self._queries.embed(text) for text in texts]
@@ -110,34 +111,28 @@ class Collection:
             return [Embedding(vector.dense, _NO_TERMS) for vector in vectors]
         return vectors
 
-    def _answer(self, questions: list[PreparedQuery]) -> Flow[list[list[Hit]]]:
-        if not questions:
+    def _run_hybrid(self, queries: list[PreparedQuery]) -> QdrantFlow[list[list[Hit]]]:
+        if not queries:
             return []
-        layout = yield from self._known()
-        asking = run_hybrid(questions)
-        rankings = next(asking)
-        while True:
-            candidates = yield from self._rank(rankings, layout)
-            try:
-                rankings = asking.send(candidates)
-            except StopIteration as stop:
-                return cast("list[list[Hit]]", stop.value)
+        layout = yield from self._read_layout()
+        return (yield from intercept(run_hybrid(queries), partial(self._rank, layout)))
 
-    def _rank(self, rankings: list[RankRequest], layout: IdLayout) -> Flow[list[list[Candidate]]]:
+    def _rank(self, layout: IdLayout, rankings: list[RankRequest]) -> QdrantFlow[list[list[Candidate]]]:
         requests = [self._codec.request(ranking, layout) for ranking in rankings]
-        answers = yield ClientCall("query_batch_points", {"requests": requests})
+        results = yield ClientCall("query_batch_points", {"requests": requests})
         return [
-            [self._codec.candidate(point, ranking) for point in one.points]
-            for one, ranking in zip(answers, rankings, strict=True)
+            [self._codec.candidate(point, ranking) for point in result.points]
+            for result, ranking in zip(results, rankings, strict=True)
         ]
 
-    def _known(self) -> Flow[IdLayout]:
-        """Find out once how the collection holds its ids."""
+    def _read_layout(self) -> QdrantFlow[IdLayout]:
+        """Return how the collection stores its ids; reads it once."""
         if self._layout is None:
             try:
                 self._layout = yield from self._schema.read()
             except PermanentBackendError:
-                # Whoever may search need not be allowed to look; and what is missing, the search will tell.
+                # The key may allow searching but not reading the collection's info. If the collection is missing, the
+                # search will raise.
                 return IdLayout()
         return self._layout
 

@@ -1,4 +1,4 @@
-"""What a collection calls its vectors and payload fields, and which form of an id it holds."""
+"""Qdrant collection layout: names of vectors and payload fields, and the type in which ids are stored."""
 
 from __future__ import annotations
 
@@ -11,23 +11,26 @@ from ...models import ItemId
 from .._indexing import as_number
 
 IdForm: TypeAlias = Literal["string", "integer", "either"]
-"""How a payload field holds ids, as its index tells; without an index both are looked for."""
+"""Type of the ids in a payload field, known from its index; "either" without an index."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionSchema:
     """
-    The names in a collection that somebody else made; the defaults are those of ours.
+    Names of a collection's vectors and payload fields; the defaults are those of collections created here.
 
-    A field inside another is named with a dot, as in ``"metadata.restaurant_id"``.
+    A dot leads into a nested field, as in ``"metadata.restaurant_id"``.
 
     Attributes:
-        dense: The dense vector; "" for a vector without a name.
-        sparse: The sparse vector; None where there is none, so that the dense one ranks alone.
-        restaurant: The field that holds the restaurant's id.
-        review: The field that holds the review's id; without it, ``id`` is read, then the point's own.
-        content: The field that holds the text.
-        category: The field that holds the restaurant's kind of food; None where there is none.
+        dense: Name of the dense vector; "" for an unnamed vector.
+        sparse: Name of the sparse vector; None to rank by the dense vector only.
+        restaurant: Field of the restaurant's id.
+        review: Field of the review's id; if a point lacks it, ``id`` is read, then the point's own id.
+        content: Field of the text.
+        category: Field of the restaurant's category; None if there is none.
+
+    Raises:
+        ConfigurationError: If a name is empty or not a string.
     """
 
     dense: str = "dense"
@@ -38,40 +41,43 @@ class CollectionSchema:
     category: str | None = "food_category_id"
 
     def __post_init__(self) -> None:
-        for one in fields(self):
-            value: object = getattr(self, one.name)
-            empty = {"dense": "", "sparse": None, "category": None}.get(one.name, ...)
+        for attribute in fields(self):
+            value: object = getattr(self, attribute.name)
+            empty = {"dense": "", "sparse": None, "category": None}.get(attribute.name, ...)
             if value != empty and (not isinstance(value, str) or not value):
-                raise ConfigurationError(f"names: {one.name} must be a name, got {value!r}")
+                raise ConfigurationError(
+                    f"CollectionSchema.{attribute.name} must be a name, got {value!r}; for example "
+                    f"CollectionSchema({attribute.name}={attribute.default!r})"
+                )
 
-    def wanted(self, *, restaurant: bool) -> list[str]:
-        """Return the payload fields that a search needs, and no others: they cost time to send and read."""
-        found = [self.review, "id", self.content, *([self.restaurant] if restaurant else [])]
-        return list(dict.fromkeys(found))
+    def payload_fields(self, *, restaurant: bool) -> list[str]:
+        """Return the payload fields that a search needs; others would cost time to transfer and parse."""
+        names = [self.review, "id", self.content, *([self.restaurant] if restaurant else [])]
+        return list(dict.fromkeys(names))
 
 
 @dataclass(frozen=True, slots=True)
 class IdLayout:
     """
-    A collection as it was found.
+    The types in which a collection stores ids.
 
     Attributes:
-        forms: How its fields hold ids; a field that is not named may hold either.
+        forms: Type by field; a field without one may hold either type.
     """
 
     forms: Mapping[str, IdForm] = field(default_factory=dict)
 
     def form(self, name: str) -> IdForm:
-        """Return how a field holds ids."""
+        """Return the type of the ids in a field."""
         return self.forms.get(name, "either")
 
 
 def id_variants(value: ItemId, form: IdForm) -> list[ItemId]:
     """
-    Return what to look for so that an id is found however it was given.
+    Return the values to filter by, so that an id is found whether it was indexed as an int or a string.
 
-    An index serves one form only, and a condition on the other one makes the server read every review of
-    every restaurant, or refuse.
+    Omits a type that the field's index does not support: filtering by it would make the server scan all reviews, or
+    reject the request.
     """
     number = as_number(value)
     if form == "string" or number is None:
@@ -80,7 +86,7 @@ def id_variants(value: ItemId, form: IdForm) -> list[ItemId]:
 
 
 def get_path(payload: Mapping[str, Any], name: str) -> Any:
-    """Return a field of a payload, or None; dots lead into objects."""
+    """Return a field of a payload, or None; dots lead into nested objects."""
     if name in payload:
         return payload[name]
     value: Any = payload
@@ -90,7 +96,7 @@ def get_path(payload: Mapping[str, Any], name: str) -> Any:
 
 
 def set_path(payload: dict[str, Any], name: str, value: Any) -> None:
-    """Set a field of a payload; dots lead into objects, which are made."""
+    """Set a field of a payload; dots lead into nested objects, which are created."""
     *outer, last = name.split(".")
     for part in outer:
         payload = payload.setdefault(part, {})

@@ -1,4 +1,4 @@
-"""Where a collection lives: a server, a folder, memory, or a client of the user's own."""
+"""Qdrant location: a server URL, a local folder, memory, or the user's client; validated, with client options."""
 
 from __future__ import annotations
 
@@ -10,29 +10,30 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from ..._http.secrets import KeyLike, Secret, as_secret
+from ..._validation import check_positive, check_whole
 from ...errors import ConfigurationError
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient, QdrantClient
 
 MEMORY = ":memory:"
-# Qdrant hangs up on a connection that was idle for 5 seconds; ours must not be the one to find out.
-_IDLE = 4.0
+_KEEPALIVE_EXPIRY = 4.0
+"""Seconds; Qdrant closes connections that were idle for 5 seconds, so close them before it does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Location:
     """
-    Where to go, checked.
+    A validated location of a collection.
 
     Attributes:
-        name: What to call it in messages and a repr.
-        local: Whether qdrant-client itself is the engine; it serves one thread at a time, and blocks.
-        secret: The key, or None.
-        client: The user's own client, never closed by us.
-        async_client: Likewise.
-        grpc: Whether gRPC is spoken.
-        options: How to make a client, without the key.
+        name: Its name in messages and reprs.
+        local: Whether qdrant-client runs in local mode, which is blocking and not thread-safe.
+        secret: The API key, or None.
+        client: The user's sync client, which is never closed here, or None.
+        async_client: The user's async client, which is never closed here, or None.
+        grpc: Whether to use gRPC.
+        options: Arguments of the client's constructor, without the key.
     """
 
     name: str
@@ -44,18 +45,18 @@ class Location:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def given(self) -> bool:
-        """Whether clients were given."""
+    def has_user_client(self) -> bool:
+        """Whether the user passed a client."""
         return self.client is not None or self.async_client is not None
 
     def make(self) -> QdrantClient:
-        """Make a blocking client."""
+        """Create a sync client."""
         from qdrant_client import QdrantClient
 
         return QdrantClient(**self._all_options())
 
     def make_async(self) -> AsyncQdrantClient:
-        """Make an async client; in any thread, since it belongs to the loop of its first call only."""
+        """Create an async client. May run in any thread: the client binds to the event loop of its first call."""
         from qdrant_client import AsyncQdrantClient
 
         return AsyncQdrantClient(**self._all_options())
@@ -63,16 +64,18 @@ class Location:
     def _all_options(self) -> dict[str, Any]:
         options = dict(self.options)
         if self.secret is not None:
-            # As a header, because `api_key=` warns at every client about a server inside a private network.
+            # As a header, because `api_key=` logs a warning for each client of an http:// server.
             options["headers"] = {"api-key": self.secret.reveal()}
         if not self.local and not self.grpc:
             import httpx
 
-            most = options.pop("pool_size", None)
-            # How many calls there are is for the runner's gates to say, so the pool never makes one wait,
-            # and keeps what it has: qdrant-client would keep 20, on localhost none, and make new ones.
+            pool_size = options.pop("pool_size", None)
+            # The runner's concurrency limiters bound the calls in flight, so the pool should neither make a call
+            # wait nor drop connections. qdrant-client's default keeps 20 idle connections, on localhost none.
             options["limits"] = httpx.Limits(
-                max_connections=most, max_keepalive_connections=most, keepalive_expiry=_IDLE
+                max_connections=pool_size,
+                max_keepalive_connections=pool_size,
+                keepalive_expiry=_KEEPALIVE_EXPIRY,
             )
         return options
 
@@ -90,10 +93,10 @@ def resolve_location(
     pool_size: int | None,
 ) -> Location:
     """
-    Check where a collection is said to be.
+    Validate the arguments that locate a collection; see `QdrantSearch`.
 
     Raises:
-        ConfigurationError: Nothing is named, or too much, or it cannot be; says what to write.
+        ConfigurationError: If no location or several are passed, or one is invalid; the message gives an example.
     """
     own = client is not None or async_client is not None
     if (url is not None) + (path is not None) + own != 1:
@@ -105,10 +108,10 @@ def resolve_location(
     if not remote and (api_key is not None or prefer_grpc or pool_size is not None):
         raise ConfigurationError("api_key, prefer_grpc and pool_size are for url= of a server")
     if own:
-        return _own(client, async_client)
+        return _user_clients(client, async_client)
     if not remote:
         where = {"location": MEMORY} if path is None else {"path": os.fspath(path)}
-        # Threads take turns, see `SDKClients`, so SQLite need not insist on one.
+        # `QdrantClients` serializes local calls with a lock, so SQLite's check for a single thread is not needed.
         options = {**where, "force_disable_check_same_thread": True}
         return Location(name=MEMORY if path is None else repr(os.fspath(path)), local=True, options=options)
     return Location(
@@ -117,24 +120,26 @@ def resolve_location(
         grpc=prefer_grpc,
         options={
             "url": url,
-            "timeout": math.ceil(_number(timeout, "timeout", "such as 30.0, in seconds")),
-            # It would ask for the server's version in a thread of its own, and only ever warn.
+            "timeout": math.ceil(_checked_seconds(timeout, "timeout", "timeout=30.0")),
+            # The check would request the server's version in an extra thread, and only ever warns.
             "check_compatibility": False,
             "prefer_grpc": prefer_grpc,
-            "grpc_port": _whole(grpc_port, "grpc_port"),
-            "pool_size": None if pool_size is None else _whole(pool_size, "pool_size"),
+            "grpc_port": _checked_integer(grpc_port, "grpc_port", "grpc_port=6334"),
+            "pool_size": None
+            if pool_size is None
+            else _checked_integer(pool_size, "pool_size", "pool_size=64"),
         },
     )
 
 
-def _own(client: QdrantClient | None, async_client: AsyncQdrantClient | None) -> Location:
+def _user_clients(client: QdrantClient | None, async_client: AsyncQdrantClient | None) -> Location:
     if async_client is not None and _is_local(async_client.init_options):
         raise ConfigurationError(
             "async_client is in local mode, which blocks the event loop: "
-            "pass client=QdrantClient(...) instead, it serves both colours"
+            "pass client=QdrantClient(...) instead, which serves sync and async calls"
         )
     local = client is not None and _is_local(client.init_options)
-    return Location(name="the client given", local=local, client=client, async_client=async_client)
+    return Location(name="the user's client", local=local, client=client, async_client=async_client)
 
 
 def _is_local(options: Mapping[str, Any]) -> bool:
@@ -142,27 +147,25 @@ def _is_local(options: Mapping[str, Any]) -> bool:
 
 
 def _check_url(url: str) -> str:
-    example = 'write url="http://localhost:6333" or "https://xyz.cloud.qdrant.io:6333"'
+    example = 'for example url="http://localhost:6333" or url="https://xyz.cloud.qdrant.io:6333"'
     try:
         parts = urlsplit(url)
         port = parts.port
     except ValueError:
-        raise ConfigurationError(f"url is not one: {example}") from None
+        raise ConfigurationError(f"url is not a valid URL; {example}") from None
     if "@" in parts.netloc or parts.query or parts.fragment:
-        # Not repeated here, since what stands there is often a key.
+        # Do not quote the URL, since it may hold a key.
         raise ConfigurationError("url must not hold a key or a query: pass the key as api_key=")
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
-        raise ConfigurationError(f"url {url!r} is no server's: {example}")
+        raise ConfigurationError(f"url {url!r} must be http(s)://host[:port]; {example}")
     return url
 
 
-def _number(value: object, field: str, example: str) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf:
-        return value
-    raise ConfigurationError(f"{field} must be a number above 0, {example}; got {value!r}")
+def _checked_seconds(value: float, field: str, example: str) -> float:
+    check_positive(field, value, example, unit="seconds")
+    return value
 
 
-def _whole(value: object, field: str) -> int:
-    if type(value) is not int or value < 1:
-        raise ConfigurationError(f"{field} must be an integer from 1, got {value!r}")
+def _checked_integer(value: int, field: str, example: str) -> int:
+    check_whole(field, value, 1, example)
     return value

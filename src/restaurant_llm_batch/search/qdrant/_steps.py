@@ -1,18 +1,18 @@
-"""What a flow against Qdrant asks for, and who performs it: one text for both colours."""
+"""Steps of the Qdrant flows: client calls and CPU work, which sync and async drivers perform."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCall:
     """
-    Call a method of the client about the collection. Answered with what it returns.
+    A step that calls a method of the client on the collection; the flow is resumed with its result.
 
-    The blocking client and the async one have methods of the same names and arguments.
+    The sync and the async client have methods with the same names and arguments.
     """
 
     method: str
@@ -21,10 +21,14 @@ class ClientCall:
 
 @dataclass(frozen=True, slots=True)
 class CPUWork:
-    """Do work that takes the processor for a while. Answered with what it returns."""
+    """A step that runs CPU-bound work, such as embedding; the flow is resumed with its result."""
 
     work: Callable[[], Any]
 
 
+T = TypeVar("T")
+
+QdrantFlow: TypeAlias = Generator[ClientCall | CPUWork, Any, T]
+"""A generator of client calls and CPU work that returns a `T`."""
 Perform: TypeAlias = Callable[[ClientCall | CPUWork], Any]
 PerformAsync: TypeAlias = Callable[[ClientCall | CPUWork], Awaitable[Any]]

@@ -1,4 +1,4 @@
-"""Search in a Qdrant server, over REST or gRPC, blocking or async."""
+"""Qdrant hybrid search: sync and async search in a Qdrant collection, over REST, gRPC or local mode."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..._http.secrets import KeyLike
 from ...errors import ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
 from ...protocols import Embedder
-from ...steps import Flow, adrive, drive
+from ...steps import adrive, drive
 from .._embedding_cache import check_embedder
 from .._indexing import IndexReport
 from ..embedders.hashing import HashingEmbedder
@@ -21,6 +21,7 @@ from ._flows import Collection
 from ._layout import CollectionSchema
 from ._location import resolve_location
 from ._schema import CollectionManager
+from ._steps import QdrantFlow
 
 if TYPE_CHECKING:
     from qdrant_client import AsyncQdrantClient, QdrantClient
@@ -32,16 +33,16 @@ T = TypeVar("T")
 
 class QdrantSearch:
     """
-    Hybrid search among the reviews in a Qdrant collection.
+    Hybrid search over the reviews in a Qdrant collection.
 
         search = QdrantSearch("reviews", url="http://localhost:6333")
         search.index_reviews([{"restaurant_id": 1, "id": 7, "content": "음식이 맛있어요"}])
         hits = search.search(SearchQuery(1, "맛"))
 
-    It finds what `EmbeddedSearch` finds in the same reviews, in the same order: a dense and a sparse ranking,
-    joined here by reciprocal rank, equals ordered by review id. Each method has an async twin with an ``a``
-    in front. One object may be used from many threads and event loops, and in a process forked from this
-    one; connections are made when they are first needed.
+    Returns the same hits in the same order as `EmbeddedSearch` does for the same reviews: fuses a dense and a sparse
+    ranking by reciprocal rank fusion (RRF) on the client, and orders ties by review id. Each method has an async
+    variant with the prefix ``a``. Any number of threads and event loops may share one object, also after a fork.
+    Connections are opened on first use.
     """
 
     def __init__(
@@ -62,34 +63,33 @@ class QdrantSearch:
         where: Mapping[str, ItemId] | None = None,
     ) -> None:
         """
-        Name a collection; nothing is connected or created yet.
+        Configure the collection; connects to nothing and creates nothing.
 
         Args:
-            collection: Its name.
-            url: The server, such as ``"http://localhost:6333"``, the port being 6333 unless it is given; or
-                ``":memory:"``, for tests.
-            path: A folder, for the engine that is part of qdrant-client; `EmbeddedSearch` is far faster.
-            client: A client of your own instead, which stays yours to close; both colours can use it.
-            async_client: Likewise, for the async colour; it belongs to the loop that it was used on.
+            collection: The collection's name.
+            url: The server's URL, such as ``"http://localhost:6333"`` (6333 is the default port), or ``":memory:"``
+                for tests.
+            path: Folder of qdrant-client's local mode; `EmbeddedSearch` is far faster.
+            client: Your own sync client, which you close; serves sync and async calls.
+            async_client: Your own async client, which you close; it belongs to the event loop it was used on.
             api_key: The server's key, as text or in a ``SecretStr``.
-            prefer_grpc: Speak gRPC instead of REST.
-            grpc_port: The port for that.
-            timeout: The longest a request may take, in seconds, rounded up to whole ones.
-            pool_size: The most connections, for REST without a bound if not given, so that the runner's
-                limit decides; the number of channels for gRPC, 3 if not given.
-            embedder: Turns texts into vectors; `HashingEmbedder` if not given. It must be the one that made
-                the vectors in the collection.
-            schema: What the collection calls its vectors and fields, where somebody else made it.
-            where: What each review must have in its payload besides, such as ``{"food_category_id": 3}``;
-                `index_reviews` writes it there.
+            prefer_grpc: Use gRPC instead of REST.
+            grpc_port: Port for gRPC.
+            timeout: Maximum seconds of a request, rounded up to whole seconds.
+            pool_size: For REST, the maximum number of connections; None for no maximum, so that the runner's limit
+                applies. For gRPC, the number of channels; None for 3.
+            embedder: Embeds texts; None for `HashingEmbedder`. Must be the one that made the collection's vectors.
+            schema: Names of the collection's vectors and fields, if they differ from the defaults.
+            where: Payload values that every review must have, such as ``{"food_category_id": 3}``; searches filter by
+                them, and `index_reviews` writes them.
 
         Raises:
-            ConfigurationError: An argument cannot work; says what to write instead.
+            ConfigurationError: If an argument is invalid; the message gives an example.
         """
-        given: object = collection
-        if not isinstance(given, str) or not given:
-            raise ConfigurationError(f'collection must be a name, such as "reviews"; got {given!r}')
-        place = resolve_location(
+        name: object = collection
+        if not isinstance(name, str) or not name:
+            raise ConfigurationError(f'collection must be a name, got {name!r}; for example "reviews"')
+        location = resolve_location(
             url=url,
             path=path,
             client=client,
@@ -103,15 +103,21 @@ class QdrantSearch:
         embedder = HashingEmbedder() if embedder is None else embedder
         check_embedder(embedder)
         schema = CollectionSchema() if schema is None else schema
-        only = {name: as_item_id(value, f"where[{name!r}]") for name, value in (where or {}).items()}
-        where_it_is = "client=..." if place.given else f"path={path!r}" if path else f"url={place.name!r}"
-        self._text = f"{collection!r}, {where_it_is}, embedder={embedder.name!r}"
-        self._clients = QdrantClients(place, collection)
-        manager = CollectionManager(collection, schema, only, embedder, indexes=not place.local)
-        self._collection = Collection(schema, only, embedder, manager)
+        filters = {name: as_item_id(value, f"where[{name!r}]") for name, value in (where or {}).items()}
+        source = (
+            "client=..."
+            if location.has_user_client
+            else f"path={path!r}"
+            if path
+            else f"url={location.name!r}"
+        )
+        self._repr = f"{collection!r}, {source}, embedder={embedder.name!r}"
+        self._clients = QdrantClients(location, collection)
+        manager = CollectionManager(collection, schema, filters, embedder, indexes=not location.local)
+        self._collection = Collection(schema, filters, embedder, manager)
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._text})"
+        return f"{type(self).__name__}({self._repr})"
 
     def __enter__(self) -> QdrantSearch:
         return self
@@ -128,61 +134,63 @@ class QdrantSearch:
 
     def search(self, query: SearchQuery, /) -> list[Hit]:
         """
-        Return the best hits first, all of the query's restaurant, or of all others if it says so.
-
-        A hit among the others has its own restaurant's id, as `restaurant_ids` returns it.
+        Search the reviews of the query's restaurant, or of all other restaurants, by the query's scope.
 
         Args:
-            query: What to look for; a text without words finds nothing.
+            query: The query; a text without words has no hits.
+
+        Returns:
+            The hits, best first. With scope "others", each has its own restaurant's id, as `restaurant_ids`
+            returns it.
 
         Raises:
-            TransientBackendError: The server could not be reached, took too long, or failed for now.
-            RateLimited: It asks for a pause.
-            AuthenticationFailed: It does not accept the key.
-            PermanentBackendError: It refused the request, or there is no such collection.
-            ConfigurationError: The collection's vectors are not those of the embedder, or the query names
-                nothing to look among.
+            TransientBackendError: If the server is unreachable, overloaded or failing, or a request timed out.
+            RateLimited: If the server answers 429 and asks for a pause.
+            AuthenticationFailed: If the server rejects the key.
+            PermanentBackendError: If the server rejects the request, or the collection does not exist.
+            ConfigurationError: If the collection's vectors are not those of the embedder, or the query's scope is
+                invalid.
         """
         return self.search_many([query])[0]
 
     async def asearch(self, query: SearchQuery, /) -> list[Hit]:
-        """Return what `search` returns, or raise what it raises."""
+        """Search as `search` does, on the running event loop."""
         return (await self.asearch_many([query]))[0]
 
     def search_many(self, queries: Sequence[SearchQuery], /) -> list[list[Hit]]:
         """
-        Answer several queries in one round trip.
+        Run several queries in one round trip.
 
-        There is another one, before the first search, to learn how the collection holds ids, and after a
-        search whose list was cut among equals or whose bound needs similarities.
+        Further round trips: one before the first search, to read how the collection stores ids; and one or more after
+        a search whose ranking was cut among equal scores, or whose `min_score` needs similarities.
 
         Args:
-            queries: What to look for.
+            queries: The queries.
 
         Returns:
-            The hits of each query, as `search` would return them.
+            The hits of each query, as `search` returns them.
 
         Raises:
-            BackendError: As in `search`; one refused query refuses all.
+            BackendError: As `search`; one rejected query fails all of them.
         """
         return self._run(self._collection.search(queries))
 
     async def asearch_many(self, queries: Sequence[SearchQuery], /) -> list[list[Hit]]:
-        """Return what `search_many` returns, or raise what it raises."""
+        """Search as `search_many` does, on the running event loop."""
         return await self._arun(self._collection.search(queries))
 
     def create_collection(self) -> None:
         """
-        Make the collection, as far as it is missing: vectors, and indexes by restaurant and category.
+        Create the collection and its payload indexes by restaurant and category, unless they exist.
 
         Raises:
-            ConfigurationError: It is there, but its vectors are not those of the embedder.
-            BackendError: As in `search`.
+            ConfigurationError: If it exists with vectors of another embedder.
+            BackendError: As `search`.
         """
         self._run(self._collection.create())
 
     async def acreate_collection(self) -> None:
-        """Do what `create_collection` does."""
+        """Create the collection as `create_collection` does, on the running event loop."""
         await self._arun(self._collection.create())
 
     def index_reviews(
@@ -193,23 +201,25 @@ class QdrantSearch:
         on_progress: Callable[[int], object] | None = None,
     ) -> IndexReport:
         """
-        Add reviews, a batch at a time; makes the collection if there is none.
+        Index reviews in batches; creates the collection if it does not exist. Does not retry.
 
-        A review of the same restaurant and id replaces the one that was there; indexing again
-        after an interruption is safe. One without an id is named after its text, so equal texts of
-        a restaurant become one review: give ids where each is to count. Nothing is tried again here.
+        A review replaces an indexed one with the same restaurant and id, so indexing again after an interruption is
+        safe. A review without an id gets one derived from its text, so equal texts of a restaurant become one review;
+        pass ids to keep them apart.
 
         Args:
-            reviews: Reviews, or mappings with ``restaurant_id``, ``content``, ``review_id`` or ``id``, and,
-                where the restaurant's kind of food is known, ``category`` or ``food_category_id``; other
-                keys are ignored.
+            reviews: Reviews, or mappings with ``restaurant_id``, ``content``, ``review_id`` or ``id``, and optionally
+                the restaurant's ``category`` or ``food_category_id``. Other keys are ignored.
             batch_size: Reviews embedded and sent together.
             on_progress: Called after each batch with the number of reviews written so far.
 
+        Returns:
+            The numbers of written and blank reviews.
+
         Raises:
-            ConfigurationError: A review cannot be used, names its position and field; batches before it
-                are written. Or the collection cannot be, as in `create_collection`.
-            BackendError: As in `search`.
+            ConfigurationError: If a review is invalid; the message names its position and field, and earlier batches
+                stay written. Or as `create_collection`.
+            BackendError: As `search`.
         """
         return self._run(self._collection.index(reviews, batch_size, on_progress))
 
@@ -220,49 +230,49 @@ class QdrantSearch:
         batch_size: int = 256,
         on_progress: Callable[[int], object] | None = None,
     ) -> IndexReport:
-        """Do what `index_reviews` does; reading `reviews` must not block."""
+        """Index reviews as `index_reviews` does, on the running event loop; iterating `reviews` must not block."""
         return await self._arun(self._collection.index(reviews, batch_size, on_progress))
 
     def count(self) -> int:
         """
-        Return how many reviews are in the collection.
+        Return the number of reviews in the collection.
 
         Raises:
-            BackendError: As in `search`.
+            BackendError: As `search`.
         """
         return self._run(self._collection.count())
 
     async def acount(self) -> int:
-        """Return what `count` returns."""
+        """Count reviews as `count` does, on the running event loop."""
         return await self._arun(self._collection.count())
 
     def restaurant_ids(self) -> list[ItemId]:
         """
-        Return the restaurants that have reviews: integers in order, then strings.
+        Return the ids of restaurants that have reviews: integers in order, then strings.
 
-        A collection does not remember whether 7 or "7" was given: it comes back as 7.
+        A collection does not store whether 7 or "7" was indexed; both are returned as 7.
 
         Raises:
-            BackendError: As in `search`.
+            BackendError: As `search`.
         """
         return self._run(self._collection.restaurants())
 
     async def arestaurant_ids(self) -> list[ItemId]:
-        """Return what `restaurant_ids` returns."""
+        """List restaurants as `restaurant_ids` does, on the running event loop."""
         return await self._arun(self._collection.restaurants())
 
     def close(self) -> None:
-        """Close the connections of blocking calls, until the next one; ``":memory:"`` keeps its reviews."""
+        """Close the connections of sync calls; the next call opens new ones. ``":memory:"`` keeps its reviews."""
         self._clients.close()
 
     async def aclose(self) -> None:
-        """Close the connections of the running event loop, until the next call on it."""
+        """Close the connections of the running event loop; the next call opens new ones."""
         await self._clients.aclose()
 
-    def _run(self, flow: Flow[T]) -> T:
+    def _run(self, flow: QdrantFlow[T]) -> T:
         with self._clients.sync_client() as perform:
             return drive(flow, perform)
 
-    async def _arun(self, flow: Flow[T]) -> T:
+    async def _arun(self, flow: QdrantFlow[T]) -> T:
         async with self._clients.async_client() as perform:
             return await adrive(flow, perform)

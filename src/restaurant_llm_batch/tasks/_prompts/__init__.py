@@ -1,1 +1,1 @@
-"""Prompt texts and JSON schemas of the built-in tasks."""
+"""Prompt texts and JSON schemas of the built-in tasks. Stores are keyed by them: a changed text is a cache miss."""

@@ -1,10 +1,9 @@
 """
-What the model is told.
+Prompts and JSON schemas for aspect summaries, and the escaping that keeps review text data (prompt injection).
 
-Instructions come first and are the same for every restaurant, so that a server computes them once and
-reuses the prefix. Reviews follow as data: each one a JSON string on a line of its own, angle brackets
-escaped, so that no review can close the block it stands in. The restaurant is not named: an answer cannot
-be booked elsewhere.
+Instructions come first and are the same for every restaurant, so that a server computes the prefix once and reuses it.
+Reviews follow as data: each is a JSON string on its own line, with angle brackets escaped, so that no review can close
+the block around it. The prompt does not name the restaurant, so a reply cannot be attributed to another one.
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ Language: TypeAlias = Literal["ko", "en"]
 
 MAX_BULLETS = 5
 
-# Not ensure_ascii: Korean as \uXXXX costs 2 to 4 times the tokens. Not dumps, which makes an encoder every time.
+# ensure_ascii=False: Korean as \uXXXX costs 2 to 4 times the tokens. Not json.dumps, which makes an encoder every time.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
-# Angle brackets open tags and most control tokens. JSON leaves three ends of lines as they are, and tokenizers that
-# normalise (NFKC is SentencePiece's default) make brackets, quotes and backslashes of their fullwidth forms.
+# Angle brackets open tags and most control tokens. JSON does not escape three line separators. Tokenizers that
+# normalise (NFKC is SentencePiece's default) turn fullwidth brackets, quotes and backslashes into plain ones.
 _UNSAFE = re.compile(r"[<>\x85\u2028\u2029\uff02\uff1c\uff1e\uff3c\ufe64\ufe65\ufe68]")
-# Other control tokens: [INST], [|user|]. A review's [네이버] stays, and so does CUT_MARK.
+# Other control tokens: [INST], [|user|]. A review's [네이버] stays, and so does TRUNCATION_MARK.
 _OPENS = re.compile(r"\[(?=[|/A-Za-z])")
 
 _RULES: Mapping[Language, str] = {
@@ -89,7 +88,7 @@ _ASPECT_NAMES: Mapping[Language, Mapping[str, str]] = {
 
 @cache
 def instructions(task: str, language: Language) -> Message:
-    """Return the system message of a task, the same for every restaurant."""
+    """Return the system message of a task; it is the same for every restaurant."""
     form = _ASPECT_FORM[language]
     return {
         "role": "system",
@@ -104,18 +103,18 @@ def reviews_block(aspect: str, hits: Sequence[Hit], language: Language) -> str:
 
 
 def heading(aspect: str, language: Language) -> str:
-    """Return the line that introduces an aspect; the key to answer under comes first."""
+    """Return the heading of an aspect's block; it begins with the JSON key of the reply."""
     name = _ASPECT_NAMES[language].get(aspect)
     return f"## {aspect} ({name})" if name else f"## {aspect}"
 
 
 def quoted(text: str) -> str:
-    """Return `text` as a JSON string that cannot end the block of data it stands in, nor the line."""
+    """Return `text` as a JSON string that can end neither the block of data around it nor the line."""
     return escaped(_encode(text))
 
 
 def escaped(text: str) -> str:
-    """Return JSON text in which nothing can be taken for a tag, a control token or the end of a line."""
+    """Escape JSON text so that it contains no tag, control token or line separator."""
     text = _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
     return _OPENS.sub(r"\\u005b", text) if "[" in text else text
 
@@ -139,14 +138,14 @@ _ASPECT_SCHEMA: Mapping[str, Any] = {
 
 
 def aspect_schema() -> Mapping[str, Any]:
-    """Return the form of one aspect's answer."""
+    """Return the JSON Schema of a reply about one aspect."""
     return _ASPECT_SCHEMA
 
 
 @cache
 def aspects_schema(aspects: tuple[str, ...]) -> Mapping[str, Any]:
-    """Return the form of an answer about several aspects; equal aspects give the same object."""
-    # The overall summary comes last: the model has then written what it is to sum up.
+    """Return the JSON Schema of a reply about several aspects; equal aspects return the same object."""
+    # The overall summary comes last: by then the model has written the summaries that it condenses.
     return as_object(
         {
             "categories": as_object(dict.fromkeys(aspects, _ASPECT_SCHEMA)),
@@ -157,12 +156,12 @@ def aspects_schema(aspects: tuple[str, ...]) -> Mapping[str, Any]:
 
 @cache
 def overall_schema() -> Mapping[str, Any]:
-    """Return the form of the overall summary's answer."""
+    """Return the JSON Schema of a reply with only the overall summary."""
     return as_object({"overall_summary": {"type": "string"}})
 
 
 def as_object(properties: dict[str, Any]) -> Mapping[str, Any]:
-    """Return the JSON Schema of an object that has all of these properties and no other."""
+    """Return the JSON Schema of an object with exactly these properties, all required."""
     return {
         "type": "object",
         "properties": properties,

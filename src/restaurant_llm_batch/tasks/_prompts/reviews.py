@@ -1,9 +1,8 @@
 """
-What the model is told about packed batches of reviews.
+Prompts and JSON schemas for packed batches of reviews: sentiment, summaries, comparison and strengths.
 
-The manner is that of `prompts`: instructions first and always the same, reviews after them as data, each a JSON
-string on a line of its own that begins with its number. They are kept short, since they take of every batch's
-budget.
+Built like those of `aspects`: constant instructions first, then the reviews as data, each a JSON string on its own line
+that begins with its number. Instructions are short, because they use a part of every batch's token budget.
 """
 
 from __future__ import annotations
@@ -100,50 +99,50 @@ _COMPARISON: Mapping[Language, tuple[str, str]] = {
 
 @cache
 def instructions(task: str, language: Language) -> Message:
-    """Return the system message of a task, the same in every batch."""
+    """Return the system message of a task; it is the same in every batch."""
     return {"role": "system", "content": _RULES[language] + _JOBS[task][language]}
 
 
 def line(number: int, text: str) -> str:
-    """Return a review's line."""
+    """Return the line of a review."""
     return f"[{number}] {quoted(text)}"
 
 
 def kind_line(kind: ReviewKind, number: int, text: str) -> str:
-    """Return the line of a review of a kind."""
+    """Return the line of a review of known polarity."""
     return f"[{number}] {kind}: {quoted(text)}"
 
 
 def data_line(number: int, part: Mapping[str, str]) -> str:
-    """Return the line of a summary of a part; it was written by a model that had read reviews, so it is data too."""
+    """Return the line of a batch's summary. A model wrote it from reviews, so it is escaped as untrusted data too."""
     text = json.dumps(part, ensure_ascii=False)
     return f"[{number}] {escaped(text)}"
 
 
 def block(lines: Sequence[str]) -> str:
-    """Return lines as delimited data."""
+    """Return lines as a delimited block of data."""
     return "\n".join(["<reviews>", *lines, "</reviews>\n"])
 
 
 def again(language: Language) -> str:
-    """Return what is said before reviews that are asked about once more."""
+    """Return the sentence that precedes reviews in a second request for their labels."""
     return _AGAIN[language]
 
 
 def comparison(text: str, language: Language) -> str:
-    """Return the comparison that strengths are measured by, as delimited data of its own."""
+    """Return the comparison summary for a request for strengths, as a delimited block of its own."""
     title, nothing = _COMPARISON[language]
     return f"<comparison>\n{title}: {quoted(text)}\n</comparison>\n" if text else f"{title}: {nothing}\n"
 
 
 @cache
 def labels_schema() -> Mapping[str, Any]:
-    """Return the form of the labels."""
+    """Return the JSON Schema of a reply with sentiment labels."""
     label = as_object({"id": {"type": "integer"}, "label": {"type": "string", "enum": list(LABELS)}})
     return as_object({"labels": {"type": "array", "items": label}})
 
 
 @cache
 def texts_schema(fields: tuple[str, ...]) -> Mapping[str, Any]:
-    """Return the form of an answer that is a text for each field."""
+    """Return the JSON Schema of a reply with one text per field."""
     return as_object({field: {"type": "string"} for field in fields})

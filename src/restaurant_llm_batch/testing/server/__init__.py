@@ -1,4 +1,4 @@
-"""A real HTTP server that fails on purpose: OpenAI's chat API, vLLM's extras and RunPod's job API, on this machine."""
+"""Fault server: a local HTTP server that fails on purpose, with the APIs of OpenAI, vLLM and RunPod."""
 
 from ._answers import Responder
 from ._faults import FAULT_KINDS, FaultKind, FaultPlan, Faults, Latency

@@ -1,4 +1,4 @@
-"""What the server's model writes: an answer to the question's schema, and the ways to spoil one."""
+"""Replies of the fault server's model: text that matches the request's schema, and the faults that corrupt it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from ..fakes import answer_from_schema
 from ._requests import ChatRequest, read_json
 
 Responder: TypeAlias = Callable[[ChatRequest], str | Mapping[str, Any]]
-"""Writes the answer to a question, as text or as what becomes JSON."""
-_LONGEST_ECHO = 200
-_A_TEXT = re.compile(rb'(?<=:)"')
+"""Returns the reply to a request, as text or as a mapping that is encoded as JSON."""
+_MAX_ECHO_LENGTH = 200
+_STRING_VALUE = re.compile(rb'(?<=:)"')
+"""The opening quote of a string value in compact JSON."""
 
 
 class Written(NamedTuple):
-    """What the model wrote, and why it stopped."""
+    """Text of a reply, its finish reason, and whether it is a refusal."""
 
     text: str
     finish_reason: str = "stop"
@@ -28,34 +29,36 @@ class Written(NamedTuple):
 
 def make_responder(answer: Literal["schema", "echo"] | Responder) -> Responder:
     """
-    Return what writes the answers.
+    Return the responder for the argument `answer` of `FaultServer`.
 
     Raises:
-        ConfigurationError: When it is none.
+        ConfigurationError: `answer` is neither a known name nor callable.
     """
     if answer == "schema":
-        return lambda asked: _fill(asked, f"text {asked.digest}")
+        return lambda request: _fill(request, f"text {request.digest}")
     if answer == "echo":
-        return lambda asked: _fill(asked, asked.text if asked.schema is None else asked.text[:_LONGEST_ECHO])
+        return lambda request: _fill(
+            request, request.text if request.schema is None else request.text[:_MAX_ECHO_LENGTH]
+        )
     if not callable(answer):
         raise ConfigurationError(f'answer must be "schema", "echo" or a function, got {answer!r}')
     return answer
 
 
 def as_text(written: str | Mapping[str, Any]) -> str:
-    """Return an answer as the text that a model would write."""
+    """Return the reply of a responder as text."""
     return written if isinstance(written, str) else to_json(written).decode()
 
 
-def corrupt(kind: str | None, text: str, count: Callable[[str], int], most: int | None) -> Written:
+def corrupt(kind: str | None, text: str, count: Callable[[str], int], max_tokens: int | None) -> Written:
     """
-    Return an answer as it comes out under a fault, and under a limit on its tokens.
+    Apply a fault and the limit on tokens to a reply.
 
     Args:
-        kind: The fault; those that are not about answers change nothing.
-        text: The answer.
+        kind: The fault; one that is not a `BadAnswer` changes nothing.
+        text: The text of the reply.
         count: Counts tokens.
-        most: The longest answer in tokens, or None.
+        max_tokens: Maximum length of the reply in tokens, or None.
     """
     match kind:
         case "truncated":
@@ -73,27 +76,27 @@ def corrupt(kind: str | None, text: str, count: Callable[[str], int], most: int 
         case "missing_ids":
             text = _without_every_other(text)
         case "control_characters":
-            text = _A_TEXT.sub(b'"\n\t', text.encode(), count=1).decode()
-    tokens = count(text) if most is not None else 0
-    if most is not None and tokens > most:
-        return Written(text[: len(text) * most // tokens], "length")
+            text = _STRING_VALUE.sub(b'"\n\t', text.encode(), count=1).decode()
+    tokens = count(text) if max_tokens is not None else 0
+    if max_tokens is not None and tokens > max_tokens:
+        return Written(text[: len(text) * max_tokens // tokens], "length")
     return Written(text)
 
 
-def _fill(asked: ChatRequest, text: str) -> str:
-    if asked.schema is None:
+def _fill(request: ChatRequest, text: str) -> str:
+    if request.schema is None:
         return text
-    return as_text(_with_texts(answer_from_schema(asked.schema), text, asked.numbers))
+    return as_text(_with_texts(answer_from_schema(request.schema), text, request.numbers))
 
 
 def _with_texts(value: Any, text: str, numbers: list[int]) -> Any:
-    """Put a text into every text that is free, and an entry for each number into a list of numbered ones."""
+    """Replace every free string by `text`, and every list of objects with an id by one object per number."""
     if value == "text":
         return text
     if isinstance(value, dict):
-        return {name: _with_texts(one, text, numbers) for name, one in value.items()}
+        return {name: _with_texts(member, text, numbers) for name, member in value.items()}
     if isinstance(value, list):
-        entries = [_with_texts(one, text, numbers) for one in value]
+        entries = [_with_texts(entry, text, numbers) for entry in value]
         if entries and isinstance(entries[0], dict) and entries[0].get("id") == 0:
             return [{**entries[0], "id": number} for number in numbers]
         return entries
@@ -101,14 +104,14 @@ def _with_texts(value: Any, text: str, numbers: list[int]) -> Any:
 
 
 def _without_every_other(text: str) -> str:
-    """Leave every other entry out of the lists of entries that have an id, the first among them."""
-    return to_json(_thinned(read_json(text.encode()))).decode() if '"id"' in text else text
+    """Remove every other entry, beginning with the first, from lists of objects with an id."""
+    return to_json(_drop_every_other(read_json(text.encode()))).decode() if '"id"' in text else text
 
 
-def _thinned(value: Any) -> Any:
+def _drop_every_other(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _thinned(one) for name, one in value.items()}
+        return {name: _drop_every_other(member) for name, member in value.items()}
     if isinstance(value, list):
-        numbered = bool(value) and all(isinstance(one, dict) and "id" in one for one in value)
-        return [_thinned(one) for one in (value[1::2] if numbered else value)]
+        have_ids = bool(value) and all(isinstance(entry, dict) and "id" in entry for entry in value)
+        return [_drop_every_other(entry) for entry in (value[1::2] if have_ids else value)]
     return value

@@ -1,4 +1,4 @@
-"""The server's side of OpenAI's chat API: completions, complaints and rate headers, as OpenAI and vLLM send them."""
+"""Response bodies of OpenAI's chat API: completions, errors and rate-limit headers, as OpenAI and vLLM send them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ._faults import Faults, TokenBucket
 from ._responses import PlannedResponse, Usage, html_error, json_response, openai_error
 
 CREATED = 1_700_000_000
-"""When every completion was made; a constant, so that seeded runs agree byte for byte."""
+"""Creation time of every completion; a constant, so that runs with equal seeds agree byte for byte."""
 BUSY = "The engine is currently busy and cannot accept new requests. Please try again later."
 
 
@@ -36,13 +36,13 @@ def completion(written: Written, usage: Usage, model: str, number: str) -> dict[
 
 def refusal(status: int, wait: float, faults: Faults, why: str, headers: dict[str, str]) -> PlannedResponse:
     """
-    Return the answer to a question that is not let in for now.
+    Return the response to a request that is refused for now.
 
     Args:
         status: 429 or 503.
-        wait: Seconds until it would be let in, as far as that is known.
-        faults: Say whether the client is told.
-        why: What is exceeded.
+        wait: Seconds until the request would be admitted, as far as that is known.
+        faults: Configuration of the ``Retry-After`` header.
+        why: The limit that is exceeded, for the message.
         headers: Further headers.
     """
     after = wait if faults.retry_after == "exact" else faults.retry_after
@@ -53,41 +53,41 @@ def refusal(status: int, wait: float, faults: Faults, why: str, headers: dict[st
     return openai_error(429, f"Rate limit reached: {why}.", "requests", "rate_limit_exceeded", headers)
 
 
-def too_large(limit: int, wanted: int, headers: dict[str, str]) -> PlannedResponse:
-    """Return the answer to a question that no waiting gets in."""
-    words = f"Request too large on tokens per min (TPM): Limit {limit}, Requested {wanted}."
-    return openai_error(429, words, "tokens", "rate_limit_exceeded", headers)
+def too_large(limit: int, requested: int, headers: dict[str, str]) -> PlannedResponse:
+    """Return the response to a request that exceeds the capacity of the token bucket, so that a retry cannot help."""
+    message = f"Request too large on tokens per min (TPM): Limit {limit}, Requested {requested}."
+    return openai_error(429, message, "tokens", "rate_limit_exceeded", headers)
 
 
 def too_long(context: int) -> PlannedResponse:
-    """Return the answer to a prompt that is longer than the context."""
-    words = (
+    """Return the response to a prompt that exceeds the context length."""
+    message = (
         f"This model's maximum context length is {context} tokens. However, your prompt contains at least "
         f"{context + 1} input tokens, which exceeds this limit even without any output tokens. Please reduce "
         f"the length of the input prompt. (parameter=input_tokens, value={context + 1})"
     )
-    return openai_error(400, words, "BadRequestError")
+    return openai_error(400, message, "BadRequestError")
 
 
 def rate_headers(faults: Faults, requests: TokenBucket, tokens: TokenBucket) -> dict[str, str]:
-    """Return OpenAI's rate headers, for the buckets that there are; limits are those of a minute."""
+    """Return OpenAI's rate-limit headers for the configured buckets; the limits are per minute."""
     headers: dict[str, str] = {}
     if not faults.rate_headers:
         return headers
-    for name, bucket, rate, holds in (
+    for name, bucket, rate, capacity in (
         ("requests", requests, faults.requests_per_second, faults.request_burst),
-        ("tokens", tokens, (faults.tokens_per_minute or 0) / 60, faults.tokens_held),
+        ("tokens", tokens, (faults.tokens_per_minute or 0) / 60, faults.token_capacity),
     ):
         if rate:
             left = bucket.left()
             headers[f"x-ratelimit-limit-{name}"] = str(round(rate * 60))
             headers[f"x-ratelimit-remaining-{name}"] = str(left)
-            headers[f"x-ratelimit-reset-{name}"] = duration(max(0.0, holds - left) / rate)
+            headers[f"x-ratelimit-reset-{name}"] = duration(max(0.0, capacity - left) / rate)
     return headers
 
 
 def duration(seconds: float) -> str:
-    """Return seconds as OpenAI's headers write them: "12ms", "1s", "1.5s", "6m0s", "1h0m0s"."""
+    """Return seconds in the format of OpenAI's headers: "12ms", "1s", "1.5s", "6m0s", "1h0m0s"."""
     if seconds < 1:
         return f"{ceil(seconds * 1000)}ms"
     minutes, rest = divmod(seconds, 60)
@@ -97,15 +97,15 @@ def duration(seconds: float) -> str:
 
 
 def breakdown(kind: str, faults: Faults) -> PlannedResponse | None:
-    """Return what is said under a fault that is no completion; None for all other faults."""
+    """Return the response of a fault that replaces the completion; None for any other fault."""
     match kind:
         case "rate_limited":
             return refusal(429, 1.0, faults, "too many requests", {})
         case "unavailable":
             return refusal(503, 1.0, faults, "busy", {})
         case "insufficient_quota":
-            words = "You exceeded your current quota, please check your plan and billing details."
-            return openai_error(429, words, "insufficient_quota", "insufficient_quota")
+            message = "You exceeded your current quota, please check your plan and billing details."
+            return openai_error(429, message, "insufficient_quota", "insufficient_quota")
         case "unauthorized":
             return openai_error(
                 401, "Incorrect API key provided.", "invalid_request_error", "invalid_api_key"

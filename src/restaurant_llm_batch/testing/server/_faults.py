@@ -1,4 +1,4 @@
-"""What goes wrong, as one frozen value, and which question meets which fault."""
+"""Fault configuration of the fault server (`Faults`), the choice of a fault per request, and token buckets."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ JobFault: TypeAlias = Literal[
     "cancel_fails",
 ]
 FaultKind: TypeAlias = Refusal | Breakdown | BadAnswer | JobFault
-"""Every kind of fault; `JobFault`s happen to RunPod jobs alone, all others to chat completions and jobs alike."""
+"""Every kind of fault; `JobFault`s apply to RunPod jobs only, all others to chat completions and to jobs."""
 
 REFUSALS: tuple[str, ...] = get_args(Refusal)
 BREAKDOWNS: tuple[str, ...] = get_args(Breakdown)
@@ -63,11 +63,11 @@ JOB_FAULTS: tuple[str, ...] = get_args(JobFault)
 FAULT_KINDS: tuple[str, ...] = REFUSALS + BREAKDOWNS + BAD_ANSWERS + JOB_FAULTS
 
 FaultPlan: TypeAlias = Callable[[ChatRequest], FaultKind | None]
-"""Says which fault a question meets, by what it asks and its attempt."""
+"""Returns the fault of a request, from its content and attempt."""
 Latency: TypeAlias = float | Callable[[Random], float]
-"""Seconds; a function draws them from a generator of random numbers that is seeded for each try of a question."""
+"""Seconds, or a function that draws them from a random generator, which is seeded for each attempt of a request."""
 
-_WHOLE = (
+_WHOLE_NUMBERS = (
     "tries",
     "limit",
     "burst",
@@ -77,40 +77,40 @@ _WHOLE = (
     "kv_tokens",
     "context",
 )
-_ABOVE_0 = ("requests_per_second",)
-_FROM_0 = ("latency", "retry_after", "slow_body_seconds")
+_POSITIVE = ("requests_per_second",)
+_NOT_NEGATIVE = ("latency", "retry_after", "slow_body_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """
-    How a `FaultServer` misbehaves, and how strong it is; by default it is well and without limits.
+    Faults and capacity of a `FaultServer`; by default it has no faults and no limits.
 
     Attributes:
-        probabilities: Of all questions, the share that meets each kind of fault, such as ``{"reset": 0.05}``. Which
-            ones is decided by the server's seed and what they ask, so it is the same in every run, however the
-            calls are timed.
-        tries: How many tries of such a question meet its fault; None for all of them.
-        plan: Decides instead of `probabilities`.
-        limit: Most chat completions in flight, and most RunPod jobs alive; those above are refused.
-        refusal: The status of those refusals: 429, or 503 as vLLM's ``--max-num-queued-reqs`` gives.
-        requests_per_second: Rate of a bucket that each chat completion and each job takes one from; those that
-            find it empty are refused with 429.
-        burst: What the bucket holds; None for a second's worth.
-        tokens_per_minute: Likewise of tokens; a question takes its prompt's and its ``max_tokens``, as
-            OpenAI charges them. One that takes more than the bucket holds is "Request too large".
-        token_burst: What that bucket holds; None for a minute's worth.
-        retry_after: Seconds that refusals ask to wait; "exact" for the time until the bucket has enough;
-            None for no ``Retry-After``.
-        rate_headers: Whether answers carry OpenAI's ``x-ratelimit-*`` headers where there are buckets.
-        latency: Seconds that an answer takes, and a RunPod job; see `Latency`.
-        slow_body_seconds: Seconds over which a slow body comes.
-        max_running: Most questions worked on at once; others wait, lower priority numbers first.
-        kv_tokens: What the KV cache holds: questions wait too while prompts and answers do not fit into it.
-        context: The model's context in tokens; a prompt that is as long is refused.
+        probabilities: Probability of each kind of fault, for example ``{"reset": 0.05}``. Whether a request meets a
+            fault depends on the server's seed and the request's messages only, so it is the same in every run,
+            however the calls are timed.
+        tries: How many attempts of such a request meet its fault; None for all of them.
+        plan: Chooses the fault of each request, instead of `probabilities`.
+        limit: Maximum number of chat completions in flight, and of live RunPod jobs; more are refused.
+        refusal: Status of these refusals: 429, or 503 like vLLM's ``--max-num-queued-reqs``.
+        requests_per_second: Rate of a token bucket from which each chat completion and each job takes 1; a request
+            that finds it empty is refused with 429.
+        burst: Capacity of that bucket; None for one second's requests.
+        tokens_per_minute: Rate of a token bucket from which a request takes its prompt tokens and its
+            ``max_tokens``, as OpenAI counts them. A request above its capacity is "Request too large".
+        token_burst: Capacity of that bucket; None for one minute's tokens.
+        retry_after: Seconds in the ``Retry-After`` header of refusals; "exact" for the time until the bucket has
+            enough; None for no header.
+        rate_headers: Whether responses have OpenAI's ``x-ratelimit-*`` headers, if there are buckets.
+        latency: Seconds of a reply, and of a RunPod job; see `Latency`.
+        slow_body_seconds: Seconds over which a slow body is sent.
+        max_running: Maximum number of requests processed at once; others wait, lowest priority number first.
+        kv_tokens: Capacity of the KV cache in tokens; requests wait until their prompt and reply fit.
+        context: Context length of the model in tokens; a prompt of this length or more is refused.
 
     Raises:
-        ConfigurationError: When a field cannot be used.
+        ConfigurationError: A field is invalid.
     """
 
     probabilities: Mapping[FaultKind, float] = field(default_factory=dict)
@@ -132,107 +132,113 @@ class Faults:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "probabilities", dict(self.probabilities))
-        _check_shares(self.probabilities)
+        _check_probabilities(self.probabilities)
         if self.refusal not in (429, 503):
             raise ConfigurationError(f"Faults.refusal must be 429 or 503, got {self.refusal!r}")
-        for name in _WHOLE + _ABOVE_0 + _FROM_0:
+        for name in _WHOLE_NUMBERS + _POSITIVE + _NOT_NEGATIVE:
             value = getattr(self, name)
             if value is None or (name == "latency" and callable(value)):
                 continue
             if name != "retry_after" or value != "exact":
                 _check_number(name, value)
 
-    def kind(self, asked: ChatRequest, seed: int) -> FaultKind | None:
-        """Return the fault that a question meets."""
+    def kind(self, request: ChatRequest, seed: int) -> FaultKind | None:
+        """Return the fault that a request meets, or None."""
         if self.plan is not None:
-            kind = self.plan(asked)
-            return kind if kind is None else _known(kind)
-        if not self.probabilities or (self.tries is not None and asked.attempt > self.tries):
+            kind = self.plan(request)
+            return kind if kind is None else _check_kind(kind)
+        if not self.probabilities or (self.tries is not None and request.attempt > self.tries):
             return None
-        mark = _share_of("fault", seed, asked.digest)
-        for kind, share in self.probabilities.items():
-            mark -= share
-            if mark < 0:
+        # Inverse transform sampling, with a hash in place of a random number.
+        point = _hash_to_unit("fault", seed, request.digest)
+        for kind, probability in self.probabilities.items():
+            point -= probability
+            if point < 0:
                 return kind
         return None
 
-    def seconds(self, asked: ChatRequest, seed: int) -> float:
-        """Return how long the answer to a question takes."""
+    def seconds(self, request: ChatRequest, seed: int) -> float:
+        """Return the latency of a request."""
         if not callable(self.latency):
             return self.latency
-        return max(0.0, self.latency(Random(f"latency {seed} {asked.digest} {asked.attempt}")))
+        return max(0.0, self.latency(Random(f"latency {seed} {request.digest} {request.attempt}")))
 
     @property
     def request_burst(self) -> float:
-        """What the bucket of requests holds."""
+        """Capacity of the request bucket."""
         return self.burst or max(1.0, self.requests_per_second or 0.0)
 
     @property
-    def tokens_held(self) -> float:
-        """What the bucket of tokens holds."""
+    def token_capacity(self) -> float:
+        """Capacity of the token bucket."""
         return self.token_burst or self.tokens_per_minute or 0.0
 
 
-def _share_of(what: str, seed: int, digest: str) -> float:
-    """Return a number from 0 to 1 that looks random, and is the same in every process and Python."""
-    drawn = blake2b(f"{what} {seed} {digest}".encode(), digest_size=8).digest()
-    return int.from_bytes(drawn) / 2**64
+def _hash_to_unit(purpose: str, seed: int, digest: str) -> float:
+    """Return a pseudo-random number from 0 to 1, the same in every process and Python version."""
+    digest_bytes = blake2b(f"{purpose} {seed} {digest}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest_bytes) / 2**64
 
 
-def _known(kind: Any) -> Any:
+def _check_kind(kind: Any) -> Any:
     if kind not in FAULT_KINDS:
-        raise ConfigurationError(f"{kind!r} is no kind of fault; write one of {', '.join(FAULT_KINDS)}")
+        raise ConfigurationError(f"{kind!r} is not a kind of fault; choose one of {', '.join(FAULT_KINDS)}")
     return kind
 
 
-def _check_shares(shares: Mapping[FaultKind, float]) -> None:
-    for kind, share in shares.items():
-        _known(kind)
-        if type(share) not in (int, float) or not 0 <= share <= 1:
-            raise ConfigurationError(f"Faults.probabilities[{kind!r}] must be from 0 to 1, got {share!r}")
-    if sum(shares.values()) > 1 + 1e-9:
+def _check_probabilities(probabilities: Mapping[FaultKind, float]) -> None:
+    for kind, probability in probabilities.items():
+        _check_kind(kind)
+        if type(probability) not in (int, float) or not 0 <= probability <= 1:
+            raise ConfigurationError(
+                f"Faults.probabilities[{kind!r}] must be from 0 to 1, got {probability!r}"
+            )
+    total = sum(probabilities.values())
+    if total > 1 + 1e-9:
         raise ConfigurationError(
-            f"Faults.probabilities must be at most 1 together, got {sum(shares.values()):g}; a question meets one fault"
+            f"Faults.probabilities must be at most 1 together, got {total:g}; a request meets one fault"
         )
 
 
 def _check_number(name: str, value: Any) -> None:
-    fits = isinstance(value, int if name in _WHOLE else (int, float)) and not isinstance(value, bool)
-    if fits and isfinite(value) and (value > 0 or (value == 0 and name in _FROM_0)):
+    has_type = isinstance(value, int if name in _WHOLE_NUMBERS else (int, float)) and not isinstance(
+        value, bool
+    )
+    if has_type and isfinite(value) and (value > 0 or (value == 0 and name in _NOT_NEGATIVE)):
         return
-    wanted = "a whole number of at least 1" if name in _WHOLE else "a number above 0"
-    wanted = "a number of seconds, 0 or more" if name in _FROM_0 else wanted
-    raise ConfigurationError(f"Faults.{name} must be {wanted}, got {value!r}")
+    expected = "a whole number of at least 1" if name in _WHOLE_NUMBERS else "a number above 0"
+    expected = "a number of seconds, 0 or more" if name in _NOT_NEGATIVE else expected
+    raise ConfigurationError(f"Faults.{name} must be {expected}, got {value!r}")
 
 
 class TokenBucket:
     """
-    Fills at a rate up to what it holds; full at first.
+    A token bucket: it refills at a rate up to its capacity, and starts full.
 
-    Rate and size come with each call, so that both may change while the server runs.
+    Rate and capacity are arguments of each call, so that both may change while the server runs.
     """
 
     def __init__(self) -> None:
         self._level: float | None = None
-        self._at = 0.0
+        self._updated_at = 0.0
 
-    def wait(self, amount: float, rate: float, holds: float, now: float) -> float:
-        """Return the seconds until so much is in it; 0.0 when it is, infinite when it never will be."""
+    def wait(self, amount: float, rate: float, capacity: float, now: float) -> float:
+        """Refill; return the seconds until `amount` is available: 0.0 if it is, infinity if it never will be."""
         if self._level is None:
-            self._level = holds
+            self._level = capacity
         else:
-            self._level = min(holds, self._level + max(0.0, now - self._at) * rate)
-        self._at = now
-        if amount > holds:
+            self._level = min(capacity, self._level + max(0.0, now - self._updated_at) * rate)
+        self._updated_at = now
+        if amount > capacity:
             return inf
-        # A wait that was waited out exactly must do, so rounding is forgiven.
+        # With a tolerance for rounding, so that a client that waits exactly as long is admitted.
         return 0.0 if self._level >= amount - 1e-6 else (amount - self._level) / rate
 
     def take(self, amount: float) -> None:
-        """Take so much, after `wait` said 0."""
+        """Take `amount`, after `wait` has returned 0.0."""
         if self._level is not None:
             self._level -= amount
 
     def left(self) -> int:
-        """Return how much was in it when it was last asked."""
+        """Return the level at the last call of `wait` or `take`, rounded down."""
         return max(0, int(self._level or 0))

@@ -1,7 +1,8 @@
 """
-RunPod's jobs: a queue, workers, and how each job ends.
+RunPod job queue: jobs, workers, and the end of each job, as a discrete-event simulation.
 
-Nothing happens by itself: whoever looks first lets time pass, in the order in which things would have happened.
+Nothing runs in the background. Each operation first calls `JobQueue.advance`, which replays all events up to the
+current time in order, so that the state does not depend on how often it is read.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ._responses import Usage
 
 ALIVE = ("IN_QUEUE", "IN_PROGRESS")
 VANISHED = "VANISHED"
-"""A job that the service does not know any more."""
+"""Status of a job that the service has dropped."""
 
 
 @dataclass(slots=True, eq=False)
@@ -25,17 +26,17 @@ class ServerJob:
     A job.
 
     Attributes:
-        id: Its id.
-        digest: Of its question.
-        end: The status it will end with; None for never.
-        more: What is told with that status, beside it.
-        seconds: How long a worker works on it.
-        starts: Whether a worker ever takes it.
+        id: Id of the job.
+        digest: Digest of its request's messages.
+        end: Status that it will end with; None if it never ends.
+        more: Further fields of the response with that status.
+        seconds: Seconds that a worker needs for it.
+        starts: Whether a worker ever starts it.
         usage: Tokens of the completion in `more`.
-        dies_at: When its time to live is over.
-        lasts: Seconds that a worker may work on it.
-        status: Its status now.
-        trouble: Operations on it that fail once more.
+        dies_at: Time when its time to live is over.
+        lasts: Maximum seconds that a worker may work on it (execution timeout).
+        status: Current status.
+        trouble: Operations on it that fail once.
     """
 
     id: str
@@ -52,7 +53,7 @@ class ServerJob:
 
     @property
     def alive(self) -> bool:
-        """Whether it costs money, or will."""
+        """Whether the job is queued or running."""
         return self.status in ALIVE
 
 
@@ -61,10 +62,10 @@ class JobQueue:
     All jobs of a server.
 
     Attributes:
-        all: The jobs by id.
-        alive: Those that are alive.
-        peak: The most that were alive at once.
-        duplicates: Jobs that were made while another one for the same question was alive.
+        all: Jobs by id.
+        alive: Queued and running jobs by id.
+        peak: Maximum number of live jobs at once.
+        duplicates: Number of jobs submitted while another job for the same messages was alive.
     """
 
     def __init__(self) -> None:
@@ -73,60 +74,61 @@ class JobQueue:
         self.peak = 0
         self.duplicates = 0
         self._queue: deque[ServerJob] = deque()
-        self._at_work: set[str] = set()
+        self._running: set[str] = set()
         self._events: list[tuple[float, int, str, ServerJob]] = []
-        self._order = 0
-        self._asking: Counter[str] = Counter()
+        self._sequence = 0
+        self._alive_by_digest: Counter[str] = Counter()
 
     def add(self, job: ServerJob, now: float, workers: int | None) -> None:
-        """Take a job into the queue."""
-        self.move_on(now, workers)
+        """Add a job to the queue."""
+        self.advance(now, workers)
         self.all[job.id] = self.alive[job.id] = job
         self.peak = max(self.peak, len(self.alive))
-        self.duplicates += self._asking[job.digest] > 0
-        self._asking[job.digest] += 1
+        self.duplicates += self._alive_by_digest[job.digest] > 0
+        self._alive_by_digest[job.digest] += 1
         if job.dies_at < inf:
-            self._at(job.dies_at, VANISHED, job)
+            self._schedule(job.dies_at, VANISHED, job)
         if job.starts:
             self._queue.append(job)
-        self.move_on(now, workers)
+        self.advance(now, workers)
 
-    def move_on(self, now: float, workers: int | None) -> None:
-        """Let time pass until now, with so many workers; None for as many as there are jobs."""
+    def advance(self, now: float, workers: int | None) -> None:
+        """Replay all events until `now`, with `workers` workers; None for one per job."""
         while self._events and self._events[0][0] <= now:
-            at, _, status, job = heappop(self._events)
+            time, _, status, job = heappop(self._events)
             if job.alive:
                 self.end(job, status)
-                self._start(at, workers)
-        self._start(now, workers)
+                # At the time of the event, not `now`: the next job starts when its worker became free.
+                self._start_queued(time, workers)
+        self._start_queued(now, workers)
 
     def end(self, job: ServerJob, status: str) -> None:
-        """End a job."""
+        """End a job with a status."""
         job.status = status
         del self.alive[job.id]
-        self._at_work.discard(job.id)
-        self._asking[job.digest] -= 1
+        self._running.discard(job.id)
+        self._alive_by_digest[job.digest] -= 1
 
     def purge(self) -> int:
-        """Remove the jobs in the queue, and return how many there were."""
+        """Cancel the queued jobs, and return their number."""
         queued = [job for job in self.alive.values() if job.status == "IN_QUEUE"]
         for job in queued:
             self.end(job, "CANCELLED")
         return len(queued)
 
-    def _start(self, at: float, workers: int | None) -> None:
-        while self._queue and (workers is None or len(self._at_work) < workers):
+    def _start_queued(self, time: float, workers: int | None) -> None:
+        while self._queue and (workers is None or len(self._running) < workers):
             job = self._queue.popleft()
             if not job.alive:
                 continue
             job.status = "IN_PROGRESS"
-            self._at_work.add(job.id)
-            ends_at = at + job.seconds if job.end is not None else inf
-            if at + job.lasts < ends_at:
-                self._at(at + job.lasts, "TIMED_OUT", job)
+            self._running.add(job.id)
+            ends_at = time + job.seconds if job.end is not None else inf
+            if time + job.lasts < ends_at:
+                self._schedule(time + job.lasts, "TIMED_OUT", job)
             elif job.end is not None:
-                self._at(ends_at, job.end, job)
+                self._schedule(ends_at, job.end, job)
 
-    def _at(self, moment: float, status: str, job: ServerJob) -> None:
-        self._order += 1
-        heappush(self._events, (moment, self._order, status, job))
+    def _schedule(self, time: float, status: str, job: ServerJob) -> None:
+        self._sequence += 1  # orders events of the same time, and keeps the heap from comparing jobs
+        heappush(self._events, (time, self._sequence, status, job))

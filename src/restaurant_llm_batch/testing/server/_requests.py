@@ -1,4 +1,4 @@
-"""A question as the server reads it."""
+"""Chat requests as the fault server parses them: messages, schema, token counts, and a digest that identifies them."""
 
 from __future__ import annotations
 
@@ -10,19 +10,20 @@ from typing import Any
 
 from pydantic_core import from_json, to_json
 
-_NUMBERED = re.compile(r"^\[(\d{1,9})\] ", re.MULTILINE)
-_AROUND = 4
+_NUMBERED_LINE = re.compile(r"^\[(\d{1,9})\] ", re.MULTILINE)
+_TEMPLATE_TOKENS = 4
+"""Tokens of the chat template per message."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """
-    A chat completion that was asked for, over whichever API.
+    A request for a chat completion, over any of the APIs.
 
     Attributes:
-        body: The body of OpenAI's chat API; of a RunPod job, what its worker passes on to vLLM.
-        digest: Short for the messages: equal for equal questions, whatever the settings around them.
-        attempt: How often the question was let in, this time included; what a limit refused does not count.
+        body: Body of OpenAI's chat API; for a RunPod job, the body that its worker passes on to vLLM.
+        digest: Hash of the messages; equal for equal messages, whatever the other settings.
+        attempt: How often the messages were admitted, this time included; refusals by a limit do not count.
     """
 
     body: Mapping[str, Any]
@@ -31,57 +32,59 @@ class ChatRequest:
 
     @property
     def messages(self) -> Sequence[Mapping[str, Any]]:
-        """The chat."""
+        """The chat messages."""
         messages: Sequence[Mapping[str, Any]] = self.body["messages"]
         return messages
 
     @property
     def text(self) -> str:
-        """What the last message says."""
+        """Text of the last message."""
         return str(self.messages[-1].get("content") or "")
 
     @property
     def prompt_tokens(self) -> int:
-        """The tokens of the chat, and of the template around it."""
-        return sum(count_tokens(str(one.get("content") or "")) + _AROUND for one in self.messages)
+        """Number of tokens of the prompt, chat template included."""
+        return sum(
+            count_tokens(str(message.get("content") or "")) + _TEMPLATE_TOKENS for message in self.messages
+        )
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of the lines that the last message numbers, as this library numbers reviews."""
-        return [int(number) for number in _NUMBERED.findall(self.text)]
+        """Numbers of the numbered lines in the last message, in the format of this library: ``[7] ...``."""
+        return [int(number) for number in _NUMBERED_LINE.findall(self.text)]
 
     @property
     def schema(self) -> Mapping[str, Any] | None:
-        """The JSON Schema that the answer must follow, or None for free text."""
-        form = self.body.get("response_format")
-        wanted = form.get("json_schema") if isinstance(form, dict) else None
-        schema = wanted.get("schema") if isinstance(wanted, dict) else None
+        """JSON Schema of the reply, or None for free text."""
+        response_format = self.body.get("response_format")
+        json_schema = response_format.get("json_schema") if isinstance(response_format, dict) else None
+        schema = json_schema.get("schema") if isinstance(json_schema, dict) else None
         return schema if isinstance(schema, dict) else None
 
     @property
     def max_tokens(self) -> int | None:
-        """The longest answer that was asked for, in tokens, or None."""
-        given = self.body.get("max_completion_tokens", self.body.get("max_tokens"))
-        return given if type(given) is int and given > 0 else None
+        """Maximum length of the reply, in tokens, or None."""
+        value = self.body.get("max_completion_tokens", self.body.get("max_tokens"))
+        return value if type(value) is int and value > 0 else None
 
     @property
     def priority(self) -> int:
-        """Lower goes first."""
-        given = self.body.get("priority")
-        return given if type(given) is int else 0
+        """Priority of the request; lower runs first."""
+        value = self.body.get("priority")
+        return value if type(value) is int else 0
 
 
 def count_tokens(text: str) -> int:
     """
-    Return the tokens of a text: one for every three bytes, which is one for a Hangul syllable.
+    Estimate the tokens of a text: one for every three bytes of UTF-8, which is one per Hangul syllable.
 
-    A tokenizer's count would be truer, but takes longer than all the rest of an answer.
+    A tokenizer would be more accurate, but would take longer than the rest of a response.
     """
     return -(-len(text.encode("utf-8", "replace")) // 3)
 
 
 def read_json(raw: bytes) -> Any:
-    """Return the JSON of a body, or None where it is none."""
+    """Return the decoded JSON of a body, or None if it is not valid JSON."""
     try:
         return from_json(raw)
     except ValueError:
@@ -89,20 +92,22 @@ def read_json(raw: bytes) -> Any:
 
 
 def read_chat(body: Any) -> ChatRequest | None:
-    """Return the question in a body of OpenAI's chat API, or None where there is none."""
+    """Parse a body of OpenAI's chat API; return None if it has no list of messages."""
     messages = body.get("messages") if isinstance(body, dict) else None
-    if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
+    if not isinstance(messages, list) or not messages:
+        return None
+    if not all(isinstance(message, dict) for message in messages):
         return None
     return ChatRequest(body, blake2b(to_json(messages), digest_size=8).hexdigest())
 
 
 def read_job(body: Any) -> ChatRequest | None:
-    """Return the question in the input of a RunPod job, in any of the shapes that worker-vllm takes."""
-    given = body.get("input") if isinstance(body, dict) else None
-    if not isinstance(given, dict):
+    """Parse the input of a RunPod job, in any of the forms that worker-vllm accepts; return None if it has none."""
+    job_input = body.get("input") if isinstance(body, dict) else None
+    if not isinstance(job_input, dict):
         return None
-    if isinstance(given.get("openai_input"), dict):
-        return read_chat(given["openai_input"])
-    sampling = given.get("sampling_params")
-    messages = given.get("messages") or [{"role": "user", "content": given.get("prompt", "")}]
+    if isinstance(job_input.get("openai_input"), dict):
+        return read_chat(job_input["openai_input"])
+    sampling = job_input.get("sampling_params")
+    messages = job_input.get("messages") or [{"role": "user", "content": job_input.get("prompt", "")}]
     return read_chat({**(sampling if isinstance(sampling, dict) else {}), "messages": messages})

@@ -1,4 +1,4 @@
-"""What to send back, and how; decided before any of it is sent."""
+"""Planned responses of the fault server: body, status, headers and form of delivery, fixed before anything is sent."""
 
 from __future__ import annotations
 
@@ -21,53 +21,58 @@ class Usage(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class PlannedResponse:
     """
-    An answer.
+    A response to be sent.
 
     Attributes:
-        body: Its bytes.
-        status: Its HTTP status.
-        headers: Its headers, the type of its content aside.
-        delivery: How it is sent, or not.
-        after: Seconds that it takes.
-        admitted: Whether it is an answer to a question that was let in, and takes a place until it is sent.
-        usage: Tokens that it tells of; None where it holds no completion.
-        priority: Of the question.
-        job_id: The job whose completion it tells; of all that tell the same one, the first counts.
-        kind: The type of its content.
+        body: Bytes of the body.
+        status: HTTP status code.
+        headers: Headers, except the content type.
+        delivery: How to send the response; or how to fail instead.
+        latency: Seconds to wait before it is sent.
+        admitted: Whether its request was admitted and occupies the server until the response is sent.
+        usage: Tokens of the completion in it; None if there is none.
+        priority: Priority of the request.
+        job_id: Id of the job whose completion it reports, or ""; a completion reported twice counts once.
+        content_type: Media type of the body.
     """
 
     body: bytes
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
     delivery: Delivery = "whole"
-    after: float = 0.0
+    latency: float = 0.0
     admitted: bool = False
     usage: Usage | None = None
     priority: int = 0
     job_id: str = ""
-    kind: str = "application/json"
+    content_type: str = "application/json"
 
 
 def json_response(
-    body: Any, status: int = 200, headers: Mapping[str, str] | None = None, **more: Any
+    body: Any, status: int = 200, headers: Mapping[str, str] | None = None, **fields: Any
 ) -> PlannedResponse:
-    """Return an answer in JSON."""
-    return PlannedResponse(to_json(body), status, headers or {}, **more)
+    """Return a JSON response; `fields` are further fields of `PlannedResponse`."""
+    return PlannedResponse(to_json(body), status, headers or {}, **fields)
 
 
-def html_error(status: int, title: str, **more: Any) -> PlannedResponse:
-    """Return what a proxy in between says."""
+def html_error(status: int, title: str) -> PlannedResponse:
+    """Return an HTML error page, as a proxy in front of the service sends it."""
     html = f"<html><head><title>{title}</title></head><body><center>nginx</center></body></html>"
-    return PlannedResponse(html.encode(), status, kind="text/html", **more)
+    return PlannedResponse(html.encode(), status, content_type="text/html")
 
 
 def openai_error(
     status: int,
-    words: str,
-    kind: str,
+    message: str,
+    error_type: str,
     code: str | int | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> PlannedResponse:
-    """Return an error in the shape of OpenAI's, which is vLLM's too."""
-    error = {"message": words, "type": kind, "param": None, "code": status if code is None else code}
+    """Return an error in the format of OpenAI, which vLLM shares."""
+    error = {
+        "message": message,
+        "type": error_type,
+        "param": None,
+        "code": status if code is None else code,
+    }
     return json_response({"error": error}, status, headers)

@@ -1,4 +1,4 @@
-"""RunPod's job API, as its endpoints and worker-vllm (2.24 and later) speak it."""
+"""RunPod's job API on the fault server, with the response formats of worker-vllm 2.24 and later."""
 
 from __future__ import annotations
 
@@ -13,63 +13,68 @@ from ._requests import read_job, read_json
 from ._responses import PlannedResponse, json_response
 from ._service import Admitted, FaultService
 
-_TO_THE_SUBMISSION = frozenset(REFUSALS + BREAKDOWNS) - {"context_length_exceeded"}
-"""Faults that the submission meets; all others are its job's."""
-_WITHOUT_A_JOB = _TO_THE_SUBMISSION - {"reset", "slow_body"}
+_SUBMISSION_FAULTS = frozenset(REFUSALS + BREAKDOWNS) - {"context_length_exceeded"}
+"""Faults of the submission; all others are faults of its job."""
+_FAULTS_WITHOUT_JOB = _SUBMISSION_FAULTS - {"reset", "slow_body"}
+"""Faults of the submission that create no job; with the others the job exists, but its id is lost or late."""
 _DELIVERIES = {"submission_lost": "disconnect", "reset": "reset", "slow_body": "slow_body"}
 _ENDS = {"job_vanishes": VANISHED, "job_times_out": "TIMED_OUT", "job_is_cancelled": "CANCELLED"}
 _RAISED = '{"error_type": "<class \'RuntimeError\'>", "error_message": "CUDA error: an illegal access"}'
 
 
 class Endpoint:
-    """What is said to the requests of a job API; one desk decides for it and for the chat API."""
+    """Endpoint of the job API; it shares its `FaultService` with the chat API."""
 
-    def __init__(self, desk: FaultService) -> None:
-        self._desk = desk
+    def __init__(self, service: FaultService) -> None:
+        self._service = service
 
     def answer(self, operation: str, job_id: str, method: str, raw: bytes, now: float) -> PlannedResponse:
-        """Decide what is said to an operation."""
-        desk = self._desk
-        with desk.lock:
-            desk.jobs.move_on(now, desk.faults.max_running)
+        """Plan the response to an operation."""
+        service = self._service
+        with service.lock:
+            service.jobs.advance(now, service.faults.max_running)
             match operation, method:
                 case "run", "POST":
                     return self._run(raw, now)
                 case "health", "GET":
                     return self._health()
                 case "purge-queue", "POST":
-                    return json_response({"removed": desk.jobs.purge(), "status": "completed"})
+                    return json_response({"removed": service.jobs.purge(), "status": "completed"})
                 case ("status", "GET") | ("cancel", "POST"):
-                    return self._of_a_job(operation, job_id)
+                    return self._job_operation(operation, job_id)
             return json_response({"error": f"no {method} of {operation or '/'} here"}, 404)
 
     def _run(self, raw: bytes, now: float) -> PlannedResponse:
-        desk = self._desk
+        service = self._service
         body = read_json(raw)
-        asked = read_job(body)
-        if asked is None:
+        request = read_job(body)
+        if request is None:
             return json_response({"error": "input must be an object with a question in it"}, 400)
-        let = desk.admit(asked, len(desk.jobs.alive), now)
-        if isinstance(let, PlannedResponse):
-            return let
-        fault = str(let.fault)
-        desk.note(let.fault, (*_TO_THE_SUBMISSION, "context_length_exceeded", *BAD_ANSWERS, *JOB_FAULTS))
-        if fault in _WITHOUT_A_JOB:
-            return self._refused(fault)
-        job = self._job(let, body, f"{len(desk.jobs.all):08x}-{asked.digest}-u1", now)
-        desk.jobs.add(job, now, desk.faults.max_running)
-        answer = json_response({"id": job.id, "status": "IN_QUEUE"}, headers=let.headers)
+        admitted = service.admit(request, len(service.jobs.alive), now)
+        if isinstance(admitted, PlannedResponse):
+            return admitted
+        fault = str(admitted.fault)
+        service.record_fault(
+            admitted.fault, (*_SUBMISSION_FAULTS, "context_length_exceeded", *BAD_ANSWERS, *JOB_FAULTS)
+        )
+        if fault in _FAULTS_WITHOUT_JOB:
+            return self._failed_submission(fault)
+        job = self._job(admitted, body, f"{len(service.jobs.all):08x}-{request.digest}-u1", now)
+        service.jobs.add(job, now, service.faults.max_running)
+        answer = json_response({"id": job.id, "status": "IN_QUEUE"}, headers=admitted.headers)
         return replace(answer, delivery=_DELIVERIES.get(fault, "whole"))  # type: ignore[arg-type]
 
-    def _refused(self, fault: str) -> PlannedResponse:
+    def _failed_submission(self, fault: str) -> PlannedResponse:
         if fault == "error_as_success":
             return json_response({"error": "the endpoint has no workers"})
-        said = chat.breakdown(fault, self._desk.faults)
-        return said or PlannedResponse(b"", delivery=fault)  # type: ignore[arg-type]
+        response = chat.breakdown(fault, self._service.faults)
+        return response or PlannedResponse(b"", delivery=fault)  # type: ignore[arg-type]
 
-    def _job(self, let: Admitted, body: Any, job_id: str, now: float) -> ServerJob:
-        faults, seed, fault = self._desk.faults, self._desk.seed, str(let.fault)
-        job = ServerJob(job_id, let.asked.digest, "COMPLETED", {}, faults.seconds(let.asked, seed))
+    def _job(self, admitted: Admitted, body: Any, job_id: str, now: float) -> ServerJob:
+        faults, seed, fault = self._service.faults, self._service.seed, str(admitted.fault)
+        job = ServerJob(
+            job_id, admitted.request.digest, "COMPLETED", {}, faults.seconds(admitted.request, seed)
+        )
         policy = body.get("policy")
         if isinstance(policy, dict):
             job.dies_at = now + _seconds(policy.get("ttl"))
@@ -87,37 +92,37 @@ class Endpoint:
                 job.trouble.add("status" if fault == "poll_fails" else "cancel")
         job.end = _ENDS.get(fault, job.end)
         if job.end == "COMPLETED":
-            output, job.usage = self._desk.completed(let)
+            output, job.usage = self._service.complete(admitted)
             job.more = {"output": [output], "workerId": "w1", "delayTime": 1, "executionTime": 1}
         return job
 
-    def _of_a_job(self, operation: str, job_id: str) -> PlannedResponse:
-        job = self._desk.jobs.all.get(job_id)
+    def _job_operation(self, operation: str, job_id: str) -> PlannedResponse:
+        job = self._service.jobs.all.get(job_id)
         if job is None or job.status == VANISHED:
             return json_response({"error": "job not found"}, 404)
         if operation in job.trouble:
             job.trouble.discard(operation)
             return json_response({"error": "service unavailable"}, 503)
         if operation == "cancel" and job.alive:
-            self._desk.jobs.end(job, "CANCELLED")
+            self._service.jobs.end(job, "CANCELLED")
         more = job.more if job.status == job.end else {}
         usage = job.usage if operation == "status" and job.status == "COMPLETED" else None
         return json_response({"id": job.id, "status": job.status, **more}, usage=usage, job_id=job.id)
 
     def _health(self) -> PlannedResponse:
-        jobs, seats = self._desk.jobs, self._desk.faults.max_running
+        jobs, max_running = self._service.jobs, self._service.faults.max_running
         statuses = [job.status for job in jobs.all.values()]
-        working = statuses.count("IN_PROGRESS")
-        idle = max(0, (working + 1 if seats is None else seats) - working)
-        counted = {
+        running = statuses.count("IN_PROGRESS")
+        idle = max(0, (running + 1 if max_running is None else max_running) - running)
+        job_counts = {
             "completed": statuses.count("COMPLETED"),
             "failed": statuses.count("FAILED") + statuses.count("TIMED_OUT"),
-            "inProgress": working,
+            "inProgress": running,
             "inQueue": statuses.count("IN_QUEUE"),
             "retried": 0,
         }
-        workers = {"idle": idle, "initializing": 0, "ready": idle, "running": working}
-        return json_response({"jobs": counted, "workers": {**workers, "throttled": 0, "unhealthy": 0}})
+        workers = {"idle": idle, "initializing": 0, "ready": idle, "running": running}
+        return json_response({"jobs": job_counts, "workers": {**workers, "throttled": 0, "unhealthy": 0}})
 
 
 def _seconds(milliseconds: object) -> float:
@@ -125,12 +130,12 @@ def _seconds(milliseconds: object) -> float:
 
 
 def _from_vllm(fault: str, faults: Faults) -> str:
-    """Return what the worker makes of an error of vLLM's: Python's repr of a dict with its JSON inside."""
-    said = (
+    """Return an error of vLLM as worker-vllm reports it: Python's repr of a dict with vLLM's JSON inside."""
+    response = (
         chat.too_long(faults.context or 8192)
         if fault == "context_length_exceeded"
         else chat.breakdown("unavailable", faults)
     )
-    assert said is not None
-    words = f"vLLM returned HTTP {said.status}: {said.body.decode()}"
-    return repr({"message": words, "type": "worker_error", "code": None})
+    assert response is not None
+    message = f"vLLM returned HTTP {response.status}: {response.body.decode()}"
+    return repr({"message": message, "type": "worker_error", "code": None})

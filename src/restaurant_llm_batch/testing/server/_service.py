@@ -1,7 +1,18 @@
 """
-Decides what is said to each request. It knows no sockets and no loop, and is told the time.
+Fault service: plans the response to each request, from the configured faults, limits and rate limits.
 
-One lock holds it together: the loop's thread asks it, and any thread may look at the counts.
+Theory of operation. The service does no I/O, uses no event loop and reads no clock: each method takes the body of a
+request and the time, and returns a `PlannedResponse` that `_http_app` delivers. A request passes three steps:
+
+1. *Refusal* (`admit`): over the limit on requests in flight, or with an empty token bucket, it is refused with 429 or
+   503. A refusal is not an attempt and takes nothing from the buckets.
+2. *Fault* (`Faults.kind`): the attempt is counted, and the fault is chosen by a hash of seed and messages. So the same
+   requests meet the same faults in every run, in any order and at any concurrency.
+3. *Response*: an error in place of a completion, a completion that is corrupted, or a completion that is delivered
+   badly (`PlannedResponse.delivery`).
+
+What the server has seen is counted in `StatsBuilder` when a request is admitted and when it has ended. One lock guards
+all state: requests arrive on the thread of the event loop, and any thread may read the statistics.
 """
 
 from __future__ import annotations
@@ -27,9 +38,9 @@ _DELIVERIES = ("disconnect", "reset", "slow_body", "no_response")
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A question that was let in, with the fault that it meets and what it costs."""
+    """An admitted request, with its fault, its number of prompt tokens and the rate-limit headers of its response."""
 
-    asked: ChatRequest
+    request: ChatRequest
     fault: FaultKind | None
     prompt: int
     headers: Mapping[str, str]
@@ -37,11 +48,11 @@ class Admitted:
 
 class FaultService:
     """
-    What a server knows and decides; see `FaultServer` for the arguments.
+    State and decisions of a fault server; see `FaultServer` for the arguments.
 
     Attributes:
-        faults: What goes wrong from now on.
-        error: The first exception that the user's own functions raised.
+        faults: The current faults and limits.
+        error: The first exception raised by a function of the user.
     """
 
     def __init__(self, faults: Faults, seed: int, write: Responder, model: str, api_key: str | None) -> None:
@@ -49,56 +60,58 @@ class FaultService:
         self.error: Exception | None = None
         self.jobs = JobQueue()
         self.model = model
-        self.lock = threading.RLock()  # again by a user's function that looks at the counts
+        self.lock = (
+            threading.RLock()
+        )  # reentrant: a function of the user may read the statistics while it is held
         self.stats = StatsBuilder()
         self.seed = seed
         self._write = write
         self._api_key = api_key
         self._requests, self._tokens = TokenBucket(), TokenBucket()
-        self._tries: Counter[str] = Counter()
+        self._attempts: Counter[str] = Counter()
 
     def counts(self, now: float) -> ServerStats:
-        """Return what was seen until now."""
+        """Return the statistics at the time `now`."""
         with self.lock:
-            self.jobs.move_on(now, self.faults.max_running)
+            self.jobs.advance(now, self.faults.max_running)
             return self.stats.snapshot(self.jobs)
 
-    def knows(self, authorization: str) -> bool:
-        """Tell whether a key is the right one."""
+    def is_authorized(self, authorization: str) -> bool:
+        """Return whether the value of an ``Authorization`` header is valid."""
         return self._api_key is None or authorization == f"Bearer {self._api_key}"
 
     def chat(self, raw: bytes, now: float) -> PlannedResponse:
-        """Decide what is said to a chat completion."""
-        asked = read_chat(read_json(raw))
-        if asked is None:
+        """Plan the response to a chat completion."""
+        request = read_chat(read_json(raw))
+        if request is None:
             return openai_error(400, "messages must be a list of messages", "BadRequestError")
-        if asked.body.get("stream"):
+        if request.body.get("stream"):
             return openai_error(400, "this server does not stream; leave stream out", "BadRequestError")
         with self.lock:
-            let = self.admit(asked, self.stats.in_flight, now)
-            if isinstance(let, PlannedResponse):
-                return let
-            self.note(let.fault, _HTTP_FAULTS + BAD_ANSWERS)
-            answer = self._answer(let)
+            admitted = self.admit(request, self.stats.in_flight, now)
+            if isinstance(admitted, PlannedResponse):
+                return admitted
+            self.record_fault(admitted.fault, _HTTP_FAULTS + BAD_ANSWERS)
+            answer = self._answer(admitted)
             if answer.admitted:
                 self.stats.request_received()
             return answer
 
-    def admit(self, asked: ChatRequest, in_flight: int, now: float) -> Admitted | PlannedResponse:
-        """Let a question in, or say why not."""
+    def admit(self, request: ChatRequest, in_flight: int, now: float) -> Admitted | PlannedResponse:
+        """Admit a request, or return its refusal. `in_flight` is the number that `Faults.limit` bounds."""
         faults = self.faults
-        prompt = asked.prompt_tokens
-        refused = self._refusal(prompt + (asked.max_tokens or 16), in_flight, now)
+        prompt = request.prompt_tokens
+        refused = self._refusal(prompt + (request.max_tokens or 16), in_flight, now)
         if refused is not None:
             self.stats.refused += 1
             return refused
-        self._tries[asked.digest] += 1
-        asked = replace(asked, attempt=self._tries[asked.digest])
-        fault = faults.kind(asked, self.seed)
+        self._attempts[request.digest] += 1
+        request = replace(request, attempt=self._attempts[request.digest])
+        fault = faults.kind(request, self.seed)
         if faults.context is not None and prompt >= faults.context and fault not in REFUSALS:
             fault = "context_length_exceeded"
         headers = chat.rate_headers(faults, self._requests, self._tokens)
-        return Admitted(asked, fault, prompt, headers)
+        return Admitted(request, fault, prompt, headers)
 
     def _refusal(self, tokens: int, in_flight: int, now: float) -> PlannedResponse | None:
         faults = self.faults
@@ -109,52 +122,53 @@ class FaultService:
             )
         if faults.tokens_per_minute:
             waits["tokens per minute"] = self._tokens.wait(
-                tokens, faults.tokens_per_minute / 60, faults.tokens_held, now
+                tokens, faults.tokens_per_minute / 60, faults.token_capacity, now
             )
         headers = chat.rate_headers(faults, self._requests, self._tokens)
         if faults.limit is not None and in_flight >= faults.limit:
-            # When a place gets free nobody knows; by then about one more call has been answered.
+            # The time until a slot is free is unknown: estimate it as the latency of one call.
             wait = faults.latency if isinstance(faults.latency, (int, float)) else 1.0
             return chat.refusal(faults.refusal, wait, faults, f"{faults.limit} requests in flight", headers)
-        why, wait = max(waits.items(), key=lambda one: one[1])
+        why, wait = max(waits.items(), key=lambda item: item[1])
         if isinf(wait):
-            return chat.too_large(round(faults.tokens_held), tokens, headers)
+            return chat.too_large(round(faults.token_capacity), tokens, headers)
         if wait:
             return chat.refusal(429, wait, faults, why, headers)
+        # Only now, when both buckets have enough: a refusal takes from neither.
         self._requests.take(1)
         self._tokens.take(tokens)
         return None
 
-    def note(self, fault: FaultKind | None, meant: tuple[str, ...]) -> None:
-        """Count a fault, if it is one that can happen here."""
-        if fault in meant:
+    def record_fault(self, fault: FaultKind | None, applicable: tuple[str, ...]) -> None:
+        """Count a fault, if it applies to this kind of request."""
+        if fault in applicable:
             self.stats.faults[str(fault)] += 1
             self.stats.refused += fault in ("rate_limited", "unavailable")
 
-    def _answer(self, let: Admitted) -> PlannedResponse:
-        asked, fault = let.asked, let.fault
-        said = chat.breakdown(str(fault), self.faults)
-        if said is not None and fault in REFUSALS:
-            return replace(said, headers={**let.headers, **said.headers})
-        seconds = self.faults.seconds(asked, self.seed)
-        if said is None:
-            body, usage = self.completed(let)
-            said = json_response(body, usage=usage, delivery=fault if fault in _DELIVERIES else "whole")
-        headers = {**let.headers, "x-request-id": f"req-{asked.digest}-{asked.attempt}"}
-        return replace(said, headers=headers, after=seconds, admitted=True, priority=asked.priority)
+    def _answer(self, admitted: Admitted) -> PlannedResponse:
+        request, fault = admitted.request, admitted.fault
+        response = chat.breakdown(str(fault), self.faults)
+        if response is not None and fault in REFUSALS:
+            return replace(response, headers={**admitted.headers, **response.headers})
+        seconds = self.faults.seconds(request, self.seed)
+        if response is None:
+            body, usage = self.complete(admitted)
+            response = json_response(body, usage=usage, delivery=fault if fault in _DELIVERIES else "whole")
+        headers = {**admitted.headers, "x-request-id": f"req-{request.digest}-{request.attempt}"}
+        return replace(response, headers=headers, latency=seconds, admitted=True, priority=request.priority)
 
-    def completed(self, let: Admitted) -> tuple[dict[str, object], Usage]:
-        """Return the completion of a question, and its tokens."""
-        asked = let.asked
-        text = as_text(self._write(asked))
-        written = corrupt(let.fault, text, count_tokens, asked.max_tokens)
-        usage = Usage(let.prompt, count_tokens(written.text))
-        model = str(asked.body.get("model") or self.model)
-        number = f"{asked.digest}-{asked.attempt}"
+    def complete(self, admitted: Admitted) -> tuple[dict[str, object], Usage]:
+        """Return the completion of a request, and its tokens."""
+        request = admitted.request
+        text = as_text(self._write(request))
+        written = corrupt(admitted.fault, text, count_tokens, request.max_tokens)
+        usage = Usage(admitted.prompt, count_tokens(written.text))
+        model = str(request.body.get("model") or self.model)
+        number = f"{request.digest}-{request.attempt}"
         return chat.completion(written, usage, model, number), usage
 
-    def left(self, path: str, answer: PlannedResponse | None, *, whole: bool) -> None:
-        """Count the end of a request; `answer` is None when it was given up before anything was decided."""
+    def request_ended(self, path: str, answer: PlannedResponse | None, *, whole: bool) -> None:
+        """Count the end of a request; `answer` is None if it was abandoned before a response was planned."""
         with self.lock:
             status = answer.status if answer is not None and whole else 0
             self.stats.statuses[path, status] += 1
@@ -163,17 +177,17 @@ class FaultService:
                 if whole:
                     self.stats.record_response(answer)
 
-    def given_up(self) -> None:
-        """Count a request that was given up."""
+    def request_abandoned(self) -> None:
+        """Count a request that the client or the stopping server abandoned."""
         with self.lock:
             self.stats.abandoned += 1
 
-    def tokenized(self, raw: bytes) -> PlannedResponse:
+    def tokenize(self, raw: bytes) -> PlannedResponse:
         """Count the tokens of a text or a chat, as vLLM's ``/tokenize`` does."""
         body: Any = read_json(raw)
-        asked = read_chat(body)
-        if asked is not None:
-            count = asked.prompt_tokens
+        request = read_chat(body)
+        if request is not None:
+            count = request.prompt_tokens
         elif isinstance(body, dict) and isinstance(body.get("prompt"), str):
             count = count_tokens(body["prompt"])
         else:

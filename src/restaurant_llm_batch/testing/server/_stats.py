@@ -1,4 +1,4 @@
-"""What the server has seen."""
+"""Statistics of the fault server: requests, statuses, tokens, faults and jobs."""
 
 from __future__ import annotations
 
@@ -14,25 +14,27 @@ from ._responses import PlannedResponse
 @dataclass(frozen=True, slots=True)
 class ServerStats:
     """
-    What a `FaultServer` has seen until now.
+    Statistics of a `FaultServer` at one moment.
 
-    A path is the API's, without the ids in it: "/v1/chat/completions", "/v2/run", "/v2/status".
+    Paths are those of the APIs without ids: "/v1/chat/completions", "/v2/run", "/v2/status".
 
     Attributes:
-        requests: All requests that have ended.
-        statuses: They by path and the status that they were answered with; 0 where no whole answer was sent.
-        refused: Questions turned away with 429 or 503: by the limit, a bucket, or a planned refusal.
-        answered: Completions sent whole, and those of jobs told at least once; usable or not, a model was paid.
-        prompt_tokens: Tokens in the questions of those.
-        completion_tokens: Tokens in them.
-        abandoned: Requests given up before they were answered, by the client or by the server's end.
-        in_flight: Chat completions that are being answered now.
-        peak: The most of them at once.
-        faults: Faults that were met, by their kind.
-        jobs: RunPod jobs by status; "VANISHED" are those that the server does not know any more.
-        jobs_alive: The ids of those that are queued or being worked on.
-        peak_jobs: The most of them alive at once.
-        duplicates: Jobs made for a question for which another job was alive.
+        requests: Number of requests that have ended.
+        statuses: Number of requests by path and status; status 0 if no complete response was sent.
+        refused: Number of requests refused with 429 or 503: by the limit, a bucket, or a fault.
+        answered: Number of completions sent completely, and of jobs whose completion was reported; usable or not,
+            they were paid for.
+        prompt_tokens: Prompt tokens of these completions.
+        completion_tokens: Tokens of these completions.
+        abandoned: Number of requests that ended without a response because the client disconnected or the server
+            stopped.
+        in_flight: Number of chat completions in progress now.
+        peak: Maximum number of chat completions in progress at once.
+        faults: Number of faults met, by kind.
+        jobs: Number of RunPod jobs by status; "VANISHED" for those that the server has dropped.
+        jobs_alive: Ids of the jobs that are queued or running.
+        peak_jobs: Maximum number of live jobs at once.
+        duplicates: Number of jobs submitted while another job for the same messages was alive.
     """
 
     requests: int
@@ -51,44 +53,44 @@ class ServerStats:
     duplicates: int
 
     def asked(self, path: str, status: int | None = None) -> int:
-        """Return how many requests a path got; with a status, how many of them were answered with that."""
+        """Return the number of requests to a path; with a `status`, only those that got this status."""
         if status is not None:
             return self.statuses.get((path, status), 0)
-        return sum(number for (place, _), number in self.statuses.items() if place == path)
+        return sum(number for (counted_path, _), number in self.statuses.items() if counted_path == path)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the counts as plain data, such as JSON takes."""
+        """Return the statistics as JSON-compatible data."""
         plain: dict[str, Any] = {name: getattr(self, name) for name in self.__slots__}
         statuses = {f"{path} {status}": number for (path, status), number in self.statuses.items()}
         return {**plain, "statuses": statuses, "jobs_alive": list(self.jobs_alive)}
 
 
 class StatsBuilder:
-    """Counts; whoever uses it has the lock."""
+    """Mutable statistics; the caller must hold the lock of the `FaultService`."""
 
     def __init__(self) -> None:
         self.statuses: Counter[tuple[str, int]] = Counter()
         self.faults: Counter[str] = Counter()
         self.refused = self.answered = self.abandoned = self.in_flight = self.peak = 0
         self.prompt_tokens = self.completion_tokens = 0
-        self._told_jobs: set[str] = set()
+        self._counted_jobs: set[str] = set()
 
     def request_received(self) -> None:
-        """Count a question that was let in."""
+        """Count an admitted chat completion."""
         self.in_flight += 1
         self.peak = max(self.peak, self.in_flight)
 
     def record_response(self, answer: PlannedResponse) -> None:
-        """Count the completion in an answer that was sent."""
-        if answer.usage is not None and answer.job_id not in self._told_jobs:
+        """Count the completion in a response that was sent, unless it was reported before."""
+        if answer.usage is not None and answer.job_id not in self._counted_jobs:
             if answer.job_id:
-                self._told_jobs.add(answer.job_id)
+                self._counted_jobs.add(answer.job_id)
             self.answered += 1
             self.prompt_tokens += answer.usage.prompt
             self.completion_tokens += answer.usage.completion
 
     def snapshot(self, jobs: JobQueue) -> ServerStats:
-        """Return the counts of now."""
+        """Return a copy of the current statistics."""
         by_status = Counter(job.status for job in jobs.all.values())
         return ServerStats(
             requests=self.statuses.total(),

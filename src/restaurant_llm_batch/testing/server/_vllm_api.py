@@ -1,4 +1,4 @@
-"""vLLM's extras: which model is served, how full the server is, and who is worked on next."""
+"""vLLM's extras on the fault server: model list, metrics, and a scheduler with priorities and a KV cache."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import anyio
 from ._faults import Faults
 from ._responses import PlannedResponse, json_response
 
-_BLOCK = 16
+_BLOCK_SIZE = 16
 _METRICS = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
 # TYPE vllm:num_requests_running gauge
@@ -36,14 +36,14 @@ vllm:cache_config_info{{block_size="{block}",engine="0",num_gpu_blocks="{blocks}
 
 class RequestScheduler:
     """
-    Who is worked on, and who waits; belongs to the server's loop.
+    Admits requests to the model by priority, while slots and KV cache last; used on the server's event loop only.
 
     Args:
-        faults: Tells how many there are now, and what the KV cache holds.
+        faults: Returns the current `Faults`, for `max_running` and `kv_tokens`.
 
     Attributes:
-        running: How many are worked on.
-        tokens: What they have in the KV cache.
+        running: Number of running requests.
+        tokens: Number of tokens of the running requests in the KV cache.
     """
 
     def __init__(self, faults: Callable[[], Faults]) -> None:
@@ -51,78 +51,89 @@ class RequestScheduler:
         self.running = 0
         self.tokens = 0
         self._waiting: list[tuple[int, int, int, anyio.Event]] = []
-        self._order = 0
+        self._sequence = 0
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """Number of waiting requests."""
         return len(self._waiting)
 
     @asynccontextmanager
-    async def one(self, priority: int, tokens: int) -> AsyncIterator[None]:
-        """Take a seat, in the order of priorities and then of coming; the first in line is not overtaken."""
+    async def running_request(self, priority: int, tokens: int) -> AsyncIterator[None]:
+        """
+        Wait until the request may run; it runs for the length of the block.
+
+        Requests start by priority, then by arrival. A smaller request never overtakes the first one in the queue.
+        """
         if self._waiting or not self._fits(tokens):
             await self._wait(priority, tokens)
         else:
-            self._sit(tokens)
+            self._start(tokens)
         try:
             yield
         finally:
             self.running -= 1
             self.tokens -= tokens
-            self.call()
+            self.start_waiting()
 
-    def call(self) -> None:
-        """Seat those who wait, as far as there is room."""
+    def start_waiting(self) -> None:
+        """Start waiting requests, in order, as long as they fit."""
         while self._waiting and self._fits(self._waiting[0][2]):
             _, _, tokens, event = heappop(self._waiting)
-            self._sit(tokens)
+            self._start(tokens)
             event.set()
 
     async def _wait(self, priority: int, tokens: int) -> None:
-        self._order += 1
-        place = (priority, self._order, tokens, anyio.Event())
-        heappush(self._waiting, place)
+        self._sequence += 1
+        entry = (priority, self._sequence, tokens, anyio.Event())
+        heappush(self._waiting, entry)
         try:
-            await place[3].wait()
+            await entry[3].wait()
         except BaseException:
-            if place in self._waiting:
-                self._waiting.remove(place)
-                self._waiting.sort()
+            if entry in self._waiting:
+                self._waiting.remove(entry)
+                self._waiting.sort()  # a sorted list is a valid heap
             else:
+                # Started and cancelled at the same time: give the slot back.
                 self.running -= 1
                 self.tokens -= tokens
-            self.call()
+            self.start_waiting()
             raise
 
     def _fits(self, tokens: int) -> bool:
         faults = self._faults()
         if faults.max_running is not None and self.running >= faults.max_running:
             return False
-        # What is larger than the cache would wait for ever, so it runs alone.
+        # A request that is larger than the cache would wait forever: let it run alone.
         return faults.kv_tokens is None or not self.running or self.tokens + tokens <= faults.kv_tokens
 
-    def _sit(self, tokens: int) -> None:
+    def _start(self, tokens: int) -> None:
         self.running += 1
         self.tokens += tokens
 
 
-def metrics(seats: RequestScheduler, faults: Faults, model: str, refused: int) -> PlannedResponse:
-    """Return ``/metrics``."""
-    usage = min(1.0, seats.tokens / faults.kv_tokens) if faults.kv_tokens else 0.0
+def metrics(scheduler: RequestScheduler, faults: Faults, model: str, refused: int) -> PlannedResponse:
+    """Return the response of ``/metrics``."""
+    usage = min(1.0, scheduler.tokens / faults.kv_tokens) if faults.kv_tokens else 0.0
     text = _METRICS.format(
         labels=f'engine="0",model_name="{model}"',
-        running=seats.running,
-        waiting=seats.waiting,
+        running=scheduler.running,
+        waiting=scheduler.waiting,
         usage=usage,
         refused=refused,
-        block=_BLOCK,
-        blocks=faults.kv_tokens // _BLOCK if faults.kv_tokens else "None",
+        block=_BLOCK_SIZE,
+        blocks=faults.kv_tokens // _BLOCK_SIZE if faults.kv_tokens else "None",
     )
-    return PlannedResponse(text.encode(), kind="text/plain; version=0.0.4")
+    return PlannedResponse(text.encode(), content_type="text/plain; version=0.0.4")
 
 
 def models(model: str, faults: Faults) -> PlannedResponse:
-    """Return ``/v1/models``."""
-    one = {"id": model, "object": "model", "owned_by": "vllm", "root": model, "max_model_len": faults.context}
-    return json_response({"object": "list", "data": [one]})
+    """Return the response of ``/v1/models``."""
+    entry = {
+        "id": model,
+        "object": "model",
+        "owned_by": "vllm",
+        "root": model,
+        "max_model_len": faults.context,
+    }
+    return json_response({"object": "list", "data": [entry]})

@@ -1,5 +1,5 @@
 """
-A real server that misbehaves on purpose: OpenAI's chat API, vLLM's extras and RunPod's job API, on this machine.
+`FaultServer`: a local HTTP server with OpenAI's chat API, vLLM's extras and RunPod's job API that fails on purpose.
 
     with FaultServer(Faults(probabilities={"reset": 0.1}, limit=24), seed=1) as server:
         llm = VLLMServerLLM(server.url)
@@ -28,24 +28,24 @@ from ._stats import ServerStats
 
 class FaultServer:
     """
-    Serves on 127.0.0.1 from a thread of its own, while the ``with`` block or from `start` to `stop`.
+    Serves on 127.0.0.1 from its own thread, in a ``with`` block or from `start` to `stop`.
 
-    Started again, it listens on the port that it had, as a server does that died and came back; what it knew,
-    its jobs and its counts among them, it knows still.
+    A server that is started again listens on the same port and keeps its jobs and statistics, like a server that
+    crashed and was restarted.
 
     Args:
-        faults: What goes wrong, and how strong the server is.
-        seed: Decides which questions meet the faults of `Faults.probabilities`, and draws the latencies.
-        answer: What the model writes: "schema" for the smallest JSON of the question's schema, where every
-            free text tells the question's digest and lists of things with an ``id`` have one for each number
-            that the last message numbers its lines with; "echo" for the beginning of the last message in
-            place of the digest; or a function from the question to text, or to what becomes JSON.
-        model: The model's name, where a question names none.
-        api_key: The key that is asked for; None takes any.
-        port: Where to listen; 0 for a free port.
+        faults: Faults and capacity of the server.
+        seed: Seed for `Faults.probabilities` and random latencies.
+        answer: Text of the replies. "schema": the smallest JSON of the request's schema, in which every free string
+            contains the request's digest, and a list of objects with an ``id`` has one for each numbered line of the
+            last message. "echo": the same, with the beginning of the last message in place of the digest. Or a
+            function from the `ChatRequest` to a string, or to a mapping that is encoded as JSON.
+        model: Name of the model in replies to requests that name none.
+        api_key: The required API key; None to accept any.
+        port: Port to listen on; 0 for a free port.
 
     Raises:
-        ConfigurationError: When an argument cannot be used.
+        ConfigurationError: An argument is invalid.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class FaultServer:
         api_key: str | None = None,
         port: int = 0,
     ) -> None:
-        self._desk = FaultService(_checked(faults), seed, make_responder(answer), model, api_key)
+        self._service = FaultService(_checked(faults), seed, make_responder(answer), model, api_key)
         self._port = port
         self._running: ExitStack | None = None
         self._faults_changed: Callable[[], object] = _nothing
@@ -72,23 +72,23 @@ class FaultServer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._end()
-        if error is None:
-            self._raise()
+        self._shut_down()
+        if error is None:  # otherwise the error of the user's function would hide that of the block
+            self._raise_error()
 
     def start(self) -> Self:
         """
-        Listen; returns when it does.
+        Start the server; return when it listens.
 
         Raises:
-            ConfigurationError: When it is running.
-            OSError: When the port is taken.
+            ConfigurationError: The server is running already.
+            OSError: The port is in use.
         """
         if self._running is not None:
             raise ConfigurationError("this server is running; start() it once, or stop() it before")
         from ._http_app import FaultApp
 
-        app = FaultApp(self._desk)
+        app = FaultApp(self._service)
         with ExitStack() as stack:
             portal: BlockingPortal = stack.enter_context(start_blocking_portal("asyncio"))
             self._port = portal.call(app.start, self._port)
@@ -99,70 +99,70 @@ class FaultServer:
 
     def stop(self) -> None:
         """
-        Listen no more and cut off what is in flight; returns when the thread has ended.
+        Stop the server and abort requests in flight; return when its thread has ended.
 
         Raises:
-            Exception: What a function of yours (`Faults.plan`, `Faults.latency`, `answer`) raised; it was
-                answered with 500.
+            Exception: The first error of a function of yours (`Faults.plan`, `Faults.latency`, `answer`); its
+                request got status 500.
         """
-        self._end()
-        self._raise()
+        self._shut_down()
+        self._raise_error()
 
     @property
     def url(self) -> str:
-        """The address, as `VLLMServerLLM` wants it."""
+        """Base URL of the server, for `VLLMServerLLM`."""
         if not self._port:
             raise ConfigurationError("this server has no address yet; start() it, or use it in a with block")
         return f"http://127.0.0.1:{self._port}"
 
     @property
     def openai_url(self) -> str:
-        """The address with its ``/v1``, as `OpenAILLM` wants it."""
+        """Base URL with ``/v1``, for `OpenAILLM`."""
         return f"{self.url}/v1"
 
     @property
     def runpod_url(self) -> str:
-        """The address of the job API, as `RunPodLLM` wants it; every endpoint id is good."""
+        """Base URL of the job API, for `RunPodLLM`; any endpoint id is valid."""
         return f"{self.url}/v2"
 
     @property
     def counts(self) -> ServerStats:
-        """What was seen until now."""
-        return self._desk.counts(monotonic())
+        """Statistics so far."""
+        return self._service.counts(monotonic())
 
     @property
     def faults(self) -> Faults:
-        """What goes wrong from now on; may be set at any time, from any thread."""
-        return self._desk.faults
+        """The current faults and capacity; may be set at any time, from any thread."""
+        return self._service.faults
 
     @faults.setter
     def faults(self, faults: Faults) -> None:
-        self._desk.faults = _checked(faults)
+        self._service.faults = _checked(faults)
         self._faults_changed()
 
     @property
     def limit(self) -> int | None:
         """`Faults.limit`; may be set at any time, from any thread."""
-        return self._desk.faults.limit
+        return self._service.faults.limit
 
     @limit.setter
     def limit(self, limit: int | None) -> None:
         self.faults = replace(self.faults, limit=limit)
 
-    def _end(self) -> None:
+    def _shut_down(self) -> None:
         self._faults_changed = _nothing
         running, self._running = self._running, None
         if running is not None:
             running.close()
 
-    def _raise(self) -> None:
-        error, self._desk.error = self._desk.error, None
+    def _raise_error(self) -> None:
+        error, self._service.error = self._service.error, None
         if error is not None:
             raise error
 
 
 def _nothing() -> None:
-    """Tell no one, while no one serves."""
+    """Do nothing, in place of `FaultApp.faults_changed` while the server is not running."""
 
 
 def _checked(faults: object) -> Faults:

@@ -1,0 +1,74 @@
+"""Command `search`: search among the reviews of one restaurant."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.padding import Padding
+from rich.text import Text
+
+from ...models import SearchQuery
+from .. import _backends as services
+from .. import _options as parameters
+from .. import _report as report
+from .. import _tables as tables
+from .._sources import in_qdrant, open_source
+
+_HELP = """
+Search among the reviews of one restaurant.
+
+SOURCE is a file of reviews (JSON Lines) or a folder made by `index`; by default the built-in sample. The first
+word is SOURCE if it looks like a path, or if it names an existing file or folder and more words follow. With
+--search qdrant there is no SOURCE.
+"""
+_PATH_SUFFIXES = (".jsonl", ".json", ".ndjson", "/")
+_PATH_PREFIXES = ("/", "./", "../", "~")
+
+
+def command() -> click.Command:
+    """Build the command."""
+    return click.Command(
+        "search",
+        params=[
+            click.Argument(["words"], nargs=-1, required=True, metavar="[SOURCE] TEXT..."),
+            click.Option(["--restaurant"], required=True, metavar="ID", help="The restaurant."),
+            parameters.limit(),
+            parameters.min_score(),
+            *services.search_parameters(),
+        ],
+        callback=_main,
+        help=_HELP,
+    )
+
+
+def _main(
+    words: tuple[str, ...],
+    restaurant: str,
+    limit: int,
+    min_score: float,
+    search: str,
+    qdrant_url: str | None,
+    collection: str | None,
+) -> None:
+    use_qdrant = search == "qdrant"
+    path = Path(words[0]) if not use_qdrant and _starts_with_source(words) else None
+    text = " ".join(words if path is None else words[1:])
+    if not text.strip():
+        raise click.UsageError("missing the text to search for")
+    progress = report.console(stderr=True)
+    source = in_qdrant(None, qdrant_url, collection) if use_qdrant else open_source(path, progress)
+    [restaurant_id] = source.pick([restaurant])
+    with source.search as reviews:
+        hits = reviews.search(SearchQuery(restaurant_id, text, limit, min_score))
+    out = report.console()
+    heading = f"{tables.clean(text)!r} in {tables.clean(source.title(restaurant_id))}, {source.label}"
+    out.print(Padding(Text(heading, style="bold"), (0, 1)))
+    out.print(tables.hits_table(hits) if hits else Padding(Text("nothing found"), (0, 1)))
+
+
+def _starts_with_source(words: tuple[str, ...]) -> bool:
+    first = words[0]
+    if first.lower().endswith(_PATH_SUFFIXES) or first.startswith(_PATH_PREFIXES):
+        return True
+    return len(words) > 1 and Path(first).exists()
