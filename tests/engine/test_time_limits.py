@@ -92,7 +92,7 @@ def test_a_late_call_ends_alone(strategy: Strategy) -> None:
     else:
         # a thread cannot be ended, so the call may still be paid for: never made again
         assert (type(failure.error), failure.attempts, model.calls) == (errors.DeadlineExceeded, 1, 6)
-    assert "no answer within 0.3 s" in str(failure.error)
+    assert "no response within 0.3 s" in str(failure.error)
 
 
 def test_the_slot_of_a_late_blocking_call_is_free_when_its_thread_returns() -> None:

@@ -78,9 +78,9 @@ def test_there_is_one_outcome_for_every_item_in_input_order(
         ([{"restaurant_id": True}], r"item 0: field 'restaurant_id'"),
         ([None], r"item 0: restaurant_id must be an integer or a string, got None"),
         ([1.5], r"item 0: restaurant_id must be"),
-        ("12", r"write \[item\]"),
-        ({"restaurant_id": 1}, r"write \[item\]"),
-        (7, r"write \[item\]"),
+        ("12", r"for example \[item\]"),
+        ({"restaurant_id": 1}, r"for example \[item\]"),
+        (7, r"for example \[item\]"),
     ],
 )
 def test_a_bad_list_is_refused_before_any_call_and_the_item_and_field_are_named(
@@ -142,9 +142,9 @@ def test_a_task_class_instead_of_a_task_says_what_to_write() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"strategy": 4}, r"write strategy=Strategy\(\.\.\.\)"),
-        ({"limits": 8}, r"write limits=Limits\(\.\.\.\)"),
-        ({"llm": FakeLLM}, r"FakeLLM is a class, not a backend; write FakeLLM\(\.\.\.\)"),
+        ({"strategy": 4}, r"for example strategy=Strategy\(\.\.\.\)"),
+        ({"limits": 8}, r"for example limits=Limits\(\.\.\.\)"),
+        ({"llm": FakeLLM}, r"FakeLLM is a class, not a backend; for example FakeLLM\(\.\.\.\)"),
         ({"llm": object()}, r"neither complete\(\) nor acomplete\(\)"),
         ({"search": object()}, r"neither search\(\) nor asearch\(\)"),
     ],
@@ -673,8 +673,8 @@ def test_small_mistakes_say_what_to_write() -> None:
         yield from complete(LLMRequest("t", ()), limiter="gpu")  # type: ignore[arg-type]
 
     (failure,) = make().run(lost, [1]).failures
-    assert 'write "llm" or "batches"' in str(failure.error)
-    with pytest.raises(errors.ConfigurationError, match=r"write stream\(\) here"):
+    assert 'limiter must be "llm" or "batches"' in str(failure.error)
+    with pytest.raises(errors.ConfigurationError, match=r"use stream\(\) here"):
         make().astream(ask, [1])
 
 

@@ -2,18 +2,16 @@
 Run bridge: connects a blocking caller to a run in another thread or on an event loop.
 
 Theory of operation. Two threads share a `RunBridge`, and no lock. The run's side puts messages into `_inbox`; the
-caller's side posts actions to the run's mailbox. Outcomes go from the run to the caller. Items go from the caller to
-the
-run: a lazy iterable is the user's code, which may block or belong to its thread (a database cursor, for example), so
-    only
-the caller's thread advances it. Caller and run take turns with the items:
+caller's side posts actions to the run's mailbox. Outcomes go from the run to the caller, and items from the caller to
+the run. A lazy iterable is the user's code, which may block or belong to its thread (a database cursor, for example),
+so only the caller's thread advances it. Caller and run take turns with the items:
 
     run     `RemoteSource.take` finds nothing, sends `_NeedItems(room)`, and does not touch the items again
     caller  `_feed` reads up to `room` items, then posts `RemoteSource.end_turn` and `admit_items`
     run     takes the items
 
-The bridge may be abandoned at any moment, by the garbage collector as well. Then the run is cancelled, and finishes its
-records by itself (`on_finished`).
+The bridge may be abandoned at any moment, by the garbage collector as well. Then the run is cancelled, and
+`on_finished` ends its records, which the caller does otherwise.
 """
 
 from __future__ import annotations
@@ -175,9 +173,8 @@ class RunBridge:
         """Cancel the run; its calls in flight are cancelled or abandoned. Yields the outcomes not taken yet."""
         self.cancel()
         driver = self._driver
-        if (
-            driver is not None and not driver.mailbox.is_here()
-        ):  # an observer, for example, would wait for itself
+        # An observer, for example, runs where the run lives, and would wait for itself.
+        if driver is not None and not driver.mailbox.is_here():
             while not self._finished.wait(POLL_INTERVAL):
                 pass
         with suppress(Empty):

@@ -172,9 +172,8 @@ class StoredJobJournal:
     def _write(change: Callable[[], object]) -> None:
         try:
             change()
-        except (
-            Exception
-        ) as error:  # e.g. no new threads while the interpreter exits; the next run checks the job
+        except Exception as error:
+            # For example, no new threads at the interpreter's exit. The next run checks the job.
             log.warning("a job could not be recorded in the store, or not be deleted: %s", error)
 
 

@@ -65,7 +65,7 @@ class ConcurrentDriver:
         Run to the end.
 
         Raises:
-            BaseException: What the items' iterable raised, after everything open has ended.
+            BaseException: The exception of the items' iterable, after all open items have ended.
         """
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks

@@ -131,9 +131,8 @@ class RunRecorder:
         self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
     ) -> None:
         """Report a call's tokens and its rate-limit headers to the rate limiter."""
-        used = (
-            0 if isinstance(error, RateLimited) else None
-        )  # other failures may have consumed tokens; unknown
+        # Failures other than a 429 may have used tokens; their number is unknown.
+        used = 0 if isinstance(error, RateLimited) else None
         if reply is not None:
             used = reply.prompt_tokens + reply.completion_tokens or None
         in_flight = self.counters.in_flight("llm")

@@ -103,9 +103,8 @@ class RunnerResources:
 
     def _reset_after_fork(self) -> None:
         self._pid = os.getpid()
-        self._lock = (
-            threading.RLock()
-        )  # reentrant: a stream that is garbage-collected while it is held releases its lease
+        # Reentrant: a stream that is garbage-collected while the lock is held releases its lease.
+        self._lock = threading.RLock()
         self._count = 0
         self._context_count = 0
         self._threads: DaemonThreadPool | None = None

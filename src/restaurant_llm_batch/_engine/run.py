@@ -2,8 +2,8 @@
 RunState: what the flows, the scheduler and the driver of one run share, and every decision about its end.
 
 `RunState` decides: has the run stopped, is an item overdue, how long may a call take, which call goes first.
-`RunRecorder` (in `recorder`) records: statistics, events for observers, and what the stop conditions count. Time comes
-from `RunState.now`, the clock of the run's driver, so that a run can live on virtual time.
+`RunRecorder` (in `recorder`) records: statistics, events for observers, and the calls that the stop conditions count.
+Time comes from `RunState.now`, the clock of the run's driver, so that a run can live on virtual time.
 """
 
 from __future__ import annotations
@@ -188,10 +188,10 @@ class RunState:
         if items <= own:
             call.timeout_error = self.item_timeout_error()
         elif call.is_async:
-            call.timeout_error = TransientBackendError(f"no answer within {seconds:g} s")
+            call.timeout_error = TransientBackendError(f"no response within {seconds:g} s")
         else:
             call.timeout_error = DeadlineExceeded(
-                f"no answer within {seconds:g} s, and the call cannot be ended"
+                f"no response within {seconds:g} s, and the blocking call cannot be stopped"
             )
 
     def item_timeout_error(self) -> DeadlineExceeded:

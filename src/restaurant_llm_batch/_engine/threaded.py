@@ -52,10 +52,10 @@ class ThreadedDriver:
 
     Args:
         run: The run.
-        source: Its items.
+        source: The items.
         reader: Notified when an item has ended.
         window: Most items open at once.
-        threads: Where the calls are made.
+        threads: The worker threads for blocking calls.
         deliver: Takes outcomes; returns False if an outcome still occupies the window.
     """
 
@@ -81,7 +81,7 @@ class ThreadedDriver:
         Run to the end.
 
         Raises:
-            BaseException: What the items' iterable raised, after everything open has ended.
+            BaseException: The exception of the items' iterable, after all open items have ended.
         """
         try:
             self.scheduler.start()

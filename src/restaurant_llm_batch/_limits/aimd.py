@@ -4,11 +4,14 @@ AIMD controller: adaptive concurrency limit, learns a service's capacity from 42
 Theory of operation. Additive increase, multiplicative decrease, as in TCP congestion control (RFC 5681; D.-M. Chiu and
 R. Jain, "Analysis of the Increase and Decrease Algorithms for Congestion Avoidance in Computer Networks", 1989), with
 one fact that TCP does not have: the *depth* of a call, the number of calls in flight when it was admitted. A service
-that refuses a call at depth 25 bears at most 24. The limit goes through three phases:
+that refuses a call at depth 25 bears at most 24. The limit goes through these phases:
 
     slow start   every success at saturation adds 1, which doubles the limit in each round, until the first 429
     hold         the limit stays as it is for `_hold` rounds of successes at saturation
-    probe        the limit is raised by 1; if a round succeeds, by 2, then by 4; a 429 goes back to the known limit
+    probe        the limit is raised by 1; if a round succeeds, by 2, then by 4, and so on; a 429 goes back to the limit
+                 before the probe
+    decrease     a 429 in another phase, or one more after a decrease: the limit becomes depth - 1, or is multiplied by
+                 `DECREASE_FACTOR` if that is lower; then hold
 
 A *round* is as many successes as the limit. Each decrease begins a new *epoch*; calls admitted in an earlier epoch are
 ignored, so that one overload decreases the limit once. `AIMDController` does no I/O and reads no clock.
@@ -45,9 +48,10 @@ class AdaptiveLimit:
     A limit on calls in flight that adapts to the service's capacity (AIMD).
 
     The limit doubles in every round until the first 429 response, then drops below the number of calls at which the
-    service refused. From then on it probes: every few rounds it is raised by one, and if that succeeds, by two, then by
-    four. One overload lowers the limit once: 429 responses to calls that were already in flight do not lower it again.
-    Other transient errors pause its growth and do not lower it. ``Retry-After`` delays the refused call, not the limit.
+    service refused. From then on it probes: every few rounds it is raised by one, and while that succeeds, by two, by
+    four and so on. One overload lowers the limit once: 429 responses to calls that were already in flight do not lower
+    it again. Other transient errors pause its growth and do not lower it. ``Retry-After`` delays the refused call, not
+    the limit.
 
     The algorithm is additive increase, multiplicative decrease (RFC 5681; Chiu and Jain, 1989). The constants were
     found by simulation and measured (benchmarks/unknown_limit.py).

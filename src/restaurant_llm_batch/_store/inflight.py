@@ -180,9 +180,8 @@ class InFlightCall:
 
         def on_commit(failure: Exception | None) -> None:
             with self._lock:
-                if (
-                    self._state is State.PERSISTING
-                ):  # otherwise a follower was promoted: the leader's loop is closed
+                # Otherwise a follower was promoted: the leader's event loop is closed.
+                if self._state is State.PERSISTING:
                     self._state = State.PERSISTED
                 leader_left = self._leader_left
             on_done(failure)

@@ -267,9 +267,8 @@ class Connections:
         """Start with nothing open and nothing queued."""
         self.reading = SharedConnection(self._file, min(READ_LOCK_TIMEOUT, self._file.lock_timeout))
         self._writing = SharedConnection(self._file, self._file.lock_timeout)
-        self._lock = (
-            threading.RLock()
-        )  # reentrant: the garbage collector may run code here that takes it again
+        # Reentrant: the garbage collector may run code here that takes it again.
+        self._lock = threading.RLock()
         self._work: Work = SimpleQueue()
         self._writer: GroupCommitWriter | None = None
 
