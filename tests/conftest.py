@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 import pytest
 from blockbuster import BlockBuster, blockbuster_ctx
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
-settings.register_profile("default", max_examples=25, deadline=None)
-settings.register_profile("slow", max_examples=100, deadline=None)
+# No deadline and no check of how fast examples are drawn: both measure the machine.
+UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", UNHURRIED, max_examples=25)
+settings.register_profile("slow", UNHURRIED, max_examples=100)
 
 
 def wants_slow(config: pytest.Config) -> bool:

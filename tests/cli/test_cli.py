@@ -385,6 +385,14 @@ def wait_for(process: subprocess.Popen[str], text: str, times: int = 1) -> str:
     return seen[-1]
 
 
+STAGES = [
+    pytest.param("1", 1, marks=pytest.mark.slow),
+    pytest.param("3", 1, marks=pytest.mark.slow),
+    ("4", 2),
+    ("threaded", 2),
+]
+
+
 def first_result(process: subprocess.Popen[str], asked: int) -> str:
     """Wait until one restaurant is done and `asked` others are being asked about."""
     assert process.stdout is not None
@@ -393,7 +401,7 @@ def first_result(process: subprocess.Popen[str], asked: int) -> str:
     return line
 
 
-@pytest.mark.parametrize(("stage", "in_flight"), [("1", 1), ("3", 1), ("4", 2), ("threaded", 2)])
+@pytest.mark.parametrize(("stage", "in_flight"), STAGES)
 def test_ctrl_c_lets_calls_in_flight_finish_and_keeps_what_is_done(
     child: Callable[[str], subprocess.Popen[str]], stage: str, in_flight: int
 ) -> None:
@@ -414,7 +422,7 @@ def test_ctrl_c_lets_calls_in_flight_finish_and_keeps_what_is_done(
     assert "The food was great." in shown
 
 
-@pytest.mark.parametrize(("stage", "in_flight"), [("1", 1), ("3", 1), ("4", 2), ("threaded", 2)])
+@pytest.mark.parametrize(("stage", "in_flight"), STAGES)
 def test_a_second_ctrl_c_cancels_at_once_and_keeps_what_is_done(
     child: Callable[[str], subprocess.Popen[str]], stage: str, in_flight: int
 ) -> None:

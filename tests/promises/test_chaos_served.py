@@ -8,7 +8,7 @@ what the server said and not on the mode; and, with a store, nothing paid for tw
 
 By default a minute's worth of it. A long soak, with N times as many examples, a seed, and no time limit:
 
-    CHAOS_TIMES=20 python -m pytest tests/test_chaos_served.py --timeout=0 --hypothesis-seed=7
+    CHAOS_TIMES=20 python -m pytest tests/promises/test_chaos_served.py -m "" --timeout=0 --hypothesis-seed=7
 
 Where the counts of tokens may differ, and why:
 

@@ -15,7 +15,14 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize(("stage", "share"), [("1", 0.75), ("4", 0.25), ("threaded", 0.5)])
+@pytest.mark.parametrize(
+    ("stage", "share"),
+    [
+        pytest.param("1", 0.75, marks=pytest.mark.slow),
+        ("4", 0.25),
+        pytest.param("threaded", 0.5, marks=pytest.mark.slow),
+    ],
+)
 def test_restaurants_of_a_killed_run_are_not_paid_for_again(
     stage: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,4 +1,4 @@
-"""Where texts may be cut. What a sentence is, is tested with the analyzer (`backends/test_text.py`)."""
+"""Where texts may be cut. What a sentence is, is tested with the analyzer (`nlp/test_terms.py`)."""
 
 from __future__ import annotations
 
