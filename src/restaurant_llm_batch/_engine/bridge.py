@@ -6,6 +6,12 @@ caller's side posts actions to the run's mailbox. Outcomes go from the run to th
 the run. A lazy iterable is the user's code, which may block or belong to its thread (a database cursor, for example),
 so only the caller's thread advances it. Caller and run take turns with the items:
 
+    caller's thread   `take`, `abort`, `check_stop`, `_feed`, `_acknowledge`
+    where the run is  `attach`, `deliver`, `on_finished`, `RemoteSource.take` and `end_turn`
+    any thread        `cancel`, and `abandon` from the garbage collector too
+
+The turns:
+
     run     `RemoteSource.take` finds nothing, sends `_NeedItems(room)`, and does not touch the items again
     caller  `_feed` reads up to `room` items, then posts `RemoteSource.end_turn` and `admit_items`
     run     takes the items

@@ -5,19 +5,24 @@ Theory of operation. A policy flow yields a `Call`; a driver performs it and res
 called, `Admission` is its way through the limiters, and `state` is how far it has come. All transitions happen where
 the run lives (see `mailbox`), never in a worker thread:
 
-    state      meaning                                  next, and by what
-    NEW        made by the policy                       QUEUED: its flow yields it
-    QUEUED     waits for its limiters                   RUNNING: admitted and started
-                                                        ABANDONED: the run stops, or its item's time is up
-    RUNNING    the backend works on it                  RETURNED: the backend has returned in time
-                                                        ABANDONED: a blocking call whose time is up
+    state      meaning                             next, and by what
+    NEW        made by the policy                  QUEUED: its flow yields it (`acquire`)
+    QUEUED     waits for its limiters              RUNNING: admitted and started (`Scheduler.on_call_started`)
+                                                   ABANDONED: the run stops, or its item's time is up
+                                                   (`cancel_acquire`)
+    RUNNING    the backend works on it             RETURNED: returned in time (`Scheduler.on_call_finished`)
+                                                   ABANDONED: a blocking call whose time is up
+                                                   (`Scheduler._expire_overdue`)
     ABANDONED  its flow has gone on without it
     RETURNED   its flow has the reply, or the error
 
-A blocking call cannot be stopped. When it is abandoned while it runs, its thread goes on; the thread frees the slots
-when the backend really returns, and the reply is recorded as a late one. An awaited call is cancelled and frees its
-slots at once. When a store shares the call with other runs, `in_flight` connects it to them: then it is cancelled only
-when no other run waits.
+The sequential driver makes the same transitions itself. When a run is cancelled, its flows are closed and the calls
+that are running stay RUNNING: no one reads their state any more.
+
+A blocking call can be asked to stop (`CancelToken`), but not made to. When it is abandoned while it runs, its thread
+goes on; the thread frees the slots when the backend really returns, and the reply is recorded as a late one. An
+awaited call is cancelled and frees its slots at once. When a store shares the call with other runs, `in_flight`
+connects it to them: then it is cancelled only when no other run waits.
 """
 
 from __future__ import annotations
@@ -27,7 +32,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from .._limits.aimd import CallResult
-from .._store.inflight import InFlightCall
+from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
 from ..errors import RateLimited, TransientBackendError
 from ..outcomes import Stage
@@ -83,7 +88,7 @@ class Call:
     Attributes:
         is_async: Whether the backend's method is awaited.
         state: How far it has come.
-        started_at: When the backend was called, on the run's clock; 0.0 before.
+        started_at: When the backend was called, on the run's clock; `NOT_STARTED` before.
         deadline: When its time is up, on the run's clock; None for never.
         timeout_error: The error raised when the deadline passes.
         outcome: Result reported to the limiters on release.
@@ -121,7 +126,7 @@ class Call:
         self.admission: Admission[Call] = admission
         self.counters: RunCounters = counters
         self.state: CallState = NEW
-        self.started_at: float = 0.0
+        self.started_at: float = NOT_STARTED
         self.deadline: float | None = None
         self.timeout_error: Exception | None = None
         self.outcome: CallResult = "other"
@@ -149,7 +154,7 @@ class Call:
 
     def raise_priority(self, priority: int, sequence: float) -> None:
         """Start it no later than a call of this priority and sequence. Thread-safe."""
-        if not self.started_at:
+        if self.started_at == NOT_STARTED:
             self.admission.raise_priority(priority, sequence)
 
     def request_cancel(self) -> None:

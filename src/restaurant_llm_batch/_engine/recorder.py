@@ -1,8 +1,9 @@
 """
 RunRecorder: records the statistics of a run, and emits the events that its observers see.
 
-It decides nothing. Everything that happens is reported to it once, where the run lives. It reads the time from
-`RunState`, and passes on to it the calls that the stop conditions count.
+Everything that happens in a run is reported to it once, where the run lives. It decides nothing, but passes on what it
+records: usage to the rate limiter, calls to the stop conditions in `RunState`, and it deletes a stored reply that made
+its item fail. It reads the time from `RunState`.
 """
 
 from __future__ import annotations

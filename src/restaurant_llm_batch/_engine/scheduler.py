@@ -31,7 +31,7 @@ from typing import Any
 from ..errors import ConfigurationError
 from ..events import PendingWait
 from ..outcomes import Failure, Outcome
-from ..steps import Gather
+from ..steps import Gather, Sleep
 from .call import ABANDONED, RETURNED, RUNNING, Call
 from .frames import EngineFlow, Frame, ItemSource, MemoWaiters, NotReady, SchedulerCallbacks
 from .items import ItemReader, RunItem
@@ -323,6 +323,8 @@ class Scheduler:
         elif type(step) is NotifyCell:
             self._notify_cell(step.cell)
             return _WAITS if self.finished else None
+        elif not isinstance(step, Sleep):
+            self._resume_flow(frame, None, TypeError(f"{step!r} is not an engine step"))
         elif self._draining:
             self._resume_flow(frame, None, self.run.stop_error())
         else:

@@ -1,13 +1,16 @@
 """
 In-flight calls: equal LLM calls that are in flight at once are made once (single-flight), within a run and across runs.
 
+Only with a store: `_engine/cached_calls.py` joins every LLM call here. Methods may be called from any thread; the
+table's lock guards every field, and no callback runs under it.
+
 Theory of operation. The first run that joins a key *leads*: it makes the calls, retries included. Others *follow*:
 they wait until the reply is in the store. The call is shared: it runs at the best priority of all waiters, survives
 the cancellation of its own run while another run waits, and its reply is stored even if no waiter is left. If the
 leader leaves without a reply, the first follower is promoted and leads.
 
-A run is only an opaque owner here: followers of the leader's own run end with it, those of other runs do not. Methods
-may be called from any thread; the table's lock guards every field, and no callback runs under it.
+Runs are compared by identity only, as the *owners* of leader and followers: one item of a run leads, and items of the
+same run or of others follow. Followers of the leader's own run end with it; *foreign* ones, of other runs, do not.
 
     state       meaning                             next, and by what
     OPEN        the leader has no reply             PERSISTING: `persist_reply`
@@ -15,10 +18,11 @@ may be called from any thread; the table's lock guards every field, and no callb
                                                     DONE: the leader left, no follower waits
     PERSISTING  the reply is on its way to disk     PERSISTED: the store has committed, or failed
     PERSISTED   the followers may read the store    DONE: the leader left
+    any         the leader's event loop is closed   OPEN, with a new leader: a follower finds that out (`follow`)
     DONE        removed from the table
 
-`leader_left` and the call's return may come in either order: the leader of an abandoned call leaves first, and its
-call, which cannot be stopped, returns later. Whichever comes second finishes the entry.
+`leader_left` and the call's return may come in either order. The leader of an abandoned call leaves first, because its
+call cannot be stopped and returns later. The second of the two events finishes the entry (`_finish`).
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ from enum import Enum, auto
 from typing import Any, Protocol, TypeAlias
 
 from .._llm_response import LLMResponse, is_valid_reply
+
+NOT_STARTED = -1.0
+"""`started_at` of a call that has not reached its backend; no clock shows a negative time."""
 
 Callback: TypeAlias = Callable[[Exception | None], object]
 Persist: TypeAlias = Callable[[LLMResponse, Callback], object]
@@ -204,7 +211,7 @@ class InFlightCall:
             self._release_call(call)
 
     def _call_is_out(self) -> bool:
-        return self._call is not None and self._call.started_at > 0.0 and not self._call_returned
+        return self._call is not None and self._call.started_at != NOT_STARTED and not self._call_returned
 
     def _release_call(self, call: SharedCall) -> None:
         """Cancel a call whose leader has left, unless another run waits for it."""

@@ -59,8 +59,9 @@ class RunPodLLM:
         llm = RunPodLLM("abc123xyz", model="Qwen/Qwen2.5-14B-Instruct-AWQ")
 
     Submits a job for each request and polls it. Failed polls are repeated until `timeout`. A job is cancelled after
-    `timeout`, when its call is cancelled, on Ctrl-C, and when the interpreter exits. A job is submitted again only
-    if the first submission certainly made none.
+    `timeout`, when its call is cancelled, on Ctrl-C, and when the interpreter exits. While a job may be alive,
+    its request is never submitted again: see `SubmissionUnknown`. A job that has failed for a passing reason is made
+    again by the runner's retry policy.
 
     Any number of threads and event loops may share one object.
 
