@@ -385,7 +385,7 @@ def wait_for(process: subprocess.Popen[str], text: str, times: int = 1) -> str:
     return seen[-1]
 
 
-STAGES = [
+INTERRUPTED = [
     pytest.param("1", 1, marks=pytest.mark.slow),
     pytest.param("3", 1, marks=pytest.mark.slow),
     ("4", 2),
@@ -401,7 +401,7 @@ def first_result(process: subprocess.Popen[str], asked: int) -> str:
     return line
 
 
-@pytest.mark.parametrize(("stage", "in_flight"), STAGES)
+@pytest.mark.parametrize(("stage", "in_flight"), INTERRUPTED)
 def test_ctrl_c_lets_calls_in_flight_finish_and_keeps_what_is_done(
     child: Callable[[str], subprocess.Popen[str]], stage: str, in_flight: int
 ) -> None:
@@ -422,7 +422,7 @@ def test_ctrl_c_lets_calls_in_flight_finish_and_keeps_what_is_done(
     assert "The food was great." in shown
 
 
-@pytest.mark.parametrize(("stage", "in_flight"), STAGES)
+@pytest.mark.parametrize(("stage", "in_flight"), INTERRUPTED)
 def test_a_second_ctrl_c_cancels_at_once_and_keeps_what_is_done(
     child: Callable[[str], subprocess.Popen[str]], stage: str, in_flight: int
 ) -> None:
