@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -32,9 +33,20 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run all examples of a page in one process: each goes on from the one before."""
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
+    """Run all examples of a page in one process and in their order: each goes on from the one before."""
     for item in items:
         if item.path.suffix == ".md":
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+            item.add_marker(
+                pytest.mark.xdist_group(str(item.path))
+            )  # pytest-xdist reads it in this very hook
+    examples = [item for item in items if item.path.suffix == ".md"]
+    yield
+    places = [place for place, item in enumerate(items) if item.path.suffix == ".md"]
+    order = {id(item): number for number, item in enumerate(examples)}
+    # A plugin that shuffles tests may have moved the examples: put them back, in order, where examples are now.
+    for place, item in zip(
+        places, sorted((items[p] for p in places), key=lambda item: order[id(item)]), strict=True
+    ):
+        items[place] = item

@@ -71,12 +71,16 @@ def expected() -> list[object]:
         return summaries(search, Strategy.stage(1), by_run)
 
 
+@pytest.mark.parametrize(
+    "methods",
+    [pytest.param(RUN_METHODS[3:], id="some"), pytest.param(RUN_METHODS, id="all", marks=pytest.mark.slow)],
+)
 @pytest.mark.parametrize("place", [in_this_process, in_memory, over_rest, over_grpc])
 def test_fifty_restaurants_have_equal_outcomes_in_every_stage(
-    place: Callable[[], Any], expected: list[object]
+    place: Callable[[], Any], methods: list[Any], expected: list[object]
 ) -> None:
     with place() as search:
         search.index_reviews(REVIEWS)
-        for strategy, way in RUN_METHODS:
+        for strategy, way in methods:
             assert summaries(search, strategy, way) == expected, strategy_name(strategy)
         search.close()

@@ -28,6 +28,7 @@ from tests.support.runpod_server import (
     echo,
     worker_environment,
 )
+from tests.support.slow import quick_of
 
 from restaurant_llm_batch import (
     BatchRunner,
@@ -95,8 +96,8 @@ def way_of(number: str) -> Strategy:
 
 def run_and_kill(
     dispatcher: Dispatcher, path: Path, way: str, is_now: Callable[[], bool], *items: str
-) -> float:
-    """Run in a process of its own, and kill that when it is time; return when it was."""
+) -> None:
+    """Run in a process of its own, and kill that when it is time."""
     arguments = [sys.executable, "-c", CHILD, dispatcher.base_url, str(path), way, *items]
     with subprocess.Popen(arguments) as child:
         try:
@@ -106,9 +107,7 @@ def run_and_kill(
                 assert time.monotonic() < until
                 time.sleep(0.001)
         finally:
-            killed = time.monotonic()
             os.kill(child.pid, signal.SIGKILL)
-    return killed
 
 
 def let_end(work: Work, after: float = 0.0, status: str = "COMPLETED", **more: Any) -> None:
@@ -140,7 +139,7 @@ needs_kill = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIG
 
 
 @needs_kill
-@pytest.mark.parametrize("way", STAGES)
+@pytest.mark.parametrize("way", quick_of(STAGES, "4", "threaded"))
 def test_jobs_of_a_killed_run_answer_the_next_one_and_none_is_submitted_twice(way: str, path: Path) -> None:
     def some_hang(work: Work) -> End:
         return End(after=FOR_EVER) if int(work.question) >= 6 else echo(work)
@@ -202,7 +201,7 @@ def test_what_became_of_a_job_meanwhile_decides_what_is_done(path: Path) -> None
 
 
 @needs_kill
-@pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
+@pytest.mark.parametrize("share", quick_of([0.25, 0.5, 0.75], 0.5))
 @pytest.mark.parametrize("way", ["4", "threaded"])
 def test_a_kill_at_any_moment_costs_at_most_what_was_being_submitted(
     way: str, share: float, path: Path
@@ -212,7 +211,7 @@ def test_a_kill_at_any_moment_costs_at_most_what_was_being_submitted(
         return End(end.status, 0.02 + int(work.question) * 37 % 100 / 1000, end.more)
 
     with Dispatcher(some_time, latency=0.005) as dispatcher:
-        killed = run_and_kill(dispatcher, path, way, lambda: len(dispatcher.jobs) >= share * len(ITEMS))
+        run_and_kill(dispatcher, path, way, lambda: len(dispatcher.jobs) >= share * len(ITEMS))
         before = dict(dispatcher.jobs)
         with runner_of(client(dispatcher.base_url), path, way_of(way)) as runner:
             report = runner.run(question, ITEMS)
@@ -221,7 +220,6 @@ def test_a_kill_at_any_moment_costs_at_most_what_was_being_submitted(
         paid = {job.question for job in dispatcher.jobs.values() if job.id not in before}
         twice = [job for job in before.values() if job.question in paid]
         assert len(dispatcher.jobs) == len(ITEMS) + len(twice) <= len(ITEMS) + AT_ONCE
-        assert all(killed - job.made_at < 0.25 for job in twice)  # nobody had told, or noted, their ids
         assert dispatcher.alive() == []
         assert noted(path) <= AT_ONCE  # of those whose answers had just been kept
 

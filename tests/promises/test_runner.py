@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.examples import examples
 from tests.support.run_methods import STRATEGIES, RunMethod, comparable, each_run_method, each_strategy
+from tests.support.slow import quick_of
 
 from restaurant_llm_batch import (
     BatchRunner,
@@ -595,7 +596,9 @@ def test_context_variables_reach_the_backend(strategy: Strategy) -> None:
     assert seen == {"kept"}
 
 
-@pytest.mark.parametrize("strategy", ["stage(1)", "stage(2)", "stage(4)", "threaded()"])
+@pytest.mark.parametrize(
+    "strategy", quick_of(["stage(1)", "stage(2)", "stage(4)", "threaded()"], "stage(4)", "threaded()")
+)
 @pytest.mark.parametrize(
     "left_open",
     ["stream = runner.stream(ask, range(9)); next(stream)", "runner.__enter__(); runner.run(ask, [1])"],

@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 import pytest
 from tests.support.runpod_server import KEY, Dispatcher, End, Work, asking, completion
+from tests.support.slow import quick_of
 
 from restaurant_llm_batch.backends.runpod import _live_jobs as ledger
 from restaurant_llm_batch.backends.runpod._job import Job
@@ -67,13 +68,6 @@ SUBMITTING = ["stage 1", "stage 2", "stage 4", "threaded, in a block", "awaited"
 WAITING = [way for way in WAYS if way not in ("awaited", "threaded, in a block")]
 
 
-def each_of(ways: list[str], *quick: str) -> pytest.MarkDecorator:
-    """Parametrize a test with ways, all but the quick ones marked slow: each starts a process."""
-    return pytest.mark.parametrize(
-        "way", [pytest.param(way, marks=() if way in quick else pytest.mark.slow) for way in ways]
-    )
-
-
 def start(dispatcher: Dispatcher, way: str, longest: float = 5.0) -> subprocess.Popen[str]:
     """Start a process that waits for jobs that do not end."""
     strategy, how = WAYS[way]
@@ -110,7 +104,7 @@ def interrupt(dispatcher: Dispatcher, way: str, is_now: Callable[[], bool], time
         child.wait()
 
 
-@each_of(SUBMITTING, "stage 4", "threaded, in a block")
+@pytest.mark.parametrize("way", quick_of(SUBMITTING, "stage 4", "threaded, in a block"))
 def test_a_process_interrupted_while_it_submits_leaves_no_job(way: str) -> None:
     with Dispatcher(lambda work: End(after=600), latency=0.3) as dispatcher:
         told = interrupt(dispatcher, way, lambda: dispatcher.asked["run"] > 0)
@@ -122,7 +116,7 @@ def test_a_process_interrupted_while_it_submits_leaves_no_job(way: str) -> None:
         assert KEY not in told
 
 
-@each_of(WAITING, "stage 4", "threaded", "threads of one's own")
+@pytest.mark.parametrize("way", quick_of(WAITING, "stage 4", "threaded", "threads of one's own"))
 def test_a_process_interrupted_while_it_waits_leaves_no_job(way: str) -> None:
     with Dispatcher(lambda work: End(after=600)) as dispatcher:
         told = interrupt(dispatcher, way, lambda: len(dispatcher.looked_at) > 0)
