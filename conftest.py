@@ -35,18 +35,10 @@ pytest_collect_file = Sybil(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Generator[None, None, None]:
-    """Run all examples of a page in one process and in their order: each goes on from the one before."""
-    for item in items:
-        if item.path.suffix == ".md":
-            item.add_marker(
-                pytest.mark.xdist_group(str(item.path))
-            )  # pytest-xdist reads it in this very hook
-    examples = [item for item in items if item.path.suffix == ".md"]
+    """Keep the examples of a page in their order, also if a plugin shuffles tests: each goes on from the one before."""
+    order = {id(item): number for number, item in enumerate(items) if item.path.suffix == ".md"}
     yield
-    places = [place for place, item in enumerate(items) if item.path.suffix == ".md"]
-    order = {id(item): number for number, item in enumerate(examples)}
-    # A plugin that shuffles tests may have moved the examples: put them back, in order, where examples are now.
-    for place, item in zip(
-        places, sorted((items[p] for p in places), key=lambda item: order[id(item)]), strict=True
-    ):
+    places = [place for place, item in enumerate(items) if id(item) in order]
+    examples = sorted((items[place] for place in places), key=lambda item: order[id(item)])
+    for place, item in zip(places, examples, strict=True):
         items[place] = item

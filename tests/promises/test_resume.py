@@ -184,7 +184,8 @@ def note(event):
 
 llm = FakeLLM(answer=slow)
 strategy = Strategy.stage(int(sys.argv[2])) if sys.argv[2] != "threaded" else Strategy.threaded()
-runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(llm=8, open_items=8), store=sys.argv[1], observers=[note])
+limits = Limits(llm=8, open_items=8)
+runner = BatchRunner(llm=llm, strategy=strategy, limits=limits, store=sys.argv[1], observers=[note])
 report = runner.run(ask, range(500))
 print("done", len(report.results), flush=True)
 """
