@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
+from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
@@ -28,11 +30,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before tests are deselected by their marks
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Count hypothesis tests among the slow ones where these are selected, for their further examples."""
-    if wants_slow(config):
-        for item in items:
-            if hasattr(getattr(item, "obj", None), "hypothesis"):
+    """
+    Mark as slow all cases of a test but the ``n`` evenly spread ones that ``@pytest.mark.sample(n)`` keeps.
+
+    If slow tests are selected, hypothesis tests count among them, for their further examples.
+    """
+    cases: defaultdict[str, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sample") is not None:
+            cases[item.nodeid.partition("[")[0]].append(item)
+        if wants_slow(config) and hasattr(getattr(item, "obj", None), "hypothesis"):
+            item.add_marker(pytest.mark.slow)
+    for of_test in cases.values():
+        fast = [item for item in of_test if item.get_closest_marker("slow") is None]
+        marker = of_test[0].get_closest_marker("sample")
+        kept = min(len(fast), marker.args[0]) if marker is not None else 0
+        chosen = {index * len(fast) // kept for index in range(kept)}
+        for index, item in enumerate(fast):
+            if index not in chosen:
                 item.add_marker(pytest.mark.slow)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Run three workers on two cores: many tests wait for a socket, a process or a clock half of their time."""
+    return max(2, (os.cpu_count() or 2) * 3 // 2)
 
 
 def pytest_collection_finish() -> None:

@@ -402,6 +402,7 @@ def first_result(process: subprocess.Popen[str], asked: int) -> str:
 
 
 @pytest.mark.parametrize(("stage", "in_flight"), INTERRUPTED_STAGES)
+@pytest.mark.sample(1)
 def test_ctrl_c_lets_calls_in_flight_finish_and_keeps_what_is_done(
     child: Callable[[str], subprocess.Popen[str]], stage: str, in_flight: int
 ) -> None:
@@ -423,6 +424,7 @@ def test_ctrl_c_lets_calls_in_flight_finish_and_keeps_what_is_done(
 
 
 @pytest.mark.parametrize(("stage", "in_flight"), INTERRUPTED_STAGES)
+@pytest.mark.sample(1)
 def test_a_second_ctrl_c_cancels_at_once_and_keeps_what_is_done(
     child: Callable[[str], subprocess.Popen[str]], stage: str, in_flight: int
 ) -> None:

@@ -113,6 +113,7 @@ def test_the_sample_is_done_on_a_fresh_machine_without_any_option(command: str) 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.sample(2)
 def test_every_stage_gives_the_same_results(command: str) -> None:
     path = write(*REVIEWS)
     written = []

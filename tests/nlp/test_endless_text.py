@@ -80,6 +80,7 @@ def seconds(call: Callable[[str], object], text: str) -> float:
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
+@pytest.mark.sample(8)
 def test_an_endless_text_is_read_in_no_time(reader: Callable[[str], object], unit: str) -> None:
     for length in (LONG, LONGER):
         text = (unit * length)[:length]

@@ -170,6 +170,7 @@ def test_whatever_goes_wrong_all_is_accounted_for(backend: str, data: st.DataObj
 @backends
 @given(st.data())
 @chaotic(6)
+@pytest.mark.sample(1)
 def test_outcomes_depend_on_what_the_server_says_and_not_on_the_mode(
     backend: str, data: st.DataObject
 ) -> None:
@@ -197,6 +198,7 @@ BROAD = [
 
 @backends
 @pytest.mark.parametrize("mode", BROAD, ids=str)
+@pytest.mark.sample(3)
 def test_one_of_each_kind_in_one_run(backend: str, mode: Mode) -> None:
     kinds = [kind for kind in KINDS if kind not in STOP_A_RUN]
 
@@ -360,6 +362,7 @@ async def _cancelled(runner: Any, task: Any, items: Any, when: float, loop: str)
 @backends
 @given(st.data())
 @chaotic(6)
+@pytest.mark.sample(1)
 def test_run_again_with_a_store_only_what_was_lost_is_paid_for_again(
     backend: str, data: st.DataObject
 ) -> None:
@@ -436,6 +439,7 @@ print(json.dumps([[outcome.index, outcome.ok] for outcome in report.outcomes]))
     ("backend", "strategy"),
     [("openai", "4"), ("vllm", "threaded"), ("runpod", "4"), ("runpod", "threaded"), ("runpod", "1")],
 )
+@pytest.mark.sample(2)
 def test_ctrl_c_leaves_nothing_at_the_server_and_keeps_what_was_paid_for(
     backend: str, strategy: str, tmp_path: Path
 ) -> None:

@@ -76,6 +76,7 @@ def expected() -> list[object]:
     [pytest.param(RUN_METHODS[3:], id="some"), pytest.param(RUN_METHODS, id="all", marks=pytest.mark.slow)],
 )
 @pytest.mark.parametrize("place", [in_this_process, in_memory, over_rest, over_grpc])
+@pytest.mark.sample(1)
 def test_fifty_restaurants_have_equal_outcomes_in_every_stage(
     place: Callable[[], Any], methods: list[Any], expected: list[object]
 ) -> None:

@@ -69,6 +69,7 @@ def most_within(began: list[float], seconds: float) -> int:
 
 
 @pytest.mark.parametrize("strategy", DRIVERS, ids=strategy_name)
+@pytest.mark.sample(2)
 def test_calls_begin_at_the_configured_rate(strategy: Strategy) -> None:
     model = Model()
     limits = Limits(llm=30, requests_per_minute=PER_MINUTE)
@@ -82,6 +83,7 @@ def test_calls_begin_at_the_configured_rate(strategy: Strategy) -> None:
 
 
 @each_run_method
+@pytest.mark.sample(2)
 def test_every_run_method_keeps_the_rate(way: RunMethod) -> None:
     model = Model()
     limits = Limits(llm=30, requests_per_minute=PER_MINUTE)

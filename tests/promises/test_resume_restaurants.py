@@ -23,6 +23,7 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
         pytest.param("threaded", 0.5, marks=pytest.mark.slow),
     ],
 )
+@pytest.mark.slow
 def test_restaurants_of_a_killed_run_are_not_paid_for_again(
     stage: str, share: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -140,6 +140,7 @@ needs_kill = pytest.mark.skipif(sys.platform == "win32", reason="there is no SIG
 
 @needs_kill
 @pytest.mark.parametrize("way", quick_of(STAGES, "4", "threaded"))
+@pytest.mark.sample(1)
 def test_jobs_of_a_killed_run_answer_the_next_one_and_none_is_submitted_twice(way: str, path: Path) -> None:
     def some_hang(work: Work) -> End:
         return End(after=FOR_EVER) if int(work.question) >= 6 else echo(work)
@@ -203,6 +204,7 @@ def test_what_became_of_a_job_meanwhile_decides_what_is_done(path: Path) -> None
 @needs_kill
 @pytest.mark.parametrize("share", quick_of([0.25, 0.5, 0.75], 0.5))
 @pytest.mark.parametrize("way", ["4", "threaded"])
+@pytest.mark.sample(1)
 def test_a_kill_at_any_moment_costs_at_most_what_was_being_submitted(
     way: str, share: float, path: Path
 ) -> None:
@@ -343,6 +345,7 @@ async def test_a_call_that_took_too_long_is_not_made_again_while_its_job_may_liv
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("leaves", ["the first", "the second"])
+@pytest.mark.sample(2)
 async def test_two_runs_share_a_job_and_it_is_cancelled_only_when_both_have_left(
     leaves: str, dispatcher: Dispatcher, path: Path
 ) -> None:

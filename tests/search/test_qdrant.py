@@ -76,6 +76,7 @@ def stocked(request: pytest.FixtureRequest) -> Iterator[QdrantSearch]:
 
 
 @pytest.mark.parametrize("mode", ["blocking", "asyncio", "trio"])
+@pytest.mark.sample(3)
 def test_it_agrees_with_the_embedded_search(
     stocked: QdrantSearch, embedded: EmbeddedSearch, mode: str
 ) -> None:
@@ -182,6 +183,7 @@ def test_a_query_of_a_restaurant_that_is_no_id_is_refused(search: QdrantSearch) 
 
 
 @pytest.mark.parametrize("stage", [1, 2, 4])
+@pytest.mark.sample(3)
 def test_the_main_job_runs_on_it_as_on_the_embedded_search(
     stocked: QdrantSearch, embedded: EmbeddedSearch, stage: int
 ) -> None:

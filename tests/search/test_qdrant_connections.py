@@ -93,6 +93,7 @@ async def test_a_loop_keeps_its_connections(server: LocalServer) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(1)
 async def test_150_awaited_searches_are_in_flight_at_once() -> None:
     with serve(together=150) as server:
         async with QdrantSearch("reviews", url=server.url, timeout=25) as search:

@@ -90,6 +90,7 @@ SOME = [(*row, mode) for row in (TABLE[1], TABLE[7], TABLE[9], TABLE[14]) for mo
 
 
 @pytest.mark.parametrize(("say", "kind", "text", "mode"), EVERY + SOME)
+@pytest.mark.sample(8)
 def test_a_status_becomes_an_error(say: Say, kind: type[BackendError], text: str, mode: str) -> None:
     with answering(say) as server:
         failure = refusal(QdrantSearch("reviews", url=server.url), mode)
@@ -133,6 +134,7 @@ def test_a_server_that_is_not_there_may_come(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.sample(1)
 def test_a_server_that_takes_too_long_times_out(mode: str) -> None:
     with answering(Say({}, after=30)) as server:
         # Qdrant's client knows whole seconds only.
@@ -232,6 +234,7 @@ CODES = [
 
 @pytest.mark.parametrize(("code", "metadata", "kind", "status"), CODES)
 @pytest.mark.parametrize("mode", ["blocking", "asyncio"])
+@pytest.mark.sample(6)
 def test_a_grpc_code_becomes_the_error_of_its_status(
     code: grpc.StatusCode,
     metadata: tuple[tuple[str, str], ...],

@@ -48,6 +48,7 @@ def named(hits: Sequence[Hit]) -> list[tuple[str, ItemId]]:
 
 
 @pytest.mark.parametrize("restaurant_id", [0, "0", 1, "1", 10, 2, "other"])
+@pytest.mark.sample(7)
 def test_the_restaurant_itself_is_never_among_the_others(search: Search, restaurant_id: ItemId) -> None:
     search.index_reviews(review(house, n, "맛있어요") for house in HOUSES for n in range(3))
 
@@ -70,6 +71,7 @@ def test_hits_tell_their_own_restaurant(search: Search) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 5, 30])
+@pytest.mark.sample(4)
 def test_equals_are_ordered_by_review_and_then_by_restaurant_wherever_they_are_cut(
     search: Search, limit: int
 ) -> None:
@@ -172,6 +174,7 @@ def test_the_bound_on_the_similarity_holds_among_the_others(search: Search) -> N
         (others(1, category=" "), "category is blank: leave it out"),
     ],
 )
+@pytest.mark.sample(4)
 def test_a_query_that_names_nothing_to_look_among_is_refused(
     search: Search, query: SearchQuery, complaint: str
 ) -> None:
@@ -180,6 +183,7 @@ def test_a_query_that_names_nothing_to_look_among_is_refused(
 
 
 @pytest.mark.parametrize("category", [1.5, True, ["a"], 2**70])
+@pytest.mark.sample(4)
 def test_a_category_that_is_no_id_is_named(search: Search, category: Any) -> None:
     reviews: list[Any] = [
         review(1, 1, "맛있어요"),
@@ -227,6 +231,7 @@ def stocked(request: pytest.FixtureRequest) -> Iterator[QdrantSearch]:
 
 
 @pytest.mark.parametrize("mode", ["blocking", "asyncio", "trio"])
+@pytest.mark.sample(3)
 def test_qdrant_agrees_with_the_embedded_search(
     stocked: QdrantSearch, expected: list[tuple[SearchQuery, list[Hit]]], mode: str
 ) -> None:

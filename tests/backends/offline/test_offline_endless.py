@@ -81,6 +81,7 @@ def shipped() -> list[str]:
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
+@pytest.mark.sample(4)
 def test_an_endless_text_is_read_in_no_time(unit: str) -> None:
     text = (unit * LONG)[:LONG]
     for one in (text, "가" + text + "다"):

@@ -92,6 +92,7 @@ TABLE: list[tuple[int, Any, dict[str, str], type[errors.BackendError], str]] = [
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("status", "body", "headers", "kind", "words"), TABLE)
+@pytest.mark.sample(31)
 def test_every_refusal_is_understood(
     mode: str, status: int, body: Any, headers: dict[str, str], kind: type[Exception], words: str
 ) -> None:
@@ -174,6 +175,7 @@ ECHOES = [
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("answer", ECHOES)
+@pytest.mark.sample(10)
 def test_no_key_is_shown_whatever_the_server_echoes(
     mode: str, answer: Say, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -105,6 +105,7 @@ def interrupt(dispatcher: Dispatcher, way: str, is_now: Callable[[], bool], time
 
 
 @pytest.mark.parametrize("way", quick_of(SUBMITTING, "stage 4", "threaded, in a block"))
+@pytest.mark.sample(1)
 def test_a_process_interrupted_while_it_submits_leaves_no_job(way: str) -> None:
     with Dispatcher(lambda work: End(after=600), latency=0.3) as dispatcher:
         told = interrupt(dispatcher, way, lambda: dispatcher.asked["run"] > 0)
@@ -117,6 +118,7 @@ def test_a_process_interrupted_while_it_submits_leaves_no_job(way: str) -> None:
 
 
 @pytest.mark.parametrize("way", quick_of(WAITING, "stage 4", "threaded", "threads of one's own"))
+@pytest.mark.sample(1)
 def test_a_process_interrupted_while_it_waits_leaves_no_job(way: str) -> None:
     with Dispatcher(lambda work: End(after=600)) as dispatcher:
         told = interrupt(dispatcher, way, lambda: len(dispatcher.looked_at) > 0)

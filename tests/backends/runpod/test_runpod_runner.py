@@ -104,6 +104,7 @@ def outcomes(strategy: Strategy, way: RunMethod) -> list[object]:
     EVERY_WAY,
     ids=lambda it: strategy_name(it) if isinstance(it, Strategy) else it.__name__,
 )
+@pytest.mark.sample(6)
 def test_outcomes_are_equal_in_every_mode(strategy: Strategy, way: RunMethod) -> None:
     rows: dict[Any, Any] = {row[1]: row[2:] for row in outcomes(strategy, way) if isinstance(row, tuple)}
 
@@ -133,6 +134,7 @@ CANCELLED = [*map(Strategy.stage, (1, 2, 3, 4)), Strategy.threaded()]
 
 @pytest.mark.parametrize("natively", [False, True], ids=["by its scope", "by asyncio"])
 @pytest.mark.parametrize("strategy", CANCELLED, ids=strategy_name)
+@pytest.mark.sample(4)
 def test_cancelling_a_run_at_any_moment_leaves_no_job(strategy: Strategy, natively: bool) -> None:
     random = Random(str(strategy))
     with Dispatcher(

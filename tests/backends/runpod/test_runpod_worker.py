@@ -88,6 +88,7 @@ def ask(request: pytest.FixtureRequest, dispatcher: Dispatcher) -> Iterator[Ask]
 
 
 @pytest.mark.parametrize("kind", ["new", "old"])
+@pytest.mark.sample(2)
 def test_both_generations_answer(ask: Ask, kind: str) -> None:
     assert ask(asking(f"{kind}: 맛있어요")) == LLMResponse("맛있어요", "stop", 11, 5, "qwen")
 
