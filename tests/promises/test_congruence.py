@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from tests.support.run_methods import (
+    REPRESENTATIVE,
     STRATEGIES,
     RunMethod,
     by_run,
@@ -123,10 +124,23 @@ def expected(mode: str, many: bool) -> list[object]:
     return outcomes(Strategy.stage(1), by_run, mode, SearchMany if many else FakeSearch)
 
 
-@pytest.mark.parametrize("search_kind", [FakeSearch, SearchMany])
-@pytest.mark.parametrize("mode", ["single", "split"])
+MODES = [("single", FakeSearch), ("single", SearchMany), ("split", FakeSearch), ("split", SearchMany)]
+CASES = [
+    pytest.param(
+        strategy,
+        mode,
+        search_kind,
+        id=f"{strategy_name(strategy)}-{mode}-{search_kind.__name__}",
+        marks=() if (mode, search_kind) == MODES[0] or strategy in REPRESENTATIVE else pytest.mark.slow,
+    )
+    for strategy in STRATEGIES
+    for mode, search_kind in MODES
+]
+"""Every strategy in the first mode; the representative ones in the others too."""
+
+
 @each_run_method
-@pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
+@pytest.mark.parametrize(("strategy", "mode", "search_kind"), CASES)
 def test_outcomes_are_equal_in_every_mode(
     strategy: Strategy, way: RunMethod, mode: str, search_kind: type[FakeSearch]
 ) -> None:
