@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 from ..models import ItemId, Review, ReviewKind, ReviewsByPolarity
 from ..results import ReviewSummary
@@ -40,9 +40,6 @@ class SummarizeReviews:
         ConfigurationError: A field is out of its bounds.
     """
 
-    name: ClassVar[str] = "SummarizeReviews"
-    requires_search: ClassVar[bool] = False
-
     max_tokens_per_batch: int | None = None
     language: LanguageOption = "ko"
     max_tokens: int = 500
@@ -53,6 +50,16 @@ class SummarizeReviews:
         check_count(self, "max_tokens")
         check_language(self)
         check_temperature(self)
+
+    @property
+    def name(self) -> str:
+        """The task's name in events, errors and requests: SummarizeReviews."""
+        return "SummarizeReviews"
+
+    @property
+    def requires_search(self) -> bool:
+        """False: the items bring their reviews or texts."""
+        return False
 
     def parse_item(self, raw: Any, /) -> ReviewsByPolarity:
         """

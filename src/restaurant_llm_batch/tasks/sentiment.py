@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError, OutputError, OutputInvalid, PromptTooLong
 from ..models import ItemId, LLMRequest, RestaurantReviews, Review
@@ -65,9 +65,6 @@ class AnalyzeSentiment:
         ConfigurationError: A field is out of its bounds.
     """
 
-    name: ClassVar[str] = "AnalyzeSentiment"
-    requires_search: ClassVar[bool] = False
-
     batch_size: int | None = None
     max_tokens_per_batch: int | None = None
     language: LanguageOption = "ko"
@@ -80,6 +77,16 @@ class AnalyzeSentiment:
         check_count(self, "max_rounds")
         check_language(self)
         check_temperature(self)
+
+    @property
+    def name(self) -> str:
+        """The task's name in events, errors and requests: AnalyzeSentiment."""
+        return "AnalyzeSentiment"
+
+    @property
+    def requires_search(self) -> bool:
+        """False: the items bring their reviews or texts."""
+        return False
 
     def parse_item(self, raw: Any, /) -> RestaurantReviews:
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, TypeAlias
 
 from ..models import ComparisonItem, Hit, ItemId, Review, SearchQuery
 from ..results import RestaurantStrength
@@ -61,9 +61,6 @@ class ExtractStrengths:
         ConfigurationError: A field is out of its bounds.
     """
 
-    name: ClassVar[str] = "ExtractStrengths"
-    requires_search: ClassVar[bool] = False  # only for items without reviews
-
     max_tokens_per_batch: int | None = None
     language: LanguageOption = "ko"
     limit: int = 20
@@ -83,6 +80,16 @@ class ExtractStrengths:
         check(self, "query", valid, "words to search for, or None")
         check_language(self)
         check_temperature(self)
+
+    @property
+    def name(self) -> str:
+        """The task's name in events, errors and requests: ExtractStrengths."""
+        return "ExtractStrengths"
+
+    @property
+    def requires_search(self) -> bool:
+        """False: only items without reviews need a search."""
+        return False
 
     def parse_item(self, raw: Any, /) -> ComparisonItem:
         """

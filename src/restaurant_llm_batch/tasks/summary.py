@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from .._llm_response import LLMResponse
 from ..errors import OutputError, PromptTooLong
@@ -60,9 +60,6 @@ class SummarizeAspects:
         ConfigurationError: A field is out of its bounds.
     """
 
-    name: ClassVar[str] = "SummarizeAspects"
-    requires_search: ClassVar[bool] = True
-
     limit: int = 10
     min_score: float = 0.0
     mode: Literal["single", "split"] = "single"
@@ -83,6 +80,16 @@ class SummarizeAspects:
         # Once per task and not per item: the texts are the same for every restaurant. A frozen dataclass sets a
         # derived field through `object`.
         object.__setattr__(self, "_query_texts", query_texts(self.aspects, self.language))
+
+    @property
+    def name(self) -> str:
+        """The task's name in events, errors and requests: SummarizeAspects."""
+        return "SummarizeAspects"
+
+    @property
+    def requires_search(self) -> bool:
+        """True: each aspect's reviews are searched for."""
+        return True
 
     def parse_item(self, raw: Any, /) -> RestaurantRef:
         """

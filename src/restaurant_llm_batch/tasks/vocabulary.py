@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 from unicodedata import normalize
 
 from .._llm_response import LLMResponse
@@ -58,9 +58,6 @@ class ExtractVocabulary:
         ConfigurationError: A field is out of its bounds.
     """
 
-    name: ClassVar[str] = "ExtractVocabulary"
-    requires_search: ClassVar[bool] = False
-
     plan: Literal["A", "B", "C"] = "C"
     parallel: bool = False
     max_safe_chunks: int = 4
@@ -81,6 +78,16 @@ class ExtractVocabulary:
         check_language(self)
         check_count(self, "max_tokens")
         check_temperature(self)
+
+    @property
+    def name(self) -> str:
+        """The task's name in events, errors and requests: ExtractVocabulary."""
+        return "ExtractVocabulary"
+
+    @property
+    def requires_search(self) -> bool:
+        """False: the items bring their reviews or texts."""
+        return False
 
     def parse_item(self, raw: Any, /) -> Document:
         """
