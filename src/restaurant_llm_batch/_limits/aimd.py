@@ -85,7 +85,7 @@ class LimitHistoryEntry:
     One change of an adaptive limit.
 
     Attributes:
-        time: When it changed, in seconds on the clock of the runs that use the limiter (`time.monotonic`).
+        time: When it changed, in seconds on the clock of the runs that use the limiter.
         limit: The new limit, in calls in flight.
         reason: "start" for the initial limit; "slow_start" while the limit still doubles; "probe" for a trial of a
             higher limit; "rate_limited" for a decrease; "manual" for a limit set by the user.
