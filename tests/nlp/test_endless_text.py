@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 
 import pytest
+from tests.support.growth import assert_linear
 
 from restaurant_llm_batch._nlp import korean_stems as korean
 from restaurant_llm_batch._nlp.concepts import ConceptLookup
@@ -14,12 +14,7 @@ from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
-LONG, LONGER = 10_000, 100_000
-BOUND = 3.0
-"""
-Seconds of this thread's own time. Most take 0.1 and none more than 0.8; a cost that is the length squared takes 10
-or more.
-"""
+LENGTH = 10_000
 
 UNITS = {
     "one syllable": "가",
@@ -72,26 +67,20 @@ READERS: dict[str, Callable[[str], object]] = {
 }
 
 
-def seconds(call: Callable[[str], object], text: str) -> float:
-    start = time.thread_time()
-    call(text)
-    return time.thread_time() - start
-
-
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
 @pytest.mark.sample(8)
-def test_an_endless_text_is_read_in_no_time(reader: Callable[[str], object], unit: str) -> None:
-    for length in (LONG, LONGER):
-        text = (unit * length)[:length]
-        # What follows a run decides how far it is searched back.
-        assert sum(seconds(reader, one) for one in (text, text + "x", "가" + text + "다")) < BOUND
+def test_the_work_for_an_endless_text_grows_with_its_length(
+    reader: Callable[[str], object], unit: str
+) -> None:
+    # What follows a run decides how far it is searched back.
+    for ends in (("", ""), ("", "x"), ("가", "다")):
+        assert_linear(reader, unit, LENGTH, ends)
 
 
 @pytest.mark.parametrize("unit", ["가", "었", "했었겠", "하해했드림", "음식이너무맛있고"])
-def test_an_endless_korean_word_is_read_in_no_time(unit: str) -> None:
-    word = (unit * LONGER)[:LONGER]
-    assert seconds(korean.stem, word + "다") + seconds(LEXICON.concept, word) < BOUND
+def test_the_work_for_an_endless_korean_word_grows_with_its_length(unit: str) -> None:
+    assert_linear(lambda word: (korean.stem(word + "다"), LEXICON.concept(word)), unit, LENGTH)
 
 
 def test_an_endless_compound_still_has_its_concept() -> None:

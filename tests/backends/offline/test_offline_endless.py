@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 import unicodedata
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -17,15 +16,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.examples import examples
+from tests.support.growth import assert_linear
 
 from restaurant_llm_batch._nlp import english_words, korean_words
 from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
 
 LLM = OfflineLLM()
-LONG = 100_000
-BOUND = 3.0
-"""Seconds; most take 0.1. A cost that is the length squared takes minutes."""
+LENGTH = 10_000
 UNITS = {
     "one syllable": "가",
     "no spaces": "음식이너무맛있고직원도친절했어요",
@@ -82,21 +80,22 @@ def shipped() -> list[str]:
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 @pytest.mark.sample(4)
-def test_an_endless_text_is_read_in_no_time(unit: str) -> None:
-    text = (unit * LONG)[:LONG]
-    for one in (text, "가" + text + "다"):
-        for asked in about(one):
-            start = time.thread_time()
-            LLM.complete(asked)
-            assert time.thread_time() - start < BOUND, asked.task
+def test_the_work_for_an_endless_text_grows_with_its_length(unit: str) -> None:
+    for number in range(len(about(""))):
+
+        def work(text: str, number: int = number) -> None:
+            LLM.complete(about(text)[number])
+
+        for ends in (("", ""), ("가", "다")):
+            assert_linear(work, unit, LENGTH, ends)
 
 
 @pytest.mark.parametrize("unit", ["가", "하", "었", "말이", "습니다", "긴진"])
 def test_an_endless_word_is_left_out(unit: str) -> None:
-    start = time.thread_time()
-    assert korean_words.read(unit * LONG)[1] is None
-    assert english_words.read("a" * LONG, "")[1] is None
-    assert time.thread_time() - start < BOUND
+    assert korean_words.read(unit * LENGTH)[1] is None
+    assert english_words.read("a" * LENGTH, "")[1] is None
+    assert_linear(korean_words.read, unit, LENGTH)
+    assert_linear(lambda word: english_words.read(word, ""), "a", LENGTH)
 
 
 @settings(max_examples=examples(150), deadline=None)
