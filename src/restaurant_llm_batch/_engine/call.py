@@ -39,6 +39,7 @@ from ..outcomes import Stage
 from .admission import Admission
 from .mailbox import Mailbox
 from .plan import BackendMethod
+from .shortage import is_local_shortage
 from .stats import RunCounters
 
 
@@ -195,6 +196,8 @@ class Call:
             status = error.rate_limit
             used_up = status is not None and status.is_insufficient_for(self.admission.tokens)
             self.outcome = "other" if used_up else "rate_limited"
+        elif is_local_shortage(error):
+            self.outcome = "rate_limited"  # fewer calls in flight are what helps
         elif isinstance(error, TransientBackendError):
             self.outcome = "transient_error"
 

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, TypeAlias
 
-from .._llm_response import LLMResponse, is_valid_reply
+from .._llm_response import LLMResponse, valid_reply
 
 NOT_STARTED = -1.0
 """`started_at` of a call that has not reached its backend; no clock shows a negative time."""
@@ -174,7 +174,7 @@ class InFlightCall:
             self._finish()
 
     def _persist_late_reply(self, reply: Any) -> None:
-        if isinstance(reply, LLMResponse) and is_valid_reply(reply) and self.persist is not None:
+        if isinstance(reply, LLMResponse) and valid_reply(reply) is reply and self.persist is not None:
             with suppress(Exception):  # for example, no more threads; no caller waits for it
                 self.persist(reply, lambda _: None)
 
@@ -228,7 +228,7 @@ class InFlightCall:
             state, reply = self._state, self._reply
             if state is State.PERSISTING:
                 return  # `on_commit` calls this again
-            unstored = state is State.OPEN and isinstance(reply, LLMResponse) and is_valid_reply(reply)
+            unstored = state is State.OPEN and isinstance(reply, LLMResponse) and valid_reply(reply) is reply
         if unstored:
             self.persist_reply(reply, lambda _: None)
         elif state is State.OPEN:
