@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from tests.support.examples import examples
 from tests.support.run_methods import each_strategy, strategy_name
 
-from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy, TimeLimits, errors
+from restaurant_llm_batch import (
+    BatchRunner,
+    Limits,
+    LLMRequest,
+    LLMResponse,
+    StopConditions,
+    Strategy,
+    TimeLimits,
+    errors,
+)
 from restaurant_llm_batch import cancellation as patience
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.events import CallStarted, Event
@@ -455,7 +464,8 @@ def test_thousands_who_ask_what_always_fails_do_not_hold_each_other_up(tmp_path:
 
     model = Refusing()
     limits = Limits(open_items=2000)
-    runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db", limits=limits)
+    stop = StopConditions(same_error_in_a_row=None)
+    runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db", limits=limits, stop=stop)
     looks = 0
     store = runner._store
     assert store is not None

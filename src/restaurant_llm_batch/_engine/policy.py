@@ -8,7 +8,7 @@ a driver decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
@@ -91,12 +91,18 @@ def _sleep(step: Sleep) -> EngineFlow[None]:
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
     if run.store is not None:
         return complete_cached(_call_model, step, item, run, run.store)
-    return _call_model(step, item, run)
+    return _call_model(step, item, run, run.plan.llm)
 
 
-def _call_model(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
-    spec = CallSpec(run.plan.llm, step.request, "llm", step.request.task)
-    return _call(spec, run.limiters.for_pool(step.limiter), item, run)
+def _call_model(
+    step: Complete,
+    item: RunItem,
+    run: RunState,
+    method: BackendMethod,
+    prepare: Callable[[Call], object] | None = None,
+) -> EngineFlow[LLMResponse]:
+    spec = CallSpec(method, step.request, "llm", step.request.task)
+    return _call(spec, run.limiters.for_pool(step.limiter), item, run, prepare)
 
 
 def _pack(step: Pack, item: RunItem, run: RunState) -> EngineFlow[list[list[PackedText]]]:
@@ -217,9 +223,17 @@ def _make_call(
 
 
 def _call(
-    spec: CallSpec, limiters: tuple[ConcurrencyLimiter, ...], item: RunItem, run: RunState
+    spec: CallSpec,
+    limiters: tuple[ConcurrencyLimiter, ...],
+    item: RunItem,
+    run: RunState,
+    prepare: Callable[[Call], object] | None = None,
 ) -> EngineFlow[Any]:
-    """Make one call, with retries until it succeeds or the retry policy fails it. A backoff occupies no slot."""
+    """
+    Make one call, with retries until it succeeds or the retry policy fails it. A backoff occupies no slot.
+
+    Each attempt is passed to `prepare` before it is made.
+    """
     stage = spec.stage
     attempts = AttemptCounts()
     while True:
@@ -234,6 +248,8 @@ def _call(
             raise _timeout_error(item, stage, attempt - 1, run)
         position = run.queue_position(item, limiters) if stage == "llm" else item.sequence
         call = _make_call(spec, attempt, position, limiters, item, run)
+        if prepare is not None:
+            prepare(call)
         try:
             answer = yield call
         except RunStopped:
