@@ -253,8 +253,8 @@ def test_an_interrupt_at_any_moment_leaves_no_job(dispatcher: Dispatcher, llm: R
             os.kill(os.getpid(), signal.SIGINT)
 
         timer = threading.Timer(patience(number, random) / 2, interrupt)
-        timer.start()
         try:
+            timer.start()
             with suppress(errors.RateLimited):
                 llm.complete(asking(number))
                 answered += 1
