@@ -106,7 +106,7 @@ class SDKClients:
         from ._adapter import sync_http
 
         # httpx2's own pool unless the user passed a transport: HTTPTransport's httpx pool costs several times more.
-        http = sync_http(self._transport, self._timeout)
+        http = sync_http(self._transport, self._timeout, self._account["base_url"])
         return OpenAI(api_key=self._key.reveal(), **self._account, max_retries=0, http_client=http)
 
     def _make_async(self) -> AsyncOpenAI:
@@ -115,7 +115,7 @@ class SDKClients:
         from ._adapter import async_http
 
         transport = self._transport if self._own is None or loop_is_trio() else self._own
-        http = async_http(transport, self._timeout)
+        http = async_http(transport, self._timeout, self._account["base_url"])
         return AsyncOpenAI(api_key=self._key.reveal(), **self._account, max_retries=0, http_client=http)
 
 
