@@ -15,7 +15,7 @@ long as 400, 413, 422 or 500. So the error's codes decide first, then its words,
 | anything else | `PermanentBackendError`, with the names of unsupported fields |
 
 Words count only where a service puts its own: an error may quote a review. So words never make an error that stops
-the run, and with a 4xx status they must be at the beginning of the message.
+the run, and with a 4xx status they must be at the beginning of the message, outside of quotation marks.
 """
 
 from __future__ import annotations
@@ -47,6 +47,8 @@ _RETRYABLE_STATUSES = frozenset({408, 409, 425})
 _REFUSAL_STATUSES = frozenset({429, 529})
 _BEGINNING = 300
 """Characters in which the words of a 4xx must stand."""
+
+_QUOTED = re.compile(r"(?<!\w)(?:'[^']*(?:'|$)|\"[^\"]*(?:\"|$))")
 
 _QUOTA_CODES = frozenset(
     {
@@ -84,7 +86,8 @@ _CONTEXT_WORDS = re.compile(
     r"|(?:prompt|input|request|message|sequence|conversation)s?\b(?: length)? (?:is|are|was) too (?:long|large)"
     r"|(?:prompt|input)s? too long"
     r"|(?:inputs?`?|prompt) tokens?`?[^.]{0,60}must (?:have|be) (?:less|fewer|<=|at most)"
-    r"|inputs?`? must have less than [0-9]+ tokens"
+    r"|inputs?`? must have less than [0-9]+ tokens|range of input length|text is too long|text too long"
+    r"|(?:prompt|input|tokens?|length|count)\b[^.]{0,40} exceeds? (?:the )?(?:limit|max\w*)\b[^.]{0,30}\btokens"
     r"|too many (?:input |prompt )?tokens in"
     r"|reduce the length of (?:the|your) (?:messages|prompt|input)"
     r"|trying to keep the first|no room in the context|does not fit (?:in|into) the (?:model'?s )?context",
@@ -100,7 +103,7 @@ _CONTENT_CODES = re.compile(
 )
 _CONTENT_WORDS = re.compile(
     r"\bmoderation\b|\bflagged\b|content[ _](?:management )?(?:polic|filter|moderat)|\bsafety\b|\busage polic"
-    r"|data inspection|(?:inappropriate|prohibited|harmful|sensitive|unsafe) content|responsible ai|guardrail",
+    r"|data inspection|敏感内容|(?:inappropriate|prohibited|harmful|sensitive|unsafe) content|responsible ai|guardrail",
     re.IGNORECASE,
 )
 _CONTENT_STATUSES = frozenset({400, 403, 422, 451})
@@ -247,7 +250,7 @@ def _is_content_refused(status: int, said: ServiceError, codes: list[str]) -> bo
 
 
 def _says_at_once(words: re.Pattern[str], said: ServiceError) -> bool:
-    return words.search(said.text[:_BEGINNING]) is not None
+    return words.search(_QUOTED.sub("", said.text[:_BEGINNING])) is not None
 
 
 def _full_message(

@@ -28,7 +28,7 @@ _IS_HTML = re.compile(
     r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype|html|head|body|title|center|h1|p\b)",
     re.IGNORECASE | re.DOTALL,
 )
-_MAX_PAGE, _MAX_PAGE_TEXT = 50_000, 200
+_MAX_PAGE, _MAX_PAGE_TEXT = 8_000, 200
 
 _CODE_KEYS = ("code", "type", "error_type", "errorType", "status", "reason", "kind", "error_code", "__type")
 
@@ -143,7 +143,7 @@ def _parts(value: Any, depth: int) -> Iterator[Mapping[str, Any]]:
         for entry in value[:20]:
             yield from _parts(entry, depth + 1)
     elif isinstance(value, dict):
-        for key in ("error", "innererror", "detail", "details", "errors", "metadata", "message"):
+        for key in ("error", "innererror", "detail", "details", "errors", "metadata", "message", "status"):
             yield from _parts(value.get(key), depth + 1)
         yield value
 
@@ -155,8 +155,8 @@ def _message(value: Any, depth: int = 0) -> str:
     if isinstance(value, list):
         return "; ".join(_message(entry, depth + 1) for entry in value[:20])
     if isinstance(value, dict):
-        for key in ("error", "message", "detail", "errors", "error_message", "msg"):
-            if value.get(key):
+        for key in ("error", "message", "detail", "errors", "error_message", "msg", "status"):
+            if value.get(key) and (key != "status" or isinstance(value[key], dict)):
                 message = _message(value[key], depth + 1)
                 location = ".".join(_location(value)) if key == "msg" else ""
                 return f"{location}: {message}" if location else message

@@ -66,7 +66,7 @@ _UNSUPPORTED_WORDS = re.compile(
     r"|unavailable|unknown (?:\w+ )?(?:parameter|argument|field|name|key|property)|cannot find field"
     r"|extra (?:inputs?|fields?|keys?|parameters?)|extra_forbidden|additional propert"
     r"|unexpected (?:\w+ )?(?:parameter|argument|field|property|key)|deprecated"
-    r"|only (?:the )?(?:default|\S+ is (?:allowed|supported))|cannot be (?:set|used|specified|provided)"
+    r"|only (?:the )?(?:default|\S+ is (?:allowed|supported))|cannot (?:both )?be (?:set|used|specified|provided)"
     r"|no such (?:parameter|field|argument)|(?:must|should) be (?:omitted|removed|unset|left out)"
     r"|(?:must|has to|can only) be (?:set to )?1(?:\.0)?(?!\.?\d)",
     re.IGNORECASE,
@@ -77,6 +77,8 @@ _OUT_OF_RANGE = re.compile(
     r"|must be (?:positive|in|<|>|a )|exceed|>=|<=",
     re.IGNORECASE,
 )
+_QUOTED_SENTENCE = re.compile(r"(?<!\w)(['\"])[^'\"]*\s[^'\"]*\1")
+"""Text in quotation marks that is no name: an error may quote the prompt."""
 _STATUSES = frozenset({400, 404, 422})
 
 
@@ -88,22 +90,25 @@ def refused_fields(status: int, said: ServiceError) -> tuple[str, ...]:
     """
     if status not in _STATUSES or said.is_page:
         return ()
+    text = _QUOTED_SENTENCE.sub("", said.text)
     squeezed = ["".join(filter(str.isalnum, code)).lower() for code in said.codes]
     by_code = any(_UNSUPPORTED_CODES.search(code) for code in squeezed)
-    by_words = _UNSUPPORTED_WORDS.search(said.text) is not None
-    if not (by_code or by_words) or (not by_code and _OUT_OF_RANGE.search(said.text)):
+    by_words = _UNSUPPORTED_WORDS.search(text) is not None
+    if not (by_code or by_words) or (not by_code and _OUT_OF_RANGE.search(text)):
         return ()
     located = [said.param.replace("[", ".").split(".")[0], *said.fields]
     named = tuple(dict.fromkeys(name for name in located if name in _LEARNABLE))
     if named:
         return named
-    found = [(match.start(), name) for name in _LEARNABLE if (match := _NAMED[name].search(said.text))]
+    found = [(match.start(), name) for name in _LEARNABLE if (match := _NAMED[name].search(text))]
     if found:
         # The first field only, unless the message lists several: later ones are usually advice ("use ... instead").
+        if "both" in text:  # "temperature and top_p cannot both be specified"
+            return (max(found)[1],)
         first, name = min(found)
-        listed = {name for start, name in found if _is_list(said.text[first:start])}
+        listed = {name for start, name in found if _is_list(text[first:start])}
         return tuple(sorted({name} | listed))
-    return ("response_format",) if _RESPONSE_FORMAT.search(said.text) else ()
+    return ("response_format",) if _RESPONSE_FORMAT.search(text) else ()
 
 
 def _is_list(between: str) -> bool:

@@ -82,7 +82,10 @@ class HttpxTransport:
             TransportError: If no response came.
             ConfigurationError: If the environment names a proxy that cannot be used.
         """
-        client, in_use = self._borrow(self._proxies.proxy_for(url))
+        try:
+            client, in_use = self._borrow(self._proxies.proxy_for(url))
+        except OSError as error:
+            raise _no_client(error) from error
         try:
             request = client.build_request(
                 method, url, headers=dict(headers), content=body, timeout=_as_httpx_timeout(timeout)
@@ -112,7 +115,10 @@ class HttpxTransport:
         clients = self._clients.get()
         borrowed = clients.get(proxy)
         if borrowed is None:
-            borrowed = clients[proxy] = self._make_async(proxy), UsageCounter()
+            try:
+                borrowed = clients[proxy] = self._make_async(proxy), UsageCounter()
+            except OSError as error:
+                raise _no_client(error) from error
         client, in_use = borrowed
         in_use.enter()
         try:
@@ -195,6 +201,15 @@ class _Body(httpx.AsyncByteStream):
         for piece in self._pieces:
             return piece
         raise StopAsyncIteration
+
+
+def _no_client(error: OSError) -> TransportError:
+    """Return the error for certificates that cannot be read, because no file can be opened."""
+    return TransportError(
+        f"{type(error).__name__}: {error}",
+        request_may_have_been_sent=False,
+        local_shortage=is_local_shortage(error),
+    )
 
 
 def _read(response: httpx.Response) -> HTTPResponse:

@@ -70,7 +70,9 @@ class Location:
         if not self.local:
             # trust_env=False: `ProxySelector` reads the environment for all clients alike.
             options["trust_env"] = False
-            options["proxy"] = ProxySelector(None).proxy_for(options["url"])
+            proxy = options["proxy"] = ProxySelector(None).proxy_for(options["url"])
+            if self.grpc:  # gRPC reads the environment by itself, and takes any of the proxies for any URL
+                options["grpc_options"] = {"grpc.enable_http_proxy": int(proxy is not None)}
         if not self.local and not self.grpc:
             import httpx
 
