@@ -45,7 +45,7 @@ _GATEWAY_STATUSES = frozenset({502, 504, 520, 522, 524})
 """Statuses of a gateway that has forwarded the request; what it says of load is its own guess."""
 _TRANSIENT_WORDS = re.compile(
     r"vLLM server process is not running|Request to vLLM failed"
-    r"|out of memory|OutOfMemory|\bOOM\b|CUDA (?:error|failure)|\bcu(?:BLAS|DNN)\w*error|NCCL"
+    r"|out of memory|OutOfMemory|\bOOM\b"
     r"|EngineDead|engine (?:is |has |core )?(?:dead|died|loop)|AsyncEngineDead"
     r"|connection (?:refused|reset|aborted|closed)|cannot connect|temporarily unavailable",
     re.IGNORECASE,
