@@ -196,7 +196,10 @@ class JobFlows:
                 status=404,
             )
         if response.status != 200:
-            raise response_error(response, self._secret)
+            error = response_error(response, self._secret)
+            if isinstance(error, PermanentBackendError):
+                error.refused_fields = ()  # the job may be alive, so it must not be submitted again in another form
+            raise error
         status, state = read_state(response, self._secret)
         job.finished = job.finished or status in TERMINAL
         return status, state
