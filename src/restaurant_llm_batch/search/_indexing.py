@@ -6,7 +6,7 @@ import operator
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, sha1
 from itertools import islice
 from typing import Any
 
@@ -166,9 +166,11 @@ def _read_category(value: object, where: str) -> str | None:
 
 def _replace_surrogates(content: str) -> str:
     # A review that was truncated in UTF-16 may end in half an emoji, which engines cannot store.
-    if content.isascii():
-        return content
-    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return content
 
 
 def _derived_id(content: str) -> str:
@@ -177,8 +179,11 @@ def _derived_id(content: str) -> str:
 
 def _point_key(restaurant_id: ItemId, review_id: ItemId) -> str:
     restaurant = str(restaurant_id)
-    # The length prefix distinguishes ("a:b", "c") from ("a", "b:c").
-    return str(uuid.uuid5(_NAMESPACE, f"{len(restaurant)}:{restaurant}:{review_id}"))
+    # The length prefix distinguishes ("a:b", "c") from ("a", "b:c"). As str(uuid5(...)), without its object.
+    name = f"{len(restaurant)}:{restaurant}:{review_id}".encode()
+    digits = sha1(_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 # Engines convert larger integers to floats, which would merge different ids.

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from ...errors import BatchError, ConfigurationError, PermanentBackendError
@@ -25,6 +25,9 @@ from ._folder import check_folder, folder_error, write_label
 
 if TYPE_CHECKING:
     from qdrant_edge import EdgeShard, Filter, Point, Query, QueryRequest, ScoredPoint
+
+
+T = TypeVar("T")
 
 
 class Shard:
@@ -208,7 +211,7 @@ def to_point(entry: IndexEntry, vector: Embedding) -> Point:
     """Convert a review and its vectors to a point."""
     from qdrant_edge import Point, SparseVector
 
-    sparse = SparseVector(list(vector.sparse.indices), list(vector.sparse.values))
+    sparse = SparseVector(_as_list(vector.sparse.indices), _as_list(vector.sparse.values))
     # A string filter matches strings only, so store the restaurant as text, and its id in the original type.
     payload = {
         "restaurant": entry.restaurant,
@@ -218,7 +221,11 @@ def to_point(entry: IndexEntry, vector: Embedding) -> Point:
     }
     if entry.category is not None:
         payload["category"] = entry.category
-    return Point(entry.point, {"dense": list(vector.dense), "sparse": sparse}, payload)
+    return Point(entry.point, {"dense": _as_list(vector.dense), "sparse": sparse}, payload)
+
+
+def _as_list(numbers: Sequence[T]) -> list[T]:
+    return numbers if type(numbers) is list else list(numbers)
 
 
 def query_request(ranking: RankRequest) -> QueryRequest:
