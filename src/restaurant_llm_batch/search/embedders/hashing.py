@@ -71,11 +71,11 @@ class HashingSparseEmbedder:
 
     def embed_documents(self, texts: Sequence[str], /) -> list[SparseVector]:
         """Embed documents; returns one vector per text, in order."""
-        return [self._weigh(*_counts(terms(text)), bm25=True) for text in texts]
+        return [self.weigh_all(*_counts(terms(text)), bm25=True) for text in texts]
 
     def embed_query(self, text: str, /) -> SparseVector:
         """Embed a query; each distinct word counts once."""
-        return self._weigh(*_counts(terms(text)), bm25=False)
+        return self.weigh_all(*_counts(terms(text)), bm25=False)
 
     def weigh(self, counts: Counter[str], *, bm25: bool) -> SparseVector:
         """
@@ -85,9 +85,10 @@ class HashingSparseEmbedder:
             counts: Occurrences of each stem.
             bm25: Whether to weight by BM25's term frequency; otherwise each stem weighs 1.
         """
-        return self._weigh(counts, counts.total(), bm25=bm25)
+        return self.weigh_all(counts, counts.total(), bm25=bm25)
 
-    def _weigh(self, counts: Mapping[str, int], total: int, *, bm25: bool) -> SparseVector:
+    def weigh_all(self, counts: Mapping[str, int], total: int, *, bm25: bool) -> SparseVector:
+        """Return a sparse vector as `weigh` does, for counts whose sum is known."""
         saturation = _K1 * (1 - _B + _B * total / _AVERAGE_LENGTH)
         # Hash collisions are rare; colliding terms share the larger weight.
         weights: dict[int, float]
@@ -172,7 +173,7 @@ class HashingEmbedder:
 
     def _embed(self, stems: list[str], *, bm25: bool) -> Embedding:
         counts, total = _counts(stems)
-        return Embedding(self._dense(counts), self._sparse._weigh(counts, total, bm25=bm25))
+        return Embedding(self._dense(counts), self._sparse.weigh_all(counts, total, bm25=bm25))
 
     def _dense(self, counts: Mapping[str, int]) -> list[float]:
         vector = [0.0] * self._size
@@ -249,6 +250,8 @@ def combine_halves(dense: Iterable[Sequence[float]], sparse: Iterable[SparseVect
 def normalize(vector: Sequence[float]) -> list[float]:
     """Scale a vector to unit length; a zero vector is returned as it is."""
     length = math.sqrt(math.fsum(value * value for value in vector))
+    if length == math.inf:
+        length = math.hypot(*vector)
     return [value / length for value in vector] if length else list(vector)
 
 
