@@ -11,6 +11,7 @@ BatchError
 │   │   └── RateLimited               the service refused the call; does not count as an attempt
 │   ├── PromptTooLong                 shrink or split the prompt, then ask again
 │   └── PermanentBackendError         asking again will not help
+│       ├── ContentRefused            a content filter rejected the prompt or the reply
 │       ├── SubmissionUnknown         a paid job may or may not exist; never submitted again
 │       ├── AuthenticationFailed      stops the run
 │       └── QuotaExhausted            stops the run
@@ -122,6 +123,10 @@ class PromptTooLong(BackendError):
 
 class PermanentBackendError(BackendError):
     """A failure that a retry cannot fix: HTTP 400, 404, 422 and similar."""
+
+
+class ContentRefused(PermanentBackendError):
+    """A content filter of the service rejected the prompt, or cut the reply off."""
 
 
 class SubmissionUnknown(PermanentBackendError):
