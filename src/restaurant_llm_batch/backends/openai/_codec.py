@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..._http.openai_api import chat_body, chat_error, read_chat
@@ -24,12 +25,14 @@ from ...errors import (
 )
 from ...models import LLMRequest
 from ...tokens.tokenizers import replace_surrogates
+from .._schema_forms import without_bounds
 from ._strict import is_strict
 
 if TYPE_CHECKING:
     from httpx2 import Request, Response
 
 BACKEND = "openai"
+_FINE_TUNED = "ft:"
 _KEY_HEADERS = ("authorization", "api-key")
 _TOO_LARGE = "Request too large"
 _HINTS = {
@@ -85,6 +88,8 @@ def body_for(
         send_temperature: Whether to send the temperature.
         extra_body: Further fields, which override those above.
     """
+    if request.schema is not None and model.startswith(_FINE_TUNED):
+        request = replace(request, schema=without_bounds(request.schema))
     body = chat_body(request, model, max_tokens_field=max_tokens_field)
     if not send_temperature:
         del body["temperature"]
