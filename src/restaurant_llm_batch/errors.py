@@ -186,10 +186,6 @@ class ContentRefused(PermanentBackendError):
     """A content filter of the service rejected the prompt, or cut the reply off; `reply` has what was written."""
 
 
-class ContentRefused(PermanentBackendError):
-    """A content filter of the service rejected the prompt, or cut the reply off."""
-
-
 class SubmissionUnknown(PermanentBackendError):
     """The connection was lost while a paid job was submitted; it may be running, so it is not sent again."""
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import Secret
 from ..._http.status import Unreadable, no_response_error, parse_body, unreadable_error
-from ..._http.types import TransportError, headers_too_long, is_local_shortage
+from ..._http.types import TransportError, headers_too_long
 from ..._llm_response import LLMResponse
+from ..._shortage import is_local_shortage
 from ...errors import BackendError, ConfigurationError, PermanentBackendError
 from ...models import LLMRequest
 from ...tokens.tokenizers import replace_surrogates
