@@ -22,6 +22,7 @@ from anyio import CancelScope, to_thread
 from anyio.from_thread import BlockingPortal
 from anyio.lowlevel import EventLoopToken, current_token
 
+from .gc_threshold import GCThreshold
 from .run import log
 from .threads import DaemonThreadPool
 
@@ -95,14 +96,17 @@ class RunnerResources:
 
     Args:
         backends: Closed when the last lease on them ends.
+        gc_threshold: The threshold of the garbage collector while there is a lease; None to leave it.
     """
 
-    def __init__(self, backends: Sequence[object]) -> None:
+    def __init__(self, backends: Sequence[object], gc_threshold: int | None = None) -> None:
         self._backends = backends
+        self._gc_threshold = GCThreshold(gc_threshold)
         self._reset_after_fork()
 
     def _reset_after_fork(self) -> None:
         self._pid = os.getpid()
+        self._gc_threshold.restore()  # the parent's runs are not the child's
         # Reentrant: a stream that is garbage-collected while the lock is held releases its lease.
         self._lock = threading.RLock()
         self._count = 0
@@ -172,6 +176,8 @@ class RunnerResources:
         if os.getpid() != self._pid:
             self._reset_after_fork()  # a forked child does not have its parent's threads
         with self._lock:
+            if not self._count:
+                self._gc_threshold.apply()
             self._count += 1
             self._context_count += is_context
             if self._threads is None:
@@ -185,6 +191,7 @@ class RunnerResources:
             self._count -= 1
             self._context_count -= is_context
             if not self._count:
+                self._gc_threshold.restore()
                 threads, self._threads = self._threads, None
             last_context = is_context and not self._context_count
         if threads is not None:

@@ -20,6 +20,9 @@ from . import _backends as services
 from ._sources import Index, NamedItems, ReviewSource, in_qdrant, open_source
 from ._views import R
 
+GC_THRESHOLD = 50_000
+"""The command line has the process to itself, so the garbage collector may run less often."""
+
 Language: TypeAlias = Literal["auto", "ko", "en"]
 
 
@@ -104,6 +107,7 @@ class RunOptions(ABC, Generic[R]):
             "search_retry": retry,
             "llm_retry": retry,
             "store": self.store,
+            "gc_threshold": GC_THRESHOLD,
         }
 
     def chosen(self, source: NamedItems) -> list[ItemId]:
