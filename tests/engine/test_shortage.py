@@ -22,8 +22,8 @@ from restaurant_llm_batch import (
     TimeLimits,
     errors,
 )
-from restaurant_llm_batch._engine.shortage import NoThread, is_local_shortage
 from restaurant_llm_batch._engine.threads import DaemonThreadPool
+from restaurant_llm_batch._shortage import NoThread, is_local_shortage
 from restaurant_llm_batch.steps import complete
 from restaurant_llm_batch.testing import FakeLLM
 

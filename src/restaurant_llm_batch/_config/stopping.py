@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 from math import inf, isfinite
 
 from .._llm_response import LLMResponse
-from ..errors import BackendError, ConfigurationError, PermanentBackendError
+from ..errors import ConfigurationError, PermanentBackendError
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -162,12 +162,6 @@ class Price:
 TokenEstimate = Callable[[], tuple[int, int]]
 """Returns the estimated prompt tokens and completion tokens of a call; called only if the service reports none."""
 
-_VARIABLE_WORD = re.compile(r"\S*\d\S*|\"[^\"]*\"|'[^']*'")
-"""Matches what differs between two messages of the same error: numbers, request ids, quoted values."""
-
-_COMPARED = 300
-"""Characters of an error's message that are compared."""
-
 
 class StopMonitor:
     """
@@ -311,7 +305,7 @@ class StopMonitor:
         if not isinstance(error, PermanentBackendError):
             self._same_error = None
             return None
-        kind = _error_kind(error, stage)
+        kind = (*error.signature, stage)
         if kind != self._same_error or replies != self._replies_before:
             self._same_error, self._same_error_items, self._replies_before = kind, 0, replies
         self._same_error_items += 1
@@ -336,9 +330,3 @@ class StopMonitor:
         """Return the seconds until `rate_limit_stop` has to be called again; None if it does not."""
         limit, since = self._conditions.max_rate_limited_seconds, self._rate_limited_since
         return None if limit is None or since is None else max(0.0, limit - (now - since))
-
-
-def _error_kind(error: BackendError, stage: str) -> tuple[object, ...]:
-    """Return what two errors have in common if they are the same but for numbers, ids and quoted values."""
-    message = _VARIABLE_WORD.sub("#", str(error)[:_COMPARED])
-    return type(error), error.backend, error.status, stage, message

@@ -32,6 +32,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from .._limits.aimd import CallResult
+from .._shortage import is_local_shortage
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
 from ..errors import RateLimited, TransientBackendError
@@ -39,7 +40,6 @@ from ..outcomes import Stage
 from .admission import Admission
 from .mailbox import Mailbox
 from .plan import BackendMethod
-from .shortage import is_local_shortage
 from .stats import RunCounters
 
 

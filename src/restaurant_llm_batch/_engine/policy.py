@@ -15,6 +15,7 @@ from typing import Any, TypeVar, cast
 from .._config.retry import AttemptCounts, next_retry_delay
 from .._limits.concurrency import ConcurrencyLimiter
 from .._llm_response import LLMResponse, valid_reply
+from .._shortage import is_local_shortage
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
 from ..models import Hit, SearchQuery
 from ..outcomes import Stage
@@ -28,7 +29,6 @@ from .items import RunItem, failure_stage
 from .memo import Backoff, NotifyCell, WaitForCell, clone_exception
 from .plan import BackendMethod
 from .run import RunState, log
-from .shortage import is_local_shortage
 
 T = TypeVar("T")
 

@@ -16,6 +16,7 @@ from typing import Any, Protocol
 from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet
 from .._llm_response import LLMResponse, RateLimitInfo, valid_reply
+from .._shortage import is_local_shortage
 from .._store.store import Store
 from ..errors import RateLimited, RunStopped
 from ..events import (
@@ -36,7 +37,6 @@ from .call import Call
 from .items import RunItem, failure_stage
 from .mailbox import Clock
 from .packer import BatchPacker
-from .shortage import is_local_shortage
 from .stats import RunCounters
 
 log = logging.getLogger("restaurant_llm_batch")

@@ -8,12 +8,15 @@ call before it gets a thread. If the system starts no more threads, calls wait f
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from queue import SimpleQueue
 
-from .shortage import NoThread, is_thread_shortage, log
+from .._shortage import NoThread, is_thread_shortage
+
+log = logging.getLogger("restaurant_llm_batch")
 
 Work = Callable[[], object]
 

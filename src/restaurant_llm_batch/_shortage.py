@@ -8,14 +8,11 @@ again when others have ended.
 from __future__ import annotations
 
 import errno
-import logging
-
-log = logging.getLogger("restaurant_llm_batch")
 
 _ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 
-_DEPTH = 12
-"""Most causes that are followed: SDK, client, transport, socket."""
+_MOST = 50
+"""Causes that are looked at; SDK, client, transport and socket make four."""
 
 
 class NoThread(RuntimeError):
@@ -24,15 +21,20 @@ class NoThread(RuntimeError):
 
 def is_local_shortage(error: BaseException) -> bool:
     """Return whether an error, or one that caused it, is a shortage of this process."""
-    cause: BaseException | None = error
-    for _ in range(_DEPTH):
-        if cause is None:
+    pending: list[BaseException | None] = [error]
+    for _ in range(_MOST):  # causes may form a circle
+        if not pending:
             return False
-        if isinstance(cause, OSError) and cause.errno in _ERRNOS:
-            return True
+        cause = pending.pop()
+        if cause is None:
+            continue
         if isinstance(cause, (NoThread, MemoryError)) or is_thread_shortage(cause):
             return True
-        cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, OSError) and cause.errno in _ERRNOS:
+            return True
+        if isinstance(cause, BaseExceptionGroup):
+            pending += cause.exceptions
+        pending += [getattr(cause, "os_error", None), cause.__context__, cause.__cause__]
     return False
 
 
