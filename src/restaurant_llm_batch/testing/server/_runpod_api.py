@@ -96,7 +96,7 @@ class Endpoint:
                 job.end, job.more = "FAILED", {"error": _RAISED}
             case "job_fails_for_now" | "context_length_exceeded":
                 job.end, job.more = "FAILED", {"error": _from_vllm(fault, faults)}
-            case "field_refused" if "temperature" in admitted.request.body:
+            case "field_refused":
                 job.end, job.more = "FAILED", {"error": _from_vllm(fault, faults)}
             case "job_stays_queued":
                 job.starts = False

@@ -117,6 +117,8 @@ class FaultService:
         self._attempts[request.digest] += 1
         request = replace(request, attempt=self._attempts[request.digest])
         fault = faults.kind(request, self.seed)
+        if fault == "field_refused" and "temperature" not in request.body:
+            fault = None  # the client has learned it
         if faults.context is not None and prompt >= faults.context and fault not in REFUSALS:
             fault = "context_length_exceeded"
         headers = chat.rate_headers(faults, self._requests, self._tokens)
@@ -157,7 +159,7 @@ class FaultService:
     def _answer(self, admitted: Admitted) -> PlannedResponse:
         request, fault = admitted.request, admitted.fault
         response = chat.breakdown(str(fault), self.faults)
-        if fault == "field_refused" and "temperature" in request.body:
+        if fault == "field_refused":
             response = chat.field_refused("temperature")
         if response is not None and fault in REFUSALS:
             return replace(response, headers={**admitted.headers, **response.headers})
