@@ -106,8 +106,10 @@ def check(ran: Ran, counts: ServerStats, backend: str, limit: int | str, plan: P
     )
     assert stats.succeeded + stats.failed == len(ran.outcomes)
     assert (stats.prompt_tokens, stats.completion_tokens) == (counts.prompt_tokens, counts.completion_tokens)
-    assert stats.calls.get("llm", 0) == counts.asked(path)
-    assert stats.rate_limited == counts.asked(path, 429) - counts.faults.get("insufficient_quota", 0)
+    # What teaches a backend that a field is refused is no call of the runner's.
+    assert stats.calls.get("llm", 0) == counts.asked(path) - counts.faults.get("field_refused", 0)
+    in_jobs = counts.faults.get("job_fails_for_now", 0)  # vLLM's "busy", in the error of a job
+    assert stats.rate_limited == counts.refused + in_jobs
     check_limits(ran, counts, bound, plan)
 
 
@@ -205,7 +207,7 @@ def test_one_of_each_kind_in_one_run(backend: str, mode: Mode) -> None:
     class Each(Planned):
         def fate(self, asked: ChatRequest) -> Fate:
             number = _number_in(asked)
-            return (kinds[number],) if number < len(kinds) else ()
+            return (kinds[number],) if number is not None and number < len(kinds) else ()
 
     plan, gate, items = Each([tuple(kinds)], backend == "runpod"), make_limit(8), range(len(kinds) + 3)
     with serve(plan) as server, lent(backend, server, plan.patience) as llm:
@@ -228,10 +230,10 @@ def test_one_of_each_kind_in_one_run(backend: str, mode: Mode) -> None:
 EXPECTED: dict[str, list[object]] = {}
 
 
-def _number_in(asked: ChatRequest) -> int:
+def _number_in(asked: ChatRequest) -> int | None:
+    # There is none in a request for an overall summary alone, which shows no review.
     found = re.search(r"(\d+)번 집", str(asked.messages))
-    assert found is not None
-    return int(found[1])
+    return None if found is None else int(found[1])
 
 
 def _is_of_jobs(kind: str) -> bool:

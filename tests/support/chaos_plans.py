@@ -53,7 +53,7 @@ SLOW = 0.02
 KINDS: tuple[FaultKind, ...] = tuple(
     kind for part in get_args(FaultKind) for kind in get_args(part) or (part,)
 )
-STOP_A_RUN: tuple[FaultKind, ...] = ("insufficient_quota", "unauthorized", "forbidden")
+STOP_A_RUN: tuple[FaultKind, ...] = ("insufficient_quota", "unauthorized")
 OUTLIVE_PATIENCE: tuple[FaultKind, ...] = ("no_response", "job_stays_queued", "job_never_ends")
 """What costs a client its whole patience, so that tests draw it less often."""
 LEAVE_AN_UNKNOWN_JOB: tuple[FaultKind, ...] = ("reset", "submission_lost")
@@ -64,13 +64,28 @@ done, or its ttl is over. Nobody can do better, so these jobs alone may be alive
 ITEMS_ARE_DONE_IN_SPITE_OF: tuple[FaultKind, ...] = (
     "rate_limited",
     "unavailable",
+    "overloaded",
+    "slow_down",
+    "field_refused",
     "slow_body",
+    "event_stream",
+    "byte_order_mark",
+    "long_header",
+    "error_finish",
+    "no_usage",
+    "usage_as_text",
+    "thinking",
+    "half_emoji",
+    "single_quotes",
+    "other_labels",
     "malformed",
     "prose",
     "missing_ids",
     "control_characters",
     "poll_fails",
     "job_fails_for_now",
+    "job_completes_with_error",
+    "job_out_of_memory",
     "cancel_fails",
 )
 """On every backend, once or twice in a row, and their answers are kept in a store."""

@@ -19,12 +19,21 @@ _STRING_VALUE = re.compile(rb'(?<=:)"')
 """The opening quote of a string value in compact JSON."""
 
 
+_LABELS = {"positive": "긍정", "negative": "Negative.", "neutral": "중립"}
+"""Labels in other words, as models write them that do not follow a schema."""
+_DRAFT = "Let me see. One could say {text} but that is not it."
+
+
+_ID = re.compile(r'"id":(\d+)')
+
+
 class Written(NamedTuple):
-    """Text of a reply, its finish reason, and whether it is a refusal."""
+    """Text of a reply, its finish reason, whether it is a refusal, and the form in which its usage is reported."""
 
     text: str
     finish_reason: str = "stop"
     refused: bool = False
+    usage: Literal["numbers", "text", "none"] = "numbers"
 
 
 def make_responder(answer: Literal["schema", "echo"] | Responder) -> Responder:
@@ -69,6 +78,28 @@ def corrupt(kind: str | None, text: str, count: Callable[[str], int], max_tokens
             return Written("죄송하지만 도와드릴 수 없습니다.", refused=True)
         case "empty":
             return Written("")
+        case "error_finish":
+            return Written(text[: len(text) // 2], "error")
+        case "no_usage":
+            return Written(text, usage="none")
+        case "usage_as_text":
+            return Written(text, usage="text")
+        case "thinking":
+            return Written(f"<think>\n{_DRAFT.format(text=text)}\n</think>\n\n{text}")
+        case "thinking_cut_off":
+            return Written(f"<think>\n{_DRAFT.format(text=text)}", "length")
+        case "loop":
+            return Written(text[: len(text) // 3] + " It was good." * 200, "length")
+        case "half_emoji":
+            text = _STRING_VALUE.sub(rb'"\\ud83d', text.encode(), count=1).decode()
+        case "single_quotes":
+            read = read_json(text.encode())
+            text = text if read is None else repr(read)
+        case "other_labels":
+            for label, word in _LABELS.items():
+                text = text.replace(f'"label":"{label}"', f'"label":"{word}"')
+        case "shifted_ids":
+            text = _ID.sub(lambda found: f'"id":{int(found[1]) - 1}', text)
         case "malformed":
             text = text[:-1] + ', "and'
         case "prose":

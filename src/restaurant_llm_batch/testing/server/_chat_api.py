@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from math import ceil, isfinite
+from typing import Any, cast
+
+from pydantic_core import to_json
 
 from ._answers import Written
 from ._faults import Faults, TokenBucket
@@ -20,17 +23,20 @@ def completion(written: Written, usage: Usage, model: str, number: str) -> dict[
         "content": None if written.refused else written.text,
         "refusal": written.text if written.refused else None,
     }
+    reported: dict[str, object] = {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+    }
+    if written.usage == "text":
+        reported = {name: f"{value}.0" for name, value in reported.items()}
     return {
         "id": f"chatcmpl-{number}",
         "object": "chat.completion",
         "created": CREATED,
         "model": model,
         "choices": [{"index": 0, "message": message, "finish_reason": written.finish_reason}],
-        "usage": {
-            "prompt_tokens": usage.prompt,
-            "completion_tokens": usage.completion,
-            "total_tokens": usage.prompt + usage.completion,
-        },
+        "usage": None if written.usage == "none" else reported,
     }
 
 
@@ -69,6 +75,30 @@ def too_long(context: int) -> PlannedResponse:
     return openai_error(400, message, "BadRequestError")
 
 
+def field_refused(field: str) -> PlannedResponse:
+    """Return OpenAI's response to a field that the model does not take."""
+    message = f"Unsupported value: '{field}' does not support this value with this model."
+    error = {"message": message, "type": "invalid_request_error", "param": field, "code": "unsupported_value"}
+    return json_response({"error": error}, 400)
+
+
+def event_stream(body: dict[str, object]) -> str:
+    """Return a chat completion as the stream of events that a server sends which always streams."""
+    (choice,) = cast("list[dict[str, Any]]", body["choices"])
+    head = {name: body[name] for name in ("id", "created", "model")} | {"object": "chat.completion.chunk"}
+    text, half = choice["message"]["content"] or "", len(choice["message"]["content"] or "") // 2
+    deltas = [{"role": "assistant", "content": text[:half]}, {"content": text[half:]}]
+    if choice["message"].get("refusal"):
+        deltas = [{"role": "assistant", "refusal": choice["message"]["refusal"]}]
+    chunks: list[dict[str, object]] = [
+        {**head, "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas
+    ]
+    chunks.append({**head, "choices": [{"index": 0, "delta": {}, "finish_reason": choice["finish_reason"]}]})
+    chunks.append({**head, "choices": [], "usage": body["usage"]})
+    events = [f"data: {to_json(chunk).decode()}\n\n" for chunk in chunks]
+    return "".join([*events, "data: [DONE]\n\n"])
+
+
 def rate_headers(faults: Faults, requests: TokenBucket, tokens: TokenBucket) -> dict[str, str]:
     """Return OpenAI's rate-limit headers for the configured buckets; the limits are per minute."""
     headers: dict[str, str] = {}
@@ -103,6 +133,16 @@ def breakdown(kind: str, faults: Faults) -> PlannedResponse | None:
             return refusal(429, 1.0, faults, "too many requests", {})
         case "unavailable":
             return refusal(503, 1.0, faults, "busy", {})
+        case "overloaded":
+            error = {"type": "error", "error": {"type": "overloaded_error", "message": "Overloaded"}}
+            return json_response(error, 529)
+        case "slow_down":
+            message = "The server is currently overloaded with other requests. Please slow down."
+            return openai_error(503, message, "server_error", "slow_down")
+        case "moderated":
+            message = "Your chosen model requires moderation and your input was flagged"
+            metadata = {"reasons": ["violence"], "flagged_input": "..."}
+            return json_response({"error": {"code": 403, "message": message, "metadata": metadata}}, 403)
         case "insufficient_quota":
             message = "You exceeded your current quota, please check your plan and billing details."
             return openai_error(429, message, "insufficient_quota", "insufficient_quota")

@@ -15,6 +15,10 @@ from ._requests import ChatRequest
 Refusal: TypeAlias = Literal[
     "rate_limited",
     "unavailable",
+    "overloaded",
+    "slow_down",
+    "moderated",
+    "field_refused",
     "insufficient_quota",
     "unauthorized",
     "forbidden",
@@ -40,7 +44,18 @@ BadAnswer: TypeAlias = Literal[
     "empty",
     "refusal",
     "content_filter",
+    "error_finish",
+    "no_usage",
+    "usage_as_text",
+    "thinking",
+    "thinking_cut_off",
+    "half_emoji",
+    "single_quotes",
+    "other_labels",
+    "shifted_ids",
+    "loop",
 ]
+OddForm: TypeAlias = Literal["event_stream", "byte_order_mark", "long_header"]
 JobFault: TypeAlias = Literal[
     "submission_lost",
     "job_stays_queued",
@@ -48,19 +63,24 @@ JobFault: TypeAlias = Literal[
     "job_vanishes",
     "job_fails",
     "job_fails_for_now",
+    "job_completes_with_error",
+    "job_out_of_memory",
     "job_times_out",
     "job_is_cancelled",
     "poll_fails",
     "cancel_fails",
 ]
-FaultKind: TypeAlias = Refusal | Breakdown | BadAnswer | JobFault
+FaultKind: TypeAlias = Refusal | Breakdown | BadAnswer | OddForm | JobFault
 """Every kind of fault; `JobFault`s apply to RunPod jobs only, all others to chat completions and to jobs."""
 
 REFUSALS: tuple[str, ...] = get_args(Refusal)
 BREAKDOWNS: tuple[str, ...] = get_args(Breakdown)
 BAD_ANSWERS: tuple[str, ...] = get_args(BadAnswer)
+ODD_FORMS: tuple[str, ...] = get_args(OddForm)
 JOB_FAULTS: tuple[str, ...] = get_args(JobFault)
-FAULT_KINDS: tuple[str, ...] = REFUSALS + BREAKDOWNS + BAD_ANSWERS + JOB_FAULTS
+FAULT_KINDS: tuple[str, ...] = REFUSALS + BREAKDOWNS + BAD_ANSWERS + ODD_FORMS + JOB_FAULTS
+BUSY: tuple[str, ...] = ("rate_limited", "unavailable", "overloaded", "slow_down")
+"""Faults that say, each in its own way, that the service has no room for now."""
 
 FaultPlan: TypeAlias = Callable[[ChatRequest], FaultKind | None]
 """Returns the fault of a request, from its content and attempt."""

@@ -7,18 +7,28 @@ from math import inf
 from typing import Any
 
 from . import _chat_api as chat
-from ._faults import BAD_ANSWERS, BREAKDOWNS, JOB_FAULTS, REFUSALS, Faults
+from ._faults import BAD_ANSWERS, BREAKDOWNS, JOB_FAULTS, ODD_FORMS, REFUSALS, Faults
 from ._jobs import VANISHED, ServerJob
 from ._requests import read_job, read_json
 from ._responses import PlannedResponse, json_response
-from ._service import Admitted, FaultService
+from ._service import Admitted, FaultService, in_odd_form
 
-_SUBMISSION_FAULTS = frozenset(REFUSALS + BREAKDOWNS) - {"context_length_exceeded"}
+_SUBMISSION_FAULTS = frozenset(REFUSALS + BREAKDOWNS) - {"context_length_exceeded", "field_refused"}
 """Faults of the submission; all others are faults of its job."""
 _FAULTS_WITHOUT_JOB = _SUBMISSION_FAULTS - {"reset", "slow_body"}
 """Faults of the submission that create no job; with the others the job exists, but its id is lost or late."""
+_JOB_REFUSALS = ("context_length_exceeded", "field_refused")
 _DELIVERIES = {"submission_lost": "disconnect", "reset": "reset", "slow_body": "slow_body"}
 _ENDS = {"job_vanishes": VANISHED, "job_times_out": "TIMED_OUT", "job_is_cancelled": "CANCELLED"}
+_ERRORS_AS_OUTPUT: dict[str, object] = {
+    "job_completes_with_error": {
+        "message": "Connection to the inference server was lost",
+        "type": "worker_error",
+        "code": 502,
+    },
+    "job_out_of_memory": "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.64 GiB",
+}
+"""What the worker returned as the output of a job that RunPod calls completed."""
 _RAISED = '{"error_type": "<class \'RuntimeError\'>", "error_message": "CUDA error: an illegal access"}'
 
 
@@ -55,14 +65,16 @@ class Endpoint:
             return admitted
         fault = str(admitted.fault)
         service.record_fault(
-            admitted.fault, (*_SUBMISSION_FAULTS, "context_length_exceeded", *BAD_ANSWERS, *JOB_FAULTS)
+            admitted.fault,
+            (*_SUBMISSION_FAULTS, *_JOB_REFUSALS, *BAD_ANSWERS, *ODD_FORMS, *JOB_FAULTS),
         )
         if fault in _FAULTS_WITHOUT_JOB:
             return self._failed_submission(fault)
         job = self._job(admitted, body, f"{len(service.jobs.all):08x}-{request.digest}-u1", now)
         service.jobs.add(job, now, service.faults.max_running)
         answer = json_response({"id": job.id, "status": "IN_QUEUE"}, headers=admitted.headers)
-        return replace(answer, delivery=_DELIVERIES.get(fault, "whole"))  # type: ignore[arg-type]
+        answer = replace(answer, delivery=_DELIVERIES.get(fault, "whole"))  # type: ignore[arg-type]
+        return answer if fault == "event_stream" else in_odd_form(answer, fault)
 
     def _failed_submission(self, fault: str) -> PlannedResponse:
         if fault == "error_as_success":
@@ -84,6 +96,8 @@ class Endpoint:
                 job.end, job.more = "FAILED", {"error": _RAISED}
             case "job_fails_for_now" | "context_length_exceeded":
                 job.end, job.more = "FAILED", {"error": _from_vllm(fault, faults)}
+            case "field_refused":
+                job.end, job.more = "FAILED", {"error": _from_vllm(fault, faults)}
             case "job_stays_queued":
                 job.starts = False
             case "job_never_ends":
@@ -92,7 +106,13 @@ class Endpoint:
                 job.trouble.add("status" if fault == "poll_fails" else "cancel")
         job.end = _ENDS.get(fault, job.end)
         if job.end == "COMPLETED":
-            output, job.usage = self._service.complete(admitted)
+            output: object
+            if fault in _ERRORS_AS_OUTPUT:
+                output = {"error": _ERRORS_AS_OUTPUT[fault]}
+            else:
+                output, job.usage = self._service.complete(admitted)
+                if fault == "event_stream":
+                    output = chat.event_stream(output)
             job.more = {"output": [output], "workerId": "w1", "delayTime": 1, "executionTime": 1}
         return job
 
@@ -134,6 +154,8 @@ def _from_vllm(fault: str, faults: Faults) -> str:
     response = (
         chat.too_long(faults.context or 8192)
         if fault == "context_length_exceeded"
+        else chat.field_refused("temperature")
+        if fault == "field_refused"
         else chat.breakdown("unavailable", faults)
     )
     assert response is not None

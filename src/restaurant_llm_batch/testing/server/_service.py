@@ -26,13 +26,22 @@ from typing import Any
 
 from . import _chat_api as chat
 from ._answers import Responder, as_text, corrupt
-from ._faults import BAD_ANSWERS, BREAKDOWNS, REFUSALS, FaultKind, Faults, TokenBucket
+from ._faults import (
+    BAD_ANSWERS,
+    BREAKDOWNS,
+    BUSY,
+    ODD_FORMS,
+    REFUSALS,
+    FaultKind,
+    Faults,
+    TokenBucket,
+)
 from ._jobs import JobQueue
 from ._requests import ChatRequest, count_tokens, read_chat, read_json
 from ._responses import PlannedResponse, Usage, json_response, openai_error
 from ._stats import ServerStats, StatsBuilder
 
-_HTTP_FAULTS = REFUSALS + BREAKDOWNS
+_HTTP_FAULTS = REFUSALS + BREAKDOWNS + ODD_FORMS
 _DELIVERIES = ("disconnect", "reset", "slow_body", "no_response")
 
 
@@ -108,6 +117,8 @@ class FaultService:
         self._attempts[request.digest] += 1
         request = replace(request, attempt=self._attempts[request.digest])
         fault = faults.kind(request, self.seed)
+        if fault == "field_refused" and "temperature" not in request.body:
+            fault = None  # the client has learned it
         if faults.context is not None and prompt >= faults.context and fault not in REFUSALS:
             fault = "context_length_exceeded"
         headers = chat.rate_headers(faults, self._requests, self._tokens)
@@ -143,11 +154,13 @@ class FaultService:
         """Count a fault, if it applies to this kind of request."""
         if fault in applicable:
             self.stats.faults[str(fault)] += 1
-            self.stats.refused += fault in ("rate_limited", "unavailable")
+            self.stats.refused += fault in BUSY
 
     def _answer(self, admitted: Admitted) -> PlannedResponse:
         request, fault = admitted.request, admitted.fault
         response = chat.breakdown(str(fault), self.faults)
+        if fault == "field_refused":
+            response = chat.field_refused("temperature")
         if response is not None and fault in REFUSALS:
             return replace(response, headers={**admitted.headers, **response.headers})
         seconds = self.faults.seconds(request, self.seed)
@@ -155,7 +168,10 @@ class FaultService:
             body, usage = self.complete(admitted)
             response = json_response(body, usage=usage, delivery=fault if fault in _DELIVERIES else "whole")
         headers = {**admitted.headers, "x-request-id": f"req-{request.digest}-{request.attempt}"}
-        return replace(response, headers=headers, latency=seconds, admitted=True, priority=request.priority)
+        response = replace(
+            response, headers=headers, latency=seconds, admitted=True, priority=request.priority
+        )
+        return in_odd_form(response, fault)
 
     def complete(self, admitted: Admitted) -> tuple[dict[str, object], Usage]:
         """Return the completion of a request, and its tokens."""
@@ -163,9 +179,12 @@ class FaultService:
         text = as_text(self._write(request))
         written = corrupt(admitted.fault, text, count_tokens, request.max_tokens)
         usage = Usage(admitted.prompt, count_tokens(written.text))
+        if admitted.fault == "loop" and request.max_tokens is not None:
+            usage = Usage(admitted.prompt, request.max_tokens)
         model = str(request.body.get("model") or self.model)
         number = f"{request.digest}-{request.attempt}"
-        return chat.completion(written, usage, model, number), usage
+        body = chat.completion(written, usage, model, number)
+        return body, Usage(0, 0) if written.usage == "none" else usage
 
     def request_ended(self, path: str, answer: PlannedResponse | None, *, whole: bool) -> None:
         """Count the end of a request; `answer` is None if it was abandoned before a response was planned."""
@@ -195,3 +214,20 @@ class FaultService:
         return json_response(
             {"count": count, "max_model_len": self.faults.context, "tokens": [], "token_strs": None}
         )
+
+
+LONG_HEADER = 9000
+"""Characters of a header that a gateway adds: above the 8,190 that some clients take."""
+
+
+def in_odd_form(response: PlannedResponse, fault: str | None) -> PlannedResponse:
+    """Return a response in the form of an `OddForm`; as it is for any other fault."""
+    match fault:
+        case "event_stream":
+            body = chat.event_stream(read_json(response.body)).encode()
+            return replace(response, body=body, content_type="text/event-stream")
+        case "byte_order_mark":
+            return replace(response, body=b"\xef\xbb\xbf" + response.body)
+        case "long_header":
+            return replace(response, headers={**response.headers, "x-gateway-trace": "a" * LONG_HEADER})
+    return response
