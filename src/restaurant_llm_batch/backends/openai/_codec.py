@@ -17,7 +17,7 @@ from ..._llm_response import LLMResponse
 from ...errors import BackendError, ConfigurationError, PermanentBackendError
 from ...models import LLMRequest
 from ...tokens.tokenizers import replace_surrogates
-from ._strict import is_strict
+from ._strict import StrictCache
 
 if TYPE_CHECKING:
     from httpx2 import Request, Response
@@ -65,6 +65,7 @@ def body_for(
     max_tokens_field: str,
     send_temperature: bool,
     extra_body: Mapping[str, Any],
+    strict: StrictCache,
 ) -> dict[str, Any]:
     """
     Return the request body of a chat completion.
@@ -75,6 +76,7 @@ def body_for(
         max_tokens_field: The service's name of the field that limits completion tokens.
         send_temperature: Whether to send the temperature.
         extra_body: Further fields, which override those above.
+        strict: Tells whether the schema is within what OpenAI's strict mode supports.
     """
     body = chat_body(request, model, max_tokens_field=max_tokens_field)
     if not send_temperature:
@@ -82,7 +84,7 @@ def body_for(
     for message in body["messages"]:
         message["content"] = replace_surrogates(message["content"])
     if request.schema is not None:
-        body["response_format"]["json_schema"]["strict"] = is_strict(request.schema)
+        body["response_format"]["json_schema"]["strict"] = strict.is_strict(request.schema)
     body.update(extra_body)
     return body
 
