@@ -36,8 +36,10 @@ class AspectSummary:
         summary: One sentence; empty unless the status is "ok".
         bullets: Short points.
         evidence: The reviews that support the summary; each was returned by the search.
-        invalid_citations: Number of cited reviews that the model was never shown; they are dropped from `evidence`.
-        error: Type and message of the error if the status is "failed", else None.
+        invalid_citations: Number of citations that are dropped from `evidence`: reviews that the model was never shown,
+            and all that it cited if it counted from 0, because these point at other reviews.
+        error: Type and message of the error if the status is "failed" or reviews were left out, else None.
+        failed_count: Number of reviews found that were left out, because every call with them failed.
     """
 
     status: AspectStatus
@@ -46,6 +48,7 @@ class AspectSummary:
     evidence: tuple[Evidence, ...] = ()
     invalid_citations: int = 0
     error: str | None = None
+    failed_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +58,21 @@ class RestaurantSummary:
 
     Attributes:
         restaurant_id: The restaurant's id, as in the input.
-        overall_summary: Two or three sentences; empty if no review was found.
+        overall_summary: Two or three sentences; empty unless `overall_status` is "ok".
         model: Model that wrote the summary; empty if no call was made.
         categories: One entry for each aspect of the task, in the task's order.
+        overall_status: "ok"; "no_reviews" if no review was found; "failed" if only the aspects could be summarised.
+        overall_error: Type and message of the error if `overall_status` is "failed", else None.
+        without_evidence: Number of aspects with a summary for which the model cited no review that it was shown.
     """
 
     restaurant_id: ItemId
     overall_summary: str
     model: str
     categories: Mapping[str, AspectSummary]
+    overall_status: AspectStatus = "ok"
+    overall_error: str | None = None
+    without_evidence: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,14 @@ class RestaurantSentiment:
 
 
 @dataclass(frozen=True, slots=True)
+class FailedReview:
+    """A review that a summary lacks: its id, or its index, from 0, if it has none; and the error."""
+
+    review_id: ItemId
+    error: str
+
+
+@dataclass(frozen=True, slots=True)
 class ReviewSummary:
     """
     Result of `SummarizeReviews` for one restaurant.
@@ -131,8 +148,9 @@ class ReviewSummary:
         negative_summary: Summary of the negative reviews; empty if there are none.
         positive_count: Number of positive reviews that were summarised.
         negative_count: Number of negative reviews that were summarised.
-        failed_count: Number of reviews that were not: blank ones, and those of failed batches.
+        failed_count: Number of reviews that were not: blank ones, and those of failed calls.
         model: Model that wrote the summaries; empty if no call was made.
+        failed_reviews: The reviews of failed calls, each with the error.
     """
 
     restaurant_id: ItemId
@@ -143,6 +161,7 @@ class ReviewSummary:
     negative_count: int
     failed_count: int
     model: str
+    failed_reviews: tuple[FailedReview, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +177,9 @@ class RestaurantStrength:
         comparison_reviews: The other restaurants' reviews, from the input or found by search.
         target_count: How many of `target_reviews` were used.
         comparison_count: How many of `comparison_reviews` were used.
-        failed_count: How many of both were not: blank ones, and those of failed batches.
+        failed_count: How many of both were not: blank ones, and those of failed calls.
         model: Model that wrote the strength; empty if no call was made.
+        failed_reviews: The reviews of failed calls, each with the error; those of the restaurant come first.
     """
 
     restaurant_id: ItemId
@@ -171,6 +191,7 @@ class RestaurantStrength:
     comparison_count: int
     failed_count: int
     model: str
+    failed_reviews: tuple[FailedReview, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

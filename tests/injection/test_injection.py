@@ -144,7 +144,7 @@ def test_summaries_of_batches_are_merged_as_data(job: str, entry: Entry) -> None
     for request in merging:
         prompt = read_prompt(user(request))
         assert roles(request) == ["system", "user"]
-        assert prompt.numbers == list(range(len(prompt.data)))
+        assert prompt.numbers == list(range(1, len(prompt.data) + 1))
         assert all(set(data) == set(FIELDS) for data in prompt.data)
         assert set(prompt.texts) == {entry.content.strip()}
 
@@ -163,6 +163,9 @@ def test_the_repair_quotes_the_answer_as_the_models_own_words_and_nowhere_else(
 ) -> None:
     requests = asked(job, plain(2), unreadable(entry.content))
     repairs = [request for request in requests if request.task == "repair"]
+    if len(repairs) < len(usual(job, 2)):
+        assert "{" in entry.content  # the review holds an answer, which is read wherever it stands
+        return
 
     assert_same_but_for({}, usual(job, 2), [request for request in requests if request.task != "repair"])
     for repair, first in zip(repairs, usual(job, 2), strict=True):

@@ -10,6 +10,7 @@ import pytest
 from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import Limits, LLMRequest, LLMResponse, ReviewSummary, SummarizeReviews, errors
+from restaurant_llm_batch.results import FailedReview
 
 FIELDS = ("positive_summary", "negative_summary", "overall_summary")
 
@@ -19,8 +20,20 @@ def summary(request: LLMRequest) -> dict[str, str]:
     if "summaries" in request.inputs:
         parts = request.inputs["summaries"]
         return {field: " ".join(part[field] for part in parts).strip() for field in FIELDS}
-    numbers = [str(review["id"]) for review in request.inputs["reviews"]]
-    return dict.fromkeys(FIELDS, " ".join(numbers))
+    return dict.fromkeys(FIELDS, " ".join(str(index) for index in indices(request)))
+
+
+def indices(request: LLMRequest) -> list[int]:
+    """Return the indices that the reviews of a request end in, or their numbers, from 1, if they end in none."""
+    reviews = request.inputs.get("reviews", ())
+    return [
+        int(review["content"].rpartition("#")[2]) if "#" in review["content"] else review["id"]
+        for review in reviews
+    ]
+
+
+def numbered(*texts: str) -> list[str]:
+    return [f"{text}#{index}" for index, text in enumerate(texts)]
 
 
 class Model:
@@ -53,18 +66,18 @@ def test_both_kinds_travel_together_each_marked() -> None:
 
     assert request.task == "review_summary"
     assert request.inputs["reviews"] == [
-        {"id": 0, "content": "좋아요", "kind": "positive"},
+        {"id": 1, "content": "좋아요", "kind": "positive"},
         {"id": 2, "content": "최고", "kind": "positive"},
         {"id": 3, "content": "별로", "kind": "negative"},
     ]
     assert '[3] negative: "별로"' in request.messages[1]["content"]
-    assert result == ReviewSummary(1, "0 2 3", "0 2 3", "0 2 3", 2, 1, 1, "m")
+    assert result == ReviewSummary(1, "1 2 3", "1 2 3", "1 2 3", 2, 1, 1, "m")
 
 
 def test_a_kind_without_reviews_has_no_summary_whatever_the_model_says() -> None:
     result = apply(SummarizeReviews(), item(["좋아요"], ["  "]), Model())
 
-    assert (result.positive_summary, result.negative_summary) == ("0", "")
+    assert (result.positive_summary, result.negative_summary) == ("1", "")
     assert (result.positive_count, result.negative_count, result.failed_count) == (1, 0, 1)
 
 
@@ -80,7 +93,8 @@ def test_without_any_text_it_succeeds_and_makes_no_call(positive: list[str]) -> 
 def test_summaries_of_batches_are_joined_on_as_many_levels_as_it_takes() -> None:
     model = Model()
     task = SummarizeReviews(max_tokens_per_batch=1100, max_tokens=300)
-    result = apply(task, item([LONG * 3] * 400, [LONG * 2] * 100), model)
+    all_reviews = numbered(*[LONG * 3] * 400, *[LONG * 2] * 100)
+    result = apply(task, item(all_reviews[:400], all_reviews[400:]), model)
     batches, merges = model.of("review_summary"), model.of("merge_summaries")
 
     assert len(batches) > 8
@@ -108,16 +122,18 @@ def test_a_batch_that_fails_leaves_the_others_standing_and_is_counted() -> None:
     lost = errors.TransientBackendError("lost")
 
     def spoil(request: LLMRequest) -> Any:
-        numbers = [review["id"] for review in request.inputs.get("reviews", ())]
-        return lost if 0 in numbers else None
+        return lost if 0 in indices(request) else None
 
     model = Model(spoil)
-    result = apply(SummarizeReviews(max_tokens_per_batch=1200), item([LONG] * 40, [LONG] * 10), model)
+    reviews = numbered(*[LONG] * 50)
+    result = apply(SummarizeReviews(max_tokens_per_batch=1200), item(reviews[:40], reviews[40:]), model)
     failed = len(model.requests[0].inputs["reviews"])
 
     assert result.failed_count == failed
     assert (result.positive_count, result.negative_count) == (40 - failed, 10)
     assert result.overall_summary.startswith(str(failed))
+    lost_reviews = [FailedReview(index, "TransientBackendError: lost") for index in range(failed)]
+    assert result.failed_reviews == tuple(lost_reviews)
 
 
 def test_it_fails_when_no_batch_could_be_summed_up() -> None:
@@ -135,7 +151,7 @@ def test_it_fails_when_the_summaries_cannot_be_joined() -> None:
 def test_a_batch_that_is_too_long_is_split_in_two() -> None:
     too_long = errors.PromptTooLong("too long")
     model = Model(lambda request: too_long if len(request.inputs.get("reviews", ())) > 3 else None)
-    result = apply(SummarizeReviews(), item(["좋아요"] * 10, []), model)
+    result = apply(SummarizeReviews(), item(numbered(*["좋아요"] * 10), []), model)
 
     assert [len(request.inputs["reviews"]) for request in model.of("review_summary")] == [
         10,
@@ -188,10 +204,10 @@ def test_an_answer_without_its_form_is_reported(answer: str) -> None:
 @pytest.mark.parametrize("stop", [errors.RunStopped("stopped"), errors.QuotaExhausted("spent")])
 def test_a_stop_of_the_run_is_not_a_partial_result(stop: Exception) -> None:
     def spoil(request: LLMRequest) -> Any:
-        return stop if 0 in [review["id"] for review in request.inputs.get("reviews", ())] else None
+        return stop if 0 in indices(request) else None
 
     with pytest.raises(type(stop)):
-        apply(SummarizeReviews(max_tokens_per_batch=1200), item([LONG] * 40, []), Model(spoil))
+        apply(SummarizeReviews(max_tokens_per_batch=1200), item(numbered(*[LONG] * 40), []), Model(spoil))
 
 
 def test_summaries_to_be_joined_are_data_like_the_reviews_they_came_from() -> None:

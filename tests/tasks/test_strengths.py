@@ -57,7 +57,7 @@ def test_the_comparison_is_summed_up_first_and_the_strength_derived_from_it() ->
 
     assert (first.task, second.task) == ("comparison_summary", "strength")
     assert second.inputs["comparison_summary"] == "others: 2"
-    assert second.inputs["reviews"] == [{"id": 0, "content": "맛있어요"}]
+    assert second.inputs["reviews"] == [{"id": 1, "content": "맛있어요"}]
     assert "others: 2" in second.messages[1]["content"]
     assert (result.comparison_summary, result.target_restaurant_strength) == (
         "others: 2",

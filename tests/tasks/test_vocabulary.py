@@ -195,8 +195,9 @@ def test_composed_and_decomposed_hangul_are_one_word() -> None:
 
 def test_entries_of_a_wrong_form_are_dropped_and_the_others_stand() -> None:
     wrong: list[Any] = [None, 7, [], {}, {"pos": "n"}, word(" "), word(None), word("가" * 201)]
-    wrong.append({"word": "맛", "pos": "n", "meanings": "taste"})
+    wrong.append({"word": {"text": "맛"}, "pos": "n", "meanings": []})
     odd = [
+        {"word": "맛", "pos": "n", "meanings": "taste"},  # one meaning in place of a list
         word("김치", "noun", 1, None, " "),
         {"word": "밥", "pos": 3, "meanings": None},
         {"word": "국", "pos": " ADJ "},
@@ -211,8 +212,8 @@ def test_entries_of_a_wrong_form_are_dropped_and_the_others_stand() -> None:
     )
     result = script.run(ExtractVocabulary(), document(CHUNKS[:1]))
 
-    assert result.words == {"김치": Word(""), "밥": Word(""), "국": Word("adj")}
-    assert result.phrases == {"c d": ""}
+    assert result.words == {"맛": Word("n", ("taste",)), "김치": Word(""), "밥": Word(""), "국": Word("adj")}
+    assert result.phrases == {"a b": "", "c d": ""}
     assert result.failed_chunks == ()
 
 

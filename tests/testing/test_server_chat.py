@@ -507,7 +507,7 @@ def test_a_run_through_every_fault_loses_nothing_and_its_tokens_are_the_server_s
     shops = [{"restaurant_id": number, "reviews": [f"{number}번 집 좋아요"] * 3} for number in range(60)]
     policy = RetryPolicy(wait_initial=0.01)
     with (
-        FaultServer(Faults(probabilities=shares, latency=0.005, limit=8), seed=3) as server,
+        FaultServer(Faults(probabilities=shares, latency=0.005, limit=8), seed=4) as server,
         closing(vllm(server)) as llm,
     ):
         runner = BatchRunner(

@@ -11,6 +11,7 @@ from aiohttp.http_exceptions import LineTooLong
 from anyio import CancelScope
 from yarl import URL
 
+from .._shortage import is_local_shortage
 from ..errors import ConfigurationError
 from .client_lifetime import EventLoopLocal, UsageCounter
 from .proxies import ProxySelector
@@ -22,7 +23,6 @@ from .types import (
     TransportError,
     header_size,
     headers_too_long,
-    is_local_shortage,
     system_trust,
 )
 

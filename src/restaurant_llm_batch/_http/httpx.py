@@ -10,6 +10,7 @@ from typing import Self, TypeAlias
 import anyio
 import httpx
 
+from .._shortage import is_local_shortage
 from .abort import TotalTimeout, abortable, make_abortable
 from .client_lifetime import EventLoopLocal, UsageCounter
 from .proxies import ProxySelector
@@ -21,7 +22,6 @@ from .types import (
     TransportError,
     header_size,
     headers_too_long,
-    is_local_shortage,
     system_trust,
 )
 

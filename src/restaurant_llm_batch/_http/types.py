@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import ssl
 from collections.abc import Iterable, Mapping
@@ -119,26 +118,6 @@ def header_size(headers: Iterable[tuple[bytes, bytes]]) -> int:
     for name, value in headers:
         size += len(name) + len(value)
     return size
-
-
-_SHORTAGES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS})
-
-
-def is_local_shortage(error: BaseException) -> bool:
-    """Return whether an error, or one behind it, says that this process has no file descriptor or buffer left."""
-    pending: list[BaseException | None] = [error]
-    seen: set[int] = set()
-    while pending:
-        current = pending.pop()
-        if current is None or id(current) in seen:
-            continue
-        seen.add(id(current))
-        if isinstance(current, OSError) and current.errno in _SHORTAGES:
-            return True
-        if isinstance(current, BaseExceptionGroup):
-            pending += current.exceptions
-        pending += [current.__cause__, current.__context__, getattr(current, "os_error", None)]
-    return False
 
 
 class Transport(Protocol):

@@ -1,8 +1,10 @@
 """
 LLM calls with output repair: complete, parse, and ask once more if the reply cannot be used.
 
-The same call is never repeated for the same fault. A truncated reply is requested again with a larger `max_tokens`. An
-invalid one is sent back with the validation error. A refusal is final.
+The same call is never repeated for the same fault. A reply that was cut off is requested again with a larger
+`max_tokens` only if the caller cannot ask for less, and never if it ended in a loop or because the context was full:
+the second reply would be as useless. An invalid reply is sent back with the validation error, which names the field. A
+refusal is final.
 """
 
 from __future__ import annotations
@@ -12,12 +14,19 @@ from dataclasses import replace
 from typing import TypeVar
 
 from .._llm_response import LLMResponse
-from ..errors import BackendError, OutputError, OutputTruncated
+from ..errors import (
+    BackendError,
+    ContentRefused,
+    OutputError,
+    OutputTruncated,
+    RateLimited,
+    TransientBackendError,
+)
 from ..models import LLMRequest
 from ..steps import Flow, LimiterName, complete
 from ._common import reraise_fatal
-from ._parsing import DECLINED
 from ._prompts.aspects import escaped
+from ._replies import DECLINED, clean, more_room_helps
 
 T = TypeVar("T")
 
@@ -46,8 +55,8 @@ def complete_and_parse(
         request: The request.
         parse: Parses the reply; raises an `OutputError` if that is not possible.
         limiter: Limit that the calls count against.
-        widen: Whether to request a truncated reply again with a larger `max_tokens`. Set to False if the caller
-            splits its input instead.
+        widen: Whether to request a reply that was cut off again with a larger `max_tokens`, if that can help. Set to
+            False if the caller can ask for less instead.
 
     Raises:
         Exception: The error of the call, or the error of `parse` for the last reply.
@@ -56,7 +65,7 @@ def complete_and_parse(
     try:
         return parse(reply)
     except OutputError as error:
-        if isinstance(error, OutputTruncated) and not widen:
+        if isinstance(error, OutputTruncated) and not (widen and more_room_helps(request, reply)):
             raise
         repaired = yield from repair(request, reply, error, limiter=limiter)
         if repaired is None:
@@ -93,13 +102,36 @@ def _repair_request(request: LLMRequest, reply: LLMResponse, error: OutputError)
     language = str(request.inputs.get("language") or "en")
     # The text of `error` is part of the prompt, and so of the store's key: rewording it loses stored repairs.
     instruction = _REPAIR.get(language, _REPAIR["en"]).format(error=str(error)[:500])
+    text = clean(reply.text)
     return replace(
         request,
         task="repair",
         messages=(
             *request.messages,
-            {"role": "assistant", "content": escaped(reply.text[:MAX_QUOTE_LENGTH])},
+            {"role": "assistant", "content": escaped(text[:MAX_QUOTE_LENGTH])},
             {"role": "user", "content": instruction},
         ),
-        inputs={**request.inputs, "text": reply.text, "error": str(error)},
+        inputs={**request.inputs, "text": text, "error": str(error)},
     )
+
+
+def is_refusal(error: Exception) -> bool:
+    """Tell whether a content filter refused a prompt or its reply, so that a prompt without one text may pass."""
+    if isinstance(error, OutputError):
+        return error.reply is not None and error.reply.finish_reason in DECLINED
+    return isinstance(error, ContentRefused)
+
+
+def is_server_fault(error: Exception) -> bool:
+    """Tell whether a server failed at every attempt (5xx), which a text that it cannot bear may cause."""
+    return (
+        isinstance(error, TransientBackendError)
+        and not isinstance(error, RateLimited)
+        and error.status is not None
+        and error.status >= 500
+    )
+
+
+def may_be_poison(error: Exception) -> bool:
+    """Tell whether one text may have failed a call with many, so that the others are worth another call."""
+    return is_refusal(error) or is_server_fault(error)

@@ -1,191 +1,380 @@
 """
-Parsing and validation of model output: JSON replies, citations, sentiment labels, words and phrases.
+Parsing and validation of model output: aspects, summaries, words and phrases.
 
-Model output is untrusted. A reply is validated against its schema; cited numbers are mapped to the reviews in the
-prompt, and numbers of no review are dropped and counted.
+Model output is untrusted. What is whole in a reply and has its form is read, and what is not is reported by the name of
+its field, so that only that is asked for again. Cited numbers are mapped to the reviews in the prompt, and numbers
+of no review are dropped and counted.
 
 The messages of `OutputInvalid` are quoted to the model in a repair prompt (`_asking`).
 """
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 from .._llm_response import LLMResponse
-from ..errors import OutputError, OutputInvalid, OutputTruncated
+from ..errors import OutputError
 from ..models import Hit
-from ..results import AspectSummary, Evidence, Sentiment, Word
-from ._prompts.reviews import LABELS
+from ..results import AspectSummary, Evidence, Word
+from ._content import bullets_of, text_of
+from ._json import CutList, CutObject
+from ._labels import read_number
+from ._prompts.words import PARTS_OF_SPEECH
+from ._replies import clean, members, unreadable, values_in
 
-DECLINED = ("refusal", "content_filter")
-"""Values of `finish_reason` that mean that the model or the service declined to answer."""
+Shown: TypeAlias = Sequence[tuple[int, Hit]]
+"""The reviews of an aspect in the order of the prompt, each with its rank among the hits of the search."""
+Parts: TypeAlias = dict[str, Any]
+"""Each aspect's `AspectSummary`, or the `OutputError` for a part that cannot be read."""
+
+_MAX_ENTRY_LENGTH = 200
+_MAX_REPLY_TEXT = 20_000
 
 
-def read_object(reply: LLMResponse) -> Mapping[str, Any]:
+def read_aspects(
+    reply: LLMResponse, shown: Mapping[str, Shown], limit: int
+) -> tuple[Parts, str | OutputError]:
     """
-    Return the JSON object in a reply; text or a code fence around it is ignored.
-
-    Raises:
-        OutputTruncated: The reply was cut off at its token limit.
-        OutputInvalid: The reply holds no JSON object, or the model declined to answer.
-    """
-    if reply.finish_reason == "length":
-        raise OutputTruncated(
-            "the answer was cut off at its token limit; raise max_tokens, or ask about less at a time",
-            reply=reply,
-        )
-    if reply.finish_reason in DECLINED:
-        raise OutputInvalid(
-            f"the model declined to answer ({reply.finish_reason}): {reply.text[:200]}", reply=reply
-        )
-    text = reply.text
-    start, end = text.find("{"), text.rfind("}")
-    try:
-        # strict=False: some servers leave raw control characters in strings.
-        answer = json.loads(text[start : end + 1], strict=False)
-    except (ValueError, RecursionError) as error:  # RecursionError: nested too deeply for Python's parser
-        raise OutputInvalid(f"the answer is not JSON: {error}", reply=reply) from error
-    if not isinstance(answer, dict):
-        raise OutputInvalid("the answer is not a JSON object", reply=reply)
-    return answer
-
-
-def read_aspect(answer: Any, hits: Sequence[Hit], limit: int, reply: LLMResponse) -> AspectSummary:
-    """
-    Parse one aspect's part of a reply.
-
-    Args:
-        answer: The decoded JSON of the part.
-        hits: The reviews in the prompt, in the order of their numbers.
-        limit: Maximum number of bullets to keep.
-        reply: The whole reply, for the error.
-
-    Raises:
-        OutputInvalid: The part does not match its schema.
-    """
-    from ._schemas import AspectSchema, validated
-
-    part = validated(AspectSchema, answer, reply)
-    cited = dict.fromkeys(number for number in part.evidence if _is_valid_citation(number, hits))
-    return AspectSummary(
-        status="ok",
-        summary=part.summary,
-        bullets=tuple(bullet.strip() for bullet in part.bullets if bullet.strip())[:limit],
-        evidence=tuple(Evidence(hits[n].review_id, hits[n].content, n) for n in cited),
-        invalid_citations=sum(not _is_valid_citation(number, hits) for number in part.evidence),
-    )
-
-
-def read_overall(answer: Mapping[str, Any], reply: LLMResponse) -> str:
-    """
-    Parse the overall summary in a reply.
-
-    Raises:
-        OutputInvalid: The reply has no overall summary.
-    """
-    from ._schemas import OverallSchema, validated
-
-    return validated(OverallSchema, answer, reply).overall_summary
-
-
-def _is_valid_citation(number: Any, hits: Sequence[Hit]) -> bool:
-    return type(number) is int and 0 <= number < len(hits)
-
-
-_LABEL_OBJECT = re.compile(r"\{[^{}]{1,200}\}")
-"""The JSON object of one label, which contains no nested object."""
-
-
-def read_labels(reply: LLMResponse, requested: Collection[int]) -> dict[int, Sentiment]:
-    """
-    Parse sentiment labels by review number.
-
-    Unknown numbers and unknown labels are dropped, and so are numbers with two different labels; the caller sees
-    which of `requested` are missing. If the reply was cut off or is not valid JSON as a whole, every complete label
-    in it counts.
+    Read a reply about several aspects.
 
     Args:
         reply: The reply.
-        requested: Numbers of the reviews in the prompt.
+        shown: The reviews in the prompt, by aspect.
+        limit: Maximum number of bullets to keep.
+
+    Returns:
+        Each aspect's part, and the overall summary; an `OutputError` that names the field for what cannot be read. Of
+        several values in the reply the first counts in which everything can be read, or else the one with most.
+    """
+    best: tuple[int, Parts, str | OutputError] | None = None
+    try:
+        for value in values_in(reply):
+            for part in members(value, 2):
+                found, overall = _aspects_in(part, shown, limit, reply)
+                readable = _count_readable(found, overall)
+                if best is None or readable > best[0]:
+                    best = readable, found, overall
+                if readable == len(shown) + 1:
+                    return found, overall
+    except OutputError as error:
+        return dict.fromkeys(shown, error), error
+    if best is None:
+        problem = unreadable("the answer is not JSON: it has no object", reply)
+        return dict.fromkeys(shown, problem), problem
+    return best[1:]
+
+
+def _count_readable(parts: Parts, overall: str | OutputError) -> int:
+    return sum(isinstance(part, AspectSummary) for part in parts.values()) + isinstance(overall, str)
+
+
+def _aspects_in(
+    answer: Any, shown: Mapping[str, Shown], limit: int, reply: LLMResponse
+) -> tuple[Parts, str | OutputError]:
+    categories = answer.get("categories", answer) if isinstance(answer, dict) else answer
+    if isinstance(categories, list):
+        categories = _by_name(categories, shown)
+    parts: Parts = {}
+    for aspect, reviews in shown.items():
+        part = categories.get(aspect) if isinstance(categories, dict) else None
+        parts[aspect] = _aspect_or_error(f"categories.{aspect}", part, reviews, limit, reply)
+    overall = text_of(answer.get("overall_summary")) if isinstance(answer, dict) else None
+    return parts, overall or _no_text("overall_summary", answer, reply)
+
+
+def _by_name(entries: Iterable[Any], shown: Mapping[str, Shown]) -> dict[str, Any]:
+    """Return a list of aspects as an object: each names its aspect in a field of its own, or is keyed by it."""
+    by_name: dict[str, Any] = {}
+    for entry in entries:
+        if isinstance(entry, dict):
+            name = next((one for one in entry.values() if isinstance(one, str) and one in shown), None)
+            if name is not None:
+                by_name.setdefault(name, entry)
+            else:
+                by_name.update({key: entry[key] for key in shown if key in entry and key not in by_name})
+    return by_name
+
+
+def read_aspect(
+    reply: LLMResponse, aspect: str, shown: Shown, limit: int, others: Collection[str] = ()
+) -> AspectSummary:
+    """
+    Read a reply about one aspect.
+
+    Args:
+        reply: The reply.
+        aspect: The aspect's name.
+        shown: The reviews in the prompt.
+        limit: Maximum number of bullets to keep.
+        others: Names of other aspects; what the reply says about them is not read.
 
     Raises:
-        OutputError: The reply is not valid JSON and holds no valid label.
+        OutputError: The reply has no such part that can be read.
     """
-    try:
-        entries = read_object(reply).get("labels")
-    except OutputError:
-        labels = _valid_labels(_salvage(reply.text), requested)
-        if not labels:
-            raise
-        return labels
-    return _valid_labels(entries if isinstance(entries, list) else (), requested)
+    problem: OutputError | None = None
+    for value in values_in(reply):
+        for answer in _parts_about(aspect, value, others, 3):
+            part = _aspect_or_error("", answer, shown, limit, reply)
+            if isinstance(part, AspectSummary):
+                return part
+            problem = problem or part
+    raise problem or unreadable("the answer is not JSON: it has no object", reply)
 
 
-def _salvage(text: str) -> Iterable[Any]:
-    """Yield every complete label object of a broken reply."""
-    for match in _LABEL_OBJECT.finditer(text):
-        try:
-            yield json.loads(match[0], strict=False)
-        except (ValueError, RecursionError):
-            continue
+def _parts_about(aspect: str, value: Any, others: Collection[str], depth: int) -> Iterator[Any]:
+    """Yield the objects in a value that may be about an aspect: not those under another aspect's name."""
+    if isinstance(value, list) and depth:
+        for element in value:
+            yield from _parts_about(aspect, element, others, depth - 1)
+    if not isinstance(value, dict):
+        return
+    if isinstance(value.get(aspect), (dict, list)):
+        yield value[aspect]
+    elif "summary" in value:
+        if not any(isinstance(name, str) and name in others for name in value.values()):
+            yield value
+    else:
+        yield value  # for the error, which names what is missing
+        for name, member in value.items():
+            if depth and name not in others:
+                yield from _parts_about(aspect, member, others, depth - 1)
 
 
-def _valid_labels(entries: Iterable[Any], requested: Collection[int]) -> dict[int, Sentiment]:
-    labels_by_number: dict[int, set[Sentiment]] = {}
-    for entry in entries:
-        if isinstance(entry, Mapping):
-            number, label = _number(entry.get("id")), _label(entry.get("label"))
-            if number in requested and label is not None:
-                labels_by_number.setdefault(cast("int", number), set()).add(label)
-    return {number: labels.pop() for number, labels in labels_by_number.items() if len(labels) == 1}
+def _aspect_or_error(
+    path: str, answer: Any, shown: Shown, limit: int, reply: LLMResponse
+) -> AspectSummary | OutputError:
+    """Return an aspect's part, or the error that names the wrong field."""
+    at = f"{path}." if path else ""
+    if isinstance(answer, list) and len(answer) == 1:
+        (answer,) = answer
+    if isinstance(answer, str) and path:
+        answer = {"summary": answer}
+    if not isinstance(answer, dict):
+        return unreadable(_form(path or "the answer", "must be an object", answer), reply)
+    cut = isinstance(answer, CutObject)
+    if cut and not ({"summary", "bullets", "evidence"} <= answer.keys()):
+        return unreadable(_form(path or "the answer", "is not complete", answer), reply)
+    if isinstance(answer.get("evidence"), CutList) or isinstance(answer.get("bullets"), CutList):
+        return unreadable(_form(path or "the answer", "is not complete", answer), reply)
+    summary = text_of(answer.get("summary"))
+    if summary is None:
+        return _no_text(f"{at}summary", answer, reply)
+    evidence, invalid = _evidence(answer.get("evidence"), shown)
+    return AspectSummary(
+        status="ok",
+        summary=summary,
+        bullets=tuple(bullets_of(answer.get("bullets")))[:limit],
+        evidence=evidence,
+        invalid_citations=invalid,
+    )
 
 
-def _number(value: Any) -> int | None:
-    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= 9:
-        return int(value)
-    return value if type(value) is int else None
+def _form(field: str, expected: str, got: Any) -> str:
+    return f"the answer does not have its form: {field}: {expected}, got {_short(got)}"
 
 
-def _label(value: Any) -> Sentiment | None:
-    text = value.strip().lower() if isinstance(value, str) else ""
-    return cast("Sentiment", text) if text in LABELS else None
+def _short(value: Any) -> str:
+    kind = {
+        dict: "an object",
+        CutObject: "a part of an object",
+        list: "a list",
+        str: "a text",
+        type(None): "nothing",
+    }
+    return kind.get(type(value), type(value).__name__)
 
 
-def read_words(reply: LLMResponse) -> list[tuple[str, Word]]:
+def _no_text(field: str, answer: Any, reply: LLMResponse) -> OutputError:
+    name = field.rpartition(".")[2]
+    value = answer.get(name) if isinstance(answer, dict) else None
+    got = "a placeholder or nothing" if isinstance(value, str) else _short(value)
+    return unreadable(
+        f"the answer does not have its form: {field}: must be a text of its own, got {got}", reply
+    )
+
+
+def _evidence(value: Any, shown: Shown) -> tuple[tuple[Evidence, ...], int]:
     """
-    Parse the words in a reply, in its order.
+    Return the cited reviews, each once, and the number of citations of no review.
+
+    Reviews are numbered from 1. If 0 is cited, the model counts from 0, so that all its numbers point at neighbours:
+    all are dropped, and counted.
+    """
+    numbers = [_citation(one) for one in _citations(value)]
+    if 0 in numbers:
+        return (), len(numbers)
+    valid = [number for number in numbers if number is not None and 1 <= number <= len(shown)]
+    cited = (shown[number - 1] for number in dict.fromkeys(valid))
+    evidence = tuple(Evidence(hit.review_id, clean(hit.content), rank) for rank, hit in cited)
+    return evidence, len(numbers) - len(valid)
+
+
+def _citations(value: Any) -> Iterable[Any]:
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict):
+        return value.values() if all(read_number(key) is None for key in value) else value.keys()
+    if isinstance(value, str):
+        return re.split(r"[\s,;\[\]]+", value.strip(" \t\n,;[]")) if value.strip(" \t\n,;[]") else ()
+    return () if value is None else (value,)
+
+
+def _citation(value: Any) -> int | None:
+    if isinstance(value, dict):
+        value = next((value[name] for name in ("id", "number", "review_id") if name in value), None)
+    return read_number(value)
+
+
+Texts: TypeAlias = Mapping[str, str]
+"""A summary: one text for each field of the reply."""
+
+
+def read_texts(
+    reply: LLMResponse, fields: Sequence[str], required: Sequence[str]
+) -> dict[str, str | OutputError]:
+    """
+    Read a reply with one text per field.
+
+    Args:
+        reply: The reply.
+        fields: Names of the fields.
+        required: Those that must have a text; the others may be empty or missing.
+
+    Returns:
+        The text of each field, "" for none; an `OutputError` that names the field if it cannot be read.
+
+    Raises:
+        OutputInvalid: The model declined to answer.
+    """
+    best: dict[str, str | OutputError] = {}
+    most = -1
+    for value in values_in(reply):
+        for answer in members(value, 2):
+            if isinstance(answer, dict):
+                found = {name: _field(name, answer, name in required, reply) for name in fields}
+                good = sum(isinstance(text, str) for text in found.values())
+                if good == len(fields):
+                    return found
+                # Only fields that are there count: an object without any has the optional ones, which may be empty.
+                good = good if any(name in answer for name in fields) else 0
+                if good > most:
+                    best, most = found, good
+    problem = unreadable("the answer is not JSON: it has no object", reply)
+    return best or dict.fromkeys(fields, problem)
+
+
+def _field(name: str, answer: Mapping[str, Any], required: bool, reply: LLMResponse) -> str | OutputError:
+    value = answer.get(name)
+    text = text_of(value)
+    if text is not None:
+        return text
+    # Of an answer that is cut off, a field that is not there may have been still to come.
+    absent = name not in answer and isinstance(answer, CutObject)
+    if not required and not absent and (value is None or isinstance(value, str)):
+        return ""
+    return _no_text(name, answer, reply)
+
+
+def read_overall(reply: LLMResponse) -> str:
+    """
+    Read a reply with the overall summary.
+
+    Raises:
+        OutputError: The reply has none.
+    """
+    text = read_texts(reply, ("overall_summary",), ("overall_summary",))["overall_summary"]
+    if isinstance(text, OutputError):
+        raise text
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Entries:
+    """Words or phrases in a reply, in its order, and whether the list was cut off behind them."""
+
+    entries: Sequence[tuple[str, Any]]
+    cut: bool = False
+
+
+def read_words(reply: LLMResponse) -> Entries:
+    """
+    Read the words in a reply, in its order.
 
     Raises:
         OutputError: The reply has no list of words.
     """
-    from ._schemas import WordSchema, valid_entries
-
-    return [
-        (entry.word, Word(entry.pos, tuple(entry.meanings)))
-        for entry in valid_entries(WordSchema, _read_list("words", reply))
-    ]
+    return _read_entries("words", reply, _word)
 
 
-def read_phrases(reply: LLMResponse) -> list[tuple[str, str]]:
+def read_phrases(reply: LLMResponse) -> Entries:
     """
-    Parse the phrases in a reply and their meanings, in its order.
+    Read the phrases in a reply and their meanings, in its order.
 
     Raises:
         OutputError: The reply has no list of phrases.
     """
-    from ._schemas import PhraseSchema, valid_entries
+    return _read_entries("phrases", reply, _phrase)
 
-    return [
-        (entry.phrase, entry.meaning.strip())
-        for entry in valid_entries(PhraseSchema, _read_list("phrases", reply))
+
+def _read_entries(field: str, reply: LLMResponse, read: Callable[[Any], tuple[str, Any] | None]) -> Entries:
+    first: Entries | None = None
+    for value in values_in(reply):
+        for answer in members(value, 2):
+            listed = answer.get(field) if isinstance(answer, dict) else answer
+            if isinstance(listed, dict):
+                listed = _with_names(listed)
+            if not isinstance(listed, list):
+                continue
+            entries = [entry for entry in map(read, listed) if entry is not None]
+            found = Entries(entries, isinstance(listed, CutList))
+            # A list that the field names counts also without entries; any other list must have some.
+            if entries and (first is None or not first.entries):
+                return found
+            if isinstance(answer, dict) and first is None:
+                first = found
+    if first is None or (first.cut and not first.entries):
+        raise unreadable(f"the answer does not have its form: {field}: must be a list", reply)
+    return first
+
+
+def _with_names(listed: Mapping[str, Any]) -> list[Any] | None:
+    """Return an object keyed by word or phrase as a list; None if it is not one."""
+    if not listed:
+        return None
+    rows: list[Any] = [
+        {**value, "": name} if isinstance(value, dict) else {"": name, "meaning": value}
+        for name, value in listed.items()
     ]
+    return CutList(rows) if isinstance(listed, CutObject) else rows
 
 
-def _read_list(field: str, reply: LLMResponse) -> list[object]:
-    entries = read_object(reply).get(field)
-    if not isinstance(entries, list):
-        raise OutputInvalid(f"the answer does not have its form: {field}: must be a list", reply=reply)
-    return entries
+def _name(entry: Any, field: str) -> str | None:
+    if isinstance(entry, CutObject):
+        return None
+    value = entry.get(field, entry.get("")) if isinstance(entry, dict) else None
+    name = clean(value).strip() if isinstance(value, str) and len(value) <= _MAX_REPLY_TEXT else ""
+    return name if name and len(name) <= _MAX_ENTRY_LENGTH and name not in ("string", "...") else None
+
+
+def _word(entry: Any) -> tuple[str, Word] | None:
+    name = _name(entry, "word")
+    if name is None:
+        return None
+    pos = entry.get("pos")
+    pos = pos.strip().lower() if isinstance(pos, str) else ""
+    meanings = entry.get("meanings", entry.get("meaning"))
+    if isinstance(meanings, str):
+        meanings = [meanings]
+    texts = [text_of(one) for one in meanings if isinstance(one, str)] if isinstance(meanings, list) else []
+    return name, Word(pos if pos in PARTS_OF_SPEECH else "", tuple(filter(None, texts)))
+
+
+def _phrase(entry: Any) -> tuple[str, str] | None:
+    name = _name(entry, "phrase")
+    if name is None:
+        return None
+    meaning = entry.get("meaning", entry.get("meanings"))
+    return name, text_of(meaning) or ""

@@ -1,5 +1,5 @@
 """
-Pydantic schemas of untrusted data: items from the user, and replies from the model.
+Pydantic schemas of items from the user.
 
 Besides the settings and the FastAPI integration, the only module that imports pydantic. It is imported lazily, in the
 functions that use it: pydantic takes as long to import as the rest of the library.
@@ -7,7 +7,7 @@ functions that use it: pydantic takes as long to import as the rest of the libra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from typing import Annotated, Any, TypeVar
 
@@ -19,17 +19,14 @@ from pydantic import (
     Field,
     StrictInt,
     StrictStr,
-    StringConstraints,
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
 )
 
-from .._llm_response import LLMResponse
-from ..errors import ConfigurationError, OutputInvalid
+from ..errors import ConfigurationError
 from ..models import Document, ItemId, RestaurantRef, Review, as_item_id
 from ..tokens.packing import as_whole
-from ._prompts.words import PARTS_OF_SPEECH
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -152,27 +149,6 @@ class ComparisonSchema(BaseModel):
     priority: Int = 0
 
 
-def _empty_for_null(value: Any) -> Any:
-    return [] if value is None else value
-
-
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-
-
-class AspectSchema(BaseModel):
-    """One aspect of a model's reply."""
-
-    summary: Text
-    bullets: Annotated[list[str], BeforeValidator(_empty_for_null)] = []
-    evidence: Annotated[list[Any], BeforeValidator(_empty_for_null)] = []
-
-
-class OverallSchema(BaseModel):
-    """The overall summary of a model's reply."""
-
-    overall_summary: Text
-
-
 def read_item(schema: type[Schema], raw: Any) -> Schema:
     """
     Validate an input item.
@@ -213,22 +189,6 @@ def read_restaurant(raw: Any) -> RestaurantRef:
     return RestaurantRef(item.restaurant_id, item.limit, item.priority, item.query)
 
 
-def validated(schema: type[Schema], answer: Any, reply: LLMResponse) -> Schema:
-    """
-    Validate a part of a model's reply.
-
-    Raises:
-        OutputInvalid: The part does not match the schema; the message names the first wrong field.
-    """
-    try:
-        return schema.model_validate(answer)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(map(str, first["loc"])) or "the answer"
-        message = f"the answer does not have its form: {field}: {first['msg']}"
-        raise OutputInvalid(message, reply=reply) from error
-
-
 def describe_errors(error: ValidationError) -> str:
     """Return a text that names every wrong field of an item, what is expected and what came."""
     messages = []
@@ -248,12 +208,6 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return path
 
 
-_MAX_ENTRY_LENGTH = 200
-
-Entry = TypeVar("Entry", bound=BaseModel)
-Name = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=_MAX_ENTRY_LENGTH)]
-
-
 class DocumentSchema(BaseModel):
     """Input form of a `Document`."""
 
@@ -262,36 +216,6 @@ class DocumentSchema(BaseModel):
     document_id: Id
     chunks: Annotated[list[StrictStr], BeforeValidator(as_list)]
     priority: StrictInt = 0
-
-
-def _part_of_speech(value: Any) -> str:
-    name = value.strip().lower() if isinstance(value, str) else ""
-    return name if name in PARTS_OF_SPEECH else ""
-
-
-def _texts_of(value: Any) -> Any:
-    if isinstance(value, list):
-        return [text for text in value if isinstance(text, str) and text.strip()]
-    return [] if value is None else value
-
-
-def _text_for_null(value: Any) -> Any:
-    return "" if value is None else value
-
-
-class WordSchema(BaseModel):
-    """A word of a model's reply."""
-
-    word: Name
-    pos: Annotated[str, BeforeValidator(_part_of_speech)] = ""
-    meanings: Annotated[list[str], BeforeValidator(_texts_of)] = []
-
-
-class PhraseSchema(BaseModel):
-    """A phrase of a model's reply."""
-
-    phrase: Name
-    meaning: Annotated[str, BeforeValidator(_text_for_null)] = ""
 
 
 def read_document(raw: Any) -> Document:
@@ -303,14 +227,3 @@ def read_document(raw: Any) -> Document:
     """
     item = read_item(DocumentSchema, raw)
     return Document(item.document_id, tuple(item.chunks), item.priority)
-
-
-def valid_entries(schema: type[Entry], entries: Iterable[object]) -> list[Entry]:
-    """Return the entries that match the schema; drop the others, so that one bad entry does not lose the rest."""
-    valid = []
-    for entry in entries:
-        try:
-            valid.append(schema.model_validate(entry))
-        except ValidationError:
-            continue
-    return valid

@@ -11,8 +11,9 @@ from ..models import ItemId, Review, ReviewKind, ReviewsByPolarity
 from ..results import ReviewSummary
 from ..steps import Flow
 from ._common import LanguageOption, check_count, check_language, check_temperature, choose_language
-from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult
+from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult, failed_reviews
 from ._prompts import reviews as prompts
+from ._summary_calls import SummaryCalls
 
 FIELDS = ("positive_summary", "negative_summary", "overall_summary")
 
@@ -86,7 +87,7 @@ class SummarizeReviews:
         """Return the flow of one item: pack the reviews, summarise the batches, merge the summaries."""
         reviews = dict(enumerate(_reviews_by_kind(item)))
         lines = [_line(number, kind, r.content) for number, (kind, r) in reviews.items() if r.content.strip()]
-        summary = SummaryResult(dict.fromkeys(FIELDS, ""), frozenset(), "")
+        summary = SummaryResult(dict.fromkeys(FIELDS, ""), {}, "")
         if lines:
             summary = yield from self._map_reduce(item).flow(lines)
         summarized = [reviews[line.number][0] for line in lines if line.number not in summary.failed]
@@ -101,18 +102,21 @@ class SummarizeReviews:
             summarized.count("negative"),
             len(reviews) - len(summarized),
             summary.model,
+            failed_reviews({number: review for number, (_, review) in reviews.items()}, summary),
         )
 
     def _map_reduce(self, item: ReviewsByPolarity) -> MapReduceSummary:
         return MapReduceSummary(
             "review_summary",
-            item.restaurant_id,
-            choose_language(self.language, (review.content for _, review in _reviews_by_kind(item))),
-            FIELDS,
-            self.max_tokens,
+            SummaryCalls(
+                item.restaurant_id,
+                choose_language(self.language, (review.content for _, review in _reviews_by_kind(item))),
+                FIELDS,
+                self.max_tokens,
+                self.temperature,
+                item.priority,
+            ),
             self.max_tokens_per_batch,
-            self.temperature,
-            item.priority,
         )
 
 

@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from ..errors import ConfigurationError, OutputError, OutputInvalid, PromptTooLong
+from ..errors import BackendError, ConfigurationError, OutputError, OutputInvalid, PromptTooLong
 from ..models import ItemId, LLMRequest, RestaurantReviews, Review
 from ..results import RestaurantSentiment, ReviewLabel, Sentiment
 from ..steps import Flow, complete, gather, pack
 from ..tokens.packing import TRUNCATION_MARK, PackedText, truncate_to_half
+from ._asking import is_refusal, is_server_fault
 from ._common import (
     LanguageOption,
     check_count,
@@ -22,7 +23,7 @@ from ._common import (
     raise_first,
     reraise_fatal,
 )
-from ._parsing import read_labels
+from ._labels import WrongNumbers, read_labels
 from ._prompts import reviews as prompts
 from ._prompts.aspects import Language
 
@@ -52,13 +53,18 @@ class AnalyzeSentiment:
     again in a smaller batch, up to `max_rounds` times. A review without a label after that counts as failed; labels
     are never guessed and counts never extrapolated. Blank reviews are not sent and count as failed.
 
+    A reply that names numbers which were not in the prompt is not believed at all, because all its labels may be those
+    of neighbours: the batch is halved and sent again, down to single reviews, which takes no round. A batch that a
+    content filter refuses, or that the server fails to answer at every attempt, is halved as well, down to the review
+    at fault.
+
     A restaurant fails if none of its reviews could be labelled. A restaurant without reviews succeeds without a call.
 
     Attributes:
         batch_size: Maximum number of reviews in a batch, within the token budget; None for `Limits.max_batch_size`.
         max_tokens_per_batch: Token budget of a batch, prompt and reply; None for `Limits.max_tokens_per_batch`.
         language: Language of the instructions: "ko", "en", or "auto" for the language of the reviews.
-        max_rounds: Maximum number of requests that a review is part of.
+        max_rounds: Maximum number of requests that a review is part of, apart from those of halved batches.
         temperature: Sampling temperature.
 
     Raises:
@@ -153,37 +159,85 @@ class _Labelling:
         without_text = (position for batch in batches for position, text in batch.items() if not text)
         return labels | dict.fromkeys(without_text, ConfigurationError(NO_ROOM))
 
-    def _label_batches(self, batches: Sequence[Batch], round_number: int) -> Flow[Labels]:
-        results = yield from gather(*(self._label_batch(batch, round_number) for batch in batches))
+    def _label_batches(
+        self, batches: Sequence[Batch], round_number: int, *, distrusted: bool = False
+    ) -> Flow[Labels]:
+        results = yield from gather(
+            *(self._label_batch(batch, round_number, distrusted=distrusted) for batch in batches)
+        )
         labels: Labels = {}
         for batch, result in zip(batches, results, strict=True):
             part = reraise_fatal(result)
             labels |= dict.fromkeys(batch, part) if isinstance(part, Exception) else part
         return labels
 
-    def _label_batch(self, batch: Batch, round_number: int) -> Flow[Labels]:
-        """Label one batch; send the reviews that its reply lacks again."""
+    def _label_batch(
+        self, batch: Batch, round_number: int, *, distrusted: bool = False, halve: bool = True
+    ) -> Flow[Labels]:
+        """
+        Label one batch; send the reviews that its reply lacks again.
+
+        Args:
+            batch: The reviews.
+            round_number: Number of the round, from 1.
+            distrusted: Whether the reviews are from a batch whose labels may have been shifted.
+            halve: Whether to halve the batch if the server fails at every attempt.
+        """
         valid: Mapping[int, Sentiment] = {}
+        positions = list(batch)
         try:
             reply = yield from complete(self._request(batch, round_number), limiter="batches")
             problem: Exception = OutputInvalid(UNANSWERED, reply=reply)
             self.model = self.model or reply.model
-            valid = read_labels(reply, batch)
+            valid = {positions[n - 1]: label for n, label in read_labels(reply, len(batch)).items()}
         except PromptTooLong as error:
-            return (yield from self._label_batches(_halves(batch, error), round_number))
-        except OutputError as error:
+            return (
+                yield from self._label_batches(_halves(batch, error), round_number, distrusted=distrusted)
+            )
+        except (BackendError, OutputError) as error:
             problem = error
+        if len(batch) > 1 and isinstance(problem, WrongNumbers):
+            # None of its labels is believed. Halving ends at single reviews, so it takes no round.
+            return (yield from self._label_batches(_halves(batch, problem), round_number, distrusted=True))
+        if len(batch) > 1 and (is_refusal(problem) or (halve and is_server_fault(problem))):
+            return (yield from self._without_poison(batch, round_number, problem))
+        if isinstance(problem, BackendError) or is_refusal(problem):
+            raise problem
+        labels: Labels = {**valid, **dict.fromkeys((p for p in batch if p not in valid), problem)}
         missing = [position for position in batch if position not in valid]
-        labels: Labels = {**valid, **dict.fromkeys(missing, problem)}
         # A single review cannot be sent in a smaller batch: send it once more, in other words, but not a third time.
+        # Its number was wrong twice if it was already wrong in a larger batch.
         max_rounds = self._task.max_rounds if len(batch) > 1 else min(self._task.max_rounds, 2)
-        if missing and round_number < max_rounds:
+        wrong_twice = distrusted and isinstance(problem, WrongNumbers)
+        if missing and round_number < max_rounds and not wrong_twice:
             (result,) = yield from gather(
                 self.label(missing, max(1, min(len(missing), len(batch) // 2)), round_number + 1)
             )
             # Gathered, so that a failure of the next round does not lose the labels of this one.
             found = reraise_fatal(result)
             labels |= dict.fromkeys(missing, found) if isinstance(found, Exception) else found
+        return labels
+
+    def _without_poison(self, batch: Batch, round_number: int, error: Exception) -> Flow[Labels]:
+        """
+        Label the halves of a batch that a content filter refused, or that failed the server at every attempt.
+
+        Raises:
+            Exception: The server failed for both halves, which is an outage; raises `error` itself.
+        """
+        halves = _halves(batch, error)
+        if not is_server_fault(error):
+            return (yield from self._label_batches(halves, round_number))
+        results = yield from gather(*(self._label_batch(half, round_number, halve=False) for half in halves))
+        if all(isinstance(reraise_fatal(result), Exception) for result in results):
+            raise error
+        labels: Labels = {}
+        for half, result in zip(halves, results, strict=True):
+            part = result
+            if isinstance(part, Exception) and is_server_fault(part) and len(half) > 1:
+                (part,) = yield from gather(self._without_poison(half, round_number, part))
+                reraise_fatal(part)
+            labels |= dict.fromkeys(half, part) if isinstance(part, Exception) else part
         return labels
 
     @property
@@ -193,16 +247,18 @@ class _Labelling:
         return system + prompts.again(self._language) + prompts.block([])
 
     def _request(self, batch: Batch, round_number: int) -> LLMRequest:
-        lines = [prompts.line(position, text) for position, text in batch.items()]
+        # Each batch is numbered from 1: small models number by themselves, and from 1.
+        numbered = list(enumerate(batch.values(), 1))
+        lines = [prompts.line(number, text) for number, text in numbered]
         data = (prompts.again(self._language) if round_number > 1 else "") + prompts.block(lines)
         return LLMRequest(
             "sentiment",
             (prompts.instructions("sentiment", self._language), {"role": "user", "content": data}),
-            prompts.labels_schema(),
+            prompts.labels_schema(len(batch)),
             {
                 "restaurant_id": self._item.restaurant_id,
                 "language": self._language,
-                "reviews": [{"id": position, "content": text} for position, text in batch.items()],
+                "reviews": [{"id": number, "content": text} for number, text in numbered],
             },
             ANSWER_TOKENS + LABEL_TOKENS * len(batch),
             self._task.temperature,
@@ -218,12 +274,12 @@ def _by_position(batch: Sequence[PackedText], positions: Sequence[int]) -> Batch
     }
 
 
-def _halves(batch: Batch, error: PromptTooLong) -> list[Batch]:
+def _halves(batch: Batch, error: Exception) -> list[Batch]:
     """
     Return the two halves of a batch; of a single review, the first half of its text.
 
     Raises:
-        PromptTooLong: Nothing would be left of the text; raises `error` itself.
+        Exception: Nothing would be left of the text; raises `error` itself.
     """
     reviews = list(batch.items())
     if len(reviews) > 1:

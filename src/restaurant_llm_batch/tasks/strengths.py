@@ -19,9 +19,10 @@ from ._common import (
     choose_language,
     raise_first,
 )
-from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult
+from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult, failed_reviews
 from ._prompts import reviews as prompts
 from ._prompts.aspects import Language
+from ._summary_calls import SummaryCalls
 from .aspects import query_texts
 
 Reviews: TypeAlias = tuple[Review, ...]
@@ -118,7 +119,7 @@ class ExtractStrengths:
         """Return the flow of one item: find missing reviews, summarise the comparison reviews, derive the strength."""
         target, others, language = yield from self._reviews(item)
         target_lines, comparison_lines = _lines(target), _lines(others)
-        comparison = strength = SummaryResult({COMPARISON: "", STRENGTH: ""}, frozenset(), "")
+        comparison = strength = SummaryResult({COMPARISON: "", STRENGTH: ""}, {}, "")
         if target_lines:
             if comparison_lines:
                 step_1 = self._map_reduce(item, COMPARISON, language)
@@ -140,6 +141,8 @@ class ExtractStrengths:
             comparison_count,
             len(target) + len(others) - target_count - comparison_count,
             strength.model,
+            failed_reviews(dict(enumerate(target)), strength)
+            + failed_reviews(dict(enumerate(others)), comparison),
         )
 
     def _reviews(self, item: ComparisonItem) -> Flow[tuple[Reviews, Reviews, Language]]:
@@ -194,13 +197,15 @@ class ExtractStrengths:
         """Return step 1, or step 2 if its `comparison` is given; that may be empty."""
         return MapReduceSummary(
             "comparison_summary" if comparison is None else "strength",
-            item.target_restaurant_id,
-            language,
-            (field,),
-            self.max_tokens,
+            SummaryCalls(
+                item.target_restaurant_id,
+                language,
+                (field,),
+                self.max_tokens,
+                self.temperature,
+                item.priority,
+            ),
             self.max_tokens_per_batch,
-            self.temperature,
-            item.priority,
             "" if comparison is None else prompts.comparison(comparison, language),
             {} if comparison is None else {COMPARISON: comparison},
         )

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal, TypeAlias
 from unicodedata import normalize
 
 from .._llm_response import LLMResponse
-from ..errors import OutputTruncated, PromptTooLong
+from ..errors import OutputError, OutputTruncated, PromptTooLong
 from ..models import Document, ItemId, LLMRequest
 from ..results import FailedChunk, Vocabulary, VocabularyKind, Word
 from ..steps import Flow, ResultOrError, gather
@@ -25,8 +26,10 @@ from ._common import (
     raise_first,
     reraise_fatal,
 )
+from ._parsing import read_phrases, read_words
 from ._prompts import words as prompts
 from ._prompts.aspects import Language
+from ._replies import more_room_helps, unreadable
 
 _MAX_SPLITS = 3
 """How many times a chunk may be halved, and its halves again: into 8 parts at most."""
@@ -40,8 +43,9 @@ class ExtractVocabulary:
     Items are mappings ``{"document_id", "chunks", "priority"?}`` (see `Document`); `split_text` makes chunks.
     Each chunk takes two calls, one for its words and one for its phrases; replies are merged in the order of the
     chunks, whatever order they came in. A chunk whose prompt or reply is too long is split in two, at most three
-    levels deep. If a chunk fails, it is listed in the result's `failed_chunks` and the others stand; the document
-    fails if all calls do. Blank chunks are not sent; a document of blank chunks succeeds without a call.
+    levels deep; the entries that are whole in a reply stand, and only the text behind them is sent again. If a chunk
+    fails, it is listed in the result's `failed_chunks` and the others stand; the document fails if all calls do. Blank
+    chunks are not sent; a document of blank chunks succeeds without a call.
 
     Attributes:
         plan: "A": words and phrases of all chunks concurrently; "B": all words, then all phrases; "C": like "A"
@@ -147,21 +151,37 @@ class ExtractVocabulary:
         splits: int = _MAX_SPLITS,
     ) -> Flow[ChunkResult]:
         """Extract from one chunk, or from both halves of one that is too long."""
-        from ._parsing import read_phrases, read_words
-
-        def parse(reply: LLMResponse) -> ChunkResult:
-            return ChunkResult(read_words(reply) if kind == "words" else read_phrases(reply), reply.model)
-
+        request = self._request(item, language, kind, text)
         try:
-            return (
-                yield from complete_and_parse(self._request(item, language, kind, text), parse, widen=False)
+            found = yield from complete_and_parse(request, partial(_read, kind), widen=False)
+        except (OutputTruncated, PromptTooLong) as error:
+            found = ChunkResult((), "", error)
+        if found.error is None:
+            return found
+        rest = self._rest(request, text, found, splits)
+        if rest is None:
+            if found.entries:
+                return found
+            raise found.error
+        texts, splits = rest
+        parts = yield from gather(*(self._extract(item, language, kind, part, splits) for part in texts))
+        return join([ChunkResult(found.entries, found.model), *parts] if found.entries else parts)
+
+    def _rest(
+        self, request: LLMRequest, text: str, found: ChunkResult, splits: int
+    ) -> tuple[Sequence[str], int] | None:
+        """Return the parts of a chunk to ask about after a cut-off reply, and how often these may be split; or None."""
+        if not splits:
+            return None
+        reply = found.error.reply if isinstance(found.error, OutputError) else None
+        if reply is not None and not more_room_helps(request, reply):
+            splits = (
+                1  # a loop, or a full context: shorter texts may help once, but cost as much if they do not
             )
-        except (OutputTruncated, PromptTooLong):
-            halves = split_in_two(text) if splits else None
-            if halves is None:
-                raise
-        parts = yield from gather(*(self._extract(item, language, kind, half, splits - 1) for half in halves))
-        return join(parts)
+        elif reply is not None and (rest := text_behind(text, [name for name, _ in found.entries])):
+            return (rest,), splits - 1
+        halves = split_in_two(text)
+        return None if halves is None else (halves, splits - 1)
 
     def _request(self, item: Document, language: Language, kind: VocabularyKind, text: str) -> LLMRequest:
         return LLMRequest(
@@ -178,6 +198,28 @@ class ExtractVocabulary:
         )
 
 
+def _read(kind: VocabularyKind, reply: LLMResponse) -> ChunkResult:
+    found = read_words(reply) if kind == "words" else read_phrases(reply)
+    cut_off = unreadable(f"{kind}: the list is not complete", reply) if found.cut else None
+    return ChunkResult(found.entries, reply.model, cut_off)
+
+
+_MIN_PLACED = 3
+
+
+def text_behind(text: str, names: Sequence[str]) -> str | None:
+    """
+    Return the part of a text behind the entries of a reply that was cut off; None if it is not certain.
+
+    It is certain if the entries that the text has verbatim are in its order, and there are at least three. The part
+    begins with the last of them, because its sentence may hold more.
+    """
+    places = [place for place in (text.find(name) for name in names) if place >= 0]
+    if len(places) < _MIN_PLACED or places != sorted(places) or places[-1] < len(text) // 4:
+        return None
+    return text[places[-1] :]
+
+
 @dataclass(frozen=True, slots=True)
 class ChunkResult:
     """
@@ -186,7 +228,7 @@ class ChunkResult:
     Attributes:
         entries: Words with their `Word`, or phrases with their meanings, in the order of the reply.
         model: Name of the model that answered.
-        error: The first error of a part of the chunk; None if no part failed.
+        error: The first error of a part of the chunk, or that the reply was cut off; None if no part failed.
     """
 
     entries: Sequence[tuple[str, Any]]

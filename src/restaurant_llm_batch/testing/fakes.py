@@ -208,17 +208,30 @@ class FakeLLM(Recorder):
         return LLMResponse(text, "stop", len(str(request.messages)) // 4, len(text) // 4, "fake")
 
 
-def answer_from_schema(schema: Mapping[str, Any]) -> Any:
-    """Return the smallest value of a JSON Schema: objects with their required properties, lists of one element."""
+def answer_from_schema(schema: Mapping[str, Any], index: int = 0) -> Any:
+    """
+    Return the smallest value of a JSON Schema.
+
+    Objects have their required properties, and lists as few elements as allowed, but at least one.
+
+    Args:
+        schema: The schema.
+        index: Index in the list around the value, from 0: numbers count up from their minimum, as ids do.
+    """
     json_type = schema.get("type")
     if "enum" in schema:
         return schema["enum"][0]
     if json_type == "object":
         properties = schema.get("properties", {})
-        return {name: answer_from_schema(properties[name]) for name in schema.get("required", ())}
+        return {name: answer_from_schema(properties[name], index) for name in schema.get("required", ())}
     if json_type == "array":
-        return [answer_from_schema(schema["items"])]
-    return {"string": "text", "integer": 0, "number": 0.0, "boolean": True}.get(str(json_type))
+        return [answer_from_schema(schema["items"], n) for n in range(max(1, schema.get("minItems", 1)))]
+    return {
+        "string": "text",
+        "integer": schema.get("minimum", 0) + index,
+        "number": 0.0,
+        "boolean": True,
+    }.get(str(json_type))
 
 
 def _answer(request: LLMRequest) -> str:

@@ -23,7 +23,7 @@ NOT_MENTIONED = {
 
 
 def shown(contents: Sequence[str]) -> list[dict[str, Any]]:
-    return [{"id": f"r{number}", "content": content} for number, content in enumerate(contents)]
+    return [{"id": number, "content": content} for number, content in enumerate(contents, 1)]
 
 
 def about(aspect: str, *contents: str, language: str = "en") -> LLMRequest:
@@ -125,14 +125,14 @@ class TestSource:
             if not got["evidence"]:
                 assert got["summary"] in NOT_MENTIONED[aspect]
                 continue
-            first = " ".join(contents[got["evidence"][0]].split())
+            first = " ".join(contents[got["evidence"][0] - 1].split())
             assert got["summary"].removesuffix("…") in first
             assert len(got["summary"]) <= 160
 
     def test_every_bullet_comes_from_a_review_of_the_evidence(self) -> None:
         for language, contents in sample():
             got = answer(about("food", *contents, language=language))
-            cited = [contents[number] for number in got["evidence"]]
+            cited = [contents[number - 1] for number in got["evidence"]]
             for bullet in got["bullets"]:
                 assert any(holds(text.lower(), bullet.lower()) for text in cited), bullet
 
@@ -140,12 +140,12 @@ class TestSource:
         for language, contents in sample():
             for part in answer(about_all(dict.fromkeys(ASPECTS, contents), language))["categories"].values():
                 assert len(part["evidence"]) == len(set(part["evidence"]))
-                assert all(0 <= number < len(contents) for number in part["evidence"])
+                assert all(1 <= number <= len(contents) for number in part["evidence"])
                 assert len(part["evidence"]) <= 1 + len(part["bullets"]) <= 5
 
     def test_evidence_counts_in_the_list_of_its_own_aspect(self) -> None:
         reviews = {"service": SEQUOIA, "food": ("Nothing to say.", "The pasta was delicious.")}
-        assert answer(about_all(reviews))["categories"]["food"]["evidence"][0] == 1
+        assert answer(about_all(reviews))["categories"]["food"]["evidence"][0] == 2
 
     def test_a_long_sentence_is_cut_before_a_word(self) -> None:
         long = "The food was " + "wonderfully " * 30 + "good"
@@ -187,7 +187,7 @@ class TestSense:
     def test_the_summary_is_about_the_aspect_when_any_review_is(
         self, aspect: str, contents: Sequence[str], number: int
     ) -> None:
-        assert answer(about(aspect, *contents))["evidence"][0] == number
+        assert answer(about(aspect, *contents))["evidence"][0] == number + 1
 
     def test_where_reviews_differ_both_sides_show(self) -> None:
         likes = ("Friendly waiter.", "Attentive staff.", "Prompt service.", "The server was polite.")
@@ -198,7 +198,7 @@ class TestSense:
     def test_the_summary_takes_the_side_of_most(self) -> None:
         most = ("The service was slow.", "The staff was rude to us.", "Terrible service at lunch.")
         got = answer(about("service", "Friendly and attentive service by a great waiter.", *most))
-        assert got["evidence"][0] != 0
+        assert got["evidence"][0] != 1
 
     @pytest.mark.parametrize(
         ("praise", "blame"),
@@ -224,8 +224,8 @@ class TestSense:
 
     def test_sentences_of_the_asked_language_come_first(self) -> None:
         both = ("The pasta was delicious and fresh.", "파스타가 정말 맛있고 신선해요.")
-        assert answer(about("food", *both, language="ko"))["evidence"][0] == 1
-        assert answer(about("food", *both, language="en"))["evidence"][0] == 0
+        assert answer(about("food", *both, language="ko"))["evidence"][0] == 2
+        assert answer(about("food", *both, language="en"))["evidence"][0] == 1
 
     def test_the_overall_summary_joins_what_is_on_topic_in_the_order_of_the_aspects(self) -> None:
         food, service = ("The ravioli was bland.",), ("The waiter was rude.",)

@@ -22,7 +22,7 @@ LLM = OfflineLLM()
 
 
 def shown(contents: Sequence[str]) -> list[dict[str, Any]]:
-    return [{"id": f"r{number}", "content": content} for number, content in enumerate(contents)]
+    return [{"id": number, "content": content} for number, content in enumerate(contents, 1)]
 
 
 def about(aspect: str, *contents: str, language: str = "en") -> LLMRequest:
@@ -100,7 +100,7 @@ class TestHostileText:
         assert answer(about("kids", "", "😋👍", language="ko")) == {
             "summary": "😋👍",
             "bullets": [],
-            "evidence": [1],
+            "evidence": [2],
         }
 
     def test_nothing_unprintable_comes_back(self) -> None:
@@ -128,9 +128,9 @@ class TestHostileText:
         assert got["overall_summary"]
         for aspect, part in got["categories"].items():
             assert part["summary"].strip()
-            assert all(0 <= number < len(reviews[aspect]) for number in part["evidence"])
+            assert all(1 <= number <= len(reviews[aspect]) for number in part["evidence"])
             if part["evidence"]:
-                assert holds(reviews[aspect][part["evidence"][0]], part["summary"])
+                assert holds(reviews[aspect][part["evidence"][0] - 1], part["summary"])
             else:
                 assert ("언급한" if language == "ko" else "hardly mention") in part["summary"]
                 assert part["bullets"] == []

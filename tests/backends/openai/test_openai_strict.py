@@ -39,6 +39,7 @@ WITHIN: dict[str, Any] = {
         {"a": {"type": "string", "description": "d", "title": "t"}}, title="T", description="D"
     ),
     "numbers": thing({"a": {"type": "integer", "minimum": 0, "exclusiveMaximum": 5, "multipleOf": 2}}),
+    "lengths": thing({"a": {"type": "string", "minLength": 1, "maxLength": 3}}),
     "pattern and format": thing({"a": {"type": "string", "pattern": "^a", "format": "date"}}),
     "arrays": thing({"a": {"type": "array", "items": TEXT, "minItems": 1, "maxItems": 3}}),
     "optional": thing({"a": {"type": ["string", "null"]}, "b": {"anyOf": [TEXT, {"type": "null"}]}}),
@@ -65,7 +66,6 @@ OUTSIDE: dict[str, Any] = {
     "untyped choice": thing({"a": {"enum": ["x"]}}),
     "unknown type": thing({"a": {"type": "text"}}),
     "default": thing({"a": {"type": "string", "default": "x"}}),
-    "maxLength": thing({"a": {"type": "string", "maxLength": 3}}),
     "uniqueItems": thing({"a": {"type": "array", "items": TEXT, "uniqueItems": True}}),
     "array of anything": thing({"a": {"type": "array"}}),
     "allOf": thing({"a": {"allOf": [TEXT]}}),

@@ -49,15 +49,18 @@ class AspectAnswers:
     def summaries(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
         """Summarize all aspects, each from its own reviews."""
         summaries = self._summaries(inputs.get("reviews") or {}, language)
+        shown = inputs.get("reviews") or {}
         return {
-            "categories": {aspect: _as_answer(summary) for aspect, summary in summaries.items()},
+            "categories": {
+                aspect: _as_answer(summary, shown[aspect]) for aspect, summary in summaries.items()
+            },
             "overall_summary": _overall([*summaries.values()]),
         }
 
     def summary(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
         """Summarize one aspect."""
         aspect, reviews = str(inputs.get("aspect") or ""), inputs.get("reviews") or ()
-        return _as_answer(self._summaries({aspect: reviews}, language)[aspect])
+        return _as_answer(self._summaries({aspect: reviews}, language)[aspect], reviews)
 
     def overall(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
         """Join the summaries of the aspects, in whatever language they are."""
@@ -88,11 +91,12 @@ def _not_mentioned(family: str, language: str) -> ExtractedSummary:
     return ExtractedSummary(_NOT_MENTIONED[known].format(_NAMES[known][family]), (), (), "", on_topic=False)
 
 
-def _as_answer(summary: ExtractedSummary) -> dict[str, Any]:
+def _as_answer(summary: ExtractedSummary, reviews: Sequence[Any]) -> dict[str, Any]:
+    """Return the answer about one aspect; it cites reviews by their numbers, which are their ids in the inputs."""
     return {
         "summary": summary.summary,
         "bullets": list(summary.bullets),
-        "evidence": list(summary.evidence),
+        "evidence": [reviews[index]["id"] for index in summary.evidence],
     }
 
 

@@ -15,7 +15,8 @@ from anyio import CancelScope, to_thread
 from ..._http.client_lifetime import EventLoopLocal, UsageCounter, loop_is_trio
 from ..._http.secrets import Secret
 from ..._http.transport import HTTPTransport
-from ..._http.types import Timeout, Transport, check_transport, is_local_shortage
+from ..._http.types import Timeout, Transport, check_transport
+from ..._shortage import is_local_shortage
 from ...errors import ConfigurationError, TransientBackendError
 from ._codec import BACKEND
 

@@ -7,22 +7,26 @@ Pure functions for what is particular to OpenAI: strict schemas, hints for rejec
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import Secret
 from ..._http.status import Unreadable, no_response_error, parse_body, unreadable_error
-from ..._http.types import TransportError, headers_too_long, is_local_shortage
+from ..._http.types import TransportError, headers_too_long
 from ..._llm_response import LLMResponse
+from ..._shortage import is_local_shortage
 from ...errors import BackendError, ConfigurationError, PermanentBackendError
 from ...models import LLMRequest
 from ...tokens.tokenizers import replace_surrogates
+from .._schema_forms import without_bounds
 from ._strict import StrictCache
 
 if TYPE_CHECKING:
     from httpx2 import Request, Response
 
 BACKEND = "openai"
+_FINE_TUNED = "ft:"
 _KEY_HEADERS = ("authorization", "api-key")
 _BUFFER_FULL = "Receive buffer too long"
 """h11's message for headers above its limit."""
@@ -78,6 +82,8 @@ def body_for(
         extra_body: Further fields, which override those above.
         strict: Tells whether the schema is within what OpenAI's strict mode supports.
     """
+    if request.schema is not None and model.startswith(_FINE_TUNED):
+        request = replace(request, schema=without_bounds(request.schema))
     body = chat_body(request, model, max_tokens_field=max_tokens_field)
     if not send_temperature:
         del body["temperature"]

@@ -21,7 +21,7 @@ _NUMBER_KEYWORDS = frozenset({"multipleOf", "minimum", "maximum", "exclusiveMini
 _TYPE_KEYWORDS: Mapping[str, frozenset[str]] = {
     "object": frozenset({"properties", "required", "additionalProperties"}),
     "array": frozenset({"items", "minItems", "maxItems"}),
-    "string": frozenset({"pattern", "format"}),
+    "string": frozenset({"pattern", "format", "minLength", "maxLength"}),
     "number": _NUMBER_KEYWORDS,
     "integer": _NUMBER_KEYWORDS,
     "boolean": frozenset(),

@@ -9,6 +9,7 @@ from ..._http.fingerprint import backend_fingerprint
 from ..._llm_response import LLMResponse
 from ...errors import ConfigurationError
 from ...models import LLMRequest
+from .._schema_forms import SchemaForms, labels_by_number
 from ._async_engine import AsyncEngine
 from ._codec import require_vllm
 from ._sync_engine import SyncEngine
@@ -74,6 +75,7 @@ class VLLMEngineLLM:
         template_arguments = self._template_arguments = dict(chat_template_kwargs or {})
         running = getattr(llm, "llm_engine", engine)
         self._model_name = model or str(getattr(getattr(running, "model_config", None), "model", ""))
+        self._forms = SchemaForms(labels_by_number)  # the engine compiles a grammar
         self._sync_engine = SyncEngine(arguments, template_arguments, llm)
         self._async_engine = AsyncEngine(arguments, template_arguments, engine)
 
@@ -96,7 +98,7 @@ class VLLMEngineLLM:
             PermanentBackendError: If the engine rejects the request, has died, or does not start.
             ConfigurationError: If vLLM cannot be imported, or does not know an argument.
         """
-        return self._sync_engine.complete(request)
+        return self._sync_engine.complete(self._forms.adapt(request))
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """
@@ -108,7 +110,7 @@ class VLLMEngineLLM:
             PermanentBackendError: If the engine rejects the request, has died, or does not start.
             ConfigurationError: If the event loop is trio's, or the engine runs on another loop; or as `complete`.
         """
-        return await self._async_engine.complete(request)
+        return await self._async_engine.complete(self._forms.adapt(request))
 
     def close(self) -> None:
         """Shut down the engine of `complete`; the next call starts it again."""

@@ -18,6 +18,7 @@ from ..._llm_response import LLMResponse
 from ...errors import BackendError, ConfigurationError, PermanentBackendError
 from ...models import LLMRequest, Message
 from ...steps import adrive, drive
+from .._schema_forms import SchemaForms, labels_by_number
 from ._metrics import VLLMMetrics, read_metrics
 
 _BACKEND = "vllm"
@@ -94,6 +95,7 @@ class VLLMServerLLM:
         self._extra_body = {**sampling, **(extra_body or {})}
         self._learned = LearnedFields(_BACKEND)
         self._client = HTTPClient(transport)
+        self._forms = SchemaForms(labels_by_number)  # the server compiles a grammar
         self._headers = {"content-type": "application/json", "accept": "application/json"}
         if self._secret is not None:
             self._headers["authorization"] = f"Bearer {self._secret.reveal()}"
@@ -162,6 +164,7 @@ class VLLMServerLLM:
         await self._client.aclose()
 
     def _complete(self, request: LLMRequest) -> HTTPFlow[LLMResponse]:
+        request = self._forms.adapt(request)
         model = self._served_name or (yield from self._first_model())
         body = chat_body(request, model, extra_body=self._extra_body)
         if request.priority:

@@ -19,6 +19,14 @@ from ...models import Hit, Message
 Language: TypeAlias = Literal["ko", "en"]
 
 MAX_BULLETS = 5
+MAX_CITATIONS = 20
+MAX_SENTENCE, MAX_PARAGRAPH, MAX_BULLET = 300, 800, 150
+"""
+Maximum length of texts in a schema, in characters: about three times what is asked for.
+
+Without a bound, a small model that repeats itself does so until its token limit. llama.cpp takes no more than 2,000
+repetitions in a grammar.
+"""
 
 # ensure_ascii=False: Korean as \uXXXX costs 2 to 4 times the tokens. Not json.dumps, which makes an encoder every time.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -67,7 +75,7 @@ _JOBS: Mapping[str, Mapping[Language, str]] = {
         ),
         "en": (
             'For each aspect write under "categories": {form}. In "overall_summary" sum up everything in '
-            "two or three sentences. Numbers start again at 0 for each aspect.\n"
+            "two or three sentences. Numbers start again at 1 for each aspect.\n"
         ),
     },
     "aspect_summary": {
@@ -97,8 +105,9 @@ def instructions(task: str, language: Language) -> Message:
 
 
 def reviews_block(aspect: str, hits: Sequence[Hit], language: Language) -> str:
-    """Render one aspect's reviews, numbered from 0, as delimited data."""
-    lines = [f"[{number}] {quoted(hit.content)}" for number, hit in enumerate(hits)]
+    """Render one aspect's reviews, numbered from 1, as delimited data."""
+    # From 1, because small models number by themselves, and from 1.
+    lines = [f"[{number}] {quoted(hit.content)}" for number, hit in enumerate(hits, 1)]
     return "\n".join([f"{heading(aspect, language)}\n<reviews>", *lines, "</reviews>\n"])
 
 
@@ -125,12 +134,18 @@ def summaries_block(summaries: Mapping[str, str], language: Language) -> str:
     return "\n".join(["<reviews>", *lines, "</reviews>\n"])
 
 
+def text_schema(max_length: int) -> dict[str, Any]:
+    """Return the JSON Schema of a text; backends of services that refuse `maxLength` leave it out."""
+    return {"type": "string", "maxLength": max_length}
+
+
 _ASPECT_SCHEMA: Mapping[str, Any] = {
     "type": "object",
     "properties": {
-        "summary": {"type": "string"},
-        "bullets": {"type": "array", "items": {"type": "string"}, "maxItems": MAX_BULLETS},
-        "evidence": {"type": "array", "items": {"type": "integer"}},
+        "summary": text_schema(MAX_SENTENCE),
+        "bullets": {"type": "array", "items": text_schema(MAX_BULLET), "maxItems": MAX_BULLETS},
+        # No minItems: a model that must cite cites the first reviews, whatever they say.
+        "evidence": {"type": "array", "items": {"type": "integer", "minimum": 1}, "maxItems": MAX_CITATIONS},
     },
     "required": ["summary", "bullets", "evidence"],
     "additionalProperties": False,
@@ -149,7 +164,7 @@ def aspects_schema(aspects: tuple[str, ...]) -> Mapping[str, Any]:
     return as_object(
         {
             "categories": as_object(dict.fromkeys(aspects, _ASPECT_SCHEMA)),
-            "overall_summary": {"type": "string"},
+            "overall_summary": text_schema(MAX_PARAGRAPH),
         }
     )
 
@@ -157,7 +172,7 @@ def aspects_schema(aspects: tuple[str, ...]) -> Mapping[str, Any]:
 @cache
 def overall_schema() -> Mapping[str, Any]:
     """Return the JSON Schema of a reply with only the overall summary."""
-    return as_object({"overall_summary": {"type": "string"}})
+    return as_object({"overall_summary": text_schema(MAX_PARAGRAPH)})
 
 
 def as_object(properties: dict[str, Any]) -> Mapping[str, Any]:

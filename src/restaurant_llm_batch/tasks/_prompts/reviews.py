@@ -13,7 +13,7 @@ from functools import cache
 from typing import Any
 
 from ...models import Message, ReviewKind
-from .aspects import Language, as_object, escaped, quoted
+from .aspects import MAX_PARAGRAPH, Language, as_object, escaped, quoted, text_schema
 
 LABELS = ("positive", "negative", "neutral")
 
@@ -136,13 +136,14 @@ def comparison(text: str, language: Language) -> str:
 
 
 @cache
-def labels_schema() -> Mapping[str, Any]:
-    """Return the JSON Schema of a reply with sentiment labels."""
-    label = as_object({"id": {"type": "integer"}, "label": {"type": "string", "enum": list(LABELS)}})
-    return as_object({"labels": {"type": "array", "items": label}})
+def labels_schema(count: int) -> Mapping[str, Any]:
+    """Return the JSON Schema of a reply with the labels of reviews that are numbered from 1 to `count`."""
+    number = {"type": "integer", "minimum": 1, "maximum": count}
+    label = as_object({"id": number, "label": {"type": "string", "enum": list(LABELS)}})
+    return as_object({"labels": {"type": "array", "items": label, "minItems": count, "maxItems": count}})
 
 
 @cache
 def texts_schema(fields: tuple[str, ...]) -> Mapping[str, Any]:
     """Return the JSON Schema of a reply with one text per field."""
-    return as_object({field: {"type": "string"} for field in fields})
+    return as_object({field: text_schema(MAX_PARAGRAPH) for field in fields})

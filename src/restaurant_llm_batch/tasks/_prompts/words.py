@@ -13,9 +13,13 @@ from typing import Any
 
 from ...models import Message
 from ...results import VocabularyKind
-from .aspects import Language, as_object, quoted
+from .aspects import Language, as_object, quoted, text_schema
 
 PARTS_OF_SPEECH = ("n", "v", "adj", "adv")
+MAX_ENTRIES, MAX_MEANINGS = 200, 3
+"""Maximum length of lists in a reply: more than a chunk of 2,000 tokens has, so that only a loop meets it."""
+MAX_NAME, MAX_MEANING = 60, 120
+"""Maximum length of texts in a reply, in characters."""
 
 _RULES: Mapping[Language, str] = {
     "ko": (
@@ -76,15 +80,15 @@ def text_block(chunk: str) -> str:
 @cache
 def schema(kind: VocabularyKind) -> Mapping[str, Any]:
     """Return the JSON Schema of the reply."""
-    text = {"type": "string"}
+    name, meaning = text_schema(MAX_NAME), text_schema(MAX_MEANING)
     entries: Mapping[VocabularyKind, Mapping[str, Any]] = {
         "words": as_object(
             {
-                "word": text,
+                "word": name,
                 "pos": {"type": "string", "enum": list(PARTS_OF_SPEECH)},
-                "meanings": {"type": "array", "items": text},
+                "meanings": {"type": "array", "items": meaning, "maxItems": MAX_MEANINGS},
             }
         ),
-        "phrases": as_object({"phrase": text, "meaning": text}),
+        "phrases": as_object({"phrase": name, "meaning": meaning}),
     }
-    return as_object({kind: {"type": "array", "items": entries[kind]}})
+    return as_object({kind: {"type": "array", "items": entries[kind], "maxItems": MAX_ENTRIES}})

@@ -97,7 +97,7 @@ def _with_texts(value: Any, text: str, numbers: list[int]) -> Any:
         return {name: _with_texts(member, text, numbers) for name, member in value.items()}
     if isinstance(value, list):
         entries = [_with_texts(entry, text, numbers) for entry in value]
-        if entries and isinstance(entries[0], dict) and entries[0].get("id") == 0:
+        if entries and isinstance(entries[0], dict) and type(entries[0].get("id")) is int:
             return [{**entries[0], "id": number} for number in numbers]
         return entries
     return value

@@ -1,0 +1,179 @@
+"""
+Replies of a model as text: thinking and half surrogate pairs removed, loops and full contexts detected.
+
+Everything here takes time in proportion to the length of the reply.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from .._llm_response import LLMResponse
+from ..errors import OutputInvalid, OutputTruncated
+from ..models import LLMRequest
+from ._json import decode_whole, json_values
+
+DECLINED = ("refusal", "content_filter")
+"""Values of `finish_reason` that mean that the model or the service declined to answer."""
+
+_THINKING_NAMES = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis)"
+_THINKING_TAG = re.compile(
+    rf"<(?P<close>/)?{_THINKING_NAMES}(?:\s[^<>]{{0,100}})?>"
+    r"|\[(?P<close2>/)?(?:THINK|THINKING|REASONING)\]"
+    r"|◁(?P<close3>/)?think(?:ing)?▷"
+    r"|<\|(?P<close4>/|end_of_|end_)?(?:think|thinking|thought|begin_of_thought|START_THINKING)\|>"
+    r"|<\|(?P<close5>END_THINKING)\|>",
+    re.IGNORECASE,
+)
+_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,100}<\|message\|>")
+_END_OF_MESSAGE = re.compile(r"<\|(?:end|return|call|start)\|>")
+_BARE_CHANNELS = re.compile(r"\s*analysis(?=\S)(?!\w*\s*[\":])")
+_BARE_FINAL = "assistantfinal"
+_FENCED = re.compile(r"\s*```\w*\s*\n(.*)\n\s*```\s*", re.DOTALL)
+
+_LOOP_TAIL, _MIN_LOOP_LENGTH, _MIN_LOOPS = 4000, 60, 3
+"""Characters at the end of a reply that are searched for a loop; minimum length of one, and minimum of rounds."""
+
+
+def clean(text: str) -> str:
+    """Join surrogate pairs, and replace each lone surrogate (half an emoji), which UTF-8 cannot encode, by U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+def without_thinking(text: str) -> str:
+    """
+    Return a reply without the model's thinking.
+
+    Of a block that is not closed, everything from its beginning on is thinking. A closing tag without an opening one
+    ends thinking that began before the reply: many chat templates open the block in the prompt.
+    """
+    if "<|channel|>" in text:
+        return _final_channel(text)
+    if _BARE_CHANNELS.match(text):  # the same channels, by a server that drops the special tokens
+        _, marker, final = text.rpartition(_BARE_FINAL)
+        if marker:
+            return final
+    kept: list[str] = []
+    start, opened = 0, False
+    for tag in _THINKING_TAG.finditer(text):
+        if not any(tag.groups()):
+            if not opened:
+                kept.append(text[start : tag.start()])
+            opened = True
+        else:
+            if not opened:
+                kept.clear()
+            start, opened = tag.end(), False
+    if not opened:
+        kept.append(text[start:])
+    return "".join(kept)
+
+
+def _final_channel(text: str) -> str:
+    """Return the messages of the channel "final" in OpenAI's harmony format, which gpt-oss writes."""
+    channels = list(_CHANNEL.finditer(text))
+    ends = [*(match.start() for match in channels[1:]), len(text)]
+    final = [
+        _END_OF_MESSAGE.split(text[channel.end() : end], maxsplit=1)[0]
+        for channel, end in zip(channels, ends, strict=False)
+        if channel[1] == "final"
+    ]
+    return "".join(final)
+
+
+def values_in(reply: LLMResponse, *, keep_conflicts: bool = False) -> Iterator[Any]:
+    """
+    Yield the JSON values in a reply: whole ones in their order, then those that are cut off.
+
+    Thinking is removed before, unless the reply is JSON as a whole, in which a tag can only be a part of a text.
+
+    Args:
+        reply: The reply.
+        keep_conflicts: Whether a name with two different values in an object gets a `Conflict` instead of the last one.
+
+    Raises:
+        OutputInvalid: The model or the service declined to answer.
+    """
+    if reply.finish_reason in DECLINED:
+        raise OutputInvalid(
+            f"the model declined to answer ({reply.finish_reason}): {clean(reply.text[:200])}", reply=reply
+        )
+    text = reply.text.lstrip(" \t\r\n\ufeff")
+    if not text.startswith("{"):
+        fenced = _FENCED.fullmatch(text)
+        text = fenced[1] if fenced else text
+    if text[:1] in ("{", "[", '"'):
+        try:
+            value = decode_whole(text, keep_conflicts=keep_conflicts)
+        except (ValueError, RecursionError):
+            pass
+        else:
+            if isinstance(value, str):  # JSON within a JSON string
+                yield from json_values(value, keep_conflicts=keep_conflicts)
+            else:
+                yield value
+            return
+    yield from json_values(without_thinking(text), keep_conflicts=keep_conflicts)
+
+
+def members(value: Any, depth: int = 6) -> Iterator[Any]:
+    """Yield a JSON value and the objects and lists in it, outer ones first, at most `depth` levels deep."""
+    if isinstance(value, (dict, list)):
+        yield value
+        if depth:
+            for member in value.values() if isinstance(value, dict) else value:
+                yield from members(member, depth - 1)
+
+
+def unreadable(problem: str, reply: LLMResponse) -> OutputInvalid | OutputTruncated:
+    """
+    Return the error for a reply of which nothing can be used.
+
+    Args:
+        problem: What is wrong with it, for a reply that was not cut off.
+        reply: The reply.
+    """
+    if reply.finish_reason == "length":
+        return OutputTruncated(
+            "the answer was cut off at its token limit; raise max_tokens, or ask about less at a time",
+            reply=reply,
+        )
+    return OutputInvalid(problem, reply=reply)
+
+
+def is_looping(reply: LLMResponse) -> bool:
+    """
+    Tell whether a reply ends in a text that repeats itself, as small models do until they are cut off.
+
+    Finds the smallest period of every suffix with the prefix function of the reversed text (Knuth, Morris and Pratt).
+    """
+    tail = reply.text[-_LOOP_TAIL:][::-1]
+    borders = [0] * len(tail)
+    border = 0
+    for index in range(1, len(tail)):
+        while border and tail[index] != tail[border]:
+            border = borders[border - 1]
+        border += tail[index] == tail[border]
+        borders[index] = border
+        length = index + 1
+        if length >= _MIN_LOOP_LENGTH and length >= _MIN_LOOPS * (length - border):
+            return True
+    return False
+
+
+def is_context_full(request: LLMRequest, reply: LLMResponse) -> bool:
+    """Tell whether a reply was cut off before its own token limit, because the model's context was full."""
+    return 0 < reply.completion_tokens < request.max_tokens
+
+
+def more_room_helps(request: LLMRequest, reply: LLMResponse) -> bool:
+    """Tell whether a larger `max_tokens` may complete a reply that was cut off."""
+    return not is_context_full(request, reply) and not is_looping(reply)
