@@ -53,7 +53,7 @@ SLOW = 0.02
 KINDS: tuple[FaultKind, ...] = tuple(
     kind for part in get_args(FaultKind) for kind in get_args(part) or (part,)
 )
-STOP_A_RUN: tuple[FaultKind, ...] = ("insufficient_quota", "unauthorized", "forbidden")
+STOP_A_RUN: tuple[FaultKind, ...] = ("insufficient_quota", "unauthorized")
 OUTLIVE_PATIENCE: tuple[FaultKind, ...] = ("no_response", "job_stays_queued", "job_never_ends")
 """What costs a client its whole patience, so that tests draw it less often."""
 LEAVE_AN_UNKNOWN_JOB: tuple[FaultKind, ...] = ("reset", "submission_lost")
