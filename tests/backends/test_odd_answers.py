@@ -28,6 +28,7 @@ from restaurant_llm_batch.errors import (
     RateLimited,
     TransientBackendError,
 )
+from restaurant_llm_batch.search.embedders import APIEmbedder
 
 
 def answer(content: Any, reason: str | None = "stop", **message: Any) -> dict[str, Any]:
@@ -193,6 +194,8 @@ class Services:
     def __call__(self, seen: Seen) -> Say:
         if seen.path.endswith("/chat/completions"):
             return self._row(seen.json)
+        if seen.path.endswith("/embeddings"):
+            return TABLE[seen.json["input"][0]][0]
         if seen.path.endswith("/run"):
             self._jobs.append(
                 {
@@ -281,6 +284,20 @@ def test_an_odd_answer_means_the_same_through_every_backend(
     got = {name: one if isinstance(one, LLMResponse) else type(one) for name, one in outcomes.items()}
     assert got == {name: expected for name, (_, expected) in TABLE.items()}
     assert answering.asked == list(TABLE), "each was asked once: the runner retries, nothing below it"
+
+
+def test_an_error_means_the_same_to_an_embedder(services: tuple[LocalServer, Services]) -> None:
+    server, _ = services
+    embedder = APIEmbedder(f"{server.url}/v1", "m", size=2, api_key="none")
+    expected, got = {}, {}
+    for name, (say, kind) in TABLE.items():
+        if say.status != 200:
+            expected[name] = kind
+            with pytest.raises(BackendError) as caught:
+                embedder.embed_query(name)
+            got[name] = type(caught.value)
+    embedder.close()
+    assert got == expected
 
 
 def test_what_was_paid_for_is_kept_with_the_error(services: tuple[LocalServer, Services]) -> None:

@@ -110,7 +110,7 @@ def test_no_content_is_an_empty_text(message: Any) -> None:
     assert read_chat({"choices": [{"message": message, "finish_reason": "length"}]}, "x").text == ""
 
 
-NOT_A_COUNT = [
+NOT_A_COUNT: list[Any] = [
     None,
     0,
     -1,

@@ -48,7 +48,7 @@ EMBEDDER, LLM, LEXICON = HashingEmbedder(), OfflineLLM(), ConceptLookup()
 
 def summarise(text: str) -> None:
     for language in ("ko", "en"):
-        reviews = [{"content": text}, {"content": "The food was good."}]
+        reviews = [{"id": 1, "content": text}, {"id": 2, "content": "The food was good."}]
         inputs = {"language": language, "aspect": "food", "reviews": reviews}
         LLM.complete(LLMRequest("aspect_summary", (), inputs=inputs))
         LLM.complete(LLMRequest("overall_summary", (), inputs={"summaries": {"food": text}}))

@@ -201,7 +201,13 @@ class ProfilerAlreadyActiveError(Exception):
     [
         (EngineDeadError(), errors.PermanentBackendError, "died"),
         (EngineGenerateError("x"), errors.TransientBackendError, "EngineGenerateError: x"),
-        (QueueOverflowError("busy"), errors.TransientBackendError, "busy"),
+        (QueueOverflowError("busy"), errors.RateLimited, "busy"),
+        (QueueOverflowError("shutting down"), errors.TransientBackendError, "shutting"),
+        (
+            ValueError("The decoder prompt (length 9) is longer than the maximum model length of 8."),
+            errors.PromptTooLong,
+            "longer",
+        ),
         (ProfilerAlreadyActiveError("busy"), errors.PermanentBackendError, "busy"),
         (ValueError("temperature must be non-negative"), errors.PermanentBackendError, "non-negative"),
         (KeyError("k"), errors.PermanentBackendError, "KeyError"),

@@ -24,6 +24,8 @@ _CONNECTION_HEADERS = frozenset(
 """Request headers that the transport sets itself, since it opens the connection and decompresses the body."""
 _ENCODING_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 """Response headers that describe the body as transferred, not the decompressed body."""
+_READ_HEADERS = frozenset({"content-type", "x-request-id"})
+"""Headers of a successful response that the SDK reads; the codec reads the rate limits as well."""
 
 
 class TransportAdapter(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
@@ -105,14 +107,26 @@ def as_httpx2(timeout: Timeout) -> httpx2.Timeout:
 
 
 def _headers(request: httpx2.Request) -> dict[str, str]:
-    return {name: value for name, value in request.headers.items() if name not in _CONNECTION_HEADERS}
+    return {
+        text: value.decode("latin-1")
+        for name, value in request.headers.raw
+        if (text := name.decode("latin-1").lower()) not in _CONNECTION_HEADERS
+    }
 
 
 def _response(response: HTTPResponse, request: httpx2.Request) -> httpx2.Response:
     headers = [
-        (name, value) for name, value in response.headers.items() if name.lower() not in _ENCODING_HEADERS
+        (name, value) for name, value in response.headers.items() if _is_passed_on(response.status, name)
     ]
     return httpx2.Response(response.status, headers=headers, content=response.body, request=request)
+
+
+def _is_passed_on(status: int, name: str) -> bool:
+    name = name.lower()
+    if name in _ENCODING_HEADERS:
+        return False
+    # Of a success nobody reads more, and httpx2 takes microseconds for each.
+    return status >= 300 or name in _READ_HEADERS or name.startswith("x-ratelimit-")
 
 
 def _as_httpx2(error: TransportError, request: httpx2.Request) -> httpx2.RequestError:

@@ -20,7 +20,7 @@ from ...errors import BackendError, ConfigurationError, PermanentBackendError
 from ...models import LLMRequest
 from ...tokens.tokenizers import replace_surrogates
 from .._schema_forms import without_bounds
-from ._strict import is_strict
+from ._strict import StrictCache
 
 if TYPE_CHECKING:
     from httpx2 import Request, Response
@@ -69,6 +69,7 @@ def body_for(
     max_tokens_field: str,
     send_temperature: bool,
     extra_body: Mapping[str, Any],
+    strict: StrictCache,
 ) -> dict[str, Any]:
     """
     Return the request body of a chat completion.
@@ -79,6 +80,7 @@ def body_for(
         max_tokens_field: The service's name of the field that limits completion tokens.
         send_temperature: Whether to send the temperature.
         extra_body: Further fields, which override those above.
+        strict: Tells whether the schema is within what OpenAI's strict mode supports.
     """
     if request.schema is not None and model.startswith(_FINE_TUNED):
         request = replace(request, schema=without_bounds(request.schema))
@@ -88,7 +90,7 @@ def body_for(
     for message in body["messages"]:
         message["content"] = replace_surrogates(message["content"])
     if request.schema is not None:
-        body["response_format"]["json_schema"]["strict"] = is_strict(request.schema)
+        body["response_format"]["json_schema"]["strict"] = strict.is_strict(request.schema)
     body.update(extra_body)
     return body
 

@@ -44,6 +44,28 @@ def is_strict(schema: Mapping[str, Any]) -> bool:
     return True
 
 
+class StrictCache:
+    """
+    Remembers which schemas are strict, by identity: tasks use one schema object for many requests.
+
+    Args:
+        size: Maximum number of schemas that are remembered; they are kept alive as long.
+    """
+
+    def __init__(self, size: int = 64) -> None:
+        self._size = size
+        self._known: dict[int, tuple[Mapping[str, Any], bool]] = {}
+
+    def is_strict(self, schema: Mapping[str, Any]) -> bool:
+        """Return what the function `is_strict` returns; a schema must not be changed between requests."""
+        known = self._known.get(id(schema))
+        if known is None:
+            if len(self._known) >= self._size:
+                self._known = {}
+            known = self._known[id(schema)] = schema, is_strict(schema)
+        return known[1]
+
+
 class _Check:
     """Walks a schema, and counts what OpenAI limits."""
 

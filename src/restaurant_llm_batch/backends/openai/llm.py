@@ -14,13 +14,14 @@ from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import is_official
 from ..._http.secrets import KeyLike, Secret, as_secret
-from ..._http.status import normalize_base_url
+from ..._http.status import encode, normalize_base_url
 from ..._http.types import Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
 from ...errors import BackendError, ConfigurationError, PermanentBackendError, TransientBackendError
 from ...models import LLMRequest
 from ._clients import SDKClients, check_client
 from ._codec import BACKEND, backend_error, body_for, check_arguments, read_response
+from ._strict import StrictCache
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
@@ -99,6 +100,7 @@ class OpenAILLM:
         self._client = client
         self._async_client = async_client
         self._url = _base_url(base_url, user_client)
+        self._chat_url = self._url + _PATH
         self._timeout = as_timeout(timeout)
         self._max_tokens_field = max_tokens_field or (
             "max_completion_tokens" if is_official(self._url) else "max_tokens"
@@ -109,6 +111,7 @@ class OpenAILLM:
             extra_body or {}
         )
         self._learned = LearnedFields(BACKEND)
+        self._strict = StrictCache()
         self._clients: SDKClients | None = None
         if user_client is None:
             account = {"base_url": self._url, "organization": organization, "project": project}
@@ -177,7 +180,7 @@ class OpenAILLM:
         failure: BackendError
         try:
             with abortable(self._timeout.total):
-                response = client.post(_PATH, cast_to=Response, body=body, options=_NO_RETRIES)
+                response = client.post(**self._arguments(body), cast_to=Response, options=_NO_RETRIES)
         except OpenAIError as error:
             failure = backend_error(error)
         except TotalTimeout:
@@ -193,7 +196,7 @@ class OpenAILLM:
         failure: BackendError
         try:
             with fail_after(total):
-                response = await client.post(_PATH, cast_to=Response, body=body, options=_NO_RETRIES)
+                response = await client.post(**self._arguments(body), cast_to=Response, options=_NO_RETRIES)
         except OpenAIError as error:
             failure = backend_error(error)
         except TimeoutError:
@@ -201,6 +204,13 @@ class OpenAILLM:
         else:
             return read_response(response)
         raise failure
+
+    def _arguments(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Return the arguments of a client's `post` that say what is sent where."""
+        if self._clients is None:  # the user's own client; Azure's reads the model from the body
+            return {"path": _PATH, "body": body}
+        # Encoded here, and with the whole URL, since the SDK takes longer for both.
+        return {"path": self._chat_url, "content": encode(body)}
 
     def _timeout_error(self) -> TransientBackendError:
         return TransientBackendError(
@@ -214,6 +224,7 @@ class OpenAILLM:
             max_tokens_field=self._max_tokens_field,
             send_temperature=self._send_temperature,
             extra_body=self._extra_body,
+            strict=self._strict,
         )
 
     def _own_clients(self, field: str) -> SDKClients:
