@@ -7,27 +7,34 @@ other threads, and the next call opens the engine again.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Condition
-from typing import TYPE_CHECKING, Any, TypeVar
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 from ...errors import BatchError, ConfigurationError, PermanentBackendError
+from ...models import ItemId
 from ...protocols import Embedder, Embedding
-from .._fusion import RankRequest
+from .._fusion import LoadRequest, RankRequest
 from .._hybrid import Candidate
 from .._indexing import IndexEntry
 from ._folder import check_folder, check_space, folder_error, shortage_error, write_label
+from ._others import OthersCache, RankedPoint
 
 if TYPE_CHECKING:
-    from qdrant_edge import EdgeShard, Filter, Point, Query, QueryRequest, ScoredPoint
+    from qdrant_edge import EdgeShard, FieldCondition, Filter, Point, Query, QueryRequest
 
 
 T = TypeVar("T")
+
+log = logging.getLogger("restaurant_llm_batch.search")
+
+_PAYLOAD = ["review_id", "content", "restaurant_id"]
 
 # Rough sizes on disk, with the write-ahead log, to compare with the free space.
 _POINT_BYTES, _CHARACTER_BYTES = 8_192, 8
@@ -55,6 +62,8 @@ class Shard:
         self._state = Condition()
         self._users = self._closing = 0
         self._engine: EdgeShard | None = None
+        self._others = OthersCache()
+        self._has_warned = False
         self._pid = os.getpid()
         check_folder(folder, embedder.name)
 
@@ -66,15 +75,50 @@ class Shard:
             from qdrant_edge import UpdateOperation
 
             points = [to_point(entry, vector) for entry, vector in reviews]
-            engine.update(UpdateOperation.upsert_points(points))
+            try:
+                engine.update(UpdateOperation.upsert_points(points))
+            finally:
+                self._others.clear()
+
+    def perform(self, step: list[RankRequest] | LoadRequest) -> Any:
+        """Perform a step of `run_hybrid`."""
+        return self.load(step.points) if isinstance(step, LoadRequest) else self.rank(step)
 
     def rank(self, rankings: Sequence[RankRequest]) -> list[list[Candidate]]:
-        """Return the candidates of each ranking, in one batch request."""
+        """Return the candidates of each ranking, not loaded: payloads cost more than the ranking itself."""
         with self._lease() as engine:
             from qdrant_edge import QueryBatchRequest
 
-            results = engine.query_batch(QueryBatchRequest([query_request(ranking) for ranking in rankings]))
-        return [[to_candidate(point) for point in points] for points in results]
+            results: list[list[Candidate] | None] = [None] * len(rankings)
+            for i, ranking in enumerate(rankings):
+                if ranking.scope.others and not ranking.points:
+                    results[i] = self._others.rank(ranking, partial(_rank_all, engine))
+            rest = [i for i, found in enumerate(results) if found is None]
+            if rest:
+                filters: dict[Any, Filter] = {}
+                requests = [query_request(rankings[i], filters) for i in rest]
+                for i, points in zip(rest, engine.query_batch(QueryBatchRequest(requests)), strict=True):
+                    results[i] = [
+                        Candidate(point.id, "", "", point.score, is_loaded=False) for point in points
+                    ]
+        return [found or [] for found in results]
+
+    def load(self, points: Sequence[Any]) -> dict[Hashable, Candidate]:
+        """Return points with their ids and text, without those that hold no review."""
+        with self._lease() as engine:
+            records = engine.retrieve(list(points), _PAYLOAD, False)
+        found = {record.id: to_candidate(record.id, record.payload or {}) for record in records}
+        missing = [point for point in points if found.get(point) is None]
+        if missing:
+            log.log(
+                logging.DEBUG if self._has_warned else logging.WARNING,
+                "%d of %d points that a search found were left out: point %s holds no review",
+                len(missing),
+                len(points),
+                missing[0],
+            )
+            self._has_warned = True
+        return {point: candidate for point, candidate in found.items() if candidate is not None}
 
     def count(self) -> int:
         """Return the number of reviews."""
@@ -107,6 +151,8 @@ class Shard:
             try:
                 self._state.wait_for(lambda: not self._users)
                 engine, self._engine = self._engine, None
+                # Another process may write to the folder until it is opened again.
+                self._others.clear()
                 if engine is not None:
                     with _engine_errors():
                         engine.flush()
@@ -241,16 +287,30 @@ def _as_list(numbers: Sequence[T]) -> list[T]:
     return numbers if type(numbers) is list else list(numbers)
 
 
-def query_request(ranking: RankRequest) -> QueryRequest:
-    """Convert a ranking request to the engine's query request."""
+def _rank_all(engine: EdgeShard, ranking: RankRequest, limit: int) -> list[RankedPoint]:
+    """Rank the reviews of all restaurants, the query's own included."""
+    from qdrant_edge import Filter, QueryRequest
+
+    category: list[Any] = [] if ranking.scope.category is None else [_category(ranking.scope.category)]
+    points = engine.query(
+        QueryRequest(
+            limit=limit,
+            query=_query(ranking),
+            filter=Filter(must=category) if category else None,
+            with_payload=["restaurant"],
+        )
+    )
+    return [(point.id, point.score, (point.payload or {}).get("restaurant", "")) for point in points]
+
+
+def query_request(ranking: RankRequest, filters: dict[Any, Filter]) -> QueryRequest:
+    """Convert a ranking request to the engine's query request; requests of one scope share their filter."""
     from qdrant_edge import QueryRequest
 
-    return QueryRequest(
-        limit=ranking.limit,
-        query=_query(ranking),
-        filter=_filter(ranking),
-        with_payload=["review_id", "content", *(["restaurant_id"] if ranking.scope.others else [])],
-    )
+    key = ranking.scope, ranking.points
+    if key not in filters:
+        filters[key] = _filter(ranking)
+    return QueryRequest(limit=ranking.limit, query=_query(ranking), filter=filters[key], with_payload=False)
 
 
 def _query(ranking: RankRequest) -> Query:
@@ -272,15 +332,26 @@ def _filter(ranking: RankRequest) -> Filter:
     restaurant = FieldCondition("restaurant", match=MatchValue(str(scope.restaurant_id)))
     (must_not if scope.others else must).append(restaurant)
     if scope.category is not None:
-        must.append(FieldCondition("category", match=MatchValue(str(scope.category))))
+        must.append(_category(scope.category))
     if ranking.points:
-        must.append(HasIdCondition({UUID(point) for point in ranking.points}))
+        points: set[Any] = set(ranking.points)
+        must.append(HasIdCondition(points))
     return Filter(must=must, must_not=must_not)
 
 
-def to_candidate(point: ScoredPoint) -> Candidate:
-    """Convert a scored point to a candidate."""
-    payload = point.payload or {}
-    return Candidate(
-        str(point.id), payload["review_id"], payload["content"], point.score, payload.get("restaurant_id")
-    )
+def _category(category: ItemId) -> FieldCondition:
+    from qdrant_edge import FieldCondition, MatchValue
+
+    return FieldCondition("category", match=MatchValue(str(category)))
+
+
+def to_candidate(point: Hashable, payload: Mapping[str, Any]) -> Candidate | None:
+    """Convert a point to a candidate without a score; None if it holds no review."""
+    review_id, content, restaurant_id = (payload.get(name) for name in _PAYLOAD)
+    if not (isinstance(content, str) and _is_id(review_id) and _is_id(restaurant_id)):
+        return None
+    return Candidate(point, review_id, content, 0.0, restaurant_id)
+
+
+def _is_id(value: object) -> TypeGuard[ItemId]:
+    return isinstance(value, int | str) and not isinstance(value, bool)
