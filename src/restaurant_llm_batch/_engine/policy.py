@@ -190,7 +190,7 @@ def _search_chunk(
                 run.recorder.retry_scheduled(call, item, wait, rate_limited, error)
                 yield Sleep(wait)
         else:
-            if len(found) == len(queries):
+            if len(found) == len(queries) and not any(map(_invalid_hits, found)):
                 return found
     return (yield from _search_each(queries, item, run))
 
@@ -282,11 +282,28 @@ def _validate_reply(stage: Stage, answer: Any) -> TypeError | None:
     elif stage == "tokens":
         return None  # the packer's own
     else:
-        valid = isinstance(answer, Sequence) and (not answer or isinstance(answer[0], Hit))
-        expected = "a sequence of Hits"
+        invalid = _invalid_hits(answer)
+        valid = invalid is None
+        expected = f"a sequence of Hits, but {invalid}" if invalid else ""
     return (
         None if valid else TypeError(f"the {stage} backend must return {expected}, got {str(answer)[:200]}")
     )
+
+
+def _invalid_hits(answer: Any) -> str | None:
+    """Return what is wrong with the hits that a search backend returned, or None."""
+    if not isinstance(answer, Sequence):
+        return f"it is a {type(answer).__name__}"
+    for place, hit in enumerate(answer):
+        if not isinstance(hit, Hit):
+            return f"[{place}] is no Hit but {str(hit)[:80]!r}"
+        if not isinstance(hit.content, str):
+            return f"[{place}].content is no text but {str(hit.content)[:80]!r}"
+        if not isinstance(hit.review_id, int | str) or isinstance(hit.review_id, bool):
+            return f"[{place}].review_id is neither an integer nor a string but {str(hit.review_id)[:80]!r}"
+        if hit.score != hit.score:
+            return f"[{place}].score is not a number"
+    return None
 
 
 def _gather(flows: tuple[EngineFlow[T], ...], concurrent: bool) -> EngineFlow[list[ResultOrError[T]]]:

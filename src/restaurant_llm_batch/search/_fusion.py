@@ -168,7 +168,9 @@ def _stable_lists(
         yield from _load([one for found in ranked for one in tied(found)], loaded)
         unstable = []
         for (i, limit), found, candidates in zip(limits.items(), results, ranked, strict=True):
-            usable = [one for raw in candidates if (one := _filled(raw, loaded)) is not None]
+            usable = candidates
+            if loaded:
+                usable = [one for raw in candidates if (one := _filled(raw, loaded)) is not None]
             asked = _tie_limit(wanted[i][0], limit) - (len(found) - len(usable))
             top = stable_top_k(usable, wanted=wanted[i][0].depth, asked=asked)
             if top is None:
@@ -219,11 +221,12 @@ def _best(
         yield from _load([one.candidate for i in pending for one in similar[i][: heads[i]]], loaded)
         for i in pending:
             head, tail = similar[i][: heads[i]], similar[i][heads[i] :]
-            filled = [
-                Fused(candidate, one.score, one.similarity)
-                for one in head
-                if (candidate := _filled(one.candidate, loaded)) is not None
-            ]
+            filled = []
+            for one in head:
+                candidate = _filled(one.candidate, loaded)
+                if candidate is not None:
+                    one.candidate = candidate
+                    filled.append(one)
             similar[i] = [*filled, *tail]
             best[i] = order_fused(filled)[: queries[i].query.limit]
         # A point that is no review makes room for the next.

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, TypeVar
 
 from ..errors import ConfigurationError
@@ -71,7 +72,7 @@ def stable_top_k(found: Sequence[Candidate], *, wanted: int, asked: float) -> li
     Returns:
         At most `wanted` candidates, or None if more must be requested.
     """
-    ordered = sorted(found, key=_score, reverse=True)
+    ordered = sorted(found, key=attrgetter("score"), reverse=True)
     _order_ties(ordered, _id_key)
     if len(ordered) >= asked:
         # The cut may have separated candidates with the last score, so drop that score.
@@ -107,7 +108,7 @@ def fuse(dense: Sequence[Candidate], sparse: Sequence[Candidate], *, k: int = RR
 
 def order_fused(fused: Iterable[Fused]) -> list[Fused]:
     """Return candidates by score, best first, and equal scores by id where all of their ids are loaded."""
-    ordered = sorted(fused, key=_score, reverse=True)
+    ordered = sorted(fused, key=attrgetter("score"), reverse=True)
     _order_ties(ordered, lambda one: _id_key(one.candidate))
     return ordered
 
@@ -157,19 +158,17 @@ def _restaurant_order(restaurant_id: ItemId | None) -> tuple[int, int, str]:
     return id_order(restaurant_id if number is None else number)
 
 
-def _score(one: Candidate | Fused) -> float:
-    return one.score
-
-
 def _order_ties(ordered: list[T], key: Callable[[T], Any]) -> None:
     """Order runs of equal scores by a key, which is not computed for a score that occurs once."""
+    scores = [one.score for one in ordered]
+    if len(set(scores)) == len(scores):
+        return
     start = 0
-    for end in range(1, len(ordered) + 1):
-        if end < len(ordered) and ordered[end].score == ordered[start].score:
+    for end in range(1, len(scores) + 1):
+        if end < len(scores) and scores[end] == scores[start]:
             continue
-        run = ordered[start:end]
-        if len(run) > 1 and all(_is_loaded(one) for one in run):
-            ordered[start:end] = sorted(run, key=key)
+        if end - start > 1 and all(map(_is_loaded, ordered[start:end])):
+            ordered[start:end] = sorted(ordered[start:end], key=key)
         start = end
 
 
@@ -180,8 +179,11 @@ def _is_loaded(one: Candidate | Fused) -> bool:
 def tied(found: Iterable[Candidate]) -> list[Candidate]:
     """Return the candidates whose score another one has too."""
     candidates = list(found)
-    scores = Counter([candidate.score for candidate in candidates])
-    return [] if len(scores) == len(candidates) else [one for one in candidates if scores[one.score] > 1]
+    scores = [candidate.score for candidate in candidates]
+    if len(set(scores)) == len(scores):
+        return []
+    counts = Counter(scores)
+    return [one for one in candidates if counts[one.score] > 1]
 
 
 @dataclass(frozen=True, slots=True)

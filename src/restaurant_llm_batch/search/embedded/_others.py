@@ -73,8 +73,7 @@ class OthersCache:
             others = [(point, score) for point, score, restaurant in ranked.points if restaurant != own]
             if len(others) >= ranking.limit or len(ranked.points) < ranked.asked:
                 return [
-                    Candidate(point, "", "", score, is_loaded=False)
-                    for point, score in others[: ranking.limit]
+                    Candidate(point, "", "", score, None, False) for point, score in others[: ranking.limit]
                 ]
             length *= _GROWTH
         return None

@@ -15,7 +15,8 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Condition
-from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+from uuid import UUID
 
 from ...errors import BatchError, ConfigurationError, PermanentBackendError
 from ...models import ItemId
@@ -35,6 +36,7 @@ T = TypeVar("T")
 log = logging.getLogger("restaurant_llm_batch.search")
 
 _PAYLOAD = ["review_id", "content", "restaurant_id"]
+_ID_TYPES = frozenset({int, str})
 
 # Rough sizes on disk, with the write-ahead log, to compare with the free space.
 _POINT_BYTES, _CHARACTER_BYTES = 8_192, 8
@@ -98,16 +100,20 @@ class Shard:
                 filters: dict[Any, Filter] = {}
                 requests = [query_request(rankings[i], filters) for i in rest]
                 for i, points in zip(rest, engine.query_batch(QueryBatchRequest(requests)), strict=True):
+                    # As an integer, since a UUID is hashed and compared in Python.
                     results[i] = [
-                        Candidate(point.id, "", "", point.score, is_loaded=False) for point in points
+                        Candidate(_key(point), "", "", point.score, None, False) for point in points
                     ]
         return [found or [] for found in results]
 
     def load(self, points: Sequence[Any]) -> dict[Hashable, Candidate]:
         """Return points with their ids and text, without those that hold no review."""
         with self._lease() as engine:
-            records = engine.retrieve(list(points), _PAYLOAD, False)
-        found = {record.id: to_candidate(record.id, record.payload or {}) for record in records}
+            records = engine.retrieve([UUID(int=point) for point in points], _PAYLOAD, False)
+        found: dict[Hashable, Candidate | None] = {}
+        for record in records:
+            key = _key(record)
+            found[key] = to_candidate(key, record.payload or {})
         missing = [point for point in points if found.get(point) is None]
         if missing:
             log.log(
@@ -115,7 +121,7 @@ class Shard:
                 "%d of %d points that a search found were left out: point %s holds no review",
                 len(missing),
                 len(points),
-                missing[0],
+                UUID(int=missing[0]),
             )
             self._has_warned = True
         return {point: candidate for point, candidate in found.items() if candidate is not None}
@@ -300,7 +306,12 @@ def _rank_all(engine: EdgeShard, ranking: RankRequest, limit: int) -> list[Ranke
             with_payload=["restaurant"],
         )
     )
-    return [(point.id, point.score, (point.payload or {}).get("restaurant", "")) for point in points]
+    return [(_key(point), point.score, (point.payload or {}).get("restaurant", "")) for point in points]
+
+
+def _key(point: Any) -> int:
+    found: int = point.id.int
+    return found
 
 
 def query_request(ranking: RankRequest, filters: dict[Any, Filter]) -> QueryRequest:
@@ -334,7 +345,7 @@ def _filter(ranking: RankRequest) -> Filter:
     if scope.category is not None:
         must.append(_category(scope.category))
     if ranking.points:
-        points: set[Any] = set(ranking.points)
+        points: set[Any] = {UUID(int=cast("int", point)) for point in ranking.points}
         must.append(HasIdCondition(points))
     return Filter(must=must, must_not=must_not)
 
@@ -347,11 +358,9 @@ def _category(category: ItemId) -> FieldCondition:
 
 def to_candidate(point: Hashable, payload: Mapping[str, Any]) -> Candidate | None:
     """Convert a point to a candidate without a score; None if it holds no review."""
-    review_id, content, restaurant_id = (payload.get(name) for name in _PAYLOAD)
-    if not (isinstance(content, str) and _is_id(review_id) and _is_id(restaurant_id)):
+    content: Any = payload.get("content")
+    review_id: Any = payload.get("review_id")
+    restaurant_id: Any = payload.get("restaurant_id")
+    if type(content) is not str or type(review_id) not in _ID_TYPES or type(restaurant_id) not in _ID_TYPES:
         return None
     return Candidate(point, review_id, content, 0.0, restaurant_id)
-
-
-def _is_id(value: object) -> TypeGuard[ItemId]:
-    return isinstance(value, int | str) and not isinstance(value, bool)
