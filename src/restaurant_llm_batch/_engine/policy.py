@@ -297,10 +297,12 @@ def _invalid_hits(answer: Any) -> str | None:
     for place, hit in enumerate(answer):
         if not isinstance(hit, Hit):
             return f"[{place}] is no Hit but {str(hit)[:80]!r}"
-        if not isinstance(hit.content, str):
-            return f"[{place}].content is no text but {str(hit.content)[:80]!r}"
-        if not isinstance(hit.review_id, int | str) or isinstance(hit.review_id, bool):
-            return f"[{place}].review_id is neither an integer nor a string but {str(hit.review_id)[:80]!r}"
+        content: object = hit.content
+        review_id: object = hit.review_id
+        if not isinstance(content, str):
+            return f"[{place}].content is no text but {str(content)[:80]!r}"
+        if not isinstance(review_id, int | str) or isinstance(review_id, bool):
+            return f"[{place}].review_id is neither an integer nor a string but {str(review_id)[:80]!r}"
         if hit.score != hit.score:
             return f"[{place}].score is not a number"
     return None

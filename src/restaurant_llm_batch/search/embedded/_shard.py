@@ -21,7 +21,7 @@ from uuid import UUID
 from ...errors import BatchError, ConfigurationError, PermanentBackendError
 from ...models import ItemId
 from ...protocols import Embedder, Embedding
-from .._fusion import LoadRequest, RankRequest
+from .._fusion import ListName, LoadRequest, RankRequest
 from .._hybrid import Candidate
 from .._indexing import IndexEntry
 from ._folder import check_folder, check_space, folder_error, shortage_error, write_label
@@ -36,6 +36,7 @@ T = TypeVar("T")
 log = logging.getLogger("restaurant_llm_batch.search")
 
 _PAYLOAD = ["review_id", "content", "restaurant_id"]
+_MAX_QUERIES = 256
 _ID_TYPES = frozenset({int, str})
 
 # Rough sizes on disk, with the write-ahead log, to compare with the free space.
@@ -65,6 +66,7 @@ class Shard:
         self._users = self._closing = 0
         self._engine: EdgeShard | None = None
         self._others = OthersCache()
+        self._engine_queries: dict[tuple[int, ListName], tuple[Embedding, Query]] = {}
         self._has_warned = False
         self._pid = os.getpid()
         check_folder(folder, embedder.name)
@@ -98,13 +100,25 @@ class Shard:
             rest = [i for i, found in enumerate(results) if found is None]
             if rest:
                 filters: dict[Any, Filter] = {}
-                requests = [query_request(rankings[i], filters) for i in rest]
+                requests = [query_request(rankings[i], self._query(rankings[i]), filters) for i in rest]
                 for i, points in zip(rest, engine.query_batch(QueryBatchRequest(requests)), strict=True):
                     # As an integer, since a UUID is hashed and compared in Python.
                     results[i] = [
                         Candidate(_key(point), "", "", point.score, None, False) for point in points
                     ]
         return [found or [] for found in results]
+
+    def _query(self, ranking: RankRequest) -> Query:
+        # Every restaurant of a run is searched with the same few vectors.
+        key = id(ranking.vector), ranking.using
+        known = self._engine_queries.get(key)
+        if known is not None and known[0] is ranking.vector:
+            return known[1]
+        query = _query(ranking)
+        if len(self._engine_queries) >= _MAX_QUERIES:
+            self._engine_queries.clear()
+        self._engine_queries[key] = ranking.vector, query
+        return query
 
     def load(self, points: Sequence[Any]) -> dict[Hashable, Candidate]:
         """Return points with their ids and text, without those that hold no review."""
@@ -314,14 +328,14 @@ def _key(point: Any) -> int:
     return found
 
 
-def query_request(ranking: RankRequest, filters: dict[Any, Filter]) -> QueryRequest:
+def query_request(ranking: RankRequest, query: Query, filters: dict[Any, Filter]) -> QueryRequest:
     """Convert a ranking request to the engine's query request; requests of one scope share their filter."""
     from qdrant_edge import QueryRequest
 
     key = ranking.scope, ranking.points
     if key not in filters:
         filters[key] = _filter(ranking)
-    return QueryRequest(limit=ranking.limit, query=_query(ranking), filter=filters[key], with_payload=False)
+    return QueryRequest(limit=ranking.limit, query=query, filter=filters[key], with_payload=False)
 
 
 def _query(ranking: RankRequest) -> Query:
