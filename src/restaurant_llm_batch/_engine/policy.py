@@ -198,7 +198,7 @@ def _search_chunk(
                 run.recorder.retry_scheduled(call, item, wait, rate_limited, error)
                 yield Sleep(wait)
         else:
-            if len(found) == len(queries):
+            if len(found) == len(queries) and not any(map(_invalid_hits, found)):
                 return found
     return (yield from _search_each(queries, item, run))
 
@@ -301,11 +301,30 @@ def _valid_answer(stage: Stage, answer: Any) -> Any:
         expected = "an LLMResponse with a text" if isinstance(answer, LLMResponse) else "an LLMResponse"
     elif stage == "tokens":
         return answer  # the packer's own
-    elif isinstance(answer, Sequence) and (not answer or isinstance(answer[0], Hit)):
-        return answer
     else:
-        expected = "a sequence of Hits"
+        wrong = _invalid_hits(answer)
+        if wrong is None:
+            return answer
+        expected = f"a sequence of Hits, but {wrong}"
     raise TypeError(f"the {stage} backend must return {expected}, got {str(answer)[:200]}")
+
+
+def _invalid_hits(answer: Any) -> str | None:
+    """Return what is wrong with the hits that a search backend returned, or None."""
+    if not isinstance(answer, Sequence):
+        return f"it is a {type(answer).__name__}"
+    for place, hit in enumerate(answer):
+        if not isinstance(hit, Hit):
+            return f"[{place}] is no Hit but {str(hit)[:80]!r}"
+        content: object = hit.content
+        review_id: object = hit.review_id
+        if not isinstance(content, str):
+            return f"[{place}].content is no text but {str(content)[:80]!r}"
+        if not isinstance(review_id, int | str) or isinstance(review_id, bool):
+            return f"[{place}].review_id is neither an integer nor a string but {str(review_id)[:80]!r}"
+        if hit.score != hit.score:
+            return f"[{place}].score is not a number"
+    return None
 
 
 def _gather(flows: tuple[EngineFlow[T], ...], concurrent: bool) -> EngineFlow[list[ResultOrError[T]]]:

@@ -9,14 +9,24 @@ sparse ranking found (`_similarities`). The pure ranking functions are in `_hybr
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ..models import Hit, SearchQuery
 from ..protocols import Embedding
-from ._hybrid import Candidate, Fused, Scope, fuse, missing_similarities, select_top, stable_top_k
+from ._hybrid import (
+    Candidate,
+    Fused,
+    Scope,
+    fuse,
+    missing_similarities,
+    order_fused,
+    select_top,
+    stable_top_k,
+    tied,
+)
 
 T = TypeVar("T")
 
@@ -44,7 +54,19 @@ class RankRequest:
     vector: Embedding
     using: ListName
     limit: int
-    points: tuple[str, ...] = ()
+    points: tuple[Hashable, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """
+    Reviews whose ids and text are to be read, for an engine that ranks without them.
+
+    Attributes:
+        points: Their keys.
+    """
+
+    points: tuple[Hashable, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +93,21 @@ class PreparedQuery:
             names.append("sparse")
         return names
 
-    def ranking(self, using: ListName, limit: int, points: tuple[str, ...] = ()) -> RankRequest:
+    def ranking(self, using: ListName, limit: int, points: tuple[Hashable, ...] = ()) -> RankRequest:
         """Return the request for a ranked list."""
         return RankRequest(self.scope, self.vector, using, limit, points)
 
 
-RankFlow: TypeAlias = Generator[list[RankRequest], Sequence[Sequence[Candidate | None]], T]
+RankFlow: TypeAlias = Generator[list[RankRequest] | LoadRequest, Any, T]
 """
 A generator that yields rankings to request in one round trip, is sent the candidates of each, and returns a `T`.
 
-None stands for a point that the engine ranked but that is no review, such as one without a text.
+None among the candidates stands for a point that the engine ranked but that is no review, such as one without a text.
+If candidates are not loaded, the flow also yields a `LoadRequest` for those that it needs, and is sent the loaded
+candidates by key, without those that are no reviews.
 """
+
+Loaded: TypeAlias = dict[Hashable, Candidate | None]
 
 
 def run_hybrid(queries: Sequence[PreparedQuery]) -> RankFlow[list[list[Hit]]]:
@@ -97,15 +123,39 @@ def run_hybrid(queries: Sequence[PreparedQuery]) -> RankFlow[list[list[Hit]]]:
     Returns:
         The hits of each query, best first.
     """
+    loaded: Loaded = {}
     wanted = [(i, using) for i, prepared in enumerate(queries) for using in prepared.lists()]
-    stable = yield from _stable_lists([(queries[i], using) for i, using in wanted])
+    stable = yield from _stable_lists([(queries[i], using) for i, using in wanted], loaded)
     lists = dict(zip(wanted, stable, strict=True))
     fused = [fuse(lists.get((i, "dense"), []), lists.get((i, "sparse"), [])) for i in range(len(queries))]
     similarities = yield from _similarities(queries, fused)
-    return [_hits(*parts) for parts in zip(queries, fused, similarities, strict=True)]
+    best = yield from _best(queries, fused, similarities, loaded)
+    return [
+        [_hit(one, prepared.scope) for one in found] for prepared, found in zip(queries, best, strict=True)
+    ]
 
 
-def _stable_lists(wanted: Sequence[tuple[PreparedQuery, ListName]]) -> RankFlow[list[list[Candidate]]]:
+def _load(candidates: Iterable[Candidate], loaded: Loaded) -> RankFlow[None]:
+    """Load candidates that are not loaded yet, all in one request."""
+    keys = dict.fromkeys(one.point for one in candidates if not one.is_loaded and one.point not in loaded)
+    if keys:
+        found = yield LoadRequest(tuple(keys))
+        loaded.update((key, found.get(key)) for key in keys)
+
+
+def _filled(one: Candidate, loaded: Loaded) -> Candidate | None:
+    """Return a candidate with its ids and text if they are loaded; None if it is no review."""
+    if one.is_loaded or one.point not in loaded:
+        return one
+    found = loaded[one.point]
+    if found is None:
+        return None
+    return Candidate(one.point, found.review_id, found.content, one.score, found.restaurant_id)
+
+
+def _stable_lists(
+    wanted: Sequence[tuple[PreparedQuery, ListName]], loaded: Loaded
+) -> RankFlow[list[list[Candidate]]]:
     """Fetch ranked lists whose order does not depend on how the engine orders equal scores."""
     lists: list[list[Candidate]] = [[] for _ in wanted]
     unstable = list(range(len(wanted)))
@@ -114,9 +164,13 @@ def _stable_lists(wanted: Sequence[tuple[PreparedQuery, ListName]]) -> RankFlow[
         # Request one more than needed, to see whether scores equal to the last one continue beyond the cut.
         limits = {i: factor * wanted[i][0].depth + 1 for i in unstable}
         results = yield [wanted[i][0].ranking(wanted[i][1], limit) for i, limit in limits.items()]
+        ranked = [[one for one in found if one is not None] for found in results]
+        yield from _load([one for found in ranked for one in tied(found)], loaded)
         unstable = []
-        for (i, limit), found in zip(limits.items(), results, strict=True):
-            usable = [candidate for candidate in found if candidate is not None]
+        for (i, limit), found, candidates in zip(limits.items(), results, ranked, strict=True):
+            usable = candidates
+            if loaded:
+                usable = [one for raw in candidates if (one := _filled(raw, loaded)) is not None]
             asked = _tie_limit(wanted[i][0], limit) - (len(found) - len(usable))
             top = stable_top_k(usable, wanted=wanted[i][0].depth, asked=asked)
             if top is None:
@@ -137,9 +191,9 @@ def _tie_limit(prepared: PreparedQuery, limit: int) -> float:
 
 def _similarities(
     queries: Sequence[PreparedQuery], fused: Sequence[Sequence[Fused]]
-) -> RankFlow[list[dict[str, float]]]:
+) -> RankFlow[list[dict[Hashable, float]]]:
     """Fetch the cosines of candidates that only the sparse ranking found, for queries with `min_score`."""
-    similarities: list[dict[str, float]] = [{} for _ in queries]
+    similarities: list[dict[Hashable, float]] = [{} for _ in queries]
     bounded = (i for i, prepared in enumerate(queries) if prepared.query.min_score)
     points = {i: missing for i in bounded if (missing := tuple(missing_similarities(fused[i])))}
     if points:
@@ -149,10 +203,45 @@ def _similarities(
     return similarities
 
 
-def _hits(prepared: PreparedQuery, fused: Sequence[Fused], similarities: dict[str, float]) -> list[Hit]:
-    query = prepared.query
-    best = select_top(fused, limit=query.limit, min_score=query.min_score, similarities=similarities)
-    return [_hit(candidate, prepared.scope) for candidate in best]
+def _best(
+    queries: Sequence[PreparedQuery],
+    fused: Sequence[Sequence[Fused]],
+    similarities: Sequence[dict[Hashable, float]],
+    loaded: Loaded,
+) -> RankFlow[list[list[Fused]]]:
+    """Return the best candidates of each query, and load only these and the ones that tie with the last of them."""
+    similar = [
+        select_top(found, limit=len(found), min_score=prepared.query.min_score, similarities=known)
+        for prepared, found, known in zip(queries, fused, similarities, strict=True)
+    ]
+    best: list[list[Fused]] = [[] for _ in queries]
+    pending = list(range(len(queries)))
+    while pending:
+        heads = {i: _head(similar[i], queries[i].query.limit) for i in pending}
+        yield from _load([one.candidate for i in pending for one in similar[i][: heads[i]]], loaded)
+        for i in pending:
+            head, tail = similar[i][: heads[i]], similar[i][heads[i] :]
+            filled = []
+            for one in head:
+                candidate = _filled(one.candidate, loaded)
+                if candidate is not None:
+                    one.candidate = candidate
+                    filled.append(one)
+            similar[i] = [*filled, *tail]
+            best[i] = order_fused(filled)[: queries[i].query.limit]
+        # A point that is no review makes room for the next.
+        pending = [
+            i for i in pending if len(best[i]) < queries[i].query.limit and len(similar[i]) > len(best[i])
+        ]
+    return best
+
+
+def _head(ordered: Sequence[Fused], limit: int) -> int:
+    """Return how many candidates the first `limit` are, with those that tie with the last of these."""
+    end = min(limit, len(ordered))
+    while 0 < end < len(ordered) and ordered[end].score == ordered[end - 1].score:
+        end += 1
+    return end
 
 
 def _hit(fused: Fused, scope: Scope) -> Hit:

@@ -10,18 +10,25 @@ some of its candidates are missing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, TypeVar
 
 from ..errors import ConfigurationError
 from ..models import ItemId, SearchQuery
 from ._indexing import as_number, id_order, read_id
 
+T = TypeVar("T", "Candidate", "Fused")
+
 RRF_K = 2
 """RRF's constant, as Qdrant's default: the first of a list scores 1/2, the second 1/3."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(
+    slots=True
+)  # not frozen: a search makes hundreds, and a frozen one takes three times as long to make
 class Candidate:
     """
     A review in one ranked list.
@@ -32,16 +39,18 @@ class Candidate:
         content: Its text.
         score: Its score in this list.
         restaurant_id: Its restaurant's id if several restaurants are searched; breaks ties of the review id.
+        is_loaded: Whether its ids and text are known; otherwise only its key and score are.
     """
 
-    point: str
+    point: Hashable
     review_id: ItemId
     content: str
     score: float
     restaurant_id: ItemId | None = None
+    is_loaded: bool = True
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Fused:
     """A candidate after fusion; `similarity` is its dense cosine, or None while unknown."""
 
@@ -63,7 +72,8 @@ def stable_top_k(found: Sequence[Candidate], *, wanted: int, asked: float) -> li
     Returns:
         At most `wanted` candidates, or None if more must be requested.
     """
-    ordered = sorted(found, key=_candidate_order)
+    ordered = sorted(found, key=attrgetter("score"), reverse=True)
+    _order_ties(ordered, _id_key)
     if len(ordered) >= asked:
         # The cut may have separated candidates with the last score, so drop that score.
         ordered = [candidate for candidate in ordered if candidate.score > ordered[-1].score]
@@ -82,9 +92,9 @@ def fuse(dense: Sequence[Candidate], sparse: Sequence[Candidate], *, k: int = RR
         k: RRF's constant; a larger one gives the first ranks less weight.
 
     Returns:
-        Each candidate once, best first, ties by id.
+        Each candidate once, best first, ties by id unless a candidate's id is not loaded.
     """
-    scores: dict[str, float] = {}
+    scores: dict[Hashable, float] = {}
     for ranked in (dense, sparse):
         for rank, candidate in enumerate(ranked):
             scores[candidate.point] = scores.get(candidate.point, 0.0) + 1 / (rank + k)
@@ -93,10 +103,17 @@ def fuse(dense: Sequence[Candidate], sparse: Sequence[Candidate], *, k: int = RR
     fused = [
         Fused(candidate, scores[point], similarities.get(point)) for point, candidate in candidates.items()
     ]
-    return sorted(fused, key=lambda one: (-one.score, *_id_key(one.candidate)))
+    return order_fused(fused)
 
 
-def missing_similarities(fused: Iterable[Fused]) -> list[str]:
+def order_fused(fused: Iterable[Fused]) -> list[Fused]:
+    """Return candidates by score, best first, and equal scores by id where all of their ids are loaded."""
+    ordered = sorted(fused, key=attrgetter("score"), reverse=True)
+    _order_ties(ordered, lambda one: _id_key(one.candidate))
+    return ordered
+
+
+def missing_similarities(fused: Iterable[Fused]) -> list[Hashable]:
     """Return the points whose similarity must be fetched before `min_score` can be applied."""
     return [one.candidate.point for one in fused if one.similarity is None]
 
@@ -106,7 +123,7 @@ def select_top(
     *,
     limit: int,
     min_score: float = 0.0,
-    similarities: Mapping[str, float] | None = None,
+    similarities: Mapping[Hashable, float] | None = None,
 ) -> list[Fused]:
     """
     Return the best candidates that reach a minimum similarity.
@@ -125,11 +142,11 @@ def select_top(
     return similar[:limit]
 
 
-def _similarity(one: Fused, known: Mapping[str, float]) -> float:
+def _similarity(one: Fused, known: Mapping[Hashable, float]) -> float:
     return known.get(one.candidate.point, -2.0) if one.similarity is None else one.similarity
 
 
-def _id_key(candidate: Candidate) -> tuple[tuple[int, int, str], tuple[int, int, str], str]:
+def _id_key(candidate: Candidate) -> tuple[Any, ...]:
     return id_order(candidate.review_id), _restaurant_order(candidate.restaurant_id), candidate.point
 
 
@@ -141,8 +158,32 @@ def _restaurant_order(restaurant_id: ItemId | None) -> tuple[int, int, str]:
     return id_order(restaurant_id if number is None else number)
 
 
-def _candidate_order(candidate: Candidate) -> tuple[float, tuple[int, int, str], tuple[int, int, str], str]:
-    return (-candidate.score, *_id_key(candidate))
+def _order_ties(ordered: list[T], key: Callable[[T], Any]) -> None:
+    """Order runs of equal scores by a key, which is not computed for a score that occurs once."""
+    scores = [one.score for one in ordered]
+    if len(set(scores)) == len(scores):
+        return
+    start = 0
+    for end in range(1, len(scores) + 1):
+        if end < len(scores) and scores[end] == scores[start]:
+            continue
+        if end - start > 1 and all(map(_is_loaded, ordered[start:end])):
+            ordered[start:end] = sorted(ordered[start:end], key=key)
+        start = end
+
+
+def _is_loaded(one: Candidate | Fused) -> bool:
+    return one.is_loaded if isinstance(one, Candidate) else one.candidate.is_loaded
+
+
+def tied(found: Iterable[Candidate]) -> list[Candidate]:
+    """Return the candidates whose score another one has too."""
+    candidates = list(found)
+    scores = [candidate.score for candidate in candidates]
+    if len(set(scores)) == len(scores):
+        return []
+    counts = Counter(scores)
+    return [one for one in candidates if counts[one.score] > 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from .. import _report as report
 from .._reading import FileError, ReviewLines
 from .._sources import Index, index_lines
 
+_NAMED_FAILURES = 20
 _HELP = """
 Index the reviews of FILE into a folder, or into a Qdrant server, for `search` and `summarize`.
 
@@ -66,6 +67,11 @@ def _index(file: Path, index: Index, label: str) -> None:
             raise ConfigurationError(f"{error}{_indexed_so_far(search, label)}") from error
         count = search.count()
     skipped = f" ({indexed.blank:,} without text left out)" if indexed.blank else ""
+    for failure in indexed.failures[:_NAMED_FAILURES]:
+        name = f"review {failure.review_id!r} of restaurant {failure.restaurant_id!r}"
+        click.echo(f"Left out: {name}: {failure.reason}", err=True)
+    if indexed.failed:
+        skipped += f" ({indexed.failed:,} that cannot be embedded left out)"
     click.echo(
         f"Indexed {indexed.reviews:,} reviews of {len(lines.restaurants):,} restaurants{skipped}; "
         f"{label} now holds {count:,} reviews."

@@ -7,27 +7,37 @@ other threads, and the next call opens the engine again.
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from threading import Condition
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 from ...errors import BatchError, ConfigurationError, PermanentBackendError
+from ...models import ItemId
 from ...protocols import Embedder, Embedding
-from .._fusion import RankRequest
+from .._fusion import ListName, LoadRequest, RankRequest
 from .._hybrid import Candidate
 from .._indexing import IndexEntry
 from ._folder import check_folder, check_space, folder_error, shortage_error, write_label
+from ._others import OthersCache, RankedPoint
 
 if TYPE_CHECKING:
-    from qdrant_edge import EdgeShard, Filter, Point, Query, QueryRequest, ScoredPoint
+    from qdrant_edge import EdgeShard, FieldCondition, Filter, Point, Query, QueryRequest
 
 
 T = TypeVar("T")
+
+log = logging.getLogger("restaurant_llm_batch.search")
+
+_PAYLOAD = ["review_id", "content", "restaurant_id"]
+_MAX_QUERIES = 256
+_ID_TYPES = frozenset({int, str})
 
 # Rough sizes on disk, with the write-ahead log, to compare with the free space.
 _POINT_BYTES, _CHARACTER_BYTES = 8_192, 8
@@ -55,6 +65,9 @@ class Shard:
         self._state = Condition()
         self._users = self._closing = 0
         self._engine: EdgeShard | None = None
+        self._others = OthersCache()
+        self._engine_queries: dict[tuple[int, ListName], tuple[Embedding, Query]] = {}
+        self._has_warned = False
         self._pid = os.getpid()
         check_folder(folder, embedder.name)
 
@@ -66,15 +79,66 @@ class Shard:
             from qdrant_edge import UpdateOperation
 
             points = [to_point(entry, vector) for entry, vector in reviews]
-            engine.update(UpdateOperation.upsert_points(points))
+            try:
+                engine.update(UpdateOperation.upsert_points(points))
+            finally:
+                self._others.clear()
+
+    def perform(self, step: list[RankRequest] | LoadRequest) -> Any:
+        """Perform a step of `run_hybrid`."""
+        return self.load(step.points) if isinstance(step, LoadRequest) else self.rank(step)
 
     def rank(self, rankings: Sequence[RankRequest]) -> list[list[Candidate]]:
-        """Return the candidates of each ranking, in one batch request."""
+        """Return the candidates of each ranking, not loaded: payloads cost more than the ranking itself."""
         with self._lease() as engine:
             from qdrant_edge import QueryBatchRequest
 
-            results = engine.query_batch(QueryBatchRequest([query_request(ranking) for ranking in rankings]))
-        return [[to_candidate(point) for point in points] for points in results]
+            results: list[list[Candidate] | None] = [None] * len(rankings)
+            for i, ranking in enumerate(rankings):
+                if ranking.scope.others and not ranking.points:
+                    results[i] = self._others.rank(ranking, partial(_rank_all, engine))
+            rest = [i for i, found in enumerate(results) if found is None]
+            if rest:
+                filters: dict[Any, Filter] = {}
+                requests = [query_request(rankings[i], self._query(rankings[i]), filters) for i in rest]
+                for i, points in zip(rest, engine.query_batch(QueryBatchRequest(requests)), strict=True):
+                    # As an integer, since a UUID is hashed and compared in Python.
+                    results[i] = [
+                        Candidate(_key(point), "", "", point.score, None, False) for point in points
+                    ]
+        return [found or [] for found in results]
+
+    def _query(self, ranking: RankRequest) -> Query:
+        # Every restaurant of a run is searched with the same few vectors.
+        key = id(ranking.vector), ranking.using
+        known = self._engine_queries.get(key)
+        if known is not None and known[0] is ranking.vector:
+            return known[1]
+        query = _query(ranking)
+        if len(self._engine_queries) >= _MAX_QUERIES:
+            self._engine_queries.clear()
+        self._engine_queries[key] = ranking.vector, query
+        return query
+
+    def load(self, points: Sequence[Any]) -> dict[Hashable, Candidate]:
+        """Return points with their ids and text, without those that hold no review."""
+        with self._lease() as engine:
+            records = engine.retrieve([UUID(int=point) for point in points], _PAYLOAD, False)
+        found: dict[Hashable, Candidate | None] = {}
+        for record in records:
+            key = _key(record)
+            found[key] = to_candidate(key, record.payload or {})
+        missing = [point for point in points if found.get(point) is None]
+        if missing:
+            log.log(
+                logging.DEBUG if self._has_warned else logging.WARNING,
+                "%d of %d points that a search found were left out: point %s holds no review",
+                len(missing),
+                len(points),
+                UUID(int=missing[0]),
+            )
+            self._has_warned = True
+        return {point: candidate for point, candidate in found.items() if candidate is not None}
 
     def count(self) -> int:
         """Return the number of reviews."""
@@ -107,6 +171,8 @@ class Shard:
             try:
                 self._state.wait_for(lambda: not self._users)
                 engine, self._engine = self._engine, None
+                # Another process may write to the folder until it is opened again.
+                self._others.clear()
                 if engine is not None:
                     with _engine_errors():
                         engine.flush()
@@ -241,16 +307,35 @@ def _as_list(numbers: Sequence[T]) -> list[T]:
     return numbers if type(numbers) is list else list(numbers)
 
 
-def query_request(ranking: RankRequest) -> QueryRequest:
-    """Convert a ranking request to the engine's query request."""
+def _rank_all(engine: EdgeShard, ranking: RankRequest, limit: int) -> list[RankedPoint]:
+    """Rank the reviews of all restaurants, the query's own included."""
+    from qdrant_edge import Filter, QueryRequest
+
+    category: list[Any] = [] if ranking.scope.category is None else [_category(ranking.scope.category)]
+    points = engine.query(
+        QueryRequest(
+            limit=limit,
+            query=_query(ranking),
+            filter=Filter(must=category) if category else None,
+            with_payload=["restaurant"],
+        )
+    )
+    return [(_key(point), point.score, (point.payload or {}).get("restaurant", "")) for point in points]
+
+
+def _key(point: Any) -> int:
+    found: int = point.id.int
+    return found
+
+
+def query_request(ranking: RankRequest, query: Query, filters: dict[Any, Filter]) -> QueryRequest:
+    """Convert a ranking request to the engine's query request; requests of one scope share their filter."""
     from qdrant_edge import QueryRequest
 
-    return QueryRequest(
-        limit=ranking.limit,
-        query=_query(ranking),
-        filter=_filter(ranking),
-        with_payload=["review_id", "content", *(["restaurant_id"] if ranking.scope.others else [])],
-    )
+    key = ranking.scope, ranking.points
+    if key not in filters:
+        filters[key] = _filter(ranking)
+    return QueryRequest(limit=ranking.limit, query=query, filter=filters[key], with_payload=False)
 
 
 def _query(ranking: RankRequest) -> Query:
@@ -272,15 +357,24 @@ def _filter(ranking: RankRequest) -> Filter:
     restaurant = FieldCondition("restaurant", match=MatchValue(str(scope.restaurant_id)))
     (must_not if scope.others else must).append(restaurant)
     if scope.category is not None:
-        must.append(FieldCondition("category", match=MatchValue(str(scope.category))))
+        must.append(_category(scope.category))
     if ranking.points:
-        must.append(HasIdCondition({UUID(point) for point in ranking.points}))
+        points: set[Any] = {UUID(int=cast("int", point)) for point in ranking.points}
+        must.append(HasIdCondition(points))
     return Filter(must=must, must_not=must_not)
 
 
-def to_candidate(point: ScoredPoint) -> Candidate:
-    """Convert a scored point to a candidate."""
-    payload = point.payload or {}
-    return Candidate(
-        str(point.id), payload["review_id"], payload["content"], point.score, payload.get("restaurant_id")
-    )
+def _category(category: ItemId) -> FieldCondition:
+    from qdrant_edge import FieldCondition, MatchValue
+
+    return FieldCondition("category", match=MatchValue(str(category)))
+
+
+def to_candidate(point: Hashable, payload: Mapping[str, Any]) -> Candidate | None:
+    """Convert a point to a candidate without a score; None if it holds no review."""
+    content: Any = payload.get("content")
+    review_id: Any = payload.get("review_id")
+    restaurant_id: Any = payload.get("restaurant_id")
+    if type(content) is not str or type(review_id) not in _ID_TYPES or type(restaurant_id) not in _ID_TYPES:
+        return None
+    return Candidate(point, review_id, content, 0.0, restaurant_id)

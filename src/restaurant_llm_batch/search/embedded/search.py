@@ -187,7 +187,7 @@ class EmbeddedSearch:
         shard = self._existing_shard()
         results: list[list[Hit]] = [[] for _ in queries]
         prepared = {i: one for i, query in enumerate(queries) if (one := self._prepare(query))}
-        for i, hits in zip(prepared, drive(run_hybrid([*prepared.values()]), shard.rank), strict=True):
+        for i, hits in zip(prepared, drive(run_hybrid([*prepared.values()]), shard.perform), strict=True):
             results[i] = hits
         return results
 

@@ -67,7 +67,7 @@ class QdrantCodec:
             must.append(_any_of(_match_conditions(self._category_field(), scope.category, layout)))
         must += [_any_of(_match_conditions(name, value, layout)) for name, value in self._where.items()]
         if ranking.points:
-            must.append(HasIdCondition(has_id=[_point_id(point) for point in ranking.points]))
+            must.append(HasIdCondition(has_id=[_point_id(str(point)) for point in ranking.points]))
         return Filter(must=must or None, must_not=restaurant if scope.others else None)
 
     def _category_field(self) -> str:

@@ -14,7 +14,7 @@ from ...protocols import Embedder, Embedding, SparseVector
 from ...steps import intercept
 from .._batch_embedding import BatchEmbedder
 from .._embedding_cache import QueryEmbeddingCache
-from .._fusion import PreparedQuery, RankRequest, run_hybrid
+from .._fusion import LoadRequest, PreparedQuery, RankRequest, run_hybrid
 from .._hybrid import Candidate, scope_of
 from .._indexing import (
     BadRows,
@@ -144,8 +144,9 @@ class Collection:
         return (yield from intercept(run_hybrid(queries), partial(self._rank, layout)))
 
     def _rank(
-        self, layout: IdLayout, rankings: list[RankRequest]
+        self, layout: IdLayout, rankings: list[RankRequest] | LoadRequest
     ) -> QdrantFlow[list[list[Candidate | None]]]:
+        assert not isinstance(rankings, LoadRequest), "all candidates are loaded with their ranking"
         requests = [self._codec.request(ranking, layout) for ranking in rankings]
         results = yield ClientCall("query_batch_points", {"requests": requests})
         found = [
