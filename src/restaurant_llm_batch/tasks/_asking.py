@@ -130,8 +130,3 @@ def is_server_fault(error: Exception) -> bool:
         and error.status is not None
         and error.status >= 500
     )
-
-
-def may_be_poison(error: Exception) -> bool:
-    """Tell whether one text may have failed a call with many, so that the others are worth another call."""
-    return is_refusal(error) or is_server_fault(error)
