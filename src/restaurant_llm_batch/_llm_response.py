@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from math import isfinite
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +67,43 @@ class LLMResponse:
     rate_limit: RateLimitInfo | None = field(default=None, compare=False, repr=False)
 
 
-def is_valid_reply(reply: LLMResponse) -> bool:
-    """Tell whether a backend filled a reply's fields with values of the right types."""
-    fields: tuple[object, ...] = (
-        reply.text,
-        reply.prompt_tokens,
-        reply.completion_tokens,
-        reply.cached_tokens,
-    )
-    text, prompt, completion, cached = fields  # spelled out: a generator expression takes ten times as long
-    return (
+def valid_reply(reply: LLMResponse) -> LLMResponse | None:
+    """
+    Return a backend's reply with whole numbers of tokens, or None if it has no text.
+
+    Some services report 3000.0 or "3000"; what is no number of at least 0 is unknown, which is 0.
+    """
+    text: object = reply.text
+    prompt, completion, cached = reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens
+    # Spelled out: a generator expression takes ten times as long.
+    if (
         isinstance(text, str)
-        and isinstance(prompt, int)
-        and isinstance(completion, int)
-        and isinstance(cached, int)
+        and type(prompt) is int
+        and type(completion) is int
+        and type(cached) is int
+        and prompt >= 0
+        and completion >= 0
+        and cached >= 0
+    ):
+        return reply
+    if not isinstance(text, str):
+        return None
+    return replace(
+        reply,
+        prompt_tokens=token_count(prompt),
+        completion_tokens=token_count(completion),
+        cached_tokens=token_count(cached),
     )
+
+
+MAX_TOKEN_COUNT = 10**9
+"""A larger number of tokens of one call is not believed."""
+
+
+def token_count(value: object) -> int:
+    """Return a number of tokens as a service reports it: as an integer, a float or a text; 0 if it is unknown."""
+    try:
+        number = float(value) if isinstance(value, (int, float, str)) and not isinstance(value, bool) else 0.0
+    except (ValueError, OverflowError):
+        return 0
+    return int(number) if isfinite(number) and 0 <= number <= MAX_TOKEN_COUNT else 0

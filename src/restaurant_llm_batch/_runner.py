@@ -165,6 +165,7 @@ class BatchRunner:
             time_limits=time_limits,
             stop=stop,
             prices=dict(prices or {}),
+            estimates_usage=getattr(llm, "calls_model", True),
             observers=_observers(observers),
         )
         self._resources = RunnerResources(

@@ -6,7 +6,7 @@ BatchError
 ├── RunStopped                        the run stopped before this item was finished
 ├── DeadlineExceeded                  a time limit passed: the item's, or that of a call that cannot be interrupted
 ├── StoreError                        the store cannot be read or written
-├── BackendError                      .backend, .status; __cause__ is the SDK's own error
+├── BackendError                      .backend, .status, .code, .reply; __cause__ is the SDK's own error
 │   ├── TransientBackendError         worth another attempt; .retry_after in seconds, or None
 │   │   └── RateLimited               the service refused the call; does not count as an attempt
 │   ├── PromptTooLong                 shrink or split the prompt, then ask again
@@ -24,6 +24,7 @@ All errors can be pickled, and none of them ever holds an API key.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -61,6 +62,11 @@ class StoreError(BatchError):
     """The store cannot be read or written; the message names the file and says what to do."""
 
 
+_QUOTED = re.compile(r"(?<!\w)(?:'[^']*'|\"[^\"]*\"|`[^`]*`|“[^”]*”)")
+_WITH_DIGIT = re.compile(r"\S*\d\S*")
+_SKELETON_LENGTH = 160
+
+
 class BackendError(BatchError):
     """
     A search or LLM service failed.
@@ -68,12 +74,36 @@ class BackendError(BatchError):
     Attributes:
         backend: Name of the backend that raised the error, or "".
         status: HTTP status code, or None if there was no HTTP response.
+        code: The service's own code or type of the error, such as "model_not_found", or "".
+        reply: What the model had written when the call failed, with its tokens, which are paid for; or None.
     """
 
-    def __init__(self, message: str = "", *, backend: str = "", status: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        backend: str = "",
+        status: int | None = None,
+        code: str = "",
+        reply: LLMResponse | None = None,
+    ) -> None:
         super().__init__(message)
         self.backend = backend
         self.status = status
+        self.code = code
+        self.reply = reply
+
+    @property
+    def signature(self) -> tuple[str, str, int | None, str, str]:
+        """
+        What two errors with the same cause have in common: class, backend, status, code and reason.
+
+        The reason is the message without quoted text and without words that contain a digit, because numbers, names
+        and request ids differ from call to call.
+        """
+        text = _WITH_DIGIT.sub("#", _QUOTED.sub("#", str(self)[:1000].lower()))
+        reason = " ".join(text.split())[:_SKELETON_LENGTH]
+        return type(self).__name__, self.backend, self.status, self.code, reason
 
 
 class TransientBackendError(BackendError):
@@ -82,6 +112,8 @@ class TransientBackendError(BackendError):
 
     Attributes:
         retry_after: Minimum seconds to wait before the next attempt, as requested by the service; or None.
+        local_shortage: Whether this process or machine lacked something, such as file descriptors. The request was
+            not sent, so the service is not at fault; fewer calls in flight will help.
     """
 
     def __init__(
@@ -89,16 +121,22 @@ class TransientBackendError(BackendError):
         message: str = "",
         *,
         retry_after: float | None = None,
+        local_shortage: bool = False,
         backend: str = "",
         status: int | None = None,
+        code: str = "",
+        reply: LLMResponse | None = None,
     ) -> None:
-        super().__init__(message, backend=backend, status=status)
+        super().__init__(message, backend=backend, status=status, code=code, reply=reply)
         self.retry_after = retry_after
+        self.local_shortage = local_shortage
 
 
 class RateLimited(TransientBackendError):
     """
-    The service refused the call for now (HTTP 429). The call was not processed, so no attempt is used up.
+    The service refused the call for now: 429, or any status if it says that it is busy or overloaded.
+
+    The call was not processed, so no attempt is used up.
 
     Attributes:
         rate_limit: Rate-limit status that the service reported with the refusal, or None.
@@ -112,8 +150,9 @@ class RateLimited(TransientBackendError):
         retry_after: float | None = None,
         backend: str = "",
         status: int | None = None,
+        code: str = "",
     ) -> None:
-        super().__init__(message, retry_after=retry_after, backend=backend, status=status)
+        super().__init__(message, retry_after=retry_after, backend=backend, status=status, code=code)
         self.rate_limit = rate_limit
 
 
@@ -122,11 +161,29 @@ class PromptTooLong(BackendError):
 
 
 class PermanentBackendError(BackendError):
-    """A failure that a retry cannot fix: HTTP 400, 404, 422 and similar."""
+    """
+    A failure that a retry cannot fix: HTTP 400, 403, 404, 422 and similar.
+
+    Attributes:
+        refused_fields: Fields of the request that the service says it does not support.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        refused_fields: tuple[str, ...] = (),
+        backend: str = "",
+        status: int | None = None,
+        code: str = "",
+        reply: LLMResponse | None = None,
+    ) -> None:
+        super().__init__(message, backend=backend, status=status, code=code, reply=reply)
+        self.refused_fields = refused_fields
 
 
 class ContentRefused(PermanentBackendError):
-    """A content filter of the service rejected the prompt, or cut the reply off."""
+    """A content filter of the service rejected the prompt, or cut the reply off; `reply` has what was written."""
 
 
 class SubmissionUnknown(PermanentBackendError):
@@ -134,7 +191,7 @@ class SubmissionUnknown(PermanentBackendError):
 
 
 class AuthenticationFailed(PermanentBackendError):
-    """The service rejects the API key (HTTP 401, 403); the run stops."""
+    """The service rejects the API key (HTTP 401); the run stops."""
 
 
 class QuotaExhausted(PermanentBackendError):

@@ -92,7 +92,7 @@ class RunStats:
         calls: Number of backend calls by stage ("search", "llm"; "tokens" if a service counts them), retries
             included; a search that answers several queries in one round trip counts once for each query.
         retries: Number of calls made again after a transient error.
-        rate_limited: Number of calls that the service refused (HTTP 429).
+        rate_limited: Number of calls that the service refused (HTTP 429, "busy", "overloaded").
         cache_hits: Number of replies taken from the store, without a call.
         prompt_tokens: Tokens read by the model, as far as the service reports them.
         completion_tokens: Tokens written by the model, as far as the service reports them; unusable replies included.
@@ -101,7 +101,10 @@ class RunStats:
         peak_memory_mib: The process's peak resident memory so far, in MiB; None if it cannot be read.
         stopped_because: Why the run ended early, or None.
         limit_history: Changes of the adaptive limits, oldest first; empty without adaptive limits.
-        cost: Cost of the tokens, in the currency of the runner's prices; None without prices.
+        cost: Cost of the tokens, in the currency of the runner's prices; None without prices, and if the tokens or the
+            price of some call are unknown.
+        estimated_cost: The same, with estimates for the calls whose tokens the service did not report; None without
+            prices, and if a price is unknown. `StopConditions.max_cost` compares this.
     """
 
     wall_seconds: float = 0.0
@@ -119,6 +122,7 @@ class RunStats:
     stopped_because: str | None = None
     limit_history: tuple[LimitChange, ...] = field(default=(), repr=False)
     cost: float | None = None
+    estimated_cost: float | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -144,11 +144,12 @@ def test_a_finished_restaurant_is_on_disk_before_the_next_is_asked_about(
 
     class Looks(OfflineLLM):
         def complete(self, request: LLMRequest, /) -> LLMResponse:
-            seen.append(len(read(target)))
+            seen.append(len(read(tmp_path / "out.partial")))
             return super().complete(request)
 
     assert invoke("summarize", reviews, "--stage", "1", "-o", target, llm=Looks).exit_code == 0
     assert seen == [0, 1, 3]  # the restaurant without reviews needs no call
+    assert len(read(target)) == 4
 
 
 def test_only_the_wanted_restaurants_are_summarised(invoke: Invoke, reviews: Path, tmp_path: Path) -> None:

@@ -33,12 +33,31 @@ def test_a_wait_is_at_least_half_and_at_most_the_whole_of_the_backoff(
 
 
 @given(policies, jitters, st.floats(0, 10_000))
-def test_retry_after_is_a_floor(policy: RetryPolicy, jitter: float, retry_after: float) -> None:
+def test_retry_after_is_a_floor_and_wait_max_the_ceiling(
+    policy: RetryPolicy, jitter: float, retry_after: float
+) -> None:
     error = errors.RateLimited("429", retry_after=retry_after)
     wait = next_retry_delay(policy, error, AttemptCounts(0, 1), jitter)
     if policy.max_rate_limit_attempts > 1:
         assert wait is not None
-        assert wait >= retry_after
+        assert min(retry_after, 0.75 * policy.wait_max) <= wait <= policy.wait_max
+
+
+@pytest.mark.parametrize("retry_after", [-5.0, 0.0, float("nan"), float("inf"), 3600.0, 1e300])
+def test_an_odd_retry_after_neither_shortens_a_wait_nor_makes_it_endless(retry_after: float) -> None:
+    error = errors.TransientBackendError("503", retry_after=retry_after)
+    for jitter in (0.0, 0.5, 1.0):
+        wait = next_retry_delay(RetryPolicy(), error, AttemptCounts(1, 0), jitter)
+        assert wait is not None
+        assert 0.25 <= wait <= 30.0
+
+
+def test_a_call_that_was_not_processed_uses_up_no_attempt_whatever_its_error() -> None:
+    error = OSError("no descriptors")
+    assert (
+        next_retry_delay(RetryPolicy(attempts=1), error, AttemptCounts(0, 3), 0.5, refused=True) is not None
+    )
+    assert next_retry_delay(RetryPolicy(attempts=1), error, AttemptCounts(0, 20), 0.5, refused=True) is None
 
 
 def test_calls_that_were_told_the_same_time_do_not_return_together() -> None:

@@ -6,10 +6,12 @@ import logging
 from time import monotonic
 from typing import Any
 
+import anyio
 import pytest
 from tests.support.run_methods import each_strategy
 
 from restaurant_llm_batch import (
+    AnalyzeSentiment,
     BatchRunner,
     Limits,
     LLMRequest,
@@ -18,13 +20,20 @@ from restaurant_llm_batch import (
     RetryPolicy,
     StopConditions,
     Strategy,
+    TimeLimits,
     errors,
 )
 from restaurant_llm_batch._config.stopping import StopMonitor
+from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.steps import complete
 from restaurant_llm_batch.testing import FakeLLM
 
 REPLY = LLMResponse("yes", prompt_tokens=900, completion_tokens=100, model="m", cached_tokens=400)
+
+
+def no_estimate() -> tuple[int, int]:
+    """Fail: the reply reports its tokens."""
+    raise AssertionError("the tokens are known")
 
 
 def ask(item: int) -> Any:
@@ -93,19 +102,20 @@ def test_a_model_without_a_price_is_reported_once(caplog: pytest.LogCaptureFixtu
     with caplog.at_level(logging.WARNING):
         report = BatchRunner(llm=Answers(), prices={"other": Price(1.0, 1.0)}).run(ask, range(5))
 
-    assert report.stats.cost == 0.0
+    assert report.stats.cost is None  # not 0: it is not known
+    assert report.stats.estimated_cost is None
     (record,) = caplog.records
     assert "no price for the model 'm'" in record.message
 
 
 def test_a_model_is_priced_by_its_name_without_a_date() -> None:
     watch = StopMonitor(StopConditions(), {"gpt-5": Price(9.0, 9.0), "gpt-5-mini": Price(1.0, 1.0)})
-    watch.record_reply(LLMResponse("", prompt_tokens=10**6, model="gpt-5-mini-2025-08-07"))
+    watch.record_reply(LLMResponse("", prompt_tokens=10**6, model="gpt-5-mini-2025-08-07"), no_estimate)
     assert watch.cost == pytest.approx(1.0)
-    watch.record_reply(LLMResponse("", prompt_tokens=10**6, model="gpt-5-2025-08-07"))
+    watch.record_reply(LLMResponse("", prompt_tokens=10**6, model="gpt-5-2025-08-07"), no_estimate)
     assert watch.cost == pytest.approx(10.0)
-    watch.record_reply(LLMResponse("", prompt_tokens=10**6, model="gpt-5-nano"))
-    assert watch.cost == pytest.approx(10.0)
+    watch.record_reply(LLMResponse("", prompt_tokens=10**6, model="gpt-5-nano"), no_estimate)
+    assert watch.cost is None
 
 
 def test_a_cost_budget_does_not_take_an_unknown_model_for_free() -> None:
@@ -181,7 +191,7 @@ def test_an_answer_between_refusals_restarts_the_window() -> None:
     watch = StopMonitor(StopConditions(max_rate_limited_seconds=10), {})
     assert watch.record_rate_limited(0.0) is None
     assert watch.next_check_in(4.0) == 6.0
-    assert watch.record_reply(REPLY) is None
+    assert watch.record_reply(REPLY, no_estimate) is None
     assert watch.record_rate_limited(9.0) is None
     assert watch.record_rate_limited(18.0) is None
     assert watch.rate_limit_stop(19.0) is not None
@@ -206,3 +216,164 @@ def test_a_rule_out_of_bounds_is_named(rules: Any) -> None:
 def test_a_cost_budget_without_prices_says_what_to_write() -> None:
     with pytest.raises(errors.ConfigurationError, match="prices="):
         BatchRunner(llm=Answers(), stop=StopConditions(max_cost=1.0))
+
+
+class Quiet:
+    """A model that answers, and reports its tokens in its own way, or not at all."""
+
+    def __init__(self, *usage: Any) -> None:
+        self.usage = usage
+        self.calls = 0
+
+    def complete(self, request: LLMRequest) -> LLMResponse:
+        self.calls += 1
+        prompt, completion = self.usage
+        return LLMResponse("yes " * 500, prompt_tokens=prompt, completion_tokens=completion, model="m")
+
+
+def long_question(item: int) -> Any:
+    messages = ({"role": "user", "content": "맛있어요 " * 1000},)
+    return (yield from complete(LLMRequest("t", messages, inputs={"item": item}))).text
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [(None, None), (0, 0), (float("nan"), 5), (-1, -1), (3000, 0), (0, 900), (True, False), ("?", "")],
+)
+@pytest.mark.parametrize("stop", [StopConditions(max_cost=0.02), StopConditions(max_tokens=20_000)])
+def test_a_budget_holds_by_estimate_where_the_service_reports_no_tokens(
+    usage: Any, stop: StopConditions, caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Quiet(*usage)
+    report = BatchRunner(llm=model, prices={"": Price(1.0, 2.0)}, stop=stop).run(long_question, range(100))
+
+    assert 2 <= model.calls < 20
+    assert "(about " in str(report.stats.stopped_because)
+    assert report.stats.cost is None
+    assert report.stats.estimated_cost is not None
+    assert report.stats.estimated_cost > 0.002 * model.calls
+    assert len([record for record in caplog.records if "estimated" in record.message]) == 1
+
+
+@pytest.mark.parametrize("usage", [(3000, 1000), (3000.0, 1000.0), ("3000", "1000"), ("3e3", 1000.9)])
+def test_tokens_are_counted_however_the_service_spells_them(usage: Any) -> None:
+    report = BatchRunner(llm=Quiet(*usage), prices={"m": Price(1.0, 2.0)}).run(long_question, range(3))
+
+    assert (report.stats.prompt_tokens, report.stats.completion_tokens) == (9000, 3000)
+    assert report.stats.cost == report.stats.estimated_cost == pytest.approx(3 * 0.005)
+
+
+def test_the_offline_model_costs_nothing_and_says_so() -> None:
+    runner = BatchRunner(llm=OfflineLLM(), prices={"": Price(1.0, 2.0)}, stop=StopConditions(max_cost=0.0001))
+    report = runner.run(AnalyzeSentiment(), [{"restaurant_id": 1, "reviews": ["맛있어요"] * 50}])
+
+    assert report.results
+    assert report.stats.cost == report.stats.estimated_cost == 0.0
+
+
+def test_tokens_that_come_with_an_error_count() -> None:
+    class Failing:
+        def complete(self, request: LLMRequest) -> LLMResponse:
+            raise errors.OutputTruncated("cut off", reply=REPLY)
+
+    report = BatchRunner(llm=Failing(), prices={"": Price(1.0, 1.0)}).run(ask, [1, 2])
+
+    assert report.stats.prompt_tokens == 1800
+    assert report.stats.cost == pytest.approx(0.002)
+
+
+def test_a_call_cancelled_at_its_time_limit_has_read_its_prompt() -> None:
+    class Slow:
+        async def acomplete(self, request: LLMRequest) -> LLMResponse:
+            await anyio.sleep(60)
+            raise AssertionError("not reached")
+
+    runner = BatchRunner(
+        llm=Slow(),
+        strategy=Strategy.stage(4),
+        prices={"": Price(1.0, 1.0)},
+        time_limits=TimeLimits(call=0.05),
+        llm_retry=RetryPolicy(attempts=2, wait_initial=0.0),
+    )
+    report = runner.run(long_question, [1])
+
+    assert report.failures
+    assert report.stats.cost is None
+    assert report.stats.estimated_cost is not None
+    assert report.stats.estimated_cost > 2 * 0.001
+
+
+def refuse(*broken: Exception) -> FakeLLM:
+    """A model that answers the items whose error is None, and raises for the others, by the item's number."""
+    return FakeLLM(fault=lambda request, attempt: broken[request.inputs["item"] % len(broken)])
+
+
+@each_strategy
+@pytest.mark.parametrize(
+    "error",
+    [
+        errors.PermanentBackendError("HTTP 403: forbidden (request 7f3a21)", backend="vllm", status=403),
+        errors.PermanentBackendError("The model `x` does not exist", backend="openai", status=404),
+        errors.ContentRefused("flagged")
+        if hasattr(errors, "ContentRefused")
+        else errors.SubmissionUnknown("lost"),
+    ],
+)
+def test_the_same_permanent_error_in_a_row_stops_the_run_with_the_reason(
+    error: errors.BackendError, strategy: Strategy
+) -> None:
+    llm = refuse(error)
+    report = BatchRunner(llm=llm, strategy=strategy).run(ask, range(500))
+
+    assert not report.results
+    assert 20 <= llm.calls < 60
+    assert "20 items in a row ended with the same error" in str(report.stats.stopped_because)
+    assert str(error) in str(report.stats.stopped_because)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param([errors.PermanentBackendError("no")] * 19 + [None], id="one of twenty is answered"),
+        pytest.param(
+            [errors.PermanentBackendError("no", status=400), errors.PermanentBackendError("no", status=404)],
+            id="two errors in turn",
+        ),
+        pytest.param([errors.TransientBackendError("down")], id="an error that may pass"),
+        pytest.param([ValueError("not ours")], id="an error of the caller's own"),
+    ],
+)
+def test_other_errors_in_a_row_do_not_stop_the_run(broken: list[Exception]) -> None:
+    runner = BatchRunner(llm=refuse(*broken), llm_retry=RetryPolicy(attempts=1))
+    report = runner.run(ask, range(100))
+
+    assert report.stats.stopped_because is None
+    assert len(report.outcomes) == 100
+
+
+def test_how_many_of_the_same_error_stop_a_run_can_be_set() -> None:
+    error = errors.PermanentBackendError("no")
+    for limit, calls in ((3, 3), (None, 100)):
+        llm = refuse(error)
+        BatchRunner(llm=llm, stop=StopConditions(same_error_in_a_row=limit)).run(ask, range(100))
+        assert llm.calls == calls
+
+    with pytest.raises(errors.ConfigurationError, match=r"same_error_in_a_row must be a whole number"):
+        StopConditions(same_error_in_a_row=0)
+
+
+def test_numbers_and_ids_in_a_message_do_not_make_another_error_of_it() -> None:
+    class Forbidden:
+        calls = 0
+
+        def complete(self, request: LLMRequest) -> LLMResponse:
+            self.calls += 1
+            raise errors.PermanentBackendError(
+                f"Access denied, reference 0.{self.calls}ab at 12:00:{self.calls}"
+            )
+
+    llm = Forbidden()
+    report = BatchRunner(llm=llm).run(ask, range(100))
+
+    assert llm.calls == 20
+    assert report.stats.stopped_because is not None

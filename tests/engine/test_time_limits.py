@@ -156,7 +156,12 @@ def test_an_item_does_not_wait_for_a_try_that_would_come_too_late(strategy: Stra
             return self.complete(request)
 
     model = Down()
-    runner = BatchRunner(llm=model, strategy=strategy, time_limits=TimeLimits(item=55))
+    runner = BatchRunner(
+        llm=model,
+        strategy=strategy,
+        time_limits=TimeLimits(item=55),
+        llm_retry=RetryPolicy(wait_max=120),
+    )
     (failure,) = runner.run(lambda item: complete(take(0)), [1]).failures
 
     assert (type(failure.error), failure.stage, failure.attempts) == (errors.DeadlineExceeded, "llm", 1)

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from tests.support.local_server import chat
 
 from restaurant_llm_batch import LLMRequest, LLMResponse
+from restaurant_llm_batch._http.classify import service_error
 from restaurant_llm_batch._http.openai_api import chat_body, chat_error, read_chat
+from restaurant_llm_batch._http.retry_after import retry_after
 from restaurant_llm_batch._http.secrets import Secret, as_secret
-from restaurant_llm_batch._http.status import decode, encode, error_from_status, retry_after
+from restaurant_llm_batch._http.status import decode, encode
 from restaurant_llm_batch._http.types import HTTPResponse
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
@@ -72,11 +74,20 @@ def test_a_completion_becomes_a_reply() -> None:
     )
 
 
-@pytest.mark.parametrize("reason", ["length", "content_filter"])
-def test_the_finish_reason_is_passed_on(reason: str) -> None:
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("length", "length"),
+        ("MAX_TOKENS", "length"),
+        ("tool_calls", "tool_calls"),
+        (None, "stop"),
+        ("eos", "stop"),
+    ],
+)
+def test_the_finish_reason_is_passed_on(written: str | None, read: str) -> None:
     cut = chat("half")
-    cut["choices"][0]["finish_reason"] = reason
-    assert read_chat(cut, "vllm").finish_reason == reason
+    cut["choices"][0]["finish_reason"] = written
+    assert read_chat(cut, "vllm").finish_reason == read
 
 
 def test_a_refusal_is_a_reply_with_the_models_words() -> None:
@@ -99,9 +110,50 @@ def test_no_content_is_an_empty_text(message: Any) -> None:
     assert read_chat({"choices": [{"message": message, "finish_reason": "length"}]}, "x").text == ""
 
 
-@pytest.mark.parametrize("tokens", [None, -1, "7", 2.5, True])
-def test_a_count_that_is_none_is_zero(tokens: Any) -> None:
+NOT_A_COUNT = [
+    None,
+    0,
+    -1,
+    -2.0,
+    True,
+    "many",
+    "",
+    [],
+    {},
+    float("nan"),
+    float("inf"),
+    10**30,
+    "9" * 400,
+    "-3",
+]
+
+
+@pytest.mark.parametrize("tokens", NOT_A_COUNT, ids=repr)
+def test_a_count_that_is_none_is_unknown(tokens: Any) -> None:
     assert read_chat(chat("x", usage={"prompt_tokens": tokens}), "x").prompt_tokens == 0
+
+
+@pytest.mark.parametrize("tokens", [3000, 3000.0, "3000", " 3,000 ", "3000.0", 2999.5])
+def test_a_count_is_read_however_it_is_written(tokens: Any) -> None:
+    usage = {"prompt_tokens": tokens, "completion_tokens": tokens}
+    reply = read_chat(chat("x", usage=usage), "x")
+    assert (reply.prompt_tokens, reply.completion_tokens) == (3000, 3000)
+
+
+@pytest.mark.parametrize("usage", [None, [], "none", 7, {}])
+def test_no_usage_is_unknown(usage: Any) -> None:
+    reply = read_chat(chat("x", usage=usage), "x")
+    assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
+
+
+def test_what_one_count_lacks_the_total_has() -> None:
+    reply = read_chat(chat("x", usage={"total_tokens": 30, "completion_tokens": 10}), "x")
+    assert (reply.prompt_tokens, reply.completion_tokens) == (20, 10)
+
+
+def test_no_more_tokens_are_cached_than_were_read() -> None:
+    usage = {"prompt_tokens": 10, "prompt_tokens_details": {"cached_tokens": 9999}}
+    assert read_chat(chat("x", usage=usage), "x").cached_tokens == 10
 
 
 @pytest.mark.parametrize(
@@ -109,7 +161,11 @@ def test_a_count_that_is_none_is_zero(tokens: Any) -> None:
     [
         ({"object": "error", "code": 404, "message": "no such model"}, PermanentBackendError),
         ({"object": "error", "message": "odd"}, TransientBackendError),
-        ({"error": {"message": "busy", "code": 503}}, TransientBackendError),
+        ({"error": {"message": "busy", "code": 503}}, RateLimited),
+        ({"error": {"message": "failed", "code": 503}}, TransientBackendError),
+        ({"error": {"message": "no", "type": "invalid_request_error", "code": None}}, PermanentBackendError),
+        ({"error": {"message": "later", "type": "overloaded_error"}}, RateLimited),
+        ({"detail": "Internal failure"}, TransientBackendError),
         ({"error": "Unauthorized"}, TransientBackendError),
         ({"choices": []}, TransientBackendError),
         ({"choices": None}, TransientBackendError),
@@ -163,7 +219,7 @@ def openai_error(code: str | None, kind: str = "x", words: str = "words") -> dic
         (401, openai_error("invalid_api_key"), AuthenticationFailed),
         (401, {"error": "Unauthorized"}, AuthenticationFailed),
         (402, "", QuotaExhausted),
-        (403, openai_error("unsupported_country_region_territory"), AuthenticationFailed),
+        (403, openai_error("unsupported_country_region_territory"), PermanentBackendError),
         (404, openai_error(None, "NotFoundError"), PermanentBackendError),
         (408, "", TransientBackendError),
         (409, "", TransientBackendError),
@@ -178,7 +234,7 @@ def openai_error(code: str | None, kind: str = "x", words: str = "words") -> dic
         (429, openai_error(None, "insufficient_quota"), QuotaExhausted),
         (429, "", RateLimited),
         (500, "<html>", TransientBackendError),
-        (503, openai_error("server_is_overloaded", "service_unavailable_error"), TransientBackendError),
+        (503, openai_error("server_is_overloaded", "service_unavailable_error"), RateLimited),
     ],
 )
 def test_every_row_of_the_error_table(status: int, body: Any, kind: type[BackendError]) -> None:
@@ -210,13 +266,13 @@ def test_words_in_a_review_do_not_make_a_rate_limit() -> None:
 )
 def test_how_long_a_service_asks_us_to_wait(headers: dict[str, str], seconds: float | None) -> None:
     assert retry_after(headers) == seconds
-    error = error_from_status(429, "", "x", headers=headers)
+    error = service_error(429, "", "x", headers=headers)
     assert isinstance(error, RateLimited)
     assert error.retry_after == seconds
 
 
 def test_a_redirect_says_what_to_write() -> None:
-    error = error_from_status(307, "", "vllm", headers={"location": "https://new.example/v1"})
+    error = service_error(307, "", "vllm", headers={"location": "https://new.example/v1"})
     assert type(error) is PermanentBackendError
     assert "https://new.example/v1" in str(error)
 

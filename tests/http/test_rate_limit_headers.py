@@ -15,7 +15,8 @@ from tests.support.calling import MODES, ask
 from tests.support.local_server import LocalServer, Say, chat
 
 from restaurant_llm_batch import LLMResponse
-from restaurant_llm_batch._http.status import duration, read_rate_limits
+from restaurant_llm_batch._http.rate_limits import read_rate_limits
+from restaurant_llm_batch._http.retry_after import duration
 from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 from restaurant_llm_batch.backends import OpenAILLM, VLLMServerLLM
 from restaurant_llm_batch.errors import RateLimited, TransientBackendError

@@ -17,12 +17,13 @@ from typing import TypeAlias
 import anyio
 import pytest
 import trustme
-from tests.support.local_server import LocalServer, Say, Seen
+from tests.support.calling import ask
+from tests.support.local_server import LocalServer, Say, Seen, chat
 
 from restaurant_llm_batch._http.httpx import HttpxTransport
 from restaurant_llm_batch._http.types import HTTPResponse, Transport, TransportError
-from restaurant_llm_batch.backends import HTTPTransport, Timeout
-from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.backends import HTTPTransport, OpenAILLM, Timeout, VLLMServerLLM
+from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 
 Send: TypeAlias = Callable[..., HTTPResponse]
 
@@ -180,12 +181,14 @@ def test_a_connection_is_used_again() -> None:
 async def test_being_cancelled_closes_the_connection() -> None:
     transport = HTTPTransport()
     with LocalServer(lambda seen: Say(after=30)) as server:
-        with anyio.move_on_after(0.2) as scope:
-            await transport.asend("GET", server.url, {}, None, Timeout(20))
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(transport.asend, "GET", server.url, {}, None, Timeout(20))
+            while not server.seen:
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
         with anyio.fail_after(60):
             while not server.given_up:
                 await anyio.sleep(0.01)
-        assert scope.cancelled_caught
         assert (len(server.seen), server.given_up, server.in_flight) == (1, 1, 0)
         await transport.aclose()
 
@@ -259,6 +262,106 @@ def test_a_forked_child_makes_connections_of_its_own() -> None:
         _in_a_child(transport, server.url)
         assert server.connections == 2
     transport.close()
+
+
+LONG_HEADERS = {
+    "one of 9 kB": {"x-trace": "a" * 9_000},
+    "one of 90 kB": {"x-trace": "a" * 90_000},
+    "300 short ones": {f"x-{number}": "a" for number in range(300)},
+    "ten of 9 kB": {f"x-{number}": "a" * 9_000 for number in range(10)},
+}
+TOO_LONG_HEADERS = {
+    "one of 120 kB": {"x-trace": "a" * 120_000},
+    "fifteen of 9 kB": {f"x-{number}": "a" * 9_000 for number in range(15)},
+    "one of 1 MB": {"x-trace": "a" * 1_000_000},
+}
+
+
+@pytest.mark.parametrize("headers", LONG_HEADERS.values(), ids=LONG_HEADERS)
+def test_headers_up_to_the_bound_are_read(send: Send, headers: dict[str, str]) -> None:
+    with LocalServer(lambda seen: Say(b"fine", headers=headers)) as server:
+        answer = send(server.url)
+    assert answer.body == b"fine"
+    assert {name: answer.headers[name] for name in headers} == headers
+
+
+@pytest.mark.parametrize("headers", TOO_LONG_HEADERS.values(), ids=TOO_LONG_HEADERS)
+def test_longer_ones_are_an_answer_that_is_not_read(send: Send, headers: dict[str, str]) -> None:
+    with (
+        LocalServer(lambda seen: Say(b"fine", headers=headers)) as server,
+        pytest.raises(TransportError, match="102,400 bytes") as caught,
+    ):
+        send(server.url)
+    assert caught.value.unreadable
+    assert caught.value.request_may_have_been_sent
+
+
+@pytest.mark.parametrize("mode", ["blocking", "asyncio", "trio"])
+@pytest.mark.parametrize("make", [OpenAILLM, VLLMServerLLM])
+def test_an_answer_that_is_not_read_is_not_paid_for_again(make: type, mode: str) -> None:
+    headers = TOO_LONG_HEADERS["fifteen of 9 kB"] if mode == "asyncio" else TOO_LONG_HEADERS["one of 1 MB"]
+    with LocalServer(lambda seen: Say(chat("x"), headers=headers)) as server:
+        arguments = {"api_key": "none", "base_url": server.url, "model": "m"}
+        with pytest.raises(PermanentBackendError, match="headers"):
+            ask(make(**arguments), mode)
+
+
+_FEW_DESCRIPTORS = """
+import resource, sys
+import anyio
+from contextlib import contextmanager
+from tests.support.calling import MODES, REQUEST
+from restaurant_llm_batch.backends import OpenAILLM, VLLMServerLLM
+from restaurant_llm_batch.errors import TransientBackendError
+
+@contextmanager
+def no_descriptors():
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        yield
+    except TransientBackendError as error:
+        print(error.local_shortage)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+async def awaited(llm):
+    await llm.acomplete(REQUEST)  # opens everything but another connection
+    await llm.aclose()
+    with no_descriptors():
+        await llm.acomplete(REQUEST)
+
+for mode in MODES:
+    for llm in (OpenAILLM("m", base_url=sys.argv[1], api_key="none"), VLLMServerLLM(sys.argv[1], "m")):
+        if mode == "blocking":
+            llm.complete(REQUEST)
+            llm.close()
+            with no_descriptors():
+                llm.complete(REQUEST)
+        else:
+            anyio.run(awaited, llm, backend=mode)
+"""
+
+
+def test_a_lack_of_file_descriptors_is_told_from_a_fault_of_the_service() -> None:
+    with LocalServer(lambda seen: Say(chat("x"))) as server:
+        child = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", _FEW_DESCRIPTORS, server.url],
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+    assert (child.returncode, child.stdout.split()) == (0, ["True"] * 6), child.stderr
+    assert len(server.seen) == 6
+
+
+def test_where_nobody_listens_the_shortage_is_not_ours(send: Send) -> None:
+    with LocalServer(lambda seen: Say()) as server:
+        url = server.url
+    with pytest.raises(TransportError) as caught:
+        send(url)
+    assert not caught.value.local_shortage
 
 
 class TestTLS:

@@ -137,14 +137,50 @@ def test_an_integer_of_another_kind_is_an_integer() -> None:
     assert [(type(hit.restaurant_id), hit.restaurant_id) for hit in hits] == [(int, 0)]
 
 
-def test_an_error_of_the_engine_is_mapped_and_kept() -> None:
+def test_an_embedder_of_another_size_is_named_and_nothing_is_left_out_in_silence() -> None:
     class Liar(FlatEmbedder):
         size = 3
 
     search = EmbeddedSearch(embedder=Liar())
 
-    with pytest.raises(PermanentBackendError, match="dimension") as caught:
+    with pytest.raises(
+        PermanentBackendError, match="Liar returned a dense vector of dimension 2, expected 3"
+    ):
+        search.index_reviews([review(1, 1, "1 0 | 1"), review(1, 2, "1 0 | 1")])
+
+
+def test_an_error_of_the_engine_is_mapped_and_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(points: object) -> None:
+        raise RuntimeError("segment is locked")
+
+    search = EmbeddedSearch(embedder=FlatEmbedder())
+    search.index_reviews([review(1, 1, "1 0 | 1")])
+    monkeypatch.setattr("qdrant_edge.UpdateOperation.upsert_points", fail)
+
+    with pytest.raises(PermanentBackendError, match="the search engine failed: segment is locked") as caught:
         search.index_reviews([review(1, 1, "1 0 | 1")])
 
     assert caught.value.backend == "embedded"
     assert caught.value.__cause__ is not None
+
+
+def test_rows_that_are_no_reviews_are_left_out_and_named_if_the_caller_says_so() -> None:
+    rows: list[object] = [
+        review(1, 1, "맛있어요"),
+        None,
+        {"restaurant_id": 1, "id": 2, "content": None},
+        {"restaurant_id": float("nan"), "id": 3, "content": "a"},
+        {"restaurant_id": 1, "id": [4], "content": "a"},
+        review(1, 5, "친절해요"),
+    ]
+    search = EmbeddedSearch()
+
+    report = search.index_reviews(rows, batch_size=2, bad_rows="skip")  # type: ignore[arg-type]
+
+    assert (report.reviews, report.blank, report.failed) == (2, 0, 4)
+    assert [failure.position for failure in report.failures] == [1, 2, 3, 4]
+    assert "reviews[1] must be a Review or a mapping" in report.failures[0].reason
+    assert "reviews[4].id must be an integer" in report.failures[3].reason
+    assert search.count() == 2
+    with pytest.raises(ConfigurationError, match='bad_rows must be "refuse" or "skip"'):
+        search.index_reviews([], bad_rows="drop")  # type: ignore[arg-type]

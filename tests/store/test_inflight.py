@@ -17,7 +17,16 @@ from hypothesis import strategies as st
 from tests.support.examples import examples
 from tests.support.run_methods import each_strategy, strategy_name
 
-from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy, TimeLimits, errors
+from restaurant_llm_batch import (
+    BatchRunner,
+    Limits,
+    LLMRequest,
+    LLMResponse,
+    StopConditions,
+    Strategy,
+    TimeLimits,
+    errors,
+)
 from restaurant_llm_batch import cancellation as patience
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.events import CallStarted, Event
@@ -193,14 +202,20 @@ async def test_a_call_is_ended_when_the_last_one_who_waits_has_left(
 @pytest.mark.anyio
 async def test_a_follower_on_another_loop_keeps_a_call_alive(tmp_path: Path) -> None:
     model = Model(0.3)
-    runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db")
+    store = Store(tmp_path / "run.db")
+    runner = BatchRunner(llm=model, strategy=AWAITED, store=store)
     found: list[Any] = []
     other = threading.Thread(target=lambda: found.append(runner.run(ask, ["a"])))
-    with anyio.move_on_after(0.15):
-        async with anyio.create_task_group() as tasks:
-            tasks.start_soon(runner.arun, ask, ["a"])
-            await anyio.sleep(0.05)
-            other.start()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(runner.arun, ask, ["a"])
+        while not model.asked:
+            await anyio.sleep(0.001)
+        (question,) = store.in_flight._open.values()
+        call: Any = question._call
+        other.start()
+        while not call.cancel_scope.shield:
+            await anyio.sleep(0.001)
+        tasks.cancel_scope.cancel()
     await anyio.to_thread.run_sync(other.join)
 
     assert found[0].results == ["answer to a"]
@@ -455,7 +470,8 @@ def test_thousands_who_ask_what_always_fails_do_not_hold_each_other_up(tmp_path:
 
     model = Refusing()
     limits = Limits(open_items=2000)
-    runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db", limits=limits)
+    stop = StopConditions(same_error_in_a_row=None)
+    runner = BatchRunner(llm=model, strategy=AWAITED, store=tmp_path / "run.db", limits=limits, stop=stop)
     looks = 0
     store = runner._store
     assert store is not None

@@ -254,7 +254,7 @@ def test_each_is_reported_once_even_when_another_fails_to_listen(
 async def test_all_that_an_event_loop_ever_does_is_a_short_read(
     store: Store, nothing_blocks: BlockBuster
 ) -> None:
-    for name in ("Connection.execute", "Cursor.fetchone"):
+    for name in ("Connection.execute", "Cursor.execute", "Cursor.fetchone"):
         nothing_blocks.functions[f"sqlite3.{name}"].can_block_in("_store/store.py", {"_read"})
     home = EventLoopMailbox()
     told: list[Exception | None] = []

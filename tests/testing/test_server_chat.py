@@ -29,6 +29,7 @@ from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,
     ConfigurationError,
+    ContentRefused,
     PermanentBackendError,
     PromptTooLong,
     QuotaExhausted,
@@ -48,10 +49,10 @@ SCHEMA = {
 }
 ERRORS: list[tuple[FaultKind, type[BackendError], int]] = [
     ("rate_limited", RateLimited, 429),
-    ("unavailable", TransientBackendError, 503),
+    ("unavailable", RateLimited, 503),
     ("insufficient_quota", QuotaExhausted, 429),
     ("unauthorized", AuthenticationFailed, 401),
-    ("forbidden", AuthenticationFailed, 403),
+    ("forbidden", PermanentBackendError, 403),
     ("bad_request", PermanentBackendError, 400),
     ("context_length_exceeded", PromptTooLong, 400),
     ("server_error", TransientBackendError, 500),
@@ -65,7 +66,6 @@ ERRORS: list[tuple[FaultKind, type[BackendError], int]] = [
 ]
 REASONS: list[tuple[FaultKind, str]] = [
     ("truncated", "length"),
-    ("content_filter", "content_filter"),
     ("refusal", "refusal"),
     ("malformed", "stop"),
     ("prose", "stop"),
@@ -157,6 +157,16 @@ def test_a_bad_answer_is_an_answer_and_was_paid(model: Model, kind: FaultKind, r
     assert dict(counts.faults) == {kind: 1}
 
 
+def test_a_content_filter_refuses_and_was_paid(model: Model) -> None:
+    with FaultServer(Faults(probabilities={"content_filter": 1.0})) as server:
+        (error,) = ask(model(server), "맛은?")
+        counts = server.counts
+
+    assert isinstance(error, ContentRefused)
+    assert error.reply is not None
+    assert (counts.answered, counts.completion_tokens) == (1, error.reply.completion_tokens)
+
+
 def test_reviews_that_are_left_out_are_asked_about_again() -> None:
     def plan(asked: ChatRequest) -> FaultKind | None:
         return "missing_ids" if len(asked.numbers) == 4 else None
@@ -191,7 +201,7 @@ async def busy(llm: Any, server: FaultServer, calls: int) -> AsyncIterator[None]
         (Faults(limit=3, latency=30), RateLimited, None),
         (Faults(limit=3, latency=30, retry_after=0.25), RateLimited, 0.25),
         (Faults(limit=3, latency=30, retry_after="exact"), RateLimited, 30),
-        (Faults(limit=3, latency=30, refusal=503), TransientBackendError, None),
+        (Faults(limit=3, latency=30, refusal=503), RateLimited, None),
     ],
 )
 async def test_what_is_above_the_limit_is_refused(

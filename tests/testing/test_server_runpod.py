@@ -20,17 +20,16 @@ from restaurant_llm_batch.errors import (
     QuotaExhausted,
     RateLimited,
     SubmissionUnknown,
-    TransientBackendError,
 )
 from restaurant_llm_batch.testing.server import FaultKind, Faults, FaultServer
 
 QUICK = PollingPolicy(wait_initial=0.01, multiplier=1.2, wait_max=0.05)
 SUBMISSIONS: list[tuple[FaultKind, type[BackendError], int]] = [
     ("rate_limited", RateLimited, 429),
-    ("unavailable", TransientBackendError, 503),
+    ("unavailable", RateLimited, 503),
     ("insufficient_quota", QuotaExhausted, 429),
     ("unauthorized", AuthenticationFailed, 401),
-    ("forbidden", AuthenticationFailed, 403),
+    ("forbidden", PermanentBackendError, 403),
     ("bad_request", PermanentBackendError, 400),
     ("error_as_success", PermanentBackendError, 200),
     ("server_error", SubmissionUnknown, 500),
@@ -42,7 +41,7 @@ SUBMISSIONS: list[tuple[FaultKind, type[BackendError], int]] = [
 ENDS: list[tuple[FaultKind, type[BackendError], str, str]] = [
     ("context_length_exceeded", PromptTooLong, "maximum context length", "FAILED"),
     ("job_fails", PermanentBackendError, "RuntimeError.*CUDA", "FAILED"),
-    ("job_fails_for_now", TransientBackendError, "503", "FAILED"),
+    ("job_fails_for_now", RateLimited, "503", "FAILED"),
     ("job_times_out", PermanentBackendError, "timed out", "TIMED_OUT"),
     ("job_is_cancelled", PermanentBackendError, "another client", "CANCELLED"),
     ("job_vanishes", PermanentBackendError, "no longer knows job", "VANISHED"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import inf, isfinite
 
 from .._llm_response import LLMResponse
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, PermanentBackendError
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -20,6 +20,7 @@ _EXAMPLES = {
     "max_rate_limited_seconds": 600,
     "max_tokens": 5_000_000,
     "max_cost": 10.0,
+    "same_error_in_a_row": 20,
 }
 
 _DATED = re.compile(r"[-@:]v?\d")
@@ -39,7 +40,11 @@ class StopConditions:
         error_rate_window: Number of latest attempts that `error_rate` is computed over; with fewer, it is not applied.
         max_rate_limited_seconds: Stop after this many seconds of nothing but 429 responses from the model.
         max_tokens: Stop when this many prompt and completion tokens were used, those of unusable replies included.
-        max_cost: Stop when this much was spent, in the currency of the prices.
+        max_cost: Stop when this much was spent, in the currency of the prices. Where a service does not report what a
+            call used, its tokens are estimated, here and for `max_tokens`; `RunStats.estimated_cost` is what was
+            compared.
+        same_error_in_a_row: Stop when this many items in a row ended with the same permanent error and the model
+            answered no call between them: an endpoint without access, a model that does not exist. None for never.
 
     Raises:
         ConfigurationError: If a number is out of its bounds.
@@ -50,6 +55,7 @@ class StopConditions:
     max_rate_limited_seconds: float | None = None
     max_tokens: int | None = None
     max_cost: float | None = None
+    same_error_in_a_row: int | None = 20
 
     def __post_init__(self) -> None:
         bounds = {
@@ -58,10 +64,11 @@ class StopConditions:
             "max_rate_limited_seconds": "a number of seconds above 0",
             "max_tokens": "a whole number of at least 1",
             "max_cost": "a number above 0",
+            "same_error_in_a_row": "a whole number of at least 1, or None",
         }
         for field in fields(self):
             value = getattr(self, field.name)
-            whole = field.name in ("error_rate_window", "max_tokens")
+            whole = field.name in ("error_rate_window", "max_tokens", "same_error_in_a_row")
             if value is None and field.name != "error_rate_window":
                 continue
             kinds = (int,) if whole else (int, float)
@@ -143,55 +150,126 @@ class Price:
 
     def of(self, reply: LLMResponse) -> float:
         """Return the cost of a reply."""
-        cached = reply.cached_tokens if self.cached is not None else 0
-        cost = (reply.prompt_tokens - cached) * self.prompt + reply.completion_tokens * self.completion
+        return self.of_tokens(reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens)
+
+    def of_tokens(self, prompt: int, completion: int, cached: int = 0) -> float:
+        """Return the cost of so many prompt tokens, `cached` of them from the cache, and completion tokens."""
+        cached = cached if self.cached is not None else 0
+        cost = (prompt - cached) * self.prompt + completion * self.completion
         return (cost + cached * (self.cached or 0.0)) / 1_000_000
+
+
+TokenEstimate = Callable[[], tuple[int, int]]
+"""Returns the estimated prompt tokens and completion tokens of a call; called only if the service reports none."""
 
 
 class StopMonitor:
     """
-    Applies the stop conditions to one run. The methods that record a call's result return a reason to stop, or None.
+    Applies the stop conditions to one run. The methods that record something return a reason to stop, or None.
 
     Args:
         conditions: The conditions.
         prices: Prices by the model name in the replies, with or without its date; "" prices all other models.
+        estimates: Whether a call without reported tokens used some; false for a backend that calls no model.
 
     Attributes:
-        needed: Whether there is a condition or a price.
-        cost: The cost so far; None without prices.
+        needed: Whether there is a condition or a price that calls are counted for.
+        cost: The cost of the reported tokens so far; None without prices, and from the first call on whose price or
+            tokens are unknown.
+        estimated_cost: The cost with the tokens estimated that the service did not report; None without prices, and
+            if a price is unknown.
     """
 
-    def __init__(self, conditions: StopConditions, prices: Mapping[str, Price]) -> None:
-        self.needed: bool = bool(prices) or conditions != StopConditions(
-            error_rate_window=conditions.error_rate_window
+    def __init__(
+        self, conditions: StopConditions, prices: Mapping[str, Price], estimates: bool = True
+    ) -> None:
+        self.needed: bool = bool(prices) or any(
+            value is not None
+            for value in (
+                conditions.error_rate,
+                conditions.max_rate_limited_seconds,
+                conditions.max_tokens,
+                conditions.max_cost,
+            )
         )
         self.cost: float | None = 0.0 if prices else None
+        self.estimated_cost: float | None = self.cost
         self._conditions = conditions
         self._prices = dict(prices)
+        self._unpriced: set[str] = set()
+        self._estimates = estimates
+        self._estimated = False
         self._tokens = 0
         self._failed: deque[bool] = deque(maxlen=conditions.error_rate_window)
         self._rate_limited_since: float | None = None
+        self._same_error: tuple[object, ...] | None = None
+        self._same_error_items = 0
+        self._replies_before = 0
+        self._latest_model = ""
 
-    def record_reply(self, reply: LLMResponse) -> str | None:
-        """Record a reply."""
+    def record_reply(self, reply: LLMResponse, estimate: TokenEstimate) -> str | None:
+        """Record a reply; `estimate` returns its tokens if the service does not report them."""
         self._rate_limited_since = None
         self._failed.append(False)
-        self._tokens += reply.prompt_tokens + reply.completion_tokens
+        return self.record_usage(reply, estimate)
+
+    def record_usage(self, reply: LLMResponse, estimate: TokenEstimate) -> str | None:
+        """Record the tokens of a reply, of a late one or of one that came with an error."""
+        prompt, completion = reply.prompt_tokens, reply.completion_tokens
+        known = bool(prompt and (completion or not reply.text)) or not self._estimates
+        if not known:
+            estimated = estimate()
+            prompt, completion = prompt or estimated[0], completion or estimated[1]
+            self._log_estimate(reply.model)
+        return self._record(reply.model, prompt, completion, reply.cached_tokens, known)
+
+    def record_cancelled(self, estimate: TokenEstimate) -> str | None:
+        """Record a call that was cancelled at the model when its time was up: it has read the prompt."""
+        if not self._estimates:
+            return None
+        # The price is that of the latest model that answered, which is the one asked in all but odd cases.
+        return self._record(self._latest_model, estimate()[0], 0, 0, known=False)
+
+    def _record(self, model: str, prompt: int, completion: int, cached: int, known: bool) -> str | None:
+        self._tokens += prompt + completion
+        self._latest_model = model
         conditions = self._conditions
-        if self.cost is not None:
-            price = self._price(reply.model)
+        if not known:
+            self.cost = None
+        if self._prices:
+            price = self._price(model)
             if price is None:
-                missing = f'there is no price for the model {reply.model!r}, and none for "", which prices all others'
+                missing = (
+                    f'there is no price for the model {model!r}, and none for "", which prices all others'
+                )
                 if conditions.max_cost is not None:
                     return f"{missing}; so max_cost={conditions.max_cost} cannot hold"
-                log.warning("%s: it counts as free", missing)
-                price = self._prices[reply.model] = Price(0.0, 0.0)
-            self.cost += price.of(reply)
+                if model not in self._unpriced:
+                    log.warning("%s: the run's cost is unknown", missing)
+                    self._unpriced.add(model)
+                self.cost = self.estimated_cost = None
+            else:
+                cost = price.of_tokens(prompt, completion, cached)
+                if self.cost is not None:
+                    self.cost += cost
+                if self.estimated_cost is not None:
+                    self.estimated_cost += cost
+        about = "about " if self._estimated else ""
         if conditions.max_tokens is not None and self._tokens >= conditions.max_tokens:
-            return f"max_tokens={conditions.max_tokens} is used up ({self._tokens} tokens)"
-        if conditions.max_cost is not None and self.cost is not None and self.cost >= conditions.max_cost:
-            return f"max_cost={conditions.max_cost} is spent ({self.cost:.4f})"
+            return f"max_tokens={conditions.max_tokens} is used up ({about}{self._tokens} tokens)"
+        spent = self.estimated_cost
+        if conditions.max_cost is not None and spent is not None and spent >= conditions.max_cost:
+            return f"max_cost={conditions.max_cost} is spent ({about}{spent:.4f})"
         return None
+
+    def _log_estimate(self, model: str) -> None:
+        if not self._estimated:
+            self._estimated = True
+            log.warning(
+                "the service of model %r does not report how many tokens its replies used: they are estimated, "
+                "and the run's exact cost is unknown",
+                model,
+            )
 
     def _price(self, model: str) -> Price | None:
         price = self._prices.get(model)
@@ -212,14 +290,37 @@ class StopMonitor:
             return None
         return f"{sum(self._failed)} of the latest {window} tries failed (error_rate={rate})"
 
+    def record_failed_item(self, error: Exception, stage: str, replies: int) -> str | None:
+        """
+        Record an item that failed.
+
+        Args:
+            error: Its error.
+            stage: The stage at which it failed.
+            replies: The model's replies in this run so far.
+        """
+        limit = self._conditions.same_error_in_a_row
+        if limit is None:
+            return None
+        if not isinstance(error, PermanentBackendError):
+            self._same_error = None
+            return None
+        kind = (*error.signature, stage)
+        if kind != self._same_error or replies != self._replies_before:
+            self._same_error, self._same_error_items, self._replies_before = kind, 0, replies
+        self._same_error_items += 1
+        if self._same_error_items < limit:
+            return None
+        return f"{limit} items in a row ended with the same error, and none was answered between: {error}"
+
     def record_rate_limited(self, now: float) -> str | None:
-        """Record a 429 response."""
+        """Record a refusal."""
         if self._rate_limited_since is None:
             self._rate_limited_since = now
         return self.rate_limit_stop(now)
 
     def rate_limit_stop(self, now: float) -> str | None:
-        """Return a reason to stop if there were only 429 responses for too long."""
+        """Return a reason to stop if there were only refusals for too long."""
         limit, since = self._conditions.max_rate_limited_seconds, self._rate_limited_since
         if limit is None or since is None or now - since < limit:
             return None

@@ -261,7 +261,7 @@ def in_thread(make_driver: Callable[[RunBridge], ThreadedDriver], threads: Daemo
     """Return a function that launches a run in a thread of its own."""
 
     def launch(bridge: RunBridge) -> None:
-        threads.submit(partial(host, bridge))
+        threads.start(partial(host, bridge))
 
     def host(bridge: RunBridge) -> None:
         failure: BaseException | None = None

@@ -9,23 +9,35 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from .._llm_response import LLMResponse
 from .._store.inflight import Callback, Follower, InFlightCall
-from .._store.journal import JobJournal, use_job_journal
+from .._store.journal import JobJournal, set_job_journal
 from .._store.keys import request_key
 from .._store.store import Store
 from ..errors import DeadlineExceeded
-from ..steps import Complete, intercept
+from ..steps import Complete
 from .call import Call
-from .frames import EngineFlow, EngineStep
+from .frames import EngineFlow
 from .items import RunItem
 from .memo import WaitForCallback
 from .plan import BackendMethod
 from .run import RunState, log
 
-CallModel = Callable[[Complete, RunItem, RunState], EngineFlow[LLMResponse]]
+
+class CallModel(Protocol):
+    """Calls the model for a step, with retries: by `method`, each attempt prepared by `prepare`."""
+
+    def __call__(
+        self,
+        step: Complete,
+        item: RunItem,
+        run: RunState,
+        method: BackendMethod,
+        prepare: Callable[[Call], object],
+        /,
+    ) -> EngineFlow[LLMResponse]: ...
 
 
 def complete_cached(
@@ -42,15 +54,30 @@ def complete_cached(
         store: The store.
     """
     key = request_key(run.fingerprint, step.request)
+    in_flight = store.in_flight
     while True:
-        # Join first, then look up: otherwise the leader could finish and leave between the two.
-        shared, leads = store.in_flight.join(key, run)
+        # An entry that ends between the lookup and the join has stored its reply, and changes the number of entries
+        # that have ended: then the leader looks again.
+        ended = in_flight.ended
+        if key not in in_flight:
+            found = store.get(key)
+            if found is not None:
+                return _found(found, key, step, item, run)
+        shared, leads = in_flight.join(key, run)
         if leads:
-            return (yield from _lead(shared, call_model, step, item, run, store, key))
+            looks_again = in_flight.ended != ended
+            return (yield from _lead(shared, call_model, step, item, run, store, key, looks_again))
         if run.stopped is not None:
             raise run.stop_error()
         if (yield from _follow(shared, item, run)):
-            return (yield from _lead(shared, call_model, step, item, run, store, key))
+            return (yield from _lead(shared, call_model, step, item, run, store, key, looks_again=True))
+
+
+def _found(found: LLMResponse, key: bytes, step: Complete, item: RunItem, run: RunState) -> LLMResponse:
+    run.recorder.record_cache_hit(item, step.request.task, found)
+    item.has_llm_reply = True
+    item.stored_replies.append((found, key))
+    return found
 
 
 def _lead(
@@ -61,17 +88,16 @@ def _lead(
     run: RunState,
     store: Store,
     key: bytes,
+    looks_again: bool,
 ) -> EngineFlow[LLMResponse]:
     try:
-        found = store.get(key)
-        if found is not None:
-            run.recorder.record_cache_hit(item, step.request.task, found)
-            item.has_llm_reply = True
-            item.stored_replies.append((found, key))
-            return found
+        if looks_again:
+            found = store.get(key)
+            if found is not None:
+                return _found(found, key, step, item, run)
         jobs = StoredJobJournal(store, key, run)
         shared.persist = partial(_keep, store, key, jobs)
-        reply = yield from _intercept_calls(call_model(step, item, run), shared, jobs)
+        reply = yield from call_model(step, item, run, _with_journal(run.plan.llm, jobs), shared.attach_call)
         # A truncated or declined reply is stored too: a later run must not pay for it, and for its repair, again.
         # If the item fails because of it, it is deleted again.
         item.stored_replies.append((reply, key))
@@ -114,6 +140,8 @@ class StoredJobJournal:
     The store holds the latest job of each request. It commits a moment after it was written to, so the latest job is
     remembered here too: a retry must not miss the job of the attempt before.
     """
+
+    __slots__ = ("_ended_job", "_free", "_job", "_key", "_run", "_store")
 
     def __init__(self, store: Store, key: bytes, run: RunState) -> None:
         self._store = store
@@ -177,30 +205,23 @@ class StoredJobJournal:
             log.warning("a job could not be recorded in the store, or not be deleted: %s", error)
 
 
-def _intercept_calls(
-    flow: EngineFlow[LLMResponse], shared: InFlightCall, journal: JobJournal
-) -> EngineFlow[LLMResponse]:
-    """Attach every call of a flow to the item that runs share, and have the backend record its jobs in a journal."""
-
-    def handle(step: EngineStep) -> EngineFlow[Any]:
-        if type(step) is Call:
-            step.spec = step.spec._replace(method=_with_journal(step.spec.method, journal))
-            shared.attach_call(step)
-        return (yield step)
-
-    return intercept(flow, handle)
-
-
 def _with_journal(method: BackendMethod, journal: JobJournal) -> BackendMethod:
+    """Return a method that calls another one with `journal` as the current job journal."""
     call = method.method
 
     async def awaited(argument: Any) -> Any:
-        with use_job_journal(journal):
+        reset = set_job_journal(journal)
+        try:
             return await call(argument)
+        finally:
+            reset()
 
     def blocking(argument: Any) -> Any:
-        with use_job_journal(journal):
+        reset = set_job_journal(journal)
+        try:
             return call(argument)
+        finally:
+            reset()
 
     return BackendMethod(awaited if method.is_async else blocking, method.is_async)
 

@@ -32,6 +32,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from .._limits.aimd import CallResult
+from .._shortage import is_local_shortage
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
 from ..errors import RateLimited, TransientBackendError
@@ -195,6 +196,8 @@ class Call:
             status = error.rate_limit
             used_up = status is not None and status.is_insufficient_for(self.admission.tokens)
             self.outcome = "other" if used_up else "rate_limited"
+        elif is_local_shortage(error):
+            self.outcome = "rate_limited"  # fewer calls in flight are what helps
         elif isinstance(error, TransientBackendError):
             self.outcome = "transient_error"
 

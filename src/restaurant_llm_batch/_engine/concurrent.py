@@ -75,6 +75,7 @@ class ConcurrentDriver:
                     await self.mailbox.run_pending()
             finally:
                 self.scheduler.cancel()  # does nothing after a regular end; from here on nothing is started
+                self.mailbox.close()
                 tasks.cancel_scope.cancel()  # calls in flight after a cancellation, timers after a stop
         if self.scheduler.run.cancel_token.is_set():
             # A call may have been cancelled before this task was: then this must not return a report.

@@ -32,6 +32,7 @@ class RunItem:
         retried: Replies that needed more than one attempt, and the number of attempts.
         stored_replies: Replies that are in the store, and their keys.
         errors: The exceptions of its calls that failed, with stage and attempts.
+        shares_failure: Whether a call of another item failed for it too; see `once`.
     """
 
     index: int
@@ -44,6 +45,7 @@ class RunItem:
     retried: list[tuple[Any, int]] = field(default_factory=list)
     stored_replies: list[tuple[Any, bytes]] = field(default_factory=list)
     errors: list[tuple[BaseException, Stage, int]] = field(default_factory=list)
+    shares_failure: bool = False
 
 
 class ItemReader:

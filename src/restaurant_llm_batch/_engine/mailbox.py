@@ -126,6 +126,7 @@ class EventLoopMailbox:
         self._actions: deque[Action] = deque()
         self._pending = anyio.Event()
         self._notified = False
+        self._closed = False
         self._call_soon: Callable[[Action], object]
         self._closed_error: type[Exception] = RuntimeError  # asyncio's, if the loop is closed
         self._is_closed: Callable[[], bool]
@@ -140,7 +141,7 @@ class EventLoopMailbox:
             self._closed_error = trio.RunFinishedError
 
     def post(self, action: Action) -> bool:
-        """Run `action` on the loop: at once if called there. Return False if the loop is closed."""
+        """Run `action` on the loop: at once if called there. Return False if the mailbox or the loop is closed."""
         if self.is_here():
             action()
             return True
@@ -164,7 +165,9 @@ class EventLoopMailbox:
         return threading.get_ident() == self._ident
 
     def post_deferred(self, action: Action) -> bool:
-        """Run `action` on the loop, after the current action. Return False if the loop is closed."""
+        """Run `action` on the loop, after the current action. Return False if the mailbox or the loop is closed."""
+        if self._closed:
+            return False
         self._actions.append(action)
         if not self._notified:
             self._notified = True
@@ -184,6 +187,12 @@ class EventLoopMailbox:
         await self._pending.wait()
         self._pending = anyio.Event()
         self._notified = False
+        while self._actions:
+            self._actions.popleft()()
+
+    def close(self) -> None:
+        """Accept no more actions, and run those already posted, so that no slot and no thread is lost."""
+        self._closed = True
         while self._actions:
             self._actions.popleft()()
 

@@ -71,6 +71,12 @@ class BatchPacker:
         prompt = sum(count(message["content"]) for message in request.messages)
         return prompt + CHAT_TEMPLATE_OVERHEAD + request.max_tokens
 
+    def estimate_usage(self, request: LLMRequest, text: str) -> tuple[int, int]:
+        """Return the estimated tokens of a request's prompt and of a reply's text."""
+        count = estimate_tokens if self.blocking else self._count
+        prompt = sum(count(message["content"]) for message in request.messages)
+        return prompt + CHAT_TEMPLATE_OVERHEAD, count(text) if text else 0
+
     def observe(self, request: LLMRequest, reply: LLMResponse) -> None:
         """Pass a prompt and its true number of tokens to a counter that learns."""
         if self._observe is not None and reply.prompt_tokens:

@@ -8,13 +8,14 @@ a driver decides nothing.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from typing import Any, TypeVar, cast
 
 from .._config.retry import AttemptCounts, next_retry_delay
 from .._limits.concurrency import ConcurrencyLimiter
-from .._llm_response import LLMResponse, is_valid_reply
+from .._llm_response import LLMResponse, valid_reply
+from .._shortage import is_local_shortage
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
 from ..models import Hit, SearchQuery
 from ..outcomes import Stage
@@ -90,12 +91,18 @@ def _sleep(step: Sleep) -> EngineFlow[None]:
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
     if run.store is not None:
         return complete_cached(_call_model, step, item, run, run.store)
-    return _call_model(step, item, run)
+    return _call_model(step, item, run, run.plan.llm)
 
 
-def _call_model(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
-    spec = CallSpec(run.plan.llm, step.request, "llm", step.request.task)
-    return _call(spec, run.limiters.for_pool(step.limiter), item, run)
+def _call_model(
+    step: Complete,
+    item: RunItem,
+    run: RunState,
+    method: BackendMethod,
+    prepare: Callable[[Call], object] | None = None,
+) -> EngineFlow[LLMResponse]:
+    spec = CallSpec(method, step.request, "llm", step.request.task)
+    return _call(spec, run.limiters.for_pool(step.limiter), item, run, prepare)
 
 
 def _pack(step: Pack, item: RunItem, run: RunState) -> EngineFlow[list[list[PackedText]]]:
@@ -132,6 +139,7 @@ def _once(step: Once, item: RunItem, run: RunState) -> EngineFlow[Any]:
     if cell.error is not None:
         mine = clone_exception(cell.error)
         item.errors.append((mine, *cell.failure_site))
+        item.shares_failure = True
         raise mine
     return cell.value
 
@@ -215,9 +223,17 @@ def _make_call(
 
 
 def _call(
-    spec: CallSpec, limiters: tuple[ConcurrencyLimiter, ...], item: RunItem, run: RunState
+    spec: CallSpec,
+    limiters: tuple[ConcurrencyLimiter, ...],
+    item: RunItem,
+    run: RunState,
+    prepare: Callable[[Call], object] | None = None,
 ) -> EngineFlow[Any]:
-    """Make one call, with retries until it succeeds or the retry policy fails it. A backoff occupies no slot."""
+    """
+    Make one call, with retries until it succeeds or the retry policy fails it. A backoff occupies no slot.
+
+    Each attempt is passed to `prepare` before it is made.
+    """
     stage = spec.stage
     attempts = AttemptCounts()
     while True:
@@ -232,6 +248,8 @@ def _call(
             raise _timeout_error(item, stage, attempt - 1, run)
         position = run.queue_position(item, limiters) if stage == "llm" else item.sequence
         call = _make_call(spec, attempt, position, limiters, item, run)
+        if prepare is not None:
+            prepare(call)
         try:
             answer = yield call
         except RunStopped:
@@ -239,10 +257,12 @@ def _call(
         except Exception as error:
             run.stop_if_fatal(error)
             rate_limited = isinstance(error, RateLimited)
-            attempts = AttemptCounts(
-                attempts.failed + (not rate_limited), attempts.rate_limited + rate_limited
-            )
-            wait = next_retry_delay(run.retries[stage], error, attempts, run.random.random())
+            short = not rate_limited and is_local_shortage(error)
+            if short:
+                run.recorder.log_shortage(error)
+            refused = rate_limited or short
+            attempts = AttemptCounts(attempts.failed + (not refused), attempts.rate_limited + refused)
+            wait = next_retry_delay(run.retries[stage], error, attempts, run.random.random(), refused)
             if wait is None:
                 item.errors.append((error, stage, attempt))
                 raise
@@ -253,10 +273,11 @@ def _call(
         else:
             if attempt > 1:
                 item.retried.append((answer, attempt))
-            invalid = _validate_reply(stage, answer)
-            if invalid is not None:
-                item.errors.append((invalid, stage, attempt))
-                raise invalid
+            try:
+                answer = _valid_answer(stage, answer)
+            except TypeError as error:
+                item.errors.append((error, stage, attempt))
+                raise
             if stage == "llm":
                 item.has_llm_reply = True
                 if run.packer.observes:
@@ -271,22 +292,20 @@ def _timeout_error(item: RunItem, stage: Stage, attempts: int, run: RunState) ->
     return error
 
 
-def _validate_reply(stage: Stage, answer: Any) -> TypeError | None:
-    """Return an error if a backend returned a value that its protocol does not allow."""
+def _valid_answer(stage: Stage, answer: Any) -> Any:
+    """Return a backend's answer, with whole numbers of tokens; raise if its protocol does not allow it."""
     if stage == "llm":
-        is_response = isinstance(answer, LLMResponse)
-        valid = is_response and is_valid_reply(answer)
-        expected = (
-            "an LLMResponse with a text and whole numbers of tokens" if is_response else "an LLMResponse"
-        )
+        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
+        if reply is not None:
+            return reply
+        expected = "an LLMResponse with a text" if isinstance(answer, LLMResponse) else "an LLMResponse"
     elif stage == "tokens":
-        return None  # the packer's own
+        return answer  # the packer's own
+    elif isinstance(answer, Sequence) and (not answer or isinstance(answer[0], Hit)):
+        return answer
     else:
-        valid = isinstance(answer, Sequence) and (not answer or isinstance(answer[0], Hit))
         expected = "a sequence of Hits"
-    return (
-        None if valid else TypeError(f"the {stage} backend must return {expected}, got {str(answer)[:200]}")
-    )
+    raise TypeError(f"the {stage} backend must return {expected}, got {str(answer)[:200]}")
 
 
 def _gather(flows: tuple[EngineFlow[T], ...], concurrent: bool) -> EngineFlow[list[ResultOrError[T]]]:

@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Protocol
 
-from .._config.stopping import StopMonitor
+from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet
-from .._llm_response import LLMResponse, RateLimitInfo, is_valid_reply
+from .._llm_response import LLMResponse, RateLimitInfo, valid_reply
+from .._shortage import is_local_shortage
 from .._store.store import Store
 from ..errors import RateLimited, RunStopped
 from ..events import (
@@ -34,6 +36,7 @@ from ..protocols import Observer, Task
 from .call import Call
 from .items import RunItem, failure_stage
 from .mailbox import Clock
+from .packer import BatchPacker
 from .stats import RunCounters
 
 log = logging.getLogger("restaurant_llm_batch")
@@ -46,13 +49,24 @@ class RecordedRun(Protocol):
     task: Task[Any]
     now: Clock
     limiters: LimiterSet
+    packer: BatchPacker
     store: Store | None
     stop_monitor: StopMonitor
     started_at: float
     stopped: Exception | None
 
-    def check_stop_conditions(self, reply: LLMResponse | None, error: BaseException | None) -> None:
+    def check_stop_conditions(
+        self, reply: LLMResponse | None, error: BaseException | None, estimate: TokenEstimate, cancelled: bool
+    ) -> None:
         """Count an LLM call, and stop the run if it meets a stop condition."""
+        ...
+
+    def check_usage(self, reply: LLMResponse, estimate: TokenEstimate) -> None:
+        """Count the tokens of a reply, and stop the run if a budget is used up."""
+        ...
+
+    def check_failed_item(self, error: Exception, stage: str, replies: int) -> None:
+        """Count an item that failed, and stop the run if too many end with the same error."""
         ...
 
 
@@ -74,6 +88,7 @@ class RunRecorder:
         self.activity_count: int = 0
         self._run = run
         self._observers = tuple(observers)
+        self._shortage_logged = False
 
     @property
     def stats(self) -> RunStats:
@@ -81,7 +96,8 @@ class RunRecorder:
         run = self._run
         history = run.limiters.history(self.counters.started_at)
         reason = None if run.stopped is None else describe_stop(run.stopped)
-        return self.counters.stats(reason, history, run.stop_monitor.cost)
+        monitor = run.stop_monitor
+        return self.counters.stats(reason, history, monitor.cost, monitor.estimated_cost)
 
     def start(self, total: int | None) -> None:
         """Record that the run starts, with `total` items if that is known."""
@@ -112,17 +128,19 @@ class RunRecorder:
         """Record that a call has returned in time, or was abandoned with an error."""
         self.activity_count += 1
         run, spec = self._run, call.spec
-        reply = answer if isinstance(answer, LLMResponse) and is_valid_reply(answer) else None
+        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
         if reply is not None:
             self.counters.record_reply(reply)
         elif error is not None:
             self.counters.record_error(error)
+            self._record_tokens_of_error(call, error)
         if spec.stage == "llm":
             report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
             if report is not None or run.limiters.rate.active:
                 self._report_usage(call, reply, error, report)
-            if run.stop_monitor.needed:
-                run.check_stop_conditions(reply, error)
+            if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
+                cancelled = call.is_async and error is not None and error is call.timeout_error
+                run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
         if self._observers:
             now = run.now()
             seconds = now - call.started_at
@@ -140,12 +158,37 @@ class RunRecorder:
         ticket = call.admission.rate_ticket
         self._run.limiters.rate.record_usage(ticket, used, report, in_flight, self._run.now())
 
-    def record_late_reply(self, answer: Any) -> None:
+    def record_late_reply(self, call: Call, answer: Any) -> None:
         """Record a reply that arrived after its item had gone on; its tokens still count."""
-        if isinstance(answer, LLMResponse) and is_valid_reply(answer):
-            self.counters.record_reply(answer)
-            if self._run.stop_monitor.needed:
-                self._run.check_stop_conditions(answer, None)
+        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
+        if reply is not None:
+            self._record_tokens(call, reply)
+
+    def _record_tokens_of_error(self, call: Call, error: BaseException) -> None:
+        """Record the tokens of a call that failed, if the error says what it used."""
+        paid = getattr(error, "reply", None)
+        reply = valid_reply(paid) if isinstance(paid, LLMResponse) else None
+        if reply is not None:
+            self._record_tokens(call, reply)
+
+    def _record_tokens(self, call: Call, reply: LLMResponse) -> None:
+        self.counters.record_tokens(reply)
+        if self._run.stop_monitor.needed:
+            self._run.check_usage(reply, self._estimate(call, reply))
+
+    def _estimate(self, call: Call, reply: LLMResponse | None) -> TokenEstimate:
+        text = "" if reply is None else reply.text
+        return partial(self._run.packer.estimate_usage, call.spec.argument, text)
+
+    def log_shortage(self, error: Exception) -> None:
+        """Log, once, that this process lacks threads or descriptors."""
+        if not self._shortage_logged:
+            self._shortage_logged = True
+            log.warning(
+                "this process is short of file descriptors, threads or ports: calls wait and are made again, which "
+                "uses up no attempts; lower the limits, or allow it more (ulimit -n, ulimit -u): %s",
+                error,
+            )
 
     def record_cache_hit(self, item: RunItem, label: str, reply: LLMResponse) -> None:
         """Record a reply that was found in the store."""
@@ -182,6 +225,8 @@ class RunRecorder:
             if item.stored_replies:
                 self._discard(item, error)
             stage, attempts = failure_stage(item, error)
+            if not item.shares_failure:  # one call that failed for many items is one failure
+                self._run.check_failed_item(error, stage, self.counters.replies)
             outcome = Failure(item.item_id, error, stage, attempts, item.index)
         self.record_outcome(outcome)
         return outcome

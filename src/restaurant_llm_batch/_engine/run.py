@@ -16,7 +16,7 @@ from random import Random
 from typing import TYPE_CHECKING, Any
 
 from .._config.retry import RetryPolicy
-from .._config.stopping import Price, StopConditions, StopMonitor, TimeLimits
+from .._config.stopping import Price, StopConditions, StopMonitor, TimeLimits, TokenEstimate
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._llm_response import LLMResponse
@@ -62,6 +62,8 @@ class RunConfig:
         time_limits: How long calls, items and the run may take.
         stop: When a run stops by itself.
         prices: Prices by model name.
+        estimates_usage: Whether the tokens of a call are estimated if the backend reports none; not if it calls no
+            model.
         observers: Called with every event.
     """
 
@@ -75,6 +77,7 @@ class RunConfig:
     time_limits: TimeLimits = field(default_factory=TimeLimits)
     stop: StopConditions = field(default_factory=StopConditions)
     prices: Mapping[str, Price] = field(default_factory=dict)
+    estimates_usage: bool = True
     observers: Sequence[Observer] = ()
 
 
@@ -119,7 +122,7 @@ class RunState:
         self.input_exhausted = False
         self.current_frame: Any = None
         self.cancel_token: CancelToken = CancelToken()
-        self.stop_monitor: StopMonitor = StopMonitor(config.stop, config.prices)
+        self.stop_monitor: StopMonitor = StopMonitor(config.stop, config.prices, config.estimates_usage)
         self.recorder: RunRecorder = RunRecorder(self, config.observers)
         self._next_sequence = config.sequence
         self._latest_sequence = 0
@@ -160,14 +163,29 @@ class RunState:
         if reason is not None:
             self.stop(reason)
 
-    def check_stop_conditions(self, reply: LLMResponse | None, error: BaseException | None) -> None:
-        """Count an LLM call, and stop if it meets a stop condition."""
+    def check_stop_conditions(
+        self, reply: LLMResponse | None, error: BaseException | None, estimate: TokenEstimate, cancelled: bool
+    ) -> None:
+        """Count an LLM call, which may have been cancelled at the model; stop if it meets a stop condition."""
+        monitor = self.stop_monitor
         if reply is not None:
-            reason = self.stop_monitor.record_reply(reply)
+            reason = monitor.record_reply(reply, estimate)
         elif isinstance(error, RateLimited):
-            reason = self.stop_monitor.record_rate_limited(self.now())
+            reason = monitor.record_rate_limited(self.now())
         else:
-            reason = self.stop_monitor.record_failure()
+            reason = monitor.record_failure() or (monitor.record_cancelled(estimate) if cancelled else None)
+        if reason is not None:
+            self.stop(reason)
+
+    def check_usage(self, reply: LLMResponse, estimate: TokenEstimate) -> None:
+        """Count the tokens of a late reply, or of one that came with an error; stop if a budget is used up."""
+        reason = self.stop_monitor.record_usage(reply, estimate)
+        if reason is not None:
+            self.stop(reason)
+
+    def check_failed_item(self, error: Exception, stage: str, replies: int) -> None:
+        """Count an item that failed, and stop if too many in a row end with the same permanent error."""
+        reason = self.stop_monitor.record_failed_item(error, stage, replies)
         if reason is not None:
             self.stop(reason)
 

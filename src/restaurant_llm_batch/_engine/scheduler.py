@@ -167,7 +167,7 @@ class Scheduler:
             return
         if call.state is ABANDONED:
             # An abandoned blocking call returns late; its thread has released its slots.
-            self._recorder.record_late_reply(answer)
+            self._recorder.record_late_reply(call, answer)
             self._after_event()
             return
         call.state = RETURNED

@@ -26,6 +26,7 @@ class RunCounters:
         self.succeeded = self.failed = 0
         self.retries = 0
         self.cache_hits = 0
+        self.replies = 0
         self._calls: Counter[str] = Counter()
         self._rate_limited = 0
         self._prompt_tokens = 0
@@ -53,13 +54,18 @@ class RunCounters:
         return self._in_flight[stage]
 
     def record_reply(self, reply: LLMResponse) -> None:
-        """Add the tokens of a reply."""
+        """Count a reply, and add its tokens."""
+        self.replies += 1
+        self.record_tokens(reply)
+
+    def record_tokens(self, reply: LLMResponse) -> None:
+        """Add the tokens of a reply that came late, or with an error."""
         self._prompt_tokens += reply.prompt_tokens
         self._completion_tokens += reply.completion_tokens
         self._cached_tokens += reply.cached_tokens
 
     def record_error(self, error: BaseException) -> None:
-        """Count the exception of a call, if it is a 429."""
+        """Count the exception of a call, if it is a refusal."""
         self._rate_limited += isinstance(error, RateLimited)
 
     def stats(
@@ -67,6 +73,7 @@ class RunCounters:
         stopped_because: str | None,
         limit_history: tuple[LimitChange, ...] = (),
         cost: float | None = None,
+        estimated_cost: float | None = None,
     ) -> RunStats:
         """Return the statistics so far."""
         with self._lock:
@@ -87,6 +94,7 @@ class RunCounters:
             stopped_because=stopped_because,
             limit_history=limit_history,
             cost=cost,
+            estimated_cost=estimated_cost,
         )
 
 

@@ -22,7 +22,31 @@ from .threads import DaemonThreadPool
 
 def start_in_thread(call: Call, scheduler: Scheduler, mailbox: Mailbox, threads: DaemonThreadPool) -> None:
     """Make a blocking call in a worker thread, and report its end to the scheduler in the mailbox."""
-    scheduler.on_call_started(call)
+
+    def on_reserved() -> bool:
+        # In a worker thread, because at first there was none for the call.
+        return mailbox.post_deferred(partial(_start_in_reserved, call, scheduler, mailbox, threads))
+
+    try:
+        if not threads.reserve(on_reserved):
+            return  # the call stays queued
+    except RuntimeError as error:  # the system starts no thread at all, or the runner is being closed
+        scheduler.on_call_started(call)
+        call.release()
+        scheduler.on_call_finished(call, None, error)
+        return
+    _start_in_reserved(call, scheduler, mailbox, threads)
+
+
+def _start_in_reserved(call: Call, scheduler: Scheduler, mailbox: Mailbox, threads: DaemonThreadPool) -> None:
+    if call.done:  # its item's time was up, or the run has stopped, while it waited for a thread
+        threads.cancel_reservation()
+        return
+    try:
+        scheduler.on_call_started(call)
+    except BaseException:
+        threads.cancel_reservation()
+        raise
     token = call.cancel_token = CancelToken()
     remove_callback = scheduler.run.cancel_token.add_callback(call.cancel_if_unshared)
 
@@ -35,12 +59,7 @@ def start_in_thread(call: Call, scheduler: Scheduler, mailbox: Mailbox, threads:
             remove_callback()
             call.release()  # here, not in the mailbox: a cancelled run does not read it
 
-    try:
-        threads.submit(partial(copy_context().run, work))
-    except RuntimeError as error:  # the system has no more threads, or the runner is being closed
-        remove_callback()
-        call.release()
-        scheduler.on_call_finished(call, None, error)
+    threads.submit(partial(copy_context().run, work))
 
 
 class ThreadedDriver:

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import ssl
-from typing import NamedTuple
-from urllib.request import getproxies, proxy_bypass
+from inspect import signature
+from typing import Any, NamedTuple
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 from anyio import CancelScope
 from yarl import URL
 
+from .._shortage import is_local_shortage
+from ..errors import ConfigurationError
 from .client_lifetime import EventLoopLocal, UsageCounter
-from .types import Headers, HTTPResponse, Timeout, TransportError, system_trust
+from .proxies import ProxySelector
+from .types import (
+    MAX_HEADER_BYTES,
+    Headers,
+    HTTPResponse,
+    Timeout,
+    TransportError,
+    header_size,
+    headers_too_long,
+    system_trust,
+)
+
+_MORE_HEADERS: dict[str, Any] = (
+    {"max_headers": 4096} if "max_headers" in signature(aiohttp.ClientSession).parameters else {}
+)
+"""aiohttp from 3.14 on accepts 128 headers by default; httpx has no such limit."""
 
 
 class _Target(NamedTuple):
@@ -42,12 +60,11 @@ class AiohttpTransport:
         ssl_context: ssl.SSLContext | None = None,
         keepalive_expiry: float = 4.0,
     ) -> None:
-        self._proxy = proxy
+        # aiohttp's own `trust_env` reads the environment and ~/.netrc for each request.
+        self._proxies = ProxySelector(proxy)
         self._context = ssl_context
         self._keepalive_expiry = keepalive_expiry
         self._sessions = EventLoopLocal(self._make, _close_session)
-        # Read once: aiohttp's own `trust_env` reads the environment and ~/.netrc for each request.
-        self._environment: dict[str, str] | None = None
         self._targets: dict[str, _Target] = {}
         self._timeouts: dict[Timeout, aiohttp.ClientTimeout] = {}
 
@@ -59,6 +76,7 @@ class AiohttpTransport:
 
         Raises:
             TransportError: If no response came.
+            ConfigurationError: If the environment names a proxy that cannot be used.
         """
         borrowed = self._sessions.get()
         borrowed.in_use.enter()
@@ -74,7 +92,11 @@ class AiohttpTransport:
                 ssl=target.verify,
                 allow_redirects=False,
             ) as response:
+                if header_size(response.raw_headers) > MAX_HEADER_BYTES:
+                    raise headers_too_long()
                 return HTTPResponse(response.status, response.headers, await response.read())
+        except ConfigurationError:  # a ValueError too
+            raise
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise _transport_error(error, timeout) from error
         finally:
@@ -93,6 +115,9 @@ class AiohttpTransport:
             # No limit on connections: the runner's concurrency limiters bound the calls in flight.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keepalive_expiry),
             cookie_jar=aiohttp.DummyCookieJar(),
+            max_line_size=MAX_HEADER_BYTES,
+            max_field_size=MAX_HEADER_BYTES,
+            **_MORE_HEADERS,
         )
         return _BorrowedSession(session, UsageCounter())
 
@@ -100,7 +125,7 @@ class AiohttpTransport:
         target = self._targets.get(url)
         if target is None:
             parsed = URL(url)
-            target = _Target(parsed, self._proxy_for(parsed), self._verify_for(parsed))
+            target = _Target(parsed, self._proxies.proxy_for(url), self._verify_for(parsed))
             if len(self._targets) > 64:  # URLs with a job id are requested a few times and never again
                 self._targets.clear()
             self._targets[url] = target
@@ -112,16 +137,6 @@ class AiohttpTransport:
         if self._context is None:
             self._context = system_trust()
         return self._context
-
-    def _proxy_for(self, url: URL) -> str | None:
-        if self._proxy is not None:
-            return self._proxy
-        if self._environment is None:
-            self._environment = getproxies()
-        proxy = self._environment.get(url.scheme) or self._environment.get("all")
-        if not proxy or not proxy.startswith(("http://", "https://")) or proxy_bypass(url.host or ""):
-            return None
-        return proxy
 
     def _as_aiohttp_timeout(self, timeout: Timeout) -> aiohttp.ClientTimeout:
         times = self._timeouts.get(timeout)
@@ -141,6 +156,8 @@ def _close_session(borrowed: _BorrowedSession) -> None:
 
 
 def _transport_error(error: Exception, timeout: Timeout) -> TransportError:
+    if _is_too_long(error):
+        return headers_too_long()
     # A timeout while connecting is both a ClientError and a TimeoutError.
     timed_out = isinstance(error, TimeoutError)
     not_sent = (
@@ -157,6 +174,21 @@ def _transport_error(error: Exception, timeout: Timeout) -> TransportError:
         message = f"no response within {timeout.total:g} seconds"
     else:
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    sent = not isinstance(error, not_sent)
+    shortage = is_local_shortage(error)
     return TransportError(
-        message, request_may_have_been_sent=not isinstance(error, not_sent), timed_out=timed_out
+        message,
+        request_may_have_been_sent=sent and not shortage,
+        timed_out=timed_out,
+        local_shortage=shortage,
     )
+
+
+def _is_too_long(error: BaseException) -> bool:
+    """Return whether a response's headers exceeded a limit of aiohttp's parser."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, LineTooLong) or "Too many headers" in str(cause):
+            return True
+        cause = cause.__cause__ or cause.__context__
+    return False

@@ -73,6 +73,7 @@ def send_request(request: HTTPRequest, backend: str) -> HTTPFlow[HTTPResponse]:
 
     Raises:
         TransientBackendError: If no response came.
+        PermanentBackendError: If a response came that is not read, such as one with too long headers.
     """
     try:
         response: HTTPResponse = yield request

@@ -5,14 +5,25 @@ from __future__ import annotations
 import os
 import ssl
 import threading
-from typing import Self
+from typing import Self, TypeAlias
 
 import anyio
 import httpx
 
+from .._shortage import is_local_shortage
 from .abort import TotalTimeout, abortable, make_abortable
 from .client_lifetime import EventLoopLocal, UsageCounter
-from .types import Headers, HTTPResponse, Timeout, TransportError, system_trust
+from .proxies import ProxySelector
+from .types import (
+    MAX_HEADER_BYTES,
+    Headers,
+    HTTPResponse,
+    Timeout,
+    TransportError,
+    header_size,
+    headers_too_long,
+    system_trust,
+)
 
 _NOT_SENT = (
     httpx.ConnectError,
@@ -22,6 +33,14 @@ _NOT_SENT = (
     httpx.ProxyError,
 )
 """Errors raised before any byte of the request was sent."""
+
+_SyncClients: TypeAlias = dict[str | None, tuple[httpx.Client, UsageCounter]]
+_AsyncClients: TypeAlias = dict[str | None, tuple[httpx.AsyncClient, UsageCounter]]
+"""Clients by proxy, None for direct connections; usually one."""
+
+
+_BUFFER_FULL = "Receive buffer too long"
+"""h11's message for headers above its limit."""
 
 
 class HttpxTransport:
@@ -41,7 +60,7 @@ class HttpxTransport:
         ssl_context: ssl.SSLContext | None = None,
         keepalive_expiry: float = 4.0,
     ) -> None:
-        self._proxy = proxy
+        self._proxies = ProxySelector(proxy)
         self._context = ssl_context
         # No limit on connections: the runner's concurrency limiters bound the calls in flight.
         self._limits = httpx.Limits(
@@ -49,8 +68,8 @@ class HttpxTransport:
         )
         self._lock = threading.Lock()
         self._pid = os.getpid()
-        self._client: tuple[httpx.Client, UsageCounter] | None = None
-        self._clients = EventLoopLocal(self._make_async, lambda client: None)
+        self._sync_clients: _SyncClients = {}
+        self._clients: EventLoopLocal[_AsyncClients] = EventLoopLocal(dict, lambda clients: None)
 
     def send(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
@@ -61,8 +80,12 @@ class HttpxTransport:
         Raises:
             RunStopped: If the call was cancelled; the connection is closed, so that the server stops too.
             TransportError: If no response came.
+            ConfigurationError: If the environment names a proxy that cannot be used.
         """
-        client, in_use = self._borrow()
+        try:
+            client, in_use = self._borrow(self._proxies.proxy_for(url))
+        except OSError as error:
+            raise _no_client(error) from error
         try:
             request = client.build_request(
                 method, url, headers=dict(headers), content=body, timeout=_as_httpx_timeout(timeout)
@@ -76,7 +99,7 @@ class HttpxTransport:
         finally:
             if in_use.exit():
                 client.close()
-        return HTTPResponse(response.status_code, response.headers, response.content)
+        return _read(response)
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
@@ -86,8 +109,17 @@ class HttpxTransport:
 
         Raises:
             TransportError: If no response came.
+            ConfigurationError: If the environment names a proxy that cannot be used.
         """
-        client, in_use = self._clients.get()
+        proxy = self._proxies.proxy_for(url)
+        clients = self._clients.get()
+        borrowed = clients.get(proxy)
+        if borrowed is None:
+            try:
+                borrowed = clients[proxy] = self._make_async(proxy), UsageCounter()
+            except OSError as error:
+                raise _no_client(error) from error
+        client, in_use = borrowed
         in_use.enter()
         try:
             request = client.build_request(
@@ -104,39 +136,45 @@ class HttpxTransport:
             if in_use.exit():
                 with anyio.CancelScope(shield=True):
                     await client.aclose()
-        return HTTPResponse(response.status_code, response.headers, response.content)
+        return _read(response)
 
     def close(self) -> None:
         """Close the connections of blocking calls, after the last call that uses them."""
         with self._lock:
-            borrowed, self._client = self._client, None
-        if borrowed is not None and os.getpid() == self._pid and borrowed[1].close():
-            borrowed[0].close()
+            clients, self._sync_clients = self._sync_clients, {}
+        for client, in_use in clients.values():
+            if os.getpid() == self._pid and in_use.close():
+                client.close()
 
     async def aclose(self) -> None:
         """Close the running event loop's connections, after the last call that uses them."""
-        borrowed = self._clients.take()
-        if borrowed is not None and borrowed[1].close():
-            await borrowed[0].aclose()
+        for client, in_use in (self._clients.take() or {}).values():
+            if in_use.close():
+                await client.aclose()
 
-    def _borrow(self) -> tuple[httpx.Client, UsageCounter]:
+    def _borrow(self, proxy: str | None) -> tuple[httpx.Client, UsageCounter]:
         if os.getpid() != self._pid:  # a forked child must use neither its parent's connections nor its lock
-            self._pid, self._lock, self._client = os.getpid(), threading.Lock(), None
+            self._pid, self._lock, self._sync_clients = os.getpid(), threading.Lock(), {}
         with self._lock:  # look up and enter in one go: close() may come between the two
-            if self._client is None:
+            borrowed = self._sync_clients.get(proxy)
+            if borrowed is None:
+                # trust_env=False: `ProxySelector` reads the environment for all clients alike.
                 client = httpx.Client(
-                    limits=self._limits, proxy=self._proxy, verify=self._verify, follow_redirects=False
+                    limits=self._limits,
+                    proxy=proxy,
+                    verify=self._verify,
+                    follow_redirects=False,
+                    trust_env=False,
                 )
                 make_abortable(client)
-                self._client = client, UsageCounter()
-            self._client[1].enter()
-            return self._client
+                borrowed = self._sync_clients[proxy] = client, UsageCounter()
+            borrowed[1].enter()
+            return borrowed
 
-    def _make_async(self) -> tuple[httpx.AsyncClient, UsageCounter]:
-        client = httpx.AsyncClient(
-            limits=self._limits, proxy=self._proxy, verify=self._verify, follow_redirects=False
+    def _make_async(self, proxy: str | None) -> httpx.AsyncClient:
+        return httpx.AsyncClient(
+            limits=self._limits, proxy=proxy, verify=self._verify, follow_redirects=False, trust_env=False
         )
-        return client, UsageCounter()
 
     @property
     def _verify(self) -> ssl.SSLContext:
@@ -165,6 +203,21 @@ class _Body(httpx.AsyncByteStream):
         raise StopAsyncIteration
 
 
+def _no_client(error: OSError) -> TransportError:
+    """Return the error for certificates that cannot be read, because no file can be opened."""
+    return TransportError(
+        f"{type(error).__name__}: {error}",
+        request_may_have_been_sent=False,
+        local_shortage=is_local_shortage(error),
+    )
+
+
+def _read(response: httpx.Response) -> HTTPResponse:
+    if header_size(response.headers.raw) > MAX_HEADER_BYTES:
+        raise headers_too_long()
+    return HTTPResponse(response.status_code, response.headers, response.content)
+
+
 def _as_httpx_timeout(timeout: Timeout) -> httpx.Timeout:
     read = timeout.total if timeout.read is None else min(timeout.read, timeout.total)
     return httpx.Timeout(read, connect=min(timeout.connect, timeout.total))
@@ -179,6 +232,8 @@ def _timeout_error(timeout: Timeout, may_have_been_sent: bool = True) -> Transpo
 
 
 def _transport_error(error: httpx.HTTPError | httpx.InvalidURL, timeout: Timeout) -> TransportError:
+    if isinstance(error, httpx.RemoteProtocolError) and _BUFFER_FULL in str(error):
+        return headers_too_long()
     timed_out = isinstance(error, httpx.TimeoutException)
     sent = not isinstance(error, (*_NOT_SENT, httpx.InvalidURL))
     if isinstance(error, httpx.ConnectTimeout):
@@ -187,7 +242,12 @@ def _transport_error(error: httpx.HTTPError | httpx.InvalidURL, timeout: Timeout
         message = f"no data received for {timeout.read or timeout.total:g} seconds"
     else:
         message = f"{type(error).__name__}: {_error_text(error)}"
-    return TransportError(message, request_may_have_been_sent=sent, timed_out=timed_out)
+    return TransportError(
+        message,
+        request_may_have_been_sent=sent,
+        timed_out=timed_out,
+        local_shortage=not sent and is_local_shortage(error),
+    )
 
 
 def _error_text(error: BaseException) -> str:

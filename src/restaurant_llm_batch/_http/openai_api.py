@@ -8,35 +8,67 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from math import ceil, isfinite
 from typing import Any
 from urllib.parse import urlsplit
 
 from .._llm_response import LLMResponse
-from ..errors import BackendError, PromptTooLong, QuotaExhausted, TransientBackendError
+from ..errors import BackendError, ContentRefused, TransientBackendError
 from ..models import LLMRequest
+from .classify import service_error
+from .rate_limits import read_rate_limits
 from .secrets import Secret
-from .status import MAX_ERROR_TEXT, error_from_status, read_rate_limits
 
-_CONTEXT_LENGTH_EXCEEDED = re.compile(
-    r"maximum context length|context_length_exceeded|maximum model length", re.IGNORECASE
-)
 _NOT_IN_SCHEMA_NAME = re.compile(r"[^A-Za-z0-9_-]")
-_INSUFFICIENT_QUOTA = frozenset(
+_MAX_TOKENS = 1_000_000_000
+"""Token counts above this are an error of the service."""
+
+_REASONS = {
+    "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "completed": "stop",
+    "max_tokens": "length",
+    "max_output_tokens": "length",
+    "model_length": "length",
+    "model_context_window_exceeded": "length",
+    "incomplete": "length",
+}
+"""Other services' words for OpenAI's `finish_reason`."""
+_FAILED = frozenset(
     {
-        "insufficient_quota",
-        "credit_balance_exhausted",
-        "organization_spend_limit_exceeded",
-        "project_spend_limit_exceeded",
-        "organization_usage_limit_exceeded",
-        "billing_hard_limit_reached",
-        "billing_not_active",
+        "error",
+        "network_error",
+        "abort",
+        "aborted",
+        "cancelled",
+        "canceled",
+        "timeout",
+        "failed",
+        "insufficient_system_resource",
+        "engine_overloaded",
+        "overloaded",
     }
 )
-"""
-Codes and types of a 429 that waiting does not resolve.
-
-Source: https://platform.openai.com/docs/guides/error-codes
-"""
+"""Values of `finish_reason` that mean that the service failed while it wrote; what it wrote is no answer."""
+_FILTERED = frozenset(
+    {
+        "content_filter",
+        "content_filtered",
+        "content-filter",
+        "sensitive",
+        "safety",
+        "recitation",
+        "blocklist",
+        "prohibited_content",
+        "spii",
+        "guardrail_intervened",
+        "content_policy_violation",
+    }
+)
+"""Values of `finish_reason` that mean that a content filter cut the reply off."""
 
 
 def chat_body(
@@ -81,7 +113,8 @@ def read_chat(
     """
     Parse a chat completion.
 
-    A refusal is a reply too, since it was paid for: its text is the refusal, its finish reason "refusal".
+    A refusal by the model is a reply too, since it was paid for: its text is the refusal, its finish reason "refusal".
+    Thinking in fields or parts of its own is not part of the reply.
 
     Args:
         body: The decoded response body.
@@ -90,7 +123,9 @@ def read_chat(
         headers: The response headers, which may report the service's rate limits.
 
     Raises:
-        BackendError: If the body is an error or not a completion; some servers send those with status 200.
+        ContentRefused: If a content filter cut the reply off.
+        BackendError: If the body is an error or not a completion, which some servers send with status 200; or if the
+            service failed while it wrote.
     """
     try:
         choice = body["choices"][0]
@@ -98,18 +133,67 @@ def read_chat(
         reason = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise _error_instead_of_completion(body, backend, secret) from None
-    text, refusal = message.get("content"), message.get("refusal")
-    usage = _part(body, "usage")
+    text, refusal = (
+        as_text(message.get("content")),
+        message.get("refusal") or _refusal_part(message.get("content")),
+    )
     refused = bool(refusal) and not text
-    return LLMResponse(
-        text=as_text(refusal if refused else text),
-        finish_reason="refusal" if refused else str(reason or "stop"),
-        prompt_tokens=count(usage.get("prompt_tokens")),
-        completion_tokens=count(usage.get("completion_tokens")),
+    prompt_tokens, completion_tokens, cached_tokens = token_counts(body.get("usage"))
+    reply = LLMResponse(
+        text=as_text(refusal) if refused else text,
+        finish_reason="refusal" if refused else "stop",
+        prompt_tokens=prompt_tokens,
+        completion_tokens=completion_tokens,
         model=str(body.get("model") or ""),
-        cached_tokens=count(_part(usage, "prompt_tokens_details").get("cached_tokens")),
+        cached_tokens=cached_tokens,
         rate_limit=None if headers is None else read_rate_limits(headers),
     )
+    if refused or reason == "stop":
+        return reply
+    return finished(reply, reason, backend, error=choice.get("error") or body.get("error"), secret=secret)
+
+
+def finished(
+    reply: LLMResponse, reason: Any, backend: str, *, error: Any = None, secret: Secret | None = None
+) -> LLMResponse:
+    """
+    Return a reply with its finish reason in OpenAI's words.
+
+    Args:
+        reply: The reply.
+        reason: The finish reason as the service wrote it; nothing means "stop".
+        backend: The backend's name.
+        error: The error that the service reports beside the reply, if any.
+        secret: The key, to redact it in messages.
+
+    Raises:
+        ContentRefused: If a content filter cut the reply off.
+        BackendError: If the service failed while it wrote.
+    """
+    word = str(reason or "stop")
+    lower = word.lower()
+    failure: BackendError
+    if lower in _FILTERED:
+        failure = ContentRefused(
+            f"{backend}: a content filter cut the reply off (finish_reason {word!r})",
+            backend=backend,
+            code=word,
+        )
+    elif lower in _FAILED or error:
+        failure = (
+            service_error(None, {"error": error}, backend, secret=secret)
+            if error
+            else TransientBackendError(
+                f"{backend} failed while it wrote the reply (finish_reason {word!r})",
+                backend=backend,
+                code=word,
+            )
+        )
+    else:
+        known = _REASONS.get(lower) or (lower if lower in ("stop", "length") else word)
+        return reply if known == reply.finish_reason else replace(reply, finish_reason=known)
+    failure.reply = reply
+    raise failure
 
 
 def chat_error(
@@ -125,30 +209,68 @@ def chat_error(
         backend: The backend's name.
         secret: The key, to redact it in the message.
     """
-    message, code, error_type = _error_fields(body)
-    if secret is not None:
-        message = secret.redact(message)
-    if status == 429 and {code, error_type} & _INSUFFICIENT_QUOTA:
-        return QuotaExhausted(f"{backend}: {message or code}", backend=backend, status=status)
-    if code == "context_length_exceeded" or (
-        status in (400, 413, 422) and _CONTEXT_LENGTH_EXCEEDED.search(message)
-    ):
-        return PromptTooLong(f"{backend}: {message[:MAX_ERROR_TEXT]}", backend=backend, status=status)
-    if code and code != str(status):
-        message = f"{message} ({code})"
-    return error_from_status(status, message, backend, headers=headers)
+    return service_error(status, body, backend, headers=headers, secret=secret)
 
 
 def as_text(value: Any) -> str:
-    """Return a message's content as text; some servers send it in parts."""
+    """Return a message's content as text; some servers send it in parts, thinking among them, which is left out."""
+    if type(value) is str:
+        return value
     if isinstance(value, list):
-        return "".join(str(part.get("text", "")) for part in value if isinstance(part, dict))
+        return "".join(_text_of_part(part) for part in value)
+    if isinstance(value, dict):
+        return _text_of_part(value)
     return "" if value is None else str(value)
 
 
+def _text_of_part(part: Any) -> str:
+    if isinstance(part, str):
+        return part
+    if not isinstance(part, dict) or part.get("type", "text") not in ("text", "output_text", None):
+        return ""
+    text = part.get("text")
+    return text if isinstance(text, str) else ""
+
+
+def _refusal_part(content: Any) -> Any:
+    if not isinstance(content, list):
+        return None
+    return next((part["refusal"] for part in content if isinstance(part, dict) and part.get("refusal")), None)
+
+
+def token_counts(usage: Any) -> tuple[int, int, int]:
+    """
+    Return the prompt, completion and cached tokens of a response's `usage`; 0 for each that is unknown.
+
+    A prompt, and a reply with a text, have at least one token, so 0 is never a count of them.
+    """
+    if not isinstance(usage, dict):
+        return 0, 0, 0
+    prompt = count(usage.get("prompt_tokens")) or count(usage.get("input_tokens", usage.get("input")))
+    completion = count(usage.get("completion_tokens")) or count(
+        usage.get("output_tokens", usage.get("output"))
+    )
+    if not (prompt and completion):
+        total = count(usage.get("total_tokens"))
+        if total > prompt + completion and prompt + completion:
+            prompt, completion = (prompt, total - prompt) if prompt else (total - completion, completion)
+    details = usage.get("prompt_tokens_details")
+    cached = count(details.get("cached_tokens")) if isinstance(details, dict) else 0
+    return prompt, completion, min(cached, prompt)
+
+
 def count(value: Any) -> int:
-    """Return a token count from `usage`; 0 for anything but a positive int."""
-    return value if type(value) is int and value > 0 else 0
+    """Return a token count: an int above 0, also from a float or text that states one; 0 for anything else."""
+    if type(value) is int:
+        return value if 0 < value <= _MAX_TOKENS else 0
+    if isinstance(value, str) and len(value) <= 20:
+        try:
+            value = float(value.strip().replace(",", ""))
+        except ValueError:
+            return 0
+    if not isinstance(value, float) or not isfinite(value) or not 0 < value <= _MAX_TOKENS:
+        return 0
+    return ceil(value)
 
 
 def _part(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -156,25 +278,18 @@ def _part(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _error_fields(body: Any) -> tuple[str, str, str]:
-    """Return the message, code and type of an error body, in any of the shapes that servers use."""
-    error = body
-    if isinstance(body, dict):
-        error = body.get("error") or body.get("detail") or body
-    if isinstance(error, dict):
-        message = error.get("message") or error.get("detail") or error
-        return str(message), str(error.get("code") or ""), str(error.get("type") or "")
-    return str(error), "", ""
-
-
 def _error_instead_of_completion(body: Any, backend: str, secret: Secret | None) -> BackendError:
-    if isinstance(body, dict) and (body.get("error") or body.get("object") == "error"):
-        error = body.get("error")
-        code = (error if isinstance(error, dict) else body).get("code")
-        status = code if type(code) is int and 400 <= code < 600 else 502
-        return chat_error(status, body, {}, backend, secret)
-    text = str(body)[:200] if secret is None else secret.redact(str(body)[:200])
-    return TransientBackendError(f"{backend} sent no completion but {text}", backend=backend)
+    if isinstance(body, dict) and (body.get("error") or body.get("object") == "error" or body.get("detail")):
+        return service_error(None, body, backend, secret=secret)
+    text = str(body)[:200] if secret is None else secret.redact(str(body))[:200]
+    error = TransientBackendError(f"{backend} sent no completion but {text}", backend=backend)
+    if isinstance(body, dict):
+        prompt_tokens, completion_tokens, cached_tokens = token_counts(body.get("usage"))
+        if prompt_tokens or completion_tokens:
+            error.reply = LLMResponse(
+                "", "error", prompt_tokens, completion_tokens, str(body.get("model") or ""), cached_tokens
+            )
+    return error
 
 
 _OFFICIAL_DOMAINS = (".openai.com", ".openai.azure.com")

@@ -1,34 +1,25 @@
-"""HTTP statuses and headers: errors, ``Retry-After``, rate limits, and JSON bodies."""
+"""HTTP bodies and base URLs: JSON encoded and decoded, responses that are missing or unreadable, URLs normalized."""
 
 from __future__ import annotations
 
+import codecs
 import json
-import re
 from collections.abc import Mapping
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from math import isfinite
 from typing import Any
 
 from pydantic_core import from_json, to_json
 
-from .._llm_response import RateLimitInfo, RateLimitStatus
-from ..errors import (
-    AuthenticationFailed,
-    BackendError,
-    ConfigurationError,
-    PermanentBackendError,
-    PromptTooLong,
-    QuotaExhausted,
-    RateLimited,
-    TransientBackendError,
-)
+from ..errors import BackendError, ConfigurationError, PermanentBackendError, TransientBackendError
+from .error_body import page_text
+from .event_stream import join_events, join_lines, looks_like_events
 from .secrets import Secret
 from .types import HTTPResponse, TransportError
 
-_RETRYABLE_STATUSES = frozenset({408, 409, 425})
-MAX_ERROR_TEXT = 500
-"""Characters of a service's error message that are kept."""
+_BYTE_ORDER_MARKS = (
+    (codecs.BOM_UTF8, "utf-8"),
+    (codecs.BOM_UTF16_LE, "utf-16-le"),
+    (codecs.BOM_UTF16_BE, "utf-16-be"),
+)
 
 
 def encode(body: Mapping[str, Any]) -> bytes:
@@ -46,84 +37,76 @@ def encode(body: Mapping[str, Any]) -> bytes:
 
 def decode(response: HTTPResponse, backend: str, secret: Secret | None = None) -> Any:
     """
-    Decode the JSON body of a response.
+    Decode the JSON body of a response; see `parse_body`.
 
     Raises:
         TransientBackendError: If it is not JSON; usually a proxy has answered in place of the service.
+        PermanentBackendError: If it is an event stream without a completion; asking again would cost the same again.
+    """
+    body = parse_body(response.body)
+    if not isinstance(body, Unreadable):
+        return body
+    raise unreadable_error(body, backend, secret, response.status)
+
+
+class Unreadable(str):
+    """The text of a body that is not JSON."""
+
+    __slots__ = ()
+
+
+def parse_body(body: bytes) -> Any:
+    """
+    Decode a JSON body, and tolerate what servers really send.
+
+    A byte order mark is ignored, a lone surrogate becomes a replacement character, and a stream of events or JSON
+    lines that was not asked for is joined to one completion.
+
+    Returns:
+        The decoded body, or its text as `Unreadable`.
     """
     try:
-        return from_json(response.body)
+        return from_json(body)
     except ValueError:
-        text = response.body.decode("utf-8", "replace")
-        text = text if secret is None else secret.redact(text)
-    # Not inside `except`: the decoder's error holds the whole body, which may repeat the key, as __context__.
-    raise TransientBackendError(
-        f"{backend} answered with something that is not JSON: {text[:80]!r}",
-        backend=backend,
-        status=response.status,
-    )
-
-
-def no_response_error(error: TransportError, backend: str) -> TransientBackendError:
-    """Return the error for a request that got no response."""
-    return TransientBackendError(f"{backend} did not answer: {error}", backend=backend)
-
-
-def retry_after(headers: Mapping[str, str]) -> float | None:
-    """
-    Return the seconds to wait before the next attempt, or None if the headers do not say.
-
-    Reads ``retry-after-ms`` (Azure), then ``Retry-After`` in seconds or as a date (RFC 9110, section 10.2.3).
-    """
-    milliseconds = _number(headers.get("retry-after-ms"))
-    if milliseconds is not None:
-        return milliseconds / 1000
-    header = headers.get("retry-after")
-    seconds = _number(header)
-    if seconds is not None or header is None:
-        return seconds
+        pass
+    text = _as_text(body)
     try:
-        date = parsedate_to_datetime(header)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max(0.0, (date - datetime.now(UTC)).total_seconds())
+        return _parse_leniently(text)
+    except (ValueError, RecursionError):
+        pass
+    joined = join_events(text) if looks_like_events(text) else join_lines(text)
+    return Unreadable(text) if joined is None else joined
 
 
-def error_from_status(
-    status: int, message: str, backend: str, *, headers: Mapping[str, str] | None = None
+def unreadable_error(
+    text: Unreadable, backend: str, secret: Secret | None, status: int | None
 ) -> BackendError:
-    """
-    Return the error for an HTTP status, for bodies that say nothing more specific.
-
-    Args:
-        status: The HTTP status.
-        message: The service's message, with secrets redacted.
-        backend: The backend's name.
-        headers: The response headers.
-    """
-    message = (
-        f"{backend} answered {status}: {message[:MAX_ERROR_TEXT]}"
-        if message
-        else f"{backend} answered {status}"
+    """Return the error for a successful response whose body is not JSON."""
+    shown = page_text(text) if text.lstrip().startswith("<") else str(text)
+    shown = (shown if secret is None else secret.redact(shown))[:80]
+    if looks_like_events(text) and "data:" in text:
+        return PermanentBackendError(
+            f"{backend} answered with an event stream without a completion: {shown!r}; "
+            "switch streaming off in the server or gateway",
+            backend=backend,
+            status=status,
+        )
+    return TransientBackendError(
+        f"{backend} answered with something that is not JSON: {shown!r}", backend=backend, status=status
     )
-    wait = retry_after(headers or {})
-    if status == 429:
-        rate = read_rate_limits(headers or {})
-        return RateLimited(message, rate_limit=rate, retry_after=wait, backend=backend, status=status)
-    if status in _RETRYABLE_STATUSES or status >= 500:
-        return TransientBackendError(message, retry_after=wait, backend=backend, status=status)
-    if status in (401, 403):
-        return AuthenticationFailed(message, backend=backend, status=status)
-    if status == 402:
-        return QuotaExhausted(message, backend=backend, status=status)
-    if status == 413:
-        return PromptTooLong(message, backend=backend, status=status)
-    if 300 <= status < 400:
-        location = (headers or {}).get("location", "elsewhere")
-        message = f"{message} (it redirects to {location}; use the final address as the base URL)"
-    return PermanentBackendError(message, backend=backend, status=status)
+
+
+def no_response_error(error: TransportError, backend: str) -> BackendError:
+    """
+    Return the error for a request that got no response, or one that cannot be read.
+
+    An unreadable response is permanent, since the request was processed, and would be paid for again.
+    """
+    if error.unreadable:
+        return PermanentBackendError(f"{backend}: {error}", backend=backend)
+    return TransientBackendError(
+        f"{backend} did not answer: {error}", local_shortage=error.local_shortage, backend=backend
+    )
 
 
 def normalize_base_url(url: str, *, without: str = "") -> str:
@@ -142,60 +125,19 @@ def normalize_base_url(url: str, *, without: str = "") -> str:
     return url.rstrip("/").removesuffix(without).rstrip("/") if without else url.rstrip("/")
 
 
-def _number(text: str | None) -> float | None:
+def _as_text(body: bytes) -> str:
+    for mark, encoding in _BYTE_ORDER_MARKS:
+        if body.startswith(mark):
+            return body[len(mark) :].decode(encoding, "replace")
+    return body.decode("utf-8", "replace")
+
+
+def _parse_leniently(text: str) -> Any:
+    value = json.loads(text, strict=False)
     try:
-        number = float(text or "")
-    except ValueError:
-        return None
-    return number if isfinite(number) and number >= 0 else None
-
-
-_UNITS = {"d": 86400.0, "h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-_PART = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|us|ns|[dhms])")
-_DURATION = re.compile(rf"(?:{_PART.pattern})+")
-_SECONDS = re.compile(r"[0-9]+(?:\.[0-9]+)?")
-_COUNT = re.compile(r"[0-9]+")
-_MAX_NUMBER_LENGTH = 40
-"""Characters of the longest header value that is parsed."""
-
-
-def read_rate_limits(headers: Mapping[str, str]) -> RateLimitInfo | None:
-    """
-    Parse OpenAI's ``x-ratelimit-*`` headers; None if there are none.
-
-    The limits on requests and on tokens are read separately. Each needs all three of its headers: limit,
-    remaining, and reset. Azure omits some of them, or sends -1. Source:
-    https://platform.openai.com/docs/guides/rate-limits
-
-    Args:
-        headers: The response headers; names are case-insensitive.
-    """
-    requests, tokens = _limit_status(headers, "requests"), _limit_status(headers, "tokens")
-    return None if requests is tokens is None else RateLimitInfo(requests, tokens)
-
-
-def duration(text: str) -> float | None:
-    """Return the seconds of "12ms", "6m0s", "1h2m3.5s" or a plain number of seconds; None for anything else."""
-    if len(text) > _MAX_NUMBER_LENGTH:
-        return None
-    if _SECONDS.fullmatch(text):
-        return float(text)
-    if not _DURATION.fullmatch(text):
-        return None
-    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-
-
-def _limit_status(headers: Mapping[str, str], name: str) -> RateLimitStatus | None:
-    remaining_header = headers.get(f"x-ratelimit-remaining-{name}")
-    if remaining_header is None:  # the usual case: most services send no such headers
-        return None
-    limit, remaining = _count(headers.get(f"x-ratelimit-limit-{name}", "")), _count(remaining_header)
-    reset = duration(headers.get(f"x-ratelimit-reset-{name}", "").strip())
-    if limit is None or remaining is None or reset is None:
-        return None
-    return RateLimitStatus(limit, remaining, reset)
-
-
-def _count(text: str) -> int | None:
-    text = text.strip()
-    return int(text) if len(text) <= _MAX_NUMBER_LENGTH and _COUNT.fullmatch(text) else None
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        # Through UTF-16, which joins the two halves of a character and leaves only lone ones to be replaced.
+        halves = json.dumps(value, ensure_ascii=False).encode("utf-16", "surrogatepass")
+        value = json.loads(halves.decode("utf-16", "replace"))
+    return value

@@ -26,8 +26,8 @@ class HTTPTransport:
     Transport over httpx for blocking calls and on trio, over aiohttp on asyncio.
 
     Args:
-        proxy: A proxy's URL, with user and password if it needs them. If None, the environment's
-            ``HTTP_PROXY``, ``HTTPS_PROXY`` and ``NO_PROXY`` apply.
+        proxy: The URL of an HTTP proxy, with user and password if it needs them. If None, the environment's
+            ``HTTP_PROXY``, ``HTTPS_PROXY``, ``ALL_PROXY`` and ``NO_PROXY`` apply. SOCKS proxies are not supported.
         ca_bundle: A PEM file of certificate authorities to trust instead of the system's.
         keepalive_expiry: Seconds after which an idle connection is closed. Keep it below the server's own (5 in
             vLLM); otherwise a request may be sent on a connection that the server is closing.
@@ -69,6 +69,7 @@ class HTTPTransport:
         Raises:
             RunStopped: If the call was cancelled.
             TransportError: If no response came.
+            ConfigurationError: If the environment names a proxy that cannot be used.
         """
         return self._httpx.send(method, url, headers, body, timeout)
 
@@ -80,6 +81,7 @@ class HTTPTransport:
 
         Raises:
             TransportError: If no response came.
+            ConfigurationError: If the environment names a proxy that cannot be used.
         """
         if loop_is_trio():
             return await self._httpx.asend(method, url, headers, body, timeout)

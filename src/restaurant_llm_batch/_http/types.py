@@ -1,10 +1,10 @@
-"""HTTP types: timeout, response, error and the Transport protocol; TLS trust."""
+"""HTTP types: timeout, response, error and the Transport protocol; bounds of a response; TLS trust."""
 
 from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeAlias
 
@@ -69,17 +69,55 @@ def as_timeout(value: float | Timeout) -> Timeout:
 
 class TransportError(Exception):
     """
-    No HTTP response came.
+    No HTTP response came, or none that can be read.
 
     Attributes:
         request_may_have_been_sent: Whether the server may have read the request; False if no connection was made.
         timed_out: Whether a timeout was the cause.
+        unreadable: Whether a response came that this library refuses to read, such as one with too long headers.
+        local_shortage: Whether this process or machine had no file descriptor or buffer left.
     """
 
-    def __init__(self, message: str, *, request_may_have_been_sent: bool, timed_out: bool = False) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        request_may_have_been_sent: bool,
+        timed_out: bool = False,
+        unreadable: bool = False,
+        local_shortage: bool = False,
+    ) -> None:
         super().__init__(message)
         self.request_may_have_been_sent = request_may_have_been_sent
         self.timed_out = timed_out
+        self.unreadable = unreadable
+        self.local_shortage = local_shortage
+
+
+MAX_HEADER_BYTES = 100 * 1024
+"""
+Maximum size of a response's headers, names and values together, in bytes; longer ones are refused.
+
+It is what h11 accepts, on which httpx is built. aiohttp's default is 8,190 bytes a header.
+"""
+
+
+def headers_too_long() -> TransportError:
+    """Return the error for a response whose headers exceed `MAX_HEADER_BYTES`."""
+    return TransportError(
+        f"the response's headers have more than {MAX_HEADER_BYTES:,} bytes, and are not read; "
+        "have the server or gateway send less",
+        request_may_have_been_sent=True,
+        unreadable=True,
+    )
+
+
+def header_size(headers: Iterable[tuple[bytes, bytes]]) -> int:
+    """Return the size of a response's headers, names and values together, in bytes."""
+    size = 0
+    for name, value in headers:
+        size += len(name) + len(value)
+    return size
 
 
 class Transport(Protocol):

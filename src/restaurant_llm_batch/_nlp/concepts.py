@@ -7,7 +7,7 @@ belongs to one aspect, so that a query for pasta is near a review of noodles, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -177,19 +177,20 @@ class ConceptLookup:
         found = self._concepts.get(stem)
         if found or len(stem) < 3 or not _is_hangul(stem):
             return found
-        parts = _parts(stem, self._longest)
-        return next((concept for part in parts if (concept := self._concepts.get(part))), None)
+        return self._part_concept(stem)
+
+    def _part_concept(self, stem: str) -> Concept | None:
+        size, get = len(stem), self._concepts.get
+        for n in range(min(size - 1, self._longest), 1, -1):
+            concept = get(stem[-n:]) or get(stem[:n])
+            if concept:
+                return concept
+        for n in range(min(size - 2, self._longest), 2, -1):
+            for i in range(1, size - n):
+                if concept := get(stem[i : i + n]):
+                    return concept
+        return None
 
 
 def _is_hangul(stem: str) -> bool:
     return "가" <= stem[0] <= "힣"
-
-
-def _parts(stem: str, longest: int) -> Iterator[str]:
-    size = len(stem)
-    for n in range(min(size - 1, longest), 1, -1):
-        yield stem[-n:]
-        yield stem[:n]
-    for n in range(min(size - 2, longest), 2, -1):
-        for i in range(1, size - n):
-            yield stem[i : i + n]

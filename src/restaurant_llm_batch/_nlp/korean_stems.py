@@ -9,6 +9,7 @@ listed, since a wrong cut of two syllables merges unrelated words.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from types import MappingProxyType
 
 _BASE, _FINALS, _VOWELS = 0xAC00, 28, 21
@@ -34,32 +35,27 @@ _HA = re.compile(
     r"|한(?:|지|(?:데|다|분).*)|할(?:|만|때|지|(?:게|까).*)|함(?:|이|도|과|을|은|의|에)|합니.*|히"
     r"|드(?:리|려|립|렸|림).*)"
 )
-_ENDINGS = tuple(
-    sorted(
-        (
-            "습니다", "습니당", "슴다", "더라고요", "더라구요", "거든요", "잖아요", "는데요",
-            "은데요", "던데요", "이에요", "이예요", "예요", "에요", "입니다", "이네요", "인데요",
-            "인데", "이라서", "라서", "이고", "네요", "네여", "어요", "아요", "여요", "어여",
-            "아여", "군요", "나요", "을까", "고요", "구요", "지요", "죠", "지만", "는데", "은데",
-            "던데", "어서", "아서", "어도", "아도", "으면", "으니", "으니까", "니까", "더라",
-            "도록", "면서", "으면서", "으며", "려고", "길래", "구나", "다고", "다는", "다면",
-            "아", "어", "다", "고", "게", "며", "던", "서", "요", "임", "인",
-        ),
-        key=lambda ending: -len(ending),
-    )
-)  # fmt: skip
-_PARTICLES = tuple(
-    sorted(
-        (
-            "에서는", "에서도", "에서", "에게", "에는", "에도", "에만", "에", "까지", "부터",
-            "마다", "처럼", "보다", "만큼", "조차", "밖에", "한테", "께서", "이나", "이랑",
-            "이라도", "이라", "으로는", "으로도", "으로", "로는", "로도", "로", "이", "가", "은",
-            "는", "을", "를", "과", "와", "랑", "나", "도", "만", "의", "들", "님", "분", "쯤",
-            "뿐",
-        ),
-        key=lambda particle: -len(particle),
-    )
-)  # fmt: skip
+
+
+def _by_last_syllable(suffixes: str) -> Mapping[str, tuple[str, ...]]:
+    """Return the suffixes by their last syllable, the longest first."""
+    found: dict[str, tuple[str, ...]] = {}
+    for suffix in sorted(suffixes.split(), key=len, reverse=True):
+        found[suffix[-1]] = (*found.get(suffix[-1], ()), suffix)
+    return MappingProxyType(found)
+
+
+_ENDINGS = _by_last_syllable(
+    "습니다 습니당 슴다 더라고요 더라구요 거든요 잖아요 는데요 은데요 던데요 이에요 이예요 예요 에요 "
+    "입니다 이네요 인데요 인데 이라서 라서 이고 네요 네여 어요 아요 여요 어여 아여 군요 나요 을까 "
+    "고요 구요 지요 죠 지만 는데 은데 던데 어서 아서 어도 아도 으면 으니 으니까 니까 더라 도록 면서 "
+    "으면서 으며 려고 길래 구나 다고 다는 다면 아 어 다 고 게 며 던 서 요 임 인"
+)
+_PARTICLES = _by_last_syllable(
+    "에서는 에서도 에서 에게 에는 에도 에만 에 까지 부터 마다 처럼 보다 만큼 조차 밖에 한테 께서 이나 "
+    "이랑 이라도 이라 으로는 으로도 으로 로는 로도 로 이 가 은 는 을 를 과 와 랑 나 도 만 의 들 님 분 "
+    "쯤 뿐"
+)
 _AFTER_CONSONANT = frozenset(("이", "은", "을", "과", "이나", "이랑", "이라도", "이라"))
 _AFTER_VOWEL = frozenset(("가", "는", "를", "와", "랑", "나"))
 # Last syllables of stems after which 지, 네, 음, 는 or 은 is always an ending.
@@ -143,7 +139,7 @@ def _strip_special(word: str) -> str:
 
 
 def _strip_ending(word: str) -> str:
-    for ending in _ENDINGS:
+    for ending in _ENDINGS.get(word[-1], ()):
         if word.endswith(ending) and len(word) > len(ending):
             verb = _cut(word[: -len(ending)], ending)
             if verb:
@@ -192,7 +188,7 @@ def _uncontract(verb: str) -> str:
 
 
 def _strip_particle(word: str) -> str:
-    for particle in _PARTICLES:
+    for particle in _PARTICLES.get(word[-1], ()):
         left = word[: -len(particle)]
         if not left or not word.endswith(particle):
             continue

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
+from itertools import chain
 
 from ..tokens.sentences import sentences
 from . import korean_stems as korean
@@ -16,13 +18,21 @@ from . import korean_stems as korean
 __all__ = ["normalise", "sentences", "stem_english", "terms"]
 
 # Runs of more than 32 combining marks are cut: Unicode normalization orders them in quadratic time.
-_MARK_RUN = re.compile(r"([^\w\s]{32})[^\w\s]++")
+_MAX_MARKS = 32
+_MARK_RUN = re.compile(rf"([^\w\s]{{{_MAX_MARKS}}})[^\w\s]++")
 _TOKEN = re.compile(
     r"(?P<hangul>[가-힣]+)"
     r"|(?P<number>\d+(?:[.,]\d+)*)"
     r"|(?P<cjk>[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff]+)"
     r"|(?P<latin>[a-z\u00df-\u024f]+(?:['\u2019][a-z]+)?)"
     r"|(?P<other>[^\W\d_ᄀ-ᇿㄱ-ㆎ]+)"
+)
+# The same without groups: the first character of a token determines its script.
+_TOKENS = re.compile(re.sub(r"\?P<\w+>", "?:", _TOKEN.pattern))
+# Word frequencies follow Zipf's law: half of the words of real reviews are among the last 16,384.
+_CACHED_TOKENS = 65_536
+_MAX_CACHED_LENGTH = (
+    32  # characters; bounds the memory of the cache, about 25 MB if it is full of Korean words
 )
 
 _KOREAN = (
@@ -51,7 +61,9 @@ _VOWEL = re.compile(r"[aeiouy]")
 
 def normalise(text: str) -> str:
     """Normalize a text for tokenization: NFKC, lower case."""
-    return unicodedata.normalize("NFKC", _MARK_RUN.sub(r"\1", text)).lower()
+    if len(text) > _MAX_MARKS:
+        text = _MARK_RUN.sub(r"\1", text)
+    return unicodedata.normalize("NFKC", text).lower()
 
 
 def terms(text: str) -> list[str]:
@@ -61,24 +73,30 @@ def terms(text: str) -> list[str]:
     Args:
         text: Any text.
     """
-    found: list[str] = []
-    for match in _TOKEN.finditer(normalise(text)):
-        found.extend(_stems(match.lastgroup or "", match[0]))
-    return found
+    tokens = _TOKENS.findall(normalise(text))
+    if max(map(len, tokens), default=0) > _MAX_CACHED_LENGTH:
+        return [stem for token in tokens for stem in _stems(token)]
+    return list(chain.from_iterable(map(_known_stems, tokens)))
 
 
-def _stems(script: str, token: str) -> list[str]:
-    if script == "hangul":
+def _stems(token: str) -> tuple[str, ...]:
+    if "가" <= token[0] <= "힣":
         if token in _KOREAN_STOPS:
-            return []
+            return ()
         stem = korean.stem(token)
-        return [] if stem in _KOREAN_STOPS else [stem]
+        return () if stem in _KOREAN_STOPS else (stem,)
+    match = _TOKEN.match(token)
+    script = match.lastgroup if match else None
     if script == "latin":
         word = re.split("['\u2019]", _without_accents(token))[0]
-        return [] if word in _ENGLISH_STOPS or len(word) < 2 else [stem_english(word)]
+        return () if word in _ENGLISH_STOPS or len(word) < 2 else (stem_english(word),)
     if script == "cjk":
-        return [token[i : i + 2] for i in range(max(1, len(token) - 1))]
-    return [token.replace(",", "")]
+        return tuple(token[i : i + 2] for i in range(max(1, len(token) - 1)))
+    return (token.replace(",", ""),)
+
+
+# A pure function of short words, so that all embedders can share its cache; thread-safe, as lru_cache is.
+_known_stems = lru_cache(_CACHED_TOKENS)(_stems)
 
 
 def _without_accents(word: str) -> str:

@@ -240,6 +240,7 @@ class SharedConnection:
         self._lock_timeout = lock_timeout
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
+        self._cursor: sqlite3.Cursor | None = None
         self._users = 0
         self._close_requested = False
 
@@ -260,6 +261,21 @@ class SharedConnection:
         self._lock.release()
         if self._close_requested:
             self.close()
+
+    def fetchone(self, statement: str, values: tuple[object, ...]) -> Any:
+        """Return the first row of a query, or None: a use of its own, in fewer steps."""
+        with self._lock:
+            self._users += 1
+            try:
+                if self._connection is None:
+                    self._connection = self._file.connect(self._lock_timeout)
+                if self._cursor is None:
+                    self._cursor = self._connection.cursor()
+                return self._cursor.execute(statement, values).fetchone()
+            finally:
+                self._users -= 1
+                if self._close_requested:
+                    self.close()
 
     def close(self) -> None:
         """Close the connection now or at the end of its current use; the next use opens another."""
@@ -282,7 +298,7 @@ class SharedConnection:
         self._lock.release()
 
     def _drop(self) -> None:
-        connection, self._connection = self._connection, None
+        connection, self._connection, self._cursor = self._connection, None, None
         if connection is not None:
             connection.close()
 
@@ -333,16 +349,23 @@ SELECT (SELECT count(*) FROM replies),
 
 # Fields that replies are not compared by, such as the rate-limit headers of the moment, are not stored.
 _FIELDS = tuple(field.name for field in fields(LLMResponse) if field.compare)
-_write_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=index).encode
+_TEXTS = tuple(field.name for field in fields(LLMResponse) if field.compare and field.type == "str")
+_write_text = json.encoder.encode_basestring
+_read_json = json.JSONDecoder().raw_decode  # without a search for blanks around
 
 
 def encode_reply(reply: LLMResponse) -> bytes:
-    """Serialize a reply; raise any exception if it is not a reply of texts and whole numbers."""
+    """Serialize a reply to JSON; raise any exception if it is not a reply of texts and whole numbers."""
+    # Not json.dumps, which takes three times as long.
+    values = [
+        f'"{name}":{_write_text(getattr(reply, name)) if name in _TEXTS else index(getattr(reply, name))}'
+        for name in _FIELDS
+    ]
     # A reply may contain half a surrogate pair, which SQLite does not accept as text.
-    return _write_json({name: getattr(reply, name) for name in _FIELDS}).encode("utf-8", "surrogatepass")
+    return f"{{{','.join(values)}}}".encode("utf-8", "surrogatepass")
 
 
 def decode_reply(written: bytes) -> LLMResponse:
     """Parse the bytes of `encode_reply`, also of a version with other fields; raise any exception if invalid."""
-    read: dict[str, Any] = json.loads(written.decode("utf-8", "surrogatepass"))
+    read: dict[str, Any] = _read_json(written.decode("utf-8", "surrogatepass"))[0]
     return LLMResponse(**{name: read[name] for name in _FIELDS if name in read})

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, TypeAlias
 
-from .._llm_response import LLMResponse, is_valid_reply
+from .._llm_response import LLMResponse, valid_reply
 
 NOT_STARTED = -1.0
 """`started_at` of a call that has not reached its backend; no clock shows a negative time."""
@@ -174,7 +174,7 @@ class InFlightCall:
             self._finish()
 
     def _persist_late_reply(self, reply: Any) -> None:
-        if isinstance(reply, LLMResponse) and is_valid_reply(reply) and self.persist is not None:
+        if isinstance(reply, LLMResponse) and valid_reply(reply) is reply and self.persist is not None:
             with suppress(Exception):  # for example, no more threads; no caller waits for it
                 self.persist(reply, lambda _: None)
 
@@ -204,6 +204,9 @@ class InFlightCall:
         """Record that the leader has left. A call in flight, or a write, finishes the entry when it ends."""
         with self._lock:
             self._leader_left = True
+            if self._state is State.PERSISTED and not self._followers:  # as nearly always
+                self._end()
+                return
             call = self._call if self._call_is_out() else None
         if call is None:
             self._finish()
@@ -228,7 +231,7 @@ class InFlightCall:
             state, reply = self._state, self._reply
             if state is State.PERSISTING:
                 return  # `on_commit` calls this again
-            unstored = state is State.OPEN and isinstance(reply, LLMResponse) and is_valid_reply(reply)
+            unstored = state is State.OPEN and isinstance(reply, LLMResponse) and valid_reply(reply) is reply
         if unstored:
             self.persist_reply(reply, lambda _: None)
         elif state is State.OPEN:
@@ -278,12 +281,15 @@ class InFlightCall:
         with self._lock:
             if self._state is State.DONE:
                 return
-            self._state = State.DONE
-            self._table.forget(self._key, self)
             followers, self._followers = list(self._followers), {}
-            self._detach_call()
+            self._end()
         for follower in followers:
             follower.notify()
+
+    def _end(self) -> None:
+        self._state = State.DONE
+        self._table.forget(self._key, self)
+        self._detach_call()
 
     def _promote_next(self) -> None:
         """
@@ -316,15 +322,25 @@ class InFlightCall:
 
 
 class InFlightCalls:
-    """The calls in flight, by key."""
+    """
+    The calls in flight, by key.
+
+    Attributes:
+        ended: Number of entries that have ended.
+    """
 
     def __init__(self) -> None:
         self._reset_after_fork()
 
     def _reset_after_fork(self) -> None:
         self.lock: threading.RLock = threading.RLock()
+        self.ended: int = 0
         self._open: dict[bytes, InFlightCall] = {}
         self._pid = os.getpid()  # last: another thread of a forked child may read it
+
+    def __contains__(self, key: bytes) -> bool:
+        """Return whether a call for a key is in flight."""
+        return key in self._open
 
     def join(self, key: bytes, owner: object) -> tuple[InFlightCall, bool]:
         """Return the entry of a key, and whether `owner` leads it."""
@@ -339,5 +355,6 @@ class InFlightCalls:
 
     def forget(self, key: bytes, entry: InFlightCall) -> None:
         """Remove an entry that is done."""
+        self.ended += 1
         if self._open.get(key) is entry:
             del self._open[key]

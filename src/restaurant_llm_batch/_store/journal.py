@@ -8,9 +8,9 @@ job before it submits a new one.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
+from functools import partial
 from typing import Protocol
 
 
@@ -52,11 +52,6 @@ def current_job_journal() -> JobJournal | None:
     return _CURRENT.get()
 
 
-@contextmanager
-def use_job_journal(journal: JobJournal) -> Iterator[None]:
-    """Make `journal` the current job journal within the block."""
-    token = _CURRENT.set(journal)
-    try:
-        yield
-    finally:
-        _CURRENT.reset(token)
+def set_job_journal(journal: JobJournal) -> Callable[[], object]:
+    """Make `journal` the current job journal of this context; return a function that restores the one before."""
+    return partial(_CURRENT.reset, _CURRENT.set(journal))

@@ -197,8 +197,7 @@ class Store:
 
     def _read(self, statement: str, *values: bytes) -> Any:
         try:
-            with self._connections.reading as connection:
-                return connection.execute(statement, values).fetchone()
+            return self._connections.reading.fetchone(statement, values)
         except sqlite3.Error as error:
             raise StoreError(self._file.describe_error(error)) from error
 

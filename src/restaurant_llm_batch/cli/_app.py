@@ -50,7 +50,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BatchError as error:
-            raise CLIError(str(error)) from error
+            raise CLIError(" ".join([str(error), *getattr(error, "__notes__", ())])) from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)

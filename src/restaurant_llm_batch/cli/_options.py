@@ -269,7 +269,8 @@ def results() -> list[click.Parameter]:
         click.Option(
             ["-o", "--output"],
             metavar="FILE",
-            help="Write each outcome to FILE as JSON Lines as soon as it is ready; - for standard output.",
+            help="Write the outcomes to FILE as JSON Lines; - for standard output. They are in FILE.partial until the "
+            "run has ended.",
         ),
         click.Option(
             ["--store"],

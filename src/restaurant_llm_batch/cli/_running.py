@@ -3,7 +3,8 @@ Task commands: run a task over the input, write outcomes as they finish, and han
 
 Theory of operation. `command` builds a click command whose callback is `_main`:
 
-1. Parse the options, build the LLM backend and load the input; errors end the command before any call is made.
+1. Parse the options, build the LLM backend, load the input and build the runner; errors end the command before any
+   call is made, and before anything is opened for writing.
 2. Stream the outcomes of the run. Each is collected for the report and written to ``--output`` at once, and a Ctrl-C
    never separates the two (`SigintHandler.deferred`).
 3. The first Ctrl-C only sets a flag and stops the run softly: calls in flight finish, their outcomes still arrive, and
@@ -38,8 +39,9 @@ from ..outcomes import Outcome
 from . import _report as report
 from ._backends import MakeLLM
 from ._options import RunOptions
+from ._output import STDOUT, open_writer
 from ._report import ResultCollector
-from ._views import STDOUT, R, ResultView, open_writer
+from ._views import R, ResultView
 
 _HELP_ENDING = """
 Ctrl-C lets the calls in flight finish and shows what is done; pressed again, it cancels them.
@@ -86,9 +88,11 @@ def _main(
     with ExitStack() as stack:
         if loaded.search is not None:
             stack.enter_context(loaded.search)
-        writer = stack.enter_context(open_writer(options.output, options.paths))
-        progress = stack.enter_context(_progress(options, f"{view.what}s"))
+        progress = _progress(options, f"{view.what}s")
+        # Before the output is opened: an argument may be invalid, or the store be another program's.
         runner = BatchRunner(llm=llm, search=loaded.search, observers=[progress], **options.runner_settings)
+        writer = stack.enter_context(open_writer(options.output, options.paths, options.store))
+        stack.enter_context(progress)
         stream = stack.enter_context(runner).stream(task, loaded.items)
 
         def handle(outcome: Outcome[R]) -> None:

@@ -1,67 +1,16 @@
-"""Result views and the JSON Lines writer: how a command shows and writes its outcomes."""
+"""Result views: how a command shows its outcomes, as tables and as JSON records."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 from rich.table import Table
 
-from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome, Success
 from ._sources import NamedItems
 from ._tables import counted
-
-STDOUT = "-"
-
-
-class JSONLWriter:
-    """Writes records as JSON Lines and flushes each; without a file it writes nothing."""
-
-    def __init__(self, file: IO[bytes] | None) -> None:
-        self._file = file
-
-    def write(self, record: Mapping[str, Any]) -> None:
-        """Write a record."""
-        if self._file is not None:
-            line = json.dumps(record, ensure_ascii=False)
-            # One write per line, so that no partial line is left behind. "replace": a model may write a lone surrogate.
-            self._file.write(line.encode("utf-8", "replace") + b"\n")
-            self._file.flush()
-
-
-@contextmanager
-def open_writer(target: str | None, sources: Sequence[Path]) -> Iterator[JSONLWriter]:
-    """
-    Open the output of a command.
-
-    Args:
-        target: Name of a file, "-" for standard output, or None for no output.
-        sources: The input files, which must not be overwritten.
-
-    Raises:
-        ConfigurationError: The file cannot be written, or is an input file.
-    """
-    if target is None:
-        yield JSONLWriter(None)
-        return
-    if target == STDOUT:
-        yield JSONLWriter(sys.stdout.buffer)
-        return
-    path = Path(target)
-    if path.exists() and any(source.exists() and path.samefile(source) for source in sources):
-        raise ConfigurationError(f"--output {target!r} is the input file; name another file")
-    try:
-        file = path.open("wb")
-    except OSError as error:
-        raise ConfigurationError(f"cannot write --output {target!r}: {error.strerror}") from error
-    with file:
-        yield JSONLWriter(file)
 
 
 class Result(Protocol):

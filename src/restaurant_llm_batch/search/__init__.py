@@ -6,17 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .embedded.search import EmbeddedSearch, IndexReport
+    from ._indexing import IndexFailure, IndexReport
+    from .embedded.search import EmbeddedSearch
     from .qdrant.search import CollectionSchema, QdrantSearch
 
 _MODULES = {
     "CollectionSchema": "qdrant.search",
     "EmbeddedSearch": "embedded.search",
-    "IndexReport": "embedded.search",
+    "IndexFailure": "_indexing",
+    "IndexReport": "_indexing",
     "QdrantSearch": "qdrant.search",
 }
 
-__all__ = ["CollectionSchema", "EmbeddedSearch", "IndexReport", "QdrantSearch"]
+__all__ = ["CollectionSchema", "EmbeddedSearch", "IndexFailure", "IndexReport", "QdrantSearch"]
 
 
 def __getattr__(name: str) -> Any:

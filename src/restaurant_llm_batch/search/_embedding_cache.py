@@ -6,8 +6,9 @@ from collections import OrderedDict
 from concurrent.futures import Future
 from threading import Lock
 
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, PermanentBackendError
 from ..protocols import Embedder, Embedding
+from ._batch_embedding import embedding_fault
 
 
 class QueryEmbeddingCache:
@@ -61,13 +62,20 @@ class QueryEmbeddingCache:
 
     def _fill(self, slot: Future[Embedding], text: str) -> None:
         try:
-            slot.set_result(self._embedder.embed_query(text))
+            slot.set_result(self._checked(self._embedder.embed_query(text)))
         except BaseException as error:
             with self._lock:
                 if self._slots.get(text) is slot:
                     del self._slots[text]
             # Even for KeyboardInterrupt: otherwise waiting threads would wait forever.
             slot.set_exception(error)
+
+    def _checked(self, embedding: Embedding) -> Embedding:
+        # A number that is not finite would make the order of the hits arbitrary.
+        fault = embedding_fault(embedding, None)
+        if fault is not None:
+            raise PermanentBackendError(f"{type(self._embedder).__name__}.embed_query returned {fault}")
+        return embedding
 
 
 _MEMBERS = ("name", "size", "embed_documents", "embed_query")

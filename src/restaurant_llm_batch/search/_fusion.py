@@ -76,9 +76,11 @@ class PreparedQuery:
         return RankRequest(self.scope, self.vector, using, limit, points)
 
 
-RankFlow: TypeAlias = Generator[list[RankRequest], Sequence[Sequence[Candidate]], T]
+RankFlow: TypeAlias = Generator[list[RankRequest], Sequence[Sequence[Candidate | None]], T]
 """
 A generator that yields rankings to request in one round trip, is sent the candidates of each, and returns a `T`.
+
+None stands for a point that the engine ranked but that is no review, such as one without a text.
 """
 
 
@@ -114,7 +116,9 @@ def _stable_lists(wanted: Sequence[tuple[PreparedQuery, ListName]]) -> RankFlow[
         results = yield [wanted[i][0].ranking(wanted[i][1], limit) for i, limit in limits.items()]
         unstable = []
         for (i, limit), found in zip(limits.items(), results, strict=True):
-            top = stable_top_k(found, wanted=wanted[i][0].depth, asked=_tie_limit(wanted[i][0], limit))
+            usable = [candidate for candidate in found if candidate is not None]
+            asked = _tie_limit(wanted[i][0], limit) - (len(found) - len(usable))
+            top = stable_top_k(usable, wanted=wanted[i][0].depth, asked=asked)
             if top is None:
                 unstable.append(i)
             else:
@@ -141,7 +145,7 @@ def _similarities(
     if points:
         results = yield [queries[i].ranking("dense", len(missing), missing) for i, missing in points.items()]
         for i, found in zip(points, results, strict=True):
-            similarities[i] = {candidate.point: candidate.score for candidate in found}
+            similarities[i] = {candidate.point: candidate.score for candidate in found if candidate}
     return similarities
 
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import logging
 import operator
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
+from hashlib import blake2b, sha1
 from itertools import islice
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from .._validation import is_whole
-from ..errors import ConfigurationError
+from ..errors import BackendError, ConfigurationError
 from ..models import ItemId, Review
 
+log = logging.getLogger("restaurant_llm_batch.search")
+
+BadRows: TypeAlias = Literal["refuse", "skip"]
+"""What becomes of a row that is not a valid review: an error, or a `IndexFailure` in the report."""
+
+_MAX_FAILURES = 1_000
 _NAMESPACE = uuid.UUID("6f1c2f0e-6a55-5d3a-9a53-0c3f4f5f8b11")
 
 
@@ -29,6 +36,7 @@ class IndexEntry:
         review_id: The review's id in its original type, or one derived from its text.
         content: The text; may be blank.
         category: The restaurant's category as text, to filter by; None if unknown.
+        position: Its position among the reviews to index, from 0.
     """
 
     point: str
@@ -37,6 +45,25 @@ class IndexEntry:
     review_id: ItemId
     content: str
     category: str | None = None
+    position: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class IndexFailure:
+    """
+    A review that could not be indexed.
+
+    Attributes:
+        restaurant_id: The restaurant's id; None if the row has no valid one.
+        review_id: The review's id, or the one derived from its text; None if the row is invalid.
+        position: Its position among the reviews, from 0.
+        reason: Why it was left out.
+    """
+
+    restaurant_id: ItemId | None
+    review_id: ItemId | None
+    position: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +74,53 @@ class IndexReport:
     Attributes:
         reviews: Number of reviews written, including those that replaced an indexed review.
         blank: Number of reviews skipped because they have no text.
+        failed: Number of reviews left out because they could not be embedded, or were invalid and skipped.
+        failures: The first 1,000 of these, by name.
     """
 
     reviews: int
     blank: int
+    failed: int = 0
+    failures: tuple[IndexFailure, ...] = ()
+
+
+class IndexTally:
+    """Totals of an indexing that goes on."""
+
+    def __init__(self) -> None:
+        self._reviews = self._blank = self._failed = 0
+        self._failures: list[IndexFailure] = []
+
+    @property
+    def reviews(self) -> int:
+        """Number of reviews written so far."""
+        return self._reviews
+
+    def add(self, batch: IndexBatch, failures: Sequence[IndexFailure]) -> None:
+        """Count a batch that was written, except for the entries that failed."""
+        self._reviews += batch.useful - len(failures)
+        self._blank += batch.blank
+        self._failed += len(batch.invalid) + len(failures)
+        for failure in (*batch.invalid, *failures):
+            log.warning(
+                "reviews[%d] was not indexed: review %r of restaurant %r: %s",
+                failure.position,
+                failure.review_id,
+                failure.restaurant_id,
+                failure.reason,
+            )
+            if len(self._failures) < _MAX_FAILURES:
+                self._failures.append(failure)
+
+    def report(self) -> IndexReport:
+        """Return the totals."""
+        return IndexReport(self._reviews, self._blank, self._failed, tuple(self._failures))
+
+    def annotate(self, error: Exception) -> None:
+        """Add to the message of a backend's error how many reviews are indexed already."""
+        if self._reviews and isinstance(error, BackendError):
+            kept = f"{self._reviews:,} reviews were indexed before, and are kept: indexing again continues safely"
+            error.args = (f"{error} ({kept})",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,39 +129,47 @@ class IndexBatch:
     Reviews to embed and write together.
 
     Attributes:
-        entries: The reviews, each key once.
-        done: Totals including this batch.
+        entries: The reviews with text, each key once.
+        useful: Number of reviews with text, equal keys included.
+        blank: Number of reviews without text.
+        invalid: The rows that are no reviews, if these are skipped.
     """
 
     entries: tuple[IndexEntry, ...]
-    done: IndexReport
+    useful: int
+    blank: int
+    invalid: tuple[IndexFailure, ...] = ()
 
 
-def read_batches(reviews: Iterable[Review | Mapping[str, Any]], size: int) -> Iterator[IndexBatch]:
+def read_batches(
+    reviews: Iterable[Review | Mapping[str, Any]], size: int, bad_rows: BadRows = "refuse"
+) -> Iterator[IndexBatch]:
     """
     Validate reviews, a batch at a time.
 
     Args:
         reviews: Reviews as for `read_reviews`.
         size: Reviews per batch.
+        bad_rows: What becomes of a row that is not a valid review.
 
     Raises:
-        ConfigurationError: At once if the size is invalid; from the iterator if a review is.
+        ConfigurationError: At once if the size or `bad_rows` is invalid; from the iterator if a review is.
     """
     if not is_whole(size, 1):
         raise ConfigurationError(f"batch_size must be 1 or more, got {size!r}; for example batch_size=256")
-    return _batches(read_reviews(reviews), size)
+    if bad_rows not in ("refuse", "skip"):
+        raise ConfigurationError(f'bad_rows must be "refuse" or "skip", got {bad_rows!r}')
+    return _batches(read_reviews(reviews) if bad_rows == "refuse" else _valid_reviews(reviews), size)
 
 
-def _batches(entries: Iterator[IndexEntry], size: int) -> Iterator[IndexBatch]:
-    written = blank = 0
-    while batch := list(islice(entries, size)):
-        useful = [entry for entry in batch if entry.content.strip()]
-        blank += len(batch) - len(useful)
-        written += len(useful)
+def _batches(rows: Iterator[IndexEntry | IndexFailure], size: int) -> Iterator[IndexBatch]:
+    while batch := list(islice(rows, size)):
+        entries = [row for row in batch if isinstance(row, IndexEntry)]
+        useful = [entry for entry in entries if entry.content.strip()]
         # The last of equal keys wins, as it does across batches.
         unique = {entry.point: entry for entry in useful}
-        yield IndexBatch(tuple(unique.values()), IndexReport(written, blank))
+        invalid = tuple(row for row in batch if isinstance(row, IndexFailure))
+        yield IndexBatch(tuple(unique.values()), len(useful), len(entries) - len(useful), invalid)
 
 
 def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[IndexEntry]:
@@ -106,10 +184,19 @@ def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[Inde
         ConfigurationError: If a review is invalid; the message names its position and field.
     """
     for position, review in enumerate(reviews):
-        yield _read_review(review, f"reviews[{position}]")
+        yield _read_review(review, position)
 
 
-def _read_review(review: Review | Mapping[str, Any], where: str) -> IndexEntry:
+def _valid_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[IndexEntry | IndexFailure]:
+    for position, review in enumerate(reviews):
+        try:
+            yield _read_review(review, position)
+        except ConfigurationError as error:
+            yield IndexFailure(None, None, position, str(error))
+
+
+def _read_review(review: Review | Mapping[str, Any], position: int) -> IndexEntry:
+    where = f"reviews[{position}]"
     restaurant: Any
     content: Any
     category: Any
@@ -142,6 +229,7 @@ def _read_review(review: Review | Mapping[str, Any], where: str) -> IndexEntry:
         review_id,
         text,
         _read_category(category, f"{where}.category"),
+        position,
     )
 
 
@@ -166,9 +254,11 @@ def _read_category(value: object, where: str) -> str | None:
 
 def _replace_surrogates(content: str) -> str:
     # A review that was truncated in UTF-16 may end in half an emoji, which engines cannot store.
-    if content.isascii():
-        return content
-    return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    try:
+        content.encode()
+    except UnicodeEncodeError:
+        return content.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return content
 
 
 def _derived_id(content: str) -> str:
@@ -177,8 +267,11 @@ def _derived_id(content: str) -> str:
 
 def _point_key(restaurant_id: ItemId, review_id: ItemId) -> str:
     restaurant = str(restaurant_id)
-    # The length prefix distinguishes ("a:b", "c") from ("a", "b:c").
-    return str(uuid.uuid5(_NAMESPACE, f"{len(restaurant)}:{restaurant}:{review_id}"))
+    # The length prefix distinguishes ("a:b", "c") from ("a", "b:c"). As str(uuid5(...)), without its object.
+    name = f"{len(restaurant)}:{restaurant}:{review_id}".encode()
+    digits = sha1(_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest()
+    variant = "89ab"[int(digits[16], 16) & 3]
+    return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 # Engines convert larger integers to floats, which would merge different ids.

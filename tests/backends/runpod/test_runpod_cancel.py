@@ -246,18 +246,25 @@ def test_an_interrupt_at_any_moment_leaves_no_job(dispatcher: Dispatcher, llm: R
     random = Random(4)
     answered = 0
     for number in range(60):
-        timer = threading.Timer(patience(number, random) / 2, os.kill, (os.getpid(), signal.SIGINT))
-        timer.start()
+        sent: list[int] = []
+
+        def interrupt(sent: list[int] = sent, number: int = number) -> None:
+            sent.append(number)
+            os.kill(os.getpid(), signal.SIGINT)
+
+        timer = threading.Timer(patience(number, random) / 2, interrupt)
         try:
+            timer.start()
             with suppress(errors.RateLimited):
                 llm.complete(asking(number))
                 answered += 1
-            if number % 10:
-                time.sleep(10)
+            if number % 10 == 0:
+                timer.cancel()
+            timer.join()
+            while sent:  # the signal is on its way, and must not arrive outside of this block
+                time.sleep(0.01)
         except KeyboardInterrupt:
-            pass
-        timer.cancel()
-        timer.join()
+            timer.join()
         assert dispatcher.alive() == []
 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -114,7 +114,10 @@ class TestSubmitting:
         [
             (NEVER_SENT, TransientBackendError),
             (says({"error": "slow down"}, 429), RateLimited),
-            (says(b"busy", 503), TransientBackendError),
+            (says(b"busy", 503), RateLimited),
+            (says(b"Service Unavailable", 503), TransientBackendError),
+            (says({"error": "too many queued requests"}, 500), RateLimited),
+            (says({"error": {"type": "overloaded_error"}}, 529), RateLimited),
             (says(b"origin down", 521), TransientBackendError),
             (says({"error": "bad"}, 400), PermanentBackendError),
             (says({"error": "no"}, 401), AuthenticationFailed),
@@ -138,6 +141,7 @@ class TestSubmitting:
             LOST,
             TransportError("no answer within 30 seconds", request_may_have_been_sent=True, timed_out=True),
             says(b"<html>bad gateway</html>", 502),
+            says(b"<html>the origin is overloaded</html>", 502),
             says(b"", 504),
             says({"error": "internal"}, 500),
             says(b"", 520),
@@ -227,7 +231,7 @@ class TestWatching:
         ("fatal", "kind"),
         [
             (says({}, 401), AuthenticationFailed),
-            (says({}, 403), AuthenticationFailed),
+            (says({}, 403), PermanentBackendError),
             (says({}, 404), PermanentBackendError),
             (says({}, 400), PermanentBackendError),
             (says({"error": "no such endpoint"}), PermanentBackendError),

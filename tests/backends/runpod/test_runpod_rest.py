@@ -124,8 +124,8 @@ def test_a_job_that_cannot_be_cancelled_is_named_in_the_log(
 ) -> None:
     monkeypatch.setattr(flow, "CANCEL_WAITS", (0.001, 0.001))
     respx_mock.post(f"{URL}/run").respond(json=QUEUED)
-    respx_mock.get(f"{URL}/status/11aa-u1").respond(403)
-    respx_mock.post(f"{URL}/cancel/11aa-u1").respond(403)
+    respx_mock.get(f"{URL}/status/11aa-u1").respond(401)
+    respx_mock.post(f"{URL}/cancel/11aa-u1").respond(401)
     caplog.set_level(logging.WARNING, "restaurant_llm_batch")
 
     with pytest.raises(AuthenticationFailed):

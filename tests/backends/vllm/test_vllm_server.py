@@ -21,6 +21,7 @@ from restaurant_llm_batch.errors import (
     ConfigurationError,
     PermanentBackendError,
     PromptTooLong,
+    RateLimited,
     TransientBackendError,
 )
 
@@ -157,7 +158,7 @@ BUSY = "The engine is currently busy and cannot accept new requests. Please retr
         (vllm_error(404, "NotFoundError", "The model `x` does not exist."), PermanentBackendError),
         (Say({"detail": [{"loc": ["body", "priority"], "msg": "extra"}]}, 422), PermanentBackendError),
         (vllm_error(500, "InternalServerError", "oops"), TransientBackendError),
-        (vllm_error(503, "Service Unavailable", BUSY), TransientBackendError),
+        (vllm_error(503, "Service Unavailable", BUSY), RateLimited),
         (Say(b"<html>502</html>", 502), TransientBackendError),
         (Say(b"<html>fine</html>"), TransientBackendError),
         (Say({"object": "error", "code": 404, "message": "no such model"}), PermanentBackendError),

@@ -60,6 +60,9 @@ class OfflineLLM:
     Each reply has ``model="offline-extractive"`` and counts no tokens. Thread-safe, and usable on any event loop.
     """
 
+    calls_model = False
+    """Without reported tokens, a reply has used none."""
+
     def __init__(self) -> None:
         words = WordAnalyzer()
         aspects, reviews, vocabulary = AspectAnswers(words), ReviewAnswers(words), WordAnswers(words)

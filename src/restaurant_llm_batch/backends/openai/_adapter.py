@@ -7,9 +7,12 @@ The SDK's own aiohttp client is limited to 100 connections by default, and repor
 
 from __future__ import annotations
 
+from typing import Any
+
 import httpx2
 
 from ..._http.abort import make_abortable
+from ..._http.proxies import ProxySelector
 from ..._http.types import HTTPResponse, Timeout, Transport, TransportError, system_trust
 
 # No limit on connections: the runner's concurrency limiters bound the calls in flight. Idle connections are closed
@@ -57,21 +60,42 @@ class TransportAdapter(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         return _response(response, request)
 
 
-def sync_http(transport: Transport | None, timeout: Timeout) -> httpx2.Client:
-    """Return a sync httpx2 client that sends through `transport`; through httpx2's own transport if None."""
+def sync_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx2.Client:
+    """
+    Return a sync httpx2 client that sends through `transport`; through httpx2's own transport if None.
+
+    Args:
+        transport: Sends the requests, or None.
+        timeout: Timeouts of each request.
+        url: The service's base URL, which decides the proxy.
+
+    Raises:
+        ConfigurationError: If the environment names a proxy that cannot be used.
+    """
     if transport is None:
-        client = httpx2.Client(limits=_LIMITS, verify=system_trust(), timeout=as_httpx2(timeout))
+        client = httpx2.Client(**_own_transport(timeout, url))
         make_abortable(client)
         return client
     # trust_env=False: httpx2 would mount transports for the environment's proxies, which bypass this one.
     return httpx2.Client(transport=TransportAdapter(transport, timeout), trust_env=False, timeout=None)
 
 
-def async_http(transport: Transport | None, timeout: Timeout) -> httpx2.AsyncClient:
-    """Return an async httpx2 client that sends through `transport`; through httpx2's own transport if None."""
+def async_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx2.AsyncClient:
+    """Return an async httpx2 client; takes the arguments of `sync_http`, and raises as it does."""
     if transport is None:
-        return httpx2.AsyncClient(limits=_LIMITS, verify=system_trust(), timeout=as_httpx2(timeout))
+        return httpx2.AsyncClient(**_own_transport(timeout, url))
     return httpx2.AsyncClient(transport=TransportAdapter(transport, timeout), trust_env=False, timeout=None)
+
+
+def _own_transport(timeout: Timeout, url: str) -> dict[str, Any]:
+    # trust_env=False: `ProxySelector` reads the environment for all clients alike.
+    return {
+        "limits": _LIMITS,
+        "verify": system_trust(),
+        "timeout": as_httpx2(timeout),
+        "proxy": ProxySelector(None).proxy_for(url),
+        "trust_env": False,
+    }
 
 
 def as_httpx2(timeout: Timeout) -> httpx2.Timeout:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import CancelScope, to_thread
 
@@ -16,10 +16,14 @@ from ..._http.client_lifetime import EventLoopLocal, UsageCounter, loop_is_trio
 from ..._http.secrets import Secret
 from ..._http.transport import HTTPTransport
 from ..._http.types import Timeout, Transport, check_transport
-from ...errors import ConfigurationError
+from ..._shortage import is_local_shortage
+from ...errors import ConfigurationError, TransientBackendError
+from ._codec import BACKEND
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, OpenAI
+
+Client = TypeVar("Client")
 
 _SLOW_IMPORTS = ("openai", f"{__package__}._adapter")
 
@@ -50,7 +54,7 @@ class SDKClients:
         self._lock = threading.Lock()
         self._pid = os.getpid()
         self._sync: tuple[OpenAI, UsageCounter] | None = None
-        self._async = EventLoopLocal(lambda: (self._make_async(), UsageCounter()), _drop)
+        self._async = EventLoopLocal(lambda: (_made(self._make_async), UsageCounter()), _drop)
         self._imported = False
 
     @contextmanager
@@ -60,7 +64,7 @@ class SDKClients:
             self._pid, self._lock, self._sync = os.getpid(), threading.Lock(), None
         with self._lock:
             if self._sync is None:
-                self._sync = self._make_sync(), UsageCounter()
+                self._sync = _made(self._make_sync), UsageCounter()
             client, in_use = self._sync
             in_use.enter()
         try:
@@ -106,7 +110,7 @@ class SDKClients:
         from ._adapter import sync_http
 
         # httpx2's own pool unless the user passed a transport: HTTPTransport's httpx pool costs several times more.
-        http = sync_http(self._transport, self._timeout)
+        http = sync_http(self._transport, self._timeout, self._account["base_url"])
         return OpenAI(api_key=self._key.reveal(), **self._account, max_retries=0, http_client=http)
 
     def _make_async(self) -> AsyncOpenAI:
@@ -115,7 +119,7 @@ class SDKClients:
         from ._adapter import async_http
 
         transport = self._transport if self._own is None or loop_is_trio() else self._own
-        http = async_http(transport, self._timeout)
+        http = async_http(transport, self._timeout, self._account["base_url"])
         return AsyncOpenAI(api_key=self._key.reveal(), **self._account, max_retries=0, http_client=http)
 
 
@@ -135,6 +139,23 @@ def check_client(client: Any, field: str) -> None:
             f"{field} must be a client of the OpenAI SDK, got {type(client).__name__}; "
             f"for example {field}=openai.{class_name}(...)"
         )
+
+
+def _made(make: Callable[[], Client]) -> Client:
+    """
+    Return a new client.
+
+    Raises:
+        TransientBackendError: If no file can be opened, such as that of the certificates.
+    """
+    try:
+        return make()
+    except OSError as error:
+        if not is_local_shortage(error):
+            raise
+        raise TransientBackendError(
+            f"{BACKEND}: no client can be made: {error}", local_shortage=True, backend=BACKEND
+        ) from error
 
 
 def _drop(client: object) -> None:

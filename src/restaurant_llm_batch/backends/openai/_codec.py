@@ -6,23 +6,17 @@ Pure functions for what is particular to OpenAI: strict schemas, hints for rejec
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import Secret
-from ..._http.status import MAX_ERROR_TEXT
-from ..._http.types import TransportError
+from ..._http.status import Unreadable, no_response_error, parse_body, unreadable_error
+from ..._http.types import TransportError, headers_too_long
 from ..._llm_response import LLMResponse
-from ...errors import (
-    BackendError,
-    ConfigurationError,
-    PermanentBackendError,
-    PromptTooLong,
-    TransientBackendError,
-)
+from ..._shortage import is_local_shortage
+from ...errors import BackendError, ConfigurationError, PermanentBackendError
 from ...models import LLMRequest
 from ...tokens.tokenizers import replace_surrogates
 from .._schema_forms import without_bounds
@@ -34,14 +28,12 @@ if TYPE_CHECKING:
 BACKEND = "openai"
 _FINE_TUNED = "ft:"
 _KEY_HEADERS = ("authorization", "api-key")
-_TOO_LARGE = "Request too large"
+_BUFFER_FULL = "Receive buffer too long"
+"""h11's message for headers above its limit."""
 _HINTS = {
-    "temperature": "use OpenAILLM(..., send_temperature=False)",
-    "max_tokens": 'use OpenAILLM(..., max_tokens_field="max_completion_tokens")',
-    "max_completion_tokens": 'use OpenAILLM(..., max_tokens_field="max_tokens")',
     "service_tier": "use OpenAILLM(..., service_tier=...) with another tier, or leave it out",
 }
-"""What to do if a server rejects a field, by the field's name."""
+"""What to do if a server rejects a field that is not left out by itself, by the field's name."""
 
 
 def check_arguments(
@@ -109,12 +101,9 @@ def read_response(response: Response) -> LLMResponse:
         BackendError: If it is not a chat completion.
     """
     key = _key_of(response.request)
-    body = _body_of(response)
-    if isinstance(body, str):
-        text = body[:80] if key is None else key.redact(body)[:80]
-        raise TransientBackendError(
-            f"{BACKEND} answered with something that is not JSON: {text!r}", backend=BACKEND
-        )
+    body = parse_body(response.content)
+    if isinstance(body, Unreadable):
+        raise unreadable_error(body, BACKEND, key, None)
     return read_chat(body, BACKEND, key, response.headers)
 
 
@@ -130,7 +119,7 @@ def backend_error(error: Exception) -> BackendError:
         return _status_error(error, error.response)
     failure: BackendError
     if isinstance(error, APIConnectionError):
-        failure = TransientBackendError(f"{BACKEND} did not answer: {_reason(error)}", backend=BACKEND)
+        failure = no_response_error(_transport_error(error), BACKEND)
     else:
         failure = PermanentBackendError(f"{BACKEND}: {type(error).__name__}: {error}", backend=BACKEND)
     failure.__cause__ = error
@@ -139,28 +128,11 @@ def backend_error(error: Exception) -> BackendError:
 
 def _status_error(error: Exception, response: Response) -> BackendError:
     key = _key_of(response.request)
-    body = _with_hint(_body_of(response), response)
-    failure = _too_large(response.status_code, body, key) or chat_error(
-        response.status_code, body, response.headers, BACKEND, key
-    )
+    body = _with_hint(parse_body(response.content), response)
+    failure = chat_error(response.status_code, body, response.headers, BACKEND, key)
     if key is None or key.reveal() not in f"{error} {response.text} {response.headers.multi_items()}":
         failure.__cause__ = error
     return failure
-
-
-def _too_large(status: int, body: Any, key: Secret | None) -> PromptTooLong | None:
-    """
-    Return the error for a request that exceeds the tokens of a whole minute; None for other responses.
-
-    Status and code are those of a rate limit; only the message says that the request can never succeed.
-    """
-    error = body.get("error") if isinstance(body, dict) else None
-    message = str(error.get("message") or "") if isinstance(error, dict) else ""
-    if status != 429 or not message.startswith(_TOO_LARGE):
-        return None
-    if key is not None:
-        message = key.redact(message)
-    return PromptTooLong(f"{BACKEND}: {message[:MAX_ERROR_TEXT]}", backend=BACKEND, status=status)
 
 
 def _with_hint(body: Any, response: Response) -> Any:
@@ -173,22 +145,18 @@ def _with_hint(body: Any, response: Response) -> Any:
     return {"error": {**error, "message": f"{error.get('message')} To fix it, {hint}"}}
 
 
-def _body_of(response: Response) -> Any:
-    try:
-        return json.loads(response.content)
-    except ValueError:
-        return response.text
-
-
-def _reason(error: Exception) -> str:
-    """Return why no response came: the message of our `TransportError`, or of the client's own error."""
+def _transport_error(error: Exception) -> TransportError:
+    """Return why no response came: our `TransportError`, or one for the client's own error."""
     cause = error.__cause__
     while cause is not None and not isinstance(cause, TransportError):
         cause = cause.__cause__
     if cause is not None:
-        return str(cause)
+        return cause
     cause = error.__cause__ or error
-    return f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    if _BUFFER_FULL in str(cause):
+        return headers_too_long()
+    message = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    return TransportError(message, request_may_have_been_sent=True, local_shortage=is_local_shortage(error))
 
 
 def _key_of(request: Request) -> Secret | None:

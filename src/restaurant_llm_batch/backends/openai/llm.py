@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from anyio import fail_after
 
 from ..._http.abort import TotalTimeout, abortable
+from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import is_official
 from ..._http.secrets import KeyLike, Secret, as_secret
 from ..._http.status import normalize_base_url
 from ..._http.types import Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
-from ...errors import ConfigurationError, TransientBackendError
+from ...errors import BackendError, ConfigurationError, PermanentBackendError, TransientBackendError
 from ...models import LLMRequest
 from ._clients import SDKClients, check_client
 from ._codec import BACKEND, backend_error, body_for, check_arguments, read_response
@@ -39,6 +40,9 @@ class OpenAILLM:
     Calls go through the official SDK without its retries, since the runner retries. On asyncio they go over aiohttp,
     with as many connections as calls in flight. Cancelling a call closes its connection, also in a worker thread.
 
+    If the model refuses a field, such as the temperature, the request is repeated without it or in another form, and
+    later requests are sent like that at once; a warning is logged.
+
     Any number of threads and event loops may share one object; each loop has its own connections.
 
     Args:
@@ -51,7 +55,7 @@ class OpenAILLM:
         service_tier: OpenAI's ``service_tier``, such as "flex" (half the price, slower) or "priority".
         prompt_cache_key: OpenAI's ``prompt_cache_key``: requests with the same key and prompt prefix go to the
             same cache. One key serves about 15 requests per minute.
-        send_temperature: Whether to send the request's temperature; False for reasoning models, which reject it.
+        send_temperature: Whether to send the request's temperature; False saves reasoning models one refused request.
         max_tokens_field: The service's name of the field that limits completion tokens; None for
             "max_completion_tokens" with OpenAI and Azure and "max_tokens" with all others.
         extra_body: Further fields of every request, which override all others.
@@ -104,6 +108,7 @@ class OpenAILLM:
         self._extra_body = {name: value for name, value in options.items() if value is not None} | dict(
             extra_body or {}
         )
+        self._learned = LearnedFields(BACKEND)
         self._clients: SDKClients | None = None
         if user_client is None:
             account = {"base_url": self._url, "organization": organization, "project": project}
@@ -123,23 +128,37 @@ class OpenAILLM:
 
         Raises:
             PromptTooLong: If the prompt exceeds the model's context, or the account's tokens per minute.
-            RateLimited: If the service answers 429.
-            TransientBackendError: If the service is overloaded, failing or unreachable.
+            RateLimited: If the service refuses the call for now, because of a rate limit or overload.
+            TransientBackendError: If the service is failing or unreachable.
             AuthenticationFailed: If the service rejects the key.
             QuotaExhausted: If the account has no credit left.
+            ContentRefused: If a content filter rejects the prompt, or cuts the reply off.
             PermanentBackendError: If the service rejects the request for another reason.
             RunStopped: If the call was cancelled; its connection is closed.
         """
         borrowed = nullcontext(self._client) if self._client else self._own_clients("client").sync_client()
+        sending = self._learned.request(self._body(request))
         with borrowed as client:
-            return self._post(client, request)
+            while True:
+                try:
+                    return sending.accepted(self._post(client, sending.body))
+                except PermanentBackendError as error:
+                    if not sending.is_repeated_after(error):
+                        raise
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Complete a request on the running event loop; raises as `complete`. Cancellation closes the connection."""
         own = self._async_client
         borrowed = nullcontext(own) if own else self._own_clients("async_client").async_client()
+        total = None if own else self._timeout.total
+        sending = self._learned.request(self._body(request))
         async with borrowed as client:
-            return await self._apost(client, request, None if own else self._timeout.total)
+            while True:
+                try:
+                    return sending.accepted(await self._apost(client, sending.body, total))
+                except PermanentBackendError as error:
+                    if not sending.is_repeated_after(error):
+                        raise
 
     def close(self) -> None:
         """Close the connections of blocking calls; the next call opens new ones."""
@@ -151,13 +170,14 @@ class OpenAILLM:
         if self._clients is not None:
             await self._clients.aclose()
 
-    def _post(self, client: OpenAI, request: LLMRequest) -> LLMResponse:
+    def _post(self, client: OpenAI, body: dict[str, Any]) -> LLMResponse:
         from httpx2 import Response
         from openai import OpenAIError
 
+        failure: BackendError
         try:
             with abortable(self._timeout.total):
-                response = client.post(_PATH, cast_to=Response, body=self._body(request), options=_NO_RETRIES)
+                response = client.post(_PATH, cast_to=Response, body=body, options=_NO_RETRIES)
         except OpenAIError as error:
             failure = backend_error(error)
         except TotalTimeout:
@@ -166,15 +186,14 @@ class OpenAILLM:
             return read_response(response)
         raise failure  # not inside `except`: an error that holds the key must not become its __context__
 
-    async def _apost(self, client: AsyncOpenAI, request: LLMRequest, total: float | None) -> LLMResponse:
+    async def _apost(self, client: AsyncOpenAI, body: dict[str, Any], total: float | None) -> LLMResponse:
         from httpx2 import Response
         from openai import OpenAIError
 
+        failure: BackendError
         try:
             with fail_after(total):
-                response = await client.post(
-                    _PATH, cast_to=Response, body=self._body(request), options=_NO_RETRIES
-                )
+                response = await client.post(_PATH, cast_to=Response, body=body, options=_NO_RETRIES)
         except OpenAIError as error:
             failure = backend_error(error)
         except TimeoutError:

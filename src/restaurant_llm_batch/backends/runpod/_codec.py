@@ -7,18 +7,25 @@ worker-vllm has two generations whose outputs and errors differ: up to 2.23 ("ol
 
 from __future__ import annotations
 
-import ast
-import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from ..._http.openai_api import as_text, chat_error, count, read_chat
+from ..._http.classify import MAX_ERROR_TEXT, error_for, is_prompt_too_long, is_refusal
+from ..._http.error_body import parse_nested, read_error
+from ..._http.event_stream import join_events, looks_like_events
+from ..._http.openai_api import as_text, chat_error, finished, read_chat, token_counts
 from ..._http.secrets import Secret
-from ..._http.status import MAX_ERROR_TEXT, decode
+from ..._http.status import Unreadable, decode, parse_body
 from ..._http.types import HTTPResponse
 from ..._llm_response import LLMResponse
-from ...errors import BackendError, PermanentBackendError, SubmissionUnknown, TransientBackendError
+from ...errors import (
+    BackendError,
+    PermanentBackendError,
+    RateLimited,
+    SubmissionUnknown,
+    TransientBackendError,
+)
 
 BACKEND = "runpod"
 ROUTE = "/v1/chat/completions"
@@ -34,8 +41,16 @@ other 5xx a job may exist: a gateway sends 502 and 504 after it has forwarded th
 fail with 500 after it has queued the job.
 """
 _VLLM_STATUS = re.compile(r"vLLM returned HTTP (\d{3})(?::\s*)?")
-_WORKER_PROCESS_DEAD = re.compile(r"vLLM server process is not running|Request to vLLM failed")
-_MAX_PARSED_ERROR = 100_000
+_GATEWAY_STATUSES = frozenset({502, 504, 520, 522, 524})
+"""Statuses of a gateway that has forwarded the request; what it says of load is its own guess."""
+_TRANSIENT_WORDS = re.compile(
+    r"vLLM server process is not running|Request to vLLM failed"
+    r"|out of memory|OutOfMemory|\bOOM\b"
+    r"|EngineDead|engine (?:is |has |core )?(?:dead|died|loop)|AsyncEngineDead"
+    r"|connection (?:refused|reset|aborted|closed)|cannot connect|temporarily unavailable",
+    re.IGNORECASE,
+)
+"""What a worker says of its own state: another worker, or the same one later, may succeed."""
 
 
 def job_body(chat: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
@@ -64,7 +79,8 @@ def read_submission(response: HTTPResponse, secret: Secret) -> str:
     if 200 <= status < 300:
         return _job_id(response, secret)
     error = response_error(response, secret)
-    if status >= 500 and status not in _NOT_SUBMITTED:
+    refused = isinstance(error, RateLimited) and status not in _GATEWAY_STATUSES
+    if status >= 500 and status not in _NOT_SUBMITTED and not refused:
         raise submission_unknown(str(error), status)
     if status == 404:
         raise PermanentBackendError(
@@ -85,9 +101,8 @@ def _job_id(response: HTTPResponse, secret: Secret) -> str:
         if isinstance(job_id, str) and job_id:
             return job_id
         if body.get("error"):  # an API error with HTTP status 2xx, which RunPod's own CLI reads likewise
-            raise PermanentBackendError(
-                f"runpod refused the job: {_redacted(body['error'], secret)}", backend=BACKEND
-            )
+            error = error_of_job(body["error"], secret, "runpod refused the job")
+            raise error
     raise submission_unknown("RunPod accepted the job but returned no job id", response.status)
 
 
@@ -140,9 +155,15 @@ def read_output(state: Mapping[str, Any], model: str, max_tokens: int, secret: S
     Raises:
         BackendError: If the job's output is an error or no chat completion.
     """
-    output = state.get("output")
+    output = _joined(state.get("output"))
     items = _completions(output)
+    error = next((item for item in items if not item.get("choices")), None)
+    if error is not None:
+        raise error_of_job(error.get("error") or error, secret, "runpod completed the job with an error")
     if not items:  # permanent, since another attempt would be paid for again
+        words = _words_of_an_error(output) or _words_of_an_error(state.get("error"))
+        if words:
+            raise error_of_job(words, secret, "runpod completed the job with an error")
         raise PermanentBackendError(
             "runpod completed the job without a chat completion; its output was "
             f"{_redacted(output, secret)!r}. Check that the endpoint runs worker-vllm. RunPod also drops outputs "
@@ -150,17 +171,43 @@ def read_output(state: Mapping[str, Any], model: str, max_tokens: int, secret: S
             backend=BACKEND,
         )
     if _is_native(items[0]):
-        return _read_native(items, model, max_tokens)
+        return _read_native(items, model, max_tokens, secret)
     return read_chat({"model": model, **items[0]}, BACKEND, secret)
 
 
+def _joined(output: Any) -> Any:
+    """Return an output with streamed events joined, and with text that holds JSON parsed."""
+    pieces = output if isinstance(output, list) else [output]
+    if pieces and all(isinstance(piece, str) for piece in pieces):
+        text = "".join(pieces)
+        if looks_like_events(text):
+            return join_events(text) or output
+        return parse_nested(text) if len(pieces) == 1 else [parse_nested(piece) for piece in pieces]
+    return output
+
+
+def _words_of_an_error(value: Any) -> str:
+    """Return an output's text if it describes an error, such as "CUDA out of memory"; else ""."""
+    if not isinstance(value, str):
+        return ""
+    said = read_error(value)
+    is_error = is_prompt_too_long(said.text) or is_refusal(500, said) or _TRANSIENT_WORDS.search(said.text)
+    return value if is_error else ""
+
+
 def _completions(output: Any) -> list[dict[str, Any]]:
-    items = output if isinstance(output, list) else [output]
-    return [
-        item
-        for item in items
-        if isinstance(item, dict) and (item.get("choices") or item.get("error") or item.get("object"))
-    ]
+    """Return the completions and errors in an output, in a list or alone."""
+    return list(_flattened(output, 0))
+
+
+def _flattened(output: Any, depth: int) -> Iterator[dict[str, Any]]:
+    if isinstance(output, list) and depth < 2:
+        for item in output:
+            yield from _flattened(item, depth + 1)
+    elif isinstance(output, dict):
+        is_error = output.get("error") or output.get("object") == "error" or output.get("error_message")
+        if output.get("choices") or is_error:
+            yield output
 
 
 def _first_choice(item: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -174,20 +221,20 @@ def _is_native(item: Mapping[str, Any]) -> bool:
     return "message" not in first and ("tokens" in first or "text" in first)
 
 
-def _read_native(items: list[dict[str, Any]], model: str, max_tokens: int) -> LLMResponse:
+def _read_native(items: list[dict[str, Any]], model: str, max_tokens: int, secret: Secret) -> LLMResponse:
     """Parse the old generation's native output, or text completions; a streamed output has several items."""
     parts = [_first_choice(item) for item in items]
-    usage: Any = items[-1].get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-    completion_tokens = count(usage.get("output", usage.get("completion_tokens")))
+    prompt_tokens, completion_tokens, cached_tokens = token_counts(items[-1].get("usage"))
     truncated = completion_tokens >= max_tokens  # the native form has no finish reason
-    return LLMResponse(
+    reply = LLMResponse(
         text="".join(_native_text(part) for part in parts),
-        finish_reason=str(parts[-1].get("finish_reason") or ("length" if truncated else "stop")),
-        prompt_tokens=count(usage.get("input", usage.get("prompt_tokens"))),
+        prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
         model=str(items[-1].get("model") or model),
+        cached_tokens=cached_tokens,
     )
+    reason = parts[-1].get("finish_reason") or ("length" if truncated else "stop")
+    return finished(reply, reason, BACKEND, error=parts[-1].get("error"), secret=secret)
 
 
 def _native_text(choice: Mapping[str, Any]) -> str:
@@ -196,32 +243,45 @@ def _native_text(choice: Mapping[str, Any]) -> str:
 
 
 def error_for_failed_job(state: Mapping[str, Any], secret: Secret) -> BackendError:
-    """
-    Return the error for a job with status FAILED.
+    """Return the error for a job with status FAILED; see `error_of_job`."""
+    return error_of_job(state.get("error") or state.get("output"), secret, "runpod: the job failed")
 
-    Transient only if vLLM itself reports a transient status (429, 5xx), or if its process has died and another
-    worker may have one. An exception in the worker's code would most likely be raised, and paid for, again.
+
+def error_of_job(raw_error: Any, secret: Secret, what: str) -> BackendError:
     """
-    raw_error = state.get("error")
-    error = _parse_nested(raw_error)
+    Return the error that a job reports, whatever the job's status.
+
+    Errors of vLLM's server mean what they would mean over HTTP. Of other errors, a prompt that is too long, a refusal
+    and a broken worker (out of memory, dead engine) are recognised by their words. Any other exception in the worker's
+    code would most likely be raised, and paid for, again, so it is permanent.
+
+    Args:
+        raw_error: The error: text, JSON, or the repr of a Python object.
+        secret: The key, to redact it in the message.
+        what: What happened, for the message.
+    """
+    error = parse_nested(raw_error)
     details = error if isinstance(error, dict) else {}
     message = str(
         details.get("message") or details.get("error_message") or raw_error or "no reason was given"
     )
     vllm_status = _VLLM_STATUS.search(message)
     if vllm_status is not None:  # the new generation
-        rest = _parse_nested(message[vllm_status.end() :])
+        rest = parse_nested(message[vllm_status.end() :])
         return chat_error(int(vllm_status[1]), rest, {}, BACKEND, secret)
-    code = details.get("code")
-    if type(code) is int and 400 <= code < 600:  # the old generation
-        return chat_error(code, {"error": details}, {}, BACKEND, secret)
-    redacted = _redacted(message, secret)
-    if _WORKER_PROCESS_DEAD.search(message):
-        return TransientBackendError(f"runpod: the worker is broken: {redacted}", backend=BACKEND)
-    error_type, redacted = details.get("error_type"), redacted.partition("\ntraceback:")[0].strip()
-    return PermanentBackendError(
-        f"runpod: the job failed: {f'{error_type}: ' if error_type else ''}{redacted}", backend=BACKEND
-    )
+    said = read_error(error)
+    if said.status is not None:  # the old generation
+        return error_for(said.status, said, BACKEND, secret=secret)
+    if said.codes or is_prompt_too_long(said.text) or is_refusal(500, said):
+        known = error_for(400 if is_prompt_too_long(said.text) else 500, said, BACKEND, secret=secret)
+        if type(known) is not TransientBackendError:  # nothing but the status that is assumed here
+            return known
+    redacted = _redacted(message, secret).partition("\ntraceback:")[0].strip()
+    if _TRANSIENT_WORDS.search(message):
+        return TransientBackendError(f"{what}: the worker is broken: {redacted}", backend=BACKEND)
+    error_type = details.get("error_type")
+    reason = f"{error_type}: {redacted}" if error_type else redacted
+    return PermanentBackendError(f"{what}: {reason}", backend=BACKEND)
 
 
 def error_for_terminal_status(status: str, state: Mapping[str, Any], secret: Secret) -> BackendError:
@@ -242,25 +302,9 @@ def error_for_terminal_status(status: str, state: Mapping[str, Any], secret: Sec
     return PermanentBackendError("runpod: another client cancelled the job", backend=BACKEND)
 
 
-def _parse_nested(error: Any) -> Any:
-    """Parse an error that is a string: the RunPod SDK sends JSON, worker-vllm the repr of a dict."""
-    if not isinstance(error, str) or not error.lstrip().startswith("{") or len(error) > _MAX_PARSED_ERROR:
-        return error
-    try:
-        return json.loads(error)
-    except ValueError:
-        pass
-    try:
-        return ast.literal_eval(error)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return error
-
-
 def _body_or_text(response: HTTPResponse) -> Any:
-    try:
-        return decode(response, BACKEND)
-    except TransientBackendError:
-        return response.body[:MAX_ERROR_TEXT].decode("utf-8", "replace")
+    body = parse_body(response.body)
+    return str(body) if isinstance(body, Unreadable) else body
 
 
 def _redacted(value: Any, secret: Secret) -> str:

@@ -196,7 +196,10 @@ class JobFlows:
                 status=404,
             )
         if response.status != 200:
-            raise response_error(response, self._secret)
+            refusal = response_error(response, self._secret)
+            if isinstance(refusal, PermanentBackendError):
+                refusal.refused_fields = ()  # the job may be alive: it must not be submitted again in another form
+            raise refusal
         status, state = read_state(response, self._secret)
         job.finished = job.finished or status in TERMINAL
         return status, state

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any
 
 from ..._http.exchange import HTTPClient
+from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body
 from ..._http.secrets import KeyLike, Secret, as_secret
@@ -20,7 +21,7 @@ from ..._http.types import Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
 from ..._store.journal import current_job_journal
 from ..._validation import is_number
-from ...errors import ConfigurationError, PromptTooLong
+from ...errors import ConfigurationError, PermanentBackendError, PromptTooLong
 from ...models import LLMRequest
 from ..vllm.server import NEUTRAL_SAMPLING
 from ._async_driver import AsyncJobRunner
@@ -62,6 +63,9 @@ class RunPodLLM:
     `timeout`, when its call is cancelled, on Ctrl-C, and when the interpreter exits. While a job may be alive,
     its request is never submitted again: see `SubmissionUnknown`. A job that has failed for a passing reason is made
     again by the runner's retry policy.
+
+    If the worker refuses a field, such as one of `sampling`, another job is submitted without it, and later jobs are
+    submitted like that at once; a warning is logged.
 
     Any number of threads and event loops may share one object.
 
@@ -120,6 +124,7 @@ class RunPodLLM:
         self._policy = _policy(timeout, execution_timeout, ttl, low_priority)
         self._extra_body = {**sampling, **(extra_body or {})}
         self._limits = limits
+        self._learned = LearnedFields(BACKEND)
         self._client = HTTPClient(transport)
         self._secret = secret
         self._flow_settings = (self._model or "", timeout, as_timeout(request_timeout), polling)
@@ -154,14 +159,23 @@ class RunPodLLM:
 
         Raises:
             PromptTooLong: If the prompt exceeds the model's context, or the job's body RunPod's 10 MB.
+            RateLimited: If RunPod or vLLM refuses the call for now.
             TransientBackendError: If no job was made, or the job failed for a transient reason.
             SubmissionUnknown: If a job may have been made, but its id is unknown.
             AuthenticationFailed: If RunPod rejects the key.
+            ContentRefused: If a content filter rejects the prompt, or cuts the reply off.
             PermanentBackendError: If the job failed, took too long, or was cancelled by another client.
             RunStopped: If the call was cancelled; its job is cancelled too.
         """
         self._check_fork()
-        return self._sync_runner.complete(self._body(request), request.max_tokens, self._job_record(request))
+        sending = self._learned.request(self._chat(request))
+        while True:
+            body, record = self._encode(sending.body), self._job_record(request)
+            try:
+                return sending.accepted(self._sync_runner.complete(body, request.max_tokens, record))
+            except PermanentBackendError as error:  # that job has ended, so another one may be submitted
+                if not sending.is_repeated_after(error):
+                    raise
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """
@@ -170,9 +184,14 @@ class RunPodLLM:
         Cancellation cancels the job, and waits until RunPod has confirmed it or 30 seconds have passed.
         """
         self._check_fork()
-        return await self._async_runner.complete(
-            self._body(request), request.max_tokens, self._job_record(request)
-        )
+        sending = self._learned.request(self._chat(request))
+        while True:
+            body, record = self._encode(sending.body), self._job_record(request)
+            try:
+                return sending.accepted(await self._async_runner.complete(body, request.max_tokens, record))
+            except PermanentBackendError as error:  # that job has ended, so another one may be submitted
+                if not sending.is_repeated_after(error):
+                    raise
 
     def health(self) -> RunPodHealth:
         """
@@ -210,11 +229,17 @@ class RunPodLLM:
         return None if journal is None else JobRecord(journal, job_fingerprint(self.fingerprint, request))
 
     def _body(self, request: LLMRequest) -> bytes:
+        return self._encode(self._chat(request))
+
+    def _chat(self, request: LLMRequest) -> dict[str, Any]:
         chat = chat_body(request, self._model or "", extra_body=self._extra_body)
         if not chat["model"]:
             del chat["model"]  # both generations of worker-vllm then use the model that they serve
         if request.priority:
             chat["priority"] = request.priority
+        return chat
+
+    def _encode(self, chat: Mapping[str, Any]) -> bytes:
         body = encode(job_body(chat, self._policy))
         if len(body) > MAX_BODY_BYTES:
             raise PromptTooLong(

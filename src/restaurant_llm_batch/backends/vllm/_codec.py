@@ -9,6 +9,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
+from ..._http.classify import is_prompt_too_long, says_busy
 from ..._llm_response import LLMResponse
 from ...errors import (
     BackendError,
@@ -16,6 +17,7 @@ from ...errors import (
     ConfigurationError,
     PermanentBackendError,
     PromptTooLong,
+    RateLimited,
     TransientBackendError,
 )
 from ...models import LLMRequest
@@ -139,8 +141,12 @@ def backend_error(error: Exception) -> BackendError:
     if "EngineDeadError" in names:
         return PermanentBackendError(_DEAD, backend=BACKEND)
     message = f"vLLM: {type(error).__name__}: {str(error)[:_MAX_ERROR_TEXT]}"
+    if is_prompt_too_long(str(error)):
+        return PromptTooLong(message, backend=BACKEND)
     status = getattr(error, "http_status", None)
     if status is not None and int(status) == 503:
+        if says_busy(str(error)):
+            return RateLimited(message, backend=BACKEND, status=503)
         return TransientBackendError(message, backend=BACKEND, status=503)
     if names & _TRANSIENT_ERRORS:
         return TransientBackendError(message, backend=BACKEND)

@@ -8,13 +8,14 @@ from types import MappingProxyType
 from typing import Any
 
 from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
+from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import KeyLike, as_secret
-from ..._http.status import decode, encode, normalize_base_url
+from ..._http.status import decode, encode, normalize_base_url, parse_body
 from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
-from ...errors import ConfigurationError, PermanentBackendError
+from ...errors import BackendError, ConfigurationError, PermanentBackendError
 from ...models import LLMRequest, Message
 from ...steps import adrive, drive
 from .._schema_forms import SchemaForms, labels_by_number
@@ -50,6 +51,9 @@ class VLLMServerLLM:
     Requests structured output with ``response_format``, which every version supports. Sends the runner's priorities;
     a server started with ``--scheduling-policy priority`` applies them. Cancelling a call closes its connection,
     and vLLM then aborts the request.
+
+    If the server refuses a field, such as one of `sampling`, the request is repeated without it, and later requests
+    are sent like that at once; a warning is logged.
 
     Any number of threads and event loops may share one object; each loop has its own connections.
 
@@ -89,6 +93,7 @@ class VLLMServerLLM:
         self._secret = as_secret(api_key)
         self._timeout = as_timeout(timeout)
         self._extra_body = {**sampling, **(extra_body or {})}
+        self._learned = LearnedFields(_BACKEND)
         self._client = HTTPClient(transport)
         self._forms = SchemaForms(labels_by_number)  # the server compiles a grammar
         self._headers = {"content-type": "application/json", "accept": "application/json"}
@@ -109,8 +114,10 @@ class VLLMServerLLM:
 
         Raises:
             PromptTooLong: If the prompt exceeds the model's context.
-            TransientBackendError: If the server is overloaded, failing or unreachable.
+            RateLimited: If the server refuses the call for now, because its queue is full.
+            TransientBackendError: If the server is failing or unreachable.
             AuthenticationFailed: If the server rejects the key.
+            ContentRefused: If a content filter rejects the prompt, or cuts the reply off.
             PermanentBackendError: If the server rejects the request for another reason.
             RunStopped: If the call was cancelled.
         """
@@ -163,6 +170,15 @@ class VLLMServerLLM:
         if request.priority:
             # Omitted if 0, since servers other than vLLM may reject unknown fields.
             body["priority"] = request.priority
+        sending = self._learned.request(body)
+        while True:
+            try:
+                return sending.accepted((yield from self._chat(sending.body)))
+            except PermanentBackendError as error:
+                if not sending.is_repeated_after(error):
+                    raise
+
+    def _chat(self, body: Mapping[str, Any]) -> HTTPFlow[LLMResponse]:
         response = yield from self._send("POST", "/v1/chat/completions", body)
         return read_chat(
             decode(response, _BACKEND, self._secret), _BACKEND, self._secret, headers=response.headers
@@ -211,11 +227,8 @@ class VLLMServerLLM:
             raise self._error(response)
         return response
 
-    def _error(self, response: HTTPResponse) -> Exception:
-        try:
-            body = decode(response, _BACKEND, self._secret)
-        except Exception:
-            body = response.body.decode("utf-8", "replace")
+    def _error(self, response: HTTPResponse) -> BackendError:
+        body = parse_body(response.body)
         return chat_error(response.status, body, response.headers, _BACKEND, self._secret)
 
 

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import re
 import shlex
+import shutil
+import tempfile
 from pathlib import Path
 
-from ...errors import BatchError, ConfigurationError, PermanentBackendError
+from ...errors import (
+    BackendError,
+    BatchError,
+    ConfigurationError,
+    PermanentBackendError,
+    TransientBackendError,
+)
 
 FORMAT = 1
+_RESERVE = 32 * 2**20
+"""Bytes that must stay free on the disk: the engine allocates its files in pieces of 32 MB."""
 
 
 def write_label(folder: Path, embedder: str) -> None:
@@ -32,19 +44,23 @@ def check_folder(folder: Path, embedder: str) -> None:
 
     Raises:
         ConfigurationError: If it holds other files, or an index of another embedder or format.
-        PermanentBackendError: If its label cannot be read.
+        PermanentBackendError: If it or its label cannot be read.
     """
-    if not folder.exists():
-        return
-    if not folder.is_dir():
-        raise ConfigurationError(f"path {str(folder)!r} is a file: name a folder")
-    if not _label_path(folder).exists():
-        if any(folder.iterdir()):
-            raise ConfigurationError(f"path {str(folder)!r} holds other files: name a new or empty folder")
-        return
     try:
+        if not folder.exists():
+            return
+        if not folder.is_dir():
+            raise ConfigurationError(f"path {str(folder)!r} is a file: name a folder")
+        if not _label_path(folder).exists():
+            if any(folder.iterdir()):
+                raise ConfigurationError(
+                    f"path {str(folder)!r} holds other files: name a new or empty folder"
+                )
+            return
         label = json.loads(_label_path(folder).read_text(encoding="utf-8"))
         index_format, name = label["format"], label["embedder"]
+    except ConfigurationError:
+        raise
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise folder_error(folder, error) from error
     if index_format != FORMAT:
@@ -65,8 +81,13 @@ def require_folder(folder: Path) -> None:
 
     Raises:
         ConfigurationError: If it does not; the message says how to create it.
+        PermanentBackendError: If that cannot be seen.
     """
-    if not folder.exists():
+    try:
+        exists = folder.exists()
+    except OSError as error:
+        raise folder_error(folder, error) from error
+    if not exists:
         raise ConfigurationError(
             f"there is no index at path {str(folder)!r}: index reviews into it first, with "
             f"EmbeddedSearch({str(folder)!r}).index_reviews(...) or "
@@ -74,13 +95,83 @@ def require_folder(folder: Path) -> None:
         )
 
 
+def temporary_folder() -> Path:
+    """
+    Create a temporary folder.
+
+    Raises:
+        PermanentBackendError: If the folder of temporary files cannot be written.
+    """
+    try:
+        return Path(tempfile.mkdtemp(prefix="restaurant-llm-batch-"))
+    except OSError as error:
+        raise shortage_error("the temporary folder of the index", error) or PermanentBackendError(
+            f"the index needs a temporary folder: set TMPDIR to one that can be written, or pass path= ({error})",
+            backend="embedded",
+        ) from error
+
+
+def check_space(folder: Path, needed: int) -> None:
+    """
+    Check that the disk of a folder has room, before the engine writes to it.
+
+    The engine maps its files into memory: on a full disk it would not fail but end the process (SIGBUS).
+
+    Args:
+        folder: The folder; it or one above it exists.
+        needed: Bytes that are to be written, roughly.
+
+    Raises:
+        PermanentBackendError: If less than these and a reserve are free.
+    """
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    try:
+        total, _, free = shutil.disk_usage(folder)
+    except OSError:
+        return
+    if total and free < needed + _RESERVE:
+        raise PermanentBackendError(
+            f"the disk of the index in {str(folder)!r} is full: {free >> 20} MB are free, and "
+            f"{(needed + _RESERVE) >> 20} MB are needed. Free some space, or name a folder on another disk",
+            backend="embedded",
+        )
+
+
 def folder_error(folder: Path, error: Exception) -> BatchError:
     """Return the error for a folder that the engine cannot open."""
     if isinstance(error, BatchError):
         return error
+    shortage = shortage_error(f"the index in {str(folder)!r}", error)
+    if shortage is not None:
+        return shortage
     if "WouldBlock" in str(error):
         text = "is in use by another process or object: close it there, or name another folder"
     else:
         text = "cannot be opened; it was left as it is. Restore it, or index into a new folder"
     message = f"the index in {str(folder)!r} {text} ({error})"
     return PermanentBackendError(message, backend="embedded")
+
+
+def shortage_error(what: str, error: Exception) -> BackendError | None:
+    """
+    Return the error for a shortage of this machine, such as a full disk; None if the error is another one.
+
+    Args:
+        what: What was used, at the start of the message.
+        error: An `OSError`, or the engine's error, which holds the system's code in its text.
+    """
+    found = re.search(r"\bcode: ([0-9]+)|\(os error ([0-9]+)\)", str(error))
+    code = error.errno if isinstance(error, OSError) else int(found[1] or found[2]) if found else None
+    if code in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        text = "cannot be written, since the disk is full: free some space, or name a folder on another disk"
+    elif code in (errno.EACCES, errno.EPERM, errno.EROFS):
+        text = "cannot be written or read: give this user access to it, or name another folder"
+    elif code in (errno.ENOENT, errno.ENOTDIR):
+        text = "cannot be created there: name a folder in one that exists"
+    elif code in (errno.EMFILE, errno.ENFILE):
+        message = f"{what} cannot be opened now, since too many files are open: raise the limit (ulimit -n)"
+        return TransientBackendError(f"{message} ({error})", backend="embedded")
+    else:
+        return None
+    return PermanentBackendError(f"{what} {text} ({error})", backend="embedded")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from ...errors import BatchError, ConfigurationError, PermanentBackendError
@@ -21,10 +21,16 @@ from ...protocols import Embedder, Embedding
 from .._fusion import RankRequest
 from .._hybrid import Candidate
 from .._indexing import IndexEntry
-from ._folder import check_folder, folder_error, write_label
+from ._folder import check_folder, check_space, folder_error, shortage_error, write_label
 
 if TYPE_CHECKING:
     from qdrant_edge import EdgeShard, Filter, Point, Query, QueryRequest, ScoredPoint
+
+
+T = TypeVar("T")
+
+# Rough sizes on disk, with the write-ahead log, to compare with the free space.
+_POINT_BYTES, _CHARACTER_BYTES = 8_192, 8
 
 
 class Shard:
@@ -52,12 +58,14 @@ class Shard:
         self._pid = os.getpid()
         check_folder(folder, embedder.name)
 
-    def write(self, entries: Sequence[IndexEntry], embeddings: Sequence[Embedding]) -> None:
+    def write(self, reviews: Sequence[tuple[IndexEntry, Embedding]]) -> None:
         """Write reviews; a review replaces the one with the same key."""
+        text = sum([len(entry.content) for entry, _ in reviews])
+        check_space(self._folder, len(reviews) * _POINT_BYTES + text * _CHARACTER_BYTES)
         with self._lease() as engine:
             from qdrant_edge import UpdateOperation
 
-            points = [to_point(*pair) for pair in zip(entries, embeddings, strict=True)]
+            points = [to_point(entry, vector) for entry, vector in reviews]
             engine.update(UpdateOperation.upsert_points(points))
 
     def rank(self, rankings: Sequence[RankRequest]) -> list[list[Candidate]]:
@@ -150,9 +158,8 @@ class Shard:
         check_folder(self._folder, self._embedder.name)
         shard_folder = self._folder / "shard"
         try:
-            engine = (
-                EdgeShard.load(str(shard_folder)) if shard_folder.exists() else self._create(shard_folder)
-            )
+            exists = shard_folder.exists()
+            engine = EdgeShard.load(str(shard_folder)) if exists else self._create(shard_folder)
             _index_fields(engine)
         except Exception as error:
             raise folder_error(self._folder, error) from error
@@ -168,6 +175,7 @@ class Shard:
             Modifier,
         )
 
+        check_space(self._folder, 0)
         write_label(self._folder, self._embedder.name)
         config = EdgeConfig(
             vectors={"dense": EdgeVectorParams(self._embedder.size, Distance.Cosine)},
@@ -175,7 +183,12 @@ class Shard:
             # The write-ahead log also locks the folder, so only a temporary (private) one can do without it.
             wal_enabled=not self._temporary,
         )
-        return EdgeShard.create(str(shard_folder), config)
+        try:
+            return EdgeShard.create(str(shard_folder), config)
+        except Exception:
+            # A half-made shard could never be opened again.
+            shutil.rmtree(shard_folder, ignore_errors=True)
+            raise
 
 
 def _index_fields(engine: EdgeShard) -> None:
@@ -200,6 +213,9 @@ def _engine_errors() -> Iterator[None]:
     except BatchError:
         raise
     except Exception as error:
+        shortage = shortage_error("the index", error)
+        if shortage is not None:
+            raise shortage from error
         message = f"the search engine failed: {error}"
         raise PermanentBackendError(message, backend="embedded") from error
 
@@ -208,7 +224,7 @@ def to_point(entry: IndexEntry, vector: Embedding) -> Point:
     """Convert a review and its vectors to a point."""
     from qdrant_edge import Point, SparseVector
 
-    sparse = SparseVector(list(vector.sparse.indices), list(vector.sparse.values))
+    sparse = SparseVector(_as_list(vector.sparse.indices), _as_list(vector.sparse.values))
     # A string filter matches strings only, so store the restaurant as text, and its id in the original type.
     payload = {
         "restaurant": entry.restaurant,
@@ -218,7 +234,11 @@ def to_point(entry: IndexEntry, vector: Embedding) -> Point:
     }
     if entry.category is not None:
         payload["category"] = entry.category
-    return Point(entry.point, {"dense": list(vector.dense), "sparse": sparse}, payload)
+    return Point(entry.point, {"dense": _as_list(vector.dense), "sparse": sparse}, payload)
+
+
+def _as_list(numbers: Sequence[T]) -> list[T]:
+    return numbers if type(numbers) is list else list(numbers)
 
 
 def query_request(ranking: RankRequest) -> QueryRequest:

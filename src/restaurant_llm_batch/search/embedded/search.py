@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import os
-import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigurationError
+from ...errors import BackendError, ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder
 from ...steps import drive
+from .._batch_embedding import BatchEmbedder
 from .._embedding_cache import QueryEmbeddingCache, check_embedder
 from .._fusion import PreparedQuery, run_hybrid
 from .._hybrid import scope_of
-from .._indexing import IndexBatch, IndexReport, id_order, read_batches
+from .._indexing import BadRows, IndexReport, IndexTally, id_order, read_batches
 from ..embedders.hashing import HashingEmbedder
-from ._folder import require_folder
+from ._folder import require_folder, temporary_folder
 from ._shard import Shard
 
 __all__ = ["EmbeddedSearch", "IndexReport"]
@@ -50,6 +51,7 @@ class EmbeddedSearch:
         Raises:
             ConfigurationError: If the folder holds other files or vectors of another embedder, or an argument has the
                 wrong type.
+            PermanentBackendError: If the folder cannot be read, or no temporary folder can be created.
         """
         self._path = None if path is None else _checked_path(path)
         self._embedder = HashingEmbedder() if embedder is None else embedder
@@ -59,8 +61,7 @@ class EmbeddedSearch:
             self._shard = Shard(self._path, self._embedder, temporary=False)
         else:
             # The engine needs a folder; this one is deleted with the object.
-            folder = Path(tempfile.mkdtemp(prefix="restaurant-llm-batch-"))
-            self._shard = Shard(folder, self._embedder, temporary=True)
+            self._shard = Shard(temporary_folder(), self._embedder, temporary=True)
             weakref.finalize(self, self._shard.discard)
 
     def __repr__(self) -> str:
@@ -106,6 +107,7 @@ class EmbeddedSearch:
         *,
         batch_size: int = 256,
         on_progress: Callable[[int], object] | None = None,
+        bad_rows: BadRows = "refuse",
     ) -> IndexReport:
         """
         Index reviews in batches, without holding all of them in memory.
@@ -119,22 +121,38 @@ class EmbeddedSearch:
                 the restaurant's ``category`` or ``food_category_id``. Other keys are ignored.
             batch_size: Reviews embedded and written together.
             on_progress: Called after each batch with the number of reviews written so far.
+            bad_rows: "refuse" to raise an error for a row that is not a valid review, "skip" to leave it out and name
+                it in the report.
 
         Returns:
-            The numbers of written and blank reviews.
+            The numbers of written and blank reviews, and the reviews that were left out because they cannot be
+            embedded, by id.
 
         Raises:
             ConfigurationError: If a review is invalid; the message names its position and field. Earlier batches stay
                 written.
+            Exception: The embedder's error, after the retries of `RetryPolicy`, if it fails for every text. Earlier
+                batches stay written.
+            PermanentBackendError: If the folder cannot be written.
         """
-        done = IndexReport(0, 0)
-        for batch in read_batches(reviews, batch_size):
-            self._write(batch)
-            done = batch.done
-            if on_progress is not None:
-                on_progress(done.reviews)
+        tally = IndexTally()
+        embedder = BatchEmbedder(self._embedder)
+        try:
+            for batch in read_batches(reviews, batch_size, bad_rows):
+                embedded, failures = embedder.embed_entries(batch.entries)
+                if embedded:
+                    self._shard.write(embedded)
+                tally.add(batch, failures)
+                if on_progress is not None:
+                    on_progress(tally.reviews)
+        except Exception as error:
+            tally.annotate(error)
+            if tally.reviews:
+                with suppress(BackendError):
+                    self._shard.flush()
+            raise
         self._shard.flush()
-        return done
+        return tally.report()
 
     def search(self, query: SearchQuery, /) -> list[Hit]:
         """
@@ -178,11 +196,6 @@ class EmbeddedSearch:
         if self._path is not None:
             require_folder(self._path)
         return self._shard
-
-    def _write(self, batch: IndexBatch) -> None:
-        if batch.entries:
-            vectors = self._embedder.embed_documents([entry.content for entry in batch.entries])
-            self._shard.write(batch.entries, vectors)
 
     def _prepare(self, query: SearchQuery) -> PreparedQuery | None:
         """Embed a query; None if it cannot have hits."""

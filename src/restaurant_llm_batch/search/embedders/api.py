@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from array import array
+from base64 import b64decode
 from collections.abc import Iterator, Mapping, Sequence
 from math import isfinite
 from typing import Any
@@ -167,13 +170,20 @@ class APIEmbedder:
         vectors = _vectors(body, count)
         if vectors is None:
             text = str(body)[:200] if self._secret is None else self._secret.redact(str(body))[:200]
-            raise TransientBackendError(f"{_BACKEND}: expected {count} vectors, got {text}", backend=_BACKEND)
-        self._size = self._size or len(vectors[0])
-        if any(len(vector) != self._size for vector in vectors):
+            raise TransientBackendError(
+                f"{_BACKEND}: expected {count} vectors, got {text}", backend=_BACKEND, status=200
+            )
+        sizes = {len(vector) for vector in vectors}
+        if self._size is None and len(sizes) == 1:
+            [self._size] = sizes
+        if sizes != {self._size}:
+            wrong = min(sizes - {self._size})
+            expected = f"size {self._size}" if self._size else "one size"
             raise PermanentBackendError(
-                f"{_BACKEND}: expected vectors of size {self._size}, got size {len(vectors[0])}; set "
-                f"size={len(vectors[0])}",
+                f"{_BACKEND}: expected vectors of {expected}, got size {wrong}; set size={wrong} if that is the "
+                "model's size",
                 backend=_BACKEND,
+                status=200,
             )
         return vectors
 
@@ -181,12 +191,28 @@ class APIEmbedder:
 def _vectors(body: Any, count: int) -> list[list[float]] | None:
     """Return the vectors in the order of the texts, or None unless there is a valid one for each."""
     try:
-        found = {entry["index"]: [float(value) for value in entry["embedding"]] for entry in body["data"]}
+        data = body["data"]
+        # Some services leave the index out if the vectors are in order.
+        ordered = all(entry.get("index") is None for entry in data)
+        found = {
+            place if ordered else entry["index"]: _vector(entry["embedding"])
+            for place, entry in enumerate(data)
+        }
         vectors = [found[index] for index in range(count)]
-    except (KeyError, TypeError, ValueError, IndexError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
         return None
-    is_valid = len(body["data"]) == count and all(vector and all(map(isfinite, vector)) for vector in vectors)
+    is_valid = len(data) == count and all(vector and all(map(isfinite, vector)) for vector in vectors)
     return vectors if is_valid else None
+
+
+def _vector(embedding: Any) -> list[float]:
+    if not isinstance(embedding, str):
+        return [float(value) for value in embedding]
+    # The form of `encoding_format="base64"`: little-endian 32-bit floats.
+    numbers = array("f", b64decode(embedding, validate=True))
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()
 
 
 def _batches(texts: Sequence[str], max_texts: int) -> Iterator[list[str]]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 _VERSION = 1
 _MIN_SIZE, _MAX_SIZE = 16, 65_536
-_CACHED_STEMS = 65_536
+_CACHED_STEMS = _CACHED_FEATURES = 65_536
 _MAX_CACHED_LENGTH = 100  # characters; do not cache "words" of thousands of characters
 
 # Weights of a stem's features, tuned on the tuning split; see docs/search-quality.md.
@@ -71,11 +71,11 @@ class HashingSparseEmbedder:
 
     def embed_documents(self, texts: Sequence[str], /) -> list[SparseVector]:
         """Embed documents; returns one vector per text, in order."""
-        return [self.weigh(Counter(terms(text)), bm25=True) for text in texts]
+        return [self.weigh_all(*_counts(terms(text)), bm25=True) for text in texts]
 
     def embed_query(self, text: str, /) -> SparseVector:
         """Embed a query; each distinct word counts once."""
-        return self.weigh(Counter(terms(text)), bm25=False)
+        return self.weigh_all(*_counts(terms(text)), bm25=False)
 
     def weigh(self, counts: Counter[str], *, bm25: bool) -> SparseVector:
         """
@@ -85,13 +85,22 @@ class HashingSparseEmbedder:
             counts: Occurrences of each stem.
             bm25: Whether to weight by BM25's term frequency; otherwise each stem weighs 1.
         """
-        saturation = _K1 * (1 - _B + _B * counts.total() / _AVERAGE_LENGTH)
+        return self.weigh_all(counts, counts.total(), bm25=bm25)
+
+    def weigh_all(self, counts: Mapping[str, int], total: int, *, bm25: bool) -> SparseVector:
+        """Return a sparse vector as `weigh` does, for counts whose sum is known."""
+        saturation = _K1 * (1 - _B + _B * total / _AVERAGE_LENGTH)
         # Hash collisions are rare; colliding terms share the larger weight.
-        weights: dict[int, float] = {}
-        for stem, count in counts.items():
-            weight = count * (_K1 + 1) / (count + saturation) if bm25 else 1.0
-            index = self._term_id(stem)
-            weights[index] = max(weight, weights.get(index, 0.0))
+        weights: dict[int, float]
+        if not bm25 or len(counts) == total:
+            weight = 1 * (_K1 + 1) / (1 + saturation) if bm25 else 1.0
+            weights = dict.fromkeys(map(self._term_id, counts), weight)
+        else:
+            weights = {}
+            for stem, count in counts.items():
+                weight = count * (_K1 + 1) / (count + saturation)
+                index = self._term_id(stem)
+                weights[index] = max(weight, weights.get(index, 0.0))
         return SparseVector(list(weights), list(weights.values()))
 
 
@@ -122,6 +131,8 @@ class HashingEmbedder:
             )
         self._size = size
         self._concepts = ConceptLookup()
+        # Character n-grams and concepts recur in other words.
+        self._known_slot = lru_cache(_CACHED_FEATURES)(self._slot)
         # Word frequencies follow Zipf's law, so caching each stem's vector makes indexing several times faster.
         self._stem_vector = lru_cache(_CACHED_STEMS)(self._compute_stem_vector)
         self._sparse = HashingSparseEmbedder()
@@ -161,34 +172,62 @@ class HashingEmbedder:
         return self._embed(terms(text), bm25=False)
 
     def _embed(self, stems: list[str], *, bm25: bool) -> Embedding:
-        counts = Counter(stems)
-        return Embedding(self._dense(counts), self._sparse.weigh(counts, bm25=bm25))
+        counts, total = _counts(stems)
+        return Embedding(self._dense(counts), self._sparse.weigh_all(counts, total, bm25=bm25))
 
-    def _dense(self, counts: Counter[str]) -> list[float]:
+    def _dense(self, counts: Mapping[str, int]) -> list[float]:
         vector = [0.0] * self._size
+        touched: set[int] = set()
+        known = self._stem_vector
         for stem, count in counts.items():
-            weight = 1.0 + math.log(count)
-            stem_vector = self._stem_vector if len(stem) <= _MAX_CACHED_LENGTH else self._compute_stem_vector
-            for index, value in stem_vector(stem):
-                vector[index] += weight * value
-        length = math.sqrt(sum(value * value for value in vector))
-        return [value / length for value in vector] if length else vector
+            indices, values = (
+                known(stem) if len(stem) <= _MAX_CACHED_LENGTH else self._compute_stem_vector(stem)
+            )
+            touched.update(indices)
+            if count == 1:
+                for index, value in zip(indices, values, strict=True):
+                    vector[index] += value
+            else:
+                weight = 1.0 + math.log(count)
+                for index, value in zip(indices, values, strict=True):
+                    vector[index] += weight * value
+        # Most numbers of a vector are zero. The order of the sum is that of the whole vector, to the last bit.
+        order = sorted(touched)
+        found = [vector[index] for index in order]
+        length = math.sqrt(sum([value * value for value in found]))
+        if length:
+            for index, value in zip(order, found, strict=True):
+                vector[index] = value / length
+        return vector
 
-    def _compute_stem_vector(self, stem: str) -> tuple[tuple[int, float], ...]:
-        """Return a stem's contribution to a dense vector, as (index, value) pairs."""
-        features = [("w:" + stem, _STEM)]
+    def _compute_stem_vector(self, stem: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """Return a stem's contribution to a dense vector: the indices, and a value for each."""
         grams = _grams(stem)
-        features += [("g:" + gram, _GRAM / math.sqrt(len(grams))) for gram in grams]
+        slots = [self._slot("w:" + stem), *map(self._known_slot, ["g:" + gram for gram in grams])]
+        weights = [_STEM] + [_GRAM / math.sqrt(len(grams))] * len(grams)
         concept = self._concepts.concept(stem)
         if concept:
-            features += [("c:" + concept.name, _CONCEPT), ("a:" + concept.aspect, _ASPECT)]
-        return tuple(self._hash_features(features))
+            slots += self._known_slot("c:" + concept.name), self._known_slot("a:" + concept.aspect)
+            weights += _CONCEPT, _ASPECT
+        # Flat tuples of numbers are no work for the garbage collector.
+        return (
+            tuple([slot if slot >= 0 else ~slot for slot in slots]),
+            tuple([w if slot >= 0 else -w for w, slot in zip(weights, slots, strict=True)]),
+        )
 
-    def _hash_features(self, features: Iterable[tuple[str, float]]) -> Iterable[tuple[int, float]]:
-        for feature, value in features:
-            number = int.from_bytes(blake2b(feature.encode(), digest_size=8).digest(), "little")
-            # One bit of the hash is the sign, so that collisions cancel on average.
-            yield (number >> 1) % self._size, value if number & 1 else -value
+    def _slot(self, feature: str) -> int:
+        """Return a feature's index if it counts, or the index's bitwise complement if it counts negatively."""
+        number = int.from_bytes(blake2b(feature.encode(), digest_size=8).digest(), "little")
+        # One bit of the hash is the sign, so that collisions cancel on average.
+        index = (number >> 1) % self._size
+        return index if number & 1 else ~index
+
+
+def _counts(stems: list[str]) -> tuple[Mapping[str, int], int]:
+    """Return the occurrences of each stem, and their sum."""
+    # Most reviews repeat no stem, and a Counter costs more than the rest of the sparse vector.
+    counts: Mapping[str, int] = dict.fromkeys(stems, 1)
+    return (counts if len(counts) == len(stems) else Counter(stems)), len(stems)
 
 
 def _grams(stem: str) -> list[str]:
@@ -211,6 +250,8 @@ def combine_halves(dense: Iterable[Sequence[float]], sparse: Iterable[SparseVect
 def normalize(vector: Sequence[float]) -> list[float]:
     """Scale a vector to unit length; a zero vector is returned as it is."""
     length = math.sqrt(math.fsum(value * value for value in vector))
+    if length == math.inf:
+        length = math.hypot(*vector)
     return [value / length for value in vector] if length else list(vector)
 
 

@@ -78,7 +78,7 @@ class QdrantCodec:
             )
         return self._names.category
 
-    def candidate(self, point: ScoredPoint, ranking: RankRequest) -> Candidate:
+    def candidate(self, point: ScoredPoint, ranking: RankRequest) -> Candidate | PermanentBackendError:
         """
         Convert a scored point to a candidate.
 
@@ -86,14 +86,16 @@ class QdrantCodec:
             point: The scored point.
             ranking: The request that found it.
 
-        Raises:
-            PermanentBackendError: If it has no text, or no restaurant id when the scope is "others".
+        Returns:
+            The candidate; or an error, not raised, if it has no text, or no restaurant id when the scope is "others".
         """
         payload = point.payload or {}
         content = get_path(payload, self._names.content)
         if not isinstance(content, str):
-            raise _missing_field(point, "text", "content", self._names.content)
-        restaurant_id = self._restaurant_id(point) if ranking.scope.others else None
+            return _missing_field(point, "text", "content", self._names.content)
+        restaurant_id = self._restaurant_id(payload) if ranking.scope.others else None
+        if ranking.scope.others and restaurant_id is None:
+            return _missing_field(point, "restaurant's id", "restaurant", self._names.restaurant)
         return Candidate(
             str(point.id), self._review_id(payload, point.id), content, point.score, restaurant_id
         )
@@ -105,10 +107,10 @@ class QdrantCodec:
                 return value
         return point_id if isinstance(point_id, int) else str(point_id)
 
-    def _restaurant_id(self, point: ScoredPoint) -> ItemId:
-        value = get_path(point.payload or {}, self._names.restaurant)
+    def _restaurant_id(self, payload: Mapping[str, Any]) -> ItemId | None:
+        value = get_path(payload, self._names.restaurant)
         if not _is_id(value):
-            raise _missing_field(point, "restaurant's id", "restaurant", self._names.restaurant)
+            return None
         # An id that was indexed as 7 may be stored as "7". A search finds both, so return the integer.
         number = as_number(value)
         return value if number is None else number

@@ -2,22 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, cast
 
+from ...cancellation import CancelToken, run_with_token
 from ...errors import PermanentBackendError
 from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder, Embedding, SparseVector
 from ...steps import intercept
+from .._batch_embedding import BatchEmbedder
 from .._embedding_cache import QueryEmbeddingCache
 from .._fusion import PreparedQuery, RankRequest, run_hybrid
 from .._hybrid import Candidate, scope_of
-from .._indexing import IndexEntry, IndexReport, as_number, id_order, read_batches
+from .._indexing import (
+    BadRows,
+    IndexEntry,
+    IndexFailure,
+    IndexReport,
+    IndexTally,
+    as_number,
+    id_order,
+    read_batches,
+)
 from ._codec import QdrantCodec
 from ._layout import CollectionSchema, IdLayout
 from ._schema import CollectionManager
 from ._steps import ClientCall, CPUWork, QdrantFlow
+
+log = logging.getLogger("restaurant_llm_batch.search")
 
 _NO_TERMS = SparseVector((), ())
 
@@ -46,6 +60,7 @@ class Collection:
         self._codec = QdrantCodec(names, where)
         self._schema = schema
         self._layout: IdLayout | None = None
+        self._has_reviews = self._has_warned = False
 
     def search(self, queries: Sequence[SearchQuery]) -> QdrantFlow[list[list[Hit]]]:
         """Run queries in one round trip, except for what `run_hybrid` has to request again."""
@@ -72,19 +87,30 @@ class Collection:
         reviews: Iterable[Review | Mapping[str, Any]],
         batch_size: int,
         on_progress: Callable[[int], object] | None,
+        bad_rows: BadRows,
     ) -> QdrantFlow[IndexReport]:
         """Create the collection if it is missing, and write reviews in batches."""
-        batches = read_batches(reviews, batch_size)
+        batches = read_batches(reviews, batch_size, bad_rows)
         layout = self._layout = yield from self._schema.create()
-        done = IndexReport(0, 0)
-        for batch in batches:
-            if batch.entries:
-                points = yield CPUWork(partial(self._points, batch.entries, layout))
-                yield ClientCall("upsert", {"points": points, "wait": True})
-            done = batch.done
-            if on_progress is not None:
-                on_progress(done.reviews)
-        return done
+        tally = IndexTally()
+        embedder = BatchEmbedder(self._embedder)
+        # A cancelled caller leaves the thread that embeds: it must not go on retrying.
+        token = CancelToken()
+        try:
+            for batch in batches:
+                work = partial(self._points, embedder, batch.entries, layout)
+                points, failures = yield CPUWork(partial(run_with_token, token, work))
+                if points:
+                    yield ClientCall("upsert", {"points": points, "wait": True})
+                tally.add(batch, failures)
+                if on_progress is not None:
+                    on_progress(tally.reviews)
+        except Exception as error:
+            tally.annotate(error)
+            raise
+        finally:
+            token.set()
+        return tally.report()
 
     def count(self) -> QdrantFlow[int]:
         """Return the number of reviews."""
@@ -117,13 +143,35 @@ class Collection:
         layout = yield from self._read_layout()
         return (yield from intercept(run_hybrid(queries), partial(self._rank, layout)))
 
-    def _rank(self, layout: IdLayout, rankings: list[RankRequest]) -> QdrantFlow[list[list[Candidate]]]:
+    def _rank(
+        self, layout: IdLayout, rankings: list[RankRequest]
+    ) -> QdrantFlow[list[list[Candidate | None]]]:
         requests = [self._codec.request(ranking, layout) for ranking in rankings]
         results = yield ClientCall("query_batch_points", {"requests": requests})
-        return [
+        found = [
             [self._codec.candidate(point, ranking) for point in result.points]
             for result, ranking in zip(results, rankings, strict=True)
         ]
+        self._check_points([one for candidates in found for one in candidates])
+        return [[one if isinstance(one, Candidate) else None for one in candidates] for candidates in found]
+
+    def _check_points(self, found: Sequence[Candidate | PermanentBackendError]) -> None:
+        """Log points that are left out; raise if no point of the collection has been usable yet."""
+        unusable = [one for one in found if isinstance(one, PermanentBackendError)]
+        self._has_reviews = self._has_reviews or len(unusable) < len(found)
+        if not unusable:
+            return
+        if not self._has_reviews:
+            # The schema names the wrong field: an empty result would look like "no reviews".
+            raise unusable[0]
+        log.log(
+            logging.DEBUG if self._has_warned else logging.WARNING,
+            "%d of %d points that a search found were left out; the first: %s",
+            len(unusable),
+            len(found),
+            unusable[0],
+        )
+        self._has_warned = True
 
     def _read_layout(self) -> QdrantFlow[IdLayout]:
         """Return how the collection stores its ids; reads it once."""
@@ -136,6 +184,8 @@ class Collection:
                 return IdLayout()
         return self._layout
 
-    def _points(self, entries: Sequence[IndexEntry], layout: IdLayout) -> list[Any]:
-        vectors = self._embedder.embed_documents([entry.content for entry in entries])
-        return [self._codec.point(*pair, layout) for pair in zip(entries, vectors, strict=True)]
+    def _points(
+        self, embedder: BatchEmbedder, entries: Sequence[IndexEntry], layout: IdLayout
+    ) -> tuple[list[Any], list[IndexFailure]]:
+        embedded, failures = embedder.embed_entries(entries)
+        return [self._codec.point(*pair, layout) for pair in embedded], failures

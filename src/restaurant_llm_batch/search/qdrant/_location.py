@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ..._http.proxies import ProxySelector
 from ..._http.secrets import KeyLike, Secret, as_secret
 from ..._validation import check_positive, check_whole
 from ...errors import ConfigurationError
@@ -66,6 +67,12 @@ class Location:
         if self.secret is not None:
             # As a header, because `api_key=` logs a warning for each client of an http:// server.
             options["headers"] = {"api-key": self.secret.reveal()}
+        if not self.local:
+            # trust_env=False: `ProxySelector` reads the environment for all clients alike.
+            options["trust_env"] = False
+            proxy = options["proxy"] = ProxySelector(None).proxy_for(options["url"])
+            if self.grpc:  # gRPC reads the environment by itself, and takes any of the proxies for any URL
+                options["grpc_options"] = {"grpc.enable_http_proxy": int(proxy is not None)}
         if not self.local and not self.grpc:
             import httpx
 

@@ -14,7 +14,7 @@ from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
 from ...protocols import Embedder
 from ...steps import adrive, drive
 from .._embedding_cache import check_embedder
-from .._indexing import IndexReport
+from .._indexing import BadRows, IndexReport
 from ..embedders.hashing import HashingEmbedder
 from ._clients import QdrantClients
 from ._flows import Collection
@@ -199,9 +199,10 @@ class QdrantSearch:
         *,
         batch_size: int = 256,
         on_progress: Callable[[int], object] | None = None,
+        bad_rows: BadRows = "refuse",
     ) -> IndexReport:
         """
-        Index reviews in batches; creates the collection if it does not exist. Does not retry.
+        Index reviews in batches; creates the collection if it does not exist. Does not retry Qdrant's requests.
 
         A review replaces an indexed one with the same restaurant and id, so indexing again after an interruption is
         safe. A review without an id gets one derived from its text, so equal texts of a restaurant become one review;
@@ -212,16 +213,20 @@ class QdrantSearch:
                 the restaurant's ``category`` or ``food_category_id``. Other keys are ignored.
             batch_size: Reviews embedded and sent together.
             on_progress: Called after each batch with the number of reviews written so far.
+            bad_rows: "refuse" to raise an error for a row that is not a valid review, "skip" to leave it out and name
+                it in the report.
 
         Returns:
-            The numbers of written and blank reviews.
+            The numbers of written and blank reviews, and the reviews that were left out because they cannot be
+            embedded, by id.
 
         Raises:
             ConfigurationError: If a review is invalid; the message names its position and field, and earlier batches
                 stay written. Or as `create_collection`.
-            BackendError: As `search`.
+            BackendError: As `search`. Or the embedder's error, after the retries of `RetryPolicy`, if it fails for
+                every text; earlier batches stay written.
         """
-        return self._run(self._collection.index(reviews, batch_size, on_progress))
+        return self._run(self._collection.index(reviews, batch_size, on_progress, bad_rows))
 
     async def aindex_reviews(
         self,
@@ -229,9 +234,10 @@ class QdrantSearch:
         *,
         batch_size: int = 256,
         on_progress: Callable[[int], object] | None = None,
+        bad_rows: BadRows = "refuse",
     ) -> IndexReport:
         """Index reviews as `index_reviews` does, on the running event loop; iterating `reviews` must not block."""
-        return await self._arun(self._collection.index(reviews, batch_size, on_progress))
+        return await self._arun(self._collection.index(reviews, batch_size, on_progress, bad_rows))
 
     def count(self) -> int:
         """

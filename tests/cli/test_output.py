@@ -1,0 +1,210 @@
+"""An output appears whole or not at all, and nothing of the user's is overwritten."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.cli._output import OutputFileError, open_writer
+from restaurant_llm_batch.errors import ConfigurationError
+
+
+@pytest.fixture
+def reviews(tmp_path: Path) -> Path:
+    path = tmp_path / "reviews.jsonl"
+    lines = [{"restaurant_id": n, "review_id": 1, "content": f"맛있어요 {n}"} for n in range(1, 6)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def invoke(*words: str | Path) -> Result:
+    return CliRunner().invoke(build(), [str(word) for word in words])
+
+
+def replies(store: Path) -> int:
+    with sqlite3.connect(store) as db:
+        return int(db.execute("SELECT count(*) FROM replies").fetchone()[0])
+
+
+@pytest.mark.parametrize("name", ["run.db", "run.db-wal", "./sub/../run.db", "a link", "another store"])
+def test_an_output_that_is_a_store_is_refused_before_anything_is_opened(
+    name: str, reviews: Path, tmp_path: Path
+) -> None:
+    store, target = tmp_path / "run.db", tmp_path / name
+    (tmp_path / "sub").mkdir()
+    assert invoke("sentiment", reviews, "-q", "--store", store).exit_code == 0
+    if name == "a link":
+        target.symlink_to(store)
+    elif name == "another store":
+        assert invoke("sentiment", reviews, "-q", "--store", target).exit_code == 0
+    before = replies(store)
+
+    result = invoke("sentiment", reviews, "-q", "--store", store, "-o", target)
+
+    assert result.exit_code == 2
+    assert "--output" in result.output
+    assert "name another file" in result.output
+    assert replies(store) == before > 0
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--store", "/no/such/folder/run.db"],
+        ["--store", "foreign.db"],
+        ["--first", "-1"],
+        ["--only", "999"],
+        ["--llm", "vllm"],
+    ],
+)
+def test_an_argument_that_is_wrong_leaves_the_output_as_it_was(
+    words: list[str], reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "foreign.db").write_text("not a database, and long enough to look like one" * 20)
+    (tmp_path / "out.jsonl").write_text("yesterday\n")
+
+    assert invoke("sentiment", reviews, "-q", "-o", "out.jsonl", *words).exit_code == 2
+    assert (tmp_path / "out.jsonl").read_text() == "yesterday\n"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_an_output_is_replaced_when_it_is_whole_and_keeps_its_mode_and_its_link(
+    reviews: Path, tmp_path: Path
+) -> None:
+    real, link = tmp_path / "real.jsonl", tmp_path / "link.jsonl"
+    real.write_text("yesterday\n")
+    real.chmod(0o640)
+    link.symlink_to(real)
+
+    assert invoke("sentiment", reviews, "-q", "-o", link).exit_code == 0
+    assert link.is_symlink()
+    assert len(real.read_text().splitlines()) == 5
+    assert real.stat().st_mode & 0o777 == 0o640
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_pipe_is_written_as_the_outcomes_finish(reviews: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    process = subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert invoke("sentiment", reviews, "-q", "-o", pipe).exit_code == 0
+        assert len(process.communicate()[0].splitlines()) == 5
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_a_sentence(reviews: Path) -> None:
+    result = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "restaurant_llm_batch",
+            "sentiment",
+            str(reviews),
+            "-q",
+            "-o",
+            "/dev/full",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].endswith("the disk is full; free some space and run again")
+    assert "Traceback" not in result.stderr
+
+
+LIMITED = """
+import resource, signal, sys
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (300, 300))
+from restaurant_llm_batch.cli import main
+sys.argv[0] = "restaurant-llm-batch"
+main()
+"""
+
+
+def test_a_disk_that_fills_up_keeps_the_old_output_and_says_where_the_rest_is(
+    reviews: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "out.jsonl").write_text("yesterday\n")
+    words = ["sentiment", str(reviews), "-q", "-o", "out.jsonl"]
+    result = subprocess.run(
+        [sys.executable, "-c", LIMITED, *words], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    assert "cannot write --output 'out.jsonl'" in result.stderr
+    assert "out.jsonl.partial" in " ".join(result.stderr.split())
+    assert (tmp_path / "out.jsonl").read_text() == "yesterday\n"
+
+
+KILLED = """
+import os, sys
+from restaurant_llm_batch.backends import OfflineLLM
+from restaurant_llm_batch.cli._app import build
+
+class Killed(OfflineLLM):
+    calls = 0
+    def complete(self, request):
+        Killed.calls += 1
+        if Killed.calls == 4:
+            os.kill(os.getpid(), 9)
+        return super().complete(request)
+
+build({"killed": lambda options: Killed()}).main()
+"""
+
+
+def test_a_killed_run_leaves_the_old_output_and_what_was_finished(reviews: Path, tmp_path: Path) -> None:
+    (tmp_path / "out.jsonl").write_text("yesterday\n")
+    (tmp_path / "out.jsonl.partial").write_text("of another run\n")
+    words = ["sentiment", str(reviews), "-q", "--stage", "1", "-o", str(tmp_path / "out.jsonl")]
+    process = subprocess.run([sys.executable, "-c", KILLED, *words], check=False)
+
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "out.jsonl").read_text() == "yesterday\n"
+    assert (tmp_path / "out.jsonl.partial").read_text() == "of another run\n"
+    finished = (tmp_path / "out.jsonl.2.partial").read_text().splitlines()
+    assert [json.loads(line)["restaurant_id"] for line in finished] == [1, 2, 3]
+
+
+def test_a_block_that_fails_before_it_writes_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), open_writer(str(tmp_path / "out"), []):
+        raise ZeroDivisionError
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("target", "said"), [("folder", "is a folder"), ("no/out", "its folder does not exist")]
+)
+def test_a_name_that_cannot_be_an_output_is_refused(target: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(ConfigurationError, match=said), open_writer(str(tmp_path / target), []):
+        pass
+
+
+def test_an_output_whose_folder_goes_away_says_where_the_results_are(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    with (
+        pytest.raises(OutputFileError, match="the results are in"),
+        open_writer(str(folder / "out"), []) as writer,
+    ):
+        writer.write({"a": 1})
+        folder.rename(tmp_path / "elsewhere")
