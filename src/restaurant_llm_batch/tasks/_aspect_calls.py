@@ -115,7 +115,7 @@ class AspectCalls:
         Args:
             aspect: The aspect's name.
             shown: Its reviews.
-            halve: Whether to halve the reviews if the server fails at every attempt.
+            halve: Whether to halve the reviews if one of them may have failed the call.
 
         Raises:
             Exception: It cannot be summarised.
@@ -133,7 +133,7 @@ class AspectCalls:
                 shown = _fewer({aspect: shown}, request, error, shrinks)[aspect]
                 shrinks += 1
             except (BackendError, OutputError) as error:
-                if len(shown) == 1 or not (is_refusal(error) or (halve and is_server_fault(error))):
+                if not halve or len(shown) == 1 or not _may_be_one_texts_fault(error):
                     raise
                 problem = error
                 break
@@ -241,17 +241,16 @@ class AspectCalls:
         Summarise the halves of an aspect's reviews and join what succeeds; the other reviews are left out.
 
         Raises:
-            Exception: Both halves failed; raises `error` itself.
+            Exception: Both halves failed, so that the fault is not one review's; raises `error` itself.
         """
         middle = (len(shown) + 1) // 2
         halves = (shown[:middle], shown[middle:])
-        fault = is_server_fault(error)
-        found = yield from gather(*(self.one(aspect, half, halve=not fault) for half in halves))
+        found = yield from gather(*(self.one(aspect, half, halve=False) for half in halves))
         results = [reraise_fatal(part) for part in found]
         if all(isinstance(part, Exception) for part in results):
             raise error
         for index, part in enumerate(results):
-            if isinstance(part, Exception) and is_server_fault(part) and len(halves[index]) > 1:
+            if isinstance(part, Exception) and _may_be_one_texts_fault(part) and len(halves[index]) > 1:
                 (results[index],) = yield from gather(self._without_poison(aspect, halves[index], part))
                 reraise_fatal(results[index])
         return _joined(results, halves)
@@ -327,6 +326,10 @@ class AspectCalls:
 
 def _as_inputs(shown: Shown) -> list[dict[str, Any]]:
     return [{"id": number, "content": hit.content} for number, (_, hit) in enumerate(shown, 1)]
+
+
+def _may_be_one_texts_fault(error: Exception) -> bool:
+    return is_refusal(error) or is_server_fault(error)
 
 
 def _can_halve(shown: Mapping[str, Shown]) -> bool:
