@@ -160,7 +160,7 @@ def answer(request: LLMRequest) -> str:
             {"labels": [{"id": r["id"], "label": "neutral"} for r in request.inputs["reviews"][1:]]}
         )
     wanted = request.schema["properties"] if request.schema else {}
-    aspect = {"summary": "좋다", "bullets": [], "evidence": [0]}
+    aspect = {"summary": "좋다", "bullets": [], "evidence": [1]}
     aspects = dict.fromkeys(request.inputs.get("reviews", ()) if "categories" in wanted else (), aspect)
     return json.dumps({name: aspects if name == "categories" else "text" for name in wanted})
 

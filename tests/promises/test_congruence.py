@@ -83,7 +83,7 @@ def answer(request: Any) -> str:
             return "I would rather not."
         case 16:
             return '{"categories": {"service": {"summary": "친절"}}, "overall_summary": "좋아요"}'
-    part = '{"summary": "좋아요", "bullets": ["a", " "], "evidence": [0, 0, 99, -1, "x"]}'
+    part = '{"summary": "좋아요", "bullets": ["a", " "], "evidence": [1, 1, 99, -1, "x"]}'
     if request.task == "aspect_summary":
         return part
     if request.task == "overall_summary":

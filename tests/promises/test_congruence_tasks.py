@@ -106,7 +106,8 @@ def answer(request: LLMRequest) -> str:
     if request.task == "sentiment":
         kept = [review["id"] for review in inputs["reviews"] if (review["id"] + len(inputs["reviews"])) % 4]
         labels = [{"id": number, "label": ("positive", "negative")[number % 2]} for number in kept]
-        return f"Sure: {json.dumps({'labels': [*labels, {'id': 1000, 'label': 'neutral'}]})}"
+        labels += [{"id": 1000, "label": "neutral"}] if " 15-" in text else []  # not believed, so halved
+        return f"Sure: {json.dumps({'labels': labels})}"
     if request.task == "words":
         return json.dumps(
             {"words": [{"word": w, "pos": "n", "meanings": ["m"]} for w in inputs["chunk"].split()]}

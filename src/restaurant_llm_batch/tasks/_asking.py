@@ -123,15 +123,15 @@ def is_refusal(error: Exception) -> bool:
 
 
 def is_server_fault(error: Exception) -> bool:
-    """Tell whether a server failed at every attempt (5xx), which a text that it cannot bear may cause."""
+    """
+    Tell whether a server failed at every attempt (5xx), which a text that it cannot bear may cause.
+
+    503 is no such failure: it says that the service is unavailable, which is not up to the text.
+    """
     return (
         isinstance(error, TransientBackendError)
         and not isinstance(error, RateLimited)
         and error.status is not None
         and error.status >= 500
+        and error.status != 503
     )
-
-
-def may_be_poison(error: Exception) -> bool:
-    """Tell whether one text may have failed a call with many, so that the others are worth another call."""
-    return is_refusal(error) or is_server_fault(error)

@@ -25,7 +25,7 @@ from ..models import Hit, ItemId, LLMRequest
 from ..results import AspectSummary
 from ..steps import Flow, ResultOrError, complete, gather
 from ..tokens.packing import truncate_to_half
-from ._asking import complete_and_parse, is_server_fault, may_be_poison, repair
+from ._asking import complete_and_parse, is_refusal, is_server_fault, repair
 from ._common import describe_error, reraise_fatal
 from ._parsing import Parts, Shown, read_aspect, read_aspects, read_overall
 from ._prompts import aspects as prompts
@@ -86,7 +86,9 @@ class AspectCalls:
         try:
             request, reply, shown = yield from self._ask_for_all(shown)
         except BackendError as error:
-            if not may_be_poison(error) or (len(shown) == 1 and not _can_halve(shown)):
+            if not (is_refusal(error) or is_server_fault(error)) or (
+                len(shown) == 1 and not _can_halve(shown)
+            ):
                 raise
             parts = yield from self._each(shown, error)
             return (yield from self._with_overall(parts, error))
@@ -106,9 +108,14 @@ class AspectCalls:
         parts = dict(zip(shown, map(reraise_fatal, found), strict=True))
         return (yield from self._with_overall(parts, None))
 
-    def one(self, aspect: str, shown: Shown) -> Flow[AspectSummary]:
+    def one(self, aspect: str, shown: Shown, *, halve: bool = True) -> Flow[AspectSummary]:
         """
         Summarise one aspect, from fewer reviews if the reply is cut off.
+
+        Args:
+            aspect: The aspect's name.
+            shown: Its reviews.
+            halve: Whether to halve the reviews if one of them may have failed the call.
 
         Raises:
             Exception: It cannot be summarised.
@@ -126,7 +133,7 @@ class AspectCalls:
                 shown = _fewer({aspect: shown}, request, error, shrinks)[aspect]
                 shrinks += 1
             except (BackendError, OutputError) as error:
-                if not may_be_poison(error) or len(shown) == 1:
+                if not halve or len(shown) == 1 or not _may_be_one_texts_fault(error):
                     raise
                 problem = error
                 break
@@ -209,27 +216,43 @@ class AspectCalls:
         """
         Ask for each aspect by itself, after a call for all of them failed.
 
-        Two failures in a row without a success before are an outage of the server, not a text that it cannot bear.
+        Raises:
+            Exception: The server failed for the first two as well, which is an outage; raises `error` itself.
         """
         if not is_server_fault(error):
             found = yield from gather(*(self.one(aspect, reviews) for aspect, reviews in shown.items()))
             return dict(zip(shown, map(reraise_fatal, found), strict=True))
         parts: Parts = {}
         for aspect, reviews in shown.items():
-            (part,) = yield from gather(self.one(aspect, reviews))
-            parts[aspect] = reraise_fatal(part)
-            if len(parts) == 2 and all(isinstance(one, Exception) for one in parts.values()):
+            (parts[aspect],) = yield from gather(self.one(aspect, reviews, halve=False))
+            reraise_fatal(parts[aspect])
+            if len(parts) == min(2, len(shown)) and all(
+                isinstance(part, Exception) for part in parts.values()
+            ):
                 raise error
+        for aspect, part in parts.items():
+            if isinstance(part, Exception) and is_server_fault(part) and len(shown[aspect]) > 1:
+                (parts[aspect],) = yield from gather(self._without_poison(aspect, shown[aspect], part))
+                reraise_fatal(parts[aspect])
         return parts
 
     def _without_poison(self, aspect: str, shown: Shown, error: Exception) -> Flow[AspectSummary]:
-        """Summarise the halves of an aspect's reviews and join what succeeds; the other reviews are left out."""
+        """
+        Summarise the halves of an aspect's reviews and join what succeeds; the other reviews are left out.
+
+        Raises:
+            Exception: Both halves failed, so that the fault is not one review's; raises `error` itself.
+        """
         middle = (len(shown) + 1) // 2
         halves = (shown[:middle], shown[middle:])
-        found = yield from gather(*(self.one(aspect, half) for half in halves))
+        found = yield from gather(*(self.one(aspect, half, halve=False) for half in halves))
         results = [reraise_fatal(part) for part in found]
         if all(isinstance(part, Exception) for part in results):
             raise error
+        for index, part in enumerate(results):
+            if isinstance(part, Exception) and _may_be_one_texts_fault(part) and len(halves[index]) > 1:
+                (results[index],) = yield from gather(self._without_poison(aspect, halves[index], part))
+                reraise_fatal(results[index])
         return _joined(results, halves)
 
     def _with_overall(self, parts: Parts, overall: str | Exception | None) -> Flow[Answer]:
@@ -303,6 +326,10 @@ class AspectCalls:
 
 def _as_inputs(shown: Shown) -> list[dict[str, Any]]:
     return [{"id": number, "content": hit.content} for number, (_, hit) in enumerate(shown, 1)]
+
+
+def _may_be_one_texts_fault(error: Exception) -> bool:
+    return is_refusal(error) or is_server_fault(error)
 
 
 def _can_halve(shown: Mapping[str, Shown]) -> bool:

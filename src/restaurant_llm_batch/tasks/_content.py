@@ -17,14 +17,14 @@ from ._replies import clean
 _MAX_TEXT_LENGTH = 20_000
 
 _PLACEHOLDER_LIST = """
-    string, str, null, none, n a, summary, bullets, bullet, evidence, categories, overall summary,
+    string, str, null, none, n/a, summary, bullets, bullet, evidence, categories, overall summary,
     positive summary, negative summary, comparison summary, target restaurant strength, one sentence,
     3 to 5 short points, short point, short points, point, one or two sentences, two or three sentences,
     your summary here, summary here, insert summary here, text here, summary of reviews, summary of the reviews,
-    한 문장 요약, 짧은 요점, 짧은 요점 3 5개, 요약, 요점, 한두 문장, 두세 문장, 문자열
+    한 문장 요약, 짧은 요점, 짧은 요점 3~5개, 요약, 요점, 한두 문장, 두세 문장, 문자열
 """
 _PLACEHOLDERS = frozenset(map(str.strip, _PLACEHOLDER_LIST.split(",")))
-"""Texts that stand for content in a form, normalised by `normalized`."""
+"""Texts that stand for content in a form, as `_key` returns them."""
 _ECHOED_INSTRUCTIONS = (
     "당신은 음식점 리뷰를",
     "<reviews>와 </reviews> 사이의",
@@ -57,13 +57,17 @@ _ECHOED_INSTRUCTIONS = (
 _LONGEST_ECHO = max(map(len, _ECHOED_INSTRUCTIONS))
 _SHORT = 40
 """Length of the longest text that may be a placeholder."""
-_NOT_WORD = re.compile(r"[\W_]+")
-_BULLET_SIGN = re.compile(r"^\s*(?:[-*•·▪]|\d{1,2}[.)])\s+")
+_AROUND = " \t\r\n.,:;!?~…\"'`<>[](){}*_-“”‘’"
+_BULLET_STARTS = frozenset("-*•·▪0123456789")
+_BULLET_SIGN = re.compile(r"^(?:[-*•·▪]|\d{1,2}[.)])\s+")
 
 
-def normalized(text: str) -> str:
-    """Return the words of a text in lower case, without signs."""
-    return _NOT_WORD.sub(" ", normalize("NFKC", text).casefold()).strip()
+def _key(text: str) -> str:
+    """Return a text in lower case, without signs around it and with single blanks."""
+    text = text.strip(_AROUND).casefold()
+    if "_" in text:
+        text = text.replace("_", " ")
+    return text if text.isascii() and "  " not in text else " ".join(normalize("NFC", text).split())
 
 
 def text_of(value: Any) -> str | None:
@@ -85,7 +89,7 @@ def text_of(value: Any) -> str | None:
 
 def _is_content(text: str) -> bool:
     if len(text) <= _SHORT:
-        words = normalized(text)
+        words = _key(text)
         if words:
             return words not in _PLACEHOLDERS
         # Signs that are no words, such as "^^" or an emoji, are what some reviews consist of; three dots are not.
@@ -106,8 +110,8 @@ def bullets_of(value: Any) -> Iterator[str]:
     for entry in entries:
         text = text_of(entry)
         if text is not None:
-            text = _BULLET_SIGN.sub("", text)
-            key = normalized(text) or text
+            text = _BULLET_SIGN.sub("", text, count=1) if text[0] in _BULLET_STARTS else text
+            key = _key(text) or text
             if text and key not in seen:
                 seen.add(key)
                 yield text

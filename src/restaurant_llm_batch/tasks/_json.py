@@ -71,7 +71,8 @@ _TO_QUOTE = {
     close: re.compile(rf"[^{close}\\]*+(?:\\.[^{close}\\]*+)*+{close}", re.DOTALL)
     for close in _CLOSING_QUOTES.values()
 }
-_AFTER_TEXT = re.compile(r"[\s\ufeff]*+(?:[,:}\]]|$)")
+# A separator, the end, or the next name, if the comma before it is missing.
+_AFTER_TEXT = re.compile(r"[\s\ufeff]*+(?:[,:}\]]|$|\"[^\"\\]{1,60}\"\s{0,9}:)")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
@@ -208,12 +209,20 @@ class _Reader:
             position = found.end()
             # A quote that no separator follows belongs to the text: 'It's good'.
             if _AFTER_TEXT.match(self._text, position):
-                return _ESCAPE.sub(_unescape, self._text[start : position - 1]), position, True
+                return _unescaped(self._text[start : position - 1]), position, True
         return _MISSING, len(self._text), False
 
     def _skip(self, position: int) -> int:
         space = _SPACE.match(self._text, position)
         return space.end() if space else position
+
+
+def _unescaped(text: str) -> str:
+    if "\\" not in text:
+        return text
+    text = _ESCAPE.sub(_unescape, text)
+    # Two escapes may stand for one character outside of the basic plane.
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "surrogatepass")
 
 
 def _unescape(match: re.Match[str]) -> str:

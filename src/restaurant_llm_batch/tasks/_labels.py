@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 from unicodedata import normalize
 
@@ -86,20 +86,22 @@ def read_labels(reply: LLMResponse, count: int) -> dict[int, Sentiment]:
             "positive, negative or neutral",
             reply,
         )
-    times = Counter(number for number, _ in rows)
-    unknown = sorted(number for number in times if not 1 <= number <= count)
+    numbers = {number for number, _ in rows}
+    unknown = sorted(number for number in numbers if not 1 <= number <= count)
     if unknown:
         named = ", ".join(map(str, unknown[:5]))
         raise WrongNumbers(f"labels: id {named} was not asked about, only 1 to {count}", reply=reply)
-    if len(times) < count and len(rows) > len(times):
+    if len(numbers) < count and len(rows) > len(numbers):
+        times = Counter(number for number, _ in rows)
         twice = ", ".join(str(number) for number in sorted(times) if times[number] > 1)
         raise WrongNumbers(f"labels: id {twice[:50]} is there twice and others are missing", reply=reply)
-    by_number: dict[int, set[Sentiment | None]] = {}
-    for number, label in rows:
-        by_number.setdefault(number, set()).add(label)
-    # A number with a label and an unreadable one is as contradictory as one with two labels.
-    single = {number: next(iter(labels)) for number, labels in by_number.items() if len(labels) == 1}
-    return {number: label for number, label in single.items() if label is not None}
+    labels = {number: label for number, label in rows if label is not None}
+    if len(rows) > len(numbers):
+        # A number with a label and an unreadable one is as contradictory as one with two labels.
+        for number, label in rows:
+            if labels.get(number) != label:
+                labels.pop(number, None)
+    return labels
 
 
 def _rows_in(reply: LLMResponse) -> list[Row]:
@@ -121,7 +123,20 @@ def _rows_in(reply: LLMResponse) -> list[Row]:
 def _rows(value: Any) -> tuple[list[Row], bool]:
     """Return the rows that an object or list consists of, and whether it is a single row."""
     if isinstance(value, list):
-        return [row for element in value for row in _rows_of_element(element)], False
+        rows: list[Row] = []
+        for element in value:
+            row = None
+            if isinstance(element, dict):
+                number, label = element.get("id"), element.get("label")
+                if type(number) is int and type(label) is str:  # the form that is asked for
+                    row = number, _TABLE.get(label) or read_label(label)
+                else:
+                    row = _row(element)
+            if row is not None:
+                rows.append(row)
+            else:
+                rows += _rows_of_element(element)
+        return rows, False
     row = _row(value)
     if row is not None:
         return [row], True
@@ -129,9 +144,9 @@ def _rows(value: Any) -> tuple[list[Row], bool]:
 
 
 def _rows_of_element(element: Any) -> list[Row]:
+    """Return the rows of a list's element that is not a row itself."""
     if isinstance(element, dict):
-        row = _row(element)
-        return _keyed_rows(element) if row is None else [row]
+        return _keyed_rows(element)
     if isinstance(element, list) and len(element) == 2:
         number = read_number(element[0])
         return [] if number is None else [(number, read_label(element[1]))]
@@ -154,34 +169,34 @@ def _keyed_rows(value: Mapping[str, Any]) -> list[Row]:
 def _row(entry: Mapping[str, Any]) -> Row | None:
     """Return the row that an object with a number and a label is; None for other objects."""
     number = read_number(_first(entry, _NUMBER_KEYS))
-    if number is None:
-        return None
-    label = _first(entry, _LABEL_KEYS)
-    return number, read_label(label)
+    return None if number is None else (number, read_label(_first(entry, _LABEL_KEYS)))
 
 
 def _first(entry: Mapping[str, Any], names: tuple[str, ...]) -> Any:
-    return next((entry[name] for name in _present(entry, names)), None)
-
-
-def _present(entry: Mapping[str, Any], names: tuple[str, ...]) -> Iterator[str]:
-    return (name for name in names if name in entry)
+    """Return the value of the first name that an object has, or None."""
+    for name in names:
+        if name in entry:
+            return entry[name]
+    return None
 
 
 def read_number(value: Any) -> int | None:
     """Return the whole number in a value such as 3, 3.0, "3", "[3]" or "review 3"; None for anything else."""
+    if type(value) is int:
+        return value
     if isinstance(value, str):
         found = _NUMBER.fullmatch(value) if len(value) <= 40 else None
         return int(found[1]) if found else None
-    if isinstance(value, float) and value.is_integer() and abs(value) < 1e9:
-        return int(value)
-    return value if type(value) is int else None
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 1e9 else None
 
 
 def read_label(value: Any) -> Sentiment | None:
     """Return the label that a word stands for, also with an explanation behind it; None if it is not certain."""
     if not isinstance(value, str) or len(value) > 1000:
         return None
+    label = _TABLE.get(value)
+    if label is not None:
+        return label
     text = normalize("NFKC", value).casefold().strip(_AROUND_LABEL)
     label = _TABLE.get(text)
     if label is None:
