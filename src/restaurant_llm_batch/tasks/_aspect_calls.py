@@ -86,9 +86,7 @@ class AspectCalls:
         try:
             request, reply, shown = yield from self._ask_for_all(shown)
         except BackendError as error:
-            if not (is_refusal(error) or is_server_fault(error)) or (
-                len(shown) == 1 and not _can_halve(shown)
-            ):
+            if not _may_be_one_texts_fault(error) or (len(shown) == 1 and not _can_halve(shown)):
                 raise
             parts = yield from self._each(shown, error)
             return (yield from self._with_overall(parts, error))

@@ -171,7 +171,8 @@ def is_looping(reply: LLMResponse) -> bool:
 
 def is_context_full(request: LLMRequest, reply: LLMResponse) -> bool:
     """Tell whether a reply was cut off before its own token limit, because the model's context was full."""
-    return 0 < reply.completion_tokens < request.max_tokens
+    tokens: object = reply.completion_tokens  # a backend of the user's own may leave it out
+    return isinstance(tokens, (int, float)) and 0 < tokens < request.max_tokens
 
 
 def more_room_helps(request: LLMRequest, reply: LLMResponse) -> bool:
