@@ -228,7 +228,10 @@ def test_an_hour_of_retries_takes_no_time_on_a_virtual_clock() -> None:
 
     llm = FakeLLM(fault=fault, seconds=60)
     runner = BatchRunner(
-        llm=llm, search=FakeSearch(reviews), strategy=Strategy.stage(4), llm_retry=RetryPolicy(attempts=1)
+        llm=llm,
+        search=FakeSearch(reviews),
+        strategy=Strategy.stage(4),
+        llm_retry=RetryPolicy(attempts=1, wait_max=7200),
     )
 
     async def main() -> tuple[int, float]:

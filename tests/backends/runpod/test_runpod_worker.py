@@ -21,6 +21,7 @@ from restaurant_llm_batch.errors import (
     BackendError,
     PermanentBackendError,
     PromptTooLong,
+    RateLimited,
     TransientBackendError,
 )
 from restaurant_llm_batch.steps import Flow, complete
@@ -108,7 +109,7 @@ def test_a_progress_update_is_not_the_answer(ask: Ask, dispatcher: Dispatcher) -
         ("new 400: x", PromptTooLong, "maximum context length"),
         ("old 400: x", PromptTooLong, "maximum context length"),
         ("older 400: x", PromptTooLong, "maximum context length"),
-        ("new 503: x", TransientBackendError, "queue is full"),
+        ("new 503: x", RateLimited, "queue is full"),
         ("new gone: x", TransientBackendError, "not running"),
         ("old text: CUDA error", PermanentBackendError, "CUDA error"),
         ("raise: boom", PermanentBackendError, "boom"),

@@ -17,14 +17,11 @@ Responder: TypeAlias = Callable[[ChatRequest], str | Mapping[str, Any]]
 _MAX_ECHO_LENGTH = 200
 _STRING_VALUE = re.compile(rb'(?<=:)"')
 """The opening quote of a string value in compact JSON."""
-
-
 _LABELS = {"positive": "긍정", "negative": "Negative.", "neutral": "중립"}
 """Labels in other words, as models write them that do not follow a schema."""
 _DRAFT = "Let me see. One could say {text} but that is not it."
-
-
-_ID = re.compile(r'"id":(\d+)')
+_ID = re.compile(r'("id":)(\d+)|"(\d+)":')
+"""An id, or a number as a key of the form that grammars are asked for."""
 
 
 class Written(NamedTuple):
@@ -97,9 +94,9 @@ def corrupt(kind: str | None, text: str, count: Callable[[str], int], max_tokens
             text = text if read is None else repr(read)
         case "other_labels":
             for label, word in _LABELS.items():
-                text = text.replace(f'"label":"{label}"', f'"label":"{word}"')
+                text = text.replace(f':"{label}"', f':"{word}"')
         case "shifted_ids":
-            text = _ID.sub(lambda found: f'"id":{int(found[1]) - 1}', text)
+            text = _ID.sub(_less_by_one, text)
         case "malformed":
             text = text[:-1] + ', "and'
         case "prose":
@@ -134,13 +131,19 @@ def _with_texts(value: Any, text: str, numbers: list[int]) -> Any:
     return value
 
 
+def _less_by_one(found: re.Match[str]) -> str:
+    return f"{found[1]}{int(found[2]) - 1}" if found[1] else f'"{int(found[3]) - 1}":'
+
+
 def _without_every_other(text: str) -> str:
-    """Remove every other entry, beginning with the first, from lists of objects with an id."""
-    return to_json(_drop_every_other(read_json(text.encode()))).decode() if '"id"' in text else text
+    """Remove every other entry, beginning with the first, from lists of objects with an id and from numbered keys."""
+    return to_json(_drop_every_other(read_json(text.encode()))).decode() if _ID.search(text) else text
 
 
 def _drop_every_other(value: Any) -> Any:
     if isinstance(value, dict):
+        if value and all(str(name).isdigit() for name in value):
+            value = dict(list(value.items())[1::2])
         return {name: _drop_every_other(member) for name, member in value.items()}
     if isinstance(value, list):
         have_ids = bool(value) and all(isinstance(entry, dict) and "id" in entry for entry in value)
