@@ -137,7 +137,11 @@ def _less_by_one(found: re.Match[str]) -> str:
 
 def _without_every_other(text: str) -> str:
     """Remove every other entry, beginning with the first, from lists of objects with an id and from numbered keys."""
-    return to_json(_drop_every_other(read_json(text.encode()))).decode() if _ID.search(text) else text
+    return (
+        to_json(_drop_every_other(read_json(text.encode()))).decode()
+        if '"id"' in text or _ID.search(text)
+        else text
+    )
 
 
 def _drop_every_other(value: Any) -> Any:
