@@ -39,7 +39,7 @@ def as_item_id(value: object, field: str) -> ItemId:
     Raises:
         ConfigurationError: `value` is neither an integer nor a string, or is an empty string.
     """
-    if isinstance(value, str) and value:
+    if type(value) is int or (isinstance(value, str) and value):
         return value
     if hasattr(value, "__index__") and not isinstance(value, bool):
         with suppress(TypeError):  # an array of several numbers has __index__, but it raises

@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, TypeAlias, TypeVar, cast
+from typing import Any, Literal, TypeAlias, TypeVar
 
 from ._llm_response import LLMResponse
 from .errors import ConfigurationError
@@ -170,17 +170,20 @@ ResultOrError: TypeAlias = T | Exception
 
 def search(query: SearchQuery) -> Flow[Sequence[Hit]]:
     """Run one query and return its hits; raise the search's exception if it fails."""
-    return cast("Sequence[Hit]", (yield Search(query)))
+    hits: Sequence[Hit] = yield Search(query)
+    return hits
 
 
 def search_all(queries: Iterable[SearchQuery]) -> Flow[list[ResultOrError[Sequence[Hit]]]]:
     """Run independent queries; a failed one is an exception in the list. See `SearchAll`."""
-    return cast("list[ResultOrError[Sequence[Hit]]]", (yield SearchAll(tuple(queries))))
+    found: list[ResultOrError[Sequence[Hit]]] = yield SearchAll(tuple(queries))
+    return found
 
 
 def complete(request: LLMRequest, *, limiter: LimiterName = "llm") -> Flow[LLMResponse]:
     """Call the model and return its response; raise the backend's exception if the call fails."""
-    return cast("LLMResponse", (yield Complete(request, limiter)))
+    reply: LLMResponse = yield Complete(request, limiter)
+    return reply
 
 
 def pack(
@@ -195,12 +198,14 @@ def pack(
 ) -> Flow[list[list[PackedText]]]:
     """Pack texts into batches under the runner's limits; see `Pack`."""
     step = Pack(tuple(texts), render, fixed_text, answer_tokens, answer_tokens_each, max_tokens, max_texts)
-    return cast("list[list[PackedText]]", (yield step))
+    batches: list[list[PackedText]] = yield step
+    return batches
 
 
 def once(key: Hashable, make: Callable[[], Flow[T]]) -> Flow[T]:
     """Run a flow once per run for all items with an equal key, and return its result; see `Once`."""
-    return cast("T", (yield Once(key, make)))
+    result: T = yield Once(key, make)
+    return result
 
 
 def sleep(seconds: float) -> Flow[None]:
@@ -210,7 +215,8 @@ def sleep(seconds: float) -> Flow[None]:
 
 def gather(*flows: Flow[T]) -> Flow[list[ResultOrError[T]]]:
     """Run independent flows; a flow that raised is an exception in the list. See `Gather`."""
-    return cast("list[ResultOrError[T]]", (yield Gather(flows)))
+    results: list[ResultOrError[T]] = yield Gather(flows)
+    return results
 
 
 def intercept(
@@ -234,7 +240,8 @@ def intercept(
             try:
                 step = flow.send(answer) if error is None else flow.throw(error)
             except StopIteration as stop:
-                return cast("T", stop.value)
+                result: T = stop.value
+                return result
             answer = error = None
             try:
                 answer = yield from handle(step)
@@ -263,7 +270,8 @@ def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
             try:
                 step = flow.send(answer) if error is None else flow.throw(error)
             except StopIteration as stop:
-                return cast("T", stop.value)
+                result: T = stop.value
+                return result
             answer = error = None
             try:
                 answer = perform(step)
@@ -282,7 +290,8 @@ async def adrive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitabl
             try:
                 step = flow.send(answer) if error is None else flow.throw(error)
             except StopIteration as stop:
-                return cast("T", stop.value)
+                result: T = stop.value
+                return result
             answer = error = None
             try:
                 answer = await perform(step)

@@ -194,7 +194,7 @@ class FunctionTask(Generic[R]):
 
     def item_key(self, item: Any, /) -> tuple[ItemId, int]:
         """Return the id: the item itself, or one of its keys or attributes."""
-        if isinstance(item, str) or hasattr(item, "__index__"):
+        if type(item) is int or isinstance(item, str) or hasattr(item, "__index__"):
             return as_item_id(item, "the item"), 0
         for name in ID_FIELDS:
             value = item.get(name) if isinstance(item, Mapping) else getattr(item, name, None)

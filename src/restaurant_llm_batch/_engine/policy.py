@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from types import GeneratorType
 from typing import Any, TypeVar, cast
 
 from .._config.retry import AttemptCounts, next_retry_delay
 from .._limits.concurrency import ConcurrencyLimiter
-from .._llm_response import LLMResponse, valid_reply
+from .._llm_response import LLMResponse
 from .._shortage import is_local_shortage
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
 from ..models import Hit, SearchQuery
@@ -34,14 +35,22 @@ T = TypeVar("T")
 
 
 def run_item(item: RunItem, run: RunState) -> EngineFlow[Any]:
-    """Run the task's flow for an item, under the run's policy."""
-    flow = run.task.flow(item.item)
-    if not isinstance(flow, Generator):
-        raise ConfigurationError(
-            f"{run.task.name} must be a generator function that yields steps, but it returned "
-            f"{type(flow).__name__}; for example `reply = yield from complete(...)` makes it one"
-        )
-    return (yield from apply_policy(flow, item, run))
+    """Return the task's flow for an item, under the run's policy; a flow that raises if the task fails to make one."""
+    try:
+        flow = run.task.flow(item.item)
+        if type(flow) is not GeneratorType and not isinstance(flow, Generator):
+            raise ConfigurationError(
+                f"{run.task.name} must be a generator function that yields steps, but it returned "
+                f"{type(flow).__name__}; for example `reply = yield from complete(...)` makes it one"
+            )
+    except Exception as error:
+        return _failed(error)
+    return apply_policy(flow, item, run)
+
+
+def _failed(error: Exception) -> EngineFlow[Any]:
+    raise error
+    yield  # this makes it a generator
 
 
 def apply_policy(flow: Flow[T], item: RunItem, run: RunState) -> EngineFlow[T]:
@@ -244,9 +253,11 @@ def _call(
             run.check_rate_limited()
         if run.stopped is not None:
             raise run.stop_error()
-        if run.is_overdue(item):
+        if item.deadline is not None and run.is_overdue(item):
             raise _timeout_error(item, stage, attempt - 1, run)
-        position = run.queue_position(item, limiters) if stage == "llm" else item.sequence
+        position: float = item.sequence
+        if item.has_llm_reply and stage == "llm":
+            position = run.queue_position(item, limiters)
         call = _make_call(spec, attempt, position, limiters, item, run)
         if prepare is not None:
             prepare(call)
@@ -273,11 +284,14 @@ def _call(
         else:
             if attempt > 1:
                 item.retried.append((answer, attempt))
-            try:
-                answer = _valid_answer(stage, answer)
-            except TypeError as error:
-                item.errors.append((error, stage, attempt))
-                raise
+            if stage == "llm" and call.reply is not None:
+                answer = call.reply
+            else:
+                try:
+                    _check_answer(stage, answer)
+                except TypeError as error:
+                    item.errors.append((error, stage, attempt))
+                    raise
             if stage == "llm":
                 item.has_llm_reply = True
                 if run.packer.observes:
@@ -292,19 +306,16 @@ def _timeout_error(item: RunItem, stage: Stage, attempts: int, run: RunState) ->
     return error
 
 
-def _valid_answer(stage: Stage, answer: Any) -> Any:
-    """Return a backend's answer, with whole numbers of tokens; raise if its protocol does not allow it."""
+def _check_answer(stage: Stage, answer: Any) -> None:
+    """Raise `TypeError` if a backend returned a value that its protocol does not allow."""
+    if stage == "tokens":
+        return  # the packer's own
     if stage == "llm":
-        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
-        if reply is not None:
-            return reply
         expected = "an LLMResponse with a text" if isinstance(answer, LLMResponse) else "an LLMResponse"
-    elif stage == "tokens":
-        return answer  # the packer's own
     else:
         wrong = _invalid_hits(answer)
         if wrong is None:
-            return answer
+            return
         expected = f"a sequence of Hits, but {wrong}"
     raise TypeError(f"the {stage} backend must return {expected}, got {str(answer)[:200]}")
 

@@ -108,7 +108,7 @@ class Scheduler:
             return
         self._filling = True
         try:
-            while not self._exhausted and (room := self._capacity()) > 0:
+            while not self._exhausted and (room := self._window - len(self._frames) - self._undelivered) > 0:
                 if self.run.stopped is not None:
                     break
                 item = self._next_item(room)
@@ -258,9 +258,6 @@ class Scheduler:
             call.cancel_acquire()
         return calls
 
-    def _capacity(self) -> int:
-        return self._window - len(self._frames) - self._undelivered
-
     def _next_item(self, room: int) -> RunItem | Failure | NotReady | None:
         try:
             return self._source.take(room)
@@ -363,7 +360,7 @@ class Scheduler:
     def _on_admitted(self, call: Call) -> None:
         if self.run.stopped is not None:
             self.drain()  # which takes this call back with all the others
-        elif self.run.is_overdue(call.frame.item):
+        elif call.frame.item.deadline is not None and self.run.is_overdue(call.frame.item):
             self._expire_queued(call)
         else:
             self._callbacks.start(call)
@@ -397,7 +394,7 @@ class Scheduler:
         if self.run.stopped is not None:
             self.drain()
         if not self._exhausted:
-            if self._capacity() > 0:
+            if self._window > len(self._frames) + self._undelivered:
                 self.admit_items()
         elif not self._frames:
             self._finish_if_done()

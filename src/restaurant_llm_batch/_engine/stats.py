@@ -56,7 +56,9 @@ class RunCounters:
     def record_reply(self, reply: LLMResponse) -> None:
         """Count a reply, and add its tokens."""
         self.replies += 1
-        self.record_tokens(reply)
+        self._prompt_tokens += reply.prompt_tokens
+        self._completion_tokens += reply.completion_tokens
+        self._cached_tokens += reply.cached_tokens
 
     def record_tokens(self, reply: LLMResponse) -> None:
         """Add the tokens of a reply that came late, or with an error."""

@@ -8,7 +8,6 @@ event loops and runners.
 
 from __future__ import annotations
 
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import Generic, TypeVar
 
+from .. import _fork
 from ..errors import ConfigurationError
 from .aimd import AdaptiveLimit, AIMDController, CallResult, LimitHistoryEntry
 
@@ -77,11 +77,14 @@ class PriorityWaitQueue(ABC):
 
     def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; enqueueing admits no other ticket."""
-        if not self.waiting and self._fits(ticket):
+        if self.waiting:
+            self._wait(ticket)
+            return bool(self._admit())
+        if self._fits(ticket):
             self._enter(ticket)
             return True
         self._wait(ticket)
-        return bool(self._admit())
+        return False
 
     def _wait(self, ticket: Ticket) -> None:
         ticket.state = _WAITING
@@ -138,8 +141,10 @@ class PriorityWaitQueue(ABC):
         """Free the slots that a ticket held."""
 
     def _admit(self) -> list[Ticket]:
-        admitted: list[Ticket] = []
         queue = self._queue
+        if not queue:
+            return []
+        admitted: list[Ticket] = []
         while queue:
             ticket = queue[0][3]
             if ticket.state is _WAITING:  # otherwise it was cancelled, or admitted from a better position
@@ -230,7 +235,7 @@ class LockedState(ABC, Generic[State]):
     def __init__(self) -> None:
         # By process: the parent's calls are not in flight in a forked child, where the parent's lock may be held for
         # ever.
-        self._states = {os.getpid(): (threading.Lock(), self._initial_state(None))}
+        self._states = {_fork.count: (threading.Lock(), self._initial_state(None))}
 
     @abstractmethod
     def _initial_state(self, parents: State | None) -> State:
@@ -242,11 +247,10 @@ class LockedState(ABC, Generic[State]):
         return self._state_for_process()[1].waiting
 
     def _state_for_process(self) -> tuple[threading.Lock, State]:
-        pid = os.getpid()
-        state = self._states.get(pid)
+        state = self._states.get(_fork.count)
         if state is None:
             (_, parents), *_ = self._states.values()
-            state = self._states.setdefault(pid, (threading.Lock(), self._initial_state(parents)))
+            state = self._states.setdefault(_fork.count, (threading.Lock(), self._initial_state(parents)))
         return state
 
 
@@ -288,14 +292,14 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         lock, state = self._state_for_process()
         with lock:
             admitted = state.cancel(ticket)
-        self._notify_admitted(admitted)
+        self._notify_admitted(admitted, lock, state)
 
     def reprioritise(self, ticket: Ticket, priority: int, sequence: float) -> None:
         """Move a waiting ticket forward, to the position of one with this priority and sequence."""
         lock, state = self._state_for_process()
         with lock:
             admitted = state.reprioritise(ticket, priority, sequence)
-        self._notify_admitted(admitted)
+        self._notify_admitted(admitted, lock, state)
 
     def release(
         self, ticket: Ticket, outcome: CallResult = "other", now: Callable[[], float] | None = None
@@ -313,10 +317,10 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         with lock:
             admitted = state.release(ticket, outcome, time)
         if admitted:
-            self._notify_admitted(admitted)
+            self._notify_admitted(admitted, lock, state)
 
-    def _notify_admitted(self, admitted: list[Ticket]) -> None:
-        lock, state = self._state_for_process()
+    @staticmethod
+    def _notify_admitted(admitted: list[Ticket], lock: threading.Lock, state: ConcurrencyState) -> None:
         while admitted:
             ticket = admitted.pop(0)
             if ticket.on_admitted() is False:
@@ -341,7 +345,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         lock, state = self._state_for_process()
         with lock:
             admitted = state.resize(limit)
-        self._notify_admitted(admitted)
+        self._notify_admitted(admitted, lock, state)
 
     @property
     def limit_history(self) -> tuple[LimitHistoryEntry, ...]:

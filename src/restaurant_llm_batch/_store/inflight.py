@@ -27,7 +27,6 @@ call cannot be stopped and returns later. The second of the two events finishes 
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
@@ -35,6 +34,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any, Protocol, TypeAlias
 
+from .. import _fork
 from .._llm_response import LLMResponse, valid_reply
 
 NOT_STARTED = -1.0
@@ -336,7 +336,7 @@ class InFlightCalls:
         self.lock: threading.RLock = threading.RLock()
         self.ended: int = 0
         self._open: dict[bytes, InFlightCall] = {}
-        self._pid = os.getpid()  # last: another thread of a forked child may read it
+        self._forks = _fork.count  # last: another thread of a forked child may read it
 
     def __contains__(self, key: bytes) -> bool:
         """Return whether a call for a key is in flight."""
@@ -344,7 +344,7 @@ class InFlightCalls:
 
     def join(self, key: bytes, owner: object) -> tuple[InFlightCall, bool]:
         """Return the entry of a key, and whether `owner` leads it."""
-        if os.getpid() != self._pid:
+        if self._forks != _fork.count:
             self._reset_after_fork()  # a forked child makes its own calls
         with self.lock:
             entry = self._open.get(key)
