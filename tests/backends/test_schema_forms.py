@@ -10,7 +10,7 @@ import pytest
 from restaurant_llm_batch import AnalyzeSentiment, BatchRunner, LLMRequest, LLMResponse, SummarizeAspects
 from restaurant_llm_batch.backends._schema_forms import SchemaForms, labels_by_number, without_bounds
 from restaurant_llm_batch.backends.openai._codec import body_for
-from restaurant_llm_batch.backends.openai._strict import is_strict
+from restaurant_llm_batch.backends.openai._strict import StrictCache, is_strict
 from restaurant_llm_batch.tasks._prompts.reviews import labels_schema
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
@@ -91,6 +91,7 @@ def test_a_fine_tuned_model_is_asked_without_bounds_which_it_refuses(model: str,
             max_tokens_field="max_tokens",
             send_temperature=True,
             extra_body={},
+            strict=StrictCache(),
         )
         sent = str(body["response_format"])
         assert any(f"'{word}'" in sent for word in ("maxLength", "maxItems")) is bounded

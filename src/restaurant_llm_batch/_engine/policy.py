@@ -15,7 +15,7 @@ from typing import Any, TypeVar, cast
 
 from .._config.retry import AttemptCounts, next_retry_delay
 from .._limits.concurrency import ConcurrencyLimiter
-from .._llm_response import LLMResponse
+from .._llm_response import LLMResponse, valid_reply
 from .._shortage import is_local_shortage
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
 from ..models import Hit, SearchQuery
@@ -284,11 +284,11 @@ def _call(
         else:
             if attempt > 1:
                 item.retried.append((answer, attempt))
-            if stage == "llm" and call.reply is not None:
-                answer = call.reply
+            if call.reply is not None:
+                answer = call.reply  # checked by the recorder
             else:
                 try:
-                    _check_answer(stage, answer)
+                    answer = _valid_answer(stage, answer)
                 except TypeError as error:
                     item.errors.append((error, stage, attempt))
                     raise
@@ -306,16 +306,19 @@ def _timeout_error(item: RunItem, stage: Stage, attempts: int, run: RunState) ->
     return error
 
 
-def _check_answer(stage: Stage, answer: Any) -> None:
-    """Raise `TypeError` if a backend returned a value that its protocol does not allow."""
+def _valid_answer(stage: Stage, answer: Any) -> Any:
+    """Return a backend's answer, with whole numbers of tokens; raise `TypeError` if its protocol does not allow it."""
     if stage == "tokens":
-        return  # the packer's own
+        return answer  # the packer's own
     if stage == "llm":
+        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
+        if reply is not None:
+            return reply
         expected = "an LLMResponse with a text" if isinstance(answer, LLMResponse) else "an LLMResponse"
     else:
         wrong = _invalid_hits(answer)
         if wrong is None:
-            return
+            return answer
         expected = f"a sequence of Hits, but {wrong}"
     raise TypeError(f"the {stage} backend must return {expected}, got {str(answer)[:200]}")
 
