@@ -96,8 +96,8 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         table=_table,
         record=_record,
         done="summarised",
-        count_failed_parts=_failed_aspects,
-        failed_part_phrases=("aspect failed", "aspects failed"),
+        count_failed_parts=_failed_summaries,
+        failed_part_phrases=("summary failed", "summaries failed"),
         offline="the summaries are sentences picked from the reviews",
     )
     return run_command("summarize", _HELP, options, SummarizeOptions, view, llms)
@@ -109,15 +109,20 @@ def _table(summaries: Sequence[RestaurantSummary], source: NamedItems) -> Table:
     table.columns[1].ratio = 1
     table.show_lines = True
     for summary in summaries:
-        overall = tables.clean(summary.overall_summary)
         aspects = {name: _aspect(aspect) for name, aspect in summary.categories.items()}
         table.add_row(
             tables.name_cell(source, summary.restaurant_id),
-            Group(
-                Text(overall) if overall else tables.dim("no reviews"), tables.labelled(aspects, wrap=False)
-            ),
+            Group(_overall(summary), tables.labelled(aspects, wrap=False)),
         )
     return table
+
+
+def _overall(summary: RestaurantSummary) -> Text:
+    if summary.overall_status == "no_reviews":
+        return tables.dim("no reviews")
+    if summary.overall_status == "failed":
+        return tables.failed(summary.overall_error or "for an unknown reason")
+    return Text(tables.clean(summary.overall_summary))
 
 
 def _aspect(aspect: AspectSummary) -> Text:
@@ -128,14 +133,17 @@ def _aspect(aspect: AspectSummary) -> Text:
     return Text(tables.clean(aspect.summary))
 
 
-def _failed_aspects(summary: RestaurantSummary) -> int:
-    return sum(aspect.status == "failed" for aspect in summary.categories.values())
+def _failed_summaries(summary: RestaurantSummary) -> int:
+    aspects = sum(aspect.status == "failed" for aspect in summary.categories.values())
+    return aspects + (summary.overall_status == "failed")
 
 
 def _record(summary: RestaurantSummary) -> Mapping[str, Any]:
     return {
         "restaurant_id": summary.restaurant_id,
         "overall_summary": summary.overall_summary,
+        "overall_status": summary.overall_status,
+        "overall_error": summary.overall_error,
         "model": summary.model,
         "categories": {name: asdict(aspect) for name, aspect in summary.categories.items()},
     }
