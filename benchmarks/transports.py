@@ -80,14 +80,19 @@ async def vllm_over_httpx(url: str, width: int) -> AsyncIterator[Work]:
 
 
 @asynccontextmanager
-async def runner(url: str, width: int) -> AsyncIterator[Work]:
-    """Run the whole library: gate, policy, statistics."""
+async def runner(url: str, width: int, gc_threshold: int | None = None) -> AsyncIterator[Work]:
+    """Run the whole library: limiters, policy, statistics."""
 
     def flow(item: int) -> Flow[str]:
         return (yield from complete(REQUEST)).text
 
     limits = Limits(llm=width, open_items=width)
-    batch = BatchRunner(llm=VLLMServerLLM(url, MODEL), strategy=Strategy.stage(4), limits=limits)
+    batch = BatchRunner(
+        llm=VLLMServerLLM(url, MODEL),
+        strategy=Strategy.stage(4),
+        limits=limits,
+        gc_threshold=gc_threshold,
+    )
 
     async def work(calls: int, width: int) -> None:
         report = await batch.arun(flow, range(calls))
@@ -119,6 +124,7 @@ def contestants() -> dict[str, Contestant]:
         "raw aiohttp": raw_aiohttp,
         "VLLMServerLLM": vllm,
         "runner, stage 4": runner,
+        "the same, gc_threshold": partial(runner, gc_threshold=50_000),
         "VLLMServerLLM over httpx": vllm_over_httpx,
     }
     try:

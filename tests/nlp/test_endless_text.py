@@ -14,7 +14,7 @@ from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
-LENGTH = 10_000
+LENGTH = 4_000
 
 UNITS = {
     "one syllable": "가",

@@ -58,6 +58,7 @@ _DECODERS = {
     True: JSONDecoder(strict=False, object_pairs_hook=_as_object),
 }
 _OPENING = re.compile(r"[{\[]")
+_OPENINGS_RUN = re.compile(r"[\s{\[｛［]*+")
 _SPACE = re.compile(r"[\s\ufeff\u200b\u200c\u2060]*+")
 _TOKEN = re.compile(r"[^\s,:{}\[\]\"'“”‘’]++")
 _NUMBER = re.compile(r"[-+]?\d{1,300}(?:\.\d{1,300})?(?:[eE][-+]?\d{1,5})?")
@@ -138,7 +139,9 @@ class _Reader:
     def container(self, start: int, depth: int) -> _Read:
         """Read the object or list that opens at `start`; at most `depth` levels deep."""
         if not depth:
-            return _MISSING, start, False
+            # No answer is so deep: what opens here is not looked at again, bracket by bracket.
+            deeper = _OPENINGS_RUN.match(self._text, start)
+            return _MISSING, deeper.end() if deeper else start, False
         return self._object(start, depth) if self._text[start] == "{" else self._list(start, depth)
 
     def _object(self, start: int, depth: int) -> _Read:

@@ -23,7 +23,7 @@ from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
 
 LLM = OfflineLLM()
-LENGTH = 10_000
+LENGTH = 4_000
 UNITS = {
     "one syllable": "가",
     "no spaces": "음식이너무맛있고직원도친절했어요",
