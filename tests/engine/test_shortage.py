@@ -6,6 +6,7 @@ import errno
 import logging
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -30,6 +31,10 @@ from restaurant_llm_batch.testing import FakeLLM
 
 def ask(item: int) -> Any:
     return (yield from complete(LLMRequest("t", (), inputs={"item": item}))).text
+
+
+def different(item: int) -> Any:
+    return (yield from complete(LLMRequest("t", ({"role": "user", "content": str(item)},)))).text
 
 
 def caused(error: Exception, cause: BaseException) -> Exception:
@@ -229,3 +234,17 @@ def test_a_pool_whose_only_threads_run_runs_says_that_it_can_start_none(
     finally:
         ended.set()
         pool.close()
+
+
+@pytest.mark.parametrize("strategy", [Strategy.stage(1), Strategy.stage(4)])
+def test_without_a_thread_for_the_store_replies_are_written_where_they_arrive(
+    strategy: Strategy, few_threads: Callable[[int], None], tmp_path: Path
+) -> None:
+    llm = FakeLLM()
+    for _ in range(2):
+        few_threads(1 if strategy.is_concurrent else 0)  # the thread of the event loop
+        report = BatchRunner(llm=llm, strategy=strategy, store=tmp_path / "run.db").run(different, range(20))
+        assert len(report.results) == 20
+        assert report.stats.stopped_because is None
+
+    assert llm.calls == 20  # the second run found all of them

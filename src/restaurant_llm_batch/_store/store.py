@@ -284,6 +284,7 @@ class Connections:
             writer = self._writer
             if writer is None or writer.ending:
                 self._writer = GroupCommitWriter(self._file, self._writing, self._work, writer)
+                self._writer.start()
 
     def close(self) -> None:
         """Wait until all queued changes are written, and close everything."""

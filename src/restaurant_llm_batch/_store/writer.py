@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
 from .._llm_response import LLMResponse
+from .._shortage import is_thread_shortage
 from ..errors import StoreError
 from .database import PURGE, PURGE_JOBS, PUT, PUT_SIZES, SharedConnection, StoreFile, encode_reply
 
@@ -101,11 +102,26 @@ class GroupCommitWriter:
         self._after = after
         # A daemon: a change that it has not committed was not reported as durable to any caller.
         self._thread = threading.Thread(target=self._run, name="restaurant-llm-batch-store", daemon=True)
-        self._thread.start()
+
+    def start(self) -> None:
+        """
+        Start the thread. If the system starts no more threads, write what is queued in this one, and end.
+
+        Raises:
+            RuntimeError: If the interpreter starts no thread for another reason.
+        """
+        try:
+            self._thread.start()
+        except RuntimeError as error:
+            if not is_thread_shortage(error):
+                raise
+            self.ending = True  # the next change tries to start another
+            self._work.put(None)
+            self._run()
 
     def join(self) -> None:
         """Wait until the writer has ended, unless this is its own thread."""
-        if self._thread is not threading.current_thread():
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join()
 
     def _run(self) -> None:
