@@ -2,7 +2,8 @@
 Error tree: every error that the library raises or reports.
 
 BatchError
-├── ConfigurationError (ValueError)   invalid argument or item: raised before any call; the message gives an example
+├── ConfigurationError (ValueError)   invalid argument or item: raised before any call; the message gives an example;
+│                                     stops the run if a backend raises it
 ├── RunStopped                        the run stopped before this item was finished
 ├── DeadlineExceeded                  a time limit passed: the item's, or that of a call that cannot be interrupted
 ├── StoreError                        the store cannot be read or written
@@ -47,7 +48,15 @@ class BatchError(Exception):
 
 
 class ConfigurationError(BatchError, ValueError):
-    """An argument, setting or item is invalid; the message names the field, what is expected, and an example."""
+    """
+    An argument, setting or item is invalid; the message names the field, what is expected, and an example.
+
+    Attributes:
+        of_one_item: Whether only the item is at fault. Any other one that a backend raises stops the run, because
+            each further call would fail like it.
+    """
+
+    of_one_item: bool = False
 
 
 class RunStopped(BatchError):
