@@ -72,6 +72,7 @@ class StoreError(BatchError):
 
 
 _QUOTED = re.compile(r"(?<!\w)(?:'[^']*'|\"[^\"]*\"|`[^`]*`|“[^”]*”)")
+_NAMED_ID = re.compile(r"\b(?:id|trace|ray|reference)\b[\s:=#]{1,3}[\w-]+")
 _WITH_DIGIT = re.compile(r"\S*\d\S*")
 _SKELETON_LENGTH = 160
 
@@ -107,10 +108,11 @@ class BackendError(BatchError):
         """
         What two errors with the same cause have in common: class, backend, status, code and reason.
 
-        The reason is the message without quoted text and without words that contain a digit, because numbers, names
-        and request ids differ from call to call.
+        The reason is the message without quoted text, without words that contain a digit, and without what follows
+        "id", because numbers, names and request ids differ from call to call.
         """
-        text = _WITH_DIGIT.sub("#", _QUOTED.sub("#", str(self)[:1000].lower()))
+        text = _NAMED_ID.sub("#", str(self)[:1000].lower())
+        text = _WITH_DIGIT.sub("#", _QUOTED.sub("#", text))
         reason = " ".join(text.split())[:_SKELETON_LENGTH]
         return type(self).__name__, self.backend, self.status, self.code, reason
 

@@ -596,6 +596,8 @@ def test_an_error_that_is_sent_as_text_becomes_the_same(
         ),
         (503, "billing service unavailable: insufficient credits", {}, TransientBackendError),
         (498, "", {}, RateLimited),
+        (503, "<html><title>503</title></html>", {"retry-after": "3"}, RateLimited),
+        (503, "<html><title>503</title></html>", {}, TransientBackendError),
         (499, "", {}, TransientBackendError),
         (460, "", {}, TransientBackendError),
     ],

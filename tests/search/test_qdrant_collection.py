@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient, models
 from tests.support.local_server import LocalServer, Say, Seen
 from tests.support.qdrant_server import Collections, Engine, Points, grpc_server, rest
 
-from restaurant_llm_batch.errors import AuthenticationFailed, ConfigurationError, PermanentBackendError
+from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import Review, SearchQuery
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 from restaurant_llm_batch.search.qdrant.search import CollectionSchema, IndexReport, QdrantSearch

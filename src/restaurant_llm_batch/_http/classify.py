@@ -6,10 +6,10 @@ long as 400, 413, 422 or 500. So the error's codes decide first, then its words,
 
 | what is said | error |
 |---|---|
-| code of exhausted credit or quota; 402; its words with 400, 403 or 429, if no time to wait is given | `QuotaExhausted` |
+| code of exhausted credit or quota; 402; words of it with 400, 403, 429 and no time to wait | `QuotaExhausted` |
 | "context length", `exceed_context_size_error` and the like; 413 | `PromptTooLong` |
 | code or words of a content filter | `ContentRefused` |
-| code or words of overload, "busy", "queue full"; 429, 498, 529 | `RateLimited` |
+| code or words of overload, "busy", "queue full"; 429, 498, 529; 503 with Retry-After | `RateLimited` |
 | 401 | `AuthenticationFailed` |
 | 408, 409, 425, 5xx; 444, 460, 499 of proxies | `TransientBackendError` |
 | anything else | `PermanentBackendError`, with the names of unsupported fields |
@@ -126,7 +126,8 @@ _CONTENT_CODES = re.compile(
 )
 _CONTENT_WORDS = re.compile(
     r"\bmoderation\b|\bflagged\b|content[ _](?:management )?(?:polic|filter|moderat)|\bsafety\b|\busage polic"
-    r"|data inspection|敏感内容|content exists risk|\bhigh[- ]risk\b|(?:inappropriate|prohibited|harmful|sensitive|unsafe) content|responsible ai|guardrail",
+    r"|data inspection|敏感内容|content exists risk|\bhigh[- ]risk\b"
+    r"|(?:inappropriate|prohibited|harmful|sensitive|unsafe) content|responsible ai|guardrail",
     re.IGNORECASE,
 )
 _CONTENT_STATUSES = frozenset({400, 403, 422, 451})
@@ -243,6 +244,8 @@ def is_refusal(status: int, said: ServiceError, headers: Mapping[str, str] | Non
     """Return whether a service refuses a call for now, because it is busy or the caller too fast."""
     if status in _REFUSAL_STATUSES or (headers or {}).get("x-envoy-overloaded"):
         return True
+    if status == 503 and retry_after(headers or {}) is not None:
+        return True  # it is there, and says when it will have time
     if any(_REFUSAL_CODES.search(_squeezed(code)) for code in said.codes):
         return True
     if status >= 500:
