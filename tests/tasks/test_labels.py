@@ -93,7 +93,7 @@ def test_labels_are_read_in_every_form_that_names_the_numbers(answer: Any) -> No
         ("positive/긍정", "positive"), ("negative, because it was cold", "negative"), ("消极", "negative"),
         ("보통이에요", "neutral"), ("긍정이 아님", None), ("긍정적이지는 않습니다", None), ("non-negative", None),
         ("positive - not", None),
-        ("positive|negative|neutral", None), ("긍정도 부정도 아님", None), 
+        ("positive|negative|neutral", None), ("긍정도 부정도 아님", None),
         ("좋아요/나빠요", None),
         ("delighted", None), ("not positive", None), ("positive/negative", None), ("positive or negative", None),
         ("positive, negative", None), ("positive (but negative too)", None), ("긍정 - 부정", None), ("mixed", None),

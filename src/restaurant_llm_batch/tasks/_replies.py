@@ -18,7 +18,10 @@ from ._json import decode_whole, json_values
 DECLINED = ("refusal", "content_filter")
 """Values of `finish_reason` that mean that the model or the service declined to answer."""
 
-_THINKING_NAMES = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis)"
+_THINKING_NAMES = (
+    r"(?:[a-z]{1,12}:)?(?:think|thinking|antthinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
+    r"|inner_monologue|inner_thoughts)"
+)
 _THINKING_TAG = re.compile(
     rf"<(?P<close>/)?{_THINKING_NAMES}(?:\s[^<>]{{0,100}})?>"
     r"|\[(?P<close2>/)?(?:THINK|THINKING|REASONING)\]"
@@ -27,6 +30,13 @@ _THINKING_TAG = re.compile(
     r"|<\|(?P<close5>END_THINKING)\|>",
     re.IGNORECASE,
 )
+_OTHER_THINKING = re.compile(
+    r"<unused94>.*?(?:<unused95>|\Z)|<\|channel>\s*(?:thought|analysis)\b.*?(?:<channel\|>|\Z)"
+    r"|&lt;think(?:ing)?&gt;.*?(?:&lt;/think(?:ing)?&gt;|\Z)|<details type=\"reasoning\".*?(?:</details>|\Z)"
+    r"|\A\s*Thinking\.\.\.\s.*?\.\.\.done thinking\.",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Thinking as MedGemma, Gemma 4, gateways that escape tags, Open WebUI, and Ollama's terminal mark it."""
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,100}<\|message\|>")
 _END_OF_MESSAGE = re.compile(r"<\|(?:end|return|call|start)\|>")
 _BARE_CHANNELS = re.compile(r"\s*analysis(?=\S)(?!\w*\s*[\":])")
@@ -64,6 +74,7 @@ def without_thinking(text: str) -> str:
         _, marker, final = text.rpartition(_BARE_FINAL)
         if marker:
             return final
+    text = _OTHER_THINKING.sub("", text)
     kept: list[str] = []
     start, opened = 0, False
     for tag in _THINKING_TAG.finditer(text):
