@@ -123,7 +123,7 @@ def _rows_in(reply: LLMResponse, count: int) -> list[Row]:
                     loose += rows
                 elif len(rows) >= len(loose) or not isinstance(value, (CutObject, CutList)):
                     tables.append(rows)
-                    if len({number for number, _ in rows}) >= count:
+                    if len(rows) >= count:
                         return rows
                 # Otherwise the list is cut off, and its whole rows are among the loose ones.
                 break
@@ -198,11 +198,13 @@ def _keyed_rows(value: Mapping[str, Any]) -> list[Row]:
     """Return the rows of an object keyed by number, or by label with lists of numbers."""
     rows: list[Row] = []
     for key, member in value.items():
-        number, label = read_number(key), read_label(key)
+        number = read_number(key)
         if number is not None:
             found = _first(member, _LABEL_KEYS) if isinstance(member, dict) else member
             rows.append((number, read_label(found)))
-        elif label is not None:
+            continue
+        label = read_label(key)
+        if label is not None:
             rows += [(n, label) for n in _numbers(member)]
         elif isinstance(member, str):
             rows += _rows_of_text(member)
@@ -230,7 +232,7 @@ def _first(entry: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     for name in names:
         if name in entry:
             return entry[name]
-    if not isinstance(entry, dict):
+    if not isinstance(entry, dict) or len(entry) > _MAX_ROW_MEMBERS:
         return None
     by_name = {squeezed(name): value for name, value in entry.items()}
     return next((by_name[name] for name in map(squeezed, names) if name in by_name), None)
@@ -284,6 +286,8 @@ _LINE = re.compile(
 _NEXT_LINE = re.compile(r"\n\s*[\"']?(?=(?:label|sentiment|라벨|감정)[\"']?\s*:)", re.IGNORECASE)
 _BETWEEN_ROWS = re.compile(r"\n|[,;](?=\s*[\[(#]?(?:id|review|리뷰)?\s*\d)")
 _MAX_LINE = 200
+_MAX_ROW_MEMBERS = 12
+"""An object with more members is no row."""
 
 
 def _rows_of_text(text: str) -> list[Row]:

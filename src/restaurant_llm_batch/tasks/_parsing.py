@@ -122,9 +122,7 @@ def _named(categories: Mapping[str, Any], aspect: str) -> Any:
 
 def _aspect_called(name: Any, shown: Collection[str]) -> str | None:
     """Return the aspect that a text names, or None."""
-    if not isinstance(name, str):
-        return None
-    return name if name in shown else next((one for one in shown if _named({name: True}, one)), None)
+    return next((one for one in shown if _named({name: True}, one)), None) if isinstance(name, str) else None
 
 
 def _by_name(entries: Iterable[Any], shown: Mapping[str, Shown]) -> dict[str, Any]:
