@@ -22,6 +22,8 @@ def permanent(message: str, status: int = 400, code: str = "") -> errors.Permane
         ('field "x" has 12 items', 'field "something else" has 3 items'),
         ("blocked (Ray ID: 8c1f2e3d4a5b)", "blocked (Ray ID: 1a2b3c4d5e6f)"),
         ("Invalid   request", "invalid request"),
+        ("denied, request id abcdefgh", "denied, request id hgfedcba"),
+        ("denied. Trace: abc-def", "denied. Trace: fed-cba"),
     ],
 )
 def test_numbers_names_and_ids_do_not_tell_causes_apart(one: str, other: str) -> None:

@@ -2,7 +2,8 @@
 Error tree: every error that the library raises or reports.
 
 BatchError
-├── ConfigurationError (ValueError)   invalid argument or item: raised before any call; the message gives an example
+├── ConfigurationError (ValueError)   invalid argument or item: raised before any call; the message gives an example;
+│                                     stops the run if a backend raises it
 ├── RunStopped                        the run stopped before this item was finished
 ├── DeadlineExceeded                  a time limit passed: the item's, or that of a call that cannot be interrupted
 ├── StoreError                        the store cannot be read or written
@@ -47,7 +48,15 @@ class BatchError(Exception):
 
 
 class ConfigurationError(BatchError, ValueError):
-    """An argument, setting or item is invalid; the message names the field, what is expected, and an example."""
+    """
+    An argument, setting or item is invalid; the message names the field, what is expected, and an example.
+
+    Attributes:
+        of_one_item: Whether only the item is at fault. Any other one that a backend raises stops the run, because
+            each further call would fail like it.
+    """
+
+    of_one_item: bool = False
 
 
 class RunStopped(BatchError):
@@ -63,6 +72,7 @@ class StoreError(BatchError):
 
 
 _QUOTED = re.compile(r"(?<!\w)(?:'[^']*'|\"[^\"]*\"|`[^`]*`|“[^”]*”)")
+_NAMED_ID = re.compile(r"\b(?:id|trace|ray|reference)\b[\s:=#]{1,3}[\w-]+")
 _WITH_DIGIT = re.compile(r"\S*\d\S*")
 _SKELETON_LENGTH = 160
 
@@ -98,10 +108,11 @@ class BackendError(BatchError):
         """
         What two errors with the same cause have in common: class, backend, status, code and reason.
 
-        The reason is the message without quoted text and without words that contain a digit, because numbers, names
-        and request ids differ from call to call.
+        The reason is the message without quoted text, without words that contain a digit, and without what follows
+        "id", because numbers, names and request ids differ from call to call.
         """
-        text = _WITH_DIGIT.sub("#", _QUOTED.sub("#", str(self)[:1000].lower()))
+        text = _NAMED_ID.sub("#", str(self)[:1000].lower())
+        text = _WITH_DIGIT.sub("#", _QUOTED.sub("#", text))
         reason = " ".join(text.split())[:_SKELETON_LENGTH]
         return type(self).__name__, self.backend, self.status, self.code, reason
 

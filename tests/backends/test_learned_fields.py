@@ -141,6 +141,40 @@ REFUSALS: dict[str, tuple[Refuse, int]] = {
         refuse("temperature", "invalid temperature: only 1 is allowed for this model"),
         1,
     ),
+    "temperature, only 1": (
+        refuse("temperature", "`temperature` may only be set to 1 when thinking is enabled."),
+        1,
+    ),
+    "temperature, not applicable": (refuse("temperature", "temperature is not applicable to this model"), 1),
+    "temperature, cannot be set": (refuse("temperature", "You can't set temperature with this model"), 1),
+    "forms in a list": (
+        refuse("response_format", "'response_format.type' must be 'text' or 'json_object'"),
+        2,
+    ),
+    "forms by pydantic": (
+        lambda body: (
+            {
+                "detail": [
+                    {
+                        "type": "literal_error",
+                        "loc": ["body", "response_format", "type"],
+                        "msg": "Input should be 'text' or 'json_object'",
+                    }
+                ]
+            }
+            if body.get("response_format", {}).get("type") == "json_schema"
+            else None
+        ),
+        1,
+    ),
+    "no grammar": (refuse("response_format", "guided decoding is not supported by this backend"), 2),
+    "an old API": (
+        refuse(
+            "response_format",
+            "response_format as json_schema is enabled only for API versions of 2025 and later",
+        ),
+        2,
+    ),
     "deprecated": (refuse("temperature", "`temperature` is deprecated for this model."), 1),
     "max_tokens": (old_tokens, 1),
     "json_schema": (no_schema, 1),

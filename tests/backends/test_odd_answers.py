@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import anyio
@@ -86,6 +87,23 @@ TABLE: dict[str, tuple[Say, LLMResponse | type[BackendError]]] = {
     ),
     "thinking alone": (Say(answer(None, reasoning_content='{"a": 1}')), NOTHING),
     "parts of text": (Say(answer([{"type": "output_text", "text": "맛"}, "있다"])), GOOD),
+    "a tool call": (
+        Say(
+            answer(
+                None, "tool_calls", tool_calls=[{"id": "1", "function": {"name": "x", "arguments": "맛있다"}}]
+            )
+        ),
+        GOOD,
+    ),
+    "a function call": (
+        Say(answer("", "function_call", function_call={"name": "x", "arguments": {"a": "맛"}})),
+        replace(GOOD, text='{"a": "맛"}'),
+    ),
+    "two tool calls": (
+        Say(answer(None, tool_calls=[{"function": {"arguments": "a"}}, {"function": {"arguments": "b"}}])),
+        NOTHING,
+    ),
+    "JSON that a gateway has decoded": (Say(answer({"a": "맛"})), replace(GOOD, text='{"a": "맛"}')),
     "another word for the end": (Say(answer("맛있다", "eos")), GOOD),
     "no word for the end": (Say(answer("맛있다", None)), GOOD),
     "another word for the limit": (Say(answer("맛있", "max_tokens")), CUT),

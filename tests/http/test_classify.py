@@ -493,6 +493,55 @@ WRITTEN: dict[type[BackendError], list[tuple[int, Any]]] = {
         ),
         (402, {"error": {"message": "Insufficient Balance"}}),
         (403, {"error": {"code": "insufficient_quota", "message": "x"}}),
+        (
+            429,
+            {
+                "error": {
+                    "message": "You exceeded your current quota, please check your plan and billing details."
+                }
+            },
+        ),
+        (
+            429,
+            {
+                "error": {
+                    "message": "litellm.RateLimitError: RateLimitError: OpenAIException - You exceeded your current "
+                    "quota, please check your plan and billing details.",
+                    "type": "throttling_error",
+                    "code": "429",
+                }
+            },
+        ),
+        (429, {"error": {"message": "Your account is suspended", "type": "exceeded_current_quota_error"}}),
+        (429, {"error": {"message": "余额不足或无可用资源包,请充值。", "code": "1113"}}),
+        (
+            400,
+            {
+                "error": {
+                    "type": "invalid_request_error",
+                    "message": "Your credit balance is too low to access the Anthropic API.",
+                }
+            },
+        ),
+        (
+            400,
+            {
+                "code": "Arrearage",
+                "message": "Access denied, please make sure your account is in good standing.",
+            },
+        ),
+        (403, {"code": 30001, "message": "Sorry, your account balance is insufficient"}),
+        (
+            403,
+            {
+                "error": "Your team has either used all available credits or reached its monthly spending limit."
+            },
+        ),
+        (403, {"error": {"code": 403, "message": "Key limit exceeded (monthly limit)."}}),
+        (
+            429,
+            {"error": {"message": "Budget has been exceeded! Current cost: 25.9", "type": "budget_exceeded"}},
+        ),
     ],
     AuthenticationFailed: [
         (401, {"error": {"message": "Rate limit?"}}),
@@ -516,6 +565,47 @@ def test_an_error_that_is_sent_as_text_becomes_the_same(
     if not isinstance(body, str):
         assert type(service_error(status, json.dumps(body), "x")) is kind
         assert type(service_error(status, repr(body), "x")) is kind
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "kind"),
+    [
+        # Google says "quota" of a limit per minute as well, with the time to wait.
+        (
+            429,
+            "You exceeded your current quota, please check your plan. Please retry in 30.1s.",
+            {},
+            RateLimited,
+        ),
+        (429, "You exceeded your current quota.", {"retry-after": "20"}, RateLimited),
+        (429, "You exceeded your current quota of 15 requests per minute", {}, RateLimited),
+        # What an error quotes of a prompt, or details that a service adds, stop nothing.
+        (400, "Invalid prompt: 'they have insufficient funds for salt'", {}, PermanentBackendError),
+        (
+            400,
+            "The field messages is not valid here for this model, which says: out of credits",
+            {},
+            PermanentBackendError,
+        ),
+        (422, "insufficient balance of flavours", {}, PermanentBackendError),
+        (
+            403,
+            {"error": {"message": "flagged", "metadata": {"flagged_input": "out of credits"}}},
+            {},
+            ContentRefused,
+        ),
+        (503, "billing service unavailable: insufficient credits", {}, TransientBackendError),
+        (498, "", {}, RateLimited),
+        (503, "<html><title>503</title></html>", {"retry-after": "3"}, RateLimited),
+        (503, "<html><title>503</title></html>", {}, TransientBackendError),
+        (499, "", {}, TransientBackendError),
+        (460, "", {}, TransientBackendError),
+    ],
+)
+def test_only_what_a_service_says_of_its_account_stops_a_run(
+    status: int, body: Any, headers: dict[str, str], kind: type[BackendError]
+) -> None:
+    assert type(service_error(status, body, "x", headers=headers)) is kind
 
 
 def test_a_firewalls_page_becomes_a_short_reason() -> None:

@@ -16,7 +16,7 @@ from restaurant_llm_batch._http.classify import service_error
 from restaurant_llm_batch._http.openai_api import chat_body, chat_error, read_chat
 from restaurant_llm_batch._http.retry_after import retry_after
 from restaurant_llm_batch._http.secrets import Secret, as_secret
-from restaurant_llm_batch._http.status import decode, encode
+from restaurant_llm_batch._http.status import decode, encode, parse_body
 from restaurant_llm_batch._http.types import HTTPResponse
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
@@ -144,6 +144,56 @@ def test_a_count_is_read_however_it_is_written(tokens: Any) -> None:
 def test_no_usage_is_unknown(usage: Any) -> None:
     reply = read_chat(chat("x", usage=usage), "x")
     assert (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("more", "counts"),
+    [
+        ({"timings": {"prompt_n": 7, "cache_n": 4, "predicted_n": 5}}, (11, 5, 4)),
+        ({"timings": {"prompt_n": 11, "predicted_n": 5, "predicted_ms": 7.5}}, (11, 5, 0)),
+        ({"timings": None, "prompt_eval_count": 11, "eval_count": 5}, (11, 5, 0)),
+        ({"timings": {"prompt_n": "x"}}, (0, 0, 0)),
+        ({"usage": {"prompt_tokens": 3, "completion_tokens": 2}, "timings": {"prompt_n": 7}}, (3, 2, 0)),
+        (
+            {
+                "usage": {
+                    "prompt_tokens": 9,
+                    "completion_tokens": 2,
+                    "prompt_tokens_details": {"cached_tokens": "4"},
+                }
+            },
+            (9, 2, 4),
+        ),
+    ],
+)
+def test_tokens_are_read_where_a_server_reports_them(
+    more: dict[str, Any], counts: tuple[int, int, int]
+) -> None:
+    reply = read_chat({**chat("x", usage=None), **more}, "x")
+    assert (reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens) == counts
+
+
+def test_a_completion_in_ollamas_own_form_is_one() -> None:
+    body = {
+        "model": "m",
+        "message": {"role": "assistant", "content": "x", "thinking": "hm"},
+        "done": True,
+        "done_reason": "length",
+        "prompt_eval_count": 11,
+        "eval_count": 5,
+    }
+    assert read_chat(body, "x") == LLMResponse("x", "length", 11, 5, "m")
+    with pytest.raises(TransientBackendError):
+        read_chat({**body, "done": False}, "x")
+
+
+def test_a_completion_without_a_message_has_its_text_beside() -> None:
+    body = {"choices": [{"text": "x", "finish_reason": "stop"}]}
+    assert read_chat(body, "x").text == "x"
+
+
+def test_zeros_behind_a_body_are_no_fault() -> None:
+    assert parse_body(b'{"a": 1}\n\0\0') == {"a": 1}
 
 
 def test_what_one_count_lacks_the_total_has() -> None:

@@ -12,7 +12,7 @@ from qdrant_client import QdrantClient, models
 from tests.support.local_server import LocalServer, Say, Seen
 from tests.support.qdrant_server import Collections, Engine, Points, grpc_server, rest
 
-from restaurant_llm_batch.errors import AuthenticationFailed, ConfigurationError, PermanentBackendError
+from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import Review, SearchQuery
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 from restaurant_llm_batch.search.qdrant.search import CollectionSchema, IndexReport, QdrantSearch
@@ -119,7 +119,7 @@ def test_a_name_that_the_server_refuses_is_not_taken_for_one_that_is_there() -> 
 
 def test_whoever_may_not_look_does_not_make_a_collection() -> None:
     with LocalServer(lambda seen: Say({}, 403)) as server, QdrantSearch("reviews", url=server.url) as search:
-        with pytest.raises(AuthenticationFailed):
+        with pytest.raises(PermanentBackendError, match="403"):
             search.create_collection()
 
         assert [seen.method for seen in server.seen] == ["GET"]

@@ -68,7 +68,7 @@ def error(text: str) -> dict[str, Any]:
 TABLE = [
     (Say(error("Wrong input"), 400), PermanentBackendError, "Wrong input"),
     (Say(error("Invalid API key"), 401), AuthenticationFailed, r"Invalid API key \(check api_key=\)"),
-    (Say(b"Must provide an API key", 403), AuthenticationFailed, "Must provide an API key"),
+    (Say(b"Must provide an API key", 403), PermanentBackendError, "Must provide an API key"),
     (Say(error("Not found"), 404), PermanentBackendError, r"'reviews'\? create_collection\(\) or"),
     (Say(error("Timeout"), 408), TransientBackendError, "Timeout"),
     (Say(error("busy"), 409), TransientBackendError, "busy"),
@@ -220,7 +220,7 @@ class Failing(Points):
 CODES = [
     (grpc.StatusCode.INVALID_ARGUMENT, (), PermanentBackendError, 400),
     (grpc.StatusCode.UNAUTHENTICATED, (), AuthenticationFailed, 401),
-    (grpc.StatusCode.PERMISSION_DENIED, (), AuthenticationFailed, 403),
+    (grpc.StatusCode.PERMISSION_DENIED, (), PermanentBackendError, 403),
     (grpc.StatusCode.NOT_FOUND, (), PermanentBackendError, 404),
     (grpc.StatusCode.DEADLINE_EXCEEDED, (), TransientBackendError, 408),
     (grpc.StatusCode.RESOURCE_EXHAUSTED, (), PermanentBackendError, 429),

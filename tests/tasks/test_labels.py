@@ -49,6 +49,30 @@ ROWS = [{"id": 1, "label": "positive"}, {"id": 2, "label": "negative"}, {"id": 3
         "Here: {see} " + json.dumps({"labels": ROWS}) + " Done.",
         json.dumps({"labels": ROWS})[:-2] + ",]}",
         "{1: positive, 2: negative, 3: neutral}",
+        "1: positive\n2: negative\n3: neutral",
+        "[1] 긍정\n[2] 부정\n[3] 중립입니다.",
+        "1. **positive**\n2. **negative** (cold)\n3. **neutral**",
+        "| id | label |\n|---|---|\n| 1 | positive |\n| 2 | negative |\n| 3 | neutral |",
+        "labels:\n  - id: 1\n    label: positive\n  - id: 2\n    label: negative\n  - id: 3\n    label: neutral",
+        "id,label\n1,positive\n2,negative\n3,neutral",
+        {"labels": "1: positive, 2: negative, 3: neutral"},
+        {"labels": ["[1] positive", "[2] negative", "[3] neutral"]},
+        json.dumps("1: positive, 2: negative, 3: neutral"),
+        "\n".join(json.dumps({"labels": [row]}) for row in ROWS),
+        json.dumps({"labels": ROWS[:2]}) + " and " + json.dumps({"labels": ROWS[2:]}),
+        'Like {"labels": [{"id": 1, "label": "positive"}]}: ' + json.dumps({"labels": ROWS}),
+        {"Labels": [{"ID": row["id"], " Label ": row["label"]} for row in ROWS]},
+        {"positive": "1", "negative": 2, "neutral": [{"id": 3}]},
+        {"name": "sentiment", "arguments": json.dumps({"labels": ROWS})},
+        json.dumps(json.dumps(json.dumps({"labels": ROWS}))),
+        json.dumps({"labels": ROWS}).replace('"', '\\"'),
+        json.dumps({"labels": ROWS})
+        .replace(":", "：")
+        .replace(",", "，")
+        .replace("{", "｛")
+        .replace("}", "｝"),
+        "{「labels」: {「1」: 「positive」, 「2」: 「negative」, 「3」: 「neutral」}}",
+        json.dumps({"labels": ROWS}).replace(" ", " \0") + "\0",
     ],
 )
 def test_labels_are_read_in_every_form_that_names_the_numbers(answer: Any) -> None:
@@ -63,6 +87,14 @@ def test_labels_are_read_in_every_form_that_names_the_numbers(answer: Any) -> No
         ("부정", "negative"), ("negative (cold food)", "negative"), ("부정 (음식이 식었음)", "negative"),
         ("Negative - rude staff", "negative"), ("중립", "neutral"), ("보통", "neutral"), (" neutral\n", "neutral"),
         ("positive: tasty", "positive"),
+        ("긍정적이에요", "positive"), ("매우 부정적입니다", "negative"), ("긍정적인 평가", "positive"),
+        ("중립적이네요", "neutral"), ("대체로 긍정", "positive"), ("somewhat negative", "negative"),
+        ("label: positive", "positive"), ("😊 positive", "positive"), ("긍정👍", "positive"), ("[neutral]", "neutral"),
+        ("positive/긍정", "positive"), ("negative, because it was cold", "negative"), ("消极", "negative"),
+        ("보통이에요", "neutral"), ("긍정이 아님", None), ("긍정적이지는 않습니다", None), ("non-negative", None),
+        ("positive - not", None),
+        ("positive|negative|neutral", None), ("긍정도 부정도 아님", None),
+        ("좋아요/나빠요", None),
         ("delighted", None), ("not positive", None), ("positive/negative", None), ("positive or negative", None),
         ("positive, negative", None), ("positive (but negative too)", None), ("긍정 - 부정", None), ("mixed", None),
         ("", None), (None, None), (1, None), (True, None), (["positive"], None), ("긍정적이지 않음", None), ("n", None),
@@ -95,6 +127,46 @@ def test_a_number_with_two_labels_has_none_and_the_others_stand() -> None:
         2: "negative",
         3: "neutral",
     }
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ['{"label": "positive"}', '{"labels": ["positive"]}', "긍정입니다.", "**Positive**", '"positive"'],
+)
+def test_a_label_without_a_number_is_that_of_a_single_review_only(answer: str) -> None:
+    assert read(answer, 1) == {1: "positive"}
+    with pytest.raises(errors.OutputInvalid):
+        read(answer, 2)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    ["positive or negative", '{"label": "positive"} {"label": "negative"}', '{"labels": []}', "좋아요"],
+)
+def test_a_single_review_gets_no_label_that_is_not_certain(answer: str) -> None:
+    with pytest.raises(errors.OutputInvalid):
+        read(answer, 1)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[1] good\n[2] 불만\n[3] 좋아요",  # reviews that are quoted
+        "1. The positive side is the soup.\n2. negative and positive",
+        "There are 3 positive reviews.",
+    ],
+)
+def test_lines_that_may_be_reviews_are_no_labels(text: str) -> None:
+    with pytest.raises(errors.OutputInvalid):
+        read(text)
+
+
+def test_lines_are_believed_no_more_than_lists() -> None:
+    with pytest.raises(WrongNumbers):
+        read("0: positive\n1: negative\n2: neutral")
+    with pytest.raises(WrongNumbers):
+        read("1: positive\n" * 1000)
+    assert read("1: positive\n2: negative\n3: neu", reason="length") == {1: "positive", 2: "negative"}
 
 
 def test_a_list_without_numbers_is_not_taken_for_one_in_order() -> None:

@@ -191,6 +191,25 @@ def test_a_review_that_fails_an_aspect_leaves_the_aspects_and_its_other_reviews(
     assert all(evidence.review_id == f"food-{evidence.rank}" for evidence in food.evidence)
 
 
+@pytest.mark.parametrize("aspects", [("food",), ("service", "price", "food")])
+def test_a_review_that_fails_every_aspect_is_found_too(aspects: tuple[str, ...]) -> None:
+    def everywhere(query: Any) -> list[Hit]:
+        return [Hit(n, "독" if n == 2 else f"맛 {n}", 1.0, 1) for n in range(5)]
+
+    result = apply(SummarizeAspects(aspects=aspects), 1, Model(poisoned(DOWN)), search=everywhere)
+
+    assert {part.status for part in result.categories.values()} == {"ok"}
+    assert {part.failed_count for part in result.categories.values()} == {1}
+
+
+def test_an_outage_for_aspects_of_the_same_reviews_ends_with_the_first_two_halves() -> None:
+    model = Model(lambda text: DOWN)
+    with pytest.raises(errors.TransientBackendError):
+        apply(SummarizeAspects(), 1, model, search=lambda query: [Hit(n, "맛", 1.0, 1) for n in range(8)])
+
+    assert len(model.requests) == 5
+
+
 def test_an_outage_is_not_taken_for_poison_in_aspects() -> None:
     model = Model(lambda text: DOWN)
     with pytest.raises(errors.TransientBackendError):

@@ -266,7 +266,8 @@ def _call(
         except RunStopped:
             raise
         except Exception as error:
-            run.stop_if_fatal(error)
+            if stage != "tokens":
+                run.stop_if_fatal(error)
             rate_limited = isinstance(error, RateLimited)
             short = not rate_limited and is_local_shortage(error)
             if short:

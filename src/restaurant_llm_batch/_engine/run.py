@@ -21,7 +21,14 @@ from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._llm_response import LLMResponse
 from ..cancellation import CancelToken
-from ..errors import STOPS_THE_RUN, DeadlineExceeded, RateLimited, RunStopped, TransientBackendError
+from ..errors import (
+    STOPS_THE_RUN,
+    ConfigurationError,
+    DeadlineExceeded,
+    RateLimited,
+    RunStopped,
+    TransientBackendError,
+)
 from ..outcomes import Stage
 from ..protocols import Observer, Task
 from .call import Call
@@ -136,7 +143,10 @@ class RunState:
 
     def stop_if_fatal(self, error: Exception) -> None:
         """Stop if no further call can succeed after this error."""
-        if isinstance(error, STOPS_THE_RUN) and self.stopped is None:
+        fatal = isinstance(error, STOPS_THE_RUN) or (
+            isinstance(error, ConfigurationError) and not error.of_one_item
+        )
+        if fatal and self.stopped is None:
             self.stopped = error
 
     def request_cancel(self) -> None:

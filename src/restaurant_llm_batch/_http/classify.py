@@ -6,16 +6,17 @@ long as 400, 413, 422 or 500. So the error's codes decide first, then its words,
 
 | what is said | error |
 |---|---|
-| code of exhausted credit or quota; 402 | `QuotaExhausted` |
+| code of exhausted credit or quota; 402; words of it with 400, 403, 429 and no time to wait | `QuotaExhausted` |
 | "context length", `exceed_context_size_error` and the like; 413 | `PromptTooLong` |
 | code or words of a content filter | `ContentRefused` |
-| code or words of overload, "busy", "queue full"; 429, 529 | `RateLimited` |
+| code or words of overload, "busy", "queue full"; 429, 498, 529; 503 with Retry-After | `RateLimited` |
 | 401 | `AuthenticationFailed` |
-| 408, 409, 425, 5xx | `TransientBackendError` |
+| 408, 409, 425, 5xx; 444, 460, 499 of proxies | `TransientBackendError` |
 | anything else | `PermanentBackendError`, with the names of unsupported fields |
 
-Words count only where a service puts its own: an error may quote a review. So words never make an error that stops
-the run, and with a 4xx status they must be at the beginning of the message, outside of quotation marks.
+Words count only where a service puts its own: an error may quote a review. So with a 4xx status they must be at the
+beginning of the message, outside of quotation marks; and words that stop the run must be the message's own, not those
+of a detail, and with 400 its first ones.
 """
 
 from __future__ import annotations
@@ -43,8 +44,10 @@ from .secrets import Secret
 MAX_ERROR_TEXT = 500
 """Characters of a service's error message that are kept."""
 
-_RETRYABLE_STATUSES = frozenset({408, 409, 425})
-_REFUSAL_STATUSES = frozenset({429, 529})
+_RETRYABLE_STATUSES = frozenset({408, 409, 425, 444, 460, 499})
+"""The last three are proxies' words for a connection that was closed (nginx, AWS)."""
+_REFUSAL_STATUSES = frozenset({429, 498, 529})
+"""498: Groq's flex tier has no capacity. 529: Anthropic is overloaded."""
 _BEGINNING = 300
 """Characters in which the words of a 4xx must stand."""
 
@@ -64,6 +67,10 @@ _QUOTA_CODES = frozenset(
         "insufficientbalance",
         "insufficientfunds",
         "paymentrequired",
+        "exceededcurrentquotaerror",
+        "budgetexceeded",
+        "creditlimit",
+        "arrearage",
     }
 )
 """
@@ -71,6 +78,21 @@ Codes and types that waiting does not resolve, without underscores.
 
 Source: https://platform.openai.com/docs/guides/error-codes
 """
+_QUOTA_WORDS = re.compile(
+    r"exceeded your (?:current quota|monthly (?:included )?(?:credits?|quota|budget))|\bplan and billing\b"
+    r"|credit balance is too low|billing (?:hard |soft )?limit|billing is not active"
+    r"|insufficient (?:\w+ )?(?:balance|credits?|funds|quota)\b"
+    r"|(?:balance|credits?|quota)\b(?: \w+){0,2} (?:insufficient|exhausted|depleted|used up|run out)"
+    r"|(?:used all|out of|no)(?: \w+){0,2} credits?\b|(?:monthly|daily|weekly|total) (?:spending |usage )?limit\b"
+    r"|spending limit|budget (?:has been |was |is )?exceeded|account is (?:suspended|overdue|in arrears)"
+    r"|account balance|余额不足|欠费",
+    re.IGNORECASE,
+)
+_PER_TIME = re.compile(r"\bper[ _-](?:second|minute|hour)|\b[rt]pm\b", re.IGNORECASE)
+_QUOTA_WORD_STATUSES = frozenset({400, 403, 429})
+_BEGINNING_OF_400 = 60
+"""Characters in which the words of a 400 must stand that stop the run."""
+
 _CONTEXT_CODES = re.compile(
     r"contextlength|contextsize|contextwindow|promptlong|prompttoolong|inputtoolong|toomanytokens"
 )
@@ -80,6 +102,7 @@ _CONTEXT_WORDS = re.compile(
     r"|(?:exceed\w*|larger than|longer than|greater than|over|beyond|outside)\b[^.]{0,60}"
     r"\b(?:context (?:length|size|window|limit)|context_length|(?:maximum|max)(?: allowed)?(?: \w+)? length"
     r"|max_model_len|n_ctx|max_seq_len|max_position|token limit|physical batch size|training context)"
+    r"|too long to fit|too large to process\b.{0,40}\bbatch size|too many tokens\b.{0,60}\b(?:prompt|input|exceed)"
     r"|exceeds? the (?:maximum )?(?:allowed|available) (?:context|length|input|size)"
     r"|context (?:length|size|window)(?: of)?(?: only)? [^.]{0,20}\btokens\b[^.]{0,40}\b(?:not enough|exceed|too)"
     r"|(?:context (?:length|size|window)|n_ctx)\b[^.]{0,20}\bis (?:not enough|too small|exceeded)"
@@ -103,7 +126,8 @@ _CONTENT_CODES = re.compile(
 )
 _CONTENT_WORDS = re.compile(
     r"\bmoderation\b|\bflagged\b|content[ _](?:management )?(?:polic|filter|moderat)|\bsafety\b|\busage polic"
-    r"|data inspection|敏感内容|(?:inappropriate|prohibited|harmful|sensitive|unsafe) content|responsible ai|guardrail",
+    r"|data inspection|敏感内容|content exists risk|\bhigh[- ]risk\b"
+    r"|(?:inappropriate|prohibited|harmful|sensitive|unsafe) content|responsible ai|guardrail",
     re.IGNORECASE,
 )
 _CONTENT_STATUSES = frozenset({400, 403, 422, 451})
@@ -200,6 +224,8 @@ def error_for(
         return ContentRefused(message, backend=backend, status=status, code=code)
     wait = retry_after(headers or {})
     wait = said.wait if wait is None else wait
+    if wait is None and _is_quota_used_up(status, said):
+        return QuotaExhausted(message, backend=backend, status=status, code=code)
     if status != 401 and is_refusal(status, said, headers):
         rate = read_rate_limits(headers or {})
         return RateLimited(
@@ -218,6 +244,8 @@ def is_refusal(status: int, said: ServiceError, headers: Mapping[str, str] | Non
     """Return whether a service refuses a call for now, because it is busy or the caller too fast."""
     if status in _REFUSAL_STATUSES or (headers or {}).get("x-envoy-overloaded"):
         return True
+    if status == 503 and retry_after(headers or {}) is not None:
+        return True  # it is there, and says when it will have time
     if any(_REFUSAL_CODES.search(_squeezed(code)) for code in said.codes):
         return True
     if status >= 500:
@@ -233,6 +261,14 @@ def is_prompt_too_long(text: str) -> bool:
 def says_busy(text: str) -> bool:
     """Return whether the words of an error say that the service is busy."""
     return _REFUSAL_WORDS.search(text) is not None
+
+
+def _is_quota_used_up(status: int, said: ServiceError) -> bool:
+    """Return whether the message says so; "quota" is also said of a limit per minute, which states how long to wait."""
+    if status not in _QUOTA_WORD_STATUSES or said.is_page or _PER_TIME.search(said.text):
+        return False
+    message = said.message[: _BEGINNING_OF_400 if status == 400 else _BEGINNING]
+    return _QUOTA_WORDS.search(_QUOTED.sub("", message)) is not None
 
 
 def _is_too_long(status: int, said: ServiceError, codes: list[str]) -> bool:

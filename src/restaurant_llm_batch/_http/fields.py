@@ -53,22 +53,34 @@ _OPTIONAL = frozenset(
 )
 """Fields that may be left out: the answer is still the one that was asked for."""
 _LEARNABLE = (*_TOKENS, "response_format", *sorted(_OPTIONAL))
-_NAMED = {name: re.compile(rf"(?<![\w.-])['\"`]?{name}(?![\w-])", re.IGNORECASE) for name in _LEARNABLE}
+_NAMED = {
+    name: re.compile(rf"(?<![\w.-])['\"`]?{name.replace('_', '_?')}(?![\w-])", re.IGNORECASE)
+    for name in _LEARNABLE
+}
 _RESPONSE_FORMAT = re.compile(
-    r"response[ _]format|json[ _](?:schema|object|mode)|structured outputs?", re.IGNORECASE
+    r"response[ _]format|json[ _](?:schema|object|mode)|structured (?:outputs?|generation)"
+    r"|(?:guided|constrained) (?:decoding|generation)|\bgrammars?\b",
+    re.IGNORECASE,
 )
+_OTHER_FORMATS = re.compile(
+    r"(?:must|should|has to|can only) be (?:one of )?\W{0,3}(?:text|json_object|json_schema)\b", re.IGNORECASE
+)
+"""Says which forms a service knows in place of the one that it was sent (LM Studio, pydantic)."""
 
 _UNSUPPORTED_CODES = re.compile(
     r"unsupported|unknownparameter|unknownfield|unrecognized|extraforbidden|unexpectedkeyword|notsupported"
 )
 _UNSUPPORTED_WORDS = re.compile(
     r"unsupported|unrecogni[sz]ed|(?:not|n't|never)(?: \w+)? (?:support|allow|permit|accept|available|recogni[sz]e)"
+    r"|(?:cannot|can't|may not|must not) (?:be )?(?:set|use|specif)|not (?:applicable|compatible|implemented|enabled)"
+    r"|incompatible|unimplemented|disabled|enabled only|does(?: not|n't) have|invalid for (?:this|the) model"
+    r"|requires? (?:a newer|\w+ to be)|too many states"
     r"|unavailable|unknown (?:\w+ )?(?:parameter|argument|field|name|key|property)|cannot find field"
     r"|extra (?:inputs?|fields?|keys?|parameters?)|extra_forbidden|additional propert"
     r"|unexpected (?:\w+ )?(?:parameter|argument|field|property|key)|deprecated"
     r"|only (?:the )?(?:default|\S+ is (?:allowed|supported))|cannot (?:both )?be (?:set|used|specified|provided)"
     r"|no such (?:parameter|field|argument)|(?:must|should) be (?:omitted|removed|unset|left out)"
-    r"|(?:must|has to|can only) be (?:set to )?1(?:\.0)?(?!\.?\d)",
+    r"|(?:must|has to|can only|may only) (?:be )?(?:set to |equal(?: to)? )?1(?:\.0)?(?!\.?\d)",
     re.IGNORECASE,
 )
 _OUT_OF_RANGE = re.compile(
@@ -90,6 +102,8 @@ def refused_fields(status: int, said: ServiceError) -> tuple[str, ...]:
     """
     if status not in _STATUSES or said.is_page:
         return ()
+    if _OTHER_FORMATS.search(said.text) and _RESPONSE_FORMAT.search(f"{said.text} {' '.join(said.fields)}"):
+        return ("response_format",)
     text = _QUOTED_SENTENCE.sub("", said.text)
     squeezed = ["".join(filter(str.isalnum, code)).lower() for code in said.codes]
     by_code = any(_UNSUPPORTED_CODES.search(code) for code in squeezed)

@@ -6,6 +6,7 @@ Pure functions. API reference: https://platform.openai.com/docs/api-reference/ch
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -114,7 +115,8 @@ def read_chat(
     Parse a chat completion.
 
     A refusal by the model is a reply too, since it was paid for: its text is the refusal, its finish reason "refusal".
-    Thinking in fields or parts of its own is not part of the reply.
+    Thinking in fields or parts of its own is not part of the reply. Of a reply without a text, the arguments of its
+    tool call are the text: some servers turn a schema into a tool. Ollama's own form is read as well.
 
     Args:
         body: The decoded response body.
@@ -128,8 +130,8 @@ def read_chat(
             service failed while it wrote.
     """
     try:
-        choice = body["choices"][0]
-        message = _part(choice, "message")
+        choice = body["choices"][0] if "choices" in body else _from_ollama(body)
+        message = _part(choice, "message") or {"content": choice.get("text")}
         reason = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise _error_instead_of_completion(body, backend, secret) from None
@@ -138,7 +140,12 @@ def read_chat(
         message.get("refusal") or _refusal_part(message.get("content")),
     )
     refused = bool(refusal) and not text
-    prompt_tokens, completion_tokens, cached_tokens = token_counts(body.get("usage"))
+    if not text and not refused:
+        text = _arguments(message)
+        reason = "stop" if text and reason in ("tool_calls", "function_call", "tool_use") else reason
+    prompt_tokens, completion_tokens, cached_tokens = token_counts(
+        body.get("usage") or _usage_elsewhere(body)
+    )
     reply = LLMResponse(
         text=as_text(refusal) if refused else text,
         finish_reason="refusal" if refused else "stop",
@@ -219,8 +226,47 @@ def as_text(value: Any) -> str:
     if isinstance(value, list):
         return "".join(_text_of_part(part) for part in value)
     if isinstance(value, dict):
-        return _text_of_part(value)
+        # A gateway may have decoded the JSON that the model wrote.
+        return (
+            _text_of_part(value)
+            if "type" in value or "text" in value
+            else json.dumps(value, ensure_ascii=False)
+        )
     return "" if value is None else str(value)
+
+
+def _from_ollama(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """
+    Return the choice in a body of Ollama's own API.
+
+    Raises:
+        KeyError: It is no such body.
+    """
+    if body.get("done") is not True or body.get("error"):
+        raise KeyError("done")
+    return {"message": body["message"], "finish_reason": body.get("done_reason")}
+
+
+def _arguments(message: Mapping[str, Any]) -> str:
+    """Return the arguments of a message's only tool call as text, or ""."""
+    calls = message.get("tool_calls") or [{"function": message.get("function_call")}]
+    call = calls[0] if isinstance(calls, list) and len(calls) == 1 else None
+    function = call.get("function") if isinstance(call, dict) else None
+    arguments = function.get("arguments") if isinstance(function, dict) else None
+    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else as_text(arguments)
+
+
+def _usage_elsewhere(body: Mapping[str, Any]) -> Any:
+    """Return the token counts that Ollama and llama.cpp report in fields of their own, named as in `usage`."""
+    timings = body.get("timings")
+    if isinstance(timings, dict):
+        cached = count(timings.get("cache_n"))
+        return {
+            "prompt_tokens": count(timings.get("prompt_n")) + cached,
+            "completion_tokens": timings.get("predicted_n"),
+            "prompt_tokens_details": {"cached_tokens": cached},
+        }
+    return {"prompt_tokens": body.get("prompt_eval_count"), "completion_tokens": body.get("eval_count")}
 
 
 def _text_of_part(part: Any) -> str:

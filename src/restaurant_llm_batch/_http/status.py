@@ -69,7 +69,7 @@ def parse_body(body: bytes) -> Any:
         return from_json(body)
     except ValueError:
         pass
-    text = _as_text(body)
+    text = _as_text(body).rstrip("\0 \t\r\n")
     try:
         return _parse_leniently(text)
     except (ValueError, RecursionError):

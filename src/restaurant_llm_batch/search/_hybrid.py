@@ -209,6 +209,14 @@ def scope_of(query: SearchQuery) -> Scope:
     Raises:
         ConfigurationError: If its scope, restaurant id or category is invalid.
     """
+    try:
+        return _scope_of(query)
+    except ConfigurationError as error:
+        error.of_one_item = True
+        raise
+
+
+def _scope_of(query: SearchQuery) -> Scope:
     scope: object = query.scope
     if scope not in ("restaurant", "others"):
         raise ConfigurationError(f'scope must be "restaurant" or "others", got {scope!r}')

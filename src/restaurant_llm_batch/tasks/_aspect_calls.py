@@ -215,7 +215,8 @@ class AspectCalls:
         Ask for each aspect by itself, after a call for all of them failed.
 
         Raises:
-            Exception: The server failed for the first two as well, which is an outage; raises `error` itself.
+            Exception: The server failed for the first two as well, and they have no review in common, or it failed
+                for both halves of the first: this is an outage; raises `error` itself.
         """
         if not is_server_fault(error):
             found = yield from gather(*(self.one(aspect, reviews) for aspect, reviews in shown.items()))
@@ -227,7 +228,12 @@ class AspectCalls:
             if len(parts) == min(2, len(shown)) and all(
                 isinstance(part, Exception) for part in parts.values()
             ):
-                raise error
+                first = next(iter(parts))
+                if not _has_common_review(shown[first], reviews):
+                    raise error
+                (parts[first],) = yield from gather(self._without_poison(first, shown[first], error))
+                if isinstance(reraise_fatal(parts[first]), Exception):
+                    raise error
         for aspect, part in parts.items():
             if isinstance(part, Exception) and is_server_fault(part) and len(shown[aspect]) > 1:
                 (parts[aspect],) = yield from gather(self._without_poison(aspect, shown[aspect], part))
@@ -328,6 +334,11 @@ def _as_inputs(shown: Shown) -> list[dict[str, Any]]:
 
 def _may_be_one_texts_fault(error: Exception) -> bool:
     return is_refusal(error) or is_server_fault(error)
+
+
+def _has_common_review(one: Shown, other: Shown) -> bool:
+    ids = {hit.review_id for _, hit in one}
+    return len(one) > 1 and any(hit.review_id in ids for _, hit in other)
 
 
 def _can_halve(shown: Mapping[str, Shown]) -> bool:

@@ -11,8 +11,8 @@ the next and reads a value there:
   text and `_EXTRA_BUDGET` characters; after that the search goes on behind what was read.
 
 Python's own decoder reads the first value, which is usually the only one. The tolerant reader accepts besides: single
-and typographic quotes, Python's literals, names without quotes, trailing and missing commas, raw control characters,
-and quotes within a text that are not escaped.
+and typographic quotes, full-width signs, Python's literals, names without quotes, trailing and missing commas, raw
+control characters, and quotes within a text that are not escaped.
 """
 
 from __future__ import annotations
@@ -57,23 +57,27 @@ _DECODERS = {
     False: JSONDecoder(strict=False),
     True: JSONDecoder(strict=False, object_pairs_hook=_as_object),
 }
-_OPENING = re.compile(r"[{\[]")
+_OPENING = re.compile(r"[{\[｛［]")
 _OPENINGS_RUN = re.compile(r"[\s{\[｛［]*+")
-_SPACE = re.compile(r"[\s\ufeff\u200b\u200c\u2060]*+")
-_TOKEN = re.compile(r"[^\s,:{}\[\]\"'“”‘’]++")
+_SPACE = re.compile(r"[\s\0\ufeff\u200b\u200c\u2060]*+")
+_TOKEN = re.compile(r"[^\s\0,:{}\[\]，、：｛｝［］\"'“”‘’„「」『』«»]++")
+_OPENINGS = ("{", "[", "｛", "［")
+_OBJECT_ENDS, _LIST_ENDS, _COLONS = ("}", "｝"), ("]", "］"), (":", "：")
 _NUMBER = re.compile(r"[-+]?\d{1,300}(?:\.\d{1,300})?(?:[eE][-+]?\d{1,5})?")
 _CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(("null", "None", "undefined", "NaN", "nan"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
     **dict.fromkeys(("false", "False", "FALSE"), False),
 }
-_CLOSING_QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’"}
+_CLOSING_QUOTES = {
+    '"': '"', "'": "'", "“": "”“", "‘": "’", "„": "“”", "「": "」", "『": "』", "«": "»"
+}  # fmt: skip
 _TO_QUOTE = {
-    close: re.compile(rf"[^{close}\\]*+(?:\\.[^{close}\\]*+)*+{close}", re.DOTALL)
+    close: re.compile(rf"[^{close}\\]*+(?:\\.[^{close}\\]*+)*+[{close}]", re.DOTALL)
     for close in _CLOSING_QUOTES.values()
 }
 # A separator, the end, or the next name, if the comma before it is missing.
-_AFTER_TEXT = re.compile(r"[\s\ufeff]*+(?:[,:}\]]|$|\"[^\"\\]{1,60}\"\s{0,9}:)")
+_AFTER_TEXT = re.compile(r"[\s\0\ufeff]*+(?:[,:}\]，、：｝］]|$|\"[^\"\\]{1,60}\"\s{0,9}:)")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
@@ -142,17 +146,17 @@ class _Reader:
             # No answer is so deep: what opens here is not looked at again, bracket by bracket.
             deeper = _OPENINGS_RUN.match(self._text, start)
             return _MISSING, deeper.end() if deeper else start, False
-        return self._object(start, depth) if self._text[start] == "{" else self._list(start, depth)
+        return self._object(start, depth) if self._text[start] in "{｛" else self._list(start, depth)
 
     def _object(self, start: int, depth: int) -> _Read:
         pairs: list[tuple[str, Any]] = []
         position = self._skip(start + 1)
         while True:
-            if self._text.startswith("}", position):
+            if self._text.startswith(_OBJECT_ENDS, position):
                 return self._as_object(pairs), position + 1, True
             name, end, whole = self._scalar(position)
             end = self._skip(end)
-            if not whole or not self._text.startswith(":", end):
+            if not whole or not self._text.startswith(_COLONS, end):
                 return CutObject(self._as_object(pairs)), end, False
             value, position, whole = self._value(self._skip(end + 1), depth)
             if value is not _MISSING:
@@ -169,7 +173,7 @@ class _Reader:
         values: list[Any] = []
         position = self._skip(start + 1)
         while True:
-            if self._text.startswith("]", position):
+            if self._text.startswith(_LIST_ENDS, position):
                 return values, position + 1, True
             value, position, whole = self._value(position, depth)
             if value is not _MISSING:
@@ -183,12 +187,12 @@ class _Reader:
         """Return the index of the next member or of the closing bracket; None if there is neither."""
         end = self._skip(position)
         following = self._text[end : end + 1]
-        if following == ",":
+        if following and following in ",，、":
             return self._skip(end + 1)
-        return end if following and following in "}]{[\"'“‘" else None
+        return end if following and following in "}]{[｝］｛［\"'“‘„「『«" else None
 
     def _value(self, position: int, depth: int) -> _Read:
-        if self._text[position : position + 1] in ("{", "["):
+        if self._text.startswith(_OPENINGS, position):
             return self.container(position, depth - 1)
         return self._scalar(position)
 

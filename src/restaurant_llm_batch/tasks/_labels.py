@@ -2,15 +2,16 @@
 Sentiment labels in a reply: the forms that models write them in, and checks that no review gets another one's label.
 
 The schema asks for ``{"labels": [{"id": 1, "label": "positive"}, ...]}``. Read as well: an object keyed by number,
-which grammar servers are asked for; lists of numbers by label; pairs; rows without a list around them; and labels in
-other words, from a closed table. What is not in the table, or names two labels, is not read.
+which grammar servers are asked for; lists of numbers by label; pairs; rows without a list around them; lines of text
+with a number and a label; and labels in other words, from a closed table. What is not in the table, or names two
+labels, is not read.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 from unicodedata import normalize
 
@@ -18,26 +19,15 @@ from .._llm_response import LLMResponse
 from ..errors import OutputInvalid
 from ..results import Sentiment
 from ._json import CutList, CutObject
-from ._replies import members, unreadable, values_in
+from ._replies import members, squeezed, unreadable, values_in, without_thinking
 
 Row = tuple[int, Sentiment | None]
 """The number of a review, and its label; None for a label that cannot be read."""
 
 _WORDS: Mapping[Sentiment, str] = {
-    "positive": """
-        positive, pos, very positive, mostly positive, positive sentiment, positive review, good,
-        긍정, 긍정적, 긍정적임, 긍정적인, 긍정적이다, 긍정적입니다, 긍정임, 긍정입니다, 매우 긍정, 매우 긍정적,
-        긍정 리뷰, 긍정적 리뷰, 긍정적인 리뷰, 좋음, 매우 좋음, 좋아요, 좋다, 만족, 호평
-    """,
-    "negative": """
-        negative, neg, very negative, mostly negative, negative sentiment, negative review, bad,
-        부정, 부정적, 부정적임, 부정적인, 부정적이다, 부정적입니다, 부정임, 부정입니다, 매우 부정, 매우 부정적,
-        부정 리뷰, 부정적 리뷰, 부정적인 리뷰, 나쁨, 매우 나쁨, 나빠요, 나쁘다, 불만, 불만족, 악평
-    """,
-    "neutral": """
-        neutral, neu, neutral sentiment, neutral review,
-        중립, 중립적, 중립적임, 중립적인, 중립적이다, 중립적입니다, 중립임, 중립입니다, 중립 리뷰, 중립적 리뷰, 보통
-    """,
+    "positive": "positive, pos, good, 좋음, 매우 좋음, 좋아요, 좋다, 만족, 호평, 积极, 正面, 好评, ポジティブ",
+    "negative": "negative, neg, bad, 나쁨, 매우 나쁨, 나빠요, 나쁘다, 불만, 불만족, 악평, 消极, 负面, 差评, ネガティブ",
+    "neutral": "neutral, neu, 보통, 보통임, 보통이다, 보통입니다, 보통이에요, 中性, ニュートラル",
 }
 _TABLE: Mapping[str, Sentiment] = {
     word.strip(): label for label, words in _WORDS.items() for word in words.split(",")
@@ -47,8 +37,20 @@ _STEMS: Mapping[Sentiment, tuple[str, ...]] = {
     "negative": ("negative", "부정"),
     "neutral": ("neutral", "중립"),
 }
-_EXPLANATION = re.compile(r"\s*[(\[{:]|\s+[-\u2013\u2014]+\s|[.!]\s")
-_AROUND_LABEL = " \t\r\n\"'`*_.,!~<>“”‘’·"
+_STEM_LABELS: Mapping[str, Sentiment] = {stem: label for label, stems in _STEMS.items() for stem in stems}
+_KOREAN_NOUN = r"(?: ?(?:리뷰|평가|감정|감성|의견|반응|내용|후기))?"
+_IN_FORM = re.compile(
+    r"(?:(?:very|mostly|slightly|somewhat|strongly|generally|extremely|clearly|highly|overwhelmingly|overall|mildly) )?"
+    r"(positive|negative|neutral)(?: (?:sentiment|review|label))?"
+    r"|(?:(?:매우|아주|대체로|전반적으로|약간|다소|조금|꽤|강한|명확히|확실히) ?)?"
+    rf"(긍정|부정|중립)(?:적|적인)?{_KOREAN_NOUN}"
+    r"(?:임|이다|입니다|이에요|예요|이네요|으로 (?:판단|분류|보임|보입니다)(?:됨|됩니다|함|합니다)?)?"
+)
+"""A label's own word with an adverb, a noun or a Korean ending; a closed list, so that no negation is among them."""
+_NAMED_LABEL = re.compile(r"(?:label|sentiment|polarity|라벨|감정|감성)\s*[:=]\s*")
+_EXPLANATION = re.compile(r"\s*[(\[{:;]|\s+[-\u2013\u2014]+\s|[.!]\s|,\s(?=because|since|as\b|왜냐)")
+_NEGATION = re.compile(r"\W*(?:not|no|never|아님|아니|않)(?!\w)")
+_AROUND_LABEL = re.compile(r"^[\W_]+|[\W_]+$")
 _NUMBER = re.compile(
     r"[\s\[(#<\"']*(?:id|no\.?|number|review|리뷰)?[\s#:_-]*?(-?\d{1,9})(?:\.0)?번?[\s\])>.:,\"']*",
     re.IGNORECASE,
@@ -79,7 +81,9 @@ def read_labels(reply: LLMResponse, count: int) -> dict[int, Sentiment]:
         WrongNumbers: The labels may be those of other reviews.
         OutputError: The reply holds no label.
     """
-    rows = _rows_in(reply)
+    rows = _rows_in(reply, count)
+    if not rows and count == 1:
+        rows = _only_row(reply)
     if not rows:
         raise unreadable(
             "labels: the answer has no label that can be read; it must be a list of objects with id and label, "
@@ -104,9 +108,13 @@ def read_labels(reply: LLMResponse, count: int) -> dict[int, Sentiment]:
     return labels
 
 
-def _rows_in(reply: LLMResponse) -> list[Row]:
-    """Return the rows of the first value that holds several, or else all rows that stand alone."""
+def _rows_in(reply: LLMResponse, count: int) -> list[Row]:
+    """
+    Return the rows of the first value that labels every review; or else of all values, if none repeats a number of
+    another; or else of the value that labels most.
+    """
     loose: list[Row] = []
+    tables: list[list[Row]] = []
     for value in values_in(reply, keep_conflicts=True):
         for part in members(value):
             rows, alone = _rows(part)
@@ -114,10 +122,41 @@ def _rows_in(reply: LLMResponse) -> list[Row]:
                 if alone:
                     loose += rows
                 elif len(rows) >= len(loose) or not isinstance(value, (CutObject, CutList)):
-                    return rows
+                    tables.append(rows)
+                    if len(rows) >= count:
+                        return rows
                 # Otherwise the list is cut off, and its whole rows are among the loose ones.
                 break
+    if len(tables) > 1:
+        all_rows = [row for rows in tables for row in rows]
+        if len({number for number, _ in all_rows}) == len(all_rows):
+            return all_rows
+    if tables:
+        return max(tables, key=len)
+    if not loose:
+        text = without_thinking(reply.text)
+        # The last line of a reply that was cut off may not be whole.
+        loose = _rows_of_text(text if reply.finish_reason != "length" else text.rpartition("\n")[0])
     return loose
+
+
+def _only_row(reply: LLMResponse) -> list[Row]:
+    """Return the label of the only review that was asked about, if a reply has one label and no number."""
+    found: set[Sentiment] = set()
+    for value in values_in(reply, keep_conflicts=True):
+        for part in members(value):
+            listed = part if isinstance(part, list) else [_first(part, _LABEL_KEYS)]
+            for one in listed:
+                label = read_label(one)
+                if label is not None:
+                    found.add(label)
+                elif isinstance(one, (str, int)):
+                    return []
+    if not found and reply.finish_reason != "length":
+        text = without_thinking(reply.text).strip()
+        label = read_label(text) if any(stem in text.lower() for stem in _STEM_LABELS) else None
+        found = set() if label is None else {label}
+    return [(1, label) for label in found] if len(found) == 1 else []
 
 
 def _rows(value: Any) -> tuple[list[Row], bool]:
@@ -147,6 +186,8 @@ def _rows_of_element(element: Any) -> list[Row]:
     """Return the rows of a list's element that is not a row itself."""
     if isinstance(element, dict):
         return _keyed_rows(element)
+    if isinstance(element, str):
+        return _rows_of_text(element)
     if isinstance(element, list) and len(element) == 2:
         number = read_number(element[0])
         return [] if number is None else [(number, read_label(element[1]))]
@@ -157,13 +198,27 @@ def _keyed_rows(value: Mapping[str, Any]) -> list[Row]:
     """Return the rows of an object keyed by number, or by label with lists of numbers."""
     rows: list[Row] = []
     for key, member in value.items():
-        number, label = read_number(key), read_label(key)
+        number = read_number(key)
         if number is not None:
             found = _first(member, _LABEL_KEYS) if isinstance(member, dict) else member
             rows.append((number, read_label(found)))
-        elif label is not None and isinstance(member, list):
-            rows += [(n, label) for n in map(read_number, member) if n is not None]
+            continue
+        label = read_label(key)
+        if label is not None:
+            rows += [(n, label) for n in _numbers(member)]
+        elif isinstance(member, str):
+            rows += _rows_of_text(member)
     return rows
+
+
+def _numbers(value: Any) -> Iterator[int]:
+    """Yield the numbers in a list, in a text with commas, or alone."""
+    if isinstance(value, str):
+        value = value.split(",")
+    for one in value if isinstance(value, list) else [value]:
+        number = read_number(_first(one, _NUMBER_KEYS) if isinstance(one, dict) else one)
+        if number is not None:
+            yield number
 
 
 def _row(entry: Mapping[str, Any]) -> Row | None:
@@ -177,7 +232,10 @@ def _first(entry: Mapping[str, Any], names: tuple[str, ...]) -> Any:
     for name in names:
         if name in entry:
             return entry[name]
-    return None
+    if not isinstance(entry, dict) or len(entry) > _MAX_ROW_MEMBERS:
+        return None
+    by_name = {squeezed(name): value for name, value in entry.items()}
+    return next((by_name[name] for name in map(squeezed, names) if name in by_name), None)
 
 
 def read_number(value: Any) -> int | None:
@@ -197,14 +255,52 @@ def read_label(value: Any) -> Sentiment | None:
     label = _TABLE.get(value)
     if label is not None:
         return label
-    text = normalize("NFKC", value).casefold().strip(_AROUND_LABEL)
-    label = _TABLE.get(text)
+    text = _AROUND_LABEL.sub("", normalize("NFKC", value).casefold())
+    text = _NAMED_LABEL.sub("", text, count=1) if _NAMED_LABEL.match(text) else text
+    label = _word_label(text)
     if label is None:
         end = _EXPLANATION.search(text)
-        if end is None:
-            return None
-        label = _TABLE.get(text[: end.start()].strip(_AROUND_LABEL))
+        if end is not None and not _NEGATION.match(text, end.end()):
+            label = _word_label(_AROUND_LABEL.sub("", text[: end.start()]))
+        elif "/" in text:  # the same in two languages
+            both = {_word_label(part.strip()) for part in text.split("/")}
+            label = both.pop() if len(both) == 1 else None
         others = (stem for other, stems in _STEMS.items() if other != label for stem in stems)
         if any(stem in text for stem in others):
             return None
     return label
+
+
+def _word_label(text: str) -> Sentiment | None:
+    label = _TABLE.get(text)
+    if label is None and (found := _IN_FORM.fullmatch(" ".join(text.split()))):
+        label = _STEM_LABELS[found[1] or found[2]]
+    return label
+
+
+_LINE = re.compile(
+    r"^[\s\-*•>|\[(#\"']*(?:id|no\.?|number|review|리뷰)?[\s#:=_\"'-]*(\d{1,6})번?[*\"'\s]*(?:[\])]+|[:.,=|\u2013\u2014-]|->|→)"
+    r"[\s:.,=|\u2013\u2014>→\"'*\[(-]*(?:(?:label|sentiment|라벨|감정)[\"'*]*\s*[:=][\s\"'*]*)?(\S.*)$",
+    re.IGNORECASE,
+)
+_NEXT_LINE = re.compile(r"\n\s*[\"']?(?=(?:label|sentiment|라벨|감정)[\"']?\s*:)", re.IGNORECASE)
+_BETWEEN_ROWS = re.compile(r"\n|[,;](?=\s*[\[(#]?(?:id|review|리뷰)?\s*\d)")
+_MAX_LINE = 200
+_MAX_ROW_MEMBERS = 12
+"""An object with more members is no row."""
+
+
+def _rows_of_text(text: str) -> list[Row]:
+    """
+    Return the rows of a text with a number and a label in each line: "1: positive", "[2] 부정", "| 3 | neutral |".
+
+    Only a label's own word counts here: "[1] good" may be a review that is quoted.
+    """
+    rows: list[Row] = []
+    for line in _BETWEEN_ROWS.split(_NEXT_LINE.sub(": ", text)):
+        found = _LINE.match(line.strip()) if len(line) <= _MAX_LINE else None
+        if found is not None and any(stem in found[2].lower() for stem in _STEM_LABELS):
+            label = read_label(found[2])
+            if label is not None:
+                rows.append((int(found[1]), label))
+    return rows

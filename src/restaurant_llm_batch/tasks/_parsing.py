@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from .._llm_response import LLMResponse
 from ..errors import OutputError
@@ -22,8 +22,9 @@ from ..results import AspectSummary, Evidence, Word
 from ._content import bullets_of, text_of
 from ._json import CutList, CutObject
 from ._labels import read_number
+from ._prompts.aspects import ASPECT_NAMES
 from ._prompts.words import PARTS_OF_SPEECH
-from ._replies import clean, members, unreadable, values_in
+from ._replies import clean, member, members, unreadable, values_in
 
 Shown: TypeAlias = Sequence[tuple[int, Hit]]
 """The reviews of an aspect in the order of the prompt, each with its rank among the hits of the search."""
@@ -32,6 +33,17 @@ Parts: TypeAlias = dict[str, Any]
 
 _MAX_ENTRY_LENGTH = 200
 _MAX_REPLY_TEXT = 20_000
+
+_CITATION_NAMES = ("id", "number", "review_id", "review", "index")
+_QUOTE = re.compile(r"\s*[\[(#]?(\d{1,6})[\]).:]+\s*[^\W\d]")
+_NUMBERS_ONLY = re.compile(
+    r"(?:[\s,;#()\[\]]|\d{1,6}(?:\.0)?번?|(?<=\d)\s?[-~\u2013]\s?(?=\d)|reviews?|리뷰|and|및|과|와)*+",
+    re.IGNORECASE,
+)
+_NUMBER_OR_RANGE = re.compile(r"(?<![\d.])(\d{1,6})(?:\.0)?번?(?:\s?[-~\u2013]\s?(\d{1,6})(?:\.0)?)?")
+_MAX_RANGE = 100
+_DEPTH_OF_CITATIONS = 3
+T = TypeVar("T")
 
 
 def read_aspects(
@@ -47,9 +59,11 @@ def read_aspects(
 
     Returns:
         Each aspect's part, and the overall summary; an `OutputError` that names the field for what cannot be read. Of
-        several values in the reply the first counts in which everything can be read, or else the one with most.
+        several values in the reply the first counts in which everything can be read, or else the one with most, and
+        what it lacks is taken from the others.
     """
     best: tuple[int, Parts, str | OutputError] | None = None
+    partial: list[tuple[Parts, str | OutputError]] = []
     try:
         for value in values_in(reply):
             for part in members(value, 2):
@@ -59,12 +73,22 @@ def read_aspects(
                     best = readable, found, overall
                 if readable == len(shown) + 1:
                     return found, overall
+                if readable:
+                    partial.append((found, overall))
     except OutputError as error:
         return dict.fromkeys(shown, error), error
     if best is None:
         problem = unreadable("the answer is not JSON: it has no object", reply)
         return dict.fromkeys(shown, problem), problem
-    return best[1:]
+    _, parts, overall = best
+    for others, other_overall in partial:
+        parts = {name: _first_readable(part, others[name]) for name, part in parts.items()}
+        overall = _first_readable(overall, other_overall)
+    return parts, overall
+
+
+def _first_readable(one: T, other: T) -> T:
+    return other if isinstance(one, OutputError) and not isinstance(other, OutputError) else one
 
 
 def _count_readable(parts: Parts, overall: str | OutputError) -> int:
@@ -74,15 +98,31 @@ def _count_readable(parts: Parts, overall: str | OutputError) -> int:
 def _aspects_in(
     answer: Any, shown: Mapping[str, Shown], limit: int, reply: LLMResponse
 ) -> tuple[Parts, str | OutputError]:
-    categories = answer.get("categories", answer) if isinstance(answer, dict) else answer
+    categories = answer
+    if isinstance(answer, dict):
+        categories = member(answer, "categories")
+        categories = answer if categories is None else categories
     if isinstance(categories, list):
         categories = _by_name(categories, shown)
     parts: Parts = {}
     for aspect, reviews in shown.items():
-        part = categories.get(aspect) if isinstance(categories, dict) else None
+        part = _named(categories, aspect) if isinstance(categories, dict) else None
         parts[aspect] = _aspect_or_error(f"categories.{aspect}", part, reviews, limit, reply)
-    overall = text_of(answer.get("overall_summary")) if isinstance(answer, dict) else None
+    overall = text_of(member(answer, "overall_summary")) if isinstance(answer, dict) else None
     return parts, overall or _no_text("overall_summary", answer, reply)
+
+
+def _named(categories: Mapping[str, Any], aspect: str) -> Any:
+    """Return what an answer says under an aspect's name, in the language of the prompt or another."""
+    found = member(categories, aspect)
+    if found is None and aspect in ASPECT_NAMES["ko"]:
+        found = member(categories, ASPECT_NAMES["ko"][aspect])
+    return found
+
+
+def _aspect_called(name: Any, shown: Collection[str]) -> str | None:
+    """Return the aspect that a text names, or None."""
+    return next((one for one in shown if _named({name: True}, one)), None) if isinstance(name, str) else None
 
 
 def _by_name(entries: Iterable[Any], shown: Mapping[str, Shown]) -> dict[str, Any]:
@@ -90,11 +130,14 @@ def _by_name(entries: Iterable[Any], shown: Mapping[str, Shown]) -> dict[str, An
     by_name: dict[str, Any] = {}
     for entry in entries:
         if isinstance(entry, dict):
-            name = next((one for one in entry.values() if isinstance(one, str) and one in shown), None)
+            name = next(filter(None, (_aspect_called(one, shown) for one in entry.values())), None)
             if name is not None:
                 by_name.setdefault(name, entry)
             else:
-                by_name.update({key: entry[key] for key in shown if key in entry and key not in by_name})
+                for key in shown:
+                    part = _named(entry, key)
+                    if part is not None:
+                        by_name.setdefault(key, part)
     return by_name
 
 
@@ -131,16 +174,17 @@ def _parts_about(aspect: str, value: Any, others: Collection[str], depth: int) -
             yield from _parts_about(aspect, element, others, depth - 1)
     if not isinstance(value, dict):
         return
-    if isinstance(value.get(aspect), (dict, list)):
-        yield value[aspect]
-    elif "summary" in value:
+    own = _named(value, aspect)
+    if isinstance(own, (dict, list)):
+        yield own
+    elif member(value, "summary") is not None:
         if not any(isinstance(name, str) and name in others for name in value.values()):
             yield value
     else:
         yield value  # for the error, which names what is missing
-        for name, member in value.items():
+        for name, part in value.items():
             if depth and name not in others:
-                yield from _parts_about(aspect, member, others, depth - 1)
+                yield from _parts_about(aspect, part, others, depth - 1)
 
 
 def _aspect_or_error(
@@ -157,16 +201,17 @@ def _aspect_or_error(
     cut = isinstance(answer, CutObject)
     if cut and not ({"summary", "bullets", "evidence"} <= answer.keys()):
         return unreadable(_form(path or "the answer", "is not complete", answer), reply)
-    if isinstance(answer.get("evidence"), CutList) or isinstance(answer.get("bullets"), CutList):
+    bullets, cited = member(answer, "bullets"), member(answer, "evidence")
+    if isinstance(bullets, CutList) or isinstance(cited, CutList):
         return unreadable(_form(path or "the answer", "is not complete", answer), reply)
-    summary = text_of(answer.get("summary"))
+    summary = text_of(member(answer, "summary"))
     if summary is None:
         return _no_text(f"{at}summary", answer, reply)
-    evidence, invalid = _evidence(answer.get("evidence"), shown)
+    evidence, invalid = _evidence(cited, shown)
     return AspectSummary(
         status="ok",
         summary=summary,
-        bullets=tuple(bullets_of(answer.get("bullets")))[:limit],
+        bullets=tuple(bullets_of(bullets))[:limit],
         evidence=evidence,
         invalid_citations=invalid,
     )
@@ -189,7 +234,7 @@ def _short(value: Any) -> str:
 
 def _no_text(field: str, answer: Any, reply: LLMResponse) -> OutputError:
     name = field.rpartition(".")[2]
-    value = answer.get(name) if isinstance(answer, dict) else None
+    value = member(answer, name) if isinstance(answer, dict) else None
     got = "a placeholder or nothing" if isinstance(value, str) else _short(value)
     return unreadable(
         f"the answer does not have its form: {field}: must be a text of its own, got {got}", reply
@@ -203,7 +248,7 @@ def _evidence(value: Any, shown: Shown) -> tuple[tuple[Evidence, ...], int]:
     Reviews are numbered from 1. If 0 is cited, the model counts from 0, so that all its numbers point at neighbours:
     all are dropped, and counted.
     """
-    numbers = [_citation(one) for one in _citations(value)]
+    numbers = [read_number(one) for one in _citations(value)]
     if 0 in numbers:
         return (), len(numbers)
     valid = [number for number in numbers if number is not None and 1 <= number <= len(shown)]
@@ -212,20 +257,37 @@ def _evidence(value: Any, shown: Shown) -> tuple[tuple[Evidence, ...], int]:
     return evidence, len(numbers) - len(valid)
 
 
-def _citations(value: Any) -> Iterable[Any]:
-    if isinstance(value, list):
-        return value
-    if isinstance(value, dict):
-        return value.values() if all(read_number(key) is None for key in value) else value.keys()
-    if isinstance(value, str):
-        return re.split(r"[\s,;\[\]]+", value.strip(" \t\n,;[]")) if value.strip(" \t\n,;[]") else ()
-    return () if value is None else (value,)
+def _citations(value: Any, depth: int = _DEPTH_OF_CITATIONS) -> Iterator[Any]:
+    """Yield the citations in a value: in lists, lists in lists, texts with several, ranges, and objects."""
+    if isinstance(value, list) and value and depth:
+        for one in value:
+            yield from (None,) if one is None else _citations(one, depth - 1)
+    elif isinstance(value, dict) and depth:
+        named = (member(value, name) for name in _CITATION_NAMES)
+        number = next((one for one in named if one is not None), None)
+        if number is not None:
+            yield number
+        else:
+            by_value = all(read_number(key) is None for key in value)
+            yield from value.values() if by_value else value
+    elif isinstance(value, str):
+        yield from _citations_in_text(value)
+    elif value is not None and (value != [] or depth < _DEPTH_OF_CITATIONS):
+        yield value
 
 
-def _citation(value: Any) -> int | None:
-    if isinstance(value, dict):
-        value = next((value[name] for name in ("id", "number", "review_id") if name in value), None)
-    return read_number(value)
+def _citations_in_text(text: str) -> Iterator[Any]:
+    quote = _QUOTE.match(text)
+    if quote is not None:  # "[2] the review's text"
+        yield quote[1]
+    elif not _NUMBERS_ONLY.fullmatch(text):
+        yield text
+    else:
+        for first, last in _NUMBER_OR_RANGE.findall(text):
+            if last and 0 <= int(last) - int(first) < _MAX_RANGE:
+                yield from range(int(first), int(last) + 1)
+            else:
+                yield first
 
 
 Texts: TypeAlias = Mapping[str, str]
@@ -250,6 +312,7 @@ def read_texts(
         OutputInvalid: The model declined to answer.
     """
     best: dict[str, str | OutputError] = {}
+    partial: list[dict[str, str | OutputError]] = []
     most = -1
     for value in values_in(reply):
         for answer in members(value, 2):
@@ -259,15 +322,21 @@ def read_texts(
                 if good == len(fields):
                     return found
                 # Only fields that are there count: an object without any has the optional ones, which may be empty.
-                good = good if any(name in answer for name in fields) else 0
+                good = good if any(member(answer, name) is not None for name in fields) else 0
                 if good > most:
                     best, most = found, good
+                if good:
+                    partial.append(found)
+    for name, text in best.items():
+        if not text or isinstance(text, OutputError):
+            texts = (found[name] for found in partial)
+            best[name] = next((one for one in texts if one and isinstance(one, str)), text)
     problem = unreadable("the answer is not JSON: it has no object", reply)
     return best or dict.fromkeys(fields, problem)
 
 
 def _field(name: str, answer: Mapping[str, Any], required: bool, reply: LLMResponse) -> str | OutputError:
-    value = answer.get(name)
+    value = member(answer, name)
     text = text_of(value)
     if text is not None:
         return text
@@ -323,7 +392,7 @@ def _read_entries(field: str, reply: LLMResponse, read: Callable[[Any], tuple[st
     first: Entries | None = None
     for value in values_in(reply):
         for answer in members(value, 2):
-            listed = answer.get(field) if isinstance(answer, dict) else answer
+            listed = member(answer, field) if isinstance(answer, dict) else answer
             if isinstance(listed, dict):
                 listed = _with_names(listed)
             if not isinstance(listed, list):

@@ -7,7 +7,7 @@ Everything here takes time in proportion to the length of the reply.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._llm_response import LLMResponse
@@ -18,7 +18,10 @@ from ._json import decode_whole, json_values
 DECLINED = ("refusal", "content_filter")
 """Values of `finish_reason` that mean that the model or the service declined to answer."""
 
-_THINKING_NAMES = r"(?:seed:)?(?:think|thinking|thought|thoughts|reasoning|reflection|scratchpad|analysis)"
+_THINKING_NAMES = (
+    r"(?:[a-z]{1,12}:)?(?:think|thinking|antthinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
+    r"|inner_monologue|inner_thoughts)"
+)
 _THINKING_TAG = re.compile(
     rf"<(?P<close>/)?{_THINKING_NAMES}(?:\s[^<>]{{0,100}})?>"
     r"|\[(?P<close2>/)?(?:THINK|THINKING|REASONING)\]"
@@ -27,11 +30,21 @@ _THINKING_TAG = re.compile(
     r"|<\|(?P<close5>END_THINKING)\|>",
     re.IGNORECASE,
 )
+_OTHER_THINKING = re.compile(
+    r"<unused94>.*?(?:<unused95>|\Z)|<\|channel>\s*(?:thought|analysis)\b.*?(?:<channel\|>|\Z)"
+    r"|&lt;think(?:ing)?&gt;.*?(?:&lt;/think(?:ing)?&gt;|\Z)|<details type=\"reasoning\".*?(?:</details>|\Z)"
+    r"|\A\s*Thinking\.\.\.\s.*?\.\.\.done thinking\.",
+    re.IGNORECASE | re.DOTALL,
+)
+"""Thinking as MedGemma, Gemma 4, gateways that escape tags, Open WebUI, and Ollama's terminal mark it."""
 _CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,100}<\|message\|>")
 _END_OF_MESSAGE = re.compile(r"<\|(?:end|return|call|start)\|>")
 _BARE_CHANNELS = re.compile(r"\s*analysis(?=\S)(?!\w*\s*[\":])")
 _BARE_FINAL = "assistantfinal"
 _FENCED = re.compile(r"\s*```\w*\s*\n(.*)\n\s*```\s*", re.DOTALL)
+
+_MAX_NESTED_STRINGS = 3
+"""Times that JSON may have been written as a JSON string."""
 
 _LOOP_TAIL, _MIN_LOOP_LENGTH, _MIN_LOOPS = 4000, 60, 3
 """Characters at the end of a reply that are searched for a loop; minimum length of one, and minimum of rounds."""
@@ -61,6 +74,7 @@ def without_thinking(text: str) -> str:
         _, marker, final = text.rpartition(_BARE_FINAL)
         if marker:
             return final
+    text = _OTHER_THINKING.sub("", text)
     kept: list[str] = []
     start, opened = 0, False
     for tag in _THINKING_TAG.finditer(text):
@@ -116,21 +130,55 @@ def values_in(reply: LLMResponse, *, keep_conflicts: bool = False) -> Iterator[A
         except (ValueError, RecursionError):
             pass
         else:
-            if isinstance(value, str):  # JSON within a JSON string
-                yield from json_values(value, keep_conflicts=keep_conflicts)
-            else:
+            for _ in range(_MAX_NESTED_STRINGS):
+                if isinstance(value, str):
+                    value = _nested(value, keep_conflicts)
+            if not isinstance(value, str):
                 yield value
-            return
-    yield from json_values(without_thinking(text), keep_conflicts=keep_conflicts)
+                return
+            text = value
+    text = without_thinking(text)
+    if '{\\"' in text and '{"' not in text:  # a JSON string without the quotes around it
+        text = text.replace('\\"', '"').replace("\\n", " ")
+    yield from json_values(text, keep_conflicts=keep_conflicts)
+
+
+def _nested(text: str, keep_conflicts: bool) -> Any:
+    """Return the value of a text that is JSON itself, and any other text as it is."""
+    if not text.lstrip().startswith(("{", "[", '"')):
+        return text
+    try:
+        return decode_whole(text, keep_conflicts=keep_conflicts)
+    except (ValueError, RecursionError):
+        return text
 
 
 def members(value: Any, depth: int = 6) -> Iterator[Any]:
-    """Yield a JSON value and the objects and lists in it, outer ones first, at most `depth` levels deep."""
+    """
+    Yield a JSON value and the objects and lists in it, outer ones first, at most `depth` levels deep.
+
+    A text that is an object or list in JSON, such as the arguments of a tool call, counts as one.
+    """
+    if isinstance(value, str) and value[:1] in ("{", "["):
+        value = _nested(value, keep_conflicts=True)
     if isinstance(value, (dict, list)):
         yield value
         if depth:
             for member in value.values() if isinstance(value, dict) else value:
                 yield from members(member, depth - 1)
+
+
+def squeezed(name: str) -> str:
+    """Return a name of a field in lower case without separators: "Overall Summary" and "overallSummary" alike."""
+    return "".join(filter(str.isalnum, name)).casefold()
+
+
+def member(answer: Mapping[str, Any], name: str) -> Any:
+    """Return the member of an object, also if its name is written with other letters or separators; or None."""
+    if name in answer:
+        return answer[name]
+    wanted = squeezed(name)
+    return next((value for key, value in answer.items() if squeezed(key) == wanted), None)
 
 
 def unreadable(problem: str, reply: LLMResponse) -> OutputInvalid | OutputTruncated:

@@ -3,7 +3,7 @@ Qdrant errors: qdrant-client's exceptions converted to `BackendError` by type an
 
 | error | becomes |
 |---|---|
-| 401, 403 | `AuthenticationFailed` |
+| 401 | `AuthenticationFailed` |
 | 429 with Retry-After, or from a proxy | `RateLimited` |
 | 429 without Retry-After, from Qdrant | `PermanentBackendError`: the request costs more than the whole limit |
 | 408, 409, 425, 5xx (507: disk full), a lost connection, a timeout | `TransientBackendError` |
@@ -104,8 +104,11 @@ def _read_rpc_error(error: Any) -> tuple[int, str]:
 
 def _from_status(status: int, text: str, from_qdrant: bool, where: str, collection: str) -> BackendError:
     message = f"{where} answered {status}: {text}" if text else f"{where} answered {status}"
-    if status in (401, 403):
+    if status == 401:
         return AuthenticationFailed(f"{message} (check api_key=)", backend="qdrant", status=status)
+    if status == 403:
+        # A firewall refuses single queries, and a key may have no access to one tenant.
+        return PermanentBackendError(f"{message} (check api_key=)", backend="qdrant", status=status)
     if status == 404:
         return PermanentBackendError(f"{message} ({_hint(collection)})", backend="qdrant", status=status)
     if status == 429 and not from_qdrant:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import AuthenticationFailed, BackendError, ConfigurationError, PermanentBackendError
+from ...errors import BackendError, ConfigurationError, PermanentBackendError
 from ...models import ItemId
 from ...protocols import Embedder
 from ._layout import CollectionSchema, IdForm, IdLayout, get_path
@@ -66,9 +66,9 @@ class CollectionManager:
         """
         try:
             layout = yield from self.read()
-        except AuthenticationFailed:
-            raise
-        except PermanentBackendError:
+        except PermanentBackendError as error:
+            if error.status in (401, 403):
+                raise
             layout = yield from self._create_collection()
         if not self._indexes:
             return layout

@@ -88,7 +88,7 @@ _JOBS: Mapping[str, Mapping[Language, str]] = {
     },
 }
 
-_ASPECT_NAMES: Mapping[Language, Mapping[str, str]] = {
+ASPECT_NAMES: Mapping[Language, Mapping[str, str]] = {
     "ko": {"service": "서비스", "price": "가격", "food": "음식", "ambience": "분위기"},
     "en": {},
 }
@@ -113,7 +113,7 @@ def reviews_block(aspect: str, hits: Sequence[Hit], language: Language) -> str:
 
 def heading(aspect: str, language: Language) -> str:
     """Return the heading of an aspect's block; it begins with the JSON key of the reply."""
-    name = _ASPECT_NAMES[language].get(aspect)
+    name = ASPECT_NAMES[language].get(aspect)
     return f"## {aspect} ({name})" if name else f"## {aspect}"
 
 
