@@ -72,6 +72,26 @@ def test_a_folder_of_before_there_were_categories_opens_and_takes_them(tmp_path:
         assert set(shard.info().payload_schema) == {"restaurant", "restaurant_id", "category"}
 
 
+@pytest.mark.parametrize("before", [None, 4])
+def test_a_folder_opens_with_searches_in_the_calling_thread_whatever_it_had_before(
+    tmp_path: Path, before: int | None
+) -> None:
+    config_file = tmp_path / "shard" / "edge_config.json"
+    with EmbeddedSearch(tmp_path) as search:
+        search.index_reviews([review(1, 1, "맛있어요"), review(1, 2, "친절해요"), review(2, 1, "비싸요")])
+        hits = search.search(SearchQuery(1, "맛"))
+    config = json.loads(config_file.read_text())
+    assert config.pop("max_search_threads") == 1
+    config_file.write_text(json.dumps(config | ({} if before is None else {"max_search_threads": before})))
+
+    with EmbeddedSearch(tmp_path) as search:
+        assert search.search(SearchQuery(1, "맛")) == hits
+        assert search.count() == 3
+    now = json.loads(config_file.read_text())
+    assert now["max_search_threads"] == 1
+    assert {key: now[key] for key in config} == config
+
+
 def test_a_closed_folder_is_opened_again_by_the_next_use(tmp_path: Path) -> None:
     search = EmbeddedSearch(tmp_path)
     search.index_reviews([review(1, 1, "맛있어요")])

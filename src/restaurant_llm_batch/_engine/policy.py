@@ -335,7 +335,7 @@ def _invalid_hits(answer: Any) -> str | None:
         review_id: object = hit.review_id
         if not isinstance(content, str):
             return f"[{place}].content is no text but {str(content)[:80]!r}"
-        if not isinstance(review_id, int | str) or isinstance(review_id, bool):
+        if not isinstance(review_id, (int, str)) or isinstance(review_id, bool):
             return f"[{place}].review_id is neither an integer nor a string but {str(review_id)[:80]!r}"
         if hit.score != hit.score:
             return f"[{place}].score is not a number"

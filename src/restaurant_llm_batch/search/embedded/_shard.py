@@ -28,7 +28,7 @@ from ._folder import check_folder, check_space, folder_error, shortage_error, wr
 from ._others import OthersCache, RankedPoint
 
 if TYPE_CHECKING:
-    from qdrant_edge import EdgeShard, FieldCondition, Filter, Point, Query, QueryRequest
+    from qdrant_edge import EdgeConfig, EdgeShard, FieldCondition, Filter, Point, Query, QueryRequest
 
 
 T = TypeVar("T")
@@ -225,32 +225,33 @@ class Shard:
         shard_folder = self._folder / "shard"
         try:
             exists = shard_folder.exists()
-            engine = EdgeShard.load(str(shard_folder)) if exists else self._create(shard_folder)
+            engine = (
+                EdgeShard.load(str(shard_folder), self._config()) if exists else self._create(shard_folder)
+            )
             _index_fields(engine)
         except Exception as error:
             raise folder_error(self._folder, error) from error
         return engine
 
-    def _create(self, shard_folder: Path) -> EdgeShard:
-        from qdrant_edge import (
-            Distance,
-            EdgeConfig,
-            EdgeShard,
-            EdgeSparseVectorParams,
-            EdgeVectorParams,
-            Modifier,
-        )
+    def _config(self) -> EdgeConfig:
+        from qdrant_edge import Distance, EdgeConfig, EdgeSparseVectorParams, EdgeVectorParams, Modifier
 
-        check_space(self._folder, 0)
-        write_label(self._folder, self._embedder.name)
-        config = EdgeConfig(
+        return EdgeConfig(
             vectors={"dense": EdgeVectorParams(self._embedder.size, Distance.Cosine)},
             sparse_vectors={"sparse": EdgeSparseVectorParams(modifier=Modifier.Idf)},
+            # In the calling thread: a search takes less time than handing it to threads of the engine.
+            max_search_threads=1,
             # The write-ahead log also locks the folder, so only a temporary (private) one can do without it.
             wal_enabled=not self._temporary,
         )
+
+    def _create(self, shard_folder: Path) -> EdgeShard:
+        from qdrant_edge import EdgeShard
+
+        check_space(self._folder, 0)
+        write_label(self._folder, self._embedder.name)
         try:
-            return EdgeShard.create(str(shard_folder), config)
+            return EdgeShard.create(str(shard_folder), self._config())
         except Exception:
             # A half-made shard could never be opened again.
             shutil.rmtree(shard_folder, ignore_errors=True)

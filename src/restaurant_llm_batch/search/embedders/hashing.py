@@ -177,13 +177,13 @@ class HashingEmbedder:
 
     def _dense(self, counts: Mapping[str, int]) -> list[float]:
         vector = [0.0] * self._size
-        touched: set[int] = set()
+        touched: list[int] = []
         known = self._stem_vector
         for stem, count in counts.items():
             indices, values = (
                 known(stem) if len(stem) <= _MAX_CACHED_LENGTH else self._compute_stem_vector(stem)
             )
-            touched.update(indices)
+            touched += indices
             if count == 1:
                 for index, value in zip(indices, values, strict=True):
                     vector[index] += value
@@ -192,7 +192,7 @@ class HashingEmbedder:
                 for index, value in zip(indices, values, strict=True):
                     vector[index] += weight * value
         # Most numbers of a vector are zero. The order of the sum is that of the whole vector, to the last bit.
-        order = sorted(touched)
+        order = sorted(set(touched))
         found = [vector[index] for index in order]
         length = math.sqrt(sum([value * value for value in found]))
         if length:
