@@ -10,8 +10,12 @@ from ..errors import ConfigurationError
 _HIDDEN = "***"
 _MIN_LENGTH = 4
 """Characters of the shortest key that is redacted; ``"any"``, for a service without keys, occurs in ordinary words."""
-_MASKED = re.compile(r"[^\s'\"]*\*{3,}[^\s'\"]*")
-"""A key that the service itself has masked, such as OpenAI's ``sk-ab*****yz``."""
+_STARS = re.compile(r"\*{3,}")
+"""The middle of a key that the service itself has masked, such as OpenAI's ``sk-ab*****yz``."""
+_BEFORE = re.compile(r"[^\s'\"]{0,64}\Z")
+_BEHIND = re.compile(r"[^\s'\"]{0,64}")
+_NEIGHBOURS = 64
+"""Characters on each side of the stars that may belong to the key; a bound, so that the work is linear."""
 
 
 class _Wrapped(Protocol):
@@ -44,7 +48,21 @@ class Secret:
         """Replace the key in `text`, and any partly masked key, by ``***``."""
         if len(self._value) >= _MIN_LENGTH:
             text = text.replace(self._value, _HIDDEN)
-        return _MASKED.sub(_HIDDEN, text)
+        return _without_masked(text) if _HIDDEN in text else text
+
+
+def _without_masked(text: str) -> str:
+    parts: list[str] = []
+    done = 0
+    for stars in _STARS.finditer(text):
+        if stars.start() < done:
+            continue  # part of the key before
+        before = _BEFORE.search(text[max(done, stars.start() - _NEIGHBOURS) : stars.start()])
+        behind = _BEHIND.match(text, stars.end())
+        start = stars.start() - (len(before[0]) if before else 0)
+        parts += text[done:start], _HIDDEN
+        done = behind.end() if behind else stars.end()
+    return "".join([*parts, text[done:]])
 
 
 def as_secret(value: KeyLike | None, field: str = "api_key") -> Secret | None:
