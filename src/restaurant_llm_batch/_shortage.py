@@ -30,7 +30,7 @@ def is_local_shortage(error: BaseException) -> bool:
             continue
         if isinstance(cause, (NoThread, MemoryError)) or is_thread_shortage(cause):
             return True
-        if isinstance(cause, OSError) and cause.errno in _ERRNOS:
+        if (isinstance(cause, OSError) and cause.errno in _ERRNOS) or getattr(cause, "local_shortage", False):
             return True
         if isinstance(cause, BaseExceptionGroup):
             pending += cause.exceptions

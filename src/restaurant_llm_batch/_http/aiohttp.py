@@ -15,6 +15,7 @@ from .._shortage import is_local_shortage
 from ..errors import ConfigurationError
 from .client_lifetime import EventLoopLocal, UsageCounter
 from .proxies import ProxySelector
+from .secrets import redact_headers
 from .types import (
     MAX_HEADER_BYTES,
     Headers,
@@ -80,6 +81,7 @@ class AiohttpTransport:
         """
         borrowed = self._sessions.get()
         borrowed.in_use.enter()
+        failure: Exception
         try:
             target = self._target(url)
             async with borrowed.session.request(
@@ -95,14 +97,15 @@ class AiohttpTransport:
                 if header_size(response.raw_headers) > MAX_HEADER_BYTES:
                     raise headers_too_long()
                 return HTTPResponse(response.status, response.headers, await response.read())
-        except ConfigurationError:  # a ValueError too
-            raise
+        except (ConfigurationError, TransportError) as error:  # a ConfigurationError is a ValueError too
+            failure = error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
-            raise _transport_error(error, timeout) from error
+            failure = _transport_error(error, timeout, headers)
         finally:
             if borrowed.in_use.exit():
                 with CancelScope(shield=True):
                     await borrowed.session.close()
+        raise failure  # without a cause: the client's error holds the request, with the key, and a proxy's password
 
     async def aclose(self) -> None:
         """Close the running event loop's connections, after the last call that uses them."""
@@ -155,7 +158,7 @@ def _close_session(borrowed: _BorrowedSession) -> None:
     borrowed.session.detach()  # its loop is closed, and its sockets with it; nothing can be awaited there
 
 
-def _transport_error(error: Exception, timeout: Timeout) -> TransportError:
+def _transport_error(error: Exception, timeout: Timeout, headers: Headers) -> TransportError:
     if _is_too_long(error):
         return headers_too_long()
     # A timeout while connecting is both a ClientError and a TimeoutError.
@@ -172,12 +175,14 @@ def _transport_error(error: Exception, timeout: Timeout) -> TransportError:
         message = f"no data received for {timeout.read or timeout.total:g} seconds"
     elif timed_out:
         message = f"no response within {timeout.total:g} seconds"
+    elif isinstance(error, aiohttp.ClientHttpProxyError):
+        message = f"the proxy refused to connect: {error.status} {error.message}"
     else:
         message = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
     sent = not isinstance(error, not_sent)
     shortage = is_local_shortage(error)
     return TransportError(
-        message,
+        redact_headers(message, headers),
         request_may_have_been_sent=sent and not shortage,
         timed_out=timed_out,
         local_shortage=shortage,

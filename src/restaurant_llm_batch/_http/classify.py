@@ -39,7 +39,7 @@ from .error_body import ServiceError, read_error
 from .fields import refused_fields
 from .rate_limits import read_rate_limits
 from .retry_after import retry_after
-from .secrets import Secret
+from .secrets import Secret, hide_userinfo
 
 MAX_ERROR_TEXT = 500
 """Characters of a service's error message that are kept."""
@@ -297,13 +297,16 @@ def _full_message(
     headers: Mapping[str, str] | None,
     secret: Secret | None,
 ) -> str:
+    # Redacted before it is cut: half a key would be no match.
     message = said.message if secret is None else secret.redact(said.message)
     message = message[:MAX_ERROR_TEXT].strip()
+    code = code if secret is None else secret.redact(code)
     if code and code not in message:
-        message = f"{message} ({code if secret is None else secret.redact(code)})".lstrip()
+        message = f"{message} ({code})".lstrip()
     message = f"{backend} answered {status}: {message}" if message else f"{backend} answered {status}"
     if 300 <= status < 400:
-        location = (headers or {}).get("location", "elsewhere")
+        location = hide_userinfo((headers or {}).get("location", "elsewhere"))
+        location = (location if secret is None else secret.redact(location))[:MAX_ERROR_TEXT]
         message = f"{message} (it redirects to {location}; use the final address as the base URL)"
     return message
 

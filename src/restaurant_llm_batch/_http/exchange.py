@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
+from .secrets import Secret, is_free_of
 from .status import no_response_error
 from .transport import HTTPTransport
 from .types import Headers, HTTPResponse, Timeout, Transport, TransportError, check_transport
@@ -67,9 +68,9 @@ HTTPFlow: TypeAlias = Generator[HTTPRequest, Any, T]
 """A generator of HTTP requests, each answered with its `HTTPResponse`, that returns a `T`."""
 
 
-def send_request(request: HTTPRequest, backend: str) -> HTTPFlow[HTTPResponse]:
+def send_request(request: HTTPRequest, backend: str, secret: Secret | None) -> HTTPFlow[HTTPResponse]:
     """
-    Send one request, as a flow.
+    Send one request, as a flow. `secret`, the key in its headers, stands in no error.
 
     Raises:
         TransientBackendError: If no response came.
@@ -78,5 +79,5 @@ def send_request(request: HTTPRequest, backend: str) -> HTTPFlow[HTTPResponse]:
     try:
         response: HTTPResponse = yield request
     except TransportError as error:
-        raise no_response_error(error, backend) from error
+        raise no_response_error(error, backend, secret) from (error if is_free_of(error, secret) else None)
     return response

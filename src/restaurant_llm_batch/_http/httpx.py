@@ -14,6 +14,7 @@ from .._shortage import is_local_shortage
 from .abort import TotalTimeout, abortable, make_abortable
 from .client_lifetime import EventLoopLocal, UsageCounter
 from .proxies import ProxySelector
+from .secrets import redact_headers
 from .types import (
     MAX_HEADER_BYTES,
     Headers,
@@ -86,20 +87,21 @@ class HttpxTransport:
             client, in_use = self._borrow(self._proxies.proxy_for(url))
         except OSError as error:
             raise _no_client(error) from error
+        failure: TransportError
         try:
             request = client.build_request(
                 method, url, headers=dict(headers), content=body, timeout=_as_httpx_timeout(timeout)
             )
             with abortable(timeout.total):
-                response = client.send(request)
+                return _read(client.send(request))
         except TotalTimeout as error:
-            raise _timeout_error(timeout, error.request_may_have_been_sent) from error
+            failure = _timeout_error(timeout, error.request_may_have_been_sent)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _transport_error(error, timeout) from error
+            failure = _transport_error(error, timeout, headers)
         finally:
             if in_use.exit():
                 client.close()
-        return _read(response)
+        raise failure  # without a cause: the client's error holds the request, with the key
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
@@ -121,22 +123,23 @@ class HttpxTransport:
                 raise _no_client(error) from error
         client, in_use = borrowed
         in_use.enter()
+        failure: TransportError
         try:
             request = client.build_request(
                 method, url, headers=dict(headers), content=body, timeout=_as_httpx_timeout(timeout)
             )
             request.stream = _Body(body or b"")
             with anyio.fail_after(timeout.total):
-                response = await client.send(request)
-        except TimeoutError as error:
-            raise _timeout_error(timeout) from error
+                return _read(await client.send(request))
+        except TimeoutError:
+            failure = _timeout_error(timeout)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise _transport_error(error, timeout) from error
+            failure = _transport_error(error, timeout, headers)
         finally:
             if in_use.exit():
                 with anyio.CancelScope(shield=True):
                     await client.aclose()
-        return _read(response)
+        raise failure  # without a cause: the client's error holds the request, with the key
 
     def close(self) -> None:
         """Close the connections of blocking calls, after the last call that uses them."""
@@ -231,7 +234,9 @@ def _timeout_error(timeout: Timeout, may_have_been_sent: bool = True) -> Transpo
     )
 
 
-def _transport_error(error: httpx.HTTPError | httpx.InvalidURL, timeout: Timeout) -> TransportError:
+def _transport_error(
+    error: httpx.HTTPError | httpx.InvalidURL, timeout: Timeout, headers: Headers
+) -> TransportError:
     if isinstance(error, httpx.RemoteProtocolError) and _BUFFER_FULL in str(error):
         return headers_too_long()
     timed_out = isinstance(error, httpx.TimeoutException)
@@ -243,7 +248,7 @@ def _transport_error(error: httpx.HTTPError | httpx.InvalidURL, timeout: Timeout
     else:
         message = f"{type(error).__name__}: {_error_text(error)}"
     return TransportError(
-        message,
+        redact_headers(message, headers),
         request_may_have_been_sent=sent,
         timed_out=timed_out,
         local_shortage=not sent and is_local_shortage(error),

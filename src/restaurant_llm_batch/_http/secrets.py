@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, NoReturn, Protocol, TypeAlias
 
 from ..errors import ConfigurationError
@@ -16,6 +17,42 @@ _BEFORE = re.compile(r"[^\s'\"]{0,64}\Z")
 _BEHIND = re.compile(r"[^\s'\"]{0,64}")
 _NEIGHBOURS = 64
 """Characters on each side of the stars that may belong to the key; a bound, so that the work is linear."""
+
+
+_USERINFO = re.compile(r"//[^/@\s'\"]{1,400}@")
+"""The user and password of a URL, such as a proxy's."""
+
+
+def hide_userinfo(text: str) -> str:
+    """Replace the user and password of each URL in `text` by ``***``."""
+    return _USERINFO.sub(f"//{_HIDDEN}@", text) if "@" in text else text
+
+
+_KEY_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key"})
+
+
+def redact_headers(text: str, headers: Mapping[str, str]) -> str:
+    """Replace in `text` the keys that a request's headers carry."""
+    for name, value in headers.items():
+        if name.lower() in _KEY_HEADERS:
+            text = Secret(value.rpartition(" ")[2]).redact(text)
+    return text
+
+
+def is_free_of(error: BaseException, secret: Secret | None) -> bool:
+    """Return whether neither a key nor the password of a URL stands in the texts of an error and of its causes."""
+    cause: BaseException | None = error
+    for _ in range(_MOST_CAUSES):
+        if cause is None:
+            break
+        text = f"{cause} {cause!r}"
+        if hide_userinfo(text) != text or (secret is not None and secret.reveal() in text):
+            return False
+        cause = cause.__cause__ or cause.__context__
+    return True
+
+
+_MOST_CAUSES = 10
 
 
 class _Wrapped(Protocol):

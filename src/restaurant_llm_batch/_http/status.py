@@ -96,16 +96,17 @@ def unreadable_error(
     )
 
 
-def no_response_error(error: TransportError, backend: str) -> BackendError:
+def no_response_error(error: TransportError, backend: str, secret: Secret | None) -> BackendError:
     """
-    Return the error for a request that got no response, or one that cannot be read.
+    Return the error for a request that got no response, or one that cannot be read; without the key.
 
     An unreadable response is permanent, since the request was processed, and would be paid for again.
     """
+    reason = str(error) if secret is None else secret.redact(str(error))
     if error.unreadable:
-        return PermanentBackendError(f"{backend}: {error}", backend=backend)
+        return PermanentBackendError(f"{backend}: {reason}", backend=backend)
     return TransientBackendError(
-        f"{backend} did not answer: {error}", local_shortage=error.local_shortage, backend=backend
+        f"{backend} did not answer: {reason}", local_shortage=error.local_shortage, backend=backend
     )
 
 

@@ -10,6 +10,7 @@ from typing import Protocol, TypeAlias
 
 from .._validation import check_positive
 from ..errors import ConfigurationError
+from .secrets import hide_userinfo
 
 Headers: TypeAlias = Mapping[str, str]
 
@@ -87,7 +88,7 @@ class TransportError(Exception):
         unreadable: bool = False,
         local_shortage: bool = False,
     ) -> None:
-        super().__init__(message)
+        super().__init__(hide_userinfo(message))
         self.request_may_have_been_sent = request_may_have_been_sent
         self.timed_out = timed_out
         self.unreadable = unreadable

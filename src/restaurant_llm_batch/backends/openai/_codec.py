@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ..._http.openai_api import chat_body, chat_error, read_chat
-from ..._http.secrets import Secret
+from ..._http.secrets import Secret, is_free_of
 from ..._http.status import Unreadable, no_response_error, parse_body, unreadable_error
 from ..._http.types import TransportError, headers_too_long
 from ..._llm_response import LLMResponse
@@ -121,10 +121,13 @@ def backend_error(error: Exception) -> BackendError:
         return _status_error(error, error.response)
     failure: BackendError
     if isinstance(error, APIConnectionError):
-        failure = no_response_error(_transport_error(error), BACKEND)
+        key = _key_of(error.request)
+        failure = no_response_error(_transport_error(error), BACKEND, key)
     else:
+        key = None
         failure = PermanentBackendError(f"{BACKEND}: {type(error).__name__}: {error}", backend=BACKEND)
-    failure.__cause__ = error
+    if is_free_of(error, key):
+        failure.__cause__ = error
     return failure
 
 

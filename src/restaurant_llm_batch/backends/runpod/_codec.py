@@ -120,6 +120,10 @@ def response_error(response: HTTPResponse, secret: Secret) -> BackendError:
     return chat_error(response.status, _body_or_text(response), response.headers, BACKEND, secret)
 
 
+MAX_STATUS = 40
+"""Characters of a job's status that are kept; RunPod's longest has 11."""
+
+
 def read_state(response: HTTPResponse, secret: Secret) -> tuple[str, Mapping[str, Any]]:
     """
     Return a job's status and the whole body of ``/status``.
@@ -131,11 +135,12 @@ def read_state(response: HTTPResponse, secret: Secret) -> tuple[str, Mapping[str
     body = decode(response, BACKEND, secret)
     if not isinstance(body, dict):
         raise TransientBackendError(
-            f"unexpected RunPod response without a job status: {str(body)[:80]}", backend=BACKEND
+            f"unexpected RunPod response without a job status: {_redacted(body, secret)[:80]}",
+            backend=BACKEND,
         )
     status = body.get("status")
     if isinstance(status, str) and status:
-        return status, body
+        return _redacted(status, secret)[:MAX_STATUS], body
     message = _redacted(body.get("error") or "no error either", secret)
     raise PermanentBackendError(
         f"unexpected RunPod response without a job status: {message}", backend=BACKEND

@@ -222,7 +222,7 @@ class VLLMServerLLM:
     def _send(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> HTTPFlow[HTTPResponse]:
         content = None if body is None else encode(body)
         request = HTTPRequest(method, self._url + path, self._headers, content, self._timeout)
-        response = yield from send_request(request, _BACKEND)
+        response = yield from send_request(request, _BACKEND, self._secret)
         if response.status != 200:
             raise self._error(response)
         return response

@@ -156,7 +156,7 @@ class APIEmbedder:
             headers["authorization"] = f"Bearer {self._secret.reveal()}"
         body = encode({"model": self._model, "input": batch, **self._extra_body})
         response = yield from send_request(
-            HTTPRequest("POST", self._url, headers, body, self._timeout), _BACKEND
+            HTTPRequest("POST", self._url, headers, body, self._timeout), _BACKEND, self._secret
         )
         return self._read_vectors(response, len(batch))
 
