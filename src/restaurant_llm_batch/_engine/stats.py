@@ -26,7 +26,7 @@ class RunCounters:
         self.succeeded = self.failed = 0
         self.retries = 0
         self.cache_hits = 0
-        self.replies = 0
+        self.replies: int = 0
         self._calls: Counter[str] = Counter()
         self._rate_limited = 0
         self._prompt_tokens = 0
