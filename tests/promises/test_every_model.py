@@ -24,7 +24,9 @@ RUN_METHODS = [
     (Strategy.stage(4), by_arun),
 ]
 PATIENT = RetryPolicy(attempts=3, wait_initial=0.001, wait_max=0.002)
-SEARCH = FakeSearch(lambda restaurant: [f"{restaurant}번 집 맛있어요", "가격이 <비싸요>"])
+SEARCH = FakeSearch(
+    lambda restaurant: [f"{restaurant}번 집 맛있어요", f"{restaurant}번 집은 가격이 <비싸요>"]
+)
 
 
 def fault(asked: ChatRequest) -> FaultKind | None:

@@ -335,7 +335,7 @@ async def test_a_call_that_took_too_long_is_not_made_again_while_its_job_may_liv
 
     dispatcher.faults = no_cancels
     llm = client(dispatcher.base_url)
-    async with runner_of(llm, path, time_limits=TimeLimits(call=0.15)) as runner:
+    async with runner_of(llm, path, time_limits=TimeLimits(call=0.6)) as runner:
         report = await runner.arun(question, range(4))
 
     assert report.results == ["0", "1", "2", "3"]

@@ -152,7 +152,9 @@ def test_of_a_cut_merged_summary_the_whole_fields_stand() -> None:
 
 def test_of_a_cut_word_list_only_the_text_behind_it_is_asked_about() -> None:
     chunk = "냉면 국물 고기 " + "반찬 직원 가게 " * 10
-    words: list[Any] = [{"word": word, "pos": "n", "meanings": []} for word in ("냉면", "국물", "고기", "반찬", "직원")]
+    words: list[Any] = [
+        {"word": word, "pos": "n", "meanings": []} for word in ("냉면", "국물", "고기", "반찬", "직원")
+    ]
     text = json.dumps({"words": words}, ensure_ascii=False)
     model = Script(cut(text[:-30], 1500), {"words": [{"word": "가게", "pos": "n", "meanings": []}]})
     long_before = "서론 " * 20
