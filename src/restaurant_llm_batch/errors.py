@@ -71,9 +71,10 @@ class StoreError(BatchError):
     """The store cannot be read or written; the message names the file and says what to do."""
 
 
-_QUOTED = re.compile(r"(?<!\w)(?:'[^']*'|\"[^\"]*\"|`[^`]*`|“[^”]*”)")
-_NAMED_ID = re.compile(r"\b(?:id|trace|ray|reference)\b[\s:=#]{1,3}[\w-]+")
-_WITH_DIGIT = re.compile(r"\S*\d\S*")
+# Not compiled at import: only errors need them, and `re` keeps what it has compiled.
+_QUOTED = r"(?<!\w)(?:'[^']*'|\"[^\"]*\"|`[^`]*`|“[^”]*”)"
+_NAMED_ID = r"\b(?:id|trace|ray|reference)\b[\s:=#]{1,3}[\w-]+"
+_WITH_DIGIT = r"\S*\d\S*"
 _SKELETON_LENGTH = 160
 
 
@@ -111,8 +112,8 @@ class BackendError(BatchError):
         The reason is the message without quoted text, without words that contain a digit, and without what follows
         "id", because numbers, names and request ids differ from call to call.
         """
-        text = _NAMED_ID.sub("#", str(self)[:1000].lower())
-        text = _WITH_DIGIT.sub("#", _QUOTED.sub("#", text))
+        text = re.sub(_NAMED_ID, "#", str(self)[:1000].lower())
+        text = re.sub(_WITH_DIGIT, "#", re.sub(_QUOTED, "#", text))
         reason = " ".join(text.split())[:_SKELETON_LENGTH]
         return type(self).__name__, self.backend, self.status, self.code, reason
 

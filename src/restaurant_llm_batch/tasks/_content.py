@@ -6,12 +6,12 @@ A placeholder, a field name or an echoed instruction is no content.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 from unicodedata import normalize
 
 from ._json import CutList, CutObject
+from ._patterns import lazy_pattern
 from ._replies import clean
 
 _MAX_TEXT_LENGTH = 20_000
@@ -59,7 +59,7 @@ _SHORT = 40
 """Length of the longest text that may be a placeholder."""
 _AROUND = " \t\r\n.,:;!?~…\"'`<>[](){}*_-“”‘’"
 _BULLET_STARTS = frozenset("-*•·▪0123456789")
-_BULLET_SIGN = re.compile(r"^(?:[-*•·▪]|\d{1,2}[.)])\s+")
+_BULLET_SIGN = lazy_pattern(r"^(?:[-*•·▪]|\d{1,2}[.)])\s+")
 
 
 def _key(text: str) -> str:

@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from json import JSONDecoder
 from typing import Any
 
+from ._patterns import lazy_pattern
+
 _MAX_DEPTH = 32
 """Depth at which the tolerant reader gives up a value; the deepest answer of a task has 4 levels."""
 _EXTRA_BUDGET = 20_000
@@ -57,13 +59,13 @@ _DECODERS = {
     False: JSONDecoder(strict=False),
     True: JSONDecoder(strict=False, object_pairs_hook=_as_object),
 }
-_OPENING = re.compile(r"[{\[｛［]")
-_OPENINGS_RUN = re.compile(r"[\s{\[｛［]*+")
-_SPACE = re.compile(r"[\s\0\ufeff\u200b\u200c\u2060]*+")
-_TOKEN = re.compile(r"[^\s\0,:{}\[\]，、：｛｝［］\"'“”‘’„「」『』«»]++")
+_OPENING = lazy_pattern(r"[{\[｛［]")
+_OPENINGS_RUN = lazy_pattern(r"[\s{\[｛［]*+")
+_SPACE = lazy_pattern(r"[\s\0\ufeff\u200b\u200c\u2060]*+")
+_TOKEN = lazy_pattern(r"[^\s\0,:{}\[\]，、：｛｝［］\"'“”‘’„「」『』«»]++")
 _OPENINGS = ("{", "[", "｛", "［")
 _OBJECT_ENDS, _LIST_ENDS, _COLONS = ("}", "｝"), ("]", "］"), (":", "：")
-_NUMBER = re.compile(r"[-+]?\d{1,300}(?:\.\d{1,300})?(?:[eE][-+]?\d{1,5})?")
+_NUMBER = lazy_pattern(r"[-+]?\d{1,300}(?:\.\d{1,300})?(?:[eE][-+]?\d{1,5})?")
 _CONSTANTS: dict[str, Any] = {
     **dict.fromkeys(("null", "None", "undefined", "NaN", "nan"), None),
     **dict.fromkeys(("true", "True", "TRUE"), True),
@@ -73,12 +75,12 @@ _CLOSING_QUOTES = {
     '"': '"', "'": "'", "“": "”“", "‘": "’", "„": "“”", "「": "」", "『": "』", "«": "»"
 }  # fmt: skip
 _TO_QUOTE = {
-    close: re.compile(rf"[^{close}\\]*+(?:\\.[^{close}\\]*+)*+[{close}]", re.DOTALL)
+    close: lazy_pattern(rf"[^{close}\\]*+(?:\\.[^{close}\\]*+)*+[{close}]", re.DOTALL)
     for close in _CLOSING_QUOTES.values()
 }
 # A separator, the end, or the next name, if the comma before it is missing.
-_AFTER_TEXT = re.compile(r"[\s\0\ufeff]*+(?:[,:}\]，、：｝］]|$|\"[^\"\\]{1,60}\"\s{0,9}:)")
-_ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
+_AFTER_TEXT = lazy_pattern(r"[\s\0\ufeff]*+(?:[,:}\]，、：｝］]|$|\"[^\"\\]{1,60}\"\s{0,9}:)")
+_ESCAPE = lazy_pattern(r"\\(?:u([0-9a-fA-F]{4})|(.))", re.DOTALL)
 _ESCAPED = {"n": "\n", "t": "\t", "r": "\r", "b": "\b", "f": "\f"}
 
 

@@ -19,6 +19,7 @@ from .._llm_response import LLMResponse
 from ..errors import OutputInvalid
 from ..results import Sentiment
 from ._json import CutList, CutObject
+from ._patterns import lazy_pattern
 from ._replies import members, squeezed, unreadable, values_in, without_thinking
 
 Row = tuple[int, Sentiment | None]
@@ -39,7 +40,7 @@ _STEMS: Mapping[Sentiment, tuple[str, ...]] = {
 }
 _STEM_LABELS: Mapping[str, Sentiment] = {stem: label for label, stems in _STEMS.items() for stem in stems}
 _KOREAN_NOUN = r"(?: ?(?:리뷰|평가|감정|감성|의견|반응|내용|후기))?"
-_IN_FORM = re.compile(
+_IN_FORM = lazy_pattern(
     r"(?:(?:very|mostly|slightly|somewhat|strongly|generally|extremely|clearly|highly|overwhelmingly|overall|mildly) )?"
     r"(positive|negative|neutral)(?: (?:sentiment|review|label))?"
     r"|(?:(?:매우|아주|대체로|전반적으로|약간|다소|조금|꽤|강한|명확히|확실히) ?)?"
@@ -47,11 +48,11 @@ _IN_FORM = re.compile(
     r"(?:임|이다|입니다|이에요|예요|이네요|으로 (?:판단|분류|보임|보입니다)(?:됨|됩니다|함|합니다)?)?"
 )
 """A label's own word with an adverb, a noun or a Korean ending; a closed list, so that no negation is among them."""
-_NAMED_LABEL = re.compile(r"(?:label|sentiment|polarity|라벨|감정|감성)\s*[:=]\s*")
-_EXPLANATION = re.compile(r"\s*[(\[{:;]|\s+[-\u2013\u2014]+\s|[.!]\s|,\s(?=because|since|as\b|왜냐)")
-_NEGATION = re.compile(r"\W*(?:not|no|never|아님|아니|않)(?!\w)")
-_AROUND_LABEL = re.compile(r"^[\W_]+|[\W_]+$")
-_NUMBER = re.compile(
+_NAMED_LABEL = lazy_pattern(r"(?:label|sentiment|polarity|라벨|감정|감성)\s*[:=]\s*")
+_EXPLANATION = lazy_pattern(r"\s*[(\[{:;]|\s+[-\u2013\u2014]+\s|[.!]\s|,\s(?=because|since|as\b|왜냐)")
+_NEGATION = lazy_pattern(r"\W*(?:not|no|never|아님|아니|않)(?!\w)")
+_AROUND_LABEL = lazy_pattern(r"^[\W_]+|[\W_]+$")
+_NUMBER = lazy_pattern(
     r"[\s\[(#<\"']*(?:id|no\.?|number|review|리뷰)?[\s#:_-]*?(-?\d{1,9})(?:\.0)?번?[\s\])>.:,\"']*",
     re.IGNORECASE,
 )
@@ -278,13 +279,13 @@ def _word_label(text: str) -> Sentiment | None:
     return label
 
 
-_LINE = re.compile(
+_LINE = lazy_pattern(
     r"^[\s\-*•>|\[(#\"']*(?:id|no\.?|number|review|리뷰)?[\s#:=_\"'-]*(\d{1,6})번?[*\"'\s]*(?:[\])]+|[:.,=|\u2013\u2014-]|->|→)"
     r"[\s:.,=|\u2013\u2014>→\"'*\[(-]*(?:(?:label|sentiment|라벨|감정)[\"'*]*\s*[:=][\s\"'*]*)?(\S.*)$",
     re.IGNORECASE,
 )
-_NEXT_LINE = re.compile(r"\n\s*[\"']?(?=(?:label|sentiment|라벨|감정)[\"']?\s*:)", re.IGNORECASE)
-_BETWEEN_ROWS = re.compile(r"\n|[,;](?=\s*[\[(#]?(?:id|review|리뷰)?\s*\d)")
+_NEXT_LINE = lazy_pattern(r"\n\s*[\"']?(?=(?:label|sentiment|라벨|감정)[\"']?\s*:)", re.IGNORECASE)
+_BETWEEN_ROWS = lazy_pattern(r"\n|[,;](?=\s*[\[(#]?(?:id|review|리뷰)?\s*\d)")
 _MAX_LINE = 200
 _MAX_ROW_MEMBERS = 12
 """An object with more members is no row."""

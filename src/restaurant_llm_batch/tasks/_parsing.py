@@ -22,6 +22,7 @@ from ..results import AspectSummary, Evidence, Word
 from ._content import bullets_of, text_of
 from ._json import CutList, CutObject
 from ._labels import read_number
+from ._patterns import lazy_pattern
 from ._prompts.aspects import ASPECT_NAMES
 from ._prompts.words import PARTS_OF_SPEECH
 from ._replies import clean, member, members, unreadable, values_in
@@ -35,12 +36,12 @@ _MAX_ENTRY_LENGTH = 200
 _MAX_REPLY_TEXT = 20_000
 
 _CITATION_NAMES = ("id", "number", "review_id", "review", "index")
-_QUOTE = re.compile(r"\s*[\[(#]?(\d{1,6})[\]).:]+\s*[^\W\d]")
-_NUMBERS_ONLY = re.compile(
+_QUOTE = lazy_pattern(r"\s*[\[(#]?(\d{1,6})[\]).:]+\s*[^\W\d]")
+_NUMBERS_ONLY = lazy_pattern(
     r"(?:[\s,;#()\[\]]|\d{1,6}(?:\.0)?번?|(?<=\d)\s?[-~\u2013]\s?(?=\d)|reviews?|리뷰|and|및|과|와)*+",
     re.IGNORECASE,
 )
-_NUMBER_OR_RANGE = re.compile(r"(?<![\d.])(\d{1,6})(?:\.0)?번?(?:\s?[-~\u2013]\s?(\d{1,6})(?:\.0)?)?")
+_NUMBER_OR_RANGE = lazy_pattern(r"(?<![\d.])(\d{1,6})(?:\.0)?번?(?:\s?[-~\u2013]\s?(\d{1,6})(?:\.0)?)?")
 _MAX_RANGE = 100
 _DEPTH_OF_CITATIONS = 3
 T = TypeVar("T")

@@ -14,6 +14,7 @@ from .._llm_response import LLMResponse
 from ..errors import OutputInvalid, OutputTruncated
 from ..models import LLMRequest
 from ._json import decode_whole, json_values
+from ._patterns import lazy_pattern
 
 DECLINED = ("refusal", "content_filter")
 """Values of `finish_reason` that mean that the model or the service declined to answer."""
@@ -22,7 +23,7 @@ _THINKING_NAMES = (
     r"(?:[a-z]{1,12}:)?(?:think|thinking|antthinking|thought|thoughts|reasoning|reflection|scratchpad|analysis"
     r"|inner_monologue|inner_thoughts)"
 )
-_THINKING_TAG = re.compile(
+_THINKING_TAG = lazy_pattern(
     rf"<(?P<close>/)?{_THINKING_NAMES}(?:\s[^<>]{{0,100}})?>"
     r"|\[(?P<close2>/)?(?:THINK|THINKING|REASONING)\]"
     r"|◁(?P<close3>/)?think(?:ing)?▷"
@@ -30,18 +31,18 @@ _THINKING_TAG = re.compile(
     r"|<\|(?P<close5>END_THINKING)\|>",
     re.IGNORECASE,
 )
-_OTHER_THINKING = re.compile(
+_OTHER_THINKING = lazy_pattern(
     r"<unused94>.*?(?:<unused95>|\Z)|<\|channel>\s*(?:thought|analysis)\b.*?(?:<channel\|>|\Z)"
     r"|&lt;think(?:ing)?&gt;.*?(?:&lt;/think(?:ing)?&gt;|\Z)|<details type=\"reasoning\".*?(?:</details>|\Z)"
     r"|\A\s*Thinking\.\.\.\s.*?\.\.\.done thinking\.",
     re.IGNORECASE | re.DOTALL,
 )
 """Thinking as MedGemma, Gemma 4, gateways that escape tags, Open WebUI, and Ollama's terminal mark it."""
-_CHANNEL = re.compile(r"<\|channel\|>\s*(\w+)[^<]{0,100}<\|message\|>")
-_END_OF_MESSAGE = re.compile(r"<\|(?:end|return|call|start)\|>")
-_BARE_CHANNELS = re.compile(r"\s*analysis(?=\S)(?!\w*\s*[\":])")
+_CHANNEL = lazy_pattern(r"<\|channel\|>\s*(\w+)[^<]{0,100}<\|message\|>")
+_END_OF_MESSAGE = lazy_pattern(r"<\|(?:end|return|call|start)\|>")
+_BARE_CHANNELS = lazy_pattern(r"\s*analysis(?=\S)(?!\w*\s*[\":])")
 _BARE_FINAL = "assistantfinal"
-_FENCED = re.compile(r"\s*```\w*\s*\n(.*)\n\s*```\s*", re.DOTALL)
+_FENCED = lazy_pattern(r"\s*```\w*\s*\n(.*)\n\s*```\s*", re.DOTALL)
 
 _MAX_NESTED_STRINGS = 3
 """Times that JSON may have been written as a JSON string."""
