@@ -92,7 +92,7 @@ def texts_of(error: BaseException) -> str:
 @pytest.mark.parametrize("how", ["complete", "acomplete"])
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
-@pytest.mark.sample(40)
+@pytest.mark.sample(18)
 def test_a_key_that_a_service_repeats_stands_in_no_error(
     echo: bytes, backend: Callable[[str], Any], how: str
 ) -> None:

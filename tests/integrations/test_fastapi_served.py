@@ -165,6 +165,7 @@ def test_a_body_without_a_length_is_refused_when_it_has_become_too_long() -> Non
         ("Content-Length: two", b"{}", (400,)),
     ],
 )
+@pytest.mark.sample(3)
 def test_what_a_header_says_about_the_length_is_not_believed(
     framing: str, body: bytes, statuses: tuple[int, ...]
 ) -> None:
