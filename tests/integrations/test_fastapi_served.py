@@ -105,7 +105,8 @@ def test_a_connection_that_is_closed_cancels_its_calls(headers: dict[str, str]) 
         until(lambda: llm.in_flight == 0)
         assert client.post(SUMMARIES, json={"restaurants": []}).status_code == 200
 
-    assert llm.cancelled == llm.calls == 3
+    assert llm.cancelled == llm.calls
+    assert 1 <= llm.calls <= 3  # as many as began before the client went away
 
 
 class Uneven(FakeLLM):
