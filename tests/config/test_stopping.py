@@ -326,7 +326,7 @@ def test_the_same_permanent_error_in_a_row_stops_the_run_with_the_reason(
     report = BatchRunner(llm=llm, strategy=strategy).run(ask, range(500))
 
     assert not report.results
-    assert 20 <= llm.calls <= 20 + 200 + 8  # at worst all of the window, before the run handles the first
+    assert 20 <= llm.calls < 60
     assert "20 items in a row ended with the same error" in str(report.stats.stopped_because)
     assert str(error) in str(report.stats.stopped_because)
 

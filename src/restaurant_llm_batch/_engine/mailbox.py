@@ -43,6 +43,11 @@ microsecond would take effect only when the next call ends.
 class Mailbox(Protocol):
     """Runs actions where a run lives: in its thread or on its event loop."""
 
+    @property
+    def has_actions(self) -> bool:
+        """Whether posted actions wait to be run."""
+        ...
+
     def post(self, action: Action) -> bool:
         """Run `action` where the run lives: at once if called there. Return False if it cannot run any more."""
         ...
@@ -63,6 +68,11 @@ class ThreadMailbox:
         self._ident = threading.get_ident()
         self._actions: SimpleQueue[Action] = SimpleQueue()
         self._closed = False
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether posted actions wait to be run."""
+        return not self._actions.empty()
 
     def post(self, action: Action) -> bool:
         """Run `action` in the thread: at once if called there. Return False if the mailbox is closed."""
@@ -100,10 +110,10 @@ class ThreadMailbox:
             return
         action()
 
-    def wait(self, seconds: float, unless: Callable[[], bool]) -> None:
-        """Run actions for `seconds`, or until `unless` returns True."""
-        deadline = monotonic() + seconds
-        while not unless() and (left := deadline - monotonic()) > 0:
+    def wait(self, seconds: float, now: Clock, unless: Callable[[], bool]) -> None:
+        """Run actions for `seconds` on the clock `now`, or until `unless` returns True."""
+        deadline = now() + seconds
+        while not unless() and (left := deadline - now()) > 0:
             self.run_pending(left)
 
     def close(self) -> None:
@@ -139,6 +149,11 @@ class EventLoopMailbox:
             self._is_closed = bool  # False: trio ends all tasks before its loop
             self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
             self._closed_error = trio.RunFinishedError
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether posted actions wait to be run."""
+        return bool(self._actions)
 
     def post(self, action: Action) -> bool:
         """Run `action` on the loop: at once if called there. Return False if the mailbox or the loop is closed."""

@@ -121,6 +121,10 @@ class Scheduler:
                     self._deliver(item)
                 else:
                     self._start_item(item)
+                    if self._mailbox.has_actions:
+                        # Calls have ended in their threads meanwhile: one may stop the run.
+                        self._mailbox.post_deferred(self.admit_items)
+                        break
         finally:
             self._filling = False
             self.run.input_exhausted = self._exhausted

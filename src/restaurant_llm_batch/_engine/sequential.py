@@ -77,7 +77,7 @@ class SequentialDriver:
                 "a flow passed to once() uses its own key, or one that waits for it, so it would wait for itself"
             )
         if isinstance(step, Sleep):
-            self._mailbox.wait(step.seconds, unless=lambda: self._run.stopped is not None)
+            self._mailbox.wait(step.seconds, self._run.now, unless=lambda: self._run.stopped is not None)
             if self._run.stopped is not None:
                 raise self._run.stop_error()
             return None

@@ -87,22 +87,25 @@ def nothing_is_left(dispatcher: Dispatcher) -> None:
 @pytest.mark.anyio
 async def test_cancelling_a_scope_at_any_moment_leaves_no_job(dispatcher: Dispatcher, llm: RunPodLLM) -> None:
     random = Random(1)
-    replies = 0
+    ended: list[int] = []
 
     async def call(number: int, seconds: float) -> None:
-        nonlocal replies
         await anyio.sleep(random.random() * SPREAD)
-        with anyio.move_on_after(seconds), suppress(errors.RateLimited):
-            reply = await llm.acomplete(asking(number))
-            assert reply.text == str(number)
-            replies += 1
+        with anyio.move_on_after(seconds):
+            try:
+                reply = await llm.acomplete(asking(number))
+            except errors.RateLimited:
+                pass
+            else:
+                assert reply.text == str(number)
+            ended.append(number)
 
     async with anyio.create_task_group() as tasks:
         for number in range(POINTS):
             tasks.start_soon(call, number, patience(number, random))
     await llm.aclose()
 
-    assert replies  # of the tenth that is not given up, but a busy machine may be late for some
+    assert set(range(0, POINTS, 10)) <= set(ended)  # those that are left alone: answered, or refused
     nothing_is_left(dispatcher)
 
 
