@@ -7,13 +7,11 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from jupyter_client.manager import start_new_kernel
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
@@ -65,15 +63,6 @@ def test_the_application_serves_its_own_route_and_the_batch_routes() -> None:
 
     assert own["failures"] == batch["failures"] == []
     assert own["results"][0]["summary"] == batch["results"][0]["overall_summary"] != ""
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[Any]:
-    """A Jupyter kernel, with the event loop of a notebook."""
-    manager, client = start_new_kernel(kernel_name="python3")
-    yield client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

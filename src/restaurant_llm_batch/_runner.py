@@ -137,7 +137,6 @@ class BatchRunner:
                 'prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
             )
         _check_prices(prices)
-        _check_gc_threshold(gc_threshold)
         self.strategy = strategy
         self.limits = limits
         self._plan = make_plan(strategy, search, llm)
@@ -407,15 +406,6 @@ def fingerprint_of(llm: object) -> str:
     if isinstance(fingerprint, str) and fingerprint:
         return fingerprint
     return f"{type(llm).__module__}.{type(llm).__qualname__}"
-
-
-def _check_gc_threshold(threshold: object) -> None:
-    whole = isinstance(threshold, int) and not isinstance(threshold, bool)
-    if threshold is not None and not (whole and 1 <= threshold < 2**31):  # type: ignore[operator]
-        raise ConfigurationError(
-            f"gc_threshold must be a whole number of at least 1, or None, got {threshold!r}; "
-            "for example gc_threshold=50_000"
-        )
 
 
 def _check_prices(prices: object) -> None:

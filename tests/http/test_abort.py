@@ -217,6 +217,7 @@ def test_through_the_environments_proxy_too(
         given_up(lambda: llm.complete(asking("slow")), lambda: proxy.in_flight)
         eventually(lambda: proxy.given_up)
         llm.close()
+    assert proxy.given_up == 1
 
 
 def test_through_a_proxy_and_a_transport_of_ones_own_too() -> None:
@@ -224,7 +225,9 @@ def test_through_a_proxy_and_a_transport_of_ones_own_too() -> None:
         transport = HTTPTransport(proxy=proxy.url)
         llm = OpenAILLM("tiny", api_key="sk", base_url="http://llm.example/v1", transport=transport)
         given_up(lambda: llm.complete(asking("slow")), lambda: proxy.in_flight)
+        eventually(lambda: proxy.given_up)
         transport.close()
+    assert proxy.given_up == 1
 
 
 def hear_nothing(connection: socket.socket) -> None:
@@ -300,6 +303,7 @@ class TestTLS:
             llm = backend(f"https://127.0.0.1:{port}", Timeout(LONG, connect=LONG))
             given_up(lambda: llm.complete(asking("x")), lambda: connected)
             llm.close()
+        assert connected
 
     def test_a_handshake_that_nobody_answers_is_bounded_and_nothing_has_arrived(self) -> None:
         transport = HTTPTransport()

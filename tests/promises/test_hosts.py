@@ -5,14 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import sys
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import anyio
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from jupyter_client.manager import start_new_kernel
 from tests.support.run_methods import each_strategy
 
 from restaurant_llm_batch import BatchRunner, Limits, Strategy, SummarizeAspects
@@ -43,15 +41,6 @@ for strategy in [Strategy.stage(n) for n in (1, 2, 3, 4)] + [Strategy.threaded()
         counts.append(len([o async for o in runner.astream(SummarizeAspects(), range(5))]))
 print(counts)
 """
-
-
-@pytest.fixture(scope="module")
-def kernel() -> Iterator[Any]:
-    """A real Jupyter kernel."""
-    manager, client = start_new_kernel(kernel_name="python3")
-    yield client
-    client.stop_channels()
-    manager.shutdown_kernel(now=True)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")

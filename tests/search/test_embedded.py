@@ -4,54 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from tests.support.reviews import FlatEmbedder, review
 
 from restaurant_llm_batch.errors import ConfigurationError
-from restaurant_llm_batch.models import ItemId, Review, SearchQuery
-from restaurant_llm_batch.protocols import Embedding, SearchBackend, SparseVector
+from restaurant_llm_batch.models import SearchQuery
+from restaurant_llm_batch.protocols import SearchBackend
 from restaurant_llm_batch.search.embedded.search import EmbeddedSearch, IndexReport
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
-
-
-def review(restaurant_id: ItemId, review_id: ItemId | None, content: str) -> Review:
-    """Return a review."""
-    return Review(content, review_id, restaurant_id)
-
-
-@pytest.fixture
-def search() -> EmbeddedSearch:
-    """Return a search over two restaurants, one of them named 0."""
-    search = EmbeddedSearch()
-    search.index_reviews(
-        [
-            review(0, 0, "직원이 친절해요"),
-            review(0, 1, "음식이 맛있어요"),
-            review(0, "1b", "가격이 비싸요"),
-            review("other", 1, "직원이 아주 친절합니다"),
-        ]
-    )
-    return search
-
-
-class FlatEmbedder:
-    """Vectors written by hand: a text is its dense direction, then its sparse terms."""
-
-    name = "flat"
-    size = 2
-
-    def embed_documents(self, texts: Sequence[str], /) -> list[Embedding]:
-        """Read ``"x y | term term"``."""
-        return [self.embed_query(text) for text in texts]
-
-    def embed_query(self, text: str, /) -> Embedding:
-        """Read ``"x y | term term"``."""
-        dense, _, terms = text.partition("|")
-        indices = [int(term) for term in terms.split()]
-        sparse = SparseVector(indices, [1.0] * len(indices))
-        return Embedding([float(x) for x in dense.split()], sparse)
 
 
 def test_it_is_a_search_backend(search: EmbeddedSearch) -> None:

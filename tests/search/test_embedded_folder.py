@@ -12,34 +12,15 @@ from pathlib import Path
 
 import pytest
 import qdrant_edge
+from tests.support.reviews import review
 
 from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
-from restaurant_llm_batch.models import ItemId, Review, SearchQuery
+from restaurant_llm_batch.models import Review, SearchQuery
 from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 
 WAIT = 30
 """Seconds after which a thread that should have been released counts as stuck."""
-
-
-def review(restaurant_id: ItemId, review_id: ItemId | None, content: str) -> Review:
-    """Return a review."""
-    return Review(content, review_id, restaurant_id)
-
-
-@pytest.fixture
-def search() -> EmbeddedSearch:
-    """Return a search over two restaurants, one of them named 0."""
-    search = EmbeddedSearch()
-    search.index_reviews(
-        [
-            review(0, 0, "직원이 친절해요"),
-            review(0, 1, "음식이 맛있어요"),
-            review(0, "1b", "가격이 비싸요"),
-            review("other", 1, "직원이 아주 친절합니다"),
-        ]
-    )
-    return search
 
 
 def test_a_folder_keeps_its_reviews(tmp_path: Path) -> None:

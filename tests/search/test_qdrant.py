@@ -12,12 +12,13 @@ from typing import Any, TypeAlias
 import anyio
 import pytest
 from tests.support.qdrant_server import door
+from tests.support.reviews import FlatEmbedder, review
 
 from restaurant_llm_batch import BatchRunner, Strategy, SummarizeAspects
 from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.errors import ConfigurationError
-from restaurant_llm_batch.models import Hit, ItemId, Review, SearchQuery
-from restaurant_llm_batch.protocols import AsyncSearchBackend, Embedding, SearchBackend, SparseVector
+from restaurant_llm_batch.models import Hit, SearchQuery
+from restaurant_llm_batch.protocols import AsyncSearchBackend, SearchBackend
 from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
 from restaurant_llm_batch.search.qdrant.search import QdrantSearch
 
@@ -44,11 +45,6 @@ def ask(search: QdrantSearch, mode: str, queries: Sequence[SearchQuery]) -> Foun
             await search.aclose()
 
     return anyio.run(main, backend=mode)
-
-
-def review(restaurant_id: ItemId, review_id: ItemId | None, content: str) -> Review:
-    """Return a review."""
-    return Review(content, review_id, restaurant_id)
 
 
 def sample() -> list[dict[str, Any]]:
@@ -133,23 +129,6 @@ def test_equals_are_ordered_by_id_wherever_they_are_cut(search: QdrantSearch) ->
     for limit in (1, 5, 30):
         hits = search.search(SearchQuery(1, "맛있다", limit=limit))
         assert [hit.review_id for hit in hits] == list(range(limit))
-
-
-class FlatEmbedder:
-    """Vectors written by hand: a text is its dense direction, then its sparse terms."""
-
-    name = "flat"
-    size = 2
-
-    def embed_documents(self, texts: Sequence[str], /) -> list[Embedding]:
-        """Read ``"x y | term term"``."""
-        return [self.embed_query(text) for text in texts]
-
-    def embed_query(self, text: str, /) -> Embedding:
-        """Read ``"x y | term term"``."""
-        dense, _, terms = text.partition("|")
-        indices = [int(term) for term in terms.split()]
-        return Embedding([float(x) for x in dense.split()], SparseVector(indices, [1.0] * len(indices)))
 
 
 @pytest.mark.parametrize("name", ["memory", "rest", "grpc"])

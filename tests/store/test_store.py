@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -25,17 +24,6 @@ from restaurant_llm_batch._store.database import PUT_SIZES
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import CommitFuture
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    with Store(path, lock_timeout=5) as opened:
-        yield opened
 
 
 @pytest.mark.parametrize(

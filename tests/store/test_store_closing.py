@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sqlite3
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,17 +14,6 @@ from tests.support.store_helpers import REPLY, durably, fill, key
 from restaurant_llm_batch._store.database import SharedConnection, StoreFile
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import CommitFuture
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    with Store(path, lock_timeout=5) as opened:
-        yield opened
 
 
 def test_nothing_is_lost_when_it_is_closed_at_once(path: Path) -> None:

@@ -6,7 +6,6 @@ import os
 import pickle
 import sqlite3
 import tempfile
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -18,17 +17,6 @@ from tests.support.store_helpers import REPLY, durably, fill, forks, in_child, k
 from restaurant_llm_batch._store.database import FORMAT
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    with Store(path, lock_timeout=5) as opened:
-        yield opened
 
 
 def refused(path: Path, wait: float = 5) -> str:

@@ -7,7 +7,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -20,17 +19,6 @@ from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import CommitFuture
 
 CHILD = Path(store_child.__file__)
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "run.db"
-
-
-@pytest.fixture
-def store(path: Path) -> Iterator[Store]:
-    with Store(path, lock_timeout=5) as opened:
-        yield opened
 
 
 def start_child(path: Path, name: str, count: int, in_flight: int) -> subprocess.Popen[str]:

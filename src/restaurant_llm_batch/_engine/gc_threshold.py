@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import gc
 
+from ..errors import ConfigurationError
+
 
 class GCThreshold:
     """
@@ -17,9 +19,19 @@ class GCThreshold:
 
     Args:
         threshold: The threshold; None to leave the collector as it is.
+
+    Raises:
+        ConfigurationError: If it is neither None nor a whole number of at least 1.
     """
 
     def __init__(self, threshold: int | None) -> None:
+        given: object = threshold
+        whole = isinstance(given, int) and not isinstance(given, bool) and 1 <= given < 2**31
+        if given is not None and not whole:
+            raise ConfigurationError(
+                f"gc_threshold must be a whole number of at least 1, or None, got {given!r}; "
+                "for example gc_threshold=50_000"
+            )
         self._threshold = threshold
         self._found: tuple[int, int, int] | None = None
         self._set: tuple[int, int, int] | None = None
