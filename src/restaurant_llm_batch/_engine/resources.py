@@ -9,7 +9,6 @@ event loop that opened them (`aclose`) when its last lease ends, and everything 
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections import Counter
@@ -22,6 +21,7 @@ from anyio import CancelScope, to_thread
 from anyio.from_thread import BlockingPortal
 from anyio.lowlevel import EventLoopToken, current_token
 
+from .. import _fork
 from .gc_threshold import GCThreshold
 from .run import log
 from .threads import DaemonThreadPool
@@ -80,13 +80,13 @@ class Lease:
         self.threads = threads
         self.loop_thread = loop_thread
         self._resources: RunnerResources | None = resources
-        self._pid = os.getpid()
+        self._forks = _fork.count
 
     def release(self) -> None:
         """End the lease. Releasing it again does nothing."""
         resources, self._resources = self._resources, None
         # A forked child does not share its parent's resources. When the interpreter exits, daemon threads are frozen.
-        if resources is not None and os.getpid() == self._pid and not sys.is_finalizing():
+        if resources is not None and _fork.count == self._forks and not sys.is_finalizing():
             resources.release(self)
 
 
@@ -105,7 +105,7 @@ class RunnerResources:
         self._reset_after_fork()
 
     def _reset_after_fork(self) -> None:
-        self._pid = os.getpid()
+        self._forks = _fork.count
         self._gc_threshold.restore()  # the parent's runs are not the child's
         # Reentrant: a stream that is garbage-collected while the lock is held releases its lease.
         self._lock = threading.RLock()
@@ -173,7 +173,7 @@ class RunnerResources:
                     await to_thread.run_sync(self._close_backends)
 
     def _enter(self, is_context: bool) -> DaemonThreadPool:
-        if os.getpid() != self._pid:
+        if _fork.count != self._forks:
             self._reset_after_fork()  # a forked child does not have its parent's threads
         with self._lock:
             if not self._count:

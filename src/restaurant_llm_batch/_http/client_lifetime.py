@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
 from anyio.lowlevel import current_token
+
+from .. import _fork
 
 Client = TypeVar("Client")
 
@@ -28,12 +29,12 @@ class EventLoopLocal(Generic[Client]):
         self._make = make
         self._drop = drop
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._forks = _fork.count
         self._clients: dict[Any, Client] = {}
 
     def get(self) -> Client:
         """Return the running loop's client; create it if there is none."""
-        if os.getpid() != self._pid:
+        if _fork.count != self._forks:
             self._reset_after_fork()
         loop = current_token().native_token
         client = self._clients.get(loop)
@@ -52,7 +53,7 @@ class EventLoopLocal(Generic[Client]):
     def _reset_after_fork(self) -> None:
         """Drop the parent's clients in a forked child, and the lock, which a thread of the parent may hold."""
         clients, self._clients = self._clients, {}
-        self._lock, self._pid = threading.Lock(), os.getpid()
+        self._lock, self._forks = threading.Lock(), _fork.count
         for client in clients.values():
             self._drop(client)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import ssl
 import threading
 from typing import Self, TypeAlias
@@ -10,6 +9,7 @@ from typing import Self, TypeAlias
 import anyio
 import httpx
 
+from .. import _fork
 from .._shortage import is_local_shortage
 from .abort import TotalTimeout, abortable, make_abortable
 from .client_lifetime import EventLoopLocal, UsageCounter
@@ -68,7 +68,7 @@ class HttpxTransport:
             max_connections=None, max_keepalive_connections=None, keepalive_expiry=keepalive_expiry
         )
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._forks = _fork.count
         self._sync_clients: _SyncClients = {}
         self._clients: EventLoopLocal[_AsyncClients] = EventLoopLocal(dict, lambda clients: None)
 
@@ -146,7 +146,7 @@ class HttpxTransport:
         with self._lock:
             clients, self._sync_clients = self._sync_clients, {}
         for client, in_use in clients.values():
-            if os.getpid() == self._pid and in_use.close():
+            if _fork.count == self._forks and in_use.close():
                 client.close()
 
     async def aclose(self) -> None:
@@ -156,8 +156,9 @@ class HttpxTransport:
                 await client.aclose()
 
     def _borrow(self, proxy: str | None) -> tuple[httpx.Client, UsageCounter]:
-        if os.getpid() != self._pid:  # a forked child must use neither its parent's connections nor its lock
-            self._pid, self._lock, self._sync_clients = os.getpid(), threading.Lock(), {}
+        # A forked child must use neither its parent's connections nor its lock.
+        if _fork.count != self._forks:
+            self._forks, self._lock, self._sync_clients = _fork.count, threading.Lock(), {}
         with self._lock:  # look up and enter in one go: close() may come between the two
             borrowed = self._sync_clients.get(proxy)
             if borrowed is None:

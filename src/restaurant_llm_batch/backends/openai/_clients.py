@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import CancelScope, to_thread
 
+from ... import _fork
 from ..._http.client_lifetime import EventLoopLocal, UsageCounter, loop_is_trio
 from ..._http.secrets import Secret
 from ..._http.transport import HTTPTransport
@@ -52,7 +52,7 @@ class SDKClients:
         self._transport = transport
         self._own = HTTPTransport() if transport is None else None
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._forks = _fork.count
         self._sync: tuple[OpenAI, UsageCounter] | None = None
         self._async = EventLoopLocal(lambda: (_made(self._make_async), UsageCounter()), _drop)
         self._imported = False
@@ -60,8 +60,9 @@ class SDKClients:
     @contextmanager
     def sync_client(self) -> Iterator[OpenAI]:
         """Lend the sync client; it is not closed inside the block."""
-        if os.getpid() != self._pid:  # a forked child must use neither its parent's connections nor its lock
-            self._pid, self._lock, self._sync = os.getpid(), threading.Lock(), None
+        # A forked child must use neither its parent's connections nor its lock.
+        if _fork.count != self._forks:
+            self._forks, self._lock, self._sync = _fork.count, threading.Lock(), None
         with self._lock:
             if self._sync is None:
                 self._sync = _made(self._make_sync), UsageCounter()
@@ -93,7 +94,7 @@ class SDKClients:
         """Close the connections of blocking calls, after the last call that uses them."""
         with self._lock:
             borrowed, self._sync = self._sync, None
-        if borrowed is not None and os.getpid() == self._pid and borrowed[1].close():
+        if borrowed is not None and _fork.count == self._forks and borrowed[1].close():
             borrowed[0].close()
 
     async def aclose(self) -> None:

@@ -16,18 +16,18 @@ still be in the middle of a call then, so each job has a `Phase` that says which
 Two calls may watch the same job, if the second one resumed it from a store. The first that ends passes the job on
 (`Job.handed_over`) instead of cancelling it; `LiveJobs.may_cancel` decides that under the lock.
 
-All fields are guarded by ``_lock``, except ``pid``, which never changes. A forked child makes its own `LiveJobs`.
+All fields are guarded by ``_lock``, except ``forks``, which never changes. A forked child makes its own `LiveJobs`.
 """
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum
 from time import monotonic, sleep
 
+from ... import _fork
 from ...errors import RunStopped
 from ._job import Job
 
@@ -51,7 +51,7 @@ class LiveJobs:
     """The jobs of one backend in one process that may be alive. Thread-safe."""
 
     def __init__(self) -> None:
-        self.pid = os.getpid()
+        self.forks = _fork.count
         self._jobs: dict[Job, Phase] = {}
         self._closed = False
         self._lock = threading.Lock()
@@ -109,7 +109,7 @@ class LiveJobs:
         Args:
             cancel: Cancels one job, blocking.
         """
-        if os.getpid() != self.pid:
+        if _fork.count != self.forks:
             return  # a forked child must not cancel its parent's jobs
         with self._lock:
             self._closed = True

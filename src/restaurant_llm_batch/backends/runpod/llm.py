@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+from ... import _fork
 from ..._http.exchange import HTTPClient
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
@@ -133,7 +134,7 @@ class RunPodLLM:
 
     def _make_runners(self) -> None:
         """Create the runners; again in a forked child, which must use neither its parent's jobs nor its locks."""
-        self._pid = os.getpid()
+        self._forks = _fork.count
         live_jobs, limiters = LiveJobs(), make_operation_limiters(self._limits)
         flows = JobFlows(self._url, self._endpoint, self._secret, *self._flow_settings)
         headers = _headers(self._secret)
@@ -219,9 +220,9 @@ class RunPodLLM:
         await self._async_runner.aclose()
 
     def _check_fork(self) -> None:
-        if os.getpid() != self._pid:
+        if _fork.count != self._forks:
             with self._lock:
-                if os.getpid() != self._pid:
+                if _fork.count != self._forks:
                     self._make_runners()
 
     def _job_record(self, request: LLMRequest) -> JobRecord | None:

@@ -8,7 +8,6 @@ before the next one starts. After a fork, the parent's engine is kept but not us
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from contextlib import aclosing
@@ -18,6 +17,7 @@ from uuid import uuid4
 from anyio import CapacityLimiter, Lock, to_thread
 from anyio.lowlevel import current_token
 
+from ... import _fork
 from ..._http.client_lifetime import loop_is_trio
 from ..._llm_response import LLMResponse
 from ...errors import BatchError, ConfigurationError, TransientBackendError
@@ -40,7 +40,7 @@ class _LoopEngine:
         self, loop: Any, arguments: Mapping[str, Any] | None, own: Any, previous: _LoopEngine | None
     ) -> None:
         self.loop = loop
-        self.pid = os.getpid()
+        self.forks = _fork.count
         self.in_flight = 0
         self.tokenizer_limiter = CapacityLimiter(1)  # vLLM lets one thread at a time use its tokenizer
         self._arguments = arguments
@@ -140,7 +140,7 @@ class AsyncEngine:
             if (
                 current is None
                 or current.loop is not current_token().native_token
-                or current.pid != os.getpid()
+                or current.forks != _fork.count
             ):
                 return
             if current.in_flight:
@@ -151,7 +151,7 @@ class AsyncEngine:
     def _engine_for_loop(self) -> _LoopEngine:
         loop = current_token().native_token
         current = self._current
-        if current is not None and current.loop is loop and current.pid == os.getpid():
+        if current is not None and current.loop is loop and current.forks == _fork.count:
             return current
         if loop_is_trio():
             raise ConfigurationError(
@@ -165,7 +165,7 @@ class AsyncEngine:
 
     def _previous_engine(self, loop: Any) -> _LoopEngine | None:
         current = self._current
-        if current is not None and current.pid != os.getpid():
+        if current is not None and current.forks != _fork.count:
             # Keep a reference: collecting the engine in the child would shut down the parent's.
             self._inherited.append(current)
             return None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from queue import Queue
 from typing import Any
 
+from ... import _fork
 from ..._llm_response import LLMResponse
 from ...errors import BatchError, ConfigurationError
 from ...models import LLMRequest
@@ -86,7 +86,7 @@ class SyncEngine:
         self._template_arguments = template_arguments
         self._own = llm
         self._lock = threading.Lock()
-        self._pid = os.getpid()
+        self._forks = _fork.count
         self._running: _Running | None = None
         self._in_flight = 0
         self._failure: BatchError | None = None
@@ -129,10 +129,10 @@ class SyncEngine:
 
     def _reset_after_fork(self) -> None:
         """Stop using the parent's engine in a forked child."""
-        if self._pid != os.getpid():
+        if self._forks != _fork.count:
             # Keep a reference: collecting the engine in the child would shut down the parent's.
             self._inherited.append(self._running)
-            self._pid, self._running, self._failure, self._in_flight = os.getpid(), None, None, 0
+            self._forks, self._running, self._failure, self._in_flight = _fork.count, None, None, 0
 
     def _start(self) -> _Running:
         if self._own is not None:

@@ -8,7 +8,6 @@ other threads, and the next call opens the engine again.
 from __future__ import annotations
 
 import logging
-import os
 import shutil
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +17,7 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
+from ... import _fork
 from ...errors import BatchError, ConfigurationError, PermanentBackendError
 from ...models import ItemId
 from ...protocols import Embedder, Embedding
@@ -68,7 +68,7 @@ class Shard:
         self._others = OthersCache()
         self._engine_queries: dict[tuple[int, ListName], tuple[Embedding, Query]] = {}
         self._has_warned = False
-        self._pid = os.getpid()
+        self._forks = _fork.count
         check_folder(folder, embedder.name)
 
     def write(self, reviews: Sequence[tuple[IndexEntry, Embedding]]) -> None:
@@ -164,7 +164,7 @@ class Shard:
     def close(self) -> None:
         """Release the folder after the calls in flight; the next call opens it again."""
         # A forked child has none of the engine's threads, and would wait for them forever.
-        if self._pid != os.getpid():
+        if self._forks != _fork.count:
             return
         with self._state:
             self._closing += 1
@@ -183,7 +183,7 @@ class Shard:
 
     def discard(self) -> None:
         """Close the engine and delete a temporary folder, except in a forked child."""
-        if self._pid != os.getpid():
+        if self._forks != _fork.count:
             return
         try:
             self.close()
@@ -193,7 +193,7 @@ class Shard:
     @contextmanager
     def _lease(self) -> Iterator[EdgeShard]:
         # Check before taking the lock, which the fork may have copied while another thread held it.
-        if self._pid != os.getpid() and (self._temporary or self._engine is not None):
+        if self._forks != _fork.count and (self._temporary or self._engine is not None):
             raise ConfigurationError(
                 "this EmbeddedSearch was made before the process forked, which its engine does not "
                 "survive: make one in each worker process"
@@ -202,7 +202,7 @@ class Shard:
             # New calls wait for `close`; otherwise a steady stream of them would keep it waiting forever.
             self._state.wait_for(lambda: not self._closing)
             if self._engine is None:
-                self._engine, self._pid = self._open(), os.getpid()
+                self._engine, self._forks = self._open(), _fork.count
             engine = self._engine
             self._users += 1
         try:

@@ -7,7 +7,6 @@ its connections only after its calls in flight, which may be another runner's.
 
 from __future__ import annotations
 
-import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
+from ... import _fork
 from ..._http.client_lifetime import EventLoopLocal, loop_is_trio
 from ...errors import ConfigurationError
 from ._errors import translate
@@ -39,7 +39,7 @@ class _ClientSlot(Generic[Client]):
         self.client: Client | None = None
         self.users = 0
         self.retired = False
-        self.pid = os.getpid()
+        self.forks = _fork.count
         self.creation_lock = anyio.Lock()
 
     def exit(self) -> Client | None:
@@ -71,7 +71,7 @@ class QdrantClients:
 
     def _reset_after_fork(self) -> None:
         # New locks too: the fork may have copied one while another thread held it.
-        self._pid = os.getpid()
+        self._forks = _fork.count
         self._lock = threading.Lock()
         self._local_mode_lock = threading.Lock()
         self._sync_slot: _ClientSlot[QdrantClient] | None = None
@@ -114,7 +114,7 @@ class QdrantClients:
 
     def close(self) -> None:
         """Close the sync client, unless the user owns it or it holds an in-memory collection."""
-        if os.getpid() != self._pid or self._location.options.get("location"):
+        if _fork.count != self._forks or self._location.options.get("location"):
             return
         with self._lock:
             slot, self._sync_slot = self._sync_slot, None
@@ -130,7 +130,7 @@ class QdrantClients:
             await client.close()
 
     def _enter(self) -> _ClientSlot[QdrantClient]:
-        if os.getpid() != self._pid:
+        if _fork.count != self._forks:
             self._check_fork()
         with self._lock:
             if self._sync_slot is None:
@@ -159,7 +159,7 @@ class QdrantClients:
         self._reset_after_fork()
 
     def _drop(self, slot: _ClientSlot[AsyncQdrantClient]) -> None:
-        if slot.pid != os.getpid():
+        if slot.forks != _fork.count:
             self._inherited.append(slot)
 
     def _uses_sync_client(self) -> bool:
