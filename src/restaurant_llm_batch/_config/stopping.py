@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from math import inf, isfinite
 
 from .._llm_response import LLMResponse
+from .._patterns import lazy_pattern
 from ..errors import ConfigurationError, PermanentBackendError
 
 log = logging.getLogger("restaurant_llm_batch")
@@ -23,7 +23,7 @@ _EXAMPLES = {
     "same_error_in_a_row": 20,
 }
 
-_DATED = re.compile(r"[-@:]v?\d")
+_DATED = lazy_pattern(r"[-@:]v?\d")
 """Matches the start of a version suffix of a model's name, such as "-2025-08-07" or "@v2"."""
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 from unicodedata import normalize
 
+from .._patterns import lazy_pattern
 from ._json import CutList, CutObject
-from ._patterns import lazy_pattern
 from ._replies import clean
 
 _MAX_TEXT_LENGTH = 20_000

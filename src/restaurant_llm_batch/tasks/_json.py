@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from json import JSONDecoder
 from typing import Any
 
-from ._patterns import lazy_pattern
+from .._patterns import lazy_pattern
 
 _MAX_DEPTH = 32
 """Depth at which the tolerant reader gives up a value; the deepest answer of a task has 4 levels."""

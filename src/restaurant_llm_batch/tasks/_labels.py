@@ -16,10 +16,10 @@ from typing import Any
 from unicodedata import normalize
 
 from .._llm_response import LLMResponse
+from .._patterns import lazy_pattern
 from ..errors import OutputInvalid
 from ..results import Sentiment
 from ._json import CutList, CutObject
-from ._patterns import lazy_pattern
 from ._replies import members, squeezed, unreadable, values_in, without_thinking
 
 Row = tuple[int, Sentiment | None]

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from .._llm_response import LLMResponse
+from .._patterns import lazy_pattern
 from ..errors import OutputError
 from ..models import Hit
 from ..results import AspectSummary, Evidence, Word
 from ._content import bullets_of, text_of
 from ._json import CutList, CutObject
 from ._labels import read_number
-from ._patterns import lazy_pattern
 from ._prompts.aspects import ASPECT_NAMES
 from ._prompts.words import PARTS_OF_SPEECH
 from ._replies import clean, member, members, unreadable, values_in

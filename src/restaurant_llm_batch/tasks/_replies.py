@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from .._llm_response import LLMResponse
+from .._patterns import lazy_pattern
 from ..errors import OutputInvalid, OutputTruncated
 from ..models import LLMRequest
 from ._json import decode_whole, json_values
-from ._patterns import lazy_pattern
 
 DECLINED = ("refusal", "content_filter")
 """Values of `finish_reason` that mean that the model or the service declined to answer."""

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 
+from .._patterns import lazy_pattern
 from ..errors import ConfigurationError
 from .packing import estimate_tokens, whole_number
 from .sentences import boundary, sentence_ends
 
-_WORD = re.compile(r"\S+")
-_START_OF_WORD = re.compile(r"\S")  # not _WORD: a long word would be scanned again for each of its chunks
+_WORD = lazy_pattern(r"\S+")
+_START_OF_WORD = lazy_pattern(r"\S")  # not _WORD: a long word would be scanned again for each of its chunks
 # Characters. No prose has longer tokens on average. Counting longer candidates for each chunk of a text without full
 # stops would take quadratic time.
 _MAX_TOKEN_LENGTH = 32

@@ -6,14 +6,16 @@ import re
 from collections.abc import Iterator
 from unicodedata import category
 
+from .._patterns import lazy_pattern
+
 # Characters; no abbreviation is longer. An unlimited look back would take quadratic time in a text full of them.
 _LOOK_BACK = 8
-_ABBREVIATION = re.compile(
+_ABBREVIATION = lazy_pattern(
     r"(?:^|[\s(])(?:mr|mrs|ms|dr|st|vs|etc|no|e\.g|i\.e|a\.m|p\.m|[a-z])\.$", re.IGNORECASE
 )
 # Runs of stops match from their first character only, with possessive quantifiers; backtracking would take
 # quadratic time.
-_BOUNDARY = re.compile(
+_BOUNDARY = lazy_pattern(
     r"[\r\n]+"
     r"|(?:[ㅋㅎ]{2,}|[ㅠㅜ]+|\^\^+|[♥♡★☆\u2600-\u27bf\U0001f300-\U0001faff]"
     r"[\ufe0f\u200d\u2600-\u27bf\U0001f300-\U0001faff]*)[.!?。!?…~\s]*"

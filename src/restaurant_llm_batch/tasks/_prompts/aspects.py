@@ -9,11 +9,11 @@ the block around it. The prompt does not name the restaurant, so a reply cannot 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import Any, Literal, TypeAlias
 
+from ..._patterns import lazy_pattern
 from ...models import Hit, Message
 
 Language: TypeAlias = Literal["ko", "en"]
@@ -33,9 +33,9 @@ _encode = json.JSONEncoder(ensure_ascii=False).encode
 
 # Angle brackets open tags and most control tokens. JSON does not escape three line separators. Tokenizers that
 # normalise (NFKC is SentencePiece's default) turn fullwidth brackets, quotes and backslashes into plain ones.
-_UNSAFE = re.compile(r"[<>\x85\u2028\u2029\uff02\uff1c\uff1e\uff3c\ufe64\ufe65\ufe68]")
+_UNSAFE = lazy_pattern(r"[<>\x85\u2028\u2029\uff02\uff1c\uff1e\uff3c\ufe64\ufe65\ufe68]")
 # Other control tokens: [INST], [|user|]. A review's [네이버] stays, and so does TRUNCATION_MARK.
-_OPENS = re.compile(r"\[(?=[|/A-Za-z])")
+_OPENS = lazy_pattern(r"\[(?=[|/A-Za-z])")
 
 _RULES: Mapping[Language, str] = {
     "ko": (
