@@ -32,7 +32,6 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from .._limits.aimd import CallResult
-from .._llm_response import LLMResponse
 from .._shortage import is_local_shortage
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
@@ -94,7 +93,6 @@ class Call:
         deadline: When its time is up, on the run's clock; None for never.
         timeout_error: The error raised when the deadline passes.
         outcome: Result reported to the limiters on release.
-        reply: The model's valid reply, with whole numbers of tokens; None before, and for any other answer.
         mailbox: Where its run lives; None until it is queued.
         in_flight: Its entry among the calls in flight that runs share; None without a store.
         cancel_token: Set when no caller waits for a blocking backend any more; None until it starts in a thread.
@@ -114,7 +112,6 @@ class Call:
         "is_async",
         "mailbox",
         "outcome",
-        "reply",
         "spec",
         "started_at",
         "state",
@@ -134,7 +131,6 @@ class Call:
         self.deadline: float | None = None
         self.timeout_error: Exception | None = None
         self.outcome: CallResult = "other"
-        self.reply: LLMResponse | None = None
         self.mailbox: Mailbox | None = None
         self.in_flight: InFlightCall | None = None
         self.cancel_token: CancelToken | None = None

@@ -285,14 +285,11 @@ def _call(
         else:
             if attempt > 1:
                 item.retried.append((answer, attempt))
-            if call.reply is not None:
-                answer = call.reply  # checked by the recorder
-            else:
-                try:
-                    answer = _valid_answer(stage, answer)
-                except TypeError as error:
-                    item.errors.append((error, stage, attempt))
-                    raise
+            try:
+                answer = _valid_answer(stage, answer)
+            except TypeError as error:
+                item.errors.append((error, stage, attempt))
+                raise
             if stage == "llm":
                 item.has_llm_reply = True
                 if run.packer.observes:

@@ -130,7 +130,6 @@ class RunRecorder:
         run, spec = self._run, call.spec
         reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
         if reply is not None:
-            call.reply = reply
             self.counters.record_reply(reply)
         elif error is not None:
             self.counters.record_error(error)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Generator
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
-from .secrets import Secret, is_free_of
-from .status import no_response_error
+from .secrets import Secret
+from .status import raise_no_response
 from .transport import HTTPTransport
 from .types import Headers, HTTPResponse, Timeout, Transport, TransportError, check_transport
 
@@ -79,5 +79,5 @@ def send_request(request: HTTPRequest, backend: str, secret: Secret | None) -> H
     try:
         response: HTTPResponse = yield request
     except TransportError as error:
-        raise no_response_error(error, backend, secret) from (error if is_free_of(error, secret) else None)
+        raise_no_response(error, backend, secret)
     return response

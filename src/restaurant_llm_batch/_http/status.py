@@ -5,14 +5,14 @@ from __future__ import annotations
 import codecs
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic_core import from_json, to_json
 
 from ..errors import BackendError, ConfigurationError, PermanentBackendError, TransientBackendError
 from .error_body import page_text
 from .event_stream import join_events, join_lines, looks_like_events
-from .secrets import Secret
+from .secrets import Secret, is_free_of
 from .types import HTTPResponse, TransportError
 
 _BYTE_ORDER_MARKS = (
@@ -108,6 +108,11 @@ def no_response_error(error: TransportError, backend: str, secret: Secret | None
     return TransientBackendError(
         f"{backend} did not answer: {reason}", local_shortage=error.local_shortage, backend=backend
     )
+
+
+def raise_no_response(error: TransportError, backend: str, secret: Secret | None) -> NoReturn:
+    """Raise the error of `no_response_error`, caused by `error` unless a key stands in it."""
+    raise no_response_error(error, backend, secret) from (error if is_free_of(error, secret) else None)
 
 
 def normalize_base_url(url: str, *, without: str = "") -> str:

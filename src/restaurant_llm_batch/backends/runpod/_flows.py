@@ -34,8 +34,8 @@ from typing import Any
 from urllib.parse import quote
 
 from ..._http.exchange import HTTPRequest
-from ..._http.secrets import Secret, is_free_of
-from ..._http.status import decode, no_response_error
+from ..._http.secrets import Secret
+from ..._http.status import decode, raise_no_response
 from ..._http.types import HTTPResponse, Timeout, TransportError
 from ..._llm_response import LLMResponse
 from ...errors import BackendError, PermanentBackendError, TransientBackendError
@@ -104,9 +104,7 @@ class JobFlows:
             response: HTTPResponse = yield self._send("run", "POST", "run", body)
         except TransportError as error:
             if not error.request_may_have_been_sent:
-                raise no_response_error(error, BACKEND, self._secret) from (
-                    error if is_free_of(error, self._secret) else None
-                )
+                raise_no_response(error, BACKEND, self._secret)
             raise submission_unknown(f"no response to the submission: {error}") from error
         job.on_submitted(read_submission(response, self._secret))
 
@@ -181,9 +179,7 @@ class JobFlows:
         try:
             response: HTTPResponse = yield self._send("health", "GET", "health")
         except TransportError as error:
-            raise no_response_error(error, BACKEND, self._secret) from (
-                error if is_free_of(error, self._secret) else None
-            )
+            raise_no_response(error, BACKEND, self._secret)
         if response.status != 200:
             raise response_error(response, self._secret)
         return read_health(decode(response, BACKEND, self._secret))
@@ -192,9 +188,7 @@ class JobFlows:
         try:
             response: HTTPResponse = yield self._send("status", "GET", f"status/{quote(job.id, safe='')}")
         except TransportError as error:
-            raise no_response_error(error, BACKEND, self._secret) from (
-                error if is_free_of(error, self._secret) else None
-            )
+            raise_no_response(error, BACKEND, self._secret)
         if response.status == 404:
             raise PermanentBackendError(
                 f"runpod no longer knows job {job.id}; its time to live (ttl) may be over",
