@@ -66,6 +66,13 @@ def slow(session: nox.Session) -> None:
     session.run("python", "-m", "pytest", "-m", "slow", *session.posargs)
 
 
+@nox.session
+def hardening(session: nox.Session) -> None:
+    """Run the attacks at length: interleavings, interrupts, flipped bits, growing inputs, leaking secrets."""
+    install(session, "tests")
+    session.run("python", "-m", "pytest", "--hardening", "-m", "hardening", "--timeout=1800", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def heavy(session: nox.Session) -> None:
     """Run the tests against real vLLM and transformers servers; takes minutes and gigabytes."""

@@ -19,6 +19,11 @@ settings.register_profile("default", UNHURRIED, max_examples=25)
 settings.register_profile("slow", UNHURRIED, max_examples=100)
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--hardening``, which runs the tests marked so at length: `nox -s hardening`."""
+    parser.addoption("--hardening", action="store_true", help="run tests marked `hardening` at full length")
+
+
 def wants_slow(config: pytest.Config) -> bool:
     """Return whether slow tests are selected, by ``-m slow`` or without any ``-m``."""
     return "not slow" not in str(config.getoption("markexpr"))
@@ -67,6 +72,14 @@ def pytest_collection_finish() -> None:
 def anyio_backend(request: pytest.FixtureRequest) -> str:
     """Run every async test on both event loops."""
     return str(request.param)
+
+
+@pytest.fixture
+def trials(request: pytest.FixtureRequest) -> int:
+    """How many cases a test marked ``hardening(small, full)`` tries: `small`, or `full` with ``--hardening``."""
+    marker = request.node.get_closest_marker("hardening")
+    assert marker is not None, "mark the test with @pytest.mark.hardening(small=..., full=...)"
+    return int(marker.kwargs["full" if request.config.getoption("hardening") else "small"])
 
 
 @pytest.fixture
