@@ -117,7 +117,7 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.mark.parametrize(("kind", "error", "status"), ERRORS)
-@pytest.mark.sample(14)
+@pytest.mark.sample(7)
 def test_every_fault_is_the_error_that_it_is(
     model: Model, kind: FaultKind, error: type[BackendError], status: int
 ) -> None:
