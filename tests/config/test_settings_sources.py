@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import logging
 from collections.abc import Callable
@@ -317,3 +318,14 @@ def test_every_setting_says_what_it_means_and_has_an_option_of_its_own() -> None
     ] == []
     options = [option for field in fields.values() if (option := setting_of(field).option)]
     assert len(options) == len(set(options))
+
+
+def test_the_page_of_settings_is_written_from_the_fields() -> None:
+    folder = Path(__file__).parents[2]
+    spec = importlib.util.spec_from_file_location("settings_table", folder / "scripts" / "settings_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    table = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(table)
+    text = table.PAGE.read_text(encoding="utf-8")
+    assert table.page(text) == text, "run python scripts/settings_table.py"

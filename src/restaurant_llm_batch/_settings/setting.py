@@ -26,7 +26,7 @@ class Setting:
 
     Attributes:
         sets: The arguments that it sets, as ``target.argument``; see `BatchSettings.arguments`.
-        option: Its option on the command line; None if it has none.
+        option: Its option on the command line; None for one that is made of its name.
     """
 
     sets: tuple[str, ...]

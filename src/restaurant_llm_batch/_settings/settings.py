@@ -165,10 +165,15 @@ class BatchSettings(BaseSettings):
         ge=1,
     )
 
-    # Retries
-    batch_llm_attempts: int = setting(
-        3, "llm_retry.attempts", "Attempts of a call of the model.", option="--attempts", ge=1
+    # Retries; the more special setting goes before
+    batch_attempts: int = setting(
+        3,
+        "llm_retry.attempts search_retry.attempts",
+        "Attempts of a call that fails with an error that may pass.",
+        option="--attempts",
+        ge=1,
     )
+    batch_llm_attempts: int = setting(3, "llm_retry.attempts", "Attempts of a call of the model.", ge=1)
     batch_llm_wait_initial: float = setting(
         0.5,
         "llm_retry.wait_initial",
@@ -274,13 +279,20 @@ class BatchSettings(BaseSettings):
         None,
         "tasks.aspects",
         'JSON file of seed words of the aspects, {"service": ["직원 친절", ...], ...}; see `aspects`.',
-        option="--aspects",
+        option="--aspects-file",
     )
     enable_parallel_word_phrase_extraction: bool = setting(
-        False, "vocabulary.parallel", "Whether words and phrases of a document are extracted at once."
+        False,
+        "vocabulary.parallel",
+        "Whether plan C extracts words and phrases of a document at once.",
+        option="--parallel/--no-parallel",
     )
     max_safe_chunks_for_parallel: int = setting(
-        4, "vocabulary.max_safe_chunks", "Most chunks of a document for which that is allowed.", ge=0
+        4,
+        "vocabulary.max_safe_chunks",
+        "Most chunks of a document for which plan C does so.",
+        option="--max-safe-chunks",
+        ge=0,
     )
 
     # Model
