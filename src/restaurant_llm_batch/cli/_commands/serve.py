@@ -14,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..._config.limits import Limits
-from ..._config.retry import RetryPolicy
-from ..._config.strategy import Strategy
 from ..._runner import BatchRunner
+from ..._settings import BatchSettings
 from ...errors import ConfigurationError
 from ...protocols import AsyncLLMBackend, LLMBackend
 from ...tasks.reviews import SummarizeReviews
@@ -27,9 +25,10 @@ from ...tasks.summary import SummarizeAspects
 from .. import _backends as services
 from .. import _options as parameters
 from .. import _report as report
+from .. import _settings as settings
 from .._backends import MakeLLM
 from .._options import Language
-from .._sources import ReviewSource, in_qdrant, open_source
+from .._sources import ReviewSource, open_source
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -53,48 +52,20 @@ class ServeOptions:
     host: str
     port: int
     language: Language
-    max_tokens_per_batch: int
-    stage: str
-    search_concurrency: int
-    llm_concurrency: int
-    batch_concurrency: int
-    window: int
-    attempts: int
-    llm: str
-    model: str | None
-    llm_url: str | None
-    search: str
-    qdrant_url: str | None
-    collection: str | None
+    settings: BatchSettings
 
     def open_source(self) -> ReviewSource:
         """Open the reviews."""
-        if self.search == "qdrant":
-            return in_qdrant(self.source, self.qdrant_url, self.collection)
-        return open_source(self.source, report.console(stderr=True))
+        return open_source(self.source, report.console(stderr=True), self.settings)
 
     def router(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> APIRouter:
         """Return the router with its endpoints, and a runner for them."""
         from ...integrations.fastapi import batch_router
 
-        retry = RetryPolicy(attempts=self.attempts)
-        runner = BatchRunner(
-            llm=llm,
-            search=source.search,
-            strategy=Strategy.threaded() if self.stage == "threaded" else Strategy.stage(int(self.stage)),
-            limits=Limits(
-                search=self.search_concurrency,
-                llm=self.llm_concurrency,
-                batches=self.batch_concurrency,
-                open_items=self.window,
-                max_tokens_per_batch=self.max_tokens_per_batch,
-            ),
-            search_retry=retry,
-            llm_retry=retry,
-        )
+        runner = BatchRunner(llm=llm, search=source.search, **self.settings.runner_arguments())
         return batch_router(
             runner,
-            summary=SummarizeAspects(language=self.language),
+            summary=SummarizeAspects(language=self.language, aspects=self.settings.aspects()),
             review_summary=SummarizeReviews(language=self.language),
             sentiment=AnalyzeSentiment(language=self.language),
             strengths=ExtractStrengths(language=self.language),
@@ -111,29 +82,28 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         parameters.source(),
         *_address_options(),
-        *services.llm_parameters(llms),
-        *services.search_parameters(),
+        *settings.options(search=True, llm=True, batches=True, llms=[*llms]),
+        settings.option("aspect_seeds_file"),
         parameters.language("Language of search and replies; auto detects that of the reviews."),
-        parameters.batch_tokens(),
-        *parameters.speed(search=True, llm=True, batches=True),
     ]
-    return click.Command("serve", params=options, callback=partial(_main, llms), help=_HELP)
+    return settings.SectionedCommand("serve", params=options, callback=partial(_main, llms), help=_HELP)
 
 
 def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
-    options = ServeOptions(**values)
+    chosen = services.take_llm(llms, values)
+    options = ServeOptions(settings=settings.take_settings(values), **values)
     try:
         from ...integrations._fastapi.server import SignalAwareServer, application
     except ImportError as error:
         raise ConfigurationError(
             f"serve needs the package {error.name}: pip install 'restaurant-llm-batch[fastapi]'"
         ) from error
-    llm = llms[options.llm](services.llm_settings(options.model, options.llm_url))
+    name, llm = services.make_llm(llms, chosen, options.settings)
     with _bind(options.host, options.port) as listener:
         source = options.open_source()
         with source.search:
             app = application(options.router(llm, source))
-            _announce(_address(options.host, listener), source, options.llm)
+            _announce(_address(options.host, listener), source, name)
             # uvicorn raises the signal again after a graceful shutdown.
             with suppress(KeyboardInterrupt):
                 SignalAwareServer(app).run(sockets=[listener])
