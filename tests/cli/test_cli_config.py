@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -152,3 +153,13 @@ def test_the_same_run_by_options_variables_a_file_and_python_makes_the_same_call
         assert (counts.peak, counts.answered) == (3, 12), way.__name__
         prompts.append(counts.prompt_tokens)
     assert len(set(prompts)) == 1
+
+
+def test_the_night_batch_of_the_readme_is_a_command(folder: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    command = next(block for block in readme.split("```console\n")[1:] if "--stop-cost" in block).partition("```")[0]
+    (folder / "reviews.jsonl").write_text('{"restaurant_id": 1, "content": "맛있어요"}\n', encoding="utf-8")
+    words = shlex.split(command.replace("\\\n", ""))[2:]
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    assert (folder / "run.db").exists()

@@ -10,7 +10,17 @@ import click
 
 from ..errors import BatchError
 from ._backends import MakeLLM, models
-from ._commands import config, index, sentiment, serve, strengths, summarize, summarize_reviews, vocabulary
+from ._commands import (
+    config,
+    index,
+    run,
+    sentiment,
+    serve,
+    strengths,
+    summarize,
+    summarize_reviews,
+    vocabulary,
+)
 from ._commands import query as search
 
 _HELP = """\
@@ -79,7 +89,7 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
     )
     for command in (index.command(), search.command(), config.command()):
         group.add_command(command)
-    for module in (summarize, summarize_reviews, sentiment, strengths, vocabulary, serve):
+    for module in (summarize, summarize_reviews, sentiment, strengths, vocabulary, run, serve):
         group.add_command(module.command(llms or models()))
     return group
 

@@ -9,6 +9,7 @@ from .._settings import BatchSettings
 from ..errors import ConfigurationError
 from ..protocols import AsyncLLMBackend, LLMBackend
 from ..search import QdrantSearch
+from ._objects import is_object_name, make_object
 
 MakeLLM: TypeAlias = Callable[[BatchSettings], LLMBackend | AsyncLLMBackend]
 """Factory of an LLM backend."""
@@ -55,8 +56,27 @@ def make_llm(
 ) -> tuple[str, LLMBackend | AsyncLLMBackend]:
     """Return the name and the backend of the chosen model, or of the one that the settings name."""
     name = chosen or settings.batch_llm_backend
+    if name not in llms and is_object_name(name):
+        return name, _own(name)
     name = name if name in llms else next(iter(llms))
     return name, llms[name](settings)
+
+
+def _own(name: str) -> LLMBackend | AsyncLLMBackend:
+    """Return a backend of the user's own: an object, or what a class or a function makes."""
+    found: Any = make_object(name, "--llm")
+    if callable(found) and not _is_backend(found):
+        found = found()
+    if not _is_backend(found):
+        raise ConfigurationError(
+            f"--llm {name} must be a backend, or a function that makes one, got {type(found).__name__}; a backend has "
+            "complete(request) or acomplete(request)"
+        )
+    return cast("LLMBackend | AsyncLLMBackend", found)
+
+
+def _is_backend(found: object) -> bool:
+    return hasattr(found, "complete") or hasattr(found, "acomplete")
 
 
 def qdrant(settings: BatchSettings) -> tuple[QdrantSearch, str]:

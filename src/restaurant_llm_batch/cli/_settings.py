@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from .._settings import BatchSettings
 from .._settings.setting import JSONObject, Limit, Prices, setting_of
+from ._objects import is_object_name
 
 GC_THRESHOLD = 50_000
 """The command line has the process to itself, so the garbage collector may run less often."""
@@ -60,6 +61,18 @@ def section_of(name: str) -> str:
     return SECTIONS[setting_of(BatchSettings.model_fields[name]).sets[0].partition(".")[0]]
 
 
+class ModelName(click.Choice[str]):
+    """One of several words, or ``module:name`` for a backend of the user's own."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word or the name."""
+        return value if is_object_name(str(value)) else super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the words for the help."""
+        return f"[{'|'.join(map(str, self.choices))}|MODULE:NAME]"
+
+
 class SettingOption(click.Option):
     """
     An option that sets a field of `BatchSettings`; without it the value is None, and the environment's holds.
@@ -80,7 +93,7 @@ class SettingOption(click.Option):
         allowed = tuple(choices or ()) or _choices(field)
         super().__init__(
             [option_of(name), name],
-            type=click.Choice(allowed) if allowed else (bool if is_flag else str),
+            type=_type(name, allowed, is_flag=is_flag),
             is_flag=is_flag,
             default=None,
             metavar=None if allowed or is_flag else _metavar(field),
@@ -191,6 +204,12 @@ def _with_option() -> Iterator[str]:
     for name, field in BatchSettings.model_fields.items():
         if "Secret" not in str(field.annotation):  # other users of the machine see a command's options
             yield name
+
+
+def _type(name: str, allowed: Sequence[str], *, is_flag: bool) -> Any:
+    if name == "batch_llm_backend":
+        return ModelName(allowed)
+    return click.Choice(allowed) if allowed else (bool if is_flag else str)
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
