@@ -16,7 +16,7 @@ from ..._http.error_body import parse_nested, read_error
 from ..._http.event_stream import join_events, looks_like_events
 from ..._http.openai_api import as_text, chat_error, finished, read_chat, token_counts
 from ..._http.secrets import Secret
-from ..._http.status import Unreadable, decode, parse_body
+from ..._http.status import Unreadable, decode, parse_error_body
 from ..._http.types import HTTPResponse
 from ..._llm_response import LLMResponse
 from ...errors import (
@@ -308,7 +308,7 @@ def error_for_terminal_status(status: str, state: Mapping[str, Any], secret: Sec
 
 
 def _body_or_text(response: HTTPResponse) -> Any:
-    body = parse_body(response.body)
+    body = parse_error_body(response.body)
     return str(body) if isinstance(body, Unreadable) else body
 
 

@@ -105,7 +105,8 @@ class JobFlows:
         except TransportError as error:
             if not error.request_may_have_been_sent:
                 raise_no_response(error, BACKEND, self._secret)
-            raise submission_unknown(f"no response to the submission: {error}") from error
+            what = "the response is not read" if error.unreadable else "no response to the submission"
+            raise submission_unknown(f"{what}: {error}") from error
         job.on_submitted(read_submission(response, self._secret))
 
     def watch(self, job: Job, max_tokens: int) -> JobFlow[LLMResponse]:

@@ -12,7 +12,7 @@ from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import KeyLike, as_secret
-from ..._http.status import decode, encode, normalize_base_url, parse_body
+from ..._http.status import decode, encode, normalize_base_url, parse_error_body
 from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
 from ...errors import BackendError, ConfigurationError, PermanentBackendError
@@ -228,7 +228,7 @@ class VLLMServerLLM:
         return response
 
     def _error(self, response: HTTPResponse) -> BackendError:
-        body = parse_body(response.body)
+        body = parse_error_body(response.body)
         return chat_error(response.status, body, response.headers, _BACKEND, self._secret)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from array import array
@@ -15,7 +14,7 @@ from urllib.parse import urlsplit
 from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
 from ..._http.openai_api import chat_error, is_official
 from ..._http.secrets import KeyLike, Secret, as_secret
-from ..._http.status import encode, normalize_base_url
+from ..._http.status import encode, normalize_base_url, parse_body, parse_error_body
 from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
 from ..._validation import is_whole
 from ...errors import ConfigurationError, PermanentBackendError, TransientBackendError
@@ -161,12 +160,10 @@ class APIEmbedder:
         return self._read_vectors(response, len(batch))
 
     def _read_vectors(self, response: HTTPResponse, count: int) -> list[list[float]]:
-        try:
-            body = json.loads(response.body)
-        except ValueError:
-            body = response.body.decode("utf-8", "replace")
         if response.status != 200:
+            body = parse_error_body(response.body)
             raise chat_error(response.status, body, response.headers, _BACKEND, self._secret)
+        body = parse_body(response.body)
         vectors = _vectors(body, count)
         if vectors is None:
             text = str(body)[:200] if self._secret is None else self._secret.redact(str(body))[:200]

@@ -20,7 +20,7 @@ from anyio import CancelScope, CapacityLimiter, to_thread
 
 from ... import _fork
 from ..._http.client_lifetime import EventLoopLocal, loop_is_trio
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, RunStopped
 from ._errors import translate
 from ._location import Location
 from ._steps import ClientCall, CPUWork, Perform, PerformAsync
@@ -199,6 +199,9 @@ class QdrantClients:
 
     def _translate(self, error: Exception) -> Exception:
         location = self._location
+        source = getattr(error, "source", None)
+        if isinstance(source, RunStopped):  # its call was cancelled while it was at the server
+            return source
         return translate(error, server=location.name, collection=self._collection, secret=location.secret)
 
 

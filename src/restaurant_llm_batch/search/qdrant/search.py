@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
 
+from ..._http.body import DEFAULT_MAX_ANSWER
 from ..._http.secrets import KeyLike
 from ...errors import ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
@@ -58,6 +59,7 @@ class QdrantSearch:
         grpc_port: int = 6334,
         timeout: float = 30.0,
         pool_size: int | None = None,
+        max_answer: int = DEFAULT_MAX_ANSWER,
         embedder: Embedder | None = None,
         schema: CollectionSchema | None = None,
         where: Mapping[str, ItemId] | None = None,
@@ -75,9 +77,12 @@ class QdrantSearch:
             api_key: The server's key, as text or in a ``SecretStr``.
             prefer_grpc: Use gRPC instead of REST.
             grpc_port: Port for gRPC.
-            timeout: Maximum seconds of a request, rounded up to whole seconds.
+            timeout: Maximum seconds of a request, from sending it to reading its whole response, rounded up to whole
+                seconds.
             pool_size: For REST, the maximum number of connections; None for no maximum, so that the runner's limit
                 applies. For gRPC, the number of channels; None for 3.
+            max_answer: Greatest size of an answer in bytes, after decompression; the default is 64 MiB. A longer one
+                is not read further, and fails its call.
             embedder: Embeds texts; None for `HashingEmbedder`. Must be the one that made the collection's vectors.
             schema: Names of the collection's vectors and fields, if they differ from the defaults.
             where: Payload values that every review must have, such as ``{"food_category_id": 3}``; searches filter by
@@ -99,6 +104,7 @@ class QdrantSearch:
             grpc_port=grpc_port,
             timeout=timeout,
             pool_size=pool_size,
+            max_answer=max_answer,
         )
         embedder = HashingEmbedder() if embedder is None else embedder
         check_embedder(embedder)
