@@ -18,7 +18,7 @@ from ..errors import ConfigurationError
 from .body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, BodyReader, is_short
 from .client_lifetime import EventLoopLocal, UsageCounter
 from .proxies import ProxySelector
-from .secrets import redact_headers
+from .secrets import Secret, redact_headers
 from .types import (
     MAX_HEADER_BYTES,
     Headers,
@@ -74,6 +74,11 @@ class AiohttpTransport:
         self._sessions = EventLoopLocal(self._make, _close_session)
         self._targets: dict[str, _Target] = {}
         self._timeouts: dict[Timeout, aiohttp.ClientTimeout] = {}
+
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the proxies, to redact them in errors."""
+        return self._proxies.secrets
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout

@@ -16,7 +16,7 @@ from .abort import TotalTimeout, abortable, check_time, make_abortable
 from .body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, aread_body, read_body
 from .client_lifetime import EventLoopLocal, UsageCounter
 from .proxies import ProxySelector
-from .secrets import redact_headers
+from .secrets import Secret, redact_headers
 from .types import (
     MAX_HEADER_BYTES,
     Headers,
@@ -76,6 +76,11 @@ class HttpxTransport:
         self._forks = _fork.count
         self._sync_clients: _SyncClients = {}
         self._clients: EventLoopLocal[_AsyncClients] = EventLoopLocal(dict, lambda clients: None)
+
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the proxies, to redact them in errors."""
+        return self._proxies.secrets
 
     def send(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout

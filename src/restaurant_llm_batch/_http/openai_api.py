@@ -22,6 +22,8 @@ from .rate_limits import read_rate_limits
 from .secrets import Secret
 
 _NOT_IN_SCHEMA_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_WORD = 100
+"""Characters of a finish reason that are kept."""
 _MAX_TOKENS = 1_000_000_000
 """Token counts above this are an error of the service."""
 
@@ -151,7 +153,7 @@ def read_chat(
         finish_reason="refusal" if refused else "stop",
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        model=str(body.get("model") or ""),
+        model=_model_name(body.get("model"), secret),
         cached_tokens=cached_tokens,
         rate_limit=None if headers is None else read_rate_limits(headers),
     )
@@ -177,7 +179,9 @@ def finished(
         ContentRefused: If a content filter cut the reply off.
         BackendError: If the service failed while it wrote.
     """
-    word = str(reason or "stop")
+    word = str(reason or "stop")[:_MAX_WORD]
+    if secret is not None:
+        word = secret.redact(word)
     lower = word.lower()
     failure: BackendError
     if lower in _FILTERED:
@@ -233,6 +237,11 @@ def as_text(value: Any) -> str:
             else json.dumps(value, ensure_ascii=False)
         )
     return "" if value is None else str(value)
+
+
+def _model_name(name: Any, secret: Secret | None) -> str:
+    name = name if type(name) is str else "" if name is None else str(name)
+    return name if secret is None or not secret.stands_in(name) else secret.redact(name)
 
 
 def _from_ollama(body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -333,7 +342,12 @@ def _error_instead_of_completion(body: Any, backend: str, secret: Secret | None)
         prompt_tokens, completion_tokens, cached_tokens = token_counts(body.get("usage"))
         if prompt_tokens or completion_tokens:
             error.reply = LLMResponse(
-                "", "error", prompt_tokens, completion_tokens, str(body.get("model") or ""), cached_tokens
+                "",
+                "error",
+                prompt_tokens,
+                completion_tokens,
+                _model_name(body.get("model"), secret),
+                cached_tokens,
             )
     return error
 

@@ -19,6 +19,7 @@ from .._validation import is_number
 from ..errors import ConfigurationError
 from .body import DEFAULT_MAX_ANSWER, check_max_answer
 from .client_lifetime import loop_is_trio
+from .secrets import Secret
 from .types import Headers, HTTPResponse, Timeout, load_ca_bundle
 
 
@@ -69,6 +70,11 @@ class HTTPTransport:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"  # a proxy's URL may hold a password
+
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the proxies, to redact them in errors."""
+        return self._httpx.proxy_secrets
 
     def send(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout

@@ -14,6 +14,7 @@ import httpx2
 from ..._http.abort import check_time, make_abortable
 from ..._http.body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, aread_body, read_body
 from ..._http.proxies import ProxySelector
+from ..._http.secrets import HiddenHeaders
 from ..._http.types import HTTPResponse, Timeout, Transport, TransportError, system_trust
 
 # No limit on connections: the runner's concurrency limiters bound the calls in flight. Idle connections are closed
@@ -142,12 +143,12 @@ def as_httpx2(timeout: Timeout) -> httpx2.Timeout:
     return httpx2.Timeout(timeout.total, connect=min(timeout.connect, timeout.total), read=read, pool=None)
 
 
-def _headers(request: httpx2.Request) -> dict[str, str]:
-    return {
-        text: value.decode("latin-1")
+def _headers(request: httpx2.Request) -> HiddenHeaders:
+    return HiddenHeaders(
+        (text, value.decode("latin-1"))
         for name, value in request.headers.raw
         if (text := name.decode("latin-1").lower()) not in _CONNECTION_HEADERS
-    }
+    )
 
 
 def _response(response: HTTPResponse, request: httpx2.Request) -> httpx2.Response:

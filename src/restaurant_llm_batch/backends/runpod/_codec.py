@@ -98,7 +98,7 @@ def _job_id(response: HTTPResponse, secret: Secret) -> str:
         body = None
     if isinstance(body, dict):
         job_id = body.get("id")
-        if isinstance(job_id, str) and job_id:
+        if isinstance(job_id, str) and job_id and not secret.stands_in(job_id):
             return job_id
         if body.get("error"):  # an API error with HTTP status 2xx, which RunPod's own CLI reads likewise
             error = error_of_job(body["error"], secret, "runpod refused the job")
@@ -235,7 +235,7 @@ def _read_native(items: list[dict[str, Any]], model: str, max_tokens: int, secre
         text="".join(_native_text(part) for part in parts),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        model=str(items[-1].get("model") or model),
+        model=secret.redact(str(items[-1].get("model") or model)),
         cached_tokens=cached_tokens,
     )
     reason = parts[-1].get("finish_reason") or ("length" if truncated else "stop")

@@ -19,6 +19,7 @@ import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from ... import _fork
+from ..._http.border import leaving
 from ..._http.client_lifetime import EventLoopLocal, loop_is_trio
 from ...errors import ConfigurationError, RunStopped
 from ._errors import translate
@@ -201,8 +202,9 @@ class QdrantClients:
         location = self._location
         source = getattr(error, "source", None)
         if isinstance(source, RunStopped):  # its call was cancelled while it was at the server
-            return source
-        return translate(error, server=location.name, collection=self._collection, secret=location.secret)
+            return leaving(source, "qdrant", location.secret, location.proxy_secrets)
+        own = translate(error, server=location.name, collection=self._collection, secret=location.secret)
+        return leaving(own, "qdrant", location.secret, location.proxy_secrets)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from ..._http.body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, check_max_answer
 from ..._http.proxies import ProxySelector
-from ..._http.secrets import KeyLike, Secret, as_secret
+from ..._http.secrets import HiddenHeaders, Secret
 from ..._validation import check_positive, check_whole
 from ...errors import ConfigurationError
 
@@ -53,6 +53,11 @@ class Location:
         """Whether the user passed a client."""
         return self.client is not None or self.async_client is not None
 
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the environment's proxies, to redact them in errors."""
+        return () if self.local or self.has_user_client else ProxySelector(None).secrets
+
     def make(self) -> QdrantClient:
         """Create a sync client."""
         from qdrant_client import QdrantClient
@@ -67,7 +72,7 @@ class Location:
 
     def _all_options(self) -> dict[str, Any]:
         options = dict(self.options)
-        headers: dict[str, str] = {}
+        headers = HiddenHeaders()
         if not self.local and not self.grpc:
             options.pop("pool_size", None)
             headers["accept-encoding"] = ACCEPT_ENCODING
@@ -116,7 +121,7 @@ def resolve_location(
     path: str | os.PathLike[str] | None,
     client: QdrantClient | None,
     async_client: AsyncQdrantClient | None,
-    api_key: KeyLike | None,
+    api_key: Secret | None,
     prefer_grpc: bool,
     grpc_port: int,
     timeout: float,
@@ -147,7 +152,7 @@ def resolve_location(
         return Location(name=MEMORY if path is None else repr(os.fspath(path)), local=True, options=options)
     return Location(
         name=_check_url(str(url)),
-        secret=as_secret(api_key),
+        secret=api_key,
         grpc=prefer_grpc,
         max_answer=check_max_answer(max_answer),
         options={

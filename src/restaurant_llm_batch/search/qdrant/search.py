@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anyio import to_thread
 
 from ..._http.body import DEFAULT_MAX_ANSWER
-from ..._http.secrets import KeyLike
+from ..._http.secrets import KeyLike, as_secret
 from ...errors import ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
 from ...protocols import Embedder
@@ -91,6 +91,8 @@ class QdrantSearch:
         Raises:
             ConfigurationError: If an argument is invalid; the message gives an example.
         """
+        secret = as_secret(api_key)
+        del api_key  # error trackers show the local variables of an error that is raised below
         name: object = collection
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f'collection must be a name, got {name!r}; for example "reviews"')
@@ -99,7 +101,7 @@ class QdrantSearch:
             path=path,
             client=client,
             async_client=async_client,
-            api_key=api_key,
+            api_key=secret,
             prefer_grpc=prefer_grpc,
             grpc_port=grpc_port,
             timeout=timeout,
