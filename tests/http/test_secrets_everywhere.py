@@ -14,13 +14,22 @@ import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
 
-from restaurant_llm_batch import BatchRunner, LLMRequest, RetryPolicy, SearchQuery, Strategy, errors
+from restaurant_llm_batch import (
+    BatchRunner,
+    LLMRequest,
+    LLMResponse,
+    RetryPolicy,
+    SearchQuery,
+    Strategy,
+    errors,
+)
 from restaurant_llm_batch.backends import HTTPTransport, OpenAILLM, VLLMServerLLM
 from restaurant_llm_batch.backends.runpod.llm import PollingPolicy, RunPodLLM
 from restaurant_llm_batch.search import QdrantSearch
@@ -226,6 +235,8 @@ def _repr(value: object) -> str:
 
 def all_that_shows(outcome: Any) -> str:
     """Return what logs, tracebacks and error trackers show of an outcome, with the local variables of its frames."""
+    if isinstance(outcome, LLMResponse):
+        outcome = replace(outcome, text="")  # what the model wrote is not changed
     if not isinstance(outcome, BaseException):
         return repr(outcome)
     found: list[str] = []

@@ -65,6 +65,8 @@ def _redact(error: BatchError, secrets: Sequence[Secret]) -> None:
 def _redacted(value: Any, secrets: Sequence[Secret]) -> Any:
     if not isinstance(value, str):
         return value
+    if not value.isascii():
+        value = value.encode("utf-8", "replace").decode()  # a lone surrogate could not be written anywhere
     value = hide_userinfo(value)
     for secret in secrets:
         value = secret.redact(value)

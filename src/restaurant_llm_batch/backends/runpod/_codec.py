@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..._http import error_body
 from ..._http.classify import MAX_ERROR_TEXT, error_for, is_prompt_too_long, is_refusal
 from ..._http.error_body import parse_nested, read_error
 from ..._http.event_stream import join_events, looks_like_events
@@ -177,7 +178,8 @@ def read_output(state: Mapping[str, Any], model: str, max_tokens: int, secret: S
         )
     if _is_native(items[0]):
         return _read_native(items, model, max_tokens, secret)
-    return read_chat({"model": model, **items[0]}, BACKEND, secret)
+    # Permanent as well: a completion that cannot be used has been paid for.
+    return read_chat({"model": model, **items[0]}, BACKEND, secret, unusable=PermanentBackendError)
 
 
 def _joined(output: Any) -> Any:
@@ -313,4 +315,4 @@ def _body_or_text(response: HTTPResponse) -> Any:
 
 
 def _redacted(value: Any, secret: Secret) -> str:
-    return secret.redact(str(value))[:MAX_ERROR_TEXT]
+    return secret.redact(error_body.as_text(value))[:MAX_ERROR_TEXT]
