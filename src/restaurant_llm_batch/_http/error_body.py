@@ -21,11 +21,15 @@ MAX_TEXT = 4000
 _MAX_PARSED = 100_000
 _MAX_DEPTH = 6
 
-_TAGS = re.compile(r"<[^>]*>")
-_INVISIBLE = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
-_TITLE = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
+# What is opened and not closed goes to the end, so that no text is searched for the same end twice.
+_TAGS = re.compile(r"<[^<>]*+>?")
+_INVISIBLE = re.compile(
+    r"<(script|style)\b.*?(?:</\1\s*+>|\Z)|<head\b.*?(?:</head\s*+>|(?=<body\b)|\Z)|<!--.*?(?:-->|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+_TITLE = re.compile(r"<(title|h1)\b[^<>]{0,300}>(.{0,500}?)</\1\s{0,20}>", re.IGNORECASE | re.DOTALL)
 _IS_HTML = re.compile(
-    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype|html|head|body|title|center|h1|p\b)",
+    r"\s*+(?:<\?xml[^>]*+>\s*+)?(?:<!--(?>.*?-->)\s*+)*+<(?:!doctype|html|head|body|title|center|h1|p\b)",
     re.IGNORECASE | re.DOTALL,
 )
 _MAX_PAGE, _MAX_PAGE_TEXT = 8_000, 200
