@@ -12,7 +12,7 @@ from typing import Any
 import httpx2
 
 from ..._http.abort import check_time, make_abortable
-from ..._http.body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, aread_body, read_body
+from ..._http.body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, aread_body, is_short, read_body
 from ..._http.proxies import ProxySelector
 from ..._http.secrets import HiddenHeaders
 from ..._http.types import HTTPResponse, Timeout, Transport, TransportError, system_trust
@@ -70,6 +70,8 @@ class BoundedTransport(httpx2.HTTPTransport):
     def handle_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request, blocking the thread until the response has been read."""
         response = super().handle_request(request)
+        if _is_short(response):
+            return response  # which the client reads, without a detour
         try:
             body = read_body(response, DEFAULT_MAX_ANSWER, check_time)
         except TransportError as error:
@@ -85,11 +87,19 @@ class AsyncBoundedTransport(httpx2.AsyncHTTPTransport):
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
         """Send a request on the running event loop."""
         response = await super().handle_async_request(request)
+        if _is_short(response):
+            return response
         try:
             body = await aread_body(response, DEFAULT_MAX_ANSWER)
         except TransportError as error:
             raise _as_httpx2(error, request) from error
         return _response(HTTPResponse(response.status_code, response.headers, body), request)
+
+
+def _is_short(response: httpx2.Response) -> bool:
+    length = response.headers.get("content-length", "")
+    size = int(length) if length.isdecimal() and len(length) < 20 else None
+    return is_short(response.status_code, response.headers, size, DEFAULT_MAX_ANSWER)
 
 
 def sync_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx2.Client:
@@ -145,9 +155,11 @@ def as_httpx2(timeout: Timeout) -> httpx2.Timeout:
 
 def _headers(request: httpx2.Request) -> HiddenHeaders:
     return HiddenHeaders(
-        (text, value.decode("latin-1"))
-        for name, value in request.headers.raw
-        if (text := name.decode("latin-1").lower()) not in _CONNECTION_HEADERS
+        {
+            text: value.decode("latin-1")
+            for name, value in request.headers.raw
+            if (text := name.decode("latin-1").lower()) not in _CONNECTION_HEADERS
+        }
     )
 
 

@@ -153,7 +153,7 @@ def _error_text(content: bytes) -> tuple[str, bool]:
     """Return an error body's message, and whether Qdrant wrote it (JSON) or a proxy (anything else)."""
     try:
         body: Any = json.loads(content or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return _shorten(content.decode("utf-8", "replace")), False
     status = body.get("status") if isinstance(body, dict) else None
     text = status.get("error") if isinstance(status, dict) else None
