@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ def serve(answer: bytes) -> Iterator[str]:
                 return
             with connection:
                 try:
-                    connection.recv(1 << 20)
+                    _read_request(connection)
                     connection.sendall(answer)
                 except OSError:
                     pass
@@ -46,6 +47,18 @@ def serve(answer: bytes) -> Iterator[str]:
         listener.shutdown(socket.SHUT_RDWR)
         listener.close()
         thread.join()
+
+
+def _read_request(connection: socket.socket) -> None:
+    """Read a whole request: closing a connection with unread bytes resets it, and the answer may be lost."""
+    received = connection.recv(1 << 20)
+    while received and b"\r\n\r\n" not in received:
+        received += connection.recv(1 << 20)
+    head, _, body = received.partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head.lower())
+    missing = (int(length[1]) if length else 0) - len(body)
+    while missing > 0 and (more := connection.recv(1 << 20)):
+        missing -= len(more)
 
 
 def response(status: str, body: str = "", head: str = "") -> bytes:

@@ -31,6 +31,7 @@ from collections.abc import Callable
 from enum import IntEnum
 from typing import Any, NamedTuple
 
+from .._foreign import own_exception
 from .._limits.aimd import CallResult
 from .._shortage import is_local_shortage
 from .._store.inflight import NOT_STARTED, InFlightCall
@@ -227,4 +228,4 @@ def throwable(error: BaseException) -> BaseException:
         replacement = RuntimeError("the backend raised StopIteration")
         replacement.__cause__ = error
         return replacement
-    return error
+    return own_exception(error, "the backend") or error

@@ -135,6 +135,9 @@ class ConcurrentDriver:
         except (KeyboardInterrupt, SystemExit) as error:
             return None, error
         except BaseException as error:  # a cancellation, or a loop that is closed while tasks are left
+            failed = throwable(error)
+            if isinstance(failed, Exception):
+                return None, failed
             if not isinstance(error, GeneratorExit) and not is_being_cancelled():
                 failure = RuntimeError("the backend cancelled itself")
                 failure.__cause__ = error

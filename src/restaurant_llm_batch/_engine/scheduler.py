@@ -28,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from .._foreign import own_exception
 from ..errors import ConfigurationError
 from ..events import PendingWait
 from ..outcomes import Failure, Outcome
@@ -290,8 +291,11 @@ class Scheduler:
             except Exception as raised:
                 answer, error = None, raised
             except BaseException as fatal:
-                self.cancel(fatal)
-                return
+                own = own_exception(fatal, "the task")
+                if own is None:
+                    self.cancel(fatal)
+                    return
+                answer, error = None, own
             else:
                 answer, error = self._perform(frame, step), None
                 if answer is _WAITS:

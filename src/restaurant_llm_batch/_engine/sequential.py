@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from .._foreign import own_exception
 from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome
 from ..steps import Gather, Sleep, drive
@@ -46,6 +47,11 @@ class SequentialDriver:
             value = drive(run_item(item, self._run), lambda step: self._perform(step, item))
         except Exception as error:
             outcome = self._recorder.item_finished(item, None, error)
+        except BaseException as fatal:
+            own = own_exception(fatal, "the task")
+            if own is None:
+                raise
+            outcome = self._recorder.item_finished(item, None, own)
         else:
             outcome = self._recorder.item_finished(item, value, None)
         self._open = None

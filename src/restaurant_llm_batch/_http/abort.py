@@ -51,6 +51,8 @@ T = TypeVar("T")
 
 log = logging.getLogger("restaurant_llm_batch")
 
+_NOT_ABORTABLE = "blocking calls cannot be ended with this %s: %s"
+
 
 class TotalTimeout(Exception):
     """
@@ -98,14 +100,31 @@ def make_abortable(client: Any) -> None:
         # Client._transport: the default transport. Client._mounts: URL pattern -> transport, or None for "no
         # proxy"; holds the transports of the environment's proxies or of `proxy=`.
         transports = [client._transport, *client._mounts.values()]  # noqa: SLF001
-        # HTTPTransport._pool: its httpcore ConnectionPool, HTTPProxy or SOCKSProxy.
-        pools = [transport._pool for transport in transports if transport]  # noqa: SLF001
-        for pool in pools:
-            # ConnectionPool._network_backend: handed to each connection that the pool creates, and read at no
-            # other time, so it can be replaced until the first request.
-            pool._network_backend = _Network(pool._network_backend)  # noqa: SLF001
     except AttributeError as error:
-        log.warning("blocking calls cannot be ended with this %s: %s", type(client).__module__, error)
+        log.warning(_NOT_ABORTABLE, type(client).__module__, error)
+        return
+    for transport in transports:
+        if transport:
+            make_transport_abortable(transport)
+
+
+def make_transport_abortable(transport: Any) -> None:
+    """Prepare an httpx or httpx2 transport as `make_abortable` prepares a client."""
+    try:
+        # HTTPTransport._pool: its httpcore ConnectionPool, HTTPProxy or SOCKSProxy.
+        pool = transport._pool  # noqa: SLF001
+        # ConnectionPool._network_backend: handed to each connection that the pool creates, and read at no
+        # other time, so it can be replaced until the first request.
+        pool._network_backend = _Network(pool._network_backend)  # noqa: SLF001
+    except AttributeError as error:
+        log.warning(_NOT_ABORTABLE, type(transport).__module__, error)
+
+
+def check_time() -> None:
+    """Raise as `abortable` if the current thread's request was aborted, or has taken too long; else do nothing."""
+    current = _CURRENT.get()
+    if current is not None:
+        current.left(None)
 
 
 class AbortableRequest:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import ssl
 from inspect import signature
+from time import monotonic
 from typing import Any, NamedTuple
 
 import aiohttp
 from aiohttp.http_exceptions import LineTooLong
 from anyio import CancelScope
+from anyio.lowlevel import checkpoint
 from yarl import URL
 
 from .._shortage import is_local_shortage
 from ..errors import ConfigurationError
+from .body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, BodyReader, is_short
 from .client_lifetime import EventLoopLocal, UsageCounter
 from .proxies import ProxySelector
-from .secrets import redact_headers
+from .secrets import Secret, redact_headers
 from .types import (
     MAX_HEADER_BYTES,
     Headers,
@@ -52,6 +55,7 @@ class AiohttpTransport:
         proxy: A proxy's URL; None for the environment's.
         ssl_context: Certificate authorities to trust; None for the system's.
         keepalive_expiry: Seconds after which an idle connection is closed.
+        max_answer: Greatest size of a response's body in bytes, decompressed.
     """
 
     def __init__(
@@ -60,14 +64,21 @@ class AiohttpTransport:
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         keepalive_expiry: float = 4.0,
+        max_answer: int = DEFAULT_MAX_ANSWER,
     ) -> None:
         # aiohttp's own `trust_env` reads the environment and ~/.netrc for each request.
         self._proxies = ProxySelector(proxy)
         self._context = ssl_context
         self._keepalive_expiry = keepalive_expiry
+        self._max_answer = max_answer
         self._sessions = EventLoopLocal(self._make, _close_session)
         self._targets: dict[str, _Target] = {}
         self._timeouts: dict[Timeout, aiohttp.ClientTimeout] = {}
+
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the proxies, to redact them in errors."""
+        return self._proxies.secrets
 
     async def asend(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
@@ -79,6 +90,7 @@ class AiohttpTransport:
             TransportError: If no response came.
             ConfigurationError: If the environment names a proxy that cannot be used.
         """
+        started_at = monotonic()
         borrowed = self._sessions.get()
         borrowed.in_use.enter()
         failure: Exception
@@ -96,7 +108,10 @@ class AiohttpTransport:
             ) as response:
                 if header_size(response.raw_headers) > MAX_HEADER_BYTES:
                     raise headers_too_long()
-                return HTTPResponse(response.status, response.headers, await response.read())
+                if is_short(response.status, response.headers, response.content_length, self._max_answer):
+                    return HTTPResponse(response.status, response.headers, await response.read())
+                body = await self._read(response, started_at + timeout.total)
+                return HTTPResponse(response.status, response.headers, body)
         except (ConfigurationError, TransportError) as error:  # a ConfigurationError is a ValueError too
             failure = error
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
@@ -106,6 +121,15 @@ class AiohttpTransport:
                 with CancelScope(shield=True):
                     await borrowed.session.close()
         raise failure  # without a cause: the client's error holds the request, with the key, and a proxy's password
+
+    async def _read(self, response: aiohttp.ClientResponse, deadline: float) -> bytes:
+        reader = BodyReader(response.status, response.headers, self._max_answer)
+        while not reader.full and (data := await response.content.readany()):
+            for _ in reader.feed(data):
+                await checkpoint()  # other calls go on while this one is decompressed
+                if monotonic() > deadline:
+                    raise TimeoutError
+        return reader.body()
 
     async def aclose(self) -> None:
         """Close the running event loop's connections, after the last call that uses them."""
@@ -118,6 +142,8 @@ class AiohttpTransport:
             # No limit on connections: the runner's concurrency limiters bound the calls in flight.
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=self._keepalive_expiry),
             cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"accept-encoding": ACCEPT_ENCODING},
+            auto_decompress=False,  # `BodyReader` does it, in bounded pieces
             max_line_size=MAX_HEADER_BYTES,
             max_field_size=MAX_HEADER_BYTES,
             **_MORE_HEADERS,

@@ -21,11 +21,15 @@ MAX_TEXT = 4000
 _MAX_PARSED = 100_000
 _MAX_DEPTH = 6
 
-_TAGS = re.compile(r"<[^>]*>")
-_INVISIBLE = re.compile(r"<(script|style|head)\b.*?</\1\s*>|<!--.*?-->", re.IGNORECASE | re.DOTALL)
-_TITLE = re.compile(r"<(title|h1)\b[^>]*>(.*?)</\1\s*>", re.IGNORECASE | re.DOTALL)
+# What is opened and not closed goes to the end, so that no text is searched for the same end twice.
+_TAGS = re.compile(r"<[^<>]*+>?")
+_INVISIBLE = re.compile(
+    r"<(script|style)\b.*?(?:</\1\s*+>|\Z)|<head\b.*?(?:</head\s*+>|(?=<body\b)|\Z)|<!--.*?(?:-->|\Z)",
+    re.IGNORECASE | re.DOTALL,
+)
+_TITLE = re.compile(r"<(title|h1)\b[^<>]{0,300}>(.{0,500}?)</\1\s{0,20}>", re.IGNORECASE | re.DOTALL)
 _IS_HTML = re.compile(
-    r"\s*(?:<\?xml[^>]*>\s*)?(?:<!--.*?-->\s*)*<(?:!doctype|html|head|body|title|center|h1|p\b)",
+    r"\s*+(?:<\?xml[^>]*+>\s*+)?(?:<!--(?>.*?-->)\s*+)*+<(?:!doctype|html|head|body|title|center|h1|p\b)",
     re.IGNORECASE | re.DOTALL,
 )
 _MAX_PAGE, _MAX_PAGE_TEXT = 8_000, 200
@@ -83,7 +87,7 @@ def read_error(body: Any) -> ServiceError:
             elif isinstance(value, str) and value and not value.isdigit():
                 codes.setdefault(value[:200])
     message = _message(body)
-    words = [message, *(str(part[key]) for part in parts for key in ("raw", "reasons") if part.get(key))]
+    words = [message, *(as_text(part[key]) for part in parts for key in ("raw", "reasons") if part.get(key))]
     text = " ".join(words)[:MAX_TEXT]
     param = next(
         (part["param"] for part in parts if isinstance(part.get("param"), str) and part["param"]), ""
@@ -119,6 +123,14 @@ def parse_nested(error: Any) -> Any:
     return parsed if isinstance(parsed, (dict, list)) else error
 
 
+def as_text(value: Any) -> str:
+    """Return ``str(value)``; "" for what cannot be shown: it is nested too deeply, or has a number of 5,000 digits."""
+    try:
+        return str(value)
+    except (RecursionError, ValueError):
+        return ""
+
+
 def page_text(page: str) -> str:
     """Return the readable text of an HTML page in at most 200 characters, its title first."""
     page = page[:_MAX_PAGE]
@@ -151,7 +163,7 @@ def _parts(value: Any, depth: int) -> Iterator[Mapping[str, Any]]:
 def _message(value: Any, depth: int = 0) -> str:
     value = parse_nested(value)
     if depth > _MAX_DEPTH:
-        return str(value)
+        return as_text(value)
     if isinstance(value, list):
         return "; ".join(_message(entry, depth + 1) for entry in value[:20])
     if isinstance(value, dict):
@@ -160,8 +172,8 @@ def _message(value: Any, depth: int = 0) -> str:
                 message = _message(value[key], depth + 1)
                 location = ".".join(_location(value)) if key == "msg" else ""
                 return f"{location}: {message}" if location else message
-        return str(value)
-    return str(value)
+        return as_text(value)
+    return as_text(value)
 
 
 def _location(part: Mapping[str, Any]) -> tuple[str, ...]:

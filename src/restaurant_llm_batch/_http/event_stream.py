@@ -16,6 +16,8 @@ from pydantic_core import from_json
 _LINE_END = re.compile(r"\r\n|\n|\r")
 _LOOKS_LIKE_EVENTS = re.compile(r"\s*(?:data|event|id|retry)?:")
 _DONE = "[DONE]"
+_NOT_JSON = (ValueError, TypeError)
+"""What `from_json` raises; the second for a lone surrogate."""
 
 
 def looks_like_events(text: str) -> bool:
@@ -42,7 +44,7 @@ def join_lines(text: str) -> dict[str, Any] | None:
         if line.strip():
             try:
                 chunks.append(from_json(line))
-            except ValueError:
+            except _NOT_JSON:
                 return None
     if len(chunks) < 2 or not all(isinstance(chunk, dict) for chunk in chunks):
         return None
@@ -66,12 +68,12 @@ def _decoded(piece: str) -> list[Mapping[str, Any]]:
     """Return the objects in an event's data; some servers separate events by one line end only."""
     try:
         candidates = [from_json(piece)]
-    except ValueError:
+    except _NOT_JSON:
         candidates = []
         for line in piece.split("\n"):
             try:
                 candidates.append(from_json(line))
-            except ValueError:
+            except _NOT_JSON:
                 continue
     return [one for one in candidates if isinstance(one, dict)]
 
@@ -141,7 +143,7 @@ def _text(value: Any) -> str:
 def _is_json(text: str) -> bool:
     try:
         from_json(text)
-    except ValueError:
+    except _NOT_JSON:
         return False
     return True
 

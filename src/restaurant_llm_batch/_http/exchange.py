@@ -25,6 +25,9 @@ class HTTPRequest(NamedTuple):
     body: bytes | None
     timeout: Timeout
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.method!r}, {self.url!r}, {len(self.body or b'')} bytes)"
+
 
 class HTTPClient:
     """
@@ -50,6 +53,11 @@ class HTTPClient:
     async def asend(self, request: HTTPRequest) -> HTTPResponse:
         """Send a request on the running event loop."""
         return await self._transport.asend(*request)
+
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the transport's proxies, if it tells them."""
+        return getattr(self._transport, "proxy_secrets", ())
 
     def close(self) -> None:
         """Close the sync connections of an own transport."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 import threading
+from contextlib import aclosing, closing
 from typing import Self, TypeAlias
 
 import anyio
@@ -11,10 +12,11 @@ import httpx
 
 from .. import _fork
 from .._shortage import is_local_shortage
-from .abort import TotalTimeout, abortable, make_abortable
+from .abort import TotalTimeout, abortable, check_time, make_abortable
+from .body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, aread_body, read_body
 from .client_lifetime import EventLoopLocal, UsageCounter
 from .proxies import ProxySelector
-from .secrets import redact_headers
+from .secrets import Secret, redact_headers
 from .types import (
     MAX_HEADER_BYTES,
     Headers,
@@ -52,6 +54,7 @@ class HttpxTransport:
         proxy: A proxy's URL; None for the environment's.
         ssl_context: Certificate authorities to trust; None for the system's.
         keepalive_expiry: Seconds after which an idle connection is closed.
+        max_answer: Greatest size of a response's body in bytes, decompressed.
     """
 
     def __init__(
@@ -60,9 +63,11 @@ class HttpxTransport:
         proxy: str | None = None,
         ssl_context: ssl.SSLContext | None = None,
         keepalive_expiry: float = 4.0,
+        max_answer: int = DEFAULT_MAX_ANSWER,
     ) -> None:
         self._proxies = ProxySelector(proxy)
         self._context = ssl_context
+        self._max_answer = max_answer
         # No limit on connections: the runner's concurrency limiters bound the calls in flight.
         self._limits = httpx.Limits(
             max_connections=None, max_keepalive_connections=None, keepalive_expiry=keepalive_expiry
@@ -71,6 +76,11 @@ class HttpxTransport:
         self._forks = _fork.count
         self._sync_clients: _SyncClients = {}
         self._clients: EventLoopLocal[_AsyncClients] = EventLoopLocal(dict, lambda clients: None)
+
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the proxies, to redact them in errors."""
+        return self._proxies.secrets
 
     def send(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout
@@ -93,7 +103,7 @@ class HttpxTransport:
                 method, url, headers=dict(headers), content=body, timeout=_as_httpx_timeout(timeout)
             )
             with abortable(timeout.total):
-                return _read(client.send(request))
+                return self._read(client.send(request, stream=True))
         except TotalTimeout as error:
             failure = _timeout_error(timeout, error.request_may_have_been_sent)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -130,7 +140,7 @@ class HttpxTransport:
             )
             request.stream = _Body(body or b"")
             with anyio.fail_after(timeout.total):
-                return _read(await client.send(request))
+                return await self._aread(await client.send(request, stream=True))
         except TimeoutError:
             failure = _timeout_error(timeout)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
@@ -140,6 +150,18 @@ class HttpxTransport:
                 with anyio.CancelScope(shield=True):
                     await client.aclose()
         raise failure  # without a cause: the client's error holds the request, with the key
+
+    def _read(self, response: httpx.Response) -> HTTPResponse:
+        with closing(response):
+            _check_headers(response)
+            body = read_body(response, self._max_answer, check_time)
+        return HTTPResponse(response.status_code, response.headers, body)
+
+    async def _aread(self, response: httpx.Response) -> HTTPResponse:
+        async with aclosing(response):
+            _check_headers(response)
+            body = await aread_body(response, self._max_answer)
+        return HTTPResponse(response.status_code, response.headers, body)
 
     def close(self) -> None:
         """Close the connections of blocking calls, after the last call that uses them."""
@@ -164,6 +186,7 @@ class HttpxTransport:
             if borrowed is None:
                 # trust_env=False: `ProxySelector` reads the environment for all clients alike.
                 client = httpx.Client(
+                    headers={"accept-encoding": ACCEPT_ENCODING},
                     limits=self._limits,
                     proxy=proxy,
                     verify=self._verify,
@@ -177,7 +200,12 @@ class HttpxTransport:
 
     def _make_async(self, proxy: str | None) -> httpx.AsyncClient:
         return httpx.AsyncClient(
-            limits=self._limits, proxy=proxy, verify=self._verify, follow_redirects=False, trust_env=False
+            headers={"accept-encoding": ACCEPT_ENCODING},
+            limits=self._limits,
+            proxy=proxy,
+            verify=self._verify,
+            follow_redirects=False,
+            trust_env=False,
         )
 
     @property
@@ -216,10 +244,9 @@ def _no_client(error: OSError) -> TransportError:
     )
 
 
-def _read(response: httpx.Response) -> HTTPResponse:
+def _check_headers(response: httpx.Response) -> None:
     if header_size(response.headers.raw) > MAX_HEADER_BYTES:
         raise headers_too_long()
-    return HTTPResponse(response.status_code, response.headers, response.content)
 
 
 def _as_httpx_timeout(timeout: Timeout) -> httpx.Timeout:

@@ -15,13 +15,16 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from .._llm_response import LLMResponse
-from ..errors import BackendError, ContentRefused, TransientBackendError
+from ..errors import BackendError, ContentRefused, PermanentBackendError, TransientBackendError
 from ..models import LLMRequest
+from . import error_body
 from .classify import service_error
 from .rate_limits import read_rate_limits
 from .secrets import Secret
 
 _NOT_IN_SCHEMA_NAME = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_WORD = 100
+"""Characters of a finish reason that are kept."""
 _MAX_TOKENS = 1_000_000_000
 """Token counts above this are an error of the service."""
 
@@ -109,7 +112,11 @@ def chat_body(
 
 
 def read_chat(
-    body: Any, backend: str, secret: Secret | None = None, headers: Mapping[str, str] | None = None
+    body: Any,
+    backend: str,
+    secret: Secret | None = None,
+    headers: Mapping[str, str] | None = None,
+    unusable: type[TransientBackendError | PermanentBackendError] = TransientBackendError,
 ) -> LLMResponse:
     """
     Parse a chat completion.
@@ -123,6 +130,7 @@ def read_chat(
         backend: The backend's name.
         secret: The key, to redact it in messages.
         headers: The response headers, which may report the service's rate limits.
+        unusable: Class of the error for a body that is neither a completion nor an error.
 
     Raises:
         ContentRefused: If a content filter cut the reply off.
@@ -134,7 +142,7 @@ def read_chat(
         message = _part(choice, "message") or {"content": choice.get("text")}
         reason = choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
-        raise _error_instead_of_completion(body, backend, secret) from None
+        raise _error_instead_of_completion(body, backend, secret, unusable) from None
     text, refusal = (
         as_text(message.get("content")),
         message.get("refusal") or _refusal_part(message.get("content")),
@@ -151,7 +159,7 @@ def read_chat(
         finish_reason="refusal" if refused else "stop",
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        model=str(body.get("model") or ""),
+        model=_model_name(body.get("model"), secret),
         cached_tokens=cached_tokens,
         rate_limit=None if headers is None else read_rate_limits(headers),
     )
@@ -177,7 +185,9 @@ def finished(
         ContentRefused: If a content filter cut the reply off.
         BackendError: If the service failed while it wrote.
     """
-    word = str(reason or "stop")
+    word = str(reason or "stop")[:_MAX_WORD]
+    if secret is not None:
+        word = secret.redact(word)
     lower = word.lower()
     failure: BackendError
     if lower in _FILTERED:
@@ -233,6 +243,11 @@ def as_text(value: Any) -> str:
             else json.dumps(value, ensure_ascii=False)
         )
     return "" if value is None else str(value)
+
+
+def _model_name(name: Any, secret: Secret | None) -> str:
+    name = name if type(name) is str else "" if name is None else str(name)
+    return name if secret is None or not secret.stands_in(name) else secret.redact(name)
 
 
 def _from_ollama(body: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -324,16 +339,27 @@ def _part(body: Mapping[str, Any], name: str) -> Mapping[str, Any]:
     return part if isinstance(part, dict) else {}
 
 
-def _error_instead_of_completion(body: Any, backend: str, secret: Secret | None) -> BackendError:
+def _error_instead_of_completion(
+    body: Any,
+    backend: str,
+    secret: Secret | None,
+    unusable: type[TransientBackendError | PermanentBackendError],
+) -> BackendError:
     if isinstance(body, dict) and (body.get("error") or body.get("object") == "error" or body.get("detail")):
         return service_error(None, body, backend, secret=secret)
-    text = str(body)[:200] if secret is None else secret.redact(str(body))[:200]
-    error = TransientBackendError(f"{backend} sent no completion but {text}", backend=backend)
+    text = error_body.as_text(body)
+    text = (text if secret is None else secret.redact(text))[:200]
+    error = unusable(f"{backend} sent no completion but {text}", backend=backend)
     if isinstance(body, dict):
         prompt_tokens, completion_tokens, cached_tokens = token_counts(body.get("usage"))
         if prompt_tokens or completion_tokens:
             error.reply = LLMResponse(
-                "", "error", prompt_tokens, completion_tokens, str(body.get("model") or ""), cached_tokens
+                "",
+                "error",
+                prompt_tokens,
+                completion_tokens,
+                _model_name(body.get("model"), secret),
+                cached_tokens,
             )
     return error
 

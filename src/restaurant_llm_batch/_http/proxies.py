@@ -23,14 +23,16 @@ Host names are not resolved, so ``localhost`` is no address of ``127.0.0.0/8``.
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 from urllib.request import getproxies
 
 from ..errors import ConfigurationError
+from .secrets import Secret
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -101,6 +103,11 @@ class ProxySettings:
             return None
         return _checked(proxy, f"{name.upper()}_PROXY")
 
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the proxies; see `ProxySelector.secrets`."""
+        return tuple(secret for proxy in self._proxies.values() for secret in _secrets_of(proxy))
+
     def _is_exception(self, scheme: str, host: str, port: int | None) -> bool:
         host = host.rstrip(".").lower()
         address = _address(host)
@@ -126,6 +133,25 @@ class ProxySelector:
         if self._settings is None:
             self._settings = ProxySettings.from_environment()
         return self._settings.proxy_for(url)
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """The passwords of all proxies that may be used, as they are written and as they are sent."""
+        if self._proxy is not None:
+            return _secrets_of(self._proxy)
+        if self._settings is None:
+            self._settings = ProxySettings.from_environment()
+        return self._settings.secrets
+
+
+def _secrets_of(proxy: str) -> tuple[Secret, ...]:
+    userinfo = proxy.partition("://")[2].rpartition("@")[0]
+    user, _, password = userinfo.partition(":")
+    if not password:
+        return ()
+    plain = unquote(password)
+    sent = b64encode(f"{unquote(user)}:{plain}".encode()).decode()
+    return tuple(Secret(one) for one in dict.fromkeys((sent, userinfo, password, plain)))
 
 
 def _parse_exception(entry: str) -> _Exception | None:

@@ -31,6 +31,19 @@ def hide_userinfo(text: str) -> str:
 _KEY_HEADERS = frozenset({"authorization", "proxy-authorization", "api-key", "x-api-key"})
 
 
+class HiddenHeaders(dict[str, str]):
+    """The headers of a request; its repr hides their values, since error trackers show the repr of local variables."""
+
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(self)})"
+
+    __str__ = __repr__
+    __sentry_repr__ = __repr__
+    """Sentry's name for what it shows in place of a mapping's items."""
+
+
 def redact_headers(text: str, headers: Mapping[str, str]) -> str:
     """Replace in `text` the keys that a request's headers carry."""
     for name, value in headers.items():
@@ -39,20 +52,37 @@ def redact_headers(text: str, headers: Mapping[str, str]) -> str:
     return text
 
 
-def is_free_of(error: BaseException, secret: Secret | None) -> bool:
-    """Return whether neither a key nor the password of a URL stands in the texts of an error and of its causes."""
-    cause: BaseException | None = error
-    for _ in range(_MOST_CAUSES):
-        if cause is None:
-            break
-        text = f"{cause} {cause!r}"
-        if hide_userinfo(text) != text or (secret is not None and secret.reveal() in text):
+def is_free_of(error: BaseException, *secrets: Secret | None) -> bool:
+    """Return whether neither a secret nor the password of a URL stands in the texts of an error and of its causes."""
+    for cause in causes(error):
+        text = _text_of(cause)
+        if hide_userinfo(text) != text or any(one is not None and one.stands_in(text) for one in secrets):
             return False
-        cause = cause.__cause__ or cause.__context__
     return True
 
 
-_MOST_CAUSES = 10
+def causes(error: BaseException) -> list[BaseException]:
+    """Return an error and all that caused it, at most `_MOST_CAUSES`."""
+    found: list[BaseException] = []
+    pending: list[Any] = [error]
+    while pending and len(found) < _MOST_CAUSES:
+        one = pending.pop()
+        if isinstance(one, BaseException) and not any(one is other for other in found):
+            found.append(one)
+            pending += [one.__context__, one.__cause__, getattr(one, "source", None)]
+            if isinstance(one, BaseExceptionGroup):
+                pending += one.exceptions
+    return found
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return f"{error} {error!r} {getattr(error, '__notes__', '')}"
+    except Exception:  # nobody else can show it either
+        return ""
+
+
+_MOST_CAUSES = 50
 
 
 class _Wrapped(Protocol):
@@ -80,6 +110,10 @@ class Secret:
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("keys are not pickled; make the backend in the process that uses it")
+
+    def stands_in(self, text: str) -> bool:
+        """Return whether the key stands in `text`."""
+        return len(self._value) >= _MIN_LENGTH and self._value in text
 
     def redact(self, text: str) -> str:
         """Replace the key in `text`, and any partly masked key, by ``***``."""

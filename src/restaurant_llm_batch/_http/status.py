@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 from pydantic_core import from_json, to_json
 
 from ..errors import BackendError, ConfigurationError, PermanentBackendError, TransientBackendError
+from .body import MAX_ERROR_BYTES
 from .error_body import page_text
 from .event_stream import join_events, join_lines, looks_like_events
 from .secrets import Secret, is_free_of
@@ -47,6 +48,23 @@ def decode(response: HTTPResponse, backend: str, secret: Secret | None = None) -
     if not isinstance(body, Unreadable):
         return body
     raise unreadable_error(body, backend, secret, response.status)
+
+
+def parse_error_body(body: bytes) -> Any:
+    """
+    Decode the body of an error, of which only the beginning was read; JSON that was cut off is read so far.
+
+    Returns:
+        The decoded body, or its text as `Unreadable`.
+    """
+    body = body[:MAX_ERROR_BYTES]
+    parsed = parse_body(body)
+    if isinstance(parsed, Unreadable) and len(body) == MAX_ERROR_BYTES and parsed.lstrip()[:1] in ("{", "["):
+        try:
+            return from_json(body, allow_partial="trailing-strings")
+        except ValueError:
+            pass
+    return parsed
 
 
 class Unreadable(str):

@@ -17,7 +17,9 @@ import os
 
 from .._validation import is_number
 from ..errors import ConfigurationError
+from .body import DEFAULT_MAX_ANSWER, check_max_answer
 from .client_lifetime import loop_is_trio
+from .secrets import Secret
 from .types import Headers, HTTPResponse, Timeout, load_ca_bundle
 
 
@@ -31,6 +33,9 @@ class HTTPTransport:
         ca_bundle: A PEM file of certificate authorities to trust instead of the system's.
         keepalive_expiry: Seconds after which an idle connection is closed. Keep it below the server's own (5 in
             vLLM); otherwise a request may be sent on a connection that the server is closing.
+        max_answer: Greatest size of an answer in bytes, after decompression; the default is 64 MiB. A longer one is
+            not read further, and fails its call with a `PermanentBackendError`. Of an error only the first 128 KiB are
+            read, whatever this is.
 
     Raises:
         ConfigurationError: If the file cannot be read, or an argument has the wrong type.
@@ -42,6 +47,7 @@ class HTTPTransport:
         proxy: str | None = None,
         ca_bundle: str | os.PathLike[str] | None = None,
         keepalive_expiry: float = 4.0,
+        max_answer: int = DEFAULT_MAX_ANSWER,
     ) -> None:
         from .aiohttp import AiohttpTransport
         from .httpx import HttpxTransport
@@ -53,12 +59,22 @@ class HTTPTransport:
                 f"keepalive_expiry must be a number of seconds of at least 0, got {keepalive_expiry!r}; "
                 "for example keepalive_expiry=4.0"
             )
+        check_max_answer(max_answer)
         context = load_ca_bundle(ca_bundle)
-        self._httpx = HttpxTransport(proxy=proxy, ssl_context=context, keepalive_expiry=keepalive_expiry)
-        self._aiohttp = AiohttpTransport(proxy=proxy, ssl_context=context, keepalive_expiry=keepalive_expiry)
+        self._httpx = HttpxTransport(
+            proxy=proxy, ssl_context=context, keepalive_expiry=keepalive_expiry, max_answer=max_answer
+        )
+        self._aiohttp = AiohttpTransport(
+            proxy=proxy, ssl_context=context, keepalive_expiry=keepalive_expiry, max_answer=max_answer
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"  # a proxy's URL may hold a password
+
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the proxies, to redact them in errors."""
+        return self._httpx.proxy_secrets
 
     def send(
         self, method: str, url: str, headers: Headers, body: bytes | None, timeout: Timeout

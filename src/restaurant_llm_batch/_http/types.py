@@ -30,6 +30,10 @@ class HTTPResponse:
     headers: Headers
     body: bytes
 
+    def __repr__(self) -> str:
+        # Not what the service sent: it may have repeated the key.
+        return f"{type(self).__name__}(status={self.status}, {len(self.body)} bytes)"
+
 
 @dataclass(frozen=True, slots=True)
 class Timeout:

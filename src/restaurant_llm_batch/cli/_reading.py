@@ -96,6 +96,8 @@ def _parse(text: str) -> dict[str, Any]:
         raise ConfigurationError(f"not JSON ({error.msg} at column {error.colno}); {_SHAPES}") from error
     except RecursionError as error:
         raise ConfigurationError(f"nested too deeply; {_SHAPES}") from error
+    except ValueError as error:  # Python reads no number of more than 4,300 digits
+        raise ConfigurationError(f"a number with thousands of digits; {_SHAPES}") from error
     if not isinstance(record, dict):
         raise ConfigurationError(f"{_json_type(record)}, not an object; {_SHAPES}")
     return record

@@ -42,7 +42,8 @@ _CHANNEL = lazy_pattern(r"<\|channel\|>\s*(\w+)[^<]{0,100}<\|message\|>")
 _END_OF_MESSAGE = lazy_pattern(r"<\|(?:end|return|call|start)\|>")
 _BARE_CHANNELS = lazy_pattern(r"\s*analysis(?=\S)(?!\w*\s*[\":])")
 _BARE_FINAL = "assistantfinal"
-_FENCED = lazy_pattern(r"\s*```\w*\s*\n(.*)\n\s*```\s*", re.DOTALL)
+_FENCE = "```"
+_OPENING_FENCE = lazy_pattern(r"```\w*\s*")
 
 _MAX_NESTED_STRINGS = 3
 """Times that JSON may have been written as a JSON string."""
@@ -123,8 +124,7 @@ def values_in(reply: LLMResponse, *, keep_conflicts: bool = False) -> Iterator[A
         )
     text = reply.text.lstrip(" \t\r\n\ufeff")
     if not text.startswith("{"):
-        fenced = _FENCED.fullmatch(text)
-        text = fenced[1] if fenced else text
+        text = _unfenced(text)
     if text[:1] in ("{", "[", '"'):
         try:
             value = decode_whole(text, keep_conflicts=keep_conflicts)
@@ -142,6 +142,18 @@ def values_in(reply: LLMResponse, *, keep_conflicts: bool = False) -> Iterator[A
     if '{\\"' in text and '{"' not in text:  # a JSON string without the quotes around it
         text = text.replace('\\"', '"').replace("\\n", " ")
     yield from json_values(text, keep_conflicts=keep_conflicts)
+
+
+def _unfenced(text: str) -> str:
+    """Return what stands in a fenced block that is the whole text; any other text as it is."""
+    block = text.strip()
+    if not block.startswith(_FENCE) or not block.endswith(_FENCE):
+        return text
+    opening, _, rest = block.partition("\n")
+    inner, line_end, closing = rest.removesuffix(_FENCE).rpartition("\n")
+    if not line_end or closing.strip() or not _OPENING_FENCE.fullmatch(opening):
+        return text
+    return inner
 
 
 def _nested(text: str, keep_conflicts: bool) -> Any:

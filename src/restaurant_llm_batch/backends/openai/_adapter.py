@@ -11,8 +11,10 @@ from typing import Any
 
 import httpx2
 
-from ..._http.abort import make_abortable
+from ..._http.abort import check_time, make_abortable
+from ..._http.body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, aread_body, is_short, read_body
 from ..._http.proxies import ProxySelector
+from ..._http.secrets import HiddenHeaders
 from ..._http.types import HTTPResponse, Timeout, Transport, TransportError, system_trust
 
 # No limit on connections: the runner's concurrency limiters bound the calls in flight. Idle connections are closed
@@ -62,6 +64,44 @@ class TransportAdapter(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         return _response(response, request)
 
 
+class BoundedTransport(httpx2.HTTPTransport):
+    """httpx2's own transport, with answers of a bounded size; see `HTTPTransport`."""
+
+    def handle_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request, blocking the thread until the response has been read."""
+        response = super().handle_request(request)
+        if _is_short(response):
+            return response  # which the client reads, without a detour
+        try:
+            body = read_body(response, DEFAULT_MAX_ANSWER, check_time)
+        except TransportError as error:
+            raise _as_httpx2(error, request) from error
+        finally:
+            response.close()
+        return _response(HTTPResponse(response.status_code, response.headers, body), request)
+
+
+class AsyncBoundedTransport(httpx2.AsyncHTTPTransport):
+    """httpx2's own async transport, with answers of a bounded size."""
+
+    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
+        """Send a request on the running event loop."""
+        response = await super().handle_async_request(request)
+        if _is_short(response):
+            return response
+        try:
+            body = await aread_body(response, DEFAULT_MAX_ANSWER)
+        except TransportError as error:
+            raise _as_httpx2(error, request) from error
+        return _response(HTTPResponse(response.status_code, response.headers, body), request)
+
+
+def _is_short(response: httpx2.Response) -> bool:
+    length = response.headers.get("content-length", "")
+    size = int(length) if length.isdecimal() and len(length) < 20 else None
+    return is_short(response.status_code, response.headers, size, DEFAULT_MAX_ANSWER)
+
+
 def sync_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx2.Client:
     """
     Return a sync httpx2 client that sends through `transport`; through httpx2's own transport if None.
@@ -75,7 +115,7 @@ def sync_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx2
         ConfigurationError: If the environment names a proxy that cannot be used.
     """
     if transport is None:
-        client = httpx2.Client(**_own_transport(timeout, url))
+        client = httpx2.Client(transport=BoundedTransport(**_own_pool(url)), **_own_client(timeout))
         make_abortable(client)
         return client
     # trust_env=False: httpx2 would mount transports for the environment's proxies, which bypass this one.
@@ -85,17 +125,24 @@ def sync_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx2
 def async_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx2.AsyncClient:
     """Return an async httpx2 client; takes the arguments of `sync_http`, and raises as it does."""
     if transport is None:
-        return httpx2.AsyncClient(**_own_transport(timeout, url))
+        return httpx2.AsyncClient(transport=AsyncBoundedTransport(**_own_pool(url)), **_own_client(timeout))
     return httpx2.AsyncClient(transport=TransportAdapter(transport, timeout), trust_env=False, timeout=None)
 
 
-def _own_transport(timeout: Timeout, url: str) -> dict[str, Any]:
+def _own_pool(url: str) -> dict[str, Any]:
     # trust_env=False: `ProxySelector` reads the environment for all clients alike.
     return {
         "limits": _LIMITS,
         "verify": system_trust(),
-        "timeout": as_httpx2(timeout),
         "proxy": ProxySelector(None).proxy_for(url),
+        "trust_env": False,
+    }
+
+
+def _own_client(timeout: Timeout) -> dict[str, Any]:
+    return {
+        "headers": {"accept-encoding": ACCEPT_ENCODING},
+        "timeout": as_httpx2(timeout),
         "trust_env": False,
     }
 
@@ -106,12 +153,14 @@ def as_httpx2(timeout: Timeout) -> httpx2.Timeout:
     return httpx2.Timeout(timeout.total, connect=min(timeout.connect, timeout.total), read=read, pool=None)
 
 
-def _headers(request: httpx2.Request) -> dict[str, str]:
-    return {
-        text: value.decode("latin-1")
-        for name, value in request.headers.raw
-        if (text := name.decode("latin-1").lower()) not in _CONNECTION_HEADERS
-    }
+def _headers(request: httpx2.Request) -> HiddenHeaders:
+    return HiddenHeaders(
+        {
+            text: value.decode("latin-1")
+            for name, value in request.headers.raw
+            if (text := name.decode("latin-1").lower()) not in _CONNECTION_HEADERS
+        }
+    )
 
 
 def _response(response: HTTPResponse, request: httpx2.Request) -> httpx2.Response:

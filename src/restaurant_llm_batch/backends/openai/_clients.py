@@ -57,6 +57,12 @@ class SDKClients:
         self._async = EventLoopLocal(lambda: (_made(self._make_async), UsageCounter()), _drop)
         self._imported = False
 
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the proxies, to redact them in errors."""
+        transport = self._own if self._transport is None else self._transport
+        return getattr(transport, "proxy_secrets", ())
+
     @contextmanager
     def sync_client(self) -> Iterator[OpenAI]:
         """Lend the sync client; it is not closed inside the block."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import Secret, is_free_of
-from ..._http.status import Unreadable, no_response_error, parse_body, unreadable_error
+from ..._http.status import Unreadable, no_response_error, parse_body, parse_error_body, unreadable_error
 from ..._http.types import TransportError, headers_too_long
 from ..._llm_response import LLMResponse
 from ..._shortage import is_local_shortage
@@ -133,7 +133,7 @@ def backend_error(error: Exception) -> BackendError:
 
 def _status_error(error: Exception, response: Response) -> BackendError:
     key = _key_of(response.request)
-    body = _with_hint(parse_body(response.content), response)
+    body = _with_hint(parse_error_body(response.content), response)
     failure = chat_error(response.status_code, body, response.headers, BACKEND, key)
     if key is None or key.reveal() not in f"{error} {response.text} {response.headers.multi_items()}":
         failure.__cause__ = error

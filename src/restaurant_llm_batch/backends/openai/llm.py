@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from anyio import fail_after
 
 from ..._http.abort import TotalTimeout, abortable
+from ..._http.border import leaving
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import is_official
@@ -88,11 +89,13 @@ class OpenAILLM:
         client: OpenAI | None = None,
         async_client: AsyncOpenAI | None = None,
     ) -> None:
+        secret = as_secret(api_key)
+        del api_key  # error trackers show the local variables of an error that is raised below
         check_arguments(model, service_tier, prompt_cache_key, max_tokens_field, extra_body)
         check_client(client, "client")
         check_client(async_client, "async_client")
         user_client = client or async_client
-        if user_client is not None and (api_key, base_url, organization, project, transport) != (None,) * 5:
+        if user_client is not None and (secret, base_url, organization, project, transport) != (None,) * 5:
             raise ConfigurationError(
                 "client= and async_client= have their own key, address and transport; pass either those or a client"
             )
@@ -115,7 +118,9 @@ class OpenAILLM:
         self._clients: SDKClients | None = None
         if user_client is None:
             account = {"base_url": self._url, "organization": organization, "project": project}
-            self._clients = SDKClients(_key(api_key, self._url), account, transport, self._timeout)
+            secret = _key(secret, self._url)
+            self._clients = SDKClients(secret, account, transport, self._timeout)
+        self._secret = secret or _key_of_client(user_client)
 
     @property
     def fingerprint(self) -> str:
@@ -139,6 +144,13 @@ class OpenAILLM:
             PermanentBackendError: If the service rejects the request for another reason.
             RunStopped: If the call was cancelled; its connection is closed.
         """
+        try:
+            return self._complete(request)
+        except Exception as error:
+            failure = leaving(error, BACKEND, self._secret, self._proxy_secrets)
+        raise failure
+
+    def _complete(self, request: LLMRequest) -> LLMResponse:
         borrowed = nullcontext(self._client) if self._client else self._own_clients("client").sync_client()
         sending = self._learned.request(self._body(request))
         with borrowed as client:
@@ -151,6 +163,13 @@ class OpenAILLM:
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Complete a request on the running event loop; raises as `complete`. Cancellation closes the connection."""
+        try:
+            return await self._acomplete(request)
+        except Exception as error:
+            failure = leaving(error, BACKEND, self._secret, self._proxy_secrets)
+        raise failure
+
+    async def _acomplete(self, request: LLMRequest) -> LLMResponse:
         own = self._async_client
         borrowed = nullcontext(own) if own else self._own_clients("async_client").async_client()
         total = None if own else self._timeout.total
@@ -205,6 +224,10 @@ class OpenAILLM:
             return read_response(response)
         raise failure
 
+    @property
+    def _proxy_secrets(self) -> tuple[Secret, ...]:
+        return () if self._clients is None else self._clients.proxy_secrets
+
     def _arguments(self, body: dict[str, Any]) -> dict[str, Any]:
         """Return the arguments of a client's `post` that say what is sent where."""
         if self._clients is None:  # the user's own client; Azure's reads the model from the body
@@ -242,8 +265,13 @@ def _base_url(base_url: str | None, client: OpenAI | AsyncOpenAI | None) -> str:
     return normalize_base_url(base_url or os.environ.get("OPENAI_BASE_URL") or _URL)
 
 
-def _key(api_key: KeyLike | None, url: str) -> Secret:
-    key = as_secret(api_key) or as_secret(os.environ.get("OPENAI_API_KEY"), "OPENAI_API_KEY")
+def _key_of_client(client: OpenAI | AsyncOpenAI | None) -> Secret | None:
+    key = getattr(client, "api_key", None)
+    return Secret(key) if isinstance(key, str) and key else None
+
+
+def _key(key: Secret | None, url: str) -> Secret:
+    key = key or as_secret(os.environ.get("OPENAI_API_KEY"), "OPENAI_API_KEY")
     if key is None and is_official(url):
         raise ConfigurationError(
             'no API key: set the environment variable OPENAI_API_KEY, or pass api_key="sk-..."'

@@ -11,12 +11,13 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from ..._http import error_body
 from ..._http.classify import MAX_ERROR_TEXT, error_for, is_prompt_too_long, is_refusal
 from ..._http.error_body import parse_nested, read_error
 from ..._http.event_stream import join_events, looks_like_events
 from ..._http.openai_api import as_text, chat_error, finished, read_chat, token_counts
 from ..._http.secrets import Secret
-from ..._http.status import Unreadable, decode, parse_body
+from ..._http.status import Unreadable, decode, parse_error_body
 from ..._http.types import HTTPResponse
 from ..._llm_response import LLMResponse
 from ...errors import (
@@ -98,7 +99,7 @@ def _job_id(response: HTTPResponse, secret: Secret) -> str:
         body = None
     if isinstance(body, dict):
         job_id = body.get("id")
-        if isinstance(job_id, str) and job_id:
+        if isinstance(job_id, str) and job_id and not secret.stands_in(job_id):
             return job_id
         if body.get("error"):  # an API error with HTTP status 2xx, which RunPod's own CLI reads likewise
             error = error_of_job(body["error"], secret, "runpod refused the job")
@@ -177,7 +178,8 @@ def read_output(state: Mapping[str, Any], model: str, max_tokens: int, secret: S
         )
     if _is_native(items[0]):
         return _read_native(items, model, max_tokens, secret)
-    return read_chat({"model": model, **items[0]}, BACKEND, secret)
+    # Permanent as well: a completion that cannot be used has been paid for.
+    return read_chat({"model": model, **items[0]}, BACKEND, secret, unusable=PermanentBackendError)
 
 
 def _joined(output: Any) -> Any:
@@ -235,7 +237,7 @@ def _read_native(items: list[dict[str, Any]], model: str, max_tokens: int, secre
         text="".join(_native_text(part) for part in parts),
         prompt_tokens=prompt_tokens,
         completion_tokens=completion_tokens,
-        model=str(items[-1].get("model") or model),
+        model=secret.redact(str(items[-1].get("model") or model)),
         cached_tokens=cached_tokens,
     )
     reason = parts[-1].get("finish_reason") or ("length" if truncated else "stop")
@@ -308,9 +310,9 @@ def error_for_terminal_status(status: str, state: Mapping[str, Any], secret: Sec
 
 
 def _body_or_text(response: HTTPResponse) -> Any:
-    body = parse_body(response.body)
+    body = parse_error_body(response.body)
     return str(body) if isinstance(body, Unreadable) else body
 
 
 def _redacted(value: Any, secret: Secret) -> str:
-    return secret.redact(str(value))[:MAX_ERROR_TEXT]
+    return secret.redact(error_body.as_text(value))[:MAX_ERROR_TEXT]

@@ -33,6 +33,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
+from ..._foreign import describe
 from ..._http.exchange import HTTPRequest
 from ..._http.secrets import Secret
 from ..._http.status import decode, raise_no_response
@@ -105,7 +106,8 @@ class JobFlows:
         except TransportError as error:
             if not error.request_may_have_been_sent:
                 raise_no_response(error, BACKEND, self._secret)
-            raise submission_unknown(f"no response to the submission: {error}") from error
+            what = "the response is not read" if error.unreadable else "no response to the submission"
+            raise submission_unknown(f"{what}: {error}") from error
         job.on_submitted(read_submission(response, self._secret))
 
     def watch(self, job: Job, max_tokens: int) -> JobFlow[LLMResponse]:
@@ -134,7 +136,7 @@ class JobFlows:
                 raise
             else:
                 if status == "COMPLETED":
-                    return read_output(state, self._model, max_tokens, self._secret)
+                    return self._read_output(state, max_tokens)
                 if status in TERMINAL:
                     job.lost = status == "CANCELLED"
                     raise error_for_terminal_status(status, state, self._secret)
@@ -203,6 +205,18 @@ class JobFlows:
         status, state = read_state(response, self._secret)
         job.finished = job.finished or status in TERMINAL
         return status, state
+
+    def _read_output(self, state: Mapping[str, Any], max_tokens: int) -> LLMResponse:
+        try:
+            return read_output(state, self._model, max_tokens, self._secret)
+        except BackendError:
+            raise
+        except Exception as error:
+            what = describe(error)
+        # No cause, which might read as a passing one, such as a lack of memory: another job would be paid for again.
+        raise PermanentBackendError(
+            f"runpod completed the job, but its output cannot be read: {what}", backend=BACKEND
+        )
 
     def _poll_after_failed_cancel(self, job: Job) -> JobFlow[None]:
         """Poll a job that RunPod refused to cancel, since it may have ended already."""

@@ -12,11 +12,12 @@ from functools import partial
 from typing import Any
 
 from ... import _fork
+from ..._http.border import leaving
 from ..._http.exchange import HTTPClient
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body
-from ..._http.secrets import KeyLike, Secret, as_secret
+from ..._http.secrets import HiddenHeaders, KeyLike, Secret, as_secret
 from ..._http.status import encode, normalize_base_url
 from ..._http.types import Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
@@ -111,11 +112,12 @@ class RunPodLLM:
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
+        secret = as_secret(api_key) or as_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
+        del api_key  # error trackers show the local variables of an error that is raised below
         self._endpoint = _checked_endpoint_id(endpoint_id)
         self._model = _checked_model(model)
         _check_type(polling, PollingPolicy, "polling")
         _check_type(limits, RunPodLimits, "limits")
-        secret = as_secret(api_key) or as_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
         if secret is None:
             raise ConfigurationError(
                 "RunPodLLM needs a key: pass api_key=... or set the environment variable RUNPOD_API_KEY"
@@ -168,6 +170,13 @@ class RunPodLLM:
             PermanentBackendError: If the job failed, took too long, or was cancelled by another client.
             RunStopped: If the call was cancelled; its job is cancelled too.
         """
+        try:
+            return self._complete(request)
+        except Exception as error:
+            failure = leaving(error, BACKEND, self._secret, self._client.proxy_secrets)
+        raise failure
+
+    def _complete(self, request: LLMRequest) -> LLMResponse:
         self._check_fork()
         sending = self._learned.request(self._chat(request))
         while True:
@@ -184,6 +193,13 @@ class RunPodLLM:
 
         Cancellation cancels the job, and waits until RunPod has confirmed it or 30 seconds have passed.
         """
+        try:
+            return await self._acomplete(request)
+        except Exception as error:
+            failure = leaving(error, BACKEND, self._secret, self._client.proxy_secrets)
+        raise failure
+
+    async def _acomplete(self, request: LLMRequest) -> LLMResponse:
         self._check_fork()
         sending = self._learned.request(self._chat(request))
         while True:
@@ -202,12 +218,20 @@ class RunPodLLM:
             BackendError: If RunPod does not return them.
         """
         self._check_fork()
-        return self._sync_runner.health()
+        try:
+            return self._sync_runner.health()
+        except Exception as error:
+            failure = leaving(error, BACKEND, self._secret, self._client.proxy_secrets)
+        raise failure
 
     async def ahealth(self) -> RunPodHealth:
         """Return the numbers of the endpoint's jobs and workers; raises as `health`."""
         self._check_fork()
-        return await self._async_runner.health()
+        try:
+            return await self._async_runner.health()
+        except Exception as error:
+            failure = leaving(error, BACKEND, self._secret, self._client.proxy_secrets)
+        raise failure
 
     def close(self) -> None:
         """Close the connections of blocking calls after the last call in flight; the next call opens new ones."""
@@ -250,12 +274,14 @@ class RunPodLLM:
         return body
 
 
-def _headers(secret: Secret) -> dict[str, str]:
-    return {
-        "content-type": "application/json",
-        "accept": "application/json",
-        "authorization": f"Bearer {secret.reveal()}",
-    }
+def _headers(secret: Secret) -> HiddenHeaders:
+    return HiddenHeaders(
+        {
+            "content-type": "application/json",
+            "accept": "application/json",
+            "authorization": f"Bearer {secret.reveal()}",
+        }
+    )
 
 
 def _checked_endpoint_id(value: object) -> str:

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
+from ..._http.border import acall, call, leaving
 from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body, chat_error, read_chat
-from ..._http.secrets import KeyLike, as_secret
-from ..._http.status import decode, encode, normalize_base_url, parse_body
+from ..._http.secrets import HiddenHeaders, KeyLike, as_secret
+from ..._http.status import decode, encode, normalize_base_url, parse_error_body
 from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
 from ..._llm_response import LLMResponse
 from ...errors import BackendError, ConfigurationError, PermanentBackendError
@@ -82,6 +83,8 @@ class VLLMServerLLM:
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
+        self._secret = as_secret(api_key)
+        del api_key  # error trackers show the local variables of an error that is raised below
         name: object = model
         if name is not None and not (isinstance(name, str) and name):
             raise ConfigurationError(
@@ -90,13 +93,12 @@ class VLLMServerLLM:
         self._url = normalize_base_url(base_url, without="/v1")
         self._model = model
         self._served_name = model  # the name in requests; if None, set by the first call from /v1/models
-        self._secret = as_secret(api_key)
         self._timeout = as_timeout(timeout)
         self._extra_body = {**sampling, **(extra_body or {})}
         self._learned = LearnedFields(_BACKEND)
         self._client = HTTPClient(transport)
         self._forms = SchemaForms(labels_by_number)  # the server compiles a grammar
-        self._headers = {"content-type": "application/json", "accept": "application/json"}
+        self._headers = HiddenHeaders({"content-type": "application/json", "accept": "application/json"})
         if self._secret is not None:
             self._headers["authorization"] = f"Bearer {self._secret.reveal()}"
 
@@ -121,19 +123,27 @@ class VLLMServerLLM:
             PermanentBackendError: If the server rejects the request for another reason.
             RunStopped: If the call was cancelled.
         """
-        return drive(self._complete(request), self._client.send)
+        try:
+            return drive(self._complete(request), self._client.send)
+        except Exception as error:
+            failure = leaving(error, _BACKEND, self._secret, self._client.proxy_secrets)
+        raise failure
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Complete a request on the running event loop; raises as `complete`. Cancellation aborts the request."""
-        return await adrive(self._complete(request), self._client.asend)
+        try:
+            return await adrive(self._complete(request), self._client.asend)
+        except Exception as error:
+            failure = leaving(error, _BACKEND, self._secret, self._client.proxy_secrets)
+        raise failure
 
     def models(self) -> list[ServedModel]:
         """Return the models that the server lists; raises as `complete`."""
-        return drive(self._models(), self._client.send)
+        return call(self._models(), self._client, _BACKEND, self._secret)
 
     async def amodels(self) -> list[ServedModel]:
         """Return the models that the server lists."""
-        return await adrive(self._models(), self._client.asend)
+        return await acall(self._models(), self._client, _BACKEND, self._secret)
 
     def count_tokens(self, prompt: str | Sequence[Message]) -> int:
         """
@@ -141,19 +151,19 @@ class VLLMServerLLM:
 
         Raises as `complete`.
         """
-        return drive(self._count_tokens(prompt), self._client.send)
+        return call(self._count_tokens(prompt), self._client, _BACKEND, self._secret)
 
     async def acount_tokens(self, prompt: str | Sequence[Message]) -> int:
         """Return the number of tokens of a text, or of a chat rendered with the model's template."""
-        return await adrive(self._count_tokens(prompt), self._client.asend)
+        return await acall(self._count_tokens(prompt), self._client, _BACKEND, self._secret)
 
     def metrics(self) -> VLLMMetrics:
         """Return the server's load; raises as `complete`."""
-        return drive(self._metrics(), self._client.send)
+        return call(self._metrics(), self._client, _BACKEND, self._secret)
 
     async def ametrics(self) -> VLLMMetrics:
         """Return the server's load."""
-        return await adrive(self._metrics(), self._client.asend)
+        return await acall(self._metrics(), self._client, _BACKEND, self._secret)
 
     def close(self) -> None:
         """Close the connections of blocking calls; the next call opens new ones."""
@@ -228,7 +238,7 @@ class VLLMServerLLM:
         return response
 
     def _error(self, response: HTTPResponse) -> BackendError:
-        body = parse_body(response.body)
+        body = parse_error_body(response.body)
         return chat_error(response.status, body, response.headers, _BACKEND, self._secret)
 
 

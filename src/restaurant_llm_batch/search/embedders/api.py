@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from array import array
@@ -12,15 +11,15 @@ from math import isfinite
 from typing import Any
 from urllib.parse import urlsplit
 
+from ..._http.border import call
 from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
 from ..._http.openai_api import chat_error, is_official
-from ..._http.secrets import KeyLike, Secret, as_secret
-from ..._http.status import encode, normalize_base_url
+from ..._http.secrets import HiddenHeaders, KeyLike, Secret, as_secret
+from ..._http.status import encode, normalize_base_url, parse_body, parse_error_body
 from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
 from ..._validation import is_whole
 from ...errors import ConfigurationError, PermanentBackendError, TransientBackendError
 from ...protocols import Embedding
-from ...steps import drive
 from .hashing import HashingSparseEmbedder, SparseEmbedder, combine_halves, embedding_name
 
 _BACKEND = "embeddings"
@@ -71,6 +70,8 @@ class APIEmbedder:
         timeout: float | Timeout = Timeout(total=60.0),
         transport: Transport | None = None,
     ) -> None:
+        secret = as_secret(api_key)
+        del api_key  # error trackers show the local variables of an error that is raised below
         _check_range("size", size if size is not None else 1, 65_536)
         _check_range("batch_size", batch_size, _MAX_BATCH_TEXTS)
         _check_range("longest_text", longest_text, _MAX_BATCH_CHARACTERS)
@@ -85,7 +86,7 @@ class APIEmbedder:
         self._extra_body = dict(extra_body or {})
         self._timeout = as_timeout(timeout)
         self._client = HTTPClient(transport)
-        self._secret = _key(api_key, self._url)
+        self._secret = _key(secret, self._url)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r}, {self._model!r})"
@@ -101,7 +102,7 @@ class APIEmbedder:
     def size(self) -> int:
         """Dimension of the dense vectors; may send a request, and then raises as `embed_query`."""
         if self._size is None:
-            drive(self._dense(["size"]), self._client.send)
+            self._run(["size"])
         assert self._size is not None
         return self._size
 
@@ -115,9 +116,7 @@ class APIEmbedder:
         Raises:
             BackendError: As `embed_query`; results of earlier batches are lost.
         """
-        dense = drive(
-            self._dense([self._prepare(text, self._prefixes[1]) for text in texts]), self._client.send
-        )
+        dense = self._run([self._prepare(text, self._prefixes[1]) for text in texts])
         return combine_halves(dense, self._sparse.embed_documents(texts))
 
     def embed_query(self, text: str, /) -> Embedding:
@@ -129,12 +128,15 @@ class APIEmbedder:
             AuthenticationFailed: If the service rejects the key.
             PermanentBackendError: If the service rejects the request for another reason.
         """
-        dense = drive(self._dense([self._prepare(text, self._prefixes[0])]), self._client.send)
+        dense = self._run([self._prepare(text, self._prefixes[0])])
         return combine_halves(dense, [self._sparse.embed_query(text)])[0]
 
     def close(self) -> None:
         """Close the connections; the next call opens new ones."""
         self._client.close()
+
+    def _run(self, texts: Sequence[str]) -> list[list[float]]:
+        return call(self._dense(texts), self._client, _BACKEND, self._secret)
 
     def _prepare(self, text: str, prefix: str) -> str:
         text = text[: self._max_characters].strip()
@@ -151,7 +153,7 @@ class APIEmbedder:
         return [next(remaining) if text else [0.0] * (self._size or 0) for text in texts]
 
     def _embed(self, batch: list[str]) -> HTTPFlow[list[list[float]]]:
-        headers = {"content-type": "application/json", "accept": "application/json"}
+        headers = HiddenHeaders({"content-type": "application/json", "accept": "application/json"})
         if self._secret is not None:
             headers["authorization"] = f"Bearer {self._secret.reveal()}"
         body = encode({"model": self._model, "input": batch, **self._extra_body})
@@ -161,12 +163,10 @@ class APIEmbedder:
         return self._read_vectors(response, len(batch))
 
     def _read_vectors(self, response: HTTPResponse, count: int) -> list[list[float]]:
-        try:
-            body = json.loads(response.body)
-        except ValueError:
-            body = response.body.decode("utf-8", "replace")
         if response.status != 200:
+            body = parse_error_body(response.body)
             raise chat_error(response.status, body, response.headers, _BACKEND, self._secret)
+        body = parse_body(response.body)
         vectors = _vectors(body, count)
         if vectors is None:
             text = str(body)[:200] if self._secret is None else self._secret.redact(str(body))[:200]
@@ -199,7 +199,7 @@ def _vectors(body: Any, count: int) -> list[list[float]] | None:
             for place, entry in enumerate(data)
         }
         vectors = [found[index] for index in range(count)]
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError):
         return None
     is_valid = len(data) == count and all(vector and all(map(isfinite, vector)) for vector in vectors)
     return vectors if is_valid else None
@@ -233,8 +233,7 @@ def _embeddings_url(base_url: str) -> str:
     return f"{url}/embeddings" if urlsplit(url).path else f"{url}/v1/embeddings"
 
 
-def _key(api_key: KeyLike | None, url: str) -> Secret | None:
-    key = as_secret(api_key)
+def _key(key: Secret | None, url: str) -> Secret | None:
     if key is None and is_official(url):
         # Never send OpenAI's key from the environment to another service.
         key = as_secret(os.environ.get("OPENAI_API_KEY"), "OPENAI_API_KEY")

@@ -19,8 +19,9 @@ import anyio
 from anyio import CancelScope, CapacityLimiter, to_thread
 
 from ... import _fork
+from ..._http.border import leaving
 from ..._http.client_lifetime import EventLoopLocal, loop_is_trio
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, RunStopped
 from ._errors import translate
 from ._location import Location
 from ._steps import ClientCall, CPUWork, Perform, PerformAsync
@@ -199,7 +200,11 @@ class QdrantClients:
 
     def _translate(self, error: Exception) -> Exception:
         location = self._location
-        return translate(error, server=location.name, collection=self._collection, secret=location.secret)
+        source = getattr(error, "source", None)
+        if isinstance(source, RunStopped):  # its call was cancelled while it was at the server
+            return leaving(source, "qdrant", location.secret, location.proxy_secrets)
+        own = translate(error, server=location.name, collection=self._collection, secret=location.secret)
+        return leaving(own, "qdrant", location.secret, location.proxy_secrets)
 
 
 async def _in_thread(work: Callable[[], T]) -> T:

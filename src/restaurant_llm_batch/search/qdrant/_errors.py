@@ -18,6 +18,7 @@ import json
 from typing import Any
 
 from ..._http.secrets import Secret
+from ..._http.types import TransportError
 from ...errors import (
     AuthenticationFailed,
     BackendError,
@@ -29,6 +30,9 @@ from ...errors import (
 _EXCEEDS_LIMIT = (
     "the request costs more than the whole rate limit of the collection, so it can never succeed: ask fewer "
     "things at once (fewer aspects, a lower limit, a smaller batch_size), or raise the limit"
+)
+_TOO_LONG = (
+    "the answer is longer than max_answer= allows: ask fewer things at once, or set a higher max_answer"
 )
 _MAX_TEXT = 300
 _DISK_FULL_KEY = "qdrant-insufficient-storage"
@@ -88,6 +92,8 @@ def _translate(error: Exception, server: str, collection: str) -> BackendError:
         return _from_status(error.status_code or 0, text, from_qdrant, where, collection)
     if callable(getattr(error, "code", None)) and callable(getattr(error, "details", None)):  # grpc.RpcError
         status, text = _read_rpc_error(error)
+        if status == 429 and "larger than max" in text:  # gRPC's own words, for its limit on this side
+            return PermanentBackendError(f"{where}: {_TOO_LONG} ({text})", backend="qdrant")
         return _from_status(status, text, True, where, collection)
     if isinstance(error, ResponseHandlingException):
         return _from_transport_error(error.source, where, collection)
@@ -127,6 +133,11 @@ def _hint(collection: str) -> str:
 def _from_transport_error(error: Exception, where: str, collection: str) -> BackendError:
     import httpx
 
+    if isinstance(error, TransportError):  # of our own transports
+        message = f"{where}: {error}"
+        return (PermanentBackendError if error.unreadable else TransientBackendError)(
+            message, backend="qdrant"
+        )
     message = f"{where}: {type(error).__name__}: {_shorten(str(error))}"
     if isinstance(error, httpx.PoolTimeout):
         message += " (no free connection: raise pool_size, or lower Limits(search=...))"
@@ -142,7 +153,7 @@ def _error_text(content: bytes) -> tuple[str, bool]:
     """Return an error body's message, and whether Qdrant wrote it (JSON) or a proxy (anything else)."""
     try:
         body: Any = json.loads(content or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return _shorten(content.decode("utf-8", "replace")), False
     status = body.get("status") if isinstance(body, dict) else None
     text = status.get("error") if isinstance(status, dict) else None

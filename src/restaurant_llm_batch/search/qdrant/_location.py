@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
+from ..._http.body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, check_max_answer
 from ..._http.proxies import ProxySelector
-from ..._http.secrets import KeyLike, Secret, as_secret
+from ..._http.secrets import HiddenHeaders, Secret
 from ..._validation import check_positive, check_whole
 from ...errors import ConfigurationError
 
@@ -34,6 +35,7 @@ class Location:
         client: The user's sync client, which is never closed here, or None.
         async_client: The user's async client, which is never closed here, or None.
         grpc: Whether to use gRPC.
+        max_answer: Greatest size of an answer in bytes, decompressed.
         options: Arguments of the client's constructor, without the key.
     """
 
@@ -43,6 +45,7 @@ class Location:
     client: QdrantClient | None = None
     async_client: AsyncQdrantClient | None = None
     grpc: bool = False
+    max_answer: int = DEFAULT_MAX_ANSWER
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -50,41 +53,66 @@ class Location:
         """Whether the user passed a client."""
         return self.client is not None or self.async_client is not None
 
+    @property
+    def proxy_secrets(self) -> tuple[Secret, ...]:
+        """The passwords of the environment's proxies, to redact them in errors."""
+        return () if self.local or self.has_user_client else ProxySelector(None).secrets
+
     def make(self) -> QdrantClient:
         """Create a sync client."""
         from qdrant_client import QdrantClient
 
-        return QdrantClient(**self._all_options())
+        return QdrantClient(**self._all_options(), **self._rest_options(is_async=False))
 
     def make_async(self) -> AsyncQdrantClient:
         """Create an async client. May run in any thread: the client binds to the event loop of its first call."""
         from qdrant_client import AsyncQdrantClient
 
-        return AsyncQdrantClient(**self._all_options())
+        return AsyncQdrantClient(**self._all_options(), **self._rest_options(is_async=True))
 
     def _all_options(self) -> dict[str, Any]:
         options = dict(self.options)
+        headers = HiddenHeaders()
+        if not self.local and not self.grpc:
+            options.pop("pool_size", None)
+            headers["accept-encoding"] = ACCEPT_ENCODING
         if self.secret is not None:
             # As a header, because `api_key=` logs a warning for each client of an http:// server.
-            options["headers"] = {"api-key": self.secret.reveal()}
-        if not self.local:
-            # trust_env=False: `ProxySelector` reads the environment for all clients alike.
-            options["trust_env"] = False
-            proxy = options["proxy"] = ProxySelector(None).proxy_for(options["url"])
-            if self.grpc:  # gRPC reads the environment by itself, and takes any of the proxies for any URL
-                options["grpc_options"] = {"grpc.enable_http_proxy": int(proxy is not None)}
-        if not self.local and not self.grpc:
-            import httpx
-
-            pool_size = options.pop("pool_size", None)
-            # The runner's concurrency limiters bound the calls in flight, so the pool should neither make a call
-            # wait nor drop connections. qdrant-client's default keeps 20 idle connections, on localhost none.
-            options["limits"] = httpx.Limits(
-                max_connections=pool_size,
-                max_keepalive_connections=pool_size,
-                keepalive_expiry=_KEEPALIVE_EXPIRY,
-            )
+            headers["api-key"] = self.secret.reveal()
+        if headers:
+            options["headers"] = headers
+        if self.grpc:
+            # gRPC reads the environment by itself, and takes any of the proxies for any URL.
+            proxy = ProxySelector(None).proxy_for(options["url"])
+            options["grpc_options"] = {
+                "grpc.enable_http_proxy": int(proxy is not None),
+                "grpc.max_receive_message_length": self.max_answer,
+            }
         return options
+
+    def _rest_options(self, *, is_async: bool) -> dict[str, Any]:
+        """Return the arguments that qdrant-client passes on to httpx."""
+        if self.local:
+            return {}
+        # trust_env=False: `ProxySelector` reads the environment for all clients alike.
+        proxy = ProxySelector(None).proxy_for(self.options["url"])
+        if self.grpc:
+            return {"trust_env": False, "proxy": proxy}
+        import httpx
+
+        from ._transport import AsyncBoundedTransport, BoundedTransport
+
+        pool_size = self.options.get("pool_size")
+        # The runner's concurrency limiters bound the calls in flight, so the pool should neither make a call
+        # wait nor drop connections. qdrant-client's default keeps 20 idle connections, on localhost none.
+        limits = httpx.Limits(
+            max_connections=pool_size, max_keepalive_connections=pool_size, keepalive_expiry=_KEEPALIVE_EXPIRY
+        )
+        make = AsyncBoundedTransport if is_async else BoundedTransport
+        transport = make(
+            self.options["timeout"], self.max_answer, limits=limits, proxy=proxy, trust_env=False
+        )
+        return {"transport": transport, "limits": limits, "trust_env": False}
 
 
 def resolve_location(
@@ -93,11 +121,12 @@ def resolve_location(
     path: str | os.PathLike[str] | None,
     client: QdrantClient | None,
     async_client: AsyncQdrantClient | None,
-    api_key: KeyLike | None,
+    api_key: Secret | None,
     prefer_grpc: bool,
     grpc_port: int,
     timeout: float,
     pool_size: int | None,
+    max_answer: int,
 ) -> Location:
     """
     Validate the arguments that locate a collection; see `QdrantSearch`.
@@ -123,8 +152,9 @@ def resolve_location(
         return Location(name=MEMORY if path is None else repr(os.fspath(path)), local=True, options=options)
     return Location(
         name=_check_url(str(url)),
-        secret=as_secret(api_key),
+        secret=api_key,
         grpc=prefer_grpc,
+        max_answer=check_max_answer(max_answer),
         options={
             "url": url,
             "timeout": math.ceil(_checked_seconds(timeout, "timeout", "timeout=30.0")),

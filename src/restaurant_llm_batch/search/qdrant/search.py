@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from anyio import to_thread
 
-from ..._http.secrets import KeyLike
+from ..._http.body import DEFAULT_MAX_ANSWER
+from ..._http.secrets import KeyLike, as_secret
 from ...errors import ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
 from ...protocols import Embedder
@@ -58,6 +59,7 @@ class QdrantSearch:
         grpc_port: int = 6334,
         timeout: float = 30.0,
         pool_size: int | None = None,
+        max_answer: int = DEFAULT_MAX_ANSWER,
         embedder: Embedder | None = None,
         schema: CollectionSchema | None = None,
         where: Mapping[str, ItemId] | None = None,
@@ -75,9 +77,12 @@ class QdrantSearch:
             api_key: The server's key, as text or in a ``SecretStr``.
             prefer_grpc: Use gRPC instead of REST.
             grpc_port: Port for gRPC.
-            timeout: Maximum seconds of a request, rounded up to whole seconds.
+            timeout: Maximum seconds of a request, from sending it to reading its whole response, rounded up to whole
+                seconds.
             pool_size: For REST, the maximum number of connections; None for no maximum, so that the runner's limit
                 applies. For gRPC, the number of channels; None for 3.
+            max_answer: Greatest size of an answer in bytes, after decompression; the default is 64 MiB. A longer one
+                is not read further, and fails its call.
             embedder: Embeds texts; None for `HashingEmbedder`. Must be the one that made the collection's vectors.
             schema: Names of the collection's vectors and fields, if they differ from the defaults.
             where: Payload values that every review must have, such as ``{"food_category_id": 3}``; searches filter by
@@ -86,6 +91,8 @@ class QdrantSearch:
         Raises:
             ConfigurationError: If an argument is invalid; the message gives an example.
         """
+        secret = as_secret(api_key)
+        del api_key  # error trackers show the local variables of an error that is raised below
         name: object = collection
         if not isinstance(name, str) or not name:
             raise ConfigurationError(f'collection must be a name, got {name!r}; for example "reviews"')
@@ -94,11 +101,12 @@ class QdrantSearch:
             path=path,
             client=client,
             async_client=async_client,
-            api_key=api_key,
+            api_key=secret,
             prefer_grpc=prefer_grpc,
             grpc_port=grpc_port,
             timeout=timeout,
             pool_size=pool_size,
+            max_answer=max_answer,
         )
         embedder = HashingEmbedder() if embedder is None else embedder
         check_embedder(embedder)
