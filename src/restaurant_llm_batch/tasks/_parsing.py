@@ -10,6 +10,7 @@ The messages of `OutputInvalid` are quoted to the model in a repair prompt (`_as
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -208,14 +209,33 @@ def _aspect_or_error(
     summary = text_of(member(answer, "summary"))
     if summary is None:
         return _no_text(f"{at}summary", answer, reply)
-    evidence, invalid = _evidence(cited, shown)
+    evidence, dropped = _evidence(cited, shown)
+    kept = tuple(bullets_of(bullets))
+    invalid = len(dropped)
+    if len(kept) > limit:
+        dropped += [dropped_cell("bullets", text, f"more than {limit}") for text in kept[limit:]]
+    if isinstance(bullets, list):
+        dropped += [dropped_cell("bullets", one, "no text of its own") for one in bullets if not text_of(one)]
     return AspectSummary(
         status="ok",
         summary=summary,
-        bullets=tuple(bullets_of(bullets))[:limit],
+        bullets=kept[:limit],
         evidence=evidence,
         invalid_citations=invalid,
+        dropped=tuple(dropped[:MAX_NAMED]),
     )
+
+
+MAX_NAMED = 20
+"""Maximum number of dropped cells of an answer that a result names."""
+_MAX_CELL = 60
+
+
+def dropped_cell(field: str, value: Any, reason: str) -> str:
+    """Return the name of a cell of an answer that is dropped: its field, its value as JSON, and the reason."""
+    text = clean(json.dumps(value, ensure_ascii=False, default=str))
+    text = text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…"
+    return f"{field}: {text} ({reason})"
 
 
 def _form(field: str, expected: str, got: Any) -> str:
@@ -242,20 +262,39 @@ def _no_text(field: str, answer: Any, reply: LLMResponse) -> OutputError:
     )
 
 
-def _evidence(value: Any, shown: Shown) -> tuple[tuple[Evidence, ...], int]:
+def _evidence(value: Any, shown: Shown) -> tuple[tuple[Evidence, ...], list[str]]:
+    """Return the cited reviews, each once, and the names of the citations of no review."""
+    numbers, dropped = read_numbers("evidence", value, len(shown))
+    cited = (shown[number - 1] for number in numbers)
+    return tuple(Evidence(hit.review_id, clean(hit.content), rank) for rank, hit in cited), dropped
+
+
+def read_numbers(field: str, value: Any, count: int) -> tuple[list[int], list[str]]:
     """
-    Return the cited reviews, each once, and the number of citations of no review.
+    Return the numbers of the reviews that an answer cites, each once, and the names of the citations of no review.
 
     Reviews are numbered from 1. If 0 is cited, the model counts from 0, so that all its numbers point at neighbours:
-    all are dropped, and counted.
+    all are dropped.
+
+    Args:
+        field: Name of the field that cites them.
+        value: What it holds.
+        count: How many reviews the prompt had.
     """
-    numbers = [read_number(one) for one in _citations(value)]
+    cited = list(_citations(value))
+    numbers = [read_number(one) for one in cited]
     if 0 in numbers:
-        return (), len(numbers)
-    valid = [number for number in numbers if number is not None and 1 <= number <= len(shown)]
-    cited = (shown[number - 1] for number in dict.fromkeys(valid))
-    evidence = tuple(Evidence(hit.review_id, clean(hit.content), rank) for rank, hit in cited)
-    return evidence, len(numbers) - len(valid)
+        return [], [dropped_cell(field, one, "numbered from 0") for one in cited]
+    valid: dict[int, None] = {}
+    dropped: list[str] = []
+    for one, number in zip(cited, numbers, strict=True):
+        if number is None:
+            dropped.append(dropped_cell(field, one, "no number"))
+        elif 1 <= number <= count:
+            valid[number] = None
+        else:
+            dropped.append(dropped_cell(field, one, f"there are reviews 1 to {count}"))
+    return list(valid), dropped
 
 
 def _citations(value: Any, depth: int = _DEPTH_OF_CITATIONS) -> Iterator[Any]:
@@ -363,10 +402,18 @@ def read_overall(reply: LLMResponse) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Words or phrases in a reply, in its order, and whether the list was cut off behind them."""
+    """
+    Words or phrases in a reply.
+
+    Attributes:
+        entries: The entries, in the order of the reply.
+        cut: Whether the list was cut off behind them.
+        dropped: The names of those that are dropped.
+    """
 
     entries: Sequence[tuple[str, Any]]
     cut: bool = False
+    dropped: Sequence[str] = ()
 
 
 def read_words(reply: LLMResponse) -> Entries:
@@ -398,8 +445,14 @@ def _read_entries(field: str, reply: LLMResponse, read: Callable[[Any], tuple[st
                 listed = _with_names(listed)
             if not isinstance(listed, list):
                 continue
-            entries = [entry for entry in map(read, listed) if entry is not None]
-            found = Entries(entries, isinstance(listed, CutList))
+            entries, dropped = [], []
+            for raw in listed:
+                entry = read(raw)
+                if entry is not None:
+                    entries.append(entry)
+                elif not isinstance(raw, CutObject):  # what is cut off is asked for again
+                    dropped.append(dropped_cell(field, raw, "no name that can be used"))
+            found = Entries(entries, isinstance(listed, CutList), dropped)
             # A list that the field names counts also without entries; any other list must have some.
             if entries and (first is None or not first.entries):
                 return found

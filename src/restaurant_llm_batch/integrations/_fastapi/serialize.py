@@ -66,9 +66,8 @@ def summary_warnings(value: RestaurantSummary) -> list[str]:
         if aspect.status == "failed":
             warnings.append(f"{name}: could not be summarised")
         if aspect.invalid_citations:
-            warnings.append(
-                f"{name}: reviews cited that the model was never shown: {aspect.invalid_citations}"
-            )
+            named = "; ".join(one for one in aspect.dropped if one.startswith("evidence"))
+            warnings.append(f"{name}: citations dropped: {aspect.invalid_citations}: {named}")
     return warnings
 
 
