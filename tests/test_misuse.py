@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, Strategy, SummarizeAspects, errors
 from restaurant_llm_batch.steps import Flow, complete, gather, once, pack, search, search_all, sleep
@@ -47,6 +48,7 @@ loose: Any = SimpleNamespace(
         (lambda: loose.LLMRequest("x", None), "a list of messages"),
         (lambda: loose.LLMRequest("x", (), schema="{}"), "a JSON Schema or None"),
         (lambda: loose.LLMRequest("x", (), max_tokens="500"), "a whole number"),
+        (lambda: loose.LLMRequest("x", (), schema=BaseModel), "yield from ask"),
         (lambda: loose.complete("text"), r"complete\(LLMRequest\("),
         (lambda: loose.complete(LLMRequest), r"complete\(LLMRequest\("),
         (lambda: loose.complete(REQUEST, limiter="gpu"), '"llm" or "batches"'),

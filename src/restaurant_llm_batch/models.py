@@ -148,31 +148,24 @@ def _check_request(request: LLMRequest) -> None:
     messages: object = request.messages
     schema: object = request.schema
     tokens: object = request.max_tokens
+    example = 'LLMRequest("dish", ({"role": "user", "content": "Name a dish."},), max_tokens=500)'
     problem = ""
-    if isinstance(messages, str):
-        raise ConfigurationError(
-            f"LLMRequest.messages must be a list of messages, got {short(messages)}; for example "
-            f'LLMRequest({request.task!r}, ({{"role": "user", "content": {short(messages)}}},))'
-        )
-    if isinstance(messages, (bytes, Mapping)) or not isinstance(messages, Sequence):
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
         problem = f"messages must be a list of messages, got {short(messages)}"
+        if isinstance(messages, str):
+            example = f'LLMRequest({request.task!r}, ({{"role": "user", "content": {short(messages)}}},))'
     elif not all(isinstance(message, Mapping) for message in messages):
         wrong = next(message for message in messages if not isinstance(message, Mapping))
         problem = f'messages must be mappings with "role" and "content", got {short(wrong)}'
     elif hasattr(schema, "model_json_schema"):
-        raise ConfigurationError(
-            f"schema must be a JSON Schema, got {short(schema)}; write its .model_json_schema(), or "
-            f"`yield from ask(...)` in place of complete(LLMRequest(...)), which returns an instance"
-        )
+        problem = f"schema must be a JSON Schema, got {short(schema)}"
+        example = "`yield from ask(...)` with it, which returns an instance, or its .model_json_schema()"
     elif schema is not None and not isinstance(schema, Mapping):
         problem = f"schema must be a JSON Schema or None, got {short(schema)}"
     elif isinstance(tokens, bool) or not hasattr(tokens, "__index__"):
         problem = f"max_tokens must be a whole number, got {short(tokens)}"
     if problem:
-        raise ConfigurationError(
-            f"LLMRequest.{problem}; for example "
-            'LLMRequest("dish", ({"role": "user", "content": "Name a dish."},), max_tokens=500)'
-        )
+        raise ConfigurationError(f"the request {request.task!r}: {problem}; for example {example}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,7 +57,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
-FormT = TypeVar("FormT", bound="BaseModel")
+AnswerT = TypeVar("AnswerT", bound="BaseModel")
 S = TypeVar("S")
 S2 = TypeVar("S2")
 
@@ -239,7 +239,7 @@ def complete(request: LLMRequest, *, limiter: LimiterName = "llm") -> Flow[LLMRe
 
 
 def ask(
-    form: type[FormT],
+    form: type[AnswerT],
     prompt: str,
     *,
     reviews: Iterable[Hit | Review | Mapping[str, Any] | str] | None = None,
@@ -247,7 +247,7 @@ def ask(
     max_tokens: int = 1500,
     temperature: float = 0.1,
     limiter: LimiterName = "llm",
-) -> Flow[FormT]:
+) -> Flow[AnswerT]:
     """
     Ask the model for an answer of a form, and return it as a validated instance.
 

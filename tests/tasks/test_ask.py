@@ -304,7 +304,7 @@ def test_a_form_that_demands_evidence_gets_it_by_a_second_question_that_names_wh
     sure, model = result_of(Sure, {"name": "냉면", "evidence": [9]}, {"name": "냉면", "evidence": [1]})
 
     assert sure.evidence == [1]
-    assert "evidence: 9 (there are reviews 1 to 3)" in model.requests[1].messages[-1]["content"]
+    assert "evidence: 9 (never shown, only 1 to 3)" in model.requests[1].messages[-1]["content"]
 
 
 def test_validators_see_the_reviews_and_what_they_say_is_told_to_the_model() -> None:

@@ -30,8 +30,8 @@ def summary(**part: Any) -> AspectSummary:
     ("cited", "named"),
     [
         (["0", 2.0], ['evidence: "0" (numbered from 0)', "evidence: 2.0 (numbered from 0)"]),
-        ([1, 9], ["evidence: 9 (there are reviews 1 to 3)"]),
-        ([-1, 2], ["evidence: -1 (there are reviews 1 to 3)"]),
+        ([1, 9], ["evidence: 9 (never shown, only 1 to 3)"]),
+        ([-1, 2], ["evidence: -1 (never shown, only 1 to 3)"]),
         (["great", 1], ['evidence: "great" (no number)']),
         ([None, 1.5, True], ["evidence: null (no number)", "evidence: 1.5 (no number)", "evidence: true (no number)"]),
         ([{"text": "맛"}], ['evidence: "맛" (no number)']),
@@ -71,7 +71,7 @@ def test_the_warning_of_the_service_says_what_was_dropped() -> None:
     (warning,) = summary_warnings(RestaurantSummary(1, "", "", {"food": part}))
 
     assert warning == (
-        'food: citations dropped: 2: evidence: "0" (numbered from 0); evidence: 2.0 (numbered from 0)'
+        'food: citations dropped, evidence: "0" (numbered from 0); evidence: 2.0 (numbered from 0): 2'
     )
 
 

@@ -293,7 +293,7 @@ def read_numbers(field: str, value: Any, count: int) -> tuple[list[int], list[st
         elif 1 <= number <= count:
             valid[number] = None
         else:
-            dropped.append(dropped_cell(field, one, f"there are reviews 1 to {count}"))
+            dropped.append(dropped_cell(field, one, f"never shown, only 1 to {count}"))
     return list(valid), dropped
 
 

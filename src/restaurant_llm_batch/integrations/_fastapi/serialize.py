@@ -66,8 +66,12 @@ def summary_warnings(value: RestaurantSummary) -> list[str]:
         if aspect.status == "failed":
             warnings.append(f"{name}: could not be summarised")
         if aspect.invalid_citations:
-            named = "; ".join(one for one in aspect.dropped if one.startswith("evidence"))
-            warnings.append(f"{name}: citations dropped: {aspect.invalid_citations}: {named}")
+            cited = [one for one in aspect.dropped if one.startswith("evidence")]
+            if all("never shown" in one for one in cited):
+                what = "reviews cited that the model was never shown"
+            else:
+                what = f"citations dropped, {'; '.join(cited)}"
+            warnings.append(f"{name}: {what}: {aspect.invalid_citations}")
     return warnings
 
 
