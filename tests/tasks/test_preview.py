@@ -6,6 +6,7 @@ import pickle
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, Field
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,
@@ -19,7 +20,9 @@ from restaurant_llm_batch import (
     SummarizeReviews,
     errors,
 )
-from restaurant_llm_batch.tasks._preview import ANSWER
+from restaurant_llm_batch._engine.items import as_task
+from restaurant_llm_batch.steps import Flow, ask, complete
+from restaurant_llm_batch.tasks._preview import ANSWER, preview
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 REVIEWS = [f"The soup of day {day} was great, but the wait was long." for day in range(60)]
@@ -110,3 +113,25 @@ def test_a_preview_can_be_kept() -> None:
     again = pickle.loads(pickle.dumps(preview))
 
     assert (again, again.requests) == (preview, preview.requests)
+
+
+def test_the_questions_of_an_own_task_are_shown_too() -> None:
+    class Dish(BaseModel):
+        name: str
+        price: int | None = None
+        evidence: list[int]
+
+    class Strict(BaseModel):
+        word: str = Field(pattern="^[a-z]+$")
+
+    def own(item: dict[str, Any]) -> Flow[str]:
+        dish = yield from ask(Dish, "Which dish?", reviews=item["reviews"])
+        strict = yield from ask(Strict, f"What goes with {dish.name}?")
+        reply = yield from complete(LLMRequest("own", ({"role": "user", "content": strict.word},)))
+        return reply.text
+
+    shown = preview(as_task(own), {"id": 1, "reviews": REVIEWS[:2]}, search=None, limits=LIMITS)
+
+    assert [request.task for request in shown.requests] == ["Dish", "Strict", "own"]
+    assert REVIEWS[1] in shown
+    assert f"What goes with {ANSWER}?" in shown

@@ -18,6 +18,7 @@ from ..protocols import SearchBackend, Task
 from ..steps import Ask, Complete, Flow, Gather, Once, Pack, Search, SearchAll, Sleep, drive
 from ..tokens.packing import PackedText, estimate_tokens, pack_prompts
 from ._ask import ask_flow
+from ._forms import form_of
 
 ANSWER = "(the model's answer)"
 """What stands in a prompt for a text that the model will have written."""
@@ -87,7 +88,8 @@ def preview(task: Task[Any], item: Any, *, search: SearchBackend | None, limits:
                 requests.append(step.request)
                 return LLMResponse(_as_json(_stand_in(step.request.schema or {})), model="preview")
             case Ask():
-                return drive(ask_flow(step), perform)
+                requests.append(next(ask_flow(step)).request)  # type: ignore[union-attr]
+                return _instance(step.form)
             case SearchAll():
                 return [hits(query) for query in step.queries]
             case Search():
@@ -119,6 +121,15 @@ def preview(task: Task[Any], item: Any, *, search: SearchBackend | None, limits:
     return Preview(requests)
 
 
+def _instance(form: Any) -> Any:
+    """Return an instance of a form whose texts are `ANSWER`, whether or not its validators accept that."""
+    stand_in = _stand_in(form_of(form).schema)
+    try:
+        return form.model_validate(stand_in, context={"reviews": (ANSWER,)})
+    except ValueError:
+        return form.model_construct(**stand_in)
+
+
 def _pack(step: Pack, limits: Limits) -> list[list[PackedText]]:
     return pack_prompts(
         step.texts,
@@ -134,13 +145,20 @@ def _stand_in(schema: Mapping[str, Any], number: int = 0) -> Any:
     """Return a value of a schema: each text is `ANSWER`, and numbers count up in a list."""
     if "enum" in schema:
         return schema["enum"][0]
+    if "anyOf" in schema:
+        return _stand_in(schema["anyOf"][0], number)
     match schema.get("type"):
         case "object":
-            return {name: _stand_in(part, number) for name, part in schema["properties"].items()}
+            properties = schema.get("properties") or {}
+            return {name: _stand_in(part, number) for name, part in properties.items()}
+        case "array" if "prefixItems" in schema:
+            return [_stand_in(part) for part in schema["prefixItems"]]
         case "array":
-            return [_stand_in(schema["items"], n) for n in range(max(1, schema.get("minItems", 1)))]
-        case "integer":
+            return [_stand_in(schema.get("items", {}), n) for n in range(max(1, schema.get("minItems", 1)))]
+        case "integer" | "number":
             return schema.get("minimum", 0) + number
+        case "boolean":
+            return True
     return ANSWER
 
 
