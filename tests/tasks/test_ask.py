@@ -183,6 +183,18 @@ def test_a_schema_is_one_that_the_strictest_service_takes() -> None:
     assert form_of(Everything).schema is schema  # backends know a schema by its identity
 
 
+def test_lists_have_bounds_so_that_a_loop_ends() -> None:
+    class Menu(BaseModel):
+        free: list[str]
+        bounded: list[list[int]] = Field(max_length=3)
+        evidence: list[int]
+
+    properties = form_of(Menu).schema["properties"]
+
+    assert [properties[name]["maxItems"] for name in ("free", "bounded", "evidence")] == [200, 3, 20]
+    assert properties["bounded"]["items"]["maxItems"] == 200
+
+
 def test_a_form_of_a_plain_dictionary_is_allowed() -> None:
     class Prices(BaseModel):
         by_dish: dict[str, float]

@@ -75,6 +75,13 @@ def test_the_warning_of_the_service_says_what_was_dropped() -> None:
     )
 
 
+def test_the_warnings_of_the_service_name_an_overall_summary_that_failed() -> None:
+    part = AspectSummary("ok", "좋다")
+    result = RestaurantSummary(1, "", "m", {"food": part}, "failed", "OutputInvalid: no")
+
+    assert summary_warnings(result) == ["overall_summary: could not be summarised"]
+
+
 def vocabulary(words: Any, phrases: Any = ()) -> Vocabulary:
     answers = {"words": words, "phrases": list(phrases)}
     result: Vocabulary = apply(

@@ -22,6 +22,7 @@ from ._json import CutList, CutObject
 from ._parsing import read_numbers
 from ._prompts.aspects import MAX_CITATIONS, escaped
 from ._prompts.wording import Language
+from ._prompts.words import MAX_ENTRIES
 from ._replies import clean, members, squeezed, unreadable, values_in
 
 if TYPE_CHECKING:
@@ -163,7 +164,7 @@ def _plain(node: Node, defs: Node, form: str, inside: tuple[str, ...]) -> dict[s
 
 
 def _asked(node: Any) -> Any:
-    """Return the part of a schema that a model is asked for, with bounds on the numbers of citations."""
+    """Return the part of a schema that a model is asked for, with bounds on lists, which a loop would fill."""
     if isinstance(node, list):
         return [_asked(one) for one in node]
     if not isinstance(node, Mapping):
@@ -171,6 +172,8 @@ def _asked(node: Any) -> Any:
     result = {
         key: part if key in ("enum", "required", "properties") else _asked(part) for key, part in node.items()
     }
+    if node.get("type") == "array" and "items" in node:
+        result.setdefault("maxItems", MAX_ENTRIES)
     properties = node.get("properties")
     if isinstance(properties, Mapping):
         kept = {

@@ -60,7 +60,7 @@ def _category(aspect: AspectSummary) -> CategorySummary:
 
 
 def summary_warnings(value: RestaurantSummary) -> list[str]:
-    """Return warnings about failed aspects and invalid citations."""
+    """Return warnings about failed parts and invalid citations."""
     warnings = []
     for name, aspect in value.categories.items():
         if aspect.status == "failed":
@@ -72,6 +72,8 @@ def summary_warnings(value: RestaurantSummary) -> list[str]:
             else:
                 what = f"citations dropped, {'; '.join(cited)}"
             warnings.append(f"{name}: {what}: {aspect.invalid_citations}")
+    if value.overall_status == "failed":
+        warnings.append("overall_summary: could not be summarised")
     return warnings
 
 
