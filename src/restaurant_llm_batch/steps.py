@@ -25,7 +25,7 @@ from ._llm_response import LLMResponse
 from ._text import short
 from .errors import ConfigurationError
 from .models import Hit, LLMRequest, Review, SearchQuery
-from .tokens.packing import PackedText
+from .tokens.packing import PackedText, contents_of
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -291,36 +291,17 @@ def ask(
         )
     if limiter not in ("llm", "batches"):
         raise ConfigurationError(f'limiter must be "llm" or "batches", got {limiter!r}')
-    texts = None if reviews is None else tuple(_texts(reviews))
-    return _perform(Ask(form, prompt, texts, task or form.__name__, max_tokens, temperature, limiter))
-
-
-def _texts(reviews: Iterable[Any]) -> list[str]:
     if isinstance(reviews, Exception):
         raise reviews  # a search of `search_all` that failed
-    if isinstance(reviews, (str, bytes, Mapping, Hit, Review)) or not isinstance(reviews, Iterable):
-        raise ConfigurationError(
-            f"reviews must be a list of hits, reviews or texts, got {short(reviews)}; for example reviews=hits"
-        )
-    texts: list[str] = []
-    for index, review in enumerate(reviews):
-        text = review if isinstance(review, str) else getattr(review, "content", None)
-        if isinstance(review, Mapping):
-            text = review.get("content")
-        if not isinstance(text, str):
-            raise ConfigurationError(
-                f"reviews[{index}] must be a hit, a review or a text, got {short(review)}; "
-                'for example reviews=["The noodles are great."]'
-            )
-        texts.append(text)
-    if not texts:
+    texts = None if reviews is None else tuple(contents_of(reviews))
+    if texts == ():
         error = ConfigurationError(
             "ask() was given no reviews, so the model could only invent an answer; return early, "
             "for example `if not hits: return None`"
         )
         error.of_one_item = True
         raise error
-    return texts
+    return _perform(Ask(form, prompt, texts, task or form.__name__, max_tokens, temperature, limiter))
 
 
 def _perform(step: Step) -> Flow[Any]:

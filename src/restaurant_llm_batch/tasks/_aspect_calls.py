@@ -26,8 +26,9 @@ from ..results import AspectSummary
 from ..steps import Flow, ResultOrError, complete, gather
 from ..tokens.packing import truncate_to_half
 from ._asking import complete_and_parse, is_refusal, is_server_fault, repair
+from ._citations import MAX_NAMED
 from ._common import describe_error, reraise_fatal
-from ._parsing import MAX_NAMED, Parts, Shown, read_aspect, read_aspects, read_overall
+from ._parsing import Parts, Shown, read_aspect, read_aspects, read_overall
 from ._prompts import aspects as prompts
 from ._prompts.wording import Wording
 from ._replies import DECLINED, is_context_full, is_looping

@@ -10,16 +10,17 @@ models.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from json import dumps
 from typing import TYPE_CHECKING, Any
 
 from .._llm_response import LLMResponse
+from .._patterns import lazy_pattern
 from ..errors import ConfigurationError, OutputError
+from ._citations import read_numbers
 from ._json import CutList, CutObject
-from ._parsing import read_numbers
 from ._prompts.aspects import MAX_CITATIONS, escaped
 from ._prompts.wording import Language
 from ._prompts.words import MAX_ENTRIES
@@ -36,7 +37,8 @@ Node = Mapping[str, Any]
 
 _LEFT_OUT = frozenset({"title", "default", "examples", "deprecated", "uniqueItems", "discriminator", "$defs"})
 _ECHOES = frozenset({"string", "<string>", "..."})
-_MAX_PROBLEMS = 5
+_MAX_PROBLEMS, _MAX_MESSAGE = 5, 200
+_NUMBER_CELL = lazy_pattern(r"\w+: -?\d[\d.]* \(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,11 @@ class Form:
     def describe(self, language: Language) -> str:
         """Return the form in words, for a prompt."""
         return _describe(self.schema, language)
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all fields, at any depth."""
+        return frozenset(name for name, _ in _properties(self.own))
 
     @property
     def cites(self) -> bool:
@@ -90,7 +97,7 @@ class Form:
                 except ValueError as error:  # a ValidationError
                     if not hasattr(error, "errors"):
                         raise
-                    problem = problem or unreadable(_describe_problems(error, dropped), reply)
+                    problem = problem or unreadable(_describe_problems(error, self.names, dropped), reply)
         names = ", ".join(self.schema["properties"])
         raise problem or unreadable(f"the answer is not JSON with one of the fields {names}", reply)
 
@@ -353,15 +360,32 @@ def _has_cut(value: Any) -> bool:
     return False
 
 
-def _describe_problems(error: Any, dropped: Sequence[str]) -> str:
-    """Return what is wrong with an answer, for a prompt: escaped, as a validator's message may quote the answer."""
+def _describe_problems(error: Any, names: Collection[str], dropped: Sequence[str]) -> str:
+    """
+    Return what is wrong with an answer, for a prompt.
+
+    Reviews may have dictated the answer, so none of its texts is repeated, unless a validator's message does so; and
+    the whole is one escaped line.
+
+    Args:
+        error: The validation error.
+        names: Names of the form's fields.
+        dropped: Names of the citations that were dropped.
+    """
     get_errors: Callable[..., list[dict[str, Any]]] = error.errors
     problems = get_errors(include_url=False, include_input=False, include_context=False)
     named = [
-        f"{'.'.join(map(str, problem['loc'])) or 'the answer'}: "
-        f"{problem['msg'].removeprefix('Value error, ').removeprefix('Assertion failed, ')}"
+        f"{_path(problem['loc'], names)}: "
+        f"{problem['msg'].removeprefix('Value error, ').removeprefix('Assertion failed, ')[:_MAX_MESSAGE]}"
         for problem in problems[:_MAX_PROBLEMS]
     ]
     more = [f"and {len(problems) - _MAX_PROBLEMS} more"] if len(problems) > _MAX_PROBLEMS else []
-    problems_and_cells = "; ".join([*named, *more, *dropped[:_MAX_PROBLEMS]])
-    return escaped(f"the answer does not have its form: {problems_and_cells}")
+    cells = [one for one in dropped if _NUMBER_CELL.match(one)][:_MAX_PROBLEMS]
+    text = f"the answer does not have its form: {'; '.join([*named, *more, *cells])}"
+    return escaped(" ".join(text.split()))
+
+
+def _path(location: Sequence[int | str], names: Collection[str]) -> str:
+    """Return the path of a field; of a key that is not the form's but the answer's, only that there is one."""
+    parts = [str(part) if isinstance(part, int) or part in names else "(key)" for part in location]
+    return ".".join(parts) or "the answer"

@@ -15,6 +15,7 @@ from ..results import FailedChunk, Vocabulary, VocabularyKind, Word
 from ..steps import Flow, ResultOrError, gather
 from ..tokens.chunking import split_in_two
 from ._asking import complete_and_parse
+from ._citations import MAX_NAMED
 from ._common import (
     check,
     check_count,
@@ -25,7 +26,7 @@ from ._common import (
     raise_first,
     reraise_fatal,
 )
-from ._parsing import MAX_NAMED, read_phrases, read_words
+from ._parsing import read_phrases, read_words
 from ._preview import Previewed
 from ._prompts import words as prompts
 from ._prompts.wording import Wording

@@ -9,7 +9,7 @@ from typing import Any, SupportsIndex, TypeVar, cast
 
 from .._text import composed
 from ..errors import ConfigurationError
-from ..models import Review
+from ..models import Hit, Review
 from .counting import TokenCount, estimate_tokens
 from .sentences import boundary
 
@@ -282,13 +282,26 @@ def _with_content(review: R, content: str) -> R:
     return cast("R", content)
 
 
+def contents_of(reviews: Iterable[Any]) -> list[str]:
+    """
+    Return the texts of reviews, in composed form.
+
+    Args:
+        reviews: Texts, `Review`s, hits, or mappings with "content".
+
+    Raises:
+        ConfigurationError: If it is not a list of these.
+    """
+    return _contents(list(_checked_list(reviews)))
+
+
 def _contents(reviews: Sequence[object]) -> list[str]:
     return [_content(review, index) for index, review in enumerate(reviews)]
 
 
 def _content(review: object, index: int) -> str:
     content = review
-    if isinstance(review, Review):
+    if isinstance(review, (Review, Hit)):
         content = review.content
     elif isinstance(review, Mapping):
         content = review.get("content")
