@@ -27,7 +27,8 @@ def ask_flow(step: Ask, priority: int = 0) -> Flow[Any]:
         step: The step.
         priority: The item's priority.
     """
-    form = form_of(step.form)
+    model: Any = step.form
+    form = form_of(model)
     texts = None if step.reviews is None else [composed(text) for text in step.reviews]
     while True:
         request = _request(step, form, texts, priority)

@@ -299,8 +299,8 @@ def _fit(value: Any, node: Node, count: int | None, dropped: list[str]) -> Any:
     if isinstance(value, str):
         return clean(value)
     if "anyOf" in node:
-        kind = {dict: "object", list: "array"}.get(type(value))
-        options = [one for one in node["anyOf"] if kind is not None and one.get("type") == kind]
+        kind = "object" if isinstance(value, dict) else "array" if isinstance(value, list) else ""
+        options = [one for one in node["anyOf"] if kind and one.get("type") == kind]
         return _fit(value, _best_option(value, options), count, dropped)
     if isinstance(value, list):
         items = node.get("items")
