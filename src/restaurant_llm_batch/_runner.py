@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
 from anyio import NoEventLoopError, create_task_group, get_current_task
 from anyio.abc import TaskGroup
@@ -35,6 +35,7 @@ from ._limits.aimd import AdaptiveLimit
 from ._limits.concurrency import ConcurrencyLimiter
 from ._limits.limiters import LimiterSet
 from ._limits.rate import RateLimiter
+from ._store.identity import fingerprint_of
 from ._store.store import Store
 from .errors import ConfigurationError
 from .outcomes import BatchReport, Failure, Outcome, RunStats, Stage, Success
@@ -48,6 +49,7 @@ from .protocols import (
     TokenCounter,
 )
 from .steps import Flow
+from .tasks._ask import ask_flow
 from .tokens.packing import estimate_tokens
 
 if TYPE_CHECKING:
@@ -165,12 +167,13 @@ class BatchRunner:
             retries=retries,
             sequence=count().__next__,
             store=self._store,
-            fingerprint=fingerprint_of(llm) if self._store is not None else "",
+            fingerprint=fingerprint_of(llm, warn=True) if self._store is not None else "",
             time_limits=time_limits,
             stop=stop,
             prices=dict(prices or {}),
             estimates_usage=getattr(llm, "calls_model", True),
             observers=_observers(observers),
+            ask=ask_flow,
         )
         self._resources = RunnerResources(
             [resource for resource in (llm, search, self._store) if resource is not None], gc_threshold
@@ -388,24 +391,22 @@ class BatchRunner:
         # Not `__aexit__` with the block's exception: the task group would raise it again inside an exception group.
         await block.stack.aclose()
 
+    def __reduce__(self) -> NoReturn:
+        raise _NotPickled(
+            "a BatchRunner cannot be copied or pickled, because it holds clients, threads and limits; make one in "
+            "each process that needs it, in a function that runs there, and pass that function or the settings instead"
+        )
+
     def __repr__(self) -> str:
         return f"<BatchRunner {self.strategy}>"
 
 
+class _NotPickled(ConfigurationError, TypeError):
+    """A `TypeError` too, as pickle raises for other objects that hold threads."""
+
+
 def _limiter(limit: int | AdaptiveLimit | ConcurrencyLimiter) -> ConcurrencyLimiter:
     return limit if isinstance(limit, ConcurrencyLimiter) else ConcurrencyLimiter(limit)
-
-
-def fingerprint_of(llm: object) -> str:
-    """
-    Return the name of a backend in cache keys: its `fingerprint`, otherwise the name of its class.
-
-    Two backends with equal fingerprints share stored replies.
-    """
-    fingerprint = getattr(llm, "fingerprint", None)
-    if isinstance(fingerprint, str) and fingerprint:
-        return fingerprint
-    return f"{type(llm).__module__}.{type(llm).__qualname__}"
 
 
 def _check_prices(prices: object) -> None:

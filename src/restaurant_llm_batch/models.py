@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import Any, Literal, TypeAlias
 
+from ._text import short
 from .errors import ConfigurationError
 
 ItemId: TypeAlias = int | str
@@ -125,6 +126,47 @@ class LLMRequest:
     temperature: float = 0.1
     priority: int = 0
 
+    def __post_init__(self) -> None:
+        messages, schema = self.messages, self.schema
+        # Most requests pass these tests of types, which take a tenth of the time of the checks below.
+        if (
+            type(messages) is not tuple
+            or (messages and type(messages[-1]) is not dict)
+            or (schema is not None and type(schema) is not dict)
+            or type(self.max_tokens) is not int
+        ):
+            _check_request(self)
+
+
+def _check_request(request: LLMRequest) -> None:
+    """
+    Check a request of a user's own.
+
+    Raises:
+        ConfigurationError: Its messages, its schema or its maximum length has the wrong type.
+    """
+    messages: object = request.messages
+    schema: object = request.schema
+    tokens: object = request.max_tokens
+    example = 'LLMRequest("dish", ({"role": "user", "content": "Name a dish."},), max_tokens=500)'
+    problem = ""
+    if isinstance(messages, (str, bytes, Mapping)) or not isinstance(messages, Sequence):
+        problem = f"messages must be a list of messages, got {short(messages)}"
+        if isinstance(messages, str):
+            example = f'LLMRequest({request.task!r}, ({{"role": "user", "content": {short(messages)}}},))'
+    elif not all(isinstance(message, Mapping) for message in messages):
+        wrong = next(message for message in messages if not isinstance(message, Mapping))
+        problem = f'messages must be mappings with "role" and "content", got {short(wrong)}'
+    elif hasattr(schema, "model_json_schema"):
+        problem = f"schema must be a JSON Schema, got {short(schema)}"
+        example = "`yield from ask(...)` with it, which returns an instance, or its .model_json_schema()"
+    elif schema is not None and not isinstance(schema, Mapping):
+        problem = f"schema must be a JSON Schema or None, got {short(schema)}"
+    elif isinstance(tokens, bool) or not hasattr(tokens, "__index__"):
+        problem = f"max_tokens must be a whole number, got {short(tokens)}"
+    if problem:
+        raise ConfigurationError(f"the request {request.task!r}: {problem}; for example {example}")
+
 
 @dataclass(frozen=True, slots=True)
 class RestaurantRef:
@@ -136,12 +178,14 @@ class RestaurantRef:
         limit: Maximum number of reviews per aspect; None for the task's limit.
         priority: Lower runs first.
         query: Search terms for this restaurant, appended to every aspect's seed words.
+        category: Only reviews of restaurants of this kind of food are searched; None for the task's category.
     """
 
     restaurant_id: ItemId
     limit: int | None = None
     priority: int = 0
     query: str | None = None
+    category: ItemId | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Literal, TypeAlias, TypeVar
+from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar
 
+from ._text import place_of
+from .errors import BatchError
 from .models import ItemId
 
 T_co = TypeVar("T_co", covariant=True)
@@ -26,6 +28,24 @@ class Success(Generic[T_co]):
     def ok(self) -> Literal[True]:
         """Always true."""
         return True
+
+    # The attributes of a failure, for type checkers that do not narrow a union by `if outcome.ok:`, as pyright does
+    # not: a type of Never adds nothing to that of the other class.
+
+    @property
+    def error(self) -> Never:
+        """A success has none."""
+        raise _absent(self, "error", "Success")
+
+    @property
+    def stage(self) -> Never:
+        """A success has none."""
+        raise _absent(self, "stage", "Success")
+
+    @property
+    def attempts(self) -> Never:
+        """A success has none."""
+        raise _absent(self, "attempts", "Success")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +73,27 @@ class Failure:
         """Always false."""
         return False
 
+    @property
+    def value(self) -> Never:
+        """A failure has none."""
+        raise _absent(self, "value", "Failure")
+
     def __str__(self) -> str:
         attempts = f" after {self.attempts} attempts" if self.attempts > 1 else ""
-        return f"{self.item_id!r} failed at {self.stage}{attempts}: {type(self.error).__name__}: {self.error}"
+        place = None if isinstance(self.error, BatchError) else place_of(self.error)
+        at = f" (at {place})" if place else ""
+        return f"{self.item_id!r} failed at {self.stage}{attempts}: {type(self.error).__name__}: {self.error}{at}"
 
 
 Outcome: TypeAlias = Success[T_co] | Failure
+
+
+def _absent(outcome: Outcome[Any], name: str, kind: str) -> AttributeError:
+    return AttributeError(
+        f"item {outcome.item_id!r} is a {kind} and has no {name}; check `if outcome.ok:` first",
+        name=name,
+        obj=outcome,
+    )
 
 
 @dataclass(frozen=True, slots=True)

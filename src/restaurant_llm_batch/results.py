@@ -7,7 +7,7 @@ All classes are frozen; only the tasks create them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from .models import ItemId, Review
@@ -36,10 +36,12 @@ class AspectSummary:
         summary: One sentence; empty unless the status is "ok".
         bullets: Short points.
         evidence: The reviews that support the summary; each was returned by the search.
-        invalid_citations: Number of citations that are dropped from `evidence`: reviews that the model was never shown,
-            and all that it cited if it counted from 0, because these point at other reviews.
+        invalid_citations: Number of citations that are dropped from `evidence`: those of no review that the model was
+            shown, and all that it cited if it counted from 0, because these point at other reviews.
         error: Type and message of the error if the status is "failed" or reviews were left out, else None.
         failed_count: Number of reviews found that were left out, because every call with them failed.
+        dropped: What the model's answer has and this summary has not, each with the reason, for people to read:
+            ``evidence: "0" (numbered from 0)``. At most 20 are named. Not compared.
     """
 
     status: AspectStatus
@@ -49,6 +51,7 @@ class AspectSummary:
     invalid_citations: int = 0
     error: str | None = None
     failed_count: int = 0
+    dropped: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -222,6 +225,9 @@ class Vocabulary:
         phrases: Each phrase once, in the order of the text, with its meaning.
         failed_chunks: Chunks without words or phrases because a call failed, in the order of the chunks.
         model: Model that answered; empty if no call was made.
+        dropped_entries: Number of words and phrases in the answers that are dropped, because they have no name that
+            can be used. Entries that are joined with an equal one do not count.
+        dropped: The dropped entries, each with the reason, for people to read; at most 20 are named. Not compared.
     """
 
     document_id: ItemId
@@ -229,3 +235,5 @@ class Vocabulary:
     phrases: Mapping[str, str]
     failed_chunks: tuple[FailedChunk, ...]
     model: str
+    dropped_entries: int = 0
+    dropped: tuple[str, ...] = field(default=(), compare=False)

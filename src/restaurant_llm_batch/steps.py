@@ -15,17 +15,23 @@ runs in every mode, sync or async, and a test can inspect the next step:
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, TypeAlias, TypeVar
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from ._llm_response import LLMResponse
+from ._text import short
 from .errors import ConfigurationError
-from .models import Hit, LLMRequest, SearchQuery
-from .tokens.packing import PackedText
+from .models import Hit, LLMRequest, Review, SearchQuery
+from .tokens.packing import PackedText, contents_of
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 __all__ = [
+    "Ask",
     "Complete",
     "Flow",
     "Gather",
@@ -38,6 +44,7 @@ __all__ = [
     "Sleep",
     "Step",
     "adrive",
+    "ask",
     "complete",
     "drive",
     "gather",
@@ -50,6 +57,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+AnswerT = TypeVar("AnswerT", bound="BaseModel")
 S = TypeVar("S")
 S2 = TypeVar("S2")
 
@@ -86,6 +94,30 @@ class Complete:
     """
 
     request: LLMRequest
+    limiter: LimiterName = "llm"
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """
+    Step: ask the model for an answer of a form. Returns a validated instance of the form; see `ask`.
+
+    Attributes:
+        form: The pydantic model that the answer is an instance of.
+        prompt: What is asked.
+        reviews: The texts that it is asked about; None for none.
+        task: Name of the request's task, for backends, observers and test doubles.
+        max_tokens: Maximum length of the reply, in tokens.
+        temperature: Sampling temperature.
+        limiter: The limit that the calls count against.
+    """
+
+    form: type[Any]
+    prompt: str
+    reviews: tuple[str, ...] | None = None
+    task: str = ""
+    max_tokens: int = 1500
+    temperature: float = 0.1
     limiter: LimiterName = "llm"
 
 
@@ -160,7 +192,7 @@ class Gather:
     flows: tuple[Generator[Any, Any, Any], ...]
 
 
-Step: TypeAlias = Search | SearchAll | Complete | Pack | Once | Sleep | Gather
+Step: TypeAlias = Search | SearchAll | Complete | Ask | Pack | Once | Sleep | Gather
 Flow: TypeAlias = Generator[Step, Any, T]
 """A generator of steps that returns a `T`."""
 
@@ -168,22 +200,112 @@ ResultOrError: TypeAlias = T | Exception
 """A result, or the exception that was raised instead."""
 
 
+# These functions check their arguments when they are called and not when the flow is first advanced, so that the error
+# is raised in the line that has the mistake. What they return is a generator of one step.
+
+
 def search(query: SearchQuery) -> Flow[Sequence[Hit]]:
     """Run one query and return its hits; raise the search's exception if it fails."""
-    hits: Sequence[Hit] = yield Search(query)
-    return hits
+    if not isinstance(query, SearchQuery):
+        raise ConfigurationError(
+            f"search() takes a SearchQuery, got {short(query)}; "
+            'for example search(SearchQuery(restaurant_id=1, text="noodles"))'
+        )
+    return _perform(Search(query))
 
 
 def search_all(queries: Iterable[SearchQuery]) -> Flow[list[ResultOrError[Sequence[Hit]]]]:
     """Run independent queries; a failed one is an exception in the list. See `SearchAll`."""
-    found: list[ResultOrError[Sequence[Hit]]] = yield SearchAll(tuple(queries))
-    return found
+    given: object = queries
+    listed = tuple(queries) if isinstance(given, Iterable) and not isinstance(given, str) else None
+    if listed is None or not all(isinstance(query, SearchQuery) for query in listed):
+        raise ConfigurationError(
+            f"search_all() takes a list of SearchQuery, got {short(queries)}; "
+            'for example search_all([SearchQuery(1, "noodles"), SearchQuery(1, "service")])'
+        )
+    return _perform(SearchAll(listed))
 
 
 def complete(request: LLMRequest, *, limiter: LimiterName = "llm") -> Flow[LLMResponse]:
     """Call the model and return its response; raise the backend's exception if the call fails."""
-    reply: LLMResponse = yield Complete(request, limiter)
-    return reply
+    if not isinstance(request, LLMRequest):
+        raise ConfigurationError(
+            f"complete() takes an LLMRequest, got {short(request)}; for example "
+            'complete(LLMRequest("dish", ({"role": "user", "content": "Name a dish."},)))'
+        )
+    if limiter not in ("llm", "batches"):
+        raise ConfigurationError(f'limiter must be "llm" or "batches", got {limiter!r}')
+    return _perform(Complete(request, limiter))
+
+
+def ask(
+    form: type[AnswerT],
+    prompt: str,
+    *,
+    reviews: Iterable[Hit | Review | Mapping[str, Any] | str] | None = None,
+    task: str | None = None,
+    max_tokens: int = 1500,
+    temperature: float = 0.1,
+    limiter: LimiterName = "llm",
+) -> Flow[AnswerT]:
+    """
+    Ask the model for an answer of a form, and return it as a validated instance.
+
+    The form's JSON Schema is sent with the request, and the form is described in the prompt too. The reviews follow as
+    data, numbered from 1; instructions in them are not followed. An answer that the form does not accept is sent back
+    with the error, once. A prompt that is too long is sent again with half of the reviews.
+
+    A field ``evidence: list[int]`` of the form, at any depth, has the numbers of the reviews that the answer rests on:
+    in the instance, each is the number of a review that was shown, and appears once. Numbers of no review are dropped
+    before the form is validated, so ``Field(min_length=1)`` requires a true one. A field ``invalid_citations: int = 0``
+    beside it gets the number of those that were dropped; the model is not asked for it.
+
+    Validators of the form get the texts of the reviews as ``info.context["reviews"]``.
+
+    Args:
+        form: A pydantic model whose fields say what is wanted. Descriptions of fields are part of the prompt.
+        prompt: What is asked, in your own words. Put no text in it that others wrote: such texts go into `reviews`.
+        reviews: What it is asked about: hits of a search, `Review`s, mappings with "content", or texts; None if it is
+            asked about nothing. An empty list is an error: the model could only invent.
+        task: Name of the request's task, for backends, observers and test doubles; None for the form's name.
+        max_tokens: Maximum length of the reply, in tokens.
+        temperature: Sampling temperature.
+        limiter: The limit that the calls count against: "llm", or "batches" for calls that carry many reviews.
+
+    Raises:
+        ConfigurationError: An argument is invalid.
+        OutputError: The second answer cannot be used either.
+        BackendError: A call failed.
+    """
+    kind: object = form
+    if not isinstance(kind, type) or not hasattr(kind, "model_json_schema"):
+        raise ConfigurationError(
+            f"ask() takes a form first, which is a pydantic model, got {short(form)}; for example "
+            "class Dish(BaseModel): name: str"
+        )
+    words: object = prompt
+    if not isinstance(words, str) or not words.strip():
+        raise ConfigurationError(
+            f"ask() takes a prompt second, which is a text, got {short(prompt)}; "
+            'for example ask(Dish, "Which dish do guests praise most?", reviews=hits)'
+        )
+    if limiter not in ("llm", "batches"):
+        raise ConfigurationError(f'limiter must be "llm" or "batches", got {limiter!r}')
+    if isinstance(reviews, Exception):
+        raise reviews  # a search of `search_all` that failed
+    texts = None if reviews is None else tuple(contents_of(reviews))
+    if texts == ():
+        error = ConfigurationError(
+            "ask() was given no reviews, so the model could only invent an answer; return early, "
+            "for example `if not hits: return None`"
+        )
+        error.of_one_item = True
+        raise error
+    return _perform(Ask(form, prompt, texts, task or form.__name__, max_tokens, temperature, limiter))
+
+
+def _perform(step: Step) -> Flow[Any]:
+    return (yield step)
 
 
 def pack(
@@ -197,26 +319,42 @@ def pack(
     max_texts: int | None = None,
 ) -> Flow[list[list[PackedText]]]:
     """Pack texts into batches under the runner's limits; see `Pack`."""
-    step = Pack(tuple(texts), render, fixed_text, answer_tokens, answer_tokens_each, max_tokens, max_texts)
-    batches: list[list[PackedText]] = yield step
-    return batches
+    given: object = texts
+    listed = tuple(texts) if isinstance(given, Iterable) and not isinstance(given, (str, bytes)) else None
+    if listed is None or not all(isinstance(text, str) for text in listed):
+        raise ConfigurationError(
+            f"pack() takes a list of texts, got {short(texts)}; "
+            "for example pack([review.content for review in reviews], ...)"
+        )
+    return _perform(
+        Pack(listed, render, fixed_text, answer_tokens, answer_tokens_each, max_tokens, max_texts)
+    )
 
 
 def once(key: Hashable, make: Callable[[], Flow[T]]) -> Flow[T]:
     """Run a flow once per run for all items with an equal key, and return its result; see `Once`."""
-    result: T = yield Once(key, make)
-    return result
+    if not callable(make):
+        raise ConfigurationError(
+            f"once() takes a function that returns a flow, got {short(make)}; "
+            "for example once(key, lambda: complete(request))"
+        )
+    return _perform(Once(key, make))
 
 
 def sleep(seconds: float) -> Flow[None]:
     """Wait for a number of seconds, without occupying a slot."""
-    yield Sleep(seconds)
+    return _perform(Sleep(seconds))
 
 
 def gather(*flows: Flow[T]) -> Flow[list[ResultOrError[T]]]:
     """Run independent flows; a flow that raised is an exception in the list. See `Gather`."""
-    results: list[ResultOrError[T]] = yield Gather(flows)
-    return results
+    for flow in flows:
+        if type(flow) is not GeneratorType and not isinstance(flow, Generator):
+            raise ConfigurationError(
+                f"gather() takes flows, each an argument of its own, got {short(flow)}; "
+                "for example gather(complete(...), complete(...)), or gather(*flows) for a list"
+            )
+    return _perform(Gather(flows))
 
 
 def intercept(

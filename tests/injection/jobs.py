@@ -118,6 +118,7 @@ def asked(
 
     job = JOBS[name]
     search = FakeSearch({RESTAURANT: texts}).search
+    fields.setdefault("language", "ko")
     with suppress(errors.OutputError):
         apply(job.task(**fields), job.item(RESTAURANT, texts), model, limits=limits, search=search)
     assert requests

@@ -31,6 +31,7 @@ from restaurant_llm_batch import (
     Vocabulary,
     errors,
 )
+from restaurant_llm_batch._text import composed
 from restaurant_llm_batch.models import Hit, ItemId, SearchQuery
 from restaurant_llm_batch.outcomes import Outcome
 from restaurant_llm_batch.results import AspectSummary
@@ -114,7 +115,7 @@ def assert_in_order(name: ItemId, texts: Sequence[str], outcome: Outcome[Any]) -
         case RestaurantStrength() as strength:
             assert strength.restaurant_id == name
             given = {review.content for review in (*strength.target_reviews, *strength.comparison_reviews)}
-            assert given == {*texts, *PLAIN}
+            assert given == {*map(composed, texts), *PLAIN}
             read = strength.target_count + strength.comparison_count + strength.failed_count
             assert read == len(strength.target_reviews) + len(strength.comparison_reviews)
         case Vocabulary() as vocabulary:
@@ -130,7 +131,8 @@ def assert_evidence(name: ItemId, texts: Sequence[str], aspect: AspectSummary) -
     ranks = [evidence.rank for evidence in aspect.evidence]
     assert len(set(ranks)) == len(ranks)
     for evidence in aspect.evidence:
-        assert (evidence.review_id, evidence.snippet) == (f"{name}-{evidence.rank}", texts[evidence.rank])
+        assert evidence.review_id == f"{name}-{evidence.rank}"
+        assert evidence.snippet == composed(texts[evidence.rank])
 
 
 def assert_labels(texts: Sequence[str], sentiment: RestaurantSentiment) -> None:
@@ -163,7 +165,7 @@ def test_aspects_asked_about_by_themselves_do_not_hear_of_each_others_reviews(
         second = bad if query.aspect == "price" else "좋아요"
         return [Hit("r0", f"{query.aspect} 어때요", 1.0, 1), Hit("r1", second, 0.5, 1)]
 
-    task = SummarizeAspects(mode="split")
+    task = SummarizeAspects(mode="split", language="ko")  # of "auto", all reviews choose the language
     model = obeying(OBEDIENT[double])
     usual = apply(task, 1, honest, search=partial(search, "비싸요"))
     result = apply(task, 1, model, search=partial(search, entry.content))
@@ -171,7 +173,7 @@ def test_aspects_asked_about_by_themselves_do_not_hear_of_each_others_reviews(
     for aspect in ("service", "food"):
         assert result.categories[aspect] == usual.categories[aspect]
     cited = [evidence.snippet for evidence in result.categories["price"].evidence]
-    assert set(cited) <= {"price 어때요", entry.content}
+    assert set(cited) <= {"price 어때요", composed(entry.content)}
 
 
 values = st.recursive(

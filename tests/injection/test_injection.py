@@ -17,6 +17,7 @@ from tests.injection.prompt import HOLE, read_prompt, roles, user
 from tests.support.examples import examples
 
 from restaurant_llm_batch import LLMRequest
+from restaurant_llm_batch._text import composed
 from restaurant_llm_batch.tasks._asking import _REPAIR, MAX_QUOTE_LENGTH
 from restaurant_llm_batch.tokens.packing import TRUNCATION_MARK
 
@@ -64,7 +65,7 @@ def test_a_review_changes_the_request_nowhere_but_in_its_own_place(job: str, ent
     texts = ["plain 0", entry.content, "plain 2"]
     requests = asked(job, texts, saying(ANSWER), language=entry.language)
 
-    assert_same_but_for({"plain 1": entry.content}, usual(job, 3, entry.language), requests)
+    assert_same_but_for({"plain 1": composed(entry.content)}, usual(job, 3, entry.language), requests)
 
 
 @pytest.mark.parametrize(
@@ -86,14 +87,14 @@ def test_all_data_stand_in_a_block_that_the_instructions_call_data(job: str) -> 
 @settings(max_examples=examples(15), deadline=None)
 @given(texts=st.lists(hostile.filter(str.strip), min_size=1, max_size=6))
 def test_many_of_them_stay_in_their_places_wherever_they_stand(job: str, texts: list[str]) -> None:
-    swapped = dict(zip(plain(len(texts)), texts, strict=True))
+    swapped = dict(zip(plain(len(texts)), map(composed, texts), strict=True))
 
     assert_same_but_for(swapped, usual(job, len(texts)), asked(job, texts, saying(ANSWER)))
 
 
 @each_job
 def test_all_of_them_at_once_stay_in_their_places(job: str) -> None:
-    swapped = dict(zip(plain(len(CONTENTS)), CONTENTS, strict=True))
+    swapped = dict(zip(plain(len(CONTENTS)), map(composed, CONTENTS), strict=True))
 
     assert_same_but_for(swapped, usual(job, len(CONTENTS)), asked(job, CONTENTS, saying(ANSWER)))
 
@@ -119,9 +120,10 @@ def test_a_review_that_is_cut_to_its_batch_keeps_its_line(job: str) -> None:
 
     assert len(cut) >= 3
     assert all(
-        any(whole.startswith(text.removesuffix(TRUNCATION_MARK)) for whole in CONTENTS) for text in cut
+        any(whole.startswith(text.removesuffix(TRUNCATION_MARK)) for whole in map(composed, CONTENTS))
+        for text in cut
     )
-    assert set(shown) - set(cut) <= {*CONTENTS, *PLAIN, ANSWER}
+    assert set(shown) - set(cut) <= {*map(composed, CONTENTS), *PLAIN, ANSWER}
 
 
 @with_entries("job", JOBS, every=6)

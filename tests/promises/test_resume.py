@@ -30,7 +30,7 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch._runner import fingerprint_of
+from restaurant_llm_batch._store.identity import fingerprint_of
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.backends import OfflineLLM, OpenAILLM, RunPodLLM, VLLMServerLLM
 from restaurant_llm_batch.steps import complete, gather

@@ -118,7 +118,7 @@ def test_reviews_that_are_left_out_are_found_by_search_among_the_others_of_the_c
         return search(query)
 
     raw = {"target_restaurant_id": 1, "category": "국수"}
-    result = apply(ExtractStrengths(limit=7, min_score=0.2), raw, Model(), search=found)
+    result = apply(ExtractStrengths(limit=7, min_score=0.2, language="ko"), raw, Model(), search=found)
     own, others = asked
 
     assert (own.scope, own.category, own.limit, own.min_score) == ("restaurant", None, 7, 0.2)

@@ -66,7 +66,7 @@ PART = {"summary": "좋다", "bullets": ["하나"], "evidence": [2, 1]}
 
 
 def test_each_aspect_is_searched_with_its_first_ten_seed_words_and_the_restaurants_own() -> None:
-    task = SummarizeAspects(limit=7, min_score=0.25)
+    task = SummarizeAspects(limit=7, min_score=0.25, language="ko")
     _, step = begin(task, {"restaurant_id": 0, "query": "평양냉면"})
     service, price, food = step.queries
 

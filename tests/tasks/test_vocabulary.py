@@ -450,4 +450,6 @@ def test_results_go_to_json_with_the_standard_library() -> None:
         "phrases": {"text": "text"},
         "failed_chunks": [],
         "model": "fake",
+        "dropped_entries": 0,
+        "dropped": [],
     }

@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, assert_type
 
+from pydantic import BaseModel
+
 from restaurant_llm_batch import (
     AdaptiveLimit,
     AnalyzeSentiment,
@@ -52,12 +54,22 @@ from restaurant_llm_batch import (
     pack_reviews,
     split_text,
 )
-from restaurant_llm_batch.backends import OfflineLLM, OpenAILLM, RunPodLLM, VLLMServerLLM
+from restaurant_llm_batch.backends import OfflineLLM, OpenAILLM, RunPodLLM, VLLMServerLLM, error_for_status
 from restaurant_llm_batch.cancellation import CancelToken, cancel_requested, on_cancel, shielded, sleep
 from restaurant_llm_batch.events import CallEnded, Event
 from restaurant_llm_batch.integrations.metrics import MetricsSnapshot, RunMetrics
 from restaurant_llm_batch.search import EmbeddedSearch, QdrantSearch
-from restaurant_llm_batch.steps import Flow, ResultOrError, complete, gather, once, pack, search, search_all
+from restaurant_llm_batch.steps import (
+    Flow,
+    ResultOrError,
+    ask,
+    complete,
+    gather,
+    once,
+    pack,
+    search,
+    search_all,
+)
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from restaurant_llm_batch.tokens.packing import PackedText
 
@@ -178,6 +190,22 @@ def outcomes_have_the_task_s_result() -> None:
                 assert_type(error, Exception)
 
 
+def ok_tells_the_outcomes_apart() -> None:
+    for outcome in runner.run(SummarizeAspects(), [1]):
+        if outcome.ok:
+            assert_type(outcome.value, RestaurantSummary)
+            assert_type(outcome.value.overall_summary, str)
+        else:
+            assert_type(outcome.error, Exception)
+            assert_type(outcome.attempts, int)
+        if not outcome.ok:
+            assert_type(outcome.error.args, tuple[Any, ...])
+            continue
+        assert_type(outcome.value.categories["food"], AspectSummary)
+    report = runner.run(SummarizeAspects(), [1])
+    assert_type([outcome.value for outcome in report if outcome.ok], list[RestaurantSummary])
+
+
 def streams_yield_outcomes() -> Iterator[str]:
     with runner:
         for outcome in runner.stream(AnalyzeSentiment(), iter([])):
@@ -220,6 +248,33 @@ def word(text: str) -> Flow[str]:
 assert_type(runner.run(taste, [1, 2]), BatchReport[tuple[str, int]])
 
 
+class Dish(BaseModel):
+    name: str
+    evidence: list[int]
+
+
+def best_dish(restaurant_id: int) -> Flow[Dish | None]:
+    hits = yield from search(SearchQuery(restaurant_id, "dish"))
+    if not hits:
+        return None
+    dish = yield from ask(Dish, "Which dish do guests praise?", reviews=hits, max_tokens=300)
+    assert_type(dish, Dish)
+    both = yield from gather(ask(Dish, "One?", reviews=["a"]), ask(Dish, "Another?", reviews=[Review("b")]))
+    assert_type(both, list[ResultOrError[Dish]])
+    return dish
+
+
+assert_type(runner.run(best_dish, [1]), BatchReport[Dish | None])
+ask(dict, "Which?")  # type: ignore[type-var] # pyright: ignore[reportArgumentType]
+complete("Which?")  # type: ignore[arg-type] # pyright: ignore[reportArgumentType]
+
+preview = SummarizeAspects(language="ja", instructions="Be brief.", category="국수").preview(
+    1, search=sync_index
+)
+assert_type(preview.requests, tuple[LLMRequest, ...])
+assert_type(AnalyzeSentiment().preview({"restaurant_id": 1, "reviews": []}, limits=Limits()).upper(), str)
+
+
 class CountReviews:
     """A task with a name, and items of its own."""
 
@@ -243,6 +298,7 @@ assert_type(runner.run(CountReviews(), ["1"]), BatchReport[int])
 # --- Functions without a runner.
 
 assert_type(estimate_tokens("맛있어요"), int)
+assert_type(error_for_status(429, b"", headers={}), errors.BackendError)
 assert_type(calculate_dynamic_batch_size(["a", Review("b")], 4000, count_tokens=len), int)
 assert_type(pack_reviews(["a", "b"], 4000), list[list[str]])
 assert_type(pack_reviews([Review("a")], 4000), list[list[Review]])

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, Generic, TypeVar
 
+from .._text import composed, place_of
 from ..errors import ConfigurationError, OutputError, RunStopped
 from ..models import ID_FIELDS, ItemId, as_item_id
 from ..outcomes import Failure, Stage
@@ -76,6 +78,7 @@ class ItemReader:
                 f"items must be an iterable that is not async, got {type(items).__name__}; collect them first, "
                 "for example with [item async for item in items]"
             )
+        _refuse_frame(items)
         if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
             raise ConfigurationError(
                 f"items must be a list or another iterable of items, got {type(items).__name__}; "
@@ -101,7 +104,7 @@ class ItemReader:
 
     def item_finished(self, item: RunItem) -> None:
         """Record that an item is no longer open."""
-        self._open.discard(item.item_id)
+        self._open.discard(_key(item.item_id))
 
     def _read_collection(self, items: Collection[Any]) -> list[RunItem]:
         read: list[RunItem] = []
@@ -113,13 +116,14 @@ class ItemReader:
             except ConfigurationError as error:
                 errors.append(str(error))
                 continue
-            if item.item_id in first:
+            key = _key(item.item_id)
+            if key in first:
                 errors.append(
                     f"item {index}: duplicate id {item.item_id!r}, already item "
-                    f"{first[item.item_id]}; give each item once"
+                    f"{first[key]}; give each item once"
                 )
                 continue
-            first[item.item_id] = index
+            first[key] = index
             read.append(item)
         if errors:
             more = len(errors) - MAX_ERRORS_SHOWN
@@ -131,7 +135,7 @@ class ItemReader:
         for index, raw in enumerate(items):
             try:
                 item = self._read(index, raw)
-                if item.item_id in self._open:
+                if _key(item.item_id) in self._open:
                     raise ConfigurationError(
                         f"item {index}: duplicate id {item.item_id!r}, which is still open; "
                         "give each item once"
@@ -139,7 +143,7 @@ class ItemReader:
             except Exception as error:  # a user's own task may raise any exception for a bad item
                 yield Failure(_id_of(raw), error, "input", index=index)
             else:
-                self._open.add(item.item_id)
+                self._open.add(_key(item.item_id))
                 yield item
 
     def _read(self, index: int, raw: Any) -> RunItem:
@@ -149,8 +153,26 @@ class ItemReader:
         except ConfigurationError as error:
             raise ConfigurationError(f"item {index}: {error}") from error.__cause__
         except Exception as error:
-            raise ConfigurationError(f"item {index}: {type(error).__name__}: {error}") from error
+            place = place_of(error)
+            at = f" (at {place})" if place else ""
+            raise ConfigurationError(f"item {index}: {type(error).__name__}: {error}{at}") from error
         return RunItem(index, item_id, priority, item)
+
+
+_FRAMES = (("to_dicts", "()"), ("to_pylist", "()"), ("to_dict", '("records")'))
+"""What returns the rows of a frame: of polars, of pyarrow, of pandas."""
+
+
+def _refuse_frame(items: object) -> None:
+    """Raise if the items are a data frame: iterating over one yields its columns, or their names."""
+    has_columns = hasattr(items, "columns") or hasattr(items, "column_names")
+    if isinstance(items, type) or not (has_columns and hasattr(items, "shape")):
+        return
+    name, arguments = next((one for one in _FRAMES if hasattr(items, one[0])), _FRAMES[-1])
+    raise ConfigurationError(
+        f"items must be a list of items, got a data frame ({type(items).__module__.partition('.')[0]} "
+        f"{type(items).__name__}), whose rows are not its items; for example items=frame.{name}{arguments}"
+    )
 
 
 class InlineSource:
@@ -162,6 +184,11 @@ class InlineSource:
     def take(self, room: int) -> RunItem | Failure | None:
         """Return the next item, or None after the last."""
         return next(self._reader, None)
+
+
+def _key(item_id: ItemId) -> ItemId:
+    """Return what two ids have in common if they name the same item: a text in any of its Unicode forms is one."""
+    return composed(item_id) if isinstance(item_id, str) else item_id
 
 
 def _id_of(raw: Any) -> ItemId | None:
@@ -181,7 +208,7 @@ class FunctionTask(Generic[R]):
     @property
     def name(self) -> str:
         """The function's name."""
-        return getattr(self.function, "__name__", type(self.function).__name__)
+        return name_of(self.function)
 
     @property
     def requires_search(self) -> bool:
@@ -220,11 +247,33 @@ def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:
     if not isinstance(task, type) and all(
         hasattr(task, name) for name in ("parse_item", "item_key", "flow", "requires_search")
     ):
+        _refuse_async(getattr(task, "flow"), f"{type(task).__name__}.flow")  # noqa: B009
         return task  # type: ignore[return-value]
     if callable(task) and not isinstance(task, type):
+        _refuse_async(task, name_of(task))
         return FunctionTask(task)
     hint = f"{task.__name__}(...)" if isinstance(task, type) else "SummarizeAspects()"
     raise ConfigurationError(f"task must be a task or a generator function, got {task!r}; for example {hint}")
+
+
+USE_DEF = (
+    "write `def` in place of `async def`, and `reply = yield from complete(request)` in place of `await`; "
+    "the runner calls async backends by itself"
+)
+
+
+def name_of(function: Any) -> str:
+    """Return the name of a function, of a partial one's function, or of an object's class."""
+    function = getattr(function, "func", function)
+    return getattr(function, "__name__", type(function).__name__)
+
+
+def _refuse_async(function: object, name: str) -> None:
+    call = getattr(function, "__call__", function)  # noqa: B004  # of an object, its class may define it
+    if any(map(iscoroutinefunction, (function, call))) or any(map(isasyncgenfunction, (function, call))):
+        raise ConfigurationError(
+            f"the task {name} is defined with `async def`, but a task yields steps and awaits nothing; {USE_DEF}"
+        )
 
 
 def failure_stage(item: RunItem, error: Exception) -> tuple[Stage, int]:

@@ -7,14 +7,10 @@ from functools import lru_cache
 
 from .._config.limits import Limits
 from .._llm_response import LLMResponse
-from ..errors import ConfigurationError
 from ..models import LLMRequest
 from ..protocols import TokenCounter
 from ..steps import Pack
-from ..tokens.packing import PackedText, estimate_tokens, pack_texts
-
-CHAT_TEMPLATE_OVERHEAD = 16
-"""Tokens that a chat template puts around a system and a user message: 7 to 14 in those of Qwen, Llama and OpenAI."""
+from ..tokens.packing import CHAT_TEMPLATE_OVERHEAD, PackedText, estimate_tokens, pack_prompts
 
 _FIXED_TEXTS_KEPT = 64
 
@@ -49,19 +45,14 @@ class BatchPacker:
             ConfigurationError: If the prompt's fixed text and the reply alone fill the budget.
         """
         budget = self._limits.max_tokens_per_batch if step.max_tokens is None else step.max_tokens
-        fixed = self._count_fixed_text(step.fixed_text) + CHAT_TEMPLATE_OVERHEAD + step.answer_tokens
-        if fixed + step.answer_tokens_each >= budget:
-            raise ConfigurationError(
-                f"max_tokens_per_batch={budget} leaves no room for reviews: instructions and reply take {fixed} "
-                f"tokens; for example max_tokens_per_batch={2 * fixed}"
-            )
-        each, count = step.answer_tokens_each, self._count
-        return pack_texts(
+        return pack_prompts(
             step.texts,
-            budget - fixed,
+            budget,
             max_texts=step.max_texts or self._limits.max_batch_size,
-            count=(lambda text: count(text) + each) if each else count,
-            render=lambda text: step.render(text) + "\n",
+            fixed_tokens=self._count_fixed_text(step.fixed_text) + step.answer_tokens,
+            answer_tokens_each=step.answer_tokens_each,
+            count=self._count,
+            render=step.render,
         )
 
     def request_tokens(self, request: LLMRequest) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
 from functools import partial
+from inspect import iscoroutine
 from types import GeneratorType
 from typing import Any, TypeVar, cast
 
@@ -20,18 +21,32 @@ from .._shortage import is_local_shortage
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
 from ..models import Hit, SearchQuery
 from ..outcomes import Stage
-from ..steps import Complete, Flow, Gather, Once, Pack, ResultOrError, Search, SearchAll, Sleep, intercept
+from ..steps import (
+    Ask,
+    Complete,
+    Flow,
+    Gather,
+    Once,
+    Pack,
+    ResultOrError,
+    Search,
+    SearchAll,
+    Sleep,
+    intercept,
+)
 from ..tokens.packing import PackedText
 from .admission import Admission
 from .cached_calls import complete_cached
 from .call import Call, CallSpec
 from .frames import EngineFlow
-from .items import RunItem, failure_stage
+from .items import USE_DEF, RunItem, failure_stage
 from .memo import Backoff, NotifyCell, WaitForCell, clone_exception
 from .plan import BackendMethod
 from .run import RunState, log
 
 T = TypeVar("T")
+
+USE_YIELD = "for example `reply = yield from complete(...)` makes it one"
 
 
 def run_item(item: RunItem, run: RunState) -> EngineFlow[Any]:
@@ -39,9 +54,12 @@ def run_item(item: RunItem, run: RunState) -> EngineFlow[Any]:
     try:
         flow = run.task.flow(item.item)
         if type(flow) is not GeneratorType and not isinstance(flow, Generator):
+            close = getattr(flow, "close", None)
+            if callable(close):
+                close()  # a coroutine that is never awaited warns otherwise
             raise ConfigurationError(
                 f"{run.task.name} must be a generator function that yields steps, but it returned "
-                f"{type(flow).__name__}; for example `reply = yield from complete(...)` makes it one"
+                f"{type(flow).__name__}; {USE_DEF if iscoroutine(flow) else USE_YIELD}"
             )
     except Exception as error:
         return _failed(error)
@@ -71,6 +89,8 @@ def _dispatch_step(item: RunItem, run: RunState, step: Any) -> EngineFlow[Any]:
         return _complete(step, item, run)
     if kind is SearchAll:
         return _search_all(step.queries, item, run)
+    if kind is Ask and run.ask is not None:
+        return apply_policy(run.ask(step, item.priority), item, run)
     if kind is Search:
         return _search(step.query, item, run)
     if kind is Gather:

@@ -31,6 +31,7 @@ from ..errors import (
 )
 from ..outcomes import Stage
 from ..protocols import Observer, Task
+from ..steps import Ask, Flow
 from .call import Call
 from .items import RunItem
 from .mailbox import Clock
@@ -72,6 +73,7 @@ class RunConfig:
         estimates_usage: Whether the tokens of a call are estimated if the backend reports none; not if it calls no
             model.
         observers: Called with every event.
+        ask: Returns the flow that performs an `Ask` for an item of a priority; it belongs to the tasks.
     """
 
     plan: ExecutionPlan
@@ -86,6 +88,7 @@ class RunConfig:
     prices: Mapping[str, Price] = field(default_factory=dict)
     estimates_usage: bool = True
     observers: Sequence[Observer] = ()
+    ask: Callable[[Ask, int], Flow[Any]] | None = None
 
 
 class RunState:
@@ -122,6 +125,7 @@ class RunState:
         self.retries: Mapping[Stage, RetryPolicy] = config.retries
         self.store: Store | None = config.store
         self.fingerprint: str = config.fingerprint
+        self.ask: Callable[[Ask, int], Flow[Any]] | None = config.ask
         self.time_limits: TimeLimits = config.time_limits
         self.memo: MemoTable = MemoTable()
         self.started_at: float = 0.0

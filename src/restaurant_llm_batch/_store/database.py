@@ -61,7 +61,7 @@ class StoreFile:
         if self.path.is_dir():
             raise ConfigurationError(
                 f"store must be the path of a file, got the folder {self.path}; "
-                f'for example store="{self.path.name}/run.db"'
+                f'for example store="{self.path}/run.db"'
             )
         if not self.path.parent.is_dir():
             raise ConfigurationError(f"the folder of store {self.path} does not exist; create it first")

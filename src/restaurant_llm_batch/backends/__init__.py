@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         RunPodLLM,
         WorkerCounts,
     )
+    from .status import error_for_status
     from .vllm._counter import VLLMTokenCounter
     from .vllm._metrics import VLLMMetrics
     from .vllm.engine import VLLMEngineLLM
@@ -44,6 +45,7 @@ _MODULES = {
     "VLLMServerLLM": ".vllm.server",
     "VLLMTokenCounter": ".vllm._counter",
     "WorkerCounts": ".runpod.llm",
+    "error_for_status": ".status",
 }
 
 __all__ = [
@@ -66,6 +68,7 @@ __all__ = [
     "VLLMServerLLM",
     "VLLMTokenCounter",
     "WorkerCounts",
+    "error_for_status",
 ]
 
 

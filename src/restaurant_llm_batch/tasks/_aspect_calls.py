@@ -26,10 +26,11 @@ from ..results import AspectSummary
 from ..steps import Flow, ResultOrError, complete, gather
 from ..tokens.packing import truncate_to_half
 from ._asking import complete_and_parse, is_refusal, is_server_fault, repair
+from ._citations import MAX_NAMED
 from ._common import describe_error, reraise_fatal
 from ._parsing import Parts, Shown, read_aspect, read_aspects, read_overall
 from ._prompts import aspects as prompts
-from ._prompts.aspects import Language
+from ._prompts.wording import Wording
 from ._replies import DECLINED, is_context_full, is_looping
 
 MAX_SHRINKS_FULL, MAX_SHRINKS = 3, 1
@@ -62,17 +63,17 @@ class AspectCalls:
         task: The task's limits and temperature.
         restaurant_id: Id of the restaurant.
         priority: Lower runs first.
-        language: Language of the instructions and the replies.
+        wording: Wording of the instructions, and the language of the replies.
         aspects: Names of all aspects of the task.
     """
 
     def __init__(
-        self, task: Sampling, restaurant_id: ItemId, priority: int, language: Language, aspects: Sequence[str]
+        self, task: Sampling, restaurant_id: ItemId, priority: int, wording: Wording, aspects: Sequence[str]
     ) -> None:
         self._task = task
         self._restaurant_id = restaurant_id
         self._priority = priority
-        self._language = language
+        self._wording = wording
         self._aspects = aspects
         self._model = ""
 
@@ -268,7 +269,7 @@ class AspectCalls:
             return Answer(parts, overall or "", self._model)
         request = self._request(
             "overall_summary",
-            prompts.summaries_block(summaries, self._language),
+            prompts.summaries_block(summaries, self._wording.base),
             prompts.overall_schema(),
             summaries=summaries,
         )
@@ -300,7 +301,7 @@ class AspectCalls:
 
     def _request_for_all(self, shown: Mapping[str, Shown]) -> LLMRequest:
         blocks = [
-            prompts.reviews_block(aspect, [hit for _, hit in reviews], self._language)
+            prompts.reviews_block(aspect, [hit for _, hit in reviews], self._wording.base)
             for aspect, reviews in shown.items()
         ]
         reviews = {aspect: _as_inputs(reviews) for aspect, reviews in shown.items()}
@@ -310,7 +311,7 @@ class AspectCalls:
     def _request_for_one(self, aspect: str, shown: Shown) -> LLMRequest:
         return self._request(
             "aspect_summary",
-            prompts.reviews_block(aspect, [hit for _, hit in shown], self._language),
+            prompts.reviews_block(aspect, [hit for _, hit in shown], self._wording.base),
             prompts.aspect_schema(),
             aspect=aspect,
             reviews=_as_inputs(shown),
@@ -319,9 +320,9 @@ class AspectCalls:
     def _request(self, task: str, data: str, schema: Mapping[str, Any], **inputs: Any) -> LLMRequest:
         return LLMRequest(
             task,
-            (prompts.instructions(task, self._language), {"role": "user", "content": data}),
+            (prompts.instructions(task, self._wording), {"role": "user", "content": data}),
             schema,
-            {"restaurant_id": self._restaurant_id, "language": self._language, **inputs},
+            {"restaurant_id": self._restaurant_id, "language": self._wording.language, **inputs},
             self._task.max_tokens,
             self._task.temperature,
             self._priority,
@@ -400,4 +401,5 @@ def _joined(results: Sequence[ResultOrError[AspectSummary]], halves: Sequence[Sh
         error=describe_error(errors[0])
         if errors
         else next((part.error for part in parts if part.error), None),
+        dropped=tuple(name for part in parts for name in part.dropped)[:MAX_NAMED],
     )

@@ -10,19 +10,17 @@ The messages of `OutputInvalid` are quoted to the model in a repair prompt (`_as
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypeVar
 
 from .._llm_response import LLMResponse
-from .._patterns import lazy_pattern
 from ..errors import OutputError
 from ..models import Hit
 from ..results import AspectSummary, Evidence, Word
+from ._citations import MAX_NAMED, dropped_cell, read_numbers
 from ._content import bullets_of, text_of
 from ._json import CutList, CutObject
-from ._labels import read_number
 from ._prompts.aspects import ASPECT_NAMES
 from ._prompts.words import PARTS_OF_SPEECH
 from ._replies import clean, member, members, unreadable, values_in
@@ -35,15 +33,6 @@ Parts: TypeAlias = dict[str, Any]
 _MAX_ENTRY_LENGTH = 200
 _MAX_REPLY_TEXT = 20_000
 
-_CITATION_NAMES = ("id", "number", "review_id", "review", "index")
-_QUOTE = lazy_pattern(r"\s*[\[(#]?(\d{1,6})[\]).:]+\s*[^\W\d]")
-_NUMBERS_ONLY = lazy_pattern(
-    r"(?:[\s,;#()\[\]]|\d{1,6}(?:\.0)?번?|(?<=\d)\s?[-~\u2013]\s?(?=\d)|reviews?|리뷰|and|및|과|와)*+",
-    re.IGNORECASE,
-)
-_NUMBER_OR_RANGE = lazy_pattern(r"(?<![\d.])(\d{1,6})(?:\.0)?번?(?:\s?[-~\u2013]\s?(\d{1,6})(?:\.0)?)?")
-_MAX_RANGE = 100
-_DEPTH_OF_CITATIONS = 3
 T = TypeVar("T")
 
 
@@ -208,13 +197,20 @@ def _aspect_or_error(
     summary = text_of(member(answer, "summary"))
     if summary is None:
         return _no_text(f"{at}summary", answer, reply)
-    evidence, invalid = _evidence(cited, shown)
+    evidence, dropped = _evidence(cited, shown)
+    kept = tuple(bullets_of(bullets))
+    invalid = len(dropped)
+    if len(kept) > limit:
+        dropped += [dropped_cell("bullets", text, f"more than {limit}") for text in kept[limit:]]
+    if isinstance(bullets, list):
+        dropped += [dropped_cell("bullets", one, "no text of its own") for one in bullets if not text_of(one)]
     return AspectSummary(
         status="ok",
         summary=summary,
-        bullets=tuple(bullets_of(bullets))[:limit],
+        bullets=kept[:limit],
         evidence=evidence,
         invalid_citations=invalid,
+        dropped=tuple(dropped[:MAX_NAMED]),
     )
 
 
@@ -242,53 +238,11 @@ def _no_text(field: str, answer: Any, reply: LLMResponse) -> OutputError:
     )
 
 
-def _evidence(value: Any, shown: Shown) -> tuple[tuple[Evidence, ...], int]:
-    """
-    Return the cited reviews, each once, and the number of citations of no review.
-
-    Reviews are numbered from 1. If 0 is cited, the model counts from 0, so that all its numbers point at neighbours:
-    all are dropped, and counted.
-    """
-    numbers = [read_number(one) for one in _citations(value)]
-    if 0 in numbers:
-        return (), len(numbers)
-    valid = [number for number in numbers if number is not None and 1 <= number <= len(shown)]
-    cited = (shown[number - 1] for number in dict.fromkeys(valid))
-    evidence = tuple(Evidence(hit.review_id, clean(hit.content), rank) for rank, hit in cited)
-    return evidence, len(numbers) - len(valid)
-
-
-def _citations(value: Any, depth: int = _DEPTH_OF_CITATIONS) -> Iterator[Any]:
-    """Yield the citations in a value: in lists, lists in lists, texts with several, ranges, and objects."""
-    if isinstance(value, list) and value and depth:
-        for one in value:
-            yield from (None,) if one is None else _citations(one, depth - 1)
-    elif isinstance(value, dict) and depth:
-        named = (member(value, name) for name in _CITATION_NAMES)
-        number = next((one for one in named if one is not None), None)
-        if number is not None:
-            yield number
-        else:
-            by_value = all(read_number(key) is None for key in value)
-            yield from value.values() if by_value else value
-    elif isinstance(value, str):
-        yield from _citations_in_text(value)
-    elif value is not None and (value != [] or depth < _DEPTH_OF_CITATIONS):
-        yield value
-
-
-def _citations_in_text(text: str) -> Iterator[Any]:
-    quote = _QUOTE.match(text)
-    if quote is not None:  # "[2] the review's text"
-        yield quote[1]
-    elif not _NUMBERS_ONLY.fullmatch(text):
-        yield text
-    else:
-        for first, last in _NUMBER_OR_RANGE.findall(text):
-            if last and 0 <= int(last) - int(first) < _MAX_RANGE:
-                yield from range(int(first), int(last) + 1)
-            else:
-                yield first
+def _evidence(value: Any, shown: Shown) -> tuple[tuple[Evidence, ...], list[str]]:
+    """Return the cited reviews, each once, and the names of the citations of no review."""
+    numbers, dropped = read_numbers("evidence", value, len(shown))
+    cited = (shown[number - 1] for number in numbers)
+    return tuple(Evidence(hit.review_id, clean(hit.content), rank) for rank, hit in cited), dropped
 
 
 Texts: TypeAlias = Mapping[str, str]
@@ -363,10 +317,18 @@ def read_overall(reply: LLMResponse) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """Words or phrases in a reply, in its order, and whether the list was cut off behind them."""
+    """
+    Words or phrases in a reply.
+
+    Attributes:
+        entries: The entries, in the order of the reply.
+        cut: Whether the list was cut off behind them.
+        dropped: The names of those that are dropped.
+    """
 
     entries: Sequence[tuple[str, Any]]
     cut: bool = False
+    dropped: Sequence[str] = ()
 
 
 def read_words(reply: LLMResponse) -> Entries:
@@ -398,8 +360,14 @@ def _read_entries(field: str, reply: LLMResponse, read: Callable[[Any], tuple[st
                 listed = _with_names(listed)
             if not isinstance(listed, list):
                 continue
-            entries = [entry for entry in map(read, listed) if entry is not None]
-            found = Entries(entries, isinstance(listed, CutList))
+            entries, dropped = [], []
+            for raw in listed:
+                entry = read(raw)
+                if entry is not None:
+                    entries.append(entry)
+                elif not isinstance(raw, CutObject):  # what is cut off is asked for again
+                    dropped.append(dropped_cell(field, raw, "no name that can be used"))
+            found = Entries(entries, isinstance(listed, CutList), dropped)
             # A list that the field names counts also without entries; any other list must have some.
             if entries and (first is None or not first.entries):
                 return found

@@ -24,6 +24,7 @@ from pydantic import (
     WrapValidator,
 )
 
+from .._text import composed, short
 from ..errors import ConfigurationError
 from ..models import Document, ItemId, RestaurantRef, Review, as_item_id
 from ..tokens.packing import as_whole
@@ -82,6 +83,7 @@ class RestaurantSchema(BaseModel):
     limit: Annotated[Int, Field(ge=1, le=1000)] | None = None
     priority: Int = 0
     query: StrictStr | None = None
+    category: OptionalId = None
 
 
 def as_list(value: Any) -> Any:
@@ -110,7 +112,7 @@ class ReviewSchema(BaseModel):
 
     def review(self) -> Review:
         """Return the `Review`."""
-        return Review(self.content, self.id, self.restaurant_id, self.is_recommended, self.category)
+        return Review(composed(self.content), self.id, self.restaurant_id, self.is_recommended, self.category)
 
 
 Reviews = Annotated[list[Annotated[ReviewSchema, BeforeValidator(_as_mapping)]], BeforeValidator(as_list)]
@@ -164,18 +166,12 @@ def read_item(schema: type[Schema], raw: Any) -> Schema:
         raw = {field.name: getattr(raw, field.name) for field in fields(raw)}
     if not isinstance(raw, Mapping):
         first = next(iter(schema.model_fields))
-        raise ConfigurationError(f'must be a mapping such as {{"{first}": ..., ...}}, got {short_repr(raw)}')
+        raise ConfigurationError(f'must be a mapping such as {{"{first}": ..., ...}}, got {short(raw)}')
     try:
         return schema.model_validate(raw)
     except ValidationError as error:
         known = ", ".join(schema.model_fields)
         raise ConfigurationError(f"{describe_errors(error)} (fields: {known})") from error
-
-
-def short_repr(value: Any) -> str:
-    """Return the repr of a value for an error message, cut off after 80 characters."""
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def read_restaurant(raw: Any) -> RestaurantRef:
@@ -186,7 +182,8 @@ def read_restaurant(raw: Any) -> RestaurantRef:
         ConfigurationError: The mapping does not match the schema; the message names every wrong field.
     """
     item = read_item(RestaurantSchema, raw)
-    return RestaurantRef(item.restaurant_id, item.limit, item.priority, item.query)
+    query = item.query and composed(item.query)
+    return RestaurantRef(item.restaurant_id, item.limit, item.priority, query, item.category)
 
 
 def describe_errors(error: ValidationError) -> str:
@@ -195,7 +192,7 @@ def describe_errors(error: ValidationError) -> str:
     for detail in error.errors(include_url=False):
         message = detail["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
-        messages.append(f"field {_path(detail['loc'])!r}: {message}, got {short_repr(detail['input'])}")
+        messages.append(f"field {_path(detail['loc'])!r}: {message}, got {short(detail['input'])}")
     return "; ".join(messages)
 
 
@@ -226,4 +223,4 @@ def read_document(raw: Any) -> Document:
         ConfigurationError: The mapping does not match the schema; the message names every wrong field.
     """
     item = read_item(DocumentSchema, raw)
-    return Document(item.document_id, tuple(item.chunks), item.priority)
+    return Document(item.document_id, tuple(map(composed, item.chunks)), item.priority)

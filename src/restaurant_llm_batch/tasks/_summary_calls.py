@@ -12,7 +12,7 @@ from ..steps import Flow, complete
 from ._asking import repair
 from ._parsing import Texts, read_texts
 from ._prompts import reviews as prompts
-from ._prompts.aspects import Language
+from ._prompts.wording import Wording
 from ._replies import more_room_helps
 
 
@@ -23,7 +23,7 @@ class SummaryCalls:
 
     Attributes:
         restaurant_id: Id of the restaurant.
-        language: Language of the instructions and the replies.
+        wording: Wording of the instructions, and the language of the replies.
         fields: Fields of a reply, in order; the last sums up the others, and its text must not be empty.
         max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
@@ -31,7 +31,7 @@ class SummaryCalls:
     """
 
     restaurant_id: ItemId
-    language: Language
+    wording: Wording
     fields: tuple[str, ...]
     max_tokens: int
     temperature: float
@@ -39,7 +39,7 @@ class SummaryCalls:
 
     def system(self, task: str) -> str:
         """Return the instructions of a task."""
-        return prompts.instructions(task, self.language)["content"]
+        return prompts.instructions(task, self.wording)["content"]
 
     def request(
         self, task: str, data: str, inputs: Mapping[str, Any], fields: tuple[str, ...] = ()
@@ -47,9 +47,9 @@ class SummaryCalls:
         """Return a request for `fields`, or for all fields."""
         return LLMRequest(
             task,
-            (prompts.instructions(task, self.language), {"role": "user", "content": data}),
+            (prompts.instructions(task, self.wording), {"role": "user", "content": data}),
             prompts.texts_schema(fields or self.fields),
-            {"restaurant_id": self.restaurant_id, "language": self.language, **inputs},
+            {"restaurant_id": self.restaurant_id, "language": self.wording.language, **inputs},
             self.max_tokens,
             self.temperature,
             self.priority,

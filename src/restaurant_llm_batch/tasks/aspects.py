@@ -7,6 +7,7 @@ from types import MappingProxyType
 from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError
+from ._prompts.wording import as_language
 
 Words: TypeAlias = Sequence[str]
 Aspects: TypeAlias = Sequence[str] | Mapping[str, Words | Mapping[str, Words]]
@@ -22,21 +23,29 @@ def query_texts(aspects: Aspects, language: str) -> dict[str, str]:
 
     Args:
         aspects: The aspects; an aspect without seed words uses the default ones of `SEEDS`, or else its own name.
-        language: "ko", "en", or "auto" for the words of both.
+        language: "ko", "en", or "auto" for the words of both; those of any other language, or of both without any.
 
     Raises:
         ConfigurationError: `aspects` is empty, a string or a set, or an aspect has invalid seed words.
     """
     value: object = aspects
     # A set is refused because its order, and with it the prompt and the store's key, differs in every process.
-    if isinstance(value, (str, set, frozenset)) or not aspects:
+    if isinstance(value, (set, frozenset)) or not isinstance(value, (Sequence, Mapping)) or not value:
         raise ConfigurationError(
-            f'aspects must name at least one aspect, got {aspects!r}; for example ("service", "price", "food")'
+            f"aspects must be a list that names at least one aspect, got {aspects!r}; "
+            'for example aspects=["service", "price", "food"]'
+        )
+    if isinstance(value, (str, bytes)):
+        raise ConfigurationError(
+            f"aspects must be a list that names at least one aspect, got a text; for example aspects=[{aspects!r}]"
         )
     texts: dict[str, str] = {}
     for aspect in aspects:
-        if not aspect.strip():
-            raise ConfigurationError(f'aspects must have names, got {aspect!r}; for example "service"')
+        name: object = aspect
+        if not isinstance(name, str) or not name.strip():
+            raise ConfigurationError(
+                f'aspects must be names, got {aspect!r}; for example aspects=["service", "price", "food"]'
+            )
         words = aspects[aspect] if isinstance(aspects, Mapping) else _default_words(aspect)
         texts[aspect] = _text(aspect, words, language)
     return texts
@@ -47,13 +56,20 @@ def _default_words(aspect: str) -> Mapping[str, Words]:
 
 
 def _text(aspect: str, words: Words | Mapping[str, Words], language: str) -> str:
+    lists: list[Any] = [words]
     if isinstance(words, Mapping):
-        languages = ("ko", "en") if language == "auto" else (language,)
-        lists: list[Any] = [words.get(name) or () for name in languages]
-    else:
-        lists = [words]
+        try:
+            by_language = {as_language(name): seeds for name, seeds in words.items()}
+        except ConfigurationError as error:
+            raise ConfigurationError(f"the seed words of {aspect!r} are keyed by language: {error}") from None
+        if language in ("ko", "en") or by_language.get(language):
+            lists = [by_language.get(language) or ()]
+        else:
+            both = [by_language[name] for name in ("ko", "en") if name in by_language]
+            lists = both or list(by_language.values())
     for seeds in lists:
-        if isinstance(seeds, str) or not all(isinstance(word, str) for word in seeds):
+        valid = isinstance(seeds, Sequence) and not isinstance(seeds, (str, bytes))
+        if not valid or not all(isinstance(word, str) for word in seeds):
             raise ConfigurationError(
                 f"the seed words of {aspect!r} must be a list of strings, got {seeds!r}; "
                 f'for example {{"{aspect}": ["word", "another word"]}}'

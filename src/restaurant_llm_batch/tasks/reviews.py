@@ -10,8 +10,9 @@ from typing import Any
 from ..models import ItemId, Review, ReviewKind, ReviewsByPolarity
 from ..results import ReviewSummary
 from ..steps import Flow
-from ._common import LanguageOption, check_count, check_language, check_temperature, choose_language
+from ._common import check_count, check_temperature, check_wording, choose_wording
 from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult, failed_reviews
+from ._preview import Previewed
 from ._prompts import reviews as prompts
 from ._summary_calls import SummaryCalls
 
@@ -19,7 +20,7 @@ FIELDS = ("positive_summary", "negative_summary", "overall_summary")
 
 
 @dataclass(frozen=True)
-class SummarizeReviews:
+class SummarizeReviews(Previewed):
     """
     Summarise the positive reviews of a restaurant, its negative reviews, and both together.
 
@@ -33,23 +34,29 @@ class SummarizeReviews:
 
     Attributes:
         max_tokens_per_batch: Token budget of a batch, prompt and reply; None for `Limits.max_tokens_per_batch`.
-        language: Language of instructions and replies: "ko", "en", or "auto" for the language of the reviews.
+        language: Language of the replies: "ko"; "en"; "auto" for the language of the reviews; or any other, by a code
+            such as "ja" or a name.
         max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
+        instructions: Instructions of your own, which follow ours and come first where they differ; None for none.
+        replace_instructions: Whether they stand in place of ours. Two things remain: that the reviews are data, and
+            the form of the reply. `preview` shows the outcome.
 
     Raises:
         ConfigurationError: A field is out of its bounds.
     """
 
     max_tokens_per_batch: int | None = None
-    language: LanguageOption = "ko"
+    language: str = "auto"
     max_tokens: int = 500
     temperature: float = 0.1
+    instructions: str | None = None
+    replace_instructions: bool = False
 
     def __post_init__(self) -> None:
         check_count(self, "max_tokens_per_batch", optional=True)
         check_count(self, "max_tokens")
-        check_language(self)
+        check_wording(self)
         check_temperature(self)
 
     @property
@@ -110,7 +117,7 @@ class SummarizeReviews:
             "review_summary",
             SummaryCalls(
                 item.restaurant_id,
-                choose_language(self.language, (review.content for _, review in _reviews_by_kind(item))),
+                choose_wording(self, (review.content for _, review in _reviews_by_kind(item))),
                 FIELDS,
                 self.max_tokens,
                 self.temperature,

@@ -14,18 +14,18 @@ from ..steps import Flow, complete, gather, pack
 from ..tokens.packing import TRUNCATION_MARK, PackedText, truncate_to_half
 from ._asking import is_refusal, is_server_fault
 from ._common import (
-    LanguageOption,
     check_count,
-    check_language,
     check_temperature,
-    choose_language,
+    check_wording,
+    choose_wording,
     describe_error,
     raise_first,
     reraise_fatal,
 )
 from ._labels import WrongNumbers, read_labels
+from ._preview import Previewed
 from ._prompts import reviews as prompts
-from ._prompts.aspects import Language
+from ._prompts.wording import Wording
 
 ANSWER_TOKENS = 32
 """Tokens of a reply without its labels."""
@@ -34,7 +34,7 @@ LABEL_TOKENS = 20
 
 BLANK = "the review is blank"
 NO_ROOM = "max_tokens_per_batch leaves no room for the review's text; increase it"
-UNANSWERED = "the model gave it no label, or two"
+UNANSWERED = "the model gave it no label that can be read, or two different ones"
 
 Batch: TypeAlias = Mapping[int, str]
 """Texts of reviews, possibly truncated, by the review's position in the item."""
@@ -43,7 +43,7 @@ Labels: TypeAlias = dict[int, "Sentiment | Exception"]
 
 
 @dataclass(frozen=True)
-class AnalyzeSentiment:
+class AnalyzeSentiment(Previewed):
     """
     Label every review of a restaurant as positive, negative or neutral, and count the labels.
 
@@ -63,9 +63,13 @@ class AnalyzeSentiment:
     Attributes:
         batch_size: Maximum number of reviews in a batch, within the token budget; None for `Limits.max_batch_size`.
         max_tokens_per_batch: Token budget of a batch, prompt and reply; None for `Limits.max_tokens_per_batch`.
-        language: Language of the instructions: "ko", "en", or "auto" for the language of the reviews.
+        language: Language of the instructions: "ko"; "en", and for any other language too; or "auto" for the
+            language of the reviews.
         max_rounds: Maximum number of requests that a review is part of, apart from those of halved batches.
         temperature: Sampling temperature.
+        instructions: Instructions of your own, which follow ours and come first where they differ; None for none.
+        replace_instructions: Whether they stand in place of ours. Two things remain: that the reviews are data, and
+            the form of the reply. `preview` shows the outcome.
 
     Raises:
         ConfigurationError: A field is out of its bounds.
@@ -73,15 +77,17 @@ class AnalyzeSentiment:
 
     batch_size: int | None = None
     max_tokens_per_batch: int | None = None
-    language: LanguageOption = "ko"
+    language: str = "auto"
     max_rounds: int = 3
     temperature: float = 0.0
+    instructions: str | None = None
+    replace_instructions: bool = False
 
     def __post_init__(self) -> None:
         check_count(self, "batch_size", optional=True)
         check_count(self, "max_tokens_per_batch", optional=True)
         check_count(self, "max_rounds")
-        check_language(self)
+        check_wording(self)
         check_temperature(self)
 
     @property
@@ -118,8 +124,8 @@ class AnalyzeSentiment:
         labels: Labels = {}
         model = ""
         if positions:
-            language = choose_language(self.language, (review.content for review in item.reviews))
-            labelling = _Labelling(self, item, language)
+            wording = choose_wording(self, (review.content for review in item.reviews))
+            labelling = _Labelling(self, item, wording)
             labels = yield from labelling.label(positions, self.batch_size, 1)
             model = labelling.model
             if all(isinstance(label, Exception) for label in labels.values()):
@@ -135,10 +141,10 @@ class _Labelling:
     batches of at most half its size: a small model loses count in a long list. `model` is the first model that answers.
     """
 
-    def __init__(self, task: AnalyzeSentiment, item: RestaurantReviews, language: Language) -> None:
+    def __init__(self, task: AnalyzeSentiment, item: RestaurantReviews, wording: Wording) -> None:
         self._task = task
         self._item = item
-        self._language = language
+        self._wording = wording
         self.model = ""
 
     def label(self, positions: Sequence[int], max_reviews: int | None, round_number: int) -> Flow[Labels]:
@@ -243,21 +249,21 @@ class _Labelling:
     @property
     def _fixed_text(self) -> str:
         # Includes the sentence of later rounds, so that a batch that fits in round 1 fits in every round.
-        system = prompts.instructions("sentiment", self._language)["content"]
-        return system + prompts.again(self._language) + prompts.block([])
+        system = prompts.instructions("sentiment", self._wording)["content"]
+        return system + prompts.again(self._wording.base) + prompts.block([])
 
     def _request(self, batch: Batch, round_number: int) -> LLMRequest:
         # Each batch is numbered from 1: small models number by themselves, and from 1.
         numbered = list(enumerate(batch.values(), 1))
         lines = [prompts.line(number, text) for number, text in numbered]
-        data = (prompts.again(self._language) if round_number > 1 else "") + prompts.block(lines)
+        data = (prompts.again(self._wording.base) if round_number > 1 else "") + prompts.block(lines)
         return LLMRequest(
             "sentiment",
-            (prompts.instructions("sentiment", self._language), {"role": "user", "content": data}),
+            (prompts.instructions("sentiment", self._wording), {"role": "user", "content": data}),
             prompts.labels_schema(len(batch)),
             {
                 "restaurant_id": self._item.restaurant_id,
-                "language": self._language,
+                "language": self._wording.language,
                 "reviews": [{"id": number, "content": text} for number, text in numbered],
             },
             ANSWER_TOKENS + LABEL_TOKENS * len(batch),

@@ -7,21 +7,22 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
+from .._text import composed
 from ..models import ComparisonItem, Hit, ItemId, Review, SearchQuery
 from ..results import RestaurantStrength
 from ..steps import Flow, once, pack, search_all
 from ._common import (
-    LanguageOption,
     check,
     check_count,
-    check_language,
     check_temperature,
-    choose_language,
+    check_wording,
+    choose_wording,
     raise_first,
 )
 from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult, failed_reviews
+from ._preview import Previewed
 from ._prompts import reviews as prompts
-from ._prompts.aspects import Language
+from ._prompts.wording import Wording, as_language
 from ._summary_calls import SummaryCalls
 from .aspects import query_texts
 
@@ -35,7 +36,7 @@ COMPARISON, STRENGTH = "comparison_summary", "target_restaurant_strength"
 
 
 @dataclass(frozen=True)
-class ExtractStrengths:
+class ExtractStrengths(Previewed):
     """
     Derive the strengths of a restaurant over other restaurants.
 
@@ -51,24 +52,30 @@ class ExtractStrengths:
 
     Attributes:
         max_tokens_per_batch: Token budget of a batch, prompt and reply; None for `Limits.max_tokens_per_batch`.
-        language: Language of instructions and replies: "ko", "en", or "auto" for the language of the reviews.
+        language: Language of the replies: "ko"; "en"; "auto" for the language of the reviews; or any other, by a code
+            such as "ja" or a name.
         limit: Maximum number of reviews found by a search.
         min_score: Minimum dense cosine similarity of a review found, -1 to 1; 0.0 for no bound.
         query: Query text; None for the seed words of service, price and food.
         max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
+        instructions: Instructions of your own, which follow ours and come first where they differ; None for none.
+        replace_instructions: Whether they stand in place of ours. Two things remain: that the reviews are data, and
+            the form of the reply. `preview` shows the outcome.
 
     Raises:
         ConfigurationError: A field is out of its bounds.
     """
 
     max_tokens_per_batch: int | None = None
-    language: LanguageOption = "ko"
+    language: str = "auto"
     limit: int = 20
     min_score: float = 0.0
     query: str | None = None
     max_tokens: int = 400
     temperature: float = 0.3
+    instructions: str | None = None
+    replace_instructions: bool = False
 
     def __post_init__(self) -> None:
         check_count(self, "max_tokens_per_batch", optional=True)
@@ -79,7 +86,7 @@ class ExtractStrengths:
         check(self, "min_score", isinstance(score, (int, float)) and -1 <= score <= 1, "-1 to 1")
         valid = query is None or (isinstance(query, str) and bool(query.strip()))
         check(self, "query", valid, "words to search for, or None")
-        check_language(self)
+        check_wording(self)
         check_temperature(self)
 
     @property
@@ -117,17 +124,17 @@ class ExtractStrengths:
 
     def flow(self, item: ComparisonItem, /) -> Flow[RestaurantStrength]:
         """Return the flow of one item: find missing reviews, summarise the comparison reviews, derive the strength."""
-        target, others, language = yield from self._reviews(item)
+        target, others, wording = yield from self._reviews(item)
         target_lines, comparison_lines = _lines(target), _lines(others)
         comparison = strength = SummaryResult({COMPARISON: "", STRENGTH: ""}, {}, "")
         if target_lines:
             if comparison_lines:
-                step_1 = self._map_reduce(item, COMPARISON, language)
+                step_1 = self._map_reduce(item, COMPARISON, wording)
                 comparison = yield from once(
-                    self._comparison_key(language, others), lambda: step_1.flow(comparison_lines)
+                    self._comparison_key(wording, others), lambda: step_1.flow(comparison_lines)
                 )
-            comparison_text = yield from self._truncated(comparison.texts[COMPARISON], language)
-            step_2 = self._map_reduce(item, STRENGTH, language, comparison_text)
+            comparison_text = yield from self._truncated(comparison.texts[COMPARISON], wording)
+            step_2 = self._map_reduce(item, STRENGTH, wording, comparison_text)
             strength = yield from step_2.flow(target_lines)
         target_count = len(target_lines) - len(strength.failed)
         comparison_count = len(comparison_lines) - len(comparison.failed) if target_lines else 0
@@ -145,24 +152,23 @@ class ExtractStrengths:
             + failed_reviews(dict(enumerate(others)), comparison),
         )
 
-    def _reviews(self, item: ComparisonItem) -> Flow[tuple[Reviews, Reviews, Language]]:
-        """Return target reviews, comparison reviews and language; search for the reviews that the item lacks."""
+    def _reviews(self, item: ComparisonItem) -> Flow[tuple[Reviews, Reviews, Wording]]:
+        """Return target reviews, comparison reviews and the wording; search for the reviews that the item lacks."""
         target, others = item.target_reviews, item.comparison_reviews
-        if self.language == "auto" and target is None:
-            # The comparison search must wait for this one: a query with the words of both languages would find
-            # comparison reviews in both, and the language of the target reviews is not known before.
-            (target,) = yield from self._search(self._query(item, "target", "auto"))
-        language = choose_language(self.language, (review.content for review in target or ()))
-        if target is None and others is None:
+        language = as_language(self.language)
+        if target is None and others is None and (language != "auto" or self.query is not None):
             both = [self._query(item, which, language) for which in ("target", "comparison")]
             target, others = yield from self._search(*both)
         elif target is None:
             (target,) = yield from self._search(self._query(item, "target", language))
-        elif others is None:
-            (others,) = yield from self._search(self._query(item, "comparison", language))
-        return target or (), others or (), language
+        wording = choose_wording(self, (review.content for review in target))
+        if others is None:
+            # Of "auto", this search waits for the other one: a query with the words of both languages would find
+            # comparison reviews in both, and the language of the target reviews is not known before.
+            (others,) = yield from self._search(self._query(item, "comparison", wording.language))
+        return target, others, wording
 
-    def _query(self, item: ComparisonItem, which: str, language: LanguageOption) -> SearchQuery:
+    def _query(self, item: ComparisonItem, which: str, language: str) -> SearchQuery:
         name = item.target_restaurant_id
         text = self.query or " ".join(query_texts(("service", "price", "food"), language).values())
         if which == "target":
@@ -178,46 +184,46 @@ class ExtractStrengths:
             if not isinstance(hits, Exception)
         ]
 
-    def _truncated(self, comparison: str, language: Language) -> Flow[str]:
+    def _truncated(self, comparison: str, wording: Wording) -> Flow[str]:
         """Return a comparison summary, truncated to leave `MIN_REVIEW_TOKENS` for the reviews of a batch."""
         if not comparison:
             return ""
         ((packed,),) = yield from pack(
             [comparison],
-            render=lambda text: prompts.comparison(text, language),
-            fixed_text=prompts.instructions("strength", language)["content"] + prompts.block([]),
+            render=lambda text: prompts.comparison(text, wording.base),
+            fixed_text=prompts.instructions("strength", wording)["content"] + prompts.block([]),
             answer_tokens=self.max_tokens + MIN_REVIEW_TOKENS,
             max_tokens=self.max_tokens_per_batch,
         )
         return packed.text
 
     def _map_reduce(
-        self, item: ComparisonItem, field: str, language: Language, comparison: str | None = None
+        self, item: ComparisonItem, field: str, wording: Wording, comparison: str | None = None
     ) -> MapReduceSummary:
         """Return step 1, or step 2 if its `comparison` is given; that may be empty."""
         return MapReduceSummary(
             "comparison_summary" if comparison is None else "strength",
             SummaryCalls(
                 item.target_restaurant_id,
-                language,
+                wording,
                 (field,),
                 self.max_tokens,
                 self.temperature,
                 item.priority,
             ),
             self.max_tokens_per_batch,
-            "" if comparison is None else prompts.comparison(comparison, language),
+            "" if comparison is None else prompts.comparison(comparison, wording.base),
             {} if comparison is None else {COMPARISON: comparison},
         )
 
-    def _comparison_key(self, language: Language, others: Sequence[Review]) -> Hashable:
-        """Return the memoization key of step 1: the language, and a hash of the texts in order."""
+    def _comparison_key(self, wording: Wording, others: Sequence[Review]) -> Hashable:
+        """Return the memoization key of step 1: the wording, and a hash of the texts in order."""
         digest = blake2b(digest_size=16)
         for review in others:
             text = review.content.encode("utf-8", "surrogatepass")
             # The length first, so that no two lists of texts hash the same bytes.
             digest.update(len(text).to_bytes(8, "big") + text)
-        return (self.name, COMPARISON, language, digest.digest())
+        return (self.name, COMPARISON, wording, digest.digest())
 
 
 def _lines(reviews: Sequence[Review]) -> list[ReviewLine]:
@@ -231,8 +237,9 @@ def _lines(reviews: Sequence[Review]) -> list[ReviewLine]:
 def _as_reviews(hits: Sequence[Hit], query: SearchQuery) -> Reviews:
     # Filter again: a search backend of the user's own may ignore `scope`.
     own = query.scope == "restaurant"
+    asked = composed(str(query.restaurant_id))
     return tuple(
-        Review(hit.content, hit.review_id, hit.restaurant_id)
+        Review(composed(hit.content), hit.review_id, hit.restaurant_id)
         for hit in hits
-        if (str(hit.restaurant_id) == str(query.restaurant_id)) == own
+        if (composed(str(hit.restaurant_id)) == asked) == own
     )

@@ -11,25 +11,27 @@ from ..results import AspectStatus, AspectSummary, RestaurantSummary
 from ..steps import Flow, search_all
 from ._aspect_calls import Answer, AspectCalls
 from ._common import (
+    as_shown,
     check,
     check_count,
-    check_language,
     check_temperature,
+    check_wording,
+    choose_wording,
     describe_error,
     is_count,
-    language_of,
 )
 from ._parsing import Shown
-from ._prompts.aspects import Language
+from ._preview import Previewed
+from ._prompts.wording import as_language
 from .aspects import Aspects, query_texts
 
 
 @dataclass(frozen=True)
-class SummarizeAspects:
+class SummarizeAspects(Previewed):
     """
     Summarise restaurants aspect by aspect, and overall.
 
-    Items are restaurant ids, or mappings ``{"restaurant_id", "limit"?, "priority"?, "query"?}`` (see
+    Items are restaurant ids, or mappings ``{"restaurant_id", "limit"?, "priority"?, "query"?, "category"?}`` (see
     `RestaurantRef`). For each aspect, one search among the restaurant's reviews finds those for the prompt. If the
     search or the call of an aspect fails, that aspect is reported as failed and the others stand; the restaurant fails
     if every aspect does. A failed overall summary leaves the aspects standing. A restaurant without any review succeeds
@@ -39,11 +41,17 @@ class SummarizeAspects:
         limit: Maximum number of reviews per aspect.
         min_score: Minimum dense cosine similarity of a review to the query text, -1 to 1; 0.0 for no bound.
         mode: "single": one call for everything; "split": one call per aspect, then one for the overall summary.
-        language: Language of seed words and replies: "ko", "en", or "auto" for the seed words of both and the
-            language of the reviews found.
+        language: Language of seed words and replies: "ko"; "en"; "auto" for the seed words of both and the language
+            of the reviews found; or any other, by a code such as "ja" or a name, with the seed words of both unless
+            `aspects` has some in that language.
         aspects: Names of aspects, or a mapping of aspect to seed words (for any language, or by language).
         max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
+        category: Only reviews of restaurants of this kind of food are searched, if the reviews were indexed with
+            theirs; None for any. An item may have one of its own.
+        instructions: Instructions of your own, which follow ours and come first where they differ; None for none.
+        replace_instructions: Whether they stand in place of ours. Two things remain: that the reviews are data, and
+            the form of the reply. `preview` shows the outcome.
 
     Raises:
         ConfigurationError: A field is out of its bounds.
@@ -52,10 +60,13 @@ class SummarizeAspects:
     limit: int = 10
     min_score: float = 0.0
     mode: Literal["single", "split"] = "single"
-    language: Literal["ko", "en", "auto"] = "ko"
+    language: str = "auto"
     aspects: Aspects = ("service", "price", "food")
     max_tokens: int = 1500
     temperature: float = 0.1
+    category: ItemId | None = None
+    instructions: str | None = None
+    replace_instructions: bool = False
     _query_texts: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -63,12 +74,14 @@ class SummarizeAspects:
         check(self, "limit", is_count(self.limit) and self.limit <= 1000, "1 to 1000")
         check(self, "min_score", isinstance(score, (int, float)) and -1 <= score <= 1, "-1 to 1")
         check(self, "mode", self.mode in ("single", "split"), '"single" or "split"')
-        check_language(self)
+        check_wording(self)
         check_count(self, "max_tokens")
         check_temperature(self)
+        if self.category is not None:
+            object.__setattr__(self, "category", as_item_id(self.category, "SummarizeAspects.category"))
         # Once per task and not per item: the texts are the same for every restaurant. A frozen dataclass sets a
         # derived field through `object`.
-        object.__setattr__(self, "_query_texts", query_texts(self.aspects, self.language))
+        object.__setattr__(self, "_query_texts", query_texts(self.aspects, as_language(self.language)))
 
     @property
     def name(self) -> str:
@@ -108,14 +121,14 @@ class SummarizeAspects:
                 categories[aspect] = _failed(hits)
                 errors.append(hits)
             elif hits:
-                shown[aspect] = list(enumerate(hits))
+                shown[aspect] = list(enumerate(map(as_shown, hits)))
             else:
                 categories[aspect] = AspectSummary(status="no_reviews")
         answer = Answer({}, "", "")
         if shown:
-            calls = AspectCalls(
-                self, item.restaurant_id, item.priority, self._language(shown), tuple(self._query_texts)
-            )
+            texts = (hit.content for reviews in shown.values() for _, hit in reviews)
+            wording = choose_wording(self, texts)
+            calls = AspectCalls(self, item.restaurant_id, item.priority, wording, tuple(self._query_texts))
             answer = yield from (calls.single if self.mode == "single" else calls.split)(shown)
             for aspect, part in answer.parts.items():
                 if isinstance(part, Exception):
@@ -135,12 +148,8 @@ class SummarizeAspects:
                 item.limit or self.limit,
                 self.min_score,
                 aspect,
+                category=self.category if item.category is None else item.category,
             )
-
-    def _language(self, shown: Mapping[str, Shown]) -> Language:
-        if self.language != "auto":
-            return self.language
-        return language_of(hit.content for reviews in shown.values() for _, hit in reviews)
 
 
 def _failed(error: Exception) -> AspectSummary:

@@ -15,20 +15,21 @@ from ..results import FailedChunk, Vocabulary, VocabularyKind, Word
 from ..steps import Flow, ResultOrError, gather
 from ..tokens.chunking import split_in_two
 from ._asking import complete_and_parse
+from ._citations import MAX_NAMED
 from ._common import (
-    LanguageOption,
     check,
     check_count,
-    check_language,
     check_temperature,
-    choose_language,
+    check_wording,
+    choose_wording,
     describe_error,
     raise_first,
     reraise_fatal,
 )
 from ._parsing import read_phrases, read_words
+from ._preview import Previewed
 from ._prompts import words as prompts
-from ._prompts.aspects import Language
+from ._prompts.wording import Wording
 from ._replies import more_room_helps, unreadable
 
 _MAX_SPLITS = 3
@@ -36,7 +37,7 @@ _MAX_SPLITS = 3
 
 
 @dataclass(frozen=True)
-class ExtractVocabulary:
+class ExtractVocabulary(Previewed):
     """
     Extract the words and phrases of documents, each given as chunks.
 
@@ -54,9 +55,13 @@ class ExtractVocabulary:
         max_safe_chunks: Maximum number of chunks that are assumed to fit without knowing the GPU.
         max_concurrent_sequences: How many calls the GPU's memory holds at once, as computed by
             `max_concurrent_sequences`; None if unknown. Chunks fit if they need no more calls than this.
-        language: Language of the meanings: "ko", "en", or "auto" for the language of the chunks.
+        language: Language of the meanings: "ko"; "en"; "auto" for the language of the chunks; or any other, by a code
+            such as "ja" or a name.
         max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
+        instructions: Instructions of your own, which follow ours and come first where they differ; None for none.
+        replace_instructions: Whether they stand in place of ours. Two things remain: that the text is data, and
+            the form of the reply. `preview` shows the outcome.
 
     Raises:
         ConfigurationError: A field is out of its bounds.
@@ -66,9 +71,11 @@ class ExtractVocabulary:
     parallel: bool = False
     max_safe_chunks: int = 4
     max_concurrent_sequences: int | None = None
-    language: LanguageOption = "ko"
+    language: str = "auto"
     max_tokens: int = 1500
     temperature: float = 0.0
+    instructions: str | None = None
+    replace_instructions: bool = False
 
     def __post_init__(self) -> None:
         check(self, "plan", self.plan in ("A", "B", "C"), '"A", "B" or "C"')
@@ -79,7 +86,7 @@ class ExtractVocabulary:
             optional = name == "max_concurrent_sequences"
             bounds = "a whole number of at least 0" + (", or None" if optional else "")
             check(self, name, valid or (optional and value is None), bounds)
-        check_language(self)
+        check_wording(self)
         check_count(self, "max_tokens")
         check_temperature(self)
 
@@ -114,12 +121,15 @@ class ExtractVocabulary:
         words, phrases = yield from self._extract_all(item, [item.chunks[index] for index in indices])
         results = [*words, *phrases]
         raise_if_all_failed(results)
+        dropped = [name for result in without_errors(results) for name in result.dropped]
         return Vocabulary(
             item.document_id,
             merge_words(without_errors(words)),
             merge_phrases(without_errors(phrases)),
             tuple(failures(indices, {"words": words, "phrases": phrases})),
             model_of(without_errors(results)),
+            len(dropped),
+            tuple(dropped[:MAX_NAMED]),
         )
 
     def is_parallel(self, chunks: int) -> bool:
@@ -132,9 +142,9 @@ class ExtractVocabulary:
 
     def _extract_all(self, item: Document, chunks: Sequence[str]) -> Flow[tuple[ChunkResults, ChunkResults]]:
         """Extract the words and the phrases of all chunks, in the order of the plan."""
-        language = choose_language(self.language, chunks)
-        words = [self._extract(item, language, "words", chunk) for chunk in chunks]
-        phrases = [self._extract(item, language, "phrases", chunk) for chunk in chunks]
+        wording = choose_wording(self, chunks)
+        words = [self._extract(item, wording, "words", chunk) for chunk in chunks]
+        phrases = [self._extract(item, wording, "phrases", chunk) for chunk in chunks]
         if not chunks:
             return [], []
         if self.is_parallel(len(chunks)):
@@ -145,13 +155,13 @@ class ExtractVocabulary:
     def _extract(
         self,
         item: Document,
-        language: Language,
+        wording: Wording,
         kind: VocabularyKind,
         text: str,
         splits: int = _MAX_SPLITS,
     ) -> Flow[ChunkResult]:
         """Extract from one chunk, or from both halves of one that is too long."""
-        request = self._request(item, language, kind, text)
+        request = self._request(item, wording, kind, text)
         try:
             found = yield from complete_and_parse(request, partial(_read, kind), widen=False)
         except (OutputTruncated, PromptTooLong) as error:
@@ -164,8 +174,9 @@ class ExtractVocabulary:
                 return found
             raise found.error
         texts, splits = rest
-        parts = yield from gather(*(self._extract(item, language, kind, part, splits) for part in texts))
-        return join([ChunkResult(found.entries, found.model), *parts] if found.entries else parts)
+        parts = yield from gather(*(self._extract(item, wording, kind, part, splits) for part in texts))
+        whole = ChunkResult(found.entries, found.model, None, found.dropped)
+        return join([whole, *parts] if found.entries else parts)
 
     def _rest(
         self, request: LLMRequest, text: str, found: ChunkResult, splits: int
@@ -183,15 +194,15 @@ class ExtractVocabulary:
         halves = split_in_two(text)
         return None if halves is None else (halves, splits - 1)
 
-    def _request(self, item: Document, language: Language, kind: VocabularyKind, text: str) -> LLMRequest:
+    def _request(self, item: Document, wording: Wording, kind: VocabularyKind, text: str) -> LLMRequest:
         return LLMRequest(
             kind,
             (
-                prompts.instructions(kind, language),
+                prompts.instructions(kind, wording),
                 {"role": "user", "content": prompts.text_block(text)},
             ),
             prompts.schema(kind),
-            {"document_id": item.document_id, "language": language, "chunk": text},
+            {"document_id": item.document_id, "language": wording.language, "chunk": text},
             self.max_tokens,
             self.temperature,
             item.priority,
@@ -201,7 +212,7 @@ class ExtractVocabulary:
 def _read(kind: VocabularyKind, reply: LLMResponse) -> ChunkResult:
     found = read_words(reply) if kind == "words" else read_phrases(reply)
     cut_off = unreadable(f"{kind}: the list is not complete", reply) if found.cut else None
-    return ChunkResult(found.entries, reply.model, cut_off)
+    return ChunkResult(found.entries, reply.model, cut_off, found.dropped)
 
 
 _MIN_PLACED = 3
@@ -229,11 +240,13 @@ class ChunkResult:
         entries: Words with their `Word`, or phrases with their meanings, in the order of the reply.
         model: Name of the model that answered.
         error: The first error of a part of the chunk, or that the reply was cut off; None if no part failed.
+        dropped: The names of entries that are dropped.
     """
 
     entries: Sequence[tuple[str, Any]]
     model: str
     error: Exception | None = None
+    dropped: Sequence[str] = ()
 
 
 ChunkResults: TypeAlias = Sequence[ResultOrError[ChunkResult]]
@@ -249,6 +262,7 @@ def join(parts: ChunkResults) -> ChunkResult:
         [entry for result in results for entry in result.entries],
         model_of(results),
         next(filter(None, errors), None),
+        [name for result in results for name in result.dropped],
     )
 
 

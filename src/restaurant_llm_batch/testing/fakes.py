@@ -221,17 +221,21 @@ def answer_from_schema(schema: Mapping[str, Any], index: int = 0) -> Any:
     json_type = schema.get("type")
     if "enum" in schema:
         return schema["enum"][0]
+    if "anyOf" in schema:
+        return answer_from_schema(schema["anyOf"][0], index)
     if json_type == "object":
         properties = schema.get("properties", {})
         return {name: answer_from_schema(properties[name], index) for name in schema.get("required", ())}
+    if "prefixItems" in schema:
+        return [answer_from_schema(part) for part in schema["prefixItems"]]
     if json_type == "array":
         return [answer_from_schema(schema["items"], n) for n in range(max(1, schema.get("minItems", 1)))]
-    return {
-        "string": "text",
-        "integer": schema.get("minimum", 0) + index,
-        "number": 0.0,
-        "boolean": True,
-    }.get(str(json_type))
+    if json_type == "string":
+        return "text".ljust(schema.get("minLength", 0), ".")
+    if json_type in ("integer", "number"):
+        least = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
+        return least + index if json_type == "integer" else float(least)
+    return True if json_type == "boolean" else None
 
 
 def _answer(request: LLMRequest) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, SupportsIndex, TypeVar, cast
 
+from .._text import composed
 from ..errors import ConfigurationError
-from ..models import Review
+from ..models import Hit, Review
 from .counting import TokenCount, estimate_tokens
 from .sentences import boundary
 
@@ -173,6 +174,51 @@ def pack_texts(
     return batches
 
 
+CHAT_TEMPLATE_OVERHEAD = 16
+"""Tokens that a chat template puts around a system and a user message: 7 to 14 in those of Qwen, Llama and OpenAI."""
+
+
+def pack_prompts(
+    texts: Sequence[str],
+    budget: int,
+    *,
+    max_texts: int,
+    fixed_tokens: int,
+    answer_tokens_each: int = 0,
+    count: TokenCount = estimate_tokens,
+    render: Callable[[str], str],
+) -> list[list[PackedText]]:
+    """
+    Pack texts into prompts that keep to a token budget together with their replies.
+
+    Args:
+        texts: The texts.
+        budget: Maximum tokens of a prompt and its reply.
+        max_texts: Maximum texts in a prompt.
+        fixed_tokens: Tokens of everything else in a prompt, and of a reply without what each text adds to it.
+        answer_tokens_each: Tokens of the reply for each text.
+        count: Token counter.
+        render: Renders a text as its line of the prompt.
+
+    Raises:
+        ConfigurationError: If the prompt's fixed text and the reply alone fill the budget.
+    """
+    fixed = fixed_tokens + CHAT_TEMPLATE_OVERHEAD
+    each = answer_tokens_each
+    if fixed + each >= budget:
+        raise ConfigurationError(
+            f"max_tokens_per_batch={budget} leaves no room for reviews: instructions and reply take {fixed} "
+            f"tokens; for example max_tokens_per_batch={2 * fixed}"
+        )
+    return pack_texts(
+        texts,
+        budget - fixed,
+        max_texts=max_texts,
+        count=(lambda text: count(text) + each) if each else count,
+        render=lambda text: render(text) + "\n",
+    )
+
+
 def truncate_to_half(text: str, shortest: int = 40) -> str | None:
     """
     Return the first half of a text, for retrying a prompt that was too long.
@@ -236,18 +282,31 @@ def _with_content(review: R, content: str) -> R:
     return cast("R", content)
 
 
+def contents_of(reviews: Iterable[Any]) -> list[str]:
+    """
+    Return the texts of reviews, in composed form.
+
+    Args:
+        reviews: Texts, `Review`s, hits, or mappings with "content".
+
+    Raises:
+        ConfigurationError: If it is not a list of these.
+    """
+    return _contents(list(_checked_list(reviews)))
+
+
 def _contents(reviews: Sequence[object]) -> list[str]:
     return [_content(review, index) for index, review in enumerate(reviews)]
 
 
 def _content(review: object, index: int) -> str:
     content = review
-    if isinstance(review, Review):
+    if isinstance(review, (Review, Hit)):
         content = review.content
     elif isinstance(review, Mapping):
         content = review.get("content")
     if isinstance(content, str):
-        return content
+        return composed(content)  # as the tasks send it
     raise ConfigurationError(
         f'reviews[{index}] must be a text, a Review or a mapping whose "content" is a text, got '
         f'{type(review).__name__}; for example {{"content": "맛있어요"}}'

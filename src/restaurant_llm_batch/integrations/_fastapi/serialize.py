@@ -60,15 +60,20 @@ def _category(aspect: AspectSummary) -> CategorySummary:
 
 
 def summary_warnings(value: RestaurantSummary) -> list[str]:
-    """Return warnings about failed aspects and invalid citations."""
+    """Return warnings about failed parts and invalid citations."""
     warnings = []
     for name, aspect in value.categories.items():
         if aspect.status == "failed":
             warnings.append(f"{name}: could not be summarised")
         if aspect.invalid_citations:
-            warnings.append(
-                f"{name}: reviews cited that the model was never shown: {aspect.invalid_citations}"
-            )
+            cited = [one for one in aspect.dropped if one.startswith("evidence")]
+            if all("never shown" in one for one in cited):
+                what = "reviews cited that the model was never shown"
+            else:
+                what = f"citations dropped, {'; '.join(cited)}"
+            warnings.append(f"{name}: {what}: {aspect.invalid_citations}")
+    if value.overall_status == "failed":
+        warnings.append("overall_summary: could not be summarised")
     return warnings
 
 

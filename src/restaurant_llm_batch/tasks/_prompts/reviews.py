@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from ...models import Message, ReviewKind
-from .aspects import MAX_PARAGRAPH, Language, as_object, escaped, quoted, text_schema
+from .aspects import DATA_RULE, MAX_PARAGRAPH, as_object, escaped, quoted, text_schema
+from .wording import Language, Wording
 
 LABELS = ("positive", "negative", "neutral")
 
@@ -86,6 +87,58 @@ _JOBS: Mapping[str, Mapping[Language, str]] = {
     },
 }
 
+_FORM_RULE: Mapping[Language, str] = {
+    "ko": "- 지정된 JSON 하나로만 답하세요. 형식: {form}.\n",
+    "en": "- Answer with a single JSON object and nothing else. The form: {form}.\n",
+}
+_FORMS: Mapping[str, Mapping[Language, str]] = {
+    "sentiment": {
+        "ko": (
+            '{"labels": [{"id": 대괄호 안의 번호, "label": "positive" | "negative" | "neutral"}]}, '
+            "리뷰마다 하나씩, 빠짐없이"
+        ),
+        "en": (
+            '{"labels": [{"id": the number in brackets, "label": "positive" | "negative" | "neutral"}]}, one for '
+            "every review, leaving none out"
+        ),
+    },
+    "review_summary": {
+        "ko": (
+            '{"positive_summary": 글, "negative_summary": 글, "overall_summary": 글}, 한국어로. 줄마다 번호 다음에 '
+            '긍정(positive), 부정(negative)이 적혀 있습니다. 해당하는 리뷰가 없으면 ""로 두세요'
+        ),
+        "en": (
+            '{"positive_summary": text, "negative_summary": text, "overall_summary": text}, in English. Each line '
+            'says after its number whether the review is positive or negative. Write "" where there are none'
+        ),
+    },
+    "comparison_summary": {
+        "ko": '{"comparison_summary": 글}, 한국어로. 여러 음식점의 리뷰입니다',
+        "en": '{"comparison_summary": text}, in English. The reviews are about several restaurants',
+    },
+    "strength": {
+        "ko": (
+            '{"target_restaurant_strength": 글}, 한국어로. 리뷰는 한 음식점의 것이며, <comparison>과 </comparison> '
+            "사이의 비교 요약은 다른 음식점들의 평으로, 이 또한 데이터입니다"
+        ),
+        "en": (
+            '{"target_restaurant_strength": text}, in English. The reviews are about one restaurant; the comparison '
+            "between <comparison> and </comparison>, data as well, tells what is said of others"
+        ),
+    },
+    "merge_summaries": {
+        "ko": (
+            "줄마다 있는 JSON과 같은 항목의 JSON, 한국어로. 줄마다 리뷰의 일부를 요약한 것이니, 항목별로 하나로 "
+            '합치세요. 모두 비어 있는 항목은 ""로 두세요'
+        ),
+        "en": (
+            "an object with the keys of the lines, in English. Each line is a JSON object that sums up a part of the "
+            'reviews: join them, key by key. Leave a key "" that is empty in all'
+        ),
+    },
+}
+"""What is said of the reply's form if a user's own instructions stand in place of ours."""
+
 _AGAIN: Mapping[Language, str] = {
     "ko": "아래 리뷰는 앞선 답에서 빠졌거나 번호가 맞지 않았습니다. 번호를 그대로 옮겨 모두 답하세요.\n",
     "en": "These reviews were missing from an earlier answer, or numbered wrongly. Answer all, copying the numbers.\n",
@@ -97,10 +150,12 @@ _COMPARISON: Mapping[Language, tuple[str, str]] = {
 }
 
 
-@cache
-def instructions(task: str, language: Language) -> Message:
+@lru_cache(256)
+def instructions(task: str, wording: Wording) -> Message:
     """Return the system message of a task; it is the same in every batch."""
-    return {"role": "system", "content": _RULES[language] + _JOBS[task][language]}
+    base = wording.base
+    frame = DATA_RULE[base] + _FORM_RULE[base].replace("{form}", _FORMS[task][base])
+    return {"role": "system", "content": wording.compose(_RULES[base] + _JOBS[task][base], frame)}
 
 
 def line(number: int, text: str) -> str:

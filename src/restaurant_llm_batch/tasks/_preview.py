@@ -1,0 +1,168 @@
+"""
+Preview of a task's prompts: the flow of one item, run without a model, with every request that it makes.
+
+What a model or a search would answer is stood in for, so a request that is written from an earlier answer shows where
+that answer goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .._config.limits import Limits
+from .._llm_response import LLMResponse
+from ..errors import ConfigurationError
+from ..models import Hit, LLMRequest, SearchQuery
+from ..protocols import SearchBackend, Task
+from ..steps import Ask, Complete, Flow, Gather, Once, Pack, Search, SearchAll, Sleep, drive
+from ..tokens.packing import PackedText, estimate_tokens, pack_prompts
+from ._ask import ask_flow
+from ._forms import form_of
+
+ANSWER = "(the model's answer)"
+"""What stands in a prompt for a text that the model will have written."""
+
+
+class Preview(str):
+    """
+    The prompts of one item as text, in the order of the calls.
+
+    Attributes:
+        requests: The requests.
+    """
+
+    requests: tuple[LLMRequest, ...]
+
+    def __new__(cls, requests: Sequence[LLMRequest]) -> Preview:
+        parts = [_as_text(number, len(requests), request) for number, request in enumerate(requests, 1)]
+        self = super().__new__(cls, "\n".join(parts))
+        self.requests = tuple(requests)
+        return self
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.requests,)
+
+
+def _as_text(number: int, count: int, request: LLMRequest) -> str:
+    sampling = f"temperature {request.temperature:g}, at most {request.max_tokens} tokens"
+    lines = [f"=== call {number} of {count}: {request.task}, {sampling} ==="]
+    for message in request.messages:
+        lines += [f"--- {message['role']} ---", message["content"].removesuffix("\n")]
+    return "\n".join([*lines, ""])
+
+
+class Previewed:
+    """A task whose prompts can be shown before any call."""
+
+    def preview(
+        self: Task[Any], item: Any, /, *, search: SearchBackend | None = None, limits: Limits = Limits()
+    ) -> Preview:
+        """
+        Return the prompts for one item, as they will be sent; no model is called.
+
+        Later prompts may depend on earlier answers: in these, ``(the model's answer)`` stands for a text of the model.
+        Calls that only a failed or unusable reply causes are not shown.
+
+        Args:
+            item: The item, as in `BatchRunner.run`.
+            search: Finds the reviews of a task that searches; without it, a placeholder stands for them.
+            limits: The runner's limits, if they are not the default: they decide how reviews are packed.
+
+        Raises:
+            ConfigurationError: The item is invalid, or a batch has no room for reviews.
+        """
+        return preview(self, item, search=search, limits=limits)
+
+
+def preview(task: Task[Any], item: Any, *, search: SearchBackend | None, limits: Limits) -> Preview:
+    """Return the prompts of a task for one item; see `Previewed.preview`."""
+    requests: list[LLMRequest] = []
+
+    def perform(step: Any) -> Any:
+        match step:
+            case Complete():
+                requests.append(step.request)
+                return LLMResponse(_as_json(_stand_in(step.request.schema or {})), model="preview")
+            case Ask():
+                requests.append(next(ask_flow(step)).request)  # type: ignore[union-attr]
+                return _instance(step.form)
+            case SearchAll():
+                return [hits(query) for query in step.queries]
+            case Search():
+                return hits(step.query)
+            case Pack():
+                return _pack(step, limits)
+            case Gather():
+                return [attempt(flow) for flow in step.flows]
+            case Once():
+                return drive(step.make(), perform)
+            case Sleep():
+                return None
+        raise ConfigurationError(f"the flow of {task.name} yielded {step!r}, which is not a step")
+
+    def attempt(flow: Flow[Any]) -> Any:
+        try:
+            return drive(flow, perform)
+        except Exception as error:
+            return error
+
+    def hits(query: SearchQuery) -> Sequence[Hit]:
+        if search is not None:
+            return search.search(query)
+        stand_in = f"(the reviews that are found for: {query.text})"
+        owner = query.restaurant_id if query.scope == "restaurant" else "another restaurant"
+        return [Hit(0, stand_in, 1.0, owner)]
+
+    drive(task.flow(task.parse_item(item)), perform)
+    return Preview(requests)
+
+
+def _instance(form: Any) -> Any:
+    """Return an instance of a form whose texts are `ANSWER`, whether or not its validators accept that."""
+    stand_in = _stand_in(form_of(form).schema)
+    try:
+        return form.model_validate(stand_in, context={"reviews": (ANSWER,)})
+    except ValueError:
+        return form.model_construct(**stand_in)
+
+
+def _pack(step: Pack, limits: Limits) -> list[list[PackedText]]:
+    return pack_prompts(
+        step.texts,
+        step.max_tokens or limits.max_tokens_per_batch,
+        max_texts=step.max_texts or limits.max_batch_size,
+        fixed_tokens=estimate_tokens(step.fixed_text) + step.answer_tokens,
+        answer_tokens_each=step.answer_tokens_each,
+        render=step.render,
+    )
+
+
+def _stand_in(schema: Mapping[str, Any], number: int = 0) -> Any:
+    """Return a value of a schema: each text is `ANSWER`, and numbers count up in a list."""
+    if "enum" in schema:
+        return schema["enum"][0]
+    if "anyOf" in schema:
+        return _stand_in(schema["anyOf"][0], number)
+    match schema.get("type"):
+        case "object":
+            properties = schema.get("properties") or {}
+            return {name: _stand_in(part, number) for name, part in properties.items()}
+        case "array" if "prefixItems" in schema:
+            return [_stand_in(part) for part in schema["prefixItems"]]
+        case "array":
+            return [_stand_in(schema.get("items", {}), n) for n in range(max(1, schema.get("minItems", 1)))]
+        case "integer" | "number":
+            return schema.get("minimum", 0) + number
+        case "boolean":
+            return True
+    return ANSWER
+
+
+def _as_json(value: Any) -> str:
+    from json import dumps
+
+    return dumps(value, ensure_ascii=False)
