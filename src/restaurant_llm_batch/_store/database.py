@@ -11,13 +11,15 @@ import os
 import sqlite3
 import tempfile
 import threading
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError, StoreError
-from .rows import APPLICATION_ID, CREATE, FORMAT, MIGRATE, MIGRATION_FUNCTIONS, SCHEMAS
+from .read_ahead import ReadAhead
+from .rows import APPLICATION_ID, CREATE, FORMAT, GET_BEHIND, MIGRATE, MIGRATION_FUNCTIONS, SCHEMAS
 
 _MIN_PAGE_SIZE = 512
 """Bytes of SQLite's smallest page."""
@@ -308,12 +310,14 @@ class SharedConnection:
 
     Attributes:
         identity: Which file it has open, or had last.
+        ahead: Rows that were read ahead.
     """
 
     def __init__(self, file: StoreFile, lock_timeout: float) -> None:
         self._file = file
         self._lock_timeout = lock_timeout
         self.identity: FileIdentity | None = None
+        self.ahead: ReadAhead = ReadAhead()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._cursor: sqlite3.Cursor | None = None
@@ -349,6 +353,25 @@ class SharedConnection:
                 if self._close_requested:
                     self.close()
 
+    def read_ahead(self, row_id: int, key: bytes, reply: object, commits: Callable[[], int]) -> None:
+        """Read the rows behind one that was found, unless there is no point in it."""
+        before = commits()
+        with self._lock:
+            last, count = self.ahead.after(row_id, reply)
+            if not count:
+                return
+            self._users += 1
+            try:
+                if self._cursor is not None:
+                    self.ahead.add(key, self._cursor.execute(GET_BEHIND, (last, count)).fetchall())
+            finally:
+                self._users -= 1
+                if self._close_requested:
+                    self.close()
+        # The writer forgets what it has written to after it has counted its commit.
+        if commits() != before:
+            self.ahead.rows.clear()
+
     def _open(self) -> sqlite3.Connection:
         connection = self._connection = self._file.connect(self._lock_timeout)
         self.identity = self._file.identity()
@@ -376,5 +399,6 @@ class SharedConnection:
 
     def _drop(self) -> None:
         connection, self._connection, self._cursor = self._connection, None, None
+        self.ahead.rows.clear()
         if connection is not None:
             connection.close()

@@ -13,6 +13,7 @@ import os
 import sqlite3
 import threading
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -127,9 +128,14 @@ class Store:
         """
         if key in self._discarding:
             return None
-        row = self._read(GET, key)
+        reading = self._connections.reading
+        row = reading.ahead.take(key) if reading.ahead.rows else None
         if row is None:
-            return None
+            found = self._read(GET, key)
+            if found is None:
+                return None
+            row = found[:2]
+            self._read_ahead(key, *found)
         reply = read_reply(key, *row)
         if reply is None:
             self._on_damage("a reply does not match its proof")
@@ -250,6 +256,12 @@ class Store:
             self._on_damage("SQLite cannot read a page")
             return None
 
+    def _read_ahead(self, key: bytes, reply: object, _: object, row_id: int) -> None:
+        with suppress(
+            sqlite3.Error, MemoryError, OverflowError
+        ):  # each lookup reports what is wrong with its own row
+            self._connections.reading.read_ahead(row_id, key, reply, self._connections.count_commits)
+
     def _on_damage(self, what: str) -> None:
         """Count damage, log the first, and have the file's structure checked before anything else is written."""
         self._damaged += 1
@@ -350,6 +362,10 @@ class Connections:
     @property
     def commits(self) -> int:
         """Number of commits so far."""
+        return self.count_commits()
+
+    def count_commits(self) -> int:
+        """Return the number of commits so far."""
         return 0 if self._writer is None else self._writer.commits
 
     def submit(self, change: Change | Purge | Repair) -> None:

@@ -160,7 +160,10 @@ class GroupCommitWriter:
                     continue
                 perform = self._purge if work_type is Purge else self._repair
                 for request in part:
-                    self._notify([request], self._try(partial(perform, request)))
+                    error = self._try(partial(perform, request))
+                    self.commits += 1  # before rows are forgotten; see `SharedConnection.read_ahead`
+                    self._reading.ahead.rows.clear()
+                    self._notify([request], error)
         self._connection.close()
 
     def _write(self, group: list[Any]) -> None:
@@ -175,7 +178,9 @@ class GroupCommitWriter:
                 rows, written = self._rows(changes, now)
                 steps += _in_chunks(rows)
                 valid += written
-        self._notify(valid, self._commit(steps))
+        error = self._commit(steps)
+        self._reading.ahead.forget(change.key for change in valid)
+        self._notify(valid, error)
 
     def _rows(self, changes: Iterator[Change], now: float) -> tuple[list[Any], list[Change]]:
         rows: list[Any] = []
