@@ -287,7 +287,7 @@ def _jobs(connection: sqlite3.Connection) -> Iterator[tuple[Any, ...]]:
 
 def _table(connection: sqlite3.Connection, columns: str, table: str) -> Iterator[tuple[Any, ...]]:
     """Yield the rows of a table in the order of their ids, without those that cannot be read."""
-    statement = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid > ? ORDER BY rowid"
+    statement = f"SELECT rowid, {columns} FROM {table} NOT INDEXED WHERE rowid > ? ORDER BY rowid"  # nosec B608 (constants)
     low = unreadable = 0
     while unreadable < _MAX_GAP:
         try:

@@ -69,10 +69,11 @@ PURGE = "DELETE FROM replies WHERE id IN (SELECT id FROM replies WHERE at <= ? L
 MAX_JOB_AGE = 8 * 24 * 3600
 """Seconds after which no job is running: RunPod keeps a job for at most a week, and its reply for half an hour."""
 _IS_STALE = (
-    f"(at <= strftime('%s', 'now') - {MAX_JOB_AGE} OR EXISTS (SELECT 1 FROM replies WHERE key = jobs.key))"
+    "(at <= strftime('%s', 'now') - "
+    f"{MAX_JOB_AGE} OR EXISTS (SELECT 1 FROM replies WHERE key = jobs.key))"  # nosec B608 (a constant)
 )
 """No run will resume such a job: it is too old, or its request has a reply."""
-PURGE_JOBS = f"DELETE FROM jobs WHERE at <= ? OR {_IS_STALE}"
+PURGE_JOBS = f"DELETE FROM jobs WHERE at <= ? OR {_IS_STALE}"  # nosec B608 (constants)
 GET = "SELECT reply, proof, id FROM replies WHERE key = ?"
 GET_BEHIND = "SELECT id, key, reply, proof FROM replies WHERE id > ? ORDER BY id LIMIT ?"
 JOB = "SELECT backend, job_id, proof FROM jobs WHERE key = ?"
@@ -80,7 +81,7 @@ STATS = f"""
 SELECT (SELECT count(*) FROM replies),
     (SELECT count(*) FROM jobs WHERE NOT {_IS_STALE}), (SELECT count(*) FROM jobs WHERE {_IS_STALE}),
     (SELECT at FROM replies ORDER BY id LIMIT 1), (SELECT at FROM replies ORDER BY id DESC LIMIT 1)
-"""
+"""  # nosec B608 (constants)
 
 PROOF_SIZE = 8
 """Bytes of a proof: random damage passes for whole once in 10**19 times."""
