@@ -15,7 +15,7 @@ Two context variables reach from the engine into the backends, because the backe
 them. They are the only such couplings:
 
 - the cancel token, set here by `run_with_token`, for the length of one blocking call;
-- the job journal, set in `_store/journal.py` by `set_job_journal`, for the length of one call, sync or async, that a
+- the job journal, `CURRENT_JOURNAL` of `_store/journal.py`, for the length of one call, sync or async, that a
   store answers for; a backend whose replies are jobs reads it with `current_job_journal`, to find the job of an
   earlier run instead of paying for a second one.
 

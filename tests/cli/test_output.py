@@ -8,6 +8,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -208,3 +209,49 @@ def test_an_output_whose_folder_goes_away_says_where_the_results_are(tmp_path: P
     ):
         writer.write({"a": 1})
         folder.rename(tmp_path / "elsewhere")
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """Let new files be readable by all, as most systems do."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_new_output_is_for_its_owner_only_from_its_creation_on(tmp_path: Path) -> None:
+    target = tmp_path / "out.jsonl"
+    with open_writer(str(target), ()) as writer:
+        assert (tmp_path / "out.jsonl.partial").stat().st_mode & 0o777 == 0o600
+        writer.write({"restaurant_id": 1})
+
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("open_umask")
+@pytest.mark.parametrize("mode", [0o644, 0o660, 0o400])
+def test_an_output_of_a_run_that_failed_leaves_no_more_readable_file_than_it_found(
+    mode: int, tmp_path: Path
+) -> None:
+    target = tmp_path / "out.jsonl"
+    target.write_text("yesterday\n")
+    target.chmod(mode)
+    with pytest.raises(RuntimeError), open_writer(str(target), ()) as writer:
+        writer.write({"restaurant_id": 1})
+        raise RuntimeError
+
+    assert target.read_text() == "yesterday\n"
+    assert target.stat().st_mode & 0o777 == mode
+    assert (tmp_path / "out.jsonl.partial").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_command_makes_output_and_store_for_their_owner_only(reviews: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "results"
+    folder.mkdir()
+    result = invoke("sentiment", reviews, "-q", "--store", folder / "run.db", "-o", folder / "out.jsonl")
+
+    assert result.exit_code == 0
+    modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+    assert modes == {"run.db": 0o600, "out.jsonl": 0o600}

@@ -6,7 +6,7 @@ import gc
 import json
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -208,3 +208,62 @@ def test_a_forked_copy_is_refused_and_leaves_the_files(search: EmbeddedSearch) -
     assert ours.poll()
     assert "make one in each worker process" in ours.recv()
     assert search.count() == 4
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """Let new files be readable by all, as most systems do."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> set[tuple[bool, int]]:
+    """Return whether they are folders, and the modes of a folder and of everything in it."""
+    return {(path.is_dir(), path.stat().st_mode & 0o777) for path in (folder, *folder.rglob("*"))}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_new_index_and_all_that_the_engine_makes_are_for_their_owner_only(tmp_path: Path) -> None:
+    folder = tmp_path / "new" / "index"
+    with EmbeddedSearch(folder) as search:
+        search.index_reviews([review(1, number, f"맛있어요 {number}") for number in range(300)])
+        assert modes(tmp_path / "new") == {(True, 0o700), (False, 0o600)}
+    with EmbeddedSearch(folder) as search:
+        assert search.count() == 300
+
+    assert modes(tmp_path / "new") == {(True, 0o700), (False, 0o600)}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_folder_that_exists_keeps_its_mode_and_what_is_made_in_it_is_private(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    folder.mkdir(mode=0o755)
+    with EmbeddedSearch(folder) as search:
+        search.index_reviews([review(1, 1, "맛있어요")])
+
+    assert folder.stat().st_mode & 0o777 == 0o755
+    assert {mode for path in folder.iterdir() for _, mode in modes(path)} == {0o700, 0o600}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_an_index_that_a_group_may_read_stays_so(tmp_path: Path) -> None:
+    folder = tmp_path / "index"
+    with EmbeddedSearch(folder) as search:
+        search.index_reviews([review(1, 1, "맛있어요")])
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o750 if path.is_dir() else 0o640)
+    with EmbeddedSearch(folder) as search:
+        search.index_reviews([review(1, 2, "친절해요")])
+
+    assert (folder / "shard").stat().st_mode & 0o777 == 0o750
+    assert (folder / "restaurant_llm_batch.json").stat().st_mode & 0o777 == 0o640
+    assert (folder / "shard" / "edge_config.json").stat().st_mode & 0o777 != 0o600
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_temporary_index_is_for_its_owner_only() -> None:
+    search = EmbeddedSearch()
+    search.index_reviews([review(1, 1, "맛있어요")])
+
+    assert modes(search._shard._folder) == {(True, 0o700), (False, 0o600)}

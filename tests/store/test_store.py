@@ -20,7 +20,7 @@ from tests.support.store_helpers import REPLY, durably, fill, ignore, key
 from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._engine.mailbox import EventLoopMailbox
 from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
-from restaurant_llm_batch._store.database import PUT_SIZES
+from restaurant_llm_batch._store.rows import PUT_SIZES, proof_of_job, proof_of_reply
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import CommitFuture
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
@@ -137,7 +137,8 @@ def test_a_reply_that_is_none_fails_alone(store: Store) -> None:
 def test_a_reply_written_by_a_version_with_other_fields_can_be_read(store: Store, path: Path) -> None:
     durably(store.put, key(1), REPLY)
     with closing(sqlite3.connect(path)) as other:
-        other.execute("UPDATE replies SET reply = ?", (b'{"text": "t", "model": "m", "mood": "good"}',))
+        written = b'{"text": "t", "model": "m", "mood": "good"}'
+        other.execute("UPDATE replies SET reply = ?, proof = ?", (written, proof_of_reply(key(1), written)))
         other.commit()
 
     assert store.get(key(1)) == LLMResponse("t", model="m")
@@ -151,18 +152,6 @@ def test_what_was_left_of_a_limit_then_is_no_part_of_a_kept_answer(store: Store)
 
     assert kept == REPLY
     assert kept.rate_limit is None
-
-
-def test_an_answer_that_something_else_overwrote_is_an_error_that_names_the_file(
-    store: Store, path: Path
-) -> None:
-    durably(store.put, key(1), REPLY)
-    with closing(sqlite3.connect(path)) as other:
-        other.execute("UPDATE replies SET reply = 'nonsense'")
-        other.commit()
-
-    with pytest.raises(StoreError, match=r"run\.db cannot be read"):
-        store.get(key(1))
 
 
 def test_a_key_must_be_bytes(store: Store) -> None:
@@ -360,7 +349,10 @@ def test_nothing_but_hashes_answers_and_jobs_is_written(store: Store, path: Path
         '{"text":"국물이 진하다","finish_reason":"stop","prompt_tokens":120,"completion_tokens":30,'
         '"model":"qwen","cached_tokens":64}'
     )
-    assert rows == [[1, key(1), answer.encode()], [key(1), "runpod", "job-1"]]
+    assert rows == [
+        [1, key(1), answer.encode(), proof_of_reply(key(1), answer.encode())],
+        [key(1), "runpod", "job-1", proof_of_job(key(1), b"runpod", b"job-1")],
+    ]
     assert repr(store) == f"<Store {str(path)!r}>"
 
 

@@ -6,17 +6,20 @@ import os
 import pickle
 import sqlite3
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.store_child import reply_of
 from tests.support.store_helpers import REPLY, durably, fill, forks, in_child, key
 
-from restaurant_llm_batch._store.database import FORMAT
+from restaurant_llm_batch import BatchRunner, LLMRequest, Strategy
+from restaurant_llm_batch._store.rows import FORMAT
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch.errors import ConfigurationError, StoreError
+from restaurant_llm_batch.steps import Flow, complete
+from restaurant_llm_batch.testing import FakeLLM
 
 
 def refused(path: Path, wait: float = 5) -> str:
@@ -87,23 +90,6 @@ def test_a_file_that_lost_a_table_is_refused_and_left(path: Path) -> None:
         other.commit()
 
     assert "damaged" in refused(path)
-
-
-def test_a_page_of_rubbish_is_an_error_when_it_is_met_and_does_not_spread(path: Path) -> None:
-    whole = bytearray(written(path, 300))
-    middle = 5 * 4096
-    whole[middle:] = b"\xff" * (len(whole) - middle)
-    path.write_bytes(whole)
-
-    store = Store(path)
-    with pytest.raises(StoreError, match="damaged"):
-        for number in range(300):
-            store.get(key(number))
-    with pytest.raises(StoreError, match="damaged"):
-        for number in range(300, 400):
-            durably(store.put, key(number), reply_of("test", number))
-    store.close()
-    assert path.exists()
 
 
 @pytest.mark.parametrize("version", [0, FORMAT + 1])
@@ -245,6 +231,123 @@ def test_the_path_is_that_of_the_folder_the_store_was_made_in(
     store.close()
 
     assert (tmp_path / "run.db").exists()
+
+
+@pytest.fixture
+def open_umask() -> Iterator[None]:
+    """Let new files be readable by all, as most systems do."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_only_the_owner_may_read_a_new_store_from_the_first_moment(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[dict[str, int]] = []
+    connect: Callable[..., sqlite3.Connection] = sqlite3.connect
+
+    def look(*arguments: Any, **settings: Any) -> sqlite3.Connection:
+        seen.append(modes(path.parent))
+        return connect(*arguments, **settings)
+
+    monkeypatch.setattr(sqlite3, "connect", look)
+    with Store(path) as store:
+        durably(store.put, key(1), REPLY)
+        assert store.get(key(1)) == REPLY
+        assert modes(path.parent) == dict.fromkeys(("run.db", "run.db-wal", "run.db-shm"), 0o600)
+    assert seen
+    assert {mode for found in seen for mode in found.values()} == {0o600}
+    assert modes(path.parent) == {"run.db": 0o600}
+
+
+@pytest.mark.usefixtures("open_umask")
+@pytest.mark.parametrize("mode", [0o640, 0o660, 0o644])
+def test_a_file_that_exists_keeps_its_mode(path: Path, mode: int) -> None:
+    path.touch()
+    path.chmod(mode)
+    with Store(path) as store:
+        durably(store.put, key(1), REPLY)
+        assert set(modes(path.parent).values()) == {mode}
+    with Store(path) as store:
+        assert store.get(key(1)) == REPLY
+    assert modes(path.parent) == {"run.db": mode}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_the_copy_of_a_damaged_store_is_for_its_owner_only(path: Path) -> None:
+    content = bytearray(written(path))
+    path.write_bytes(content[: 4096 * 10] + b"\xff" * 4096 * 9 + content[4096 * 19 :])
+    with Store(path) as store:
+        for number in range(300):
+            store.get(key(number))
+
+    assert modes(path.parent) == {"run.db": 0o600, "run.db.damaged": 0o600}
+
+
+@pytest.mark.usefixtures("open_umask")
+def test_a_file_system_without_links_makes_private_stores_too(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", no_links)
+    with Store(path) as store:
+        durably(store.put, key(1), REPLY)
+
+    assert modes(path.parent) == {"run.db": 0o600}
+
+
+def other_store(path: Path) -> None:
+    other = path.with_name("other.db")
+    written(other, 3)
+    other.replace(path)
+
+
+@pytest.mark.parametrize(
+    "lose",
+    [
+        Path.unlink,
+        lambda path: path.rename(path.with_name("moved.db")),
+        other_store,
+        lambda path: Path(f"{path}-wal").unlink(),
+        lambda path: (path.unlink(), path.touch()),
+    ],
+    ids=["deleted", "moved", "replaced by another", "without its log", "replaced by an empty file"],
+)
+def test_a_store_that_is_lost_while_it_is_open_is_an_error_at_the_next_write(
+    path: Path, lose: Callable[[Path], object]
+) -> None:
+    with Store(path) as store:
+        durably(store.put, key(1), REPLY)
+        lose(path)
+        with pytest.raises(StoreError, match=r"run\.db was deleted, moved or replaced while it was open"):
+            durably(store.put, key(2), REPLY)
+
+        durably(store.put, key(3), REPLY)  # in the file that is there now
+        assert store.get(key(3)) == REPLY
+    with Store(path) as again:
+        assert again.get(key(3)) == REPLY
+
+
+def test_a_run_whose_store_is_lost_stops_and_says_so(path: Path) -> None:
+    def ask(item: int) -> Flow[None]:
+        if item == 5:
+            path.unlink()
+        yield from complete(LLMRequest("ask", ({"role": "user", "content": str(item)},)))
+
+    with BatchRunner(llm=FakeLLM(), store=path, strategy=Strategy.stage(1)) as runner:
+        report = runner.run(ask, range(20))
+
+    assert report.stats.stopped_because is not None
+    assert "was deleted, moved or replaced while it was open" in report.stats.stopped_because
+    assert report.stats.calls == {"llm": 6}
 
 
 def test_errors_can_be_pickled() -> None:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from .._llm_response import LLMResponse
 from .._store.inflight import Callback, Follower, InFlightCall
-from .._store.journal import JobJournal, set_job_journal
+from .._store.journal import CURRENT_JOURNAL, JobJournal
 from .._store.keys import request_key
 from .._store.store import Store
 from ..errors import DeadlineExceeded
@@ -124,6 +124,9 @@ def _follow(shared: InFlightCall, item: RunItem, run: RunState) -> EngineFlow[bo
 
 def _keep(store: Store, key: bytes, jobs: StoredJobJournal, reply: LLMResponse, on_done: Callback) -> None:
     """Store a reply, and delete its jobs when it is on disk; until then, only the service's job has the reply."""
+    if not jobs.has_job:  # nor will it have one: the call has returned
+        store.put(key, reply, on_done)
+        return
 
     def on_commit(failure: Exception | None) -> None:
         if failure is None:
@@ -150,6 +153,11 @@ class StoredJobJournal:
         self._job: tuple[str, str] | None = None
         self._free = False
         self._ended_job = ""
+
+    @property
+    def has_job(self) -> bool:
+        """Whether a job is recorded."""
+        return self._job is not None
 
     def claim(self, fingerprint: str) -> str | None:
         """Return the id of the job to resume; see `JobJournal`."""
@@ -208,22 +216,25 @@ class StoredJobJournal:
 def _with_journal(method: BackendMethod, journal: JobJournal) -> BackendMethod:
     """Return a method that calls another one with `journal` as the current job journal."""
     call = method.method
+    if method.is_async:
 
-    async def awaited(argument: Any) -> Any:
-        reset = set_job_journal(journal)
-        try:
-            return await call(argument)
-        finally:
-            reset()
+        async def awaited(argument: Any) -> Any:
+            token = CURRENT_JOURNAL.set(journal)
+            try:
+                return await call(argument)
+            finally:
+                CURRENT_JOURNAL.reset(token)
+
+        return BackendMethod(awaited, is_async=True)
 
     def blocking(argument: Any) -> Any:
-        reset = set_job_journal(journal)
+        token = CURRENT_JOURNAL.set(journal)
         try:
             return call(argument)
         finally:
-            reset()
+            CURRENT_JOURNAL.reset(token)
 
-    return BackendMethod(awaited if method.is_async else blocking, method.is_async)
+    return BackendMethod(blocking, is_async=False)
 
 
 def _do_nothing(_: Exception | None) -> None:

@@ -1,5 +1,5 @@
 """
-SQLite database of the store: opening and checking the file, SQL schema, statements and reply serialization.
+SQLite database of the store: opening, checking and creating the file, and connections to it.
 
 A file that is not a store is never written to. Its contents are read through SQLite only: closing it in any other way
 would release the POSIX locks that this process holds on it.
@@ -7,18 +7,19 @@ would release the POSIX locks that this process holds on it.
 
 from __future__ import annotations
 
-import json
 import os
 import sqlite3
+import tempfile
 import threading
-from dataclasses import fields
-from operator import index
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any
+from typing import Any, TypeAlias
 
-from .._llm_response import LLMResponse
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, StoreError
+from .read_ahead import ReadAhead
+from .rows import APPLICATION_ID, CREATE, FORMAT, GET_BEHIND, MIGRATE, MIGRATION_FUNCTIONS, SCHEMAS
 
 _MIN_PAGE_SIZE = 512
 """Bytes of SQLite's smallest page."""
@@ -30,6 +31,17 @@ Pages (of 4 KiB) appended to the write-ahead log before a checkpoint copies them
 Keys are random, so every reply changes some page of the index; the later the checkpoint, the more changes share a page.
 With four times SQLite's default of 1000, a write takes about a quarter less CPU time.
 """
+
+FileIdentity: TypeAlias = tuple[tuple[int, int], ...]
+"""Device and inode of the file and of its write-ahead log."""
+
+_DAMAGE = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_FORMAT}
+
+
+def is_damage(error: BaseException) -> bool:
+    """Return whether an exception means that what was read makes no sense, and not that it cannot be read now."""
+    # SQLite tries to allocate what a damaged row says is its length.
+    return _primary_code(error) in _DAMAGE or isinstance(error, MemoryError | OverflowError)
 
 
 class StoreFile:
@@ -47,6 +59,7 @@ class StoreFile:
     def __init__(self, path: str | os.PathLike[str], lock_timeout: float) -> None:
         self.path = _checked(path).absolute()  # the process may change its working directory
         self.lock_timeout = lock_timeout
+        self._log = Path(f"{self.path}-wal")
 
     def connect(self, lock_timeout: float) -> sqlite3.Connection:
         """
@@ -69,6 +82,8 @@ class StoreFile:
         while True:
             try:
                 return self._connect(lock_timeout)
+            except OSError as error:
+                raise ConfigurationError(self._unwritable(error)) from error
             except sqlite3.Error as error:
                 # When several processes create the store at once, SQLite returns SQLITE_BUSY without waiting.
                 if _primary_code(error) != sqlite3.SQLITE_BUSY or monotonic() > deadline:
@@ -77,23 +92,27 @@ class StoreFile:
 
     def _connect(self, lock_timeout: float) -> sqlite3.Connection:
         new = self._inspect()
-        connection = self._open("rwc" if new else "rw")
+        if new:
+            self._create_file()
+        connection = self.open_file("rwc" if new else "rw")
         try:
             if new:
                 self._create(connection)
             else:
-                self._check_writable(connection)
+                self._migrate(connection)
             # The operating system has committed data, so it survives any end of the process. A power cut may lose the
             # last commits, but does not damage the file. FULL would wait for the disk at each commit.
             connection.execute("PRAGMA synchronous = NORMAL")
             connection.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
             connection.execute(f"PRAGMA busy_timeout = {int(lock_timeout * 1000)}")
+            connection.text_factory = bytes  # a damaged text need not be UTF-8
         except BaseException:
             connection.close()
             raise
         return connection
 
-    def _open(self, mode: str) -> sqlite3.Connection:
+    def open_file(self, mode: str) -> sqlite3.Connection:
+        """Open the file without any check, in a mode of SQLite's URIs."""
         return sqlite3.connect(
             f"{self.path.as_uri()}?mode={mode}",
             uri=True,
@@ -115,17 +134,16 @@ class StoreFile:
         # The last connection that closes a file opened for writing checkpoints it, which changes it. A read-only one
         # would create two more files next to it. If there are no such files, no process is writing, and the file can be
         # read as immutable, which does neither.
-        write_ahead_log = Path(f"{self.path}-wal")
-        if not write_ahead_log.exists():
+        if not self._log.exists():
             try:
                 return self._inspect_as("ro&immutable=1")
             except (ConfigurationError, sqlite3.Error):
-                if not write_ahead_log.exists():  # otherwise a process has just begun to write
+                if not self._log.exists():  # otherwise a process has just begun to write
                     raise
         return self._inspect_as("ro")
 
     def _inspect_as(self, mode: str) -> bool:
-        connection = self._open(mode)
+        connection = self.open_file(mode)
         try:
             return self._is_initialised(connection)
         finally:
@@ -133,7 +151,9 @@ class StoreFile:
 
     def _is_initialised(self, connection: sqlite3.Connection) -> bool:
         application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
-        tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+        # As bytes, because a damaged text need not be UTF-8.
+        master = "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_master"
+        tables = dict(connection.execute(master).fetchall())
         if (application, version) == (0, 0) and not tables:
             return True
         if application != APPLICATION_ID:
@@ -141,14 +161,30 @@ class StoreFile:
                 f"{self.path} is a database of another program, not a store; it was left as it is: "
                 "use the path of a new file as store"
             )
-        if version != FORMAT:
+        if version not in SCHEMAS:
             raise ConfigurationError(
                 f"store {self.path} has format {version}, this version of the library writes format {FORMAT}; "
                 "it was left as it is: use the version that wrote it, or the path of a new file as store"
             )
-        if not tables >= {"replies", "jobs"}:
-            raise ConfigurationError(self._damaged("a table is missing"))
+        for name, statement in SCHEMAS[version].items():
+            if tables.get(name.encode()) != statement.encode():
+                raise ConfigurationError(self._damaged(f"table {name} is missing or another one"))
         return False
+
+    def _create_file(self) -> None:
+        """Create an empty file that only its owner may read, unless there is one; SQLite's others get its mode."""
+        # Not in place: closing the file would release the locks of a connection that another thread has just opened.
+        handle, name = tempfile.mkstemp(prefix=f"{self.path.name[:100]}.", dir=self.path.parent)  # mode 0600
+        os.close(handle)
+        try:
+            os.link(name, self.path)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without links
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        finally:
+            Path(name).unlink()
 
     def _create(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that a purge makes the file smaller
@@ -161,20 +197,50 @@ class StoreFile:
         connection.execute("BEGIN IMMEDIATE")
         try:
             if self._is_initialised(connection):  # no other process has created the store meanwhile
-                for statement in TABLES:
+                for statement in CREATE:
                     connection.execute(statement)
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
             raise
 
-    @staticmethod
-    def _check_writable(connection: sqlite3.Connection) -> None:
+    def _migrate(self, connection: sqlite3.Connection) -> None:
+        """Check that the file can be written, and give a file of format 1 the proofs of format 2."""
         connection.execute("BEGIN IMMEDIATE")
         try:
-            connection.execute(f"PRAGMA user_version = {FORMAT}")  # never reaches the file
+            version = _pragma(connection, "user_version")
+            connection.execute(f"PRAGMA user_version = {version}")  # never reaches the file
+            if version != FORMAT:
+                for name, arguments, function in MIGRATION_FUNCTIONS:
+                    connection.create_function(name, arguments, function)
+                for statement in MIGRATE:
+                    connection.execute(statement)
+                connection.execute("COMMIT")
         finally:
-            connection.execute("ROLLBACK")
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+
+    def identity(self) -> FileIdentity | None:
+        """Return which file is at the path, with which write-ahead log; None if there is none."""
+        try:
+            found = [path.stat() for path in (self.path, self._log)]
+        except OSError:
+            return None
+        return tuple((status.st_dev, status.st_ino) for status in found)
+
+    def check_identity(self, opened: FileIdentity | None) -> None:
+        """
+        Check that the path still leads to the file that was opened.
+
+        Raises:
+            StoreError: If the file or its write-ahead log was deleted, moved or replaced meanwhile: what is written
+                then reaches no file that has a name.
+        """
+        if self.identity() != opened:
+            raise StoreError(
+                f"store {self.path} was deleted, moved or replaced while it was open, and replies of this run may be "
+                "lost with it; leave the file and its -wal in place until the run has ended, and run again"
+            )
 
     def describe_error(self, error: BaseException) -> str:
         """Describe an SQLite error, and what to do about it."""
@@ -182,25 +248,28 @@ class StoreFile:
         if code == sqlite3.SQLITE_NOTADB:
             return self._foreign()
         if code == sqlite3.SQLITE_CORRUPT:
-            return self._damaged(str(error))
+            return self._damaged(_printable(str(error)))
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return (
                 f"store {self.path} is locked by another program, for more than {self.lock_timeout:g} s; end that "
                 "program or its transaction, or use the path of another file as store"
             )
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
-            return (
-                f"store {self.path} cannot be written ({error}); let this user write to the file and its "
-                "folder, where SQLite creates two more files, or use another path as store"
-            )
+            return self._unwritable(error)
         if code == sqlite3.SQLITE_FULL:
             return f"the disk of store {self.path} is full; free some space and run again"
-        return f"store {self.path} failed: {type(error).__name__}: {error}"
+        return f"store {self.path} failed: {type(error).__name__}: {_printable(str(error))}"
+
+    def _unwritable(self, error: BaseException) -> str:
+        return (
+            f"store {self.path} cannot be written ({error}); let this user write to the file and its "
+            "folder, where SQLite creates two more files, or use another path as store"
+        )
 
     def _foreign(self) -> str:
         return (
             f"{self.path} is not a store, nor any SQLite file; it was left as it is: "
-            "use the path of a new file as store"
+            "use the path of a new file as store, or restore a copy of it if it was a store"
         )
 
     def _damaged(self, reason: str) -> str:
@@ -218,6 +287,11 @@ def _checked(path: object) -> Path:
     return Path(path)
 
 
+def _printable(text: str) -> str:
+    """Escape and cut an error of SQLite, which may quote what a damaged file says."""
+    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in text[:300])
+
+
 def _pragma(connection: sqlite3.Connection, name: str) -> Any:
     return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
@@ -233,11 +307,17 @@ class SharedConnection:
 
     It is opened at the first use. `close` does not wait: the garbage collector may call it anywhere, even in the middle
     of a use in the same thread. If the connection is in use, it is closed at the end of that use.
+
+    Attributes:
+        identity: Which file it has open, or had last.
+        ahead: Rows that were read ahead.
     """
 
     def __init__(self, file: StoreFile, lock_timeout: float) -> None:
         self._file = file
         self._lock_timeout = lock_timeout
+        self.identity: FileIdentity | None = None
+        self.ahead: ReadAhead = ReadAhead()
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._cursor: sqlite3.Cursor | None = None
@@ -247,9 +327,7 @@ class SharedConnection:
     def __enter__(self) -> sqlite3.Connection:
         self._lock.acquire()
         try:
-            connection = self._connection
-            if connection is None:
-                connection = self._connection = self._file.connect(self._lock_timeout)
+            connection = self._connection or self._open()
         except BaseException:
             self._lock.release()
             raise
@@ -267,15 +345,37 @@ class SharedConnection:
         with self._lock:
             self._users += 1
             try:
-                if self._connection is None:
-                    self._connection = self._file.connect(self._lock_timeout)
                 if self._cursor is None:
-                    self._cursor = self._connection.cursor()
+                    self._cursor = (self._connection or self._open()).cursor()
                 return self._cursor.execute(statement, values).fetchone()
             finally:
                 self._users -= 1
                 if self._close_requested:
                     self.close()
+
+    def read_ahead(self, row_id: int, key: bytes, reply: object, commits: Callable[[], int]) -> None:
+        """Read the rows behind one that was found, unless there is no point in it."""
+        before = commits()
+        with self._lock:
+            last, count = self.ahead.after(row_id, reply)
+            if not count:
+                return
+            self._users += 1
+            try:
+                if self._cursor is not None:
+                    self.ahead.add(key, self._cursor.execute(GET_BEHIND, (last, count)).fetchall())
+            finally:
+                self._users -= 1
+                if self._close_requested:
+                    self.close()
+        # The writer forgets what it has written to after it has counted its commit.
+        if commits() != before:
+            self.ahead.rows.clear()
+
+    def _open(self) -> sqlite3.Connection:
+        connection = self._connection = self._file.connect(self._lock_timeout)
+        self.identity = self._file.identity()
+        return connection
 
     def close(self) -> None:
         """Close the connection now or at the end of its current use; the next use opens another."""
@@ -299,73 +399,6 @@ class SharedConnection:
 
     def _drop(self) -> None:
         connection, self._connection, self._cursor = self._connection, None, None
+        self.ahead.rows.clear()
         if connection is not None:
             connection.close()
-
-
-APPLICATION_ID = 0x524C4C42
-"""Marks an SQLite file as a store in its header ("RLLB")."""
-
-FORMAT = 1
-"""The file's `user_version`. A new field of a reply does not need a new format: fields are read by name."""
-
-# Rows are appended to `replies`; only a small index is written to in random places. `at` comes before the reply, so
-# that a search for old rows does not read long replies. There are few `jobs`.
-TABLES = (
-    "CREATE TABLE replies (id INTEGER PRIMARY KEY, key BLOB NOT NULL UNIQUE, at REAL NOT NULL, reply BLOB NOT NULL)",
-    "CREATE TABLE jobs (key BLOB PRIMARY KEY, at REAL NOT NULL, backend TEXT NOT NULL, job_id TEXT NOT NULL)",
-    f"PRAGMA application_id = {APPLICATION_ID}",
-    f"PRAGMA user_version = {FORMAT}",
-)
-
-_PUT = "INSERT OR REPLACE INTO replies (key, at, reply) VALUES "
-PUT_SIZES = (64, 32, 16, 8, 4, 2, 1)
-PUT = {size: _PUT + ", ".join(["(?, ?, ?)"] * size) for size in PUT_SIZES}
-"""
-Statements by the number of replies that each inserts.
-
-Not `executemany`: it releases the GIL for every row and waits for it again, for up to 5 ms while the event loop is
-busy.
-"""
-
-DISCARD = "DELETE FROM replies WHERE key = ?"
-RECORD_JOB = "INSERT OR REPLACE INTO jobs (key, at, backend, job_id) VALUES (?, ?, ?, ?)"
-DELETE_JOB = "DELETE FROM jobs WHERE key = ? AND job_id = ?"
-PURGE = "DELETE FROM replies WHERE id IN (SELECT id FROM replies WHERE at <= ? LIMIT 5000)"
-MAX_JOB_AGE = 8 * 24 * 3600
-"""Seconds after which no job is running: RunPod keeps a job for at most a week, and its reply for half an hour."""
-_IS_STALE = (
-    f"(at <= strftime('%s', 'now') - {MAX_JOB_AGE} OR EXISTS (SELECT 1 FROM replies WHERE key = jobs.key))"
-)
-"""No run will resume such a job: it is too old, or its request has a reply."""
-PURGE_JOBS = f"DELETE FROM jobs WHERE at <= ? OR {_IS_STALE}"
-GET = "SELECT reply FROM replies WHERE key = ?"
-JOB = "SELECT job_id FROM jobs WHERE key = ?"
-STATS = f"""
-SELECT (SELECT count(*) FROM replies),
-    (SELECT count(*) FROM jobs WHERE NOT {_IS_STALE}), (SELECT count(*) FROM jobs WHERE {_IS_STALE}),
-    (SELECT at FROM replies ORDER BY id LIMIT 1), (SELECT at FROM replies ORDER BY id DESC LIMIT 1)
-"""
-
-# Fields that replies are not compared by, such as the rate-limit headers of the moment, are not stored.
-_FIELDS = tuple(field.name for field in fields(LLMResponse) if field.compare)
-_TEXTS = tuple(field.name for field in fields(LLMResponse) if field.compare and field.type == "str")
-_write_text = json.encoder.encode_basestring
-_read_json = json.JSONDecoder().raw_decode  # without a search for blanks around
-
-
-def encode_reply(reply: LLMResponse) -> bytes:
-    """Serialize a reply to JSON; raise any exception if it is not a reply of texts and whole numbers."""
-    # Not json.dumps, which takes three times as long.
-    values = [
-        f'"{name}":{_write_text(getattr(reply, name)) if name in _TEXTS else index(getattr(reply, name))}'
-        for name in _FIELDS
-    ]
-    # A reply may contain half a surrogate pair, which SQLite does not accept as text.
-    return f"{{{','.join(values)}}}".encode("utf-8", "surrogatepass")
-
-
-def decode_reply(written: bytes) -> LLMResponse:
-    """Parse the bytes of `encode_reply`, also of a version with other fields; raise any exception if invalid."""
-    read: dict[str, Any] = _read_json(written.decode("utf-8", "surrogatepass"))[0]
-    return LLMResponse(**{name: read[name] for name in _FIELDS if name in read})

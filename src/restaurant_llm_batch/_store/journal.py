@@ -8,9 +8,7 @@ job before it submits a new one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextvars import ContextVar
-from functools import partial
 from typing import Protocol
 
 
@@ -44,14 +42,10 @@ class JobJournal(Protocol):
         ...
 
 
-_CURRENT: ContextVar[JobJournal | None] = ContextVar("journal", default=None)
+CURRENT_JOURNAL: ContextVar[JobJournal | None] = ContextVar("journal", default=None)
+"""The journal of the call that is being made in this context; set by `_engine/cached_calls.py`."""
 
 
 def current_job_journal() -> JobJournal | None:
     """Return the journal of the call that is being made in this context; None without a store."""
-    return _CURRENT.get()
-
-
-def set_job_journal(journal: JobJournal) -> Callable[[], object]:
-    """Make `journal` the current job journal of this context; return a function that restores the one before."""
-    return partial(_CURRENT.reset, _CURRENT.set(journal))
+    return CURRENT_JOURNAL.get()

@@ -17,7 +17,7 @@ from operator import index
 from typing import Any, cast
 
 from ..errors import ConfigurationError
-from ..models import LLMRequest, Message
+from ..models import LLMRequest
 
 KEY_SIZE = 16
 """Bytes of a key. Collisions are unlikely even among a billion keys, and an index of short keys is faster to write."""
@@ -25,6 +25,8 @@ KEY_SIZE = 16
 _FORMAT = b"restaurant_llm_batch question 1"
 """Change this with anything below that changes keys; keys of another format are then not found."""
 
+
+_pack_double = struct.Struct(">d").pack
 
 _WITH_GIL = 2047
 """
@@ -53,12 +55,19 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
         schema = b"" if request.schema is None else _canonical_schema(request.schema)
         numbers = b"%d %b" % (
             index(request.max_tokens),
-            struct.pack(">d", request.temperature + 0.0),
+            _pack_double(request.temperature + 0.0),
         )  # -0.0 is 0.0
         # The length of every part is hashed too, so that no text can imitate the border between two parts.
-        parts = [_FORMAT, _utf8(fingerprint), schema, numbers]
+        parts = [_FORMAT, fingerprint.encode("utf-8", "surrogatepass"), schema, numbers]
         for message in request.messages:
-            parts += _message_parts(message)
+            role, content = message.get("role"), message.get("content")
+            if type(role) is str and type(content) is str and len(message) == 2:
+                # A prompt may quote a reply, which may contain half a surrogate pair.
+                parts.append(role.encode("utf-8", "surrogatepass"))
+                parts.append(content.encode("utf-8", "surrogatepass"))
+            else:
+                # A user's own task may send other messages: with names, or with contents of several parts.
+                parts += b"\xff", _canonical(message)  # not UTF-8, so not a role
     except (TypeError, ValueError, AttributeError, RecursionError, struct.error) as error:
         raise ConfigurationError(
             f"the request of task {request.task!r} cannot be stored: {error}; messages must be like "
@@ -71,17 +80,7 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
     return digest.digest()[:KEY_SIZE]
 
 
-def _message_parts(message: Message) -> tuple[bytes, bytes]:
-    if len(message) == 2:
-        role, content = message.get("role"), message.get("content")
-        if type(role) is str and type(content) is str:
-            return _utf8(role), _utf8(content)
-    # A user's own task may send other messages: with names, or with contents of several parts.
-    return b"\xff", _canonical(message)  # not UTF-8, so not a role
-
-
 def _utf8(text: str) -> bytes:
-    # A prompt may quote a reply, which may contain half a surrogate pair.
     return text.encode("utf-8", "surrogatepass")
 
 
@@ -98,7 +97,7 @@ def _canonical_schema(schema: Mapping[str, Any]) -> bytes:
 
 @lru_cache(maxsize=256)
 def _canonical_marshalled(marshalled: bytes) -> bytes:
-    return _canonical(marshal.loads(marshalled))  # safe: bytes from `_canonical_schema`
+    return _canonical(marshal.loads(marshalled))  # nosec B302 (bytes that `_canonical_schema` has just written)
 
 
 def _canonical(value: Any) -> bytes:

@@ -8,10 +8,12 @@ caller's thread. Several processes may share a file on a local disk.
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 import threading
 import weakref
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from math import inf
@@ -23,19 +25,25 @@ from typing import Any, Self
 
 from .._llm_response import LLMResponse
 from ..errors import ConfigurationError, StoreError
-from .database import (
+from .database import SharedConnection, StoreFile, is_damage
+from .inflight import InFlightCalls
+from .repair import StoreCheck, verify
+from .rows import (
     DELETE_JOB,
+    DELETE_JOBS,
     DISCARD,
+    DISCARD_DAMAGED,
     GET,
     JOB,
     RECORD_JOB,
     STATS,
-    SharedConnection,
-    StoreFile,
-    decode_reply,
+    proof_of_job,
+    read_job,
+    read_reply,
 )
-from .inflight import InFlightCalls
-from .writer import Change, CommitFuture, GroupCommitWriter, OnCommit, Purge, Work
+from .writer import Change, CommitFuture, GroupCommitWriter, OnCommit, Purge, Repair, Work
+
+log = logging.getLogger("restaurant_llm_batch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +59,7 @@ class StoreStats:
         newest: When the newest reply was written, in UTC; None if there are no replies.
         stale_jobs: Number of recorded jobs that no run will resume: their request has a reply, or they are older than
             any job lives (8 days). A killed run may leave some. `Store.purge` deletes them.
+        damaged: Number of damaged replies and jobs that this object has met and discarded so far.
     """
 
     entries: int
@@ -59,6 +68,7 @@ class StoreStats:
     oldest: datetime | None
     newest: datetime | None
     stale_jobs: int = 0
+    damaged: int = 0
 
 
 class Store:
@@ -88,6 +98,7 @@ class Store:
         self._file = StoreFile(path, lock_timeout)
         self._connections = Connections(self._file)
         self._discarding: set[bytes] = set()  # discarded, but still in the file
+        self._damaged = self._damaged_logged = 0
 
     @property
     def commits(self) -> int:
@@ -109,23 +120,27 @@ class Store:
         """
         Return the reply stored under a key, or None.
 
-        A reply is found once it is durable, and no longer found once it is discarded.
+        A reply is found once it is durable, and no longer found once it is discarded. A row that is damaged is not
+        found: it is discarded, counted in `StoreStats.damaged`, and logged.
 
         Raises:
             StoreError: If the file cannot be read.
         """
         if key in self._discarding:
             return None
-        row = self._read(GET, key)
+        reading = self._connections.reading
+        row = reading.ahead.take(key) if reading.ahead.rows else None
         if row is None:
-            return None
-        try:
-            return decode_reply(row[0])
-        except Exception as error:
-            raise StoreError(
-                f"a reply in store {self._file.path} cannot be read; another program wrote to it: "
-                "use the path of a new file as store"
-            ) from error
+            found = self._read(GET, key)
+            if found is None:
+                return None
+            row = found[:2]
+            self._read_ahead(key, *found)
+        reply = read_reply(key, *row)
+        if reply is None:
+            self._on_damage("a reply does not match its proof")
+            self._discard(key, DISCARD_DAMAGED, (key, row[1]), _log_failure)
+        return reply
 
     def put(self, key: bytes, reply: LLMResponse, on_commit: OnCommit) -> None:
         """Store a reply, replacing the one under that key. Returns at once."""
@@ -133,17 +148,21 @@ class Store:
 
     def discard(self, key: bytes, on_commit: OnCommit) -> None:
         """Delete a reply, for example one that turned out to be unusable. Returns at once."""
-        self._discarding.add(_checked(key))
+        self._discard(_checked(key), DISCARD, (key,), on_commit)
+
+    def _discard(self, key: bytes, statement: str, values: tuple[object, ...], on_commit: OnCommit) -> None:
+        self._discarding.add(key)
 
         def discarded(error: Exception | None) -> None:
             self._discarding.discard(key)
             on_commit(error)
 
-        self._connections.submit(Change(DISCARD, key, (key,), discarded))
+        self._connections.submit(Change(statement, key, values, discarded))
 
     def record_job(self, key: bytes, backend: str, job_id: str, on_commit: OnCommit) -> None:
         """Record that a job was submitted for a key, replacing the one recorded before. Returns at once."""
-        values = (_checked(key), time(), backend, job_id)
+        proof = proof_of_job(_checked(key), _utf8(backend), _utf8(job_id))
+        values = (key, time(), backend, job_id, proof)
         self._connections.submit(Change(RECORD_JOB, key, values, on_commit))
 
     def delete_job(self, key: bytes, job_id: str, on_commit: OnCommit) -> None:
@@ -157,13 +176,42 @@ class Store:
     def job(self, key: bytes) -> str | None:
         """Return the id of the job that may be running for a key, or None. Raises `StoreError` as `get` does."""
         row = self._read(JOB, key)
-        return None if row is None else str(row[0])
+        if row is None:
+            return None
+        job = read_job(key, *row)
+        if job is None:
+            self._on_damage("a job does not match its proof")
+            self._connections.submit(Change(DELETE_JOBS, key, (key,), _log_failure))
+        return job
 
     def stats(self) -> StoreStats:
         """Return the store's contents in numbers; 100,000 replies take some milliseconds. Raises as `get` does."""
-        entries, jobs, stale_jobs, oldest, newest = self._read(STATS)
+        row = self._read(STATS)
+        if row is None:
+            raise StoreError(
+                f"store {self._file.path} is damaged and is being repaired; ask again in a moment"
+            )
+        entries, jobs, stale_jobs, oldest, newest = row
         size = sum(_size(Path(f"{self._file.path}{suffix}")) for suffix in ("", "-wal"))
-        return StoreStats(entries, jobs, size, _moment(oldest), _moment(newest), stale_jobs)
+        return StoreStats(entries, jobs, size, _moment(oldest), _moment(newest), stale_jobs, self._damaged)
+
+    def verify(self) -> StoreCheck:
+        """
+        Check every row against its proof, and the structure of the file. It may take seconds for 100,000 replies.
+
+        Changes nothing. What has been put but is not durable yet is not looked at.
+
+        Returns:
+            The numbers of whole and damaged rows, and what can be done.
+
+        Raises:
+            ConfigurationError: If the file cannot be opened as a store; see `open`.
+            StoreError: If the file cannot be read.
+        """
+        try:
+            return self._connections.check()
+        except sqlite3.Error as error:
+            raise StoreError(self._file.describe_error(error)) from error
 
     def purge(self, older_than: timedelta | float) -> int:
         """
@@ -194,12 +242,39 @@ class Store:
         A use of the store at the same time, or later, opens it again.
         """
         self._connections.close()
+        if self._damaged > self._damaged_logged:
+            self._damaged_logged = self._damaged
+            log.warning("store %s: %d damaged rows in all were discarded", self._file.path, self._damaged)
 
     def _read(self, statement: str, *values: bytes) -> Any:
+        """Return the first row of a query; None if there is none, or if the file is damaged where it would be."""
         try:
             return self._connections.reading.fetchone(statement, values)
-        except sqlite3.Error as error:
-            raise StoreError(self._file.describe_error(error)) from error
+        except (sqlite3.Error, MemoryError, OverflowError) as error:
+            if not is_damage(error):
+                raise StoreError(self._file.describe_error(error)) from error
+            self._on_damage("SQLite cannot read a page")
+            return None
+
+    def _read_ahead(self, key: bytes, reply: object, _: object, row_id: int) -> None:
+        with suppress(
+            sqlite3.Error, MemoryError, OverflowError
+        ):  # each lookup reports what is wrong with its own row
+            self._connections.reading.read_ahead(row_id, key, reply, self._connections.count_commits)
+
+    def _on_damage(self, what: str) -> None:
+        """Count damage, log the first, and have the file's structure checked before anything else is written."""
+        self._damaged += 1
+        if self._damaged & (self._damaged - 1) == 0:  # each time it has doubled: a check reads the whole file
+            self._connections.submit(Repair(_log_failure))
+        if self._damaged_logged:
+            return
+        self._damaged_logged = 1
+        log.warning(
+            "store %s is damaged (%s): damaged rows are discarded, and their calls are made again; see Store.verify()",
+            self._file.path,
+            what,
+        )
 
     def __enter__(self) -> Self:
         self.open()
@@ -212,6 +287,15 @@ class Store:
 
     def __repr__(self) -> str:
         return f"<Store {str(self._file.path)!r}>"
+
+
+def _log_failure(error: Exception | None) -> None:
+    if error is not None:
+        log.warning("%s", error)
+
+
+def _utf8(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
 
 
 def _checked(key: bytes) -> bytes:
@@ -230,8 +314,11 @@ def _seconds(older_than: object) -> float:
     )
 
 
-def _moment(at: float | None) -> datetime | None:
-    return None if at is None else datetime.fromtimestamp(at, UTC)
+def _moment(at: object) -> datetime | None:
+    try:
+        return datetime.fromtimestamp(at, UTC) if isinstance(at, float) else None
+    except (ValueError, OverflowError, OSError):  # a damaged date
+        return None
 
 
 def _size(path: Path) -> int:
@@ -266,6 +353,7 @@ class Connections:
         """Start with nothing open and nothing queued."""
         self.reading = SharedConnection(self._file, min(READ_LOCK_TIMEOUT, self._file.lock_timeout))
         self._writing = SharedConnection(self._file, self._file.lock_timeout)
+        self._checking = SharedConnection(self._file, self._file.lock_timeout)
         # Reentrant: the garbage collector may run code here that takes it again.
         self._lock = threading.RLock()
         self._work: Work = SimpleQueue()
@@ -274,16 +362,20 @@ class Connections:
     @property
     def commits(self) -> int:
         """Number of commits so far."""
+        return self.count_commits()
+
+    def count_commits(self) -> int:
+        """Return the number of commits so far."""
         return 0 if self._writer is None else self._writer.commits
 
-    def submit(self, change: Change | Purge) -> None:
+    def submit(self, change: Change | Purge | Repair) -> None:
         """Queue a change, after those queued before it. Does not wait for the disk."""
         with self._lock:
             # First of all: if the writer is asked to end right now, it or the next one still finds the change.
             self._work.put(change)
             writer = self._writer
             if writer is None or writer.ending:
-                self._writer = GroupCommitWriter(self._file, self._writing, self._work, writer)
+                self._writer = GroupCommitWriter(self._file, self._writing, self.reading, self._work, writer)
                 self._writer.start()
 
     def close(self) -> None:
@@ -297,15 +389,23 @@ class Connections:
             writer.join()
         self.reading.close()
 
+    def check(self) -> StoreCheck:
+        """Check every row, on a connection of its own."""
+        try:
+            with self._checking as connection:
+                return verify(connection)
+        finally:
+            self._checking.close()
+
     def suspend(self) -> None:
         """Close the connections and block their use until `resume`."""
-        self.reading.suspend()
-        self._writing.suspend()
+        for connection in (self.reading, self._writing, self._checking):
+            connection.suspend()
 
     def resume(self) -> None:
         """Allow uses again, after `suspend`."""
-        self._writing.resume()
-        self.reading.resume()
+        for connection in (self._checking, self._writing, self.reading):
+            connection.resume()
 
     def __del__(self) -> None:
         # The store was not closed. Nothing is lost: the writer writes the queued changes, closes its connection and

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
@@ -20,7 +21,9 @@ from typing import Any, NamedTuple, TypeAlias
 from .._llm_response import LLMResponse
 from .._shortage import is_thread_shortage
 from ..errors import StoreError
-from .database import PURGE, PURGE_JOBS, PUT, PUT_SIZES, SharedConnection, StoreFile, encode_reply
+from .database import SharedConnection, StoreFile, is_damage
+from .repair import repair
+from .rows import PURGE, PURGE_JOBS, PUT, PUT_SIZES, REPLY_COLUMNS, encode_reply, proof_of_reply
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -33,6 +36,9 @@ It must be quick and must not wait for the store: the next group waits for it.
 
 MAX_GROUP_SIZE = 1000
 """Most changes in one transaction."""
+
+MAX_REPAIRS = 3
+"""Most repairs by one writer. A disk that damages the file again and again is not worth more."""
 
 
 class Change(NamedTuple):
@@ -61,7 +67,14 @@ class Purge:
         self.removed = 0
 
 
-Work: TypeAlias = SimpleQueue[Change | Purge | None]
+class Repair:
+    """A request to rebuild the file if its structure is damaged."""
+
+    def __init__(self, on_commit: OnCommit) -> None:
+        self.on_commit = on_commit
+
+
+Work: TypeAlias = SimpleQueue[Change | Purge | Repair | None]
 """Changes to be written, in order; None ends the writer that takes it."""
 
 
@@ -83,21 +96,30 @@ class GroupCommitWriter:
     Args:
         file: The file, to describe errors.
         connection: Its connection, which it closes when it ends.
+        reading: The connection for reads, which it closes when the file was replaced.
         work: The queue; it outlives the writer.
         after: The previous writer, which has to end before this one starts to write.
 
     Attributes:
         ending: Whether it was asked to end.
         commits: Commits of this writer and of all before it.
+        repairs: Repairs likewise.
     """
 
     def __init__(
-        self, file: StoreFile, connection: SharedConnection, work: Work, after: GroupCommitWriter | None
+        self,
+        file: StoreFile,
+        connection: SharedConnection,
+        reading: SharedConnection,
+        work: Work,
+        after: GroupCommitWriter | None,
     ) -> None:
         self.ending = False
         self.commits = 0
+        self.repairs = 0
         self._file = file
         self._connection = connection
+        self._reading = reading
         self._work = work
         self._after = after
         # A daemon: a change that it has not committed was not reported as durable to any caller.
@@ -128,16 +150,20 @@ class GroupCommitWriter:
         after, self._after = self._after, None
         if after is not None:
             after.join()
-            self.commits = after.commits
+            self.commits, self.repairs = after.commits, after.repairs
         goes_on = True
         while goes_on:
             group, goes_on = _take(self._work)
             for work_type, part in groupby(group, type):
                 if work_type is Change:
                     self._write(list(part))
-                else:
-                    for purge in part:
-                        self._notify([purge], self._purge(purge))
+                    continue
+                perform = self._purge if work_type is Purge else self._repair
+                for request in part:
+                    error = self._try(partial(perform, request))
+                    self.commits += 1  # before rows are forgotten; see `SharedConnection.read_ahead`
+                    self._reading.ahead.rows.clear()
+                    self._notify([request], error)
         self._connection.close()
 
     def _write(self, group: list[Any]) -> None:
@@ -152,7 +178,9 @@ class GroupCommitWriter:
                 rows, written = self._rows(changes, now)
                 steps += _in_chunks(rows)
                 valid += written
-        self._notify(valid, self._commit(steps))
+        error = self._commit(steps)
+        self._reading.ahead.forget(change.key for change in valid)
+        self._notify(valid, error)
 
     def _rows(self, changes: Iterator[Change], now: float) -> tuple[list[Any], list[Change]]:
         rows: list[Any] = []
@@ -160,7 +188,8 @@ class GroupCommitWriter:
         for change in changes:
             reply: LLMResponse = change.values
             try:
-                rows += (change.key, now, encode_reply(reply))
+                encoded = encode_reply(reply)
+                rows += (change.key, now, encoded, proof_of_reply(change.key, encoded))
                 written.append(change)
             except Exception as error:
                 invalid = StoreError(
@@ -174,29 +203,60 @@ class GroupCommitWriter:
     def _commit(self, steps: list[tuple[str, Any]]) -> Exception | None:
         if not steps:
             return None
+        error = self._try(partial(self._execute, steps))
+        if error is None:
+            self.commits += 1
+        return error
+
+    def _execute(self, steps: list[tuple[str, Any]], connection: sqlite3.Connection) -> None:
+        if len(steps) == 1:
+            connection.execute(*steps[0])  # a single statement is a transaction
+        else:
+            _in_transaction(connection, steps)
+
+    @staticmethod
+    def _purge(purge: Any, connection: sqlite3.Connection) -> None:
+        # In pieces, so that another process does not have to wait for all of them.
+        while removed := connection.execute(PURGE, (purge.until,)).rowcount:
+            purge.removed += removed
+        connection.execute(PURGE_JOBS, (purge.until,))
+        connection.executescript("PRAGMA incremental_vacuum")  # execute() stops at one page
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+
+    def _repair(self, _: Any, connection: sqlite3.Connection) -> None:
+        if self.repairs == MAX_REPAIRS:
+            raise sqlite3.DatabaseError("damaged again after each repair; check the disk")
+        done = repair(self._file, connection)
+        if done is not None:
+            self.repairs += 1
+            log.warning("store %s was damaged and has been repaired: %s", self._file.path, done)
+
+    def _try(self, write: Callable[[sqlite3.Connection], None]) -> Exception | None:
+        """Write to the file, once more if it was damaged and could be repaired; return the error, or None."""
         try:
             with self._connection as connection:
-                if len(steps) == 1:
-                    connection.execute(*steps[0])  # a single statement is a transaction
-                else:
-                    _in_transaction(connection, steps)
+                try:
+                    write(connection)
+                except Exception as error:
+                    if not is_damage(error):
+                        raise
+                    self._repair_after(error, connection)
+                    write(connection)
+                self._file.check_identity(self._connection.identity)
+        except StoreError as error:  # the next use opens the file that is at the path then
+            self._connection.close()
+            self._reading.close()
+            return error
         except Exception as error:
             return self._describe_error(error)
-        self.commits += 1
         return None
 
-    def _purge(self, purge: Any) -> Exception | None:
+    def _repair_after(self, error: Exception, connection: sqlite3.Connection) -> None:
         try:
-            with self._connection as connection:
-                # In pieces, so that another process does not have to wait for all of them.
-                while removed := connection.execute(PURGE, (purge.until,)).rowcount:
-                    purge.removed += removed
-                connection.execute(PURGE_JOBS, (purge.until,))
-                connection.executescript("PRAGMA incremental_vacuum")  # execute() stops at one page
-                connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except Exception as error:
-            return self._describe_error(error)
-        return None
+            self._repair(None, connection)
+        except Exception as failure:
+            log.warning("store %s is damaged and cannot be repaired: %s", self._file.path, failure)
+            raise error from failure
 
     def _describe_error(self, error: Exception) -> Exception:
         if not isinstance(error, sqlite3.Error):
@@ -214,9 +274,9 @@ class GroupCommitWriter:
                 log.exception("a callback after a commit to the store failed")
 
 
-def _take(work: Work) -> tuple[list[Change | Purge], bool]:
+def _take(work: Work) -> tuple[list[Change | Purge | Repair], bool]:
     """Wait for changes; return all that are queued, and whether the writer goes on."""
-    group: list[Change | Purge] = []
+    group: list[Change | Purge | Repair] = []
     change = work.get()
     while change is not None:
         group.append(change)
@@ -234,11 +294,12 @@ def _statement(change: Change) -> str:
 
 
 def _in_chunks(rows: list[Any]) -> Iterator[tuple[str, Any]]:
-    start, left = 0, len(rows) // 3
+    start, left = 0, len(rows) // REPLY_COLUMNS
     for size in PUT_SIZES:
         while left >= size:
-            yield PUT[size], rows[start : start + 3 * size]
-            start, left = start + 3 * size, left - size
+            end = start + REPLY_COLUMNS * size
+            yield PUT[size], rows[start:end]
+            start, left = end, left - size
 
 
 def _in_transaction(connection: sqlite3.Connection, steps: list[tuple[str, Any]]) -> None:

@@ -154,7 +154,9 @@ def _free_name(path: Path) -> Path:
 @contextmanager
 def _opened(path: Path, target: str, mode: str) -> Iterator[IO[bytes]]:
     try:
-        file: IO[bytes] = path.open(mode)
+        # The answers are for the owner only, unless a file that is replaced has another mode.
+        flags = os.O_WRONLY | (os.O_CREAT | os.O_EXCL if mode == "xb" else 0)
+        file: IO[bytes] = os.fdopen(os.open(path, flags, 0o600), "wb")
     except OSError as error:
         raise ConfigurationError(_cannot_write(f"--output {target!r}", error)) from error
     try:

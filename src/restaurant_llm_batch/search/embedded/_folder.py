@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import shlex
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from ...errors import (
@@ -24,10 +26,36 @@ _RESERVE = 32 * 2**20
 
 
 def write_label(folder: Path, embedder: str) -> None:
-    """Create a folder, and write the label with the name of its embedder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Create a folder that only its owner may read, and write the label with the name of its embedder."""
+    make_private(folder)
     label = {"format": FORMAT, "embedder": embedder}
-    _label_path(folder).write_text(json.dumps(label), encoding="utf-8")
+    flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
+    with os.fdopen(os.open(_label_path(folder), flags, 0o600), "w", encoding="utf-8") as file:
+        file.write(json.dumps(label))
+
+
+def make_private(folder: Path) -> None:
+    """Create a folder, and those above it, for their owner only (mode 0700); a folder that exists keeps its mode."""
+    if not folder.is_dir():
+        make_private(folder.parent)
+        with suppress(FileExistsError):  # another process
+            folder.mkdir(mode=0o700)
+
+
+def tighten(folder: Path) -> None:
+    """
+    Let only the owner read the files in a private folder, for when they are copied out of it.
+
+    The engine makes them for everyone. As long as they are in the folder, its mode protects them. A folder that others
+    may read, because a user has made it so, is left as it is.
+    """
+    with suppress(OSError):
+        if folder.stat().st_mode & 0o077:
+            return
+    for root, _, names in os.walk(folder):
+        for path, mode in ((root, 0o700), *((f"{root}/{name}", 0o600) for name in names)):
+            with suppress(OSError):  # the engine deletes what it has merged
+                Path(path).chmod(mode)
 
 
 def _label_path(folder: Path) -> Path:

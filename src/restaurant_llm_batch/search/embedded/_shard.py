@@ -24,7 +24,15 @@ from ...protocols import Embedder, Embedding
 from .._fusion import ListName, LoadRequest, RankRequest
 from .._hybrid import Candidate
 from .._indexing import IndexEntry, point_key
-from ._folder import check_folder, check_space, folder_error, shortage_error, write_label
+from ._folder import (
+    check_folder,
+    check_space,
+    folder_error,
+    make_private,
+    shortage_error,
+    tighten,
+    write_label,
+)
 from ._others import OthersCache, RankedPoint
 
 if TYPE_CHECKING:
@@ -35,6 +43,7 @@ T = TypeVar("T")
 
 log = logging.getLogger("restaurant_llm_batch.search")
 
+_SHARD = "shard"
 _PAYLOAD = ["review_id", "content", "restaurant_id"]
 _MAX_QUERIES = 256
 _ID_TYPES = frozenset({int, str})
@@ -187,6 +196,7 @@ class Shard:
         if not self._temporary:
             with self._lease() as engine:
                 engine.flush()
+        tighten(self._folder / _SHARD)
 
     def close(self) -> None:
         """Release the folder after the calls in flight; the next call opens it again."""
@@ -204,6 +214,7 @@ class Shard:
                     with _engine_errors():
                         engine.flush()
                         engine.close()
+                    tighten(self._folder / _SHARD)
             finally:
                 self._closing -= 1
                 self._state.notify_all()
@@ -249,13 +260,14 @@ class Shard:
             ) from error
         # Check again: another process may have created the folder since the constructor's check.
         check_folder(self._folder, self._embedder.name)
-        shard_folder = self._folder / "shard"
+        shard_folder = self._folder / _SHARD
         try:
             exists = shard_folder.exists()
             engine = (
                 EdgeShard.load(str(shard_folder), self._config()) if exists else self._create(shard_folder)
             )
             _index_fields(engine)
+            tighten(shard_folder)
         except Exception as error:
             raise folder_error(self._folder, error) from error
         return engine
@@ -277,6 +289,7 @@ class Shard:
 
         check_space(self._folder, 0)
         write_label(self._folder, self._embedder.name)
+        make_private(shard_folder)
         try:
             return EdgeShard.create(str(shard_folder), self._config())
         except Exception:
