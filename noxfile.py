@@ -70,7 +70,9 @@ def slow(session: nox.Session) -> None:
 def hardening(session: nox.Session) -> None:
     """Run the attacks at length: interleavings, interrupts, flipped bits, growing inputs, leaking secrets."""
     install(session, "tests")
-    session.run("python", "-m", "pytest", "--hardening", "-m", "hardening", "--timeout=1800", *session.posargs)
+    session.run(
+        "python", "-m", "pytest", "--hardening", "-m", "hardening", "--timeout=1800", *session.posargs
+    )
 
 
 @nox.session(venv_backend="none")

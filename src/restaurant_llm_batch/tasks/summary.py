@@ -21,6 +21,7 @@ from ._common import (
 )
 from ._parsing import Shown
 from ._prompts.aspects import Language
+from ._room import with_room
 from .aspects import Aspects, query_texts
 
 
@@ -44,6 +45,9 @@ class SummarizeAspects:
         aspects: Names of aspects, or a mapping of aspect to seed words (for any language, or by language).
         max_tokens: Maximum length of a reply, in tokens.
         temperature: Sampling temperature.
+        max_review_tokens: Maximum number of tokens of the reviews in a prompt, by `estimate_tokens`. The best of each
+            aspect are taken in turn until it is reached, and none has more than an eighth of it: a longer one is
+            truncated.
 
     Raises:
         ConfigurationError: A field is out of its bounds.
@@ -56,6 +60,7 @@ class SummarizeAspects:
     aspects: Aspects = ("service", "price", "food")
     max_tokens: int = 1500
     temperature: float = 0.1
+    max_review_tokens: int = 64_000
     _query_texts: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -66,6 +71,7 @@ class SummarizeAspects:
         check_language(self)
         check_count(self, "max_tokens")
         check_temperature(self)
+        check_count(self, "max_review_tokens")
         # Once per task and not per item: the texts are the same for every restaurant. A frozen dataclass sets a
         # derived field through `object`.
         object.__setattr__(self, "_query_texts", query_texts(self.aspects, self.language))
@@ -116,7 +122,13 @@ class SummarizeAspects:
             calls = AspectCalls(
                 self, item.restaurant_id, item.priority, self._language(shown), tuple(self._query_texts)
             )
-            answer = yield from (calls.single if self.mode == "single" else calls.split)(shown)
+            if self.mode == "single":
+                answer = yield from calls.single(with_room(shown, self.max_review_tokens))
+            else:
+                room = self.max_review_tokens
+                answer = yield from calls.split(
+                    {aspect: with_room({aspect: hits}, room)[aspect] for aspect, hits in shown.items()}
+                )
             for aspect, part in answer.parts.items():
                 if isinstance(part, Exception):
                     errors.append(part)

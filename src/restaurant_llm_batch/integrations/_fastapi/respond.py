@@ -229,7 +229,7 @@ async def run_and_respond(
         APIError: The request is invalid, or failed as a whole.
     """
     try:
-        job = make_job()
+        job = await request.off_loop(make_job)
         if request.accepts_ndjson:
             return NDJSONResponse(request, runner, job)
         builder = ResponseBuilder(request, job)

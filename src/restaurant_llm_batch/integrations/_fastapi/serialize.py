@@ -150,9 +150,9 @@ _LINE_SEPARATORS = "\u0085\u2028\u2029"
 
 
 def as_json(value: Any) -> bytes:
-    """Return a value as JSON in UTF-8; lone surrogates become question marks."""
+    """Return a value as JSON in UTF-8; lone surrogates become question marks, and infinite numbers null."""
     try:
-        return to_json(value)
+        return to_json(value, inf_nan_mode="null")
     except ValueError:
         # A model may write a lone surrogate (half an emoji), which UTF-8 cannot encode.
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
