@@ -267,6 +267,17 @@ def which(what: str = "restaurants") -> list[click.Parameter]:
     ]
 
 
+def store() -> click.Option:
+    """Return the option ``--store``."""
+    return click.Option(
+        ["--store"],
+        type=click.Path(path_type=Path, dir_okay=False),
+        metavar="FILE",
+        help="Keep every reply of the model in FILE and reuse it: run the same command again, also after "
+        "Ctrl-C, and only the missing calls are made.",
+    )
+
+
 def results() -> list[click.Parameter]:
     """Return the options for output, store and display of the results."""
     return [
@@ -276,13 +287,7 @@ def results() -> list[click.Parameter]:
             help="Write the outcomes to FILE as JSON Lines; - for standard output. They are in FILE.partial until the "
             "run has ended.",
         ),
-        click.Option(
-            ["--store"],
-            type=click.Path(path_type=Path, dir_okay=False),
-            metavar="FILE",
-            help="Keep every reply of the model in FILE and reuse it: run the same command again, also after "
-            "Ctrl-C, and only the missing calls are made.",
-        ),
+        store(),
         click.Option(
             ["--show"],
             callback=number_or_all,
