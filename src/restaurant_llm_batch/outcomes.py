@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, TypeAlias, TypeVar
 
+from ._text import error_text
 from .models import ItemId
 
 T_co = TypeVar("T_co", covariant=True)
@@ -55,7 +56,7 @@ class Failure:
 
     def __str__(self) -> str:
         attempts = f" after {self.attempts} attempts" if self.attempts > 1 else ""
-        return f"{self.item_id!r} failed at {self.stage}{attempts}: {type(self.error).__name__}: {self.error}"
+        return f"{self.item_id!r} failed at {self.stage}{attempts}: {error_text(self.error)}"
 
 
 Outcome: TypeAlias = Success[T_co] | Failure

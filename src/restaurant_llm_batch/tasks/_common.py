@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from math import inf
 from typing import Literal, TypeAlias, TypeVar, get_args
 
+from .._text import error_text
 from ..errors import STOPS_THE_RUN, ConfigurationError, RunStopped
 from ..steps import ResultOrError
 from ._prompts.aspects import Language
-from ._replies import clean
 
 
 def check(task: object, field: str, valid: bool, bounds: str) -> None:
@@ -79,7 +79,7 @@ def raise_first(errors: Iterable[Exception]) -> None:
 
 def describe_error(error: Exception) -> str:
     """Return the text of an error for a result: its type and message."""
-    return clean(f"{type(error).__name__}: {error}")
+    return error_text(error)
 
 
 LanguageOption: TypeAlias = Literal["ko", "en", "auto"]

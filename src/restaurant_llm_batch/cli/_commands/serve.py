@@ -23,6 +23,7 @@ from ..._config.limits import Limits
 from ..._config.retry import RetryPolicy
 from ..._config.strategy import Strategy
 from ..._runner import BatchRunner
+from ..._text import escaped_json, terminal_text
 from ...errors import ConfigurationError
 from ...protocols import AsyncLLMBackend, LLMBackend
 from ...tasks.reviews import SummarizeReviews
@@ -233,7 +234,7 @@ def _address(host: str, listener: socket.socket) -> str:
 
 def _announce(address: str, source: ReviewSource, options: ServeOptions) -> None:
     count = len(source.ids)
-    click.echo(f"serving {count:,} restaurant{'s' * (count != 1)} of {source.label}")
+    click.echo(f"serving {count:,} restaurant{'s' * (count != 1)} of {terminal_text(source.label)}")
     if options.llm == "offline":
         click.echo("  no language model is used: responses are sentences picked from the reviews")
     click.echo(f"  {address}/docs describes the API, and lets you try it")
@@ -241,7 +242,7 @@ def _announce(address: str, source: ReviewSource, options: ServeOptions) -> None
         body = json.dumps({"restaurants": [{"restaurant_id": source.ids[0]}]}, ensure_ascii=False)
         path = f"{address}/api/v1/llm/summarize/batch"
         header = f'-H "Authorization: Bearer ${TOKEN_VARIABLE}" ' if options.token else ""
-        click.echo(f"  curl {header}--json {shlex.quote(body)} {path}")
+        click.echo(f"  curl {header}--json {terminal_text(shlex.quote(escaped_json(body)))} {path}")
     if options.token is None and not _is_local(options.host):
         click.echo(f"  everyone who reaches {options.host} can use it: set {TOKEN_VARIABLE}", err=True)
     click.echo("  Ctrl-C stops it")
