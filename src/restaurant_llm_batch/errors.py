@@ -28,6 +28,8 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
+from ._text import message_text
+
 if TYPE_CHECKING:
     from ._llm_response import LLMResponse, RateLimitInfo
 
@@ -36,11 +38,13 @@ class BatchError(Exception):
     """
     Base class of every error of this library.
 
-    Attributes are passed as keyword arguments and survive pickling.
+    Attributes are passed as keyword arguments and survive pickling. A message is one line of at most 4,000 characters,
+    without control characters, whatever a service or a review put into it.
     """
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(message)
+        text: object = message
+        super().__init__(message_text(text) if isinstance(text, str) else text)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By default an exception is unpickled from `args` alone, which would drop the keyword-only attributes.

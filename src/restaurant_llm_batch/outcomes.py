@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar
 
-from ._text import place_of
+from ._text import error_text, place_of
 from .errors import BatchError
 from .models import ItemId
 
@@ -82,7 +82,7 @@ class Failure:
         attempts = f" after {self.attempts} attempts" if self.attempts > 1 else ""
         place = None if isinstance(self.error, BatchError) else place_of(self.error)
         at = f" (at {place})" if place else ""
-        return f"{self.item_id!r} failed at {self.stage}{attempts}: {type(self.error).__name__}: {self.error}{at}"
+        return f"{self.item_id!r} failed at {self.stage}{attempts}: {error_text(self.error)}{at}"
 
 
 Outcome: TypeAlias = Success[T_co] | Failure

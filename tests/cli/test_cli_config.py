@@ -157,7 +157,9 @@ def test_the_same_run_by_options_variables_a_file_and_python_makes_the_same_call
 
 def test_the_night_batch_of_the_readme_is_a_command(folder: Path) -> None:
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    command = next(block for block in readme.split("```console\n")[1:] if "--stop-cost" in block).partition("```")[0]
+    command = next(block for block in readme.split("```console\n")[1:] if "--stop-cost" in block).partition(
+        "```"
+    )[0]
     (folder / "reviews.jsonl").write_text('{"restaurant_id": 1, "content": "맛있어요"}\n', encoding="utf-8")
     words = shlex.split(command.replace("\\\n", ""))[2:]
     result = invoke(*words)

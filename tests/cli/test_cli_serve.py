@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from click.testing import CliRunner
 from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.cli._commands import serve
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal")
 SUMMARIES = "/api/v1/llm/summarize/batch"
@@ -85,8 +87,8 @@ class Served:
 
 
 @contextmanager
-def served(*words: str | Path) -> Iterator[Served]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8"}
+def served(*words: str | Path, **variables: str) -> Iterator[Served]:
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **variables}
     process = subprocess.Popen(
         [sys.executable, *map(str, words), "--port", "0"],
         stdout=subprocess.PIPE,
@@ -152,6 +154,68 @@ def test_a_second_ctrl_c_cancels_the_requests_in_flight_and_tells_them(reviews: 
     assert rest.splitlines()[-1] == "stopped"
     assert "Traceback" not in service.said + rest
     assert service.process.returncode == 0
+
+
+def test_sigterm_ends_it_although_a_client_never_finishes_its_request(reviews: Path) -> None:
+    token = "0123456789abcdef"
+    words = ("-c", SLOW, "serve", reviews, "--drain", "0.2")
+    with served(*words, BATCH_SERVE_TOKEN=token) as service:
+        service.listen_for("Ctrl-C stops it")
+        url = service.client.base_url
+        assert service.client.post(SUMMARIES, json={"restaurants": []}).status_code == 401
+        assert service.client.get("/health", headers={"Host": "evil.example"}).status_code == 400
+        with socket.create_connection((url.host, url.port or 80)) as slow:
+            slow.sendall(
+                f"POST {SUMMARIES} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {token}\r\n"
+                "Content-Type: application/json\r\nContent-Length: 1000\r\n\r\n{".encode()
+            )
+            assert service.client.get("/health").status_code == 200
+            service.process.send_signal(signal.SIGTERM)
+            said, _ = service.process.communicate(timeout=60)
+
+    assert said.splitlines()[-1] == "stopped"
+    assert "Traceback" not in said
+    assert token not in service.said + said
+    assert "$BATCH_SERVE_TOKEN" in service.said + said
+    assert service.process.returncode == 0
+
+
+@pytest.mark.parametrize("token", ["", " ", "two words", "a\nb", "한글", "x" * 1001])
+def test_a_token_that_no_client_can_send_is_refused_without_repeating_it(token: str) -> None:
+    result = CliRunner().invoke(build(), ["serve"], env={"BATCH_SERVE_TOKEN": token})
+
+    assert result.exit_code == 2
+    assert "openssl rand" in result.output
+    assert not token.strip() or token not in result.output
+
+
+@pytest.mark.parametrize(
+    ("host", "allowed", "expected"),
+    [
+        ("127.0.0.1", None, serve.LOCAL_HOSTS),
+        ("::1", None, serve.LOCAL_HOSTS),
+        ("localhost", None, serve.LOCAL_HOSTS),
+        ("127.8.9.1", None, serve.LOCAL_HOSTS),
+        ("0.0.0.0", None, ("*",)),
+        ("::", None, ("*",)),
+        ("", None, ("*",)),
+        ("reviews.example", None, ("*",)),
+        ("127.0.0.1", ("reviews.example",), ("reviews.example",)),
+        ("0.0.0.0", ("*.example.com", "localhost"), ("*.example.com", "localhost")),
+    ],
+)
+def test_a_service_of_this_machine_alone_answers_to_its_names_alone(
+    host: str, allowed: tuple[str, ...] | None, expected: tuple[str, ...]
+) -> None:
+    fields: dict[str, Any] = {field.name: None for field in dataclasses.fields(serve.ServeOptions)}
+
+    assert serve.ServeOptions(**fields | {"host": host, "allowed_hosts": allowed}).hosts == expected
+
+
+def test_the_token_is_not_in_the_options_repr() -> None:
+    fields: dict[str, Any] = {field.name: None for field in dataclasses.fields(serve.ServeOptions)}
+
+    assert "hidden" not in repr(serve.ServeOptions(**fields | {"token": "hidden"}))
 
 
 def test_a_port_that_is_taken_is_said_in_a_line_before_anything_is_indexed(reviews: Path) -> None:

@@ -33,6 +33,7 @@ FAMILIES = {
     "mistral": ["<s>", "</s>", "[INST]", "[/INST]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]", "[TOOL_CALLS]"],
     "exaone": ["[|system|]", "[|user|]", "[|assistant|]", "[|endofturn|]", "[BOS]", "[EOS]"],
     "glm": ["[gMASK]", "<sop>", "<|user|>", "<|assistant|>"],
+    "minimax": ["]~b]", "]~!b[", "[e~["],
     "internlm": ["<s>", "</s>", "[UNUSED_TOKEN_145]", "[UNUSED_TOKEN_146]", "<|im_end|>"],
 }
 

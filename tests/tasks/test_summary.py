@@ -26,6 +26,7 @@ from restaurant_llm_batch import (
 from restaurant_llm_batch.steps import Complete, SearchAll
 from restaurant_llm_batch.tasks._prompts.aspects import quoted
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
+from restaurant_llm_batch.tokens.counting import estimate_tokens
 from restaurant_llm_batch.tokens.packing import TRUNCATION_MARK
 
 Flow = Generator[Any, Any, RestaurantSummary]
@@ -430,3 +431,77 @@ def test_results_go_to_json_with_the_standard_library() -> None:
     assert json.loads(text)["categories"]["food"]["evidence"] == [
         {"review_id": "1-0", "snippet": "맛있다", "rank": 0}
     ]
+
+
+# The room in a prompt
+
+
+def shown_texts(request: LLMRequest) -> dict[str, list[str]]:
+    return {aspect: [r["content"] for r in reviews] for aspect, reviews in request.inputs["reviews"].items()}
+
+
+def test_reviews_that_fit_are_shown_as_they_are() -> None:
+    found = [hits(*(f"{aspect} {i} " + "맛있어요 " * 60 for i in range(10))) for aspect in "abc"]
+    _, request = ask(SummarizeAspects(), found)
+
+    assert shown_texts(request) == {
+        name: [hit.content for hit in of_one]
+        for name, of_one in zip(("service", "price", "food"), found, strict=True)
+    }
+
+
+@pytest.mark.parametrize("unit", ["a", "맛있어요 ", "👍🏽", "\x00", "[", "ㅋ", "x " * 50, "\u0301"])
+def test_a_review_of_any_length_takes_no_more_than_its_share(unit: str) -> None:
+    task = SummarizeAspects(max_review_tokens=4000)
+    found = [hits((unit * 2_000_000)[:2_000_000], "short"), hits("price"), hits(*["food"] * 20)]
+    _, request = ask(task, found)
+    shown = shown_texts(request)
+
+    long, short = shown["service"]
+    assert short == "short"
+    assert shown["price"] == ["price"]
+    assert shown["food"] == ["food"] * 20
+    assert long.endswith(TRUNCATION_MARK)
+    assert unit.strip()[0] == long[0]
+    assert estimate_tokens(long) <= 4000 // 8 + 10
+
+
+def test_the_best_reviews_of_each_aspect_are_shown_if_not_all_have_room() -> None:
+    long = "맛있어요 " * 40
+    found = [hits(*(f"{i} {long}" for i in range(100))) for _ in range(3)]
+    _, request = ask(SummarizeAspects(limit=100, max_review_tokens=4000), found)
+    shown = shown_texts(request)
+
+    assert len({len(texts) for texts in shown.values()} | {0}) <= 3
+    for texts in shown.values():
+        assert [text.split()[0] for text in texts] == [str(i) for i in range(len(texts))]
+        assert len(texts) > 3
+    tokens = sum(estimate_tokens(text) for texts in shown.values() for text in texts)
+    assert 3000 < tokens <= 4000
+
+
+def test_an_aspect_always_shows_its_best_review() -> None:
+    _, request = ask(
+        SummarizeAspects(max_review_tokens=1), [hits("good " * 99), hits("cheap"), hits("tasty")]
+    )
+
+    assert all(len(texts) == 1 for texts in shown_texts(request).values())
+
+
+def test_each_call_of_a_split_has_the_room_for_itself() -> None:
+    found = [hits(*("맛있어요 " * 40 for _ in range(10))) for _ in range(3)]
+    flow, _ = begin(SummarizeAspects(mode="split", max_review_tokens=900))
+    calls = flow.send(found)
+    tokens = []
+    for inner in calls.flows:
+        step = next(inner)
+        tokens.append(sum(estimate_tokens(r["content"]) for r in step.request.inputs["reviews"]))
+
+    assert len(tokens) == 3
+    assert all(600 < one <= 900 for one in tokens)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, 1.5, "many", None])
+def test_the_room_is_a_whole_number(value: Any) -> None:
+    with pytest.raises(errors.ConfigurationError, match="max_review_tokens"):
+        SummarizeAspects(max_review_tokens=value)

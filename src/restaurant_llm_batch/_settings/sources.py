@@ -32,7 +32,7 @@ _OURS = "BATCH_"
 """Names that start so are ours: each that is no setting is a mistake."""
 _OTHERS = ("VLLM_", "QDRANT_", "RUNPOD_", "OPENAI_", "LLM_", "ASPECT_", "ENABLE_PARALLEL", "MAX_SAFE")
 """Names that others use too: only those that nearly are a setting's are mistakes."""
-_ALSO_OURS = frozenset({CONFIG_VARIABLE})
+_ALSO_OURS = frozenset({CONFIG_VARIABLE, "BATCH_SERVE_TOKEN"})
 # Variables of OpenAI's SDK, RunPod's worker and vLLM that resemble ours.
 _KNOWN_OTHERS = frozenset(
     {"OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "RUNPOD_ENDPOINT_BASE_URL"}

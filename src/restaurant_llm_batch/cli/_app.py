@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from .._text import terminal_text
 from ..errors import BatchError
 from ._backends import MakeLLM, models
 from ._commands import (
@@ -60,7 +61,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BatchError as error:
-            raise CLIError(" ".join([str(error), *getattr(error, "__notes__", ())])) from error
+            raise CLIError(terminal_text(" ".join([str(error), *getattr(error, "__notes__", ())]))) from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)

@@ -8,7 +8,6 @@ finished can still be read.
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 import sys
@@ -18,6 +17,7 @@ from errno import ENOSPC
 from pathlib import Path
 from typing import IO, Any
 
+from .._text import json_line
 from ..errors import BatchError, ConfigurationError
 
 STDOUT = "-"
@@ -52,10 +52,9 @@ class JSONLWriter:
         """
         if self._file is None:
             return
-        line = json.dumps(record, ensure_ascii=False)
+        line = json_line(record)
         try:
-            # One write per line, so that no partial line is left behind. "replace": a model may write half an emoji.
-            self._file.write(line.encode("utf-8", "replace") + b"\n")
+            self._file.write(line)  # one write per line, so that no partial line is left behind
             self._file.flush()
         except BrokenPipeError:
             raise  # the reader of standard output has seen enough

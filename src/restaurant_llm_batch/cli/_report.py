@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from .._text import terminal_text
 from ..integrations._tally import duration
 from ..outcomes import Failure, Outcome, RunStats, Success
 from . import _tables as tables
 from ._options import LoadedInput
-from ._tables import clean, counted
+from ._tables import counted
 from ._views import R, ResultView
 
 
@@ -73,12 +74,12 @@ def footer(collected: ResultCollector[R], view: ResultView[R], loaded: LoadedInp
         f"{_counts(collected, view, len(loaded.items))} {_costs(stats, searched=loaded.search is not None)}"
     )
     if stats.stopped_because is not None and not collected.interrupted:
-        text.append(f" The run stopped early: {clean(stats.stopped_because)}.", style="red")
+        text.append(f" The run stopped early: {terminal_text(stats.stopped_because)}.", style="red")
     if collected.failed_parts:
         text.append(f" {counted(collected.failed_parts, *view.failed_part_phrases)}.", style="red")
     if loaded.note:
         text.append(f" {loaded.note}")
-    models = ", ".join(sorted(map(clean, collected.models)))
+    models = ", ".join(sorted(map(terminal_text, collected.models)))
     if models:
         text.append(f" Model: {models}.")
     if NO_MODEL in collected.models:

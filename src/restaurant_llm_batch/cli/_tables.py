@@ -12,18 +12,12 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from .._text import error_text, terminal_text
 from ..models import Hit, ItemId
 from ..outcomes import Failure
 from ._sources import NamedItems
 
 _NAME_WIDTH = 18
-_INVISIBLE = {ord("\N{VARIATION SELECTOR-16}"): None}
-
-
-def clean(text: str) -> str:
-    """Return a text on one line, without control characters and without variation selectors, whose width varies."""
-    flat = " ".join(text.translate(_INVISIBLE).split())
-    return "".join(character for character in flat if character.isprintable())
 
 
 def counted(number: int, singular: str, plural: str) -> str:
@@ -54,21 +48,21 @@ def name_cell(source: NamedItems, item_id: ItemId | None) -> Text:
     """Return a cell with an item's name and its id below; or only its id."""
     name = source.names.get(str(item_id))
     if name is None:
-        return Text(clean(str(item_id)), style="bold", overflow="fold")
-    cell = Text(clean(name), style="bold", overflow="fold")
-    return cell.append(f"\n{clean(str(item_id))}", style="not bold dim")
+        return Text(terminal_text(str(item_id)), style="bold", overflow="fold")
+    cell = Text(terminal_text(name), style="bold", overflow="fold")
+    return cell.append(f"\n{terminal_text(str(item_id))}", style="not bold dim")
 
 
 def summary(text: str, reviews: int) -> Text:
     """Return a cell with a summary and its number of reviews."""
     if not text:
         return dim("no reviews")
-    return Text(clean(text)).append(f" ({counted(reviews, 'review', 'reviews')})", style="dim")
+    return Text(terminal_text(text)).append(f" ({counted(reviews, 'review', 'reviews')})", style="dim")
 
 
 def failed(what: str) -> Text:
     """Return a cell that says why something failed."""
-    return Text(f"failed: {clean(what)}", style="red")
+    return Text(f"failed: {terminal_text(what)}", style="red")
 
 
 def labelled(rows: Mapping[str, Text], *, wrap: bool = True, max_label_width: int = 16) -> Table:
@@ -81,11 +75,11 @@ def labelled(rows: Mapping[str, Text], *, wrap: bool = True, max_label_width: in
         max_label_width: Width in characters at which labels are truncated.
     """
     grid = Table.grid(padding=(0, 2), expand=True)
-    width = min(max_label_width, max((cell_len(clean(label)) for label in rows), default=0))
+    width = min(max_label_width, max((cell_len(terminal_text(label)) for label in rows), default=0))
     grid.add_column(style="cyan", no_wrap=True, overflow="ellipsis", width=width)
     grid.add_column(no_wrap=not wrap, overflow="fold" if wrap else "ellipsis", ratio=1)
     for label, text in rows.items():
-        grid.add_row(Text(clean(label)), text)
+        grid.add_row(Text(terminal_text(label)), text)
     return grid
 
 
@@ -96,8 +90,8 @@ def hits_table(hits: Sequence[Hit]) -> Table:
     rows.columns[2].max_width = 20
     rows.columns[2].overflow = "fold"
     for rank, hit in enumerate(hits, 1):
-        review_id = Text(clean(str(hit.review_id)), style="cyan")
-        rows.add_row(Text(str(rank)), Text(f"{hit.score:.4f}"), review_id, Text(clean(hit.content)))
+        review_id = Text(terminal_text(str(hit.review_id)), style="cyan")
+        rows.add_row(Text(str(rank)), Text(f"{hit.score:.4f}"), review_id, Text(terminal_text(hit.content)))
     return rows
 
 
@@ -107,11 +101,10 @@ def failures_table(failures: Iterable[Failure], source: NamedItems) -> Table:
     rows.columns[2].ratio = 1
     rows.columns[3].justify = "right"
     for failure in failures:
-        cause = f"{type(failure.error).__name__}: {failure.error}"
         rows.add_row(
             name_cell(source, failure.item_id),
             Text(failure.stage),
-            Text(clean(cause), style="red"),
+            Text(terminal_text(error_text(failure.error)), style="red"),
             Text(str(failure.attempts)),
         )
     return rows

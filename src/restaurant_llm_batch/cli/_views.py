@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from rich.table import Table
 
+from .._text import error_text
 from ..outcomes import Failure, Outcome, Success
 from ._sources import NamedItems
 from ._tables import counted
@@ -56,5 +57,4 @@ class ResultView(Generic[R]):
 
 
 def _failure(failure: Failure) -> Mapping[str, Any]:
-    error = f"{type(failure.error).__name__}: {failure.error}"
-    return {"stage": failure.stage, "error": error, "attempts": failure.attempts}
+    return {"stage": failure.stage, "error": error_text(failure.error), "attempts": failure.attempts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from math import inf
 from typing import Annotated, Any
 
 try:
@@ -21,14 +22,18 @@ from ..tasks.sentiment import AnalyzeSentiment
 from ..tasks.strengths import ExtractStrengths
 from ..tasks.summary import SummarizeAspects
 from ._fastapi import openapi as openapi_examples
+from ._fastapi.bounds import Bounds
 from ._fastapi.jobs import TaskSet
-from ._fastapi.request import BatchRequest, Bounds, routes_within
+from ._fastapi.request import BatchRequest, routes_within
 from ._fastapi.requests import SentimentAnalysisBatchRequest, StrengthBatchRequest, SummaryRequest
 from ._fastapi.respond import run_and_respond
 from ._fastapi.responses import SentimentAnalysisBatchResponse, StrengthBatchResponse, SummaryBatchResponse
 
 MAX_BODY_BYTES = 8 * 2**20
 MAX_ITEMS = 200
+MAX_REVIEWS = 10_000
+MAX_CALLS = 1_000
+BODY_TIMEOUT = 60.0
 
 Summaries = Annotated[SummaryRequest, Body(openapi_examples=openapi_examples.SUMMARY_REQUESTS)]
 Sentiments = Annotated[
@@ -46,6 +51,9 @@ def batch_router(
     strengths: ExtractStrengths = ExtractStrengths(),
     max_body_bytes: int = MAX_BODY_BYTES,
     max_items: int = MAX_ITEMS,
+    max_reviews: int = MAX_REVIEWS,
+    max_calls: int = MAX_CALLS,
+    body_timeout: float = BODY_TIMEOUT,
     prefix: str = "/api/v1",
 ) -> APIRouter:
     """
@@ -62,8 +70,13 @@ def batch_router(
         review_summary: Task for summaries of reviews in the request.
         sentiment: Task for sentiment labels.
         strengths: Task for strengths.
-        max_body_bytes: Maximum size of a request body in bytes; a larger one gets status 413.
+        max_body_bytes: Maximum size of a request body in bytes; a larger one gets status 413. All bodies that are open
+            at once may have 8 times as much; beyond that, large ones get status 503.
         max_items: Maximum number of restaurants in a request; more get status 413.
+        max_reviews: Maximum number of reviews in a request, over all of its restaurants; more get status 413.
+        max_calls: Maximum number of calls of the model that the reviews of a request may need, as estimated from
+            their lengths and the token budget of a batch; more get status 413.
+        body_timeout: Maximum seconds until the body of a request has arrived; then it gets status 408.
         prefix: Common prefix of the paths.
 
     Raises:
@@ -74,8 +87,16 @@ def batch_router(
     _check("review_summary", review_summary, SummarizeReviews)
     _check("sentiment", sentiment, AnalyzeSentiment)
     _check("strengths", strengths, ExtractStrengths)
-    bounds = Bounds(_count("max_body_bytes", max_body_bytes), _count("max_items", max_items))
-    tasks = TaskSet(summary, review_summary, sentiment, strengths, runner.can_search)
+    bounds = Bounds(
+        _count("max_body_bytes", max_body_bytes),
+        _count("max_items", max_items),
+        _count("max_reviews", max_reviews),
+        _count("max_calls", max_calls),
+        _seconds("body_timeout", body_timeout),
+    )
+    tasks = TaskSet(
+        summary, review_summary, sentiment, strengths, runner.can_search, runner.limits, bounds.check_calls
+    )
 
     @asynccontextmanager
     async def open_runner(_app: Any) -> AsyncIterator[None]:
@@ -141,4 +162,10 @@ def _check(name: str, value: object, kind: type) -> None:
 def _count(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ConfigurationError(f"{name} must be a whole number of at least 1, got {value!r}")
+    return value
+
+
+def _seconds(name: str, value: object) -> float:
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < inf:
+        raise ConfigurationError(f"{name} must be a number of seconds above 0, got {value!r}")
     return value

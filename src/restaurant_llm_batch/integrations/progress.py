@@ -9,6 +9,7 @@ from threading import Lock
 from time import monotonic
 from typing import Self
 
+from .._text import terminal_text
 from ..events import Event, ItemEnded, RetryScheduled, RunEnded, RunStarted
 from ._tally import ProgressState, duration
 
@@ -87,7 +88,7 @@ class RichProgress:
             if state.ended is not None:
                 del self._states[event.run]
         if line is not None:
-            self._console.print(Text(line), soft_wrap=True)
+            self._console.print(Text(terminal_text(line)), soft_wrap=True)
         if self._redraws and isinstance(event, (RunStarted, RunEnded)):
             self._start_or_stop(state, now)
 
@@ -176,7 +177,7 @@ class RichProgress:
         if details := _details(state):
             yield Text(f"  {details}", style="dim", overflow="ellipsis", no_wrap=True)
         if waiting := state.waiting_for(now):
-            yield Text(f"  {waiting}", style="yellow", overflow="ellipsis", no_wrap=True)
+            yield Text(f"  {terminal_text(waiting)}", style="yellow", overflow="ellipsis", no_wrap=True)
 
     def _line_due(self, event: Event, state: ProgressState, now: float) -> str | None:
         if not self._plain_every:

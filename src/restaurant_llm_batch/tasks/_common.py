@@ -7,12 +7,11 @@ from dataclasses import replace
 from math import inf
 from typing import Protocol, TypeVar
 
-from .._text import composed
+from .._text import composed, error_text
 from ..errors import STOPS_THE_RUN, ConfigurationError, RunStopped
 from ..models import Hit
 from ..steps import ResultOrError
 from ._prompts.wording import Language, Wording, as_language
-from ._replies import clean
 
 
 def check(task: object, field: str, valid: bool, bounds: str) -> None:
@@ -112,7 +111,7 @@ def raise_first(errors: Iterable[Exception]) -> None:
 
 def describe_error(error: Exception) -> str:
     """Return the text of an error for a result: its type and message."""
-    return clean(f"{type(error).__name__}: {error}")
+    return error_text(error)
 
 
 def choose_wording(task: Worded, texts: Iterable[str]) -> Wording:

@@ -23,6 +23,7 @@ from ._common import (
 from ._parsing import Shown
 from ._preview import Previewed
 from ._prompts.wording import as_language
+from ._room import with_room
 from .aspects import Aspects, query_texts
 
 
@@ -52,6 +53,9 @@ class SummarizeAspects(Previewed):
         instructions: Instructions of your own, which follow ours and come first where they differ; None for none.
         replace_instructions: Whether they stand in place of ours. Two things remain: that the reviews are data, and
             the form of the reply. `preview` shows the outcome.
+        max_review_tokens: Maximum number of tokens of the reviews in a prompt, by `estimate_tokens`. The best of each
+            aspect are taken in turn until it is reached, and none has more than an eighth of it: a longer one is
+            truncated.
 
     Raises:
         ConfigurationError: A field is out of its bounds.
@@ -67,6 +71,7 @@ class SummarizeAspects(Previewed):
     category: ItemId | None = None
     instructions: str | None = None
     replace_instructions: bool = False
+    max_review_tokens: int = 64_000
     _query_texts: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -79,6 +84,7 @@ class SummarizeAspects(Previewed):
         check_temperature(self)
         if self.category is not None:
             object.__setattr__(self, "category", as_item_id(self.category, "SummarizeAspects.category"))
+        check_count(self, "max_review_tokens")
         # Once per task and not per item: the texts are the same for every restaurant. A frozen dataclass sets a
         # derived field through `object`.
         object.__setattr__(self, "_query_texts", query_texts(self.aspects, as_language(self.language)))
@@ -129,7 +135,13 @@ class SummarizeAspects(Previewed):
             texts = (hit.content for reviews in shown.values() for _, hit in reviews)
             wording = choose_wording(self, texts)
             calls = AspectCalls(self, item.restaurant_id, item.priority, wording, tuple(self._query_texts))
-            answer = yield from (calls.single if self.mode == "single" else calls.split)(shown)
+            if self.mode == "single":
+                answer = yield from calls.single(with_room(shown, self.max_review_tokens))
+            else:
+                room = self.max_review_tokens
+                answer = yield from calls.split(
+                    {aspect: with_room({aspect: hits}, room)[aspect] for aspect, hits in shown.items()}
+                )
             for aspect, part in answer.parts.items():
                 if isinstance(part, Exception):
                     errors.append(part)

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from anyio.lowlevel import checkpoint
+
 from ..._llm_response import LLMResponse
 from ..._nlp.lexicon import WordAnalyzer
 from ...errors import PermanentBackendError
@@ -108,7 +110,8 @@ class OfflineLLM:
         return LLMResponse(text=json.dumps(found, ensure_ascii=False), finish_reason="stop", model=_MODEL)
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
-        """Complete a request as `complete` does; takes milliseconds and never awaits."""
+        """Complete a request as `complete` does: in milliseconds, after the event loop's other tasks had a turn."""
+        await checkpoint()
         return self.complete(request)
 
     def _sentiment(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
 import click
 
+from ..._text import terminal_text
 from ...errors import BatchError, ConfigurationError
 from ...search import EmbeddedSearch
 from .. import _backends as services
@@ -60,7 +62,7 @@ def _main(file: Path, into: Path | None, **values: Any) -> None:
         raise click.UsageError("missing the destination: --into FOLDER, or --search qdrant")
     else:
         _index(file, EmbeddedSearch(into, embedder=chosen.embedder()), repr(str(into)))
-        click.echo(f"Next: restaurant-llm-batch summarize {into}")
+        click.echo(f"Next: restaurant-llm-batch summarize {terminal_text(shlex.quote(str(into)))}")
 
 
 def _index(file: Path, index: Index, label: str) -> None:
@@ -74,12 +76,12 @@ def _index(file: Path, index: Index, label: str) -> None:
     skipped = f" ({indexed.blank:,} without text left out)" if indexed.blank else ""
     for failure in indexed.failures[:_NAMED_FAILURES]:
         name = f"review {failure.review_id!r} of restaurant {failure.restaurant_id!r}"
-        click.echo(f"Left out: {name}: {failure.reason}", err=True)
+        click.echo(terminal_text(f"Left out: {name}: {failure.reason}"), err=True)
     if indexed.failed:
         skipped += f" ({indexed.failed:,} that cannot be embedded left out)"
     click.echo(
         f"Indexed {indexed.reviews:,} reviews of {len(lines.restaurants):,} restaurants{skipped}; "
-        f"{label} now holds {count:,} reviews."
+        f"{terminal_text(label)} now holds {count:,} reviews."
     )
 
 

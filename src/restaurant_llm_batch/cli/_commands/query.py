@@ -9,6 +9,7 @@ import click
 from rich.padding import Padding
 from rich.text import Text
 
+from ..._text import terminal_text
 from ...models import SearchQuery
 from .. import _options as parameters
 from .. import _report as report
@@ -62,7 +63,7 @@ def _main(
     with source.search as reviews:
         hits = reviews.search(SearchQuery(restaurant_id, text, limit, min_score))
     out = report.console()
-    heading = f"{tables.clean(text)!r} in {tables.clean(source.title(restaurant_id))}, {source.label}"
+    heading = f"{terminal_text(text)!r} in {terminal_text(source.title(restaurant_id))}, {terminal_text(source.label)}"
     out.print(Padding(Text(heading, style="bold"), (0, 1)))
     out.print(tables.hits_table(hits) if hits else Padding(Text("nothing found"), (0, 1)))
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import os
+import re
 import shlex
+import signal
 import socket
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +21,7 @@ import click
 
 from ..._runner import BatchRunner
 from ..._settings import BatchSettings
+from ..._text import escaped_json, terminal_text
 from ...errors import ConfigurationError
 from ...protocols import AsyncLLMBackend, LLMBackend
 from ...tasks.reviews import SummarizeReviews
@@ -40,8 +46,15 @@ SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder ma
 built-in sample. With --search qdrant there is no SOURCE: the reviews are those of the collection. All requests
 share the limits.
 
-Ctrl-C lets requests in flight finish; pressed again, it cancels them.
+Ctrl-C and SIGTERM let requests in flight finish, for --drain seconds; a second one cancels them.
 """
+
+TOKEN_VARIABLE = "BATCH_SERVE_TOKEN"
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
+_TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,1000}")
+"""The token68 of RFC 7235, with all signs that RFC 6750 allows in a bearer token."""
+_SPARE_DESCRIPTORS = 300
+"""File descriptors for other things than the connections of clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +66,20 @@ class ServeOptions:
     port: int
     language: Language
     settings: BatchSettings
+    token: str | None = field(repr=False)
+    allowed_hosts: tuple[str, ...] | None
+    connections: int
+    drain: float
+    max_items: int
+    max_reviews: int
+    max_calls: int
+
+    @property
+    def hosts(self) -> Sequence[str]:
+        """Names in the header ``Host`` that are answered; "*" for all."""
+        if self.allowed_hosts is not None:
+            return self.allowed_hosts
+        return LOCAL_HOSTS if _is_local(self.host) else ("*",)
 
     def open_source(self) -> ReviewSource:
         """Open the reviews."""
@@ -69,6 +96,9 @@ class ServeOptions:
             review_summary=SummarizeReviews(language=self.language),
             sentiment=AnalyzeSentiment(language=self.language),
             strengths=ExtractStrengths(language=self.language),
+            max_items=self.max_items,
+            max_reviews=self.max_reviews,
+            max_calls=self.max_calls,
         )
 
 
@@ -85,6 +115,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         *settings.options(search=True, llm=True, batches=True, llms=[*llms]),
         settings.option("aspect_seeds_file"),
         parameters.language("Language of search and replies; auto detects that of the reviews."),
+        *_limit_options(),
     ]
     return settings.SectionedCommand("serve", params=options, callback=partial(_main, llms), help=_HELP)
 
@@ -93,21 +124,49 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
     chosen = services.take_llm(llms, values)
     options = ServeOptions(settings=settings.take_settings(values), **values)
     try:
+        from ...integrations._fastapi.connections import ServerLimits
         from ...integrations._fastapi.server import SignalAwareServer, application
     except ImportError as error:
         raise ConfigurationError(
             f"serve needs the package {error.name}: pip install 'restaurant-llm-batch[fastapi]'"
         ) from error
     name, llm = services.make_llm(llms, chosen, options.settings)
-    with _bind(options.host, options.port) as listener:
+    limits = ServerLimits(connections=_possible(options.connections), drain_seconds=options.drain)
+    with _sigterm_as_sigint(), _bind(options.host, options.port) as listener:
         source = options.open_source()
         with source.search:
-            app = application(options.router(llm, source))
-            _announce(_address(options.host, listener), source, name)
+            router = options.router(llm, source)
+            app = application(router, token=options.token, allowed_hosts=options.hosts)
+            _announce(_address(options.host, listener), source, options, name)
             # uvicorn raises the signal again after a graceful shutdown.
             with suppress(KeyboardInterrupt):
-                SignalAwareServer(app).run(sockets=[listener])
+                SignalAwareServer(app, limits).run(sockets=[listener])
     click.echo("stopped")
+
+
+@contextmanager
+def _sigterm_as_sigint() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` for SIGTERM too, so that what is open is closed."""
+    if threading.current_thread() is not threading.main_thread():  # only that one can install handlers
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _possible(connections: int) -> int:
+    """Return the number of connections, or fewer if this process may not open as many file descriptors."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return connections
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if limit == resource.RLIM_INFINITY:
+        return connections
+    return max(1, min(connections, max(limit - _SPARE_DESCRIPTORS, limit // 4)))
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -140,17 +199,64 @@ def _address(host: str, listener: socket.socket) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def _announce(address: str, source: ReviewSource, llm: str) -> None:
+def _announce(address: str, source: ReviewSource, options: ServeOptions, llm: str) -> None:
     count = len(source.ids)
-    click.echo(f"serving {count:,} restaurant{'s' * (count != 1)} of {source.label}")
+    click.echo(f"serving {count:,} restaurant{'s' * (count != 1)} of {terminal_text(source.label)}")
     if llm == "offline":
         click.echo("  no language model is used: responses are sentences picked from the reviews")
     click.echo(f"  {address}/docs describes the API, and lets you try it")
     if count:
         body = json.dumps({"restaurants": [{"restaurant_id": source.ids[0]}]}, ensure_ascii=False)
         path = f"{address}/api/v1/llm/summarize/batch"
-        click.echo(f"  curl --json {shlex.quote(body)} {path}")
+        header = f'-H "Authorization: Bearer ${TOKEN_VARIABLE}" ' if options.token else ""
+        click.echo(f"  curl {header}--json {terminal_text(shlex.quote(escaped_json(body)))} {path}")
+    if options.token is None and not _is_local(options.host):
+        click.echo(f"  everyone who reaches {options.host} can use it: set {TOKEN_VARIABLE}", err=True)
     click.echo("  Ctrl-C stops it")
+
+
+def _is_local(host: str) -> bool:
+    """Return whether only this machine reaches an address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _checked_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is None and TOKEN_VARIABLE in os.environ:
+        value = ""  # click takes an empty variable for none, but a service must not open for a lost secret
+    if value is not None and not _TOKEN.fullmatch(value):
+        # Without the value, which is a secret.
+        raise click.BadParameter(
+            "a token has 1 to 1000 letters, digits and signs of ._~+/=-; for example that of: openssl rand -hex 32",
+            ctx,
+            param,
+        )
+    return value
+
+
+def _limit_options() -> list[click.Parameter]:
+    return [
+        parameters.count("--max-items", 200, "Maximum restaurants in a request."),
+        parameters.count(
+            "--max-reviews", 10_000, "Maximum reviews in a request, over all of its restaurants."
+        ),
+        parameters.count(
+            "--max-calls", 1000, "Maximum calls of the model that the reviews of a request may need."
+        ),
+        parameters.count("--connections", 1000, "Maximum connections; of more, those that wait are closed."),
+        click.Option(
+            ["--drain"],
+            type=click.FloatRange(min=0, max=3600),
+            default=20.0,
+            show_default=True,
+            metavar="SECONDS",
+            help="Seconds that requests in flight have to finish after Ctrl-C or SIGTERM.",
+        ),
+    ]
 
 
 def _address_options() -> list[click.Parameter]:
@@ -159,8 +265,7 @@ def _address_options() -> list[click.Parameter]:
             ["--host"],
             default="127.0.0.1",
             show_default=True,
-            help="Address to serve at; 0.0.0.0 for all addresses of this machine. There is no authentication: "
-            "put a proxy with authentication in front.",
+            help="Address to serve at; 0.0.0.0 for all addresses of this machine, with --token or behind a proxy.",
         ),
         click.Option(
             ["--port"],
@@ -168,5 +273,19 @@ def _address_options() -> list[click.Parameter]:
             default=8000,
             show_default=True,
             help="Port to serve at; 0 for any free port.",
+        ),
+        click.Option(
+            ["--token"],
+            envvar=TOKEN_VARIABLE,
+            callback=_checked_token,
+            help="Bearer token that requests must have. Better set the environment variable "
+            f"{TOKEN_VARIABLE}: options are shown to all users of this machine.",
+        ),
+        click.Option(
+            ["--allowed-hosts"],
+            callback=parameters.names,
+            metavar="NAME,NAME,...",
+            help="Names in the header Host that are answered, * for all; by default localhost, 127.0.0.1 and [::1] "
+            "if served at one of these, else all.",
         ),
     ]

@@ -11,6 +11,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ..._text import terminal_text
 from ...results import AspectSummary, RestaurantSummary
 from ...tasks.summary import SummarizeAspects
 from .. import _options as parameters
@@ -120,7 +121,7 @@ def _overall(summary: RestaurantSummary) -> Text:
         return tables.dim("no reviews")
     if summary.overall_status == "failed":
         return tables.failed(summary.overall_error or "for an unknown reason")
-    return Text(tables.clean(summary.overall_summary))
+    return Text(terminal_text(summary.overall_summary))
 
 
 def _aspect(aspect: AspectSummary) -> Text:
@@ -128,7 +129,7 @@ def _aspect(aspect: AspectSummary) -> Text:
         return tables.dim("no reviews")
     if aspect.status == "failed":
         return tables.failed(aspect.error or "for an unknown reason")
-    return Text(tables.clean(aspect.summary))
+    return Text(terminal_text(aspect.summary))
 
 
 def _failed_summaries(summary: RestaurantSummary) -> int:

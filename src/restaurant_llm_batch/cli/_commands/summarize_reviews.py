@@ -10,6 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ..._text import terminal_text
 from ...results import ReviewSummary
 from ...tasks.reviews import SummarizeReviews
 from .. import _options as parameters
@@ -103,7 +104,7 @@ def _table(summaries: Sequence[ReviewSummary], source: NamedItems) -> Table:
     table.columns[1].ratio = 1
     table.show_lines = True
     for summary in summaries:
-        overall = tables.clean(summary.overall_summary)
+        overall = terminal_text(summary.overall_summary)
         kinds = {
             "positive": tables.summary(summary.positive_summary, summary.positive_count),
             "negative": tables.summary(summary.negative_summary, summary.negative_count),

@@ -13,6 +13,7 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from ..._text import terminal_text
 from ...results import Vocabulary, Word
 from ...tasks.vocabulary import ExtractVocabulary
 from ...tokens.chunking import split_text
@@ -126,7 +127,7 @@ def _contents(vocabulary: Vocabulary) -> RenderableType:
         parts.append(_words(vocabulary.words))
     if vocabulary.phrases:
         phrases = islice(vocabulary.phrases.items(), _MAX_PHRASES)
-        meanings = {phrase: Text(tables.clean(meaning)) for phrase, meaning in phrases}
+        meanings = {phrase: Text(terminal_text(meaning)) for phrase, meaning in phrases}
         parts.append(tables.labelled(meanings, wrap=False, max_label_width=_MAX_PHRASE_WIDTH))
     parts += [
         tables.failed(f"{failed.kind} of chunk {failed.chunk + 1:,}: {failed.error}")
@@ -139,7 +140,7 @@ def _words(words: Mapping[str, Word]) -> Text:
     """Return words with their parts of speech, as in a dictionary: "soup(n), boil(v)"."""
     text = Text()
     for index, (word, entry) in enumerate(islice(words.items(), _MAX_WORDS)):
-        text.append(", " if index else "").append(tables.clean(word), style="bold")
+        text.append(", " if index else "").append(terminal_text(word), style="bold")
         text.append(f"({entry.pos})" if entry.pos else "", style="dim")
     return text
 

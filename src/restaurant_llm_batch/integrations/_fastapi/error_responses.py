@@ -13,6 +13,7 @@ from typing import Any
 
 from fastapi import Response
 from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 
 from ...errors import (
@@ -61,8 +62,14 @@ _TOO_SMALL = re.compile(r"max_tokens_per_batch=|a budget of \d+ tokens for a bat
 class APIError(HTTPException):
     """An error with an HTTP status and a message for the client."""
 
-    def __init__(self, status: int, message: str, details: Sequence[ErrorDetail] = ()) -> None:
-        super().__init__(status, message)
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        details: Sequence[ErrorDetail] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers)
         self.details = details
 
 
@@ -125,6 +132,12 @@ def _response(
     response = Response(body, status, headers, "application/json")
     response.headers[REQUEST_ID] = request_id
     return response
+
+
+def invalid(error: ValidationError) -> APIError:
+    """Return the error response for a body that does not fit the model of its endpoint."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return APIError(422, *_invalid({**one, "loc": ("body", *one["loc"])} for one in found))
 
 
 def _invalid(errors: Iterable[Any]) -> tuple[str, list[ErrorDetail]]:

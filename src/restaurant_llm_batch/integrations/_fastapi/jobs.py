@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
+from ..._config.limits import Limits
 from ...models import ItemId, RestaurantRef
 from ...protocols import Task
 from ...tasks.reviews import SummarizeReviews
@@ -18,6 +19,7 @@ from .requests import (
     ReviewModel,
     ReviewSummaryBatchRequest,
     SentimentAnalysisBatchRequest,
+    SentimentReviewInput,
     StrengthBatchRequest,
     SummaryBatchRequest,
 )
@@ -57,6 +59,9 @@ class TaskSet:
         sentiment: Task for sentiment labels.
         strengths: Task for strengths.
         can_search: Whether the runner has a search backend.
+        limits: The runner's limits, for the budget and size of a batch.
+        check_calls: Refuses reviews that need too many calls of the model, given the texts of each restaurant, the
+            token budget of a batch and its maximum number of reviews.
     """
 
     summary: SummarizeAspects
@@ -64,13 +69,16 @@ class TaskSet:
     sentiment: AnalyzeSentiment
     strengths: ExtractStrengths
     can_search: bool
+    limits: Limits
+    check_calls: Callable[[Sequence[Sequence[str]], int, int], None]
 
     def summaries(self, body: SummaryBatchRequest | ReviewSummaryBatchRequest) -> BatchJob:
         """
         Return the job of a request for summaries.
 
         Raises:
-            APIError: A restaurant occurs twice, or reviews are missing and there is no search backend.
+            APIError: A restaurant occurs twice, reviews are missing and there is no search backend, or the reviews need
+                too many calls.
         """
         ids = _unique([restaurant.restaurant_id for restaurant in body.restaurants], "restaurant_id")
         if isinstance(body, ReviewSummaryBatchRequest):
@@ -104,6 +112,10 @@ class TaskSet:
             )
 
         task = _with_budget(self.review_summary, body.max_tokens_per_batch)
+        self._check_calls(
+            [[*restaurant.positive_reviews, *restaurant.negative_reviews] for restaurant in body.restaurants],
+            task.max_tokens_per_batch,
+        )
         return BatchJob(task, items, ids, serialize, serializers.failed_review_warnings)
 
     def sentiments(self, body: SentimentAnalysisBatchRequest) -> BatchJob:
@@ -111,7 +123,7 @@ class TaskSet:
         Return the job of a request for sentiment labels.
 
         Raises:
-            APIError: A restaurant occurs twice.
+            APIError: A restaurant occurs twice, or the reviews need too many calls.
         """
         ids = _unique([restaurant.restaurant_id for restaurant in body.restaurants], "restaurant_id")
         items = [
@@ -126,6 +138,11 @@ class TaskSet:
             return serializers.sentiment(value, debug)
 
         task = _with_budget(self.sentiment, body.max_tokens_per_batch)
+        self._check_calls(
+            [restaurant.reviews for restaurant in body.restaurants],
+            task.max_tokens_per_batch,
+            task.batch_size,
+        )
         return BatchJob(task, items, ids, serialize, serializers.failed_review_warnings)
 
     def comparisons(self, body: StrengthBatchRequest) -> BatchJob:
@@ -133,7 +150,8 @@ class TaskSet:
         Return the job of a request for strengths.
 
         Raises:
-            APIError: A restaurant occurs twice, or reviews are missing and there is no search backend.
+            APIError: A restaurant occurs twice, reviews are missing and there is no search backend, or the reviews need
+                too many calls.
         """
         ids = _unique(
             [restaurant.target_restaurant_id for restaurant in body.restaurants], "target_restaurant_id"
@@ -158,7 +176,26 @@ class TaskSet:
             )
 
         task = _with_budget(self.strengths, body.max_tokens_per_batch)
+        self._check_calls(
+            [
+                [*(restaurant.target_reviews or ()), *(restaurant.comparison_reviews or ())]
+                for restaurant in body.restaurants
+            ],
+            task.max_tokens_per_batch,
+        )
         return BatchJob(task, items, ids, serialize, serializers.failed_review_warnings)
+
+    def _check_calls(
+        self,
+        reviews: Sequence[Sequence[ReviewModel | SentimentReviewInput]],
+        budget: int | None,
+        batch_size: int | None = None,
+    ) -> None:
+        self.check_calls(
+            [[review.content for review in of_one] for of_one in reviews],
+            budget or self.limits.max_tokens_per_batch,
+            batch_size or self.limits.max_batch_size,
+        )
 
 
 def _with_budget(task: Budgeted, max_tokens_per_batch: int | None) -> Budgeted:

@@ -30,11 +30,12 @@ PARAMETERS: list[dict[str, Any]] = [
 ]
 
 _ERROR_DESCRIPTIONS = {
-    413: "The body is larger, or has more restaurants, than this service accepts.",
+    408: "The body did not arrive in time.",
+    413: "The body has more bytes, restaurants or reviews than this service accepts; `details` names the field.",
     415: "The content type of the body is not JSON.",
     422: "The request is invalid; `details` names the fields.",
     500: "Internal error; the log has the details under the request id.",
-    503: "A service behind this one is not usable; nothing was done.",
+    503: "A service behind this one is not usable, or this one is busy or shutting down; nothing was done.",
 }
 
 SUMMARY_REQUESTS: dict[str, Any] = {

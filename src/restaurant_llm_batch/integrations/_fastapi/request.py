@@ -5,45 +5,51 @@ from __future__ import annotations
 import re
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from functools import partial
+from typing import Any, ClassVar, TypeVar, get_type_hints
 from uuid import uuid4
 
+from anyio import move_on_after
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
-from .error_responses import REQUEST_ID, APIError, as_response
+from .bounds import INLINE_BYTES, Bounds, OpenBody
+from .error_responses import REQUEST_ID, APIError, as_response, invalid, shorter
 from .responses import ErrorDetail
+
+T = TypeVar("T")
 
 NDJSON = "application/x-ndjson"
 _TRUE = {"true", "1", "yes"}
+_OPEN_BODY = "restaurant_llm_batch.open_body"
 _VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Maximum size of a request body, in bytes, and maximum number of restaurants in a request."""
-
-    body_bytes: int
-    items: int
 
 
 class BatchRequest(Request):
     """
-    A request that is refused as soon as more than the allowed number of bytes has arrived.
+    A request that is refused as soon as more has arrived than the bounds allow, or it takes too long to arrive.
+
+    Args:
+        scope: The ASGI scope.
+        receive: Receives the body.
+        bounds: The limits.
+        model: Validates the body.
 
     Attributes:
         request_id: The header ``X-Request-Id`` if it is valid, else a new id.
     """
 
-    def __init__(self, scope: Scope, receive: Receive, bounds: Bounds) -> None:
+    def __init__(self, scope: Scope, receive: Receive, bounds: Bounds, model: TypeAdapter[Any]) -> None:
         super().__init__(scope, receive)
         self._bounds = bounds
+        self._model = model
+        self._is_large = False
         self.request_id = request_id_of(scope)
 
     @property
@@ -59,40 +65,62 @@ class BatchRequest(Request):
         return 0 < qualities.get(NDJSON, 0) >= qualities.get("application/json", 0)
 
     async def stream(self) -> AsyncGenerator[bytes, None]:
-        """Yield the body in chunks; raise `APIError` (413) as soon as it is too large."""
+        """Yield the body in chunks; raise `APIError` (413, 503) as soon as it, or all open bodies, are too large."""
         size = 0
         # The header may be wrong or missing: it only serves to refuse a large body before it is read.
         content_length = self.headers.get("content-length", "")
         if content_length.isdecimal() and int(content_length[:20]) > self._bounds.body_bytes:
             raise self._too_large()
+        open_body: OpenBody | None = self.scope.get(_OPEN_BODY)
         async with aclosing(super().stream()) as chunks:
             async for chunk in chunks:
                 size += len(chunk)
                 if size > self._bounds.body_bytes:
                     raise self._too_large()
+                if open_body is not None:
+                    open_body.add(len(chunk))
                 yield chunk
 
     async def body(self) -> bytes:
-        """Return the body; raise `APIError` (415) if its content type is not JSON."""
+        """Return the body; raise `APIError` if its content type is not JSON (415) or it takes too long (408)."""
         if not _is_json(self.headers.get("content-type", "")):
             raise APIError(415, "the request must be JSON, with the header Content-Type: application/json")
-        return await super().body()
+        seconds = self._bounds.body_seconds
+        with move_on_after(seconds):
+            return await super().body()
+        message = f"the body did not arrive within {seconds:g} seconds"
+        raise APIError(408, message, headers={"Connection": "close"})
 
     async def json(self) -> Any:
-        """Return the decoded body; raise `APIError` if it is not JSON (422) or has too many restaurants (413)."""
+        """
+        Return the decoded and validated body, an instance of the endpoint's model.
+
+        A large body is decoded in a thread: meanwhile, the event loop answers other requests.
+
+        Raises:
+            APIError: It is not JSON or invalid (422), or has too many restaurants, reviews or values (413).
+        """
+        body = await self.body()
+        self._is_large = len(body) > INLINE_BYTES
+        return await self.off_loop(partial(self._decode, body))
+
+    async def off_loop(self, function: Callable[[], T]) -> T:
+        """Call a function that takes time in proportion to the body: in a thread, if the body is large."""
+        return await self._bounds.in_thread(function) if self._is_large else function()
+
+    def _decode(self, body: bytes) -> Any:
+        self._bounds.check_values(body)
         try:
-            decoded = from_json(await self.body(), allow_inf_nan=False)
+            decoded = from_json(body, allow_inf_nan=False)
         except ValueError as error:
             raise APIError(
-                422, "the body is not JSON", [ErrorDetail(field="body", message=str(error))]
+                422, "the body is not JSON", [ErrorDetail(field="body", message=shorter(str(error)))]
             ) from None
-        # Checked before validation, which takes time in proportion to their number.
-        restaurants = decoded.get("restaurants") if isinstance(decoded, dict) else None
-        if isinstance(restaurants, list) and len(restaurants) > self._bounds.items:
-            max_items = self._bounds.items
-            message = f"at most {max_items} restaurants are done in one request, not {len(restaurants)}"
-            raise APIError(413, message, [ErrorDetail(field="restaurants", message=f"At most {max_items}")])
-        return decoded
+        self._bounds.check_decoded(decoded)
+        try:
+            return self._model.validate_python(decoded)
+        except ValidationError as error:
+            raise invalid(error) from None
 
     def _too_large(self) -> APIError:
         return APIError(413, f"the body of a request may have {self._bounds.body_bytes:,} bytes at most")
@@ -136,9 +164,10 @@ class BatchRoute(APIRoute):
         """Return the request handler."""
         handle = super().get_route_handler()
         bounds = self.bounds
+        model: TypeAdapter[Any] = TypeAdapter(get_type_hints(self.endpoint, include_extras=True)["body"])
 
         async def handle_within_bounds(original: Request) -> Response:
-            request = BatchRequest(original.scope, original.receive, bounds)
+            request = BatchRequest(original.scope, original.receive, bounds, model)
             try:
                 response = await handle(request)
             except (RequestValidationError, HTTPException) as error:
@@ -151,7 +180,8 @@ class BatchRoute(APIRoute):
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle a request that matches this path, with any HTTP method."""
         try:
-            await super().handle(scope, receive, send)
+            with self.bounds.open_body() as scope[_OPEN_BODY]:
+                await super().handle(scope, receive, send)
         except HTTPException as error:  # 405 only: the request handler converts all others
             await as_response(error, request_id_of(scope))(scope, receive, send)
 

@@ -173,6 +173,8 @@ class StrengthBatchRequest(_Request):
 def _choose_model(
     raw: Any, _union: ValidatorFunctionWrapHandler
 ) -> SummaryBatchRequest | ReviewSummaryBatchRequest:
+    if isinstance(raw, (SummaryBatchRequest, ReviewSummaryBatchRequest)):
+        return raw
     # Not left to the union, which would report the errors of both models.
     model = ReviewSummaryBatchRequest if _has_reviews(raw) else SummaryBatchRequest
     return model.model_validate(raw)

@@ -28,6 +28,7 @@ from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
 from ..._runner import BatchRunner
+from ..._text import error_text
 from ...errors import STOPS_THE_RUN, BatchError, ConfigurationError, OutputError, RunStopped
 from ...models import ItemId
 from ...outcomes import BatchReport, Failure, Outcome, RunStats, Stage
@@ -91,14 +92,15 @@ class ResponseBuilder:
         unexpected = not isinstance(error, BatchError) and type(error) not in self._logged_types
         self._logged_types.add(type(error))
         log.warning(
-            "request %s: restaurant %r failed at %s after %d attempts: %s: %r",
+            "request %s: restaurant %r failed at %s after %d attempts: %s",
             self._request.request_id,
             restaurant_id,
             failure.stage,
             failure.attempts,
-            type(error).__name__,
             # Messages of these errors may quote the model's reply or the request: keep them out of the log.
-            "" if isinstance(error, (OutputError, ConfigurationError)) else str(error),
+            type(error).__name__
+            if isinstance(error, (OutputError, ConfigurationError))
+            else error_text(error),
             exc_info=error if unexpected else None,
         )
 
@@ -229,7 +231,7 @@ async def run_and_respond(
         APIError: The request is invalid, or failed as a whole.
     """
     try:
-        job = make_job()
+        job = await request.off_loop(make_job)
         if request.accepts_ndjson:
             return NDJSONResponse(request, runner, job)
         builder = ResponseBuilder(request, job)

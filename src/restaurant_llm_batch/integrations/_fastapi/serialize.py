@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from ..._text import escaped_json
 from ...models import Review
 from ...results import (
     AspectSummary,
@@ -150,14 +151,10 @@ def _echo(in_request: RequestReviews, found: Sequence[Review]) -> list[dict[str,
     ]
 
 
-_LINE_SEPARATORS = "\u0085\u2028\u2029"
-"""Characters that JSON does not escape, but that `str.splitlines`, and so many clients, split lines at."""
-
-
 def as_json(value: Any) -> bytes:
-    """Return a value as JSON in UTF-8; lone surrogates become question marks."""
+    """Return a value as JSON in UTF-8; lone surrogates become question marks, and infinite numbers null."""
     try:
-        return to_json(value)
+        return to_json(value, inf_nan_mode="null")
     except ValueError:
         # A model may write a lone surrogate (half an emoji), which UTF-8 cannot encode.
         return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
@@ -165,7 +162,4 @@ def as_json(value: Any) -> bytes:
 
 def as_line(value: Any) -> bytes:
     """Return a value as one line of JSON, with every line separator inside it escaped."""
-    text = as_json(value)
-    for separator in _LINE_SEPARATORS:
-        text = text.replace(separator.encode(), f"\\u{ord(separator):04x}".encode())
-    return text + b"\n"
+    return escaped_json(as_json(value).decode()).encode() + b"\n"

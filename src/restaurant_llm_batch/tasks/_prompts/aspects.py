@@ -2,8 +2,9 @@
 Prompts and JSON schemas for aspect summaries, and the escaping that keeps review text data (prompt injection).
 
 Instructions come first and are the same for every restaurant, so that a server computes the prefix once and reuses it.
-Reviews follow as data: each is a JSON string on its own line, with angle brackets escaped, so that no review can close
-the block around it. The prompt does not name the restaurant, so a reply cannot be attributed to another one.
+Reviews follow as data: each is a JSON string on its own line, with brackets escaped, so that no review can close the
+block around it, or be a control token. The prompt does not name the restaurant, so a reply cannot be attributed to
+another one.
 """
 
 from __future__ import annotations
@@ -30,11 +31,20 @@ repetitions in a grammar.
 # ensure_ascii=False: Korean as \uXXXX costs 2 to 4 times the tokens. Not json.dumps, which makes an encoder every time.
 _encode = json.JSONEncoder(ensure_ascii=False).encode
 
-# Angle brackets open tags and most control tokens. JSON does not escape three line separators. Tokenizers that
-# normalise (NFKC is SentencePiece's default) turn fullwidth brackets, quotes and backslashes into plain ones.
-_UNSAFE = lazy_pattern(r"[<>\x85\u2028\u2029\uff02\uff1c\uff1e\uff3c\ufe64\ufe65\ufe68]")
-# Other control tokens: [INST], [|user|]. A review's [네이버] stays, and so does TRUNCATION_MARK.
-_OPENS = lazy_pattern(r"\[(?=[|/A-Za-z])")
+# Control tokens of chat templates begin with an angle bracket, or with a square one: [INST], [|user|], MiniMax's ]~b].
+# Tokenizers may find them after they have normalised the text: by NFKC (the default of SentencePiece), which turns
+# full-width, small and vertical signs into plain ones; by NFD without accents, which turns a negated sign into the
+# plain one; and without control characters, invisible characters or accents, which may stand in the middle of a token.
+#
+# So escape, always: angle brackets; what may become one, or a square bracket, a quote or a backslash; DEL and C1, which
+# some tokenizers delete; and the line separators that JSON leaves as they are.
+_UNSAFE = lazy_pattern(
+    r"[<>\x7f-\x9f\u2028\u2029\u226e\u226f\ufe47\ufe48\ufe64\ufe65\ufe68\uff02\uff1c\uff1e\uff3b-\uff3d]"
+)
+# And square brackets, unless a sign follows that goes on in no token and is never deleted: a review's [네이버] and [1]
+# stay, and so do TRUNCATION_MARK and the lists in an answer that is sent back.
+_OPENS = lazy_pattern(r"\[(?![가-힣ㄱ-ㅎㅏ-ㅣ0-9 \n…\"{\[\]-])")
+_CLOSES = lazy_pattern(r"\](?![가-힣ㄱ-ㅎㅏ-ㅣ0-9A-Za-z \n…\"\\}\[\].,:;?()/'-]|\Z)")
 
 DATA_RULE: Mapping[Language, str] = {
     "ko": (
@@ -160,9 +170,11 @@ def quoted(text: str) -> str:
 
 
 def escaped(text: str) -> str:
-    """Escape JSON text so that it contains no tag, control token or line separator."""
+    """Escape JSON text so that it contains no tag, control token or line separator, however it is normalised."""
     text = _UNSAFE.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text)
-    return _OPENS.sub(r"\\u005b", text) if "[" in text else text
+    if "[" in text:
+        text = _OPENS.sub(r"\\u005b", text)
+    return _CLOSES.sub(r"\\u005d", text) if "]" in text else text
 
 
 def summaries_block(summaries: Mapping[str, str], language: Language) -> str:
