@@ -13,8 +13,8 @@ restaurant, through the tasks of `OfflineLLM`:
 - praised: a complaint that the task `strength` quotes as a strength (a fault);
 - halves: a quotation that begins or ends where it turns the remark's meaning (a fault).
 
-Below the gold set stand the rows that others have labelled: those held out from the training of the sentiment classifier,
-and the opinions by aspect of `aspects_heldout.jsonl`.
+Below the gold set stand the rows that others have labelled: those held out from the training of the sentiment
+classifier, and the opinions by aspect of `aspects_heldout.jsonl`.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ from typing import Any
 
 from restaurant_llm_batch import LLMRequest
 from restaurant_llm_batch._nlp.lexicon import WordAnalyzer
-from restaurant_llm_batch.backends.offline._clauses import Sentence, Topic, read_review
-from restaurant_llm_batch.backends.offline._digests import polarity_of
+from restaurant_llm_batch.backends.offline._clauses import Topic, read_review
+from restaurant_llm_batch.backends.offline._extract import polarity_of
 from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 
 DATA = Path(__file__).parent / "data"
@@ -174,7 +174,7 @@ class Judge:
             for others in ((), OTHERS[aspect]):
                 answer = self._about(aspect, [*others, remark.text], remark.language if not others else "")
                 for text in (answer["summary"], *answer["bullets"]):
-                    if 0 < len(letters(text)) and letters(text) in own:
+                    if letters(text) and letters(text) in own:
                         yield text
 
     def opinion(self, text: str, aspect: str) -> int:
@@ -203,6 +203,10 @@ class Judge:
         return json.loads(self._llm.complete(request).text)
 
 
+_LINK = re.compile(r"(?:but|yet|and|while|although|though|however|even though)\b", re.IGNORECASE)
+"""What a part may be quoted without: the word that links it to the one before."""
+
+
 def letters(text: str) -> str:
     """Return the letters and digits of a text, in lower case."""
     return "".join(c for c in text.lower() if c.isalnum())
@@ -210,9 +214,9 @@ def letters(text: str) -> str:
 
 def is_whole(quotation: str, remark: Remark) -> bool:
     """Return whether a quotation consists of whole parts of a remark, or of a whole sentence of it."""
-    parts = [letters(part.text) for part in remark.parts]
-    runs = {"".join(parts[i:k]) for i in range(len(parts)) for k in range(i + 1, len(parts) + 1)}
-    return letters(quotation) in runs
+    texts = [part.text for part in remark.parts]
+    runs = [" ".join(texts[i:k]) for i in range(len(texts)) for k in range(i + 1, len(texts) + 1)]
+    return letters(quotation) in {letters(text) for run in runs for text in (run, _LINK.sub("", run))}
 
 
 def _sign(number: float) -> int:

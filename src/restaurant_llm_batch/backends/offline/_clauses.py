@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -27,6 +28,26 @@ _CLAUSE = re.compile(
 )
 # Idioms whose words mislead: "not only" does not negate, "wait staff" is not waiting, "kind of" is not kind.
 _IDIOM = re.compile(r"\b(?:not (?=only\b)|wait[ -](?=staff\b)|kind of\b)", re.IGNORECASE)
+# Where the halves of a sentence meet. "While" and "although" open a half, so that nothing is lost if they are left out.
+_CONTRAST = re.compile(
+    r"(?:[,;]\s+|\s+)(?:but|yet|however|though|although|while)\s+|(?<=[는은한인던운된]데)\s+|(?<=지만)\s+",
+    re.IGNORECASE,
+)
+# What takes a half back: hearsay, expectation, the past, a condition, a comparison. A sentence with one is never cut.
+_TURNS = re.compile(
+    r"다[고는던더]|라[고는던더]|[줄까]\s|거라|것\s?같|예전|처음|옛날|전에|원래|기대|걱정|소문|면\s|텐데|보다\s|싶었|보였"
+    r"|\b(?:if|unless|until|would|could|should|might|may|expect(?:ed|ing)?|thought|hoped?|hoping|fear(?:ed)?|heard|read"
+    r"|says?|said|told|claims?|supposed|used to|once|wish|want(?:ed)?|looks?|looked|seem(?:s|ed)?|than|ever|anymore"
+    r"|before|reviews?|wanting)\b",
+    re.IGNORECASE,
+)
+# Words that refer to the other half.
+_REFERS = re.compile(
+    r"(?:it|they|he|she|that|this|those|these|so|then|그것?도?|그게|그건|그거|이것?도?|이게|거기|여기)\b|.*\b(?:it|them|one|ones|that)[.!]*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_HALVES = 2
+_CLEAR_WEIGHT = 0.5
 _HANGUL = re.compile("[가-힣]")
 _WHOLE_ASPECTS = frozenset(("service", "price", "value", "food", "taste", "mood"))
 _HEADS = {
@@ -51,6 +72,11 @@ class Clause:
     text: str
     words: tuple[AnalyzedWord, ...]
     polarity: int
+
+    @property
+    def clauses(self) -> tuple[Clause, ...]:
+        """The clauses to read aspects and polarity from; one alone may say the opposite of the whole."""
+        return (self,)
 
     @cached_property
     def stems(self) -> tuple[str, ...]:
@@ -79,10 +105,27 @@ class Clause:
 
 
 @dataclass(frozen=True, eq=False)
-class Sentence(Clause):
-    """A sentence and its clauses."""
+class Passage(Clause):
+    """A text of several clauses."""
 
-    clauses: tuple[Clause, ...]
+    parts: tuple[Clause, ...]
+
+    @property
+    def clauses(self) -> tuple[Clause, ...]:
+        """The clauses to read aspects and polarity from; one alone may say the opposite of the whole."""
+        return self.parts
+
+
+@dataclass(frozen=True, eq=False)
+class Sentence(Passage):
+    """
+    A sentence.
+
+    Attributes:
+        quotable: The parts that may be quoted alone; the whole sentence if no cut in it is safe.
+    """
+
+    quotable: tuple[Clause, ...]
 
 
 def split(text: str) -> list[str]:
@@ -106,13 +149,40 @@ def read_review(content: str, words: WordAnalyzer) -> tuple[Sentence, ...]:
 
 def _read_sentence(text: str, words: WordAnalyzer) -> Sentence:
     clauses = tuple(_read_clause(part, words) for part in _CLAUSE.split(text) if part)
-    read = tuple(word for clause in clauses for word in clause.words)
-    return Sentence(text, read, sum(clause.polarity for clause in clauses), clauses)
+    whole = _join(text, clauses)
+    halves = _halves(text, words)
+    safe = all(map(_stands_alone, halves)) and not _families(halves[0]) & _families(halves[-1])
+    quotable = halves if len(halves) == _HALVES and safe and not _TURNS.search(text) else (whole,)
+    return Sentence(text, whole.words, whole.polarity, clauses, quotable)
 
 
 def _read_clause(text: str, words: WordAnalyzer) -> Clause:
     read = tuple(map(words.read, _IDIOM.sub("", text).split()))
     return Clause(text, read, polarity(read))
+
+
+def _join(text: str, clauses: Sequence[Clause]) -> Passage:
+    read = tuple(word for clause in clauses for word in clause.words)
+    return Passage(text, read, sum(clause.polarity for clause in clauses), tuple(clauses))
+
+
+def _halves(text: str, words: WordAnalyzer) -> tuple[Clause, ...]:
+    """Return the parts of a sentence between its contrasts ("but", -지만, -는데)."""
+    parts = [part.strip(" ,;") for part in _CONTRAST.split(text)]
+    return tuple(
+        _join(part, [_read_clause(clause, words) for clause in _CLAUSE.split(part) if clause])
+        for part in parts
+        if part
+    )
+
+
+def _stands_alone(half: Clause) -> bool:
+    """Return whether a half has an opinion, and an aspect that the opinion is about."""
+    return bool(half.polarity and _families(half)) and not _REFERS.match(half.text)
+
+
+def _families(clause: Clause) -> set[str]:
+    return {family for family, _, weight in clause.marks if weight >= _CLEAR_WEIGHT}
 
 
 class Topic:
