@@ -9,7 +9,7 @@ restaurant, through the tasks of `OfflineLLM`:
 
 - aspect: the aspects under which it is quoted are those that it is about, no more and no fewer;
 - label: the label of the task `sentiment`, of remarks whose parts agree;
-- opinion: the sign of what the extraction reads, for each aspect of the remark;
+- opinion: the sign of what the extraction reads, for each aspect of the remark that is not both praised and blamed;
 - praised: a complaint that the task `strength` quotes as a strength (a fault);
 - halves: a quotation that begins or ends where it turns the remark's meaning (a fault).
 
@@ -152,7 +152,9 @@ class Judge:
         return Verdict(
             aspect=found == set(remark.opinions) - {""},
             label=label == one_sign if one_sign else None,
-            opinion=all(opinion[aspect] in signs for aspect, signs in remark.opinions.items()),
+            opinion=all(
+                signs == {opinion[aspect]} for aspect, signs in remark.opinions.items() if len(signs) == 1
+            ),
             praised=self._is_praised(remark) if remark.signs == {-1} else None,
             halves=halves,
             seen=f"{sorted(found)} label {label} opinion {opinion} halves {list(halves)}",

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..._nlp.lexicon import AnalyzedWord, WordAnalyzer, polarity
+from ..._nlp.lexicon import AnalyzedWord, WordAnalyzer
+from ..._nlp.opinions import opinions
 from ..._nlp.terms import sentences, terms
 
 _MAX_CHARACTERS = 20_000
@@ -18,19 +18,23 @@ _UNPRINTABLE = re.compile(
     r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f"
     r"\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+# Syllables that end in ㄴ: the ending -ㄴ데 is written in them (싼데, 신데).
+_N = "".join(chr(code) for code in range(ord("간"), ord("힣"), 28))
 _CLAUSE = re.compile(
     r"(?<=[,;])\s+(?:(?:but|and|though|although|while|yet|however|so)\s+)?"
     r"|\.\.+\s*|--+\s*|\s[-\u2013\u2014]+\s"
     r"|\s+(?:but|although|though|while|however)\s+"
     r"|\s+and\s+(?=(?:the|our|we|my|they|it|i|service|food|staff)\b)"
-    r"|(?<=[는은한인던운된]데)\s+|(?<=지만)\s+|\s+(?=(?:다만|근데|하지만)\s)",
+    rf"|(?<=[{_N}]데)\s+|(?<=지만)\s+|(?<=으나)\s+|(?<=[어아해]도)\s+|(?<=더니)\s+|(?<=길래)\s+"
+    r"|(?<=[가-힣]고)(?<![최창광참다라자냐]고)\s+(?!싶)|\s+(?=(?:다만|근데|하지만)\s)",
     re.IGNORECASE,
 )
 # Idioms whose words mislead: "not only" does not negate, "wait staff" is not waiting, "kind of" is not kind.
 _IDIOM = re.compile(r"\b(?:not (?=only\b)|wait[ -](?=staff\b)|kind of\b)", re.IGNORECASE)
 # Where the halves of a sentence meet. "While" and "although" open a half, so that nothing is lost if they are left out.
 _CONTRAST = re.compile(
-    r"(?:[,;]\s+|\s+)(?:but|yet|however|though|although|while)\s+|(?<=[는은한인던운된]데)\s+|(?<=지만)\s+",
+    r"(?:[,;]\s+|\s+)(?:but|yet|however|though|although|while)\s+"
+    rf"|(?<=[{_N}]데)\s+|(?<=지만)\s+",
     re.IGNORECASE,
 )
 # What takes a half back: hearsay, expectation, the past, a condition, a comparison. A sentence with one is never cut.
@@ -43,7 +47,8 @@ _TURNS = re.compile(
 )
 # Words that refer to the other half.
 _REFERS = re.compile(
-    r"(?:it|they|he|she|that|this|those|these|so|then|그것?도?|그게|그건|그거|이것?도?|이게|거기|여기)\b|.*\b(?:it|them|one|ones|that)[.!]*$",
+    r"(?:it|they|he|she|that|this|those|these|so|then|그것?도?|그게|그건|그거|이것?도?|이게|거기|여기)\b"
+    r"|.*\b(?:it|them|one|ones|that)[.!]*$",
     re.IGNORECASE | re.DOTALL,
 )
 _HALVES = 2
@@ -148,32 +153,29 @@ def read_review(content: str, words: WordAnalyzer) -> tuple[Sentence, ...]:
 
 
 def _read_sentence(text: str, words: WordAnalyzer) -> Sentence:
-    clauses = tuple(_read_clause(part, words) for part in _CLAUSE.split(text) if part)
-    whole = _join(text, clauses)
-    halves = _halves(text, words)
-    safe = all(map(_stands_alone, halves)) and not _families(halves[0]) & _families(halves[-1])
-    quotable = halves if len(halves) == _HALVES and safe and not _TURNS.search(text) else (whole,)
-    return Sentence(text, whole.words, whole.polarity, clauses, quotable)
+    whole = _read_passage(text, words)
+    quotable = _halves(text, words) or (whole,)
+    return Sentence(text, whole.words, whole.polarity, whole.clauses, quotable)
 
 
-def _read_clause(text: str, words: WordAnalyzer) -> Clause:
-    read = tuple(map(words.read, _IDIOM.sub("", text).split()))
-    return Clause(text, read, polarity(read))
-
-
-def _join(text: str, clauses: Sequence[Clause]) -> Passage:
+def _read_passage(text: str, words: WordAnalyzer) -> Passage:
+    parts = [part for part in _CLAUSE.split(text) if part]
+    clauses = tuple(
+        Clause(part, tuple(map(words.read, _IDIOM.sub("", part).split())), polarity)
+        for part, polarity in zip(parts, opinions(parts), strict=True)
+    )
     read = tuple(word for clause in clauses for word in clause.words)
-    return Passage(text, read, sum(clause.polarity for clause in clauses), tuple(clauses))
+    return Passage(text, read, sum(clause.polarity for clause in clauses), clauses)
 
 
 def _halves(text: str, words: WordAnalyzer) -> tuple[Clause, ...]:
-    """Return the parts of a sentence between its contrasts ("but", -지만, -는데)."""
-    parts = [part.strip(" ,;") for part in _CONTRAST.split(text)]
-    return tuple(
-        _join(part, [_read_clause(clause, words) for clause in _CLAUSE.split(part) if clause])
-        for part in parts
-        if part
-    )
+    """Return the halves of a sentence with one contrast ("but", -지만, -는데), if each may be quoted alone."""
+    parts = [part.strip(" ,;") for part in _CONTRAST.split(text, _HALVES)]
+    if len(parts) != _HALVES or _TURNS.search(text):
+        return ()
+    first, second = (_read_passage(part, words) for part in parts)
+    safe = _stands_alone(first) and _stands_alone(second) and not _families(first) & _families(second)
+    return (first, second) if safe else ()
 
 
 def _stands_alone(half: Clause) -> bool:
