@@ -13,29 +13,13 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from .aspect_words import stems_of
+from .aspect_words import FORMS, STRONG, weights
 from .concepts import ConceptLookup
 from .opinions import read_opinion
 from .terms import terms
 
 _CACHED_WORDS = 16_384
 _MAX_WORD_LENGTH = 40
-
-# Weights of concept words: 1 by default, less for those that often mean something else. All are exact in binary.
-_STRONG, _FAIR, _WEAK = 1.0, 0.5, 0.25
-_FAIR_WORDS = (
-    "seated wait waited slow quick prompt minutes hour hours reservation greeted manager owner "
-    "welcome paid spent cost bill free tip discount portion portions menu dessert wine drinks "
-    "view noise table 예약 웨이팅 기다리 대기 리필 무한리필 부담 할인 느낌 자리 메뉴 양 늦게 늦 "
-    "느리 빠르 빨리"
-)
-_WEAK_WORDS = (
-    "order ordered ask asked took worth charge charged bus host check rate low lower fair spend "
-    "tab complimentary fixe steep served serving attended rush flag customer refill meal dinner "
-    "lunch brunch breakfast plate course dry side sides special specials tough raw starter room "
-    "space wall upstairs fun casual live hear seating location booth window walls 주문 계산 공짜 "
-    "무료 쿠폰 서비스로 착하 점심 저녁 런치 식사 간 회 차 달 죽 면 룸 홀 태도 고객"
-)
 
 # Additional patterns of each aspect, matched inside words, since Korean compounds are written as one word.
 _EXTRA = {
@@ -69,8 +53,7 @@ class WordAnalyzer:
 
     def __init__(self) -> None:
         self._concepts = ConceptLookup()
-        self._weights = dict.fromkeys(stems_of(_FAIR_WORDS), _FAIR)
-        self._weights |= dict.fromkeys(stems_of(_WEAK_WORDS), _WEAK)
+        self._weights = weights()
         self._cached_analysis = lru_cache(_CACHED_WORDS)(self._analyze)
 
     def read(self, word: str) -> AnalyzedWord:
@@ -87,9 +70,12 @@ class WordAnalyzer:
         return AnalyzedWord(stems, self._marks(stems, word.lower()), sum(read_opinion(word)))
 
     def _marks(self, stems: Sequence[str], raw: str) -> tuple[tuple[str, str, float], ...]:
+        form = FORMS.get(raw.strip(".,!?;:()\"'~"))
         known = tuple(
-            (*concept, self._weights.get(stem, _STRONG)) for stem in stems if (concept := self.concept(stem))
+            (*concept, form or self._weights.get(stem, STRONG))
+            for stem in stems
+            if (concept := self.concept(stem))
         )
         families = {mark[0] for mark in known}
-        extra = ((name, name, _STRONG) for name, words in _EXTRA.items() if words.search(raw))
+        extra = ((name, name, STRONG) for name, words in _EXTRA.items() if words.search(raw))
         return (*known, *(mark for mark in extra if mark[0] not in families))
