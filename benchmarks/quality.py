@@ -307,20 +307,20 @@ def print_labels(judge: Judge) -> None:
 def print_aspects(judge: Judge, path: Path) -> None:
     """Print how often the aspects, and the opinions on them, are right of rows that others have labelled."""
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    print(f"\n{'aspects by others':28} {'rows':>8} {'found':>8} {'precise':>8} {'opinion':>8}")
+    print(f"\n{'aspects by others':28} {'rows':>8} {'found':>8} {'precise':>8} {'mean':>8} {'opinion':>8}")
     for source in dict.fromkeys(row["source"] for row in rows):
         own = [row for row in rows if row["source"] == source]
         # CEBaB has no labels for the price.
         names = [name for name in FAMILIES if name != "price" or source != "cebab"]
-        asked = [(row, name, judge.is_about(row["content"], name, "en")) for row in own for name in names]
-        labelled = [(row, name, found) for row, name, found in asked if _signs(row, name) is not None]
-        precise = share(_signs(row, name) is not None for row, name, found in asked if found)
-        clear = [(row, name) for row, name, _ in labelled if len(_signs(row, name) or ()) == 1]
-        opinion = share(
-            judge.opinion(row["content"], name) in (_signs(row, name) or ()) for row, name in clear
-        )
-        found = share(found for _, _, found in labelled)
-        print(f"{source:28} {len(own):8} {found:8.3f} {precise:8.3f} {opinion:8.3f}")
+        # An aspect that is labelled neutral is mentioned without an opinion: it may be quoted or not.
+        asked = [(row, name) for row in own for name in names if _signs(row, name) != set()]
+        about = [(_signs(row, name), judge.is_about(row["content"], name, "en")) for row, name in asked]
+        found = share(is_about for signs, is_about in about if signs)
+        precise = share(bool(signs) for signs, is_about in about if is_about)
+        mean = 2 * found * precise / (found + precise)
+        clear = [(row, name, signs) for row, name in asked if len(signs := _signs(row, name) or set()) == 1]
+        opinion = share(judge.opinion(row["content"], name) in signs for row, name, signs in clear)
+        print(f"{source:28} {len(own):8} {found:8.3f} {precise:8.3f} {mean:8.3f} {opinion:8.3f}")
 
 
 def _signs(row: Mapping[str, Any], aspect: str) -> set[int] | None:

@@ -31,3 +31,37 @@ def test_a_form_that_means_something_else_weighs_less(word: str, weight: float) 
 
 def test_all_weights_are_those_of_the_three_grades() -> None:
     assert set(weights().values()) == {FAIR, WEAK}
+
+
+def aspects_of(text: str) -> set[str]:
+    words = WordAnalyzer().read_clause(text)
+    return {aspect for word in words for aspect, _, weight in word.marks if weight >= FAIR}
+
+
+@pytest.mark.parametrize(
+    ("text", "aspects"),
+    [
+        ("음식이 너무 늦게 나와요", {"service"}),
+        ("음식 나오는 데 오래 걸려요", {"service"}),
+        ("물 좀 달라고 했는데", {"service"}),
+        ("자리가 없다고 했어요", {"service"}),
+        ("맛에 비해 비싸요", {"price"}),
+        ("값에 비해 양이 적어요", {"food"}),
+        ("뷰 맛집", {"ambience"}),
+        ("계란찜을 서비스로 주셨어요", {"service", "food"}),
+        ("The food came out very slowly.", {"food", "service"}),
+        ("They forgot our drinks.", {"service"}),
+        ("We were seated right away.", {"service"}),
+        ("Our table was dirty.", {"ambience"}),
+        ("happy hour prices", {"price"}),
+        ("fortune cookie", {"food"}),
+        ("a small fortune", {"price"}),
+    ],
+)
+def test_the_words_of_a_phrase_have_the_aspect_of_the_phrase(text: str, aspects: set[str]) -> None:
+    assert aspects_of(text) == aspects
+
+
+@pytest.mark.parametrize("text", ["a bit late", "the top of it", "We went downtown.", "오래된 느낌"])
+def test_a_word_that_shares_letters_with_an_aspect_word_has_no_aspect(text: str) -> None:
+    assert aspects_of(text) == set()

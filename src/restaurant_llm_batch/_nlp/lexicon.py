@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
-from .aspect_words import FORMS, STRONG, weights
+from .aspect_words import FORMS, STRONG, more_stems, phrase_pattern, weights, word_patterns
 from .concepts import ConceptLookup
 from .opinions import read_opinion
 from .terms import terms
@@ -21,16 +21,10 @@ from .terms import terms
 _CACHED_WORDS = 16_384
 _MAX_WORD_LENGTH = 40
 
-# Additional patterns of each aspect, matched inside words, since Korean compounds are written as one word.
-_EXTRA = {
-    "service": re.compile("말투|표정|챙겨|인심|한숨|설명|안내|구워주|알바|이모님|응대|던지듯"),
-    "price": re.compile("[0-9만천백]원|물가|가격|비싸|비싼|비쌈|비쌌|혜자|[$€£₩💸]|[0-9]%|^price"),
-    "food": re.compile(
-        "맛[은이도과]|물맛|육수|육향|메밀|평냉|면수|뇨끼|봉골레|튀김|김말이|항정살|오겹살|수육|녹두전|"
-        "깍두기|겉절이|도우|어묵|제육|국밥|쫀득|퍽퍽|밍밍|포슬|껍데기|쉬폰|휘낭시에|비냉|순대|떡볶|타르트"
-    ),
-    "ambience": re.compile("조명|환기|낙서|매장|가게는|햇살|시끌"),
-}
+_TOKEN = re.compile(r"\S+")
+
+Mark = tuple[str, str, float]
+"""Aspect, concept and weight."""
 
 
 class AnalyzedWord(NamedTuple):
@@ -44,7 +38,7 @@ class AnalyzedWord(NamedTuple):
     """
 
     stems: tuple[str, ...]
-    marks: tuple[tuple[str, str, float], ...]
+    marks: tuple[Mark, ...]
     polarity: int
 
 
@@ -53,7 +47,8 @@ class WordAnalyzer:
 
     def __init__(self) -> None:
         self._concepts = ConceptLookup()
-        self._weights = weights()
+        self._weights, self._more = weights(), more_stems()
+        self._patterns, self._phrases = word_patterns(), phrase_pattern()
         self._cached_analysis = lru_cache(_CACHED_WORDS)(self._analyze)
 
     def read(self, word: str) -> AnalyzedWord:
@@ -69,13 +64,44 @@ class WordAnalyzer:
         stems = tuple(terms(word))
         return AnalyzedWord(stems, self._marks(stems, word.lower()), sum(read_opinion(word)))
 
-    def _marks(self, stems: Sequence[str], raw: str) -> tuple[tuple[str, str, float], ...]:
+    def _marks(self, stems: Sequence[str], raw: str) -> tuple[Mark, ...]:
         form = FORMS.get(raw.strip(".,!?;:()\"'~"))
-        known = tuple(
+        marks = [
             (*concept, form or self._weights.get(stem, STRONG))
             for stem in stems
             if (concept := self.concept(stem))
-        )
-        families = {mark[0] for mark in known}
-        extra = ((name, name, STRONG) for name, words in _EXTRA.items() if words.search(raw))
-        return (*known, *(mark for mark in extra if mark[0] not in families))
+        ]
+        marks += [
+            (aspect, aspect, self._weights.get(stem, STRONG))
+            for stem in stems
+            if (aspect := self._more.get(stem)) and not self.concept(stem)
+        ]
+        if not form:
+            for aspect, weight, pattern in self._patterns:
+                if weight > max(
+                    (mark[2] for mark in marks if mark[0] == aspect), default=0
+                ) and pattern.search(raw):
+                    marks.append((aspect, aspect, weight))
+        return tuple(marks)
+
+    def read_clause(self, text: str) -> tuple[AnalyzedWord, ...]:
+        """
+        Return the analyses of a clause's words, with the aspects that they have in it.
+
+        The words of a phrase have the phrase's aspect.
+        """
+        spans = [
+            (match.start(), match.end(), str(match.lastgroup))
+            for match in self._phrases.finditer(text.lower())
+        ]
+        words: list[AnalyzedWord] = []
+        for match in _TOKEN.finditer(text):
+            word = self.read(match[0])
+            for start, end, aspect in spans:
+                if match.start() < end and match.end() > start:
+                    first = match.start() <= start
+                    marks = ((aspect, aspect, STRONG),) if first and aspect != "none" else ()
+                    word = word._replace(marks=marks)
+                    break
+            words.append(word)
+        return tuple(words)

@@ -161,7 +161,7 @@ def _read_sentence(text: str, words: WordAnalyzer) -> Sentence:
 def _read_passage(text: str, words: WordAnalyzer) -> Passage:
     parts = [part for part in _CLAUSE.split(text) if part]
     clauses = tuple(
-        Clause(part, tuple(map(words.read, _IDIOM.sub("", part).split())), polarity)
+        Clause(part, words.read_clause(_IDIOM.sub("", part)), polarity)
         for part, polarity in zip(parts, opinions(parts), strict=True)
     )
     read = tuple(word for clause in clauses for word in clause.words)
