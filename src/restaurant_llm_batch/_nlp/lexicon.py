@@ -62,7 +62,7 @@ class WordAnalyzer:
 
     def _analyze(self, word: str) -> AnalyzedWord:
         stems = tuple(terms(word))
-        return AnalyzedWord(stems, self._marks(stems, word.lower()), sum(read_opinion(word)))
+        return AnalyzedWord(stems, self._marks(stems, word.lower()), read_opinion(word).polarity)
 
     def _marks(self, stems: Sequence[str], raw: str) -> tuple[Mark, ...]:
         form = FORMS.get(raw.strip(".,!?;:()\"'~"))

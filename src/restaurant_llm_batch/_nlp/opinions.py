@@ -9,8 +9,9 @@ gets the opinion of that rest, or the opposite of its own if the rest has none.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import NamedTuple
 
 from . import opinion_words as lists
 from .aspect_words import stems_of
@@ -25,6 +26,26 @@ _LATIN = re.compile("[a-z]")
 _DENIALS = ("아니", "글쎄", "모르겠")
 
 
+class Opinion(NamedTuple):
+    """
+    The opinion of a clause.
+
+    Attributes:
+        words: That of its words: above 0 for praise, below 0 for blame.
+        bare: That of negations without a word to turn, 0 or below.
+        turned: Whether a negation or another clause turned a word round, so that it does not mean what it says alone.
+    """
+
+    words: int
+    bare: int
+    turned: bool = False
+
+    @property
+    def polarity(self) -> int:
+        """Above 0 for praise, below 0 for blame."""
+        return self.words + self.bare
+
+
 class _Opinions:
     """The opinions found so far in a clause, and the words that they stand at."""
 
@@ -35,6 +56,7 @@ class _Opinions:
         self._closed: list[bool] = []
         self._reach = reach
         self.word = 0
+        self.turned = False
 
     @property
     def sums(self) -> tuple[int, int]:
@@ -59,11 +81,11 @@ class _Opinions:
             return False
         self.values[-1] = -self.values[-1]
         self._places[-1] = self.word
+        self.turned = True
         return True
 
 
-def _read_korean(text: str) -> tuple[int, int]:
-    """Return the opinion of a clause's words, and that of its negations that turn no word."""
+def _read_korean(text: str) -> Opinion:
     found = _Opinions(_KOREAN_REACH)
     hardly = 0
     pending: int | None = None
@@ -91,12 +113,12 @@ def _read_korean(text: str) -> tuple[int, int]:
         elif kind in ("praise", "good", "blame", "bad", "less"):
             value = _LIKE if kind in ("praise", "good") else -_LIKE
             if pending is not None:
-                value, pending = -value, None
+                value, pending, found.turned = -value, None, True
             found.add(value)
     if pending is not None:
         found.add(-_BARE, bare=True)
     words, bare = found.sums
-    return words + hardly, bare
+    return Opinion(words + hardly, bare, found.turned)
 
 
 @lru_cache(_CACHED_WORDS)
@@ -109,9 +131,9 @@ def _stems() -> dict[str, int]:
     return dict.fromkeys(stems_of(lists.PRAISE), _LIKE) | dict.fromkeys(stems_of(lists.BLAME), -_LIKE)
 
 
-def _read_english(text: str) -> tuple[int, int]:
-    """Return the opinion of a clause's words, and that of its negations that turn no word."""
+def _read_english(text: str) -> Opinion:
     total = bare = word = 0
+    turned = False
     pending: int | None = None
     for match in lists.ENGLISH.finditer(text):
         kind = match.lastgroup
@@ -126,10 +148,12 @@ def _read_english(text: str) -> tuple[int, int]:
             pending = None
         value = _value(kind, match[0])
         if value and pending is not None:
-            value, pending = -value, None
+            value, pending, turned = -value, None, True
+        # A phrase such as "no complaints" holds its negation.
+        turned = turned or kind == "good"
         total += value
     bare -= _BARE * (pending is not None)
-    return total, bare
+    return Opinion(total, bare, turned)
 
 
 def _value(kind: str | None, text: str) -> int:
@@ -140,28 +164,20 @@ def _value(kind: str | None, text: str) -> int:
     return _english_word(text[:_MAX_WORD_LENGTH]) if kind == "word" else 0
 
 
-def read_opinion(text: str) -> tuple[int, int]:
-    """
-    Return the opinion of a clause.
-
-    Args:
-        text: The clause.
-
-    Returns:
-        The opinion of its words (above 0: praise), and that of negations without a word to turn (0 or below).
-    """
+def read_opinion(text: str) -> Opinion:
+    """Return the opinion of a clause, read by itself."""
     text = re.sub("[’´`]", "'", text.lower())
-    words = bare = 0
+    read = Opinion(0, 0)
     if _HANGUL.search(text):
-        words, bare = _read_korean(text)
-        if lists.KOREAN_UNREAL.search(text) or (words > 0 and lists.KOREAN_ELSEWHERE.search(text)):
-            words = -abs(words)
+        read = _read_korean(text)
+        if lists.KOREAN_UNREAL.search(text) or (read.words > 0 and lists.KOREAN_ELSEWHERE.search(text)):
+            read = Opinion(-abs(read.words), read.bare, turned=True)
     if _LATIN.search(text):
-        english, not_ = _read_english(text)
+        english = _read_english(text)
         if lists.ENGLISH_UNREAL.search(text):
-            english = -abs(english)
-        words, bare = words + english, bare + not_
-    return words, bare
+            english = Opinion(-abs(english.words), english.bare, turned=True)
+        read = Opinion(read.words + english.words, read.bare + english.bare, read.turned or english.turned)
+    return read
 
 
 def is_frame(text: str) -> bool:
@@ -175,9 +191,9 @@ def is_denial(text: str) -> bool:
     return any(word in text for word in _DENIALS) or bool(lists.ENGLISH_DENIAL.search(text.lower()))
 
 
-def opinions(clauses: Sequence[str]) -> list[int]:
+def opinions(clauses: Sequence[str]) -> list[Opinion]:
     """
-    Return the opinions of a sentence's clauses: above 0 for praise, below 0 for blame.
+    Return the opinions of a sentence's clauses.
 
     Args:
         clauses: The texts of the clauses, in order.
@@ -185,26 +201,12 @@ def opinions(clauses: Sequence[str]) -> list[int]:
     read = [read_opinion(text) for text in clauses]
     frames = [at < len(read) - 1 and is_frame(text) for at, text in enumerate(clauses)]
     if not any(frames):
-        return [words + bare for words, bare in read]
-    # What follows the last frame takes it back.
-    last = max(at for at, frame in enumerate(frames) if frame)
-    rest = sum(
-        words
-        for (words, _), text in zip(read[last + 1 :], clauses[last + 1 :], strict=True)
-        if not is_denial(text)
-    )
-    if not rest:
-        rest = -_sign(words for words, _ in read[: last + 1]) * _LIKE
-    return [
-        _LIKE * _sign([rest])
-        if frame and words
-        else words + bare
-        if at <= last
-        else (words + bare) * (not is_denial(clauses[at]))
-        for at, ((words, bare), frame) in enumerate(zip(read, frames, strict=True))
-    ]
-
-
-def _sign(numbers: Iterable[int]) -> int:
-    total = sum(numbers)
-    return (total > 0) - (total < 0)
+        return read
+    # What follows the last frame takes it back; a denial says nothing else.
+    last = len(frames) - 1 - frames[::-1].index(True)
+    for at in range(last + 1, len(read)):
+        if is_denial(clauses[at]):
+            read[at] = Opinion(0, 0)
+    rest = sum(one.words for one in read[last + 1 :]) or -sum(one.words for one in read[: last + 1])
+    verdict = Opinion(_LIKE * ((rest > 0) - (rest < 0)), 0, turned=True)
+    return [verdict if frame and one.words else one for one, frame in zip(read, frames, strict=True)]

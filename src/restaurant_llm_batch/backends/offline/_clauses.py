@@ -72,11 +72,13 @@ class Clause:
         text: The text as in the review, with normalized white space.
         words: The analyses of its words.
         polarity: Above 0 for praise, below 0 for blame.
+        turned: Whether a negation or another clause turns one of its words round.
     """
 
     text: str
     words: tuple[AnalyzedWord, ...]
     polarity: int
+    turned: bool
 
     @property
     def clauses(self) -> tuple[Clause, ...]:
@@ -155,17 +157,18 @@ def read_review(content: str, words: WordAnalyzer) -> tuple[Sentence, ...]:
 def _read_sentence(text: str, words: WordAnalyzer) -> Sentence:
     whole = _read_passage(text, words)
     quotable = _halves(text, words) or (whole,)
-    return Sentence(text, whole.words, whole.polarity, whole.clauses, quotable)
+    return Sentence(text, whole.words, whole.polarity, whole.turned, whole.clauses, quotable)
 
 
 def _read_passage(text: str, words: WordAnalyzer) -> Passage:
     parts = [part for part in _CLAUSE.split(text) if part]
     clauses = tuple(
-        Clause(part, words.read_clause(_IDIOM.sub("", part)), polarity)
-        for part, polarity in zip(parts, opinions(parts), strict=True)
+        Clause(part, words.read_clause(_IDIOM.sub("", part)), opinion.polarity, opinion.turned)
+        for part, opinion in zip(parts, opinions(parts), strict=True)
     )
     read = tuple(word for clause in clauses for word in clause.words)
-    return Passage(text, read, sum(clause.polarity for clause in clauses), clauses)
+    total, turned = sum(clause.polarity for clause in clauses), any(clause.turned for clause in clauses)
+    return Passage(text, read, total, turned, clauses)
 
 
 def _halves(text: str, words: WordAnalyzer) -> tuple[Clause, ...]:
