@@ -115,6 +115,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def quality(session: nox.Session) -> None:
+    """Measure the offline model on the gold set; `nox -s quality -- --wrong` also prints what it gets wrong."""
+    install(session, "tests")
+    session.run("python", "benchmarks/quality.py", *session.posargs)
+
+
+@nox.session
 def wheel(session: nox.Session) -> None:
     """
     Build the distributions, check them, and run README's first command from the wheel in an empty environment.

@@ -68,10 +68,14 @@ class SentimentReader:
             minus 1. If the score is within `NEUTRAL` of 0, the label is "neutral"; a text without Hangul or Latin
             letters scores 0.
         """
-        score = math.tanh(_log_odds(normal_form(text)) / 2)
+        score = math.tanh(self.log_odds(text) / 2)
         if abs(score) < NEUTRAL:
             return "neutral", score
         return ("positive" if score > 0 else "negative"), score
+
+    def log_odds(self, text: str) -> float:
+        """Return the log odds of praise, above 0 if it is more probable than blame."""
+        return _log_odds(normal_form(text))
 
 
 def normal_form(text: str) -> str:

@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
-from ..._nlp.lexicon import AnalyzedWord, WordAnalyzer, polarity
+from ..._nlp.lexicon import AnalyzedWord, WordAnalyzer
+from ..._nlp.opinions import opinions
 from ..._nlp.terms import sentences, terms
 
 _MAX_CHARACTERS = 20_000
@@ -17,16 +18,41 @@ _UNPRINTABLE = re.compile(
     r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f"
     r"\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
+# Syllables that end in ㄴ: the ending -ㄴ데 is written in them (싼데, 신데).
+_N = "".join(chr(code) for code in range(ord("간"), ord("힣"), 28))
 _CLAUSE = re.compile(
     r"(?<=[,;])\s+(?:(?:but|and|though|although|while|yet|however|so)\s+)?"
     r"|\.\.+\s*|--+\s*|\s[-\u2013\u2014]+\s"
     r"|\s+(?:but|although|though|while|however)\s+"
     r"|\s+and\s+(?=(?:the|our|we|my|they|it|i|service|food|staff)\b)"
-    r"|(?<=[는은한인던운된]데)\s+|(?<=지만)\s+|\s+(?=(?:다만|근데|하지만)\s)",
+    rf"|(?<=[{_N}]데)\s+|(?<=지만)\s+|(?<=으나)\s+|(?<=[어아해]도)\s+|(?<=더니)\s+|(?<=길래)\s+"
+    r"|(?<=[가-힣]고)(?<![최창광참다라자냐]고)\s+(?!싶)|\s+(?=(?:다만|근데|하지만)\s)",
     re.IGNORECASE,
 )
 # Idioms whose words mislead: "not only" does not negate, "wait staff" is not waiting, "kind of" is not kind.
 _IDIOM = re.compile(r"\b(?:not (?=only\b)|wait[ -](?=staff\b)|kind of\b)", re.IGNORECASE)
+# Where the halves of a sentence meet. "While" and "although" open a half, so that nothing is lost if they are left out.
+_CONTRAST = re.compile(
+    r"(?:[,;]\s+|\s+)(?:but|yet|however|though|although|while)\s+"
+    rf"|(?<=[{_N}]데)\s+|(?<=지만)\s+",
+    re.IGNORECASE,
+)
+# What takes a half back: hearsay, expectation, the past, a condition, a comparison. A sentence with one is never cut.
+_TURNS = re.compile(
+    r"다[고는던더]|라[고는던더]|[줄까]\s|거라|것\s?같|예전|처음|옛날|전에|원래|기대|걱정|소문|면\s|텐데|보다\s|싶었|보였"
+    r"|\b(?:if|unless|until|would|could|should|might|may|expect(?:ed|ing)?|thought|hoped?|hoping|fear(?:ed)?|heard|read"
+    r"|says?|said|told|claims?|supposed|used to|once|wish|want(?:ed)?|looks?|looked|seem(?:s|ed)?|than|ever|anymore"
+    r"|before|reviews?|wanting)\b",
+    re.IGNORECASE,
+)
+# Words that refer to the other half.
+_REFERS = re.compile(
+    r"(?:it|they|he|she|that|this|those|these|so|then|그것?도?|그게|그건|그거|이것?도?|이게|거기|여기)\b"
+    r"|.*\b(?:it|them|one|ones|that)[.!]*$",
+    re.IGNORECASE | re.DOTALL,
+)
+_HALVES = 2
+_CLEAR_WEIGHT = 0.5
 _HANGUL = re.compile("[가-힣]")
 _WHOLE_ASPECTS = frozenset(("service", "price", "value", "food", "taste", "mood"))
 _HEADS = {
@@ -46,11 +72,18 @@ class Clause:
         text: The text as in the review, with normalized white space.
         words: The analyses of its words.
         polarity: Above 0 for praise, below 0 for blame.
+        turned: Whether a negation or another clause turns one of its words round.
     """
 
     text: str
     words: tuple[AnalyzedWord, ...]
     polarity: int
+    turned: bool
+
+    @property
+    def clauses(self) -> tuple[Clause, ...]:
+        """The clauses to read aspects and polarity from; one alone may say the opposite of the whole."""
+        return (self,)
 
     @cached_property
     def stems(self) -> tuple[str, ...]:
@@ -79,10 +112,27 @@ class Clause:
 
 
 @dataclass(frozen=True, eq=False)
-class Sentence(Clause):
-    """A sentence and its clauses."""
+class Passage(Clause):
+    """A text of several clauses."""
 
-    clauses: tuple[Clause, ...]
+    parts: tuple[Clause, ...]
+
+    @property
+    def clauses(self) -> tuple[Clause, ...]:
+        """The clauses to read aspects and polarity from; one alone may say the opposite of the whole."""
+        return self.parts
+
+
+@dataclass(frozen=True, eq=False)
+class Sentence(Passage):
+    """
+    A sentence.
+
+    Attributes:
+        quotable: The parts that may be quoted alone; the whole sentence if no cut in it is safe.
+    """
+
+    quotable: tuple[Clause, ...]
 
 
 def split(text: str) -> list[str]:
@@ -105,14 +155,39 @@ def read_review(content: str, words: WordAnalyzer) -> tuple[Sentence, ...]:
 
 
 def _read_sentence(text: str, words: WordAnalyzer) -> Sentence:
-    clauses = tuple(_read_clause(part, words) for part in _CLAUSE.split(text) if part)
+    whole = _read_passage(text, words)
+    quotable = _halves(text, words) or (whole,)
+    return Sentence(text, whole.words, whole.polarity, whole.turned, whole.clauses, quotable)
+
+
+def _read_passage(text: str, words: WordAnalyzer) -> Passage:
+    parts = [part for part in _CLAUSE.split(text) if part]
+    clauses = tuple(
+        Clause(part, words.read_clause(_IDIOM.sub("", part)), opinion.polarity, opinion.turned)
+        for part, opinion in zip(parts, opinions(parts), strict=True)
+    )
     read = tuple(word for clause in clauses for word in clause.words)
-    return Sentence(text, read, sum(clause.polarity for clause in clauses), clauses)
+    total, turned = sum(clause.polarity for clause in clauses), any(clause.turned for clause in clauses)
+    return Passage(text, read, total, turned, clauses)
 
 
-def _read_clause(text: str, words: WordAnalyzer) -> Clause:
-    read = tuple(map(words.read, _IDIOM.sub("", text).split()))
-    return Clause(text, read, polarity(read))
+def _halves(text: str, words: WordAnalyzer) -> tuple[Clause, ...]:
+    """Return the halves of a sentence with one contrast ("but", -지만, -는데), if each may be quoted alone."""
+    parts = [part.strip(" ,;") for part in _CONTRAST.split(text, _HALVES)]
+    if len(parts) != _HALVES or _TURNS.search(text):
+        return ()
+    first, second = (_read_passage(part, words) for part in parts)
+    safe = _stands_alone(first) and _stands_alone(second) and not _families(first) & _families(second)
+    return (first, second) if safe else ()
+
+
+def _stands_alone(half: Clause) -> bool:
+    """Return whether a half has an opinion, and an aspect that the opinion is about."""
+    return bool(half.polarity and _families(half)) and not _REFERS.match(half.text)
+
+
+def _families(clause: Clause) -> set[str]:
+    return {family for family, _, weight in clause.marks if weight >= _CLEAR_WEIGHT}
 
 
 class Topic:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from ..._nlp.lexicon import WordAnalyzer
 from ._clauses import Sentence, Topic, read_review
-from ._extract import ExtractedSummary, extract, join_sentences
+from ._extract import ExtractedSummary, extract, join_sentences, polarity_of
 
 AnalyzedReviews = Sequence[Sequence[Sentence]]
 """The analyzed sentences of each review."""
@@ -115,11 +115,6 @@ def join_both_polarities(praise: Sequence[str], blame: Sequence[str], *, more_pr
     """
     more, less = (praise, blame) if more_praise else (blame, praise)
     return join_sentences([*more[:2], *less[:1]] if more and less else [*more, *less], ())
-
-
-def polarity_of(sentence: Sentence, topic: Topic) -> int:
-    """Return a sentence's polarity toward a topic: above 0 for praise, below 0 for blame."""
-    return sum(clause.polarity for clause in sentence.clauses if topic.weigh(clause)[0])
 
 
 def _mentions(sentence: Sentence, topic: Topic) -> bool:

@@ -17,7 +17,7 @@ from ..._nlp.terms import terms
 from ._clauses import Clause, Sentence, Topic
 
 MAX_SENTENCE_LENGTH = 160
-_MAX_BULLET_LENGTH, _MAX_BULLETS, _MIN_BULLETS = 100, 4, 2
+_MAX_BULLETS, _MIN_BULLETS = 4, 2
 _MENTION, _CLEAR = 0.5, 0.4
 """Minimum weight of a sentence that mentions a topic, and minimum purity of a clause that is clearly about it."""
 _SENTENCE_WIDTHS, _CLAUSE_WIDTHS = (30, 140), (16, 80)
@@ -52,6 +52,11 @@ class ExtractedSummary:
     on_topic: bool
 
 
+def polarity_of(clause: Clause, topic: Topic) -> int:
+    """Return the polarity of a text's clauses about a topic: above 0 for praise, below 0 for blame."""
+    return sum(part.polarity for part in clause.clauses if topic.weigh(part)[0])
+
+
 class _ScoredClause:
     """A clause of one review, with its relevance to one aspect and its score."""
 
@@ -60,7 +65,8 @@ class _ScoredClause:
     def __init__(self, clause: Clause, review: int, topic: Topic) -> None:
         self.clause, self.review = clause, review
         self.weight, self.purity = topic.weigh(clause)
-        self.polarity = clause.polarity
+        # The polarity of a mixed sentence toward the topic is that of its clauses about the topic.
+        self.polarity = polarity_of(clause, topic) or clause.polarity
         self.score = 0.0
 
 
@@ -80,16 +86,20 @@ def extract(
     Returns:
         The summary; None if no review has text, or none mentions a topic that the lexicon has words for.
     """
-    everything = [_ScoredClause(s, i, topic) for i, review in enumerate(reviews) for s in review]
+    everything = [
+        _ScoredClause(text, number, topic)
+        for number, review in enumerate(reviews)
+        for sentence in review
+        for text in _short(sentence)
+    ]
     mentions = [c for c in everything if c.weight >= _MENTION]
     chosen = mentions or ([] if topic.is_known else everything)
     if not chosen:
         return None
-    clauses = [[_ScoredClause(p, c.review, topic) for p in _clauses(c.clause)] for c in chosen]
-    _score(chosen, clauses, topic, language)
+    pieces = [_ScoredClause(p, c.review, topic) for c in chosen for p in _quotable(c.clause)]
+    _score(chosen, pieces, topic, language)
     first, *rest = sorted(chosen, key=lambda c: -c.score)
-    loose = (c for group in clauses for c in group)
-    points = [c for c in loose if _is_point(c, bool(mentions), topic)]
+    points = [c for c in pieces if _is_point(c, bool(mentions), topic)]
     bullets = _bullets(first.clause, points, topic)
     also = next((c for c in rest if not _same(c.clause, first.clause, topic)), None)
     return ExtractedSummary(
@@ -101,26 +111,26 @@ def extract(
     )
 
 
-def _clauses(clause: Clause) -> tuple[Clause, ...]:
-    return clause.clauses if isinstance(clause, Sentence) else (clause,)
+def _quotable(clause: Clause) -> tuple[Clause, ...]:
+    return clause.quotable if isinstance(clause, Sentence) else (clause,)
+
+
+def _short(sentence: Sentence) -> tuple[Clause, ...]:
+    """Return the sentence, or its quotable parts if it is too long to be quoted whole."""
+    return (sentence,) if len(sentence.text) <= MAX_SENTENCE_LENGTH else sentence.quotable
 
 
 def _score(
     chosen: list[_ScoredClause],
-    clauses: list[list[_ScoredClause]],
+    pieces: list[_ScoredClause],
     topic: Topic,
     language: str,
 ) -> None:
-    """Set the scores of sentences and of their clauses."""
-    for candidate, parts in zip(chosen, clauses, strict=True):
-        # The polarity of a mixed sentence toward the topic is that of its clauses about the topic.
-        about = sum(part.polarity for part in parts if part.weight)
-        candidate.polarity = about or candidate.polarity
+    """Set the scores of sentences and of their quotable parts."""
     signs = [_sign(c.polarity) for c in chosen]
     overall_polarity = sum(signs) / (sum(map(abs, signs)) or 1)
     shared = _shared_features(chosen)
-    loose = [c for group in clauses for c in group]
-    for group, widths in ((chosen, _SENTENCE_WIDTHS), (loose, _CLAUSE_WIDTHS)):
+    for group, widths in ((chosen, _SENTENCE_WIDTHS), (pieces, _CLAUSE_WIDTHS)):
         common = [shared(c) for c in group]
         # A sentence that is only dots has no clauses.
         max_shared = max(common, default=0.0) or 1.0
@@ -154,8 +164,11 @@ def _form_score(clause: Clause, widths: tuple[int, int]) -> float:
 
 
 def _is_point(candidate: _ScoredClause, on_topic: bool, topic: Topic) -> bool:
-    """Return whether a clause can be a bullet: informative alone and, if `on_topic`, clearly about the topic."""
+    """Return whether a text can be a bullet: short, informative alone and, if `on_topic`, clearly about the topic."""
     clause = candidate.clause
+    # A cut text could say the opposite, so a long one is no bullet.
+    if len(clause.text) > MAX_SENTENCE_LENGTH:
+        return False
     if on_topic and (candidate.weight < _MENTION or candidate.purity < _CLEAR):
         return False
     if len(clause.words) < 2 and not (clause.is_korean and len(clause.text) > 3):
@@ -213,7 +226,7 @@ def _sign(number: int) -> int:
 
 
 def _as_bullet(text: str) -> str:
-    text = truncate(text.strip(" ,;-\u2013\u2014").lstrip("."), _MAX_BULLET_LENGTH)
+    text = text.strip(" ,;-\u2013\u2014").lstrip(".")
     if text.endswith(".") and not text.endswith(".."):
         text = text[:-1].rstrip()
     return text[:1].upper() + text[1:]

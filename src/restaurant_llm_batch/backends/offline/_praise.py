@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 
 from ._clauses import Clause, Sentence, Topic
-from ._digests import AnalyzedReviews, MultiReviewSummarizer, polarity_of
-from ._extract import repeats
+from ._digests import AnalyzedReviews, MultiReviewSummarizer
+from ._extract import polarity_of, repeats
 
 # Concepts that count as the same merit: praise of the waiters is praise of the service. Other concepts, such as a dish
 # or the view, are merits of their own.

@@ -16,7 +16,7 @@ from ...models import LLMRequest
 from ._answers import AspectAnswers, ReviewAnswers, WordAnswers
 
 if TYPE_CHECKING:
-    from ..._nlp.sentiment_model import SentimentReader
+    from ._labels import ReviewLabeller
 
 _MODEL = "offline-extractive"
 
@@ -37,8 +37,8 @@ class OfflineLLM:
             are none: "The reviews hardly mention the price.", in the requested language, without bullets and evidence.
         overall_summary: Two or three sentences of the aspects' summaries; aspects that are hardly mentioned are left
             out unless there is nothing else.
-        sentiment: A small linear model over character n-grams, shipped with the library, labels a review positive,
-            negative, or neutral if it is uncertain.
+        sentiment: A small linear model over character n-grams, shipped with the library, and a lexicon that reads
+            negation label a review positive, negative, or neutral if they are uncertain.
         review_summary: For each polarity, up to three sentences of that polarity, about the most mentioned aspects
             first; overall, two sentences of the polarity with more reviews and one of the other. A polarity without
             reviews has "".
@@ -66,7 +66,7 @@ class OfflineLLM:
     """Without reported tokens, a reply has used none."""
 
     def __init__(self) -> None:
-        words = WordAnalyzer()
+        self._words = words = WordAnalyzer()
         aspects, reviews, vocabulary = AspectAnswers(words), ReviewAnswers(words), WordAnswers(words)
         self._answers: Mapping[str, Answer] = {
             "aspect_summaries": aspects.summaries,
@@ -115,13 +115,13 @@ class OfflineLLM:
         return self.complete(request)
 
     def _sentiment(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
-        judge = self._reader.judge
+        label = self._labeller.label
         reviews = inputs.get("reviews") or ()
-        return {"labels": [{"id": r["id"], "label": judge(str(r["content"]))[0]} for r in reviews]}
+        return {"labels": [{"id": r["id"], "label": label(str(r["content"]))} for r in reviews]}
 
     @cached_property
-    def _reader(self) -> SentimentReader:
+    def _labeller(self) -> ReviewLabeller:
         # Lazy: only this task should pay for loading the weights.
-        from ..._nlp.sentiment_model import SentimentReader
+        from ._labels import ReviewLabeller
 
-        return SentimentReader()
+        return ReviewLabeller(self._words)
