@@ -12,9 +12,9 @@ from rich.table import Table
 from rich.text import Text
 
 from ..._settings import BatchSettings
+from ..._text import terminal_text
 from .. import _report as report
 from .. import _settings as settings
-from .. import _tables as tables
 
 _HELP = """
 Print every setting: its value, where the value comes from, and what it means.
@@ -64,7 +64,7 @@ def _row(found: BatchSettings, name: str, origin: str) -> tuple[Text, Text, Text
     shown = (
         ""
         if value is None
-        else tables.clean(value if isinstance(value, str) else json.dumps(value, default=str))
+        else terminal_text(value if isinstance(value, str) else json.dumps(value, default=str))
     )
     cell = Text(shown, style="" if origin == "default" else "bold")
     cell.append(f"\n{origin}" if shown else origin, style="not bold dim")

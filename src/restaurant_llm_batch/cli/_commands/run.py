@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..._engine.items import as_task
+from ..._text import terminal_text
 from ...errors import ConfigurationError
 from ...outcomes import Success
 from ...protocols import Task
@@ -116,7 +117,7 @@ def _table(results: Sequence[Success[Any]], source: NamedItems) -> Table:
     table = tables.named_table("Item", "Result")
     table.columns[1].ratio = 1
     for success in results:
-        table.add_row(tables.name_cell(source, success.item_id), Text(tables.clean(_text(success.value))))
+        table.add_row(tables.name_cell(source, success.item_id), Text(terminal_text(_text(success.value))))
     return table
 
 
