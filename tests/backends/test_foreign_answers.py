@@ -82,7 +82,12 @@ VALUES = values()
 
 
 def raw(status: str, head: bytes, body: bytes = b"{}") -> bytes:
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n".encode() + head + b"\r\n\r\n" + body
+    return (
+        f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(body)}\r\n".encode()
+        + head
+        + b"\r\n\r\n"
+        + body
+    )
 
 
 ANSWERS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import pickle
@@ -20,6 +21,8 @@ from typing import Any
 
 import anyio
 import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
 
 from restaurant_llm_batch import (
     BatchRunner,
@@ -32,6 +35,7 @@ from restaurant_llm_batch import (
 )
 from restaurant_llm_batch.backends import HTTPTransport, OpenAILLM, VLLMServerLLM
 from restaurant_llm_batch.backends.runpod.llm import PollingPolicy, RunPodLLM
+from restaurant_llm_batch.integrations.fastapi import batch_router
 from restaurant_llm_batch.search import QdrantSearch
 from restaurant_llm_batch.search.embedders import APIEmbedder
 from restaurant_llm_batch.steps import Flow, complete
@@ -82,7 +86,9 @@ def serve(answer: Callable[[bytes], bytes]) -> Iterator[str]:
 def http(status: str, body: Any = b"", head: str = "") -> bytes:
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    return f"HTTP/1.1 {status}\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    return (
+        f"HTTP/1.1 {status}\r\nConnection: close\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    )
 
 
 def at_every_leaf(value: Any) -> Iterator[Any]:
@@ -344,3 +350,21 @@ def test_a_wrong_argument_beside_a_key_does_not_show_the_key(construct: Callable
     with pytest.raises(errors.ConfigurationError) as caught:
         construct()
     assert not leaks(all_that_shows(caught.value))
+
+
+def test_no_page_and_no_line_of_the_web_service_holds_what_a_service_repeats() -> None:
+    answers = [ANSWERS["vllm"][number] for number in range(0, len(ANSWERS["vllm"]), 40)]
+    turn = itertools.cycle(answers)
+    with serve(lambda line: next(turn)) as address:
+        runner = BatchRunner(
+            llm=VLLMServerLLM(f"http://{address}", "m", api_key=KEY),
+            strategy=Strategy.stage(4),
+            llm_retry=RetryPolicy(attempts=1, wait_initial=0.0, max_rate_limit_attempts=1),
+        )
+        app = FastAPI()
+        app.include_router(batch_router(runner))
+        body = {"restaurants": [{"restaurant_id": 1, "reviews": [{"content": "좋아요"}]}]}
+        with TestClient(app) as client:
+            pages = [client.post("/api/v1/sentiment/analyze/batch", json=body) for _ in answers]
+    assert not leaks("".join(page.text + repr(page.headers) for page in pages))
+    assert any("a service behind this one" in page.text for page in pages)

@@ -138,7 +138,7 @@ class HttpxTransport:
             request = client.build_request(
                 method, url, headers=dict(headers), content=body, timeout=_as_httpx_timeout(timeout)
             )
-            request.stream = _Body(body or b"")
+            request.stream = RequestBody(body or b"")
             with anyio.fail_after(timeout.total):
                 return await self._aread(await client.send(request, stream=True))
         except TimeoutError:
@@ -215,7 +215,7 @@ class HttpxTransport:
         return self._context
 
 
-class _Body(httpx.AsyncByteStream):
+class RequestBody(httpx.AsyncByteStream):
     """
     A request body that is sent in one piece.
 

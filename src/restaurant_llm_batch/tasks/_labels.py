@@ -284,8 +284,12 @@ _LINE = lazy_pattern(
     r"[\s:.,=|\u2013\u2014>→\"'*\[(-]*(?:(?:label|sentiment|라벨|감정)[\"'*]*\s*[:=][\s\"'*]*)?(\S.*)$",
     re.IGNORECASE,
 )
-_NEXT_LINE = lazy_pattern(r"\n\s*[\"']?(?=(?:label|sentiment|라벨|감정)[\"']?\s*:)", re.IGNORECASE)
-_BETWEEN_ROWS = lazy_pattern(r"\n|[,;](?=\s*[\[(#]?(?:id|review|리뷰)?\s*\d)")
+# From the first blank of several on: from each of them would take quadratic time.
+_NEXT_LINE = lazy_pattern(
+    r"(?<!\s)[^\S\n]*+\n\s*+[\"']?(?=(?:label|sentiment|라벨|감정)[\"']?\s*:)",
+    re.IGNORECASE,
+)
+_BETWEEN_ROWS = lazy_pattern(r"\n|[,;](?=\s*+[\[(#]?(?:id|review|리뷰)?\s*\d)")
 _MAX_LINE = 200
 _MAX_ROW_MEMBERS = 12
 """An object with more members is no row."""

@@ -13,6 +13,7 @@ import httpx
 
 from ..._http.abort import TotalTimeout, abortable, check_time, make_transport_abortable
 from ..._http.body import aread_body, read_body
+from ..._http.httpx import RequestBody
 
 _BODY_HEADERS = frozenset({"content-encoding", "content-length", "transfer-encoding"})
 """Response headers that describe the body as transferred, not the decompressed body."""
@@ -58,6 +59,7 @@ class AsyncBoundedTransport(httpx.AsyncHTTPTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request on the running event loop."""
+        request.stream = RequestBody(request.content)
         limits = request.extensions.get("timeout", {})
         # The wait for a free connection ends a moment before the whole request, because its error says what to do.
         limits["pool"] = min(limits.get("pool") or self._total, self._total - min(0.1, self._total / 10))
