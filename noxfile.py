@@ -117,7 +117,7 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def quality(session: nox.Session) -> None:
     """Measure the offline model on the gold set; `nox -s quality -- --wrong` also prints what it gets wrong."""
-    install(session, "tests")
+    install(session)
     session.run("python", "benchmarks/quality.py", *session.posargs)
 
 

@@ -138,6 +138,33 @@ def test_a_function_that_returns_a_coroutine_says_so_and_leaves_no_warning(strat
     assert "`yield from complete(request)` in place of `await`" in str(failure).replace("reply = ", "")
 
 
+class Incomplete:
+    name = "Incomplete"
+
+    def flow(self, item: Any) -> Flow[Any]:
+        return complete(REQUEST)
+
+
+def of_steps(item: int) -> Flow[str]:
+    reply = yield from complete(REQUEST)
+    return reply.text
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [
+        (of_steps(1), r"got what of_steps\(\.\.\.\) returned; for example of_steps without parentheses"),
+        (Incomplete(), "which lacks parse_item, item_key, requires_search"),
+        (SummarizeAspects, r"got a class, .*for example SummarizeAspects\(\.\.\.\)"),
+        ([1, 2], r"got \[1, 2\]; for example SummarizeAspects\(\)"),
+        (None, "got None"),
+    ],
+)
+def test_what_is_no_task_is_refused_with_what_to_pass(task: Any, said: str) -> None:
+    with pytest.raises(errors.ConfigurationError, match=said):
+        runner().run(task, [1])
+
+
 class PandasFrame(dict[str, Any]):
     columns, shape = ["restaurant_id"], (2, 1)
 

@@ -11,12 +11,13 @@ them; where a client of the HTTP service is told something, `integrations._fasta
 from __future__ import annotations
 
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 from unicodedata import normalize
 
-_PACKAGE = str(Path(__file__).parent)
+_PACKAGE = str(Path(__file__).parent) + os.sep
 
 MAX_MESSAGE = 4_000
 """Maximum length of an error's message, in characters."""

@@ -17,7 +17,8 @@ from restaurant_llm_batch import (
     errors,
     estimate_tokens,
 )
-from restaurant_llm_batch._engine.packer import CHAT_TEMPLATE_OVERHEAD, BatchPacker
+from restaurant_llm_batch._engine.packer import BatchPacker
+from restaurant_llm_batch.tokens.packing import CHAT_TEMPLATE_OVERHEAD
 from restaurant_llm_batch.steps import Pack, complete, pack
 from restaurant_llm_batch.testing import FakeLLM
 from restaurant_llm_batch.tokens.packing import PackedText

@@ -6,6 +6,8 @@ A reader that is not in `READERS` is not tried: add it there.
 
 from __future__ import annotations
 
+from restaurant_llm_batch._text import terminal_text
+
 import io
 import itertools
 import json
@@ -130,8 +132,12 @@ def body_of_request(text: str) -> object:
 def printed(text: str) -> object:
     console = Console(file=io.StringIO(), width=80)
     console.print(_tables.hits_table([Hit(1, text, 0.5, 1)]))
-    return _tables.clean(text)
+    return terminal_text(text)
 
+
+RATE_HEADERS: list[str] = [
+    f"x-ratelimit-{part}-{of}" for part in ("limit", "remaining", "reset") for of in ("requests", "tokens")
+]
 
 READERS: dict[str, Reader] = {
     "http: bodies": every(
@@ -282,9 +288,6 @@ READERS: dict[str, Reader] = {
     "cli: tables": every(printed),
     "web": every(body_of_request),
 }
-RATE_HEADERS = [
-    f"x-ratelimit-{part}-{of}" for part in ("limit", "remaining", "reset") for of in ("requests", "tokens")
-]
 
 TEXTS: dict[str, tuple[str, str, str]] = {
     unit: (unit, "", "")

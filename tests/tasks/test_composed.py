@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 from unicodedata import is_normalized, normalize
 
@@ -133,3 +134,34 @@ def test_a_searchs_own_spelling_of_the_restaurant_is_no_other_restaurant() -> No
     )
 
     assert [review.id for review in result.target_reviews] == ["a"]
+
+
+def test_names_of_aspects_and_fields_match_in_both_forms() -> None:
+    name = normalize("NFD", "분위기")
+    answer = {
+        "categories": {"분위기": {"summary": "조용해요", "bullets": [], "evidence": [1]}},
+        "overall_summary": "네",
+    }
+    asked: list[LLMRequest] = []
+
+    def model(request: LLMRequest) -> str:
+        asked.append(request)
+        return json.dumps(answer)
+
+    result = apply(
+        SummarizeAspects(aspects={name: [normalize("NFD", "조용한 음악")]}),
+        1,
+        model,
+        search=lambda query: hits(TEXTS),
+    )
+
+    assert result.categories[name].summary == "조용해요"
+    assert len(asked) == 1
+
+
+def test_seed_words_and_own_instructions_are_composed() -> None:
+    task = SummarizeAspects(aspects={"food": [DECOMPOSED[0]]}, instructions=DECOMPOSED[1])
+    preview = task.preview(1)
+
+    assert TEXTS[0] in preview
+    assert TEXTS[1] in preview

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, Generic, TypeVar
@@ -244,16 +244,32 @@ def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:
     Raises:
         ConfigurationError: If it is neither a task nor callable.
     """
-    if not isinstance(task, type) and all(
-        hasattr(task, name) for name in ("parse_item", "item_key", "flow", "requires_search")
-    ):
+    if isinstance(task, type):
+        raise _no_task(f"a class, {task!r}", f"{task.__name__}(...)")
+    missing = [name for name in _TASK_MEMBERS if not hasattr(task, name)]
+    if not missing:
         _refuse_async(getattr(task, "flow"), f"{type(task).__name__}.flow")  # noqa: B009
         return task  # type: ignore[return-value]
-    if callable(task) and not isinstance(task, type):
+    if callable(task):
         _refuse_async(task, name_of(task))
         return FunctionTask(task)
-    hint = f"{task.__name__}(...)" if isinstance(task, type) else "SummarizeAspects()"
-    raise ConfigurationError(f"task must be a task or a generator function, got {task!r}; for example {hint}")
+    if hasattr(task, "flow"):
+        raise _no_task(
+            f"{task!r}, which lacks {', '.join(missing)}", "a class with the members of protocols.Task"
+        )
+    if isinstance(task, Generator):
+        name = task.__name__
+        raise _no_task(f"what {name}(...) returned", f"{name} without parentheses")
+    raise _no_task(repr(task), "SummarizeAspects()")
+
+
+_TASK_MEMBERS = ("parse_item", "item_key", "flow", "requires_search")
+
+
+def _no_task(got: str, example: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"task must be a task or a generator function, got {got}; for example {example}"
+    )
 
 
 USE_DEF = (

@@ -12,6 +12,7 @@ from typing import Any
 
 from .._llm_response import LLMResponse
 from .._patterns import lazy_pattern
+from .._text import composed
 from ..errors import OutputInvalid, OutputTruncated
 from ..models import LLMRequest
 from ._json import decode_whole, json_values
@@ -183,7 +184,7 @@ def members(value: Any, depth: int = 6) -> Iterator[Any]:
 
 def squeezed(name: str) -> str:
     """Return a name of a field in lower case without separators: "Overall Summary" and "overallSummary" alike."""
-    return "".join(filter(str.isalnum, name)).casefold()
+    return "".join(filter(str.isalnum, composed(name))).casefold()
 
 
 def member(answer: Mapping[str, Any], name: str) -> Any:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
+from .._text import composed
 from ..errors import ConfigurationError
 from ._prompts.wording import as_language
 
@@ -75,7 +76,7 @@ def _text(aspect: str, words: Words | Mapping[str, Words], language: str) -> str
                 f'for example {{"{aspect}": ["word", "another word"]}}'
             )
     query_words = [word for seeds in lists for word in list(seeds)[:MAX_QUERY_WORDS]]
-    return " ".join(query_words) or aspect
+    return composed(" ".join(query_words) or aspect)
 
 
 SEEDS: Mapping[str, Mapping[str, tuple[str, ...]]] = MappingProxyType(

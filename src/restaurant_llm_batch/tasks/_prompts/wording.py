@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from ..._patterns import lazy_pattern
+from ..._text import composed
 from ...errors import ConfigurationError
 
 Language: TypeAlias = Literal["ko", "en"]
@@ -53,7 +54,7 @@ class Wording(NamedTuple):
         """
         if not self.instructions:
             return self._in_language(ours)
-        own = self.instructions.strip()
+        own = composed(self.instructions.strip())
         if self.replaces:
             return f"{own}\n{self._in_language(frame)}"
         return f"{self._in_language(ours)}{_HEADING[self.base]}\n{own}\n"
