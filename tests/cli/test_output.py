@@ -208,3 +208,28 @@ def test_an_output_whose_folder_goes_away_says_where_the_results_are(tmp_path: P
     ):
         writer.write({"a": 1})
         folder.rename(tmp_path / "elsewhere")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize(
+    "words", [["--help"], ["sentiment", "-q"], ["search", "--restaurant", "ko-1", "친절"]]
+)
+def test_a_full_disk_under_the_terminals_output_is_a_sentence_too(words: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "restaurant_llm_batch", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["Error: cannot write the output: No space left on device"]
+
+
+def test_a_closed_standard_output_is_refused_before_a_call_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+
+    with pytest.raises(ConfigurationError, match="standard output is closed"), open_writer("-", []):
+        pass
