@@ -255,3 +255,28 @@ def test_a_command_makes_output_and_store_for_their_owner_only(reviews: Path, tm
     assert result.exit_code == 0
     modes = {file.name: file.stat().st_mode & 0o777 for file in folder.iterdir()}
     assert modes == {"run.db": 0o600, "out.jsonl": 0o600}
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no device that is always full")
+@pytest.mark.parametrize(
+    "words", [["--help"], ["sentiment", "-q"], ["search", "--restaurant", "ko-1", "친절"]]
+)
+def test_a_full_disk_under_the_terminals_output_is_a_sentence_too(words: list[str]) -> None:
+    with Path("/dev/full").open("wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "restaurant_llm_batch", *words],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["Error: cannot write the output: No space left on device"]
+
+
+def test_a_closed_standard_output_is_refused_before_a_call_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+
+    with pytest.raises(ConfigurationError, match="standard output is closed"), open_writer("-", []):
+        pass

@@ -18,10 +18,9 @@ from restaurant_llm_batch import (
     estimate_tokens,
 )
 from restaurant_llm_batch._engine.packer import BatchPacker
-from restaurant_llm_batch.tokens.packing import CHAT_TEMPLATE_OVERHEAD
 from restaurant_llm_batch.steps import Pack, complete, pack
 from restaurant_llm_batch.testing import FakeLLM
-from restaurant_llm_batch.tokens.packing import PackedText
+from restaurant_llm_batch.tokens.packing import CHAT_TEMPLATE_OVERHEAD, PackedText
 
 
 def step(texts: list[str], **fields: Any) -> Pack:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
 from tests.integrations.test_fastapi import (
@@ -325,6 +325,38 @@ def test_other_requests_are_answered_while_a_large_body_is_checked(monkeypatch: 
         large.join()
 
     assert checked == [True]
+
+
+@pytest.mark.parametrize("text", ["a", "a" * 100_000], ids=["small", "large"])
+def test_a_dependency_of_the_application_reads_the_body_as_it_was_sent(text: str) -> None:
+    seen: list[Any] = []
+
+    async def read(request: Request) -> None:
+        seen.append(await request.json())
+
+    runner = BatchRunner(llm=FakeLLM(answer=labelled))
+    app = FastAPI()
+    app.include_router(batch_router(runner), dependencies=[Depends(read)])
+    body = {"restaurants": [{"restaurant_id": 1, "reviews": [{"content": text, "more": [1]}]}]}
+
+    assert post(app, SENTIMENTS, body).status_code == 200
+    assert seen == [body]
+
+
+def test_fastapi_takes_the_body_as_it_was_validated_in_the_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    models: list[object] = []
+    validate = TypeAdapter.validate_python
+
+    def note(self: TypeAdapter[Any], value: object, **options: Any) -> Any:
+        models.append(validate(self, value, **options))
+        return models[-1]
+
+    monkeypatch.setattr(TypeAdapter, "validate_python", note)
+    body = {"restaurants": [{"restaurant_id": 1, "reviews": reviews(2)}]}
+
+    assert post(make(), SENTIMENTS, body).status_code == 200
+    assert len(models) == 2
+    assert models[0] is models[1]
 
 
 def test_bodies_that_are_open_at_once_have_a_bound_and_small_ones_always_pass() -> None:

@@ -23,9 +23,9 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch.tokens.packing import CHAT_TEMPLATE_OVERHEAD
 from restaurant_llm_batch.steps import complete
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
+from restaurant_llm_batch.tokens.packing import CHAT_TEMPLATE_OVERHEAD
 
 TASK = SummarizeAspects(mode="split")
 

@@ -6,8 +6,6 @@ A reader that is not in `READERS` is not tried: add it there.
 
 from __future__ import annotations
 
-from restaurant_llm_batch._text import terminal_text
-
 import io
 import itertools
 import json
@@ -41,6 +39,7 @@ from restaurant_llm_batch._nlp import terms
 from restaurant_llm_batch._nlp.sentiment_model import hashes, normal_form
 from restaurant_llm_batch._store.keys import request_key
 from restaurant_llm_batch._store.store import Store
+from restaurant_llm_batch._text import terminal_text
 from restaurant_llm_batch.backends.runpod import _codec as runpod
 from restaurant_llm_batch.backends.runpod._health import read_health
 from restaurant_llm_batch.backends.vllm._metrics import read_metrics

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
@@ -47,6 +51,9 @@ With a model:
 """
 
 
+_CANNOT_WRITE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 class CLIError(click.ClickException):
     """An error that the user can fix: shown as one line, without a traceback; exit status 2."""
 
@@ -54,7 +61,23 @@ class CLIError(click.ClickException):
 
 
 class Commands(click.Group):
-    """A click group that shows errors of the library as `CLIError`, and exits with status 130 on Ctrl-C."""
+    """
+    A click group that shows errors of the library as `CLIError`, and exits with status 130 on Ctrl-C.
+
+    A terminal or file that cannot be written to, such as one on a full disk, is an error in one line as well.
+    """
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """Run the program."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            if error.errno not in _CANNOT_WRITE:
+                raise
+            with suppress(OSError):
+                CLIError(f"cannot write the output: {os.strerror(error.errno)}").show()
+            _drop_output()
+            sys.exit(CLIError.exit_code)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -65,6 +88,14 @@ class Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
+
+
+def _drop_output() -> None:
+    """Send what is still buffered for standard output nowhere: Python would complain about it when it exits."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:

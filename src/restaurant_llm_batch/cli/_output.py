@@ -83,6 +83,9 @@ def open_writer(
         yield JSONLWriter(None)
         return
     if target == STDOUT:
+        stdout: object = sys.stdout
+        if stdout is None:  # closed by the program that started this one
+            raise ConfigurationError("--output -: standard output is closed; name a file")
         yield JSONLWriter(sys.stdout.buffer, "standard output")
         return
     given = Path(target)

@@ -25,7 +25,12 @@ from ._fastapi import openapi as openapi_examples
 from ._fastapi.bounds import Bounds
 from ._fastapi.jobs import TaskSet
 from ._fastapi.request import BatchRequest, routes_within
-from ._fastapi.requests import SentimentAnalysisBatchRequest, StrengthBatchRequest, SummaryRequest
+from ._fastapi.requests import (
+    SentimentAnalysisBatchRequest,
+    StrengthBatchRequest,
+    SummaryRequest,
+    UnlessChecked,
+)
 from ._fastapi.respond import run_and_respond
 from ._fastapi.responses import SentimentAnalysisBatchResponse, StrengthBatchResponse, SummaryBatchResponse
 
@@ -35,11 +40,15 @@ MAX_REVIEWS = 10_000
 MAX_CALLS = 1_000
 BODY_TIMEOUT = 60.0
 
-Summaries = Annotated[SummaryRequest, Body(openapi_examples=openapi_examples.SUMMARY_REQUESTS)]
+Summaries = Annotated[SummaryRequest, UnlessChecked, Body(openapi_examples=openapi_examples.SUMMARY_REQUESTS)]
 Sentiments = Annotated[
-    SentimentAnalysisBatchRequest, Body(openapi_examples=openapi_examples.SENTIMENT_REQUESTS)
+    SentimentAnalysisBatchRequest,
+    UnlessChecked,
+    Body(openapi_examples=openapi_examples.SENTIMENT_REQUESTS),
 ]
-Strengths = Annotated[StrengthBatchRequest, Body(openapi_examples=openapi_examples.STRENGTH_REQUESTS)]
+Strengths = Annotated[
+    StrengthBatchRequest, UnlessChecked, Body(openapi_examples=openapi_examples.STRENGTH_REQUESTS)
+]
 
 
 def batch_router(

@@ -21,6 +21,7 @@ from starlette.types import Receive, Scope, Send
 
 from .bounds import INLINE_BYTES, Bounds, OpenBody
 from .error_responses import REQUEST_ID, APIError, as_response, invalid, shorter
+from .requests import CheckedBody
 from .responses import ErrorDetail
 
 T = TypeVar("T")
@@ -50,6 +51,7 @@ class BatchRequest(Request):
         self._bounds = bounds
         self._model = model
         self._is_large = False
+        self._checked: CheckedBody | None = None
         self.request_id = request_id_of(scope)
 
     @property
@@ -93,22 +95,24 @@ class BatchRequest(Request):
 
     async def json(self) -> Any:
         """
-        Return the decoded and validated body, an instance of the endpoint's model.
+        Return the decoded body; it has been validated too.
 
         A large body is decoded in a thread: meanwhile, the event loop answers other requests.
 
         Raises:
             APIError: It is not JSON or invalid (422), or has too many restaurants, reviews or values (413).
         """
-        body = await self.body()
-        self._is_large = len(body) > INLINE_BYTES
-        return await self.off_loop(partial(self._decode, body))
+        if self._checked is None:
+            body = await self.body()
+            self._is_large = len(body) > INLINE_BYTES
+            self._checked = await self.off_loop(partial(self._decode, body))
+        return self._checked
 
     async def off_loop(self, function: Callable[[], T]) -> T:
         """Call a function that takes time in proportion to the body: in a thread, if the body is large."""
         return await self._bounds.in_thread(function) if self._is_large else function()
 
-    def _decode(self, body: bytes) -> Any:
+    def _decode(self, body: bytes) -> CheckedBody:
         self._bounds.check_values(body)
         try:
             decoded = from_json(body, allow_inf_nan=False)
@@ -118,9 +122,12 @@ class BatchRequest(Request):
             ) from None
         self._bounds.check_decoded(decoded)
         try:
-            return self._model.validate_python(decoded)
+            model = self._model.validate_python(decoded)
         except ValidationError as error:
             raise invalid(error) from None
+        checked = CheckedBody(decoded)
+        checked.model = model
+        return checked
 
     def _too_large(self) -> APIError:
         return APIError(413, f"the body of a request may have {self._bounds.body_bytes:,} bytes at most")

@@ -61,6 +61,20 @@ Budget = Annotated[
 ]
 
 
+class CheckedBody(dict[str, Any]):
+    """A decoded body that has been validated; `model` is the instance of its endpoint's model."""
+
+    model: Any
+
+
+def _unless_checked(raw: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    return raw.model if isinstance(raw, CheckedBody) else validate(raw)
+
+
+UnlessChecked = WrapValidator(_unless_checked)
+"""Validates a body, unless that was done before, in a thread."""
+
+
 class _Request(BaseModel):
     model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -173,8 +187,6 @@ class StrengthBatchRequest(_Request):
 def _choose_model(
     raw: Any, _union: ValidatorFunctionWrapHandler
 ) -> SummaryBatchRequest | ReviewSummaryBatchRequest:
-    if isinstance(raw, (SummaryBatchRequest, ReviewSummaryBatchRequest)):
-        return raw
     # Not left to the union, which would report the errors of both models.
     model = ReviewSummaryBatchRequest if _has_reviews(raw) else SummaryBatchRequest
     return model.model_validate(raw)
