@@ -60,7 +60,7 @@ def ask(item: int) -> Flow[Any]:
 
 
 def asking(item: int) -> Flow[str]:
-    return (yield from ask(item)).text
+    return str((yield from ask(item)).text)
 
 
 def searching(item: int) -> Flow[str]:
@@ -69,7 +69,7 @@ def searching(item: int) -> Flow[str]:
 
 
 def sharing(item: int) -> Flow[str]:
-    return (yield from once(item, lambda: ask(item))).text
+    return str((yield from once(item, lambda: ask(item))).text)
 
 
 def run(strategy: Strategy, task: Any, backend: Backend) -> Any:
@@ -100,7 +100,7 @@ def test_a_panic_in_a_task_fails_its_item_only(make: Callable[[], BaseException]
         reply = yield from ask(item + 10)
         if item == 3:
             raise make()
-        return reply.text
+        return str(reply.text)
 
     report = run(strategy, task, Backend(make))
     assert [failure.index for failure in report.failures] == [3]

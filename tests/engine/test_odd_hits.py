@@ -51,7 +51,7 @@ def test_an_odd_hit_is_named_and_fails_its_aspect_only(kind: str, stage: int, ba
 
     [outcome] = runner.run(SummarizeAspects(), [1]).outcomes
 
-    categories = outcome.value.categories  # type: ignore[union-attr]
+    categories = outcome.value.categories
     assert {name: one.status for name, one in categories.items()} == {
         "service": "ok",
         "price": "failed",

@@ -86,7 +86,7 @@ def serve(answer: Callable[[bytes], bytes]) -> Iterator[str]:
 def http(status: str, body: Any = b"", head: str = "") -> bytes:
     if not isinstance(body, bytes):
         body = json.dumps(body).encode()
-    return (
+    return bytes(
         f"HTTP/1.1 {status}\r\nConnection: close\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
     )
 
@@ -204,8 +204,9 @@ def make(kind: str, transport: HTTPTransport | None) -> Any:
 
 async def _close(backend: Any, transport: HTTPTransport | None) -> None:
     for one in (backend, transport):
-        if hasattr(one, "aclose"):
-            await one.aclose()
+        close: Any = getattr(one, "aclose", None)
+        if close is not None:
+            await close()
 
 
 def outcome_of(kind: str, how: str, transport: HTTPTransport | None) -> Any:

@@ -362,7 +362,7 @@ def test_a_poisoned_query_fails_its_aspect_and_no_other(how: str) -> None:
         runner = BatchRunner(llm=FakeLLM(), search=search)
         [outcome] = runner.run(SummarizeAspects(), [1]).outcomes
 
-    summary = outcome.value  # type: ignore[union-attr]
+    summary = outcome.value
     statuses = {name: one.status for name, one in summary.categories.items()}
     assert statuses == {"service": "ok", "price": "failed", "food": "ok"}
 
