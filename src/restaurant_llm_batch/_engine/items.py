@@ -258,7 +258,7 @@ def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:
             f"{task!r}, which lacks {', '.join(missing)}", "a class with the members of protocols.Task"
         )
     if isinstance(task, Generator):
-        name = task.__name__
+        name = name_of(task)
         raise _no_task(f"what {name}(...) returned", f"{name} without parentheses")
     raise _no_task(repr(task), "SummarizeAspects()")
 
