@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, Generic, TypeVar
 
-from .._text import composed, place_of
+from .._values import composed, place_of
 from ..errors import ConfigurationError, OutputError, RunStopped
 from ..models import ID_FIELDS, ItemId, as_item_id
 from ..outcomes import Failure, Stage

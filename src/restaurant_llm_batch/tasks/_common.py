@@ -7,7 +7,7 @@ from dataclasses import replace
 from math import inf
 from typing import Protocol, TypeVar
 
-from .._text import composed
+from .._values import composed
 from ..errors import STOPS_THE_RUN, ConfigurationError, RunStopped
 from ..models import Hit
 from ..steps import ResultOrError

@@ -1,4 +1,4 @@
-"""Texts that several rooms share: Unicode's composed form, and short values and places for error messages."""
+"""Values of users that several rooms handle: the composed form of texts, and short values and places in messages."""
 
 from __future__ import annotations
 
