@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from operator import index
 from typing import Any, Literal, TypeAlias
 
-from ._text import short
+from ._values import short
 from .errors import ConfigurationError
 
 ItemId: TypeAlias = int | str

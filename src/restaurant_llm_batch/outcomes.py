@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar
 
-from ._text import error_text, place_of
+from ._text import error_text
+from ._values import place_of
 from .errors import BatchError
 from .models import ItemId
 

@@ -22,7 +22,7 @@ from types import GeneratorType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 from ._llm_response import LLMResponse
-from ._text import short
+from ._values import short
 from .errors import ConfigurationError
 from .models import Hit, LLMRequest, Review, SearchQuery
 from .tokens.packing import PackedText, contents_of

@@ -31,7 +31,7 @@ from restaurant_llm_batch import (
     Vocabulary,
     errors,
 )
-from restaurant_llm_batch._text import composed
+from restaurant_llm_batch._values import composed
 from restaurant_llm_batch.models import Hit, ItemId, SearchQuery
 from restaurant_llm_batch.outcomes import Outcome
 from restaurant_llm_batch.results import AspectSummary

@@ -17,7 +17,7 @@ from tests.injection.prompt import HOLE, read_prompt, roles, user
 from tests.support.examples import examples
 
 from restaurant_llm_batch import LLMRequest
-from restaurant_llm_batch._text import composed
+from restaurant_llm_batch._values import composed
 from restaurant_llm_batch.tasks._asking import _REPAIR, MAX_QUOTE_LENGTH
 from restaurant_llm_batch.tokens.packing import TRUNCATION_MARK
 

@@ -23,7 +23,7 @@ from restaurant_llm_batch import (
     Strategy,
     errors,
 )
-from restaurant_llm_batch._text import composed
+from restaurant_llm_batch._values import composed
 from restaurant_llm_batch.backends.openai._strict import is_strict
 from restaurant_llm_batch.steps import Ask, Flow, ask, drive, gather, once, search
 from restaurant_llm_batch.tasks._ask import ask_flow

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from inspect import isasyncgenfunction, iscoroutinefunction
 from typing import Any, Generic, TypeVar
 
-from .._text import composed, place_of
+from .._values import composed, place_of
 from ..errors import ConfigurationError, OutputError, RunStopped
 from ..models import ID_FIELDS, ItemId, as_item_id
 from ..outcomes import Failure, Stage
@@ -258,7 +258,7 @@ def as_task(task: Task[R] | Callable[[Any], Flow[R]]) -> Task[R]:
             f"{task!r}, which lacks {', '.join(missing)}", "a class with the members of protocols.Task"
         )
     if isinstance(task, Generator):
-        name = getattr(task, "__name__", "the task")
+        name = name_of(task)
         raise _no_task(f"what {name}(...) returned", f"{name} without parentheses")
     raise _no_task(repr(task), "SummarizeAspects()")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
-from .._text import composed
+from .._values import composed
 from ..errors import PromptTooLong
 from ..models import LLMRequest, Message
 from ..steps import Ask, Flow

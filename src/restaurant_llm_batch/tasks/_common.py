@@ -7,7 +7,8 @@ from dataclasses import replace
 from math import inf
 from typing import Protocol, TypeVar
 
-from .._text import composed, error_text
+from .._text import error_text
+from .._values import composed
 from ..errors import STOPS_THE_RUN, ConfigurationError, RunStopped
 from ..models import Hit
 from ..steps import ResultOrError

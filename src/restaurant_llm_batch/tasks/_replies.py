@@ -12,7 +12,7 @@ from typing import Any
 
 from .._llm_response import LLMResponse
 from .._patterns import lazy_pattern
-from .._text import composed
+from .._values import composed
 from ..errors import OutputInvalid, OutputTruncated
 from ..models import LLMRequest
 from ._json import decode_whole, json_values

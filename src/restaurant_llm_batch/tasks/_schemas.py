@@ -24,7 +24,7 @@ from pydantic import (
     WrapValidator,
 )
 
-from .._text import composed, short
+from .._values import composed, short
 from ..errors import ConfigurationError
 from ..models import Document, ItemId, RestaurantRef, Review, as_item_id
 from ..tokens.packing import as_whole

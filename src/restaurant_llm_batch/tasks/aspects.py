@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, TypeAlias
 
-from .._text import composed
+from .._values import composed
 from ..errors import ConfigurationError
 from ._prompts.wording import as_language
 

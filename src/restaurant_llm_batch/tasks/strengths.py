@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from .._text import composed
+from .._values import composed
 from ..models import ComparisonItem, Hit, ItemId, Review, SearchQuery
 from ..results import RestaurantStrength
 from ..steps import Flow, once, pack, search_all

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, SupportsIndex, TypeVar, cast
 
-from .._text import composed
+from .._values import composed
 from ..errors import ConfigurationError
 from ..models import Hit, Review
 from .counting import TokenCount, estimate_tokens

@@ -15,7 +15,7 @@ from types import MappingProxyType
 from typing import Literal, NamedTuple, TypeAlias
 
 from ..._patterns import lazy_pattern
-from ..._text import composed
+from ..._values import composed
 from ...errors import ConfigurationError
 
 Language: TypeAlias = Literal["ko", "en"]
