@@ -29,7 +29,7 @@ from restaurant_llm_batch.tasks._prompts.wording import Wording, as_language
 from restaurant_llm_batch.testing import FakeLLM
 
 OURS = {
-    ("aspect_summaries", "ko"): "f70cbbc6a6c5c92e",
+    ("aspect_summaries", "ko"): "af9e5ac358173c4c",
     ("aspect_summaries", "en"): "b2ab3121a965925f",
     ("aspect_summary", "ko"): "6d2f1b1d520c4c27",
     ("aspect_summary", "en"): "66cb321b24a6aeb2",

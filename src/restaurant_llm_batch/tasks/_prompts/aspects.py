@@ -93,7 +93,7 @@ _JOBS: Mapping[str, Mapping[Language, str]] = {
     "aspect_summaries": {
         "ko": (
             '항목마다 "categories" 아래에 {form}을 쓰고, "overall_summary"에 전체를 두세 문장으로 '
-            "요약하세요. 번호는 항목마다 0부터 다시 시작합니다.\n"
+            "요약하세요. 번호는 항목마다 1부터 다시 시작합니다.\n"
         ),
         "en": (
             'For each aspect write under "categories": {form}. In "overall_summary" sum up everything in '
