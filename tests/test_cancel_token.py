@@ -14,6 +14,7 @@ from restaurant_llm_batch.cancellation import (
     shielded,
     sleep,
 )
+from tests.support.patience import PATIENCE
 
 
 def test_a_callback_is_called_once_by_the_thread_that_cancels() -> None:
@@ -23,7 +24,7 @@ def test_a_callback_is_called_once_by_the_thread_that_cancels() -> None:
     assert not this.wait(0)
     giving_up = threading.Thread(target=this.set)
     giving_up.start()
-    assert this.wait(10)
+    assert this.wait(PATIENCE)
     giving_up.join()
     this.set()
     assert called == [giving_up]

@@ -190,7 +190,7 @@ class BatchRunner:
         Raises:
             ConfigurationError: If the settings or the arguments are invalid.
         """
-        chosen: dict[str, Any] = {"strategy": settings.strategy(), "limits": settings.limits(), **arguments}
+        chosen: dict[str, Any] = {**settings.runner_arguments(), **arguments}
         if "llm" not in chosen:
             chosen["llm"] = settings.llm()
         if "search" not in chosen:

@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import pytest
 from click.testing import CliRunner
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.cli._commands import serve
@@ -71,7 +72,7 @@ class Served:
             self.said += line
 
     def wait_until_it_is_up(self) -> None:
-        late = monotonic() + 30
+        late = monotonic() + PATIENCE
         while True:
             try:
                 assert self.client.get("/health").json() == {"status": "ok"}
@@ -115,7 +116,7 @@ def test_it_serves_a_file_until_ctrl_c(reviews: Path) -> None:
         body = service.client.post(SUMMARIES, json=asked).json()
         document = service.client.get("/openapi.json").json()
         service.press_ctrl_c()
-        said, _ = service.process.communicate(timeout=30)
+        said, _ = service.process.communicate(timeout=PATIENCE)
 
     assert [result["restaurant_id"] for result in body["results"]] == ["ko-1", 2]
     assert body["results"][0]["categories"]["service"]["status"] == "ok"
@@ -144,7 +145,7 @@ def test_a_second_ctrl_c_cancels_the_requests_in_flight_and_tells_them(reviews: 
         service.listen_for("Waiting for connections")
         assert not answers
         service.press_ctrl_c()
-        rest, _ = service.process.communicate(timeout=30)
+        rest, _ = service.process.communicate(timeout=PATIENCE)
         for thread in threads:
             thread.join()
 

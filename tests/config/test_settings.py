@@ -21,9 +21,11 @@ from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 
 @pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in BatchSettings.model_fields:
         monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.delenv("BATCH_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)  # no .env and no file of settings
 
 
 def test_the_defaults_are_those_of_the_source_service() -> None:
@@ -119,6 +121,21 @@ def test_seed_words_come_from_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: 
             BatchSettings().aspects()
 
 
+def test_no_batch_size_without_effect_blocks_one_that_has_one() -> None:
+    limits = Limits(max_batch_size=5)
+    assert limits.batch_size(["맛있어요"] * 1000) == 5
+    assert limits.batch_size([]) == 5
+    assert Limits().batch_size([]) == 50
+    assert (
+        Limits(min_batch_size=30, max_tokens_per_batch=100).batch_size(["아주 긴 리뷰입니다 " * 30] * 9) == 1
+    )
+
+
+def test_a_preset_yields_to_a_limit_that_is_given() -> None:
+    assert Limits.preset("24gb", batches=3) == Limits(batches=3, max_tokens_per_batch=3000, max_batch_size=80)
+    assert Limits.preset("80gb").batches == 50
+
+
 @pytest.mark.parametrize("name", ["24gb", "40gb"])
 def test_presets_are_the_source_services_gpu_settings(name: str) -> None:
     expected = {
@@ -141,14 +158,14 @@ def test_presets_are_the_source_services_gpu_settings(name: str) -> None:
         ({"llm_total": 0}, "Limits.llm_total"),
         ({"open_items": True}, "Limits.open_items"),
         ({"open_items": ConcurrencyLimiter(3)}, "Limits.open_items"),
-        ({"min_batch_size": 200}, "min_batch_size <= default_batch_size"),
+        ({"min_batch_size": 0}, "Limits.min_batch_size"),
     ],
 )
 def test_useless_limits_are_refused_with_what_to_write(arguments: dict[str, object], complaint: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=complaint):
         Limits(**arguments)  # type: ignore[arg-type]
     with pytest.raises(errors.ConfigurationError, match="preset must be"):
-        Limits.preset("80gb")  # type: ignore[arg-type]
+        Limits.preset("16gb")  # type: ignore[arg-type]
 
 
 def test_strategies_say_what_to_write() -> None:

@@ -20,6 +20,7 @@ import httpx2
 import pytest
 import trustme
 from tests.support.local_server import LocalServer, Say, Seen, chat
+from tests.support.patience import wait_until
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, Strategy, errors
 from restaurant_llm_batch._http.abort import AbortableRequest, make_abortable
@@ -72,20 +73,13 @@ def answer(seen: Seen) -> Say:
     return Say(chat(question), after=LONG if question == "slow" else float(question.partition(" ")[2] or 0))
 
 
-def eventually(done: Callable[[], object]) -> None:
-    until_then = monotonic() + SOON
-    while not done():
-        assert monotonic() < until_then, "it did not happen"
-        sleep(0.005)
-
-
 def workers() -> int:
     return sum(thread.name.startswith("restaurant-llm-batch-") for thread in threading.enumerate())
 
 
 def given_up_after(server: LocalServer, how: Callable[[], object]) -> threading.Thread:
     def act() -> None:
-        eventually(lambda: server.in_flight)
+        wait_until(lambda: server.in_flight)
         how()
 
     thread = threading.Thread(target=act)
@@ -104,7 +98,7 @@ def by_cancelling_arun(runner: BatchRunner, server: LocalServer) -> None:
     async def main() -> None:
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(runner.arun, flow, ["slow"])
-            await anyio.to_thread.run_sync(eventually, lambda: server.in_flight)
+            await anyio.to_thread.run_sync(wait_until, lambda: server.in_flight)
             tasks.cancel_scope.cancel()
 
     anyio.run(main)
@@ -128,11 +122,11 @@ def test_a_cancelled_run_ends_its_calls_at_the_server(
     with LocalServer(answer) as server:
         with BatchRunner(llm=backend(server.url), strategy=strategy, limits=Limits(llm=1)) as runner:
             give_up(runner, server)
-            eventually(lambda: server.given_up)
+            wait_until(lambda: server.given_up)
             # Its slot is free, and one new connection serves for all further calls.
             assert runner.run(flow, ["a", "b", "c"]).results == ["a", "b", "c"]
         assert server.connections == 2
-        eventually(lambda: workers() == before)
+        wait_until(lambda: workers() <= before)  # threads of earlier tests may end meanwhile
 
 
 def given_up(call: Callable[[], Any], when: Callable[[], object]) -> float:
@@ -147,7 +141,7 @@ def given_up(call: Callable[[], Any], when: Callable[[], object]) -> float:
     thread = threading.Thread(target=work)
     thread.start()
     try:
-        eventually(when)
+        wait_until(when)
     finally:
         moment.append(monotonic())
         this.set()
@@ -164,7 +158,7 @@ def test_a_connection_that_was_ended_is_not_used_again(backend: Callable[[str], 
                 assert llm.complete(asking("quick")).text == "quick"
             assert server.connections == connections
             given_up(lambda: llm.complete(asking("slow")), lambda: server.in_flight)
-            eventually(lambda: not server.in_flight)
+            wait_until(lambda: not server.in_flight)
         assert server.given_up == 3
         llm.close()
 
@@ -215,7 +209,7 @@ def test_through_the_environments_proxy_too(
         monkeypatch.setenv("HTTP_PROXY", proxy.url)
         llm = backend("http://llm.example")
         given_up(lambda: llm.complete(asking("slow")), lambda: proxy.in_flight)
-        eventually(lambda: proxy.given_up)
+        wait_until(lambda: proxy.given_up)
         llm.close()
     assert proxy.given_up == 1
 
@@ -225,7 +219,7 @@ def test_through_a_proxy_and_a_transport_of_ones_own_too() -> None:
         transport = HTTPTransport(proxy=proxy.url)
         llm = OpenAILLM("tiny", api_key="sk", base_url="http://llm.example/v1", transport=transport)
         given_up(lambda: llm.complete(asking("slow")), lambda: proxy.in_flight)
-        eventually(lambda: proxy.given_up)
+        wait_until(lambda: proxy.given_up)
         transport.close()
     assert proxy.given_up == 1
 
@@ -279,7 +273,7 @@ class TestTLS:
             assert llm.complete(asking("quick")).text == "quick"
         assert server.connections == 1
         given_up(lambda: llm.complete(asking("slow")), lambda: server.in_flight)
-        eventually(lambda: server.given_up)
+        wait_until(lambda: server.given_up)
         assert llm.complete(asking("quick")).text == "quick"
         llm.close()
 

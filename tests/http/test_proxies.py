@@ -190,7 +190,7 @@ def test_a_socks_proxy_is_refused_by_every_client_before_any_call(
 
 @pytest.mark.parametrize("no_proxy", ["localhost,127.0.0.0/8,::1/128", "[::1],127.0.0.1", "*", "127.*"])
 @pytest.mark.parametrize("client", CLIENTS)
-@pytest.mark.sample(16)
+@pytest.mark.sample(8)
 def test_every_client_leaves_out_the_proxy_where_it_is_told_to(
     client: str, no_proxy: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

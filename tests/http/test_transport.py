@@ -19,6 +19,7 @@ import pytest
 import trustme
 from tests.support.calling import ask
 from tests.support.local_server import LocalServer, Say, Seen, chat
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch._http.httpx import HttpxTransport
 from restaurant_llm_batch._http.types import HTTPResponse, Transport, TransportError
@@ -186,7 +187,7 @@ async def test_being_cancelled_closes_the_connection() -> None:
             while not server.seen:
                 await anyio.sleep(0.01)
             tasks.cancel_scope.cancel()
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             while not server.given_up:
                 await anyio.sleep(0.01)
         assert (len(server.seen), server.given_up, server.in_flight) == (1, 1, 0)

@@ -11,6 +11,7 @@ import pytest
 from blockbuster import BlockBuster
 from fastapi import FastAPI
 from starlette.middleware.base import BaseHTTPMiddleware
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, Strategy
 from restaurant_llm_batch.integrations.fastapi import batch_router
@@ -74,7 +75,7 @@ class Caller:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         while not condition():
             await anyio.sleep(0.002)
 
@@ -130,7 +131,7 @@ async def test_ten_requests_of_fifty_restaurants_share_the_limits_of_the_one_run
 async def test_a_client_that_goes_away_cancels_its_calls(accept: str, nothing_blocks: BlockBuster) -> None:
     llm = FakeLLM(seconds=FOREVER)
     caller = Caller(serving(llm, llm=3), accept, *range(10))
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(caller)
             await until(lambda: llm.in_flight == 3)
@@ -149,7 +150,7 @@ async def test_it_works_behind_a_middleware_that_wraps_requests(accept: str) -> 
     app = serving(llm)
     app.add_middleware(BaseHTTPMiddleware, dispatch=pass_on)
     caller = Caller(app, accept, 1)
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(caller)
             await until(lambda: llm.in_flight == 1)
@@ -164,7 +165,7 @@ async def test_what_others_asked_for_goes_on(accept: str) -> None:
     llm = FakeLLM(seconds=0.005)
     app = serving(llm, llm=1)
     leaving, staying = Caller(app, accept, *range(100)), Caller(app, accept, *range(200, 210))
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(leaving)
             await until(lambda: llm.calls >= 2)
@@ -186,7 +187,7 @@ async def test_a_client_that_leaves_between_two_lines_cancels_the_rest() -> None
 
     llm = Uneven()
     caller = Caller(serving(llm), "application/x-ndjson", *range(4))
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(caller)
             await until(lambda: '"restaurant_id":0' in caller.text)
@@ -201,7 +202,7 @@ async def test_the_end_of_the_application_ends_its_requests(accept: str) -> None
     """What uvicorn does with requests that outlast its patience."""
     llm = FakeLLM(seconds=FOREVER)
     caller = Caller(serving(llm), accept, 1, 2)
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(caller)
             await until(lambda: llm.in_flight == 2)

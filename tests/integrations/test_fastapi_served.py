@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from time import monotonic, sleep
 from typing import Any
 
 import anyio
@@ -15,6 +14,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
+from tests.support.patience import wait_until
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.errors import PermanentBackendError
@@ -52,13 +52,6 @@ def served(llm: Any, search: Any = None, limits: Limits = Limits(), **options: A
 
 def ids(*names: Any) -> dict[str, Any]:
     return {"restaurants": [{"restaurant_id": name} for name in names]}
-
-
-def until(condition: Callable[[], bool]) -> None:
-    late = monotonic() + 20
-    while not condition():
-        assert monotonic() < late, "it never came to that"
-        sleep(0.002)
 
 
 def test_ten_requests_of_fifty_restaurants_never_exceed_the_limits_of_the_one_runner() -> None:
@@ -104,8 +97,8 @@ def test_a_connection_that_is_closed_cancels_its_calls(headers: dict[str, str]) 
         head = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
         with socket.create_connection((request.url.host, request.url.port or 80)) as connection:
             connection.sendall(f"POST {SUMMARIES} HTTP/1.1\r\n{head}\r\n".encode() + request.content)
-            until(lambda: llm.in_flight == 3)
-        until(lambda: llm.in_flight == 0)
+            wait_until(lambda: llm.in_flight == 3)
+        wait_until(lambda: llm.in_flight == 0)
         assert client.post(SUMMARIES, json={"restaurants": []}).status_code == 200
 
     assert llm.cancelled == llm.calls == 3
@@ -145,7 +138,7 @@ def test_leaving_in_the_middle_of_the_lines_cancels_the_rest() -> None:
     with served(llm) as client:
         with client.stream("POST", SUMMARIES, json=ids(1, 2, 3), headers=LINES) as answer:
             next(answer.iter_lines())
-        until(lambda: llm.cancelled == 2)
+        wait_until(lambda: llm.cancelled == 2)
         assert llm.in_flight == 0
 
 

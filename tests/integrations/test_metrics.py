@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import BatchRunner, Failure, LLMRequest, LLMResponse, RetryPolicy, Strategy, Success
 from restaurant_llm_batch.backends import OfflineLLM
@@ -150,7 +151,7 @@ def test_a_call_is_in_flight_until_it_ends() -> None:
     class Slow:
         def complete(self, request: LLMRequest) -> LLMResponse:
             begun.set()
-            assert go_on.wait(20)
+            assert go_on.wait(PATIENCE)
             return LLMResponse("done")
 
     def ask(item: int) -> Flow[str]:
@@ -160,7 +161,7 @@ def test_a_call_is_in_flight_until_it_ends() -> None:
     runner = BatchRunner(llm=Slow(), strategy=Strategy.threaded(), observers=[counters])
     thread = Thread(target=runner.run, args=(ask, [1]))
     thread.start()
-    assert begun.wait(20)
+    assert begun.wait(PATIENCE)
     during = counters.snapshot()
     go_on.set()
     thread.join()

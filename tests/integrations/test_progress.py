@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import BatchRunner, Failure, RetryPolicy, Strategy, Success
 from restaurant_llm_batch.backends import OfflineLLM
@@ -46,7 +47,7 @@ class Screen(io.StringIO):
 
     def shows(self, text: str) -> bool:
         with self.news:
-            return self.news.wait_for(lambda: text in self.getvalue(), timeout=20)
+            return self.news.wait_for(lambda: text in self.getvalue(), timeout=PATIENCE)
 
 
 class Clock:

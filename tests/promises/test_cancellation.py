@@ -8,6 +8,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy, errors
 from restaurant_llm_batch.cancellation import CancelToken, cancel_requested, run_with_token, sleep
@@ -50,9 +51,9 @@ def by_closing_the_stream(runner: BatchRunner, llm: Patient) -> None:
     stream = runner.stream(ask, iter([1]))
     reading = threading.Thread(target=lambda: list(stream), daemon=True)
     reading.start()
-    assert llm.waiting.wait(10)
+    assert llm.waiting.wait(PATIENCE)
     stream.close()
-    reading.join(10)
+    reading.join(PATIENCE)
     assert not reading.is_alive()
 
 
@@ -73,7 +74,7 @@ def test_a_cancelled_call_is_notified_at_once(
 ) -> None:
     llm = Patient()
     give_up(BatchRunner(llm=llm, strategy=strategy, limits=Limits(llm=1)), llm)
-    assert llm.tidied.wait(10)
+    assert llm.tidied.wait(PATIENCE)
     assert isinstance(llm.told, errors.RunStopped)
 
 

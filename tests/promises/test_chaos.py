@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import anyio
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.support.examples import examples
+from tests.support.patience import wait_until
 from tests.support.run_methods import STRATEGIES
 
 from restaurant_llm_batch import (
@@ -68,9 +68,8 @@ def check_outcomes_and_slots(
     outcomes: list[Any], taken: int, gates: list[ConcurrencyLimiter], llm: FakeLLM, search: FakeSearch
 ) -> None:
     assert sorted(outcome.index for outcome in outcomes) == list(range(taken))
-    patience = time.monotonic() + 5  # threads that were given up end by themselves, a little later
-    while any(gate.statistics().in_flight for gate in gates) and time.monotonic() < patience:
-        pass
+    # Threads that were given up end by themselves, a little later.
+    wait_until(lambda: not any(gate.statistics().in_flight for gate in gates))
     assert llm.in_flight == search.in_flight == 0
     for gate in gates:
         assert (gate.statistics().in_flight, gate.statistics().waiting) == (0, 0)

@@ -47,7 +47,6 @@ from tests.support.chaos_plans import (
     ITEMS_ARE_DONE_IN_SPITE_OF,
     KINDS,
     MODES,
-    PATIENCE,
     PLAINEST,
     QUESTIONS,
     STOP_A_RUN,
@@ -67,10 +66,13 @@ from tests.support.chaos_plans import (
     serve,
 )
 from tests.support.examples import examples
+from tests.support.patience import PATIENCE, wait_until
 
 from restaurant_llm_batch import BatchReport, Strategy
 from restaurant_llm_batch.testing.server import ChatRequest, FaultKind, Faults, FaultServer, ServerStats
 
+HEARD_WITHIN = 10.0
+"""Seconds after which a server has heard of a call, or never will: it may have been given up before it was sent."""
 TIMES = int(os.environ.get("CHAOS_TIMES", "1"))
 pytestmark = pytest.mark.timeout(240)  # shrinking takes longer than what it shrinks
 
@@ -124,7 +126,7 @@ def check_limits(ran: Ran, counts: ServerStats, bound: int, plan: Planned) -> No
 
 def ended(server: FaultServer, ran: Ran, backend: str) -> None:
     """Wait until the server has heard of all calls that were given up for their time."""
-    until = monotonic() + PATIENCE
+    until = monotonic() + HEARD_WITHIN
     while server.counts.asked(QUESTIONS[backend]) < ran.stats.calls.get("llm", 0) and monotonic() < until:
         sleep(0.002)
 
@@ -459,11 +461,9 @@ def test_ctrl_c_leaves_nothing_at_the_server_and_keeps_what_was_paid_for(
             stdout=subprocess.PIPE,
             text=True,
         ) as child:
-            until = monotonic() + 30
-            while not _all_stuck(server.counts, side_by_side) and monotonic() < until:
-                sleep(0.005)
+            wait_until(lambda: _all_stuck(server.counts, side_by_side))
             child.send_signal(signal.SIGINT)
-            said, _ = child.communicate(timeout=30)
+            said, _ = child.communicate(timeout=PATIENCE)
         outcomes = json.loads(said)
         plan, gate = Planned((), backend == "runpod"), make_limit(3)
         first = rest(server, plan, gate)

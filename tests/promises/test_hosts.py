@@ -11,6 +11,7 @@ import anyio
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from tests.support.patience import PATIENCE
 from tests.support.run_methods import each_strategy
 
 from restaurant_llm_batch import BatchRunner, Limits, Strategy, SummarizeAspects
@@ -148,5 +149,5 @@ def test_a_runner_survives_a_fork(strategy: Strategy) -> None:
         answers = context.Queue()
         child = context.Process(target=_in_child, args=(runner, answers))
         child.start()
-        assert answers.get(timeout=20) == 5
+        assert answers.get(timeout=PATIENCE) == 5
         child.join()

@@ -10,6 +10,7 @@ import sys
 import textwrap
 
 import pytest
+from tests.support.patience import PATIENCE
 
 PROGRAM = """
 import json, os, signal, sys, threading, time
@@ -84,7 +85,7 @@ def interrupted(strategy: str, how: str) -> dict[str, object]:
         assert child.stdout.readline() == "stuck\n"
         child.send_signal(signal.SIGINT)
         rest = child.stdout.read()
-        child.wait(timeout=50)
+        child.wait(timeout=PATIENCE)
         return json.loads(rest.splitlines()[-1])  # type: ignore[no-any-return]
     finally:
         child.kill()
@@ -135,6 +136,6 @@ def test_interrupting_arun_ends_its_calls() -> None:
         assert child.stdout.readline() == "stuck\n"
         os.kill(child.pid, signal.SIGINT)
         cancelled, calls = child.stdout.read().split()[-2:]
-    child.wait(timeout=50)
+    child.wait(timeout=PATIENCE)
 
     assert int(cancelled) == int(calls) - 3

@@ -12,6 +12,7 @@ from typing import Any
 
 import anyio
 import pytest
+from tests.support.patience import PATIENCE
 from tests.support.run_methods import RunMethod, each_run_method, strategy_name
 
 from restaurant_llm_batch import (
@@ -127,7 +128,7 @@ def test_runs_of_one_runner_share_the_rate() -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
 
     assert len(model.began) == 36
     assert model.took() >= 0.9 * (36 - PER_SECOND) / PER_SECOND
@@ -143,7 +144,7 @@ async def test_a_run_that_is_cancelled_while_it_waits_holds_nobody_up() -> None:
     async def other() -> None:
         results.extend((await runner.arun(ask, range(5))).results)
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             with anyio.move_on_after(0.1):
                 await runner.arun(ask, range(500))
@@ -297,6 +298,7 @@ def test_tokens_that_were_learned_of_count_for_those_who_wait_for_a_slot() -> No
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=strategy_name)
+@pytest.mark.sample(1)
 def test_a_forked_child_keeps_the_rate_by_itself(strategy: Strategy) -> None:
     program = f"""
 import os, signal

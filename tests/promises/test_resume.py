@@ -194,7 +194,7 @@ print("done", len(report.results), flush=True)
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
 @pytest.mark.parametrize("stage", ["1", "4", "threaded"])
 @pytest.mark.parametrize("share", quick_of([0.25, 0.5, 0.75], 0.5))
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_after_a_kill_only_what_was_not_finished_is_paid_for(
     stage: str, share: float, tmp_path: Path
 ) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import anyio
 import pytest
 from tests.support.local_server import Say, Seen
+from tests.support.patience import PATIENCE
 from tests.support.run_methods import each_strategy
 from tests.support.runpod_server import (
     KEY,
@@ -101,7 +102,7 @@ def run_and_kill(
     arguments = [sys.executable, "-c", CHILD, dispatcher.base_url, str(path), way, *items]
     with subprocess.Popen(arguments) as child:
         try:
-            until = time.monotonic() + 30
+            until = time.monotonic() + PATIENCE
             while not is_now():
                 assert child.poll() is None
                 assert time.monotonic() < until
@@ -266,7 +267,7 @@ def no_cancels(operation: str, count: int, seen: Seen) -> Fault | None:
 
 async def looked_at(dispatcher: Dispatcher, jobs: int) -> None:
     """Wait until so many jobs have been looked at."""
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         while len(dispatcher.looked_at) < jobs:
             await anyio.sleep(0.002)
 

@@ -603,7 +603,7 @@ def test_context_variables_reach_the_backend(strategy: Strategy) -> None:
     "left_open",
     ["stream = runner.stream(ask, range(9)); next(stream)", "runner.__enter__(); runner.run(ask, [1])"],
 )
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_the_interpreter_exits_with_a_stream_or_a_runner_left_open(strategy: str, left_open: str) -> None:
     code = (
         "from restaurant_llm_batch import BatchRunner, Strategy, Limits\n"

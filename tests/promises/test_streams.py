@@ -10,6 +10,7 @@ import anyio
 import pytest
 import trio.testing
 from blockbuster import BlockBuster
+from tests.support.patience import PATIENCE
 from tests.support.run_methods import STRATEGIES, each_strategy, strategies, strategy_name
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, Strategy, SummarizeAspects, errors
@@ -71,7 +72,7 @@ async def test_collecting_an_abandoned_iterator_cancels_its_calls() -> None:
         assert llm.in_flight == 4
         del stream
         gc.collect()
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             while llm.in_flight:
                 await anyio.lowlevel.checkpoint()
 

@@ -41,6 +41,7 @@ def filtered(
 
 
 @pytest.mark.parametrize("restaurants", [1, 2, 40])
+@pytest.mark.sample(1)
 def test_the_hits_are_those_of_a_filter(monkeypatch: pytest.MonkeyPatch, restaurants: int) -> None:
     search = EmbeddedSearch()
     search.index_reviews(reviews(500, restaurants))

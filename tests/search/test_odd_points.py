@@ -49,6 +49,7 @@ def indexed(client: QdrantClient) -> QdrantSearch:
 
 @pytest.mark.parametrize("count", [1, 60])
 @pytest.mark.parametrize("kind", ODD)
+@pytest.mark.sample(5)
 def test_points_without_a_text_are_left_out_and_named_once(
     kind: str, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:

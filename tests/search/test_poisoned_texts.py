@@ -130,7 +130,7 @@ def closed() -> Iterator[None]:
 
 @pytest.mark.parametrize("size", [4, None])
 @pytest.mark.parametrize("how", ANSWERS)
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 def test_one_poisoned_text_is_named_and_the_others_are_indexed(
     how: str, size: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -196,7 +196,7 @@ def test_what_is_written_with_a_condition_is_found_with_it(engine: Engine, url: 
         found = search.search(SearchQuery(1, "맛"))
 
     assert [hit.review_id for hit in found] == [0]
-    [point] = engine.do("scroll", "reviews")
+    [point], _ = engine.do("scroll", "reviews")
     assert set(point.payload) == {"restaurant_id", "review_id", "content", "meta"}
 
 
@@ -227,7 +227,7 @@ def test_a_collection_without_categories_is_left_without(engine: Engine, url: st
     with QdrantSearch("reviews", url=url, schema=CollectionSchema(category=None)) as search:
         search.index_reviews([Review("맛있어요", 1, 1, category=3)])
 
-    [point] = engine.do("scroll", "reviews")
+    [point], _ = engine.do("scroll", "reviews")
     assert set(point.payload) == {"restaurant_id", "review_id", "content"}
     assert set(engine.do("info", "reviews").payload_schema) == {"restaurant_id"}
 

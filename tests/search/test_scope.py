@@ -231,7 +231,7 @@ def stocked(request: pytest.FixtureRequest) -> Iterator[QdrantSearch]:
 
 
 @pytest.mark.parametrize("mode", ["blocking", "asyncio", "trio"])
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_qdrant_agrees_with_the_embedded_search(
     stocked: QdrantSearch, expected: list[tuple[SearchQuery, list[Hit]]], mode: str
 ) -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.examples import examples
+from tests.support.patience import PATIENCE
 from tests.support.run_methods import each_strategy, strategy_name
 
 from restaurant_llm_batch import (
@@ -113,7 +114,7 @@ def test_runs_in_several_threads_make_a_call_once(strategy: Strategy, tmp_path: 
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
 
     assert sorted(model.asked) == ["a", "b", "c"]
     assert [report.results for report in reports] == [["answer to a", "answer to b", "answer to c"]] * 4
@@ -154,7 +155,7 @@ async def test_a_call_outlives_its_run_while_another_run_waits(strategy: Strateg
     async def follow() -> None:
         results.extend((await runner.arun(ask, ["a"])).results)
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             leading = anyio.CancelScope()
 
@@ -234,7 +235,7 @@ async def test_a_followers_better_priority_lifts_the_call(tmp_path: Path) -> Non
     model = Held()
     store = Store(tmp_path / "run.db")
     runner = BatchRunner(llm=model, strategy=AWAITED, limits=Limits(llm=1), store=store)
-    with anyio.fail_after(20):
+    with anyio.fail_after(PATIENCE):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(runner.arun, Asking(priority=5), ["a", "b", "c", "d", "e"])
             while len(store.in_flight._open) < 5:
@@ -263,7 +264,7 @@ def test_a_follower_keeps_to_its_own_time_limits(strategy: Strategy, tmp_path: P
     run = BatchRunner(llm=model, strategy=strategy, store=store, time_limits=TimeLimits(run=0.1))
     late = [item.run(ask, ["a"]).failures[0], run.run(ask, ["a"]).failures[0]]
     assert model.in_flight == 1, "neither waited for it"
-    leading.join(50)
+    leading.join(PATIENCE)
 
     assert [type(failure.error) for failure in late] == [errors.DeadlineExceeded, errors.RunStopped]
     assert (late[0].stage, late[0].attempts) == ("llm", 0)
@@ -285,7 +286,7 @@ def test_when_a_run_that_leads_fails_the_next_one_asks(tmp_path: Path) -> None:
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(20)
+        thread.join(PATIENCE)
 
     assert sorted(len(report.failures) for report in reports) == [0, 0, 1]
     assert len(model.asked) == 2
@@ -349,7 +350,7 @@ def test_a_follower_leaves_when_the_others_get_their_answers_and_nothing_is_left
             results.append((report.results, [f"answer to {item}" for item in sorted(items)]))
 
     async def main() -> None:
-        with anyio.fail_after(20):
+        with anyio.fail_after(PATIENCE):
             async with anyio.create_task_group() as tasks:
                 for run in runs:
                     tasks.start_soon(partial(one, *run))
@@ -382,7 +383,7 @@ def test_a_run_that_is_left_leaves_no_call_behind(strategy: Strategy, tmp_path: 
     while len(model.asked) < 4:
         time.sleep(0.005)
     stream.close()
-    reader.join(10)
+    reader.join(PATIENCE)
 
     report = runner.run(both, ["a", "b"])
     assert report.results == [[f"answer to {item}{part}" for part in "12"] for item in "ab"]

@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from tests.support.patience import PATIENCE
 from tests.support.store_child import key_of
 from tests.support.store_helpers import REPLY, durably, fill, key
 
@@ -120,7 +121,7 @@ def test_a_store_that_nobody_closed_ends_its_thread_when_it_is_collected(path: P
     ]
     del store
     gc.collect()
-    writer.join(10)
+    writer.join(PATIENCE)
 
     assert not writer.is_alive()
     assert told == [None] * 100

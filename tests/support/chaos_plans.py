@@ -36,13 +36,12 @@ from restaurant_llm_batch.testing.server import (
     FaultServer,
     ServerStats,
 )
+from tests.support.patience import PATIENCE
 from tests.support.run_methods import STRATEGIES
 
 Fate: TypeAlias = tuple[FaultKind, ...]
 """The faults of a question's tries, one after the other; then it is answered well."""
 
-PATIENCE = 10.0
-"""Seconds after which what has not come to rest never will."""
 ANSWER_WITHIN = 0.7
 """Seconds that clients wait for an answer, or a job, where it may never come: a hundred times what one takes."""
 COMES_FOR_SURE = 8.0

@@ -115,8 +115,14 @@ class Engine:
     def _facet(self, collection: str, key: str, limit: int) -> models.FacetResponse:
         return self._client.facet(collection, key, limit=limit)
 
-    def _scroll(self, collection: str, limit: int = 1) -> list[models.Record]:
-        return self._client.scroll(collection, limit=limit)[0]
+    def _scroll(
+        self, collection: str, limit: int = 1, chosen: models.Filter | None = None, offset: Any = None
+    ) -> tuple[list[models.Record], Any]:
+        self._check(collection, chosen)
+        return self._client.scroll(collection, scroll_filter=chosen, limit=limit, offset=offset)
+
+    def _delete(self, collection: str, points: list[Any]) -> models.UpdateResult:
+        return self._client.delete(collection, points)
 
 
 def _is_integer(condition: models.FieldCondition) -> bool:
@@ -156,8 +162,12 @@ def _route(engine: Engine, route: str, name: str, seen: Seen) -> Any:
         return engine.do("count", name).model_dump(mode="json")
     if route == "POST /facet":
         return engine.do("facet", name, body["key"], body["limit"]).model_dump(mode="json")
+    if route == "POST /points/delete":
+        return engine.do("delete", name, models.PointIdsList(**body).points).model_dump(mode="json")
     assert route == "POST /points/scroll", route
-    return {"points": [point.model_dump(mode="json") for point in engine.do("scroll", name, body["limit"])]}
+    asked = models.ScrollRequest(**body)
+    points, offset = engine.do("scroll", name, asked.limit, asked.filter, asked.offset)
+    return {"points": [point.model_dump(mode="json") for point in points], "next_page_offset": offset}
 
 
 _CODES = {
@@ -213,8 +223,21 @@ class Points(wire.PointsServicer):
 
     def Scroll(self, request: Any, context: Any) -> Any:  # noqa: N802
         """Look at a point."""
-        found = _do(self._engine, context, "scroll", request.collection_name, request.limit)
-        return wire.ScrollResponse(result=[RestToGrpc.convert_record(point) for point in found])
+        chosen = GrpcToRest.convert_filter(request.filter) if request.HasField("filter") else None
+        offset = GrpcToRest.convert_point_id(request.offset) if request.HasField("offset") else None
+        found, after = _do(
+            self._engine, context, "scroll", request.collection_name, request.limit, chosen, offset
+        )
+        answer = wire.ScrollResponse(result=[RestToGrpc.convert_record(point) for point in found])
+        if after is not None:
+            answer.next_page_offset.CopyFrom(RestToGrpc.convert_extended_point_id(after))
+        return answer
+
+    def Delete(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """Delete points."""
+        points = [GrpcToRest.convert_point_id(one) for one in request.points.points.ids]
+        _do(self._engine, context, "delete", request.collection_name, points)
+        return _done()
 
 
 class Collections(wire.CollectionsServicer):

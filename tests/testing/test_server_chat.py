@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import anyio
 import httpx
 import pytest
+from tests.support.patience import wait_until
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,
@@ -109,14 +110,6 @@ def ask(llm: Any, *questions: object) -> list[LLMResponse | BackendError]:
         llm.close()
 
 
-def until(condition: Callable[[], bool]) -> None:
-    """Wait until something is so."""
-    end = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.002)
-
-
 @pytest.fixture
 def server() -> Iterator[FaultServer]:
     with FaultServer(seed=1) as server:
@@ -124,7 +117,7 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.mark.parametrize(("kind", "error", "status"), ERRORS)
-@pytest.mark.sample(14)
+@pytest.mark.sample(7)
 def test_every_fault_is_the_error_that_it_is(
     model: Model, kind: FaultKind, error: type[BackendError], status: int
 ) -> None:
@@ -132,7 +125,7 @@ def test_every_fault_is_the_error_that_it_is(
         llm = model(server, timeout=0.3 if kind in ("slow_body", "no_response") else 30)
         failed, then = ask(llm, "맛은?") + ask(llm, "맛은?")
         if kind in ("slow_body", "no_response"):
-            until(lambda: server.counts.abandoned == 1)
+            wait_until(lambda: server.counts.abandoned == 1)
         counts = server.counts
 
     assert type(failed) is error
@@ -492,7 +485,7 @@ def test_stopping_does_not_wait_for_answers() -> None:
     server = FaultServer(Faults(probabilities={"no_response": 1.0}))
     with server, ThreadPoolExecutor(1) as pool:
         call = pool.submit(ask, vllm(server), 1)
-        until(lambda: server.counts.in_flight == 1)
+        wait_until(lambda: server.counts.in_flight == 1)
         server.stop()
         (answer,) = call.result()
 

@@ -11,6 +11,7 @@ import sys
 
 import httpx
 import pytest
+from tests.support.patience import PATIENCE
 
 MODULE = [sys.executable, "-W", "error", "-m", "restaurant_llm_batch.testing.server"]
 QUESTION = {"messages": [{"role": "user", "content": "맛은?"}]}
@@ -41,7 +42,7 @@ def test_it_prints_its_address_serves_and_counts_when_it_is_ended(end: signal.Si
                 for _ in range(2):  # one of the two faults, again and again
                     httpx.post(f"{found[0]}/v1/chat/completions", json=QUESTION).raise_for_status()
             served.send_signal(end)
-            told, complaints = served.communicate(timeout=20)
+            told, complaints = served.communicate(timeout=PATIENCE)
         finally:
             served.kill()
 
@@ -62,8 +63,9 @@ def test_it_prints_its_address_serves_and_counts_when_it_is_ended(end: signal.Si
         (["--retry-after", "soon"], "invalid"),
     ],
 )
+@pytest.mark.sample(2)
 def test_what_it_cannot_do_it_says_in_a_line(asked: list[str], words: str) -> None:
-    ended = subprocess.run([*MODULE, *asked], capture_output=True, text=True, check=False, timeout=20)
+    ended = subprocess.run([*MODULE, *asked], capture_output=True, text=True, check=False, timeout=PATIENCE)
 
     assert ended.returncode == 2
     assert words in ended.stderr
@@ -74,7 +76,7 @@ def test_a_port_that_is_taken_is_reported_in_a_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         ended = subprocess.run(
-            [*MODULE, "--port", port], capture_output=True, text=True, check=False, timeout=20
+            [*MODULE, "--port", port], capture_output=True, text=True, check=False, timeout=PATIENCE
         )
 
     assert ended.returncode == 2
@@ -83,7 +85,7 @@ def test_a_port_that_is_taken_is_reported_in_a_line() -> None:
 
 
 def test_its_help_names_the_kinds_of_faults() -> None:
-    ended = subprocess.run([*MODULE, "--help"], capture_output=True, text=True, check=True, timeout=20)
+    ended = subprocess.run([*MODULE, "--help"], capture_output=True, text=True, check=True, timeout=PATIENCE)
 
     assert "job_vanishes" in ended.stdout
     assert "--tokens-per-minute" in ended.stdout
@@ -96,5 +98,5 @@ def test_importing_it_brings_no_aiohttp() -> None:
         "server.FaultServer()\n"
         "assert 'aiohttp' not in sys.modules and 'httpx' not in sys.modules"
     )
-    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=20)
+    ended = subprocess.run([sys.executable, "-c", code], check=False, timeout=PATIENCE)
     assert ended.returncode == 0

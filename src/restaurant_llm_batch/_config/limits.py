@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Any, Literal
 
 from .._limits.aimd import AdaptiveLimit
 from .._limits.concurrency import ConcurrencyLimiter
 from ..errors import ConfigurationError
+from ..tokens.counting import TokenCount, estimate_tokens
+from ..tokens.packing import calculate_dynamic_batch_size
 
 _CONCURRENCY_LIMITS = ("search", "llm", "batches", "llm_total")
 _EXAMPLES = {
@@ -33,9 +36,10 @@ class Limits:
         llm_total: LLM calls in flight, packed batches included; None for no limit beyond `llm` and `batches`.
         open_items: Items (restaurants) open at once in one run: the size of its sliding window.
         max_tokens_per_batch: Token budget of a packed batch.
-        min_batch_size: Fewest reviews in a packed batch, if the budget allows it.
+        min_batch_size: Least result of `batch_size`. It has no effect on packed batches: a budget that holds more
+            reviews is filled, and one that holds fewer is kept.
         max_batch_size: Most reviews in a packed batch.
-        default_batch_size: Batch size if there are no reviews to estimate it from.
+        default_batch_size: Result of `batch_size` for no reviews. It has no effect on packed batches.
         tokens_in_flight: Tokens of LLM calls in flight, prompts and longest replies: the capacity of a GPU's KV cache
             (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number or a `ConcurrencyLimiter`; None for no
             limit. The first call in the queue is never overtaken; a call larger than the limit runs alone.
@@ -45,7 +49,7 @@ class Limits:
             it counts with its prompt and its longest reply; when it ends, with the tokens it used.
 
     Raises:
-        ConfigurationError: If a number is not a whole number of at least 1, or the batch sizes are out of order.
+        ConfigurationError: If a number is not a whole number of at least 1.
     """
 
     search: int | AdaptiveLimit | ConcurrencyLimiter = 50
@@ -78,31 +82,48 @@ class Limits:
                     f"Limits.{field.name} must be a whole number of at least 1{kinds}, got {value!r}; "
                     f"for example Limits({field.name}={example})"
                 )
-        if not self.min_batch_size <= self.default_batch_size <= self.max_batch_size:
-            raise ConfigurationError(
-                "Limits needs min_batch_size <= default_batch_size <= max_batch_size, got "
-                f"{self.min_batch_size}, {self.default_batch_size}, {self.max_batch_size}; for example "
-                "Limits(min_batch_size=10, default_batch_size=50, max_batch_size=100)"
-            )
 
-    @classmethod
-    def preset(cls, name: Literal["24gb", "40gb"]) -> Limits:
+    def batch_size(self, reviews: Sequence[str], count_tokens: TokenCount = estimate_tokens) -> int:
         """
-        Return the limits that the service this library comes from used on a GPU with this much memory.
+        Return how many of the reviews make a batch of `max_tokens_per_batch`; see `calculate_dynamic_batch_size`.
 
         Args:
-            name: Memory of the GPU: "24gb" or "40gb".
+            reviews: The reviews.
+            count_tokens: Counts the tokens of a text.
+        """
+        return calculate_dynamic_batch_size(
+            reviews,
+            self.max_tokens_per_batch,
+            min_batch_size=min(self.min_batch_size, self.max_batch_size),
+            max_batch_size=self.max_batch_size,
+            default_batch_size=self.default_batch_size,
+            count_tokens=count_tokens,
+        )
+
+    @classmethod
+    def preset(cls, name: Literal["24gb", "40gb", "80gb"], **others: Any) -> Limits:
+        """
+        Return limits for a GPU with this much memory.
+
+        Those for 24 and 40 GB are of the service that this library comes from. Those for 80 GB are computed: the KV
+        cache of an 8B model holds about 110 sequences of 3,000 tokens there, which is 55 of 6,000.
+
+        Args:
+            name: Memory of the GPU: "24gb", "40gb" or "80gb".
+            others: Limits that replace those of the preset.
 
         Raises:
             ConfigurationError: For any other name.
         """
-        presets = {
-            "24gb": cls(batches=15, max_tokens_per_batch=3000, max_batch_size=80),
-            "40gb": cls(batches=30, max_tokens_per_batch=6000, max_batch_size=150),
+        presets: dict[str, dict[str, Any]] = {
+            "24gb": {"batches": 15, "max_tokens_per_batch": 3000, "max_batch_size": 80},
+            "40gb": {"batches": 30, "max_tokens_per_batch": 6000, "max_batch_size": 150},
+            "80gb": {"batches": 50, "max_tokens_per_batch": 6000, "max_batch_size": 150},
         }
         try:
-            return presets[name]
+            chosen = presets[name]
         except KeyError:
             raise ConfigurationError(
                 f"preset must be {' or '.join(map(repr, presets))}, got {name!r}; for example Limits.preset('24gb')"
             ) from None
+        return cls(**{**chosen, **others})

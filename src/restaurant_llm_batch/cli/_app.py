@@ -15,7 +15,17 @@ import click
 from .._text import terminal_text
 from ..errors import BatchError
 from ._backends import MakeLLM, models
-from ._commands import index, sentiment, serve, strengths, summarize, summarize_reviews, vocabulary
+from ._commands import (
+    config,
+    index,
+    run,
+    sentiment,
+    serve,
+    strengths,
+    summarize,
+    summarize_reviews,
+    vocabulary,
+)
 from ._commands import query as search
 
 _HELP = """\
@@ -109,9 +119,9 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         help=_HELP,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    for command in (index.command(), search.command()):
+    for command in (index.command(), search.command(), config.command()):
         group.add_command(command)
-    for module in (summarize, summarize_reviews, sentiment, strengths, vocabulary, serve):
+    for module in (summarize, summarize_reviews, sentiment, strengths, vocabulary, run, serve):
         group.add_command(module.command(llms or models()))
     return group
 

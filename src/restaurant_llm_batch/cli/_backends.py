@@ -1,121 +1,91 @@
-"""LLM and search backends of the command line, built from options and environment variables."""
+"""LLM backends of the command line, by their names, and messages that name options instead of variables."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
-import click
-
+from .._settings import BatchSettings
 from ..errors import ConfigurationError
-from ..protocols import AsyncLLMBackend, Embedder, LLMBackend
+from ..protocols import AsyncLLMBackend, LLMBackend
+from ..search import QdrantSearch
+from ._objects import is_object_name, make_object
 
-if TYPE_CHECKING:
-    from .._settings import BatchSettings
-    from ..search import QdrantSearch
-
-MakeLLM: TypeAlias = Callable[[Mapping[str, Any]], LLMBackend | AsyncLLMBackend]
-"""Factory of an LLM backend; its argument maps settings to the values of options, None for an option not used."""
+MakeLLM: TypeAlias = Callable[[BatchSettings], LLMBackend | AsyncLLMBackend]
+"""Factory of an LLM backend."""
 
 _REQUIRED = {
     "openai": ("batch_llm_model", "--model", "gpt-5-mini"),
     "vllm": ("batch_llm_url", "--llm-url", "http://localhost:8000"),
+    "runpod": ("runpod_endpoint_id", "--runpod-endpoint", "abc123def456"),
 }
 """Required setting of a backend, with its option and an example."""
 
-LLMS = ("offline", "openai", "vllm", "runpod")
+LLMS = ("offline", "openai", "vllm", "vllm-engine", "runpod")
 
 
 def models() -> dict[str, MakeLLM]:
     """Return the factories of LLM backends, by their names for ``--llm``; the first is the default."""
-    return {name: _factory(name) for name in LLMS}
+    return dict.fromkeys(LLMS, _make)
 
 
-def _factory(name: str) -> MakeLLM:
-    def make(options: Mapping[str, Any]) -> LLMBackend | AsyncLLMBackend:
-        settings = _settings(batch_llm_backend=name, **options)
-        if name in _REQUIRED:
-            field, option, example = _REQUIRED[name]
-            if not getattr(settings, field):
-                raise ConfigurationError(
-                    f"--llm {name} needs {option}; for example {option} {example}, "
-                    f"or set {field.upper()}={example}"
-                )
-        return settings.llm()
-
-    return make
+def _make(settings: BatchSettings) -> LLMBackend | AsyncLLMBackend:
+    name = settings.batch_llm_backend
+    if name in _REQUIRED:
+        field, option, example = _REQUIRED[name]
+        if not getattr(settings, field):
+            raise ConfigurationError(
+                f"--llm {name} needs {option}; for example {option} {example}, or set {field.upper()}={example}"
+            )
+    return settings.llm()
 
 
-def llm_parameters(llms: Mapping[str, MakeLLM]) -> list[click.Parameter]:
-    """Return the options that choose an LLM backend; `llm_settings` converts their values."""
-    return [
-        click.Option(
-            ["--llm"],
-            type=click.Choice([*llms]),
-            default=next(iter(llms)),
-            show_default=True,
-            help='The LLM backend. "offline" uses no model and extracts sentences from the reviews; the others '
-            "take their API keys from OPENAI_API_KEY, VLLM_API_KEY or RUNPOD_API_KEY (and the endpoint from "
-            "RUNPOD_ENDPOINT_ID).",
-        ),
-        click.Option(
-            ["--model"],
-            metavar="NAME",
-            help="Name of the model; by default BATCH_LLM_MODEL, or the service's own model.",
-        ),
-        click.Option(
-            ["--llm-url"],
-            metavar="URL",
-            help="URL of a vLLM server or an OpenAI-compatible service; by default BATCH_LLM_URL.",
-        ),
-    ]
+def take_llm(llms: Mapping[str, MakeLLM], values: dict[str, Any]) -> str | None:
+    """
+    Take the name of a model that is not among the settings' out of a command's values.
+
+    Args:
+        llms: The models of the command.
+        values: The values by parameter.
+    """
+    return values.pop("batch_llm_backend") if values.get("batch_llm_backend") not in (None, *LLMS) else None
 
 
-def llm_settings(model: str | None, llm_url: str | None) -> dict[str, Any]:
-    """Return the settings for the values of the `llm_parameters`."""
-    return {"batch_llm_model": model, "batch_llm_url": llm_url}
+def make_llm(
+    llms: Mapping[str, MakeLLM], chosen: str | None, settings: BatchSettings
+) -> tuple[str, LLMBackend | AsyncLLMBackend]:
+    """Return the name and the backend of the chosen model, or of the one that the settings name."""
+    name = chosen or settings.batch_llm_backend
+    if name not in llms and is_object_name(name):
+        return name, _own(name)
+    name = name if name in llms else next(iter(llms))
+    return name, llms[name](settings)
 
 
-def search_parameters() -> list[click.Parameter]:
-    """Return the options that choose a search backend; `qdrant` takes their values."""
-    return [
-        click.Option(
-            ["--search"],
-            type=click.Choice(["embedded", "qdrant"]),
-            default="embedded",
-            show_default=True,
-            help='Where the reviews are: "qdrant" is a server, at QDRANT_URL with the key QDRANT_API_KEY.',
-        ),
-        click.Option(
-            ["--qdrant-url"], metavar="URL", help="URL of the Qdrant server; by default QDRANT_URL."
-        ),
-        click.Option(
-            ["--collection"],
-            metavar="NAME",
-            help="Name of its collection; by default QDRANT_COLLECTION, or reviews.",
-        ),
-    ]
+def _own(name: str) -> LLMBackend | AsyncLLMBackend:
+    """Return a backend of the user's own: an object, or what a class or a function makes."""
+    found: Any = make_object(name, "--llm")
+    if callable(found) and not _is_backend(found):
+        found = found()
+    if not _is_backend(found):
+        raise ConfigurationError(
+            f"--llm {name} must be a backend, or a function that makes one, got {type(found).__name__}; a backend has "
+            "complete(request) or acomplete(request)"
+        )
+    return cast("LLMBackend | AsyncLLMBackend", found)
 
 
-def qdrant(qdrant_url: str | None, collection: str | None) -> tuple[QdrantSearch, str]:
+def _is_backend(found: object) -> bool:
+    return hasattr(found, "complete") or hasattr(found, "acomplete")
+
+
+def qdrant(settings: BatchSettings) -> tuple[QdrantSearch, str]:
     """
     Return the search backend for a Qdrant server, and its name for messages.
 
     Raises:
         ConfigurationError: Neither an option nor the environment has the server's URL.
     """
-    settings = _settings(batch_search_backend="qdrant", qdrant_url=qdrant_url, qdrant_collection=collection)
+    settings = settings.model_copy(update={"batch_search_backend": "qdrant"})
     label = f"the collection {settings.qdrant_collection!r} at {settings.qdrant_url}"
     return cast("QdrantSearch", settings.search()), label
-
-
-def embedder() -> Embedder:
-    """Return the embedder that the environment variables select."""
-    return _settings().embedder()
-
-
-def _settings(**from_options: Any) -> BatchSettings:
-    from .._settings import BatchSettings
-
-    # An option that is not used is None: leave it out, so that the environment variable applies.
-    return BatchSettings(**{name: value for name, value in from_options.items() if value is not None})

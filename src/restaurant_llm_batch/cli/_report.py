@@ -48,7 +48,8 @@ def show(
     """
     results, failures = collected.results, collected.failures
     if results and not (quiet and written):
-        out.print(view.table(results, loaded.source))
+        given: list[Any] = results if view.with_ids else [success.value for success in results]
+        out.print(view.table(given, loaded.source))
         _print_more(out, results, collected.done, view.what)
     if failures:
         out.print(tables.failures_table(failures, loaded.source))
@@ -158,8 +159,9 @@ class ResultCollector(Generic[R]):
         if isinstance(outcome, Success):
             self.done += 1
             self.failed_parts += self.count_failed_parts(outcome.value)
-            if outcome.value.model:
-                self.models.add(outcome.value.model)
+            model = getattr(outcome.value, "model", "")
+            if model and isinstance(model, str):
+                self.models.add(model)
             self._keep(self._successes, outcome)
         elif outcome.stage == "run":
             self.unfinished += 1
@@ -173,9 +175,9 @@ class ResultCollector(Generic[R]):
         return self.done + self.failed + self.unfinished
 
     @property
-    def results(self) -> list[R]:
-        """The first results, in input order."""
-        return [success.value for success in self._first(self._successes)]
+    def results(self) -> list[Success[R]]:
+        """The first successes, in input order."""
+        return self._first(self._successes)
 
     @property
     def failures(self) -> list[Failure]:

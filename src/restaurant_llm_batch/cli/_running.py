@@ -36,11 +36,13 @@ from .._runner import BatchRunner
 from ..integrations._tally import calls
 from ..integrations.progress import RichProgress
 from ..outcomes import Outcome
+from . import _backends as services
 from . import _report as report
 from ._backends import MakeLLM
 from ._options import RunOptions
 from ._output import STDOUT, open_writer
 from ._report import ResultCollector
+from ._settings import SectionedCommand, take_settings
 from ._views import R, ResultView
 
 _HELP_ENDING = """
@@ -71,7 +73,7 @@ def command(
     """
     callback = partial(_main, options, view, llms)
     ending = _HELP_ENDING.format(what=view.what)
-    return click.Command(name, params=[*parameters], callback=callback, help=f"{help_text}{ending}")
+    return SectionedCommand(name, params=[*parameters], callback=callback, help=f"{help_text}{ending}")
 
 
 def _main(
@@ -81,8 +83,11 @@ def _main(
     /,
     **values: Any,
 ) -> None:
-    options = make_options(**values)
-    task, llm = options.task, llms[options.llm](options.llm_settings)
+    chosen = services.take_llm(llms, values)
+    settings = take_settings(values)
+    options = make_options(settings=settings, **values)
+    task = options.task
+    _, llm = services.make_llm(llms, chosen, settings)
     loaded = options.load(None if options.quiet else report.console(stderr=True))
     collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
     with ExitStack() as stack:
@@ -90,8 +95,10 @@ def _main(
             stack.enter_context(loaded.search)
         progress = _progress(options, f"{view.what}s")
         # Before the output is opened: an argument may be invalid, or the store be another program's.
-        runner = BatchRunner(llm=llm, search=loaded.search, observers=[progress], **options.runner_settings)
-        writer = stack.enter_context(open_writer(options.output, options.paths, options.store))
+        runner = BatchRunner(
+            llm=llm, search=loaded.search, observers=[progress], **settings.runner_arguments()
+        )
+        writer = stack.enter_context(open_writer(options.output, options.paths, settings.batch_store))
         stack.enter_context(progress)
         stream = stack.enter_context(runner).stream(task, loaded.items)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .._settings import BatchSettings
 from ..errors import ConfigurationError
 from ..models import ItemId, Review
 from ..search.embedded.search import EmbeddedSearch, IndexReport
@@ -114,33 +115,36 @@ def review_file(path: Path | None) -> Iterator[tuple[Path, str]]:
     yield path, str(path)
 
 
-def open_source(path: Path | None, progress: Console | None) -> ReviewSource:
+def open_source(path: Path | None, progress: Console | None, settings: BatchSettings) -> ReviewSource:
     """
-    Open a source for search; a file is indexed in memory.
+    Open a source for search: a file, which is indexed in memory, a folder, or a Qdrant collection.
 
     Args:
-        path: A JSON Lines file or an index folder; None for the built-in sample.
+        path: A JSON Lines file or an index folder; None for the folder of the settings, or the built-in sample.
         progress: Console for the progress of indexing; None for no progress.
+        settings: The search and the embedder.
 
     Raises:
         ConfigurationError: The path does not exist, or is neither a valid file nor an index.
     """
+    if settings.batch_search_backend == "qdrant":
+        return _in_qdrant(path, settings)
+    path = settings.batch_search_path if path is None else path
     if path is not None and not path.exists():
         raise ConfigurationError(f"there is no file or folder {str(path)!r}")
     if path is not None and path.is_dir():
-        return _from_folder(path)
+        return _from_folder(path, settings)
     with review_file(path) as (file, label):
-        return _from_file(file, label, progress)
+        return _from_file(file, label, progress, settings)
 
 
-def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> ReviewSource:
+def _in_qdrant(path: Path | None, settings: BatchSettings) -> ReviewSource:
     """
     Open a collection of a Qdrant server.
 
     Args:
         path: The argument SOURCE, which must be None here.
-        url: URL of the server; None for that of the environment.
-        collection: Name of the collection; None for that of the environment.
+        settings: The server, its collection and the embedder.
 
     Raises:
         ConfigurationError: `path` is not None, or neither an option nor the environment has the server's URL.
@@ -151,7 +155,7 @@ def in_qdrant(path: Path | None, url: str | None, collection: str | None) -> Rev
             f"--search qdrant reads the reviews from a server; leave {str(path)!r} out, or put it there with "
             f"`restaurant-llm-batch index {path} --search qdrant`"
         )
-    search, label = services.qdrant(url, collection)
+    search, label = services.qdrant(settings)
     return ReviewSource(label=label, ids=search.restaurant_ids(), search=search)
 
 
@@ -169,8 +173,8 @@ class _CategoryLines(ReviewLines):
             yield review
 
 
-def _from_file(path: Path, label: str, progress: Console | None) -> ReviewSource:
-    lines, search = _CategoryLines(path), EmbeddedSearch(embedder=services.embedder())
+def _from_file(path: Path, label: str, progress: Console | None, settings: BatchSettings) -> ReviewSource:
+    lines, search = _CategoryLines(path), EmbeddedSearch(embedder=settings.embedder())
     index_lines(lines, search, path.stat().st_size, progress)
     return ReviewSource(
         label=label,
@@ -181,13 +185,13 @@ def _from_file(path: Path, label: str, progress: Console | None) -> ReviewSource
     )
 
 
-def _from_folder(path: Path) -> ReviewSource:
+def _from_folder(path: Path, settings: BatchSettings) -> ReviewSource:
     if not (path / _INDEX_MARKER).exists():
         raise ConfigurationError(
             f"the folder {str(path)!r} is not an index; make one with "
             f"`restaurant-llm-batch index REVIEWS.jsonl --into FOLDER`"
         )
-    search = EmbeddedSearch(path, embedder=services.embedder())
+    search = EmbeddedSearch(path, embedder=settings.embedder())
     return ReviewSource(label=str(path), ids=search.restaurant_ids(), search=search)
 
 

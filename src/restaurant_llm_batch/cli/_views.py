@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Protocol, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 from rich.table import Table
 
@@ -13,17 +13,7 @@ from ..outcomes import Failure, Outcome, Success
 from ._sources import NamedItems
 from ._tables import counted
 
-
-class Result(Protocol):
-    """The result of a task."""
-
-    @property
-    def model(self) -> str:
-        """Name of the model that answered; empty if no call was made."""
-        ...
-
-
-R = TypeVar("R", bound=Result)
+R = TypeVar("R")
 
 MakeTable: TypeAlias = Callable[[Sequence[R], NamedItems], Table]
 """Returns a table of results; the second argument has the names of their restaurants or documents."""
@@ -42,6 +32,7 @@ class ResultView(Generic[R]):
         failed_part_phrases: Phrases for one failed part, and for several.
         offline: Clause that describes the replies of `OfflineLLM`.
         what: Singular noun for an item.
+        with_ids: Whether `table` and `record` take `Success` objects, for results without an id of their own.
     """
 
     table: MakeTable[R]
@@ -51,11 +42,13 @@ class ResultView(Generic[R]):
     failed_part_phrases: tuple[str, str]
     offline: str
     what: str = "restaurant"
+    with_ids: bool = False
 
     def as_record(self, outcome: Outcome[R]) -> Mapping[str, Any]:
         """Return the JSON record of an outcome."""
         if isinstance(outcome, Success):
-            return self.record(outcome.value)
+            given: Any = outcome if self.with_ids else outcome.value
+            return self.record(given)
         return {f"{self.what}_id": outcome.item_id, "failure": _failure(outcome)}
 
     def several(self, number: int) -> str:

@@ -223,7 +223,7 @@ def _read_review(review: Review | Mapping[str, Any], position: int) -> IndexEntr
     restaurant_id = read_id(restaurant, f"{where}.restaurant_id")
     text = _replace_surrogates(content)
     review_id = _derived_id(text) if own_id is None else read_id(own_id, f"{where}.id")
-    point = _point_key(restaurant_id, review_id)
+    point = point_key(restaurant_id, review_id)
     return IndexEntry(
         point,
         str(restaurant_id),
@@ -267,7 +267,8 @@ def _derived_id(content: str) -> str:
     return "content-" + blake2b(content.encode(), digest_size=8).hexdigest()
 
 
-def _point_key(restaurant_id: ItemId, review_id: ItemId) -> str:
+def point_key(restaurant_id: ItemId, review_id: ItemId) -> str:
+    """Return a review's key in the engine, a UUID; ids 7 and "7" have the same key."""
     restaurant = str(restaurant_id)
     # The length prefix distinguishes ("a:b", "c") from ("a", "b:c"). As str(uuid5(...)), without its object.
     name = f"{len(restaurant)}:{restaurant}:{review_id}".encode()
@@ -306,6 +307,23 @@ def read_id(value: object, where: str) -> ItemId:
     if number not in _INT64:
         raise ConfigurationError(f"{where} does not fit 64 bits; use a string, for example {str(number)!r}")
     return number
+
+
+def read_ids(values: object, where: str) -> list[ItemId]:
+    """
+    Return ids as plain ints or strs, each once.
+
+    Args:
+        values: The ids.
+        where: The argument's name in messages.
+
+    Raises:
+        ConfigurationError: If it is no collection, or as `read_id`.
+    """
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ConfigurationError(f"{where} must be a list of ids, got {values!r}; for example [{values!r}]")
+    ids = [read_id(value, f"{where}[{i}]") for i, value in enumerate(values)]
+    return list({str(one): one for one in ids}.values())
 
 
 def as_number(value: ItemId) -> int | None:

@@ -79,7 +79,7 @@ def shipped() -> list[str]:
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_the_work_for_an_endless_text_grows_with_its_length(unit: str) -> None:
     for number in range(len(about(""))):
 

@@ -13,6 +13,7 @@ import openai
 import pytest
 from tests.support.calling import MODES, REQUEST, ask, ask_often
 from tests.support.local_server import LocalServer, Say, Seen, chat
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import BatchRunner, LLMRequest, RetryPolicy, Strategy, errors
 from restaurant_llm_batch.backends import HTTPTransport, OpenAILLM, Timeout
@@ -189,7 +190,7 @@ async def test_a_cancelled_call_closes_its_connection(anyio_backend: str) -> Non
                     await anyio.sleep(0.005)
                 tasks.cancel_scope.cancel()
         await llm.aclose()
-        with anyio.fail_after(60):
+        with anyio.fail_after(PATIENCE):
             while not server.given_up:
                 await anyio.sleep(0.005)
 

@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 
 import pytest
+from tests.support.patience import PATIENCE
 from tests.support.runpod_server import KEY, Dispatcher, End, Work, asking, completion
 from tests.support.slow import quick_of
 
@@ -90,7 +91,7 @@ def interrupt(dispatcher: Dispatcher, way: str, is_now: Callable[[], bool], time
     """Interrupt such a process when it is time, and return what it said in the end."""
     child = start(dispatcher, way)
     try:
-        until = time.monotonic() + 20
+        until = time.monotonic() + PATIENCE
         while not is_now():
             assert time.monotonic() < until
             assert child.poll() is None
@@ -98,7 +99,7 @@ def interrupt(dispatcher: Dispatcher, way: str, is_now: Callable[[], bool], time
         for _ in range(times):
             child.send_signal(signal.SIGINT)
             time.sleep(0.2)
-        return child.communicate(timeout=40)[1]
+        return child.communicate(timeout=PATIENCE)[1]
     finally:
         child.kill()
         child.wait()

@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import anyio
 import pytest
+from tests.support.patience import wait_until
 from tests.support.runpod_server import KEY, WORKER, Dispatcher, asking, worker_environment
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
@@ -45,10 +45,7 @@ def dispatchers() -> Iterator[dict[str, Dispatcher]]:
             )
             stack.callback(child.wait)
             stack.callback(os.killpg, child.pid, signal.SIGKILL)
-        until = time.monotonic() + 30
-        while not all(dispatcher.worker_polls for dispatcher in made.values()):
-            assert time.monotonic() < until
-            time.sleep(0.02)
+        wait_until(lambda: all(dispatcher.worker_polls for dispatcher in made.values()))
         yield made
 
 
@@ -147,10 +144,7 @@ def test_a_cancelled_job_is_stopped_at_the_worker(dispatcher: Dispatcher) -> Non
     anyio.run(main)
     (work,) = [work for work in dispatcher.jobs.values() if work.question == "slow: 30"]
     assert work.status == "CANCELLED"
-    until = time.monotonic() + 5
-    while not work.stopped:
-        assert time.monotonic() < until
-        time.sleep(0.01)
+    wait_until(lambda: work.stopped)
 
 
 @pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()])

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 from tests.support.examples import examples
+from tests.support.patience import PATIENCE, wait_until
 
 from restaurant_llm_batch.backends.vllm._shared_engine import PendingRequest, SharedEngine, _State
 
@@ -45,7 +45,7 @@ class StepEngine:
             self.drivers.add(threading.get_ident())
             self.stepping.set()
             if self.before_step:
-                assert self.before_step.pop().wait(10)
+                assert self.before_step.pop().wait(PATIENCE)
             if any(steps < 0 for _, steps in self.left.values()):
                 self.left.clear()
                 raise RuntimeError("broken")
@@ -75,14 +75,6 @@ class _Alone:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-
-
-def until(condition: Callable[[], bool]) -> None:
-    """Wait for what another thread is about to do."""
-    deadline = time.monotonic() + 10
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.001)
 
 
 def test_one_caller_alone_is_answered_in_its_own_thread() -> None:
@@ -123,9 +115,9 @@ def test_who_comes_while_the_engine_works_joins_at_the_next_step() -> None:
     engine.before_step.append(go)
     with ThreadPoolExecutor(5) as pool:
         first = pool.submit(helm.run, (0, 4))
-        assert engine.stepping.wait(10)
+        assert engine.stepping.wait(PATIENCE)
         others = [pool.submit(helm.run, (number, 3)) for number in range(1, 5)]
-        until(lambda: len(helm._state.waiting) == 4)
+        wait_until(lambda: len(helm._state.waiting) == 4)
         go.set()
         answers = [first.result(10), *(other.result(10) for other in others)]
 
@@ -141,9 +133,9 @@ def test_when_the_engine_breaks_those_aboard_fail_and_those_who_wait_are_served(
     engine.before_step.append(go)
     with ThreadPoolExecutor(2) as pool:
         broken = pool.submit(helm.run, (0, -1))
-        assert engine.stepping.wait(10)
+        assert engine.stepping.wait(PATIENCE)
         later = pool.submit(helm.run, (1, 2))
-        until(lambda: bool(helm._state.waiting))
+        wait_until(lambda: bool(helm._state.waiting))
         go.set()
 
         with pytest.raises(RuntimeError, match="broken"):
@@ -171,9 +163,9 @@ def test_a_helmsman_who_is_interrupted_takes_its_job_along_and_the_others_sail_o
     engine.before_step.append(go)
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(helm.run, (0, 5))
-        assert engine.stepping.wait(10)
+        assert engine.stepping.wait(PATIENCE)
         second = pool.submit(helm.run, (1, 5))
-        until(lambda: bool(helm._state.waiting))
+        wait_until(lambda: bool(helm._state.waiting))
         go.set()
 
         with pytest.raises(KeyboardInterrupt):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -12,6 +13,7 @@ from ...errors import BatchError, ConfigurationError
 from ...search import EmbeddedSearch
 from .. import _backends as services
 from .. import _report as report
+from .. import _settings as settings
 from .._reading import FileError, ReviewLines
 from .._sources import Index, index_lines
 
@@ -32,31 +34,34 @@ A review that is already in the index is replaced, so it is safe to index a file
 def command() -> click.Command:
     """Build the command."""
     path = click.Path(path_type=Path)
-    return click.Command(
+    return settings.SectionedCommand(
         "index",
         params=[
             click.Argument(["file"], type=path),
             click.Option(["--into"], type=path, metavar="FOLDER", help="The folder of the index."),
-            *services.search_parameters(),
+            *settings.options(search=True),
         ],
         callback=_main,
         help=_HELP,
     )
 
 
-def _main(file: Path, into: Path | None, search: str, qdrant_url: str | None, collection: str | None) -> None:
+def _main(file: Path, into: Path | None, **values: Any) -> None:
+    chosen = settings.take_settings(values)
+    if into is None and chosen.batch_search_backend == "embedded":
+        into = chosen.batch_search_path
     if not file.exists():
         raise ConfigurationError(f"there is no file {str(file)!r}")
-    if search == "qdrant":
+    if chosen.batch_search_backend == "qdrant":
         if into is not None:
             raise click.UsageError("--into names a folder, and --search qdrant a server; choose one")
-        server, label = services.qdrant(qdrant_url, collection)
+        server, label = services.qdrant(chosen)
         _index(file, server, label)
         click.echo("Next: restaurant-llm-batch summarize --search qdrant")
     elif into is None:
         raise click.UsageError("missing the destination: --into FOLDER, or --search qdrant")
     else:
-        _index(file, EmbeddedSearch(into, embedder=services.embedder()), repr(str(into)))
+        _index(file, EmbeddedSearch(into, embedder=chosen.embedder()), repr(str(into)))
         click.echo(f"Next: restaurant-llm-batch summarize {terminal_text(shlex.quote(str(into)))}")
 
 

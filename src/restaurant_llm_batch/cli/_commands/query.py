@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 from rich.padding import Padding
@@ -10,11 +11,11 @@ from rich.text import Text
 
 from ..._text import terminal_text
 from ...models import SearchQuery
-from .. import _backends as services
 from .. import _options as parameters
 from .. import _report as report
+from .. import _settings as settings
 from .. import _tables as tables
-from .._sources import in_qdrant, open_source
+from .._sources import open_source
 
 _HELP = """
 Search among the reviews of one restaurant.
@@ -29,14 +30,14 @@ _PATH_PREFIXES = ("/", "./", "../", "~")
 
 def command() -> click.Command:
     """Build the command."""
-    return click.Command(
+    return settings.SectionedCommand(
         "search",
         params=[
             click.Argument(["words"], nargs=-1, required=True, metavar="[SOURCE] TEXT..."),
             click.Option(["--restaurant"], required=True, metavar="ID", help="The restaurant."),
             parameters.limit(),
             parameters.min_score(),
-            *services.search_parameters(),
+            *settings.options(search=True),
         ],
         callback=_main,
         help=_HELP,
@@ -48,17 +49,16 @@ def _main(
     restaurant: str,
     limit: int,
     min_score: float,
-    search: str,
-    qdrant_url: str | None,
-    collection: str | None,
+    **values: Any,
 ) -> None:
-    use_qdrant = search == "qdrant"
+    chosen = settings.take_settings(values)
+    use_qdrant = chosen.batch_search_backend == "qdrant"
     path = Path(words[0]) if not use_qdrant and _starts_with_source(words) else None
     text = " ".join(words if path is None else words[1:])
     if not text.strip():
         raise click.UsageError("missing the text to search for")
     progress = report.console(stderr=True)
-    source = in_qdrant(None, qdrant_url, collection) if use_qdrant else open_source(path, progress)
+    source = open_source(path, progress, chosen)
     [restaurant_id] = source.pick([restaurant])
     with source.search as reviews:
         hits = reviews.search(SearchQuery(restaurant_id, text, limit, min_score))

@@ -13,8 +13,8 @@ from rich.text import Text
 from ..._config.limits import Limits
 from ...results import RestaurantSentiment
 from ...tasks.sentiment import AnalyzeSentiment
-from .. import _backends as services
 from .. import _options as parameters
+from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
 from .._options import FileOptions, Language, LoadedInput
@@ -39,7 +39,6 @@ class SentimentOptions(FileOptions[RestaurantSentiment]):
     """Values of the command's options."""
 
     batch_size: int
-    max_tokens_per_batch: int
     language: Language
 
     @property
@@ -47,7 +46,6 @@ class SentimentOptions(FileOptions[RestaurantSentiment]):
         """The task."""
         return AnalyzeSentiment(
             batch_size=self.batch_size,
-            max_tokens_per_batch=self.max_tokens_per_batch,
             language=self.language,
         )
 
@@ -67,10 +65,8 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         parameters.source(),
-        *parameters.speed(batches=True),
-        *services.llm_parameters(llms),
+        *settings.options(batches=True, llms=[*llms]),
         parameters.count("--batch-size", Limits().max_batch_size, "Maximum number of reviews in a batch."),
-        parameters.batch_tokens(),
         parameters.language("Language of the instructions; auto detects that of the reviews."),
         *parameters.which(),
         *parameters.results(),

@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..._config.limits import Limits
-from ..._config.retry import RetryPolicy
-from ..._config.strategy import Strategy
 from ..._runner import BatchRunner
+from ..._settings import BatchSettings
 from ..._text import escaped_json, terminal_text
 from ...errors import ConfigurationError
 from ...protocols import AsyncLLMBackend, LLMBackend
@@ -33,9 +31,10 @@ from ...tasks.summary import SummarizeAspects
 from .. import _backends as services
 from .. import _options as parameters
 from .. import _report as report
+from .. import _settings as settings
 from .._backends import MakeLLM
 from .._options import Language
-from .._sources import ReviewSource, in_qdrant, open_source
+from .._sources import ReviewSource, open_source
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -66,20 +65,7 @@ class ServeOptions:
     host: str
     port: int
     language: Language
-    max_tokens_per_batch: int
-    stage: str
-    search_concurrency: int
-    llm_concurrency: int
-    batch_concurrency: int
-    window: int
-    attempts: int
-    llm: str
-    model: str | None
-    llm_url: str | None
-    search: str
-    qdrant_url: str | None
-    collection: str | None
-    store: Path | None
+    settings: BatchSettings
     token: str | None = field(repr=False)
     allowed_hosts: tuple[str, ...] | None
     connections: int
@@ -97,33 +83,16 @@ class ServeOptions:
 
     def open_source(self) -> ReviewSource:
         """Open the reviews."""
-        if self.search == "qdrant":
-            return in_qdrant(self.source, self.qdrant_url, self.collection)
-        return open_source(self.source, report.console(stderr=True))
+        return open_source(self.source, report.console(stderr=True), self.settings)
 
     def router(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> APIRouter:
         """Return the router with its endpoints, and a runner for them."""
         from ...integrations.fastapi import batch_router
 
-        retry = RetryPolicy(attempts=self.attempts)
-        runner = BatchRunner(
-            llm=llm,
-            search=source.search,
-            strategy=Strategy.threaded() if self.stage == "threaded" else Strategy.stage(int(self.stage)),
-            limits=Limits(
-                search=self.search_concurrency,
-                llm=self.llm_concurrency,
-                batches=self.batch_concurrency,
-                open_items=self.window,
-                max_tokens_per_batch=self.max_tokens_per_batch,
-            ),
-            search_retry=retry,
-            llm_retry=retry,
-            store=self.store,
-        )
+        runner = BatchRunner(llm=llm, search=source.search, **self.settings.runner_arguments())
         return batch_router(
             runner,
-            summary=SummarizeAspects(language=self.language),
+            summary=SummarizeAspects(language=self.language, aspects=self.settings.aspects()),
             review_summary=SummarizeReviews(language=self.language),
             sentiment=AnalyzeSentiment(language=self.language),
             strengths=ExtractStrengths(language=self.language),
@@ -143,19 +112,17 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         parameters.source(),
         *_address_options(),
-        *services.llm_parameters(llms),
-        *services.search_parameters(),
+        *settings.options(search=True, llm=True, batches=True, llms=[*llms]),
+        settings.option("aspect_seeds_file"),
         parameters.language("Language of search and replies; auto detects that of the reviews."),
-        parameters.batch_tokens(),
-        *parameters.speed(search=True, llm=True, batches=True),
-        parameters.store(),
         *_limit_options(),
     ]
-    return click.Command("serve", params=options, callback=partial(_main, llms), help=_HELP)
+    return settings.SectionedCommand("serve", params=options, callback=partial(_main, llms), help=_HELP)
 
 
 def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
-    options = ServeOptions(**values)
+    chosen = services.take_llm(llms, values)
+    options = ServeOptions(settings=settings.take_settings(values), **values)
     try:
         from ...integrations._fastapi.connections import ServerLimits
         from ...integrations._fastapi.server import SignalAwareServer, application
@@ -163,14 +130,14 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
         raise ConfigurationError(
             f"serve needs the package {error.name}: pip install 'restaurant-llm-batch[fastapi]'"
         ) from error
-    llm = llms[options.llm](services.llm_settings(options.model, options.llm_url))
+    name, llm = services.make_llm(llms, chosen, options.settings)
     limits = ServerLimits(connections=_possible(options.connections), drain_seconds=options.drain)
     with _sigterm_as_sigint(), _bind(options.host, options.port) as listener:
         source = options.open_source()
         with source.search:
             router = options.router(llm, source)
             app = application(router, token=options.token, allowed_hosts=options.hosts)
-            _announce(_address(options.host, listener), source, options)
+            _announce(_address(options.host, listener), source, options, name)
             # uvicorn raises the signal again after a graceful shutdown.
             with suppress(KeyboardInterrupt):
                 SignalAwareServer(app, limits).run(sockets=[listener])
@@ -232,10 +199,10 @@ def _address(host: str, listener: socket.socket) -> str:
     return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
-def _announce(address: str, source: ReviewSource, options: ServeOptions) -> None:
+def _announce(address: str, source: ReviewSource, options: ServeOptions, llm: str) -> None:
     count = len(source.ids)
     click.echo(f"serving {count:,} restaurant{'s' * (count != 1)} of {terminal_text(source.label)}")
-    if options.llm == "offline":
+    if llm == "offline":
         click.echo("  no language model is used: responses are sentences picked from the reviews")
     click.echo(f"  {address}/docs describes the API, and lets you try it")
     if count:

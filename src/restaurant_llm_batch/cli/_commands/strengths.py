@@ -14,8 +14,8 @@ from rich.table import Table
 from ...models import Review
 from ...results import RestaurantStrength
 from ...tasks.strengths import ExtractStrengths
-from .. import _backends as services
 from .. import _options as parameters
+from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
 from .._options import Language, LoadedInput, SearchOptions
@@ -38,14 +38,12 @@ class StrengthsOptions(SearchOptions[RestaurantStrength]):
     """Values of the command's options."""
 
     query: str | None
-    max_tokens_per_batch: int
     language: Language
 
     @property
     def task(self) -> ExtractStrengths:
         """The task."""
         return ExtractStrengths(
-            max_tokens_per_batch=self.max_tokens_per_batch,
             language=self.language,
             limit=self.limit,
             min_score=self.min_score,
@@ -77,13 +75,10 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     )
     options = [
         parameters.source(),
-        *parameters.speed(search=True, batches=True),
-        *services.llm_parameters(llms),
-        *services.search_parameters(),
+        *settings.options(search=True, batches=True, llms=[*llms]),
         query,
         parameters.limit(ExtractStrengths.limit),
         parameters.min_score(),
-        parameters.batch_tokens(),
         parameters.language("Language of search and replies; auto detects that of the reviews."),
         *parameters.which(),
         *parameters.results(),

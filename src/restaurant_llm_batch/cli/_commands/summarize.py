@@ -14,8 +14,8 @@ from rich.text import Text
 from ..._text import terminal_text
 from ...results import AspectSummary, RestaurantSummary
 from ...tasks.summary import SummarizeAspects
-from .. import _backends as services
 from .. import _options as parameters
+from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
 from .._options import Language, LoadedInput, SearchOptions
@@ -38,7 +38,7 @@ class SummarizeOptions(SearchOptions[RestaurantSummary]):
 
     mode: Literal["single", "split"]
     language: Language
-    aspects: tuple[str, ...]
+    aspects: tuple[str, ...] | None
 
     @property
     def task(self) -> SummarizeAspects:
@@ -48,7 +48,7 @@ class SummarizeOptions(SearchOptions[RestaurantSummary]):
             min_score=self.min_score,
             mode=self.mode,
             language=self.language,
-            aspects=self.aspects,
+            aspects=self.settings.aspects() if self.aspects is None else self.aspects,
         )
 
     def load(self, progress: Console | None) -> LoadedInput:
@@ -68,10 +68,9 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         click.Option(
             ["--aspects"],
             callback=parameters.names,
-            default="service,price,food",
-            show_default=True,
             metavar="A,B,...",
-            help="Aspects to summarise; an aspect without seed words is searched by its name.",
+            help="Aspects to summarise, by default service, price and food; an aspect without seed words is searched "
+            "by its name.",
         ),
         click.Option(
             ["--mode"],
@@ -84,9 +83,8 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     ]
     options = [
         parameters.source(),
-        *parameters.speed(search=True, llm=True),
-        *services.llm_parameters(llms),
-        *services.search_parameters(),
+        *settings.options(search=True, llm=True, llms=[*llms]),
+        settings.option("aspect_seeds_file"),
         *own,
         parameters.limit(),
         parameters.min_score(),

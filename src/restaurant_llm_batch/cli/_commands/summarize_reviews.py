@@ -13,8 +13,8 @@ from rich.text import Text
 from ..._text import terminal_text
 from ...results import ReviewSummary
 from ...tasks.reviews import SummarizeReviews
-from .. import _backends as services
 from .. import _options as parameters
+from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
 from .._options import FileOptions, Language, LoadedInput
@@ -44,13 +44,12 @@ fields are left out.
 class SummarizeReviewsOptions(FileOptions[ReviewSummary]):
     """Values of the command's options."""
 
-    max_tokens_per_batch: int
     language: Language
 
     @property
     def task(self) -> SummarizeReviews:
         """The task."""
-        return SummarizeReviews(max_tokens_per_batch=self.max_tokens_per_batch, language=self.language)
+        return SummarizeReviews(language=self.language)
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the reviews, and split them by polarity."""
@@ -76,9 +75,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         parameters.source(),
-        *parameters.speed(batches=True),
-        *services.llm_parameters(llms),
-        parameters.batch_tokens(),
+        *settings.options(batches=True, llms=[*llms]),
         parameters.language(),
         *parameters.which(),
         *parameters.results(),

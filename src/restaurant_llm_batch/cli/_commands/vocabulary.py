@@ -17,8 +17,8 @@ from ..._text import terminal_text
 from ...results import Vocabulary, Word
 from ...tasks.vocabulary import ExtractVocabulary
 from ...tokens.chunking import split_text
-from .. import _backends as services
 from .. import _options as parameters
+from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
 from .._options import Language, LoadedInput, RunOptions
@@ -47,20 +47,13 @@ class VocabularyOptions(RunOptions[Vocabulary]):
 
     sources: tuple[Path, ...]
     plan: Literal["A", "B", "C"]
-    parallel: bool
-    max_safe_chunks: int
     chunk_tokens: int
     language: Language
 
     @property
     def task(self) -> ExtractVocabulary:
         """The task."""
-        return ExtractVocabulary(
-            plan=self.plan,
-            parallel=self.parallel,
-            max_safe_chunks=self.max_safe_chunks,
-            language=self.language,
-        )
+        return self.settings.vocabulary(plan=self.plan, language=self.language)
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -86,8 +79,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         click.Argument(["sources"], nargs=-1, type=click.Path(path_type=Path), metavar="[SOURCE]..."),
-        *parameters.speed(llm=True, what="Documents"),
-        *services.llm_parameters(llms),
+        *settings.options(llm=True, llms=[*llms]),
         click.Option(
             ["--plan"],
             type=click.Choice(["A", "B", "C"], case_sensitive=False),
@@ -96,13 +88,8 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
             metavar="[A|B|C]",
             help="Order of the calls for words and phrases.",
         ),
-        click.Option(["--parallel"], is_flag=True, help="Let plan C extract words and phrases concurrently."),
-        parameters.count(
-            "--max-safe-chunks",
-            ExtractVocabulary.max_safe_chunks,
-            "Maximum number of chunks of a document for which plan C does so.",
-            minimum=0,
-        ),
+        settings.option("enable_parallel_word_phrase_extraction"),
+        settings.option("max_safe_chunks_for_parallel"),
         parameters.count(
             "--chunk-tokens", _CHUNK_TOKENS, "Maximum tokens of a chunk.", minimum=_MIN_CHUNK_TOKENS
         ),

@@ -23,7 +23,7 @@ from ...models import ItemId
 from ...protocols import Embedder, Embedding
 from .._fusion import ListName, LoadRequest, RankRequest
 from .._hybrid import Candidate
-from .._indexing import IndexEntry
+from .._indexing import IndexEntry, point_key
 from ._folder import check_folder, check_space, folder_error, shortage_error, write_label
 from ._others import OthersCache, RankedPoint
 
@@ -83,6 +83,32 @@ class Shard:
                 engine.update(UpdateOperation.upsert_points(points))
             finally:
                 self._others.clear()
+
+    def delete(self, restaurant_id: ItemId, review_ids: Sequence[ItemId] | None) -> int:
+        """Delete reviews of a restaurant, or all of them if `review_ids` is None; return how many there were."""
+        with self._lease() as engine:
+            from qdrant_edge import (
+                CountRequest,
+                FieldCondition,
+                Filter,
+                HasIdCondition,
+                MatchValue,
+                UpdateOperation,
+            )
+
+            must: list[Any] = [FieldCondition("restaurant", match=MatchValue(str(restaurant_id)))]
+            if review_ids is not None:
+                keys: set[Any] = {UUID(point_key(restaurant_id, one)) for one in review_ids}
+                must.append(HasIdCondition(keys))
+            chosen = Filter(must=must)
+            try:
+                count = engine.count(CountRequest(exact=True, filter=chosen))
+                if count:
+                    engine.update(UpdateOperation.delete_points_by_filter(chosen))
+            finally:
+                self._others.clear()
+        self.flush()
+        return count
 
     def perform(self, step: list[RankRequest] | LoadRequest) -> Any:
         """Perform a step of `run_hybrid`."""
@@ -153,7 +179,8 @@ class Shard:
         with self._lease() as engine:
             from qdrant_edge import FacetRequest
 
-            return [hit.value for hit in engine.facet(FacetRequest(key, limit=limit, exact=True))]
+            hits = engine.facet(FacetRequest(key, limit=limit, exact=True))
+            return [hit.value for hit in hits if hit.count]  # a value whose points were deleted has 0
 
     def flush(self) -> None:
         """Flush written reviews to disk."""

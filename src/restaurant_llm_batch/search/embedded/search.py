@@ -17,7 +17,7 @@ from .._batch_embedding import BatchEmbedder
 from .._embedding_cache import QueryEmbeddingCache, check_embedder
 from .._fusion import PreparedQuery, run_hybrid
 from .._hybrid import scope_of
-from .._indexing import BadRows, IndexReport, IndexTally, id_order, read_batches
+from .._indexing import BadRows, IndexReport, IndexTally, id_order, read_batches, read_id, read_ids
 from ..embedders.hashing import HashingEmbedder
 from ._folder import require_folder, temporary_folder
 from ._shard import Shard
@@ -153,6 +153,40 @@ class EmbeddedSearch:
             raise
         self._shard.flush()
         return tally.report()
+
+    def delete_reviews(self, restaurant_id: ItemId, review_ids: Iterable[ItemId]) -> int:
+        """
+        Delete reviews of a restaurant, by their ids as `search` returns them.
+
+        Args:
+            restaurant_id: The restaurant's id; 7 and "7" are the same.
+            review_ids: Ids of its reviews; those that are not in the index are ignored.
+
+        Returns:
+            The number of reviews that were deleted.
+
+        Raises:
+            ConfigurationError: If the folder does not exist, or an id is invalid.
+            PermanentBackendError: If the engine fails.
+        """
+        ids = read_ids(review_ids, "review_ids")
+        return self._existing_shard().delete(read_id(restaurant_id, "restaurant_id"), ids)
+
+    def delete_restaurant(self, restaurant_id: ItemId) -> int:
+        """
+        Delete all reviews of a restaurant.
+
+        Args:
+            restaurant_id: The restaurant's id; 7 and "7" are the same.
+
+        Returns:
+            The number of reviews that were deleted; 0 if the restaurant has none.
+
+        Raises:
+            ConfigurationError: If the folder does not exist, or the id is invalid.
+            PermanentBackendError: If the engine fails.
+        """
+        return self._existing_shard().delete(read_id(restaurant_id, "restaurant_id"), None)
 
     def search(self, query: SearchQuery, /) -> list[Hit]:
         """

@@ -65,10 +65,20 @@ class QdrantCodec:
         must: list[Condition] = [] if scope.others else [_any_of(restaurant)]
         if scope.category is not None:
             must.append(_any_of(_match_conditions(self._category_field(), scope.category, layout)))
-        must += [_any_of(_match_conditions(name, value, layout)) for name, value in self._where.items()]
+        must += self._where_conditions(layout)
         if ranking.points:
             must.append(HasIdCondition(has_id=[_point_id(str(point)) for point in ranking.points]))
         return Filter(must=must or None, must_not=restaurant if scope.others else None)
+
+    def restaurant_filter(self, restaurant_id: ItemId, layout: IdLayout) -> Filter:
+        """Return the filter for all reviews of a restaurant."""
+        from qdrant_client.models import Filter
+
+        restaurant = _match_conditions(self._names.restaurant, restaurant_id, layout)
+        return Filter(must=[_any_of(restaurant), *self._where_conditions(layout)])
+
+    def _where_conditions(self, layout: IdLayout) -> list[Condition]:
+        return [_any_of(_match_conditions(name, value, layout)) for name, value in self._where.items()]
 
     def _category_field(self) -> str:
         if self._names.category is None:
@@ -97,10 +107,11 @@ class QdrantCodec:
         if ranking.scope.others and restaurant_id is None:
             return _missing_field(point, "restaurant's id", "restaurant", self._names.restaurant)
         return Candidate(
-            str(point.id), self._review_id(payload, point.id), content, point.score, restaurant_id
+            str(point.id), self.review_id(payload, point.id), content, point.score, restaurant_id
         )
 
-    def _review_id(self, payload: Mapping[str, Any], point_id: Any) -> ItemId:
+    def review_id(self, payload: Mapping[str, Any], point_id: Any) -> ItemId:
+        """Return a review's id: that of its payload, or the point's own."""
         for name in (self._names.review, "id"):
             value = get_path(payload, name)
             if _is_id(value):

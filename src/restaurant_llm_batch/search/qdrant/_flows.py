@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from functools import partial
 from typing import Any, cast
 
@@ -34,6 +35,8 @@ from ._steps import ClientCall, CPUWork, QdrantFlow
 log = logging.getLogger("restaurant_llm_batch.search")
 
 _NO_TERMS = SparseVector((), ())
+_SCROLLED = _DELETED = 1_000
+"""Points of one request; a restaurant may have a hundred thousand."""
 
 
 class Collection:
@@ -123,11 +126,41 @@ class Collection:
         arguments = {"key": self._names.restaurant, "limit": max(1, count), "exact": True}
         facets = yield ClientCall("facet", arguments)
         # An id that was indexed as 7 may be stored as "7". A search finds both, so return the integer.
-        numbers = [as_number(hit.value) for hit in facets.hits]
-        ids = {
-            hit.value if number is None else number for hit, number in zip(facets.hits, numbers, strict=True)
-        }
+        values = [hit.value for hit in facets.hits if hit.count]
+        numbers = [as_number(value) for value in values]
+        ids = {value if number is None else number for value, number in zip(values, numbers, strict=True)}
         return sorted(ids, key=id_order)
+
+    def delete(self, restaurant_id: ItemId, review_ids: Sequence[ItemId] | None) -> QdrantFlow[int]:
+        """Delete reviews of a restaurant, or all of them if `review_ids` is None; return how many there were."""
+        layout = yield from self._read_layout()
+        chosen = self._codec.restaurant_filter(restaurant_id, layout)
+        # Read them and delete by key: an id is in one of three places, and a server may refuse to filter by those.
+        points = yield from self._points_of(chosen, None if review_ids is None else set(map(str, review_ids)))
+        for start in range(0, len(points), _DELETED):
+            yield ClientCall("delete", {"points_selector": points[start : start + _DELETED], "wait": True})
+        return len(points)
+
+    def _points_of(self, chosen: Any, review_ids: AbstractSet[str] | None) -> QdrantFlow[list[Any]]:
+        """Return the keys of points that a filter chooses, whose reviews have the ids."""
+        found: list[Any] = []
+        offset: Any = None
+        while True:
+            arguments = {
+                "scroll_filter": chosen,
+                "limit": _SCROLLED,
+                "offset": offset,
+                "with_payload": self._names.payload_fields(restaurant=False, content=False),
+            }
+            points, offset = yield ClientCall("scroll", arguments)
+            found += [
+                point.id
+                for point in points
+                if review_ids is None
+                or str(self._codec.review_id(point.payload or {}, point.id)) in review_ids
+            ]
+            if offset is None:
+                return found
 
     def _embed(self, texts: list[str]) -> QdrantFlow[list[Embedding]]:
         if not all(self._queries.is_cached(text) for text in texts):

@@ -50,9 +50,9 @@ class CollectionSchema:
                     f"CollectionSchema({attribute.name}={attribute.default!r})"
                 )
 
-    def payload_fields(self, *, restaurant: bool) -> list[str]:
-        """Return the payload fields that a search needs; others would cost time to transfer and parse."""
-        names = [self.review, "id", self.content, *([self.restaurant] if restaurant else [])]
+    def payload_fields(self, *, restaurant: bool, content: bool = True) -> list[str]:
+        """Return the payload fields that are needed; others would cost time to transfer and parse."""
+        names = [self.review, "id"] + [self.content] * content + [self.restaurant] * restaurant
         return list(dict.fromkeys(names))
 
 

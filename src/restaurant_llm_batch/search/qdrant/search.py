@@ -14,7 +14,7 @@ from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
 from ...protocols import Embedder
 from ...steps import adrive, drive
 from .._embedding_cache import check_embedder
-from .._indexing import BadRows, IndexReport
+from .._indexing import BadRows, IndexReport, read_id, read_ids
 from ..embedders.hashing import HashingEmbedder
 from ._clients import QdrantClients
 from ._flows import Collection
@@ -238,6 +238,54 @@ class QdrantSearch:
     ) -> IndexReport:
         """Index reviews as `index_reviews` does, on the running event loop; iterating `reviews` must not block."""
         return await self._arun(self._collection.index(reviews, batch_size, on_progress, bad_rows))
+
+    def delete_reviews(self, restaurant_id: ItemId, review_ids: Iterable[ItemId]) -> int:
+        """
+        Delete reviews of a restaurant, by their ids as `search` returns them.
+
+        Args:
+            restaurant_id: The restaurant's id; 7 and "7" are the same.
+            review_ids: Ids of its reviews; those that are not in the collection are ignored.
+
+        Returns:
+            The number of reviews that were deleted.
+
+        Raises:
+            ConfigurationError: If an id is invalid.
+            BackendError: As `search`.
+        """
+        return self._run(self._delete_reviews(restaurant_id, review_ids))
+
+    async def adelete_reviews(self, restaurant_id: ItemId, review_ids: Iterable[ItemId]) -> int:
+        """Delete reviews as `delete_reviews` does, on the running event loop."""
+        return await self._arun(self._delete_reviews(restaurant_id, review_ids))
+
+    def delete_restaurant(self, restaurant_id: ItemId) -> int:
+        """
+        Delete all reviews of a restaurant; with ``where=``, those that it chooses.
+
+        Args:
+            restaurant_id: The restaurant's id; 7 and "7" are the same.
+
+        Returns:
+            The number of reviews that were deleted; 0 if the restaurant has none.
+
+        Raises:
+            ConfigurationError: If the id is invalid.
+            BackendError: As `search`.
+        """
+        return self._run(self._delete_restaurant(restaurant_id))
+
+    async def adelete_restaurant(self, restaurant_id: ItemId) -> int:
+        """Delete a restaurant's reviews as `delete_restaurant` does, on the running event loop."""
+        return await self._arun(self._delete_restaurant(restaurant_id))
+
+    def _delete_reviews(self, restaurant_id: ItemId, review_ids: Iterable[ItemId]) -> QdrantFlow[int]:
+        ids = read_ids(review_ids, "review_ids")
+        return self._collection.delete(read_id(restaurant_id, "restaurant_id"), ids)
+
+    def _delete_restaurant(self, restaurant_id: ItemId) -> QdrantFlow[int]:
+        return self._collection.delete(read_id(restaurant_id, "restaurant_id"), None)
 
     def count(self) -> int:
         """

@@ -1,0 +1,136 @@
+"""Command `run`: apply a task of the user's own to the rows of a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+from pydantic_core import to_jsonable_python
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ..._engine.items import as_task
+from ..._text import terminal_text
+from ...errors import ConfigurationError
+from ...outcomes import Success
+from ...protocols import Task
+from .. import _objects as objects
+from .. import _options as parameters
+from .. import _settings as settings
+from .. import _tables as tables
+from .._backends import MakeLLM
+from .._options import LoadedInput, RunOptions
+from .._running import command as run_command
+from .._sources import NamedItems, open_source
+from .._views import ResultView
+
+_HELP = """
+Apply a task of your own to the rows of a file.
+
+TASK is module:name: a task, a class of tasks, or a generator function of one item. ITEMS is a file: .csv or .tsv with
+a line of names, .json with a list, .txt with an item a line, otherwise JSON Lines; - for JSON Lines of standard
+input. An item needs an id.
+
+\b
+    restaurant-llm-batch run my_tasks:complaints reviews.csv --llm vllm --llm-url http://localhost:8000
+    restaurant-llm-batch run my_tasks:complaints reviews.csv --llm my_backend:make
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnTaskOptions(RunOptions[Any]):
+    """Values of the command's options."""
+
+    named: str
+    items: Path
+    reviews: Path | None
+
+    @property
+    def task(self) -> Task[Any]:
+        """The task."""
+        return as_task(objects.make_object(self.named, "the task"))
+
+    @property
+    def paths(self) -> Sequence[Path]:
+        """The input files."""
+        return [path for path in (self.items, self.reviews) if path is not None]
+
+    def load(self, progress: Console | None) -> LoadedInput:
+        """Read the items, and open the reviews if the task or an option asks for a search."""
+        rows = objects.read_rows(self.items)[: self.first]
+        source = NamedItems(label=str(self.items), ids=[], what="item")
+        if not rows:
+            raise ConfigurationError(f"{str(self.items)!r} has no item")
+        searches = self.reviews is not None or self.task.requires_search or self._settings_name_a_search
+        search = open_source(self.reviews, progress, self.settings).search if searches else None
+        return LoadedInput(items=rows, source=source, search=search)
+
+    @property
+    def _settings_name_a_search(self) -> bool:
+        return self.settings.batch_search_path is not None or self.settings.batch_search_backend == "qdrant"
+
+
+def command(llms: Mapping[str, MakeLLM]) -> click.Command:
+    """
+    Build the command.
+
+    Args:
+        llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
+    """
+    path = click.Path(path_type=Path, allow_dash=True)
+    own = [
+        click.Argument(["named"], metavar="TASK"),
+        click.Argument(["items"], type=path, metavar="ITEMS"),
+        click.Option(
+            ["--reviews"],
+            type=click.Path(path_type=Path),
+            metavar="FILE|FOLDER",
+            help="The reviews that the task searches: a file, or a folder made by `index`.",
+        ),
+        click.Option(["--first"], type=click.IntRange(min=1), metavar="N", help="Only the first N items."),
+        click.Option(["--only"], hidden=True),
+    ]
+    options = [
+        *own,
+        *settings.options(search=True, llm=True, batches=True, llms=[*llms]),
+        *parameters.results(),
+    ]
+    view: ResultView[Any] = ResultView(
+        table=_table,
+        record=_record,
+        done="done",
+        count_failed_parts=lambda _: 0,
+        failed_part_phrases=("part failed", "parts failed"),
+        offline="the answers are those of the built-in offline model, which knows the built-in tasks only",
+        what="item",
+        with_ids=True,
+    )
+    return run_command("run", _HELP, options, OwnTaskOptions, view, llms)
+
+
+def _table(results: Sequence[Success[Any]], source: NamedItems) -> Table:
+    """Return a table of items with their results as JSON."""
+    table = tables.named_table("Item", "Result")
+    table.columns[1].ratio = 1
+    for success in results:
+        table.add_row(tables.name_cell(source, success.item_id), Text(terminal_text(_text(success.value))))
+    return table
+
+
+def _record(success: Success[Any]) -> Mapping[str, Any]:
+    return {"item_id": success.item_id, "value": _plain(success.value)}
+
+
+def _plain(value: Any) -> Any:
+    return to_jsonable_python(value, serialize_unknown=True)
+
+
+def _text(value: Any) -> str:
+    plain = _plain(value)
+    if not isinstance(plain, dict):
+        return str(plain)
+    return "; ".join(f"{name}: {_text(one)}" for name, one in plain.items())

@@ -1,0 +1,238 @@
+"""Options of settings: click options made of the fields of `BatchSettings`, and the settings that their values give."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from pydantic import TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+
+from .._settings import BatchSettings
+from .._settings.setting import JSONObject, Limit, Prices, setting_of
+from ._objects import is_object_name
+
+GC_THRESHOLD = 50_000
+"""The command line has the process to itself, so the garbage collector may run less often."""
+STAGE = "4"
+"""The stage of the command line, unless something sets another."""
+
+SECTIONS: Mapping[str, str] = {
+    "strategy": "Strategy",
+    "limits": "Limits",
+    "adaptive": "Limits",
+    "retry": "Retries",
+    "llm_retry": "Retries",
+    "search_retry": "Retries",
+    "time_limits": "Time limits and stop conditions",
+    "stop": "Time limits and stop conditions",
+    "runner": "Store, prices and process",
+    "store": "Store, prices and process",
+    "tasks": "Tasks",
+    "vocabulary": "Tasks",
+    "llm": "Model",
+    "openai": "Model",
+    "vllm": "Model",
+    "engine": "Model",
+    "runpod": "Model",
+    "timeout": "Model",
+    "transport": "Model",
+    "search": "Search",
+    "embedded": "Search",
+    "qdrant": "Search",
+    "embedder": "Embedder",
+    "hashing": "Embedder",
+    "fastembed": "Embedder",
+    "api": "Embedder",
+}
+"""Headings of the targets of settings."""
+
+_STRATEGY = frozenset({"batch_stage", "batch_search_async", "batch_restaurant_async", "llm_async"})
+_SEARCHES = frozenset({"batch_search_concurrency"})
+_CALLS = frozenset({"batch_llm_concurrency"})
+_BATCHES = frozenset({"vllm_max_concurrent_batches", "vllm_max_tokens_per_batch", "vllm_max_batch_size"})
+_METAVARS = {int: "N", float: "X", Path: "FILE", str: "TEXT"}
+
+
+def section_of(name: str) -> str:
+    """Return the heading under which a setting stands."""
+    return SECTIONS[setting_of(BatchSettings.model_fields[name]).sets[0].partition(".")[0]]
+
+
+class ModelName(click.Choice[str]):
+    """One of several words, or ``module:name`` for a backend of the user's own."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the word or the name."""
+        return value if is_object_name(str(value)) else super().convert(value, param, ctx)
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
+        """Return the words for the help."""
+        return f"[{'|'.join(map(str, self.choices))}|MODULE:NAME]"
+
+
+class SettingOption(click.Option):
+    """
+    An option that sets a field of `BatchSettings`; without it the value is None, and the environment's holds.
+
+    Args:
+        name: The field.
+        choices: Values to choose from, in place of the field's.
+
+    Attributes:
+        section: The heading under which the help shows it.
+    """
+
+    def __init__(self, name: str, choices: Sequence[str] | None = None) -> None:
+        field = BatchSettings.model_fields[name]
+        self.section = section_of(name)
+        self._field = field
+        is_flag = field.annotation is bool
+        allowed = tuple(choices or ()) or _choices(field)
+        super().__init__(
+            [option_of(name), name],
+            type=_type(name, allowed, is_flag=is_flag),
+            is_flag=is_flag,
+            default=None,
+            metavar=None if allowed or is_flag else _metavar(field),
+            help=_help(name, field),
+            hidden=setting_of(field).option is None,
+            callback=None if allowed or is_flag else self._read,
+        )
+
+    def _read(self, ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+        if value is None:
+            return None
+        try:
+            return TypeAdapter(self._field.rebuild_annotation()).validate_python(value)
+        except ValidationError as error:
+            text = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise click.BadParameter(f"{value!r}: {text[0].lower()}{text[1:]}", ctx, param) from None
+
+
+def option_of(name: str) -> str:
+    """Return the option of a setting; `--help` shows only those that were named by hand."""
+    field = BatchSettings.model_fields[name]
+    words = name.removeprefix("batch_").replace("_", "-")
+    made = f"--{words}/--no-{words}" if field.annotation is bool else f"--{words}"
+    return setting_of(field).option or made
+
+
+class SectionedCommand(click.Command):
+    """A command whose help shows the options of settings under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the options."""
+        sections: dict[str, list[tuple[str, str]]] = {"Options": []}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if record is not None:
+                sections.setdefault(getattr(param, "section", "Options"), []).append(record)
+        for heading, records in sections.items():
+            if records:
+                with formatter.section(heading):
+                    formatter.write_dl(records)
+        if len(sections) > 1:
+            formatter.write_paragraph()
+            formatter.write_text(_MORE)
+
+
+def options(
+    *, search: bool = False, llm: bool = False, batches: bool = False, llms: Sequence[str] = ()
+) -> list[click.Parameter]:
+    """
+    Return the options of settings that a command has.
+
+    Args:
+        search: Whether it searches.
+        llm: Whether it makes LLM calls for single items.
+        batches: Whether it makes LLM calls for batches of reviews.
+        llms: Names of the models; none for a command without one.
+    """
+    left_out = {*(() if search else _SEARCHES), *(() if llm else _CALLS), *(() if batches else _BATCHES)}
+    sections = {*(() if search else ("Search", "Embedder")), *(() if llms else _OF_MODELS), "Tasks"}
+    return [
+        SettingOption(name, llms if name == "batch_llm_backend" else None)
+        for name in _with_option()
+        if name not in left_out and section_of(name) not in sections
+    ]
+
+
+_MORE = (
+    "Each of these may also be an environment variable, as given in brackets, a line of .env or of a TOML file. "
+    "There are more: `restaurant-llm-batch config` prints all, with what holds and where it comes from."
+)
+_OF_MODELS = (
+    "Strategy",
+    "Limits",
+    "Retries",
+    "Time limits and stop conditions",
+    "Store, prices and process",
+    "Model",
+)
+
+
+def option(name: str) -> click.Parameter:
+    """Return the option of one setting."""
+    return SettingOption(name)
+
+
+def take_settings(values: dict[str, Any]) -> BatchSettings:
+    """
+    Take the values of `SettingOption`s out of a command's values, and return the settings that they give.
+
+    Args:
+        values: The values by parameter; those of settings are removed.
+
+    Raises:
+        ConfigurationError: A setting of the environment or a file is invalid.
+    """
+    given = {name: values.pop(name) for name in BatchSettings.model_fields if name in values}
+    given = {name: value for name, value in given.items() if value is not None}
+    settings = BatchSettings(**given)
+    defaults: dict[str, Any] = {}
+    if not settings.model_fields_set & _STRATEGY:
+        defaults["batch_stage"] = STAGE
+    if "batch_gc_threshold" not in settings.model_fields_set:
+        defaults["batch_gc_threshold"] = GC_THRESHOLD
+    return settings.model_copy(update=defaults)
+
+
+def _with_option() -> Iterator[str]:
+    for name, field in BatchSettings.model_fields.items():
+        if "Secret" not in str(field.annotation):  # other users of the machine see a command's options
+            yield name
+
+
+def _type(name: str, allowed: Sequence[str], *, is_flag: bool) -> Any:
+    if name == "batch_llm_backend":
+        return ModelName(allowed)
+    return click.Choice(allowed) if allowed else (bool if is_flag else str)
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    """Return the words of a field that takes only words."""
+    kinds = [one for one in _kinds(field.annotation) if one is not type(None)]
+    if not kinds or not all(get_origin(kind) is Literal for kind in kinds):
+        return ()
+    return tuple(word for kind in kinds for word in get_args(kind))
+
+
+def _kinds(annotation: Any) -> tuple[Any, ...]:
+    return (annotation,) if get_origin(annotation) in (None, Literal) else get_args(annotation)
+
+
+def _metavar(field: FieldInfo) -> str:
+    annotation = str(field.annotation)
+    for alias, name in ((Limit, "N|auto"), (JSONObject, "JSON"), (Prices, "JSON")):
+        if str(get_args(alias)[0]) in annotation:
+            return name
+    return next((name for kind, name in _METAVARS.items() if kind in _kinds(field.annotation)), "TEXT")
+
+
+def _help(name: str, field: FieldInfo) -> str:
+    default = field.default
+    shown = "" if default is None or default is False or default == "" else f", default {default}"
+    return f"{field.description}  [{name.upper()}{shown}]"

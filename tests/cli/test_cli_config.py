@@ -1,0 +1,165 @@
+"""The command `config`, and that a run is the same by options, variables and arguments."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from restaurant_llm_batch import BatchRunner, BatchSettings, SummarizeAspects
+from restaurant_llm_batch._settings.setting import setting_of
+from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.cli._settings import SECTIONS, SettingOption, option_of
+from restaurant_llm_batch.testing.server import Faults, FaultServer
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """An empty working folder and an environment without settings."""
+    for name in (*BatchSettings.model_fields, "batch_config"):
+        monkeypatch.delenv(name.upper(), raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def invoke(*words: object) -> Result:
+    return CliRunner().invoke(build(), [str(word) for word in words])
+
+
+def test_it_says_what_holds_and_where_it_comes_from_and_shows_no_key(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
+    monkeypatch.setenv("BATCH_PROXY", "http://user:hush@proxy:8080")
+    (folder / ".env").write_text("BATCH_LLM_CONCURRENCY=auto\n")
+    (folder / "restaurant-llm-batch.toml").write_text('batch_llm_backend = "vllm"\n')
+    for words in (["config"], ["config", "--set"], ["config", "--json"]):
+        shown = invoke(*words)
+        assert shown.exit_code == 0, shown.output
+        assert "sk-secret" not in shown.output
+        assert "hush" not in shown.output
+        for word in (
+            "BATCH_LLM_CONCURRENCY",
+            ".env",
+            "restaurant-llm-batch.toml",
+            "environment",
+            "http://proxy:8080",
+        ):
+            assert word in shown.output, (words, word)
+    found = json.loads(invoke("config", "--set", "--json").output)
+    assert found["OPENAI_API_KEY"] == {"value": "(set)", "from": "environment"}
+    assert found["BATCH_LLM_CONCURRENCY"] == {"value": "auto", "from": ".env"}
+    assert len(found) == 4
+
+
+def test_a_setting_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_STAGE", "nine")
+    shown = invoke("config")
+    assert shown.exit_code == 2
+    assert "BATCH_STAGE='nine'" in shown.output
+
+
+def test_every_setting_but_keys_is_an_option_of_summarize_and_of_serve() -> None:
+    commands = build().commands
+    own = {"vllm_max_concurrent_batches", "vllm_max_tokens_per_batch", "vllm_max_batch_size"}
+    tasks = {
+        name
+        for name, field in BatchSettings.model_fields.items()
+        if "vocabulary" in setting_of(field).sets[0]
+    }
+    expected = {n for n, f in BatchSettings.model_fields.items() if "Secret" not in str(f.annotation)} - tasks
+    for name, missing in (("summarize", own), ("serve", set[str]())):
+        options = {param.name for param in commands[name].params if isinstance(param, SettingOption)}
+        assert options == expected - missing
+
+
+def test_every_option_is_unlike_the_others_of_its_command_and_under_a_heading() -> None:
+    assert {
+        setting_of(field).sets[0].partition(".")[0] for field in BatchSettings.model_fields.values()
+    } <= set(SECTIONS)
+    for command in build().commands.values():
+        words = [word for param in command.params for word in (*param.opts, *param.secondary_opts)]
+        assert len(words) == len(set(words)), command.name
+    assert option_of("batch_llm_wait_initial") == "--llm-wait-initial"
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (
+            ["--llm-concurrency", "many"],
+            "'--llm-concurrency': 'many': give a whole number of at least 1, or auto",
+        ),
+        (["--prices", "1"], "'--prices': '1': give a JSON object of dollars"),
+        (["--stop-error-rate", "7"], "'--stop-error-rate': '7': input should be less than or equal to 1"),
+        (["--llm-wait-max", "x"], "'--llm-wait-max': 'x': input should be a valid number"),
+    ],
+)
+def test_a_useless_option_is_refused_by_its_own_name(words: list[str], complaint: str) -> None:
+    shown = invoke("summarize", *words)
+    assert shown.exit_code == 2
+    assert complaint in " ".join(shown.output.split())
+
+
+def test_the_same_run_by_options_variables_a_file_and_python_makes_the_same_calls(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    lines = [{"restaurant_id": n, "review_id": n, "content": "맛있어요"} for n in range(12)]
+    (folder / "reviews.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    chosen = {
+        "batch_llm_backend": "vllm",
+        "batch_llm_model": "tiny",
+        "batch_llm_concurrency": "3",
+        "batch_stage": "4",
+    }
+
+    def by_options(url: str) -> None:
+        words = [word for name, value in chosen.items() for word in (option_of(name), value)]
+        result = invoke("summarize", "reviews.jsonl", *words, "--llm-url", url)
+        assert result.exit_code == 0, result.output
+
+    def by_variables(url: str) -> None:
+        with monkeypatch.context() as patch:
+            for name, value in {**chosen, "batch_llm_url": url}.items():
+                patch.setenv(name.upper(), value)
+            result = invoke("summarize", "reviews.jsonl")
+        assert result.exit_code == 0, result.output
+
+    def by_a_file(url: str) -> None:
+        text = "\n".join(
+            f"{name} = {json.dumps(value)}" for name, value in {**chosen, "batch_llm_url": url}.items()
+        )
+        (folder / "restaurant-llm-batch.toml").write_text(text)
+        result = invoke("summarize", "reviews.jsonl")
+        (folder / "restaurant-llm-batch.toml").unlink()
+        assert result.exit_code == 0, result.output
+
+    def in_python(url: str) -> None:
+        settings = BatchSettings(**{**chosen, "batch_llm_url": url})
+        with BatchRunner.from_settings(settings) as runner:
+            runner._plan.search.method.__self__.index_reviews(lines)  # type: ignore[union-attr]
+            report = runner.run(SummarizeAspects(language="auto"), range(12))
+        assert len(report.results) == 12
+
+    prompts = []
+    for way in (by_options, by_variables, by_a_file, in_python):
+        with FaultServer(Faults(latency=0.05)) as server:
+            way(server.url)
+            counts = server.counts
+        assert (counts.peak, counts.answered) == (3, 12), way.__name__
+        prompts.append(counts.prompt_tokens)
+    assert len(set(prompts)) == 1
+
+
+def test_the_night_batch_of_the_readme_is_a_command(folder: Path) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    command = next(block for block in readme.split("```console\n")[1:] if "--stop-cost" in block).partition("```")[0]
+    (folder / "reviews.jsonl").write_text('{"restaurant_id": 1, "content": "맛있어요"}\n', encoding="utf-8")
+    words = shlex.split(command.replace("\\\n", ""))[2:]
+    result = invoke(*words)
+    assert result.exit_code == 0, result.output
+    assert (folder / "run.db").exists()
