@@ -140,6 +140,13 @@ def test_json_keeps_its_meaning(text: str) -> None:
     assert json.loads(as_line({"name": text})) == {"name": whole}
 
 
+def test_a_number_that_json_does_not_have_is_null() -> None:
+    value = {"a": [float("nan"), (float("inf"), 1.5)], "b": -float("inf"), "c": "NaN"}
+
+    assert json_line(value) == b'{"a": [null, [null, 1.5]], "b": null, "c": "NaN"}\n'
+    assert as_line({"a": float("nan")}) == b'{"a":null}\n'
+
+
 @each_nasty
 def test_messages_and_cells_have_a_greatest_length(text: str) -> None:
     assert len(str(errors.BatchError(text))) <= 6 * MAX_MESSAGE  # an escape has up to 6 signs

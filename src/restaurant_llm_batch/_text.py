@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from math import isfinite
 from typing import Any
 
 MAX_MESSAGE = 4_000
@@ -74,10 +75,22 @@ def json_line(value: Any) -> bytes:
     Return a value as one line of JSON in UTF-8, with its line end.
 
     It is one line for every reader: line separators that JSON leaves as they are, are escaped. So are C1 control
-    characters and signs of direction, which a terminal would obey. A lone surrogate becomes a question mark.
+    characters and signs of direction, which a terminal would obey. A lone surrogate becomes a question mark, and NaN or
+    an infinite number null.
     """
-    text = json.dumps(value, ensure_ascii=False)
+    try:
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        text = json.dumps(_with_null(value), ensure_ascii=False)
     return escaped_json(text).encode("utf-8", "replace") + b"\n"
+
+
+def _with_null(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if isfinite(value) else None
+    if isinstance(value, dict):
+        return {name: _with_null(member) for name, member in value.items()}
+    return [_with_null(member) for member in value] if isinstance(value, (list, tuple)) else value
 
 
 def escaped_json(text: str) -> str:
