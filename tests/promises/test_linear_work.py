@@ -58,6 +58,9 @@ from restaurant_llm_batch.tokens import chunking, counting, packing, sentences, 
 
 SECRET = secrets.Secret("sk-0123456789abcdef")
 EMBEDDER = HashingEmbedder()
+RATE_HEADERS = [
+    f"x-ratelimit-{part}-{of}" for part in ("limit", "remaining", "reset") for of in ("requests", "tokens")
+]
 Reader = Callable[[str], object]
 
 
@@ -282,9 +285,6 @@ READERS: dict[str, Reader] = {
     "cli: tables": every(printed),
     "web": every(body_of_request),
 }
-RATE_HEADERS = [
-    f"x-ratelimit-{part}-{of}" for part in ("limit", "remaining", "reset") for of in ("requests", "tokens")
-]
 
 TEXTS: dict[str, tuple[str, str, str]] = {
     unit: (unit, "", "")
