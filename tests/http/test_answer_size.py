@@ -6,7 +6,7 @@ import gzip
 import json
 import tracemalloc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import anyio
@@ -15,12 +15,13 @@ from tests.http.test_secret_leaks import serve
 from tests.support.local_server import LocalServer, Say, chat
 
 from restaurant_llm_batch import LLMRequest, SearchQuery, errors
-from restaurant_llm_batch._http.body import MAX_ERROR_BYTES, BodyReader
+from restaurant_llm_batch._http.body import MAX_ERROR_BYTES, BodyReader, read_body
 from restaurant_llm_batch._http.types import TransportError
 from restaurant_llm_batch.backends import HTTPTransport, OpenAILLM, VLLMServerLLM
 from restaurant_llm_batch.backends.runpod.llm import RunPodLLM
 from restaurant_llm_batch.search import QdrantSearch
 from restaurant_llm_batch.search.embedders import APIEmbedder
+from restaurant_llm_batch.search.qdrant._errors import translate
 
 REQUEST = LLMRequest("t", ({"role": "user", "content": "hi"},), max_tokens=5)
 KEY = "sk-0123456789abcdef"
@@ -288,3 +289,65 @@ def test_a_limit_that_is_no_number_of_bytes_is_refused_by_name(value: Any) -> No
     for make in (HTTPTransport, lambda max_answer: QdrantSearch("c", url="http://x", max_answer=max_answer)):
         with pytest.raises(errors.ConfigurationError, match=r"max_answer must be.*for example max_answer="):
             make(max_answer=value)
+
+
+class Streamed:
+    """A response as httpx and httpx2 stream it."""
+
+    def __init__(self, body: bytes) -> None:
+        self.status_code, self.headers = 200, {"content-encoding": "gzip"}
+        self.body = body
+
+    def iter_raw(self) -> Iterator[bytes]:
+        yield self.body
+
+
+def test_the_time_is_looked_at_between_two_pieces_of_a_body_that_grows() -> None:
+    left = iter(range(3))
+
+    def check() -> None:
+        if next(left, None) is None:
+            raise TimeoutError("the total time is over")
+
+    with pytest.raises(TimeoutError):
+        read_body(Streamed(gzip.compress(b" " * 50_000_000)), 10**9, check)
+
+
+@pytest.mark.parametrize("how", ["blocking", "asyncio", "trio"])
+def test_the_total_time_holds_while_an_answer_is_decompressed(how: str) -> None:
+    transport = HTTPTransport(max_answer=10**12)
+    head, _, body = bomb(1).partition(b"\r\n\r\n")  # without its length and its end
+    endless_head = b"\r\n".join(
+        line for line in head.split(b"\r\n") if not line.startswith(b"Content-Length")
+    )
+    with serve(endless_head + b"\r\n\r\n" + body[:-8], keep_open=True) as url:
+        llm = VLLMServerLLM(url, "m", transport=transport, timeout=0.5)
+
+        async def ask() -> None:
+            try:
+                await llm.acomplete(REQUEST)
+            finally:
+                await transport.aclose()
+
+        with pytest.raises(errors.TransientBackendError, match=r"within 0\.5 seconds|for 0\.5 seconds"):
+            llm.complete(REQUEST) if how == "blocking" else anyio.run(ask, backend=how)
+        transport.close()
+
+
+class TooLarge(Exception):
+    """gRPC's error for a message above the limit of this side."""
+
+    def code(self) -> Any:
+        return type("Code", (), {"name": "RESOURCE_EXHAUSTED"})
+
+    def details(self) -> str:
+        return "CLIENT: Received message larger than max (70000000 vs. 67108864)"
+
+    def trailing_metadata(self) -> tuple[()]:
+        return ()
+
+
+def test_an_answer_over_grpc_above_the_limit_says_what_to_set() -> None:
+    error = translate(TooLarge(), server="s", collection="c", secret=None)
+    assert type(error) is errors.PermanentBackendError
+    assert "max_answer" in str(error)

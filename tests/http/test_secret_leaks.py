@@ -22,8 +22,8 @@ REQUEST = LLMRequest("t", ({"role": "user", "content": "hi"},), max_tokens=5)
 
 
 @contextmanager
-def serve(answer: bytes) -> Iterator[str]:
-    """Answer every connection with these bytes, and close it."""
+def serve(answer: bytes, *, keep_open: bool = False) -> Iterator[str]:
+    """Answer every connection with these bytes, and close it; with `keep_open` when the client does."""
     listener = socket.create_server(("127.0.0.1", 0))
 
     def accept() -> None:
@@ -36,6 +36,8 @@ def serve(answer: bytes) -> Iterator[str]:
                 try:
                     _read_request(connection)
                     connection.sendall(answer)
+                    while keep_open and connection.recv(1 << 20):
+                        pass
                 except OSError:
                     pass
 
