@@ -59,13 +59,8 @@ def ask(item: int) -> Flow[Any]:
     return complete(LLMRequest("t", ({"role": "user", "content": str(item)},), max_tokens=5))
 
 
-<<<<<<< HEAD
-def asking(item: int) -> Flow[str]:
-    return str((yield from ask(item)).text)
-=======
 def asking(item: int) -> Flow[Any]:
     return (yield from ask(item)).text
->>>>>>> http
 
 
 def searching(item: int) -> Flow[str]:
@@ -73,13 +68,8 @@ def searching(item: int) -> Flow[str]:
     return "ok"
 
 
-<<<<<<< HEAD
-def sharing(item: int) -> Flow[str]:
-    return str((yield from once(item, lambda: ask(item))).text)
-=======
 def sharing(item: int) -> Flow[Any]:
     return (yield from once(item, lambda: ask(item))).text
->>>>>>> http
 
 
 def run(strategy: Strategy, task: Any, backend: Backend) -> Any:
@@ -110,7 +100,7 @@ def test_a_panic_in_a_task_fails_its_item_only(make: Callable[[], BaseException]
         reply = yield from ask(item + 10)
         if item == 3:
             raise make()
-        return str(reply.text)
+        return reply.text
 
     report = run(strategy, task, Backend(make))
     assert [failure.index for failure in report.failures] == [3]

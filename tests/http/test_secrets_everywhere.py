@@ -84,17 +84,9 @@ def serve(answer: Callable[[bytes], bytes]) -> Iterator[str]:
 
 
 def http(status: str, body: Any = b"", head: str = "") -> bytes:
-<<<<<<< HEAD
-    if not isinstance(body, bytes):
-        body = json.dumps(body).encode()
-    return bytes(
-        f"HTTP/1.1 {status}\r\nConnection: close\r\n{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
-    )
-=======
     sent: bytes = body if isinstance(body, bytes) else json.dumps(body).encode()
     first = f"HTTP/1.1 {status}\r\nConnection: close\r\n{head}Content-Length: {len(sent)}\r\n\r\n"
     return first.encode() + sent
->>>>>>> http
 
 
 def at_every_leaf(value: Any) -> Iterator[Any]:
@@ -208,18 +200,10 @@ def make(kind: str, transport: HTTPTransport | None) -> Any:
     )
 
 
-<<<<<<< HEAD
-async def _close(backend: Any, transport: HTTPTransport | None) -> None:
-    for one in (backend, transport):
-        close: Any = getattr(one, "aclose", None)
-        if close is not None:
-            await close()
-=======
 async def _close(*things: Any) -> None:
     for one in things:
         if hasattr(one, "aclose"):
             await one.aclose()
->>>>>>> http
 
 
 def outcome_of(kind: str, how: str, transport: HTTPTransport | None) -> Any:
