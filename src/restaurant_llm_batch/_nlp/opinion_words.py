@@ -30,9 +30,10 @@ _KOREAN_PHRASES_OF_BLAME = (
     "두_번_갈_일~없 두_번은 ^다시는 ^다신 안_갈 안_감 안_갑 안_가요 안_올 안_옵 돈_버 돈_날 돈만_버 "
     "돈만_날 돈_낭비 시간_낭비 안_익 덜_익 덜_된 따로_받 추가_요금 추가_금 오래_걸 오래_기다 한참_걸 "
     "한참_기다 한참_있 늦게_나 시간이나 시간_만에 시간_넘게 분_넘게 분이나 ^초심 예전_같지 예전만 "
-    "^기분~나 ^기분~상 ^속이_더 ^속이_안 ^속이_불 ^배가_고 ^배가_아 허리가_아 붙어_있 그저_그 그냥_그 "
-    "그냥저냥 ^글쎄 차라리 들은_척 본_척 본체만체 ^올랐 ^올라서 너무_세 너무_쎄 너무_적 달라고_해야 "
-    "나가라 가격대~있 쓴_?맛 탄_?맛 탄_?내 맛도_없 맛이_없 맛은_없 성의~없 메리트~없 ^왜_이렇"
+    "^기분~나 ^기분~상 ^속이_더 ^속이_안 ^속이_불 ^배가_고 ^배가_아 허리가_아 붙어_있 그저_그 좀_그렇 "
+    "좀_그래 좀_그랬 그냥_그 그냥저냥 ^글쎄 차라리 들은_척 본_척 본체만체 ^올랐 ^올라서 너무_세 너무_쎄 "
+    "너무_적 달라고_해야 나가라 가격대~있 쓴_?맛 탄_?맛 탄_?내 맛도_없 맛이_없 맛은_없 성의~없 메리트~없 "
+    "^왜_이렇"
 )
 _KOREAN_BLAME = (
     "불친절 불칠절 불친 무례 퉁명 불쾌 짜증 맛없 노맛 최악 비싸 비싼 비쌈 비쌌 비쌀 비쌉 사악 창렬 "
@@ -157,9 +158,9 @@ KOREAN_FRAME = lazy_pattern(
 """What makes a frame of a Korean clause, if another clause follows it."""
 
 KOREAN_UNREAL = lazy_pattern(
-    r"면\s.{0,60}(?:텐데|[을갈할줄올]\s?거(?:예요|에요|임|야|다)|[았었했였]을\s?)|[았었했였]을\s?텐데"
+    r"면\s?(?:뭐\s?[하해합]|다[냐인]|무슨\s)|면\s.{0,60}(?:텐데|[을갈할줄올]\s?거(?:예요|에요|임|야|다)|[았었했였]을\s?)|[았었했였]을\s?텐데"
 )
-"""What would be good if: 서비스가 좋았다면 별 다섯 개 줬을 거예요."""
+"""What would be good if (서비스가 좋았다면 별 다섯 개 줬을 거예요), or helps nothing (분위기만 좋으면 뭐하나)."""
 
 KOREAN_ELSEWHERE = lazy_pattern(
     r"(?:옆|다른|딴|앞|근처|인근|건너편)\s?(?:집|가게|데|곳|식당|카페|지점)[이가은는]\s"
@@ -221,7 +222,7 @@ _ENGLISH_PHRASES_OF_BLAME = (
     rf"|took (?:forever|ages|over|an hour|\w+ minutes)|wait(?:ed|ing)? (?:\w+ ){{0,3}}(?:hours?|minutes|forever|ages)"
     rf"|(?:wait|line) (?:was|is) (?:\w+ )?long|long (?:wait|line)s?|lost (?:our|my|the) (?:order|reservation)"
     rf"|(?<!not )(?<!n't )\btoo (?!good\b|\W|$)|to expensive|charged (?:us|me) for|hair in (?:my|the|our)"
-    rf"|tast(?:ed|es) like (?!home|heaven)"
+    rf"|tast(?:ed|es) like (?!home|heaven)|(?:drove|drives?) (?:us|me) crazy"
 )
 _ENGLISH_NOT = (
     r"not|no|never|without|hardly|nothing|none|nobody|neither|nor|cannot|barely|isn't|\w+n't"
