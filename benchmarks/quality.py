@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from restaurant_llm_batch import LLMRequest
+from restaurant_llm_batch._nlp import english_words, korean_words
 from restaurant_llm_batch._nlp.lexicon import WordAnalyzer
 from restaurant_llm_batch.backends.offline._clauses import Topic, read_review
 from restaurant_llm_batch.backends.offline._extract import polarity_of
@@ -323,6 +324,29 @@ def print_aspects(judge: Judge, path: Path) -> None:
         print(f"{source:28} {len(own):8} {found:8.3f} {precise:8.3f} {mean:8.3f} {opinion:8.3f}")
 
 
+def print_words() -> None:
+    """Print how often verbs and adjectives pass as nouns, and nouns as nouns."""
+    lines = (DATA / "gold" / "words.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    print(f"\n{'words':28} {'forms':>8} {'verbs as nouns':>15} {'nouns as nouns':>15}")
+    for language in LANGUAGES:
+        for held_out, part in ((False, "tuning"), (True, "held out")):
+            own = [
+                row
+                for row in rows
+                if row[0] == language and (zlib.crc32(row[2].encode()) % 3 == 0) == held_out
+            ]
+            shares = [
+                share(_is_noun(*row[:3]) for row in own if row[3] == kind) for kind in ("predicate", "noun")
+            ]
+            print(f"{language}, {part}".ljust(28), f"{len(own):8} {shares[0]:15.3f} {shares[1]:15.3f}")
+
+
+def _is_noun(language: str, before: str, form: str) -> bool:
+    found = korean_words.read(form)[1] if language == "ko" else english_words.read(form, before)[1]
+    return found is not None and found.pos == "n"
+
+
 def _signs(row: Mapping[str, Any], aspect: str) -> set[int] | None:
     """Return the polarities of an aspect other than neutral; None without a label of it."""
     found = [polarity for name, polarity in row["aspects"] if name == aspect]
@@ -342,6 +366,7 @@ def main() -> None:
     print_gold(judge, wrong=options.wrong)
     print_labels(judge)
     print_aspects(judge, options.aspects)
+    print_words()
 
 
 if __name__ == "__main__":
