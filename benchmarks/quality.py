@@ -23,7 +23,7 @@ import argparse
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -146,10 +146,18 @@ class Judge:
 
     def judge(self, remark: Remark) -> Verdict:
         """Return what holds of the model's answers about a remark."""
-        found = {name for name in FAMILIES if self.is_about(remark.text, name, remark.language)}
+        alone = self._categories(dict.fromkeys(FAMILIES, (remark.text,)), remark.language)
+        found = {name for name, answer in alone.items() if answer["evidence"]}
         label, opinion = self.label(remark.text), self._opinions(remark)
         one_sign = next(iter(remark.signs)) if len(remark.signs) == 1 else 0
-        halves = tuple(text for text in self.quotations(remark) if not is_whole(text, remark))
+        among = self._categories({name: (*OTHERS[name], remark.text) for name in found}, "") if found else {}
+        quoted = [
+            text for one in (*alone.values(), *among.values()) for text in (one["summary"], *one["bullets"])
+        ]
+        own = letters(remark.text)
+        halves = [
+            text for text in quoted if letters(text) and letters(text) in own and not is_whole(text, remark)
+        ]
         return Verdict(
             aspect=found == set(remark.opinions) - {""},
             label=label == one_sign if one_sign else None,
@@ -157,8 +165,8 @@ class Judge:
                 signs == {opinion[aspect]} for aspect, signs in remark.opinions.items() if len(signs) == 1
             ),
             praised=self._is_praised(remark) if remark.signs == {-1} else None,
-            halves=halves,
-            seen=f"{sorted(found)} label {label} opinion {opinion} halves {list(halves)}",
+            halves=tuple(halves),
+            seen=f"{sorted(found)} label {label} opinion {opinion} halves {halves}",
         )
 
     def label(self, text: str) -> int:
@@ -169,16 +177,6 @@ class Judge:
     def is_about(self, text: str, aspect: str, language: str) -> bool:
         """Return whether a review is quoted about an aspect."""
         return bool(self._about(aspect, [text], language)["evidence"])
-
-    def quotations(self, remark: Remark) -> Iterator[str]:
-        """Yield what is quoted of a remark, alone and among other reviews."""
-        own = letters(remark.text)
-        for aspect in FAMILIES:
-            for others in ((), OTHERS[aspect]):
-                answer = self._about(aspect, [*others, remark.text], remark.language if not others else "")
-                for text in (answer["summary"], *answer["bullets"]):
-                    if letters(text) and letters(text) in own:
-                        yield text
 
     def opinion(self, text: str, aspect: str) -> int:
         """Return the sign of what the extraction reads about an aspect, or about all of them."""
@@ -200,6 +198,13 @@ class Judge:
     def _about(self, aspect: str, contents: Sequence[str], language: str) -> Any:
         reviews = [{"id": number, "content": text} for number, text in enumerate(contents, 1)]
         return self._ask("aspect_summary", language, aspect=aspect, reviews=reviews)
+
+    def _categories(self, contents: Mapping[str, Sequence[str]], language: str) -> Any:
+        reviews = {
+            aspect: [{"id": number, "content": text} for number, text in enumerate(texts, 1)]
+            for aspect, texts in contents.items()
+        }
+        return self._ask("aspect_summaries", language, reviews=reviews)["categories"]
 
     def _ask(self, task: str, language: str, **inputs: Any) -> Any:
         request = LLMRequest(task, (), inputs={"restaurant_id": 1, "language": language, **inputs})

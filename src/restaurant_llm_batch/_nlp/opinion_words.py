@@ -112,38 +112,40 @@ def korean_tokens(text: str) -> Iterator[tuple[str, str]]:
 
     The kinds are those of `_KOREAN`, "space" and, for punctuation, "close".
     """
-    firsts, patterns = _korean_patterns()
+    firsts, words = _korean_words()
     at = 0
     while start := firsts.search(text, at):
         first = start[0]
-        found = patterns[first].match(text, start.start()) if first in patterns else None
+        found = _korean_pattern(first).match(text, start.start()) if first in words else None
         if found:
             yield str(found.lastgroup), found[0]
             at = found.end()
         else:
-            if first not in patterns:
+            if first not in words:
                 yield ("space" if first.isspace() else "close"), first
             at = start.end()
 
 
 @lru_cache(1)
-def _korean_patterns() -> tuple[re.Pattern[str], dict[str, re.Pattern[str]]]:
-    """Return a pattern of the first characters of all words, and the pattern of the words by first character."""
-    by_first: dict[str, dict[str, list[str]]] = {}
-    for kind, words in _KOREAN.items():
-        for word in words.split():
-            begins, part = word.startswith("^"), word.removeprefix("^")
-            first = part[0]
-            rest = part[1:].replace("~", r"\S{0,2}_").replace("_?", "_").replace("_", r"\s?")
-            here = f"(?<![가-힣]{first})" if begins else ""
-            by_first.setdefault(first, {}).setdefault(kind, []).append(here + rest)
-    patterns = {
-        first: re.compile(
-            first + "(?:" + "|".join(f"(?P<{kind}>{'|'.join(rests)})" for kind, rests in kinds.items()) + ")"
-        )
-        for first, kinds in by_first.items()
-    }
-    return re.compile(rf"[{''.join(patterns)}]|\s|[.,!?;~]"), patterns
+def _korean_words() -> tuple[re.Pattern[str], dict[str, dict[str, list[str]]]]:
+    """Return a pattern of the first characters of all words, and by first character and kind what follows it."""
+    words: dict[str, dict[str, list[str]]] = {}
+    for kind, listed in _KOREAN.items():
+        for word in listed.split():
+            part = word.removeprefix("^")
+            first, rest = part[0], part[1:].replace("~", r"\S{0,2}_").replace("_?", "_").replace("_", r"\s?")
+            here = f"(?<![가-힣]{first})" if part != word else ""
+            words.setdefault(first, {}).setdefault(kind, []).append(here + rest)
+    return re.compile(rf"[{''.join(words)}]|\s|[.,!?;~]"), words
+
+
+@lru_cache(None)
+def _korean_pattern(first: str) -> re.Pattern[str]:
+    """Return the pattern of the words with a first character; compiled when that occurs, since there are hundreds."""
+    kinds = _korean_words()[1][first]
+    return re.compile(
+        first + "(?:" + "|".join(f"(?P<{kind}>{'|'.join(rests)})" for kind, rests in kinds.items()) + ")"
+    )
 
 
 KOREAN_FRAME = lazy_pattern(

@@ -177,8 +177,13 @@ def _read_sentence(text: str, words: WordAnalyzer) -> Sentence:
     return Sentence(text, whole.words, whole.polarity, whole.turned, whole.blames, whole.clauses, quotable)
 
 
+def split_clauses(sentence: str) -> list[str]:
+    """Return the texts of a sentence's clauses, without the words between them."""
+    return [part for part in _CLAUSE.split(sentence) if part]
+
+
 def _read_passage(text: str, words: WordAnalyzer) -> Passage:
-    parts = [part for part in _CLAUSE.split(text) if part]
+    parts = split_clauses(text)
     clauses = tuple(
         Clause(
             part, words.read_clause(_IDIOM.sub("", part)), opinion.polarity, opinion.turned, opinion.blames
