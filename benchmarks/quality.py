@@ -23,12 +23,13 @@ import argparse
 import json
 import re
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from restaurant_llm_batch import LLMRequest
+from restaurant_llm_batch._nlp import english_words, korean_words
 from restaurant_llm_batch._nlp.lexicon import WordAnalyzer
 from restaurant_llm_batch.backends.offline._clauses import Topic, read_review
 from restaurant_llm_batch.backends.offline._extract import polarity_of
@@ -145,10 +146,18 @@ class Judge:
 
     def judge(self, remark: Remark) -> Verdict:
         """Return what holds of the model's answers about a remark."""
-        found = {name for name in FAMILIES if self.is_about(remark.text, name, remark.language)}
+        alone = self._categories(dict.fromkeys(FAMILIES, (remark.text,)), remark.language)
+        found = {name for name, answer in alone.items() if answer["evidence"]}
         label, opinion = self.label(remark.text), self._opinions(remark)
         one_sign = next(iter(remark.signs)) if len(remark.signs) == 1 else 0
-        halves = tuple(text for text in self.quotations(remark) if not is_whole(text, remark))
+        among = self._categories({name: (*OTHERS[name], remark.text) for name in found}, "") if found else {}
+        quoted = [
+            text for one in (*alone.values(), *among.values()) for text in (one["summary"], *one["bullets"])
+        ]
+        own = letters(remark.text)
+        halves = [
+            text for text in quoted if letters(text) and letters(text) in own and not is_whole(text, remark)
+        ]
         return Verdict(
             aspect=found == set(remark.opinions) - {""},
             label=label == one_sign if one_sign else None,
@@ -156,8 +165,8 @@ class Judge:
                 signs == {opinion[aspect]} for aspect, signs in remark.opinions.items() if len(signs) == 1
             ),
             praised=self._is_praised(remark) if remark.signs == {-1} else None,
-            halves=halves,
-            seen=f"{sorted(found)} label {label} opinion {opinion} halves {list(halves)}",
+            halves=tuple(halves),
+            seen=f"{sorted(found)} label {label} opinion {opinion} halves {halves}",
         )
 
     def label(self, text: str) -> int:
@@ -168,16 +177,6 @@ class Judge:
     def is_about(self, text: str, aspect: str, language: str) -> bool:
         """Return whether a review is quoted about an aspect."""
         return bool(self._about(aspect, [text], language)["evidence"])
-
-    def quotations(self, remark: Remark) -> Iterator[str]:
-        """Yield what is quoted of a remark, alone and among other reviews."""
-        own = letters(remark.text)
-        for aspect in FAMILIES:
-            for others in ((), OTHERS[aspect]):
-                answer = self._about(aspect, [*others, remark.text], remark.language if not others else "")
-                for text in (answer["summary"], *answer["bullets"]):
-                    if letters(text) and letters(text) in own:
-                        yield text
 
     def opinion(self, text: str, aspect: str) -> int:
         """Return the sign of what the extraction reads about an aspect, or about all of them."""
@@ -199,6 +198,13 @@ class Judge:
     def _about(self, aspect: str, contents: Sequence[str], language: str) -> Any:
         reviews = [{"id": number, "content": text} for number, text in enumerate(contents, 1)]
         return self._ask("aspect_summary", language, aspect=aspect, reviews=reviews)
+
+    def _categories(self, contents: Mapping[str, Sequence[str]], language: str) -> Any:
+        reviews = {
+            aspect: [{"id": number, "content": text} for number, text in enumerate(texts, 1)]
+            for aspect, texts in contents.items()
+        }
+        return self._ask("aspect_summaries", language, reviews=reviews)["categories"]
 
     def _ask(self, task: str, language: str, **inputs: Any) -> Any:
         request = LLMRequest(task, (), inputs={"restaurant_id": 1, "language": language, **inputs})
@@ -323,6 +329,29 @@ def print_aspects(judge: Judge, path: Path) -> None:
         print(f"{source:28} {len(own):8} {found:8.3f} {precise:8.3f} {mean:8.3f} {opinion:8.3f}")
 
 
+def print_words() -> None:
+    """Print how often verbs and adjectives pass as nouns, and nouns as nouns."""
+    lines = (DATA / "gold" / "words.tsv").read_text(encoding="utf-8").splitlines()
+    rows = [line.split("\t") for line in lines]
+    print(f"\n{'words':28} {'forms':>8} {'verbs as nouns':>15} {'nouns as nouns':>15}")
+    for language in LANGUAGES:
+        for held_out, part in ((False, "tuning"), (True, "held out")):
+            own = [
+                row
+                for row in rows
+                if row[0] == language and (zlib.crc32(row[2].encode()) % 3 == 0) == held_out
+            ]
+            shares = [
+                share(_is_noun(*row[:3]) for row in own if row[3] == kind) for kind in ("predicate", "noun")
+            ]
+            print(f"{language}, {part}".ljust(28), f"{len(own):8} {shares[0]:15.3f} {shares[1]:15.3f}")
+
+
+def _is_noun(language: str, before: str, form: str) -> bool:
+    found = korean_words.read(form)[1] if language == "ko" else english_words.read(form, before)[1]
+    return found is not None and found.pos == "n"
+
+
 def _signs(row: Mapping[str, Any], aspect: str) -> set[int] | None:
     """Return the polarities of an aspect other than neutral; None without a label of it."""
     found = [polarity for name, polarity in row["aspects"] if name == aspect]
@@ -342,6 +371,7 @@ def main() -> None:
     print_gold(judge, wrong=options.wrong)
     print_labels(judge)
     print_aspects(judge, options.aspects)
+    print_words()
 
 
 if __name__ == "__main__":

@@ -97,12 +97,12 @@ _PHRASES = {
         r"(?:ask|beg)(?:ed)? (?:\w+ ){0,3}times(?: for \w+)?",
         r"(?:it|they|she|he|which) took (?:us |them )?(?:forever|ages|over|an hour|\w+ (?:minutes|hours))",
         r"check(?:ed)? (?:back|in|on)|made us feel|out of (?:their|his|her) way|comped (?:\w+ )?\w+",
-        r"\b\w{1,12} minutes for|bringing (?:us )?(?:the|our|my) \w+",
+        r"minutes for|bringing (?:us )?(?:the|our|my) \w+",
     ),
     "price": (
         r"happy hour (?:price|special|deal|menu)s?|early bird|every penny|(?:a|small) fortune\b(?! cookie)",
         r"rip(?:ped)?[ -]?off|waste of money|half the price|for what you get|arm and a leg|break the bank",
-        r"for the (?:money|price)|worth the price|\b\w{1,12} dollars",
+        r"for the (?:money|price)|worth the price",
         r"이\s가격|따로\s받|가격\s?대비|돈\s버|추가\s요금",
     ),
     "food": (
@@ -112,7 +112,7 @@ _PHRASES = {
         r"[뷰기진]\s?맛집|찾기\s?(?:힘|어려|쉬)|테이블\s?간격|live music",
         r"(?:our|the) tables? (?:was|is|were|are) (?!ready|available|not)|neighbou?rhood (?:is|was)",
     ),
-    "": (r"\S{1,12}에\s?비(?:해|하면|교하)|\S{1,12}\s?치고는?|fine dining|for (?:dinner|lunch|brunch)",),
+    "": (r"에\s?비(?:해|하면|교하)|치고는?\s|fine dining|for (?:dinner|lunch|brunch)",),
 }
 
 

@@ -11,6 +11,8 @@ from .reading import GUESS, LIKELY, SURE, PartOfSpeech, WordAnalysis, word_set
 from .terms import stem_english, terms
 
 _MAX_LENGTH = 30
+_LONG = 5
+"""Letters from which an unknown word in -ed or -ing is a verb (hated, tried), not a noun (bread)."""
 
 _ADJECTIVES = word_set(
     "good great excellent amazing awesome fantastic wonderful delicious tasty yummy perfect incredible best nice "
@@ -54,7 +56,8 @@ _BASES = (
     "cook bake fry grill roast season refill clean clear check call book reserve cancel change offer include expect "
     "need help greet welcome smile ignore forget remember apologize explain suggest impress disappoint surprise "
     "celebrate plan decide choose pick walk drive park move keep let put use work live hear see watch smell complain "
-    "become begin run turn send spend hope wish believe understand deserve lack improve exceed treat attend"
+    "hate ruin regret stand burn become begin run turn send spend hope wish believe understand deserve lack improve "
+    "exceed treat attend"
 )
 _VERBS = {stem_english(base): base for base in _BASES.split()}
 _IRREGULAR = {
@@ -66,6 +69,7 @@ _IRREGULAR = {
         "forgotten", "choose": "chose chosen", "drive": "drove", "keep": "kept", "hear": "heard", "see": "saw seen",
         "become": "became", "begin": "began begun", "run": "ran", "send": "sent", "spend": "spent",
         "understand": "understood",
+        "stand": "stood", "lose": "lost", "sell": "sold", "hold": "held", "mean": "meant",
     }.items()
     for form in forms.split()
 }  # fmt: skip
@@ -81,7 +85,7 @@ _NOUNS = word_set(
 _ADJECTIVE_ENDINGS = ("ful", "ous", "able", "ible", "less", "ive", "ish", "ical", "ional", "ic")
 _PLURAL_ONLY = frozenset(("fries", "tapas", "grits", "news", "series", "hors", "lens", "calamari"))
 _AFTER_VERB = word_set(
-    "i we you they he she who to would will could can should must might didn't don't doesn't won't couldn't "
+    "i we you they he she it who to would will could can should must might didn't don't doesn't won't couldn't "
     "can't wouldn't never always also"
 )
 _AFTER_ADJECTIVE = word_set(
@@ -107,6 +111,13 @@ def read(token: str, before: str) -> tuple[str, WordAnalysis | None]:
     plain = token.replace("’", "'").removesuffix("'s")
     if not 2 < len(plain) <= _MAX_LENGTH or "'" in plain or plain in _EMPTY or not terms(plain):
         return plain[:_MAX_LENGTH], None
+    if (
+        before in _AFTER_VERB
+        and plain.endswith("s")
+        and stem_english(plain) in _VERBS
+        and plain not in _NOUNS
+    ):
+        return stem_english(plain), WordAnalysis(_VERBS[stem_english(plain)], "v", LIKELY)
     base = _IRREGULAR.get(plain)
     if base:
         return stem_english(base), WordAnalysis(base, "v", SURE)

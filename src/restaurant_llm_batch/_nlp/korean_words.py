@@ -8,6 +8,7 @@ adjectives. Lists distinguish verbs from adjectives. A form that matches no rule
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 from .reading import GUESS, LIKELY, SURE, WordAnalysis, word_set
 from .terms import terms
@@ -47,7 +48,7 @@ _VERBS = word_set(
     "넣 빼 섞 비비 어울리 즐기 다니 알 모르 물어보 묻 부르 챙기 웃 치우 닦 열 닫 쉬 걸리 다녀오 들르 들리 "
     "느끼 먹어보 사먹 데려가 붙 없애 줄 늘 오르 내리 올리 떨어지 넘치 빠지 터지 흐르 뜨 서 걷 타 잡 놓 두 "
     "쓰 읽 듣 말 배우 가르치 돌아가 돌아오 살리 죽 살 울 울리 웃기 지키 잃 잊 믿 버리 바꾸 바뀌 고르 "
-    "나누 더하 망치 망하 지나 끝나 끝내 시작되 만나 떠나 보이 들 쳐다보 잘리 던지 깎 채우 비우"
+    "반기 고치 나누 더하 망치 망하 지나 끝나 끝내 시작되 만나 떠나 보이 들 쳐다보 잘리 던지 깎 채우 비우"
 )
 # Pronouns, numerals and other function words.
 _EMPTY = word_set(
@@ -69,6 +70,11 @@ _OPEN = re.compile(
     "[하주보으오가많]심|[었았였있없]음|[쁘멋러지터빠]진|임|됨|함|짐|남김|끝남|[는은]거|[어아여]감|하실|[비위통]해|짜증나|"
     "[러려거까다로고]울|[먹보가하오찍마시사쓰듣기리쉽]기)|.에"
 )
+# A verb as a noun, or in the past before a noun: 웃지도, 마시기가, 낡았지만, 맛있었을.
+_NAMED = re.compile("(.{1,6}?)(?:지(?:도|만|는|가|를)?|기(?:도|만|는|가|를|에|에는)?|을|던)")
+# Such forms that are nouns of their own.
+_NOUN_FORMS = word_set("굽기 크기 밝기 아기 모기 딸기 고기 향기 인기 보기 가지 편지")
+_RIEUL = 8
 _LONGEST_NOUN, _LONGEST_VERB = 6, 4
 _LIKING = ("좋아하", "좋아해", "좋아했", "싫어하", "싫어해", "싫어했")
 _AGAIN = re.compile(r"(..)\1")
@@ -120,7 +126,7 @@ def read(token: str) -> tuple[str, WordAnalysis | None]:
     if stem in _EMPTY:
         return stem, None
     tail = token[len(stem) :] if token.startswith(stem) else None
-    return stem, _as_predicate(token, stem, tail) or _as_noun(token, stem, tail)
+    return stem, _as_predicate(token, stem, tail) or _as_whole_form(token) or _as_noun(token, stem, tail)
 
 
 def _as_predicate(token: str, stem: str, tail: str | None) -> WordAnalysis | None:
@@ -155,6 +161,34 @@ def _as_hada_verb(stem: str, hada: re.Match[str]) -> WordAnalysis | None:
     # 직원하고 means "with the staff", so 하고 is weak evidence of a verb; 하는, as in 주문하는, is strong.
     weight = SURE if hada["verb"] else GUESS / 2 if hada["maybe"] == "하고" else LIKELY
     return WordAnalysis(stem + "하다", "v", weight)
+
+
+def _as_whole_form(token: str) -> WordAnalysis | None:
+    """Analyze a form of a known verb or adjective that the stemmer leaves whole: 챙겨, 기다릴, 웃지도, 맛있었을."""
+    if len(token) < _SHORT_LENGTH or token in _NOUN_FORMS:
+        return None
+    for base in _bases(token):
+        if base in _ADJECTIVES:
+            return WordAnalysis(base + "다", "adj", LIKELY)
+        if base in _VERBS:
+            return WordAnalysis(base + "다", "v", LIKELY)
+    return None
+
+
+def _bases(token: str) -> Iterator[str]:
+    """Yield the stems of which the token would be a form in 어, ㄹ, 을, 지 or 기, also with a particle."""
+    yield from terms(token + "요")[:1]
+    before, last = token[:-1], token[-1]
+    if last in "아어" and _has_final(before[-1]):
+        yield before
+    if last == "울" and before:
+        yield from terms(before + "운")[:1]
+    if (ord(last) - ord("가")) % 28 == _RIEUL:
+        yield before + chr(ord(last) - _RIEUL)
+    named = _NAMED.fullmatch(token)
+    if named:
+        yield named[1]
+        yield from terms(named[1] + "다")[:1]
 
 
 def _has_final(syllable: str) -> bool:

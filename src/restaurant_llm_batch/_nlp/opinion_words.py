@@ -30,9 +30,10 @@ _KOREAN_PHRASES_OF_BLAME = (
     "두_번_갈_일~없 두_번은 ^다시는 ^다신 안_갈 안_감 안_갑 안_가요 안_올 안_옵 돈_버 돈_날 돈만_버 "
     "돈만_날 돈_낭비 시간_낭비 안_익 덜_익 덜_된 따로_받 추가_요금 추가_금 오래_걸 오래_기다 한참_걸 "
     "한참_기다 한참_있 늦게_나 시간이나 시간_만에 시간_넘게 분_넘게 분이나 ^초심 예전_같지 예전만 "
-    "^기분~나 ^기분~상 ^속이_더 ^속이_안 ^속이_불 ^배가_고 ^배가_아 허리가_아 붙어_있 그저_그 그냥_그 "
-    "그냥저냥 ^글쎄 차라리 들은_척 본_척 본체만체 ^올랐 ^올라서 너무_세 너무_쎄 너무_적 달라고_해야 "
-    "나가라 가격대~있 쓴_?맛 탄_?맛 탄_?내 맛도_없 맛이_없 맛은_없 성의~없 메리트~없 ^왜_이렇"
+    "^기분~나 ^기분~상 ^속이_더 ^속이_안 ^속이_불 ^배가_고 ^배가_아 허리가_아 붙어_있 그저_그 좀_그렇 "
+    "좀_그래 좀_그랬 그냥_그 그냥저냥 ^글쎄 차라리 들은_척 본_척 본체만체 ^올랐 ^올라서 너무_세 너무_쎄 "
+    "너무_적 달라고_해야 나가라 가격대~있 쓴_?맛 탄_?맛 탄_?내 맛도_없 맛이_없 맛은_없 성의~없 메리트~없 "
+    "^왜_이렇"
 )
 _KOREAN_BLAME = (
     "불친절 불칠절 불친 무례 퉁명 불쾌 짜증 맛없 노맛 최악 비싸 비싼 비쌈 비쌌 비쌀 비쌉 사악 창렬 "
@@ -111,38 +112,40 @@ def korean_tokens(text: str) -> Iterator[tuple[str, str]]:
 
     The kinds are those of `_KOREAN`, "space" and, for punctuation, "close".
     """
-    firsts, patterns = _korean_patterns()
+    firsts, words = _korean_words()
     at = 0
     while start := firsts.search(text, at):
         first = start[0]
-        found = patterns[first].match(text, start.start()) if first in patterns else None
+        found = _korean_pattern(first).match(text, start.start()) if first in words else None
         if found:
             yield str(found.lastgroup), found[0]
             at = found.end()
         else:
-            if first not in patterns:
+            if first not in words:
                 yield ("space" if first.isspace() else "close"), first
             at = start.end()
 
 
 @lru_cache(1)
-def _korean_patterns() -> tuple[re.Pattern[str], dict[str, re.Pattern[str]]]:
-    """Return a pattern of the first characters of all words, and the pattern of the words by first character."""
-    by_first: dict[str, dict[str, list[str]]] = {}
-    for kind, words in _KOREAN.items():
-        for word in words.split():
-            begins, part = word.startswith("^"), word.removeprefix("^")
-            first = part[0]
-            rest = part[1:].replace("~", r"\S{0,2}_").replace("_?", "_").replace("_", r"\s?")
-            here = f"(?<![가-힣]{first})" if begins else ""
-            by_first.setdefault(first, {}).setdefault(kind, []).append(here + rest)
-    patterns = {
-        first: re.compile(
-            first + "(?:" + "|".join(f"(?P<{kind}>{'|'.join(rests)})" for kind, rests in kinds.items()) + ")"
-        )
-        for first, kinds in by_first.items()
-    }
-    return re.compile(rf"[{''.join(patterns)}]|\s|[.,!?;~]"), patterns
+def _korean_words() -> tuple[re.Pattern[str], dict[str, dict[str, list[str]]]]:
+    """Return a pattern of the first characters of all words, and by first character and kind what follows it."""
+    words: dict[str, dict[str, list[str]]] = {}
+    for kind, listed in _KOREAN.items():
+        for word in listed.split():
+            part = word.removeprefix("^")
+            first, rest = part[0], part[1:].replace("~", r"\S{0,2}_").replace("_?", "_").replace("_", r"\s?")
+            here = f"(?<![가-힣]{first})" if part != word else ""
+            words.setdefault(first, {}).setdefault(kind, []).append(here + rest)
+    return re.compile(rf"[{''.join(words)}]|\s|[.,!?;~]"), words
+
+
+@lru_cache(None)
+def _korean_pattern(first: str) -> re.Pattern[str]:
+    """Return the pattern of the words with a first character; compiled when that occurs, since there are hundreds."""
+    kinds = _korean_words()[1][first]
+    return re.compile(
+        first + "(?:" + "|".join(f"(?P<{kind}>{'|'.join(rests)})" for kind, rests in kinds.items()) + ")"
+    )
 
 
 KOREAN_FRAME = lazy_pattern(
@@ -157,9 +160,9 @@ KOREAN_FRAME = lazy_pattern(
 """What makes a frame of a Korean clause, if another clause follows it."""
 
 KOREAN_UNREAL = lazy_pattern(
-    r"면\s.{0,60}(?:텐데|[을갈할줄올]\s?거(?:예요|에요|임|야|다)|[았었했였]을\s?)|[았었했였]을\s?텐데"
+    r"면\s?(?:뭐\s?[하해합]|다[냐인]|무슨\s)|면\s.{0,60}(?:텐데|[을갈할줄올]\s?거(?:예요|에요|임|야|다)|[았었했였]을\s?)|[았었했였]을\s?텐데"
 )
-"""What would be good if: 서비스가 좋았다면 별 다섯 개 줬을 거예요."""
+"""What would be good if (서비스가 좋았다면 별 다섯 개 줬을 거예요), or helps nothing (분위기만 좋으면 뭐하나)."""
 
 KOREAN_ELSEWHERE = lazy_pattern(
     r"(?:옆|다른|딴|앞|근처|인근|건너편)\s?(?:집|가게|데|곳|식당|카페|지점)[이가은는]\s"
@@ -221,7 +224,7 @@ _ENGLISH_PHRASES_OF_BLAME = (
     rf"|took (?:forever|ages|over|an hour|\w+ minutes)|wait(?:ed|ing)? (?:\w+ ){{0,3}}(?:hours?|minutes|forever|ages)"
     rf"|(?:wait|line) (?:was|is) (?:\w+ )?long|long (?:wait|line)s?|lost (?:our|my|the) (?:order|reservation)"
     rf"|(?<!not )(?<!n't )\btoo (?!good\b|\W|$)|to expensive|charged (?:us|me) for|hair in (?:my|the|our)"
-    rf"|tast(?:ed|es) like (?!home|heaven)"
+    rf"|tast(?:ed|es) like (?!home|heaven)|(?:drove|drives?) (?:us|me) crazy"
 )
 _ENGLISH_NOT = (
     r"not|no|never|without|hardly|nothing|none|nobody|neither|nor|cannot|barely|isn't|\w+n't"

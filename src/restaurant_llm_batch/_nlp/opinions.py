@@ -34,11 +34,13 @@ class Opinion(NamedTuple):
         words: That of its words: above 0 for praise, below 0 for blame.
         bare: That of negations without a word to turn, 0 or below.
         turned: Whether a negation or another clause turned a word round, so that it does not mean what it says alone.
+        blames: Whether any part blames, even if others praise more.
     """
 
     words: int
     bare: int
     turned: bool = False
+    blames: bool = False
 
     @property
     def polarity(self) -> int:
@@ -118,7 +120,7 @@ def _read_korean(text: str) -> Opinion:
     if pending is not None:
         found.add(-_BARE, bare=True)
     words, bare = found.sums
-    return Opinion(words + hardly, bare, found.turned)
+    return Opinion(words + hardly, bare, found.turned, min(hardly, *found.values, 0) < 0)
 
 
 @lru_cache(_CACHED_WORDS)
@@ -133,7 +135,7 @@ def _stems() -> dict[str, int]:
 
 def _read_english(text: str) -> Opinion:
     total = bare = word = 0
-    turned = False
+    turned = blames = False
     pending: int | None = None
     for match in lists.ENGLISH.finditer(text):
         kind = match.lastgroup
@@ -150,10 +152,10 @@ def _read_english(text: str) -> Opinion:
         if value and pending is not None:
             value, pending, turned = -value, None, True
         # A phrase such as "no complaints" holds its negation.
-        turned = turned or kind == "good"
+        turned, blames = turned or kind == "good", blames or value < 0
         total += value
     bare -= _BARE * (pending is not None)
-    return Opinion(total, bare, turned)
+    return Opinion(total, bare, turned, blames or bare < 0)
 
 
 def _value(kind: str | None, text: str) -> int:
@@ -171,12 +173,17 @@ def read_opinion(text: str) -> Opinion:
     if _HANGUL.search(text):
         read = _read_korean(text)
         if lists.KOREAN_UNREAL.search(text) or (read.words > 0 and lists.KOREAN_ELSEWHERE.search(text)):
-            read = Opinion(-abs(read.words), read.bare, turned=True)
+            read = Opinion(-abs(read.words), read.bare, turned=True, blames=True)
     if _LATIN.search(text):
         english = _read_english(text)
         if lists.ENGLISH_UNREAL.search(text):
-            english = Opinion(-abs(english.words), english.bare, turned=True)
-        read = Opinion(read.words + english.words, read.bare + english.bare, read.turned or english.turned)
+            english = Opinion(-abs(english.words), english.bare, turned=True, blames=True)
+        read = Opinion(
+            read.words + english.words,
+            read.bare + english.bare,
+            read.turned or english.turned,
+            read.blames or english.blames,
+        )
     return read
 
 
@@ -208,5 +215,5 @@ def opinions(clauses: Sequence[str]) -> list[Opinion]:
         if is_denial(clauses[at]):
             read[at] = Opinion(0, 0)
     rest = sum(one.words for one in read[last + 1 :]) or -sum(one.words for one in read[: last + 1])
-    verdict = Opinion(_LIKE * ((rest > 0) - (rest < 0)), 0, turned=True)
+    verdict = Opinion(_LIKE * ((rest > 0) - (rest < 0)), 0, turned=True, blames=rest < 0)
     return [verdict if frame and one.words else one for one, frame in zip(read, frames, strict=True)]

@@ -231,3 +231,73 @@ class TestMergeSummaries:
     def test_it_ends_with_three_sentences_at_most(self) -> None:
         parts = [{"comparison_summary": f"Word{n} other{n} third{n}."} for n in "abcdefgh"]
         assert merged(*parts)["comparison_summary"].count(".") <= 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "분위기만 좋으면 뭐하나.",
+        "음식은 괜찮았는데 아이랑 가기엔 좀 그렇네요.",
+        "예전에는 맛있었는데 지금은 아니에요.",
+        "매장이 깨끗하지 못해요.",
+        "옆 가게가 훨씬 맛있어요.",
+        "Excellent food, friendly waiter, but it lacked ambience.",
+        "The soup was delicious if you like salt.",
+        "The food could be good if they used less salt.",
+    ],
+)
+def test_what_blames_or_is_taken_back_is_no_strength(text: str) -> None:
+    language = "ko" if "가" <= text[0] <= "힣" else "en"
+    assert strength("", text, language=language) == NO_STRENGTH[language]
+
+
+@pytest.mark.parametrize(
+    "text", ["잡내가 하나도 없는 국물이에요.", "The waiter never rushed us.", "맛없는 메뉴가 없어요."]
+)
+def test_praise_by_negation_is_a_strength(text: str) -> None:
+    language = "ko" if "가" <= text[0] <= "힣" else "en"
+    assert plain(strength("", text, language=language)) == plain(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "음식이 맛있다고 해서 갔는데 아니었어요",
+        "조용할 줄 알았는데 시끄러웠어요",
+        "처음에는 친절했는데 갈수록 불친절해져요",
+        "I expected the food to be amazing, but it was not.",
+        "It used to have the best burgers, not anymore.",
+        "If you like bad food and slow service, this is your place.",
+    ],
+)
+def test_a_sentence_whose_halves_turn_each_other_is_quoted_whole_or_not_at_all(text: str) -> None:
+    others = [
+        "The soup and bread are excellent food.",
+        "Excellent soup, excellent bread.",
+        "Excellent waiter.",
+    ]
+    for task in ("food", "service", "ambience"):
+        answer = ask("aspect_summary", "", aspect=task, reviews=shown(*others, text))
+        for quoted in (answer["summary"], *answer["bullets"]):
+            assert plain(quoted) == plain(text) or plain(quoted) not in plain(text), quoted
+
+
+def test_halves_about_different_aspects_may_be_quoted_apart() -> None:
+    text = "음식은 훌륭하지만 직원은 불친절해요"
+    answer = ask(
+        "aspect_summary", "ko", aspect="service", reviews=shown("직원이 최고예요", "최고의 직원", text)
+    )
+    assert "직원은 불친절해요" in (answer["summary"], *answer["bullets"])
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("이렇게 나올 줄 몰랐어요 이 가격에", 1),
+        ("참 빨리도 나오네요 한 시간이나 걸렸어요", 1),
+        ("국물이 맛있어요 직원도 친절해요", 2),
+        ("맛있어요. 이 가격에", 2),
+    ],
+)
+def test_an_afterthought_and_irony_belong_to_the_sentence_beside_them(text: str, count: int) -> None:
+    assert len(split(text)) == count

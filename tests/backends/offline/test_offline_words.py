@@ -97,6 +97,29 @@ class TestWords:
         assert reading[:2] == (word, pos)
 
     @pytest.mark.parametrize(
+        ("form", "word", "pos"),
+        [
+            ("챙겨", "챙기다", "v"),
+            ("앉아", "앉다", "v"),
+            ("기다릴", "기다리다", "v"),
+            ("웃지도", "웃다", "v"),
+            ("비쌀", "비싸다", "adj"),
+            ("매울", "맵다", "adj"),
+            ("맛있었을", "맛있다", "adj"),
+        ],
+    )
+    def test_a_verb_without_an_ending_of_its_own_is_no_noun(self, form: str, word: str, pos: str) -> None:
+        reading = korean_words.read(form)[1]
+        assert reading is not None
+        assert reading[:2] == (word, pos)
+
+    @pytest.mark.parametrize("form", ["연어", "장어", "굽기", "딸기", "마늘", "화장실", "서울", "얼굴"])
+    def test_a_noun_that_looks_like_a_verb_is_a_noun(self, form: str) -> None:
+        reading = korean_words.read(form)[1]
+        assert reading is not None
+        assert reading[:2] == (form, "n")
+
+    @pytest.mark.parametrize(
         "form", ["봤습니다", "이쁘긴했는데", "하나", "그땐", "너무재미있게딸아이랑잘봤어요"]
     )
     def test_korean_forms_that_no_rule_takes_apart_are_left_out(self, form: str) -> None:
@@ -112,6 +135,10 @@ class TestWords:
             ("ate", "we", "eat", "v"),
             ("arrived", "food", "arrive", "v"),
             ("order", "we", "order", "v"),
+            ("hated", "i", "hate", "v"),
+            ("stood", "food", "stand", "v"),
+            ("looks", "it", "look", "v"),
+            ("ruining", "for", "ruin", "v"),
             ("order", "the", "order", "n"),
             ("quickly", "", "quickly", "adv"),
             ("friendly", "the", "friendly", "adj"),

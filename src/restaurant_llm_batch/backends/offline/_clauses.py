@@ -54,6 +54,12 @@ _REFERS = re.compile(
 _HALVES = 2
 _CLEAR_WEIGHT = 0.5
 _HANGUL = re.compile("[가-힣]")
+_LOOK_BACK = 60
+_POLITE = re.compile("[요다]$")
+_IRONY = re.compile(r"(?:^|\s)참\s\S{1,5}도\s|[빨잘]\S?도\s\S{1,6}네요$")
+_AFTERTHOUGHT = re.compile(
+    r"(?:[가-힣]{1,5}\s){0,2}[가-힣]{1,6}(?:에|에서|에도|이랑|까지|한테|으로|은|는|도)[.!~]?"
+)
 _WHOLE_ASPECTS = frozenset(("service", "price", "value", "food", "taste", "mood"))
 _HEADS = {
     "service": frozenset(terms("service staff 서비스 직원 사장 사장님 응대")),
@@ -73,12 +79,14 @@ class Clause:
         words: The analyses of its words.
         polarity: Above 0 for praise, below 0 for blame.
         turned: Whether a negation or another clause turns one of its words round.
+        blames: Whether any part of it blames, even if others praise more.
     """
 
     text: str
     words: tuple[AnalyzedWord, ...]
     polarity: int
     turned: bool
+    blames: bool
 
     @property
     def clauses(self) -> tuple[Clause, ...]:
@@ -142,7 +150,16 @@ def split(text: str) -> list[str]:
     An emoji alone is a sentence; invisible text is not. Text beyond the first 20,000 characters is ignored.
     """
     found = sentences(_UNPRINTABLE.sub(" ", text[:_MAX_CHARACTERS]))
-    return [" ".join(one.split()) for one in found if _is_visible(one)]
+    visible = [" ".join(one.split()) for one in found if _is_visible(one)]
+    joined: list[str] = []
+    for one in visible:
+        # Irony, and an afterthought without a verb, belong to the sentence beside them if no full stop is between.
+        before = joined[-1][-_LOOK_BACK:] if joined else ""
+        if _POLITE.search(before) and (_IRONY.search(before) or _AFTERTHOUGHT.fullmatch(one)):
+            joined[-1] += " " + one
+        else:
+            joined.append(one)
+    return joined
 
 
 def _is_visible(text: str) -> bool:
@@ -157,18 +174,25 @@ def read_review(content: str, words: WordAnalyzer) -> tuple[Sentence, ...]:
 def _read_sentence(text: str, words: WordAnalyzer) -> Sentence:
     whole = _read_passage(text, words)
     quotable = _halves(text, words) or (whole,)
-    return Sentence(text, whole.words, whole.polarity, whole.turned, whole.clauses, quotable)
+    return Sentence(text, whole.words, whole.polarity, whole.turned, whole.blames, whole.clauses, quotable)
+
+
+def split_clauses(sentence: str) -> list[str]:
+    """Return the texts of a sentence's clauses, without the words between them."""
+    return [part for part in _CLAUSE.split(sentence) if part]
 
 
 def _read_passage(text: str, words: WordAnalyzer) -> Passage:
-    parts = [part for part in _CLAUSE.split(text) if part]
+    parts = split_clauses(text)
     clauses = tuple(
-        Clause(part, words.read_clause(_IDIOM.sub("", part)), opinion.polarity, opinion.turned)
+        Clause(
+            part, words.read_clause(_IDIOM.sub("", part)), opinion.polarity, opinion.turned, opinion.blames
+        )
         for part, opinion in zip(parts, opinions(parts), strict=True)
     )
     read = tuple(word for clause in clauses for word in clause.words)
-    total, turned = sum(clause.polarity for clause in clauses), any(clause.turned for clause in clauses)
-    return Passage(text, read, total, turned, clauses)
+    turned, blames = any(clause.turned for clause in clauses), any(clause.blames for clause in clauses)
+    return Passage(text, read, sum(clause.polarity for clause in clauses), turned, blames, clauses)
 
 
 def _halves(text: str, words: WordAnalyzer) -> tuple[Clause, ...]:

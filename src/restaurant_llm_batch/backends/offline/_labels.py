@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from typing import Literal
 
 from ..._nlp.lexicon import WordAnalyzer
+from ..._nlp.opinions import opinions
 from ..._nlp.sentiment_model import NEUTRAL, READABLE, SentimentReader
-from ._clauses import Sentence, read_review
+from ._clauses import split, split_clauses
 
 _KOREAN, _ENGLISH = 0.8, 1.0
+_HANGUL = re.compile("[가-힣]")
 _MENTION, _MOST, _UNSURE = 0.5, 4, 1.5
 # The classifier has learnt Korean from reviews of films, about which the lexicon of restaurants knows less. Words that
 # are frequent in its training rows.
@@ -40,20 +42,25 @@ class ReviewLabeller:
         """Return the label of a review; reads its beginning only."""
         text = content[:READABLE]
         odds = self._reader.log_odds(text)
-        read = read_review(text, self._words)
-        if weight := _weight(text, read):
-            if weight == _ENGLISH and any(sentence.turned for sentence in read):
+        clauses = [split_clauses(sentence) for sentence in split(text)]
+        read = [opinion for parts in clauses for opinion in opinions(parts)]
+        total = max(-_MOST, min(_MOST, sum(opinion.polarity for opinion in read)))
+        if not _HANGUL.search(text):
+            if any(opinion.turned for opinion in read):
                 # The classifier has read words that do not mean what they say. (In Korean this helps as often as not.)
                 odds = max(-_UNSURE, min(_UNSURE, odds))
-            odds += weight * max(-_MOST, min(_MOST, sum(sentence.polarity for sentence in read)))
+            odds += _ENGLISH * total
+        elif total and not _FILM.search(text) and self._is_about_a_restaurant(clauses):
+            odds += _KOREAN * total
         if abs(odds) < 2 * NEUTRAL:
             return "neutral"
         return "positive" if odds > 0 else "negative"
 
-
-def _weight(text: str, read: Sequence[Sentence]) -> float:
-    """Return the weight of the lexicon; 0 in Korean unless the review is about a restaurant."""
-    if not any(sentence.is_korean for sentence in read):
-        return _ENGLISH
-    about = any(weight >= _MENTION for sentence in read for _, _, weight in sentence.marks)
-    return _KOREAN if about and not _FILM.search(text) else 0.0
+    def _is_about_a_restaurant(self, clauses: Sequence[Sequence[str]]) -> bool:
+        return any(
+            weight >= _MENTION
+            for parts in clauses
+            for part in parts
+            for word in self._words.read_clause(part)
+            for _, _, weight in word.marks
+        )

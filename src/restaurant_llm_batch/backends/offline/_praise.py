@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable
 
@@ -22,6 +23,8 @@ _MERITS = {
 }
 
 _MIN_WEIGHT = 0.5
+# Praise for a taste only, often in irony: "delicious if you like salt", 고무 씹는 맛을 원하시면.
+_CONDITION = re.compile(r"\bif you\b|(?:원하|찾으)\S{0,3}면\s", re.IGNORECASE)
 
 
 def strengths(
@@ -47,7 +50,8 @@ def strengths(
     def keep(sentence: Sentence, topic: Topic) -> bool:
         return (
             polarity_of(sentence, topic) > 0
-            and all(clause.polarity >= 0 for clause in sentence.clauses)
+            and not sentence.blames
+            and not _CONDITION.search(sentence.text)
             and any(not strong_merits.isdisjoint(_praised(clause, topic)) for clause in sentence.clauses)
             and not repeats(sentence.text, compared_sentences)
         )
