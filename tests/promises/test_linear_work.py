@@ -137,10 +137,6 @@ def printed(text: str) -> object:
     return terminal_text(text)
 
 
-RATE_HEADERS: list[str] = [
-    f"x-ratelimit-{part}-{of}" for part in ("limit", "remaining", "reset") for of in ("requests", "tokens")
-]
-
 READERS: dict[str, Reader] = {
     "http: bodies": every(
         lambda text: status.parse_body(encoded(text)),
