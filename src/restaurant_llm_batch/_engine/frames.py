@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import ConfigurationError
-from ..outcomes import Failure, Outcome
+from ..outcomes import Outcome
 from ..steps import Gather, Sleep
 from .call import Call
 from .items import RunItem
@@ -107,8 +107,12 @@ NOT_READY = NotReady()
 class ItemSource(Protocol):
     """A source of items, one at a time."""
 
-    def take(self, room: int) -> RunItem | Failure | NotReady | None:
+    def take(self, room: int) -> RunItem | NotReady | None:
         """Return the next item, None after the last, or `NOT_READY`; `room` items could be taken now."""
+        ...
+
+    def unfinished(self) -> RunItem | None:
+        """Return an item whose reading was interrupted before `take` returned it, if there is one."""
         ...
 
 
@@ -120,11 +124,11 @@ class SchedulerCallbacks:
     Attributes:
         start: Starts an admitted call; the driver then calls `Scheduler.on_call_finished` when it is over.
         call_later: Calls a function where the run lives, after some seconds.
-        deliver: Takes an outcome; returns False if it still occupies the window.
+        deliver: Takes an outcome; returns None.
         on_finished: Called once, when the run is over.
     """
 
     start: Callable[[Call], object]
     call_later: Callable[[float, Callable[[], object]], object]
-    deliver: Callable[[Outcome[Any]], bool]
+    deliver: Callable[[Outcome[Any]], object]
     on_finished: Callable[[], object]

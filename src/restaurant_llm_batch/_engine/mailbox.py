@@ -96,6 +96,10 @@ class ThreadMailbox:
         """Return whether the caller runs in this thread."""
         return threading.get_ident() == self._ident
 
+    def move_here(self) -> None:
+        """Become the mailbox of the calling thread."""
+        self._ident = threading.get_ident()
+
     def wake(self) -> None:
         """Make `run_pending` return. Safe in a signal handler."""
         self._actions.put(_do_nothing)
@@ -237,6 +241,11 @@ def _runs_asyncio() -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def is_cancellation(error: BaseException) -> bool:
+    """Return whether an exception ends the running task or coroutine from outside, so that it must pass."""
+    return isinstance(error, (anyio.get_cancelled_exc_class(), GeneratorExit))
 
 
 def is_being_cancelled() -> bool:
