@@ -198,7 +198,11 @@ class Scheduler:
         for call in self._deadlines.pop_expired():
             if self.finished:
                 return
-            if isinstance(call, WaitForCallback):
+            if isinstance(call, WaitForCell):
+                if not call.done:
+                    self._memo_waiters.remove(call)
+                    self._resume_flow(call.frame, None, self.run.item_timeout_error())
+            elif isinstance(call, WaitForCallback):
                 if not call.done:
                     self._resume(call.frame, call, error=self.run.item_timeout_error())
             elif call in self._queued:
@@ -337,7 +341,7 @@ class Scheduler:
         elif type(step) is Gather:
             return self._start_children(frame, step.flows)
         elif type(step) is WaitForCell:
-            self._wait_on_cell(frame, step.cell)
+            self._wait_on_cell(frame, step)
         elif type(step) is WaitForCallback:
             self._subscribe(frame, step)
         elif type(step) is NotifyCell:
@@ -369,11 +373,14 @@ class Scheduler:
         frame.starting_children = False
         return _WAITS if frame.pending_children or self.finished else frame.answers
 
-    def _wait_on_cell(self, frame: Frame, cell: MemoCell) -> None:
+    def _wait_on_cell(self, frame: Frame, step: WaitForCell) -> None:
         try:
-            self._memo_waiters.add(frame, cell)
+            self._memo_waiters.add(frame, step)
         except ConfigurationError as error:
             self._resume_flow(frame, None, error)
+        else:
+            if frame.item.deadline is not None:
+                self._deadlines.add(frame.item.deadline, step)
 
     def _notify_cell(self, cell: MemoCell) -> None:
         for follower in self._memo_waiters.release(cell):

@@ -43,6 +43,7 @@ class SequentialDriver:
         self._flow: EngineFlow[Any] | None = None
         self._call: Call | None = None
         self._started = False
+        self._limited = run.time_limits.run is not None or run.time_limits.item is not None
 
     def take(self, into: Outcomes) -> bool:
         """Run the next item and put its outcome into a list; return False if there is none, or the run was stopped."""
@@ -150,7 +151,7 @@ class SequentialDriver:
             raise TypeError("a sequential plan does not run flows concurrently")
         self._call = step
         try:
-            self._acquire(step)
+            self._acquire(step, item)
             step.state = RUNNING
             step.started_at = self._run.now()
             if self._run.time_limits.call is not None or item.deadline is not None:
@@ -166,7 +167,21 @@ class SequentialDriver:
         self._recorder.call_finished(step, item, answer, error)
         if error is not None:
             raise error
+        if self._limited:
+            self._check_time(
+                item
+            )  # nothing could end the call when its time was up, but it is late all the same
         return answer
+
+    def _check_time(self, item: RunItem) -> None:
+        """Raise if the time of the item, or of the run, is up."""
+        run = self._run
+        if run.stopped is None:
+            run.check_run_timeout()
+            if run.stopped is not None:
+                raise run.stop_error()
+        if run.is_overdue(item):
+            raise run.item_timeout_error()
 
     def _give_back(self) -> None:
         """Free what the call in progress holds, if there is one. Doing it again does nothing."""
@@ -192,25 +207,29 @@ class SequentialDriver:
 
         step.subscribe(on_done)
         while not answers:
-            self._mailbox.run_pending()
+            self._mailbox.run_pending(self._run.seconds_left(item) if step.interruptible else None)
             if step.interruptible and not answers:
-                self._run.check_run_timeout()
-                if self._run.stopped is not None:
-                    raise self._run.stop_error()
-                if self._run.is_overdue(item):
-                    raise self._run.item_timeout_error()
+                self._check_wait(item)
         return answers[0]
 
-    def _acquire(self, call: Call) -> None:
+    def _check_wait(self, item: RunItem) -> None:
+        """Raise if the run was stopped, or if the time of the item, or of the run, is up."""
+        self._check_time(item)
+        if self._run.stopped is not None:
+            raise self._run.stop_error()
+
+    def _acquire(self, call: Call, item: RunItem) -> None:
         """Pass the limiters; other threads may hold their slots."""
         self._started = False
         call.acquire(self._mailbox, self._on_admitted)
         while not self._started:
             rate = self._run.limiters.rate
-            self._mailbox.run_pending(rate.seconds_until_ready(self._run.now()))
+            ready_in = rate.seconds_until_ready(self._run.now())
+            left = self._run.seconds_left(item)
+            self._mailbox.run_pending(left if ready_in is None else min(ready_in, left))
             rate.admit_ready(self._run.now())
-            if self._run.stopped is not None and not self._started:
-                raise self._run.stop_error()
+            if not self._started:
+                self._check_wait(item)
 
     def _on_admitted(self, call: Call) -> None:
         self._started = True
