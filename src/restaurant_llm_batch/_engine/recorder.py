@@ -38,6 +38,7 @@ from .items import RunItem, failure_stage
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
+from .tracebacks import SharedTracebacks
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -95,6 +96,7 @@ class RunRecorder:
         self._run = run
         self._observers = tuple(observers)
         self._shortage_logged = False
+        self._tracebacks = SharedTracebacks()
         self._ended: RunEnded | None = None
         self._end_unseen: list[
             Observer
@@ -239,6 +241,7 @@ class RunRecorder:
             item.outcome, counters.succeeded = outcome, counters.succeeded + 1
         else:
             outcome = item.bad or self._failure(item, error or self._run.stop_error())
+            self._tracebacks.strip(outcome.error)
             item.outcome, counters.failed = outcome, counters.failed + 1
         counters.latest = now
         self.activity_count += 1

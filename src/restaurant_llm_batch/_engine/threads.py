@@ -143,4 +143,5 @@ class DaemonThreadPool:
     def _run_worker(self) -> None:
         while (work := self._queue.get()) is not None:
             work()
+            work = None  # an idle thread would keep all that its latest call had in hand
             self._release()
