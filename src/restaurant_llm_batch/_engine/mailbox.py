@@ -189,12 +189,15 @@ class EventLoopMailbox:
             return False
         self._actions.append(action)
         if not self._notified:
-            self._notified = True
             try:
+                self._notified = True
                 self._call_soon(self._notify)
             except self._closed_error:
                 self._notified = False
                 return False
+            except BaseException:
+                self._notified = False  # otherwise no later action would be noticed
+                raise
         return True
 
     def wake(self) -> None:

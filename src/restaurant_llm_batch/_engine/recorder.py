@@ -115,8 +115,14 @@ class RunRecorder:
         """Record that the run starts, with `total` items if that is known."""
         run = self._run
         run.started_at = self.counters.started_at = self.counters.latest = now = run.now()
-        self._end_unseen = list(reversed(self._observers))
-        self.emit(RunStarted(run.number, now, total, run.task.name))
+        event = RunStarted(run.number, now, total, run.task.name)
+        for observer in self._observers:
+            try:
+                # In one statement, so that after an interrupt each observer sees both the run's start and its end.
+                self._end_unseen.append((observer, observer(event))[0])
+            except Exception:
+                self._end_unseen.append(observer)
+                log.exception(_OBSERVER_FAILED)
 
     def finish(self) -> None:
         """Record that the run is over, if it had started. Calling it again does nothing."""
@@ -127,9 +133,7 @@ class RunRecorder:
             self._ended = RunEnded(self._run.number, self._run.now(), self.stats)
         while unseen:
             try:
-                unseen.pop()(
-                    self._ended
-                )  # on one line, so that an interrupt leaves none out and none told twice
+                unseen.pop(0)(self._ended)  # in one statement, as above
             except Exception:
                 log.exception(_OBSERVER_FAILED)
 

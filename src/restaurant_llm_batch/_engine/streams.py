@@ -220,7 +220,9 @@ class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
 
     def __del__(self) -> None:
         # Runs in any thread, at any moment, perhaps while that thread holds a lock: it must not block.
-        self._session.abandon()
+        session = self.__dict__.get("_session")  # none, if an interrupt kept it from being made
+        if session is not None:
+            session.abandon()
 
 
 class Channel:
@@ -356,8 +358,9 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
         return outcomes
 
     def __del__(self) -> None:
-        if self._channel is not None:
-            self._channel.abandon()
+        channel = self.__dict__.get("_channel")  # none, if an interrupt kept the stream from being made
+        if channel is not None:
+            channel.abandon()
 
 
 def attach_report(error: BaseException, outcomes: list[Any], stats: RunStats) -> None:
