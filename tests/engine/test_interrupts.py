@@ -255,7 +255,8 @@ def attempt(name: str, entry: str, at: int, kind: type[BaseException]) -> Raiser
         sys.unraisablehook = hook
     try:
         if raiser.place and interrupt is None:
-            assert lost == [kind], "the exception was lost"
+            # What a backend raises that is no error, and no interrupt, ends its call alone.
+            assert lost == [kind] or (kind is Halt and "._make" in raiser.place), "the exception was lost"
         trial.check(interrupt, lazy)
     except AssertionError as error:
         error.add_note(f"{name}, {entry}: interrupted at line {at}, {raiser.place}")

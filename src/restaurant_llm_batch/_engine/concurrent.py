@@ -70,6 +70,20 @@ class ConcurrentDriver:
         Raises:
             BaseException: The exception of the items' iterable, after all open items have ended.
         """
+        try:
+            await self._run_tasks()
+        except (
+            BaseExceptionGroup
+        ) as group:  # an interrupt in a task, before its `try`, or while tasks were ended
+            self.scheduler.cancel(_first_of(group))
+        self.end()
+        if self.scheduler.run.cancel_token.is_set():
+            # A call may have been cancelled before this task was: then this must not return a report.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        if self.scheduler.failure is not None:
+            raise self.scheduler.failure
+
+    async def _run_tasks(self) -> None:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
@@ -84,12 +98,6 @@ class ConcurrentDriver:
                     raise
                 self.scheduler.cancel(error)
                 self._stop_tasks(tasks)
-        self.end()
-        if self.scheduler.run.cancel_token.is_set():
-            # A call may have been cancelled before this task was: then this must not return a report.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-        if self.scheduler.failure is not None:
-            raise self.scheduler.failure
 
     def _stop_tasks(self, tasks: TaskGroup) -> None:
         """Cancel the tasks: calls in flight after a cancellation, timers after a stop. Nothing is started any more."""
@@ -192,3 +200,16 @@ class ConcurrentDriver:
             if is_cancellation(error):
                 raise
             self.scheduler.cancel(error)
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first exception of a group that is not a group, one that is no error first."""
+    found: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop()
+        if isinstance(error, BaseExceptionGroup):
+            pending += reversed(error.exceptions)
+        else:
+            found.append(error)
+    return next((error for error in found if not isinstance(error, Exception)), found[0])

@@ -98,9 +98,7 @@ class RunRecorder:
         self._shortage_logged = False
         self._tracebacks = SharedTracebacks()
         self._ended: RunEnded | None = None
-        self._end_unseen: list[
-            Observer
-        ] = []  # the observers that have not seen the run's end, last one first
+        self._end_unseen: list[Observer] = []  # those that saw the run's start, but not its end
 
     @property
     def stats(self) -> RunStats:

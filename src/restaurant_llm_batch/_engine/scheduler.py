@@ -241,9 +241,9 @@ class Scheduler:
 
     def cancel(self, failure: BaseException | None = None) -> None:
         """End everything now: open items fail as stopped, and replies that arrive later are ignored."""
+        self.failure = self.failure or failure
         if not self.finished:
             self.finished = self.cancelled = self._exhausted = True
-            self.failure = self.failure or failure
             self.end()
 
     def end(self) -> None:
