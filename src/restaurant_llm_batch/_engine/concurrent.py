@@ -37,7 +37,8 @@ class ConcurrentDriver:
         reader: Notified when an item has ended.
         window: Most items open at once.
         threads: The worker threads for blocking calls.
-        deliver: Takes outcomes on the loop.
+        deliver: Takes outcomes on the loop, in one call that nothing interrupts.
+        delivered: Called after each.
         collect: Whether outcomes leave the window as soon as they are delivered.
     """
 
@@ -49,6 +50,7 @@ class ConcurrentDriver:
         window: int,
         threads: DaemonThreadPool,
         deliver: Callable[[Outcome[Any]], object],
+        delivered: Callable[[], object] | None = None,
         *,
         collect: bool,
     ) -> None:
@@ -60,7 +62,7 @@ class ConcurrentDriver:
         self._slice_started = run.now()
         self._idle_tasks = 0  # tasks about to look for an admitted call
         self._tasks: TaskGroup | None = None
-        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
+        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, delivered, self.mailbox.wake)
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 
     async def run(self) -> None:

@@ -191,7 +191,8 @@ class EventLoopMailbox:
         if not self._notified:
             try:
                 self._notified = True
-                self._call_soon(self._notify)
+                # The event is read after the action is there: `run_pending` replaces it before it looks for actions.
+                self._call_soon(self._pending.set)
             except self._closed_error:
                 self._notified = False
                 return False
@@ -217,9 +218,6 @@ class EventLoopMailbox:
         self._closed = True
         while self._actions:
             self._actions.popleft()()
-
-    def _notify(self) -> None:
-        self._pending.set()
 
 
 def event_loop_clock() -> Clock:

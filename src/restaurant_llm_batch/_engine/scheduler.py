@@ -422,6 +422,8 @@ class Scheduler:
         if not item.delivered:
             item.delivered = self._callbacks.deliver(outcome) is None  # both or neither
             self._undelivered += not self._collect
+            if self._callbacks.delivered is not None:
+                self._callbacks.delivered()
 
     def _after_event(self) -> None:
         if self.run.stopped is not None:

@@ -22,7 +22,8 @@ from .resources import Lease
 from .run import RunState
 
 T = TypeVar("T")
-MakeDriver: TypeAlias = Callable[[Callable[[Outcome[Any]], object]], ConcurrentDriver]
+MakeDriver: TypeAlias = Callable[[Callable[[Outcome[Any]], object], Callable[[], object]], ConcurrentDriver]
+"""Makes a driver that delivers outcomes by the first function, and calls the second one after each."""
 
 
 class BlockingRun(Protocol):
@@ -236,11 +237,6 @@ class Channel:
         self.abandoned = False
         self._changed: anyio.Event | None = None
 
-    def deliver(self, outcome: Outcome[Any]) -> None:
-        """Hand over an outcome; it occupies the window until it is read."""
-        self.outcomes.append(outcome)
-        self.notify()
-
     def notify(self) -> None:
         """Wake the stream."""
         if self._changed is not None:
@@ -256,7 +252,7 @@ class Channel:
         """Run to the end; an exception is kept for the stream, also an interrupt that lands here."""
         try:
             if not self.abandoned:
-                self.driver = make_driver(self.deliver)
+                self.driver = make_driver(self.outcomes.append, self.notify)
                 run.recorder.start(total)
                 if not self.abandoned:  # `abandon` sets this, then reads the driver
                     await self.driver.run()
@@ -353,6 +349,8 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
         outcomes: list[Outcome[Any]] = []
         if channel is not None:
             channel.abandon()
+            if channel.driver is not None:
+                channel.driver.scheduler.cancel()  # at once: after an interrupt, it must not go on before that
             await channel.finished.wait()
             move_all(channel.outcomes, outcomes)
         return outcomes
