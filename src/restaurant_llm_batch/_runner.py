@@ -231,15 +231,18 @@ class BatchRunner:
             KeyboardInterrupt: On Ctrl-C; calls in flight are cancelled. Like any other exception that this raises,
                 such as one of the items' iterable, it has a `report` of the finished items.
         """
-        session = self._session(task, items, collect=True)
+        session: BlockingSession | None = None
         outcomes: list[Outcome[Any]] = []
         try:
+            session = self._session(task, items, collect=True)
             while not session.closed:
                 session.take(outcomes)
             return _report(outcomes, session.stats)
         except BaseException as error:
-            session.end(outcomes)
-            attach_report(error, outcomes, session.stats)
+            if session is not None:
+                session.end(outcomes)
+            if session is not None or not isinstance(error, Exception):
+                attach_report(error, outcomes, RunStats() if session is None else session.stats)
             raise
 
     def stream(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> OutcomeStream[R]:

@@ -6,7 +6,6 @@ All on virtual time: on trio's MockClock, and for the drivers that block, on a c
 
 from __future__ import annotations
 
-from queue import Empty
 from typing import Any
 
 import pytest
@@ -54,8 +53,8 @@ class Clock:
         """Do as `ThreadMailbox.run_pending`; if nothing is posted, let the time pass instead of waiting."""
         seconds = mailbox.POLL_INTERVAL if timeout is None else min(timeout, mailbox.POLL_INTERVAL)
         try:
-            action = of._actions.get_nowait()
-        except Empty:
+            action = of._actions.popleft()
+        except IndexError:
             self.time += seconds
             return
         action()
