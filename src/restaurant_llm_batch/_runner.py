@@ -21,14 +21,22 @@ from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
 from ._engine.bridge import RunBridge, in_thread, on_loop
 from ._engine.concurrent import ConcurrentDriver
+from ._engine.frames import ItemSource
+from ._engine.handover import Handover
 from ._engine.items import InlineSource, ItemReader, as_task
 from ._engine.mailbox import Clock, event_loop_clock, thread_clock
 from ._engine.packer import BatchPacker
 from ._engine.plan import make_plan
-from ._engine.resources import Lease, RunnerResources
+from ._engine.resources import Lease, LoopLease, RunnerResources
 from ._engine.run import RunConfig, RunState
 from ._engine.sequential import SequentialDriver
-from ._engine.streams import AsyncOutcomeStream, BlockingRun, OutcomeStream, attach_report
+from ._engine.streams import (
+    AsyncOutcomeStream,
+    BlockingRun,
+    BlockingSession,
+    OutcomeStream,
+    attach_report,
+)
 from ._engine.threaded import ThreadedDriver
 from ._engine.threads import DaemonThreadPool
 from ._limits.aimd import AdaptiveLimit
@@ -38,7 +46,7 @@ from ._limits.rate import RateLimiter
 from ._store.identity import fingerprint_of
 from ._store.store import Store
 from .errors import ConfigurationError
-from .outcomes import BatchReport, Failure, Outcome, RunStats, Stage, Success
+from .outcomes import BatchReport, Outcome, RunStats, Stage
 from .protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
@@ -60,7 +68,7 @@ R = TypeVar("R")
 _RUN_NUMBERS = count(1)
 """Numbers of the runs of this process, so that one observer can watch several runners."""
 Driver = TypeVar("Driver", ConcurrentDriver, ThreadedDriver)
-Deliver = Callable[[Outcome[Any]], bool]
+Deliver = Callable[[Outcome[Any]], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,7 @@ class _AsyncBlock:
     threads: DaemonThreadPool
     tasks: TaskGroup
     stack: AsyncExitStack
+    lease: LoopLease
 
 
 class BatchRunner:
@@ -225,15 +234,19 @@ class BatchRunner:
             KeyboardInterrupt: On Ctrl-C; calls in flight are cancelled. Like any other exception that this raises,
                 such as one of the items' iterable, it has a `report` of the finished items.
         """
-        stream = self._stream(task, items, collect=True)
-        outcomes: list[Success[R] | Failure] = []
+        session: BlockingSession | None = None
+        outcomes: list[Outcome[Any]] = []
         try:
-            outcomes.extend(stream)
+            session = self._session(task, items, collect=True)
+            while not session.closed:
+                session.take(outcomes)
+            return _report(outcomes, session.stats)
         except BaseException as error:
-            left = getattr(error, "report", None)
-            attach_report(error, outcomes + list(left.outcomes if left else ()), stream.stats)
+            if session is not None:
+                session.end(outcomes)
+            if session is not None or not isinstance(error, Exception):
+                attach_report(error, outcomes, RunStats() if session is None else session.stats)
             raise
-        return _report(outcomes, stream.stats)
 
     def stream(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> OutcomeStream[R]:
         """
@@ -244,7 +257,7 @@ class BatchRunner:
         Returns:
             An iterator of outcomes; see `OutcomeStream`.
         """
-        return self._stream(task, items, collect=False)
+        return OutcomeStream(self._session(task, items, collect=False))
 
     async def arun(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> BatchReport[R]:
         """
@@ -255,22 +268,25 @@ class BatchRunner:
         """
         run, reader = self._prepare(task, items, event_loop_clock())
         outcomes: list[Outcome[Any]] = []
-
-        def deliver(outcome: Outcome[Any]) -> bool:
-            outcomes.append(outcome)
-            return True
-
-        async with self._resources.on_loop() as threads:
+        lease = self._resources.loop_lease()
+        driver: ConcurrentDriver | None = None
+        try:
+            source, threads = InlineSource(reader), lease.acquire()
+            driver = ConcurrentDriver(
+                run, source, reader, self._window, threads, outcomes.append, collect=True
+            )
             run.recorder.start(reader.total)
-            driver = self._concurrent(run, reader, threads, deliver)
-            try:
-                await driver.run()
-            except BaseException as error:
-                attach_report(error, outcomes, run.recorder.stats)
-                raise
-            finally:
-                run.recorder.finish()
-        return _report(outcomes, run.recorder.stats)
+            await driver.run()
+            run.recorder.finish()
+            await lease.release()
+            return _report(outcomes, run.recorder.stats)
+        except BaseException as error:
+            if driver is not None:
+                driver.end()
+            run.recorder.finish()
+            attach_report(error, outcomes, run.recorder.stats)
+            await lease.release()
+            raise
 
     def astream(
         self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]
@@ -290,11 +306,13 @@ class BatchRunner:
         block = self._current_async_block()
         run, reader = self._prepare(task, items, event_loop_clock())
 
-        def make_driver(deliver: Deliver) -> ConcurrentDriver:
-            run.recorder.start(reader.total)
-            return self._concurrent(run, reader, block.threads, deliver)
+        def make_driver(deliver: Deliver, delivered: Callable[[], object]) -> ConcurrentDriver:
+            source = InlineSource(reader)
+            return ConcurrentDriver(
+                run, source, reader, self._window, block.threads, deliver, delivered, collect=False
+            )
 
-        return AsyncOutcomeStream(block.tasks, make_driver, run)
+        return AsyncOutcomeStream(block.tasks, make_driver, run, reader.total)
 
     def _prepare(
         self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], now: Clock
@@ -308,14 +326,13 @@ class BatchRunner:
         reader = ItemReader(checked, items)
         return RunState(next(_RUN_NUMBERS), checked, self._config, now), reader
 
-    def _stream(
+    def _session(
         self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], *, collect: bool
-    ) -> OutcomeStream[R]:
+    ) -> BlockingSession:
         run, reader = self._prepare(task, items, thread_clock)
 
         def begin(lease: Lease) -> BlockingRun:
             threads = lease.threads
-            run.recorder.start(reader.total)
             if not self.strategy.is_concurrent:
                 return SequentialDriver(run, reader)
             if lease.loop_thread is None:
@@ -325,19 +342,17 @@ class BatchRunner:
                 launch = on_loop(partial(make_driver, ConcurrentDriver, threads), portal)
             return RunBridge(run, reader, launch, collect=collect)
 
-        def make_driver(kind: type[Driver], threads: DaemonThreadPool, bridge: RunBridge) -> Driver:
-            return kind(run, bridge.source, reader, self._window, threads, bridge.deliver)
+        def make_driver(
+            kind: type[Driver], threads: DaemonThreadPool, handover: Handover, source: ItemSource
+        ) -> Driver:
+            deliver, delivered = handover.deliver, handover.wake
+            return kind(run, source, reader, self._window, threads, deliver, delivered, collect=collect)
 
-        return OutcomeStream(begin, self._acquire_lease, run)
+        return BlockingSession(begin, self._lease(), run, reader.total)
 
-    def _acquire_lease(self, *, is_context: bool = False) -> Lease:
+    def _lease(self, *, is_context: bool = False) -> Lease:
         loop = self.strategy.is_concurrent and not self.strategy.threads
-        return self._resources.acquire(loop=loop, is_context=is_context)
-
-    def _concurrent(
-        self, run: RunState, reader: ItemReader, threads: DaemonThreadPool, deliver: Deliver
-    ) -> ConcurrentDriver:
-        return ConcurrentDriver(run, InlineSource(reader), reader, self._window, threads, deliver)
+        return self._resources.lease(loop=loop, is_context=is_context)
 
     @property
     def _window(self) -> int:
@@ -361,18 +376,36 @@ class BatchRunner:
         return own[-1] if own else here[0]
 
     def __enter__(self) -> Self:
-        self._block_leases.append(self._acquire_lease(is_context=True))
+        lease = self._lease(is_context=True)
+        self._block_leases.append(lease)
+        try:
+            lease.acquire()
+        except BaseException:
+            self._block_leases.remove(lease)
+            lease.release()
+            raise
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._block_leases.pop().release()
+        lease = self._block_leases.pop()
+        try:
+            lease.release()
+        except BaseException:  # an interrupt: release what it has left
+            lease.release()
+            raise
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
-        threads = await stack.enter_async_context(self._resources.on_loop(is_context=True))
-        tasks = await stack.enter_async_context(create_task_group())
-        here = current_token(), get_current_task().id
-        self._async_blocks.append(_AsyncBlock(*here, threads, tasks, stack))
+        lease = self._resources.loop_lease(is_context=True)
+        try:
+            threads = lease.acquire()
+            tasks = await stack.enter_async_context(create_task_group())
+            here = current_token(), get_current_task().id
+            self._async_blocks.append(_AsyncBlock(*here, threads, tasks, stack, lease))
+        except BaseException:
+            await stack.aclose()
+            await lease.release()
+            raise
         return self
 
     async def __aexit__(
@@ -387,9 +420,16 @@ class BatchRunner:
         if block is None:
             raise ConfigurationError("leave `async with runner` in the task that entered it")
         self._async_blocks.remove(block)
-        block.tasks.cancel_scope.cancel()
-        # Not `__aexit__` with the block's exception: the task group would raise it again inside an exception group.
-        await block.stack.aclose()
+        try:
+            block.tasks.cancel_scope.cancel()
+            # Not `__aexit__` with the block's exception: the task group would raise it again inside a group.
+            await block.stack.aclose()
+        finally:
+            try:
+                await block.lease.release()
+            except BaseException:  # an interrupt: release what it has left
+                await block.lease.release()
+                raise
 
     def __reduce__(self) -> NoReturn:
         raise _NotPickled(

@@ -88,11 +88,13 @@ class TimeLimits:
     An overdue awaited call is cancelled, at the service too if possible, and counts as a transient failure. An overdue
     blocking call is abandoned: its item goes on without it, and it is not retried. Its slot is free when its thread
     returns; that is soon if the backend can abort the call, as this library's HTTP backends can. In stage 1 nothing
-    interrupts a blocking call; there, set the backend's own timeout.
+    interrupts a blocking call; there, set the backend's own timeout. A call that returns too late for its item or its
+    run fails there too, and all other waits, such as `sleep`, end in time.
 
     Attributes:
         call: Limit of one backend call, from its admission: time in the queue does not count.
-        item: Limit of one item, from when it enters the window. An overdue item fails with `DeadlineExceeded`.
+        item: Limit of one item, from when it enters the window, whatever it does then: it calls, waits or sleeps. An
+            overdue item fails with `DeadlineExceeded`.
         run: Limit of a run. Then finished items are returned, calls in flight are cancelled, and open items fail with
             `RunStopped`.
         stall_warning_after: Seconds without a call that starts or ends, after which a `Stalled` event and a log warning

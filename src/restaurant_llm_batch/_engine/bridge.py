@@ -1,48 +1,38 @@
 """
 Run bridge: connects a blocking caller to a run in another thread or on an event loop.
 
-Theory of operation. Two threads share a `RunBridge`, and no lock. The run's side puts messages into `_inbox`; the
-caller's side posts actions to the run's mailbox. Outcomes go from the run to the caller, and items from the caller to
-the run. A lazy iterable is the user's code, which may block or belong to its thread (a database cursor, for example),
-so only the caller's thread advances it. Caller and run take turns with the items:
+The run's side puts outcomes into a `Handover`, which also decides who ends the run. The caller's side posts actions to
+the run's mailbox. Outcomes go from the run to the caller, and items from the caller to the run. A lazy iterable is the
+user's code, which may block or belong to its thread (a database cursor, for example), so only the caller's thread
+advances it. Caller and run take turns with the items:
 
-    caller's thread   `take`, `abort`, `check_stop`, `_feed`, `_acknowledge`
-    where the run is  `attach`, `deliver`, `on_finished`, `RemoteSource.take` and `end_turn`
-    any thread        `cancel`, and `abandon` from the garbage collector too
-
-The turns:
-
-    run     `RemoteSource.take` finds nothing, sends `_NeedItems(room)`, and does not touch the items again
+    run     `RemoteSource.take` finds nothing, asks for `room` items, and does not touch the items again
     caller  `_feed` reads up to `room` items, then posts `RemoteSource.end_turn` and `admit_items`
     run     takes the items
 
-The bridge may be abandoned at any moment, by the garbage collector as well. Then the run is cancelled, and
-`on_finished` ends its records, which the caller does otherwise.
+The run's side refers to the `Handover` alone, never to the bridge: a stream that its caller drops is collected, and
+that cancels the run.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable
 from functools import partial
-from queue import Empty, SimpleQueue
-from typing import Any, TypeAlias
+from pathlib import Path
+from typing import TypeAlias
 
 from anyio.from_thread import BlockingPortal
 
 from ..errors import RunStopped
-from ..outcomes import Failure, Outcome
 from .concurrent import ConcurrentDriver
 from .frames import NOT_READY, ItemSource, NotReady
+from .handover import Handover, Outcomes
 from .items import InlineSource, ItemReader, RunItem
-from .mailbox import POLL_INTERVAL
 from .run import RunState
 from .threaded import ThreadedDriver
 from .threads import DaemonThreadPool
 
-Launch: TypeAlias = "Callable[[RunBridge], object]"
+Launch: TypeAlias = "Callable[[Handover, ItemSource], object]"
 
 ACKNOWLEDGE_EVERY = 16
 """Outcomes taken before they are acknowledged, if more are ready: every acknowledgement wakes a thread."""
@@ -50,16 +40,7 @@ ACKNOWLEDGE_EVERY = 16
 MAX_FEED_SECONDS = 0.001
 """Seconds of reading items before they go to the run, which should not wait for a slow iterable."""
 
-
-class _NeedItems:
-    """Message: the run has room for `room` more items."""
-
-    def __init__(self, room: int) -> None:
-        self.room = room
-
-
-class _Done:
-    """Message: the run has delivered all outcomes."""
+_PACKAGE = str(Path(__file__).parent.parent)
 
 
 class RemoteSource:
@@ -67,34 +48,32 @@ class RemoteSource:
     Items that the caller's thread reads and the run takes, in turns.
 
     Args:
-        request: Asks the caller to read at most that many items.
+        handover: Where the caller puts the items.
 
     Attributes:
-        items: Items that were read and not taken yet.
         exhausted: Whether the caller has read the last item.
-        failure: The exception that the items' iterable raised.
     """
 
-    def __init__(self, request: Callable[[int], object]) -> None:
-        self.items: deque[RunItem | Failure] = deque()
+    def __init__(self, handover: Handover) -> None:
         self.exhausted = False
-        self.failure: BaseException | None = None
-        self._request = request
+        self._handover = handover
         self._callers_turn = False
 
-    def take(self, room: int) -> RunItem | Failure | NotReady | None:
+    def take(self, room: int) -> RunItem | NotReady | None:
         """Return the next item that was read. If there is none, request some and return `NOT_READY`."""
         if self._callers_turn:
             return NOT_READY
-        if self.items:
-            return self.items.popleft()
-        if self.failure is not None:
-            raise self.failure
+        if self._handover.items:
+            return self._handover.items.popleft()
         if self.exhausted:
             return None
         self._callers_turn = True
-        self._request(room)
+        self._handover.request_items(room)
         return NOT_READY
+
+    def unfinished(self) -> RunItem | None:
+        """Return None: the handover fails items that the caller has read."""
+        return None
 
     def end_turn(self) -> None:
         """Let the run take items again. Called in the run's mailbox."""
@@ -108,191 +87,182 @@ class RunBridge:
     Args:
         run: The run.
         reader: The items.
-        launch: Starts the run elsewhere. There it makes a driver, calls `attach` with it and, if that returns True,
-            runs it; then it calls `on_finished` with the exception that the driver raised, or None.
+        launch: Starts the run elsewhere, with a driver that takes items from the source and delivers outcomes to the
+            handover.
         collect: Whether outcomes are kept until the end. If not, outcomes that the caller has not taken occupy the
             window.
-
-    Attributes:
-        source: Where the run takes its items from.
     """
 
     def __init__(self, run: RunState, reader: ItemReader, launch: Launch, *, collect: bool) -> None:
-        self.source: ItemSource = InlineSource(reader)
         self._run = run
         self._reader = reader
         self._launch = launch
         self._launched = False
         self._collect = collect
-        self._inbox: SimpleQueue[Outcome[Any] | _NeedItems | _Done] = SimpleQueue()
-        self._outcomes: deque[Outcome[Any]] = deque()
-        self._remote = RemoteSource(lambda room: self._inbox.put(_NeedItems(room)))
-        if not reader.is_materialized:
-            self.source = self._remote
-        self._driver: ConcurrentDriver | ThreadedDriver | None = None
-        self._failure: BaseException | None = None
-        self._cancelled = self._abandoned = False
-        self._finished = threading.Event()
+        self._handover = Handover(run, reader)
+        self._remote = RemoteSource(self._handover)
+        self._input_failure: BaseException | None = None
         self._taken = 0
 
-    def take(self) -> Outcome[Any] | None:
-        """Return the next outcome, waiting for it; None after the last."""
+    def take(self, into: Outcomes) -> bool:
+        """
+        Put the next outcome into a list, waiting for it; if they are collected, all of them.
+
+        Returns:
+            Whether the run may go on.
+        """
+        handover = self._handover
         if not self._launched:
             self._launched = True
-            self._launch(self)
+            self._launch(
+                handover, InlineSource(self._reader) if self._reader.is_materialized else self._remote
+            )
         while True:
-            if self._outcomes:
-                return self._outcomes.popleft()
-            if self._taken and (self._inbox.empty() or self._taken >= ACKNOWLEDGE_EVERY):
-                self._acknowledge()
-            try:
-                message = self._inbox.get(timeout=POLL_INTERVAL)
-            except Empty:
-                continue
-            if isinstance(message, _NeedItems):
-                self._feed(message.room)
-            elif not isinstance(message, _Done):
+            over = handover.is_over()  # before the outcomes are looked at
+            if not self._collect and handover.take_one(into):
                 self._taken += 1
-                return message
-            elif not self._finish():
-                return None
+                if self._taken >= ACKNOWLEDGE_EVERY:
+                    self._acknowledge()
+                return True
+            if over:
+                break
+            if handover.room:
+                self._feed()
+            elif self._taken:
+                self._acknowledge()
+            else:
+                handover.wait()
+        handover.take_all(into)
+        self._raise_failure()
+        return False
+
+    def _raise_failure(self) -> None:
+        """Raise the exception that ended the run, or that of the items' iterable."""
+        handover = self._handover
+        failure, handover.failure = handover.failure, None
+        failure, self._input_failure = failure or self._input_failure, None
+        if failure is not None:
+            raise failure
 
     def check_stop(self) -> None:
         """Drain the run, which was stopped. Safe in a signal handler."""
-        driver = self._driver
+        driver = self._handover.driver
         if driver is not None:
             driver.mailbox.post(driver.scheduler.drain)
 
-    def cancel(self) -> None:
-        """Cancel the run without waiting for it."""
-        self._cancelled = True  # before the driver is read: `attach` sets the driver, then reads this
-        driver = self._driver
-        if driver is not None:
-            driver.mailbox.post_deferred(driver.scheduler.cancel)
-
     def abandon(self) -> None:
         """Cancel a run that has no caller any more. The garbage collector may call this anywhere."""
-        self._abandoned = True
-        self.cancel()
+        self._handover.cancel()
 
-    def abort(self) -> Iterator[Outcome[Any]]:
-        """Cancel the run; its calls in flight are cancelled or abandoned. Yields the outcomes not taken yet."""
-        self.cancel()
-        driver = self._driver
+    def when_left(self, callback: Callable[[], object]) -> None:
+        """Call a function once when the run's side has left, there; it must not block."""
+        self._handover.when_left(callback)
+
+    def interrupted(self) -> None:
+        """Record that the caller's thread was interrupted within `take`."""
+        if self._handover.feeding:
+            self._handover.leave_feed()
+
+    def abort(self, into: Outcomes) -> bool:
+        """
+        Cancel the run; its calls in flight are cancelled or abandoned. Put the outcomes not taken yet into a list.
+
+        Returns:
+            Whether the run's side has left. If not, this is its own thread, and it leaves when that goes on.
+        """
+        handover = self._handover
+        handover.cancel()
         # An observer, for example, runs where the run lives, and would wait for itself.
-        if driver is not None and not driver.mailbox.is_here():
-            while not self._finished.wait(POLL_INTERVAL):
-                pass
-        with suppress(Empty):
-            while True:
-                message = self._inbox.get_nowait()
-                if not isinstance(message, (_NeedItems, _Done)):
-                    self._outcomes.append(message)
-        self._inbox.put(_Done())  # another thread may be waiting for the next outcome
-        yield from self._outcomes
-        yield from self._not_run()
-
-    def attach(self, driver: ConcurrentDriver | ThreadedDriver) -> bool:
-        """Set the driver, and return whether it should run. Called where the run lives."""
-        self._driver = driver
-        return not self._cancelled
-
-    def on_finished(self, failure: BaseException | None) -> None:
-        """Record that the run has ended, and the exception that ended it. Called where the run lives."""
-        self._failure = failure
-        if self._abandoned:
-            self._run.recorder.finish()  # otherwise the caller does it
-        self._inbox.put(_Done())
-        self._finished.set()
-
-    def deliver(self, outcome: Outcome[Any]) -> bool:
-        """Hand an outcome to the caller. Called where the run lives; returns whether it leaves the window."""
-        if self._collect:
-            self._outcomes.append(outcome)
-        else:
-            self._inbox.put(outcome)
-        return self._collect
-
-    def _finish(self) -> bool:
-        """Return whether outcomes are left after the run's end; if not, raise the exception that ended it."""
-        self._inbox.put(_Done())  # for the next `take`
-        self._outcomes.extend(self._not_run())
-        if not self._outcomes and self._failure is not None:
-            raise self._failure
-        return bool(self._outcomes)
+        here = handover.is_here and not handover.host_over.is_set()
+        if not here:
+            handover.join()
+        handover.take_all(into)
+        handover.wake()  # another thread may be waiting for the next outcome
+        return not here
 
     def _acknowledge(self) -> None:
         taken, self._taken = self._taken, 0
-        if self._driver is not None:
-            self._driver.mailbox.post(partial(self._driver.scheduler.on_outcomes_consumed, taken))
+        driver = self._handover.driver
+        if driver is not None:
+            driver.mailbox.post(partial(driver.scheduler.on_outcomes_consumed, taken))
 
-    def _feed(self, room: int) -> None:
+    def _feed(self) -> None:
         """Read at most `room` items, for at most `MAX_FEED_SECONDS` and one item, and hand them to the run."""
-        remote = self._remote
+        handover, remote = self._handover, self._remote
         deadline = self._run.now() + MAX_FEED_SECONDS
-        try:
-            for _ in range(room):
-                item = next(self._reader, None)
-                if item is None:
-                    remote.exhausted = True
-                    break
-                remote.items.append(item)
-                if self._run.now() > deadline:
-                    break
-        except Exception as raised:
-            remote.failure = raised
-        driver = self._driver
+        if handover.enter_feed():
+            try:
+                for _ in range(handover.room):
+                    item = next(self._reader, None)
+                    if item is None:
+                        remote.exhausted = True
+                        break
+                    handover.items.append(item)
+                    if handover.cancelled or self._run.now() > deadline:
+                        break
+            except Exception as raised:
+                self._input_failure = _without_our_frames(raised)
+                remote.exhausted = True
+        handover.room = 0
+        handover.leave_feed()
+        driver = handover.driver
         if driver is not None:
             driver.mailbox.post(remote.end_turn)
             driver.mailbox.post(driver.scheduler.admit_items)
 
-    def _not_run(self) -> Iterator[Outcome[Any]]:
-        """Fail the items that were read but not started."""
-        while self._remote.items:
-            item = self._remote.items.popleft()
-            if isinstance(item, Failure):
-                self._run.recorder.record_outcome(item)
-                yield item
-            else:
-                yield self._run.recorder.item_finished(item, None, self._run.stop_error())
+
+def _without_our_frames(error: Exception) -> Exception:
+    """Return the exception of the user's iterable without our frames, which would keep the stream alive."""
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+        traceback = traceback.tb_next
+    return error.with_traceback(traceback)
 
 
-def in_thread(make_driver: Callable[[RunBridge], ThreadedDriver], threads: DaemonThreadPool) -> Launch:
+def in_thread(
+    make_driver: Callable[[Handover, ItemSource], ThreadedDriver], threads: DaemonThreadPool
+) -> Launch:
     """Return a function that launches a run in a thread of its own."""
 
-    def launch(bridge: RunBridge) -> None:
-        threads.start(partial(host, bridge))
+    def launch(handover: Handover, source: ItemSource) -> None:
+        threads.start(partial(host, handover, source))
 
-    def host(bridge: RunBridge) -> None:
+    def host(handover: Handover, source: ItemSource) -> None:
+        if not handover.claim():
+            return
         failure: BaseException | None = None
         try:
-            driver = make_driver(bridge)
-            if bridge.attach(driver):
+            driver = make_driver(handover, source)
+            if handover.attach(driver):
                 driver.run()
         except BaseException as raised:
             failure = raised
         finally:
-            bridge.on_finished(failure)
+            handover.leave_host(failure)
 
     return launch
 
 
-def on_loop(make_driver: Callable[[RunBridge], ConcurrentDriver], portal: BlockingPortal) -> Launch:
+def on_loop(
+    make_driver: Callable[[Handover, ItemSource], ConcurrentDriver], portal: BlockingPortal
+) -> Launch:
     """Return a function that launches a run on the runner's private event loop."""
 
-    def launch(bridge: RunBridge) -> None:
-        portal.start_task_soon(host, bridge)
+    def launch(handover: Handover, source: ItemSource) -> None:
+        portal.start_task_soon(host, handover, source)
 
-    async def host(bridge: RunBridge) -> None:
+    async def host(handover: Handover, source: ItemSource) -> None:
+        if not handover.claim():
+            return
         failure: BaseException | None = RunStopped("the runner was closed while its outcomes were being read")
         try:
-            driver = make_driver(bridge)
-            if bridge.attach(driver):
+            driver = make_driver(handover, source)
+            if handover.attach(driver):
                 await driver.run()
             failure = None
         except (Exception, KeyboardInterrupt, SystemExit) as raised:
             failure = raised
         finally:
-            bridge.on_finished(failure)
+            handover.leave_host(failure)
 
     return launch

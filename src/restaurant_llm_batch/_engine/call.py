@@ -98,6 +98,7 @@ class Call:
         in_flight: Its entry among the calls in flight that runs share; None without a store.
         cancel_token: Set when no caller waits for a blocking backend any more; None until it starts in a thread.
         cancel_scope: The scope of an awaited call that runs share, while it is made.
+        in_thread: Whether a worker thread makes it, which will release it.
         frame: The frame to resume.
     """
 
@@ -110,6 +111,7 @@ class Call:
         "deadline",
         "frame",
         "in_flight",
+        "in_thread",
         "is_async",
         "mailbox",
         "outcome",
@@ -136,6 +138,7 @@ class Call:
         self.in_flight: InFlightCall | None = None
         self.cancel_token: CancelToken | None = None
         self.cancel_scope: Any = None
+        self.in_thread: bool = False
         self.frame: Any = None
 
     @property
@@ -203,7 +206,7 @@ class Call:
             self.outcome = "transient_error"
 
     def release(self) -> None:
-        """Free the slots: the backend has returned, or was never called. Once, by the caller that started it."""
+        """Free the slots: the backend has returned, or was never called. Releasing it again frees nothing more."""
         if self.in_flight is not None:
             self.mark_returned(None)
         self.counters.call_finished(self.spec.stage, self.spec.permits)

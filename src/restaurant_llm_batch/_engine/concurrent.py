@@ -14,7 +14,7 @@ from ..outcomes import Outcome
 from .call import ABANDONED, Call, throwable
 from .frames import ItemSource, SchedulerCallbacks
 from .items import ItemReader
-from .mailbox import EventLoopMailbox, is_being_cancelled
+from .mailbox import EventLoopMailbox, is_being_cancelled, is_cancellation
 from .run import RunState
 from .scheduler import Scheduler
 from .threaded import start_in_thread
@@ -37,7 +37,9 @@ class ConcurrentDriver:
         reader: Notified when an item has ended.
         window: Most items open at once.
         threads: The worker threads for blocking calls.
-        deliver: Takes outcomes on the loop; returns False if an outcome still occupies the window.
+        deliver: Takes outcomes on the loop, in one call that nothing interrupts.
+        delivered: Called after each.
+        collect: Whether outcomes leave the window as soon as they are delivered.
     """
 
     def __init__(
@@ -47,7 +49,10 @@ class ConcurrentDriver:
         reader: ItemReader,
         window: int,
         threads: DaemonThreadPool,
-        deliver: Callable[[Outcome[Any]], bool],
+        deliver: Callable[[Outcome[Any]], object],
+        delivered: Callable[[], object] | None = None,
+        *,
+        collect: bool,
     ) -> None:
         self.mailbox = EventLoopMailbox()
         self._threads = threads
@@ -57,8 +62,8 @@ class ConcurrentDriver:
         self._slice_started = run.now()
         self._idle_tasks = 0  # tasks about to look for an admitted call
         self._tasks: TaskGroup | None = None
-        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
-        self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks)
+        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, delivered, self.mailbox.wake)
+        self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 
     async def run(self) -> None:
         """
@@ -67,21 +72,46 @@ class ConcurrentDriver:
         Raises:
             BaseException: The exception of the items' iterable, after all open items have ended.
         """
+        try:
+            await self._run_tasks()
+        except (
+            BaseExceptionGroup
+        ) as group:  # an interrupt in a task, before its `try`, or while tasks were ended
+            self.scheduler.cancel(_first_of(group))
+        self.end()
+        if self.scheduler.run.cancel_token.is_set():
+            # A call may have been cancelled before this task was: then this must not return a report.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        if self.scheduler.failure is not None:
+            raise self.scheduler.failure
+
+    async def _run_tasks(self) -> None:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
                 self.scheduler.start()
                 while not self.scheduler.finished:
                     await self.mailbox.run_pending()
-            finally:
-                self.scheduler.cancel()  # does nothing after a regular end; from here on nothing is started
-                self.mailbox.close()
-                tasks.cancel_scope.cancel()  # calls in flight after a cancellation, timers after a stop
-        if self.scheduler.run.cancel_token.is_set():
-            # A call may have been cancelled before this task was: then this must not return a report.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-        if self.scheduler.failure is not None:
-            raise self.scheduler.failure
+                self._stop_tasks(tasks)
+            except BaseException as error:
+                if is_cancellation(error):
+                    self.scheduler.cancel()
+                    self._stop_tasks(tasks)
+                    raise
+                self.scheduler.cancel(error)
+                self._stop_tasks(tasks)
+
+    def _stop_tasks(self, tasks: TaskGroup) -> None:
+        """Cancel the tasks: calls in flight after a cancellation, timers after a stop. Nothing is started any more."""
+        self.mailbox.close()
+        tasks.cancel_scope.cancel()
+
+    def end(self) -> None:
+        """Give back what an interrupt has left: outcomes, actions and slots. Only after `run`."""
+        self.scheduler.cancel()  # does nothing after a regular end
+        self.scheduler.end()
+        self.mailbox.close()
+        self.scheduler.free_slots()
 
     def _start(self, call: Call) -> None:
         if not call.is_async:
@@ -93,7 +123,15 @@ class ConcurrentDriver:
                 self._tasks.start_soon(self._make_calls)
 
     async def _make_calls(self) -> None:
-        """Make admitted calls one after the other, until there are none."""
+        """Make admitted calls one after the other, until there are none; an interrupt ends the run."""
+        try:
+            await self._make_admitted()
+        except BaseException as error:
+            if is_cancellation(error):
+                raise
+            self.scheduler.cancel(error)
+
+    async def _make_admitted(self) -> None:
         while True:
             if not self._admitted:
                 await anyio.lowlevel.checkpoint()  # calls that end together admit others a moment later
@@ -157,9 +195,26 @@ class ConcurrentDriver:
 
     def _call_later(self, seconds: float, action: Callable[[], object]) -> None:
         if self._tasks is not None:
-            self._tasks.start_soon(_later, seconds, action)
+            self._tasks.start_soon(self._later, seconds, action)
+
+    async def _later(self, seconds: float, action: Callable[[], object]) -> None:
+        try:
+            await anyio.sleep(seconds)
+            action()
+        except BaseException as error:
+            if is_cancellation(error):
+                raise
+            self.scheduler.cancel(error)
 
 
-async def _later(seconds: float, action: Callable[[], object]) -> None:
-    await anyio.sleep(seconds)
-    action()
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first exception of a group that is not a group, one that is no error first."""
+    found: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop()
+        if isinstance(error, BaseExceptionGroup):
+            pending += reversed(error.exceptions)
+        else:
+            found.append(error)
+    return next((error for error in found if not isinstance(error, Exception)), found[0])

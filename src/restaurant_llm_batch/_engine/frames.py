@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeVar
 
 from ..errors import ConfigurationError
-from ..outcomes import Failure, Outcome
+from ..outcomes import Outcome
 from ..steps import Gather, Sleep
 from .call import Call
 from .items import RunItem
@@ -62,20 +62,21 @@ class MemoWaiters:
     def __init__(self, now: Clock) -> None:
         self._now = now
         self.since: dict[Frame, float] = {}
-        self._cells: dict[Frame, MemoCell] = {}
+        self._waits: dict[Frame, WaitForCell] = {}
 
-    def add(self, frame: Frame, cell: MemoCell) -> None:
+    def add(self, frame: Frame, wait: WaitForCell) -> None:
         """
         Add a frame that waits for a cell. The cell's owner always ends, even if the run is stopped.
 
         Raises:
             ConfigurationError: If the frame would wait for itself.
         """
+        cell, wait.frame = wait.cell, frame
         if self._leads_to(frame.ancestors(), cell, set()):
             raise ConfigurationError(
                 "a flow passed to once() uses its own key, or one that waits for it, so it would wait for itself"
             )
-        self._cells[frame] = cell
+        self._waits[frame] = wait
         self.since[frame] = self._now()
         cell.waiters.append(frame)
 
@@ -83,8 +84,17 @@ class MemoWaiters:
         """Remove and return the frames that wait for a cell."""
         waiting, cell.waiters = cell.waiters, []
         for frame in waiting:
-            del self._cells[frame], self.since[frame]
+            self._forget(frame)
         return waiting
+
+    def remove(self, wait: WaitForCell) -> None:
+        """Remove a frame that waits no longer."""
+        wait.cell.waiters.remove(wait.frame)
+        self._forget(wait.frame)
+
+    def _forget(self, frame: Frame) -> None:
+        self._waits.pop(frame).done = True
+        del self.since[frame]
 
     def _leads_to(self, own: set[Frame], cell: MemoCell, seen: set[MemoCell]) -> bool:
         """Return whether a frame of `own` runs a cell's flow, or a flow that the cell's owner waits for."""
@@ -93,7 +103,7 @@ class MemoWaiters:
         seen.add(cell)
         if cell.owner in own:
             return True
-        blocking = [self._cells[other] for other in self._cells if cell.owner in other.ancestors()]
+        blocking = [wait.cell for other, wait in self._waits.items() if cell.owner in other.ancestors()]
         return any(self._leads_to(own, other, seen) for other in blocking)
 
 
@@ -107,8 +117,12 @@ NOT_READY = NotReady()
 class ItemSource(Protocol):
     """A source of items, one at a time."""
 
-    def take(self, room: int) -> RunItem | Failure | NotReady | None:
+    def take(self, room: int) -> RunItem | NotReady | None:
         """Return the next item, None after the last, or `NOT_READY`; `room` items could be taken now."""
+        ...
+
+    def unfinished(self) -> RunItem | None:
+        """Return an item whose reading was interrupted before `take` returned it, if there is one."""
         ...
 
 
@@ -120,11 +134,13 @@ class SchedulerCallbacks:
     Attributes:
         start: Starts an admitted call; the driver then calls `Scheduler.on_call_finished` when it is over.
         call_later: Calls a function where the run lives, after some seconds.
-        deliver: Takes an outcome; returns False if it still occupies the window.
+        deliver: Takes an outcome; returns None. It should be one call, such as `list.append`, that nothing interrupts.
+        delivered: Called after an outcome was taken; None if nobody waits for it.
         on_finished: Called once, when the run is over.
     """
 
     start: Callable[[Call], object]
     call_later: Callable[[float, Callable[[], object]], object]
-    deliver: Callable[[Outcome[Any]], bool]
+    deliver: Callable[[Outcome[Any]], object]
+    delivered: Callable[[], object] | None
     on_finished: Callable[[], object]

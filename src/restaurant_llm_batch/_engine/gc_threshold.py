@@ -37,9 +37,14 @@ class GCThreshold:
         self._set: tuple[int, int, int] | None = None
 
     def apply(self) -> None:
-        """Raise the threshold, unless it is higher already or the collector is off."""
+        """Raise the threshold, unless this has been done, it is higher already or the collector is off."""
         found = gc.get_threshold()
-        if self._threshold is not None and 0 < found[0] < self._threshold and gc.isenabled():
+        if (
+            self._found is None
+            and self._threshold is not None
+            and 0 < found[0] < self._threshold
+            and gc.isenabled()
+        ):
             self._found, self._set = found, (self._threshold, *found[1:])
             gc.set_threshold(*self._set)
 

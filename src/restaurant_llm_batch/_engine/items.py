@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from inspect import isasyncgenfunction, iscoroutinefunction
-from typing import Any, Generic, TypeVar
+from itertools import islice
+from typing import Any, Generic, TypeVar, cast
 
 from .._values import composed, place_of
 from ..errors import ConfigurationError, OutputError, RunStopped
 from ..models import ID_FIELDS, ItemId, as_item_id
-from ..outcomes import Failure, Stage
+from ..outcomes import Failure, Outcome, Stage
 from ..protocols import Task
 from ..steps import Flow
 
@@ -28,6 +29,7 @@ class RunItem:
         item_id: Its id.
         priority: Lower goes first.
         item: The parsed item, the argument of the task's flow.
+        bad: The failure of an item that could not be read, which is not started.
         sequence: When it entered the window, as a number of the runner's counter.
         deadline: The time at which it fails, on the run's clock; None for never.
         has_llm_reply: Whether the model has replied to any of its calls.
@@ -35,12 +37,15 @@ class RunItem:
         stored_replies: Replies that are in the store, and their keys.
         errors: The exceptions of its calls that failed, with stage and attempts.
         shares_failure: Whether a call of another item failed for it too; see `once`.
+        outcome: Its outcome, once that is counted.
+        delivered: Whether the outcome was handed over.
     """
 
     index: int
     item_id: ItemId
     priority: int
     item: Any
+    bad: Failure | None = None
     sequence: int = 0
     deadline: float | None = None
     has_llm_reply: bool = False
@@ -48,6 +53,8 @@ class RunItem:
     stored_replies: list[tuple[Any, bytes]] = field(default_factory=list)
     errors: list[tuple[BaseException, Stage, int]] = field(default_factory=list)
     shares_failure: bool = False
+    outcome: Outcome[Any] | None = None
+    delivered: bool = False
 
 
 class ItemReader:
@@ -72,7 +79,11 @@ class ItemReader:
         self._task = task
         self._open: set[ItemId] = set()
         self.total: int | None = None
-        self._items: Iterator[RunItem | Failure]
+        self._read: Iterator[RunItem]  # of a collection
+        self._items: Iterator[Any]  # of any other iterable
+        self._index = -1  # of the latest lazy item
+        self._raw: list[Any] = []  # what was taken from the input and not read yet
+        self._latest: RunItem | None = None
         if hasattr(items, "__aiter__"):
             raise ConfigurationError(
                 f"items must be an iterable that is not async, got {type(items).__name__}; collect them first, "
@@ -87,15 +98,38 @@ class ItemReader:
         if isinstance(items, Collection):
             read = self._read_collection(items)
             self.total = len(read)
-            self._items = iter(read)
+            self._read = iter(read)
         else:
-            self._items = self._read_lazily(items)
+            self._items = iter(items)
 
-    def __iter__(self) -> Iterator[RunItem | Failure]:
+    def __iter__(self) -> Iterator[RunItem]:
         return self
 
-    def __next__(self) -> RunItem | Failure:
-        return next(self._items)
+    def __next__(self) -> RunItem:
+        # An interrupt may land after any line. What was taken from the input is in `_raw` or in `_latest` by then.
+        if self.total is not None:
+            self._latest = item = next(self._read)
+            return item
+        self._raw.extend(islice(self._items, 1))  # one call, so that nothing is taken and lost
+        if not self._raw:
+            raise StopIteration
+        self._latest, self._index, self._raw = (
+            self._read_lazily(self._index + 1, self._raw[0]),
+            self._index + 1,
+            [],
+        )
+        return self._latest
+
+    def unfinished(self) -> RunItem | None:
+        """Return the item read last if its outcome was not handed over: an interrupt, or the run's end, came before."""
+        if self._raw:
+            self._latest, self._index, self._raw = (
+                _unread(self._index + 1, self._raw[0]),
+                self._index + 1,
+                [],
+            )
+        latest = self._latest
+        return None if latest is None or latest.delivered else latest
 
     @property
     def is_materialized(self) -> bool:
@@ -112,7 +146,7 @@ class ItemReader:
         first: dict[ItemId, int] = {}
         for index, raw in enumerate(items):
             try:
-                item = self._read(index, raw)
+                item = self._parse(index, raw)
             except ConfigurationError as error:
                 errors.append(str(error))
                 continue
@@ -131,22 +165,21 @@ class ItemReader:
             raise ConfigurationError("; ".join(errors[:MAX_ERRORS_SHOWN] + tail))
         return read
 
-    def _read_lazily(self, items: Iterable[Any]) -> Iterator[RunItem | Failure]:
-        for index, raw in enumerate(items):
-            try:
-                item = self._read(index, raw)
-                if _key(item.item_id) in self._open:
-                    raise ConfigurationError(
-                        f"item {index}: duplicate id {item.item_id!r}, which is still open; "
-                        "give each item once"
-                    )
-            except Exception as error:  # a user's own task may raise any exception for a bad item
-                yield Failure(_id_of(raw), error, "input", index=index)
-            else:
-                self._open.add(_key(item.item_id))
-                yield item
+    def _read_lazily(self, index: int, raw: Any) -> RunItem:
+        try:
+            item = self._parse(index, raw)
+            if _key(item.item_id) in self._open:
+                raise ConfigurationError(
+                    f"item {index}: duplicate id {item.item_id!r}, which is still open; give each item once"
+                )
+        except Exception as error:  # a user's own task may raise any exception for a bad item
+            item = _unread(index, raw)
+            item.bad = Failure(item.item_id, error, "input", index=index)
+            return item
+        self._open.add(_key(item.item_id))
+        return item
 
-    def _read(self, index: int, raw: Any) -> RunItem:
+    def _parse(self, index: int, raw: Any) -> RunItem:
         try:
             item = self._task.parse_item(raw)
             item_id, priority = self._task.item_key(item)
@@ -181,9 +214,18 @@ class InlineSource:
     def __init__(self, reader: ItemReader) -> None:
         self._reader = reader
 
-    def take(self, room: int) -> RunItem | Failure | None:
+    def take(self, room: int) -> RunItem | None:
         """Return the next item, or None after the last."""
         return next(self._reader, None)
+
+    def unfinished(self) -> RunItem | None:
+        """Return the item read last if its outcome was not delivered."""
+        return self._reader.unfinished()
+
+
+def _unread(index: int, raw: Any) -> RunItem:
+    """Return an item that can only fail. Its id is None if it has none; only its failure shows that."""
+    return RunItem(index, cast("ItemId", _id_of(raw)), 0, None)
 
 
 def _key(item_id: ItemId) -> ItemId:

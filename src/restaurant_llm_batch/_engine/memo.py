@@ -62,11 +62,20 @@ def clone_exception(error: Exception) -> Exception:
     return fresh.with_traceback(None)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class WaitForCell:
-    """Step: wait until a cell's flow has ended. Returns None."""
+    """
+    Step: wait until a cell's flow has ended. Returns None.
+
+    Attributes:
+        cell: The cell.
+        done: Whether the wait has ended.
+        frame: The frame to resume.
+    """
 
     cell: MemoCell
+    done: bool = False
+    frame: Any = None
 
 
 @dataclass(frozen=True, slots=True)

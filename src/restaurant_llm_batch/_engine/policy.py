@@ -106,15 +106,23 @@ def _dispatch_step(item: RunItem, run: RunState, step: Any) -> EngineFlow[Any]:
     if kind is Once:
         return _once(step, item, run)
     if kind is Sleep:
-        return _sleep(step)
+        return _sleep(step, item, run)
     raise ConfigurationError(
         f"the flow of {run.task.name} yielded {step!r}, which is not a step; "
         "use `yield from` with search(...), complete(...), sleep(...) or gather(...)"
     )
 
 
-def _sleep(step: Sleep) -> EngineFlow[None]:
-    yield step
+def _sleep(step: Sleep, item: RunItem, run: RunState) -> EngineFlow[None]:
+    """Sleep, but no longer than the item or the run may take; what would be late then fails."""
+    wait = run.cap_wait(step.seconds, rate_limited=False)
+    if item.deadline is not None and run.is_overdue(item, wait):
+        yield Sleep(min(wait, run.seconds_left(item)))
+        raise _timeout_error(item, "task", 0, run)
+    yield step if wait == step.seconds else Sleep(wait)
+    if wait < step.seconds:
+        run.stop_for_time()
+        raise run.stop_error()
 
 
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
@@ -224,6 +232,9 @@ def _search_chunk(
             attempts = AttemptCounts(not rate_limited, rate_limited)
             wait = next_retry_delay(run.retries["search"], error, attempts, run.random.random())
             if wait is not None:
+                if run.is_overdue(item, wait):
+                    raise _timeout_error(item, "search", 1, run) from error
+                wait = run.cap_wait(wait, rate_limited=False)
                 run.recorder.retry_scheduled(call, item, wait, rate_limited, error)
                 yield Sleep(wait)
         else:

@@ -9,8 +9,10 @@ its item fail. It reads the time from `RunState`.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from operator import call, itemgetter
 from typing import Any, Protocol
 
 from .._config.stopping import StopMonitor, TokenEstimate
@@ -38,8 +40,11 @@ from .items import RunItem, failure_stage
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
+from .tracebacks import SharedTracebacks
 
 log = logging.getLogger("restaurant_llm_batch")
+
+_OBSERVER_FAILED = "an observer failed; the run goes on without it having seen the event"
 
 
 class RecordedRun(Protocol):
@@ -54,6 +59,10 @@ class RecordedRun(Protocol):
     stop_monitor: StopMonitor
     started_at: float
     stopped: Exception | None
+
+    def stop_error(self) -> RunStopped:
+        """Return the error of an item that a stop keeps from finishing."""
+        ...
 
     def check_stop_conditions(
         self, reply: LLMResponse | None, error: BaseException | None, estimate: TokenEstimate, cancelled: bool
@@ -89,6 +98,10 @@ class RunRecorder:
         self._run = run
         self._observers = tuple(observers)
         self._shortage_logged = False
+        self._tracebacks = SharedTracebacks()
+        self._ended: RunEnded | None = None
+        self._end_unseen: deque[Observer] = deque()  # those that saw the run's start, but not its end
+        self._end_seen: deque[object] = deque(maxlen=1)
 
     @property
     def stats(self) -> RunStats:
@@ -103,11 +116,29 @@ class RunRecorder:
         """Record that the run starts, with `total` items if that is known."""
         run = self._run
         run.started_at = self.counters.started_at = self.counters.latest = now = run.now()
-        self.emit(RunStarted(run.number, now, total, run.task.name))
+        event = RunStarted(run.number, now, total, run.task.name)
+        for observer in self._observers:
+            try:
+                # In one call: after an interrupt, an observer has seen the start and is to see the end, or neither.
+                seen = zip((observer,), map(observer, (event,)), strict=False)
+                self._end_unseen.extend(map(itemgetter(0), seen))
+            except Exception:
+                self._end_unseen.append(observer)
+                log.exception(_OBSERVER_FAILED)
 
     def finish(self) -> None:
-        """Record that the run is over."""
-        self.emit(RunEnded(self._run.number, self._run.now(), self.stats))
+        """Record that the run is over, if it had started. Calling it again does nothing."""
+        unseen = self._end_unseen
+        if not unseen:
+            return
+        if self._ended is None:
+            self._ended = RunEnded(self._run.number, self._run.now(), self.stats)
+        while unseen:
+            try:
+                # In one call too: popped and called, or neither.
+                self._end_seen.extend(map(call, map(deque.popleft, (unseen,)), (self._ended,)))
+            except Exception:
+                log.exception(_OBSERVER_FAILED)
 
     def item_started(self, item: RunItem) -> None:
         """Record that an item enters the window."""
@@ -205,31 +236,33 @@ class RunRecorder:
             number, now = self._run.number, self._run.now()
             self.emit(RetryScheduled(number, now, *_named(call, item), wait, rate_limited, error))
 
-    def record_outcome(self, outcome: Outcome[Any]) -> None:
-        """Record an outcome."""
-        self.activity_count += 1
-        self.counters.latest = now = self._run.now()
-        if isinstance(outcome, Success):
-            self.counters.succeeded += 1
+    def item_finished(self, item: RunItem, value: Any, error: Exception | None) -> Outcome[Any]:
+        """Record an item's end and return its outcome; of an item that has one already, return that."""
+        if item.outcome is not None:
+            return item.outcome
+        outcome: Outcome[Any]
+        counters, now = self.counters, self._run.now()
+        # An item is counted and has its outcome, or neither: no interrupt lands within a statement without a call.
+        if error is None and item.bad is None:
+            outcome = Success(item.item_id, value, item.index)
+            item.outcome, counters.succeeded = outcome, counters.succeeded + 1
         else:
-            self.counters.failed += 1
+            outcome = item.bad or self._failure(item, error or self._run.stop_error())
+            self._tracebacks.strip(outcome.error)
+            item.outcome, counters.failed = outcome, counters.failed + 1
+        counters.latest = now
+        self.activity_count += 1
         if self._observers:
             self.emit(ItemEnded(self._run.number, now, outcome))
-
-    def item_finished(self, item: RunItem, value: Any, error: Exception | None) -> Outcome[Any]:
-        """Record an item's end and return its outcome."""
-        outcome: Outcome[Any]
-        if error is None:
-            outcome = Success(item.item_id, value, item.index)
-        else:
-            if item.stored_replies:
-                self._discard(item, error)
-            stage, attempts = failure_stage(item, error)
-            if not item.shares_failure:  # one call that failed for many items is one failure
-                self._run.check_failed_item(error, stage, self.counters.replies)
-            outcome = Failure(item.item_id, error, stage, attempts, item.index)
-        self.record_outcome(outcome)
         return outcome
+
+    def _failure(self, item: RunItem, error: Exception) -> Failure:
+        if item.stored_replies:
+            self._discard(item, error)
+        stage, attempts = failure_stage(item, error)
+        if not item.shares_failure:  # one call that failed for many items is one failure
+            self._run.check_failed_item(error, stage, self.counters.replies)
+        return Failure(item.item_id, error, stage, attempts, item.index)
 
     def _discard(self, item: RunItem, error: Exception) -> None:
         """Delete the reply that an item failed by from the store; later runs would fail by it too."""
@@ -245,7 +278,7 @@ class RunRecorder:
             try:
                 observer(event)
             except Exception:
-                log.exception("an observer failed; the run goes on without it having seen the event")
+                log.exception(_OBSERVER_FAILED)
 
 
 def _named(call: Call, item: RunItem) -> tuple[ItemId, Stage, str, int]:

@@ -12,9 +12,9 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import Future
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import CancelledError, Future
+from contextlib import suppress
 
 import anyio
 from anyio import CancelScope, to_thread
@@ -26,6 +26,9 @@ from .gc_threshold import GCThreshold
 from .run import log
 from .threads import DaemonThreadPool
 
+START_SECONDS = 2.0
+"""Seconds to wait for the loop of a thread whose start was interrupted, until it counts as not started."""
+
 
 class EventLoopThread:
     """
@@ -36,17 +39,43 @@ class EventLoopThread:
     """
 
     def __init__(self) -> None:
-        ready: Future[BlockingPortal] = Future()
+        self._ready: Future[BlockingPortal] = Future()
+        self._starting = False
         self._thread = threading.Thread(
-            target=anyio.run, args=(_serve, ready), name="restaurant-llm-batch-loop", daemon=True
+            target=anyio.run, args=(_serve, self._ready), name="restaurant-llm-batch-loop", daemon=True
         )
-        self._thread.start()
-        self.portal = ready.result()
+
+    def start(self) -> None:
+        """Start the thread, unless it has been started, and wait for its loop."""
+        if not self._starting:
+            self._starting = True
+            try:
+                self._thread.start()
+            except Exception:  # there is no thread
+                self._starting = False
+                raise
+        self._ready.result()
+
+    @property
+    def portal(self) -> BlockingPortal:
+        """The way into the loop, once the thread has been started."""
+        return self._ready.result()
+
+    def call(self, function: Callable[[], Awaitable[object]]) -> None:
+        """Call an async function on the loop and wait for it; do nothing if the loop has ended or never started."""
+        with suppress(RuntimeError, CancelledError, TimeoutError):
+            # An interrupt within `Thread.start` leaves it open whether there is a thread.
+            portal = self._ready.result(timeout=START_SECONDS if self._starting else 0)
+            portal.call(function)
 
     def stop(self) -> None:
-        """Cancel the tasks that are left on the loop, and end the thread."""
-        self.portal.call(self.portal.stop, True)
-        self._thread.join()
+        """Cancel the tasks that are left on the loop, and end the thread. Stopping it again does nothing."""
+        self.call(self._stop)
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    async def _stop(self) -> None:
+        await self.portal.stop(True)
 
 
 async def _serve(ready: Future[BlockingPortal]) -> None:
@@ -57,37 +86,103 @@ async def _serve(ready: Future[BlockingPortal]) -> None:
 
 class Lease:
     """
-    A blocking caller's share in a runner's resources.
+    A blocking caller's share in a runner's resources, which `acquire` takes and `release` gives back.
 
     A plain object, not a generator-based context manager: the garbage collector closes a generator wherever it happens
-    to run, where waiting for threads could deadlock.
+    to run, where waiting for threads could deadlock. The object is there before anything is taken, and notes each share
+    in the statement that takes it: so whatever an interrupt leaves, `release` gives back.
 
     Args:
         resources: The runner's resources.
-        threads: The worker threads.
-        loop_thread: The private event loop; None if the lease does not include it.
+        loop: Whether the lease includes the private event loop.
         is_context: Whether a `with` block holds the lease, rather than a run.
+
+    Attributes:
+        is_counted: Whether the lease is counted among those on the worker threads.
+        loop_thread: The private event loop, while the lease is counted among those on it.
+        to_stop: The event loop that ends with this lease, until it has ended.
+        closes_backends: Whether the backends are to be closed: it was the last lease of a `with` block.
     """
 
-    def __init__(
-        self,
-        resources: RunnerResources,
-        threads: DaemonThreadPool,
-        loop_thread: EventLoopThread | None,
-        is_context: bool,
-    ) -> None:
+    def __init__(self, resources: RunnerResources, *, loop: bool = False, is_context: bool = False) -> None:
+        self.includes_loop = loop
         self.is_context = is_context
-        self.threads = threads
-        self.loop_thread = loop_thread
-        self._resources: RunnerResources | None = resources
+        self.is_counted = False
+        self.loop_thread: EventLoopThread | None = None
+        self.to_stop: EventLoopThread | None = None
+        self.closes_backends = False
+        self._threads: DaemonThreadPool | None = None
+        self._resources = resources
         self._forks = _fork.count
+        self._releasing = threading.RLock()
+
+    def acquire(self) -> None:
+        """Take the lease."""
+        self._forks = _fork.count
+        self._threads = self._resources.enter(self)
+
+    @property
+    def threads(self) -> DaemonThreadPool:
+        """The worker threads, once the lease is taken."""
+        if self._threads is None:
+            raise RuntimeError("the lease is not taken; call acquire() first")
+        return self._threads
+
+    @property
+    def is_of_parent(self) -> bool:
+        """Whether this is a forked child's copy of a lease of its parent, whose resources it does not share."""
+        return self._forks != _fork.count
 
     def release(self) -> None:
         """End the lease. Releasing it again does nothing."""
-        resources, self._resources = self._resources, None
-        # A forked child does not share its parent's resources. When the interpreter exits, daemon threads are frozen.
-        if resources is not None and _fork.count == self._forks and not sys.is_finalizing():
-            resources.release(self)
+        # When the interpreter exits, daemon threads are frozen.
+        if not self.is_of_parent and not sys.is_finalizing():
+            with self._releasing:
+                self._resources.leave(self)
+
+    def release_in_background(self) -> None:
+        """End the lease without blocking."""
+        if self.includes_loop:
+            threading.Thread(target=self.release, name="restaurant-llm-batch-close", daemon=True).start()
+        else:
+            self.release()  # does not block, and stage 1 promises not to start a thread
+
+
+class LoopLease:
+    """A share in a runner's resources for the running event loop, as `Lease` is one for a blocking caller."""
+
+    def __init__(self, resources: RunnerResources, *, is_context: bool = False) -> None:
+        self._resources = resources
+        self._lease = Lease(resources, is_context=is_context)
+        self._token: EventLoopToken | None = None  # while the lease is counted among those on the loop
+        self._closes_loop = False  # whether it was the last one there
+
+    def acquire(self) -> DaemonThreadPool:
+        """Take the lease, and return the worker threads."""
+        self._lease.acquire()
+        token, loops = current_token(), self._resources.loops
+        self._token, loops[token] = token, loops[token] + 1
+        return self._lease.threads
+
+    async def release(self) -> None:
+        """End the lease. Releasing it again does what is left to do."""
+        resources, lease, loops = self._resources, self._lease, self._resources.loops
+        token = self._token
+        if token is not None:
+            self._closes_loop, self._token, loops[token] = loops[token] <= 1, None, loops[token] - 1
+        with CancelScope(shield=True):
+            try:
+                if self._closes_loop:
+                    for unused in [loop for loop, leases in loops.items() if leases < 1]:
+                        del loops[unused]
+                    await resources.close_on_loop()
+                    self._closes_loop = False
+            finally:  # asyncio's native cancellation ignores the shield
+                if lease.is_counted:
+                    resources.leave_threads(lease)
+            if lease.closes_backends and resources.has_close:
+                await to_thread.run_sync(resources.close_backends)
+            lease.closes_backends = False
 
 
 class RunnerResources:
@@ -97,6 +192,9 @@ class RunnerResources:
     Args:
         backends: Closed when the last lease on them ends.
         gc_threshold: The threshold of the garbage collector while there is a lease; None to leave it.
+
+    Attributes:
+        loops: Number of leases on each running event loop.
     """
 
     def __init__(self, backends: Sequence[object], gc_threshold: int | None = None) -> None:
@@ -112,93 +210,77 @@ class RunnerResources:
         self._count = 0
         self._context_count = 0
         self._threads: DaemonThreadPool | None = None
-        self._loops: Counter[EventLoopToken] = Counter()
+        self.loops: Counter[EventLoopToken] = Counter()
         self._portals = 0
         self._loop_thread: EventLoopThread | None = None
 
-    def acquire(self, *, loop: bool, is_context: bool = False) -> Lease:
-        """Lease the worker threads, and the private event loop if `loop`, for a blocking run or a `with` block."""
-        threads = self._enter(is_context)
-        if not loop:
-            return Lease(self, threads, None, is_context)
-        try:
-            with self._lock:
-                if self._loop_thread is None:
-                    self._loop_thread = EventLoopThread()
-                self._portals += 1
-                return Lease(self, threads, self._loop_thread, is_context)
-        except BaseException:
-            self._leave(is_context)
-            raise
+    def lease(self, *, loop: bool, is_context: bool = False) -> Lease:
+        """Return a lease, not acquired yet, on the threads, and on the private event loop if `loop`."""
+        return Lease(self, loop=loop, is_context=is_context)
 
-    def release(self, lease: Lease) -> None:
-        """End a lease, and close what no other lease holds."""
-        if lease.loop_thread is not None:
-            self._leave_loop(lease.loop_thread)
-        if self._leave(lease.is_context):
-            self._close_backends()
+    def loop_lease(self, *, is_context: bool = False) -> LoopLease:
+        """Return a lease, not acquired yet, on the threads and the running event loop."""
+        return LoopLease(self, is_context=is_context)
 
-    def _leave_loop(self, thread: EventLoopThread) -> None:
-        with self._lock:
-            self._portals -= 1
-            last = self._portals == 0
-            if last:
-                self._loop_thread = None
-        if last:
-            thread.portal.call(self._close_on_loop)
-            thread.stop()
-
-    @asynccontextmanager
-    async def on_loop(self, *, is_context: bool = False) -> AsyncIterator[DaemonThreadPool]:
-        """Lease the running event loop and the worker threads, for a run or an `async with` block."""
-        threads = self._enter(is_context)
-        token = current_token()
-        with self._lock:
-            self._loops[token] += 1
-        try:
-            yield threads
-        finally:
-            with self._lock:
-                self._loops[token] -= 1
-                last_here = self._loops[token] == 0
-                if last_here:
-                    del self._loops[token]
-            with CancelScope(shield=True):
-                try:
-                    if last_here:
-                        await self._close_on_loop()
-                finally:  # asyncio's native cancellation ignores the shield
-                    last = self._leave(is_context)
-                if last and any(hasattr(backend, "close") for backend in self._backends):
-                    await to_thread.run_sync(self._close_backends)
-
-    def _enter(self, is_context: bool) -> DaemonThreadPool:
+    def enter(self, lease: Lease) -> DaemonThreadPool:
+        """Take a lease's shares, and note in it which it has; return the worker threads."""
         if _fork.count != self._forks:
             self._reset_after_fork()  # a forked child does not have its parent's threads
         with self._lock:
-            if not self._count:
-                self._gc_threshold.apply()
-            self._count += 1
-            self._context_count += is_context
+            self._gc_threshold.apply()
             if self._threads is None:
                 self._threads = DaemonThreadPool()
-            return self._threads
+            threads, contexts = self._threads, self._context_count + lease.is_context
+            # Each in one statement without a call, which no interrupt splits.
+            lease.is_counted, self._count, self._context_count = True, self._count + 1, contexts
+            if lease.includes_loop:
+                loop_thread = self._loop_thread = self._loop_thread or EventLoopThread()
+                lease.loop_thread, self._portals = loop_thread, self._portals + 1
+                loop_thread.start()
+            return threads
 
-    def _leave(self, is_context: bool) -> bool:
-        """End a lease, and return whether it was that of the last `with` block."""
-        threads = None
+    def leave(self, lease: Lease) -> None:
+        """Give back a lease's shares, and close what no other lease holds. Doing it again does what is left to do."""
         with self._lock:
-            self._count -= 1
-            self._context_count -= is_context
-            if not self._count:
-                self._gc_threshold.restore()
-                threads, self._threads = self._threads, None
-            last_context = is_context and not self._context_count
-        if threads is not None:
-            threads.close()
-        return last_context
+            if lease.loop_thread is not None:
+                if self._portals == 1 and self._loop_thread is lease.loop_thread:
+                    lease.to_stop, self._loop_thread = self._loop_thread, None
+                lease.loop_thread, self._portals = None, self._portals - 1
+        stopping = lease.to_stop
+        if stopping is not None:
+            stopping.call(self.close_on_loop)
+            stopping.stop()
+            lease.to_stop = None
+        if lease.is_counted:
+            self.leave_threads(lease)
+        if lease.closes_backends:
+            self.close_backends()
+            lease.closes_backends = False
 
-    def _close_backends(self) -> None:
+    def leave_threads(self, lease: Lease) -> None:
+        """Give back a lease's share in the threads, and note in it whether it was that of the last `with` block."""
+        with self._lock:
+            last = lease.is_context and self._context_count == 1
+            threads = self._threads if self._count == 1 else None
+            if threads is not None:
+                self._gc_threshold.restore()
+                threads.close()
+                self._threads = None
+            contexts = self._context_count - lease.is_context
+            lease.is_counted, lease.closes_backends, self._count, self._context_count = (
+                False,
+                last,
+                self._count - 1,
+                contexts,
+            )
+
+    @property
+    def has_close(self) -> bool:
+        """Whether a backend has a `close` to call."""
+        return any(hasattr(backend, "close") for backend in self._backends)
+
+    def close_backends(self) -> None:
+        """Close what the backends have opened outside of event loops."""
         for backend in self._backends:
             close = getattr(backend, "close", None)
             if callable(close):
@@ -207,7 +289,8 @@ class RunnerResources:
                 except Exception:
                     log.exception("%s.close() failed", type(backend).__name__)
 
-    async def _close_on_loop(self) -> None:
+    async def close_on_loop(self) -> None:
+        """Close what the backends have opened on the running event loop."""
         for backend in self._backends:
             aclose = getattr(backend, "aclose", None)
             if callable(aclose):

@@ -169,7 +169,11 @@ class RunState:
         """Stop if the run's time is up."""
         seconds = self.time_limits.run
         if seconds is not None and self.now() >= self.started_at + seconds:
-            self.stop(f"the run's {seconds:g} s are up")
+            self.stop_for_time()
+
+    def stop_for_time(self) -> None:
+        """Stop because the run's time is up."""
+        self.stop(f"the run's {self.time_limits.run:g} s are up")
 
     def check_rate_limited(self) -> None:
         """Stop if the model has refused every call for too long."""
@@ -233,6 +237,14 @@ class RunState:
     def is_overdue(self, item: RunItem, after: float = 0.0) -> bool:
         """Return whether an item's time is up, or will be `after` seconds from now."""
         return item.deadline is not None and self.now() + after >= item.deadline
+
+    def seconds_left(self, item: RunItem) -> float:
+        """Return the seconds until the time of an item, or of the run, is up; infinity without a limit."""
+        limits = self.time_limits
+        end = inf if limits.run is None else self.started_at + limits.run
+        if item.deadline is not None:
+            end = min(end, item.deadline)
+        return end if end == inf else max(0.0, end - self.now())
 
     def cap_wait(self, wait: float, rate_limited: bool) -> float:
         """Return a wait before a retry, shortened to end no later than the run or its rate-limit condition."""

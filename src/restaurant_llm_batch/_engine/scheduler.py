@@ -31,7 +31,6 @@ from typing import Any
 from .._foreign import own_exception
 from ..errors import ConfigurationError
 from ..events import PendingWait
-from ..outcomes import Failure, Outcome
 from ..steps import Gather, Sleep
 from .call import ABANDONED, RETURNED, RUNNING, Call
 from .frames import EngineFlow, Frame, ItemSource, MemoWaiters, NotReady, SchedulerCallbacks
@@ -58,9 +57,11 @@ class Scheduler:
         window: Most items open at once, outcomes that the caller has not consumed included.
         mailbox: Where the run lives.
         callbacks: Start calls, set timers and deliver outcomes.
+        collect: Whether outcomes leave the window as soon as they are delivered.
 
     Attributes:
         finished: Whether the run is over.
+        cancelled: Whether it was cancelled.
         failure: The exception of the items' iterable, or the one that ended the run; None otherwise.
     """
 
@@ -72,9 +73,12 @@ class Scheduler:
         window: int,
         mailbox: Mailbox,
         callbacks: SchedulerCallbacks,
+        *,
+        collect: bool,
     ) -> None:
         self.run = run
         self.finished = False
+        self.cancelled = False
         self.failure: BaseException | None = None
         self._recorder = run.recorder
         self._source = source
@@ -82,6 +86,8 @@ class Scheduler:
         self._window = window
         self._mailbox = mailbox
         self._callbacks = callbacks
+        self._collect = collect
+        self._entering: RunItem | None = None  # taken from the source; in `_frames` or delivered in a moment
         self._frames: dict[int, Frame] = {}
         self._queued: set[Call] = set()
         self._running: set[Call] = set()
@@ -115,11 +121,11 @@ class Scheduler:
                 item = self._next_item(room)
                 if isinstance(item, NotReady):
                     return
+                self._entering = item
                 if item is None:
                     self._exhausted = True
-                elif isinstance(item, Failure):
-                    self._recorder.record_outcome(item)
-                    self._deliver(item)
+                elif item.bad is not None:
+                    self._finish_item(item, None, None)
                 else:
                     self._start_item(item)
                     if self._mailbox.has_actions:
@@ -140,8 +146,8 @@ class Scheduler:
 
     def on_call_started(self, call: Call) -> None:
         """Record that the driver starts an admitted call. To be called before the backend is called."""
-        self._queued.discard(call)
         self._running.add(call)
+        self._queued.discard(call)
         call.state = RUNNING
         call.started_at = self.run.now()
         try:
@@ -149,8 +155,8 @@ class Scheduler:
                 self.run.set_call_deadline(call, call.frame.item)
             self._recorder.call_started(call, call.frame.item)
         except BaseException:  # a Ctrl-C in an observer, for example
-            self._running.discard(call)
             call.release()
+            self._running.discard(call)
             raise
         if call.deadline is not None and not call.is_async:
             self._deadlines.add(call.deadline, call)
@@ -165,29 +171,27 @@ class Scheduler:
             call.record_outcome(error)
             if call.in_flight is not None:
                 call.mark_returned(answer)
-        self._running.discard(call)
-        if self.finished:
-            if call.is_async:
-                call.release()
-            return
-        if call.state is ABANDONED:
-            # An abandoned blocking call returns late; its thread has released its slots.
-            self._recorder.record_late_reply(call, answer)
-            self._after_event()
-            return
-        call.state = RETURNED
-        frame: Frame = call.frame
-        self._recorder.call_finished(call, frame.item, answer, error)
+        # `_running` holds a call until its slots are free, for `end` to free them after an interrupt.
         try:
-            if error is not None and not isinstance(error, Exception):
-                self.cancel(error)
+            if self.finished:
+                return
+            if call.state is ABANDONED:
+                # An abandoned blocking call returns late; its thread has released its slots.
+                self._recorder.record_late_reply(call, answer)
             else:
-                self._resume_flow(frame, answer, error)
-                if self.run.stopped is not None:
-                    self.drain()  # before the slot is free
+                call.state = RETURNED
+                frame: Frame = call.frame
+                self._recorder.call_finished(call, frame.item, answer, error)
+                if error is not None and not isinstance(error, Exception):
+                    self.cancel(error)
+                else:
+                    self._resume_flow(frame, answer, error)
+                    if self.run.stopped is not None:
+                        self.drain()  # before the slot is free
         finally:
             if call.is_async:
                 call.release()
+            self._running.discard(call)
         self._after_event()
 
     def _expire_overdue(self) -> None:
@@ -195,7 +199,11 @@ class Scheduler:
         for call in self._deadlines.pop_expired():
             if self.finished:
                 return
-            if isinstance(call, WaitForCallback):
+            if isinstance(call, WaitForCell):
+                if not call.done:
+                    self._memo_waiters.remove(call)
+                    self._resume_flow(call.frame, None, self.run.item_timeout_error())
+            elif isinstance(call, WaitForCallback):
                 if not call.done:
                     self._resume(call.frame, call, error=self.run.item_timeout_error())
             elif call in self._queued:
@@ -234,19 +242,34 @@ class Scheduler:
 
     def cancel(self, failure: BaseException | None = None) -> None:
         """End everything now: open items fail as stopped, and replies that arrive later are ignored."""
-        if self.finished:
-            return
-        self.finished = self._exhausted = True
-        self._rate_limit_timer.stop()
         self.failure = self.failure or failure
+        if not self.finished:
+            self.finished = self.cancelled = self._exhausted = True
+            self.end()
+
+    def end(self) -> None:
+        """Give every open item its outcome, if the run was cancelled. After an interrupt, do what is left to do."""
+        if not self.cancelled:
+            return
+        self._rate_limit_timer.stop()
         self.run.request_cancel()
         self._cancel_queued()
         self._suspended.clear()
-        for frame in list(self._frames.values()):
+        while self._frames:
+            frame = next(iter(self._frames.values()))
             self._close_flow(frame)
-            self._callbacks.deliver(self._recorder.item_finished(frame.item, None, self.run.stop_error()))
-        self._frames.clear()
+            self._finish_item(frame.item, None, self.run.stop_error())
+            self._frames.pop(frame.item.index, None)
+        for item in (self._entering, self._source.unfinished()):
+            if item is not None and not item.delivered:
+                self._finish_item(item, None, None if item.bad else self.run.stop_error())
         self._callbacks.on_finished()
+
+    def free_slots(self) -> None:
+        """Free the slots of calls that no task and no thread makes any more, after an interrupt."""
+        for call in [call for call in self._running if call.is_async or not call.in_thread]:
+            call.release()
+            self._running.discard(call)
 
     def _close_flow(self, frame: Frame) -> None:
         try:
@@ -256,14 +279,14 @@ class Scheduler:
 
     def _cancel_queued(self) -> list[Call]:
         calls = list(self._queued)
-        self._queued.clear()
         for call in calls:
             call.admission.withdraw()  # all of them first: the slot of one must not go to the next
         for call in calls:
             call.cancel_acquire()
+        self._queued.clear()
         return calls
 
-    def _next_item(self, room: int) -> RunItem | Failure | NotReady | None:
+    def _next_item(self, room: int) -> RunItem | NotReady | None:
         try:
             return self._source.take(room)
         except BaseException as failure:
@@ -322,7 +345,7 @@ class Scheduler:
         elif type(step) is Gather:
             return self._start_children(frame, step.flows)
         elif type(step) is WaitForCell:
-            self._wait_on_cell(frame, step.cell)
+            self._wait_on_cell(frame, step)
         elif type(step) is WaitForCallback:
             self._subscribe(frame, step)
         elif type(step) is NotifyCell:
@@ -354,11 +377,14 @@ class Scheduler:
         frame.starting_children = False
         return _WAITS if frame.pending_children or self.finished else frame.answers
 
-    def _wait_on_cell(self, frame: Frame, cell: MemoCell) -> None:
+    def _wait_on_cell(self, frame: Frame, step: WaitForCell) -> None:
         try:
-            self._memo_waiters.add(frame, cell)
+            self._memo_waiters.add(frame, step)
         except ConfigurationError as error:
             self._resume_flow(frame, None, error)
+        else:
+            if frame.item.deadline is not None:
+                self._deadlines.add(frame.item.deadline, step)
 
     def _notify_cell(self, cell: MemoCell) -> None:
         for follower in self._memo_waiters.release(cell):
@@ -375,8 +401,8 @@ class Scheduler:
 
     def _expire_queued(self, call: Call) -> None:
         """Fail a call that has not started: its item's time is up."""
-        self._queued.discard(call)
         call.cancel_acquire()
+        self._queued.discard(call)
         self._resume_flow(call.frame, None, self.run.item_timeout_error())
 
     def _resume(self, frame: Frame, step: Any, answer: Any = None, error: Exception | None = None) -> None:
@@ -390,13 +416,18 @@ class Scheduler:
 
     def _close(self, frame: Frame, value: Any, error: Exception | None) -> None:
         item = frame.item
-        del self._frames[item.index]
-        self._reader.item_finished(item)
-        self._deliver(self._recorder.item_finished(item, value, error))
+        self._finish_item(item, value, error)
+        self._frames.pop(item.index, None)  # last: until then, `end` would find it after an interrupt
 
-    def _deliver(self, outcome: Outcome[Any]) -> None:
-        if not self._callbacks.deliver(outcome):
-            self._undelivered += 1
+    def _finish_item(self, item: RunItem, value: Any, error: Exception | None) -> None:
+        """Record an item's outcome and deliver it. After an interrupt, do what is left to do."""
+        outcome = self._recorder.item_finished(item, value, error)
+        self._reader.item_finished(item)
+        if not item.delivered:
+            item.delivered = self._callbacks.deliver(outcome) is None  # both or neither
+            self._undelivered += not self._collect
+            if self._callbacks.delivered is not None:
+                self._callbacks.delivered()
 
     def _after_event(self) -> None:
         if self.run.stopped is not None:

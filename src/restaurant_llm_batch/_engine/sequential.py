@@ -1,21 +1,32 @@
-"""Sequential driver: one item, and one call, at a time in the calling thread; no event loop, no worker thread."""
+"""
+Sequential driver: one item, and one call, at a time in the calling thread; no event loop, no worker thread.
+
+Any thread may end the run. While another one is within `take`, that one ends it: its item's outcome goes to it, and it
+records the run's end. `_busy` and `_cancelled` decide that as the two flags of `BlockingSession` do.
+
+A Ctrl-C may raise at any point of `take`. What the run holds is in `_call` and `_flow`, and in the item reader, before
+it is acquired, so `_finish` can give it back.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable
 from typing import Any
 
 from .._foreign import own_exception
+from ..cancellation import run_with_token
 from ..errors import ConfigurationError
-from ..outcomes import Failure, Outcome
+from ..outcomes import Outcome
 from ..steps import Gather, Sleep, drive
 from .call import RETURNED, RUNNING, Call
-from .frames import EngineStep
+from .frames import EngineFlow, EngineStep
+from .handover import Outcomes
 from .items import ItemReader, RunItem
 from .mailbox import ThreadMailbox
 from .memo import NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
-from .run import RunState
+from .run import RunState, log
 
 
 class SequentialDriver:
@@ -26,52 +37,110 @@ class SequentialDriver:
         self._recorder = run.recorder
         self._reader = reader
         self._mailbox = ThreadMailbox()
-        self._open: RunItem | None = None
+        self._busy = False
+        self._cancelled = False
+        self._over = False
+        self._finishing = threading.RLock()
+        self._flow: EngineFlow[Any] | None = None
+        self._call: Call | None = None
         self._started = False
+        self._limited = run.time_limits.run is not None or run.time_limits.item is not None
 
-    def take(self) -> Outcome[Any] | None:
-        """Run the next item and return its outcome; None after the last, or when the run was stopped."""
-        self._run.check_run_timeout()
-        if self._run.stopped is not None:
-            return None
+    def take(self, into: Outcomes) -> bool:
+        """Run the next item and put its outcome into a list; return False if there is none, or the run was stopped."""
+        self._busy = True
+        if not self._cancelled:
+            self._mailbox.move_here()
+            self._over = not self._run_next(into)
+        self._busy = False
+        if self._over or self._cancelled:
+            self._finish(into)
+        return not self._over
+
+    def _run_next(self, into: Outcomes) -> bool:
+        """Run the next item; return False if there is none."""
+        run = self._run
+        run.check_run_timeout()
+        if run.stopped is not None:
+            return False
         item = next(self._reader, None)
         if item is None:
-            return None
-        if isinstance(item, Failure):
-            self._recorder.record_outcome(item)
-            return item
-        self._run.enter_window(item)
-        self._recorder.item_started(item)
-        self._open = item
-        try:
-            value = drive(run_item(item, self._run), lambda step: self._perform(step, item))
-        except Exception as error:
-            outcome = self._recorder.item_finished(item, None, error)
-        except BaseException as fatal:
-            own = own_exception(fatal, "the task")
-            if own is None:
-                raise
-            outcome = self._recorder.item_finished(item, None, own)
-        else:
-            outcome = self._recorder.item_finished(item, value, None)
-        self._open = None
+            return False
+        if item.bad is None:
+            run.enter_window(item)
+            self._recorder.item_started(item)
+            flow = self._flow = run_item(item, run)
+            try:
+                value = drive(flow, lambda step: self._perform(step, item))
+            except Exception as error:
+                self._recorder.item_finished(item, None, error)
+            except BaseException as fatal:
+                own = own_exception(fatal, "the task")
+                if own is None:
+                    raise
+                self._recorder.item_finished(item, None, own)
+            else:
+                self._recorder.item_finished(item, value, None)
+            self._flow = None
+        self._deliver(item, into)
+        return True
+
+    def _deliver(self, item: RunItem, into: Outcomes) -> None:
+        if item.outcome is None:
+            self._recorder.item_finished(item, None, None if item.bad else self._run.stop_error())
+        if item.outcome is not None and not item.delivered:
+            append: Callable[[Outcome[Any]], object] = into.append
+            item.delivered = append(item.outcome) is None  # both or neither, also if an interrupt lands here
         self._reader.item_finished(item)
-        return outcome
 
     def check_stop(self) -> None:
         """Wake the run, which was stopped. Safe in a signal handler."""
         self._mailbox.wake()
 
+    def interrupted(self) -> None:
+        """Clean up after an exception that left `take`."""
+        self._busy = False
+
+    def when_left(self, callback: Callable[[], object]) -> None:
+        """Call a function: the run has no thread of its own."""
+        callback()
+
     def abandon(self) -> None:
         """Cancel the run, whose outcomes no caller consumes any more."""
-        self._run.stop("the run was cancelled")
+        self.abort([])
 
-    def abort(self) -> Iterator[Outcome[Any]]:
-        """Cancel the run, and yield the outcome of the item that was open."""
-        self._run.stop("the run was cancelled")
-        if self._open is not None:
-            item, self._open = self._open, None
-            yield self._recorder.item_finished(item, None, self._run.stop_error())
+    def abort(self, into: Outcomes) -> bool:
+        """Cancel the run, and put the outcome of an item that was interrupted into a list; return True."""
+        if not self._over:
+            self._run.request_cancel()
+        self._cancelled = True
+        self._mailbox.wake()
+        if not self._busy:
+            self._finish(into)
+        return True
+
+    def _finish(self, into: Outcomes) -> None:
+        """End the run: give back what it holds, and record its end. Can be done again after an interrupt."""
+        if not self._finishing.acquire(blocking=False):
+            return  # another thread does it
+        try:
+            self._give_back()
+            if self._flow is not None:
+                self._close_flow(self._flow)
+            item = self._reader.unfinished()
+            if item is not None:
+                self._deliver(item, into)
+            self._recorder.finish()
+            self._over = True
+        finally:
+            self._finishing.release()
+
+    def _close_flow(self, flow: EngineFlow[Any]) -> None:
+        try:
+            flow.close()
+        except Exception:
+            log.exception("a flow raised while it was being closed")
+        self._flow = None
 
     def _perform(self, step: EngineStep, item: RunItem) -> Any:
         if isinstance(step, WaitForCallback):
@@ -83,28 +152,57 @@ class SequentialDriver:
                 "a flow passed to once() uses its own key, or one that waits for it, so it would wait for itself"
             )
         if isinstance(step, Sleep):
-            self._mailbox.wait(step.seconds, self._run.now, unless=lambda: self._run.stopped is not None)
-            if self._run.stopped is not None:
-                raise self._run.stop_error()
-            return None
+            return self._sleep(step, item)
         if isinstance(step, Gather):
             raise TypeError("a sequential plan does not run flows concurrently")
-        self._acquire(step)
+        self._call = step
         try:
+            self._acquire(step, item)
             step.state = RUNNING
             step.started_at = self._run.now()
             if self._run.time_limits.call is not None or item.deadline is not None:
                 self._run.set_call_deadline(step, item)
             self._recorder.call_started(step, item)
-            answer, error = step.run_blocking()
+            answer, error = run_with_token(self._run.cancel_token, step.run_blocking)
             step.record_outcome(error)
             step.state = RETURNED
-        finally:
-            step.release()
+            self._give_back()
+        except BaseException:
+            self._give_back()
+            raise
         self._recorder.call_finished(step, item, answer, error)
         if error is not None:
             raise error
+        if self._limited:
+            self._check_time(
+                item
+            )  # nothing could end the call when its time was up, but it is late all the same
         return answer
+
+    def _check_time(self, item: RunItem) -> None:
+        """Raise if the time of the item, or of the run, is up."""
+        run = self._run
+        if run.stopped is None:
+            run.check_run_timeout()
+            if run.stopped is not None:
+                raise run.stop_error()
+        if run.is_overdue(item):
+            raise run.item_timeout_error()
+
+    def _give_back(self) -> None:
+        """Free what the call in progress holds, if there is one. Doing it again does nothing."""
+        call = self._call
+        if call is not None:
+            if call.state >= RUNNING:
+                call.release()
+            else:
+                call.cancel_acquire()
+            self._call = None
+
+    def _sleep(self, step: Sleep, item: RunItem) -> None:
+        self._mailbox.wait(step.seconds, self._run.now, unless=lambda: self._run.stopped is not None)
+        if self._run.stopped is not None:
+            raise self._run.stop_error()
 
     def _subscribe(self, step: WaitForCallback, item: RunItem) -> Exception | None:
         answers: list[Exception | None] = []
@@ -115,29 +213,29 @@ class SequentialDriver:
 
         step.subscribe(on_done)
         while not answers:
-            self._mailbox.run_pending()
+            self._mailbox.run_pending(self._run.seconds_left(item) if step.interruptible else None)
             if step.interruptible and not answers:
-                self._run.check_run_timeout()
-                if self._run.stopped is not None:
-                    raise self._run.stop_error()
-                if self._run.is_overdue(item):
-                    raise self._run.item_timeout_error()
+                self._check_wait(item)
         return answers[0]
 
-    def _acquire(self, call: Call) -> None:
+    def _check_wait(self, item: RunItem) -> None:
+        """Raise if the run was stopped, or if the time of the item, or of the run, is up."""
+        self._check_time(item)
+        if self._run.stopped is not None:
+            raise self._run.stop_error()
+
+    def _acquire(self, call: Call, item: RunItem) -> None:
         """Pass the limiters; other threads may hold their slots."""
         self._started = False
         call.acquire(self._mailbox, self._on_admitted)
-        try:
-            while not self._started:
-                rate = self._run.limiters.rate
-                self._mailbox.run_pending(rate.seconds_until_ready(self._run.now()))
-                rate.admit_ready(self._run.now())
-                if self._run.stopped is not None and not self._started:
-                    raise self._run.stop_error()
-        except BaseException:
-            call.cancel_acquire()
-            raise
+        while not self._started:
+            rate = self._run.limiters.rate
+            ready_in = rate.seconds_until_ready(self._run.now())
+            left = self._run.seconds_left(item)
+            self._mailbox.run_pending(left if ready_in is None else min(ready_in, left))
+            rate.admit_ready(self._run.now())
+            if not self._started:
+                self._check_wait(item)
 
     def _on_admitted(self, call: Call) -> None:
         self._started = True

@@ -44,22 +44,23 @@ def _start_in_reserved(call: Call, scheduler: Scheduler, mailbox: Mailbox, threa
         return
     try:
         scheduler.on_call_started(call)
+        token = call.cancel_token = CancelToken()
+        remove_callback = scheduler.run.cancel_token.add_callback(call.cancel_if_unshared)
+
+        def work() -> None:
+            try:
+                answer, error = run_with_token(token, call.run_blocking)
+                call.record_outcome(error)
+                mailbox.post(partial(scheduler.on_call_finished, call, answer, error))
+            finally:
+                remove_callback()
+                call.release()  # here, not in the mailbox: a cancelled run does not read it
+
+        call.in_thread = threads.submit(partial(copy_context().run, work))
     except BaseException:
-        threads.cancel_reservation()
+        if not call.in_thread:
+            threads.cancel_reservation()
         raise
-    token = call.cancel_token = CancelToken()
-    remove_callback = scheduler.run.cancel_token.add_callback(call.cancel_if_unshared)
-
-    def work() -> None:
-        try:
-            answer, error = run_with_token(token, call.run_blocking)
-            call.record_outcome(error)
-            mailbox.post(partial(scheduler.on_call_finished, call, answer, error))
-        finally:
-            remove_callback()
-            call.release()  # here, not in the mailbox: a cancelled run does not read it
-
-    threads.submit(partial(copy_context().run, work))
 
 
 class ThreadedDriver:
@@ -75,7 +76,9 @@ class ThreadedDriver:
         reader: Notified when an item has ended.
         window: Most items open at once.
         threads: The worker threads for blocking calls.
-        deliver: Takes outcomes; returns False if an outcome still occupies the window.
+        deliver: Takes outcomes, in one call that nothing interrupts.
+        delivered: Called after each.
+        collect: Whether outcomes leave the window as soon as they are delivered.
     """
 
     def __init__(
@@ -85,15 +88,18 @@ class ThreadedDriver:
         reader: ItemReader,
         window: int,
         threads: DaemonThreadPool,
-        deliver: Callable[[Outcome[Any]], bool],
+        deliver: Callable[[Outcome[Any]], object],
+        delivered: Callable[[], object] | None = None,
+        *,
+        collect: bool,
     ) -> None:
         self.mailbox = ThreadMailbox()
         self._threads = threads
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = count()
         self._now = run.now
-        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
-        self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks)
+        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, delivered, self.mailbox.wake)
+        self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 
     def run(self) -> None:
         """

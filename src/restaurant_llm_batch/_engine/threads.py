@@ -103,18 +103,23 @@ class DaemonThreadPool:
             return False
         return True
 
-    def submit(self, work: Work) -> None:
-        """Run `work`, which must not raise, in the reserved thread."""
+    def submit(self, work: Work) -> bool:
+        """Run `work`, which must not raise, in the reserved thread; return True."""
         self._queue.put(work)
+        return True
 
     def cancel_reservation(self) -> None:
         """Give a reserved thread back."""
         self._release()
 
     def _start_thread(self) -> None:
-        name = f"restaurant-llm-batch-{self._threads + 1}"
-        threading.Thread(target=self._run_worker, name=name, daemon=True).start()
-        self._threads += 1
+        self._threads += 1  # first: after an interrupt, `close` rather ends one thread too many
+        try:
+            name = f"restaurant-llm-batch-{self._threads}"
+            threading.Thread(target=self._run_worker, name=name, daemon=True).start()
+        except Exception:
+            self._threads -= 1
+            raise
 
     def close(self) -> None:
         """End idle threads now, and busy ones after their work."""
@@ -138,4 +143,5 @@ class DaemonThreadPool:
     def _run_worker(self) -> None:
         while (work := self._queue.get()) is not None:
             work()
+            work = None  # an idle thread would keep all that its latest call had in hand
             self._release()

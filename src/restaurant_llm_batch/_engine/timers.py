@@ -11,9 +11,9 @@ from typing import TypeAlias
 from .._limits.rate import RateLimiter
 from .call import Call
 from .mailbox import Clock, Mailbox
-from .memo import WaitForCallback
+from .memo import WaitForCallback, WaitForCell
 
-Expirable: TypeAlias = Call | WaitForCallback
+Expirable: TypeAlias = Call | WaitForCallback | WaitForCell
 
 _MAX_FINISHED = 1000
 """Finished calls that the queue may hold before they are removed; they keep their replies alive."""
