@@ -156,7 +156,8 @@ def lowest(session: nox.Session) -> None:
     package = ".[cli,fastapi,fastembed,opentelemetry,tiktoken,tokenizers,trio]"
     lowest_versions = ["--resolution", "lowest-direct", "--group", "tests", "--editable", package]
     session.run("uv", "pip", "install", "--quiet", "--python", python, *lowest_versions)
-    session.run(python, "-m", "pytest", *session.posargs, external=True)
+    # Old versions warn of each other.
+    session.run(python, "-m", "pytest", "-W", "default", *session.posargs, external=True)
 
 
 @nox.session

@@ -356,3 +356,13 @@ def test_a_broken_header_is_refused_with_what_to_do_and_left(
 
     assert path.read_bytes() == content
     assert str(caught.value).isprintable()
+
+
+def test_statistics_of_a_store_with_broken_pages_are_those_of_what_is_whole(path: Path) -> None:
+    content = bytearray(write(path, 300))
+    content[PAGE * 3 : PAGE * 20] = b"\xff" * 17 * PAGE
+    path.write_bytes(content)
+
+    with Store(path) as store:
+        assert 0 < store.stats().entries <= 300
+        assert store.verify().ok

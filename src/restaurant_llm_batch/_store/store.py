@@ -187,10 +187,13 @@ class Store:
     def stats(self) -> StoreStats:
         """Return the store's contents in numbers; 100,000 replies take some milliseconds. Raises as `get` does."""
         row = self._read(STATS)
+        if row is None:  # the file is damaged
+            repaired = CommitFuture()
+            self._connections.submit(Repair(repaired))
+            repaired.result()
+            row = self._read(STATS)
         if row is None:
-            raise StoreError(
-                f"store {self._file.path} is damaged and is being repaired; ask again in a moment"
-            )
+            raise StoreError(f"store {self._file.path} is damaged and cannot be repaired; see Store.verify()")
         entries, jobs, stale_jobs, oldest, newest = row
         size = sum(_size(Path(f"{self._file.path}{suffix}")) for suffix in ("", "-wal"))
         return StoreStats(entries, jobs, size, _moment(oldest), _moment(newest), stale_jobs, self._damaged)
