@@ -241,7 +241,7 @@ def test_the_wait_after_a_failed_round_trip_of_searches_is_bounded(stage: str, c
     def flow(item: int) -> Flow[Any]:
         return (yield from search_all([SearchQuery(1, "맛"), SearchQuery(1, "값")]))
 
-    options = {"search": Search(), "search_retry": RetryPolicy(wait_max=90)}
+    options: Any = {"search": Search(), "search_retry": RetryPolicy(wait_max=90)}
     report, took = run(stage, clock, flow, time_limits=TimeLimits(item=5), **options)
     assert took <= 5
     assert kinds(report) == (
