@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from ._labels import ReviewLabeller
 
 _MODEL = "offline-extractive"
+# Raise it when the answers change, so that a store does not mix old and new ones.
+_VERSION = 2
 
 Answer = Callable[[Mapping[str, Any], str], dict[str, Any]]
 
@@ -28,8 +30,9 @@ class OfflineLLM:
     Answers the tasks of this library by extraction; needs no language model, key or network.
 
     Reads a request's `inputs`, never its messages. Nothing is paraphrased: each sentence of a summary is verbatim
-    from a review (truncated with "…" if long), or one of the fixed lines below, or "…" if there is no visible
-    text. Equal requests get equal replies.
+    from a review, or one of the fixed lines below, or "…" if there is no visible text. A sentence is quoted whole,
+    unless its halves speak of different aspects and neither takes the other back; one of more than 160 characters is
+    truncated with "…". Equal requests get equal replies. How often it is right is in `docs/offline-model.md`.
 
     Tasks:
         aspect_summaries, aspect_summary: The sentences about an aspect that agree best with the other reviews. If
@@ -44,8 +47,9 @@ class OfflineLLM:
             reviews has "".
         comparison_summary: Up to three sentences about the most mentioned aspects among food, service, price and
             ambience, with the polarity of most reviews.
-        strength: Up to three sentences that praise what the comparison summary does not praise. If there are none:
-            "The reviews name nothing that stands out against the others." Compares what reviews say, not what is true.
+        strength: Up to three sentences that praise what the comparison summary does not praise, and blame nothing.
+            If there are none: "The reviews name nothing that stands out against the others." Compares what reviews
+            say, not what is true.
         merge_summaries: For each key, up to three sentences that agree with most parts.
         words: Up to 30 words by frequency, restaurant words first. Dictionary forms and parts of speech are derived
             from a word's form, its neighbours and short lists, and are sometimes wrong. A Korean form that matches no
@@ -84,7 +88,7 @@ class OfflineLLM:
     @property
     def fingerprint(self) -> str:
         """Cache key of this backend in a store."""
-        return _MODEL
+        return f"{_MODEL}-{_VERSION}"
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}()"
