@@ -212,7 +212,8 @@ def test_an_item_that_waits_for_the_flow_of_another_one_fails_at_its_deadline(cl
         elif item == 1:
             yield from sleep(5.0)
             return "left"
-        return (yield from once("key", lambda: nap(8.0)(item)))
+        rested: str = yield from once("key", lambda: nap(8.0)(item))
+        return rested
 
     report, took = run(
         "stage 4", clock, flow, 3, limits=Limits(open_items=2), time_limits=TimeLimits(item=10.0)
@@ -241,7 +242,7 @@ def test_the_wait_after_a_failed_round_trip_of_searches_is_bounded(stage: str, c
     def flow(item: int) -> Flow[Any]:
         return (yield from search_all([SearchQuery(1, "맛"), SearchQuery(1, "값")]))
 
-    options: Any = {"search": Search(), "search_retry": RetryPolicy(wait_max=90)}
+    options: dict[str, Any] = {"search": Search(), "search_retry": RetryPolicy(wait_max=90)}
     report, took = run(stage, clock, flow, time_limits=TimeLimits(item=5), **options)
     assert took <= 5
     assert kinds(report) == (
