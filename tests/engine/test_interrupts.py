@@ -59,8 +59,8 @@ ITEMS = 4
 Trace: TypeAlias = Callable[..., Any]
 
 
-class Halt(BaseException):
-    """An exception that is neither an error nor one of Python's."""
+class Halt(SystemExit):
+    """An exception that ends the run; a foreign `BaseException` fails its item (`_foreign.py`)."""
 
 
 @cache
