@@ -90,18 +90,16 @@ class WordAnalyzer:
 
         The words of a phrase have the phrase's aspect.
         """
-        spans = [
-            (match.start(), match.end(), str(match.lastgroup))
-            for match in self._phrases.finditer(text.lower())
-        ]
+        phrases = self._phrases.finditer(text.lower())
+        phrase = next(phrases, None)
         words: list[AnalyzedWord] = []
         for match in _TOKEN.finditer(text):
             word = self.read(match[0])
-            for start, end, aspect in spans:
-                if match.start() < end and match.end() > start:
-                    first = match.start() <= start
-                    marks = ((aspect, aspect, STRONG),) if first and aspect != "none" else ()
-                    word = word._replace(marks=marks)
-                    break
+            while phrase and phrase.end() <= match.start():
+                phrase = next(phrases, None)
+            if phrase and phrase.start() < match.end():
+                aspect = str(phrase.lastgroup)
+                opens = match.start() <= phrase.start()
+                word = word._replace(marks=((aspect, aspect, STRONG),) if opens and aspect != "none" else ())
             words.append(word)
         return tuple(words)

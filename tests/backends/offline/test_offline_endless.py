@@ -42,6 +42,11 @@ UNITS = {
     "digits": "1",
     "blanks": " ",
     "emoji": "😋\u200d",
+    "aspect phrases": "이 가격에 ",
+    "negations": "안 not 않 ",
+    "frames": "다고 해서 갔는데 ",
+    "irony": "참 빨리도 나오네요 ",
+    "conditions": "으면 if you could be ",
 }
 TEXTS = st.text() | st.sampled_from(
     [

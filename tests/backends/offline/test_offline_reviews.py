@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch.backends.offline._clauses import split
+from restaurant_llm_batch._nlp.lexicon import WordAnalyzer
+from restaurant_llm_batch.backends.offline._clauses import read_review, split
 from restaurant_llm_batch.backends.offline.llm import OfflineLLM
 from restaurant_llm_batch.models import LLMRequest
 
@@ -301,3 +302,10 @@ def test_halves_about_different_aspects_may_be_quoted_apart() -> None:
 )
 def test_an_afterthought_and_irony_belong_to_the_sentence_beside_them(text: str, count: int) -> None:
     assert len(split(text)) == count
+
+
+@pytest.mark.parametrize(
+    "text", ["음식은 평범한데 값이 싸니까", "웨이팅이 길었는데 그땐 매장이 시끄러웠어요"]
+)
+def test_a_half_that_wants_another_is_not_quoted_alone(text: str) -> None:
+    assert [quoted.text for quoted in read_review(text, WordAnalyzer())[0].quotable] == [text]

@@ -45,10 +45,10 @@ _TURNS = re.compile(
     r"|before|reviews?|wanting)\b",
     re.IGNORECASE,
 )
-# Words that refer to the other half.
+# Words that refer to the other half, and endings that want one.
 _REFERS = re.compile(
-    r"(?:it|they|he|she|that|this|those|these|so|then|그것?도?|그게|그건|그거|이것?도?|이게|거기|여기)\b"
-    r"|.*\b(?:it|them|one|ones|that)[.!]*$",
+    r"(?:it|they|he|she|that|this|those|these|so|then|그것?도?|그게|그건|그거|그땐?|그때는?|이것?도?|이게|거기|여기)\b"
+    r"|.*\b(?:it|them|one|ones|that)[.!]*$|.*[가-힣](?:니까|[아어해]서|고|면)[.!~]*$",
     re.IGNORECASE | re.DOTALL,
 )
 _HALVES = 2
