@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from dataclasses import dataclass, field
 from inspect import isasyncgenfunction, iscoroutinefunction
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
 
 from .._values import composed, place_of
@@ -61,8 +62,9 @@ class ItemReader:
     """
     Reads items, lazily if the input is lazy.
 
-    A collection (a list, a tuple, a range, a set, ...) is checked as a whole before any call. In any other iterable, a
-    bad item becomes a `Failure` in its position, and an id is a duplicate only while another item of that id is open.
+    A collection (a list, a tuple, a range, a set, ...) is checked as a whole before any call, and read in the order of
+    its priorities. In any other iterable, a bad item becomes a `Failure` in its position, and an id is a duplicate only
+    while another item of that id is open.
 
     Args:
         task: Parses the items.
@@ -98,7 +100,7 @@ class ItemReader:
         if isinstance(items, Collection):
             read = self._read_collection(items)
             self.total = len(read)
-            self._read = iter(read)
+            self._read = iter(sorted(read, key=attrgetter("priority")))
         else:
             self._items = iter(items)
 
