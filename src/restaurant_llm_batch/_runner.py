@@ -27,7 +27,7 @@ from ._engine.items import InlineSource, ItemReader, as_task
 from ._engine.mailbox import Clock, event_loop_clock, thread_clock
 from ._engine.packer import BatchPacker
 from ._engine.plan import make_plan
-from ._engine.resources import Lease, RunnerResources
+from ._engine.resources import Lease, LoopLease, RunnerResources
 from ._engine.run import RunConfig, RunState
 from ._engine.sequential import SequentialDriver
 from ._engine.streams import (
@@ -78,6 +78,7 @@ class _AsyncBlock:
     threads: DaemonThreadPool
     tasks: TaskGroup
     stack: AsyncExitStack
+    lease: LoopLease
 
 
 class BatchRunner:
@@ -230,15 +231,18 @@ class BatchRunner:
             KeyboardInterrupt: On Ctrl-C; calls in flight are cancelled. Like any other exception that this raises,
                 such as one of the items' iterable, it has a `report` of the finished items.
         """
-        session = self._session(task, items, collect=True)
+        session: BlockingSession | None = None
         outcomes: list[Outcome[Any]] = []
         try:
+            session = self._session(task, items, collect=True)
             while not session.closed:
                 session.take(outcomes)
             return _report(outcomes, session.stats)
         except BaseException as error:
-            session.end(outcomes)
-            attach_report(error, outcomes, session.stats)
+            if session is not None:
+                session.end(outcomes)
+            if session is not None or not isinstance(error, Exception):
+                attach_report(error, outcomes, RunStats() if session is None else session.stats)
             raise
 
     def stream(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> OutcomeStream[R]:
@@ -264,7 +268,10 @@ class BatchRunner:
         lease = self._resources.loop_lease()
         driver: ConcurrentDriver | None = None
         try:
-            driver = self._concurrent(run, reader, lease.acquire(), outcomes.append, collect=True)
+            source, threads = InlineSource(reader), lease.acquire()
+            driver = ConcurrentDriver(
+                run, source, reader, self._window, threads, outcomes.append, collect=True
+            )
             run.recorder.start(reader.total)
             await driver.run()
             run.recorder.finish()
@@ -296,8 +303,11 @@ class BatchRunner:
         block = self._current_async_block()
         run, reader = self._prepare(task, items, event_loop_clock())
 
-        def make_driver(deliver: Deliver) -> ConcurrentDriver:
-            return self._concurrent(run, reader, block.threads, deliver, collect=False)
+        def make_driver(deliver: Deliver, delivered: Callable[[], object]) -> ConcurrentDriver:
+            source = InlineSource(reader)
+            return ConcurrentDriver(
+                run, source, reader, self._window, block.threads, deliver, delivered, collect=False
+            )
 
         return AsyncOutcomeStream(block.tasks, make_driver, run, reader.total)
 
@@ -321,7 +331,7 @@ class BatchRunner:
         def begin(lease: Lease) -> BlockingRun:
             threads = lease.threads
             if not self.strategy.is_concurrent:
-                return SequentialDriver(run, reader)
+                return SequentialDriver(run, reader, collect=collect)
             if lease.loop_thread is None:
                 launch = in_thread(partial(make_driver, ThreadedDriver, threads), threads)
             else:
@@ -332,19 +342,14 @@ class BatchRunner:
         def make_driver(
             kind: type[Driver], threads: DaemonThreadPool, handover: Handover, source: ItemSource
         ) -> Driver:
-            return kind(run, source, reader, self._window, threads, handover.deliver, collect=collect)
+            deliver, delivered = handover.deliver, handover.wake
+            return kind(run, source, reader, self._window, threads, deliver, delivered, collect=collect)
 
         return BlockingSession(begin, self._lease(), run, reader.total)
 
     def _lease(self, *, is_context: bool = False) -> Lease:
         loop = self.strategy.is_concurrent and not self.strategy.threads
         return self._resources.lease(loop=loop, is_context=is_context)
-
-    def _concurrent(
-        self, run: RunState, reader: ItemReader, threads: DaemonThreadPool, deliver: Deliver, *, collect: bool
-    ) -> ConcurrentDriver:
-        source = InlineSource(reader)
-        return ConcurrentDriver(run, source, reader, self._window, threads, deliver, collect=collect)
 
     @property
     def _window(self) -> int:
@@ -379,16 +384,25 @@ class BatchRunner:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._block_leases.pop().release()
+        lease = self._block_leases.pop()
+        try:
+            lease.release()
+        except BaseException:  # an interrupt: release what it has left
+            lease.release()
+            raise
 
     async def __aenter__(self) -> Self:
         stack = AsyncExitStack()
         lease = self._resources.loop_lease(is_context=True)
-        stack.push_async_callback(lease.release)
-        threads = lease.acquire()
-        tasks = await stack.enter_async_context(create_task_group())
-        here = current_token(), get_current_task().id
-        self._async_blocks.append(_AsyncBlock(*here, threads, tasks, stack))
+        try:
+            threads = lease.acquire()
+            tasks = await stack.enter_async_context(create_task_group())
+            here = current_token(), get_current_task().id
+            self._async_blocks.append(_AsyncBlock(*here, threads, tasks, stack, lease))
+        except BaseException:
+            await stack.aclose()
+            await lease.release()
+            raise
         return self
 
     async def __aexit__(
@@ -403,9 +417,16 @@ class BatchRunner:
         if block is None:
             raise ConfigurationError("leave `async with runner` in the task that entered it")
         self._async_blocks.remove(block)
-        block.tasks.cancel_scope.cancel()
-        # Not `__aexit__` with the block's exception: the task group would raise it again inside an exception group.
-        await block.stack.aclose()
+        try:
+            block.tasks.cancel_scope.cancel()
+            # Not `__aexit__` with the block's exception: the task group would raise it again inside a group.
+            await block.stack.aclose()
+        finally:
+            try:
+                await block.lease.release()
+            except BaseException:  # an interrupt: release what it has left
+                await block.lease.release()
+                raise
 
     def __repr__(self) -> str:
         return f"<BatchRunner {self.strategy}>"

@@ -6,7 +6,6 @@ All on virtual time: on trio's MockClock, and for the drivers that block, on a c
 
 from __future__ import annotations
 
-from queue import Empty
 from typing import Any
 
 import pytest
@@ -54,8 +53,8 @@ class Clock:
         """Do as `ThreadMailbox.run_pending`; if nothing is posted, let the time pass instead of waiting."""
         seconds = mailbox.POLL_INTERVAL if timeout is None else min(timeout, mailbox.POLL_INTERVAL)
         try:
-            action = of._actions.get_nowait()
-        except Empty:
+            action = of._actions.popleft()
+        except IndexError:
             self.time += seconds
             return
         action()
@@ -213,7 +212,8 @@ def test_an_item_that_waits_for_the_flow_of_another_one_fails_at_its_deadline(cl
         elif item == 1:
             yield from sleep(5.0)
             return "left"
-        return (yield from once("key", lambda: nap(8.0)(item)))
+        rested: str = yield from once("key", lambda: nap(8.0)(item))
+        return rested
 
     report, took = run(
         "stage 4", clock, flow, 3, limits=Limits(open_items=2), time_limits=TimeLimits(item=10.0)
@@ -242,7 +242,7 @@ def test_the_wait_after_a_failed_round_trip_of_searches_is_bounded(stage: str, c
     def flow(item: int) -> Flow[Any]:
         return (yield from search_all([SearchQuery(1, "맛"), SearchQuery(1, "값")]))
 
-    options = {"search": Search(), "search_retry": RetryPolicy(wait_max=90)}
+    options: dict[str, Any] = {"search": Search(), "search_retry": RetryPolicy(wait_max=90)}
     report, took = run(stage, clock, flow, time_limits=TimeLimits(item=5), **options)
     assert took <= 5
     assert kinds(report) == (

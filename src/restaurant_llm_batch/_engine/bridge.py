@@ -114,9 +114,14 @@ class RunBridge:
         handover = self._handover
         if not self._launched:
             self._launched = True
-            self._launch(
-                handover, InlineSource(self._reader) if self._reader.is_materialized else self._remote
-            )
+            source = InlineSource(self._reader) if self._reader.is_materialized else self._remote
+            try:
+                self._launch(handover, source)
+            except RuntimeError:
+                if (
+                    not handover.cancelled
+                ):  # otherwise another thread has closed the stream, and what it would need
+                    raise
         while True:
             over = handover.is_over()  # before the outcomes are looked at
             if not self._collect and handover.take_one(into):

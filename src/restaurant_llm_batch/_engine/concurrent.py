@@ -37,7 +37,8 @@ class ConcurrentDriver:
         reader: Notified when an item has ended.
         window: Most items open at once.
         threads: The worker threads for blocking calls.
-        deliver: Takes outcomes on the loop.
+        deliver: Takes outcomes on the loop, in one call that nothing interrupts.
+        delivered: Called after each.
         collect: Whether outcomes leave the window as soon as they are delivered.
     """
 
@@ -49,6 +50,7 @@ class ConcurrentDriver:
         window: int,
         threads: DaemonThreadPool,
         deliver: Callable[[Outcome[Any]], object],
+        delivered: Callable[[], object] | None = None,
         *,
         collect: bool,
     ) -> None:
@@ -60,7 +62,7 @@ class ConcurrentDriver:
         self._slice_started = run.now()
         self._idle_tasks = 0  # tasks about to look for an admitted call
         self._tasks: TaskGroup | None = None
-        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
+        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, delivered, self.mailbox.wake)
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 
     async def run(self) -> None:
@@ -70,6 +72,20 @@ class ConcurrentDriver:
         Raises:
             BaseException: The exception of the items' iterable, after all open items have ended.
         """
+        try:
+            await self._run_tasks()
+        except (
+            BaseExceptionGroup
+        ) as group:  # an interrupt in a task, before its `try`, or while tasks were ended
+            self.scheduler.cancel(_first_of(group))
+        self.end()
+        if self.scheduler.run.cancel_token.is_set():
+            # A call may have been cancelled before this task was: then this must not return a report.
+            await anyio.lowlevel.checkpoint_if_cancelled()
+        if self.scheduler.failure is not None:
+            raise self.scheduler.failure
+
+    async def _run_tasks(self) -> None:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
@@ -84,12 +100,6 @@ class ConcurrentDriver:
                     raise
                 self.scheduler.cancel(error)
                 self._stop_tasks(tasks)
-        self.end()
-        if self.scheduler.run.cancel_token.is_set():
-            # A call may have been cancelled before this task was: then this must not return a report.
-            await anyio.lowlevel.checkpoint_if_cancelled()
-        if self.scheduler.failure is not None:
-            raise self.scheduler.failure
 
     def _stop_tasks(self, tasks: TaskGroup) -> None:
         """Cancel the tasks: calls in flight after a cancellation, timers after a stop. Nothing is started any more."""
@@ -192,3 +202,16 @@ class ConcurrentDriver:
             if is_cancellation(error):
                 raise
             self.scheduler.cancel(error)
+
+
+def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """Return the first exception of a group that is not a group, one that is no error first."""
+    found: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop()
+        if isinstance(error, BaseExceptionGroup):
+            pending += reversed(error.exceptions)
+        else:
+            found.append(error)
+    return next((error for error in found if not isinstance(error, Exception)), found[0])

@@ -134,11 +134,13 @@ class SchedulerCallbacks:
     Attributes:
         start: Starts an admitted call; the driver then calls `Scheduler.on_call_finished` when it is over.
         call_later: Calls a function where the run lives, after some seconds.
-        deliver: Takes an outcome; returns None.
+        deliver: Takes an outcome; returns None. It should be one call, such as `list.append`, that nothing interrupts.
+        delivered: Called after an outcome was taken; None if nobody waits for it.
         on_finished: Called once, when the run is over.
     """
 
     start: Callable[[Call], object]
     call_later: Callable[[float, Callable[[], object]], object]
     deliver: Callable[[Outcome[Any]], object]
+    delivered: Callable[[], object] | None
     on_finished: Callable[[], object]

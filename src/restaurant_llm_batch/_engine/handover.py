@@ -66,6 +66,7 @@ class Handover:
         reader: The items.
 
     Attributes:
+        deliver: Takes an outcome; `wake` is to be called after it.
         items: Items that a caller has read and the run has not taken.
         room: How many items the run asks a caller to read; 0 while it asks for none.
         driver: Runs the run; None before it has begun.
@@ -85,6 +86,7 @@ class Handover:
         self._run = run
         self._reader = reader
         self._outcomes: deque[Outcome[Any]] = deque()
+        self.deliver: Callable[[Outcome[Any]], object] = self._outcomes.append
         self._on_left: list[Callable[[], object]] = []
         self._claim = [True]
         self._unbegun = False
@@ -106,11 +108,6 @@ class Handover:
         """Set the driver, and return whether it should run."""
         self.driver = driver
         return not self.cancelled
-
-    def deliver(self, outcome: Outcome[Any]) -> None:
-        """Hand an outcome over."""
-        self._outcomes.append(outcome)
-        self.wake()
 
     def request_items(self, room: int) -> None:
         """Ask a caller to read at most `room` items."""
@@ -221,5 +218,4 @@ class Handover:
     def _fail(self, item: RunItem) -> None:
         outcome = self._run.recorder.item_finished(item, None, self._run.stop_error())
         if not item.delivered:
-            append: Callable[[Outcome[Any]], object] = self._outcomes.append
-            item.delivered = append(outcome) is None  # both or neither, also if an interrupt lands here
+            item.delivered = self.deliver(outcome) is None  # both or neither, also if an interrupt lands here

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, Generic, TypeVar, cast
 
 from ..errors import ConfigurationError, OutputError, RunStopped
@@ -54,10 +55,6 @@ class RunItem:
     delivered: bool = False
 
 
-_NOTHING = object()
-"""In place of an input item while none is being read."""
-
-
 class ItemReader:
     """
     Reads items, lazily if the input is lazy.
@@ -83,7 +80,7 @@ class ItemReader:
         self._read: Iterator[RunItem]  # of a collection
         self._items: Iterator[Any]  # of any other iterable
         self._index = -1  # of the latest lazy item
-        self._raw: Any = _NOTHING
+        self._raw: list[Any] = []  # what was taken from the input and not read yet
         self._latest: RunItem | None = None
         if hasattr(items, "__aiter__"):
             raise ConfigurationError(
@@ -110,14 +107,24 @@ class ItemReader:
         if self.total is not None:
             self._latest = item = next(self._read)
             return item
-        self._index, self._raw = self._index + 1, next(self._items)
-        self._latest, self._raw = self._read_lazily(self._index, self._raw), _NOTHING
+        self._raw.extend(islice(self._items, 1))  # one call, so that nothing is taken and lost
+        if not self._raw:
+            raise StopIteration
+        self._latest, self._index, self._raw = (
+            self._read_lazily(self._index + 1, self._raw[0]),
+            self._index + 1,
+            [],
+        )
         return self._latest
 
     def unfinished(self) -> RunItem | None:
         """Return the item read last if its outcome was not handed over: an interrupt, or the run's end, came before."""
-        if self._raw is not _NOTHING:
-            self._latest, self._raw = _unread(self._index, self._raw), _NOTHING
+        if self._raw:
+            self._latest, self._index, self._raw = (
+                _unread(self._index + 1, self._raw[0]),
+                self._index + 1,
+                [],
+            )
         latest = self._latest
         return None if latest is None or latest.delivered else latest
 

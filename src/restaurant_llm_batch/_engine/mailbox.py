@@ -17,7 +17,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable
-from queue import Empty, SimpleQueue
+from contextlib import suppress
 from time import monotonic
 from typing import Any, Protocol, TypeAlias
 
@@ -62,17 +62,24 @@ class Mailbox(Protocol):
 
 
 class ThreadMailbox:
-    """The mailbox of the thread that creates it; it runs actions when the thread calls `run_pending` or `wait`."""
+    """
+    The mailbox of the thread that creates it; it runs actions when the thread calls `run_pending` or `wait`.
+
+    Not a `SimpleQueue`: its `get` waits for ever if the time is up by the time that it finds its lock free and the
+    queue empty, which happens after a `put` that was taken without waiting (CPython 3.11 to 3.13).
+    """
 
     def __init__(self) -> None:
         self._ident = threading.get_ident()
-        self._actions: SimpleQueue[Action] = SimpleQueue()
+        self._actions: deque[Action] = deque()
         self._closed = False
+        self._posted = threading.Lock()  # as a binary semaphore: free if something was posted
+        self._posted.acquire()
 
     @property
     def has_actions(self) -> bool:
         """Whether posted actions wait to be run."""
-        return not self._actions.empty()
+        return bool(self._actions)
 
     def post(self, action: Action) -> bool:
         """Run `action` in the thread: at once if called there. Return False if the mailbox is closed."""
@@ -85,7 +92,8 @@ class ThreadMailbox:
         """Run `action` in the thread, after the current action. Return False if the mailbox is closed."""
         if self._closed:
             return False
-        self._actions.put(action)
+        self._actions.append(action)
+        self.wake()
         return True
 
     def post_unattended(self, action: Action) -> bool:
@@ -102,15 +110,17 @@ class ThreadMailbox:
 
     def wake(self) -> None:
         """Make `run_pending` return. Safe in a signal handler."""
-        self._actions.put(_do_nothing)
+        if self._posted.locked():
+            with suppress(RuntimeError):  # another thread has done so since
+                self._posted.release()
 
     def run_pending(self, timeout: float | None = None) -> None:
         """Wait for one action and run it; return without one after `timeout` seconds, or earlier."""
+        if not self._actions:
+            self._posted.acquire(timeout=POLL_INTERVAL if timeout is None else min(timeout, POLL_INTERVAL))
         try:
-            action = self._actions.get(
-                timeout=POLL_INTERVAL if timeout is None else min(timeout, POLL_INTERVAL)
-            )
-        except Empty:
+            action = self._actions.popleft()
+        except IndexError:
             return
         action()
 
@@ -123,7 +133,7 @@ class ThreadMailbox:
     def close(self) -> None:
         """Accept no more actions, and run those already posted, so that no slot is lost."""
         self._closed = True
-        while not self._actions.empty():
+        while self._actions:
             self.run_pending(0)
 
 
@@ -189,12 +199,16 @@ class EventLoopMailbox:
             return False
         self._actions.append(action)
         if not self._notified:
-            self._notified = True
             try:
-                self._call_soon(self._notify)
+                self._notified = True
+                # The event is read after the action is there: `run_pending` replaces it before it looks for actions.
+                self._call_soon(self._pending.set)
             except self._closed_error:
                 self._notified = False
                 return False
+            except BaseException:
+                self._notified = False  # otherwise no later action would be noticed
+                raise
         return True
 
     def wake(self) -> None:
@@ -214,9 +228,6 @@ class EventLoopMailbox:
         self._closed = True
         while self._actions:
             self._actions.popleft()()
-
-    def _notify(self) -> None:
-        self._pending.set()
 
 
 def event_loop_clock() -> Clock:
@@ -260,7 +271,3 @@ def is_being_cancelled() -> bool:
     except RuntimeError:
         return True  # trio: only trio itself can make a Cancelled
     return task is None or task.cancelling() > 0
-
-
-def _do_nothing() -> None:
-    pass

@@ -9,8 +9,10 @@ its item fail. It reads the time from `RunState`.
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Sequence
 from functools import partial
+from operator import call, itemgetter
 from typing import Any, Protocol
 
 from .._config.stopping import StopMonitor, TokenEstimate
@@ -98,9 +100,8 @@ class RunRecorder:
         self._shortage_logged = False
         self._tracebacks = SharedTracebacks()
         self._ended: RunEnded | None = None
-        self._end_unseen: list[
-            Observer
-        ] = []  # the observers that have not seen the run's end, last one first
+        self._end_unseen: deque[Observer] = deque()  # those that saw the run's start, but not its end
+        self._end_seen: deque[object] = deque(maxlen=1)
 
     @property
     def stats(self) -> RunStats:
@@ -115,8 +116,15 @@ class RunRecorder:
         """Record that the run starts, with `total` items if that is known."""
         run = self._run
         run.started_at = self.counters.started_at = self.counters.latest = now = run.now()
-        self._end_unseen = list(reversed(self._observers))
-        self.emit(RunStarted(run.number, now, total, run.task.name))
+        event = RunStarted(run.number, now, total, run.task.name)
+        for observer in self._observers:
+            try:
+                # In one call: after an interrupt, an observer has seen the start and is to see the end, or neither.
+                seen = zip((observer,), map(observer, (event,)), strict=False)
+                self._end_unseen.extend(map(itemgetter(0), seen))
+            except Exception:
+                self._end_unseen.append(observer)
+                log.exception(_OBSERVER_FAILED)
 
     def finish(self) -> None:
         """Record that the run is over, if it had started. Calling it again does nothing."""
@@ -127,9 +135,8 @@ class RunRecorder:
             self._ended = RunEnded(self._run.number, self._run.now(), self.stats)
         while unseen:
             try:
-                unseen.pop()(
-                    self._ended
-                )  # on one line, so that an interrupt leaves none out and none told twice
+                # In one call too: popped and called, or neither.
+                self._end_seen.extend(map(call, map(deque.popleft, (unseen,)), (self._ended,)))
             except Exception:
                 log.exception(_OBSERVER_FAILED)
 

@@ -241,9 +241,9 @@ class Scheduler:
 
     def cancel(self, failure: BaseException | None = None) -> None:
         """End everything now: open items fail as stopped, and replies that arrive later are ignored."""
+        self.failure = self.failure or failure
         if not self.finished:
             self.finished = self.cancelled = self._exhausted = True
-            self.failure = self.failure or failure
             self.end()
 
     def end(self) -> None:
@@ -422,6 +422,8 @@ class Scheduler:
         if not item.delivered:
             item.delivered = self._callbacks.deliver(outcome) is None  # both or neither
             self._undelivered += not self._collect
+            if self._callbacks.delivered is not None:
+                self._callbacks.delivered()
 
     def _after_event(self) -> None:
         if self.run.stopped is not None:

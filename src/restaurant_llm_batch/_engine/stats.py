@@ -32,7 +32,7 @@ class RunCounters:
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cached_tokens = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._in_flight: Counter[str] = Counter()
         self._peak: dict[str, int] = {}
 

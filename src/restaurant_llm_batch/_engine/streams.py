@@ -22,7 +22,8 @@ from .resources import Lease
 from .run import RunState
 
 T = TypeVar("T")
-MakeDriver: TypeAlias = Callable[[Callable[[Outcome[Any]], object]], ConcurrentDriver]
+MakeDriver: TypeAlias = Callable[[Callable[[Outcome[Any]], object], Callable[[], object]], ConcurrentDriver]
+"""Makes a driver that delivers outcomes by the first function, and calls the second one after each."""
 
 
 class BlockingRun(Protocol):
@@ -220,7 +221,9 @@ class OutcomeStream(Iterator[Success[T] | Failure], Generic[T]):
 
     def __del__(self) -> None:
         # Runs in any thread, at any moment, perhaps while that thread holds a lock: it must not block.
-        self._session.abandon()
+        session = self.__dict__.get("_session")  # none, if an interrupt kept it from being made
+        if session is not None:
+            session.abandon()
 
 
 class Channel:
@@ -233,11 +236,6 @@ class Channel:
         self.failure: BaseException | None = None
         self.abandoned = False
         self._changed: anyio.Event | None = None
-
-    def deliver(self, outcome: Outcome[Any]) -> None:
-        """Hand over an outcome; it occupies the window until it is read."""
-        self.outcomes.append(outcome)
-        self.notify()
 
     def notify(self) -> None:
         """Wake the stream."""
@@ -254,7 +252,7 @@ class Channel:
         """Run to the end; an exception is kept for the stream, also an interrupt that lands here."""
         try:
             if not self.abandoned:
-                self.driver = make_driver(self.deliver)
+                self.driver = make_driver(self.outcomes.append, self.notify)
                 run.recorder.start(total)
                 if not self.abandoned:  # `abandon` sets this, then reads the driver
                     await self.driver.run()
@@ -351,13 +349,16 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
         outcomes: list[Outcome[Any]] = []
         if channel is not None:
             channel.abandon()
+            if channel.driver is not None:
+                channel.driver.scheduler.cancel()  # at once: after an interrupt, it must not go on before that
             await channel.finished.wait()
             move_all(channel.outcomes, outcomes)
         return outcomes
 
     def __del__(self) -> None:
-        if self._channel is not None:
-            self._channel.abandon()
+        channel = self.__dict__.get("_channel")  # none, if an interrupt kept the stream from being made
+        if channel is not None:
+            channel.abandon()
 
 
 def attach_report(error: BaseException, outcomes: list[Any], stats: RunStats) -> None:

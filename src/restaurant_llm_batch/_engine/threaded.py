@@ -76,7 +76,8 @@ class ThreadedDriver:
         reader: Notified when an item has ended.
         window: Most items open at once.
         threads: The worker threads for blocking calls.
-        deliver: Takes outcomes.
+        deliver: Takes outcomes, in one call that nothing interrupts.
+        delivered: Called after each.
         collect: Whether outcomes leave the window as soon as they are delivered.
     """
 
@@ -88,6 +89,7 @@ class ThreadedDriver:
         window: int,
         threads: DaemonThreadPool,
         deliver: Callable[[Outcome[Any]], object],
+        delivered: Callable[[], object] | None = None,
         *,
         collect: bool,
     ) -> None:
@@ -96,7 +98,7 @@ class ThreadedDriver:
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = count()
         self._now = run.now
-        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, self.mailbox.wake)
+        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, delivered, self.mailbox.wake)
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 
     def run(self) -> None:

@@ -61,6 +61,9 @@ class PriorityWaitQueue(ABC):
     """
     A priority queue of tickets; the base of the limiters' states. Its methods return the tickets they admit.
 
+    A ticket and the numbers of those that wait and are in flight change in one statement without a call, which no
+    interrupt splits: whatever an interrupt leaves undone, cancelling or releasing the ticket undoes.
+
     Tickets are admitted by (priority, sequence, order of enqueueing). The first ticket in the queue is never overtaken,
     not even by a lighter one.
 
@@ -87,18 +90,15 @@ class PriorityWaitQueue(ABC):
         return False
 
     def _wait(self, ticket: Ticket) -> None:
-        ticket.state = _WAITING
-        self.waiting += 1
+        ticket.state, self.waiting = _WAITING, self.waiting + 1
         self._enqueued += 1
         heappush(self._queue, (ticket.priority, ticket.sequence, self._enqueued, ticket))
 
     def cancel(self, ticket: Ticket) -> list[Ticket]:
         """Remove a ticket that waits, or release one that was just admitted."""
         if ticket.state is _WAITING:
-            ticket.state = (
-                _GONE  # stays in the heap until it surfaces, or until most of the heap is cancelled
-            )
-            self.waiting -= 1
+            # It stays in the heap until it surfaces, or until most of the heap is cancelled.
+            ticket.state, self.waiting = _GONE, self.waiting - 1
             if len(self._queue) > 2 * self.waiting + 64:
                 self._queue = [queued for queued in self._queue if queued[3].state == _WAITING]
                 heapify(self._queue)
@@ -118,7 +118,6 @@ class PriorityWaitQueue(ABC):
         """Free the slots of an admitted ticket; any other ticket is ignored."""
         if ticket.state is not _ADMITTED:
             return []
-        ticket.state = _GONE
         self._left(ticket, outcome, now)
         return self._admit()
 
@@ -133,12 +132,12 @@ class PriorityWaitQueue(ABC):
         """Return whether a ticket may be admitted now."""
 
     def _enter(self, ticket: Ticket) -> None:
-        """Admit a ticket."""
-        ticket.state = _ADMITTED
+        """Admit a ticket, which may have waited."""
+        ticket.state, self.waiting = _ADMITTED, self.waiting - (ticket.state is _WAITING)
 
-    @abstractmethod
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         """Free the slots that a ticket held."""
+        ticket.state = _GONE
 
     def _admit(self) -> list[Ticket]:
         queue = self._queue
@@ -150,7 +149,6 @@ class PriorityWaitQueue(ABC):
             if ticket.state is _WAITING:  # otherwise it was cancelled, or admitted from a better position
                 if not self._fits(ticket):
                     break
-                self.waiting -= 1
                 self._enter(ticket)
                 admitted.append(ticket)
             heappop(queue)
@@ -193,15 +191,16 @@ class ConcurrencyState(PriorityWaitQueue):
         return not self.in_flight or self.in_flight + ticket.weight <= self.limit
 
     def _enter(self, ticket: Ticket) -> None:
-        ticket.state = _ADMITTED
-        ticket.in_flight_at_admission = self.in_flight = self.in_flight + ticket.weight
+        in_flight, waiting = self.in_flight + ticket.weight, self.waiting - (ticket.state is _WAITING)
+        ticket.state, self.in_flight, self.waiting = _ADMITTED, in_flight, waiting
+        ticket.in_flight_at_admission = in_flight
         if self.controller is not None:
             ticket.epoch = self.controller.epoch
         if self.in_flight > self.peak:
             self.peak = self.in_flight
 
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
-        self.in_flight -= ticket.weight
+        ticket.state, self.in_flight = _GONE, self.in_flight - ticket.weight
         self.latest = max(self.latest, now)
         if self.controller is not None:
             self.controller.record(outcome, ticket.in_flight_at_admission, ticket.epoch, now)
@@ -235,7 +234,7 @@ class LockedState(ABC, Generic[State]):
     def __init__(self) -> None:
         # By process: the parent's calls are not in flight in a forked child, where the parent's lock may be held for
         # ever.
-        self._states = {_fork.count: (threading.Lock(), self._initial_state(None))}
+        self._states = {_fork.count: (threading.RLock(), self._initial_state(None))}
 
     @abstractmethod
     def _initial_state(self, parents: State | None) -> State:
@@ -246,11 +245,11 @@ class LockedState(ABC, Generic[State]):
         """Number of calls that wait."""
         return self._state_for_process()[1].waiting
 
-    def _state_for_process(self) -> tuple[threading.Lock, State]:
+    def _state_for_process(self) -> tuple[threading.RLock, State]:
         state = self._states.get(_fork.count)
         if state is None:
             (_, parents), *_ = self._states.values()
-            state = self._states.setdefault(_fork.count, (threading.Lock(), self._initial_state(parents)))
+            state = self._states.setdefault(_fork.count, (threading.RLock(), self._initial_state(parents)))
         return state
 
 
@@ -320,7 +319,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
             self._notify_admitted(admitted, lock, state)
 
     @staticmethod
-    def _notify_admitted(admitted: list[Ticket], lock: threading.Lock, state: ConcurrencyState) -> None:
+    def _notify_admitted(admitted: list[Ticket], lock: threading.RLock, state: ConcurrencyState) -> None:
         while admitted:
             ticket = admitted.pop(0)
             if ticket.on_admitted() is False:

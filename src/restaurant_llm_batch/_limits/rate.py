@@ -59,6 +59,7 @@ class RateQueue(PriorityWaitQueue):
 
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         """Free nothing: `record_usage` settles the tokens with the pacer."""
+        super()._left(ticket, outcome, now)
 
     def _fits(self, ticket: Ticket) -> bool:
         return self.pacer.ready_at(ticket.weight, self.now) <= self.now
