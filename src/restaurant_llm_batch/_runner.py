@@ -334,7 +334,7 @@ class BatchRunner:
         def begin(lease: Lease) -> BlockingRun:
             threads = lease.threads
             if not self.strategy.is_concurrent:
-                return SequentialDriver(run, reader)
+                return SequentialDriver(run, reader, collect=collect)
             if lease.loop_thread is None:
                 launch = in_thread(partial(make_driver, ThreadedDriver, threads), threads)
             else:

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from .._foreign import own_exception
 from ..cancellation import run_with_token
 from ..errors import ConfigurationError
 from ..outcomes import Outcome
-from ..steps import Gather, Sleep, drive
+from ..steps import Sleep, drive
 from .call import RETURNED, RUNNING, Call
 from .frames import EngineFlow, EngineStep
 from .handover import Outcomes
@@ -30,9 +31,17 @@ from .run import RunState, log
 
 
 class SequentialDriver:
-    """Runs items one after the other, each when `take` is called."""
+    """
+    Runs items one after the other, each when `take` is called.
 
-    def __init__(self, run: RunState, reader: ItemReader) -> None:
+    Args:
+        run: The run.
+        reader: The items.
+        collect: Whether one call of `take` is to run all items.
+    """
+
+    def __init__(self, run: RunState, reader: ItemReader, *, collect: bool) -> None:
+        self._collect = collect
         self._run = run
         self._recorder = run.recorder
         self._reader = reader
@@ -47,50 +56,59 @@ class SequentialDriver:
         self._limited = run.time_limits.run is not None or run.time_limits.item is not None
 
     def take(self, into: Outcomes) -> bool:
-        """Run the next item and put its outcome into a list; return False if there is none, or the run was stopped."""
+        """
+        Run the next item and put its outcome into a list; if they are collected, run all of them.
+
+        Returns:
+            Whether the run may go on.
+        """
         self._busy = True
         if not self._cancelled:
             self._mailbox.move_here()
-            self._over = not self._run_next(into)
+            self._over = not run_with_token(self._run.cancel_token, partial(self._run_items, into))
         self._busy = False
         if self._over or self._cancelled:
             self._finish(into)
         return not self._over
 
-    def _run_next(self, into: Outcomes) -> bool:
-        """Run the next item; return False if there is none."""
-        run = self._run
-        run.check_run_timeout()
-        if run.stopped is not None:
-            return False
-        item = next(self._reader, None)
-        if item is None:
-            return False
-        if item.bad is None:
-            run.enter_window(item)
-            self._recorder.item_started(item)
-            flow = self._flow = run_item(item, run)
-            try:
-                value = drive(flow, lambda step: self._perform(step, item))
-            except Exception as error:
-                self._recorder.item_finished(item, None, error)
-            except BaseException as fatal:
-                own = own_exception(fatal, "the task")
-                if own is None:
-                    raise
-                self._recorder.item_finished(item, None, own)
-            else:
-                self._recorder.item_finished(item, value, None)
-            self._flow = None
-        self._deliver(item, into)
-        return True
+    def _run_items(self, into: Outcomes) -> bool:
+        """Run the next item, or all of them if they are collected; return False if there are no more."""
+        run, recorder = self._run, self._recorder
+        while True:
+            run.check_run_timeout()
+            if run.stopped is not None:
+                return False
+            item = next(self._reader, None)
+            if item is None:
+                return False
+            if item.bad is None:
+                run.enter_window(item)
+                recorder.item_started(item)
+                flow = self._flow = run_item(item, run)
+                try:
+                    value = drive(flow, partial(self._perform, item))
+                except Exception as error:
+                    recorder.item_finished(item, None, error)
+                except BaseException as fatal:
+                    own = own_exception(fatal, "the task")
+                    if own is None:
+                        raise
+                    recorder.item_finished(item, None, own)
+                else:
+                    recorder.item_finished(item, value, None)
+                self._flow = None
+            self._deliver(item, into)
+            if not self._collect:
+                return True
 
     def _deliver(self, item: RunItem, into: Outcomes) -> None:
-        if item.outcome is None:
-            self._recorder.item_finished(item, None, None if item.bad else self._run.stop_error())
-        if item.outcome is not None and not item.delivered:
-            append: Callable[[Outcome[Any]], object] = into.append
-            item.delivered = append(item.outcome) is None  # both or neither, also if an interrupt lands here
+        append: Callable[[Outcome[Any]], object] = into.append
+        outcome = item.outcome
+        if outcome is None:  # a bad item, or one that was interrupted
+            error = None if item.bad else self._run.stop_error()
+            outcome = self._recorder.item_finished(item, None, error)
+        if not item.delivered:
+            item.delivered = append(outcome) is None  # both or neither, also if an interrupt lands here
         self._reader.item_finished(item)
 
     def check_stop(self) -> None:
@@ -142,7 +160,9 @@ class SequentialDriver:
             log.exception("a flow raised while it was being closed")
         self._flow = None
 
-    def _perform(self, step: EngineStep, item: RunItem) -> Any:
+    def _perform(self, item: RunItem, step: EngineStep) -> Any:
+        if type(step) is Call:
+            return self._make(step, item)
         if isinstance(step, WaitForCallback):
             return self._subscribe(step, item)
         if isinstance(step, NotifyCell):
@@ -152,25 +172,28 @@ class SequentialDriver:
                 "a flow passed to once() uses its own key, or one that waits for it, so it would wait for itself"
             )
         if isinstance(step, Sleep):
-            return self._sleep(step, item)
-        if isinstance(step, Gather):
-            raise TypeError("a sequential plan does not run flows concurrently")
-        self._call = step
+            return self._sleep(step)
+        raise TypeError("a sequential plan does not run flows concurrently")
+
+    def _make(self, call: Call, item: RunItem) -> Any:
+        """Make a call, and return its answer or raise its error."""
+        self._call = call
         try:
-            self._acquire(step, item)
-            step.state = RUNNING
-            step.started_at = self._run.now()
+            self._acquire(call, item)
+            call.state = RUNNING
+            call.started_at = self._run.now()
             if self._run.time_limits.call is not None or item.deadline is not None:
-                self._run.set_call_deadline(step, item)
-            self._recorder.call_started(step, item)
-            answer, error = run_with_token(self._run.cancel_token, step.run_blocking)
-            step.record_outcome(error)
-            step.state = RETURNED
-            self._give_back()
+                self._run.set_call_deadline(call, item)
+            self._recorder.call_started(call, item)
+            answer, error = call.run_blocking()
+            call.record_outcome(error)
+            call.state = RETURNED
+            call.release()
+            self._call = None
         except BaseException:
             self._give_back()
             raise
-        self._recorder.call_finished(step, item, answer, error)
+        self._recorder.call_finished(call, item, answer, error)
         if error is not None:
             raise error
         if self._limited:
@@ -199,7 +222,7 @@ class SequentialDriver:
                 call.cancel_acquire()
             self._call = None
 
-    def _sleep(self, step: Sleep, item: RunItem) -> None:
+    def _sleep(self, step: Sleep) -> None:
         self._mailbox.wait(step.seconds, self._run.now, unless=lambda: self._run.stopped is not None)
         if self._run.stopped is not None:
             raise self._run.stop_error()
