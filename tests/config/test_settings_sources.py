@@ -59,7 +59,15 @@ TARGETS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "transport": (HTTPTransport, ()),
     "vocabulary": (
         ExtractVocabulary,
-        ("plan", "max_concurrent_sequences", "language", "max_tokens", "temperature"),
+        (
+            "plan",
+            "max_concurrent_sequences",
+            "language",
+            "max_tokens",
+            "temperature",
+            "instructions",
+            "replace_instructions",
+        ),
     ),
     # Objects of the user's own, and what other targets make.
     "openai": (OpenAILLM, ("client", "async_client", "transport", "timeout")),

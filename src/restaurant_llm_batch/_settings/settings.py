@@ -397,6 +397,13 @@ class BatchSettings(BaseSettings):
         4.0, "transport.keepalive_expiry", "Seconds for which an idle connection is kept.", ge=0
     )
 
+    batch_max_answer: int = setting(
+        64 * 2**20,
+        "transport.max_answer qdrant.max_answer",
+        "Bytes of an answer at most, when it is decompressed.",
+        ge=1,
+    )
+
     # Search
     batch_search_backend: Literal["embedded", "qdrant"] = setting(
         "embedded",
