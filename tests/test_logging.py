@@ -16,6 +16,7 @@ def said(code: str) -> str:
 
 
 @pytest.mark.parametrize("module", ["restaurant_llm_batch", "restaurant_llm_batch._config.stopping"])
+@pytest.mark.sample(1)
 def test_a_program_that_does_not_set_logging_up_is_shown_nothing(module: str) -> None:
     assert said(f"import logging, {module}; {WARN}") == ""
 

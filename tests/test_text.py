@@ -121,6 +121,7 @@ ONE_LINE: dict[str, Callable[[str], str]] = {
 
 @each_nasty
 @pytest.mark.parametrize("border", ONE_LINE.values(), ids=ONE_LINE)
+@pytest.mark.sample(60)
 def test_no_sign_is_obeyed_and_no_line_ends(border: Callable[[str], str], text: str) -> None:
     shown = border(text)
 
@@ -133,6 +134,7 @@ def test_no_sign_is_obeyed_and_no_line_ends(border: Callable[[str], str], text: 
 
 
 @each_nasty
+@pytest.mark.sample(6)
 def test_json_keeps_its_meaning(text: str) -> None:
     whole = text.encode("utf-8", "replace").decode()
 
@@ -194,6 +196,7 @@ def test_a_border_takes_time_in_proportion_to_the_text(border: Callable[[str], o
 
 
 @each_nasty
+@pytest.mark.sample(6)
 def test_tables_of_the_command_line_show_no_sign_that_is_obeyed(text: str) -> None:
     source = NamedItems(label=text, ids=[text], names={text: text})
     shown = printed(_tables.failures_table([failure(text)], source))
@@ -208,7 +211,7 @@ def test_tables_of_the_command_line_show_no_sign_that_is_obeyed(text: str) -> No
 
 
 @pytest.mark.parametrize("name", [name for name in NASTY if "long" not in name])
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 def test_the_command_line_prints_no_sign_that_is_obeyed(name: str, tmp_path: Path) -> None:
     text = NASTY[name]
     reviews = tmp_path / "reviews.jsonl"
@@ -234,6 +237,7 @@ def test_the_command_line_prints_no_sign_that_is_obeyed(name: str, tmp_path: Pat
 
 
 @each_nasty
+@pytest.mark.sample(6)
 def test_a_file_of_results_has_one_line_for_each_record(text: str, tmp_path: Path) -> None:
     path = tmp_path / "out.jsonl"
     with path.open("wb") as file:
@@ -247,6 +251,7 @@ def test_a_file_of_results_has_one_line_for_each_record(text: str, tmp_path: Pat
 
 
 @each_nasty
+@pytest.mark.sample(4)
 def test_the_log_of_the_service_has_one_line_for_each_record(
     text: str, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -449,6 +449,7 @@ def test_a_second_ctrl_c_cancels_at_once_and_keeps_what_is_done(
         ("vocabulary", "--llm-concurrency", "of 6 documents read"),
     ],
 )
+@pytest.mark.sample(1)
 def test_ctrl_c_means_the_same_to_every_command(
     child: Callable[..., subprocess.Popen[str]], command: str, limit: str, said: str
 ) -> None:
@@ -468,6 +469,7 @@ def run_python(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("missing", ["click", "rich"])
+@pytest.mark.sample(1)
 def test_without_its_extra_the_command_says_in_one_line_what_to_install(missing: str) -> None:
     done = run_python(
         "-c",

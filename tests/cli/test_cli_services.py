@@ -44,7 +44,7 @@ def reviews(tmp_path: Path) -> Path:
     [*(("summarize", stage) for stage in ("1", "4", "threaded")), *((command, "4") for command in OTHERS)],
 )
 @pytest.mark.parametrize("llm", ["vllm", "openai"])
-@pytest.mark.sample(7)
+@pytest.mark.sample(4)
 def test_a_service_is_one_word_and_an_address(
     llm: str, command: str, stage: str, reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

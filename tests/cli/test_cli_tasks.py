@@ -101,6 +101,7 @@ class Picky(OfflineLLM):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.sample(2)
 def test_the_sample_is_done_on_a_fresh_machine_without_any_option(command: str) -> None:
     result = invoke(command)
     assert result.exit_code == 0, result.output
@@ -113,7 +114,7 @@ def test_the_sample_is_done_on_a_fresh_machine_without_any_option(command: str) 
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_every_stage_gives_the_same_results(command: str) -> None:
     path = write(*REVIEWS)
     written = []
@@ -438,6 +439,7 @@ def test_chunks_that_fail_are_shown_where_they_are_and_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.sample(2)
 def test_with_a_store_a_second_run_asks_nothing_and_says_so(command: str) -> None:
     reviews = write(*REVIEWS)
     asked: list[LLMRequest] = []

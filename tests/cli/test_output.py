@@ -261,6 +261,7 @@ def test_a_command_makes_output_and_store_for_their_owner_only(reviews: Path, tm
 @pytest.mark.parametrize(
     "words", [["--help"], ["sentiment", "-q"], ["search", "--restaurant", "ko-1", "친절"]]
 )
+@pytest.mark.sample(1)
 def test_a_full_disk_under_the_terminals_output_is_a_sentence_too(words: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(

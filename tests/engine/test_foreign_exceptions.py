@@ -80,6 +80,7 @@ def run(strategy: Strategy, task: Any, backend: Backend) -> Any:
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
 @pytest.mark.parametrize("make", PANICS.values(), ids=PANICS)
 @pytest.mark.parametrize("task", [asking, searching, sharing])
+@pytest.mark.sample(20)
 def test_a_panic_of_a_backend_fails_its_item_only(
     task: Any, make: Callable[[], BaseException], strategy: Strategy
 ) -> None:

@@ -113,6 +113,7 @@ def test_the_slot_of_a_late_blocking_call_is_free_when_its_thread_returns() -> N
 
 
 @pytest.mark.parametrize("strategy", strategies(CONCURRENT))
+@pytest.mark.sample(1)
 def test_time_in_the_queue_is_not_a_calls_time(strategy: Strategy) -> None:
     runner = BatchRunner(
         llm=Model(), strategy=strategy, limits=Limits(llm=1), time_limits=TimeLimits(call=1.0)
@@ -125,6 +126,7 @@ def test_time_in_the_queue_is_not_a_calls_time(strategy: Strategy) -> None:
 
 
 @pytest.mark.parametrize("strategy", strategies(CONCURRENT))
+@pytest.mark.sample(1)
 def test_time_in_the_queue_is_an_items_time(strategy: Strategy) -> None:
     model = Model()
     runner = BatchRunner(llm=model, strategy=strategy, limits=Limits(llm=1), time_limits=TimeLimits(item=1.0))

@@ -139,6 +139,7 @@ def test_a_limit_per_minute_is_named() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(1)
 async def test_a_reader_that_takes_its_time_is_no_stall() -> None:
     model = Model()
     model.open.set()

@@ -179,6 +179,7 @@ def test_a_call_that_was_cancelled_before_it_begins_opens_no_connection(
 
 
 @every_backend
+@pytest.mark.sample(1)
 def test_cancelled_at_any_moment_a_call_ends_or_has_its_own_answer(backend: Callable[[str], Any]) -> None:
     random, ended = Random(7), 0
     with LocalServer(answer) as server:
@@ -340,6 +341,7 @@ def dribble(*beginning: bytes) -> Callable[[socket.socket], None]:
     [(HEAD, b"content-length: 100000\r\n\r\n"), (HEAD, b"x-far: away")],
     ids=["body", "headers"],
 )
+@pytest.mark.sample(2)
 def test_an_answer_that_dribbles_for_ever_is_bounded_as_a_whole(
     backend: Callable[..., Any], beginning: tuple[bytes, ...]
 ) -> None:

@@ -50,6 +50,7 @@ def read(
 @pytest.mark.parametrize("size", [0, 1, 17, LIMIT - 1, LIMIT])
 @pytest.mark.parametrize("chunk", [1_000_000, 4096, 999])
 @pytest.mark.parametrize("encoding", [None, "gzip", "deflate", "raw deflate"])
+@pytest.mark.sample(20)
 def test_a_body_up_to_the_limit_is_read_as_it_was_written(
     encoding: str | None, chunk: int, size: int
 ) -> None:
@@ -316,6 +317,7 @@ def test_the_time_is_looked_at_between_two_pieces_of_a_body_that_grows() -> None
 
 
 @pytest.mark.parametrize("how", ["blocking", "asyncio", "trio"])
+@pytest.mark.sample(1)
 def test_the_total_time_holds_while_an_answer_is_decompressed(how: str) -> None:
     transport = HTTPTransport(max_answer=10**12)
     head, _, body = bomb(1).partition(b"\r\n\r\n")  # without its length and its end

@@ -560,6 +560,7 @@ def test_an_error_becomes_what_it_says(kind: type[BackendError], status: int, bo
 
 
 @pytest.mark.parametrize(("kind", "status", "body"), TABLE)
+@pytest.mark.sample(30)
 def test_an_error_that_is_sent_as_text_becomes_the_same(
     kind: type[BackendError], status: int, body: Any
 ) -> None:

@@ -61,6 +61,7 @@ def assert_same_but_for(
 
 
 @with_entries("job", JOBS)
+@pytest.mark.sample(40)
 def test_a_review_changes_the_request_nowhere_but_in_its_own_place(job: str, entry: Entry) -> None:
     texts = ["plain 0", entry.content, "plain 2"]
     requests = asked(job, texts, saying(ANSWER), language=entry.language)

@@ -92,6 +92,7 @@ def serving(model: Any, **limits: Any) -> FastAPI:
     return app
 
 
+@pytest.mark.sample(1)
 async def test_ten_requests_of_fifty_restaurants_share_the_limits_of_the_one_runner(
     nothing_blocks: BlockBuster,
 ) -> None:

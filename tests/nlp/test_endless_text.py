@@ -69,7 +69,7 @@ READERS: dict[str, Callable[[str], object]] = {
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-@pytest.mark.sample(4)
+@pytest.mark.sample(1)
 def test_the_work_for_an_endless_text_grows_with_its_length(
     reader: Callable[[str], object], unit: str
 ) -> None:

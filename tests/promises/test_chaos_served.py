@@ -203,7 +203,7 @@ BROAD = [
 
 @backends
 @pytest.mark.parametrize("mode", BROAD, ids=str)
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_one_of_each_kind_in_one_run(backend: str, mode: Mode) -> None:
     kinds = [kind for kind in KINDS if kind not in STOP_A_RUN]
 
@@ -444,7 +444,7 @@ print(json.dumps([[outcome.index, outcome.ok] for outcome in report.outcomes]))
     ("backend", "strategy"),
     [("openai", "4"), ("vllm", "threaded"), ("runpod", "4"), ("runpod", "threaded"), ("runpod", "1")],
 )
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_ctrl_c_leaves_nothing_at_the_server_and_keeps_what_was_paid_for(
     backend: str, strategy: str, tmp_path: Path
 ) -> None:

@@ -94,7 +94,7 @@ def interrupted(strategy: str, how: str) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_interrupting_run_keeps_what_is_finished_and_ends_at_once(name: str) -> None:
     told = interrupted(STRATEGIES[name], "runner.run(flow, range(10))")
     failures = told["failures"]
@@ -110,7 +110,7 @@ def test_interrupting_run_keeps_what_is_finished_and_ends_at_once(name: str) -> 
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_interrupting_stream_carries_the_outcomes_nobody_took(name: str) -> None:
     how = "done = [o.item_id for o in runner.stream(flow, iter(range(10))) if o.ok]"
     told = interrupted(STRATEGIES[name], how)

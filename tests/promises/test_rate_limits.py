@@ -70,7 +70,7 @@ def most_within(began: list[float], seconds: float) -> int:
 
 
 @pytest.mark.parametrize("strategy", DRIVERS, ids=strategy_name)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_calls_begin_at_the_configured_rate(strategy: Strategy) -> None:
     model = Model()
     limits = Limits(llm=30, requests_per_minute=PER_MINUTE)

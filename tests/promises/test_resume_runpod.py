@@ -346,7 +346,7 @@ async def test_a_call_that_took_too_long_is_not_made_again_while_its_job_may_liv
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("leaves", ["the first", "the second"])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 async def test_two_runs_share_a_job_and_it_is_cancelled_only_when_both_have_left(
     leaves: str, dispatcher: Dispatcher, path: Path
 ) -> None:

@@ -256,6 +256,7 @@ def test_an_hour_of_retries_takes_no_time_on_a_virtual_clock() -> None:
 @pytest.mark.parametrize(
     "strategy", [Strategy.stage(2), Strategy.stage(4), Strategy.threaded()], ids=strategy_name
 )
+@pytest.mark.sample(1)
 def test_a_stream_that_another_thread_closes_ends_for_its_reader(strategy: Strategy) -> None:
     ended: list[Event] = []
 

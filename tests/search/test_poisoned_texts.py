@@ -169,6 +169,7 @@ def test_a_batch_of_poisoned_texts_only_is_left_out_if_the_service_works() -> No
 
 
 @pytest.mark.parametrize("backend", ["embedded", "qdrant"])
+@pytest.mark.sample(1)
 def test_an_outage_is_raised_after_the_retries_with_what_was_indexed_kept_and_said(
     backend: str, waits: list[float]
 ) -> None:
@@ -350,6 +351,7 @@ def test_whatever_texts_are_poisoned_exactly_these_have_errors(poisoned: set[int
 
 
 @pytest.mark.parametrize("how", ["500", "NaN", "400 refused"])
+@pytest.mark.sample(1)
 def test_a_poisoned_query_fails_its_aspect_and_no_other(how: str) -> None:
     """The query of the aspect "price" is the poisoned one."""
 

@@ -235,6 +235,7 @@ async def test_a_cancelled_search_is_cancelled_at_the_server() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("memory", [True, False])
+@pytest.mark.sample(2)
 async def test_the_loop_is_never_blocked(
     server: LocalServer, memory: bool, nothing_blocks: BlockBuster
 ) -> None:

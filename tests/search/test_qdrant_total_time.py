@@ -66,7 +66,7 @@ def dripping(at_once: bytes, slowly: bytes, on_request: Callable[[], object] = l
 
 @pytest.mark.parametrize("how", ["blocking", "asyncio", "trio"])
 @pytest.mark.parametrize("drip", DRIPS.values(), ids=DRIPS)
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 def test_a_server_that_drips_is_given_up_after_the_total_time(drip: tuple[bytes, bytes], how: str) -> None:
     with dripping(*drip) as url:
         search = QdrantSearch("c", url=url, timeout=0.9)

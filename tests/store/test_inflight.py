@@ -251,7 +251,7 @@ async def test_a_followers_better_priority_lifts_the_call(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     "strategy", [Strategy.stage(1), BLOCKING, AWAITED, Strategy.threaded()], ids=strategy_name
 )
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_a_follower_keeps_to_its_own_time_limits(strategy: Strategy, tmp_path: Path) -> None:
     model = Model(3.0)
     store = Store(tmp_path / "run.db")

@@ -28,6 +28,7 @@ def start_child(path: Path, name: str, count: int, in_flight: int) -> subprocess
 
 @pytest.mark.parametrize("in_flight", [2, 64])
 @pytest.mark.parametrize("heard", [1, 700])
+@pytest.mark.sample(2)
 def test_what_was_durable_is_there_after_a_kill(path: Path, in_flight: int, heard: int) -> None:
     child = start_child(path, "child", 1_000_000, in_flight)
     assert child.stdout is not None

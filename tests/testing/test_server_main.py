@@ -18,6 +18,7 @@ QUESTION = {"messages": [{"role": "user", "content": "맛은?"}]}
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.sample(1)
 def test_it_prints_its_address_serves_and_counts_when_it_is_ended(end: signal.Signals) -> None:
     asked = [
         "--seed",
@@ -63,7 +64,7 @@ def test_it_prints_its_address_serves_and_counts_when_it_is_ended(end: signal.Si
         (["--retry-after", "soon"], "invalid"),
     ],
 )
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_what_it_cannot_do_it_says_in_a_line(asked: list[str], words: str) -> None:
     ended = subprocess.run([*MODULE, *asked], capture_output=True, text=True, check=False, timeout=PATIENCE)
 

@@ -164,6 +164,7 @@ async def many(llm: OpenAILLM, calls: int) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(1)
 async def test_no_pool_stops_at_a_hundred_calls(anyio_backend: str) -> None:
     calls = 150
 
@@ -293,6 +294,7 @@ def test_a_server_that_is_not_there_is_transient(mode: str) -> None:
 
 @every_mode
 @pytest.mark.parametrize("timeout", [0.3, Timeout(total=20, read=0.3)])
+@pytest.mark.sample(2)
 def test_a_silent_server_times_out(mode: str, timeout: float | Timeout) -> None:
     refused = pytest.raises(errors.TransientBackendError, match="openai did not answer")
     with LocalServer(lambda seen: Say(chat("late"), after=30)) as server, refused:

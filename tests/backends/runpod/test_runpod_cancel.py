@@ -85,6 +85,7 @@ def nothing_is_left(dispatcher: Dispatcher) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(1)
 async def test_cancelling_a_scope_at_any_moment_leaves_no_job(dispatcher: Dispatcher, llm: RunPodLLM) -> None:
     random = Random(1)
     ended: list[int] = []
@@ -110,6 +111,7 @@ async def test_cancelling_a_scope_at_any_moment_leaves_no_job(dispatcher: Dispat
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(1)
 async def test_cancelling_all_calls_at_once_leaves_no_job(dispatcher: Dispatcher, llm: RunPodLLM) -> None:
     async def call(question: str) -> None:
         with suppress(errors.RateLimited):

@@ -132,7 +132,7 @@ CANCELLED = [*map(Strategy.stage, (1, 2, 3, 4)), Strategy.threaded()]
 
 @pytest.mark.parametrize("natively", [False, True], ids=["by its scope", "by asyncio"])
 @pytest.mark.parametrize("strategy", CANCELLED, ids=strategy_name)
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_cancelling_a_run_at_any_moment_leaves_no_job(strategy: Strategy, natively: bool) -> None:
     random = Random(str(strategy))
     with Dispatcher(

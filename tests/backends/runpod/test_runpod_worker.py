@@ -148,6 +148,7 @@ def test_a_cancelled_job_is_stopped_at_the_worker(dispatcher: Dispatcher) -> Non
 
 
 @pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()])
+@pytest.mark.sample(1)
 def test_fifty_restaurants_pass_through_the_runner(dispatcher: Dispatcher, strategy: Strategy) -> None:
     def flow(item: int) -> Flow[str]:
         reply = yield from complete(asking(f"new: restaurant {item}"))
