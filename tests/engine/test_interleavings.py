@@ -142,7 +142,7 @@ class Trial:
             assert kinds.count(ItemEnded) == len(self.outcomes)
 
 
-@pytest.mark.hardening(small=10, full=25_000)
+@pytest.mark.hardening(small=6, full=25_000)
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_each_outcome_is_in_one_place_whatever_the_order_of_the_threads(name: str, trials: int) -> None:
     for seed in range(trials):

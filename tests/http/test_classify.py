@@ -692,6 +692,7 @@ def test_whatever_a_service_sends_is_one_of_our_errors(status: int | None, body:
 @pytest.mark.parametrize(
     "unit", ["exceed", "too many ", "<script", "a_", "try again ", "'", "limit: 1 ", '"{', "key="]
 )
+@pytest.mark.slow  # by default test_linear_work.py looks at this reader too
 def test_the_work_for_an_errors_text_grows_with_its_length(unit: str) -> None:
     def read(text: str) -> None:
         for body in (text, f"<html>{text}", {"error": {"message": text, "param": text}}):

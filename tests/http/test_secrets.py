@@ -15,6 +15,7 @@ KEY = "sk-live-0123456789abcdef"
 
 
 @pytest.mark.parametrize("unit", ["a", "*", "a*", "***", "a***", "*** ", KEY, f"{KEY} ", "'", '"a***b" '])
+@pytest.mark.slow  # by default test_linear_work.py looks at this reader too
 def test_the_work_for_a_page_grows_with_its_length(unit: str) -> None:
     assert_linear(Secret(KEY).redact, unit, 20_000)
 

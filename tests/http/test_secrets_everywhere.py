@@ -273,7 +273,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("restaurant_llm_batch.backends.runpod._flows.CANCEL_WAITS", (0.001,))
 
 
-@pytest.mark.hardening(small=24, full=4000)
+@pytest.mark.hardening(small=12, full=4000)
 def test_what_a_service_or_a_proxy_repeats_stands_nowhere(
     trials: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

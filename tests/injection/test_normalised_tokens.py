@@ -120,7 +120,7 @@ def test_the_forms_are_tokens_if_they_are_not_escaped() -> None:
     assert seen > 0.7 * len(every[::97])
 
 
-@pytest.mark.hardening(small=4_500, full=sys.maxunicode)
+@pytest.mark.hardening(small=1_500, full=sys.maxunicode)
 def test_no_character_becomes_a_sign_that_ends_the_string_or_opens_a_tag(trials: int) -> None:
     """Whatever it is: with one character between two letters, the string has its two quotes, and no bracket."""
     most = [

@@ -69,7 +69,7 @@ READERS: dict[str, Callable[[str], object]] = {
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
 @pytest.mark.parametrize("reader", READERS.values(), ids=READERS)
-@pytest.mark.sample(1)
+@pytest.mark.slow  # by default test_linear_work.py looks at this reader too
 def test_the_work_for_an_endless_text_grows_with_its_length(
     reader: Callable[[str], object], unit: str
 ) -> None:
@@ -79,6 +79,7 @@ def test_the_work_for_an_endless_text_grows_with_its_length(
 
 
 @pytest.mark.parametrize("unit", ["가", "었", "했었겠", "하해했드림", "음식이너무맛있고"])
+@pytest.mark.slow  # by default test_linear_work.py looks at this reader too
 def test_the_work_for_an_endless_korean_word_grows_with_its_length(unit: str) -> None:
     assert_linear(lambda word: (korean.stem(word + "다"), LEXICON.concept(word)), unit, LENGTH)
 

@@ -73,7 +73,7 @@ def damaged(whole: bytes, random: Random) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.hardening(small=40, full=10_000)
+@pytest.mark.hardening(small=24, full=10_000)
 def test_flipped_bits_are_never_a_wrong_answer_nor_a_failure_that_stays(path: Path, trials: int) -> None:
     whole = write(path)
     for seed in range(trials):

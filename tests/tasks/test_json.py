@@ -115,6 +115,7 @@ def test_a_name_with_two_values_is_a_conflict_only_where_that_matters() -> None:
     ],
     ids=repr,
 )
+@pytest.mark.slow  # by default test_linear_work.py looks at this reader too
 def test_the_work_grows_with_the_text_and_not_with_its_square(piece: str) -> None:
     """Counted in the reader's steps, which do not depend on how busy the machine is."""
     import restaurant_llm_batch.tasks._json as module

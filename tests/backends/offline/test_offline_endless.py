@@ -84,7 +84,7 @@ def shipped() -> list[str]:
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)
-@pytest.mark.sample(1)
+@pytest.mark.slow  # by default test_linear_work.py looks at this reader too
 def test_the_work_for_an_endless_text_grows_with_its_length(unit: str) -> None:
     for number in range(len(about(""))):
 
@@ -124,6 +124,7 @@ def test_any_text_gives_clean_answers_of_the_right_shape(text: str, language: st
     assert all(phrase["phrase"] in phrase["meaning"] for phrase in found)
 
 
+@pytest.mark.slow
 def test_many_threads_get_the_answers_that_one_gets() -> None:
     asked = [one for text in shipped() for one in about(text)]
     alone = [OfflineLLM().complete(one).text for one in asked]
@@ -132,6 +133,7 @@ def test_many_threads_get_the_answers_that_one_gets() -> None:
         assert [reply.text for reply in pool.map(fresh.complete, asked * 3)] == alone * 3
 
 
+@pytest.mark.slow  # test_offline_hostile.py tries the seed by default
 def test_neither_the_seed_of_the_hashes_nor_earlier_requests_change_an_answer() -> None:
     script = (
         "import json, sys\n"

@@ -120,6 +120,7 @@ def test_a_process_interrupted_while_it_submits_leaves_no_job(way: str) -> None:
 
 @pytest.mark.parametrize("way", quick_of(WAITING, "stage 4", "threaded", "threads of one's own"))
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_process_interrupted_while_it_waits_leaves_no_job(way: str) -> None:
     with Dispatcher(lambda work: End(after=600)) as dispatcher:
         told = interrupt(dispatcher, way, lambda: len(dispatcher.looked_at) > 0)
