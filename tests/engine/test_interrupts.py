@@ -317,9 +317,9 @@ def test_signals_at_any_moment_take_no_slot_and_lose_no_outcome(name: str, trial
     try:
         for _ in range(trials):
             trial, error = Trial(STRATEGIES[name]), None
-            armed = True
-            signal.setitimer(signal.ITIMER_REAL, chosen.uniform(1e-5, 0.01))
             try:
+                armed = True
+                signal.setitimer(signal.ITIMER_REAL, chosen.uniform(1e-5, 0.01))
                 trial.run(lazy=True)
                 armed = False
             except KeyboardInterrupt as raised:
