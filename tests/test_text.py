@@ -251,7 +251,7 @@ def test_a_file_of_results_has_one_line_for_each_record(text: str, tmp_path: Pat
 
 
 @each_nasty
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_the_log_of_the_service_has_one_line_for_each_record(
     text: str, caplog: pytest.LogCaptureFixture
 ) -> None:

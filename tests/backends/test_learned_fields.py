@@ -187,7 +187,7 @@ REFUSALS: dict[str, tuple[Refuse, int]] = {
 @every_mode
 @every_backend
 @pytest.mark.parametrize("name", REFUSALS)
-@pytest.mark.sample(16)
+@pytest.mark.sample(6)
 def test_a_refused_field_is_learned_once(
     name: str, backend: str, mode: str, caplog: pytest.LogCaptureFixture
 ) -> None:

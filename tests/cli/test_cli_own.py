@@ -63,6 +63,7 @@ def run(*words: object, stdin: str | None = None) -> Result:
 
 @pytest.mark.parametrize("llm", ["own_code:Upper", "own_code:make", "own_code:backend"])
 @pytest.mark.parametrize("stage", ["1", "4", "threaded"])
+@pytest.mark.sample(4)
 def test_an_own_task_runs_with_an_own_backend(llm: str, stage: str, folder: Path) -> None:
     result = run("own_code:shout", "items.csv", "--llm", llm, "--stage", stage, "-o", "out.jsonl")
     assert result.exit_code == 0, result.output
@@ -147,6 +148,7 @@ def test_a_failure_is_named_and_the_status_is_1() -> None:
         (["own_code:summaries", "items.csv"], "item 0"),
     ],
 )
+@pytest.mark.sample(8)
 def test_what_cannot_work_is_said_in_one_sentence(words: list[str], complaint: str, folder: Path) -> None:
     (folder / "broken.py").write_text("1 / 0")
     (folder / "needs.py").write_text("import absent_package")

@@ -44,7 +44,7 @@ def reviews(tmp_path: Path) -> Path:
     [*(("summarize", stage) for stage in ("1", "4", "threaded")), *((command, "4") for command in OTHERS)],
 )
 @pytest.mark.parametrize("llm", ["vllm", "openai"])
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_a_service_is_one_word_and_an_address(
     llm: str, command: str, stage: str, reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -87,6 +87,7 @@ def test_the_environment_says_what_options_leave_out(reviews: Path, monkeypatch:
         (["search", "--search", "qdrant", "--restaurant", "1", "맛"], "QDRANT_URL"),
     ],
 )
+@pytest.mark.sample(4)
 def test_what_is_missing_is_named_in_one_line(words: list[str], complaint: str) -> None:
     result = invoke(*words)
     assert result.exit_code == 2

@@ -126,6 +126,7 @@ def test_every_stage_gives_the_same_results(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.sample(2)
 def test_what_fails_is_named_with_its_cause_and_the_status_is_1(command: str) -> None:
     result = invoke(command, write(*REVIEWS), "--output", "out", llm=Picky)
     assert result.exit_code == 1
@@ -141,6 +142,7 @@ def test_what_fails_is_named_with_its_cause_and_the_status_is_1(command: str) ->
 
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.sample(4)
 def test_piped_output_fits_and_holds_no_control_codes(
     command: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +155,7 @@ def test_piped_output_fits_and_holds_no_control_codes(
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.sample(2)
 def test_only_what_is_wanted_is_done(command: str) -> None:
     only = "--documents" if command == "vocabulary" else "--restaurants"
     words = (write(*REVIEWS), only, "ko-1, 2,2,1", "--first", "2", "--stage", "1")
@@ -184,6 +187,7 @@ def test_quiet_with_output_prints_nothing(command: str) -> None:
         ("vocabulary", ["other.txt", "note.txt", "-o", "note.txt"], "'note.txt' is the input file"),
     ],
 )
+@pytest.mark.sample(7)
 def test_wrong_usage_is_explained_with_status_2_and_no_traceback(
     command: str, words: list[str], complaint: str
 ) -> None:
@@ -338,6 +342,7 @@ def test_reviews_of_no_kind_are_left_out_and_counted() -> None:
         ({"positive_reviews": [{"text": "x"}]}, "line 1: field 'positive_reviews[0].content'"),
     ],
 )
+@pytest.mark.sample(5)
 def test_a_file_that_does_not_say_what_its_reviews_are_is_reported_how_to(
     line: dict[str, Any], complaint: str
 ) -> None:

@@ -37,6 +37,7 @@ def replies(store: Path) -> int:
 
 
 @pytest.mark.parametrize("name", ["run.db", "run.db-wal", "./sub/../run.db", "a link", "another store"])
+@pytest.mark.sample(2)
 def test_an_output_that_is_a_store_is_refused_before_anything_is_opened(
     name: str, reviews: Path, tmp_path: Path
 ) -> None:

@@ -169,6 +169,7 @@ def test_refusals_are_no_errors_and_an_error_rate_needs_its_window() -> None:
 
 
 @each_strategy
+@pytest.mark.sample(1)
 def test_total_refusal_ends_within_the_set_time_with_what_is_finished(strategy: Strategy) -> None:
     def fault(request: LLMRequest, attempt: int) -> Exception | None:
         return errors.RateLimited("no", retry_after=60) if request.inputs["item"] >= 3 else None

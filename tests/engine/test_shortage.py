@@ -113,6 +113,7 @@ class FewDescriptors:
 
 @pytest.mark.parametrize("strategy", [Strategy.stage(2), Strategy.stage(4), Strategy.threaded()])
 @pytest.mark.parametrize("limit", [32, AdaptiveLimit(start=32)])
+@pytest.mark.sample(3)
 def test_calls_that_find_no_descriptor_are_made_again_and_use_up_no_attempt(
     strategy: Strategy, limit: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +189,7 @@ class Blocking:
 
 @pytest.mark.parametrize("threads", [2, 3, 5])
 @each_strategy
+@pytest.mark.sample(4)
 def test_a_run_goes_on_with_the_threads_that_there_are(
     strategy: Strategy, threads: int, few_threads: Callable[[int], None], caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -172,6 +172,7 @@ def test_an_item_does_not_wait_for_a_try_that_would_come_too_late(strategy: Stra
 
 
 @each_strategy
+@pytest.mark.sample(1)
 def test_at_a_runs_time_limit_finished_items_are_returned_and_the_rest_not_run(strategy: Strategy) -> None:
     model = Model()
     runner = BatchRunner(

@@ -128,6 +128,7 @@ def test_a_key_that_a_service_repeats_stands_in_no_error(
 
 
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
+@pytest.mark.sample(6)
 def test_a_key_that_an_embedding_service_repeats_stands_in_no_error(echo: bytes) -> None:
     with serve(echo) as url:
         embedder = APIEmbedder(url, "m", size=4, api_key=KEY)
@@ -141,6 +142,7 @@ def test_a_key_that_an_embedding_service_repeats_stands_in_no_error(echo: bytes)
 @pytest.mark.parametrize("how", ["complete", "acomplete"])
 @pytest.mark.parametrize("status", ["503 Service Unavailable", "407 Proxy Authentication Required", "403 X"])
 @pytest.mark.parametrize("make", ["vllm", "openai"])
+@pytest.mark.sample(6)
 def test_the_password_of_a_proxy_that_refuses_stands_in_no_error(make: str, status: str, how: str) -> None:
     with serve(response(status)) as url:
         proxy = url.replace("//", f"//alice:{PASSWORD}@")

@@ -82,6 +82,7 @@ def test_an_exchange_carries_method_headers_and_body_both_ways(send: Send) -> No
 
 
 @pytest.mark.parametrize("status", [301, 400, 429, 500, 503])
+@pytest.mark.sample(5)
 def test_every_status_is_an_answer_and_no_redirect_is_followed(send: Send, status: int) -> None:
     with LocalServer(lambda seen: Say(b"words", status, {"location": "/elsewhere"})) as server:
         assert send(server.url).status == status
@@ -114,6 +115,7 @@ def test_the_total_time_bounds_an_answer_that_does_not_come(send: Send) -> None:
     assert "0.2 seconds" in str(caught.value)
 
 
+@pytest.mark.sample(1)
 def test_the_read_time_bounds_silence(send: Send) -> None:
     with LocalServer(lambda seen: Say(after=30)) as server, pytest.raises(TransportError) as caught:
         send(server.url, timeout=Timeout(total=30, read=0.2))
@@ -279,6 +281,7 @@ TOO_LONG_HEADERS = {
 
 
 @pytest.mark.parametrize("headers", LONG_HEADERS.values(), ids=LONG_HEADERS)
+@pytest.mark.sample(4)
 def test_headers_up_to_the_bound_are_read(send: Send, headers: dict[str, str]) -> None:
     with LocalServer(lambda seen: Say(b"fine", headers=headers)) as server:
         answer = send(server.url)

@@ -298,6 +298,7 @@ def test_results_and_failures_are_in_the_order_of_the_request() -> None:
 @pytest.mark.parametrize(
     "error", [AuthenticationFailed(SECRET, status=401), QuotaExhausted(SECRET, status=429)]
 )
+@pytest.mark.sample(2)
 def test_a_service_that_turns_us_away_is_503_and_says_nothing_of_our_account(
     error: Exception, headers: dict[str, str]
 ) -> None:

@@ -129,6 +129,7 @@ async def test_ten_requests_of_fifty_restaurants_share_the_limits_of_the_one_run
 
 
 @ACCEPTS
+@pytest.mark.sample(2)
 async def test_a_client_that_goes_away_cancels_its_calls(accept: str, nothing_blocks: BlockBuster) -> None:
     llm = FakeLLM(seconds=FOREVER)
     caller = Caller(serving(llm, llm=3), accept, *range(10))
@@ -161,6 +162,7 @@ async def test_it_works_behind_a_middleware_that_wraps_requests(accept: str) -> 
 
 
 @ACCEPTS
+@pytest.mark.sample(2)
 async def test_what_others_asked_for_goes_on(accept: str) -> None:
     """The calls of both wait in the same gate, one after the other."""
     llm = FakeLLM(seconds=0.005)
@@ -199,6 +201,7 @@ async def test_a_client_that_leaves_between_two_lines_cancels_the_rest() -> None
 
 
 @ACCEPTS
+@pytest.mark.sample(2)
 async def test_the_end_of_the_application_ends_its_requests(accept: str) -> None:
     """What uvicorn does with requests that outlast its patience."""
     llm = FakeLLM(seconds=FOREVER)

@@ -74,6 +74,7 @@ def send(app: FastAPI, path: str, content: str) -> Any:
         (SENTIMENTS, [{"restaurant_id": 1, "reviews": [], "unknown": [0] * 21}], "restaurants[0].unknown"),
     ],
 )
+@pytest.mark.sample(2)
 def test_more_reviews_than_allowed_are_413_whichever_restaurant_has_them(
     path: str, restaurants: list[Any], field: str
 ) -> None:
@@ -268,7 +269,7 @@ def test_a_request_that_needs_more_calls_than_allowed_is_413(path: str, restaura
 
 @pytest.mark.parametrize("count", [1, 7, 101, 1000])
 @pytest.mark.parametrize("text", ["a", "맛있어요 " * 40, "delicious food, " * 30, "x " * 9000])
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 def test_the_estimate_is_near_the_calls_that_are_made(count: int, text: str) -> None:
     count = min(count, 100_000 // len(text))
     llm = FakeLLM(answer=labelled)

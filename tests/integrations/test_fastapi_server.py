@@ -158,7 +158,7 @@ def guarded() -> Iterator[tuple[Running, FakeLLM]]:
         "half a chunk that is not read",
     ],
 )
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_a_client_that_does_not_finish_a_head_is_disconnected(sent: bytes) -> None:
     limits = ServerLimits(head_seconds=0.1, idle_seconds=1)
     with running(service(), limits) as one:
@@ -176,6 +176,7 @@ def test_a_head_that_comes_byte_by_byte_has_no_more_time_than_any_other() -> Non
 
 
 @pytest.mark.parametrize("line", ["x: ", "x", ""])
+@pytest.mark.sample(1)
 def test_a_head_without_end_is_refused(line: str) -> None:
     with running(service()) as one:
         client = one.connect(b"GET /health HTTP/1.1\r\nHost: localhost\r\n")
@@ -356,7 +357,7 @@ def test_requests_that_are_being_done_are_not_ended_to_make_room() -> None:
         "lines",
     ],
 )
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_it_ends_after_its_drain_time_whatever_clients_do(
     sent: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:

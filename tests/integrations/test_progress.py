@@ -270,6 +270,7 @@ def test_runs_may_be_watched_from_many_threads_at_once() -> None:
 
 
 @pytest.mark.parametrize("strategy", [Strategy(), Strategy.stage(4), Strategy.threaded()], ids=str)
+@pytest.mark.sample(1)
 def test_it_follows_a_real_run_to_its_end(strategy: Strategy, caplog: pytest.LogCaptureFixture) -> None:
     console, screen = terminal()
     search = EmbeddedSearch()

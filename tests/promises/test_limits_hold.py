@@ -46,7 +46,7 @@ def doubles() -> tuple[FakeSearch, FakeLLM]:
 
 @pytest.mark.anyio
 @each_strategy
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 async def test_ten_concurrent_aruns_share_the_runner_limits(strategy: Strategy) -> None:
     search, llm = doubles()
     limits = Limits(search=6, llm=3, open_items=20)

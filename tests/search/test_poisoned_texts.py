@@ -130,7 +130,7 @@ def closed() -> Iterator[None]:
 
 @pytest.mark.parametrize("size", [4, None])
 @pytest.mark.parametrize("how", ANSWERS)
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_one_poisoned_text_is_named_and_the_others_are_indexed(
     how: str, size: int | None, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,6 +205,7 @@ def test_an_outage_is_raised_after_the_retries_with_what_was_indexed_kept_and_sa
         (Say({"data": [], "error": "loading"}), errors.TransientBackendError, 4),
     ],
 )
+@pytest.mark.sample(2)
 def test_a_service_that_takes_no_text_is_asked_few_times(
     say: Say, kind: type[Exception], requests: int
 ) -> None:

@@ -123,6 +123,7 @@ def test_ids_match_whichever_type_they_have(search: QdrantSearch) -> None:
     assert search.restaurant_ids() == [0, 7, "other"]
 
 
+@pytest.mark.sample(1)
 def test_equals_are_ordered_by_id_wherever_they_are_cut(search: QdrantSearch) -> None:
     search.index_reviews([review(1, (number * 37) % 100, "맛있어요") for number in range(100)])
 
@@ -146,6 +147,7 @@ def test_min_score_bounds_the_cosine_of_sparse_hits_too(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["blocking", "asyncio", "trio"])
+@pytest.mark.sample(4)
 def test_what_has_no_words_or_wants_nothing_finds_nothing(search: QdrantSearch, mode: str) -> None:
     search.index_reviews([review(1, 1, "맛있어요"), review(1, 2, "ㅋㅋㅋ")])
     nothing = [SearchQuery(1, text) for text in ("", " \n", "ㅋㅋㅋ", "!?")]

@@ -147,6 +147,7 @@ def test_whoever_may_not_look_does_not_make_a_collection() -> None:
         ),
     ],
 )
+@pytest.mark.sample(2)
 def test_a_collection_that_does_not_fit_says_what_to_write(
     engine: Engine, url: str, vectors: Any, sparse: Any, said: str
 ) -> None:

@@ -121,6 +121,7 @@ async def test_no_more_connections_than_allowed(server: LocalServer) -> None:
 
 
 @pytest.mark.parametrize("backends", [("asyncio", "asyncio"), ("asyncio", "trio"), ("trio", "trio")])
+@pytest.mark.sample(1)
 def test_two_loops_at_once_share_a_search(server: LocalServer, backends: tuple[str, str]) -> None:
     search = QdrantSearch("reviews", url=server.url)
 

@@ -90,7 +90,7 @@ SOME = [(*row, mode) for row in (TABLE[1], TABLE[7], TABLE[9], TABLE[14]) for mo
 
 
 @pytest.mark.parametrize(("say", "kind", "text", "mode"), EVERY + SOME)
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 def test_a_status_becomes_an_error(say: Say, kind: type[BackendError], text: str, mode: str) -> None:
     with answering(say) as server:
         failure = refusal(QdrantSearch("reviews", url=server.url), mode)
@@ -114,6 +114,7 @@ def test_a_pause_that_is_asked_for_is_passed_on(header: str, expected: float | N
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("say", [Say({}, cut=True), Say({}, hang_up=True)], ids=["cut", "disconnect"])
+@pytest.mark.sample(3)
 def test_a_lost_connection_may_be_tried_again(say: Say, mode: str) -> None:
     with answering(say) as server:
         failure = refusal(QdrantSearch("reviews", url=server.url), mode)
@@ -155,6 +156,7 @@ def test_waiting_for_a_connection_says_what_to_change() -> None:
 
 @pytest.mark.parametrize("body", [b"<html>welcome</html>", {"result": 5}, {}], ids=["html", "other", "empty"])
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.sample(4)
 def test_a_server_that_is_not_qdrant_is_not_asked_again(body: Any, mode: str) -> None:
     with LocalServer(lambda seen: Say(body)) as server:
         failure = refusal(QdrantSearch("reviews", url=server.url), mode)

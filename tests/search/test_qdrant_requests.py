@@ -103,6 +103,7 @@ def test_only_the_payload_that_is_needed_is_asked_for(server: respx.MockRouter) 
 
 @pytest.mark.parametrize("restaurant_id", [0, "0", 7, "7", -3])
 @pytest.mark.parametrize("index", [None, "keyword", "integer"])
+@pytest.mark.sample(7)
 def test_an_id_is_looked_for_in_the_form_that_the_index_serves(
     server: respx.MockRouter, restaurant_id: ItemId, index: str | None
 ) -> None:
@@ -156,6 +157,7 @@ def test_what_a_review_must_have_besides_is_in_every_filter(server: respx.MockRo
 
 @pytest.mark.parametrize("restaurant_id", [0, "0", 7, "7"])
 @pytest.mark.parametrize("index", [None, "keyword", "integer"])
+@pytest.mark.sample(6)
 def test_the_others_are_everyone_but_the_restaurant_in_each_form_that_the_index_serves(
     server: respx.MockRouter, restaurant_id: ItemId, index: str | None
 ) -> None:
@@ -174,6 +176,7 @@ def test_the_others_are_everyone_but_the_restaurant_in_each_form_that_the_index_
 @pytest.mark.parametrize("category", [3, "3"])
 @pytest.mark.parametrize("index", [None, "keyword", "integer"])
 @pytest.mark.parametrize("among", ["restaurant", "others"])
+@pytest.mark.sample(6)
 def test_a_category_is_looked_for_in_the_form_that_its_index_serves(
     server: respx.MockRouter, category: ItemId, index: str | None, among: Any
 ) -> None:

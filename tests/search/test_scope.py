@@ -48,7 +48,7 @@ def named(hits: Sequence[Hit]) -> list[tuple[str, ItemId]]:
 
 
 @pytest.mark.parametrize("restaurant_id", [0, "0", 1, "1", 10, 2, "other"])
-@pytest.mark.sample(7)
+@pytest.mark.sample(3)
 def test_the_restaurant_itself_is_never_among_the_others(search: Search, restaurant_id: ItemId) -> None:
     search.index_reviews(review(house, n, "맛있어요") for house in HOUSES for n in range(3))
 
@@ -85,6 +85,7 @@ def test_equals_are_ordered_by_review_and_then_by_restaurant_wherever_they_are_c
 
 
 @pytest.mark.parametrize("category", [3, "3"])
+@pytest.mark.sample(4)
 def test_a_category_matches_whichever_type_it_has(search: Search, category: ItemId) -> None:
     search.index_reviews(
         [review(1, 1, "맛있어요", 3), review(2, 2, "맛있어요", "3"), review(3, 3, "맛있어요", 30)]
@@ -133,6 +134,7 @@ def test_a_review_that_is_indexed_again_has_its_new_category(search: Search) -> 
     assert [[hit.review_id for hit in hits] for hits in found] == [[], [1], [1, 2]]
 
 
+@pytest.mark.sample(2)
 def test_many_queries_own_and_others_are_answered_as_one_by_one(search: Search) -> None:
     search.index_reviews(
         review(house, n, text, house % 2)
@@ -154,6 +156,7 @@ def test_many_queries_own_and_others_are_answered_as_one_by_one(search: Search) 
     assert [len(hits) for hits in found] == [3, 2, 0, 4, 0, 3]
 
 
+@pytest.mark.sample(2)
 def test_the_bound_on_the_similarity_holds_among_the_others(search: Search) -> None:
     texts = ["직원이 친절해요", "직원이 나와서 가격을 물어보니 말이 없고 음식은 차갑고 접시가 더러워요"]
     search.index_reviews(review(house, n, text) for house in range(30) for n, text in enumerate(texts))

@@ -175,6 +175,7 @@ async def test_a_call_outlives_its_run_while_another_run_waits(strategy: Strateg
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("strategy", [AWAITED, BLOCKING], ids=["awaited", "blocking"])
+@pytest.mark.sample(2)
 async def test_a_call_is_ended_when_the_last_one_who_waits_has_left(
     strategy: Strategy, tmp_path: Path
 ) -> None:

@@ -117,7 +117,7 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.mark.parametrize(("kind", "error", "status"), ERRORS)
-@pytest.mark.sample(7)
+@pytest.mark.sample(3)
 def test_every_fault_is_the_error_that_it_is(
     model: Model, kind: FaultKind, error: type[BackendError], status: int
 ) -> None:
@@ -198,6 +198,7 @@ async def busy(llm: Any, server: FaultServer, calls: int) -> AsyncIterator[None]
         (Faults(limit=3, latency=30, refusal=503), RateLimited, None),
     ],
 )
+@pytest.mark.sample(8)
 async def test_what_is_above_the_limit_is_refused(
     model: Model, faults: Faults, error: type[TransientBackendError], told: float | None
 ) -> None:

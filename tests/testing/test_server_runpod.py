@@ -66,6 +66,7 @@ def server() -> Iterator[FaultServer]:
 
 
 @pytest.mark.parametrize(("kind", "error", "status"), SUBMISSIONS)
+@pytest.mark.sample(6)
 def test_a_submission_that_fails_makes_no_job(
     kind: FaultKind, error: type[BackendError], status: int
 ) -> None:
@@ -100,6 +101,7 @@ def test_a_submission_whose_answer_is_lost_leaves_a_job_that_ends_by_itself(kind
 
 
 @pytest.mark.parametrize(("kind", "error", "words", "status"), ENDS)
+@pytest.mark.sample(4)
 def test_every_end_of_a_job_is_the_error_that_it_is(
     kind: FaultKind, error: type[BackendError], words: str, status: str
 ) -> None:
@@ -122,6 +124,7 @@ def test_every_end_of_a_job_is_the_error_that_it_is(
 @pytest.mark.parametrize(
     "kind", ["slow_body", "poll_fails", "malformed", "refusal", "truncated", "prose", "control_characters"]
 )
+@pytest.mark.sample(3)
 def test_what_a_job_outlives_is_an_answer_all_the_same(kind: FaultKind) -> None:
     faults = Faults(probabilities={kind: 1.0}, latency=0.02, slow_body_seconds=0.1)
     with FaultServer(faults) as server, closing(runpod(server)) as llm:
@@ -136,6 +139,7 @@ def test_what_a_job_outlives_is_an_answer_all_the_same(kind: FaultKind) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["job_never_ends", "job_stays_queued", "cancel_fails"])
+@pytest.mark.sample(3)
 async def test_cancelled_calls_leave_no_job_alive(kind: FaultKind) -> None:
     with FaultServer(Faults(probabilities={kind: 1.0}, tries=None, latency=60)) as server:
         llm = runpod(server, timeout=60)

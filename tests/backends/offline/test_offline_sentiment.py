@@ -157,6 +157,7 @@ def test_any_text_gets_an_answer_and_always_the_same(text: str) -> None:
 @pytest.mark.parametrize(
     "unit", ["a", "가", " ", "\u0301", "a\u0301\u0323", "\ud800", "ㅋ", "맛있어요 ", "가a", "👍"]
 )
+@pytest.mark.sample(5)
 def test_an_endless_text_costs_no_more_than_its_beginning(unit: str) -> None:
     reader, text = SentimentReader(), unit * (1_000_000 // len(unit))
 

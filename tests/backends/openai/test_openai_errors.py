@@ -92,7 +92,7 @@ TABLE: list[tuple[int, Any, dict[str, str], type[errors.BackendError], str]] = [
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(("status", "body", "headers", "kind", "words"), TABLE)
-@pytest.mark.sample(16)
+@pytest.mark.sample(8)
 def test_every_refusal_is_understood(
     mode: str, status: int, body: Any, headers: dict[str, str], kind: type[Exception], words: str
 ) -> None:

@@ -112,6 +112,7 @@ def test_a_progress_update_is_not_the_answer(ask: Ask, dispatcher: Dispatcher) -
         ("raise: boom", PermanentBackendError, "boom"),
     ],
 )
+@pytest.mark.sample(7)
 def test_failures_say_what_they_mean(ask: Ask, question: str, kind: type[Exception], words: str) -> None:
     with pytest.raises(BackendError, match=words) as caught:
         ask(asking(question))

@@ -241,6 +241,7 @@ def test_a_vllm_that_cannot_be_imported_is_a_configuration_error(
     "given",
     [{}, {"model": ""}, {"model": 7}, {"model": "m", "llm": object()}, {"llm": object(), "max_model_len": 9}],
 )
+@pytest.mark.sample(2)
 def test_what_cannot_work_is_refused_at_once(vllm: type[StandIn], given: dict[str, Any]) -> None:
     with pytest.raises(errors.ConfigurationError, match="model"):
         VLLMEngineLLM(**given)

@@ -168,7 +168,7 @@ BUSY = "The engine is currently busy and cannot accept new requests. Please retr
     ],
     ids=lambda value: value.__name__ if isinstance(value, type) else None,
 )
-@pytest.mark.sample(13)
+@pytest.mark.sample(5)
 def test_every_fault_is_reported_by_its_kind_and_asked_once(
     ask: Ask, say: Say, kind: type[BackendError]
 ) -> None:
