@@ -76,7 +76,7 @@ class BlockingSession:
     def __init__(
         self, begin: Callable[[Lease], BlockingRun], lease: Lease, run: RunState, total: int | None
     ) -> None:
-        self.closed = False
+        self.closed: bool = False
         self._begin = begin
         self._lease = lease
         self._run = run
