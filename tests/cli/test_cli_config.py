@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from restaurant_llm_batch import BatchRunner, BatchSettings, SummarizeAspects
+from restaurant_llm_batch import BatchRunner, BatchSettings, LLMRequest, LLMResponse, SummarizeAspects
 from restaurant_llm_batch._settings.setting import setting_of
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.cli._settings import SECTIONS, SettingOption, option_of
+from restaurant_llm_batch.testing import FakeLLM
 from restaurant_llm_batch.testing.server import Faults, FaultServer
 
 
@@ -165,3 +166,54 @@ def test_the_night_batch_of_the_readme_is_a_command(folder: Path) -> None:
     result = invoke(*words)
     assert result.exit_code == 0, result.output
     assert (folder / "run.db").exists()
+
+
+class Noting(FakeLLM):
+    """Notes what it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.prompts: list[str] = []
+
+    def complete(self, request: LLMRequest) -> LLMResponse:
+        """Answer."""
+        self.prompts.append(str(request.messages))
+        return super().complete(request)
+
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
+        """Answer."""
+        return self.complete(request)
+
+
+@pytest.mark.parametrize(
+    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "vocabulary"]
+)
+def test_every_command_takes_any_language_and_instructions_of_the_users_own(command: str) -> None:
+    llm = Noting()
+    words = [command, "--first", "1", "--language", "ja", "--instructions", "절대 욕하지 마세요"]
+    result = CliRunner().invoke(build({"noting": lambda _: llm}), words)
+    assert result.exit_code in (0, 1), result.output
+    assert llm.prompts
+    assert all("절대 욕하지 마세요" in prompt for prompt in llm.prompts)
+    # Labels are words of a closed list in every language.
+    assert command == "sentiment" or all("Japanese" in prompt for prompt in llm.prompts)
+
+
+@pytest.mark.parametrize("language", ["jp", "atuo", "klingon!"])
+def test_a_language_that_is_none_is_refused(language: str) -> None:
+    result = invoke("summarize", "--language", language)
+    assert result.exit_code == 2
+    assert "--language" in result.output
+
+
+def test_help_shows_options_under_headings_and_no_argument_among_them() -> None:
+    text = invoke("summarize", "--help").output
+    assert [line for line in text.splitlines() if line and not line.startswith(" ") and line.endswith(":")][
+        :4
+    ] == [
+        "Options:",
+        "Strategy:",
+        "Limits:",
+        "Retries:",
+    ]
+    assert "\n  [SOURCE]" not in text

@@ -6,18 +6,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Generic, Literal, TypeAlias
+from typing import Any, Generic
 
 import click
 from rich.console import Console
 
 from .._settings import BatchSettings
+from ..errors import ConfigurationError
 from ..models import ItemId
 from ..protocols import Task
+from ..tasks._prompts.wording import as_language
 from ._sources import Index, NamedItems, ReviewSource, open_source
 from ._views import R
-
-Language: TypeAlias = Literal["auto", "ko", "en"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +48,8 @@ class RunOptions(ABC, Generic[R]):
     output: str | None
     show: int | None
     quiet: bool
+    language: str = "auto"
+    instructions: str | None = None
 
     @property
     @abstractmethod
@@ -70,6 +72,11 @@ class RunOptions(ABC, Generic[R]):
         Raises:
             ConfigurationError: The source does not exist or is invalid, or has no item of a given id.
         """
+
+    @property
+    def wording(self) -> dict[str, Any]:
+        """The fields of a task for its language and the user's own instructions."""
+        return {"language": self.language, "instructions": self.instructions}
 
     def chosen(self, source: NamedItems) -> list[ItemId]:
         """Return the ids of the items to run, as selected by ``--restaurants`` (or ``--documents``) and ``--first``."""
@@ -158,15 +165,32 @@ def min_score() -> click.Option:
     )
 
 
-def language(text: str = "Language of the replies; auto detects that of the reviews.") -> click.Option:
-    """Return the option ``--language``."""
-    return click.Option(
-        ["--language"],
-        type=click.Choice(["auto", "ko", "en"]),
-        default="auto",
-        show_default=True,
-        help=text,
-    )
+def wording(
+    text: str = "Language of the replies; auto detects that of the reviews.",
+) -> list[click.Parameter]:
+    """Return the options ``--language`` and ``--instructions``; `RunOptions.wording` has their values."""
+    return [
+        click.Option(
+            ["--language"],
+            callback=_checked_language,
+            default="auto",
+            show_default=True,
+            metavar="LANGUAGE",
+            help=f"{text} A code or a name: ko, en, ja, Japanese.",
+        ),
+        click.Option(
+            ["--instructions"],
+            metavar="TEXT",
+            help="Instructions of your own, which follow ours and come first where they differ.",
+        ),
+    ]
+
+
+def _checked_language(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    try:
+        return as_language(value)
+    except ConfigurationError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
 
 
 def which(what: str = "restaurants") -> list[click.Parameter]:

@@ -127,6 +127,8 @@ class SectionedCommand(click.Command):
         """Write the options."""
         sections: dict[str, list[tuple[str, str]]] = {"Options": []}
         for param in self.get_params(ctx):
+            if isinstance(param, click.Argument):  # the usage line has it
+                continue
             record = param.get_help_record(ctx)
             if record is not None:
                 sections.setdefault(getattr(param, "section", "Options"), []).append(record)

@@ -17,7 +17,7 @@ from .. import _options as parameters
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import FileOptions, Language, LoadedInput
+from .._options import FileOptions, LoadedInput
 from .._running import command as run_command
 from .._sources import NamedItems, read_grouped
 from .._tables import StackedBar
@@ -39,14 +39,13 @@ class SentimentOptions(FileOptions[RestaurantSentiment]):
     """Values of the command's options."""
 
     batch_size: int
-    language: Language
 
     @property
     def task(self) -> AnalyzeSentiment:
         """The task."""
         return AnalyzeSentiment(
             batch_size=self.batch_size,
-            language=self.language,
+            **self.wording,
         )
 
     def load(self, progress: Console | None) -> LoadedInput:
@@ -67,7 +66,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         parameters.source(),
         *settings.options(batches=True, llms=[*llms]),
         parameters.count("--batch-size", Limits().max_batch_size, "Maximum number of reviews in a batch."),
-        parameters.language("Language of the instructions; auto detects that of the reviews."),
+        *parameters.wording("Language of the instructions; auto detects that of the reviews."),
         *parameters.which(),
         *parameters.results(),
     ]

@@ -33,7 +33,6 @@ from .. import _options as parameters
 from .. import _report as report
 from .. import _settings as settings
 from .._backends import MakeLLM
-from .._options import Language
 from .._sources import ReviewSource, open_source
 
 if TYPE_CHECKING:
@@ -64,7 +63,8 @@ class ServeOptions:
     source: Path | None
     host: str
     port: int
-    language: Language
+    language: str
+    instructions: str | None
     settings: BatchSettings
     token: str | None = field(repr=False)
     allowed_hosts: tuple[str, ...] | None
@@ -81,6 +81,11 @@ class ServeOptions:
             return self.allowed_hosts
         return LOCAL_HOSTS if _is_local(self.host) else ("*",)
 
+    @property
+    def wording(self) -> dict[str, Any]:
+        """The fields of a task for its language and the user's own instructions."""
+        return {"language": self.language, "instructions": self.instructions}
+
     def open_source(self) -> ReviewSource:
         """Open the reviews."""
         return open_source(self.source, report.console(stderr=True), self.settings)
@@ -92,10 +97,10 @@ class ServeOptions:
         runner = BatchRunner(llm=llm, search=source.search, **self.settings.runner_arguments())
         return batch_router(
             runner,
-            summary=SummarizeAspects(language=self.language, aspects=self.settings.aspects()),
-            review_summary=SummarizeReviews(language=self.language),
-            sentiment=AnalyzeSentiment(language=self.language),
-            strengths=ExtractStrengths(language=self.language),
+            summary=SummarizeAspects(**self.wording, aspects=self.settings.aspects()),
+            review_summary=SummarizeReviews(**self.wording),
+            sentiment=AnalyzeSentiment(**self.wording),
+            strengths=ExtractStrengths(**self.wording),
             max_items=self.max_items,
             max_reviews=self.max_reviews,
             max_calls=self.max_calls,
@@ -114,7 +119,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         *_address_options(),
         *settings.options(search=True, llm=True, batches=True, llms=[*llms]),
         settings.option("aspect_seeds_file"),
-        parameters.language("Language of search and replies; auto detects that of the reviews."),
+        *parameters.wording("Language of search and replies; auto detects that of the reviews."),
         *_limit_options(),
     ]
     return settings.SectionedCommand("serve", params=options, callback=partial(_main, llms), help=_HELP)

@@ -18,7 +18,7 @@ from .. import _options as parameters
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import Language, LoadedInput, SearchOptions
+from .._options import LoadedInput, SearchOptions
 from .._running import command as run_command
 from .._sources import NamedItems, ReviewSource
 from .._views import ResultView
@@ -38,13 +38,12 @@ class StrengthsOptions(SearchOptions[RestaurantStrength]):
     """Values of the command's options."""
 
     query: str | None
-    language: Language
 
     @property
     def task(self) -> ExtractStrengths:
         """The task."""
         return ExtractStrengths(
-            language=self.language,
+            **self.wording,
             limit=self.limit,
             min_score=self.min_score,
             query=self.query,
@@ -79,7 +78,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         query,
         parameters.limit(ExtractStrengths.limit),
         parameters.min_score(),
-        parameters.language("Language of search and replies; auto detects that of the reviews."),
+        *parameters.wording("Language of search and replies; auto detects that of the reviews."),
         *parameters.which(),
         *parameters.results(),
     ]

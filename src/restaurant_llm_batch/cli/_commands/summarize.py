@@ -18,7 +18,7 @@ from .. import _options as parameters
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import Language, LoadedInput, SearchOptions
+from .._options import LoadedInput, SearchOptions
 from .._running import command as run_command
 from .._sources import NamedItems
 from .._views import ResultView
@@ -37,7 +37,6 @@ class SummarizeOptions(SearchOptions[RestaurantSummary]):
     """Values of the command's options."""
 
     mode: Literal["single", "split"]
-    language: Language
     aspects: tuple[str, ...] | None
 
     @property
@@ -47,7 +46,7 @@ class SummarizeOptions(SearchOptions[RestaurantSummary]):
             limit=self.limit,
             min_score=self.min_score,
             mode=self.mode,
-            language=self.language,
+            **self.wording,
             aspects=self.settings.aspects() if self.aspects is None else self.aspects,
         )
 
@@ -79,7 +78,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
             show_default=True,
             help="One call per restaurant, or one per aspect and one for the overall summary.",
         ),
-        parameters.language("Language of search and replies; auto detects that of the reviews."),
+        *parameters.wording("Language of search and replies; auto detects that of the reviews."),
     ]
     options = [
         parameters.source(),

@@ -17,7 +17,7 @@ from .. import _options as parameters
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import FileOptions, Language, LoadedInput
+from .._options import FileOptions, LoadedInput
 from .._reading import PolarityLines
 from .._running import command as run_command
 from .._sources import NamedItems, read_grouped
@@ -44,12 +44,10 @@ fields are left out.
 class SummarizeReviewsOptions(FileOptions[ReviewSummary]):
     """Values of the command's options."""
 
-    language: Language
-
     @property
     def task(self) -> SummarizeReviews:
         """The task."""
-        return SummarizeReviews(language=self.language)
+        return SummarizeReviews(**self.wording)
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the reviews, and split them by polarity."""
@@ -76,7 +74,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         parameters.source(),
         *settings.options(batches=True, llms=[*llms]),
-        parameters.language(),
+        *parameters.wording(),
         *parameters.which(),
         *parameters.results(),
     ]

@@ -21,7 +21,7 @@ from .. import _options as parameters
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import Language, LoadedInput, RunOptions
+from .._options import LoadedInput, RunOptions
 from .._running import command as run_command
 from .._sources import NamedItems, read_documents
 from .._views import ResultView
@@ -48,12 +48,11 @@ class VocabularyOptions(RunOptions[Vocabulary]):
     sources: tuple[Path, ...]
     plan: Literal["A", "B", "C"]
     chunk_tokens: int
-    language: Language
 
     @property
     def task(self) -> ExtractVocabulary:
         """The task."""
-        return self.settings.vocabulary(plan=self.plan, language=self.language)
+        return self.settings.vocabulary(plan=self.plan, **self.wording)
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -93,7 +92,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         parameters.count(
             "--chunk-tokens", _CHUNK_TOKENS, "Maximum tokens of a chunk.", minimum=_MIN_CHUNK_TOKENS
         ),
-        parameters.language("Language of the meanings; auto detects that of the documents."),
+        *parameters.wording("Language of the meanings; auto detects that of the documents."),
         *parameters.which("documents"),
         *parameters.results(),
     ]
