@@ -12,7 +12,9 @@ from click.testing import CliRunner, Result
 from restaurant_llm_batch import BatchRunner, BatchSettings, LLMRequest, LLMResponse, SummarizeAspects
 from restaurant_llm_batch._settings.setting import setting_of
 from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.cli._report import refusals
 from restaurant_llm_batch.cli._settings import SECTIONS, SettingOption, option_of
+from restaurant_llm_batch.outcomes import LimitChange, RunStats
 from restaurant_llm_batch.testing import FakeLLM
 from restaurant_llm_batch.testing.server import Faults, FaultServer
 
@@ -217,3 +219,38 @@ def test_help_shows_options_under_headings_and_no_argument_among_them() -> None:
         "Retries:",
     ]
     assert "\n  [SOURCE]" not in text
+
+
+@pytest.mark.parametrize(
+    ("history", "words"),
+    [
+        ((), "with --llm-concurrency auto the limit adapts"),
+        ((("llm", 8), ("llm", 12)), "it takes about 12 (--llm-concurrency 12)"),
+        ((("llm", 8), ("batches", 5)), "8 (--llm-concurrency 8) and 5 (--batch-concurrency 5)"),
+    ],
+)
+def test_after_many_refusals_the_report_says_which_limit_would_have_done(
+    history: tuple[tuple[str, int], ...], words: str
+) -> None:
+    changes = tuple(LimitChange(name, 0.0, limit, "rate_limited") for name, limit in history)
+    told = refusals(RunStats(calls={"llm": 100}, rate_limited=40, limit_history=changes))
+    assert told.startswith("The service refused 40 calls; ")
+    assert words in told
+
+
+def test_a_service_that_refuses_much_is_told_of_in_the_footer(folder: Path) -> None:
+    lines = [{"restaurant_id": n, "review_id": n, "content": "맛있어요"} for n in range(12)]
+    (folder / "reviews.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    with FaultServer(Faults(latency=0.05, limit=1)) as server:
+        words = [
+            "--llm",
+            "vllm",
+            "--llm-url",
+            server.url,
+            "--llm-concurrency",
+            "6",
+            "--llm-wait-initial",
+            "0.01",
+        ]
+        result = invoke("summarize", "reviews.jsonl", *words)
+    assert "with --llm-concurrency auto" in " ".join(result.output.split())

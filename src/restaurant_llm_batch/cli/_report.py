@@ -64,6 +64,9 @@ def _print_more(out: Console, shown: Sequence[Any], total: int, what: str) -> No
         out.print(Padding(tables.more(hidden, what if hidden == 1 else f"{what}s"), (0, 1, 1, 1)))
 
 
+_MANY_REFUSALS = 0.05
+"""Share of calls that were refused from which the report says what to do."""
+_LIMIT_OPTIONS = {"llm": "--llm-concurrency", "batches": "--batch-concurrency"}
 NO_MODEL = "offline-extractive"
 """Model name in the replies of `OfflineLLM`."""
 
@@ -75,6 +78,8 @@ def footer(collected: ResultCollector[R], view: ResultView[R], loaded: LoadedInp
     )
     if stats.stopped_because is not None and not collected.interrupted:
         text.append(f" The run stopped early: {terminal_text(stats.stopped_because)}.", style="red")
+    if stats.rate_limited >= _MANY_REFUSALS * max(1, stats.calls.get("llm", 0)):
+        text.append(f" {refusals(stats)}", style="yellow")
     if collected.failed_parts:
         text.append(f" {counted(collected.failed_parts, *view.failed_part_phrases)}.", style="red")
     if loaded.note:
@@ -85,6 +90,20 @@ def footer(collected: ResultCollector[R], view: ResultView[R], loaded: LoadedInp
     if NO_MODEL in collected.models:
         text.append(f" No language model was used: {view.offline}.", style="yellow")
     return text
+
+
+def refusals(stats: RunStats) -> str:
+    """Return a sentence about refused calls: which limit would have done, or how to have it found."""
+    found = {
+        change.limiter: change.limit for change in stats.limit_history if change.limiter in _LIMIT_OPTIONS
+    }
+    if not found:
+        advice = "with --llm-concurrency auto the limit adapts to what the service takes"
+    else:
+        advice = "it takes about " + " and ".join(
+            f"{limit:.0f} ({_LIMIT_OPTIONS[name]} {limit:.0f})" for name, limit in found.items()
+        )
+    return f"The service refused {counted(stats.rate_limited, 'call', 'calls')}; {advice}."
 
 
 def _counts(collected: ResultCollector[R], view: ResultView[R], total: int) -> str:
