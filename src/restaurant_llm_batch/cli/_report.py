@@ -94,15 +94,15 @@ def footer(collected: ResultCollector[R], view: ResultView[R], loaded: LoadedInp
 
 def refusals(stats: RunStats) -> str:
     """Return a sentence about refused calls: which limit would have done, or how to have it found."""
-    found = {
-        change.limiter: change.limit for change in stats.limit_history if change.limiter in _LIMIT_OPTIONS
-    }
-    if not found:
-        advice = "with --llm-concurrency auto the limit adapts to what the service takes"
+    refused = {change.limiter for change in stats.limit_history if change.reason == "rate_limited"}
+    last = {change.limiter: change.limit for change in stats.limit_history}
+    found = [
+        f"{last[name]} ({option} {last[name]})" for name, option in _LIMIT_OPTIONS.items() if name in refused
+    ]
+    if found:
+        advice = f"it takes about {' and '.join(found)}"
     else:
-        advice = "it takes about " + " and ".join(
-            f"{limit:.0f} ({_LIMIT_OPTIONS[name]} {limit:.0f})" for name, limit in found.items()
-        )
+        advice = "with --llm-concurrency auto the limit adapts to what the service takes"
     return f"The service refused {counted(stats.rate_limited, 'call', 'calls')}; {advice}."
 
 
