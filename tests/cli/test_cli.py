@@ -172,6 +172,7 @@ def test_more_restaurants_than_fit_are_counted_and_the_way_to_see_them_is_report
 
 
 @pytest.mark.parametrize("columns", [80, 120])
+@pytest.mark.sample(1)
 def test_piped_output_fits_and_holds_no_control_codes(
     invoke: Invoke, reviews: Path, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

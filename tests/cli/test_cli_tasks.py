@@ -142,7 +142,7 @@ def test_what_fails_is_named_with_its_cause_and_the_status_is_1(command: str) ->
 
 @pytest.mark.parametrize("columns", [80, 120])
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_piped_output_fits_and_holds_no_control_codes(
     command: str, columns: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

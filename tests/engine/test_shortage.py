@@ -113,7 +113,7 @@ class FewDescriptors:
 
 @pytest.mark.parametrize("strategy", [Strategy.stage(2), Strategy.stage(4), Strategy.threaded()])
 @pytest.mark.parametrize("limit", [32, AdaptiveLimit(start=32)])
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_calls_that_find_no_descriptor_are_made_again_and_use_up_no_attempt(
     strategy: Strategy, limit: Any, caplog: pytest.LogCaptureFixture
 ) -> None:

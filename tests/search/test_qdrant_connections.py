@@ -102,6 +102,7 @@ async def test_150_awaited_searches_are_in_flight_at_once() -> None:
         assert server.peak >= 150
 
 
+@pytest.mark.slow  # by default 150 awaited ones are
 def test_120_blocking_searches_are_in_flight_at_once() -> None:
     with serve(together=120) as server, ThreadPoolExecutor(120) as pool:
         with QdrantSearch("reviews", url=server.url, timeout=25) as search:

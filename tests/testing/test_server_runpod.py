@@ -227,6 +227,7 @@ def test_what_it_does_not_do_it_says(server: FaultServer, method: str, path: str
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(1)
 async def test_the_completions_of_jobs_are_counted_once_and_seeded_runs_repeat() -> None:
     shares: Any = {"job_fails": 0.2, "job_vanishes": 0.1, "poll_fails": 0.1, "submission_lost": 0.1}
 

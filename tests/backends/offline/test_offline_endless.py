@@ -96,6 +96,7 @@ def test_the_work_for_an_endless_text_grows_with_its_length(unit: str) -> None:
 
 
 @pytest.mark.parametrize("unit", ["가", "하", "었", "말이", "습니다", "긴진"])
+@pytest.mark.sample(2)
 def test_an_endless_word_is_left_out(unit: str) -> None:
     assert korean_words.read(unit * LENGTH)[1] is None
     assert english_words.read("a" * LENGTH, "")[1] is None

@@ -206,6 +206,7 @@ def test_one_object_serves_loop_after_loop() -> None:
             assert ask(llm, mode).text == "맛있어요"
 
 
+@pytest.mark.slow  # test_transport.py has it for our own clients by default
 def test_loops_that_ended_without_closing_are_forgotten() -> None:
     """In a process of its own: the dead loops' sockets complain, as they should, when they are collected."""
     code = """
