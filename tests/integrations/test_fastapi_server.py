@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from time import monotonic, sleep
+from time import sleep
 from typing import Any
 
 import anyio
@@ -23,6 +23,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 from tests.integrations.test_fastapi import SUMMARIES, ids, labelled
+from tests.support.patience import wait_until
 
 from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.integrations._fastapi import server as server_module
@@ -87,13 +88,6 @@ def service(llm: Any = None, *, store: Path | None = None, **options: Any) -> An
         llm=llm or FakeLLM(answer=labelled), search=search, strategy=Strategy.stage(4), store=store
     )
     return application(batch_router(runner), **options)
-
-
-def until(condition: Callable[[], bool]) -> None:
-    late = monotonic() + 30
-    while not condition():
-        assert monotonic() < late, "it never came to that"
-        sleep(0.005)
 
 
 def head(path: str = SUMMARIES, *lines: str, method: str = "POST") -> bytes:
@@ -163,7 +157,7 @@ def test_a_client_that_does_not_finish_a_head_is_disconnected(sent: bytes) -> No
     limits = ServerLimits(head_seconds=0.1, idle_seconds=1)
     with running(service(), limits) as one:
         rest_of(one.connect(sent))
-        until(lambda: not one.server.server_state.connections)
+        wait_until(lambda: not one.server.server_state.connections)
 
 
 def test_a_head_that_comes_byte_by_byte_has_no_more_time_than_any_other() -> None:
@@ -226,8 +220,8 @@ def test_a_client_that_does_not_read_its_response_is_disconnected(pieces: float)
     app = Endless(pieces)
     with running(app, ServerLimits(stalled_seconds=0.2, idle_seconds=3600, head_seconds=FOREVER)) as one:
         one.connect(HEALTH, receive_buffer=4096)
-        until(lambda: one.server.server_state.total_requests > 0 or app.sent > 0)
-        until(lambda: not one.server.server_state.connections)
+        wait_until(lambda: one.server.server_state.total_requests > 0 or app.sent > 0)
+        wait_until(lambda: not one.server.server_state.connections)
 
     assert app.disconnected or not pieces
 
@@ -301,7 +295,7 @@ def test_slow_clients_keep_nobody_else_from_being_answered(trials: int) -> None:
                     for request in (HEALTH, WHOLE):
                         other = one.connect(request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1))
                         assert rest_of(other).startswith(b"HTTP/1.1 200 ")
-            until(lambda: len(one.server.server_state.connections) <= 20)
+            wait_until(lambda: len(one.server.server_state.connections) <= 20)
             assert resident() - before < 50 * 2**20
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
@@ -326,7 +320,7 @@ def test_requests_that_are_being_done_are_not_ended_to_make_room() -> None:
         ]
         for thread in asking:
             thread.start()
-        until(lambda: llm.in_flight == 3)
+        wait_until(lambda: llm.in_flight == 3)
         for _ in range(10):
             assert rest_of(one.connect(b"")) == b""
         for thread in asking:
@@ -368,9 +362,9 @@ def test_it_ends_after_its_drain_time_whatever_clients_do(
     ) as one:
         client = one.connect(sent)
         if BODY in sent:
-            until(lambda: llm.in_flight == 1)
+            wait_until(lambda: llm.in_flight == 1)
         else:
-            until(lambda: bool(one.server.server_state.connections))
+            wait_until(lambda: bool(one.server.server_state.connections))
         one.terminate()
         assert one.has_ended()
         received = rest_of(client)
@@ -387,7 +381,7 @@ def test_it_ends_after_its_drain_time_if_a_client_does_not_read(monkeypatch: pyt
     limits = ServerLimits(drain_seconds=0.1, stalled_seconds=FOREVER)
     with running(app, limits) as one:
         one.connect(HEALTH, receive_buffer=4096)
-        until(lambda: app.sent > 0)
+        wait_until(lambda: app.sent > 0)
         one.terminate()
         assert one.has_ended()
 
@@ -398,7 +392,7 @@ def test_a_run_that_ends_within_the_drain_time_is_answered() -> None:
     with running(service(llm)) as one:
         asking = threading.Thread(target=lambda: answers.append(ask(one)))
         asking.start()
-        until(lambda: llm.in_flight == 1)
+        wait_until(lambda: llm.in_flight == 1)
         one.terminate()
         assert one.has_ended()
         asking.join()
@@ -426,7 +420,7 @@ def test_the_answers_of_a_run_that_is_cut_off_are_kept_in_the_store(
             head(SUMMARIES, f"Content-Length: {len(json.dumps(ids(*range(6))))}")
             + json.dumps(ids(*range(6))).encode()
         )
-        until(lambda: llm.calls == 6 and llm.in_flight == 1)
+        wait_until(lambda: llm.calls == 6 and llm.in_flight == 1)
         one.terminate()
         assert one.has_ended()
 
@@ -441,7 +435,7 @@ def test_the_third_signal_ends_it_at_once() -> None:
     llm = FakeLLM(seconds=FOREVER)
     with running(service(llm)) as one:
         one.connect(WHOLE)
-        until(lambda: llm.in_flight == 1)
+        wait_until(lambda: llm.in_flight == 1)
         for _ in range(3):
             one.terminate()
         assert one.has_ended()
@@ -532,7 +526,7 @@ def test_the_token_is_in_no_log(caplog: pytest.LogCaptureFixture, capfd: pytest.
         for given in (TOKEN, TOKEN + "x"):
             one.http().post(SUMMARIES, json=ids(1), headers={"Authorization": f"Bearer {given}"})
         one.connect(b"GET /\x01 HTTP/1.1\r\nAuthorization: Bearer " + TOKEN.encode() + b"\r\n\r\n")
-        until(lambda: "Invalid HTTP request" in capfd.readouterr().err + caplog.text)
+        wait_until(lambda: "Invalid HTTP request" in capfd.readouterr().err + caplog.text)
 
     said = capfd.readouterr()
     assert TOKEN not in caplog.text + said.out + said.err
