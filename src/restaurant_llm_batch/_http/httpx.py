@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 import threading
 from contextlib import aclosing, closing
-from typing import Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import anyio
 import httpx
@@ -184,29 +184,24 @@ class HttpxTransport:
         with self._lock:  # look up and enter in one go: close() may come between the two
             borrowed = self._sync_clients.get(proxy)
             if borrowed is None:
-                # trust_env=False: `ProxySelector` reads the environment for all clients alike.
-                client = httpx.Client(
-                    headers={"accept-encoding": ACCEPT_ENCODING},
-                    limits=self._limits,
-                    proxy=proxy,
-                    verify=self._verify,
-                    follow_redirects=False,
-                    trust_env=False,
-                )
+                client = httpx.Client(**self._options(proxy))
                 make_abortable(client)
                 borrowed = self._sync_clients[proxy] = client, UsageCounter()
             borrowed[1].enter()
             return borrowed
 
     def _make_async(self, proxy: str | None) -> httpx.AsyncClient:
-        return httpx.AsyncClient(
-            headers={"accept-encoding": ACCEPT_ENCODING},
-            limits=self._limits,
-            proxy=proxy,
-            verify=self._verify,
-            follow_redirects=False,
-            trust_env=False,
-        )
+        return httpx.AsyncClient(**self._options(proxy))
+
+    def _options(self, proxy: str | None) -> dict[str, Any]:
+        return {
+            "headers": {"accept-encoding": ACCEPT_ENCODING},
+            "limits": self._limits,
+            "proxy": proxy,
+            "verify": self._verify,
+            "follow_redirects": False,
+            "trust_env": False,  # `ProxySelector` reads the environment for all clients alike
+        }
 
     @property
     def _verify(self) -> ssl.SSLContext:
