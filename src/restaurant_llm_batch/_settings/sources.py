@@ -71,18 +71,9 @@ def origin_of(settings_cls: type[BaseSettings]) -> dict[str, Origin]:
 def warn_of_misspelt_names(settings_cls: type[BaseSettings]) -> None:
     """Log a warning for each variable that is nearly a setting's, with that setting."""
     known = [name.upper() for name in settings_cls.model_fields]
-    for name in _variables(str(settings_cls.model_config.get("env_file"))):
+    for name in {*os.environ, *map(str.upper, DotEnvSettingsSource(settings_cls).env_vars)}:
         if (nearest := _nearest(name.upper(), known)) is not None:
             log.warning("the variable %s is no setting; %s", name, nearest)
-
-
-def _variables(env_file: str) -> list[str]:
-    names = list(os.environ)
-    try:
-        lines = Path(env_file).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError):
-        lines = []
-    return names + [line.removeprefix("export ").partition("=")[0].strip() for line in lines if "=" in line]
 
 
 def _nearest(name: str, known: list[str]) -> str | None:
