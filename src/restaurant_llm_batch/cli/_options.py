@@ -39,17 +39,28 @@ class LoadedInput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions(ABC, Generic[R]):
+class WordingOptions:
+    """Values of the options of `wording`."""
+
+    language: str = "auto"
+    instructions: str | None = None
+
+    @property
+    def wording(self) -> dict[str, Any]:
+        """The fields of a task for its language and the user's own instructions."""
+        return {"language": self.language, "instructions": self.instructions}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions(WordingOptions, ABC, Generic[R]):
     """Values of the options of every command that runs a task; those of settings are in `settings`."""
 
     settings: BatchSettings
-    only: tuple[str, ...] | None
+    only: tuple[str, ...] | None = None
     first: int | None
     output: str | None
     show: int | None
     quiet: bool
-    language: str = "auto"
-    instructions: str | None = None
 
     @property
     @abstractmethod
@@ -72,11 +83,6 @@ class RunOptions(ABC, Generic[R]):
         Raises:
             ConfigurationError: The source does not exist or is invalid, or has no item of a given id.
         """
-
-    @property
-    def wording(self) -> dict[str, Any]:
-        """The fields of a task for its language and the user's own instructions."""
-        return {"language": self.language, "instructions": self.instructions}
 
     def chosen(self, source: NamedItems) -> list[ItemId]:
         """Return the ids of the items to run, as selected by ``--restaurants`` (or ``--documents``) and ``--first``."""
@@ -168,7 +174,7 @@ def min_score() -> click.Option:
 def wording(
     text: str = "Language of the replies; auto detects that of the reviews.",
 ) -> list[click.Parameter]:
-    """Return the options ``--language`` and ``--instructions``; `RunOptions.wording` has their values."""
+    """Return the options ``--language`` and ``--instructions``; `WordingOptions` has their values."""
     return [
         click.Option(
             ["--language"],

@@ -176,11 +176,6 @@ _OF_MODELS = (
 )
 
 
-def option(name: str) -> click.Parameter:
-    """Return the option of one setting."""
-    return SettingOption(name)
-
-
 def take_settings(values: dict[str, Any]) -> BatchSettings:
     """
     Take the values of `SettingOption`s out of a command's values, and return the settings that they give.

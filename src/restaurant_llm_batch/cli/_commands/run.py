@@ -92,7 +92,6 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
             help="The reviews that the task searches: a file, or a folder made by `index`.",
         ),
         click.Option(["--first"], type=click.IntRange(min=1), metavar="N", help="Only the first N items."),
-        click.Option(["--only"], hidden=True),
     ]
     options = [
         *own,

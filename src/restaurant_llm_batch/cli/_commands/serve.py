@@ -33,6 +33,7 @@ from .. import _options as parameters
 from .. import _report as report
 from .. import _settings as settings
 from .._backends import MakeLLM
+from .._options import WordingOptions
 from .._sources import ReviewSource, open_source
 
 if TYPE_CHECKING:
@@ -57,14 +58,12 @@ _SPARE_DESCRIPTORS = 300
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions:
+class ServeOptions(WordingOptions):
     """Values of the command's options."""
 
     source: Path | None
     host: str
     port: int
-    language: str
-    instructions: str | None
     settings: BatchSettings
     token: str | None = field(repr=False)
     allowed_hosts: tuple[str, ...] | None
@@ -80,11 +79,6 @@ class ServeOptions:
         if self.allowed_hosts is not None:
             return self.allowed_hosts
         return LOCAL_HOSTS if _is_local(self.host) else ("*",)
-
-    @property
-    def wording(self) -> dict[str, Any]:
-        """The fields of a task for its language and the user's own instructions."""
-        return {"language": self.language, "instructions": self.instructions}
 
     def open_source(self) -> ReviewSource:
         """Open the reviews."""
@@ -118,7 +112,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         parameters.source(),
         *_address_options(),
         *settings.options(search=True, llm=True, batches=True, llms=[*llms]),
-        settings.option("aspect_seeds_file"),
+        settings.SettingOption("aspect_seeds_file"),
         *parameters.wording("Language of search and replies; auto detects that of the reviews."),
         *_limit_options(),
     ]

@@ -83,7 +83,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         parameters.source(),
         *settings.options(search=True, llm=True, llms=[*llms]),
-        settings.option("aspect_seeds_file"),
+        settings.SettingOption("aspect_seeds_file"),
         *own,
         parameters.limit(),
         parameters.min_score(),

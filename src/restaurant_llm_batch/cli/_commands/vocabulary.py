@@ -87,8 +87,8 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
             metavar="[A|B|C]",
             help="Order of the calls for words and phrases.",
         ),
-        settings.option("enable_parallel_word_phrase_extraction"),
-        settings.option("max_safe_chunks_for_parallel"),
+        settings.SettingOption("enable_parallel_word_phrase_extraction"),
+        settings.SettingOption("max_safe_chunks_for_parallel"),
         parameters.count(
             "--chunk-tokens", _CHUNK_TOKENS, "Maximum tokens of a chunk.", minimum=_MIN_CHUNK_TOKENS
         ),
