@@ -62,7 +62,7 @@ class Served:
         self.listen_for("/docs")
         address = re.search(r"http://[^/\s]+", self.said)
         assert address, self.said
-        self.client = httpx.Client(base_url=address.group(), timeout=30)
+        self.client = httpx.Client(base_url=address.group(), timeout=PATIENCE)
 
     def listen_for(self, words: str, times: int = 1) -> None:
         assert self.process.stdout is not None
@@ -171,7 +171,7 @@ def test_sigterm_ends_it_although_a_client_never_finishes_its_request(reviews: P
             )
             assert service.client.get("/health").status_code == 200
             service.process.send_signal(signal.SIGTERM)
-            said, _ = service.process.communicate(timeout=60)
+            said, _ = service.process.communicate(timeout=PATIENCE)
 
     assert said.splitlines()[-1] == "stopped"
     assert "Traceback" not in said

@@ -23,6 +23,7 @@ from typing import Any, TypeAlias
 
 import anyio
 import pytest
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import (
     BatchReport,
@@ -229,7 +230,7 @@ class Trial:
             and one.ident is not None
             and one not in self.others
         ]:
-            ours[0].join(20)
+            ours[0].join(PATIENCE)
             assert not ours[0].is_alive(), f"{ours[0].name} is left"
         for limiter in self.limiters:
             statistics = limiter.statistics()

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.support.patience import PATIENCE
 from tests.support.run_methods import each_strategy
 
 from restaurant_llm_batch import (
@@ -209,7 +210,7 @@ def test_a_call_that_waits_for_a_thread_is_given_up_with_its_item(few_threads: C
 
     class Stuck:
         def complete(self, request: LLMRequest) -> LLMResponse:
-            gate.wait(10)
+            gate.wait(PATIENCE)
             return LLMResponse("late")
 
     runner = BatchRunner(

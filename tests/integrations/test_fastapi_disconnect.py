@@ -120,7 +120,7 @@ async def test_ten_requests_of_fifty_restaurants_share_the_limits_of_the_one_run
         for caller in callers:
             tasks.start_soon(caller)
 
-    assert llm.peak == 5
+    assert 1 < llm.peak <= 5
     assert llm.calls == 500
     for caller in callers:
         answer = json.loads(caller.text)

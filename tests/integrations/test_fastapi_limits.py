@@ -25,6 +25,7 @@ from tests.integrations.test_fastapi import (
 )
 from tests.integrations.test_fastapi_served import served
 from tests.support.growth import assert_linear
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import AnalyzeSentiment, BatchRunner
 from restaurant_llm_batch.errors import ConfigurationError
@@ -311,7 +312,7 @@ def test_other_requests_are_answered_while_a_large_body_is_checked(monkeypatch: 
     check = Bounds.check_decoded
 
     def wait_for_others(self: Bounds, decoded: Any) -> None:
-        checked.append(answered.wait(20))
+        checked.append(answered.wait(PATIENCE))
         check(self, decoded)
 
     app = make()
@@ -396,7 +397,9 @@ def test_the_bytes_of_a_request_are_given_back_whatever_becomes_of_it(headers: M
 
 def test_a_body_that_does_not_arrive_in_time_is_408_and_its_connection_is_closed() -> None:
     with served(FakeLLM(), body_timeout=0.1) as client:
-        with socket.create_connection((client.base_url.host, client.base_url.port or 80), timeout=30) as slow:
+        with socket.create_connection(
+            (client.base_url.host, client.base_url.port or 80), timeout=PATIENCE
+        ) as slow:
             slow.sendall(
                 f"POST {SENTIMENTS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
                 "Content-Length: 100\r\n\r\n{".encode()

@@ -14,7 +14,7 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from tests.support.patience import wait_until
+from tests.support.patience import PATIENCE, wait_until
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.errors import PermanentBackendError
@@ -42,7 +42,9 @@ def served(llm: Any, search: Any = None, limits: Limits = Limits(), **options: A
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
-        with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=30) as client:
+        with httpx.Client(
+            base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=PATIENCE
+        ) as client:
             yield client
     finally:
         server.should_exit = True
@@ -74,7 +76,8 @@ def test_ten_requests_of_fifty_restaurants_never_exceed_the_limits_of_the_one_ru
         for thread in threads:
             thread.join()
 
-    assert (search.peak, llm.peak) == (5, 4)
+    assert 1 < search.peak <= 5
+    assert 1 < llm.peak <= 4
     assert llm.calls == 500
     for number, answer in answers.items():
         assert answer.status_code == 200
@@ -166,7 +169,9 @@ def test_what_a_header_says_about_the_length_is_not_believed(
     framing: str, body: bytes, statuses: tuple[int, ...]
 ) -> None:
     with served(FakeLLM(), max_body_bytes=2**20) as client:
-        with socket.create_connection(("127.0.0.1", client.base_url.port or 0), timeout=20) as connection:
+        with socket.create_connection(
+            ("127.0.0.1", client.base_url.port or 0), timeout=PATIENCE
+        ) as connection:
             head = (
                 f"POST {SUMMARIES} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{framing}\r\n\r\n"
             )

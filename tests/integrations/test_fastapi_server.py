@@ -23,7 +23,7 @@ import httpx
 import pytest
 from starlette.types import Receive, Scope, Send
 from tests.integrations.test_fastapi import SUMMARIES, ids, labelled
-from tests.support.patience import wait_until
+from tests.support.patience import PATIENCE, wait_until
 
 from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.integrations._fastapi import server as server_module
@@ -59,7 +59,9 @@ class Running:
         return self.clients.enter_context(client)
 
     def http(self) -> httpx.Client:
-        return self.clients.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=30))
+        return self.clients.enter_context(
+            httpx.Client(base_url=f"http://127.0.0.1:{self.port}", timeout=PATIENCE)
+        )
 
     def terminate(self) -> None:
         self.server.handle_exit(signal.SIGTERM, None)
@@ -96,7 +98,7 @@ def head(path: str = SUMMARIES, *lines: str, method: str = "POST") -> bytes:
 
 
 def ask(one: Running) -> httpx.Response:
-    return httpx.post(f"http://127.0.0.1:{one.port}{SUMMARIES}", json=ids(1), timeout=30)
+    return httpx.post(f"http://127.0.0.1:{one.port}{SUMMARIES}", json=ids(1), timeout=PATIENCE)
 
 
 def rest_of(client: socket.socket) -> bytes:

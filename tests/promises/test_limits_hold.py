@@ -62,7 +62,7 @@ async def test_ten_concurrent_aruns_share_the_runner_limits(strategy: Strategy) 
             requests.start_soon(request, number * 100)
 
     assert sum(len(report.results) for report in reports) == 60
-    assert llm.peak == 3
+    assert 1 < llm.peak <= 3
     assert search.peak <= 6
     assert llm.in_flight == search.in_flight == 0
 
@@ -97,9 +97,10 @@ def test_threads_and_two_loops_share_one_runner() -> None:
         thread.join()
 
     assert sorted(finished) == [5, 5, 20, 20, 20, 20]
-    assert llm.peak == 4
+    assert 1 < llm.peak <= 4
     statistics = gate.statistics()
-    assert (statistics.in_flight, statistics.waiting, statistics.peak) == (0, 0, 4)
+    assert (statistics.in_flight, statistics.waiting) == (0, 0)
+    assert llm.peak <= statistics.peak <= 4
 
 
 @pytest.mark.anyio
@@ -119,7 +120,7 @@ async def test_llm_total_caps_both_kinds_of_calls_together() -> None:
     report = await runner.arun(both, range(30))
 
     assert report.results == list(range(30))
-    assert llm.peak == 5
+    assert 1 < llm.peak <= 5
 
 
 def test_several_searches_in_one_round_trip_take_one_slot_each() -> None:

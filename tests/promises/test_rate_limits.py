@@ -314,5 +314,5 @@ if not child:
     os._exit(0 if done else 1)
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 """
-    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", program], check=False, timeout=PATIENCE)
     assert ended.returncode == 0

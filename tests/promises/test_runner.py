@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support.examples import examples
+from tests.support.patience import PATIENCE
 from tests.support.run_methods import STRATEGIES, RunMethod, comparable, each_run_method, each_strategy
 from tests.support.slow import quick_of
 
@@ -613,7 +614,7 @@ def test_the_interpreter_exits_with_a_stream_or_a_runner_left_open(strategy: str
         "runner = BatchRunner(llm=llm, strategy=strategy, limits=Limits(llm=1))\n"
         f"{left_open}\n"
     )
-    ended = subprocess.run([sys.executable, "-c", code], timeout=30, capture_output=True, text=True)
+    ended = subprocess.run([sys.executable, "-c", code], timeout=PATIENCE, capture_output=True, text=True)
 
     assert (ended.returncode, ended.stderr) == (0, "")
 

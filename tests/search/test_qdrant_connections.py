@@ -47,7 +47,7 @@ class Slow:
             self._waiting += 1
             if self._waiting >= self._together:
                 self._all_there.set()
-            await asyncio.wait_for(self._all_there.wait(), 20)
+            await asyncio.wait_for(self._all_there.wait(), PATIENCE)
         return self.handle(seen)
 
 
@@ -95,7 +95,7 @@ async def test_a_loop_keeps_its_connections(server: LocalServer) -> None:
 @pytest.mark.sample(1)
 async def test_150_awaited_searches_are_in_flight_at_once() -> None:
     with serve(together=150) as server:
-        async with QdrantSearch("reviews", url=server.url, timeout=25) as search:
+        async with QdrantSearch("reviews", url=server.url, timeout=PATIENCE) as search:
             await search.aindex_reviews([REVIEW])
             await many(search, 150)
 
@@ -105,7 +105,7 @@ async def test_150_awaited_searches_are_in_flight_at_once() -> None:
 @pytest.mark.slow  # by default 150 awaited ones are
 def test_120_blocking_searches_are_in_flight_at_once() -> None:
     with serve(together=120) as server, ThreadPoolExecutor(120) as pool:
-        with QdrantSearch("reviews", url=server.url, timeout=25) as search:
+        with QdrantSearch("reviews", url=server.url, timeout=PATIENCE) as search:
             search.index_reviews([REVIEW])
             found = list(pool.map(search.search, [QUERY] * 120))
 
@@ -218,7 +218,7 @@ def test_closing_waits_for_the_searches_of_other_threads() -> None:
         search.close()
 
         assert not first.done()
-        assert len(search.search(QUERY)) == len(first.result(20)) == 1
+        assert len(search.search(QUERY)) == len(first.result(PATIENCE)) == 1
         search.close()
 
 

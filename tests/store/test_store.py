@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from blockbuster import BlockBuster
+from tests.support.patience import PATIENCE
 from tests.support.store_child import key_of, reply_of
 from tests.support.store_helpers import REPLY, durably, fill, ignore, key
 
@@ -194,10 +195,10 @@ def test_whoever_hands_in_while_a_group_is_written_waits_for_one_more_commit_onl
 
     def hold_up(error: Exception | None) -> None:
         inside.set()
-        on.wait(10)
+        on.wait(PATIENCE)
 
     store.put(key(0), REPLY, hold_up)
-    inside.wait(10)
+    inside.wait(PATIENCE)
     before = store.commits
     told = [CommitFuture() for _ in range(100)]
     for number, durable in enumerate(told):

@@ -9,6 +9,7 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import LLMRequest, LLMResponse
 from restaurant_llm_batch.backends.runpod.llm import PollingPolicy, RunPodLLM
@@ -142,7 +143,7 @@ def test_what_a_job_outlives_is_an_answer_all_the_same(kind: FaultKind) -> None:
 @pytest.mark.sample(3)
 async def test_cancelled_calls_leave_no_job_alive(kind: FaultKind) -> None:
     with FaultServer(Faults(probabilities={kind: 1.0}, tries=None, latency=60)) as server:
-        llm = runpod(server, timeout=60)
+        llm = runpod(server, timeout=PATIENCE)
         async with anyio.create_task_group() as group:
             for number in range(12):
                 group.start_soon(llm.acomplete, asking(number))
@@ -162,7 +163,7 @@ async def test_cancelled_calls_leave_no_job_alive(kind: FaultKind) -> None:
 @pytest.mark.anyio
 async def test_the_limit_is_one_on_jobs_alive(server: FaultServer) -> None:
     server.faults = Faults(limit=2, latency=60, retry_after=7)
-    llm = runpod(server, timeout=60)
+    llm = runpod(server, timeout=PATIENCE)
     async with anyio.create_task_group() as group:
         for number in range(2):
             group.start_soon(llm.acomplete, asking(number))
@@ -241,7 +242,7 @@ async def test_the_completions_of_jobs_are_counted_once_and_seeded_runs_repeat()
                 said[number] = error
 
         with FaultServer(Faults(probabilities=shares, latency=0.02), seed=seed) as server:
-            llm = runpod(server, timeout=30)
+            llm = runpod(server, timeout=PATIENCE)
             async with anyio.create_task_group() as group:
                 for number in range(40):
                     group.start_soon(one, number)

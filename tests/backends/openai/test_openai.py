@@ -175,7 +175,7 @@ async def test_no_pool_stops_at_a_hundred_calls(anyio_backend: str) -> None:
         return Say(chat("ok"))
 
     with LocalServer(once_all_are_here) as server:
-        await many(to(server, timeout=30), calls)
+        await many(to(server, timeout=PATIENCE), calls)
 
     assert server.peak == calls
 

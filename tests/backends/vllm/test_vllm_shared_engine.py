@@ -119,7 +119,7 @@ def test_who_comes_while_the_engine_works_joins_at_the_next_step() -> None:
         others = [pool.submit(helm.run, (number, 3)) for number in range(1, 5)]
         wait_until(lambda: len(helm._state.waiting) == 4)
         go.set()
-        answers = [first.result(10), *(other.result(10) for other in others)]
+        answers = [first.result(PATIENCE), *(other.result(PATIENCE) for other in others)]
 
     assert answers == [0, 1, 2, 3, 4]
     assert engine.peak == 5
@@ -139,8 +139,8 @@ def test_when_the_engine_breaks_those_aboard_fail_and_those_who_wait_are_served(
         go.set()
 
         with pytest.raises(RuntimeError, match="broken"):
-            broken.result(10)
-        assert later.result(10) == 1
+            broken.result(PATIENCE)
+        assert later.result(PATIENCE) == 1
 
 
 class InterruptedEngine(StepEngine):
@@ -169,8 +169,8 @@ def test_a_helmsman_who_is_interrupted_takes_its_job_along_and_the_others_sail_o
         go.set()
 
         with pytest.raises(KeyboardInterrupt):
-            first.result(10)
-        assert second.result(10) == 1
+            first.result(PATIENCE)
+        assert second.result(PATIENCE) == 1
     assert engine.left == {}
     assert len(set(engine.aborted)) == 1
 
