@@ -62,6 +62,8 @@ from .tokens.packing import estimate_tokens
 
 if TYPE_CHECKING:
     from ._settings import BatchSettings
+    from .simulation import SimulatedServer, Simulation
+    from .simulation._play import RunnerParts
 
 R = TypeVar("R")
 
@@ -187,6 +189,7 @@ class BatchRunner:
         self._resources = RunnerResources(
             [resource for resource in (llm, search, self._store) if resource is not None], gc_threshold
         )
+        self._llm, self._search, self._count_tokens = llm, search, count_tokens
         self._block_leases: list[Lease] = []
         self._async_blocks: list[_AsyncBlock] = []
 
@@ -313,6 +316,64 @@ class BatchRunner:
             )
 
         return AsyncOutcomeStream(block.tasks, make_driver, run, reader.total)
+
+    def simulate(
+        self,
+        task: Task[R] | Callable[[Any], Flow[R]],
+        items: Iterable[Any],
+        server: SimulatedServer | None = None,
+        *,
+        seed: int = 0,
+        answers: LLMBackend | None = None,
+        on_outcome: Callable[[Outcome[R]], object] | None = None,
+        observers: Iterable[Observer] = (),
+    ) -> Simulation[R]:
+        """
+        Play a run on virtual time, against a simulated server: an hour takes seconds, and no model is called.
+
+        Scheduler, limits, retries, time limits, stop conditions and store are those of a real run. Limits begin as when
+        the runner was created. Replies in the store are found; what is answered here does not get into it. Searches are
+        made by the runner's own search if it has a blocking `search`, otherwise their hits are made up; on virtual
+        time, a search takes `SimulatedServer.search_seconds`.
+
+        Args:
+            task: A task, or a generator function of one item.
+            items: The items.
+            server: What the server is like; None for `SimulatedServer()`.
+            seed: Seed of all that is random: equal seeds give equal runs, to the event.
+            answers: Answers the requests at once, for example `OfflineLLM`; None for answers made from the form of each
+                request, whose texts say nothing.
+            on_outcome: Takes each outcome, which is then not kept: for very many items. Events are not kept either.
+            observers: Called with every event; those of the runner are not.
+
+        Returns:
+            How the run went: virtual seconds, report, events, and what the server saw.
+
+        Raises:
+            ConfigurationError: The task, the items or an argument are invalid.
+        """
+        from .simulation._simulate import simulate
+        from .simulation.server import SimulatedServer
+
+        return simulate(
+            self.parts,
+            task,
+            items,
+            SimulatedServer() if server is None else server,
+            seed=seed,
+            answers=answers,
+            on_outcome=on_outcome,
+            observers=_observers(observers),
+        )
+
+    @property
+    def parts(self) -> RunnerParts:
+        """What a simulation takes of the runner."""
+        from .simulation._play import RunnerParts
+
+        return RunnerParts(
+            self._config, self.strategy, self.limits, self._llm, self._search, self._count_tokens
+        )
 
     def _prepare(
         self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], now: Clock

@@ -15,8 +15,7 @@ from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, Strategy
 from restaurant_llm_batch.integrations.fastapi import batch_router
-from restaurant_llm_batch.testing import FakeLLM, FakeSearch
-from restaurant_llm_batch.testing.fakes import answer_from_schema
+from restaurant_llm_batch.testing import FakeLLM, FakeSearch, answer_from_schema
 
 pytestmark = pytest.mark.anyio
 PATH = "/api/v1/llm/summarize/batch"

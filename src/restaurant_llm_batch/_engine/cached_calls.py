@@ -15,7 +15,7 @@ from .._llm_response import LLMResponse
 from .._store.inflight import Callback, Follower, InFlightCall
 from .._store.journal import CURRENT_JOURNAL, JobJournal
 from .._store.keys import request_key
-from .._store.store import Store
+from .._store.overlay import AnyStore
 from ..errors import DeadlineExceeded
 from ..steps import Complete
 from .call import Call
@@ -41,7 +41,7 @@ class CallModel(Protocol):
 
 
 def complete_cached(
-    call_model: CallModel, step: Complete, item: RunItem, run: RunState, store: Store
+    call_model: CallModel, step: Complete, item: RunItem, run: RunState, store: AnyStore
 ) -> EngineFlow[LLMResponse]:
     """
     Return the stored reply to a request, or make the call and store its reply.
@@ -86,7 +86,7 @@ def _lead(
     step: Complete,
     item: RunItem,
     run: RunState,
-    store: Store,
+    store: AnyStore,
     key: bytes,
     looks_again: bool,
 ) -> EngineFlow[LLMResponse]:
@@ -122,7 +122,7 @@ def _follow(shared: InFlightCall, item: RunItem, run: RunState) -> EngineFlow[bo
     return follower.leads
 
 
-def _keep(store: Store, key: bytes, jobs: StoredJobJournal, reply: LLMResponse, on_done: Callback) -> None:
+def _keep(store: AnyStore, key: bytes, jobs: StoredJobJournal, reply: LLMResponse, on_done: Callback) -> None:
     """Store a reply, and delete its jobs when it is on disk; until then, only the service's job has the reply."""
     if not jobs.has_job:  # nor will it have one: the call has returned
         store.put(key, reply, on_done)
@@ -146,7 +146,7 @@ class StoredJobJournal:
 
     __slots__ = ("_ended_job", "_free", "_job", "_key", "_run", "_store")
 
-    def __init__(self, store: Store, key: bytes, run: RunState) -> None:
+    def __init__(self, store: AnyStore, key: bytes, run: RunState) -> None:
         self._store = store
         self._key = key
         self._run = run

@@ -61,6 +61,26 @@ class Mailbox(Protocol):
         ...
 
 
+class BlockingMailbox(Mailbox, Protocol):
+    """A mailbox whose run waits in it."""
+
+    def move_here(self) -> None:
+        """Become the mailbox of the calling thread."""
+        ...
+
+    def wake(self) -> None:
+        """Make `run_pending` return. Safe in a signal handler."""
+        ...
+
+    def run_pending(self, timeout: float | None = None) -> None:
+        """Wait for one action and run it; return without one after `timeout` seconds, or earlier."""
+        ...
+
+    def wait(self, seconds: float, now: Clock, unless: Callable[[], bool]) -> None:
+        """Run actions for `seconds` on the clock `now`, or until `unless` returns True."""
+        ...
+
+
 class ThreadMailbox:
     """
     The mailbox of the thread that creates it; it runs actions when the thread calls `run_pending` or `wait`.

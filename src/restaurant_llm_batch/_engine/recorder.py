@@ -19,7 +19,7 @@ from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet
 from .._llm_response import LLMResponse, RateLimitInfo, valid_reply
 from .._shortage import is_local_shortage
-from .._store.store import Store
+from .._store.overlay import AnyStore
 from ..errors import RateLimited, RunStopped
 from ..events import (
     CacheHit,
@@ -55,7 +55,7 @@ class RecordedRun(Protocol):
     now: Clock
     limiters: LimiterSet
     packer: BatchPacker
-    store: Store | None
+    store: AnyStore | None
     stop_monitor: StopMonitor
     started_at: float
     stopped: Exception | None

@@ -41,7 +41,7 @@ from .plan import ExecutionPlan
 from .recorder import RunRecorder, describe_stop
 
 if TYPE_CHECKING:
-    from .._store.store import Store
+    from .._store.overlay import AnyStore
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -81,7 +81,7 @@ class RunConfig:
     packer: BatchPacker
     retries: Mapping[Stage, RetryPolicy]
     sequence: Callable[[], int]
-    store: Store | None = None
+    store: AnyStore | None = None
     fingerprint: str = ""
     time_limits: TimeLimits = field(default_factory=TimeLimits)
     stop: StopConditions = field(default_factory=StopConditions)
@@ -123,7 +123,7 @@ class RunState:
         self.limiters: LimiterSet = config.limiters
         self.packer: BatchPacker = config.packer
         self.retries: Mapping[Stage, RetryPolicy] = config.retries
-        self.store: Store | None = config.store
+        self.store: AnyStore | None = config.store
         self.fingerprint: str = config.fingerprint
         self.ask: Callable[[Ask, int], Flow[Any]] | None = config.ask
         self.time_limits: TimeLimits = config.time_limits

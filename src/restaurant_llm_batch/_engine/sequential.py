@@ -24,7 +24,7 @@ from .call import RETURNED, RUNNING, Call
 from .frames import EngineFlow, EngineStep
 from .handover import Outcomes
 from .items import ItemReader, RunItem
-from .mailbox import ThreadMailbox
+from .mailbox import BlockingMailbox, ThreadMailbox
 from .memo import NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
 from .run import RunState, log
@@ -38,14 +38,17 @@ class SequentialDriver:
         run: The run.
         reader: The items.
         collect: Whether one call of `take` is to run all items.
+        mailbox: Where the run lives; None for the calling thread.
     """
 
-    def __init__(self, run: RunState, reader: ItemReader, *, collect: bool) -> None:
+    def __init__(
+        self, run: RunState, reader: ItemReader, *, collect: bool, mailbox: BlockingMailbox | None = None
+    ) -> None:
         self._collect = collect
         self._run = run
         self._recorder = run.recorder
         self._reader = reader
-        self._mailbox = ThreadMailbox()
+        self._mailbox: BlockingMailbox = mailbox or ThreadMailbox()
         self._busy = False
         self._cancelled = False
         self._over = False

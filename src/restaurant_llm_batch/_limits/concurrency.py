@@ -353,6 +353,10 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         with lock:
             return () if state.controller is None else tuple(state.controller.history)
 
+    def unused(self) -> ConcurrencyLimiter:
+        """Return a limiter of its own with the same limit, through which no call has passed."""
+        return ConcurrencyLimiter(self.limit if isinstance(self._configured, int) else self._configured)
+
     def statistics(self) -> LimiterStatistics:
         """Return the limit, and how many calls are in flight and wait now."""
         lock, state = self._state_for_process()

@@ -41,6 +41,27 @@ class LimiterSet:
         limiters = [limiter] if self._total is None or self._total is limiter else [limiter, self._total]
         return tuple(limiters if self.tokens is None else [*limiters, self.tokens])
 
+    def unused(self, twins: dict[int, tuple[ConcurrencyLimiter, ConcurrencyLimiter]]) -> LimiterSet:
+        """
+        Return a set with the same limits, through which no call has passed.
+
+        Args:
+            twins: Each limiter that was met before, and its unused twin, by the limiter's `id`: what sets share here,
+                their unused sets share too.
+        """
+
+        def unused(limiter: ConcurrencyLimiter) -> ConcurrencyLimiter:
+            return twins.setdefault(id(limiter), (limiter, limiter.unused()))[1]
+
+        return LimiterSet(
+            unused(self.search[0]),
+            unused(self.llm[0]),
+            unused(self.batches[0]),
+            None if self._total is None else unused(self._total),
+            None if self.tokens is None else unused(self.tokens),
+            self.rate.unused(),
+        )
+
     @property
     def count_tokens(self) -> bool:
         """Whether a limiter counts tokens."""

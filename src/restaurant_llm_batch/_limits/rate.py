@@ -89,6 +89,10 @@ class RateLimiter(LockedState[RateQueue]):
     def _initial_state(self, parents: RateQueue | None) -> RateQueue:
         return RateQueue(RatePacer(*self._configured, 0.0), 0.0)
 
+    def unused(self) -> RateLimiter:
+        """Return a limiter of its own with the configured limits, through which no call has passed."""
+        return RateLimiter(*self._configured)
+
     @property
     def counts_tokens(self) -> bool:
         """Whether tickets need their number of tokens as weight."""

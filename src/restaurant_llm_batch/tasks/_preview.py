@@ -7,11 +7,12 @@ that answer goes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from .._config.limits import Limits
 from .._llm_response import LLMResponse
+from .._schema import answer_from_schema
 from ..errors import ConfigurationError
 from ..models import Hit, LLMRequest, SearchQuery
 from ..protocols import SearchBackend, Task
@@ -86,7 +87,9 @@ def preview(task: Task[Any], item: Any, *, search: SearchBackend | None, limits:
         match step:
             case Complete():
                 requests.append(step.request)
-                return LLMResponse(_as_json(_stand_in(step.request.schema or {})), model="preview")
+                return LLMResponse(
+                    _as_json(answer_from_schema(step.request.schema or {}, text=ANSWER)), model="preview"
+                )
             case Ask():
                 requests.append(next(ask_flow(step)).request)  # type: ignore[union-attr]
                 return _instance(step.form)
@@ -123,7 +126,7 @@ def preview(task: Task[Any], item: Any, *, search: SearchBackend | None, limits:
 
 def _instance(form: Any) -> Any:
     """Return an instance of a form whose texts are `ANSWER`, whether or not its validators accept that."""
-    stand_in = _stand_in(form_of(form).schema)
+    stand_in = answer_from_schema(form_of(form).schema, text=ANSWER)
     try:
         return form.model_validate(stand_in, context={"reviews": (ANSWER,)})
     except ValueError:
@@ -139,27 +142,6 @@ def _pack(step: Pack, limits: Limits) -> list[list[PackedText]]:
         answer_tokens_each=step.answer_tokens_each,
         render=step.render,
     )
-
-
-def _stand_in(schema: Mapping[str, Any], number: int = 0) -> Any:
-    """Return a value of a schema: each text is `ANSWER`, and numbers count up in a list."""
-    if "enum" in schema:
-        return schema["enum"][0]
-    if "anyOf" in schema:
-        return _stand_in(schema["anyOf"][0], number)
-    match schema.get("type"):
-        case "object":
-            properties = schema.get("properties") or {}
-            return {name: _stand_in(part, number) for name, part in properties.items()}
-        case "array" if "prefixItems" in schema:
-            return [_stand_in(part) for part in schema["prefixItems"]]
-        case "array":
-            return [_stand_in(schema.get("items", {}), n) for n in range(max(1, schema.get("minItems", 1)))]
-        case "integer" | "number":
-            return schema.get("minimum", 0) + number
-        case "boolean":
-            return True
-    return ANSWER
 
 
 def _as_json(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from .._llm_response import LLMResponse
+from .._schema import answer_from_schema
 from ..errors import ConfigurationError
 from ..models import Hit, ItemId, LLMRequest, SearchQuery
 
@@ -206,36 +207,6 @@ class FakeLLM(Recorder):
                 "for example json.dumps(...) of an object"
             )
         return LLMResponse(text, "stop", len(str(request.messages)) // 4, len(text) // 4, "fake")
-
-
-def answer_from_schema(schema: Mapping[str, Any], index: int = 0) -> Any:
-    """
-    Return the smallest value of a JSON Schema.
-
-    Objects have their required properties, and lists as few elements as allowed, but at least one.
-
-    Args:
-        schema: The schema.
-        index: Index in the list around the value, from 0: numbers count up from their minimum, as ids do.
-    """
-    json_type = schema.get("type")
-    if "enum" in schema:
-        return schema["enum"][0]
-    if "anyOf" in schema:
-        return answer_from_schema(schema["anyOf"][0], index)
-    if json_type == "object":
-        properties = schema.get("properties", {})
-        return {name: answer_from_schema(properties[name], index) for name in schema.get("required", ())}
-    if "prefixItems" in schema:
-        return [answer_from_schema(part) for part in schema["prefixItems"]]
-    if json_type == "array":
-        return [answer_from_schema(schema["items"], n) for n in range(max(1, schema.get("minItems", 1)))]
-    if json_type == "string":
-        return "text".ljust(schema.get("minLength", 0), ".")
-    if json_type in ("integer", "number"):
-        least = schema.get("minimum", schema.get("exclusiveMinimum", -1) + 1)
-        return least + index if json_type == "integer" else float(least)
-    return True if json_type == "boolean" else None
 
 
 def _answer(request: LLMRequest) -> str:

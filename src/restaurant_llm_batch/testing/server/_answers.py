@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic_core import to_json
 
+from ..._schema import answer_from_schema
 from ...errors import ConfigurationError
-from ..fakes import answer_from_schema
 from ._requests import ChatRequest, read_json
 
 Responder: TypeAlias = Callable[[ChatRequest], str | Mapping[str, Any]]

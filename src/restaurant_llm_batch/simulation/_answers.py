@@ -1,0 +1,73 @@
+"""Answers of a simulated model: made from the form of a request, or taken from a backend that needs no service."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import lru_cache
+from random import Random
+from typing import Any, TypeAlias
+
+from .._llm_response import LLMResponse
+from .._schema import answer_from_schema
+from ..models import LLMRequest
+from ..protocols import LLMBackend
+from ._lengths import likely_length
+
+TEXT = "(a simulated answer)"
+_KEPT = 512
+
+Count: TypeAlias = Callable[[str], int]
+
+
+class Answers:
+    """
+    Answers requests at once.
+
+    Args:
+        backend: Answers the requests, for example `OfflineLLM`; None for answers made from the form.
+        count: Counts the tokens of a text.
+        tokens: Tokens of every answer that is made; None for what its form suggests, which varies.
+        random: Varies the lengths.
+        model: Name of the model in the answers.
+    """
+
+    def __init__(
+        self, backend: LLMBackend | None, count: Count, tokens: int | None, random: Random, model: str
+    ) -> None:
+        self._model = model
+        self._backend = backend
+        self._count = count
+        self._count_fixed = lru_cache(_KEPT)(count)  # system messages, which most requests of a task share
+        self._tokens = tokens
+        self._random = random
+        # By the identity of the schema, which tasks make once; it is kept, so that no other one takes its place.
+        self._made: dict[tuple[int, int], tuple[Any, str, int, int]] = {}
+
+    def prompt_tokens(self, request: LLMRequest) -> int:
+        """Return the tokens of a request's prompt."""
+        return sum(
+            (self._count_fixed if message["role"] == "system" else self._count)(message["content"])
+            for message in request.messages
+        )
+
+    def answer(self, request: LLMRequest, prompt_tokens: int) -> LLMResponse:
+        """Return the answer to a request."""
+        if self._backend is not None:
+            given = self._backend.complete(request)
+            tokens = given.completion_tokens or self._count(given.text)
+            return LLMResponse(
+                given.text, given.finish_reason, prompt_tokens, min(tokens, request.max_tokens), self._model
+            )
+        key = (id(request.schema), request.max_tokens)
+        found = self._made.get(key)
+        if found is None:
+            if len(self._made) >= _KEPT:
+                self._made.clear()
+            schema = request.schema
+            text = TEXT if schema is None else json.dumps(answer_from_schema(schema, text=TEXT))
+            length = likely_length(request)
+            found = self._made[key] = (schema, text, length.low, length.high)
+        _, text, low, high = found
+        tokens = self._tokens or self._random.randint(low, high)
+        return LLMResponse(text, "stop", prompt_tokens, min(tokens, request.max_tokens), self._model)
