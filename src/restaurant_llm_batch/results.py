@@ -260,6 +260,31 @@ class Word:
     pos: str
     meanings: tuple[str, ...] = ()
 
+    @property
+    def synonyms(self) -> tuple[str, ...]:
+        """Words that mean the same; those of an `ExtendedWord`, else none."""
+        return ()
+
+    @property
+    def example(self) -> str:
+        """A sentence of the text; that of an `ExtendedWord`, else ""."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedWord(Word):
+    """
+    A word of an `ExtractVocabulary` task that asks for synonyms or examples.
+
+    Attributes:
+        pos, meanings: As in `Word`.
+        synonyms: Words that mean the same, which need not be in the text.
+        example: The sentence of the text that the model gave as an example; "" for none.
+    """
+
+    synonyms: tuple[str, ...] = ()
+    example: str = ""
+
 
 @dataclass(frozen=True, slots=True)
 class FailedChunk:
@@ -293,3 +318,29 @@ class Vocabulary:
     model: str
     dropped_entries: int = 0
     dropped: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def phrase_examples(self) -> Mapping[str, str]:
+        """For each phrase with an example, a sentence of the text; of an `ExtendedVocabulary`, else none."""
+        return {}
+
+    @property
+    def dropped_examples(self) -> int:
+        """Number of examples that are dropped; of an `ExtendedVocabulary`, else 0."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedVocabulary(Vocabulary):
+    """
+    Result of an `ExtractVocabulary` task that asks for synonyms or examples: its words are `ExtendedWord`s.
+
+    Attributes:
+        document_id, words, phrases, failed_chunks, model, dropped_entries, dropped: As in `Vocabulary`.
+        phrase_examples: For each phrase with an example, the sentence of the text.
+        dropped_examples: Number of examples of words and phrases that are dropped, because they are not in the text;
+            `dropped` names them too.
+    """
+
+    phrase_examples: Mapping[str, str] = field(default_factory=dict)
+    dropped_examples: int = 0

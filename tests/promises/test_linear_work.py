@@ -51,7 +51,7 @@ from restaurant_llm_batch.search import _indexing
 from restaurant_llm_batch.search.embedders import api
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 from restaurant_llm_batch.search.qdrant import _errors as qdrant
-from restaurant_llm_batch.tasks import _content, _json, _labels, _parsing, _replies
+from restaurant_llm_batch.tasks import _content, _entries, _json, _labels, _parsing, _replies
 from restaurant_llm_batch.tasks._prompts import aspects as aspect_prompts
 from restaurant_llm_batch.tasks._prompts import reviews as review_prompts
 from restaurant_llm_batch.tasks._prompts import words as word_prompts
@@ -241,8 +241,9 @@ READERS: dict[str, Reader] = {
         _content.text_of,
     ),
     "tasks: words": every(
-        lambda text: _parsing.read_words(reply(text)),
-        lambda text: _parsing.read_phrases(reply(json.dumps([text, {"phrase": text}]))),
+        lambda text: _entries.read_entries("words", reply(text), text),
+        lambda text: _entries.read_entries("phrases", reply(json.dumps([text, {"phrase": text}])), text),
+        lambda text: _entries.ExampleFinder(text).find(text[:200]),
     ),
     "prompts": every(
         aspect_prompts.quoted,
