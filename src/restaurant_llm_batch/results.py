@@ -42,6 +42,8 @@ class AspectSummary:
         failed_count: Number of reviews found that were left out, because every call with them failed.
         dropped: What the model's answer has and this summary has not, each with the reason, for people to read:
             ``evidence: "0" (numbered from 0)``. At most 20 are named. Not compared.
+        replaced: Whether the model's summary and bullets were replaced by the sentence that the reviews hardly mention
+            the price; `dropped` names them. See `SummarizeAspects.price_rule`.
     """
 
     status: AspectStatus
@@ -52,6 +54,7 @@ class AspectSummary:
     error: str | None = None
     failed_count: int = 0
     dropped: tuple[str, ...] = field(default=(), compare=False)
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class RestaurantSummary:
         categories: One entry for each aspect of the task, in the task's order.
         overall_status: "ok"; "no_reviews" if no review was found; "failed" if only the aspects could be summarised.
         overall_error: Type and message of the error if `overall_status` is "failed", else None.
-        without_evidence: Number of aspects with a summary for which the model cited no review that it was shown.
+        without_evidence: Number of aspects with a summary of the model for which it cited no review that it was shown.
     """
 
     restaurant_id: ItemId

@@ -35,7 +35,7 @@ from restaurant_llm_batch._http.classify import service_error
 from restaurant_llm_batch._http.openai_api import read_chat
 from restaurant_llm_batch._http.types import HTTPResponse, TransportError
 from restaurant_llm_batch._llm_response import LLMResponse
-from restaurant_llm_batch._nlp import terms
+from restaurant_llm_batch._nlp import price_words, terms
 from restaurant_llm_batch._nlp.sentiment_model import hashes, normal_form
 from restaurant_llm_batch._store.keys import request_key
 from restaurant_llm_batch._store.store import Store
@@ -273,7 +273,12 @@ READERS: dict[str, Reader] = {
         lambda text: _indexing.read_id(text, "x"),
     ),
     "nlp": every(
-        terms.terms, terms.normalise, terms.stem_english, normal_form, lambda text: hashes(text, "ko")
+        price_words.mentions_price,
+        terms.terms,
+        terms.normalise,
+        terms.stem_english,
+        normal_form,
+        lambda text: hashes(text, "ko"),
     ),
     "store": every(stored),
     "cli: files": every(
