@@ -37,8 +37,8 @@ class SummarizeAspects(Previewed):
     Items are restaurant ids, or mappings ``{"restaurant_id", "limit"?, "priority"?, "query"?, "category"?}`` (see
     `RestaurantRef`). For each aspect, one search among the restaurant's reviews finds those for the prompt. If the
     search or the call of an aspect fails, that aspect is reported as failed and the others stand; the restaurant fails
-    if every aspect does. A failed overall summary leaves the aspects standing. A restaurant without any review succeeds
-    without a call.
+    if every aspect does. A failed overall summary leaves the aspects standing, also if it failed because the run
+    stopped before it was written. A restaurant without any review succeeds without a call.
 
     Attributes:
         limit: Maximum number of reviews per aspect.
