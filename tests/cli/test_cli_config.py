@@ -188,7 +188,7 @@ class Noting(FakeLLM):
 
 
 @pytest.mark.parametrize(
-    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "vocabulary"]
+    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "compare", "vocabulary"]
 )
 def test_every_command_takes_any_language_and_instructions_of_the_users_own(command: str) -> None:
     llm = Noting()
@@ -198,7 +198,7 @@ def test_every_command_takes_any_language_and_instructions_of_the_users_own(comm
     assert llm.prompts
     assert all("절대 욕하지 마세요" in prompt for prompt in llm.prompts)
     # Labels are words of a closed list in every language.
-    assert command == "sentiment" or all("Japanese" in prompt for prompt in llm.prompts)
+    assert command in ("sentiment", "compare") or all("Japanese" in prompt for prompt in llm.prompts)
 
 
 @pytest.mark.parametrize("language", ["jp", "atuo", "klingon!"])

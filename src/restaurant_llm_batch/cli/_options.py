@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -114,6 +115,12 @@ class SearchOptions(FileOptions[R]):
         return open_source(self.source, progress, self.settings)
 
 
+def shared_categories(source: ReviewSource) -> Mapping[str, ItemId]:
+    """Return the categories that several restaurants share; one alone in its category is compared with all others."""
+    sizes = Counter(map(str, source.categories.values()))
+    return {item_id: category for item_id, category in source.categories.items() if sizes[str(category)] > 1}
+
+
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
     """Split a comma-separated value; a callback of click."""
     if value is None:
@@ -168,6 +175,15 @@ def min_score() -> click.Option:
         default=0.0,
         show_default=True,
         help="Minimum similarity of a review to the query; 0 for no bound.",
+    )
+
+
+def query() -> click.Option:
+    """Return the option ``--query``: what a search for reviews in general looks for."""
+    return click.Option(
+        ["--query"],
+        metavar="TEXT",
+        help="Text to search for; by default the seed words of service, price and food.",
     )
 
 
