@@ -103,7 +103,7 @@ def batch_router(
         comparison,
         runner.can_search,
         runner.limits,
-        bounds.check_calls,
+        bounds,
     )
 
     @asynccontextmanager

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
@@ -36,6 +36,8 @@ TOKENS_PER_CHARACTER = 4
 """More than any character has by `estimate_tokens`."""
 PROMPT_TOKENS, LINE_TOKENS = 500, 20
 """About what the instructions and the reply take of a batch's budget, and a review's number and label."""
+FOUND_TOKENS = 100
+"""About what a review takes that a search will find."""
 
 
 @dataclass(frozen=True)
@@ -148,30 +150,40 @@ class Bounds:
                 f"At most {self.reviews:,} reviews in a request",
             )
 
-    def check_calls(self, restaurants: Sequence[Sequence[str]], budget: int, batch_size: int) -> None:
+    def check_calls(
+        self, restaurants: Sequence[Load], budget: int, batch_size: int, place: Place = ("restaurants",)
+    ) -> None:
         """
         Check the number of calls of the model that reviews need, as it is estimated from their lengths.
 
         Args:
-            restaurants: The texts of the reviews of each restaurant.
+            restaurants: The reviews of each restaurant.
             budget: Token budget of a batch.
             batch_size: Maximum number of reviews in a batch.
+            place: The place of the reviews, for the error.
 
         Raises:
             APIError: There are too many (413).
         """
         room = max(budget - PROMPT_TOKENS, budget // 4, 1)
-        calls = sum(_most_calls(texts, room, batch_size) for texts in restaurants)
+        calls = sum(_most_calls(one.texts, room, batch_size, one.found) for one in restaurants)
         if calls > self.calls:  # only then are the tokens estimated, which takes longer
-            calls = sum(_estimated_calls(texts, room, batch_size) for texts in restaurants)
+            calls = sum(_estimated_calls(one.texts, room, batch_size, one.found) for one in restaurants)
         if calls > self.calls:
             raise _too_many(
-                ("restaurants",),
+                place,
                 f"these reviews need about {calls:,} calls of the model, and at most {self.calls:,} are made for "
                 "one request; send fewer reviews, or a larger max_tokens_per_batch; the service's setting is "
                 "max_calls",
                 f"About {calls:,} calls, at most {self.calls:,}",
             )
+
+
+class Load(NamedTuple):
+    """Reviews of a restaurant: the texts of those in the request, and the maximum number of those found by search."""
+
+    texts: Sequence[str]
+    found: int = 0
 
 
 def _check_fields(record: dict[str, Any], place: Place) -> None:
@@ -185,17 +197,17 @@ def _too_many(place: Place, message: str, short: str) -> APIError:
     return APIError(413, message, [detail(place, short, "too_long")])
 
 
-def _most_calls(texts: Sequence[str], room: int, batch_size: int) -> int:
+def _most_calls(texts: Sequence[str], room: int, batch_size: int, found: int = 0) -> int:
     """Return more calls than the reviews need, from their lengths alone."""
     # Next-fit packing fills every two batches together with more than one budget.
     tokens = sum(min(TOKENS_PER_CHARACTER * len(text) + LINE_TOKENS, room) for text in texts)
-    return _batches(len(texts), 2 * tokens, room, batch_size)
+    return _batches(len(texts) + found, 2 * (tokens + found * min(FOUND_TOKENS, room)), room, batch_size)
 
 
-def _estimated_calls(texts: Sequence[str], room: int, batch_size: int) -> int:
+def _estimated_calls(texts: Sequence[str], room: int, batch_size: int, found: int = 0) -> int:
     # No more of a text than fits into a batch: the rest is truncated, or left out.
     tokens = sum(min(estimate_tokens(text[: 8 * room]) + LINE_TOKENS, room) for text in texts)
-    return _batches(len(texts), tokens, room, batch_size)
+    return _batches(len(texts) + found, tokens + found * min(FOUND_TOKENS, room), room, batch_size)
 
 
 def _batches(count: int, tokens: int, room: int, batch_size: int) -> int:

@@ -16,7 +16,7 @@ from .error_responses import APIError, failed
 from .jobs import BatchJob, TaskSet
 from .request import BatchRequest
 from .requests import UnlessChecked
-from .respond import json_response, run_and_respond
+from .respond import CLIENT_CLOSED_REQUEST, cancel_on_disconnect, json_response, run_and_respond
 from .vector import SimilarReviewsRequest, UploadRequest, Uploads, similar_reviews
 
 log = logging.getLogger("restaurant_llm_batch")
@@ -208,12 +208,14 @@ def _upload(uploads: Uploads) -> Handler:
     async def handle(request: BatchRequest, body: UploadRequest) -> Response:
         rows = await request.off_loop(body.all_rows)
         try:
-            response = await uploads.index(body, rows)
+            response = await cancel_on_disconnect(request.receive, lambda: uploads.index(body, rows))
         except APIError:
             raise
         except Exception as error:
             log.error("request %s: the upload failed", request.request_id, exc_info=error)  # noqa: TRY400
             raise failed(error) from error
+        if response is None:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
         return json_response(response)
 
     return handle

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 from ..._config.limits import Limits
 from ...models import ItemId, RestaurantRef
@@ -17,6 +17,7 @@ from ...tasks.sentiment import AnalyzeSentiment
 from ...tasks.strengths import ExtractStrengths
 from ...tasks.summary import SummarizeAspects
 from . import serialize as serializers
+from .bounds import Bounds, Load
 from .error_responses import APIError, detail
 from .request_warnings import request_warnings
 from .requests import (
@@ -36,10 +37,9 @@ from .requests import (
 from .responses import DebugInfo
 
 TaskT = TypeVar("TaskT", SummarizeReviews, AnalyzeSentiment, ExtractStrengths)
-Serialize = Callable[[Any, int, DebugInfo | None], Mapping[str, Any]]
+PackingTask: TypeAlias = SummarizeReviews | AnalyzeSentiment | ExtractStrengths | CompareAspects
+Serialize: TypeAlias = Callable[[Any, int, DebugInfo | None], Mapping[str, Any]]
 
-TYPICAL_REVIEW = "가" * 60
-"""Stands for each review that a search may find, where the calls of a request are estimated."""
 DEFAULT_LIMIT = 10
 """Reviews of each aspect of a summary, in the service that this library was made for."""
 
@@ -116,8 +116,7 @@ class TaskSet:
         comparison: Task for comparisons with the average.
         can_search: Whether the runner has a search backend.
         limits: The runner's limits, for the budget and size of a batch.
-        check_calls: Refuses reviews that need too many calls of the model, given the texts of each restaurant, the
-            token budget of a batch and its maximum number of reviews.
+        bounds: The limits of a request.
     """
 
     summary: SummarizeAspects
@@ -127,7 +126,7 @@ class TaskSet:
     comparison: CompareAspects
     can_search: bool
     limits: Limits
-    check_calls: Callable[[Sequence[Sequence[str]], int, int], None]
+    bounds: Bounds
 
     def summaries(self, body: SummaryBatchRequest | SummaryRequest) -> BatchJob:
         """
@@ -173,9 +172,7 @@ class TaskSet:
             return serializers.review_summary(value, _echo(positive), _echo(negative), debug)
 
         task = _with_budget(self.review_summary, body.max_tokens_per_batch)
-        self._check_calls(
-            [_texts(positive) + _texts(negative) for positive, negative in given], task.max_tokens_per_batch
-        )
+        self._check_calls(body, task, [_load(positive, negative) for positive, negative in given])
         return _job(body, task, items, serialize, serializers.failed_review_warnings)
 
     def sentiments(self, body: SentimentAnalysisBatchRequest | SentimentAnalysisRequest) -> BatchJob:
@@ -201,11 +198,8 @@ class TaskSet:
         convert = serializers.sentiment if isinstance(body, Batch) else serializers.sentiment_display
         serialize = _plain(partial(convert, labels=bool(body.labels)))
         task = _with_budget(self.sentiment, body.max_tokens_per_batch)
-        self._check_calls(
-            [_texts(one.reviews, one.limit or task.limit) for one in restaurants],
-            task.max_tokens_per_batch,
-            task.batch_size,
-        )
+        loads = [_load(one.reviews, limit=one.limit or task.limit) for one in restaurants]
+        self._check_calls(body, task, loads, task.batch_size)
         varied, items = _varied(task, restaurants, items)
         return _job(body, varied, items, serialize, serializers.failed_review_warnings)
 
@@ -240,14 +234,11 @@ class TaskSet:
             )
 
         task = _with_budget(self.strengths, body.max_tokens_per_batch)
-        limits = [one.overrides().get("limit", task.limit) for one in restaurants]
-        self._check_calls(
-            [
-                _texts(one.target_reviews, limit) + _texts(one.comparison_reviews, limit)
-                for one, limit in zip(restaurants, limits, strict=True)
-            ],
-            task.max_tokens_per_batch,
-        )
+        loads = [
+            _load(one.target_reviews, one.comparison_reviews, limit=one.overrides().get("limit", task.limit))
+            for one in restaurants
+        ]
+        self._check_calls(body, task, loads)
         varied, items = _varied(task, restaurants, items)
         return _job(body, varied, items, serialize, serializers.failed_review_warnings)
 
@@ -266,9 +257,9 @@ class TaskSet:
             {"restaurant_id": one.restaurant_id, "priority": one.priority or 0, "category": one.category}
             for one in restaurants
         ]
-        reviews = [TYPICAL_REVIEW] * self.comparison.limit
-        sides = 2 * len(self.comparison.aspects)
-        self._check_calls([reviews] * sides * len(restaurants), self.comparison.max_tokens_per_batch)
+        # Each aspect's reviews, and a sample of those of others, which the restaurants share.
+        loads = [Load((), self.comparison.limit)] * (len(self.comparison.aspects) * (len(restaurants) + 1))
+        self._check_calls(body, self.comparison, loads)
         return _job(body, task, items, _plain(serializers.comparison), serializers.comparison_warnings)
 
     def _require_search(self, body: Any, index: int, name: str, missing: str = "") -> None:
@@ -279,10 +270,13 @@ class TaskSet:
             raise _invalid(body, index, name, message, "missing", whole=True)
 
     def _check_calls(
-        self, texts: Sequence[Sequence[str]], budget: int | None, batch_size: int | None = None
+        self, body: Any, task: PackingTask, loads: Sequence[Load], batch_size: int | None = None
     ) -> None:
-        self.check_calls(
-            texts, budget or self.limits.max_tokens_per_batch, batch_size or self.limits.max_batch_size
+        self.bounds.check_calls(
+            loads,
+            task.max_tokens_per_batch or self.limits.max_tokens_per_batch,
+            batch_size or self.limits.max_batch_size,
+            ("restaurants",) if isinstance(body, Batch) else (),
         )
 
 
@@ -341,9 +335,10 @@ def _as_items(reviews: Sequence[ReviewModel] | None) -> list[Mapping[str, Any]] 
     return None if reviews is None else [review.as_item() for review in reviews]
 
 
-def _texts(reviews: Sequence[ReviewModel] | None, limit: int = 0) -> list[str]:
-    """Return the texts of reviews; if they are to be found by search, that of a typical one, `limit` times."""
-    return [TYPICAL_REVIEW] * limit if reviews is None else [review.content for review in reviews]
+def _load(*lists: Sequence[ReviewModel] | None, limit: int = 0) -> Load:
+    """Return the reviews of a restaurant; those that the request leaves out are found by searches, `limit` by each."""
+    texts = [review.content for reviews in lists for review in reviews or ()]
+    return Load(texts, limit * sum(reviews is None for reviews in lists))
 
 
 def _echo(reviews: Sequence[ReviewModel] | None) -> Any:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from difflib import get_close_matches
 from functools import cache
+from itertools import islice
 
 from pydantic import AliasChoices, BaseModel
 
@@ -13,35 +14,31 @@ from ..._text import message_text
 from .requests import UNUSED, USUAL_BUDGETS, Fields
 
 MAX_WARNINGS = 20
+UNKNOWN = "is not a field of this request and was ignored"
 MAX_NAME = 40
 """Characters that are quoted of an unknown field's name."""
 
 
 def request_warnings(request: Fields) -> list[str]:
-    """Return warnings about a valid request, at most `MAX_WARNINGS`: one for each field, wherever it occurs."""
-    places: dict[tuple[str, str], list[str]] = {}
+    """Return warnings about a valid request, at most `MAX_WARNINGS`: one for a field of any number of restaurants."""
+    places: dict[tuple[type[Fields], str, str], list[str]] = {}
     for place, record in request.records():
         for name, problem in _problems(record):
-            found = places.setdefault((name, problem), [])
-            found.append(place)
+            places.setdefault((type(record), name, problem), []).append(place)
     warnings = [
-        f"{_quoted(name)}{_where(found)} {problem}" for (name, problem), found in _first(places.items())
+        # Only here, because to find a similar name takes long, and a request may have thousands of unknown ones.
+        f"{_quoted(name)}{_where(found)} {problem}{_hint(name, model) if problem == UNKNOWN else ''}"
+        for (model, name, problem), found in islice(places.items(), MAX_WARNINGS)
     ]
     more = len(places) - len(warnings)
     return [*warnings, f"and {more:,} more of these"] if more else warnings
-
-
-def _first(
-    found: Iterable[tuple[tuple[str, str], list[str]]],
-) -> list[tuple[tuple[str, str], list[str]]]:
-    return [one for one, _ in zip(found, range(MAX_WARNINGS), strict=False)]
 
 
 def _problems(record: Fields) -> Iterator[tuple[str, str]]:
     """Yield the names of fields of a request or restaurant that deserve a warning, and what is wrong with each."""
     known, unused = _fields_of(type(record))
     for name in record.model_extra or ():
-        yield name, f"is not a field of this request and was ignored{_hint(name, known)}"
+        yield name, UNKNOWN
     for name, reason in unused.items():
         if name in record.model_fields_set and getattr(record, name) is not None:
             yield name, f"was ignored: {reason}"
@@ -56,14 +53,15 @@ def _where(places: list[str]) -> str:
     return f" in {first}{f' and {more:,} more' if more else ''}" if first else ""
 
 
-def _hint(name: str, known: Iterable[str]) -> str:
-    close = get_close_matches(name[:MAX_NAME], list(known), 1, 0.75)
+def _hint(name: str, model: type[Fields]) -> str:
+    known, _ = _fields_of(model)
+    close = get_close_matches(name[:MAX_NAME], sorted(known), 1, 0.75)
     return f'; did you mean "{close[0]}"?' if close else ""
 
 
 def _quoted(name: str) -> str:
     short = name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 3]}..."
-    return json.dumps(message_text(short), ensure_ascii=False)
+    return message_text(json.dumps(short, ensure_ascii=False))
 
 
 @cache

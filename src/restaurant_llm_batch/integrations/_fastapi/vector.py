@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Annotated, Any
 
-from anyio import CapacityLimiter, to_thread
+from anyio import CapacityLimiter, from_thread, to_thread
 from anyio.lowlevel import RunVar
 from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
@@ -317,9 +316,16 @@ class Uploads:
             raise APIError(503, message, headers={"Retry-After": str(RETRY_AFTER)})
         index = getattr(self.search, "aindex_reviews", None)
         if index is None:
-            return await to_thread.run_sync(partial(self.search.index_reviews, rows), limiter=turn)
+            return await to_thread.run_sync(self.search.index_reviews, _until_cancelled(rows), limiter=turn)
         async with turn:
             return await index(rows)
+
+
+def _until_cancelled(rows: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield rows to a thread, until its caller is cancelled: then reading them raises, which ends the thread's work."""
+    for row in rows:
+        from_thread.check_cancelled()
+        yield row
 
 
 def _name_of(search: object) -> str:
