@@ -24,6 +24,7 @@ from ..._settings import BatchSettings
 from ..._text import escaped_json, terminal_text
 from ...errors import ConfigurationError
 from ...protocols import AsyncLLMBackend, LLMBackend
+from ...tasks.comparison import CompareAspects
 from ...tasks.reviews import SummarizeReviews
 from ...tasks.sentiment import AnalyzeSentiment
 from ...tasks.strengths import ExtractStrengths
@@ -72,6 +73,7 @@ class ServeOptions(WordingOptions):
     max_items: int
     max_reviews: int
     max_calls: int
+    uploads: bool
 
     @property
     def hosts(self) -> Sequence[str]:
@@ -84,17 +86,22 @@ class ServeOptions(WordingOptions):
         """Open the reviews."""
         return open_source(self.source, report.console(stderr=True), self.settings)
 
-    def router(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> APIRouter:
-        """Return the router with its endpoints, and a runner for them."""
+    def runner(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> BatchRunner:
+        """Return the runner."""
+        return BatchRunner(llm=llm, search=source.search, **self.settings.runner_arguments())
+
+    def router(self, runner: BatchRunner) -> APIRouter:
+        """Return the router with the endpoints."""
         from ...integrations.fastapi import batch_router
 
-        runner = BatchRunner(llm=llm, search=source.search, **self.settings.runner_arguments())
         return batch_router(
             runner,
             summary=SummarizeAspects(**self.wording, aspects=self.settings.aspects()),
             review_summary=SummarizeReviews(**self.wording),
             sentiment=AnalyzeSentiment(**self.wording),
             strengths=ExtractStrengths(**self.wording),
+            comparison=CompareAspects(**self.wording),
+            uploads=self.uploads,
             max_items=self.max_items,
             max_reviews=self.max_reviews,
             max_calls=self.max_calls,
@@ -134,8 +141,10 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
     with _sigterm_as_sigint(), _bind(options.host, options.port) as listener:
         source = options.open_source()
         with source.search:
-            router = options.router(llm, source)
-            app = application(router, token=options.token, allowed_hosts=options.hosts)
+            runner = options.runner(llm, source)
+            app = application(
+                options.router(runner), runner, token=options.token, allowed_hosts=options.hosts
+            )
             _announce(_address(options.host, listener), source, options, name)
             # uvicorn raises the signal again after a graceful shutdown.
             with suppress(KeyboardInterrupt):
@@ -245,6 +254,11 @@ def _limit_options() -> list[click.Parameter]:
         ),
         parameters.count(
             "--max-calls", 1000, "Maximum calls of the model that the reviews of a request may need."
+        ),
+        click.Option(
+            ["--uploads"],
+            is_flag=True,
+            help="Let clients index reviews (POST /api/v1/vector/upload); those of a file are lost at the end.",
         ),
         parameters.count("--connections", 1000, "Maximum connections; of more, those that wait are closed."),
         click.Option(
