@@ -9,7 +9,8 @@ object of its target with them: what nothing sets keeps the default of the argum
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic import PrivateAttr, ValidationError
@@ -24,9 +25,15 @@ from .._config.strategy import Strategy
 from .._limits.aimd import AdaptiveLimit
 from .._store.store import Store
 from ..errors import ConfigurationError
-from ..protocols import AsyncLLMBackend, AsyncSearchBackend, Embedder, LLMBackend, SearchBackend
+from ..protocols import AsyncLLMBackend, AsyncSearchBackend, Embedder, LLMBackend, SearchBackend, TokenCounter
 from ..search import embedders
+from ..tasks.aspects import SEEDS, Aspects
+from ..tasks.reviews import SummarizeReviews
+from ..tasks.sentiment import AnalyzeSentiment
+from ..tasks.strengths import ExtractStrengths
+from ..tasks.summary import SummarizeAspects
 from ..tasks.vocabulary import ExtractVocabulary
+from ..tokens import TiktokenCounter, TokenizersCounter, estimate_tokens
 from .fields import SettingFields
 from .setting import setting_of
 from .sources import Origin, config_sources, origin_of, warn_of_misspelt_names
@@ -47,6 +54,8 @@ _REQUIRED_BY = {
     "batch_embedding_model": "batch_embedder",
 }
 """The variable whose value makes each of these required."""
+_OF_A_SERVER = ("api_key", "prefer_grpc", "grpc_port", "pool_size")
+"""Arguments of `QdrantSearch` that a folder does not take."""
 _SERVICES = frozenset({"openai", "vllm", "runpod"})
 """Backends that may have more or fewer slots than any number given here."""
 
@@ -104,7 +113,7 @@ class BatchSettings(SettingFields):
         """
         found: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
-            if name not in self.model_fields_set:
+            if name not in self.model_fields_set or (field.default is None and getattr(self, name) is None):
                 continue
             for place in setting_of(field).sets:
                 owner, _, argument = place.partition(".")
@@ -137,8 +146,16 @@ class BatchSettings(SettingFields):
         }
         return Limits(**chosen) if preset is None else Limits.preset(preset, **chosen)
 
-    def runner_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `BatchRunner`, without its backends."""
+    def runner_arguments(self, llm: object = None) -> dict[str, Any]:
+        """
+        Return the arguments of `BatchRunner`, without its backends.
+
+        Args:
+            llm: The LLM backend of the runner; a vLLM server also counts tokens, if ``BATCH_TOKEN_COUNTER`` says so.
+
+        Raises:
+            ConfigurationError: A token counter cannot be loaded, or a value is out of its bounds.
+        """
         found = {
             "strategy": self.strategy(),
             "limits": self.limits(),
@@ -148,21 +165,73 @@ class BatchSettings(SettingFields):
             "stop": StopConditions(**self.arguments("stop")),
             **self.arguments("runner"),
         }
+        if self.batch_token_counter != "estimate":
+            found["count_tokens"] = self.token_counter(llm)
         if self.batch_store is not None:
             store = self.arguments("store")
             found["store"] = Store(store.pop("path"), **store)
         return found
 
-    def aspects(self) -> Mapping[str, Sequence[str]] | Sequence[str]:
+    def token_counter(self, llm: object = None) -> TokenCounter:
         """
-        Return the aspects for `SummarizeAspects(aspects=...)`: those of the seeds file, or the default ones.
+        Return the counter of tokens.
+
+        Args:
+            llm: The LLM backend of the runner; if it is a vLLM server, it counts for ``BATCH_TOKEN_COUNTER=vllm``.
+
+        Raises:
+            ConfigurationError: A package is missing, a tokenizer cannot be loaded, or there is no vLLM server to ask.
+        """
+        kind, _, name = self.batch_token_counter.partition(":")
+        match kind:
+            case "tiktoken":
+                return TiktokenCounter(name) if name else TiktokenCounter()
+            case "hf":
+                return TokenizersCounter(name or self._model_of_tokenizer())
+            case "vllm":
+                return backends.VLLMTokenCounter(self._vllm_server(llm))
+        return estimate_tokens
+
+    def _model_of_tokenizer(self) -> str:
+        if not self.batch_llm_model:
+            raise ConfigurationError(
+                "BATCH_TOKEN_COUNTER=hf needs the name of a tokenizer, or BATCH_LLM_MODEL; "
+                "for example BATCH_TOKEN_COUNTER=hf:Qwen/Qwen2.5-7B-Instruct"
+            )
+        return self.batch_llm_model
+
+    def _vllm_server(self, llm: object) -> backends.VLLMServerLLM:
+        server = self.llm() if llm is None else llm
+        if not isinstance(server, backends.VLLMServerLLM):
+            raise ConfigurationError(
+                "BATCH_TOKEN_COUNTER=vllm asks the vLLM server that answers, and there is none; "
+                "set BATCH_LLM_BACKEND=vllm and BATCH_LLM_URL=http://localhost:8000, or BATCH_TOKEN_COUNTER=estimate"
+            )
+        return server
+
+    def aspects(self) -> Aspects:
+        """
+        Return the aspects for `SummarizeAspects(aspects=...)`: those of ``BATCH_ASPECTS``, or of the seeds file.
+
+        The file's seed words go before the default ones.
 
         Raises:
             ConfigurationError: The file cannot be read or is not a JSON object.
         """
+        seeds, names = self._seeds(), self.batch_aspects
+        if seeds is None:
+            return names or SummarizeAspects.aspects
+        if names is None:
+            return seeds
+        return {
+            name: seeds.get(name, {language: words.get(name, ()) for language, words in SEEDS.items()})
+            for name in names
+        }
+
+    def _seeds(self) -> dict[str, Any] | None:
         path = self.aspect_seeds_file
         if path is None:
-            return ("service", "price", "food")
+            return None
         try:
             seeds = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -171,18 +240,34 @@ class BatchSettings(SettingFields):
             raise ConfigurationError(
                 f'ASPECT_SEEDS_FILE={path} must hold a JSON object; for example {{"service": ["직원 친절"]}}'
             )
-        return cast("Mapping[str, Sequence[str]]", seeds)
+        return cast("dict[str, Any]", seeds)
 
-    def vocabulary(self, **arguments: Any) -> ExtractVocabulary:
+    def summary(self, **arguments: Any) -> SummarizeAspects:
         """
-        Return an `ExtractVocabulary` task.
+        Return a `SummarizeAspects` task.
 
         Args:
-            arguments: Fields of `ExtractVocabulary`; they override the environment variables.
+            arguments: Fields of the task; they go before the settings. So it is in the four methods that follow.
 
         Raises:
-            ConfigurationError: A field is out of its bounds.
+            ConfigurationError: A field is out of its bounds, or the file of seed words cannot be read.
         """
+        return SummarizeAspects(**{"aspects": self.aspects(), **self.arguments("summary"), **arguments})
+
+    def review_summary(self, **arguments: Any) -> SummarizeReviews:
+        """Return a `SummarizeReviews` task; see `summary`."""
+        return SummarizeReviews(**{**self.arguments("reviews"), **arguments})
+
+    def sentiment(self, **arguments: Any) -> AnalyzeSentiment:
+        """Return an `AnalyzeSentiment` task; see `summary`."""
+        return AnalyzeSentiment(**{**self.arguments("sentiment"), **arguments})
+
+    def strengths(self, **arguments: Any) -> ExtractStrengths:
+        """Return an `ExtractStrengths` task; see `summary`."""
+        return ExtractStrengths(**{**self.arguments("strengths"), **arguments})
+
+    def vocabulary(self, **arguments: Any) -> ExtractVocabulary:
+        """Return an `ExtractVocabulary` task; see `summary`."""
         return ExtractVocabulary(**{**self.arguments("vocabulary"), **arguments})
 
     def llm(self) -> LLMBackend | AsyncLLMBackend:
@@ -201,10 +286,14 @@ class BatchSettings(SettingFields):
                 return backends.VLLMServerLLM(**given, **self._http())
             case "vllm-engine":
                 given = self.arguments("engine")
-                return backends.VLLMEngineLLM(**{**given.pop("arguments", {}), **given})
+                given = {**given.pop("arguments", {}), **given}
+                given["model"] = given.get("model") or self._required("batch_llm_model")
+                return backends.VLLMEngineLLM(**given)
             case "runpod":
                 given = {**self.arguments("runpod"), "endpoint_id": self._required("runpod_endpoint_id")}
                 given.setdefault("timeout", self.batch_llm_timeout)
+                if polling := self.arguments("polling"):
+                    given["polling"] = _polling(**polling)
                 return backends.RunPodLLM(**given, **self._transport())
         return backends.OfflineLLM()
 
@@ -221,6 +310,8 @@ class BatchSettings(SettingFields):
                 "collection": self.qdrant_collection,
                 "url": self._required("qdrant_url"),
             }
+            if _is_folder(given["url"]):  # as the service that this library was made for writes it
+                given = {**_without(given, "url", *_OF_A_SERVER), "path": Path(given["url"]).expanduser()}
             if given.get("schema") is not None:
                 given["schema"] = _schema(given["schema"])
             return search_backends.QdrantSearch(**given, embedder=self.embedder())
@@ -261,6 +352,20 @@ class BatchSettings(SettingFields):
                 f"for example {name.upper()}={_EXAMPLES[name]}"
             )
         return str(value)
+
+
+def _is_folder(location: str) -> bool:
+    """Return whether a location of Qdrant is a folder for its client's local mode: "./qdrant_data", "~/data"."""
+    return "://" not in location and (location[0] in "./~" or Path(location).is_dir())
+
+
+def _without(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in names}
+
+
+def _polling(wait_max: float) -> backends.PollingPolicy:
+    first = min(backends.PollingPolicy().wait_initial, wait_max)
+    return backends.PollingPolicy(wait_initial=first, wait_max=wait_max)
 
 
 def _schema(names: Mapping[str, Any]) -> search_backends.CollectionSchema:

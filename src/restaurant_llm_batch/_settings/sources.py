@@ -32,7 +32,7 @@ _OURS = "BATCH_"
 """Names that start so are ours: each that is no setting is a mistake."""
 _OTHERS = ("VLLM_", "QDRANT_", "RUNPOD_", "OPENAI_", "LLM_", "ASPECT_", "ENABLE_PARALLEL", "MAX_SAFE")
 """Names that others use too: only those that nearly are a setting's are mistakes."""
-_ALSO_OURS = frozenset({CONFIG_VARIABLE, "BATCH_SERVE_TOKEN"})
+_ALSO_OURS = frozenset({CONFIG_VARIABLE})
 # Variables of OpenAI's SDK, RunPod's worker and vLLM that resemble ours.
 _KNOWN_OTHERS = frozenset(
     {"OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "RUNPOD_ENDPOINT_BASE_URL"}
@@ -68,10 +68,19 @@ def origin_of(settings_cls: type[BaseSettings]) -> dict[str, Origin]:
     return found
 
 
+def is_named(settings_cls: type[BaseSettings], variable: str) -> bool:
+    """Return whether the environment or ``.env`` has a variable, perhaps without a value."""
+    return variable in os.environ or variable in map(str.upper, _names_of_env_file(settings_cls))
+
+
+def _names_of_env_file(settings_cls: type[BaseSettings]) -> Iterable[str]:
+    return DotEnvSettingsSource(settings_cls, env_ignore_empty=False).env_vars
+
+
 def warn_of_misspelt_names(settings_cls: type[BaseSettings]) -> None:
     """Log a warning for each variable that is nearly a setting's, with that setting."""
     known = [name.upper() for name in settings_cls.model_fields]
-    for name in {*os.environ, *map(str.upper, DotEnvSettingsSource(settings_cls).env_vars)}:
+    for name in {*os.environ, *map(str.upper, _names_of_env_file(settings_cls))}:
         if (nearest := _nearest(name.upper(), known)) is not None:
             log.warning("the variable %s is no setting; %s", name, nearest)
 

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..._config.limits import Limits
 from ...results import RestaurantSentiment
 from ...tasks.sentiment import AnalyzeSentiment
 from .. import _options as parameters
@@ -38,15 +37,10 @@ _LEGEND = {"positive": ("█", "green"), "negative": ("▒", "red"), "neutral": 
 class SentimentOptions(FileOptions[RestaurantSentiment]):
     """Values of the command's options."""
 
-    batch_size: int
-
     @property
     def task(self) -> AnalyzeSentiment:
         """The task."""
-        return AnalyzeSentiment(
-            batch_size=self.batch_size,
-            **self.wording,
-        )
+        return self.settings.sentiment()
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the reviews."""
@@ -64,9 +58,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         parameters.source(),
-        *settings.options(batches=True, llms=[*llms]),
-        parameters.count("--batch-size", Limits().max_batch_size, "Maximum number of reviews in a batch."),
-        *parameters.wording("Language of the instructions; auto detects that of the reviews."),
+        *settings.options(batches=True, llms=[*llms], tasks=["sentiment"]),
         *parameters.which(),
         *parameters.results(),
     ]

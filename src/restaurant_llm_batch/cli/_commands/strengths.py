@@ -37,17 +37,10 @@ if there are any; otherwise of all.
 class StrengthsOptions(SearchOptions[RestaurantStrength]):
     """Values of the command's options."""
 
-    query: str | None
-
     @property
     def task(self) -> ExtractStrengths:
         """The task."""
-        return ExtractStrengths(
-            **self.wording,
-            limit=self.limit,
-            min_score=self.min_score,
-            query=self.query,
-        )
+        return self.settings.strengths()
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
@@ -67,18 +60,9 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Args:
         llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
-    query = click.Option(
-        ["--query"],
-        metavar="TEXT",
-        help="Text to search for; by default the seed words of service, price and food.",
-    )
     options = [
         parameters.source(),
-        *settings.options(search=True, batches=True, llms=[*llms]),
-        query,
-        parameters.limit(ExtractStrengths.limit),
-        parameters.min_score(),
-        *parameters.wording("Language of search and replies; auto detects that of the reviews."),
+        *settings.options(search=True, batches=True, llms=[*llms], tasks=["strengths"]),
         *parameters.which(),
         *parameters.results(),
     ]
