@@ -40,6 +40,8 @@ from .protocols import (
     TokenCounter,
 )
 from .results import (
+    AspectComparison,
+    AspectLift,
     AspectSummary,
     Evidence,
     FailedChunk,
@@ -52,6 +54,7 @@ from .results import (
     Vocabulary,
     Word,
 )
+from .tasks.comparison import CompareAspects
 from .tasks.reviews import SummarizeReviews
 from .tasks.sentiment import AnalyzeSentiment
 from .tasks.strengths import ExtractStrengths
@@ -70,12 +73,15 @@ getLogger(__name__).addHandler(NullHandler())
 __all__ = [
     "AdaptiveLimit",
     "AnalyzeSentiment",
+    "AspectComparison",
+    "AspectLift",
     "AspectSummary",
     "AsyncLLMBackend",
     "AsyncSearchBackend",
     "BatchReport",
     "BatchRunner",
     "BatchSettings",
+    "CompareAspects",
     "ComparisonItem",
     "ConcurrencyLimiter",
     "Document",

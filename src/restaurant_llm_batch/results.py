@@ -198,6 +198,62 @@ class RestaurantStrength:
 
 
 @dataclass(frozen=True, slots=True)
+class AspectLift:
+    """
+    How satisfied a restaurant's guests are with one aspect, against the average of other restaurants.
+
+    `satisfied`, `dissatisfied`, `mentions_nothing` and `failed` add up to the number of reviews that were found.
+
+    Attributes:
+        share: Share of the satisfied among the remarks about the aspect, 0 to 1; None if there is no remark.
+        average: The same of the other restaurants, or as it was given; None if there is no remark about them.
+        lift_percentage: How far `share` is from `average`, in percent of `average`; None if one of them is missing, or
+            the average is 0.
+        satisfied: Number of the restaurant's reviews whose guest is satisfied with the aspect.
+        dissatisfied: Number of its reviews whose guest is dissatisfied with it.
+        mentions_nothing: Number of its reviews that say nothing about it.
+        failed: Number of its reviews without a label: blank ones, and those of failed calls.
+        comparison_count: Number of remarks that the average is of; 0 if it was given.
+        sentence: The comparison in a sentence: above, below or about the same as the average; empty without a lift.
+        error: Type and message of the error if the search or the calls of either side failed, else None.
+    """
+
+    share: float | None
+    average: float | None
+    lift_percentage: float | None
+    satisfied: int = 0
+    dissatisfied: int = 0
+    mentions_nothing: int = 0
+    failed: int = 0
+    comparison_count: int = 0
+    sentence: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AspectComparison:
+    """
+    Result of `CompareAspects` for one restaurant.
+
+    Attributes:
+        restaurant_id: The restaurant's id, as in the input.
+        aspects: One entry for each aspect of the task, in the task's order.
+        display: The sentences of the aspects that have one, in their order.
+        total_candidates: Number of the restaurant's reviews that were found; one that is found for two aspects counts
+            twice.
+        validated_count: Number of aspects with a lift.
+        model: Model that labelled the reviews; empty if no call was made.
+    """
+
+    restaurant_id: ItemId
+    aspects: Mapping[str, AspectLift]
+    display: tuple[str, ...]
+    total_candidates: int
+    validated_count: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """A word's part of speech ("n", "v", "adj", "adv", or "" if unknown) and its meanings."""
 

@@ -75,7 +75,11 @@ def test_every_setting_but_keys_is_an_option_of_summarize_and_of_serve() -> None
     batches = {"vllm_max_concurrent_batches", "vllm_max_tokens_per_batch", "vllm_max_batch_size"}
     for command, of_tasks, missing in (
         ("summarize", {"summary", "aspects"}, batches),
-        ("serve", {"serve", "summary", "aspects", "reviews", "sentiment", "strengths"}, set[str]()),
+        (
+            "serve",
+            {"serve", "summary", "aspects", "reviews", "sentiment", "strengths", "comparison"},
+            set[str](),
+        ),
     ):
         options = {param.name for param in commands[command].params if isinstance(param, SettingOption)}
         assert options == known - missing - {name for name in own if not targets[name] & of_tasks}, command
@@ -88,6 +92,7 @@ def test_every_setting_of_a_task_is_an_option_of_its_command() -> None:
         "reviews": "summarize-reviews",
         "sentiment": "sentiment",
         "strengths": "strengths",
+        "comparison": "compare",
         "vocabulary": "vocabulary",
         "chunks": "vocabulary",
         "query": "search",
@@ -209,7 +214,7 @@ class Noting(FakeLLM):
 
 
 @pytest.mark.parametrize(
-    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "vocabulary"]
+    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "compare", "vocabulary"]
 )
 def test_every_command_takes_any_language_and_instructions_of_the_users_own(command: str) -> None:
     llm = Noting()
@@ -219,7 +224,7 @@ def test_every_command_takes_any_language_and_instructions_of_the_users_own(comm
     assert llm.prompts
     assert all("절대 욕하지 마세요" in prompt for prompt in llm.prompts)
     # Labels are words of a closed list in every language.
-    assert command == "sentiment" or all("Japanese" in prompt for prompt in llm.prompts)
+    assert command in ("sentiment", "compare") or all("Japanese" in prompt for prompt in llm.prompts)
 
 
 @pytest.mark.parametrize("language", ["jp", "atuo", "klingon!"])

@@ -16,6 +16,7 @@ from restaurant_llm_batch import (
     AnalyzeSentiment,
     BatchRunner,
     BatchSettings,
+    CompareAspects,
     ExtractStrengths,
     ExtractVocabulary,
     Limits,
@@ -67,6 +68,7 @@ TARGETS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "reviews": (SummarizeReviews, ("max_tokens_per_batch",)),
     "sentiment": (AnalyzeSentiment, ("max_tokens_per_batch",)),
     "strengths": (ExtractStrengths, ("max_tokens_per_batch",)),
+    "comparison": (CompareAspects, ("aspects", "max_tokens_per_batch")),
     "vocabulary": (ExtractVocabulary, ()),
     "polling": (PollingPolicy, ("wait_initial", "multiplier")),
     # Objects of the user's own, and what other targets make.

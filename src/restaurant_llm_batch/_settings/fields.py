@@ -9,6 +9,7 @@ from pydantic_settings import SettingsConfigDict
 from .run_fields import RunFields
 from .serve_fields import ServeFields
 from .service_fields import ServiceFields
+from .sources import ENV_FILE
 from .task_fields import TaskFields
 
 
@@ -20,5 +21,5 @@ class SettingFields(ServeFields, ServiceFields, TaskFields, RunFields):
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
-        extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True, env_file=".env"
+        extra="ignore", frozen=True, env_ignore_empty=True, hide_input_in_errors=True, env_file=ENV_FILE
     )

@@ -225,3 +225,11 @@ class ServiceFields(BaseSettings):
         None, "fastembed.cache_dir", "Folder into which fastembed downloads."
     )
     batch_embedding_threads: int | None = setting(None, "fastembed.threads", "Threads of fastembed.", ge=1)
+    batch_sparse_embedder: Literal["hashing", "bm25"] = setting(
+        "hashing",
+        "sparse.kind",
+        "The sparse half of fastembed and api: hashing (Korean and English stems) or bm25 (fastembed's Qdrant/bm25).",
+    )
+    batch_sparse_language: str = setting(
+        "english", "sparse.language", "Language of the stems of bm25, in English."
+    )

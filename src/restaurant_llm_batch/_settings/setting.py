@@ -105,6 +105,19 @@ def _read_names(value: object) -> object:
     return tuple(name for name in names if name)
 
 
+def _read_averages(value: object) -> object:
+    example = "give a share for each aspect, such as service=0.6,price=0.55"
+    if isinstance(value, str):
+        pairs = (part.partition("=") for part in value.split(",") if part.strip())
+        value = {name.strip(): share for name, _, share in pairs}
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(example)
+    try:
+        return {str(name): float(share) for name, share in value.items()}
+    except (TypeError, ValueError):
+        raise ValueError(example) from None
+
+
 COUNTERS = ("estimate", "tiktoken", "hf", "vllm")
 """Counters of tokens; the two in the middle may have the name of an encoding or a tokenizer after a colon."""
 
@@ -136,3 +149,5 @@ Plan: TypeAlias = Annotated[Literal["A", "B", "C"], BeforeValidator(lambda value
 """A plan of a vocabulary, in capital or small letters."""
 TokenCounterName: TypeAlias = Annotated[str, BeforeValidator(_read_counter)]
 """A counter of tokens, by its name."""
+Averages: TypeAlias = Annotated[dict[str, float], NoDecode, BeforeValidator(_read_averages)]
+"""Shares by aspect."""

@@ -9,7 +9,7 @@ object of its target with them: what nothing sets keeps the default of the argum
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ from ..errors import ConfigurationError
 from ..protocols import AsyncLLMBackend, AsyncSearchBackend, Embedder, LLMBackend, SearchBackend, TokenCounter
 from ..search import embedders
 from ..tasks.aspects import SEEDS, Aspects
+from ..tasks.comparison import CompareAspects
 from ..tasks.reviews import SummarizeReviews
 from ..tasks.sentiment import AnalyzeSentiment
 from ..tasks.strengths import ExtractStrengths
@@ -36,7 +37,7 @@ from ..tasks.vocabulary import ExtractVocabulary
 from ..tokens import TiktokenCounter, TokenizersCounter, estimate_tokens
 from .fields import SettingFields
 from .setting import setting_of
-from .sources import Origin, config_sources, origin_of, warn_of_misspelt_names
+from .sources import ENV_FILE, Origin, config_sources, origin_of, warn_of_misspelt_names
 
 _EXAMPLES = {
     "batch_llm_model": "gpt-5-mini",
@@ -111,15 +112,20 @@ class BatchSettings(SettingFields):
         Args:
             target: The first part of `Setting.sets`, such as "limits" or "openai".
         """
-        found: dict[str, Any] = {}
+        found: dict[str, str] = {}
         for name, field in type(self).model_fields.items():
             if name not in self.model_fields_set or (field.default is None and getattr(self, name) is None):
                 continue
             for place in setting_of(field).sets:
                 owner, _, argument = place.partition(".")
-                if owner == target:
-                    found[argument] = getattr(self, name)
-        return found
+                if owner == target and (argument not in found or self._goes_before(name, found[argument])):
+                    found[argument] = name
+        return {argument: getattr(self, name) for argument, name in found.items()}
+
+    def _goes_before(self, later: str, earlier: str) -> bool:
+        """Return whether the later of two fields that set one argument holds: unless its source yields to the other's."""
+        origins = self.origins()
+        return _rank(origins[later]) >= _rank(origins[earlier])
 
     def strategy(self) -> Strategy:
         """Return the strategy that ``BATCH_STAGE`` or the three ``*_async`` variables select."""
@@ -218,15 +224,10 @@ class BatchSettings(SettingFields):
         Raises:
             ConfigurationError: The file cannot be read or is not a JSON object.
         """
-        seeds, names = self._seeds(), self.batch_aspects
-        if seeds is None:
-            return names or SummarizeAspects.aspects
-        if names is None:
-            return seeds
-        return {
-            name: seeds.get(name, {language: words.get(name, ()) for language, words in SEEDS.items()})
-            for name in names
-        }
+        seeds = self._seeds()
+        if self.batch_aspects is None:
+            return SummarizeAspects.aspects if seeds is None else seeds
+        return _with_seeds(self.batch_aspects, seeds)
 
     def _seeds(self) -> dict[str, Any] | None:
         path = self.aspect_seeds_file
@@ -247,7 +248,7 @@ class BatchSettings(SettingFields):
         Return a `SummarizeAspects` task.
 
         Args:
-            arguments: Fields of the task; they go before the settings. So it is in the four methods that follow.
+            arguments: Fields of the task; they go before the settings. So it is in the methods that follow.
 
         Raises:
             ConfigurationError: A field is out of its bounds, or the file of seed words cannot be read.
@@ -265,6 +266,12 @@ class BatchSettings(SettingFields):
     def strengths(self, **arguments: Any) -> ExtractStrengths:
         """Return an `ExtractStrengths` task; see `summary`."""
         return ExtractStrengths(**{**self.arguments("strengths"), **arguments})
+
+    def comparison(self, **arguments: Any) -> CompareAspects:
+        """Return a `CompareAspects` task; see `summary`."""
+        names = self.batch_aspects or tuple(self.batch_averages or CompareAspects.aspects)
+        aspects = _with_seeds(names, self._seeds())
+        return CompareAspects(**{"aspects": aspects, **self.arguments("comparison"), **arguments})
 
     def vocabulary(self, **arguments: Any) -> ExtractVocabulary:
         """Return an `ExtractVocabulary` task; see `summary`."""
@@ -326,15 +333,20 @@ class BatchSettings(SettingFields):
         """
         match self.batch_embedder:
             case "fastembed":
-                return embedders.FastEmbedder(**self.arguments("fastembed"))
+                return embedders.FastEmbedder(**self.arguments("fastembed"), **self._sparse_half())
             case "api":
                 given = {
                     **self.arguments("api"),
                     "base_url": self.batch_embedding_url,
                     "model": self._required("batch_embedding_model"),
                 }
-                return embedders.APIEmbedder(**given)
+                return embedders.APIEmbedder(**given, **self._sparse_half())
         return embedders.HashingEmbedder(**self.arguments("hashing"))
+
+    def _sparse_half(self) -> dict[str, Any]:
+        if self.batch_sparse_embedder == "hashing":
+            return {}
+        return {"sparse": embedders.FastEmbedBM25(self.batch_sparse_language)}
 
     def _http(self) -> dict[str, Any]:
         return {"timeout": backends.Timeout(**self.arguments("timeout")), **self._transport()}
@@ -352,6 +364,21 @@ class BatchSettings(SettingFields):
                 f"for example {name.upper()}={_EXAMPLES[name]}"
             )
         return str(value)
+
+
+def _rank(origin: Origin) -> int:
+    """Return the place of a source in the order in which sources go before each other."""
+    return {"default": 0, ENV_FILE: 2, "environment": 3, "argument": 4}.get(origin, 1)  # 1: a TOML file
+
+
+def _with_seeds(names: Sequence[str], seeds: Mapping[str, Any] | None) -> Aspects:
+    """Return aspects with the seed words of a file, and the default ones of those that the file has not."""
+    if seeds is None:
+        return names
+    return {
+        name: seeds.get(name, {language: words.get(name, ()) for language, words in SEEDS.items()})
+        for name in names
+    }
 
 
 def _is_folder(location: str) -> bool:

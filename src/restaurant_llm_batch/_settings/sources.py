@@ -26,6 +26,7 @@ Origin: TypeAlias = str
 """Where a value comes from: "default", "environment", the name of a file, or "argument"."""
 
 CONFIG_VARIABLE = "BATCH_CONFIG"
+ENV_FILE = ".env"
 DEFAULT_FILE = Path("restaurant-llm-batch.toml")
 
 _OURS = "BATCH_"
@@ -61,7 +62,7 @@ def config_sources(
 def origin_of(settings_cls: type[BaseSettings]) -> dict[str, Origin]:
     """Return the source of each value that a source has, by the field's name."""
     found: dict[str, Origin] = {}
-    names = ("environment", str(settings_cls.model_config.get("env_file")), str(_toml_file(settings_cls)))
+    names = ("environment", ENV_FILE, str(_toml_file(settings_cls)))
     for source, name in zip(config_sources(settings_cls), names, strict=True):
         for field in source():
             found.setdefault(field, name)

@@ -7,11 +7,13 @@ from typing import Literal
 
 from pydantic_settings import BaseSettings
 
+from ..tasks.comparison import CompareAspects
+from ..tasks.sentiment import AnalyzeSentiment
 from ..tasks.strengths import ExtractStrengths
 from ..tasks.summary import SummarizeAspects
-from .setting import Language, Names, Plan, setting
+from .setting import Averages, Language, Names, Plan, setting
 
-_EVERY = ("summary", "reviews", "sentiment", "strengths", "vocabulary")
+_EVERY = ("summary", "reviews", "sentiment", "strengths", "comparison", "vocabulary")
 
 
 def _of(argument: str, *left_out: str) -> str:
@@ -50,23 +52,24 @@ class TaskFields(BaseSettings):
     )
     batch_reply_tokens: int | None = setting(
         None,
-        _of("max_tokens", "sentiment"),
+        _of("max_tokens", "sentiment", "comparison"),
         "Tokens of a reply at most; by default 1500, 500 for summaries of given reviews, 400 for strengths.",
         option="--reply-tokens",
         ge=1,
     )
     batch_limit: int | None = setting(
         None,
-        "summary.limit strengths.limit query.limit",
-        f"Reviews that a search finds at most; by default {SummarizeAspects.limit} for an aspect, and "
-        f"{ExtractStrengths.limit} for strengths.",
+        f"{_of('limit', 'reviews', 'vocabulary')} query.limit",
+        f"Reviews that a search finds at most; by default {SummarizeAspects.limit} for an aspect of a summary, "
+        f"{CompareAspects.limit} for one of a comparison, {ExtractStrengths.limit} for strengths and "
+        f"{AnalyzeSentiment.limit} for sentiment.",
         option="--limit",
         ge=1,
         le=1000,
     )
     batch_min_score: float = setting(
         0.0,
-        "summary.min_score strengths.min_score query.min_score",
+        f"{_of('min_score', 'reviews', 'vocabulary')} query.min_score",
         "Least similarity of a review to the query, from -1 to 1; 0 for no bound.",
         option="--min-score",
         ge=-1,
@@ -75,8 +78,8 @@ class TaskFields(BaseSettings):
     batch_aspects: Names | None = setting(
         None,
         "aspects.names",
-        "Aspects to summarise, with commas between them; an aspect without seed words is searched by its name. By "
-        "default those of ASPECT_SEEDS_FILE, or service,price,food.",
+        "Aspects to summarise and to compare, with commas between them; an aspect without seed words is searched by "
+        "its name. By default those of ASPECT_SEEDS_FILE or service,price,food; to compare, service,price.",
         option="--aspects",
     )
     aspect_seeds_file: Path | None = setting(
@@ -97,6 +100,13 @@ class TaskFields(BaseSettings):
     batch_max_review_tokens: int = setting(
         64_000, "summary.max_review_tokens", "Tokens of all reviews of a summary at most.", ge=1
     )
+    batch_sentiment_limit: int | None = setting(
+        None,
+        "sentiment.limit",
+        "Reviews that a search finds for sentiment at most; it goes before BATCH_LIMIT.",
+        ge=1,
+        le=1000,
+    )
     batch_sentiment_batch_size: int | None = setting(
         None,
         "sentiment.batch_size",
@@ -110,11 +120,18 @@ class TaskFields(BaseSettings):
         "How often the labels of sentiment that are missing are asked for, the first time included.",
         ge=1,
     )
-    batch_strengths_query: str | None = setting(
+    batch_query: str | None = setting(
         None,
-        "strengths.query",
-        "Text to search for strengths; by default the seed words of service, price and food.",
+        "strengths.query sentiment.query",
+        "Text to search for strengths and sentiment; by default the seed words of service, price and food.",
         option="--query",
+    )
+    batch_averages: Averages | None = setting(
+        None,
+        "comparison.averages",
+        "The average shares of satisfied remarks, if they are known, such as service=0.6,price=0.55. Reviews of other "
+        "restaurants are then not looked at.",
+        option="--averages",
     )
     batch_vocabulary_plan: Plan = setting(
         "C",

@@ -16,6 +16,7 @@ from .._text import terminal_text
 from ..errors import BatchError
 from ._backends import MakeLLM, models
 from ._commands import (
+    compare,
     config,
     index,
     run,
@@ -121,7 +122,7 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
     )
     for command in (index.command(), search.command(), config.command()):
         group.add_command(command)
-    for module in (summarize, summarize_reviews, sentiment, strengths, vocabulary, run, serve):
+    for module in (summarize, summarize_reviews, sentiment, strengths, compare, vocabulary, run, serve):
         group.add_command(module.command(llms or models()))
     return group
 

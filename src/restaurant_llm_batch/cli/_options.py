@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -95,6 +96,12 @@ class SearchOptions(FileOptions[R]):
     def open_source(self, progress: Console | None) -> ReviewSource:
         """Open the reviews."""
         return open_source(self.source, progress, self.settings)
+
+
+def shared_categories(source: ReviewSource) -> Mapping[str, ItemId]:
+    """Return the categories that several restaurants share; one alone in its category is compared with all others."""
+    sizes = Counter(map(str, source.categories.values()))
+    return {item_id: category for item_id, category in source.categories.items() if sizes[str(category)] > 1}
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:

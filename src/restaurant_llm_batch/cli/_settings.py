@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from .._settings import BatchSettings
-from .._settings.setting import JSONObject, Limit, Names, Prices, setting_of
+from .._settings.setting import Averages, JSONObject, Limit, Names, Prices, setting_of
 from ._objects import is_object_name
 
 GC_THRESHOLD = 50_000
@@ -35,6 +35,7 @@ SECTIONS: Mapping[str, str] = {
     "aspects": "Tasks",
     "sentiment": "Tasks",
     "strengths": "Tasks",
+    "comparison": "Tasks",
     "vocabulary": "Tasks",
     "chunks": "Tasks",
     "llm": "Model",
@@ -52,6 +53,7 @@ SECTIONS: Mapping[str, str] = {
     "hashing": "Embedder",
     "fastembed": "Embedder",
     "api": "Embedder",
+    "sparse": "Embedder",
     "serve": "Service",
 }
 """Headings of the targets of settings."""
@@ -60,7 +62,13 @@ _STRATEGY = frozenset({"batch_stage", "batch_search_async", "batch_restaurant_as
 _SEARCHES = frozenset({"batch_search_concurrency"})
 _CALLS = frozenset({"batch_llm_concurrency"})
 _BATCHES = frozenset({"vllm_max_concurrent_batches", "vllm_max_tokens_per_batch", "vllm_max_batch_size"})
-_NAMED_TYPES = ((Limit, "N|auto"), (JSONObject, "JSON"), (Prices, "JSON"), (Names, "NAME,NAME,..."))
+_NAMED_TYPES = (
+    (Limit, "N|auto"),
+    (JSONObject, "JSON"),
+    (Prices, "JSON"),
+    (Names, "NAME,NAME,..."),
+    (Averages, "NAME=SHARE,..."),
+)
 _METAVARS = {int: "N", float: "X", Path: "FILE", str: "TEXT"}
 
 

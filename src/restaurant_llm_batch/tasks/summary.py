@@ -14,6 +14,7 @@ from ._common import (
     as_shown,
     check,
     check_count,
+    check_min_score,
     check_temperature,
     check_wording,
     choose_wording,
@@ -75,9 +76,8 @@ class SummarizeAspects(Previewed):
     _query_texts: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        score: object = self.min_score
         check(self, "limit", is_count(self.limit) and self.limit <= 1000, "1 to 1000")
-        check(self, "min_score", isinstance(score, (int, float)) and -1 <= score <= 1, "-1 to 1")
+        check_min_score(self)
         check(self, "mode", self.mode in ("single", "split"), '"single" or "split"')
         check_wording(self)
         check_count(self, "max_tokens")

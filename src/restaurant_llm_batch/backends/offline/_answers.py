@@ -7,9 +7,10 @@ from typing import Any
 
 from ..._nlp.lexicon import WordAnalyzer
 from ..._nlp.tokenizer import Tokenizer
+from ...results import Sentiment
 from ._clauses import Sentence, Topic, read_review, split
 from ._digests import MultiReviewSummarizer, join_both_polarities
-from ._extract import ExtractedSummary, extract, join_sentences
+from ._extract import ExtractedSummary, extract, join_sentences, opinion_of
 from ._phrases import PhraseFinder
 from ._praise import strengths
 from ._words import WordListBuilder
@@ -41,7 +42,7 @@ _ALL_NOT_MENTIONED = frozenset(
 
 
 class AspectAnswers:
-    """The tasks "aspect_summaries", "aspect_summary" and "overall_summary"."""
+    """The tasks "aspect_summaries", "aspect_summary", "overall_summary" and "aspect_sentiment"."""
 
     def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
@@ -70,6 +71,18 @@ class AspectAnswers:
         firsts = [part[0] for part in parts if part]
         more = [sentence for part in parts for sentence in part[1:]]
         return {"overall_summary": join_sentences(firsts, more) or _NO_VISIBLE_TEXT}
+
+    def labels(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
+        """Label what each review says of one aspect."""
+        topic = Topic(str(inputs.get("aspect") or ""), self._words)
+        shown = inputs.get("reviews") or ()
+        return {
+            "labels": [{"id": one["id"], "label": self._label(str(one["content"]), topic)} for one in shown]
+        }
+
+    def _label(self, content: str, topic: Topic) -> Sentiment:
+        opinion = opinion_of(read_review(content, self._words), topic)
+        return "positive" if opinion > 0 else "negative" if opinion < 0 else "neutral"
 
     def _summaries(self, reviews: Mapping[str, Sequence[Any]], language: str) -> dict[str, ExtractedSummary]:
         # Cache: the searches of different aspects often find the same reviews.

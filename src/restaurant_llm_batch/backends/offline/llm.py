@@ -42,6 +42,8 @@ class OfflineLLM:
             out unless there is nothing else.
         sentiment: A small linear model over character n-grams, shipped with the library, and a lexicon that reads
             negation label a review positive, negative, or neutral if they are uncertain.
+        aspect_sentiment: By the same lexicon, from the sentences that mention the aspect: positive if more of them
+            praise than blame, negative if fewer, and neutral otherwise.
         review_summary: For each polarity, up to three sentences of that polarity, about the most mentioned aspects
             first; overall, two sentences of the polarity with more reviews and one of the other. A polarity without
             reviews has "".
@@ -77,6 +79,7 @@ class OfflineLLM:
             "aspect_summary": aspects.summary,
             "overall_summary": aspects.overall,
             "sentiment": self._sentiment,
+            "aspect_sentiment": aspects.labels,
             "review_summary": reviews.review_summary,
             "comparison_summary": reviews.comparison_summary,
             "strength": reviews.strength,

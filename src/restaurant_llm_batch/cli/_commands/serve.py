@@ -48,7 +48,7 @@ TOKEN_VARIABLE = "BATCH_SERVE_TOKEN"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,1000}")
 """The token68 of RFC 7235, with all signs that RFC 6750 allows in a bearer token."""
-_TASKS = ("serve", "summary", "aspects", "reviews", "sentiment", "strengths")
+_TASKS = ("serve", "summary", "aspects", "reviews", "sentiment", "strengths", "comparison")
 """Targets of the command's own settings."""
 _SPARE_DESCRIPTORS = 300
 """File descriptors for other things than the connections of clients."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,9 +17,9 @@ from .. import _options as parameters
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import LoadedInput, SearchOptions
+from .._options import LoadedInput, SearchOptions, shared_categories
 from .._running import command as run_command
-from .._sources import NamedItems, ReviewSource
+from .._sources import NamedItems
 from .._views import ResultView
 
 _HELP = """
@@ -45,7 +44,7 @@ class StrengthsOptions(SearchOptions[RestaurantStrength]):
     def load(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
         source = self.open_source(progress)
-        categories = _shared_categories(source)
+        categories = shared_categories(source)
         items = [
             {"target_restaurant_id": item_id, "category": categories.get(str(item_id))}
             for item_id in self.chosen(source)
@@ -75,12 +74,6 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         offline="strengths and comparisons are sentences picked from the reviews",
     )
     return run_command("strengths", _HELP, options, StrengthsOptions, view, llms)
-
-
-def _shared_categories(source: ReviewSource) -> Mapping[str, Any]:
-    """Return the categories that several restaurants share; one alone in its category is compared with all others."""
-    sizes = Counter(map(str, source.categories.values()))
-    return {item_id: category for item_id, category in source.categories.items() if sizes[str(category)] > 1}
 
 
 def _table(strengths: Sequence[RestaurantStrength], source: NamedItems) -> Table:
