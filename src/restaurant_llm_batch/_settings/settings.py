@@ -123,7 +123,7 @@ class BatchSettings(SettingFields):
         return {argument: getattr(self, name) for argument, name in found.items()}
 
     def _goes_before(self, later: str, earlier: str) -> bool:
-        """Return whether the later of two fields that set one argument holds: unless its source yields to the other's."""
+        """Return whether a field holds, of two that set one argument: unless its source yields to the earlier one's."""
         origins = self.origins()
         return _rank(origins[later]) >= _rank(origins[earlier])
 

@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from ..errors import ConfigurationError
+from .former import FORMER, Former, former_of
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -79,16 +80,42 @@ def _names_of_env_file(settings_cls: type[BaseSettings]) -> Iterable[str]:
 
 
 def warn_of_misspelt_names(settings_cls: type[BaseSettings]) -> None:
-    """Log a warning for each variable that is nearly a setting's, with that setting."""
+    """
+    Log a warning for each variable that is nearly a setting's, with that setting, and for each former variable.
+
+    Former variables whose names other programs use too are only shown by `config`.
+    """
     known = [name.upper() for name in settings_cls.model_fields]
-    for name in {*os.environ, *map(str.upper, _names_of_env_file(settings_cls))}:
+    for name in _names(settings_cls):
         if (nearest := _nearest(name.upper(), known)) is not None:
             log.warning("the variable %s is no setting; %s", name, nearest)
+    for name, former in former_variables(settings_cls).items():
+        if not former.is_general:
+            log.warning(
+                "the variable %s is not read: %s; `restaurant-llm-batch config --from-env .env` translates it",
+                name,
+                former.note,
+            )
+
+
+def former_variables(settings_cls: type[BaseSettings]) -> dict[str, Former]:
+    """Return the former variables that are set and have an effect, as long as none of their successors is set."""
+    names = {name.upper() for name in _names(settings_cls)}
+    found: dict[str, Former] = {}
+    for name in sorted(names):
+        former = FORMER.get(name)
+        if former is not None and former.successors and names.isdisjoint(former.successors):
+            found[name] = former
+    return found
+
+
+def _names(settings_cls: type[BaseSettings]) -> set[str]:
+    return {*os.environ, *map(str.upper, _names_of_env_file(settings_cls))}
 
 
 def _nearest(name: str, known: list[str]) -> str | None:
     """Return a sentence for a name that is not known but ought to be."""
-    if name in known or name in _ALSO_OURS or name in _KNOWN_OTHERS:
+    if name in known or name in _ALSO_OURS or name in _KNOWN_OTHERS or former_of(name) is not None:
         return None
     ours = name.startswith(_OURS)
     if not ours and not name.startswith(_OTHERS):
