@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.support.patience import PATIENCE
+from tests.support.served import SUMMARIES, served
 
 from restaurant_llm_batch import BatchRunner, BatchSettings, LLMRequest, LLMResponse, SummarizeAspects
 from restaurant_llm_batch._settings.setting import setting_of
@@ -134,7 +136,7 @@ def test_a_useless_option_is_refused_by_its_own_name(words: list[str], complaint
     assert complaint in " ".join(shown.output.split())
 
 
-def test_the_same_run_by_options_variables_a_file_and_python_makes_the_same_calls(
+def test_the_same_run_by_options_variables_a_file_python_and_serve_makes_the_same_calls(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     lines = [{"restaurant_id": n, "review_id": n, "content": "맛있어요"} for n in range(12)]
@@ -174,8 +176,18 @@ def test_the_same_run_by_options_variables_a_file_and_python_makes_the_same_call
             report = runner.run(SummarizeAspects(language="auto"), range(12))
         assert len(report.results) == 12
 
+    def by_serve(url: str) -> None:
+        variables = {name.upper(): value for name, value in {**chosen, "batch_llm_url": url}.items()}
+        variables["BATCH_SEARCH_PATH"] = "reviews.jsonl"
+        asked = {"restaurants": [{"restaurant_id": n} for n in range(12)]}
+        with served("-m", "restaurant_llm_batch", "serve", **variables) as service:
+            answered = service.client.post(SUMMARIES, json=asked).json()
+            assert len(answered["results"]) == 12, answered
+            service.press_ctrl_c()
+            service.process.communicate(timeout=PATIENCE)
+
     prompts = []
-    for way in (by_options, by_variables, by_a_file, in_python):
+    for way in (by_options, by_variables, by_a_file, in_python, by_serve):
         with FaultServer(Faults(latency=0.05)) as server:
             way(server.url)
             counts = server.counts
