@@ -294,7 +294,9 @@ class BatchSettings(SettingFields):
             case "vllm-engine":
                 given = self.arguments("engine")
                 given = {**given.pop("arguments", {}), **given}
-                given["model"] = given.get("model") or self._required("batch_llm_model")
+                given["model"] = given.get("model") or self._required(
+                    "batch_llm_model", "Qwen/Qwen2.5-7B-Instruct"
+                )
                 return backends.VLLMEngineLLM(**given)
             case "runpod":
                 given = {**self.arguments("runpod"), "endpoint_id": self._required("runpod_endpoint_id")}
@@ -340,6 +342,8 @@ class BatchSettings(SettingFields):
                     "base_url": self.batch_embedding_url,
                     "model": self._required("batch_embedding_model"),
                 }
+                if self.batch_embedding_url == type(self).model_fields["batch_embedding_url"].default:
+                    given.setdefault("api_key", self.openai_api_key)  # nobody else is sent OpenAI's key
                 return embedders.APIEmbedder(**given, **self._sparse_half())
         return embedders.HashingEmbedder(**self.arguments("hashing"))
 
@@ -355,13 +359,13 @@ class BatchSettings(SettingFields):
         given = self.arguments("transport")
         return {"transport": backends.HTTPTransport(**given)} if given else {}
 
-    def _required(self, name: str) -> str:
+    def _required(self, name: str, example: str = "") -> str:
         value = getattr(self, name)
         if not value:
             choice = _REQUIRED_BY[name]
             raise ConfigurationError(
                 f"{choice.upper()}={getattr(self, choice)} needs {name.upper()}; "
-                f"for example {name.upper()}={_EXAMPLES[name]}"
+                f"for example {name.upper()}={example or _EXAMPLES[name]}"
             )
         return str(value)
 
