@@ -100,6 +100,13 @@ class TaskFields(BaseSettings):
     batch_max_review_tokens: int = setting(
         64_000, "summary.max_review_tokens", "Tokens of all reviews of a summary at most.", ge=1
     )
+    batch_price_rule: bool = setting(
+        True,
+        "summary.price_rule",
+        "Whether a summary of the price must rest on a review with a word for it; otherwise it says that the reviews "
+        "hardly mention the price.",
+        option="--price-rule/--no-price-rule",
+    )
     batch_sentiment_limit: int | None = setting(
         None,
         "sentiment.limit",
@@ -158,6 +165,18 @@ class TaskFields(BaseSettings):
         "vocabulary.max_concurrent_sequences",
         "Calls that the GPU's memory holds at once; plan C also does so if the chunks need no more.",
         ge=0,
+    )
+    batch_synonyms: bool = setting(
+        False,
+        "vocabulary.synonyms",
+        "Whether synonyms of each word are asked for.",
+        option="--synonyms/--no-synonyms",
+    )
+    batch_examples: bool = setting(
+        False,
+        "vocabulary.examples",
+        "Whether an example of each word and phrase is asked for, a sentence of the document.",
+        option="--examples/--no-examples",
     )
     batch_chunk_tokens: int = setting(
         2000, "chunks.max_tokens", "Tokens of a chunk of a document at most.", option="--chunk-tokens", ge=50

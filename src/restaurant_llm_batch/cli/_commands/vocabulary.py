@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..._text import terminal_text
-from ...results import Vocabulary, Word
+from ...results import ExtendedVocabulary, Vocabulary, Word
 from ...tasks.vocabulary import ExtractVocabulary
 from ...tokens.chunking import split_text
 from .. import _options as parameters
@@ -108,9 +108,21 @@ def _contents(vocabulary: Vocabulary) -> RenderableType:
     parts: list[RenderableType] = [tables.dim(heading)]
     if vocabulary.words:
         parts.append(_words(vocabulary.words))
+    more = {
+        word: text
+        for word, entry in vocabulary.words.items()
+        if (text := _joined(*entry.synonyms, entry.example))
+    }
+    if more:
+        shown = {word: Text(terminal_text(text)) for word, text in islice(more.items(), _MAX_PHRASES)}
+        parts.append(tables.labelled(shown, max_label_width=_MAX_PHRASE_WIDTH))
     if vocabulary.phrases:
         phrases = islice(vocabulary.phrases.items(), _MAX_PHRASES)
-        meanings = {phrase: Text(terminal_text(meaning)) for phrase, meaning in phrases}
+        examples = vocabulary.phrase_examples
+        meanings = {
+            phrase: Text(terminal_text(_joined(meaning, examples.get(phrase, ""))))
+            for phrase, meaning in phrases
+        }
         parts.append(tables.labelled(meanings, wrap=False, max_label_width=_MAX_PHRASE_WIDTH))
     parts += [
         tables.failed(f"{failed.kind} of chunk {failed.chunk + 1:,}: {failed.error}")
@@ -128,6 +140,10 @@ def _words(words: Mapping[str, Word]) -> Text:
     return text
 
 
+def _joined(*texts: str) -> str:
+    return " - ".join(filter(None, dict.fromkeys(texts)))
+
+
 def _record(vocabulary: Vocabulary) -> Mapping[str, Any]:
     return {
         "document_id": vocabulary.document_id,
@@ -135,4 +151,14 @@ def _record(vocabulary: Vocabulary) -> Mapping[str, Any]:
         "phrases": dict(vocabulary.phrases),
         "failed_chunks": [asdict(chunk) for chunk in vocabulary.failed_chunks],
         "model": vocabulary.model,
+        **_extra_fields(vocabulary),
+    }
+
+
+def _extra_fields(vocabulary: Vocabulary) -> Mapping[str, Any]:
+    if not isinstance(vocabulary, ExtendedVocabulary):
+        return {}
+    return {
+        "phrase_examples": dict(vocabulary.phrase_examples),
+        "dropped_examples": vocabulary.dropped_examples,
     }
