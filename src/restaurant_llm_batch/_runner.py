@@ -150,6 +150,7 @@ class BatchRunner:
         _check_prices(prices)
         self.strategy = strategy
         self.limits = limits
+        self._search = search
         self._plan = make_plan(strategy, search, llm)
         limiters = LimiterSet(
             _limiter(limits.search),
@@ -207,6 +208,16 @@ class BatchRunner:
         if "search" not in chosen:
             chosen["search"] = settings.search()
         return cls(**chosen)
+
+    @property
+    def search(self) -> SearchBackend | AsyncSearchBackend | None:
+        """The search backend; None without one."""
+        return self._search
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a ``with`` or ``async with`` block of this runner is open."""
+        return bool(self._async_blocks or self._block_leases)
 
     @property
     def can_search(self) -> bool:

@@ -64,3 +64,9 @@ class ServeFields(BaseSettings):
         option="--max-calls",
         ge=1,
     )
+    batch_serve_uploads: bool = setting(
+        False,
+        "serve.uploads",
+        "Whether clients may index reviews by POST /api/v1/vector/upload; those of a file are lost at the end.",
+        option="--uploads/--no-uploads",
+    )

@@ -78,18 +78,23 @@ class ServeOptions:
         """Open the reviews."""
         return open_source(self.source, report.console(stderr=True), self.settings)
 
-    def router(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> APIRouter:
-        """Return the router with its endpoints, and a runner for them."""
+    def runner(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> BatchRunner:
+        """Return the runner."""
+        return BatchRunner(llm=llm, search=source.search, **self.settings.runner_arguments(llm))
+
+    def router(self, runner: BatchRunner) -> APIRouter:
+        """Return the router with the endpoints."""
         from ...integrations.fastapi import batch_router
 
         chosen = self.settings
-        runner = BatchRunner(llm=llm, search=source.search, **chosen.runner_arguments(llm))
         return batch_router(
             runner,
             summary=chosen.summary(),
             review_summary=chosen.review_summary(),
             sentiment=chosen.sentiment(),
             strengths=chosen.strengths(),
+            comparison=chosen.comparison(),
+            uploads=chosen.batch_serve_uploads,
             max_items=chosen.batch_serve_max_items,
             max_reviews=chosen.batch_serve_max_reviews,
             max_calls=chosen.batch_serve_max_calls,
@@ -130,8 +135,10 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
     with _sigterm_as_sigint(), _bind(options.host, options.settings.batch_serve_port) as listener:
         source = options.open_source()
         with source.search:
-            router = options.router(llm, source)
-            app = application(router, token=options.token, allowed_hosts=options.hosts)
+            runner = options.runner(llm, source)
+            app = application(
+                options.router(runner), runner, token=options.token, allowed_hosts=options.hosts
+            )
             _announce(_address(options.host, listener), source, options, name)
             # uvicorn raises the signal again after a graceful shutdown.
             with suppress(KeyboardInterrupt):
@@ -233,10 +240,9 @@ def _token(option: str | None, chosen: BatchSettings) -> str | None:
     token = option
     if token is None and chosen.batch_serve_token is not None:
         token = chosen.batch_serve_token.get_secret_value()
+    # An empty variable counts as not set, but a service must not open for a secret that was lost.
     if token is None and is_named(BatchSettings, TOKEN_VARIABLE):
-        token = (
-            ""  # an empty variable counts as not set, but a service must not open for a secret that was lost
-        )
+        token = ""
     if token is not None and not _TOKEN.fullmatch(token):
         # Without the value, which is a secret.
         raise ConfigurationError(
