@@ -206,9 +206,8 @@ class BatchRunner:
         Raises:
             ConfigurationError: If the settings or the arguments are invalid.
         """
-        chosen: dict[str, Any] = {**settings.runner_arguments(), **arguments}
-        if "llm" not in chosen:
-            chosen["llm"] = settings.llm()
+        llm = arguments.get("llm") or settings.llm()
+        chosen: dict[str, Any] = {"llm": llm, **settings.runner_arguments(llm), **arguments}
         if "search" not in chosen:
             chosen["search"] = settings.search()
         return cls(**chosen)

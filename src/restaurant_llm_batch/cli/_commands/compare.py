@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import click
 from rich.console import Console
@@ -37,28 +36,10 @@ of restaurants of the same category, if there are any; otherwise of all. The mod
 class CompareOptions(SearchOptions[AspectComparison]):
     """Values of the command's options."""
 
-    aspects: tuple[str, ...] | None
-    averages: Mapping[str, float] | None
-
     @property
     def task(self) -> CompareAspects:
         """The task."""
-        return CompareAspects(
-            aspects=self._aspects,
-            limit=self.limit,
-            min_score=self.min_score,
-            averages=self.averages,
-            **self.wording,
-        )
-
-    @property
-    def _aspects(self) -> Any:
-        """The aspects, with the seed words of the settings' file as far as it has them."""
-        names = self.aspects or tuple(self.averages or ()) or CompareAspects.aspects
-        seeds = self.settings.aspects()
-        if isinstance(seeds, Mapping) and all(name in seeds for name in names):
-            return {name: seeds[name] for name in names}
-        return names
+        return self.settings.comparison()
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
@@ -78,30 +59,9 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Args:
         llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
-    own = [
-        click.Option(
-            ["--aspects"],
-            callback=parameters.names,
-            metavar="A,B,...",
-            help="Aspects to compare, by default service and price; an aspect without seed words is searched by its "
-            "name.",
-        ),
-        click.Option(
-            ["--averages"],
-            callback=_averages,
-            metavar="A=SHARE,...",
-            help="The average share of satisfied remarks, if you know it: service=0.6,price=0.55. Reviews of others "
-            "are then not looked at.",
-        ),
-    ]
     options = [
         parameters.source(),
-        *settings.options(search=True, batches=True, llms=[*llms]),
-        settings.SettingOption("aspect_seeds_file"),
-        *own,
-        parameters.limit(CompareAspects.limit),
-        parameters.min_score(),
-        *parameters.wording("Language of search and sentences; auto detects that of the reviews."),
+        *settings.options(search=True, batches=True, llms=[*llms], tasks=["comparison", "aspects"]),
         *parameters.which(),
         *parameters.results(),
     ]
@@ -114,20 +74,6 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         offline="the labels are those of a lexicon",
     )
     return run_command("compare", _HELP, options, CompareOptions, view, llms)
-
-
-def _averages(ctx: click.Context, param: click.Parameter, value: str | None) -> Mapping[str, float] | None:
-    averages: dict[str, float] = {}
-    for part in parameters.names(ctx, param, value) or ():
-        name, separator, share = part.partition("=")
-        try:
-            averages[name.strip()] = float(share)
-        except ValueError:
-            separator = ""
-        if not separator:
-            example = "for example service=0.6,price=0.55."
-            raise click.BadParameter(f"{part!r} is not an aspect and a number; {example}", ctx, param)
-    return averages or None
 
 
 def _table(comparisons: Sequence[AspectComparison], source: NamedItems) -> Table:

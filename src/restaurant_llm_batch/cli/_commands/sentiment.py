@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..._config.limits import Limits
 from ...results import RestaurantSentiment
 from ...tasks.sentiment import AnalyzeSentiment
 from .. import _options as parameters
@@ -39,19 +38,10 @@ _LEGEND = {"positive": ("█", "green"), "negative": ("▒", "red"), "neutral": 
 class SentimentOptions(SearchOptions[RestaurantSentiment]):
     """Values of the command's options."""
 
-    batch_size: int
-    query: str | None
-
     @property
     def task(self) -> AnalyzeSentiment:
         """The task."""
-        return AnalyzeSentiment(
-            batch_size=self.batch_size,
-            limit=self.limit,
-            min_score=self.min_score,
-            query=self.query,
-            **self.wording,
-        )
+        return self.settings.sentiment()
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the reviews, or open what is searched."""
@@ -78,12 +68,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         parameters.source(),
-        *settings.options(search=True, batches=True, llms=[*llms]),
-        parameters.count("--batch-size", Limits().max_batch_size, "Maximum number of reviews in a batch."),
-        parameters.query(),
-        parameters.limit(AnalyzeSentiment.limit),
-        parameters.min_score(),
-        *parameters.wording("Language of the instructions; auto detects that of the reviews."),
+        *settings.options(search=True, batches=True, llms=[*llms], tasks=["sentiment"]),
         *parameters.which(),
         *parameters.results(),
     ]

@@ -36,17 +36,10 @@ if there are any; otherwise of all.
 class StrengthsOptions(SearchOptions[RestaurantStrength]):
     """Values of the command's options."""
 
-    query: str | None
-
     @property
     def task(self) -> ExtractStrengths:
         """The task."""
-        return ExtractStrengths(
-            **self.wording,
-            limit=self.limit,
-            min_score=self.min_score,
-            query=self.query,
-        )
+        return self.settings.strengths()
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
@@ -68,11 +61,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         parameters.source(),
-        *settings.options(search=True, batches=True, llms=[*llms]),
-        parameters.query(),
-        parameters.limit(ExtractStrengths.limit),
-        parameters.min_score(),
-        *parameters.wording("Language of search and replies; auto detects that of the reviews."),
+        *settings.options(search=True, batches=True, llms=[*llms], tasks=["strengths"]),
         *parameters.which(),
         *parameters.results(),
     ]

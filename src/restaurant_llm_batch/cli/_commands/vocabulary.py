@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -36,7 +36,6 @@ A document is split into chunks at the ends of sentences. Each chunk takes two c
 its phrases, in the order of --plan: A: both concurrently; B: all words first; C: like A with --parallel for
 documents of few chunks, otherwise like B. Results are the same.
 """
-_CHUNK_TOKENS, _MIN_CHUNK_TOKENS = 2000, 50
 _MAX_WORDS, _MAX_PHRASES, _MAX_PHRASE_WIDTH = 20, 5, 22
 """What a table cell shows: numbers of words and phrases, and the width of the column of phrases, in characters."""
 
@@ -46,17 +45,11 @@ class VocabularyOptions(RunOptions[Vocabulary]):
     """Values of the command's options."""
 
     sources: tuple[Path, ...]
-    plan: Literal["A", "B", "C"]
-    chunk_tokens: int
-    synonyms: bool
-    examples: bool
 
     @property
     def task(self) -> ExtractVocabulary:
         """The task."""
-        return self.settings.vocabulary(
-            plan=self.plan, synonyms=self.synonyms, examples=self.examples, **self.wording
-        )
+        return self.settings.vocabulary()
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -66,8 +59,9 @@ class VocabularyOptions(RunOptions[Vocabulary]):
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the documents, and split them into chunks."""
         source = read_documents(self.sources)
+        size = self.settings.batch_chunk_tokens
         items = [
-            {"document_id": item_id, "chunks": split_text(source.texts[str(item_id)], self.chunk_tokens)}
+            {"document_id": item_id, "chunks": split_text(source.texts[str(item_id)], size)}
             for item_id in self.chosen(source)
         ]
         return LoadedInput(items=items, source=source)
@@ -82,27 +76,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         click.Argument(["sources"], nargs=-1, type=click.Path(path_type=Path), metavar="[SOURCE]..."),
-        *settings.options(llm=True, llms=[*llms]),
-        click.Option(
-            ["--plan"],
-            type=click.Choice(["A", "B", "C"], case_sensitive=False),
-            default=ExtractVocabulary.plan,
-            show_default=True,
-            metavar="[A|B|C]",
-            help="Order of the calls for words and phrases.",
-        ),
-        settings.SettingOption("enable_parallel_word_phrase_extraction"),
-        settings.SettingOption("max_safe_chunks_for_parallel"),
-        parameters.count(
-            "--chunk-tokens", _CHUNK_TOKENS, "Maximum tokens of a chunk.", minimum=_MIN_CHUNK_TOKENS
-        ),
-        click.Option(["--synonyms"], is_flag=True, help="Ask for synonyms of each word."),
-        click.Option(
-            ["--examples"],
-            is_flag=True,
-            help="Ask for an example of each word and phrase, a sentence of the document.",
-        ),
-        *parameters.wording("Language of the meanings; auto detects that of the documents."),
+        *settings.options(llm=True, llms=[*llms], tasks=["vocabulary", "chunks"]),
         *parameters.which("documents"),
         *parameters.results(),
     ]
