@@ -87,7 +87,7 @@ NAMES = [
 ]
 """Every variable that it read."""
 
-TRANSLATED = {
+TRANSLATED: dict[str, dict[str, object]] = {
     "LLM_PROVIDER=openai": {"batch_llm_backend": "openai", "batch_llm_model": "gpt-4o-mini"},
     "LLM_PROVIDER=runpod": {
         "batch_llm_backend": "runpod",
@@ -322,7 +322,7 @@ def test_what_may_be_a_key_is_printed_nowhere(line: str, folder: Path) -> None:
     for write in (as_env, as_toml):
         text = write(translate(f"{line}\n"), "old.env")
         assert "hush" not in text
-    assert loaded(folder, as_env(translate(line), "old.env"))
+    loaded(folder, as_env(translate(line), "old.env"))
 
 
 def test_a_key_is_a_line_to_fill_in() -> None:

@@ -377,3 +377,22 @@ def test_a_folder_in_qdrant_url_is_the_local_mode_of_its_client(
         found: Any = BatchSettings().search()
         with found:
             assert [hit.content for hit in found.search(SearchQuery(1, "친절"))] == ["직원이 친절해요"]
+
+
+@pytest.mark.parametrize(
+    "written",
+    ["service=0.6,price=.55", ' {"service": 0.6, "price": "0.55"} ', "price=0.55, service = 0.6"],
+)
+def test_averages_are_shares_by_aspect(written: str, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.setenv("BATCH_AVERAGES", written)
+    assert BatchSettings().comparison().averages == {"service": 0.6, "price": 0.55}
+    monkeypatch.delenv("BATCH_AVERAGES")
+    (folder / "restaurant-llm-batch.toml").write_text("[batch_averages]\nservice = 0.6\nprice = 0.55\n")
+    assert BatchSettings().comparison().averages == {"service": 0.6, "price": 0.55}
+
+
+@pytest.mark.parametrize("written", ["service", "{}", "{", "service=much", "=0.5,", ","])
+def test_averages_that_are_none_are_refused(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_AVERAGES", written)
+    with pytest.raises(ConfigurationError, match="BATCH_AVERAGES"):
+        BatchSettings().comparison()

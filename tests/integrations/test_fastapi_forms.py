@@ -1,4 +1,4 @@
-"""The request forms of the clients of the other service, each answered in its shape; and what is said about the rest."""
+"""Request forms of the other service's clients, each answered in its shape; and what is said about the rest."""
 
 from __future__ import annotations
 
@@ -69,8 +69,6 @@ def old(number: int, text: str) -> dict[str, Any]:
 
 # Shapes
 
-CATEGORY = {"summary": "text", "bullets": ["text"], "evidence": [], "status": "ok"}
-DISPLAY = {"overall_summary": "text", "categories": dict.fromkeys(("service", "price", "food"))}
 RATIOS = {"positive_ratio": 67, "negative_ratio": 33}
 COUNTS = {
     "positive_count": 2,
@@ -125,16 +123,10 @@ def test_restaurants_with_reviews_and_without_are_judged_in_one_request(client: 
 def test_a_summary_has_its_shape_at_the_root(client: TestClient, form: dict[str, Any]) -> None:
     for one in ID_FORMS:
         body = client.post(SUMMARY, json=one | form).json()
-        assert body == one | {
-            "overall_summary": "text",
-            "categories": {
-                name: CATEGORY | {"bullets": body["categories"][name]["bullets"]}
-                for name in DISPLAY["categories"]
-            },
-        } | {"categories": body["categories"]}
+        assert one.items() <= body.items()
         assert list(body) == [*one, "overall_summary", "categories"]
         assert list(body["categories"]) == ["service", "price", "food"]
-        assert set(body["categories"]["price"]) == set(CATEGORY)
+        assert set(body["categories"]["price"]) == {"summary", "bullets", "evidence", "status"}
         full = client.post(f"{SUMMARY}?debug=true", json=one | form).json()
         assert full["debug"]["tokens_used"] > 0
         assert set(full) - set(body) == {

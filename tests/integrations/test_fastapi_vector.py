@@ -362,7 +362,7 @@ async def test_uploads_go_one_at_a_time_and_others_are_answered_meanwhile() -> N
 
 
 async def until_full(caller: Caller) -> None:
-    """Send a request whose upload is refused: the ones before it wait already, because their bodies are read at once."""
+    """Send a request when all others wait."""
     await anyio.wait_all_tasks_blocked()
     await caller()
 

@@ -107,13 +107,17 @@ def _read_names(value: object) -> object:
 
 def _read_averages(value: object) -> object:
     example = "give a share for each aspect, such as service=0.6,price=0.55"
-    if isinstance(value, str):
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = _read_json(value)
+    elif isinstance(value, str):
         pairs = (part.partition("=") for part in value.split(",") if part.strip())
         value = {name.strip(): share for name, _, share in pairs}
     if not isinstance(value, Mapping) or not value:
         raise ValueError(example)
+    if not all(str(name).strip() for name in value):
+        raise ValueError(example)
     try:
-        return {str(name): float(share) for name, share in value.items()}
+        return {str(name).strip(): float(share) for name, share in value.items()}
     except (TypeError, ValueError):
         raise ValueError(example) from None
 

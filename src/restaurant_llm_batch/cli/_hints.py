@@ -59,8 +59,11 @@ def hints(texts: Iterable[str], command: click.Command) -> list[str]:
         for match in _MENTION.finditer(text):
             argument = next(filter(None, match.groups()))
             name = _setting(argument, text, names)
-            if name is not None and option_of(name) not in text and name.upper() not in text:
-                found.setdefault(argument, f"{argument}: {option_of(name)} or {name.upper()}")
+            if name is None:
+                continue
+            option = option_of(name).partition("/")[0]
+            if option not in text and name.upper() not in text:
+                found.setdefault(argument, f"{argument}: {option} or {name.upper()}")
     return [*found.values()]
 
 

@@ -176,10 +176,7 @@ def test_a_prompt_before_the_answer_is_taken_off() -> None:
 
 
 def test_the_forms_share_no_answers_and_a_wrong_one_is_refused() -> None:
-    made = {
-        RunPodLLM("ep", api_key=KEY, input_form=form).fingerprint  # type: ignore[arg-type]
-        for form in ("chat", "prompt")
-    }
+    made = {RunPodLLM("ep", api_key=KEY, input_form=form).fingerprint for form in ("chat", "prompt")}
     assert len(made) == 2
     with pytest.raises(ConfigurationError, match='input_form="prompt"'):
         RunPodLLM("ep", api_key=KEY, input_form="text")  # type: ignore[arg-type]
