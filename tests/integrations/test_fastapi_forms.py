@@ -88,8 +88,8 @@ COUNTS = {
     "neutral_ratio": 0,
 }
 TEXTS = REVIEWS[1]
-ID_FORMS = [{"restaurant_id": 1}, {"restaurant_id": 1, "restaurant_name": "A"}]
-SENTIMENT_FORMS = [
+ID_FORMS: list[dict[str, Any]] = [{"restaurant_id": 1}, {"restaurant_id": 1, "restaurant_name": "A"}]
+SENTIMENT_FORMS: list[dict[str, Any]] = [
     {"restaurant_id": 1},
     {"restaurant_id": 1, "reviews": None},
     {"restaurant_id": 1, "reviews": TEXTS},
@@ -427,11 +427,12 @@ def test_a_token_budget_outside_the_usual_is_used_with_a_warning(
 @pytest.mark.parametrize("budget", [499, 0, -4000, 1_000_001, 10**30, 4000.5, "4000", True, [4000]])
 @pytest.mark.sample(4)
 def test_a_token_budget_that_cannot_be_meant_is_refused(client: TestClient, budget: Any) -> None:
-    for path, body in {
+    bodies: dict[str, dict[str, Any]] = {
         SENTIMENT: {"restaurant_id": 1},
         STRENGTHS: {"restaurants": []},
         SUMMARY: {"restaurant_id": 1, "positive_reviews": ["a"]},
-    }.items():
+    }
+    for path, body in bodies.items():
         answer = client.post(path, json=body | {"max_tokens_per_batch": budget})
         assert answer.status_code == 422
         assert answer.json()["details"][0]["field"] == "max_tokens_per_batch"

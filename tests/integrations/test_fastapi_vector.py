@@ -312,7 +312,8 @@ def test_the_bounds_of_a_request_hold_for_uploads(body: Any, field: str) -> None
 def test_uploads_are_off_unless_they_are_switched_on_and_the_answer_says_how() -> None:
     search = Index()
     app = serving(search, uploads=False)
-    for body in (FORMS[0], {}):
+    bodies: list[Any] = [FORMS[0], {}]
+    for body in bodies:
         answer = post(app, UPLOAD, body, **{"X-Request-Id": "mine"})
         assert answer.status_code == 403
         assert answer.json()["request_id"] == "mine"
@@ -379,7 +380,7 @@ async def test_uploads_go_one_at_a_time_and_others_are_answered_meanwhile() -> N
         Caller(app, "application/json", path=UPLOAD, body=upload(n)) for n in range(WAITING_UPLOADS + 1)
     ]
     one_too_many = Caller(app, "application/json", path=UPLOAD, body=upload(99))
-    empty = {"restaurants": []}
+    empty: Any = {"restaurants": []}
     other = Caller(app, "application/json", path="/api/v1/sentiment/analyze/batch", body=empty)
     async with anyio.create_task_group() as tasks:
         for caller in uploads:
