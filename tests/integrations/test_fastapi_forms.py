@@ -175,6 +175,7 @@ def test_a_summary_of_given_reviews_is_one_result_too(
         ),
         ({"target_restaurant_id": 1}, 3, 2),
         ({"restaurant_id": 1}, 3, 2),
+        ({"restaurant_id": 1, "target_restaurant_id": None}, 3, 2),
         ({"restaurant_id": 1, "top_k": 1}, 1, 1),
         ({"restaurant_id": 1, "top_k": 50, "limit": 2}, 2, 2),
         ({"target_restaurant_id": 1, "comparison_restaurant_ids": None, "limit": 1, "query": "맛"}, 1, 1),

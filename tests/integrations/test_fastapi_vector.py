@@ -181,6 +181,11 @@ FORMS: list[Any] = [
         ]
     },
     {"data": {"restaurants": [{"restaurant_id": 7, "restaurant_name": "너울", "reviews": [old(1, TEXT)]}]}},
+    {
+        "restaurants": [
+            {"id": None, "restaurant_id": 7, "reviews": [{"id": None, "review_id": 1, "content": TEXT}]}
+        ]
+    },
     {"data": {"reviews": [{"review_id": 1, "restaurant_id": 7, "content": TEXT}]}},
 ]
 
