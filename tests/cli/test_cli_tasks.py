@@ -520,3 +520,17 @@ def test_compare_with_given_averages_looks_at_no_other_restaurant() -> None:
 
     assert {request.inputs["restaurant_id"] for request in requests} == {"ko-1"}
     assert record["aspects"]["price"]["average"] == 0.4
+
+
+def test_vocabulary_has_examples_and_synonyms_if_asked() -> None:
+    path = write(*REVIEWS)
+    plain = by_id(run("vocabulary", path))
+    more = by_id(run("vocabulary", path, "--examples", "--synonyms"))
+    shown = flat(invoke("vocabulary", path, "--examples").stdout)
+
+    assert set(plain[2]["words"]["맛"]) == {"pos", "meanings"}
+    assert more[2]["words"]["맛"]["example"] == "맛은 좋은데 가격이 비싸요."
+    assert more[2]["words"]["맛"]["synonyms"] == []
+    assert "phrase_examples" in more[2]
+    assert "phrase_examples" not in plain[2]
+    assert "맛은 좋은데 가격이 비싸요." in shown

@@ -124,7 +124,8 @@ def reraise_fatal(result: ResultOrError[T]) -> ResultOrError[T]:
     """
     Return the result or error of one part of an item, but raise an error that stops the run.
 
-    An item of several parts survives the failure of one part, but must not succeed in a run that stops.
+    An item of several parts survives the failure of one part, but must not succeed in a run that stops, because it
+    would count as done. Only an overall summary may fail with such an error: the aspects are whole without it.
 
     Raises:
         RunStopped: The run stopped before the part was finished.

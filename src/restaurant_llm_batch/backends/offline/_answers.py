@@ -208,13 +208,29 @@ class WordAnswers:
         self._word_list, self._phrases = WordListBuilder(words), PhraseFinder(words)
 
     def words(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
-        """List the words of a chunk."""
-        tokens = self._tokenizer.tokens(split(str(inputs.get("chunk") or "")))
-        found = self._word_list.words(tokens, language)
-        return {"words": [{"word": word, "pos": pos, "meanings": known} for word, pos, known in found]}
+        """List the words of a chunk; if asked, with the first sentence that has each, and without synonyms."""
+        sentences = split(str(inputs.get("chunk") or ""))
+        found = self._word_list.words(self._tokenizer.tokens(sentences), language)
+        return {
+            "words": [
+                {"word": word, "pos": pos, "meanings": known, **_extras(inputs, sentences[first])}
+                for word, pos, known, first in found
+            ]
+        }
 
     def phrases(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
         """List the phrases of a chunk, each with a sentence that contains it."""
         sentences = split(str(inputs.get("chunk") or ""))
         found = self._phrases.phrases(sentences, self._tokenizer.tokens(sentences))
-        return {"phrases": [{"phrase": phrase, "meaning": usage} for phrase, usage in found]}
+        return {
+            "phrases": [
+                {"phrase": phrase, "meaning": usage, **_extras(inputs, sentence)}
+                for phrase, usage, sentence in found
+            ]
+        }
+
+
+def _extras(inputs: Mapping[str, Any], sentence: str) -> dict[str, Any]:
+    """Return the fields of an entry that are asked for beside the usual ones; no synonyms are known."""
+    more: dict[str, Any] = {"synonyms": []} if inputs.get("synonyms") else {}
+    return {**more, "example": sentence} if inputs.get("example") else more

@@ -60,6 +60,7 @@ class OfflineLLM:
             are none.
         phrases: Up to 15 sequences of words that occur at least twice; in a short text, also adjectives next to their
             nouns. The meaning is not a definition, but the sentence that holds the phrase.
+        Of both, an example that is asked for is the first sentence with the entry; there are no synonyms.
 
     Knows the Korean and English words of service, price, food and ambience, by these and other names. For any other
     aspect it searches for the aspect's name only; if no review has it, the summary is the sentence that represents all

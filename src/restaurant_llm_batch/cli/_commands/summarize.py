@@ -38,6 +38,7 @@ class SummarizeOptions(SearchOptions[RestaurantSummary]):
 
     mode: Literal["single", "split"]
     aspects: tuple[str, ...] | None
+    price_rule: bool
 
     @property
     def task(self) -> SummarizeAspects:
@@ -48,6 +49,7 @@ class SummarizeOptions(SearchOptions[RestaurantSummary]):
             mode=self.mode,
             **self.wording,
             aspects=self.settings.aspects() if self.aspects is None else self.aspects,
+            price_rule=self.price_rule,
         )
 
     def load(self, progress: Console | None) -> LoadedInput:
@@ -77,6 +79,13 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
             default="single",
             show_default=True,
             help="One call per restaurant, or one per aspect and one for the overall summary.",
+        ),
+        click.Option(
+            ["--price-rule/--no-price-rule"],
+            default=True,
+            show_default=True,
+            help="Whether a summary of the price must rest on a review with a word for it; otherwise it says that the "
+            "reviews hardly mention the price.",
         ),
         *parameters.wording("Language of search and replies; auto detects that of the reviews."),
     ]

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..._text import terminal_text
-from ...results import Vocabulary, Word
+from ...results import ExtendedVocabulary, Vocabulary, Word
 from ...tasks.vocabulary import ExtractVocabulary
 from ...tokens.chunking import split_text
 from .. import _options as parameters
@@ -48,11 +48,15 @@ class VocabularyOptions(RunOptions[Vocabulary]):
     sources: tuple[Path, ...]
     plan: Literal["A", "B", "C"]
     chunk_tokens: int
+    synonyms: bool
+    examples: bool
 
     @property
     def task(self) -> ExtractVocabulary:
         """The task."""
-        return self.settings.vocabulary(plan=self.plan, **self.wording)
+        return self.settings.vocabulary(
+            plan=self.plan, synonyms=self.synonyms, examples=self.examples, **self.wording
+        )
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -92,6 +96,12 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         parameters.count(
             "--chunk-tokens", _CHUNK_TOKENS, "Maximum tokens of a chunk.", minimum=_MIN_CHUNK_TOKENS
         ),
+        click.Option(["--synonyms"], is_flag=True, help="Ask for synonyms of each word."),
+        click.Option(
+            ["--examples"],
+            is_flag=True,
+            help="Ask for an example of each word and phrase, a sentence of the document.",
+        ),
         *parameters.wording("Language of the meanings; auto detects that of the documents."),
         *parameters.which("documents"),
         *parameters.results(),
@@ -124,9 +134,21 @@ def _contents(vocabulary: Vocabulary) -> RenderableType:
     parts: list[RenderableType] = [tables.dim(heading)]
     if vocabulary.words:
         parts.append(_words(vocabulary.words))
+    more = {
+        word: text
+        for word, entry in vocabulary.words.items()
+        if (text := _joined(*entry.synonyms, entry.example))
+    }
+    if more:
+        shown = {word: Text(terminal_text(text)) for word, text in islice(more.items(), _MAX_PHRASES)}
+        parts.append(tables.labelled(shown, max_label_width=_MAX_PHRASE_WIDTH))
     if vocabulary.phrases:
         phrases = islice(vocabulary.phrases.items(), _MAX_PHRASES)
-        meanings = {phrase: Text(terminal_text(meaning)) for phrase, meaning in phrases}
+        examples = vocabulary.phrase_examples
+        meanings = {
+            phrase: Text(terminal_text(_joined(meaning, examples.get(phrase, ""))))
+            for phrase, meaning in phrases
+        }
         parts.append(tables.labelled(meanings, wrap=False, max_label_width=_MAX_PHRASE_WIDTH))
     parts += [
         tables.failed(f"{failed.kind} of chunk {failed.chunk + 1:,}: {failed.error}")
@@ -144,6 +166,10 @@ def _words(words: Mapping[str, Word]) -> Text:
     return text
 
 
+def _joined(*texts: str) -> str:
+    return " - ".join(filter(None, dict.fromkeys(texts)))
+
+
 def _record(vocabulary: Vocabulary) -> Mapping[str, Any]:
     return {
         "document_id": vocabulary.document_id,
@@ -151,4 +177,14 @@ def _record(vocabulary: Vocabulary) -> Mapping[str, Any]:
         "phrases": dict(vocabulary.phrases),
         "failed_chunks": [asdict(chunk) for chunk in vocabulary.failed_chunks],
         "model": vocabulary.model,
+        **_extra_fields(vocabulary),
+    }
+
+
+def _extra_fields(vocabulary: Vocabulary) -> Mapping[str, Any]:
+    if not isinstance(vocabulary, ExtendedVocabulary):
+        return {}
+    return {
+        "phrase_examples": dict(vocabulary.phrase_examples),
+        "dropped_examples": vocabulary.dropped_examples,
     }
