@@ -50,9 +50,13 @@ def reviews(tmp_path: Path) -> Path:
 
 
 def test_it_serves_a_file_until_ctrl_c(reviews: Path) -> None:
-    with served("-m", "restaurant_llm_batch", "serve", reviews) as service:
+    with served("-m", "restaurant_llm_batch", "serve", reviews, "--uploads") as service:
         asked = {"restaurants": [{"restaurant_id": "ko-1"}, {"restaurant_id": 2}]}
         body = service.client.post(SUMMARIES, json=asked).json()
+        upload = {"reviews": [{"id": 3, "restaurant_id": "new", "content": "조용하고 좋아요."}]}
+        uploaded = service.client.post("/api/v1/vector/upload", json=upload).json()
+        about = service.client.get("/").json()
+        ready = service.client.get("/ready").status_code
         document = service.client.get("/openapi.json").json()
         service.press_ctrl_c()
         said, _ = service.process.communicate(timeout=PATIENCE)
@@ -60,6 +64,7 @@ def test_it_serves_a_file_until_ctrl_c(reviews: Path) -> None:
     assert [result["restaurant_id"] for result in body["results"]] == ["ko-1", 2]
     assert body["results"][0]["categories"]["service"]["status"] == "ok"
     assert SUMMARIES in document["paths"]
+    assert (uploaded["points_count"], about["name"], ready) == (1, "restaurant_llm_batch", 200)
     assert service.said.startswith("serving 2 restaurants of ")
     assert "no language model is used" in service.said
     assert said.splitlines()[-1] == "stopped"
