@@ -15,6 +15,7 @@ from restaurant_llm_batch import BatchSettings
 from restaurant_llm_batch._settings.former import FORMER, former_of
 from restaurant_llm_batch._settings.translation import as_env, as_toml, translate
 from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.cli._commands import config
 
 NAMES = [
     "BATCH_SEARCH_ASYNC",
@@ -188,7 +189,7 @@ def loaded(folder: Path, text: str, *, toml: bool = False) -> BatchSettings:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.sample(12)
+@pytest.mark.sample(7)
 def test_every_variable_is_a_setting_or_explained_and_its_translation_loads(name: str, folder: Path) -> None:
     former = former_of(name)
     assert (name.lower() in BatchSettings.model_fields) != (former is not None)
@@ -211,7 +212,7 @@ def test_a_successor_is_a_setting_and_no_former_variable() -> None:
 
 @pytest.mark.parametrize("toml", [False, True], ids=["env", "toml"])
 @pytest.mark.parametrize("lines", TRANSLATED)
-@pytest.mark.sample(20)
+@pytest.mark.sample(8)
 def test_what_an_old_file_says_comes_to_the_same_settings(lines: str, toml: bool, folder: Path) -> None:
     found = translate(lines)
     settings = loaded(folder, as_toml(found, "old.env") if toml else as_env(found, "old.env"), toml=toml)
@@ -257,18 +258,16 @@ def test_the_whole_old_file_comes_to_one_that_loads(folder: Path) -> None:
     ],
 )
 def test_odd_files_are_read(raw: str, expected: str, folder: Path) -> None:
-    (folder / "old.env").write_bytes(raw.encode())
-    shown = invoke("config", "--from-env", "old.env")
-    assert shown.exit_code == 0, shown.output
-    assert "\x1b" not in shown.output
-    assert len(shown.output) < 5_000
-    assert loaded(folder, shown.output).batch_llm_backend == expected
+    text = as_env(translate(config.decoded(raw.encode())), "old.env")
+    assert "\x1b" not in text
+    assert len(text) < 5_000
+    assert loaded(folder, text).batch_llm_backend == expected
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "cp949", "utf-8-sig"])
-def test_files_of_windows_are_read(encoding: str, folder: Path) -> None:
-    (folder / "old.env").write_bytes("# 한국어 설명\nLLM_PROVIDER=local\n".encode(encoding))
-    assert "vllm-engine" in invoke("config", "--from-env", "old.env").output
+def test_files_of_windows_are_read(encoding: str) -> None:
+    text = config.decoded("# 한국어 설명\nLLM_PROVIDER=local\n".encode(encoding))
+    assert "vllm-engine" in as_env(translate(text), "old.env")
 
 
 @pytest.mark.parametrize(
@@ -344,6 +343,7 @@ def test_a_text_stays_what_it_was(value: str, folder: Path) -> None:
         (folder / ".env").unlink(missing_ok=True)
 
 
+@pytest.mark.slow
 def test_unknown_names_are_passed_over_and_ten_thousand_lines_are_few() -> None:
     text = "".join(f"BATCH_MINE_{n}=x{n}\n" for n in range(9_999)) + "MAX_RETRIES=4\n"
     shown = as_env(translate(text), "old.env")

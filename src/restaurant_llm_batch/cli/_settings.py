@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -116,7 +117,7 @@ class SettingOption(click.Option):
             type=_type(name, allowed, is_flag=is_flag),
             is_flag=is_flag,
             default=None,
-            metavar=None if allowed or is_flag else _metavar(field),
+            metavar=None if allowed or is_flag else _metavar(name),
             help=_help(name, field),
             hidden=setting_of(field).option is None,
             callback=None if allowed or is_flag else self._read,
@@ -247,12 +248,14 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
     return (annotation,) if get_origin(annotation) in (None, Literal) else get_args(annotation)
 
 
-def _metavar(field: FieldInfo) -> str:
+@cache
+def _metavar(name: str) -> str:
+    field = BatchSettings.model_fields[name]
     annotation = str(field.annotation)
-    for alias, name in _NAMED_TYPES:
+    for alias, word in _NAMED_TYPES:
         if str(get_args(alias)[0]) in annotation:
-            return name
-    return next((name for kind, name in _METAVARS.items() if kind in _kinds(field.annotation)), "TEXT")
+            return word
+    return next((word for kind, word in _METAVARS.items() if kind in _kinds(field.annotation)), "TEXT")
 
 
 def _help(name: str, field: FieldInfo) -> str:

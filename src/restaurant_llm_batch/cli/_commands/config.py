@@ -86,11 +86,11 @@ def _translate(path: Path, as_toml: bool) -> None:
     except OSError as error:
         raise ConfigurationError(f"cannot read {str(path)!r}: {error.strerror}") from error
     write = translation.as_toml if as_toml else translation.as_env
-    text = write(translation.translate(_decoded(raw)), str(path))
+    text = write(translation.translate(decoded(raw)), str(path))
     click.echo(text.encode("utf-8", "replace"), nl=False)  # as bytes: a file is UTF-8, whatever the terminal
 
 
-def _decoded(raw: bytes) -> str:
+def decoded(raw: bytes) -> str:
     """Return a file's text: UTF-8 or UTF-16, otherwise CP949, in which Korean Windows writes."""
     if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return raw.decode("utf-16", "replace")
