@@ -73,6 +73,8 @@ def summary_warnings(value: RestaurantSummary) -> list[str]:
     for name, aspect in value.categories.items():
         if aspect.status == "failed":
             warnings.append(f"{name}: could not be summarised")
+        if aspect.replaced:
+            warnings.append(f"{name}: the model's summary was replaced, since it rests on no review about it")
         if aspect.invalid_citations:
             cited = [one for one in aspect.dropped if one.startswith("evidence")]
             if all("never shown" in one for one in cited):
