@@ -162,12 +162,12 @@ async def test_an_exception_of_the_iterable_leaves_with_the_report_of_what_was_r
 
 
 async def test_an_exception_of_the_iterable_ends_a_stream_after_its_outcomes() -> None:
-    got = []
+    got = set(range(5))
     async with make() as runner:
         with pytest.raises(OSError, match="gone"):
             async for outcome in runner.astream(ask, Rows(range(5), end=OSError("gone"))):
-                got.append(outcome.item_id)
-    assert sorted(got) == [0, 1, 2, 3, 4]
+                got.remove(outcome.item_id)
+    assert not got
 
 
 async def test_an_exit_in_the_iterable_ends_the_run_at_once_with_its_report() -> None:
@@ -254,8 +254,7 @@ async def test_after_a_stop_what_was_read_has_an_outcome_and_the_iterable_is_clo
         got: list[Any] = []
 
         async def read() -> None:
-            async for outcome in stream:
-                got.append(outcome)
+            got.extend([outcome async for outcome in stream])
 
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(read)
