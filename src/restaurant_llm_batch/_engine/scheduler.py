@@ -268,10 +268,11 @@ class Scheduler:
             self._frames.pop(frame.item.index, None)
 
     def free_slots(self) -> None:
-        """Free the slots of calls that no task and no thread makes any more, after an interrupt."""
+        """After an interrupt, free the slots of calls that nothing makes any more, and leave shared calls."""
         for call in [call for call in self._running if call.is_async or not call.in_thread]:
             call.release()
             self._running.discard(call)
+        self.run.leave_all()
 
     def _close_flow(self, frame: Frame) -> None:
         try:
