@@ -236,8 +236,8 @@ class Shard:
         # Check before taking the lock, which the fork may have copied while another thread held it.
         if self._forks != _fork.count and (self._temporary or self._engine is not None):
             raise ConfigurationError(
-                "this EmbeddedSearch was made before the process forked, which its engine does not "
-                "survive: make one in each worker process"
+                "this EmbeddedSearch was open when the process forked, which its engine does not survive: make one in "
+                "each worker process, with a folder of its own, or use QdrantSearch(url=...), whose server all share"
             )
         with self._state:
             # New calls wait for `close`; otherwise a steady stream of them would keep it waiting forever.
