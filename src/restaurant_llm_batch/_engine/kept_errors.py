@@ -64,11 +64,11 @@ class KeptErrors:
         fields = self._fields.get(kind)
         if fields is None:
             fields = self._fields[kind] = _fields_of(kind)
-        # The arguments and attributes; this does not make an empty `__dict__`.
-        _, *state = BaseException.__reduce__(error)
+        # The type, arguments and attributes; this does not make an empty `__dict__`.
+        reduced: Any = BaseException.__reduce__(error)
         try:
             # Takes plain values only, and tells 1 from 1.0 and True. Version 2 does not depend on reference counts.
-            plain = marshal.dumps((state, [getattr(error, name, None) for name in fields]), 2)
+            plain = marshal.dumps((reduced[1:], [getattr(error, name, None) for name in fields]), 2)
         except ValueError:
             return None
         return (
