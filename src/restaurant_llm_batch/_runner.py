@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -19,11 +19,12 @@ from ._config.limits import Limits
 from ._config.retry import RetryPolicy
 from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
+from ._engine.awaited_items import source_on_loop
 from ._engine.bridge import RunBridge, in_thread, on_loop
 from ._engine.concurrent import ConcurrentDriver
 from ._engine.frames import ItemSource
 from ._engine.handover import Handover
-from ._engine.items import InlineSource, ItemReader, as_task
+from ._engine.items import ItemReader, as_task
 from ._engine.mailbox import Clock, event_loop_clock, thread_clock
 from ._engine.packer import BatchPacker
 from ._engine.plan import make_plan
@@ -90,7 +91,8 @@ class BatchRunner:
     Applies tasks to items, many at a time, within limits.
 
     One runner is meant to be shared by requests, threads and event loops: its limits apply across all of its runs. Use
-    it in a ``with`` or ``async with`` block to keep clients open over several runs.
+    it in a ``with`` or ``async with`` block to keep clients open over several runs; without one, call `close` at the
+    end.
 
     Args:
         llm: The LLM backend, with `complete`, `acomplete` or both.
@@ -272,19 +274,22 @@ class BatchRunner:
         """
         return OutcomeStream(self._session(task, items, collect=False))
 
-    async def arun(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> BatchReport[R]:
+    async def arun(
+        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any] | AsyncIterable[Any]
+    ) -> BatchReport[R]:
         """
         Apply a task to items on the running event loop, asyncio's or trio's, and wait for all of them.
 
         Cancelling it cancels its calls in flight. Items are read on the event loop, so a lazy iterable should not
-        block. Arguments, result and exceptions are otherwise those of `run`.
+        block; an async iterable is awaited, an item at a time, whenever the window has room, and closed at the end of
+        the run. Arguments, result and exceptions are otherwise those of `run`.
         """
-        run, reader = self._prepare(task, items, event_loop_clock())
+        run, reader = self._prepare(task, items, event_loop_clock(), on_loop=True)
         outcomes: list[Outcome[Any]] = []
         lease = self._resources.loop_lease()
         driver: ConcurrentDriver | None = None
         try:
-            source, threads = InlineSource(reader), lease.acquire()
+            source, threads = source_on_loop(reader), lease.acquire()
             driver = ConcurrentDriver(
                 run, source, reader, self._window, threads, outcomes.append, collect=True
             )
@@ -302,13 +307,13 @@ class BatchRunner:
             raise
 
     def astream(
-        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]
+        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any] | AsyncIterable[Any]
     ) -> AsyncOutcomeStream[R]:
         """
         Apply a task to items on the running event loop and yield the outcomes as they finish.
 
-        It needs an ``async with runner`` block; the run ends with the block at the latest. Arguments and exceptions are
-        otherwise those of `stream`.
+        It needs an ``async with runner`` block; the run ends with the block at the latest. Items may be an async
+        iterable, as for `arun`. Arguments and exceptions are otherwise those of `stream`.
 
         Returns:
             An async iterator of outcomes; see `AsyncOutcomeStream`.
@@ -317,10 +322,10 @@ class BatchRunner:
             ConfigurationError: If there is no such block, or the task or the items are invalid.
         """
         block = self._current_async_block()
-        run, reader = self._prepare(task, items, event_loop_clock())
+        run, reader = self._prepare(task, items, event_loop_clock(), on_loop=True)
 
         def make_driver(deliver: Deliver, delivered: Callable[[], object]) -> ConcurrentDriver:
-            source = InlineSource(reader)
+            source = source_on_loop(reader)
             return ConcurrentDriver(
                 run, source, reader, self._window, block.threads, deliver, delivered, collect=False
             )
@@ -385,8 +390,33 @@ class BatchRunner:
             self._config, self.strategy, self.limits, self._llm, self._search, self._count_tokens
         )
 
+    def close(self) -> None:
+        """
+        Close the backends and the store, as the end of a ``with`` block does, for code that has no such block.
+
+        It does nothing while a block of this runner is open, whose end closes them, or if they are closed already. A
+        later run opens them again. It may be called from any thread; a run that another thread makes meanwhile goes
+        on. Clients on event loops are closed at the end of each run that is made outside of a block.
+        """
+        try:
+            self._resources.close()
+        except BaseException:  # an interrupt: close what it has left
+            self._resources.close_backends()
+            raise
+
+    async def aclose(self) -> None:
+        """Do as `close`, without blocking the running event loop."""
+        lease = self._resources.loop_lease(is_context=True)
+        lease.acquire()
+        await lease.release()
+
     def _prepare(
-        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], now: Clock
+        self,
+        task: Task[R] | Callable[[Any], Flow[R]],
+        items: Iterable[Any] | AsyncIterable[Any],
+        now: Clock,
+        *,
+        on_loop: bool = False,
     ) -> tuple[RunState, ItemReader]:
         checked = as_task(task)
         if checked.requires_search and self._plan.search is None:
@@ -394,7 +424,7 @@ class BatchRunner:
                 f"{checked.name} searches for reviews, but this runner has no search; "
                 "for example BatchRunner(search=EmbeddedSearch(...), llm=...)"
             )
-        reader = ItemReader(checked, items)
+        reader = ItemReader(checked, items, on_loop=on_loop)
         return RunState(next(_RUN_NUMBERS), checked, self._config, now), reader
 
     def _session(

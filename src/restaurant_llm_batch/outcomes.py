@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar
 
@@ -56,7 +58,7 @@ class Failure:
 
     Attributes:
         item_id: Id of the item; None if the input item had no valid id.
-        error: The error.
+        error: The error. Failures with equal errors may share one, so copy it before you change it.
         stage: Where the item failed: "input" (reading it), "search", "tokens" (counting them), "llm", "task" (the
             task's own code) or "run" (the run stopped first).
         attempts: How often the failing call was attempted; 0 if no call was made.
@@ -200,12 +202,14 @@ class BatchReport(Generic[T_co]):
         failures = self.failures
         if not failures:
             return
-        for failure in failures:
-            _note_once(failure.error, str(failure))
-        raise ExceptionGroup(
-            f"{len(failures)} of {len(self.outcomes)} items failed",
-            [failure.error for failure in failures],
-        )
+        uses = Counter(id(failure.error) for failure in failures)
+        errors = [
+            failure.error if uses[id(failure.error)] == 1 else _separate(failure.error)
+            for failure in failures
+        ]
+        for failure, error in zip(failures, errors, strict=True):
+            _note_once(error, str(failure))
+        raise ExceptionGroup(f"{len(failures)} of {len(self.outcomes)} items failed", errors)
 
     def __repr__(self) -> str:
         stats = self.stats
@@ -214,6 +218,21 @@ class BatchReport(Generic[T_co]):
             f"<BatchReport: {stats.succeeded} succeeded, {stats.failed} failed, "
             f"{stats.wall_seconds:.2f} s{stop}>"
         )
+
+
+def _separate(error: Exception) -> Exception:
+    """Return a copy of an error that several failures share; the error itself if it cannot be copied."""
+    try:
+        own = copy(error)
+    except Exception:  # a user's own exception may need other arguments than it keeps
+        return error
+    if type(own) is not type(error) or own.args != error.args:
+        return error
+    if hasattr(own, "__notes__"):
+        own.__notes__ = list(own.__notes__)
+    own.__cause__, own.__context__ = error.__cause__, error.__context__
+    own.__suppress_context__ = error.__suppress_context__
+    return own.with_traceback(error.__traceback__)
 
 
 def _note_once(error: Exception, note: str) -> None:

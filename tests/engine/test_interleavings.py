@@ -10,13 +10,22 @@ from __future__ import annotations
 import gc
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
 from tests.support.interleaving import Interleaver
 
-from restaurant_llm_batch import BatchRunner, ConcurrencyLimiter, Limits, LLMRequest, LLMResponse, Strategy
+from restaurant_llm_batch import (
+    BatchRunner,
+    ConcurrencyLimiter,
+    Limits,
+    LLMRequest,
+    LLMResponse,
+    Store,
+    Strategy,
+)
 from restaurant_llm_batch.events import Event, ItemEnded, RunEnded, RunStarted
 from restaurant_llm_batch.outcomes import Outcome
 from restaurant_llm_batch.steps import Flow, complete
@@ -27,6 +36,7 @@ STRATEGIES = {
     "stage 4": Strategy.stage(4),
     "threaded": Strategy.threaded(),
 }
+STORE_FILES = ("/bridge.py", "/handover.py", "/cached_calls.py", "/inflight.py", "/store.py")
 FILES = ("/bridge.py", "/handover.py", "/streams.py", "/sequential.py", "/resources.py", "/recorder.py")
 
 
@@ -47,8 +57,9 @@ def ask(item: int) -> Flow[str]:
 class Trial:
     """One stream, the threads that use it as a seed says, and what they see."""
 
-    def __init__(self, strategy: Strategy, seed: int) -> None:
-        self.interleaver = Interleaver(seed, FILES)
+    def __init__(self, strategy: Strategy, seed: int, store: Store | None = None) -> None:
+        self.interleaver = Interleaver(seed, FILES if store is None else STORE_FILES)
+        self.store = store
         self.random = Random(seed)
         self.others = set(threading.enumerate())  # of other tests
         self.events: list[Event] = []
@@ -57,7 +68,7 @@ class Trial:
         self.limiter = ConcurrencyLimiter(2)
         limits = Limits(llm=self.limiter, open_items=self.random.choice((2, 4)))
         self.runner = BatchRunner(
-            llm=Model(), strategy=strategy, limits=limits, observers=[self.events.append]
+            llm=Model(), strategy=strategy, limits=limits, observers=[self.events.append], store=store
         )
         self.lazy = self.random.random() < 0.6
         self.breaks = self.random.random() < 0.25  # the reader leaves, and the stream is collected
@@ -125,6 +136,9 @@ class Trial:
             assert not self.lazy or len(indexes) == self.taken, "an item without outcome"
 
     def check_end(self) -> None:
+        if self.store is not None:
+            self.runner.close()  # which waits for what is being written
+            assert not self.store.in_flight._open, "a call is left in flight"
         while ours := [
             one
             for one in threading.enumerate()
@@ -152,3 +166,17 @@ def test_each_outcome_is_in_one_place_whatever_the_order_of_the_threads(name: st
         except BaseException as error:
             error.add_note(f"seed {seed}")
             raise
+
+
+@pytest.mark.hardening(small=2, full=5_000)
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_streams_over_a_store_leave_no_call_in_flight_there(name: str, trials: int, tmp_path: Path) -> None:
+    """All items ask the same, so one leads and the others follow."""
+    for seed in range(trials):
+        file = tmp_path / f"{seed}.db"
+        try:
+            Trial(STRATEGIES[name], seed, Store(file)).run()
+        except BaseException as error:
+            error.add_note(f"seed {seed}")
+            raise
+        file.unlink(missing_ok=True)

@@ -3,7 +3,8 @@ Every step can be interrupted: an exception at any line of the engine leaves not
 
 An exception is raised at one line after the other that the main thread executes in the engine, as a Ctrl-C may be.
 After it, no slot, lease and thread is taken, each item that was taken from the input has one outcome, the report is on
-the exception, and the observers have seen the run's end once.
+the exception, and the observers have seen the run's end once. With a store, no call is left in flight there either, and
+the next run uses it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from operator import length_hint
+from pathlib import Path
 from types import CodeType, FrameType
 from typing import Any, TypeAlias
 
@@ -36,6 +38,7 @@ from restaurant_llm_batch import (
     RetryPolicy,
     RunStats,
     SearchQuery,
+    Store,
     Strategy,
     TimeLimits,
     errors,
@@ -53,6 +56,7 @@ STRATEGIES = {
 FOLDERS = (
     "/restaurant_llm_batch/_engine/",
     "/restaurant_llm_batch/_limits/",
+    "/restaurant_llm_batch/_store/",
     "/restaurant_llm_batch/_runner.py",
 )
 ITEMS = 4
@@ -137,22 +141,35 @@ class Backend:
         return []
 
 
+def asked(name: str) -> Flow[LLMResponse]:
+    return (yield from complete(LLMRequest(name, ({"role": "user", "content": name},))))
+
+
 def work(item: int) -> Flow[str]:
-    """Take every kind of step that needs no store; the last item fails."""
+    """Take every kind of step but a call that items share; the last item fails."""
     yield from search_all([SearchQuery(1, "맛"), SearchQuery(1, "값")])
     yield from sleep(0)
-    replies = yield from gather(complete(LLMRequest(f"a{item}", ())), complete(LLMRequest(f"b{item}", ())))
+    replies = yield from gather(asked(f"a{item}"), asked(f"b{item}"))
     if item == ITEMS - 1:
         raise ValueError(item)
     return str(replies[0])
 
 
+def work_together(item: int) -> Flow[str]:
+    """Make the call that all items share in the store, then do as `work`."""
+    yield from asked("same")
+    return (yield from work(item))
+
+
 class Trial:
     """One run that is interrupted, and what is left of it."""
 
-    def __init__(self, strategy: Strategy) -> None:
+    def __init__(self, strategy: Strategy, store: Path | None = None) -> None:
+        self.store = None if store is None else Store(store)
+        self.work = work if store is None else work_together
         self.others = set(threading.enumerate())  # of other tests
         self.events: list[Event] = []
+        self.awaits = False
         self.rows = iter(range(ITEMS))
         self.outcomes: list[Outcome[Any]] = []
         self.limiters = [ConcurrencyLimiter(2) for _ in range(2)]
@@ -168,20 +185,30 @@ class Trial:
             llm_retry=retry,
             time_limits=TimeLimits(call=600, item=600, run=600),
             observers=[self.events.append],
+            store=self.store,
         )
 
     def items(self, lazy: bool) -> Any:
         return self.rows if lazy else range(ITEMS)
+
+    def awaited(self, lazy: bool) -> Any:
+        """Return the items for a method that may await them."""
+
+        async def rows() -> AsyncIterator[int]:
+            for row in self.rows:
+                yield row
+
+        return rows() if lazy and self.awaits else self.items(lazy)
 
     @property
     def taken(self) -> int:
         return ITEMS - length_hint(self.rows)
 
     def run(self, lazy: bool) -> None:
-        self.outcomes += self.runner.run(work, self.items(lazy)).outcomes
+        self.outcomes += self.runner.run(self.work, self.items(lazy)).outcomes
 
     def stream(self, lazy: bool) -> None:
-        stream = self.runner.stream(work, self.items(lazy))
+        stream = self.runner.stream(self.work, self.items(lazy))
         try:
             for outcome in stream:
                 self.outcomes.append(outcome)
@@ -192,14 +219,14 @@ class Trial:
 
     def arun(self, lazy: bool) -> None:
         async def main() -> None:
-            self.outcomes += (await self.runner.arun(work, self.items(lazy))).outcomes
+            self.outcomes += (await self.runner.arun(self.work, self.awaited(lazy))).outcomes
 
         anyio.run(main)
 
     def astream(self, lazy: bool) -> None:
         async def main() -> None:
             async with self.runner:
-                stream = self.runner.astream(work, self.items(lazy))
+                stream = self.runner.astream(self.work, self.awaited(lazy))
                 try:
                     async for outcome in stream:
                         self.outcomes.append(outcome)
@@ -223,6 +250,8 @@ class Trial:
             report = getattr(interrupt, "report", None)
             assert report is not None, "no report"
             self.outcomes += report.outcomes
+        if self.store is not None:
+            self.check_store(self.store)
         while ours := [
             one  # with an ident: a signal within `Thread.start` leaves one that never started
             for one in threading.enumerate()
@@ -253,10 +282,23 @@ class Trial:
             assert stats.succeeded + stats.failed == len(indexes), "counted otherwise"
         assert kinds.count(ItemEnded) <= len(indexes)
 
+    def check_store(self, store: Store) -> None:
+        """Check that no call is in flight in the store, and that another run gets its replies from it."""
+        self.runner.close()  # which waits for what is being written
+        assert not store.in_flight._open, f"in flight: {store.in_flight._open}"
+        llm = Backend()
+        again = BatchRunner(llm=llm, search=llm, strategy=Strategy.stage(1), store=store)
+        done = {outcome.index for outcome in self.outcomes if outcome.ok}
+        report = again.run(self.work, range(ITEMS))
+        again.close()
+        assert [outcome.ok for outcome in report] == [True] * (ITEMS - 1) + [False]
+        assert not {f"{letter}{item}" for item in done for letter in "ab"} & llm.asked, "paid for again"
 
-def attempt(name: str, entry: str, at: int, kind: type[BaseException]) -> Raiser:
+
+def attempt(name: str, entry: str, at: int, kind: type[BaseException], store: Path | None = None) -> Raiser:
     """Make one run, interrupted at a line, and check what is left."""
-    trial, lazy = Trial(STRATEGIES[name]), at % 2 == 0
+    trial, lazy = Trial(STRATEGIES[name], store), at % 2 == 0
+    trial.awaits = at % 4 == 0
     raiser = Raiser(at, kind)
     interrupt: BaseException | None = None
     lost: list[Any] = []  # Python reports what is raised in a `__del__`, and goes on
@@ -296,6 +338,25 @@ def test_an_exception_at_any_line_leaves_nothing_and_loses_nothing(
     step = max(1, lines // trials)
     for at in range(1 + (step > 1) * (len(name + entry) % step), lines + 1, step):
         attempt(name, entry, at, KeyboardInterrupt if at % 3 else Halt)
+
+
+@pytest.mark.hardening(small=1, full=100_000)
+@pytest.mark.sample(2)
+@pytest.mark.parametrize(("name", "entry"), ENTRIES)
+def test_an_exception_at_any_line_leaves_no_call_in_flight_in_the_store(
+    name: str, entry: str, trials: int, tmp_path: Path
+) -> None:
+    def at_line(at: int) -> Raiser:
+        file = tmp_path / f"{at}.db"
+        try:
+            return attempt(name, entry, at, KeyboardInterrupt if at % 3 else Halt, file)
+        finally:
+            file.unlink(missing_ok=True)
+
+    lines = at_line(0).lines
+    step = max(1, lines // trials)
+    for at in range(1 + (step > 1) * (len(name + entry) % step), lines + 1, step):
+        at_line(at)
 
 
 @pytest.mark.hardening(small=25, full=20_000)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 from typing import Any
 
+import anyio
 import pytest
 from tests.support.run_methods import each_strategy
 
@@ -20,7 +22,7 @@ from restaurant_llm_batch import (
 from restaurant_llm_batch._engine.packer import BatchPacker
 from restaurant_llm_batch.steps import Pack, complete, pack
 from restaurant_llm_batch.testing import FakeLLM
-from restaurant_llm_batch.tokens.packing import CHAT_TEMPLATE_OVERHEAD, PackedText
+from restaurant_llm_batch.tokens.packing import CHAT_TEMPLATE_OVERHEAD, SLICE, PackedText
 
 
 def step(texts: list[str], **fields: Any) -> Pack:
@@ -140,3 +142,63 @@ def test_the_frame_is_counted_once() -> None:
         packer.pack(step(["text"]))
 
     assert counted.count("12345") == 1
+
+
+MANY = [f"{number} " + "맛있어요 " * 20 for number in range(1000)]
+
+
+def long_flow(item: int) -> Any:
+    batches = yield from pack(MANY, render=str, fixed_text="f", max_tokens=900)
+    return [[one.index for one in batch] for batch in batches]
+
+
+@each_strategy
+def test_a_long_list_is_packed_alike_in_slices(strategy: Strategy) -> None:
+    packer = BatchPacker(Limits(), estimate_tokens)
+    whole = packer.pack(Pack(tuple(MANY), str, "f", max_tokens=900))
+    report = BatchRunner(llm=FakeLLM(), strategy=strategy).run(long_flow, [1, 2])
+    assert report.results == [[[one.index for one in batch] for batch in whole]] * 2
+
+
+@pytest.mark.anyio
+async def test_others_have_their_turns_while_a_long_list_is_packed() -> None:
+    turns: list[int] = []
+    counted = 0
+
+    def count(text: str) -> int:
+        nonlocal counted
+        counted += len(text)
+        return len(text)
+
+    async def others() -> None:
+        while True:
+            turns.append(counted)
+            await anyio.lowlevel.checkpoint()
+
+    runner = BatchRunner(llm=FakeLLM(), strategy=Strategy.stage(4), count_tokens=count)
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(others)
+        report = await runner.arun(long_flow, [1])
+        tasks.cancel_scope.cancel()
+
+    assert report.results
+    pauses = [later - before for before, later in pairwise(turns)]
+    assert max(pauses) <= 1.2 * SLICE
+    assert max(turns) >= 10 * SLICE
+
+
+def test_a_run_that_is_stopped_packs_no_further() -> None:
+    counted = 0
+
+    def count(text: str) -> int:
+        nonlocal counted
+        counted += 1
+        if counted == 300:
+            stream.stop("enough")
+        return len(text)
+
+    runner = BatchRunner(llm=FakeLLM(), strategy=Strategy.stage(1), count_tokens=count)
+    stream = runner.stream(long_flow, [1])
+    (outcome,) = list(stream)
+    assert isinstance(outcome.error, errors.RunStopped)
+    assert counted < 500

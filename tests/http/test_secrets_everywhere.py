@@ -24,6 +24,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+import restaurant_llm_batch
 from restaurant_llm_batch import (
     BatchRunner,
     LLMRequest,
@@ -298,6 +299,56 @@ def test_what_a_service_or_a_proxy_repeats_stands_nowhere(
         assert not leaks(caplog.text), (kind, how, own, answer)
         if isinstance(outcome, BaseException):
             assert isinstance(outcome, errors.BatchError), (kind, how, own, answer, outcome)
+
+
+REFUSALS = [
+    {"message": f"Unsupported parameter: 'temperature' {ECHO}", "type": "invalid_request_error"},
+    {"message": "no", "code": "unsupported_parameter", "param": "temperature", "type": ECHO},
+    {"message": f"`temperature` is not supported (via http://alice:{PASSWORD}@proxy)", "code": ECHO},
+    {"message": f"{PASSWORD}: unknown parameter temperature; {KEY}", "param": ECHO},
+]
+
+
+@pytest.mark.parametrize("how", ["blocking", "asyncio"])
+@pytest.mark.parametrize("kind", ["vllm", "openai"])
+@pytest.mark.parametrize("refusal", REFUSALS)
+def test_what_a_refusal_that_is_learned_from_repeats_stands_in_no_log(
+    kind: str, how: str, refusal: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "restaurant_llm_batch")
+    with serve(lambda line: http("400 X", {"error": refusal})) as address:
+        transport = HTTPTransport(proxy=f"http://alice:{PASSWORD}@{address}")
+        assert isinstance(outcome_of(kind, how, transport), errors.PermanentBackendError)
+    assert "does not support temperature" in caplog.text
+    assert not leaks(caplog.text + repr([record.args for record in caplog.records]))
+
+
+@pytest.mark.parametrize("how", ["blocking", "asyncio"])
+@pytest.mark.parametrize("job_id", ["j", PASSWORD])
+def test_a_job_that_cannot_be_cancelled_is_logged_without_what_the_service_repeats(
+    how: str, job_id: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG, "restaurant_llm_batch")
+    submitted = http("200 OK", {"id": job_id, "status": "IN_QUEUE"})
+
+    def answer(line: bytes) -> bytes:
+        return submitted if b"/run " in line else http("500 X", {"error": ECHO}) * (b"/cancel" in line)
+
+    with serve(answer) as address:
+        outcome = outcome_of("job", how, HTTPTransport(proxy=f"http://alice:{PASSWORD}@{address}"))
+    assert isinstance(outcome, errors.BackendError)
+    assert "cancel" in caplog.text
+    assert not leaks(caplog.text + repr([record.args for record in caplog.records]))
+
+
+def test_only_the_border_logs_within_http_and_the_backends_that_use_it() -> None:
+    package = Path(restaurant_llm_batch.__file__).parent
+    modules = [*package.glob("_http/*.py"), *package.glob("backends/*/*.py"), *package.glob("backends/*.py")]
+    with_logger = {
+        str(module.relative_to(package)) for module in modules if "getLogger" in module.read_text()
+    }
+    own_words = {"_http/abort.py", "_http/fields.py"}  # which log names of modules and fields, and a status
+    assert with_logger == {"_http/border.py", *own_words}
 
 
 def echoing(item: int) -> Flow[str]:

@@ -729,14 +729,6 @@ def test_observers_of_another_kind_are_reported(observers: Any) -> None:
         BatchRunner(llm=FakeLLM(), observers=observers)
 
 
-def test_async_items_are_reported() -> None:
-    async def items() -> Any:
-        yield 1
-
-    with pytest.raises(errors.ConfigurationError, match="not async"):
-        BatchRunner(llm=FakeLLM()).run(lambda item: sleep(0), items())
-
-
 @pytest.mark.parametrize(
     "reply",
     [LLMResponse({"a": 1}), LLMResponse(None), LLMResponse(b"x")],  # type: ignore[arg-type]

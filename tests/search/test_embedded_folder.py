@@ -14,10 +14,12 @@ import pytest
 import qdrant_edge
 from tests.support.reviews import review
 
+from restaurant_llm_batch import BatchRunner, Strategy, SummarizeAspects
 from restaurant_llm_batch.errors import ConfigurationError, PermanentBackendError
 from restaurant_llm_batch.models import Review, SearchQuery
 from restaurant_llm_batch.search.embedded.search import EmbeddedSearch
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
+from restaurant_llm_batch.testing import FakeLLM
 
 WAIT = 30
 """Seconds after which a thread that should have been released counts as stuck."""
@@ -115,6 +117,7 @@ def test_a_folder_in_use_is_a_clear_error_and_stays_usable(tmp_path: Path) -> No
         EmbeddedSearch(tmp_path).count()
 
     assert caught.value.backend == "embedded"
+    assert "QdrantSearch(url=...)" in str(caught.value)
     assert first.count() == 1
     first.close()
     assert EmbeddedSearch(tmp_path).count() == 1
@@ -208,6 +211,44 @@ def test_a_forked_copy_is_refused_and_leaves_the_files(search: EmbeddedSearch) -
     assert ours.poll()
     assert "make one in each worker process" in ours.recv()
     assert search.count() == 4
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("state", ["never opened", "closed", "open"])
+@pytest.mark.parametrize("strategy", [Strategy.stage(1), Strategy.stage(4), Strategy.threaded()])
+@pytest.mark.sample(4)
+def test_a_runner_of_a_module_works_in_a_worker_that_was_forked_or_says_what_to_do(
+    state: str, strategy: Strategy, tmp_path: Path
+) -> None:
+    """Do as a prefork worker of Celery does, or `gunicorn --preload`, with a runner and an index made at import."""
+    with EmbeddedSearch(tmp_path / "index") as made:
+        made.index_reviews([review(number, 1, "맛있어요") for number in range(2)])
+    search = EmbeddedSearch(tmp_path / "index")
+    runner = BatchRunner(llm=FakeLLM(), search=search, strategy=strategy, store=tmp_path / "run.db")
+    if state != "never opened":
+        runner.run(SummarizeAspects(), range(2)).raise_for_failures()
+    if state == "closed":
+        runner.close()
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe()
+
+    def worker() -> None:
+        report = runner.run(SummarizeAspects(), range(2))
+        theirs.send((len(report.results), {str(failure.error) for failure in report.failures}))
+
+    process = context.Process(target=worker)
+    process.start()
+    process.join(WAIT)
+    done, said = ours.recv()
+    if state == "open":
+        assert done == 0
+        assert len(said - {one for one in said if one.startswith("not run to its end")}) == 1
+        assert any("make one in each worker process" in one for one in said)
+    else:
+        assert (done, said) == (2, set())
+    runner.close()
+    assert len(runner.run(SummarizeAspects(), range(2)).results) == 2
 
 
 @pytest.fixture

@@ -221,6 +221,18 @@ async def awaited_methods_return_the_same() -> AsyncIterator[str]:
             yield str(outcome)
 
 
+async def rows() -> AsyncIterator[int]:
+    yield 1
+
+
+async def items_may_be_awaited() -> None:
+    assert_type(await runner.arun(SummarizeReviews(), rows()), BatchReport[ReviewSummary])
+    async with runner:
+        async for outcome in runner.astream(SummarizeReviews(), rows()):
+            assert_type(outcome, Success[ReviewSummary] | Failure)
+    runner.run(SummarizeReviews(), rows())  # type: ignore[arg-type]
+
+
 # --- Tasks: a generator function, typed by what it returns.
 
 

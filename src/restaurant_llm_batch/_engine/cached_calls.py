@@ -63,14 +63,20 @@ def complete_cached(
             found = store.get(key)
             if found is not None:
                 return _found(found, key, step, item, run)
-        shared, leads = in_flight.join(key, run)
-        if leads:
-            looks_again = in_flight.ended != ended
-            return (yield from _lead(shared, call_model, step, item, run, store, key, looks_again))
+        mine = in_flight.entry(key, run)
+        run.shares[mine] = (
+            mine.leader_left
+        )  # before it is joined: after an interrupt, the run's end leaves it
+        shared = in_flight.join(mine)
+        if shared is mine:
+            again = in_flight.ended != ended
+            return (yield from _lead(shared, mine, call_model, step, item, run, store, again))
+        del run.shares[mine]
         if run.stopped is not None:
             raise run.stop_error()
-        if (yield from _follow(shared, item, run)):
-            return (yield from _lead(shared, call_model, step, item, run, store, key, looks_again=True))
+        follower = Follower(run, item.priority, item.sequence)
+        if (yield from _follow(shared, follower, item, run)):
+            return (yield from _lead(shared, follower, call_model, step, item, run, store, looks_again=True))
 
 
 def _found(found: LLMResponse, key: bytes, step: Complete, item: RunItem, run: RunState) -> LLMResponse:
@@ -82,14 +88,15 @@ def _found(found: LLMResponse, key: bytes, step: Complete, item: RunItem, run: R
 
 def _lead(
     shared: InFlightCall,
+    leader: object,
     call_model: CallModel,
     step: Complete,
     item: RunItem,
     run: RunState,
     store: AnyStore,
-    key: bytes,
     looks_again: bool,
 ) -> EngineFlow[LLMResponse]:
+    key = shared.key
     try:
         if looks_again:
             found = store.get(key)
@@ -106,19 +113,21 @@ def _lead(
             run.stop(f"the store cannot be written: {failure}")
         return reply
     finally:
-        shared.leader_left()
+        run.leave(leader)
 
 
-def _follow(shared: InFlightCall, item: RunItem, run: RunState) -> EngineFlow[bool]:
+def _follow(shared: InFlightCall, follower: Follower, item: RunItem, run: RunState) -> EngineFlow[bool]:
     """Follow another item's call; return whether this item leads now."""
-    follower = Follower(run, item.priority, item.sequence)
+    run.shares[follower] = partial(shared.unfollow, follower)
     try:
         yield WaitForCallback(partial(shared.follow, follower), interruptible=True)
     except BaseException as error:
-        shared.unfollow(follower)
+        run.leave(follower)
         if isinstance(error, DeadlineExceeded):
             item.errors.append((error, "llm", 0))
         raise
+    if not follower.leads:
+        del run.shares[follower]
     return follower.leads
 
 

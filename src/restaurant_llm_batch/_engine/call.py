@@ -187,9 +187,9 @@ class Call:
 
     def mark_returned(self, reply: Any) -> None:
         """Notify the runs that share the call that the backend has returned; in the thread or task that made it."""
-        shared, self.in_flight = self.in_flight, None
-        if shared is not None:
-            shared.on_call_returned(self, reply)
+        if self.in_flight is not None:
+            self.in_flight.on_call_returned(self, reply)
+            self.in_flight = None  # last: after an interrupt, `release` notifies them again
 
     def record_outcome(self, error: BaseException | None) -> None:
         """Set the result that is reported to the limiters on release."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import anyio
@@ -11,6 +11,7 @@ import anyio.lowlevel
 from anyio.abc import TaskGroup
 
 from ..outcomes import Outcome
+from .awaited_items import AwaitedSource
 from .call import ABANDONED, Call, throwable
 from .frames import ItemSource, SchedulerCallbacks
 from .items import ItemReader
@@ -62,6 +63,7 @@ class ConcurrentDriver:
         self._slice_started = run.now()
         self._idle_tasks = 0  # tasks about to look for an admitted call
         self._tasks: TaskGroup | None = None
+        self._source = source
         callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, delivered, self.mailbox.wake)
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 
@@ -89,6 +91,8 @@ class ConcurrentDriver:
         async with anyio.create_task_group() as tasks:
             self._tasks = tasks
             try:
+                if isinstance(self._source, AwaitedSource):
+                    tasks.start_soon(self._guard, self._source.read, self.scheduler.admit_items)
                 self.scheduler.start()
                 while not self.scheduler.finished:
                     await self.mailbox.run_pending()
@@ -120,18 +124,19 @@ class ConcurrentDriver:
             self._admitted.append(call)
             if len(self._admitted) > self._idle_tasks:
                 self._idle_tasks += 1
-                self._tasks.start_soon(self._make_calls)
+                self._tasks.start_soon(self._guard, self._make_calls)
 
-    async def _make_calls(self) -> None:
-        """Make admitted calls one after the other, until there are none; an interrupt ends the run."""
+    async def _guard(self, work: Callable[..., Awaitable[object]], *args: Any) -> None:
+        """Do the work of one task of the run; an interrupt in it ends the run."""
         try:
-            await self._make_admitted()
+            await work(*args)
         except BaseException as error:
             if is_cancellation(error):
                 raise
             self.scheduler.cancel(error)
 
-    async def _make_admitted(self) -> None:
+    async def _make_calls(self) -> None:
+        """Make admitted calls one after the other, until there are none."""
         while True:
             if not self._admitted:
                 await anyio.lowlevel.checkpoint()  # calls that end together admit others a moment later
@@ -195,16 +200,12 @@ class ConcurrentDriver:
 
     def _call_later(self, seconds: float, action: Callable[[], object]) -> None:
         if self._tasks is not None:
-            self._tasks.start_soon(self._later, seconds, action)
+            self._tasks.start_soon(self._guard, _later, seconds, action)
 
-    async def _later(self, seconds: float, action: Callable[[], object]) -> None:
-        try:
-            await anyio.sleep(seconds)
-            action()
-        except BaseException as error:
-            if is_cancellation(error):
-                raise
-            self.scheduler.cancel(error)
+
+async def _later(seconds: float, action: Callable[[], object]) -> None:
+    await anyio.sleep(seconds)
+    action()
 
 
 def _first_of(group: BaseExceptionGroup[BaseException]) -> BaseException:

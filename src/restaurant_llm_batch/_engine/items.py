@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import (
+    AsyncIterable,
+    AsyncIterator,
+    Callable,
+    Collection,
+    Generator,
+    Iterable,
+    Iterator,
+    Mapping,
+)
 from dataclasses import dataclass, field
-from inspect import isasyncgenfunction, iscoroutinefunction
+from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from itertools import islice
 from operator import attrgetter
 from typing import Any, Generic, TypeVar, cast
@@ -64,20 +73,25 @@ class ItemReader:
 
     A collection (a list, a tuple, a range, a set, ...) is checked as a whole before any call, and read in the order of
     its priorities. In any other iterable, a bad item becomes a `Failure` in its position, and an id is a duplicate only
-    while another item of that id is open.
+    while another item of that id is open. Items of an async iterable are awaited elsewhere (`awaited_items`) and given
+    to the reader one by one.
 
     Args:
         task: Parses the items.
         items: The user's items.
+        on_loop: Whether the run awaits on the caller's event loop, so that the items may be an async iterable.
 
     Attributes:
         total: The number of items; None if the input is lazy.
+        awaited: The iterator to await the items from; None if the input is not async.
 
     Raises:
         ConfigurationError: If the items are not iterable, or an item of a collection is bad.
     """
 
-    def __init__(self, task: Task[Any], items: Iterable[Any]) -> None:
+    def __init__(
+        self, task: Task[Any], items: Iterable[Any] | AsyncIterable[Any], *, on_loop: bool = False
+    ) -> None:
         self._task = task
         self._open: set[ItemId] = set()
         self.total: int | None = None
@@ -86,16 +100,20 @@ class ItemReader:
         self._index = -1  # of the latest lazy item
         self._raw: list[Any] = []  # what was taken from the input and not read yet
         self._latest: RunItem | None = None
-        if hasattr(items, "__aiter__"):
-            raise ConfigurationError(
-                f"items must be an iterable that is not async, got {type(items).__name__}; collect them first, "
-                "for example with [item async for item in items]"
-            )
+        self.awaited: AsyncIterator[Any] | None = None
+        if isinstance(items, AsyncIterable) and (on_loop or not isinstance(items, Iterable)):
+            if not on_loop:
+                raise ConfigurationError(
+                    f"run() and stream() cannot await items, and {type(items).__name__} is an async iterable; "
+                    "use `await runner.arun(task, items)` or `async for outcome in runner.astream(task, items)`"
+                )
+            self.awaited, self._items = aiter(items), iter(())
+            return
         _refuse_frame(items)
         if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
             raise ConfigurationError(
                 f"items must be a list or another iterable of items, got {type(items).__name__}; "
-                "for example [item] for a single item"
+                f"for example {_iterable_in_place_of(items)}"
             )
         if isinstance(items, Collection):
             read = self._read_collection(items)
@@ -112,7 +130,8 @@ class ItemReader:
         if self.total is not None:
             self._latest = item = next(self._read)
             return item
-        self._raw.extend(islice(self._items, 1))  # one call, so that nothing is taken and lost
+        if self.awaited is None:
+            self._raw.extend(islice(self._items, 1))  # one call, so that nothing is taken and lost
         if not self._raw:
             raise StopIteration
         self._latest, self._index, self._raw = (
@@ -121,6 +140,10 @@ class ItemReader:
             [],
         )
         return self._latest
+
+    def give(self, raw: Any) -> None:
+        """Add an item that was awaited; `next` returns it, before another one is given."""
+        self._raw.append(raw)
 
     def unfinished(self) -> RunItem | None:
         """Return the item read last if its outcome was not handed over: an interrupt, or the run's end, came before."""
@@ -196,6 +219,13 @@ class ItemReader:
 
 _FRAMES = (("to_dicts", "()"), ("to_pylist", "()"), ("to_dict", '("records")'))
 """What returns the rows of a frame: of polars, of pyarrow, of pandas."""
+
+
+def _iterable_in_place_of(items: object) -> str:
+    """Return what to write in place of items that are not iterable."""
+    if isawaitable(items):
+        return "items=await rows(), for what the awaited function returns"
+    return "items=rows() for a function that yields items" if callable(items) else "[item] for a single item"
 
 
 def _refuse_frame(items: object) -> None:

@@ -10,7 +10,14 @@ from .._llm_response import LLMResponse
 from ..models import LLMRequest
 from ..protocols import TokenCounter
 from ..steps import Pack
-from ..tokens.packing import CHAT_TEMPLATE_OVERHEAD, PackedText, estimate_tokens, pack_prompts
+from ..tokens.packing import (
+    CHAT_TEMPLATE_OVERHEAD,
+    PackedText,
+    Packing,
+    estimate_tokens,
+    finish,
+    pack_prompts,
+)
 
 _FIXED_TEXTS_KEPT = 64
 
@@ -38,8 +45,12 @@ class BatchPacker:
         self.blocking: bool = getattr(count, "blocking", False)
 
     def pack(self, step: Pack) -> list[list[PackedText]]:
+        """Return the batches; raises as `packing`."""
+        return finish(self.packing(step))
+
+    def packing(self, step: Pack) -> Packing:
         """
-        Return the batches.
+        Return what packs the batches in slices.
 
         Raises:
             ConfigurationError: If the prompt's fixed text and the reply alone fill the budget.

@@ -144,11 +144,16 @@ def _call_model(
 
 def _pack(step: Pack, item: RunItem, run: RunState) -> EngineFlow[list[list[PackedText]]]:
     if not run.packer.blocking:
-        return run.packer.pack(step)
+        # In slices: to count the tokens of ten thousand reviews takes a second.
+        return (yield from intercept(run.packer.packing(step), _let_others_run))
     # A blocking counter calls the model's server, so it counts against the model's limit.
     spec = CallSpec(BackendMethod(run.packer.pack, is_async=False), step, "tokens", "pack")
     batches: list[list[PackedText]] = yield from _call(spec, run.limiters.llm, item, run)
     return batches
+
+
+def _let_others_run(_: None) -> EngineFlow[None]:
+    yield Sleep(0)
 
 
 def _once(step: Once, item: RunItem, run: RunState) -> EngineFlow[Any]:

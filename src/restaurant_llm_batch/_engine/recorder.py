@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from operator import call, itemgetter
 from typing import Any, Protocol
@@ -37,10 +38,10 @@ from ..outcomes import Failure, Outcome, RunStats, Stage, Success
 from ..protocols import Observer, Task
 from .call import Call
 from .items import RunItem, failure_stage
+from .kept_errors import KeptErrors
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
-from .tracebacks import SharedTracebacks
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -98,7 +99,7 @@ class RunRecorder:
         self._run = run
         self._observers = tuple(observers)
         self._shortage_logged = False
-        self._tracebacks = SharedTracebacks()
+        self._errors = KeptErrors()
         self._ended: RunEnded | None = None
         self._end_unseen: deque[Observer] = deque()  # those that saw the run's start, but not its end
         self._end_seen: deque[object] = deque(maxlen=1)
@@ -248,7 +249,9 @@ class RunRecorder:
             item.outcome, counters.succeeded = outcome, counters.succeeded + 1
         else:
             outcome = item.bad or self._failure(item, error or self._run.stop_error())
-            self._tracebacks.strip(outcome.error)
+            kept = self._errors.keep(outcome.error)
+            if kept is not outcome.error:
+                outcome = replace(outcome, error=kept)
             item.outcome, counters.failed = outcome, counters.failed + 1
         counters.latest = now
         self.activity_count += 1

@@ -200,6 +200,7 @@ class RunnerResources:
     def __init__(self, backends: Sequence[object], gc_threshold: int | None = None) -> None:
         self._backends = backends
         self._gc_threshold = GCThreshold(gc_threshold)
+        self._used = True  # since the backends were closed; a store is open from the start
         self._reset_after_fork()
 
     def _reset_after_fork(self) -> None:
@@ -227,6 +228,7 @@ class RunnerResources:
         if _fork.count != self._forks:
             self._reset_after_fork()  # a forked child does not have its parent's threads
         with self._lock:
+            self._used = True
             self._gc_threshold.apply()
             if self._threads is None:
                 self._threads = DaemonThreadPool()
@@ -274,6 +276,13 @@ class RunnerResources:
                 contexts,
             )
 
+    def close(self) -> None:
+        """Close the backends as the last `with` block does, unless such a block is open or they are closed."""
+        if _fork.count != self._forks:
+            self._reset_after_fork()  # its parent's blocks are not open in a forked child
+        if self._used and not self._context_count:
+            self.close_backends()
+
     @property
     def has_close(self) -> bool:
         """Whether a backend has a `close` to call."""
@@ -281,6 +290,7 @@ class RunnerResources:
 
     def close_backends(self) -> None:
         """Close what the backends have opened outside of event loops."""
+        self._used = False
         for backend in self._backends:
             close = getattr(backend, "close", None)
             if callable(close):

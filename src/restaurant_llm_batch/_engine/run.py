@@ -110,6 +110,7 @@ class RunState:
         input_exhausted: Whether the input has ended.
         current_frame: The frame being advanced; used to find who owns a memo cell.
         cancel_token: Set when calls in flight are cancelled too.
+        shares: What it leads and follows among the calls in flight in the store, and how to leave each.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class RunState:
         self.input_exhausted = False
         self.current_frame: Any = None
         self.cancel_token: CancelToken = CancelToken()
+        self.shares: dict[object, Callable[[], object]] = {}
         self.stop_monitor: StopMonitor = StopMonitor(config.stop, config.prices, config.estimates_usage)
         self.recorder: RunRecorder = RunRecorder(self, config.observers)
         self._next_sequence = config.sequence
@@ -157,6 +159,16 @@ class RunState:
         """Stop, and notify the calls in flight that no caller waits for their replies."""
         self.stop("the run was cancelled")
         self.cancel_token.set()
+
+    def leave(self, share: object) -> None:
+        """Leave a call in flight that it shares."""
+        self.shares[share]()
+        del self.shares[share]
+
+    def leave_all(self) -> None:
+        """Leave the calls in flight that an interrupt has kept it from leaving. Doing it again does nothing."""
+        for share in list(self.shares):
+            self.leave(share)
 
     def stop_error(self) -> RunStopped:
         """Return the error of an item that a stop keeps from finishing."""

@@ -248,9 +248,15 @@ class Scheduler:
             self.end()
 
     def end(self) -> None:
-        """Give every open item its outcome, if the run was cancelled. After an interrupt, do what is left to do."""
-        if not self.cancelled:
-            return
+        """Give every item its outcome: open ones, and one read last. After an interrupt, do what is left to do."""
+        if self.cancelled:
+            self._end_open_items()
+        for item in (self._entering, self._source.unfinished()):
+            if item is not None and not item.delivered:
+                self._finish_item(item, None, None if item.bad else self.run.stop_error())
+        self._callbacks.on_finished()
+
+    def _end_open_items(self) -> None:
         self._rate_limit_timer.stop()
         self.run.request_cancel()
         self._cancel_queued()
@@ -260,16 +266,13 @@ class Scheduler:
             self._close_flow(frame)
             self._finish_item(frame.item, None, self.run.stop_error())
             self._frames.pop(frame.item.index, None)
-        for item in (self._entering, self._source.unfinished()):
-            if item is not None and not item.delivered:
-                self._finish_item(item, None, None if item.bad else self.run.stop_error())
-        self._callbacks.on_finished()
 
     def free_slots(self) -> None:
-        """Free the slots of calls that no task and no thread makes any more, after an interrupt."""
+        """After an interrupt, free the slots of calls that nothing makes any more, and leave shared calls."""
         for call in [call for call in self._running if call.is_async or not call.in_thread]:
             call.release()
             self._running.discard(call)
+        self.run.leave_all()
 
     def _close_flow(self, frame: Frame) -> None:
         try:

@@ -148,6 +148,7 @@ class SequentialDriver:
             self._give_back()
             if self._flow is not None:
                 self._close_flow(self._flow)
+            self._run.leave_all()
             item = self._reader.unfinished()
             if item is not None:
                 self._deliver(item, into)

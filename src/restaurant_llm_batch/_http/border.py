@@ -6,20 +6,27 @@ it passed. Those are the request's headers with the key, and whatever the servic
 So an error leaves a backend without the frames below its public method, and without a cause in which a key stands. An
 exception that is not ours, such as one for JSON that is nested too deeply, becomes a `PermanentBackendError`: the
 answer came, and would be paid for again.
+
+What is logged inside of a backend has not passed this border. There, a log line either has no text of a service in it,
+or is written by a `SafeLog`; no other module of `_http` and `backends` logs what it received.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from typing import Any, TypeVar
 
 from .._foreign import describe
+from .._text import message_text
 from ..errors import BackendError, BatchError, PermanentBackendError
 from ..steps import adrive, drive
 from .exchange import HTTPClient, HTTPFlow
 from .secrets import Secret, causes, hide_userinfo, is_free_of
 
 T = TypeVar("T")
+
+log = logging.getLogger("restaurant_llm_batch")
 
 
 def leaving(
@@ -71,6 +78,32 @@ def _redacted(value: Any, secrets: Sequence[Secret]) -> Any:
     for secret in secrets:
         value = secret.redact(value)
     return value
+
+
+class SafeLog:
+    """
+    Logs what services sent to one backend, with its secrets hidden.
+
+    Args:
+        secret: The key, or None.
+        client: Knows the passwords of the proxies that it goes through.
+    """
+
+    def __init__(self, secret: Secret | None, client: HTTPClient) -> None:
+        self._secret = secret
+        self._client = client
+
+    def info(self, message: str, *args: object) -> None:
+        """Log at level INFO; `message` is the library's own, and `args` may come from a service."""
+        log.info(message, *map(self._shown, args), stacklevel=2)
+
+    def warning(self, message: str, *args: object) -> None:
+        """Log at level WARNING; see `info`."""
+        log.warning(message, *map(self._shown, args), stacklevel=2)
+
+    def _shown(self, value: object) -> str:
+        secrets = () if self._secret is None else (self._secret,)
+        return message_text(_redacted(str(value), (*secrets, *self._client.proxy_secrets)))
 
 
 def call(flow: HTTPFlow[T], client: HTTPClient, backend: str, secret: Secret | None) -> T:

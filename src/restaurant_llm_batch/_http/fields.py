@@ -184,10 +184,11 @@ class LearnedFields:
             if lessons != self._lessons:
                 self._lessons = lessons
                 log.warning(
-                    "%s does not support %s; later requests are sent without, or in another form: %s",
+                    "%s does not support %s, by its error of status %s; later requests are sent without, or in "
+                    "another form",
                     self._backend,
                     ", ".join(refused),
-                    error,
+                    error.status,  # not its message, which has not passed the border
                 )
         return True
 

@@ -23,6 +23,10 @@ same run or of others follow. Followers of the leader's own run end with it; *fo
 
 `leader_left` and the call's return may come in either order. The leader of an abandoned call leaves first, because its
 call cannot be stopped and returns later. The second of the two events finishes the entry (`_finish`).
+
+A Ctrl-C may raise within any method. A run notes what it leads and follows before it joins it (`RunState.shares`), and
+at its end it leaves what it has not left. So leaving can be done again, and then does what is left to do: what belongs
+together changes in one statement, and a follower stays in `_followers` until it was notified.
 """
 
 from __future__ import annotations
@@ -87,7 +91,7 @@ class Follower:
         owner: Its run.
         priority: Its priority; lower goes first.
         sequence: When it entered the window.
-        on_done: Called when the wait is over.
+        on_done: Called when the wait is over; it may be called again.
         leads: Whether it has been promoted: the leader left without a reply.
     """
 
@@ -113,6 +117,7 @@ class InFlightCall:
         owner: The run that leads.
 
     Attributes:
+        key: Its key in the table.
         persist: Writes a reply to the store, and calls back when it is on disk.
     """
 
@@ -121,13 +126,14 @@ class InFlightCall:
         "_call_returned",
         "_followers",
         "_foreign_followers",
-        "_key",
+        "_leader",
         "_leader_left",
         "_lock",
         "_owner",
         "_reply",
         "_state",
         "_table",
+        "key",
         "persist",
     )
 
@@ -135,9 +141,12 @@ class InFlightCall:
         self.persist: Persist | None = None
         self._table = table
         self._lock = table.lock
-        self._key = key
+        self.key = key
         self._owner = owner
         self._state = State.OPEN
+        self._leader: Follower | None = (
+            None  # the one that was promoted; None for the run that made the entry
+        )
         self._leader_left = False
         self._call: SharedCall | None = None
         self._call_returned = False
@@ -182,8 +191,6 @@ class InFlightCall:
         """Write a reply to the store; `on_done` is called with None when it is on disk, or with the error."""
         if self.persist is None:
             raise RuntimeError("persist is not set: the leader sets it before its first call")
-        with self._lock:
-            self._state = State.PERSISTING
 
         def on_commit(failure: Exception | None) -> None:
             with self._lock:
@@ -196,14 +203,32 @@ class InFlightCall:
                 self._finish()
 
         try:
+            with self._lock:
+                self._state = State.PERSISTING
             self.persist(reply, on_commit)
         except Exception as error:  # for example, no more threads
             on_commit(error)
+        except (
+            BaseException
+        ):  # an interrupt: whether the reply is written is unknown, and nobody may wait for it
+            on_commit(RuntimeError("interrupted"))
+            raise
 
-    def leader_left(self) -> None:
-        """Record that the leader has left. A call in flight, or a write, finishes the entry when it ends."""
+    def leader_left(self, leader: Follower | None = None) -> None:
+        """
+        Record that the leader has left. A call in flight, or a write, finishes the entry when it ends.
+
+        Args:
+            leader: The follower that was promoted to leader; None for the run that made the entry.
+        """
         with self._lock:
-            self._leader_left = True
+            promoted = self._leader if self._leader is not leader else None
+            if promoted is None:
+                self._leader_left = True
+        if promoted is not None:
+            promoted.notify()  # it may not have been, if leaving was interrupted
+            return
+        with self._lock:
             if self._state is State.PERSISTED and not self._followers:  # as nearly always
                 self._end()
                 return
@@ -261,7 +286,7 @@ class InFlightCall:
     def unfollow(self, follower: Follower) -> None:
         """Stop waiting, or leading if promoted."""
         with self._lock:
-            leads, follower.leads = follower.leads, False
+            leads = follower.leads
             last_foreign = False
             if follower in self._followers:
                 del self._followers[follower]
@@ -270,7 +295,7 @@ class InFlightCall:
                 last_foreign = foreign and not self._foreign_followers
             call, leader_left, is_out = self._call, self._leader_left, self._call_is_out()
         if leads:
-            self.leader_left()
+            self.leader_left(follower)
         elif last_foreign and call is not None:
             call.update_shield()
             if leader_left and is_out:
@@ -279,17 +304,19 @@ class InFlightCall:
     def _resolve(self) -> None:
         """End the entry: all followers read the store."""
         with self._lock:
-            if self._state is State.DONE:
-                return
-            followers, self._followers = list(self._followers), {}
             self._end()
+            followers = list(self._followers)
         for follower in followers:
             follower.notify()
+            self._followers.pop(follower, None)
 
     def _end(self) -> None:
         self._state = State.DONE
-        self._table.forget(self._key, self)
-        self._detach_call()
+        self._table.forget(self.key, self)
+        self._call, self._reply = (
+            None,
+            None,
+        )  # a cycle of call and entry would be left to the garbage collector
 
     def _promote_next(self) -> None:
         """
@@ -301,24 +328,25 @@ class InFlightCall:
         with self._lock:
             first = next(iter(self._followers), None)
             if first is not None and self._state is not State.DONE:
+                # In one statement, also the call's end: an interrupt lands before or after all of this.
+                self._leader, first.leads, self._leader_left, self._state, self._call, self._reply = (
+                    first,
+                    True,
+                    False,
+                    State.OPEN,
+                    None,
+                    None,
+                )
                 del self._followers[first]
                 if first.owner is not self._owner:
                     self._owner = first.owner
                     self._foreign_followers = sum(
                         follower.owner is not first.owner for follower in self._followers
                     )
-                self._detach_call()
-                self._state = State.OPEN
-                self._leader_left = False
-                first.leads = True
         if first is None:
             self._resolve()
         else:
             first.notify()
-
-    def _detach_call(self) -> None:
-        """Forget the call; a cycle of call and entry would be left to the garbage collector."""
-        self._call, self._reply = None, None
 
 
 class InFlightCalls:
@@ -342,16 +370,16 @@ class InFlightCalls:
         """Return whether a call for a key is in flight."""
         return key in self._open
 
-    def join(self, key: bytes, owner: object) -> tuple[InFlightCall, bool]:
-        """Return the entry of a key, and whether `owner` leads it."""
+    def entry(self, key: bytes, owner: object) -> InFlightCall:
+        """Return a new entry that `owner` will lead, if it joins."""
         if self._forks != _fork.count:
             self._reset_after_fork()  # a forked child makes its own calls
+        return InFlightCall(self, key, owner)
+
+    def join(self, entry: InFlightCall) -> InFlightCall:
+        """Add an entry and return it; if its key has one already, return that."""
         with self.lock:
-            entry = self._open.get(key)
-            if entry is not None:
-                return entry, False
-            entry = self._open[key] = InFlightCall(self, key, owner)
-            return entry, True
+            return self._open.setdefault(entry.key, entry)
 
     def forget(self, key: bytes, entry: InFlightCall) -> None:
         """Remove an entry that is done."""

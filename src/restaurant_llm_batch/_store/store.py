@@ -377,17 +377,31 @@ class Connections:
             # First of all: if the writer is asked to end right now, it or the next one still finds the change.
             self._work.put(change)
             writer = self._writer
-            if writer is None or writer.ending:
-                self._writer = GroupCommitWriter(self._file, self._writing, self.reading, self._work, writer)
-                self._writer.start()
+            if writer is None or writer.ending or not writer.started:
+                self._start_writer()
+
+    def _start_writer(self) -> GroupCommitWriter:
+        """Start a writer, unless one is at work. After an interrupt, do what is left to do."""
+        writer = self._writer
+        if writer is None or writer.ending:
+            if writer is not None:
+                self._work.put(
+                    writer
+                )  # again, if it was asked to end already; otherwise the next one waits for it
+            new = GroupCommitWriter(self._file, self._writing, self.reading, self._work, writer)
+            writer = self._writer = new
+        writer.start()
+        return writer
 
     def close(self) -> None:
         """Wait until all queued changes are written, and close everything."""
         with self._lock:
             writer = self._writer
-            if writer is not None and not writer.ending:
+            if not self._work.empty():
+                writer = self._start_writer()
+            if writer is not None and not writer.over:
                 writer.ending = True
-                self._work.put(None)
+                self._work.put(writer)
         if writer is not None:
             writer.join()
         self.reading.close()
@@ -413,7 +427,8 @@ class Connections:
     def __del__(self) -> None:
         # The store was not closed. Nothing is lost: the writer writes the queued changes, closes its connection and
         # ends.
-        self._work.put(None)
+        if self._writer is not None:
+            self._work.put(self._writer)
         self.reading.close()
 
 

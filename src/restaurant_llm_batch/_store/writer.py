@@ -74,8 +74,8 @@ class Repair:
         self.on_commit = on_commit
 
 
-Work: TypeAlias = SimpleQueue[Change | Purge | Repair | None]
-"""Changes to be written, in order; None ends the writer that takes it."""
+Work: TypeAlias = "SimpleQueue[Change | Purge | Repair | GroupCommitWriter]"
+"""Changes to be written, in order; a writer in it ends when it takes itself, and others pass over it."""
 
 
 class CommitFuture(Future[None]):
@@ -91,7 +91,7 @@ class CommitFuture(Future[None]):
 
 class GroupCommitWriter:
     """
-    A thread that writes the changes of a queue; a None in the queue ends it.
+    A thread that writes the changes of a queue; it ends when it finds itself there.
 
     Args:
         file: The file, to describe errors.
@@ -101,7 +101,8 @@ class GroupCommitWriter:
         after: The previous writer, which has to end before this one starts to write.
 
     Attributes:
-        ending: Whether it was asked to end.
+        ending: Whether it is asked to end.
+        over: Whether it has ended.
         commits: Commits of this writer and of all before it.
         repairs: Repairs likewise.
     """
@@ -115,6 +116,7 @@ class GroupCommitWriter:
         after: GroupCommitWriter | None,
     ) -> None:
         self.ending = False
+        self.over = False
         self.commits = 0
         self.repairs = 0
         self._file = file
@@ -124,21 +126,33 @@ class GroupCommitWriter:
         self._after = after
         # A daemon: a change that it has not committed was not reported as durable to any caller.
         self._thread = threading.Thread(target=self._run, name="restaurant-llm-batch-store", daemon=True)
+        self._claim = [True]  # taken by the thread, of which an interrupt within `start` may leave two
+
+    @property
+    def started(self) -> bool:
+        """Whether its thread runs, or has run."""
+        return self._thread.ident is not None
 
     def start(self) -> None:
         """
         Start the thread. If the system starts no more threads, write what is queued in this one, and end.
 
+        Starting it again does nothing, unless the first start was interrupted.
+
         Raises:
             RuntimeError: If the interpreter starts no thread for another reason.
         """
+        if self.started or self.over:
+            return
         try:
             self._thread.start()
         except RuntimeError as error:
+            if self.started:
+                return
             if not is_thread_shortage(error):
                 raise
             self.ending = True  # the next change tries to start another
-            self._work.put(None)
+            self._work.put(self)
             self._run()
 
     def join(self) -> None:
@@ -147,13 +161,17 @@ class GroupCommitWriter:
             self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._claim.pop()
+        except IndexError:
+            return
         after, self._after = self._after, None
         if after is not None:
             after.join()
             self.commits, self.repairs = after.commits, after.repairs
         goes_on = True
         while goes_on:
-            group, goes_on = _take(self._work)
+            group, goes_on = self._take()
             for work_type, part in groupby(group, type):
                 if work_type is Change:
                     self._write(list(part))
@@ -165,6 +183,22 @@ class GroupCommitWriter:
                     self._reading.ahead.rows.clear()
                     self._notify([request], error)
         self._connection.close()
+        self.over = True
+
+    def _take(self) -> tuple[list[Change | Purge | Repair], bool]:
+        """Wait for changes; return all that are queued, and whether the writer goes on."""
+        group: list[Change | Purge | Repair] = []
+        found = self._work.get()
+        while found is not self:
+            if not isinstance(found, GroupCommitWriter):
+                group.append(found)
+            if len(group) == MAX_GROUP_SIZE:
+                return group, True
+            try:
+                found = self._work.get_nowait()
+            except Empty:
+                return group, True
+        return group, False
 
     def _write(self, group: list[Any]) -> None:
         now, valid = time.time(), []
@@ -272,21 +306,6 @@ class GroupCommitWriter:
                 change.on_commit(error)
             except Exception:
                 log.exception("a callback after a commit to the store failed")
-
-
-def _take(work: Work) -> tuple[list[Change | Purge | Repair], bool]:
-    """Wait for changes; return all that are queued, and whether the writer goes on."""
-    group: list[Change | Purge | Repair] = []
-    change = work.get()
-    while change is not None:
-        group.append(change)
-        if len(group) == MAX_GROUP_SIZE:
-            return group, True
-        try:
-            change = work.get_nowait()
-        except Empty:
-            return group, True
-    return group, False
 
 
 def _statement(change: Change) -> str:

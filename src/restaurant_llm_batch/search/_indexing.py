@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from hashlib import blake2b, sha1
 from itertools import islice
 from typing import Any, Literal, TypeAlias
+from unicodedata import normalize
 
 from .._validation import is_whole
+from .._values import composed
 from ..errors import BackendError, ConfigurationError
 from ..models import ItemId, Review
 
@@ -33,7 +35,7 @@ class IndexEntry:
 
     Attributes:
         point: Its key in the engine, a UUID derived from the restaurant's and the review's id.
-        restaurant: The restaurant's id as text, to filter by; ids 1 and "1" are the same.
+        restaurant: The restaurant's id as text, to filter by; see `id_text`.
         restaurant_id: The restaurant's id in its original type.
         review_id: The review's id in its original type, or one derived from its text.
         content: The text; may be blank.
@@ -223,10 +225,9 @@ def _read_review(review: Review | Mapping[str, Any], position: int) -> IndexEntr
     restaurant_id = read_id(restaurant, f"{where}.restaurant_id")
     text = _replace_surrogates(content)
     review_id = _derived_id(text) if own_id is None else read_id(own_id, f"{where}.id")
-    point = point_key(restaurant_id, review_id)
     return IndexEntry(
-        point,
-        str(restaurant_id),
+        point_key(restaurant_id, review_id),
+        id_text(restaurant_id),
         restaurant_id,
         review_id,
         text,
@@ -251,7 +252,7 @@ def _read_category(value: object, where: str) -> str | None:
     # In tables, an unknown category is an empty cell.
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    return str(read_id(value, where))
+    return id_text(read_id(value, where))
 
 
 def _replace_surrogates(content: str) -> str:
@@ -267,9 +268,31 @@ def _derived_id(content: str) -> str:
     return "content-" + blake2b(content.encode(), digest_size=8).hexdigest()
 
 
+def id_text(value: ItemId) -> str:
+    """Return an id as the text by which ids are compared: 7 and "7" are one, and a text in all Unicode forms is one."""
+    return str(value) if isinstance(value, int) else composed(value)
+
+
+def id_texts(value: ItemId) -> list[str]:
+    """Return the texts under which an index may have an id: `id_text`, and what earlier versions stored as it came."""
+    text = id_text(value)
+    if text.isascii():
+        return [text]
+    return list(dict.fromkeys([text, normalize("NFD", text), str(value)]))
+
+
 def point_key(restaurant_id: ItemId, review_id: ItemId) -> str:
-    """Return a review's key in the engine, a UUID; ids 7 and "7" have the same key."""
-    restaurant = str(restaurant_id)
+    """Return a review's key in the engine, a UUID; ids of the same `id_text` have the same key."""
+    return _key_of(id_text(restaurant_id), id_text(review_id))
+
+
+def former_keys(restaurant_id: ItemId, review_id: ItemId) -> list[str]:
+    """Return the other keys under which an earlier version may have stored a review: by ids in decomposed form."""
+    keys = [_key_of(one, other) for one in id_texts(restaurant_id) for other in id_texts(review_id)]
+    return keys[1:]
+
+
+def _key_of(restaurant: str, review_id: str) -> str:
     # The length prefix distinguishes ("a:b", "c") from ("a", "b:c"). As str(uuid5(...)), without its object.
     name = f"{len(restaurant)}:{restaurant}:{review_id}".encode()
     digits = sha1(_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest()
@@ -323,7 +346,7 @@ def read_ids(values: object, where: str) -> list[ItemId]:
     if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
         raise ConfigurationError(f"{where} must be a list of ids, got {values!r}; for example [{values!r}]")
     ids = [read_id(value, f"{where}[{i}]") for i, value in enumerate(values)]
-    return list({str(one): one for one in ids}.values())
+    return list({id_text(one): one for one in ids}.values())
 
 
 def as_number(value: ItemId) -> int | None:

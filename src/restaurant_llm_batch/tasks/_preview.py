@@ -17,7 +17,7 @@ from ..errors import ConfigurationError
 from ..models import Hit, LLMRequest, SearchQuery
 from ..protocols import SearchBackend, Task
 from ..steps import Ask, Complete, Flow, Gather, Once, Pack, Search, SearchAll, Sleep, drive
-from ..tokens.packing import PackedText, estimate_tokens, pack_prompts
+from ..tokens.packing import PackedText, estimate_tokens, finish, pack_prompts
 from ._ask import ask_flow
 from ._forms import form_of
 
@@ -134,13 +134,15 @@ def _instance(form: Any) -> Any:
 
 
 def _pack(step: Pack, limits: Limits) -> list[list[PackedText]]:
-    return pack_prompts(
-        step.texts,
-        step.max_tokens or limits.max_tokens_per_batch,
-        max_texts=step.max_texts or limits.max_batch_size,
-        fixed_tokens=estimate_tokens(step.fixed_text) + step.answer_tokens,
-        answer_tokens_each=step.answer_tokens_each,
-        render=step.render,
+    return finish(
+        pack_prompts(
+            step.texts,
+            step.max_tokens or limits.max_tokens_per_batch,
+            max_texts=step.max_texts or limits.max_batch_size,
+            fixed_tokens=estimate_tokens(step.fixed_text) + step.answer_tokens,
+            answer_tokens_each=step.answer_tokens_each,
+            render=step.render,
+        )
     )
 
 

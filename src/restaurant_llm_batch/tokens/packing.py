@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, SupportsIndex, TypeVar, cast
+from typing import Any, SupportsIndex, TypeAlias, TypeVar, cast
 
 from .._values import composed
 from ..errors import ConfigurationError
@@ -26,6 +26,14 @@ __all__ = [
 
 TRUNCATION_MARK = " […]"
 """End of a review's text that was truncated to fit its batch."""
+
+SLICE = 10_000
+"""
+Characters to pack before others get a turn; counting them takes some milliseconds. A short text counts as
+`SHORT_TEXT`.
+"""
+
+SHORT_TEXT = 100
 
 R = TypeVar("R", bound=str | Review | Mapping[str, Any])
 
@@ -130,6 +138,20 @@ def pack_reviews(
     ]
 
 
+Packing: TypeAlias = Generator[None, None, list[list[PackedText]]]
+"""Packs texts, and yields whenever it has worked for some milliseconds; returns the batches."""
+
+
+def finish(packing: Packing) -> list[list[PackedText]]:
+    """Pack to the end without a pause."""
+    while True:
+        try:
+            next(packing)
+        except StopIteration as end:
+            batches: list[list[PackedText]] = end.value
+            return batches
+
+
 def pack_texts(
     texts: Sequence[str],
     budget: int,
@@ -155,9 +177,24 @@ def pack_texts(
     """
     budget = whole_number("budget", budget, 4000)
     max_texts = whole_number("max_texts", max_texts, 100)
+    return finish(_packing(texts, budget, max_texts, count, render))
+
+
+def _packing(
+    texts: Sequence[str],
+    budget: int,
+    max_texts: int,
+    count: TokenCount,
+    render: Callable[[str], str] | None,
+) -> Packing:
     batches: list[list[PackedText]] = []
     room = count_left = 0  # tokens and texts that the last batch has room for; 0 before the first batch
+    slice_left = SLICE
     for index, text in enumerate(texts):
+        if slice_left <= 0:
+            yield
+            slice_left = SLICE
+        slice_left -= max(len(text), SHORT_TEXT)
         tokens = _checked_count(count, render(text) if render else text)
         if tokens > budget:
             batches.append(
@@ -187,9 +224,9 @@ def pack_prompts(
     answer_tokens_each: int = 0,
     count: TokenCount = estimate_tokens,
     render: Callable[[str], str],
-) -> list[list[PackedText]]:
+) -> Packing:
     """
-    Pack texts into prompts that keep to a token budget together with their replies.
+    Pack texts, in slices, into prompts that keep to a token budget together with their replies.
 
     Args:
         texts: The texts.
@@ -210,12 +247,12 @@ def pack_prompts(
             f"max_tokens_per_batch={budget} leaves no room for reviews: instructions and reply take {fixed} "
             f"tokens; for example max_tokens_per_batch={2 * fixed}"
         )
-    return pack_texts(
+    return _packing(
         texts,
-        budget - fixed,
-        max_texts=max_texts,
-        count=(lambda text: count(text) + each) if each else count,
-        render=lambda text: render(text) + "\n",
+        whole_number("budget", budget - fixed, 4000),
+        whole_number("max_texts", max_texts, 100),
+        (lambda text: count(text) + each) if each else count,
+        lambda text: render(text) + "\n",
     )
 
 

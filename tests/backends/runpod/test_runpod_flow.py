@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 from tests.support.runpod_server import KEY, completion
 
 from restaurant_llm_batch import LLMResponse
+from restaurant_llm_batch._http.border import SafeLog
+from restaurant_llm_batch._http.exchange import HTTPClient
 from restaurant_llm_batch._http.secrets import Secret
 from restaurant_llm_batch._http.types import HTTPResponse, Timeout, TransportError
 from restaurant_llm_batch.backends.runpod._flows import CANCEL_WAITS, TERMINAL, JobFlows
@@ -36,7 +38,9 @@ URL = "https://api.example/v2/ep"
 
 def flows(timeout: float = 1000.0, polling: PollingPolicy = PollingPolicy()) -> JobFlows:
     """Return the flows of an endpoint."""
-    return JobFlows(URL, "ep", Secret(KEY), "qwen", timeout, Timeout(total=30), polling)
+    secret = Secret(KEY)
+    log = SafeLog(secret, HTTPClient(None))
+    return JobFlows(URL, "ep", secret, "qwen", timeout, Timeout(total=30), polling, log)
 
 
 def says(body: Any, status: int = 200, **headers: str) -> HTTPResponse:

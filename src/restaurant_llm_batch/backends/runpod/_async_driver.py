@@ -31,7 +31,7 @@ from ...errors import PermanentBackendError, RunStopped
 from ...steps import Sleep, adrive
 from ._flows import JobFlows
 from ._health import RunPodHealth
-from ._job import GetTime, Job, JobRecord, Operation, Send, log
+from ._job import RESUMING, GetTime, Job, JobRecord, Operation, Send
 from ._live_jobs import LiveJobs, Phase
 from ._rate_limits import OperationLimiter
 from ._sync_driver import CANCEL_GRACE, warn_if_alive
@@ -72,6 +72,7 @@ class AsyncJobRunner:
         async with self._using():
             found = None if record is None else record.find()
             if found is not None:
+                self.flows.log.info(RESUMING, found.id)
                 try:
                     return await _Call(self, found, body, max_tokens).run()
                 except PermanentBackendError:
@@ -198,10 +199,12 @@ class _Call:
                 with self._submission:
                     await adrive(jobs.flows.submit(self._job, self._body), jobs.send)
             except get_cancelled_exc_class():
-                log.warning(_SUBMISSION_CUT_OFF)  # an event loop that closes cancels all of its tasks
+                self._jobs.flows.log.warning(
+                    _SUBMISSION_CUT_OFF
+                )  # an event loop that closes cancels all of its tasks
                 raise
         if self._submission.cancelled_caught:
-            log.warning(_SUBMISSION_CUT_OFF)
+            self._jobs.flows.log.warning(_SUBMISSION_CUT_OFF)
 
     async def _abandon_job(self) -> None:
         """Cancel the job if it is alive and no other call watches it; release its journal entry."""
@@ -209,7 +212,7 @@ class _Call:
         try:
             if job.alive and self._jobs.live_jobs.may_cancel(job):
                 await self._cancel()
-                warn_if_alive(job)
+                warn_if_alive(job, self._jobs.flows.log)
         finally:
             job.release_record()
 
@@ -224,5 +227,5 @@ class _Call:
                         raise
                     continue  # the closing loop's own cancellation, which comes only once: try again
                 except Exception as error:
-                    log.warning("cancelling RunPod job %s failed: %s", job.id, error)
+                    self._jobs.flows.log.warning("cancelling RunPod job %s failed: %s", job.id, error)
                 break

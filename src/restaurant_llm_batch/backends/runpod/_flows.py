@@ -34,6 +34,7 @@ from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from ..._foreign import describe
+from ..._http.border import SafeLog
 from ..._http.exchange import HTTPRequest
 from ..._http.secrets import Secret
 from ..._http.status import decode, raise_no_response
@@ -74,6 +75,7 @@ class JobFlows:
         timeout: Seconds that a job may take, including its time in the queue.
         request_timeout: Timeouts of one HTTP request.
         polling: Backoff between polls.
+        log: Logs what RunPod sent.
         read: Reads the reply in the body of a completed job; see `read_output`.
     """
 
@@ -86,8 +88,10 @@ class JobFlows:
         timeout: float,
         request_timeout: Timeout,
         polling: PollingPolicy,
+        log: SafeLog,
         read: ReadOutput = read_output,
     ) -> None:
+        self.log = log
         self.queue_monitor = QueueMonitor()
         self._url = url
         self._endpoint = endpoint
@@ -236,7 +240,7 @@ class JobFlows:
             health = yield from self.health()
         except BackendError:
             return  # health is informative only; keep polling the job
-        self.queue_monitor.warn(self._endpoint, health.problem)
+        self.queue_monitor.warn(self._endpoint, health.problem, self.log)
 
     def _send(self, operation: Operation, method: str, path: str, body: bytes | None = None) -> Send:
         request = HTTPRequest(method, f"{self._url}/{path}", {}, body, self._request_timeout)

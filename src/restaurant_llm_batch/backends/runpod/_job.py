@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Generator
 from dataclasses import dataclass, fields
 from hashlib import blake2b
 from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
+from ..._http.border import SafeLog
 from ..._http.exchange import HTTPRequest
 from ..._store.journal import JobJournal
 from ..._validation import check_positive
@@ -16,7 +16,7 @@ from ...errors import ConfigurationError
 from ...models import LLMRequest
 from ...steps import Sleep
 
-log = logging.getLogger("restaurant_llm_batch")
+RESUMING = "resuming RunPod job %s of an earlier call"
 
 QUEUE_WARNING_AFTER = 30.0
 """Seconds that a job may be queued before the endpoint's health is checked, and between such checks."""
@@ -106,7 +106,6 @@ class JobRecord:
         job_id = self.journal.claim(self.fingerprint)
         if job_id is None:
             return None
-        log.info("resuming RunPod job %s of an earlier call", job_id)
         return Job(job_id, record=self, found=True)
 
 
@@ -176,7 +175,7 @@ class QueueMonitor:
         self._next = now + self.interval
         return True
 
-    def warn(self, endpoint: str, problem: str | None) -> None:
+    def warn(self, endpoint: str, problem: str | None, log: SafeLog) -> None:
         """Log a problem of the endpoint, once."""
         if problem is not None and not self._warned:
             self._warned = True

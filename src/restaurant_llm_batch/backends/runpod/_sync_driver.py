@@ -27,6 +27,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 from ... import cancellation
+from ..._http.border import SafeLog
 from ..._http.client_lifetime import UsageCounter
 from ..._http.exchange import HTTPClient
 from ..._http.types import HTTPResponse
@@ -36,7 +37,7 @@ from ...errors import PermanentBackendError
 from ...steps import Sleep, drive
 from ._flows import JobFlows
 from ._health import RunPodHealth
-from ._job import GetTime, Job, JobRecord, Operation, Send, log
+from ._job import RESUMING, GetTime, Job, JobRecord, Operation, Send
 from ._live_jobs import LiveJobs, Phase
 from ._rate_limits import OperationLimiter
 
@@ -82,6 +83,7 @@ class SyncJobRunner:
         with self._using():
             found = None if record is None else record.find()
             if found is not None:
+                self._flows.log.info(RESUMING, found.id)
                 try:
                     return self._run(found, body, max_tokens)
                 except PermanentBackendError:
@@ -113,7 +115,7 @@ class SyncJobRunner:
             with DeferredSignals(), shielded():
                 if self._live_jobs.may_cancel(job):
                     self._cancel(job)
-            warn_if_alive(job)
+            warn_if_alive(job, self._flows.log)
         job.release_record()
 
     def _cancel(self, job: Job) -> None:
@@ -130,7 +132,7 @@ class SyncJobRunner:
         try:
             drive(self._flows.cancel(job), perform)
         except Exception as error:
-            log.warning("cancelling RunPod job %s failed: %s", job.id, error)
+            self._flows.log.warning("cancelling RunPod job %s failed: %s", job.id, error)
 
     def close(self) -> None:
         """Close the connections, after the last call that uses them."""
@@ -178,7 +180,7 @@ class SyncJobRunner:
         return self._client.send(step.request._replace(headers=self._headers))
 
 
-def warn_if_alive(job: Job) -> None:
+def warn_if_alive(job: Job, log: SafeLog) -> None:
     """Log a job that could not be cancelled."""
     if job.alive:
         log.warning("RunPod job %s could not be cancelled; if it is alive, its ttl ends it", job.id)

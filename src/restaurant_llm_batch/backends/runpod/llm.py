@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ... import _fork
-from ..._http.border import leaving
+from ..._http.border import SafeLog, leaving
 from ..._http.exchange import HTTPClient
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
@@ -140,7 +140,8 @@ class RunPodLLM:
         self._client = HTTPClient(transport)
         self._secret = secret
         read = read_prompt_output if self._takes_prompt else read_output
-        self._flow_settings = (self._model or "", timeout, as_timeout(request_timeout), polling, read)
+        self._read = read
+        self._flow_settings = (self._model or "", timeout, as_timeout(request_timeout), polling)
         self._lock = threading.Lock()
         self._make_runners()
 
@@ -148,7 +149,8 @@ class RunPodLLM:
         """Create the runners; again in a forked child, which must use neither its parent's jobs nor its locks."""
         self._forks = _fork.count
         live_jobs, limiters = LiveJobs(), make_operation_limiters(self._limits)
-        flows = JobFlows(self._url, self._endpoint, self._secret, *self._flow_settings)
+        log = SafeLog(self._secret, self._client)
+        flows = JobFlows(self._url, self._endpoint, self._secret, *self._flow_settings, log, self._read)
         headers = _headers(self._secret)
         self._sync_runner = SyncJobRunner(flows, self._client, headers, limiters, live_jobs)
         self._async_runner = AsyncJobRunner(flows, self._client, headers, limiters, live_jobs)

@@ -174,11 +174,13 @@ def folder_error(folder: Path, error: Exception) -> BatchError:
     if shortage is not None:
         return shortage
     if "WouldBlock" in str(error):
-        text = "is in use by another process or object: close it there, or name another folder"
+        text = (
+            "is in use by another process or object: close() it there, give each process a folder of its own, or use "
+            "QdrantSearch(url=...), whose server all processes share"
+        )
     else:
-        text = "cannot be opened; it was left as it is. Restore it, or index into a new folder"
-    message = f"the index in {str(folder)!r} {text} ({error})"
-    return PermanentBackendError(message, backend="embedded")
+        text = f"cannot be opened; it was left as it is. Restore it, or index into a new folder ({error})"
+    return PermanentBackendError(f"the index in {str(folder)!r} {text}", backend="embedded")
 
 
 def shortage_error(what: str, error: Exception) -> BackendError | None:

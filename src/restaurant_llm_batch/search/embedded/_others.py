@@ -12,6 +12,7 @@ from ...models import ItemId
 from ...protocols import Embedding
 from .._fusion import ListName, RankRequest
 from .._hybrid import Candidate
+from .._indexing import id_texts
 
 RankedPoint: TypeAlias = tuple[Hashable, float, str]
 """A point's key, its score, and its restaurant's id as text."""
@@ -66,11 +67,11 @@ class OthersCache:
         Returns:
             The candidates; None if one restaurant has most of the best reviews, so that a filter is cheaper.
         """
-        own = str(ranking.scope.restaurant_id)
+        own = id_texts(ranking.scope.restaurant_id)
         length = ranking.limit + _SPARE
         while length <= max(_MAX_LENGTH, ranking.limit + _SPARE):
             ranked = self._list(ranking, length, make)
-            others = [(point, score) for point, score, restaurant in ranked.points if restaurant != own]
+            others = [(point, score) for point, score, restaurant in ranked.points if restaurant not in own]
             if len(others) >= ranking.limit or len(ranked.points) < ranked.asked:
                 return [
                     Candidate(point, "", "", score, None, False) for point, score in others[: ranking.limit]

@@ -23,7 +23,7 @@ from ...models import ItemId
 from ...protocols import Embedder, Embedding
 from .._fusion import ListName, LoadRequest, RankRequest
 from .._hybrid import Candidate
-from .._indexing import IndexEntry, point_key
+from .._indexing import IndexEntry, former_keys, id_texts, point_key
 from ._folder import (
     check_folder,
     check_space,
@@ -88,26 +88,29 @@ class Shard:
             from qdrant_edge import UpdateOperation
 
             points = [to_point(entry, vector) for entry, vector in reviews]
+            former: list[int | UUID | str] = [
+                UUID(key) for one, _ in reviews for key in former_keys(one.restaurant_id, one.review_id)
+            ]
             try:
                 engine.update(UpdateOperation.upsert_points(points))
+                if former:
+                    engine.update(UpdateOperation.delete_points(former))
             finally:
                 self._others.clear()
 
     def delete(self, restaurant_id: ItemId, review_ids: Sequence[ItemId] | None) -> int:
         """Delete reviews of a restaurant, or all of them if `review_ids` is None; return how many there were."""
         with self._lease() as engine:
-            from qdrant_edge import (
-                CountRequest,
-                FieldCondition,
-                Filter,
-                HasIdCondition,
-                MatchValue,
-                UpdateOperation,
-            )
+            from qdrant_edge import CountRequest, Filter, HasIdCondition, UpdateOperation
 
-            must: list[Any] = [FieldCondition("restaurant", match=MatchValue(str(restaurant_id)))]
+            must: list[Any] = [_restaurant(restaurant_id)]
             if review_ids is not None:
-                keys: set[Any] = {UUID(point_key(restaurant_id, one)) for one in review_ids}
+                names = [
+                    name
+                    for one in review_ids
+                    for name in (point_key(restaurant_id, one), *former_keys(restaurant_id, one))
+                ]
+                keys: set[Any] = set(map(UUID, names))
                 must.append(HasIdCondition(keys))
             chosen = Filter(must=must)
             try:
@@ -233,8 +236,8 @@ class Shard:
         # Check before taking the lock, which the fork may have copied while another thread held it.
         if self._forks != _fork.count and (self._temporary or self._engine is not None):
             raise ConfigurationError(
-                "this EmbeddedSearch was made before the process forked, which its engine does not "
-                "survive: make one in each worker process"
+                "this EmbeddedSearch was open when the process forked, which its engine does not survive: make one in "
+                "each worker process, with a folder of its own, or use QdrantSearch(url=...), whose server all share"
             )
         with self._state:
             # New calls wait for `close`; otherwise a steady stream of them would keep it waiting forever.
@@ -390,13 +393,12 @@ def _query(ranking: RankRequest) -> Query:
 
 
 def _filter(ranking: RankRequest) -> Filter:
-    from qdrant_edge import FieldCondition, Filter, HasIdCondition, MatchValue
+    from qdrant_edge import Filter, HasIdCondition
 
     scope = ranking.scope
     must: list[Any] = []
     must_not: list[Any] = []
-    restaurant = FieldCondition("restaurant", match=MatchValue(str(scope.restaurant_id)))
-    (must_not if scope.others else must).append(restaurant)
+    (must_not if scope.others else must).append(_restaurant(scope.restaurant_id))
     if scope.category is not None:
         must.append(_category(scope.category))
     if ranking.points:
@@ -405,10 +407,19 @@ def _filter(ranking: RankRequest) -> Filter:
     return Filter(must=must, must_not=must_not)
 
 
-def _category(category: ItemId) -> FieldCondition:
-    from qdrant_edge import FieldCondition, MatchValue
+def _restaurant(restaurant_id: ItemId) -> FieldCondition:
+    return _has_id("restaurant", restaurant_id)
 
-    return FieldCondition("category", match=MatchValue(str(category)))
+
+def _category(category: ItemId) -> FieldCondition:
+    return _has_id("category", category)
+
+
+def _has_id(name: str, value: ItemId) -> FieldCondition:
+    from qdrant_edge import FieldCondition, MatchAny, MatchValue
+
+    texts = id_texts(value)
+    return FieldCondition(name, match=MatchValue(texts[0]) if len(texts) == 1 else MatchAny(texts))
 
 
 def to_candidate(point: Hashable, payload: Mapping[str, Any]) -> Candidate | None:

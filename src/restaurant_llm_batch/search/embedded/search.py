@@ -17,7 +17,7 @@ from .._batch_embedding import BatchEmbedder
 from .._embedding_cache import QueryEmbeddingCache, check_embedder
 from .._fusion import PreparedQuery, run_hybrid
 from .._hybrid import scope_of
-from .._indexing import BadRows, IndexReport, IndexTally, id_order, read_batches, read_id, read_ids
+from .._indexing import BadRows, IndexReport, IndexTally, id_order, id_text, read_batches, read_id, read_ids
 from ..embedders.hashing import HashingEmbedder
 from ._folder import require_folder, temporary_folder
 from ._shard import Shard
@@ -98,7 +98,7 @@ class EmbeddedSearch:
         shard = self._existing_shard()
         numbers = shard.values("restaurant_id")
         known = {str(number) for number in numbers}
-        names = [name for name in shard.values("restaurant") if name not in known]
+        names = {id_text(name) for name in shard.values("restaurant") if name not in known}
         return sorted([*numbers, *names], key=id_order)
 
     def index_reviews(

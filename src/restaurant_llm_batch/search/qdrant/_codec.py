@@ -10,7 +10,7 @@ from ...models import ItemId
 from ...protocols import Embedding
 from .._fusion import RankRequest
 from .._hybrid import Candidate
-from .._indexing import IndexEntry, as_number
+from .._indexing import IndexEntry, as_number, id_text
 from ._layout import CollectionSchema, IdLayout, get_path, id_variants, set_path
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class QdrantCodec:
         name, category = self._names.category, entry.category
         if name is None or category is None:
             return
-        if str(self._where.get(name, category)) != category:
+        if id_text(self._where.get(name, category)) != category:
             raise ConfigurationError(
                 f"review {entry.review_id!r} of restaurant {entry.restaurant!r} has the category {category!r}, "
                 f"but where= sets {name!r} to {self._where[name]!r}: index it without that where="

@@ -24,7 +24,9 @@ from .._indexing import (
     IndexReport,
     IndexTally,
     as_number,
+    former_keys,
     id_order,
+    id_text,
     read_batches,
 )
 from ._codec import QdrantCodec
@@ -105,6 +107,15 @@ class Collection:
                 points, failures = yield CPUWork(partial(run_with_token, token, work))
                 if points:
                     yield ClientCall("upsert", {"points": points, "wait": True})
+                written = {point.id for point in points}
+                former = [
+                    key
+                    for one in batch.entries
+                    if one.point in written
+                    for key in former_keys(one.restaurant_id, one.review_id)
+                ]
+                if former:
+                    yield ClientCall("delete", {"points_selector": former, "wait": True})
                 tally.add(batch, failures)
                 if on_progress is not None:
                     on_progress(tally.reviews)
@@ -128,7 +139,10 @@ class Collection:
         # An id that was indexed as 7 may be stored as "7". A search finds both, so return the integer.
         values = [hit.value for hit in facets.hits if hit.count]
         numbers = [as_number(value) for value in values]
-        ids = {value if number is None else number for value, number in zip(values, numbers, strict=True)}
+        ids = {
+            id_text(value) if number is None else number
+            for value, number in zip(values, numbers, strict=True)
+        }
         return sorted(ids, key=id_order)
 
     def delete(self, restaurant_id: ItemId, review_ids: Sequence[ItemId] | None) -> QdrantFlow[int]:
@@ -136,7 +150,9 @@ class Collection:
         layout = yield from self._read_layout()
         chosen = self._codec.restaurant_filter(restaurant_id, layout)
         # Read them and delete by key: an id is in one of three places, and a server may refuse to filter by those.
-        points = yield from self._points_of(chosen, None if review_ids is None else set(map(str, review_ids)))
+        points = yield from self._points_of(
+            chosen, None if review_ids is None else set(map(id_text, review_ids))
+        )
         for start in range(0, len(points), _DELETED):
             yield ClientCall("delete", {"points_selector": points[start : start + _DELETED], "wait": True})
         return len(points)
@@ -157,7 +173,7 @@ class Collection:
                 point.id
                 for point in points
                 if review_ids is None
-                or str(self._codec.review_id(point.payload or {}, point.id)) in review_ids
+                or id_text(self._codec.review_id(point.payload or {}, point.id)) in review_ids
             ]
             if offset is None:
                 return found

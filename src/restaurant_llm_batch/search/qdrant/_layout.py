@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeAlias
 
 from ...errors import ConfigurationError
 from ...models import ItemId
-from .._indexing import as_number
+from .._indexing import as_number, id_texts
 
 IdForm: TypeAlias = Literal["string", "integer", "either"]
 """Type of the ids in a payload field, known from its index; "either" without an index."""
@@ -76,12 +76,12 @@ def id_variants(value: ItemId, form: IdForm) -> list[ItemId]:
     """
     Return the values to filter by, so that an id is found whether it was indexed as an int or a string.
 
-    Omits a type that the field's index does not support: filtering by it would make the server scan all reviews, or
-    reject the request.
+    The last one is the value to store. Omits a type that the field's index does not support: filtering by it would make
+    the server scan all reviews, or reject the request.
     """
     number = as_number(value)
     if form == "string" or number is None:
-        return [str(value)]
+        return [*reversed(id_texts(value))]
     return [number] if form == "integer" else [str(value), number]
 
 
