@@ -282,7 +282,8 @@ class BatchRunner:
 
         Cancelling it cancels its calls in flight. Items are read on the event loop, so a lazy iterable should not
         block; an async iterable is awaited, an item at a time, whenever the window has room, and closed at the end of
-        the run. Arguments, result and exceptions are otherwise those of `run`.
+        the run; if that comes earlier than the next item, what is awaited is cancelled. Arguments, result and
+        exceptions are otherwise those of `run`.
         """
         run, reader = self._prepare(task, items, event_loop_clock(), on_loop=True)
         outcomes: list[Outcome[Any]] = []

@@ -8,7 +8,9 @@ Run and reading task take turns, an item at a time:
     run    takes the item
 
 So nothing is read before the window has room for it. All of an iterable is awaited in one task, from its first item to
-`aclose`, because its cancel scopes and context variables belong to a task.
+`aclose`, because its cancel scopes and context variables belong to a task. If the run ends while an item is awaited,
+that is cancelled as the awaits of calls are: to await something in a `finally` block then takes a shielded scope, as
+elsewhere in anyio and trio.
 """
 
 from __future__ import annotations

@@ -88,7 +88,7 @@ class Shard:
             from qdrant_edge import UpdateOperation
 
             points = [to_point(entry, vector) for entry, vector in reviews]
-            former: list[int | UUID | str] = [
+            former: list[Any] = [
                 UUID(key) for one, _ in reviews for key in former_keys(one.restaurant_id, one.review_id)
             ]
             try:
