@@ -236,6 +236,40 @@ def test_a_comparison_has_its_shape(client: TestClient) -> None:
     assert debug["warnings"] == []
 
 
+@pytest.mark.parametrize(
+    ("chosen", "limit", "found"),
+    [
+        ([2, 3], 20, ["2-0", "3-0"]),
+        ([3, 2], 1, ["3-0"]),
+        ([3, "3", 1, 9], 20, ["3-0"]),
+        ([1], 20, []),
+        ([], 20, ["2-0", "3-0"]),
+        (None, 20, ["2-0", "3-0"]),
+    ],
+)
+def test_strengths_are_over_the_restaurants_that_are_chosen(
+    client: TestClient, chosen: Any, limit: int, found: list[str]
+) -> None:
+    one = {"restaurant_id": 1, "comparison_restaurant_ids": chosen, "limit": limit}
+    single = client.post(STRENGTH, json=one).json()
+    given = client.post(
+        STRENGTHS, json={"restaurants": [one | {"comparison_reviews": ["a"]}, {"restaurant_id": 2}]}
+    )
+
+    assert [hit["id"] for hit in single["comparison_reviews"]] == found
+    assert "warnings" not in single
+    assert given.json()["results"][0]["comparison_reviews"] == [{"content": "a"}]
+
+
+@pytest.mark.parametrize("chosen", [[None], ["x", 1.5], {"2": 1}, 2, "2", [1] * 101])
+@pytest.mark.sample(3)
+def test_chosen_restaurants_are_ids(client: TestClient, chosen: Any) -> None:
+    answer = client.post(STRENGTH, json={"restaurant_id": 1, "comparison_restaurant_ids": chosen})
+
+    assert answer.status_code == 422
+    assert answer.json()["details"][0]["field"].startswith("comparison_restaurant_ids")
+
+
 # Labels
 
 
@@ -389,8 +423,6 @@ def test_warnings_have_a_bound(client: TestClient) -> None:
 @pytest.mark.parametrize(
     ("path", "field", "value", "reason"),
     [
-        (STRENGTH, "comparison_restaurant_ids", [2, 3], "compared with all others"),
-        (STRENGTH, "comparison_restaurant_ids", [], "compared with all others"),
         (SENTIMENT, "score_threshold", 0.8, "no score"),
         (SENTIMENT, "category", 3, "own reviews"),
         (COMPARISON, "all_average_data_path", "/data.json", "averages"),

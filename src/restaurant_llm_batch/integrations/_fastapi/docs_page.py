@@ -87,6 +87,7 @@ def _operations(document: Mapping[str, Any]) -> Iterator[str]:
             )
             yield (
                 f"<section>\n<h2><code>{escape(method.upper())} {escape(path)}</code></h2>\n"
+                f"<p><strong>{escape(operation.get('summary', ''))}</strong></p>\n"
                 f"<p>{escape(operation.get('description', ''))}</p>\n"
                 f'<form data-path="{escape(path)}" data-method="{escape(method.upper())}">\n'
                 f"{_body(operation)}<p><button>Send</button></p>\n<pre></pre>\n</form>\n<dl>{responses}</dl>\n</section>"

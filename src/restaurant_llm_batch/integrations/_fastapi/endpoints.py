@@ -65,7 +65,7 @@ class JobEndpoint(Endpoint):
 def _pair(
     path: str,
     make_job: MakeJob,
-    verb: str,
+    summary: str,
     description: str,
     bodies: tuple[Any, Any],
     answers: tuple[Any, Any],
@@ -76,7 +76,7 @@ def _pair(
     examples = {name: openapi.single_request(example) for name, example in requests.items()}
     one = JobEndpoint(
         path,
-        f"{verb} a restaurant",
+        summary.format("a restaurant"),
         description,
         bodies[0],
         answers[0],
@@ -85,7 +85,14 @@ def _pair(
         make_job,
     )
     many = JobEndpoint(
-        f"{path}/batch", f"{verb} restaurants", description, bodies[1], answers[1], requests, answer, make_job
+        f"{path}/batch",
+        summary.format("restaurants"),
+        description,
+        bodies[1],
+        answers[1],
+        requests,
+        answer,
+        make_job,
     )
     return one, many
 
@@ -94,7 +101,7 @@ ENDPOINTS: tuple[JobEndpoint, ...] = (
     *_pair(
         "/llm/summarize",
         TaskSet.summaries,
-        "Summarise",
+        "Summarise {}",
         "By aspect and overall, from reviews found by search; or by polarity and overall, from the reviews in the "
         "request. A request does one or the other for all of its restaurants.",
         (requests.SummaryRequest, requests.SummaryBatchRequest),
@@ -105,7 +112,7 @@ ENDPOINTS: tuple[JobEndpoint, ...] = (
     *_pair(
         "/sentiment/analyze",
         TaskSet.sentiments,
-        "Count the positive, negative and neutral reviews of",
+        "Count the positive, negative and neutral reviews of {}",
         "Every review is counted: `failed_count` has those that could not be labelled. Reviews that the request leaves "
         "out are found by search.",
         (requests.SentimentAnalysisRequest, requests.SentimentAnalysisBatchRequest),
@@ -116,7 +123,7 @@ ENDPOINTS: tuple[JobEndpoint, ...] = (
     *_pair(
         "/llm/extract/strengths",
         TaskSet.strengths_of,
-        "Derive the strengths, over other restaurants, of",
+        "Derive the strengths of {} over others",
         "Reviews that the request leaves out are found by search: the restaurant's own, and those of other "
         "restaurants.",
         (requests.StrengthRequest, requests.StrengthBatchRequest),
@@ -127,7 +134,7 @@ ENDPOINTS: tuple[JobEndpoint, ...] = (
     *_pair(
         "/llm/comparison",
         TaskSet.comparisons,
-        "Compare with the average, aspect by aspect,",
+        "Compare {} with the average, aspect by aspect",
         "How many percent a restaurant's share of satisfied remarks is above or below the average share of all "
         "restaurants.",
         (requests.ComparisonRequest, requests.ComparisonBatchRequest),

@@ -10,7 +10,6 @@ from typing import Any, TypeAlias, TypeVar
 from ..._config.limits import Limits
 from ...models import ItemId, RestaurantRef
 from ...protocols import Task
-from ...steps import Flow
 from ...tasks.comparison import CompareAspects
 from ...tasks.reviews import SummarizeReviews
 from ...tasks.sentiment import AnalyzeSentiment
@@ -35,8 +34,10 @@ from .requests import (
     SummaryRequest,
 )
 from .responses import DebugInfo
+from .varied_tasks import StrengthsOverChosen, vary
 
 TaskT = TypeVar("TaskT", SummarizeReviews, AnalyzeSentiment, ExtractStrengths)
+OwnTaskT = TypeVar("OwnTaskT", AnalyzeSentiment, ExtractStrengths)
 PackingTask: TypeAlias = SummarizeReviews | AnalyzeSentiment | ExtractStrengths | CompareAspects
 Serialize: TypeAlias = Callable[[Any, int, DebugInfo | None], Mapping[str, Any]]
 
@@ -76,31 +77,6 @@ class BatchJob:
             return response
         named = {"restaurant_id": response["restaurant_id"], "restaurant_name": self.names[index]}
         return {**named, **response}
-
-
-@dataclass(frozen=True)
-class VariedTask:
-    """A task whose settings differ by item; each item is a pair: the task of that item, and its item."""
-
-    name: str
-    requires_search: bool = False
-
-    def parse_item(self, raw: Any, /) -> Any:
-        """Parse the pair's item with its task."""
-        task, item = raw
-        return task, task.parse_item(item)
-
-    def item_key(self, item: Any, /) -> tuple[ItemId, int]:
-        """Return the key of the pair's item."""
-        task, parsed = item
-        key: tuple[ItemId, int] = task.item_key(parsed)
-        return key
-
-    def flow(self, item: Any, /) -> Flow[Any]:
-        """Return the flow of the pair's item."""
-        task, parsed = item
-        flow: Flow[Any] = task.flow(parsed)
-        return flow
 
 
 @dataclass(frozen=True)
@@ -200,7 +176,7 @@ class TaskSet:
         task = _with_budget(self.sentiment, body.max_tokens_per_batch)
         loads = [_load(one.reviews, limit=one.limit or task.limit) for one in restaurants]
         self._check_calls(body, task, loads, task.batch_size)
-        varied, items = _varied(task, restaurants, items)
+        varied, items = vary(task, [_own_task(task, one) for one in restaurants], items)
         return _job(body, varied, items, serialize, serializers.failed_review_warnings)
 
     def strengths_of(self, body: StrengthBatchRequest | StrengthRequest) -> BatchJob:
@@ -239,7 +215,11 @@ class TaskSet:
             for one in restaurants
         ]
         self._check_calls(body, task, loads)
-        varied, items = _varied(task, restaurants, items)
+        tasks: list[Task[Any]] = []
+        for one in restaurants:
+            own, chosen = _own_task(task, one), one.comparison_restaurant_ids
+            tasks.append(StrengthsOverChosen(own, tuple(chosen)) if chosen else own)
+        varied, items = vary(task, tasks, items)
         return _job(body, varied, items, serialize, serializers.failed_review_warnings)
 
     def comparisons(self, body: ComparisonBatchRequest | ComparisonRequest) -> BatchJob:
@@ -316,15 +296,10 @@ def _plain(convert: Callable[[Any, DebugInfo | None], Mapping[str, Any]]) -> Ser
     return lambda value, _index, debug: convert(value, debug)
 
 
-def _varied(
-    task: AnalyzeSentiment | ExtractStrengths, restaurants: Sequence[SearchedRestaurant], items: list[Any]
-) -> tuple[Task[Any], list[Any]]:
-    """Return the task and its items; if restaurants have settings of their own, a task that varies with its items."""
-    settings = [one.overrides() for one in restaurants]
-    if not any(settings):
-        return task, items
-    tasks = [replace(task, **one) if one else task for one in settings]
-    return VariedTask(task.name), list(zip(tasks, items, strict=True))
+def _own_task(task: OwnTaskT, restaurant: SearchedRestaurant) -> OwnTaskT:
+    """Return the task with the restaurant's own settings, or the task itself if it has none."""
+    settings = restaurant.overrides()
+    return replace(task, **settings) if settings else task
 
 
 def _with_budget(task: TaskT, max_tokens_per_batch: int | None) -> TaskT:

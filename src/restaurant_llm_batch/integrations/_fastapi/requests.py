@@ -31,6 +31,8 @@ MAX_ID_LENGTH = 200
 MAX_INTEGER_ID = 2**63  # not 2**63 - 1, which is not a floating-point number, as OpenAPI stores bounds
 MAX_QUERY_LENGTH = 1_000
 MAX_PRIORITY = 2**31
+MAX_CHOSEN = 100
+"""Restaurants that a restaurant may be compared with by name; each is a search."""
 USUAL_BUDGETS = range(1_000, 8_001)
 """Token budgets of the service that this library was made for; others are accepted with a warning."""
 MIN_BUDGET, MAX_BUDGET = 500, 1_000_000
@@ -237,9 +239,14 @@ class RestaurantToCompare(SearchedRestaurant):
         Id | None, Field(description="Only restaurants of this kind of food are searched to compare with.")
     ] = None
     top_k: Annotated[int | None, Field(ge=1, le=50, description="Another name of `limit`.")] = None
-    comparison_restaurant_ids: Any = unused(
-        "a restaurant is compared with all others, of its `category` if that is given", [2, 3], None
-    )
+    comparison_restaurant_ids: Annotated[
+        list[Id] | None,
+        Field(
+            max_length=MAX_CHOSEN,
+            fail_fast=True,
+            description="Restaurants to compare with, whose reviews are found by search; null or none for all others.",
+        ),
+    ] = None
 
     @model_validator(mode="before")
     @classmethod
