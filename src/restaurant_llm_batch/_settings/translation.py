@@ -22,14 +22,11 @@ from pydantic import TypeAdapter, ValidationError
 from .._text import message_text
 from .fields import SettingFields
 from .former import SHARED, Former, Values, former_of
+from .keys import holds_key
 
 _PLAIN = re.compile(r"[\w./:,@%+=~-]+", re.ASCII)
 """A value that needs no quotes in a ``.env`` file."""
-_SECRET = re.compile(
-    r"://[^/\s]*@|^\s*(?:sk-|rpa_|hf_|ghp_)|(?:api[_-]?key|token|secret|password|authorization)[\"']|\bbearer ",
-    re.IGNORECASE,
-)
-"""What a value looks like that holds a key: the password of a URL, a key of a known form, a field of an object."""
+_QUOTE = re.compile(r"'([^']+)'")
 _MAX_COMMENT, _WIDTH = 400, 100
 """Characters of a comment, and of one line of it."""
 
@@ -151,6 +148,8 @@ def _problem(name: str, value: str) -> str | None:
         _adapter(name).validate_python(value)
     except ValidationError as error:
         text = error.errors(include_url=False, include_input=False)[0]["msg"].removeprefix("Value error, ")
+        # Some messages quote the value, which may be a key in the wrong place.
+        text = _QUOTE.sub(lambda quote: "'***'" if quote[1] in value else quote[0], text)
         return f"{text[:1].lower()}{text[1:]}"
     return None
 
@@ -164,7 +163,7 @@ def _may_hold_a_key(name: str, value: str) -> bool:
     field = SettingFields.model_fields.get(name.lower())
     is_secret = field is not None and "Secret" in str(field.annotation)
     is_shown = all(sign.isprintable() or sign in "\n\t" for sign in value)
-    return is_secret or not is_shown or _SECRET.search(value) is not None
+    return is_secret or not is_shown or holds_key(value)
 
 
 def _shown(name: str) -> str:

@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..._settings import BatchSettings, translation
+from ..._settings.keys import without_keys
 from ..._settings.sources import former_variables
 from ..._text import terminal_text
 from ...errors import ConfigurationError
@@ -123,8 +124,8 @@ def _value(found: BatchSettings, name: str) -> Any:
     if name == "batch_prices" and value is not None:
         return {model: [price.prompt, price.completion, price.cached] for model, price in value.items()}
     if name == "batch_proxy" and value is not None:
-        return _without_password(value)
-    return value
+        value = _without_password(value)
+    return without_keys(value)
 
 
 def _without_password(url: str) -> str:
