@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from fastapi import FastAPI
@@ -622,6 +623,35 @@ def test_comparisons_have_a_bound_of_calls() -> None:
 
     assert post(app, COMPARISONS, body).status_code == 413
     assert post(app, COMPARISON, {"restaurant_id": 1}).status_code == 200
+
+
+def test_samples_and_summaries_of_found_reviews_count_as_calls_too() -> None:
+    app = bounded(max_calls=10)
+    categories = {"restaurants": [{"restaurant_id": n, "category": n} for n in range(3)]}
+    kinds = {"restaurants": [{"restaurant_id": n if n % 2 else f"{n}"} for n in range(3)]}
+    alike = {"restaurants": [{"restaurant_id": n} for n in range(2)]}
+    many = {"restaurants": [{"restaurant_id": n} for n in range(11)]}
+
+    assert post(app, COMPARISONS, categories).status_code == 413
+    assert post(app, COMPARISONS, kinds).status_code == 413
+    assert post(app, COMPARISONS, alike).status_code == 200
+    assert post(app, SUMMARIES, many).status_code == 413
+
+
+def test_a_restaurant_in_both_unicode_forms_is_named_as_a_duplicate() -> None:
+    forms = [{"restaurant_id": normalize(form, "카페"), "reviews": ["맛있어요"]} for form in ("NFC", "NFD")]
+    answer = post(bounded(), SENTIMENTS, {"restaurants": forms})
+
+    assert answer.status_code == 422
+    assert answer.json()["details"][0]["field"] == "restaurants[1].restaurant_id"
+
+
+@pytest.mark.parametrize("path", [SENTIMENT, COMPARISON])
+def test_an_integer_that_no_index_can_hold_is_no_id(path: str) -> None:
+    answer = post(bounded(), path, {"restaurant_id": 2**63})
+
+    assert answer.status_code == 422
+    assert answer.json()["details"][0]["field"] == "restaurant_id"
 
 
 ODD: list[Any] = [

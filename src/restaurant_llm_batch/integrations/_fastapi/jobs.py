@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from ..._config.limits import Limits
+from ..._values import composed
 from ...models import ItemId, RestaurantRef
 from ...protocols import Task
 from ...tasks.comparison import CompareAspects
@@ -23,6 +24,7 @@ from .requests import (
     Batch,
     ComparisonBatchRequest,
     ComparisonRequest,
+    RestaurantToRate,
     RestaurantToSummarize,
     ReviewModel,
     SearchedRestaurant,
@@ -119,6 +121,8 @@ class TaskSet:
             return self._summaries_of_reviews(body, restaurants)
         self._require_search(body, 0, "positive_reviews", "positive_reviews and negative_reviews")
         task = replace(self.summary, limit=body.limit or DEFAULT_LIMIT, min_score=body.min_score or 0.0)
+        calls = 1 if task.mode == "single" else len(task.aspects) + 1
+        self._check_calls(body, self.review_summary, [Load((), 1)] * (calls * len(restaurants)))
         items = [
             RestaurantRef(one.restaurant_id, one.limit, one.priority or 0, one.query, one.category)
             for one in restaurants
@@ -237,10 +241,19 @@ class TaskSet:
             {"restaurant_id": one.restaurant_id, "priority": one.priority or 0, "category": one.category}
             for one in restaurants
         ]
-        # Each aspect's reviews, and a sample of those of others, which the restaurants share.
-        loads = [Load((), self.comparison.limit)] * (len(self.comparison.aspects) * (len(restaurants) + 1))
-        self._check_calls(body, self.comparison, loads)
+        self._check_calls(body, self.comparison, self._comparison_loads(restaurants))
         return _job(body, task, items, _plain(serializers.comparison), serializers.comparison_warnings)
+
+    def _comparison_loads(self, restaurants: Sequence[RestaurantToRate]) -> Sequence[Load]:
+        """Return the reviews that are found: of each restaurant, in samples, and in place of a sample's own."""
+        task = self.comparison
+        loads = [Load((), task.limit)] * len(restaurants)
+        if task.averages is None:
+            # Restaurants of a category share a sample, if their ids are of the same type.
+            samples = {(isinstance(one.restaurant_id, int), one.category) for one in restaurants}
+            replaced = min(len(restaurants), len(samples) * task.limit)
+            loads += [Load((), task.limit)] * len(samples) + [Load((), 1)] * replaced
+        return loads * len(task.aspects)
 
     def _require_search(self, body: Any, index: int, name: str, missing: str = "") -> None:
         if not self.can_search:
@@ -330,7 +343,7 @@ def _check_unique(body: Any, restaurants: Sequence[Any]) -> None:
     """
     first: dict[ItemId, int] = {}
     for index, one in enumerate(restaurants):
-        name = one.restaurant_id
+        name = one.restaurant_id if isinstance(one.restaurant_id, int) else composed(one.restaurant_id)
         if name in first:
             message = f"{name!r} is restaurants[{first[name]}] already; give each restaurant once"
             place = detail(body.place(index, one.ID_FIELD), message, "duplicate")

@@ -40,7 +40,7 @@ MIN_BUDGET, MAX_BUDGET = 500, 1_000_000
 
 
 def _as_id(raw: Any) -> ItemId:
-    if isinstance(raw, int) and not isinstance(raw, bool) and -MAX_INTEGER_ID <= raw <= MAX_INTEGER_ID:
+    if isinstance(raw, int) and not isinstance(raw, bool) and -MAX_INTEGER_ID <= raw < MAX_INTEGER_ID:
         return raw
     if isinstance(raw, str) and 1 <= len(raw) <= MAX_ID_LENGTH:
         return raw
@@ -51,7 +51,7 @@ def _as_id(raw: Any) -> ItemId:
 
 _ID_SCHEMA = {
     "anyOf": [
-        {"type": "integer", "minimum": -MAX_INTEGER_ID, "maximum": MAX_INTEGER_ID},
+        {"type": "integer", "minimum": -MAX_INTEGER_ID, "exclusiveMaximum": MAX_INTEGER_ID},
         {"type": "string", "minLength": 1, "maxLength": MAX_ID_LENGTH},
     ]
 }

@@ -8,8 +8,7 @@ from typing import Annotated, Any
 
 from anyio import CapacityLimiter, from_thread, to_thread
 from anyio.lowlevel import RunVar
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import AliasChoices, BeforeValidator, Field, model_validator
 
 from ...errors import ConfigurationError
 from ...models import ItemId, SearchQuery
@@ -20,7 +19,6 @@ from .error_responses import RETRY_AFTER, APIError, detail
 from .jobs import BatchJob, TaskSet, no_search
 from .request_warnings import request_warnings
 from .requests import (
-    MAX_INTEGER_ID,
     MAX_QUERY_LENGTH,
     Fields,
     Id,
@@ -119,15 +117,8 @@ def similar_reviews(tasks: TaskSet, body: SimilarReviewsRequest) -> BatchJob:
 # Uploads
 
 
-def _storable(item_id: ItemId) -> ItemId:
-    if item_id == MAX_INTEGER_ID:
-        raise PydanticCustomError("item_id", "Must be an integer of 64 bits")
-    return item_id
-
-
-StoredId = Annotated[Id, AfterValidator(_storable)]
 Category = Annotated[
-    StoredId | None,
+    Id | None,
     Field(
         validation_alias=AliasChoices("category", "food_category_id"),
         description="Kind of food, by which searches can be restricted; also accepted as `food_category_id`.",
@@ -139,10 +130,10 @@ class UploadedReview(ReviewModel):
     """A review to index. Of its fields, those of searches are kept: text, ids and kind of food."""
 
     restaurant_id: Annotated[
-        StoredId | None, Field(description="Id of its restaurant; null for the one it is listed under.")
+        Id | None, Field(description="Id of its restaurant; null for the one it is listed under.")
     ] = None
     id: Annotated[
-        StoredId | None,
+        Id | None,
         Field(
             validation_alias=AliasChoices("id", "review_id"),
             description="Id of the review, also accepted as `review_id`; it replaces one with the same id. Without "
@@ -170,7 +161,7 @@ class UploadedRestaurant(Fields):
     """A restaurant and its reviews."""
 
     id: Annotated[
-        StoredId | None,
+        Id | None,
         Field(
             validation_alias=AliasChoices("id", "restaurant_id"),
             description="Id of the restaurant, also accepted as `restaurant_id`; null if its reviews have it.",
