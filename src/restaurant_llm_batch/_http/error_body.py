@@ -172,8 +172,19 @@ def _message(value: Any, depth: int = 0) -> str:
                 message = _message(value[key], depth + 1)
                 location = ".".join(_location(value)) if key == "msg" else ""
                 return f"{location}: {message}" if location else message
-        return as_text(value)
+        return _as_json(value)
     return as_text(value)
+
+
+def _as_json(value: Mapping[str, Any]) -> str:
+    """Return an object without a message as JSON, as services write it; or its only text."""
+    texts = [one for one in value.values() if isinstance(one, str)]
+    if len(value) == len(texts) == 1:
+        return texts[0]
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (RecursionError, TypeError, ValueError):  # what Python wrote, in place of JSON
+        return as_text(value)
 
 
 def _location(part: Mapping[str, Any]) -> tuple[str, ...]:

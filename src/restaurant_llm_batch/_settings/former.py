@@ -244,7 +244,7 @@ FORMER: Mapping[str, Former] = MappingProxyType(
         # Retries, batches
         **_one(
             "MAX_RETRIES",
-            "BATCH_ATTEMPTS counts the first attempt too",
+            "BATCH_ATTEMPTS counts as it did, the first attempt too: 3 attempts there are 3 here",
             _attempts,
             "BATCH_ATTEMPTS",
             is_general=True,

@@ -9,7 +9,7 @@ from .._settings import BatchSettings
 from ..errors import ConfigurationError
 from ..protocols import AsyncLLMBackend, LLMBackend
 from ..search import QdrantSearch
-from ._objects import is_object_name, make_object
+from ._objects import is_object_name, make_object, not_made
 
 MakeLLM: TypeAlias = Callable[[BatchSettings], LLMBackend | AsyncLLMBackend]
 """Factory of an LLM backend."""
@@ -68,7 +68,10 @@ def _own(name: str) -> LLMBackend | AsyncLLMBackend:
     """Return a backend of the user's own: an object, or what a class or a function makes."""
     found: Any = make_object(name, "--llm")
     if callable(found) and not _is_backend(found):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise not_made(name, "--llm", error) from error
     if not _is_backend(found):
         raise ConfigurationError(
             f"--llm {name} must be a backend, or a function that makes one, got {type(found).__name__}; a backend has "

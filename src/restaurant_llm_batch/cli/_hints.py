@@ -58,6 +58,10 @@ def hints(texts: Iterable[str], command: click.Command) -> list[str]:
     for text in texts:
         for match in _MENTION.finditer(text):
             argument = next(filter(None, match.groups()))
+            if text.endswith("BatchRunner(", 0, match.start()) and argument == "search":
+                if any(param.name == "reviews" for param in command.params):
+                    found.setdefault(argument, "search: --reviews FILE")
+                continue
             name = _setting(argument, text, names)
             if name is None:
                 continue

@@ -10,7 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from ..errors import ConfigurationError
+from pydantic import BaseModel
+
+from .._values import place_of
+from ..errors import BatchError, ConfigurationError
 from ._reading import FileError
 
 _TABLES = {".csv": ",", ".tsv": "\t"}
@@ -65,6 +68,11 @@ def make_object(text: str, what: str) -> Any:
     found = import_object(text, what)
     if not isinstance(found, type):
         return found
+    if issubclass(found, BaseModel):
+        raise ConfigurationError(
+            f"{what} {text}: {found.__name__} is a pydantic model, the form of an answer; name what asks for it, such as "
+            f"a generator function with `yield from ask({found.__name__}, ...)`"
+        )
     try:
         return found()
     except TypeError as error:
@@ -72,6 +80,17 @@ def make_object(text: str, what: str) -> Any:
             f"{what} {text}: {found.__name__} needs arguments ({error}); name an object that has them, such as "
             f"my_object = {found.__name__}(...) in its module"
         ) from error
+    except Exception as error:
+        raise not_made(text, what, error) from error
+
+
+def not_made(text: str, what: str, error: Exception) -> Exception:
+    """Return the error of a class or a function of the user's that raised one; that of the library unchanged."""
+    if isinstance(error, BatchError):
+        return error
+    place = place_of(error)
+    at = f" (at {place})" if place else ""
+    return ConfigurationError(f"{what} {text} failed: {type(error).__name__}: {error}{at}")
 
 
 def read_rows(path: Path) -> list[Any]:

@@ -39,6 +39,7 @@ from ..integrations.progress import RichProgress
 from ..outcomes import Outcome
 from ..protocols import Task
 from ..tasks._preview import preview
+from ..tokens import estimate_tokens
 from . import _backends as services
 from . import _report as report
 from ._backends import MakeLLM
@@ -126,11 +127,14 @@ def _preview(options: RunOptions[R], task: Task[R]) -> None:
     """Print the prompts of the items that the options choose, or of the first one."""
     loaded = options.load(None if options.quiet else report.console(stderr=True))
     are_chosen = options.first is not None or options.only is not None
+    settings = options.settings
+    # A server that counts tokens is not asked: a preview needs none.
+    count = estimate_tokens if settings.batch_token_counter == "vllm" else settings.token_counter()
     with ExitStack() as stack:
         if loaded.search is not None:
             stack.enter_context(loaded.search)
         for item in loaded.items if are_chosen else loaded.items[:1]:
-            text = preview(task, item, search=loaded.search, limits=options.settings.limits())
+            text = preview(task, item, search=loaded.search, limits=settings.limits(), count_tokens=count)
             # Line by line: a review may hold what a terminal obeys.
             click.echo("\n".join(message_text(line, sys.maxsize) for line in text.split("\n")))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -18,7 +19,10 @@ from ._objects import is_object_name
 GC_THRESHOLD = 50_000
 """The command line has the process to itself, so the garbage collector may run less often."""
 STAGE = "4"
-"""The stage of the command line, unless something sets another."""
+"""The stage of the command line, if nothing sets a stage or a switch."""
+OF_COMMANDS = "default of commands"
+"""Origin of a value that commands have where nothing sets it, and Python code has not."""
+log = logging.getLogger("restaurant_llm_batch")
 
 SECTIONS: Mapping[str, str] = {
     "strategy": "Strategy",
@@ -59,7 +63,13 @@ SECTIONS: Mapping[str, str] = {
 }
 """Headings of the targets of settings."""
 
-_STRATEGY = frozenset({"batch_stage", "batch_search_async", "batch_restaurant_async", "llm_async"})
+_SWITCHES = {
+    "batch_search_async": "search_async",
+    "batch_restaurant_async": "restaurant_async",
+    "llm_async": "llm_async",
+}
+"""Fields of `Strategy` by the settings that set them one by one."""
+_STRATEGY = frozenset({"batch_stage", *_SWITCHES})
 _SEARCHES = frozenset({"batch_search_concurrency"})
 _CALLS = frozenset({"batch_llm_concurrency"})
 _BATCHES = frozenset({"vllm_max_concurrent_batches", "vllm_max_tokens_per_batch", "vllm_max_batch_size"})
@@ -87,7 +97,13 @@ class ModelName(click.Choice[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Return the word or the name."""
-        return value if is_object_name(str(value)) else super().convert(value, param, ctx)
+        if is_object_name(str(value)):
+            return value
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            text = f"{error.message.removesuffix('.')}, nor MODULE:NAME of a backend of your own, such as my_backend:make."
+            raise click.BadParameter(text, ctx, param) from None
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """Return the words for the help."""
@@ -216,12 +232,40 @@ def take_settings(values: dict[str, Any]) -> BatchSettings:
     given = {name: values.pop(name) for name in BatchSettings.model_fields if name in values}
     given = {name: value for name, value in given.items() if value is not None}
     settings = BatchSettings(**given)
+    set_here = settings.model_fields_set & _STRATEGY
+    if set_here and not set_here & {"batch_stage", "batch_restaurant_async"}:
+        log.warning(
+            "items run one by one, because %s is set and BATCH_RESTAURANT_ASYNC is not; --stage %s runs them side by side",
+            " and ".join(sorted(name.upper() for name in set_here)),
+            STAGE,
+        )
+    return settings.model_copy(update=_command_defaults(settings))
+
+
+def in_force(settings: BatchSettings) -> dict[str, tuple[Any, str]]:
+    """
+    Return the values that hold in a command without options, and where each comes from, by the field's name.
+
+    A stage goes before the three switches: their values are those of the stage then, and come from it.
+    """
+    defaults = _command_defaults(settings)
+    completed = settings.model_copy(update=defaults)
+    origins = {**settings.origins(), **dict.fromkeys(defaults, OF_COMMANDS)}
+    found = {name: (getattr(completed, name), origins[name]) for name in BatchSettings.model_fields}
+    if completed.batch_stage is not None:
+        strategy = completed.strategy()
+        found |= {name: (getattr(strategy, switch), "BATCH_STAGE") for name, switch in _SWITCHES.items()}
+    return found
+
+
+def _command_defaults(settings: BatchSettings) -> dict[str, Any]:
+    """Return the values that a command has where nothing sets one."""
     defaults: dict[str, Any] = {}
     if not settings.model_fields_set & _STRATEGY:
         defaults["batch_stage"] = STAGE
     if "batch_gc_threshold" not in settings.model_fields_set:
         defaults["batch_gc_threshold"] = GC_THRESHOLD
-    return settings.model_copy(update=defaults)
+    return defaults
 
 
 def _with_option() -> Iterator[str]:

@@ -15,7 +15,7 @@ from .._llm_response import LLMResponse
 from .._schema import answer_from_schema
 from ..errors import ConfigurationError
 from ..models import Hit, LLMRequest, SearchQuery
-from ..protocols import SearchBackend, Task
+from ..protocols import SearchBackend, Task, TokenCounter
 from ..steps import Ask, Complete, Flow, Gather, Once, Pack, Search, SearchAll, Sleep, drive
 from ..tokens.packing import PackedText, estimate_tokens, finish, pack_prompts
 from ._ask import ask_flow
@@ -60,7 +60,13 @@ class Previewed:
     """A task whose prompts can be shown before any call."""
 
     def preview(
-        self: Task[Any], item: Any, /, *, search: SearchBackend | None = None, limits: Limits = Limits()
+        self: Task[Any],
+        item: Any,
+        /,
+        *,
+        search: SearchBackend | None = None,
+        limits: Limits = Limits(),
+        count_tokens: TokenCounter = estimate_tokens,
     ) -> Preview:
         """
         Return the prompts for one item, as they will be sent; no model is called.
@@ -72,14 +78,22 @@ class Previewed:
             item: The item, as in `BatchRunner.run`.
             search: Finds the reviews of a task that searches; without it, a placeholder stands for them.
             limits: The runner's limits, if they are not the default: they decide how reviews are packed.
+            count_tokens: The runner's token counter, if it is not the default; it decides that too.
 
         Raises:
             ConfigurationError: The item is invalid, or a batch has no room for reviews.
         """
-        return preview(self, item, search=search, limits=limits)
+        return preview(self, item, search=search, limits=limits, count_tokens=count_tokens)
 
 
-def preview(task: Task[Any], item: Any, *, search: SearchBackend | None, limits: Limits) -> Preview:
+def preview(
+    task: Task[Any],
+    item: Any,
+    *,
+    search: SearchBackend | None,
+    limits: Limits,
+    count_tokens: TokenCounter = estimate_tokens,
+) -> Preview:
     """Return the prompts of a task for one item; see `Previewed.preview`."""
     requests: list[LLMRequest] = []
 
@@ -98,7 +112,7 @@ def preview(task: Task[Any], item: Any, *, search: SearchBackend | None, limits:
             case Search():
                 return hits(step.query)
             case Pack():
-                return _pack(step, limits)
+                return _pack(step, limits, count_tokens)
             case Gather():
                 return [attempt(flow) for flow in step.flows]
             case Once():
@@ -133,14 +147,15 @@ def _instance(form: Any) -> Any:
         return form.model_construct(**stand_in)
 
 
-def _pack(step: Pack, limits: Limits) -> list[list[PackedText]]:
+def _pack(step: Pack, limits: Limits, count: TokenCounter) -> list[list[PackedText]]:
     return finish(
         pack_prompts(
             step.texts,
             step.max_tokens or limits.max_tokens_per_batch,
             max_texts=step.max_texts or limits.max_batch_size,
-            fixed_tokens=estimate_tokens(step.fixed_text) + step.answer_tokens,
+            fixed_tokens=count(step.fixed_text) + step.answer_tokens,
             answer_tokens_each=step.answer_tokens_each,
+            count=count,
             render=step.render,
         )
     )

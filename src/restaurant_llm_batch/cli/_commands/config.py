@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import json
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,9 @@ Print every setting: its value, where the value comes from, and what it means.
 A setting is an environment variable, a line of the file .env, or of the TOML file restaurant-llm-batch.toml (or of the
 one that BATCH_CONFIG names; names in lower case there); in that order the first that has a value wins. An option of a
 command goes before all of them, and an argument in Python before options. Keys are never shown.
+
+What holds is what a command uses without options. Where nothing sets BATCH_STAGE or one of the three switches, that is
+stage 4; in Python, `BatchSettings()` then has all three switches off.
 
 With --from-env it prints the settings that a .env file of the source service comes to, as a file to save:
 
@@ -60,24 +64,27 @@ def _main(only_set: bool, as_json: bool, from_env: Path | None, as_toml: bool) -
         raise click.UsageError("--toml is the form of what --from-env FILE prints; name the file")
     found = BatchSettings()
     origins = found.origins()
-    names = [name for name in BatchSettings.model_fields if not only_set or origins[name] != "default"]
+    held = settings.in_force(found)
+    shown = {
+        name: (_plain(name, value), origin)
+        for name, (value, origin) in held.items()
+        if not only_set or origins[name] != "default"
+    }
     if as_json:
-        values = {name.upper(): {"value": _value(found, name), "from": origins[name]} for name in names}
+        values = {name.upper(): {"value": value, "from": origin} for name, (value, origin) in shown.items()}
         click.echo(json.dumps(values, ensure_ascii=False, indent=2, default=str))
         return
     out = report.console()
-    for section in dict.fromkeys(map(settings.section_of, names)):
-        table = Table(box=box.SIMPLE_HEAD, expand=True, header_style="bold", pad_edge=True)
-        for heading, ratio in ((section, 3), ("Value", 2), ("Meaning", 4)):
-            table.add_column(heading, ratio=ratio, overflow="fold")
-        for name in names:
-            if settings.section_of(name) == section:
-                table.add_row(*_row(found, name, origins[name]))
-        out.print(table)
-    if not names:
-        out.print("nothing is set: all settings have their defaults")
+    for section in dict.fromkeys(map(settings.section_of, shown)):
+        rows = {name: row for name, row in shown.items() if settings.section_of(name) == section}
+        if out.is_terminal:
+            out.print(_table(section, rows))
+        else:  # a line a setting, so that a name is found by grep
+            click.echo("\n".join([section, *(_line(name, *row) for name, row in rows.items()), ""]))
+    if not shown:
+        out.print("nothing is set: all settings have their defaults", soft_wrap=True)
     for name, former in former_variables(BatchSettings).items():
-        out.print(Text(f"{name} is not read: {former.note}.", style="yellow"))
+        out.print(Text(f"{name} is not read: {former.note}.", style="yellow"), soft_wrap=not out.is_terminal)
 
 
 def _translate(path: Path, as_toml: bool) -> None:
@@ -101,24 +108,41 @@ def decoded(raw: bytes) -> str:
         return raw.decode("cp949", "replace")
 
 
-def _row(found: BatchSettings, name: str, origin: str) -> tuple[Text, Text, Text]:
-    field = BatchSettings.model_fields[name]
-    label = Text(name.upper(), style="" if origin == "default" else "bold")
-    if "Secret" not in str(field.annotation):
-        label.append(f"\n{settings.option_of(name)}", style="not bold dim")
-    value = _value(found, name)
-    shown = (
-        ""
-        if value is None
-        else terminal_text(value if isinstance(value, str) else json.dumps(value, default=str))
+def _table(section: str, rows: Mapping[str, tuple[Any, str]]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, expand=True, header_style="bold", pad_edge=True)
+    for heading, ratio in ((section, 3), ("Value", 2), ("Meaning", 4)):
+        table.add_column(heading, ratio=ratio, overflow="fold")
+    for name, (value, origin) in rows.items():
+        style = "" if origin == "default" else "bold"
+        label = Text(name.upper(), style=style)
+        if option := _option(name):
+            label.append(f"\n{option}", style="not bold dim")
+        shown = _shown(value)
+        cell = Text(shown, style=style).append(f"\n{origin}" if shown else origin, style="not bold dim")
+        table.add_row(label, cell, Text(f"{BatchSettings.model_fields[name].description}"))
+    return table
+
+
+def _line(name: str, value: Any, origin: str) -> str:
+    option = f" [{_option(name)}]" if _option(name) else ""
+    return (
+        f"  {name.upper()}={_shown(value)} ({origin}){option} {BatchSettings.model_fields[name].description}"
     )
-    cell = Text(shown, style="" if origin == "default" else "bold")
-    cell.append(f"\n{origin}" if shown else origin, style="not bold dim")
-    return label, cell, Text(f"{field.description}")
 
 
-def _value(found: BatchSettings, name: str) -> Any:
-    value = getattr(found, name)
+def _option(name: str) -> str:
+    """Return the option of a setting; "" for a key, which has none."""
+    return "" if "Secret" in str(BatchSettings.model_fields[name].annotation) else settings.option_of(name)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return ""
+    return terminal_text(value if isinstance(value, str) else json.dumps(value, default=str))
+
+
+def _plain(name: str, value: Any) -> Any:
+    """Return a value as JSON has it, without keys and passwords."""
     if isinstance(value, SecretStr):
         return "(set)"
     if name == "batch_prices" and value is not None:

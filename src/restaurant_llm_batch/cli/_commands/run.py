@@ -18,6 +18,7 @@ from ..._text import terminal_text
 from ...errors import ConfigurationError
 from ...outcomes import Success
 from ...protocols import Task
+from ...steps import Gather, Search, SearchAll
 from .. import _objects as objects
 from .. import _options as parameters
 from .. import _settings as settings
@@ -33,11 +34,13 @@ Apply a task of your own to the rows of a file.
 
 TASK is module:name: a task, a class of tasks, or a generator function of one item. ITEMS is a file: .csv or .tsv with
 a line of names, .json with a list, .txt with an item a line, otherwise JSON Lines; - for JSON Lines of standard
-input. An item needs an id.
+input. A row of a table reaches the task as a dict of texts, a line of .txt as a text. An item needs an id: it is one, or
+has one in `id`, `item_id`, `restaurant_id` or `document_id`.
 
 \b
-    restaurant-llm-batch run my_tasks:complaints reviews.csv --llm vllm --llm-url http://localhost:8000
-    restaurant-llm-batch run my_tasks:complaints reviews.csv --llm my_backend:make
+    restaurant-llm-batch run my_tasks:topic remarks.csv --llm my_backend:make
+    restaurant-llm-batch run my_tasks:complaints items.jsonl --llm vllm --llm-url http://localhost:8000
+    restaurant-llm-batch run my_tasks:best_dish ids.txt --reviews reviews.jsonl --llm my_backend:make
 """
 
 
@@ -67,11 +70,30 @@ class OwnTaskOptions(RunOptions[Any]):
             raise ConfigurationError(f"{str(self.items)!r} has no item")
         searches = self.reviews is not None or self.task.requires_search or self._settings_name_a_search
         search = open_source(self.reviews, progress, self.settings).search if searches else None
+        if search is None and not self.preview and _begins_with_a_search(self.task, rows[0]):
+            raise ConfigurationError(
+                f"the task {self.named} searches for reviews: pass --reviews FILE, a file of reviews or a folder made "
+                "by `restaurant-llm-batch index`; or give each item its reviews, if the task takes them"
+            )
         return LoadedInput(items=rows, source=source, search=search)
 
     @property
     def _settings_name_a_search(self) -> bool:
         return self.settings.batch_search_path is not None or self.settings.batch_search_backend == "qdrant"
+
+
+def _begins_with_a_search(task: Task[Any], row: Any) -> bool:
+    """Return whether the first step for an item is a search; a function does not say so before it is run."""
+    try:
+        return _searches(next(task.flow(task.parse_item(row))))
+    except Exception:  # the run will fail with it, and say where
+        return False
+
+
+def _searches(step: object) -> bool:
+    if isinstance(step, Gather):
+        return any(_searches(next(flow, None)) for flow in step.flows)
+    return isinstance(step, (Search, SearchAll))
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:

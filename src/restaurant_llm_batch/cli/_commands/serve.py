@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import logging
 import re
 import shlex
 import signal
@@ -21,8 +22,9 @@ import click
 from ..._runner import BatchRunner
 from ..._settings import BatchSettings
 from ..._settings.sources import is_named
-from ..._text import escaped_json, terminal_text
-from ...errors import ConfigurationError
+from ..._text import error_text, escaped_json, terminal_text
+from ...errors import BackendError, ConfigurationError
+from ...models import SearchQuery
 from ...protocols import AsyncLLMBackend, LLMBackend
 from .. import _backends as services
 from .. import _options as parameters
@@ -43,6 +45,8 @@ share the limits.
 
 Ctrl-C and SIGTERM let requests in flight finish, for --drain seconds; a second one cancels them.
 """
+
+log = logging.getLogger("restaurant_llm_batch")
 
 TOKEN_VARIABLE = "BATCH_SERVE_TOKEN"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
@@ -136,6 +140,7 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
         source = options.open_source()
         with source.search:
             runner = options.runner(llm, source)
+            _check_search(source)
             app = application(
                 options.router(runner), runner, token=options.token, allowed_hosts=options.hosts
             )
@@ -144,6 +149,20 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
             with suppress(KeyboardInterrupt):
                 SignalAwareServer(app, limits).run(sockets=[listener])
     click.echo("stopped")
+
+
+def _check_search(source: ReviewSource) -> None:
+    """
+    Search once, so that what no search can do without is missed now and not at the first request.
+
+    A collection whose vectors are those of another embedder is an example. What may pass is only logged.
+    """
+    if not source.ids:
+        return
+    try:
+        source.search.search(SearchQuery(source.ids[0], "service", limit=1))
+    except BackendError as error:
+        log.warning("the first search failed, as requests may until its cause is gone: %s", error_text(error))
 
 
 @contextmanager
