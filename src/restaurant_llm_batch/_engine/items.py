@@ -86,17 +86,7 @@ class ItemReader:
         self._index = -1  # of the latest lazy item
         self._raw: list[Any] = []  # what was taken from the input and not read yet
         self._latest: RunItem | None = None
-        if hasattr(items, "__aiter__"):
-            raise ConfigurationError(
-                f"items must be an iterable that is not async, got {type(items).__name__}; collect them first, "
-                "for example with [item async for item in items]"
-            )
-        _refuse_frame(items)
-        if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
-            raise ConfigurationError(
-                f"items must be a list or another iterable of items, got {type(items).__name__}; "
-                "for example [item] for a single item"
-            )
+        check_items(items)
         if isinstance(items, Collection):
             read = self._read_collection(items)
             self.total = len(read)
@@ -192,6 +182,26 @@ class ItemReader:
             at = f" (at {place})" if place else ""
             raise ConfigurationError(f"item {index}: {type(error).__name__}: {error}{at}") from error
         return RunItem(index, item_id, priority, item)
+
+
+def check_items(items: object) -> None:
+    """
+    Check that items can be read one by one.
+
+    Raises:
+        ConfigurationError: They are async, a data frame, a text or a mapping, or not iterable.
+    """
+    if hasattr(items, "__aiter__"):
+        raise ConfigurationError(
+            f"items must be an iterable that is not async, got {type(items).__name__}; collect them first, "
+            "for example with [item async for item in items]"
+        )
+    _refuse_frame(items)
+    if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
+        raise ConfigurationError(
+            f"items must be a list or another iterable of items, got {type(items).__name__}; "
+            "for example [item] for a single item"
+        )
 
 
 _FRAMES = (("to_dicts", "()"), ("to_pylist", "()"), ("to_dict", '("records")'))

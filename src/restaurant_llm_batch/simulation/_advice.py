@@ -1,0 +1,285 @@
+"""Advice of a plan: what will fail or is unwise, in sentences, and limits that suit the server better."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._config.limits import Limits
+from .._config.stopping import Price
+from .._limits.aimd import AdaptiveLimit
+from .._text import error_text
+from .._values import short
+from ..models import ItemId
+from ..outcomes import Failure
+from ..protocols import Task
+from ._play import RunnerParts
+from ._replay import Replay, Timing
+from .plan import BadRow, Range
+from .server import SimulatedServer
+
+_SHOWN = 3
+_TOLERATED_REFUSALS = 0.02
+"""Share of refused calls that is no reason for another limit: an adaptive limit needs some to learn from."""
+_GAIN = 0.8
+"""Share of the time that doubled limits must be below, to be worth it."""
+_GOOD = 1.05
+"""Times that differ by less are equal."""
+_FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
+_MAX_LIMIT = 1024
+_SCALED = ("search", "llm", "batches", "llm_total")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Findings:
+    """What a plan has found; the attributes are those of `Plan`, or say themselves what they are."""
+
+    parts: RunnerParts
+    task: Task[Any]
+    items: int
+    sampled: int
+    collection: bool
+    bad_rows: Sequence[BadRow]
+    unknown: Sequence[ItemId]
+    failures: Sequence[Failure]
+    stopped: str | None
+    over_context: int
+    no_room: int
+    largest: int
+    context: int | None
+    price: Price | None
+    assumed_model: str
+    cost: Range | None
+    tokens: Range
+    kv_tokens: int | None
+    in_flight: Range
+    server: SimulatedServer | None
+    times: Mapping[str, Timing]
+    replay: Replay
+    searches: int
+
+    @property
+    def limits(self) -> Limits:
+        """The runner's limits."""
+        return self.parts.limits
+
+
+def advise(found: Findings) -> tuple[list[str], Limits]:
+    """Return the warnings of a plan, and the limits that it suggests."""
+    suggested, why = _better_limits(found)
+    warnings = [*_of_input(found), *_of_prompts(found), *_of_prices(found), *why]
+    return warnings, suggested
+
+
+def scaled(limits: Limits, factor: float) -> Limits:
+    """Return limits with more or fewer calls in flight, and room for their items."""
+    if factor == 1:
+        return limits
+    changed = {name: _times(getattr(limits, name), factor) for name in _SCALED}
+    return replace(limits, **changed, open_items=max(1, round(limits.open_items * max(1.0, factor))))
+
+
+def _times(limit: Any, factor: float) -> Any:
+    if limit is None:
+        return None
+    if isinstance(limit, AdaptiveLimit):
+        least, start, most = (
+            max(1, round(factor * number)) for number in (limit.min, limit.start, limit.max)
+        )
+        return AdaptiveLimit(least, start, most)
+    number = limit if isinstance(limit, int) else limit.limit
+    return max(1, round(factor * number))
+
+
+def _of_input(found: Findings) -> list[str]:
+    warnings = []
+    if found.bad_rows:
+        shown = "; ".join(f"item {row.index}: {short(row.problem)}" for row in found.bad_rows[:_SHOWN])
+        what = "so run() refuses them all" if found.collection else "which fail"
+        warnings.append(f"{_many(len(found.bad_rows), 'item')} cannot be read, {what}: {shown}")
+    if found.task.requires_search and found.parts.search is None:
+        warnings.append(
+            f"{found.task.name} searches, but the runner has no search, so run() refuses it; the reviews of this plan "
+            "are made up"
+        )
+    elif found.searches and not hasattr(found.parts.search, "search"):
+        warnings.append(
+            "the search has no blocking search(), which a plan needs; the reviews of this plan are made up"
+        )
+    if found.unknown:
+        shown = ", ".join(map(short, found.unknown[:_SHOWN]))
+        dots = ", ..." if len(found.unknown) > _SHOWN else ""
+        warnings.append(
+            f"the search finds no review of {_many(len(found.unknown), 'item')} ({shown}{dots}): "
+            "are these ids those of the index?"
+        )
+    if found.stopped is not None:
+        warnings.append(f"the run stops: {found.stopped}; what comes after that is not in this plan")
+    return [*warnings, *_of_failures(found)]
+
+
+def _of_failures(found: Findings) -> list[str]:
+    """Return the causes for which items fail, the most frequent first."""
+    causes = Counter(
+        (failure.stage, error_text(failure.error)) for failure in found.failures if failure.stage != "run"
+    )
+    warnings = []
+    for (stage, text), number in causes.most_common(_SHOWN):
+        hint = ""
+        if stage in ("task", "llm"):
+            hint = (
+                "; if made-up answers are the cause, give answers= a backend that answers as your model would"
+            )
+        warnings.append(f"{_many(number, 'item')} fail{'s' * (number == 1)} at stage {stage}: {text}{hint}")
+    return warnings
+
+
+def _of_prompts(found: Findings) -> list[str]:
+    warnings = []
+    if found.over_context:
+        warnings.append(
+            f"{_many(found.over_context, 'prompt')} of more than the model's {found.context:,} tokens will be refused; "
+            "show fewer reviews, or lower max_tokens_per_batch"
+        )
+    if found.no_room:
+        warnings.append(
+            f"{_many(found.no_room, 'prompt')} and the longest answer to it have more than the model's "
+            f"{found.context:,} tokens, which many servers refuse; lower max_tokens of the task"
+        )
+    if getattr(found.parts.count, "blocking", False):
+        warnings.append("the token counter asks a service; this plan uses an estimate in its place")
+    return warnings
+
+
+def _of_prices(found: Findings) -> list[str]:
+    warnings = []
+    if not getattr(found.parts.llm, "calls_model", True):
+        if found.price is not None:
+            warnings.append(
+                "the runner's backend calls no model; the cost is that of one with the given price"
+            )
+    elif found.price is None:
+        name = "" if found.parts.model == "simulated" else found.parts.model
+        given = f"prices={{{name!r}: Price(prompt=..., completion=...)}}"
+        model = f"the model {name!r}" if name else "the model"
+        warnings.append(
+            f"the cost is unknown, because there is no price for {model}; give the runner {given}"
+        )
+    elif found.assumed_model:
+        warnings.append(
+            f"the backend does not tell the name of its model; it is taken to be {found.assumed_model!r}, the only one "
+            "with a price"
+        )
+    stop = found.parts.config.stop
+    if stop.max_cost is not None and found.cost is not None and stop.max_cost < found.cost.high:
+        warnings.append(
+            f"the runner stops at max_cost={stop.max_cost:g}, and the run likely costs {found.cost.low:.4g} to "
+            f"{found.cost.high:.4g}"
+        )
+    if stop.max_tokens is not None and stop.max_tokens < found.tokens.high:
+        warnings.append(
+            f"the runner stops at max_tokens={stop.max_tokens:,}, and the run likely takes {found.tokens.low:,.0f} to "
+            f"{found.tokens.high:,.0f} tokens"
+        )
+    run = found.parts.config.time_limits.run
+    if run is not None and found.server is not None and found.times["given"].seconds > run:
+        warnings.append(
+            f"the runner stops after {run:g} s, and the run likely takes {found.times['given'].seconds:,.0f} s"
+        )
+    return warnings
+
+
+def _better_limits(found: Findings) -> tuple[Limits, list[str]]:
+    """Return limits that suit the server better, and what is wrong with the runner's."""
+    limits = found.limits
+    warnings: list[str] = []
+    if found.server is not None and found.times["given"].server.calls:
+        limits, warnings = _limits_for(found.server, found)
+    if found.context is not None and limits.max_tokens_per_batch > found.context:
+        limits = replace(limits, max_tokens_per_batch=found.context)
+    memory = found.kv_tokens
+    if memory is not None and found.in_flight.high > memory:
+        if found.limits.tokens_in_flight is None:
+            warnings.append(
+                f"the calls in flight hold {found.in_flight.low:,.0f} tokens, and up to {found.in_flight.high:,.0f} if "
+                f"answers are long, but the server's cache holds {memory:,}: set tokens_in_flight={memory}"
+            )
+        limits = replace(limits, tokens_in_flight=memory)
+    if memory is not None and found.largest > memory and found.largest:
+        warnings.append(
+            f"the largest call takes {found.largest:,} tokens with its longest answer, and the budget of calls in "
+            f"flight is {memory:,}: it runs alone"
+        )
+    return limits, warnings
+
+
+def _limits_for(server: SimulatedServer, found: Findings) -> tuple[Limits, list[str]]:
+    warnings = []
+    limits, given, double = found.limits, found.times["given"], found.times["double"]
+    if given.refused_share > _TOLERATED_REFUSALS:
+        warnings.append(
+            f"the limits drown the server: it refuses {given.refused_share:.0%} of the calls, with {given.peak} in "
+            "flight; see suggested_limits"
+        )
+    elif server.slots is not None and given.peak > server.slots:
+        warnings.append(
+            f"the limits let {given.peak} calls go, but the server works on {server.slots} at once: the others wait "
+            "there, and time limits count that"
+        )
+    if given.server.preemptions:
+        warnings.append(
+            f"the server's cache overflows: {_many(given.server.preemptions, 'call')} of those played are stopped and "
+            "computed again; set tokens_in_flight"
+        )
+    if double.seconds < _GAIN * given.seconds and double.refused_share <= _TOLERATED_REFUSALS:
+        warnings.append(
+            "the limits leave the server idle: double the calls in flight take "
+            f"{double.seconds / given.seconds:.0%} of the time; see suggested_limits"
+        )
+    per_minute = {
+        name: getattr(server, name)
+        for name in ("requests_per_minute", "tokens_per_minute")
+        if getattr(server, name) is not None and getattr(limits, name) is None
+    }
+    if per_minute:
+        limits = replace(limits, **per_minute)
+    return (_fastest(limits, server, found) if warnings or per_minute else limits), warnings
+
+
+def _fastest(limits: Limits, server: SimulatedServer, found: Findings) -> Limits:
+    """Return the smallest limits with about the least time and without refusals."""
+    options = [scaled(limits, factor) for factor in _FACTORS]
+    if server.slots is not None:
+        options.append(_with_calls(limits, server.slots))
+    tried = [
+        (option, found.replay.time(option))
+        for option in sorted(options, key=_calls)
+        if _calls(option) <= _MAX_LIMIT
+    ]
+    fine = [entry for entry in tried if entry[1].refused_share <= _TOLERATED_REFUSALS]
+    if not fine:
+        return min(tried, key=lambda entry: entry[1].refused_share)[0] if tried else limits
+    least = min(timing.seconds for _, timing in fine)
+    return next(option for option, timing in fine if timing.seconds <= _GOOD * least)
+
+
+def _with_calls(limits: Limits, calls: int) -> Limits:
+    return replace(
+        limits, llm=calls, batches=calls, llm_total=calls, open_items=max(limits.open_items, 2 * calls)
+    )
+
+
+def _calls(limits: Limits) -> int:
+    """Return how many calls to the model limits let go at once."""
+    numbers = [
+        limit.max if isinstance(limit, AdaptiveLimit) else limit if isinstance(limit, int) else limit.limit
+        for limit in (limits.llm, limits.batches, limits.llm_total)
+        if limit is not None
+    ]
+    return min(sum(numbers[:2]), numbers[2]) if len(numbers) > 2 else sum(numbers)
+
+
+def _many(number: int, what: str) -> str:
+    return f"{number:,} {what}{'s' * (number != 1)}"

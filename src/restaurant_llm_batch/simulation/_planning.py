@@ -1,0 +1,415 @@
+"""
+Makes a `Plan`: a simulated run is recorded, at a server that is never full and never fails, and replayed for its times.
+
+Theory of operation.
+
+1. *Read*: every item is parsed; those that cannot be are reported. Of the others a sample is picked, if wished, evenly.
+2. *Record*: the run goes through the engine with likely answers (`_recording`). Searches are made, the model is not
+   called, and what the store has is found there.
+3. *Vary*: if calls follow answers, a few items are recorded again with short, with long and with unreadable answers:
+   what then differs is a range.
+4. *Scale*: figures of a sample are multiplied; how far they may be off comes from how far the items differ.
+5. *Replay*: the recorded calls are played at the server that was given, for the times (`_replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from math import sqrt
+from operator import attrgetter
+from statistics import stdev
+from typing import Any, TypeVar
+
+from .._config.limits import Limits
+from .._config.stopping import Price, StopConditions, TimeLimits, find_price
+from .._engine.items import ItemReader, RunItem, as_task, check_items
+from .._store.identity import fingerprint_of
+from .._validation import check_whole
+from ..errors import ConfigurationError
+from ..models import ItemId
+from ..outcomes import Failure, Outcome
+from ..protocols import LLMBackend, Task
+from ._advice import Findings, advise, scaled
+from ._play import Playback, RunnerParts
+from ._recording import PrefixCache, Recorder, RememberingSearch, Tally, Variant, Watcher
+from ._replay import Replay, Timing
+from .plan import BadRow, Plan, PlannedCalls, Range
+from .server import SimulatedServer
+
+T = TypeVar("T")
+
+VARIED_ITEMS = 20
+"""Items that are recorded again with other answers."""
+COST_LOW, COST_HIGH = 0.41, 1.22
+"""Bounds of the likely cost, by the most likely one: the range is three times as wide as its lower end, at most."""
+TEMPLATES = 0.01
+"""By how much the prompt tokens of chat templates differ from those that are counted here, as a share of the cost."""
+_ONCE = "made once for all items that share it"
+
+
+def make_plan(
+    parts: RunnerParts,
+    task: Any,
+    items: Iterable[Any],
+    *,
+    sample: int | None,
+    server: SimulatedServer | None,
+    context: int | None,
+    answers: LLMBackend | None,
+) -> Plan:
+    """Make a plan; see `BatchRunner.plan`."""
+    _check(sample, server, context, answers)
+    checked = as_task(task)
+    good, bad = _read(checked, items)
+    chosen = good if sample is None else _evenly(good, sample)
+    served = SimulatedServer() if server is None else server
+    context = _context(parts, served, context)
+    run = _Run(_quiet(parts), checked, answers, context)
+    recorder = run.record(chosen)
+    scale = len(good) / len(chosen) if chosen else 1.0
+    varied = _Varied(run, _evenly(chosen, VARIED_ITEMS), len(good)) if chosen else None
+    kinds = _kinds(recorder, varied, scale, len(good))
+    replay = Replay(parts, recorder.items, recorder.once, len(good), served)
+    times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
+    given = times["given"]
+    price, assumed_model = _price(parts)
+    cost, at_most = _cost(kinds, recorder, price)
+    kv_tokens = served.kv_tokens or _number(parts.limits.tokens_in_flight)
+    in_flight = _in_flight(recorder, given, parts.limits)
+    findings = Findings(
+        parts=parts,
+        task=checked,
+        items=len(good),
+        sampled=len(chosen),
+        collection=isinstance(items, Collection),
+        bad_rows=bad,
+        unknown=_unknown(recorder),
+        failures=run.failures,
+        stopped=run.stopped,
+        over_context=round(scale * recorder.over_context),
+        no_room=round(scale * recorder.no_room),
+        largest=max((tally.largest for tally in recorder.kinds.values()), default=0),
+        context=context,
+        price=price,
+        assumed_model=assumed_model,
+        cost=cost,
+        tokens=Range(
+            sum(one.prompt_tokens_range.low + one.completion_tokens.low for one in kinds),
+            sum(one.prompt_tokens_range.high + one.completion_tokens.high for one in kinds),
+        ),
+        kv_tokens=kv_tokens,
+        in_flight=in_flight,
+        server=server,
+        times=times,
+        replay=replay,
+        searches=recorder.searches,
+    )
+    warnings, suggested = advise(findings)
+    return Plan(
+        task=run.name,
+        items=len(good),
+        sampled=len(chosen),
+        model="" if parts.model == "simulated" else parts.model,
+        kinds=tuple(kinds),
+        searches=round(scale * recorder.searches),
+        stored={kind: round(scale * number) for kind, number in recorder.stored.items()},
+        repairs_at_most=0 if varied is None else varied.repairs(),
+        bad_rows=tuple(bad),
+        unknown=tuple(findings.unknown),
+        over_context=findings.over_context,
+        no_room=findings.no_room,
+        context=context,
+        price=price,
+        cost=cost,
+        cost_at_most=at_most,
+        seconds=given.seconds,
+        seconds_by_limits={name: timing.seconds for name, timing in times.items()},
+        tokens_in_flight=in_flight,
+        kv_tokens=kv_tokens,
+        warnings=tuple(warnings),
+        suggested_limits=suggested,
+        _assumed="a call taken to last 0.8 s" if server is None else "at the given server",
+        _stop=parts.config.stop,
+    )
+
+
+_TIMED = {"half": 0.5, "given": 1.0, "double": 2.0}
+
+
+def _check(sample: object, server: object, context: object, answers: object) -> None:
+    if sample is not None:
+        check_whole("sample", sample, 1, "sample=200")
+    if context is not None:
+        check_whole("context", context, 1, "context=8192")
+    if server is not None and not isinstance(server, SimulatedServer):
+        raise ConfigurationError(
+            f"server must be a SimulatedServer, got {server!r}; "
+            "for example server=SimulatedServer(latency=0.8, slots=24)"
+        )
+    if answers is not None and not callable(getattr(answers, "complete", None)):
+        raise ConfigurationError(
+            f"answers must be a backend with complete(), got {answers!r}; for example answers=OfflineLLM()"
+        )
+
+
+def _read(task: Task[Any], items: Iterable[Any]) -> tuple[list[RunItem], list[BadRow]]:
+    """Read all items; those of a collection in the order of their priorities, as a run reads them."""
+    check_items(items)
+    good: list[RunItem] = []
+    bad: list[BadRow] = []
+    in_order = isinstance(items, Collection)
+    reader = ItemReader(task, iter(items))
+    for item in reader:
+        if item.bad is None:
+            good.append(item)
+        else:
+            problem = str(item.bad.error).removeprefix(f"item {item.index}: ")
+            bad.append(BadRow(item.index, item.bad.item_id, problem.replace(", which is still open", "")))
+        if not in_order:
+            reader.item_finished(item)
+    return (sorted(good, key=attrgetter("priority")) if in_order else good), bad
+
+
+def _evenly(items: Sequence[T], number: int) -> Sequence[T]:
+    """Return so many items, evenly picked; all if there are no more."""
+    count = len(items)
+    return items if number >= count else [items[place * count // number] for place in range(number)]
+
+
+def _quiet(parts: RunnerParts) -> RunnerParts:
+    """Return a runner that stops for nothing, and makes no search twice."""
+    config = replace(
+        parts.config,
+        stop=StopConditions(same_error_in_a_row=None),
+        time_limits=TimeLimits(stall_warning_after=None),
+        prices={},
+    )
+    search = RememberingSearch(parts.search) if hasattr(parts.search, "search") else parts.search
+    return replace(parts, config=config, search=search)
+
+
+class _Run:
+    """
+    Recordings of a task.
+
+    Args:
+        parts: The runner.
+        task: The task.
+        answers: Answers the requests; None for answers made from their forms.
+        context: The context length, if it is known.
+
+    Attributes:
+        name: Name of the task.
+        failures: The failures of the first recording.
+        stopped: Why it stopped, or None.
+    """
+
+    def __init__(
+        self, parts: RunnerParts, task: Task[Any], answers: LLMBackend | None, context: int | None
+    ) -> None:
+        self.failures: list[Failure] = []
+        self.stopped: str | None = None
+        self._parts = parts
+        self._task = task
+        self._answers = answers
+        self._context = context
+        self._recorded = False
+        self.name: str = str(getattr(task, "name", type(task).__name__))
+
+    def record(self, items: Sequence[RunItem], variant: Variant = "likely") -> Recorder:
+        """Record items."""
+        parts = self._parts
+        recorder = Recorder(
+            parts.count_tokens,
+            variant,
+            self._answers,
+            _prefix_cache(parts.llm),
+            parts.model,
+            self._context,
+        )
+        watcher = Watcher(self._task, recorder, parts.config.ask)
+        playback = Playback(SimulatedServer(latency=0.1), 0, recorder, lambda text: 0, parts.model)
+        first, self._recorded = not self._recorded, True
+        player = playback.add(parts, watcher, items, self._keep if first else _drop, (recorder,))
+        playback.play()
+        if first:
+            self.stopped = player.stats.stopped_because
+        return recorder
+
+    def _keep(self, outcome: Outcome[Any]) -> None:
+        if isinstance(outcome, Failure):
+            self.failures.append(outcome)
+
+
+def _drop(outcome: object) -> None:
+    """Drop an outcome."""
+
+
+class _Varied:
+    """
+    Recordings of a few items with other answers, and by how much the figures then differ.
+
+    Args:
+        run: Records.
+        items: The items.
+        total: Number of items of the whole run.
+    """
+
+    def __init__(self, run: _Run, items: Sequence[RunItem], total: int) -> None:
+        self._scale = total / len(items)
+        self._base = run.record(items)
+        self._unreadable = run.record(items, "unreadable")
+        following = any(tally.following for tally in self._base.kinds.values())
+        sizes: tuple[Variant, ...] = ("short", "long") if following else ()
+        self._others = [run.record(items, size) for size in sizes]
+
+    def repairs(self) -> int:
+        """Return how many calls come on top if no answer can be used."""
+        calls = [sum(tally.calls for tally in one.kinds.values()) for one in (self._unreadable, self._base)]
+        return max(0, round((calls[0] - calls[1]) * self._scale))
+
+    def differences(self, kind: str, figure: str) -> tuple[int, int]:
+        """Return by how much a figure of a kind may be lower, and higher, in the whole run."""
+        base = getattr(self._base.kinds.get(kind, _NONE), figure)
+        found = [getattr(one.kinds.get(kind, _NONE), figure) - base for one in self._others]
+        return round(min([0, *found]) * self._scale), round(max([0, *found]) * self._scale)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of calls that were made with any readable answers."""
+        return list(dict.fromkeys(kind for one in self._others for kind in one.kinds))
+
+
+_NONE = Tally()
+
+
+def _kinds(recorder: Recorder, varied: _Varied | None, scale: float, total: int) -> list[PlannedCalls]:
+    names = dict.fromkeys([*recorder.kinds, *(varied.kinds if varied is not None else ())])
+    return [
+        _of_kind(name, recorder, recorder.kinds.get(name, Tally()), varied, scale, total) for name in names
+    ]
+
+
+def _of_kind(
+    kind: str, recorder: Recorder, tally: Tally, varied: _Varied | None, scale: float, total: int
+) -> PlannedCalls:
+    reasons: list[str] = []
+    calls, prompt = round(scale * tally.calls), round(scale * tally.prompt)
+    lows, highs = [calls, prompt], [calls, prompt]
+    if varied is not None and (tally.following or not tally.calls):
+        for place, figure in enumerate(("calls", "prompt")):
+            lower, higher = varied.differences(kind, figure)
+            lows[place] += lower
+            highs[place] += higher
+        if lows[0] < highs[0]:
+            reasons.append("how many there are depends on earlier answers")
+        elif lows[1] < highs[1]:
+            reasons.append("earlier answers stand in the prompts")
+    if scale > 1:
+        reasons.append(f"scaled from {len(recorder.items):,} of {total:,} items")
+        records = recorder.items
+        off = [
+            _off([one.calls[kind] for one in records], total),
+            _off([one.tokens[kind] for one in records], total),
+        ]
+        lows = [max(0, low - part) for low, part in zip(lows, off, strict=True)]
+        highs = [high + part for high, part in zip(highs, off, strict=True)]
+        if tally.shared:
+            reasons.append(_ONCE)
+            lows[0] = min(lows[0], tally.calls)
+            lows[1] = min(lows[1], tally.prompt)
+    least, most = (low / calls if calls else 1.0 for low in (lows[0], highs[0]))
+    return PlannedCalls(
+        kind,
+        calls,
+        Range(lows[0], highs[0]),
+        prompt,
+        Range(lows[1], highs[1]),
+        Range(round(scale * tally.low * least), round(scale * tally.high * most)),
+        round(scale * tally.most * most),
+        round(scale * tally.cached),
+        tally.largest_prompt,
+        "; ".join(reasons),
+    )
+
+
+def _off(figures: Sequence[int], total: int) -> int:
+    """Return how far a sum that is scaled from a sample may be off: two standard errors."""
+    count = len(figures)
+    if count < 2:
+        return round(sum(figures) * (total - count) / 2)
+    return round(2 * total * stdev(figures) / sqrt(count) * sqrt(1 - count / total))
+
+
+def _price(parts: RunnerParts) -> tuple[Price | None, str]:
+    """Return the price of the model, and the name under which it was found if the backend does not tell its own."""
+    prices = parts.config.prices
+    found = find_price(prices, parts.model)
+    if found is None and parts.model == "simulated" and len(prices) == 1:
+        ((name, found),) = prices.items()
+        return found, name
+    return found, ""
+
+
+def _cost(
+    kinds: Sequence[PlannedCalls], recorder: Recorder, price: Price | None
+) -> tuple[Range | None, float | None]:
+    if price is None:
+        return None, None
+    likely = sum(
+        price.of_tokens(one.prompt_tokens, _likely(one, recorder), one.cached_tokens) for one in kinds
+    )
+    low = sum(
+        price.of_tokens(
+            round(one.prompt_tokens_range.low), round(one.completion_tokens.low), one.cached_tokens
+        )
+        for one in kinds
+    )
+    high, most = (
+        sum(price.of_tokens(round(one.prompt_tokens_range.high), round(tokens)) for one, tokens in answers)
+        for answers in (
+            [(one, one.completion_tokens.high) for one in kinds],
+            [(one, one.completion_tokens_at_most) for one in kinds],
+        )
+    )
+    low, high, most = low * (1 - TEMPLATES), high * (1 + TEMPLATES), most * (1 + TEMPLATES)
+    return Range(max(low, COST_LOW * likely), min(high, COST_HIGH * likely)), most
+
+
+def _likely(one: PlannedCalls, recorder: Recorder) -> int:
+    tally = recorder.kinds.get(one.kind)
+    return 0 if tally is None else round(tally.likely * one.calls / tally.calls)
+
+
+def _in_flight(recorder: Recorder, timing: Timing, limits: Limits) -> Range:
+    tallies = recorder.kinds.values()
+    calls = sum(tally.calls for tally in tallies)
+    if not calls:
+        return Range(0, 0)
+    prompt = sum(tally.prompt for tally in tallies)
+    likely = timing.peak * (prompt + sum(tally.likely for tally in tallies)) / calls
+    most = timing.peak * (prompt + sum(tally.most for tally in tallies)) / calls
+    budget = _number(limits.tokens_in_flight)
+    return Range(round(likely), round(most if budget is None else max(likely, min(most, budget))))
+
+
+def _unknown(recorder: Recorder) -> list[ItemId]:
+    return [one.item_id for one in recorder.items if one.searched and not one.hits]
+
+
+def _context(parts: RunnerParts, server: SimulatedServer, context: int | None) -> int | None:
+    told = getattr(parts.llm, "context_length", None)
+    lengths = [one for one in (context, told, server.kv_tokens) if isinstance(one, int)]
+    return min(lengths, default=None)
+
+
+def _prefix_cache(llm: object) -> PrefixCache:
+    """Return how a service caches prompts: OpenAI from 1,024 tokens on, in steps of 128; vLLM in blocks of 16."""
+    hosted = "//api.openai.com" in fingerprint_of(llm)
+    return PrefixCache(128, 1024) if hosted else PrefixCache()
+
+
+def _number(limit: Any) -> int | None:
+    """Return a limit as a number."""
+    return limit if limit is None or isinstance(limit, int) else int(limit.limit)
