@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
+from textwrap import shorten
 from typing import Any
 
 from .._config.limits import Limits
 from .._config.stopping import Price
+from .._config.strategy import Strategy
 from .._limits.aimd import AdaptiveLimit
 from .._text import error_text
 from .._values import short
@@ -18,10 +21,11 @@ from ..protocols import Task
 from ._play import RunnerParts
 from ._replay import Replay, Timing
 from .plan import BadRow, Range
+from .result import duration
 from .server import SimulatedServer
 
-_SHOWN = 3
-_TOLERATED_REFUSALS = 0.02
+_SHOWN, _PROBLEM = 3, 160
+_TOLERATED_REFUSALS = 0.05
 """Share of refused calls that is no reason for another limit: an adaptive limit needs some to learn from."""
 _GAIN = 0.8
 """Share of the time that doubled limits must be below, to be worth it."""
@@ -29,7 +33,7 @@ _GOOD = 1.05
 """Times that differ by less are equal."""
 _FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 _MAX_LIMIT = 1024
-_SCALED = ("search", "llm", "batches", "llm_total")
+_SCALED = ("llm", "batches", "llm_total")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,6 +48,7 @@ class Findings:
     bad_rows: Sequence[BadRow]
     unknown: Sequence[ItemId]
     failures: Sequence[Failure]
+    answered: AbstractSet[ItemId]
     stopped: str | None
     over_context: int
     no_room: int
@@ -59,6 +64,7 @@ class Findings:
     times: Mapping[str, Timing]
     replay: Replay
     searches: int
+    calls: int
 
     @property
     def limits(self) -> Limits:
@@ -69,7 +75,7 @@ class Findings:
 def advise(found: Findings) -> tuple[list[str], Limits]:
     """Return the warnings of a plan, and the limits that it suggests."""
     suggested, why = _better_limits(found)
-    warnings = [*_of_input(found), *_of_prompts(found), *_of_prices(found), *why]
+    warnings = [*_of_input(found), *_of_prompts(found), *_of_prices(found), *_of_strategy(found), *why]
     return warnings, suggested
 
 
@@ -96,7 +102,9 @@ def _times(limit: Any, factor: float) -> Any:
 def _of_input(found: Findings) -> list[str]:
     warnings = []
     if found.bad_rows:
-        shown = "; ".join(f"item {row.index}: {short(row.problem)}" for row in found.bad_rows[:_SHOWN])
+        shown = "; ".join(
+            f"item {row.index}: {shorten(row.problem, _PROBLEM)}" for row in found.bad_rows[:_SHOWN]
+        )
         what = "so run() refuses them all" if found.collection else "which fail"
         warnings.append(f"{_many(len(found.bad_rows), 'item')} cannot be read, {what}: {shown}")
     if found.task.requires_search and found.parts.search is None:
@@ -123,17 +131,15 @@ def _of_input(found: Findings) -> list[str]:
 def _of_failures(found: Findings) -> list[str]:
     """Return the causes for which items fail, the most frequent first."""
     causes = Counter(
-        (failure.stage, error_text(failure.error)) for failure in found.failures if failure.stage != "run"
+        (failure.stage, error_text(failure.error), failure.item_id in found.answered)
+        for failure in found.failures
+        if failure.stage != "run"
     )
-    warnings = []
-    for (stage, text), number in causes.most_common(_SHOWN):
-        hint = ""
-        if stage in ("task", "llm"):
-            hint = (
-                "; if made-up answers are the cause, give answers= a backend that answers as your model would"
-            )
-        warnings.append(f"{_many(number, 'item')} fail{'s' * (number == 1)} at stage {stage}: {text}{hint}")
-    return warnings
+    hint = "; if a made-up answer is the cause, give answers=, a backend that answers as your model would"
+    return [
+        f"{_many(number, 'item')} fail{'s' * (number == 1)} at stage {stage}: {text}{hint * answered}"
+        for (stage, text, answered), number in causes.most_common(_SHOWN)
+    ]
 
 
 def _of_prompts(found: Findings) -> list[str]:
@@ -145,8 +151,8 @@ def _of_prompts(found: Findings) -> list[str]:
         )
     if found.no_room:
         warnings.append(
-            f"{_many(found.no_room, 'prompt')} and the longest answer to it have more than the model's "
-            f"{found.context:,} tokens, which many servers refuse; lower max_tokens of the task"
+            f"{_many(found.no_room, 'prompt')} and their longest answers do not fit into the model's {found.context:,} "
+            "tokens together, which many servers refuse; lower max_tokens of the task"
         )
     if getattr(found.parts.count, "blocking", False):
         warnings.append("the token counter asks a service; this plan uses an estimate in its place")
@@ -160,7 +166,7 @@ def _of_prices(found: Findings) -> list[str]:
             warnings.append(
                 "the runner's backend calls no model; the cost is that of one with the given price"
             )
-    elif found.price is None:
+    elif found.price is None and found.calls:
         name = "" if found.parts.model == "simulated" else found.parts.model
         given = f"prices={{{name!r}: Price(prompt=..., completion=...)}}"
         model = f"the model {name!r}" if name else "the model"
@@ -189,6 +195,23 @@ def _of_prices(found: Findings) -> list[str]:
             f"the runner stops after {run:g} s, and the run likely takes {found.times['given'].seconds:,.0f} s"
         )
     return warnings
+
+
+def _of_strategy(found: Findings) -> list[str]:
+    parts, given = found.parts, found.times["given"]
+    if parts.strategy.restaurant_async or found.items < 2 or not found.calls:
+        return []
+    awaits = hasattr(parts.llm, "acomplete")
+    if not awaits and parts.search is not None and not hasattr(parts.search, "search"):
+        return []
+    name = "Strategy.stage(4)" if awaits else "Strategy.threaded()"
+    other = found.replay.time(found.limits, Strategy.stage(4) if awaits else Strategy.threaded())
+    if other.seconds > _GAIN * given.seconds:
+        return []
+    seconds = duration(other.seconds), duration(given.seconds)
+    return [
+        f"the strategy runs one item after the other; {name} would take {seconds[0]} instead of {seconds[1]}"
+    ]
 
 
 def _better_limits(found: Findings) -> tuple[Limits, list[str]]:
@@ -223,10 +246,15 @@ def _limits_for(server: SimulatedServer, found: Findings) -> tuple[Limits, list[
             f"the limits drown the server: it refuses {given.refused_share:.0%} of the calls, with {given.peak} in "
             "flight; see suggested_limits"
         )
-    elif server.slots is not None and given.peak > server.slots:
+    elif server.slots is not None and given.peak > server.slots and server.overload == "queue":
         warnings.append(
             f"the limits let {given.peak} calls go, but the server works on {server.slots} at once: the others wait "
             "there, and time limits count that"
+        )
+    if given.failed:
+        warnings.append(
+            f"{_many(given.failed, 'item')} of the {given.played:,} that were played fail at the given server: their calls "
+            "are refused, or fail, too often"
         )
     if given.server.preemptions:
         warnings.append(
@@ -256,11 +284,16 @@ def _fastest(limits: Limits, server: SimulatedServer, found: Findings) -> Limits
     tried = [
         (option, found.replay.time(option))
         for option in sorted(options, key=_calls)
-        if _calls(option) <= _MAX_LIMIT
+        if option is limits or _calls(option) <= _MAX_LIMIT
     ]
-    fine = [entry for entry in tried if entry[1].refused_share <= _TOLERATED_REFUSALS]
+    fewest = min(timing.failed for _, timing in tried)
+    fine = [
+        (option, timing)
+        for option, timing in tried
+        if timing.refused_share <= _TOLERATED_REFUSALS and timing.failed == fewest
+    ]
     if not fine:
-        return min(tried, key=lambda entry: entry[1].refused_share)[0] if tried else limits
+        return min(tried, key=lambda entry: entry[1].refused_share)[0]
     least = min(timing.seconds for _, timing in fine)
     return next(option for option, timing in fine if timing.seconds <= _GOOD * least)
 

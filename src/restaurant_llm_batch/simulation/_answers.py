@@ -67,8 +67,9 @@ class Answers:
                 self._made.clear()
             text = TEXT if schema is None else json.dumps(answer_from_schema(schema, text=TEXT))
             found = self._made[id(schema)] = (schema, text)
-        tokens = self._tokens
-        if tokens is None:
+        if self._tokens is None:
             length = self._likely.length(request)
             tokens = self._random.randint(length.low, length.high)
+        else:
+            tokens = self._tokens
         return LLMResponse(found[1], "stop", prompt_tokens, min(tokens, request.max_tokens), self._model)

@@ -114,10 +114,14 @@ class LikelyAnswers:
         form = self._form(request)
         if form.length is None:
             low, likely, high = (self._count(self._text(form, size)) for size in _STYLES)
-            # Lists of a fixed length have neither short nor long elements, but the JSON around these varies as much.
-            low, high = min(low, round(0.45 * likely)), max(high, round(1.4 * likely))
             most = form.max_tokens
-            form.length = Length(*(min(max(1, tokens), most) for tokens in (low, likely, high)), most)
+            # Lists of a fixed length have neither short nor long elements, but the JSON around these varies as much.
+            form.length = Length(
+                min(most, max(1, min(low, round(0.45 * likely)))),
+                min(most, max(1, likely)),
+                min(most, max(1, high, round(1.4 * likely))),
+                most,
+            )
         return form.length
 
     def text(self, request: LLMRequest, size: Size) -> str:

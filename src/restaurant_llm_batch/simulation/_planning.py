@@ -45,7 +45,6 @@ COST_LOW, COST_HIGH = 0.41, 1.22
 """Bounds of the likely cost, by the most likely one: the range is three times as wide as its lower end, at most."""
 TEMPLATES = 0.01
 """By how much the prompt tokens of chat templates differ from those that are counted here, as a share of the cost."""
-_ONCE = "made once for all items that share it"
 
 
 def make_plan(
@@ -70,7 +69,7 @@ def make_plan(
     scale = len(good) / len(chosen) if chosen else 1.0
     varied = _Varied(run, _evenly(chosen, VARIED_ITEMS), len(good)) if chosen else None
     kinds = _kinds(recorder, varied, scale, len(good))
-    replay = Replay(parts, recorder.items, recorder.once, len(good), served)
+    replay = Replay(parts, recorder, len(good), served)
     times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
     given = times["given"]
     price, assumed_model = _price(parts)
@@ -86,6 +85,7 @@ def make_plan(
         bad_rows=bad,
         unknown=_unknown(recorder),
         failures=run.failures,
+        answered={one.item_id for one in recorder.items if one.calls},
         stopped=run.stopped,
         over_context=round(scale * recorder.over_context),
         no_room=round(scale * recorder.no_room),
@@ -104,6 +104,7 @@ def make_plan(
         times=times,
         replay=replay,
         searches=recorder.searches,
+        calls=sum(one.calls for one in kinds),
     )
     warnings, suggested = advise(findings)
     return Plan(
@@ -129,7 +130,7 @@ def make_plan(
         kv_tokens=kv_tokens,
         warnings=tuple(warnings),
         suggested_limits=suggested,
-        _assumed="a call taken to last 0.8 s" if server is None else "at the given server",
+        assumed="a call taken to last 0.8 s" if server is None else "at the given server",
         _stop=parts.config.stop,
     )
 
@@ -231,7 +232,7 @@ class _Run:
         watcher = Watcher(self._task, recorder, parts.config.ask)
         playback = Playback(SimulatedServer(latency=0.1), 0, recorder, lambda text: 0, parts.model)
         first, self._recorded = not self._recorded, True
-        player = playback.add(parts, watcher, items, self._keep if first else _drop, (recorder,))
+        player = playback.add(parts, watcher, iter(items), self._keep if first else _drop, (recorder,))
         playback.play()
         if first:
             self.stopped = player.stats.stopped_because
@@ -266,8 +267,11 @@ class _Varied:
 
     def repairs(self) -> int:
         """Return how many calls come on top if no answer can be used."""
-        calls = [sum(tally.calls for tally in one.kinds.values()) for one in (self._unreadable, self._base)]
-        return max(0, round((calls[0] - calls[1]) * self._scale))
+        more = (
+            tally.calls - self._base.kinds.get(kind, _NONE).calls
+            for kind, tally in self._unreadable.kinds.items()
+        )
+        return round(sum(number for number in more if number > 0) * self._scale)
 
     def differences(self, kind: str, figure: str) -> tuple[int, int]:
         """Return by how much a figure of a kind may be lower, and higher, in the whole run."""
@@ -286,49 +290,72 @@ _NONE = Tally()
 
 def _kinds(recorder: Recorder, varied: _Varied | None, scale: float, total: int) -> list[PlannedCalls]:
     names = dict.fromkeys([*recorder.kinds, *(varied.kinds if varied is not None else ())])
+    shared = recorder.shared()
     return [
-        _of_kind(name, recorder, recorder.kinds.get(name, Tally()), varied, scale, total) for name in names
+        _of_kind(_Scaled(recorder, name, shared.get(name, _NONE), scale), varied, total) for name in names
     ]
 
 
-def _of_kind(
-    kind: str, recorder: Recorder, tally: Tally, varied: _Varied | None, scale: float, total: int
-) -> PlannedCalls:
+class _Scaled:
+    """
+    The figures of a kind for all items.
+
+    Args:
+        recorder: Has the figures for those that were looked at.
+        kind: The kind.
+        shared: The figures of the calls that several items share, which are not scaled.
+        scale: The number of all items, by those that were looked at.
+    """
+
+    def __init__(self, recorder: Recorder, kind: str, shared: Tally, scale: float) -> None:
+        self.recorder = recorder
+        self.kind = kind
+        self.tally = recorder.kinds.get(kind, _NONE)
+        self.scale = scale
+        self.has_shared: bool = shared.calls > 0
+        self._shared = shared
+
+    def __getitem__(self, figure: str) -> int:
+        fixed: int = getattr(self._shared, figure)
+        found: int = getattr(self.tally, figure)
+        return fixed + round(self.scale * (found - fixed))
+
+
+def _of_kind(scaled_kind: _Scaled, varied: _Varied | None, total: int) -> PlannedCalls:
+    kind, tally, records = scaled_kind.kind, scaled_kind.tally, scaled_kind.recorder.items
     reasons: list[str] = []
-    calls, prompt = round(scale * tally.calls), round(scale * tally.prompt)
-    lows, highs = [calls, prompt], [calls, prompt]
+    likely = [scaled_kind["calls"], scaled_kind["prompt"]]
+    lows, highs = [*likely], [*likely]
     if varied is not None and (tally.following or not tally.calls):
         for place, figure in enumerate(("calls", "prompt")):
             lower, higher = varied.differences(kind, figure)
-            lows[place] += lower
+            lows[place] = max(0, lows[place] + lower)
             highs[place] += higher
         if lows[0] < highs[0]:
             reasons.append("how many there are depends on earlier answers")
         elif lows[1] < highs[1]:
             reasons.append("earlier answers stand in the prompts")
-    if scale > 1:
-        reasons.append(f"scaled from {len(recorder.items):,} of {total:,} items")
-        records = recorder.items
-        off = [
-            _off([one.calls[kind] for one in records], total),
-            _off([one.tokens[kind] for one in records], total),
-        ]
-        lows = [max(0, low - part) for low, part in zip(lows, off, strict=True)]
-        highs = [high + part for high, part in zip(highs, off, strict=True)]
-        if tally.shared:
-            reasons.append(_ONCE)
-            lows[0] = min(lows[0], tally.calls)
-            lows[1] = min(lows[1], tally.prompt)
-    least, most = (low / calls if calls else 1.0 for low in (lows[0], highs[0]))
+    if scaled_kind.scale > 1:
+        reasons.append(f"scaled from {len(records):,} of {total:,} items")
+        for place, figures in enumerate(
+            ([one.calls[kind] for one in records], [one.tokens[kind] for one in records])
+        ):
+            off = 0 if scaled_kind.has_shared else _off(figures, total)
+            lows[place] = max(0, lows[place] - off)
+            highs[place] += off
+        if scaled_kind.has_shared:
+            reasons.append("several items share one, but new items may bring new ones")
+            highs = [round(high * scaled_kind.scale) for high in (tally.calls, tally.prompt)]
+    least, most = (number / likely[0] if likely[0] else 1.0 for number in (lows[0], highs[0]))
     return PlannedCalls(
         kind,
-        calls,
+        likely[0],
         Range(lows[0], highs[0]),
-        prompt,
+        likely[1],
         Range(lows[1], highs[1]),
-        Range(round(scale * tally.low * least), round(scale * tally.high * most)),
-        round(scale * tally.most * most),
-        round(scale * tally.cached),
+        Range(round(scaled_kind["low"] * least), round(scaled_kind["high"] * most)),
+        round(scaled_kind["most"] * most),
+        min(likely[1], scaled_kind["cached"]),
         tally.largest_prompt,
         "; ".join(reasons),
     )

@@ -12,7 +12,7 @@ what a model says.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Literal, TypeAlias
@@ -61,7 +61,6 @@ class PlannedCall:
     Attributes:
         limiter: The limit that it counts against.
         follows_answer: Whether its flow had an answer before.
-        shared: Whether it is made once for several items.
         kind: Task name of its request.
         prompt: Tokens of its prompt; 0 until it is made, and forever if its reply was in the store.
         length: Tokens of its answer.
@@ -69,7 +68,6 @@ class PlannedCall:
 
     limiter: LimiterName
     follows_answer: bool
-    shared: bool
     kind: str = ""
     prompt: int = 0
     length: Length = _NO_LENGTH
@@ -86,6 +84,16 @@ ScriptStep: TypeAlias = "PlannedCall | Search | SearchAll | Gathered | Once | Sl
 Script: TypeAlias = list[ScriptStep]
 
 
+def calls_of(script: Script) -> Iterator[PlannedCall]:
+    """Yield the calls of a script that are made, but for those of flows that are run once."""
+    for step in script:
+        if isinstance(step, Gathered):
+            for part in step.scripts:
+                yield from calls_of(part)
+        elif isinstance(step, PlannedCall) and step.prompt:
+            yield step
+
+
 @dataclass(slots=True)
 class Tally:
     """
@@ -94,7 +102,6 @@ class Tally:
     Attributes:
         calls: Their number.
         following: How many of them follow an answer.
-        shared: How many of them are made once for several items.
         prompt: Tokens of their prompts.
         cached: How many of these stand at the beginning of an earlier prompt, in whole blocks.
         low, likely, high, most: Tokens of their answers.
@@ -104,7 +111,6 @@ class Tally:
 
     calls: int = 0
     following: int = 0
-    shared: int = 0
     prompt: int = 0
     cached: int = 0
     low: int = 0
@@ -118,7 +124,6 @@ class Tally:
         """Add a call."""
         self.calls += 1
         self.following += call.follows_answer
-        self.shared += call.shared
         self.prompt += call.prompt
         self.cached += cached
         self.low += call.length.low
@@ -144,10 +149,9 @@ class PrefixCache:
 
 @dataclass(slots=True)
 class _FlowState:
-    """What is known of a flow that is being run."""
+    """Whether a flow that is being run has got an answer."""
 
     answered: bool = False
-    shared: bool = False
 
 
 @dataclass(slots=True)
@@ -194,6 +198,7 @@ class Recorder:
         no_room: Number of prompts that fit into it, but not with their longest answer.
         items: What each item asked for, in the order of their start.
         once: The scripts of flows that are run once, by their keys.
+        once_uses: How many items wanted each of these.
     """
 
     def __init__(
@@ -211,6 +216,7 @@ class Recorder:
         self.over_context = self.no_room = 0
         self.items: list[ItemRecord] = []
         self.once: dict[Hashable, Script] = {}
+        self.once_uses: Counter[Hashable] = Counter()
         self._count = count
         self._count_fixed = lru_cache(_KEPT)(count)
         self._variant = variant
@@ -242,7 +248,7 @@ class Recorder:
     def complete(self, request: LLMRequest, /) -> LLMResponse:
         """Count a request, and answer it."""
         expected = self._pending.get(id(request)) or [
-            (PlannedCall("llm", follows_answer=True, shared=False), ItemRecord("", 0))
+            (PlannedCall("llm", follows_answer=True), ItemRecord("", 0))
         ]
         call, item = next((entry for entry in expected if not entry[0].prompt), expected[0])
         call.kind, call.prompt = request.task, self._prompt_tokens(request)
@@ -255,6 +261,15 @@ class Recorder:
             self.over_context += call.prompt >= self._context
             self.no_room += call.prompt < self._context < call.prompt + call.length.most
         return LLMResponse(text, "stop", call.prompt, call.length.likely, self._model)
+
+    def shared(self) -> dict[str, Tally]:
+        """Return the sums of the calls that several items share: more items make no more of them."""
+        kinds: dict[str, Tally] = {}
+        for key, script in self.once.items():
+            if self.once_uses[key] > 1:
+                for call in calls_of(script):
+                    kinds.setdefault(call.kind, Tally()).add(call, 0)
+        return kinds
 
     def _answer(self, request: LLMRequest) -> tuple[str, Length]:
         if self._variant == "unreadable":
@@ -364,7 +379,7 @@ class Watcher:
             return (yield from self._search(script, item, step))
         if kind is Gather and all(isinstance(flow, Generator) for flow in step.flows):
             parts: list[Script] = [[] for _ in step.flows]
-            states = [_FlowState(state.answered, state.shared) for _ in step.flows]
+            states = [_FlowState(state.answered) for _ in step.flows]
             script.append(Gathered(parts))
             flows = zip(step.flows, parts, states, strict=True)
             found = yield Gather(tuple(self._watched(*one, item) for one in flows))
@@ -379,7 +394,7 @@ class Watcher:
     def _complete(
         self, script: Script, state: _FlowState, item: ItemRecord, step: Complete
     ) -> Generator[Any, Any, Any]:
-        call = PlannedCall(step.limiter, state.answered, state.shared)
+        call = PlannedCall(step.limiter, state.answered)
         script.append(call)
         self._recorder.expect(step.request, call, item)
         try:
@@ -404,11 +419,12 @@ class Watcher:
         self, script: Script, state: _FlowState, item: ItemRecord, step: Once
     ) -> Generator[Any, Any, Any]:
         script.append(step)
+        self._recorder.once_uses[step.key] += 1
 
         def make() -> Flow[Any]:
             own: Script = []
             self._recorder.once[step.key] = own
-            return self._watched(step.make(), own, _FlowState(state.answered, shared=True), item)
+            return self._watched(step.make(), own, _FlowState(state.answered), item)
 
         found = yield Once(step.key, make)
         state.answered = True

@@ -8,7 +8,7 @@ of its second half.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Mapping, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from random import Random
@@ -16,11 +16,12 @@ from typing import Any
 
 from .._config.limits import Limits, make_limiters
 from .._config.stopping import StopConditions, TimeLimits
+from .._config.strategy import Strategy
 from .._llm_response import LLMResponse
 from ..models import Hit, ItemId, LLMRequest, SearchQuery
 from ..steps import Flow, Once, Search, SearchAll, Sleep, complete, gather, once, sleep
 from ._play import Playback, RunnerParts
-from ._recording import Gathered, ItemRecord, PlannedCall, Script
+from ._recording import Gathered, PlannedCall, Recorder, Script
 from .server import ServerUsage, SimulatedServer
 
 PLAYED_CALLS, MIN_ITEMS = 4000, 100
@@ -37,11 +38,15 @@ class Timing:
     Attributes:
         seconds: Virtual seconds of the whole run.
         peak: Most calls to the model in flight at once.
-        server: What the server saw, of the part that was played.
+        played: How many items were played.
+        failed: How many of these failed.
+        server: What the server saw of them.
     """
 
     seconds: float
     peak: int
+    played: int
+    failed: int
     server: ServerUsage
 
     @property
@@ -56,8 +61,7 @@ class Replay:
 
     Args:
         parts: The runner.
-        records: The items, with their scripts.
-        shared: Scripts of flows that are run once, by their keys.
+        recorder: The items, with their scripts.
         total: Number of items of the whole run, which may be more than were recorded.
         server: What the server is like.
     """
@@ -65,32 +69,32 @@ class Replay:
     def __init__(
         self,
         parts: RunnerParts,
-        records: Sequence[ItemRecord],
-        shared: Mapping[Hashable, Script],
+        recorder: Recorder,
         total: int,
         server: SimulatedServer,
     ) -> None:
         self._parts = parts
-        self._records = records
-        self._shared = shared
+        self._recorder = recorder
         self._server = server
+        records = recorder.items
         self._total = total if records else 0
-        calls = sum(map(_calls, (record.script for record in records))) + sum(map(_calls, shared.values()))
+        calls = sum(tally.calls for tally in recorder.kinds.values())
         each = calls / len(records) if records else 0
         most = max(MIN_ITEMS, round(PLAYED_CALLS / each)) if each else MIN_ITEMS
         self._played = min(self._total, most)
 
-    def time(self, limits: Limits) -> Timing:
-        """Return how the run goes with other limits."""
-        timing = self._play(limits, self._played)
+    def time(self, limits: Limits, strategy: Strategy | None = None) -> Timing:
+        """Return how the run goes with other limits, or with another strategy."""
+        strategy = self._parts.strategy if strategy is None else strategy
+        timing = self._play(limits, strategy, self._played)
         left = self._total - self._played
         if not left:
             return timing
         half = self._played // 2
-        pace = (timing.seconds - self._play(limits, half).seconds) / (self._played - half)
+        pace = (timing.seconds - self._play(limits, strategy, half).seconds) / (self._played - half)
         return replace(timing, seconds=timing.seconds + left * max(0.0, pace))
 
-    def _play(self, limits: Limits, number: int) -> Timing:
+    def _play(self, limits: Limits, strategy: Strategy, number: int) -> Timing:
         parts = self._parts
         config = replace(
             parts.config,
@@ -102,26 +106,19 @@ class Replay:
         )
         search = None if parts.search is None else _FindsNothing(parts.search)
         # Of a replayed prompt, the text is the number of its tokens.
-        parts = replace(parts, config=config, limits=limits, search=search, count=int)
+        parts = replace(parts, config=config, strategy=strategy, limits=limits, search=search, count=int)
         playback = Playback(self._server, 0, _Answers(), int, parts.model)
-        player = playback.add(parts, _Again(self._pick(number), self._shared), range(number), _ignore, ())
+        player = playback.add(parts, _Again(self._pick(number), self._recorder), range(number), _ignore, ())
         usage = playback.play()
-        return Timing(player.stats.wall_seconds, player.stats.peak_in_flight.get("llm", 0), usage)
+        stats = player.stats
+        return Timing(stats.wall_seconds, stats.peak_in_flight.get("llm", 0), number, stats.failed, usage)
 
-    def _pick(self, number: int) -> list[Script]:
-        """Return the scripts of so many items: evenly picked, or again from the first."""
-        records, count = self._records, len(self._records)
-        return [
-            records[index * count // number if number <= count else index % count].script
-            for index in range(number)
-        ]
-
-
-def _calls(script: Script) -> int:
-    return sum(
-        sum(map(_calls, step.scripts)) if isinstance(step, Gathered) else isinstance(step, PlannedCall)
-        for step in script
-    )
+    def _pick(self, number: int) -> list[tuple[Script, int]]:
+        """Return the scripts of so many items, evenly picked, or again from the first, and in which round each is."""
+        records, count = self._recorder.items, len(self._recorder.items)
+        if number <= count:
+            return [(records[index * count // number].script, 0) for index in range(number)]
+        return [(records[index % count].script, index // count) for index in range(number)]
 
 
 class _Again:
@@ -130,9 +127,10 @@ class _Again:
     name = "replay"
     requires_search = False
 
-    def __init__(self, scripts: Sequence[Script], shared: Mapping[Hashable, Script]) -> None:
+    def __init__(self, scripts: Sequence[tuple[Script, int]], recorder: Recorder) -> None:
         self._scripts = scripts
-        self._shared = shared
+        self._once = recorder.once
+        self._uses = recorder.once_uses
 
     def parse_item(self, raw: int, /) -> int:
         return raw
@@ -141,9 +139,9 @@ class _Again:
         return item, 0
 
     def flow(self, item: int, /) -> Flow[None]:
-        return self._replayed(self._scripts[item])
+        return self._replayed(*self._scripts[item])
 
-    def _replayed(self, script: Script) -> Generator[Any, Any, None]:
+    def _replayed(self, script: Script, number: int) -> Generator[Any, Any, None]:
         for step in script:
             match step:
                 case PlannedCall(prompt=0):
@@ -151,11 +149,13 @@ class _Again:
                 case PlannedCall():
                     yield from complete(_request(step), limiter=step.limiter)
                 case Gathered():
-                    yield from gather(*map(self._replayed, step.scripts))
+                    yield from gather(*(self._replayed(part, number) for part in step.scripts))
                 case Sleep():
                     yield from sleep(step.seconds)
                 case Once():
-                    yield from once(step.key, partial(self._replayed, self._shared.get(step.key, [])))
+                    # What one item of a sample had for itself, its like in another round has for itself too.
+                    key = step.key if self._uses[step.key] > 1 else (step.key, number)
+                    yield from once(key, partial(self._replayed, self._once.get(step.key, []), number))
                 case Search() | SearchAll():
                     yield step
 

@@ -10,6 +10,11 @@ from typing import Any, NamedTuple
 from .._config.limits import Limits
 from .._config.stopping import Price, StopConditions
 from ..models import ItemId
+from ._plan_text import as_html, as_text
+from .latency import check_number
+from .result import duration
+
+_MAX_KINDS = 6
 
 
 class Range(NamedTuple):
@@ -100,6 +105,7 @@ class Plan:
         kv_tokens: Tokens that the server's cache holds; None if it is not known.
         warnings: Sentences on what will fail or is unwise.
         suggested_limits: Limits that suit the server better, or those of the runner.
+        assumed: What the times rest on, in words.
     """
 
     task: str
@@ -124,7 +130,7 @@ class Plan:
     kv_tokens: int | None
     warnings: tuple[str, ...]
     suggested_limits: Limits
-    _assumed: str = field(default="", repr=False)
+    assumed: str = field(default="", repr=False)
     _stop: StopConditions = field(default=StopConditions(), repr=False)
 
     @property
@@ -168,8 +174,6 @@ class Plan:
         Raises:
             ConfigurationError: `margin` is not above 0.
         """
-        from .latency import check_number
-
         check_number("margin", margin, above=0)
         tokens = ceil(margin * (self.prompt_tokens_range.high + self.completion_tokens.high))
         cost = None if self.cost is None else margin * self.cost.high
@@ -189,18 +193,84 @@ class Plan:
         return _plain({**values, **{name: getattr(self, name) for name in totals}})  # type: ignore[no-any-return]
 
     def __str__(self) -> str:
-        from ._plan_text import as_text
-
-        return as_text(self, self._assumed)
+        return as_text(_title(self), _facts(self), self.warnings)
 
     def __repr__(self) -> str:
         cost = "" if self.cost is None else f", costs {self.cost.low:.4g} to {self.cost.high:.4g}"
         return f"<Plan of {self.task}: {self.items:,} items, {sum(self.calls.values()):,} calls{cost}>"
 
     def _repr_html_(self) -> str:
-        from ._plan_text import as_html
+        heads = ("calls of kind", "calls", "prompt tokens", "answer tokens", "at most", "why a range")
+        rows = (
+            (
+                one.kind,
+                _span(one.calls_range),
+                _span(one.prompt_tokens_range),
+                _span(one.completion_tokens),
+                f"{one.completion_tokens_at_most:,}",
+                one.reason,
+            )
+            for one in self.kinds
+        )
+        return as_html(_title(self), _facts(self), heads, rows, self.warnings)
 
-        return as_html(self, self._assumed)
+
+def _title(plan: Plan) -> str:
+    """Return what is planned, in words."""
+    sample = f", of which {plan.sampled:,} were looked at" if plan.sampled < plan.items else ""
+    model = f", model {plan.model}" if plan.model else ""
+    return f"Plan of {plan.task}: {plan.items:,} item{'s' * (plan.items != 1)}{sample}{model}"
+
+
+def _facts(plan: Plan) -> list[tuple[str, str]]:
+    """Return the figures of a plan by name, in words."""
+    kinds = [f"{one.kind} {_span(one.calls_range)}" for one in plan.kinds[:_MAX_KINDS]]
+    more = len(plan.kinds) - _MAX_KINDS
+    listed = ", ".join(kinds) + (f" and {more} more kinds" if more > 0 else "")
+    found = [("calls", f"{sum(plan.calls.values()):,}" + (f": {listed}" if listed else ""))]
+    if plan.repairs_at_most:
+        found.append(
+            ("asked again", f"0 to {plan.repairs_at_most:,} calls, by how many answers cannot be read")
+        )
+    if plan.searches:
+        found.append(("searches", f"{plan.searches:,}"))
+    if plan.stored:
+        found.append(("in the store", f"{sum(plan.stored.values()):,} replies, which are not paid for"))
+    prompt = f"{plan.prompt_tokens:,}"
+    if plan.prompt_tokens_range.low != plan.prompt_tokens_range.high:
+        prompt += f" ({_span(plan.prompt_tokens_range)})"
+    if plan.cached_share >= 0.01:
+        prompt += f"; {plan.cached_share:.0%} may come from a service's prompt cache"
+    found.append(("prompt tokens", prompt))
+    found.append(
+        (
+            "answer tokens",
+            f"{_span(plan.completion_tokens)} likely, {plan.completion_tokens_at_most:,} at most",
+        )
+    )
+    if plan.cost is None or plan.cost_at_most is None:
+        found.append(("cost", "unknown"))
+    else:
+        found.append(("cost", f"{_money(plan.cost)} likely, {plan.cost_at_most:.4g} at most"))
+    half, double = (duration(plan.seconds_by_limits[name]) for name in ("half", "double"))
+    times = f"{duration(plan.seconds)}; with half the calls in flight {half}, with double {double}"
+    found.append(("time", f"{times} ({plan.assumed})"))
+    in_flight = f"{plan.tokens_in_flight.low:,.0f} likely, {plan.tokens_in_flight.high:,.0f} at most"
+    if plan.kv_tokens is not None:
+        in_flight += f"; the cache holds {plan.kv_tokens:,}"
+    found.append(("tokens in flight", in_flight))
+    return found
+
+
+def _span(numbers: Range) -> str:
+    """Return a range of whole numbers in words."""
+    low, high = round(numbers.low), round(numbers.high)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def _money(cost: Range) -> str:
+    """Return a range of costs in words."""
+    return f"{cost.low:.4g} to {cost.high:.4g}"
 
 
 def _total(ranges: Any) -> Range:
