@@ -253,8 +253,8 @@ def _limits_for(server: SimulatedServer, found: Findings) -> tuple[Limits, list[
         )
     if given.failed:
         warnings.append(
-            f"{_many(given.failed, 'item')} of the {given.played:,} that were played fail at the given server: their calls "
-            "are refused, or fail, too often"
+            f"{_many(given.failed, 'item')} of the {given.played:,} that were played fail at the given server: "
+            "their calls are refused, or fail, too often"
         )
     if given.server.preemptions:
         warnings.append(

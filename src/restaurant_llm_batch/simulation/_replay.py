@@ -24,7 +24,7 @@ from ._play import Playback, RunnerParts
 from ._recording import Gathered, PlannedCall, Recorder, Script
 from .server import ServerUsage, SimulatedServer
 
-PLAYED_CALLS, MIN_ITEMS = 4000, 100
+PLAYED_CALLS, MIN_ITEMS = 2000, 100
 """Most calls that are played, and fewest items."""
 _VARIATION = 0.3
 """By how much the lengths of answers vary around the likely one, either way."""
