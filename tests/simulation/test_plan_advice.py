@@ -30,7 +30,7 @@ def dish(item: int) -> Generator[Any, Any, str]:
     return str(reply.text)
 
 
-def plan(limits: Limits = Limits(), items: int = 200, **arguments: Any) -> Plan:
+def plan(limits: Limits = Limits(), items: int = 60, **arguments: Any) -> Plan:
     strategy = arguments.pop("strategy", Strategy.stage(4))
     runner = BatchRunner(llm=NeverCalled(), strategy=strategy, limits=limits, count_tokens=lambda text: 500)
     return runner.plan(dish, range(items), **arguments)
@@ -40,10 +40,10 @@ def said(plan: Plan, words: str) -> bool:
     return any(words in warning for warning in plan.warnings)
 
 
-@pytest.mark.parametrize("slots", [4, 24])
+@pytest.mark.parametrize("slots", [4, 16])
 def test_limits_that_drown_a_server_are_said_and_its_slots_suggested(slots: int) -> None:
     server = SimulatedServer(latency=0.5, slots=slots, overload="refuse")
-    found = plan(Limits(llm=100), server=server)
+    found = plan(Limits(llm=60), server=server)
 
     assert said(found, "the limits drown the server")
     assert found.suggested_limits.llm == slots
@@ -53,12 +53,13 @@ def test_limits_that_drown_a_server_are_said_and_its_slots_suggested(slots: int)
 
 
 def test_calls_that_wait_at_the_server_are_said() -> None:
-    found = plan(Limits(llm=100), server=SimulatedServer(latency=0.5, slots=10))
+    found = plan(Limits(llm=60), server=SimulatedServer(latency=0.5, slots=10))
 
-    assert said(found, "100 calls go, but the server works on 10 at once")
+    assert said(found, "60 calls go, but the server works on 10 at once")
     assert found.suggested_limits.llm == 10
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("limit", [2, AdaptiveLimit(max=2, start=2), ConcurrencyLimiter(2)])
 def test_limits_that_leave_a_server_idle_are_said(limit: Any) -> None:
     server = SimulatedServer(latency=0.5, slots=16)
@@ -115,7 +116,7 @@ def test_a_budget_of_tokens_smaller_than_a_call_is_said() -> None:
 
 
 @pytest.mark.parametrize(
-    ("context", "over", "no_room"), [(400, 200, 0), (507, 200, 0), (550, 0, 200), (8_192, 0, 0), (None, 0, 0)]
+    ("context", "over", "no_room"), [(400, 60, 0), (507, 60, 0), (550, 0, 60), (8_192, 0, 0), (None, 0, 0)]
 )
 def test_prompts_over_the_context_are_counted(context: int | None, over: int, no_room: int) -> None:
     found = plan(context=context)
