@@ -40,8 +40,12 @@ from .protocols import (
     TokenCounter,
 )
 from .results import (
+    AspectComparison,
+    AspectLift,
     AspectSummary,
     Evidence,
+    ExtendedVocabulary,
+    ExtendedWord,
     FailedChunk,
     FailedReview,
     RestaurantSentiment,
@@ -52,6 +56,7 @@ from .results import (
     Vocabulary,
     Word,
 )
+from .tasks.comparison import CompareAspects
 from .tasks.reviews import SummarizeReviews
 from .tasks.sentiment import AnalyzeSentiment
 from .tasks.strengths import ExtractStrengths
@@ -70,18 +75,23 @@ getLogger(__name__).addHandler(NullHandler())
 __all__ = [
     "AdaptiveLimit",
     "AnalyzeSentiment",
+    "AspectComparison",
+    "AspectLift",
     "AspectSummary",
     "AsyncLLMBackend",
     "AsyncSearchBackend",
     "BatchReport",
     "BatchRunner",
     "BatchSettings",
+    "CompareAspects",
     "ComparisonItem",
     "ConcurrencyLimiter",
     "Document",
     "Embedder",
     "Embedding",
     "Evidence",
+    "ExtendedVocabulary",
+    "ExtendedWord",
     "ExtractStrengths",
     "ExtractVocabulary",
     "FailedChunk",

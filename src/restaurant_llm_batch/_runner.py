@@ -148,6 +148,7 @@ class BatchRunner:
         _check_prices(prices)
         self.strategy = strategy
         self.limits = limits
+        self._search = search
         self._plan = make_plan(strategy, search, llm)
         counter: object = count_tokens
         if not callable(counter) or isinstance(counter, type):
@@ -193,12 +194,21 @@ class BatchRunner:
         Raises:
             ConfigurationError: If the settings or the arguments are invalid.
         """
-        chosen: dict[str, Any] = {**settings.runner_arguments(), **arguments}
-        if "llm" not in chosen:
-            chosen["llm"] = settings.llm()
+        llm = arguments.get("llm") or settings.llm()
+        chosen: dict[str, Any] = {"llm": llm, **settings.runner_arguments(llm), **arguments}
         if "search" not in chosen:
             chosen["search"] = settings.search()
         return cls(**chosen)
+
+    @property
+    def search(self) -> SearchBackend | AsyncSearchBackend | None:
+        """The search backend; None without one."""
+        return self._search
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a ``with`` or ``async with`` block of this runner is open."""
+        return bool(self._async_blocks or self._block_leases)
 
     @property
     def can_search(self) -> bool:

@@ -195,12 +195,13 @@ class RestaurantReviews:
 
     Attributes:
         restaurant_id: Id of the restaurant.
-        reviews: Its reviews; a review without an id gets its position in the list, from 0.
+        reviews: Its reviews, where one without an id gets its position in the list, from 0; None to find them by
+            search.
         priority: Lower runs first.
     """
 
     restaurant_id: ItemId
-    reviews: tuple[Review, ...]
+    reviews: tuple[Review, ...] | None = None
     priority: int = 0
 
 

@@ -42,6 +42,8 @@ class AspectSummary:
         failed_count: Number of reviews found that were left out, because every call with them failed.
         dropped: What the model's answer has and this summary has not, each with the reason, for people to read:
             ``evidence: "0" (numbered from 0)``. At most 20 are named. Not compared.
+        replaced: Whether the model's summary and bullets were replaced by the sentence that the reviews hardly mention
+            the price; `dropped` names them. See `SummarizeAspects.price_rule`.
     """
 
     status: AspectStatus
@@ -52,6 +54,7 @@ class AspectSummary:
     error: str | None = None
     failed_count: int = 0
     dropped: tuple[str, ...] = field(default=(), compare=False)
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,7 @@ class RestaurantSummary:
         categories: One entry for each aspect of the task, in the task's order.
         overall_status: "ok"; "no_reviews" if no review was found; "failed" if only the aspects could be summarised.
         overall_error: Type and message of the error if `overall_status` is "failed", else None.
-        without_evidence: Number of aspects with a summary for which the model cited no review that it was shown.
+        without_evidence: Number of aspects with a summary of the model for which it cited no review that it was shown.
     """
 
     restaurant_id: ItemId
@@ -198,11 +201,92 @@ class RestaurantStrength:
 
 
 @dataclass(frozen=True, slots=True)
+class AspectLift:
+    """
+    How satisfied a restaurant's guests are with one aspect, against the average of other restaurants.
+
+    `satisfied`, `dissatisfied`, `mentions_nothing` and `failed` add up to the number of reviews that were found.
+
+    Attributes:
+        share: Share of the satisfied among the remarks about the aspect, 0 to 1; None if there is no remark.
+        average: The same of the other restaurants, or as it was given; None if there is no remark about them.
+        lift_percentage: How far `share` is from `average`, in percent of `average`; None if one of them is missing, or
+            the average is 0.
+        satisfied: Number of the restaurant's reviews whose guest is satisfied with the aspect.
+        dissatisfied: Number of its reviews whose guest is dissatisfied with it.
+        mentions_nothing: Number of its reviews that say nothing about it.
+        failed: Number of its reviews without a label: blank ones, and those of failed calls.
+        comparison_count: Number of remarks that the average is of; 0 if it was given.
+        sentence: The comparison in a sentence: above, below or about the same as the average; empty without a lift.
+        error: Type and message of the error if the search or the calls of either side failed, else None.
+    """
+
+    share: float | None
+    average: float | None
+    lift_percentage: float | None
+    satisfied: int = 0
+    dissatisfied: int = 0
+    mentions_nothing: int = 0
+    failed: int = 0
+    comparison_count: int = 0
+    sentence: str = ""
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AspectComparison:
+    """
+    Result of `CompareAspects` for one restaurant.
+
+    Attributes:
+        restaurant_id: The restaurant's id, as in the input.
+        aspects: One entry for each aspect of the task, in the task's order.
+        display: The sentences of the aspects that have one, in their order.
+        total_candidates: Number of the restaurant's reviews that were found; one that is found for two aspects counts
+            twice.
+        validated_count: Number of aspects with a lift.
+        model: Model that labelled the reviews; empty if no call was made.
+    """
+
+    restaurant_id: ItemId
+    aspects: Mapping[str, AspectLift]
+    display: tuple[str, ...]
+    total_candidates: int
+    validated_count: int
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
 class Word:
     """A word's part of speech ("n", "v", "adj", "adv", or "" if unknown) and its meanings."""
 
     pos: str
     meanings: tuple[str, ...] = ()
+
+    @property
+    def synonyms(self) -> tuple[str, ...]:
+        """Words that mean the same; those of an `ExtendedWord`, else none."""
+        return ()
+
+    @property
+    def example(self) -> str:
+        """A sentence of the text; that of an `ExtendedWord`, else ""."""
+        return ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedWord(Word):
+    """
+    A word of an `ExtractVocabulary` task that asks for synonyms or examples.
+
+    Attributes:
+        pos, meanings: As in `Word`.
+        synonyms: Words that mean the same, which need not be in the text.
+        example: The sentence of the text that the model gave as an example; "" for none.
+    """
+
+    synonyms: tuple[str, ...] = ()
+    example: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,3 +321,29 @@ class Vocabulary:
     model: str
     dropped_entries: int = 0
     dropped: tuple[str, ...] = field(default=(), compare=False)
+
+    @property
+    def phrase_examples(self) -> Mapping[str, str]:
+        """For each phrase with an example, a sentence of the text; of an `ExtendedVocabulary`, else none."""
+        return {}
+
+    @property
+    def dropped_examples(self) -> int:
+        """Number of examples that are dropped; of an `ExtendedVocabulary`, else 0."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class ExtendedVocabulary(Vocabulary):
+    """
+    Result of an `ExtractVocabulary` task that asks for synonyms or examples: its words are `ExtendedWord`s.
+
+    Attributes:
+        document_id, words, phrases, failed_chunks, model, dropped_entries, dropped: As in `Vocabulary`.
+        phrase_examples: For each phrase with an example, the sentence of the text.
+        dropped_examples: Number of examples of words and phrases that are dropped, because they are not in the text;
+            `dropped` names them too.
+    """
+
+    phrase_examples: Mapping[str, str] = field(default_factory=dict)
+    dropped_examples: int = 0

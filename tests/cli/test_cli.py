@@ -284,7 +284,7 @@ def test_a_file_that_cannot_be_used_is_one_clear_line_with_the_line_number(
         (["summarize", "folder"], "the folder 'folder' is not an index"),
         (["summarize", "--restaurants", "110,7"], "there is no restaurant '7' in the shipped sample"),
         (["summarize", "--stage", "5"], "'5' is not one of '1', '2', '3', '4', 'threaded'"),
-        (["summarize", "--limit", "0"], "0 is not in the range 1<=x<=1000"),
+        (["summarize", "--limit", "0"], "'0': input should be greater than or equal to 1"),
         (["summarize", "--llm-concurrency", "0"], "give a whole number of at least 1, or auto"),
         (["summarize", "--aspects", ","], "name at least one"),
         (["summarize", "--show", "some"], "'some' is neither a number nor 'all'"),

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.support.patience import PATIENCE
+from tests.support.served import SUMMARIES, served
 
 from restaurant_llm_batch import BatchRunner, BatchSettings, LLMRequest, LLMResponse, SummarizeAspects
 from restaurant_llm_batch._settings.setting import setting_of
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.cli._report import refusals
-from restaurant_llm_batch.cli._settings import SECTIONS, SettingOption, option_of
+from restaurant_llm_batch.cli._settings import SECTIONS, SettingOption, option_of, section_of
 from restaurant_llm_batch.outcomes import LimitChange, RunStats
 from restaurant_llm_batch.testing import FakeLLM
 from restaurant_llm_batch.testing.server import Faults, FaultServer
@@ -68,16 +70,42 @@ def test_a_setting_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch)
 
 def test_every_setting_but_keys_is_an_option_of_summarize_and_of_serve() -> None:
     commands = build().commands
-    own = {"vllm_max_concurrent_batches", "vllm_max_tokens_per_batch", "vllm_max_batch_size"}
-    tasks = {
-        name
-        for name, field in BatchSettings.model_fields.items()
-        if "vocabulary" in setting_of(field).sets[0]
+    fields = BatchSettings.model_fields
+    targets = {name: {place.partition(".")[0] for place in setting_of(fields[name]).sets} for name in fields}
+    known = {name for name, field in fields.items() if "Secret" not in str(field.annotation)}
+    own = {name for name in known if section_of(name) in ("Tasks", "Service")}
+    batches = {"vllm_max_concurrent_batches", "vllm_max_tokens_per_batch", "vllm_max_batch_size"}
+    for command, of_tasks, missing in (
+        ("summarize", {"summary", "aspects"}, batches),
+        (
+            "serve",
+            {"serve", "summary", "aspects", "reviews", "sentiment", "strengths", "comparison"},
+            set[str](),
+        ),
+    ):
+        options = {param.name for param in commands[command].params if isinstance(param, SettingOption)}
+        assert options == known - missing - {name for name in own if not targets[name] & of_tasks}, command
+
+
+def test_every_setting_of_a_task_is_an_option_of_its_command() -> None:
+    commands = {
+        "summary": "summarize",
+        "aspects": "summarize",
+        "reviews": "summarize-reviews",
+        "sentiment": "sentiment",
+        "strengths": "strengths",
+        "comparison": "compare",
+        "vocabulary": "vocabulary",
+        "chunks": "vocabulary",
+        "query": "search",
+        "serve": "serve",
     }
-    expected = {n for n, f in BatchSettings.model_fields.items() if "Secret" not in str(f.annotation)} - tasks
-    for name, missing in (("summarize", own), ("serve", set[str]())):
-        options = {param.name for param in commands[name].params if isinstance(param, SettingOption)}
-        assert options == expected - missing
+    options = {name: {param.name for param in command.params} for name, command in build().commands.items()}
+    for name, field in BatchSettings.model_fields.items():
+        if section_of(name) not in ("Tasks", "Service") or "Secret" in str(field.annotation):
+            continue
+        for target in {place.partition(".")[0] for place in setting_of(field).sets}:
+            assert name in options[commands[target]], (name, target)
 
 
 def test_every_option_is_unlike_the_others_of_its_command_and_under_a_heading() -> None:
@@ -108,7 +136,7 @@ def test_a_useless_option_is_refused_by_its_own_name(words: list[str], complaint
     assert complaint in " ".join(shown.output.split())
 
 
-def test_the_same_run_by_options_variables_a_file_and_python_makes_the_same_calls(
+def test_the_same_run_by_options_variables_a_file_python_and_serve_makes_the_same_calls(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     lines = [{"restaurant_id": n, "review_id": n, "content": "맛있어요"} for n in range(12)]
@@ -148,8 +176,18 @@ def test_the_same_run_by_options_variables_a_file_and_python_makes_the_same_call
             report = runner.run(SummarizeAspects(language="auto"), range(12))
         assert len(report.results) == 12
 
+    def by_serve(url: str) -> None:
+        variables = {name.upper(): value for name, value in {**chosen, "batch_llm_url": url}.items()}
+        variables["BATCH_SEARCH_PATH"] = "reviews.jsonl"
+        asked = {"restaurants": [{"restaurant_id": n} for n in range(12)]}
+        with served("-m", "restaurant_llm_batch", "serve", **variables) as service:
+            answered = service.client.post(SUMMARIES, json=asked).json()
+            assert len(answered["results"]) == 12, answered
+            service.press_ctrl_c()
+            service.process.communicate(timeout=PATIENCE)
+
     prompts = []
-    for way in (by_options, by_variables, by_a_file, in_python):
+    for way in (by_options, by_variables, by_a_file, in_python, by_serve):
         with FaultServer(Faults(latency=0.05)) as server:
             way(server.url)
             counts = server.counts
@@ -188,7 +226,7 @@ class Noting(FakeLLM):
 
 
 @pytest.mark.parametrize(
-    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "vocabulary"]
+    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "compare", "vocabulary"]
 )
 def test_every_command_takes_any_language_and_instructions_of_the_users_own(command: str) -> None:
     llm = Noting()
@@ -198,7 +236,7 @@ def test_every_command_takes_any_language_and_instructions_of_the_users_own(comm
     assert llm.prompts
     assert all("절대 욕하지 마세요" in prompt for prompt in llm.prompts)
     # Labels are words of a closed list in every language.
-    assert command == "sentiment" or all("Japanese" in prompt for prompt in llm.prompts)
+    assert command in ("sentiment", "compare") or all("Japanese" in prompt for prompt in llm.prompts)
 
 
 @pytest.mark.parametrize("language", ["jp", "atuo", "klingon!"])
@@ -214,9 +252,9 @@ def test_help_shows_options_under_headings_and_no_argument_among_them() -> None:
         :4
     ] == [
         "Options:",
+        "Tasks:",
         "Strategy:",
         "Limits:",
-        "Retries:",
     ]
     assert "\n  [SOURCE]" not in text
 
@@ -254,3 +292,41 @@ def test_a_service_that_refuses_much_is_told_of_in_the_footer(folder: Path) -> N
         ]
         result = invoke("summarize", "reviews.jsonl", *words)
     assert "with --llm-concurrency auto" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "vocabulary"]
+)
+def test_a_preview_prints_the_prompts_and_makes_no_call(command: str, folder: Path) -> None:
+    llm = Noting()
+    words = [command, "--preview", "--instructions", "절대 욕하지 마세요", "--store", "run.db"]
+    result = CliRunner().invoke(build({"noting": lambda _: llm}), words)
+    assert result.exit_code == 0, result.output
+    assert llm.prompts == []
+    assert "=== call 1 of" in result.output
+    assert "절대 욕하지 마세요" in result.output
+    assert not [*folder.iterdir()]
+
+
+def test_a_preview_is_of_the_first_item_or_of_those_that_are_chosen(folder: Path) -> None:
+    lines = [{"restaurant_id": n, "content": f"맛있어요 {n}\x1b[2J"} for n in range(9)]
+    (folder / "reviews.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    for words, shown in ((["--first", "3"], "012"), (["--restaurants", "4,7"], "47"), ([], "0")):
+        text = invoke("sentiment", "reviews.jsonl", "--preview", *words).output
+        assert [n for n in "012345678" if f"맛있어요 {n}" in text] == [*shown]
+        assert "\x1b" not in text
+
+
+def test_a_preview_of_an_own_task_needs_no_key(folder: Path) -> None:
+    (folder / "own_preview.py").write_text(
+        "from restaurant_llm_batch import LLMRequest\n"
+        "from restaurant_llm_batch.steps import complete\n"
+        "def dish(item):\n"
+        "    reply = yield from complete(LLMRequest('dish', ({'role': 'user', 'content': f'Of {item}'},)))\n"
+        "    return reply.text\n"
+    )
+    (folder / "items.txt").write_text("a\nb\n")
+    result = invoke("run", "own_preview:dish", "items.txt", "--preview", "--llm", "runpod")
+    assert result.exit_code == 0, result.output
+    assert "Of a" in result.output
+    assert "Of b" not in result.output

@@ -4,30 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
-import re
 import signal
 import socket
-import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from time import monotonic, sleep
 from typing import Any
 
 import httpx
 import pytest
 from click.testing import CliRunner
 from tests.support.patience import PATIENCE
+from tests.support.served import SUMMARIES, served
 
+from restaurant_llm_batch import BatchSettings
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.cli._commands import serve
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal")
-SUMMARIES = "/api/v1/llm/summarize/batch"
 SLOW = """
+from restaurant_llm_batch import BatchSettings
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.testing import FakeLLM
 class Slow(FakeLLM):
@@ -51,63 +47,6 @@ def reviews(tmp_path: Path) -> Path:
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
     return path
-
-
-class Served:
-    """A service in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-        self.said = ""
-        self.listen_for("/docs")
-        address = re.search(r"http://[^/\s]+", self.said)
-        assert address, self.said
-        self.client = httpx.Client(base_url=address.group(), timeout=30)
-
-    def listen_for(self, words: str, times: int = 1) -> None:
-        assert self.process.stdout is not None
-        while self.said.count(words) < times:
-            line = self.process.stdout.readline()
-            assert line, self.said
-            self.said += line
-
-    def wait_until_it_is_up(self) -> None:
-        late = monotonic() + PATIENCE
-        while True:
-            try:
-                assert self.client.get("/health").json() == {"status": "ok"}
-            except httpx.ConnectError:
-                assert monotonic() < late
-                sleep(0.02)
-            else:
-                return
-
-    def press_ctrl_c(self) -> None:
-        self.process.send_signal(signal.SIGINT)
-
-
-@contextmanager
-def served(*words: str | Path, **variables: str) -> Iterator[Served]:
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONIOENCODING": "utf-8", **variables}
-    process = subprocess.Popen(
-        [sys.executable, *map(str, words), "--port", "0"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        env=environment,
-        # A parent that ignores Ctrl-C hands that on, and then there would be nothing to test.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    with process:
-        one = Served(process)
-        try:
-            with one.client:
-                one.wait_until_it_is_up()
-                yield one
-        finally:
-            if process.poll() is None:
-                process.kill()
 
 
 def test_it_serves_a_file_until_ctrl_c(reviews: Path) -> None:
@@ -207,9 +146,8 @@ def test_a_token_that_no_client_can_send_is_refused_without_repeating_it(token: 
 def test_a_service_of_this_machine_alone_answers_to_its_names_alone(
     host: str, allowed: tuple[str, ...] | None, expected: tuple[str, ...]
 ) -> None:
-    fields: dict[str, Any] = {field.name: None for field in dataclasses.fields(serve.ServeOptions)}
-
-    assert serve.ServeOptions(**fields | {"host": host, "allowed_hosts": allowed}).hosts == expected
+    settings = BatchSettings(batch_serve_host=host, batch_serve_allowed_hosts=allowed)
+    assert serve.ServeOptions(source=None, settings=settings, token=None).hosts == expected
 
 
 def test_the_token_is_not_in_the_options_repr() -> None:
@@ -239,3 +177,24 @@ def test_without_its_extra_it_says_what_to_install(missing: str, monkeypatch: py
 
     assert result.exit_code == 2
     assert f"serve needs the package {missing}: pip install 'restaurant-llm-batch[fastapi]'" in result.output
+
+
+def test_a_token_of_dot_env_closes_the_service_and_an_empty_one_does_not_open_it(
+    reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("BATCH_SERVE_TOKEN", raising=False)
+    for line, complaint in (
+        ("BATCH_SERVE_TOKEN=", "a token has"),
+        ("BATCH_SERVE_TOKEN='two words'", "a token has"),
+    ):
+        (tmp_path / ".env").write_text(line)
+        result = CliRunner().invoke(build(), ["serve", str(reviews)])
+        assert (result.exit_code, complaint in result.output) == (2, True), result.output
+        assert "two words" not in result.output
+    (tmp_path / ".env").write_text("BATCH_SERVE_TOKEN=0123456789abcdef")
+    with served("-m", "restaurant_llm_batch", "serve", reviews) as service:
+        asked = {"restaurants": [{"restaurant_id": 2}]}
+        assert service.client.post(SUMMARIES, json=asked).status_code == 401
+        header = {"Authorization": "Bearer 0123456789abcdef"}
+        assert service.client.post(SUMMARIES, json=asked, headers=header).status_code == 200

@@ -14,7 +14,7 @@ from restaurant_llm_batch import BatchSettings
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.testing.server import FaultServer
 
-OTHERS = ("summarize-reviews", "sentiment", "strengths", "vocabulary")
+OTHERS = ("summarize-reviews", "sentiment", "strengths", "compare", "vocabulary")
 
 
 @pytest.fixture(autouse=True)

@@ -19,11 +19,12 @@ from restaurant_llm_batch.errors import PermanentBackendError
 from restaurant_llm_batch.testing import FakeLLM
 from restaurant_llm_batch.tokens.chunking import split_text
 
-COMMANDS = ["sentiment", "summarize-reviews", "strengths", "vocabulary"]
+COMMANDS = ["sentiment", "summarize-reviews", "strengths", "compare", "vocabulary"]
 DONE = {
     "sentiment": "judged",
     "summarize-reviews": "summarised",
     "strengths": "compared",
+    "compare": "compared",
     "vocabulary": "read",
 }
 STAGES = ["1", "2", "3", "4", "threaded"]
@@ -171,12 +172,21 @@ def test_quiet_with_output_prints_nothing(command: str) -> None:
     ("command", "words", "complaint"),
     [
         ("sentiment", ["missing.jsonl"], "there is no file 'missing.jsonl'"),
-        ("sentiment", ["."], "'.' is a folder; this command reads every review"),
+        ("sentiment", ["."], "the folder '.' is not an index; make one with"),
+        ("summarize-reviews", ["."], "'.' is a folder; this command reads every review"),
+        ("compare", ["--averages", "service"], "'service' is not an aspect and a number"),
+        ("compare", ["--averages", "service=much"], "'service=much' is not an aspect and a number"),
+        ("compare", ["--averages", "service=60"], "above 0 and at most 1 for 'service', got 60.0"),
+        (
+            "compare",
+            ["--aspects", "food", "--averages", "service=0.6"],
+            "share above 0 and at most 1 for 'food'",
+        ),
         ("sentiment", ["--restaurants", "7"], "there is no restaurant '7' in the shipped sample"),
-        ("sentiment", ["--batch-size", "0"], "0 is not in the range x>=1"),
+        ("sentiment", ["--batch-size", "0"], "'0': input should be greater than or equal to 1"),
         ("summarize-reviews", ["."], "name the file of the reviews"),
         ("strengths", ["."], "the folder '.' is not an index"),
-        ("strengths", ["--limit", "1001"], "1001 is not in the range 1<=x<=1000"),
+        ("strengths", ["--limit", "1001"], "'1001': input should be less than or equal to 1000"),
         ("strengths", ["--query", " "], "words to search for"),
         ("vocabulary", ["missing.txt"], "cannot read 'missing.txt'"),
         ("vocabulary", ["note.txt", "--documents", "x"], "there is no document 'x' in the file"),
@@ -465,3 +475,62 @@ def test_with_a_store_a_second_run_asks_nothing_and_says_so(command: str) -> Non
     assert len(asked) == calls
     assert by_id(read(Path("again"))) == by_id(first)
     assert "from the store" in flat(again.output)
+
+
+def test_sentiment_of_an_index_is_that_of_the_reviews_a_search_finds(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invoke("index", write(*REVIEWS), "--into", "reviews.index").exit_code == 0
+    whole = by_id(run("sentiment", Path("reviews.jsonl")))
+    found = by_id(run("sentiment", Path("reviews.index")))
+    few = by_id(run("sentiment", Path("reviews.index"), "--limit", "1", "--query", "expensive"))
+    monkeypatch.setenv("BATCH_SEARCH_PATH", "reviews.index")
+
+    assert found == by_id(run("sentiment"))
+    assert {name: record["total_count"] for name, record in found.items()} == {1: 3, 2: 1, "ko-1": 2}
+    assert found[1]["negative_count"] == whole[1]["negative_count"]
+    assert {name: record["total_count"] for name, record in few.items()} == {1: 1, 2: 1, "ko-1": 1}
+
+
+def test_compare_shows_a_sentence_for_each_aspect_and_writes_the_numbers() -> None:
+    lines = [
+        {
+            "restaurant_id": n,
+            "review_id": f"{n}-{i}",
+            "content": text,
+            "category": "국밥" if n < 3 else "카페",
+        }
+        for n, texts in enumerate(
+            (["직원이 친절해요"] * 3, ["직원이 친절해요", "직원이 불친절해요"], ["가격이 비싸요"]), 1
+        )
+        for i, text in enumerate(texts)
+    ]
+    shown = invoke("compare", write(*lines), "--aspects", "service")
+    records = by_id(run("compare", Path("reviews.jsonl"), "--aspects", "service"))
+
+    assert "서비스 만족도는 평균보다 약 100% 높은 편입니다." in flat(shown.stdout)
+    assert "cannot be said (0 remarks)" in flat(shown.stdout)
+    assert records[1]["aspects"]["service"]["lift_percentage"] == pytest.approx(100)
+    assert records[2]["aspects"]["service"]["lift_percentage"] == pytest.approx(-50)
+    assert records[3]["display"] == []
+
+
+def test_compare_with_given_averages_looks_at_no_other_restaurant() -> None:
+    requests: list[LLMRequest] = []
+    words = ["--averages", "service=0.5,price=0.4", "--restaurants", "ko-1"]
+    (record,) = run("compare", write(*REVIEWS), *words, llm=lambda: FakeLLM(requests=requests))
+
+    assert {request.inputs["restaurant_id"] for request in requests} == {"ko-1"}
+    assert record["aspects"]["price"]["average"] == 0.4
+
+
+def test_vocabulary_has_examples_and_synonyms_if_asked() -> None:
+    path = write(*REVIEWS)
+    plain = by_id(run("vocabulary", path))
+    more = by_id(run("vocabulary", path, "--examples", "--synonyms"))
+    shown = flat(invoke("vocabulary", path, "--examples").stdout)
+
+    assert set(plain[2]["words"]["맛"]) == {"pos", "meanings"}
+    assert more[2]["words"]["맛"]["example"] == "맛은 좋은데 가격이 비싸요."
+    assert more[2]["words"]["맛"]["synonyms"] == []
+    assert "phrase_examples" in more[2]
+    assert "phrase_examples" not in plain[2]
+    assert "맛은 좋은데 가격이 비싸요." in shown

@@ -36,6 +36,32 @@ def replies(store: Path) -> int:
         return int(db.execute("SELECT count(*) FROM replies").fetchone()[0])
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--store", "s.db", "-o", "s.db"],
+        ["--store", "s.db", "-o", "s.db-wal"],
+        ["--store", "./s.db", "-o", "sub/../s.db"],
+        ["--store", "s.db", "-o", "sub"],
+        ["--store", "s.db", "-o", "no/such/folder"],
+        ["--store", "s.db", "-o", "reviews.jsonl"],
+        ["-o", "s.db"],
+    ],
+)
+def test_nothing_is_created_before_an_output_is_refused(
+    words: list[str], reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    if "--store" not in words:
+        monkeypatch.setenv("BATCH_STORE", "s.db")
+    before = sorted(tmp_path.rglob("*"))
+    result = invoke("sentiment", reviews, "-q", *words)
+    assert result.exit_code == 2, result.output
+    assert "--output" in result.output
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 @pytest.mark.parametrize("name", ["run.db", "run.db-wal", "./sub/../run.db", "a link", "another store"])
 @pytest.mark.sample(2)
 def test_an_output_that_is_a_store_is_refused_before_anything_is_opened(

@@ -13,8 +13,11 @@ import pytest
 
 from restaurant_llm_batch import (
     AdaptiveLimit,
+    AnalyzeSentiment,
     BatchRunner,
     BatchSettings,
+    CompareAspects,
+    ExtractStrengths,
     ExtractVocabulary,
     Limits,
     Price,
@@ -22,12 +25,15 @@ from restaurant_llm_batch import (
     StopConditions,
     Store,
     Strategy,
+    SummarizeAspects,
+    SummarizeReviews,
     TimeLimits,
 )
 from restaurant_llm_batch._settings.setting import setting_of
 from restaurant_llm_batch.backends import (
     HTTPTransport,
     OpenAILLM,
+    PollingPolicy,
     RunPodLLM,
     Timeout,
     VLLMEngineLLM,
@@ -57,18 +63,14 @@ TARGETS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "store": (Store, ()),
     "timeout": (Timeout, ()),
     "transport": (HTTPTransport, ()),
-    "vocabulary": (
-        ExtractVocabulary,
-        (
-            "plan",
-            "max_concurrent_sequences",
-            "language",
-            "max_tokens",
-            "temperature",
-            "instructions",
-            "replace_instructions",
-        ),
-    ),
+    # The budget of a batch is that of the limits; the aspects are the settings' own method.
+    "summary": (SummarizeAspects, ("aspects",)),
+    "reviews": (SummarizeReviews, ("max_tokens_per_batch",)),
+    "sentiment": (AnalyzeSentiment, ("max_tokens_per_batch",)),
+    "strengths": (ExtractStrengths, ("max_tokens_per_batch",)),
+    "comparison": (CompareAspects, ("aspects", "max_tokens_per_batch")),
+    "vocabulary": (ExtractVocabulary, ()),
+    "polling": (PollingPolicy, ("wait_initial", "multiplier")),
     # Objects of the user's own, and what other targets make.
     "openai": (OpenAILLM, ("client", "async_client", "transport", "timeout")),
     "vllm": (VLLMServerLLM, ("transport", "timeout")),

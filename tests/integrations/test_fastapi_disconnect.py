@@ -34,12 +34,15 @@ class Caller:
         sent: What it was sent.
     """
 
-    def __init__(self, app: Any, accept: str, *names: int, path: str = PATH, **fields: Any) -> None:
+    def __init__(
+        self, app: Any, accept: str, *names: int, path: str = PATH, body: Any = None, **fields: Any
+    ) -> None:
         self.hang_up = anyio.Event()
         self.sent: list[Any] = []
         self._app = app
-        body = json.dumps({"restaurants": [{"restaurant_id": name, **fields} for name in names]}).encode()
-        self._messages = [{"type": "http.request", "body": body, "more_body": False}]
+        if body is None:
+            body = {"restaurants": [{"restaurant_id": name, **fields} for name in names]}
+        self._messages = [{"type": "http.request", "body": json.dumps(body).encode(), "more_body": False}]
         headers = [(b"content-type", b"application/json"), (b"accept", accept.encode())]
         self._scope = {
             "type": "http",
@@ -139,6 +142,25 @@ async def test_a_client_that_goes_away_cancels_its_calls(accept: str, nothing_bl
             caller.hang_up.set()
 
     assert (llm.cancelled, llm.calls, llm.in_flight) == (3, 3, 0)
+    assert not caller.text
+
+
+@pytest.mark.parametrize(
+    "task", ["llm/summarize", "sentiment/analyze", "llm/extract/strengths", "llm/comparison"]
+)
+async def test_a_client_that_goes_away_cancels_the_calls_of_one_restaurant(
+    task: str, nothing_blocks: BlockBuster
+) -> None:
+    llm = FakeLLM(seconds=FOREVER)
+    caller = Caller(serving(llm), "application/json", path=f"/api/v1/{task}", body={"restaurant_id": 1})
+    with anyio.fail_after(PATIENCE):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(caller)
+            await until(lambda: llm.in_flight > 0)
+            caller.hang_up.set()
+
+    assert llm.cancelled == llm.calls
+    assert llm.in_flight == 0
     assert not caller.text
 
 

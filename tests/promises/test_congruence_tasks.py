@@ -17,7 +17,9 @@ from tests.support.run_methods import (
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,
+    AspectComparison,
     BatchRunner,
+    CompareAspects,
     ExtractStrengths,
     ExtractVocabulary,
     Limits,
@@ -42,7 +44,8 @@ def reviews_of(restaurant: int) -> list[str]:
 
 
 def sentiments() -> list[Any]:
-    return [{"restaurant_id": n, "reviews": reviews_of(n), "priority": n % 3} for n in range(20)]
+    given = [{"restaurant_id": n, "reviews": reviews_of(n), "priority": n % 3} for n in range(20)]
+    return [*given, 21, {"restaurant_id": 48}, 60]
 
 
 def sorted_reviews() -> list[Any]:
@@ -64,15 +67,31 @@ def comparisons() -> list[Any]:
     return [*given, {"target_restaurant_id": 19, "category": "국수"}, {"target_restaurant_id": 21}]
 
 
+def compared() -> list[Any]:
+    """Compare restaurants with and without reviews in the shared sample, of two categories and of none."""
+    return [
+        {"restaurant_id": n, "category": (None, "국수", "카페")[n % 3], "priority": n % 2}
+        for n in range(3, 24)
+    ]
+
+
 def documents() -> list[Any]:
     return [{"document_id": f"d{n}", "chunks": reviews_of(n)[:7]} for n in range(20)]
 
 
 TASKS: dict[str, tuple[Any, list[Any]]] = {
     "sentiment": (AnalyzeSentiment(batch_size=9), sentiments()),
+    "comparison": (CompareAspects(limit=20), compared()),
     "reviews": (SummarizeReviews(max_tokens=200), sorted_reviews()),
     "strengths": (ExtractStrengths(max_tokens=200, max_tokens_per_batch=600), comparisons()),
     "vocabulary": (ExtractVocabulary(parallel=True, max_safe_chunks=3), documents()),
+}
+
+
+SEARCHED: dict[int, list[str]] = {
+    **{n: [f"{REVIEWS[n % 6]} {n}-0"] for n in range(40, 50)},
+    21: ["우리 집"],
+    **{n: [f"좋아요 {n}-{i}" for i in range(n * 5 % 24)] for n in range(3, 20)},
 }
 
 
@@ -95,6 +114,8 @@ def fault(request: LLMRequest, attempt: int) -> Exception | None:
         return errors.PromptTooLong("too long")
     if " 5-2" in text:
         return ZeroDivisionError("a bug in the backend")
+    if " 8-" in text and request.inputs.get("aspect") == "price":
+        return errors.PermanentBackendError("no price")
     return errors.PermanentBackendError("no comparison") if " 33-" in text else None
 
 
@@ -103,7 +124,7 @@ def answer(request: LLMRequest) -> str:
     inputs, text = request.inputs, content(request)
     if " 17-1" in text and request.task != "merge_summaries":
         return "I would rather not."
-    if request.task == "sentiment":
+    if request.task in ("sentiment", "aspect_sentiment"):
         kept = [review["id"] for review in inputs["reviews"] if (review["id"] + len(inputs["reviews"])) % 4]
         labels = [{"id": number, "label": ("positive", "negative")[number % 2]} for number in kept]
         labels += [{"id": 1000, "label": "neutral"}] if " 15-" in text else []  # not believed, so halved
@@ -124,7 +145,7 @@ def answer(request: LLMRequest) -> str:
 def outcomes(strategy: Strategy, way: RunMethod, name: str) -> list[object]:
     """Run all items of a task once, on fresh doubles."""
     llm = FakeLLM(fault=fault, answer=answer)
-    search = FakeSearch({n: [f"{REVIEWS[n % 6]} {n}-0"] for n in range(40, 50)} | {21: ["우리 집"]})
+    search = FakeSearch(SEARCHED, categories={n: ("국수", "카페")[n % 2] for n in SEARCHED})
     runner = BatchRunner(llm=llm, search=search, strategy=strategy, limits=LIMITS, llm_retry=PATIENT)
     task, items = TASKS[name]
     result = comparable(way(runner, task, items))
@@ -150,6 +171,13 @@ def test_outcomes_are_equal_in_every_mode(
     assert in_stage_one == outcomes(strategy, way, name)
 
 
+def failed_parts(value: Any) -> int:
+    """Count the parts of a result that failed."""
+    if isinstance(value, AspectComparison):
+        return sum(lift.failed + (lift.error is not None) for lift in value.aspects.values())
+    return getattr(value, "failed_count", 0) or len(getattr(value, "failed_chunks", ()))
+
+
 def test_the_faults_of_this_file_do_happen(expected: tuple[str, list[object]]) -> None:
     name, rows = expected
     values = [row[2] for row in rows if len(row) == 3]  # type: ignore[arg-type, index]
@@ -157,7 +185,5 @@ def test_the_faults_of_this_file_do_happen(expected: tuple[str, list[object]]) -
 
     assert len(values) > 10
     assert failures
-    partial = [
-        value for value in values if getattr(value, "failed_count", 0) or getattr(value, "failed_chunks", 0)
-    ]
+    partial = [value for value in values if failed_parts(value)]
     assert partial, name

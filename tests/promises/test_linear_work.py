@@ -35,7 +35,7 @@ from restaurant_llm_batch._http.classify import service_error
 from restaurant_llm_batch._http.openai_api import read_chat
 from restaurant_llm_batch._http.types import HTTPResponse, TransportError
 from restaurant_llm_batch._llm_response import LLMResponse
-from restaurant_llm_batch._nlp import terms
+from restaurant_llm_batch._nlp import price_words, terms
 from restaurant_llm_batch._nlp.sentiment_model import hashes, normal_form
 from restaurant_llm_batch._store.keys import request_key
 from restaurant_llm_batch._store.store import Store
@@ -51,7 +51,7 @@ from restaurant_llm_batch.search import _indexing
 from restaurant_llm_batch.search.embedders import api
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
 from restaurant_llm_batch.search.qdrant import _errors as qdrant
-from restaurant_llm_batch.tasks import _content, _json, _labels, _parsing, _replies
+from restaurant_llm_batch.tasks import _content, _entries, _json, _labels, _parsing, _replies
 from restaurant_llm_batch.tasks._prompts import aspects as aspect_prompts
 from restaurant_llm_batch.tasks._prompts import reviews as review_prompts
 from restaurant_llm_batch.tasks._prompts import words as word_prompts
@@ -241,8 +241,9 @@ READERS: dict[str, Reader] = {
         _content.text_of,
     ),
     "tasks: words": every(
-        lambda text: _parsing.read_words(reply(text)),
-        lambda text: _parsing.read_phrases(reply(json.dumps([text, {"phrase": text}]))),
+        lambda text: _entries.read_entries("words", reply(text), text),
+        lambda text: _entries.read_entries("phrases", reply(json.dumps([text, {"phrase": text}])), text),
+        lambda text: _entries.ExampleFinder(text).find(text[:200]),
     ),
     "prompts": every(
         aspect_prompts.quoted,
@@ -272,7 +273,12 @@ READERS: dict[str, Reader] = {
         lambda text: _indexing.read_id(text, "x"),
     ),
     "nlp": every(
-        terms.terms, terms.normalise, terms.stem_english, normal_form, lambda text: hashes(text, "ko")
+        price_words.mentions_price,
+        terms.terms,
+        terms.normalise,
+        terms.stem_english,
+        normal_form,
+        lambda text: hashes(text, "ko"),
     ),
     "store": every(stored),
     "cli: files": every(

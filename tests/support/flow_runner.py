@@ -7,7 +7,7 @@ from typing import Any
 
 from restaurant_llm_batch import Limits, LLMRequest, LLMResponse, estimate_tokens
 from restaurant_llm_batch._engine.packer import BatchPacker
-from restaurant_llm_batch.steps import Complete, Flow, Gather, Once, Pack, SearchAll, drive
+from restaurant_llm_batch.steps import Complete, Flow, Gather, Once, Pack, Search, SearchAll, drive
 
 Answer = Callable[[LLMRequest], LLMResponse | str]
 
@@ -27,6 +27,8 @@ def run_flow(flow: Flow[Any], answer: Answer, *, limits: Limits = Limits(), sear
                 return [attempt(child) for child in step.flows]
             case Once():
                 return drive(step.make(), perform)
+            case Search():
+                return search(step.query)
             case SearchAll():
                 return [search(query) for query in step.queries]
         raise AssertionError(f"not a step: {step!r}")

@@ -48,6 +48,8 @@ class Work:
     @property
     def question(self) -> str:
         """What the job asks, which tests make unique."""
+        if "prompt" in self.input:
+            return str(self.input["prompt"])
         return str(self.input["openai_input"]["messages"][-1]["content"])
 
     def move_on(self) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -68,10 +69,43 @@ async def handler(job: dict[str, Any]) -> AsyncIterator[Any]:
 
 def plain(job: dict[str, Any]) -> Any:
     """Answer as a handler of one's own, which is no generator."""
+    if "prompt" in job["input"]:
+        return takes_prompt(job)
     kind, _, text = job["input"]["openai_input"]["messages"][-1]["content"].partition(": ")
     if kind == "raise":
         raise ValueError(text)
     return text if kind == "text" else {"choices": [{"text": text}], "usage": {}}
+
+
+def takes_prompt(job: dict[str, Any]) -> Any:
+    """Answer a prompt as the workers do that people write themselves: each labels, and packs the labels otherwise."""
+    given = job["input"]
+    if set(given) != {"prompt", "temperature", "max_tokens"}:
+        raise TypeError(f"unexpected fields: {sorted(given)}")
+    prompt = given["prompt"]
+    if "openai" in prompt or "JSON Schema" not in prompt:
+        raise ValueError("the prompt does not say the form of the answer")
+    numbers = re.findall(r"^\[(\d+)\] ", prompt, re.MULTILINE)
+    labels = [{"id": int(number), "label": "positive"} for number in numbers]
+    answer = json.dumps({"labels": labels})
+    form = re.search(r"packed as (\w+)", prompt)
+    assert form is not None
+    packed = {
+        "text": answer,
+        "object": {"text": answer, "usage": {"prompt_tokens": 7, "completion_tokens": 3}},
+        "generated": [{"generated_text": prompt + answer}],
+        "output": {"output": answer, "prompt_tokens": 7, "completion_tokens": 3},
+        "response": {"response": f"Here it is:\n```json\n{answer}\n```"},
+        "choices": {"choices": [{"text": answer, "finish_reason": "stop"}]},
+        "chat": {"choices": [{"message": {"role": "assistant", "content": answer}}]},
+        "success": {"status": "success", "message": "done", "data": {"response": answer}},
+        "parsed": {"status": "success", "data": json.loads(answer)},
+        "pieces": [answer[:20], answer[20:]],
+        "vllm": {"outputs": [{"text": answer, "finish_reason": "stop"}], "prompt": prompt},
+        "error": {"status": "error", "error": "ValueError: the model is not here"},
+        "busy": {"status": "error", "error": "CUDA out of memory"},
+    }
+    return packed[form[1]]
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ def test_one_call_is_enough_if_everything_is_in_its_answer(text: str) -> None:
             return LLMResponse(text, prompt_tokens=9, completion_tokens=9, model="m")
 
     search = FakeSearch({1: ["좋아요", "맛있어요"]})
-    report = BatchRunner(llm=Model(), search=search).run(SummarizeAspects(), [1])
+    report = BatchRunner(llm=Model(), search=search).run(SummarizeAspects(price_rule=False), [1])
 
     (result,) = report.results
     assert calls == ["aspect_summaries"]

@@ -13,6 +13,9 @@ from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,
+    BatchRunner,
+    Failure,
+    Hit,
     Limits,
     LLMRequest,
     LLMResponse,
@@ -20,9 +23,12 @@ from restaurant_llm_batch import (
     RestaurantSentiment,
     Review,
     ReviewLabel,
+    SearchQuery,
+    Success,
     errors,
 )
 from restaurant_llm_batch.tasks.sentiment import percentages
+from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 Labels = list[dict[str, Any]]
 
@@ -377,8 +383,8 @@ def test_the_request_names_no_restaurant_and_carries_its_data_delimited() -> Non
 @pytest.mark.parametrize(
     ("raw", "complaint"),
     [
-        (5, 'must be a mapping such as {"restaurant_id": ..., ...}, got 5'),
-        ({"restaurant_id": 1}, "field 'reviews': field required"),
+        (5.5, "restaurant_id must be an integer or a string, got 5.5"),
+        (["a", "b"], "restaurant_id must be an integer or a string"),
         ({"restaurant_id": None, "reviews": []}, "field 'restaurant_id': must be an integer or a string"),
         ({"restaurant_id": 1, "reviews": "좋아요"}, "field 'reviews': input should be a valid list"),
         ({"restaurant_id": 1, "reviews": ["a", 5]}, r"field 'reviews\[1\]'"),
@@ -390,6 +396,71 @@ def test_the_request_names_no_restaurant_and_carries_its_data_delimited() -> Non
 def test_a_bad_item_is_reported_by_its_field(raw: Any, complaint: str) -> None:
     with pytest.raises(errors.ConfigurationError, match=complaint.replace("{", r"\{")):
         AnalyzeSentiment().parse_item(raw)
+
+
+@pytest.mark.parametrize(
+    "raw", [7, {"restaurant_id": 7}, {"restaurant_id": 7, "reviews": None}, RestaurantReviews(7)]
+)
+def test_reviews_that_are_not_given_are_found_by_search(raw: Any) -> None:
+    queries: list[SearchQuery] = []
+
+    def search(query: SearchQuery) -> list[Hit]:
+        queries.append(query)
+        return [Hit("a", "좋아요", 0.9, 7), Hit("b", "나빠요", 0.8, "7"), Hit("c", "나빠요", 0.7, 8)]
+
+    result = apply(AnalyzeSentiment(), raw, Model(), search=search)
+
+    assert (result.positive_count, result.negative_count, result.total_count) == (
+        1,
+        1,
+        2,
+    )  # without restaurant 8's
+    assert [label.review_id for label in result.labels] == ["a", "b"]
+    (query,) = queries
+    assert (query.restaurant_id, query.limit, query.min_score, query.scope) == (7, 100, 0.0, "restaurant")
+    assert "직원 친절" in query.text
+    assert "waiter" in query.text
+
+
+def test_the_search_has_the_tasks_limit_bound_and_words() -> None:
+    queries: list[SearchQuery] = []
+
+    def search(query: SearchQuery) -> list[Hit]:
+        queries.append(query)
+        return []
+
+    apply(AnalyzeSentiment(limit=3, min_score=0.2, query="점심 메뉴"), 1, Model(), search=search)
+    apply(AnalyzeSentiment(language="en"), 1, Model(), search=search)
+
+    assert (queries[0].text, queries[0].limit, queries[0].min_score) == ("점심 메뉴", 3, 0.2)
+    assert "waiter" in queries[1].text
+    assert "직원" not in queries[1].text
+
+
+def test_a_restaurant_of_which_nothing_is_found_succeeds_without_a_call() -> None:
+    model = Model()
+    result = apply(AnalyzeSentiment(), 1, model, search=lambda query: [])
+
+    assert (result.total_count, result.labels, model.requests) == (0, (), [])
+
+
+def test_without_a_search_only_items_without_reviews_fail_and_say_what_to_write() -> None:
+    runner = BatchRunner(llm=FakeLLM())
+    first, second = runner.run(AnalyzeSentiment(), [1, item("좋아요", restaurant_id=2)]).outcomes
+
+    assert isinstance(first, Failure)
+    assert str(first.error).endswith(
+        "for example BatchRunner(search=EmbeddedSearch(...), ...); or give each item its reviews"
+    )
+    assert isinstance(second, Success)
+
+
+def test_a_failed_search_fails_the_restaurant_with_its_error() -> None:
+    search = FakeSearch({1: ["좋아요"]}, fault=lambda query, attempt: errors.PermanentBackendError("400"))
+    (outcome,) = BatchRunner(llm=FakeLLM(), search=search).run(AnalyzeSentiment(), [1]).outcomes
+
+    assert isinstance(outcome, Failure)
+    assert (outcome.stage, str(outcome.error)) == ("search", "400")
 
 
 def test_an_item_may_be_the_dataclass() -> None:
@@ -405,6 +476,9 @@ def test_an_item_may_be_the_dataclass() -> None:
         ("language", "jp"),
         ("max_rounds", 0),
         ("temperature", -1),
+        ("limit", 0),
+        ("min_score", 1.5),
+        ("query", " "),
     ],
 )
 def test_a_field_out_of_bounds_is_named(field: str, value: Any) -> None:

@@ -242,7 +242,7 @@ def test_an_echo_of_the_form_is_no_summary_and_the_second_question_names_the_fie
 )
 def test_lists_in_place_of_objects_are_read(categories: Any) -> None:
     model = Script({"categories": categories, "overall_summary": ["전체", None]})
-    result = apply(SummarizeAspects(aspects=("food", "price")), 1, model, search=search)
+    result = apply(SummarizeAspects(aspects=("food", "price"), price_rule=False), 1, model, search=search)
 
     assert [part.summary for part in result.categories.values()] == ["좋다", "싸다"]
     assert result.overall_summary == "전체"

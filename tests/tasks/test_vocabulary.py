@@ -6,14 +6,16 @@ import json
 from collections.abc import Generator, Iterable, Sequence
 from itertools import pairwise
 from typing import Any
+from unicodedata import normalize
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, RetryPolicy, Strategy, errors
+from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.models import Document
-from restaurant_llm_batch.results import FailedChunk, Vocabulary, Word
+from restaurant_llm_batch.results import ExtendedVocabulary, ExtendedWord, FailedChunk, Vocabulary, Word
 from restaurant_llm_batch.steps import Complete, Gather
 from restaurant_llm_batch.tasks.vocabulary import ExtractVocabulary
 from restaurant_llm_batch.testing import FakeLLM
@@ -453,3 +455,140 @@ def test_results_go_to_json_with_the_standard_library() -> None:
         "dropped_entries": 0,
         "dropped": [],
     }
+
+
+def extended(task: ExtractVocabulary, *chunks: str, **answers: Any) -> ExtendedVocabulary:
+    """Run a task over chunks, with the same list of words and of phrases for each chunk, or one by chunk."""
+
+    def answer(request: LLMRequest) -> str:
+        entries = answers.get(request.task, [])
+        if isinstance(entries, dict):
+            entries = entries[request.inputs["chunk"]]
+        return json.dumps({request.task: entries}, ensure_ascii=False)
+
+    runner = BatchRunner(llm=FakeLLM(answer=answer))
+    (result,) = runner.run(task, [document(list(chunks))]).results
+    assert isinstance(result, ExtendedVocabulary)
+    return result
+
+
+BOTH = ExtractVocabulary(synonyms=True, examples=True)
+TEXT = "국물이 진하고 맛있어요. 직원분들도 친절해요ㅎㅎ\n또 갈게요! The soup was Great, really."
+
+
+@pytest.mark.parametrize(
+    ("quote", "example"),
+    [
+        ("국물이 진하고 맛있어요.", "국물이 진하고 맛있어요."),
+        ("국물이 진하고 맛있어요", "국물이 진하고 맛있어요."),
+        ("국물이  진하고\n맛있어요!", "국물이 진하고 맛있어요."),
+        ("“진하고 맛있어요”", "국물이 진하고 맛있어요."),
+        (normalize("NFD", "또 갈게요"), "또 갈게요!"),
+        ("the soup was great", "The soup was Great, really."),
+        (["또 갈게요!", "x"], "또 갈게요!"),
+        ("국물", ""),  # in 국물이 only
+        ("oup was", ""),
+        ("국물이 아주 진하고 맛있어요.", ""),
+        ("맛있어요. 직원분들도", ""),  # no sentence, but parts of two
+        ("국물이 … 맛있어요.", ""),
+        ("x" * 5000, ""),
+    ],
+)
+def test_an_example_is_a_sentence_of_the_chunk_or_is_dropped_and_counted(quote: Any, example: str) -> None:
+    result = extended(
+        BOTH,
+        TEXT,
+        words=[{**word("국물"), "example": quote}],
+        phrases=[{"phrase": "또 갈게요", "example": quote}],
+    )
+
+    assert result.words["국물"].example == example
+    assert result.phrase_examples == ({"또 갈게요": example} if example else {})
+    assert result.dropped_examples == (0 if example else 2)
+    assert [name.split(":")[0] for name in result.dropped] == (
+        [] if example else ["words.example", "phrases.example"]
+    )
+    assert example in TEXT
+
+
+@pytest.mark.parametrize("none", [None, "", "  ", "...", "string", [], {}, 7])
+def test_an_example_that_is_not_given_is_not_counted(none: Any) -> None:
+    result = extended(BOTH, TEXT, words=[{**word("국물"), "example": none}])
+
+    assert (result.words["국물"].example, result.dropped_examples) == ("", 0)
+
+
+def test_the_example_must_stand_in_the_chunk_that_was_asked_about() -> None:
+    other = {"하나.": [{**word("하나"), "example": "둘."}], "둘.": [{**word("둘"), "example": "둘."}]}
+    result = extended(BOTH, "하나.", "둘.", words=other)
+
+    assert (result.words["하나"].example, result.words["둘"].example) == ("", "둘.")
+    assert result.dropped_examples == 1
+
+
+def test_the_first_example_stands_and_synonyms_are_joined_in_order() -> None:
+    by_chunk = {
+        "맛이 좋다.": [{**word("맛"), "synonyms": ["풍미", "맛"], "example": "없다."}],
+        "맛이 깊다.": [{**word("맛"), "synonyms": ["미각", "풍미"], "example": "맛이 깊다."}],
+        "맛이 진하다.": [{**word("맛"), "synonyms": "Flavour, flavour", "example": "맛이 진하다."}],
+    }
+    result = extended(BOTH, *by_chunk, words=by_chunk)
+
+    assert result.words == {"맛": ExtendedWord("n", (), ("풍미", "미각", "Flavour"), "맛이 깊다.")}
+    assert result.dropped_examples == 1
+
+
+@pytest.mark.parametrize(("synonyms", "examples"), [(True, False), (False, True)])
+def test_only_what_is_asked_for_is_in_prompt_schema_and_result(synonyms: bool, examples: bool) -> None:
+    task = ExtractVocabulary(synonyms=synonyms, examples=examples)
+    requests = task.preview(document(["또 갈게요!"])).requests
+    both = {"synonyms": ["맛"], "example": "또 갈게요!"}
+    result = extended(
+        task, "또 갈게요!", words=[{**word("국물"), **both}], phrases=[{"phrase": "또", **both}]
+    )
+
+    for request in requests:
+        system = request.messages[0]["content"]
+        asked = {"synonyms": synonyms and request.task == "words", "example": examples}
+        for name, wanted in asked.items():
+            assert (
+                (f'"{name}"' in system) == (name in str(request.schema)) == (name in request.inputs) == wanted
+            )
+    assert bool(result.words["국물"].synonyms) == synonyms
+    assert bool(result.words["국물"].example) == bool(result.phrase_examples) == examples
+
+
+def test_without_the_flags_what_a_model_adds_is_not_read() -> None:
+    entries = [{**word("국물"), "synonyms": ["육수"], "example": "국물"}]
+    answer = json.dumps({"words": entries, "phrases": []})
+    (result,) = (
+        BatchRunner(llm=FakeLLM(answer=lambda request: answer))
+        .run(ExtractVocabulary(), [document(["국물"])])
+        .results
+    )
+
+    assert type(result) is Vocabulary
+    assert result.words == {"국물": Word("n")}
+    assert (result.words["국물"].example, result.phrase_examples, result.dropped_examples) == ("", {}, 0)
+
+
+def test_own_instructions_in_place_of_ours_keep_the_whole_form() -> None:
+    task = ExtractVocabulary(
+        synonyms=True, examples=True, instructions="Dishes only.", replace_instructions=True
+    )
+    prompt = task.preview(document(["soup"]))
+
+    assert '"meanings": [text], "synonyms": [word that means the same], "example": one sentence' in prompt
+    assert '"meaning": text, "example": one sentence of the text, word for word}' in prompt
+    assert "{more}" not in prompt
+
+
+@pytest.mark.parametrize("strategy", [Strategy.stage(1), Strategy.stage(4), Strategy.threaded()])
+def test_the_offline_model_gives_the_sentence_and_no_synonyms(strategy: Strategy) -> None:
+    (result,) = BatchRunner(llm=OfflineLLM(), strategy=strategy).run(BOTH, [document([TEXT])]).results
+
+    assert result.words["친절하다"] == ExtendedWord(
+        "adj", result.words["친절하다"].meanings, (), "직원분들도 친절해요ㅎㅎ"
+    )
+    assert all(entry.example in TEXT and entry.example for entry in result.words.values())
+    assert result.dropped_examples == 0

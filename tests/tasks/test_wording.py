@@ -37,6 +37,8 @@ OURS = {
     ("overall_summary", "en"): "ab363451f1e0f897",
     ("sentiment", "ko"): "bea2ff0da77e8390",
     ("sentiment", "en"): "1ed76b105a43b17c",
+    ("aspect_sentiment", "ko"): "1bd751ad30905fbe",
+    ("aspect_sentiment", "en"): "8aed7553202cb433",
     ("review_summary", "ko"): "c5af6a88d006c4c7",
     ("review_summary", "en"): "fa3f688f563261e4",
     ("comparison_summary", "ko"): "d01d654a529a883d",
@@ -60,7 +62,8 @@ MODULES: dict[str, Any] = {
 
 
 def system(task: str, wording: Wording) -> str:
-    content = MODULES[task].instructions(task, wording)["content"]
+    aspect = ["price"] if task == "aspect_sentiment" else []
+    content = MODULES[task].instructions(task, wording, *aspect)["content"]
     assert isinstance(content, str)
     return content
 
@@ -119,7 +122,9 @@ def test_a_reply_in_another_language_is_asked_for_in_its_name_and_not_in_english
     text = system(task, Wording("Swiss German", "Hi." if replaces else "", replaces))
 
     assert "English" not in text
-    assert ("in Swiss German" in text) == (task != "sentiment")  # labels have no language
+    assert ("in Swiss German" in text) == (
+        task not in ("sentiment", "aspect_sentiment")
+    )  # labels have no language
 
 
 @pytest.mark.parametrize(

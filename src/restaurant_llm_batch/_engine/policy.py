@@ -184,9 +184,10 @@ def _once(step: Once, item: RunItem, run: RunState) -> EngineFlow[Any]:
 def _search(query: SearchQuery, item: RunItem, run: RunState) -> EngineFlow[Sequence[Hit]]:
     method = run.plan.search
     if method is None:
+        given = "" if run.task.requires_search else "; or give each item its reviews"
         raise ConfigurationError(
             f"{run.task.name} searches, but the runner has no search backend; "
-            "for example BatchRunner(search=EmbeddedSearch(...), ...)"
+            f"for example BatchRunner(search=EmbeddedSearch(...), ...){given}"
         )
     return _call(CallSpec(method, query, "search", query.aspect or "search"), run.limiters.search, item, run)
 

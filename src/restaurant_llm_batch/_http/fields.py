@@ -268,7 +268,7 @@ def _changed(body: Mapping[str, Any], lessons: Mapping[str, int]) -> dict[str, A
         elif name == "response_format":
             kind = value.get("type") if isinstance(value, Mapping) else None
             if kind == "json_schema":
-                changed["messages"] = _with_schema(changed["messages"], value)
+                changed["messages"] = _with_schema_of(changed["messages"], value)
             if steps == 1:
                 changed[name] = {"type": "json_object"}
     return changed
@@ -278,12 +278,15 @@ def _has_lost_limit(sent: Mapping[str, Any], changed: Mapping[str, Any]) -> bool
     return any(name in sent for name in _TOKENS) and not any(name in changed for name in _TOKENS)
 
 
-def _with_schema(messages: Any, form: Mapping[str, Any]) -> Any:
-    """Return messages that state the schema, which the request no longer carries."""
+def _with_schema_of(messages: Any, form: Mapping[str, Any]) -> Any:
+    """Return messages that state the schema of a ``response_format``, which the request no longer carries."""
     described = form.get("json_schema")
     schema = described.get("schema") if isinstance(described, Mapping) else None
-    if schema is None or not isinstance(messages, list):
-        return messages
+    return messages if schema is None or not isinstance(messages, list) else with_schema(messages, schema)
+
+
+def with_schema(messages: list[Any], schema: Mapping[str, Any]) -> list[Any]:
+    """Return messages that state the form of the answer, for a service without structured output."""
     text = f"The JSON form of the answer, as JSON Schema: {json.dumps(schema, ensure_ascii=False)}"
     if messages and messages[0].get("role") == "system" and isinstance(messages[0].get("content"), str):
         return [{**messages[0], "content": f"{messages[0]['content']}\n\n{text}"}, *messages[1:]]

@@ -17,6 +17,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import NoDecode
 
 from .._config.stopping import Price
+from ..tasks._prompts.wording import as_language
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,47 @@ def _read_price(price: object) -> Price:
     return Price(*price)
 
 
+def _read_names(value: object) -> object:
+    parts = value.split(",") if isinstance(value, str) else value
+    names = [str(part).strip() for part in parts] if isinstance(parts, Iterable) else []
+    if not any(names):
+        raise ValueError("name at least one, with commas between several")
+    return tuple(name for name in names if name)
+
+
+def _read_averages(value: object) -> object:
+    example = "give a share for each aspect, such as service=0.6,price=0.55"
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = _read_json(value)
+    elif isinstance(value, str):
+        pairs = (part.partition("=") for part in value.split(",") if part.strip())
+        value = {name.strip(): share for name, _, share in pairs}
+    if not isinstance(value, Mapping) or not value:
+        raise ValueError(example)
+    if not all(str(name).strip() for name in value):
+        raise ValueError(example)
+    try:
+        return {str(name).strip(): float(share) for name, share in value.items()}
+    except (TypeError, ValueError):
+        raise ValueError(example) from None
+
+
+COUNTERS = ("estimate", "tiktoken", "hf", "vllm")
+"""Counters of tokens; the two in the middle may have the name of an encoding or a tokenizer after a colon."""
+
+
+def _read_counter(value: object) -> object:
+    text = str(value).strip()
+    kind, colon, name = text.partition(":")
+    if (
+        kind.lower() not in COUNTERS
+        or (colon and not name)
+        or (name and kind.lower() in ("estimate", "vllm"))
+    ):
+        raise ValueError("give estimate, tiktoken, tiktoken:o200k_base, hf:Qwen/Qwen2.5-7B-Instruct or vllm")
+    return f"{kind.lower()}{colon}{name}"
+
+
 # A union of number and word would give two messages for one wrong value.
 Limit: TypeAlias = Annotated[int | Literal["auto"], BeforeValidator(_read_limit)]
 """A number of calls, or "auto" for an adaptive limit."""
@@ -103,3 +145,13 @@ JSONObject: TypeAlias = Annotated[dict[str, Any], NoDecode, BeforeValidator(_rea
 """A JSON object."""
 Prices: TypeAlias = Annotated[dict[str, Any], NoDecode, BeforeValidator(_read_prices)]
 """Prices by the model's name: dollars for a million tokens of prompt and completion, and of cached prompt."""
+Names: TypeAlias = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_read_names)]
+"""Names, with commas between them."""
+Language: TypeAlias = Annotated[str, BeforeValidator(as_language)]
+"""A language, by a code or a name, or "auto"."""
+Plan: TypeAlias = Annotated[Literal["A", "B", "C"], BeforeValidator(lambda value: str(value).upper())]
+"""A plan of a vocabulary, in capital or small letters."""
+TokenCounterName: TypeAlias = Annotated[str, BeforeValidator(_read_counter)]
+"""A counter of tokens, by its name."""
+Averages: TypeAlias = Annotated[dict[str, float], NoDecode, BeforeValidator(_read_averages)]
+"""Shares by aspect."""

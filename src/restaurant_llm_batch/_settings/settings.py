@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from pydantic import PrivateAttr, ValidationError
@@ -24,12 +25,19 @@ from .._config.strategy import Strategy
 from .._limits.aimd import AdaptiveLimit
 from .._store.store import Store
 from ..errors import ConfigurationError
-from ..protocols import AsyncLLMBackend, AsyncSearchBackend, Embedder, LLMBackend, SearchBackend
+from ..protocols import AsyncLLMBackend, AsyncSearchBackend, Embedder, LLMBackend, SearchBackend, TokenCounter
 from ..search import embedders
+from ..tasks.aspects import SEEDS, Aspects
+from ..tasks.comparison import CompareAspects
+from ..tasks.reviews import SummarizeReviews
+from ..tasks.sentiment import AnalyzeSentiment
+from ..tasks.strengths import ExtractStrengths
+from ..tasks.summary import SummarizeAspects
 from ..tasks.vocabulary import ExtractVocabulary
+from ..tokens import TiktokenCounter, TokenizersCounter, estimate_tokens
 from .fields import SettingFields
 from .setting import setting_of
-from .sources import Origin, config_sources, origin_of, warn_of_misspelt_names
+from .sources import ENV_FILE, Origin, config_sources, origin_of, warn_of_misspelt_names
 
 _EXAMPLES = {
     "batch_llm_model": "gpt-5-mini",
@@ -47,6 +55,8 @@ _REQUIRED_BY = {
     "batch_embedding_model": "batch_embedder",
 }
 """The variable whose value makes each of these required."""
+_OF_A_SERVER = ("api_key", "prefer_grpc", "grpc_port", "pool_size")
+"""Arguments of `QdrantSearch` that a folder does not take."""
 _SERVICES = frozenset({"openai", "vllm", "runpod"})
 """Backends that may have more or fewer slots than any number given here."""
 
@@ -102,15 +112,20 @@ class BatchSettings(SettingFields):
         Args:
             target: The first part of `Setting.sets`, such as "limits" or "openai".
         """
-        found: dict[str, Any] = {}
+        found: dict[str, str] = {}
         for name, field in type(self).model_fields.items():
-            if name not in self.model_fields_set:
+            if name not in self.model_fields_set or (field.default is None and getattr(self, name) is None):
                 continue
             for place in setting_of(field).sets:
                 owner, _, argument = place.partition(".")
-                if owner == target:
-                    found[argument] = getattr(self, name)
-        return found
+                if owner == target and (argument not in found or self._goes_before(name, found[argument])):
+                    found[argument] = name
+        return {argument: getattr(self, name) for argument, name in found.items()}
+
+    def _goes_before(self, later: str, earlier: str) -> bool:
+        """Return whether a field holds, of two that set one argument: unless its source yields to the earlier one's."""
+        origins = self.origins()
+        return _rank(origins[later]) >= _rank(origins[earlier])
 
     def strategy(self) -> Strategy:
         """Return the strategy that ``BATCH_STAGE`` or the three ``*_async`` variables select."""
@@ -137,8 +152,16 @@ class BatchSettings(SettingFields):
         }
         return Limits(**chosen) if preset is None else Limits.preset(preset, **chosen)
 
-    def runner_arguments(self) -> dict[str, Any]:
-        """Return the arguments of `BatchRunner`, without its backends."""
+    def runner_arguments(self, llm: object = None) -> dict[str, Any]:
+        """
+        Return the arguments of `BatchRunner`, without its backends.
+
+        Args:
+            llm: The LLM backend of the runner; a vLLM server also counts tokens, if ``BATCH_TOKEN_COUNTER`` says so.
+
+        Raises:
+            ConfigurationError: A token counter cannot be loaded, or a value is out of its bounds.
+        """
         found = {
             "strategy": self.strategy(),
             "limits": self.limits(),
@@ -148,21 +171,68 @@ class BatchSettings(SettingFields):
             "stop": StopConditions(**self.arguments("stop")),
             **self.arguments("runner"),
         }
+        if self.batch_token_counter != "estimate":
+            found["count_tokens"] = self.token_counter(llm)
         if self.batch_store is not None:
             store = self.arguments("store")
             found["store"] = Store(store.pop("path"), **store)
         return found
 
-    def aspects(self) -> Mapping[str, Sequence[str]] | Sequence[str]:
+    def token_counter(self, llm: object = None) -> TokenCounter:
         """
-        Return the aspects for `SummarizeAspects(aspects=...)`: those of the seeds file, or the default ones.
+        Return the counter of tokens.
+
+        Args:
+            llm: The LLM backend of the runner; if it is a vLLM server, it counts for ``BATCH_TOKEN_COUNTER=vllm``.
+
+        Raises:
+            ConfigurationError: A package is missing, a tokenizer cannot be loaded, or there is no vLLM server to ask.
+        """
+        kind, _, name = self.batch_token_counter.partition(":")
+        match kind:
+            case "tiktoken":
+                return TiktokenCounter(name) if name else TiktokenCounter()
+            case "hf":
+                return TokenizersCounter(name or self._model_of_tokenizer())
+            case "vllm":
+                return backends.VLLMTokenCounter(self._vllm_server(llm))
+        return estimate_tokens
+
+    def _model_of_tokenizer(self) -> str:
+        if not self.batch_llm_model:
+            raise ConfigurationError(
+                "BATCH_TOKEN_COUNTER=hf needs the name of a tokenizer, or BATCH_LLM_MODEL; "
+                "for example BATCH_TOKEN_COUNTER=hf:Qwen/Qwen2.5-7B-Instruct"
+            )
+        return self.batch_llm_model
+
+    def _vllm_server(self, llm: object) -> backends.VLLMServerLLM:
+        server = self.llm() if llm is None else llm
+        if not isinstance(server, backends.VLLMServerLLM):
+            raise ConfigurationError(
+                "BATCH_TOKEN_COUNTER=vllm asks the vLLM server that answers, and there is none; "
+                "set BATCH_LLM_BACKEND=vllm and BATCH_LLM_URL=http://localhost:8000, or BATCH_TOKEN_COUNTER=estimate"
+            )
+        return server
+
+    def aspects(self) -> Aspects:
+        """
+        Return the aspects for `SummarizeAspects(aspects=...)`: those of ``BATCH_ASPECTS``, or of the seeds file.
+
+        The file's seed words go before the default ones.
 
         Raises:
             ConfigurationError: The file cannot be read or is not a JSON object.
         """
+        seeds = self._seeds()
+        if self.batch_aspects is None:
+            return SummarizeAspects.aspects if seeds is None else seeds
+        return _with_seeds(self.batch_aspects, seeds)
+
+    def _seeds(self) -> dict[str, Any] | None:
         path = self.aspect_seeds_file
         if path is None:
-            return ("service", "price", "food")
+            return None
         try:
             seeds = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -171,18 +241,40 @@ class BatchSettings(SettingFields):
             raise ConfigurationError(
                 f'ASPECT_SEEDS_FILE={path} must hold a JSON object; for example {{"service": ["직원 친절"]}}'
             )
-        return cast("Mapping[str, Sequence[str]]", seeds)
+        return cast("dict[str, Any]", seeds)
 
-    def vocabulary(self, **arguments: Any) -> ExtractVocabulary:
+    def summary(self, **arguments: Any) -> SummarizeAspects:
         """
-        Return an `ExtractVocabulary` task.
+        Return a `SummarizeAspects` task.
 
         Args:
-            arguments: Fields of `ExtractVocabulary`; they override the environment variables.
+            arguments: Fields of the task; they go before the settings. So it is in the methods that follow.
 
         Raises:
-            ConfigurationError: A field is out of its bounds.
+            ConfigurationError: A field is out of its bounds, or the file of seed words cannot be read.
         """
+        return SummarizeAspects(**{"aspects": self.aspects(), **self.arguments("summary"), **arguments})
+
+    def review_summary(self, **arguments: Any) -> SummarizeReviews:
+        """Return a `SummarizeReviews` task; see `summary`."""
+        return SummarizeReviews(**{**self.arguments("reviews"), **arguments})
+
+    def sentiment(self, **arguments: Any) -> AnalyzeSentiment:
+        """Return an `AnalyzeSentiment` task; see `summary`."""
+        return AnalyzeSentiment(**{**self.arguments("sentiment"), **arguments})
+
+    def strengths(self, **arguments: Any) -> ExtractStrengths:
+        """Return an `ExtractStrengths` task; see `summary`."""
+        return ExtractStrengths(**{**self.arguments("strengths"), **arguments})
+
+    def comparison(self, **arguments: Any) -> CompareAspects:
+        """Return a `CompareAspects` task; see `summary`."""
+        names = self.batch_aspects or tuple(self.batch_averages or CompareAspects.aspects)
+        aspects = _with_seeds(names, self._seeds())
+        return CompareAspects(**{"aspects": aspects, **self.arguments("comparison"), **arguments})
+
+    def vocabulary(self, **arguments: Any) -> ExtractVocabulary:
+        """Return an `ExtractVocabulary` task; see `summary`."""
         return ExtractVocabulary(**{**self.arguments("vocabulary"), **arguments})
 
     def llm(self) -> LLMBackend | AsyncLLMBackend:
@@ -201,10 +293,16 @@ class BatchSettings(SettingFields):
                 return backends.VLLMServerLLM(**given, **self._http())
             case "vllm-engine":
                 given = self.arguments("engine")
-                return backends.VLLMEngineLLM(**{**given.pop("arguments", {}), **given})
+                given = {**given.pop("arguments", {}), **given}
+                given["model"] = given.get("model") or self._required(
+                    "batch_llm_model", "Qwen/Qwen2.5-7B-Instruct"
+                )
+                return backends.VLLMEngineLLM(**given)
             case "runpod":
                 given = {**self.arguments("runpod"), "endpoint_id": self._required("runpod_endpoint_id")}
                 given.setdefault("timeout", self.batch_llm_timeout)
+                if polling := self.arguments("polling"):
+                    given["polling"] = _polling(**polling)
                 return backends.RunPodLLM(**given, **self._transport())
         return backends.OfflineLLM()
 
@@ -221,6 +319,8 @@ class BatchSettings(SettingFields):
                 "collection": self.qdrant_collection,
                 "url": self._required("qdrant_url"),
             }
+            if _is_folder(given["url"]):  # as the service that this library was made for writes it
+                given = {**_without(given, "url", *_OF_A_SERVER), "path": Path(given["url"]).expanduser()}
             if given.get("schema") is not None:
                 given["schema"] = _schema(given["schema"])
             return search_backends.QdrantSearch(**given, embedder=self.embedder())
@@ -235,15 +335,22 @@ class BatchSettings(SettingFields):
         """
         match self.batch_embedder:
             case "fastembed":
-                return embedders.FastEmbedder(**self.arguments("fastembed"))
+                return embedders.FastEmbedder(**self.arguments("fastembed"), **self._sparse_half())
             case "api":
                 given = {
                     **self.arguments("api"),
                     "base_url": self.batch_embedding_url,
                     "model": self._required("batch_embedding_model"),
                 }
-                return embedders.APIEmbedder(**given)
+                if self.batch_embedding_url == type(self).model_fields["batch_embedding_url"].default:
+                    given.setdefault("api_key", self.openai_api_key)  # nobody else is sent OpenAI's key
+                return embedders.APIEmbedder(**given, **self._sparse_half())
         return embedders.HashingEmbedder(**self.arguments("hashing"))
+
+    def _sparse_half(self) -> dict[str, Any]:
+        if self.batch_sparse_embedder == "hashing":
+            return {}
+        return {"sparse": embedders.FastEmbedBM25(self.batch_sparse_language)}
 
     def _http(self) -> dict[str, Any]:
         return {"timeout": backends.Timeout(**self.arguments("timeout")), **self._transport()}
@@ -252,15 +359,44 @@ class BatchSettings(SettingFields):
         given = self.arguments("transport")
         return {"transport": backends.HTTPTransport(**given)} if given else {}
 
-    def _required(self, name: str) -> str:
+    def _required(self, name: str, example: str = "") -> str:
         value = getattr(self, name)
         if not value:
             choice = _REQUIRED_BY[name]
             raise ConfigurationError(
                 f"{choice.upper()}={getattr(self, choice)} needs {name.upper()}; "
-                f"for example {name.upper()}={_EXAMPLES[name]}"
+                f"for example {name.upper()}={example or _EXAMPLES[name]}"
             )
         return str(value)
+
+
+def _rank(origin: Origin) -> int:
+    """Return the place of a source in the order in which sources go before each other."""
+    return {"default": 0, ENV_FILE: 2, "environment": 3, "argument": 4}.get(origin, 1)  # 1: a TOML file
+
+
+def _with_seeds(names: Sequence[str], seeds: Mapping[str, Any] | None) -> Aspects:
+    """Return aspects with the seed words of a file, and the default ones of those that the file has not."""
+    if seeds is None:
+        return names
+    return {
+        name: seeds.get(name, {language: words.get(name, ()) for language, words in SEEDS.items()})
+        for name in names
+    }
+
+
+def _is_folder(location: str) -> bool:
+    """Return whether a location of Qdrant is a folder for its client's local mode: "./qdrant_data", "~/data"."""
+    return "://" not in location and (location[0] in "./~" or Path(location).is_dir())
+
+
+def _without(given: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in given.items() if name not in names}
+
+
+def _polling(wait_max: float) -> backends.PollingPolicy:
+    first = min(backends.PollingPolicy().wait_initial, wait_max)
+    return backends.PollingPolicy(wait_initial=first, wait_max=wait_max)
 
 
 def _schema(names: Mapping[str, Any]) -> search_backends.CollectionSchema:

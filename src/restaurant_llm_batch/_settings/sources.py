@@ -19,6 +19,7 @@ from pydantic_settings import (
 )
 
 from ..errors import ConfigurationError
+from .former import FORMER, Former, former_of
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -26,13 +27,14 @@ Origin: TypeAlias = str
 """Where a value comes from: "default", "environment", the name of a file, or "argument"."""
 
 CONFIG_VARIABLE = "BATCH_CONFIG"
+ENV_FILE = ".env"
 DEFAULT_FILE = Path("restaurant-llm-batch.toml")
 
 _OURS = "BATCH_"
 """Names that start so are ours: each that is no setting is a mistake."""
 _OTHERS = ("VLLM_", "QDRANT_", "RUNPOD_", "OPENAI_", "LLM_", "ASPECT_", "ENABLE_PARALLEL", "MAX_SAFE")
 """Names that others use too: only those that nearly are a setting's are mistakes."""
-_ALSO_OURS = frozenset({CONFIG_VARIABLE, "BATCH_SERVE_TOKEN"})
+_ALSO_OURS = frozenset({CONFIG_VARIABLE})
 # Variables of OpenAI's SDK, RunPod's worker and vLLM that resemble ours.
 _KNOWN_OTHERS = frozenset(
     {"OPENAI_BASE_URL", "OPENAI_ORG_ID", "OPENAI_PROJECT_ID", "RUNPOD_ENDPOINT_BASE_URL"}
@@ -61,24 +63,59 @@ def config_sources(
 def origin_of(settings_cls: type[BaseSettings]) -> dict[str, Origin]:
     """Return the source of each value that a source has, by the field's name."""
     found: dict[str, Origin] = {}
-    names = ("environment", str(settings_cls.model_config.get("env_file")), str(_toml_file(settings_cls)))
+    names = ("environment", ENV_FILE, str(_toml_file(settings_cls)))
     for source, name in zip(config_sources(settings_cls), names, strict=True):
         for field in source():
             found.setdefault(field, name)
     return found
 
 
+def is_named(settings_cls: type[BaseSettings], variable: str) -> bool:
+    """Return whether the environment or ``.env`` has a variable, perhaps without a value."""
+    return variable in os.environ or variable in map(str.upper, _names_of_env_file(settings_cls))
+
+
+def _names_of_env_file(settings_cls: type[BaseSettings]) -> Iterable[str]:
+    return DotEnvSettingsSource(settings_cls, env_ignore_empty=False).env_vars
+
+
 def warn_of_misspelt_names(settings_cls: type[BaseSettings]) -> None:
-    """Log a warning for each variable that is nearly a setting's, with that setting."""
+    """
+    Log a warning for each variable that is nearly a setting's, with that setting, and for each former variable.
+
+    Former variables whose names other programs use too are only shown by `config`.
+    """
     known = [name.upper() for name in settings_cls.model_fields]
-    for name in {*os.environ, *map(str.upper, DotEnvSettingsSource(settings_cls).env_vars)}:
+    for name in _names(settings_cls):
         if (nearest := _nearest(name.upper(), known)) is not None:
             log.warning("the variable %s is no setting; %s", name, nearest)
+    for name, former in former_variables(settings_cls).items():
+        if not former.is_general:
+            log.warning(
+                "the variable %s is not read: %s; `restaurant-llm-batch config --from-env .env` translates it",
+                name,
+                former.note,
+            )
+
+
+def former_variables(settings_cls: type[BaseSettings]) -> dict[str, Former]:
+    """Return the former variables that are set and have an effect, as long as none of their successors is set."""
+    names = {name.upper() for name in _names(settings_cls)}
+    found: dict[str, Former] = {}
+    for name in sorted(names):
+        former = FORMER.get(name)
+        if former is not None and former.successors and names.isdisjoint(former.successors):
+            found[name] = former
+    return found
+
+
+def _names(settings_cls: type[BaseSettings]) -> set[str]:
+    return {*os.environ, *map(str.upper, _names_of_env_file(settings_cls))}
 
 
 def _nearest(name: str, known: list[str]) -> str | None:
     """Return a sentence for a name that is not known but ought to be."""
-    if name in known or name in _ALSO_OURS or name in _KNOWN_OTHERS:
+    if name in known or name in _ALSO_OURS or name in _KNOWN_OTHERS or former_of(name) is not None:
         return None
     ours = name.startswith(_OURS)
     if not ours and not name.startswith(_OTHERS):

@@ -16,6 +16,7 @@ from .._text import terminal_text
 from ..errors import BatchError
 from ._backends import MakeLLM, models
 from ._commands import (
+    compare,
     config,
     index,
     run,
@@ -27,6 +28,7 @@ from ._commands import (
     vocabulary,
 )
 from ._commands import query as search
+from ._hints import hints
 
 _HELP = """\
 Summarise restaurants from their reviews, many at a time, without ever overloading the model.
@@ -84,10 +86,17 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except BatchError as error:
-            raise CLIError(terminal_text(" ".join([str(error), *getattr(error, "__notes__", ())]))) from error
+            text = " ".join([str(error), *getattr(error, "__notes__", ())])
+            raise CLIError(terminal_text(text + self._hint(ctx, text))) from error
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(130)
+
+    def _hint(self, ctx: click.Context, text: str) -> str:
+        """Return the options that a message is about, in brackets, or ""."""
+        command = self.commands.get(ctx.invoked_subcommand or "")
+        found = [] if command is None else hints([text], command)
+        return f" ({'; '.join(found)})" if found else ""
 
 
 def _drop_output() -> None:
@@ -121,7 +130,7 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
     )
     for command in (index.command(), search.command(), config.command()):
         group.add_command(command)
-    for module in (summarize, summarize_reviews, sentiment, strengths, vocabulary, run, serve):
+    for module in (summarize, summarize_reviews, sentiment, strengths, compare, vocabulary, run, serve):
         group.add_command(module.command(llms or models()))
     return group
 

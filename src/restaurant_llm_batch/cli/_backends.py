@@ -17,6 +17,7 @@ MakeLLM: TypeAlias = Callable[[BatchSettings], LLMBackend | AsyncLLMBackend]
 _REQUIRED = {
     "openai": ("batch_llm_model", "--model", "gpt-5-mini"),
     "vllm": ("batch_llm_url", "--llm-url", "http://localhost:8000"),
+    "vllm-engine": ("batch_llm_model", "--model", "Qwen/Qwen2.5-7B-Instruct"),
     "runpod": ("runpod_endpoint_id", "--runpod-endpoint", "abc123def456"),
 }
 """Required setting of a backend, with its option and an example."""
@@ -31,7 +32,8 @@ def models() -> dict[str, MakeLLM]:
 
 def _make(settings: BatchSettings) -> LLMBackend | AsyncLLMBackend:
     name = settings.batch_llm_backend
-    if name in _REQUIRED:
+    has_own_model = name == "vllm-engine" and "model" in (settings.vllm_engine_arguments or {})
+    if name in _REQUIRED and not has_own_model:
         field, option, example = _REQUIRED[name]
         if not getattr(settings, field):
             raise ConfigurationError(

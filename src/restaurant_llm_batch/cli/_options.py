@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic
@@ -12,10 +13,8 @@ import click
 from rich.console import Console
 
 from .._settings import BatchSettings
-from ..errors import ConfigurationError
 from ..models import ItemId
 from ..protocols import Task
-from ..tasks._prompts.wording import as_language
 from ._sources import Index, NamedItems, ReviewSource, open_source
 from ._views import R
 
@@ -39,20 +38,7 @@ class LoadedInput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordingOptions:
-    """Values of the options of `wording`."""
-
-    language: str = "auto"
-    instructions: str | None = None
-
-    @property
-    def wording(self) -> dict[str, Any]:
-        """The fields of a task for its language and the user's own instructions."""
-        return {"language": self.language, "instructions": self.instructions}
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions(WordingOptions, ABC, Generic[R]):
+class RunOptions(ABC, Generic[R]):
     """Values of the options of every command that runs a task; those of settings are in `settings`."""
 
     settings: BatchSettings
@@ -61,6 +47,7 @@ class RunOptions(WordingOptions, ABC, Generic[R]):
     output: str | None
     show: int | None
     quiet: bool
+    preview: bool = False
 
     @property
     @abstractmethod
@@ -106,12 +93,15 @@ class FileOptions(RunOptions[R]):
 class SearchOptions(FileOptions[R]):
     """Values of the options of a command that searches."""
 
-    limit: int
-    min_score: float
-
     def open_source(self, progress: Console | None) -> ReviewSource:
         """Open the reviews."""
         return open_source(self.source, progress, self.settings)
+
+
+def shared_categories(source: ReviewSource) -> Mapping[str, ItemId]:
+    """Return the categories that several restaurants share; one alone in its category is compared with all others."""
+    sizes = Counter(map(str, source.categories.values()))
+    return {item_id: category for item_id, category in source.categories.items() if sizes[str(category)] > 1}
 
 
 def names(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -132,71 +122,9 @@ def number_or_all(ctx: click.Context, param: click.Parameter, value: str) -> int
     return None if text == "all" else int(text)
 
 
-def count(name: str, default: Any, text: str, *, minimum: int = 1) -> click.Option:
-    """Return an option with a whole number of at least `minimum`."""
-    return click.Option(
-        [name],
-        type=click.IntRange(min=minimum),
-        default=default,
-        show_default=True,
-        metavar="N",
-        help=text,
-    )
-
-
 def source() -> click.Argument:
     """Return the argument SOURCE: a file or a folder."""
     return click.Argument(["source"], required=False, type=click.Path(path_type=Path))
-
-
-def limit(default: int = 10) -> click.Option:
-    """Return the option ``--limit``: reviews per search."""
-    return click.Option(
-        ["--limit"],
-        type=click.IntRange(1, 1000),
-        default=default,
-        show_default=True,
-        help="Maximum number of reviews per search.",
-    )
-
-
-def min_score() -> click.Option:
-    """Return the option ``--min-score``: similarity of a review to the query."""
-    return click.Option(
-        ["--min-score"],
-        type=click.FloatRange(-1, 1),
-        default=0.0,
-        show_default=True,
-        help="Minimum similarity of a review to the query; 0 for no bound.",
-    )
-
-
-def wording(
-    text: str = "Language of the replies; auto detects that of the reviews.",
-) -> list[click.Parameter]:
-    """Return the options ``--language`` and ``--instructions``; `WordingOptions` has their values."""
-    return [
-        click.Option(
-            ["--language"],
-            callback=_checked_language,
-            default="auto",
-            show_default=True,
-            metavar="LANGUAGE",
-            help=f"{text} A code or a name: ko, en, ja, Japanese.",
-        ),
-        click.Option(
-            ["--instructions"],
-            metavar="TEXT",
-            help="Instructions of your own, which follow ours and come first where they differ.",
-        ),
-    ]
-
-
-def _checked_language(ctx: click.Context, param: click.Parameter, value: str) -> str:
-    try:
-        return as_language(value)
-    except ConfigurationError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
 
 
 def which(what: str = "restaurants") -> list[click.Parameter]:
@@ -210,6 +138,11 @@ def which(what: str = "restaurants") -> list[click.Parameter]:
 def results() -> list[click.Parameter]:
     """Return the options for output, store and display of the results."""
     return [
+        click.Option(
+            ["--preview"],
+            is_flag=True,
+            help="Print the prompts of the first item, or of those that other options choose, and make no call.",
+        ),
         click.Option(
             ["-o", "--output"],
             metavar="FILE",

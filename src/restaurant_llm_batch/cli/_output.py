@@ -79,22 +79,18 @@ def open_writer(
             writing then.
         OutputFileError: If it cannot be written to its end, or not be renamed.
     """
+    check_output(target, sources, store)
     if target is None:
         yield JSONLWriter(None)
         return
     if target == STDOUT:
-        stdout: object = sys.stdout
-        if stdout is None:  # closed by the program that started this one
-            raise ConfigurationError("--output -: standard output is closed; name a file")
         yield JSONLWriter(sys.stdout.buffer, "standard output")
         return
-    given = Path(target)
-    if given.exists() and not given.is_file() and not given.is_dir():  # a pipe, a device
-        with _opened(given, target, "wb") as file:
+    if _is_device(target):
+        with _opened(Path(target), target, "wb") as file:
             yield JSONLWriter(file, f"--output {target!r}")
         return
-    path = Path(os.path.realpath(target))  # a link stays a link, to the new file
-    _check(path, target, sources, store)
+    path = _real(target)
     partial = _free_name(path)
     with _opened(partial, target, "xb") as file:
         try:
@@ -114,7 +110,41 @@ def open_writer(
         ) from error
 
 
-def _check(path: Path, target: str, sources: Sequence[Path], store: Path | None) -> None:
+def check_output(target: str | None, sources: Sequence[Path], store: Path | None = None) -> None:
+    """
+    Check the output of a command, without opening or creating anything.
+
+    Args:
+        target: As in `open_writer`.
+        sources: The input files, which must not be overwritten.
+        store: The store, which must not be overwritten either.
+
+    Raises:
+        ConfigurationError: If the file cannot be written, or is the input or the store.
+    """
+    if target is None:
+        return
+    if target == STDOUT:
+        stdout: object = sys.stdout
+        if stdout is None:  # closed by the program that started this one
+            raise ConfigurationError("--output -: standard output is closed; name a file")
+        return
+    if not _is_device(target):
+        _check_file(_real(target), target, sources, store)
+
+
+def _is_device(target: str) -> bool:
+    """Return whether the output is a pipe, a device or a socket, which has no partial file beside it."""
+    given = Path(target)
+    return given.exists() and not given.is_file() and not given.is_dir()
+
+
+def _real(target: str) -> Path:
+    """Return the file itself: a link stays a link, to the new file."""
+    return Path(os.path.realpath(target))
+
+
+def _check_file(path: Path, target: str, sources: Sequence[Path], store: Path | None) -> None:
     if any(_is_same(path, source) for source in sources):
         raise ConfigurationError(f"--output {target!r} is the input file; name another file")
     if store is not None and any(_is_same(path, Path(f"{store}{suffix}")) for suffix in _STORE_SUFFIXES):

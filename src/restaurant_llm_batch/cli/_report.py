@@ -6,14 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
+import click
 from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from .._text import terminal_text
+from .._text import error_text, terminal_text
 from ..integrations._tally import duration
 from ..outcomes import Failure, Outcome, RunStats, Success
 from . import _tables as tables
+from ._hints import hints
 from ._options import LoadedInput
 from ._tables import counted
 from ._views import R, ResultView
@@ -54,6 +56,10 @@ def show(
     if failures:
         out.print(tables.failures_table(failures, loaded.source))
         _print_more(out, failures, collected.failed, "failure")
+        context = click.get_current_context(silent=True)
+        texts = [error_text(failure.error) for failure in failures]
+        for hint in [] if context is None else hints(texts, context.command):
+            out.print(Padding(tables.dim(hint), (0, 1)))
     if not quiet:
         out.print(Padding(footer(collected, view, loaded, stats), (0, 1)))
 

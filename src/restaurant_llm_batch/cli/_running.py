@@ -33,14 +33,17 @@ from rich.console import Console
 
 from .._engine.streams import OutcomeStream
 from .._runner import BatchRunner
+from .._text import message_text
 from ..integrations._tally import calls
 from ..integrations.progress import RichProgress
 from ..outcomes import Outcome
+from ..protocols import Task
+from ..tasks._preview import preview
 from . import _backends as services
 from . import _report as report
 from ._backends import MakeLLM
 from ._options import RunOptions
-from ._output import STDOUT, open_writer
+from ._output import STDOUT, check_output, open_writer
 from ._report import ResultCollector
 from ._settings import SectionedCommand, take_settings
 from ._views import R, ResultView
@@ -87,7 +90,11 @@ def _main(
     settings = take_settings(values)
     options = make_options(settings=settings, **values)
     task = options.task
+    if options.preview:
+        _preview(options, task)
+        return
     _, llm = services.make_llm(llms, chosen, settings)
+    check_output(options.output, options.paths, settings.batch_store)
     loaded = options.load(None if options.quiet else report.console(stderr=True))
     collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
     with ExitStack() as stack:
@@ -96,7 +103,7 @@ def _main(
         progress = _progress(options, f"{view.what}s")
         # Before the output is opened: an argument may be invalid, or the store be another program's.
         runner = BatchRunner(
-            llm=llm, search=loaded.search, observers=[progress], **settings.runner_arguments()
+            llm=llm, search=loaded.search, observers=[progress], **settings.runner_arguments(llm)
         )
         writer = stack.enter_context(open_writer(options.output, options.paths, settings.batch_store))
         stack.enter_context(progress)
@@ -113,6 +120,19 @@ def _main(
     if collected.interrupted:
         sys.exit(130)
     sys.exit(0 if collected.done == len(loaded.items) else 1)
+
+
+def _preview(options: RunOptions[R], task: Task[R]) -> None:
+    """Print the prompts of the items that the options choose, or of the first one."""
+    loaded = options.load(None if options.quiet else report.console(stderr=True))
+    are_chosen = options.first is not None or options.only is not None
+    with ExitStack() as stack:
+        if loaded.search is not None:
+            stack.enter_context(loaded.search)
+        for item in loaded.items if are_chosen else loaded.items[:1]:
+            text = preview(task, item, search=loaded.search, limits=options.settings.limits())
+            # Line by line: a review may hold what a terminal obeys.
+            click.echo("\n".join(message_text(line, sys.maxsize) for line in text.split("\n")))
 
 
 def _consume(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
@@ -11,7 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from .._settings import BatchSettings
-from .._settings.setting import JSONObject, Limit, Prices, setting_of
+from .._settings.setting import Averages, JSONObject, Limit, Names, Prices, setting_of
 from ._objects import is_object_name
 
 GC_THRESHOLD = 50_000
@@ -28,15 +29,22 @@ SECTIONS: Mapping[str, str] = {
     "search_retry": "Retries",
     "time_limits": "Time limits and stop conditions",
     "stop": "Time limits and stop conditions",
+    "counter": "Limits",
     "runner": "Store, prices and process",
     "store": "Store, prices and process",
-    "tasks": "Tasks",
+    "summary": "Tasks",
+    "aspects": "Tasks",
+    "sentiment": "Tasks",
+    "strengths": "Tasks",
+    "comparison": "Tasks",
     "vocabulary": "Tasks",
+    "chunks": "Tasks",
     "llm": "Model",
     "openai": "Model",
     "vllm": "Model",
     "engine": "Model",
     "runpod": "Model",
+    "polling": "Model",
     "timeout": "Model",
     "transport": "Model",
     "search": "Search",
@@ -46,6 +54,8 @@ SECTIONS: Mapping[str, str] = {
     "hashing": "Embedder",
     "fastembed": "Embedder",
     "api": "Embedder",
+    "sparse": "Embedder",
+    "serve": "Service",
 }
 """Headings of the targets of settings."""
 
@@ -53,12 +63,23 @@ _STRATEGY = frozenset({"batch_stage", "batch_search_async", "batch_restaurant_as
 _SEARCHES = frozenset({"batch_search_concurrency"})
 _CALLS = frozenset({"batch_llm_concurrency"})
 _BATCHES = frozenset({"vllm_max_concurrent_batches", "vllm_max_tokens_per_batch", "vllm_max_batch_size"})
+_NAMED_TYPES = (
+    (Limit, "N|auto"),
+    (JSONObject, "JSON"),
+    (Prices, "JSON"),
+    (Names, "NAME,NAME,..."),
+    (Averages, "NAME=SHARE,..."),
+)
 _METAVARS = {int: "N", float: "X", Path: "FILE", str: "TEXT"}
 
 
 def section_of(name: str) -> str:
     """Return the heading under which a setting stands."""
-    return SECTIONS[setting_of(BatchSettings.model_fields[name]).sets[0].partition(".")[0]]
+    return SECTIONS[_targets(name)[0]]
+
+
+def _targets(name: str) -> list[str]:
+    return [place.partition(".")[0] for place in setting_of(BatchSettings.model_fields[name]).sets]
 
 
 class ModelName(click.Choice[str]):
@@ -96,7 +117,7 @@ class SettingOption(click.Option):
             type=_type(name, allowed, is_flag=is_flag),
             is_flag=is_flag,
             default=None,
-            metavar=None if allowed or is_flag else _metavar(field),
+            metavar=None if allowed or is_flag else _metavar(name),
             help=_help(name, field),
             hidden=setting_of(field).option is None,
             callback=None if allowed or is_flag else self._read,
@@ -142,30 +163,36 @@ class SectionedCommand(click.Command):
 
 
 def options(
-    *, search: bool = False, llm: bool = False, batches: bool = False, llms: Sequence[str] = ()
+    *,
+    search: bool = False,
+    llm: bool = False,
+    batches: bool = False,
+    llms: Sequence[str] = (),
+    tasks: Sequence[str] = (),
 ) -> list[click.Parameter]:
     """
-    Return the options of settings that a command has.
+    Return the options of settings that a command has, those of its own first.
 
     Args:
         search: Whether it searches.
         llm: Whether it makes LLM calls for single items.
         batches: Whether it makes LLM calls for batches of reviews.
         llms: Names of the models; none for a command without one.
+        tasks: Targets of settings that are the command's own, such as "summary" or "serve".
     """
+    own = [name for name in _with_option() if not set(tasks).isdisjoint(_targets(name))]
     left_out = {*(() if search else _SEARCHES), *(() if llm else _CALLS), *(() if batches else _BATCHES)}
-    sections = {*(() if search else ("Search", "Embedder")), *(() if llms else _OF_MODELS), "Tasks"}
-    return [
-        SettingOption(name, llms if name == "batch_llm_backend" else None)
-        for name in _with_option()
-        if name not in left_out and section_of(name) not in sections
-    ]
+    sections = {*(() if search else ("Search", "Embedder")), *(() if llms else _OF_MODELS), *_OWN}
+    common = [name for name in _with_option() if name not in left_out and section_of(name) not in sections]
+    return [SettingOption(name, llms if name == "batch_llm_backend" else None) for name in (*own, *common)]
 
 
 _MORE = (
     "Each of these may also be an environment variable, as given in brackets, a line of .env or of a TOML file. "
     "There are more: `restaurant-llm-batch config` prints all, with what holds and where it comes from."
 )
+_OWN = ("Tasks", "Service")
+"""Sections of settings that only some commands have."""
 _OF_MODELS = (
     "Strategy",
     "Limits",
@@ -206,7 +233,7 @@ def _with_option() -> Iterator[str]:
 def _type(name: str, allowed: Sequence[str], *, is_flag: bool) -> Any:
     if name == "batch_llm_backend":
         return ModelName(allowed)
-    return click.Choice(allowed) if allowed else (bool if is_flag else str)
+    return click.Choice(allowed, case_sensitive=False) if allowed else (bool if is_flag else str)
 
 
 def _choices(field: FieldInfo) -> tuple[str, ...]:
@@ -221,12 +248,14 @@ def _kinds(annotation: Any) -> tuple[Any, ...]:
     return (annotation,) if get_origin(annotation) in (None, Literal) else get_args(annotation)
 
 
-def _metavar(field: FieldInfo) -> str:
+@cache
+def _metavar(name: str) -> str:
+    field = BatchSettings.model_fields[name]
     annotation = str(field.annotation)
-    for alias, name in ((Limit, "N|auto"), (JSONObject, "JSON"), (Prices, "JSON")):
+    for alias, word in _NAMED_TYPES:
         if str(get_args(alias)[0]) in annotation:
-            return name
-    return next((name for kind, name in _METAVARS.items() if kind in _kinds(field.annotation)), "TEXT")
+            return word
+    return next((word for kind, word in _METAVARS.items() if kind in _kinds(field.annotation)), "TEXT")
 
 
 def _help(name: str, field: FieldInfo) -> str:

@@ -1,15 +1,14 @@
-"""FastAPI router with the tasks as HTTP endpoints (`batch_router`); needs the extra ``fastapi``."""
+"""FastAPI router with the tasks, search and uploads as HTTP endpoints (`batch_router`); needs the extra ``fastapi``."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
 from math import inf
-from typing import Annotated, Any
+from typing import Any
 
 try:
-    from fastapi import APIRouter, Body, Response
+    from fastapi import APIRouter
 except ModuleNotFoundError as _error:
     raise ModuleNotFoundError(
         "this needs FastAPI: pip install 'restaurant-llm-batch[fastapi]'", name="fastapi"
@@ -17,38 +16,22 @@ except ModuleNotFoundError as _error:
 
 from .._runner import BatchRunner
 from ..errors import ConfigurationError
+from ..tasks.comparison import CompareAspects
 from ..tasks.reviews import SummarizeReviews
 from ..tasks.sentiment import AnalyzeSentiment
 from ..tasks.strengths import ExtractStrengths
 from ..tasks.summary import SummarizeAspects
-from ._fastapi import openapi as openapi_examples
 from ._fastapi.bounds import Bounds
+from ._fastapi.endpoints import add_endpoints
 from ._fastapi.jobs import TaskSet
-from ._fastapi.request import BatchRequest, routes_within
-from ._fastapi.requests import (
-    SentimentAnalysisBatchRequest,
-    StrengthBatchRequest,
-    SummaryRequest,
-    UnlessChecked,
-)
-from ._fastapi.respond import run_and_respond
-from ._fastapi.responses import SentimentAnalysisBatchResponse, StrengthBatchResponse, SummaryBatchResponse
+from ._fastapi.request import routes_within
+from ._fastapi.vector import Uploads
 
 MAX_BODY_BYTES = 8 * 2**20
 MAX_ITEMS = 200
 MAX_REVIEWS = 10_000
 MAX_CALLS = 1_000
 BODY_TIMEOUT = 60.0
-
-Summaries = Annotated[SummaryRequest, UnlessChecked, Body(openapi_examples=openapi_examples.SUMMARY_REQUESTS)]
-Sentiments = Annotated[
-    SentimentAnalysisBatchRequest,
-    UnlessChecked,
-    Body(openapi_examples=openapi_examples.SENTIMENT_REQUESTS),
-]
-Strengths = Annotated[
-    StrengthBatchRequest, UnlessChecked, Body(openapi_examples=openapi_examples.STRENGTH_REQUESTS)
-]
 
 
 def batch_router(
@@ -58,6 +41,8 @@ def batch_router(
     review_summary: SummarizeReviews = SummarizeReviews(),
     sentiment: AnalyzeSentiment = AnalyzeSentiment(),
     strengths: ExtractStrengths = ExtractStrengths(),
+    comparison: CompareAspects = CompareAspects(),
+    uploads: bool = False,
     max_body_bytes: int = MAX_BODY_BYTES,
     max_items: int = MAX_ITEMS,
     max_reviews: int = MAX_REVIEWS,
@@ -66,11 +51,12 @@ def batch_router(
     prefix: str = "/api/v1",
 ) -> APIRouter:
     """
-    Return a router with the batch endpoints, for ``app.include_router``.
+    Return a router with the endpoints, for ``app.include_router``.
 
-    ``POST {prefix}/llm/summarize/batch``, ``POST {prefix}/sentiment/analyze/batch`` and
-    ``POST {prefix}/llm/extract/strengths/batch`` take many restaurants each and respond with a result or a failure
-    for each. All requests share the runner and its limits. If a client disconnects, the calls of its request are
+    Below ``{prefix}``, with POST: ``/llm/summarize``, ``/sentiment/analyze``, ``/llm/extract/strengths`` and
+    ``/llm/comparison`` take one restaurant each, and respond with its result. The same with ``/batch`` take many, and
+    respond with a result or a failure for each. ``/vector/search/similar`` finds reviews, and ``/vector/upload``
+    indexes them. All requests share the runner and its limits. If a client disconnects, the calls of its request are
     cancelled. The router keeps the runner open for the lifespan of the application.
 
     Args:
@@ -79,6 +65,9 @@ def batch_router(
         review_summary: Task for summaries of reviews in the request.
         sentiment: Task for sentiment labels.
         strengths: Task for strengths.
+        comparison: Task for comparisons with the average of all restaurants.
+        uploads: Whether clients may index reviews, in the runner's search: whoever reaches the service can then change
+            what it answers. Otherwise uploads get status 403.
         max_body_bytes: Maximum size of a request body in bytes; a larger one gets status 413. All bodies that are open
             at once may have 8 times as much; beyond that, large ones get status 503.
         max_items: Maximum number of restaurants in a request; more get status 413.
@@ -89,13 +78,16 @@ def batch_router(
         prefix: Common prefix of the paths.
 
     Raises:
-        ConfigurationError: An argument has the wrong type or is below 1.
+        ConfigurationError: An argument has the wrong type or is below 1, or there are to be uploads to a search that
+            cannot index.
     """
     _check("runner", runner, BatchRunner)
     _check("summary", summary, SummarizeAspects)
     _check("review_summary", review_summary, SummarizeReviews)
     _check("sentiment", sentiment, AnalyzeSentiment)
     _check("strengths", strengths, ExtractStrengths)
+    _check("comparison", comparison, CompareAspects)
+    _check("uploads", uploads, bool)
     bounds = Bounds(
         _count("max_body_bytes", max_body_bytes),
         _count("max_items", max_items),
@@ -104,7 +96,14 @@ def batch_router(
         _seconds("body_timeout", body_timeout),
     )
     tasks = TaskSet(
-        summary, review_summary, sentiment, strengths, runner.can_search, runner.limits, bounds.check_calls
+        summary,
+        review_summary,
+        sentiment,
+        strengths,
+        comparison,
+        runner.can_search,
+        runner.limits,
+        bounds,
     )
 
     @asynccontextmanager
@@ -115,51 +114,7 @@ def batch_router(
     router = APIRouter(
         prefix=prefix, tags=["restaurants"], route_class=routes_within(bounds), lifespan=open_runner
     )
-    common: dict[str, Any] = {"openapi_extra": {"parameters": openapi_examples.PARAMETERS}}
-
-    @router.post(
-        "/llm/summarize/batch",
-        response_model=SummaryBatchResponse,
-        responses=openapi_examples.responses(openapi_examples.SUMMARY_ANSWER),
-        **common,
-    )
-    async def summarize_batch(request: BatchRequest, body: Summaries) -> Response:
-        """
-        Summarise restaurants.
-
-        By aspect and overall, from reviews found by search; or by polarity and overall, from the reviews in the
-        request. A request does one or the other for all of its restaurants.
-        """
-        return await run_and_respond(request, runner, partial(tasks.summaries, body))
-
-    @router.post(
-        "/sentiment/analyze/batch",
-        response_model=SentimentAnalysisBatchResponse,
-        responses=openapi_examples.responses(openapi_examples.SENTIMENT_ANSWER),
-        **common,
-    )
-    async def analyze_sentiment_batch(request: BatchRequest, body: Sentiments) -> Response:
-        """
-        Count the positive, negative and neutral reviews of restaurants.
-
-        Every review is counted: `failed_count` has those that could not be labelled.
-        """
-        return await run_and_respond(request, runner, partial(tasks.sentiments, body))
-
-    @router.post(
-        "/llm/extract/strengths/batch",
-        response_model=StrengthBatchResponse,
-        responses=openapi_examples.responses(openapi_examples.STRENGTH_ANSWER),
-        **common,
-    )
-    async def extract_strengths_batch(request: BatchRequest, body: Strengths) -> Response:
-        """
-        Derive the strengths of restaurants over other restaurants.
-
-        Reviews that the request leaves out are found by search: the restaurant's own, and those of other restaurants.
-        """
-        return await run_and_respond(request, runner, partial(tasks.comparisons, body))
-
+    add_endpoints(router, runner, tasks, Uploads(runner.search) if uploads else None)
     return router
 
 

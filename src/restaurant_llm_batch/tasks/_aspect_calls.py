@@ -10,7 +10,8 @@ Theory of operation. What is whole in a reply stands, and only the rest is asked
   two cases.
 - If a content filter or a text that the server cannot bear failed the call, the aspects are asked for by themselves,
   and the reviews of one that fails again are halved, down to the one that is left out and counted.
-- A missing overall summary is written from the aspects' summaries. If that fails too, the aspects stand without it.
+- A missing overall summary is written from the aspects' summaries. If that fails too, or if the run stops before, the
+  aspects stand without it.
 """
 
 from __future__ import annotations
@@ -280,7 +281,8 @@ class AspectCalls:
             else self._overall_once(request)
         )
         (written,) = yield from gather(flow)
-        return Answer(parts, reraise_fatal(written), self._model)
+        # Not `reraise_fatal`: the aspects are whole and paid for, so they stand also if the run stops here.
+        return Answer(parts, written, self._model)
 
     def _overall_once(self, request: LLMRequest) -> Flow[str]:
         reply = yield from complete(request)

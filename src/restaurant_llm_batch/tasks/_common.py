@@ -10,7 +10,7 @@ from typing import Protocol, TypeVar
 from .._text import error_text
 from .._values import composed
 from ..errors import STOPS_THE_RUN, ConfigurationError, RunStopped
-from ..models import Hit
+from ..models import Hit, ItemId, Review, SearchQuery
 from ..steps import ResultOrError
 from ._prompts.wording import Language, Wording, as_language
 
@@ -43,6 +43,37 @@ def check_count(task: object, field: str, *, optional: bool = False) -> None:
     value = getattr(task, field)
     valid = is_count(value) or (optional and value is None)
     check(task, field, valid, "a whole number of at least 1" + (", or None" if optional else ""))
+
+
+def check_search(task: object) -> None:
+    """Check the fields `limit`, `min_score` and `query`."""
+    check_count(task, "limit")
+    check_min_score(task)
+    query = getattr(task, "query")  # noqa: B009
+    valid = query is None or (isinstance(query, str) and bool(query.strip()))
+    check(task, "query", valid, "words to search for, or None")
+
+
+def check_min_score(task: object) -> None:
+    """Check that the field `min_score` is a similarity."""
+    score = getattr(task, "min_score")  # noqa: B009
+    check(task, "min_score", isinstance(score, (int, float)) and -1 <= score <= 1, "-1 to 1")
+
+
+def reviews_in_scope(hits: Iterable[Hit], query: SearchQuery) -> tuple[Review, ...]:
+    """Return the hits of a search as reviews, each with its restaurant's id."""
+    # Filter again: a search backend of the user's own may ignore `scope`.
+    own = query.scope == "restaurant"
+    return tuple(
+        Review(composed(hit.content), hit.review_id, hit.restaurant_id)
+        for hit in hits
+        if is_same_id(hit.restaurant_id, query.restaurant_id) == own
+    )
+
+
+def is_same_id(one: ItemId | None, other: ItemId) -> bool:
+    """Return whether two ids name the same restaurant: 7 and "7" do, and so do both Unicode forms of a text."""
+    return composed(str(one)) == composed(str(other))
 
 
 def as_shown(hit: Hit) -> Hit:
@@ -93,7 +124,8 @@ def reraise_fatal(result: ResultOrError[T]) -> ResultOrError[T]:
     """
     Return the result or error of one part of an item, but raise an error that stops the run.
 
-    An item of several parts survives the failure of one part, but must not succeed in a run that stops.
+    An item of several parts survives the failure of one part, but must not succeed in a run that stops, because it
+    would count as done. Only an overall summary may fail with such an error: the aspects are whole without it.
 
     Raises:
         RunStopped: The run stopped before the part was finished.

@@ -1,5 +1,5 @@
 """
-Parsing and validation of model output: aspects, summaries, words and phrases.
+Parsing and validation of model output: aspects and summaries.
 
 Model output is untrusted. What is whole in a reply and has its form is read, and what is not is reported by the name of
 its field, so that only that is asked for again. Cited numbers are mapped to the reviews in the prompt, and numbers
@@ -10,19 +10,17 @@ The messages of `OutputInvalid` are quoted to the model in a repair prompt (`_as
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 from .._llm_response import LLMResponse
 from ..errors import OutputError
 from ..models import Hit
-from ..results import AspectSummary, Evidence, Word
+from ..results import AspectSummary, Evidence
 from ._citations import MAX_NAMED, dropped_cell, read_numbers
 from ._content import bullets_of, text_of
 from ._json import CutList, CutObject
 from ._prompts.aspects import ASPECT_NAMES
-from ._prompts.words import PARTS_OF_SPEECH
 from ._replies import clean, member, members, unreadable, values_in
 
 Shown: TypeAlias = Sequence[tuple[int, Hit]]
@@ -313,106 +311,3 @@ def read_overall(reply: LLMResponse) -> str:
     if isinstance(text, OutputError):
         raise text
     return text
-
-
-@dataclass(frozen=True, slots=True)
-class Entries:
-    """
-    Words or phrases in a reply.
-
-    Attributes:
-        entries: The entries, in the order of the reply.
-        cut: Whether the list was cut off behind them.
-        dropped: The names of those that are dropped.
-    """
-
-    entries: Sequence[tuple[str, Any]]
-    cut: bool = False
-    dropped: Sequence[str] = ()
-
-
-def read_words(reply: LLMResponse) -> Entries:
-    """
-    Read the words in a reply, in its order.
-
-    Raises:
-        OutputError: The reply has no list of words.
-    """
-    return _read_entries("words", reply, _word)
-
-
-def read_phrases(reply: LLMResponse) -> Entries:
-    """
-    Read the phrases in a reply and their meanings, in its order.
-
-    Raises:
-        OutputError: The reply has no list of phrases.
-    """
-    return _read_entries("phrases", reply, _phrase)
-
-
-def _read_entries(field: str, reply: LLMResponse, read: Callable[[Any], tuple[str, Any] | None]) -> Entries:
-    first: Entries | None = None
-    for value in values_in(reply):
-        for answer in members(value, 2):
-            listed = member(answer, field) if isinstance(answer, dict) else answer
-            if isinstance(listed, dict):
-                listed = _with_names(listed)
-            if not isinstance(listed, list):
-                continue
-            entries, dropped = [], []
-            for raw in listed:
-                entry = read(raw)
-                if entry is not None:
-                    entries.append(entry)
-                elif not isinstance(raw, CutObject):  # what is cut off is asked for again
-                    dropped.append(dropped_cell(field, raw, "no name that can be used"))
-            found = Entries(entries, isinstance(listed, CutList), dropped)
-            # A list that the field names counts also without entries; any other list must have some.
-            if entries and (first is None or not first.entries):
-                return found
-            if isinstance(answer, dict) and first is None:
-                first = found
-    if first is None or (first.cut and not first.entries):
-        raise unreadable(f"the answer does not have its form: {field}: must be a list", reply)
-    return first
-
-
-def _with_names(listed: Mapping[str, Any]) -> list[Any] | None:
-    """Return an object keyed by word or phrase as a list; None if it is not one."""
-    if not listed:
-        return None
-    rows: list[Any] = [
-        {**value, "": name} if isinstance(value, dict) else {"": name, "meaning": value}
-        for name, value in listed.items()
-    ]
-    return CutList(rows) if isinstance(listed, CutObject) else rows
-
-
-def _name(entry: Any, field: str) -> str | None:
-    if isinstance(entry, CutObject):
-        return None
-    value = entry.get(field, entry.get("")) if isinstance(entry, dict) else None
-    name = clean(value).strip() if isinstance(value, str) and len(value) <= _MAX_REPLY_TEXT else ""
-    return name if name and len(name) <= _MAX_ENTRY_LENGTH and name not in ("string", "...") else None
-
-
-def _word(entry: Any) -> tuple[str, Word] | None:
-    name = _name(entry, "word")
-    if name is None:
-        return None
-    pos = entry.get("pos")
-    pos = pos.strip().lower() if isinstance(pos, str) else ""
-    meanings = entry.get("meanings", entry.get("meaning"))
-    if isinstance(meanings, str):
-        meanings = [meanings]
-    texts = [text_of(one) for one in meanings if isinstance(one, str)] if isinstance(meanings, list) else []
-    return name, Word(pos if pos in PARTS_OF_SPEECH else "", tuple(filter(None, texts)))
-
-
-def _phrase(entry: Any) -> tuple[str, str] | None:
-    name = _name(entry, "phrase")
-    if name is None:
-        return None
-    meaning = entry.get("meaning", entry.get("meanings"))
-    return name, text_of(meaning) or ""

@@ -118,13 +118,18 @@ class ReviewSchema(BaseModel):
 Reviews = Annotated[list[Annotated[ReviewSchema, BeforeValidator(_as_mapping)]], BeforeValidator(as_list)]
 
 
+def as_reviews(read: Sequence[ReviewSchema] | None) -> tuple[Review, ...] | None:
+    """Return reviews that were read as `Review`s; None if they were not given."""
+    return None if read is None else tuple(review.review() for review in read)
+
+
 class RestaurantReviewsSchema(BaseModel):
     """Input form of a `RestaurantReviews`."""
 
     model_config = ConfigDict(extra="forbid")
 
     restaurant_id: Id
-    reviews: Reviews
+    reviews: Reviews | None = None
     priority: Int = 0
 
 

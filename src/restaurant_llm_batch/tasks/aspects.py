@@ -52,6 +52,11 @@ def query_texts(aspects: Aspects, language: str) -> dict[str, str]:
     return texts
 
 
+def seed_query(language: str) -> str:
+    """Return the query text of a search for reviews in general: the seed words of service, price and food."""
+    return " ".join(query_texts(("service", "price", "food"), language).values())
+
+
 def _default_words(aspect: str) -> Mapping[str, Words]:
     return {language: by_aspect.get(aspect, ()) for language, by_aspect in SEEDS.items()}
 

@@ -7,24 +7,24 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, TypeAlias
 
-from .._values import composed
-from ..models import ComparisonItem, Hit, ItemId, Review, SearchQuery
+from ..models import ComparisonItem, ItemId, Review, SearchQuery
 from ..results import RestaurantStrength
 from ..steps import Flow, once, pack, search_all
 from ._common import (
-    check,
     check_count,
+    check_search,
     check_temperature,
     check_wording,
     choose_wording,
     raise_first,
+    reviews_in_scope,
 )
 from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult, failed_reviews
 from ._preview import Previewed
 from ._prompts import reviews as prompts
 from ._prompts.wording import Wording, as_language
 from ._summary_calls import SummaryCalls
-from .aspects import query_texts
+from .aspects import seed_query
 
 Reviews: TypeAlias = tuple[Review, ...]
 
@@ -80,12 +80,7 @@ class ExtractStrengths(Previewed):
     def __post_init__(self) -> None:
         check_count(self, "max_tokens_per_batch", optional=True)
         check_count(self, "max_tokens")
-        check_count(self, "limit")
-        score: object = self.min_score
-        query: object = self.query
-        check(self, "min_score", isinstance(score, (int, float)) and -1 <= score <= 1, "-1 to 1")
-        valid = query is None or (isinstance(query, str) and bool(query.strip()))
-        check(self, "query", valid, "words to search for, or None")
+        check_search(self)
         check_wording(self)
         check_temperature(self)
 
@@ -106,14 +101,13 @@ class ExtractStrengths(Previewed):
         Raises:
             ConfigurationError: The item is invalid; the message names every wrong field.
         """
-        from ._schemas import ComparisonSchema, read_item
+        from ._schemas import ComparisonSchema, as_reviews, read_item
 
         item = read_item(ComparisonSchema, raw)
-        target, others = item.target_reviews, item.comparison_reviews
         return ComparisonItem(
             item.target_restaurant_id,
-            None if target is None else tuple(review.review() for review in target),
-            None if others is None else tuple(review.review() for review in others),
+            as_reviews(item.target_reviews),
+            as_reviews(item.comparison_reviews),
             item.category,
             item.priority,
         )
@@ -170,7 +164,7 @@ class ExtractStrengths(Previewed):
 
     def _query(self, item: ComparisonItem, which: str, language: str) -> SearchQuery:
         name = item.target_restaurant_id
-        text = self.query or " ".join(query_texts(("service", "price", "food"), language).values())
+        text = self.query or seed_query(language)
         if which == "target":
             return SearchQuery(name, text, self.limit, self.min_score, which)
         return SearchQuery(name, text, self.limit, self.min_score, which, "others", item.category)
@@ -179,7 +173,7 @@ class ExtractStrengths(Previewed):
         results = yield from search_all(queries)
         raise_first(hits for hits in results if isinstance(hits, Exception))
         return [
-            _as_reviews(hits, query)
+            reviews_in_scope(hits, query)
             for query, hits in zip(queries, results, strict=True)
             if not isinstance(hits, Exception)
         ]
@@ -232,14 +226,3 @@ def _lines(reviews: Sequence[Review]) -> list[ReviewLine]:
         for n, review in enumerate(reviews)
         if review.content.strip()
     ]
-
-
-def _as_reviews(hits: Sequence[Hit], query: SearchQuery) -> Reviews:
-    # Filter again: a search backend of the user's own may ignore `scope`.
-    own = query.scope == "restaurant"
-    asked = composed(str(query.restaurant_id))
-    return tuple(
-        Review(composed(hit.content), hit.review_id, hit.restaurant_id)
-        for hit in hits
-        if (composed(str(hit.restaurant_id)) == asked) == own
-    )

@@ -14,6 +14,7 @@ from ._common import (
     as_shown,
     check,
     check_count,
+    check_min_score,
     check_temperature,
     check_wording,
     choose_wording,
@@ -22,7 +23,8 @@ from ._common import (
 )
 from ._parsing import Shown
 from ._preview import Previewed
-from ._prompts.wording import as_language
+from ._price_rule import PRICE, with_basis, without_price
+from ._prompts.wording import Language, as_language
 from ._room import with_room
 from .aspects import Aspects, query_texts
 
@@ -35,8 +37,8 @@ class SummarizeAspects(Previewed):
     Items are restaurant ids, or mappings ``{"restaurant_id", "limit"?, "priority"?, "query"?, "category"?}`` (see
     `RestaurantRef`). For each aspect, one search among the restaurant's reviews finds those for the prompt. If the
     search or the call of an aspect fails, that aspect is reported as failed and the others stand; the restaurant fails
-    if every aspect does. A failed overall summary leaves the aspects standing. A restaurant without any review succeeds
-    without a call.
+    if every aspect does. A failed overall summary leaves the aspects standing, also if it failed because the run
+    stopped before it was written. A restaurant without any review succeeds without a call.
 
     Attributes:
         limit: Maximum number of reviews per aspect.
@@ -56,6 +58,13 @@ class SummarizeAspects(Previewed):
         max_review_tokens: Maximum number of tokens of the reviews in a prompt, by `estimate_tokens`. The best of each
             aspect are taken in turn until it is reached, and none has more than an eighth of it: a longer one is
             truncated.
+        price_rule: Whether the aspect "price" must rest on a review that speaks of prices or value for money. If no
+            review that its summary cites has such a word (or, if it cites none, no review that was found), the
+            summary is replaced by the sentence that the reviews hardly mention the price, in Korean or English, without
+            bullets and evidence. The status remains "ok", because the reviews were found and read and a caller should
+            show the sentence; `AspectSummary.replaced` is True, and `dropped` names what was replaced. If no review of
+            any aspect has such a word, the overall summary loses its sentences about the price as well; if these are
+            all, the summaries of the other aspects stand in their place.
 
     Raises:
         ConfigurationError: A field is out of its bounds.
@@ -72,12 +81,12 @@ class SummarizeAspects(Previewed):
     instructions: str | None = None
     replace_instructions: bool = False
     max_review_tokens: int = 64_000
+    price_rule: bool = True
     _query_texts: Mapping[str, str] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        score: object = self.min_score
         check(self, "limit", is_count(self.limit) and self.limit <= 1000, "1 to 1000")
-        check(self, "min_score", isinstance(score, (int, float)) and -1 <= score <= 1, "-1 to 1")
+        check_min_score(self)
         check(self, "mode", self.mode in ("single", "split"), '"single" or "split"')
         check_wording(self)
         check_count(self, "max_tokens")
@@ -85,6 +94,7 @@ class SummarizeAspects(Previewed):
         if self.category is not None:
             object.__setattr__(self, "category", as_item_id(self.category, "SummarizeAspects.category"))
         check_count(self, "max_review_tokens")
+        check(self, "price_rule", isinstance(self.price_rule, bool), "True or False")
         # Once per task and not per item: the texts are the same for every restaurant. A frozen dataclass sets a
         # derived field through `object`.
         object.__setattr__(self, "_query_texts", query_texts(self.aspects, as_language(self.language)))
@@ -142,6 +152,8 @@ class SummarizeAspects(Previewed):
                 answer = yield from calls.split(
                     {aspect: with_room({aspect: hits}, room)[aspect] for aspect, hits in shown.items()}
                 )
+            if self.price_rule:
+                answer = _with_price_rule(answer, shown, wording.base)
             for aspect, part in answer.parts.items():
                 if isinstance(part, Exception):
                     errors.append(part)
@@ -164,6 +176,21 @@ class SummarizeAspects(Previewed):
             )
 
 
+def _with_price_rule(answer: Answer, shown: Mapping[str, Shown], language: Language) -> Answer:
+    price = answer.parts.get(PRICE)
+    if not isinstance(price, AspectSummary):
+        return answer
+    checked = with_basis(price, shown[PRICE], language)
+    if not checked.replaced:
+        return answer
+    parts = {**answer.parts, PRICE: checked}
+    overall = answer.overall
+    if isinstance(overall, str):
+        whole = [part for part in parts.values() if isinstance(part, AspectSummary)]
+        overall = without_price(overall, whole, shown, language)
+    return Answer(parts, overall, answer.model)
+
+
 def _failed(error: Exception) -> AspectSummary:
     return AspectSummary(status="failed", error=describe_error(error))
 
@@ -180,5 +207,5 @@ def _result(restaurant_id: ItemId, answer: Answer, categories: dict[str, AspectS
         categories,
         status,
         describe_error(failure) if failure else None,
-        sum(not category.evidence for category in summarized),
+        sum(not (category.evidence or category.replaced) for category in summarized),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
 from unicodedata import normalize
@@ -11,7 +11,7 @@ from unicodedata import normalize
 from .._llm_response import LLMResponse
 from ..errors import OutputError, OutputTruncated, PromptTooLong
 from ..models import Document, ItemId, LLMRequest
-from ..results import FailedChunk, Vocabulary, VocabularyKind, Word
+from ..results import ExtendedVocabulary, ExtendedWord, FailedChunk, Vocabulary, VocabularyKind, Word
 from ..steps import Flow, ResultOrError, gather
 from ..tokens.chunking import split_in_two
 from ._asking import complete_and_parse
@@ -26,10 +26,11 @@ from ._common import (
     raise_first,
     reraise_fatal,
 )
-from ._parsing import read_phrases, read_words
+from ._entries import Phrase, read_entries
 from ._preview import Previewed
 from ._prompts import words as prompts
 from ._prompts.wording import Wording
+from ._prompts.words import Extras
 from ._replies import more_room_helps, unreadable
 
 _MAX_SPLITS = 3
@@ -62,6 +63,10 @@ class ExtractVocabulary(Previewed):
         instructions: Instructions of your own, which follow ours and come first where they differ; None for none.
         replace_instructions: Whether they stand in place of ours. Two things remain: that the text is data, and
             the form of the reply. `preview` shows the outcome.
+        synonyms: Whether to ask for up to three synonyms of each word.
+        examples: Whether to ask for an example of each word and phrase: a sentence of the text. What the model quotes
+            is looked for in the chunk, and the sentence that it is, or is a part of, stands in the result; a quote
+            that is not in the chunk is dropped and counted in `Vocabulary.dropped_examples`. Both make replies longer.
 
     Raises:
         ConfigurationError: A field is out of its bounds.
@@ -76,10 +81,13 @@ class ExtractVocabulary(Previewed):
     temperature: float = 0.0
     instructions: str | None = None
     replace_instructions: bool = False
+    synonyms: bool = False
+    examples: bool = False
 
     def __post_init__(self) -> None:
         check(self, "plan", self.plan in ("A", "B", "C"), '"A", "B" or "C"')
-        check(self, "parallel", isinstance(self.parallel, bool), "True or False")
+        for name in ("parallel", "synonyms", "examples"):
+            check(self, name, isinstance(getattr(self, name), bool), "True or False")
         for name in ("max_safe_chunks", "max_concurrent_sequences"):
             value = getattr(self, name)
             valid = isinstance(value, int) and not isinstance(value, bool) and value >= 0
@@ -121,15 +129,25 @@ class ExtractVocabulary(Previewed):
         words, phrases = yield from self._extract_all(item, [item.chunks[index] for index in indices])
         results = [*words, *phrases]
         raise_if_all_failed(results)
-        dropped = [name for result in without_errors(results) for name in result.dropped]
-        return Vocabulary(
+        good = without_errors(results)
+        dropped = [name for result in good for name in result.dropped]
+        dropped_examples = [name for result in good for name in result.dropped_examples]
+        merged = merge_phrases(without_errors(phrases))
+        found = Vocabulary(
             item.document_id,
             merge_words(without_errors(words)),
-            merge_phrases(without_errors(phrases)),
+            {phrase: entry.meaning for phrase, entry in merged.items()},
             tuple(failures(indices, {"words": words, "phrases": phrases})),
-            model_of(without_errors(results)),
+            model_of(good),
             len(dropped),
-            tuple(dropped[:MAX_NAMED]),
+            tuple([*dropped, *dropped_examples][:MAX_NAMED]),
+        )
+        if not any(self._extras):
+            return found
+        examples = {phrase: entry.example for phrase, entry in merged.items() if entry.example}
+        fields_of = {one.name: getattr(found, one.name) for one in fields(found)}
+        return ExtendedVocabulary(
+            **fields_of, phrase_examples=examples, dropped_examples=len(dropped_examples)
         )
 
     def is_parallel(self, chunks: int) -> bool:
@@ -163,7 +181,7 @@ class ExtractVocabulary(Previewed):
         """Extract from one chunk, or from both halves of one that is too long."""
         request = self._request(item, wording, kind, text)
         try:
-            found = yield from complete_and_parse(request, partial(_read, kind), widen=False)
+            found = yield from complete_and_parse(request, partial(self._read, kind, text), widen=False)
         except (OutputTruncated, PromptTooLong) as error:
             found = ChunkResult((), "", error)
         if found.error is None:
@@ -175,7 +193,7 @@ class ExtractVocabulary(Previewed):
             raise found.error
         texts, splits = rest
         parts = yield from gather(*(self._extract(item, wording, kind, part, splits) for part in texts))
-        whole = ChunkResult(found.entries, found.model, None, found.dropped)
+        whole = replace(found, error=None)
         return join([whole, *parts] if found.entries else parts)
 
     def _rest(
@@ -194,25 +212,33 @@ class ExtractVocabulary(Previewed):
         halves = split_in_two(text)
         return None if halves is None else (halves, splits - 1)
 
+    def _read(self, kind: VocabularyKind, text: str, reply: LLMResponse) -> ChunkResult:
+        found = read_entries(kind, reply, text, self._extras)
+        cut_off = unreadable(f"{kind}: the list is not complete", reply) if found.cut else None
+        return ChunkResult(found.entries, reply.model, cut_off, found.dropped, found.dropped_examples)
+
+    @property
+    def _extras(self) -> Extras:
+        return Extras(self.synonyms, self.examples)
+
     def _request(self, item: Document, wording: Wording, kind: VocabularyKind, text: str) -> LLMRequest:
         return LLMRequest(
             kind,
             (
-                prompts.instructions(kind, wording),
+                prompts.instructions(kind, wording, self._extras),
                 {"role": "user", "content": prompts.text_block(text)},
             ),
-            prompts.schema(kind),
-            {"document_id": item.document_id, "language": wording.language, "chunk": text},
+            prompts.schema(kind, self._extras),
+            {
+                "document_id": item.document_id,
+                "language": wording.language,
+                "chunk": text,
+                **dict.fromkeys(self._extras.fields(kind), True),
+            },
             self.max_tokens,
             self.temperature,
             item.priority,
         )
-
-
-def _read(kind: VocabularyKind, reply: LLMResponse) -> ChunkResult:
-    found = read_words(reply) if kind == "words" else read_phrases(reply)
-    cut_off = unreadable(f"{kind}: the list is not complete", reply) if found.cut else None
-    return ChunkResult(found.entries, reply.model, cut_off, found.dropped)
 
 
 _MIN_PLACED = 3
@@ -237,16 +263,18 @@ class ChunkResult:
     Words or phrases of a chunk, or of a part of one.
 
     Attributes:
-        entries: Words with their `Word`, or phrases with their meanings, in the order of the reply.
+        entries: Words with their `Word`, or phrases with their `Phrase`, in the order of the reply.
         model: Name of the model that answered.
         error: The first error of a part of the chunk, or that the reply was cut off; None if no part failed.
         dropped: The names of entries that are dropped.
+        dropped_examples: The names of examples that are dropped.
     """
 
     entries: Sequence[tuple[str, Any]]
     model: str
     error: Exception | None = None
     dropped: Sequence[str] = ()
+    dropped_examples: Sequence[str] = ()
 
 
 ChunkResults: TypeAlias = Sequence[ResultOrError[ChunkResult]]
@@ -263,6 +291,7 @@ def join(parts: ChunkResults) -> ChunkResult:
         model_of(results),
         next(filter(None, errors), None),
         [name for result in results for name in result.dropped],
+        [name for result in results for name in result.dropped_examples],
     )
 
 
@@ -302,39 +331,50 @@ def failures(indices: Sequence[int], results: Mapping[VocabularyKind, ChunkResul
 
 def merge_words(results: Iterable[ChunkResult]) -> Mapping[str, Word]:
     """
-    Merge words: each once, in its first spelling, with its first non-empty part of speech and all its meanings.
+    Merge words: each once, in its first spelling, with its first part of speech and example that are not empty, and all
+    its meanings and synonyms.
 
     Args:
         results: Results of the chunks, in their order.
     """
-    spellings: dict[str, str] = {}
-    parts_of_speech: dict[str, str] = {}
-    meanings: dict[str, dict[str, str]] = {}
+    words: dict[str, list[tuple[str, Word]]] = {}
     for key, spelling, word in _keyed(results):
-        spellings.setdefault(key, spelling)
-        parts_of_speech[key] = parts_of_speech.get(key) or word.pos
-        meanings_of_word = meanings.setdefault(key, {})
-        for meaning in map(_normalized, word.meanings):
-            meanings_of_word.setdefault(meaning.casefold(), meaning)
-    return {
-        spelling: Word(parts_of_speech[key], tuple(meanings[key].values()))
-        for key, spelling in spellings.items()
-    }
+        words.setdefault(key, []).append((spelling, word))
+    return {same[0][0]: _joined_word([word for _, word in same]) for same in words.values()}
 
 
-def merge_phrases(results: Iterable[ChunkResult]) -> Mapping[str, str]:
+def _joined_word(same: Sequence[Word]) -> Word:
+    pos = next((word.pos for word in same if word.pos), "")
+    meanings = _each_once(text for word in same for text in word.meanings)
+    if not isinstance(same[0], ExtendedWord):
+        return Word(pos, meanings)
+    synonyms = _each_once(text for word in same for text in word.synonyms)
+    return ExtendedWord(pos, meanings, synonyms, next((word.example for word in same if word.example), ""))
+
+
+def _each_once(texts: Iterable[str]) -> tuple[str, ...]:
+    """Return texts, each once in its first spelling, in their order."""
+    found: dict[str, str] = {}
+    for text in map(_normalized, texts):
+        found.setdefault(text.casefold(), text)
+    return tuple(found.values())
+
+
+def merge_phrases(results: Iterable[ChunkResult]) -> Mapping[str, Phrase]:
     """
-    Merge phrases: each once, in its first spelling, with its first meaning that is not empty.
+    Merge phrases: each once, in its first spelling, with its first meaning and example that are not empty.
 
     Args:
         results: Results of the chunks, in their order.
     """
     spellings: dict[str, str] = {}
-    meanings: dict[str, str] = {}
-    for key, spelling, meaning in _keyed(results):
+    merged: dict[str, Phrase] = {}
+    for key, spelling, phrase in _keyed(results):
         spellings.setdefault(key, spelling)
-        meanings[key] = meanings.get(key) or _normalized(meaning)
-    return {spelling: meanings[key] for key, spelling in spellings.items()}
+        known = merged.get(key, Phrase(""))
+        meaning = known.meaning or _normalized(phrase.meaning)
+        merged[key] = Phrase(meaning, known.example or phrase.example)
+    return {spelling: merged[key] for key, spelling in spellings.items()}
 
 
 def _keyed(results: Iterable[ChunkResult]) -> Iterator[tuple[str, str, Any]]:

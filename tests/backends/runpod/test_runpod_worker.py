@@ -15,7 +15,7 @@ import pytest
 from tests.support.patience import wait_until
 from tests.support.runpod_server import KEY, WORKER, Dispatcher, asking, worker_environment
 
-from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
+from restaurant_llm_batch import AnalyzeSentiment, BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.backends.runpod.llm import PollingPolicy, RunPodLLM
 from restaurant_llm_batch.errors import (
     BackendError,
@@ -160,3 +160,51 @@ def test_fifty_restaurants_pass_through_the_runner(dispatcher: Dispatcher, strat
         report = runner.run(flow, range(50))
     assert report.results == [f"restaurant {item}" for item in range(50)]
     assert dispatcher.alive() == []
+
+
+FORMS = (
+    "text",
+    "object",
+    "generated",
+    "output",
+    "response",
+    "choices",
+    "chat",
+    "success",
+    "parsed",
+    "pieces",
+    "vllm",
+)
+"""How a worker of one's own may pack its answer; see tests/support/runpod_worker.py."""
+
+
+@pytest.mark.parametrize(
+    "strategy", [Strategy(restaurant_async=True), Strategy.stage(4)], ids=["sync", "async"]
+)
+def test_fifty_restaurants_are_labelled_by_a_worker_that_takes_prompts(
+    dispatchers: dict[str, Dispatcher], strategy: Strategy
+) -> None:
+    worker = dispatchers["plain"]
+    items = [
+        {"restaurant_id": n, "reviews": [f"식당 {n}: packed as {FORMS[n % len(FORMS)]}", "맛있어요"]}
+        for n in range(50)
+    ]
+    task = AnalyzeSentiment(language="en" if strategy.llm_async else "ko")
+    with BatchRunner(
+        llm=client(worker, input_form="prompt"), strategy=strategy, limits=Limits(batches=25)
+    ) as runner:
+        report = runner.run(task, items)
+    assert [result.restaurant_id for result in report.results] == list(range(50)), report.failures[:1]
+    assert {(result.positive_count, result.failed_count) for result in report.results} == {(2, 0)}
+    assert worker.alive() == []
+
+
+def test_a_worker_that_says_error_fails_its_restaurant_alone(dispatchers: dict[str, Dispatcher]) -> None:
+    worker = dispatchers["plain"]
+    items = [
+        {"restaurant_id": n, "reviews": [f"packed as {form}"]} for n, form in enumerate(("text", "error"))
+    ]
+    with BatchRunner(llm=client(worker, input_form="prompt"), strategy=Strategy.stage(4)) as runner:
+        report = runner.run(AnalyzeSentiment(language="ko"), items)
+    assert [result.restaurant_id for result in report.results] == [0]
+    assert "the model is not here" in str(report.failures[0].error)

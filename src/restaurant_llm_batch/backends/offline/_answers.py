@@ -7,9 +7,10 @@ from typing import Any
 
 from ..._nlp.lexicon import WordAnalyzer
 from ..._nlp.tokenizer import Tokenizer
+from ...results import Sentiment
 from ._clauses import Sentence, Topic, read_review, split
 from ._digests import MultiReviewSummarizer, join_both_polarities
-from ._extract import ExtractedSummary, extract, join_sentences
+from ._extract import ExtractedSummary, extract, join_sentences, opinion_of
 from ._phrases import PhraseFinder
 from ._praise import strengths
 from ._words import WordListBuilder
@@ -41,7 +42,7 @@ _ALL_NOT_MENTIONED = frozenset(
 
 
 class AspectAnswers:
-    """The tasks "aspect_summaries", "aspect_summary" and "overall_summary"."""
+    """The tasks "aspect_summaries", "aspect_summary", "overall_summary" and "aspect_sentiment"."""
 
     def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
@@ -70,6 +71,18 @@ class AspectAnswers:
         firsts = [part[0] for part in parts if part]
         more = [sentence for part in parts for sentence in part[1:]]
         return {"overall_summary": join_sentences(firsts, more) or _NO_VISIBLE_TEXT}
+
+    def labels(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
+        """Label what each review says of one aspect."""
+        topic = Topic(str(inputs.get("aspect") or ""), self._words)
+        shown = inputs.get("reviews") or ()
+        return {
+            "labels": [{"id": one["id"], "label": self._label(str(one["content"]), topic)} for one in shown]
+        }
+
+    def _label(self, content: str, topic: Topic) -> Sentiment:
+        opinion = opinion_of(read_review(content, self._words), topic)
+        return "positive" if opinion > 0 else "negative" if opinion < 0 else "neutral"
 
     def _summaries(self, reviews: Mapping[str, Sequence[Any]], language: str) -> dict[str, ExtractedSummary]:
         # Cache: the searches of different aspects often find the same reviews.
@@ -195,13 +208,29 @@ class WordAnswers:
         self._word_list, self._phrases = WordListBuilder(words), PhraseFinder(words)
 
     def words(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
-        """List the words of a chunk."""
-        tokens = self._tokenizer.tokens(split(str(inputs.get("chunk") or "")))
-        found = self._word_list.words(tokens, language)
-        return {"words": [{"word": word, "pos": pos, "meanings": known} for word, pos, known in found]}
+        """List the words of a chunk; if asked, with the first sentence that has each, and without synonyms."""
+        sentences = split(str(inputs.get("chunk") or ""))
+        found = self._word_list.words(self._tokenizer.tokens(sentences), language)
+        return {
+            "words": [
+                {"word": word, "pos": pos, "meanings": known, **_extras(inputs, sentences[first])}
+                for word, pos, known, first in found
+            ]
+        }
 
     def phrases(self, inputs: Mapping[str, Any], language: str) -> dict[str, Any]:
         """List the phrases of a chunk, each with a sentence that contains it."""
         sentences = split(str(inputs.get("chunk") or ""))
         found = self._phrases.phrases(sentences, self._tokenizer.tokens(sentences))
-        return {"phrases": [{"phrase": phrase, "meaning": usage} for phrase, usage in found]}
+        return {
+            "phrases": [
+                {"phrase": phrase, "meaning": usage, **_extras(inputs, sentence)}
+                for phrase, usage, sentence in found
+            ]
+        }
+
+
+def _extras(inputs: Mapping[str, Any], sentence: str) -> dict[str, Any]:
+    """Return the fields of an entry that are asked for beside the usual ones; no synonyms are known."""
+    more: dict[str, Any] = {"synonyms": []} if inputs.get("synonyms") else {}
+    return {**more, "example": sentence} if inputs.get("example") else more

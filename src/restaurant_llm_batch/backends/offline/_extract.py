@@ -57,6 +57,22 @@ def polarity_of(clause: Clause, topic: Topic) -> int:
     return sum(part.polarity for part in clause.clauses if topic.weigh(part)[0])
 
 
+def opinion_of(review: Sequence[Sentence], topic: Topic) -> int:
+    """
+    Return how a review speaks of a topic: above 0 for praise, below 0 for blame, 0 if it does not.
+
+    Each sentence that mentions the topic counts once: by its clauses about it, or as a whole if these say nothing and
+    it is clearly about the topic.
+    """
+    total = 0
+    for sentence in review:
+        weight, purity = topic.weigh(sentence)
+        if weight >= _MENTION:
+            whole = sentence.polarity if purity >= _CLEAR else 0
+            total += _sign(polarity_of(sentence, topic) or whole)
+    return total
+
+
 class _ScoredClause:
     """A clause of one review, with its relevance to one aspect and its score."""
 

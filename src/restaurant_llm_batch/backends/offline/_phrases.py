@@ -38,7 +38,7 @@ class PhraseFinder:
     def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
 
-    def phrases(self, sentences: Sequence[str], tokens: Sequence[WordToken]) -> list[tuple[str, str]]:
+    def phrases(self, sentences: Sequence[str], tokens: Sequence[WordToken]) -> list[tuple[str, str, str]]:
         """
         Return sequences of words that occur at least twice; if there are few, also adjectives with their nouns.
 
@@ -47,16 +47,17 @@ class PhraseFinder:
             tokens: The tokens of the text.
 
         Returns:
-            Each phrase as it first occurs in the text, with its sentence.
+            Each phrase as it first occurs in the text, with the part of its sentence around it, and the sentence.
         """
         spans = _repeated(tokens)[:_MAX_PHRASES]
         if len(spans) < _MIN_PHRASES:
             spans += self._pairs(tokens, spans)[: _MIN_PHRASES - len(spans)]
-        found: dict[str, str] = {}
+        found: dict[str, tuple[str, str, str]] = {}
         for first, last in spans:
             sentence, start, end = sentences[tokens[first].sentence], tokens[first].start, tokens[last].end
-            found.setdefault(sentence[start:end], _usage(sentence, start, end))
-        return list(found.items())
+            phrase = sentence[start:end]
+            found.setdefault(phrase, (phrase, _usage(sentence, start, end), sentence))
+        return list(found.values())
 
     def _pairs(self, tokens: Sequence[WordToken], spans: Sequence[Span]) -> list[Span]:
         """Return adjectives next to their nouns, those in the lexicon first."""

@@ -70,7 +70,9 @@ class WordListBuilder:
     def __init__(self, words: WordAnalyzer) -> None:
         self._words = words
 
-    def words(self, tokens: Sequence[WordToken], language: str) -> list[tuple[str, PartOfSpeech, list[str]]]:
+    def words(
+        self, tokens: Sequence[WordToken], language: str
+    ) -> list[tuple[str, PartOfSpeech, list[str], int]]:
         """
         Return the most frequent words; restaurant words count 1.5 times.
 
@@ -79,14 +81,17 @@ class WordListBuilder:
             language: Language of the meanings: "ko", or English for anything else.
 
         Returns:
-            Dictionary form, part of speech and meanings of each word; the most frequent first, then by first
-            occurrence.
+            Dictionary form, part of speech and meanings of each word, and the index of the first sentence that has it;
+            the most frequent first, then by first occurrence.
         """
         labels = _LABELS.get(language, _LABELS["en"])
         entries = _entries(tokens)
         entries.sort(key=lambda entry: -entry.count * (1.5 if self._is_restaurant_word(entry.form) else 1.0))
         best = sorted(entries[:_MAX_WORDS], key=lambda entry: (-entry.count, entry.first))
-        return [(*entry.word, [labels[name] for name in self._meanings(entry)]) for entry in best]
+        return [
+            (*entry.word, [labels[name] for name in self._meanings(entry)], tokens[entry.first].sentence)
+            for entry in best
+        ]
 
     def _is_restaurant_word(self, form: str) -> bool:
         word = self._words.read(form)

@@ -42,6 +42,8 @@ class OfflineLLM:
             out unless there is nothing else.
         sentiment: A small linear model over character n-grams, shipped with the library, and a lexicon that reads
             negation label a review positive, negative, or neutral if they are uncertain.
+        aspect_sentiment: By the same lexicon, from the sentences that mention the aspect: positive if more of them
+            praise than blame, negative if fewer, and neutral otherwise.
         review_summary: For each polarity, up to three sentences of that polarity, about the most mentioned aspects
             first; overall, two sentences of the polarity with more reviews and one of the other. A polarity without
             reviews has "".
@@ -58,6 +60,7 @@ class OfflineLLM:
             are none.
         phrases: Up to 15 sequences of words that occur at least twice; in a short text, also adjectives next to their
             nouns. The meaning is not a definition, but the sentence that holds the phrase.
+        Of both, an example that is asked for is the first sentence with the entry; there are no synonyms.
 
     Knows the Korean and English words of service, price, food and ambience, by these and other names. For any other
     aspect it searches for the aspect's name only; if no review has it, the summary is the sentence that represents all
@@ -77,6 +80,7 @@ class OfflineLLM:
             "aspect_summary": aspects.summary,
             "overall_summary": aspects.overall,
             "sentiment": self._sentiment,
+            "aspect_sentiment": aspects.labels,
             "review_summary": reviews.review_summary,
             "comparison_summary": reviews.comparison_summary,
             "strength": reviews.strength,

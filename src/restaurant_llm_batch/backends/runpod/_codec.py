@@ -54,18 +54,17 @@ _TRANSIENT_WORDS = re.compile(
 """What a worker says of its own state: another worker, or the same one later, may succeed."""
 
 
-def job_body(chat: Mapping[str, Any], policy: Mapping[str, Any]) -> dict[str, Any]:
+def chat_input(chat: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return the body of ``/run``.
+    Return the input of a job of worker-vllm.
 
-    Of the input forms, only this one supports structured output on both generations of worker-vllm: the old one
+    Of its input forms, only this one supports structured output on both generations of worker-vllm: the old one
     has no schema in its native input. The new one fills in a missing model.
 
     Args:
         chat: The body of a chat completion.
-        policy: The job's execution policy, in milliseconds.
     """
-    return {"input": {"openai_route": ROUTE, "openai_input": dict(chat)}, "policy": dict(policy)}
+    return {"openai_route": ROUTE, "openai_input": dict(chat)}
 
 
 def read_submission(response: HTTPResponse, secret: Secret) -> str:
@@ -136,13 +135,13 @@ def read_state(response: HTTPResponse, secret: Secret) -> tuple[str, Mapping[str
     body = decode(response, BACKEND, secret)
     if not isinstance(body, dict):
         raise TransientBackendError(
-            f"unexpected RunPod response without a job status: {_redacted(body, secret)[:80]}",
+            f"unexpected RunPod response without a job status: {redacted(body, secret)[:80]}",
             backend=BACKEND,
         )
     status = body.get("status")
     if isinstance(status, str) and status:
-        return _redacted(status, secret)[:MAX_STATUS], body
-    message = _redacted(body.get("error") or "no error either", secret)
+        return redacted(status, secret)[:MAX_STATUS], body
+    message = redacted(body.get("error") or "no error either", secret)
     raise PermanentBackendError(
         f"unexpected RunPod response without a job status: {message}", backend=BACKEND
     )
@@ -167,12 +166,13 @@ def read_output(state: Mapping[str, Any], model: str, max_tokens: int, secret: S
     if error is not None:
         raise error_of_job(error.get("error") or error, secret, "runpod completed the job with an error")
     if not items:  # permanent, since another attempt would be paid for again
-        words = _words_of_an_error(output) or _words_of_an_error(state.get("error"))
+        words = error_in_words(output) or error_in_words(state.get("error"))
         if words:
             raise error_of_job(words, secret, "runpod completed the job with an error")
         raise PermanentBackendError(
             "runpod completed the job without a chat completion; its output was "
-            f"{_redacted(output, secret)!r}. Check that the endpoint runs worker-vllm. RunPod also drops outputs "
+            f"{redacted(output, secret)!r}. Check that the endpoint runs worker-vllm; for a worker of your own that "
+            'takes {"prompt": text}, pass input_form="prompt" (RUNPOD_INPUT=prompt). RunPod also drops outputs '
             "above its size limit",
             backend=BACKEND,
         )
@@ -193,7 +193,7 @@ def _joined(output: Any) -> Any:
     return output
 
 
-def _words_of_an_error(value: Any) -> str:
+def error_in_words(value: Any) -> str:
     """Return an output's text if it describes an error, such as "CUDA out of memory"; else ""."""
     if not isinstance(value, str):
         return ""
@@ -283,11 +283,11 @@ def error_of_job(raw_error: Any, secret: Secret, what: str) -> BackendError:
         known = error_for(400 if is_prompt_too_long(said.text) else 500, said, BACKEND, secret=secret)
         if type(known) is not TransientBackendError:  # nothing but the status that is assumed here
             return known
-    redacted = _redacted(message, secret).partition("\ntraceback:")[0].strip()
+    shown = redacted(message, secret).partition("\ntraceback:")[0].strip()
     if _TRANSIENT_WORDS.search(message):
-        return TransientBackendError(f"{what}: the worker is broken: {redacted}", backend=BACKEND)
+        return TransientBackendError(f"{what}: the worker is broken: {shown}", backend=BACKEND)
     error_type = details.get("error_type")
-    reason = f"{error_type}: {redacted}" if error_type else redacted
+    reason = f"{error_type}: {shown}" if error_type else shown
     return PermanentBackendError(f"{what}: {reason}", backend=BACKEND)
 
 
@@ -314,5 +314,6 @@ def _body_or_text(response: HTTPResponse) -> Any:
     return str(body) if isinstance(body, Unreadable) else body
 
 
-def _redacted(value: Any, secret: Secret) -> str:
+def redacted(value: Any, secret: Secret) -> str:
+    """Return a value as text for a message, without the key, of bounded length."""
     return secret.redact(error_body.as_text(value))[:MAX_ERROR_TEXT]

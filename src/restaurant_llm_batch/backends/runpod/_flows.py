@@ -29,8 +29,8 @@ The flows are generators that yield `Send`, `Sleep` and `GetTime` steps and do n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeAlias
 from urllib.parse import quote
 
 from ..._foreign import describe
@@ -53,6 +53,9 @@ from ._codec import (
 from ._health import RunPodHealth, read_health
 from ._job import GetTime, Job, JobFlow, Operation, PollingPolicy, QueueMonitor, Send
 
+ReadOutput: TypeAlias = Callable[[Mapping[str, Any], str, int, Secret], LLMResponse]
+"""Returns the reply in a job's state, given the model's name, the request's limit of tokens, and the key."""
+
 TERMINAL = frozenset({"COMPLETED", "FAILED", "CANCELLED", "TIMED_OUT"})
 """Final statuses of a job; a job with any other status is polled again, as RunPod's own CLI does."""
 CANCEL_WAITS = (0.1, 0.3, 0.9, 2.7)
@@ -71,6 +74,7 @@ class JobFlows:
         timeout: Seconds that a job may take, including its time in the queue.
         request_timeout: Timeouts of one HTTP request.
         polling: Backoff between polls.
+        read: Reads the reply in the body of a completed job; see `read_output`.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class JobFlows:
         timeout: float,
         request_timeout: Timeout,
         polling: PollingPolicy,
+        read: ReadOutput = read_output,
     ) -> None:
         self.queue_monitor = QueueMonitor()
         self._url = url
@@ -91,6 +96,7 @@ class JobFlows:
         self._timeout = timeout
         self._request_timeout = request_timeout
         self._polling = polling
+        self._read = read
 
     def submit(self, job: Job, body: bytes) -> JobFlow[None]:
         """
@@ -208,7 +214,7 @@ class JobFlows:
 
     def _read_output(self, state: Mapping[str, Any], max_tokens: int) -> LLMResponse:
         try:
-            return read_output(state, self._model, max_tokens, self._secret)
+            return self._read(state, self._model, max_tokens, self._secret)
         except BackendError:
             raise
         except Exception as error:

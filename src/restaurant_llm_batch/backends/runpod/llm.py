@@ -9,7 +9,7 @@ import threading
 import weakref
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from ... import _fork
 from ..._http.border import leaving
@@ -27,11 +27,12 @@ from ...errors import ConfigurationError, PermanentBackendError, PromptTooLong
 from ...models import LLMRequest
 from ..vllm.server import NEUTRAL_SAMPLING
 from ._async_driver import AsyncJobRunner
-from ._codec import BACKEND, MAX_BODY_BYTES, job_body
+from ._codec import BACKEND, MAX_BODY_BYTES, chat_input, read_output
 from ._flows import JobFlows
 from ._health import JobCounts, RunPodHealth, WorkerCounts
 from ._job import JobRecord, PollingPolicy, job_fingerprint
 from ._live_jobs import LiveJobs
+from ._prompt_form import prompt_input, read_prompt_output, without_echo
 from ._rate_limits import OperationLimit, RunPodLimits, make_operation_limiters
 from ._sync_driver import SyncJobRunner
 
@@ -57,7 +58,7 @@ _ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 class RunPodLLM:
     """
-    A model on a RunPod serverless endpoint that runs worker-vllm, old (up to 2.23) or new.
+    A model on a RunPod serverless endpoint that runs worker-vllm, old (up to 2.23) or new, or a worker of one's own.
 
         llm = RunPodLLM("abc123xyz", model="Qwen/Qwen2.5-14B-Instruct-AWQ")
 
@@ -76,6 +77,9 @@ class RunPodLLM:
         api_key: The RunPod key, as text or as pydantic's ``SecretStr``; None for ``RUNPOD_API_KEY``.
         base_url: Base URL of RunPod's API; None for ``RUNPOD_ENDPOINT_BASE_URL`` or the public API.
         model: The model's name; None for the model that the worker serves.
+        input_form: Form of a job's input: "chat" for worker-vllm; "prompt" for a worker of your own that takes
+            ``{"prompt": text, "temperature": ..., "max_tokens": ...}``. The messages are then rendered as one text,
+            which says the JSON form of the answer too, and the model's name is not sent.
         timeout: Seconds that a job may take, including its time in the queue and a cold start.
         execution_timeout: Seconds that a worker may spend on a job, 5 to a week; None for the endpoint's own
             setting (600 unless changed).
@@ -85,8 +89,9 @@ class RunPodLLM:
         request_timeout: Seconds for one HTTP request, or a `Timeout` with separate limits.
         polling: Backoff between polls of a job.
         limits: Request limits of the account.
-        sampling: Sampling parameters of every request besides its temperature.
-        extra_body: Further fields of every chat completion, which override all others.
+        sampling: Sampling parameters of every request besides its temperature; None for values that change nothing
+            with "chat", and for none with "prompt".
+        extra_body: Further fields of every chat completion, or of the input with "prompt", which override all others.
         transport: HTTP transport to use instead of an own `HTTPTransport`, for example
             ``HTTPTransport(proxy=...)``.
 
@@ -101,6 +106,7 @@ class RunPodLLM:
         api_key: KeyLike | None = None,
         base_url: str | None = None,
         model: str | None = None,
+        input_form: Literal["chat", "prompt"] = "chat",
         timeout: float = DEFAULT_TIMEOUT,
         execution_timeout: float | None = None,
         ttl: float | None = None,
@@ -108,7 +114,7 @@ class RunPodLLM:
         request_timeout: float | Timeout = DEFAULT_REQUEST_TIMEOUT,
         polling: PollingPolicy = PollingPolicy(),
         limits: RunPodLimits = RunPodLimits(),
-        sampling: Mapping[str, Any] = NEUTRAL_SAMPLING,
+        sampling: Mapping[str, Any] | None = None,
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
@@ -116,6 +122,7 @@ class RunPodLLM:
         del api_key  # error trackers show the local variables of an error that is raised below
         self._endpoint = _checked_endpoint_id(endpoint_id)
         self._model = _checked_model(model)
+        self._takes_prompt = _checked_form(input_form) == "prompt"
         _check_type(polling, PollingPolicy, "polling")
         _check_type(limits, RunPodLimits, "limits")
         if secret is None:
@@ -125,12 +132,15 @@ class RunPodLLM:
         base = normalize_base_url(base_url or os.environ.get("RUNPOD_ENDPOINT_BASE_URL") or DEFAULT_BASE_URL)
         self._url = f"{base}/{self._endpoint}"
         self._policy = _policy(timeout, execution_timeout, ttl, low_priority)
+        if sampling is None:
+            sampling = {} if self._takes_prompt else NEUTRAL_SAMPLING
         self._extra_body = {**sampling, **(extra_body or {})}
         self._limits = limits
         self._learned = LearnedFields(BACKEND)
         self._client = HTTPClient(transport)
         self._secret = secret
-        self._flow_settings = (self._model or "", timeout, as_timeout(request_timeout), polling)
+        read = read_prompt_output if self._takes_prompt else read_output
+        self._flow_settings = (self._model or "", timeout, as_timeout(request_timeout), polling, read)
         self._lock = threading.Lock()
         self._make_runners()
 
@@ -156,7 +166,8 @@ class RunPodLLM:
     @property
     def fingerprint(self) -> str:
         """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
-        return backend_fingerprint("runpod", self._endpoint, self._model, self._extra_body)
+        form = {"input_form": "prompt"} if self._takes_prompt else {}
+        return backend_fingerprint("runpod", self._endpoint, self._model, {**self._extra_body, **form})
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._endpoint!r}, model={self._model!r})"
@@ -183,11 +194,12 @@ class RunPodLLM:
 
     def _complete(self, request: LLMRequest) -> LLMResponse:
         self._check_fork()
-        sending = self._learned.request(self._chat(request))
+        sending = self._learned.request(self._input(request))
         while True:
             body, record = self._encode(sending.body), self._job_record(request)
             try:
-                return sending.accepted(self._sync_runner.complete(body, request.max_tokens, record))
+                reply = self._sync_runner.complete(body, request.max_tokens, record)
+                return sending.accepted(without_echo(reply, sending.body.get("prompt")))
             except PermanentBackendError as error:  # that job has ended, so another one may be submitted
                 if not sending.is_repeated_after(error):
                     raise
@@ -206,11 +218,12 @@ class RunPodLLM:
 
     async def _acomplete(self, request: LLMRequest) -> LLMResponse:
         self._check_fork()
-        sending = self._learned.request(self._chat(request))
+        sending = self._learned.request(self._input(request))
         while True:
             body, record = self._encode(sending.body), self._job_record(request)
             try:
-                return sending.accepted(await self._async_runner.complete(body, request.max_tokens, record))
+                reply = await self._async_runner.complete(body, request.max_tokens, record)
+                return sending.accepted(without_echo(reply, sending.body.get("prompt")))
             except PermanentBackendError as error:  # that job has ended, so another one may be submitted
                 if not sending.is_repeated_after(error):
                     raise
@@ -259,9 +272,12 @@ class RunPodLLM:
         return None if journal is None else JobRecord(journal, job_fingerprint(self.fingerprint, request))
 
     def _body(self, request: LLMRequest) -> bytes:
-        return self._encode(self._chat(request))
+        return self._encode(self._input(request))
 
-    def _chat(self, request: LLMRequest) -> dict[str, Any]:
+    def _input(self, request: LLMRequest) -> dict[str, Any]:
+        """Return what the worker is asked: a prompt with its parameters, or the body of a chat completion."""
+        if self._takes_prompt:
+            return prompt_input(request, self._extra_body)
         chat = chat_body(request, self._model or "", extra_body=self._extra_body)
         if not chat["model"]:
             del chat["model"]  # both generations of worker-vllm then use the model that they serve
@@ -269,8 +285,9 @@ class RunPodLLM:
             chat["priority"] = request.priority
         return chat
 
-    def _encode(self, chat: Mapping[str, Any]) -> bytes:
-        body = encode(job_body(chat, self._policy))
+    def _encode(self, asked: Mapping[str, Any]) -> bytes:
+        job = dict(asked) if self._takes_prompt else chat_input(asked)
+        body = encode({"input": job, "policy": self._policy})
         if len(body) > MAX_BODY_BYTES:
             raise PromptTooLong(
                 f"runpod accepts {MAX_BODY_BYTES:,} bytes per job, and this one has {len(body):,}",
@@ -301,6 +318,15 @@ def _checked_model(value: object) -> str | None:
     if value is not None and not (isinstance(value, str) and value):
         raise ConfigurationError(
             f'model must be a name, got {value!r}; for example model="Qwen/Qwen2.5-14B-Instruct-AWQ"'
+        )
+    return value
+
+
+def _checked_form(value: object) -> object:
+    if value not in ("chat", "prompt"):
+        raise ConfigurationError(
+            f'input_form must be "chat" (worker-vllm) or "prompt" (a worker of your own), got {value!r}; '
+            'for example RunPodLLM("abc123xyz", input_form="prompt")'
         )
     return value
 

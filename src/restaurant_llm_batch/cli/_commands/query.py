@@ -11,7 +11,6 @@ from rich.text import Text
 
 from ..._text import terminal_text
 from ...models import SearchQuery
-from .. import _options as parameters
 from .. import _report as report
 from .. import _settings as settings
 from .. import _tables as tables
@@ -35,9 +34,7 @@ def command() -> click.Command:
         params=[
             click.Argument(["words"], nargs=-1, required=True, metavar="[SOURCE] TEXT..."),
             click.Option(["--restaurant"], required=True, metavar="ID", help="The restaurant."),
-            parameters.limit(),
-            parameters.min_score(),
-            *settings.options(search=True),
+            *settings.options(search=True, tasks=["query"]),
         ],
         callback=_main,
         help=_HELP,
@@ -47,8 +44,6 @@ def command() -> click.Command:
 def _main(
     words: tuple[str, ...],
     restaurant: str,
-    limit: int,
-    min_score: float,
     **values: Any,
 ) -> None:
     chosen = settings.take_settings(values)
@@ -61,7 +56,7 @@ def _main(
     source = open_source(path, progress, chosen)
     [restaurant_id] = source.pick([restaurant])
     with source.search as reviews:
-        hits = reviews.search(SearchQuery(restaurant_id, text, limit, min_score))
+        hits = reviews.search(SearchQuery(restaurant_id, text, **chosen.arguments("query")))
     out = report.console()
     heading = f"{terminal_text(text)!r} in {terminal_text(source.title(restaurant_id))}, {terminal_text(source.label)}"
     out.print(Padding(Text(heading, style="bold"), (0, 1)))

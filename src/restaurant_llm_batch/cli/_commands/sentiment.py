@@ -10,14 +10,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..._config.limits import Limits
 from ...results import RestaurantSentiment
 from ...tasks.sentiment import AnalyzeSentiment
 from .. import _options as parameters
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import FileOptions, LoadedInput
+from .._options import LoadedInput, SearchOptions
 from .._running import command as run_command
 from .._sources import NamedItems, read_grouped
 from .._tables import StackedBar
@@ -26,33 +25,38 @@ from .._views import ResultView
 _HELP = """
 Label every review as positive, negative or neutral, and count by restaurant.
 
-SOURCE is a file of reviews (JSON Lines); by default the built-in sample. Nothing is searched or indexed. Ratings
-and other fields of the reviews are ignored. Reviews without a label count as failed; percentages are those of the
-labelled reviews.
+SOURCE is a file of reviews (JSON Lines), all of which are labelled; by default the built-in sample. If it is a folder
+made by `index`, or with --search qdrant and no SOURCE, a search finds the reviews of each restaurant. Ratings and other
+fields of the reviews are ignored. Reviews without a label count as failed; percentages are those of the labelled
+reviews.
 """
 _LEGEND = {"positive": ("█", "green"), "negative": ("▒", "red"), "neutral": ("░", "bright_black")}
 """Character and style of each label's part of the bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentimentOptions(FileOptions[RestaurantSentiment]):
+class SentimentOptions(SearchOptions[RestaurantSentiment]):
     """Values of the command's options."""
-
-    batch_size: int
 
     @property
     def task(self) -> AnalyzeSentiment:
         """The task."""
-        return AnalyzeSentiment(
-            batch_size=self.batch_size,
-            **self.wording,
-        )
+        return self.settings.sentiment()
 
     def load(self, progress: Console | None) -> LoadedInput:
-        """Read the reviews."""
+        """Read the reviews, or open what is searched."""
+        if self._is_searched:
+            index = self.open_source(progress)
+            return LoadedInput(items=self.chosen(index), source=index, search=index.search)
         source = read_grouped(self.source)
         items = [{"restaurant_id": item_id, "reviews": source.of(item_id)} for item_id in self.chosen(source)]
         return LoadedInput(items=items, source=source)
+
+    @property
+    def _is_searched(self) -> bool:
+        if self.source is not None:
+            return self.source.is_dir()
+        return self.settings.batch_search_backend == "qdrant" or self.settings.batch_search_path is not None
 
 
 def command(llms: Mapping[str, MakeLLM]) -> click.Command:
@@ -64,9 +68,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         parameters.source(),
-        *settings.options(batches=True, llms=[*llms]),
-        parameters.count("--batch-size", Limits().max_batch_size, "Maximum number of reviews in a batch."),
-        *parameters.wording("Language of the instructions; auto detects that of the reviews."),
+        *settings.options(search=True, batches=True, llms=[*llms], tasks=["sentiment"]),
         *parameters.which(),
         *parameters.results(),
     ]

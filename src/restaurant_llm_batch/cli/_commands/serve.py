@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import json
-import os
 import re
 import shlex
 import signal
@@ -21,19 +20,15 @@ import click
 
 from ..._runner import BatchRunner
 from ..._settings import BatchSettings
+from ..._settings.sources import is_named
 from ..._text import escaped_json, terminal_text
 from ...errors import ConfigurationError
 from ...protocols import AsyncLLMBackend, LLMBackend
-from ...tasks.reviews import SummarizeReviews
-from ...tasks.sentiment import AnalyzeSentiment
-from ...tasks.strengths import ExtractStrengths
-from ...tasks.summary import SummarizeAspects
 from .. import _backends as services
 from .. import _options as parameters
 from .. import _report as report
 from .. import _settings as settings
 from .._backends import MakeLLM
-from .._options import WordingOptions
 from .._sources import ReviewSource, open_source
 
 if TYPE_CHECKING:
@@ -53,51 +48,56 @@ TOKEN_VARIABLE = "BATCH_SERVE_TOKEN"
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "[::1]")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/=-]{1,1000}")
 """The token68 of RFC 7235, with all signs that RFC 6750 allows in a bearer token."""
+_TASKS = ("serve", "summary", "aspects", "reviews", "sentiment", "strengths", "comparison")
+"""Targets of the command's own settings."""
 _SPARE_DESCRIPTORS = 300
 """File descriptors for other things than the connections of clients."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ServeOptions(WordingOptions):
-    """Values of the command's options."""
+class ServeOptions:
+    """Values of the command's options; those of settings are in `settings`."""
 
     source: Path | None
-    host: str
-    port: int
     settings: BatchSettings
     token: str | None = field(repr=False)
-    allowed_hosts: tuple[str, ...] | None
-    connections: int
-    drain: float
-    max_items: int
-    max_reviews: int
-    max_calls: int
+
+    @property
+    def host(self) -> str:
+        """The address to serve at."""
+        return self.settings.batch_serve_host
 
     @property
     def hosts(self) -> Sequence[str]:
         """Names in the header ``Host`` that are answered; "*" for all."""
-        if self.allowed_hosts is not None:
-            return self.allowed_hosts
+        if self.settings.batch_serve_allowed_hosts is not None:
+            return self.settings.batch_serve_allowed_hosts
         return LOCAL_HOSTS if _is_local(self.host) else ("*",)
 
     def open_source(self) -> ReviewSource:
         """Open the reviews."""
         return open_source(self.source, report.console(stderr=True), self.settings)
 
-    def router(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> APIRouter:
-        """Return the router with its endpoints, and a runner for them."""
+    def runner(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> BatchRunner:
+        """Return the runner."""
+        return BatchRunner(llm=llm, search=source.search, **self.settings.runner_arguments(llm))
+
+    def router(self, runner: BatchRunner) -> APIRouter:
+        """Return the router with the endpoints."""
         from ...integrations.fastapi import batch_router
 
-        runner = BatchRunner(llm=llm, search=source.search, **self.settings.runner_arguments())
+        chosen = self.settings
         return batch_router(
             runner,
-            summary=SummarizeAspects(**self.wording, aspects=self.settings.aspects()),
-            review_summary=SummarizeReviews(**self.wording),
-            sentiment=AnalyzeSentiment(**self.wording),
-            strengths=ExtractStrengths(**self.wording),
-            max_items=self.max_items,
-            max_reviews=self.max_reviews,
-            max_calls=self.max_calls,
+            summary=chosen.summary(),
+            review_summary=chosen.review_summary(),
+            sentiment=chosen.sentiment(),
+            strengths=chosen.strengths(),
+            comparison=chosen.comparison(),
+            uploads=chosen.batch_serve_uploads,
+            max_items=chosen.batch_serve_max_items,
+            max_reviews=chosen.batch_serve_max_reviews,
+            max_calls=chosen.batch_serve_max_calls,
         )
 
 
@@ -110,18 +110,16 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         parameters.source(),
-        *_address_options(),
-        *settings.options(search=True, llm=True, batches=True, llms=[*llms]),
-        settings.SettingOption("aspect_seeds_file"),
-        *parameters.wording("Language of search and replies; auto detects that of the reviews."),
-        *_limit_options(),
+        _token_option(),
+        *settings.options(search=True, llm=True, batches=True, llms=[*llms], tasks=_TASKS),
     ]
     return settings.SectionedCommand("serve", params=options, callback=partial(_main, llms), help=_HELP)
 
 
 def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
     chosen = services.take_llm(llms, values)
-    options = ServeOptions(settings=settings.take_settings(values), **values)
+    found = settings.take_settings(values)
+    options = ServeOptions(settings=found, token=_token(values.pop("token"), found), **values)
     try:
         from ...integrations._fastapi.connections import ServerLimits
         from ...integrations._fastapi.server import SignalAwareServer, application
@@ -130,12 +128,17 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
             f"serve needs the package {error.name}: pip install 'restaurant-llm-batch[fastapi]'"
         ) from error
     name, llm = services.make_llm(llms, chosen, options.settings)
-    limits = ServerLimits(connections=_possible(options.connections), drain_seconds=options.drain)
-    with _sigterm_as_sigint(), _bind(options.host, options.port) as listener:
+    limits = ServerLimits(
+        connections=_possible(options.settings.batch_serve_connections),
+        drain_seconds=options.settings.batch_serve_drain_seconds,
+    )
+    with _sigterm_as_sigint(), _bind(options.host, options.settings.batch_serve_port) as listener:
         source = options.open_source()
         with source.search:
-            router = options.router(llm, source)
-            app = application(router, token=options.token, allowed_hosts=options.hosts)
+            runner = options.runner(llm, source)
+            app = application(
+                options.router(runner), runner, token=options.token, allowed_hosts=options.hosts
+            )
             _announce(_address(options.host, listener), source, options, name)
             # uvicorn raises the signal again after a graceful shutdown.
             with suppress(KeyboardInterrupt):
@@ -224,67 +227,26 @@ def _is_local(host: str) -> bool:
         return False
 
 
-def _checked_token(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
-    if value is None and TOKEN_VARIABLE in os.environ:
-        value = ""  # click takes an empty variable for none, but a service must not open for a lost secret
-    if value is not None and not _TOKEN.fullmatch(value):
+def _token_option() -> click.Option:
+    return click.Option(
+        ["--token"],
+        help="Bearer token that requests must have. Better set the variable "
+        f"{TOKEN_VARIABLE}: options are shown to all users of this machine.",
+    )
+
+
+def _token(option: str | None, chosen: BatchSettings) -> str | None:
+    """Return the token of the option, or of the settings; None if there is none."""
+    token = option
+    if token is None and chosen.batch_serve_token is not None:
+        token = chosen.batch_serve_token.get_secret_value()
+    # An empty variable counts as not set, but a service must not open for a secret that was lost.
+    if token is None and is_named(BatchSettings, TOKEN_VARIABLE):
+        token = ""
+    if token is not None and not _TOKEN.fullmatch(token):
         # Without the value, which is a secret.
-        raise click.BadParameter(
-            "a token has 1 to 1000 letters, digits and signs of ._~+/=-; for example that of: openssl rand -hex 32",
-            ctx,
-            param,
+        raise ConfigurationError(
+            f"{'--token' if option is not None else TOKEN_VARIABLE}: a token has 1 to 1000 letters, digits and signs "
+            "of ._~+/=-; for example that of: openssl rand -hex 32"
         )
-    return value
-
-
-def _limit_options() -> list[click.Parameter]:
-    return [
-        parameters.count("--max-items", 200, "Maximum restaurants in a request."),
-        parameters.count(
-            "--max-reviews", 10_000, "Maximum reviews in a request, over all of its restaurants."
-        ),
-        parameters.count(
-            "--max-calls", 1000, "Maximum calls of the model that the reviews of a request may need."
-        ),
-        parameters.count("--connections", 1000, "Maximum connections; of more, those that wait are closed."),
-        click.Option(
-            ["--drain"],
-            type=click.FloatRange(min=0, max=3600),
-            default=20.0,
-            show_default=True,
-            metavar="SECONDS",
-            help="Seconds that requests in flight have to finish after Ctrl-C or SIGTERM.",
-        ),
-    ]
-
-
-def _address_options() -> list[click.Parameter]:
-    return [
-        click.Option(
-            ["--host"],
-            default="127.0.0.1",
-            show_default=True,
-            help="Address to serve at; 0.0.0.0 for all addresses of this machine, with --token or behind a proxy.",
-        ),
-        click.Option(
-            ["--port"],
-            type=click.IntRange(0, 65535),
-            default=8000,
-            show_default=True,
-            help="Port to serve at; 0 for any free port.",
-        ),
-        click.Option(
-            ["--token"],
-            envvar=TOKEN_VARIABLE,
-            callback=_checked_token,
-            help="Bearer token that requests must have. Better set the environment variable "
-            f"{TOKEN_VARIABLE}: options are shown to all users of this machine.",
-        ),
-        click.Option(
-            ["--allowed-hosts"],
-            callback=parameters.names,
-            metavar="NAME,NAME,...",
-            help="Names in the header Host that are answered, * for all; by default localhost, 127.0.0.1 and [::1] "
-            "if served at one of these, else all.",
-        ),
-    ]
+    return token

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,9 +17,9 @@ from .. import _options as parameters
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
-from .._options import LoadedInput, SearchOptions
+from .._options import LoadedInput, SearchOptions, shared_categories
 from .._running import command as run_command
-from .._sources import NamedItems, ReviewSource
+from .._sources import NamedItems
 from .._views import ResultView
 
 _HELP = """
@@ -37,22 +36,15 @@ if there are any; otherwise of all.
 class StrengthsOptions(SearchOptions[RestaurantStrength]):
     """Values of the command's options."""
 
-    query: str | None
-
     @property
     def task(self) -> ExtractStrengths:
         """The task."""
-        return ExtractStrengths(
-            **self.wording,
-            limit=self.limit,
-            min_score=self.min_score,
-            query=self.query,
-        )
+        return self.settings.strengths()
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
         source = self.open_source(progress)
-        categories = _shared_categories(source)
+        categories = shared_categories(source)
         items = [
             {"target_restaurant_id": item_id, "category": categories.get(str(item_id))}
             for item_id in self.chosen(source)
@@ -67,18 +59,9 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Args:
         llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
-    query = click.Option(
-        ["--query"],
-        metavar="TEXT",
-        help="Text to search for; by default the seed words of service, price and food.",
-    )
     options = [
         parameters.source(),
-        *settings.options(search=True, batches=True, llms=[*llms]),
-        query,
-        parameters.limit(ExtractStrengths.limit),
-        parameters.min_score(),
-        *parameters.wording("Language of search and replies; auto detects that of the reviews."),
+        *settings.options(search=True, batches=True, llms=[*llms], tasks=["strengths"]),
         *parameters.which(),
         *parameters.results(),
     ]
@@ -91,12 +74,6 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         offline="strengths and comparisons are sentences picked from the reviews",
     )
     return run_command("strengths", _HELP, options, StrengthsOptions, view, llms)
-
-
-def _shared_categories(source: ReviewSource) -> Mapping[str, Any]:
-    """Return the categories that several restaurants share; one alone in its category is compared with all others."""
-    sizes = Counter(map(str, source.categories.values()))
-    return {item_id: category for item_id, category in source.categories.items() if sizes[str(category)] > 1}
 
 
 def _table(strengths: Sequence[RestaurantStrength], source: NamedItems) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 import click
 from rich.console import Console, Group
@@ -36,19 +36,10 @@ Results are the same at every stage; only the time differs.
 class SummarizeOptions(SearchOptions[RestaurantSummary]):
     """Values of the command's options."""
 
-    mode: Literal["single", "split"]
-    aspects: tuple[str, ...] | None
-
     @property
     def task(self) -> SummarizeAspects:
         """The task."""
-        return SummarizeAspects(
-            limit=self.limit,
-            min_score=self.min_score,
-            mode=self.mode,
-            **self.wording,
-            aspects=self.settings.aspects() if self.aspects is None else self.aspects,
-        )
+        return self.settings.summary()
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Open the reviews."""
@@ -63,30 +54,9 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     Args:
         llms: Factories of LLM backends, by their names for ``--llm``; the first is the default.
     """
-    own = [
-        click.Option(
-            ["--aspects"],
-            callback=parameters.names,
-            metavar="A,B,...",
-            help="Aspects to summarise, by default service, price and food; an aspect without seed words is searched "
-            "by its name.",
-        ),
-        click.Option(
-            ["--mode"],
-            type=click.Choice(["single", "split"]),
-            default="single",
-            show_default=True,
-            help="One call per restaurant, or one per aspect and one for the overall summary.",
-        ),
-        *parameters.wording("Language of search and replies; auto detects that of the reviews."),
-    ]
     options = [
         parameters.source(),
-        *settings.options(search=True, llm=True, llms=[*llms]),
-        settings.SettingOption("aspect_seeds_file"),
-        *own,
-        parameters.limit(),
-        parameters.min_score(),
+        *settings.options(search=True, llm=True, llms=[*llms], tasks=["summary", "aspects"]),
         *parameters.which(),
         *parameters.results(),
     ]

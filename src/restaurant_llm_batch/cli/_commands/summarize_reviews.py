@@ -47,7 +47,7 @@ class SummarizeReviewsOptions(FileOptions[ReviewSummary]):
     @property
     def task(self) -> SummarizeReviews:
         """The task."""
-        return SummarizeReviews(**self.wording)
+        return self.settings.review_summary()
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the reviews, and split them by polarity."""
@@ -73,8 +73,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         parameters.source(),
-        *settings.options(batches=True, llms=[*llms]),
-        *parameters.wording(),
+        *settings.options(batches=True, llms=[*llms], tasks=["reviews"]),
         *parameters.which(),
         *parameters.results(),
     ]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ..._text import terminal_text
-from ...results import Vocabulary, Word
+from ...results import ExtendedVocabulary, Vocabulary, Word
 from ...tasks.vocabulary import ExtractVocabulary
 from ...tokens.chunking import split_text
 from .. import _options as parameters
@@ -36,7 +36,6 @@ A document is split into chunks at the ends of sentences. Each chunk takes two c
 its phrases, in the order of --plan: A: both concurrently; B: all words first; C: like A with --parallel for
 documents of few chunks, otherwise like B. Results are the same.
 """
-_CHUNK_TOKENS, _MIN_CHUNK_TOKENS = 2000, 50
 _MAX_WORDS, _MAX_PHRASES, _MAX_PHRASE_WIDTH = 20, 5, 22
 """What a table cell shows: numbers of words and phrases, and the width of the column of phrases, in characters."""
 
@@ -46,13 +45,11 @@ class VocabularyOptions(RunOptions[Vocabulary]):
     """Values of the command's options."""
 
     sources: tuple[Path, ...]
-    plan: Literal["A", "B", "C"]
-    chunk_tokens: int
 
     @property
     def task(self) -> ExtractVocabulary:
         """The task."""
-        return self.settings.vocabulary(plan=self.plan, **self.wording)
+        return self.settings.vocabulary()
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -62,8 +59,9 @@ class VocabularyOptions(RunOptions[Vocabulary]):
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the documents, and split them into chunks."""
         source = read_documents(self.sources)
+        size = self.settings.batch_chunk_tokens
         items = [
-            {"document_id": item_id, "chunks": split_text(source.texts[str(item_id)], self.chunk_tokens)}
+            {"document_id": item_id, "chunks": split_text(source.texts[str(item_id)], size)}
             for item_id in self.chosen(source)
         ]
         return LoadedInput(items=items, source=source)
@@ -78,21 +76,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     """
     options = [
         click.Argument(["sources"], nargs=-1, type=click.Path(path_type=Path), metavar="[SOURCE]..."),
-        *settings.options(llm=True, llms=[*llms]),
-        click.Option(
-            ["--plan"],
-            type=click.Choice(["A", "B", "C"], case_sensitive=False),
-            default=ExtractVocabulary.plan,
-            show_default=True,
-            metavar="[A|B|C]",
-            help="Order of the calls for words and phrases.",
-        ),
-        settings.SettingOption("enable_parallel_word_phrase_extraction"),
-        settings.SettingOption("max_safe_chunks_for_parallel"),
-        parameters.count(
-            "--chunk-tokens", _CHUNK_TOKENS, "Maximum tokens of a chunk.", minimum=_MIN_CHUNK_TOKENS
-        ),
-        *parameters.wording("Language of the meanings; auto detects that of the documents."),
+        *settings.options(llm=True, llms=[*llms], tasks=["vocabulary", "chunks"]),
         *parameters.which("documents"),
         *parameters.results(),
     ]
@@ -124,9 +108,21 @@ def _contents(vocabulary: Vocabulary) -> RenderableType:
     parts: list[RenderableType] = [tables.dim(heading)]
     if vocabulary.words:
         parts.append(_words(vocabulary.words))
+    more = {
+        word: text
+        for word, entry in vocabulary.words.items()
+        if (text := _joined(*entry.synonyms, entry.example))
+    }
+    if more:
+        shown = {word: Text(terminal_text(text)) for word, text in islice(more.items(), _MAX_PHRASES)}
+        parts.append(tables.labelled(shown, max_label_width=_MAX_PHRASE_WIDTH))
     if vocabulary.phrases:
         phrases = islice(vocabulary.phrases.items(), _MAX_PHRASES)
-        meanings = {phrase: Text(terminal_text(meaning)) for phrase, meaning in phrases}
+        examples = vocabulary.phrase_examples
+        meanings = {
+            phrase: Text(terminal_text(_joined(meaning, examples.get(phrase, ""))))
+            for phrase, meaning in phrases
+        }
         parts.append(tables.labelled(meanings, wrap=False, max_label_width=_MAX_PHRASE_WIDTH))
     parts += [
         tables.failed(f"{failed.kind} of chunk {failed.chunk + 1:,}: {failed.error}")
@@ -144,6 +140,10 @@ def _words(words: Mapping[str, Word]) -> Text:
     return text
 
 
+def _joined(*texts: str) -> str:
+    return " - ".join(filter(None, dict.fromkeys(texts)))
+
+
 def _record(vocabulary: Vocabulary) -> Mapping[str, Any]:
     return {
         "document_id": vocabulary.document_id,
@@ -151,4 +151,14 @@ def _record(vocabulary: Vocabulary) -> Mapping[str, Any]:
         "phrases": dict(vocabulary.phrases),
         "failed_chunks": [asdict(chunk) for chunk in vocabulary.failed_chunks],
         "model": vocabulary.model,
+        **_extra_fields(vocabulary),
+    }
+
+
+def _extra_fields(vocabulary: Vocabulary) -> Mapping[str, Any]:
+    if not isinstance(vocabulary, ExtendedVocabulary):
+        return {}
+    return {
+        "phrase_examples": dict(vocabulary.phrase_examples),
+        "dropped_examples": vocabulary.dropped_examples,
     }

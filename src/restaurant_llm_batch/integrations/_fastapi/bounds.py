@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from anyio import CapacityLimiter, to_thread
 from anyio.lowlevel import RunVar
 
 from ...tokens.counting import estimate_tokens
-from .error_responses import APIError
-from .responses import ErrorDetail
+from .error_responses import APIError, detail
 
 T = TypeVar("T")
+Place: TypeAlias = tuple[str | int, ...]
+"""The names and indices that lead to a field of a body."""
 
 INLINE_BYTES = 64 * 2**10
 """Size of the largest body that is decoded on the event loop; it takes about a millisecond."""
@@ -35,6 +36,8 @@ TOKENS_PER_CHARACTER = 4
 """More than any character has by `estimate_tokens`."""
 PROMPT_TOKENS, LINE_TOKENS = 500, 20
 """About what the instructions and the reply take of a batch's budget, and a review's number and label."""
+FOUND_TOKENS = 100
+"""About what a review takes that a search will find."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Bounds:
         """
         if len(body) > self.values and count_values(body, self.values) > self.values:
             raise _too_many(
-                "body",
+                (),
                 f"at most {self.values:,} JSON values are read in one request (16 for each of max_reviews="
                 f"{self.reviews:,} reviews, and 32 for each of max_items={self.items:,} restaurants)",
                 f"At most {self.values:,} JSON values",
@@ -104,57 +107,71 @@ class Bounds:
         """
         Check the numbers of fields, restaurants and reviews in a decoded body. Other faults are left to validation.
 
+        Every list counts as one of reviews, except for lists of restaurants.
+
         Raises:
             APIError: There are too many restaurants or reviews (413) or fields (422).
         """
-        if not isinstance(decoded, dict):
-            return
-        _check_fields(decoded, "body")
-        restaurants = decoded.get("restaurants")
-        if not isinstance(restaurants, list):
-            return
+        if isinstance(decoded, dict):
+            self._check_record(decoded, (), 0)
+
+    def _check_record(self, record: dict[str, Any], place: Place, reviews: int) -> int:
+        """Check a request, its `data`, or a restaurant; return the number of reviews so far."""
+        _check_fields(record, place)
+        for name, value in record.items():
+            here = (*place, name[:40])
+            if isinstance(value, list) and name == "restaurants" and len(place) < 2:
+                self._check_items(value, here)
+                for index, restaurant in enumerate(value):
+                    if isinstance(restaurant, dict):
+                        reviews = self._check_record(restaurant, (*here, index), reviews)
+            elif isinstance(value, list):
+                reviews += len(value)
+                self._check_reviews(reviews, here)
+            elif isinstance(value, dict) and name == "data" and not place:
+                reviews = self._check_record(value, here, reviews)
+        return reviews
+
+    def _check_items(self, restaurants: list[Any], place: Place) -> None:
         if len(restaurants) > self.items:
             raise _too_many(
-                "restaurants",
+                place,
                 f"at most {self.items} restaurants are done in one request, not {len(restaurants)}; the service's "
                 "setting is max_items",
                 f"At most {self.items}",
             )
-        reviews = 0
-        for index, restaurant in enumerate(restaurants):
-            if not isinstance(restaurant, dict):
-                continue
-            _check_fields(restaurant, f"restaurants[{index}]")
-            for name, value in restaurant.items():
-                if isinstance(value, list):
-                    reviews += len(value)
-                    if reviews > self.reviews:
-                        raise _too_many(
-                            f"restaurants[{index}].{name[:40]}",
-                            f"at most {self.reviews:,} reviews are read in one request, over all of its "
-                            "restaurants; the service's setting is max_reviews",
-                            f"At most {self.reviews:,} reviews in a request",
-                        )
 
-    def check_calls(self, restaurants: Sequence[Sequence[str]], budget: int, batch_size: int) -> None:
+    def _check_reviews(self, reviews: int, place: Place) -> None:
+        if reviews > self.reviews:
+            raise _too_many(
+                place,
+                f"at most {self.reviews:,} reviews are read in one request, over all of its restaurants; the "
+                "service's setting is max_reviews",
+                f"At most {self.reviews:,} reviews in a request",
+            )
+
+    def check_calls(
+        self, restaurants: Sequence[Load], budget: int, batch_size: int, place: Place = ("restaurants",)
+    ) -> None:
         """
         Check the number of calls of the model that reviews need, as it is estimated from their lengths.
 
         Args:
-            restaurants: The texts of the reviews of each restaurant.
+            restaurants: The reviews of each restaurant.
             budget: Token budget of a batch.
             batch_size: Maximum number of reviews in a batch.
+            place: The place of the reviews, for the error.
 
         Raises:
             APIError: There are too many (413).
         """
         room = max(budget - PROMPT_TOKENS, budget // 4, 1)
-        calls = sum(_most_calls(texts, room, batch_size) for texts in restaurants)
+        calls = sum(_most_calls(one.texts, room, batch_size, one.found) for one in restaurants)
         if calls > self.calls:  # only then are the tokens estimated, which takes longer
-            calls = sum(_estimated_calls(texts, room, batch_size) for texts in restaurants)
+            calls = sum(_estimated_calls(one.texts, room, batch_size, one.found) for one in restaurants)
         if calls > self.calls:
             raise _too_many(
-                "restaurants",
+                place,
                 f"these reviews need about {calls:,} calls of the model, and at most {self.calls:,} are made for "
                 "one request; send fewer reviews, or a larger max_tokens_per_batch; the service's setting is "
                 "max_calls",
@@ -162,27 +179,35 @@ class Bounds:
             )
 
 
-def _check_fields(record: dict[str, Any], where: str) -> None:
+class Load(NamedTuple):
+    """Reviews of a restaurant: the texts of those in the request, and the maximum number of those found by search."""
+
+    texts: Sequence[str]
+    found: int = 0
+
+
+def _check_fields(record: dict[str, Any], place: Place) -> None:
     if len(record) > MAX_FIELDS:
-        message = f"{where} has {len(record):,} fields; at most {MAX_FIELDS} are read"
-        raise APIError(422, message, [ErrorDetail(field=where, message=f"At most {MAX_FIELDS} fields")])
+        one = detail(place, f"At most {MAX_FIELDS} fields", "too_long")
+        message = f"{one['field']} has {len(record):,} fields; at most {MAX_FIELDS} are read"
+        raise APIError(422, message, [one])
 
 
-def _too_many(field: str, message: str, detail: str) -> APIError:
-    return APIError(413, message, [ErrorDetail(field=field, message=detail)])
+def _too_many(place: Place, message: str, short: str) -> APIError:
+    return APIError(413, message, [detail(place, short, "too_long")])
 
 
-def _most_calls(texts: Sequence[str], room: int, batch_size: int) -> int:
+def _most_calls(texts: Sequence[str], room: int, batch_size: int, found: int = 0) -> int:
     """Return more calls than the reviews need, from their lengths alone."""
     # Next-fit packing fills every two batches together with more than one budget.
     tokens = sum(min(TOKENS_PER_CHARACTER * len(text) + LINE_TOKENS, room) for text in texts)
-    return _batches(len(texts), 2 * tokens, room, batch_size)
+    return _batches(len(texts) + found, 2 * (tokens + found * min(FOUND_TOKENS, room)), room, batch_size)
 
 
-def _estimated_calls(texts: Sequence[str], room: int, batch_size: int) -> int:
+def _estimated_calls(texts: Sequence[str], room: int, batch_size: int, found: int = 0) -> int:
     # No more of a text than fits into a batch: the rest is truncated, or left out.
     tokens = sum(min(estimate_tokens(text[: 8 * room]) + LINE_TOKENS, room) for text in texts)
-    return _batches(len(texts), tokens, room, batch_size)
+    return _batches(len(texts) + found, tokens + found * min(FOUND_TOKENS, room), room, batch_size)
 
 
 def _batches(count: int, tokens: int, room: int, batch_size: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from math import ceil
 from typing import Any
 
 from fastapi import Response
@@ -22,6 +23,8 @@ from ...errors import (
     BackendError,
     BatchError,
     ConfigurationError,
+    ContentRefused,
+    DeadlineExceeded,
     OutputError,
     OutputTruncated,
     PermanentBackendError,
@@ -32,13 +35,14 @@ from ...errors import (
     SubmissionUnknown,
     TransientBackendError,
 )
-from .requests import REVIEW_FIELDS
 from .responses import ErrorDetail, ErrorResponse
 from .serialize import as_json
 
 REQUEST_ID = "X-Request-Id"
 MAX_DETAILS = 20
 MAX_TEXT = 300
+RETRY_AFTER = 5
+"""Seconds after which a request may be sent again, unless the service behind this one names others."""
 
 _MESSAGES: Sequence[tuple[type[BatchError], str]] = (
     (RateLimited, "a service behind this one is overloaded"),
@@ -47,13 +51,32 @@ _MESSAGES: Sequence[tuple[type[BatchError], str]] = (
     (SubmissionUnknown, "the connection was lost while a job was submitted; it was not sent again"),
     (AuthenticationFailed, "a service behind this one does not accept its credentials"),
     (QuotaExhausted, "a service behind this one has no quota left"),
+    (ContentRefused, "a content filter of a service behind this one refused the reviews or the answer"),
     (PermanentBackendError, "a service behind this one refused the call"),
     (BackendError, "a service behind this one failed"),
     (OutputTruncated, "the model's answer was cut off"),
     (OutputError, "the model's answer could not be used"),
+    (DeadlineExceeded, "it took longer than this service allows"),
     (ConfigurationError, "this service is not set up for it"),
 )
 """First match wins: subclasses come before their base classes."""
+
+_STATUSES: Sequence[tuple[type[BatchError], int]] = (
+    (TransientBackendError, 503),
+    (PromptTooLong, 422),
+    (ContentRefused, 422),
+    (AuthenticationFailed, 503),
+    (QuotaExhausted, 503),
+    (BackendError, 502),
+    (OutputError, 502),
+    (DeadlineExceeded, 504),
+    (RunStopped, 503),
+    (ConfigurationError, 503),
+)
+"""
+Status of a request about one restaurant that failed; first match wins. 503: the service, or one behind it, is not
+usable now; 502: one behind it answered, but not as it should; 422: another request may succeed.
+"""
 
 # Beginnings of errors about a token budget that is too small. It may be the request's budget, so the client may know.
 _TOO_SMALL = re.compile(r"max_tokens_per_batch=|a budget of \d+ tokens for a batch ")
@@ -90,6 +113,18 @@ def describe_error(error: BaseException) -> str:
     return "internal error"
 
 
+def failed(error: Exception) -> APIError:
+    """Return the error response of a request about one restaurant, which failed."""
+    status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
+    if isinstance(error, ConfigurationError) and (error.of_one_item or _TOO_SMALL.match(str(error))):
+        status = 422
+    headers = None
+    if isinstance(error, TransientBackendError):
+        seconds = RETRY_AFTER if error.retry_after is None else min(max(error.retry_after, 1), 3600)
+        headers = {"Retry-After": str(ceil(seconds))}
+    return APIError(status, describe_error(error), headers=headers)
+
+
 def as_api_error(error: Exception) -> APIError:
     """Return the error response of a request that failed as a whole."""
     if isinstance(error, APIError):
@@ -115,9 +150,7 @@ def as_response(error: HTTPException | RequestValidationError, request_id: str) 
 
 def error_body(status: int, message: str, details: Sequence[ErrorDetail], request_id: str) -> ErrorResponse:
     """Return the body of an error response."""
-    if not details:
-        return ErrorResponse(code=status, message=message, request_id=request_id)
-    return ErrorResponse(code=status, message=message, details=list(details), request_id=request_id)
+    return ErrorResponse(code=status, message=message, details=list(details) or None, request_id=request_id)
 
 
 def _response(
@@ -141,19 +174,32 @@ def invalid(error: ValidationError) -> APIError:
 
 
 def _invalid(errors: Iterable[Any]) -> tuple[str, list[ErrorDetail]]:
-    details = [ErrorDetail(field=_field(error["loc"]), message=_message(error)) for error in errors]
+    details = [_detail(error["loc"], _message(error), error["type"]) for error in errors]
     first = details[0]
     return f"{first['field']}: {first['message']}", details[:MAX_DETAILS]
 
 
 def _message(error: Any) -> str:
-    if error["type"] == "missing" and error["loc"][-1] in REVIEW_FIELDS:
-        return "Field required: a request gives the reviews of all its restaurants, or of none"
-    if error["type"] == "extra_forbidden":
-        return "No field of this request"
     if error["type"] in ("model_type", "model_attributes_type"):
         return "Must be an object"
     return shorter(str(error["msg"]))
+
+
+def detail(place: Sequence[int | str], message: str, kind: str = "value_error") -> ErrorDetail:
+    """
+    Return the detail about a field of the body.
+
+    Args:
+        place: The names and indices that lead to the field; none for the body itself.
+        message: What is wrong.
+        kind: A word for it, for programs.
+    """
+    return _detail(("body", *place), message, kind)
+
+
+def _detail(loc: Sequence[int | str], message: str, kind: str) -> ErrorDetail:
+    short = [shorter(part) if isinstance(part, str) else part for part in loc]
+    return ErrorDetail(field=_field(loc), message=message, loc=short, msg=message, type=kind)
 
 
 def _field(loc: Sequence[int | str]) -> str:

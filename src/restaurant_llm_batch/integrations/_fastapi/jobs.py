@@ -3,29 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 from ..._config.limits import Limits
 from ...models import ItemId, RestaurantRef
 from ...protocols import Task
+from ...steps import Flow
+from ...tasks.comparison import CompareAspects
 from ...tasks.reviews import SummarizeReviews
 from ...tasks.sentiment import AnalyzeSentiment
 from ...tasks.strengths import ExtractStrengths
 from ...tasks.summary import SummarizeAspects
 from . import serialize as serializers
-from .error_responses import APIError
+from .bounds import Bounds, Load
+from .error_responses import APIError, detail
+from .request_warnings import request_warnings
 from .requests import (
+    Batch,
+    ComparisonBatchRequest,
+    ComparisonRequest,
+    RestaurantToSummarize,
     ReviewModel,
-    ReviewSummaryBatchRequest,
+    SearchedRestaurant,
     SentimentAnalysisBatchRequest,
-    SentimentReviewInput,
+    SentimentAnalysisRequest,
     StrengthBatchRequest,
+    StrengthRequest,
     SummaryBatchRequest,
+    SummaryRequest,
 )
-from .responses import DebugInfo, ErrorDetail
+from .responses import DebugInfo
 
-Budgeted = TypeVar("Budgeted", SummarizeReviews, AnalyzeSentiment, ExtractStrengths)
+TaskT = TypeVar("TaskT", SummarizeReviews, AnalyzeSentiment, ExtractStrengths)
+PackingTask: TypeAlias = SummarizeReviews | AnalyzeSentiment | ExtractStrengths | CompareAspects
+Serialize: TypeAlias = Callable[[Any, int, DebugInfo | None], Mapping[str, Any]]
+
+DEFAULT_LIMIT = 10
+"""Reviews of each aspect of a summary, in the service that this library was made for."""
 
 
 @dataclass(frozen=True)
@@ -39,13 +55,52 @@ class BatchJob:
         ids: Ids of the restaurants, as in the request.
         serialize: Converts a result to its response object, given the restaurant's index in the request.
         warnings: Returns the warnings about a result.
+        names: Names of the restaurants that have one in the request, by index.
+        request_warnings: Warnings about the request.
+        is_single: Whether the request is about one restaurant, whose result is the response.
     """
 
     task: Task[Any]
     items: Sequence[Any]
     ids: Sequence[ItemId]
-    serialize: Callable[[Any, int, DebugInfo | None], Mapping[str, Any]]
+    serialize: Serialize
     warnings: Callable[[Any], list[str]]
+    names: Mapping[int, str | None] = field(default_factory=dict)
+    request_warnings: Sequence[str] = ()
+    is_single: bool = False
+
+    def result(self, value: Any, index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
+        """Return the response object of a result, with the restaurant's name if the request has it."""
+        response = self.serialize(value, index, debug)
+        if index not in self.names:
+            return response
+        named = {"restaurant_id": response["restaurant_id"], "restaurant_name": self.names[index]}
+        return {**named, **response}
+
+
+@dataclass(frozen=True)
+class VariedTask:
+    """A task whose settings differ by item; each item is a pair: the task of that item, and its item."""
+
+    name: str
+    requires_search: bool = False
+
+    def parse_item(self, raw: Any, /) -> Any:
+        """Parse the pair's item with its task."""
+        task, item = raw
+        return task, task.parse_item(item)
+
+    def item_key(self, item: Any, /) -> tuple[ItemId, int]:
+        """Return the key of the pair's item."""
+        task, parsed = item
+        key: tuple[ItemId, int] = task.item_key(parsed)
+        return key
+
+    def flow(self, item: Any, /) -> Flow[Any]:
+        """Return the flow of the pair's item."""
+        task, parsed = item
+        flow: Flow[Any] = task.flow(parsed)
+        return flow
 
 
 @dataclass(frozen=True)
@@ -58,94 +113,97 @@ class TaskSet:
         review_summary: Task for summaries of reviews in the request.
         sentiment: Task for sentiment labels.
         strengths: Task for strengths.
+        comparison: Task for comparisons with the average.
         can_search: Whether the runner has a search backend.
         limits: The runner's limits, for the budget and size of a batch.
-        check_calls: Refuses reviews that need too many calls of the model, given the texts of each restaurant, the
-            token budget of a batch and its maximum number of reviews.
+        bounds: The limits of a request.
     """
 
     summary: SummarizeAspects
     review_summary: SummarizeReviews
     sentiment: AnalyzeSentiment
     strengths: ExtractStrengths
+    comparison: CompareAspects
     can_search: bool
     limits: Limits
-    check_calls: Callable[[Sequence[Sequence[str]], int, int], None]
+    bounds: Bounds
 
-    def summaries(self, body: SummaryBatchRequest | ReviewSummaryBatchRequest) -> BatchJob:
+    def summaries(self, body: SummaryBatchRequest | SummaryRequest) -> BatchJob:
         """
         Return the job of a request for summaries.
+
+        Raises:
+            APIError: A restaurant occurs twice, reviews are missing and there is no search backend, only some
+                restaurants have reviews, or the reviews need too many calls.
+        """
+        restaurants: Sequence[RestaurantToSummarize] = body.each()
+        if any(one.has_reviews for one in restaurants):
+            return self._summaries_of_reviews(body, restaurants)
+        if not self.can_search and not restaurants:  # an empty request needs no search
+            return self._summaries_of_reviews(body, restaurants)
+        self._require_search(body, 0, "positive_reviews", "positive_reviews and negative_reviews")
+        task = replace(self.summary, limit=body.limit or DEFAULT_LIMIT, min_score=body.min_score or 0.0)
+        items = [
+            RestaurantRef(one.restaurant_id, one.limit, one.priority or 0, one.query, one.category)
+            for one in restaurants
+        ]
+        return _job(body, task, items, _plain(serializers.summary), serializers.summary_warnings)
+
+    def _summaries_of_reviews(
+        self, body: SummaryBatchRequest | SummaryRequest, restaurants: Sequence[RestaurantToSummarize]
+    ) -> BatchJob:
+        for index, one in enumerate(restaurants):
+            if not one.has_reviews:
+                message = "Field required: a request gives the reviews of all its restaurants, or of none"
+                raise _invalid(body, index, "positive_reviews", message, "missing")
+        given = [(one.positive_reviews or [], one.negative_reviews or []) for one in restaurants]
+        items = [
+            {
+                "restaurant_id": one.restaurant_id,
+                "priority": one.priority or 0,
+                "positive_reviews": _as_items(positive),
+                "negative_reviews": _as_items(negative),
+            }
+            for one, (positive, negative) in zip(restaurants, given, strict=True)
+        ]
+
+        def serialize(value: Any, index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
+            positive, negative = given[index]
+            return serializers.review_summary(value, _echo(positive), _echo(negative), debug)
+
+        task = _with_budget(self.review_summary, body.max_tokens_per_batch)
+        self._check_calls(body, task, [_load(positive, negative) for positive, negative in given])
+        return _job(body, task, items, serialize, serializers.failed_review_warnings)
+
+    def sentiments(self, body: SentimentAnalysisBatchRequest | SentimentAnalysisRequest) -> BatchJob:
+        """
+        Return the job of a request for sentiment labels.
 
         Raises:
             APIError: A restaurant occurs twice, reviews are missing and there is no search backend, or the reviews need
                 too many calls.
         """
-        ids = _unique([restaurant.restaurant_id for restaurant in body.restaurants], "restaurant_id")
-        if isinstance(body, ReviewSummaryBatchRequest):
-            return self._summaries_of_reviews(body, ids)
-        if not self.can_search and not ids:  # an empty request needs no search
-            return self._summaries_of_reviews(ReviewSummaryBatchRequest(restaurants=[]), ids)
-        if not self.can_search:
-            raise _needs_search("restaurants[0].positive_reviews", "positive_reviews and negative_reviews")
-        task = replace(self.summary, limit=body.limit, min_score=body.min_score)
-        items = [RestaurantRef(restaurant.restaurant_id, restaurant.limit) for restaurant in body.restaurants]
-
-        def serialize(value: Any, _index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
-            return serializers.summary(value, debug)
-
-        return BatchJob(task, items, ids, serialize, serializers.summary_warnings)
-
-    def _summaries_of_reviews(self, body: ReviewSummaryBatchRequest, ids: Sequence[ItemId]) -> BatchJob:
+        restaurants = body.each()
+        for index, one in enumerate(restaurants):
+            if one.reviews is None:
+                self._require_search(body, index, "reviews")
         items = [
             {
-                "restaurant_id": restaurant.restaurant_id,
-                "positive_reviews": _as_items(restaurant.positive_reviews),
-                "negative_reviews": _as_items(restaurant.negative_reviews),
+                "restaurant_id": one.restaurant_id,
+                "priority": one.priority or 0,
+                "reviews": _as_items(one.reviews),
             }
-            for restaurant in body.restaurants
+            for one in restaurants
         ]
-
-        def serialize(value: Any, index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
-            restaurant = body.restaurants[index]
-            return serializers.review_summary(
-                value, _echo(restaurant.positive_reviews), _echo(restaurant.negative_reviews), debug
-            )
-
-        task = _with_budget(self.review_summary, body.max_tokens_per_batch)
-        self._check_calls(
-            [[*restaurant.positive_reviews, *restaurant.negative_reviews] for restaurant in body.restaurants],
-            task.max_tokens_per_batch,
-        )
-        return BatchJob(task, items, ids, serialize, serializers.failed_review_warnings)
-
-    def sentiments(self, body: SentimentAnalysisBatchRequest) -> BatchJob:
-        """
-        Return the job of a request for sentiment labels.
-
-        Raises:
-            APIError: A restaurant occurs twice, or the reviews need too many calls.
-        """
-        ids = _unique([restaurant.restaurant_id for restaurant in body.restaurants], "restaurant_id")
-        items = [
-            {
-                "restaurant_id": restaurant.restaurant_id,
-                "reviews": [review.as_item() for review in restaurant.reviews],
-            }
-            for restaurant in body.restaurants
-        ]
-
-        def serialize(value: Any, _index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
-            return serializers.sentiment(value, debug)
-
+        convert = serializers.sentiment if isinstance(body, Batch) else serializers.sentiment_display
+        serialize = _plain(partial(convert, labels=bool(body.labels)))
         task = _with_budget(self.sentiment, body.max_tokens_per_batch)
-        self._check_calls(
-            [restaurant.reviews for restaurant in body.restaurants],
-            task.max_tokens_per_batch,
-            task.batch_size,
-        )
-        return BatchJob(task, items, ids, serialize, serializers.failed_review_warnings)
+        loads = [_load(one.reviews, limit=one.limit or task.limit) for one in restaurants]
+        self._check_calls(body, task, loads, task.batch_size)
+        varied, items = _varied(task, restaurants, items)
+        return _job(body, varied, items, serialize, serializers.failed_review_warnings)
 
-    def comparisons(self, body: StrengthBatchRequest) -> BatchJob:
+    def strengths_of(self, body: StrengthBatchRequest | StrengthRequest) -> BatchJob:
         """
         Return the job of a request for strengths.
 
@@ -153,52 +211,123 @@ class TaskSet:
             APIError: A restaurant occurs twice, reviews are missing and there is no search backend, or the reviews need
                 too many calls.
         """
-        ids = _unique(
-            [restaurant.target_restaurant_id for restaurant in body.restaurants], "target_restaurant_id"
-        )
-        for index, restaurant in enumerate(body.restaurants):
-            for field in ("target_reviews", "comparison_reviews"):
-                if getattr(restaurant, field) is None and not self.can_search:
-                    raise _needs_search(f"restaurants[{index}].{field}", field)
+        restaurants = body.each()
+        for index, one in enumerate(restaurants):
+            for name in ("target_reviews", "comparison_reviews"):
+                if getattr(one, name) is None:
+                    self._require_search(body, index, name)
         items = [
             {
-                "target_restaurant_id": restaurant.target_restaurant_id,
-                "target_reviews": _as_items(restaurant.target_reviews),
-                "comparison_reviews": _as_items(restaurant.comparison_reviews),
+                "target_restaurant_id": one.restaurant_id,
+                "priority": one.priority or 0,
+                "category": one.category,
+                "target_reviews": _as_items(one.target_reviews),
+                "comparison_reviews": _as_items(one.comparison_reviews),
             }
-            for restaurant in body.restaurants
+            for one in restaurants
         ]
 
         def serialize(value: Any, index: int, debug: DebugInfo | None) -> Mapping[str, Any]:
-            restaurant = body.restaurants[index]
+            one = restaurants[index]
             return serializers.strength(
-                value, _echo(restaurant.target_reviews), _echo(restaurant.comparison_reviews), debug
+                value, _echo(one.target_reviews), _echo(one.comparison_reviews), debug
             )
 
         task = _with_budget(self.strengths, body.max_tokens_per_batch)
-        self._check_calls(
-            [
-                [*(restaurant.target_reviews or ()), *(restaurant.comparison_reviews or ())]
-                for restaurant in body.restaurants
-            ],
-            task.max_tokens_per_batch,
-        )
-        return BatchJob(task, items, ids, serialize, serializers.failed_review_warnings)
+        loads = [
+            _load(one.target_reviews, one.comparison_reviews, limit=one.overrides().get("limit", task.limit))
+            for one in restaurants
+        ]
+        self._check_calls(body, task, loads)
+        varied, items = _varied(task, restaurants, items)
+        return _job(body, varied, items, serialize, serializers.failed_review_warnings)
+
+    def comparisons(self, body: ComparisonBatchRequest | ComparisonRequest) -> BatchJob:
+        """
+        Return the job of a request for comparisons with the average.
+
+        Raises:
+            APIError: A restaurant occurs twice, there is no search backend, or the reviews need too many calls.
+        """
+        restaurants = body.each()
+        if restaurants and not self.can_search:
+            raise no_search()
+        task = self.comparison if self.can_search else self.sentiment  # an empty request needs no search
+        items = [
+            {"restaurant_id": one.restaurant_id, "priority": one.priority or 0, "category": one.category}
+            for one in restaurants
+        ]
+        # Each aspect's reviews, and a sample of those of others, which the restaurants share.
+        loads = [Load((), self.comparison.limit)] * (len(self.comparison.aspects) * (len(restaurants) + 1))
+        self._check_calls(body, self.comparison, loads)
+        return _job(body, task, items, _plain(serializers.comparison), serializers.comparison_warnings)
+
+    def _require_search(self, body: Any, index: int, name: str, missing: str = "") -> None:
+        if not self.can_search:
+            message = (
+                f"this service does not search for reviews; send {missing or name} with every restaurant"
+            )
+            raise _invalid(body, index, name, message, "missing", whole=True)
 
     def _check_calls(
-        self,
-        reviews: Sequence[Sequence[ReviewModel | SentimentReviewInput]],
-        budget: int | None,
-        batch_size: int | None = None,
+        self, body: Any, task: PackingTask, loads: Sequence[Load], batch_size: int | None = None
     ) -> None:
-        self.check_calls(
-            [[review.content for review in of_one] for of_one in reviews],
-            budget or self.limits.max_tokens_per_batch,
+        self.bounds.check_calls(
+            loads,
+            task.max_tokens_per_batch or self.limits.max_tokens_per_batch,
             batch_size or self.limits.max_batch_size,
+            ("restaurants",) if isinstance(body, Batch) else (),
         )
 
 
-def _with_budget(task: Budgeted, max_tokens_per_batch: int | None) -> Budgeted:
+def no_search() -> APIError:
+    """Return the error response of an endpoint that searches, in a service without search."""
+    return APIError(501, "this service does not search for reviews: its runner has no search backend")
+
+
+def _job(
+    body: Any,
+    task: Task[Any],
+    items: Sequence[Any],
+    serialize: Serialize,
+    warnings: Callable[[Any], list[str]],
+) -> BatchJob:
+    restaurants = body.each()
+    _check_unique(body, restaurants)
+    names = {
+        index: one.restaurant_name
+        for index, one in enumerate(restaurants)
+        if "restaurant_name" in one.model_fields_set
+    }
+    return BatchJob(
+        task,
+        items,
+        [one.restaurant_id for one in restaurants],
+        serialize,
+        warnings,
+        names,
+        request_warnings(body),
+        not isinstance(body, Batch),
+    )
+
+
+def _plain(convert: Callable[[Any, DebugInfo | None], Mapping[str, Any]]) -> Serialize:
+    """Return a serializer of results that depend on nothing else in the request."""
+    return lambda value, _index, debug: convert(value, debug)
+
+
+def _varied(
+    task: AnalyzeSentiment | ExtractStrengths, restaurants: Sequence[SearchedRestaurant], items: list[Any]
+) -> tuple[Task[Any], list[Any]]:
+    """Return the task and its items; if restaurants have settings of their own, a task that varies with its items."""
+    settings = [one.overrides() for one in restaurants]
+    if not any(settings):
+        return task, items
+    tasks = [replace(task, **one) if one else task for one in settings]
+    return VariedTask(task.name), list(zip(tasks, items, strict=True))
+
+
+def _with_budget(task: TaskT, max_tokens_per_batch: int | None) -> TaskT:
     return task if max_tokens_per_batch is None else replace(task, max_tokens_per_batch=max_tokens_per_batch)
 
 
@@ -206,28 +335,34 @@ def _as_items(reviews: Sequence[ReviewModel] | None) -> list[Mapping[str, Any]] 
     return None if reviews is None else [review.as_item() for review in reviews]
 
 
+def _load(*lists: Sequence[ReviewModel] | None, limit: int = 0) -> Load:
+    """Return the reviews of a restaurant; those that the request leaves out are found by searches, `limit` by each."""
+    texts = [review.content for reviews in lists for review in reviews or ()]
+    return Load(texts, limit * sum(reviews is None for reviews in lists))
+
+
 def _echo(reviews: Sequence[ReviewModel] | None) -> Any:
     """Return reviews with exactly the fields of the request, for the response; None if it has no reviews."""
     return None if reviews is None else [review.model_dump(exclude_unset=True) for review in reviews]
 
 
-def _unique(ids: Sequence[ItemId], field: str) -> Sequence[ItemId]:
-    """Return the ids if each occurs once; with duplicates, a result could not be attributed."""
+def _check_unique(body: Any, restaurants: Sequence[Any]) -> None:
+    """
+    Check that each restaurant occurs once; with duplicates, a result could not be attributed.
+
+    Raises:
+        APIError: One occurs twice.
+    """
     first: dict[ItemId, int] = {}
-    for index, item_id in enumerate(ids):
-        if item_id in first:
-            message = f"{item_id!r} is restaurants[{first[item_id]}] already; give each restaurant once"
-            raise APIError(
-                422, f"duplicate restaurant: {message}", [_detail(f"restaurants[{index}].{field}", message)]
-            )
-        first[item_id] = index
-    return ids
+    for index, one in enumerate(restaurants):
+        name = one.restaurant_id
+        if name in first:
+            message = f"{name!r} is restaurants[{first[name]}] already; give each restaurant once"
+            place = detail(body.place(index, one.ID_FIELD), message, "duplicate")
+            raise APIError(422, f"duplicate restaurant: {message}", [place])
+        first[name] = index
 
 
-def _needs_search(field: str, missing: str) -> APIError:
-    message = f"this service does not search for reviews; send {missing} with every restaurant"
-    return APIError(422, message, [_detail(field, message)])
-
-
-def _detail(field: str, message: str) -> ErrorDetail:
-    return ErrorDetail(field=field, message=message)
+def _invalid(body: Any, index: int, name: str, message: str, kind: str, *, whole: bool = False) -> APIError:
+    place = detail(body.place(index, name), message, kind)
+    return APIError(422, message if whole else f"{place['field']}: {message}", [place])

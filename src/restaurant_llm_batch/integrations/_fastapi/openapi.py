@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from .request import NDJSON
@@ -33,9 +34,13 @@ _ERROR_DESCRIPTIONS = {
     408: "The body did not arrive in time.",
     413: "The body has more bytes, restaurants or reviews than this service accepts; `details` names the field.",
     415: "The content type of the body is not JSON.",
-    422: "The request is invalid; `details` names the fields.",
+    422: "The request is invalid; `details` names the fields. Of one restaurant also: its reviews were refused, or do "
+    "not fit.",
     500: "Internal error; the log has the details under the request id.",
+    501: "It needs a search, which this service has not.",
+    502: "Of one restaurant: a service behind this one answered, but not as it should.",
     503: "A service behind this one is not usable, or this one is busy or shutting down; nothing was done.",
+    504: "Of one restaurant: it took longer than this service allows.",
 }
 
 SUMMARY_REQUESTS: dict[str, Any] = {
@@ -74,7 +79,18 @@ SENTIMENT_REQUESTS: dict[str, Any] = {
                 }
             ]
         },
-    }
+    },
+    "texts": {
+        "summary": "Reviews as texts, and the label of each in the response",
+        "value": {
+            "restaurants": [{"restaurant_id": 1, "reviews": ["맛있어요! 서비스도 친절해요.", "별로예요"]}],
+            "labels": True,
+        },
+    },
+    "search": {
+        "summary": "Restaurants whose reviews are found by search",
+        "value": {"restaurants": [{"restaurant_id": 1, "restaurant_name": "너울솥국밥"}]},
+    },
 }
 
 STRENGTH_REQUESTS: dict[str, Any] = {
@@ -96,6 +112,34 @@ STRENGTH_REQUESTS: dict[str, Any] = {
     "search": {
         "summary": "Restaurants whose reviews, and those of others, are found by search",
         "value": {"restaurants": [{"target_restaurant_id": 1}]},
+    },
+}
+
+COMPARISON_REQUESTS: dict[str, Any] = {
+    "search": {
+        "summary": "Restaurants whose reviews, and those of others, are found by search",
+        "value": {"restaurants": [{"restaurant_id": 1}]},
+    },
+}
+
+SIMILAR_REQUESTS: dict[str, Any] = {
+    "all": {"summary": "Reviews of any restaurant", "value": {"query_text": "조용한 분위기", "limit": 3}},
+    "restaurant": {
+        "summary": "Reviews of one restaurant",
+        "value": {"query_text": "조용한 분위기", "restaurant_id": 1, "min_score": 0.2},
+    },
+}
+
+UPLOAD_REQUESTS: dict[str, Any] = {
+    "reviews": {
+        "summary": "A list of reviews",
+        "value": {"reviews": [{"id": 1, "restaurant_id": 1, "content": "맛있어요! 서비스도 친절해요."}]},
+    },
+    "restaurants": {
+        "summary": "Restaurants with their reviews",
+        "value": {
+            "restaurants": [{"id": 1, "name": "너울솥국밥", "reviews": [{"id": 2, "content": "맛있어요"}]}]
+        },
     },
 }
 
@@ -167,8 +211,45 @@ STRENGTH_ANSWER: dict[str, Any] = {
     "failures": [],
 }
 
+COMPARISON_ANSWER: dict[str, Any] = {
+    "results": [
+        {
+            "restaurant_id": 1,
+            "comparisons": [{"category": "service", "lift_percentage": 25.0}],
+            "total_candidates": 24,
+            "validated_count": 1,
+            "category_lift": {"service": 25.0},
+            "comparison_display": ["서비스에 만족한다는 평이 평균보다 25% 많습니다."],
+        }
+    ],
+    "failures": [],
+}
 
-def responses(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+SIMILAR_ANSWER: dict[str, Any] = {
+    "results": [
+        {"review": {"id": 7, "restaurant_id": 1, "content": "조용해서 이야기하기 좋아요."}, "score": 1.0}
+    ],
+    "total": 1,
+}
+
+UPLOAD_ANSWER: dict[str, Any] = {
+    "message": "indexed 1 review",
+    "points_count": 1,
+    "collection_name": "reviews",
+}
+
+
+def single_request(example: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the example of a request about many restaurants, as a request about its first one."""
+    common = dict(example["value"])
+    first, *_ = common.pop("restaurants")
+    return {
+        "summary": example["summary"].replace("Restaurants", "A restaurant"),
+        "value": {**first, **common},
+    }
+
+
+def responses(answer: Mapping[str, Any], *, is_batch: bool) -> dict[int | str, dict[str, Any]]:
     """Return the OpenAPI responses of an endpoint, with an example of its JSON response."""
     lines = "A line for each restaurant as it finishes, then the counts:\n\n" + '`{"result": {...}}`, '
     lines += '`{"failure": {...}}`, and last `{"done": {"results": 1, "failures": 1}}`'
@@ -176,13 +257,14 @@ def responses(answer: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
         status: {"model": ErrorResponse, "description": description}
         for status, description in _ERROR_DESCRIPTIONS.items()
     }
+    content: dict[str, Any] = {"application/json": {"example": answer}}
+    if is_batch:
+        content[NDJSON] = {"schema": {"type": "string", "description": lines}}
     by_status[200] = {
-        "description": "A result or a failure for every restaurant; one failing restaurant never fails the "
-        "request.",
-        "content": {
-            "application/json": {"example": answer},
-            NDJSON: {"schema": {"type": "string", "description": lines}},
-        },
+        "description": "A result or a failure for every restaurant; one failing restaurant never fails the request."
+        if is_batch
+        else "The result.",
+        "content": content,
         "headers": {"X-Request-Id": {"schema": {"type": "string"}}},
     }
     return by_status

@@ -20,9 +20,8 @@ from starlette.exceptions import HTTPException
 from starlette.types import Receive, Scope, Send
 
 from .bounds import INLINE_BYTES, Bounds, OpenBody
-from .error_responses import REQUEST_ID, APIError, as_response, invalid, shorter
+from .error_responses import REQUEST_ID, APIError, as_response, detail, invalid, shorter
 from .requests import CheckedBody
-from .responses import ErrorDetail
 
 T = TypeVar("T")
 
@@ -117,9 +116,8 @@ class BatchRequest(Request):
         try:
             decoded = from_json(body, allow_inf_nan=False)
         except ValueError as error:
-            raise APIError(
-                422, "the body is not JSON", [ErrorDetail(field="body", message=shorter(str(error)))]
-            ) from None
+            problem = detail((), shorter(str(error)), "json_invalid")
+            raise APIError(422, "the body is not JSON", [problem]) from None
         self._bounds.check_decoded(decoded)
         try:
             model = self._model.validate_python(decoded)
@@ -171,7 +169,8 @@ class BatchRoute(APIRoute):
         """Return the request handler."""
         handle = super().get_route_handler()
         bounds = self.bounds
-        model: TypeAdapter[Any] = TypeAdapter(get_type_hints(self.endpoint, include_extras=True)["body"])
+        body = get_type_hints(self.endpoint, include_extras=True).get("body", Any)
+        model: TypeAdapter[Any] = TypeAdapter(body)
 
         async def handle_within_bounds(original: Request) -> Response:
             request = BatchRequest(original.scope, original.receive, bounds, model)

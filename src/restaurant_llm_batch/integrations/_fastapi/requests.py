@@ -1,17 +1,20 @@
 """
 Pydantic models of the request bodies. Field names are those of the service that this library was made for.
 
-Requests and restaurants refuse unknown fields, which are usually typing errors. Reviews ignore them: they are database
-records of the client, of which only some fields are used.
+Its clients send several forms: one restaurant at the root or many in a list, reviews as texts or as objects with the
+fields of either version, or no reviews at all. Unknown fields are ignored, and named in the response (`warnings`),
+since they may be typing errors. Reviews are database records of the client, of which only some fields are used.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 from pydantic import (
+    AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     PlainValidator,
@@ -25,6 +28,12 @@ from ...models import ItemId
 
 MAX_ID_LENGTH = 200
 MAX_INTEGER_ID = 2**63  # not 2**63 - 1, which is not a floating-point number, as OpenAPI stores bounds
+MAX_QUERY_LENGTH = 1_000
+MAX_PRIORITY = 2**31
+USUAL_BUDGETS = range(1_000, 8_001)
+"""Token budgets of the service that this library was made for; others are accepted with a warning."""
+MIN_BUDGET, MAX_BUDGET = 500, 1_000_000
+"""Token budgets that can be meant: about the instructions and one review, and the largest context of a model."""
 
 
 def _as_id(raw: Any) -> ItemId:
@@ -46,17 +55,28 @@ _ID_SCHEMA = {
 Id = Annotated[ItemId, PlainValidator(_as_id), WithJsonSchema(_ID_SCHEMA)]
 """Id of a restaurant or review. Not a union of int and str, for which pydantic would report one error per member."""
 
+UNUSED = "Not used: "
+"""Beginning of the description of a field that a client of the other service may send, and that has no effect here."""
 
-def _unused(meaning: str, *examples: Any) -> Any:
-    return Field(None, description=f"Not used: {meaning}.", examples=list(examples))
+
+def unused(reason: str, *examples: Any) -> Any:
+    """Return the field for a value that is accepted and not used."""
+    return Field(None, description=f"{UNUSED}{reason}.", examples=list(examples))
 
 
+Limit = Annotated[int | None, Field(ge=1, le=100)]
+MinScore = Annotated[
+    float | None,
+    Field(ge=0, le=1, description="Minimum similarity of a review that is found by search; 0 for no bound."),
+]
+Query = Annotated[str | None, Field(max_length=MAX_QUERY_LENGTH)]
 Budget = Annotated[
     int | None,
     Field(
-        ge=1000,
-        le=8000,
-        description="Maximum tokens of a batch of reviews, prompt and reply; null for the service's default.",
+        ge=MIN_BUDGET,
+        le=MAX_BUDGET,
+        description="Maximum tokens of a batch of reviews, prompt and reply, usually 1000 to 8000; null for the "
+        "service's default.",
     ),
 ]
 
@@ -75,8 +95,14 @@ UnlessChecked = WrapValidator(_unless_checked)
 """Validates a body, unless that was done before, in a thread."""
 
 
-class _Request(BaseModel):
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+class Fields(BaseModel):
+    """Fields of a request or of a restaurant; unknown ones are kept, to be named in a warning."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+
+    def records(self) -> Iterator[tuple[str, Fields]]:
+        """Yield this request and the restaurants in it, each with its place."""
+        yield "", self
 
 
 class ReviewModel(BaseModel):
@@ -86,127 +112,243 @@ class ReviewModel(BaseModel):
 
     content: Annotated[
         str,
-        Field(description="Text of the review; a blank one counts as failed and is not sent to the model."),
+        Field(
+            validation_alias=AliasChoices("content", "review"),
+            description="Text of the review, also accepted as `review`; a blank one counts as failed and is not "
+            "sent to the model.",
+        ),
     ]
-    id: Id | None = None
+    id: Id | None = Field(
+        None,
+        validation_alias=AliasChoices("id", "review_id"),
+        description="Id of the review, also accepted as `review_id`; without one it is identified by its position.",
+    )
     # Not used, so not validated. Responses that contain the reviews return these fields unchanged.
-    restaurant_id: Any = _unused("a review counts for the restaurant it is listed under", 1, None)
-    member_id: Any = _unused("the member's id, or null", 3, None)
-    group_id: Any = _unused("the group's id, or null", 7, None)
-    subgroup_id: Any = _unused("the subgroup's id, or null", 9, None)
-    is_recommended: Any = _unused("true, false or null", True, None)
-    created_at: Any = _unused("a time as text, or null", "2026-01-31T12:00:00", None)
-    updated_at: Any = _unused("a time as text, or null", "2026-01-31T12:00:00", None)
+    restaurant_id: Any = unused("a review counts for the restaurant it is listed under", 1, None)
+    member_id: Any = unused("the member's id, or null", 3, None)
+    group_id: Any = unused("the group's id, or null", 7, None)
+    subgroup_id: Any = unused("the subgroup's id, or null", 9, None)
+    is_recommended: Any = unused("true, false or null", True, None)
+    created_at: Any = unused("a time as text, or null", "2026-01-31T12:00:00", None)
+    updated_at: Any = unused("a time as text, or null", "2026-01-31T12:00:00", None)
 
     def as_item(self) -> Mapping[str, Any]:
         """Return the fields that the tasks use."""
         return {"content": self.content, "id": self.id}
 
 
-class SentimentReviewInput(BaseModel):
-    """A review to label; without an `id` it is identified by its position."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="ignore", strict=True)
-
-    id: Id | None = None
-    restaurant_id: Any = _unused("a review counts for the restaurant it is listed under", 1, None)
-    content: str
-
-    def as_item(self) -> Mapping[str, Any]:
-        """Return the fields that the task uses."""
-        return {"content": self.content, "id": self.id}
+OTHER_NAMES = {"content": "review", "id": "review_id"}
 
 
+def review_record(raw: Any) -> Any:
+    """Return a review as an object: a text becomes one, and a null gives way to the same field by its other name."""
+    if isinstance(raw, str):
+        return {"content": raw}
+    if not isinstance(raw, dict):
+        raise PydanticCustomError("review", 'Must be a text, or an object with "content"')
+    nulls = {name for name, other in OTHER_NAMES.items() if other in raw and raw.get(name, 0) is None}
+    return {name: value for name, value in raw.items() if name not in nulls} if nulls else raw
+
+
+AnyReview = Annotated[ReviewModel, BeforeValidator(review_record, json_schema_input_type=ReviewModel | str)]
 # fail_fast: the first invalid element describes the problem; an error per element would cost more than the list.
-Reviews = Annotated[list[ReviewModel], Field(fail_fast=True)]
+Reviews = Annotated[
+    list[AnyReview],
+    Field(fail_fast=True, description="The reviews, as objects or texts; null to find them by search."),
+]
 
 
-class RestaurantToSummarize(_Request):
-    """A restaurant whose reviews are found by search."""
+# Restaurants
+
+
+class Restaurant(Fields):
+    """A restaurant of any request."""
+
+    ID_FIELD: ClassVar[str] = "restaurant_id"
 
     restaurant_id: Id
-    limit: Annotated[int | None, Field(ge=1, le=100, description="Overrides the `limit` of the request.")] = (
+    restaurant_name: Annotated[str | None, Field(description="Returned with the result.")] = None
+    priority: Annotated[
+        int | None, Field(ge=-MAX_PRIORITY, le=MAX_PRIORITY, description="Lower runs first; null for 0.")
+    ] = None
+
+
+class SearchedRestaurant(Restaurant):
+    """A restaurant whose reviews may be found by search."""
+
+    limit: Annotated[Limit, Field(description="Maximum number of reviews that a search finds.")] = None
+    min_score: MinScore = None
+    query: Annotated[Query, Field(description="Words to search for, in place of the usual ones.")] = None
+
+    def overrides(self) -> Mapping[str, Any]:
+        """Return the settings of the task that are others for this restaurant."""
+        query = self.query if self.query and self.query.strip() else None
+        settings = {"limit": self.limit, "min_score": self.min_score, "query": query}
+        return {name: value for name, value in settings.items() if value is not None}
+
+
+class RestaurantToSummarize(Restaurant):
+    """A restaurant, with its reviews by polarity, or without: then they are found by search."""
+
+    limit: Annotated[Limit, Field(description="Overrides the `limit` of the request.")] = None
+    query: Annotated[Query, Field(description="Words added to those that each aspect is searched with.")] = (
         None
     )
+    category: Annotated[Id | None, Field(description="Only reviews of this kind of food are searched.")] = (
+        None
+    )
+    positive_reviews: Reviews | None = None
+    negative_reviews: Reviews | None = None
+
+    @property
+    def has_reviews(self) -> bool:
+        """Whether the request gives the reviews."""
+        return self.positive_reviews is not None or self.negative_reviews is not None
 
 
-class SummaryBatchRequest(_Request):
-    """Summarise restaurants by aspect, from reviews found by search."""
+class RestaurantToJudge(SearchedRestaurant):
+    """A restaurant and the reviews to label."""
 
-    restaurants: Annotated[list[RestaurantToSummarize], Field(fail_fast=True)]
-    limit: Annotated[int, Field(ge=1, le=100, description="Maximum number of reviews per aspect.")] = 10
-    min_score: Annotated[
-        float, Field(ge=0, le=1, description="Minimum similarity of a review to the aspect; 0 for no bound.")
-    ] = 0.0
+    reviews: Reviews | None = None
+    category: Any = unused("a restaurant's own reviews are searched", 7, None)
+    score_threshold: Any = unused("a label has no score", 0.8, None)
 
 
-class RestaurantWithReviews(_Request):
-    """A restaurant and its reviews, by polarity."""
+class RestaurantToCompare(SearchedRestaurant):
+    """A restaurant, its reviews, and reviews of others; reviews that are left out are found by search."""
 
-    restaurant_id: Id
-    positive_reviews: Reviews
-    negative_reviews: Reviews
+    ID_FIELD: ClassVar[str] = "target_restaurant_id"
+
+    restaurant_id: Annotated[
+        Id,
+        Field(
+            validation_alias=AliasChoices("target_restaurant_id", "restaurant_id"),
+            description="Also accepted as `restaurant_id`.",
+        ),
+    ]
+    target_reviews: Reviews | None = None
+    comparison_reviews: Reviews | None = None
+    category: Annotated[
+        Id | None, Field(description="Only restaurants of this kind of food are searched to compare with.")
+    ] = None
+    top_k: Annotated[int | None, Field(ge=1, le=50, description="Another name of `limit`.")] = None
+    comparison_restaurant_ids: Any = unused(
+        "a restaurant is compared with all others, of its `category` if that is given", [2, 3], None
+    )
+
+    def overrides(self) -> Mapping[str, Any]:
+        """Return the settings of the task that are others for this restaurant."""
+        most = {} if self.top_k is None else {"limit": self.top_k}
+        return {**most, **super().overrides()}
 
 
-class ReviewSummaryBatchRequest(_Request):
-    """Summarise restaurants from the reviews in the request."""
+class RestaurantToRate(Restaurant):
+    """A restaurant to compare with the average, aspect by aspect."""
 
-    restaurants: Annotated[list[RestaurantWithReviews], Field(fail_fast=True)]
+    category: Annotated[
+        Id | None, Field(description="Only restaurants of this kind of food are searched to compare with.")
+    ] = None
+
+
+# Options of a request, and requests
+
+
+class SummaryOptions(Fields):
+    """What a request for summaries says about all of its restaurants."""
+
+    limit: Annotated[Limit, Field(description="Maximum number of reviews per aspect; null for 10.")] = None
+    min_score: MinScore = None
     max_tokens_per_batch: Budget = None
 
 
-class RestaurantToJudge(_Request):
-    """A restaurant and the reviews to label."""
+class SentimentOptions(Fields):
+    """What a request for sentiment says about all of its restaurants."""
 
-    restaurant_id: Id
-    reviews: Annotated[list[SentimentReviewInput], Field(fail_fast=True)]
+    max_tokens_per_batch: Budget = None
+    labels: Annotated[bool | None, Field(description="Whether results have the label of each review.")] = None
 
 
-class SentimentAnalysisBatchRequest(_Request):
+class StrengthOptions(Fields):
+    """What a request for strengths says about all of its restaurants."""
+
+    max_tokens_per_batch: Budget = None
+
+
+class ComparisonOptions(Fields):
+    """What a request for comparisons says about all of its restaurants."""
+
+    all_average_data_path: Any = unused("averages are computed, or settings of the service", None, None)
+
+
+class Single:
+    """A request about one restaurant, whose fields are those of the request."""
+
+    def each(self) -> Sequence[Any]:
+        """Return the restaurant, in a list."""
+        return (self,)
+
+    def place(self, _index: int, field: str) -> tuple[str | int, ...]:
+        """Return the place of a field of a restaurant."""
+        return (field,)
+
+
+class Batch(Fields):
+    """A request about many restaurants."""
+
+    restaurants: Sequence[Any]
+
+    def each(self) -> Sequence[Any]:
+        """Return the restaurants."""
+        return self.restaurants
+
+    def place(self, index: int, field: str) -> tuple[str | int, ...]:
+        """Return the place of a field of a restaurant."""
+        return ("restaurants", index, field)
+
+    def records(self) -> Iterator[tuple[str, Fields]]:
+        """Yield this request and the restaurants in it, each with its place."""
+        yield "", self
+        for index, restaurant in enumerate(self.restaurants):
+            yield f"restaurants[{index}]", restaurant
+
+
+class SummaryBatchRequest(Batch, SummaryOptions):
+    """Summarise restaurants: by aspect, from reviews found by search, or from the reviews in the request."""
+
+    restaurants: Annotated[list[RestaurantToSummarize], Field(fail_fast=True)]
+
+
+class SummaryRequest(Single, RestaurantToSummarize, SummaryOptions):
+    """Summarise one restaurant."""
+
+    limit: Annotated[Limit, Field(description="Maximum number of reviews per aspect; null for 10.")] = None
+
+
+class SentimentAnalysisBatchRequest(Batch, SentimentOptions):
     """Label the sentiment of reviews, and count the labels per restaurant."""
 
     restaurants: Annotated[list[RestaurantToJudge], Field(fail_fast=True)]
-    max_tokens_per_batch: Budget = None
 
 
-class RestaurantToCompare(_Request):
-    """A restaurant, its reviews, and reviews of others; reviews that are left out are found by search."""
-
-    target_restaurant_id: Id
-    target_reviews: Reviews | None = None
-    comparison_reviews: Reviews | None = None
+class SentimentAnalysisRequest(Single, RestaurantToJudge, SentimentOptions):
+    """Label the sentiment of one restaurant's reviews."""
 
 
-class StrengthBatchRequest(_Request):
+class StrengthBatchRequest(Batch, StrengthOptions):
     """Derive the strengths of restaurants over others."""
 
     restaurants: Annotated[list[RestaurantToCompare], Field(fail_fast=True)]
-    max_tokens_per_batch: Budget = None
 
 
-def _choose_model(
-    raw: Any, _union: ValidatorFunctionWrapHandler
-) -> SummaryBatchRequest | ReviewSummaryBatchRequest:
-    # Not left to the union, which would report the errors of both models.
-    model = ReviewSummaryBatchRequest if _has_reviews(raw) else SummaryBatchRequest
-    return model.model_validate(raw)
+class StrengthRequest(Single, RestaurantToCompare, StrengthOptions):
+    """Derive the strengths of one restaurant over others."""
 
 
-def _has_reviews(raw: Any) -> bool:
-    if not isinstance(raw, Mapping):
-        return False
-    restaurants = raw.get("restaurants")
-    if not restaurants:
-        return "max_tokens_per_batch" in raw
-    return any(REVIEW_FIELDS & restaurant.keys() for restaurant in _mappings(restaurants))
+class ComparisonBatchRequest(Batch, ComparisonOptions):
+    """Compare restaurants with the average of all, aspect by aspect."""
+
+    restaurants: Annotated[list[RestaurantToRate], Field(fail_fast=True)]
 
 
-def _mappings(raw: Any) -> Iterator[Mapping[str, Any]]:
-    return (element for element in raw if isinstance(element, Mapping)) if isinstance(raw, list) else iter(())
-
-
-REVIEW_FIELDS = {"positive_reviews", "negative_reviews"}
-"""Fields of a restaurant that make a request a `ReviewSummaryBatchRequest`."""
-
-SummaryRequest = Annotated[SummaryBatchRequest | ReviewSummaryBatchRequest, WrapValidator(_choose_model)]
-"""Body of a request for summaries, in either of its shapes: without reviews, or with reviews."""
+class ComparisonRequest(Single, RestaurantToRate, ComparisonOptions):
+    """Compare one restaurant with the average of all, aspect by aspect."""

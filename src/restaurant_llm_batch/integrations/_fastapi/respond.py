@@ -1,16 +1,17 @@
 """
-Responses to batch requests: run the job, and respond with JSON at the end or with NDJSON line by line.
+Responses to requests: run the job, and respond with JSON at the end or with NDJSON line by line.
 
 Theory of operation. `run_and_respond` turns a request into a job and chooses the form of the response by its ``Accept``
-header.
+header. A request about one restaurant has its result as the response, or an error response; it is never NDJSON.
 
 - *JSON*: run the whole job, then respond with all results and failures.
 - *NDJSON*: respond with each result as soon as it is ready, then with a line of counts. The status code is sent with
   the first line, so sending waits for the first outcome: a request that fails as a whole, for example because the API
   key is invalid, still gets its own status code. An error after that is reported in the last line.
 
-In both forms one failing restaurant never fails the request. An error that stops the run (`ResponseBuilder.stop`) fails
-the request only if there is no result yet; otherwise the restaurants that were not run are reported as failures.
+In both forms one failing restaurant never fails a request about many. An error that stops the run
+(`ResponseBuilder.stop`) fails the request only if there is no result yet; otherwise the restaurants that were not run
+are reported as failures.
 
 While the job runs, a second task receives from the client (`cancel_on_disconnect`). If the client disconnects, the task
 group is cancelled, and with it the run and its calls in flight. Texts of errors for the client come from
@@ -20,7 +21,7 @@ group is cancelled, and with it the run and its calls in flight. Texts of errors
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
 from anyio import CancelScope, create_task_group
@@ -32,7 +33,7 @@ from ..._text import error_text
 from ...errors import STOPS_THE_RUN, BatchError, ConfigurationError, OutputError, RunStopped
 from ...models import ItemId
 from ...outcomes import BatchReport, Failure, Outcome, RunStats, Stage
-from .error_responses import APIError, as_api_error, as_response, describe_error, error_body
+from .error_responses import APIError, as_api_error, as_response, describe_error, error_body, failed
 from .jobs import BatchJob
 from .request import NDJSON, BatchRequest
 from .responses import DebugInfo, FailureResponse
@@ -68,7 +69,25 @@ class ResponseBuilder:
             )
         self.counts["results"] += 1
         debug = self._debug(outcome.value, stats) if self._request.wants_debug else None
-        return {"result": self._job.serialize(outcome.value, outcome.index, debug)}
+        return {"result": self._job.result(outcome.value, outcome.index, debug)}
+
+    def only(self, report: BatchReport[Any]) -> Mapping[str, Any]:
+        """
+        Return the response to a request about one restaurant: its result.
+
+        Raises:
+            APIError: The restaurant failed.
+        """
+        (outcome,) = report.outcomes
+        entry = self.add(outcome, report.stats)
+        if isinstance(outcome, Failure):
+            raise failed(outcome.error)
+        return self.with_warnings(entry["result"])
+
+    def with_warnings(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a body with the warnings about the request, if there are any."""
+        warnings = self._job.request_warnings
+        return {**body, "warnings": warnings} if warnings else body
 
     def add_not_run(self) -> list[Mapping[str, Any]]:
         """Return a failure entry for each restaurant without an outcome: the run stopped before them."""
@@ -109,15 +128,15 @@ class ResponseBuilder:
             request_id=self._request.request_id,
             processing_time_ms=round(stats.wall_seconds * 1000, 1),
             tokens_used=stats.prompt_tokens + stats.completion_tokens,
-            model_version=value.model,
+            model_version=getattr(value, "model", ""),
             warnings=self._job.warnings(value),
         )
 
 
 def error_response_for(error: Exception, request_id: str) -> APIError:
-    """Return the error response for a request that was not processed; log 5xx errors."""
+    """Return the error response for a request that was not processed; log 5xx errors that are not logged yet."""
     api_error = as_api_error(error)
-    if api_error.status_code >= 500:
+    if api_error.status_code >= 500 and api_error is not error:
         log.error("request %s is answered %d", request_id, api_error.status_code, exc_info=error)
     return api_error
 
@@ -164,7 +183,7 @@ class NDJSONResponse(Response):
                 await self._send_line(entry, send)
         for entry in builder.add_not_run():
             await self._send_line(entry, send)
-        await self._send_line({"done": builder.counts}, send, last=True)
+        await self._send_line(builder.with_warnings({"done": builder.counts}), send, last=True)
         return True
 
     async def _send_line(self, line: Mapping[str, Any], send: Send, *, last: bool = False) -> None:
@@ -232,24 +251,34 @@ async def run_and_respond(
     """
     try:
         job = await request.off_loop(make_job)
-        if request.accepts_ndjson:
+        if request.accepts_ndjson and not job.is_single:
             return NDJSONResponse(request, runner, job)
-        builder = ResponseBuilder(request, job)
         report = await cancel_on_disconnect(request.receive, lambda: runner.arun(job.task, job.items))
         if report is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        body = _body(builder, report)
-        if builder.stop is not None and not body["results"]:
-            raise builder.stop
+        builder = ResponseBuilder(request, job)
+        body = builder.only(report) if job.is_single else _body(builder, report)
     except Exception as error:
         raise error_response_for(error, request.request_id) from error
+    return json_response(body)
+
+
+def json_response(body: Mapping[str, Any]) -> Response:
+    """Return a body as a response."""
     return Response(as_json(body), media_type="application/json")
 
 
-def _body(builder: ResponseBuilder, report: BatchReport[Any]) -> Mapping[str, Sequence[Any]]:
+def _body(builder: ResponseBuilder, report: BatchReport[Any]) -> Mapping[str, Any]:
+    """
+    Return the response to a request about many restaurants.
+
+    Raises:
+        Exception: An error stopped the run, and there is no result.
+    """
     entries = [builder.add(outcome, report.stats) for outcome in report.outcomes]
     entries.extend(builder.add_not_run())
-    return {
-        "results": [entry["result"] for entry in entries if "result" in entry],
-        "failures": [entry["failure"] for entry in entries if "failure" in entry],
-    }
+    results = [entry["result"] for entry in entries if "result" in entry]
+    if builder.stop is not None and not results:
+        raise builder.stop
+    failures = [entry["failure"] for entry in entries if "failure" in entry]
+    return builder.with_warnings({"results": results, "failures": failures})

@@ -1,18 +1,18 @@
 """
 Types of the response bodies. Field names are those of the service that this library was made for.
 
-`failures`, `failed_count`, `status` and the summaries by polarity are additions to its fields.
+`failures`, `failed_count`, `status`, `labels`, `warnings` and the summaries by polarity are additions to its fields.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, NotRequired, TypeAlias
 
 from pydantic import Field
 from typing_extensions import TypedDict  # before Python 3.12, pydantic does not support typing's
 
 from ...outcomes import Stage
-from ...results import AspectStatus
+from ...results import AspectStatus, Sentiment
 from .requests import Id
 
 
@@ -55,10 +55,26 @@ class FailureResponse(TypedDict):
     attempts: int
 
 
-class SummaryDisplayResponse(TypedDict):
-    """A summary; `categories` is null if the request contained the reviews."""
+class Result(TypedDict):
+    """What every result has. `warnings` are about the request, and only in a response about one restaurant."""
 
     restaurant_id: Id
+    restaurant_name: NotRequired[
+        Annotated[str | None, Field(description="As in the request, if it has one.")]
+    ]
+    warnings: NotRequired[list[str]]
+
+
+class BatchResponse(TypedDict):
+    """A result or a failure for every restaurant, each in the order of the request; and warnings about the request."""
+
+    failures: list[FailureResponse]
+    warnings: NotRequired[list[str]]
+
+
+class SummaryDisplayResponse(Result):
+    """A summary; `categories` is null if the request contained the reviews."""
+
     overall_summary: str
     categories: dict[str, CategorySummary] | None
 
@@ -91,19 +107,40 @@ class ReviewSummaryResponse(ReviewSummaryDisplayResponse):
     debug: DebugInfo
 
 
-class SummaryBatchResponse(TypedDict):
-    """A result or a failure for every restaurant, each in the order of the request."""
-
-    results: list[
-        ReviewSummaryResponse | ReviewSummaryDisplayResponse | SummaryResponse | SummaryDisplayResponse
-    ]
-    failures: list[FailureResponse]
+AnySummary: TypeAlias = (
+    ReviewSummaryResponse | ReviewSummaryDisplayResponse | SummaryResponse | SummaryDisplayResponse
+)
 
 
-class SentimentAnalysisResponse(TypedDict):
+class SummaryBatchResponse(BatchResponse):
+    """Summaries, and the restaurants without one."""
+
+    results: list[AnySummary]
+
+
+class LabelResponse(TypedDict):
+    """Label of a review; null if it has none. The id is the review's, or its position, from 0, if it has none."""
+
+    id: Id
+    label: Sentiment | None
+
+
+class SentimentAnalysisDisplayResponse(Result):
+    """
+    Sentiment of one restaurant's reviews; the ratios are percentages of the labelled reviews.
+
+    `failed_count` is there only if reviews have no label, and `labels` if the request asks for them.
+    """
+
+    positive_ratio: int
+    negative_ratio: int
+    failed_count: NotRequired[int]
+    labels: NotRequired[list[LabelResponse]]
+
+
+class SentimentAnalysisResponse(Result):
     """Sentiment counts of the reviews; the ratios are percentages of the labelled reviews."""
 
-    restaurant_id: Id
     positive_count: int
     negative_count: int
     neutral_count: int
@@ -112,20 +149,27 @@ class SentimentAnalysisResponse(TypedDict):
     positive_ratio: int
     negative_ratio: int
     neutral_ratio: int
+    labels: NotRequired[
+        Annotated[
+            list[LabelResponse],
+            Field(description="If the request asks for them, in the order of the reviews."),
+        ]
+    ]
     debug: NotRequired[DebugInfo]
 
 
-class SentimentAnalysisBatchResponse(TypedDict):
-    """A result or a failure for every restaurant, each in the order of the request."""
+AnySentiment: TypeAlias = SentimentAnalysisDisplayResponse | SentimentAnalysisResponse
+
+
+class SentimentAnalysisBatchResponse(BatchResponse):
+    """Sentiment counts, and the restaurants without any."""
 
     results: list[SentimentAnalysisResponse]
-    failures: list[FailureResponse]
 
 
-class StrengthResponse(TypedDict):
+class StrengthResponse(Result):
     """Strengths of a restaurant over others, and the reviews that support them."""
 
-    restaurant_id: Id
     comparison_summary: str
     target_restaurant_strength: str
     target_reviews: list[dict[str, Any]]
@@ -136,18 +180,68 @@ class StrengthResponse(TypedDict):
     debug: NotRequired[DebugInfo]
 
 
-class StrengthBatchResponse(TypedDict):
-    """A result or a failure for every restaurant, each in the order of the request."""
+class StrengthBatchResponse(BatchResponse):
+    """Strengths, and the restaurants without any."""
 
     results: list[StrengthResponse]
-    failures: list[FailureResponse]
+
+
+class CategoryComparison(TypedDict):
+    """How far a restaurant's share of satisfied remarks about an aspect is above the average, in percent of it."""
+
+    category: str
+    lift_percentage: float
+
+
+class ComparisonResponse(Result):
+    """A restaurant compared with the average, for the aspects of which it can be said; null or empty for none."""
+
+    comparisons: list[CategoryComparison]
+    total_candidates: Annotated[int, Field(description="Number of remarks that were considered.")]
+    validated_count: Annotated[int, Field(description="Number of aspects of which it can be said.")]
+    category_lift: dict[str, float] | None
+    comparison_display: list[str] | None
+    debug: NotRequired[DebugInfo]
+
+
+class ComparisonBatchResponse(BatchResponse):
+    """Comparisons, and the restaurants without one."""
+
+    results: list[ComparisonResponse]
+
+
+class FoundReview(TypedDict):
+    """A review that a search found, and its score, which is comparable among the results of one search only."""
+
+    review: dict[str, Any]
+    score: float
+
+
+class SimilarReviewsResponse(TypedDict):
+    """The reviews that a search found, best first."""
+
+    results: list[FoundReview]
+    total: Annotated[int, Field(description="Number of reviews in `results`.")]
+    warnings: NotRequired[list[str]]
+
+
+class UploadResponse(TypedDict):
+    """The outcome of an upload."""
+
+    message: str
+    points_count: Annotated[int, Field(description="Number of reviews that were indexed.")]
+    collection_name: str
+    warnings: NotRequired[list[str]]
 
 
 class ErrorDetail(TypedDict):
-    """Error of one field."""
+    """Error of one field, once as this service names it (`field`, `message`), once as FastAPI does."""
 
     field: str
     message: str
+    loc: list[str | int]
+    msg: str
+    type: str
 
 
 class ErrorResponse(TypedDict):
@@ -155,5 +249,5 @@ class ErrorResponse(TypedDict):
 
     code: Annotated[int, Field(description="The HTTP status code.")]
     message: str
-    details: NotRequired[list[ErrorDetail]]
+    details: list[ErrorDetail] | None
     request_id: str

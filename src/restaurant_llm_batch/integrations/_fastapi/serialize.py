@@ -9,8 +9,9 @@ from typing import Any
 from pydantic_core import to_json
 
 from ..._text import escaped_json
-from ...models import Review
+from ...models import Hit, Review
 from ...results import (
+    AspectComparison,
     AspectSummary,
     RestaurantSentiment,
     RestaurantStrength,
@@ -18,12 +19,18 @@ from ...results import (
     ReviewSummary,
 )
 from .responses import (
+    CategoryComparison,
     CategorySummary,
+    ComparisonResponse,
     DebugInfo,
     EvidenceResponse,
+    FoundReview,
+    LabelResponse,
     ReviewSummaryDisplayResponse,
     ReviewSummaryResponse,
+    SentimentAnalysisDisplayResponse,
     SentimentAnalysisResponse,
+    SimilarReviewsResponse,
     StrengthResponse,
     SummaryDisplayResponse,
     SummaryResponse,
@@ -99,8 +106,8 @@ def review_summary(
     )
 
 
-def sentiment(value: RestaurantSentiment, debug: DebugInfo | None) -> Mapping[str, Any]:
-    """Convert sentiment counts."""
+def sentiment(value: RestaurantSentiment, debug: DebugInfo | None, *, labels: bool) -> Mapping[str, Any]:
+    """Convert sentiment counts, and the label of each review if `labels`."""
     response = SentimentAnalysisResponse(
         restaurant_id=value.restaurant_id,
         positive_count=value.positive_count,
@@ -112,9 +119,33 @@ def sentiment(value: RestaurantSentiment, debug: DebugInfo | None) -> Mapping[st
         negative_ratio=value.negative_ratio,
         neutral_ratio=value.neutral_ratio,
     )
+    if labels:
+        response["labels"] = _labels(value)
     if debug is not None:
         response["debug"] = debug
     return response
+
+
+def sentiment_display(
+    value: RestaurantSentiment, debug: DebugInfo | None, *, labels: bool
+) -> Mapping[str, Any]:
+    """Convert sentiment counts of a request about one restaurant: without debug information, the two ratios."""
+    if debug is not None:
+        return sentiment(value, debug, labels=labels)
+    response = SentimentAnalysisDisplayResponse(
+        restaurant_id=value.restaurant_id,
+        positive_ratio=value.positive_ratio,
+        negative_ratio=value.negative_ratio,
+    )
+    if value.failed_count:
+        response["failed_count"] = value.failed_count
+    if labels:
+        response["labels"] = _labels(value)
+    return response
+
+
+def _labels(value: RestaurantSentiment) -> list[LabelResponse]:
+    return [LabelResponse(id=one.review_id, label=one.label) for one in value.labels]
 
 
 def strength(
@@ -134,6 +165,49 @@ def strength(
     if debug is not None:
         response["debug"] = debug
     return response
+
+
+def comparison(value: AspectComparison, debug: DebugInfo | None) -> Mapping[str, Any]:
+    """Convert a comparison with the average; aspects of which nothing can be said are left out."""
+    lifts = {
+        name: aspect.lift_percentage
+        for name, aspect in value.aspects.items()
+        if aspect.lift_percentage is not None
+    }
+    response = ComparisonResponse(
+        restaurant_id=value.restaurant_id,
+        comparisons=[CategoryComparison(category=name, lift_percentage=lift) for name, lift in lifts.items()],
+        total_candidates=value.total_candidates,
+        validated_count=value.validated_count,
+        category_lift=lifts or None,
+        comparison_display=list(value.display) or None,
+    )
+    if debug is not None:
+        response["debug"] = debug
+    return response
+
+
+def comparison_warnings(value: AspectComparison) -> list[str]:
+    """Return warnings about aspects that failed, and about reviews that could not be labelled."""
+    warnings = []
+    for name, aspect in value.aspects.items():
+        if aspect.lift_percentage is None and aspect.error is not None:
+            warnings.append(f"{name}: could not be compared")
+        elif aspect.failed:
+            warnings.append(f"{name}: reviews left out: {aspect.failed}")
+    return warnings
+
+
+def similar_reviews(hits: Sequence[Hit]) -> Mapping[str, Any]:
+    """Convert the hits of a search."""
+    results = [
+        FoundReview(
+            review={"id": hit.review_id, "restaurant_id": hit.restaurant_id, "content": hit.content},
+            score=hit.score,
+        )
+        for hit in hits
+    ]
+    return SimilarReviewsResponse(results=results, total=len(results))
 
 
 def failed_review_warnings(value: RestaurantSentiment | ReviewSummary | RestaurantStrength) -> list[str]:

@@ -6,16 +6,18 @@ import math
 import socket
 from collections.abc import Sequence
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from anyio import CancelScope, create_task_group, move_on_after, sleep
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi.responses import HTMLResponse
 from fastapi.security import HTTPBearer
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ... import __version__
+from ..._runner import BatchRunner
 from .access import TokenAuth
 from .connections import ServerLimits, bounded_protocol
 from .docs_page import HEADERS, docs_page
@@ -130,21 +132,28 @@ class SignalAwareServer(uvicorn.Server):
                 transport.abort()
 
 
+ROOT = "/"
 HEALTH = "/health"
+READY = "/ready"
 OPENAPI = "/openapi.json"
 DOCS = "/docs"
-PUBLIC = (HEALTH, OPENAPI, DOCS)
+PUBLIC = (ROOT, HEALTH, READY, OPENAPI, DOCS)
 """Paths that need no token: they say nothing about reviews, and call no service."""
 
 
 def application(
-    router: APIRouter, *, token: str | None = None, allowed_hosts: Sequence[str] = ("*",)
+    router: APIRouter,
+    runner: BatchRunner | None = None,
+    *,
+    token: str | None = None,
+    allowed_hosts: Sequence[str] = ("*",),
 ) -> FastAPI:
     """
-    Return a FastAPI application with the router's endpoints, a health endpoint and a page that describes them.
+    Return a FastAPI application with the router's endpoints, those about the service, and a page that describes them.
 
     Args:
         router: The router.
+        runner: The router's runner, for the endpoint that says whether it is open.
         token: Bearer token that requests must have; None for none.
         allowed_hosts: Names in the header ``Host`` that are answered: "*" for all, "*.example.com" for subdomains.
             Others get status 400. Otherwise any page in a browser of this machine could call the service, by a name
@@ -162,6 +171,20 @@ def application(
     if token:
         app.add_middleware(TokenAuth, token=token, public=PUBLIC)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
+
+    @app.get(ROOT, tags=["service"])
+    async def about() -> dict[str, Any]:
+        """Name the service, its version, and the paths that describe it."""
+        links = {"docs": DOCS, "health": HEALTH, "ready": READY, "openapi": OPENAPI}
+        return {"name": app.title, "version": app.version, "links": links}
+
+    @app.get(READY, tags=["service"], responses={503: {"description": "The runner is not open."}})
+    async def ready(response: Response) -> dict[str, str]:
+        """Report that the runner is open, so that requests are processed at once; otherwise with status 503."""
+        if runner is None or runner.is_open:
+            return {"status": "ready"}
+        response.status_code = 503
+        return {"status": "not ready"}
 
     @app.get(HEALTH, tags=["service"])
     async def health() -> dict[str, str]:

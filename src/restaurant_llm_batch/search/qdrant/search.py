@@ -119,6 +119,7 @@ class QdrantSearch:
             if path
             else f"url={location.name!r}"
         )
+        self._name = collection
         self._repr = f"{collection!r}, {source}, embedder={embedder.name!r}"
         self._clients = QdrantClients(location, collection)
         manager = CollectionManager(collection, schema, filters, embedder, indexes=not location.local)
@@ -126,6 +127,11 @@ class QdrantSearch:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._repr})"
+
+    @property
+    def collection(self) -> str:
+        """The collection's name."""
+        return self._name
 
     def __enter__(self) -> QdrantSearch:
         return self

@@ -13,7 +13,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 from ...models import Message, ReviewKind
-from .aspects import DATA_RULE, MAX_PARAGRAPH, as_object, escaped, quoted, text_schema
+from .aspects import ASPECT_NAMES, DATA_RULE, MAX_PARAGRAPH, as_object, escaped, quoted, text_schema
 from .wording import Language, Wording
 
 LABELS = ("positive", "negative", "neutral")
@@ -39,6 +39,19 @@ _JOBS: Mapping[str, Mapping[Language, str]] = {
         "en": (
             'For every review, leaving none out, write under "labels": '
             '{"id": the number in brackets, "label": "positive" | "negative" | "neutral"}.\n'
+        ),
+    },
+    "aspect_sentiment": {
+        "ko": (
+            '항목: {aspect}. 리뷰마다 이 항목에 대해 하는 말만 보고 "labels"에 {"id": 대괄호 안의 번호, '
+            '"label": "positive" | "negative" | "neutral"}을 하나씩, 빠짐없이 쓰세요. 이 항목에 만족하면 '
+            '"positive", 불만이면 "negative", 이 항목에 대한 말이 없으면 "neutral"입니다.\n'
+        ),
+        "en": (
+            "The aspect: {aspect}. Look only at what each review says about it. For every review, leaving none out, "
+            'write under "labels": {"id": the number in brackets, "label": "positive" | "negative" | "neutral"}: '
+            '"positive" if the guest is satisfied with the aspect, "negative" if not, "neutral" if the review says '
+            "nothing about it.\n"
         ),
     },
     "review_summary": {
@@ -102,6 +115,17 @@ _FORMS: Mapping[str, Mapping[Language, str]] = {
             "every review, leaving none out"
         ),
     },
+    "aspect_sentiment": {
+        "ko": (
+            '{"labels": [{"id": 대괄호 안의 번호, "label": "positive" | "negative" | "neutral"}]}, 리뷰마다 하나씩, '
+            "빠짐없이. 항목 {aspect}에 만족하면 positive, 불만이면 negative, 그에 대한 말이 없으면 neutral"
+        ),
+        "en": (
+            '{"labels": [{"id": the number in brackets, "label": "positive" | "negative" | "neutral"}]}, one for '
+            "every review, leaving none out: positive if the guest is satisfied with the aspect {aspect}, negative if "
+            "not, neutral if the review says nothing about it"
+        ),
+    },
     "review_summary": {
         "ko": (
             '{"positive_summary": 글, "negative_summary": 글, "overall_summary": 글}, 한국어로. 줄마다 번호 다음에 '
@@ -151,11 +175,17 @@ _COMPARISON: Mapping[Language, tuple[str, str]] = {
 
 
 @lru_cache(256)
-def instructions(task: str, wording: Wording) -> Message:
-    """Return the system message of a task; it is the same in every batch."""
+def instructions(task: str, wording: Wording, aspect: str = "") -> Message:
+    """Return the system message of a task, and of an aspect if it is about one; it is the same in every batch."""
     base = wording.base
+    name = ASPECT_NAMES[base].get(aspect)
+    about = f"{name} ({aspect})" if name else aspect
     frame = DATA_RULE[base] + _FORM_RULE[base].replace("{form}", _FORMS[task][base])
-    return {"role": "system", "content": wording.compose(_RULES[base] + _JOBS[task][base], frame)}
+    ours = _RULES[base] + _JOBS[task][base]
+    return {
+        "role": "system",
+        "content": wording.compose(ours.replace("{aspect}", about), frame.replace("{aspect}", about)),
+    }
 
 
 def line(number: int, text: str) -> str:

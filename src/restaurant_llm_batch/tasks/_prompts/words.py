@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...models import Message
 from ...results import VocabularyKind
@@ -19,8 +19,22 @@ from .wording import Language, Wording
 PARTS_OF_SPEECH = ("n", "v", "adj", "adv")
 MAX_ENTRIES, MAX_MEANINGS = 200, 3
 """Maximum length of lists in a reply: more than a chunk of 2,000 tokens has, so that only a loop meets it."""
-MAX_NAME, MAX_MEANING = 60, 120
+MAX_SYNONYMS = 3
+MAX_NAME, MAX_MEANING, MAX_EXAMPLE = 60, 120, 300
 """Maximum length of texts in a reply, in characters."""
+
+
+class Extras(NamedTuple):
+    """What is asked for beside the usual fields: synonyms of words, and examples."""
+
+    synonyms: bool = False
+    examples: bool = False
+
+    def fields(self, kind: VocabularyKind) -> tuple[str, ...]:
+        """Return the names of the fields that entries of a kind have more; phrases have no synonyms."""
+        asked = {"synonyms": self.synonyms and kind == "words", "example": self.examples}
+        return tuple(name for name, wanted in asked.items() if wanted)
+
 
 _RULES: Mapping[Language, str] = {
     "ko": (
@@ -54,12 +68,12 @@ _FRAME: Mapping[Language, str] = {
 }
 _FORMS: Mapping[VocabularyKind, Mapping[Language, str]] = {
     "words": {
-        "ko": '{"words": [{"word": 단어, "pos": "n" | "v" | "adj" | "adv", "meanings": [뜻]}]}.\n',
-        "en": '{"words": [{"word": text, "pos": "n" | "v" | "adj" | "adv", "meanings": [text]}]}.\n',
+        "ko": '{"words": [{"word": 단어, "pos": "n" | "v" | "adj" | "adv", "meanings": [뜻]{more}}]}.\n',
+        "en": '{"words": [{"word": text, "pos": "n" | "v" | "adj" | "adv", "meanings": [text]{more}}]}.\n',
     },
     "phrases": {
-        "ko": '{"phrases": [{"phrase": 표현, "meaning": 뜻}]}.\n',
-        "en": '{"phrases": [{"phrase": text, "meaning": text}]}.\n',
+        "ko": '{"phrases": [{"phrase": 표현, "meaning": 뜻{more}}]}.\n',
+        "en": '{"phrases": [{"phrase": text, "meaning": text{more}}]}.\n',
     },
 }
 """What is said of the reply's form if a user's own instructions stand in place of ours."""
@@ -91,12 +105,33 @@ _JOBS: Mapping[VocabularyKind, Mapping[Language, str]] = {
 }
 
 
+_MORE_JOBS: Mapping[str, Mapping[Language, str]] = {
+    "synonyms": {
+        "ko": '"synonyms"에는 비슷한 말을 3개까지 쓰세요. 글에 없는 말도 됩니다.\n',
+        "en": 'Write under "synonyms" up to 3 words that mean the same; these need not be in the text.\n',
+    },
+    "example": {
+        "ko": '"example"에는 그 말이 나오는 문장 하나를 글에 있는 그대로 옮겨 쓰세요.\n',
+        "en": 'Write under "example" one sentence of the text that has it, copied word for word.\n',
+    },
+}
+_MORE_FORMS: Mapping[str, Mapping[Language, str]] = {
+    "synonyms": {"ko": ', "synonyms": [비슷한 말]', "en": ', "synonyms": [word that means the same]'},
+    "example": {
+        "ko": ', "example": 글에 있는 그대로의 문장 하나',
+        "en": ', "example": one sentence of the text, word for word',
+    },
+}
+
+
 @lru_cache(256)
-def instructions(kind: VocabularyKind, wording: Wording) -> Message:
+def instructions(kind: VocabularyKind, wording: Wording, extras: Extras = Extras()) -> Message:
     """Return the system message; it is the same for every chunk."""
     base = wording.base
-    frame = _FRAME[base] + _FORMS[kind][base]
-    return {"role": "system", "content": wording.compose(_RULES[base] + _JOBS[kind][base], frame)}
+    more = extras.fields(kind)
+    ours = _RULES[base] + _JOBS[kind][base] + "".join(_MORE_JOBS[name][base] for name in more)
+    form = _FORMS[kind][base].replace("{more}", "".join(_MORE_FORMS[name][base] for name in more))
+    return {"role": "system", "content": wording.compose(ours, _FRAME[base] + form)}
 
 
 def text_block(chunk: str) -> str:
@@ -105,17 +140,20 @@ def text_block(chunk: str) -> str:
 
 
 @cache
-def schema(kind: VocabularyKind) -> Mapping[str, Any]:
+def schema(kind: VocabularyKind, extras: Extras = Extras()) -> Mapping[str, Any]:
     """Return the JSON Schema of the reply."""
     name, meaning = text_schema(MAX_NAME), text_schema(MAX_MEANING)
-    entries: Mapping[VocabularyKind, Mapping[str, Any]] = {
-        "words": as_object(
-            {
-                "word": name,
-                "pos": {"type": "string", "enum": list(PARTS_OF_SPEECH)},
-                "meanings": {"type": "array", "items": meaning, "maxItems": MAX_MEANINGS},
-            }
-        ),
-        "phrases": as_object({"phrase": name, "meaning": meaning}),
+    entries: Mapping[VocabularyKind, dict[str, Any]] = {
+        "words": {
+            "word": name,
+            "pos": {"type": "string", "enum": list(PARTS_OF_SPEECH)},
+            "meanings": {"type": "array", "items": meaning, "maxItems": MAX_MEANINGS},
+        },
+        "phrases": {"phrase": name, "meaning": meaning},
     }
-    return as_object({kind: {"type": "array", "items": entries[kind], "maxItems": MAX_ENTRIES}})
+    more = {
+        "synonyms": {"type": "array", "items": name, "maxItems": MAX_SYNONYMS},
+        "example": text_schema(MAX_EXAMPLE),
+    }
+    entry = as_object({**entries[kind], **{name: more[name] for name in extras.fields(kind)}})
+    return as_object({kind: {"type": "array", "items": entry, "maxItems": MAX_ENTRIES}})
