@@ -10,7 +10,6 @@ from textwrap import shorten
 from typing import Any
 
 from .._config.limits import Limits
-from .._config.stopping import Price
 from .._config.strategy import Strategy
 from .._limits.aimd import AdaptiveLimit
 from .._text import error_text
@@ -20,7 +19,7 @@ from ..outcomes import Failure
 from ..protocols import Task
 from ._play import RunnerParts
 from ._replay import Replay, Timing
-from .plan import BadRow, Range
+from .plan import Plan
 from .result import duration
 from .server import SimulatedServer
 
@@ -38,44 +37,42 @@ _SCALED = ("llm", "batches", "llm_total")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Findings:
-    """What a plan has found; the attributes are those of `Plan`, or say themselves what they are."""
+    """
+    What a plan has found.
 
+    Attributes:
+        plan: The plan, without advice.
+        parts: The runner.
+        task: The task.
+        refuses_all: Whether a bad row refuses the whole input.
+        failures: The items that failed.
+        answered: Ids of the items that made a call.
+        stopped: Why the run stopped, or None.
+        largest: Tokens of the largest prompt together with its longest answer.
+        assumed_model: Name of the model that was taken for the one of the backend, which does not tell; or "".
+        server: The server that was given, or None.
+        times: The times with half, given and double limits.
+        replay: Plays the run with other limits.
+    """
+
+    plan: Plan
     parts: RunnerParts
     task: Task[Any]
-    items: int
-    sampled: int
-    collection: bool
-    bad_rows: Sequence[BadRow]
-    unknown: Sequence[ItemId]
+    refuses_all: bool
     failures: Sequence[Failure]
     answered: AbstractSet[ItemId]
     stopped: str | None
-    over_context: int
-    no_room: int
     largest: int
-    context: int | None
-    price: Price | None
     assumed_model: str
-    cost: Range | None
-    tokens: Range
-    kv_tokens: int | None
-    in_flight: Range
     server: SimulatedServer | None
     times: Mapping[str, Timing]
     replay: Replay
-    searches: int
-    calls: int
-
-    @property
-    def limits(self) -> Limits:
-        """The runner's limits."""
-        return self.parts.limits
 
 
 def advise(found: Findings) -> tuple[list[str], Limits]:
     """Return the warnings of a plan, and the limits that it suggests."""
     suggested, why = _better_limits(found)
-    warnings = [*_of_input(found), *_of_prompts(found), *_of_prices(found), *_of_strategy(found), *why]
+    warnings = [*_of_input(found), *_of_prompts(found), *_of_budgets(found), *_of_strategy(found), *why]
     return warnings, suggested
 
 
@@ -100,27 +97,28 @@ def _times(limit: Any, factor: float) -> Any:
 
 
 def _of_input(found: Findings) -> list[str]:
+    plan = found.plan
     warnings = []
-    if found.bad_rows:
+    if plan.bad_rows:
         shown = "; ".join(
-            f"item {row.index}: {shorten(row.problem, _PROBLEM)}" for row in found.bad_rows[:_SHOWN]
+            f"item {row.index}: {shorten(row.problem, _PROBLEM)}" for row in plan.bad_rows[:_SHOWN]
         )
-        what = "so run() refuses them all" if found.collection else "which fail"
-        warnings.append(f"{_many(len(found.bad_rows), 'item')} cannot be read, {what}: {shown}")
+        what = "so run() refuses them all" if found.refuses_all else "which fail"
+        warnings.append(f"{_many(len(plan.bad_rows), 'item')} cannot be read, {what}: {shown}")
     if found.task.requires_search and found.parts.search is None:
         warnings.append(
             f"{found.task.name} searches, but the runner has no search, so run() refuses it; the reviews of this plan "
             "are made up"
         )
-    elif found.searches and not hasattr(found.parts.search, "search"):
+    elif plan.searches and not hasattr(found.parts.search, "search"):
         warnings.append(
             "the search has no blocking search(), which a plan needs; the reviews of this plan are made up"
         )
-    if found.unknown:
-        shown = ", ".join(map(short, found.unknown[:_SHOWN]))
-        dots = ", ..." if len(found.unknown) > _SHOWN else ""
+    if plan.unknown:
+        shown = ", ".join(map(short, plan.unknown[:_SHOWN]))
+        dots = ", ..." if len(plan.unknown) > _SHOWN else ""
         warnings.append(
-            f"the search finds no review of {_many(len(found.unknown), 'item')} ({shown}{dots}): "
+            f"the search finds no review of {_many(len(plan.unknown), 'item')} ({shown}{dots}): "
             "are these ids those of the index?"
         )
     if found.stopped is not None:
@@ -143,15 +141,16 @@ def _of_failures(found: Findings) -> list[str]:
 
 
 def _of_prompts(found: Findings) -> list[str]:
+    plan = found.plan
     warnings = []
-    if found.over_context:
+    if plan.over_context:
         warnings.append(
-            f"{_many(found.over_context, 'prompt')} of more than the model's {found.context:,} tokens will be refused; "
+            f"{_many(plan.over_context, 'prompt')} of more than the model's {plan.context:,} tokens will be refused; "
             "show fewer reviews, or lower max_tokens_per_batch"
         )
-    if found.no_room:
+    if plan.no_room:
         warnings.append(
-            f"{_many(found.no_room, 'prompt')} and their longest answers do not fit into the model's {found.context:,} "
+            f"{_many(plan.no_room, 'prompt')} and their longest answers do not fit into the model's {plan.context:,} "
             "tokens together, which many servers refuse; lower max_tokens of the task"
         )
     if getattr(found.parts.count, "blocking", False):
@@ -159,15 +158,16 @@ def _of_prompts(found: Findings) -> list[str]:
     return warnings
 
 
-def _of_prices(found: Findings) -> list[str]:
+def _of_budgets(found: Findings) -> list[str]:
+    plan = found.plan
     warnings = []
     if not getattr(found.parts.llm, "calls_model", True):
-        if found.price is not None:
+        if plan.price is not None:
             warnings.append(
                 "the runner's backend calls no model; the cost is that of one with the given price"
             )
-    elif found.price is None and found.calls:
-        name = "" if found.parts.model == "simulated" else found.parts.model
+    elif plan.price is None and plan.kinds:
+        name = found.parts.model_name
         given = f"prices={{{name!r}: Price(prompt=..., completion=...)}}"
         model = f"the model {name!r}" if name else "the model"
         warnings.append(
@@ -179,33 +179,32 @@ def _of_prices(found: Findings) -> list[str]:
             "with a price"
         )
     stop = found.parts.config.stop
-    if stop.max_cost is not None and found.cost is not None and stop.max_cost < found.cost.high:
+    if stop.max_cost is not None and plan.cost is not None and stop.max_cost < plan.cost.high:
         warnings.append(
-            f"the runner stops at max_cost={stop.max_cost:g}, and the run likely costs {found.cost.low:.4g} to "
-            f"{found.cost.high:.4g}"
+            f"the runner stops at max_cost={stop.max_cost:g}, and the run likely costs {plan.cost.low:.4g} to "
+            f"{plan.cost.high:.4g}"
         )
-    if stop.max_tokens is not None and stop.max_tokens < found.tokens.high:
+    tokens = plan.tokens
+    if stop.max_tokens is not None and stop.max_tokens < tokens.high:
         warnings.append(
-            f"the runner stops at max_tokens={stop.max_tokens:,}, and the run likely takes {found.tokens.low:,.0f} to "
-            f"{found.tokens.high:,.0f} tokens"
+            f"the runner stops at max_tokens={stop.max_tokens:,}, and the run likely takes {tokens.low:,.0f} to "
+            f"{tokens.high:,.0f} tokens"
         )
     run = found.parts.config.time_limits.run
-    if run is not None and found.server is not None and found.times["given"].seconds > run:
-        warnings.append(
-            f"the runner stops after {run:g} s, and the run likely takes {found.times['given'].seconds:,.0f} s"
-        )
+    if run is not None and found.server is not None and plan.seconds > run:
+        warnings.append(f"the runner stops after {run:g} s, and the run likely takes {plan.seconds:,.0f} s")
     return warnings
 
 
 def _of_strategy(found: Findings) -> list[str]:
     parts, given = found.parts, found.times["given"]
-    if parts.strategy.restaurant_async or found.items < 2 or not found.calls:
+    if parts.strategy.restaurant_async or found.plan.items < 2 or not found.plan.kinds:
         return []
     awaits = hasattr(parts.llm, "acomplete")
     if not awaits and parts.search is not None and not hasattr(parts.search, "search"):
         return []
     name = "Strategy.stage(4)" if awaits else "Strategy.threaded()"
-    other = found.replay.time(found.limits, Strategy.stage(4) if awaits else Strategy.threaded())
+    other = found.replay.time(found.parts.limits, Strategy.stage(4) if awaits else Strategy.threaded())
     if other.seconds > _GAIN * given.seconds:
         return []
     seconds = duration(other.seconds), duration(given.seconds)
@@ -216,21 +215,23 @@ def _of_strategy(found: Findings) -> list[str]:
 
 def _better_limits(found: Findings) -> tuple[Limits, list[str]]:
     """Return limits that suit the server better, and what is wrong with the runner's."""
-    limits = found.limits
+    plan, limits = found.plan, found.parts.limits
     warnings: list[str] = []
     if found.server is not None and found.times["given"].server.calls:
         limits, warnings = _limits_for(found.server, found)
-    if found.context is not None and limits.max_tokens_per_batch > found.context:
-        limits = replace(limits, max_tokens_per_batch=found.context)
-    memory = found.kv_tokens
-    if memory is not None and found.in_flight.high > memory:
-        if found.limits.tokens_in_flight is None:
+    if plan.context is not None and limits.max_tokens_per_batch > plan.context:
+        limits = replace(limits, max_tokens_per_batch=plan.context)
+    memory, held = plan.kv_tokens, plan.tokens_in_flight
+    if memory is None:
+        return limits, warnings
+    if held.high > memory:
+        if found.parts.limits.tokens_in_flight is None:
             warnings.append(
-                f"the calls in flight hold {found.in_flight.low:,.0f} tokens, and up to {found.in_flight.high:,.0f} if "
-                f"answers are long, but the server's cache holds {memory:,}: set tokens_in_flight={memory}"
+                f"the calls in flight hold {held.low:,.0f} tokens, and up to {held.high:,.0f} if answers are long, but "
+                f"the server's cache holds {memory:,}: set tokens_in_flight={memory}"
             )
         limits = replace(limits, tokens_in_flight=memory)
-    if memory is not None and found.largest > memory and found.largest:
+    if found.largest > memory:
         warnings.append(
             f"the largest call takes {found.largest:,} tokens with its longest answer, and the budget of calls in "
             f"flight is {memory:,}: it runs alone"
@@ -240,7 +241,7 @@ def _better_limits(found: Findings) -> tuple[Limits, list[str]]:
 
 def _limits_for(server: SimulatedServer, found: Findings) -> tuple[Limits, list[str]]:
     warnings = []
-    limits, given, double = found.limits, found.times["given"], found.times["double"]
+    limits, given, double = found.parts.limits, found.times["given"], found.times["double"]
     if given.refused_share > _TOLERATED_REFUSALS:
         warnings.append(
             f"the limits drown the server: it refuses {given.refused_share:.0%} of the calls, with {given.peak} in "

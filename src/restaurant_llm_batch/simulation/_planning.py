@@ -27,7 +27,6 @@ from .._engine.items import ItemReader, RunItem, as_task, check_items
 from .._store.identity import fingerprint_of
 from .._validation import check_whole
 from ..errors import ConfigurationError
-from ..models import ItemId
 from ..outcomes import Failure, Outcome
 from ..protocols import LLMBackend, Task
 from ._advice import Findings, advise, scaled
@@ -71,68 +70,50 @@ def make_plan(
     kinds = _kinds(recorder, varied, scale, len(good))
     replay = Replay(parts, recorder, len(good), served)
     times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
-    given = times["given"]
     price, assumed_model = _price(parts)
     cost, at_most = _cost(kinds, recorder, price)
-    kv_tokens = served.kv_tokens or _number(parts.limits.tokens_in_flight)
-    in_flight = _in_flight(recorder, given, parts.limits)
-    findings = Findings(
-        parts=parts,
-        task=checked,
-        items=len(good),
-        sampled=len(chosen),
-        collection=isinstance(items, Collection),
-        bad_rows=bad,
-        unknown=_unknown(recorder),
-        failures=run.failures,
-        answered={one.item_id for one in recorder.items if one.calls},
-        stopped=run.stopped,
-        over_context=round(scale * recorder.over_context),
-        no_room=round(scale * recorder.no_room),
-        largest=max((tally.largest for tally in recorder.kinds.values()), default=0),
-        context=context,
-        price=price,
-        assumed_model=assumed_model,
-        cost=cost,
-        tokens=Range(
-            sum(one.prompt_tokens_range.low + one.completion_tokens.low for one in kinds),
-            sum(one.prompt_tokens_range.high + one.completion_tokens.high for one in kinds),
-        ),
-        kv_tokens=kv_tokens,
-        in_flight=in_flight,
-        server=server,
-        times=times,
-        replay=replay,
-        searches=recorder.searches,
-        calls=sum(one.calls for one in kinds),
-    )
-    warnings, suggested = advise(findings)
-    return Plan(
+    plan = Plan(
         task=run.name,
         items=len(good),
         sampled=len(chosen),
-        model="" if parts.model == "simulated" else parts.model,
+        model=parts.model_name,
         kinds=tuple(kinds),
         searches=round(scale * recorder.searches),
         stored={kind: round(scale * number) for kind, number in recorder.stored.items()},
         repairs_at_most=0 if varied is None else varied.repairs(),
         bad_rows=tuple(bad),
-        unknown=tuple(findings.unknown),
-        over_context=findings.over_context,
-        no_room=findings.no_room,
+        unknown=tuple(one.item_id for one in recorder.items if one.searched and not one.hits),
+        over_context=round(scale * recorder.over_context),
+        no_room=round(scale * recorder.no_room),
         context=context,
         price=price,
         cost=cost,
         cost_at_most=at_most,
-        seconds=given.seconds,
+        seconds=times["given"].seconds,
         seconds_by_limits={name: timing.seconds for name, timing in times.items()},
-        tokens_in_flight=in_flight,
-        kv_tokens=kv_tokens,
-        warnings=tuple(warnings),
-        suggested_limits=suggested,
+        tokens_in_flight=_in_flight(recorder, times["given"], parts.limits),
+        kv_tokens=served.kv_tokens or _number(parts.limits.tokens_in_flight),
+        warnings=(),
+        suggested_limits=parts.limits,
         assumed="a call taken to last 0.8 s" if server is None else "at the given server",
         _stop=parts.config.stop,
     )
+    findings = Findings(
+        plan=plan,
+        parts=parts,
+        task=checked,
+        refuses_all=isinstance(items, Collection),
+        failures=run.failures,
+        answered={one.item_id for one in recorder.items if one.calls},
+        stopped=run.stopped,
+        largest=max((tally.largest for tally in recorder.kinds.values()), default=0),
+        assumed_model=assumed_model,
+        server=server,
+        times=times,
+        replay=replay,
+    )
+    warnings, suggested = advise(findings)
+    return replace(plan, warnings=tuple(warnings), suggested_limits=suggested)
 
 
 _TIMED = {"half": 0.5, "given": 1.0, "double": 2.0}
@@ -372,8 +353,8 @@ def _off(figures: Sequence[int], total: int) -> int:
 def _price(parts: RunnerParts) -> tuple[Price | None, str]:
     """Return the price of the model, and the name under which it was found if the backend does not tell its own."""
     prices = parts.config.prices
-    found = find_price(prices, parts.model)
-    if found is None and parts.model == "simulated" and len(prices) == 1:
+    found = find_price(prices, parts.model_name)
+    if found is None and not parts.model_name and len(prices) == 1:
         ((name, found),) = prices.items()
         return found, name
     return found, ""
@@ -419,10 +400,6 @@ def _in_flight(recorder: Recorder, timing: Timing, limits: Limits) -> Range:
     most = timing.peak * (prompt + sum(tally.most for tally in tallies)) / calls
     budget = _number(limits.tokens_in_flight)
     return Range(round(likely), round(most if budget is None else max(likely, min(most, budget))))
-
-
-def _unknown(recorder: Recorder) -> list[ItemId]:
-    return [one.item_id for one in recorder.items if one.searched and not one.hits]
 
 
 def _context(parts: RunnerParts, server: SimulatedServer, context: int | None) -> int | None:

@@ -52,10 +52,15 @@ class RunnerParts:
     count: TokenCounter
 
     @property
-    def model(self) -> str:
-        """Name of its model, as its replies have it; "simulated" if it is not known."""
+    def model_name(self) -> str:
+        """Name of its model, as its replies have it; empty if the backend does not tell."""
         name = getattr(self.llm, "model", None)
-        return name if isinstance(name, str) and name else "simulated"
+        return name if isinstance(name, str) else ""
+
+    @property
+    def model(self) -> str:
+        """Name of its model in simulated replies."""
+        return self.model_name or "simulated"
 
     @property
     def count_tokens(self) -> TokenCounter:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from math import ceil
 from typing import Any, NamedTuple
@@ -159,6 +159,11 @@ class Plan:
         return sum(one.completion_tokens_at_most for one in self.kinds)
 
     @property
+    def tokens(self) -> Range:
+        """Likely range of the tokens of all prompts and answers."""
+        return _total([self.prompt_tokens_range, self.completion_tokens])
+
+    @property
     def cached_share(self) -> float:
         """Share of the prompt tokens that a service may read from its cache, from 0 to 1."""
         prompt = self.prompt_tokens
@@ -175,7 +180,7 @@ class Plan:
             ConfigurationError: `margin` is not above 0.
         """
         check_number("margin", margin, above=0)
-        tokens = ceil(margin * (self.prompt_tokens_range.high + self.completion_tokens.high))
+        tokens = ceil(margin * self.tokens.high)
         cost = None if self.cost is None else margin * self.cost.high
         return replace(self._stop, max_tokens=tokens or None, max_cost=cost or None)
 
@@ -273,9 +278,9 @@ def _money(cost: Range) -> str:
     return f"{cost.low:.4g} to {cost.high:.4g}"
 
 
-def _total(ranges: Any) -> Range:
-    lows, highs = zip(*ranges, strict=True) if (ranges := list(ranges)) else ((), ())
-    return Range(sum(lows), sum(highs))
+def _total(ranges: Iterable[Range]) -> Range:
+    listed = list(ranges)
+    return Range(sum(one.low for one in listed), sum(one.high for one in listed))
 
 
 def _plain(value: Any) -> Any:
