@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ..models import LLMRequest
@@ -140,7 +140,12 @@ class LikelyAnswers:
         return found
 
     def _text(self, form: _Form, size: Size) -> str:
-        style = _STYLES[size]
+        text = form.texts.get(size)
+        if text is None:
+            text = form.texts[size] = self._written(form, _STYLES[size])
+        return text
+
+    def _written(self, form: _Form, style: _Style) -> str:
         if form.schema is not None:
             writer = _Writer(style, form.language, form.schema.get("$defs") or {}, form.data)
             return json.dumps(writer.value(form.schema), ensure_ascii=False, separators=style.separators)
@@ -166,7 +171,7 @@ class LikelyAnswers:
 @dataclass(slots=True)
 class _Form:
     """
-    What a likely answer depends on, and the tokens of it once they are known.
+    What a likely answer depends on, and what is known of it already.
 
     Attributes:
         schema: The JSON Schema; None for free text.
@@ -174,6 +179,7 @@ class _Form:
         language: Its language.
         data: Elements that a long list likely has, by the data that the request carries.
         length: Its tokens.
+        texts: The answer, by its size.
     """
 
     schema: Mapping[str, Any] | None
@@ -181,6 +187,7 @@ class _Form:
     language: str
     data: int
     length: Length | None = None
+    texts: dict[Size, str] = field(default_factory=dict)
 
 
 def language_of_answer(request: LLMRequest) -> str:
