@@ -506,6 +506,38 @@ def test_a_task_that_fails_is_said_and_answers_of_its_own_help() -> None:
     assert helped.calls == {"dish": 4, "next": 4}
 
 
+def until_done(item: int) -> Generator[Any, Any, None]:
+    while "done" not in (yield from complete(request("Are you done?"))).text:
+        pass
+
+
+def polling(item: int) -> Generator[Any, Any, None]:
+    while True:
+        yield from sleep(5)
+
+
+@pytest.mark.parametrize("endless", [until_done, polling])
+def test_a_task_that_waits_for_an_answer_ends_in_a_plan(
+    endless: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("restaurant_llm_batch.simulation._recording.MAX_STEPS", 200)
+    monkeypatch.setattr("restaurant_llm_batch.simulation._recording.MAX_MANY_STEPS", 300)
+    plan = runner(strategy=STAGES[3]).plan(endless, range(5))
+
+    assert sum(plan.calls.values()) <= 5 * 100 + 300
+    assert any(
+        "items fail at stage task: ConfigurationError: a flow of the task has" in one for one in plan.warnings
+    )
+
+
+@pytest.mark.parametrize("count", [lambda text: len(text) / 3, lambda text: 0])
+def test_counters_of_any_kind_do(count: Any) -> None:
+    plan = runner(strategy=STAGES[3], count_tokens=count).plan(dish, range(20))
+
+    assert isinstance(plan.prompt_tokens, int)
+    assert plan.completion_tokens.low >= 20
+
+
 @pytest.mark.parametrize(
     ("messages", "calls"),
     [

@@ -104,7 +104,7 @@ class LikelyAnswers:
     """
 
     def __init__(self, count: Count) -> None:
-        self._count = count
+        self._count: Count = whole(count)
         # By the identity of the schema, which tasks make once; it is kept, so that no other one takes its place.
         self._forms: dict[tuple[int, int, str, int], _Form] = {}
         self._grows: dict[int, tuple[Any, bool]] = {}
@@ -188,6 +188,11 @@ class _Form:
     data: int
     length: Length | None = None
     texts: dict[Size, str] = field(default_factory=dict)
+
+
+def whole(count: Callable[[str], float]) -> Count:
+    """Return a counter in whole numbers: one of a user's own may return others."""
+    return lambda text: int(count(text))
 
 
 def language_of_answer(request: LLMRequest) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
-from math import sqrt
+from math import inf, sqrt
 from operator import attrgetter
 from statistics import stdev
 from typing import Any, TypeVar
@@ -398,8 +398,8 @@ def _in_flight(recorder: Recorder, timing: Timing, limits: Limits) -> Range:
     prompt = sum(tally.prompt for tally in tallies)
     likely = timing.peak * (prompt + sum(tally.likely for tally in tallies)) / calls
     most = timing.peak * (prompt + sum(tally.most for tally in tallies)) / calls
-    budget = _number(limits.tokens_in_flight)
-    return Range(round(likely), round(most if budget is None else max(likely, min(most, budget))))
+    budget = _number(limits.tokens_in_flight) or inf
+    return Range(round(min(likely, budget)), round(min(most, budget)))
 
 
 def _context(parts: RunnerParts, server: SimulatedServer, context: int | None) -> int | None:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 
 from .._engine.items import RunItem
 from .._llm_response import LLMResponse
+from ..errors import ConfigurationError
 from ..events import CacheHit, Event
 from ..models import Hit, ItemId, LLMRequest, Message, SearchQuery
 from ..protocols import LLMBackend, Task, TokenCounter
@@ -34,7 +35,7 @@ from ..steps import (
     Sleep,
     intercept,
 )
-from ._lengths import Length, LikelyAnswers, Size
+from ._lengths import Count, Length, LikelyAnswers, Size, whole
 
 MESSAGE_TOKENS, REPLY_TOKENS = 4, 3
 """
@@ -44,6 +45,8 @@ The sum for two messages, 11, is that of OpenAI's models; Qwen's is 13, Llama's 
 that none exceeds it.)
 """
 UNREADABLE = "I cannot say."
+MAX_STEPS, FEW_STEPS, MAX_MANY_STEPS = 2000, 100, 100_000
+"""Most steps of a flow in sequence; and most of all flows together, of those beyond a few of each."""
 _KEPT = 512
 _QUERIES_KEPT = 5000
 
@@ -217,8 +220,8 @@ class Recorder:
         self.items: list[ItemRecord] = []
         self.once: dict[Hashable, Script] = {}
         self.once_uses: Counter[Hashable] = Counter()
-        self._count = count
-        self._count_fixed = lru_cache(_KEPT)(count)
+        self._count: Count = whole(count)
+        self._count_fixed = lru_cache(_KEPT)(self._count)
         self._variant = variant
         self._answers = answers
         self._cache = cache
@@ -344,6 +347,7 @@ class Watcher:
         self._task = task
         self._recorder = recorder
         self._ask = ask
+        self._many_steps = 0
         self.name: str = task.name if hasattr(task, "name") else type(task).__name__
         self.requires_search: bool = task.requires_search
 
@@ -370,6 +374,10 @@ class Watcher:
     def _perform(
         self, script: Script, state: _FlowState, item: ItemRecord, step: Any
     ) -> Generator[Any, Any, Any]:
+        if len(script) >= FEW_STEPS:
+            self._many_steps += 1
+            if len(script) >= MAX_STEPS or self._many_steps > MAX_MANY_STEPS:
+                raise _never_ends(len(script))
         kind = type(step)
         if kind is Complete:
             return (yield from self._complete(script, state, item, step))
@@ -429,6 +437,14 @@ class Watcher:
         found = yield Once(step.key, make)
         state.answered = True
         return found
+
+
+def _never_ends(steps: int) -> ConfigurationError:
+    error = ConfigurationError(
+        f"a flow of the task has taken {steps:,} steps, so it may wait for an answer that made-up ones do not give"
+    )
+    error.of_one_item = True
+    return error
 
 
 class RememberingSearch:
