@@ -335,6 +335,22 @@ def test_a_sample_is_scaled_and_its_ranges_hold(rows: list[dict[str, Any]], sear
     assert sampled.seconds == pytest.approx(whole.seconds, rel=0.05)
 
 
+@pytest.mark.parametrize("count", [1, 9, 10, 79, 81, 1000])
+def test_a_sample_is_spread_over_the_whole_input(count: int) -> None:
+    seen: set[int] = set()
+
+    def looking(item: int) -> Any:
+        seen.add(item)
+        yield from sleep(1)
+
+    plan = runner().plan(looking, iter(range(count)), sample=10)
+    order = sorted(seen)
+
+    assert (plan.items, plan.sampled) == (count, min(10, count))
+    assert order[0] == 0
+    assert max(b - a for a, b in zip(order, [*order[1:], count], strict=True)) <= 1 + count / 10 * 1.6
+
+
 def test_a_sample_larger_than_the_input_is_the_input() -> None:
     assert runner().plan(dish, range(5), sample=200).sampled == 5
 

@@ -5,8 +5,8 @@ A likely answer is made of the form: every text as long as models write it there
 it says means nothing, but it is written in the language of the answer, so any counter of tokens counts it as it would
 count a true one.
 
-Where the constants come from: the shipped sample (50 restaurants, 44 of them English). Texts with a `maxLength` are much
-shorter than that, because the forms of the tasks leave room. Mean characters of an answer:
+Where the constants come from: the shipped sample (50 restaurants, 44 of them English). Texts with a `maxLength` are
+much shorter than that, because the forms of the tasks leave room. Mean characters of an answer:
 
     form                     English: short, likely, long; offline     Korean: short, likely, long; offline
     aspect_summaries           259,   904, 1451;   827                   228,   570,  905;   601

@@ -59,22 +59,21 @@ def make_plan(
     """Make a plan; see `BatchRunner.plan`."""
     _check(sample, server, context, answers)
     checked = as_task(task)
-    good, bad = _read(checked, items)
-    chosen = good if sample is None else _evenly(good, sample)
+    chosen, total, bad = _read(checked, items, sample)
     served = SimulatedServer() if server is None else server
     context = _context(parts, served, context)
     run = _Run(_quiet(parts), checked, answers, context)
     recorder = run.record(chosen)
-    scale = len(good) / len(chosen) if chosen else 1.0
-    varied = _Varied(run, _evenly(chosen, VARIED_ITEMS), len(good)) if chosen else None
-    kinds = _kinds(recorder, varied, scale, len(good))
-    replay = Replay(parts, recorder, len(good), served)
+    scale = total / len(chosen) if chosen else 1.0
+    varied = _Varied(run, _evenly(chosen, VARIED_ITEMS), total) if chosen else None
+    kinds = _kinds(recorder, varied, scale, total)
+    replay = Replay(parts, recorder, total, served)
     times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
     price, assumed_model = _price(parts)
     cost, at_most = _cost(kinds, recorder, price)
     plan = Plan(
         task=run.name,
-        items=len(good),
+        items=total,
         sampled=len(chosen),
         model=parts.model_name,
         kinds=tuple(kinds),
@@ -135,22 +134,55 @@ def _check(sample: object, server: object, context: object, answers: object) -> 
         )
 
 
-def _read(task: Task[Any], items: Iterable[Any]) -> tuple[list[RunItem], list[BadRow]]:
-    """Read all items; those of a collection in the order of their priorities, as a run reads them."""
+def _read(
+    task: Task[Any], items: Iterable[Any], sample: int | None
+) -> tuple[Sequence[RunItem], int, list[BadRow]]:
+    """Read all items; return those to look at, the number of those that can be read, and those that cannot."""
     check_items(items)
-    good: list[RunItem] = []
+    good = _Thinned(sample)
     bad: list[BadRow] = []
-    in_order = isinstance(items, Collection)
+    is_collection = isinstance(items, Collection)
     reader = ItemReader(task, iter(items))
     for item in reader:
         if item.bad is None:
-            good.append(item)
+            good.add(item)
         else:
             problem = str(item.bad.error).removeprefix(f"item {item.index}: ")
             bad.append(BadRow(item.index, item.bad.item_id, problem.replace(", which is still open", "")))
-        if not in_order:
+        if not is_collection:
             reader.item_finished(item)
-    return (sorted(good, key=attrgetter("priority")) if in_order else good), bad
+    # A run reads a collection in the order of its priorities.
+    chosen = sorted(good.items, key=attrgetter("priority")) if is_collection else good.items
+    return chosen, good.count, bad
+
+
+class _Thinned:
+    """
+    Items at even distances, of which there are few however many are added.
+
+    Args:
+        number: How many are wanted; None for all.
+    """
+
+    def __init__(self, number: int | None) -> None:
+        self.count = 0
+        self._number = number
+        self._kept: list[RunItem] = []
+        self._distance = 1
+
+    def add(self, item: RunItem) -> None:
+        """Add the next item."""
+        if self.count % self._distance == 0:
+            self._kept.append(item)
+            if self._number is not None and len(self._kept) >= 8 * self._number:
+                del self._kept[1::2]
+                self._distance *= 2
+        self.count += 1
+
+    @property
+    def items(self) -> Sequence[RunItem]:
+        """The items, as many as are wanted."""
+        return self._kept if self._number is None else _evenly(self._kept, self._number)
 
 
 def _evenly(items: Sequence[T], number: int) -> Sequence[T]:
