@@ -15,7 +15,7 @@ from anyio import NoEventLoopError, create_task_group, get_current_task
 from anyio.abc import TaskGroup
 from anyio.lowlevel import EventLoopToken, current_token
 
-from ._config.limits import Limits
+from ._config.limits import Limits, make_limiters
 from ._config.retry import RetryPolicy
 from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
@@ -40,10 +40,6 @@ from ._engine.streams import (
 )
 from ._engine.threaded import ThreadedDriver
 from ._engine.threads import DaemonThreadPool
-from ._limits.aimd import AdaptiveLimit
-from ._limits.concurrency import ConcurrencyLimiter
-from ._limits.limiters import LimiterSet
-from ._limits.rate import RateLimiter
 from ._store.identity import fingerprint_of
 from ._store.store import Store
 from .errors import ConfigurationError
@@ -63,7 +59,7 @@ from .tokens.packing import estimate_tokens
 
 if TYPE_CHECKING:
     from ._settings import BatchSettings
-    from .simulation import SimulatedServer, Simulation
+    from .simulation import Plan, SimulatedServer, Simulation
     from .simulation._play import RunnerParts
 
 R = TypeVar("R")
@@ -156,14 +152,6 @@ class BatchRunner:
         self.limits = limits
         self._search = search
         self._plan = make_plan(strategy, search, llm)
-        limiters = LimiterSet(
-            _limiter(limits.search),
-            _limiter(limits.llm),
-            _limiter(limits.batches),
-            None if limits.llm_total is None else _limiter(limits.llm_total),
-            None if limits.tokens_in_flight is None else _limiter(limits.tokens_in_flight),
-            RateLimiter(limits.requests_per_minute, limits.tokens_per_minute),
-        )
         counter: object = count_tokens
         if not callable(counter) or isinstance(counter, type):
             raise ConfigurationError(
@@ -176,7 +164,7 @@ class BatchRunner:
             self._store.open()
         self._config = RunConfig(
             plan=self._plan,
-            limiters=limiters,
+            limiters=make_limiters(limits),
             packer=BatchPacker(limits, count_tokens),
             retries=retries,
             sequence=count().__next__,
@@ -382,6 +370,41 @@ class BatchRunner:
             observers=_observers(observers),
         )
 
+    def plan(
+        self,
+        task: Task[R] | Callable[[Any], Flow[R]],
+        items: Iterable[Any],
+        sample: int | None = None,
+        server: SimulatedServer | None = None,
+        *,
+        context: int | None = None,
+        answers: LLMBackend | None = None,
+    ) -> Plan:
+        """
+        Say what a run comes to before its first paid call: calls, tokens, cost, time, and what will fail.
+
+        No model is called. The task's flows run through the engine with likely answers in place of a model's; what a
+        model may say differently makes a figure a range. Searches are made, by the runner's own blocking `search`.
+        Replies in the store are found there, and nothing is written to it. All items are read to their end.
+
+        Args:
+            task: A task, or a generator function of one item.
+            items: The items. Those that cannot be read are reported, and not raised.
+            sample: Look at so many items, evenly picked, and scale the figures; None for all of them.
+            server: What the server is like, for the time; None for one that takes 0.8 s for every call.
+            context: The context length of the model, in tokens; None if it is not known.
+            answers: Answers the requests at once in place of made-up answers, for a task that reads answers without a
+                form.
+
+        Raises:
+            ConfigurationError: The task or an argument is invalid, or the items are not iterable.
+        """
+        from .simulation._planning import make_plan
+
+        return make_plan(
+            self.parts, task, items, sample=sample, server=server, context=context, answers=answers
+        )
+
     @property
     def parts(self) -> RunnerParts:
         """What a simulation takes of the runner."""
@@ -545,10 +568,6 @@ class BatchRunner:
 
 class _NotPickled(ConfigurationError, TypeError):
     """A `TypeError` too, as pickle raises for other objects that hold threads."""
-
-
-def _limiter(limit: int | AdaptiveLimit | ConcurrencyLimiter) -> ConcurrencyLimiter:
-    return limit if isinstance(limit, ConcurrencyLimiter) else ConcurrencyLimiter(limit)
 
 
 def _check_prices(prices: object) -> None:

@@ -1,4 +1,4 @@
-"""Limits on calls in flight, tokens, rates and batch sizes of a runner. Numbers only; `_limits` enforces them."""
+"""Limits on calls in flight, tokens, rates and batch sizes of a runner: the numbers, and what enforces them."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from .._limits.aimd import AdaptiveLimit
 from .._limits.concurrency import ConcurrencyLimiter
+from .._limits.limiters import LimiterSet
+from .._limits.rate import RateLimiter
 from ..errors import ConfigurationError
 from ..tokens.counting import TokenCount, estimate_tokens
 from ..tokens.packing import calculate_dynamic_batch_size
@@ -127,3 +129,19 @@ class Limits:
                 f"preset must be {' or '.join(map(repr, presets))}, got {name!r}; for example Limits.preset('24gb')"
             ) from None
         return cls(**{**chosen, **others})
+
+
+def make_limiters(limits: Limits) -> LimiterSet:
+    """Return the limiters that enforce limits; those that the user has made are among them."""
+    return LimiterSet(
+        _limiter(limits.search),
+        _limiter(limits.llm),
+        _limiter(limits.batches),
+        None if limits.llm_total is None else _limiter(limits.llm_total),
+        None if limits.tokens_in_flight is None else _limiter(limits.tokens_in_flight),
+        RateLimiter(limits.requests_per_minute, limits.tokens_per_minute),
+    )
+
+
+def _limiter(limit: int | AdaptiveLimit | ConcurrencyLimiter) -> ConcurrencyLimiter:
+    return limit if isinstance(limit, ConcurrencyLimiter) else ConcurrencyLimiter(limit)

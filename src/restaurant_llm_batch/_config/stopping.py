@@ -161,6 +161,17 @@ class Price:
         return (cost + cached * (self.cached or 0.0)) / 1_000_000
 
 
+def find_price(prices: Mapping[str, Price], model: str) -> Price | None:
+    """Return the price of a model, by its name with or without its date; that of "" if there is no other."""
+    price = prices.get(model)
+    if price is not None:
+        return price
+    # A request for "gpt-5-mini" returns the name "gpt-5-mini-2025-08-07".
+    dated = [name for name in prices if name and _DATED.match(model.removeprefix(name))]
+    named = max((name for name in dated if model.startswith(name)), key=len, default="")
+    return prices.get(named)
+
+
 TokenEstimate = Callable[[], tuple[int, int]]
 """Returns the estimated prompt tokens and completion tokens of a call; called only if the service reports none."""
 
@@ -276,10 +287,7 @@ class StopMonitor:
     def _price(self, model: str) -> Price | None:
         price = self._prices.get(model)
         if price is None:
-            # A request for "gpt-5-mini" returns the name "gpt-5-mini-2025-08-07".
-            dated = [name for name in self._prices if name and _DATED.match(model.removeprefix(name))]
-            named = max((name for name in dated if model.startswith(name)), key=len, default="")
-            price = self._prices.get(named)
+            price = find_price(self._prices, model)
             if price is not None:
                 self._prices[model] = price
         return price

@@ -101,20 +101,10 @@ class ItemReader:
         self._raw: list[Any] = []  # what was taken from the input and not read yet
         self._latest: RunItem | None = None
         self.awaited: AsyncIterator[Any] | None = None
-        if isinstance(items, AsyncIterable) and (on_loop or not isinstance(items, Iterable)):
-            if not on_loop:
-                raise ConfigurationError(
-                    f"run() and stream() cannot await items, and {type(items).__name__} is an async iterable; "
-                    "use `await runner.arun(task, items)` or `async for outcome in runner.astream(task, items)`"
-                )
+        if on_loop and isinstance(items, AsyncIterable):
             self.awaited, self._items = aiter(items), iter(())
             return
-        _refuse_frame(items)
-        if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
-            raise ConfigurationError(
-                f"items must be a list or another iterable of items, got {type(items).__name__}; "
-                f"for example {_iterable_in_place_of(items)}"
-            )
+        check_items(items)
         if isinstance(items, Collection):
             read = self._read_collection(items)
             self.total = len(read)
@@ -215,6 +205,26 @@ class ItemReader:
             at = f" (at {place})" if place else ""
             raise ConfigurationError(f"item {index}: {type(error).__name__}: {error}{at}") from error
         return RunItem(index, item_id, priority, item)
+
+
+def check_items(items: object) -> None:
+    """
+    Check that items can be read one by one, without an event loop.
+
+    Raises:
+        ConfigurationError: They are async only, a data frame, a text or a mapping, or not iterable.
+    """
+    if isinstance(items, AsyncIterable) and not isinstance(items, Iterable):
+        raise ConfigurationError(
+            f"items cannot be awaited here, and {type(items).__name__} is an async iterable; "
+            "use `await runner.arun(task, items)` or `async for outcome in runner.astream(task, items)`"
+        )
+    _refuse_frame(items)
+    if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
+        raise ConfigurationError(
+            f"items must be a list or another iterable of items, got {type(items).__name__}; "
+            f"for example {_iterable_in_place_of(items)}"
+        )
 
 
 _FRAMES = (("to_dicts", "()"), ("to_pylist", "()"), ("to_dict", '("records")'))

@@ -145,7 +145,7 @@ class TaskFields(BaseSettings):
         "vocabulary.plan",
         "Order of the calls of a vocabulary: A, words and phrases at once; B, all words first; C, A or B by the two "
         "variables that follow.",
-        option="--plan",
+        option="--order",
     )
     enable_parallel_word_phrase_extraction: bool = setting(
         False,

@@ -48,6 +48,7 @@ class RunOptions(ABC, Generic[R]):
     show: int | None
     quiet: bool
     preview: bool = False
+    plan: bool | str = False
 
     @property
     @abstractmethod
@@ -135,9 +136,20 @@ def which(what: str = "restaurants") -> list[click.Parameter]:
     ]
 
 
-def results() -> list[click.Parameter]:
-    """Return the options for output, store and display of the results."""
+def plan(**others: Any) -> click.Option:
+    """Return the option ``--plan``; `others` are what a command does with it besides."""
+    arguments: dict[str, Any] = {
+        "is_flag": True,
+        "help": "Print what the run comes to: calls, tokens, cost, time, and what will fail. Make no call to a model. "
+        "With --output, write it to FILE as JSON.",
+    }
+    return click.Option(["--plan"], **(arguments | others))
+
+
+def results(plan_option: click.Option | None = None) -> list[click.Parameter]:
+    """Return the options for output, store and display of the results; the command may have a `plan` of its own."""
     return [
+        plan() if plan_option is None else plan_option,
         click.Option(
             ["--preview"],
             is_flag=True,

@@ -43,7 +43,7 @@ from ..tokens import estimate_tokens
 from . import _backends as services
 from . import _report as report
 from ._backends import MakeLLM
-from ._options import RunOptions
+from ._options import LoadedInput, RunOptions
 from ._output import STDOUT, check_output, open_writer
 from ._report import ResultCollector
 from ._settings import SectionedCommand, take_settings
@@ -98,6 +98,14 @@ def _main(
     check_output(options.output, options.paths, settings.batch_store)
     loaded = options.load(None if options.quiet else report.console(stderr=True))
     collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
+    if options.plan is True:
+        _plan(
+            options,
+            task,
+            loaded,
+            BatchRunner(llm=llm, search=loaded.search, **settings.runner_arguments(llm)),
+        )
+        return
     with ExitStack() as stack:
         if loaded.search is not None:
             stack.enter_context(loaded.search)
@@ -121,6 +129,18 @@ def _main(
     if collected.interrupted:
         sys.exit(130)
     sys.exit(0 if collected.done == len(loaded.items) else 1)
+
+
+def _plan(options: RunOptions[R], task: Task[R], loaded: LoadedInput, runner: BatchRunner) -> None:
+    """Print what a run comes to, or write it to the output."""
+    with ExitStack() as stack:
+        if loaded.search is not None:
+            stack.enter_context(loaded.search)
+        writer = stack.enter_context(open_writer(options.output, options.paths, options.settings.batch_store))
+        plan = stack.enter_context(runner).plan(task, loaded.items)
+        writer.write(plan.to_dict())
+    if options.output != STDOUT and not (options.output and options.quiet):
+        click.echo(str(plan))
 
 
 def _preview(options: RunOptions[R], task: Task[R]) -> None:

@@ -1,14 +1,19 @@
-"""Simulation: plays runs on virtual time, through the real engine, against a simulated server."""
+"""Simulation: plays runs on virtual time, through the real engine, against a simulated server; and plans of runs."""
 
 from ._simulate import simulate_together
 from .latency import Latency, LogNormal, TokenSpeed
+from .plan import BadRow, Plan, PlannedCalls, Range
 from .result import Simulation
 from .server import Overload, ServerUsage, SimulatedFault, SimulatedServer
 
 __all__ = [
+    "BadRow",
     "Latency",
     "LogNormal",
     "Overload",
+    "Plan",
+    "PlannedCalls",
+    "Range",
     "ServerUsage",
     "SimulatedFault",
     "SimulatedServer",

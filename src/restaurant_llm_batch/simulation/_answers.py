@@ -12,7 +12,7 @@ from .._llm_response import LLMResponse
 from .._schema import answer_from_schema
 from ..models import LLMRequest
 from ..protocols import LLMBackend
-from ._lengths import likely_length
+from ._lengths import LikelyAnswers
 
 TEXT = "(a simulated answer)"
 _KEPT = 512
@@ -41,8 +41,9 @@ class Answers:
         self._count_fixed = lru_cache(_KEPT)(count)  # system messages, which most requests of a task share
         self._tokens = tokens
         self._random = random
+        self._likely = LikelyAnswers(count)
         # By the identity of the schema, which tasks make once; it is kept, so that no other one takes its place.
-        self._made: dict[tuple[int, int], tuple[Any, str, int, int]] = {}
+        self._made: dict[int, tuple[Any, str]] = {}
 
     def prompt_tokens(self, request: LLMRequest) -> int:
         """Return the tokens of a request's prompt."""
@@ -59,15 +60,16 @@ class Answers:
             return LLMResponse(
                 given.text, given.finish_reason, prompt_tokens, min(tokens, request.max_tokens), self._model
             )
-        key = (id(request.schema), request.max_tokens)
-        found = self._made.get(key)
+        schema = request.schema
+        found = self._made.get(id(schema))
         if found is None:
             if len(self._made) >= _KEPT:
                 self._made.clear()
-            schema = request.schema
             text = TEXT if schema is None else json.dumps(answer_from_schema(schema, text=TEXT))
-            length = likely_length(request)
-            found = self._made[key] = (schema, text, length.low, length.high)
-        _, text, low, high = found
-        tokens = self._tokens or self._random.randint(low, high)
-        return LLMResponse(text, "stop", prompt_tokens, min(tokens, request.max_tokens), self._model)
+            found = self._made[id(schema)] = (schema, text)
+        if self._tokens is None:
+            length = self._likely.length(request)
+            tokens = self._random.randint(length.low, length.high)
+        else:
+            tokens = self._tokens
+        return LLMResponse(found[1], "stop", prompt_tokens, min(tokens, request.max_tokens), self._model)

@@ -12,6 +12,7 @@ from .._config.limits import Limits
 from .._config.strategy import Strategy
 from .._engine.frames import ItemSource
 from .._engine.items import InlineSource, ItemReader, as_task
+from .._engine.packer import BatchPacker
 from .._engine.plan import make_plan
 from .._engine.run import RunConfig, RunState
 from .._engine.sequential import SequentialDriver
@@ -51,10 +52,15 @@ class RunnerParts:
     count: TokenCounter
 
     @property
-    def model(self) -> str:
-        """Name of its model, as its replies have it; "simulated" if it is not known."""
+    def model_name(self) -> str:
+        """Name of its model, as its replies have it; empty if the backend does not tell."""
         name = getattr(self.llm, "model", None)
-        return name if isinstance(name, str) and name else "simulated"
+        return name if isinstance(name, str) else ""
+
+    @property
+    def model(self) -> str:
+        """Name of its model in simulated replies."""
+        return self.model_name or "simulated"
 
     @property
     def count_tokens(self) -> TokenCounter:
@@ -241,7 +247,15 @@ class Playback:
         if store is not None:
             store = self._stores.setdefault(id(store), (store, OverlayStore(store)))[1]
         plan = make_plan(parts.strategy, _Stub(backend, search), _Stub(backend, parts.llm))
-        return replace(config, plan=plan, limiters=limiters, store=store, observers=tuple(observers))
+        # A counter that learns must not learn from simulated answers, and one that blocks would ask a service.
+        packer = BatchPacker(parts.limits, partial(_counted, parts.count_tokens))
+        return replace(
+            config, plan=plan, limiters=limiters, packer=packer, store=store, observers=tuple(observers)
+        )
+
+
+def _counted(count: TokenCounter, text: str) -> int:
+    return count(text)
 
 
 def _play_sequential(driver: SequentialDriver, deliver: Callable[[Outcome[Any]], object]) -> None:

@@ -123,6 +123,11 @@ class OpenAILLM:
         self._secret = secret or _key_of_client(user_client)
 
     @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self._model
+
+    @property
     def fingerprint(self) -> str:
         """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
         return backend_fingerprint("openai", self._url, self._model, self._extra_body)

@@ -161,6 +161,11 @@ class RunPodLLM:
         weakref.finalize(self, atexit.unregister, cancel_at_exit).atexit = False
 
     @property
+    def model(self) -> str | None:
+        """Name of the model; None if it is not known."""
+        return self._model
+
+    @property
     def fingerprint(self) -> str:
         """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
         form = {"input_form": "prompt"} if self._takes_prompt else {}

@@ -80,6 +80,11 @@ class VLLMEngineLLM:
         self._async_engine = AsyncEngine(arguments, template_arguments, engine)
 
     @property
+    def model(self) -> str | None:
+        """Name of the model; None if it is not known."""
+        return self._model_name or None
+
+    @property
     def fingerprint(self) -> str:
         """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
         return backend_fingerprint("vllm-engine", None, self._model_name, self._template_arguments)

@@ -103,6 +103,11 @@ class VLLMServerLLM:
             self._headers["authorization"] = f"Bearer {self._secret.reveal()}"
 
     @property
+    def model(self) -> str | None:
+        """Name of the model; None if it is not known."""
+        return self._served_name
+
+    @property
     def fingerprint(self) -> str:
         """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
         return backend_fingerprint("vllm", self._url, self._model, self._extra_body)

@@ -33,11 +33,15 @@ SOURCE is a text file (.txt or .md), or several, each a document; or a file of r
 reviews of a restaurant are one document. The default is the built-in sample.
 
 A document is split into chunks at the ends of sentences. Each chunk takes two calls, one for its words and one for
-its phrases, in the order of --plan: A: both concurrently; B: all words first; C: like A with --parallel for
+its phrases, in the order of --order: A: both concurrently; B: all words first; C: like A with --parallel for
 documents of few chunks, otherwise like B. Results are the same.
 """
 _MAX_WORDS, _MAX_PHRASES, _MAX_PHRASE_WIDTH = 20, 5, 22
 """What a table cell shows: numbers of words and phrases, and the width of the column of phrases, in characters."""
+
+
+_ORDERS, _RUN = ("A", "B", "C"), "run"
+"""Values of --plan: orders of the calls, and what it means without a value."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +53,7 @@ class VocabularyOptions(RunOptions[Vocabulary]):
     @property
     def task(self) -> ExtractVocabulary:
         """The task."""
-        return self.settings.vocabulary()
+        return self.settings.vocabulary(**({"plan": self.plan} if self.plan in _ORDERS else {}))
 
     @property
     def paths(self) -> Sequence[Path]:
@@ -78,7 +82,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         click.Argument(["sources"], nargs=-1, type=click.Path(path_type=Path), metavar="[SOURCE]..."),
         *settings.options(llm=True, llms=[*llms], tasks=["vocabulary", "chunks"]),
         *parameters.which("documents"),
-        *parameters.results(),
+        *parameters.results(_plan_option()),
     ]
     view = ResultView(
         table=_table,
@@ -90,6 +94,17 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         what="document",
     )
     return run_command("vocabulary", _HELP, options, VocabularyOptions, view, llms)
+
+
+def _plan_option() -> click.Option:
+    """Return ``--plan``: alone it plans the run, as in every command; with a letter it is ``--order``."""
+    return parameters.plan(
+        is_flag=False,
+        flag_value=_RUN,
+        type=click.Choice([*_ORDERS, _RUN], case_sensitive=False),
+        callback=lambda _ctx, _param, value: value == _RUN or value or False,
+        metavar="[A|B|C]",
+    )
 
 
 def _table(vocabularies: Sequence[Vocabulary], source: NamedItems) -> Table:

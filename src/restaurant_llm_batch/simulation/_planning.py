@@ -1,0 +1,451 @@
+"""
+Makes a `Plan`: a simulated run is recorded, at a server that is never full and never fails, and replayed for its times.
+
+Theory of operation.
+
+1. *Read*: every item is parsed; those that cannot be are reported. Of the others a sample is picked, if wished, evenly.
+2. *Record*: the run goes through the engine with likely answers (`_recording`). Searches are made, the model is not
+   called, and what the store has is found there.
+3. *Vary*: if calls follow answers, a few items are recorded again with short, with long and with unreadable answers:
+   what then differs is a range.
+4. *Scale*: figures of a sample are multiplied; how far they may be off comes from how far the items differ.
+5. *Replay*: the recorded calls are played at the server that was given, for the times (`_replay`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
+from math import inf, sqrt
+from operator import attrgetter
+from statistics import stdev
+from typing import Any, TypeVar
+
+from .._config.limits import Limits
+from .._config.stopping import Price, StopConditions, TimeLimits, find_price
+from .._engine.items import ItemReader, RunItem, as_task, check_items
+from .._store.identity import fingerprint_of
+from .._validation import check_whole
+from ..errors import ConfigurationError
+from ..outcomes import Failure, Outcome
+from ..protocols import LLMBackend, Task
+from ._advice import Findings, advise, scaled
+from ._play import Playback, RunnerParts
+from ._recording import PrefixCache, Recorder, RememberingSearch, Tally, Variant, Watcher
+from ._replay import Replay, Timing
+from .plan import BadRow, Plan, PlannedCalls, Range
+from .server import SimulatedServer
+
+T = TypeVar("T")
+
+VARIED_ITEMS = 20
+"""Items that are recorded again with other answers."""
+COST_LOW, COST_HIGH = 0.41, 1.22
+"""Bounds of the likely cost, by the most likely one: the range is three times as wide as its lower end, at most."""
+TEMPLATES = 0.01
+"""By how much the prompt tokens of chat templates differ from those that are counted here, as a share of the cost."""
+
+
+def make_plan(
+    parts: RunnerParts,
+    task: Any,
+    items: Iterable[Any],
+    *,
+    sample: int | None,
+    server: SimulatedServer | None,
+    context: int | None,
+    answers: LLMBackend | None,
+) -> Plan:
+    """Make a plan; see `BatchRunner.plan`."""
+    _check(sample, server, context, answers)
+    checked = as_task(task)
+    chosen, total, bad = _read(checked, items, sample)
+    served = SimulatedServer() if server is None else server
+    context = _context(parts, served, context)
+    run = _Run(_quiet(parts), checked, answers, context)
+    recorder = run.record(chosen)
+    scale = total / len(chosen) if chosen else 1.0
+    varied = _Varied(run, _evenly(chosen, VARIED_ITEMS), total) if chosen else None
+    kinds = _kinds(recorder, varied, scale, total)
+    replay = Replay(parts, recorder, total, served)
+    times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
+    price, assumed_model = _price(parts)
+    cost, at_most = _cost(kinds, recorder, price)
+    plan = Plan(
+        task=run.name,
+        items=total,
+        sampled=len(chosen),
+        model=parts.model_name,
+        kinds=tuple(kinds),
+        searches=round(scale * recorder.searches),
+        stored={kind: round(scale * number) for kind, number in recorder.stored.items()},
+        repairs_at_most=0 if varied is None else varied.repairs(),
+        bad_rows=tuple(bad),
+        unknown=tuple(one.item_id for one in recorder.items if one.searched and not one.hits),
+        over_context=round(scale * recorder.over_context),
+        no_room=round(scale * recorder.no_room),
+        context=context,
+        price=price,
+        cost=cost,
+        cost_at_most=at_most,
+        seconds=times["given"].seconds,
+        seconds_by_limits={name: timing.seconds for name, timing in times.items()},
+        tokens_in_flight=_in_flight(recorder, times["given"], parts.limits),
+        kv_tokens=served.kv_tokens or _number(parts.limits.tokens_in_flight),
+        warnings=(),
+        suggested_limits=parts.limits,
+        assumed="a call taken to last 0.8 s" if server is None else "at the given server",
+        _stop=parts.config.stop,
+    )
+    findings = Findings(
+        plan=plan,
+        parts=parts,
+        task=checked,
+        refuses_all=isinstance(items, Collection),
+        failures=run.failures,
+        answered={one.item_id for one in recorder.items if one.calls},
+        stopped=run.stopped,
+        largest=max((tally.largest for tally in recorder.kinds.values()), default=0),
+        assumed_model=assumed_model,
+        server=server,
+        times=times,
+        replay=replay,
+    )
+    warnings, suggested = advise(findings)
+    return replace(plan, warnings=tuple(warnings), suggested_limits=suggested)
+
+
+_TIMED = {"half": 0.5, "given": 1.0, "double": 2.0}
+
+
+def _check(sample: object, server: object, context: object, answers: object) -> None:
+    if sample is not None:
+        check_whole("sample", sample, 1, "sample=200")
+    if context is not None:
+        check_whole("context", context, 1, "context=8192")
+    if server is not None and not isinstance(server, SimulatedServer):
+        raise ConfigurationError(
+            f"server must be a SimulatedServer, got {server!r}; "
+            "for example server=SimulatedServer(latency=0.8, slots=24)"
+        )
+    if answers is not None and not callable(getattr(answers, "complete", None)):
+        raise ConfigurationError(
+            f"answers must be a backend with complete(), got {answers!r}; for example answers=OfflineLLM()"
+        )
+
+
+def _read(
+    task: Task[Any], items: Iterable[Any], sample: int | None
+) -> tuple[Sequence[RunItem], int, list[BadRow]]:
+    """Read all items; return those to look at, the number of those that can be read, and those that cannot."""
+    check_items(items)
+    good = _Thinned(sample)
+    bad: list[BadRow] = []
+    is_collection = isinstance(items, Collection)
+    reader = ItemReader(task, iter(items))
+    for item in reader:
+        if item.bad is None:
+            good.add(item)
+        else:
+            problem = str(item.bad.error).removeprefix(f"item {item.index}: ")
+            bad.append(BadRow(item.index, item.bad.item_id, problem.replace(", which is still open", "")))
+        if not is_collection:
+            reader.item_finished(item)
+    # A run reads a collection in the order of its priorities.
+    chosen = sorted(good.items, key=attrgetter("priority")) if is_collection else good.items
+    return chosen, good.count, bad
+
+
+class _Thinned:
+    """
+    Items at even distances, of which there are few however many are added.
+
+    Args:
+        number: How many are wanted; None for all.
+    """
+
+    def __init__(self, number: int | None) -> None:
+        self.count = 0
+        self._number = number
+        self._kept: list[RunItem] = []
+        self._distance = 1
+
+    def add(self, item: RunItem) -> None:
+        """Add the next item."""
+        if self.count % self._distance == 0:
+            self._kept.append(item)
+            if self._number is not None and len(self._kept) >= 8 * self._number:
+                del self._kept[1::2]
+                self._distance *= 2
+        self.count += 1
+
+    @property
+    def items(self) -> Sequence[RunItem]:
+        """The items, as many as are wanted."""
+        return self._kept if self._number is None else _evenly(self._kept, self._number)
+
+
+def _evenly(items: Sequence[T], number: int) -> Sequence[T]:
+    """Return so many items, evenly picked; all if there are no more."""
+    count = len(items)
+    return items if number >= count else [items[place * count // number] for place in range(number)]
+
+
+def _quiet(parts: RunnerParts) -> RunnerParts:
+    """Return a runner that stops for nothing, and makes no search twice."""
+    config = replace(
+        parts.config,
+        stop=StopConditions(same_error_in_a_row=None),
+        time_limits=TimeLimits(stall_warning_after=None),
+        prices={},
+    )
+    search = RememberingSearch(parts.search) if hasattr(parts.search, "search") else parts.search
+    return replace(parts, config=config, search=search)
+
+
+class _Run:
+    """
+    Recordings of a task.
+
+    Args:
+        parts: The runner.
+        task: The task.
+        answers: Answers the requests; None for answers made from their forms.
+        context: The context length, if it is known.
+
+    Attributes:
+        name: Name of the task.
+        failures: The failures of the first recording.
+        stopped: Why it stopped, or None.
+    """
+
+    def __init__(
+        self, parts: RunnerParts, task: Task[Any], answers: LLMBackend | None, context: int | None
+    ) -> None:
+        self.failures: list[Failure] = []
+        self.stopped: str | None = None
+        self._parts = parts
+        self._task = task
+        self._answers = answers
+        self._context = context
+        self._recorded = False
+        self.name: str = str(getattr(task, "name", type(task).__name__))
+
+    def record(self, items: Sequence[RunItem], variant: Variant = "likely") -> Recorder:
+        """Record items."""
+        parts = self._parts
+        recorder = Recorder(
+            parts.count_tokens,
+            variant,
+            self._answers,
+            _prefix_cache(parts.llm),
+            parts.model,
+            self._context,
+        )
+        watcher = Watcher(self._task, recorder, parts.config.ask)
+        playback = Playback(SimulatedServer(latency=0.1), 0, recorder, lambda text: 0, parts.model)
+        first, self._recorded = not self._recorded, True
+        player = playback.add(parts, watcher, iter(items), self._keep if first else _drop, (recorder,))
+        playback.play()
+        if first:
+            self.stopped = player.stats.stopped_because
+        return recorder
+
+    def _keep(self, outcome: Outcome[Any]) -> None:
+        if isinstance(outcome, Failure):
+            self.failures.append(outcome)
+
+
+def _drop(outcome: object) -> None:
+    """Drop an outcome."""
+
+
+class _Varied:
+    """
+    Recordings of a few items with other answers, and by how much the figures then differ.
+
+    Args:
+        run: Records.
+        items: The items.
+        total: Number of items of the whole run.
+    """
+
+    def __init__(self, run: _Run, items: Sequence[RunItem], total: int) -> None:
+        self._scale = total / len(items)
+        self._base = run.record(items)
+        self._unreadable = run.record(items, "unreadable")
+        following = any(tally.following for tally in self._base.kinds.values())
+        sizes: tuple[Variant, ...] = ("short", "long") if following else ()
+        self._others = [run.record(items, size) for size in sizes]
+
+    def repairs(self) -> int:
+        """Return how many calls come on top if no answer can be used."""
+        more = (
+            tally.calls - self._base.kinds.get(kind, _NONE).calls
+            for kind, tally in self._unreadable.kinds.items()
+        )
+        return round(sum(number for number in more if number > 0) * self._scale)
+
+    def differences(self, kind: str, figure: str) -> tuple[int, int]:
+        """Return by how much a figure of a kind may be lower, and higher, in the whole run."""
+        base = getattr(self._base.kinds.get(kind, _NONE), figure)
+        found = [getattr(one.kinds.get(kind, _NONE), figure) - base for one in self._others]
+        return round(min([0, *found]) * self._scale), round(max([0, *found]) * self._scale)
+
+    @property
+    def kinds(self) -> list[str]:
+        """The kinds of calls that were made with any readable answers."""
+        return list(dict.fromkeys(kind for one in self._others for kind in one.kinds))
+
+
+_NONE = Tally()
+
+
+def _kinds(recorder: Recorder, varied: _Varied | None, scale: float, total: int) -> list[PlannedCalls]:
+    names = dict.fromkeys([*recorder.kinds, *(varied.kinds if varied is not None else ())])
+    shared = recorder.shared()
+    return [
+        _of_kind(_Scaled(recorder, name, shared.get(name, _NONE), scale), varied, total) for name in names
+    ]
+
+
+class _Scaled:
+    """
+    The figures of a kind for all items.
+
+    Args:
+        recorder: Has the figures for those that were looked at.
+        kind: The kind.
+        shared: The figures of the calls that several items share, which are not scaled.
+        scale: The number of all items, by those that were looked at.
+    """
+
+    def __init__(self, recorder: Recorder, kind: str, shared: Tally, scale: float) -> None:
+        self.recorder = recorder
+        self.kind = kind
+        self.tally = recorder.kinds.get(kind, _NONE)
+        self.scale = scale
+        self.has_shared: bool = shared.calls > 0
+        self._shared = shared
+
+    def __getitem__(self, figure: str) -> int:
+        fixed: int = getattr(self._shared, figure)
+        found: int = getattr(self.tally, figure)
+        return fixed + round(self.scale * (found - fixed))
+
+
+def _of_kind(scaled_kind: _Scaled, varied: _Varied | None, total: int) -> PlannedCalls:
+    kind, tally, records = scaled_kind.kind, scaled_kind.tally, scaled_kind.recorder.items
+    reasons: list[str] = []
+    likely = [scaled_kind["calls"], scaled_kind["prompt"]]
+    lows, highs = [*likely], [*likely]
+    if varied is not None and (tally.following or not tally.calls):
+        for place, figure in enumerate(("calls", "prompt")):
+            lower, higher = varied.differences(kind, figure)
+            lows[place] = max(0, lows[place] + lower)
+            highs[place] += higher
+        if lows[0] < highs[0]:
+            reasons.append("how many there are depends on earlier answers")
+        elif lows[1] < highs[1]:
+            reasons.append("earlier answers stand in the prompts")
+    if scaled_kind.scale > 1:
+        reasons.append(f"scaled from {len(records):,} of {total:,} items")
+        for place, figures in enumerate(
+            ([one.calls[kind] for one in records], [one.tokens[kind] for one in records])
+        ):
+            off = 0 if scaled_kind.has_shared else _off(figures, total)
+            lows[place] = max(0, lows[place] - off)
+            highs[place] += off
+        if scaled_kind.has_shared:
+            reasons.append("several items share one, but new items may bring new ones")
+            highs = [round(high * scaled_kind.scale) for high in (tally.calls, tally.prompt)]
+    least, most = (number / likely[0] if likely[0] else 1.0 for number in (lows[0], highs[0]))
+    return PlannedCalls(
+        kind,
+        likely[0],
+        Range(lows[0], highs[0]),
+        likely[1],
+        Range(lows[1], highs[1]),
+        Range(round(scaled_kind["low"] * least), round(scaled_kind["high"] * most)),
+        round(scaled_kind["most"] * most),
+        min(likely[1], scaled_kind["cached"]),
+        tally.largest_prompt,
+        "; ".join(reasons),
+    )
+
+
+def _off(figures: Sequence[int], total: int) -> int:
+    """Return how far a sum that is scaled from a sample may be off: two standard errors."""
+    count = len(figures)
+    if count < 2:
+        return round(sum(figures) * (total - count) / 2)
+    return round(2 * total * stdev(figures) / sqrt(count) * sqrt(1 - count / total))
+
+
+def _price(parts: RunnerParts) -> tuple[Price | None, str]:
+    """Return the price of the model, and the name under which it was found if the backend does not tell its own."""
+    prices = parts.config.prices
+    found = find_price(prices, parts.model_name)
+    if found is None and not parts.model_name and len(prices) == 1:
+        ((name, found),) = prices.items()
+        return found, name
+    return found, ""
+
+
+def _cost(
+    kinds: Sequence[PlannedCalls], recorder: Recorder, price: Price | None
+) -> tuple[Range | None, float | None]:
+    if price is None:
+        return None, None
+    likely = sum(
+        price.of_tokens(one.prompt_tokens, _likely(one, recorder), one.cached_tokens) for one in kinds
+    )
+    low = sum(
+        price.of_tokens(
+            round(one.prompt_tokens_range.low), round(one.completion_tokens.low), one.cached_tokens
+        )
+        for one in kinds
+    )
+    high, most = (
+        sum(price.of_tokens(round(one.prompt_tokens_range.high), round(tokens)) for one, tokens in answers)
+        for answers in (
+            [(one, one.completion_tokens.high) for one in kinds],
+            [(one, one.completion_tokens_at_most) for one in kinds],
+        )
+    )
+    low, high, most = low * (1 - TEMPLATES), high * (1 + TEMPLATES), most * (1 + TEMPLATES)
+    return Range(max(low, COST_LOW * likely), min(high, COST_HIGH * likely)), most
+
+
+def _likely(one: PlannedCalls, recorder: Recorder) -> int:
+    tally = recorder.kinds.get(one.kind)
+    return 0 if tally is None else round(tally.likely * one.calls / tally.calls)
+
+
+def _in_flight(recorder: Recorder, timing: Timing, limits: Limits) -> Range:
+    tallies = recorder.kinds.values()
+    calls = sum(tally.calls for tally in tallies)
+    if not calls:
+        return Range(0, 0)
+    prompt = sum(tally.prompt for tally in tallies)
+    likely = timing.peak * (prompt + sum(tally.likely for tally in tallies)) / calls
+    most = timing.peak * (prompt + sum(tally.most for tally in tallies)) / calls
+    budget = _number(limits.tokens_in_flight) or inf
+    return Range(round(min(likely, budget)), round(min(most, budget)))
+
+
+def _context(parts: RunnerParts, server: SimulatedServer, context: int | None) -> int | None:
+    told = getattr(parts.llm, "context_length", None)
+    lengths = [one for one in (context, told, server.kv_tokens) if isinstance(one, int)]
+    return min(lengths, default=None)
+
+
+def _prefix_cache(llm: object) -> PrefixCache:
+    """Return how a service caches prompts: OpenAI from 1,024 tokens on, in steps of 128; vLLM in blocks of 16."""
+    hosted = "//api.openai.com" in fingerprint_of(llm)
+    return PrefixCache(128, 1024) if hosted else PrefixCache()
+
+
+def _number(limit: Any) -> int | None:
+    """Return a limit as a number."""
+    return limit if limit is None or isinstance(limit, int) else int(limit.limit)
