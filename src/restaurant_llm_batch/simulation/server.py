@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Self, TypeAlias, get_args
 
 from ..errors import ConfigurationError
+from ..protocols import AsyncLLMBackend, LLMBackend
 from .latency import Latency, LogNormal, TokenSpeed, check_number
 
 Overload: TypeAlias = Literal["queue", "refuse"]
@@ -43,10 +44,14 @@ class SimulatedServer:
         kv_tokens: Tokens of running calls that fit into its memory, prompt and answer so far. With `TokenSpeed`, calls
             that do not fit wait; if the answers grow beyond it, the latest call is stopped, and computed again later.
             With any other latency, a call takes the place of its whole answer from the start.
+        refusal_seconds: Seconds until a refusal, or another error that costs the server no work, arrives. Each refused
+            call is followed by the next one, so there are the more refusals the less time one takes.
         retry_after: Seconds in the ``Retry-After`` of refusals; None for no such header.
         faults: Share of calls that meet each `SimulatedFault`, for example ``{"server_error": 0.01}``.
         search_seconds: Seconds of a search.
         answer_tokens: Tokens of an answer; None for what its form suggests, which varies by a half.
+        prefix_cache: Whether a prompt's system message is read only once, as servers do that cache prefixes (vLLM,
+            llama.cpp). It saves time with `TokenSpeed`.
 
     Raises:
         ConfigurationError: A field is invalid.
@@ -58,16 +63,54 @@ class SimulatedServer:
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     kv_tokens: int | None = None
+    refusal_seconds: float = 0.002
     retry_after: float | None = None
     faults: Mapping[SimulatedFault, float] = field(default_factory=dict)
     search_seconds: float = 0.02
     answer_tokens: int | None = None
+    prefix_cache: bool = False
+
+    @classmethod
+    def measured(cls, llm: LLMBackend | AsyncLLMBackend, calls: int = 20, **fields: Any) -> Self:
+        """
+        Measure a model by real calls, which are paid for, and return a server with the `TokenSpeed` that fits them.
+
+        Half of the calls are made alone, one after the other, with short and long prompts and answers; at most as many
+        side by side. The fit is robust to a slow call. The calls ask for answers of a form, as the tasks do, in English
+        and of some 20 to 1,000 tokens in all. The backend's async methods are used if it has them. This blocks until
+        all calls have ended; an interrupt cancels them.
+
+        Args:
+            llm: The model's backend.
+            calls: Number of calls, at least 8. With 20, each kind is made three times, and 8 calls side by side.
+            **fields: The other fields of the server, such as ``slots``: how many calls it works on at once cannot be
+                seen from outside.
+
+        Returns:
+            The server, whose `latency` and `prefix_cache` are measured.
+
+        Raises:
+            ConfigurationError: An argument is invalid; or the times cannot be fitted, because the model reports no
+                token counts, or its answers are too short.
+            BackendError: The calls failed.
+        """
+        from ._measure import measure
+
+        if "latency" in fields:
+            raise ConfigurationError(
+                "SimulatedServer.measured measures the latency; leave latency out, for example "
+                "SimulatedServer.measured(llm, slots=16)"
+            )
+        server = cls(latency=TokenSpeed(1.0, 1.0), **fields)
+        speed, caches = measure(llm, calls, server)
+        return replace(server, latency=speed, prefix_cache=fields.get("prefix_cache", caches))
 
     def __post_init__(self) -> None:
         latency: object = self.latency
         if not isinstance(latency, (LogNormal, TokenSpeed)):
             check_number("SimulatedServer.latency", latency)
         check_number("SimulatedServer.search_seconds", self.search_seconds)
+        check_number("SimulatedServer.refusal_seconds", self.refusal_seconds)
         if self.retry_after is not None:
             check_number("SimulatedServer.retry_after", self.retry_after)
         overload: object = self.overload
