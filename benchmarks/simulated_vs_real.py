@@ -43,24 +43,26 @@ REVIEWS = ["음식이 정말 맛있어요.", "직원분들이 친절합니다.",
 
 
 class Case(NamedTuple):
-    """A run: how the server meets overload, the strategy, the limit and the number of restaurants."""
+    """A run: how the server meets overload, the strategy, the limits and the number of restaurants."""
 
     overload: Literal["queue", "refuse"]
     strategy: Strategy
     limit: int | AdaptiveLimit
     restaurants: int = 200
+    open_items: int = 200
 
     def runner(self, llm: Any) -> BatchRunner:
         """Return the runner."""
         search = FakeSearch(dict.fromkeys(range(self.restaurants), REVIEWS))
-        return BatchRunner(llm=llm, search=search, strategy=self.strategy, limits=Limits(llm=self.limit))
+        limits = Limits(llm=self.limit, open_items=self.open_items)
+        return BatchRunner(llm=llm, search=search, strategy=self.strategy, limits=limits)
 
 
 CASES: dict[str, Case] = {
     "queueing, stage 4, 24 in flight": Case("queue", Strategy.stage(4), 24),
     "queueing, threaded, 24 in flight": Case("queue", Strategy.threaded(), 24),
-    "refusing, stage 4, 20 in flight": Case("refuse", Strategy.stage(4), 20),
-    "refusing, threaded, 20 in flight": Case("refuse", Strategy.threaded(), 20),
+    "refusing, stage 4, 20 in flight": Case("refuse", Strategy.stage(4), 20, open_items=12),
+    "refusing, threaded, 20 in flight": Case("refuse", Strategy.threaded(), 20, open_items=12),
     "refusing, stage 4, adaptive": Case("refuse", Strategy.stage(4), AdaptiveLimit()),
     "refusing, threaded, adaptive": Case("refuse", Strategy.threaded(), AdaptiveLimit()),
     "queueing, stage 2, 30 restaurants": Case("queue", Strategy.stage(2), 24, 30),

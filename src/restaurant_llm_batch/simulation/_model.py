@@ -38,6 +38,8 @@ from ._answers import Answers
 from .latency import LogNormal, TokenSpeed
 from .server import ServerUsage, SimulatedServer
 
+BLOCK = 16
+"""Tokens of a block of the KV cache, as vLLM has them."""
 TIMEOUT_SECONDS = 600.0
 """Seconds until a client gives up a server that does not answer: the default of our backends."""
 _AT_ONCE = frozenset({"rate_limited", "overloaded", "bad_request", "reset"})
@@ -363,7 +365,10 @@ class Batching:
         while queue:
             job = queue[0]
             if job.state != GONE:
-                if self.in_use >= self._slots or (self.in_use and self._used + job.prompt > self._memory):
+                # Room for a block of each: a job that was stopped would otherwise fit into what it has just left, and be
+                # read again and again, while nothing is written.
+                needed = self._used + job.prompt + BLOCK * (self.in_use + 1)
+                if self.in_use >= self._slots or (self.in_use and needed > self._memory):
                     break
                 self.waiting -= 1
                 self._read(job)
