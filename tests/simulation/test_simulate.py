@@ -146,9 +146,9 @@ def test_calls_by_tokens_take_what_reading_and_writing_take() -> None:
     both = runner(count_tokens=lambda text: 500).simulate(dish, [1, 2], server)
 
     assert alone.seconds == pytest.approx(0.5 + 0.25 + 40 / 50)
-    # The first begins to write when the second prompt has been read, and writes 12.5 tokens until the second begins too.
-    # From then on, both write at 50 / 1.5 tokens a second until the first ends: it has 27.5 tokens left, which takes
-    # 0.825 s. Then the second has 12.5 tokens left, at 50 a second.
+    # The first begins to write when the second prompt has been read, and writes 12.5 tokens until the second begins
+    # too. From then on, both write at 50 / 1.5 tokens a second until the first ends: it has 27.5 tokens left, which
+    # takes 0.825 s. Then the second has 12.5 tokens left, at 50 a second.
     assert both.seconds == pytest.approx(1.0 + 0.25 + 0.825 + 12.5 / 50)
 
 

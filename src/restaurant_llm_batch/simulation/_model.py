@@ -365,8 +365,8 @@ class Batching:
         while queue:
             job = queue[0]
             if job.state != GONE:
-                # Room for a block of each: a job that was stopped would otherwise fit into what it has just left, and be
-                # read again and again, while nothing is written.
+                # Room for a block of each: a job that was stopped would otherwise fit into what it has just left, and
+                # be read again and again, while nothing is written.
                 needed = self._used + job.prompt + BLOCK * (self.in_use + 1)
                 if self.in_use >= self._slots or (self.in_use and needed > self._memory):
                     break

@@ -19,8 +19,8 @@ class SampledLengths:
     An observer of a real run of a few items, and the answers of a simulation of many.
 
     It keeps the lengths of the model's replies by the name of the request's task. As a backend, it answers with the
-    smallest answer of the form that is asked for, and says that it has as many tokens as one of these replies, which the
-    messages of the request decide. What a model gets wrong, and what is asked again for it, is not repeated.
+    smallest answer of the form that is asked for, and says that it has as many tokens as one of these replies; which
+    one, the messages of the request decide. What a model gets wrong, and what is asked again for it, is not repeated.
 
         lengths = SampledLengths()
         BatchRunner(llm=llm, search=search, observers=[lengths]).run(task, restaurants[:10])
