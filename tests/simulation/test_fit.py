@@ -134,7 +134,7 @@ def test_what_cannot_be_fitted_is_said_in_one_sentence(samples: Sequence[Sample]
 def test_as_many_calls_are_planned_as_were_wished(calls: int) -> None:
     plan = make_requests(calls)
     requests = [plan.first, *plan.alone, *plan.again, *(one for group in plan.groups for one in group)]
-    begins = {request.messages[0]["content"][:12] for request in [plan.first, *plan.alone, *plan.groups[-1]]}
+    begins = {request.messages[0]["content"][:18] for request in [plan.first, *plan.alone, *plan.groups[-1]]}
 
     assert len(requests) == len({request.task for request in requests}) == calls
     assert len(plan.alone) >= 3

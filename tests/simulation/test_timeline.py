@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import builtins
+import runpy
 import sys
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
@@ -229,3 +231,13 @@ def test_without_matplotlib_there_is_the_table_and_an_error_that_names_the_extra
     assert simulation._repr_html_().endswith("</table>")
     with pytest.raises(ImportError, match=r"restaurant-llm-batch\[plots\]"):
         simulation.timeline()
+
+
+def test_the_picture_in_the_readme_is_the_run_that_it_tells_of() -> None:
+    root = Path(__file__).parents[2]
+    simulation = runpy.run_path(str(root / "scripts" / "timeline_image.py"))["simulate"]()
+    svg = (root / "docs" / "images" / "timeline.svg").read_text(encoding="utf-8")
+
+    assert f"\n{simulation}\n" in (root / "README.md").read_text(encoding="utf-8")
+    assert "60 restaurants, a server of 24 slots, AdaptiveLimit(start=4)" in texts(svg)
+    assert svg.count("<path") > simulation.server.calls

@@ -53,9 +53,11 @@ FIRST_GROUP = 8
 AGAIN = 2
 """Calls whose prompt has been read before, if there are at least `CALLS_WITH_AGAIN`."""
 CALLS_WITH_AGAIN = 14
-SHORT, LONG = 2, 50
+REPEATED = 1
+"""Place of the call, among those that are alone, whose prompt is read again: the first long one."""
+SHORT, LONG = 2, 40
 """Lines of a prompt."""
-FEW, MANY = 1, 10
+FEW, MANY = 1, 6
 """Sentences of an answer."""
 _LINE = "The soup was hot, the waiter was friendly, and table {number} is by the window."
 
@@ -84,7 +86,9 @@ class Plan:
 
     def flow(self, _: object) -> Flow[None]:
         """Make all calls; an error of one is in its event."""
-        for request in (self.first, *self.alone, *self.again):
+        # Those again at once after the prompt that they repeat: a server may keep only the latest of each slot.
+        begin, rest = self.alone[: REPEATED + 1], self.alone[REPEATED + 1 :]
+        for request in (self.first, *begin, *self.again, *rest):
             with suppress(Exception):
                 yield from complete(request)
         for group in self.groups:
@@ -137,11 +141,9 @@ def make_requests(calls: int) -> Plan:
     numbers = count()
 
     def request(lines: int, sentences: int, start: str = "", end: str = "") -> LLMRequest:
-        begin = start or token_hex(6)
-        text = "\n".join(
-            [f"{begin}: {_LINE.format(number=number)}" for number in range(lines)]
-            + [end, f"Write {sentences} sentences about this restaurant."]
-        )
+        notes = [_LINE.format(number=number) for number in range(lines)]
+        ask = f"Write {sentences} sentences about this restaurant."
+        text = "\n".join([f"Visit {start or token_hex(6)}", *notes, end, ask])
         message = {"role": "user", "content": text}
         return LLMRequest(
             f"measure-{next(numbers)}",
@@ -158,8 +160,8 @@ def make_requests(calls: int) -> Plan:
     start = token_hex(6)
     for index in range(calls - 1 - again - together):
         lines, sentences = kinds[index % len(kinds)]
-        plan.alone.append(request(lines, sentences, start if lines == LONG and index < len(kinds) else ""))
-    plan.again.extend(request(LONG, FEW, start, f"Visit {number}.") for number in range(again))
+        plan.alone.append(request(lines, sentences, start if index == REPEATED else ""))
+    plan.again.extend(request(LONG, FEW, start, f"Guest {number}.") for number in range(again))
     size = FIRST_GROUP
     while together:
         size = together if together < 3 * size else size

@@ -77,7 +77,7 @@ class SimulatedServer:
 
         Half of the calls are made alone, one after the other, with short and long prompts and answers; at most as many
         side by side. The fit is robust to a slow call. The calls ask for answers of a form, as the tasks do, in English
-        and of some 20 to 1,000 tokens in all. The backend's async methods are used if it has them. This blocks until
+        and of some 50 to 1,000 tokens each. The backend's async methods are used if it has them. This blocks until
         all calls have ended; an interrupt cancels them.
 
         Args:
