@@ -434,12 +434,15 @@ class Batching:
         self._advance()
         ended: list[Job] = []
         running = self._running
-        while running and (running[0][2].state != RUNNING or running[0][0] <= self._written + 1e-9):
+        # Tokens that are written in less time than the clock can tell: without them, a fast server would wait for them
+        # for ever.
+        slack = 1e-9 + self._speed.decode * max(1e-9, 1e-14 * self._time.now())
+        while running and (running[0][2].state != RUNNING or running[0][0] <= self._written + slack):
             job = heappop(running)[2]
             if job.state == RUNNING:
                 self._leave(job)
                 ended.append(job)
-        while self._writing > 1 and self._used >= self._memory - 1e-9:
+        while self._writing > 1 and self._used >= self._memory - slack * self._writing:
             self._preempt()
         self._admit()
         for job in ended:
