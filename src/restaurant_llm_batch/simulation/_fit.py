@@ -20,8 +20,8 @@ from .._engine.virtual import VirtualTime
 from .._llm_response import LLMResponse
 from ..errors import ConfigurationError
 from ._model import Batching, Job
+from ._specification import ServerSpecification, ServerUsage
 from .latency import TokenSpeed
-from .server import ServerUsage, SimulatedServer
 
 MIN_TOKENS = 12
 """Tokens by which the longest and the shortest must differ, of prompts and of answers, to tell what a token takes."""
@@ -65,7 +65,7 @@ def fit_speed(samples: Sequence[Sample]) -> TokenSpeed:
 
 
 def fit_slowdown(
-    speed: TokenSpeed, groups: Sequence[Sequence[Sample]], server: SimulatedServer
+    speed: TokenSpeed, groups: Sequence[Sequence[Sample]], server: ServerSpecification
 ) -> TokenSpeed:
     """
     Return the speed with the `batch_slowdown` that fits groups of calls that were made side by side.
@@ -108,7 +108,7 @@ def caches_prefixes(speed: TokenSpeed, again: Sequence[Sample]) -> bool:
     return bool(gains) and max(gains) > 0.5
 
 
-def predict(speed: TokenSpeed, group: Sequence[Sample], server: SimulatedServer) -> list[float]:
+def predict(speed: TokenSpeed, group: Sequence[Sample], server: ServerSpecification) -> list[float]:
     """Return the seconds of each call of a group at a server of this speed."""
     time, ended = VirtualTime(), [0.0] * len(group)
     machine = Batching(server, speed, time, ServerUsage())

@@ -40,8 +40,8 @@ from ..outcomes import Outcome
 from ..steps import Flow, complete, gather
 from ..tokens.packing import estimate_tokens
 from ._fit import Sample, caches_prefixes, fit_slowdown, fit_speed
+from ._specification import ServerSpecification
 from .latency import TokenSpeed
-from .server import SimulatedServer
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -95,7 +95,7 @@ class Plan:
             yield from gather(*map(complete, group))
 
 
-def measure(llm: Any, calls: int, server: SimulatedServer) -> tuple[TokenSpeed, bool]:
+def measure(llm: Any, calls: int, server: ServerSpecification) -> tuple[TokenSpeed, bool]:
     """Measure a model; return its speed, and whether it caches prefixes. See `SimulatedServer.measured`."""
     given: object = calls
     if not isinstance(given, int) or isinstance(given, bool) or given < MIN_CALLS:

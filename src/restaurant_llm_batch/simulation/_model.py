@@ -35,8 +35,8 @@ from ..errors import (
 )
 from ..models import Hit, LLMRequest, SearchQuery
 from ._answers import Answers
+from ._specification import ServerSpecification, ServerUsage
 from .latency import LogNormal, TokenSpeed
-from .server import ServerUsage, SimulatedServer
 
 BLOCK = 16
 """Tokens of a block of the KV cache, as vLLM has them."""
@@ -115,7 +115,9 @@ class ServerModel:
         answers: What it answers.
     """
 
-    def __init__(self, config: SimulatedServer, time: VirtualTime, random: Random, answers: Answers) -> None:
+    def __init__(
+        self, config: ServerSpecification, time: VirtualTime, random: Random, answers: Answers
+    ) -> None:
         self.usage = ServerUsage()
         self._config = config
         self._time = time
@@ -238,7 +240,7 @@ class Slots:
         random: Draws latencies.
     """
 
-    def __init__(self, config: SimulatedServer, time: VirtualTime, random: Random) -> None:
+    def __init__(self, config: ServerSpecification, time: VirtualTime, random: Random) -> None:
         self.in_use = 0
         self.waiting = 0
         self._slots = config.slots or inf
@@ -311,7 +313,7 @@ class Batching:
     """
 
     def __init__(
-        self, config: SimulatedServer, speed: TokenSpeed, time: VirtualTime, usage: ServerUsage
+        self, config: ServerSpecification, speed: TokenSpeed, time: VirtualTime, usage: ServerUsage
     ) -> None:
         self.in_use = 0
         self.waiting = 0
