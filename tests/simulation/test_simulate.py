@@ -146,9 +146,38 @@ def test_calls_by_tokens_take_what_reading_and_writing_take() -> None:
     both = runner(count_tokens=lambda text: 500).simulate(dish, [1, 2], server)
 
     assert alone.seconds == pytest.approx(0.5 + 0.25 + 40 / 50)
-    # The second prompt is read 0.5 s later. From then on, both write at 50 / 1.5 tokens a second until the first ends;
-    # it has 40 - 0.5 * 50 = 15 tokens left, which takes 0.45 s. Then the second has 25 tokens left, at 50 a second.
-    assert both.seconds == pytest.approx(1.0 + 0.25 + 0.45 + 25 / 50)
+    # The first begins to write when the second prompt has been read, and writes 12.5 tokens until the second begins
+    # too. From then on, both write at 50 / 1.5 tokens a second until the first ends: it has 27.5 tokens left, which
+    # takes 0.825 s. Then the second has 12.5 tokens left, at 50 a second.
+    assert both.seconds == pytest.approx(1.0 + 0.25 + 0.825 + 12.5 / 50)
+
+
+def test_a_system_message_is_read_once_by_a_server_that_caches_prefixes() -> None:
+    def twice(item: int) -> Any:
+        messages = ({"role": "system", "content": "rules"}, {"role": "user", "content": "a dish"})
+        for _ in range(2):
+            yield from complete(LLMRequest("dish", messages, max_tokens=50))
+
+    counts = {"rules": 900, "a dish": 100}
+    speed = TokenSpeed(prefill=1000, decode=50)
+    times, cached = {}, {}
+    for caches in (False, True):
+        server = SimulatedServer(latency=speed, answer_tokens=25, prefix_cache=caches)
+        simulation = runner(count_tokens=lambda text: counts[text]).simulate(twice, [1], server)
+        times[caches], cached[caches] = simulation.seconds, simulation.report.stats.cached_tokens
+
+    assert times == {False: pytest.approx(2 * 1.5), True: pytest.approx(1.5 + 0.6)}
+    assert cached == {False: 0, True: 900}
+
+
+def test_a_memory_that_holds_hardly_two_calls_comes_to_an_end() -> None:
+    server = SimulatedServer(latency=TokenSpeed(1000, 50), kv_tokens=230, answer_tokens=100)
+    simulation = runner(count_tokens=lambda text: 90, limits=Limits(llm=16)).simulate(
+        lambda item: dish(item, 200), range(16), server
+    )
+
+    assert len(simulation.report.results) == 16
+    assert simulation.seconds < 16 * (0.09 + 2.0) * 2
 
 
 def test_a_full_cache_stops_the_latest_and_computes_it_again() -> None:

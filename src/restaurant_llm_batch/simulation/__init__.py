@@ -4,6 +4,7 @@ from ._simulate import simulate_together
 from .latency import Latency, LogNormal, TokenSpeed
 from .plan import BadRow, Plan, PlannedCalls, Range
 from .result import Simulation
+from .sampled import SampledLengths
 from .server import Overload, ServerUsage, SimulatedFault, SimulatedServer
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Plan",
     "PlannedCalls",
     "Range",
+    "SampledLengths",
     "ServerUsage",
     "SimulatedFault",
     "SimulatedServer",

@@ -40,6 +40,7 @@ class Answers:
         self._count = count
         self._count_fixed = lru_cache(_KEPT)(count)  # system messages, which most requests of a task share
         self._tokens = tokens
+        self._read: set[str] = set()  # system messages that a cache of prefixes has
         self._random = random
         self._likely = LikelyAnswers(count)
         # By the identity of the schema, which tasks make once; it is kept, so that no other one takes its place.
@@ -52,13 +53,26 @@ class Answers:
             for message in request.messages
         )
 
-    def answer(self, request: LLMRequest, prompt_tokens: int) -> LLMResponse:
+    def cached_tokens(self, request: LLMRequest) -> int:
+        """Return the tokens of a prompt that an earlier one began with too: those of its system message."""
+        first = request.messages[0] if request.messages else {}
+        if first.get("role") != "system":
+            return 0
+        if first["content"] in self._read:
+            return self._count_fixed(first["content"])
+        if len(self._read) >= _KEPT:
+            self._read.clear()
+        self._read.add(first["content"])
+        return 0
+
+    def answer(self, request: LLMRequest, prompt_tokens: int, cached_tokens: int = 0) -> LLMResponse:
         """Return the answer to a request."""
         if self._backend is not None:
             given = self._backend.complete(request)
             tokens = given.completion_tokens or self._count(given.text)
+            tokens = min(tokens, request.max_tokens)
             return LLMResponse(
-                given.text, given.finish_reason, prompt_tokens, min(tokens, request.max_tokens), self._model
+                given.text, given.finish_reason, prompt_tokens, tokens, self._model, cached_tokens
             )
         schema = request.schema
         found = self._made.get(id(schema))
@@ -72,4 +86,5 @@ class Answers:
             tokens = self._random.randint(length.low, length.high)
         else:
             tokens = self._tokens
-        return LLMResponse(found[1], "stop", prompt_tokens, min(tokens, request.max_tokens), self._model)
+        tokens = min(tokens, request.max_tokens)
+        return LLMResponse(found[1], "stop", prompt_tokens, tokens, self._model, cached_tokens)

@@ -5,16 +5,18 @@ Theory of operation. A call arrives (`begin`), may be refused, and becomes a `Jo
 when its answer is written:
 
 - `Slots` draws the seconds of each job. A job that finds all slots taken, or no memory, waits in order of arrival.
-- `Batching` is a server with `TokenSpeed`. Prompts are read one after the other. All jobs whose prompt has been read
-  write at the same speed, which changes whenever their number does. So instead of each job's time, one number grows:
+- `Batching` is a server with `TokenSpeed`. Prompts are read one after the other, and nothing is written meanwhile. All
+  jobs whose prompt has been read write at the same speed, which changes whenever their number does. So instead of each
+  job's time, one number grows:
   `written`, the tokens that a job which ran all along would have written. A job ends when it has grown by the length of
-  its answer; the next to end is the top of a heap.
+  its answer. The next to end is the top of a heap.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
@@ -33,11 +35,11 @@ from ..errors import (
 )
 from ..models import Hit, LLMRequest, SearchQuery
 from ._answers import Answers
+from ._specification import ServerSpecification, ServerUsage
 from .latency import LogNormal, TokenSpeed
-from .server import ServerUsage, SimulatedServer
 
-REFUSAL_SECONDS = 0.002
-"""Seconds until a refusal, or another error that costs no work, arrives."""
+BLOCK = 16
+"""Tokens of a block of the KV cache, as vLLM has them."""
 TIMEOUT_SECONDS = 600.0
 """Seconds until a client gives up a server that does not answer: the default of our backends."""
 _AT_ONCE = frozenset({"rate_limited", "overloaded", "bad_request", "reset"})
@@ -56,13 +58,15 @@ class Job:
         "size",
         "state",
         "timer",
+        "unread",
         "written_at",
     )
 
     def __init__(self, answer: LLMResponse, error: BackendError | None, prompt: int, done: Done) -> None:
         self.answer = answer
         self.error = error
-        self.prompt = prompt  # tokens to read: after a preemption, those that were written too
+        self.prompt = prompt  # tokens before the answer: after a preemption, those that were written too
+        self.unread = prompt - answer.cached_tokens  # tokens to read
         self.left = max(1, answer.completion_tokens)  # tokens to write
         self.done = done
         self.size = 0  # tokens in memory, without those that are written while it runs
@@ -111,7 +115,9 @@ class ServerModel:
         answers: What it answers.
     """
 
-    def __init__(self, config: SimulatedServer, time: VirtualTime, random: Random, answers: Answers) -> None:
+    def __init__(
+        self, config: ServerSpecification, time: VirtualTime, random: Random, answers: Answers
+    ) -> None:
         self.usage = ServerUsage()
         self._config = config
         self._time = time
@@ -147,11 +153,12 @@ class ServerModel:
         prompt = self._answers.prompt_tokens(request)
         refusal = self._refusal(fault, prompt, request.max_tokens)
         if refusal is not None:
-            return self._fail(refusal, done, REFUSAL_SECONDS)
+            return self._fail(refusal, done, self._config.refusal_seconds)
         if fault in _AT_ONCE or fault == "no_response":
-            seconds = TIMEOUT_SECONDS if fault == "no_response" else REFUSAL_SECONDS
+            seconds = TIMEOUT_SECONDS if fault == "no_response" else self._config.refusal_seconds
             return self._fail(_ERRORS[fault](), done, seconds)
-        answer = self._answers.answer(request, prompt)
+        cached = self._answers.cached_tokens(request) if self._config.prefix_cache else 0
+        answer = self._answers.answer(request, prompt, cached)
         error = _ERRORS["server_error"]() if fault == "server_error" else None
         job = Job(_spoil(answer, fault), error, prompt, done)
         job.done = partial(self._end, job, done)
@@ -233,7 +240,7 @@ class Slots:
         random: Draws latencies.
     """
 
-    def __init__(self, config: SimulatedServer, time: VirtualTime, random: Random) -> None:
+    def __init__(self, config: ServerSpecification, time: VirtualTime, random: Random) -> None:
         self.in_use = 0
         self.waiting = 0
         self._slots = config.slots or inf
@@ -306,7 +313,7 @@ class Batching:
     """
 
     def __init__(
-        self, config: SimulatedServer, speed: TokenSpeed, time: VirtualTime, usage: ServerUsage
+        self, config: ServerSpecification, speed: TokenSpeed, time: VirtualTime, usage: ServerUsage
     ) -> None:
         self.in_use = 0
         self.waiting = 0
@@ -347,10 +354,11 @@ class Batching:
         return self._fixed + self._writing * self._written - self._starts
 
     def _advance(self) -> None:
-        """Let the running jobs write until now."""
+        """Let the running jobs write until now, from the moment at which the last prompt was read."""
         now = self._time.now()
-        if self._writing:
-            self._written += (now - self._written_until) * self._speed.decode_rate(self._writing)
+        seconds = now - max(self._written_until, self._reader_free_at)
+        if self._writing and seconds > 0:
+            self._written += seconds * self._speed.decode_rate(self._writing)
         self._written_until = now
 
     def _admit(self) -> None:
@@ -359,7 +367,10 @@ class Batching:
         while queue:
             job = queue[0]
             if job.state != GONE:
-                if self.in_use >= self._slots or (self.in_use and self._used + job.prompt > self._memory):
+                # Room for a block of each: a job that was stopped would otherwise fit into what it has just left, and
+                # be read again and again, while nothing is written.
+                needed = self._used + job.prompt + BLOCK * (self.in_use + 1)
+                if self.in_use >= self._slots or (self.in_use and needed > self._memory):
                     break
                 self.waiting -= 1
                 self._read(job)
@@ -373,7 +384,7 @@ class Batching:
         self._fixed += job.size
         now = self._time.now()
         begins = max(now, self._reader_free_at)
-        self._reader_free_at = begins + job.prompt / self._speed.prefill
+        self._reader_free_at = begins + job.unread / self._speed.prefill
         overhead = self._speed.overhead
         job.timer = self._time.call_later(self._reader_free_at + overhead - now, partial(self._write, job))
 
@@ -417,6 +428,7 @@ class Batching:
         seconds = max(0.0, running[0][0] - self._written) / rate
         if self._writing > 1:
             seconds = min(seconds, max(0.0, self._memory - self._used) / (rate * self._writing))
+        seconds += max(0.0, self._reader_free_at - self._time.now())
         self._next = self._time.call_later(seconds, self._happen)
 
     def _happen(self) -> None:
@@ -424,12 +436,15 @@ class Batching:
         self._advance()
         ended: list[Job] = []
         running = self._running
-        while running and (running[0][2].state != RUNNING or running[0][0] <= self._written + 1e-9):
+        # Tokens that are written in less time than the clock can tell: without them, a fast server would wait for them
+        # for ever.
+        slack = 1e-9 + self._speed.decode * max(1e-9, 1e-14 * self._time.now())
+        while running and (running[0][2].state != RUNNING or running[0][0] <= self._written + slack):
             job = heappop(running)[2]
             if job.state == RUNNING:
                 self._leave(job)
                 ended.append(job)
-        while self._writing > 1 and self._used >= self._memory - 1e-9:
+        while self._writing > 1 and self._used >= self._memory - slack * self._writing:
             self._preempt()
         self._admit()
         for job in ended:
@@ -447,6 +462,7 @@ class Batching:
         heapify(self._running)
         job.state = WAITING
         job.prompt += written
+        job.unread = job.prompt
         job.left = max(1, job.left - written)
         self.waiting += 1
         self._queue.appendleft(job)
@@ -489,15 +505,15 @@ _ERRORS: dict[str, Callable[[], BackendError]] = {
 
 def _spoil(answer: LLMResponse, fault: str | None) -> LLMResponse:
     """Apply a fault to an answer."""
-    text, prompt, tokens, model = answer.text, answer.prompt_tokens, answer.completion_tokens, answer.model
+    text = answer.text
     half = text[: len(text) // 2]
     match fault:
         case "truncated":
-            return LLMResponse(half, "length", prompt, tokens, model)
+            return replace(answer, text=half, finish_reason="length")
         case "content_filter":
-            return LLMResponse(half, "content_filter", prompt, tokens, model)
+            return replace(answer, text=half, finish_reason="content_filter")
         case "malformed":
-            return LLMResponse(text[:-1] + ', "and', "stop", prompt, tokens, model)
+            return replace(answer, text=text[:-1] + ', "and')
         case "empty":
-            return LLMResponse("", "stop", prompt, tokens, model)
+            return replace(answer, text="")
     return answer

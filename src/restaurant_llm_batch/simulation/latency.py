@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from math import inf, log
+from math import exp, inf, log
 from random import Random
-from typing import TypeAlias
+from statistics import median
+from typing import Self, TypeAlias
 
 from ..errors import ConfigurationError
 
@@ -30,6 +32,27 @@ class LogNormal:
         check_number("LogNormal.median", self.median, above=0)
         check_number("LogNormal.sigma", self.sigma)
 
+    @classmethod
+    def fitted(cls, seconds: Iterable[float]) -> Self:
+        """
+        Return the distribution of calls that took these seconds, which a few slow ones do not change.
+
+        Args:
+            seconds: Seconds of each call, such as `CallEnded.seconds`; at least 3 above 0.
+
+        Raises:
+            ConfigurationError: There are fewer.
+        """
+        logs = [log(one) for one in seconds if one > 0]
+        if len(logs) < 3:
+            raise ConfigurationError(
+                f"LogNormal.fitted needs the seconds of at least 3 calls, got {len(logs)}; "
+                "for example LogNormal.fitted([0.7, 0.8, 1.1])"
+            )
+        middle = median(logs)
+        # The median distance from the median, which is 0.6745 standard deviations of a normal distribution.
+        return cls(exp(middle), median(abs(one - middle) for one in logs) / 0.6745)
+
     def draw(self, random: Random) -> float:
         """Return the seconds of one call."""
         return random.lognormvariate(log(self.median), self.sigma) if self.sigma else self.median
@@ -40,9 +63,9 @@ class TokenSpeed:
     """
     Speed of a server that decodes many sequences side by side (continuous batching, as vLLM does).
 
-    Prompts are read one after the other. Every running sequence then gets one token of each step, and a step takes
-    longer the more sequences it has: with n of them, each writes ``decode / (1 + batch_slowdown * (n - 1))`` tokens a
-    second.
+    Prompts are read one after the other, and meanwhile no answer is written: the server computes one or the other.
+    Every running sequence then gets one token of each step, and a step takes longer the more sequences it has: with n
+    of them, each writes ``decode / (1 + batch_slowdown * (n - 1))`` tokens a second.
 
     Attributes:
         prefill: Tokens of prompts read in a second.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from html import escape
 from typing import Generic, TypeVar
 
-from ..events import Event
+from ..events import Event, RunStarted
 from ..outcomes import BatchReport
 from .server import ServerUsage
 
@@ -39,6 +41,49 @@ class Simulation(Generic[T_co]):
 
     def __repr__(self) -> str:
         return f"<Simulation {self}>"
+
+    def timeline(self, title: str | None = None) -> str:
+        """
+        Return the timeline of the model's calls as SVG, which a browser and a notebook show.
+
+        Each row is a slot of the model, each bar a call, with colours for answered, refused, failed and repeated calls;
+        beneath it, how many calls waited. Of more than 2,000 calls, only the number in flight is drawn. The axis is in
+        virtual seconds. Equal runs have equal timelines.
+
+        Args:
+            title: The title; None for the name of the task, and its time.
+
+        Raises:
+            ConfigurationError: The events were not kept, because the outcomes were handed over.
+            ImportError: matplotlib is not installed: it comes with the extra ``plots``.
+        """
+        from ._drawing import draw
+
+        return draw(self.events, f"{self._task}: {duration(self.seconds)}" if title is None else title)
+
+    @property
+    def _task(self) -> str:
+        return next((event.task for event in self.events if isinstance(event, RunStarted)), "") or "run"
+
+    def _repr_html_(self) -> str:
+        """Return a table of what matters, and the timeline if matplotlib is installed."""
+        stats, server = self.report.stats, self.server
+        rows = {
+            "time": duration(self.seconds),
+            "items": f"{stats.succeeded:,} succeeded, {stats.failed:,} failed",
+            "calls": f"{stats.calls.get('llm', 0):,}, of which {server.refused:,} refused",
+            "at once": f"{server.peak:,} at most, {server.peak_queue:,} waiting at the server",
+            "server in use": f"{server.busy_share:.0%}",
+            "tokens": f"{server.prompt_tokens:,} read, {server.completion_tokens:,} written",
+        }
+        if stats.stopped_because is not None:
+            rows["stopped"] = stats.stopped_because
+        cells = "".join(f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in rows.items())
+        table = f"<table><caption>{escape(self._task)}</caption>{cells}</table>"
+        if self.events:
+            with suppress(ImportError):
+                return table + self.timeline()
+        return table
 
 
 def duration(seconds: float) -> str:

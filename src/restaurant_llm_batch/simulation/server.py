@@ -1,35 +1,20 @@
-"""`SimulatedServer`: what a simulated model is like, and `ServerUsage`: what it saw."""
+"""`SimulatedServer`: what a simulated model is like, given or measured."""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, TypeAlias, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Self
 
 from ..errors import ConfigurationError
-from .latency import Latency, LogNormal, TokenSpeed, check_number
+from ..protocols import AsyncLLMBackend, LLMBackend
+from ._specification import Overload, ServerSpecification, ServerUsage, SimulatedFault
+from .latency import TokenSpeed
 
-Overload: TypeAlias = Literal["queue", "refuse"]
-SimulatedFault: TypeAlias = Literal[
-    "rate_limited",
-    "overloaded",
-    "server_error",
-    "reset",
-    "no_response",
-    "bad_request",
-    "content_filter",
-    "truncated",
-    "malformed",
-    "empty",
-]
-"""Faults of a simulated server, by their names at `testing.server.FaultServer`."""
-
-_WHOLE_NUMBERS = ("slots", "requests_per_minute", "tokens_per_minute", "kv_tokens")
+__all__ = ["Overload", "ServerUsage", "SimulatedFault", "SimulatedServer"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SimulatedServer:
+class SimulatedServer(ServerSpecification):
     """
     A model's server in a simulation, and the search beside it.
 
@@ -43,102 +28,50 @@ class SimulatedServer:
         kv_tokens: Tokens of running calls that fit into its memory, prompt and answer so far. With `TokenSpeed`, calls
             that do not fit wait; if the answers grow beyond it, the latest call is stopped, and computed again later.
             With any other latency, a call takes the place of its whole answer from the start.
+        refusal_seconds: Seconds until a refusal, or another error that costs the server no work, arrives. Each refused
+            call is followed by the next one, so there are the more refusals the less time one takes.
         retry_after: Seconds in the ``Retry-After`` of refusals; None for no such header.
         faults: Share of calls that meet each `SimulatedFault`, for example ``{"server_error": 0.01}``.
         search_seconds: Seconds of a search.
         answer_tokens: Tokens of an answer; None for what its form suggests, which varies by a half.
+        prefix_cache: Whether a prompt's system message is read only once, as servers do that cache prefixes (vLLM,
+            llama.cpp). It saves time with `TokenSpeed`.
 
     Raises:
         ConfigurationError: A field is invalid.
     """
 
-    latency: Latency = 0.8
-    slots: int | None = None
-    overload: Overload = "queue"
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    kv_tokens: int | None = None
-    retry_after: float | None = None
-    faults: Mapping[SimulatedFault, float] = field(default_factory=dict)
-    search_seconds: float = 0.02
-    answer_tokens: int | None = None
+    @classmethod
+    def measured(cls, llm: LLMBackend | AsyncLLMBackend, calls: int = 20, **fields: Any) -> Self:
+        """
+        Measure a model by real calls, which are paid for, and return a server with the `TokenSpeed` that fits them.
 
-    def __post_init__(self) -> None:
-        latency: object = self.latency
-        if not isinstance(latency, (LogNormal, TokenSpeed)):
-            check_number("SimulatedServer.latency", latency)
-        check_number("SimulatedServer.search_seconds", self.search_seconds)
-        if self.retry_after is not None:
-            check_number("SimulatedServer.retry_after", self.retry_after)
-        overload: object = self.overload
-        if overload not in get_args(Overload):
+        Half of the calls are made alone, one after the other, with short and long prompts and answers; at most as many
+        side by side. The fit is robust to a slow call. The calls ask for answers of a form, as the tasks do, in English
+        and of some 50 to 1,000 tokens each. The backend's async methods are used if it has them. This blocks until
+        all calls have ended; an interrupt cancels them.
+
+        Args:
+            llm: The model's backend.
+            calls: Number of calls, at least 8. With 20, each kind is made three times, and 8 calls side by side.
+            **fields: The other fields of the server, such as ``slots``: how many calls it works on at once cannot be
+                seen from outside.
+
+        Returns:
+            The server, whose `latency` and `prefix_cache` are measured.
+
+        Raises:
+            ConfigurationError: An argument is invalid; or the times cannot be fitted, because the model reports no
+                token counts, or its answers are too short.
+            BackendError: The calls failed.
+        """
+        from ._measure import measure
+
+        if "latency" in fields:
             raise ConfigurationError(
-                f"SimulatedServer.overload must be 'queue' or 'refuse', got {overload!r}; "
-                "for example SimulatedServer(slots=24, overload='refuse')"
+                "SimulatedServer.measured measures the latency; leave latency out, for example "
+                "SimulatedServer.measured(llm, slots=16)"
             )
-        if overload == "refuse" and self.slots is None:
-            raise ConfigurationError(
-                "SimulatedServer.overload='refuse' needs slots: a server without a limit refuses nothing; "
-                "for example SimulatedServer(slots=24, overload='refuse')"
-            )
-        for name in (*_WHOLE_NUMBERS, "answer_tokens"):
-            value: object = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ConfigurationError(
-                    f"SimulatedServer.{name} must be a whole number of at least 1 or None, got {value!r}; "
-                    f"for example SimulatedServer({name}=1000)"
-                )
-        _check_faults(self.faults)
-
-
-def _check_faults(faults: object) -> None:
-    example = 'for example faults={"server_error": 0.01}'
-    if not isinstance(faults, Mapping):
-        raise ConfigurationError(
-            f"SimulatedServer.faults must map kinds to shares, got {faults!r}; {example}"
-        )
-    for kind, share in faults.items():
-        if kind not in get_args(SimulatedFault):
-            known = ", ".join(get_args(SimulatedFault))
-            raise ConfigurationError(
-                f"SimulatedServer.faults: {kind!r} is no kind of fault; choose of {known}"
-            )
-        check_number(f"SimulatedServer.faults[{kind!r}]", share)
-    if sum(faults.values()) > 1:
-        raise ConfigurationError(
-            f"SimulatedServer.faults must add up to 1 at most, got {faults!r}; {example}"
-        )
-
-
-@dataclass(slots=True)
-class ServerUsage:
-    """
-    What a simulated server saw.
-
-    Attributes:
-        calls: Calls that arrived, refused ones included.
-        answered: Calls that it answered.
-        refused: Calls that it refused: 429, or 503 "overloaded".
-        faults: Calls that met a fault, by its kind.
-        cancelled: Calls that their run cancelled before the answer.
-        peak: Most calls that it worked on at once.
-        peak_queue: Most calls that waited at once for a slot, or for memory.
-        busy_share: Mean of the calls that it worked on, by `slots`; by `peak` if it has any number. From 0 to 1.
-        preemptions: Calls that were stopped, because the memory was full, and computed again.
-        prompt_tokens: Tokens of the prompts of answered calls.
-        completion_tokens: Tokens of the answers.
-        searches: Searches that were answered.
-    """
-
-    calls: int = 0
-    answered: int = 0
-    refused: int = 0
-    faults: Counter[str] = field(default_factory=Counter)
-    cancelled: int = 0
-    peak: int = 0
-    peak_queue: int = 0
-    busy_share: float = 0.0
-    preemptions: int = 0
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
-    searches: int = 0
+        server = cls(latency=TokenSpeed(1.0, 1.0), **fields)
+        speed, caches = measure(llm, calls, server)
+        return replace(server, latency=speed, prefix_cache=fields.get("prefix_cache", caches))

@@ -1,0 +1,127 @@
+"""Specification of a simulated server, and `ServerUsage`: what it saw. A `SimulatedServer` can be measured, too."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias, get_args
+
+from ..errors import ConfigurationError
+from .latency import Latency, LogNormal, TokenSpeed, check_number
+
+Overload: TypeAlias = Literal["queue", "refuse"]
+SimulatedFault: TypeAlias = Literal[
+    "rate_limited",
+    "overloaded",
+    "server_error",
+    "reset",
+    "no_response",
+    "bad_request",
+    "content_filter",
+    "truncated",
+    "malformed",
+    "empty",
+]
+"""Faults of a simulated server, by their names at `testing.server.FaultServer`."""
+
+_WHOLE_NUMBERS = ("slots", "requests_per_minute", "tokens_per_minute", "kv_tokens")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSpecification:
+    """The fields of a `SimulatedServer`, and their checks; see there."""
+
+    latency: Latency = 0.8
+    slots: int | None = None
+    overload: Overload = "queue"
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    kv_tokens: int | None = None
+    refusal_seconds: float = 0.002
+    retry_after: float | None = None
+    faults: Mapping[SimulatedFault, float] = field(default_factory=dict)
+    search_seconds: float = 0.02
+    answer_tokens: int | None = None
+    prefix_cache: bool = False
+
+    def __post_init__(self) -> None:
+        latency: object = self.latency
+        if not isinstance(latency, (LogNormal, TokenSpeed)):
+            check_number("SimulatedServer.latency", latency)
+        check_number("SimulatedServer.search_seconds", self.search_seconds)
+        check_number("SimulatedServer.refusal_seconds", self.refusal_seconds)
+        if self.retry_after is not None:
+            check_number("SimulatedServer.retry_after", self.retry_after)
+        overload: object = self.overload
+        if overload not in get_args(Overload):
+            raise ConfigurationError(
+                f"SimulatedServer.overload must be 'queue' or 'refuse', got {overload!r}; "
+                "for example SimulatedServer(slots=24, overload='refuse')"
+            )
+        if overload == "refuse" and self.slots is None:
+            raise ConfigurationError(
+                "SimulatedServer.overload='refuse' needs slots: a server without a limit refuses nothing; "
+                "for example SimulatedServer(slots=24, overload='refuse')"
+            )
+        for name in (*_WHOLE_NUMBERS, "answer_tokens"):
+            value: object = getattr(self, name)
+            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+                raise ConfigurationError(
+                    f"SimulatedServer.{name} must be a whole number of at least 1 or None, got {value!r}; "
+                    f"for example SimulatedServer({name}=1000)"
+                )
+        _check_faults(self.faults)
+
+
+def _check_faults(faults: object) -> None:
+    example = 'for example faults={"server_error": 0.01}'
+    if not isinstance(faults, Mapping):
+        raise ConfigurationError(
+            f"SimulatedServer.faults must map kinds to shares, got {faults!r}; {example}"
+        )
+    for kind, share in faults.items():
+        if kind not in get_args(SimulatedFault):
+            known = ", ".join(get_args(SimulatedFault))
+            raise ConfigurationError(
+                f"SimulatedServer.faults: {kind!r} is no kind of fault; choose of {known}"
+            )
+        check_number(f"SimulatedServer.faults[{kind!r}]", share)
+    if sum(faults.values()) > 1:
+        raise ConfigurationError(
+            f"SimulatedServer.faults must add up to 1 at most, got {faults!r}; {example}"
+        )
+
+
+@dataclass(slots=True)
+class ServerUsage:
+    """
+    What a simulated server saw.
+
+    Attributes:
+        calls: Calls that arrived, refused ones included.
+        answered: Calls that it answered.
+        refused: Calls that it refused: 429, or 503 "overloaded".
+        faults: Calls that met a fault, by its kind.
+        cancelled: Calls that their run cancelled before the answer.
+        peak: Most calls that it worked on at once.
+        peak_queue: Most calls that waited at once for a slot, or for memory.
+        busy_share: Mean of the calls that it worked on, by `slots`; by `peak` if it has any number. From 0 to 1.
+        preemptions: Calls that were stopped, because the memory was full, and computed again.
+        prompt_tokens: Tokens of the prompts of answered calls.
+        completion_tokens: Tokens of the answers.
+        searches: Searches that were answered.
+    """
+
+    calls: int = 0
+    answered: int = 0
+    refused: int = 0
+    faults: Counter[str] = field(default_factory=Counter)
+    cancelled: int = 0
+    peak: int = 0
+    peak_queue: int = 0
+    busy_share: float = 0.0
+    preemptions: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    searches: int = 0
