@@ -150,6 +150,7 @@ class RunRecorder:
         self.activity_count += 1
         spec = call.spec
         self.counters.call_started(spec.stage, spec.permits)
+        call.is_counted = True
         if self._observers:
             now = call.started_at
             queued = now - call.admission.queued_at

@@ -248,9 +248,11 @@ class VirtualDriver:
         if not call.is_async:
             call.record_outcome(error)
             call.mark_returned(answer)
-        self.scheduler.on_call_finished(call, answer, error)
-        if not call.is_async:
-            call.release()
+        try:
+            self.scheduler.on_call_finished(call, answer, error)
+        finally:
+            if not call.is_async:
+                call.release()
 
     def _on_finished(self) -> None:
         """Cancel the awaited calls that are left at the end; blocking ones end when their backend returns."""
