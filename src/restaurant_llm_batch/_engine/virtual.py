@@ -255,11 +255,16 @@ class VirtualDriver:
                 call.release()
 
     def _on_finished(self) -> None:
-        """Cancel the awaited calls that are left at the end; blocking ones end when their backend returns."""
+        """
+        Cancel the awaited calls that are left at the end, unless another run waits for them.
+
+        Blocking ones end when their backend returns.
+        """
         self.mailbox.close()
         for call in [call for call in self._in_flight if call.is_async]:
-            self._in_flight.pop(call)()
-            call.release()
+            if call.in_flight is None or not call.in_flight.has_other_waiters:
+                self._in_flight.pop(call)()
+                call.release()
 
 
 def _nothing() -> None:

@@ -146,9 +146,8 @@ def _draw_server(random: Random, calm: bool, is_task: bool) -> SimulatedServer:
 
 def _draw_retry(random: Random, calm: bool) -> RetryPolicy:
     refusals = PATIENT if calm else random.choice((1, 3, 20, 20))
-    return RetryPolicy(
-        random.randint(1, 4), random.choice((0.0, 0.1, 0.5)), random.choice((0.5, 5.0, 30.0)), refusals
-    )
+    first = random.choice((0.1, 0.5) if calm else (0.0, 0.1, 0.5))
+    return RetryPolicy(random.randint(1, 4), first, random.choice((0.5, 5.0, 30.0)), refusals)
 
 
 def _draw_time_limits(random: Random) -> TimeLimits:

@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
 from restaurant_llm_batch._engine.call import QUEUED, RUNNING, Call
+from restaurant_llm_batch._engine.scheduler import Scheduler
 from restaurant_llm_batch._engine.sequential import SequentialDriver
 from restaurant_llm_batch._engine.virtual import VirtualDriver
 from restaurant_llm_batch._limits.concurrency import (
@@ -16,6 +17,7 @@ from restaurant_llm_batch._limits.concurrency import (
     Ticket,
 )
 from restaurant_llm_batch._limits.rate import RateLimiter, RateQueue
+from restaurant_llm_batch.steps import Sleep
 
 from .broken import EPSILON, keep
 from .record import RunRecord
@@ -44,7 +46,8 @@ class Queues:
         """Watch the limiters of a run too."""
         limiters = record.limiters
         for limiter in (*limiters.search, *limiters.llm, *limiters.batches):
-            self._counting[limiter] = limiter._state_for_process()[1]
+            self._counting[limiter] = state = limiter._state_for_process()[1]
+            self._service.highest[limiter] = max(self._service.highest[limiter], state.limit)
         self._rates[limiters.rate] = limiters.rate._state_for_process()[1]
 
     def check(self, records: Iterable[RunRecord], now: float) -> None:
@@ -55,6 +58,8 @@ class Queues:
         seen: Seen = {}
         for record in records:
             driver = record.player.driver
+            if record.run.stopped is not None and isinstance(driver, VirtualDriver):
+                _check_drained(driver.scheduler)
             for call in _queued(driver):
                 for limiter, ticket in _tickets(call):
                     seen[ticket] = limiter, ticket.state, (ticket.priority, ticket.sequence)
@@ -115,6 +120,12 @@ class Queues:
             for other, (at, state, first) in self._seen.items():
                 if at is limiter and state == _WAITING and first < position:
                     keep("priorities", other.state != _WAITING, first, "waits, but admitted is", position)
+
+
+def _check_drained(scheduler: Scheduler) -> None:
+    """Check that a run which was stopped waits for its calls in flight, and for nothing else."""
+    sleeps = any(isinstance(step, Sleep) for step, _ in scheduler._suspended.values())
+    keep("a run that was stopped queues no call, and sleeps no more", not scheduler._queued and not sleeps)
 
 
 def _queued(driver: VirtualDriver | SequentialDriver) -> Iterable[Call]:

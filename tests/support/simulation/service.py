@@ -150,6 +150,9 @@ class Service:
         cancel = self._begin(request, ended)
 
         def cancelled() -> None:
+            shared = call.in_flight is not None and call.in_flight.has_other_waiters
+            in_time = call.deadline is None or self._now() < call.deadline - EPSILON
+            keep("a call goes on if another run waits for it", not (shared and in_time), question)
             self.leave(served)
             served.chain.failed += 1
             cancel()

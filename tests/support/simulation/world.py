@@ -148,13 +148,12 @@ class World:
         try:
             self._start(main)
             self._play_all(main)
-        except _Killed:
-            return
-        except Breach:
-            if self.was_killed:
-                return  # what happens while the stack unwinds happens in no process
-            raise
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as interrupt:
+            if self.was_killed:  # what happens while the stack unwinds happens in no process
+                self._close_flows()
+                return
+            if isinstance(interrupt, Breach):
+                raise
             self._interrupt()
         except _InputFailed:
             keep("an error of the items comes from them", plan.fails_at is not None)
@@ -247,6 +246,14 @@ class World:
             record.was_stopped = True
             if isinstance(driver, VirtualDriver):
                 driver.end()
+
+    def _close_flows(self) -> None:
+        """Close the flows of a process that was killed, so that the garbage collector does not."""
+        for record in self.records:
+            driver = record.player.driver
+            if isinstance(driver, VirtualDriver):
+                for frame in driver.scheduler._frames.values():
+                    frame.flow.close()
 
     def _finish(self) -> None:
         """End the runs, let what is left at the server return, and check everything."""
