@@ -1,1 +1,1 @@
-"""Simulation tests: plans drawn by seed, played through the real engine on virtual time, and checked after every event."""
+"""Simulation tests: plans are drawn by seed, played on virtual time, and checked after every event."""

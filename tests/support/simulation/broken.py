@@ -24,7 +24,7 @@ class Broken(AssertionError):
 
 
 class Breach(KeyboardInterrupt):
-    """Carries `Broken` out of the engine, which takes any other exception for one of a task, a backend or an observer."""
+    """Carries `Broken` out of the engine, which takes any other exception for one of a task or of a backend."""
 
     def __init__(self, broken: Broken) -> None:
         super().__init__(str(broken))

@@ -6,12 +6,12 @@ from random import Random
 from typing import Any
 
 from restaurant_llm_batch import AdaptiveLimit, Limits, RetryPolicy, StopConditions, TimeLimits
-from restaurant_llm_batch.simulation import LogNormal, SimulatedServer, TokenSpeed
+from restaurant_llm_batch.simulation import LogNormal, SimulatedFault, SimulatedServer, TokenSpeed
 
 from .plans import PATIENT, WAYS, Happening, Item, Joiner, Node, Plan, Way
 
 _CONCURRENT: tuple[Way, ...] = ("4", "4", "threaded")
-_FAULTS = (
+_FAULTS: tuple[SimulatedFault, ...] = (
     *("rate_limited", "overloaded", "server_error", "reset", "no_response", "bad_request"),
     *("content_filter", "truncated", "malformed", "empty"),
 )
@@ -191,7 +191,9 @@ def _draw_happenings(random: Random) -> tuple[Happening, ...]:
     elif point < 0.33:
         happenings.append(Happening("disk full", moment()))
     if random.random() < 0.08:
-        happenings += (Happening("resize", moment(), random.randint(1, 8)) for _ in range(random.randint(1, 2)))
+        happenings += (
+            Happening("resize", moment(), random.randint(1, 8)) for _ in range(random.randint(1, 2))
+        )
     return tuple(happenings)
 
 

@@ -166,7 +166,7 @@ def _query(item: int, place: str, number: int) -> SearchQuery:
 def _search(node: Node, item: int, place: str) -> Flow:
     queries = [_query(item, place, number) for number in range(node[1])]
     if len(queries) == 1:
-        found = [(yield from search(queries[0]))]
+        found: list[Any] = [(yield from search(queries[0]))]
     else:
         found = yield from search_all(queries)
     return "found", [_error_or(hits, lambda hits: [hit.restaurant_id for hit in hits]) for hits in found]

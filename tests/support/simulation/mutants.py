@@ -64,10 +64,14 @@ MUTANTS = (
     Mutant("drop a release", Admission, "release", "zip(self._limiters,", "zip(self._limiters[:-1],"),
     Mutant("forget a waiter", PriorityWaitQueue, "release", "return self._admit()", "return []"),
     Mutant("swap priorities", PriorityWaitQueue, "_wait", "(ticket.priority,", "(-ticket.priority,"),
-    Mutant("ignore the order of arrival", PriorityWaitQueue, "_wait", "ticket.sequence, ", "-ticket.sequence, "),
+    Mutant(
+        "ignore the order of arrival", PriorityWaitQueue, "_wait", "ticket.sequence, ", "-ticket.sequence, "
+    ),
     Mutant("free two slots for one", ConcurrencyState, "_left", "- ticket.weight", "- 2 * ticket.weight"),
     Mutant("one call more than the limit", ConcurrencyState, "_fits", "<= self.limit", "<= self.limit + 1"),
-    Mutant("one item more than the window", Scheduler, "admit_items", "_undelivered) > 0", "_undelivered) >= 0"),
+    Mutant(
+        "one item more than the window", Scheduler, "admit_items", "_undelivered) > 0", "_undelivered) >= 0"
+    ),
     Mutant(
         "lose the outcome of an item that was retried",
         *(Scheduler, "_finish_item"),
@@ -96,14 +100,26 @@ MUTANTS = (
     Mutant("forget the followers of a call", InFlightCall, "_resolve", "in followers:", "in followers[1:]:"),
     Mutant("forget a promoted follower", InFlightCall, "_promote_next", "first.notify()", "pass"),
     Mutant("ask an equal question twice", InFlightCalls, "join", "entry is not None", "False"),
-    Mutant("lose a write to the store", cached_calls, "_keep", "store.put(key, reply, on_done)", "on_done(None)"),
+    Mutant(
+        "lose a write to the store", cached_calls, "_keep", "store.put(key, reply, on_done)", "on_done(None)"
+    ),
     Mutant("forget who waits for a once()", MemoWaiters, "release", "return waiting", "return waiting[1:]"),
-    Mutant("count a refusal as an attempt", policy, "_call", "refused = rate_limited or short", "refused = short"),
+    Mutant(
+        "count a refusal as an attempt", policy, "_call", "refused = rate_limited or short", "refused = short"
+    ),
     Mutant("retry once too often", policy, "next_retry_delay", "count >= (", "count > ("),
     Mutant("start a call after a stop", policy, "_call", "if run.stopped is not None:", "if False:"),
     Mutant("sleep on after a stop", Scheduler, "drain", "or step.interruptible", "and step.interruptible"),
     Mutant("keep the queue after a stop", Scheduler, "drain", "in self._cancel_queued()", "in ()"),
-    Mutant("forget one queued call at a stop", Scheduler, "_cancel_queued", "(self._queued)", "(self._queued)[1:]"),
-    Mutant("forget the prompt in the budget", StopMonitor, "_record", "+= prompt + completion", "+= completion"),
+    Mutant(
+        "forget one queued call at a stop",
+        Scheduler,
+        "_cancel_queued",
+        "(self._queued)",
+        "(self._queued)[1:]",
+    ),
+    Mutant(
+        "forget the prompt in the budget", StopMonitor, "_record", "+= prompt + completion", "+= completion"
+    ),
     Mutant("count no refusals", RunCounters, "record_error", "+= isinstance(error, RateLimited)", "+= 0"),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from restaurant_llm_batch import Limits, RetryPolicy, StopConditions, Strategy, TimeLimits
@@ -21,6 +21,9 @@ when it is closed; or the name of a built-in task, ``("task", name)``.
 
 Way: TypeAlias = Literal["1", "2", "3", "4", "threaded"]
 WAYS: tuple[Way, ...] = ("1", "2", "3", "4", "threaded")
+
+
+NO_TIME_LIMITS = TimeLimits(stall_warning_after=None)
 
 
 class Item(NamedTuple):
@@ -96,13 +99,13 @@ class Plan:
     lazy: bool = False
     fails_at: int | None = None
     way: Way = "4"
-    limits: Limits = Limits()
-    server: SimulatedServer = SimulatedServer()
-    llm_retry: RetryPolicy = RetryPolicy()
-    search_retry: RetryPolicy = RetryPolicy()
+    limits: Limits = field(default_factory=Limits)
+    server: SimulatedServer = field(default_factory=SimulatedServer)
+    llm_retry: RetryPolicy = field(default_factory=RetryPolicy)
+    search_retry: RetryPolicy = field(default_factory=RetryPolicy)
     search_faults: int = 0
-    time_limits: TimeLimits = TimeLimits(stall_warning_after=None)
-    stop: StopConditions = StopConditions()
+    time_limits: TimeLimits = NO_TIME_LIMITS
+    stop: StopConditions = field(default_factory=StopConditions)
     commit_seconds: float | None = None
     happenings: tuple[Happening, ...] = ()
     joiner: Joiner | None = None
@@ -116,7 +119,7 @@ class Plan:
             and not self.happenings
             and self.fails_at is None
             and self.stop == StopConditions()
-            and self.time_limits in (TimeLimits(), TimeLimits(stall_warning_after=None))
+            and self.time_limits in (TimeLimits(), NO_TIME_LIMITS)
             and self.search_faults < self.search_retry.attempts
             and self.llm_retry.max_rate_limit_attempts >= PATIENT
         )

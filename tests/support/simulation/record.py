@@ -68,7 +68,7 @@ class RunRecord:
         self._window = plan.limits.open_items if way in ("4", "threaded") else 1
         self._interrupt_at = interrupt_at
         self._open: dict[object, float] = {}
-        self._ended: Counter[object] = Counter()
+        self._ended: Counter[int] = Counter()
         self._calls: Counter[str] = Counter()
         self._in_flight: Counter[str] = Counter()
         self._tokens = [0, 0]
@@ -118,7 +118,11 @@ class RunRecord:
 
     def deliver(self, outcome: Outcome[Any]) -> None:
         """Take an outcome."""
-        keep("exactly one outcome per item", all(outcome.index != other.index for other in self.outcomes), outcome)
+        keep(
+            "exactly one outcome per item",
+            all(outcome.index != other.index for other in self.outcomes),
+            outcome,
+        )
         self.outcomes.append(outcome)
 
     def observe(self, event: Event) -> None:
@@ -138,7 +142,11 @@ class RunRecord:
             keep("nothing starts after a stop", self.run.stopped is None, event)
         elif isinstance(event, ItemEnded):
             self._item_ended(event)
-        elif isinstance(event, CallEnded) and self.plan.time_limits.call is not None and not self._is_sequential:
+        elif (
+            isinstance(event, CallEnded)
+            and self.plan.time_limits.call is not None
+            and not self._is_sequential
+        ):
             most = self.plan.time_limits.call + EPSILON
             keep("a call ends within its time limit", event.seconds <= most, event)
 
@@ -156,7 +164,9 @@ class RunRecord:
             return
         late = event.time - started - limits.item
         # A blocking call that returns too late fails in the sequential run, whose flow may catch that.
-        if not self._is_sequential or (isinstance(outcome, Success) and "DeadlineExceeded" not in str(outcome)):
+        if not self._is_sequential or (
+            isinstance(outcome, Success) and "DeadlineExceeded" not in str(outcome)
+        ):
             keep("the time limit of an item", late <= self.slack, late, outcome)
 
     # What the server sees of it.
@@ -178,7 +188,9 @@ class RunRecord:
             admission = call.admission
             shared = self.plan.commit_seconds is not None
             keep("a call has the priority of its item", shared or admission.priority == item.priority, item)
-            keep("results stream in the order of arrival", shared or admission.sequence >= item.sequence, item)
+            keep(
+                "results stream in the order of arrival", shared or admission.sequence >= item.sequence, item
+            )
 
     def call_began(self, call: Call) -> None:
         """Count a call."""
@@ -222,7 +234,9 @@ class RunRecord:
             self._check_outcome(outcome, chain_of)
             if isinstance(outcome, Success) and kept is not None:
                 for key in self._stored.get(outcome.index, ()):
-                    keep("a reply is on disk before its flow goes on", key in kept or key in discarded, outcome)
+                    keep(
+                        "a reply is on disk before its flow goes on", key in kept or key in discarded, outcome
+                    )
 
     def _check_outcomes(self) -> None:
         indexes = sorted(outcome.index for outcome in self.outcomes)
@@ -295,4 +309,3 @@ class RunRecord:
         elif error.status == 500 or error.status is None:
             enough = chain.failed == policy.attempts
             keep("a failed call is made again as often as it may", enough, chain, outcome)
-

@@ -181,7 +181,11 @@ def _smaller(given: Plan) -> Iterator[Plan]:
                 yield replace(given, flow=given.flow[:number] + given.flow[number + 1 :])
     for name in ("llm_total", "tokens_in_flight", "requests_per_minute", "tokens_per_minute"):
         if getattr(given.limits, name) is not None:
-            yield replace(given, limits=replace(given.limits, **{name: None}))
+            yield replace(given, limits=_without(given.limits, name))
     for name in ("kv_tokens", "requests_per_minute", "tokens_per_minute", "retry_after"):
         if getattr(given.server, name) is not None:
-            yield replace(given, server=replace(given.server, **{name: None}))
+            yield replace(given, server=_without(given.server, name))
+
+
+def _without(settings: Any, name: str) -> Any:
+    return replace(settings, **{name: None})

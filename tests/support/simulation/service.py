@@ -89,7 +89,7 @@ class Service:
         self._chains_by_error: dict[int, Chain] = {}
         self._answered: Counter[tuple[RunRecord, Question]] = Counter()
         self._minutes: dict[LimiterSet, Minute] = {}
-        model.begin_request = self.begin_request  # type: ignore[method-assign]
+        model.begin_request = self.begin_request  # type: ignore[method-assign, assignment]
         model.begin_search = self.begin_search  # type: ignore[method-assign]
 
     def chain_of(self, error: BaseException) -> Chain | None:
@@ -109,9 +109,12 @@ class Service:
     def begin_search(self, find: Any, queries: Any, done: Done) -> Callable[[], object]:
         """Begin a search, whose limits are checked as those of a request."""
         inner: Any = done
-        if not isinstance(done, partial) and done.__closure__:  # of one query: the driver's callback is inside
+        if (
+            not isinstance(done, partial) and done.__closure__
+        ):  # of one query: the driver's callback is inside
             inner = next(
-                (cell.cell_contents for cell in done.__closure__ if isinstance(cell.cell_contents, partial)), done
+                (cell.cell_contents for cell in done.__closure__ if isinstance(cell.cell_contents, partial)),
+                done,
             )
         record, call = self._caller(inner)
         served = Served(record, call, (), Chain(), None)

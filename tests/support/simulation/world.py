@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from restaurant_llm_batch import BatchRunner, ConcurrencyLimiter, Limits, LLMRequest, LLMResponse
+from restaurant_llm_batch import BatchRunner, ConcurrencyLimiter, LLMRequest, LLMResponse
 from restaurant_llm_batch._engine.sequential import SequentialDriver
 from restaurant_llm_batch._engine.virtual import VirtualDriver
 from restaurant_llm_batch.events import Event
@@ -122,7 +122,9 @@ class World:
         parts = runner.parts
         return replace(parts, config=replace(parts.config, store=self._disk, fingerprint="simulated"))
 
-    def _add(self, parts: RunnerParts, way: Way, items: Sequence[Item], interrupt_at: int | None) -> RunRecord:
+    def _add(
+        self, parts: RunnerParts, way: Way, items: Sequence[Item], interrupt_at: int | None
+    ) -> RunRecord:
         plan = self._plan
         record = RunRecord(plan, way, items, interrupt_at)
         inputs: Any = inputs_of(plan.flow, items)
@@ -272,7 +274,9 @@ class World:
         disk = self._disk
         for record in self.records:
             self._check_nothing_is_left(record)
-            kept, discarded = (None, set[bytes]()) if disk is None or disk.is_full else (disk.kept, disk.discarded)
+            kept, discarded = (
+                (None, set[bytes]()) if disk is None or disk.is_full else (disk.kept, disk.discarded)
+            )
             record.check_end(self._service.chain_of, kept, discarded)
         if disk is not None:
             keep("no call in flight is left", not disk.in_flight._open, disk.in_flight._open)
@@ -300,7 +304,9 @@ class World:
             keep("nobody waits after the end", scheduler.cancelled or not scheduler._memo_waiters.since)
         else:
             keep("nothing runs after the end", driver._call is None and driver._flow is None)
-        stages = {stage: record.run.recorder.counters.in_flight(stage) for stage in ("search", "llm", "tokens")}
+        stages = {
+            stage: record.run.recorder.counters.in_flight(stage) for stage in ("search", "llm", "tokens")
+        }
         keep("no call is counted after the end", not any(stages.values()), stages)
 
 
