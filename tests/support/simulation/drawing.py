@@ -40,7 +40,7 @@ def plan(seed: int) -> Plan:
         server=_draw_server(random, calm, is_task),
         llm_retry=_draw_retry(random, calm),
         search_retry=RetryPolicy(random.randint(1, 3), 0.1, 1.0),
-        search_faults=random.choice((0, 0, 0, 1, 2)),
+        search_faults=random.choice((0, 1, 2) if calm else (0, 0, 0, 0, 1, 2, -1)),
         time_limits=TimeLimits(stall_warning_after=None) if calm else _draw_time_limits(random),
         stop=StopConditions() if calm else _draw_stop(random),
         commit_seconds=random.choice((None, None, 0.0, 0.01, 0.5)),

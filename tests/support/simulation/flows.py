@@ -59,13 +59,15 @@ class Echo:
 
 
 class Search:
-    """A search that fails `faults` times for each query, and then answers it."""
+    """A search that fails `faults` times for each query, and then answers it; if `faults` is -1, it refuses the key."""
 
     def __init__(self, faults: int) -> None:
         self._faults = faults
         self._failed: dict[tuple[object, str], int] = {}
 
     def search(self, query: SearchQuery) -> Sequence[Hit]:
+        if self._faults == -1:
+            raise errors.AuthenticationFailed("the key is refused", status=401)
         failed = self._failed.get((query.restaurant_id, query.text), 0)
         if failed < self._faults:
             self._failed[query.restaurant_id, query.text] = failed + 1

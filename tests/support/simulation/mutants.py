@@ -109,7 +109,12 @@ MUTANTS = (
     ),
     Mutant("retry once too often", policy, "next_retry_delay", "count >= (", "count > ("),
     Mutant("start a call after a stop", policy, "_call", "if run.stopped is not None:", "if False:"),
-    Mutant("sleep on after a stop", Scheduler, "drain", "or step.interruptible", "and step.interruptible"),
+    Mutant(
+        "sleep on after a stop",
+        *(Scheduler, "drain"),
+        "if not isinstance(step, WaitForCallback) or step.interruptible:",
+        "if isinstance(step, WaitForCallback) and step.interruptible:",
+    ),
     Mutant("keep the queue after a stop", Scheduler, "drain", "in self._cancel_queued()", "in ()"),
     Mutant(
         "forget one queued call at a stop",

@@ -84,7 +84,7 @@ class Plan:
         server: The server.
         llm_retry: Retries of LLM calls.
         search_retry: Retries of searches.
-        search_faults: How often each query fails before it is answered.
+        search_faults: How often each query fails before it is answered; -1 if the key is refused, which stops the run.
         time_limits: Time limits.
         stop: Stop conditions.
         commit_seconds: Seconds until a reply is durable in the store; None for no store.
@@ -120,7 +120,7 @@ class Plan:
             and self.fails_at is None
             and self.stop == StopConditions()
             and self.time_limits in (TimeLimits(), NO_TIME_LIMITS)
-            and self.search_faults < self.search_retry.attempts
+            and 0 <= self.search_faults < self.search_retry.attempts
             and self.llm_retry.max_rate_limit_attempts >= PATIENT
         )
 
