@@ -104,7 +104,7 @@ class ItemReader:
         if on_loop and isinstance(items, AsyncIterable):
             self.awaited, self._items = aiter(items), iter(())
             return
-        check_items(items)
+        items = check_items(items)
         if isinstance(items, Collection):
             read = self._read_collection(items)
             self.total = len(read)
@@ -207,9 +207,9 @@ class ItemReader:
         return RunItem(index, item_id, priority, item)
 
 
-def check_items(items: object) -> None:
+def check_items(items: object) -> Iterable[Any]:
     """
-    Check that items can be read one by one, without an event loop.
+    Return items that can be read one by one, without an event loop.
 
     Raises:
         ConfigurationError: They are async only, a data frame, a text or a mapping, or not iterable.
@@ -225,6 +225,7 @@ def check_items(items: object) -> None:
             f"items must be a list or another iterable of items, got {type(items).__name__}; "
             f"for example {_iterable_in_place_of(items)}"
         )
+    return items
 
 
 _FRAMES = (("to_dicts", "()"), ("to_pylist", "()"), ("to_dict", '("records")'))

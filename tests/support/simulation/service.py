@@ -220,6 +220,7 @@ class Service:
                 keep("nothing is paid twice", record.may_ask_again(served.question), served.question)
         if error is not None:
             chain.error = error
+            error.add_note(f"of call {len(self._chains_by_error)}")  # failures share errors that are equal
             self._chains_by_error[id(error)] = chain
         record.call_returned(answer, error, is_wanted)
         minute = self._minutes.get(record.limiters)
