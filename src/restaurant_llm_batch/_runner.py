@@ -505,11 +505,11 @@ class BatchRunner:
         self._block_leases.append(lease)
         try:
             lease.acquire()
+            return self  # noqa: TRY300  # an interrupt here has to leave nothing either
         except BaseException:
             self._block_leases.remove(lease)
             lease.release()
             raise
-        return self
 
     def __exit__(self, *exc: object) -> None:
         lease = self._block_leases.pop()
@@ -527,11 +527,12 @@ class BatchRunner:
             tasks = await stack.enter_async_context(create_task_group())
             here = current_token(), get_current_task().id
             self._async_blocks.append(_AsyncBlock(*here, threads, tasks, stack, lease))
+            return self  # noqa: TRY300  # an interrupt here has to leave nothing either
         except BaseException:
+            self._async_blocks = [block for block in self._async_blocks if block.lease is not lease]
             await stack.aclose()
             await lease.release()
             raise
-        return self
 
     async def __aexit__(
         self,

@@ -79,8 +79,8 @@ def test_a_fault_is_gone_after_it_was_planted() -> None:
 
 def test_the_plan_that_is_printed_is_the_plan() -> None:
     names = {
-        **{each.__name__: each for each in (Happening, Item, Joiner, Limits, LogNormal, Plan, RetryPolicy)},
         **_names_of_parts(),
+        **{each.__name__: each for each in (Happening, Item, Joiner, Limits, LogNormal, Plan, RetryPolicy)},
     }
     for seed in range(300):
         drawn = plan(seed)

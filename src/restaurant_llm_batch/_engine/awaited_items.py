@@ -77,7 +77,7 @@ class AwaitedSource:
 
     async def _read_next(self) -> None:
         try:
-            self._reader.give(await anext(self._items))  # in one line, so that nothing is read and lost
+            self._reader.unread.append(await anext(self._items))  # in one line, so that nothing is lost
         except StopAsyncIteration:
             self._exhausted = True
         except BaseException as error:

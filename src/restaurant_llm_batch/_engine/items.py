@@ -83,6 +83,7 @@ class ItemReader:
 
     Attributes:
         total: The number of items; None if the input is lazy.
+        unread: What was taken from the input and not read yet; an item that was awaited is put there.
         awaited: The iterator to await the items from; None if the input is not async.
 
     Raises:
@@ -98,7 +99,7 @@ class ItemReader:
         self._read: Iterator[RunItem]  # of a collection
         self._items: Iterator[Any]  # of any other iterable
         self._index = -1  # of the latest lazy item
-        self._raw: list[Any] = []  # what was taken from the input and not read yet
+        self.unread: list[Any] = []
         self._latest: RunItem | None = None
         self.awaited: AsyncIterator[Any] | None = None
         if on_loop and isinstance(items, AsyncIterable):
@@ -116,30 +117,26 @@ class ItemReader:
         return self
 
     def __next__(self) -> RunItem:
-        # An interrupt may land after any line. What was taken from the input is in `_raw` or in `_latest` by then.
+        # An interrupt may land after any line. What was taken from the input is in `unread` or in `_latest` by then.
         if self.total is not None:
             self._latest = item = next(self._read)
             return item
         if self.awaited is None:
-            self._raw.extend(islice(self._items, 1))  # one call, so that nothing is taken and lost
-        if not self._raw:
+            self.unread.extend(islice(self._items, 1))  # one call, so that nothing is taken and lost
+        if not self.unread:
             raise StopIteration
-        self._latest, self._index, self._raw = (
-            self._read_lazily(self._index + 1, self._raw[0]),
+        self._latest, self._index, self.unread = (
+            self._read_lazily(self._index + 1, self.unread[0]),
             self._index + 1,
             [],
         )
         return self._latest
 
-    def give(self, raw: Any) -> None:
-        """Add an item that was awaited; `next` returns it, before another one is given."""
-        self._raw.append(raw)
-
     def unfinished(self) -> RunItem | None:
         """Return the item read last if its outcome was not handed over: an interrupt, or the run's end, came before."""
-        if self._raw:
-            self._latest, self._index, self._raw = (
-                _unread(self._index + 1, self._raw[0]),
+        if self.unread:
+            self._latest, self._index, self.unread = (
+                _unread(self._index + 1, self.unread[0]),
                 self._index + 1,
                 [],
             )
