@@ -654,6 +654,14 @@ def test_an_integer_that_no_index_can_hold_is_no_id(path: str) -> None:
     assert answer.json()["details"][0]["field"] == "restaurant_id"
 
 
+def test_a_body_may_begin_with_a_byte_order_mark() -> None:
+    body = b"\xef\xbb\xbf" + json.dumps({"restaurant_id": 1, "reviews": ["맛있어요"]}).encode()
+    client = TestClient(bounded())
+
+    answer = client.post(SENTIMENT, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+
+
 ODD: list[Any] = [
     None,
     True,

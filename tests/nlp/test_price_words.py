@@ -16,7 +16,7 @@ SPEAKS = """
     prices are high|Cheap eats|EXPENSIVE!|inexpensive|great value|good values|worth it|worth every penny
     $12 for a bowl|12 dollars|€8|£ 5|9000 won|good deal|free refills|overpriced|over-priced|We paid too much
     reasonably priced|affordable|it costs 30|on a budget|what a bargain|charged twice|a 20% tip|pricey
-    돈낭비였어요|돈아까워요|돈아깝네|12€|only 9 £|ＰＲＩＣＥ가 높아요|ｃｈｅａｐ
+    돈낭비였어요|돈아까워요|돈아깝네|12€|only 9 £|ＰＲＩＣＥ가 높아요|price가 좋음|할인coupon있음|ｃｈｅａｐ
 """
 SILENT = """
     직원이 친절해요|직원 3명|병원 옆|원장님|원두가 신선|3원두 블렌드|2원주점|공원 앞|원조 맛집|수원 왕갈비

@@ -38,7 +38,8 @@ _ENGLISH = (
     r"|(?<!in )\bcharged?\b|\bcharging\b|\bgratuity\b|\d\s?% (?:tip|off|discount)\b"
     r"|[$€£¥💸]\s?\d|\d\s?(?:[$€£¥]|(?:usd|krw|won|eur|euros?)\b)|[$€£]{2,}"
 )
-_PRICE = lazy_pattern(f"{_KOREAN}|{_ENGLISH}", re.IGNORECASE)
+# ASCII, so that a word also ends where Hangul follows: "price가".
+_PRICE = lazy_pattern(f"{_KOREAN}|(?a:{_ENGLISH})", re.IGNORECASE)
 
 
 def mentions_price(text: str) -> bool:
