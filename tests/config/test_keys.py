@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
+from restaurant_llm_batch import BatchSettings
 from restaurant_llm_batch._settings.keys import holds_key, without_keys
 from restaurant_llm_batch._settings.translation import as_env, as_toml, translate
 from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.errors import ConfigurationError
 
 HIDDEN_IN = [
     ("QDRANT_URL", "https://user:{}@host:6333"),
@@ -56,3 +59,39 @@ def test_a_value_that_cannot_be_used_is_not_quoted_in_a_comment() -> None:
 def test_what_is_no_key_is_shown(value: str) -> None:
     assert not holds_key(value)
     assert without_keys({"limit": 5, "text": value}) == {"limit": 5, "text": value}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BATCH_LLM_CONCURRENCY", "sk-HUSHHUSH"),
+        ("BATCH_LLM_EXTRA_BODY", '{"api_key": "HUSHHUSH'),
+        ("BATCH_PRICES", '{"model": "hf_HUSHHUSH"}'),
+        ("BATCH_LLM_BACKEND", "https://user:HUSHHUSH@host"),
+    ],
+)
+def test_an_error_about_a_setting_shows_no_key_that_stands_in_it(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ConfigurationError, match=name) as refused:
+        BatchSettings()
+    assert "HUSHHUSH" not in str(refused.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "cp949", "utf-32"])
+def test_a_file_of_settings_in_another_encoding_is_one_sentence(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_bytes("# 모델\nBATCH_LLM_MODEL=a\n".encode(encoding))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigurationError, match=r"\.env cannot be read: it is not UTF-8"):
+        BatchSettings()
+
+
+def test_a_file_of_settings_may_begin_with_a_byte_order_mark(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ".env").write_text("BATCH_LLM_MODEL=a\n", encoding="utf-8-sig")
+    monkeypatch.chdir(tmp_path)
+    assert BatchSettings().batch_llm_model == "a"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from functools import cache
+from math import inf, nan
 from typing import Any
 from unicodedata import normalize
 
@@ -27,6 +28,7 @@ from restaurant_llm_batch.errors import (
     TransientBackendError,
 )
 from restaurant_llm_batch.integrations._fastapi.error_responses import failed
+from restaurant_llm_batch.integrations._fastapi.serialize import as_json
 from restaurant_llm_batch.integrations.fastapi import batch_router
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 from restaurant_llm_batch.testing.fakes import answer_from_schema
@@ -652,6 +654,21 @@ def test_an_integer_that_no_index_can_hold_is_no_id(path: str) -> None:
 
     assert answer.status_code == 422
     assert answer.json()["details"][0]["field"] == "restaurant_id"
+
+
+def test_a_body_may_begin_with_a_byte_order_mark() -> None:
+    body = b"\xef\xbb\xbf" + json.dumps({"restaurant_id": 1, "reviews": ["맛있어요"]}).encode()
+    client = TestClient(bounded())
+
+    answer = client.post(SENTIMENT, content=body, headers={"Content-Type": "application/json"})
+    assert answer.status_code == 200
+
+
+def test_numbers_that_json_has_no_form_for_are_null_also_beside_half_an_emoji() -> None:
+    body = as_json({"text": "\ud800", "numbers": [inf, nan, 1.5]})
+
+    assert json.loads(body) == {"text": "?", "numbers": [None, None, 1.5]}
+    assert b"NaN" not in body
 
 
 ODD: list[Any] = [

@@ -16,12 +16,13 @@ SPEAKS = """
     prices are high|Cheap eats|EXPENSIVE!|inexpensive|great value|good values|worth it|worth every penny
     $12 for a bowl|12 dollars|€8|£ 5|9000 won|good deal|free refills|overpriced|over-priced|We paid too much
     reasonably priced|affordable|it costs 30|on a budget|what a bargain|charged twice|a 20% tip|pricey
+    돈낭비였어요|돈아까워요|돈아깝네|12€|only 9 £|ＰＲＩＣＥ가 높아요|price가 좋음|할인coupon있음|ｃｈｅａｐ
 """
 SILENT = """
     직원이 친절해요|직원 3명|병원 옆|원장님|원두가 신선|3원두 블렌드|2원주점|공원 앞|원조 맛집|수원 왕갈비
     회원 가입|응원해요|노원점|십원도|상추에 싸서 먹으면|쌈 싸 먹어요|싸우는 소리|싸늘한|싸인 받았어요|싸가지
     불쾌한 싸움|돈까스가 맛있어요|돈카츠|돈가스|돈부리|돈코츠 라멘|값진 시간|100% 메밀|2인 세트|5분 거리|만원경
-    천원주택|맛있어요|…|We felt valued|valuable time|devalued|costume|worth the wait|worth a visit if lost
+    천원주택|돈아리 식당|맛있어요|…|We felt valued|valuable time|devalued|costume|worth the wait|worth a visit if lost
     pay attention|a great deal of noise|in charge of the floor|gluten-free|free seating|wonderful
     they won an award|wonton soup|steakhouse|stealing glances|priceless|the centre|taxi|delicious
 """

@@ -9,9 +9,9 @@ a number only (not in 직원), 돈 not in 돈까스, and 싸서 not where someth
 from __future__ import annotations
 
 import re
+from unicodedata import normalize
 
 from .._patterns import lazy_pattern
-from .._values import composed
 
 # What may follow 원 after a number: a particle, a counter, or no Hangul. Not 원주, 원두, 원룸.
 _AFTER_WON = r"(?=[^가-힣]|$|[이을은의도에씩만대임입예선꼴넘밖돈]|짜리|으로|부터|까지|정도|인[데가지])"
@@ -23,7 +23,7 @@ _KOREAN = (
     r"|(?<![가-힣])[만천]\s?[일이삼사오육칠팔구][천백]"
     r"|\d\s?만\s?\d{1,4}천|[₩￦]\s?\d"
     r"|값(?!진|지)"
-    r"|(?<![가-힣])돈(?![까가]스|카[츠쓰]|코츠|부리|마호크|[육사]|독)(?=[이을은도만값내주]|\s|[^가-힣]|$)"
+    r"|(?<![가-힣])돈(?![까가]스|카[츠쓰]|코츠|부리|마호크|[육사]|독)(?=[이을은도만값내주낭]|아[까깝]|\s|[^가-힣]|$)"
     r"|(?<![가-힣])싸(?:[다고네게지면니요구군]|서(?!\s?(?:먹|드|한입|입))|(?=[\s.,!?~…]|$)(?!\s(?:먹|드|줘|주|가|온|오)))"
     r"|(?<![가-힣])(?:싼|쌉니다|쌌(?![던는]))|헐값|값[싸싼]"
 )
@@ -36,11 +36,12 @@ _ENGLISH = (
     r"|\b(?:good|great|best|nice|better|lunch) deals?\b(?! (?:of|with))"
     r"|\b(?:for free|free (?:of charge|refill|drink|side))"
     r"|(?<!in )\bcharged?\b|\bcharging\b|\bgratuity\b|\d\s?% (?:tip|off|discount)\b"
-    r"|[$€£¥💸]\s?\d|\d\s?(?:usd|krw|won|eur|euros?)\b|[$€£]{2,}"
+    r"|[$€£¥💸]\s?\d|\d\s?(?:[$€£¥]|(?:usd|krw|won|eur|euros?)\b)|[$€£]{2,}"
 )
-_PRICE = lazy_pattern(f"{_KOREAN}|{_ENGLISH}", re.IGNORECASE)
+# ASCII, so that a word also ends where Hangul follows: "price가".
+_PRICE = lazy_pattern(f"{_KOREAN}|(?a:{_ENGLISH})", re.IGNORECASE)
 
 
 def mentions_price(text: str) -> bool:
-    """Return whether a text has a word for a price, in either Unicode form."""
-    return _PRICE.search(composed(text)) is not None
+    """Return whether a text has a word for a price, in any Unicode form, full-width letters included."""
+    return _PRICE.search(normalize("NFKC", text)) is not None

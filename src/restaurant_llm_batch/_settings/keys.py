@@ -25,7 +25,8 @@ _IS_KEY_FIELD = lazy_pattern(rf"{_KEY_FIELD}\Z", re.IGNORECASE)
 
 def holds_key(text: str) -> bool:
     """Return whether a text looks as if it held a key."""
-    return without_keys(text) != text
+    shown: str = without_keys(text)
+    return shown != text
 
 
 def without_keys(value: Any) -> Any:

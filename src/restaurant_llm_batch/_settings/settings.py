@@ -36,6 +36,7 @@ from ..tasks.summary import SummarizeAspects
 from ..tasks.vocabulary import ExtractVocabulary
 from ..tokens import TiktokenCounter, TokenizersCounter, estimate_tokens
 from .fields import SettingFields
+from .keys import without_keys
 from .setting import setting_of
 from .sources import ENV_FILE, Origin, config_sources, origin_of, warn_of_misspelt_names
 
@@ -85,6 +86,10 @@ class BatchSettings(SettingFields):
             raise ConfigurationError(_describe(error)) from None
         except SettingsError as error:
             raise ConfigurationError(f"the settings cannot be read: {error}") from None
+        except UnicodeDecodeError:
+            raise ConfigurationError(
+                f"{ENV_FILE} cannot be read: it is not UTF-8; save it as UTF-8 (PowerShell 5 writes UTF-16 by >)"
+            ) from None
         self._given = frozenset(values)
         warn_of_misspelt_names(type(self))
 
@@ -418,5 +423,5 @@ def _describe(error: ValidationError) -> str:
             if detail["type"] == "value_error"
             else detail["msg"].lower()
         )
-        messages.setdefault(name, f"{name}={value}: {text}")
+        messages.setdefault(name, without_keys(f"{name}={value}: {text}"))
     return "; ".join(messages.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import BOM_UTF8
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
 from functools import partial
@@ -114,7 +115,7 @@ class BatchRequest(Request):
     def _decode(self, body: bytes) -> CheckedBody:
         self._bounds.check_values(body)
         try:
-            decoded = from_json(body, allow_inf_nan=False)
+            decoded = from_json(body.removeprefix(BOM_UTF8), allow_inf_nan=False)
         except ValueError as error:
             problem = detail((), shorter(str(error)), "json_invalid")
             raise APIError(422, "the body is not JSON", [problem]) from None

@@ -233,7 +233,8 @@ def as_json(value: Any) -> bytes:
         return to_json(value, inf_nan_mode="null")
     except ValueError:
         # A model may write a lone surrogate (half an emoji), which UTF-8 cannot encode.
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        finite = json.loads(json.dumps(value), parse_constant=lambda _name: None)
+        return json.dumps(finite, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def as_line(value: Any) -> bytes:
