@@ -1,12 +1,13 @@
 """
 Simulation beside reality: the same runs against the fault server, in a process of its own, and on virtual time.
 
-    python benchmarks/simulated_vs_real.py [--seeds 5] [--only "refusing, adaptive"]
+    python benchmarks/simulated_vs_real.py [--seeds 5] [--only "refusing, stage 4"]
+    python benchmarks/simulated_vs_real.py --seeds 1 --latency 2 --restaurants 40    # on a machine that is busy
 
 200 restaurants in split mode (3 + 1 calls each), a server of 16 slots whose calls take 200 ms (lognormal, sigma 0.4).
 It queues or refuses what is beyond its slots. Times and refusals are medians over the seeds. Client and server share
-this machine, so what a call costs beside its latency, and how long a refusal takes, is measured first, with 100 calls
-each against a server without latency; the simulated server has both.
+this machine, so what a call takes beside its latency, and how long a refusal takes, is measured first, with 160 calls
+each; the simulated server has both.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import exp
-from statistics import median
+from statistics import mean, median
 from typing import Any, Literal, NamedTuple
 
 from restaurant_llm_batch import (
@@ -37,7 +38,7 @@ from restaurant_llm_batch.simulation import LogNormal, SimulatedServer
 from restaurant_llm_batch.steps import complete
 from restaurant_llm_batch.testing import FakeSearch
 
-SLOTS, MEDIAN, SIGMA = 16, 0.2, 0.4
+SLOTS, LATENCY, SIGMA = 16, 0.2, 0.4
 TASK = SummarizeAspects(mode="split")
 REVIEWS = ["음식이 정말 맛있어요.", "직원분들이 친절합니다.", "가격이 조금 비싸요."]
 
@@ -50,6 +51,7 @@ class Case(NamedTuple):
     limit: int | AdaptiveLimit
     restaurants: int = 200
     open_items: int = 200
+    latency: float = LATENCY
 
     def runner(self, llm: Any) -> BatchRunner:
         """Return the runner."""
@@ -70,7 +72,7 @@ CASES: dict[str, Case] = {
 
 
 class Costs(NamedTuple):
-    """Seconds of a call at a server without latency, and of a refusal while others are refused."""
+    """Mean seconds of a call beside its latency, and of a refusal, while as many are in flight as in the run."""
 
     call: float
     refusal: float
@@ -115,19 +117,22 @@ def measure_costs(case: Case) -> Costs:
                 observers=[events.append],
             )
             with runner:
-                runner.run(dish, range(110))
+                runner.run(dish, range(160 + 2 * limit))
         ended = [event.seconds for event in events if isinstance(event, CallEnded)]
         events.clear()
-        return median(ended[10:])
+        return mean(ended[limit:-limit])
 
     events: list[Event] = []
     above = case.limit - SLOTS if isinstance(case.limit, int) else 1
-    return Costs(seconds(1), seconds(above, "--fault", "rate_limited=1", "--tries", 0))
+    return Costs(
+        seconds(SLOTS, "--latency", LATENCY) - LATENCY,
+        seconds(above, "--fault", "rate_limited=1", "--tries", 0),
+    )
 
 
 def real(case: Case, seed: int) -> Figures:
     """Run for real."""
-    flags = ["--seed", seed, "--latency", MEDIAN, "--spread", exp(SIGMA)]
+    flags = ["--seed", seed, "--latency", case.latency, "--spread", exp(SIGMA)]
     flags += ["--limit" if case.overload == "refuse" else "--max-running", SLOTS]
     with fault_server(*flags) as url:
         llm = VLLMServerLLM(url)
@@ -142,7 +147,7 @@ def real(case: Case, seed: int) -> Figures:
 def simulated(case: Case, seed: int, costs: Costs) -> Figures:
     """Run on virtual time."""
     server = SimulatedServer(
-        latency=LogNormal(MEDIAN + costs.call, SIGMA),
+        latency=LogNormal(case.latency + costs.call, SIGMA),
         slots=SLOTS,
         overload=case.overload,
         refusal_seconds=costs.refusal,
@@ -164,11 +169,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--only", action="append", help="a part of a case's name; may be given several times")
+    parser.add_argument("--latency", type=float, default=LATENCY, help="median seconds of a call")
+    parser.add_argument("--restaurants", type=int, default=200, help="at most")
     asked = parser.parse_args()
     print(f"{'run':34} {'real':>8} {'simulated':>10} {'ratio':>6} {'refused':>8} {'simulated':>10}")
     for name, case in CASES.items():
         if asked.only and not any(part in name for part in asked.only):
             continue
+        case = case._replace(latency=asked.latency, restaurants=min(case.restaurants, asked.restaurants))
         costs = measure_costs(case)
         told = median_of([real(case, seed) for seed in range(asked.seeds)])
         foretold = median_of([simulated(case, seed, costs) for seed in range(4 * asked.seeds)])

@@ -31,7 +31,8 @@ def test_every_call_ends_and_gives_back_its_place(seeds: range) -> None:
             slots=random.choice([None, 1, 2, 5]),
             kv_tokens=random.choice([None, 1, 20, 50, 130, 400]),
         )
-        time, ended = VirtualTime(), []
+        time = VirtualTime()
+        ended: list[int] = []
         machine = Batching(server, speed, time, ServerUsage())
         calls = random.randint(1, 15)
         end = ended.append
@@ -55,7 +56,8 @@ def test_every_call_ends_and_gives_back_its_place(seeds: range) -> None:
 @pytest.mark.parametrize("moment", [0.0, 0.05, 0.5, 1.5, 2.5])
 def test_a_call_that_is_given_up_leaves_its_place_to_the_next(moment: float) -> None:
     speed = TokenSpeed(prefill=100, decode=10, batch_slowdown=0)
-    time, ended = VirtualTime(), []
+    time = VirtualTime()
+    ended: list[int] = []
     machine = Batching(SimulatedServer(latency=speed, slots=2), speed, time, ServerUsage())
     jobs = [
         Job(LLMResponse("", completion_tokens=20), None, 30, lambda *_, number=number: ended.append(number))

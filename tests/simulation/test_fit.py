@@ -66,6 +66,7 @@ def test_exact_times_give_the_exact_speed(speed: TokenSpeed) -> None:
     assert fitted.batch_slowdown == pytest.approx(speed.batch_slowdown, abs=1e-5)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("speed", SPEEDS)
 @pytest.mark.parametrize("slow", [None, 0, 4, 8])
 def test_noise_and_a_slow_call_change_a_prediction_by_little(speed: TokenSpeed, slow: int | None) -> None:
@@ -292,7 +293,8 @@ def test_answers_of_a_simulation_are_as_long_as_those_of_a_sample() -> None:
 
     assert lengths.lengths == {"dish": (70, 70)}
     assert first.server.completion_tokens == 50 * 70
-    assert list(map(str, first.events)) == list(map(str, again.events))
+    # But for the last event, whose statistics have the memory of the process.
+    assert list(map(str, first.events[:-1])) == list(map(str, again.events[:-1]))
 
 
 def test_the_lengths_of_a_task_that_was_not_sampled_are_those_of_its_text() -> None:

@@ -6,6 +6,7 @@ import re
 import warnings
 from collections.abc import Sequence
 from io import StringIO
+from typing import Any
 
 from ..errors import ConfigurationError
 from ..events import Event
@@ -68,7 +69,7 @@ def draw(events: Sequence[Event], title: str) -> str:
     layout = lay_out(events)
     many = len(layout.bars) > MOST_BARS or layout.rows > MOST_ROWS
     height = 2.2 if many else min(_MOST_HEIGHT, max(1.0, _ROW * layout.rows))
-    style = {
+    style: Any = {
         "svg.hashsalt": "restaurant-llm-batch",  # equal runs have equal files
         "svg.fonttype": "none",  # text stays text: Korean is shown in the reader's font
         "font.size": 9.0,
