@@ -295,7 +295,7 @@ def test_a_service_that_refuses_much_is_told_of_in_the_footer(folder: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "vocabulary"]
+    "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "compare", "vocabulary"]
 )
 def test_a_preview_prints_the_prompts_and_makes_no_call(command: str, folder: Path) -> None:
     llm = Noting()

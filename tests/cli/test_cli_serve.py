@@ -50,9 +50,13 @@ def reviews(tmp_path: Path) -> Path:
 
 
 def test_it_serves_a_file_until_ctrl_c(reviews: Path) -> None:
-    with served("-m", "restaurant_llm_batch", "serve", reviews) as service:
+    with served("-m", "restaurant_llm_batch", "serve", reviews, "--uploads") as service:
         asked = {"restaurants": [{"restaurant_id": "ko-1"}, {"restaurant_id": 2}]}
         body = service.client.post(SUMMARIES, json=asked).json()
+        upload = {"reviews": [{"id": 3, "restaurant_id": "new", "content": "조용하고 좋아요."}]}
+        uploaded = service.client.post("/api/v1/vector/upload", json=upload).json()
+        about = service.client.get("/").json()
+        ready = service.client.get("/ready").status_code
         document = service.client.get("/openapi.json").json()
         service.press_ctrl_c()
         said, _ = service.process.communicate(timeout=PATIENCE)
@@ -60,6 +64,7 @@ def test_it_serves_a_file_until_ctrl_c(reviews: Path) -> None:
     assert [result["restaurant_id"] for result in body["results"]] == ["ko-1", 2]
     assert body["results"][0]["categories"]["service"]["status"] == "ok"
     assert SUMMARIES in document["paths"]
+    assert (uploaded["points_count"], about["name"], ready) == (1, "restaurant_llm_batch", 200)
     assert service.said.startswith("serving 2 restaurants of ")
     assert "no language model is used" in service.said
     assert said.splitlines()[-1] == "stopped"
@@ -198,3 +203,26 @@ def test_a_token_of_dot_env_closes_the_service_and_an_empty_one_does_not_open_it
         assert service.client.post(SUMMARIES, json=asked).status_code == 401
         header = {"Authorization": "Bearer 0123456789abcdef"}
         assert service.client.post(SUMMARIES, json=asked, headers=header).status_code == 200
+
+
+@pytest.mark.slow
+def test_its_limits_and_tasks_are_variables_too(reviews: Path) -> None:
+    variables = {
+        "BATCH_SEARCH_PATH": str(reviews),
+        "BATCH_SERVE_HOST": "localhost",
+        "BATCH_SERVE_MAX_ITEMS": "1",
+        "BATCH_SERVE_MAX_REVIEWS": "2",
+        "BATCH_SERVE_ALLOWED_HOSTS": "localhost,reviews.example",
+        "BATCH_SERVE_DRAIN_SECONDS": "1",
+        "BATCH_ASPECTS": "food,mood",
+    }
+    sentiment = "/api/v1/sentiment/analyze/batch"
+    with served("-m", "restaurant_llm_batch", "serve", **variables) as service:
+        one, two = ({"restaurants": [{"restaurant_id": 2}] * count} for count in (1, 2))
+        assert service.client.post(SUMMARIES, json=two).status_code == 413
+        answered = service.client.post(SUMMARIES, json=one)
+        assert [*answered.json()["results"][0]["categories"]] == ["food", "mood"]
+        many = {"restaurants": [{"restaurant_id": 2, "reviews": [{"content": "맛"}] * 3}]}
+        assert service.client.post(sentiment, json=many).status_code == 413
+        for host, status in (("reviews.example", 200), ("other.example", 400)):
+            assert service.client.post(SUMMARIES, json=one, headers={"Host": host}).status_code == status

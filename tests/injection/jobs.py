@@ -15,6 +15,7 @@ from tests.support.flow_runner import apply
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,
+    CompareAspects,
     ExtractStrengths,
     ExtractVocabulary,
     Limits,
@@ -66,6 +67,9 @@ JOBS: Mapping[str, Job] = {
     "reviews": Job(SummarizeReviews, _sorted),
     "sentiment": Job(
         AnalyzeSentiment, lambda name, texts: {"restaurant_id": name, "reviews": texts}, repairs=False
+    ),
+    "aspect-labels": Job(
+        partial(CompareAspects, limit=100), lambda name, texts: {"restaurant_id": name}, repairs=False
     ),
     "strengths": Job(ExtractStrengths, _target),
     "comparison": Job(ExtractStrengths, _compared),

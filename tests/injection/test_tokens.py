@@ -108,7 +108,7 @@ def test_there_are_requests_of_every_kind_to_look_at() -> None:
     assert every_repair()
     assert {request.task for request in every_request()} == {
         "aspect_summaries", "aspect_summary", "overall_summary", "review_summary", "merge_summaries",
-        "sentiment", "comparison_summary", "strength", "words", "phrases",
+        "sentiment", "aspect_sentiment", "comparison_summary", "strength", "words", "phrases",
     }  # fmt: skip
 
 

@@ -28,6 +28,7 @@ from restaurant_llm_batch.errors import (
 from restaurant_llm_batch.integrations._fastapi import openapi as documents
 from restaurant_llm_batch.integrations._fastapi import serialize as answers
 from restaurant_llm_batch.integrations.fastapi import batch_router
+from restaurant_llm_batch.search import EmbeddedSearch
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 SUMMARIES = "/api/v1/llm/summarize/batch"
@@ -39,7 +40,7 @@ SECRET = "sk-not-for-you"
 
 def labelled(request: LLMRequest) -> str:
     """Label every review positive; say "text" to anything else."""
-    if request.task == "sentiment":
+    if request.task in ("sentiment", "aspect_sentiment"):
         return json.dumps(
             {"labels": [{"id": r["id"], "label": "positive"} for r in request.inputs["reviews"]]}
         )
@@ -866,11 +867,24 @@ def test_what_cannot_work_is_said_when_the_router_is_made() -> None:
 
 
 def test_the_examples_on_the_openapi_page_are_answered() -> None:
-    app = make(search=FakeSearch({1: ["맛있어요"], 2: ["그저 그래요"]}))
+    app = FastAPI()
+    search = EmbeddedSearch()
+    runner = BatchRunner(llm=FakeLLM(answer=labelled), search=search, strategy=Strategy.stage(4))
+    app.include_router(batch_router(runner, uploads=True))
     with TestClient(app) as client:
         paths = client.get("/openapi.json").json()["paths"]
-        for path in (SUMMARIES, SENTIMENTS, STRENGTHS):
-            content = paths[path]["post"]["requestBody"]["content"]["application/json"]
+        assert len(paths) == 10
+        for path, operations in sorted(paths.items(), reverse=True):  # uploads first
+            content = operations["post"]["requestBody"]["content"]["application/json"]
             assert content["examples"]
             for example in content["examples"].values():
-                assert client.post(path, json=example["value"]).json()["failures"] == []
+                answer = client.post(path, json=example["value"])
+                assert answer.status_code == 200, answer.text
+                body = answer.json()
+                assert "warnings" not in body
+                assert body.get("failures", []) == []
+                answers = operations["post"]["responses"]["200"]["content"]["application/json"]["example"]
+                assert body.keys() <= answers.keys() | OPTIONAL or path.startswith("/api/v1/llm/summarize")
+
+
+OPTIONAL = {"labels", "restaurant_name"}

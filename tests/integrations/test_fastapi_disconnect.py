@@ -148,6 +148,7 @@ async def test_a_client_that_goes_away_cancels_its_calls(accept: str, nothing_bl
 @pytest.mark.parametrize(
     "task", ["llm/summarize", "sentiment/analyze", "llm/extract/strengths", "llm/comparison"]
 )
+@pytest.mark.sample(3)
 async def test_a_client_that_goes_away_cancels_the_calls_of_one_restaurant(
     task: str, nothing_blocks: BlockBuster
 ) -> None:

@@ -21,11 +21,12 @@ import anyio
 import anyio.lowlevel
 import httpx
 import pytest
+from fastapi.testclient import TestClient
 from starlette.types import Receive, Scope, Send
 from tests.integrations.test_fastapi import SUMMARIES, ids, labelled
 from tests.support.patience import wait_until
 
-from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, Strategy
+from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, Strategy, __version__
 from restaurant_llm_batch.integrations._fastapi import server as server_module
 from restaurant_llm_batch.integrations._fastapi.connections import ServerLimits, bounded_protocol
 from restaurant_llm_batch.integrations._fastapi.server import SignalAwareServer, application
@@ -505,9 +506,9 @@ def test_a_request_needs_the_token(
 def test_what_says_nothing_of_reviews_needs_no_token(guarded: tuple[Running, FakeLLM]) -> None:
     client = guarded[0].http()
 
-    for path in ("/health", "/docs", "/openapi.json"):
+    for path in ("/health", "/ready", "/docs", "/openapi.json"):
         assert client.get(path).status_code == 200
-    for path in ("/health/", "/HEALTH", "//health", "/docs/", "/nowhere"):
+    for path in ("/", "/ready/", "/health/", "/HEALTH", "//health", "/docs/", "/nowhere"):
         assert client.get(path).status_code == 401
 
 
@@ -554,6 +555,36 @@ def test_the_docs_page_needs_no_other_server_and_runs_no_script_but_its_own(
     assert document["components"]["securitySchemes"]["HTTPBearer"]["scheme"] == "bearer"
     assert "security" not in document["paths"]["/health"]["get"]
     assert TOKEN not in page.text
+
+
+def test_the_root_names_the_service_and_where_it_is_described(guarded: tuple[Running, FakeLLM]) -> None:
+    client = guarded[0].http()
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    about = client.get("/", headers=headers).json()
+
+    assert about.pop("links") == {
+        "docs": "/docs",
+        "health": "/health",
+        "ready": "/ready",
+        "openapi": "/openapi.json",
+    }
+    assert about == {"name": "restaurant_llm_batch", "version": __version__}
+
+
+def test_it_is_ready_while_the_runner_is_open() -> None:
+    runner = BatchRunner(llm=FakeLLM(), strategy=Strategy.stage(4))
+    app = application(batch_router(runner), runner)
+    never_started = TestClient(app)
+
+    answer = never_started.get("/ready")
+    assert (answer.status_code, answer.json()) == (503, {"status": "not ready"})
+    assert never_started.get("/health").status_code == 200
+    with TestClient(app) as client:
+        answer = client.get("/ready")
+        assert (answer.status_code, answer.json()) == (200, {"status": "ready"})
+    assert never_started.get("/ready").status_code == 503
+    with runner:
+        assert never_started.get("/ready").status_code == 200
 
 
 def test_there_is_no_other_page_with_scripts(guarded: tuple[Running, FakeLLM]) -> None:

@@ -107,8 +107,8 @@ def test_items_that_the_stop_cuts_short_before_are_failures(strategy: Strategy) 
     kept = [outcome for outcome in outcomes if isinstance(outcome, Success)]
 
     assert kept
-    for outcome in kept:
-        check_aspects_only(outcome, "RunStopped: ")
+    for one in kept:
+        check_aspects_only(one, "RunStopped: ")
     for outcome in outcomes:
         if isinstance(outcome, Failure):
             assert isinstance(outcome.error, errors.RunStopped)

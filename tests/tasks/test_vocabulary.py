@@ -518,6 +518,17 @@ def test_an_example_that_is_not_given_is_not_counted(none: Any) -> None:
     assert (result.words["국물"].example, result.dropped_examples) == ("", 0)
 
 
+def test_an_echo_of_the_form_is_no_synonym_and_no_example() -> None:
+    echo = {
+        "synonyms": ["비슷한 말", "word that means the same", "..."],
+        "example": "글에 있는 그대로의 문장 하나",
+    }
+    result = extended(BOTH, TEXT, words=[{**word("국물"), **echo}])
+
+    assert result.words["국물"] == ExtendedWord("n")
+    assert result.dropped_examples == 0
+
+
 def test_the_example_must_stand_in_the_chunk_that_was_asked_about() -> None:
     other = {"하나.": [{**word("하나"), "example": "둘."}], "둘.": [{**word("둘"), "example": "둘."}]}
     result = extended(BOTH, "하나.", "둘.", words=other)

@@ -123,7 +123,7 @@ def _translated(name: str, old: Values) -> Line:
             shown, f"{note}; it may hold a key, so keep the line of the old file", kept, keeps=is_setting
         )
     if not settings and former is not None and former.successors:
-        note = f"{note}; it has no effect here, because another variable decides"
+        note = f"{note}; it has no effect in this file"
     return Line(shown, note, settings)
 
 

@@ -21,7 +21,9 @@ _PLACEHOLDER_LIST = """
     positive summary, negative summary, comparison summary, target restaurant strength, one sentence,
     3 to 5 short points, short point, short points, point, one or two sentences, two or three sentences,
     your summary here, summary here, insert summary here, text here, summary of reviews, summary of the reviews,
-    한 문장 요약, 짧은 요점, 짧은 요점 3~5개, 요약, 요점, 한두 문장, 두세 문장, 문자열
+    한 문장 요약, 짧은 요점, 짧은 요점 3~5개, 요약, 요점, 한두 문장, 두세 문장, 문자열,
+    synonym, synonyms, word that means the same, example, one sentence of the text, 비슷한 말,
+    글에 있는 그대로의 문장 하나
 """
 _PLACEHOLDERS = frozenset(map(str.strip, _PLACEHOLDER_LIST.split(",")))
 """Texts that stand for content in a form, as `_key` returns them."""

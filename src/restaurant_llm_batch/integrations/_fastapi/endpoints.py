@@ -98,7 +98,7 @@ ENDPOINTS: tuple[JobEndpoint, ...] = (
         "By aspect and overall, from reviews found by search; or by polarity and overall, from the reviews in the "
         "request. A request does one or the other for all of its restaurants.",
         (requests.SummaryRequest, requests.SummaryBatchRequest),
-        (responses.AnySummary, responses.SummaryBatchResponse),
+        (responses.SummaryResult, responses.SummaryBatchResponse),
         openapi.SUMMARY_REQUESTS,
         openapi.SUMMARY_ANSWER,
     ),
@@ -109,7 +109,7 @@ ENDPOINTS: tuple[JobEndpoint, ...] = (
         "Every review is counted: `failed_count` has those that could not be labelled. Reviews that the request leaves "
         "out are found by search.",
         (requests.SentimentAnalysisRequest, requests.SentimentAnalysisBatchRequest),
-        (responses.AnySentiment, responses.SentimentAnalysisBatchResponse),
+        (responses.SentimentResult, responses.SentimentAnalysisBatchResponse),
         openapi.SENTIMENT_REQUESTS,
         openapi.SENTIMENT_ANSWER,
     ),

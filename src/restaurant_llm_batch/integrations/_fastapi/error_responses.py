@@ -148,9 +148,10 @@ def as_response(error: HTTPException | RequestValidationError, request_id: str) 
     return _response(error.status_code, message, details, request_id=request_id, headers=error.headers)
 
 
-def error_body(status: int, message: str, details: Sequence[ErrorDetail], request_id: str) -> ErrorResponse:
+def error_body(status: int, message: str, details: Sequence[ErrorDetail], request_id: str) -> dict[str, Any]:
     """Return the body of an error response."""
-    return ErrorResponse(code=status, message=message, details=list(details) or None, request_id=request_id)
+    body = ErrorResponse(code=status, message=message, details=list(details) or None, request_id=request_id)
+    return body.model_dump()
 
 
 def _response(

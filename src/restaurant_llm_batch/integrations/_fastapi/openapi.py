@@ -30,18 +30,19 @@ PARAMETERS: list[dict[str, Any]] = [
     },
 ]
 
-_ERROR_DESCRIPTIONS = {
+_ERRORS = {
     408: "The body did not arrive in time.",
     413: "The body has more bytes, restaurants or reviews than this service accepts; `details` names the field.",
     415: "The content type of the body is not JSON.",
-    422: "The request is invalid; `details` names the fields. Of one restaurant also: its reviews were refused, or do "
-    "not fit.",
+    422: "The request is invalid; `details` names the fields.",
     500: "Internal error; the log has the details under the request id.",
     501: "It needs a search, which this service has not.",
-    502: "Of one restaurant: a service behind this one answered, but not as it should.",
+    502: "A service behind this one answered, but not as it should.",
     503: "A service behind this one is not usable, or this one is busy or shutting down; nothing was done.",
-    504: "Of one restaurant: it took longer than this service allows.",
+    504: "It took longer than this service allows.",
 }
+_ERRORS_OF_ONE = {502, 504}
+"""In a response about many restaurants, these are failures of a restaurant."""
 
 SUMMARY_REQUESTS: dict[str, Any] = {
     "search": {
@@ -255,7 +256,8 @@ def responses(answer: Mapping[str, Any], *, is_batch: bool) -> dict[int | str, d
     lines += '`{"failure": {...}}`, and last `{"done": {"results": 1, "failures": 1}}`'
     by_status: dict[int | str, dict[str, Any]] = {
         status: {"model": ErrorResponse, "description": description}
-        for status, description in _ERROR_DESCRIPTIONS.items()
+        for status, description in _ERRORS.items()
+        if not is_batch or status not in _ERRORS_OF_ONE
     }
     content: dict[str, Any] = {"application/json": {"example": answer}}
     if is_batch:

@@ -21,6 +21,7 @@ from pydantic import (
     ValidatorFunctionWrapHandler,
     WithJsonSchema,
     WrapValidator,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -137,17 +138,21 @@ class ReviewModel(BaseModel):
         return {"content": self.content, "id": self.id}
 
 
-OTHER_NAMES = {"content": "review", "id": "review_id"}
+def without_nulls(raw: Any, names: Mapping[str, str]) -> Any:
+    """Return an object without nulls that have a value by their other name; `names` maps names to other names."""
+    if not isinstance(raw, dict):
+        return raw
+    nulls = {name for name, other in names.items() if other in raw and raw.get(name, 0) is None}
+    return {name: value for name, value in raw.items() if name not in nulls} if nulls else raw
 
 
 def review_record(raw: Any) -> Any:
-    """Return a review as an object: a text becomes one, and a null gives way to the same field by its other name."""
+    """Return a review as an object: a text becomes one."""
     if isinstance(raw, str):
         return {"content": raw}
     if not isinstance(raw, dict):
         raise PydanticCustomError("review", 'Must be a text, or an object with "content"')
-    nulls = {name for name, other in OTHER_NAMES.items() if other in raw and raw.get(name, 0) is None}
-    return {name: value for name, value in raw.items() if name not in nulls} if nulls else raw
+    return without_nulls(raw, {"content": "review", "id": "review_id"})
 
 
 AnyReview = Annotated[ReviewModel, BeforeValidator(review_record, json_schema_input_type=ReviewModel | str)]
@@ -235,6 +240,11 @@ class RestaurantToCompare(SearchedRestaurant):
     comparison_restaurant_ids: Any = unused(
         "a restaurant is compared with all others, of its `category` if that is given", [2, 3], None
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_name(cls, raw: Any) -> Any:
+        return without_nulls(raw, {"target_restaurant_id": "restaurant_id"})
 
     def overrides(self) -> Mapping[str, Any]:
         """Return the settings of the task that are others for this restaurant."""

@@ -2,13 +2,16 @@
 Types of the response bodies. Field names are those of the service that this library was made for.
 
 `failures`, `failed_count`, `status`, `labels`, `warnings` and the summaries by polarity are additions to its fields.
+
+Results are made as dictionaries. Bodies are described by models, because pydantic keeps what it has made of a model,
+and each router has an endpoint of each.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, NotRequired, TypeAlias
 
-from pydantic import Field
+from pydantic import BaseModel, Field, RootModel
 from typing_extensions import TypedDict  # before Python 3.12, pydantic does not support typing's
 
 from ...outcomes import Stage
@@ -65,11 +68,15 @@ class Result(TypedDict):
     warnings: NotRequired[list[str]]
 
 
-class BatchResponse(TypedDict):
-    """A result or a failure for every restaurant, each in the order of the request; and warnings about the request."""
+class BatchResponse(BaseModel):
+    """
+    A result or a failure for every restaurant, each in the order of the request.
+
+    `warnings`, which are about the request, are left out if there are none.
+    """
 
     failures: list[FailureResponse]
-    warnings: NotRequired[list[str]]
+    warnings: list[str] = []
 
 
 class SummaryDisplayResponse(Result):
@@ -110,6 +117,10 @@ class ReviewSummaryResponse(ReviewSummaryDisplayResponse):
 AnySummary: TypeAlias = (
     ReviewSummaryResponse | ReviewSummaryDisplayResponse | SummaryResponse | SummaryDisplayResponse
 )
+
+
+class SummaryResult(RootModel[AnySummary]):
+    """A summary of one restaurant."""
 
 
 class SummaryBatchResponse(BatchResponse):
@@ -158,7 +169,8 @@ class SentimentAnalysisResponse(Result):
     debug: NotRequired[DebugInfo]
 
 
-AnySentiment: TypeAlias = SentimentAnalysisDisplayResponse | SentimentAnalysisResponse
+class SentimentResult(RootModel[SentimentAnalysisDisplayResponse | SentimentAnalysisResponse]):
+    """Sentiment of one restaurant's reviews: the full one with `X-Debug`."""
 
 
 class SentimentAnalysisBatchResponse(BatchResponse):
@@ -244,7 +256,7 @@ class ErrorDetail(TypedDict):
     type: str
 
 
-class ErrorResponse(TypedDict):
+class ErrorResponse(BaseModel):
     """Body of every error response."""
 
     code: Annotated[int, Field(description="The HTTP status code.")]

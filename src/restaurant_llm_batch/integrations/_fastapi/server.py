@@ -137,7 +137,7 @@ HEALTH = "/health"
 READY = "/ready"
 OPENAPI = "/openapi.json"
 DOCS = "/docs"
-PUBLIC = (ROOT, HEALTH, READY, OPENAPI, DOCS)
+PUBLIC = (HEALTH, READY, OPENAPI, DOCS)
 """Paths that need no token: they say nothing about reviews, and call no service."""
 
 

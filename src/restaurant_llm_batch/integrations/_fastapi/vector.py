@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from anyio import CapacityLimiter, from_thread, to_thread
 from anyio.lowlevel import RunVar
-from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field
+from pydantic import AfterValidator, AliasChoices, BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ...errors import ConfigurationError
@@ -29,6 +29,7 @@ from .requests import (
     ReviewModel,
     review_record,
     unused,
+    without_nulls,
 )
 from .responses import UploadResponse
 
@@ -151,9 +152,15 @@ class UploadedReview(ReviewModel):
     category: Category = None
 
 
+def _uploaded_record(raw: Any) -> Any:
+    return without_nulls(review_record(raw), {"category": "food_category_id"})
+
+
 UploadedReviews = Annotated[
     list[
-        Annotated[UploadedReview, BeforeValidator(review_record, json_schema_input_type=UploadedReview | str)]
+        Annotated[
+            UploadedReview, BeforeValidator(_uploaded_record, json_schema_input_type=UploadedReview | str)
+        ]
     ],
     Field(fail_fast=True),
 ]
@@ -178,6 +185,11 @@ class UploadedRestaurant(Fields):
     ] = None
     category: Category = None
     reviews: UploadedReviews | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _other_name(cls, raw: Any) -> Any:
+        return without_nulls(raw, {"id": "restaurant_id", "category": "food_category_id"})
 
 
 UploadedRestaurants = Annotated[list[UploadedRestaurant], Field(fail_fast=True)]
