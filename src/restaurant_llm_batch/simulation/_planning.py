@@ -36,7 +36,6 @@ from ._rows import evenly, read_rows
 from .plan import Plan, PlannedCalls, Range
 from .server import SimulatedServer
 
-
 VARIED_ITEMS = 20
 """Items that are recorded again with other answers."""
 COST_LOW, COST_HIGH = 0.41, 1.22
