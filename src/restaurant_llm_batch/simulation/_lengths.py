@@ -9,18 +9,19 @@ Where the constants come from: the shipped sample (50 restaurants, 44 of them En
 much shorter than that, because the forms of the tasks leave room. Mean characters of an answer:
 
     form                     English: short, likely, long; offline     Korean: short, likely, long; offline
-    aspect_summaries           259,   904, 1451;   827                   228,   570,  905;   601
-    aspect_summary              58,   221,  377;   207                    51,   138,  234;   150
-    overall_summary             42,   191,  258;   155                    32,   106,  141;   101
+    aspect_summaries           259,   904, 1773;   827                   228,   570, 1063;   601
+    aspect_summary              58,   221,  462;   207                    51,   138,  276;   150
+    overall_summary             42,   191,  325;   155                    32,   106,  173;   101
     sentiment, each review      29,    34,   41;    34                    28,    33,   41;    33
-    review_summary             126,   575,  784;   457                    96,   320,  433;   225
-    comparison_summary          45,   194,  261;   159                    35,   109,  144;   108
-    strength                    53,   202,  269;   127                    43,   117,  152;    98
-    words                      155,  1730, 4968;  1640                   190,  1592, 4517;  1538
-    phrases                    117,  1083, 2336;   499                   138,  1016, 2196;   366
+    review_summary             126,   575,  985;   457                    96,   320,  529;   225
+    comparison_summary          45,   194,  328;   159                    35,   109,  176;   108
+    strength                    53,   202,  336;   127                    43,   117,  184;    98
+    words                      155,  1730, 5852;  1640                   190,  1592, 5200;  1538
+    phrases                    117,  1083, 2720;   499                   138,  1016, 2496;   366
 
 "offline" is `OfflineLLM`, which quotes one sentence where a language model writes two. SmolLM2-135M wrote 741 to 1536
-characters, 1032 in the mean, in the form aspect_summaries for four English restaurants (237 to 398 of its tokens).
+characters, 1032 in the mean, in the form aspect_summaries for four English restaurants (237 to 398 of its tokens), and
+389 to 1105 in the form aspect_summary, where it often goes on until its grammar ends the text.
 "short" is near the smallest that a form allows, which is what `FaultServer` answers.
 """
 
@@ -84,7 +85,7 @@ class _Style:
 _STYLES: Mapping[Size, _Style] = {
     "short": _Style(0.12, 1, 0.25, (",", ":"), agrees=False),
     "likely": _Style(1.0, 2, 1.0, (", ", ": ")),
-    "long": _Style(1.4, 3, 1.6, (",\n    ", ": ")),
+    "long": _Style(1.8, 3, 1.6, (",\n    ", ": ")),
 }
 
 

@@ -17,13 +17,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from math import inf, sqrt
-from operator import attrgetter
 from statistics import stdev
-from typing import Any, TypeVar
+from typing import Any
 
 from .._config.limits import Limits
 from .._config.stopping import Price, StopConditions, TimeLimits, find_price
-from .._engine.items import ItemReader, RunItem, as_task, check_items
+from .._engine.items import RunItem, as_task
 from .._store.identity import fingerprint_of
 from .._validation import check_whole
 from ..errors import ConfigurationError
@@ -33,10 +32,9 @@ from ._advice import Findings, advise, scaled
 from ._play import Playback, RunnerParts
 from ._recording import PrefixCache, Recorder, RememberingSearch, Tally, Variant, Watcher
 from ._replay import Replay, Timing
-from .plan import BadRow, Plan, PlannedCalls, Range
+from ._rows import evenly, read_rows
+from .plan import Plan, PlannedCalls, Range
 from .server import SimulatedServer
-
-T = TypeVar("T")
 
 VARIED_ITEMS = 20
 """Items that are recorded again with other answers."""
@@ -59,13 +57,13 @@ def make_plan(
     """Make a plan; see `BatchRunner.plan`."""
     _check(sample, server, context, answers)
     checked = as_task(task)
-    chosen, total, bad = _read(checked, items, sample)
+    chosen, total, bad = read_rows(checked, items, sample)
     served = SimulatedServer() if server is None else server
     context = _context(parts, served, context)
     run = _Run(_quiet(parts), checked, answers, context)
     recorder = run.record(chosen)
     scale = total / len(chosen) if chosen else 1.0
-    varied = _Varied(run, _evenly(chosen, VARIED_ITEMS), total) if chosen else None
+    varied = _Varied(run, evenly(chosen, VARIED_ITEMS), total) if chosen else None
     kinds = _kinds(recorder, varied, scale, total)
     replay = Replay(parts, recorder, total, served)
     times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
@@ -132,63 +130,6 @@ def _check(sample: object, server: object, context: object, answers: object) -> 
         raise ConfigurationError(
             f"answers must be a backend with complete(), got {answers!r}; for example answers=OfflineLLM()"
         )
-
-
-def _read(
-    task: Task[Any], items: Iterable[Any], sample: int | None
-) -> tuple[Sequence[RunItem], int, list[BadRow]]:
-    """Read all items; return those to look at, the number of those that can be read, and those that cannot."""
-    check_items(items)
-    good = _Thinned(sample)
-    bad: list[BadRow] = []
-    is_collection = isinstance(items, Collection)
-    reader = ItemReader(task, iter(items))
-    for item in reader:
-        if item.bad is None:
-            good.add(item)
-        else:
-            problem = str(item.bad.error).removeprefix(f"item {item.index}: ")
-            bad.append(BadRow(item.index, item.bad.item_id, problem.replace(", which is still open", "")))
-        if not is_collection:
-            reader.item_finished(item)
-    # A run reads a collection in the order of its priorities.
-    chosen = sorted(good.items, key=attrgetter("priority")) if is_collection else good.items
-    return chosen, good.count, bad
-
-
-class _Thinned:
-    """
-    Items at even distances, of which there are few however many are added.
-
-    Args:
-        number: How many are wanted; None for all.
-    """
-
-    def __init__(self, number: int | None) -> None:
-        self.count = 0
-        self._number = number
-        self._kept: list[RunItem] = []
-        self._distance = 1
-
-    def add(self, item: RunItem) -> None:
-        """Add the next item."""
-        if self.count % self._distance == 0:
-            self._kept.append(item)
-            if self._number is not None and len(self._kept) >= 8 * self._number:
-                del self._kept[1::2]
-                self._distance *= 2
-        self.count += 1
-
-    @property
-    def items(self) -> Sequence[RunItem]:
-        """The items, as many as are wanted."""
-        return self._kept if self._number is None else _evenly(self._kept, self._number)
-
-
-def _evenly(items: Sequence[T], number: int) -> Sequence[T]:
-    """Return so many items, evenly picked; all if there are no more."""
-    count = len(items)
-    return items if number >= count else [items[place * count // number] for place in range(number)]
 
 
 def _quiet(parts: RunnerParts) -> RunnerParts:
