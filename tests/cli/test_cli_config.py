@@ -15,7 +15,7 @@ from restaurant_llm_batch import BatchRunner, BatchSettings, LLMRequest, LLMResp
 from restaurant_llm_batch._settings.setting import setting_of
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.cli._report import refusals
-from restaurant_llm_batch.cli._settings import SECTIONS, SettingOption, option_of, section_of
+from restaurant_llm_batch.cli._settings import SECTIONS, SettingOption, option_of, section_of, take_settings
 from restaurant_llm_batch.outcomes import LimitChange, RunStats
 from restaurant_llm_batch.testing import FakeLLM
 from restaurant_llm_batch.testing.server import Faults, FaultServer
@@ -59,6 +59,86 @@ def test_it_says_what_holds_and_where_it_comes_from_and_shows_no_key(
     assert found["OPENAI_API_KEY"] == {"value": "(set)", "from": "environment"}
     assert found["BATCH_LLM_CONCURRENCY"] == {"value": "auto", "from": ".env"}
     assert len(found) == 4
+
+
+def _held(*variables: str) -> dict[str, dict[str, object]]:
+    found: dict[str, dict[str, object]] = json.loads(invoke("config", "--json").output)
+    return {name: found[name] for name in variables}
+
+
+SWITCHES = ("BATCH_SEARCH_ASYNC", "BATCH_RESTAURANT_ASYNC", "LLM_ASYNC")
+
+
+@pytest.mark.parametrize(
+    ("given", "values", "origins"),
+    [
+        ({}, ["4", True, True, True], ["default of commands", *["BATCH_STAGE"] * 3]),
+        ({"BATCH_STAGE": "2"}, ["2", True, False, False], ["environment", *["BATCH_STAGE"] * 3]),
+        ({"BATCH_STAGE": "threaded", "LLM_ASYNC": "true"}, ["threaded", True, True, False], None),
+        (
+            {"BATCH_SEARCH_ASYNC": "true"},
+            [None, True, False, False],
+            ["default", "environment", "default", "default"],
+        ),
+        ({"LLM_ASYNC": "false"}, [None, False, False, False], None),
+    ],
+)
+def test_config_shows_the_strategy_in_force_and_a_command_uses_it(
+    given: dict[str, str],
+    values: list[object],
+    origins: list[str] | None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    held = _held("BATCH_STAGE", *SWITCHES)
+    assert [one["value"] for one in held.values()] == values
+    if origins is not None:
+        assert [one["from"] for one in held.values()] == origins
+    strategy = take_settings({}).strategy()
+    assert [strategy.search_async, strategy.restaurant_async, strategy.llm_async] == values[1:]
+
+
+@pytest.mark.parametrize(
+    ("given", "warned"),
+    [
+        ({}, False),
+        ({"BATCH_SEARCH_ASYNC": "true"}, True),
+        ({"LLM_ASYNC": "false"}, True),
+        ({"BATCH_SEARCH_ASYNC": "true", "BATCH_RESTAURANT_ASYNC": "false"}, False),
+        ({"BATCH_SEARCH_ASYNC": "true", "BATCH_STAGE": "4"}, False),
+    ],
+)
+def test_a_switch_that_makes_items_run_one_by_one_unasked_is_told_of(
+    given: dict[str, str],
+    warned: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    take_settings({})
+    assert ("items run one by one, because" in caplog.text) is warned
+
+
+def test_the_help_of_stage_names_the_variables_and_the_default() -> None:
+    shown = " ".join(invoke("summarize", "--help").output.split())
+    for words in (*SWITCHES, "commands and serve use 4"):
+        assert words in shown
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_config_in_a_pipe_is_a_line_a_setting_with_its_whole_name(
+    columns: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setenv("MAX_RETRIES", "3")
+    lines = invoke("config").output.splitlines()
+    for name, field in BatchSettings.model_fields.items():
+        (line,) = [one for one in lines if one.startswith(f"  {name.upper()}=")]
+        assert line.endswith(str(field.description))
+        assert "Secret" in str(field.annotation) or option_of(name) in line
+    assert [one for one in lines if one.startswith("MAX_RETRIES is not read: ") and one.endswith("3 here.")]
 
 
 def test_a_setting_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

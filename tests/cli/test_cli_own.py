@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -13,8 +15,10 @@ from restaurant_llm_batch.cli._app import build
 
 MODULE = """
 from dataclasses import dataclass
+from pydantic import BaseModel
 from restaurant_llm_batch import LLMRequest, LLMResponse, SummarizeAspects
-from restaurant_llm_batch.steps import complete, search
+from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.steps import complete, gather, search
 from restaurant_llm_batch import SearchQuery
 
 def shout(item):
@@ -33,6 +37,29 @@ class Upper:
     fingerprint = "upper"
     def complete(self, request):
         return LLMResponse(request.messages[-1]["content"].upper(), model="upper-1")
+
+def searches_later(item):
+    yield from gather()
+    yield from found(item)
+
+def searches_in_parts(item):
+    yield from gather(found(item), found(item))
+
+class Form(BaseModel):
+    name: str
+
+class FormOfDefaults(BaseModel):
+    name: str = ""
+
+class Breaks:
+    def __init__(self):
+        {}["url"]
+
+def breaks():
+    return {}["key"]
+
+def has_no_model():
+    raise ConfigurationError("set MY_URL")
 
 class NeedsURL:
     def __init__(self, url): ...
@@ -118,6 +145,37 @@ def test_a_failure_is_named_and_the_status_is_1() -> None:
     assert "no such thing" in result.output
 
 
+def test_a_search_that_comes_later_without_reviews_names_the_option_too(folder: Path) -> None:
+    (folder / "ids.jsonl").write_text('{"restaurant_id": 1}\n')
+    result = run("own_code:searches_later", "ids.jsonl")
+    assert result.exit_code == 1
+    assert "search: --reviews FILE" in result.output
+    assert "--search-concurrency" not in result.output
+
+
+def test_a_preview_of_a_task_that_searches_needs_no_reviews(folder: Path) -> None:
+    (folder / "ids.jsonl").write_text('{"restaurant_id": 1}\n')
+    assert run("own_code:found", "ids.jsonl", "--preview").exit_code == 0
+
+
+def test_the_example_of_the_docs_works_as_written(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "command-line.md").read_text(encoding="utf-8")
+    section = page.partition("## Tasks of your own")[2]
+    files = re.findall(r"`([\w.]+)`[^\n]*:\n\n```\w+\n(.*?)```", section, re.DOTALL)
+    assert {"my_tasks.py", "my_backend.py", "remarks.csv", "items.jsonl", "ids.txt"} < {
+        name for name, _ in files
+    }
+    for name, text in files:
+        (folder / name).write_text(text, encoding="utf-8")
+        monkeypatch.delitem(sys.modules, name.removesuffix(".py"), raising=False)
+    commands = [line for line in section.splitlines() if line.startswith("restaurant-llm-batch run")]
+    assert len(commands) == 3
+    for line in commands:
+        result = run(*shlex.split(line)[2:])
+        assert result.exit_code == 0, result.output
+    assert json.loads((folder / "answers.jsonl").read_text(encoding="utf-8")).keys() == {"item_id", "value"}
+
+
 @pytest.mark.parametrize(
     ("words", "complaint"),
     [
@@ -146,6 +204,17 @@ def test_a_failure_is_named_and_the_status_is_1() -> None:
         (["own_code:shout", "bad.jsonl"], "'bad.jsonl', line 2: not JSON"),
         (["own_code:shout", "object.json"], "'object.json': not a list of items"),
         (["own_code:summaries", "items.csv"], "item 0"),
+        (["own_code:Form", "items.csv"], "Form is a pydantic model, the form of an answer"),
+        (["own_code:FormOfDefaults", "items.csv"], "yield from ask(FormOfDefaults, ...)"),
+        (["own_code:Breaks", "items.csv"], "the task own_code:Breaks failed: KeyError: 'url' (at "),
+        (
+            ["own_code:shout", "items.csv", "--llm", "own_code:breaks"],
+            "--llm own_code:breaks failed: KeyError: 'key' (at ",
+        ),
+        (["own_code:shout", "items.csv", "--llm", "own_code:has_no_model"], "Error: set MY_URL"),
+        (["own_code:shout", "items.csv", "--llm", "my_backend"], "nor MODULE:NAME of a backend of your own"),
+        (["own_code:found", "ids.jsonl"], "the task own_code:found searches for reviews: pass --reviews"),
+        (["own_code:searches_in_parts", "ids.jsonl"], "pass --reviews FILE"),
     ],
 )
 @pytest.mark.sample(8)
@@ -157,6 +226,7 @@ def test_what_cannot_work_is_said_in_one_sentence(words: list[str], complaint: s
     (folder / "short.json").write_text("[1,")
     (folder / "object.json").write_text("{}")
     (folder / "bad.jsonl").write_text('{"id": 1}\n{"id"\n')
+    (folder / "ids.jsonl").write_text('{"restaurant_id": 1}\n{"restaurant_id": 2}\n')
     result = run(*words)
     assert result.exit_code == 2, result.output
     assert complaint in " ".join(result.output.split())

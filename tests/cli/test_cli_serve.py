@@ -23,6 +23,7 @@ from restaurant_llm_batch.cli._commands import serve
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Ctrl-C is sent as a POSIX signal")
 SLOW = """
+from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.testing import FakeLLM
 class Slow(FakeLLM):
     async def acomplete(self, request):

@@ -12,6 +12,12 @@ from tests.support.qdrant_server import Engine, rest
 
 from restaurant_llm_batch import BatchSettings
 from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.cli._commands.serve import _check_search
+from restaurant_llm_batch.cli._sources import ReviewSource
+from restaurant_llm_batch.errors import ConfigurationError, TransientBackendError
+from restaurant_llm_batch.models import Hit, ItemId, SearchQuery
+from restaurant_llm_batch.search import QdrantSearch
+from restaurant_llm_batch.search.embedders import HashingEmbedder
 from restaurant_llm_batch.testing.server import FaultServer
 
 OTHERS = ("summarize-reviews", "sentiment", "strengths", "compare", "vocabulary")
@@ -147,3 +153,39 @@ def test_reviews_go_into_qdrant_and_are_found_there(
         result = invoke(command, *words)
     assert result.exit_code == 0, result.output
     assert len(target.read_text(encoding="utf-8").splitlines()) == 3
+
+
+@pytest.mark.parametrize("size", [16, 768])
+def test_serve_ends_before_it_listens_if_the_embedder_is_not_that_of_the_collection(
+    size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with QdrantSearch("reviews", path=tmp_path / "data", embedder=HashingEmbedder(size=size)) as search:
+        search.index_reviews([{"restaurant_id": 1, "review_id": 1, "content": "맛있어요"}])
+    words = ["--search", "qdrant", "--qdrant-url", "./data", "--collection", "reviews", "--port", "0"]
+    result = invoke("serve", *words)
+    assert result.exit_code == 2, result.output
+    said = " ".join(result.output.split())
+    assert f"are by 'hashing-v1-{size}', but embedder is 'hashing-v1-384' of size 384" in said
+    assert "serving" not in said
+
+
+class Fails:
+    """A search that cannot search now."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def search(self, query: SearchQuery) -> list[Hit]:
+        raise self._error
+
+
+def test_serve_starts_if_its_first_search_fails_with_what_may_pass(caplog: pytest.LogCaptureFixture) -> None:
+    def check(error: Exception, ids: list[ItemId]) -> None:
+        _check_search(ReviewSource(label="here", ids=ids, search=Fails(error)))  # type: ignore[arg-type]
+
+    check(TransientBackendError("HTTP 503", status=503), [1])
+    assert "the first search failed" in caplog.text
+    check(ConfigurationError("no reviews, no search"), [])
+    with pytest.raises(ConfigurationError, match="size"):
+        check(ConfigurationError("another size"), ["ko-1"])

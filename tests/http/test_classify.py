@@ -700,3 +700,16 @@ def test_the_work_for_an_errors_text_grows_with_its_length(unit: str) -> None:
             service_error(503, body, "x", secret=Secret("abcdef"))
 
     assert_linear(read, unit, 5_000)
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"problem": "bad key"}, "bad key"),
+        ({"title": "Unauthorized", "trace": 7}, '{"title": "Unauthorized", "trace": 7}'),
+        ({"errors": [{"why": "키가 없어요", "ok": False}]}, '{"why": "키가 없어요", "ok": false}'),
+        ({"error": {"message": {"a": None}}}, '{"a": null}'),
+    ],
+)
+def test_an_error_without_a_known_field_is_shown_as_the_service_wrote_it(body: Any, said: str) -> None:
+    assert str(service_error(401, body, "x")).endswith(said)

@@ -135,3 +135,19 @@ def test_the_questions_of_an_own_task_are_shown_too() -> None:
     assert [request.task for request in shown.requests] == ["Dish", "Strict", "own"]
     assert REVIEWS[1] in shown
     assert f"What goes with {ANSWER}?" in shown
+
+
+def test_it_packs_with_the_token_counter_that_it_is_given() -> None:
+    reviews = [f"국물이 진하고 면이 쫄깃해요 {number}" for number in range(90)]
+
+    def quarter(text: str) -> int:
+        return len(text) // 4
+
+    item = {"restaurant_id": 1, "reviews": reviews}
+    sent: list[LLMRequest] = []
+    runner = BatchRunner(llm=FakeLLM(requests=sent), limits=LIMITS, count_tokens=quarter)
+    runner.run(AnalyzeSentiment(), [item]).raise_for_failures()
+    counted = AnalyzeSentiment().preview(item, limits=LIMITS, count_tokens=quarter)
+    estimated = AnalyzeSentiment().preview(item, limits=LIMITS)
+    assert len(counted.requests) == len(sent) < len(estimated.requests)
+    assert by_prompt(counted.requests) == by_prompt(sent)

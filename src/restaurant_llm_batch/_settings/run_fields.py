@@ -18,8 +18,8 @@ class RunFields(BaseSettings):
         None,
         "strategy.stage",
         "1: one call at a time; 2: concurrent searches; 3: also the model's async client; 4: also concurrent items; "
-        "threaded: all concurrent, without an event loop. It goes before BATCH_SEARCH_ASYNC, BATCH_RESTAURANT_ASYNC and "
-        "LLM_ASYNC. If none of the four is set, commands and serve use 4; in Python the three are false.",
+        "threaded: all concurrent, without an event loop. It goes before BATCH_SEARCH_ASYNC, BATCH_RESTAURANT_ASYNC "
+        "and LLM_ASYNC. If none of the four is set, commands and serve use 4; in Python the three are false.",
         option="--stage",
     )
     batch_search_async: bool = setting(False, "strategy.search_async", "Whether searches run concurrently.")

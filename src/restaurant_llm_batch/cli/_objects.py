@@ -70,8 +70,8 @@ def make_object(text: str, what: str) -> Any:
         return found
     if issubclass(found, BaseModel):
         raise ConfigurationError(
-            f"{what} {text}: {found.__name__} is a pydantic model, the form of an answer; name what asks for it, such as "
-            f"a generator function with `yield from ask({found.__name__}, ...)`"
+            f"{what} {text}: {found.__name__} is a pydantic model, the form of an answer; name what asks for it, such "
+            f"as a generator function with `yield from ask({found.__name__}, ...)`"
         )
     try:
         return found()

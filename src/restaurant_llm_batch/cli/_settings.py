@@ -102,8 +102,8 @@ class ModelName(click.Choice[str]):
         try:
             return super().convert(value, param, ctx)
         except click.BadParameter as error:
-            text = f"{error.message.removesuffix('.')}, nor MODULE:NAME of a backend of your own, such as my_backend:make."
-            raise click.BadParameter(text, ctx, param) from None
+            own = "nor MODULE:NAME of a backend of your own, such as my_backend:make"
+            raise click.BadParameter(f"{error.message.removesuffix('.')}, {own}.", ctx, param) from None
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str:
         """Return the words for the help."""
@@ -235,7 +235,8 @@ def take_settings(values: dict[str, Any]) -> BatchSettings:
     set_here = settings.model_fields_set & _STRATEGY
     if set_here and not set_here & {"batch_stage", "batch_restaurant_async"}:
         log.warning(
-            "items run one by one, because %s is set and BATCH_RESTAURANT_ASYNC is not; --stage %s runs them side by side",
+            "items run one by one, because %s is set and BATCH_RESTAURANT_ASYNC is not; "
+            "--stage %s runs them side by side",
             " and ".join(sorted(name.upper() for name in set_here)),
             STAGE,
         )

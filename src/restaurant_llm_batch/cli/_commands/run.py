@@ -34,8 +34,8 @@ Apply a task of your own to the rows of a file.
 
 TASK is module:name: a task, a class of tasks, or a generator function of one item. ITEMS is a file: .csv or .tsv with
 a line of names, .json with a list, .txt with an item a line, otherwise JSON Lines; - for JSON Lines of standard
-input. A row of a table reaches the task as a dict of texts, a line of .txt as a text. An item needs an id: it is one, or
-has one in `id`, `item_id`, `restaurant_id` or `document_id`.
+input. A row of a table reaches the task as a dict of texts, a line of .txt as a text. An item needs an id: it is one,
+or has one in `id`, `item_id`, `restaurant_id` or `document_id`.
 
 \b
     restaurant-llm-batch run my_tasks:topic remarks.csv --llm my_backend:make
