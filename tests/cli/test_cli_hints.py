@@ -18,8 +18,7 @@ from restaurant_llm_batch import BatchRunner, BatchSettings, SummarizeAspects
 from restaurant_llm_batch.backends import OpenAILLM
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.cli._hints import hints
-from restaurant_llm_batch.testing import FakeSearch
-from restaurant_llm_batch.testing.fakes import answer_from_schema
+from restaurant_llm_batch.testing import FakeSearch, answer_from_schema
 
 SUMMARIZE = build().commands["summarize"]
 ANSWER = {

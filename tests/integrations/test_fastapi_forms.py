@@ -1,4 +1,4 @@
-"""Request forms of the other service's clients, each answered in its shape; and what is said about the rest."""
+"""The request forms of the other service's clients, each answered in its shape; and what is said about the rest."""
 
 from __future__ import annotations
 
@@ -30,8 +30,7 @@ from restaurant_llm_batch.errors import (
 from restaurant_llm_batch.integrations._fastapi.error_responses import failed
 from restaurant_llm_batch.integrations._fastapi.serialize import as_json
 from restaurant_llm_batch.integrations.fastapi import batch_router
-from restaurant_llm_batch.testing import FakeLLM, FakeSearch
-from restaurant_llm_batch.testing.fakes import answer_from_schema
+from restaurant_llm_batch.testing import FakeLLM, FakeSearch, answer_from_schema
 
 SUMMARY, SENTIMENT, STRENGTH = (path.removesuffix("/batch") for path in (SUMMARIES, SENTIMENTS, STRENGTHS))
 COMPARISON = "/api/v1/llm/comparison"

@@ -31,7 +31,8 @@ class Written:
 
 def review(**fields: Any) -> Review:
     given = {"restaurant_id": 1, "reviews": [{"content": "맛있어요", **fields}]}
-    return read_item(RestaurantReviewsSchema, given).reviews[0].review()
+    (read,) = read_item(RestaurantReviewsSchema, given).reviews or ()
+    return read.review()
 
 
 @pytest.mark.parametrize("field", ["restaurant_id", "category"])
@@ -81,7 +82,7 @@ def test_a_recommendation_is_kept_where_it_is_one(given: Any, kept: bool | None)
 
 def test_a_review_object_is_read_as_leniently() -> None:
     given: Any = Review("맛있어요", id=3, restaurant_id="", category=NAN)  # type: ignore[arg-type]
-    (read,) = read_item(RestaurantReviewsSchema, {"restaurant_id": 1, "reviews": [given]}).reviews
+    (read,) = read_item(RestaurantReviewsSchema, {"restaurant_id": 1, "reviews": [given]}).reviews or ()
 
     assert read.review() == Review("맛있어요", id=3)
 
