@@ -15,6 +15,7 @@ runs in every mode, sync or async, and a test can inspect the next step:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Generator, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
@@ -55,6 +56,8 @@ __all__ = [
     "search_all",
     "sleep",
 ]
+
+log = logging.getLogger("restaurant_llm_batch")
 
 T = TypeVar("T")
 AnswerT = TypeVar("AnswerT", bound="BaseModel")
@@ -364,7 +367,7 @@ def intercept(
     Run a flow inside another one, and perform each of its steps with a flow.
 
     Args:
-        flow: The inner flow; it is closed when this one ends.
+        flow: The inner flow; it is closed when this one ends. An exception that it raises then is logged.
         handle: Returns the flow that performs a step. Its result is sent into `flow`; an `Exception` that it raises is
             thrown into `flow`.
 
@@ -386,7 +389,7 @@ def intercept(
             except Exception as raised:
                 error = raised
     finally:
-        flow.close()
+        _close(flow)
 
 
 def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
@@ -394,7 +397,7 @@ def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
     Run a flow to its end in the calling thread.
 
     Args:
-        flow: The flow; it is closed when this returns or raises.
+        flow: The flow; it is closed when this returns or raises. An exception that it raises then is logged.
         perform: Performs one step and returns its result. An `Exception` that it raises is thrown into the flow; any
             other `BaseException` ends it.
 
@@ -416,7 +419,7 @@ def drive(flow: Generator[Any, Any, T], perform: Callable[[Any], Any]) -> T:
             except Exception as raised:
                 error = raised
     finally:
-        flow.close()
+        _close(flow)
 
 
 async def adrive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitable[Any]]) -> T:
@@ -436,4 +439,16 @@ async def adrive(flow: Generator[Any, Any, T], perform: Callable[[Any], Awaitabl
             except Exception as raised:
                 error = raised
     finally:
+        _close(flow)
+
+
+def _close(flow: Generator[Any, Any, Any]) -> None:
+    """
+    Close a flow that has ended, or that is given up because of an exception, which must not be replaced by another.
+
+    If it were replaced, a Ctrl-C would be taken for the failure of an item, and the rest of a `Gather` would not end.
+    """
+    try:
         flow.close()
+    except Exception:
+        log.exception("a flow raised while it was being closed")
