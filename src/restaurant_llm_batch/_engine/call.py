@@ -99,6 +99,7 @@ class Call:
         cancel_token: Set when no caller waits for a blocking backend any more; None until it starts in a thread.
         cancel_scope: The scope of an awaited call that runs share, while it is made.
         in_thread: Whether a worker thread makes it, which will release it.
+        is_counted: Whether `counters` count it as one at the backend.
         frame: The frame to resume.
     """
 
@@ -113,6 +114,7 @@ class Call:
         "in_flight",
         "in_thread",
         "is_async",
+        "is_counted",
         "mailbox",
         "outcome",
         "spec",
@@ -139,6 +141,7 @@ class Call:
         self.cancel_token: CancelToken | None = None
         self.cancel_scope: Any = None
         self.in_thread: bool = False
+        self.is_counted: bool = False
         self.frame: Any = None
 
     @property
@@ -209,7 +212,9 @@ class Call:
         """Free the slots: the backend has returned, or was never called. Releasing it again frees nothing more."""
         if self.in_flight is not None:
             self.mark_returned(None)
-        self.counters.call_finished(self.spec.stage, self.spec.permits)
+        if self.is_counted:
+            self.is_counted = False
+            self.counters.call_finished(self.spec.stage, self.spec.permits)
         self.admission.release(self.outcome)
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:

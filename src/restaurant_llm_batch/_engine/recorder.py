@@ -150,6 +150,7 @@ class RunRecorder:
         self.activity_count += 1
         spec = call.spec
         self.counters.call_started(spec.stage, spec.permits)
+        call.is_counted = True
         if self._observers:
             now = call.started_at
             queued = now - call.admission.queued_at
@@ -166,12 +167,13 @@ class RunRecorder:
             self.counters.record_error(error)
             self._record_tokens_of_error(call, error)
         if spec.stage == "llm":
-            report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
-            if report is not None or run.limiters.rate.active:
-                self._report_usage(call, reply, error, report)
+            # Before the rate limiter, which may start the next call with the tokens that this one has not used.
             if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
                 run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
+            report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
+            if report is not None or run.limiters.rate.active:
+                self._report_usage(call, reply, error, report)
         if self._observers:
             now = run.now()
             seconds = now - call.started_at

@@ -89,8 +89,8 @@ class Scheduler:
         self._collect = collect
         self._entering: RunItem | None = None  # taken from the source; in `_frames` or delivered in a moment
         self._frames: dict[int, Frame] = {}
-        self._queued: set[Call] = set()
-        self._running: set[Call] = set()
+        self._queued: dict[Call, None] = {}  # in order, so that equal runs on virtual time have equal events
+        self._running: dict[Call, None] = {}
         self._suspended: dict[Frame, tuple[Any, float]] = {}  # by which step, since when
         self._memo_waiters = MemoWaiters(run.now)
         self._deadlines = DeadlineQueue(run.now, callbacks.call_later, self._expire_overdue)
@@ -146,8 +146,8 @@ class Scheduler:
 
     def on_call_started(self, call: Call) -> None:
         """Record that the driver starts an admitted call. To be called before the backend is called."""
-        self._running.add(call)
-        self._queued.discard(call)
+        self._running[call] = None
+        self._queued.pop(call, None)
         call.state = RUNNING
         call.started_at = self.run.now()
         try:
@@ -156,7 +156,7 @@ class Scheduler:
             self._recorder.call_started(call, call.frame.item)
         except BaseException:  # a Ctrl-C in an observer, for example
             call.release()
-            self._running.discard(call)
+            self._running.pop(call, None)
             raise
         if call.deadline is not None and not call.is_async:
             self._deadlines.add(call.deadline, call)
@@ -191,7 +191,7 @@ class Scheduler:
         finally:
             if call.is_async:
                 call.release()
-            self._running.discard(call)
+            self._running.pop(call, None)
         self._after_event()
 
     def _expire_overdue(self) -> None:
@@ -269,7 +269,7 @@ class Scheduler:
         """Free the slots of calls that no task and no thread makes any more, after an interrupt."""
         for call in [call for call in self._running if call.is_async or not call.in_thread]:
             call.release()
-            self._running.discard(call)
+            self._running.pop(call, None)
 
     def _close_flow(self, frame: Frame) -> None:
         try:
@@ -338,7 +338,7 @@ class Scheduler:
         """Start a step; return its result if it is available at once, otherwise `_WAITS`."""
         if type(step) is Call:
             step.frame = frame
-            self._queued.add(step)
+            self._queued[step] = None
             if frame.item.deadline is not None:
                 self._deadlines.add(frame.item.deadline, step)
             step.acquire(self._mailbox, self._on_admitted)
@@ -402,7 +402,7 @@ class Scheduler:
     def _expire_queued(self, call: Call) -> None:
         """Fail a call that has not started: its item's time is up."""
         call.cancel_acquire()
-        self._queued.discard(call)
+        self._queued.pop(call, None)
         self._resume_flow(call.frame, None, self.run.item_timeout_error())
 
     def _resume(self, frame: Frame, step: Any, answer: Any = None, error: Exception | None = None) -> None:

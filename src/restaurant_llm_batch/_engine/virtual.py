@@ -248,16 +248,23 @@ class VirtualDriver:
         if not call.is_async:
             call.record_outcome(error)
             call.mark_returned(answer)
-        self.scheduler.on_call_finished(call, answer, error)
-        if not call.is_async:
-            call.release()
+        try:
+            self.scheduler.on_call_finished(call, answer, error)
+        finally:
+            if not call.is_async:
+                call.release()
 
     def _on_finished(self) -> None:
-        """Cancel the awaited calls that are left at the end; blocking ones end when their backend returns."""
+        """
+        Cancel the awaited calls that are left at the end, unless another run waits for them.
+
+        Blocking ones end when their backend returns.
+        """
         self.mailbox.close()
         for call in [call for call in self._in_flight if call.is_async]:
-            self._in_flight.pop(call)()
-            call.release()
+            if call.in_flight is None or not call.in_flight.has_other_waiters:
+                self._in_flight.pop(call)()
+                call.release()
 
 
 def _nothing() -> None:

@@ -109,10 +109,10 @@ class RateLimiter(LockedState[RateQueue]):
         lock, state = self._state_for_process()
         with lock:
             state.now = now
-            alone = not state.waiting
             admitted = state.enqueue(ticket)
-        if alone and not admitted:
-            self._notify_watchers()
+            is_first = not admitted and state.peek() is ticket
+        if is_first:
+            self._notify_watchers()  # it may be ready before the ticket that was the first
         return admitted
 
     def cancel(self, ticket: Ticket, now: float) -> None:
