@@ -91,7 +91,7 @@ def simulate(session: nox.Session) -> None:
     `-- --mutants` plants each known fault in the engine, and says which check finds it.
     """
     install(session)
-    session.run("python", "-m", "tests.support.simulation", *session.posargs, env={"PYTHONPATH": "."})
+    session.run("python", "-m", "tests.support.simulation", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -14,14 +14,13 @@ from functools import partial
 from typing import Any
 
 from restaurant_llm_batch._engine.call import ABANDONED, Call
-from restaurant_llm_batch._engine.sequential import SequentialDriver
-from restaurant_llm_batch._engine.virtual import Done
+from restaurant_llm_batch._engine.virtual import VirtualDriver
 from restaurant_llm_batch._limits.concurrency import ConcurrencyLimiter
 from restaurant_llm_batch._limits.limiters import LimiterSet
 from restaurant_llm_batch._store.keys import request_key
-from restaurant_llm_batch.errors import RateLimited, TransientBackendError
+from restaurant_llm_batch.errors import RateLimited
 from restaurant_llm_batch.models import LLMRequest
-from restaurant_llm_batch.simulation._model import ServerModel
+from restaurant_llm_batch.outcomes import Stage
 
 from .broken import EPSILON, keep
 from .disk import Disk
@@ -65,7 +64,7 @@ class Service:
     The server, as it is watched.
 
     Args:
-        model: The simulated server, whose `begin_request` is watched from now on.
+        now: The virtual time.
         disk: The store, or None.
 
     Attributes:
@@ -75,92 +74,70 @@ class Service:
         highest: The highest limit of each limiter that there was.
     """
 
-    def __init__(self, model: ServerModel, disk: Disk | None) -> None:
+    def __init__(self, now: Callable[[], float], disk: Disk | None) -> None:
         self.at_server: Counter[ConcurrencyLimiter] = Counter()
         self.working: dict[Call, Served] = {}
         self.begun: list[Call] = []
         self.highest: Counter[ConcurrencyLimiter] = Counter()
-        self.records: dict[object, RunRecord] = {}  # by driver
         self._disk = disk
-        self._begin = model.begin_request
-        self._begin_search = model.begin_search
-        self._now = model._time.now
+        self._now = now
         self._chains: dict[tuple[RunRecord, int, Question], Chain] = {}
         self._chains_by_error: dict[int, Chain] = {}
         self._answered: Counter[tuple[RunRecord, Question]] = Counter()
         self._minutes: dict[LimiterSet, Minute] = {}
-        model.begin_request = self.begin_request  # type: ignore[method-assign, assignment]
-        model.begin_search = self.begin_search  # type: ignore[method-assign]
 
     def chain_of(self, error: BaseException) -> Chain | None:
         """Return the attempts of the call that failed with an error; None if the server did not answer with it."""
         return self._chains_by_error.get(id(error))
 
-    def _caller(self, done: Any) -> tuple[RunRecord, Call]:
-        """Return which call of which run begins."""
-        if isinstance(done, partial):
-            return self.records[done.func.__self__], done.args[0]  # type: ignore[attr-defined]
-        for driver, record in self.records.items():
-            if isinstance(driver, SequentialDriver):
-                assert driver._call is not None
-                return record, driver._call
-        raise AssertionError("a call without a run")
+    def watch(self, record: RunRecord) -> None:
+        """Watch the calls of a run from now on."""
+        driver: Any = record.player.driver
+        if isinstance(driver, VirtualDriver):
+            backend: Any = driver._backend
+        else:
+            method: Any = record.run.plan.llm.method
+            backend = method.func.__self__
+        backend.begin = partial(self._begin, record, backend.begin)
 
-    def begin_search(self, find: Any, queries: Any, done: Done) -> Callable[[], object]:
-        """Begin a search, whose limits are checked as those of a request."""
-        inner: Any = done
-        if (
-            not isinstance(done, partial) and done.__closure__
-        ):  # of one query: the driver's callback is inside
-            inner = next(
-                (cell.cell_contents for cell in done.__closure__ if isinstance(cell.cell_contents, partial)),
-                done,
-            )
-        record, call = self._caller(inner)
+    def _begin(
+        self, record: RunRecord, inner: Any, stage: Stage, argument: Any, done: Any
+    ) -> Callable[[], object]:
+        """Begin a call, and check that it may begin."""
+        driver: Any = record.player.driver
+        call: Call = done.args[0] if isinstance(driver, VirtualDriver) else driver._call
+        record.check_call_may_begin(call)
         served = Served(record, call, (), Chain(), None)
-        record.check_call_may_begin(call)
+        if stage == "llm":
+            self._check_request(served, argument)
         self._enter(served)
 
         def ended(answer: Any, error: BaseException | None) -> None:
             self.leave(served)
+            if stage == "llm":
+                self._record_end(served, answer, error)
             done(answer, error)
 
-        cancel = self._begin_search(find, queries, ended)
-
-        def cancelled() -> None:
-            self.leave(served)
-            cancel()
-
-        return cancelled
-
-    def begin_request(self, request: LLMRequest, done: Done, /) -> Callable[[], object]:
-        """Begin a request, and check that it may begin."""
-        record, call = self._caller(done)
-        question = *(message["content"] for message in request.messages), request.max_tokens
-        served = Served(record, call, question, self._next_attempt(record, call, question), None)
-        if self._disk is not None:
-            served.key = request_key(record.fingerprint, request)
-            self._check_is_new(served)
-        record.check_call_may_begin(call)
-        self._check_rates(record, call)
-        self._enter(served)
-
-        def ended(answer: Any, error: BaseException | None) -> None:
-            self.leave(served)
-            self._record_end(served, answer, error)
-            done(answer, error)
-
-        cancel = self._begin(request, ended)
+        cancel = inner(stage, argument, ended)
 
         def cancelled() -> None:
             shared = call.in_flight is not None and call.in_flight.has_other_waiters
             in_time = call.deadline is None or self._now() < call.deadline - EPSILON
-            keep("a call goes on if another run waits for it", not (shared and in_time), question)
+            keep("a call goes on if another run waits for it", not (shared and in_time), served.question)
             self.leave(served)
             served.chain.failed += 1
             cancel()
 
         return cancelled
+
+    def _check_request(self, served: Served, request: LLMRequest) -> None:
+        record, call = served.record, served.call
+        served.question = *(message["content"] for message in request.messages), request.max_tokens
+        served.chain = self._next_attempt(record, call, served.question)
+        if self._disk is not None:
+            served.key = request_key(record.fingerprint, request)
+            self._check_is_new(served)
+        self._check_rates(record, call)
 
     def _enter(self, served: Served) -> None:
         call = served.call
@@ -276,8 +253,3 @@ def weights_of(call: Call) -> list[tuple[ConcurrencyLimiter, int]]:
         (limiter, admission.tokens if limiter is token_limiter else call.spec.permits)
         for limiter in admission._limiters
     ]
-
-
-def is_transient(error: BaseException) -> bool:
-    """Return whether an error is one that uses up an attempt, and is followed by another one."""
-    return isinstance(error, TransientBackendError) and not isinstance(error, RateLimited)

@@ -94,7 +94,7 @@ class World:
         if plan.commit_seconds is not None:
             self._disk = disk = Disk(self._time, kept, plan.commit_seconds)
             self._playback._stores[id(disk)] = disk, disk
-        self._service = Service(self._playback.model, self._disk)
+        self._service = Service(self._time.now, self._disk)
         self._queues = Queues(self._service)
         self._llm = _limiter_of(plan.limits.llm) if plan.joiner and plan.joiner.shares == "limit" else None
         self._parts = self._make_parts(plan.way)
@@ -133,7 +133,7 @@ class World:
         player = self._playback.add(parts, task_of(plan.flow), inputs, record.deliver, (record.observe,))
         record.attach(player)
         self.records.append(record)
-        self._service.records[player.driver] = record
+        self._service.watch(record)
         self._queues.watch(record)
         return record
 
