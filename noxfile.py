@@ -83,6 +83,17 @@ def hardening(session: nox.Session) -> None:
     )
 
 
+@nox.session
+def simulate(session: nox.Session) -> None:
+    """
+    Play simulation tests at any length: `nox -s simulate -- --seconds 600`, or `-- --seed 1234 --plans 1`.
+
+    `-- --mutants` plants each known fault in the engine, and says which check finds it.
+    """
+    install(session)
+    session.run("python", "-m", "tests.support.simulation", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def heavy(session: nox.Session) -> None:
     """Run the tests against real vLLM and transformers servers; takes minutes and gigabytes."""
