@@ -231,12 +231,12 @@ def test_the_forms_of_an_upload_may_be_mixed() -> None:
 def test_what_is_not_indexed_is_said() -> None:
     given = [{"id": n, "restaurant_id": 1, "content": text} for n, text in enumerate(("a", " ", ""))]
     answer = post(
-        serving(EmbeddedSearch()), UPLOAD, {"reviews": given, "restarants": [], "data": {"x": 1}}
+        serving(EmbeddedSearch()), UPLOAD, {"reviews": given, "restaurants2": [], "data": {"x": 1}}
     ).json()
 
     assert answer["points_count"] == 1
     assert answer["warnings"] == [
-        '"restarants" is not a field of this request and was ignored; did you mean "restaurants"?',
+        '"restaurants2" is not a field of this request and was ignored; did you mean "restaurants"?',
         '"x" in data is not a field of this request and was ignored',
         "reviews without text were not indexed: 2",
     ]

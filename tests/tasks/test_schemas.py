@@ -31,8 +31,9 @@ class Written:
 
 def review(**fields: Any) -> Review:
     given = {"restaurant_id": 1, "reviews": [{"content": "맛있어요", **fields}]}
-    (read,) = read_item(RestaurantReviewsSchema, given).reviews or ()
-    return read.review()
+    reviews = read_item(RestaurantReviewsSchema, given).reviews
+    assert reviews is not None
+    return reviews[0].review()
 
 
 @pytest.mark.parametrize("field", ["restaurant_id", "category"])
@@ -82,9 +83,10 @@ def test_a_recommendation_is_kept_where_it_is_one(given: Any, kept: bool | None)
 
 def test_a_review_object_is_read_as_leniently() -> None:
     given: Any = Review("맛있어요", id=3, restaurant_id="", category=NAN)  # type: ignore[arg-type]
-    (read,) = read_item(RestaurantReviewsSchema, {"restaurant_id": 1, "reviews": [given]}).reviews or ()
+    reviews = read_item(RestaurantReviewsSchema, {"restaurant_id": 1, "reviews": [given]}).reviews
 
-    assert read.review() == Review("맛있어요", id=3)
+    assert reviews is not None
+    assert reviews[0].review() == Review("맛있어요", id=3)
 
 
 @pytest.mark.parametrize("given", ["", NAN, True, [], np.array([1, 2])], ids=str)
