@@ -262,7 +262,7 @@ def test_a_search_without_hits_says_so(invoke: Invoke) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["summarize", "index"])
-@pytest.mark.sample(14)
+@pytest.mark.sample(6)
 def test_a_file_that_cannot_be_used_is_one_clear_line_with_the_line_number(
     invoke: Invoke, tmp_path: Path, command: str, text: str | bytes, complaint: str
 ) -> None:
@@ -296,7 +296,7 @@ def test_a_file_that_cannot_be_used_is_one_clear_line_with_the_line_number(
         (["index", "folder/note.txt", "--into", "folder"], "holds other files"),
     ],
 )
-@pytest.mark.sample(7)
+@pytest.mark.sample(4)
 def test_wrong_usage_is_explained_with_status_2_and_no_traceback(
     invoke: Invoke, words: list[str], complaint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

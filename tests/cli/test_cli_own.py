@@ -217,7 +217,7 @@ def test_the_example_of_the_docs_works_as_written(folder: Path, monkeypatch: pyt
         (["own_code:searches_in_parts", "ids.jsonl"], "pass --reviews FILE"),
     ],
 )
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 def test_what_cannot_work_is_said_in_one_sentence(words: list[str], complaint: str, folder: Path) -> None:
     (folder / "broken.py").write_text("1 / 0")
     (folder / "needs.py").write_text("import absent_package")

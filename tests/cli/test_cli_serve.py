@@ -71,6 +71,7 @@ def test_it_serves_a_file_until_ctrl_c(reviews: Path) -> None:
     assert service.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_cancels_the_requests_in_flight_and_tells_them(reviews: Path) -> None:
     answers: list[Any] = []
 

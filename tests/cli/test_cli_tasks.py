@@ -102,7 +102,7 @@ class Picky(OfflineLLM):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_the_sample_is_done_on_a_fresh_machine_without_any_option(command: str) -> None:
     result = invoke(command)
     assert result.exit_code == 0, result.output

@@ -341,7 +341,7 @@ def test_an_exception_at_any_line_leaves_nothing_and_loses_nothing(
 
 
 @pytest.mark.hardening(small=1, full=100_000)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("name", "entry"), ENTRIES)
 def test_an_exception_at_any_line_leaves_no_call_in_flight_in_the_store(
     name: str, entry: str, trials: int, tmp_path: Path

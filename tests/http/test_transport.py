@@ -347,6 +347,7 @@ for mode in MODES:
 """
 
 
+@pytest.mark.slow
 def test_a_lack_of_file_descriptors_is_told_from_a_fault_of_the_service() -> None:
     with LocalServer(lambda seen: Say(chat("x"))) as server:
         child = subprocess.run(

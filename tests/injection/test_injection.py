@@ -94,6 +94,7 @@ def test_many_of_them_stay_in_their_places_wherever_they_stand(job: str, texts: 
 
 
 @each_job
+@pytest.mark.sample(3)
 def test_all_of_them_at_once_stay_in_their_places(job: str) -> None:
     swapped = dict(zip(plain(len(CONTENTS)), map(composed, CONTENTS), strict=True))
 
@@ -101,6 +102,7 @@ def test_all_of_them_at_once_stay_in_their_places(job: str) -> None:
 
 
 @each_job
+@pytest.mark.sample(3)
 def test_where_reviews_choose_the_language_they_choose_between_two_instructions(job: str) -> None:
     ours = [request.messages[0] for language in ("ko", "en") for request in usual(job, 3, language)]
 

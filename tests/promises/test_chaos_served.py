@@ -176,6 +176,7 @@ def test_whatever_goes_wrong_all_is_accounted_for(backend: str, data: st.DataObj
 @given(st.data())
 @chaotic(6)
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_outcomes_depend_on_what_the_server_says_and_not_on_the_mode(
     backend: str, data: st.DataObject
 ) -> None:

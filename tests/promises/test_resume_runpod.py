@@ -228,6 +228,7 @@ def test_a_kill_at_any_moment_costs_at_most_what_was_being_submitted(
 
 
 @needs_kill
+@pytest.mark.slow
 def test_a_real_worker_goes_on_with_its_jobs_while_nobody_waits(path: Path) -> None:
     items = [f"slow: {0.5 + item / 1000}" for item in range(AT_ONCE)]
     with Dispatcher(script=None) as dispatcher:

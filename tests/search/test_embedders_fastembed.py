@@ -141,6 +141,7 @@ def test_prefixes_go_before_what_the_model_reads(model: Path) -> None:
     assert e5.embed_query("waiter").sparse == plain.embed_query("waiter").sparse
 
 
+@pytest.mark.slow
 def test_the_name_changes_with_whatever_makes_the_vectors(model: Path) -> None:
     names = {
         FastEmbedder(model_path=model, **more).name

@@ -82,6 +82,7 @@ def test_threads_keep_one_connection_each_at_most(server: LocalServer) -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(1)
 async def test_a_loop_keeps_its_connections(server: LocalServer) -> None:
     async with QdrantSearch("reviews", url=server.url) as search:
         for _ in range(4):
@@ -114,6 +115,7 @@ def test_120_blocking_searches_are_in_flight_at_once() -> None:
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(2)
 async def test_no_more_connections_than_allowed(server: LocalServer) -> None:
     async with QdrantSearch("reviews", url=server.url, pool_size=3) as search:
         await many(search, 30)
@@ -156,6 +158,7 @@ def test_two_loops_after_each_other_share_a_grpc_search() -> None:
 @pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
+@pytest.mark.sample(1)
 def test_the_client_of_a_dead_loop_is_dropped(
     server: LocalServer, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -422,6 +422,7 @@ async def test_a_cancelled_call_leaves_its_seat_and_its_place_in_the_line() -> N
     assert (counts.abandoned, counts.asked(CHAT, 0), counts.answered) == (3, 3, 1)
 
 
+@pytest.mark.slow
 def test_seeded_runs_repeat() -> None:
     questions = [f"{number}번 집은?" for number in range(60)]
     shares: Any = {"server_error": 0.2, "truncated": 0.2, "refusal": 0.1, "reset": 0.1}

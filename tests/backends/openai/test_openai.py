@@ -302,6 +302,7 @@ def test_a_silent_server_times_out(mode: str, timeout: float | Timeout) -> None:
         ask(to(server, timeout=timeout), mode)
 
 
+@pytest.mark.slow
 def test_the_first_call_reads_the_sdk_in_another_thread_than_the_loops() -> None:
     """Half a second of reading files would stop everything else on the loop."""
     code = """

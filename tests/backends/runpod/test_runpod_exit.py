@@ -131,6 +131,7 @@ def test_a_process_interrupted_while_it_waits_leaves_no_job(way: str) -> None:
         assert KEY not in told
 
 
+@pytest.mark.slow
 def test_a_cancellation_that_is_interrupted_too_is_made_again_at_the_very_end() -> None:
     with Dispatcher(lambda work: End(after=600)) as dispatcher:
 

@@ -181,6 +181,7 @@ FORMS = (
 @pytest.mark.parametrize(
     "strategy", [Strategy(restaurant_async=True), Strategy.stage(4)], ids=["sync", "async"]
 )
+@pytest.mark.sample(1)
 def test_fifty_restaurants_are_labelled_by_a_worker_that_takes_prompts(
     dispatchers: dict[str, Dispatcher], strategy: Strategy
 ) -> None:
