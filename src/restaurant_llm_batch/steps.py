@@ -57,7 +57,7 @@ __all__ = [
     "sleep",
 ]
 
-log = logging.getLogger("restaurant_llm_batch")
+log: logging.Logger = logging.getLogger("restaurant_llm_batch")
 
 T = TypeVar("T")
 AnswerT = TypeVar("AnswerT", bound="BaseModel")

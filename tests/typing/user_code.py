@@ -230,7 +230,7 @@ async def items_may_be_awaited() -> None:
     async with runner:
         async for outcome in runner.astream(SummarizeReviews(), rows()):
             assert_type(outcome, Success[ReviewSummary] | Failure)
-    runner.run(SummarizeReviews(), rows())  # type: ignore[arg-type]
+    runner.run(SummarizeReviews(), rows())  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 # --- Tasks: a generator function, typed by what it returns.

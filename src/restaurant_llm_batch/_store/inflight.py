@@ -141,7 +141,7 @@ class InFlightCall:
         self.persist: Persist | None = None
         self._table = table
         self._lock = table.lock
-        self.key = key
+        self.key: bytes = key
         self._owner = owner
         self._state = State.OPEN
         self._leader: Follower | None = (
