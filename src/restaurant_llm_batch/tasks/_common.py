@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from math import inf
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from .._text import error_text
 from .._values import composed
 from ..errors import STOPS_THE_RUN, ConfigurationError, RunStopped
-from ..models import Hit, ItemId, Review, SearchQuery
+from ..models import Hit, ItemId, RestaurantRef, Review, SearchQuery, as_item_id
 from ..steps import ResultOrError
 from ._prompts.wording import Language, Wording, as_language
+
+
+def as_restaurant(raw: Any) -> RestaurantRef:
+    """
+    Return an item of a task that searches: an id, a mapping or a `RestaurantRef`.
+
+    Raises:
+        ConfigurationError: The item is invalid; the message names every wrong field.
+    """
+    if not isinstance(raw, (Mapping, RestaurantRef)):
+        return RestaurantRef(as_item_id(raw, "restaurant_id"))
+    from ._schemas import read_restaurant
+
+    return read_restaurant(raw)
 
 
 def check(task: object, field: str, valid: bool, bounds: str) -> None:

@@ -8,10 +8,11 @@ from typing import Any, TypeAlias
 
 from .._values import composed, short
 from ..errors import ConfigurationError
-from ..models import ItemId, RestaurantRef, Review, SearchQuery, SearchScope, as_item_id
+from ..models import ItemId, RestaurantRef, Review, SearchQuery, SearchScope
 from ..results import AspectComparison, AspectLift
 from ..steps import Flow, ResultOrError, gather, once, search, search_all
 from ._common import (
+    as_restaurant,
     check,
     check_count,
     check_min_score,
@@ -116,11 +117,7 @@ class CompareAspects(Previewed):
         Raises:
             ConfigurationError: The item is invalid; the message names every wrong field.
         """
-        if not isinstance(raw, (Mapping, RestaurantRef)):
-            return RestaurantRef(as_item_id(raw, "restaurant_id"))
-        from ._schemas import read_restaurant
-
-        return read_restaurant(raw)
+        return as_restaurant(raw)
 
     def item_key(self, item: RestaurantRef, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""

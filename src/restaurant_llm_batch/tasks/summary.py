@@ -11,6 +11,7 @@ from ..results import AspectStatus, AspectSummary, RestaurantSummary
 from ..steps import Flow, search_all
 from ._aspect_calls import Answer, AspectCalls
 from ._common import (
+    as_restaurant,
     as_shown,
     check,
     check_count,
@@ -116,11 +117,7 @@ class SummarizeAspects(Previewed):
         Raises:
             ConfigurationError: The item is invalid; the message names every wrong field.
         """
-        if not isinstance(raw, (Mapping, RestaurantRef)):
-            return RestaurantRef(as_item_id(raw, "restaurant_id"))
-        from ._schemas import read_restaurant
-
-        return read_restaurant(raw)
+        return as_restaurant(raw)
 
     def item_key(self, item: RestaurantRef, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""
