@@ -10,7 +10,7 @@ import pytest
 from restaurant_llm_batch._engine.virtual import VirtualTime
 from restaurant_llm_batch._llm_response import LLMResponse
 from restaurant_llm_batch.simulation import ServerUsage, SimulatedServer, TokenSpeed
-from restaurant_llm_batch.simulation._model import GONE, Batching, Job
+from restaurant_llm_batch.simulation._machines import GONE, Batching, Job
 
 MOST_STEPS = 1000
 """Actions of a case; 51 were the most of 3,000 cases."""

@@ -19,7 +19,7 @@ from typing import NamedTuple
 from .._engine.virtual import VirtualTime
 from .._llm_response import LLMResponse
 from ..errors import ConfigurationError
-from ._model import Batching, Job
+from ._machines import Batching, Job
 from ._specification import ServerSpecification, ServerUsage
 from .latency import TokenSpeed
 

@@ -1,0 +1,326 @@
+"""
+Machines of a simulated server: they decide when the answer to each job is written.
+
+Theory of operation. `Slots` draws the seconds of each job. A job that finds all slots taken, or no memory, waits in
+order of arrival.
+
+`Batching` is a server with `TokenSpeed`. Prompts are read one after the other, and nothing is written meanwhile. All
+jobs whose prompt has been read write at the same speed, which changes whenever their number does. So instead of each
+job's time, one number grows: `written`, the tokens that a job which ran all along would have written. A job ends when
+it has grown by the length of its answer. The next to end is the top of a heap.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from functools import partial
+from heapq import heapify, heappop, heappush
+from itertools import count
+from math import inf
+from random import Random
+from typing import Protocol
+
+from .._engine.virtual import Done, Timer, VirtualTime
+from .._llm_response import LLMResponse
+from ..errors import (
+    BackendError,
+)
+from ._specification import ServerSpecification, ServerUsage
+from .latency import LogNormal, TokenSpeed
+
+BLOCK = 16
+"""Tokens of a block of the KV cache, as vLLM has them."""
+
+
+class Job:
+    """A call that the server has taken."""
+
+    __slots__ = (
+        "answer",
+        "begun_at",
+        "done",
+        "error",
+        "left",
+        "prompt",
+        "size",
+        "state",
+        "timer",
+        "unread",
+        "written_at",
+    )
+
+    def __init__(self, answer: LLMResponse, error: BackendError | None, prompt: int, done: Done) -> None:
+        self.answer = answer
+        self.error = error
+        self.prompt = prompt  # tokens before the answer: after a preemption, those that were written too
+        self.unread = prompt - answer.cached_tokens  # tokens to read
+        self.left = max(1, answer.completion_tokens)  # tokens to write
+        self.done = done
+        self.size = 0  # tokens in memory, without those that are written while it runs
+        self.state = WAITING
+        self.timer: Timer | None = None
+        self.written_at = 0.0
+        self.begun_at = 0
+
+
+WAITING, READING, RUNNING, GONE = range(4)
+
+
+class Machine(Protocol):
+    """Works on jobs."""
+
+    @property
+    def in_use(self) -> int:
+        """Number of jobs that it works on."""
+        ...
+
+    @property
+    def waiting(self) -> int:
+        """Number of jobs that wait."""
+        ...
+
+    def add(self, job: Job) -> None:
+        """Take a job."""
+        ...
+
+    def cancel(self, job: Job) -> None:
+        """Give up a job that has not ended."""
+        ...
+
+
+class Slots:
+    """
+    A server whose calls take a time of their own.
+
+    Args:
+        config: Its slots, memory and latency.
+        time: Where it lives.
+        random: Draws latencies.
+    """
+
+    def __init__(self, config: ServerSpecification, time: VirtualTime, random: Random) -> None:
+        self.in_use = 0
+        self.waiting = 0
+        self._slots = config.slots or inf
+        self._memory = config.kv_tokens or inf
+        self._latency = config.latency
+        self._time = time
+        self._random = random
+        self._used = 0
+        self._queue: deque[Job] = deque()
+
+    def add(self, job: Job) -> None:
+        """Take a job."""
+        job.size = job.prompt + job.left
+        if self.waiting or not self._fits(job):
+            self.waiting += 1
+            self._queue.append(job)
+        else:
+            self._run(job)
+
+    def cancel(self, job: Job) -> None:
+        """Give up a job that has not ended."""
+        if job.state == WAITING:
+            self.waiting -= 1
+            job.state = GONE
+        else:
+            self._leave(job)
+        self._admit()
+
+    def _fits(self, job: Job) -> bool:
+        return self.in_use < self._slots and (not self._used or self._used + job.size <= self._memory)
+
+    def _run(self, job: Job) -> None:
+        job.state = RUNNING
+        self.in_use += 1
+        self._used += job.size
+        latency = self._latency
+        seconds = latency.draw(self._random) if isinstance(latency, LogNormal) else latency
+        job.timer = self._time.call_later(seconds, partial(self._end, job))  # type: ignore[arg-type]
+
+    def _leave(self, job: Job) -> None:
+        job.state = GONE
+        self.in_use -= 1
+        self._used -= job.size
+        if job.timer is not None:
+            job.timer.cancel()
+
+    def _end(self, job: Job) -> None:
+        self._leave(job)
+        self._admit()
+        job.done(None, None)
+
+    def _admit(self) -> None:
+        queue = self._queue
+        while queue and (queue[0].state == GONE or self._fits(queue[0])):
+            job = queue.popleft()
+            if job.state == WAITING:
+                self.waiting -= 1
+                self._run(job)
+
+
+class Batching:
+    """
+    A server that decodes its calls side by side; see the module's docstring.
+
+    Args:
+        config: Its slots and memory.
+        speed: Its speed.
+        time: Where it lives.
+        usage: Counts preemptions.
+    """
+
+    def __init__(
+        self, config: ServerSpecification, speed: TokenSpeed, time: VirtualTime, usage: ServerUsage
+    ) -> None:
+        self.in_use = 0
+        self.waiting = 0
+        self._slots = config.slots or inf
+        self._memory = config.kv_tokens or inf
+        self._speed = speed
+        self._time = time
+        self._usage = usage
+        self._queue: deque[Job] = deque()
+        self._admitted = count()
+        self._reader_free_at = 0.0
+        self._running: list[tuple[float, int, Job]] = []  # by what `written` will be when they end
+        self._writing = 0
+        self._written = 0.0
+        self._written_until = 0.0
+        self._fixed = 0  # tokens in memory, without what was written since the jobs run
+        self._starts = 0.0  # sum of `written_at` of those that run
+        self._next: Timer | None = None
+
+    def add(self, job: Job) -> None:
+        """Take a job."""
+        self.waiting += 1
+        self._queue.append(job)
+        self._admit()
+
+    def cancel(self, job: Job) -> None:
+        """Give up a job that has not ended."""
+        self._advance()
+        if job.state == WAITING:
+            self.waiting -= 1
+        else:
+            self._leave(job)
+        job.state = GONE
+        self._admit()
+
+    @property
+    def _used(self) -> float:
+        return self._fixed + self._writing * self._written - self._starts
+
+    def _advance(self) -> None:
+        """Let the running jobs write until now, from the moment at which the last prompt was read."""
+        now = self._time.now()
+        seconds = now - max(self._written_until, self._reader_free_at)
+        if self._writing and seconds > 0:
+            self._written += seconds * self._speed.decode_rate(self._writing)
+        self._written_until = now
+
+    def _admit(self) -> None:
+        self._advance()
+        queue = self._queue
+        while queue:
+            job = queue[0]
+            if job.state != GONE:
+                # Room for a block of each: a job that was stopped would otherwise fit into what it has just left, and
+                # be read again and again, while nothing is written.
+                needed = self._used + job.prompt + BLOCK * (self.in_use + 1)
+                if self.in_use >= self._slots or (self.in_use and needed > self._memory):
+                    break
+                self.waiting -= 1
+                self._read(job)
+            queue.popleft()
+        self._plan()
+
+    def _read(self, job: Job) -> None:
+        job.state = READING
+        job.size, job.begun_at = job.prompt, next(self._admitted)
+        self.in_use += 1
+        self._fixed += job.size
+        now = self._time.now()
+        begins = max(now, self._reader_free_at)
+        self._reader_free_at = begins + job.unread / self._speed.prefill
+        overhead = self._speed.overhead
+        job.timer = self._time.call_later(self._reader_free_at + overhead - now, partial(self._write, job))
+
+    def _write(self, job: Job) -> None:
+        self._advance()
+        job.state, job.timer, job.written_at = RUNNING, None, self._written
+        self._writing += 1
+        self._starts += job.written_at
+        heappush(self._running, (self._written + job.left, job.begun_at, job))
+        self._plan()
+
+    def _leave(self, job: Job) -> None:
+        """Take a job out, whether its prompt is being read or it runs."""
+        self.in_use -= 1
+        self._fixed -= job.size
+        if job.timer is not None:
+            job.timer.cancel()
+            job.timer = None
+        if job.state == RUNNING:
+            self._writing -= 1
+            self._starts -= job.written_at
+            job.state = GONE
+            if len(self._running) > 2 * self._writing + 64:
+                self._running = [entry for entry in self._running if entry[2].state == RUNNING]
+                heapify(self._running)
+        if not self._writing:
+            self._running.clear()
+            self._written = self._starts = 0.0  # numbers stay small, and exact
+
+    def _plan(self) -> None:
+        """Plan the next thing that happens by itself: a job ends, or the memory is full."""
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        running = self._running
+        while running and running[0][2].state != RUNNING:
+            heappop(running)
+        if not running:
+            return
+        rate = self._speed.decode_rate(self._writing)
+        seconds = max(0.0, running[0][0] - self._written) / rate
+        if self._writing > 1:
+            seconds = min(seconds, max(0.0, self._memory - self._used) / (rate * self._writing))
+        seconds += max(0.0, self._reader_free_at - self._time.now())
+        self._next = self._time.call_later(seconds, self._happen)
+
+    def _happen(self) -> None:
+        self._next = None
+        self._advance()
+        ended: list[Job] = []
+        running = self._running
+        # Tokens that are written in less time than the clock can tell: without them, a fast server would wait for them
+        # for ever.
+        slack = 1e-9 + self._speed.decode * max(1e-9, 1e-14 * self._time.now())
+        while running and (running[0][2].state != RUNNING or running[0][0] <= self._written + slack):
+            job = heappop(running)[2]
+            if job.state == RUNNING:
+                self._leave(job)
+                ended.append(job)
+        while self._writing > 1 and self._used >= self._memory - slack * self._writing:
+            self._preempt()
+        self._admit()
+        for job in ended:
+            job.done(None, None)
+
+    def _preempt(self) -> None:
+        """Stop the latest job: it waits before all others, and what it wrote is read again, with its prompt."""
+        job = max(
+            (entry[2] for entry in self._running if entry[2].state == RUNNING), key=lambda job: job.begun_at
+        )
+        written = int(self._written - job.written_at)
+        self._leave(job)
+        self._usage.preemptions += 1
+        self._running = [entry for entry in self._running if entry[2] is not job]
+        heapify(self._running)
+        job.state = WAITING
+        job.prompt += written
+        job.unread = job.prompt
+        job.left = max(1, job.left - written)
+        self.waiting += 1
+        self._queue.appendleft(job)
