@@ -257,7 +257,7 @@ def test_what_is_no_refused_field_is_told_at_once(name: str, backend: str, mode:
 @every_mode
 @every_backend
 @pytest.mark.parametrize("field", ["temperature", "max_tokens", "response_format", "seed"])
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 def test_a_wrong_lesson_neither_loops_nor_lasts(field: str, backend: str, mode: str) -> None:
     service = Service(
         lambda body: complaint(f"Unsupported parameter: '{field}'", field, "unsupported_parameter")

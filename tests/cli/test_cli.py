@@ -429,6 +429,7 @@ def test_ctrl_c_lets_calls_in_flight_finish_and_keeps_what_is_done(
 
 @pytest.mark.parametrize(("stage", "in_flight"), INTERRUPTED_STAGES)
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_second_ctrl_c_cancels_at_once_and_keeps_what_is_done(
     child: Callable[[str], subprocess.Popen[str]], stage: str, in_flight: int
 ) -> None:
@@ -453,6 +454,7 @@ def test_a_second_ctrl_c_cancels_at_once_and_keeps_what_is_done(
     ],
 )
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_ctrl_c_means_the_same_to_every_command(
     child: Callable[..., subprocess.Popen[str]], command: str, limit: str, said: str
 ) -> None:

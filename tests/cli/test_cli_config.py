@@ -83,6 +83,7 @@ SWITCHES = ("BATCH_SEARCH_ASYNC", "BATCH_RESTAURANT_ASYNC", "LLM_ASYNC")
         ({"LLM_ASYNC": "false"}, [None, False, False, False], None),
     ],
 )
+@pytest.mark.sample(2)
 def test_config_shows_the_strategy_in_force_and_a_command_uses_it(
     given: dict[str, str],
     values: list[object],

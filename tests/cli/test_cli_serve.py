@@ -125,6 +125,7 @@ def test_sigterm_ends_it_although_a_client_never_finishes_its_request(reviews: P
 
 
 @pytest.mark.parametrize("token", ["", " ", "two words", "a\nb", "한글", "x" * 1001])
+@pytest.mark.sample(2)
 def test_a_token_that_no_client_can_send_is_refused_without_repeating_it(token: str) -> None:
     result = CliRunner().invoke(build(), ["serve"], env={"BATCH_SERVE_TOKEN": token})
 
@@ -184,6 +185,7 @@ def test_without_its_extra_it_says_what_to_install(missing: str, monkeypatch: py
     assert f"serve needs the package {missing}: pip install 'restaurant-llm-batch[fastapi]'" in result.output
 
 
+@pytest.mark.slow
 def test_a_token_of_dot_env_closes_the_service_and_an_empty_one_does_not_open_it(
     reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -116,6 +116,7 @@ def test_the_sample_is_done_on_a_fresh_machine_without_any_option(command: str) 
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_every_stage_gives_the_same_results(command: str) -> None:
     path = write(*REVIEWS)
     written = []
@@ -164,6 +165,7 @@ def test_only_what_is_wanted_is_done(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.sample(2)
 def test_quiet_with_output_prints_nothing(command: str) -> None:
     assert invoke(command, write(*REVIEWS), "-q", "-o", "out").output == ""
 

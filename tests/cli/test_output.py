@@ -48,6 +48,7 @@ def replies(store: Path) -> int:
         ["-o", "s.db"],
     ],
 )
+@pytest.mark.sample(3)
 def test_nothing_is_created_before_an_output_is_refused(
     words: list[str], reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +136,7 @@ def test_a_pipe_is_written_as_the_outcomes_finish(reviews: Path, tmp_path: Path)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="only Linux has a device that is always full")
+@pytest.mark.slow
 def test_a_full_disk_is_a_sentence(reviews: Path) -> None:
     result = subprocess.run(
         [
@@ -289,6 +291,7 @@ def test_a_command_makes_output_and_store_for_their_owner_only(reviews: Path, tm
     "words", [["--help"], ["sentiment", "-q"], ["search", "--restaurant", "ko-1", "친절"]]
 )
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_full_disk_under_the_terminals_output_is_a_sentence_too(words: list[str]) -> None:
     with Path("/dev/full").open("wb") as full:
         done = subprocess.run(

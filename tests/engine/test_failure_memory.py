@@ -196,6 +196,7 @@ def test_an_item_that_cannot_be_read_is_not_kept_either() -> None:
 
 
 @each_strategy
+@pytest.mark.sample(1)
 def test_a_failure_takes_less_than_a_kilobyte(strategy: Strategy) -> None:
     run(strategy, ask, refuse_with_cause)
     tracemalloc.start()

@@ -331,6 +331,7 @@ ENTRIES = [
 
 @pytest.mark.hardening(small=5, full=100_000)
 @pytest.mark.parametrize(("name", "entry"), ENTRIES)
+@pytest.mark.sample(6)
 def test_an_exception_at_any_line_leaves_nothing_and_loses_nothing(
     name: str, entry: str, trials: int
 ) -> None:

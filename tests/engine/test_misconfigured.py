@@ -48,7 +48,7 @@ class Wrong:
 
 @every_strategy
 @pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_a_proxy_that_cannot_be_used_stops_the_run(
     make: object, strategy: Strategy, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -230,6 +230,7 @@ def calls_alive() -> int:
     return sum(type(one) is Call for one in gc.get_objects())
 
 
+@pytest.mark.slow
 def test_calls_that_have_come_back_are_not_kept_until_their_time_would_be_up() -> None:
     async def main() -> list[int]:
         limits, deadlines = Limits(llm=50), TimeLimits(item=1e6)

@@ -12,6 +12,7 @@ import pytest
 
 from .servers import Server, start_vllm
 
+HERE = Path(__file__).parent
 HOME = os.environ.get("HEAVY_HOME", "")
 
 collect_ignore_glob = [] if HOME else ["test_*.py"]
@@ -20,7 +21,7 @@ collect_ignore_glob = [] if HOME else ["test_*.py"]
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this folder."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if item.path.parent == HERE:
             item.add_marker(pytest.mark.heavy)
 
 

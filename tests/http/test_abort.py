@@ -114,7 +114,7 @@ def by_ctrl_c(runner: BatchRunner, server: LocalServer) -> None:
 @every_backend
 @pytest.mark.parametrize("strategy", THREADED.values(), ids=THREADED.keys())
 @pytest.mark.parametrize("give_up", [by_closing_the_stream, by_cancelling_arun, by_ctrl_c])
-@pytest.mark.sample(9)
+@pytest.mark.sample(4)
 def test_a_cancelled_run_ends_its_calls_at_the_server(
     backend: Callable[[str], Any], strategy: Strategy, give_up: Callable[..., None]
 ) -> None:

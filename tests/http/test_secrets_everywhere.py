@@ -312,6 +312,7 @@ REFUSALS = [
 @pytest.mark.parametrize("how", ["blocking", "asyncio"])
 @pytest.mark.parametrize("kind", ["vllm", "openai"])
 @pytest.mark.parametrize("refusal", REFUSALS)
+@pytest.mark.sample(6)
 def test_what_a_refusal_that_is_learned_from_repeats_stands_in_no_log(
     kind: str, how: str, refusal: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

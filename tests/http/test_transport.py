@@ -233,6 +233,7 @@ assert len(transport._httpx._clients._clients) == 1
 """
 
 
+@pytest.mark.slow
 def test_connections_of_a_loop_that_is_gone_are_forgotten() -> None:
     # In a process of its own, where the clients' warnings of what was left open disturb nobody.
     with LocalServer(lambda seen: Say()) as server:

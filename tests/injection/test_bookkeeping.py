@@ -203,6 +203,7 @@ def test_whatever_json_a_model_answers_the_books_are_in_order(job: str, data: st
 
 
 @each_job
+@pytest.mark.sample(3)
 def test_an_answer_nested_beyond_reading_is_an_unusable_answer(job: str) -> None:
     outcome = outcomes(job, {"deep": ["좋아요"]}, lambda request: '{"a": ' + "[" * 100_000 + "}")["deep"]
 

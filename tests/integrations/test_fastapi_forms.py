@@ -705,6 +705,7 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("path", [*SINGLES, *BATCHES, SIMILAR])
+@pytest.mark.sample(4)
 def test_an_odd_body_is_an_error_of_the_client_that_names_a_field(client: TestClient, path: str) -> None:
     for body in ODD:
         content = json.dumps(body)

@@ -124,6 +124,7 @@ def test_half_a_million_reviews_are_refused_without_a_call() -> None:
     ],
     ids=["keys", "lists", "numbers", "depth in a field", "depth"],
 )
+@pytest.mark.sample(2)
 def test_more_values_than_the_reviews_allowed_have_are_413_before_they_are_decoded(content: str) -> None:
     answer = send(make(), SENTIMENTS, content)
 

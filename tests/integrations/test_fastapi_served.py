@@ -56,6 +56,7 @@ def ids(*names: Any) -> dict[str, Any]:
     return {"restaurants": [{"restaurant_id": name} for name in names]}
 
 
+@pytest.mark.slow
 def test_ten_requests_of_fifty_restaurants_never_exceed_the_limits_of_the_one_runner() -> None:
     bad = PermanentBackendError("no")
     llm = FakeLLM(

@@ -125,6 +125,7 @@ def drive(service: Service, pace: RatePacer, seconds: float, minutes: float = 5)
 @pytest.mark.parametrize("service", SERVICES)
 @pytest.mark.parametrize("seconds", [0.5, 10.0])
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_what_was_learned_uses_what_the_service_gives_and_is_hardly_refused(
     service: str, seconds: float
 ) -> None:

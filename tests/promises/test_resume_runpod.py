@@ -169,6 +169,7 @@ def test_jobs_of_a_killed_run_answer_the_next_one_and_none_is_submitted_twice(wa
 
 
 @needs_kill
+@pytest.mark.slow
 def test_what_became_of_a_job_meanwhile_decides_what_is_done(path: Path) -> None:
     with Dispatcher(lambda work: End(after=FOR_EVER)) as dispatcher:
         run_and_kill(dispatcher, path, "4", lambda: len(dispatcher.looked_at) == AT_ONCE)
@@ -206,6 +207,7 @@ def test_what_became_of_a_job_meanwhile_decides_what_is_done(path: Path) -> None
 @pytest.mark.parametrize("share", quick_of([0.25, 0.5, 0.75], 0.5))
 @pytest.mark.parametrize("way", ["4", "threaded"])
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_kill_at_any_moment_costs_at_most_what_was_being_submitted(
     way: str, share: float, path: Path
 ) -> None:

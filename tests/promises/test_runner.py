@@ -701,6 +701,7 @@ def test_an_observer_may_close_the_stream_it_watches(strategy: Strategy) -> None
 
 
 @each_strategy
+@pytest.mark.sample(1)
 def test_calls_are_freed_as_they_end_and_not_left_to_the_garbage_collector(strategy: Strategy) -> None:
     """A call that is part of a reference cycle costs a fifth more, and memory until the next collection."""
     import gc

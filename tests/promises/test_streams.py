@@ -179,6 +179,7 @@ async def test_cancelling_arun_cancels_its_calls() -> None:
 
 
 @pytest.mark.parametrize("strategy", strategies(CONCURRENT))
+@pytest.mark.sample(2)
 async def test_the_loop_is_never_blocked(strategy: Strategy, nothing_blocks: BlockBuster) -> None:
     runner, _ = make(strategy, seconds=0.001)
     report = await runner.arun(SummarizeAspects(mode="split"), range(12))

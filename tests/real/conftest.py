@@ -12,13 +12,14 @@ import pytest
 
 from restaurant_llm_batch.backends import VLLMServerLLM
 
+HERE = Path(__file__).parent
 SLOTS, CONTEXT = 2, 4096
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests of this folder; a test takes minutes on a slow machine."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
+        if item.path.parent == HERE:
             item.add_marker(pytest.mark.real)
             item.add_marker(pytest.mark.timeout(900))
 

@@ -42,6 +42,7 @@ def filtered(
 
 @pytest.mark.parametrize("restaurants", [1, 2, 40])
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_the_hits_are_those_of_a_filter(monkeypatch: pytest.MonkeyPatch, restaurants: int) -> None:
     search = EmbeddedSearch()
     search.index_reviews(reviews(500, restaurants))
@@ -57,6 +58,7 @@ def test_the_hits_are_those_of_a_filter(monkeypatch: pytest.MonkeyPatch, restaur
     assert search.search_many(queries) == filtered(monkeypatch, search, queries)
 
 
+@pytest.mark.sample(1)
 def test_a_restaurant_with_all_of_the_best_reviews_leaves_the_others_theirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -103,6 +103,7 @@ def test_a_failed_embedding_is_raised_and_not_remembered() -> None:
     assert len(search.search(SearchQuery(1, "맛"))) == 1
 
 
+@pytest.mark.slow
 def test_searches_from_threads_work_while_reviews_are_indexed_and_the_folder_is_closed(
     tmp_path: Path,
 ) -> None:

@@ -150,7 +150,7 @@ REFUSALS: list[tuple[Say, type[errors.BackendError]]] = [
 
 
 @pytest.mark.parametrize(("answer", "kind"), REFUSALS)
-@pytest.mark.sample(8)
+@pytest.mark.sample(4)
 def test_every_refusal_is_understood_and_asked_once(
     answer: Say, kind: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:

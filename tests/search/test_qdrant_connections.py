@@ -83,6 +83,7 @@ def test_threads_keep_one_connection_each_at_most(server: LocalServer) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.sample(1)
+@pytest.mark.slow
 async def test_a_loop_keeps_its_connections(server: LocalServer) -> None:
     async with QdrantSearch("reviews", url=server.url) as search:
         for _ in range(4):
@@ -94,6 +95,7 @@ async def test_a_loop_keeps_its_connections(server: LocalServer) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.sample(1)
+@pytest.mark.slow
 async def test_150_awaited_searches_are_in_flight_at_once() -> None:
     with serve(together=150) as server:
         async with QdrantSearch("reviews", url=server.url, timeout=PATIENCE) as search:
@@ -115,7 +117,7 @@ def test_120_blocking_searches_are_in_flight_at_once() -> None:
 
 
 @pytest.mark.anyio
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 async def test_no_more_connections_than_allowed(server: LocalServer) -> None:
     async with QdrantSearch("reviews", url=server.url, pool_size=3) as search:
         await many(search, 30)
@@ -140,6 +142,7 @@ def test_two_loops_at_once_share_a_search(server: LocalServer, backends: tuple[s
         assert list(pool.map(run, backends)) == [5, 5]
 
 
+@pytest.mark.slow
 def test_two_loops_after_each_other_share_a_grpc_search() -> None:
     engine = Engine()
     with grpc_server(Points(engine), Collections(engine)) as port:
@@ -159,6 +162,7 @@ def test_two_loops_after_each_other_share_a_grpc_search() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 @pytest.mark.sample(1)
+@pytest.mark.slow
 def test_the_client_of_a_dead_loop_is_dropped(
     server: LocalServer, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -236,7 +236,7 @@ CODES = [
 
 @pytest.mark.parametrize(("code", "metadata", "kind", "status"), CODES)
 @pytest.mark.parametrize("mode", ["blocking", "asyncio"])
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 def test_a_grpc_code_becomes_the_error_of_its_status(
     code: grpc.StatusCode,
     metadata: tuple[tuple[str, str], ...],

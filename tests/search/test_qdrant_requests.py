@@ -103,7 +103,7 @@ def test_only_the_payload_that_is_needed_is_asked_for(server: respx.MockRouter) 
 
 @pytest.mark.parametrize("restaurant_id", [0, "0", 7, "7", -3])
 @pytest.mark.parametrize("index", [None, "keyword", "integer"])
-@pytest.mark.sample(7)
+@pytest.mark.sample(3)
 def test_an_id_is_looked_for_in_the_form_that_the_index_serves(
     server: respx.MockRouter, restaurant_id: ItemId, index: str | None
 ) -> None:
@@ -176,7 +176,7 @@ def test_the_others_are_everyone_but_the_restaurant_in_each_form_that_the_index_
 @pytest.mark.parametrize("category", [3, "3"])
 @pytest.mark.parametrize("index", [None, "keyword", "integer"])
 @pytest.mark.parametrize("among", ["restaurant", "others"])
-@pytest.mark.sample(6)
+@pytest.mark.sample(3)
 def test_a_category_is_looked_for_in_the_form_that_its_index_serves(
     server: respx.MockRouter, category: ItemId, index: str | None, among: Any
 ) -> None:
@@ -271,6 +271,7 @@ def test_other_names_are_used_wherever_they_belong(server: respx.MockRouter) -> 
         ({}, 5),
     ],
 )
+@pytest.mark.sample(3)
 def test_a_review_is_named_by_its_payload_or_else_by_its_point(
     server: respx.MockRouter, payload: dict[str, Any], expected: ItemId
 ) -> None:
@@ -284,6 +285,7 @@ def test_a_review_is_named_by_its_payload_or_else_by_its_point(
 
 @pytest.mark.parametrize("key", ["k-123456", SecretStr("k-123456"), " k-123456\n"])
 @pytest.mark.parametrize("backend", ["blocking", "asyncio", "trio"])
+@pytest.mark.sample(3)
 def test_the_key_is_sent_and_nothing_is_said_about_plain_http(
     server: respx.MockRouter, key: str | SecretStr, backend: str
 ) -> None:

@@ -71,7 +71,7 @@ def test_hits_tell_their_own_restaurant(search: Search) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 5, 30])
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_equals_are_ordered_by_review_and_then_by_restaurant_wherever_they_are_cut(
     search: Search, limit: int
 ) -> None:

@@ -71,7 +71,7 @@ def test_what_was_indexed_by_one_form_is_found_by_the_other(
     assert search.restaurant_ids() == [5, *sorted([CAFE, MAPO, OTHER])]
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("indexed", FORMS)
 @pytest.mark.parametrize("old", [False, True])
 def test_reviews_and_restaurants_are_deleted_by_either_form(

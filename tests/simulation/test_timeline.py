@@ -146,6 +146,7 @@ def test_a_timeline_is_svg_with_a_title_axes_and_a_legend_of_what_occurs() -> No
     assert any(text.startswith("dish: ") for text in found)
 
 
+@pytest.mark.slow
 def test_equal_runs_have_equal_timelines() -> None:
     first, again, other = simulate(), simulate(), simulate(limit=7)
 
@@ -173,6 +174,7 @@ def test_any_title_is_shown_as_it_is(title: str) -> None:
     assert expected in [text.strip() for text in [*texts(svg), ""]]
 
 
+@pytest.mark.slow
 def test_the_number_in_flight_is_drawn_of_very_many_calls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_drawing, "MOST_BARS", 100)
     few, many = simulate(items=range(100)).timeline(), simulate(items=range(101)).timeline()

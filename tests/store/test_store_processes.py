@@ -68,6 +68,7 @@ def test_two_processes_may_share_a_file(path: Path) -> None:
         )
 
 
+@pytest.mark.slow
 def test_processes_may_make_the_same_store_at_the_same_time(path: Path) -> None:
     children = [start_child(path, str(number), 3, 2) for number in range(4)]
     outputs = [child.communicate()[0] for child in children]

@@ -335,6 +335,7 @@ def test_a_review_that_was_cut_to_nothing_fails_and_is_not_judged() -> None:
     assert model.requests
 
 
+@pytest.mark.slow
 def test_an_answer_nested_too_deeply_is_no_json() -> None:
     model = Model(lambda labels, request: "{" + '"a":[' * 100_000 if len(model.requests) == 1 else labels)
 

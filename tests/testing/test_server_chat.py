@@ -139,6 +139,7 @@ def test_every_fault_is_the_error_that_it_is(
 
 
 @pytest.mark.parametrize(("kind", "reason"), REASONS)
+@pytest.mark.sample(6)
 def test_a_bad_answer_is_an_answer_and_was_paid(model: Model, kind: FaultKind, reason: str) -> None:
     with FaultServer(Faults(probabilities={kind: 1.0})) as server:
         (reply,) = ask(model(server), "맛은?")

@@ -73,6 +73,7 @@ def test_what_it_cannot_do_it_says_in_a_line(asked: list[str], words: str) -> No
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_reported_in_a_line() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])

@@ -147,6 +147,7 @@ def test_an_endless_text_is_cut_whole_and_the_work_grows_with_its_length(unit: s
 
 
 @pytest.mark.parametrize("unit", ["👩\u200d👩\u200d👧", "ㅋ", "가"])
+@pytest.mark.sample(1)
 def test_a_long_word_is_not_read_again_for_each_of_its_chunks(unit: str) -> None:
     text = unit * (20_000 // len(unit))
 

@@ -165,6 +165,7 @@ async def many(llm: OpenAILLM, calls: int) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.sample(1)
+@pytest.mark.slow
 async def test_no_pool_stops_at_a_hundred_calls(anyio_backend: str) -> None:
     calls = 150
 

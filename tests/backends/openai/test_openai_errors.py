@@ -167,7 +167,7 @@ ECHOES = [
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("answer", ECHOES)
-@pytest.mark.sample(10)
+@pytest.mark.sample(5)
 def test_no_key_is_shown_whatever_the_server_echoes(
     mode: str, answer: Say, caplog: pytest.LogCaptureFixture
 ) -> None:

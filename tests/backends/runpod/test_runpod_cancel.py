@@ -247,6 +247,7 @@ def test_a_queued_call_submits_nothing_once_it_is_cancelled() -> None:
 # An interrupt between a socket's creation and its owner's first line loses the socket to the garbage collector.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
+@pytest.mark.slow
 def test_an_interrupt_at_any_moment_leaves_no_job(dispatcher: Dispatcher, llm: RunPodLLM) -> None:
     random = Random(4)
     answered = 0
