@@ -6,6 +6,7 @@ import json
 import shlex
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from tests.support.patience import PATIENCE
@@ -19,6 +20,14 @@ from restaurant_llm_batch.cli._settings import SECTIONS, SettingOption, option_o
 from restaurant_llm_batch.outcomes import LimitChange, RunStats
 from restaurant_llm_batch.testing import FakeLLM
 from restaurant_llm_batch.testing.server import Faults, FaultServer
+
+
+def every_command() -> dict[str, click.Command]:
+    """Return the commands by their names."""
+    group = build()
+    context = click.Context(group)
+    found = {name: group.get_command(context, name) for name in group.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
 
 
 @pytest.fixture(autouse=True)
@@ -150,7 +159,7 @@ def test_a_setting_that_cannot_be_used_is_named(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_every_setting_but_keys_is_an_option_of_summarize_and_of_serve() -> None:
-    commands = build().commands
+    commands = every_command()
     fields = BatchSettings.model_fields
     targets = {name: {place.partition(".")[0] for place in setting_of(fields[name]).sets} for name in fields}
     known = {name for name, field in fields.items() if "Secret" not in str(field.annotation)}
@@ -181,7 +190,7 @@ def test_every_setting_of_a_task_is_an_option_of_its_command() -> None:
         "query": "search",
         "serve": "serve",
     }
-    options = {name: {param.name for param in command.params} for name, command in build().commands.items()}
+    options = {name: {param.name for param in command.params} for name, command in every_command().items()}
     for name, field in BatchSettings.model_fields.items():
         if section_of(name) not in ("Tasks", "Service") or "Secret" in str(field.annotation):
             continue
@@ -193,7 +202,7 @@ def test_every_option_is_unlike_the_others_of_its_command_and_under_a_heading() 
     assert {
         setting_of(field).sets[0].partition(".")[0] for field in BatchSettings.model_fields.values()
     } <= set(SECTIONS)
-    for command in build().commands.values():
+    for command in every_command().values():
         words = [word for param in command.params for word in (*param.opts, *param.secondary_opts)]
         assert len(words) == len(set(words)), command.name
     assert option_of("batch_llm_wait_initial") == "--llm-wait-initial"

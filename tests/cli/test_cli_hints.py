@@ -17,10 +17,12 @@ from tests.support.runpod_server import KEY, Dispatcher, End
 from restaurant_llm_batch import BatchRunner, BatchSettings, SummarizeAspects
 from restaurant_llm_batch.backends import OpenAILLM
 from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.cli._backends import models
+from restaurant_llm_batch.cli._commands import summarize
 from restaurant_llm_batch.cli._hints import hints
 from restaurant_llm_batch.testing import FakeSearch, answer_from_schema
 
-SUMMARIZE = build().commands["summarize"]
+SUMMARIZE = summarize.command(models())
 ANSWER = {
     "categories": {
         name: {"summary": "좋다", "bullets": [], "evidence": [1]} for name in ("service", "price", "food")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError
 from typing import Any
 
@@ -67,7 +68,26 @@ class Commands(click.Group):
     A click group that shows errors of the library as `CLIError`, and exits with status 130 on Ctrl-C.
 
     A terminal or file that cannot be written to, such as one on a full disk, is an error in one line as well.
+
+    Args:
+        makers: What builds each command, by its name. A command has about a hundred options, so it is built when it is
+            used.
+        options: Arguments of `click.Group`.
     """
+
+    def __init__(self, name: str, makers: Mapping[str, Callable[[], click.Command]], **options: Any) -> None:
+        super().__init__(name, **options)
+        self._makers = makers
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands, in order."""
+        return sorted(self._makers)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, or None if there is none of that name."""
+        if cmd_name in self._makers and cmd_name not in self.commands:
+            self.add_command(self._makers[cmd_name]())
+        return self.commands.get(cmd_name)
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """Run the program."""
@@ -122,17 +142,30 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         callback=_show_version,
         help="Show the version and exit.",
     )
-    group = Commands(
+    with_model = {
+        "summarize": summarize,
+        "summarize-reviews": summarize_reviews,
+        "sentiment": sentiment,
+        "strengths": strengths,
+        "compare": compare,
+        "vocabulary": vocabulary,
+        "run": run,
+        "serve": serve,
+    }
+    llms = llms or models()
+    makers: dict[str, Callable[[], click.Command]] = {
+        "index": index.command,
+        "search": search.command,
+        "config": config.command,
+        **{name: partial(module.command, llms) for name, module in with_model.items()},
+    }
+    return Commands(
         "restaurant-llm-batch",
+        makers,
         params=[version],
         help=_HELP,
         context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     )
-    for command in (index.command(), search.command(), config.command()):
-        group.add_command(command)
-    for module in (summarize, summarize_reviews, sentiment, strengths, compare, vocabulary, run, serve):
-        group.add_command(module.command(llms or models()))
-    return group
 
 
 def _show_version(ctx: click.Context, _param: click.Parameter, requested: bool) -> None:

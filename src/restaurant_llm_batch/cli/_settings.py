@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
@@ -88,8 +88,10 @@ def section_of(name: str) -> str:
     return SECTIONS[_targets(name)[0]]
 
 
-def _targets(name: str) -> list[str]:
-    return [place.partition(".")[0] for place in setting_of(BatchSettings.model_fields[name]).sets]
+@cache
+def _targets(name: str) -> tuple[str, ...]:
+    places = setting_of(BatchSettings.model_fields[name]).sets
+    return tuple(place.partition(".")[0] for place in places)
 
 
 class ModelName(click.Choice[str]):
@@ -269,10 +271,11 @@ def _command_defaults(settings: BatchSettings) -> dict[str, Any]:
     return defaults
 
 
-def _with_option() -> Iterator[str]:
-    for name, field in BatchSettings.model_fields.items():
-        if "Secret" not in str(field.annotation):  # other users of the machine see a command's options
-            yield name
+@cache
+def _with_option() -> tuple[str, ...]:
+    """Return the settings that may be options: no secrets, since other users of the machine see a command's options."""
+    fields = BatchSettings.model_fields.items()
+    return tuple(name for name, field in fields if "Secret" not in str(field.annotation))
 
 
 def _type(name: str, allowed: Sequence[str], *, is_flag: bool) -> Any:
