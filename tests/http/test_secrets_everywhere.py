@@ -269,8 +269,8 @@ def leaks(text: str) -> list[str]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Read the certificates once, and do not wait between the attempts to cancel a job."""
     trust = ssl.create_default_context()
-    for user in ("_http.httpx", "_http.aiohttp", "backends.openai._adapter"):
-        monkeypatch.setattr(f"restaurant_llm_batch.{user}.system_trust", lambda: trust)
+    for user in ("httpx", "aiohttp", "types"):
+        monkeypatch.setattr(f"restaurant_llm_batch._http.{user}.system_trust", lambda: trust)
     monkeypatch.setattr("restaurant_llm_batch.backends.runpod._flows.CANCEL_WAITS", (0.001,))
 
 

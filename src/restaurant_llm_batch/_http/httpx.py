@@ -23,9 +23,11 @@ from .types import (
     HTTPResponse,
     Timeout,
     TransportError,
+    error_text,
     header_size,
     headers_too_long,
     system_trust,
+    uses_tls,
 )
 
 _NOT_SENT = (
@@ -37,8 +39,10 @@ _NOT_SENT = (
 )
 """Errors raised before any byte of the request was sent."""
 
-_SyncClients: TypeAlias = dict[str | None, tuple[httpx.Client, UsageCounter]]
-_AsyncClients: TypeAlias = dict[str | None, tuple[httpx.AsyncClient, UsageCounter]]
+_Route: TypeAlias = tuple[str | None, bool]
+"""The proxy of a request, and whether it uses TLS; a client without TLS loads no certificates."""
+_SyncClients: TypeAlias = dict[_Route, tuple[httpx.Client, UsageCounter]]
+_AsyncClients: TypeAlias = dict[_Route, tuple[httpx.AsyncClient, UsageCounter]]
 """Clients by proxy, None for direct connections; usually one."""
 
 
@@ -94,7 +98,7 @@ class HttpxTransport:
             ConfigurationError: If the environment names a proxy that cannot be used.
         """
         try:
-            client, in_use = self._borrow(self._proxies.proxy_for(url))
+            client, in_use = self._borrow(self._route(url))
         except OSError as error:
             raise _no_client(error) from error
         failure: TransportError
@@ -123,12 +127,12 @@ class HttpxTransport:
             TransportError: If no response came.
             ConfigurationError: If the environment names a proxy that cannot be used.
         """
-        proxy = self._proxies.proxy_for(url)
+        route = self._route(url)
         clients = self._clients.get()
-        borrowed = clients.get(proxy)
+        borrowed = clients.get(route)
         if borrowed is None:
             try:
-                borrowed = clients[proxy] = self._make_async(proxy), UsageCounter()
+                borrowed = clients[route] = self._make_async(route), UsageCounter()
             except OSError as error:
                 raise _no_client(error) from error
         client, in_use = borrowed
@@ -177,34 +181,37 @@ class HttpxTransport:
             if in_use.close():
                 await client.aclose()
 
-    def _borrow(self, proxy: str | None) -> tuple[httpx.Client, UsageCounter]:
+    def _route(self, url: str) -> _Route:
+        return self._proxies.proxy_for(url), uses_tls(url)
+
+    def _borrow(self, route: _Route) -> tuple[httpx.Client, UsageCounter]:
         # A forked child must use neither its parent's connections nor its lock.
         if _fork.count != self._forks:
             self._forks, self._lock, self._sync_clients = _fork.count, threading.Lock(), {}
         with self._lock:  # look up and enter in one go: close() may come between the two
-            borrowed = self._sync_clients.get(proxy)
+            borrowed = self._sync_clients.get(route)
             if borrowed is None:
-                client = httpx.Client(**self._options(proxy))
+                client = httpx.Client(**self._options(route))
                 make_abortable(client)
-                borrowed = self._sync_clients[proxy] = client, UsageCounter()
+                borrowed = self._sync_clients[route] = client, UsageCounter()
             borrowed[1].enter()
             return borrowed
 
-    def _make_async(self, proxy: str | None) -> httpx.AsyncClient:
-        return httpx.AsyncClient(**self._options(proxy))
+    def _make_async(self, route: _Route) -> httpx.AsyncClient:
+        return httpx.AsyncClient(**self._options(route))
 
-    def _options(self, proxy: str | None) -> dict[str, Any]:
+    def _options(self, route: _Route) -> dict[str, Any]:
+        proxy, with_tls = route
         return {
             "headers": {"accept-encoding": ACCEPT_ENCODING},
             "limits": self._limits,
             "proxy": proxy,
-            "verify": self._verify,
+            "verify": self._trust() if with_tls else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
             "follow_redirects": False,
             "trust_env": False,  # `ProxySelector` reads the environment for all clients alike
         }
 
-    @property
-    def _verify(self) -> ssl.SSLContext:
+    def _trust(self) -> ssl.SSLContext:
         if self._context is None:
             self._context = system_trust()
         return self._context
@@ -269,20 +276,10 @@ def _transport_error(
     elif timed_out:
         message = f"no data received for {timeout.read or timeout.total:g} seconds"
     else:
-        message = f"{type(error).__name__}: {_error_text(error)}"
+        message = f"{type(error).__name__}: {error_text(error)}"
     return TransportError(
         redact_headers(message, headers),
         request_may_have_been_sent=sent,
         timed_out=timed_out,
         local_shortage=not sent and is_local_shortage(error),
     )
-
-
-def _error_text(error: BaseException) -> str:
-    """Return an error's message, or that of its cause; httpx's own messages are often empty."""
-    cause: BaseException | None = error
-    while cause is not None:
-        if str(cause):
-            return str(cause)
-        cause = cause.__cause__ or cause.__context__
-    return "no details"

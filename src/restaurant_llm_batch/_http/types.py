@@ -185,3 +185,29 @@ def system_trust() -> ssl.SSLContext:
 
         context.load_verify_locations(certifi.where())
     return context
+
+
+def error_text(error: BaseException) -> str:
+    """Return an error's message, or its cause's: httpx's own are often empty, on trio also after a failed handshake."""
+    cause: BaseException | None = error
+    for _ in range(10):  # causes may form a circle
+        if cause is None:
+            break
+        if str(cause):
+            return str(cause)
+        cause = cause.__cause__ or cause.__context__
+    return "no details"
+
+
+def uses_tls(url: str) -> bool:
+    """Return whether a request for a URL needs TLS: any but one of ``http://``."""
+    return url[:5].lower() != "http:"
+
+
+def trust_for(url: str) -> ssl.SSLContext:
+    """
+    Return the certificates to trust for a URL.
+
+    For one without TLS these are none: to load those of the system takes about 40 ms.
+    """
+    return system_trust() if uses_tls(url) else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -15,7 +15,7 @@ from ..._http.abort import check_time, make_abortable
 from ..._http.body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, aread_body, is_short, read_body
 from ..._http.proxies import ProxySelector
 from ..._http.secrets import HiddenHeaders
-from ..._http.types import HTTPResponse, Timeout, Transport, TransportError, system_trust
+from ..._http.types import HTTPResponse, Timeout, Transport, TransportError, trust_for
 
 # No limit on connections: the runner's concurrency limiters bound the calls in flight. Idle connections are closed
 # before the server closes them.
@@ -133,7 +133,7 @@ def _own_pool(url: str) -> dict[str, Any]:
     # trust_env=False: `ProxySelector` reads the environment for all clients alike.
     return {
         "limits": _LIMITS,
-        "verify": system_trust(),
+        "verify": trust_for(url),
         "proxy": ProxySelector(None).proxy_for(url),
         "trust_env": False,
     }

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..._http.openai_api import chat_body, chat_error, read_chat
 from ..._http.secrets import Secret, is_free_of
 from ..._http.status import Unreadable, no_response_error, parse_body, parse_error_body, unreadable_error
-from ..._http.types import TransportError, headers_too_long
+from ..._http.types import TransportError, error_text, headers_too_long
 from ..._llm_response import LLMResponse
 from ..._shortage import is_local_shortage
 from ...errors import BackendError, ConfigurationError, PermanentBackendError
@@ -160,7 +160,7 @@ def _transport_error(error: Exception) -> TransportError:
     cause = error.__cause__ or error
     if _BUFFER_FULL in str(cause):
         return headers_too_long()
-    message = f"{type(cause).__name__}: {cause}" if str(cause) else type(cause).__name__
+    message = f"{type(cause).__name__}: {error_text(cause)}"
     return TransportError(message, request_may_have_been_sent=True, local_shortage=is_local_shortage(error))
 
 

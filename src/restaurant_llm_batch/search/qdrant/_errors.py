@@ -18,7 +18,7 @@ import json
 from typing import Any
 
 from ..._http.secrets import Secret
-from ..._http.types import TransportError
+from ..._http.types import TransportError, error_text
 from ...errors import (
     AuthenticationFailed,
     BackendError,
@@ -88,7 +88,7 @@ def _translate(error: Exception, server: str, collection: str) -> BackendError:
         message = f"{where} asks for a pause: {_shorten(str(error))}"
         return RateLimited(message, retry_after=wait, backend="qdrant", status=429)
     if isinstance(error, UnexpectedResponse):
-        text, from_qdrant = _error_text(error.content)
+        text, from_qdrant = _body_text(error.content)
         return _from_status(error.status_code or 0, text, from_qdrant, where, collection)
     if callable(getattr(error, "code", None)) and callable(getattr(error, "details", None)):  # grpc.RpcError
         status, text = _read_rpc_error(error)
@@ -138,7 +138,7 @@ def _from_transport_error(error: Exception, where: str, collection: str) -> Back
         return (PermanentBackendError if error.unreadable else TransientBackendError)(
             message, backend="qdrant"
         )
-    message = f"{where}: {type(error).__name__}: {_shorten(str(error))}"
+    message = f"{where}: {type(error).__name__}: {_shorten(error_text(error))}"
     if isinstance(error, httpx.PoolTimeout):
         message += " (no free connection: raise pool_size, or lower Limits(search=...))"
     permanent = httpx.UnsupportedProtocol, httpx.LocalProtocolError
@@ -149,7 +149,7 @@ def _from_transport_error(error: Exception, where: str, collection: str) -> Back
     return PermanentBackendError(message, backend="qdrant")
 
 
-def _error_text(content: bytes) -> tuple[str, bool]:
+def _body_text(content: bytes) -> tuple[str, bool]:
     """Return an error body's message, and whether Qdrant wrote it (JSON) or a proxy (anything else)."""
     try:
         body: Any = json.loads(content or b"{}")

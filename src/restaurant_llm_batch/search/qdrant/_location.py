@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from ..._http.body import ACCEPT_ENCODING, DEFAULT_MAX_ANSWER, check_max_answer
 from ..._http.proxies import ProxySelector
 from ..._http.secrets import HiddenHeaders, Secret
+from ..._http.types import trust_for
 from ..._validation import check_positive, check_whole
 from ...errors import ConfigurationError
 
@@ -95,9 +96,10 @@ class Location:
         if self.local:
             return {}
         # trust_env=False: `ProxySelector` reads the environment for all clients alike.
-        proxy = ProxySelector(None).proxy_for(self.options["url"])
+        url = self.options["url"]
+        proxy, trust = ProxySelector(None).proxy_for(url), trust_for(url)
         if self.grpc:
-            return {"trust_env": False, "proxy": proxy}
+            return {"trust_env": False, "proxy": proxy, "verify": trust}
         import httpx
 
         from ._transport import AsyncBoundedTransport, BoundedTransport
@@ -110,7 +112,12 @@ class Location:
         )
         make = AsyncBoundedTransport if is_async else BoundedTransport
         transport = make(
-            self.options["timeout"], self.max_answer, limits=limits, proxy=proxy, trust_env=False
+            self.options["timeout"],
+            self.max_answer,
+            limits=limits,
+            proxy=proxy,
+            trust_env=False,
+            verify=trust,
         )
         return {"transport": transport, "limits": limits, "trust_env": False}
 
