@@ -208,8 +208,8 @@ READERS: dict[str, Reader] = {
         ),
     ),
     "qdrant": every(
-        lambda text: qdrant._error_text(encoded(text)),
-        lambda text: qdrant._error_text(encoded(json.dumps({"status": {"error": text}}))),
+        lambda text: qdrant._body_text(encoded(text)),
+        lambda text: qdrant._body_text(encoded(json.dumps({"status": {"error": text}}))),
         lambda text: qdrant.translate(ValueError(text), server="s", collection="c", secret=SECRET),
     ),
     "tasks: JSON": every(
