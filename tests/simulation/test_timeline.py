@@ -24,6 +24,7 @@ from restaurant_llm_batch.simulation._timeline import STEPS, lay_out, level
 from restaurant_llm_batch.steps import complete, gather
 from restaurant_llm_batch.testing import FakeLLM
 
+ROOT = Path(__file__).parents[2]
 SPANS = st.lists(st.tuples(st.floats(0, 90), st.floats(0, 10)).map(lambda span: (span[0], span[0] + span[1])))
 
 
@@ -236,11 +237,26 @@ def test_without_matplotlib_there_is_the_table_and_an_error_that_names_the_extra
         simulation.timeline()
 
 
-def test_the_picture_in_the_readme_is_the_run_that_it_tells_of() -> None:
-    root = Path(__file__).parents[2]
-    simulation = runpy.run_path(str(root / "scripts" / "timeline_image.py"))["simulate"]()
-    svg = (root / "docs" / "images" / "timeline.svg").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def images() -> dict[str, Any]:
+    """Run the script that draws the pictures of the README, and return its names."""
+    return runpy.run_path(str(ROOT / "scripts" / "readme_images.py"))
 
-    assert f"\n{simulation}\n" in (root / "README.md").read_text(encoding="utf-8")
+
+def test_the_timeline_in_the_readme_is_the_run_that_it_tells_of(images: dict[str, Any]) -> None:
+    simulation = images["simulate"]()
+    svg = (ROOT / "docs" / "images" / "timeline.svg").read_text(encoding="utf-8")
+
+    assert f"\n{simulation}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
     assert "60 restaurants, a server of 24 slots, AdaptiveLimit(start=4)" in texts(svg)
     assert svg.count("<path") > simulation.server.calls
+
+
+def test_the_plan_in_the_readme_is_what_its_command_prints(
+    images: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    svg = (ROOT / "docs" / "images" / "plan.svg").read_text(encoding="utf-8")
+
+    assert f"$ {images['PLAN']}\n" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert images["draw_plan"]() == svg
