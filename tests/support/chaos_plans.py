@@ -176,10 +176,14 @@ class Planned:
         return kind
 
     @property
+    def is_impatient(self) -> bool:
+        """Whether its clients wait only for a moment, because some answer never comes."""
+        return any(kind in OUTLIVE_PATIENCE for fate in self.fates for kind in fate)
+
+    @property
     def patience(self) -> float:
         """How long its clients should wait."""
-        never = any(kind in OUTLIVE_PATIENCE for fate in self.fates for kind in fate)
-        return ANSWER_WITHIN if never else COMES_FOR_SURE
+        return ANSWER_WITHIN if self.is_impatient else COMES_FOR_SURE
 
     def fate(self, asked: ChatRequest) -> Fate:
         """Return the faults of all tries of a question."""
