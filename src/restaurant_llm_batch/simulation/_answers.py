@@ -16,6 +16,8 @@ from ._lengths import LikelyAnswers
 
 TEXT = "(a simulated answer)"
 _KEPT = 512
+_COUNTED = 64
+"""Texts whose tokens are kept."""
 
 Count: TypeAlias = Callable[[str], int]
 
@@ -38,7 +40,8 @@ class Answers:
         self._model = model
         self._backend = backend
         self._count = count
-        self._count_fixed = lru_cache(_KEPT)(count)  # system messages, which most requests of a task share
+        # Most requests of a task share their system message, and those about made-up reviews share all.
+        self._count_once = lru_cache(_COUNTED)(count)
         self._tokens = tokens
         self._read: set[str] = set()  # system messages that a cache of prefixes has
         self._random = random
@@ -48,10 +51,8 @@ class Answers:
 
     def prompt_tokens(self, request: LLMRequest) -> int:
         """Return the tokens of a request's prompt."""
-        return sum(
-            (self._count_fixed if message["role"] == "system" else self._count)(message["content"])
-            for message in request.messages
-        )
+        contents = [message["content"] for message in request.messages]
+        return sum([(self._count_once if isinstance(one, str) else self._count)(one) for one in contents])
 
     def cached_tokens(self, request: LLMRequest) -> int:
         """Return the tokens of a prompt that an earlier one began with too: those of its system message."""
@@ -59,7 +60,7 @@ class Answers:
         if first.get("role") != "system":
             return 0
         if first["content"] in self._read:
-            return self._count_fixed(first["content"])
+            return self._count_once(first["content"])
         if len(self._read) >= _KEPT:
             self._read.clear()
         self._read.add(first["content"])
@@ -83,7 +84,7 @@ class Answers:
             found = self._made[id(schema)] = (schema, text)
         if self._tokens is None:
             length = self._likely.length(request)
-            tokens = self._random.randint(length.low, length.high)
+            tokens = length.low + int(self._random.random() * (length.high - length.low + 1))
         else:
             tokens = self._tokens
         tokens = min(tokens, request.max_tokens)

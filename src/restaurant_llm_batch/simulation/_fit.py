@@ -111,7 +111,7 @@ def caches_prefixes(speed: TokenSpeed, again: Sequence[Sample]) -> bool:
 def predict(speed: TokenSpeed, group: Sequence[Sample], server: ServerSpecification) -> list[float]:
     """Return the seconds of each call of a group at a server of this speed."""
     time, ended = VirtualTime(), [0.0] * len(group)
-    machine = Batching(server, speed, time, ServerUsage())
+    machine = Batching(server, speed, time, ServerUsage(), lambda job: job.done(None, None))
     first = min(sample.began for sample in group)
 
     def end(index: int, *_: object) -> None:

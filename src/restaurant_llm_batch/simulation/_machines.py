@@ -13,18 +13,17 @@ it has grown by the length of its answer. The next to end is the top of a heap.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from functools import partial
 from heapq import heapify, heappop, heappush
 from itertools import count
 from math import inf
 from random import Random
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 from .._engine.virtual import Done, Timer, VirtualTime
 from .._llm_response import LLMResponse
-from ..errors import (
-    BackendError,
-)
+from ..errors import BackendError
 from ._specification import ServerSpecification, ServerUsage
 from .latency import LogNormal, TokenSpeed
 
@@ -65,6 +64,8 @@ class Job:
 
 WAITING, READING, RUNNING, GONE = range(4)
 
+OnEnd: TypeAlias = Callable[[Job], object]
+
 
 class Machine(Protocol):
     """Works on jobs."""
@@ -96,9 +97,11 @@ class Slots:
         config: Its slots, memory and latency.
         time: Where it lives.
         random: Draws latencies.
+        on_end: Called with a job whose answer has been written.
     """
 
-    def __init__(self, config: ServerSpecification, time: VirtualTime, random: Random) -> None:
+    def __init__(self, config: ServerSpecification, time: VirtualTime, random: Random, on_end: OnEnd) -> None:
+        self._on_end = on_end
         self.in_use = 0
         self.waiting = 0
         self._slots = config.slots or inf
@@ -148,7 +151,7 @@ class Slots:
     def _end(self, job: Job) -> None:
         self._leave(job)
         self._admit()
-        job.done(None, None)
+        self._on_end(job)
 
     def _admit(self) -> None:
         queue = self._queue
@@ -168,11 +171,18 @@ class Batching:
         speed: Its speed.
         time: Where it lives.
         usage: Counts preemptions.
+        on_end: Called with a job whose answer has been written.
     """
 
     def __init__(
-        self, config: ServerSpecification, speed: TokenSpeed, time: VirtualTime, usage: ServerUsage
+        self,
+        config: ServerSpecification,
+        speed: TokenSpeed,
+        time: VirtualTime,
+        usage: ServerUsage,
+        on_end: OnEnd,
     ) -> None:
+        self._on_end = on_end
         self.in_use = 0
         self.waiting = 0
         self._slots = config.slots or inf
@@ -306,7 +316,7 @@ class Batching:
             self._preempt()
         self._admit()
         for job in ended:
-            job.done(None, None)
+            self._on_end(job)
 
     def _preempt(self) -> None:
         """Stop the latest job: it waits before all others, and what it wrote is read again, with its prompt."""

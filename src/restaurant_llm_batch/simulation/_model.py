@@ -57,10 +57,12 @@ class ServerModel:
         self._faults = tuple(config.faults.items())
         self._requests = _Bucket(config.requests_per_minute)
         self._tokens = _Bucket(config.tokens_per_minute)
+        bounds = config.requests_per_minute, config.tokens_per_minute, config.kv_tokens
+        self._refuses = config.overload == "refuse" or any(bound is not None for bound in bounds)
         self._machine: Machine = (
-            Batching(config, config.latency, time, self.usage)
+            Batching(config, config.latency, time, self.usage, self._end)
             if isinstance(config.latency, TokenSpeed)
-            else Slots(config, time, random)
+            else Slots(config, time, random, self._end)
         )
         self._busy = 0.0
         self._changed_at = 0.0
@@ -82,17 +84,17 @@ class ServerModel:
         if fault is not None:
             usage.faults[fault] += 1
         prompt = self._answers.prompt_tokens(request)
-        refusal = self._refusal(fault, prompt, request.max_tokens)
-        if refusal is not None:
-            return self._fail(refusal, done, self._config.refusal_seconds)
-        if fault in _AT_ONCE or fault == "no_response":
-            seconds = TIMEOUT_SECONDS if fault == "no_response" else self._config.refusal_seconds
-            return self._fail(_ERRORS[fault](), done, seconds)
+        if self._refuses or fault is not None:
+            refusal = self._refusal(fault, prompt, request.max_tokens)
+            if refusal is not None:
+                return self._fail(refusal, done, self._config.refusal_seconds)
+            if fault in _AT_ONCE or fault == "no_response":
+                seconds = TIMEOUT_SECONDS if fault == "no_response" else self._config.refusal_seconds
+                return self._fail(_ERRORS[fault](), done, seconds)
         cached = self._answers.cached_tokens(request) if self._config.prefix_cache else 0
         answer = self._answers.answer(request, prompt, cached)
         error = _ERRORS["server_error"]() if fault == "server_error" else None
-        job = Job(_spoil(answer, fault), error, prompt, done)
-        job.done = partial(self._end, job, done)
+        job = Job(answer if fault is None else _spoil(answer, fault), error, prompt, done)
         self._count_busy()
         machine.add(job)
         if machine.in_use > usage.peak:
@@ -130,16 +132,16 @@ class ServerModel:
     def _fail(self, error: Exception, done: Done, seconds: float) -> Callable[[], object]:
         return self._time.call_later(seconds, partial(done, None, error)).cancel
 
-    def _end(self, job: Job, done: Done, *_: object) -> None:
+    def _end(self, job: Job) -> None:
         self._count_busy(left=1)
         if job.error is None:
             usage, answer = self.usage, job.answer
             usage.answered += 1
             usage.prompt_tokens += answer.prompt_tokens
             usage.completion_tokens += answer.completion_tokens
-            done(answer, None)
+            job.done(answer, None)
         else:
-            done(None, job.error)
+            job.done(None, job.error)
 
     def _cancel(self, job: Job) -> None:
         if job.state != GONE:

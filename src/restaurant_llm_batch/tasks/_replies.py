@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any
 
 from .._llm_response import LLMResponse
@@ -48,6 +49,8 @@ _OPENING_FENCE = lazy_pattern(r"```\w*\s*")
 
 _MAX_NESTED_STRINGS = 3
 """Times that JSON may have been written as a JSON string."""
+_SHORT = 64
+"""Characters of a name that is kept: a model may write longer ones."""
 
 _LOOP_TAIL, _MIN_LOOP_LENGTH, _MIN_LOOPS = 4000, 60, 3
 """Characters at the end of a reply that are searched for a loop; minimum length of one, and minimum of rounds."""
@@ -184,6 +187,11 @@ def members(value: Any, depth: int = 6) -> Iterator[Any]:
 
 def squeezed(name: str) -> str:
     """Return a name of a field in lower case without separators: "Overall Summary" and "overallSummary" alike."""
+    return _squeezed(name) if len(name) <= _SHORT else _squeezed.__wrapped__(name)
+
+
+@lru_cache(256)
+def _squeezed(name: str) -> str:
     return "".join(filter(str.isalnum, composed(name))).casefold()
 
 
