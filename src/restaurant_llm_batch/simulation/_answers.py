@@ -51,8 +51,11 @@ class Answers:
 
     def prompt_tokens(self, request: LLMRequest) -> int:
         """Return the tokens of a request's prompt."""
-        contents = [message["content"] for message in request.messages]
-        return sum([(self._count_once if isinstance(one, str) else self._count)(one) for one in contents])
+        total = 0
+        for message in request.messages:
+            content: Any = message["content"]  # parts of a message, as a list, are for the counter to take or to refuse
+            total += self._count_once(content) if isinstance(content, str) else self._count(content)
+        return total
 
     def cached_tokens(self, request: LLMRequest) -> int:
         """Return the tokens of a prompt that an earlier one began with too: those of its system message."""
