@@ -53,7 +53,9 @@ class Answers:
         """Return the tokens of a request's prompt."""
         total = 0
         for message in request.messages:
-            content: Any = message["content"]  # parts of a message, as a list, are for the counter to take or to refuse
+            content: Any = message[
+                "content"
+            ]  # parts of a message, as a list, are for the counter to take or to refuse
             total += self._count_once(content) if isinstance(content, str) else self._count(content)
         return total
 
