@@ -27,11 +27,12 @@ from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.records import read_items, read_reviews
 from restaurant_llm_batch.search import EmbeddedSearch
+from restaurant_llm_batch.search._indexing import read_batches
 from restaurant_llm_batch.testing import FakeSearch
 
 REVIEWS = pd.DataFrame(
     {
-        "restaurant_id": [1.0, 2.0, 1.0, np.nan][:3],
+        "restaurant_id": [1.0, 2.0, 1.0],
         "review_id": [np.int64(5), np.int64(6), np.int64(7)],
         "content": ["음식이 맛있어요", "직원이 불친절해요", np.nan],
         "rating": [5, 1, 3],
@@ -40,7 +41,7 @@ REVIEWS = pd.DataFrame(
 )
 FRAMES = {
     "pandas": REVIEWS,
-    "polars": pl.DataFrame(REVIEWS.to_dict("list"), nan_to_null=True),
+    "polars": pl.from_arrow(pa.Table.from_pandas(REVIEWS, preserve_index=False)),
     "arrow": pa.Table.from_pandas(REVIEWS, preserve_index=False),
 }
 
@@ -72,20 +73,21 @@ def test_reviews_of_a_frame_come_together_by_restaurant(library: str) -> None:
 
 
 @pytest.mark.parametrize("library", FRAMES)
-def test_a_frame_is_indexed(library: str) -> None:
-    with EmbeddedSearch() as search:
-        report = search.index_reviews(FRAMES[library])
-        assert (report.reviews, report.blank) == (2, 1)
-        assert search.restaurant_ids() == [1, 2]
+def test_a_frame_is_read_for_an_index(library: str) -> None:
+    [batch] = read_batches(FRAMES[library], 10)
+    assert [(entry.restaurant_id, entry.review_id) for entry in batch.entries] == [(1, 5), (2, 6)]
+    assert (batch.useful, batch.blank) == (2, 1)
 
 
 def test_bad_rows_of_a_frame_are_refused_or_skipped_when_indexed() -> None:
     frame = pd.DataFrame({"restaurant_id": [1, None], "content": ["a", "b"]})
-    with EmbeddedSearch() as search:
-        with pytest.raises(ConfigurationError, match=r"reviews\[1\]: restaurant_id is missing"):
-            search.index_reviews(frame)
-        report = search.index_reviews(frame, bad_rows="skip")
-        assert (report.reviews, report.failed, report.failures[0].position) == (1, 1, 1)
+    with pytest.raises(ConfigurationError, match=r"reviews\[1\]: restaurant_id is missing"):
+        list(read_batches(frame, 10))
+    [batch] = read_batches(frame, 10, "skip")
+    assert batch.useful == 1
+    assert [(row.position, row.reason) for row in batch.invalid] == [
+        (1, "reviews[1]: restaurant_id is missing")
+    ]
 
 
 def test_opened_tables_are_indexed(tmp_path: Path) -> None:
@@ -94,7 +96,8 @@ def test_opened_tables_are_indexed(tmp_path: Path) -> None:
     with EmbeddedSearch() as search:
         assert search.index_reviews(read_items(tmp_path / "a.csv", columns=columns)).reviews == 1
         assert search.index_reviews(read_reviews(tmp_path / "a.csv", columns=columns)).reviews == 1
-        assert search.count() == 1
+        assert search.index_reviews(REVIEWS).reviews == 2
+        assert search.count() == 3
 
 
 def test_a_frame_of_restaurants_has_their_options() -> None:

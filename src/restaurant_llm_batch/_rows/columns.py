@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
+from unicodedata import normalize
 
 from .._values import composed, short
 from ..errors import ConfigurationError
@@ -100,7 +101,9 @@ def _close(name: str, names: Iterable[str], cutoff: float = 0.6) -> list[str]:
     """Return the most similar of several names, or none."""
     from difflib import get_close_matches  # only messages need it
 
-    return get_close_matches(name, names, 1, cutoff)
+    # By letters of Hangul: two syllables may differ in one of them.
+    letters = {normalize("NFD", one): one for one in names}
+    return [letters[one] for one in get_close_matches(normalize("NFD", name), letters, 1, cutoff)]
 
 
 def _quoted(text: str) -> str:

@@ -127,10 +127,9 @@ def _mappings(frame: Iterable[Any]) -> Iterator[dict[str, Any]]:
 
 def _with_index(frame: Any) -> Any:
     """Return a frame of pandas with the named levels of its index as columns: ids are often there."""
-    index, columns = getattr(frame, "index", None), getattr(frame, "columns", None)
-    names = getattr(index, "names", None)
-    if not names or callable(names) or not hasattr(frame, "reset_index"):
+    if not hasattr(type(frame), "reset_index"):
         return frame
+    columns, names = frame.columns, getattr(frame.index, "names", ())
     if getattr(columns, "nlevels", 1) > 1:
         raise ConfigurationError(
             f"{frame_name(frame)} has columns of several levels; give each one name, for example "

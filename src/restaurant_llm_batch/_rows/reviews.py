@@ -259,10 +259,14 @@ def reviews_of(table: ItemTable, polarity: Polarity | None = None, **columns: st
     Args:
         table: The table.
         polarity: How to read whether they are positive; None not to.
-        columns: Names of columns, unless the table's form has others.
+        columns: Names that columns may have besides.
     """
-    form = replace(table.form, columns={**columns, **(table.form.columns or {})})
-    return ReviewTable(table.source, form, polarity)
+    first = table.first() if columns else None
+    if isinstance(first, dict):
+        missing = {field: name for field, name in columns.items() if name in first and field not in first}
+        form = replace(table.form, columns={**missing, **(table.form.columns or {})})
+        return ReviewTable(table.source, form, polarity)
+    return ReviewTable(table.source, table.form, polarity)
 
 
 def type_name(value: object) -> str:

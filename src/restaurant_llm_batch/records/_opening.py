@@ -7,7 +7,7 @@ import io
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import SpooledTemporaryFile
 from typing import IO, Any
@@ -73,6 +73,7 @@ class Input:
         self.label = label
         self.size = size
         self._raw = file
+        self._copy: IO[bytes] | None = None
         self._counted = Counted(file)
         self.reader = io.BufferedReader(self._counted, _BUFFER)
         self.names_gzip = name.lower().endswith((".gz", ".gzip"))
@@ -106,11 +107,17 @@ class Input:
         if not self.was_packed and hasattr(self._raw, "seek") and self._raw.seekable():
             self._raw.seek(0)
             return self._raw  # type: ignore[no-any-return]
-        copy: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  # closed with the input's reader
-        while data := self.reader.read(_BUFFER):
+        copy: IO[bytes] = SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115  # closed by `close`
+        self._copy = copy
+        while data := self.read():
             copy.write(data)
         copy.seek(0)
         return copy
+
+    def close(self) -> None:
+        """Close what was opened here."""
+        if self._copy is not None:
+            self._copy.close()
 
     def cannot_read(self, error: BaseException, at: str = "") -> FileError:
         """Return the error of an input that cannot be read further."""
@@ -147,7 +154,8 @@ def opened(source: Any) -> Iterator[Input]:
         try:
             with source.open("rb", buffering=0) as file:
                 size = source.stat().st_size if source.is_file() else None
-                yield Input(repr(str(source)), file, source.name, size)
+                with closing(Input(repr(str(source)), file, source.name, size)) as opened_file:
+                    yield opened_file
         except OSError as error:
             raise FileError(f"cannot read {str(source)!r}: {error.strerror}") from error
         return
@@ -155,10 +163,13 @@ def opened(source: Any) -> Iterator[Input]:
         stdin: object = sys.stdin
         if stdin is None:
             raise FileError("standard input is closed; name a file")
-        yield Input("standard input", getattr(sys.stdin, "buffer", sys.stdin), "", None)
+        with closing(Input("standard input", getattr(sys.stdin, "buffer", sys.stdin), "", None)) as stream:
+            yield stream
         return
     name = getattr(source, "name", "")
     file = getattr(source, "buffer", source)
     if isinstance(file, io.TextIOBase):
         file = io.BytesIO(file.read().encode())
-    yield Input(repr(name) if isinstance(name, str) and name else "the file", file, "", None)
+    label = repr(name) if isinstance(name, str) and name else "the file"
+    with closing(Input(label, file, "", None)) as given:
+        yield given

@@ -87,11 +87,11 @@ class CSVTable:
         self._reader = csv.reader(_Joined(header, lines), delimiter=delimiter)
         try:
             names = next(self._reader, [])
+            for problem in lines.problems.values():
+                raise ConfigurationError(problem)
             self.columns = column_names(names)
         except (csv.Error, ConfigurationError) as error:
             raise FileError(f"{label}, line {lines.number}: {error}") from error
-        if lines.problems:
-            raise FileError(f"{label}, line {lines.number}: {lines.problems.popitem()[1]}")
 
     def rows(self) -> Rows:
         """Yield the rows that are not blank, by the number of their first line, or why they are none."""

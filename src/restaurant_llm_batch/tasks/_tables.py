@@ -32,7 +32,7 @@ def grouped(
     Args:
         table: The table, of which all is read before the first restaurant.
         polarity: How to read whether reviews are positive; None not to.
-        columns: Names of columns, unless the table's form has others.
+        columns: Names that columns may have besides.
     """
     reviews = reviews_of(table, polarity, **columns)
     found: dict[str, list[Review]] = {}
