@@ -141,7 +141,7 @@ def test_wrong_arguments_are_refused_before_anything_is_read(tmp_path: Path) -> 
         ({"rating_scale": "ten"}, "rating_scale must be"),
     ):
         with pytest.raises(ConfigurationError, match=says):
-            read_reviews(tmp_path / "a.csv", **arguments)  # type: ignore[arg-type]
+            read_reviews(tmp_path / "a.csv", **arguments)
     for source in (7, None, b"a.csv", {"id": 1}):
         with pytest.raises(ConfigurationError, match="source must be a path"):
             read_items(source)

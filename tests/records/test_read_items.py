@@ -240,7 +240,7 @@ def test_cells_of_several_lines_and_long_ones_are_whole(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("size", [1, 3, 70_000, 300_000])
 def test_a_json_document_is_read_element_by_element(size: int, tmp_path: Path) -> None:
-    rows = [{"id": number, "text": "나" * size, "n": [number]} for number in range(4)] + [7, "x", 1.5, None]  # type: ignore[list-item]
+    rows = [{"id": number, "text": "나" * size, "n": [number]} for number in range(4)] + [7, "x", 1.5, None]
     for indent in (None, 1):
         (tmp_path / "a.json").write_text(
             json.dumps(rows, ensure_ascii=False, indent=indent), encoding="utf-8"

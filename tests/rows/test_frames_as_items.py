@@ -183,6 +183,11 @@ class _Lazy:
     shape = (2, 1)
 
 
+def lazy() -> Any:
+    """Return one, whatever the declared type of items is."""
+    return _Lazy()
+
+
 def test_a_frame_of_any_other_library_goes_through_narwhals(monkeypatch: pytest.MonkeyPatch) -> None:
     class Narwhals(ModuleType):
         @staticmethod
@@ -190,10 +195,10 @@ def test_a_frame_of_any_other_library_goes_through_narwhals(monkeypatch: pytest.
             return pl.LazyFrame({"restaurant_id": [1, 2]})
 
     monkeypatch.setitem(sys.modules, "narwhals", Narwhals("narwhals"))
-    assert len(runner().run(SummarizeAspects(), _Lazy()).results) == 2
+    assert len(runner().run(SummarizeAspects(), lazy()).results) == 2
     monkeypatch.setitem(sys.modules, "narwhals", None)
     with pytest.raises(ConfigurationError, match=r"needs the package narwhals: pip install"):
-        runner().run(SummarizeAspects(), _Lazy())
+        runner().run(SummarizeAspects(), lazy())
 
 
 def test_rows_of_spark_are_read_one_by_one() -> None:
@@ -205,7 +210,8 @@ def test_rows_of_spark_are_read_one_by_one() -> None:
         def toLocalIterator(self) -> Any:  # noqa: N802
             return iter([Row(restaurant_id=1), Row(restaurant_id=2)])
 
-    assert len(runner().run(SummarizeAspects(), Spark()).results) == 2
+    frame: Any = Spark()
+    assert len(runner().run(SummarizeAspects(), frame).results) == 2
 
 
 def test_two_columns_of_one_name_are_refused() -> None:

@@ -81,9 +81,8 @@ def text_content(text: str) -> str:
 
 def whole(value: Any) -> Any:
     """Return a float or decimal that is a whole number as an integer, and any other value as it is."""
-    if isinstance(value, (float, Decimal)) and value == value and abs(value) < _EXACT and value == int(value):
-        return int(value)
-    return value
+    is_exact = isinstance(value, (float, Decimal)) and bool(-_EXACT < value < _EXACT)
+    return int(value) if is_exact and value == int(value) else value
 
 
 def cell_id(value: Any, field: str, *, of_texts: bool = False) -> ItemId | None:
@@ -105,7 +104,7 @@ def cell_id(value: Any, field: str, *, of_texts: bool = False) -> ItemId | None:
         value = whole(plain(value))
         if value is None:
             return None
-        if isinstance(value, (float, Decimal)) and abs(value) >= _EXACT:
+        if isinstance(value, (float, Decimal)) and not -_EXACT < value < _EXACT:
             raise ConfigurationError(
                 f"{field} {value!r} is too large for a number with a decimal point, which rounds it; "
                 "write it as an integer or as text"

@@ -96,7 +96,8 @@ def _rows(frame: Any) -> Iterator[dict[str, Any]]:
 def _batches(frame: Any) -> Iterable[Any]:
     if hasattr(frame, "to_batches"):
         column_names(getattr(frame, "column_names", ()))
-        return frame.to_batches()
+        batches: Iterable[Any] = frame.to_batches()
+        return batches
     return frame if hasattr(frame, "read_next_batch") else [frame]
 
 

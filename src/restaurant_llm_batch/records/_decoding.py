@@ -7,6 +7,7 @@ import io
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain
 
 from .._rows.columns import Advice
@@ -146,26 +147,30 @@ def pieces(source: Input, encoding: str | None, advice: Advice) -> Iterator[str]
     named = None if encoding is None else check_encoding(encoding, advice)
     found = _marked(source, named, advice)
     decoder = None if found is None else codecs.getincrementaldecoder(found)()
-    while data := source.read():
+    data = b"-"
+    while data:
+        data = source.read()
         if decoder is None and not data.isascii():
-            candidates = [codecs.getincrementaldecoder(name)() for name in ("utf-8", "cp949")]
-            decoder = next((one for one in candidates if _decodes(one, data)), candidates[0])
-            decoder.reset()
+            decoder = codecs.getincrementaldecoder(_encoding_of(data))()
         try:
-            yield data.decode("ascii") if decoder is None else decoder.decode(data)
+            yield data.decode("ascii") if decoder is None else decoder.decode(data, not data)
         except UnicodeDecodeError as error:
+            name = "UTF-8" if error.encoding == "utf-8" else error.encoding
             raise FileError(
-                f"{source.label}: not {error.encoding} text ({error.reason}); name its encoding, for example "
+                f"{source.label}: not {name} text ({error.reason}); name its encoding, for example "
                 f"{advice.encoding('cp1252')}, or save it as UTF-8"
             ) from error
 
 
-def _decodes(decoder: codecs.IncrementalDecoder, data: bytes) -> bool:
-    try:
-        decoder.decode(data)
-    except UnicodeDecodeError:
-        return False
-    return True
+def _encoding_of(data: bytes) -> str:
+    """Return "cp949" if the beginning of a text is Korean in it and no UTF-8, and otherwise "utf-8"."""
+    with suppress(UnicodeDecodeError):
+        codecs.getincrementaldecoder("utf-8")().decode(data)
+        return "utf-8"
+    with suppress(UnicodeDecodeError):
+        if _is_hangul(codecs.getincrementaldecoder("cp949")().decode(data)):
+            return "cp949"
+    return "utf-8"
 
 
 def _marked(source: Input, encoding: str | None, advice: Advice) -> str | None:

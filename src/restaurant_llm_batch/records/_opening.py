@@ -80,7 +80,7 @@ class Input:
         self.name = name.rpartition(".")[0] if self.names_gzip else name
         self.was_packed = self.peek(2) == GZIP
         if self.was_packed:
-            unpacked = gzip.GzipFile(fileobj=self.reader)
+            unpacked: Any = gzip.GzipFile(fileobj=self.reader)
             self.reader = io.BufferedReader(unpacked, _BUFFER)
 
     @property
@@ -167,7 +167,7 @@ def opened(source: Any) -> Iterator[Input]:
             yield stream
         return
     name = getattr(source, "name", "")
-    file = getattr(source, "buffer", source)
+    file: Any = getattr(source, "buffer", source)
     if isinstance(file, io.TextIOBase):
         file = io.BytesIO(file.read().encode())
     label = repr(name) if isinstance(name, str) and name else "the file"

@@ -66,7 +66,7 @@ class ServeOptions:
 
     source: Path | None
     settings: BatchSettings
-    form: TableForm
+    form: TableForm = field(default_factory=TableForm)
     token: str | None = field(repr=False)
 
     @property
