@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+import tracemalloc
 from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
@@ -306,3 +307,26 @@ def test_only_what_is_wanted_is_read() -> None:
 
     next(iter(read_items(rows())))
     assert taken == [0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "json", "json.gz", "parquet"])
+def test_memory_does_not_grow_with_the_file(kind: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a.{kind}"
+    frame = pd.DataFrame({"id": range(60_000), "text": ["국물이 진하고 맛있어요 " * 5] * 60_000})
+    if kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "parquet":
+        frame.to_parquet(path, row_group_size=5_000)
+    else:
+        frame.to_json(path, orient="records", lines=kind == "jsonl", force_ascii=False)
+    del frame
+    table = read_items(path)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in table) == 60_000
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 8e6
+    assert table.bytes_read == table.size

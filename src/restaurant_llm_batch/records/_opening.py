@@ -167,9 +167,9 @@ def opened(source: Any) -> Iterator[Input]:
             yield stream
         return
     name = getattr(source, "name", "")
-    file: Any = getattr(source, "buffer", source)
-    if isinstance(file, io.TextIOBase):
-        file = io.BytesIO(file.read().encode())
+    given: Any = getattr(source, "buffer", source)
+    if isinstance(given, io.TextIOBase):
+        given = io.BytesIO(given.read().encode())
     label = repr(name) if isinstance(name, str) and name else "the file"
-    with closing(Input(label, file, "", None)) as given:
-        yield given
+    with closing(Input(label, given, "", None)) as opened_object:
+        yield opened_object
