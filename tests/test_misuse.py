@@ -165,46 +165,6 @@ def test_what_is_no_task_is_refused_with_what_to_pass(task: Any, said: str) -> N
         runner().run(task, [1])
 
 
-class PandasFrame(dict[str, Any]):
-    columns, shape = ["restaurant_id"], (2, 1)
-
-    def to_dict(self, orient: str) -> list[Any]:
-        return []
-
-
-class PolarsFrame(list[Any]):
-    columns, shape = ["restaurant_id"], (2, 1)
-
-    def to_dicts(self) -> list[Any]:
-        return []
-
-    def to_dict(self) -> dict[str, Any]:
-        return {}
-
-
-class ArrowTable:
-    column_names, shape = ["restaurant_id"], (2, 1)
-
-    def __iter__(self) -> Any:
-        return iter(["column"])
-
-    def to_pylist(self) -> list[Any]:
-        return []
-
-
-@pytest.mark.parametrize(
-    ("frame", "rows"),
-    [
-        (PandasFrame(restaurant_id=[1, 2]), r'items=frame\.to_dict\("records"\)'),
-        (PolarsFrame(["restaurant_id"]), r"items=frame\.to_dicts\(\)"),
-        (ArrowTable(), r"items=frame\.to_pylist\(\)"),
-    ],
-)
-def test_a_frame_is_not_taken_for_a_list_of_its_columns(frame: Any, rows: str) -> None:
-    with pytest.raises(errors.ConfigurationError, match=rows):
-        runner().run(SummarizeAspects(), frame)
-
-
 def test_rows_of_a_database_that_have_columns_are_items() -> None:
     class Rows:
         """As the result of a query: rows, and a method that selects columns."""

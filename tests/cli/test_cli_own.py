@@ -96,8 +96,8 @@ def test_an_own_task_runs_with_an_own_backend(llm: str, stage: str, folder: Path
     assert result.exit_code == 0, result.output
     lines = sorted((folder / "out.jsonl").read_text(encoding="utf-8").splitlines())
     assert [json.loads(line) for line in lines] == [
-        {"item_id": "1", "value": {"shouted": "맛 GOOD", "length": 6}},
-        {"item_id": "2", "value": {"shouted": "BAD", "length": 3}},
+        {"item_id": 1, "value": {"shouted": "맛 GOOD", "length": 6}},
+        {"item_id": 2, "value": {"shouted": "BAD", "length": 3}},
     ]
     assert "shouted: 맛 GOOD; length: 6" in result.output
     assert "2 of 2 items done" in result.output
@@ -197,13 +197,13 @@ def test_the_example_of_the_docs_works_as_written(folder: Path, monkeypatch: pyt
         ),
         (["own_code:shout", "items.csv", "--llm", "own_code:NeedsURL"], "NeedsURL needs arguments"),
         (["own_code:shout", "items.csv", "--llm", "vlm"], "'vlm' is not one of"),
-        (["own_code:shout", "gone.csv"], "cannot read 'gone.csv': No such file or directory"),
+        (["own_code:shout", "gone.csv"], "there is no file 'gone.csv'"),
         (["own_code:shout", "empty.csv"], "'empty.csv' has no item"),
         (["own_code:shout", "short.csv"], "'short.csv', line 3: not 2 cells as in the line of names"),
         (["own_code:shout", "short.json"], "'short.json': not JSON"),
         (["own_code:shout", "bad.jsonl"], "'bad.jsonl', line 2: not JSON"),
         (["own_code:shout", "object.json"], "'object.json': not a list of items"),
-        (["own_code:summaries", "items.csv"], "item 0"),
+        (["own_code:summaries", "items.csv"], "there is no column 'restaurant_id'"),
         (["own_code:Form", "items.csv"], "Form is a pydantic model, the form of an answer"),
         (["own_code:FormOfDefaults", "items.csv"], "yield from ask(FormOfDefaults, ...)"),
         (["own_code:Breaks", "items.csv"], "the task own_code:Breaks failed: KeyError: 'url' (at "),

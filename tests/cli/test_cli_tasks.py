@@ -190,7 +190,7 @@ def test_quiet_with_output_prints_nothing(command: str) -> None:
         ("strengths", ["."], "the folder '.' is not an index"),
         ("strengths", ["--limit", "1001"], "'1001': input should be less than or equal to 1000"),
         ("strengths", ["--query", " "], "words to search for"),
-        ("vocabulary", ["missing.txt"], "cannot read 'missing.txt'"),
+        ("vocabulary", ["missing.txt"], "there is no file 'missing.txt'"),
         ("vocabulary", ["note.txt", "--documents", "x"], "there is no document 'x' in the file"),
         ("vocabulary", ["note.txt", "reviews.jsonl"], "'reviews.jsonl' is not a text file"),
         ("vocabulary", ["reviews.jsonl", "reviews.jsonl"], "or one file of reviews"),
@@ -350,8 +350,8 @@ def test_reviews_of_no_kind_are_left_out_and_counted() -> None:
         ({"content": "x", "rating": "4"}, "line 1: rating must be a number from 1 to 5, got '4'"),
         ({"reviews": [{"content": "x", "label": "good"}]}, "line 1: reviews[0].label must be"),
         ({"content": "x", "is_recommended": "yes"}, "line 1: is_recommended must be true or false"),
-        ({"positive_reviews": "x"}, "line 1: field 'positive_reviews'"),
-        ({"positive_reviews": [{"text": "x"}]}, "line 1: field 'positive_reviews[0].content'"),
+        ({"positive_reviews": "x"}, "line 1: positive_reviews must be a list, got text"),
+        ({"positive_reviews": [{"text": "x"}]}, "line 1: positive_reviews[0].content is missing"),
     ],
 )
 @pytest.mark.sample(5)

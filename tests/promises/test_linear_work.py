@@ -44,9 +44,9 @@ from restaurant_llm_batch.backends.runpod import _codec as runpod
 from restaurant_llm_batch.backends.runpod._health import read_health
 from restaurant_llm_batch.backends.vllm._metrics import read_metrics
 from restaurant_llm_batch.cli import _tables
-from restaurant_llm_batch.cli._reading import PolarityLines, ReviewLines
 from restaurant_llm_batch.integrations._fastapi import request as web
 from restaurant_llm_batch.models import Hit, LLMRequest
+from restaurant_llm_batch.records import read_items, read_reviews
 from restaurant_llm_batch.search import _indexing
 from restaurant_llm_batch.search.embedders import api
 from restaurant_llm_batch.search.embedders.hashing import HashingEmbedder
@@ -106,11 +106,13 @@ def an_error(text: str, code: int) -> object:
     )
 
 
-def in_file(kind: type[ReviewLines], line: Callable[[str], str]) -> Reader:
+def in_file(name: str, line: Callable[[str], str], *, ratings: bool = False) -> Reader:
     def read(text: str) -> None:
-        path = Path(FOLDER[0]) / "reviews.jsonl"
+        path = Path(FOLDER[0]) / name
         path.write_text(line(text) + "\n", encoding="utf-8", errors="replace")
-        for _ in kind(path):
+        for _ in read_reviews(path, rating_scale=(1, 5) if ratings else None):
+            pass
+        for _ in read_items(path):
             pass
 
     return read
@@ -282,12 +284,19 @@ READERS: dict[str, Reader] = {
     ),
     "store": every(stored),
     "cli: files": every(
-        in_file(ReviewLines, lambda text: text),
+        in_file("a.jsonl", lambda text: text),
+        in_file("a.jsonl", lambda text: json.dumps({"restaurant_id": 1, "content": text, "category": text})),
         in_file(
-            ReviewLines, lambda text: json.dumps({"restaurant_id": 1, "content": text, "category": text})
+            "a.jsonl", lambda text: json.dumps({"restaurant_id": 1, "positive_reviews": text}), ratings=True
         ),
-        in_file(PolarityLines, lambda text: json.dumps({"restaurant_id": 1, "positive_reviews": text})),
-        in_file(ReviewLines, lambda text: '{"restaurant_id": ' + text),
+        in_file("a.jsonl", lambda text: '{"restaurant_id": ' + text),
+        in_file("a.json", lambda text: '[{"restaurant_id": 1, "content": "' + text),
+        in_file("a.json", lambda text: "[" + text),
+        in_file("a.csv", lambda text: "restaurant_id,content\n1," + text),
+        in_file("a.csv", lambda text: text),
+        in_file(
+            "a.tsv", lambda text: f"restaurant_id\tcontent\trating\n{text}\t{text}\t{text}", ratings=True
+        ),
     ),
     "cli: tables": every(printed),
     "web": every(body_of_request),

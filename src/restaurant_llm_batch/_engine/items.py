@@ -105,7 +105,7 @@ class ItemReader:
         if on_loop and isinstance(items, AsyncIterable):
             self.awaited, self._items = aiter(items), iter(())
             return
-        items = check_items(items)
+        items = check_items(items, task)
         if isinstance(items, Collection):
             read = self._read_collection(items)
             self.total = len(read)
@@ -204,29 +204,35 @@ class ItemReader:
         return RunItem(index, item_id, priority, item)
 
 
-def check_items(items: object) -> Iterable[Any]:
+def check_items(items: object, task: Task[Any] | None = None) -> Iterable[Any]:
     """
     Return items that can be read one by one, without an event loop.
 
+    The rows of a data frame are its items, all of which are read at once; those of a table that was opened are read as
+    they are taken. A task with a method ``items_of_table`` says which items are in them.
+
     Raises:
-        ConfigurationError: They are async only, a data frame, a text or a mapping, or not iterable.
+        ConfigurationError: They are async only, a text or a mapping, or not iterable; or the rows of a frame are bad.
     """
+    if type(items) is list or type(items) is tuple:
+        return items
     if isinstance(items, AsyncIterable) and not isinstance(items, Iterable):
         raise ConfigurationError(
             f"items cannot be awaited here, and {type(items).__name__} is an async iterable; "
             "use `await runner.arun(task, items)` or `async for outcome in runner.astream(task, items)`"
         )
-    _refuse_frame(items)
+    from .._rows.table import as_ids, as_table
+
+    table = as_table(items)
+    if table is not None:
+        read: Callable[[Any], Iterable[Any]] = getattr(task, "items_of_table", iter)
+        return read(table) if table is items else list(read(table))
     if isinstance(items, (str, bytes, dict)) or not isinstance(items, Iterable):
         raise ConfigurationError(
             f"items must be a list or another iterable of items, got {type(items).__name__}; "
             f"for example {_iterable_in_place_of(items)}"
         )
-    return items
-
-
-_FRAMES = (("to_dicts", "()"), ("to_pylist", "()"), ("to_dict", '("records")'))
-"""What returns the rows of a frame: of polars, of pyarrow, of pandas."""
+    return as_ids(items)
 
 
 def _iterable_in_place_of(items: object) -> str:
@@ -234,18 +240,6 @@ def _iterable_in_place_of(items: object) -> str:
     if isawaitable(items):
         return "items=await rows(), for what the awaited function returns"
     return "items=rows() for a function that yields items" if callable(items) else "[item] for a single item"
-
-
-def _refuse_frame(items: object) -> None:
-    """Raise if the items are a data frame: iterating over one yields its columns, or their names."""
-    has_columns = hasattr(items, "columns") or hasattr(items, "column_names")
-    if isinstance(items, type) or not (has_columns and hasattr(items, "shape")):
-        return
-    name, arguments = next((one for one in _FRAMES if hasattr(items, one[0])), _FRAMES[-1])
-    raise ConfigurationError(
-        f"items must be a list of items, got a data frame ({type(items).__module__.partition('.')[0]} "
-        f"{type(items).__name__}), whose rows are not its items; for example items=frame.{name}{arguments}"
-    )
 
 
 class InlineSource:

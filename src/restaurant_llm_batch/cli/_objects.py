@@ -1,22 +1,16 @@
-"""Objects of the user's own code, named as ``module:name``, and rows of a file as items of a task."""
+"""Objects of the user's own code, named as ``module:name``."""
 
 from __future__ import annotations
 
-import csv
 import importlib
-import json
 import sys
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from pydantic import BaseModel
 
 from .._values import place_of
 from ..errors import BatchError, ConfigurationError
-from ._reading import FileError
-
-_TABLES = {".csv": ",", ".tsv": "\t"}
 
 
 def is_object_name(text: str) -> bool:
@@ -91,70 +85,3 @@ def not_made(text: str, what: str, error: Exception) -> Exception:
     place = place_of(error)
     at = f" (at {place})" if place else ""
     return ConfigurationError(f"{what} {text} failed: {type(error).__name__}: {error}{at}")
-
-
-def read_rows(path: Path) -> list[Any]:
-    """
-    Read the items of a task: rows of a table, or a value a line.
-
-    Args:
-        path: A file: .csv and .tsv with a line of names, .json with a list, .txt with a text a line, otherwise JSON
-            Lines; ``-`` for JSON Lines of standard input.
-
-    Raises:
-        ConfigurationError: The file cannot be read or is invalid; the message names the line.
-    """
-    if str(path) == "-":
-        return [*_json_lines(path, sys.stdin)]
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return [*_rows(path, file)]
-    except UnicodeDecodeError as error:
-        raise FileError(f"{str(path)!r}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    except OSError as error:
-        raise FileError(f"cannot read {str(path)!r}: {error.strerror}") from error
-
-
-def _rows(path: Path, file: IO[str]) -> Iterator[Any]:
-    suffix = path.suffix.lower()
-    if suffix in _TABLES:
-        yield from _table_rows(path, file, _TABLES[suffix])
-    elif suffix == ".json":
-        yield from _json_list(path, file)
-    elif suffix == ".txt":
-        yield from (line.strip() for line in file if line.strip())
-    else:
-        yield from _json_lines(path, file)
-
-
-def _table_rows(path: Path, file: IO[str], delimiter: str) -> Iterator[dict[str, str]]:
-    reader = csv.DictReader(file, delimiter=delimiter)
-    try:
-        names: Sequence[str] = reader.fieldnames or ()
-        for row in reader:
-            if None in row or any(value is None for value in row.values()):
-                raise FileError(
-                    f"{str(path)!r}, line {reader.line_num}: not {len(names)} cells as in the line of names"
-                )
-            yield row
-    except csv.Error as error:
-        raise FileError(f"{str(path)!r}, line {reader.line_num}: {error}") from error
-
-
-def _json_list(path: Path, file: IO[str]) -> list[Any]:
-    try:
-        found = json.load(file)
-    except (ValueError, RecursionError) as error:
-        raise FileError(f"{str(path)!r}: not JSON ({error})") from error
-    if not isinstance(found, list):
-        raise FileError(f"{str(path)!r}: not a list of items")
-    return found
-
-
-def _json_lines(path: Path, file: IO[str]) -> Iterator[Any]:
-    for number, line in enumerate(file, 1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise FileError(f"{str(path)!r}, line {number}: not JSON ({error})") from error

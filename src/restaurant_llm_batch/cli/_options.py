@@ -12,6 +12,7 @@ from typing import Any, Generic
 import click
 from rich.console import Console
 
+from .._rows.columns import TableForm
 from .._settings import BatchSettings
 from ..models import ItemId
 from ..protocols import Task
@@ -39,9 +40,10 @@ class LoadedInput:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions(ABC, Generic[R]):
-    """Values of the options of every command that runs a task; those of settings are in `settings`."""
+    """Values of the options of every command that runs a task; those of settings and of tables are in two of them."""
 
     settings: BatchSettings
+    form: TableForm
     only: tuple[str, ...] | None = None
     first: int | None
     output: str | None
@@ -96,7 +98,7 @@ class SearchOptions(FileOptions[R]):
 
     def open_source(self, progress: Console | None) -> ReviewSource:
         """Open the reviews."""
-        return open_source(self.source, progress, self.settings)
+        return open_source(self.source, progress, self.settings, self.form)
 
 
 def shared_categories(source: ReviewSource) -> Mapping[str, ItemId]:

@@ -88,6 +88,8 @@ def footer(collected: ResultCollector[R], view: ResultView[R], loaded: LoadedInp
         text.append(f" {refusals(stats)}", style="yellow")
     if collected.failed_parts:
         text.append(f" {counted(collected.failed_parts, *view.failed_part_phrases)}.", style="red")
+    if loaded.source.skipped:
+        text.append(f" {counted(loaded.source.skipped, 'bad row was', 'bad rows were')} left out.")
     if loaded.note:
         text.append(f" {loaded.note}")
     models = ", ".join(sorted(map(terminal_text, collected.models)))

@@ -45,6 +45,7 @@ from . import _report as report
 from ._backends import MakeLLM
 from ._options import LoadedInput, RunOptions
 from ._output import STDOUT, check_output, open_writer
+from ._reading import take_form
 from ._report import ResultCollector
 from ._settings import SectionedCommand, take_settings
 from ._views import R, ResultView
@@ -89,7 +90,7 @@ def _main(
 ) -> None:
     chosen = services.take_llm(llms, values)
     settings = take_settings(values)
-    options = make_options(settings=settings, **values)
+    options = make_options(settings=settings, form=take_form(values), **values)
     task = options.task
     if options.preview:
         _preview(options, task)

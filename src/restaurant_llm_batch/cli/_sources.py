@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.resources import as_file, files
@@ -12,12 +12,18 @@ from typing import TYPE_CHECKING, TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from .._rows.columns import TableForm
+from .._rows.polarity import Polarity
+from .._rows.reviews import ReviewTable
+from .._rows.table import FileError
 from .._settings import BatchSettings
 from ..errors import ConfigurationError
 from ..models import ItemId, Review
+from ..records._decoding import decode
+from ..records._opening import STDIN, check, opened
+from ..records._reading import is_folder_of_tables, row_source
 from ..search.embedded.search import EmbeddedSearch, IndexReport
 from . import _backends as services
-from ._reading import FileError, ReviewLines
 
 if TYPE_CHECKING:
     from ..search import QdrantSearch
@@ -26,6 +32,8 @@ SAMPLE = "the shipped sample"
 _INDEX_MARKER = "restaurant_llm_batch.json"
 """File that `EmbeddedSearch` writes into the folder of an index."""
 _MAX_IDS_SHOWN = 5
+_SHOWN_EVERY = 1_000
+"""Reviews between two updates of a progress bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,12 +45,14 @@ class NamedItems:
         label: Name of the source for messages.
         ids: The ids, in the order of the file, or sorted.
         names: Names by id as a string, as far as the source has them.
+        skipped: Number of bad rows that were left out.
         what: Singular noun for an item.
     """
 
     label: str
     ids: Sequence[ItemId]
     names: Mapping[str, str] = field(default_factory=dict)
+    skipped: int = 0
     what: str = "restaurant"
 
     def title(self, item_id: ItemId | None) -> str:
@@ -105,24 +115,27 @@ def review_file(path: Path | None) -> Iterator[tuple[Path, str]]:
         with as_file(files("restaurant_llm_batch") / "data" / "sample_reviews.jsonl") as sample:
             yield sample, SAMPLE
         return
-    if not path.exists():
-        raise ConfigurationError(f"there is no file {str(path)!r}")
-    if path.is_dir():
+    check(path)
+    if path.is_dir() and not is_folder_of_tables(path):
         raise ConfigurationError(
             f"{str(path)!r} is a folder; this command reads every review, not only those that a search finds: "
             "name the file of the reviews"
         )
-    yield path, str(path)
+    yield path, "standard input" if str(path) == STDIN else str(path)
 
 
-def open_source(path: Path | None, progress: Console | None, settings: BatchSettings) -> ReviewSource:
+def open_source(
+    path: Path | None, progress: Console | None, settings: BatchSettings, form: TableForm
+) -> ReviewSource:
     """
     Open a source for search: a file, which is indexed in memory, a folder, or a Qdrant collection.
 
     Args:
-        path: A JSON Lines file or an index folder; None for the folder of the settings, or the built-in sample.
+        path: A file, "-" for standard input, or an index folder; None for the folder of the settings, or the built-in
+            sample.
         progress: Console for the progress of indexing; None for no progress.
         settings: The search and the embedder.
+        form: How to read the file.
 
     Raises:
         ConfigurationError: The path does not exist, or is neither a valid file nor an index.
@@ -130,12 +143,16 @@ def open_source(path: Path | None, progress: Console | None, settings: BatchSett
     if settings.batch_search_backend == "qdrant":
         return _in_qdrant(path, settings)
     path = settings.batch_search_path if path is None else path
-    if path is not None and not path.exists():
+    if path is not None and str(path) != STDIN and not path.exists():
         raise ConfigurationError(f"there is no file or folder {str(path)!r}")
-    if path is not None and path.is_dir():
+    if (
+        path is not None
+        and path.is_dir()
+        and ((path / _INDEX_MARKER).exists() or not is_folder_of_tables(path))
+    ):
         return _from_folder(path, settings)
     with review_file(path) as (file, label):
-        return _from_file(file, label, progress, settings)
+        return _from_file(file, label, progress, settings, form)
 
 
 def _in_qdrant(path: Path | None, settings: BatchSettings) -> ReviewSource:
@@ -159,29 +176,23 @@ def _in_qdrant(path: Path | None, settings: BatchSettings) -> ReviewSource:
     return ReviewSource(label=label, ids=search.restaurant_ids(), search=search)
 
 
-class _CategoryLines(ReviewLines):
-    """Iterates over reviews and keeps the first category of each restaurant in `categories`."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self.categories: dict[str, ItemId] = {}
-
-    def __iter__(self) -> Iterator[Review]:
-        for review in super().__iter__():
-            if review.category is not None:
-                self.categories.setdefault(str(review.restaurant_id), review.category)
-            yield review
+def open_reviews(path: Path, form: TableForm, polarity: Polarity | None = None) -> ReviewTable:
+    """Open a file of reviews."""
+    return ReviewTable(row_source(path, form), form, polarity)
 
 
-def _from_file(path: Path, label: str, progress: Console | None, settings: BatchSettings) -> ReviewSource:
-    lines, search = _CategoryLines(path), EmbeddedSearch(embedder=settings.embedder())
-    index_lines(lines, search, path.stat().st_size, progress)
+def _from_file(
+    path: Path, label: str, progress: Console | None, settings: BatchSettings, form: TableForm
+) -> ReviewSource:
+    table, search = open_reviews(path, form), EmbeddedSearch(embedder=settings.embedder())
+    index_table(table, search, progress)
     return ReviewSource(
         label=label,
-        ids=list(lines.restaurants.values()),
-        names=lines.names,
+        ids=list(table.restaurants.values()),
+        names=table.names,
+        skipped=table.skipped,
         search=search,
-        categories=lines.categories,
+        categories=table.categories,
     )
 
 
@@ -211,45 +222,45 @@ class Documents(NamedItems):
     what: str = "document"
 
 
-def read_documents(paths: Sequence[Path]) -> Documents:
+def read_documents(paths: Sequence[Path], form: TableForm, progress: Console | None) -> Documents:
     """
     Read text files, each a document; or a file of reviews, with one document per restaurant.
 
     Args:
         paths: Text files, or one file of reviews; empty for the built-in sample.
+        form: How to read them.
+        progress: Console for the progress; None for no progress.
 
     Raises:
         ConfigurationError: A file cannot be read, or the files are of different kinds.
     """
     text_files = [path for path in paths if path.suffix.lower() in _TEXT_SUFFIXES]
     if text_files and len(text_files) == len(paths):
-        return _from_text_files(dict.fromkeys(text_files))
+        return _from_text_files(dict.fromkeys(text_files), form)
     if len(paths) > 1:
         raise ConfigurationError(
             f"name text files ({', '.join(_TEXT_SUFFIXES)}), as many as you like, or one file of reviews; "
             f"{str(next(path for path in paths if path not in text_files))!r} is not a text file"
         )
-    grouped = read_grouped(paths[0] if paths else None)
+    grouped = read_grouped(paths[0] if paths else None, form, progress)
     # Joined by line ends, so that a review without a final full stop does not run into the next.
     texts = {
         str(item_id): "\n".join(review.content for review in grouped.of(item_id)) for item_id in grouped.ids
     }
-    return Documents(label=grouped.label, ids=grouped.ids, names=grouped.names, texts=texts)
+    return Documents(
+        label=grouped.label, ids=grouped.ids, names=grouped.names, skipped=grouped.skipped, texts=texts
+    )
 
 
-def _from_text_files(paths: Mapping[Path, None]) -> Documents:
-    texts = {str(path): _read_text(path) for path in paths}
+def _from_text_files(paths: Mapping[Path, None], form: TableForm) -> Documents:
+    texts = {str(path): _read_text(path, form) for path in paths}
     ids: list[ItemId] = [*texts]
     return Documents(label="the files" if len(ids) > 1 else "the file", ids=ids, texts=texts)
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise FileError(f"{str(path)!r}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    except OSError as error:
-        raise FileError(f"cannot read {str(path)!r}: {error.strerror}") from error
+def _read_text(path: Path, form: TableForm) -> str:
+    with opened(path) as file:
+        return decode(file, form.encoding, form.advice)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,29 +279,40 @@ class GroupedReviews(NamedItems):
         return self.reviews.get(str(restaurant_id), ())
 
 
-def read_grouped(path: Path | None, reader: type[ReviewLines] = ReviewLines) -> GroupedReviews:
+def read_grouped(
+    path: Path | None, form: TableForm, progress: Console | None, polarity: Polarity | None = None
+) -> GroupedReviews:
     """
     Read a file of reviews, grouped by restaurant, in the order of first appearance.
 
     Args:
-        path: The file; None for the built-in sample.
-        reader: Class that reads its lines.
+        path: The file; "-" for standard input, None for the built-in sample.
+        form: How to read it.
+        progress: Console for the progress; None for no progress.
+        polarity: How to read which reviews are positive; None not to.
 
     Raises:
         ConfigurationError: The file cannot be read or is invalid.
     """
     with review_file(path) as (file, label):
-        lines = reader(file)
-        reviews = _by_restaurant(lines)
+        table = open_reviews(file, form, polarity)
+        reviews = _by_restaurant(table, progress)
     return GroupedReviews(
-        label=label, ids=list(lines.restaurants.values()), names=lines.names, reviews=reviews
+        label=label,
+        ids=list(table.restaurants.values()),
+        names=table.names,
+        skipped=table.skipped,
+        reviews=reviews,
     )
 
 
-def _by_restaurant(reviews: Iterable[Review]) -> dict[str, list[Review]]:
+def _by_restaurant(table: ReviewTable, progress: Console | None) -> dict[str, list[Review]]:
     groups: dict[str, list[Review]] = {}
-    for review in reviews:
-        groups.setdefault(str(review.restaurant_id), []).append(review)
+    with _shown("Reading", table, progress) as show:
+        for count, review in enumerate(table, 1):
+            groups.setdefault(str(review.restaurant_id), []).append(review)
+            if show is not None and count % _SHOWN_EVERY == 0:
+                show(count)
     return groups
 
 
@@ -298,38 +320,39 @@ Index: TypeAlias = "EmbeddedSearch | QdrantSearch"
 """A search backend that can index reviews."""
 
 
-def index_lines(lines: ReviewLines, search: Index, size: int, progress: Console | None) -> IndexReport:
+def index_table(table: ReviewTable, search: Index, progress: Console | None) -> IndexReport:
     """
-    Index the reviews of a file.
+    Index the reviews of a table.
 
     Args:
-        lines: The file.
+        table: The table.
         search: The search backend to index them in.
-        size: Size of the file in bytes.
         progress: Console for a progress bar, shown if it is a terminal; None for no progress.
 
     Returns:
         Counts of the reviews.
 
     Raises:
-        ConfigurationError: A line is invalid.
+        ConfigurationError: A row is invalid.
     """
-    if progress is None or not progress.is_terminal:
-        return _index(lines, search, None)
-    columns = TextColumn("Indexing"), BarColumn(), TextColumn("{task.fields[reviews]:,} reviews")
-    with Progress(*columns, TimeRemainingColumn(), console=progress, transient=True) as bar:
-        task = bar.add_task("", total=size, reviews=0)
-
-        def show(written: int) -> None:
-            bar.update(task, completed=lines.bytes_read, reviews=written)
-
-        return _index(lines, search, show)
-
-
-def _index(lines: ReviewLines, search: Index, show: Callable[[int], object] | None) -> IndexReport:
     try:
-        return search.index_reviews(lines, on_progress=show)
+        with _shown("Indexing", table, progress) as show:
+            return search.index_reviews(table, on_progress=show)
     except FileError:
         raise
     except ConfigurationError as error:
-        raise lines.file_error(str(error)) from error
+        raise table.file_error(str(error)) from error
+
+
+@contextmanager
+def _shown(
+    title: str, table: ReviewTable, progress: Console | None
+) -> Iterator[Callable[[int], object] | None]:
+    """Show a progress bar for a block that reads a table; the function it gets takes the number of reviews."""
+    if progress is None or not progress.is_terminal:
+        yield None
+        return
+    columns = TextColumn(title), BarColumn(), TextColumn("{task.fields[reviews]:,} reviews")
+    with Progress(*columns, TimeRemainingColumn(), console=progress, transient=True) as bar:
+        task = bar.add_task("", total=table.size, reviews=0)
+        yield lambda count: bar.update(task, completed=table.bytes_read, reviews=count)

@@ -163,7 +163,19 @@ def read_batches(
         raise ConfigurationError(f"batch_size must be 1 or more, got {size!r}; for example batch_size=256")
     if bad_rows not in ("refuse", "skip"):
         raise ConfigurationError(f'bad_rows must be "refuse" or "skip", got {bad_rows!r}')
-    return _batches(read_reviews(reviews) if bad_rows == "refuse" else _valid_reviews(reviews), size)
+    rows = _rows_of(reviews)
+    return _batches(read_reviews(rows) if bad_rows == "refuse" else _valid_reviews(rows), size)
+
+
+def _rows_of(reviews: Iterable[Any]) -> Iterable[Any]:
+    """Return reviews row by row: those of a data frame too, where bad rows are the errors that say why."""
+    if type(reviews) is list or type(reviews) is tuple:
+        return reviews
+    from .._rows.reviews import reviews_of
+    from .._rows.table import as_table
+
+    table = as_table(reviews)
+    return reviews if table is None else reviews_of(table).rows_and_errors()
 
 
 def _batches(rows: Iterator[IndexEntry | IndexFailure], size: int) -> Iterator[IndexBatch]:
@@ -213,6 +225,8 @@ def _read_review(review: Review | Mapping[str, Any], position: int) -> IndexEntr
         )
     elif isinstance(review, Mapping):
         restaurant, content, own_id, category = _fields(review)
+    elif isinstance(review, ConfigurationError):
+        raise ConfigurationError(f"{where}: {review}")
     else:
         raise ConfigurationError(
             f"{where} must be a Review or a mapping such as "

@@ -17,7 +17,7 @@ def read_rows(
     task: Task[Any], items: Iterable[Any], sample: int | None
 ) -> tuple[Sequence[RunItem], int, list[BadRow]]:
     """Read all items; return those to look at, the number of those that can be read, and those that cannot."""
-    check_items(items)
+    items = check_items(items, task)
     good = _Thinned(sample)
     bad: list[BadRow] = []
     is_collection = isinstance(items, Collection)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._values import composed, short
 from ..errors import ConfigurationError
@@ -28,6 +28,9 @@ from ._lifts import Compared, Opinions
 from ._preview import Previewed
 from ._prompts.wording import Wording, as_language
 from .aspects import Aspects, query_texts
+
+if TYPE_CHECKING:
+    from .._rows.table import ItemTable
 
 Reviews: TypeAlias = Sequence[Review]
 
@@ -118,6 +121,18 @@ class CompareAspects(Previewed):
             ConfigurationError: The item is invalid; the message names every wrong field.
         """
         return as_restaurant(raw)
+
+    def items_of_table(self, table: ItemTable, /) -> Iterable[Any]:
+        """
+        Return the items in the rows of a table; the runner calls it for a data frame and for what `read_items` returns.
+
+        Rows are restaurants, or reviews, of which each restaurant is taken once. Other columns are left out.
+        """
+        from ._tables import has_reviews, restaurants, rows_as_items
+
+        if has_reviews(table):
+            return restaurants(table)
+        return rows_as_items(table, RestaurantRef, self.parse_item, self.item_key)
 
     def item_key(self, item: RestaurantRef, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""

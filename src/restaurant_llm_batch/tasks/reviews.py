@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..models import ItemId, Review, ReviewKind, ReviewsByPolarity
 from ..results import ReviewSummary
@@ -15,6 +15,9 @@ from ._map_reduce import MapReduceSummary, ReviewLine, SummaryResult, failed_rev
 from ._preview import Previewed
 from ._prompts import reviews as prompts
 from ._summary_calls import SummaryCalls
+
+if TYPE_CHECKING:
+    from .._rows.table import ItemTable
 
 FIELDS = ("positive_summary", "negative_summary", "overall_summary")
 
@@ -84,6 +87,26 @@ class SummarizeReviews(Previewed):
             tuple(review.review() for review in item.positive_reviews),
             tuple(review.review() for review in item.negative_reviews),
             item.priority,
+        )
+
+    def items_of_table(self, table: ItemTable, /) -> Iterable[Any]:
+        """
+        Return the items in the rows of a table; the runner calls it for a data frame and for what `read_items` returns.
+
+        Rows are reviews with ``is_recommended``, ``label`` or ``rating`` (1 to 5), or restaurants with their reviews.
+        """
+        from .._rows.polarity import Polarity
+        from ._tables import grouped, has_reviews, rows_as_items
+
+        if not has_reviews(table):
+            return rows_as_items(table, ReviewsByPolarity, self.parse_item, self.item_key)
+        return (
+            ReviewsByPolarity(
+                one,
+                tuple(review for review in reviews if review.is_recommended),
+                tuple(review for review in reviews if review.is_recommended is False),
+            )
+            for one, reviews in grouped(table, Polarity())
         )
 
     def item_key(self, item: ReviewsByPolarity, /) -> tuple[ItemId, int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..models import ItemId, RestaurantReviews, Review, SearchQuery, as_item_id
 from ..results import RestaurantSentiment, ReviewLabel
@@ -22,6 +22,9 @@ from ._labelling import Labelling, LabelQuestion, Labels, label_error
 from ._preview import Previewed
 from ._prompts.wording import as_language
 from .aspects import seed_query
+
+if TYPE_CHECKING:
+    from .._rows.table import ItemTable
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,18 @@ class AnalyzeSentiment(Previewed):
 
         item = read_item(RestaurantReviewsSchema, raw)
         return RestaurantReviews(item.restaurant_id, as_reviews(item.reviews), item.priority)
+
+    def items_of_table(self, table: ItemTable, /) -> Iterable[Any]:
+        """
+        Return the items in the rows of a table; the runner calls it for a data frame and for what `read_items` returns.
+
+        Rows are reviews, or restaurants with their reviews, or restaurants whose reviews a search finds.
+        """
+        from ._tables import grouped, has_reviews, rows_as_items
+
+        if has_reviews(table):
+            return (RestaurantReviews(one, tuple(reviews)) for one, reviews in grouped(table))
+        return rows_as_items(table, RestaurantReviews, self.parse_item, self.item_key)
 
     def item_key(self, item: RestaurantReviews, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""

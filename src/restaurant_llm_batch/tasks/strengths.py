@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..models import ComparisonItem, ItemId, Review, SearchQuery
 from ..results import RestaurantStrength
@@ -25,6 +25,9 @@ from ._prompts import reviews as prompts
 from ._prompts.wording import Wording, as_language
 from ._summary_calls import SummaryCalls
 from .aspects import seed_query
+
+if TYPE_CHECKING:
+    from .._rows.table import ItemTable
 
 Reviews: TypeAlias = tuple[Review, ...]
 
@@ -110,6 +113,20 @@ class ExtractStrengths(Previewed):
             as_reviews(item.comparison_reviews),
             item.category,
             item.priority,
+        )
+
+    def items_of_table(self, table: ItemTable, /) -> Iterable[Any]:
+        """
+        Return the items in the rows of a table; the runner calls it for a data frame and for what `read_items` returns.
+
+        Rows are items, whose id may be ``restaurant_id``, or reviews, of which each restaurant is taken once.
+        """
+        from ._tables import has_reviews, restaurants, rows_as_items
+
+        if has_reviews(table):
+            return restaurants(table, "target_restaurant_id")
+        return rows_as_items(
+            table, ComparisonItem, self.parse_item, self.item_key, restaurant_id="target_restaurant_id"
         )
 
     def item_key(self, item: ComparisonItem, /) -> tuple[ItemId, int]:

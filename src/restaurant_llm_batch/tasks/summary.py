@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..models import ItemId, RestaurantRef, SearchQuery, as_item_id
 from ..results import AspectStatus, AspectSummary, RestaurantSummary
@@ -28,6 +28,9 @@ from ._price_rule import PRICE, with_basis, without_price
 from ._prompts.wording import Language, as_language
 from ._room import with_room
 from .aspects import Aspects, query_texts
+
+if TYPE_CHECKING:
+    from .._rows.table import ItemTable
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,18 @@ class SummarizeAspects(Previewed):
             ConfigurationError: The item is invalid; the message names every wrong field.
         """
         return as_restaurant(raw)
+
+    def items_of_table(self, table: ItemTable, /) -> Iterable[Any]:
+        """
+        Return the items in the rows of a table; the runner calls it for a data frame and for what `read_items` returns.
+
+        Rows are restaurants, or reviews, of which each restaurant is taken once. Other columns are left out.
+        """
+        from ._tables import has_reviews, restaurants, rows_as_items
+
+        if has_reviews(table):
+            return restaurants(table)
+        return rows_as_items(table, RestaurantRef, self.parse_item, self.item_key)
 
     def item_key(self, item: RestaurantRef, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from unicodedata import normalize
 
 from .._llm_response import LLMResponse
@@ -13,7 +13,7 @@ from ..errors import OutputError, OutputTruncated, PromptTooLong
 from ..models import Document, ItemId, LLMRequest
 from ..results import ExtendedVocabulary, ExtendedWord, FailedChunk, Vocabulary, VocabularyKind, Word
 from ..steps import Flow, ResultOrError, gather
-from ..tokens.chunking import split_in_two
+from ..tokens.chunking import split_in_two, split_text
 from ._asking import complete_and_parse
 from ._citations import MAX_NAMED
 from ._common import (
@@ -32,6 +32,9 @@ from ._prompts import words as prompts
 from ._prompts.wording import Wording
 from ._prompts.words import Extras
 from ._replies import more_room_helps, unreadable
+
+if TYPE_CHECKING:
+    from .._rows.table import ItemTable
 
 _MAX_SPLITS = 3
 """How many times a chunk may be halved, and its halves again: into 8 parts at most."""
@@ -118,6 +121,21 @@ class ExtractVocabulary(Previewed):
         from ._schemas import read_document
 
         return read_document(raw)
+
+    def items_of_table(self, table: ItemTable, /) -> Iterable[Any]:
+        """
+        Return the items in the rows of a table; the runner calls it for a data frame and for what `read_items` returns.
+
+        Rows are documents with ``chunks``, or texts (``text``, or reviews by restaurant), which are split.
+        """
+        from ._tables import grouped, has_reviews, rows_as_items
+
+        if not has_reviews(table, "text"):
+            return rows_as_items(table, Document, self.parse_item, self.item_key)
+        return (
+            Document(one, tuple(split_text("\n".join(text.content for text in texts))))
+            for one, texts in grouped(table, restaurant_id="document_id", content="text")
+        )
 
     def item_key(self, item: Document, /) -> tuple[ItemId, int]:
         """Return the document's id and priority."""

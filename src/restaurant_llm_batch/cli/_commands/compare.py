@@ -14,6 +14,7 @@ from ..._text import terminal_text
 from ...results import AspectComparison, AspectLift
 from ...tasks.comparison import CompareAspects
 from .. import _options as parameters
+from .. import _reading as reading
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
@@ -25,7 +26,7 @@ from .._views import ResultView
 _HELP = """
 Compare each restaurant with the average of the others, aspect by aspect.
 
-SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; by default the
+SOURCE is a file of reviews (CSV, JSON Lines, ...; indexed first) or a folder made by `index`; by default the
 built-in sample. With --search qdrant there is no SOURCE. For each aspect a search finds the restaurant's reviews, and
 one for all restaurants the reviews that the average is of: if SOURCE is a file that names a "category" (or "cuisine"),
 of restaurants of the same category, if there are any; otherwise of all. The model labels who is satisfied.
@@ -62,6 +63,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         parameters.source(),
         *settings.options(search=True, batches=True, llms=[*llms], tasks=["comparison", "aspects"]),
+        *reading.options(),
         *parameters.which(),
         *parameters.results(),
     ]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,17 @@ from rich.table import Table
 from rich.text import Text
 
 from ..._engine.items import as_task
+from ..._rows.columns import TableForm
+from ..._rows.table import ItemTable
 from ..._text import terminal_text
 from ...errors import ConfigurationError
 from ...outcomes import Success
 from ...protocols import Task
+from ...records._reading import row_source
 from ...steps import Gather, Search, SearchAll
 from .. import _objects as objects
 from .. import _options as parameters
+from .. import _reading as reading
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
@@ -32,10 +37,10 @@ from .._views import ResultView
 _HELP = """
 Apply a task of your own to the rows of a file.
 
-TASK is module:name: a task, a class of tasks, or a generator function of one item. ITEMS is a file: .csv or .tsv with
-a line of names, .json with a list, .txt with an item a line, otherwise JSON Lines; - for JSON Lines of standard
-input. A row of a table reaches the task as a dict of texts, a line of .txt as a text. An item needs an id: it is one,
-or has one in `id`, `item_id`, `restaurant_id` or `document_id`.
+TASK is module:name: a task, a class of tasks, or a generator function of one item. ITEMS is a file: a table (CSV, TSV,
+Parquet, Excel) with a line of names, JSON, JSON Lines, or .txt with an item a line; - for standard input. A row of a
+table reaches the task as a dict, in which an empty cell is None, a line of .txt as a text. An item needs an id: it is
+one, or has one in `id`, `item_id`, `restaurant_id` or `document_id`.
 
 \b
     restaurant-llm-batch run my_tasks:topic remarks.csv --llm my_backend:make
@@ -64,18 +69,27 @@ class OwnTaskOptions(RunOptions[Any]):
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the items, and open the reviews if the task or an option asks for a search."""
-        rows = objects.read_rows(self.items)[: self.first]
-        source = NamedItems(label=str(self.items), ids=[], what="item")
+        table = ItemTable(row_source(self.items, self.form), self.form)
+        items: Callable[[ItemTable], Iterable[Any]] = getattr(self.task, "items_of_table", iter)
+        rows = list(islice(items(table), self.first))
+        source = NamedItems(label=str(self.items), ids=[], skipped=table.skipped, what="item")
         if not rows:
-            raise ConfigurationError(f"{str(self.items)!r} has no item")
+            raise ConfigurationError(f"{table.label} has no item")
         searches = self.reviews is not None or self.task.requires_search or self._settings_name_a_search
-        search = open_source(self.reviews, progress, self.settings).search if searches else None
+        search = (
+            open_source(self.reviews, progress, self.settings, self._of_reviews).search if searches else None
+        )
         if search is None and not self.preview and _begins_with_a_search(self.task, rows[0]):
             raise ConfigurationError(
                 f"the task {self.named} searches for reviews: pass --reviews FILE, a file of reviews or a folder made "
                 "by `restaurant-llm-batch index`; or give each item its reviews, if the task takes them"
             )
         return LoadedInput(items=rows, source=source, search=search)
+
+    @property
+    def _of_reviews(self) -> TableForm:
+        """The form of the reviews, in which the columns of the items are not named."""
+        return replace(self.form, columns=None)
 
     @property
     def _settings_name_a_search(self) -> bool:
@@ -118,6 +132,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         *own,
         *settings.options(search=True, llm=True, batches=True, llms=[*llms]),
+        *reading.options(),
         *parameters.results(),
     ]
     view: ResultView[Any] = ResultView(

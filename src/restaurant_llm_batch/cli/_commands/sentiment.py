@@ -13,6 +13,7 @@ from rich.text import Text
 from ...results import RestaurantSentiment
 from ...tasks.sentiment import AnalyzeSentiment
 from .. import _options as parameters
+from .. import _reading as reading
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
@@ -25,10 +26,10 @@ from .._views import ResultView
 _HELP = """
 Label every review as positive, negative or neutral, and count by restaurant.
 
-SOURCE is a file of reviews (JSON Lines), all of which are labelled; by default the built-in sample. If it is a folder
-made by `index`, or with --search qdrant and no SOURCE, a search finds the reviews of each restaurant. Ratings and other
-fields of the reviews are ignored. Reviews without a label count as failed; percentages are those of the labelled
-reviews.
+SOURCE is a file of reviews (CSV, JSON Lines), all of which are labelled; by default the built-in sample. If it is a
+folder made by `index`, or with --search qdrant and no SOURCE, a search finds the reviews of each restaurant. Ratings
+and other fields of the reviews are ignored. Reviews without a label count as failed; percentages are those of the
+labelled reviews.
 """
 _LEGEND = {"positive": ("█", "green"), "negative": ("▒", "red"), "neutral": ("░", "bright_black")}
 """Character and style of each label's part of the bar."""
@@ -48,7 +49,7 @@ class SentimentOptions(SearchOptions[RestaurantSentiment]):
         if self._is_searched:
             index = self.open_source(progress)
             return LoadedInput(items=self.chosen(index), source=index, search=index.search)
-        source = read_grouped(self.source)
+        source = read_grouped(self.source, self.form, progress)
         items = [{"restaurant_id": item_id, "reviews": source.of(item_id)} for item_id in self.chosen(source)]
         return LoadedInput(items=items, source=source)
 
@@ -69,6 +70,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         parameters.source(),
         *settings.options(search=True, batches=True, llms=[*llms], tasks=["sentiment"]),
+        *reading.options(),
         *parameters.which(),
         *parameters.results(),
     ]

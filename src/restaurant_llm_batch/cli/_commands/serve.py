@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..._rows.columns import TableForm
 from ..._runner import BatchRunner
 from ..._settings import BatchSettings
 from ..._settings.sources import is_named
@@ -28,6 +29,7 @@ from ...models import SearchQuery
 from ...protocols import AsyncLLMBackend, LLMBackend
 from .. import _backends as services
 from .. import _options as parameters
+from .. import _reading as reading
 from .. import _report as report
 from .. import _settings as settings
 from .._backends import MakeLLM
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
 _HELP = """
 Serve summaries, sentiment and strengths over HTTP.
 
-SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; by default the
+SOURCE is a file of reviews (CSV, JSON Lines, ...; indexed first) or a folder made by `index`; by default the
 built-in sample. With --search qdrant there is no SOURCE: the reviews are those of the collection. All requests
 share the limits.
 
@@ -64,6 +66,7 @@ class ServeOptions:
 
     source: Path | None
     settings: BatchSettings
+    form: TableForm = field(default_factory=TableForm)
     token: str | None = field(repr=False)
 
     @property
@@ -80,7 +83,7 @@ class ServeOptions:
 
     def open_source(self) -> ReviewSource:
         """Open the reviews."""
-        return open_source(self.source, report.console(stderr=True), self.settings)
+        return open_source(self.source, report.console(stderr=True), self.settings, self.form)
 
     def runner(self, llm: LLMBackend | AsyncLLMBackend, source: ReviewSource) -> BatchRunner:
         """Return the runner."""
@@ -115,6 +118,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         parameters.source(),
         _token_option(),
+        *reading.options(),
         *settings.options(search=True, llm=True, batches=True, llms=[*llms], tasks=_TASKS),
     ]
     return settings.SectionedCommand("serve", params=options, callback=partial(_main, llms), help=_HELP)
@@ -123,7 +127,8 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
 def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
     chosen = services.take_llm(llms, values)
     found = settings.take_settings(values)
-    options = ServeOptions(settings=found, token=_token(values.pop("token"), found), **values)
+    form = reading.take_form(values)
+    options = ServeOptions(settings=found, form=form, token=_token(values.pop("token"), found), **values)
     try:
         from ...integrations._fastapi.connections import ServerLimits
         from ...integrations._fastapi.server import SignalAwareServer, application

@@ -15,6 +15,7 @@ from ..._text import terminal_text
 from ...results import AspectSummary, RestaurantSummary
 from ...tasks.summary import SummarizeAspects
 from .. import _options as parameters
+from .. import _reading as reading
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
@@ -26,7 +27,7 @@ from .._views import ResultView
 _HELP = """
 Summarise restaurants from their reviews, aspect by aspect and overall.
 
-SOURCE is a file of reviews (JSON Lines, indexed in memory first) or a folder made by `index`; by default the
+SOURCE is a file of reviews (CSV, JSON Lines, ...; indexed first) or a folder made by `index`; by default the
 built-in sample. With --search qdrant there is no SOURCE: all restaurants of the collection are summarised.
 Results are the same at every stage; only the time differs.
 """
@@ -57,6 +58,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         parameters.source(),
         *settings.options(search=True, llm=True, llms=[*llms], tasks=["summary", "aspects"]),
+        *reading.options(),
         *parameters.which(),
         *parameters.results(),
     ]

@@ -10,15 +10,16 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
+from ..._rows.polarity import Polarity, RatingScale
 from ..._text import terminal_text
 from ...results import ReviewSummary
 from ...tasks.reviews import SummarizeReviews
 from .. import _options as parameters
+from .. import _reading as reading
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
 from .._options import FileOptions, LoadedInput
-from .._reading import PolarityLines
 from .._running import command as run_command
 from .._sources import NamedItems, read_grouped
 from .._views import ResultView
@@ -26,7 +27,7 @@ from .._views import ResultView
 _HELP = """
 Summarise the positive reviews of each restaurant, the negative ones, and both together.
 
-SOURCE is a file of reviews (JSON Lines); by default the built-in sample. Nothing is searched or indexed. The file
+SOURCE is a file of reviews (CSV, JSON Lines); by default the built-in sample. Nothing is searched or indexed. The file
 says which reviews are positive, in one of these ways:
 
 \b
@@ -35,14 +36,16 @@ says which reviews are positive, in one of these ways:
     {"restaurant_id": 1, "content": "...", "rating": 5}
     {"restaurant_id": 1, "positive_reviews": ["..."], "negative_reviews": ["..."]}
 
-Ratings are from 1 to 5: 4 and 5 are positive, 1 and 2 negative. Reviews with rating 3 or without any of these
-fields are left out.
+Ratings are from 1 to 5: 4 and 5 are positive, 1 and 2 negative; --rating-scale names another scale. Reviews with a
+rating between or without any of these fields are left out.
 """
 
 
 @dataclass(frozen=True, kw_only=True)
 class SummarizeReviewsOptions(FileOptions[ReviewSummary]):
     """Values of the command's options."""
+
+    rating_scale: RatingScale
 
     @property
     def task(self) -> SummarizeReviews:
@@ -51,7 +54,7 @@ class SummarizeReviewsOptions(FileOptions[ReviewSummary]):
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the reviews, and split them by polarity."""
-        source = read_grouped(self.source, PolarityLines)
+        source = read_grouped(self.source, self.form, progress, Polarity(self.rating_scale))
         items, left_out = [], 0
         for item_id in self.chosen(source):
             reviews = source.of(item_id)
@@ -74,6 +77,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         parameters.source(),
         *settings.options(batches=True, llms=[*llms], tasks=["reviews"]),
+        *reading.options(ratings=True),
         *parameters.which(),
         *parameters.results(),
     ]

@@ -18,6 +18,7 @@ from ...results import ExtendedVocabulary, Vocabulary, Word
 from ...tasks.vocabulary import ExtractVocabulary
 from ...tokens.chunking import split_text
 from .. import _options as parameters
+from .. import _reading as reading
 from .. import _settings as settings
 from .. import _tables as tables
 from .._backends import MakeLLM
@@ -29,7 +30,7 @@ from .._views import ResultView
 _HELP = """
 Extract the words and phrases of documents.
 
-SOURCE is a text file (.txt or .md), or several, each a document; or a file of reviews (JSON Lines), where all
+SOURCE is a text file (.txt or .md), or several, each a document; or a file of reviews (CSV, JSON Lines, ...), where all
 reviews of a restaurant are one document. The default is the built-in sample.
 
 A document is split into chunks at the ends of sentences. Each chunk takes two calls, one for its words and one for
@@ -62,7 +63,7 @@ class VocabularyOptions(RunOptions[Vocabulary]):
 
     def load(self, progress: Console | None) -> LoadedInput:
         """Read the documents, and split them into chunks."""
-        source = read_documents(self.sources)
+        source = read_documents(self.sources, self.form, progress)
         size = self.settings.batch_chunk_tokens
         items = [
             {"document_id": item_id, "chunks": split_text(source.texts[str(item_id)], size)}
@@ -81,6 +82,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
     options = [
         click.Argument(["sources"], nargs=-1, type=click.Path(path_type=Path), metavar="[SOURCE]..."),
         *settings.options(llm=True, llms=[*llms], tasks=["vocabulary", "chunks"]),
+        *reading.options(),
         *parameters.which("documents"),
         *parameters.results(_plan_option()),
     ]

@@ -1,4 +1,4 @@
-"""What the command line reads from a file of reviews, beside what makes it complain (see `test_cli`)."""
+"""Categories of the reviews in a table."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch.cli._reading import FileError, ReviewLines
+from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.models import ItemId
+from restaurant_llm_batch.records import read_reviews
 
 
 def categories(path: Path, *lines: dict[str, Any]) -> list[ItemId | None]:
     """Write lines and return the categories of the reviews in them."""
     path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return [review.category for review in ReviewLines(path)]
+    return [review.category for review in read_reviews(path)]
 
 
 @pytest.fixture
@@ -52,13 +53,13 @@ def test_a_category_that_is_no_id_is_a_complaint_about_its_line(path: Path, valu
     good = {"restaurant_id": 1, "content": "x"}
     bad = {"restaurant_id": 1, "reviews": [{"content": "x", "category": value}]}
 
-    with pytest.raises(FileError, match=r"line 2: reviews\[0\]\.category "):
+    with pytest.raises(ConfigurationError, match=r"line 2: reviews\[0\]\.category "):
         categories(path, good, bad)
 
 
 def test_the_shipped_sample_has_a_category_for_every_review() -> None:
     with as_file(files("restaurant_llm_batch") / "data" / "sample_reviews.jsonl") as sample:
-        found = {review.category for review in ReviewLines(sample)}
+        found = {review.category for review in read_reviews(sample)}
 
     assert {"국밥", "italian"} < found
     assert None not in found
