@@ -33,6 +33,7 @@ PUBLIC_MODULES = [
             "models",
             "outcomes",
             "protocols",
+            "records",
             "results",
             "search",
             "search.embedders",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..outcomes import Outcome
 from ..protocols import LLMBackend, Observer, Task
+from ..records._recording import Recording, as_recording, describe_runner
 from ..steps import Flow
 from .checks import as_observers
 
@@ -35,6 +38,7 @@ class Foresight:
         answers: LLMBackend | None = None,
         on_outcome: Callable[[Outcome[R]], object] | None = None,
         observers: Iterable[Observer] = (),
+        record: str | os.PathLike[str] | Recording | None = None,
     ) -> Simulation[R]:
         """
         Play a run on virtual time, against a simulated server: an hour takes seconds, and no model is called.
@@ -53,6 +57,8 @@ class Foresight:
                 request, whose texts say nothing.
             on_outcome: Takes each outcome, which is then not kept: for very many items. Events are not kept either.
             observers: Called with every event; those of the runner are not.
+            record: The file in which the simulation is recorded, marked as one, in virtual seconds; the runner's own
+                record does not get it.
 
         Returns:
             How the run went: virtual seconds, report, events, and what the server saw.
@@ -63,16 +69,24 @@ class Foresight:
         from ..simulation._simulate import simulate
         from ..simulation.server import SimulatedServer
 
-        return simulate(
-            self.parts,
-            task,
-            items,
-            SimulatedServer() if server is None else server,
-            seed=seed,
-            answers=answers,
-            on_outcome=on_outcome,
-            observers=as_observers(observers),
-        )
+        parts, watching, recording = self.parts, as_observers(observers), as_recording(record)
+        if recording is not None:
+            facts = describe_runner(parts.llm, parts.strategy, parts.limits, parts.config)
+            watching = (*watching, recording.observer(replace(facts, simulated=True)))
+        try:
+            return simulate(
+                parts,
+                task,
+                items,
+                SimulatedServer() if server is None else server,
+                seed=seed,
+                answers=answers,
+                on_outcome=on_outcome,
+                observers=watching,
+            )
+        finally:
+            if recording is not None:
+                recording.close()
 
     def plan(
         self,

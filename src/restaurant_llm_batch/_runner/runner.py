@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from anyio import create_task_group, get_current_task
+from anyio import create_task_group, get_current_task, to_thread
 from anyio.lowlevel import current_token
 
 from .._config.limits import Limits, make_limiters
@@ -51,6 +52,7 @@ from ..protocols import (
     Task,
     TokenCounter,
 )
+from ..records._recording import Recording, as_recording, describe_runner
 from ..steps import Flow
 from ..tasks._ask import ask_flow
 from ..tokens.packing import estimate_tokens
@@ -89,6 +91,8 @@ class BatchRunner(Foresight):
             counter with the model's own tokenizer fills them best.
         store: The file in which replies are stored, so that no equal request is paid for twice; a path or a `Store`.
             It is created if it does not exist.
+        record: The file in which runs are recorded: a path, or a `Recording`, for example with texts. It may be the
+            store's file. It is created if it does not exist; `open_record` reads it.
         time_limits: How long calls, items and runs may take, in seconds.
         stop: When a run stops by itself.
         prices: Prices by the model name in the replies, with or without its date; "" prices all other models.
@@ -104,7 +108,7 @@ class BatchRunner(Foresight):
 
     Raises:
         ConfigurationError: If a backend lacks the method that the strategy needs, an argument has the wrong type, or
-            the store cannot be opened.
+            the store or the record cannot be opened.
     """
 
     def __init__(
@@ -118,6 +122,7 @@ class BatchRunner(Foresight):
         llm_retry: RetryPolicy = RetryPolicy(),
         count_tokens: TokenCounter = estimate_tokens,
         store: str | os.PathLike[str] | Store | None = None,
+        record: str | os.PathLike[str] | Recording | None = None,
         time_limits: TimeLimits = TimeLimits(),
         stop: StopConditions = StopConditions(),
         prices: Mapping[str, Price] | None = None,
@@ -155,8 +160,13 @@ class BatchRunner(Foresight):
             observers=as_observers(observers),
             ask=ask_flow,
         )
+        self._recording = as_recording(record)
+        if self._recording is not None:
+            recorder = self._recording.observer(describe_runner(llm, strategy, limits, self._config))
+            self._config = replace(self._config, observers=(*self._config.observers, recorder))
+        closed = (llm, search, self._store, self._recording)
         self._resources = RunnerResources(
-            [resource for resource in (llm, search, self._store) if resource is not None], gc_threshold
+            [resource for resource in closed if resource is not None], gc_threshold
         )
         self._llm, self._search, self._count_tokens = llm, search, count_tokens
         self._block_leases: list[Lease] = []
@@ -221,6 +231,8 @@ class BatchRunner(Foresight):
             session = self._session(task, items, collect=True)
             while not session.closed:
                 session.take(outcomes)
+            if self._recording is not None:
+                self._recording.flush()
             return _report(outcomes, session.stats)
         except BaseException as error:
             if session is not None:
@@ -263,6 +275,8 @@ class BatchRunner(Foresight):
             run.recorder.start(reader.total)
             await driver.run()
             run.recorder.finish()
+            if self._recording is not None:
+                await to_thread.run_sync(self._recording.flush)
             await lease.release()
             return _report(outcomes, run.recorder.stats)
         except BaseException as error:
