@@ -10,11 +10,12 @@ Events are named tuples: every call emits two, and a named tuple is created four
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ._llm_response import LLMResponse
-from .models import ItemId
-from .outcomes import Outcome, RunStats, Stage
+from .models import ItemId, LLMRequest, SearchQuery
+from .outcomes import Outcome, Reason, RunStats, Stage
 
 
 class RunStarted(NamedTuple):
@@ -27,11 +28,12 @@ class RunStarted(NamedTuple):
 
 
 class ItemStarted(NamedTuple):
-    """An item was admitted: it is now one of the open items (`Limits.open_items`)."""
+    """An item was admitted: it is now one of the open items; `position` is that in the input, from 0."""
 
     run: int
     time: float
     item_id: ItemId
+    position: int = 0
 
 
 class CallStarted(NamedTuple):
@@ -44,6 +46,10 @@ class CallStarted(NamedTuple):
         attempt: Number of the attempt, from 1.
         queue_seconds: Seconds that the call waited for its limits.
         weight: Slots that the call holds; more than 1 only for several queries in one round trip.
+        call: Number of the call in its run, from 1. All attempts of a call have the same number.
+        rate_seconds: How many of `queue_seconds` it waited for a limit per minute.
+        key: The key of its reply in the store; None without a store.
+        request: The request, the query or the queries; None unless an observer has a true `wants_requests`.
     """
 
     run: int
@@ -54,10 +60,20 @@ class CallStarted(NamedTuple):
     attempt: int
     queue_seconds: float
     weight: int
+    call: int = 0
+    rate_seconds: float = 0.0
+    key: bytes | None = None
+    request: LLMRequest | SearchQuery | Sequence[SearchQuery] | None = None
 
 
 class CallEnded(NamedTuple):
-    """A call ended after `seconds`, with the model's `reply` (None for a search) or with an `error`."""
+    """
+    A call ended after `seconds`, with the model's `reply` (None for a search) or with an `error`.
+
+    Attributes:
+        call: Its number, as in `CallStarted`.
+        hits: The answer of a search, as the backend returned it; None unless an observer has a true `wants_requests`.
+    """
 
     run: int
     time: float
@@ -69,20 +85,40 @@ class CallEnded(NamedTuple):
     weight: int
     reply: LLMResponse | None
     error: BaseException | None
+    call: int = 0
+    hits: Any = None
+
+
+class LateReply(NamedTuple):
+    """A call that was given up when its time was up has returned a `reply` after all; its tokens count."""
+
+    run: int
+    time: float
+    item_id: ItemId
+    call: int
+    attempt: int
+    reply: LLMResponse
 
 
 class CacheHit(NamedTuple):
-    """The store already had the reply, so no call is made; `label` is the request's task name."""
+    """
+    The store already had the reply, so no call is made; `label` is the request's task name.
+
+    `call`, `key` and `request` are as in `CallStarted`; no call has this number.
+    """
 
     run: int
     time: float
     item_id: ItemId
     label: str
     reply: LLMResponse
+    call: int = 0
+    key: bytes | None = None
+    request: LLMRequest | None = None
 
 
 class RetryScheduled(NamedTuple):
-    """A call failed and will be retried after `wait` seconds; it holds no slot until then."""
+    """A call failed and will be retried after `wait` seconds; it holds no slot until then. `call` is its number."""
 
     run: int
     time: float
@@ -93,6 +129,24 @@ class RetryScheduled(NamedTuple):
     wait: float
     rate_limited: bool
     error: Exception
+    call: int = 0
+
+
+class LimitChanged(NamedTuple):
+    """
+    An adaptive limit changed, perhaps through a call of another run; or a run started under it (reason "start").
+
+    Attributes:
+        limiter: Field of `Limits`.
+        limit: The new limit, in calls in flight.
+        reason: Why it changed; see `LimitChange`.
+    """
+
+    run: int
+    time: float
+    limiter: str
+    limit: int
+    reason: Reason
 
 
 WaitReason: TypeAlias = Literal[
@@ -187,8 +241,10 @@ Event: TypeAlias = (
     | ItemStarted
     | CallStarted
     | CallEnded
+    | LateReply
     | CacheHit
     | RetryScheduled
+    | LimitChanged
     | Stalled
     | ItemEnded
     | RunEnded

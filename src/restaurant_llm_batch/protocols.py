@@ -128,7 +128,12 @@ class TokenCounter(Protocol):
 
 
 class Observer(Protocol):
-    """Receives the events of a run: any callable that takes an event. It must be fast; its exceptions are logged."""
+    """
+    Receives the events of a run: any callable that takes an event. It must be fast; its exceptions are logged.
+
+    Optional, used if present: an attribute ``wants_requests = True`` says that it needs `CallStarted.request`,
+    `CacheHit.request` and `CallEnded.hits`, which are None otherwise.
+    """
 
     def __call__(self, event: Event, /) -> object:
         """Handle one event; the return value is ignored."""

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.cli._output import OutputFileError, open_writer
 from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.records import open_record
 
 
 @pytest.fixture
@@ -46,9 +47,12 @@ def replies(store: Path) -> int:
         ["--store", "s.db", "-o", "no/such/folder"],
         ["--store", "s.db", "-o", "reviews.jsonl"],
         ["-o", "s.db"],
+        ["--store", "s.db", "--record", "night.db", "-o", "night.db"],
+        ["--store", "s.db", "--record", "night.db", "-o", "sub/../night.db-wal"],
+        ["--store", "s.db", "--record", "s.db", "-o", "./s.db"],
     ],
 )
-@pytest.mark.sample(3)
+@pytest.mark.sample(4)
 def test_nothing_is_created_before_an_output_is_refused(
     words: list[str], reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,10 +90,33 @@ def test_an_output_that_is_a_store_is_refused_before_anything_is_opened(
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.parametrize("texts", [False, True])
+def test_a_command_records_its_run(texts: bool, reviews: Path, tmp_path: Path) -> None:
+    path = tmp_path / "night.db"
+    words = [
+        "--record",
+        path,
+        *(["--record-texts"] if texts else []),
+        "--store",
+        path,
+        "-o",
+        tmp_path / "out.jsonl",
+    ]
+    assert invoke("sentiment", reviews, "-q", *words).exit_code == 0
+    record = open_record(path)
+
+    assert record.run().state == "done"
+    assert [item.item_id for item in record.items()] == [1, 2, 3, 4, 5]
+    assert bool(record.explain(1).result) is texts
+    assert replies(path) > 0
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["--store", "/no/such/folder/run.db"],
+        ["--record", "/no/such/folder/night.db"],
+        ["--record", "foreign.db"],
         ["--store", "foreign.db"],
         ["--first", "-1"],
         ["--only", "999"],

@@ -17,6 +17,7 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
+from restaurant_llm_batch.records import open_record
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 
@@ -248,3 +249,14 @@ def test_a_key_of_the_wrong_kind_is_not_repeated() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"OPENAI_API_KEY=\*\*\*") as caught:
         BatchSettings(openai_api_key=["hush"])
     assert "hush" not in f"{caught.value} {caught.value.__cause__}"
+
+
+@pytest.mark.parametrize("texts", ["", "1", "false"])
+def test_a_record_is_made_from_its_variables(texts: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BATCH_RECORD", "night.db")
+    monkeypatch.setenv("BATCH_RECORD_TEXTS", texts)
+    search = FakeSearch({1: ["맛있어요"]})
+    with BatchRunner.from_settings(BatchSettings(), llm=FakeLLM(), search=search) as runner:
+        runner.run(SummarizeAspects(), [1])
+
+    assert open_record("night.db").run().texts is (texts == "1")

@@ -109,6 +109,7 @@ def test_every_argument_of_the_runner_is_a_setting() -> None:
         "time_limits",
         "stop",
         "store",
+        "record",
     }
     objects = {"count_tokens", "observers"}
     assert set(inspect.signature(BatchRunner).parameters) - made - objects == arguments_set("runner")

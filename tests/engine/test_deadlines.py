@@ -82,7 +82,7 @@ class Model:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("restaurant_llm_batch._runner.thread_clock", clock)
+    monkeypatch.setattr("restaurant_llm_batch._runner.runner.thread_clock", clock)
     monkeypatch.setattr(
         mailbox.ThreadMailbox, "run_pending", lambda self, timeout=None: clock.run_pending(self, timeout)
     )

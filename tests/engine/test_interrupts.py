@@ -57,7 +57,7 @@ FOLDERS = (
     "/restaurant_llm_batch/_engine/",
     "/restaurant_llm_batch/_limits/",
     "/restaurant_llm_batch/_store/",
-    "/restaurant_llm_batch/_runner.py",
+    "/restaurant_llm_batch/_runner/runner.py",
 )
 ITEMS = 4
 

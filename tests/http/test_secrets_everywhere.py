@@ -9,6 +9,7 @@ import pickle
 import random
 import re
 import socket
+import sqlite3
 import ssl
 import threading
 import traceback
@@ -418,3 +419,35 @@ def test_no_page_and_no_line_of_the_web_service_holds_what_a_service_repeats() -
             pages = [client.post("/api/v1/sentiment/analyze/batch", json=body) for _ in answers]
     assert not leaks("".join(page.text + repr(page.headers) for page in pages))
     assert any("a service behind this one" in page.text for page in pages)
+
+
+@pytest.mark.hardening(small=6, full=600)
+def test_what_a_service_or_a_proxy_repeats_stands_in_no_record(
+    trials: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    chosen = random.Random(8)
+    combinations = [
+        (kind, number) for kind in ("openai", "vllm", "job") for number in range(len(ANSWERS[kind]))
+    ]
+    for run, (kind, number) in enumerate(chosen.sample(combinations, min(trials, len(combinations)))):
+        path = tmp_path / f"{run}.db"
+        with serve(answer_for(kind, ANSWERS[kind][number])) as address:
+            monkeypatch.setenv("HTTP_PROXY", f"http://alice:{PASSWORD}@{address}")
+            monkeypatch.setenv("http_proxy", f"http://alice:{PASSWORD}@{address}")
+            backend = make(kind, None)
+            with BatchRunner(
+                llm=backend, record=path, store=path, llm_retry=RetryPolicy(attempts=1)
+            ) as runner:
+                runner.run(_ask_once, [1])
+            backend.close()
+        connection = sqlite3.connect(path)
+        tables = ("runs", "items", "calls", "limits", "prompts")
+        written = repr([connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables])
+        connection.close()
+        assert "failed" in written or "ok" in written
+        assert not leaks(written), (kind, ANSWERS[kind][number])
+
+
+def _ask_once(item: int) -> Flow[str]:
+    reply = yield from complete(REQUEST)
+    return reply.text

@@ -17,7 +17,7 @@ from tests.support.store_helpers import REPLY, durably, fill, ignore, key
 
 from restaurant_llm_batch import LLMResponse
 from restaurant_llm_batch._store import read_ahead
-from restaurant_llm_batch._store.database import SharedConnection
+from restaurant_llm_batch._store.shared_connection import SharedConnection
 from restaurant_llm_batch._store.store import Store
 
 

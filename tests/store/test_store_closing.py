@@ -12,7 +12,8 @@ from tests.support.patience import PATIENCE
 from tests.support.store_child import key_of
 from tests.support.store_helpers import REPLY, durably, fill, key
 
-from restaurant_llm_batch._store.database import SharedConnection, StoreFile
+from restaurant_llm_batch._store.database import StoreFile
+from restaurant_llm_batch._store.shared_connection import SharedConnection
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import CommitFuture
 

@@ -38,6 +38,7 @@ class Admission(Generic[C]):
 
     Attributes:
         queued_at: When the call was queued at the first limiter; 0.0 before.
+        rate_queued_at: When it began to wait for a limit per minute; None if it did not.
         tokens: Tokens that the call takes of the limiters that count tokens; 0 while none does.
         rate_ticket: The call's ticket at the rate limiter; None while there is no rate to keep to.
     """
@@ -55,6 +56,7 @@ class Admission(Generic[C]):
         "_tickets",
         "priority",
         "queued_at",
+        "rate_queued_at",
         "rate_ticket",
         "sequence",
         "tokens",
@@ -74,6 +76,7 @@ class Admission(Generic[C]):
         self.priority: int = priority
         self.sequence: float = sequence
         self.queued_at: float = 0.0
+        self.rate_queued_at: float | None = None
         self.tokens: int = (
             count(request) if count is not None and pool is not None and pool.count_tokens else 0
         )
@@ -112,7 +115,9 @@ class Admission(Generic[C]):
             if pool.rate.counts_tokens and not self.tokens:
                 self._count_tokens()  # the service reported a token limit while this call waited for a slot
             self.rate_ticket = Ticket(self._admitted, self.priority, self.sequence, self.tokens)
-            if not pool.rate.enqueue(self.rate_ticket, self._now()):
+            now = self._now()
+            if not pool.rate.enqueue(self.rate_ticket, now):
+                self.rate_queued_at = now
                 return
         self._call = None  # a cycle of call and admission would be left to the garbage collector
         self._on_admitted(call)

@@ -80,7 +80,7 @@ def complete_cached(
 
 
 def _found(found: LLMResponse, key: bytes, step: Complete, item: RunItem, run: RunState) -> LLMResponse:
-    run.recorder.record_cache_hit(item, step.request.task, found)
+    run.recorder.record_cache_hit(item, step.request, found, key)
     item.has_llm_reply = True
     item.stored_replies.append((found, key))
     return found

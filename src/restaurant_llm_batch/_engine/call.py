@@ -84,6 +84,7 @@ class Call:
     Args:
         spec: The method to call, and its argument.
         attempt: 1 for the first attempt.
+        number: Number of the call in its run, the same for all of its attempts.
         admission: Its way through the limiters.
         counters: Counts it while it is at the backend.
 
@@ -116,6 +117,7 @@ class Call:
         "is_async",
         "is_counted",
         "mailbox",
+        "number",
         "outcome",
         "spec",
         "started_at",
@@ -124,11 +126,12 @@ class Call:
     )
 
     def __init__(
-        self, spec: CallSpec, attempt: int, admission: Admission[Call], counters: RunCounters
+        self, spec: CallSpec, attempt: int, number: int, admission: Admission[Call], counters: RunCounters
     ) -> None:
         self.spec: CallSpec = spec
         self.is_async: bool = spec.method.is_async
         self.attempt: int = attempt
+        self.number: int = number
         self.admission: Admission[Call] = admission
         self.counters: RunCounters = counters
         self.state: CallState = NEW

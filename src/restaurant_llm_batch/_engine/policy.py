@@ -223,7 +223,7 @@ def _search_chunk(
     method = run.plan.search_many
     if method is not None and len(queries) > 1 and run.stopped is None:
         spec = CallSpec(method, queries, "search", "search_many", len(queries))
-        call = _make_call(spec, 1, item.sequence, run.limiters.search, item, run)
+        call = _make_call(spec, 1, run.recorder.next_call(), item.sequence, run.limiters.search, item, run)
         try:
             found = list((yield call))
         except RunStopped:
@@ -252,6 +252,7 @@ def _search_chunk(
 def _make_call(
     spec: CallSpec,
     attempt: int,
+    number: int,
     position: float,
     limiters: tuple[ConcurrencyLimiter, ...],
     item: RunItem,
@@ -265,7 +266,7 @@ def _make_call(
         )
     else:
         admission = Admission(limiters, item.priority, position, spec.permits, run.now)
-    return Call(spec, attempt, admission, run.recorder.counters)
+    return Call(spec, attempt, number, admission, run.recorder.counters)
 
 
 def _call(
@@ -280,7 +281,7 @@ def _call(
 
     Each attempt is passed to `prepare` before it is made.
     """
-    stage = spec.stage
+    stage, number = spec.stage, run.recorder.next_call()
     attempts = AttemptCounts()
     while True:
         attempt = attempts.failed + attempts.rate_limited + 1
@@ -295,7 +296,7 @@ def _call(
         position: float = item.sequence
         if item.has_llm_reply and stage == "llm":
             position = run.queue_position(item, limiters)
-        call = _make_call(spec, attempt, position, limiters, item, run)
+        call = _make_call(spec, attempt, number, position, limiters, item, run)
         if prepare is not None:
             prepare(call)
         try:

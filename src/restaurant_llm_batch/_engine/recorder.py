@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import count
 from operator import call, itemgetter
 from typing import Any, Protocol
 
 from .._config.stopping import StopMonitor, TokenEstimate
-from .._limits.limiters import LimiterSet
+from .._limits.limiters import LimiterSet, LimitWatch
 from .._llm_response import LLMResponse, RateLimitInfo, valid_reply
 from .._shortage import is_local_shortage
 from .._store.overlay import AnyStore
@@ -29,11 +30,13 @@ from ..events import (
     Event,
     ItemEnded,
     ItemStarted,
+    LateReply,
+    LimitChanged,
     RetryScheduled,
     RunEnded,
     RunStarted,
 )
-from ..models import ItemId
+from ..models import ItemId, LLMRequest
 from ..outcomes import Failure, Outcome, RunStats, Stage, Success
 from ..protocols import Observer, Task
 from .call import Call
@@ -91,13 +94,17 @@ class RunRecorder:
     Attributes:
         counters: The counters.
         activity_count: Counts calls that start and end, and outcomes; the stall detector watches it.
+        next_call: Returns the number of the next call, from 1.
     """
 
     def __init__(self, run: RecordedRun, observers: Sequence[Observer]) -> None:
         self.counters: RunCounters = RunCounters()
         self.activity_count: int = 0
+        self.next_call: Callable[[], int] = count(1).__next__
         self._run = run
         self._observers = tuple(observers)
+        self._with_requests = any(getattr(observer, "wants_requests", False) for observer in observers)
+        self._limits = LimitWatch(run.limiters)
         self._shortage_logged = False
         self._errors = KeptErrors()
         self._ended: RunEnded | None = None
@@ -126,6 +133,14 @@ class RunRecorder:
             except Exception:
                 self._end_unseen.append(observer)
                 log.exception(_OBSERVER_FAILED)
+        self._emit_limit_changes(now)
+
+    def _emit_limit_changes(self, since: float) -> None:
+        """Emit how the adaptive limits have changed; `since` is the time of a change that came before the run."""
+        if self._observers:
+            for limiter, change in self._limits.changes():
+                time = max(since, change.time)
+                self.emit(LimitChanged(self._run.number, time, limiter, change.limit, change.reason))
 
     def finish(self) -> None:
         """Record that the run is over, if it had started. Calling it again does nothing."""
@@ -133,6 +148,7 @@ class RunRecorder:
         if not unseen:
             return
         if self._ended is None:
+            self._emit_limit_changes(self.counters.started_at)
             self._ended = RunEnded(self._run.number, self._run.now(), self.stats)
         while unseen:
             try:
@@ -144,7 +160,7 @@ class RunRecorder:
     def item_started(self, item: RunItem) -> None:
         """Record that an item enters the window."""
         if self._observers:
-            self.emit(ItemStarted(self._run.number, self._run.now(), item.item_id))
+            self.emit(ItemStarted(self._run.number, self._run.now(), item.item_id, item.index))
 
     def call_started(self, call: Call, item: RunItem) -> None:
         """Record that a call starts, at `call.started_at`."""
@@ -153,9 +169,13 @@ class RunRecorder:
         self.counters.call_started(spec.stage, spec.permits)
         call.is_counted = True
         if self._observers:
-            now = call.started_at
-            queued = now - call.admission.queued_at
-            self.emit(CallStarted(self._run.number, now, *_named(call, item), queued, spec.permits))
+            now, admission = call.started_at, call.admission
+            queued = now - admission.queued_at
+            rate = 0.0 if admission.rate_queued_at is None else now - admission.rate_queued_at
+            key = None if call.in_flight is None else call.in_flight.key
+            request = spec.argument if self._with_requests and spec.stage != "tokens" else None
+            named, number = _named(call, item), self._run.number
+            self.emit(CallStarted(number, now, *named, queued, spec.permits, call.number, rate, key, request))
 
     def call_finished(self, call: Call, item: RunItem, answer: Any, error: BaseException | None) -> None:
         """Record that a call has returned in time, or was abandoned with an error."""
@@ -178,7 +198,12 @@ class RunRecorder:
         if self._observers:
             now = run.now()
             seconds = now - call.started_at
-            self.emit(CallEnded(run.number, now, *_named(call, item), seconds, spec.permits, reply, error))
+            hits = answer if self._with_requests and spec.stage == "search" else None
+            named = _named(call, item)
+            self.emit(
+                CallEnded(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits)
+            )
+            self._emit_limit_changes(self.counters.started_at)
 
     def _report_usage(
         self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
@@ -197,6 +222,10 @@ class RunRecorder:
         reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
         if reply is not None:
             self._record_tokens(call, reply)
+            if self._observers:
+                number, now = self._run.number, self._run.now()
+                item: RunItem = call.frame.item
+                self.emit(LateReply(number, now, item.item_id, call.number, call.attempt, reply))
 
     def _record_tokens_of_error(self, call: Call, error: BaseException) -> None:
         """Record the tokens of a call that failed, if the error says what it used."""
@@ -224,11 +253,13 @@ class RunRecorder:
                 error,
             )
 
-    def record_cache_hit(self, item: RunItem, label: str, reply: LLMResponse) -> None:
-        """Record a reply that was found in the store."""
+    def record_cache_hit(self, item: RunItem, request: LLMRequest, reply: LLMResponse, key: bytes) -> None:
+        """Record a reply that was found in the store under a key."""
         self.counters.cache_hits += 1
         if self._observers:
-            self.emit(CacheHit(self._run.number, self._run.now(), item.item_id, label, reply))
+            number, now = self._run.number, self._run.now()
+            shown = request if self._with_requests else None
+            self.emit(CacheHit(number, now, item.item_id, request.task, reply, self.next_call(), key, shown))
 
     def retry_scheduled(
         self, call: Call, item: RunItem, wait: float, rate_limited: bool, error: Exception
@@ -237,7 +268,8 @@ class RunRecorder:
         self.counters.retries += 1
         if self._observers:
             number, now = self._run.number, self._run.now()
-            self.emit(RetryScheduled(number, now, *_named(call, item), wait, rate_limited, error))
+            named = _named(call, item)
+            self.emit(RetryScheduled(number, now, *named, wait, rate_limited, error, call.number))
 
     def item_finished(self, item: RunItem, value: Any, error: Exception | None) -> Outcome[Any]:
         """Record an item's end and return its outcome; of an item that has one already, return that."""

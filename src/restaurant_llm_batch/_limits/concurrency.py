@@ -347,6 +347,12 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         self._notify_admitted(admitted, lock, state)
 
     @property
+    def latest_change(self) -> LimitHistoryEntry | None:
+        """The latest change of an adaptive limit; None if the limit is a number."""
+        controller = self._state_for_process()[1].controller
+        return None if controller is None else controller.history[-1]
+
+    @property
     def limit_history(self) -> tuple[LimitHistoryEntry, ...]:
         """The changes of an adaptive limit, oldest first; empty if the limit is a number."""
         lock, state = self._state_for_process()

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from itertools import takewhile
+from operator import is_not
+
 from ..errors import ConfigurationError
 from ..outcomes import LimitChange
 from ..steps import LimiterName
+from .aimd import LimitHistoryEntry
 from .concurrency import ConcurrencyLimiter
 from .rate import RateLimiter
 
@@ -77,13 +84,15 @@ class LimiterSet:
             f'limiter must be "llm" or "batches", got {name!r}; for example complete(request, limiter="llm")'
         )
 
+    def named(self) -> dict[str, ConcurrencyLimiter]:
+        """Return the limiters of calls in flight by the names of their limits."""
+        named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
+        return named if self._total is None else {**named, "llm_total": self._total}
+
     def history(self, since: float) -> tuple[LimitChange, ...]:
         """Return the changes of the adaptive limits since a moment, beginning with their limits at that moment."""
-        named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
-        if self._total is not None:
-            named["llm_total"] = self._total
         changes: list[LimitChange] = []
-        for name, limiter in named.items():
+        for name, limiter in self.named().items():
             history = limiter.limit_history
             before = [change for change in history if change.time <= since]
             if before:
@@ -93,3 +102,42 @@ class LimiterSet:
                 LimitChange(name, change.time - since, change.limit, change.reason) for change in later
             )
         return tuple(sorted(changes, key=lambda change: change.seconds))
+
+
+class LimitWatch:
+    """
+    Watches how the adaptive limits of a set change.
+
+    Args:
+        limiters: The set.
+    """
+
+    __slots__ = ("_seen", "_watched")
+
+    def __init__(self, limiters: LimiterSet) -> None:
+        self._watched = [
+            (name, limiter) for name, limiter in limiters.named().items() if limiter.latest_change is not None
+        ]
+        self._seen: dict[str, LimitHistoryEntry] = {}
+
+    def changes(self) -> Sequence[tuple[str, LimitHistoryEntry]]:
+        """
+        Return the changes since the last call, oldest first, each with the name of its limit.
+
+        At the first call, this is the limit of each, with the reason "start".
+        """
+        seen = self._seen
+        if not self._watched or all(
+            limiter.latest_change is seen.get(name) for name, limiter in self._watched
+        ):
+            return ()
+        found: list[tuple[str, LimitHistoryEntry]] = []
+        for name, limiter in self._watched:
+            before, history = seen.get(name), limiter.limit_history
+            if before is None:
+                found.append((name, replace(history[-1], reason="start")))
+            else:
+                later = takewhile(partial(is_not, before), reversed(history))
+                found += ((name, entry) for entry in reversed(list(later)))
+            seen[name] = history[-1]
+        return sorted(found, key=lambda change: change[1].time)

@@ -1,4 +1,4 @@
-"""Fields of `BatchSettings` for the runner: strategy, limits, retries, time limits, stop conditions, store, process."""
+"""Fields of `BatchSettings` for the runner: strategy, limits, retries, time limits, stop conditions, files, process."""
 
 from __future__ import annotations
 
@@ -201,15 +201,30 @@ class RunFields(BaseSettings):
         option="--prices",
     )
 
-    # Store and process
+    # Store, record and process
     batch_store: Path | None = setting(
         None,
         "store.path",
         "File in which answers are kept, so that none is paid for twice.",
         option="--store",
     )
+    batch_record: Path | None = setting(
+        None,
+        "record.path",
+        "File in which runs are recorded: items, calls, waits, tokens, cost and limits. It may be the store's file.",
+        option="--record",
+    )
+    batch_record_texts: bool = setting(
+        False,
+        "record.texts",
+        "Whether the record also keeps prompts, answers, the reviews that the model was shown, and results.",
+        option="--record-texts/--no-record-texts",
+    )
     batch_store_lock_timeout: float = setting(
-        10.0, "store.lock_timeout", "Seconds to wait for another process that writes to the file.", gt=0
+        10.0,
+        "store.lock_timeout record.lock_timeout",
+        "Seconds to wait for another process that writes to the file.",
+        gt=0,
     )
     batch_gc_threshold: int | None = setting(
         None,

@@ -26,6 +26,7 @@ from .._limits.aimd import AdaptiveLimit
 from .._store.store import Store
 from ..errors import ConfigurationError
 from ..protocols import AsyncLLMBackend, AsyncSearchBackend, Embedder, LLMBackend, SearchBackend, TokenCounter
+from ..records._recording import Recording
 from ..search import embedders
 from ..tasks.aspects import SEEDS, Aspects
 from ..tasks.comparison import CompareAspects
@@ -181,6 +182,8 @@ class BatchSettings(SettingFields):
         if self.batch_store is not None:
             store = self.arguments("store")
             found["store"] = Store(store.pop("path"), **store)
+        if self.batch_record is not None:
+            found["record"] = Recording(**self.arguments("record"))
         return found
 
     def token_counter(self, llm: object = None) -> TokenCounter:

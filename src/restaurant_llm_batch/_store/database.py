@@ -1,7 +1,10 @@
 """
-SQLite database of the store: opening, checking and creating the file, and connections to it.
+Database file: opening, checking and creating the SQLite file of a store or a record, and connections to it.
 
-A file that is not a store is never written to. Its contents are read through SQLite only: closing it in any other way
+A store and a record are files of one format, so one file may be both. A record has some tables more (`FileKind`), which
+are added when a file is first opened as a record.
+
+A file that is neither is never written to. Its contents are read through SQLite only: closing it in any other way
 would release the POSIX locks that this process holds on it.
 """
 
@@ -10,16 +13,16 @@ from __future__ import annotations
 import os
 import sqlite3
 import tempfile
-import threading
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from contextlib import closing, suppress
+from dataclasses import dataclass, field
+from math import inf
 from pathlib import Path
 from time import monotonic, sleep
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 from ..errors import ConfigurationError, StoreError
-from .read_ahead import ReadAhead
-from .rows import APPLICATION_ID, CREATE, FORMAT, GET_BEHIND, MIGRATE, MIGRATION_FUNCTIONS, SCHEMAS
+from .rows import APPLICATION_ID, CREATE, FORMAT, MIGRATE, MIGRATION_FUNCTIONS, SCHEMAS
 
 _MIN_PAGE_SIZE = 512
 """Bytes of SQLite's smallest page."""
@@ -31,6 +34,8 @@ Pages (of 4 KiB) appended to the write-ahead log before a checkpoint copies them
 Keys are random, so every reply changes some page of the index; the later the checkpoint, the more changes share a page.
 With four times SQLite's default of 1000, a write takes about a quarter less CPU time.
 """
+
+T = TypeVar("T")
 
 FileIdentity: TypeAlias = tuple[tuple[int, int], ...]
 """Device and inode of the file and of its write-ahead log."""
@@ -44,21 +49,52 @@ def is_damage(error: BaseException) -> bool:
     return _primary_code(error) in _DAMAGE or isinstance(error, MemoryError | OverflowError)
 
 
+@dataclass(frozen=True, slots=True)
+class FileKind:
+    """
+    What a file is used as.
+
+    Attributes:
+        name: The argument of `BatchRunner` that names it, for messages.
+        example: An example of its path.
+        contents: What it holds, for messages.
+        tables: Tables and indexes that it has besides those of a store, and the SQL of each.
+        views: Views that it has, and the SQL of each. One that differs is made anew.
+    """
+
+    name: str
+    example: str
+    contents: str
+    tables: Mapping[str, str] = field(default_factory=dict)
+    views: Mapping[str, str] = field(default_factory=dict)
+
+
+STORE = FileKind("store", "run.db", "replies")
+
+
 class StoreFile:
     """
-    A store's file.
+    A store's or a record's file.
 
     Args:
         path: Its path.
         lock_timeout: Seconds to wait for other processes' locks.
+        kind: What it is used as.
 
     Raises:
-        ConfigurationError: If `path` is not the path of a file.
+        ConfigurationError: If `path` is not the path of a file, or `lock_timeout` is not a number of at least 0.
     """
 
-    def __init__(self, path: str | os.PathLike[str], lock_timeout: float) -> None:
-        self.path = _checked(path).absolute()  # the process may change its working directory
+    def __init__(self, path: str | os.PathLike[str], lock_timeout: float, kind: FileKind = STORE) -> None:
+        seconds: object = lock_timeout
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < inf:
+            raise ConfigurationError(
+                f"lock_timeout must be a number of seconds of at least 0, got {lock_timeout!r}; "
+                "for example lock_timeout=10"
+            )
+        self.path = _checked(path, kind).absolute()  # the process may change its working directory
         self.lock_timeout = lock_timeout
+        self.kind = kind
         self._log = Path(f"{self.path}-wal")
 
     def connect(self, lock_timeout: float) -> sqlite3.Connection:
@@ -73,11 +109,13 @@ class StoreFile:
         """
         if self.path.is_dir():
             raise ConfigurationError(
-                f"store must be the path of a file, got the folder {self.path}; "
-                f'for example store="{self.path}/run.db"'
+                f"{self.kind.name} must be the path of a file, got the folder {self.path}; "
+                f'for example {self.kind.name}="{self.path}/{self.kind.example}"'
             )
         if not self.path.parent.is_dir():
-            raise ConfigurationError(f"the folder of store {self.path} does not exist; create it first")
+            raise ConfigurationError(
+                f"the folder of {self.kind.name} {self.path} does not exist; create it first"
+            )
         deadline = monotonic() + self.lock_timeout
         while True:
             try:
@@ -131,23 +169,46 @@ class StoreFile:
                 raise ConfigurationError(self._foreign())
         except FileNotFoundError:
             return True
+        return self.read(self._is_initialised)
+
+    def read(self, query: Callable[[sqlite3.Connection], T]) -> T:
+        """
+        Return what a query finds, on a connection that changes nothing: neither the file nor what stands next to it.
+
+        Args:
+            query: Reads from a connection; it may be called twice.
+
+        Raises:
+            sqlite3.Error: The file cannot be read.
+        """
         # The last connection that closes a file opened for writing checkpoints it, which changes it. A read-only one
         # would create two more files next to it. If there are no such files, no process is writing, and the file can be
         # read as immutable, which does neither.
         if not self._log.exists():
             try:
-                return self._inspect_as("ro&immutable=1")
+                found = self._read_as("ro&immutable=1", query)
             except (ConfigurationError, sqlite3.Error):
-                if not self._log.exists():  # otherwise a process has just begun to write
+                if not self._log.exists():
                     raise
-        return self._inspect_as("ro")
+            else:
+                if not self._log.exists():
+                    return found
+            # Otherwise a process has just begun to write: read again, with its locks.
+        return self._read_as("ro", query)
 
-    def _inspect_as(self, mode: str) -> bool:
-        connection = self.open_file(mode)
-        try:
-            return self._is_initialised(connection)
-        finally:
-            connection.close()
+    def _read_as(self, mode: str, query: Callable[[sqlite3.Connection], T]) -> T:
+        with closing(self.open_file(mode)) as connection:
+            return query(connection)
+
+    def is_initialised(self) -> bool:
+        """
+        Return whether there is a store or a record in the file.
+
+        Raises:
+            ConfigurationError: If it is neither empty nor a store or record.
+            sqlite3.Error: If it cannot be read.
+        """
+        return not self._inspect()
 
     def _is_initialised(self, connection: sqlite3.Connection) -> bool:
         application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
@@ -158,17 +219,21 @@ class StoreFile:
             return True
         if application != APPLICATION_ID:
             raise ConfigurationError(
-                f"{self.path} is a database of another program, not a store; it was left as it is: "
-                "use the path of a new file as store"
+                f"{self.path} is a database of another program, not a {self.kind.name}; it was left as it is: "
+                f"use the path of a new file as {self.kind.name}"
             )
         if version not in SCHEMAS:
             raise ConfigurationError(
-                f"store {self.path} has format {version}, this version of the library writes format {FORMAT}; "
-                "it was left as it is: use the version that wrote it, or the path of a new file as store"
+                f"{self.kind.name} {self.path} has format {version}, this version of the library writes format "
+                f"{FORMAT}; it was left as it is: use the version that wrote it, or the path of a new file as "
+                f"{self.kind.name}"
             )
         for name, statement in SCHEMAS[version].items():
             if tables.get(name.encode()) != statement.encode():
                 raise ConfigurationError(self._damaged(f"table {name} is missing or another one"))
+        for name, statement in self.kind.tables.items():
+            if tables.get(name.encode(), statement.encode()) != statement.encode():
+                raise ConfigurationError(self._damaged(f"table {name} is another one"))
         return False
 
     def _create_file(self) -> None:
@@ -191,7 +256,7 @@ class StoreFile:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise ConfigurationError(
-                f"store {self.path} cannot be shared safely on this type of disk; "
+                f"{self.kind.name} {self.path} cannot be shared safely on this type of disk; "
                 "use the path of a file on a local disk"
             )
         connection.execute("BEGIN IMMEDIATE")
@@ -199,13 +264,14 @@ class StoreFile:
             if self._is_initialised(connection):  # no other process has created the store meanwhile
                 for statement in CREATE:
                     connection.execute(statement)
+            self._add_tables(connection)
             connection.execute("COMMIT")
         except BaseException:
             connection.execute("ROLLBACK")
             raise
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
-        """Check that the file can be written, and give a file of format 1 the proofs of format 2."""
+        """Check that the file can be written, give format 1 the proofs of format 2, and add the tables of its kind."""
         connection.execute("BEGIN IMMEDIATE")
         try:
             version = _pragma(connection, "user_version")
@@ -215,10 +281,27 @@ class StoreFile:
                     connection.create_function(name, arguments, function)
                 for statement in MIGRATE:
                     connection.execute(statement)
+            if self._add_tables(connection) or version != FORMAT:
                 connection.execute("COMMIT")
         finally:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+
+    def _add_tables(self, connection: sqlite3.Connection) -> bool:
+        """Create the tables and views of the file's kind that it does not have; return whether there was one."""
+        if not self.kind.tables:
+            return False
+        master = "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_master"
+        found = dict(connection.execute(master).fetchall())
+        added = False
+        for name, statement in {**self.kind.tables, **self.kind.views}.items():
+            if found.get(name.encode()) == statement.encode():
+                continue
+            if name in self.kind.views:
+                connection.execute(f"DROP VIEW IF EXISTS {name}")
+            connection.execute(statement)
+            added = True
+        return added
 
     def identity(self) -> FileIdentity | None:
         """Return which file is at the path, with which write-ahead log; None if there is none."""
@@ -238,51 +321,52 @@ class StoreFile:
         """
         if self.identity() != opened:
             raise StoreError(
-                f"store {self.path} was deleted, moved or replaced while it was open, and replies of this run may be "
-                "lost with it; leave the file and its -wal in place until the run has ended, and run again"
+                f"{self.kind.name} {self.path} was deleted, moved or replaced while it was open, and "
+                f"{self.kind.contents} of this run may be lost with it; leave the file and its -wal in place until the "
+                "run has ended, and run again"
             )
 
     def describe_error(self, error: BaseException) -> str:
         """Describe an SQLite error, and what to do about it."""
-        code = _primary_code(error)
+        code, name = _primary_code(error), self.kind.name
         if code == sqlite3.SQLITE_NOTADB:
             return self._foreign()
         if code == sqlite3.SQLITE_CORRUPT:
             return self._damaged(_printable(str(error)))
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             return (
-                f"store {self.path} is locked by another program, for more than {self.lock_timeout:g} s; end that "
-                "program or its transaction, or use the path of another file as store"
+                f"{name} {self.path} is locked by another program, for more than {self.lock_timeout:g} s; end that "
+                f"program or its transaction, or use the path of another file as {name}"
             )
         if code in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM):
             return self._unwritable(error)
         if code == sqlite3.SQLITE_FULL:
-            return f"the disk of store {self.path} is full; free some space and run again"
-        return f"store {self.path} failed: {type(error).__name__}: {_printable(str(error))}"
+            return f"the disk of {name} {self.path} is full; free some space and run again"
+        return f"{name} {self.path} failed: {type(error).__name__}: {_printable(str(error))}"
 
     def _unwritable(self, error: BaseException) -> str:
         return (
-            f"store {self.path} cannot be written ({error}); let this user write to the file and its "
-            "folder, where SQLite creates two more files, or use another path as store"
+            f"{self.kind.name} {self.path} cannot be written ({error}); let this user write to the file and its "
+            f"folder, where SQLite creates two more files, or use another path as {self.kind.name}"
         )
 
     def _foreign(self) -> str:
         return (
-            f"{self.path} is not a store, nor any SQLite file; it was left as it is: "
-            "use the path of a new file as store, or restore a copy of it if it was a store"
+            f"{self.path} is not a {self.kind.name}, nor any SQLite file; it was left as it is: "
+            f"use the path of a new file as {self.kind.name}, or restore a copy of it if it was a {self.kind.name}"
         )
 
     def _damaged(self, reason: str) -> str:
         return (
-            f"store {self.path} is damaged ({reason}); it was left as it is: restore a copy of it, or "
-            f"use the path of a new file as store. `sqlite3 {self.path.name} .recover` may save its contents"
+            f"{self.kind.name} {self.path} is damaged ({reason}); it was left as it is: restore a copy of it, or "
+            f"use the path of a new file as {self.kind.name}. `sqlite3 {self.path.name} .recover` may save its contents"
         )
 
 
-def _checked(path: object) -> Path:
-    if not isinstance(path, str | os.PathLike) or str(path) in ("", ":memory:"):
+def _checked(path: object, kind: FileKind) -> Path:
+    if not isinstance(path, str | os.PathLike) or str(path) in ("", ":memory:") or "\0" in str(path):
         raise ConfigurationError(
-            f'store must be the path of a file, got {path!r}; for example store="run.db"'
+            f'{kind.name} must be the path of a file, got {path!r}; for example {kind.name}="{kind.example}"'
         )
     return Path(path)
 
@@ -299,106 +383,3 @@ def _pragma(connection: sqlite3.Connection, name: str) -> Any:
 def _primary_code(error: BaseException) -> int:
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF  # the other bits of an extended result code refine it
-
-
-class SharedConnection:
-    """
-    A connection to the file that threads share: a context manager for use by one thread at a time.
-
-    It is opened at the first use. `close` does not wait: the garbage collector may call it anywhere, even in the middle
-    of a use in the same thread. If the connection is in use, it is closed at the end of that use.
-
-    Attributes:
-        identity: Which file it has open, or had last.
-        ahead: Rows that were read ahead.
-    """
-
-    def __init__(self, file: StoreFile, lock_timeout: float) -> None:
-        self._file = file
-        self._lock_timeout = lock_timeout
-        self.identity: FileIdentity | None = None
-        self.ahead: ReadAhead = ReadAhead()
-        self._lock = threading.RLock()
-        self._connection: sqlite3.Connection | None = None
-        self._cursor: sqlite3.Cursor | None = None
-        self._users = 0
-        self._close_requested = False
-
-    def __enter__(self) -> sqlite3.Connection:
-        self._lock.acquire()
-        try:
-            connection = self._connection or self._open()
-        except BaseException:
-            self._lock.release()
-            raise
-        self._users += 1
-        return connection
-
-    def __exit__(self, *exc: object) -> None:
-        self._users -= 1
-        self._lock.release()
-        if self._close_requested:
-            self.close()
-
-    def fetchone(self, statement: str, values: tuple[object, ...]) -> Any:
-        """Return the first row of a query, or None: a use of its own, in fewer steps."""
-        with self._lock:
-            self._users += 1
-            try:
-                if self._cursor is None:
-                    self._cursor = (self._connection or self._open()).cursor()
-                return self._cursor.execute(statement, values).fetchone()
-            finally:
-                self._users -= 1
-                if self._close_requested:
-                    self.close()
-
-    def read_ahead(self, row_id: int, key: bytes, reply: object, commits: Callable[[], int]) -> None:
-        """Read the rows behind one that was found, unless there is no point in it."""
-        before = commits()
-        with self._lock:
-            last, count = self.ahead.after(row_id, reply)
-            if not count:
-                return
-            self._users += 1
-            try:
-                if self._cursor is not None:
-                    self.ahead.add(key, self._cursor.execute(GET_BEHIND, (last, count)).fetchall())
-            finally:
-                self._users -= 1
-                if self._close_requested:
-                    self.close()
-        # The writer forgets what it has written to after it has counted its commit.
-        if commits() != before:
-            self.ahead.rows.clear()
-
-    def _open(self) -> sqlite3.Connection:
-        connection = self._connection = self._file.connect(self._lock_timeout)
-        self.identity = self._file.identity()
-        return connection
-
-    def close(self) -> None:
-        """Close the connection now or at the end of its current use; the next use opens another."""
-        self._close_requested = True
-        if self._lock.acquire(blocking=False):
-            try:
-                if not self._users:
-                    self._close_requested = False
-                    self._drop()
-            finally:
-                self._lock.release()
-
-    def suspend(self) -> None:
-        """Wait until the connection is not in use, close it, and block its use until `resume`."""
-        self._lock.acquire()
-        self._drop()
-
-    def resume(self) -> None:
-        """Allow uses again, after `suspend`."""
-        self._lock.release()
-
-    def _drop(self) -> None:
-        connection, self._connection, self._cursor = self._connection, None, None
-        self.ahead.rows.clear()
-        if connection is not None:
-            connection.close()

@@ -1,7 +1,8 @@
 """
 Verification and repair of a damaged store: reads every row that can be read, and keeps those whose proofs hold.
 
-A single row that does not verify is deleted where it is met. Repair is for pages that make no sense to SQLite, and for
+A single row that does not verify is deleted where it is met. Rows of a record have no proof: every one that can be read
+is kept. Repair is for pages that make no sense to SQLite, and for
 an index that leads to other rows: no statement could write there any more. Nothing is thrown away: the damaged file is
 copied to ``NAME.damaged`` first.
 
@@ -25,7 +26,7 @@ from time import monotonic
 from typing import Any
 
 from .database import StoreFile, is_damage
-from .rows import CREATE, read_job, read_reply
+from .rows import CREATE, FORMAT, SCHEMAS, read_job, read_reply
 
 _MAX_GAP = 10_000
 """Unreadable ids in a row after which the search by id ends; what lies behind is found through the index."""
@@ -218,11 +219,37 @@ def _rebuild(file: StoreFile, source: sqlite3.Connection) -> tuple[Path, _Tally]
                 clean.execute(statement)
             for table, row in _whole_rows(source, tally):
                 clean.execute(_INSERT[table], row)
+            _copy_other_tables(source, clean)
             clean.execute("COMMIT")
     except BaseException:
         Path(name).unlink()
         raise
     return Path(name), tally
+
+
+def _copy_other_tables(source: sqlite3.Connection, clean: sqlite3.Connection) -> None:
+    """Copy the tables that are not the store's, as far as they can be read, and the views."""
+    source.text_factory = _decoded
+    try:
+        others = "SELECT type, name, sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY rowid"
+        for kind, name, statement in source.execute(others).fetchall():
+            if name in SCHEMAS[FORMAT] or name.startswith("sqlite_"):
+                continue
+            with suppress(sqlite3.Error):  # a table of another program, for example one without row ids
+                clean.execute(statement)
+                if kind == "table":
+                    columns = [
+                        one[0] for one in source.execute("SELECT name FROM pragma_table_info(?)", (name,))
+                    ]
+                    insert = f"INSERT OR REPLACE INTO {name} VALUES ({', '.join('?' * len(columns))})"  # nosec B608
+                    for row in _table(source, ", ".join(columns), name):
+                        clean.execute(insert, row)
+    finally:
+        source.text_factory = bytes
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "replace")
 
 
 def _overwrite(

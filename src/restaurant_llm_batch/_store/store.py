@@ -11,23 +11,22 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-import threading
-import weakref
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import inf
+from functools import partial
 from pathlib import Path
-from queue import SimpleQueue
 from time import time
 from types import TracebackType
 from typing import Any, Self
 
 from .._llm_response import LLMResponse
 from ..errors import ConfigurationError, StoreError
-from .database import SharedConnection, StoreFile, is_damage
+from .changes import Change, Purge, prepare
+from .connections import Connections
+from .database import StoreFile, is_damage
 from .inflight import InFlightCalls
-from .repair import StoreCheck, verify
+from .repair import StoreCheck
 from .rows import (
     DELETE_JOB,
     DELETE_JOBS,
@@ -41,7 +40,7 @@ from .rows import (
     read_job,
     read_reply,
 )
-from .writer import Change, CommitFuture, GroupCommitWriter, OnCommit, Purge, Repair, Work
+from .writer import CommitFuture, OnCommit, Repair
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -88,15 +87,9 @@ class Store:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 10.0) -> None:
-        seconds: object = lock_timeout
-        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < inf:
-            raise ConfigurationError(
-                f"lock_timeout must be a number of seconds of at least 0, got {lock_timeout!r}; "
-                "for example lock_timeout=10"
-            )
         self.in_flight: InFlightCalls = InFlightCalls()
         self._file = StoreFile(path, lock_timeout)
-        self._connections = Connections(self._file)
+        self._connections = Connections(self._file, partial(prepare, self._file.path))
         self._discarding: set[bytes] = set()  # discarded, but still in the file
         self._damaged = self._damaged_logged = 0
 
@@ -329,133 +322,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
-
-
-READ_LOCK_TIMEOUT = 1.0
-"""Seconds that a read waits for a lock. It rarely meets one, and the waiting thread may be an event loop's."""
-
-
-class Connections:
-    """
-    The open connections and the writer of one store, opened when they are needed, also after `close`.
-
-    Args:
-        file: The store's file.
-
-    Attributes:
-        reading: The connection for reads, shared by all threads.
-    """
-
-    def __init__(self, file: StoreFile) -> None:
-        self._file = file
-        self.reset_after_fork()
-        if hasattr(os, "register_at_fork"):
-            _close_around_forks(weakref.ref(self))
-
-    def reset_after_fork(self) -> None:
-        """Start with nothing open and nothing queued."""
-        self.reading = SharedConnection(self._file, min(READ_LOCK_TIMEOUT, self._file.lock_timeout))
-        self._writing = SharedConnection(self._file, self._file.lock_timeout)
-        self._checking = SharedConnection(self._file, self._file.lock_timeout)
-        # Reentrant: the garbage collector may run code here that takes it again.
-        self._lock = threading.RLock()
-        self._work: Work = SimpleQueue()
-        self._writer: GroupCommitWriter | None = None
-
-    @property
-    def commits(self) -> int:
-        """Number of commits so far."""
-        return self.count_commits()
-
-    def count_commits(self) -> int:
-        """Return the number of commits so far."""
-        return 0 if self._writer is None else self._writer.commits
-
-    def submit(self, change: Change | Purge | Repair) -> None:
-        """Queue a change, after those queued before it. Does not wait for the disk."""
-        with self._lock:
-            # First of all: if the writer is asked to end right now, it or the next one still finds the change.
-            self._work.put(change)
-            writer = self._writer
-            if writer is None or writer.ending or not writer.started:
-                self._start_writer()
-
-    def _start_writer(self) -> GroupCommitWriter:
-        """Start a writer, unless one is at work. After an interrupt, do what is left to do."""
-        writer = self._writer
-        if writer is None or writer.ending:
-            if writer is not None:
-                self._work.put(
-                    writer
-                )  # again, if it was asked to end already; otherwise the next one waits for it
-            new = GroupCommitWriter(self._file, self._writing, self.reading, self._work, writer)
-            writer = self._writer = new
-        writer.start()
-        return writer
-
-    def close(self) -> None:
-        """Wait until all queued changes are written, and close everything."""
-        with self._lock:
-            writer = self._writer
-            if not self._work.empty():
-                writer = self._start_writer()
-            if writer is not None and not writer.over:
-                writer.ending = True
-                self._work.put(writer)
-        if writer is not None:
-            writer.join()
-        self.reading.close()
-
-    def check(self) -> StoreCheck:
-        """Check every row, on a connection of its own."""
-        try:
-            with self._checking as connection:
-                return verify(connection)
-        finally:
-            self._checking.close()
-
-    def suspend(self) -> None:
-        """Close the connections and block their use until `resume`."""
-        for connection in (self.reading, self._writing, self._checking):
-            connection.suspend()
-
-    def resume(self) -> None:
-        """Allow uses again, after `suspend`."""
-        for connection in (self._checking, self._writing, self.reading):
-            connection.resume()
-
-    def __del__(self) -> None:
-        # The store was not closed. Nothing is lost: the writer writes the queued changes, closes its connection and
-        # ends.
-        if self._writer is not None:
-            self._work.put(self._writer)
-        self.reading.close()
-
-
-def _close_around_forks(mine: weakref.ref[Connections]) -> None:
-    """
-    Close the file while this process forks, and start afresh in the child.
-
-    SQLite does not survive a fork with a file open: POSIX file locks are not inherited, so the child would believe it
-    holds its parent's locks, and would write without any. Hooks cannot be unregistered; therefore they hold the
-    connections by a weak reference only.
-    """
-    suspended: list[Connections] = []  # alive from before the fork until after it
-
-    def before() -> None:
-        # Waits until no thread uses a connection, so that neither an open file nor a held lock gets into the child.
-        connections = mine()
-        if connections is not None:
-            connections.suspend()
-            suspended.append(connections)
-
-    def in_parent() -> None:
-        if suspended:
-            suspended.pop().resume()  # the next use opens the file again
-
-    def in_child() -> None:
-        # The child has no writer thread. Changes queued before the fork are the parent's to write.
-        if suspended:
-            suspended.pop().reset_after_fork()
-
-    os.register_at_fork(before=before, after_in_parent=in_parent, after_in_child=in_child)

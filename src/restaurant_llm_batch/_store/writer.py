@@ -1,8 +1,11 @@
 """
-Group-commit writer: the thread that writes a store, committing all queued changes in one transaction.
+Group-commit writer: the thread that writes a database file, committing all queued changes in one transaction.
 
-While one group is being committed, the next one gathers in the queue. The busier a store is, the larger its groups are;
-a change waits at most for the group before its own.
+While one group is being committed, the next one gathers in the queue. The busier a file is, the larger its groups are;
+a change waits at most for the group before its own. A file whose changes are not waited for, such as a record, lets
+its groups gather for some time more.
+
+What a change is, and what is written for it, is the business of the file's `Prepare` function.
 """
 
 from __future__ import annotations
@@ -10,20 +13,18 @@ from __future__ import annotations
 import logging
 import sqlite3
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from functools import partial
 from itertools import groupby
 from queue import Empty, SimpleQueue
 from typing import Any, NamedTuple, TypeAlias
 
-from .._llm_response import LLMResponse
 from .._shortage import is_thread_shortage
 from ..errors import StoreError
-from .database import SharedConnection, StoreFile, is_damage
+from .database import StoreFile, is_damage
 from .repair import repair
-from .rows import PURGE, PURGE_JOBS, PUT, PUT_SIZES, REPLY_COLUMNS, encode_reply, proof_of_reply
+from .shared_connection import SharedConnection
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -31,7 +32,7 @@ OnCommit: TypeAlias = Callable[[Exception | None], object]
 """
 Called once, in the writing thread, with None when a change is durable, or with the error that prevented it.
 
-It must be quick and must not wait for the store: the next group waits for it.
+It must be quick and must not wait for the file: the next group waits for it.
 """
 
 MAX_GROUP_SIZE = 1000
@@ -40,42 +41,58 @@ MAX_GROUP_SIZE = 1000
 MAX_REPAIRS = 3
 """Most repairs by one writer. A disk that damages the file again and again is not worth more."""
 
+Write: TypeAlias = Callable[[sqlite3.Connection], object]
+"""Writes in one transaction. After a repair it is called again."""
 
-class Change(NamedTuple):
+
+class Prepared(NamedTuple):
     """
-    A change to be written.
+    What is written for changes.
 
     Attributes:
-        statement: The SQL statement, or "" to put a reply.
-        key: The key that it changes.
-        values: The statement's parameters; to put a reply, the reply.
+        write: Writes it; None if there is nothing to write.
         on_commit: Called with the result.
+        keys: Keys of the rows that it changes, which may have been read ahead.
     """
 
-    statement: str
-    key: bytes
-    values: Any
+    write: Write | None
     on_commit: OnCommit
+    keys: Iterable[bytes] = ()
 
 
-class Purge:
-    """A request to delete rows written before `until`; `removed` counts the replies among them."""
-
-    def __init__(self, until: float, on_commit: OnCommit) -> None:
-        self.until = until
-        self.on_commit = on_commit
-        self.removed = 0
+Prepare: TypeAlias = Callable[[list[Any]], Prepared]
+"""Returns what is written for queued changes, in their order. It is called in the writing thread."""
 
 
-class Repair:
-    """A request to rebuild the file if its structure is damaged."""
+class Request:
+    """
+    A queued request that has a transaction of its own.
+
+    Args:
+        on_commit: Called with the result.
+    """
 
     def __init__(self, on_commit: OnCommit) -> None:
         self.on_commit = on_commit
 
+    def perform(self, writer: GroupCommitWriter, connection: sqlite3.Connection) -> None:
+        """Do what is requested."""
 
-Work: TypeAlias = "SimpleQueue[Change | Purge | Repair | GroupCommitWriter]"
-"""Changes to be written, in order; a writer in it ends when it takes itself, and others pass over it."""
+
+class Flush(Request):
+    """A request to say when all changes that were queued before are durable."""
+
+
+class Repair(Request):
+    """A request to rebuild the file if its structure is damaged."""
+
+    def perform(self, writer: GroupCommitWriter, connection: sqlite3.Connection) -> None:
+        """Rebuild the file."""
+        writer.repair(connection)
+
+
+Work: TypeAlias = "SimpleQueue[Any]"
+"""Changes and requests, in order; a writer in it ends when it takes itself, and others pass over it."""
 
 
 class CommitFuture(Future[None]):
@@ -98,6 +115,8 @@ class GroupCommitWriter:
         connection: Its connection, which it closes when it ends.
         reading: The connection for reads, which it closes when the file was replaced.
         work: The queue; it outlives the writer.
+        prepare: Returns what is written for changes.
+        gather: Waits until a group has gathered, when its first change is there.
         after: The previous writer, which has to end before this one starts to write.
 
     Attributes:
@@ -113,6 +132,8 @@ class GroupCommitWriter:
         connection: SharedConnection,
         reading: SharedConnection,
         work: Work,
+        prepare: Prepare,
+        gather: Callable[[], object] | None,
         after: GroupCommitWriter | None,
     ) -> None:
         self.ending = False
@@ -123,9 +144,12 @@ class GroupCommitWriter:
         self._connection = connection
         self._reading = reading
         self._work = work
+        self._prepare = prepare
+        self._gather = gather
         self._after = after
         # A daemon: a change that it has not committed was not reported as durable to any caller.
-        self._thread = threading.Thread(target=self._run, name="restaurant-llm-batch-store", daemon=True)
+        name = f"restaurant-llm-batch-{file.kind.name}"
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._claim = [True]  # taken by the thread, of which an interrupt within `start` may leave two
 
     @property
@@ -152,6 +176,7 @@ class GroupCommitWriter:
             if not is_thread_shortage(error):
                 raise
             self.ending = True  # the next change tries to start another
+            self._gather = None
             self._work.put(self)
             self._run()
 
@@ -172,23 +197,24 @@ class GroupCommitWriter:
         goes_on = True
         while goes_on:
             group, goes_on = self._take()
-            for work_type, part in groupby(group, type):
-                if work_type is Change:
+            for is_request, part in groupby(group, _is_request):
+                if not is_request:
                     self._write(list(part))
                     continue
-                perform = self._purge if work_type is Purge else self._repair
                 for request in part:
-                    error = self._try(partial(perform, request))
+                    error = self._try(partial(request.perform, self))
                     self.commits += 1  # before rows are forgotten; see `SharedConnection.read_ahead`
                     self._reading.ahead.rows.clear()
-                    self._notify([request], error)
+                    notify([request], error)
         self._connection.close()
         self.over = True
 
-    def _take(self) -> tuple[list[Change | Purge | Repair], bool]:
+    def _take(self) -> tuple[list[Any], bool]:
         """Wait for changes; return all that are queued, and whether the writer goes on."""
-        group: list[Change | Purge | Repair] = []
+        group: list[Any] = []
         found = self._work.get()
+        if self._gather is not None and found is not self and self._work.qsize() < MAX_GROUP_SIZE:
+            self._gather()
         while found is not self:
             if not isinstance(found, GroupCommitWriter):
                 group.append(found)
@@ -200,72 +226,28 @@ class GroupCommitWriter:
                 return group, True
         return group, False
 
-    def _write(self, group: list[Any]) -> None:
-        now, valid = time.time(), []
-        steps: list[tuple[str, Any]] = []
-        for statement, changes in groupby(group, _statement):
-            if statement:
-                for change in changes:
-                    steps.append((statement, change.values))
-                    valid.append(change)
-            else:
-                rows, written = self._rows(changes, now)
-                steps += _in_chunks(rows)
-                valid += written
-        error = self._commit(steps)
-        self._reading.ahead.forget(change.key for change in valid)
-        self._notify(valid, error)
+    def _write(self, changes: list[Any]) -> None:
+        write, on_commit, keys = self._prepare(changes)
+        error = None
+        if write is not None:
+            error = self._try(write)
+            if error is None:
+                self.commits += 1
+        self._reading.ahead.forget(keys)
+        on_commit(error)
 
-    def _rows(self, changes: Iterator[Change], now: float) -> tuple[list[Any], list[Change]]:
-        rows: list[Any] = []
-        written: list[Change] = []
-        for change in changes:
-            reply: LLMResponse = change.values
-            try:
-                encoded = encode_reply(reply)
-                rows += (change.key, now, encoded, proof_of_reply(change.key, encoded))
-                written.append(change)
-            except Exception as error:
-                invalid = StoreError(
-                    f"a reply cannot be stored in {self._file.path}: {error}; the backend must return an "
-                    "LLMResponse of texts and whole numbers"
-                )
-                invalid.__cause__ = error
-                self._notify([change], invalid)
-        return rows, written
-
-    def _commit(self, steps: list[tuple[str, Any]]) -> Exception | None:
-        if not steps:
-            return None
-        error = self._try(partial(self._execute, steps))
-        if error is None:
-            self.commits += 1
-        return error
-
-    def _execute(self, steps: list[tuple[str, Any]], connection: sqlite3.Connection) -> None:
-        if len(steps) == 1:
-            connection.execute(*steps[0])  # a single statement is a transaction
-        else:
-            _in_transaction(connection, steps)
-
-    @staticmethod
-    def _purge(purge: Any, connection: sqlite3.Connection) -> None:
-        # In pieces, so that another process does not have to wait for all of them.
-        while removed := connection.execute(PURGE, (purge.until,)).rowcount:
-            purge.removed += removed
-        connection.execute(PURGE_JOBS, (purge.until,))
-        connection.executescript("PRAGMA incremental_vacuum")  # execute() stops at one page
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-
-    def _repair(self, _: Any, connection: sqlite3.Connection) -> None:
+    def repair(self, connection: sqlite3.Connection) -> None:
+        """Rebuild the file if its structure is damaged."""
         if self.repairs == MAX_REPAIRS:
             raise sqlite3.DatabaseError("damaged again after each repair; check the disk")
         done = repair(self._file, connection)
         if done is not None:
             self.repairs += 1
-            log.warning("store %s was damaged and has been repaired: %s", self._file.path, done)
+            log.warning(
+                "%s %s was damaged and has been repaired: %s", self._file.kind.name, self._file.path, done
+            )
 
-    def _try(self, write: Callable[[sqlite3.Connection], None]) -> Exception | None:
+    def _try(self, write: Write) -> Exception | None:
         """Write to the file, once more if it was damaged and could be repaired; return the error, or None."""
         try:
             with self._connection as connection:
@@ -287,9 +269,10 @@ class GroupCommitWriter:
 
     def _repair_after(self, error: Exception, connection: sqlite3.Connection) -> None:
         try:
-            self._repair(None, connection)
+            self.repair(connection)
         except Exception as failure:
-            log.warning("store %s is damaged and cannot be repaired: %s", self._file.path, failure)
+            name, path = self._file.kind.name, self._file.path
+            log.warning("%s %s is damaged and cannot be repaired: %s", name, path, failure)
             raise error from failure
 
     def _describe_error(self, error: Exception) -> Exception:
@@ -299,33 +282,25 @@ class GroupCommitWriter:
         described.__cause__ = error
         return described
 
-    @staticmethod
-    def _notify(changes: list[Any], error: Exception | None) -> None:
-        for change in changes:
-            try:
-                change.on_commit(error)
-            except Exception:
-                log.exception("a callback after a commit to the store failed")
+
+def notify(changes: Iterable[Any], error: Exception | None) -> None:
+    """Call the `on_commit` of each change; what one of them raises is logged."""
+    for change in changes:
+        try:
+            change.on_commit(error)
+        except Exception:
+            log.exception("a callback after a commit failed")
 
 
-def _statement(change: Change) -> str:
-    return change.statement
+def _is_request(change: object) -> bool:
+    return isinstance(change, Request)
 
 
-def _in_chunks(rows: list[Any]) -> Iterator[tuple[str, Any]]:
-    start, left = 0, len(rows) // REPLY_COLUMNS
-    for size in PUT_SIZES:
-        while left >= size:
-            end = start + REPLY_COLUMNS * size
-            yield PUT[size], rows[start:end]
-            start, left = end, left - size
-
-
-def _in_transaction(connection: sqlite3.Connection, steps: list[tuple[str, Any]]) -> None:
+def in_transaction(connection: sqlite3.Connection, write: Write) -> None:
+    """Write in one transaction, which is rolled back if that fails."""
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for step in steps:
-            connection.execute(*step)
+        write(connection)
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:  # after some errors SQLite has rolled back by itself

@@ -64,7 +64,7 @@ class JSONLWriter:
 
 @contextmanager
 def open_writer(
-    target: str | None, sources: Sequence[Path], store: Path | None = None
+    target: str | None, sources: Sequence[Path], store: Path | None = None, record: Path | None = None
 ) -> Iterator[JSONLWriter]:
     """
     Open the output of a command. The file appears under its name when the block ends without an exception.
@@ -73,13 +73,14 @@ def open_writer(
         target: Name of a file, "-" for standard output, or None for no output.
         sources: The input files, which must not be overwritten.
         store: The store, which must not be overwritten either.
+        record: The record, likewise.
 
     Raises:
-        ConfigurationError: If the file cannot be written, or is the input or the store. Nothing has been opened for
-            writing then.
+        ConfigurationError: If the file cannot be written, or is the input, the store or the record. Nothing has been
+            opened for writing then.
         OutputFileError: If it cannot be written to its end, or not be renamed.
     """
-    check_output(target, sources, store)
+    check_output(target, sources, store, record)
     if target is None:
         yield JSONLWriter(None)
         return
@@ -110,7 +111,9 @@ def open_writer(
         ) from error
 
 
-def check_output(target: str | None, sources: Sequence[Path], store: Path | None = None) -> None:
+def check_output(
+    target: str | None, sources: Sequence[Path], store: Path | None = None, record: Path | None = None
+) -> None:
     """
     Check the output of a command, without opening or creating anything.
 
@@ -118,9 +121,10 @@ def check_output(target: str | None, sources: Sequence[Path], store: Path | None
         target: As in `open_writer`.
         sources: The input files, which must not be overwritten.
         store: The store, which must not be overwritten either.
+        record: The record, likewise.
 
     Raises:
-        ConfigurationError: If the file cannot be written, or is the input or the store.
+        ConfigurationError: If the file cannot be written, or is the input, the store or the record.
     """
     if target is None:
         return
@@ -130,7 +134,7 @@ def check_output(target: str | None, sources: Sequence[Path], store: Path | None
             raise ConfigurationError("--output -: standard output is closed; name a file")
         return
     if not _is_device(target):
-        _check_file(_real(target), target, sources, store)
+        _check_file(_real(target), target, sources, store, record)
 
 
 def _is_device(target: str) -> bool:
@@ -144,13 +148,17 @@ def _real(target: str) -> Path:
     return Path(os.path.realpath(target))
 
 
-def _check_file(path: Path, target: str, sources: Sequence[Path], store: Path | None) -> None:
+def _check_file(
+    path: Path, target: str, sources: Sequence[Path], store: Path | None, record: Path | None
+) -> None:
     if any(_is_same(path, source) for source in sources):
         raise ConfigurationError(f"--output {target!r} is the input file; name another file")
-    if store is not None and any(_is_same(path, Path(f"{store}{suffix}")) for suffix in _STORE_SUFFIXES):
+    if _is_database(path, store):
         raise ConfigurationError(
             f"--output {target!r} is the store, whose replies were paid for; name another file"
         )
+    if _is_database(path, record):
+        raise ConfigurationError(f"--output {target!r} is the record of the runs; name another file")
     if path.is_dir():
         raise ConfigurationError(
             f"--output {target!r} is a folder; name a file, for example {target}/results.jsonl"
@@ -164,6 +172,12 @@ def _check_file(path: Path, target: str, sources: Sequence[Path], store: Path | 
     with suppress(OSError), path.open("rb") as file:
         if file.read(16) == b"SQLite format 3\0":
             raise ConfigurationError(f"--output {target!r} is a database, perhaps a store; name another file")
+
+
+def _is_database(path: Path, database: Path | None) -> bool:
+    return database is not None and any(
+        _is_same(path, Path(f"{database}{suffix}")) for suffix in _STORE_SUFFIXES
+    )
 
 
 def _is_same(path: Path, other: Path) -> bool:

@@ -96,7 +96,7 @@ def _main(
         _preview(options, task)
         return
     _, llm = services.make_llm(llms, chosen, settings)
-    check_output(options.output, options.paths, settings.batch_store)
+    check_output(options.output, options.paths, settings.batch_store, settings.batch_record)
     loaded = options.load(None if options.quiet else report.console(stderr=True))
     collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
     if options.plan is True:
@@ -115,7 +115,9 @@ def _main(
         runner = BatchRunner(
             llm=llm, search=loaded.search, observers=[progress], **settings.runner_arguments(llm)
         )
-        writer = stack.enter_context(open_writer(options.output, options.paths, settings.batch_store))
+        writer = stack.enter_context(
+            open_writer(options.output, options.paths, settings.batch_store, settings.batch_record)
+        )
         stack.enter_context(progress)
         stream = stack.enter_context(runner).stream(task, loaded.items)
 
@@ -137,7 +139,10 @@ def _plan(options: RunOptions[R], task: Task[R], loaded: LoadedInput, runner: Ba
     with ExitStack() as stack:
         if loaded.search is not None:
             stack.enter_context(loaded.search)
-        writer = stack.enter_context(open_writer(options.output, options.paths, options.settings.batch_store))
+        settings = options.settings
+        writer = stack.enter_context(
+            open_writer(options.output, options.paths, settings.batch_store, settings.batch_record)
+        )
         plan = stack.enter_context(runner).plan(task, loaded.items)
         writer.write(plan.to_dict())
     if options.output != STDOUT and not (options.output and options.quiet):

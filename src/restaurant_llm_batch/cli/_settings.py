@@ -34,8 +34,9 @@ SECTIONS: Mapping[str, str] = {
     "time_limits": "Time limits and stop conditions",
     "stop": "Time limits and stop conditions",
     "counter": "Limits",
-    "runner": "Store, prices and process",
-    "store": "Store, prices and process",
+    "runner": "Store, record, prices and process",
+    "store": "Store, record, prices and process",
+    "record": "Store, record, prices and process",
     "summary": "Tasks",
     "aspects": "Tasks",
     "sentiment": "Tasks",
@@ -216,7 +217,7 @@ _OF_MODELS = (
     "Limits",
     "Retries",
     "Time limits and stop conditions",
-    "Store, prices and process",
+    "Store, record, prices and process",
     "Model",
 )
 

@@ -5,46 +5,45 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from anyio import NoEventLoopError, create_task_group, get_current_task
-from anyio.abc import TaskGroup
-from anyio.lowlevel import EventLoopToken, current_token
+from anyio import create_task_group, get_current_task, to_thread
+from anyio.lowlevel import current_token
 
-from ._config.limits import Limits, make_limiters
-from ._config.retry import RetryPolicy
-from ._config.stopping import Price, StopConditions, TimeLimits
-from ._config.strategy import Strategy
-from ._engine.awaited_items import source_on_loop
-from ._engine.bridge import RunBridge, in_thread, on_loop
-from ._engine.concurrent import ConcurrentDriver
-from ._engine.frames import ItemSource
-from ._engine.handover import Handover
-from ._engine.items import ItemReader, as_task
-from ._engine.mailbox import Clock, event_loop_clock, thread_clock
-from ._engine.packer import BatchPacker
-from ._engine.plan import make_plan
-from ._engine.resources import Lease, LoopLease, RunnerResources
-from ._engine.run import RunConfig, RunState
-from ._engine.sequential import SequentialDriver
-from ._engine.streams import (
+from .._config.limits import Limits, make_limiters
+from .._config.retry import RetryPolicy
+from .._config.stopping import Price, StopConditions, TimeLimits
+from .._config.strategy import Strategy
+from .._engine.awaited_items import source_on_loop
+from .._engine.bridge import RunBridge, in_thread, on_loop
+from .._engine.concurrent import ConcurrentDriver
+from .._engine.frames import ItemSource
+from .._engine.handover import Handover
+from .._engine.items import ItemReader, as_task
+from .._engine.mailbox import Clock, event_loop_clock, thread_clock
+from .._engine.packer import BatchPacker
+from .._engine.plan import make_plan
+from .._engine.resources import Lease, RunnerResources
+from .._engine.run import RunConfig, RunState
+from .._engine.sequential import SequentialDriver
+from .._engine.streams import (
     AsyncOutcomeStream,
     BlockingRun,
     BlockingSession,
     OutcomeStream,
     attach_report,
 )
-from ._engine.threaded import ThreadedDriver
-from ._engine.threads import DaemonThreadPool
-from ._store.identity import fingerprint_of
-from ._store.store import Store
-from .errors import ConfigurationError
-from .outcomes import BatchReport, Outcome, RunStats, Stage
-from .protocols import (
+from .._engine.threaded import ThreadedDriver
+from .._engine.threads import DaemonThreadPool
+from .._store.identity import fingerprint_of
+from .._store.store import Store
+from ..errors import ConfigurationError
+from ..outcomes import BatchReport, Outcome, RunStats, Stage
+from ..protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
     LLMBackend,
@@ -53,14 +52,17 @@ from .protocols import (
     Task,
     TokenCounter,
 )
-from .steps import Flow
-from .tasks._ask import ask_flow
-from .tokens.packing import estimate_tokens
+from ..records._recording import Recording, as_recording, describe_runner
+from ..steps import Flow
+from ..tasks._ask import ask_flow
+from ..tokens.packing import estimate_tokens
+from .blocks import AsyncBlock, current_block
+from .checks import as_observers, check_counter, check_prices, check_type
+from .foresight import Foresight
 
 if TYPE_CHECKING:
-    from ._settings import BatchSettings
-    from .simulation import Plan, SimulatedServer, Simulation
-    from .simulation._play import RunnerParts
+    from .._settings import BatchSettings
+    from ..simulation._play import RunnerParts
 
 R = TypeVar("R")
 
@@ -70,19 +72,7 @@ Driver = TypeVar("Driver", ConcurrentDriver, ThreadedDriver)
 Deliver = Callable[[Outcome[Any]], object]
 
 
-@dataclass(frozen=True, slots=True)
-class _AsyncBlock:
-    """An ``async with runner`` block: its event loop and task, and the task group that its streams run in."""
-
-    loop: EventLoopToken
-    task: int
-    threads: DaemonThreadPool
-    tasks: TaskGroup
-    stack: AsyncExitStack
-    lease: LoopLease
-
-
-class BatchRunner:
+class BatchRunner(Foresight):
     """
     Applies tasks to items, many at a time, within limits.
 
@@ -101,6 +91,8 @@ class BatchRunner:
             counter with the model's own tokenizer fills them best.
         store: The file in which replies are stored, so that no equal request is paid for twice; a path or a `Store`.
             It is created if it does not exist.
+        record: The file in which runs are recorded: a path, or a `Recording`, for example with texts. It may be the
+            store's file. It is created if it does not exist; `open_record` reads it.
         time_limits: How long calls, items and runs may take, in seconds.
         stop: When a run stops by itself.
         prices: Prices by the model name in the replies, with or without its date; "" prices all other models.
@@ -116,7 +108,7 @@ class BatchRunner:
 
     Raises:
         ConfigurationError: If a backend lacks the method that the strategy needs, an argument has the wrong type, or
-            the store cannot be opened.
+            the store or the record cannot be opened.
     """
 
     def __init__(
@@ -130,34 +122,25 @@ class BatchRunner:
         llm_retry: RetryPolicy = RetryPolicy(),
         count_tokens: TokenCounter = estimate_tokens,
         store: str | os.PathLike[str] | Store | None = None,
+        record: str | os.PathLike[str] | Recording | None = None,
         time_limits: TimeLimits = TimeLimits(),
         stop: StopConditions = StopConditions(),
         prices: Mapping[str, Price] | None = None,
         observers: Iterable[Observer] = (),
         gc_threshold: int | None = None,
     ) -> None:
-        _check(strategy, Strategy, "strategy")
-        _check(limits, Limits, "limits")
-        _check(search_retry, RetryPolicy, "search_retry")
-        _check(llm_retry, RetryPolicy, "llm_retry")
-        _check(time_limits, TimeLimits, "time_limits")
-        _check(stop, StopConditions, "stop")
-        if stop.max_cost is not None and not prices:
-            raise ConfigurationError(
-                "StopConditions.max_cost needs prices; for example "
-                'prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
-            )
-        _check_prices(prices)
+        check_type(strategy, Strategy, "strategy")
+        check_type(limits, Limits, "limits")
+        check_type(search_retry, RetryPolicy, "search_retry")
+        check_type(llm_retry, RetryPolicy, "llm_retry")
+        check_type(time_limits, TimeLimits, "time_limits")
+        check_type(stop, StopConditions, "stop")
+        check_prices(prices, stop)
         self.strategy = strategy
         self.limits = limits
         self._search = search
         self._plan = make_plan(strategy, search, llm)
-        counter: object = count_tokens
-        if not callable(counter) or isinstance(counter, type):
-            raise ConfigurationError(
-                f"count_tokens must be callable with a text, got {count_tokens!r}; "
-                "for example count_tokens=estimate_tokens"
-            )
+        check_counter(count_tokens)
         retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry, "tokens": llm_retry}
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         if self._store is not None:
@@ -174,15 +157,20 @@ class BatchRunner:
             stop=stop,
             prices=dict(prices or {}),
             estimates_usage=getattr(llm, "calls_model", True),
-            observers=_observers(observers),
+            observers=as_observers(observers),
             ask=ask_flow,
         )
+        self._recording = as_recording(record)
+        if self._recording is not None:
+            recorder = self._recording.observer(describe_runner(llm, strategy, limits, self._config))
+            self._config = replace(self._config, observers=(*self._config.observers, recorder))
+        closed = (llm, search, self._store, self._recording)
         self._resources = RunnerResources(
-            [resource for resource in (llm, search, self._store) if resource is not None], gc_threshold
+            [resource for resource in closed if resource is not None], gc_threshold
         )
         self._llm, self._search, self._count_tokens = llm, search, count_tokens
         self._block_leases: list[Lease] = []
-        self._async_blocks: list[_AsyncBlock] = []
+        self._async_blocks: list[AsyncBlock] = []
 
     @classmethod
     def from_settings(cls, settings: BatchSettings, **arguments: Any) -> Self:
@@ -243,6 +231,8 @@ class BatchRunner:
             session = self._session(task, items, collect=True)
             while not session.closed:
                 session.take(outcomes)
+            if self._recording is not None:
+                self._recording.flush()
             return _report(outcomes, session.stats)
         except BaseException as error:
             if session is not None:
@@ -285,6 +275,8 @@ class BatchRunner:
             run.recorder.start(reader.total)
             await driver.run()
             run.recorder.finish()
+            if self._recording is not None:
+                await to_thread.run_sync(self._recording.flush)
             await lease.release()
             return _report(outcomes, run.recorder.stats)
         except BaseException as error:
@@ -310,7 +302,7 @@ class BatchRunner:
         Raises:
             ConfigurationError: If there is no such block, or the task or the items are invalid.
         """
-        block = self._current_async_block()
+        block = current_block(self._async_blocks)
         run, reader = self._prepare(task, items, event_loop_clock(), on_loop=True)
 
         def make_driver(deliver: Deliver, delivered: Callable[[], object]) -> ConcurrentDriver:
@@ -321,94 +313,10 @@ class BatchRunner:
 
         return AsyncOutcomeStream(block.tasks, make_driver, run, reader.total)
 
-    def simulate(
-        self,
-        task: Task[R] | Callable[[Any], Flow[R]],
-        items: Iterable[Any],
-        server: SimulatedServer | None = None,
-        *,
-        seed: int = 0,
-        answers: LLMBackend | None = None,
-        on_outcome: Callable[[Outcome[R]], object] | None = None,
-        observers: Iterable[Observer] = (),
-    ) -> Simulation[R]:
-        """
-        Play a run on virtual time, against a simulated server: an hour takes seconds, and no model is called.
-
-        Scheduler, limits, retries, time limits, stop conditions and store are those of a real run. Limits begin as when
-        the runner was created. Replies in the store are found; what is answered here does not get into it. Searches are
-        made by the runner's own search if it has a blocking `search`, otherwise their hits are made up; on virtual
-        time, a search takes `SimulatedServer.search_seconds`.
-
-        Args:
-            task: A task, or a generator function of one item.
-            items: The items.
-            server: What the server is like; None for `SimulatedServer()`.
-            seed: Seed of all that is random: equal seeds give equal runs, to the event.
-            answers: Answers the requests at once, for example `OfflineLLM`; None for answers made from the form of each
-                request, whose texts say nothing.
-            on_outcome: Takes each outcome, which is then not kept: for very many items. Events are not kept either.
-            observers: Called with every event; those of the runner are not.
-
-        Returns:
-            How the run went: virtual seconds, report, events, and what the server saw.
-
-        Raises:
-            ConfigurationError: The task, the items or an argument are invalid.
-        """
-        from .simulation._simulate import simulate
-        from .simulation.server import SimulatedServer
-
-        return simulate(
-            self.parts,
-            task,
-            items,
-            SimulatedServer() if server is None else server,
-            seed=seed,
-            answers=answers,
-            on_outcome=on_outcome,
-            observers=_observers(observers),
-        )
-
-    def plan(
-        self,
-        task: Task[R] | Callable[[Any], Flow[R]],
-        items: Iterable[Any],
-        sample: int | None = None,
-        server: SimulatedServer | None = None,
-        *,
-        context: int | None = None,
-        answers: LLMBackend | None = None,
-    ) -> Plan:
-        """
-        Say what a run comes to before its first paid call: calls, tokens, cost, time, and what will fail.
-
-        No model is called. The task's flows run through the engine with likely answers in place of a model's; what a
-        model may say differently makes a figure a range. Searches are made, by the runner's own blocking `search`.
-        Replies in the store are found there, and nothing is written to it. All items are read to their end.
-
-        Args:
-            task: A task, or a generator function of one item.
-            items: The items. Those that cannot be read are reported, and not raised.
-            sample: Look at so many items, evenly picked, and scale the figures; None for all of them.
-            server: What the server is like, for the time; None for one that takes 0.8 s for every call.
-            context: The context length of the model, in tokens; None if it is not known.
-            answers: Answers the requests at once in place of made-up answers, for a task that reads answers without a
-                form.
-
-        Raises:
-            ConfigurationError: The task or an argument is invalid, or the items are not iterable.
-        """
-        from .simulation._planning import make_plan
-
-        return make_plan(
-            self.parts, task, items, sample=sample, server=server, context=context, answers=answers
-        )
-
     @property
     def parts(self) -> RunnerParts:
-        """What a simulation takes of the runner."""
-        from .simulation._play import RunnerParts
+        """The parts of the runner that a simulation takes."""
+        from ..simulation._play import RunnerParts
 
         return RunnerParts(
             self._config, self.strategy, self.limits, self._llm, self._search, self._count_tokens
@@ -483,23 +391,6 @@ class BatchRunner:
     def _window(self) -> int:
         return self.limits.open_items if self._plan.concurrent_items else 1
 
-    def _current_async_block(self) -> _AsyncBlock:
-        """Return the block that a new stream belongs to: this task's innermost, otherwise this loop's first."""
-        try:
-            loop, task = current_token(), get_current_task().id
-        except NoEventLoopError:
-            raise ConfigurationError(
-                "astream() needs a running event loop and `async for`; use stream() here"
-            ) from None
-        here = [block for block in list(self._async_blocks) if block.loop == loop]
-        if not here:
-            raise ConfigurationError(
-                "astream() needs an open runner; put `async with runner:` around the loop over "
-                "its outcomes, or use `await runner.arun(...)`"
-            )
-        own = [block for block in here if block.task == task]
-        return own[-1] if own else here[0]
-
     def __enter__(self) -> Self:
         lease = self._lease(is_context=True)
         self._block_leases.append(lease)
@@ -526,7 +417,7 @@ class BatchRunner:
             threads = lease.acquire()
             tasks = await stack.enter_async_context(create_task_group())
             here = current_token(), get_current_task().id
-            self._async_blocks.append(_AsyncBlock(*here, threads, tasks, stack, lease))
+            self._async_blocks.append(AsyncBlock(*here, threads, tasks, stack, lease))
             return self  # noqa: TRY300  # an interrupt here has to leave nothing either
         except BaseException:
             self._async_blocks = [block for block in self._async_blocks if block.lease is not lease]
@@ -569,37 +460,6 @@ class BatchRunner:
 
 class _NotPickled(ConfigurationError, TypeError):
     """A `TypeError` too, as pickle raises for other objects that hold threads."""
-
-
-def _check_prices(prices: object) -> None:
-    if prices is None:
-        return
-    if not isinstance(prices, Mapping) or not all(
-        isinstance(name, str) and isinstance(price, Price) for name, price in prices.items()
-    ):
-        raise ConfigurationError(
-            f"prices must map names of models to a Price, got {prices!r}; "
-            'for example prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
-        )
-
-
-def _observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
-    given: object = observers
-    if isinstance(given, Iterable) and not isinstance(given, (str, type)):
-        found = tuple(given)
-        if all(callable(observer) and not isinstance(observer, type) for observer in found):
-            return found
-    raise ConfigurationError(
-        f"observers must be a list of callables that take an event, got {observers!r}; "
-        "for example observers=[RichProgress()]"
-    )
-
-
-def _check(value: object, expected: type, field: str) -> None:
-    if not isinstance(value, expected):
-        raise ConfigurationError(
-            f"{field} must be a {expected.__name__}, got {value!r}; for example {field}={expected.__name__}(...)"
-        )
 
 
 def _report(outcomes: Sequence[Outcome[Any]], stats: RunStats) -> BatchReport[Any]:

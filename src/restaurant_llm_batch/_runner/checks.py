@@ -1,0 +1,76 @@
+"""Checks of the arguments of `BatchRunner`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from .._config.stopping import Price, StopConditions
+from ..errors import ConfigurationError
+from ..protocols import Observer
+
+
+def check_prices(prices: object, stop: StopConditions) -> None:
+    """
+    Check the prices.
+
+    Raises:
+        ConfigurationError: They are no prices, or a stop condition needs some and there are none.
+    """
+    if stop.max_cost is not None and not prices:
+        raise ConfigurationError(
+            "StopConditions.max_cost needs prices; for example "
+            'prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
+        )
+    if prices is None:
+        return
+    if not isinstance(prices, Mapping) or not all(
+        isinstance(name, str) and isinstance(price, Price) for name, price in prices.items()
+    ):
+        raise ConfigurationError(
+            f"prices must map names of models to a Price, got {prices!r}; "
+            'for example prices={"gpt-5-mini": Price(prompt=0.25, completion=2.0)}'
+        )
+
+
+def as_observers(observers: Iterable[Observer]) -> tuple[Observer, ...]:
+    """
+    Return the observers.
+
+    Raises:
+        ConfigurationError: They are not a list of callables.
+    """
+    given: object = observers
+    if isinstance(given, Iterable) and not isinstance(given, (str, type)):
+        found = tuple(given)
+        if all(callable(observer) and not isinstance(observer, type) for observer in found):
+            return found
+    raise ConfigurationError(
+        f"observers must be a list of callables that take an event, got {observers!r}; "
+        "for example observers=[RichProgress()]"
+    )
+
+
+def check_counter(counter: object) -> None:
+    """
+    Check the token counter.
+
+    Raises:
+        ConfigurationError: It is not callable.
+    """
+    if not callable(counter) or isinstance(counter, type):
+        raise ConfigurationError(
+            f"count_tokens must be callable with a text, got {counter!r}; for example count_tokens=estimate_tokens"
+        )
+
+
+def check_type(value: object, expected: type, field: str) -> None:
+    """
+    Check the type of an argument.
+
+    Raises:
+        ConfigurationError: It is not of this type.
+    """
+    if not isinstance(value, expected):
+        raise ConfigurationError(
+            f"{field} must be a {expected.__name__}, got {value!r}; for example {field}={expected.__name__}(...)"
+        )

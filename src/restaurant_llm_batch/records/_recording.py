@@ -1,0 +1,317 @@
+"""
+Recording: writes what happens in the runs of a runner into an SQLite file, while they go on.
+
+Theory of operation. A recording is an observer. It queues each event and returns; the file's writing thread, which is
+that of the store (`_store/writer.py`), lets events gather for `GATHER_SECONDS`, turns them into rows and commits them
+together. So a reader, and whoever looks after a ``kill -9``, sees all but the latest moment.
+
+A record never fails a run. What cannot be written, on a full disk for example, is left out and counted in
+`runs.missing`, and the first time is logged.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
+from pathlib import Path
+from time import time
+from typing import Self, TypeAlias
+
+from .. import _fork
+from .._config.limits import Limits
+from .._config.strategy import Strategy
+from .._engine.run import RunConfig
+from .._limits.concurrency import ConcurrencyLimiter
+from .._store.connections import Connections
+from .._store.database import StoreFile
+from .._store.writer import GroupCommitWriter, Prepared, Request, in_transaction
+from ..errors import ConfigurationError
+from ..events import Event, RunEnded, RunStarted
+from ._rows import Batch, Row, RunnerFacts, RunRows
+from ._schema import COLUMNS, ID_BITS, PROGRESS, PUT, PUT_RUN, RECORD, put_sizes
+from ._values import sql_name, to_json
+
+log = logging.getLogger("restaurant_llm_batch")
+
+GATHER_SECONDS = 0.25
+"""How long events gather until they are written: a commit for each would take more time than all the rest."""
+
+
+_OF_VALUES = (
+    *(TypeError, ValueError, OverflowError),
+    *(sqlite3.InterfaceError, sqlite3.ProgrammingError, sqlite3.IntegrityError, sqlite3.DataError),
+)
+"""What is raised for values that SQLite does not take."""
+
+
+class Recording:
+    """
+    A file in which runs are recorded: pass it, or its path, to `BatchRunner(record=...)`.
+
+    The file may be the runner's store. Several runs, runners and processes may write into one file; a forked child
+    opens it for itself. It is an SQLite file that only its owner may read; see `open_record`.
+
+    Args:
+        path: The file. It is created if it does not exist; its folder is not.
+        texts: Whether prompts, answers, the reviews that the model was shown, and results are recorded too. The file
+            then holds whatever guests and models wrote.
+        lock_timeout: Seconds to wait for a lock that another process holds, before events are left out.
+
+    Raises:
+        ConfigurationError: If `path` is not a path, or another argument has the wrong type.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, texts: bool = False, lock_timeout: float = 10.0
+    ) -> None:
+        given: object = texts
+        if not isinstance(given, bool):
+            raise ConfigurationError(f"texts must be True or False, got {texts!r}; for example texts=True")
+        file = StoreFile(path, lock_timeout, RECORD)
+        self.texts = texts
+        self.path: Path = file.path
+        self._format = RecordFormat(file)
+        self._connections = Connections(file, self._format, GATHER_SECONDS)
+
+    def open(self) -> None:
+        """
+        Open the file now, to find any problem with it early.
+
+        Raises:
+            ConfigurationError: If the file is not a record or store, is damaged, of another format, locked or
+                read-only, or if its folder is missing. The file is left as it is.
+        """
+        with self._connections.reading:
+            pass
+        self._connections.reading.close()
+
+    def observer(self, facts: RunnerFacts) -> RecordObserver:
+        """Return an observer that records the runs of a runner."""
+        return RecordObserver(self._connections, self._format.left_out, facts, self.texts)
+
+    def flush(self) -> None:
+        """Wait until everything that has happened so far is written, or cannot be written."""
+        self._connections.flush()
+
+    def close(self) -> None:
+        """
+        Write what has happened so far, and close the file. Blocks until it is done; closing again does nothing.
+
+        What happens later opens it again.
+        """
+        self._connections.close()
+
+    def __enter__(self) -> Self:
+        self.open()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Recording {str(self.path)!r}{' with texts' if self.texts else ''}>"
+
+
+def as_recording(record: str | os.PathLike[str] | Recording | None) -> Recording | None:
+    """
+    Return what a `record` argument names, opened.
+
+    Raises:
+        ConfigurationError: If it is not a path, or the file cannot be opened as a record.
+    """
+    if record is None:
+        return None
+    recording = record if isinstance(record, Recording) else Recording(record)
+    recording.open()
+    return recording
+
+
+def describe_runner(llm: object, strategy: Strategy, limits: Limits, config: RunConfig) -> RunnerFacts:
+    """Return what a record says of a runner; no secret is among it."""
+    named = {field.name: getattr(limits, field.name) for field in fields(limits) if field.repr}
+    settings = {
+        "limits": {name: _number(limit) for name, limit in named.items()},
+        "retries": {stage: config.retries[stage] for stage in ("search", "llm")},
+        "time_limits": config.time_limits,
+        "stop": config.stop,
+    }
+    model = getattr(llm, "model", "")
+    return RunnerFacts(
+        model=model if isinstance(model, str) else "",
+        strategy=sql_name(strategy),
+        settings=to_json(settings),
+        prices=config.prices,
+        version=_version(),
+    )
+
+
+def _number(limit: object) -> object:
+    return limit.limit if isinstance(limit, ConcurrencyLimiter) else limit
+
+
+def _version() -> str:
+    try:
+        return version("restaurant-llm-batch")
+    except PackageNotFoundError:  # run from a source tree
+        return ""
+
+
+class RecordObserver:
+    """
+    Records the runs of one runner.
+
+    Args:
+        connections: The file.
+        left_out: Called for a run that cannot be written.
+        facts: What is known of the runner.
+        texts: Whether texts are recorded.
+
+    Attributes:
+        wants_requests: Whether it records prompts.
+    """
+
+    def __init__(self, connections: Connections, left_out: LeftOut, facts: RunnerFacts, texts: bool) -> None:
+        self.wants_requests: bool = texts
+        self._left_out = left_out
+        self._connections = connections
+        self._submit = connections.submit
+        self._facts = facts
+        self._runs: dict[int, RunRows] = {}
+
+    def __call__(self, event: Event, /) -> None:
+        """Queue an event."""
+        kind = type(event)
+        if kind is RunStarted:
+            assert isinstance(event, RunStarted)
+            started = self._runs[event.run] = RunRows(self._facts, event, time(), self.wants_requests)
+            self._submit(RunInsert(started, self._left_out))
+            return
+        run = self._runs.get(event.run)
+        if run is None or run.forks != _fork.count:
+            return  # a forked child goes on with a copy of its parent's run, which the parent records
+        self._submit((run, event))
+        if kind is RunEnded:
+            del self._runs[event.run]
+            self._connections.hurry()
+
+
+LeftOut: TypeAlias = Callable[[RunRows, int, Exception], object]
+"""Counts events of a run that could not be written, and reports the first error."""
+
+
+class RunInsert(Request):
+    """
+    A request to write the row of a run that starts.
+
+    It has a transaction of its own, so that the run's id is known, and final, before its events are turned into rows.
+    """
+
+    def __init__(self, run: RunRows, left_out: LeftOut) -> None:
+        super().__init__(self._written)
+        self._run = run
+        self._left_out = left_out
+
+    def perform(self, writer: GroupCommitWriter, connection: sqlite3.Connection) -> None:
+        """Write the row, and give the run its id."""
+        insert(self._run, connection)
+
+    def _written(self, error: Exception | None) -> None:
+        if error is not None:
+            self._run.id = 0  # its rows are left out until it can be written
+            self._left_out(self._run, 1, error)
+
+
+def insert(run: RunRows, connection: sqlite3.Connection) -> None:
+    """Write the row of a run that is not in the file yet, and give the run its id."""
+    run.id = connection.execute(PUT_RUN, [None, *run.row]).lastrowid or 0
+    run.base = run.id << ID_BITS
+
+
+class RecordFormat:
+    """
+    Prepares events for the writing thread of a record: a `Prepare` function.
+
+    Args:
+        file: The file, to name it.
+    """
+
+    def __init__(self, file: StoreFile) -> None:
+        self._name = str(file.path)
+        self._logged = False
+
+    def __call__(self, events: list[tuple[RunRows, Event]]) -> Prepared:
+        """Return what is written for events."""
+        batch: Batch = {table: [] for table in COLUMNS}
+        last: dict[RunRows, Event] = {}
+        for run, event in events:
+            last[run] = event
+            if not run.id and type(event) is not RunEnded:
+                run.missing += 1
+                continue
+            try:
+                run.handle(batch, event)
+            except Exception as error:  # of a user's own value, for example
+                self.left_out(run, 1, error)
+        for run, event in last.items():
+            run.end_group(batch, event)
+        runs, late = list(last), [run for run in last if not run.id]
+        write = partial(in_transaction, write=partial(self._write, runs, late, batch))
+        return Prepared(write, partial(self._written, late, events))
+
+    def _write(
+        self,
+        runs: Sequence[RunRows],
+        late: Sequence[RunRows],
+        batch: Batch,
+        connection: sqlite3.Connection,
+    ) -> None:
+        """Write rows; runs that are `late` could not be written when they started."""
+        for run in runs:
+            if run in late:
+                insert(run, connection)
+            elif run.ended:
+                connection.execute(PUT_RUN, [run.id, *run.row])
+            else:
+                connection.execute(PROGRESS, (run.latest, run.missing, run.id))
+        for table, rows in batch.items():
+            start = 0
+            for size in put_sizes(len(rows)):
+                self._put(connection, table, rows[start : start + size])
+                start += size
+
+    def _put(self, connection: sqlite3.Connection, table: str, rows: list[Row]) -> None:
+        try:
+            connection.execute(PUT[table, len(rows)], list(chain.from_iterable(rows)))
+        except _OF_VALUES:
+            if len(rows) > 1:
+                for row in rows:
+                    self._put(connection, table, [row])
+            else:  # every value is one that SQLite takes, so this is a fault of this library
+                log.warning("a row of table %s cannot be recorded", table, exc_info=True)
+
+    def _written(
+        self, late: Sequence[RunRows], events: Sequence[tuple[RunRows, Event]], error: Exception | None
+    ) -> None:
+        if error is not None:
+            for run in late:
+                run.id = 0
+            for run, number in Counter(run for run, _ in events if run not in late).items():
+                self.left_out(run, number, error)
+
+    def left_out(self, run: RunRows, events: int, error: Exception) -> None:
+        """Count events of a run that could not be written, and log the first error."""
+        run.missing += events
+        if not self._logged:
+            self._logged = True
+            log.warning(
+                "the run goes on, but its record %s is incomplete: %s (said once; runs.missing counts what is lost)",
+                self._name,
+                error,
+            )
