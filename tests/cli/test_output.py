@@ -93,7 +93,7 @@ def test_an_output_that_is_a_store_is_refused_before_anything_is_opened(
 @pytest.mark.parametrize("texts", [False, True])
 def test_a_command_records_its_run(texts: bool, reviews: Path, tmp_path: Path) -> None:
     path = tmp_path / "night.db"
-    words = [
+    words: list[str | Path] = [
         "--record",
         path,
         *(["--record-texts"] if texts else []),

@@ -47,7 +47,7 @@ class Watch(list[Event]):
         super().__init__()
         self.wants_requests = wants_requests
 
-    __call__ = list.append  # type: ignore[assignment]
+    __call__ = list.append
 
     def of(self, kind: type) -> list[Any]:
         return [event for event in self if isinstance(event, kind)]

@@ -436,7 +436,10 @@ def test_what_a_service_or_a_proxy_repeats_stands_in_no_record(
             monkeypatch.setenv("http_proxy", f"http://alice:{PASSWORD}@{address}")
             backend = make(kind, None)
             with BatchRunner(
-                llm=backend, record=path, store=path, llm_retry=RetryPolicy(attempts=1)
+                llm=backend,
+                record=path,
+                store=path,
+                llm_retry=RetryPolicy(attempts=1, max_rate_limit_attempts=1),
             ) as runner:
                 runner.run(_ask_once, [1])
             backend.close()

@@ -133,14 +133,14 @@ class RunRecorder:
             except Exception:
                 self._end_unseen.append(observer)
                 log.exception(_OBSERVER_FAILED)
-        self._emit_limit_changes(now)
+        self._emit_limit_changes()
 
-    def _emit_limit_changes(self, since: float) -> None:
-        """Emit how the adaptive limits have changed; `since` is the time of a change that came before the run."""
+    def _emit_limit_changes(self) -> None:
+        """Emit how the adaptive limits have changed since this was last called."""
         if self._observers:
+            number, now = self._run.number, self._run.now()
             for limiter, change in self._limits.changes():
-                time = max(since, change.time)
-                self.emit(LimitChanged(self._run.number, time, limiter, change.limit, change.reason))
+                self.emit(LimitChanged(number, now, limiter, change.limit, change.reason))
 
     def finish(self) -> None:
         """Record that the run is over, if it had started. Calling it again does nothing."""
@@ -148,7 +148,7 @@ class RunRecorder:
         if not unseen:
             return
         if self._ended is None:
-            self._emit_limit_changes(self.counters.started_at)
+            self._emit_limit_changes()
             self._ended = RunEnded(self._run.number, self._run.now(), self.stats)
         while unseen:
             try:
@@ -203,7 +203,7 @@ class RunRecorder:
             self.emit(
                 CallEnded(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits)
             )
-            self._emit_limit_changes(self.counters.started_at)
+            self._emit_limit_changes()
 
     def _report_usage(
         self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
