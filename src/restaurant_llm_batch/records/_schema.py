@@ -150,16 +150,16 @@ VIEWS = {
     "item_overview": f"""CREATE VIEW item_overview AS SELECT items.id, items.run, runs.task, place, item_id,
   {_at("items.started")} AS started_at, {_at("items.ended")} AS ended_at,
   items.ended - items.started AS seconds, outcome, stage, attempts, error_type, error
-  FROM items JOIN runs ON runs.id = items.run""",
+  FROM items JOIN runs ON runs.id = items.run""",  # nosec B608 (constants)
     "call_overview": f"""CREATE VIEW call_overview AS SELECT calls.id, calls.run, items.item_id, calls.stage, label,
   attempt, calls.model, {_at("calls.queued")} AS queued_at, {_at("calls.started")} AS started_at,
   {_at("calls.ended")} AS ended_at, calls.ended - calls.started AS seconds, slot_seconds, rate_seconds, retry_seconds,
   calls.outcome, calls.prompt_tokens, calls.completion_tokens, calls.cached_tokens, calls.cost, finish_reason,
   calls.error_type, status, calls.error
-  FROM calls JOIN runs ON runs.id = calls.run LEFT JOIN items ON items.id = calls.item""",
+  FROM calls JOIN runs ON runs.id = calls.run LEFT JOIN items ON items.id = calls.item""",  # nosec B608 (constants)
     "limit_overview": f"""CREATE VIEW limit_overview AS SELECT limits.id, limits.run, limiter,
   {_at("limits.seconds")} AS changed_at, limits.seconds, calls_in_flight, reason
-  FROM limits JOIN runs ON runs.id = limits.run""",
+  FROM limits JOIN runs ON runs.id = limits.run""",  # nosec B608 (constants)
     "text_overview": """CREATE VIEW text_overview AS SELECT calls.id, calls.run, items.item_id, label, attempt,
   messages, answers.text AS answer
   FROM calls JOIN prompts ON prompts.id = calls.prompt LEFT JOIN answers ON answers.id = calls.id
