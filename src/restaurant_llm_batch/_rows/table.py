@@ -145,8 +145,8 @@ class Table(ABC, Generic[T]):
     def __init__(self, source: RowSource, form: TableForm) -> None:
         self.source = source
         self.form = form
-        self.line = 0
-        self.skipped = 0
+        self.line: int = 0
+        self.skipped: int = 0
         self.skipped_rows: list[SkippedRow] = []
         self._ignored_said = False
 
