@@ -46,7 +46,9 @@ class Connections:
 
     def reset_after_fork(self) -> None:
         """Start with nothing open and nothing queued."""
-        self.reading = SharedConnection(self._file, min(READ_LOCK_TIMEOUT, self._file.lock_timeout))
+        self.reading: SharedConnection = SharedConnection(
+            self._file, min(READ_LOCK_TIMEOUT, self._file.lock_timeout)
+        )
         self._writing = SharedConnection(self._file, self._file.lock_timeout)
         self._checking = SharedConnection(self._file, self._file.lock_timeout)
         # Reentrant: the garbage collector may run code here that takes it again.

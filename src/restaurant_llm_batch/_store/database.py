@@ -92,7 +92,7 @@ class StoreFile:
                 f"lock_timeout must be a number of seconds of at least 0, got {lock_timeout!r}; "
                 "for example lock_timeout=10"
             )
-        self.path = _checked(path, kind).absolute()  # the process may change its working directory
+        self.path: Path = _checked(path, kind).absolute()  # the process may change its working directory
         self.lock_timeout = lock_timeout
         self.kind = kind
         self._log = Path(f"{self.path}-wal")
