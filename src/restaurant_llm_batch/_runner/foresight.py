@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,13 +21,13 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 
-class Foresight:
+class Foresight(ABC):
     """The methods of `BatchRunner` that simulate or plan a run."""
 
     @property
+    @abstractmethod
     def parts(self) -> RunnerParts:
         """The parts of the runner that a simulation takes."""
-        raise NotImplementedError
 
     def simulate(
         self,

@@ -11,7 +11,7 @@ from .._rows.polarity import Polarity
 from .._rows.reviews import ReviewTable, of_json, reviews_of
 from .._rows.table import FileError, ItemTable
 from ..errors import ConfigurationError
-from ..models import ItemId, Review
+from ..models import ItemId, RestaurantRef, Review
 
 _LISTS = ("reviews", "positive_reviews", "negative_reviews")
 _LIST_FIELDS = frozenset(("chunks", "target_reviews", "comparison_reviews"))
@@ -96,6 +96,13 @@ def rows_as_items(
             continue
         lines[item_id] = table.line
         yield parsed
+
+
+def restaurants_or_items(
+    table: ItemTable, parse: Callable[[Any], Any], key: Callable[[Any], tuple[ItemId, int]]
+) -> Iterator[Any]:
+    """Return the restaurants of a table of reviews, or the rows of any other as `RestaurantRef` items."""
+    return restaurants(table) if has_reviews(table) else rows_as_items(table, RestaurantRef, parse, key)
 
 
 def _check(table: ItemTable, row: dict[str, Any], known: Sequence[str], others: Mapping[str, str]) -> None:

@@ -128,11 +128,9 @@ class SummarizeAspects(Previewed):
 
         Rows are restaurants, or reviews, of which each restaurant is taken once. Other columns are left out.
         """
-        from ._tables import has_reviews, restaurants, rows_as_items
+        from ._tables import restaurants_or_items
 
-        if has_reviews(table):
-            return restaurants(table)
-        return rows_as_items(table, RestaurantRef, self.parse_item, self.item_key)
+        return restaurants_or_items(table, self.parse_item, self.item_key)
 
     def item_key(self, item: RestaurantRef, /) -> tuple[ItemId, int]:
         """Return the restaurant's id and priority."""
