@@ -5,17 +5,20 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import pytest
 
 from restaurant_llm_batch import BatchRunner, Limits, Strategy
-from restaurant_llm_batch.simulation import SampledLengths, SimulatedServer
+from restaurant_llm_batch.simulation import SimulatedServer
 
 from .servers import Server
 from .workload import TASK, Bounded, sample
 
 SEEDS = 5
+ROUNDS = 3
+"""Measurements, each followed by a run: what else a machine does changes within minutes."""
 
 
 def _load_benchmark() -> Any:
@@ -48,19 +51,33 @@ def test_the_time_of_40_restaurants_on_vllm_is_foretold_within_a_fifth(
     server: Server, strategy: Strategy
 ) -> None:
     llm = server.llm()
-    search, restaurants = sample()
-    lengths = SampledLengths()
-    BatchRunner(llm=Bounded(llm), search=search, observers=[lengths]).run(TASK, restaurants[40:])
-    measured = SimulatedServer.measured(llm, calls=20, slots=16)
-    runner = BatchRunner(
-        llm=Bounded(llm),
-        search=search,
-        strategy=strategy,
-        limits=Limits(llm=16),
-        count_tokens=llm.count_tokens,
-    )
-    simulation = runner.simulate(TASK, restaurants[:40], measured, answers=lengths)
-    report = runner.run(TASK, restaurants[:40])
+    foretold, told, servers = [], [], []
+    for number in range(ROUNDS):
+        # No prompt is asked twice, because the server remembers them.
+        known, restaurants = sample(f"{strategy} {number}a")
+        search, _ = sample(f"{strategy} {number}b")
+        runner = BatchRunner(
+            llm=Bounded(llm),
+            search=search,
+            strategy=strategy,
+            limits=Limits(llm=16),
+            count_tokens=llm.count_tokens,
+        )
+        measured = SimulatedServer.measured(
+            Bounded(llm),
+            calls=40,
+            task=TASK,
+            items=restaurants,
+            search=known,
+            slots=16,
+            search_seconds=0.002,
+        )
+        report = runner.run(TASK, restaurants[:40])
+        assert len(report.results) == 40
+        servers.append(measured)
+        told.append(report.stats.wall_seconds)
+        foretold.append(
+            median(runner.simulate(TASK, restaurants[:40], measured, seed=seed).seconds for seed in range(5))
+        )
 
-    assert len(report.results) == 40
-    assert simulation.seconds == pytest.approx(report.stats.wall_seconds, rel=0.2), (measured, report.stats)
+    assert median(foretold) == pytest.approx(median(told), rel=0.2), (foretold, told, servers)

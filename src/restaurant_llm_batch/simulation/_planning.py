@@ -9,12 +9,13 @@ Theory of operation.
 3. *Vary*: if calls follow answers, a few items are recorded again with short, with long and with unreadable answers:
    what then differs is a range.
 4. *Scale*: figures of a sample are multiplied; how far they may be off comes from how far the items differ.
-5. *Replay*: the recorded calls are played at the server that was given, for the times (`_replay`).
+5. *Learn*: if a record has earlier runs of the task, figures are corrected by what these have seen (`_expectation`).
+6. *Replay*: the recorded calls are played at the server that was given, for the times (`_replay`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from math import inf, sqrt
 from statistics import stdev
@@ -28,11 +29,16 @@ from .._validation import check_whole
 from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome
 from ..protocols import LLMBackend, Task
+from ..records._record import Record
 from ._advice import Findings, advise, scaled
+from ._expectation import Decided, Expectation
+from ._history import History, find_history
+from ._learning import learn_from_runs
 from ._play import Playback, RunnerParts
 from ._recording import PrefixCache, Recorder, RememberingSearch, Tally, Variant, Watcher
 from ._replay import Replay, Timing
 from ._rows import evenly, read_rows
+from .latency import SampledNumbers
 from .plan import Plan, PlannedCalls, Range
 from .server import SimulatedServer
 
@@ -53,22 +59,37 @@ def make_plan(
     server: SimulatedServer | None,
     context: int | None,
     answers: LLMBackend | None,
+    record: Record | None = None,
+    own_record: bool = False,
 ) -> Plan:
     """Make a plan; see `BatchRunner.plan`."""
     _check(sample, server, context, answers)
     checked = as_task(task)
     chosen, total, bad = read_rows(checked, items, sample)
-    served = SimulatedServer() if server is None else server
+    history = None if record is None else find_history(record, name_of_task(checked), parts.model_name)
+    served, assumed, is_known = _server(server, history)
     context = _context(parts, served, context)
-    run = _Run(_quiet(parts), checked, answers, context)
+    run = _Run(_quiet(parts), checked, answers, context, {} if history is None else history.lengths)
     recorder = run.record(chosen)
     scale = total / len(chosen) if chosen else 1.0
     varied = _Varied(run, evenly(chosen, VARIED_ITEMS), total) if chosen else None
     kinds = _kinds(recorder, varied, scale, total)
-    replay = Replay(parts, recorder, total, served)
-    times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
     price, assumed_model = _price(parts)
     cost, at_most = _cost(kinds, recorder, price)
+    cautions = (
+        [] if own_record or record is None or history is not None else [_nothing_learned(record, parts, run)]
+    )
+    if history is not None and kinds:
+        expectation = Expectation(history, recorder, scale)
+        found = expectation.kinds(kinds, {} if varied is None else varied.decided(kinds))
+        if price is not None:
+            others = [one for one in kinds if one.kind not in history.kinds]
+            cost = expectation.cost(found.kinds, price, _cost(others, recorder, price)[0] or Range(0, 0))
+            at_most = max(cost.high, _cost(found.kinds, recorder, price)[1] or 0.0)
+        kinds, cautions = found.kinds, found.warnings
+        expectation.add_to_scripts()
+    replay = Replay(parts, recorder, total, served)
+    times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
     plan = Plan(
         task=run.name,
         items=total,
@@ -92,7 +113,8 @@ def make_plan(
         kv_tokens=served.kv_tokens or _number(parts.limits.tokens_in_flight),
         warnings=(),
         suggested_limits=parts.limits,
-        assumed="a call taken to last 0.8 s" if server is None else "at the given server",
+        assumed=assumed,
+        learned_from="" if history is None else str(history),
         _stop=parts.config.stop,
     )
     findings = Findings(
@@ -105,12 +127,12 @@ def make_plan(
         stopped=run.stopped,
         largest=max((tally.largest for tally in recorder.kinds.values()), default=0),
         assumed_model=assumed_model,
-        server=server,
+        server=served if is_known else None,
         times=times,
         replay=replay,
     )
     warnings, suggested = advise(findings)
-    return replace(plan, warnings=tuple(warnings), suggested_limits=suggested)
+    return replace(plan, warnings=(*warnings, *cautions), suggested_limits=suggested)
 
 
 _TIMED = {"half": 0.5, "given": 1.0, "double": 2.0}
@@ -130,6 +152,28 @@ def _check(sample: object, server: object, context: object, answers: object) -> 
         raise ConfigurationError(
             f"answers must be a backend with complete(), got {answers!r}; for example answers=OfflineLLM()"
         )
+
+
+def _server(server: SimulatedServer | None, history: History | None) -> tuple[SimulatedServer, str, bool]:
+    """Return the server for the time, what that rests on in words, and whether it is known how many calls it bears."""
+    if server is not None:
+        return server, "at the given server", True
+    learned = None if history is None else learn_from_runs(history.runs, history.path)
+    if history is None or learned is None:
+        return SimulatedServer(), "a call taken to last 0.8 s", False
+    run, found = learned
+    served = SimulatedServer(**found.fields)
+    is_known = served.slots is not None or served.requests_per_minute is not None
+    more = "" if is_known else f"; more than {found.peak:,} at once were not seen"
+    return served, f"as calls took in run {run.run} of {history.path.name}{more}", is_known
+
+
+def _nothing_learned(record: Record, parts: RunnerParts, run: _Run) -> str:
+    model = f" with {parts.model_name}" if parts.model_name else ""
+    return (
+        f"{record.path.name} has no run of {run.name}{model} that says enough, so nothing was learned from it; "
+        "see open_record(...).runs()"
+    )
 
 
 def _quiet(parts: RunnerParts) -> RunnerParts:
@@ -153,6 +197,7 @@ class _Run:
         task: The task.
         answers: Answers the requests; None for answers made from their forms.
         context: The context length, if it is known.
+        lengths: How long answers were in earlier runs, by kind.
 
     Attributes:
         name: Name of the task.
@@ -161,7 +206,12 @@ class _Run:
     """
 
     def __init__(
-        self, parts: RunnerParts, task: Task[Any], answers: LLMBackend | None, context: int | None
+        self,
+        parts: RunnerParts,
+        task: Task[Any],
+        answers: LLMBackend | None,
+        context: int | None,
+        lengths: Mapping[str, SampledNumbers],
     ) -> None:
         self.failures: list[Failure] = []
         self.stopped: str | None = None
@@ -169,8 +219,9 @@ class _Run:
         self._task = task
         self._answers = answers
         self._context = context
+        self._lengths = lengths
         self._recorded = False
-        self.name: str = str(getattr(task, "name", type(task).__name__))
+        self.name: str = name_of_task(task)
 
     def record(self, items: Sequence[RunItem], variant: Variant = "likely") -> Recorder:
         """Record items."""
@@ -182,6 +233,7 @@ class _Run:
             _prefix_cache(parts.llm),
             parts.model,
             self._context,
+            self._lengths,
         )
         watcher = Watcher(self._task, recorder, parts.config.ask)
         playback = Playback(SimulatedServer(latency=0.1), 0, recorder, lambda text: 0, parts.model)
@@ -195,6 +247,11 @@ class _Run:
     def _keep(self, outcome: Outcome[Any]) -> None:
         if isinstance(outcome, Failure):
             self.failures.append(outcome)
+
+
+def name_of_task(task: Task[Any]) -> str:
+    """Return the name of a task."""
+    return str(getattr(task, "name", type(task).__name__))
 
 
 def _drop(outcome: object) -> None:
@@ -232,6 +289,15 @@ class _Varied:
         base = getattr(self._base.kinds.get(kind, _NONE), figure)
         found = [getattr(one.kinds.get(kind, _NONE), figure) - base for one in self._others]
         return round(min([0, *found]) * self._scale), round(max([0, *found]) * self._scale)
+
+    def decided(self, planned: Iterable[PlannedCalls]) -> dict[str, Decided]:
+        """Return what answers decide of each kind."""
+        found = {}
+        for kind in [one.kind for one in planned]:
+            calls, prompts = self.differences(kind, "calls"), self.differences(kind, "prompt")
+            never = kind not in self._base.kinds
+            found[kind] = Decided(never or calls[0] < calls[1], never or prompts[0] < prompts[1])
+        return found
 
     @property
     def kinds(self) -> list[str]:

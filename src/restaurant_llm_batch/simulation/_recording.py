@@ -36,6 +36,7 @@ from ..steps import (
     intercept,
 )
 from ._lengths import Count, Length, LikelyAnswers, Size, whole
+from .latency import SampledNumbers
 
 MESSAGE_TOKENS, REPLY_TOKENS = 4, 3
 """
@@ -192,6 +193,7 @@ class Recorder:
         cache: How the service caches prompts.
         model: Name of the model in the answers.
         context: The context length of the model, in tokens; None if it is not known.
+        lengths: How long answers were in earlier runs, by task name of their requests.
 
     Attributes:
         kinds: Sums by task name of the requests.
@@ -212,6 +214,7 @@ class Recorder:
         cache: PrefixCache = PrefixCache(),
         model: str = "",
         context: int | None = None,
+        lengths: Mapping[str, SampledNumbers] = {},
     ) -> None:
         self.kinds: dict[str, Tally] = {}
         self.stored: Counter[str] = Counter()
@@ -229,6 +232,7 @@ class Recorder:
         self._context = context
         self._pending: dict[int, list[tuple[PlannedCall, ItemRecord]]] = {}
         self._likely = LikelyAnswers(count)
+        self._lengths = lengths
         self._latest: dict[Hashable, Sequence[Message]] = {}
 
     def __call__(self, event: Event) -> None:
@@ -256,6 +260,10 @@ class Recorder:
         call, item = next((entry for entry in expected if not entry[0].prompt), expected[0])
         call.kind, call.prompt = request.task, self._prompt_tokens(request)
         text, call.length = self._answer(request)
+        seen = self._lengths.get(request.task)
+        if seen is not None:
+            likely = min(request.max_tokens, max(1, round(seen.mean(call.prompt))))
+            call.length = Length(likely, likely, likely, request.max_tokens)
         tally = self.kinds.setdefault(request.task, Tally())
         tally.add(call, min(call.prompt - 1, self._cache.cached(self._known_prefix(request))))
         item.calls[request.task] += 1
