@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from random import Random
+from statistics import median
 from typing import Any
 
 import pytest
@@ -49,6 +50,7 @@ SERVERS = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("task", [dish, course])
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_night_that_was_learned_takes_as_long_again(name: str, task: Any, tmp_path: Path) -> None:
@@ -61,6 +63,7 @@ def test_a_night_that_was_learned_takes_as_long_again(name: str, task: Any, tmp_
     assert sorted(again)[1] == pytest.approx(night.seconds, rel=0.1), learned
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("name", "limit"), [("slowed down", 16), ("batching", 20), ("by tokens", 20), ("queueing", 20)]
 )
@@ -76,6 +79,7 @@ def test_other_limits_are_foretold_if_the_night_had_some_variety(
     assert foretold.seconds == pytest.approx(told.seconds, rel=0.15), learned
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("overload", ["queue", "refuse"])
 @pytest.mark.parametrize("slots", [3, 7, 12])
 def test_slots_are_found(overload: Any, slots: int, tmp_path: Path) -> None:
@@ -98,6 +102,7 @@ def test_a_server_that_was_never_full_has_no_slots(tmp_path: Path) -> None:
     assert learned.latency.slowdown == 0.0
 
 
+@pytest.mark.slow
 def test_a_limit_per_minute_and_its_retry_after_are_found(tmp_path: Path) -> None:
     record_night(tmp_path / "night.db", runner(10), dish, range(500), SERVERS["a minute"])
     learned = SimulatedServer.from_record(tmp_path / "night.db")
@@ -107,6 +112,7 @@ def test_a_limit_per_minute_and_its_retry_after_are_found(tmp_path: Path) -> Non
     assert not learned.faults
 
 
+@pytest.mark.slow
 def test_shares_of_faults_are_found(tmp_path: Path) -> None:
     faults: Any = {
         "server_error": 0.06,
@@ -119,20 +125,20 @@ def test_shares_of_faults_are_found(tmp_path: Path) -> None:
     }
     server = SimulatedServer(latency=0.1, faults=faults, timeout_seconds=7.0)
     record_night(
-        tmp_path / "night.db", runner(10, llm_retry=RetryPolicy(attempts=9)), dish, range(3000), server
+        tmp_path / "night.db", runner(10, llm_retry=RetryPolicy(attempts=9)), dish, range(1500), server
     )
     learned = SimulatedServer.from_record(tmp_path / "night.db")
 
-    assert learned.faults == pytest.approx(faults, abs=0.012)
+    assert learned.faults == pytest.approx(faults, abs=0.015)
     assert learned.timeout_seconds == pytest.approx(7.0)
 
 
+@pytest.mark.slow
 def test_the_tail_is_kept(tmp_path: Path) -> None:
     server = SERVERS["stragglers"]
-    record_night(tmp_path / "night.db", runner(10), dish, range(2000), server)
+    record_night(tmp_path / "night.db", runner(10), dish, range(800), server)
     latency = SimulatedServer.from_record(tmp_path / "night.db").latency
     assert isinstance(latency, SampledLatency)
-    drawn = sorted(latency.draw(Random(1), "dish", 50, 50) for _ in range(1))
     random = Random(2)
     drawn = sorted(latency.draw(random, "dish", 50, 50) for _ in range(20_000))
 
@@ -141,6 +147,7 @@ def test_the_tail_is_kept(tmp_path: Path) -> None:
     assert drawn[-1] > 2.8
 
 
+@pytest.mark.slow
 def test_answers_are_as_long_as_they_were_by_kind_and_prompt(tmp_path: Path) -> None:
     lengths = {"part": SampledNumbers(5, 0.5, factors=(0.5, 1.5)), "whole": SampledNumbers(100)}
     server = SimulatedServer(latency=0.1, answer_tokens=lengths)
@@ -154,6 +161,7 @@ def test_answers_are_as_long_as_they_were_by_kind_and_prompt(tmp_path: Path) -> 
     assert again.server.completion_tokens == pytest.approx(night.server.completion_tokens, rel=0.03)
 
 
+@pytest.mark.slow
 def test_searches_take_as_long_as_they_did(tmp_path: Path) -> None:
     from restaurant_llm_batch import SummarizeAspects
 
@@ -290,18 +298,20 @@ def test_a_real_run_at_a_server_is_foretold_by_its_record(
     overload: str, strategy: Strategy, tmp_path: Path
 ) -> None:
     path = tmp_path / "night.db"
+    # A fixed limit above the slots of a server that refuses has calls which wait for seconds, by chance.
     capacity: Any = {"limit": 12} if overload == "refuse" else {"max_running": 12}
+    limit = AdaptiveLimit() if overload == "refuse" else 16
     with FaultServer(Faults(latency=0.15, **capacity), seed=1) as server:
         by = BatchRunner(
             llm=VLLMServerLLM(server.url),
             strategy=strategy,
-            limits=Limits(llm=16, open_items=12),
+            limits=Limits(llm=limit, open_items=12),
             record=path,
         )
         with by:
             report = by.run(course, range(100))
     learned = SimulatedServer.from_record(path)
-    again = sorted(by.simulate(course, range(100), learned, seed=seed).seconds for seed in range(3))
+    again = median(by.simulate(course, range(100), learned, seed=seed).seconds for seed in range(7))
 
     assert len(report.results) == 100
-    assert again[1] == pytest.approx(report.stats.wall_seconds, rel=0.1), learned
+    assert again == pytest.approx(report.stats.wall_seconds, rel=0.1), learned

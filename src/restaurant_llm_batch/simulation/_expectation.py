@@ -16,7 +16,8 @@ from statistics import fmean
 from .._config.stopping import Price
 from ._history import MIN_ITEMS, History, SeenItem, SeenKind
 from ._lengths import Length
-from ._recording import ItemRecord, PlannedCall, Recorder
+from ._recording import ItemRecord, Recorder
+from ._script import PlannedCall
 from .plan import PlannedCalls, Range
 
 _OTHER_TASK = 0.5, 2.0
@@ -210,32 +211,31 @@ class Expectation:
             The tokens that the service counts, by those that the plan counts; how many calls were made for each that is
             planned; the range in which the first may lie around its value; and warnings.
         """
-        kind = one.kind
+        kind, again, certain = one.kind, 1 + seen.cut_off, Range(1.0, 1.0)
         counted = one.prompt_tokens / one.calls
         usual = seen.prompt / counted
-        pairs = [(self._by_id[item.item_id], item.spent[kind]) for item in self._common if kind in item.spent]
-        pairs = [(planned, spent) for planned, spent in pairs if planned.calls[kind]]
-        certain = Range(1.0, 1.0)
-        if len(pairs) >= MIN_ITEMS and not self._decided[kind].prompts:
-            ratio = sum(spent.prompt for _, spent in pairs) / sum(
-                planned.tokens[kind] for planned, _ in pairs
-            )
-            again = sum(spent.calls for _, spent in pairs) / sum(planned.calls[kind] for planned, _ in pairs)
-            uneven = fmean(abs(spent.prompt / (planned.tokens[kind] * ratio) - 1) for planned, spent in pairs)
-            if _OTHER_TASK[0] < ratio < _OTHER_TASK[1] and uneven < _UNEVEN and again < _OTHER_TASK[1]:
-                return ratio, max(1.0, again), certain, []
-        elif self._decided[kind].prompts and _OTHER_TASK[0] < usual < _OTHER_TASK[1]:
-            return usual * (1 + seen.cut_off), 1 + seen.cut_off, certain, []
-        elif _OTHER_COUNTER[0] < usual < _OTHER_COUNTER[1]:
-            # Other items, or another counter: it may be either.
-            middle = (1 + usual) / 2
-            doubt = Range(min(1.0, usual) / middle, max(1.0, usual) / middle)
-            return middle * (1 + seen.cut_off), 1 + seen.cut_off, doubt, []
         warning = (
             f"prompts of {kind} have {counted:,.0f} tokens on average, and had {seen.prompt:,.0f} in earlier runs: "
             "if the task has changed since, its answers may be of another length too"
         )
-        return 1.0, 1 + seen.cut_off, certain, [warning]
+        pairs = [(self._by_id[item.item_id], item.spent[kind]) for item in self._common if kind in item.spent]
+        pairs = [(planned, spent) for planned, spent in pairs if planned.calls[kind]]
+        if len(pairs) >= MIN_ITEMS and not self._decided[kind].prompts:
+            ratio = sum(spent.prompt for _, spent in pairs) / sum(
+                planned.tokens[kind] for planned, _ in pairs
+            )
+            made = sum(spent.calls for _, spent in pairs) / sum(planned.calls[kind] for planned, _ in pairs)
+            uneven = fmean(abs(spent.prompt / (planned.tokens[kind] * ratio) - 1) for planned, spent in pairs)
+            if _within(ratio, _OTHER_TASK) and uneven < _UNEVEN and made < _OTHER_TASK[1]:
+                return ratio, max(1.0, made), certain, []
+        if not _within(usual, _OTHER_TASK):
+            return 1.0, again, certain, [warning]
+        if self._decided[kind].prompts:
+            return usual * again, again, certain, []
+        # Other items, or another counter: it may be either.
+        middle = (1 + usual) / 2
+        doubt = Range(min(1.0, usual) / middle, max(1.0, usual) / middle)
+        return middle * again, again, doubt, [] if _within(usual, _OTHER_COUNTER) else [warning]
 
     def add_to_scripts(self) -> None:
         """Add calls to the items that answers decide, as often as they were made, for the time."""
@@ -255,6 +255,10 @@ class Expectation:
 def _around(likely: float, off: float, most: float | None = None) -> Range:
     high = likely + off
     return Range(max(0, round(likely - off)), round(high if most is None else min(high, most)))
+
+
+def _within(ratio: float, bounds: tuple[float, float]) -> bool:
+    return bounds[0] < ratio < bounds[1]
 
 
 def _middle(numbers: Range) -> float:

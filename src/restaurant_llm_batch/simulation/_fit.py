@@ -202,33 +202,38 @@ def solve_robustly(
     rows: Sequence[Sequence[float]], values: Sequence[float], rounds: int = _ROUNDS
 ) -> list[float]:
     """Return the coefficients, none below 0, that fit values above 0, by Huber's loss of the relative errors."""
-    points = [(*row, value) for row, value in zip(rows, values, strict=True)]
+    columns = [*map(list, zip(*rows, strict=True)), list(values)]
+    scales = [max(map(abs, column)) or 1.0 for column in columns]
+    columns = [[value / scale for value in column] for column, scale in zip(columns, scales, strict=True)]
+
+    def solved(weights: Sequence[float]) -> list[float]:
+        found = _solve_bounded(columns, weights)
+        return [value * scales[-1] / scale for value, scale in zip(found, scales[:-1], strict=True)]
+
     weights = [1 / value**2 for value in values]
-    found = _solve_bounded(points, weights)
+    found = solved(weights)
     for _ in range(rounds):
         errors = [abs(value - _dot(row, found)) / value for row, value in zip(rows, values, strict=True)]
         most = _HUBER * max(median(errors) / 0.6745, 1e-6)
         weights = [
             min(1.0, most / max(error, 1e-12)) / value**2 for error, value in zip(errors, values, strict=True)
         ]
-        found = _solve_bounded(points, weights)
+        found = solved(weights)
     return found
 
 
-def _solve_bounded(points: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
+def _solve_bounded(columns: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
     """
     Return the weighted least squares solution without a negative coefficient: the best of all sets that are 0.
 
     Args:
-        points: Rows, each with its value at the end.
-        weights: Their weights.
+        columns: The columns, of which the last has the values.
+        weights: The weights of the rows.
     """
-    width = len(points[0]) - 1
-    scales = [max(abs(point[column]) for point in points) or 1.0 for column in range(width + 1)]
-    columns = [[point[column] / scales[column] for point in points] for column in range(width + 1)]
+    width = len(columns) - 1
     moments = [[0.0] * (width + 1) for _ in range(width + 1)]
     for i in range(width + 1):
-        weighted = [weight * value for weight, value in zip(weights, columns[i], strict=True)]
+        weighted = list(map(mul, weights, columns[i]))
         for j in range(i, width + 1):
             moments[i][j] = moments[j][i] = sum(map(mul, weighted, columns[j]))
     best, least = [0.0] * width, moments[width][width]
@@ -244,7 +249,7 @@ def _solve_bounded(points: Sequence[Sequence[float]], weights: Sequence[float]) 
             loss += sum(whole[i] * _dot(whole, moments[i][:width]) for i in chosen)
             if loss < least - 1e-15 * moments[width][width]:
                 best, least = whole, loss
-    return [value * scales[width] / scale for value, scale in zip(best, scales[:width], strict=True)]
+    return best
 
 
 def _solve(moments: Sequence[Sequence[float]], chosen: Sequence[int]) -> list[float] | None:

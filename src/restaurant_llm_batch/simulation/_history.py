@@ -29,6 +29,8 @@ MIN_ITEMS, MIN_CALLS = 5, 10
 """Fewest items, and fewest calls of a kind, that say how it usually is."""
 ERRORS = 2.0
 """Standard errors of a likely range, either way: 19 of 20 nights lie in it."""
+_DOUBT = 4
+"""Nights that are assumed to have been equal, beside those that were seen."""
 _NIGHT, _NIGHT_SEEN = 0.04, 0.01
 """By how much nights differ, as a share: if one was seen, and at least if several were."""
 
@@ -159,7 +161,9 @@ class History:
         between = (_NIGHT * usual) ** 2
         if len(nights) > 1:
             by_chance = fmean(each / len(night) for night in nights)
-            between = max((_NIGHT_SEEN * usual) ** 2, variance(map(fmean, nights)) - by_chance)
+            seen = max(0.0, variance(map(fmean, nights)) - by_chance)
+            # Two nights say little of how nights differ: they count as much as their number less one.
+            between = max((_NIGHT_SEEN * usual) ** 2, seen * (len(nights) - 1) / (len(nights) - 1 + _DOUBT))
         of_sum = each * (number + number**2 / len(of_items))
         return ERRORS * sqrt(of_sum + between * number**2 * (1 + 1 / len(nights)))
 

@@ -13,7 +13,7 @@ from ..records._observed import ObservedCall, observed_calls, observed_searches
 from ..records._record import Record, as_record
 from ..records._recorded import RecordedRun
 from ._refusals import fault_of, find_faults, find_refusals
-from ._service import MIN_OF_KIND, Served, fit_numbers, fit_service
+from ._service import MIN_OF_KIND, Served, fit_numbers, fit_service, peak_of
 from .latency import SampledNumbers
 
 MIN_CALLS = 20
@@ -116,7 +116,7 @@ def learn(calls: Sequence[ObservedCall], searches: Sequence[float], wait_initial
         fields["refusal_seconds"] = refusals.seconds
     if searches:
         fields["search_seconds"] = fmean(searches)
-    return Learned(fields, len(served), peak(served))
+    return Learned(fields, len(served), peak_of(served))
 
 
 def _was_served(call: ObservedCall) -> bool:
@@ -133,12 +133,3 @@ def answer_lengths(calls: Sequence[ObservedCall]) -> dict[str, SampledNumbers] |
             points.setdefault(call.kind, []).append((call.prompt, 0, float(call.completion)))
     found = {kind: fit_numbers(some) for kind, some in points.items() if len(some) >= MIN_OF_KIND}
     return found or None
-
-
-def peak(calls: Sequence[Served]) -> int:
-    """Return how many calls were in flight at most."""
-    running = most = 0
-    for _, change in sorted([(call.began, 1) for call in calls] + [(call.ended, -1) for call in calls]):
-        running += change
-        most = max(most, running)
-    return most

@@ -15,7 +15,7 @@ Theory of operation.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from math import inf, sqrt
 from statistics import stdev
@@ -23,22 +23,21 @@ from typing import Any
 
 from .._config.limits import Limits
 from .._config.stopping import Price, StopConditions, TimeLimits, find_price
-from .._engine.items import RunItem, as_task
-from .._store.identity import fingerprint_of
+from .._engine.items import as_task
 from .._validation import check_whole
 from ..errors import ConfigurationError
-from ..outcomes import Failure, Outcome
-from ..protocols import LLMBackend, Task
+from ..protocols import LLMBackend
 from ..records._record import Record
 from ._advice import Findings, advise, scaled
-from ._expectation import Decided, Expectation
+from ._expectation import Expectation
 from ._history import History, find_history
 from ._learning import learn_from_runs
-from ._play import Playback, RunnerParts
-from ._recording import PrefixCache, Recorder, RememberingSearch, Tally, Variant, Watcher
+from ._play import RunnerParts
+from ._recording import Recorder, RememberingSearch
 from ._replay import Replay, Timing
 from ._rows import evenly, read_rows
-from .latency import SampledNumbers
+from ._script import Tally
+from ._trials import NONE, Trial, Variation, name_of_task
 from .plan import Plan, PlannedCalls, Range
 from .server import SimulatedServer
 
@@ -69,10 +68,10 @@ def make_plan(
     history = None if record is None else find_history(record, name_of_task(checked), parts.model_name)
     served, assumed, is_known = _server(server, history)
     context = _context(parts, served, context)
-    run = _Run(_quiet(parts), checked, answers, context, {} if history is None else history.lengths)
+    run = Trial(_quiet(parts), checked, answers, context, {} if history is None else history.lengths)
     recorder = run.record(chosen)
     scale = total / len(chosen) if chosen else 1.0
-    varied = _Varied(run, evenly(chosen, VARIED_ITEMS), total) if chosen else None
+    varied = Variation(run, evenly(chosen, VARIED_ITEMS), total) if chosen else None
     kinds = _kinds(recorder, varied, scale, total)
     price, assumed_model = _price(parts)
     cost, at_most = _cost(kinds, recorder, price)
@@ -168,7 +167,7 @@ def _server(server: SimulatedServer | None, history: History | None) -> tuple[Si
     return served, f"as calls took in run {run.run} of {history.path.name}{more}", is_known
 
 
-def _nothing_learned(record: Record, parts: RunnerParts, run: _Run) -> str:
+def _nothing_learned(record: Record, parts: RunnerParts, run: Trial) -> str:
     model = f" with {parts.model_name}" if parts.model_name else ""
     return (
         f"{record.path.name} has no run of {run.name}{model} that says enough, so nothing was learned from it; "
@@ -188,132 +187,10 @@ def _quiet(parts: RunnerParts) -> RunnerParts:
     return replace(parts, config=config, search=search)
 
 
-class _Run:
-    """
-    Recordings of a task.
-
-    Args:
-        parts: The runner.
-        task: The task.
-        answers: Answers the requests; None for answers made from their forms.
-        context: The context length, if it is known.
-        lengths: How long answers were in earlier runs, by kind.
-
-    Attributes:
-        name: Name of the task.
-        failures: The failures of the first recording.
-        stopped: Why it stopped, or None.
-    """
-
-    def __init__(
-        self,
-        parts: RunnerParts,
-        task: Task[Any],
-        answers: LLMBackend | None,
-        context: int | None,
-        lengths: Mapping[str, SampledNumbers],
-    ) -> None:
-        self.failures: list[Failure] = []
-        self.stopped: str | None = None
-        self._parts = parts
-        self._task = task
-        self._answers = answers
-        self._context = context
-        self._lengths = lengths
-        self._recorded = False
-        self.name: str = name_of_task(task)
-
-    def record(self, items: Sequence[RunItem], variant: Variant = "likely") -> Recorder:
-        """Record items."""
-        parts = self._parts
-        recorder = Recorder(
-            parts.count_tokens,
-            variant,
-            self._answers,
-            _prefix_cache(parts.llm),
-            parts.model,
-            self._context,
-            self._lengths,
-        )
-        watcher = Watcher(self._task, recorder, parts.config.ask)
-        playback = Playback(SimulatedServer(latency=0.1), 0, recorder, lambda text: 0, parts.model)
-        first, self._recorded = not self._recorded, True
-        player = playback.add(parts, watcher, iter(items), self._keep if first else _drop, (recorder,))
-        playback.play()
-        if first:
-            self.stopped = player.stats.stopped_because
-        return recorder
-
-    def _keep(self, outcome: Outcome[Any]) -> None:
-        if isinstance(outcome, Failure):
-            self.failures.append(outcome)
-
-
-def name_of_task(task: Task[Any]) -> str:
-    """Return the name of a task."""
-    return str(getattr(task, "name", type(task).__name__))
-
-
-def _drop(outcome: object) -> None:
-    """Drop an outcome."""
-
-
-class _Varied:
-    """
-    Recordings of a few items with other answers, and by how much the figures then differ.
-
-    Args:
-        run: Records.
-        items: The items.
-        total: Number of items of the whole run.
-    """
-
-    def __init__(self, run: _Run, items: Sequence[RunItem], total: int) -> None:
-        self._scale = total / len(items)
-        self._base = run.record(items)
-        self._unreadable = run.record(items, "unreadable")
-        following = any(tally.following for tally in self._base.kinds.values())
-        sizes: tuple[Variant, ...] = ("short", "long") if following else ()
-        self._others = [run.record(items, size) for size in sizes]
-
-    def repairs(self) -> int:
-        """Return how many calls come on top if no answer can be used."""
-        more = (
-            tally.calls - self._base.kinds.get(kind, _NONE).calls
-            for kind, tally in self._unreadable.kinds.items()
-        )
-        return round(sum(number for number in more if number > 0) * self._scale)
-
-    def differences(self, kind: str, figure: str) -> tuple[int, int]:
-        """Return by how much a figure of a kind may be lower, and higher, in the whole run."""
-        base = getattr(self._base.kinds.get(kind, _NONE), figure)
-        found = [getattr(one.kinds.get(kind, _NONE), figure) - base for one in self._others]
-        return round(min([0, *found]) * self._scale), round(max([0, *found]) * self._scale)
-
-    def decided(self, planned: Iterable[PlannedCalls]) -> dict[str, Decided]:
-        """Return what answers decide of each kind."""
-        found = {}
-        for kind in [one.kind for one in planned]:
-            calls, prompts = self.differences(kind, "calls"), self.differences(kind, "prompt")
-            never = kind not in self._base.kinds
-            found[kind] = Decided(never or calls[0] < calls[1], never or prompts[0] < prompts[1])
-        return found
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of calls that were made with any readable answers."""
-        return list(dict.fromkeys(kind for one in self._others for kind in one.kinds))
-
-
-_NONE = Tally()
-
-
-def _kinds(recorder: Recorder, varied: _Varied | None, scale: float, total: int) -> list[PlannedCalls]:
+def _kinds(recorder: Recorder, varied: Variation | None, scale: float, total: int) -> list[PlannedCalls]:
     names = dict.fromkeys([*recorder.kinds, *(varied.kinds if varied is not None else ())])
     shared = recorder.shared()
-    return [
-        _of_kind(_Scaled(recorder, name, shared.get(name, _NONE), scale), varied, total) for name in names
-    ]
+    return [_of_kind(_Scaled(recorder, name, shared.get(name, NONE), scale), varied, total) for name in names]
 
 
 class _Scaled:
@@ -330,7 +207,7 @@ class _Scaled:
     def __init__(self, recorder: Recorder, kind: str, shared: Tally, scale: float) -> None:
         self.recorder = recorder
         self.kind = kind
-        self.tally = recorder.kinds.get(kind, _NONE)
+        self.tally = recorder.kinds.get(kind, NONE)
         self.scale = scale
         self.has_shared: bool = shared.calls > 0
         self._shared = shared
@@ -341,7 +218,7 @@ class _Scaled:
         return fixed + round(self.scale * (found - fixed))
 
 
-def _of_kind(scaled_kind: _Scaled, varied: _Varied | None, total: int) -> PlannedCalls:
+def _of_kind(scaled_kind: _Scaled, varied: Variation | None, total: int) -> PlannedCalls:
     kind, tally, records = scaled_kind.kind, scaled_kind.tally, scaled_kind.recorder.items
     reasons: list[str] = []
     likely = [scaled_kind["calls"], scaled_kind["prompt"]]
@@ -445,12 +322,6 @@ def _context(parts: RunnerParts, server: SimulatedServer, context: int | None) -
     told = getattr(parts.llm, "context_length", None)
     lengths = [one for one in (context, told, server.kv_tokens) if isinstance(one, int)]
     return min(lengths, default=None)
-
-
-def _prefix_cache(llm: object) -> PrefixCache:
-    """Return how a service caches prompts: OpenAI from 1,024 tokens on, in steps of 128; vLLM in blocks of 16."""
-    hosted = "//api.openai.com" in fingerprint_of(llm)
-    return PrefixCache(128, 1024) if hosted else PrefixCache()
 
 
 def _number(limit: Any) -> int | None:

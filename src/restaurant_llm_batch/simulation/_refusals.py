@@ -12,7 +12,7 @@ from typing import NamedTuple
 from ..records._observed import ObservedCall
 from ._specification import SimulatedFault
 
-SURE = 0.9
+SURE = 0.8
 """Share of the calls that a number of slots must explain, of those refused and of those accepted."""
 CHANCE = 1e-3
 """How unlikely so many accepted calls before the first refusal must be, if refusals were a matter of luck."""

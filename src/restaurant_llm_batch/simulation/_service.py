@@ -28,15 +28,15 @@ from ._rows import evenly
 from ._specification import ServerSpecification
 from .latency import Latency, SampledLatency, SampledNumbers, TokenSpeed
 
-FITTED_CALLS, FITTED_POINTS, BATCHED_CALLS = 3000, 400, 1000
-"""Most calls, in sequence, that explanations are tried on, and a batching server; and most to which a size is fitted."""
+FITTED_CALLS, FITTED_POINTS, BATCHED_CALLS = 2000, 250, 600
+"""Most calls in sequence that explanations are tried on, most to which a size is fitted, and most for batching."""
 MIN_OF_KIND = 12
 """Fewest calls of a kind that has a size of its own."""
 FACTORS = 1000
 _LEAST_SECONDS, _LEAST_ERROR = 1e-6, 2e-3
-_ROUNDS = 6
-_SLOWDOWNS = (0.01, 0.02, 0.04, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.65, 0.8, 1.0)
-_SLOTS_TRIED = 24
+_ROUNDS = 5
+_SLOWDOWNS = (0.02, 0.1, 0.3, 0.8)
+_SLOTS_TRIED = 16
 _SCALINGS = 4
 _MARGIN = 4.0
 _HARDLY = 0.02
@@ -81,13 +81,13 @@ def fit_service(calls: Sequence[Served], slots: int | None = None) -> Service:
     tried = calls[:FITTED_CALLS]
     margin = _MARGIN + log(len(tried)) / 2
     best = plain = _explain(tried, None, 0.0)
-    for slowdown in _SLOWDOWNS:
-        found = _explain(tried, None, slowdown)
+    for slowdown, number in _explanations(tried, slots):
+        found = _explain(tried, number, slowdown)
         if found.unlikely < min(best.unlikely, plain.unlikely - margin):
             best = found
-    for number in _slots_to_try(tried) if slots is None else ():
-        found = _explain(tried, number, 0.0)
-        if found.unlikely < min(best.unlikely, plain.unlikely - margin):
+    for slowdown, number in _near(best, tried):
+        found = _explain(tried, number, slowdown)
+        if found.unlikely < best.unlikely:
             best = found
     batching = _batching(tried[:BATCHED_CALLS], slots)
     if batching is not None and batching.speed is not None:
@@ -236,11 +236,32 @@ class _Integral:
         return self._sums[place] + self._values[place] * (time - self._times[place]) if place >= 0 else 0.0
 
 
-def _slots_to_try(calls: Sequence[Served]) -> Iterator[int]:
+def _explanations(calls: Sequence[Served], slots: int | None) -> Iterator[tuple[float, int | None]]:
+    """Yield slowdowns and slots that may explain calls; only one of both at once."""
+    for slowdown in _SLOWDOWNS:
+        yield slowdown, None
+    if slots is None:
+        for number in evenly(range(1, peak_of(calls)), _SLOTS_TRIED):
+            yield 0.0, number
+
+
+def _near(best: _Explanation, calls: Sequence[Served]) -> Iterator[tuple[float, int | None]]:
+    """Yield explanations that are near the best one of those that were tried."""
+    if best.slowdown:
+        for factor in (0.5, 0.65, 0.8, 1.25, 1.5, 2.0):
+            yield factor * best.slowdown, None
+    elif best.slots is not None:
+        # With as many slots as there were calls at once, none would wait.
+        most = peak_of(calls)
+        around = most // _SLOTS_TRIED
+        for number in range(max(1, best.slots - around), min(most, best.slots + around + 1)):
+            yield 0.0, number
+
+
+def peak_of(calls: Sequence[Served]) -> int:
+    """Return how many calls were in flight at most."""
     changes = sorted([(call.began, 1) for call in calls] + [(call.ended, -1) for call in calls])
-    peak = max(accumulate(change for _, change in changes))
-    # With as many slots as there were calls at once, none waits.
-    yield from evenly(range(1, peak), _SLOTS_TRIED)
+    return max(accumulate(change for _, change in changes))
 
 
 def _batching(calls: Sequence[Served], slots: int | None) -> _Explanation | None:
