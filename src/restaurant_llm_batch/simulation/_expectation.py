@@ -22,6 +22,8 @@ from .plan import PlannedCalls, Range
 
 _OTHER_TASK = 0.5, 2.0
 """Prompts that are so much shorter or longer than those of the history are not those of the same task."""
+_ANY_COUNTER = 0.2, 5.0
+"""By how much a made-up counter may be off, if all items that both have differ alike."""
 _OTHER_COUNTER = 0.8, 1.25
 """By how much counters of tokens differ, if the items do not."""
 _UNEVEN = 0.25
@@ -226,12 +228,12 @@ class Expectation:
             )
             made = sum(spent.calls for _, spent in pairs) / sum(planned.calls[kind] for planned, _ in pairs)
             uneven = fmean(abs(spent.prompt / (planned.tokens[kind] * ratio) - 1) for planned, spent in pairs)
-            if _within(ratio, _OTHER_TASK) and uneven < _UNEVEN and made < _OTHER_TASK[1]:
-                return ratio, max(1.0, made), certain, []
+            if _within(ratio, _ANY_COUNTER) and uneven < _UNEVEN and made < _OTHER_TASK[1]:
+                return ratio, max(1.0, made), certain, [] if _within(ratio, _OTHER_TASK) else [warning]
+        if self._decided[kind].prompts and _within(usual, _ANY_COUNTER):
+            return usual * again, again, certain, [] if _within(usual, _OTHER_TASK) else [warning]
         if not _within(usual, _OTHER_TASK):
             return 1.0, again, certain, [warning]
-        if self._decided[kind].prompts:
-            return usual * again, again, certain, []
         # Other items, or another counter: it may be either.
         middle = (1 + usual) / 2
         doubt = Range(min(1.0, usual) / middle, max(1.0, usual) / middle)

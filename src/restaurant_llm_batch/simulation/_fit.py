@@ -270,4 +270,4 @@ def _solve(moments: Sequence[Sequence[float]], chosen: Sequence[int]) -> list[fl
 
 
 def _dot(row: Sequence[float], coefficients: Sequence[float]) -> float:
-    return sum(map(mul, row, coefficients))
+    return float(sum(map(mul, row, coefficients)))

@@ -52,10 +52,9 @@ from ..tokens.packing import estimate_tokens
 from ._fit import Sample, caches_prefixes, fit_alike, fit_slowdown, fit_speed
 from ._lengths import LikelyAnswers
 from ._play import Playback, RunnerParts
-from ._rows import evenly
 from ._specification import ServerSpecification
+from ._thinning import evenly
 from .latency import SampledNumbers, TokenSpeed
-from .server import SimulatedServer
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -246,7 +245,7 @@ def requests_of(own: OwnCalls, calls: int) -> Plan:
     config = _config(make_plan(Strategy.stage(1), own.search, model), 1, own.limits, ())
     parts = RunnerParts(config, Strategy.stage(1), own.limits, model, own.search, estimate_tokens)
     asked = _Asked()
-    playback = Playback(SimulatedServer(latency=0.0), 0, asked, estimate_tokens, parts.model)
+    playback = Playback(ServerSpecification(latency=0.0), 0, asked, estimate_tokens, parts.model)
     playback.add(parts, own.task, own.items, _drop, ())
     playback.play()
     requests = evenly(asked.requests, calls)

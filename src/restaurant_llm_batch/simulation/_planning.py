@@ -35,8 +35,9 @@ from ._learning import learn_from_runs
 from ._play import RunnerParts
 from ._recording import Recorder, RememberingSearch
 from ._replay import Replay, Timing
-from ._rows import evenly, read_rows
+from ._rows import read_rows
 from ._script import Tally
+from ._thinning import evenly
 from ._trials import NONE, Trial, Variation, name_of_task
 from .plan import Plan, PlannedCalls, Range
 from .server import SimulatedServer

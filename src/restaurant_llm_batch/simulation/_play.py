@@ -27,7 +27,7 @@ from ..protocols import LLMBackend, Observer, TokenCounter
 from ..tokens.packing import estimate_tokens
 from ._answers import Answers
 from ._model import Find, ServerModel
-from .server import ServerUsage, SimulatedServer
+from ._specification import ServerSpecification, ServerUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +156,7 @@ class Playback:
 
     def __init__(
         self,
-        server: SimulatedServer,
+        server: ServerSpecification,
         seed: int,
         answers: LLMBackend | None,
         count: Callable[[str], int],

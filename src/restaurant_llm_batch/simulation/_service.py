@@ -5,8 +5,9 @@ Theory of operation. Several explanations are tried of the same calls: each take
 more calls there are at once (`SampledLatency.slowdown`); the server works on so many at once, and others wait
 (`slots`); or it batches (`TokenSpeed`). Under an explanation, the seconds that the server worked on each call are
 known, and what a call of its size takes is fitted to them. The explanation is taken under which the times that were
-seen are likeliest, if the errors of the fit have a Laplace distribution: ``sum(log(seconds)) + n * log(mean error)`` is
-least. A more complicated one has to be better by a margin.
+seen are likeliest: ``sum(log(seconds)) + n * (entropy of the logarithms of the errors)`` is least. The entropy is that
+of Vasicek, by the distances of neighbours, so the errors may have any distribution. A more complicated explanation has
+to be better by a margin.
 
 What a record cannot show is not found: a server that was never full has any number of slots.
 """
@@ -19,13 +20,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from heapq import heappop, heappush
 from itertools import accumulate
-from math import inf, log
-from statistics import fmean, median
+from math import inf, log, sqrt
+from statistics import fmean, median, variance
 from typing import NamedTuple
 
 from ._fit import FASTEST_READING, FASTEST_WRITING, Sample, predict, solve_robustly
-from ._rows import evenly
 from ._specification import ServerSpecification
+from ._thinning import evenly
 from .latency import Latency, SampledLatency, SampledNumbers, TokenSpeed
 
 FITTED_CALLS, FITTED_POINTS, BATCHED_CALLS = 2000, 250, 600
@@ -39,6 +40,8 @@ _SLOWDOWNS = (0.02, 0.1, 0.3, 0.8)
 _SLOTS_TRIED = 16
 _SCALINGS = 4
 _MARGIN = 4.0
+_FEWEST = 3
+"""Fewest calls that waited, and that did not, to tell a queue."""
 _HARDLY = 0.02
 """Share of the usual time in which no call is answered, but for as small a share of the calls."""
 
@@ -139,7 +142,10 @@ def fit_numbers(points: Sequence[tuple[int, int, float]]) -> SampledNumbers:
         fmean(factors[place : place + size_of_group]) for place in range(0, len(factors), size_of_group)
     ]
     usual = fmean(groups) or 1.0
-    return SampledNumbers(*(scale * part for part in size), tuple(factor / usual for factor in groups))
+    fixed, per_prompt_token, per_answer_token = (scale * part for part in size)
+    return SampledNumbers(
+        fixed, per_prompt_token, per_answer_token, tuple(factor / usual for factor in groups)
+    )
 
 
 def _fit_size(points: Sequence[tuple[int, int, float]]) -> tuple[float, float, float]:
@@ -162,24 +168,57 @@ def _explain(calls: Sequence[Served], slots: int | None, slowdown: float) -> _Ex
     least = _HARDLY * median(call.ended - call.began for call in calls)
     if slots is not None and sum(seconds < least for _, seconds in work) > _HARDLY * len(calls):
         return _Explanation(inf, slots, slowdown)  # calls would have ended before they began
+    if slots is not None and not _shows_queue(calls, work):
+        return _Explanation(inf, slots, slowdown)
     by_kind: defaultdict[str, list[tuple[int, int, float]]] = defaultdict(list)
     for call, (seconds, _) in zip(calls, work, strict=True):
         by_kind[call.kind].append((call.prompt, call.completion, seconds))
-    errors = 0.0
+    off: list[float] = []
     for points in by_kind.values():
         size = _fit_size(points)
-        off = [
-            log(number / max(_LEAST_SECONDS, _of(size, prompt, completion)))
-            for prompt, completion, number in points
-        ]
-        middle = median(off)
-        errors += sum(abs(one - middle) for one in off)
-    unlikely = sum(log(seconds) for _, seconds in work)
-    return _Explanation(unlikely + _of_errors(errors, len(calls)), slots, slowdown)
+        off += _centred(
+            [
+                log(number / max(_LEAST_SECONDS, _of(size, prompt, completion)))
+                for prompt, completion, number in points
+            ]
+        )
+    return _Explanation(
+        sum(log(seconds) for _, seconds in work) + len(calls) * _entropy(off), slots, slowdown
+    )
 
 
-def _of_errors(errors: float, count: int) -> float:
-    return count * log(max(_LEAST_ERROR, errors / count))
+def _shows_queue(calls: Sequence[Served], work: Sequence[tuple[float, float]]) -> bool:
+    """Return whether calls that had to wait took longer than those that had not, by about as much as they waited."""
+    waited, at_once, expected = [], [], []
+    for call, (_, seconds) in zip(calls, work, strict=True):
+        took = max(_LEAST_SECONDS, call.ended - call.began)
+        if took > seconds * (1 + _HARDLY):
+            waited.append(log(took))
+            expected.append(log(took / seconds))
+        else:
+            at_once.append(log(took))
+    if min(len(waited), len(at_once)) < _FEWEST:
+        return False
+    longer = fmean(waited) - fmean(at_once)
+    error = sqrt(variance(waited) / len(waited) + variance(at_once) / len(at_once))
+    return longer > max(2 * error, fmean(expected) / 2)
+
+
+def _centred(off: Sequence[float]) -> list[float]:
+    middle = median(off)
+    return [one - middle for one in off]
+
+
+def _entropy(numbers: Sequence[float]) -> float:
+    """Return the differential entropy of numbers, by the distances of each from its neighbours."""
+    count = len(numbers)
+    reach = max(1, round(sqrt(count) / 2))
+    ordered = sorted(numbers)
+    padded = [ordered[0]] * reach + ordered + [ordered[-1]] * reach
+    return fmean(
+        log(max(_LEAST_ERROR, high - low) * count / (2 * reach))
+        for low, high in zip(padded, padded[2 * reach :], strict=False)
+    )
 
 
 def _work(calls: Sequence[Served], slots: int | None, slowdown: float) -> list[tuple[float, float]]:
@@ -298,10 +337,10 @@ def _batching(calls: Sequence[Served], slots: int | None) -> _Explanation | None
     )
     # Not by the sums that were fitted: a call that takes long, for whatever reason, sees many others begin.
     speed, played = _scaled(speed, calls, slots)
-    off = [log(took / max(_LEAST_SECONDS, foretold)) for took, foretold in zip(times, played, strict=True)]
-    middle = median(off)
-    errors = sum(abs(one - middle) for one in off)
-    return _Explanation(sum(map(log, times)) + _of_errors(errors, len(calls)), slots, 0.0, speed)
+    off = _centred(
+        [log(took / max(_LEAST_SECONDS, foretold)) for took, foretold in zip(times, played, strict=True)]
+    )
+    return _Explanation(sum(map(log, times)) + len(calls) * _entropy(off), slots, 0.0, speed)
 
 
 def _scaled(speed: TokenSpeed, calls: Sequence[Served], slots: int | None) -> tuple[TokenSpeed, list[float]]:
