@@ -157,9 +157,16 @@ def measure(llm: Any, calls: int, server: ServerSpecification, own: OwnCalls | N
         speed = fit_slowdown(fit_speed(alone), groups, server)
         measured = Measured(speed, caches_prefixes(speed, samples(plan.again)), None)
     else:
-        measured = Measured(fit_alike(alone, groups, server), False, _lengths(ended))
+        together = [_from_the_start(group) for group in groups]
+        measured = Measured(fit_alike(alone, together, server), False, _lengths(ended))
     log.info("measured %s: %s, prefix_cache=%s", type(llm).__name__, measured.speed, measured.caches)
     return measured
+
+
+def _from_the_start(group: Sequence[Sample]) -> list[Sample]:
+    """Return calls side by side with the time since the first began: a client that has to wait for a core counts."""
+    start = min((sample.began for sample in group), default=0.0)
+    return [sample._replace(seconds=sample.began + sample.seconds - start, began=start) for sample in group]
 
 
 def _lengths(ended: Sequence[CallEnded]) -> dict[str, SampledNumbers] | None:
