@@ -178,6 +178,7 @@ def test_repairs_and_calls_made_again_are_in_the_price(tmp_path: Path) -> None:
 
     assert plan.calls["repair"] > 20
     assert plan.cost is not None
+    assert costs[-1] is not None
     assert plan.cost.low <= costs[-1] <= plan.cost.high < 1.3 * plan.cost.low
 
 
@@ -250,6 +251,7 @@ def test_the_share_from_the_cache_is_that_of_earlier_runs(tmp_path: Path) -> Non
 
     assert plan.cached_share == pytest.approx(0.5, abs=0.02)
     assert plan.cost is not None
+    assert true is not None
     assert plan.cost.low < true < plan.cost.high
 
 
