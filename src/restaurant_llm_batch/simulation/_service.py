@@ -29,7 +29,7 @@ from ._specification import ServerSpecification
 from ._thinning import evenly
 from .latency import Latency, SampledLatency, SampledNumbers, TokenSpeed
 
-FITTED_CALLS, FITTED_POINTS, BATCHED_CALLS = 2000, 250, 600
+FITTED_CALLS, FITTED_POINTS, BATCHED_CALLS = 2000, 1000, 600
 """Most calls in sequence that explanations are tried on, most to which a size is fitted, and most for batching."""
 MIN_OF_KIND = 12
 """Fewest calls of a kind that has a size of its own."""
@@ -323,7 +323,7 @@ def _batching(calls: Sequence[Served], slots: int | None) -> _Explanation | None
         reading = read[bisect_right(starts, call.ended)] - read[index]
         rows.append((1.0, reading, float(call.completion), call.completion * others))
         times.append(seconds)
-    places = evenly(range(len(calls)), 2 * FITTED_POINTS)
+    places = evenly(range(len(calls)), FITTED_POINTS)
     overhead, per_prompt, per_token, slower = solve_robustly(
         [rows[place] for place in places], [times[place] for place in places], _ROUNDS
     )
