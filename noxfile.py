@@ -8,6 +8,7 @@ them use the environment that nox runs in, filled as CONTRIBUTING.md says; `.ci/
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "tests", "docs", "wheel"]
 
 PACKAGE = "restaurant_llm_batch"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+"""Names of the program; the first is the package of Debian too."""
+FONTS = "fonts-noto-cjk"
 
 
 def install(session: nox.Session) -> None:
@@ -98,6 +102,19 @@ def simulate(session: nox.Session) -> None:
 def heavy(session: nox.Session) -> None:
     """Run the tests against real vLLM and transformers servers; takes minutes and gigabytes."""
     session.run("bash", "tests/heavy/run", *session.posargs, external=True)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Run the tests of the page in the system's Chromium; as root, on Debian and Ubuntu, install it if it is missing."""
+    install(session)
+    if not any(map(shutil.which, CHROMIUM)):
+        if os.geteuid() or not shutil.which("apt-get"):
+            session.error("no Chromium is installed; on Debian and Ubuntu: sudo apt-get install chromium")
+        session.run("apt-get", "install", "--yes", "--no-install-recommends", *CHROMIUM[:1], FONTS, external=True)
+    if session.venv_backend != "none":
+        session.install("playwright")
+    session.run("python", "-m", "pytest", "-n0", "-m", "browser", "tests/page", *session.posargs)
 
 
 @nox.session

@@ -26,6 +26,7 @@ from ._commands import (
     strengths,
     summarize,
     summarize_reviews,
+    view,
     vocabulary,
 )
 from ._commands import query as search
@@ -157,6 +158,7 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         "index": index.command,
         "search": search.command,
         "config": config.command,
+        "view": view.command,
         **{name: partial(module.command, llms) for name, module in with_model.items()},
     }
     return Commands(

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from .._store.database import StoreFile
 from .._values import composed
-from ..errors import ConfigurationError, StoreError
+from ..errors import ConfigurationError
 from ..models import ItemId
 from ._compare import Comparison, compare
 from ._explain import Explanation, explain
@@ -33,6 +33,7 @@ from ._recorded import (
     run_of,
 )
 from ._schema import RECORD
+from ._snapshot import read_snapshot
 from ._values import id_texts
 
 T = TypeVar("T")
@@ -137,6 +138,26 @@ class Record:
             )
         )
 
+    def to_html(self, path: str | os.PathLike[str], run: int | RecordedRun | None = None) -> None:
+        """
+        Write the page of a run as one HTML file, which a browser shows without this package and without a network.
+
+        It holds what the record has of the run, with the texts if they are recorded. Of a very large run it holds all
+        figures, and the items and calls that failed, took longest and cost most, as it says itself.
+
+        Args:
+            path: The file, in place of one of that name.
+            run: The run.
+
+        Raises:
+            ConfigurationError: There is no such run; or the file cannot be written, or is a folder or a database, such
+                as the record itself.
+        """
+        from ._page.data import RecordData
+        from ._page.export import write_run
+
+        write_run(RecordData(self.path), self.run(run).run, path)
+
     def _of_run(
         self, run: int | RecordedRun | None, statement: str, make: Callable[[tuple[Any, ...]], T]
     ) -> list[T]:
@@ -147,22 +168,10 @@ class Record:
         return self._read(read)
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        def in_snapshot(connection: sqlite3.Connection) -> T:
-            connection.text_factory = _decoded
-            connection.execute("BEGIN")
-            return query(connection)
-
-        try:
-            return self._file.read(in_snapshot)
-        except sqlite3.Error as error:
-            raise StoreError(self._file.describe_error(error)) from error
+        return read_snapshot(self._file, query)
 
     def __repr__(self) -> str:
         return f"<Record {str(self.path)!r}>"
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "replace")
 
 
 def _has_tables(connection: sqlite3.Connection) -> bool:

@@ -1,0 +1,56 @@
+"""What commands that serve have in common: the port, bound at once, and the end by SIGTERM as by Ctrl-C."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from ..errors import ConfigurationError
+
+
+def bind(host: str, port: int, options: str) -> socket.socket:
+    """
+    Bind the port, before anything slow: a port in use is reported at once, and not after indexing the reviews.
+
+    Clients cannot connect until the server listens.
+
+    Args:
+        host: The address.
+        port: The port; 0 for a free one.
+        options: The options that change them, for the message of an error.
+
+    Raises:
+        ConfigurationError: The port cannot be bound.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, kind, protocol)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(address)
+        except OSError:
+            listener.close()
+            raise
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot serve at {host} port {port}: {error.strerror}; change it with {options}"
+        ) from error
+    return listener
+
+
+@contextmanager
+def sigterm_as_sigint() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` for SIGTERM too, so that what is open is closed."""
+    if threading.current_thread() is not threading.main_thread():  # only that one can install handlers
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

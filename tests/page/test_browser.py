@@ -1,0 +1,264 @@
+"""The page in a real browser: opened, filtered, searched, an item opened, live, dark, printed, by keys, and as one file."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import pytest
+from tests.support.nights import REVIEWS, record_night, write_large
+from tests.support.patience import PATIENCE
+from tests.support.viewed import viewed
+
+from restaurant_llm_batch import BatchRunner, Strategy
+from restaurant_llm_batch.backends import OfflineLLM
+from restaurant_llm_batch.records import Recording, open_record
+from restaurant_llm_batch.testing import FakeLLM, FakeSearch
+from restaurant_llm_batch.tasks import SummarizeAspects
+from tests.support.records import ask, runner
+
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+WAIT = 1000 * PATIENCE
+VIEWS = ("overview", "timeline", "items", "calls", "failures", "distributions", "limits", "compare")
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("browser") / "night.db"
+    record_night(path, 12)
+    record_night(path, 12, llm=OfflineLLM())
+    return path
+
+
+@pytest.fixture(scope="module")
+def address(night: Path) -> Iterator[str]:
+    with viewed(night) as view:
+        yield view.address
+
+
+def ready(page: Any) -> None:
+    page.wait_for_selector("main[class]:not(:has([aria-busy]))")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("name", VIEWS)
+def test_every_view_is_shown_in_both_colours(open_page: Any, address: str, name: str, scheme: str) -> None:
+    page = open_page(f"{address}#/run/1/{name}", color_scheme=scheme)
+    assert page.locator("nav a[aria-current]").count() == 1
+    assert page.locator("main").inner_text().strip()
+    assert page.locator(".alert").is_hidden()
+    paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+
+
+def test_a_review_with_markup_is_shown_as_text_and_nothing_in_it_runs(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}#/run/2/item/0")
+    text = page.locator(".reviews").inner_text()
+    for review in REVIEWS:
+        assert review in text
+    page.goto(f"{address}#/run/1/item/3")
+    page.wait_for_selector("pre.error")
+    assert "<script>" in page.locator("pre.error").first.inner_text()
+    page.goto(f"{address}#/run/1/failures")
+    page.wait_for_selector(".causes")
+    assert "<script>" in page.locator(".causes").first.inner_text()
+    assert page.locator("main img, main script, main b").count() == 0
+    assert "OWNED" not in page.title()
+
+
+def test_items_are_filtered_and_searched_and_one_is_opened(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}#/run/1/items")
+    rows = page.locator(".rows .row")
+    assert rows.count() == 12
+    page.get_by_label("outcome").select_option("failed")
+    page.wait_for_function("document.querySelectorAll('.rows .row').length === 1")
+    assert "outcome=failed" in page.url
+    rows.first.click()
+    page.wait_for_selector(".itemhead")
+    assert page.locator(".itemid").inner_text() == "3"
+    page.keyboard.press("Escape")
+    page.wait_for_selector(".rows .row")
+    assert "outcome=failed" in page.url
+    page.get_by_label("outcome").select_option("")
+    page.keyboard.press("Escape")
+    page.locator("[data-search]").fill("12345 tokens")
+    page.wait_for_function("document.querySelectorAll('.rows .row').length === 1")
+    page.locator("[data-search]").fill("")
+    page.wait_for_function("document.querySelectorAll('.rows .row').length === 12")
+    page.get_by_label("in texts too").check()
+    page.locator("[data-search]").fill("친절해요")
+    page.wait_for_function("document.querySelectorAll('.rows .row').length > 0")
+
+
+def test_a_sentence_leads_to_the_review_that_it_cites(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}#/run/2/item/1")
+    cite = page.locator(".sentence .cite").first
+    cite.click()
+    page.wait_for_selector(".reviews li.lit")
+    assert page.evaluate("document.activeElement.closest('.reviews') !== null")
+    page.locator(".sentence button", has_text="call").first.click()
+    page.wait_for_selector(".call[open] pre.answer")
+
+
+def test_the_keys_lead_everywhere(open_page: Any, address: str) -> None:
+    page = open_page(address)
+    for number, name in enumerate(VIEWS, 1):
+        page.keyboard.press(str(number))
+        page.wait_for_selector(f"main.view-{name}:not(:has([aria-busy]))")
+    page.keyboard.press("?")
+    page.wait_for_selector("dialog[open]")
+    page.keyboard.press("Escape")
+    page.wait_for_selector("dialog:not([open])", state="attached")
+    page.keyboard.press("3")
+    page.wait_for_selector("main.view-items:not(:has([aria-busy]))")
+    page.keyboard.press("j")
+    page.keyboard.press("j")
+    page.keyboard.press("k")
+    assert page.locator(".row.chosen").get_attribute("aria-rowindex") == "2"
+    page.keyboard.press("Enter")
+    page.wait_for_selector("main.view-item:not(:has([aria-busy]))")
+    page.keyboard.press("j")
+    page.wait_for_function("location.hash.endsWith('item/1')")
+    page.keyboard.press("[")
+    page.wait_for_function("location.hash.startsWith('#/run/1/')")
+    page.keyboard.press("/")
+    page.keyboard.type("zzz")
+    page.wait_for_function("document.querySelectorAll('.rows .row').length === 0")
+    assert page.evaluate("document.activeElement.matches('[data-search]')")
+    page.keyboard.press("Tab")
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline != "none"
+
+
+def test_the_timeline_zooms_and_opens_the_item_of_a_call(open_page: Any, address: str) -> None:
+    page = open_page(f"{address}#/run/1/timeline")
+    canvas = page.locator(".lanes canvas")
+    box = canvas.bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 40)
+    page.mouse.wheel(0, -300)
+    page.wait_for_function("location.hash.includes('from=')")
+    page.get_by_role("button", name="Show all").click()
+    page.wait_for_function("!location.hash.includes('from=')")
+    ready(page)
+    tip = page.locator(".tip")
+    for x in range(66, int(box["width"]), 3):
+        page.mouse.move(box["x"] + x, box["y"] + 26)
+        if tip.inner_text():
+            break
+    assert "after" in tip.inner_text()
+    page.mouse.click(box["x"] + x, box["y"] + 26)
+    page.wait_for_selector(".itemhead")
+
+
+def test_a_run_is_seen_as_it_goes_on(open_page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "live.db"
+    Recording(path).open()
+    gates = {"go": False}
+
+    def answer(request: Any) -> str:
+        while not gates["go"] and "for 7" in request.messages[0]["content"]:
+            time.sleep(0.01)
+        return "soup"
+
+    def run() -> None:
+        with runner(path, llm=FakeLLM(answer=answer), strategy=Strategy.stage(1)) as used:
+            used.run(ask, range(300))
+
+    with viewed(path) as view:
+        working = Thread(target=run)
+        working.start()
+        try:
+            while not open_record(path).runs() or len(open_record(path).items()) < 8:
+                time.sleep(0.02)
+            page = open_page(f"{view.address}#/run/1/items")
+            page.wait_for_function("document.querySelectorAll('.rows .row').length === 8", timeout=WAIT)
+            assert page.locator(".badge.tone-open").count() == 1
+            page.locator("[data-search]").fill("1")
+            page.locator("[data-search]").fill("")
+        finally:
+            gates["go"] = True
+            working.join()
+        page.wait_for_function("document.querySelector('.big').getAttribute('aria-rowcount') === '301'", timeout=WAIT)
+        page.wait_for_function("document.querySelector('.state').textContent === 'done'", timeout=WAIT)
+
+
+def test_scroll_and_filters_stay_while_a_run_goes_on(open_page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "live.db"
+    write_large(path, 2_000, ends=False)
+    with viewed(path) as view:
+        page = open_page(f"{view.address}#/run/1/items?outcome=succeeded")
+        page.locator(".big").evaluate("(element) => { element.scrollTop = 20000 }")
+        page.wait_for_function("document.querySelector('.rows .row')?.dataset.index > 600")
+        before = page.locator(".rows .row").nth(3).inner_text()
+        total = int(page.locator(".big").get_attribute("aria-rowcount"))
+        connection = sqlite3.connect(path)
+        connection.execute("UPDATE runs SET latest = latest + 1")
+        connection.execute("INSERT INTO items SELECT id + 1, run, place + 1, 'new', '\"new\"', started, ended, 'succeeded', "
+                           "NULL, NULL, NULL, NULL FROM items ORDER BY id DESC LIMIT 1")
+        connection.commit()
+        page.wait_for_function(f"document.querySelector('.big').getAttribute('aria-rowcount') === '{total + 1}'", timeout=WAIT)
+        connection.close()
+        assert page.locator(".big").evaluate("(element) => element.scrollTop") == 20000
+        assert page.locator(".rows .row").nth(3).inner_text() == before
+        assert page.get_by_label("outcome").input_value() == "succeeded"
+
+
+def test_a_hundred_thousand_items_are_opened_and_scrolled(open_page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "large.db"
+    write_large(path, 100_000)
+    with viewed(path) as view:
+        began = time.perf_counter()
+        page = open_page(f"{view.address}#/run/1/items")
+        page.wait_for_selector(".rows .row")
+        opened = time.perf_counter() - began
+        assert page.locator(".big").get_attribute("aria-rowcount") == "100001"
+        began = time.perf_counter()
+        for place in (1.0, 0.5, 0.25, 0.75):
+            page.locator(".big").evaluate("(element, share) => { element.scrollTop = share * element.scrollHeight }", place)
+            page.wait_for_function(
+                "(share) => { const row = document.querySelector('.rows .row'); return row && Math.abs(row.dataset.index - share * 100000) < 60"
+                " && !row.textContent.includes('…') }", arg=place)
+        scrolled = (time.perf_counter() - began) / 4
+        page.locator(".big").evaluate("(element) => { element.scrollTop = element.scrollHeight }")
+        page.wait_for_function("[...document.querySelectorAll('.rows .row')].at(-1)?.dataset.index === '99999'")
+        times = {}
+        for name in ("overview", "timeline", "failures", "distributions"):
+            began = time.perf_counter()
+            page.goto(f"{view.address}#/run/1/{name}")
+            page.wait_for_selector(f"main.view-{name}:not(:has([aria-busy]))")
+            times[name] = round(time.perf_counter() - began, 2)
+    print(f"100,000 items: table in {opened:.2f} s, a place in it in {scrolled:.2f} s, {times}")
+    assert opened < 15  # the promise is 3 s, on a machine that does nothing else
+
+
+def test_the_printed_page_has_the_figures_and_no_buttons(open_page: Any, address: str, tmp_path: Path) -> None:
+    page = open_page(address)
+    page.emulate_media(media="print")
+    assert page.locator("nav").is_hidden()
+    assert page.locator(".tiles").is_visible()
+    assert len(page.pdf()) > 10_000
+
+
+def test_one_file_shows_the_run_without_a_server(open_page: Any, night: Path, tmp_path: Path) -> None:
+    made = tmp_path / "night.html"
+    open_record(night).to_html(made, 1)
+    page = open_page(made.as_uri())
+    for name in VIEWS[:-1]:
+        page.goto(f"{made.as_uri()}#/run/1/{name}")
+        page.wait_for_selector(f"main.view-{name}:not(:has([aria-busy]))")
+        assert page.locator(".alert").is_hidden()
+    page.goto(f"{made.as_uri()}#/run/1/items?outcome=failed&sort=-seconds")
+    page.wait_for_function("document.querySelectorAll('.rows .row').length === 1")
+    page.locator(".rows .row").first.click()
+    page.wait_for_selector("pre.error")
+    page.goto(f"{made.as_uri()}#/run/1/item/0")
+    page.wait_for_function("document.querySelector('.itemid')?.textContent === '0'")
+    text = page.locator(".reviews").inner_text()
+    assert all(review in text for review in REVIEWS)
+    assert page.locator("main img, main script, main b").count() == 0
+    assert "OWNED" not in page.title()
