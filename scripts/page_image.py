@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
@@ -55,7 +56,9 @@ class UnevenLLM(OfflineLLM):
                 raise errors.PromptTooLong("This model's maximum context length is 8192 tokens, and the prompt has 9034")
             if self._drawn.random() < 0.02:
                 raise errors.TransientBackendError("502 Bad Gateway")
-            return super().complete(request)
+            reply = super().complete(request)
+            read = sum(len(message["content"]) for message in request.messages) // 2
+            return replace(reply, model=self.model, prompt_tokens=read, completion_tokens=len(reply.text) // 2)
         finally:
             self._busy -= 1
 
@@ -72,7 +75,7 @@ def record(path: Path) -> None:
             llm=llm, search=FakeSearch(shops, seconds=0.01), strategy=Strategy.stage(4), limits=limits, record=night,
             prices={"": Price(0.25, 2.0)},
         ) as runner:
-            runner.run(SummarizeAspects(mode="split"), shops)
+            runner.run(SummarizeAspects(mode="split"), list(shops))
 
 
 def draw(page: Any, address: str, view: str, picture: Path) -> None:
@@ -80,7 +83,7 @@ def draw(page: Any, address: str, view: str, picture: Path) -> None:
     page.goto(f"{address}#/run/2/{view}")
     page.wait_for_selector(f"main.view-{view.partition('/')[0]}:not(:has([aria-busy]))")
     page.wait_for_timeout(300)
-    page.screenshot(path=picture)
+    page.screenshot(path=picture, full_page=picture != PICTURE)
 
 
 def main(folder: Path | None) -> None:

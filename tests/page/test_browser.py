@@ -12,18 +12,16 @@ from typing import Any
 
 import pytest
 from tests.support.nights import REVIEWS, record_night, write_large
-from tests.support.patience import PATIENCE
+from tests.support.patience import wait_until
 from tests.support.viewed import viewed
 
-from restaurant_llm_batch import BatchRunner, Strategy
+from restaurant_llm_batch import Strategy
 from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.records import Recording, open_record
-from restaurant_llm_batch.testing import FakeLLM, FakeSearch
-from restaurant_llm_batch.tasks import SummarizeAspects
+from restaurant_llm_batch.testing import FakeLLM
 from tests.support.records import ask, runner
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
-WAIT = 1000 * PATIENCE
 VIEWS = ("overview", "timeline", "items", "calls", "failures", "distributions", "limits", "compare")
 
 
@@ -39,6 +37,11 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def address(night: Path) -> Iterator[str]:
     with viewed(night) as view:
         yield view.address
+
+
+def until(page: Any, expression: str, argument: Any = None) -> None:
+    """Wait until an expression is true in a page. Not playwright's own wait, whose `eval` the page's policy refuses."""
+    wait_until(lambda: page.evaluate(expression, argument))
 
 
 def ready(page: Any) -> None:
@@ -76,7 +79,7 @@ def test_items_are_filtered_and_searched_and_one_is_opened(open_page: Any, addre
     rows = page.locator(".rows .row")
     assert rows.count() == 12
     page.get_by_label("outcome").select_option("failed")
-    page.wait_for_function("document.querySelectorAll('.rows .row').length === 1")
+    until(page, "document.querySelectorAll('.rows .row').length === 1")
     assert "outcome=failed" in page.url
     rows.first.click()
     page.wait_for_selector(".itemhead")
@@ -87,12 +90,12 @@ def test_items_are_filtered_and_searched_and_one_is_opened(open_page: Any, addre
     page.get_by_label("outcome").select_option("")
     page.keyboard.press("Escape")
     page.locator("[data-search]").fill("12345 tokens")
-    page.wait_for_function("document.querySelectorAll('.rows .row').length === 1")
+    until(page, "document.querySelectorAll('.rows .row').length === 1")
     page.locator("[data-search]").fill("")
-    page.wait_for_function("document.querySelectorAll('.rows .row').length === 12")
+    until(page, "document.querySelectorAll('.rows .row').length === 12")
     page.get_by_label("in texts too").check()
     page.locator("[data-search]").fill("친절해요")
-    page.wait_for_function("document.querySelectorAll('.rows .row').length > 0")
+    until(page, "document.querySelectorAll('.rows .row').length > 0")
 
 
 def test_a_sentence_leads_to_the_review_that_it_cites(open_page: Any, address: str) -> None:
@@ -123,12 +126,13 @@ def test_the_keys_lead_everywhere(open_page: Any, address: str) -> None:
     page.keyboard.press("Enter")
     page.wait_for_selector("main.view-item:not(:has([aria-busy]))")
     page.keyboard.press("j")
-    page.wait_for_function("location.hash.endsWith('item/1')")
+    until(page, "location.hash.endsWith('item/1')")
     page.keyboard.press("[")
-    page.wait_for_function("location.hash.startsWith('#/run/1/')")
+    until(page, "location.hash.startsWith('#/run/1/')")
+    page.wait_for_selector("[data-search]")
     page.keyboard.press("/")
     page.keyboard.type("zzz")
-    page.wait_for_function("document.querySelectorAll('.rows .row').length === 0")
+    until(page, "document.querySelectorAll('.rows .row').length === 0")
     assert page.evaluate("document.activeElement.matches('[data-search]')")
     page.keyboard.press("Tab")
     outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
@@ -141,9 +145,9 @@ def test_the_timeline_zooms_and_opens_the_item_of_a_call(open_page: Any, address
     box = canvas.bounding_box()
     page.mouse.move(box["x"] + box["width"] / 2, box["y"] + 40)
     page.mouse.wheel(0, -300)
-    page.wait_for_function("location.hash.includes('from=')")
+    until(page, "location.hash.includes('from=')")
     page.get_by_role("button", name="Show all").click()
-    page.wait_for_function("!location.hash.includes('from=')")
+    until(page, "!location.hash.includes('from=')")
     ready(page)
     tip = page.locator(".tip")
     for x in range(66, int(box["width"]), 3):
@@ -176,15 +180,15 @@ def test_a_run_is_seen_as_it_goes_on(open_page: Any, tmp_path: Path) -> None:
             while not open_record(path).runs() or len(open_record(path).items()) < 8:
                 time.sleep(0.02)
             page = open_page(f"{view.address}#/run/1/items")
-            page.wait_for_function("document.querySelectorAll('.rows .row').length === 8", timeout=WAIT)
+            until(page, "document.querySelectorAll('.rows .row').length === 8")
             assert page.locator(".badge.tone-open").count() == 1
             page.locator("[data-search]").fill("1")
             page.locator("[data-search]").fill("")
         finally:
             gates["go"] = True
             working.join()
-        page.wait_for_function("document.querySelector('.big').getAttribute('aria-rowcount') === '301'", timeout=WAIT)
-        page.wait_for_function("document.querySelector('.state').textContent === 'done'", timeout=WAIT)
+        until(page, "document.querySelector('.big').getAttribute('aria-rowcount') === '301'")
+        until(page, "document.querySelector('.state').textContent === 'done'")
 
 
 def test_scroll_and_filters_stay_while_a_run_goes_on(open_page: Any, tmp_path: Path) -> None:
@@ -193,7 +197,7 @@ def test_scroll_and_filters_stay_while_a_run_goes_on(open_page: Any, tmp_path: P
     with viewed(path) as view:
         page = open_page(f"{view.address}#/run/1/items?outcome=succeeded")
         page.locator(".big").evaluate("(element) => { element.scrollTop = 20000 }")
-        page.wait_for_function("document.querySelector('.rows .row')?.dataset.index > 600")
+        until(page, "document.querySelector('.rows .row')?.dataset.index > 600")
         before = page.locator(".rows .row").nth(3).inner_text()
         total = int(page.locator(".big").get_attribute("aria-rowcount"))
         connection = sqlite3.connect(path)
@@ -201,7 +205,7 @@ def test_scroll_and_filters_stay_while_a_run_goes_on(open_page: Any, tmp_path: P
         connection.execute("INSERT INTO items SELECT id + 1, run, place + 1, 'new', '\"new\"', started, ended, 'succeeded', "
                            "NULL, NULL, NULL, NULL FROM items ORDER BY id DESC LIMIT 1")
         connection.commit()
-        page.wait_for_function(f"document.querySelector('.big').getAttribute('aria-rowcount') === '{total + 1}'", timeout=WAIT)
+        until(page, f"document.querySelector('.big').getAttribute('aria-rowcount') === '{total + 1}'")
         connection.close()
         assert page.locator(".big").evaluate("(element) => element.scrollTop") == 20000
         assert page.locator(".rows .row").nth(3).inner_text() == before
@@ -220,12 +224,11 @@ def test_a_hundred_thousand_items_are_opened_and_scrolled(open_page: Any, tmp_pa
         began = time.perf_counter()
         for place in (1.0, 0.5, 0.25, 0.75):
             page.locator(".big").evaluate("(element, share) => { element.scrollTop = share * element.scrollHeight }", place)
-            page.wait_for_function(
-                "(share) => { const row = document.querySelector('.rows .row'); return row && Math.abs(row.dataset.index - share * 100000) < 60"
-                " && !row.textContent.includes('…') }", arg=place)
+            until(page, "(share) => { const row = document.querySelector('.rows .row'); return row && Math.abs(row.dataset.index - share * 100000) < 60"
+                " && !row.textContent.includes('…') }", place)
         scrolled = (time.perf_counter() - began) / 4
         page.locator(".big").evaluate("(element) => { element.scrollTop = element.scrollHeight }")
-        page.wait_for_function("[...document.querySelectorAll('.rows .row')].at(-1)?.dataset.index === '99999'")
+        until(page, "[...document.querySelectorAll('.rows .row')].at(-1)?.dataset.index === '99999'")
         times = {}
         for name in ("overview", "timeline", "failures", "distributions"):
             began = time.perf_counter()
@@ -253,11 +256,11 @@ def test_one_file_shows_the_run_without_a_server(open_page: Any, night: Path, tm
         page.wait_for_selector(f"main.view-{name}:not(:has([aria-busy]))")
         assert page.locator(".alert").is_hidden()
     page.goto(f"{made.as_uri()}#/run/1/items?outcome=failed&sort=-seconds")
-    page.wait_for_function("document.querySelectorAll('.rows .row').length === 1")
+    until(page, "document.querySelectorAll('.rows .row').length === 1")
     page.locator(".rows .row").first.click()
     page.wait_for_selector("pre.error")
     page.goto(f"{made.as_uri()}#/run/1/item/0")
-    page.wait_for_function("document.querySelector('.itemid')?.textContent === '0'")
+    until(page, "document.querySelector('.itemid')?.textContent === '0'")
     text = page.locator(".reviews").inner_text()
     assert all(review in text for review in REVIEWS)
     assert page.locator("main img, main script, main b").count() == 0

@@ -141,7 +141,7 @@ def _shapes(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     for row in rows:
         for name, value in (("items", row[4]), ("waits", row[14]), ("prompt_tokens", row[11]), ("completion_tokens", row[12])):
             if value:
-                sketches[name].add(value)
+                sketches[name].add([value])
     shapes = {
         name: histogram([("items", sketches[name])], whole=name.endswith("tokens"))
         for name in ("items", "waits", "prompt_tokens", "completion_tokens")
@@ -238,5 +238,5 @@ def _detail(outcome: Any) -> dict[str, Any]:
 def _review(citation: Any) -> dict[str, Any]:
     if isinstance(citation, Mapping):
         shown, content = citation.get("review_id"), citation.get("snippet", "")
-        return {"part": "", "shown_as": None, "id": None if shown is None else str(shown), "content": str(content)}
-    return {"part": "", "shown_as": str(citation), "id": str(citation), "content": ""}
+        return {"parts": [], "shown_as": None, "id": None if shown is None else str(shown), "content": str(content)}
+    return {"parts": [], "shown_as": str(citation), "id": str(citation), "content": ""}

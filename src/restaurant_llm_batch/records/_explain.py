@@ -22,7 +22,7 @@ from .._text import message_text
 from .._values import composed
 from ..models import ItemId
 from ..tokens.sentences import sentences
-from ._recorded import CALLS, ITEMS, RecordedCall, RecordedItem, RecordedRun, call_of, item_of, read_id
+from ._recorded import CALLS, ITEM, RecordedCall, RecordedItem, RecordedRun, call_of, item_of, read_id
 
 WITHOUT_TEXTS = (
     "the prompts, answers, reviews and results of this run are not recorded; "
@@ -183,7 +183,7 @@ def explain(connection: sqlite3.Connection, run: RecordedRun, row_id: int) -> Ex
         run: The run.
         row_id: The id of the item's row.
     """
-    item = item_of(connection.execute(f"{ITEMS} AND items.id = ?2", (run.run, row_id)).fetchone())
+    item = item_of(connection.execute(ITEM, (run.run, row_id)).fetchone())
     calls = list(_calls(connection, "calls.item = ?2", run.run, row_id))
     row = connection.execute("SELECT result FROM results WHERE id = ?", (row_id,)).fetchone()
     result = None if row is None else json.loads(row[0])

@@ -27,7 +27,7 @@ export class Chart {
     const { options, data } = this.make(width, this.height);
     const scale = this.zoom;
     this.chart?.destroy();
-    this.chart = new uPlot({ width, height: this.height, legend: { show: false }, ...options }, data, this.plot);
+    this.chart = new uPlot({ width, height: this.height, legend: { show: false }, padding: [10, 12, 0, 0], ...options }, data, this.plot);
     if (scale) this.chart.setScale("x", scale);
     this.width = width;
   }
@@ -48,6 +48,7 @@ export class Chart {
   }
 }
 
+const WHOLE = [1, 2, 5].flatMap((step) => Array.from({ length: 10 }, (_, power) => step * 10 ** power)).sort((a, b) => a - b);
 const FONT = '11px system-ui, "Apple SD Gothic Neo", "Malgun Gothic", "Noto Sans KR", sans-serif';
 
 export function axis(values, given = {}) {
@@ -74,8 +75,8 @@ export function histogramChart(shape, { unit, label, height = 180 }) {
         cursor: { y: false, drag: { x: false, y: false }, points: { show: false } },
         scales: { x: { time: false, range: [-0.6, places.length - 0.4] }, y: { range: (_, __, most) => [0, Math.max(1, most * 1.05)] } },
         axes: [
-          axis(null, { splits: () => places.filter((place) => place % every === 0), values: (_, splits) => splits.map((place) => unit(middle(edges, place))) }),
-          axis((number) => (Number.isInteger(number) ? String(number) : ""), { size: 56 }),
+          axis(null, { splits: () => places.filter((place) => place % every === 0), values: (_, splits) => splits.map((place) => unit(middle(edges, place))), size: 30 }),
+          axis((number) => (Number.isInteger(number) ? String(number) : ""), { size: 56, incrs: WHOLE }),
         ],
         // The highest stack first, so that the others are drawn over it.
         series: [{}, ...stacked.map((_, index) => bars(tones[stacked.length - 1 - index]))],
@@ -135,7 +136,7 @@ export function timeChart(first) {
         x: { time: false, range: [given.begin, Math.max(given.end, given.begin + 1e-6)] },
         y: { range: (_, __, most) => [0, Math.max(1, (most ?? 1) * 1.08)] },
       },
-      axes: [axis(given.time, { space: 70 }), axis(given.unit, { size: 56 })],
+      axes: [axis(given.time, { space: 70, size: 30 }), axis(given.unit, { size: 56, ...(given.unit ? {} : { incrs: WHOLE }) })],
       series: [{}, ...given.series.map(line)],
       hooks: { setSelect: [zoomed], setCursor: [pointed], draw: [(plot) => given.marks?.(plot)] },
     },
@@ -149,7 +150,7 @@ export function timeChart(first) {
 function line({ name, tone, ...given }) {
   const paths = given.bars ? uPlot.paths.bars({ size: [0.9, 60] }) : given.stepped ? uPlot.paths.stepped({ align: 1 }) : null;
   return {
-    label: name, stroke: colour(tone), width: given.fill ? 1 : 1.6, points: { show: false }, spanGaps: true,
+    label: name, stroke: colour(tone), width: given.bars ? 0 : given.fill ? 1 : 1.6, points: { show: false }, spanGaps: true,
     ...(given.fill ? { fill: `${colour(tone)}${given.bars ? "cc" : "55"}` } : {}), ...(paths ? { paths } : {}),
   };
 }

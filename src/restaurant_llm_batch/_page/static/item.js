@@ -25,7 +25,9 @@ export class ItemView {
     if (data.error) parts.push(card(`Failed at ${data.stage}`, h("pre", { class: "error" }, data.error), data.attempts > 1 ? h("p", { class: "dim" }, `after ${plural(data.attempts, "attempt")}`) : null));
     if (data.missing) parts.push(h("p", { class: "notice" }, data.missing));
     if (data.sentences.length || data.reviews.length) {
-      parts.push(h("div", { class: "columns wide" }, this.sentences(data), this.reviews(data)));
+      parts.push(data.sentences.length && data.reviews.length
+        ? h("div", { class: "columns wide" }, this.sentences(data), this.reviews(data))
+        : data.sentences.length ? this.sentences(data) : this.reviews(data));
     }
     if (data.result !== null && data.result !== undefined) {
       parts.push(h("section", { class: "card" }, h("details", { open: !data.sentences.length }, h("summary", {}, h("h2", {}, "The whole result")), h("pre", {}, typeof data.result === "string" ? data.result : JSON.stringify(data.result, null, 2)))));
@@ -65,7 +67,7 @@ export class ItemView {
         sentence.text, " ", cites, " ", calls.length ? calls : h("span", { class: "dim" }, "written by the library, or given")),
       ];
     });
-    return card("Result, sentence by sentence", rows.length ? rows : h("p", { class: "dim" }, "There is no result."));
+    return card("Result, sentence by sentence", rows);
   }
 
   name(data, number) {
@@ -84,7 +86,7 @@ export class ItemView {
       const from = data.sentences.map((sentence, index) => ({ sentence, index })).filter(({ sentence }) => sentence.reviews.includes(number));
       return h("li", { id: `review-${number}`, tabindex: "-1", class: cited.has(number) ? "cited" : null,
         on: { mouseenter: () => this.lightSentences(number), mouseleave: () => this.lightSentences(null) } },
-      h("p", { class: "dim" }, h("strong", {}, cut(this.name(data, number), 40)), review.part ? ` ${review.part}` : "", from.length ? ` · cited by ${plural(from.length, "sentence")}` : ""),
+      h("p", { class: "dim" }, h("strong", {}, cut(this.name(data, number), 40)), review.parts.length ? ` ${review.parts.join(", ")}` : "", from.length ? ` · cited by ${plural(from.length, "sentence")}` : ""),
       h("p", { class: "content" }, review.content));
     })));
   }

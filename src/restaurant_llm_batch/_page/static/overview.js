@@ -12,7 +12,7 @@ export class Overview {
     this.state = h("div", {});
     this.rest = h("div", {});
     this.causes = h("div", {});
-    this.element = h("div", {}, this.state, this.tiles, this.rest, this.causes);
+    this.element = h("div", {}, this.state, this.tiles, this.rest);
   }
 
   async update() {
@@ -31,6 +31,7 @@ export class Overview {
         card("Slowest items", extreme(data.slowest, seconds, context), more(context, { sort: "-seconds" })),
         card(data.costliest.some((one) => one.value !== null) ? "Costliest items" : "Items of the most tokens",
           extreme(data.costliest, (value, row) => (value === null ? `${short(row.tokens)} tokens` : cost(value)), context), more(context, { sort: "-cost" }))),
+      this.causes,
       card("Settings in force", settings(data.run)));
     this.progress?.draw();
     if (data.run.failed) {
@@ -105,13 +106,13 @@ function timeBar(groups) {
 }
 
 export function kinds(groups, context) {
-  const several = new Set(groups.map((one) => one.model)).size > 1;
+  const several = new Set(groups.map((one) => one.model).filter(Boolean)).size > 1;
   const number = (name, title, value) => ({ name, title, number: true, cell: (row) => value(row) });
   const some = (name) => groups.some((one) => one[name]);
   return smallTable([
     { name: "stage", cell: (row) => row.stage },
     { name: "label", cell: (row) => h("a", { href: context.address("calls", { stage: row.stage, label: row.label, model: row.model }) }, row.label || "(none)") },
-    several && { name: "model", title: "The model or endpoint that answered", cell: (row) => row.model || "no answer" },
+    several && { name: "model", title: "The model or endpoint that answered", cell: (row) => row.model || (row.stage === "llm" ? "no answer" : "") },
     number("calls", "Attempts", (row) => count(row.calls)),
     number("answered", "", (row) => count(row.ok)),
     number("refused", "", (row) => bad(row.refused)),

@@ -33,7 +33,8 @@ export class TimelineView {
           button("−", "Zoom out (-)", () => this.zoom(2)), button("+", "Zoom in (+)", () => this.zoom(0.5)),
           button("◀", "Earlier (left arrow)", () => this.shift(-0.4)), button("▶", "Later (right arrow)", () => this.shift(0.4)),
           button("Show all", "Show all (0)", () => this.zoomTo(null, null)), this.about),
-        this.box, this.tip, legend(FATES), legend(WAITS)),
+        this.box, this.tip, legend(FATES), legend(WAITS),
+        h("p", { class: "dim" }, "A call stands in the first row that is free when it starts. The strip below it is what the call after it in this row waited for.")),
       this.charts);
     this.watch = new ResizeObserver(() => this.draw());
     this.watch.observe(this.box);
@@ -51,23 +52,21 @@ export class TimelineView {
     this.drawCharts();
   }
 
-  rows() {
-    const rows = [];
-    for (const [stage, lanes] of Object.entries(this.data.stages)) for (let lane = 0; lane < lanes; lane += 1) rows.push([stage, lane]);
-    return rows;
-  }
-
   draw() {
     if (!this.data || !this.box.clientWidth) return;
     const width = this.box.clientWidth;
-    const rows = this.rows();
-    this.height = Math.max(3, Math.min(18, Math.floor(560 / Math.max(1, rows.length))));
     const stages = Object.keys(this.data.stages);
+    // Searches are short and many: their lanes are lower.
+    const tall = (stage) => (stage === "llm" ? [400, 4, 18] : [160, 3, 8]);
+    this.heights = Object.fromEntries(stages.map((stage) => {
+      const [all, least, most] = tall(stage);
+      return [stage, Math.max(least, Math.min(most, Math.floor(all / this.data.stages[stage])))];
+    }));
     this.tops = new Map();
     let y = TOP;
     for (const stage of stages) {
       this.tops.set(stage, y);
-      y += this.data.stages[stage] * this.height + 10;
+      y += Math.max(30, this.data.stages[stage] * this.heights[stage]) + 10;
     }
     const ratio = window.devicePixelRatio || 1;
     const height = Math.max(60, y);
@@ -84,9 +83,9 @@ export class TimelineView {
       pen.fillStyle = colour("dim");
       pen.textAlign = "left";
       pen.fillText(stage, 4, this.tops.get(stage) + 10);
-      pen.fillText(`${count(this.data.stages[stage])} slots`, 4, this.tops.get(stage) + 23);
+      pen.fillText(`${plural(this.data.stages[stage], "slot")}`, 4, this.tops.get(stage) + 23);
       pen.fillStyle = colour("lane");
-      pen.fillRect(LEFT, this.tops.get(stage), width - LEFT, this.data.stages[stage] * this.height);
+      pen.fillRect(LEFT, this.tops.get(stage), width - LEFT, this.data.stages[stage] * this.heights[stage]);
     }
     if (!stages.length) {
       pen.fillStyle = colour("dim");
@@ -137,28 +136,28 @@ export class TimelineView {
 
   drawSpans(pen) {
     const at = this.columns();
-    const strip = Math.max(1, Math.round(this.height * 0.25));
     const tones = Object.fromEntries([...FATES, ...WAITS].map(([, tone]) => [tone, colour(tone)]));
     this.hits = [];
     for (const span of this.data.spans) {
       const lane = span[at.lane];
       if (lane === null || lane >= (this.data.stages[span[at.stage]] ?? 0)) continue;
-      const y = this.tops.get(span[at.stage]) + lane * this.height;
+      const height = this.heights[span[at.stage]];
+      const strip = Math.max(1, Math.round(height * 0.25));
+      const y = this.tops.get(span[at.stage]) + lane * height;
       const [queued, started] = [span[at.queued], span[at.started]];
       const ended = span[at.ended] ?? this.data.seconds;
-      const bar = (tone, from, to, top, height) => {
+      const bar = (tone, from, to, top, tall) => {
         if (to <= from) return;
         const left = this.x(from);
         pen.fillStyle = tones[tone] ?? tones.ok;
-        pen.fillRect(left, top, Math.max(1, this.x(to) - left - (this.x(to) - left > 3 ? 1 : 0)), height);
+        pen.fillRect(left, top, Math.max(1, this.x(to) - left - (this.x(to) - left > 3 ? 1 : 0)), tall);
       };
-      const low = y + this.height - strip;
+      const low = y + height - strip;
       bar("retry", queued - span[at.retry_seconds], queued, low, strip);
       bar("slot", queued, queued + span[at.slot_seconds], low, strip);
       bar("rate", started - span[at.rate_seconds], started, low, strip);
-      const tall = this.height - strip - (this.height > 5 ? 1 : 0);
-      bar(span[at.fate], started, Math.max(ended, started + 1e-9), y, tall);
-      this.hits.push([this.x(started), Math.max(this.x(ended), this.x(started) + 3), y, y + this.height, span]);
+      bar(span[at.fate], started, Math.max(ended, started + 1e-9), y, height - strip - (height > 5 ? 1 : 0));
+      this.hits.push([this.x(started), Math.max(this.x(ended), this.x(started) + 3), y, y + height, span]);
     }
   }
 
@@ -168,14 +167,15 @@ export class TimelineView {
     const width = (end - begin) / this.data.parts;
     const tones = BY_RANK.map((tone) => colour(tone));
     for (const [stage, lane, shares, fates] of this.data.busy) {
-      const y = this.tops.get(stage) + lane * this.height;
+      const height = this.heights[stage];
+      const y = this.tops.get(stage) + lane * height;
       for (let part = 0; part < shares.length; part += 1) {
         const share = Number(shares[part]);
         if (!share && fates[part] === "0") continue;
         const left = this.x(begin + part * width);
         pen.globalAlpha = 0.25 + (0.75 * share) / 9;
         pen.fillStyle = tones[Number(fates[part])];
-        pen.fillRect(left, y, this.x(begin + (part + 1) * width) - left + 0.5, Math.max(1, this.height - (this.height > 4 ? 1 : 0)));
+        pen.fillRect(left, y, this.x(begin + (part + 1) * width) - left + 0.5, Math.max(1, height - (height > 4 ? 1 : 0)));
       }
     }
     pen.globalAlpha = 1;

@@ -28,7 +28,7 @@ export class Failures {
     const query = { cause: one.cause, stage: one.stage, outcome };
     const [type, ...rest] = one.cause.split(": ");
     return h("li", {},
-      h("p", {}, h("a", { class: "value", href: this.context.address(view, query) }, plural(one.count, what)), h("span", { class: "badge tone-failed" }, one.error_type ?? type), h("span", { class: "dim" }, `at ${one.stage}`, one.labels ? ` in ${one.labels}` : "", one.began === null ? "" : `, from ${seconds(one.began)} to ${seconds(one.ended)}`)),
+      h("p", {}, h("a", { class: "value", href: this.context.address(view, query) }, plural(one.count, what)), h("span", { class: `badge tone-${one.error_type === "RateLimited" ? "refused" : "failed"}` }, one.error_type ?? type), h("span", { class: "dim" }, `at ${one.stage}`, one.labels ? ` in ${one.labels.replaceAll(",", ", ")}` : "", one.began === null ? "" : `, from ${seconds(one.began)} to ${seconds(one.ended)}`)),
       h("p", { class: "mono" }, rest.join(": ") || one.cause),
       one.example && one.example !== one.cause ? h("details", {}, h("summary", {}, "An example"), h("pre", {}, one.example)) : null);
   }
@@ -53,8 +53,8 @@ export class Distributions {
     add("Time of items", data.items, seconds);
     add(data.of_items ? "Waits of items" : "Waits of calls", data.waits, seconds);
     const one = data.of_items ? "an item" : "a call";
-    add(`Tokens read by ${one}`, data.prompt_tokens, short);
-    add(`Tokens written by ${one}`, data.completion_tokens, short);
+    add(`Tokens read by ${one}`, data.prompt_tokens, tokens);
+    add(`Tokens written by ${one}`, data.completion_tokens, tokens);
     fill(this.element, made.length ? h("div", { class: "grid" }, made) : h("p", { class: "dim" }, "There is nothing to count yet."));
   }
 
@@ -70,6 +70,8 @@ export class Distributions {
     ], series);
   }
 }
+
+const tokens = (number) => (number === null ? "–" : short(Math.round(number)));
 
 const REASONS = { start: "dim", slow_start: "ok", probe: "series3", rate_limited: "failed", manual: "rate" };
 

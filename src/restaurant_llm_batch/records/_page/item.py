@@ -32,11 +32,20 @@ def item(connection: sqlite3.Connection, run: int, place: int) -> dict[str, Any]
 
 
 def explanation_json(found: Explanation) -> dict[str, Any]:
-    """Return an explanation as JSON can hold it; each review is there once, and named by its number."""
-    numbers: dict[ShownReview, int] = {}
+    """Return an explanation as JSON can hold it; each review is there once, and referred to by its number."""
+    numbers: dict[tuple[object, ...], int] = {}
+    reviews: list[dict[str, Any]] = []
 
     def number(review: ShownReview) -> int:
-        return numbers.setdefault(review, len(numbers))
+        known = review.review_id is not None
+        key = (review.review_id, review.content) if known else (review.part, review.shown_as, review.content)
+        if key not in numbers:
+            numbers[key] = len(reviews)
+            reviews.append(_review(review))
+        parts = reviews[numbers[key]]["parts"]
+        if review.part and review.part not in parts:
+            parts.append(review.part)
+        return numbers[key]
 
     calls = [_call(call, [number(review) for review in call.reviews]) for call in found.calls]
     sentences = [
@@ -44,7 +53,7 @@ def explanation_json(found: Explanation) -> dict[str, Any]:
             "path": sentence.path,
             "text": sentence.text,
             "calls": sentence.calls,
-            "reviews": [number(review) for review in sentence.reviews],
+            "reviews": list(dict.fromkeys(number(review) for review in sentence.reviews)),
         }
         for sentence in found.sentences
     ]
@@ -54,14 +63,14 @@ def explanation_json(found: Explanation) -> dict[str, Any]:
         "result": found.result,
         "sentences": sentences,
         "calls_made": calls,
-        "reviews": [_review(review) for review in numbers],
+        "reviews": reviews,
         "missing": found.missing,
     }
 
 
 def _review(review: ShownReview) -> dict[str, Any]:
     shown_id = None if review.review_id is None else str(review.review_id)
-    return {"part": review.part, "shown_as": review.shown_as, "id": shown_id, "content": review.content}
+    return {"parts": [], "shown_as": review.shown_as, "id": shown_id, "content": review.content}
 
 
 _ATTEMPT = (

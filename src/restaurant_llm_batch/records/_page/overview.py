@@ -8,7 +8,7 @@ from typing import Any
 
 from .._recorded import RUNS, RecordedRun, run_of
 from .ranges import in_run
-from ..._page.sketches import histogram, read_sketch
+from ..._page.sketches import Sketch, histogram, read_sketch
 
 BARS = 120
 """Bars of the chart of progress."""
@@ -72,7 +72,25 @@ def groups(connection: sqlite3.Connection, run: int) -> list[dict[str, Any]]:
     for *row, sketch in connection.execute(_GROUPS, (run,)).fetchall()[:MOST_GROUPS]:
         latency = read_sketch(sketch).figures()
         found.append({**dict(zip(_GROUP_NAMES, row, strict=True)), "latency": latency})
-    return found
+    return _with_unanswered(found)
+
+
+def _with_unanswered(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Count calls without an answer, which name no model, among those of the only model that has answered their kind."""
+    answered: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for one in groups:
+        if one["model"]:
+            answered.setdefault((one["stage"], one["label"]), []).append(one)
+    left = []
+    for one in groups:
+        same = answered.get((one["stage"], one["label"]), [])
+        if one["model"] or len(same) != 1:
+            left.append(one)
+            continue
+        for name in _GROUP_NAMES[3:]:
+            if one[name] is not None:
+                same[0][name] = (same[0][name] or 0) + one[name]
+    return left
 
 
 def overview(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
@@ -156,52 +174,75 @@ def _line(row: tuple[Any, ...]) -> dict[str, Any]:
     return {"place": row[0], "id": row[1], "outcome": row[2], "value": row[3]}
 
 
-_SHAPES = f"""
-SELECT stage, label, sketch(CASE WHEN outcome = 'ok' THEN ended - started END),
-  sketch(nullif(prompt_tokens, 0)), sketch(nullif(completion_tokens, 0)), sketch(CASE WHEN attempt > 0 THEN slot_seconds END),
-  sketch(CASE WHEN attempt > 0 THEN rate_seconds END), sketch(CASE WHEN attempt > 1 THEN retry_seconds END)
-FROM calls WHERE {in_run("id")} GROUP BY 1, 2 ORDER BY 1 DESC, count(*) DESC
+_TIMES = f"""
+SELECT stage, label, CASE WHEN outcome = 'ok' THEN model END, CASE WHEN outcome = 'ok' THEN ended - started END,
+  nullif(prompt_tokens, 0), nullif(completion_tokens, 0), CASE WHEN attempt > 0 THEN slot_seconds END,
+  CASE WHEN attempt > 0 THEN rate_seconds END, CASE WHEN attempt > 1 THEN retry_seconds END
+FROM calls WHERE {in_run("id")}
 """  # nosec B608 (constants)
 MOST_SERIES = 8
 """Most series of a histogram; the other labels are one."""
+_ROWS = 8192
+"""Rows that are counted at once."""
 
 
 def distributions(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
     """Return the histograms of a run: how long calls took and waited, their tokens, and how long items took."""
-    rows = connection.execute(_SHAPES, (run,)).fetchall()
-    latency: dict[str, Any] = {}
-    for stage in dict.fromkeys(row[0] for row in rows):
-        latency[stage] = _by_label([(row[1], row[2]) for row in rows if row[0] == stage])
-    model = [row for row in rows if row[0] == "llm"]
-    by_model = connection.execute(
-        f"SELECT model, sketch(ended - started) FROM calls WHERE {in_run('id')} AND outcome = 'ok' AND stage = 'llm' "
-        "GROUP BY 1 ORDER BY count(*) DESC",
-        (run,),
-    ).fetchall()
-    waits = [("for a slot", 5), ("for a minute's limit", 6), ("to be made again", 7)]
+    latency: dict[str, _Series] = {}
+    models, read, written = _Series(), _Series(), _Series()
+    waits = {name: Sketch() for name in ("for a slot", "for a minute's limit", "to be made again")}
+    rows = connection.execute(_TIMES, (run,))
+    while some := rows.fetchmany(_ROWS):  # not an aggregate function of SQL, whose calls take longer than all the rest
+        for (stage, label), alike in _grouped(some, 0, 1).items():
+            latency.setdefault(stage, _Series()).add(label, alike, 3)
+            if stage == "llm":
+                read.add(label, alike, 4)
+                written.add(label, alike, 5)
+                for (model,), answered in _grouped(alike, 2).items():
+                    models.add(model or "", answered, 3)
+        for column, sketch in enumerate(waits.values(), 6):
+            sketch.add(_values(some, column))
     items = _one(connection, f"SELECT sketch(ended - started) FROM items WHERE {in_run('id')}", run)
     return {
-        "latency": latency,
-        "models": _by_label([(name or "", sketch) for name, sketch in by_model]) if len(by_model) > 1 else None,
-        "prompt_tokens": _by_label([(row[1], row[3]) for row in model], whole=True),
-        "completion_tokens": _by_label([(row[1], row[4]) for row in model], whole=True),
-        "waits": histogram([(name, _added([row[column] for row in rows])) for name, column in waits]),
+        "latency": {stage: series.histogram() for stage, series in sorted(latency.items(), reverse=True)},
+        "models": models.histogram() if len(models.sketches) > 1 else None,
+        "prompt_tokens": read.histogram(whole=True),
+        "completion_tokens": written.histogram(whole=True),
+        "waits": histogram(waits.items()),
         "items": histogram([("items", read_sketch(items))]),
     }
 
 
-def _by_label(rows: list[tuple[str, str]], *, whole: bool = False) -> dict[str, Any] | None:
-    series = [(label, read_sketch(sketch)) for label, sketch in rows[:MOST_SERIES]]
-    if len(rows) > MOST_SERIES:
-        series.append(("others", _added([sketch for _, sketch in rows[MOST_SERIES:]])))
-    return histogram(series, whole=whole)
+def _grouped(rows: list[tuple[Any, ...]], *columns: int) -> dict[tuple[Any, ...], list[tuple[Any, ...]]]:
+    groups: dict[tuple[Any, ...], list[tuple[Any, ...]]] = {}
+    for row in rows:
+        groups.setdefault(tuple([row[column] for column in columns]), []).append(row)
+    return groups
 
 
-def _added(sketches: list[str]) -> Any:
-    first, *others = map(read_sketch, sketches or [None])
-    for other in others:
-        first.merge(other)
-    return first
+def _values(rows: list[tuple[Any, ...]], column: int) -> list[float]:
+    return [row[column] for row in rows if row[column] is not None]
+
+
+class _Series:
+    """Sketches by label."""
+
+    def __init__(self) -> None:
+        self.sketches: dict[str, Sketch] = {}
+
+    def add(self, label: str, rows: list[tuple[Any, ...]], column: int) -> None:
+        """Add a column of rows."""
+        values = _values(rows, column)
+        if values:
+            self.sketches.setdefault(label, Sketch()).add(values)
+
+    def histogram(self, *, whole: bool = False) -> dict[str, Any] | None:
+        """Return the histogram of the most frequent labels, the others being one series."""
+        first = sorted(self.sketches.items(), key=lambda one: -one[1].count)
+        rest = Sketch()
+        for _, sketch in first[MOST_SERIES:]:
+            rest.merge(sketch)
+        return histogram([*first[:MOST_SERIES], ("others", rest)], whole=whole)
 
 
 MOST_CHANGES = 3000

@@ -132,15 +132,22 @@ class Level:
         return [round(part / self._width + full, 3) for part, full in zip(self._inside, whole, strict=True)]
 
 
-_WINDOW = f"""
-FROM calls LEFT JOIN items ON items.id = calls.item WHERE {in_run("calls.id")} AND attempt > 0
-  AND coalesce(calls.ended, ?3) >= ?2 AND queued - retry_seconds <= ?4
+_WITHIN = f"""
+{in_run("calls.id")} AND attempt > 0 AND coalesce(calls.ended, ?3) >= ?2 AND queued - retry_seconds <= ?4
 """  # nosec B608 (constants)
 _COLUMNS = (
-    *("number", "place", "stage", "label", "attempt", "fate", "queued", "started", "ended"),
-    *("slot_seconds", "rate_seconds", "retry_seconds", "slots"),
+    *("number", "stage", "fate", "queued", "started", "ended", "slot_seconds", "rate_seconds", "retry_seconds"),
+    *("place", "label", "attempt", "slots"),
 )
 """The columns of a span; `lane` is added in front."""
+_BUSY = (
+    "SELECT calls.id & 0xFFFFFFFF, calls.stage, coalesce(calls.outcome, 'open'), queued, calls.started, calls.ended, "
+    "slot_seconds, rate_seconds, retry_seconds"
+)
+_SPANS = (
+    f"{_BUSY}, place, label, attempt, slots FROM calls LEFT JOIN items ON items.id = calls.item WHERE {_WITHIN} "
+    "ORDER BY calls.id"
+)
 
 
 def window(
@@ -171,12 +178,7 @@ def window(
     begin = min(max(0.0, begin), latest) if begin is not None and isfinite(begin) else 0.0
     end = max(end, begin + 1e-6) if end is not None and isfinite(end) else max(latest, begin + 1e-6)
     values = (run, begin, latest, end)
-    (count,) = connection.execute(f"SELECT count(*) {_WINDOW}", values).fetchone()
-    rows = connection.execute(
-        "SELECT calls.id & 0xFFFFFFFF, place, calls.stage, label, attempt, coalesce(calls.outcome, 'open'), queued, "
-        f"calls.started, calls.ended, slot_seconds, rate_seconds, retry_seconds, slots {_WINDOW} ORDER BY calls.id",
-        values,
-    )
+    (count,) = connection.execute(f"SELECT count(*) FROM calls WHERE {_WITHIN}", values).fetchone()
     answer = {
         "begin": begin,
         "end": end,
@@ -189,13 +191,15 @@ def window(
     }
     levels = _Levels(begin, end)
     if count <= most_spans:
+        rows = connection.execute(_SPANS, values)
         spans = [[lanes.of(row[0]), *row] for row in levels.watch(rows, latest)]
         return {**answer, "columns": ["lane", *_COLUMNS], "spans": spans, "levels": levels.values()}
     busy = _Busy(begin, end)
-    for row in levels.watch(rows, latest):
-        lane = lanes.of(row[0])
+    rows = connection.execute(f"{_BUSY} FROM calls WHERE {_WITHIN}", values)
+    for number, stage, fate, _, started, ended, *_ in levels.watch(rows, latest):
+        lane = lanes.of(number)
         if lane is not None and lane < MOST_LANES:
-            busy.add(row[2], lane, row[5], row[7], latest if row[8] is None else row[8])
+            busy.add(stage, lane, fate, started, latest if ended is None else ended)
     return {**answer, "parts": PARTS, "busy": busy.values(), "levels": levels.values()}
 
 
@@ -211,7 +215,7 @@ class _Levels:
         """Yield rows of calls, and count them."""
         waits = self._waits
         for row in rows:
-            stage, queued, started, ended, slot, rate, retry = row[2], *row[6:12]
+            stage, _, queued, started, ended, slot, rate, retry = row[1:9]
             level = self._flight.get(stage)
             if level is None:
                 level = self._flight[stage] = Level(*self._window)
