@@ -82,11 +82,14 @@ class Sketch:
         """Add numbers."""
         if not values:
             return
-        positive = [min(max(value, 0.0), _LARGEST) for value in values]
-        bits = unpack(f"<{len(values)}I", pack(f"<{len(values)}f", *positive))
-        self._widen(min(positive), max(positive))
+        least, most = min(values), max(values)
+        if least < 0 or most > _LARGEST:
+            self.add([min(max(value, 0.0), _LARGEST) for value in values])
+            return
+        bits = unpack(f"<{len(values)}I", pack(f"<{len(values)}f", *values))
+        self._widen(least, most)
         self.count += len(values)
-        self.total += sum(positive)
+        self.total += sum(values)
         self.buckets.update([number >> _DROPPED for number in bits])
 
     def merge(self, other: Sketch) -> None:

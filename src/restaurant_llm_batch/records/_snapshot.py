@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from .._store.database import StoreFile
 from ..errors import StoreError
 
 T = TypeVar("T")
+
+_decoded = partial(str, encoding="utf-8", errors="replace")
 
 
 def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> T:
@@ -25,7 +28,7 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
     """
 
     def in_snapshot(connection: sqlite3.Connection) -> T:
-        connection.text_factory = _decoded
+        connection.text_factory = _decoded  # a damaged text need not be UTF-8
         connection.execute("BEGIN")
         return query(connection)
 
@@ -33,7 +36,3 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
         return file.read(in_snapshot)
     except sqlite3.Error as error:
         raise StoreError(file.describe_error(error)) from error
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "replace")

@@ -15,9 +15,11 @@ from typing import Any
 
 from ..._page.document import document, packed
 from ..._page.writing import write_document
+from .._schema import TABLES
 from . import causes, overview, tables, timeline
 from .data import RecordData
 from .item import item
+from .ranges import in_run
 from .tables import Query
 
 MOST_ITEMS = 10_000
@@ -53,6 +55,7 @@ def page_data(connection: sqlite3.Connection, run: int, name: str) -> dict[str, 
         LookupError: There is no such run.
     """
     recorded = overview.recorded_run(connection, run)
+    _index_calls(connection, run)
     shown = overview.overview(connection, run)
     items, all_items = _chosen(connection, run, tables.item_ids, MOST_ITEMS, ("-seconds", "-cost", "-waited"))
     calls, all_calls = _chosen(connection, run, tables.call_ids, MOST_CALLS, ("-seconds", "-cost", "-waited"))
@@ -83,6 +86,18 @@ def page_data(connection: sqlite3.Connection, run: int, name: str) -> dict[str, 
         "calls": packed(_table(tables.CALL_NAMES, _rows(connection, run, calls, tables.call_rows), all_calls)),
         "details": details,
     }
+
+
+def _index_calls(connection: sqlite3.Connection, run: int) -> None:
+    """
+    Copy the calls of a run into a temporary table with an index by item.
+
+    The record has none, so each item would be looked for in all calls. The statements find the copy, since SQLite looks for
+    a name among the temporary tables first; the record itself is not changed.
+    """
+    connection.execute(TABLES["calls"].replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
+    connection.execute(f"INSERT INTO temp.calls SELECT * FROM main.calls WHERE {in_run('id')}", (run,))
+    connection.execute("CREATE INDEX temp.calls_by_item ON calls (item)")
 
 
 def _table(names: tuple[str, ...], rows: list[list[Any]], total: int) -> dict[str, Any]:

@@ -84,7 +84,7 @@ def _call(call: ExplainedCall, reviews: list[int]) -> dict[str, Any]:
         "stage": call.attempts[-1].stage,
         "label": call.label,
         "model": call.model,
-        "attempts": [{name: attempt[name] for name in _ATTEMPT} for attempt in call.attempts],
+        "attempts": [{name: getattr(attempt, name) for name in _ATTEMPT} for attempt in call.attempts],
         "messages": [dict(message) for message in call.messages],
         "answer": call.answer,
         "reviews": reviews,
