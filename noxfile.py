@@ -106,12 +106,14 @@ def heavy(session: nox.Session) -> None:
 
 @nox.session
 def browser(session: nox.Session) -> None:
-    """Run the tests of the page in the system's Chromium; as root, on Debian and Ubuntu, install it if it is missing."""
+    """Run the tests of the page in the system's Chromium; root installs it on Debian and Ubuntu if it is missing."""
     install(session)
     if not any(map(shutil.which, CHROMIUM)):
         if os.geteuid() or not shutil.which("apt-get"):
             session.error("no Chromium is installed; on Debian and Ubuntu: sudo apt-get install chromium")
-        session.run("apt-get", "install", "--yes", "--no-install-recommends", *CHROMIUM[:1], FONTS, external=True)
+        session.run(
+            "apt-get", "install", "--yes", "--no-install-recommends", *CHROMIUM[:1], FONTS, external=True
+        )
     if session.venv_backend != "none":
         session.install("playwright")
     session.run("python", "-m", "pytest", "-n0", "-m", "browser", "tests/page", *session.posargs)

@@ -41,7 +41,10 @@ def main(*, show: bool) -> int:
             if show:
                 print(one.package, one.version, one.path, digest)
             elif digest != one.sha256:
-                print(f"{one.path} of {package} {version} has the hash {digest}, and not {one.sha256}", file=sys.stderr)
+                print(
+                    f"{one.path} of {package} {version} has the hash {digest}, and not {one.sha256}",
+                    file=sys.stderr,
+                )
                 wrong += 1
             else:
                 (STATIC / one.name).write_bytes(files[one.path])

@@ -36,7 +36,9 @@ def test_the_address_shows_the_page_until_it_is_ended(tmp_path: Path, number: in
 def test_what_is_no_record_is_refused_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("not a record " * 100)
     (tmp_path / "folder").mkdir()
-    sqlite3.connect(tmp_path / "other.db").executescript("CREATE TABLE t (x); INSERT INTO t VALUES (1)").close()
+    sqlite3.connect(tmp_path / "other.db").executescript(
+        "CREATE TABLE t (x); INSERT INTO t VALUES (1)"
+    ).close()
     for name in ("nothing.db", "notes.txt", "folder", "other.db"):
         found = CliRunner().invoke(build(), ["view", str(tmp_path / name), "--no-browser"])
         assert found.exit_code == 2, name
@@ -52,7 +54,9 @@ def test_a_run_that_is_not_there_is_refused_before_anything_is_served(tmp_path: 
 
 
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
-def test_without_the_extra_the_message_names_it(tmp_path: Path, missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_extra_the_message_names_it(
+    tmp_path: Path, missing: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record_night(tmp_path / "night.db", 1)
     for name in [name for name in sys.modules if name.endswith("_page_server")]:
         monkeypatch.delitem(sys.modules, name)

@@ -30,8 +30,21 @@ def client(night: Path) -> Any:
 
 
 ENDPOINTS = [
-    *("version", "runs", "overview?run=1", "distributions?run=1", "limits?run=1", "causes?run=1", "choices?run=1"),
-    *("items?run=1", "calls?run=1&outcome=refused&sort=-seconds", "item?run=1&place=0", "timeline?run=1&begin=0&end=1"),
+    *(
+        "version",
+        "runs",
+        "overview?run=1",
+        "distributions?run=1",
+        "limits?run=1",
+        "causes?run=1",
+        "choices?run=1",
+    ),
+    *(
+        "items?run=1",
+        "calls?run=1&outcome=refused&sort=-seconds",
+        "item?run=1&place=0",
+        "timeline?run=1&begin=0&end=1",
+    ),
     *("comparison?a=1&b=1", "items?run=1&offset=-5&limit=-3", "timeline?run=1&begin=nan&end=inf"),
 ]
 
@@ -52,15 +65,36 @@ def test_the_page_states_its_policy_and_is_not_kept(client: TestClient) -> None:
     assert answer.headers["cache-control"] == "no-store"
     assert answer.headers["referrer-policy"] == "no-referrer"
     assert answer.headers["x-content-type-options"] == "nosniff"
-    assert "access-control-allow-origin" not in client.get(f"/{TOKEN}/api/runs", headers={"Origin": "http://x"}).headers
+    assert (
+        "access-control-allow-origin"
+        not in client.get(f"/{TOKEN}/api/runs", headers={"Origin": "http://x"}).headers
+    )
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        *("/", "/api/runs", f"/{TOKEN[:-1]}/api/runs", f"/{TOKEN}x/api/runs", f"//{TOKEN}/api/runs", "/한국/", "/%ff/"),
-        *(f"/{TOKEN}", f"/{TOKEN}/docs", f"/{TOKEN}/openapi.json", f"/{TOKEN}/api/none", f"/x/../{TOKEN.upper()}/"),
-        *(f"/{TOKEN}/api/overview?run=9", f"/{TOKEN}/api/item?run=1&place=99", f"/{TOKEN}/api/overview?run={2**70}"),
+        *(
+            "/",
+            "/api/runs",
+            f"/{TOKEN[:-1]}/api/runs",
+            f"/{TOKEN}x/api/runs",
+            f"//{TOKEN}/api/runs",
+            "/한국/",
+            "/%ff/",
+        ),
+        *(
+            f"/{TOKEN}",
+            f"/{TOKEN}/docs",
+            f"/{TOKEN}/openapi.json",
+            f"/{TOKEN}/api/none",
+            f"/x/../{TOKEN.upper()}/",
+        ),
+        *(
+            f"/{TOKEN}/api/overview?run=9",
+            f"/{TOKEN}/api/item?run=1&place=99",
+            f"/{TOKEN}/api/overview?run={2**70}",
+        ),
     ],
 )
 def test_nothing_is_told_without_the_token_or_of_what_is_not_there(client: TestClient, path: str) -> None:
@@ -75,7 +109,9 @@ def test_names_of_this_machine_are_answered(client: TestClient, host: str) -> No
     assert client.get(f"/{TOKEN}/api/runs", headers={"Host": host}).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1]:8000", "localhost.:1"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "", "[::1]:8000", "localhost.:1"]
+)
 def test_another_name_that_leads_here_is_refused(client: TestClient, host: str) -> None:
     answer = client.get(f"/{TOKEN}/api/runs", headers={"Host": host})
     assert answer.status_code == 400
@@ -97,7 +133,9 @@ def test_a_record_that_has_gone_is_said_in_a_sentence(tmp_path: Path) -> None:
     record_night(path)
     data = RecordData(path)
     path.unlink()
-    with TestClient(page_app(data, TOKEN), base_url="http://localhost", raise_server_exceptions=False) as client:
+    with TestClient(
+        page_app(data, TOKEN), base_url="http://localhost", raise_server_exceptions=False
+    ) as client:
         answer = client.get(f"/{TOKEN}/api/runs")
     assert answer.status_code == 503
     assert "night.db" in answer.json()["detail"]

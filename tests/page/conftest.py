@@ -40,7 +40,10 @@ class Watched:
         self.requests: list[str] = []
         self.errors: list[str] = []
         page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None)
+        page.on(
+            "console",
+            lambda said: self.errors.append(said.text) if said.type in ("error", "warning") else None,
+        )
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.on("dialog", lambda dialog: self.errors.append(f"dialog: {dialog.message}"))
 
@@ -52,7 +55,9 @@ def open_page(chromium: Any) -> Iterator[Any]:
     contexts = []
 
     def start(address: str, **options: Any) -> Any:
-        context = chromium.new_context(**{"viewport": {"width": 1360, "height": 900}, "locale": "ko-KR", **options})
+        context = chromium.new_context(
+            **{"viewport": {"width": 1360, "height": 900}, "locale": "ko-KR", **options}
+        )
         contexts.append(context)
         watched = Watched(context.new_page())
         opened.append((watched, address))

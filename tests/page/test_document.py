@@ -74,7 +74,15 @@ def test_the_joined_script_has_no_import_no_export_and_no_name_twice() -> None:
 @pytest.mark.parametrize("module", MODULES)
 def test_no_script_turns_a_text_into_markup_or_into_code(module: str) -> None:
     script = shipped(f"{module}.js")
-    for risky in ("innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "new Function", "srcdoc"):
+    for risky in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        "srcdoc",
+    ):
         assert risky not in script
     assert not re.search(r"https?://", script)
 

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from tests.support.nights import SCRIPT, record_night, write_large
 from tests.support.records import runner
 
-from restaurant_llm_batch._page.sketches import Sketch, histogram, read_sketch, SketchAggregate
+from restaurant_llm_batch._page.sketches import Sketch, SketchAggregate, histogram, read_sketch
 from restaurant_llm_batch.records import open_record
 from restaurant_llm_batch.records._page.causes import cause_of
 from restaurant_llm_batch.records._page.data import RecordData
 from restaurant_llm_batch.records._page.tables import Query
-from restaurant_llm_batch.records._page.timeline import Level, Lanes
+from restaurant_llm_batch.records._page.timeline import Lanes, Level
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,9 @@ def test_a_run_that_goes_on_says_what_it_will_come_to(tmp_path: Path) -> None:
     assert found["projected"]["seconds_left"] > 0
 
 
-@pytest.mark.parametrize("sort", ["", "-seconds", "seconds", "-cost", "-waited", "id", "-place", "nonsense; DROP TABLE"])
+@pytest.mark.parametrize(
+    "sort", ["", "-seconds", "seconds", "-cost", "-waited", "id", "-place", "nonsense; DROP TABLE"]
+)
 def test_items_are_those_of_the_record_in_every_order(large: Path, sort: str) -> None:
     data, items = RecordData(large), open_record(large).items()
     rows = named(data.rows("items", 1, Query(sort=sort), 0, 500))
@@ -90,7 +92,10 @@ def test_items_are_those_of_the_record_in_every_order(large: Path, sort: str) ->
     [
         (Query(outcome="failed"), lambda item, calls: item.outcome == "failed"),
         (Query(outcome="open"), lambda item, calls: item.outcome is None),
-        (Query(search="R77"), lambda item, calls: "r77" in item.item_id or any("r77" in str(c.error) for c in calls)),
+        (
+            Query(search="R77"),
+            lambda item, calls: "r77" in item.item_id or any("r77" in str(c.error) for c in calls),
+        ),
         (Query(search="100%_"), lambda item, calls: False),
         (Query(stage="llm", error_type="OutputInvalid"), lambda item, calls: item.outcome == "failed"),
         (Query(label="label 1"), lambda item, calls: any(call.label == "label 1" for call in calls)),
@@ -114,7 +119,9 @@ def test_items_are_filtered_as_by_hand(large: Path, query: Query, fits: Any) -> 
 def test_calls_are_filtered_and_sorted_as_by_hand(large: Path) -> None:
     data, calls = RecordData(large), open_record(large).calls()
     refused = named(data.rows("calls", 1, Query(outcome="refused", sort="-seconds"), 0, 500))
-    wanted = sorted((call for call in calls if call.outcome == "refused"), key=lambda call: -(call.seconds or 0))
+    wanted = sorted(
+        (call for call in calls if call.outcome == "refused"), key=lambda call: -(call.seconds or 0)
+    )
     assert [row["started"] for row in refused] == [call.started for call in wanted]
     assert data.rows("calls", 1, Query(search="label 2"), 0, 1)["total"] == sum(
         call.label == "label 2" for call in calls
@@ -191,8 +198,10 @@ def test_a_window_shows_calls_one_by_one_or_how_busy_each_lane_is(large: Path) -
     assert len(all_of_it["busy"]) == all_of_it["stages"]["llm"]
     window = data.timeline(1, 10.0, 12.0)
     within = [call for call in calls if call.started <= 12.0 and (call.ended or 0) >= 10.0]
-    assert window["calls"] >= len(within) == sum(
-        span[window["columns"].index("started")] <= 12.0 for span in window["spans"]
+    assert (
+        window["calls"]
+        >= len(within)
+        == sum(span[window["columns"].index("started")] <= 12.0 for span in window["spans"])
     )
     flight = sum(window["levels"]["flight"]["llm"]) / len(window["levels"]["flight"]["llm"])
     by_hand = sum(min(call.ended or 0, 12.0) - max(call.started, 10.0) for call in within) / 2.0
@@ -258,7 +267,12 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
 
 def test_what_is_not_in_the_record_is_a_lookup_error(night: Path) -> None:
     data = RecordData(night)
-    for wrong in (lambda: data.overview(9), lambda: data.item(1, 99), lambda: data.item(9, 0), lambda: data.timeline(7)):
+    for wrong in (
+        lambda: data.overview(9),
+        lambda: data.item(1, 99),
+        lambda: data.item(9, 0),
+        lambda: data.timeline(7),
+    ):
         with pytest.raises(LookupError):
             wrong()
 

@@ -24,7 +24,9 @@ def unpacked(given: Any) -> Any:
 
 
 def data_of(path: Path) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
+    found = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL
+    )
     assert found is not None
     data: dict[str, Any] = json.loads(found.group(1))
     return data
@@ -48,7 +50,9 @@ def test_without_texts_no_review_is_in_the_file(tmp_path: Path) -> None:
     record_night(tmp_path / "night.db", texts=False)
     open_record(tmp_path / "night.db").to_html(tmp_path / "night.html")
     data = data_of(tmp_path / "night.html")
-    assert REVIEWS[1] not in json.dumps([unpacked(one) for one in data["details"]["chunks"]], ensure_ascii=False)
+    assert REVIEWS[1] not in json.dumps(
+        [unpacked(one) for one in data["details"]["chunks"]], ensure_ascii=False
+    )
 
 
 @pytest.mark.parametrize("name", ["night.db", "link", "folder", "missing/night.html"])
@@ -102,7 +106,9 @@ def test_of_very_many_items_the_file_has_those_that_are_looked_for(
     assert len(data["details"]["of"]) == 40
     assert data["overview"]["run"]["succeeded"] == 2_000
     assert [number for note in data["notes"] for number in re.findall(r"[\d,]+ of [\d,]+", note)] == [
-        "200 of 2,000", "300 of 2,000", "40 of 2,000",
+        "200 of 2,000",
+        "300 of 2,000",
+        "40 of 2,000",
     ]
 
 
@@ -118,6 +124,6 @@ def test_a_thousand_restaurants_take_at_most_five_megabytes_with_and_without_tex
         record_night(path, 1_000, texts=texts, search=FakeSearch(reviews))
         open_record(path).to_html(tmp_path / f"{texts}.html")
         size = (tmp_path / f"{texts}.html").stat().st_size
-        print(f"1,000 restaurants, texts {texts}: {size / 1e6:.2f} MB")
+        print(f"1,000 restaurants, texts {texts}: {size / 1e6:.2f} MB")  # noqa: T201
         assert size <= 5_000_000
         assert data_of(tmp_path / f"{texts}.html")["notes"] == []  # all of them, with all that is behind them

@@ -7,8 +7,6 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
-from tests.support.records import AT_ONCE
-
 from restaurant_llm_batch import (
     AdaptiveLimit,
     BatchRunner,
@@ -22,15 +20,21 @@ from restaurant_llm_batch import (
 from restaurant_llm_batch.records import Recording
 from restaurant_llm_batch.records._schema import COLUMNS
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
+from tests.support.records import AT_ONCE
 
 SCRIPT = "<img src=x onerror=\"document.title='OWNED'\"><script>document.title='OWNED'</script>"
 """A review that would run something if it were ever taken for markup."""
-REVIEWS = ["국물이 진하고 맛있어요", "직원이 친절해요", f"가격이 비싸요 {SCRIPT}", "</script><b>굵게</b> & 좋아요"]
+REVIEWS = [
+    "국물이 진하고 맛있어요",
+    "직원이 친절해요",
+    f"가격이 비싸요 {SCRIPT}",
+    "</script><b>굵게</b> & 좋아요",
+]
 
 
 def record_night(path: Path, items: int = 6, *, texts: bool = True, **arguments: Any) -> None:
     """Record a run of summaries, of which some items fail."""
-    search = FakeSearch({item: REVIEWS for item in range(items)})
+    search = FakeSearch(dict.fromkeys(range(items), REVIEWS))
 
     def fault(request: LLMRequest, attempt: int) -> Exception | None:
         item = request.inputs.get("restaurant_id")
@@ -69,13 +73,29 @@ def write_large(path: Path, items: int, calls: int = 1, *, seed: int = 0, ends: 
             seconds = drawn.lognormvariate(-0.2, 0.5)
             refused = drawn.random() < 0.01
             row = {
-                "id": base + place * calls + number + 1, "run": 1, "item": base + place + 1,
-                "prompt": base + place * calls + number, "attempt": 1, "stage": "llm", "label": f"label {number % 3}",
-                "model": None if refused else "model", "queued": max(0.0, moment - 0.5), "started": moment,
-                "ended": moment + seconds, "slot_seconds": min(0.5, moment), "rate_seconds": 0.0, "retry_seconds": 0.0,
-                "slots": 1, "outcome": "refused" if refused else "ok", "prompt_tokens": 900 + place % 200,
-                "completion_tokens": 100, "cached_tokens": 0, "cost": 0.001, "finish_reason": "stop",
-                "error_type": "RateLimited" if refused else None, "status": 429 if refused else None,
+                "id": base + place * calls + number + 1,
+                "run": 1,
+                "item": base + place + 1,
+                "prompt": base + place * calls + number,
+                "attempt": 1,
+                "stage": "llm",
+                "label": f"label {number % 3}",
+                "model": None if refused else "model",
+                "queued": max(0.0, moment - 0.5),
+                "started": moment,
+                "ended": moment + seconds,
+                "slot_seconds": min(0.5, moment),
+                "rate_seconds": 0.0,
+                "retry_seconds": 0.0,
+                "slots": 1,
+                "outcome": "refused" if refused else "ok",
+                "prompt_tokens": 900 + place % 200,
+                "completion_tokens": 100,
+                "cached_tokens": 0,
+                "cost": 0.001,
+                "finish_reason": "stop",
+                "error_type": "RateLimited" if refused else None,
+                "status": 429 if refused else None,
                 "error": f"RateLimited: slow down {place}" if refused else None,
             }
             rows["calls"].append(tuple(row.get(column) for column in COLUMNS["calls"]))
@@ -83,9 +103,20 @@ def write_large(path: Path, items: int, calls: int = 1, *, seed: int = 0, ends: 
         busy[slot] = moment
         failed = drawn.random() < 0.01
         rows["items"].append(
-            (base + place + 1, 1, place, f"r{place}", f'"r{place}"', began, moment, "failed" if failed else "succeeded",
-             "llm" if failed else None, 3 if failed else None, "OutputInvalid" if failed else None,
-             f"OutputInvalid: no JSON in answer {place}" if failed else None)
+            (
+                base + place + 1,
+                1,
+                place,
+                f"r{place}",
+                f'"r{place}"',
+                began,
+                moment,
+                "failed" if failed else "succeeded",
+                "llm" if failed else None,
+                3 if failed else None,
+                "OutputInvalid" if failed else None,
+                f"OutputInvalid: no JSON in answer {place}" if failed else None,
+            )
         )
     rows["calls"].sort(key=lambda row: row[8])
     rows["calls"] = [(base + number, *row[1:]) for number, row in enumerate(rows["calls"], 1)]
@@ -94,14 +125,34 @@ def write_large(path: Path, items: int, calls: int = 1, *, seed: int = 0, ends: 
         connection.executemany(f"INSERT INTO {table} VALUES ({marks})", given)
     end = max(busy)
     run: dict[str, Any] = {
-        "id": 1, "task": "Large", "model": "model", "strategy": "stage 4", "settings": "{}", "version": "0", "total": items,
-        "simulated": 0, "texts": 0, "began": "2026-01-01T00:00:00.000Z", "began_unix": 1767225600.0, "process": 1,
-        "latest": end, "missing": 0,
+        "id": 1,
+        "task": "Large",
+        "model": "model",
+        "strategy": "stage 4",
+        "settings": "{}",
+        "version": "0",
+        "total": items,
+        "simulated": 0,
+        "texts": 0,
+        "began": "2026-01-01T00:00:00.000Z",
+        "began_unix": 1767225600.0,
+        "process": 1,
+        "latest": end,
+        "missing": 0,
     }
     if ends:
         run |= {
-            "ended": "2026-01-01T01:00:00.000Z", "seconds": end, "succeeded": items, "failed": 0, "calls": items * calls,
-            "retries": 0, "rate_limited": 0, "cache_hits": 0, "prompt_tokens": 1, "completion_tokens": 1, "cached_tokens": 0,
+            "ended": "2026-01-01T01:00:00.000Z",
+            "seconds": end,
+            "succeeded": items,
+            "failed": 0,
+            "calls": items * calls,
+            "retries": 0,
+            "rate_limited": 0,
+            "cache_hits": 0,
+            "prompt_tokens": 1,
+            "completion_tokens": 1,
+            "cached_tokens": 0,
         }
     marks = ", ".join("?" * len(COLUMNS["runs"]))
     connection.execute(f"INSERT INTO runs VALUES ({marks})", [run.get(column) for column in COLUMNS["runs"]])

@@ -2,9 +2,9 @@
 Document of the page: one HTML text with its scripts, styles and data, which a browser runs without a network.
 
 Theory of operation. `view` serves this document, and `to_html` writes it with the data in it, so both show the same. A
-browser runs only the scripts whose hashes the Content-Security-Policy names, and loads nothing from elsewhere. The scripts
-are ES modules in files of their own; `bundle` joins them to one, without their imports and exports, since a module cannot
-import another one within a document.
+browser runs only the scripts whose hashes the Content-Security-Policy names, and loads nothing from elsewhere. The
+scripts are ES modules in files of their own; `bundle` joins them to one, without their imports and exports, since a
+module cannot import another one within a document.
 """
 
 from __future__ import annotations
@@ -24,7 +24,20 @@ from typing import Any
 from .._text import json_line
 
 MODULES = (
-    *("dom", "format", "source", "table", "charts", "waits", "timeline", "overview", "lists", "item", "views", "app"),
+    *(
+        "dom",
+        "format",
+        "source",
+        "table",
+        "charts",
+        "waits",
+        "timeline",
+        "overview",
+        "lists",
+        "item",
+        "views",
+        "app",
+    ),
 )
 """The modules of the page; each imports from those before it only."""
 _PLAIN = 20_000

@@ -57,7 +57,13 @@ def report_data(report: Any) -> dict[str, Any]:
         "run": 1,
         "views": views,
         "notes": notes,
-        "runs": [{"run": 1, "has_ended": True, **{name: run[name] for name in ("task", "model", "began", "stopped", "simulated")}}],
+        "runs": [
+            {
+                "run": 1,
+                "has_ended": True,
+                **{name: run[name] for name in ("task", "model", "began", "stopped", "simulated")},
+            }
+        ],
         "overview": {
             "run": run,
             "groups": None,
@@ -65,13 +71,17 @@ def report_data(report: Any) -> dict[str, Any]:
             "projected": None,
             "progress": None,
             "slowest": _most(rows, lambda row: row[4]),
-            "costliest": _most(rows, lambda row: row[13]) or _most(rows, lambda row: row[11] + row[12] or None, tokens=True),
+            "costliest": _most(rows, lambda row: row[13])
+            or _most(rows, lambda row: row[11] + row[12] or None, tokens=True),
         },
         "distributions": packed(_shapes(rows)),
         "limits": packed(_limits(stats)),
         "causes": packed(causes),
         "choices": {
-            "label": [], "model": [], "stage": [], "call_error_type": [],
+            "label": [],
+            "model": [],
+            "stage": [],
+            "call_error_type": [],
             "item_stage": list(dict.fromkeys(row[5] for row in rows if row[5])),
             "item_error_type": list(dict.fromkeys(row[7] for row in rows if row[7])),
         },
@@ -105,7 +115,16 @@ def _row(outcome: Any) -> list[Any]:
 
 
 def _run(report: Any, stats: Any, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
-    names = ("succeeded", "failed", "retries", "rate_limited", "cache_hits", "prompt_tokens", "completion_tokens", "cached_tokens")
+    names = (
+        "succeeded",
+        "failed",
+        "retries",
+        "rate_limited",
+        "cache_hits",
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+    )
     kinds = dict.fromkeys(type(one.value).__name__ for one in report.outcomes if one.ok)
     return {
         "run": 1,
@@ -131,7 +150,13 @@ def _most(rows: Sequence[Sequence[Any]], value: Any, *, tokens: bool = False) ->
     known = [row for row in rows if value(row)]
     first = sorted(known, key=value, reverse=True)[:5]
     return [
-        {"place": row[0], "id": row[1], "outcome": row[2], "value": None if tokens else value(row), "tokens": row[11] + row[12]}
+        {
+            "place": row[0],
+            "id": row[1],
+            "outcome": row[2],
+            "value": None if tokens else value(row),
+            "tokens": row[11] + row[12],
+        }
         for row in first
     ]
 
@@ -139,7 +164,12 @@ def _most(rows: Sequence[Sequence[Any]], value: Any, *, tokens: bool = False) ->
 def _shapes(rows: Iterable[Sequence[Any]]) -> dict[str, Any]:
     sketches: dict[str, Sketch] = defaultdict(Sketch)
     for row in rows:
-        for name, value in (("items", row[4]), ("waits", row[14]), ("prompt_tokens", row[11]), ("completion_tokens", row[12])):
+        for name, value in (
+            ("items", row[4]),
+            ("waits", row[14]),
+            ("prompt_tokens", row[11]),
+            ("completion_tokens", row[12]),
+        ):
             if value:
                 sketches[name].add([value])
     shapes = {
@@ -160,7 +190,8 @@ def _limits(stats: Any) -> dict[str, Any]:
             for one in stats.limit_history[-3000:]
         ],
         "reasons": [
-            {"limiter": limiter, "reason": reason, "count": count} for (limiter, reason), count in counted.items()
+            {"limiter": limiter, "reason": reason, "count": count}
+            for (limiter, reason), count in counted.items()
         ],
     }
 
@@ -171,12 +202,22 @@ def _causes(outcomes: Iterable[Any], rows: Iterable[Sequence[Any]]) -> dict[str,
         if row[2] != "failed":
             continue
         new = {
-            "stage": row[5], "error_type": row[7], "cause": row[15], "count": 0, "first": row[0], "began": None, "ended": None,
-            "example": row[8], "labels": "",
+            "stage": row[5],
+            "error_type": row[7],
+            "cause": row[15],
+            "count": 0,
+            "first": row[0],
+            "began": None,
+            "ended": None,
+            "example": row[8],
+            "labels": "",
         }
         found.setdefault((row[5], row[15]), new)["count"] += 1
     listed = sorted(found.values(), key=lambda one: -one["count"])
-    return {"items": {"causes": listed[:200], "left_out": sum(one["count"] for one in listed[200:])}, "calls": None}
+    return {
+        "items": {"causes": listed[:200], "left_out": sum(one["count"] for one in listed[200:])},
+        "calls": None,
+    }
 
 
 def _details(outcomes: Sequence[Any], notes: list[str]) -> dict[str, Any]:
@@ -189,11 +230,17 @@ def _details(outcomes: Sequence[Any], notes: list[str]) -> dict[str, Any]:
         made = packed({str(one.index): _detail(one) for one in some})
         size += len(made["gzip"]) if isinstance(made, dict) and "gzip" in made else len(str(made))
         if size > MOST_BYTES:
-            notes.append(f"This page has the results of the first {len(where):,} of {len(outcomes):,} items; the report has all.")
+            notes.append(
+                f"This page has the results of the first {len(where):,} of {len(outcomes):,} items; the report has all."
+            )
             break
         where.update((one.index, len(chunks)) for one in some)
         chunks.append(made)
-    return {"of": where, "chunks": chunks, "missing": "This page has only figures of this item; the report has the rest."}
+    return {
+        "of": where,
+        "chunks": chunks,
+        "missing": "This page has only figures of this item; the report has the rest.",
+    }
 
 
 WITHOUT_CALLS = (
@@ -238,5 +285,9 @@ def _detail(outcome: Any) -> dict[str, Any]:
 def _review(citation: Any) -> dict[str, Any]:
     if isinstance(citation, Mapping):
         shown, content = citation.get("review_id"), citation.get("snippet", "")
-        return {"parts": [], "shown_as": None, "id": None if shown is None else str(shown), "content": str(content)}
-    return {"parts": [], "shown_as": str(citation), "id": str(citation), "content": ""}
+        return {
+            "parts": [],
+            "id": None if shown is None else str(shown),
+            "content": str(content),
+        }
+    return {"parts": [], "id": str(citation), "content": ""}

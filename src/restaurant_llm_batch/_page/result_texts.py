@@ -15,7 +15,9 @@ _NOT_TEXTS = frozenset(
 """Fields of results that are no words of a model."""
 
 
-def result_texts(value: Any, path: str = "", cited: Sequence[Any] = ()) -> Iterator[tuple[str, str, Sequence[Any]]]:
+def result_texts(
+    value: Any, path: str = "", cited: Sequence[Any] = ()
+) -> Iterator[tuple[str, str, Sequence[Any]]]:
     """
     Yield the texts of a result: where each stands, the text, and its citations.
 

@@ -2,9 +2,9 @@
 Histogram of numbers of at least 0, in bounded memory: an aggregate function of SQL, ``sketch(seconds)``.
 
 A bucket holds the numbers that are equal in the sign, the exponent and the first 10 bits of the fraction of a 32-bit
-float, so a quantile is exact to 0.1 %, whatever the numbers are, and whole numbers up to 2,048 have buckets of their own.
-Numbers are put into their buckets some thousand at a time, in C: one by one that would take most of the time of a query.
-A sketch is JSON, and sketches can be added.
+float, so a quantile is exact to 0.1 %, whatever the numbers are, and whole numbers up to 2,048 have buckets of their
+own. Numbers are put into their buckets some thousand at a time, in C: one by one that would take most of the time of a
+query. A sketch is JSON, and sketches can be added.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Libraries of others that the page is made of: version, licence and hash of each file; see `scripts/page_assets.py`."""
+"""Libraries of others in the page: version and hash of each file; `scripts/page_assets.py` fetches them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,19 @@ class Vendored:
 
 
 VENDORED = (
-    Vendored("uplot", "1.6.32", "dist/uPlot.iife.min.js", "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f"),
-    Vendored("uplot", "1.6.32", "dist/uPlot.min.css", "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04"),
-    Vendored("uplot", "1.6.32", "LICENSE", "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd"),
+    Vendored(
+        "uplot",
+        "1.6.32",
+        "dist/uPlot.iife.min.js",
+        "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    ),
+    Vendored(
+        "uplot",
+        "1.6.32",
+        "dist/uPlot.min.css",
+        "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+    ),
+    Vendored(
+        "uplot", "1.6.32", "LICENSE", "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd"
+    ),
 )

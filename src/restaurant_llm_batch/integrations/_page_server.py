@@ -70,7 +70,9 @@ class Guard:
 
     def _refusal(self, scope: Scope) -> Response | None:
         named = [value.decode("latin-1") for name, value in scope["headers"] if name == b"host"]
-        if len(named) != 1 or named[0].lower().rpartition(":")[0] not in HOSTS and named[0].lower() not in HOSTS:
+        if len(named) != 1 or (
+            named[0].lower().rpartition(":")[0] not in HOSTS and named[0].lower() not in HOSTS
+        ):
             return _problem(400, "the header Host must name this machine: 127.0.0.1 or localhost")
         if scope["method"] not in ("GET", "HEAD"):
             return _problem(405, "this page is only read")

@@ -44,7 +44,14 @@ export function percent(part, all) {
 // An id, from its JSON; a number of any length stays as it is written.
 export function idText(written) {
   if (written === null || written === undefined || written === "null") return "(no id)";
-  return written.startsWith('"') ? JSON.parse(written) : written;
+  const text = written.startsWith('"') ? JSON.parse(written) : written;
+  return text === "" ? "(empty)" : visible(text);
+}
+
+// A text on one line, with escapes for signs that nobody sees and that turn the text after them around.
+export function visible(text) {
+  return String(text).replace(/[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, (sign) =>
+    /[\t\n\r]/.test(sign) ? " " : `\\u${sign.codePointAt(0).toString(16).padStart(4, "0")}`);
 }
 
 export function moment(iso) {

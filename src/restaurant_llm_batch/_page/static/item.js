@@ -1,7 +1,7 @@
 // One item: its result, sentence by sentence, with the reviews behind each; its calls with prompts, answers and attempts.
 
 import { h, fill, card, badge, legend } from "./dom.js";
-import { count, short, seconds, cost, idText, plain, plural } from "./format.js";
+import { count, short, seconds, cost, idText, visible, plain, plural } from "./format.js";
 import { waterfall, WAITS } from "./waits.js";
 import { cut } from "./table.js";
 
@@ -71,8 +71,7 @@ export class ItemView {
   }
 
   name(data, number) {
-    const review = data.reviews[number];
-    return review.id ?? review.shown_as ?? String(number + 1);
+    return visible(data.reviews[number].id ?? String(number + 1));
   }
 
   mark(data, number) {

@@ -1,7 +1,7 @@
 // A table of any length: only the rows on the screen are elements, and only their parts are asked for.
 
 import { h, fill, add } from "./dom.js";
-import { count } from "./format.js";
+import { count, visible } from "./format.js";
 
 const HEIGHT = 30; // pixels of a row
 const PART = 100; // rows asked for at once
@@ -221,6 +221,6 @@ export function filters(fields, query, changed) {
 }
 
 export function cut(text, most) {
-  const signs = [...String(text)];
-  return signs.length > most ? `${signs.slice(0, most - 1).join("")}…` : String(text);
+  const signs = [...visible(text)];
+  return signs.length > most ? `${signs.slice(0, most - 1).join("")}…` : signs.join("");
 }

@@ -128,7 +128,10 @@ function dots(plot, changes) {
   }
 }
 
-const LISTS = { now_failed: "Succeeded in the first only", now_succeeded: "Succeeded in the second only", only_a: "In the first only", only_b: "In the second only", changed: "With another result" };
+const LISTS = {
+  now_failed: (a) => `Succeeded in run ${a} only`, now_succeeded: (_, b) => `Succeeded in run ${b} only`, only_a: (a) => `In run ${a} only`,
+  only_b: (_, b) => `In run ${b} only`, changed: () => "Succeeded in both, with another result",
+};
 const UNITS = { seconds, cost: (number) => (number === null ? "–" : plain(number)) };
 
 export class Compare {
@@ -161,7 +164,8 @@ export class Compare {
       h("div", { class: "filters" }, h("label", {}, `Run ${run} beside `, choice)),
       card("Figures", table(rows(data.figures, ""))),
       card("Settings and errors that differ", differ.length ? table(differ) : h("p", { class: "dim" }, "none")),
-      card("Items that differ", Object.entries(LISTS).map(([name, title]) => {
+      card("Items that differ", Object.entries(LISTS).map(([name, titled]) => {
+        const title = titled(other, run);
         const list = data.lists[name];
         if (list === null) return h("p", { class: "dim" }, `${title}: not known, since a run has no texts`);
         return h("details", {}, h("summary", {}, `${title}: ${count(list.count)}`), h("p", { class: "ids" }, list.ids.map((id) => [h("a", { href: this.context.address("items", { search: id }) }, cut(id, 40)), " "]), list.count > list.ids.length ? "…" : ""));

@@ -140,7 +140,10 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
         connections=_possible(options.settings.batch_serve_connections),
         drain_seconds=options.settings.batch_serve_drain_seconds,
     )
-    with sigterm_as_sigint(), bind(options.host, options.settings.batch_serve_port, "--host and --port") as listener:
+    with (
+        sigterm_as_sigint(),
+        bind(options.host, options.settings.batch_serve_port, "--host and --port") as listener,
+    ):
         source = options.open_source()
         with source.search:
             runner = options.runner(llm, source)

@@ -33,8 +33,18 @@ def command() -> click.Command:
         "view",
         params=[
             click.Argument(["file"], type=click.Path(path_type=Path)),
-            click.Option(["--port"], type=click.IntRange(0, 65535), default=0, help="Port; 0 for a free one.", show_default=True),
-            click.Option(["--run"], type=click.IntRange(1), help="Number of the run to show first; the latest by default."),
+            click.Option(
+                ["--port"],
+                type=click.IntRange(0, 65535),
+                default=0,
+                help="Port; 0 for a free one.",
+                show_default=True,
+            ),
+            click.Option(
+                ["--run"],
+                type=click.IntRange(1),
+                help="Number of the run to show first; the latest by default.",
+            ),
             click.Option(["--browser/--no-browser"], default=True, help="Open a browser.", show_default=True),
         ],
         callback=_main,
@@ -72,7 +82,13 @@ def serve_page(record: Record, port: int, run: int | None, browser: bool) -> Non
         app = page_app(RecordData(record.path), token, run)
         # Connections of the browser stay open; they must not delay the end.
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, ws="none", lifespan="off", server_header=False, proxy_headers=False,
+            app,
+            log_level="warning",
+            access_log=False,
+            ws="none",
+            lifespan="off",
+            server_header=False,
+            proxy_headers=False,
             timeout_graceful_shutdown=1,
         )
         click.echo(f"showing {terminal_text(str(record.path))}\n  {address}\n  Ctrl-C ends it")

@@ -31,8 +31,8 @@ SELECT stage, error_type, cause(error) AS cause, count(*), min(id) & 0xFFFFFFFF,
 FROM items WHERE {in_run("id")} AND outcome = 'failed' GROUP BY 1, 2, 3 ORDER BY 4 DESC, 5
 """  # nosec B608 (constants)
 _CALLS = f"""
-SELECT stage, error_type, cause(error) AS cause, count(*), min(id) & 0xFFFFFFFF, min(started), max(coalesce(ended, started)),
-  error, group_concat(DISTINCT label)
+SELECT stage, error_type, cause(error) AS cause, count(*), min(id) & 0xFFFFFFFF, min(started),
+  max(coalesce(ended, started)), error, group_concat(DISTINCT label)
 FROM calls WHERE {in_run("id")} AND error_type IS NOT NULL GROUP BY 1, 2, 3 ORDER BY 4 DESC, 5
 """  # nosec B608 (constants)
 

@@ -8,13 +8,14 @@ import threading
 from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from ..._page import sketches
 from ..._store.database import StoreFile
 from .._compare import compare
 from .._schema import RECORD
 from .._snapshot import read_snapshot
-from ..._page import sketches
 from . import causes, item, overview, tables, timeline
 
 T = TypeVar("T")
@@ -62,9 +63,9 @@ class RecordData:
     def version(self) -> str:
         """Return a text that is another one after each change of the file; nothing is read for it."""
         found = []
-        for path in (self._file.path, f"{self._file.path}-wal"):
+        for path in (self._file.path, Path(f"{self._file.path}-wal")):
             try:
-                status = os.stat(path)
+                status = path.stat()
             except OSError:
                 found.append("none")
             else:
@@ -107,7 +108,12 @@ class RecordData:
             return self.read(lambda connection: timeline.window(connection, run, lanes, begin, end))
 
     def rows(
-        self, table: Literal["items", "calls"], run: int, query: tables.Query, offset: int = 0, limit: int = 100
+        self,
+        table: Literal["items", "calls"],
+        run: int,
+        query: tables.Query,
+        offset: int = 0,
+        limit: int = 100,
     ) -> dict[str, Any]:
         """Return rows of a table from a position on, and how many there are in all."""
         order, read, names = (
@@ -158,7 +164,9 @@ class RecordData:
                 "settings": dict(found.settings),
                 "errors": dict(found.errors),
                 "lists": {
-                    name: None if ids is None else {"count": len(ids), "ids": [str(one) for one in ids[:MOST_NAMED]]}
+                    name: None
+                    if ids is None
+                    else {"count": len(ids), "ids": [str(one) for one in ids[:MOST_NAMED]]}
                     for name, ids in named.items()
                 },
             }

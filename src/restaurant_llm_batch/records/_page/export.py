@@ -1,9 +1,9 @@
 """
 The page of a run as one file: its data, chosen and compressed so that the file can be sent.
 
-All rows are in the file while they are not too many; otherwise those that are looked for, which are the failed, the slowest
-and the costliest, and the page says so. What is behind an item is compressed with that of others, a chunk of some items
-each, which a browser reads when one of them is opened.
+All rows are in the file while they are not too many; otherwise those that are looked for, which are the failed, the
+slowest and the costliest, and the page says so. What is behind an item is compressed with that of others, a chunk of
+some items each, which a browser reads when one of them is opened.
 """
 
 from __future__ import annotations
@@ -44,7 +44,9 @@ def write_run(data: RecordData, run: int, path: str | os.PathLike[str]) -> None:
         StoreError: The record cannot be read.
     """
     given = data.read(lambda connection: page_data(connection, run, data.name))
-    write_document(document(given, f"{given['runs'][0]['task']}, run {run} of {data.name}", in_file=True), path)
+    write_document(
+        document(given, f"{given['runs'][0]['task']}, run {run} of {data.name}", in_file=True), path
+    )
 
 
 def page_data(connection: sqlite3.Connection, run: int, name: str) -> dict[str, Any]:
@@ -59,7 +61,9 @@ def page_data(connection: sqlite3.Connection, run: int, name: str) -> dict[str, 
     shown = overview.overview(connection, run)
     items, all_items = _chosen(connection, run, tables.item_ids, MOST_ITEMS, ("-seconds", "-cost", "-waited"))
     calls, all_calls = _chosen(connection, run, tables.call_ids, MOST_CALLS, ("-seconds", "-cost", "-waited"))
-    notes = [f"This page shows the run as it was {recorded.seconds:,.0f} s after it began; it had no end then."]
+    notes = [
+        f"This page shows the run as it was {recorded.seconds:,.0f} s after it began; it had no end then."
+    ]
     if recorded.ended is not None:
         notes = []
     for chosen, all_rows, what in ((items, all_items, "items"), (calls, all_calls, "calls")):
@@ -82,8 +86,12 @@ def page_data(connection: sqlite3.Connection, run: int, name: str) -> dict[str, 
         "causes": packed(causes.causes(connection, run)),
         "choices": packed(tables.choices(connection, run)),
         "timeline": packed(timeline.window(connection, run, timeline.Lanes(run), most_spans=MOST_CALLS)),
-        "items": packed(_table(tables.ITEM_NAMES, _rows(connection, run, items, tables.item_rows), all_items)),
-        "calls": packed(_table(tables.CALL_NAMES, _rows(connection, run, calls, tables.call_rows), all_calls)),
+        "items": packed(
+            _table(tables.ITEM_NAMES, _rows(connection, run, items, tables.item_rows), all_items)
+        ),
+        "calls": packed(
+            _table(tables.CALL_NAMES, _rows(connection, run, calls, tables.call_rows), all_calls)
+        ),
         "details": details,
     }
 
@@ -92,8 +100,8 @@ def _index_calls(connection: sqlite3.Connection, run: int) -> None:
     """
     Copy the calls of a run into a temporary table with an index by item.
 
-    The record has none, so each item would be looked for in all calls. The statements find the copy, since SQLite looks for
-    a name among the temporary tables first; the record itself is not changed.
+    The record has none, so each item would be looked for in all calls. The statements find the copy, since SQLite looks
+    for a name among the temporary tables first; the record itself is not changed.
     """
     connection.execute(TABLES["calls"].replace("CREATE TABLE", "CREATE TEMP TABLE", 1))
     connection.execute(f"INSERT INTO temp.calls SELECT * FROM main.calls WHERE {in_run('id')}", (run,))
@@ -103,7 +111,11 @@ def _index_calls(connection: sqlite3.Connection, run: int) -> None:
 def _table(names: tuple[str, ...], rows: list[list[Any]], total: int) -> dict[str, Any]:
     """Return a table with a column more, by which rows of one cause are found."""
     error = names.index("error")
-    return {"names": [*names, "cause"], "rows": [[*row, causes.cause_of(row[error])] for row in rows], "total": total}
+    return {
+        "names": [*names, "cause"],
+        "rows": [[*row, causes.cause_of(row[error])] for row in rows],
+        "total": total,
+    }
 
 
 def _chosen(
@@ -125,7 +137,11 @@ def _chosen(
 
 
 def _rows(connection: sqlite3.Connection, run: int, ids: list[int], read: Any) -> list[list[Any]]:
-    return [row for start in range(0, len(ids), 5_000) for row in read(connection, run, ids[start : start + 5_000])]
+    return [
+        row
+        for start in range(0, len(ids), 5_000)
+        for row in read(connection, run, ids[start : start + 5_000])
+    ]
 
 
 def _details(
@@ -145,10 +161,14 @@ def _details(
         chunks.append(made)
     if len(where) < all_items:
         notes.append(
-            f"This page has prompts, answers, reviews and attempts of {len(where):,} of {all_items:,} items: the failed, the "
-            "slowest, the costliest and the first ones."
+            f"This page has prompts, answers, reviews and attempts of {len(where):,} of {all_items:,} items: the "
+            "failed, the slowest, the costliest and the first ones."
         )
-    return {"of": where, "chunks": chunks, "missing": "This page has only figures of this item; the record has the rest."}
+    return {
+        "of": where,
+        "chunks": chunks,
+        "missing": "This page has only figures of this item; the record has the rest.",
+    }
 
 
 def _without_neighbours(found: dict[str, Any]) -> dict[str, Any]:

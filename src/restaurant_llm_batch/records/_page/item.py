@@ -33,12 +33,11 @@ def item(connection: sqlite3.Connection, run: int, place: int) -> dict[str, Any]
 
 def explanation_json(found: Explanation) -> dict[str, Any]:
     """Return an explanation as JSON can hold it; each review is there once, and referred to by its number."""
-    numbers: dict[tuple[object, ...], int] = {}
+    numbers: dict[tuple[str | None, str], int] = {}
     reviews: list[dict[str, Any]] = []
 
     def number(review: ShownReview) -> int:
-        known = review.review_id is not None
-        key = (review.review_id, review.content) if known else (review.part, review.shown_as, review.content)
+        key = (_name(review), review.content)  # a search's review may stand under several aspects
         if key not in numbers:
             numbers[key] = len(reviews)
             reviews.append(_review(review))
@@ -69,13 +68,26 @@ def explanation_json(found: Explanation) -> dict[str, Any]:
 
 
 def _review(review: ShownReview) -> dict[str, Any]:
-    shown_id = None if review.review_id is None else str(review.review_id)
-    return {"parts": [], "shown_as": review.shown_as, "id": shown_id, "content": review.content}
+    return {"parts": [], "id": _name(review), "content": review.content}
+
+
+def _name(review: ShownReview) -> str | None:
+    """Return the id of a review, or the one in the prompt if its own is not known."""
+    return review.shown_as if review.review_id is None else str(review.review_id)
 
 
 _ATTEMPT = (
     *("attempt", "outcome", "queued", "started", "ended", "slot_seconds", "rate_seconds", "retry_seconds"),
-    *("prompt_tokens", "completion_tokens", "cached_tokens", "cost", "finish_reason", "error_type", "status", "error"),
+    *(
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+        "cost",
+        "finish_reason",
+        "error_type",
+        "status",
+        "error",
+    ),
 )
 
 

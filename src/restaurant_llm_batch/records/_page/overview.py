@@ -6,9 +6,9 @@ import sqlite3
 from datetime import datetime
 from typing import Any
 
+from ..._page.sketches import Sketch, histogram, read_sketch
 from .._recorded import RUNS, RecordedRun, run_of
 from .ranges import in_run
-from ..._page.sketches import Sketch, histogram, read_sketch
 
 BARS = 120
 """Bars of the chart of progress."""
@@ -20,10 +20,23 @@ _ENOUGH = 20
 
 def runs(connection: sqlite3.Connection) -> list[dict[str, Any]]:
     """Return all runs, oldest first, without counting what those without an end have done so far."""
-    names = ("run", "task", "model", "began", "has_ended", "stopped", "seconds", "total", "succeeded", "failed", "simulated", "texts")
+    names = (
+        "run",
+        "task",
+        "model",
+        "began",
+        "has_ended",
+        "stopped",
+        "seconds",
+        "total",
+        "succeeded",
+        "failed",
+        "simulated",
+        "texts",
+    )
     rows = connection.execute(
-        "SELECT id, task, model, began, ended IS NOT NULL, stopped, coalesce(seconds, latest), total, succeeded, failed, "
-        "simulated, texts FROM runs ORDER BY id"
+        "SELECT id, task, model, began, ended IS NOT NULL, stopped, coalesce(seconds, latest), total, succeeded, "
+        "failed, simulated, texts FROM runs ORDER BY id"
     )
     return [dict(zip(names, row, strict=True)) for row in rows]
 
@@ -59,8 +72,29 @@ SELECT stage, label, coalesce(model, ''), sum(attempt > 0), sum(outcome = 'ok'),
 FROM calls WHERE {in_run("id")} GROUP BY 1, 2, 3 ORDER BY 1 DESC, 4 DESC
 """  # nosec B608 (constants)
 _GROUP_NAMES = (
-    *("stage", "label", "model", "calls", "ok", "refused", "failed", "late", "cancelled", "stored", "open", "again"),
-    *("prompt_tokens", "completion_tokens", "cached_tokens", "cost", "slot_seconds", "rate_seconds", "retry_seconds"),
+    *(
+        "stage",
+        "label",
+        "model",
+        "calls",
+        "ok",
+        "refused",
+        "failed",
+        "late",
+        "cancelled",
+        "stored",
+        "open",
+        "again",
+    ),
+    *(
+        "prompt_tokens",
+        "completion_tokens",
+        "cached_tokens",
+        "cost",
+        "slot_seconds",
+        "rate_seconds",
+        "retry_seconds",
+    ),
 )
 MOST_GROUPS = 200
 """Most kinds of calls that are listed."""
@@ -76,7 +110,7 @@ def groups(connection: sqlite3.Connection, run: int) -> list[dict[str, Any]]:
 
 
 def _with_unanswered(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Count calls without an answer, which name no model, among those of the only model that has answered their kind."""
+    """Count calls without an answer, which name no model, as those of the only model that has answered their kind."""
     answered: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for one in groups:
         if one["model"]:
@@ -105,7 +139,9 @@ def overview(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
     return {
         "run": run_json(recorded),
         "groups": kinds,
-        "open_items": _one(connection, f"SELECT count(*) FROM items WHERE {in_run('id')} AND outcome IS NULL", run),
+        "open_items": _one(
+            connection, f"SELECT count(*) FROM items WHERE {in_run('id')} AND outcome IS NULL", run
+        ),
         "projected": _projected(connection, recorded),
         "progress": _progress(connection, recorded),
         "slowest": _extreme(connection, run, "ended - started"),
@@ -123,7 +159,9 @@ def _projected(connection: sqlite3.Connection, run: RecordedRun) -> dict[str, An
     if run.ended is not None or not run.total or not done or done >= run.total or run.seconds <= 0:
         return None
     since = run.seconds * (1 - _RECENT)
-    recent = _one(connection, f"SELECT count(*) FROM items WHERE {in_run('id')} AND ended > ?2", run.run, since)
+    recent = _one(
+        connection, f"SELECT count(*) FROM items WHERE {in_run('id')} AND ended > ?2", run.run, since
+    )
     speed = recent / (run.seconds - since) if recent >= _ENOUGH else done / run.seconds
     share = run.total / done
     return {
@@ -192,7 +230,9 @@ def distributions(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
     models, read, written = _Series(), _Series(), _Series()
     waits = {name: Sketch() for name in ("for a slot", "for a minute's limit", "to be made again")}
     rows = connection.execute(_TIMES, (run,))
-    while some := rows.fetchmany(_ROWS):  # not an aggregate function of SQL, whose calls take longer than all the rest
+    while some := rows.fetchmany(
+        _ROWS
+    ):  # not an aggregate function of SQL, whose calls take longer than all the rest
         for (stage, label), alike in _grouped(some, 0, 1).items():
             latency.setdefault(stage, _Series()).add(label, alike, 3)
             if stage == "llm":
@@ -264,7 +304,8 @@ def limits(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
     )
     names = ("limiter", "seconds", "limit", "reason")
     reasons = connection.execute(
-        f"SELECT limiter, reason, count(*) FROM limits WHERE {in_run('id')} GROUP BY 1, 2 ORDER BY 1, 3 DESC", (run,)
+        f"SELECT limiter, reason, count(*) FROM limits WHERE {in_run('id')} GROUP BY 1, 2 ORDER BY 1, 3 DESC",
+        (run,),
     )
     return {
         "count": count,

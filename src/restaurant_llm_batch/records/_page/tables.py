@@ -1,9 +1,9 @@
 """
 Tables of a run's items and calls: filtered, sorted and searched in SQL, and read a part at a time.
 
-Theory of operation. A query gives the ids of its rows in order, eight bytes for each, which are kept while the file does
-not change; a part of the table is a slice of them, whose rows are then read. So no row is in memory but those on the
-screen, any part of 100,000 rows is as near as the first, and rows do not move while somebody scrolls.
+Theory of operation. A query gives the ids of its rows in order, eight bytes for each, which are kept while the file
+does not change; a part of the table is a slice of them, whose rows are then read. So no row is in memory but those on
+the screen, and any part of 100,000 rows is as near as the first.
 """
 
 from __future__ import annotations
@@ -108,42 +108,36 @@ _CALL_COLUMNS = {
 def item_ids(connection: sqlite3.Connection, run: int, query: Query) -> array[int]:
     """Return the ids of items, in order."""
     where, values = _conditions(run, query, "items")
-    of_calls = []
-    for name in ("label", "model"):
-        if getattr(query, name):
-            of_calls.append(f"{name} = {values.add(getattr(query, name))}")
+    of_calls = _of_calls(query, values)
     if query.again:
         of_calls.append("attempt > 1")
     if of_calls:
-        where.append(f"items.id IN (SELECT item FROM calls WHERE {in_run('id')} AND {' AND '.join(of_calls)})")
+        where.append(
+            f"items.id IN (SELECT item FROM calls WHERE {in_run('id')} AND {' AND '.join(of_calls)})"
+        )
     if query.search:
         where.append(_item_search(query, values))
     spent = f"LEFT JOIN {_SPENT.format(which='')} ON spent.item = items.id"
     name, order = _order(query.sort, _ITEM_COLUMNS, "items.id")
-    statement = f"SELECT items.id FROM items {spent if name in _SORTED_BY_CALLS else ''} WHERE {' AND '.join(where)} {order}"
+    source = f"items {spent}" if name in _SORTED_BY_CALLS else "items"
+    statement = f"SELECT items.id FROM {source} WHERE {' AND '.join(where)} {order}"
     return array("q", (found for (found,) in connection.execute(statement, values.given)))
 
 
 def call_ids(connection: sqlite3.Connection, run: int, query: Query) -> array[int]:
     """Return the ids of calls, in order."""
     where, values = _conditions(run, query, "calls")
-    for name in ("label", "model"):
-        if getattr(query, name):
-            where.append(f"calls.{name} = {values.add(getattr(query, name))}")
+    where += _of_calls(query, values)
     if query.again:
         where.append("calls.attempt > 1")
     if query.search:
         pattern = values.add(_like(query.search))
-        texts = " OR ".join(
-            f"{column} LIKE {pattern} ESCAPE '\\'"
-            for column in ("items.item_id", "calls.label", "calls.model", "calls.error")
-        )
+        texts = _has(("items.item_id", "calls.label", "calls.model", "calls.error"), pattern)
         inside = f" OR calls.id IN ({_answers(values.add(query.search))})" if query.texts else ""
         where.append(f"({texts}{inside})")
     _, order = _order(query.sort, _CALL_COLUMNS, "calls.id")
-    statement = (
-        f"SELECT calls.id FROM calls LEFT JOIN items ON items.id = calls.item WHERE {' AND '.join(where)} {order}"
-    )
+    source = "calls LEFT JOIN items ON items.id = calls.item"
+    statement = f"SELECT calls.id FROM {source} WHERE {' AND '.join(where)} {order}"
     return array("q", (found for (found,) in connection.execute(statement, values.given)))
 
 
@@ -165,22 +159,23 @@ def _conditions(run: int, query: Query, table: str) -> tuple[list[str], _Values]
         where.append(f"{table}.outcome IS NULL")
     elif query.outcome:
         where.append(f"{table}.outcome = {values.add(query.outcome)}")
-    for name in ("stage", "error_type"):
-        if getattr(query, name):
-            where.append(f"{table}.{name} = {values.add(getattr(query, name))}")
+    for name, value in {"stage": query.stage, "error_type": query.error_type}.items():
+        where += [f"{table}.{name} = {values.add(value)}"] if value else []
     if query.cause:
         where.append(f"cause({table}.error) = {values.add(query.cause)}")
     return where, values
 
 
+def _of_calls(query: Query, values: _Values) -> list[str]:
+    given = {name: getattr(query, name) for name in ("label", "model")}
+    return [f"calls.{name} = {values.add(value)}" for name, value in given.items() if value]
+
+
 def _item_search(query: Query, values: _Values) -> str:
     pattern = values.add(_like(query.search))
     columns = ("items.item_id", "items.error", "items.stage")
-    own = " OR ".join(f"{column} LIKE {pattern} ESCAPE '\\'" for column in columns)
-    calls = (
-        f"SELECT item FROM calls WHERE {in_run('id')} "
-        f"AND (label LIKE {pattern} ESCAPE '\\' OR model LIKE {pattern} ESCAPE '\\' OR error LIKE {pattern} ESCAPE '\\')"
-    )
+    own = _has(columns, pattern)
+    calls = f"SELECT item FROM calls WHERE {in_run('id')} AND ({_has(('label', 'model', 'error'), pattern)})"
     found = f"{own} OR items.id IN ({calls})"
     if query.texts:
         text = values.add(query.search)
@@ -196,6 +191,10 @@ def _item_search(query: Query, values: _Values) -> str:
 
 def _answers(text: str) -> str:
     return f"SELECT id FROM answers WHERE {in_run('id')} AND instr(text, {text})"
+
+
+def _has(columns: Sequence[str], pattern: str) -> str:
+    return " OR ".join(f"{column} LIKE {pattern} ESCAPE '\\'" for column in columns)
 
 
 def _like(text: str) -> str:
@@ -236,9 +235,9 @@ def call_rows(connection: sqlite3.Connection, run: int, ids: Sequence[int]) -> l
         return []
     named = ",".join(str(int(one)) for one in ids)
     statement = (
-        "SELECT calls.id, calls.id & 0xFFFFFFFF, items.place, items.item_json, prompt & 0xFFFFFFFF, attempt, calls.stage, "
-        "label, model, queued, calls.started, calls.ended, slot_seconds, rate_seconds, retry_seconds, calls.outcome, "
-        "prompt_tokens, completion_tokens, cached_tokens, cost, finish_reason, calls.error_type, status, calls.error "
+        "SELECT calls.id, calls.id & 0xFFFFFFFF, items.place, items.item_json, prompt & 0xFFFFFFFF, attempt, "
+        "calls.stage, label, model, queued, calls.started, calls.ended, slot_seconds, rate_seconds, retry_seconds, "
+        "calls.outcome, prompt_tokens, completion_tokens, cached_tokens, cost, finish_reason, calls.error_type, status, calls.error "
         f"FROM calls LEFT JOIN items ON items.id = calls.item WHERE calls.id IN ({named})"
     )
     return _in_order(connection.execute(statement), ids)
@@ -254,8 +253,8 @@ def choices(connection: sqlite3.Connection, run: int) -> dict[str, list[str]]:
 
     def values(table: str, column: str) -> list[str]:
         rows = connection.execute(
-            f"SELECT {column} FROM {table} WHERE {in_run('id')} AND {column} IS NOT NULL GROUP BY 1 ORDER BY count(*) DESC "
-            "LIMIT 100",
+            f"SELECT {column} FROM {table} WHERE {in_run('id')} AND {column} IS NOT NULL "
+            "GROUP BY 1 ORDER BY count(*) DESC LIMIT 100",
             (run,),
         )
         return [found for (found,) in rows]

@@ -2,10 +2,10 @@
 Timeline of a run: each call in the lane of a slot, and how many calls were made and waited at each moment.
 
 Theory of operation. The record does not number slots, so a call gets the first lane of its stage that is free when it
-starts (interval partitioning); there are as many lanes as calls were in flight at once. The ids of calls rise with their
-starts, so lanes are given in one pass over the file, which goes on where it stopped while the run goes on; two bytes are
-kept for each call. A window of time shows its calls one by one, or, if it has more than `MOST_SPANS`, how busy each lane
-is in each part of the window.
+starts (interval partitioning); there are as many lanes as calls were in flight at once. The ids of calls rise with
+their starts, so lanes are given in one pass over the file, which goes on where it stopped while the run goes on; two
+bytes are kept for each call. A window of time shows its calls one by one, or, if it has more than `MOST_SPANS`, how
+busy each lane is in each part of the window.
 """
 
 from __future__ import annotations
@@ -75,7 +75,9 @@ class Lanes:
         waiting = list(self._open)
         for start in range(0, len(waiting), 500):
             named = ",".join(map(str, waiting[start : start + 500]))
-            yield from connection.execute(f"SELECT id, ended FROM calls WHERE id IN ({named}) AND ended IS NOT NULL").fetchall()
+            yield from connection.execute(
+                f"SELECT id, ended FROM calls WHERE id IN ({named}) AND ended IS NOT NULL"
+            ).fetchall()
 
     def _place(self, row_id: int, stage: str, started: float, ended: float | None) -> int:
         busy, free = self._busy.setdefault(stage, []), self._free.setdefault(stage, [])
@@ -136,7 +138,17 @@ _WITHIN = f"""
 {in_run("calls.id")} AND attempt > 0 AND coalesce(calls.ended, ?3) >= ?2 AND queued - retry_seconds <= ?4
 """  # nosec B608 (constants)
 _COLUMNS = (
-    *("number", "stage", "fate", "queued", "started", "ended", "slot_seconds", "rate_seconds", "retry_seconds"),
+    *(
+        "number",
+        "stage",
+        "fate",
+        "queued",
+        "started",
+        "ended",
+        "slot_seconds",
+        "rate_seconds",
+        "retry_seconds",
+    ),
     *("place", "label", "attempt", "slots"),
 )
 """The columns of a span; `lane` is added in front."""
@@ -260,7 +272,7 @@ class _Busy:
             fates[part] = max(fates[part], worst)
 
     def values(self) -> list[list[Any]]:
-        """Return for each lane: its stage, its number, a digit for each part that says how busy it is, and the fates."""
+        """Return for each lane: its stage, its number, how busy each part is, by a digit, and the fates in it."""
         answer = []
         for (stage, lane), (level, fates) in sorted(self._lanes.items()):
             shares = "".join(str(min(9, round(9 * value + 0.4))) for value in level.values())
