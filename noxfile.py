@@ -174,6 +174,10 @@ def wheel(session: nox.Session) -> None:
         shown = session.run(str(scripts / "restaurant-llm-batch"), "summarize", external=True, silent=True)
     if "ko-1" not in str(shown):
         session.error(f"the wheel did not summarise the reviews that it ships:\n{shown}")
+    make_page = "from restaurant_llm_batch._page.document import document; document({}, 'page')"
+    session.run(
+        str(scripts / "python"), "-c", make_page, external=True
+    )  # of scripts and styles that it ships
 
 
 @nox.session

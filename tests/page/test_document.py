@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from restaurant_llm_batch._page import document as made
 from restaurant_llm_batch._page.document import MODULES, bundle, document, embedded, packed, shipped
-from restaurant_llm_batch._page.vendored import VENDORED
+from restaurant_llm_batch._page.vendored import VENDORED, Vendored
 
 EVIL = [
     "</script><script>alert(1)</script>",
@@ -49,7 +49,7 @@ class Elements(HTMLParser):
 
 
 @pytest.mark.parametrize("one", VENDORED, ids=lambda one: one.name)
-def test_every_shipped_library_is_the_file_that_is_pinned(one: made.Any) -> None:
+def test_every_shipped_library_is_the_file_that_is_pinned(one: Vendored) -> None:
     content = (files("restaurant_llm_batch._page") / "static" / one.name).read_bytes()
     assert hashlib.sha256(content).hexdigest() == one.sha256
 

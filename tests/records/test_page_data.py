@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.support.nights import SCRIPT, record_night, write_large
-from tests.support.records import runner
+from tests.support.records import ask, runner
 
 from restaurant_llm_batch._page.sketches import Sketch, SketchAggregate, histogram, read_sketch
 from restaurant_llm_batch.records import open_record
@@ -53,8 +55,6 @@ def test_the_overview_has_the_figures_of_the_run(night: Path) -> None:
 
 def test_a_run_that_goes_on_says_what_it_will_come_to(tmp_path: Path) -> None:
     write_large(tmp_path / "night.db", 200, ends=False)
-    import sqlite3
-
     connection = sqlite3.connect(tmp_path / "night.db")
     connection.execute("UPDATE runs SET total = 800")
     connection.execute("UPDATE items SET outcome = 'succeeded'")
@@ -149,28 +149,15 @@ def test_every_call_has_a_lane_of_its_own_while_it_is_in_flight(large: Path) -> 
     lanes = Lanes(1)
     data.read(lanes.extend)
     busy: dict[int, float] = {}
-    for call in open_record(large).calls():
-        lane = lanes.of(call.call + 1 if False else _number(call, large))
+    for number, call in enumerate(open_record(large).calls(), 1):
+        lane = lanes.of(number)
         assert lane is not None
         assert call.started >= busy.get(lane, 0.0) - 1e-6
         busy[lane] = call.ended or 0.0
     assert lanes.counts == {"llm": len(busy)}
 
 
-def _number(call: Any, path: Path) -> int:
-    numbers = _NUMBERS.setdefault(path, {})
-    if not numbers:
-        for place, one in enumerate(open_record(path).calls(), 1):
-            numbers[one.call] = place
-    return numbers[call.call]
-
-
-_NUMBERS: dict[Path, dict[int, int]] = {}
-
-
 def test_lanes_do_not_depend_on_when_the_file_was_read(tmp_path: Path) -> None:
-    import sqlite3
-
     path = tmp_path / "night.db"
     write_large(path, 300)
     data, whole, parts = RecordData(path), Lanes(1), Lanes(1)
@@ -259,7 +246,7 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
     path = tmp_path / "night.db"
     record_night(path)
     with runner(path) as used:
-        used.run(lambda item: iter(()), [])
+        used.run(ask, [])
     found = RecordData(path).comparison(1, 2)
     assert found["figures"]["succeeded"] == (5, 0)
     assert found["lists"]["only_a"]["count"] == 6
@@ -267,14 +254,16 @@ def test_two_runs_are_compared(tmp_path: Path) -> None:
 
 def test_what_is_not_in_the_record_is_a_lookup_error(night: Path) -> None:
     data = RecordData(night)
-    for wrong in (
+    wrong: list[Callable[[], object]] = [
         lambda: data.overview(9),
         lambda: data.item(1, 99),
         lambda: data.item(9, 0),
         lambda: data.timeline(7),
-    ):
+        lambda: data.comparison(1, 9),
+    ]
+    for ask_for in wrong:
         with pytest.raises(LookupError):
-            wrong()
+            ask_for()
 
 
 def test_the_version_changes_with_the_file_and_only_then(tmp_path: Path) -> None:

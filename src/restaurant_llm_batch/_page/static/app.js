@@ -16,7 +16,7 @@ const VIEWS = {
 };
 const KEYS = [
   ["1 to 8", "the views, from left to right"], ["/", "search"], ["j, k", "the next row or item, the one before"], ["Enter", "open the chosen row"], ["Escape, u", "back to the table; leave the search"],
-  ["[ , ]", "the run before, the next run"], ["s", "the timeline, items by the time they took"], ["+, −, 0", "timeline: zoom in, out, show all; arrow keys move it"], ["?", "these keys"],
+  ["[ , ]", "the run before, the next run"], ["s", "items, the slowest first"], ["+, −, 0", "timeline: zoom in, out, show all; arrow keys move it"], ["?", "these keys"],
 ];
 const POLL = 1000; // milliseconds
 

@@ -140,7 +140,7 @@ function extreme(rows, unit, context) {
 const more = (context, query) => h("p", {}, h("a", { href: context.address("items", query) }, "All, in this order"));
 
 export function settings(run) {
-  const facts = { strategy: run.strategy, "version of the library": run.version, process: run.process, texts: run.texts ? "recorded" : "not recorded" };
+  const facts = { strategy: run.strategy, "version of the library": run.version, process: run.process === undefined ? null : String(run.process), texts: run.texts ? "recorded" : "not recorded" };
   const known = Object.entries(facts).filter(([, value]) => value !== null && value !== undefined && value !== "");
   const groups = Object.entries(run.settings ?? {}).filter(([, group]) => group !== null && group !== undefined);
   return h("div", { class: "settings" },

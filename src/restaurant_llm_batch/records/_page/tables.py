@@ -237,7 +237,8 @@ def call_rows(connection: sqlite3.Connection, run: int, ids: Sequence[int]) -> l
     statement = (
         "SELECT calls.id, calls.id & 0xFFFFFFFF, items.place, items.item_json, prompt & 0xFFFFFFFF, attempt, "
         "calls.stage, label, model, queued, calls.started, calls.ended, slot_seconds, rate_seconds, retry_seconds, "
-        "calls.outcome, prompt_tokens, completion_tokens, cached_tokens, cost, finish_reason, calls.error_type, status, calls.error "
+        "calls.outcome, prompt_tokens, completion_tokens, cached_tokens, cost, finish_reason, calls.error_type, "
+        "status, calls.error "
         f"FROM calls LEFT JOIN items ON items.id = calls.item WHERE calls.id IN ({named})"
     )
     return _in_order(connection.execute(statement), ids)
