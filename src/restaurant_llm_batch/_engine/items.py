@@ -12,11 +12,11 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from .._values import composed, place_of
 from ..errors import ConfigurationError, OutputError, RunStopped
@@ -27,6 +27,20 @@ from ..steps import Flow
 
 MAX_ERRORS_SHOWN = 5
 """Most errors of bad items in one exception's message."""
+
+
+E = TypeVar("E")
+
+Appendable: TypeAlias = list[E] | tuple[()]
+"""A list that is made when it is needed: most items need none of theirs, and an empty list takes time."""
+
+
+def appended(entries: Appendable[E], entry: E) -> list[E]:
+    """Return the list with an entry added."""
+    if isinstance(entries, tuple):
+        return [entry]
+    entries.append(entry)
+    return entries
 
 
 @dataclass(slots=True)
@@ -49,6 +63,9 @@ class RunItem:
         shares_failure: Whether a call of another item failed for it too; see `once`.
         outcome: Its outcome, once that is counted.
         delivered: Whether the outcome was handed over.
+        entered_at: When it entered the window, on the run's clock; None before.
+        waited, calls, searches, cache_hits, prompt_tokens, completion_tokens, cost, tries: What it has taken so far;
+            see `Spent`.
     """
 
     index: int
@@ -59,12 +76,21 @@ class RunItem:
     sequence: int = 0
     deadline: float | None = None
     has_llm_reply: bool = False
-    retried: list[tuple[Any, int]] = field(default_factory=list)
-    stored_replies: list[tuple[Any, bytes]] = field(default_factory=list)
-    errors: list[tuple[BaseException, Stage, int]] = field(default_factory=list)
+    retried: Appendable[tuple[Any, int]] = ()
+    stored_replies: Appendable[tuple[Any, bytes]] = ()
+    errors: Appendable[tuple[BaseException, Stage, int]] = ()
     shares_failure: bool = False
     outcome: Outcome[Any] | None = None
     delivered: bool = False
+    entered_at: float | None = None
+    waited: float = 0.0
+    calls: int = 0
+    searches: int = 0
+    cache_hits: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float | None = 0.0
+    tries: int = 0
 
 
 class ItemReader:

@@ -34,7 +34,7 @@ from ..events import (
     RunStarted,
 )
 from ..models import ItemId
-from ..outcomes import Failure, Outcome, RunStats, Stage, Success
+from ..outcomes import Failure, Outcome, RunStats, Spent, Stage, Success
 from ..protocols import Observer, Task
 from .call import Call
 from .items import RunItem, failure_stage
@@ -152,33 +152,60 @@ class RunRecorder:
         spec = call.spec
         self.counters.call_started(spec.stage, spec.permits)
         call.is_counted = True
+        now = call.started_at
+        queued = now - call.admission.queued_at
+        item.waited += queued
+        if spec.stage == "llm":
+            item.calls += 1
+        elif spec.stage == "search":
+            item.searches += spec.permits
+        if call.attempt > item.tries:
+            item.tries = call.attempt
         if self._observers:
-            now = call.started_at
-            queued = now - call.admission.queued_at
             self.emit(CallStarted(self._run.number, now, *_named(call, item), queued, spec.permits))
+
+    def call_dropped(self, call: Call, item: RunItem) -> None:
+        """Record that a call ends that was queued and has not started."""
+        item.waited += max(0.0, self._run.now() - call.admission.queued_at)
 
     def call_finished(self, call: Call, item: RunItem, answer: Any, error: BaseException | None) -> None:
         """Record that a call has returned in time, or was abandoned with an error."""
         self.activity_count += 1
         run, spec = self._run, call.spec
+        now = run.now()
+        seconds = now - call.started_at
         reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
         if reply is not None:
             self.counters.record_reply(reply)
+            self._charge(item, reply)
         elif error is not None:
             self.counters.record_error(error)
-            self._record_tokens_of_error(call, error)
+            self._record_tokens_of_error(call, item, error)
+        if error is None:
+            self.counters.stages[spec.stage].latency.add(seconds)
         if spec.stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
             if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
+                if cancelled:
+                    item.cost = (
+                        None  # the model has read the prompt, and nobody says how many tokens that was
+                    )
                 run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
             report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
             if report is not None or run.limiters.rate.active:
                 self._report_usage(call, reply, error, report)
         if self._observers:
-            now = run.now()
-            seconds = now - call.started_at
             self.emit(CallEnded(run.number, now, *_named(call, item), seconds, spec.permits, reply, error))
+
+    def _charge(self, item: RunItem, reply: LLMResponse) -> None:
+        """Add a reply's tokens, and their cost if there are prices, to what its item has taken."""
+        item.prompt_tokens += reply.prompt_tokens
+        item.completion_tokens += reply.completion_tokens
+        monitor = self._run.stop_monitor
+        if monitor.has_prices and item.cost is not None:
+            cost = monitor.cost_of(reply)
+            item.cost = None if cost is None else item.cost + cost
 
     def _report_usage(
         self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
@@ -192,21 +219,22 @@ class RunRecorder:
         ticket = call.admission.rate_ticket
         self._run.limiters.rate.record_usage(ticket, used, report, in_flight, self._run.now())
 
-    def record_late_reply(self, call: Call, answer: Any) -> None:
+    def record_late_reply(self, call: Call, item: RunItem, answer: Any) -> None:
         """Record a reply that arrived after its item had gone on; its tokens still count."""
         reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
         if reply is not None:
-            self._record_tokens(call, reply)
+            self._record_tokens(call, item, reply)
 
-    def _record_tokens_of_error(self, call: Call, error: BaseException) -> None:
+    def _record_tokens_of_error(self, call: Call, item: RunItem, error: BaseException) -> None:
         """Record the tokens of a call that failed, if the error says what it used."""
         paid = getattr(error, "reply", None)
         reply = valid_reply(paid) if isinstance(paid, LLMResponse) else None
         if reply is not None:
-            self._record_tokens(call, reply)
+            self._record_tokens(call, item, reply)
 
-    def _record_tokens(self, call: Call, reply: LLMResponse) -> None:
+    def _record_tokens(self, call: Call, item: RunItem, reply: LLMResponse) -> None:
         self.counters.record_tokens(reply)
+        self._charge(item, reply)
         if self._run.stop_monitor.needed:
             self._run.check_usage(reply, self._estimate(call, reply))
 
@@ -227,6 +255,7 @@ class RunRecorder:
     def record_cache_hit(self, item: RunItem, label: str, reply: LLMResponse) -> None:
         """Record a reply that was found in the store."""
         self.counters.cache_hits += 1
+        item.cache_hits += 1
         if self._observers:
             self.emit(CacheHit(self._run.number, self._run.now(), item.item_id, label, reply))
 
@@ -235,6 +264,7 @@ class RunRecorder:
     ) -> None:
         """Record that a call will be made again after `wait` seconds."""
         self.counters.retries += 1
+        item.waited += wait
         if self._observers:
             number, now = self._run.number, self._run.now()
             self.emit(RetryScheduled(number, now, *_named(call, item), wait, rate_limited, error))
@@ -247,10 +277,10 @@ class RunRecorder:
         counters, now = self.counters, self._run.now()
         # An item is counted and has its outcome, or neither: no interrupt lands within a statement without a call.
         if error is None and item.bad is None:
-            outcome = Success(item.item_id, value, item.index)
+            outcome = Success(item.item_id, value, item.index, self._spent(item, now))
             item.outcome, counters.succeeded = outcome, counters.succeeded + 1
         else:
-            outcome = item.bad or self._failure(item, error or self._run.stop_error())
+            outcome = item.bad or self._failure(item, error or self._run.stop_error(), now)
             kept = self._errors.keep(outcome.error)
             if kept is not outcome.error:
                 outcome = replace(outcome, error=kept)
@@ -261,13 +291,26 @@ class RunRecorder:
             self.emit(ItemEnded(self._run.number, now, outcome))
         return outcome
 
-    def _failure(self, item: RunItem, error: Exception) -> Failure:
+    def _spent(self, item: RunItem, now: float) -> Spent:
+        return Spent(
+            0.0 if item.entered_at is None else now - item.entered_at,
+            item.waited,
+            item.calls,
+            item.searches,
+            item.cache_hits,
+            item.prompt_tokens,
+            item.completion_tokens,
+            item.cost if self._run.stop_monitor.has_prices else None,
+            item.tries,
+        )
+
+    def _failure(self, item: RunItem, error: Exception, now: float) -> Failure:
         if item.stored_replies:
             self._discard(item, error)
         stage, attempts = failure_stage(item, error)
         if not item.shares_failure:  # one call that failed for many items is one failure
             self._run.check_failed_item(error, stage, self.counters.replies)
-        return Failure(item.item_id, error, stage, attempts, item.index)
+        return Failure(item.item_id, error, stage, attempts, item.index, self._spent(item, now))
 
     def _discard(self, item: RunItem, error: Exception) -> None:
         """Delete the reply that an item failed by from the store; later runs would fail by it too."""

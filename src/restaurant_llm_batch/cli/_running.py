@@ -45,6 +45,7 @@ from . import _report as report
 from ._backends import MakeLLM
 from ._options import LoadedInput, RunOptions
 from ._output import STDOUT, check_output, open_writer
+from ._records import check_level, record_maker, refuse_table
 from ._report import ResultCollector
 from ._settings import SectionedCommand, take_settings
 from ._views import R, ResultView
@@ -96,6 +97,9 @@ def _main(
         return
     _, llm = services.make_llm(llms, chosen, settings)
     check_output(options.output, options.paths, settings.batch_store)
+    check_level(options.level, view)
+    if options.plan is True:
+        refuse_table(options.output)
     loaded = options.load(None if options.quiet else report.console(stderr=True))
     collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
     if options.plan is True:
@@ -115,12 +119,14 @@ def _main(
             llm=llm, search=loaded.search, observers=[progress], **settings.runner_arguments(llm)
         )
         writer = stack.enter_context(open_writer(options.output, options.paths, settings.batch_store))
+        as_records = record_maker(view, options.output, options.level, loaded.source.names)
         stack.enter_context(progress)
         stream = stack.enter_context(runner).stream(task, loaded.items)
 
         def handle(outcome: Outcome[R]) -> None:
             collected.add(outcome)
-            writer.write(view.as_record(outcome))
+            for record in as_records(outcome):
+                writer.write(record)
 
         collected.interrupted = _consume(stream, handle, progress)
     out = report.console(stderr=options.output == STDOUT)
@@ -136,7 +142,8 @@ def _plan(options: RunOptions[R], task: Task[R], loaded: LoadedInput, runner: Ba
     with ExitStack() as stack:
         if loaded.search is not None:
             stack.enter_context(loaded.search)
-        writer = stack.enter_context(open_writer(options.output, options.paths, options.settings.batch_store))
+        store = options.settings.batch_store
+        writer = stack.enter_context(open_writer(options.output, options.paths, store, "jsonl"))
         plan = stack.enter_context(runner).plan(task, loaded.items)
         writer.write(plan.to_dict())
     if options.output != STDOUT and not (options.output and options.quiet):
