@@ -131,9 +131,9 @@ def members_table(members: Sequence[object], caption: str) -> str:
     """Return a table of the first members of a list: a column for each field if they are dataclasses."""
     first = list(members[:MAX_ROWS])
     note = caption if len(members) <= MAX_ROWS else f"{caption}; the first {MAX_ROWS}"
-    kinds = {type(member) for member in first}
-    if len(kinds) == 1 and is_dataclass(kinds.copy().pop()):
-        names = [field.name for field in fields(kinds.pop()) if field.repr][:_MAX_COLUMNS]
+    head = first[0] if first else None
+    if is_dataclass(head) and all(type(member) is type(head) for member in first):
+        names = [field.name for field in fields(head) if field.repr][:_MAX_COLUMNS]
         return table(names, [[getattr(member, name) for name in names] for member in first], note)
     return table([], [[member] for member in first], note)
 

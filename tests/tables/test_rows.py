@@ -15,6 +15,7 @@ import pytest
 from pydantic import BaseModel
 
 from restaurant_llm_batch import (
+    AnalyzeSentiment,
     AspectComparison,
     AspectLift,
     AspectSummary,
@@ -289,7 +290,7 @@ def test_every_kind_of_result_has_a_row_that_json_can_hold() -> None:
 
 
 def test_an_empty_report_has_no_rows() -> None:
-    empty = BatchRunner(llm=FakeLLM()).run(lambda item: (yield), [])
+    empty = BatchRunner(llm=FakeLLM()).run(AnalyzeSentiment(), [])
 
     assert empty.to_dicts() == []
     assert empty.failures_by_cause() == {}

@@ -29,7 +29,7 @@ def report(*values: Any) -> BatchReport[Any]:
     return BatchReport(outcomes, RunStats())
 
 
-DIRTY = (
+DIRTY: tuple[dict[str, Any], ...] = (
     {"text": '맛있다, "정말"\n그렇다\r\n', "n": 1, "x": 0.1, "yes": True, "list": ["a", "b"]},
     {"text": "", "n": None, "x": math.nan, "yes": None, "list": []},
     {"text": "half \ud83d emoji", "n": -5, "x": 2, "yes": False, "list": None},
@@ -141,7 +141,7 @@ def test_json_is_a_list_of_the_rows(tmp_path: Path) -> None:
 
 
 def test_failures_are_written_too(tmp_path: Path) -> None:
-    done = BatchReport([Failure(None, ValueError("=x"), "input", 0, 0)], RunStats())
+    done: BatchReport[Any] = BatchReport([Failure(None, ValueError("=x"), "input", 0, 0)], RunStats())
     done.to_csv(tmp_path / "out.csv", level="failures", names={})
     (row,) = read_csv(tmp_path / "out.csv")
 
@@ -259,12 +259,13 @@ def test_a_library_that_is_missing_is_named_with_the_way_to_install_it(
     for name in ("pandas", "polars", "pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
     done = report("a")
-    for method, said in [
+    methods: list[tuple[Any, str]] = [
         (done.to_pandas, "pip install pandas"),
         (done.to_polars, "pip install polars"),
         (done.to_arrow, r"restaurant-llm-batch\[tables\]"),
         (lambda: done.to_parquet("out.parquet"), r"restaurant-llm-batch\[tables\]"),
-    ]:
+    ]
+    for method, said in methods:
         with pytest.raises(ImportError, match=said):
             method()
 
