@@ -26,7 +26,7 @@ from .models import (
     ReviewsByPolarity,
     SearchQuery,
 )
-from .outcomes import BatchReport, Failure, LimitChange, RunStats, Success
+from .outcomes import BatchReport, Failure, Latency, LimitChange, RunStats, Spent, Success
 from .protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
@@ -101,6 +101,7 @@ __all__ = [
     "LLMBackend",
     "LLMRequest",
     "LLMResponse",
+    "Latency",
     "LimitChange",
     "Limits",
     "Observer",
@@ -121,6 +122,7 @@ __all__ = [
     "SearchBackend",
     "SearchQuery",
     "SparseVector",
+    "Spent",
     "StopConditions",
     "Store",
     "Strategy",

@@ -133,7 +133,8 @@ def test_a_restaurant_that_fails_is_named_with_stage_cause_and_attempts_and_the_
     assert "3 of 4 restaurants summarised, 1 failed" in shown
     [failure] = [record for record in read(tmp_path / "out") if "failure" in record]
     cause = "PermanentBackendError: the prompt was refused"
-    assert failure == {"restaurant_id": 1, "failure": {"stage": "llm", "error": cause, "attempts": 1}}
+    said = {"stage": "llm", "error": cause, "attempts": 1}
+    assert failure == {"restaurant_id": 1, "name": "Café [red]Nord[/red]", "failure": said}
 
 
 def test_a_finished_restaurant_is_on_disk_before_the_next_is_asked_about(

@@ -140,7 +140,9 @@ def test_failures_that_differ_in_numbers_and_quotes_have_one_cause(large: Path) 
     assert [(one["cause"], one["count"]) for one in found["items"]["causes"]] == [
         ("OutputInvalid: no JSON in answer N", failed)
     ]
-    assert cause_of("X: id 'a b' of 3f2504e0-4f89-11d3-9a0c-0305e82c3301, 1,200.5 s") == "X: id '…' of N, N s"
+    assert (
+        cause_of("X: id 'a b' of 3f2504e0-4f89-11d3-9a0c-0305e82c3301, 1,200.5 s") == "X: id '...' of N, N s"
+    )
     assert cause_of(None) is None
 
 

@@ -46,6 +46,7 @@ from ._backends import MakeLLM
 from ._options import LoadedInput, RunOptions
 from ._output import STDOUT, check_output, open_writer
 from ._reading import take_form
+from ._records import check_level, record_maker, refuse_table
 from ._report import ResultCollector
 from ._settings import SectionedCommand, take_settings
 from ._views import R, ResultView
@@ -97,6 +98,9 @@ def _main(
         return
     _, llm = services.make_llm(llms, chosen, settings)
     check_output(options.output, options.paths, settings.batch_store, settings.batch_record)
+    check_level(options.level, view)
+    if options.plan is True:
+        refuse_table(options.output)
     loaded = options.load(None if options.quiet else report.console(stderr=True))
     collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
     if options.plan is True:
@@ -118,12 +122,14 @@ def _main(
         writer = stack.enter_context(
             open_writer(options.output, options.paths, settings.batch_store, settings.batch_record)
         )
+        as_records = record_maker(view, options.output, options.level, loaded.source.names)
         stack.enter_context(progress)
         stream = stack.enter_context(runner).stream(task, loaded.items)
 
         def handle(outcome: Outcome[R]) -> None:
             collected.add(outcome)
-            writer.write(view.as_record(outcome))
+            for record in as_records(outcome):
+                writer.write(record)
 
         collected.interrupted = _consume(stream, handle, progress)
     out = report.console(stderr=options.output == STDOUT)
@@ -141,7 +147,7 @@ def _plan(options: RunOptions[R], task: Task[R], loaded: LoadedInput, runner: Ba
             stack.enter_context(loaded.search)
         settings = options.settings
         writer = stack.enter_context(
-            open_writer(options.output, options.paths, settings.batch_store, settings.batch_record)
+            open_writer(options.output, options.paths, settings.batch_store, settings.batch_record, "jsonl")
         )
         plan = stack.enter_context(runner).plan(task, loaded.items)
         writer.write(plan.to_dict())

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import re
 import sqlite3
 from typing import Any
 
+from ..._tables.causes import without_details
 from .ranges import in_run
 
 MOST = 200
 """Most causes of a run that are listed; the rest is counted."""
-_QUOTED = re.compile(r"'[^']*'|\"[^\"]*\"|‘[^’]*’|“[^”]*”")
-_MARKED = re.compile(r"\b(?=[0-9a-f-]*\d)[0-9a-f]{8,}(?:-[0-9a-f]+)*\b", re.IGNORECASE)
-"""Ids as UUIDs and hashes are."""
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
 _LONGEST = 400
 """Most characters of a cause."""
 
@@ -22,8 +18,7 @@ def cause_of(error: object) -> str | None:
     """Return the cause of an error, by its text; None of none."""
     if not isinstance(error, str):
         return None
-    text = _QUOTED.sub("'…'", error[: 4 * _LONGEST])
-    return _NUMBER.sub("N", _MARKED.sub("N", text))[:_LONGEST]
+    return without_details(error[: 4 * _LONGEST])[:_LONGEST]
 
 
 _ITEMS = f"""
