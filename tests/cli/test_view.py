@@ -13,7 +13,7 @@ import httpx
 import pytest
 from click.testing import CliRunner
 from tests.support.nights import record_night
-from tests.support.patience import PATIENCE
+from tests.support.patience import PATIENCE, wait_until
 from tests.support.viewed import viewed
 
 from restaurant_llm_batch.cli._app import build
@@ -64,6 +64,25 @@ def test_without_the_extra_the_message_names_it(
     found = CliRunner().invoke(build(), ["view", str(tmp_path / "night.db")])
     assert found.exit_code == 2
     assert "pip install 'restaurant-llm-batch[fastapi]'" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "display", "opens"), [([], ":0", True), (["--no-browser"], ":0", False), ([], "", False)]
+)
+def test_a_browser_is_opened_where_there_is_a_screen_unless_told_not_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], display: str, opens: bool
+) -> None:
+    record_night(tmp_path / "night.db", 1)
+    opened: list[str] = []
+    monkeypatch.setattr("webbrowser.open", opened.append)
+    monkeypatch.setattr("sys.platform", "linux")
+    for name in ("WAYLAND_DISPLAY", "BROWSER"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("DISPLAY", display)
+    monkeypatch.setattr("uvicorn.Server.run", lambda *_, **__: wait_until(lambda: opened or not opens))
+    found = CliRunner().invoke(build(), ["view", str(tmp_path / "night.db"), *words])
+    assert found.exit_code == 0
+    assert [address in found.stdout for address in opened] == [True] * opens
 
 
 def test_a_port_that_is_taken_is_named(tmp_path: Path) -> None:

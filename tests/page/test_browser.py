@@ -15,10 +15,10 @@ from tests.support.patience import wait_until
 from tests.support.records import ask, runner
 from tests.support.viewed import viewed
 
-from restaurant_llm_batch import Strategy
+from restaurant_llm_batch import BatchRunner, Strategy, SummarizeAspects
 from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.records import Recording, open_record
-from restaurant_llm_batch.testing import FakeLLM
+from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 VIEWS = ("overview", "timeline", "items", "calls", "failures", "distributions", "limits", "compare")
@@ -276,3 +276,31 @@ def test_one_file_shows_the_run_without_a_server(open_page: Any, night: Path, tm
     assert all(review in text for review in REVIEWS)
     assert page.locator("main img, main script, main b").count() == 0
     assert "OWNED" not in page.title()
+
+
+def test_a_report_is_shown_as_one_file(open_page: Any, tmp_path: Path) -> None:
+    search = FakeSearch(dict.fromkeys(range(5), REVIEWS))
+    with BatchRunner(llm=OfflineLLM(), search=search, strategy=Strategy.stage(1)) as used:
+        report = used.run(SummarizeAspects(), [0, 1, 2, "?"])
+    made = tmp_path / "report.html"
+    report.to_html(made)
+    page = open_page(made.as_uri())
+    for name in page.locator("nav a").all_inner_texts():
+        page.get_by_role("link", name=name, exact=True).click()
+        page.wait_for_selector(f"main.view-{name.lower()}:not(:has([aria-busy]))")
+        assert page.locator(".alert").is_hidden()
+    page.goto(f"{made.as_uri()}#/run/1/item/1")
+    until(page, "document.querySelector('.itemid')?.textContent === '1'")
+    page.locator(".sentence .cite").first.click()
+    assert page.locator(".reviews li.lit").count() == 1
+    assert page.locator("main img, main script, main b").count() == 0
+
+
+def test_signs_that_turn_a_text_around_are_shown(open_page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "odd.db"
+    with runner(path) as used:
+        used.run(ask, ["\u202eevil", "a\nb", "<b>x</b>", "12", 10**30])
+    with viewed(path) as view:
+        page = open_page(f"{view.address}#/run/1/items")
+        shown = page.locator(".rows .row a").all_inner_texts()
+    assert shown == ["\\u202eevil", "a b", "<b>x</b>", "12", "1" + "0" * 30]

@@ -41,13 +41,17 @@ def unpacked(given: Any) -> Any:
 
 
 def data_of(path: Path) -> dict[str, Any]:
-    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL)
+    found = re.search(
+        r'<script type="application/json" id="data">(.*?)</script>', path.read_text("utf-8"), re.DOTALL
+    )
     assert found is not None
     data: dict[str, Any] = json.loads(found.group(1))
     return data
 
 
-def test_the_page_has_the_results_the_failures_and_the_figures(report: BatchReport[Any], tmp_path: Path) -> None:
+def test_the_page_has_the_results_the_failures_and_the_figures(
+    report: BatchReport[Any], tmp_path: Path
+) -> None:
     report.to_html(tmp_path / "report.html")
     data = data_of(tmp_path / "report.html")
     run = data["overview"]["run"]
@@ -57,7 +61,9 @@ def test_the_page_has_the_results_the_failures_and_the_figures(report: BatchRepo
     assert cause["count"] == 2
     items = unpacked(data["items"])
     rows = [dict(zip(items["names"], row, strict=True)) for row in items["rows"]]
-    assert [row["outcome"] for row in rows] == ["succeeded"] * 3 + ["failed", "succeeded", "failed"] + ["succeeded"] * 2
+    assert [row["outcome"] for row in rows] == ["succeeded"] * 3 + ["failed", "succeeded", "failed"] + [
+        "succeeded"
+    ] * 2
     assert rows[3]["cause"] == cause["cause"]
     assert rows[0]["ended"] == pytest.approx(report.outcomes[0].spent.seconds)
     detail = unpacked(data["details"]["chunks"][data["details"]["of"]["0"]])["0"]

@@ -67,6 +67,7 @@ def report_data(report: Any) -> dict[str, Any]:
         "overview": {
             "run": run,
             "groups": None,
+            "latency": [_stage(stats, stage) for stage in sorted(stats.calls, reverse=True)],
             "open_items": 0,
             "projected": None,
             "progress": None,
@@ -141,9 +142,16 @@ def _run(report: Any, stats: Any, rows: Sequence[Sequence[Any]]) -> dict[str, An
         "estimated_cost": stats.estimated_cost,
         "simulated": False,
         "missing": 0,
-        "settings": {"calls in flight at most": dict(stats.peak_in_flight), "calls": dict(stats.calls)},
+        "settings": None,
         **{name: getattr(stats, name) for name in names},
     }
+
+
+def _stage(stats: Any, stage: str) -> dict[str, Any]:
+    """Return what is known of the calls of a stage."""
+    latency = stats.latency.get(stage)
+    figures = {name: getattr(latency, name, None) for name in ("count", "mean", "p50", "p95", "max")}
+    return {"stage": stage, "calls": stats.calls[stage], "peak": stats.peak_in_flight.get(stage), **figures}
 
 
 def _most(rows: Sequence[Sequence[Any]], value: Any, *, tokens: bool = False) -> list[dict[str, Any]]:

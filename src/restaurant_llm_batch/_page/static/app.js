@@ -54,7 +54,7 @@ class App {
     const text = JSON.stringify(this.known.map((run) => [run.run, run.has_ended]));
     if (text === this.listed) return;
     this.listed = text;
-    fill(this.runs, this.known.toReversed().map((run) => h("option", { value: run.run }, `${run.simulated ? "simulation" : "run"} ${run.run}: ${run.task}, ${moment(run.began)}`)));
+    fill(this.runs, this.known.toReversed().map((run) => h("option", { value: run.run }, run.began ? `${run.simulated ? "simulation" : "run"} ${run.run}: ${run.task}, ${moment(run.began)}` : `report: ${run.task}`)));
     if (this.run) this.runs.value = String(this.run);
   }
 

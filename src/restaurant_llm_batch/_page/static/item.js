@@ -64,7 +64,7 @@ export class ItemView {
         first ? h("h3", {}, path || "result") : null,
         h("p", { class: "sentence", tabindex: "0", data: { reviews: sentence.reviews.join(" ") },
           on: { mouseenter: () => this.light(sentence.reviews), mouseleave: () => this.light([]), focus: () => this.light(sentence.reviews), blur: () => this.light([]) } },
-        sentence.text, " ", cites, " ", calls.length ? calls : h("span", { class: "dim" }, "written by the library, or given")),
+        sentence.text, " ", cites, " ", calls.length || !data.calls_made.length ? calls : h("span", { class: "dim" }, "written by the library, or given")),
       ];
     });
     return card("Result, sentence by sentence", rows);
@@ -81,7 +81,7 @@ export class ItemView {
   reviews(data) {
     const cited = new Set(data.sentences.flatMap((sentence) => sentence.reviews));
     const shown = data.reviews.map((review, number) => ({ review, number })).sort((a, b) => cited.has(b.number) - cited.has(a.number) || a.number - b.number);
-    return card(`Reviews shown to the model: ${count(data.reviews.length)}`, h("ol", { class: "reviews" }, shown.map(({ review, number }) => {
+    return card(`${data.calls_made.length ? "Reviews shown to the model" : "Reviews that it cites"}: ${count(data.reviews.length)}`, h("ol", { class: "reviews" }, shown.map(({ review, number }) => {
       const from = data.sentences.map((sentence, index) => ({ sentence, index })).filter(({ sentence }) => sentence.reviews.includes(number));
       return h("li", { id: `review-${number}`, tabindex: "-1", class: cited.has(number) ? "cited" : null,
         on: { mouseenter: () => this.lightSentences(number), mouseleave: () => this.lightSentences(null) } },

@@ -32,7 +32,8 @@ class ListView {
   }
 
   drawBar() {
-    fill(this.bar, filters(this.fields(), this.query, (query) => this.changed(query)), this.presets?.());
+    const useful = this.fields().filter((field) => !field.choices || field.choices.length);
+    fill(this.bar, filters(useful, this.query, (query) => this.changed(query)), this.presets?.());
   }
 
   changed(query) {

@@ -27,12 +27,13 @@ export class Overview {
         card("Progress", this.progress.element),
         data.groups && card("Where the time went", timeBar(data.groups))),
       data.groups?.length ? card("Calls by kind", kinds(data.groups, context)) : null,
+      data.latency?.length ? card("Calls", latencies(data.latency)) : null,
       h("div", { class: "columns" },
         card("Slowest items", extreme(data.slowest, seconds, context), more(context, { sort: "-seconds" })),
         card(data.costliest.some((one) => one.value !== null) ? "Costliest items" : "Items of the most tokens",
           extreme(data.costliest, (value, row) => (value === null ? `${short(row.tokens)} tokens` : cost(value)), context), more(context, { sort: "-cost" }))),
       this.causes,
-      card("Settings in force", settings(data.run)));
+      data.run.settings && card("Settings in force", settings(data.run)));
     this.progress?.draw();
     if (data.run.failed) {
       const causes = await source.ask("causes", { run });
@@ -127,6 +128,17 @@ export function kinds(groups, context) {
     number("written", "Tokens", (row) => short(row.completion_tokens)),
     some("cost") && number("cost", "", (row) => cost(row.cost)),
   ].filter(Boolean), groups);
+}
+
+function latencies(stages) {
+  const time = (name, key, title) => ({ name, title, number: true, cell: (row) => seconds(row[key]) });
+  return smallTable([
+    { name: "stage", cell: (row) => row.stage },
+    { name: "calls", number: true, cell: (row) => count(row.calls) },
+    { name: "in flight at most", number: true, cell: (row) => count(row.peak) },
+    { name: "answered", number: true, cell: (row) => count(row.count) },
+    time("mean", "mean"), time("median", "p50"), time("p95", "p95", "95 of 100 answered calls took no longer"), time("longest", "max"),
+  ], stages);
 }
 
 const bad = (number) => (number ? h("strong", { class: "bad" }, count(number)) : "0");
