@@ -22,7 +22,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def client(night: Path) -> Any:
     app = page_app(RecordData(night), TOKEN)
     with TestClient(app, base_url="http://127.0.0.1:8000", raise_server_exceptions=False) as used:

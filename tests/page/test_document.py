@@ -108,7 +108,7 @@ def test_data_stays_data_whatever_its_texts_are(text: str) -> None:
     assert json.loads(data)["text"] == text.encode("utf-8", "replace").decode()
 
 
-@given(st.text())
+@given(st.text(alphabet="<>&/!-'scriptSCRIPT\\\u2028\u2029\x00한"))
 def test_embedded_data_reads_as_it_was_and_ends_no_script(text: str) -> None:
     written = embedded({"text": text})
     assert not set(written) & set("<>&\u2028\u2029")

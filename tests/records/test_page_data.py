@@ -32,7 +32,7 @@ def night(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("large") / "large.db"
-    write_large(path, 3_000, 2)
+    write_large(path, 2_100, 2)
     return path
 
 
@@ -66,13 +66,14 @@ def test_a_run_that_goes_on_says_what_it_will_come_to(tmp_path: Path) -> None:
     assert found["projected"]["seconds_left"] > 0
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "sort", ["", "-seconds", "seconds", "-cost", "-waited", "id", "-place", "nonsense; DROP TABLE"]
 )
 def test_items_are_those_of_the_record_in_every_order(large: Path, sort: str) -> None:
     data, items = RecordData(large), open_record(large).items()
     rows = named(data.rows("items", 1, Query(sort=sort), 0, 500))
-    found = data.rows("items", 1, Query(sort=sort), 2_990, 500)
+    found = data.rows("items", 1, Query(sort=sort), 2_090, 500)
     assert found["total"] == len(items)
     assert len(found["rows"]) == 10
     by_place = {item.place: item for item in items}
@@ -87,6 +88,7 @@ def test_items_are_those_of_the_record_in_every_order(large: Path, sort: str) ->
         assert times[0] == pytest.approx(max(item.seconds or 0 for item in items))
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("query", "fits"),
     [
@@ -100,7 +102,7 @@ def test_items_are_those_of_the_record_in_every_order(large: Path, sort: str) ->
         (Query(stage="llm", error_type="OutputInvalid"), lambda item, calls: item.outcome == "failed"),
         (Query(label="label 1"), lambda item, calls: any(call.label == "label 1" for call in calls)),
         (Query(cause="OutputInvalid: no JSON in answer N"), lambda item, calls: item.outcome == "failed"),
-        (Query(search="slow down 2999"), lambda item, calls: any("down 2999" in str(c.error) for c in calls)),
+        (Query(search="slow down 2099"), lambda item, calls: any("down 2099" in str(c.error) for c in calls)),
         (Query(again=True), lambda item, calls: any(call.attempt > 1 for call in calls)),
     ],
 )
@@ -161,21 +163,21 @@ def test_every_call_has_a_lane_of_its_own_while_it_is_in_flight(large: Path) -> 
 
 def test_lanes_do_not_depend_on_when_the_file_was_read(tmp_path: Path) -> None:
     path = tmp_path / "night.db"
-    write_large(path, 300)
+    write_large(path, 200)
     data, whole, parts = RecordData(path), Lanes(1), Lanes(1)
     data.read(whole.extend)
     rows = data.read(lambda c: c.execute("SELECT * FROM calls ORDER BY id").fetchall())
     end = max(row[10] for row in rows)
     connection = sqlite3.connect(path)
-    for step in range(1, 21):
-        now = end * step / 20
+    for step in range(1, 11):
+        now = end * step / 10
         connection.execute("DELETE FROM calls")
         seen = [(*row[:10], row[10] if row[10] <= now else None, *row[11:]) for row in rows if row[9] <= now]
         connection.executemany(f"INSERT INTO calls VALUES ({', '.join('?' * 25)})", seen)
         connection.commit()
         data.read(parts.extend)
     connection.close()
-    assert [parts.of(number) for number in range(1, 301)] == [whole.of(number) for number in range(1, 301)]
+    assert [parts.of(number) for number in range(1, 201)] == [whole.of(number) for number in range(1, 201)]
 
 
 def test_a_window_shows_calls_one_by_one_or_how_busy_each_lane_is(large: Path) -> None:
@@ -259,6 +261,7 @@ def test_what_is_not_in_the_record_is_a_lookup_error(night: Path) -> None:
     wrong: list[Callable[[], object]] = [
         lambda: data.overview(9),
         lambda: data.item(1, 99),
+        lambda: data.item(2, 5 - 2**32),
         lambda: data.item(9, 0),
         lambda: data.timeline(7),
         lambda: data.comparison(1, 9),

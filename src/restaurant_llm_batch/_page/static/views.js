@@ -88,7 +88,7 @@ export class LimitsView {
   async update() {
     const { source, run } = this.context;
     const [data, overview] = await Promise.all([source.ask("limits", { run }), source.ask("overview", { run })]);
-    fill(this.about, data.count ? `${plural(data.count, "change")} of adaptive limits, with their reasons.` : "No limit of this run was adaptive; the fixed ones are among the settings of the overview.");
+    fill(this.about, data.count ? `${plural(data.count, "change")} of limits, with their reasons.` : "No limit of this run changed; the limits are among the settings of the overview.");
     for (const limiter of new Set(data.changes.map((one) => one.limiter))) {
       const changes = data.changes.filter((one) => one.limiter === limiter);
       const end = Math.max(overview.run.seconds, changes.at(-1).seconds);
@@ -110,7 +110,7 @@ export class LimitsView {
     fill(this.list, data.changes.length ? card("Latest changes", smallTable([
       { name: "at", number: true, cell: (one) => seconds(one.seconds) },
       { name: "limit of", cell: (one) => one.limiter },
-      { name: "calls in flight", number: true, cell: (one) => count(one.limit) },
+      { name: "to", number: true, cell: (one) => count(one.limit) },
       { name: "why", cell: (one) => one.reason.replaceAll("_", " ") },
     ], data.changes.slice(-100).toReversed())) : null);
   }

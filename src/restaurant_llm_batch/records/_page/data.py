@@ -38,6 +38,7 @@ class RecordData:
         self._file = StoreFile(path, 10.0, RECORD)
         self._lock = threading.Lock()
         self._orders: OrderedDict[tuple[object, ...], array[int]] = OrderedDict()
+        self._lane_lock = threading.Lock()
         self._lanes: dict[tuple[str, int], timeline.Lanes] = {}
 
     @property
@@ -102,7 +103,7 @@ class RecordData:
 
     def timeline(self, run: int, begin: float | None = None, end: float | None = None) -> dict[str, Any]:
         """Return a window of the timeline of a run."""
-        with self._lock:
+        with self._lane_lock:
             file = self.version().partition(".")[0]
             lanes = self._lanes.setdefault((file, run), timeline.Lanes(run))
             return self.read(lambda connection: timeline.window(connection, run, lanes, begin, end))

@@ -154,9 +154,12 @@ def _details(
     for places in _by_importance(connection, run, items):
         chunk = {str(place): _without_neighbours(item(connection, run, place)) for place in places}
         made = packed(chunk)
-        size += len(made["gzip"]) if isinstance(made, dict) and "gzip" in made else len(str(made))
-        if size > MOST_BYTES:
-            break
+        length = len(made["gzip"]) if isinstance(made, dict) and "gzip" in made else len(str(made))
+        if size + length > MOST_BYTES:
+            if length < MOST_BYTES // 10:
+                break
+            continue  # one huge prompt must not take the place of all others
+        size += length
         where.update(dict.fromkeys(places, len(chunks)))
         chunks.append(made)
     if len(where) < all_items:

@@ -19,7 +19,8 @@ def item(connection: sqlite3.Connection, run: int, place: int) -> dict[str, Any]
     """
     recorded = recorded_run(connection, run)
     row_id = (run << 32) + place + 1
-    row = connection.execute("SELECT item_json FROM items WHERE id = ?", (row_id,)).fetchone()
+    named = f"SELECT item_json FROM items WHERE {in_run('id')} AND id = ?2"
+    row = connection.execute(named, (run, row_id)).fetchone()
     if row is None:
         raise LookupError(f"run {run} has no item at place {place}")
     found = explain(connection, recorded, row_id)
