@@ -53,6 +53,19 @@ def test_the_overview_has_the_figures_of_the_run(night: Path) -> None:
     assert found["projected"] is None
 
 
+def test_limiters_are_shown_if_the_record_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "night.db"
+    write_large(path, 10)
+    connection = sqlite3.connect(path)
+    columns = "id INTEGER PRIMARY KEY, run, limiter, seconds, most, in_use, waiting, retrying, peak"
+    connection.execute(f"CREATE TABLE IF NOT EXISTS limiters ({columns})")
+    connection.execute("INSERT INTO limiters VALUES ((1 << 32) + 1, 1, 'llm', 1.0, 16, 12, 40, 3, 16)")
+    connection.commit()
+    connection.close()
+    (found,) = RecordData(path).overview(1)["limiters"]
+    assert found == {"limiter": "llm", "most": 16, "in_use": 12, "waiting": 40, "retrying": 3, "peak": 16}
+
+
 def test_a_run_that_goes_on_says_what_it_will_come_to(tmp_path: Path) -> None:
     write_large(tmp_path / "night.db", 200, ends=False)
     connection = sqlite3.connect(tmp_path / "night.db")

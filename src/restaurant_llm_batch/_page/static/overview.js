@@ -28,6 +28,7 @@ export class Overview {
         data.groups && card("Where the time went", timeBar(data.groups))),
       data.groups?.length ? card("Calls by kind", kinds(data.groups, context)) : null,
       data.latency?.length ? card("Calls", latencies(data.latency)) : null,
+      data.limiters?.length ? card(data.run.ended ? "Limits at the end" : "Limits now", limiters(data.limiters), h("p", {}, h("a", { href: context.address("limits") }, "How they changed"))) : null,
       h("div", { class: "columns" },
         card("Slowest items", extreme(data.slowest, seconds, context), more(context, { sort: "-seconds" })),
         card(data.costliest.some((one) => one.value !== null) ? "Costliest items" : "Items of the most tokens",
@@ -139,6 +140,15 @@ function latencies(stages) {
     { name: "answered", number: true, cell: (row) => count(row.count) },
     time("mean", "mean"), time("median", "p50"), time("p95", "p95", "95 of 100 answered calls took no longer"), time("longest", "max"),
   ], stages);
+}
+
+function limiters(rows) {
+  const number = (name, key, title) => ({ name, title, number: true, cell: (row) => count(row[key]) });
+  return smallTable([
+    { name: "limit of", cell: (row) => row.limiter.replaceAll("_", " ") },
+    number("limit", "most", "Calls, or tokens, in flight at once; or in a minute"), number("in use", "in_use"), number("waiting", "waiting", "Calls that wait for it"),
+    number("to be made again", "retrying", "Calls that wait for their next attempt"), number("most in use", "peak"),
+  ], rows);
 }
 
 const bad = (number) => (number ? h("strong", { class: "bad" }, count(number)) : "0");

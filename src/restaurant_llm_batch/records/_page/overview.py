@@ -143,10 +143,23 @@ def overview(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
             connection, f"SELECT count(*) FROM items WHERE {in_run('id')} AND outcome IS NULL", run
         ),
         "projected": _projected(connection, recorded),
+        "limiters": _limiters(connection, run),
         "progress": _progress(connection, recorded),
         "slowest": _extreme(connection, run, "ended - started"),
         "costliest": _costliest(connection, run),
     }
+
+
+_LIMITER_NAMES = ("limiter", "most", "in_use", "waiting", "retrying", "peak")
+
+
+def _limiters(connection: sqlite3.Connection, run: int) -> list[dict[str, Any]]:
+    """Return how the limiters stand, or stood at the end of the run; the first records do not have it."""
+    if not _one(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'limiters'"):
+        return []
+    columns = ", ".join(_LIMITER_NAMES)
+    rows = connection.execute(f"SELECT {columns} FROM limiters WHERE {in_run('id')} ORDER BY id", (run,))
+    return [dict(zip(_LIMITER_NAMES, row, strict=True)) for row in rows]
 
 
 def _one(connection: sqlite3.Connection, statement: str, *values: object) -> Any:
