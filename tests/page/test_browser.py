@@ -278,6 +278,18 @@ def test_one_file_shows_the_run_without_a_server(open_page: Any, night: Path, tm
     assert "OWNED" not in page.title()
 
 
+def test_invalid_answers_are_counted_and_lead_to_their_calls(open_page: Any, tmp_path: Path) -> None:
+    path = tmp_path / "night.db"
+    llm = FakeLLM(answer=lambda request: "no JSON" if request.task != "repair" else "{}")
+    record_night(path, 3, llm=llm)
+    with viewed(path) as view:
+        page = open_page(f"{view.address}#/run/1/failures")
+        page.locator("a", has_text="call").last.click()
+        page.wait_for_selector("main.view-calls:not(:has([aria-busy]))")
+        until(page, "document.querySelectorAll('.rows .row').length > 0")
+        assert "label=repair" in page.url
+
+
 def test_a_report_is_shown_as_one_file(open_page: Any, tmp_path: Path) -> None:
     search = FakeSearch(dict.fromkeys(range(5), REVIEWS))
     with BatchRunner(llm=OfflineLLM(), search=search, strategy=Strategy.stage(1)) as used:

@@ -14,14 +14,17 @@ export class Failures {
 
   async update() {
     const { source, run } = this.context;
-    const causes = await source.ask("causes", { run });
+    const [causes, overview] = await Promise.all([source.ask("causes", { run }), source.ask("overview", { run })]);
+    // A question for the valid form of an answer has this label: tasks/_asking.py.
+    const repairs = (overview.groups ?? []).filter((one) => one.label === "repair").reduce((all, one) => all + one.calls + one.stored, 0);
     const part = (title, found, view, what, outcome) => card(title, found.causes.length
       ? h("ul", { class: "causes" }, found.causes.map((one) => this.cause(one, view, what, outcome)))
       : h("p", { class: "dim" }, "none"),
     found.left_out ? h("p", { class: "dim" }, `${count(found.left_out)} more, of rarer causes, are not listed`) : null);
     fill(this.element,
       part("Failed items, by cause", causes.items, "items", "item", "failed"),
-      causes.calls && part("Calls that were refused, failed or late, by cause", causes.calls, "calls", "call", null));
+      causes.calls && part("Calls that were refused, failed or late, by cause", causes.calls, "calls", "call", null),
+      repairs ? card("Answers that were invalid", h("p", {}, h("a", { class: "value", href: this.context.address("calls", { label: "repair" }) }, plural(repairs, "call")), " with the label repair: the model was asked again for the form that its answer lacked. Open one to see the answer and what was wrong with it, if texts are recorded.")) : null);
   }
 
   cause(one, view, what, outcome) {
