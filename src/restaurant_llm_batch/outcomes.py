@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar
 
 from ._shown import Shown, ShownList
-from ._spent import NOTHING_SPENT, Spent, SpentField
+from ._spent import NOTHING_SPENT, Spent, spent_field
 from ._tables.methods import TableMethods
 from ._text import error_text
 from ._values import place_of
@@ -104,7 +104,7 @@ class Failure(Shown):
 
 
 for _kind in (Success, Failure):
-    setattr(_kind, "spent", SpentField(vars(_kind)["spent"]))  # noqa: B010  # no type checker takes it for a field then
+    setattr(_kind, "spent", spent_field(vars(_kind)["spent"]))  # noqa: B010  # no type checker takes it for a field then
 
 
 Outcome: TypeAlias = Success[T_co] | Failure

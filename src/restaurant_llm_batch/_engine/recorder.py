@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
+from math import nan
 from operator import call, itemgetter
 from typing import Any, Protocol
 
@@ -107,7 +108,8 @@ class RunRecorder:
         self._limits = LimitWatch(run.limiters)
         self._shortage_logged = False
         self._errors = KeptErrors()
-        self._spent_table = SpentTable()
+        self._has_prices = run.stop_monitor.has_prices
+        self._spent_table = SpentTable(self._has_prices)
         self._ended: RunEnded | None = None
         self._end_unseen: deque[Observer] = deque()  # those that saw the run's start, but not its end
         self._end_seen: deque[object] = deque(maxlen=1)
@@ -210,9 +212,7 @@ class RunRecorder:
             if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
                 if cancelled:
-                    item.cost = (
-                        None  # the model has read the prompt, and nobody says how many tokens that was
-                    )
+                    item.cost = nan  # the model has read the prompt, and nobody says how many tokens that was
                 run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
             report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
             if report is not None or run.limiters.rate.active:
@@ -229,10 +229,9 @@ class RunRecorder:
         """Add a reply's tokens, and their cost if there are prices, to what its item has taken."""
         item.prompt_tokens += reply.prompt_tokens
         item.completion_tokens += reply.completion_tokens
-        monitor = self._run.stop_monitor
-        if monitor.has_prices and item.cost is not None:
-            cost = monitor.cost_of(reply)
-            item.cost = None if cost is None else item.cost + cost
+        if self._has_prices:
+            cost = self._run.stop_monitor.cost_of(reply)
+            item.cost += nan if cost is None else cost
 
     def _report_usage(
         self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
@@ -322,18 +321,8 @@ class RunRecorder:
         return outcome
 
     def _spent(self, item: RunItem, now: float) -> Spent:
-        return self._spent_table.keep(
-            item.index,
-            0.0 if item.entered_at is None else now - item.entered_at,
-            item.waited,
-            item.calls,
-            item.searches,
-            item.cache_hits,
-            item.prompt_tokens,
-            item.completion_tokens,
-            item.cost if self._run.stop_monitor.has_prices else None,
-            item.tries,
-        )
+        seconds = 0.0 if item.entered_at is None else now - item.entered_at
+        return self._spent_table.keep(item, seconds)
 
     def _failure(self, item: RunItem, error: Exception | None, now: float) -> Failure:
         stage: Stage

@@ -36,8 +36,9 @@ class RichProgress:
         runner = BatchRunner(llm=..., search=..., observers=[RichProgress()])
 
     In a terminal or a notebook it shows a bar, the calls in flight, the retries, rate-limited calls and failures so
-    far, and the current wait if there is one. Elsewhere it prints a plain line from time to time. One instance may
-    display several runs at once, of runners in several threads.
+    far, and the current wait if there is one. Elsewhere it prints a plain line from time to time. At its end a notebook
+    shows the statistics of the run in place of the bar. One instance may display several runs at once, of runners in
+    several threads.
     """
 
     def __init__(
@@ -91,6 +92,10 @@ class RichProgress:
             self._console.print(Text(terminal_text(line)), soft_wrap=True)
         if self._redraws and isinstance(event, (RunStarted, RunEnded)):
             self._start_or_stop(state, now)
+        if isinstance(event, RunEnded) and self._console.is_jupyter and not self._transient:
+            from IPython.display import display
+
+            display(event.stats)
 
     @property
     def in_flight(self) -> int:
@@ -128,7 +133,7 @@ class RichProgress:
                 has_open_runs = bool(self._states)
             if has_open_runs and self._live is None:
                 self._start()
-            if state.ended is not None and not self._transient:
+            if state.ended is not None and not self._transient and not self._console.is_jupyter:
                 self._console.print(Group(*self._rows(state, now)))
             if not has_open_runs:
                 self._stop()
