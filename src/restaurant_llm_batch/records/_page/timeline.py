@@ -62,7 +62,7 @@ class Lanes:
             stage, lane = self._open.pop(row_id)
             heappush(self._busy[stage], (ended, lane))
         rows = connection.execute(
-            f"SELECT id, stage, started, ended, attempt FROM calls WHERE {in_run('id')} AND id > ?2 ORDER BY id",
+            f"SELECT id, stage, started, ended, attempt FROM calls WHERE {in_run('id')} AND id > ?2 ORDER BY id",  # nosec B608
             (self._run, self._base + len(self._given)),
         )
         for row_id, stage, started, ended, attempt in rows:
@@ -76,7 +76,7 @@ class Lanes:
         for start in range(0, len(waiting), 500):
             named = ",".join(map(str, waiting[start : start + 500]))
             yield from connection.execute(
-                f"SELECT id, ended FROM calls WHERE id IN ({named}) AND ended IS NOT NULL"
+                f"SELECT id, ended FROM calls WHERE id IN ({named}) AND ended IS NOT NULL"  # nosec B608
             ).fetchall()
 
     def _place(self, row_id: int, stage: str, started: float, ended: float | None) -> int:
@@ -190,7 +190,7 @@ def window(
     begin = min(max(0.0, begin), latest) if begin is not None and isfinite(begin) else 0.0
     end = max(end, begin + 1e-6) if end is not None and isfinite(end) else max(latest, begin + 1e-6)
     values = (run, begin, latest, end)
-    (count,) = connection.execute(f"SELECT count(*) FROM calls WHERE {_WITHIN}", values).fetchone()
+    (count,) = connection.execute(f"SELECT count(*) FROM calls WHERE {_WITHIN}", values).fetchone()  # nosec B608
     answer = {
         "begin": begin,
         "end": end,
