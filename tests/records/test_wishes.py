@@ -19,7 +19,9 @@ from tests.support.records import ask, runner, select
 
 from restaurant_llm_batch import BatchRunner, Limits, Strategy
 from restaurant_llm_batch.errors import ConfigurationError
+from restaurant_llm_batch.events import RunStarted
 from restaurant_llm_batch.records import Recording, open_record
+from restaurant_llm_batch.records._recording import describe_runner
 from restaurant_llm_batch.simulation import SimulatedServer
 
 
@@ -180,6 +182,18 @@ def test_a_simulation_refuses(path: Path) -> None:
     used.simulate(ask_once, [1], SimulatedServer(), record=path)
     with pytest.raises(ConfigurationError, match="has ended"):
         open_record(path).set_limit("llm", 16)
+
+
+def test_a_simulation_that_goes_on_refuses_too(path: Path) -> None:
+    parts = BatchRunner(llm=Held()).parts
+    with Recording(path) as recording:
+        facts = describe_runner(parts.llm, parts.strategy, parts.limits, parts.config)
+        recording.observer(facts)(RunStarted(1, 0.0, 3, "ask"))
+        recording.flush()
+        with pytest.raises(
+            ConfigurationError, match="this run is a simulation, whose limits are those that it began"
+        ):
+            open_record(path).set_limit("llm", 16)
 
 
 def test_an_answer_that_cannot_be_written_is_written_later_and_the_limit_is_set_once(path: Path) -> None:
