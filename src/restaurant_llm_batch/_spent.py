@@ -7,12 +7,11 @@ neighbours in the input share a buffer with a row of 38 bytes each, and `Success
 
 from __future__ import annotations
 
+import struct
 from operator import attrgetter
-from struct import Struct
-from struct import error as StructError
 from typing import Any, NamedTuple, Protocol
 
-_ROW = Struct("<dddIIHHBB")
+_ROW = struct.Struct("<dddIIHHBB")
 _SIZE = _ROW.size
 _ROWS = 64
 _UNKNOWN = float("nan")
@@ -116,7 +115,7 @@ class SpentTable:
         cost = item.cost if self._has_prices else _UNKNOWN
         try:
             _pack_into(rows, index % _ROWS * _SIZE, seconds, cost, *_counts(item))
-        except StructError:
+        except struct.error:
             waited, prompt, completion, searches, hits, calls, tries = _counts(item)
             known = cost if cost == cost else None
             return Spent(seconds, waited, calls, searches, hits, prompt, completion, known, tries)

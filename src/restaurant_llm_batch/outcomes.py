@@ -121,14 +121,15 @@ def _absent(outcome: Outcome[Any], name: str, kind: str) -> AttributeError:
 @dataclass(frozen=True, slots=True)
 class LimitChange:
     """
-    A change of an adaptive limit during a run.
+    A change of a limit during a run: of an adaptive one, or of any that a user has set meanwhile.
 
     Attributes:
-        limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total".
+        limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total"; and, if a user has set it,
+            "tokens_in_flight", "requests_per_minute" or "tokens_per_minute".
         seconds: Seconds since the start of the run.
-        limit: Maximum number of calls in flight from then on.
+        limit: The limit from then on: of calls in flight, unless its name says otherwise.
         reason: "start" for the limit when the run began; "slow_start" for doubling; "probe" for a slow increase;
-            "rate_limited" for a decrease; "manual" for a change by the user.
+            "rate_limited" for a decrease; "manual" for a limit set by the user.
     """
 
     limiter: str
@@ -179,7 +180,7 @@ class RunStats:
         peak_in_flight: Maximum number of calls of this run in flight at once, by stage.
         peak_memory_mib: The process's peak resident memory so far, in MiB; None if it cannot be read.
         stopped_because: Why the run ended early, or None.
-        limit_history: Changes of the adaptive limits, oldest first; empty without adaptive limits.
+        limit_history: Changes of the limits, oldest first: of the adaptive ones, and of those that a user has set.
         cost: Cost of the tokens, in the currency of the runner's prices; None without prices, and if the tokens or the
             price of some call are unknown.
         estimated_cost: The same, with estimates for the calls whose tokens the service did not report; None without

@@ -57,8 +57,6 @@ def test_limiters_are_shown_if_the_record_has_them(tmp_path: Path) -> None:
     path = tmp_path / "night.db"
     write_large(path, 10)
     connection = sqlite3.connect(path)
-    columns = "id INTEGER PRIMARY KEY, run, limiter, seconds, most, in_use, waiting, retrying, peak"
-    connection.execute(f"CREATE TABLE IF NOT EXISTS limiters ({columns})")
     connection.execute("INSERT INTO limiters VALUES ((1 << 32) + 1, 1, 'llm', 1.0, 16, 12, 40, 3, 16)")
     connection.commit()
     connection.close()

@@ -106,6 +106,8 @@ class RunRecorder:
         self._observers = tuple(observers)
         self._with_requests = any(getattr(observer, "wants_requests", False) for observer in observers)
         self._limits = LimitWatch(run.limiters)
+        self._unwatch_limits: Callable[[], object] = _nothing
+        self._post: Callable[[Callable[[], object]], object] | None = None
         self._shortage_logged = False
         self._errors = KeptErrors()
         self._has_prices = run.stop_monitor.has_prices
@@ -127,6 +129,9 @@ class RunRecorder:
         """Record that the run starts, with `total` items if that is known."""
         run = self._run
         run.started_at = self.counters.started_at = self.counters.latest = now = run.now()
+        if self._observers:
+            self._unwatch_limits = run.limiters.watch_set(self._on_limit_set)
+            self._limits.look_again()
         event = RunStarted(run.number, now, total, run.task.name)
         for observer in self._observers:
             try:
@@ -138,9 +143,19 @@ class RunRecorder:
                 log.exception(_OBSERVER_FAILED)
         self._emit_limit_changes()
 
+    def post_to(self, post: Callable[[Callable[[], object]], object]) -> None:
+        """Emit what other threads do where the run lives: `post` runs an action there."""
+        self._post = post
+
+    def _on_limit_set(self) -> None:
+        """Notice, in any thread, that a user has set a limit; otherwise it is noticed when a call ends."""
+        self._limits.look_again()
+        if self._post is not None:
+            self._post(self._emit_limit_changes)
+
     def _emit_limit_changes(self) -> None:
-        """Emit how the adaptive limits have changed since this was last called."""
-        if self._observers:
+        """Emit how the limits have changed since this was last called."""
+        if self._observers and self._ended is None:
             number, now = self._run.number, self._run.now()
             for limiter, change in self._limits.changes():
                 self.emit(LimitChanged(number, now, limiter, change.limit, change.reason))
@@ -151,6 +166,7 @@ class RunRecorder:
         if not unseen:
             return
         if self._ended is None:
+            self._unwatch_limits()
             self._emit_limit_changes()
             self._ended = RunEnded(self._run.number, self._run.now(), self.stats)
         while unseen:
@@ -353,6 +369,10 @@ class RunRecorder:
                 observer(event)
             except Exception:
                 log.exception(_OBSERVER_FAILED)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _named(call: Call, item: RunItem) -> tuple[ItemId, Stage, str, int]:

@@ -7,6 +7,7 @@ what JSON can. A nested field has a dotted name: no field of a result has a dot,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeAlias
@@ -20,7 +21,6 @@ from ..results import (
     ReviewSummary,
     Vocabulary,
 )
-from .causes import without_details
 from .levels import Level, check_level
 from .plain import plain, plain_error
 
@@ -219,4 +219,12 @@ _PARTS: dict[str, dict[type, Callable[[Any], Iterator[Row]]]] = {
 def cause_of(failure: Any) -> str:
     """Return the cause of a failure, which is equal for failures that differ in numbers and quoted texts only."""
     error = plain_error(failure.error)
-    return f"{failure.stage}: {error['type']}: {without_details(error['message'])}"
+    return f"{failure.stage}: {error['type']}: {without_particulars(error['message'])}"
+
+
+def without_particulars(message: str) -> str:
+    """Return an error message without what differs between errors of one cause: quoted texts, ids and numbers."""
+    message = re.sub(r"'[^']*'|\"[^\"]*\"|‘[^’]*’|“[^”]*”", "'...'", message)
+    # First ids as UUIDs and hashes are, then numbers with their separators.
+    message = re.sub(r"\b(?=[0-9a-f-]*\d)[0-9a-f]{8,}(?:-[0-9a-f]+)*\b", "N", message, flags=re.IGNORECASE)
+    return re.sub(r"\d+(?:[.,:]\d+)*", "N", message)

@@ -1,12 +1,8 @@
-"""What commands that serve have in common: the port, bound at once, and the end by SIGTERM as by Ctrl-C."""
+"""The port of a command that serves, bound at once."""
 
 from __future__ import annotations
 
-import signal
 import socket
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from ..errors import ConfigurationError
 
@@ -41,16 +37,3 @@ def bind(host: str, port: int, options: str) -> socket.socket:
             f"cannot serve at {host} port {port}: {error.strerror}; change it with {options}"
         ) from error
     return listener
-
-
-@contextmanager
-def sigterm_as_sigint() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` for SIGTERM too, so that what is open is closed."""
-    if threading.current_thread() is not threading.main_thread():  # only that one can install handlers
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)

@@ -15,14 +15,14 @@ import logging
 import os
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from time import time
-from typing import Self, TypeAlias
+from typing import Self
 
 from .. import _fork
 from .._config.limits import Limits
@@ -37,6 +37,7 @@ from ..events import Event, RunEnded, RunStarted
 from ._rows import Batch, Row, RunnerFacts, RunRows
 from ._schema import COLUMNS, ID_BITS, PROGRESS, PUT, PUT_RUN, RECORD, put_sizes
 from ._values import sql_name, to_json
+from ._wishes import RunControl, Wishes, forget, refuse_rest
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -78,7 +79,7 @@ class Recording:
         self.texts = texts
         self.path: Path = file.path
         self._format = RecordFormat(file)
-        self._connections = Connections(file, self._format, GATHER_SECONDS)
+        self._connections = Connections(file, self._format, GATHER_SECONDS, self._format.wishes)
 
     def open(self) -> None:
         """
@@ -92,9 +93,15 @@ class Recording:
             pass
         self._connections.reading.close()
 
-    def observer(self, facts: RunnerFacts) -> RecordObserver:
-        """Return an observer that records the runs of a runner."""
-        return RecordObserver(self._connections, self._format.left_out, facts, self.texts)
+    def observer(self, facts: RunnerFacts, control: RunControl | None = None) -> RecordObserver:
+        """
+        Return an observer that records the runs of a runner.
+
+        Args:
+            facts: What is known of the runner.
+            control: Sets its limits as the file asks for; None for limits that are not to be set.
+        """
+        return RecordObserver(self._connections, self._format, facts, control, self.texts)
 
     def flush(self) -> None:
         """Wait until everything that has happened so far is written, or cannot be written."""
@@ -169,20 +176,29 @@ class RecordObserver:
 
     Args:
         connections: The file.
-        left_out: Called for a run that cannot be written.
+        file_format: Prepares what is written.
         facts: What is known of the runner.
+        control: Its limits, or None.
         texts: Whether texts are recorded.
 
     Attributes:
         wants_requests: Whether it records prompts.
     """
 
-    def __init__(self, connections: Connections, left_out: LeftOut, facts: RunnerFacts, texts: bool) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        file_format: RecordFormat,
+        facts: RunnerFacts,
+        control: RunControl | None,
+        texts: bool,
+    ) -> None:
         self.wants_requests: bool = texts
-        self._left_out = left_out
+        self._format = file_format
         self._connections = connections
         self._submit = connections.submit
         self._facts = facts
+        self._control = control
         self._runs: dict[int, RunRows] = {}
 
     def __call__(self, event: Event, /) -> None:
@@ -190,8 +206,9 @@ class RecordObserver:
         kind = type(event)
         if kind is RunStarted:
             assert isinstance(event, RunStarted)
-            started = self._runs[event.run] = RunRows(self._facts, event, time(), self.wants_requests)
-            self._submit(RunInsert(started, self._left_out))
+            started = RunRows(self._facts, event, time(), self.wants_requests, self._control)
+            self._runs[event.run] = started
+            self._submit(RunInsert(started, self._format))
             return
         run = self._runs.get(event.run)
         if run is None or run.forks != _fork.count:
@@ -202,10 +219,6 @@ class RecordObserver:
             self._connections.hurry()
 
 
-LeftOut: TypeAlias = Callable[[RunRows, int, Exception], object]
-"""Counts events of a run that could not be written, and reports the first error."""
-
-
 class RunInsert(Request):
     """
     A request to write the row of a run that starts.
@@ -213,25 +226,29 @@ class RunInsert(Request):
     It has a transaction of its own, so that the run's id is known, and final, before its events are turned into rows.
     """
 
-    def __init__(self, run: RunRows, left_out: LeftOut) -> None:
+    def __init__(self, run: RunRows, file_format: RecordFormat) -> None:
         super().__init__(self._written)
         self._run = run
-        self._left_out = left_out
+        self._format = file_format
 
     def perform(self, writer: GroupCommitWriter, connection: sqlite3.Connection) -> None:
         """Write the row, and give the run its id."""
-        insert(self._run, connection)
+        in_transaction(connection, partial(insert, self._run))
+        self._format.wishes.begin(self._run)
 
     def _written(self, error: Exception | None) -> None:
         if error is not None:
             self._run.id = 0  # its rows are left out until it can be written
-            self._left_out(self._run, 1, error)
+            self._format.left_out(self._run, 1, error)
 
 
 def insert(run: RunRows, connection: sqlite3.Connection) -> None:
     """Write the row of a run that is not in the file yet, and give the run its id."""
     run.id = connection.execute(PUT_RUN, [None, *run.row]).lastrowid or 0
     run.base = run.id << ID_BITS
+    forget(run.id, connection)
+    for row in run.standings(0.0):
+        connection.execute(PUT["limiters", 1], row)
 
 
 class RecordFormat:
@@ -240,9 +257,13 @@ class RecordFormat:
 
     Args:
         file: The file, to name it.
+
+    Attributes:
+        wishes: The wishes for its runs.
     """
 
     def __init__(self, file: StoreFile) -> None:
+        self.wishes: Wishes = Wishes()
         self._name = str(file.path)
         self._logged = False
 
@@ -261,6 +282,8 @@ class RecordFormat:
                 self.left_out(run, 1, error)
         for run, event in last.items():
             run.end_group(batch, event)
+            if run.ended:
+                self.wishes.end(run)
         runs, late = list(last), [run for run in last if not run.id]
         write = partial(in_transaction, write=partial(self._write, runs, late, batch))
         return Prepared(write, partial(self._written, late, events))
@@ -278,6 +301,7 @@ class RecordFormat:
                 insert(run, connection)
             elif run.ended:
                 connection.execute(PUT_RUN, [run.id, *run.row])
+                refuse_rest(run.id, connection)
             else:
                 connection.execute(PROGRESS, (run.latest, run.missing, run.id))
         for table, rows in batch.items():

@@ -1,4 +1,4 @@
-"""Snapshot of a record: reads the file as it is at one moment, and changes nothing."""
+"""Snapshot of a record: what a query finds in one transaction, also while a run writes."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from .._store.database import StoreFile
 from ..errors import StoreError
+from ._schema import LATER
 
 T = TypeVar("T")
 
@@ -17,11 +18,7 @@ _decoded = partial(str, encoding="utf-8", errors="replace")
 
 def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> T:
     """
-    Return what a query finds in a record, all of it at one moment.
-
-    Args:
-        file: The record.
-        query: Reads from a connection; it may be called twice.
+    Return what a query finds.
 
     Raises:
         StoreError: The file cannot be read.
@@ -36,3 +33,9 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
         return file.read(in_snapshot)
     except sqlite3.Error as error:
         raise StoreError(file.describe_error(error)) from error
+
+
+def has_later(connection: sqlite3.Connection) -> bool:
+    """Return whether the file has the tables that the first records do not have."""
+    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    return found >= LATER

@@ -31,7 +31,8 @@ from .. import _reading as reading
 from .. import _report as report
 from .. import _settings as settings
 from .._backends import MakeLLM
-from .._listening import bind, sigterm_as_sigint
+from .._listening import bind
+from .._signals import terminated_like_interrupted
 from .._sources import ReviewSource, open_source
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
         drain_seconds=options.settings.batch_serve_drain_seconds,
     )
     with (
-        sigterm_as_sigint(),
+        terminated_like_interrupted(),
         bind(options.host, options.settings.batch_serve_port, "--host and --port") as listener,
     ):
         source = options.open_source()

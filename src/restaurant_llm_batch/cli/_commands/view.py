@@ -15,7 +15,8 @@ import click
 from ..._text import terminal_text
 from ...errors import ConfigurationError
 from ...records import Record, open_record
-from .._listening import bind, sigterm_as_sigint
+from .._listening import bind
+from .._signals import terminated_like_interrupted
 
 _HELP = """
 Show the runs of a record in a browser.
@@ -77,7 +78,7 @@ def serve_page(record: Record, port: int, run: int | None, browser: bool) -> Non
             f"view needs the package {error.name}: pip install 'restaurant-llm-batch[fastapi]'"
         ) from error
     token = secrets.token_urlsafe(24)
-    with sigterm_as_sigint(), bind("127.0.0.1", port, "--port") as listener:
+    with terminated_like_interrupted(), bind("127.0.0.1", port, "--port") as listener:
         address = f"http://127.0.0.1:{listener.getsockname()[1]}/{token}/"
         app = page_app(RecordData(record.path), token, run)
         # Connections of the browser stay open; they must not delay the end.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from ..._tables.causes import without_details
+from ..._tables.rows import without_particulars
 from .ranges import in_run
 
 MOST = 200
@@ -18,7 +18,7 @@ def cause_of(error: object) -> str | None:
     """Return the cause of an error, by its text; None of none."""
     if not isinstance(error, str):
         return None
-    return without_details(error[: 4 * _LONGEST])[:_LONGEST]
+    return without_particulars(error[: 4 * _LONGEST])[:_LONGEST]
 
 
 _ITEMS = f"""

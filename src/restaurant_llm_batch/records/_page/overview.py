@@ -8,6 +8,7 @@ from typing import Any
 
 from ..._page.sketches import Sketch, histogram, read_sketch
 from .._recorded import RUNS, RecordedRun, run_of
+from .._snapshot import has_later
 from .ranges import in_run
 
 BARS = 120
@@ -157,7 +158,7 @@ _LIMITER_NAMES = ("limiter", "most", "in_use", "waiting", "retrying", "peak")
 
 def _limiters(connection: sqlite3.Connection, run: int) -> list[dict[str, Any]]:
     """Return how the limiters stand, or stood at the end of the run; the first records do not have it."""
-    if not _one(connection, "SELECT count(*) FROM sqlite_master WHERE name = 'limiters'"):
+    if not has_later(connection):
         return []
     columns = ", ".join(_LIMITER_NAMES)
     rows = connection.execute(f"SELECT {columns} FROM limiters WHERE {in_run('id')} ORDER BY id", (run,))  # nosec B608
