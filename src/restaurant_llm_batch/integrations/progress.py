@@ -95,7 +95,7 @@ class RichProgress:
         if isinstance(event, RunEnded) and self._console.is_jupyter and not self._transient:
             from IPython.display import display
 
-            display(event.stats)
+            display(event.stats)  # type: ignore[no-untyped-call]
 
     @property
     def in_flight(self) -> int:

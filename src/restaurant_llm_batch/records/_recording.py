@@ -1,9 +1,10 @@
 """
 Recording: writes what happens in the runs of a runner into an SQLite file, while they go on.
 
-Theory of operation. A recording is an observer. It queues each event and returns; the file's writing thread, which is
-that of the store (`_store/writer.py`), lets events gather for `GATHER_SECONDS`, turns them into rows and commits them
-together. So a reader, and whoever looks after a ``kill -9``, sees all but the latest moment.
+Theory of operation. A recording is an observer. It appends each event to those of its run and returns; the first event
+of a group queues the run for the file's writing thread. That thread is the store's (`_store/writer.py`): it lets events
+gather for `GATHER_SECONDS`, turns them into rows and commits them together. So a reader, and whoever looks after a
+``kill -9``, sees all but the latest moment.
 
 A record never fails a run. What cannot be written, on a full disk for example, is left out and counted in
 `runs.missing`, and the first time is logged.
@@ -14,8 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -213,10 +213,14 @@ class RecordObserver:
         run = self._runs.get(event.run)
         if run is None or run.forks != _fork.count:
             return  # a forked child goes on with a copy of its parent's run, which the parent records
-        self._submit((run, event))
+        run.events.append(event)
         if kind is RunEnded:
+            self._submit(run)  # in any case: an interrupt may have come between the next two statements
             del self._runs[event.run]
             self._connections.hurry()
+        elif not run.queued:
+            run.queued = True
+            self._submit(run)
 
 
 class RunInsert(Request):
@@ -267,26 +271,26 @@ class RecordFormat:
         self._name = str(file.path)
         self._logged = False
 
-    def __call__(self, events: list[tuple[RunRows, Event]]) -> Prepared:
-        """Return what is written for events."""
+    def __call__(self, queued: list[RunRows]) -> Prepared:
+        """Return what is written for the events of runs."""
         batch: Batch = {table: [] for table in COLUMNS}
-        last: dict[RunRows, Event] = {}
-        for run, event in events:
-            last[run] = event
-            if not run.id and type(event) is not RunEnded:
-                run.missing += 1
-                continue
-            try:
-                run.handle(batch, event)
-            except Exception as error:  # of a user's own value, for example
-                self.left_out(run, 1, error)
-        for run, event in last.items():
-            run.end_group(batch, event)
+        taken = {run: events for run in dict.fromkeys(queued) if (events := run.take_events())}
+        for run, events in taken.items():
+            for event in events:
+                if not run.id and type(event) is not RunEnded:
+                    run.missing += 1
+                    continue
+                try:
+                    run.handle(batch, event)
+                except Exception as error:  # of a user's own value, for example
+                    self.left_out(run, 1, error)
+            run.end_group(batch, events[-1])
             if run.ended:
                 self.wishes.end(run)
-        runs, late = list(last), [run for run in last if not run.id]
-        write = partial(in_transaction, write=partial(self._write, runs, late, batch))
-        return Prepared(write, partial(self._written, late, events))
+        late = [run for run in taken if not run.id]
+        write = partial(in_transaction, write=partial(self._write, list(taken), late, batch))
+        number = {run: len(events) for run, events in taken.items()}
+        return Prepared(write if taken else None, partial(self._written, late, number))
 
     def _write(
         self,
@@ -321,13 +325,14 @@ class RecordFormat:
                 log.warning("a row of table %s cannot be recorded", table, exc_info=True)
 
     def _written(
-        self, late: Sequence[RunRows], events: Sequence[tuple[RunRows, Event]], error: Exception | None
+        self, late: Sequence[RunRows], events: Mapping[RunRows, int], error: Exception | None
     ) -> None:
         if error is not None:
             for run in late:
                 run.id = 0
-            for run, number in Counter(run for run, _ in events if run not in late).items():
-                self.left_out(run, number, error)
+            for run, number in events.items():
+                if run not in late:
+                    self.left_out(run, number, error)
 
     def left_out(self, run: RunRows, events: int, error: Exception) -> None:
         """Count events of a run that could not be written, and log the first error."""

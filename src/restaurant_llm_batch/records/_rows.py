@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
@@ -96,6 +97,8 @@ class RunRows:
         missing: Number of its events that could not be written.
         latest: Seconds from its start to its latest event.
         ended: Whether its end has been handled.
+        events: Its events that have not become rows.
+        queued: Whether it is queued for the writing thread, which takes them.
         forks: Number of forks before it began: a forked child has a copy of it that is not its own.
     """
 
@@ -113,6 +116,8 @@ class RunRows:
         self.missing = 0
         self.latest = 0.0
         self.ended = False
+        self.events: deque[Event] = deque()
+        self.queued = False
         self.forks: int = _fork.count
         self._facts = facts
         self._texts = texts
@@ -148,6 +153,12 @@ class RunRows:
             ItemEnded: self._item_ended,
             RunEnded: self._run_ended,
         }
+
+    def take_events(self) -> list[Event]:
+        """Return the events so far, and forget them. Called by the writing thread while others append."""
+        self.queued = False  # first: an event that is appended from now on queues the run again
+        take = self.events.popleft
+        return [take() for _ in range(len(self.events))]
 
     def handle(self, batch: Batch, event: Event) -> None:
         """Add the rows that an event makes."""
