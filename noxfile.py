@@ -115,7 +115,7 @@ def browser(session: nox.Session) -> None:
             "apt-get", "install", "--yes", "--no-install-recommends", *CHROMIUM[:1], FONTS, external=True
         )
     if session.venv_backend != "none":
-        session.install("playwright")
+        session.install("playwright>=1.49")  # not pinned with the rest, since it takes 45 MB
     session.run("python", "-m", "pytest", "-n0", "-m", "browser", "tests/page", *session.posargs)
 
 
