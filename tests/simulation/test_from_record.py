@@ -8,7 +8,7 @@ from statistics import median
 from typing import Any
 
 import pytest
-from tests.support.nights import course, dish, record_night, runner
+from tests.support.seen_nights import course, dish, record_night, runner
 
 from restaurant_llm_batch import AdaptiveLimit, BatchRunner, Limits, RetryPolicy, Store, Strategy, errors
 from restaurant_llm_batch.backends import VLLMServerLLM

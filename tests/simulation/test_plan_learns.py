@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.nights import NeverCalled, Varying, course, dish, record_night, runner, say
+from tests.support.seen_nights import NeverCalled, Varying, course, dish, record_night, runner, say
 
 from restaurant_llm_batch import (
     BatchRunner,

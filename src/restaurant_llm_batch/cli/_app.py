@@ -26,6 +26,8 @@ from ._commands import (
     strengths,
     summarize,
     summarize_reviews,
+    top,
+    view,
     vocabulary,
 )
 from ._commands import query as search
@@ -50,7 +52,8 @@ With your own reviews:
 With a model:
 
 \b
-    restaurant-llm-batch summarize reviews.index --llm vllm --llm-url http://localhost:8000
+    restaurant-llm-batch summarize reviews.index --llm vllm --llm-url http://localhost:8000 --record night.db
+    restaurant-llm-batch top night.db
 """
 
 
@@ -157,6 +160,8 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         "index": index.command,
         "search": search.command,
         "config": config.command,
+        "top": top.command,
+        "view": view.command,
         **{name: partial(module.command, llms) for name, module in with_model.items()},
     }
     return Commands(
