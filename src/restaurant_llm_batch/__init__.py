@@ -26,7 +26,7 @@ from .models import (
     ReviewsByPolarity,
     SearchQuery,
 )
-from .outcomes import BatchReport, Failure, Latency, LimitChange, RunStats, Spent, Success
+from .outcomes import BatchReport, EndpointStats, Failure, Latency, LimitChange, RunStats, Spent, Success
 from .protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
@@ -89,6 +89,7 @@ __all__ = [
     "Document",
     "Embedder",
     "Embedding",
+    "EndpointStats",
     "Evidence",
     "ExtendedVocabulary",
     "ExtendedWord",

@@ -174,6 +174,8 @@ class RunRecorder:
         item.waited += queued
         if spec.stage == "llm":
             item.calls += 1
+            if spec.endpoints:
+                self.counters.endpoints[call.admission.endpoint or ""].call_started()
         elif spec.stage == "search":
             item.searches += spec.permits
         if call.attempt > item.tries:
@@ -184,7 +186,10 @@ class RunRecorder:
             key = None if call.in_flight is None else call.in_flight.key
             request = spec.argument if self._with_requests and spec.stage != "tokens" else None
             named, number = _named(call, item), self._run.number
-            self.emit(CallStarted(number, now, *named, queued, spec.permits, call.number, rate, key, request))
+            at = call.admission.endpoint
+            self.emit(
+                CallStarted(number, now, *named, queued, spec.permits, call.number, rate, key, request, at)
+            )
 
     def call_dropped(self, call: Call, item: RunItem) -> None:
         """Record that a call ends that was queued and has not started."""
@@ -205,6 +210,8 @@ class RunRecorder:
             self._record_tokens_of_error(call, item, error)
         if error is None:
             self.counters.stages[spec.stage].latency.add(seconds)
+        if spec.endpoints:
+            self.counters.endpoints[call.admission.endpoint or ""].call_finished(reply, error, seconds)
         if spec.stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
             if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
@@ -215,13 +222,19 @@ class RunRecorder:
                     )
                 run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
             report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
+            if report is not None and spec.endpoints:
+                call.admission.record_report(report)
+                report = None  # it is that of one endpoint only
             if report is not None or run.limiters.rate.active:
                 self._report_usage(call, reply, error, report)
         if self._observers:
             hits = answer if self._with_requests and spec.stage == "search" else None
             named = _named(call, item)
             self.emit(
-                CallEnded(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits)
+                CallEnded(
+                    *(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits),
+                    call.admission.endpoint,
+                )
             )
             self._emit_limit_changes()
 

@@ -7,7 +7,7 @@ import threading
 
 from .._llm_response import LLMResponse
 from ..errors import RateLimited
-from ..outcomes import LimitChange, RunStats
+from ..outcomes import EndpointStats, LimitChange, RunStats
 from .latency import LatencyHistogram
 
 
@@ -31,11 +31,76 @@ class StageCounters:
         self.latency: LatencyHistogram = LatencyHistogram()
 
 
+class EndpointCounters:
+    """The counters of one endpoint of a pool. Its run counts there, in one thread; any thread may read them."""
+
+    __slots__ = (
+        "_answered",
+        "_cached_tokens",
+        "_calls",
+        "_completion_tokens",
+        "_failed",
+        "_in_flight",
+        "_latency",
+        "_peak",
+        "_prompt_tokens",
+        "_rate_limited",
+    )
+
+    def __init__(self) -> None:
+        self._calls = self._in_flight = self._peak = 0
+        self._answered = self._rate_limited = self._failed = 0
+        self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
+        self._latency = LatencyHistogram()
+
+    def call_started(self) -> None:
+        """Count a call that starts."""
+        self._calls += 1
+        self._in_flight += 1
+        self._peak = max(self._peak, self._in_flight)
+
+    def call_finished(self, reply: LLMResponse | None, error: BaseException | None, seconds: float) -> None:
+        """Count a call that has ended, after some seconds."""
+        self._in_flight -= 1
+        if error is None:
+            self._answered += 1
+            self._latency.add(seconds)
+        elif isinstance(error, RateLimited):
+            self._rate_limited += 1
+        else:
+            self._failed += 1
+        if reply is not None:
+            self._prompt_tokens += reply.prompt_tokens
+            self._completion_tokens += reply.completion_tokens
+            self._cached_tokens += reply.cached_tokens
+
+    def stats(self) -> EndpointStats:
+        """Return the statistics so far."""
+        return EndpointStats(
+            self._calls,
+            self._answered,
+            self._rate_limited,
+            self._failed,
+            self._prompt_tokens,
+            self._completion_tokens,
+            self._cached_tokens,
+            self._peak,
+            self._latency.summary(),
+        )
+
+
 class _Stages(dict[str, StageCounters]):
     """The counters by stage, made at the first call."""
 
     def __missing__(self, stage: str) -> StageCounters:
         return self.setdefault(stage, StageCounters())
+
+
+class _Endpoints(dict[str, EndpointCounters]):
+    """The counters by endpoint, made at the first call."""
+
+    def __missing__(self, name: str) -> EndpointCounters:
+        return self.setdefault(name, EndpointCounters())
 
 
 class RunCounters:
@@ -55,6 +120,7 @@ class RunCounters:
         self.cache_hits = 0
         self.replies: int = 0
         self.stages: _Stages = _Stages()
+        self.endpoints: _Endpoints = _Endpoints()
         self._rate_limited = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
@@ -124,6 +190,7 @@ class RunCounters:
             cost=cost,
             estimated_cost=estimated_cost,
             latency={stage: counters.latency.summary() for stage, counters in stages.items()},
+            endpoints={name: counters.stats() for name, counters in list(self.endpoints.items())},
         )
 
 

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from .. import _fork
 from ..errors import ConfigurationError
@@ -225,7 +225,13 @@ class LimiterStatistics:
     peak: int
 
 
-State = TypeVar("State", bound=PriorityWaitQueue)
+class HasWaiters(Protocol):
+    """The state of something that calls wait for."""
+
+    waiting: int
+
+
+State = TypeVar("State", bound=HasWaiters)
 
 
 class LockedState(ABC, Generic[State]):
@@ -345,6 +351,12 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         with lock:
             admitted = state.resize(limit)
         self._notify_admitted(admitted, lock, state)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a ticket would be admitted at once, unless another thread is faster."""
+        state = self._state_for_process()[1]
+        return not state.waiting and state.in_flight < state.limit
 
     @property
     def latest_change(self) -> LimitHistoryEntry | None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .._http.types import HTTPResponse, Timeout, Transport, TransportError
     from .offline.llm import OfflineLLM
     from .openai.llm import OpenAILLM
+    from .pool.llm import EndpointStatistics, LLMPool
     from .runpod.llm import (
         JobCounts,
         OperationLimit,
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     from .vllm.server import ServedModel, VLLMServerLLM
 
 _MODULES = {
+    "EndpointStatistics": ".pool.llm",
     "HTTPResponse": ".._http.types",
     "HTTPTransport": ".._http.transport",
     "JobCounts": ".runpod.llm",
+    "LLMPool": ".pool.llm",
     "OfflineLLM": ".offline.llm",
     "OpenAILLM": ".openai.llm",
     "OperationLimit": ".runpod.llm",
@@ -49,9 +52,11 @@ _MODULES = {
 }
 
 __all__ = [
+    "EndpointStatistics",
     "HTTPResponse",
     "HTTPTransport",
     "JobCounts",
+    "LLMPool",
     "OfflineLLM",
     "OpenAILLM",
     "OperationLimit",
