@@ -127,7 +127,7 @@ class SpentTable:
         rows.missing -= 1
         if rows.missing <= 0:
             self._open.pop(number, None)
-        return cast(Spent, rows)
+        return cast("Spent", rows)
 
 
 class SpentField:

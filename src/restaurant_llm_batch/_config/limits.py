@@ -28,6 +28,9 @@ class DefaultLimit(int):
     """A limit that the user has not set: one that suits a single server, so a pool of several has none."""
 
 
+_LLM, _BATCHES = DefaultLimit(8), DefaultLimit(20)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
@@ -61,8 +64,8 @@ class Limits:
     """
 
     search: int | AdaptiveLimit | ConcurrencyLimiter = 50
-    llm: int | AdaptiveLimit | ConcurrencyLimiter = DefaultLimit(8)
-    batches: int | AdaptiveLimit | ConcurrencyLimiter = DefaultLimit(20)
+    llm: int | AdaptiveLimit | ConcurrencyLimiter = _LLM
+    batches: int | AdaptiveLimit | ConcurrencyLimiter = _BATCHES
     llm_total: int | AdaptiveLimit | ConcurrencyLimiter | None = None
     open_items: int = 200
     max_tokens_per_batch: int = 4000

@@ -4,8 +4,8 @@ Admission: one call's way through its limiters, in order, until the last one adm
 A call holds a ticket at each `ConcurrencyLimiter` that it has reached. The first limiter that does not admit at once
 keeps the ticket; when it admits later, from whichever thread frees the slot, the ticket posts the next attempt to the
 run's mailbox. With a pool, the `EndpointLimiter` comes after these, and says which endpoint the call goes to. The
-`RateLimiter` comes last, because a call that it admits has to start at once. The scheduler is notified once: when all limiters have admitted the call, `on_admitted` is called where the run lives, perhaps before
-`acquire` returns.
+`RateLimiter` comes last, because a call that it admits has to start at once. The scheduler is notified once: when all
+limiters have admitted the call, `on_admitted` is called where the run lives, perhaps before `acquire` returns.
 """
 
 from __future__ import annotations

@@ -20,8 +20,8 @@ from .._store.inflight import Callback, Follower, InFlightCall, SharedCall
 from .._store.journal import CURRENT_JOURNAL, JobJournal
 from .._store.keys import request_key
 from .._store.overlay import AnyStore
-from ..models import LLMRequest
 from ..errors import DeadlineExceeded
+from ..models import LLMRequest
 from ..steps import Complete
 from .call import Call
 from .frames import EngineFlow
@@ -29,7 +29,6 @@ from .items import RunItem, appended
 from .memo import WaitForCallback
 from .plan import BackendMethod
 from .run import RunState, log
-
 
 MAX_VAIN_LOOKUPS = 256
 """Lookups in a row, under the keys that an endpoint has outside of a pool, after which a run makes no more of them."""
@@ -98,7 +97,9 @@ class ReplyKeys:
         if models is None or ticket is None or ticket.endpoint is None:
             return self.shared
         fingerprint = models.by_endpoint[ticket.endpoint.index]
-        return self.shared if fingerprint == self._run.fingerprint else request_key(fingerprint, self._request)
+        return (
+            self.shared if fingerprint == self._run.fingerprint else request_key(fingerprint, self._request)
+        )
 
 
 def complete_cached(
@@ -261,7 +262,9 @@ class StoredJobJournal:
         if self._job is None or not self._free:
             return 0
         fingerprint = self._job[0]
-        return sum(1 << index for index, own in models.job_fingerprints.items() if own(request) == fingerprint)
+        return sum(
+            1 << index for index, own in models.job_fingerprints.items() if own(request) == fingerprint
+        )
 
     def claim(self, fingerprint: str) -> str | None:
         """Return the id of the job to resume; see `JobJournal`."""

@@ -226,7 +226,8 @@ class Call:
             self.mark_returned(None)
         if self.is_counted:
             self.is_counted = False
-            self.counters.call_finished(self.spec.stage, self.spec.permits)
+            endpoint = self.admission.endpoint if self.spec.endpoints else None
+            self.counters.call_finished(self.spec.stage, self.spec.permits, endpoint)
         self.admission.release(self.outcome)
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:

@@ -167,15 +167,14 @@ class RunRecorder:
         """Record that a call starts, at `call.started_at`."""
         self.activity_count += 1
         spec = call.spec
-        self.counters.call_started(spec.stage, spec.permits)
+        endpoint = call.admission.endpoint if spec.endpoints else None
+        self.counters.call_started(spec.stage, spec.permits, endpoint)
         call.is_counted = True
         now = call.started_at
         queued = now - call.admission.queued_at
         item.waited += queued
         if spec.stage == "llm":
             item.calls += 1
-            if spec.endpoints:
-                self.counters.endpoints[call.admission.endpoint or ""].call_started()
         elif spec.stage == "search":
             item.searches += spec.permits
         if call.attempt > item.tries:
@@ -186,9 +185,10 @@ class RunRecorder:
             key = None if call.in_flight is None else call.in_flight.key
             request = spec.argument if self._with_requests and spec.stage != "tokens" else None
             named, number = _named(call, item), self._run.number
-            at = call.admission.endpoint
             self.emit(
-                CallStarted(number, now, *named, queued, spec.permits, call.number, rate, key, request, at)
+                CallStarted(
+                    *(number, now, *named, queued, spec.permits, call.number, rate, key, request), endpoint
+                )
             )
 
     def call_dropped(self, call: Call, item: RunItem) -> None:
@@ -210,8 +210,9 @@ class RunRecorder:
             self._record_tokens_of_error(call, item, error)
         if error is None:
             self.counters.stages[spec.stage].latency.add(seconds)
-        if spec.endpoints:
-            self.counters.endpoints[call.admission.endpoint or ""].call_finished(reply, error, seconds)
+        endpoint = call.admission.endpoint if spec.endpoints else None
+        if endpoint is not None:
+            self.counters.endpoints[endpoint].record_result(reply, error, seconds)
         if spec.stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
             if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
@@ -222,7 +223,7 @@ class RunRecorder:
                     )
                 run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
             report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
-            if report is not None and spec.endpoints:
+            if report is not None and endpoint is not None:
                 call.admission.record_report(report)
                 report = None  # it is that of one endpoint only
             if report is not None or run.limiters.rate.active:
@@ -233,7 +234,7 @@ class RunRecorder:
             self.emit(
                 CallEnded(
                     *(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits),
-                    call.admission.endpoint,
+                    endpoint,
                 )
             )
             self._emit_limit_changes()

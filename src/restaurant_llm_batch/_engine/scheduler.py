@@ -408,7 +408,8 @@ class Scheduler:
         elif call.frame.item.deadline is not None and self.run.is_overdue(call.frame.item):
             self._expire_queued(call)
         else:
-            call.use_endpoint()
+            if call.spec.endpoints:
+                call.use_endpoint()
             self._callbacks.start(call)
 
     def _expire_queued(self, call: Call) -> None:

@@ -13,7 +13,7 @@ from .latency import LatencyHistogram
 
 class StageCounters:
     """
-    The counters of one stage: "search", "llm" or "tokens".
+    The counters of one stage, "search", "llm" or "tokens"; or of one endpoint of a pool.
 
     Attributes:
         calls: Number of calls started; the queries of one round trip count one by one.
@@ -32,39 +32,33 @@ class StageCounters:
 
 
 class EndpointCounters:
-    """The counters of one endpoint of a pool. Its run counts there, in one thread; any thread may read them."""
+    """
+    The counters of one endpoint of a pool.
+
+    Attributes:
+        load: Its calls, by number.
+    """
 
     __slots__ = (
         "_answered",
         "_cached_tokens",
-        "_calls",
         "_completion_tokens",
         "_failed",
-        "_in_flight",
-        "_latency",
-        "_peak",
         "_prompt_tokens",
         "_rate_limited",
+        "load",
     )
 
     def __init__(self) -> None:
-        self._calls = self._in_flight = self._peak = 0
+        self.load: StageCounters = StageCounters()
         self._answered = self._rate_limited = self._failed = 0
         self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
-        self._latency = LatencyHistogram()
 
-    def call_started(self) -> None:
-        """Count a call that starts."""
-        self._calls += 1
-        self._in_flight += 1
-        self._peak = max(self._peak, self._in_flight)
-
-    def call_finished(self, reply: LLMResponse | None, error: BaseException | None, seconds: float) -> None:
-        """Count a call that has ended, after some seconds."""
-        self._in_flight -= 1
+    def record_result(self, reply: LLMResponse | None, error: BaseException | None, seconds: float) -> None:
+        """Count what became of a call, after some seconds."""
         if error is None:
             self._answered += 1
-            self._latency.add(seconds)
+            self.load.latency.add(seconds)
         elif isinstance(error, RateLimited):
             self._rate_limited += 1
         else:
@@ -76,16 +70,17 @@ class EndpointCounters:
 
     def stats(self) -> EndpointStats:
         """Return the statistics so far."""
+        load = self.load
         return EndpointStats(
-            self._calls,
+            load.calls,
             self._answered,
             self._rate_limited,
             self._failed,
             self._prompt_tokens,
             self._completion_tokens,
             self._cached_tokens,
-            self._peak,
-            self._latency.summary(),
+            load.peak,
+            load.latency.summary(),
         )
 
 
@@ -127,7 +122,7 @@ class RunCounters:
         self._cached_tokens = 0
         self._lock = threading.RLock()
 
-    def call_started(self, stage: str, permits: int) -> None:
+    def call_started(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call that starts; the queries of one round trip count one by one. Thread-safe."""
         with self._lock:
             counters = self.stages[stage]
@@ -135,11 +130,18 @@ class RunCounters:
             now = counters.in_flight = counters.in_flight + permits
             if now > counters.peak:
                 counters.peak = now
+            if endpoint is not None:
+                load = self.endpoints[endpoint].load
+                load.calls += permits
+                load.in_flight += permits
+                load.peak = max(load.peak, load.in_flight)
 
-    def call_finished(self, stage: str, permits: int) -> None:
+    def call_finished(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call whose backend has returned. Thread-safe."""
         with self._lock:
             self.stages[stage].in_flight -= permits
+            if endpoint is not None:
+                self.endpoints[endpoint].load.in_flight -= permits
 
     def in_flight(self, stage: str) -> int:
         """Return the number of calls that the backend works on."""
@@ -171,7 +173,7 @@ class RunCounters:
     ) -> RunStats:
         """Return the statistics so far."""
         with self._lock:
-            stages = dict(self.stages)
+            stages, endpoints = dict(self.stages), dict(self.endpoints)
         return RunStats(
             wall_seconds=max(0.0, self.latest - self.started_at),
             succeeded=self.succeeded,
@@ -190,7 +192,7 @@ class RunCounters:
             cost=cost,
             estimated_cost=estimated_cost,
             latency={stage: counters.latency.summary() for stage, counters in stages.items()},
-            endpoints={name: counters.stats() for name, counters in list(self.endpoints.items())},
+            endpoints={name: counters.stats() for name, counters in endpoints.items()},
         )
 
 

@@ -35,9 +35,7 @@ Done: TypeAlias = Callable[[Any, BaseException | None], object]
 class VirtualBackend(Protocol):
     """Answers calls on virtual time."""
 
-    def begin(
-        self, stage: Stage, argument: Any, done: Done, endpoint: str | None, /
-    ) -> Callable[[], object]:
+    def begin(self, stage: Stage, argument: Any, done: Done, endpoint: str | None, /) -> Callable[[], object]:
         """
         Begin a call, at an endpoint if it goes to a pool; return what cancels it.
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._validation import check_positive, check_whole
+from .._validation import check_positive, check_whole, is_number
 from ..errors import ConfigurationError
 
 CLOSED, OPEN, DUE, PROBING = range(4)
@@ -36,6 +36,10 @@ refuses whatever is in flight.
 """
 
 
+FATAL_WAIT = 60.0
+"""Seconds at least until an endpoint is tried again that rejects every call: somebody has to mend it."""
+
+
 @dataclass(frozen=True, slots=True)
 class BreakerPolicy:
     """
@@ -45,24 +49,30 @@ class BreakerPolicy:
         errors_in_a_row: Errors without an answer in between after which it is left out.
         wait_initial: Seconds for which it is left out at first.
         wait_max: Most seconds; the wait doubles with each probe that fails.
+        patience: Seconds for which calls wait while every endpoint is left out.
 
     Raises:
         ConfigurationError: `errors_in_a_row` is not a whole number of at least 1, or unless
-            0 < wait_initial <= wait_max.
+            0 < wait_initial <= wait_max, and 0 <= patience.
     """
 
     errors_in_a_row: int = 5
     wait_initial: float = 1.0
-    wait_max: float = 30.0
+    wait_max: float = 5.0
+    patience: float = 30.0
 
     def __post_init__(self) -> None:
         check_whole("errors_in_a_row", self.errors_in_a_row, 1, "errors_in_a_row=5")
         check_positive("wait_initial", self.wait_initial, "wait_initial=1.0", unit="seconds")
-        check_positive("wait_max", self.wait_max, "wait_max=30.0", unit="seconds")
+        check_positive("wait_max", self.wait_max, "wait_max=5.0", unit="seconds")
+        if not is_number(self.patience) or self.patience < 0:
+            raise ConfigurationError(
+                f"patience must be a number of seconds of at least 0, got {self.patience!r}; for example patience=30.0"
+            )
         if self.wait_max < self.wait_initial:
             raise ConfigurationError(
                 f"wait_max must be at least wait_initial, got wait_initial={self.wait_initial!r}, "
-                f"wait_max={self.wait_max!r}; for example wait_initial=1.0, wait_max=30.0"
+                f"wait_max={self.wait_max!r}; for example wait_initial=1.0, wait_max=5.0"
             )
 
 
@@ -126,7 +136,9 @@ class CircuitBreaker:
         self._wait = self._policy.wait_initial
         return True
 
-    def record_error(self, call: object, epoch: int, error: BaseException, now: float, *, fatal: bool) -> bool:
+    def record_error(
+        self, call: object, epoch: int, error: BaseException, now: float, *, fatal: bool
+    ) -> bool:
         """Record an error of the endpoint; return whether it is left out by that, or for another reason than before."""
         if epoch != self.epoch:
             return False
@@ -175,6 +187,6 @@ class CircuitBreaker:
         self.is_fatal = fatal
         self.epoch += 1
         self._errors = self._refusals = 0
-        self.probe_at = now + (self._policy.wait_max if fatal else wait)
+        self.probe_at = now + (max(FATAL_WAIT, wait) if fatal else wait)
         self._wait = min(self._policy.wait_max, 2 * self._wait)
         return is_news

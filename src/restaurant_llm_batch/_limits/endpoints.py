@@ -196,6 +196,7 @@ class Endpoint:
         answered: Calls that it answered.
         rate_limited: Calls that it refused.
         failed: Calls that failed there.
+        served: Calls that have gone there by its weight, to be compared with the others'.
         claims: The claims that wait at its limiter.
         on_slot: Called with a claim that is admitted; returns whether a call uses it.
     """
@@ -203,7 +204,6 @@ class Endpoint:
     __slots__ = (
         "_is_shared",
         "_peak",
-        "_served",
         "_started",
         "_weight",
         "answered",
@@ -218,6 +218,7 @@ class Endpoint:
         "rank",
         "rate_limited",
         "rests_until",
+        "served",
     )
 
     def __init__(
@@ -233,13 +234,13 @@ class Endpoint:
         self.answered: int = 0
         self.rate_limited: int = 0
         self.failed: int = 0
+        self.served: float = 0.0
         self.claims: dict[Slot, None] = {}
         self.on_slot: Callable[[Slot], bool] = on_slot
         self._is_shared = spec.is_shared
         self._weight = spec.weight
         self._peak = 0
         self._started = 0
-        self._served = 0.0  # calls by weight, to be compared with the others'
 
     @property
     def weight(self) -> float:
@@ -249,18 +250,18 @@ class Endpoint:
     @property
     def load(self) -> tuple[float, float]:
         """What decides between endpoints that have room: calls in flight, then calls so far, both by weight."""
-        return self.in_flight / self.weight, self._served
+        return self.in_flight / self.weight, self.served
 
     def count_start(self) -> None:
         """Count a call that goes there; `in_flight` has it already."""
         self._started += 1
-        self._served += 1 / self.weight
+        self.served += 1 / self.weight
         if self.in_flight > self._peak:
             self._peak = self.in_flight
 
     def catch_up(self, others: Sequence[Endpoint]) -> None:
         """Do not make up for the calls that went to the others while this one was left out."""
-        self._served = max(other._served for other in others)
+        self.served = max(other.served for other in others)
 
     def wanted_claims(self, waiting: int) -> int:
         """Return how many claims it should have while calls wait."""

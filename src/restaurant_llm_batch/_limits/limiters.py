@@ -17,7 +17,6 @@ from .concurrency import ConcurrencyLimiter
 from .pool import EndpointLimiter, Twins, unused
 from .rate import RateLimiter
 
-
 _COUNTING = 8
 """Calls at once that count tokens, if no limit is set that they share with other calls."""
 

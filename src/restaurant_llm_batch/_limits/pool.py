@@ -76,9 +76,7 @@ class EndpointLimiter(LockedState[PoolState]):
         """Most calls in flight at the endpoints that are in service."""
         state = self._state_for_process()[1]
         return sum(
-            endpoint.limiter.limit
-            for endpoint in state.endpoints
-            if state.in_service >> endpoint.index & 1
+            endpoint.limiter.limit for endpoint in state.endpoints if state.in_service >> endpoint.index & 1
         )
 
     def statistics(self) -> dict[str, EndpointStatistics]:

@@ -14,7 +14,7 @@ and only for the one that has its job, if there is one. Calls with equal *masks*
 are few different masks. A mask is dropped when none of its endpoints is in service.
 
 An endpoint that fails is left out by its circuit breaker (`breaker`); one whose service says that its minute is used up
-rests until the next. If no endpoint is in service for `BreakerPolicy.wait_max` seconds, or each rejects every call,
+rests until the next. If no endpoint is in service for `BreakerPolicy.patience` seconds, or each rejects every call,
 calls go through as if there were no breakers, and fail as they would without a pool.
 
 `PoolState` has no lock and no clock; `EndpointLimiter` puts one lock around it, and calls nothing back under it.
@@ -80,7 +80,7 @@ class PoolState:
         self._queues: dict[tuple[int, bool], EndpointQueue] = {}
         self._all_out_since: float | None = None
         self._lets_all_through = False
-        self._patience = policy.wait_max
+        self._patience = policy.patience
         self._may_rest = False  # whether an endpoint has ever rested
 
     # Admission
@@ -136,9 +136,7 @@ class PoolState:
         return mask if mask & self.in_service else self._everyone
 
     def _is_dead(self, mask: int) -> bool:
-        return all(
-            endpoint.breaker.is_fatal for endpoint in self.endpoints if mask >> endpoint.index & 1
-        )
+        return all(endpoint.breaker.is_fatal for endpoint in self.endpoints if mask >> endpoint.index & 1)
 
     def _queue(self, mask: int, is_pinned: bool) -> EndpointQueue:
         key = mask, is_pinned
@@ -204,6 +202,7 @@ class PoolState:
             slot = Slot(endpoint, first.priority, first.sequence)
             endpoint.claims[slot] = None
             if endpoint.limiter.enqueue(slot):
+                del endpoint.claims[slot]
                 return slot
         return None
 

@@ -132,7 +132,9 @@ class Arguments:
             unknown = [name for name in given if name not in self.backends]
             if unknown:
                 known = ", ".join(map(repr, names))
-                raise ConfigurationError(f"LLMPool.{field}: there is no endpoint {unknown[0]!r}, only {known}")
+                raise ConfigurationError(
+                    f"LLMPool.{field}: there is no endpoint {unknown[0]!r}, only {known}"
+                )
             return {name: given.get(name, default) for name in names}
         if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
             if len(given) != len(names):
@@ -150,7 +152,9 @@ class Arguments:
             Limits(llm=given)
         except ConfigurationError as error:
             reason = str(error).replace("Limits.llm", f"LLMPool.limits[{name!r}]", 1)
-            raise ConfigurationError(reason.partition("; for example")[0] + "; for example limits=8") from None
+            raise ConfigurationError(
+                reason.partition("; for example")[0] + "; for example limits=8"
+            ) from None
         limiter = as_limiter(given)
         return limiter, limiter is given
 

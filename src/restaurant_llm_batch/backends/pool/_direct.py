@@ -72,7 +72,9 @@ class DirectCalls:
         method: Callable[[LLMRequest], Any] | None = getattr(self._backend(ticket), name, None)
         if method is None:
             at = "" if ticket.endpoint is None else ticket.endpoint.name
-            raise ConfigurationError(f"endpoint {at!r} of the pool has no {name}(); use acomplete() of the pool")
+            raise ConfigurationError(
+                f"endpoint {at!r} of the pool has no {name}(); use acomplete() of the pool"
+            )
         return method
 
     def _goes_on(self, ticket: EndpointTicket, error: BaseException, clock: Callable[[], float]) -> bool:
