@@ -189,14 +189,14 @@ class Admission(Generic[C]):
 
     def release(self, outcome: CallResult) -> None:
         """Free the slots of a call that was admitted, and report its outcome to the limiters."""
-        now = self._now
+        now, at = self._now, self.endpoint_ticket
+        if at is not None and self._pool is not None and self._pool.endpoints is not None:
+            # First: a call that another limiter admits now has to find the endpoint's slot free.
+            self._pool.endpoints.release(at, outcome, now)
+            at.on_admitted = _nothing  # the ticket is kept for its endpoint's name, but not the cycle
         for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
             limiter.release(ticket, outcome, now)
         self._tickets.clear()  # tickets refer to their admission: another cycle
-        at = self.endpoint_ticket
-        if at is not None and self._pool is not None and self._pool.endpoints is not None:
-            self._pool.endpoints.release(at, outcome, now)
-            at.on_admitted = _nothing  # kept for its endpoint's name, but not for the cycle
 
     def record_error(self, error: BaseException) -> None:
         """Report an error to the endpoint's breaker, before the flow of the call goes on."""

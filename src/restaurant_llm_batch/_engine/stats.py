@@ -145,7 +145,8 @@ class RunCounters:
 
     def in_flight(self, stage: str) -> int:
         """Return the number of calls that the backend works on."""
-        return self.stages[stage].in_flight
+        counters = self.stages.get(stage)
+        return 0 if counters is None else counters.in_flight
 
     def record_reply(self, reply: LLMResponse) -> None:
         """Count a reply, and add its tokens."""

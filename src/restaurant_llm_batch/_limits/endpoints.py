@@ -65,7 +65,7 @@ class EndpointStatistics:
         limit: Most calls in flight.
         in_flight: Calls in flight.
         peak: The highest number of calls in flight so far.
-        calls: Calls that were sent there.
+        calls: Calls that have ended there, those that were cancelled aside.
         answered: Calls that it answered.
         rate_limited: Calls that it refused.
         failed: Calls that failed.
@@ -204,7 +204,6 @@ class Endpoint:
     __slots__ = (
         "_is_shared",
         "_peak",
-        "_started",
         "_weight",
         "answered",
         "breaker",
@@ -240,7 +239,6 @@ class Endpoint:
         self._is_shared = spec.is_shared
         self._weight = spec.weight
         self._peak = 0
-        self._started = 0
 
     @property
     def weight(self) -> float:
@@ -254,7 +252,6 @@ class Endpoint:
 
     def count_start(self) -> None:
         """Count a call that goes there; `in_flight` has it already."""
-        self._started += 1
         self.served += 1 / self.weight
         if self.in_flight > self._peak:
             self._peak = self.in_flight
@@ -278,7 +275,7 @@ class Endpoint:
             self.limiter.limit,
             self.in_flight,
             self._peak,
-            self._started,
+            self.answered + self.rate_limited + self.failed,
             self.answered,
             self.rate_limited,
             self.failed,

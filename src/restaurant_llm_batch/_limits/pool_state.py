@@ -23,6 +23,7 @@ calls go through as if there were no breakers, and fail as they would without a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from typing import Any, TypeAlias
 
 from ..errors import SubmissionUnknown
@@ -36,7 +37,6 @@ from .endpoints import (
     ErrorKind,
     Route,
     Slot,
-    is_refusal_of_all,
 )
 
 Admitted: TypeAlias = list[EndpointTicket]
@@ -77,6 +77,7 @@ class PoolState:
         self.is_changed = False
         self.watchers: list[Callable[[], object]] = []
         self._everyone = self.in_service
+        self._by_rank = sorted(self.endpoints, key=attrgetter("rank"))
         self._queues: dict[tuple[int, bool], EndpointQueue] = {}
         self._all_out_since: float | None = None
         self._lets_all_through = False
@@ -88,7 +89,8 @@ class PoolState:
     def enqueue(self, ticket: EndpointTicket) -> bool:
         """Admit a call at the endpoint that suits it best, or queue it; return whether it is admitted."""
         mask = self._mask(ticket.route)
-        while True:
+        # While calls wait, an endpoint has room only because its time has just come: `fill` lets them go first.
+        while not (self.waiting and self.has_timers):
             endpoint = self.choose(mask, ticket.route.affinity.home)
             if endpoint is None:
                 break
@@ -209,7 +211,7 @@ class PoolState:
     def fill(self, admitted: Admitted) -> None:
         """Claim slots of the endpoints that calls wait for, and use those that are free now."""
         self.is_changed = False
-        for endpoint in self.endpoints:
+        for endpoint in self._by_rank:
             if not self.waiting:
                 break
             slot = self._claim(endpoint)
@@ -272,8 +274,8 @@ class PoolState:
         """
         Return whether a call that failed goes to another endpoint at once, which does not count as an attempt.
 
-        It does if the endpoint is at fault and not the call: if it is left out, has no room, or refuses whatever it is
-        asked. Of each endpoint, a call is spared one failure.
+        It does while there is another one in service at which it has not been since its last wait: a failure is that of
+        the endpoint until another one has failed too. Of each endpoint, a call is spared one failure.
         """
         endpoint, route = ticket.endpoint, ticket.route
         if endpoint is None or kind in ("request", "neutral") or isinstance(error, SubmissionUnknown):
@@ -287,7 +289,7 @@ class PoolState:
         others = 0 if route.only else self.in_service & ~route.tried
         if others and kind == "refused":
             return True
-        if others and is_first and (not self.in_service & bit or is_refusal_of_all(error)):
+        if others and is_first:
             route.spared |= bit
             return True
         route.tried = bit  # after its wait, another one first

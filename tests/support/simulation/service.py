@@ -101,7 +101,7 @@ class Service:
         backend.begin = partial(self._begin, record, backend.begin)
 
     def _begin(
-        self, record: RunRecord, inner: Any, stage: Stage, argument: Any, done: Any
+        self, record: RunRecord, inner: Any, stage: Stage, argument: Any, done: Any, endpoint: str | None
     ) -> Callable[[], object]:
         """Begin a call, and check that it may begin."""
         driver: Any = record.player.driver
@@ -118,7 +118,7 @@ class Service:
                 self._record_end(served, answer, error)
             done(answer, error)
 
-        cancel = inner(stage, argument, ended)
+        cancel = inner(stage, argument, ended, endpoint)
 
         def cancelled() -> None:
             shared = call.in_flight is not None and call.in_flight.has_other_waiters
@@ -147,13 +147,17 @@ class Service:
         for limiter, weight in weights_of(call):
             taken = self.at_server[limiter] = self.at_server[limiter] + weight
             if taken > limiter.limit:
-                alone = sum(limiter in other.admission._limiters for other in self.working) == 1
+                alone = sum(limiter in dict(weights_of(other)) for other in self.working) == 1
                 most = self._limit_at_admission(call, limiter)
                 keep("at most the limit in flight", alone or taken <= most, limiter, taken, call.spec.label)
 
     def _limit_at_admission(self, call: Call, limiter: ConcurrencyLimiter) -> int:
         """Return the limit; the highest that there was, if another limiter kept the call between then and now."""
-        starts_when_admitted = len(call.admission._limiters) == 1 and call.admission.rate_ticket is None
+        at = call.admission.endpoint_ticket
+        is_last = (
+            len(call.admission._limiters) == 1 if at is None else limiter not in call.admission._limiters
+        )
+        starts_when_admitted = is_last and call.admission.rate_ticket is None
         return limiter.limit if starts_when_admitted else max(limiter.limit, self.highest[limiter])
 
     def leave(self, served: Served) -> None:
@@ -179,8 +183,13 @@ class Service:
         chain = self._chains[key]
         policy = record.llm_retry
         keep("attempts are counted", call.attempt == chain.failed + chain.refused + 1, call.attempt, chain)
-        keep("attempts within the retry policy", chain.failed < policy.attempts, chain, policy)
-        keep("refusals within the retry policy", chain.refused < policy.max_rate_limit_attempts, chain)
+        # A call is spared one failure at each endpoint of a pool, and after each wait a refusal by all but the last.
+        endpoints = record.plan.endpoints
+        most, refused = policy.attempts + endpoints, policy.max_rate_limit_attempts
+        if endpoints:
+            refused = endpoints * (refused + most)
+        keep("attempts within the retry policy", chain.failed < most, chain, policy)
+        keep("refusals within the retry policy", chain.refused < refused, chain)
         return chain
 
     def _record_end(self, served: Served, answer: Any, error: BaseException | None) -> None:
@@ -249,7 +258,11 @@ def weights_of(call: Call) -> list[tuple[ConcurrencyLimiter, int]]:
     """Return what a call takes of each of its limiters that counts calls, or tokens in flight."""
     admission = call.admission
     token_limiter = None if admission._pool is None else admission._pool.tokens
+    at = admission.endpoint_ticket
     return [
-        (limiter, admission.tokens if limiter is token_limiter else call.spec.permits)
-        for limiter in admission._limiters
+        *(
+            (limiter, admission.tokens if limiter is token_limiter else call.spec.permits)
+            for limiter in admission._limiters
+        ),
+        *([(at.endpoint.limiter, 1)] if at is not None and at.endpoint is not None else []),
     ]
