@@ -198,8 +198,8 @@ def _may_go_where(other: EndpointTicket, ticket: Ticket) -> bool:
 def _tickets(call: Call) -> Iterator[tuple[Limiter, Ticket]]:
     admission = call.admission
     yield from zip(admission._limiters, admission._tickets, strict=False)
-    if admission.endpoint_ticket is not None and admission._pool is not None:
-        if admission._pool.endpoints is not None:
-            yield admission._pool.endpoints, admission.endpoint_ticket
+    endpoints = None if admission._pool is None else admission._pool.endpoints
+    if admission.endpoint_ticket is not None and endpoints is not None:
+        yield endpoints, admission.endpoint_ticket
     if admission.rate_ticket is not None and admission._pool is not None:
         yield admission._pool.rate, admission.rate_ticket

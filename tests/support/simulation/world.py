@@ -277,7 +277,12 @@ class World:
                 expected = failure is None or isinstance(failure, (_InputFailed, KeyboardInterrupt))
                 keep("the run's error is that of the items", expected, repr(failure))
                 record.was_stopped |= failure is not None
-            record.run.recorder.finish()
+            try:
+                record.run.recorder.finish()
+            except KeyboardInterrupt as interrupt:  # while its last change of a limit is observed
+                if isinstance(interrupt, Breach):
+                    raise
+                record.run.recorder.finish()
         while self._service.working or (self._disk is not None and self._disk.pending):
             keep("a call returns", self._time.step(), self._service.working)
         disk = self._disk
