@@ -122,10 +122,12 @@ class CircuitBreaker:
             self.state = DUE
         return self.state == DUE
 
-    def start(self, call: object) -> None:
-        """Record that a call goes to the endpoint; it is the probe if the breaker is not closed."""
-        if self.state == DUE:
+    def start(self, call: object) -> bool:
+        """Record that a call goes to the endpoint though the breaker is not closed; return whether it is the probe."""
+        is_probe = self.state == DUE
+        if is_probe:
             self.state, self._probe = PROBING, call
+        return is_probe
 
     def record_answer(self, epoch: int) -> bool:
         """Record an answer to a call of an epoch; return whether the breaker has closed by it."""

@@ -123,10 +123,11 @@ class EndpointTicket(Ticket):
         endpoint: The endpoint that has admitted it; None before.
         slot: Its ticket there.
         queue: The queue in which it waits, or has waited.
+        is_probe: Whether it finds out whether an endpoint that was left out is back.
         is_proof: Whether its error shows that the endpoint works: the service has read the request.
     """
 
-    __slots__ = ("endpoint", "is_proof", "queue", "route", "slot")
+    __slots__ = ("endpoint", "is_probe", "is_proof", "queue", "route", "slot")
 
     def __init__(
         self, on_admitted: Callable[[], object], priority: int, sequence: float, route: Route
@@ -136,6 +137,7 @@ class EndpointTicket(Ticket):
         self.endpoint: Endpoint | None = None
         self.slot: Slot | None = None
         self.queue: EndpointQueue | None = None
+        self.is_probe: bool = False
         self.is_proof: bool = False
 
 

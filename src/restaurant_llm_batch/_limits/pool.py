@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from .._llm_response import RateLimitInfo
 from .._text import error_text
 from .aimd import CallResult
-from .breaker import BreakerPolicy
+from .breaker import OPEN, BreakerPolicy
 from .concurrency import _ADMITTED, _WAITING, ConcurrencyLimiter, LockedState
 from .endpoints import (
     Endpoint,
@@ -195,9 +195,11 @@ class EndpointLimiter(LockedState[PoolState]):
         with lock:
             state.now = now
             opened = state.record_error(ticket, kind, error)
+            is_left_out = endpoint is not None and endpoint.breaker.state == OPEN
         if opened and endpoint is not None:
             _log_opened(endpoint, kind, error, now)
-            self._notify_watchers(state)
+        if is_left_out:
+            self._notify_watchers(state)  # a probe that fails sets another moment too
 
     def record_report(self, ticket: EndpointTicket, report: RateLimitInfo, now: float) -> None:
         """Let an endpoint rest whose service reports that nothing is left of a limit per minute."""

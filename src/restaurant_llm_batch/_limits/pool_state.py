@@ -153,7 +153,7 @@ class PoolState:
         breaker = endpoint.breaker
         ticket.epoch = breaker.epoch
         if breaker.state != CLOSED:
-            breaker.start(ticket)
+            ticket.is_probe = breaker.start(ticket)
         endpoint.count_start()
         ticket.route.affinity.home = endpoint.index
 
@@ -275,7 +275,8 @@ class PoolState:
         Return whether a call that failed goes to another endpoint at once, which does not count as an attempt.
 
         It does while there is another one in service at which it has not been since its last wait: a failure is that of
-        the endpoint until another one has failed too. Of each endpoint, a call is spared one failure.
+        the endpoint until another one has failed too. Of each endpoint, a call is spared one failure. A probe that
+        fails is spared always: the endpoint was known to have failed.
         """
         endpoint, route = ticket.endpoint, ticket.route
         if endpoint is None or kind in ("request", "neutral") or isinstance(error, SubmissionUnknown):
@@ -286,6 +287,8 @@ class PoolState:
         if kind == "fatal":
             route.spared |= bit
             return is_first and not self._is_dead(self._everyone)
+        if ticket.is_probe:
+            return True
         others = 0 if route.only else self.in_service & ~route.tried
         if others and kind == "refused":
             return True

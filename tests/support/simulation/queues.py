@@ -87,6 +87,9 @@ class Queues:
                             held[counted] += weight
         for pool_limiter, pool in self._pools.items():
             self._check_pool(pool, waiting[pool_limiter], held)
+            moment = pool.next_moment()
+            in_time = moment is None or moment >= now - EPSILON
+            keep("an endpoint is tried again when its time has come", in_time, moment, now)
             for endpoint in pool.endpoints:
                 waiting[endpoint.limiter] += len(endpoint.claims)
         self._check_slots(held, waiting)

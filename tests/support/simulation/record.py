@@ -309,5 +309,5 @@ class RunRecord:
             enough = chain.refused >= least if endpoints else chain.refused == least
             keep("a refused call is made again as often as it may", enough, chain, outcome)
         elif error.status == 500 or error.status is None:
-            enough = policy.attempts <= chain.failed <= policy.attempts + endpoints
+            enough = policy.attempts <= chain.failed <= policy.attempts + endpoints + chain.probes
             keep("a failed call is made again as often as it may", enough, chain, outcome)

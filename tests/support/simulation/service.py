@@ -35,6 +35,7 @@ class Chain:
 
     failed: int = 0
     refused: int = 0
+    probes: int = 0  # of them, those that found out whether an endpoint is back
     error: BaseException | None = None
 
 
@@ -187,6 +188,7 @@ class Service:
         endpoints = record.plan.endpoints
         most, refused = policy.attempts + endpoints, policy.max_rate_limit_attempts
         if endpoints:
+            most += chain.probes
             refused = endpoints * (refused + most)
         keep("attempts within the retry policy", chain.failed < most, chain, policy)
         keep("refusals within the retry policy", chain.refused < refused, chain)
@@ -205,6 +207,8 @@ class Service:
             if self._disk is None and paid > 1:
                 keep("nothing is paid twice", record.may_ask_again(served.question), served.question)
         if error is not None:
+            at = call.admission.endpoint_ticket
+            chain.probes += at is not None and at.is_probe
             chain.error = error
             error.add_note(f"of call {len(self._chains_by_error)}")  # failures share errors that are equal
             self._chains_by_error[id(error)] = chain
