@@ -210,12 +210,6 @@ class Admission(Generic[C]):
         if at is not None and self._pool is not None and self._pool.endpoints is not None:
             self._pool.endpoints.record_report(at, report, self._now())
 
-    @property
-    def endpoint(self) -> str | None:
-        """Name of the endpoint of a pool that the call goes to; None without a pool, and before it is admitted."""
-        at = self.endpoint_ticket
-        return None if at is None or at.endpoint is None else at.endpoint.name
-
 
 def _nothing() -> None:
     """Do nothing: the ticket waits no more."""

@@ -99,6 +99,7 @@ class Call:
         timeout_error: The error raised when the deadline passes.
         outcome: Result reported to the limiters on release.
         mailbox: Where its run lives; None until it is queued.
+        endpoint: Name of the endpoint of a pool that it goes to; None without a pool, and before it is admitted.
         in_flight: Its entry among the calls in flight that runs share; None without a store.
         cancel_token: Set when no caller waits for a blocking backend any more; None until it starts in a thread.
         cancel_scope: The scope of an awaited call that runs share, while it is made.
@@ -114,6 +115,7 @@ class Call:
         "cancel_token",
         "counters",
         "deadline",
+        "endpoint",
         "frame",
         "in_flight",
         "in_thread",
@@ -147,6 +149,7 @@ class Call:
         self.timeout_error: Exception | None = None
         self.outcome: CallResult = "other"
         self.mailbox: Mailbox | None = None
+        self.endpoint: str | None = None
         self.in_flight: InFlightCall | None = None
         self.cancel_token: CancelToken | None = None
         self.cancel_scope: Any = None
@@ -158,6 +161,7 @@ class Call:
         """Call the endpoint that has admitted the call, if it goes to a pool; to be called before it starts."""
         ticket = self.admission.endpoint_ticket
         if ticket is not None and ticket.endpoint is not None:
+            self.endpoint = ticket.endpoint.name
             method = self.spec.endpoints[ticket.endpoint.index]
             self.method, self.is_async = method if self.spec.around is None else self.spec.around(method)
 
@@ -226,8 +230,7 @@ class Call:
             self.mark_returned(None)
         if self.is_counted:
             self.is_counted = False
-            endpoint = self.admission.endpoint if self.spec.endpoints else None
-            self.counters.call_finished(self.spec.stage, self.spec.permits, endpoint)
+            self.counters.call_finished(self.spec.stage, self.spec.permits, self.endpoint)
         self.admission.release(self.outcome)
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:

@@ -18,7 +18,6 @@ from itertools import islice
 from operator import attrgetter
 from typing import Any, Generic, TypeAlias, TypeVar, cast
 
-from .._limits.endpoints import Affinity
 from .._values import composed, place_of
 from ..errors import ConfigurationError, OutputError, RunStopped
 from ..models import ID_FIELDS, ItemId, as_item_id
@@ -64,7 +63,7 @@ class RunItem:
         shares_failure: Whether a call of another item failed for it too; see `once`.
         outcome: Its outcome, once that is counted.
         delivered: Whether the outcome was handed over.
-        affinity: With a pool, the endpoint of its latest call; None before.
+        home: With a pool, the endpoint of its latest call, by number; -1 before. See `Affinity`.
         entered_at: When it entered the window, on the run's clock; None before.
         waited, calls, searches, cache_hits, prompt_tokens, completion_tokens, cost, tries: What it has taken so far;
             see `Spent`.
@@ -84,7 +83,7 @@ class RunItem:
     shares_failure: bool = False
     outcome: Outcome[Any] | None = None
     delivered: bool = False
-    affinity: Affinity | None = None
+    home: int = -1
     entered_at: float | None = None
     waited: float = 0.0
     calls: int = 0
@@ -94,12 +93,6 @@ class RunItem:
     completion_tokens: int = 0
     cost: float | None = 0.0
     tries: int = 0
-
-    def get_affinity(self) -> Affinity:
-        """Return the endpoint of its latest call, to be kept up to date."""
-        if self.affinity is None:
-            self.affinity = Affinity()
-        return self.affinity
 
 
 class ItemReader:

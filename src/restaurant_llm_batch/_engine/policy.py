@@ -287,7 +287,7 @@ def _call(
     """
     stage, number = spec.stage, run.recorder.next_call()
     attempts, moves = AttemptCounts(), 0
-    route = None if stage != "llm" or run.limiters.endpoints is None else Route(item.get_affinity())
+    route = None if stage != "llm" or run.limiters.endpoints is None else Route(item)
     while True:
         attempt = attempts.failed + attempts.rate_limited + moves + 1
         if run.time_limits.run is not None:

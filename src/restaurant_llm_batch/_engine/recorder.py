@@ -167,8 +167,7 @@ class RunRecorder:
         """Record that a call starts, at `call.started_at`."""
         self.activity_count += 1
         spec = call.spec
-        endpoint = call.admission.endpoint if spec.endpoints else None
-        self.counters.call_started(spec.stage, spec.permits, endpoint)
+        self.counters.call_started(spec.stage, spec.permits, call.endpoint)
         call.is_counted = True
         now = call.started_at
         queued = now - call.admission.queued_at
@@ -187,7 +186,8 @@ class RunRecorder:
             named, number = _named(call, item), self._run.number
             self.emit(
                 CallStarted(
-                    *(number, now, *named, queued, spec.permits, call.number, rate, key, request), endpoint
+                    *(number, now, *named, queued, spec.permits, call.number, rate, key, request),
+                    call.endpoint,
                 )
             )
 
@@ -210,7 +210,7 @@ class RunRecorder:
             self._record_tokens_of_error(call, item, error)
         if error is None:
             self.counters.stages[spec.stage].latency.add(seconds)
-        endpoint = call.admission.endpoint if spec.endpoints else None
+        endpoint = call.endpoint
         if endpoint is not None:
             self.counters.endpoints[endpoint].record_result(reply, error, seconds)
         if spec.stage == "llm":

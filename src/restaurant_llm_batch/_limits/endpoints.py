@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heappop
 from math import inf
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 from .._shortage import is_local_shortage
 from ..errors import (
@@ -25,7 +25,7 @@ from ..errors import (
     TransientBackendError,
 )
 from .breaker import CLOSED, OPEN, BreakerPolicy, CircuitBreaker
-from .concurrency import ConcurrencyLimiter, PriorityWaitQueue, Ticket
+from .concurrency import _NEW, ConcurrencyLimiter, PriorityWaitQueue, Ticket
 
 MAX_CLAIMS = 64
 """Most claims at an endpoint whose limiter others share: they say how many calls of the pool wait there."""
@@ -85,13 +85,15 @@ class EndpointStatistics:
     error: BaseException | None
 
 
-class Affinity:
-    """The endpoint that has the prefix of an item's prompts in its cache: that of its latest call; -1 for none."""
+class Affinity(Protocol):
+    """
+    An item, whose prompts have a prefix in common.
 
-    __slots__ = ("home",)
+    Attributes:
+        home: The endpoint that has the prefix in its cache: that of its latest call; -1 for none.
+    """
 
-    def __init__(self) -> None:
-        self.home: int = -1
+    home: int
 
 
 class Route:
@@ -132,7 +134,13 @@ class EndpointTicket(Ticket):
     def __init__(
         self, on_admitted: Callable[[], object], priority: int, sequence: float, route: Route
     ) -> None:
-        super().__init__(on_admitted, priority, sequence)
+        # Spelled out, as in `Slot`: every call has both, and `super().__init__` takes as long as all the rest.
+        self.on_admitted = on_admitted
+        self.priority = priority
+        self.sequence = sequence
+        self.weight = 1
+        self.in_flight_at_admission = self.epoch = 0
+        self.state = _NEW
         self.route: Route = route
         self.endpoint: Endpoint | None = None
         self.slot: Slot | None = None
@@ -147,7 +155,12 @@ class Slot(Ticket):
     __slots__ = ("endpoint",)
 
     def __init__(self, endpoint: Endpoint, priority: int, sequence: float) -> None:
-        super().__init__(self._admitted, priority, sequence)
+        self.on_admitted = self._admitted
+        self.priority = priority
+        self.sequence = sequence
+        self.weight = 1
+        self.in_flight_at_admission = self.epoch = 0
+        self.state = _NEW
         self.endpoint: Endpoint = endpoint
 
     def _admitted(self) -> bool:
@@ -198,14 +211,14 @@ class Endpoint:
         answered: Calls that it answered.
         rate_limited: Calls that it refused.
         failed: Calls that failed there.
-        served: Calls that have gone there by its weight, to be compared with the others'.
+        peak: Most calls of the pool that were there at once.
+        served: Calls that have gone there, those included that it would have had while it was left out.
         claims: The claims that wait at its limiter.
         on_slot: Called with a claim that is admitted; returns whether a call uses it.
     """
 
     __slots__ = (
         "_is_shared",
-        "_peak",
         "_weight",
         "answered",
         "breaker",
@@ -216,6 +229,7 @@ class Endpoint:
         "limiter",
         "name",
         "on_slot",
+        "peak",
         "rank",
         "rate_limited",
         "rests_until",
@@ -232,6 +246,7 @@ class Endpoint:
         self.breaker: CircuitBreaker = CircuitBreaker(policy)
         self.rests_until: float = -inf
         self.in_flight: int = 0
+        self.peak: int = 0
         self.answered: int = 0
         self.rate_limited: int = 0
         self.failed: int = 0
@@ -240,7 +255,6 @@ class Endpoint:
         self.on_slot: Callable[[Slot], bool] = on_slot
         self._is_shared = spec.is_shared
         self._weight = spec.weight
-        self._peak = 0
 
     @property
     def weight(self) -> float:
@@ -250,17 +264,12 @@ class Endpoint:
     @property
     def load(self) -> tuple[float, float]:
         """What decides between endpoints that have room: calls in flight, then calls so far, both by weight."""
-        return self.in_flight / self.weight, self.served
-
-    def count_start(self) -> None:
-        """Count a call that goes there; `in_flight` has it already."""
-        self.served += 1 / self.weight
-        if self.in_flight > self._peak:
-            self._peak = self.in_flight
+        weight = self.weight
+        return self.in_flight / weight, self.served / weight
 
     def catch_up(self, others: Sequence[Endpoint]) -> None:
         """Do not make up for the calls that went to the others while this one was left out."""
-        self.served = max(other.served for other in others)
+        self.served = self.weight * max(other.served / other.weight for other in others)
 
     def wanted_claims(self, waiting: int) -> int:
         """Return how many claims it should have while calls wait."""
@@ -276,7 +285,7 @@ class Endpoint:
             status,
             self.limiter.limit,
             self.in_flight,
-            self._peak,
+            self.peak,
             self.answered + self.rate_limited + self.failed,
             self.answered,
             self.rate_limited,

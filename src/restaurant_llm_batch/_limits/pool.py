@@ -117,7 +117,7 @@ class EndpointLimiter(LockedState[PoolState]):
             if is_waiting:
                 state.cancel(ticket)
         if not is_waiting:
-            self._release(ticket, "other", lambda: now)
+            self.release(ticket, "other", lambda: now)
 
     def reprioritise(self, ticket: EndpointTicket, priority: int, sequence: float) -> None:
         """Move a waiting ticket forward, to the position of one with this priority and sequence."""
@@ -135,17 +135,13 @@ class EndpointLimiter(LockedState[PoolState]):
             outcome: The result of its call.
             now: The clock of the runs that share the limiter.
         """
-        self._release(ticket, outcome, now)
-
-    def _release(self, ticket: EndpointTicket, outcome: CallResult, now: Callable[[], float]) -> None:
         lock, state = self._state_for_process()
         slot, endpoint = ticket.slot, ticket.endpoint
         is_back = False
         if ticket.state is _ADMITTED:
-            time = now()
             with lock:
                 if ticket.state is _ADMITTED:
-                    state.now = time
+                    state.now = now()
                     is_back = state.record_end(ticket, answered=outcome == "success")
         if slot is not None:
             if endpoint is not None:
@@ -183,7 +179,7 @@ class EndpointLimiter(LockedState[PoolState]):
             slot.on_admitted = _nothing
         for ticket in admitted:
             if ticket.on_admitted() is False:
-                self._release(ticket, "other", lambda: state.now)
+                self.release(ticket, "other", lambda: state.now)
 
     # What the endpoints tell
 

@@ -77,6 +77,7 @@ class PoolState:
         self.is_changed = False
         self.watchers: list[Callable[[], object]] = []
         self._everyone = self.in_service
+        self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
         self._by_rank = sorted(self.endpoints, key=attrgetter("rank"))
         self._queues: dict[tuple[int, bool], EndpointQueue] = {}
         self._all_out_since: float | None = None
@@ -88,10 +89,11 @@ class PoolState:
 
     def enqueue(self, ticket: EndpointTicket) -> bool:
         """Admit a call at the endpoint that suits it best, or queue it; return whether it is admitted."""
-        mask = self._mask(ticket.route)
+        route = ticket.route
+        mask = self._mask(route) if route.tried or route.only else self._everyone
         # While calls wait, an endpoint has room only because its time has just come: `fill` lets them go first.
         while not (self.waiting and self.has_timers):
-            endpoint = self.choose(mask, ticket.route.affinity.home)
+            endpoint = self.choose(mask, route.affinity.home)
             if endpoint is None:
                 break
             slot = ticket.slot = Slot(endpoint, ticket.priority, ticket.sequence)
@@ -102,7 +104,7 @@ class PoolState:
                 return True
             ticket.slot = None
             endpoint.claims[slot] = None  # others were faster: the slot is a claim now
-        self._queue(mask, mask == ticket.route.only).add(ticket)
+        self._queue(mask, mask == route.only).add(ticket)
         self.waiting += 1
         return False
 
@@ -115,10 +117,10 @@ class PoolState:
         """
         found: Endpoint | None = None
         best: tuple[Any, ...] = ()
+        if self._only is not None:
+            return self._only if not self._only.claims and self._takes_calls(self._only) else None
         for endpoint in self.endpoints:
             if mask >> endpoint.index & 1 and endpoint.limiter.has_room and self._takes_calls(endpoint):
-                if len(self.endpoints) == 1:
-                    return endpoint
                 is_closed = endpoint.breaker.state == CLOSED
                 key = (endpoint.rank, is_closed, endpoint.index != home, endpoint.load)
                 if found is None or key < best:
@@ -154,7 +156,9 @@ class PoolState:
         ticket.epoch = breaker.epoch
         if breaker.state != CLOSED:
             ticket.is_probe = breaker.start(ticket)
-        endpoint.count_start()
+        endpoint.served += 1
+        if endpoint.in_flight > endpoint.peak:
+            endpoint.peak = endpoint.in_flight
         ticket.route.affinity.home = endpoint.index
 
     def use(self, slot: Slot, admitted: Admitted) -> bool:

@@ -9,12 +9,18 @@ from anyio import move_on_after, to_thread
 
 from ..._engine.mailbox import EventLoopMailbox, ThreadMailbox, event_loop_clock, thread_clock
 from ..._limits.aimd import call_result
-from ..._limits.endpoints import Affinity, EndpointTicket, Route
+from ..._limits.endpoints import EndpointTicket, Route
 from ..._limits.pool import EndpointLimiter
 from ..._llm_response import LLMResponse
 from ...cancellation import cancel_requested, cancelled_error, on_cancel
 from ...errors import ConfigurationError
 from ...models import LLMRequest
+
+
+class _Call:
+    """A call, which belongs to no item."""
+
+    home = -1
 
 
 class DirectCalls:
@@ -35,7 +41,7 @@ class DirectCalls:
 
     def complete(self, request: LLMRequest) -> LLMResponse:
         """Call an endpoint, blocking the thread."""
-        route = Route(Affinity())
+        route = Route(_Call())
         while True:
             ticket = self._acquire(route, request.priority)
             try:
@@ -50,7 +56,7 @@ class DirectCalls:
 
     async def acomplete(self, request: LLMRequest) -> LLMResponse:
         """Call an endpoint on the running event loop."""
-        route, clock = Route(Affinity()), event_loop_clock()
+        route, clock = Route(_Call()), event_loop_clock()
         while True:
             ticket = await self._acquire_on_loop(route, request.priority, clock)
             try:
