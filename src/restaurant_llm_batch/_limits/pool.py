@@ -241,7 +241,7 @@ class EndpointLimiter(LockedState[PoolState]):
         _, state = self._state_for_process()
         if state.has_timers:
             state.now = now
-            self._change(state, PoolState.pass_time)
+            self._change(state, PoolState.fill)
 
     @staticmethod
     def _notify_watchers(state: PoolState) -> None:

@@ -81,7 +81,7 @@ class PoolState:
         self._by_rank = sorted(self.endpoints, key=attrgetter("rank"))
         self._queues: dict[tuple[int, bool], EndpointQueue] = {}
         self._all_out_since: float | None = None
-        self._lets_all_through = False
+        self._all_are_dead = False
         self._patience = policy.patience
         self._may_rest = False  # whether an endpoint has ever rested
 
@@ -129,8 +129,14 @@ class PoolState:
 
     def _takes_calls(self, endpoint: Endpoint) -> bool:
         if endpoint.breaker.state == CLOSED:
-            return endpoint.rests_until <= self.now or self._lets_all_through
-        return self._lets_all_through or endpoint.breaker.is_due(self.now)
+            return endpoint.rests_until <= self.now
+        return self.lets_all_through or endpoint.breaker.is_due(self.now)
+
+    @property
+    def lets_all_through(self) -> bool:
+        """Whether calls go to endpoints that are left out, because all of them are, and have been for long."""
+        since = self._all_out_since
+        return since is not None and (self._all_are_dead or self.now >= since + self._patience)
 
     def _mask(self, route: Route) -> int:
         """Return the endpoints that a call should go to."""
@@ -307,13 +313,13 @@ class PoolState:
         self.is_changed = True
         if endpoint.breaker.state == CLOSED:
             self.in_service |= bit
-            self._all_out_since, self._lets_all_through = None, False
+            self._all_out_since, self._all_are_dead = None, False
             return
         self.in_service &= ~bit
         if not self.in_service:
             if self._all_out_since is None:
                 self._all_out_since = self.now
-            self._lets_all_through = self._lets_all_through or self._is_dead(self._everyone)
+            self._all_are_dead = self._is_dead(self._everyone)
         self._drop_masks()
 
     def _drop_masks(self) -> None:
@@ -332,7 +338,7 @@ class PoolState:
 
     def next_moment(self) -> float | None:
         """Return when calls that wait may be admitted though none ends; None if that does not happen."""
-        if not self.waiting or self._lets_all_through:
+        if not self.waiting or self.lets_all_through:
             return None
         moments = [] if self._all_out_since is None else [self._all_out_since + self._patience]
         for endpoint in self.endpoints:
@@ -346,10 +352,3 @@ class PoolState:
     def has_timers(self) -> bool:
         """Whether an endpoint is left out or may rest, so that time alone may admit calls."""
         return self.in_service != self._everyone or self._may_rest
-
-    def pass_time(self, admitted: Admitted) -> None:
-        """Admit the calls whose time has come."""
-        since = self._all_out_since
-        if since is not None and self.now >= since + self._patience:
-            self._lets_all_through = True
-        self.fill(admitted)

@@ -52,8 +52,8 @@ class Foresight(ABC):
         Args:
             task: A task, or a generator function of one item.
             items: The items.
-            server: What the server is like; None for `SimulatedServer()`. With an `LLMPool`: what each endpoint is like,
-                a list with one for each, or them by name.
+            server: What the server is like; None for `SimulatedServer()`. With an `LLMPool`: what each endpoint is
+                like, or a list with one for each of them, or them by name.
             seed: Seed of all that is random: equal seeds give equal runs, to the event.
             answers: Answers the requests at once, for example `OfflineLLM`; None for answers made from the form of each
                 request, whose texts say nothing.

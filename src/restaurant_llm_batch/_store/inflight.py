@@ -191,7 +191,7 @@ class InFlightCall:
                 self.persist(call, reply, lambda _: None)
 
     def persist_reply(self, call: SharedCall, reply: LLMResponse, on_done: Callback) -> None:
-        """Write the reply to a call to the store; `on_done` is called with None when it is on disk, or with the error."""
+        """Write the reply to a call to the store; then call `on_done`, with None if it is on disk, or the error."""
         if self.persist is None:
             raise RuntimeError("persist is not set: the leader sets it before its first call")
 

@@ -120,7 +120,7 @@ def _servers(given: Any, endpoints: Sequence[str]) -> SimulatedServer | Mapping[
     elif isinstance(given, Sequence) and not isinstance(given, str) and endpoints:
         if len(given) != len(endpoints):
             raise ConfigurationError(
-                f"server has {len(given)} entries, but the pool has {len(endpoints)} endpoints; {example}, for all of them"
+                f"server has {len(given)} entries, but the pool has {len(endpoints)} endpoints; {example}, for each"
             )
         found = dict(zip(endpoints, given, strict=True))
     else:

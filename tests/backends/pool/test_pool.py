@@ -47,6 +47,10 @@ def ask(item: Any) -> Generator[Any, Any, str]:
     return str(reply.text)
 
 
+LONG: dict[str, Any] = {"wait_initial": 600.0, "wait_max": 600.0}
+"""Waits of a breaker that no test sees the end of, however slow the machine is."""
+
+
 def always(error: Callable[[], Exception]) -> Fault:
     return lambda request, attempt: error()
 
@@ -121,7 +125,7 @@ def test_an_endpoint_that_the_strategy_cannot_call_is_refused_by_name_of_its_cla
 @pytest.mark.parametrize("strategy", [STRATEGIES[0], STRATEGIES[3], STRATEGIES[4]], ids=str)
 def test_an_endpoint_that_fails_costs_no_item_and_is_left_out(strategy: Strategy, attempts: int) -> None:
     broken = FakeLLM(fault=always(lambda: errors.TransientBackendError("down", status=500)))
-    pool = LLMPool({"broken": broken, "sound": FakeLLM(seconds=0.001)}, limits=2, errors_in_a_row=3)
+    pool = LLMPool({"broken": broken, "sound": FakeLLM(seconds=0.001)}, limits=2, errors_in_a_row=3, **LONG)
     report, events = run(pool, strategy=strategy, llm_retry=RetryPolicy(attempts=attempts, wait_initial=5.0))
 
     assert len(report.results) == 30
@@ -129,7 +133,6 @@ def test_an_endpoint_that_fails_costs_no_item_and_is_left_out(strategy: Strategy
     assert pool.statistics()["broken"].status == "left out"
     moved = [event for event in events if isinstance(event, RetryScheduled)]
     assert {event.wait for event in moved} == {0.0}
-    assert report.stats.wall_seconds < 5.0
     again = [event.endpoint for event in events if isinstance(event, CallStarted) and event.attempt > 1]
     assert set(again) == {"sound"}
 
@@ -172,7 +175,7 @@ def test_the_run_stops_only_when_all_endpoints_reject_every_call() -> None:
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_model_that_one_endpoint_does_not_have_fails_no_item(status: int) -> None:
     wrong = FakeLLM(fault=always(lambda: errors.PermanentBackendError("no such model", status=status)))
-    pool = LLMPool([wrong, FakeLLM(seconds=0.001)], limits=2)
+    pool = LLMPool([wrong, FakeLLM(seconds=0.001)], limits=2, **LONG)
     report, _ = run(pool)
 
     assert len(report.results) == 30
@@ -217,7 +220,7 @@ def test_a_refused_call_goes_to_another_endpoint_at_once() -> None:
     report, events = run(pool, llm_retry=RetryPolicy(max_rate_limit_attempts=1))
 
     assert len(report.results) == 30
-    assert report.stats.wall_seconds < 30
+    assert {event.wait for event in events if isinstance(event, RetryScheduled)} == {0.0}
     assert report.stats.endpoints["busy"].rate_limited == report.stats.rate_limited == busy.calls
     assert {event.limiter for event in events if isinstance(event, LimitChanged)} == {"llm:busy"}
 
@@ -312,7 +315,6 @@ def test_an_endpoint_rests_when_its_service_says_that_its_minute_is_used_up() ->
     report, _ = run(pool, 20)
 
     assert len(report.results) == 20
-    assert report.stats.wall_seconds < 40
     assert pool.statistics()["spent"].status == "resting"
     assert calls(pool) == [1, 19]
 
@@ -320,7 +322,7 @@ def test_an_endpoint_rests_when_its_service_says_that_its_minute_is_used_up() ->
 def test_metrics_and_statistics_name_the_endpoints() -> None:
     metrics = RunMetrics()
     down = FakeLLM(fault=always(lambda: errors.TransientBackendError("down")))
-    pool = LLMPool({"a": FakeLLM(), 'b "quoted"': down}, limits=1)
+    pool = LLMPool({"a": FakeLLM(), 'b "quoted"': down}, limits=1, **LONG)
     report = BatchRunner(llm=pool, strategy=Strategy.stage(1), llm_retry=SHORT, observers=[metrics]).run(
         ask, range(20)
     )

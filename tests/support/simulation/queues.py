@@ -129,7 +129,7 @@ class Queues:
                 counts,
             )
             is_open = endpoint.breaker.state == CLOSED and endpoint.rests_until <= pool.now
-            if (is_open or pool._lets_all_through) and endpoint.limiter.has_room:
+            if (is_open or pool.lets_all_through) and endpoint.limiter.has_room:
                 for queue in pool._queues.values():
                     could = queue.waiting and queue.mask >> endpoint.index & 1
                     keep("no call waits while an endpoint has room", not could, endpoint.name, queue.waiting)

@@ -30,9 +30,9 @@ class LLMPool:
         )
         runner = BatchRunner(llm=llm, ...)
 
-    Each endpoint has a limit of its own, so `Limits.llm` and `Limits.batches` limit the calls only if you set them. Calls
-    that find no room wait in one queue for all endpoints, by priority and arrival. The calls of one item stay at one
-    endpoint, whose cache has their prefix, as long as it has room; no call waits for that.
+    Each endpoint has a limit of its own, so `Limits.llm` and `Limits.batches` limit the calls only if you set them.
+    Calls that find no room wait in one queue for all endpoints, by priority and arrival. The calls of one item stay at
+    one endpoint, whose cache has their prefix, as long as it has room; no call waits for that.
 
     An endpoint that fails `errors_in_a_row` times without an answer in between is left out. After `wait_initial`
     seconds one call tries it again; each time that this fails, the wait doubles. Its calls go to the other endpoints,
