@@ -21,6 +21,7 @@ from ._compare import Comparison, compare
 from ._explain import Explanation, explain
 from ._recorded import (
     CALLS,
+    CALLS_WITHOUT_ENDPOINTS,
     ITEMS,
     LIMITS,
     RUNS,
@@ -32,7 +33,7 @@ from ._recorded import (
     item_of,
     run_of,
 )
-from ._schema import RECORD
+from ._schema import LATER_TABLES, RECORD
 from ._values import id_texts
 
 T = TypeVar("T")
@@ -94,7 +95,14 @@ class Record:
 
     def calls(self, run: int | RecordedRun | None = None) -> list[RecordedCall]:
         """Return every attempt of every call of a run, and the replies found in the store, as they started."""
-        return self._of_run(run, f"{CALLS} ORDER BY calls.id", call_of)
+
+        def read(connection: sqlite3.Connection) -> list[RecordedCall]:
+            number = _run_number(connection, run, self.path)
+            statement = CALLS if "call_endpoints" in _tables(connection) else CALLS_WITHOUT_ENDPOINTS
+            rows = connection.execute(f"{statement} ORDER BY calls.id", (number,))
+            return [call_of(row) for row in rows]
+
+        return self._read(read)
 
     def limits(self, run: int | RecordedRun | None = None) -> list[RecordedLimit]:
         """Return how the adaptive limits changed in a run, oldest first, beginning with the limits at its start."""
@@ -165,9 +173,12 @@ def _decoded(text: bytes) -> str:
     return text.decode("utf-8", "replace")
 
 
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+
+
 def _has_tables(connection: sqlite3.Connection) -> bool:
-    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    return found >= set(RECORD.tables)
+    return _tables(connection) >= set(RECORD.tables) - set(LATER_TABLES)
 
 
 def _run_number(connection: sqlite3.Connection, run: object, path: Path) -> int:

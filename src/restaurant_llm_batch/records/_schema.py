@@ -129,6 +129,19 @@ TABLES = {
 }
 """The SQL of each table, as SQLite keeps it in the file."""
 
+LATER_TABLES = {
+    "call_endpoints": """CREATE TABLE call_endpoints (
+  id INTEGER PRIMARY KEY REFERENCES calls (id),
+  run INTEGER NOT NULL REFERENCES runs (id),
+  endpoint TEXT NOT NULL
+)""",
+}
+"""
+Tables that the first records do not have: they are added when such a file is written to, and missed when it is read.
+
+`call_endpoints` has the calls to an `LLMPool`.
+"""
+
 INDEXES = {"reviews_by_prompt": "CREATE INDEX reviews_by_prompt ON reviews (prompt)"}
 """The SQL of each index; only texts are looked for by one."""
 
@@ -155,8 +168,9 @@ VIEWS = {
   attempt, calls.model, {_at("calls.queued")} AS queued_at, {_at("calls.started")} AS started_at,
   {_at("calls.ended")} AS ended_at, calls.ended - calls.started AS seconds, slot_seconds, rate_seconds, retry_seconds,
   calls.outcome, calls.prompt_tokens, calls.completion_tokens, calls.cached_tokens, calls.cost, finish_reason,
-  calls.error_type, status, calls.error
-  FROM calls JOIN runs ON runs.id = calls.run LEFT JOIN items ON items.id = calls.item""",  # nosec B608 (constants)
+  calls.error_type, status, calls.error, endpoint
+  FROM calls JOIN runs ON runs.id = calls.run LEFT JOIN items ON items.id = calls.item
+  LEFT JOIN call_endpoints ON call_endpoints.id = calls.id""",  # nosec B608 (constants)
     "limit_overview": f"""CREATE VIEW limit_overview AS SELECT limits.id, limits.run, limiter,
   {_at("limits.seconds")} AS changed_at, limits.seconds, calls_in_flight, reason
   FROM limits JOIN runs ON runs.id = limits.run""",  # nosec B608 (constants)
@@ -167,11 +181,11 @@ VIEWS = {
 }
 """The SQL of each view."""
 
-RECORD = FileKind("record", "night.db", "the record", {**TABLES, **INDEXES}, VIEWS)
+RECORD = FileKind("record", "night.db", "the record", {**TABLES, **INDEXES, **LATER_TABLES}, VIEWS)
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     name: tuple(line.split()[0] for line in statement.splitlines()[1:-1])
-    for name, statement in TABLES.items()
+    for name, statement in {**TABLES, **LATER_TABLES}.items()
 }
 """The columns of each table, in order."""
 

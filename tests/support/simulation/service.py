@@ -126,7 +126,9 @@ class Service:
             in_time = call.deadline is None or self._now() < call.deadline - EPSILON
             keep("a call goes on if another run waits for it", not (shared and in_time), served.question)
             self.leave(served)
+            at = call.admission.endpoint_ticket
             served.chain.failed += 1
+            served.chain.probes += at is not None and at.is_probe
             cancel()
 
         return cancelled
