@@ -41,7 +41,7 @@ class Arguments:
 
     def __init__(self, endpoints: object, limits: object, weights: object, fallback: object) -> None:
         self.backends: dict[str, Endpoint] = {}
-        self._add(endpoints, "endpoints")
+        self._given = len(self._add(endpoints, "endpoints"))
         if not self.backends:
             raise ConfigurationError(f"LLMPool needs at least one endpoint; {_EXAMPLE}")
         ranks = self._ranks(fallback)
@@ -126,7 +126,11 @@ class Arguments:
         return self._add([given], "fallback")[0]
 
     def _by_name(self, given: object, field: str, default: object) -> dict[str, Any]:
-        """Return a value for each endpoint: the same for all, or those of a list or by name."""
+        """
+        Return a value for each endpoint: the same for all, or those of a list or by name.
+
+        A list may leave out the endpoints that only `fallback` has.
+        """
         names = list(self.backends)
         if isinstance(given, Mapping):
             unknown = [name for name in given if name not in self.backends]
@@ -137,12 +141,12 @@ class Arguments:
                 )
             return {name: given.get(name, default) for name in names}
         if isinstance(given, Sequence) and not isinstance(given, (str, bytes)):
-            if len(given) != len(names):
+            if len(given) not in (len(names), self._given):
                 raise ConfigurationError(
                     f"LLMPool.{field} has {len(given)} entries, but there are {len(names)} endpoints; "
                     f"give one for each, or some by name, as {field}={{{names[0]!r}: 4}}"
                 )
-            return dict(zip(names, given, strict=True))
+            return {**dict.fromkeys(names, default), **dict(zip(names, given, strict=False))}
         return dict.fromkeys(names, given)
 
     def _limiter(self, name: str) -> tuple[ConcurrencyLimiter, bool]:
