@@ -104,16 +104,18 @@ class Route:
         affinity: That of its item.
         tried: Mask of the endpoints that it was at since its last wait; another one is preferred.
         spared: Mask of the endpoints whose failure was not counted as an attempt of the call.
+        probing_since: When it first failed as a probe; infinity before.
         only: Mask of the one endpoint that it may go to; 0 for all.
     """
 
-    __slots__ = ("affinity", "only", "spared", "tried")
+    __slots__ = ("affinity", "only", "probing_since", "spared", "tried")
 
     def __init__(self, affinity: Affinity) -> None:
         self.affinity: Affinity = affinity
         self.tried: int = 0
         self.spared: int = 0
         self.only: int = 0
+        self.probing_since: float = inf
 
 
 class EndpointTicket(Ticket):
@@ -214,11 +216,11 @@ class Endpoint:
         peak: Most calls of the pool that were there at once.
         served: Calls that have gone there, those included that it would have had while it was left out.
         claims: The claims that wait at its limiter.
+        max_claims: How many of them there may be.
         on_slot: Called with a claim that is admitted; returns whether a call uses it.
     """
 
     __slots__ = (
-        "_is_shared",
         "_weight",
         "answered",
         "breaker",
@@ -227,6 +229,7 @@ class Endpoint:
         "in_flight",
         "index",
         "limiter",
+        "max_claims",
         "name",
         "on_slot",
         "peak",
@@ -253,7 +256,7 @@ class Endpoint:
         self.served: float = 0.0
         self.claims: dict[Slot, None] = {}
         self.on_slot: Callable[[Slot], bool] = on_slot
-        self._is_shared = spec.is_shared
+        self.max_claims: int = MAX_CLAIMS if spec.is_shared else 1
         self._weight = spec.weight
 
     @property
@@ -270,10 +273,6 @@ class Endpoint:
     def catch_up(self, others: Sequence[Endpoint]) -> None:
         """Do not make up for the calls that went to the others while this one was left out."""
         self.served = self.weight * max(other.served / other.weight for other in others)
-
-    def wanted_claims(self, waiting: int) -> int:
-        """Return how many claims it should have while calls wait."""
-        return min(waiting, MAX_CLAIMS if self._is_shared else 1)
 
     def statistics(self, now: float) -> EndpointStatistics:
         """Return its state, and its calls so far."""

@@ -161,7 +161,8 @@ class EndpointLimiter(LockedState[PoolState]):
         with lock:
             used = state.use(slot, admitted)
             surplus, state.surplus = state.surplus, []
-        self._notify(state, admitted, surplus)
+        if admitted or surplus:
+            self._notify(state, admitted, surplus)
         return used
 
     def _change(self, state: PoolState, change: Callable[[PoolState, Admitted], None]) -> None:

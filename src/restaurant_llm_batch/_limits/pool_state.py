@@ -173,9 +173,8 @@ class PoolState:
         endpoint.claims.pop(slot, None)
         free: Slot | None = slot
         while free is not None:
-            queue = self._first(endpoint) if self._takes_calls(endpoint) else None
-            ticket = None if queue is None else queue.peek()
-            if queue is None or not isinstance(ticket, EndpointTicket):
+            queue, ticket = self._first(endpoint) if self._takes_calls(endpoint) else (None, None)
+            if queue is None or ticket is None:
                 if free is not slot:
                     self.surplus.append(free)
                 break
@@ -193,28 +192,30 @@ class PoolState:
             free = self._claim(endpoint)
         return free is not slot
 
-    def _first(self, endpoint: Endpoint) -> EndpointQueue | None:
-        """Return the queue with the most urgent call that may go to an endpoint."""
+    def _first(self, endpoint: Endpoint) -> tuple[EndpointQueue | None, EndpointTicket | None]:
+        """Return the most urgent call that may go to an endpoint, and its queue."""
         found: EndpointQueue | None = None
-        best: tuple[int, float] = 0, 0.0
+        best: EndpointTicket | None = None
         for queue in self._queues.values():
             if queue.waiting and queue.mask >> endpoint.index & 1:
-                first = queue.peek()
-                if first is not None and (found is None or (first.priority, first.sequence) < best):
-                    found, best = queue, (first.priority, first.sequence)
-        return found
+                first: Any = queue.peek()
+                if best is None or (first.priority, first.sequence) < (best.priority, best.sequence):
+                    found, best = queue, first
+        return found, best
 
     def _claim(self, endpoint: Endpoint) -> Slot | None:
         """Claim slots of an endpoint for the calls that wait for it; return one that is free now."""
-        while len(endpoint.claims) < endpoint.wanted_claims(self.waiting) and self._takes_calls(endpoint):
-            queue = self._first(endpoint)
-            first = None if queue is None else queue.peek()
+        claims = endpoint.claims
+        while (
+            len(claims) < endpoint.max_claims and len(claims) < self.waiting and self._takes_calls(endpoint)
+        ):
+            _, first = self._first(endpoint)
             if first is None:
                 break
             slot = Slot(endpoint, first.priority, first.sequence)
-            endpoint.claims[slot] = None
+            claims[slot] = None
             if endpoint.limiter.enqueue(slot):
-                del endpoint.claims[slot]
+                del claims[slot]
                 return slot
         return None
 
@@ -224,6 +225,8 @@ class PoolState:
         for endpoint in self._by_rank:
             if not self.waiting:
                 break
+            if len(endpoint.claims) >= endpoint.max_claims:
+                continue
             slot = self._claim(endpoint)
             if slot is not None and not self.use(slot, admitted):
                 self.surplus.append(slot)
@@ -285,8 +288,8 @@ class PoolState:
         Return whether a call that failed goes to another endpoint at once, which does not count as an attempt.
 
         It does while there is another one in service at which it has not been since its last wait: a failure is that of
-        the endpoint until another one has failed too. Of each endpoint, a call is spared one failure. A probe that
-        fails is spared always: the endpoint was known to have failed.
+        the endpoint until another one has failed too. Of each endpoint, a call is spared one failure. Those of a probe
+        it is spared for `BreakerPolicy.patience` seconds: the endpoint was known to have failed.
         """
         endpoint, route = ticket.endpoint, ticket.route
         if endpoint is None or kind in ("request", "neutral") or isinstance(error, SubmissionUnknown):
@@ -298,7 +301,9 @@ class PoolState:
             route.spared |= bit
             return is_first and not self._is_dead(self._everyone)
         if ticket.is_probe:
-            return True
+            route.probing_since = min(route.probing_since, self.now)
+            if self.now < route.probing_since + self._patience:
+                return True
         others = 0 if route.only else self.in_service & ~route.tried
         if others and kind == "refused":
             return True
