@@ -148,13 +148,14 @@ def make_limiters(limits: Limits, pool: Pool | None = None) -> LimiterSet:
         limits: The limits.
         pool: The LLM backend, if it has several endpoints.
     """
-    own = [
+    llm, batches = (
         None if pool is not None and isinstance(limit, DefaultLimit) else as_limiter(limit)
         for limit in (limits.llm, limits.batches)
-    ]
+    )
     return LimiterSet(
         as_limiter(limits.search),
-        *own,
+        llm,
+        batches,
         None if limits.llm_total is None else as_limiter(limits.llm_total),
         None if limits.tokens_in_flight is None else as_limiter(limits.tokens_in_flight),
         RateLimiter(limits.requests_per_minute, limits.tokens_per_minute),

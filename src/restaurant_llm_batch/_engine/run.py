@@ -284,10 +284,11 @@ class RunState:
         if not (self.input_exhausted and item.has_llm_reply):
             return item.sequence
         endpoints = self.limiters.endpoints
-        queues = limiters if endpoints is None else (*limiters, endpoints)
+        if endpoints is not None and endpoints.waiting > TAIL_QUEUE_RATIO * endpoints.limit:
+            return item.sequence
         if any(
             limiter.waiting > TAIL_QUEUE_RATIO * limiter.limit
-            for limiter in queues
+            for limiter in limiters
             if limiter is not self.limiters.tokens
         ):
             return item.sequence

@@ -322,5 +322,6 @@ def error_kind(error: BaseException) -> ErrorKind:
 
 def is_refusal_of_all(error: BaseException) -> bool:
     """Return whether an endpoint may refuse any request like this: a model that is not there, a region, an address."""
-    is_permanent = isinstance(error, PermanentBackendError) and not isinstance(error, ContentRefused)
-    return is_permanent and error.status in (403, 404)
+    if not isinstance(error, PermanentBackendError) or isinstance(error, ContentRefused):
+        return False
+    return error.status in (403, 404)

@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from .._http.types import HTTPResponse, Timeout, Transport, TransportError
     from .offline.llm import OfflineLLM
     from .openai.llm import OpenAILLM
-    from .pool.llm import EndpointStatistics, LLMPool
+    from .._limits.endpoints import EndpointStatistics
+    from .pool.llm import LLMPool
     from .runpod.llm import (
         JobCounts,
         OperationLimit,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from .vllm.server import ServedModel, VLLMServerLLM
 
 _MODULES = {
-    "EndpointStatistics": ".pool.llm",
+    "EndpointStatistics": ".._limits.endpoints",
     "HTTPResponse": ".._http.types",
     "HTTPTransport": ".._http.transport",
     "JobCounts": ".runpod.llm",
