@@ -4,8 +4,8 @@ Three servers of 8, 16 and 24 slots as one pool that knows none of these numbers
     python benchmarks/pool.py [--items 2000] [--seconds 0.5]
 
 The time is compared with the bound: that of one server with 48 slots, known to the runner, and what it would lose if so
-many of its slots were gone for as long. Then the CPU time of a call through a pool of one, beside one without a pool: the
-least of many rounds, taken in turn.
+many of its slots were gone for as long. Then the CPU time of a call through a pool of one, and without a pool: the least
+of many rounds, taken in turn.
 """
 
 from __future__ import annotations
@@ -65,9 +65,8 @@ def served(items: int, latency: float) -> None:
         for server in servers:
             server.stop()
         bound = alone + outage * slots / sum(SLOTS)
-        print(
-            f"{SLOTS}, {slots} of them gone for {outage:.1f} s: {together:.2f} s, {together / bound:.0%} of the bound"
-        )
+        share = together / bound
+        print(f"{SLOTS}, {slots} of them gone for {outage:.1f} s: {together:.2f} s, {share:.0%} of the bound")
 
 
 class Model:

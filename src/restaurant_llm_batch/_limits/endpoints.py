@@ -152,9 +152,15 @@ class EndpointTicket(Ticket):
 
 
 class Slot(Ticket):
-    """A ticket at an endpoint's own limiter; while it waits, a claim for whichever call is the first by then."""
+    """
+    A ticket at an endpoint's own limiter; while it waits, a claim for whichever call is the first by then.
 
-    __slots__ = ("endpoint",)
+    Attributes:
+        endpoint: The endpoint.
+        ticket: The one call that waits with it, if the pool has no other endpoint; None for a claim.
+    """
+
+    __slots__ = ("endpoint", "ticket")
 
     def __init__(self, endpoint: Endpoint, priority: int, sequence: float) -> None:
         self.on_admitted = self._admitted
@@ -164,6 +170,7 @@ class Slot(Ticket):
         self.in_flight_at_admission = self.epoch = 0
         self.state = _NEW
         self.endpoint: Endpoint = endpoint
+        self.ticket: EndpointTicket | None = None
 
     def _admitted(self) -> bool:
         return self.endpoint.on_slot(self)

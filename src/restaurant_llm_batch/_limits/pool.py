@@ -94,6 +94,8 @@ class EndpointLimiter(LockedState[PoolState]):
             state.now = now
             if state.enqueue(ticket):
                 return True
+            if ticket.queue is None:  # it waits in the limiter of the only endpoint
+                return False
             admitted: Admitted = []
             state.fill(admitted)
             surplus, state.surplus = state.surplus, []
@@ -118,13 +120,19 @@ class EndpointLimiter(LockedState[PoolState]):
                 state.cancel(ticket)
         if not is_waiting:
             self.release(ticket, "other", lambda: now)
+        elif ticket.slot is not None:
+            ticket.slot.endpoint.limiter.cancel(ticket.slot)
+            ticket.slot.on_admitted = _nothing
 
     def reprioritise(self, ticket: EndpointTicket, priority: int, sequence: float) -> None:
         """Move a waiting ticket forward, to the position of one with this priority and sequence."""
         lock, _ = self._state_for_process()
         with lock:
+            slot = ticket.slot if ticket.queue is None and ticket.state == _WAITING else None
             if ticket.queue is not None:
                 ticket.queue.reprioritise(ticket, priority, sequence)
+        if slot is not None:
+            slot.endpoint.limiter.reprioritise(slot, priority, sequence)
 
     def release(self, ticket: EndpointTicket, outcome: CallResult, now: Callable[[], float]) -> None:
         """

@@ -7,7 +7,8 @@ goes to the first call that may use it. So no call waits while a slot is free, a
 
 The slots are those of the endpoints' own limiters, which others may share. At each endpoint that calls wait for, the
 pool holds a *claim*: a ticket that waits in the endpoint's limiter for no call in particular. When it is admitted, the
-first call of the queue takes it over (`use`).
+first call of the queue takes it over (`use`). If there is one endpoint only, and nothing is wrong with it, each call
+waits in its limiter by itself, as it would without a pool.
 
 A call may not be meant for every endpoint: not for one that has just failed or refused it while another is in service,
 and only for the one that has its job, if there is one. Calls with equal *masks* of endpoints wait in one heap; there
@@ -89,6 +90,9 @@ class PoolState:
 
     def enqueue(self, ticket: EndpointTicket) -> bool:
         """Admit a call at the endpoint that suits it best, or queue it; return whether it is admitted."""
+        only = self._only
+        if only is not None and only.breaker.state == CLOSED and not only.claims and self._takes_calls(only):
+            return self._enqueue_at(only, ticket)
         route = ticket.route
         mask = self._mask(route) if route.tried or route.only else self._everyone
         # While calls wait, an endpoint has room only because its time has just come: `fill` lets them go first.
@@ -106,6 +110,19 @@ class PoolState:
             endpoint.claims[slot] = None  # others were faster: the slot is a claim now
         self._queue(mask, mask == route.only).add(ticket)
         self.waiting += 1
+        return False
+
+    def _enqueue_at(self, endpoint: Endpoint, ticket: EndpointTicket) -> bool:
+        """Queue a call at the limiter of the only endpoint; return whether it is admitted."""
+        slot = ticket.slot = Slot(endpoint, ticket.priority, ticket.sequence)
+        slot.ticket = ticket
+        if endpoint.limiter.enqueue(slot):
+            slot.ticket = None
+            ticket.endpoint = endpoint
+            ticket.state, endpoint.in_flight = _ADMITTED, endpoint.in_flight + 1
+            self._start(ticket, endpoint)
+            return True
+        ticket.state, self.waiting = _WAITING, self.waiting + 1
         return False
 
     def choose(self, mask: int, home: int) -> Endpoint | None:
@@ -171,6 +188,10 @@ class PoolState:
         """Give a slot to the first call that may use it, and claim more; return whether it is used."""
         endpoint = slot.endpoint
         endpoint.claims.pop(slot, None)
+        if slot.state is not _ADMITTED:
+            return False  # the call that waited with it was cancelled meanwhile
+        if slot.ticket is not None:
+            return self._use_own(slot.ticket, slot, admitted)
         free: Slot | None = slot
         while free is not None:
             queue, ticket = self._first(endpoint) if self._takes_calls(endpoint) else (None, None)
@@ -191,6 +212,19 @@ class PoolState:
             self._start(ticket, endpoint)
             free = self._claim(endpoint)
         return free is not slot
+
+    def _use_own(self, ticket: EndpointTicket, slot: Slot, admitted: Admitted) -> bool:
+        """Give a slot to the call that waited with it; if the endpoint is left out by now, let the call wait on."""
+        endpoint, slot.ticket = slot.endpoint, None
+        if not self._takes_calls(endpoint):
+            ticket.slot = None
+            self._queue(self._everyone, is_pinned=False).add(ticket)
+            return False
+        ticket.endpoint = endpoint
+        ticket.state, self.waiting, endpoint.in_flight = _ADMITTED, self.waiting - 1, endpoint.in_flight + 1
+        admitted.append(ticket)
+        self._start(ticket, endpoint)
+        return True
 
     def _first(self, endpoint: Endpoint) -> tuple[EndpointQueue | None, EndpointTicket | None]:
         """Return the most urgent call that may go to an endpoint, and its queue."""
@@ -233,10 +267,12 @@ class PoolState:
 
     def cancel(self, ticket: EndpointTicket) -> None:
         """Remove a ticket that waits."""
-        queue = ticket.queue
-        if queue is not None and ticket.state == _WAITING:
+        if ticket.state is _WAITING:
             self.waiting -= 1
-            queue.cancel(ticket)
+            if ticket.queue is not None:
+                ticket.queue.cancel(ticket)
+            elif ticket.slot is not None:  # which the caller cancels
+                ticket.state, ticket.slot.ticket = _GONE, None
 
     # The health of the endpoints
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .._http.transport import HTTPTransport
     from .._http.types import HTTPResponse, Timeout, Transport, TransportError
+    from .._limits.endpoints import EndpointStatistics
     from .offline.llm import OfflineLLM
     from .openai.llm import OpenAILLM
-    from .._limits.endpoints import EndpointStatistics
     from .pool.llm import LLMPool
     from .runpod.llm import (
         JobCounts,

@@ -66,10 +66,6 @@ def test_a_server_that_dies_and_comes_back_costs_no_item(strategy: Strategy) -> 
         with BatchRunner(llm=pool, strategy=strategy, observers=[events.append]) as runner:
             report = runner.run(ask, range(1500))
         killer.join()
-        after = dying.counts.answered
-        for _ in range(3 * sum(SLOTS)):  # it takes calls again, if only as a probe
-            pool.complete(LLMRequest("ask", ({"role": "user", "content": "맛은?"},)))
-        assert dying.counts.answered > after or pool.statistics()["vllm-3"].status != "in service"
     finally:
         killer.join()
         for server in servers:

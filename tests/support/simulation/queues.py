@@ -92,6 +92,9 @@ class Queues:
             keep("an endpoint is tried again when its time has come", in_time, moment, now)
             for endpoint in pool.endpoints:
                 waiting[endpoint.limiter] += len(endpoint.claims)
+            if pool._only is not None:  # whose calls wait in its limiter by themselves
+                queued = sum(queue.waiting for queue in pool._queues.values())
+                waiting[pool._only.limiter] += pool.waiting - queued
         self._check_slots(held, waiting)
         for rate, queue in self._rates.items():
             if queue.waiting or waiting[rate]:
@@ -119,8 +122,13 @@ class Queues:
     def _check_pool(pool: PoolState, waiting: int, held: Mapping[ConcurrencyLimiter, int]) -> None:
         """Check the queue of a pool, and its endpoints."""
         keep("a pool's queue has the calls that wait", pool.waiting == waiting, pool.waiting, waiting)
-        queued = sum(queue.waiting for queue in pool._queues.values())
-        keep("a pool's queue has the calls that wait", pool.waiting == queued, pool.waiting, queued)
+        direct = pool.waiting - sum(queue.waiting for queue in pool._queues.values())
+        counts = pool.waiting, direct
+        keep(
+            "a pool's queue has the calls that wait",
+            direct == 0 or (direct > 0 and pool._only is not None),
+            counts,
+        )
         for endpoint in pool.endpoints:
             counts = endpoint.in_flight, held[endpoint.limiter]
             keep(
