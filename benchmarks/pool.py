@@ -4,7 +4,7 @@ Three servers of 8, 16 and 24 slots as one pool that knows none of these numbers
     python benchmarks/pool.py [--items 2000] [--seconds 0.5]
 
 The time is compared with the bound: that of one server with 48 slots, known to the runner, and what it would lose if so
-many of its slots were gone for as long. Then the CPU time of a call through a pool of one, and without a pool: the least
+many of its slots were gone for as long. Then the CPU time of a call through a pool of one, and without one: the least
 of many rounds, taken in turn.
 """
 
