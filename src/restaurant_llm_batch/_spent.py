@@ -7,12 +7,18 @@ neighbours in the input share a buffer with a row of 38 bytes each, and `Success
 
 from __future__ import annotations
 
-from struct import Struct
-from struct import error as StructError
-from typing import Any, NamedTuple, cast
+import struct
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol
 
-_ROW = Struct("<dddIIHHBB")
+_ROW = struct.Struct("<dddIIHHBB")
+_SIZE = _ROW.size
 _ROWS = 64
+_UNKNOWN = float("nan")
+_pack_into = _ROW.pack_into
+_counts = attrgetter(
+    "waited", "prompt_tokens", "completion_tokens", "searches", "cache_hits", "calls", "tries"
+)
 
 
 class Spent(NamedTuple):
@@ -52,6 +58,20 @@ class Spent(NamedTuple):
 NOTHING_SPENT = Spent()
 
 
+class Spender(Protocol):
+    """An item that counts what it takes, see `Spent`; a cost that nobody knows is not a number."""
+
+    index: int
+    waited: float
+    calls: int
+    searches: int
+    cache_hits: int
+    prompt_tokens: int
+    completion_tokens: int
+    cost: float
+    tries: int
+
+
 class _Rows(bytearray):
     """What the items `64 * n` to `64 * n + 63` of a run have taken."""
 
@@ -59,7 +79,7 @@ class _Rows(bytearray):
     missing: int
 
     def read(self, index: int) -> Spent:
-        seconds, waited, cost, prompt, completion, searches, hits, calls, tries = _ROW.unpack_from(
+        seconds, cost, waited, prompt, completion, searches, hits, calls, tries = _ROW.unpack_from(
             self, index % _ROWS * _ROW.size
         )
         known = cost if cost == cost else None  # not a number stands for None
@@ -67,84 +87,64 @@ class _Rows(bytearray):
 
 
 class SpentTable:
-    """What the items of one run have taken, while they end."""
+    """
+    What the items of one run have taken, while they end.
 
-    def __init__(self) -> None:
+    Args:
+        has_prices: Whether the items have costs.
+    """
+
+    def __init__(self, has_prices: bool) -> None:
+        self._has_prices = has_prices
         self._open: dict[int, _Rows] = {}
 
-    def keep(
-        self,
-        index: int,
-        seconds: float,
-        waited: float,
-        calls: int,
-        searches: int,
-        cache_hits: int,
-        prompt_tokens: int,
-        completion_tokens: int,
-        cost: float | None,
-        tries: int,
-    ) -> Spent:
+    def keep(self, item: Spender, seconds: float) -> Spent:
         """
-        Keep what the item at `index` of the input has taken.
+        Keep what an item has taken that ends now.
+
+        Args:
+            item: The item.
+            seconds: Seconds since it entered the window.
 
         Returns:
-            What an outcome of this index takes for its `spent`: the packed rows, which `SpentField` reads, or, of an
-            item whose numbers do not fit, a `Spent`.
+            What an outcome of its index takes for `spent`: the packed rows, which `spent_field` reads, or, if the
+            numbers do not fit, a `Spent`.
         """
-        number = index // _ROWS
-        rows = self._open.get(number)
-        if rows is None:
-            rows = self._open[number] = _Rows(_ROWS * _ROW.size)
-            rows.missing = _ROWS
-        priced = float("nan") if cost is None else cost
+        index = item.index
+        rows = self._open.get(index // _ROWS) or self._add_rows(index // _ROWS)
+        cost = item.cost if self._has_prices else _UNKNOWN
         try:
-            _ROW.pack_into(
-                rows,
-                index % _ROWS * _ROW.size,
-                seconds,
-                waited,
-                priced,
-                prompt_tokens,
-                completion_tokens,
-                searches,
-                cache_hits,
-                calls,
-                tries,
-            )
-        except StructError:
-            return Spent(
-                seconds,
-                waited,
-                calls,
-                searches,
-                cache_hits,
-                prompt_tokens,
-                completion_tokens,
-                cost,
-                tries,
-            )
+            _pack_into(rows, index % _ROWS * _SIZE, seconds, cost, *_counts(item))
+        except struct.error:
+            waited, prompt, completion, searches, hits, calls, tries = _counts(item)
+            known = cost if cost == cost else None
+            return Spent(seconds, waited, calls, searches, hits, prompt, completion, known, tries)
         rows.missing -= 1
-        if rows.missing <= 0:
-            self._open.pop(number, None)
-        return cast("Spent", rows)
+        if not rows.missing:
+            del self._open[index // _ROWS]
+        return rows  # type: ignore[return-value]  # `cast` would be a call for every item
+
+    def _add_rows(self, number: int) -> _Rows:
+        rows = self._open[number] = _Rows(_ROWS * _SIZE)
+        rows.missing = _ROWS
+        return rows
 
 
-class SpentField:
+def spent_field(slot: Any) -> Any:
     """
-    The attribute `spent` of an outcome: the slot holds a `Spent` or packed rows, and readers always get a `Spent`.
+    Return the attribute `spent` of a class of outcomes: its slot holds a `Spent` or packed rows, and gives a `Spent`.
 
     So a copy, `dataclasses.replace` and a pickle take the numbers of their outcome with them, and nobody else's.
+
+    Args:
+        slot: The descriptor that the class has for the slot.
     """
 
-    def __init__(self, slot: Any) -> None:
-        self._slot = slot
-
-    def __get__(self, outcome: Any, owner: type | None = None) -> Any:
+    def read(_: object, outcome: Any, owner: type | None = None) -> Any:
         if outcome is None:
-            return self
-        kept = self._slot.__get__(outcome)
+            return slot
+        kept = slot.__get__(outcome)
         return kept.read(outcome.index) if type(kept) is _Rows else kept
 
-    def __set__(self, outcome: Any, spent: Any) -> None:
-        self._slot.__set__(outcome, spent)
+    # A class of its own, so that the slot itself is set: every outcome is made with it, and few are asked.
+    return type("spent", (), {"__get__": read, "__set__": slot.__set__})()

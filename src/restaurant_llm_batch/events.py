@@ -140,11 +140,13 @@ class LimitChanged(NamedTuple):
     """
     An adaptive limit has changed, perhaps through a call of another run; or a run started under it (reason "start").
 
-    `time` is when the run notices: at its start, and whenever one of its calls ends.
+    A limit of any kind that a user sets has changed too, with the reason "manual"; see `BatchRunner.set_limit`.
+
+    `time` is when the run notices: at its start, whenever one of its calls ends, and when a user sets a limit.
 
     Attributes:
         limiter: Field of `Limits`; or "llm:" and the name of an endpoint of an `LLMPool`.
-        limit: The new limit, in calls in flight.
+        limit: The new limit: calls or tokens in flight, or calls or tokens per minute.
         reason: Why it changed; see `LimitChange`.
     """
 

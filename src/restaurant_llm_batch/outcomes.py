@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar
 
 from ._shown import Shown, ShownList
-from ._spent import NOTHING_SPENT, Spent, SpentField
+from ._spent import NOTHING_SPENT, Spent, spent_field
 from ._tables.methods import TableMethods
 from ._text import error_text
 from ._values import place_of
@@ -103,7 +103,7 @@ class Failure(Shown):
 
 
 for _kind in (Success, Failure):
-    setattr(_kind, "spent", SpentField(vars(_kind)["spent"]))  # noqa: B010  # no type checker takes it for a field then
+    setattr(_kind, "spent", spent_field(vars(_kind)["spent"]))  # noqa: B010  # no type checker takes it for a field then
 
 
 Outcome: TypeAlias = Success[T_co] | Failure
@@ -120,15 +120,16 @@ def _absent(outcome: Outcome[Any], name: str, kind: str) -> AttributeError:
 @dataclass(frozen=True, slots=True)
 class LimitChange:
     """
-    A change of an adaptive limit during a run.
+    A change of a limit during a run: of an adaptive one, or of any that a user has set meanwhile.
 
     Attributes:
-        limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total"; or "llm:" and the name of an endpoint of
+        limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total"; and, if a user has set it,
+            "tokens_in_flight", "requests_per_minute" or "tokens_per_minute". Or "llm:" and the name of an endpoint of
             an `LLMPool`.
         seconds: Seconds since the start of the run.
-        limit: Maximum number of calls in flight from then on.
+        limit: The limit from then on: of calls in flight, unless its name says otherwise.
         reason: "start" for the limit when the run began; "slow_start" for doubling; "probe" for a slow increase;
-            "rate_limited" for a decrease; "manual" for a change by the user.
+            "rate_limited" for a decrease; "manual" for a limit set by the user.
     """
 
     limiter: str
@@ -207,7 +208,7 @@ class RunStats:
         peak_in_flight: Maximum number of calls of this run in flight at once, by stage.
         peak_memory_mib: The process's peak resident memory so far, in MiB; None if it cannot be read.
         stopped_because: Why the run ended early, or None.
-        limit_history: Changes of the adaptive limits, oldest first; empty without adaptive limits.
+        limit_history: Changes of the limits, oldest first: of the adaptive ones, and of those that a user has set.
         cost: Cost of the tokens, in the currency of the runner's prices; None without prices, and if the tokens or the
             price of some call are unknown.
         estimated_cost: The same, with estimates for the calls whose tokens the service did not report; None without

@@ -91,7 +91,7 @@ class RunItem:
     cache_hits: int = 0
     prompt_tokens: int = 0
     completion_tokens: int = 0
-    cost: float | None = 0.0
+    cost: float = 0.0
     tries: int = 0
 
 

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import count
+from math import nan
 from operator import call, itemgetter
 from typing import Any, Protocol
 
@@ -105,9 +106,12 @@ class RunRecorder:
         self._observers = tuple(observers)
         self._with_requests = any(getattr(observer, "wants_requests", False) for observer in observers)
         self._limits = LimitWatch(run.limiters)
+        self._unwatch_limits: Callable[[], object] = _nothing
+        self._post: Callable[[Callable[[], object]], object] | None = None
         self._shortage_logged = False
         self._errors = KeptErrors()
-        self._spent_table = SpentTable()
+        self._has_prices = run.stop_monitor.has_prices
+        self._spent_table = SpentTable(self._has_prices)
         self._ended: RunEnded | None = None
         self._end_unseen: deque[Observer] = deque()  # those that saw the run's start, but not its end
         self._end_seen: deque[object] = deque(maxlen=1)
@@ -125,6 +129,9 @@ class RunRecorder:
         """Record that the run starts, with `total` items if that is known."""
         run = self._run
         run.started_at = self.counters.started_at = self.counters.latest = now = run.now()
+        if self._observers:
+            self._unwatch_limits = run.limiters.watch_set(self._on_limit_set)
+            self._limits.look_again()
         event = RunStarted(run.number, now, total, run.task.name)
         for observer in self._observers:
             try:
@@ -136,9 +143,19 @@ class RunRecorder:
                 log.exception(_OBSERVER_FAILED)
         self._emit_limit_changes()
 
+    def post_to(self, post: Callable[[Callable[[], object]], object]) -> None:
+        """Emit what other threads do where the run lives: `post` runs an action there."""
+        self._post = post
+
+    def _on_limit_set(self) -> None:
+        """Notice, in any thread, that a user has set a limit; otherwise it is noticed when a call ends."""
+        self._limits.look_again()
+        if self._post is not None:
+            self._post(self._emit_limit_changes)
+
     def _emit_limit_changes(self) -> None:
-        """Emit how the adaptive limits have changed since this was last called."""
-        if self._observers:
+        """Emit how the limits have changed since this was last called."""
+        if self._observers and self._ended is None:
             number, now = self._run.number, self._run.now()
             for limiter, change in self._limits.changes():
                 self.emit(LimitChanged(number, now, limiter, change.limit, change.reason))
@@ -149,6 +166,7 @@ class RunRecorder:
         if not unseen:
             return
         if self._ended is None:
+            self._unwatch_limits()
             self._emit_limit_changes()
             self._ended = RunEnded(self._run.number, self._run.now(), self.stats)
         while unseen:
@@ -218,9 +236,7 @@ class RunRecorder:
             if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
                 if cancelled:
-                    item.cost = (
-                        None  # the model has read the prompt, and nobody says how many tokens that was
-                    )
+                    item.cost = nan  # the model has read the prompt, and nobody says how many tokens that was
                 run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
             report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
             if report is not None and endpoint is not None:
@@ -243,10 +259,9 @@ class RunRecorder:
         """Add a reply's tokens, and their cost if there are prices, to what its item has taken."""
         item.prompt_tokens += reply.prompt_tokens
         item.completion_tokens += reply.completion_tokens
-        monitor = self._run.stop_monitor
-        if monitor.has_prices and item.cost is not None:
-            cost = monitor.cost_of(reply)
-            item.cost = None if cost is None else item.cost + cost
+        if self._has_prices:
+            cost = self._run.stop_monitor.cost_of(reply)
+            item.cost += nan if cost is None else cost
 
     def _report_usage(
         self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
@@ -336,18 +351,8 @@ class RunRecorder:
         return outcome
 
     def _spent(self, item: RunItem, now: float) -> Spent:
-        return self._spent_table.keep(
-            item.index,
-            0.0 if item.entered_at is None else now - item.entered_at,
-            item.waited,
-            item.calls,
-            item.searches,
-            item.cache_hits,
-            item.prompt_tokens,
-            item.completion_tokens,
-            item.cost if self._run.stop_monitor.has_prices else None,
-            item.tries,
-        )
+        seconds = 0.0 if item.entered_at is None else now - item.entered_at
+        return self._spent_table.keep(item, seconds)
 
     def _failure(self, item: RunItem, error: Exception | None, now: float) -> Failure:
         stage: Stage
@@ -378,6 +383,10 @@ class RunRecorder:
                 observer(event)
             except Exception:
                 log.exception(_OBSERVER_FAILED)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _named(call: Call, item: RunItem) -> tuple[ItemId, Stage, str, int]:

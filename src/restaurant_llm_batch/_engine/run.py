@@ -142,6 +142,7 @@ class RunState:
         self.stop_monitor: StopMonitor = StopMonitor(config.stop, config.prices, config.estimates_usage)
         self.recorder: RunRecorder = RunRecorder(self, config.observers)
         self._next_sequence = config.sequence
+        self.limiters.use_clock(now)
         self._latest_sequence = 0
 
     # Stopping

@@ -107,6 +107,7 @@ class Scheduler:
         """Start the timers, and admit the first items."""
         if self.run.time_limits.run is not None:
             self._callbacks.call_later(self.run.time_limits.run, self._on_run_timeout)
+        self._recorder.post_to(self._mailbox.post_deferred)
         for timer in self._limiter_timers:
             timer.start()
         self._stall_detector.start()

@@ -145,8 +145,7 @@ class RunCounters:
 
     def in_flight(self, stage: str) -> int:
         """Return the number of calls that the backend works on."""
-        counters = self.stages.get(stage)
-        return 0 if counters is None else counters.in_flight
+        return self.stages[stage].in_flight if stage in self.stages else 0
 
     def record_reply(self, reply: LLMResponse) -> None:
         """Count a reply, and add its tokens."""

@@ -20,7 +20,7 @@ ignored, so that one overload decreases the limit once. `AIMDController` does no
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from .._shortage import is_local_shortage
@@ -109,7 +109,7 @@ class LimitHistoryEntry:
         time: When it changed, in seconds on the clock of the runs that use the limiter.
         limit: The new limit, in calls in flight.
         reason: "start" for the initial limit; "slow_start" while the limit still doubles; "probe" for a trial of a
-            higher limit; "rate_limited" for a decrease; "manual" for a limit set by the user.
+            higher limit; "rate_limited" for a decrease; "manual" for a limit set by the user, adaptive or not.
     """
 
     time: float
@@ -180,10 +180,14 @@ class AIMDController:
             self._frozen = self.limit
 
     def set(self, limit: int, now: float) -> None:
-        """Continue from a limit chosen by the user, clamped to the bounds."""
+        """Continue from a limit chosen by the user, which it does not exceed from then on."""
         self._starting = self._probing = False
         self._calm = 0
-        self._change(limit, "manual", now)
+        bounds = self._bounds
+        if (limit, limit) != (self.limit, bounds.max):
+            self._bounds = replace(bounds, min=min(bounds.min, limit), start=limit, max=limit)
+            self.limit = limit
+            self.history.append(LimitHistoryEntry(now, limit, "manual"))
 
     def _succeeded(self, depth: int, now: float) -> None:
         if self._frozen:

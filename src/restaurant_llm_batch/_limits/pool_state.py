@@ -63,6 +63,7 @@ class PoolState:
         surplus: Slots that no call wants.
         is_changed: Whether an endpoint is in service, or left out, since `fill` was last called.
         watchers: Called when time alone may admit calls.
+        set_watchers: Never called: a user sets the limits of the endpoints, and each tells it by itself.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class PoolState:
         self.surplus: list[Slot] = []
         self.is_changed = False
         self.watchers: list[Callable[[], object]] = []
+        self.set_watchers: list[Callable[[], object]] = []
         self._everyone = self.in_service
         self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
         self._by_rank = sorted(self.endpoints, key=attrgetter("rank"))

@@ -219,8 +219,12 @@ _PARTS: dict[str, dict[type, Callable[[Any], Iterator[Row]]]] = {
 def cause_of(failure: Any) -> str:
     """Return the cause of a failure, which is equal for failures that differ in numbers and quoted texts only."""
     error = plain_error(failure.error)
-    message = re.sub(r"'[^']*'|\"[^\"]*\"|‘[^’]*’|“[^”]*”", "'...'", error["message"])
+    return f"{failure.stage}: {error['type']}: {without_particulars(error['message'])}"
+
+
+def without_particulars(message: str) -> str:
+    """Return an error message without what differs between errors of one cause: quoted texts, ids and numbers."""
+    message = re.sub(r"'[^']*'|\"[^\"]*\"|‘[^’]*’|“[^”]*”", "'...'", message)
     # First ids as UUIDs and hashes are, then numbers with their separators.
     message = re.sub(r"\b(?=[0-9a-f-]*\d)[0-9a-f]{8,}(?:-[0-9a-f]+)*\b", "N", message, flags=re.IGNORECASE)
-    message = re.sub(r"\d+(?:[.,:]\d+)*", "N", message)
-    return f"{failure.stage}: {error['type']}: {message}"
+    return re.sub(r"\d+(?:[.,:]\d+)*", "N", message)

@@ -26,6 +26,7 @@ from ._commands import (
     strengths,
     summarize,
     summarize_reviews,
+    top,
     vocabulary,
 )
 from ._commands import query as search
@@ -50,7 +51,8 @@ With your own reviews:
 With a model:
 
 \b
-    restaurant-llm-batch summarize reviews.index --llm vllm --llm-url http://localhost:8000
+    restaurant-llm-batch summarize reviews.index --llm vllm --llm-url http://localhost:8000 --record night.db
+    restaurant-llm-batch top night.db
 """
 
 
@@ -157,6 +159,7 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         "index": index.command,
         "search": search.command,
         "config": config.command,
+        "top": top.command,
         **{name: partial(module.command, llms) for name, module in with_model.items()},
     }
     return Commands(

@@ -2,7 +2,7 @@
 Record: reads the file that a `Recording` writes, also while it is being written.
 
 Every method opens the file, reads from one snapshot of it, and closes it: nothing is held while a run goes on, and
-nothing is changed.
+nothing is changed. The exception is `set_limit`, which asks the run for something.
 """
 
 from __future__ import annotations
@@ -23,18 +23,22 @@ from ._recorded import (
     CALLS,
     CALLS_WITHOUT_ENDPOINTS,
     ITEMS,
+    LIMITERS,
     LIMITS,
     RUNS,
     RecordedCall,
     RecordedItem,
     RecordedLimit,
+    RecordedLimiter,
     RecordedRun,
     call_of,
     item_of,
     run_of,
 )
-from ._schema import LATER_TABLES, RECORD
+from ._schema import LATER, RECORD
+from ._snapshot import has_later, read_snapshot
 from ._values import id_texts
+from ._wishes import ask
 
 T = TypeVar("T")
 
@@ -98,15 +102,54 @@ class Record:
 
         def read(connection: sqlite3.Connection) -> list[RecordedCall]:
             number = _run_number(connection, run, self.path)
-            statement = CALLS if "call_endpoints" in _tables(connection) else CALLS_WITHOUT_ENDPOINTS
+            statement = CALLS if has_later(connection) else CALLS_WITHOUT_ENDPOINTS
             rows = connection.execute(f"{statement} ORDER BY calls.id", (number,))
             return [call_of(row) for row in rows]
 
         return self._read(read)
 
     def limits(self, run: int | RecordedRun | None = None) -> list[RecordedLimit]:
-        """Return how the adaptive limits changed in a run, oldest first, beginning with the limits at its start."""
+        """
+        Return how the limits changed in a run, oldest first.
+
+        Those that are adaptive begin with the limits at its start.
+        """
         return self._of_run(run, LIMITS, lambda row: RecordedLimit(*row))
+
+    def limiters(self, run: int | RecordedRun | None = None) -> list[RecordedLimiter]:
+        """Return how the limiters of a run stand, or stood at its end: what is in use, and how many calls wait."""
+        if not self._read(has_later):
+            return []
+        return self._of_run(run, LIMITERS, lambda row: RecordedLimiter(*row))
+
+    def set_limit(
+        self, name: str, limit: int | str, run: int | RecordedRun | None = None, *, wait: float = 10.0
+    ) -> str:
+        """
+        Change a limit of a run that goes on, perhaps in another process, and return the run's answer.
+
+        The limit is that of its runner, for all of its runs; see `BatchRunner.set_limit`. What is asked for is written
+        into the file; the run looks for it at least four times a second.
+
+        Args:
+            name: Field of `Limits`, for example "llm".
+            limit: The new limit.
+            run: The run.
+            wait: Seconds to wait for the answer.
+
+        Raises:
+            ConfigurationError: There is no such run, it has ended, it refuses, it does not answer, or the file cannot
+                be written. The message says what to write instead.
+        """
+        chosen = self.run(run)
+        if chosen.ended is not None:
+            raise ConfigurationError(
+                f"run {chosen.run} has ended ({chosen.state}), so its limits cannot be changed"
+            )
+        try:
+            return ask(self._file, chosen.run, name, str(limit), wait)
+        except sqlite3.Error as error:
+            raise StoreError(self._file.describe_error(error)) from error
 
     def explain(self, item_id: ItemId, run: int | RecordedRun | None = None) -> Explanation:
         """
@@ -155,30 +198,15 @@ class Record:
         return self._read(read)
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        def in_snapshot(connection: sqlite3.Connection) -> T:
-            connection.text_factory = _decoded
-            connection.execute("BEGIN")
-            return query(connection)
-
-        try:
-            return self._file.read(in_snapshot)
-        except sqlite3.Error as error:
-            raise StoreError(self._file.describe_error(error)) from error
+        return read_snapshot(self._file, query)
 
     def __repr__(self) -> str:
         return f"<Record {str(self.path)!r}>"
 
 
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "replace")
-
-
-def _tables(connection: sqlite3.Connection) -> set[str]:
-    return {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-
-
 def _has_tables(connection: sqlite3.Connection) -> bool:
-    return _tables(connection) >= set(RECORD.tables) - set(LATER_TABLES)
+    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    return found >= set(RECORD.tables) - LATER
 
 
 def _run_number(connection: sqlite3.Connection, run: object, path: Path) -> int:

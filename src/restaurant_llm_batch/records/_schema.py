@@ -97,6 +97,27 @@ TABLES = {
   calls_in_flight INTEGER NOT NULL,
   reason TEXT NOT NULL
 )""",
+    "limiters": """CREATE TABLE limiters (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (id),
+  limiter TEXT NOT NULL,
+  seconds REAL NOT NULL,
+  most INTEGER,
+  in_use INTEGER,
+  waiting INTEGER NOT NULL,
+  retrying INTEGER NOT NULL,
+  peak INTEGER
+)""",
+    "wishes": """CREATE TABLE wishes (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (id),
+  name TEXT NOT NULL,
+  value TEXT NOT NULL,
+  made TEXT NOT NULL,
+  answered TEXT,
+  done INTEGER,
+  answer TEXT
+)""",
     "prompts": """CREATE TABLE prompts (
   id INTEGER PRIMARY KEY,
   run INTEGER NOT NULL REFERENCES runs (id),
@@ -126,24 +147,21 @@ TABLES = {
   run INTEGER NOT NULL REFERENCES runs (id),
   result TEXT NOT NULL
 )""",
-}
-"""The SQL of each table, as SQLite keeps it in the file."""
-
-LATER_TABLES = {
     "call_endpoints": """CREATE TABLE call_endpoints (
   id INTEGER PRIMARY KEY REFERENCES calls (id),
   run INTEGER NOT NULL REFERENCES runs (id),
   endpoint TEXT NOT NULL
 )""",
 }
-"""
-Tables that the first records do not have: they are added when such a file is written to, and missed when it is read.
+"""The SQL of each table, as SQLite keeps it in the file."""
 
-`call_endpoints` has the calls to an `LLMPool`.
-"""
-
-INDEXES = {"reviews_by_prompt": "CREATE INDEX reviews_by_prompt ON reviews (prompt)"}
-"""The SQL of each index; only texts are looked for by one."""
+INDEXES = {
+    "reviews_by_prompt": "CREATE INDEX reviews_by_prompt ON reviews (prompt)",
+    "open_wishes": "CREATE INDEX open_wishes ON wishes (id) WHERE answered IS NULL",
+}
+"""The SQL of each index: for texts, and for the few wishes that are not answered yet."""
+LATER = {"limiters", "wishes", "open_wishes", "call_endpoints"}
+"""What the first records do not have. They can be read all the same; writing into one adds it."""
 
 
 def _at(column: str) -> str:
@@ -181,11 +199,11 @@ VIEWS = {
 }
 """The SQL of each view."""
 
-RECORD = FileKind("record", "night.db", "the record", {**TABLES, **INDEXES, **LATER_TABLES}, VIEWS)
+RECORD = FileKind("record", "night.db", "the record", {**TABLES, **INDEXES}, VIEWS)
 
 COLUMNS: dict[str, tuple[str, ...]] = {
     name: tuple(line.split()[0] for line in statement.splitlines()[1:-1])
-    for name, statement in {**TABLES, **LATER_TABLES}.items()
+    for name, statement in TABLES.items()
 }
 """The columns of each table, in order."""
 

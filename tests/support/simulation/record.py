@@ -164,8 +164,8 @@ class RunRecord:
             return
         late = event.time - started - limits.item
         # What returns too late fails in a sequential run, whose flow may catch that.
-        text = str(outcome.value if isinstance(outcome, Success) else outcome)
-        catches = self.plan.flow[0] == "task" or any(mark in text for mark in ("'error'", "DeadlineExceeded"))
+        told = str(outcome.value if isinstance(outcome, Success) else outcome)
+        catches = self.plan.flow[0] == "task" or any(mark in told for mark in ("'error'", "DeadlineExceeded"))
         if not self._is_sequential or (isinstance(outcome, Success) and not catches):
             keep("the time limit of an item", late <= self.slack, late, outcome)
 
