@@ -8,11 +8,15 @@ from typing import Any
 
 import pytest
 
-from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, Strategy, errors
+from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, Store, Strategy, errors
 from restaurant_llm_batch._store.identity import fingerprint_of, model_fingerprint_of, models_of
-from restaurant_llm_batch.backends import LLMPool, OpenAILLM, RunPodLLM, VLLMServerLLM
+from restaurant_llm_batch._store.journal import CURRENT_JOURNAL
+from restaurant_llm_batch._store.keys import request_key
+from restaurant_llm_batch._store.writer import CommitFuture
+from restaurant_llm_batch.backends import LLMPool, OpenAILLM, PollingPolicy, RunPodLLM, VLLMServerLLM
 from restaurant_llm_batch.events import CacheHit, CallEnded, Event
 from restaurant_llm_batch.steps import complete, gather
+from restaurant_llm_batch.testing.server import Faults, FaultServer
 
 STRATEGIES = [Strategy.stage(1), Strategy.stage(4), Strategy.threaded()]
 
@@ -159,3 +163,48 @@ def test_a_call_whose_job_is_at_an_endpoint_goes_there() -> None:
 
     assert list(models.job_fingerprints) == [1, 2]
     assert models.job_fingerprints[2](request) == two.job_fingerprint(request) != one.job_fingerprint(request)
+
+
+@pytest.mark.parametrize("strategy", [Strategy.stage(1), Strategy.stage(4)], ids=str)
+def test_a_job_of_an_earlier_run_is_collected_at_its_endpoint_and_not_paid_for_again(
+    tmp_path: Path, strategy: Strategy
+) -> None:
+    request = LLMRequest("ask", ({"role": "user", "content": "0"},))
+    with FaultServer(Faults(latency=0.01)) as one, FaultServer(Faults(latency=0.01)) as two:
+        quick = PollingPolicy(0.01, 1.5, 0.05)
+        endpoints = [
+            RunPodLLM(f"ep{number}", api_key="k", model="m", base_url=server.runpod_url, polling=quick)
+            for number, server in enumerate((one, two))
+        ]
+        pool = LLMPool(endpoints, fallback=True)  # which prefers the first one
+        jobs: list[str] = []
+
+        class Noting:
+            def claim(self, fingerprint: str) -> None:
+                return None
+
+            def record(self, fingerprint: str, job_id: str) -> None:
+                jobs.append(job_id)
+
+            def release(self, job_id: str) -> None: ...
+
+            def discard(self, job_id: str) -> None: ...
+
+        token = CURRENT_JOURNAL.set(Noting())
+        try:
+            endpoints[1].complete(request)  # a run that is killed before it has stored the reply
+        finally:
+            CURRENT_JOURNAL.reset(token)
+        store = Store(tmp_path / "store.db")
+        fingerprint = endpoints[1].job_fingerprint(request)
+        committed = CommitFuture()
+        store.record_job(
+            request_key(pool.fingerprint, request), fingerprint, f"{fingerprint} {jobs[0]}", committed
+        )
+        committed.result()
+        with BatchRunner(llm=pool, store=store, strategy=strategy) as runner:
+            report = runner.run(ask, [0])
+
+    assert len(report.results) == 1
+    assert sum(one.counts.jobs.values()) == 0
+    assert sum(two.counts.jobs.values()) == 1
