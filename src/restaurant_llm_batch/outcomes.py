@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
@@ -322,6 +323,23 @@ class BatchReport(TableMethods, Generic[T_co]):
         from ._tables.plain import plain_report
 
         return plain_report(self)
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the page of the report as one HTML file, which a browser shows without this package and without a network.
+
+        It holds results with what they cite, failures by cause, and what each item has taken; a record of the run has
+        the calls too: `Record.to_html`.
+
+        Args:
+            path: The file, in place of one of that name.
+
+        Raises:
+            ConfigurationError: The file cannot be written, or is a folder or a database.
+        """
+        from ._page.report import write_report
+
+        write_report(self, path)
 
     def raise_for_failures(self) -> None:
         """

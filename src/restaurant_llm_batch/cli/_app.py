@@ -27,6 +27,7 @@ from ._commands import (
     summarize,
     summarize_reviews,
     top,
+    view,
     vocabulary,
 )
 from ._commands import query as search
@@ -160,6 +161,7 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         "search": search.command,
         "config": config.command,
         "top": top.command,
+        "view": view.command,
         **{name: partial(module.command, llms) for name, module in with_model.items()},
     }
     return Commands(

@@ -56,6 +56,32 @@ def open_record(path: str | os.PathLike[str]) -> Record:
     return Record(path)
 
 
+def as_record(record: str | os.PathLike[str] | Record) -> Record:
+    """
+    Return what an argument names, opened to be read.
+
+    Raises:
+        ConfigurationError: It is not a record.
+    """
+    return record if isinstance(record, Record) else open_record(record)
+
+
+def find_record(path: str | os.PathLike[str]) -> Record | None:
+    """
+    Open a record that may not be there yet: None if there is no such file, or a store without a record.
+
+    Raises:
+        ConfigurationError: The file is something else.
+    """
+    file = StoreFile(path, 10.0, RECORD)
+    try:
+        if not file.path.is_file() or not file.is_initialised() or not file.read(_has_tables):
+            return None
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigurationError(file.describe_error(error)) from error
+    return Record(path)
+
+
 class Record:
     """
     The record of runs in a file; see `open_record`.
@@ -187,6 +213,26 @@ class Record:
                 connection, _run(connection, run_a, self.path), _run(connection, run_b, self.path)
             )
         )
+
+    def to_html(self, path: str | os.PathLike[str], run: int | RecordedRun | None = None) -> None:
+        """
+        Write the page of a run as one HTML file, which a browser shows without this package and without a network.
+
+        It holds what the record has of the run, with the texts if they are recorded. Of a very large run it holds all
+        figures, and the items and calls that failed, took longest and cost most, as it says itself.
+
+        Args:
+            path: The file, in place of one of that name.
+            run: The run.
+
+        Raises:
+            ConfigurationError: There is no such run; or the file cannot be written, or is a folder or a database, such
+                as the record itself.
+        """
+        from ._page.data import RecordData
+        from ._page.export import write_run
+
+        write_run(RecordData(self.path), self.run(run).run, path)
 
     def _of_run(
         self, run: int | RecordedRun | None, statement: str, make: Callable[[tuple[Any, ...]], T]

@@ -300,17 +300,19 @@ SELECT id, task, model, strategy, settings, version, total, simulated, texts, be
 FROM runs
 """  # nosec B608 (constants)
 
-ITEMS = """
+_ITEMS = """
 SELECT run, place, item_json, outcome, started, ended, ended - started, stage, attempts, error_type, error,
   coalesce(spent.calls, 0), coalesce(spent.prompt_tokens, 0), coalesce(spent.completion_tokens, 0), spent.cost,
   coalesce(spent.waited, 0.0)
 FROM items LEFT JOIN (
   SELECT item, count(*) AS calls, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
     sum(cost) AS cost, sum(slot_seconds + rate_seconds + retry_seconds) AS waited
-  FROM calls WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 AND attempt > 0 GROUP BY item
+  FROM calls WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 AND attempt > 0 {one} GROUP BY item
 ) AS spent ON spent.item = items.id
 WHERE items.id >= ?1 << 32 AND items.id < (?1 + 1) << 32
 """
+ITEMS = _ITEMS.format(one="")
+ITEM = f"{_ITEMS.format(one='AND item = ?2')} AND items.id = ?2"
 
 _CALLS_OF_RUN = """
 SELECT calls.run, items.item_json, prompt & 0xFFFFFFFF, attempt, calls.stage, label, model, queued, calls.started,

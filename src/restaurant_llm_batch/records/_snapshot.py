@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from typing import TypeVar
 
 from .._store.database import StoreFile
@@ -11,6 +12,8 @@ from ..errors import StoreError
 from ._schema import LATER
 
 T = TypeVar("T")
+
+_decoded = partial(str, encoding="utf-8", errors="replace")
 
 
 def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> T:
@@ -22,7 +25,7 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
     """
 
     def in_snapshot(connection: sqlite3.Connection) -> T:
-        connection.text_factory = _decoded
+        connection.text_factory = _decoded  # a damaged text need not be UTF-8
         connection.execute("BEGIN")
         return query(connection)
 
@@ -36,7 +39,3 @@ def has_later(connection: sqlite3.Connection) -> bool:
     """Return whether the file has the tables that the first records do not have."""
     found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
     return found >= LATER
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "replace")

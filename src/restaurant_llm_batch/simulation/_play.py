@@ -27,7 +27,7 @@ from ..protocols import LLMBackend, Observer, TokenCounter
 from ..tokens.packing import estimate_tokens
 from ._answers import Answers
 from ._model import Find, ServerModel
-from .server import ServerUsage, SimulatedServer
+from ._specification import ServerSpecification, ServerUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,7 @@ class Playback:
 
     def __init__(
         self,
-        server: SimulatedServer | Mapping[str, SimulatedServer],
+        server: ServerSpecification | Mapping[str, ServerSpecification],
         seed: int,
         answers: LLMBackend | None,
         count: Callable[[str], int],
@@ -181,7 +181,7 @@ class Playback:
         self._answers = answers
         self._count = count
         self._servers = server
-        first = server if isinstance(server, SimulatedServer) else next(iter(server.values()))
+        first = server if isinstance(server, ServerSpecification) else next(iter(server.values()))
         self.model = self._serve(first, model, "")
         self.endpoints: dict[str, ServerModel] = {}
         # By `id`, with the object itself, so that no other one takes its place.
@@ -210,7 +210,9 @@ class Playback:
         search = parts.search if hasattr(parts.search, "search") else _MadeUp()
         for name, endpoint in parts.endpoints.items():
             if name not in self.endpoints:
-                server = self._servers if isinstance(self._servers, SimulatedServer) else self._servers[name]
+                server = (
+                    self._servers if isinstance(self._servers, ServerSpecification) else self._servers[name]
+                )
                 model = _model_name(endpoint) or parts.model
                 self.endpoints[name] = self._serve(server, model, f" {name}")
         backend = RunBackend(self.model, self.endpoints, self.time, search.search)
@@ -260,7 +262,7 @@ class Playback:
                 player.run.recorder.finish()
         return self._usage()
 
-    def _serve(self, server: SimulatedServer, model: str, name: str) -> ServerModel:
+    def _serve(self, server: ServerSpecification, model: str, name: str) -> ServerModel:
         answered = Random(f"answers {self._seed}{name}")
         made = Answers(self._answers, self._count, server.answer_tokens, answered, model)
         return ServerModel(server, self.time, Random(f"server {self._seed}{name}"), made)
