@@ -27,7 +27,7 @@ from .models import (
     ReviewsByPolarity,
     SearchQuery,
 )
-from .outcomes import BatchReport, Failure, Latency, LimitChange, RunStats, Success
+from .outcomes import BatchReport, EndpointStats, Failure, Latency, LimitChange, RunStats, Success
 from .protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
@@ -90,6 +90,7 @@ __all__ = [
     "Document",
     "Embedder",
     "Embedding",
+    "EndpointStats",
     "Evidence",
     "ExtendedVocabulary",
     "ExtendedWord",

@@ -49,6 +49,7 @@ class CallStarted(NamedTuple):
         call: Number of the call in its run, from 1. All attempts of a call have the same number.
         rate_seconds: How many of `queue_seconds` it waited for a limit per minute.
         key: The key of its reply in the store; None without a store.
+        endpoint: Name of the endpoint of an `LLMPool` that it goes to; None without a pool.
         request: The request, the query or the queries; None unless an observer has a true `wants_requests`.
     """
 
@@ -64,6 +65,7 @@ class CallStarted(NamedTuple):
     rate_seconds: float = 0.0
     key: bytes | None = None
     request: LLMRequest | SearchQuery | Sequence[SearchQuery] | None = None
+    endpoint: str | None = None
 
 
 class CallEnded(NamedTuple):
@@ -73,6 +75,7 @@ class CallEnded(NamedTuple):
     Attributes:
         call: Its number, as in `CallStarted`.
         hits: The answer of a search, as the backend returned it; None unless an observer has a true `wants_requests`.
+        endpoint: Its endpoint, as in `CallStarted`.
     """
 
     run: int
@@ -87,6 +90,7 @@ class CallEnded(NamedTuple):
     error: BaseException | None
     call: int = 0
     hits: Any = None
+    endpoint: str | None = None
 
 
 class LateReply(NamedTuple):
@@ -141,7 +145,7 @@ class LimitChanged(NamedTuple):
     `time` is when the run notices: at its start, whenever one of its calls ends, and when a user sets a limit.
 
     Attributes:
-        limiter: Field of `Limits`.
+        limiter: Field of `Limits`; or "llm:" and the name of an endpoint of an `LLMPool`.
         limit: The new limit: calls or tokens in flight, or calls or tokens per minute.
         reason: Why it changed; see `LimitChange`.
     """

@@ -125,7 +125,8 @@ class LimitChange:
 
     Attributes:
         limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total"; and, if a user has set it,
-            "tokens_in_flight", "requests_per_minute" or "tokens_per_minute".
+            "tokens_in_flight", "requests_per_minute" or "tokens_per_minute". Or "llm:" and the name of an endpoint of
+            an `LLMPool`.
         seconds: Seconds since the start of the run.
         limit: The limit from then on: of calls in flight, unless its name says otherwise.
         reason: "start" for the limit when the run began; "slow_start" for doubling; "probe" for a slow increase;
@@ -161,6 +162,34 @@ class Latency:
 
 
 @dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """
+    What an endpoint of an `LLMPool` did in a run.
+
+    Attributes:
+        calls: Number of calls that were sent there, retries included.
+        answered: Number of them that it answered.
+        rate_limited: Number of them that it refused.
+        failed: Number of them that failed otherwise.
+        prompt_tokens: Tokens read there, as far as the service reports them.
+        completion_tokens: Tokens written there, likewise.
+        cached_tokens: How many of `prompt_tokens` came from its prompt cache.
+        peak_in_flight: Maximum number of calls of this run at once.
+        latency: How long the calls took that it answered.
+    """
+
+    calls: int = 0
+    answered: int = 0
+    rate_limited: int = 0
+    failed: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    peak_in_flight: int = 0
+    latency: Latency = Latency()
+
+
+@dataclass(frozen=True, slots=True)
 class RunStats:
     """
     Statistics of a run.
@@ -186,6 +215,7 @@ class RunStats:
         estimated_cost: The same, with estimates for the calls whose tokens the service did not report; None without
             prices, and if a price is unknown. `StopConditions.max_cost` compares this.
         latency: How long the calls took that were answered, by stage, as in ``stats.latency["llm"].p95``.
+        endpoints: What each endpoint of an `LLMPool` did, by its name; empty without a pool.
     """
 
     wall_seconds: float = 0.0
@@ -205,6 +235,7 @@ class RunStats:
     cost: float | None = None
     estimated_cost: float | None = None
     latency: Mapping[str, Latency] = field(default_factory=dict)
+    endpoints: Mapping[str, EndpointStats] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         from ._tables.notebook import stats_html

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from .._limits.aimd import AdaptiveLimit
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
+from .._limits.pool import Pool
 from .._limits.rate import RateLimiter
 from ..errors import ConfigurationError
 from ..tokens.counting import TokenCount, estimate_tokens
@@ -23,6 +24,13 @@ _EXAMPLES = {
 }
 
 
+class DefaultLimit(int):
+    """A limit that the user has not set: one that suits a single server, so a pool of several has none."""
+
+
+_LLM, _BATCHES = DefaultLimit(8), DefaultLimit(20)
+
+
 @dataclass(frozen=True, slots=True)
 class Limits:
     """
@@ -33,8 +41,9 @@ class Limits:
 
     Attributes:
         search: Searches in flight.
-        llm: LLM calls in flight, other than packed batches.
-        batches: LLM calls in flight that carry a packed batch of reviews.
+        llm: LLM calls in flight, other than packed batches. With an `LLMPool`, whose endpoints have limits of their
+            own, there is no further limit if this is not set.
+        batches: LLM calls in flight that carry a packed batch of reviews; with an `LLMPool` as `llm`.
         llm_total: LLM calls in flight, packed batches included; None for no limit beyond `llm` and `batches`.
         open_items: Items (restaurants) open at once in one run: the size of its sliding window.
         max_tokens_per_batch: Token budget of a packed batch.
@@ -55,8 +64,8 @@ class Limits:
     """
 
     search: int | AdaptiveLimit | ConcurrencyLimiter = 50
-    llm: int | AdaptiveLimit | ConcurrencyLimiter = 8
-    batches: int | AdaptiveLimit | ConcurrencyLimiter = 20
+    llm: int | AdaptiveLimit | ConcurrencyLimiter = _LLM
+    batches: int | AdaptiveLimit | ConcurrencyLimiter = _BATCHES
     llm_total: int | AdaptiveLimit | ConcurrencyLimiter | None = None
     open_items: int = 200
     max_tokens_per_batch: int = 4000
@@ -131,17 +140,29 @@ class Limits:
         return cls(**{**chosen, **others})
 
 
-def make_limiters(limits: Limits) -> LimiterSet:
-    """Return the limiters that enforce limits; those that the user has made are among them."""
+def make_limiters(limits: Limits, pool: Pool | None = None) -> LimiterSet:
+    """
+    Return the limiters that enforce limits; those that the user has made are among them.
+
+    Args:
+        limits: The limits.
+        pool: The LLM backend, if it has several endpoints.
+    """
+    llm, batches = (
+        None if pool is not None and isinstance(limit, DefaultLimit) else as_limiter(limit)
+        for limit in (limits.llm, limits.batches)
+    )
     return LimiterSet(
-        _limiter(limits.search),
-        _limiter(limits.llm),
-        _limiter(limits.batches),
-        None if limits.llm_total is None else _limiter(limits.llm_total),
-        None if limits.tokens_in_flight is None else _limiter(limits.tokens_in_flight),
+        as_limiter(limits.search),
+        llm,
+        batches,
+        None if limits.llm_total is None else as_limiter(limits.llm_total),
+        None if limits.tokens_in_flight is None else as_limiter(limits.tokens_in_flight),
         RateLimiter(limits.requests_per_minute, limits.tokens_per_minute),
+        None if pool is None else pool.endpoint_limiter,
     )
 
 
-def _limiter(limit: int | AdaptiveLimit | ConcurrencyLimiter) -> ConcurrencyLimiter:
+def as_limiter(limit: int | AdaptiveLimit | ConcurrencyLimiter) -> ConcurrencyLimiter:
+    """Return the limiter of a limit on calls in flight: a new one, unless the user has made it."""
     return limit if isinstance(limit, ConcurrencyLimiter) else ConcurrencyLimiter(limit)

@@ -3,9 +3,9 @@ Admission: one call's way through its limiters, in order, until the last one adm
 
 A call holds a ticket at each `ConcurrencyLimiter` that it has reached. The first limiter that does not admit at once
 keeps the ticket; when it admits later, from whichever thread frees the slot, the ticket posts the next attempt to the
-run's mailbox. The `RateLimiter` comes last, because a call that it admits has to start at once. The scheduler is
-notified once: when all limiters have admitted the call, `on_admitted` is called where the run lives, perhaps before
-`acquire` returns.
+run's mailbox. With a pool, the `EndpointLimiter` comes after these, and says which endpoint the call goes to. The
+`RateLimiter` comes last, because a call that it admits has to start at once. The scheduler is notified once: when all
+limiters have admitted the call, `on_admitted` is called where the run lives, perhaps before `acquire` returns.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from typing import Any, Generic, TypeVar
 
 from .._limits.aimd import CallResult
 from .._limits.concurrency import ConcurrencyLimiter, Ticket
+from .._limits.endpoints import EndpointTicket, Route
 from .._limits.limiters import LimiterSet
+from .._llm_response import RateLimitInfo
 from .mailbox import Clock, Mailbox
 
 C = TypeVar("C")
@@ -36,12 +38,15 @@ class Admission(Generic[C]):
         pool: The limiters for tokens and rates of an LLM call; None for a call that they do not count.
         request: The argument of such a call.
         count: Counts the tokens of its request.
+        route: Where a call to a pool should go; None without a pool.
 
     Attributes:
         queued_at: When the call was queued at the first limiter; infinity before.
         rate_queued_at: When it began to wait for a limit per minute; None if it did not.
         tokens: Tokens that the call takes of the limiters that count tokens; 0 while none does.
         rate_ticket: The call's ticket at the rate limiter; None while there is no rate to keep to.
+        endpoint_ticket: The call's ticket at the endpoints of a pool, also when it was released; None without a pool.
+        route: Where a call to a pool should go; None without a pool.
     """
 
     __slots__ = (
@@ -55,10 +60,12 @@ class Admission(Generic[C]):
         "_pool",
         "_request",
         "_tickets",
+        "endpoint_ticket",
         "priority",
         "queued_at",
         "rate_queued_at",
         "rate_ticket",
+        "route",
         "sequence",
         "tokens",
     )
@@ -73,6 +80,7 @@ class Admission(Generic[C]):
         pool: LimiterSet | None = None,
         request: Any = None,
         count: Callable[[Any], int] | None = None,
+        route: Route | None = None,
     ) -> None:
         self.priority: int = priority
         self.sequence: float = sequence
@@ -82,6 +90,8 @@ class Admission(Generic[C]):
             count(request) if count is not None and pool is not None and pool.count_tokens else 0
         )
         self.rate_ticket: Ticket | None = None
+        self.endpoint_ticket: EndpointTicket | None = None
+        self.route: Route | None = route
         self._limiters = limiters
         self._permits = permits
         self._now = now
@@ -112,6 +122,8 @@ class Admission(Generic[C]):
             tickets.append(ticket)
             if not limiter.enqueue(ticket):
                 return
+        if self.route is not None and self.endpoint_ticket is None and not self._reaches_endpoint(self.route):
+            return
         if pool is not None and pool.rate.active and self.rate_ticket is None:
             if pool.rate.counts_tokens and not self.tokens:
                 self._count_tokens()  # the service reported a token limit while this call waited for a slot
@@ -122,6 +134,12 @@ class Admission(Generic[C]):
                 return
         self._call = None  # a cycle of call and admission would be left to the garbage collector
         self._on_admitted(call)
+
+    def _reaches_endpoint(self, route: Route) -> bool:
+        """Queue at the endpoints of the pool; return whether one admits at once."""
+        endpoints = None if self._pool is None else self._pool.endpoints
+        ticket = self.endpoint_ticket = EndpointTicket(self._admitted, self.priority, self.sequence, route)
+        return endpoints is None or endpoints.enqueue(ticket, self._now())
 
     def _count_tokens(self) -> None:
         if self._count is not None:
@@ -146,8 +164,11 @@ class Admission(Generic[C]):
             self.priority, self.sequence = priority, sequence  # at the limiters still ahead
             for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
                 limiter.reprioritise(ticket, priority, sequence)
-            if self._pool is not None and self.rate_ticket is not None:
-                self._pool.rate.reprioritise(self.rate_ticket, priority, sequence, self._now())
+            pool = self._pool
+            if pool is not None and pool.endpoints is not None and self.endpoint_ticket is not None:
+                pool.endpoints.reprioritise(self.endpoint_ticket, priority, sequence)
+            if pool is not None and self.rate_ticket is not None:
+                pool.rate.reprioritise(self.rate_ticket, priority, sequence, self._now())
 
     def withdraw(self) -> None:
         """Pass no more limiters, but keep the tickets: they must not go to calls that are about to be cancelled too."""
@@ -159,12 +180,36 @@ class Admission(Generic[C]):
         for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
             limiter.cancel(ticket)
         self._tickets.clear()
-        if self._pool is not None and self.rate_ticket is not None:
-            self._pool.rate.cancel(self.rate_ticket, self._now())
+        pool = self._pool
+        if pool is not None and pool.endpoints is not None and self.endpoint_ticket is not None:
+            pool.endpoints.cancel(self.endpoint_ticket, self._now())
+            self.endpoint_ticket.on_admitted = _nothing
+        if pool is not None and self.rate_ticket is not None:
+            pool.rate.cancel(self.rate_ticket, self._now())
 
     def release(self, outcome: CallResult) -> None:
         """Free the slots of a call that was admitted, and report its outcome to the limiters."""
-        now = self._now
+        now, at = self._now, self.endpoint_ticket
+        if at is not None and self._pool is not None and self._pool.endpoints is not None:
+            # First: a call that another limiter admits now has to find the endpoint's slot free.
+            self._pool.endpoints.release(at, outcome, now)
+            at.on_admitted = _nothing  # the ticket is kept for its endpoint's name, but not the cycle
         for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
             limiter.release(ticket, outcome, now)
         self._tickets.clear()  # tickets refer to their admission: another cycle
+
+    def record_error(self, error: BaseException) -> None:
+        """Report an error to the endpoint's breaker, before the flow of the call goes on."""
+        at = self.endpoint_ticket
+        if at is not None and self._pool is not None and self._pool.endpoints is not None:
+            self._pool.endpoints.record_error(at, error, self._now())
+
+    def record_report(self, report: RateLimitInfo) -> None:
+        """Report the rate limits of its service to the endpoint."""
+        at = self.endpoint_ticket
+        if at is not None and self._pool is not None and self._pool.endpoints is not None:
+            self._pool.endpoints.record_report(at, report, self._now())
+
+
+def _nothing() -> None:
+    """Do nothing: the ticket waits no more."""

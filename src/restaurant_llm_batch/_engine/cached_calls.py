@@ -3,6 +3,9 @@ Cached calls: a reply in the store is not paid for again, and a new one is on di
 
 Equal calls that are in flight at once are made once; see `_store.inflight`. Job ids that a backend records go to the
 store too.
+
+The endpoints of a pool may have different models. Each reply is stored under the key of the model that gave it, and the
+reply of any of them is found; calls that are equal but for the model share one key while they are in flight.
 """
 
 from __future__ import annotations
@@ -12,11 +15,13 @@ from functools import partial
 from typing import Any, Protocol
 
 from .._llm_response import LLMResponse
-from .._store.inflight import Callback, Follower, InFlightCall
+from .._store.identity import PoolModels
+from .._store.inflight import Callback, Follower, InFlightCall, SharedCall
 from .._store.journal import CURRENT_JOURNAL, JobJournal
 from .._store.keys import request_key
 from .._store.overlay import AnyStore
 from ..errors import DeadlineExceeded
+from ..models import LLMRequest
 from ..steps import Complete
 from .call import Call
 from .frames import EngineFlow
@@ -25,19 +30,76 @@ from .memo import WaitForCallback
 from .plan import BackendMethod
 from .run import RunState, log
 
+MAX_VAIN_LOOKUPS = 256
+"""Lookups in a row, under the keys that an endpoint has outside of a pool, after which a run makes no more of them."""
+
 
 class CallModel(Protocol):
-    """Calls the model for a step, with retries: by `method`, each attempt prepared by `prepare`."""
+    """Calls the model for a step, with retries: by what `around` makes of a method, each prepared by `prepare`."""
 
     def __call__(
         self,
         step: Complete,
         item: RunItem,
         run: RunState,
-        method: BackendMethod,
+        around: Callable[[BackendMethod], BackendMethod],
         prepare: Callable[[Call], object],
         /,
     ) -> EngineFlow[LLMResponse]: ...
+
+
+class ReplyKeys:
+    """
+    The keys under which the replies to one request are stored.
+
+    Args:
+        run: The run that asks.
+        request: The request.
+
+    Attributes:
+        shared: The key of the request while it is in flight, whichever model replies; without a pool, of the reply too.
+    """
+
+    __slots__ = ("_request", "_run", "shared")
+
+    def __init__(self, run: RunState, request: LLMRequest) -> None:
+        self._run = run
+        self._request = request
+        self.shared: bytes = request_key(run.fingerprint, request)
+
+    def find(self, store: AnyStore) -> tuple[LLMResponse, bytes] | None:
+        """Return a stored reply and its key, or None."""
+        reply = store.get(self.shared)
+        if reply is not None:
+            return reply, self.shared
+        models = self._run.models
+        return None if models is None else self._find_by_model(store, models)
+
+    def _find_by_model(self, store: AnyStore, models: PoolModels) -> tuple[LLMResponse, bytes] | None:
+        for fingerprint in models.others:
+            key = request_key(fingerprint, self._request)
+            reply = store.get(key)
+            if reply is not None:
+                return reply, key
+        if models.vain_lookups < MAX_VAIN_LOOKUPS:
+            for fingerprint in models.outside:
+                key = request_key(fingerprint, self._request)
+                reply = store.get(key)
+                if reply is not None:
+                    models.vain_lookups = 0
+                    return reply, key
+            models.vain_lookups += len(models.outside) > 0
+        return None
+
+    def of(self, call: SharedCall) -> bytes:
+        """Return the key of a reply to a call."""
+        models, ticket = self._run.models, call.admission.endpoint_ticket
+        if models is None or ticket is None or ticket.endpoint is None:
+            return self.shared
+        fingerprint = models.by_endpoint[ticket.endpoint.index]
+        return (
+            self.shared if fingerprint == self._run.fingerprint else request_key(fingerprint, self._request)
+        )
 
 
 def complete_cached(
@@ -53,16 +115,16 @@ def complete_cached(
         run: The run.
         store: The store.
     """
-    key = request_key(run.fingerprint, step.request)
-    in_flight = store.in_flight
+    keys = ReplyKeys(run, step.request)
+    key, in_flight = keys.shared, store.in_flight
     while True:
         # An entry that ends between the lookup and the join has stored its reply, and changes the number of entries
         # that have ended: then the leader looks again.
         ended = in_flight.ended
         if key not in in_flight:
-            found = store.get(key)
+            found = keys.find(store)
             if found is not None:
-                return _found(found, key, step, item, run)
+                return _found(*found, step, item, run)
         mine = in_flight.entry(key, run)
         run.shares[mine] = (
             mine.leader_left
@@ -70,13 +132,15 @@ def complete_cached(
         shared = in_flight.join(mine)
         if shared is mine:
             again = in_flight.ended != ended
-            return (yield from _lead(shared, mine, call_model, step, item, run, store, again))
+            return (yield from _lead(shared, mine, call_model, step, item, run, store, keys, again))
         del run.shares[mine]
         if run.stopped is not None:
             raise run.stop_error()
         follower = Follower(run, item.priority, item.sequence)
         if (yield from _follow(shared, follower, item, run)):
-            return (yield from _lead(shared, follower, call_model, step, item, run, store, looks_again=True))
+            return (
+                yield from _lead(shared, follower, call_model, step, item, run, store, keys, looks_again=True)
+            )
 
 
 def _found(found: LLMResponse, key: bytes, step: Complete, item: RunItem, run: RunState) -> LLMResponse:
@@ -94,21 +158,24 @@ def _lead(
     item: RunItem,
     run: RunState,
     store: AnyStore,
+    keys: ReplyKeys,
     looks_again: bool,
 ) -> EngineFlow[LLMResponse]:
-    key = shared.key
     try:
         if looks_again:
-            found = store.get(key)
+            found = keys.find(store)
             if found is not None:
-                return _found(found, key, step, item, run)
-        jobs = StoredJobJournal(store, key, run)
-        shared.persist = partial(_keep, store, key, jobs)
-        reply = yield from call_model(step, item, run, _with_journal(run.plan.llm, jobs), shared.attach_call)
+                return _found(*found, step, item, run)
+        jobs = StoredJobJournal(store, keys.shared, run)
+        shared.persist = partial(_keep, store, keys, jobs)
+        calls: list[Call] = []  # the latest one
+        prepare = partial(_prepare, shared, jobs, calls)
+        reply = yield from call_model(step, item, run, partial(_with_journal, journal=jobs), prepare)
+        (call,) = calls
         # A truncated or declined reply is stored too: a later run must not pay for it, and for its repair, again.
         # If the item fails because of it, it is deleted again.
-        item.stored_replies = appended(item.stored_replies, (reply, key))
-        failure: Any = yield WaitForCallback(partial(shared.persist_reply, reply))
+        item.stored_replies = appended(item.stored_replies, (reply, keys.of(call)))
+        failure: Any = yield WaitForCallback(partial(shared.persist_reply, call, reply))
         if failure is not None:
             run.stop(f"the store cannot be written: {failure}")
         return reply
@@ -131,8 +198,25 @@ def _follow(shared: InFlightCall, follower: Follower, item: RunItem, run: RunSta
     return follower.leads
 
 
-def _keep(store: AnyStore, key: bytes, jobs: StoredJobJournal, reply: LLMResponse, on_done: Callback) -> None:
+def _prepare(shared: InFlightCall, jobs: StoredJobJournal, calls: list[Call], call: Call) -> None:
+    """Share an attempt; with a pool, at the endpoint that has a job for its request already, if there is one."""
+    shared.attach_call(call)
+    calls[:] = (call,)
+    route = call.admission.route
+    if route is not None:
+        route.only = jobs.endpoint_mask(call.spec.argument)
+
+
+def _keep(
+    store: AnyStore,
+    keys: ReplyKeys,
+    jobs: StoredJobJournal,
+    call: SharedCall,
+    reply: LLMResponse,
+    on_done: Callback,
+) -> None:
     """Store a reply, and delete its jobs when it is on disk; until then, only the service's job has the reply."""
+    key = keys.of(call)
     if not jobs.has_job:  # nor will it have one: the call has returned
         store.put(key, reply, on_done)
         return
@@ -167,6 +251,20 @@ class StoredJobJournal:
     def has_job(self) -> bool:
         """Whether a job is recorded."""
         return self._job is not None
+
+    def endpoint_mask(self, request: LLMRequest) -> int:
+        """Return the mask of the endpoint of a pool that has a job for which no call waits; 0 if there is none."""
+        models = self._run.models
+        if models is None or not models.job_fingerprints:
+            return 0
+        if self._job is None:
+            self._read_store()
+        if self._job is None or not self._free:
+            return 0
+        fingerprint = self._job[0]
+        return sum(
+            1 << index for index, own in models.job_fingerprints.items() if own(request) == fingerprint
+        )
 
     def claim(self, fingerprint: str) -> str | None:
         """Return the id of the job to resume; see `JobJournal`."""

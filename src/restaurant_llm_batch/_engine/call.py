@@ -27,16 +27,14 @@ connects it to them: then it is cancelled only when no other run waits.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import IntEnum
 from typing import Any, NamedTuple
 
 from .._foreign import own_exception
-from .._limits.aimd import CallResult
-from .._shortage import is_local_shortage
+from .._limits.aimd import CallResult, call_result
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
-from ..errors import RateLimited, TransientBackendError
 from ..outcomes import Stage
 from .admission import Admission
 from .mailbox import Mailbox
@@ -68,6 +66,8 @@ class CallSpec(NamedTuple):
         stage: "search", "llm" or "tokens".
         label: The aspect searched for, or the request's task name.
         permits: Slots that the call takes: the queries of one round trip count one by one.
+        endpoints: The method of each endpoint of a pool, in place of `method`; empty without a pool.
+        around: Returns the method that is called in place of a method; None for the method itself.
     """
 
     method: BackendMethod
@@ -75,6 +75,8 @@ class CallSpec(NamedTuple):
     stage: Stage
     label: str
     permits: int = 1
+    endpoints: Sequence[BackendMethod] = ()
+    around: Callable[[BackendMethod], BackendMethod] | None = None
 
 
 class Call:
@@ -89,13 +91,15 @@ class Call:
         counters: Counts it while it is at the backend.
 
     Attributes:
-        is_async: Whether the backend's method is awaited.
+        method: The method to call; of a call to a pool, known when it is admitted.
+        is_async: Whether it is awaited.
         state: How far it has come.
         started_at: When the backend was called, on the run's clock; `NOT_STARTED` before.
         deadline: When its time is up, on the run's clock; None for never.
         timeout_error: The error raised when the deadline passes.
         outcome: Result reported to the limiters on release.
         mailbox: Where its run lives; None until it is queued.
+        endpoint: Name of the endpoint of a pool that it goes to; None without a pool, and before it is admitted.
         in_flight: Its entry among the calls in flight that runs share; None without a store.
         cancel_token: Set when no caller waits for a blocking backend any more; None until it starts in a thread.
         cancel_scope: The scope of an awaited call that runs share, while it is made.
@@ -111,12 +115,14 @@ class Call:
         "cancel_token",
         "counters",
         "deadline",
+        "endpoint",
         "frame",
         "in_flight",
         "in_thread",
         "is_async",
         "is_counted",
         "mailbox",
+        "method",
         "number",
         "outcome",
         "spec",
@@ -129,7 +135,10 @@ class Call:
         self, spec: CallSpec, attempt: int, number: int, admission: Admission[Call], counters: RunCounters
     ) -> None:
         self.spec: CallSpec = spec
-        self.is_async: bool = spec.method.is_async
+        around = spec.around
+        method = spec.method if around is None or spec.endpoints else around(spec.method)
+        self.method: Callable[[Any], Any] = method.method
+        self.is_async: bool = method.is_async
         self.attempt: int = attempt
         self.number: int = number
         self.admission: Admission[Call] = admission
@@ -140,12 +149,21 @@ class Call:
         self.timeout_error: Exception | None = None
         self.outcome: CallResult = "other"
         self.mailbox: Mailbox | None = None
+        self.endpoint: str | None = None
         self.in_flight: InFlightCall | None = None
         self.cancel_token: CancelToken | None = None
         self.cancel_scope: Any = None
         self.in_thread: bool = False
         self.is_counted: bool = False
         self.frame: Any = None
+
+    def use_endpoint(self) -> None:
+        """Call the endpoint that has admitted the call, if it goes to a pool; to be called before it starts."""
+        ticket = self.admission.endpoint_ticket
+        if ticket is not None and ticket.endpoint is not None:
+            self.endpoint = ticket.endpoint.name
+            method = self.spec.endpoints[ticket.endpoint.index]
+            self.method, self.is_async = method if self.spec.around is None else self.spec.around(method)
 
     @property
     def done(self) -> bool:
@@ -198,18 +216,13 @@ class Call:
             self.in_flight = None  # last: after an interrupt, `release` notifies them again
 
     def record_outcome(self, error: BaseException | None) -> None:
-        """Set the result that is reported to the limiters on release."""
+        """Set the result that is reported to the limiters on release, and report an error to the endpoint's breaker."""
         if error is None:
             self.outcome = "success"
-        elif isinstance(error, RateLimited):
-            # Refused because its minute is used up, it says nothing about how many calls may be in flight.
-            status = error.rate_limit
-            used_up = status is not None and status.is_insufficient_for(self.admission.tokens)
-            self.outcome = "other" if used_up else "rate_limited"
-        elif is_local_shortage(error):
-            self.outcome = "rate_limited"  # fewer calls in flight are what helps
-        elif isinstance(error, TransientBackendError):
-            self.outcome = "transient_error"
+            return
+        self.outcome = call_result(error, self.admission.tokens)
+        if self.admission.endpoint_ticket is not None:
+            self.admission.record_error(error)
 
     def release(self) -> None:
         """Free the slots: the backend has returned, or was never called. Releasing it again frees nothing more."""
@@ -217,7 +230,7 @@ class Call:
             self.mark_returned(None)
         if self.is_counted:
             self.is_counted = False
-            self.counters.call_finished(self.spec.stage, self.spec.permits)
+            self.counters.call_finished(self.spec.stage, self.spec.permits, self.endpoint)
         self.admission.release(self.outcome)
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:
@@ -225,7 +238,7 @@ class Call:
         reply: Any = None
         error: BaseException | None = None
         try:
-            reply = self.spec.method.method(self.spec.argument)
+            reply = self.method(self.spec.argument)
         except BaseException as raised:
             error = throwable(raised)
         self.mark_returned(reply)

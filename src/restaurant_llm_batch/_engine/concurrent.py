@@ -172,7 +172,7 @@ class ConcurrentDriver:
                     return await self._make_within(call), None
             if call.deadline is not None:
                 return await self._make_within(call), None
-            return await call.spec.method.method(call.spec.argument), None
+            return await call.method(call.spec.argument), None
         except Exception as error:
             return None, throwable(error)
         except (KeyboardInterrupt, SystemExit) as error:
@@ -193,9 +193,9 @@ class ConcurrentDriver:
 
     async def _make_within(self, call: Call) -> Any:
         if call.deadline is None:
-            return await call.spec.method.method(call.spec.argument)
+            return await call.method(call.spec.argument)
         with anyio.move_on_after(max(0.0, call.deadline - self._now())):
-            return await call.spec.method.method(call.spec.argument)
+            return await call.method(call.spec.argument)
         raise call.timeout_error or TimeoutError
 
     def _call_later(self, seconds: float, action: Callable[[], object]) -> None:

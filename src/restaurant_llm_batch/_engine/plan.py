@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._config.strategy import Strategy
 from ..errors import ConfigurationError
 
 
-@dataclass(frozen=True, slots=True)
-class BackendMethod:
+class BackendMethod(NamedTuple):
     """A method of a backend, and whether it is awaited (`is_async`) or blocks."""
 
     method: Callable[[Any], Any]
@@ -29,6 +28,7 @@ class ExecutionPlan:
         search_many: The method that runs several queries in one round trip; None if the backend has none, or if the
             strategy runs searches in sequence.
         llm: The method that calls the model.
+        endpoints: The method of each endpoint that calls the model, if `llm` is a pool; otherwise empty.
         concurrent_searches: Whether one item's searches run concurrently.
         concurrent_flows: Whether one item's independent flows run concurrently.
         concurrent_items: Whether items run concurrently.
@@ -40,11 +40,20 @@ class ExecutionPlan:
     concurrent_searches: bool
     concurrent_flows: bool
     concurrent_items: bool
+    endpoints: Sequence[BackendMethod] = ()
 
 
-def make_plan(strategy: Strategy, search: object | None, llm: object) -> ExecutionPlan:
+def make_plan(
+    strategy: Strategy, search: object | None, llm: object, endpoints: Sequence[object] = ()
+) -> ExecutionPlan:
     """
     Choose the sync or async methods for a strategy.
+
+    Args:
+        strategy: The strategy.
+        search: The search backend, or None.
+        llm: The LLM backend.
+        endpoints: The backends of its endpoints, if it is a pool.
 
     Raises:
         ConfigurationError: If a backend has no method that the strategy can use.
@@ -58,16 +67,16 @@ def make_plan(strategy: Strategy, search: object | None, llm: object) -> Executi
     return ExecutionPlan(
         search=search_method,
         search_many=BackendMethod(many, search_method.is_async) if many and search_method else None,
-        llm=_choose(
-            llm,
-            "complete",
-            prefer_async=strategy.llm_async,
-            strategy=strategy,
-        ),
+        llm=_choose_llm(llm, strategy),
         concurrent_searches=strategy.search_async,
         concurrent_flows=strategy.is_concurrent,
         concurrent_items=strategy.restaurant_async,
+        endpoints=tuple(_choose_llm(endpoint, strategy) for endpoint in endpoints),
     )
+
+
+def _choose_llm(llm: object, strategy: Strategy) -> BackendMethod:
+    return _choose(llm, "complete", prefer_async=strategy.llm_async, strategy=strategy)
 
 
 def _choose(backend: object, name: str, *, prefer_async: bool, strategy: Strategy) -> BackendMethod:

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 
 from .._config.retry import AttemptCounts, next_retry_delay
 from .._limits.concurrency import ConcurrencyLimiter
+from .._limits.endpoints import Route
 from .._llm_response import LLMResponse, valid_reply
 from .._shortage import is_local_shortage
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
@@ -128,17 +129,18 @@ def _sleep(step: Sleep, item: RunItem, run: RunState) -> EngineFlow[None]:
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
     if run.store is not None:
         return complete_cached(_call_model, step, item, run, run.store)
-    return _call_model(step, item, run, run.plan.llm)
+    return _call_model(step, item, run)
 
 
 def _call_model(
     step: Complete,
     item: RunItem,
     run: RunState,
-    method: BackendMethod,
+    around: Callable[[BackendMethod], BackendMethod] | None = None,
     prepare: Callable[[Call], object] | None = None,
 ) -> EngineFlow[LLMResponse]:
-    spec = CallSpec(method, step.request, "llm", step.request.task)
+    plan = run.plan
+    spec = CallSpec(plan.llm, step.request, "llm", step.request.task, 1, plan.endpoints, around)
     return _call(spec, run.limiters.for_pool(step.limiter), item, run, prepare)
 
 
@@ -148,7 +150,7 @@ def _pack(step: Pack, item: RunItem, run: RunState) -> EngineFlow[list[list[Pack
         return (yield from intercept(run.packer.packing(step), _let_others_run))
     # A blocking counter calls the model's server, so it counts against the model's limit.
     spec = CallSpec(BackendMethod(run.packer.pack, is_async=False), step, "tokens", "pack")
-    batches: list[list[PackedText]] = yield from _call(spec, run.limiters.llm, item, run)
+    batches: list[list[PackedText]] = yield from _call(spec, run.limiters.counting, item, run)
     return batches
 
 
@@ -257,12 +259,13 @@ def _make_call(
     limiters: tuple[ConcurrencyLimiter, ...],
     item: RunItem,
     run: RunState,
+    route: Route | None = None,
 ) -> Call:
     admission: Admission[Call]
     if spec.stage == "llm":
-        count = run.packer.request_tokens
+        count, pool = run.packer.request_tokens, run.limiters
         admission = Admission(
-            limiters, item.priority, position, spec.permits, run.now, run.limiters, spec.argument, count
+            limiters, item.priority, position, spec.permits, run.now, pool, spec.argument, count, route
         )
     else:
         admission = Admission(limiters, item.priority, position, spec.permits, run.now)
@@ -279,15 +282,17 @@ def _call(
     """
     Make one call, with retries until it succeeds or the retry policy fails it. A backoff occupies no slot.
 
-    Each attempt is passed to `prepare` before it is made.
+    A call to a pool whose endpoint is at fault moves to another one, without a backoff. Each attempt is passed to
+    `prepare` before it is made.
     """
     stage, number = spec.stage, run.recorder.next_call()
-    attempts = AttemptCounts()
+    attempts, moves = AttemptCounts(), 0
+    route = None if stage != "llm" or run.limiters.endpoints is None else Route(item)
     while True:
-        attempt = attempts.failed + attempts.rate_limited + 1
+        attempt = attempts.failed + attempts.rate_limited + moves + 1
         if run.time_limits.run is not None:
             run.check_run_timeout()
-        if attempts.rate_limited and stage == "llm":
+        if (attempts.rate_limited or moves) and stage == "llm":
             run.check_rate_limited()
         if run.stopped is not None:
             raise run.stop_error()
@@ -296,7 +301,7 @@ def _call(
         position: float = item.sequence
         if item.has_llm_reply and stage == "llm":
             position = run.queue_position(item, limiters)
-        call = _make_call(spec, attempt, number, position, limiters, item, run)
+        call = _make_call(spec, attempt, number, position, limiters, item, run, route)
         if prepare is not None:
             prepare(call)
         try:
@@ -304,9 +309,13 @@ def _call(
         except RunStopped:
             raise
         except Exception as error:
+            rate_limited = isinstance(error, RateLimited)
+            if route is not None and _moves(call, error, run):
+                moves += 1
+                run.recorder.retry_scheduled(call, item, 0.0, rate_limited, error)
+                continue
             if stage != "tokens":
                 run.stop_if_fatal(error)
-            rate_limited = isinstance(error, RateLimited)
             short = not rate_limited and is_local_shortage(error)
             if short:
                 run.recorder.log_shortage(error)
@@ -334,6 +343,12 @@ def _call(
                     run.packer.observe(spec.argument, answer)
             return answer
         yield Backoff(wait, spec.label, attempt + 1)
+
+
+def _moves(call: Call, error: Exception, run: RunState) -> bool:
+    """Return whether a call to a pool that failed is made at another endpoint now."""
+    ticket, endpoints = call.admission.endpoint_ticket, run.limiters.endpoints
+    return ticket is not None and endpoints is not None and endpoints.moves(ticket, error)
 
 
 def _timeout_error(item: RunItem, stage: Stage, attempts: int, run: RunState) -> DeadlineExceeded:

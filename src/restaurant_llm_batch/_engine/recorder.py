@@ -185,7 +185,7 @@ class RunRecorder:
         """Record that a call starts, at `call.started_at`."""
         self.activity_count += 1
         spec = call.spec
-        self.counters.call_started(spec.stage, spec.permits)
+        self.counters.call_started(spec.stage, spec.permits, call.endpoint)
         call.is_counted = True
         now = call.started_at
         queued = now - call.admission.queued_at
@@ -202,7 +202,12 @@ class RunRecorder:
             key = None if call.in_flight is None else call.in_flight.key
             request = spec.argument if self._with_requests and spec.stage != "tokens" else None
             named, number = _named(call, item), self._run.number
-            self.emit(CallStarted(number, now, *named, queued, spec.permits, call.number, rate, key, request))
+            self.emit(
+                CallStarted(
+                    *(number, now, *named, queued, spec.permits, call.number, rate, key, request),
+                    call.endpoint,
+                )
+            )
 
     def call_dropped(self, call: Call, item: RunItem) -> None:
         """Record that a call ends that was queued and has not started."""
@@ -223,6 +228,9 @@ class RunRecorder:
             self._record_tokens_of_error(call, item, error)
         if error is None:
             self.counters.stages[spec.stage].latency.add(seconds)
+        endpoint = call.endpoint
+        if endpoint is not None:
+            self.counters.endpoints[endpoint].record_result(reply, error, seconds)
         if spec.stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
             if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
@@ -231,13 +239,19 @@ class RunRecorder:
                     item.cost = nan  # the model has read the prompt, and nobody says how many tokens that was
                 run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
             report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
+            if report is not None and endpoint is not None:
+                call.admission.record_report(report)
+                report = None  # it is that of one endpoint only
             if report is not None or run.limiters.rate.active:
                 self._report_usage(call, reply, error, report)
         if self._observers:
             hits = answer if self._with_requests and spec.stage == "search" else None
             named = _named(call, item)
             self.emit(
-                CallEnded(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits)
+                CallEnded(
+                    *(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits),
+                    endpoint,
+                )
             )
             self._emit_limit_changes()
 

@@ -20,6 +20,7 @@ from .._config.stopping import Price, StopConditions, StopMonitor, TimeLimits, T
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._llm_response import LLMResponse
+from .._store.identity import PoolModels
 from ..cancellation import CancelToken
 from ..errors import (
     STOPS_THE_RUN,
@@ -67,6 +68,7 @@ class RunConfig:
         sequence: Numbers the items of all runs in the order in which they enter the window.
         store: The store of replies, or None.
         fingerprint: The fingerprint of the LLM backend, for cache keys.
+        models: What the store knows the models of a pool by; None without a pool.
         time_limits: How long calls, items and the run may take.
         stop: When a run stops by itself.
         prices: Prices by model name.
@@ -83,6 +85,7 @@ class RunConfig:
     sequence: Callable[[], int]
     store: AnyStore | None = None
     fingerprint: str = ""
+    models: PoolModels | None = None
     time_limits: TimeLimits = field(default_factory=TimeLimits)
     stop: StopConditions = field(default_factory=StopConditions)
     prices: Mapping[str, Price] = field(default_factory=dict)
@@ -126,6 +129,7 @@ class RunState:
         self.retries: Mapping[Stage, RetryPolicy] = config.retries
         self.store: AnyStore | None = config.store
         self.fingerprint: str = config.fingerprint
+        self.models: PoolModels | None = config.models
         self.ask: Callable[[Ask, int], Flow[Any]] | None = config.ask
         self.time_limits: TimeLimits = config.time_limits
         self.memo: MemoTable = MemoTable()
@@ -279,6 +283,9 @@ class RunState:
         otherwise the item that starts last would run all of its steps alone.
         """
         if not (self.input_exhausted and item.has_llm_reply):
+            return item.sequence
+        endpoints = self.limiters.endpoints
+        if endpoints is not None and endpoints.waiting > TAIL_QUEUE_RATIO * endpoints.limit:
             return item.sequence
         if any(
             limiter.waiting > TAIL_QUEUE_RATIO * limiter.limit

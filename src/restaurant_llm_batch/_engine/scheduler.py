@@ -39,7 +39,7 @@ from .mailbox import Mailbox
 from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
 from .run import RunState, log
-from .timers import DeadlineQueue, RateLimitTimer
+from .timers import DeadlineQueue, LimiterTimer
 from .watchdog import StallDetector, describe_waits
 
 _WAITS = object()
@@ -94,7 +94,9 @@ class Scheduler:
         self._suspended: dict[Frame, tuple[Any, float]] = {}  # by which step, since when
         self._memo_waiters = MemoWaiters(run.now)
         self._deadlines = DeadlineQueue(run.now, callbacks.call_later, self._expire_overdue)
-        self._rate_limit_timer = RateLimitTimer(run.limiters.rate, run.now, mailbox, callbacks.call_later)
+        self._limiter_timers = [
+            LimiterTimer(limiter, run.now, mailbox, callbacks.call_later) for limiter in run.limiters.timed
+        ]
         self._stall_detector = StallDetector(run, callbacks.call_later, self._waits)
         self._undelivered = 0
         self._exhausted = False
@@ -106,7 +108,8 @@ class Scheduler:
         if self.run.time_limits.run is not None:
             self._callbacks.call_later(self.run.time_limits.run, self._on_run_timeout)
         self._recorder.post_to(self._mailbox.post_deferred)
-        self._rate_limit_timer.start()
+        for timer in self._limiter_timers:
+            timer.start()
         self._stall_detector.start()
         self.admit_items()
 
@@ -258,7 +261,7 @@ class Scheduler:
         self._callbacks.on_finished()
 
     def _end_open_items(self) -> None:
-        self._rate_limit_timer.stop()
+        self._stop_timers()
         self.run.request_cancel()
         self._cancel_queued()
         self._suspended.clear()
@@ -267,6 +270,10 @@ class Scheduler:
             self._close_flow(frame)
             self._finish_item(frame.item, None, self.run.stop_error())
             self._frames.pop(frame.item.index, None)
+
+    def _stop_timers(self) -> None:
+        for timer in self._limiter_timers:
+            timer.stop()
 
     def free_slots(self) -> None:
         """After an interrupt, free the slots of calls that nothing makes any more, and leave shared calls."""
@@ -402,6 +409,8 @@ class Scheduler:
         elif call.frame.item.deadline is not None and self.run.is_overdue(call.frame.item):
             self._expire_queued(call)
         else:
+            if call.spec.endpoints:
+                call.use_endpoint()
             self._callbacks.start(call)
 
     def _expire_queued(self, call: Call) -> None:
@@ -447,5 +456,5 @@ class Scheduler:
     def _finish_if_done(self) -> None:
         if self._exhausted and not self._frames and not self.finished:
             self.finished = True
-            self._rate_limit_timer.stop()
+            self._stop_timers()
             self._callbacks.on_finished()

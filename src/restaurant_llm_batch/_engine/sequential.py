@@ -259,13 +259,14 @@ class SequentialDriver:
         self._started = False
         call.acquire(self._mailbox, self._on_admitted)
         while not self._started:
-            rate = self._run.limiters.rate
-            ready_in = rate.seconds_until_ready(self._run.now())
-            left = self._run.seconds_left(item)
-            self._mailbox.run_pending(left if ready_in is None else min(ready_in, left))
-            rate.admit_ready(self._run.now())
+            timed, now = self._run.limiters.timed, self._run.now()
+            ready_in = [seconds for one in timed if (seconds := one.seconds_until_ready(now)) is not None]
+            self._mailbox.run_pending(min([*ready_in, self._run.seconds_left(item)]))
+            for limiter in timed:
+                limiter.admit_ready(self._run.now())
             if not self._started:
                 self._check_wait(item)
 
     def _on_admitted(self, call: Call) -> None:
+        call.use_endpoint()
         self._started = True

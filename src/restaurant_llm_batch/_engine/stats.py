@@ -7,13 +7,13 @@ import threading
 
 from .._llm_response import LLMResponse
 from ..errors import RateLimited
-from ..outcomes import LimitChange, RunStats
+from ..outcomes import EndpointStats, LimitChange, RunStats
 from .latency import LatencyHistogram
 
 
 class StageCounters:
     """
-    The counters of one stage: "search", "llm" or "tokens".
+    The counters of one stage, "search", "llm" or "tokens"; or of one endpoint of a pool.
 
     Attributes:
         calls: Number of calls started; the queries of one round trip count one by one.
@@ -31,11 +31,71 @@ class StageCounters:
         self.latency: LatencyHistogram = LatencyHistogram()
 
 
+class EndpointCounters:
+    """
+    The counters of one endpoint of a pool.
+
+    Attributes:
+        load: Its calls, by number.
+    """
+
+    __slots__ = (
+        "_answered",
+        "_cached_tokens",
+        "_completion_tokens",
+        "_failed",
+        "_prompt_tokens",
+        "_rate_limited",
+        "load",
+    )
+
+    def __init__(self) -> None:
+        self.load: StageCounters = StageCounters()
+        self._answered = self._rate_limited = self._failed = 0
+        self._prompt_tokens = self._completion_tokens = self._cached_tokens = 0
+
+    def record_result(self, reply: LLMResponse | None, error: BaseException | None, seconds: float) -> None:
+        """Count what became of a call, after some seconds."""
+        if error is None:
+            self._answered += 1
+            self.load.latency.add(seconds)
+        elif isinstance(error, RateLimited):
+            self._rate_limited += 1
+        else:
+            self._failed += 1
+        if reply is not None:
+            self._prompt_tokens += reply.prompt_tokens
+            self._completion_tokens += reply.completion_tokens
+            self._cached_tokens += reply.cached_tokens
+
+    def stats(self) -> EndpointStats:
+        """Return the statistics so far."""
+        load = self.load
+        return EndpointStats(
+            load.calls,
+            self._answered,
+            self._rate_limited,
+            self._failed,
+            self._prompt_tokens,
+            self._completion_tokens,
+            self._cached_tokens,
+            load.peak,
+            load.latency.summary(),
+        )
+
+
 class _Stages(dict[str, StageCounters]):
     """The counters by stage, made at the first call."""
 
     def __missing__(self, stage: str) -> StageCounters:
         return self.setdefault(stage, StageCounters())
+
+
+class _Endpoints(dict[str, EndpointCounters]):
+    """The counters by endpoint, made at the first call."""
+
+    def __missing__(self, name: str) -> EndpointCounters:
+        return self.setdefault(name, EndpointCounters())
 
 
 class RunCounters:
@@ -55,13 +115,14 @@ class RunCounters:
         self.cache_hits = 0
         self.replies: int = 0
         self.stages: _Stages = _Stages()
+        self.endpoints: _Endpoints = _Endpoints()
         self._rate_limited = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._lock = threading.RLock()
 
-    def call_started(self, stage: str, permits: int) -> None:
+    def call_started(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call that starts; the queries of one round trip count one by one. Thread-safe."""
         with self._lock:
             counters = self.stages[stage]
@@ -69,11 +130,18 @@ class RunCounters:
             now = counters.in_flight = counters.in_flight + permits
             if now > counters.peak:
                 counters.peak = now
+            if endpoint is not None:
+                load = self.endpoints[endpoint].load
+                load.calls += permits
+                load.in_flight += permits
+                load.peak = max(load.peak, load.in_flight)
 
-    def call_finished(self, stage: str, permits: int) -> None:
+    def call_finished(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call whose backend has returned. Thread-safe."""
         with self._lock:
             self.stages[stage].in_flight -= permits
+            if endpoint is not None:
+                self.endpoints[endpoint].load.in_flight -= permits
 
     def in_flight(self, stage: str) -> int:
         """Return the number of calls that the backend works on."""
@@ -105,7 +173,7 @@ class RunCounters:
     ) -> RunStats:
         """Return the statistics so far."""
         with self._lock:
-            stages = dict(self.stages)
+            stages, endpoints = dict(self.stages), dict(self.endpoints)
         return RunStats(
             wall_seconds=max(0.0, self.latest - self.started_at),
             succeeded=self.succeeded,
@@ -124,6 +192,7 @@ class RunCounters:
             cost=cost,
             estimated_cost=estimated_cost,
             latency={stage: counters.latency.summary() for stage, counters in stages.items()},
+            endpoints={name: counters.stats() for name, counters in endpoints.items()},
         )
 
 

@@ -1,4 +1,4 @@
-"""Timers of a run: a deadline queue for calls and waits, and the next admission of the rate limiter."""
+"""Timers of a run: a deadline queue for calls and waits, and the next admission of a limiter by time alone."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from itertools import count
 from math import inf
 from typing import TypeAlias
 
-from .._limits.rate import RateLimiter
+from .._limits.limiters import TimedLimiter
 from .call import Call
 from .mailbox import Clock, Mailbox
 from .memo import WaitForCallback, WaitForCell
@@ -67,15 +67,15 @@ class DeadlineQueue:
             self._call_later(max(0.0, deadline - self._now()), self._on_expired)
 
 
-class RateLimitTimer:
+class LimiterTimer:
     """
-    A run's timer for the next admission of its rate limiter.
+    A run's timer for the next admission of a limiter that admits when time has passed.
 
-    A concurrency limiter admits when a call ends. A rate limiter admits when time has passed, so every run that uses
-    one keeps a timer; which run's timer admits a call does not matter.
+    A concurrency limiter admits when a call ends. For the limiters of `LimiterSet.timed`, every run that uses one keeps
+    a timer; which run's timer admits a call does not matter.
 
     Args:
-        limiter: The rate limiter.
+        limiter: The limiter.
         now: The run's clock.
         mailbox: Where the run lives.
         call_later: Calls a function there after some seconds.
@@ -83,7 +83,7 @@ class RateLimitTimer:
 
     def __init__(
         self,
-        limiter: RateLimiter,
+        limiter: TimedLimiter,
         now: Clock,
         mailbox: Mailbox,
         call_later: Callable[[float, Callable[[], object]], object],

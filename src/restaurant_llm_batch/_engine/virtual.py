@@ -35,8 +35,12 @@ Done: TypeAlias = Callable[[Any, BaseException | None], object]
 class VirtualBackend(Protocol):
     """Answers calls on virtual time."""
 
-    def begin(self, stage: Stage, argument: Any, done: Done, /) -> Callable[[], object]:
-        """Begin a call, whose end is passed to `done` in a later action; return what cancels it."""
+    def begin(self, stage: Stage, argument: Any, done: Done, endpoint: str | None, /) -> Callable[[], object]:
+        """
+        Begin a call, at an endpoint if it goes to a pool; return what cancels it.
+
+        Its end is passed to `done` in a later action.
+        """
         ...
 
 
@@ -227,9 +231,8 @@ class VirtualDriver:
             self._time.call_soon(partial(self._finish, call, answer, error))
             self._in_flight[call] = _nothing
             return
-        self._in_flight[call] = self._backend.begin(
-            call.spec.stage, call.spec.argument, partial(self._finish, call)
-        )
+        done = partial(self._finish, call)
+        self._in_flight[call] = self._backend.begin(call.spec.stage, call.spec.argument, done, call.endpoint)
         if not call.is_async:
             call.in_thread = True  # it ends when its backend returns, whatever becomes of the run
         elif call.deadline is not None:

@@ -23,7 +23,8 @@ from collections import deque
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
-from ..errors import ConfigurationError
+from .._shortage import is_local_shortage
+from ..errors import ConfigurationError, RateLimited, TransientBackendError
 from ..outcomes import Reason
 
 CallResult: TypeAlias = Literal["success", "rate_limited", "transient_error", "other"]
@@ -31,6 +32,26 @@ CallResult: TypeAlias = Literal["success", "rate_limited", "transient_error", "o
 The result of a call: "success"; "rate_limited" for a 429; "transient_error" for another transient failure; "other" for
 a result that says nothing about the limit.
 """
+
+
+def call_result(error: BaseException | None, tokens: int = 0) -> CallResult:
+    """
+    Return the result of a call.
+
+    Args:
+        error: What it raised; None if it was answered.
+        tokens: Tokens of its prompt and its longest reply; 0 if they are not counted.
+    """
+    if error is None:
+        return "success"
+    if isinstance(error, RateLimited):
+        # Refused because its minute is used up, it says nothing about how many calls may be in flight.
+        status = error.rate_limit
+        return "other" if status is not None and status.is_insufficient_for(tokens) else "rate_limited"
+    if is_local_shortage(error):
+        return "rate_limited"  # fewer calls in flight are what helps
+    return "transient_error" if isinstance(error, TransientBackendError) else "other"
+
 
 DECREASE_FACTOR = 0.8
 """Factor that a 429 applies to the limit if the decrease before it did not help."""

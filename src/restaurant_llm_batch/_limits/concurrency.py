@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from math import inf
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from .. import _fork
 from ..errors import ConfigurationError
@@ -241,7 +241,14 @@ class LimiterStatistics:
     peak: int
 
 
-State = TypeVar("State", bound=PriorityWaitQueue)
+class HasWaiters(Protocol):
+    """The state of something that calls wait for."""
+
+    waiting: int
+    set_watchers: list[Callable[[], object]]
+
+
+State = TypeVar("State", bound=HasWaiters)
 
 
 class LockedState(ABC, Generic[State]):
@@ -390,6 +397,12 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
     def is_adaptive(self) -> bool:
         """Whether it learns its limit."""
         return self._state_for_process()[1].controller is not None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a ticket would be admitted at once, unless another thread is faster."""
+        state = self._state_for_process()[1]
+        return not state.waiting and state.in_flight < state.limit
 
     @property
     def latest_change(self) -> LimitHistoryEntry | None:

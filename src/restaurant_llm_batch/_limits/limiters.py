@@ -7,13 +7,14 @@ from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from operator import is_not
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple, Protocol, TypeAlias
 
 from ..errors import ConfigurationError
 from ..outcomes import LimitChange
 from ..steps import LimiterName
 from .aimd import LimitHistoryEntry
 from .concurrency import ConcurrencyLimiter
+from .pool import EndpointLimiter, Twins, unused
 from .rate import ConfiguredRate, RateLimiter
 
 Limit: TypeAlias = ConcurrencyLimiter | ConfiguredRate
@@ -39,6 +40,26 @@ class LimiterStanding(NamedTuple):
     peak: int | None
 
 
+_COUNTING = 8
+"""Calls at once that count tokens, if no limit is set that they share with other calls."""
+
+
+class TimedLimiter(Protocol):
+    """A limiter that admits calls when time has passed."""
+
+    def watch(self, watcher: Callable[[], object], /) -> Callable[[], None]:
+        """Call `watcher`, in any thread, when there may be a new moment; return a function that ends this."""
+        ...
+
+    def seconds_until_ready(self, now: float, /) -> float | None:
+        """Return the seconds until that moment; None if there is none."""
+        ...
+
+    def admit_ready(self, now: float, /) -> None:
+        """Admit the calls whose time has come."""
+        ...
+
+
 class LimiterSet:
     """
     The limiters of a runner.
@@ -47,31 +68,36 @@ class LimiterSet:
         search: The limiters of a search.
         llm: The limiters of an LLM call.
         batches: The limiters of an LLM call that carries a packed batch.
+        counting: The limiters of a call that counts tokens at the model's server.
         tokens: The limiter among them that counts tokens instead of calls, or None.
+        endpoints: The limiter of the endpoints of a pool, which comes after these; None without a pool.
         rate: The rate limiter. It comes last, because a call that it admits has to start at once.
     """
 
     def __init__(
         self,
         search: ConcurrencyLimiter,
-        llm: ConcurrencyLimiter,
-        batches: ConcurrencyLimiter,
+        llm: ConcurrencyLimiter | None,
+        batches: ConcurrencyLimiter | None,
         total: ConcurrencyLimiter | None,
         tokens: ConcurrencyLimiter | None,
         rate: RateLimiter,
+        endpoints: EndpointLimiter | None = None,
     ) -> None:
         self.search: tuple[ConcurrencyLimiter] = (search,)
         self.tokens = tokens
         self.rate = rate
-        self._total = total
+        self.endpoints = endpoints
+        self._llm, self._batches, self._total = llm, batches, total
         self.llm: tuple[ConcurrencyLimiter, ...] = self._with_shared(llm)
         self.batches: tuple[ConcurrencyLimiter, ...] = self._with_shared(batches)
+        self.counting: tuple[ConcurrencyLimiter, ...] = self.llm or (ConcurrencyLimiter(_COUNTING),)
 
-    def _with_shared(self, limiter: ConcurrencyLimiter) -> tuple[ConcurrencyLimiter, ...]:
-        limiters = [limiter] if self._total is None or self._total is limiter else [limiter, self._total]
-        return tuple(limiters if self.tokens is None else [*limiters, self.tokens])
+    def _with_shared(self, limiter: ConcurrencyLimiter | None) -> tuple[ConcurrencyLimiter, ...]:
+        limiters = [limiter] if self._total is limiter else [limiter, self._total]
+        return tuple(one for one in (*limiters, self.tokens) if one is not None)
 
-    def unused(self, twins: dict[int, tuple[ConcurrencyLimiter, ConcurrencyLimiter]]) -> LimiterSet:
+    def unused(self, twins: Twins) -> LimiterSet:
         """
         Return a set with the same limits, through which no call has passed.
 
@@ -79,18 +105,18 @@ class LimiterSet:
             twins: Each limiter that was met before, and its unused twin, by the limiter's `id`: what sets share here,
                 their unused sets share too.
         """
-
-        def unused(limiter: ConcurrencyLimiter) -> ConcurrencyLimiter:
-            return twins.setdefault(id(limiter), (limiter, limiter.unused()))[1]
-
-        return LimiterSet(
-            unused(self.search[0]),
-            unused(self.llm[0]),
-            unused(self.batches[0]),
-            None if self._total is None else unused(self._total),
-            None if self.tokens is None else unused(self.tokens),
-            self.rate.unused(),
+        llm, batches, total, tokens = (
+            None if limiter is None else unused(limiter, twins)
+            for limiter in (self._llm, self._batches, self._total, self.tokens)
         )
+        endpoints = None if self.endpoints is None else self.endpoints.unused(twins)
+        rate = self.rate.unused()
+        return LimiterSet(unused(self.search[0], twins), llm, batches, total, tokens, rate, endpoints)
+
+    @property
+    def timed(self) -> tuple[TimedLimiter, ...]:
+        """The limiters that admit calls when time has passed."""
+        return (self.rate,) if self.endpoints is None else (self.rate, self.endpoints)
 
     @property
     def count_tokens(self) -> bool:
@@ -108,10 +134,17 @@ class LimiterSet:
         )
 
     def named(self) -> dict[str, ConcurrencyLimiter]:
-        """Return the limiters of calls, or tokens, in flight by the names of their limits."""
-        named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
-        others = {"llm_total": self._total, "tokens_in_flight": self.tokens}
-        return named | {name: limiter for name, limiter in others.items() if limiter is not None}
+        """Return the limiters of calls, or tokens, in flight by the names of their limits; see `LimitChange`."""
+        own = {
+            "search": self.search[0],
+            "llm": self._llm,
+            "batches": self._batches,
+            "llm_total": self._total,
+            "tokens_in_flight": self.tokens,
+        }
+        at = {} if self.endpoints is None else self.endpoints.limiters
+        named = {name: limiter for name, limiter in own.items() if limiter is not None}
+        return named | {f"llm:{name}": limiter for name, limiter in at.items()}
 
     def limits(self) -> Mapping[str, Limit]:
         """Return the limits by their names, those per minute too."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -39,7 +39,7 @@ class Foresight(ABC):
         self,
         task: Task[R] | Callable[[Any], Flow[R]],
         items: Iterable[Any],
-        server: SimulatedServer | None = None,
+        server: SimulatedServer | Sequence[SimulatedServer] | Mapping[str, SimulatedServer] | None = None,
         *,
         seed: int = 0,
         answers: LLMBackend | None = None,
@@ -58,7 +58,8 @@ class Foresight(ABC):
         Args:
             task: A task, or a generator function of one item.
             items: The items.
-            server: What the server is like; None for `SimulatedServer()`.
+            server: What the server is like; None for `SimulatedServer()`. With an `LLMPool`: what each endpoint is
+                like, or a list with one for each of them, or them by name.
             seed: Seed of all that is random: equal seeds give equal runs, to the event.
             answers: Answers the requests at once, for example `OfflineLLM`; None for answers made from the form of each
                 request, whose texts say nothing.

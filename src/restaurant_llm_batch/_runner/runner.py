@@ -39,7 +39,8 @@ from .._engine.streams import (
 )
 from .._engine.threaded import ThreadedDriver
 from .._engine.threads import DaemonThreadPool
-from .._store.identity import fingerprint_of
+from .._limits.pool import as_pool
+from .._store.identity import fingerprint_of, models_of
 from .._store.store import Store
 from ..errors import ConfigurationError
 from ..outcomes import BatchReport, Outcome, RunStats, Stage
@@ -140,20 +141,24 @@ class BatchRunner(Foresight, Adjustable):
         self.strategy = strategy
         self.limits = limits
         self._search = search
-        self._plan = make_plan(strategy, search, llm)
+        pool = as_pool(llm)
+        endpoints = () if pool is None else pool.endpoint_backends
+        self._plan = make_plan(strategy, search, llm, endpoints)
         check_counter(count_tokens)
         retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry, "tokens": llm_retry}
         self._store = store if store is None or isinstance(store, Store) else Store(store)
         if self._store is not None:
             self._store.open()
+        fingerprint = fingerprint_of(llm, warn=True) if self._store is not None else ""
         self._config = RunConfig(
             plan=self._plan,
-            limiters=make_limiters(limits),
+            limiters=make_limiters(limits, pool),
             packer=BatchPacker(limits, count_tokens),
             retries=retries,
             sequence=count().__next__,
             store=self._store,
-            fingerprint=fingerprint_of(llm, warn=True) if self._store is not None else "",
+            fingerprint=fingerprint,
+            models=None if pool is None or self._store is None else models_of(endpoints, fingerprint),
             time_limits=time_limits,
             stop=stop,
             prices=dict(prices or {}),

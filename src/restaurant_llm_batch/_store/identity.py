@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import blake2b
+
+from ..models import LLMRequest
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -42,6 +45,53 @@ def fingerprint_of(llm: object, *, warn: bool = False) -> str:
     for attribute, text in texts:
         digest.update(f"{len(attribute)} {attribute} {len(text)} {text} ".encode("utf-8", "surrogatepass"))
     return f"{name} {digest.hexdigest()}"
+
+
+def model_fingerprint_of(llm: object) -> str:
+    """Return what the answers of a backend have in common with those of the same model at another address."""
+    fingerprint = getattr(llm, "model_fingerprint", None)
+    return fingerprint if isinstance(fingerprint, str) and fingerprint else fingerprint_of(llm)
+
+
+@dataclass(slots=True)
+class PoolModels:
+    """
+    What a store knows the models of a pool by.
+
+    Attributes:
+        by_endpoint: The fingerprint of each endpoint's model.
+        others: Those that differ from the fingerprint of the pool itself.
+        outside: Fingerprints that the endpoints have outside of a pool, with their address.
+        job_fingerprints: By endpoint, returns the fingerprint under which a job for a request is recorded.
+        vain_lookups: Lookups in a row under `outside` that have found nothing.
+    """
+
+    by_endpoint: tuple[str, ...]
+    others: tuple[str, ...]
+    outside: tuple[str, ...]
+    job_fingerprints: Mapping[int, Callable[[LLMRequest], str]]
+    vain_lookups: int = 0
+
+
+def models_of(endpoints: Sequence[object], fingerprint: str) -> PoolModels:
+    """
+    Return what a store knows the models of a pool by.
+
+    Args:
+        endpoints: The backends of its endpoints.
+        fingerprint: The fingerprint of the pool itself.
+    """
+    by_endpoint = tuple(model_fingerprint_of(endpoint) for endpoint in endpoints)
+    others = tuple(dict.fromkeys(one for one in by_endpoint if one != fingerprint))
+    known = {fingerprint, *others}
+    outside = (fingerprint_of(endpoint, warn=True) for endpoint in endpoints)
+    jobs = {index: getattr(endpoint, "job_fingerprint", None) for index, endpoint in enumerate(endpoints)}
+    return PoolModels(
+        by_endpoint,
+        others,
+        tuple(dict.fromkeys(one for one in outside if one not in known)),
+        {index: own for index, own in jobs.items() if callable(own)},
+    )
 
 
 def _texts(llm: object) -> Iterator[tuple[str, str]]:

@@ -45,7 +45,6 @@ NOT_STARTED = -1.0
 """`started_at` of a call that has not reached its backend; no clock shows a negative time."""
 
 Callback: TypeAlias = Callable[[Exception | None], object]
-Persist: TypeAlias = Callable[[LLMResponse, Callback], object]
 
 
 class SharedCall(Protocol):
@@ -71,6 +70,10 @@ class SharedCall(Protocol):
     def update_shield(self) -> bool:
         """Shield it from its run's cancellation while `has_other_waiters`; False if its event loop is gone."""
         ...
+
+
+Persist: TypeAlias = Callable[[SharedCall, LLMResponse, Callback], object]
+"""Writes the reply to a call to the store, and calls back when it is on disk."""
 
 
 class State(Enum):
@@ -178,17 +181,17 @@ class InFlightCall:
             if current:
                 self._call_returned, self._reply = True, reply
         if not current:  # detached: another leader has made a call of its own meanwhile
-            self._persist_late_reply(reply)
+            self._persist_late_reply(call, reply)
         elif leader_left:
             self._finish()
 
-    def _persist_late_reply(self, reply: Any) -> None:
+    def _persist_late_reply(self, call: SharedCall, reply: Any) -> None:
         if isinstance(reply, LLMResponse) and valid_reply(reply) is reply and self.persist is not None:
             with suppress(Exception):  # for example, no more threads; no caller waits for it
-                self.persist(reply, lambda _: None)
+                self.persist(call, reply, lambda _: None)
 
-    def persist_reply(self, reply: LLMResponse, on_done: Callback) -> None:
-        """Write a reply to the store; `on_done` is called with None when it is on disk, or with the error."""
+    def persist_reply(self, call: SharedCall, reply: LLMResponse, on_done: Callback) -> None:
+        """Write the reply to a call to the store; then call `on_done`, with None if it is on disk, or the error."""
         if self.persist is None:
             raise RuntimeError("persist is not set: the leader sets it before its first call")
 
@@ -205,7 +208,7 @@ class InFlightCall:
         try:
             with self._lock:
                 self._state = State.PERSISTING
-            self.persist(reply, on_commit)
+            self.persist(call, reply, on_commit)
         except Exception as error:  # for example, no more threads
             on_commit(error)
         except (
@@ -253,12 +256,12 @@ class InFlightCall:
     def _finish(self) -> None:
         """End the entry, or promote a follower. A reply that the leader did not wait for is stored first."""
         with self._lock:
-            state, reply = self._state, self._reply
+            state, call, reply = self._state, self._call, self._reply
             if state is State.PERSISTING:
                 return  # `on_commit` calls this again
             unstored = state is State.OPEN and isinstance(reply, LLMResponse) and valid_reply(reply) is reply
-        if unstored:
-            self.persist_reply(reply, lambda _: None)
+        if unstored and call is not None:
+            self.persist_reply(call, reply, lambda _: None)
         elif state is State.OPEN:
             self._promote_next()
         else:

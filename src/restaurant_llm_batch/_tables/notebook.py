@@ -56,6 +56,11 @@ def stats_html(stats: Any, waited: float = 0.0) -> str:
             pairs[f"{stage}, seconds"] = (
                 f"{latency.p50:.3g} median, {latency.p95:.3g} for 95 of 100, {latency.max:.3g} at most"
             )
+    for name, endpoint in stats.endpoints.items():
+        pairs[f"endpoint {name}"] = (
+            f"{endpoint.calls:,} calls: {endpoint.answered:,} answered, {endpoint.rate_limited:,} refused, "
+            f"{endpoint.failed:,} failed"
+        )
     if stats.stopped_because is not None:
         pairs["stopped"] = stats.stopped_because
     parts = {stage: latency.mean * latency.count for stage, latency in stats.latency.items()}

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .._http.transport import HTTPTransport
     from .._http.types import HTTPResponse, Timeout, Transport, TransportError
+    from .._limits.endpoints import EndpointStatistics
     from .offline.llm import OfflineLLM
     from .openai.llm import OpenAILLM
+    from .pool.llm import LLMPool
     from .runpod.llm import (
         JobCounts,
         OperationLimit,
@@ -26,9 +28,11 @@ if TYPE_CHECKING:
     from .vllm.server import ServedModel, VLLMServerLLM
 
 _MODULES = {
+    "EndpointStatistics": ".._limits.endpoints",
     "HTTPResponse": ".._http.types",
     "HTTPTransport": ".._http.transport",
     "JobCounts": ".runpod.llm",
+    "LLMPool": ".pool.llm",
     "OfflineLLM": ".offline.llm",
     "OpenAILLM": ".openai.llm",
     "OperationLimit": ".runpod.llm",
@@ -49,9 +53,11 @@ _MODULES = {
 }
 
 __all__ = [
+    "EndpointStatistics",
     "HTTPResponse",
     "HTTPTransport",
     "JobCounts",
+    "LLMPool",
     "OfflineLLM",
     "OpenAILLM",
     "OperationLimit",

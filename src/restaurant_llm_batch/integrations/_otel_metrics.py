@@ -41,8 +41,12 @@ class Instruments:
 
         # Cached, because label sets are built for every call; bounded, because model names come from the service.
         @lru_cache(_LABEL_CACHE_SIZE)
-        def labels(stage: Stage, response_model: str, error: str) -> dict[str, str]:
+        def labels(
+            stage: Stage, response_model: str, error: str, endpoint: str | None = None
+        ) -> dict[str, str]:
             call_labels = base_labels(stage, model, service)
+            if endpoint is not None:
+                call_labels[ENDPOINT] = endpoint
             if response_model:
                 call_labels[RESPONSE_MODEL] = response_model
             if error:
@@ -74,7 +78,8 @@ class RunInstruments:
         """Record the duration of a call, and its tokens."""
         instruments, reply, error = self._instruments, event.reply, event.error
         response_model = "" if reply is None else reply.model
-        labels = instruments.labels(event.stage, response_model, "" if error is None else error_type(error))
+        failed = "" if error is None else error_type(error)
+        labels = instruments.labels(event.stage, response_model, failed, event.endpoint)
         instruments.duration.record(event.seconds, labels)
         if reply is not None and (reply.prompt_tokens or reply.completion_tokens):
             input_labels, output_labels = instruments.token_labels(response_model)
@@ -83,7 +88,7 @@ class RunInstruments:
 
     def call_cancelled(self, call: CallStarted, time: float) -> None:
         """Record the duration of a call that was cancelled at `time`, in seconds on the run's clock."""
-        labels = self._instruments.labels(call.stage, "", CANCELLED)
+        labels = self._instruments.labels(call.stage, "", CANCELLED, call.endpoint)
         self._instruments.duration.record(max(0.0, time - call.time), labels)
 
     def retry_scheduled(self, event: RetryScheduled) -> None:
@@ -113,6 +118,8 @@ def no_op_check(provider: MeterProvider | None) -> Callable[[], bool]:
 
 
 SCOPE = "restaurant_llm_batch"
+ENDPOINT = f"{SCOPE}.endpoint"
+"""Name of the endpoint of an `LLMPool`."""
 
 OPERATION = "gen_ai.operation.name"
 PROVIDER = "gen_ai.provider.name"

@@ -18,6 +18,7 @@ from ._open_calls import is_refused_input
 from ._otel_metrics import (
     CACHED_TOKENS,
     CANCELLED,
+    ENDPOINT,
     ERROR_TYPE,
     FINISH_REASONS,
     INPUT_TOKENS,
@@ -174,12 +175,15 @@ class Trace:
         )
 
     def _call_attributes(self, event: CallStarted | CallEnded, queue_seconds: float) -> Attributes:
-        return {
+        attributes: Attributes = {
             **self._spans.labels[event.stage],
             f"{SCOPE}.label": event.label,
             f"{SCOPE}.attempt": event.attempt,
             f"{SCOPE}.queue_seconds": queue_seconds,
         }
+        if event.endpoint is not None:
+            attributes[ENDPOINT] = event.endpoint
+        return attributes
 
     def _add_call(
         self,

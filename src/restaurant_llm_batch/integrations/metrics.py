@@ -79,6 +79,8 @@ class RunMetrics:
         self._tokens: dict[str, list[int]] = {}
         self._in_flight: Counter[Stage] = Counter()
         self._waiting: Counter[Stage] = Counter()
+        self._endpoint_calls: Counter[tuple[str, CallOutcome]] = Counter()
+        self._endpoint_in_flight: Counter[str] = Counter()
         self._latency: dict[Stage, HistogramBuilder] = {
             "search": HistogramBuilder(self._bounds),
             "llm": HistogramBuilder(self._bounds),
@@ -132,6 +134,8 @@ class RunMetrics:
                 waiting={stage: self._waiting[stage] for stage in self._latency},
                 latency={stage: builder.build() for stage, builder in self._latency.items()},
                 queue_seconds={stage: builder.build() for stage, builder in self._queue_seconds.items()},
+                endpoint_calls=dict(self._endpoint_calls),
+                endpoint_in_flight=dict(self._endpoint_in_flight),
             )
 
     def prometheus(self) -> str:
@@ -142,6 +146,8 @@ class RunMetrics:
         stage = event.stage
         run.calls.call_started(event)
         self._in_flight[stage] += event.weight
+        if event.endpoint is not None:
+            self._endpoint_in_flight[event.endpoint] += event.weight
         self._builder(self._queue_seconds, stage).add(event.queue_seconds)
         if run.scheduled_retries and run.pop_scheduled_retry(event):
             self._waiting[stage] -= 1
@@ -163,6 +169,13 @@ class RunMetrics:
         self._builder(self._latency, stage).add(event.seconds)
         outcome: CallOutcome = "answered" if error is None else "rate_limited" if rate_limited else "failed"
         self._calls[stage, outcome] += event.weight
+        if event.endpoint is not None:
+            self._count_at_endpoint(event, outcome)
+
+    def _count_at_endpoint(self, event: CallStarted | CallEnded, outcome: CallOutcome) -> None:
+        if event.endpoint is not None:
+            self._endpoint_in_flight[event.endpoint] -= event.weight
+            self._endpoint_calls[event.endpoint, outcome] += event.weight
 
     def _retry_scheduled(self, event: RetryScheduled, run: _RunState) -> None:
         self._retries[event.stage] += 1
@@ -196,6 +209,7 @@ class RunMetrics:
         for call in calls:
             self._in_flight[call.stage] -= call.weight
             self._calls[call.stage, "cancelled"] += call.weight
+            self._count_at_endpoint(call, "cancelled")
 
     def _discard(self, retries: ScheduledRetries) -> None:
         for (stage, _, _), number in retries.items():
@@ -286,6 +300,8 @@ class MetricsSnapshot:
         waiting: Number of scheduled retries not yet made, by stage.
         latency: Durations of calls, by stage; one observation per round trip.
         queue_seconds: Times that calls waited for their limits before they started, by stage.
+        endpoint_calls: Number of calls ended, by endpoint of an `LLMPool` and outcome; empty without a pool.
+        endpoint_in_flight: Number of calls in flight now, by endpoint; empty without a pool.
     """
 
     runs_started: int
@@ -303,6 +319,8 @@ class MetricsSnapshot:
     waiting: Mapping[Stage, int]
     latency: Mapping[Stage, Histogram]
     queue_seconds: Mapping[Stage, Histogram]
+    endpoint_calls: Mapping[tuple[str, CallOutcome], int] = field(default_factory=dict)
+    endpoint_in_flight: Mapping[str, int] = field(default_factory=dict)
 
 
 class HistogramBuilder:
@@ -359,6 +377,8 @@ def _lines(counts: MetricsSnapshot) -> Iterator[str]:
         ("calls_waiting", "gauge", "Scheduled retries not yet made.", counts.waiting),
     ):
         yield from _samples(name, kind, help_, [((s,), by_stage.get(s, 0)) for s in stages], ("stage",))
+    if counts.endpoint_in_flight:
+        yield from _endpoints(counts)
     tokens = {(model, "prompt"): number for model, number in counts.prompt_tokens.items()}
     tokens |= {(model, "completion"): number for model, number in counts.completion_tokens.items()}
     yield from _samples(
@@ -370,6 +390,20 @@ def _lines(counts: MetricsSnapshot) -> Iterator[str]:
     )
     yield from _histogram("call_seconds", "Duration of calls.", counts.latency)
     yield from _histogram("queue_seconds", "Time calls waited for their limits.", counts.queue_seconds)
+
+
+def _endpoints(counts: MetricsSnapshot) -> Iterator[str]:
+    ended = {
+        (name, outcome): counts.endpoint_calls.get((name, outcome), 0)
+        for name in counts.endpoint_in_flight
+        for outcome in _OUTCOMES
+    }
+    labels = ("endpoint", "outcome")
+    yield from _samples("endpoint_calls_total", "counter", "Calls ended, by endpoint.", ended.items(), labels)
+    flying = [((name,), number) for name, number in counts.endpoint_in_flight.items()]
+    yield from _samples(
+        "endpoint_calls_in_flight", "gauge", "Calls in flight, by endpoint.", flying, ("endpoint",)
+    )
 
 
 def _samples(

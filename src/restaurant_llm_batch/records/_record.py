@@ -21,6 +21,7 @@ from ._compare import Comparison, compare
 from ._explain import Explanation, explain
 from ._recorded import (
     CALLS,
+    CALLS_WITHOUT_ENDPOINTS,
     ITEMS,
     LIMITERS,
     LIMITS,
@@ -124,7 +125,14 @@ class Record:
 
     def calls(self, run: int | RecordedRun | None = None) -> list[RecordedCall]:
         """Return every attempt of every call of a run, and the replies found in the store, as they started."""
-        return self._of_run(run, f"{CALLS} ORDER BY calls.id", call_of)
+
+        def read(connection: sqlite3.Connection) -> list[RecordedCall]:
+            number = _run_number(connection, run, self.path)
+            statement = CALLS if has_later(connection) else CALLS_WITHOUT_ENDPOINTS
+            rows = connection.execute(f"{statement} ORDER BY calls.id", (number,))
+            return [call_of(row) for row in rows]
+
+        return self._read(read)
 
     def limits(self, run: int | RecordedRun | None = None) -> list[RecordedLimit]:
         """

@@ -179,6 +179,7 @@ class RecordedCall(RecordRow):
         status: HTTP status of the error, if it has one.
         error: Type and message of the error.
         store_key: Key of the reply in the store; None without a store.
+        endpoint: Name of the endpoint of an `LLMPool` that it went to; None without a pool.
     """
 
     run: int
@@ -206,6 +207,7 @@ class RecordedCall(RecordRow):
     status: int | None
     error: str | None
     store_key: bytes | None
+    endpoint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,13 +314,18 @@ WHERE items.id >= ?1 << 32 AND items.id < (?1 + 1) << 32
 ITEMS = _ITEMS.format(one="")
 ITEM = f"{_ITEMS.format(one='AND item = ?2')} AND items.id = ?2"
 
-CALLS = """
+_CALLS_OF_RUN = """
 SELECT calls.run, items.item_json, prompt & 0xFFFFFFFF, attempt, calls.stage, label, model, queued, calls.started,
   calls.ended, calls.ended - calls.started, slot_seconds, rate_seconds, retry_seconds, slots, calls.outcome,
   prompt_tokens, completion_tokens, cached_tokens, cost, finish_reason, calls.error_type, status, calls.error, store_key
-FROM calls LEFT JOIN items ON items.id = calls.item
+{endpoint}FROM calls LEFT JOIN items ON items.id = calls.item {join}
 WHERE calls.id >= ?1 << 32 AND calls.id < (?1 + 1) << 32
 """
+CALLS = _CALLS_OF_RUN.format(
+    endpoint=", endpoint ", join="LEFT JOIN call_endpoints ON call_endpoints.id = calls.id"
+)
+CALLS_WITHOUT_ENDPOINTS = _CALLS_OF_RUN.format(endpoint="", join="")
+"""Of a record from before there were pools."""
 
 LIMITS = """
 SELECT run, limiter, seconds, calls_in_flight, reason FROM limits WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32

@@ -300,6 +300,8 @@ class RunRows:
         ]
         self._calls[event.call] = row
         self._new[id(row)] = "calls", row
+        if event.endpoint is not None:
+            batch["call_endpoints"].append([row[0], self.id, sql_name(event.endpoint)])
         if event.request is not None and event.attempt == 1:
             self._add_prompt(batch, event, event.request)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from textwrap import shorten
 from typing import Any
 
-from .._config.limits import Limits
+from .._config.limits import DefaultLimit, Limits
 from .._config.strategy import Strategy
 from .._limits.aimd import AdaptiveLimit
 from .._text import error_text
@@ -87,6 +87,8 @@ def scaled(limits: Limits, factor: float) -> Limits:
 def _times(limit: Any, factor: float) -> Any:
     if limit is None:
         return None
+    if isinstance(limit, DefaultLimit):
+        return DefaultLimit(max(1, round(factor * limit)))
     if isinstance(limit, AdaptiveLimit):
         least, start, most = (
             max(1, round(factor * number)) for number in (limit.min, limit.start, limit.max)

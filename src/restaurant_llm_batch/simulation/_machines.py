@@ -72,7 +72,20 @@ OnEnd: TypeAlias = Callable[[Job], object]
 
 
 class Machine(Protocol):
-    """Works on jobs."""
+    """
+    Works on jobs.
+
+    Attributes:
+        slowness: By how much longer its work takes than it should; 1.0 as a rule.
+    """
+
+    @property
+    def slowness(self) -> float:
+        """By how much longer its work takes than it should."""
+        ...
+
+    @slowness.setter
+    def slowness(self, factor: float) -> None: ...
 
     @property
     def in_use(self) -> int:
@@ -108,6 +121,7 @@ class Slots:
         self._on_end = on_end
         self.in_use = 0
         self.waiting = 0
+        self.slowness: float = 1.0  # of the jobs that begin from now on
         self._slots = config.slots or inf
         self._memory = config.kv_tokens or inf
         self._latency = config.latency
@@ -141,7 +155,7 @@ class Slots:
         job.state = RUNNING
         self.in_use += 1
         self._used += job.size
-        job.timer = self._time.call_later(self._seconds(job), partial(self._end, job))
+        job.timer = self._time.call_later(self.slowness * self._seconds(job), partial(self._end, job))
 
     def _seconds(self, job: Job) -> float:
         """Return the seconds that a job takes if no other one slows it down."""
@@ -274,7 +288,22 @@ class Batching:
         self._written_until = 0.0
         self._fixed = 0  # tokens in memory, without what was written since the jobs run
         self._starts = 0.0  # sum of `written_at` of those that run
+        self._slowness = 1.0
         self._next: Timer | None = None
+
+    @property
+    def slowness(self) -> float:
+        """By how much longer its work takes than it should."""
+        return self._slowness
+
+    @slowness.setter
+    def slowness(self, factor: float) -> None:
+        self._advance()
+        self._slowness = factor
+        self._plan()
+
+    def _rate(self) -> float:
+        return self._speed.decode_rate(self._writing) / self._slowness
 
     def add(self, job: Job) -> None:
         """Take a job."""
@@ -301,7 +330,7 @@ class Batching:
         now = self._time.now()
         seconds = now - max(self._written_until, self._reader_free_at)
         if self._writing and seconds > 0:
-            self._written += seconds * self._speed.decode_rate(self._writing)
+            self._written += seconds * self._rate()
         self._written_until = now
 
     def _admit(self) -> None:
@@ -327,8 +356,8 @@ class Batching:
         self._fixed += job.size
         now = self._time.now()
         begins = max(now, self._reader_free_at)
-        self._reader_free_at = begins + job.unread / self._speed.prefill
-        overhead = self._speed.overhead
+        self._reader_free_at = begins + self._slowness * job.unread / self._speed.prefill
+        overhead = self._slowness * self._speed.overhead
         job.timer = self._time.call_later(self._reader_free_at + overhead - now, partial(self._write, job))
 
     def _write(self, job: Job) -> None:
@@ -367,7 +396,7 @@ class Batching:
             heappop(running)
         if not running:
             return
-        rate = self._speed.decode_rate(self._writing)
+        rate = self._rate()
         seconds = max(0.0, running[0][0] - self._written) / rate
         if self._writing > 1:
             seconds = min(seconds, max(0.0, self._memory - self._used) / (rate * self._writing))

@@ -66,6 +66,30 @@ class ServerModel:
         )
         self._busy = 0.0
         self._changed_at = 0.0
+        self._is_down = False
+        self._jobs: dict[Job, None] | None = {} if config.outages else None  # those that an outage would end
+        for begin, end in config.outages:
+            time.call_later(begin, partial(self._set_down, True))
+            time.call_later(end, partial(self._set_down, False))
+        for begin, end, factor in config.slowdowns:
+            time.call_later(begin, partial(self._scale_slowness, factor))
+            time.call_later(end, partial(self._scale_slowness, 1 / factor))
+
+    def _set_down(self, is_down: bool) -> None:
+        """Begin or end an outage."""
+        self._is_down = is_down
+        jobs, self._jobs = list(self._jobs or ()), {}
+        if not is_down:
+            return
+        self._count_busy()
+        for job in jobs:
+            self._machine.cancel(job)
+        for job in jobs:
+            self.usage.lost += 1
+            self._fail(_ERRORS["reset"](), job.done, 0.0)
+
+    def _scale_slowness(self, factor: float) -> None:
+        self._machine.slowness *= factor
 
     def begin_search(self, find: Find, queries: Sequence[SearchQuery], done: Done) -> Callable[[], object]:
         """Begin a search for several queries; the answer has the hits of each."""
@@ -80,6 +104,9 @@ class ServerModel:
         """Begin a request to the model; return what cancels it."""
         usage, machine = self.usage, self._machine
         usage.calls += 1
+        if self._is_down:
+            usage.lost += 1
+            return self._fail(_ERRORS["reset"](), done, self._config.refusal_seconds)
         fault = self._fault()
         if fault is not None:
             usage.faults[fault] += 1
@@ -97,6 +124,8 @@ class ServerModel:
         error = _ERRORS["server_error"]() if fault == "server_error" else None
         job = Job(answer if fault is None else _spoil(answer, fault), error, prompt, done, request.task)
         self._count_busy()
+        if self._jobs is not None:
+            self._jobs[job] = None
         machine.add(job)
         if machine.in_use > usage.peak:
             usage.peak = machine.in_use
@@ -135,6 +164,8 @@ class ServerModel:
 
     def _end(self, job: Job) -> None:
         self._count_busy(left=1)
+        if self._jobs is not None:
+            self._jobs.pop(job, None)
         if job.error is None:
             usage, answer = self.usage, job.answer
             usage.answered += 1
@@ -148,6 +179,8 @@ class ServerModel:
         if job.state != GONE:
             self._count_busy()
             self.usage.cancelled += 1
+            if self._jobs is not None:
+                self._jobs.pop(job, None)
             self._machine.cancel(job)
 
     def _count_busy(self, left: int = 0) -> None:
@@ -155,11 +188,16 @@ class ServerModel:
         self._busy += (self._machine.in_use + left) * (now - self._changed_at)
         self._changed_at = now
 
+    @property
+    def places(self) -> float:
+        """How many calls it works on at once: its slots, or as many as there were."""
+        return self._config.slots or self.usage.peak
+
     def finish(self) -> ServerUsage:
         """Return what it saw until now."""
         self._count_busy()
         now, usage = self._time.now(), self.usage
-        places = self._config.slots or usage.peak
+        places = self.places
         usage.busy_share = min(1.0, self._busy / (places * now)) if places and now else 0.0
         return usage
 

@@ -17,8 +17,8 @@ from .._engine.plan import make_plan
 from .._engine.run import RunConfig, RunState
 from .._engine.sequential import SequentialDriver
 from .._engine.virtual import Done, VirtualDriver, VirtualMailbox, VirtualTime
-from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
+from .._limits.pool import Twins, as_pool
 from .._store.overlay import OverlayStore
 from ..errors import ConfigurationError
 from ..models import Hit, SearchQuery
@@ -54,13 +54,20 @@ class RunnerParts:
     @property
     def model_name(self) -> str:
         """Name of its model, as its replies have it; empty if the backend does not tell."""
-        name = getattr(self.llm, "model", None)
-        return name if isinstance(name, str) else ""
+        return _model_name(self.llm)
 
     @property
     def model(self) -> str:
         """Name of its model in simulated replies."""
         return self.model_name or "simulated"
+
+    @property
+    def endpoints(self) -> Mapping[str, object]:
+        """The backends of the endpoints by name, if its LLM backend is a pool; otherwise empty."""
+        pool = as_pool(self.llm)
+        if pool is None:
+            return {}
+        return dict(zip(pool.endpoint_limiter.names, pool.endpoint_backends, strict=True))
 
     @property
     def count_tokens(self) -> TokenCounter:
@@ -74,19 +81,26 @@ class RunBackend:
 
     Args:
         model: The server.
-        time: Where it lives.
+        endpoints: The servers of the endpoints of a pool, by name.
+        time: Where they live.
         find: Searches.
     """
 
-    def __init__(self, model: ServerModel, time: VirtualTime, find: Find) -> None:
+    def __init__(
+        self, model: ServerModel, endpoints: Mapping[str, ServerModel], time: VirtualTime, find: Find
+    ) -> None:
         self._model = model
+        self._endpoints = endpoints
         self._time = time
         self._find = find
 
-    def begin(self, stage: Stage, argument: Any, done: Done, /) -> Callable[[], object]:
-        """Begin a call: a request to the model, a query, or the queries of one round trip."""
+    def begin(
+        self, stage: Stage, argument: Any, done: Done, endpoint: str | None = None, /
+    ) -> Callable[[], object]:
+        """Begin a call: a request to the model or an endpoint, a query, or the queries of one round trip."""
         if stage == "llm":
-            return self._model.begin_request(argument, done)
+            model = self._model if endpoint is None else self._endpoints[endpoint]
+            return model.begin_request(argument, done)
         if not isinstance(argument, SearchQuery):
             return self._model.begin_search(self._find, argument, done)
 
@@ -95,10 +109,10 @@ class RunBackend:
 
         return self._model.begin_search(self._find, (argument,), first)
 
-    def wait_for(self, stage: Stage, argument: Any) -> Any:
+    def wait_for(self, stage: Stage, endpoint: str | None, argument: Any) -> Any:
         """Make a call, and let time pass until it has ended; return its answer or raise its error."""
         ended: list[tuple[Any, BaseException | None]] = []
-        self.begin(stage, argument, lambda answer, error: ended.append((answer, error)))
+        self.begin(stage, argument, lambda answer, error: ended.append((answer, error)), endpoint)
         while not ended:
             if not self._time.step():
                 raise RuntimeError("a simulated call waits, but nothing is left to happen")
@@ -144,10 +158,10 @@ class Player:
 
 class Playback:
     """
-    Runs that live in one virtual time, at one simulated server.
+    Runs that live in one virtual time, at one simulated server; or at those of the endpoints of a pool.
 
     Args:
-        server: What the server is like.
+        server: What the server is like; of the endpoints of a pool, each; or one for each of them, by name.
         seed: Seed of all that is random.
         answers: Answers the requests at once, for example `OfflineLLM`; None for answers made from their forms.
         count: Counts the tokens of a text.
@@ -156,7 +170,7 @@ class Playback:
 
     def __init__(
         self,
-        server: ServerSpecification,
+        server: ServerSpecification | Mapping[str, ServerSpecification],
         seed: int,
         answers: LLMBackend | None,
         count: Callable[[str], int],
@@ -164,11 +178,15 @@ class Playback:
     ) -> None:
         self.time = VirtualTime()
         self._seed = seed
-        made = Answers(answers, count, server.answer_tokens, Random(f"answers {seed}"), model)
-        self.model = ServerModel(server, self.time, Random(f"server {seed}"), made)
+        self._answers = answers
+        self._count = count
+        self._servers = server
+        first = server if isinstance(server, ServerSpecification) else next(iter(server.values()))
+        self.model = self._serve(first, model, "")
+        self.endpoints: dict[str, ServerModel] = {}
         # By `id`, with the object itself, so that no other one takes its place.
         self._limiters: dict[int, tuple[LimiterSet, LimiterSet]] = {}
-        self._twins: dict[int, tuple[ConcurrencyLimiter, ConcurrencyLimiter]] = {}
+        self._twins: Twins = {}
         self._stores: dict[int, tuple[object, OverlayStore]] = {}
         self.players: list[Player] = []
 
@@ -190,7 +208,14 @@ class Playback:
         reader = ItemReader(checked, items)
         number = len(self.players) + 1
         search = parts.search if hasattr(parts.search, "search") else _MadeUp()
-        backend = RunBackend(self.model, self.time, search.search)
+        for name, endpoint in parts.endpoints.items():
+            if name not in self.endpoints:
+                server = (
+                    self._servers if isinstance(self._servers, ServerSpecification) else self._servers[name]
+                )
+                model = _model_name(endpoint) or parts.model
+                self.endpoints[name] = self._serve(server, model, f" {name}")
+        backend = RunBackend(self.model, self.endpoints, self.time, search.search)
         config = self._config(parts, backend, observers)
         run = RunState(number, checked, config, self.time.now, Random(f"run {number} {self._seed}"))
         driver: VirtualDriver | SequentialDriver
@@ -235,7 +260,20 @@ class Playback:
                 if isinstance(player.driver, VirtualDriver):
                     player.driver.end()
                 player.run.recorder.finish()
-        return self.model.finish()
+        return self._usage()
+
+    def _serve(self, server: ServerSpecification, model: str, name: str) -> ServerModel:
+        answered = Random(f"answers {self._seed}{name}")
+        made = Answers(self._answers, self._count, server.answer_tokens, answered, model)
+        return ServerModel(server, self.time, Random(f"server {self._seed}{name}"), made)
+
+    def _usage(self) -> ServerUsage:
+        """Return what the servers saw together."""
+        if not self.endpoints:
+            return self.model.finish()
+        models = [self.model, *self.endpoints.values()]  # the first one has the searches
+        usages = [model.finish() for model in models]
+        return ServerUsage.together(usages, [0.0, *(model.places for model in self.endpoints.values())])
 
     def _config(self, parts: RunnerParts, backend: RunBackend, observers: Sequence[Observer]) -> RunConfig:
         config = parts.config
@@ -246,7 +284,9 @@ class Playback:
         store = config.store
         if store is not None:
             store = self._stores.setdefault(id(store), (store, OverlayStore(store)))[1]
-        plan = make_plan(parts.strategy, _Stub(backend, search), _Stub(backend, parts.llm))
+        endpoints = [_Stub(backend, endpoint, name) for name, endpoint in parts.endpoints.items()]
+        llm, searches = _Stub(backend, parts.llm), _Stub(backend, search)
+        plan = make_plan(parts.strategy, searches, llm, endpoints)
         # A counter that learns must not learn from simulated answers, and one that blocks would ask a service.
         packer = BatchPacker(parts.limits, partial(_counted, parts.count_tokens))
         return replace(
@@ -268,16 +308,22 @@ def _play_sequential(driver: SequentialDriver, deliver: Callable[[Outcome[Any]],
         outcomes.clear()
 
 
+def _model_name(llm: object) -> str:
+    """Return the name of a backend's model; empty if it does not tell."""
+    name = getattr(llm, "model", None)
+    return name if isinstance(name, str) else ""
+
+
 _STAGES: Mapping[str, Stage] = {"search": "search", "search_many": "search", "complete": "llm"}
 
 
 class _Stub:
     """A backend with the methods that another one has. Only a sequential run calls them; others begin their calls."""
 
-    def __init__(self, backend: RunBackend, model: object) -> None:
+    def __init__(self, backend: RunBackend, model: object, endpoint: str | None = None) -> None:
         for name, stage in _STAGES.items():
             if callable(getattr(model, name, None)):
-                setattr(self, name, partial(backend.wait_for, stage))
+                setattr(self, name, partial(backend.wait_for, stage, endpoint))
             if callable(getattr(model, "a" + name, None)):
                 setattr(self, "a" + name, _begun_elsewhere)
 

@@ -17,6 +17,7 @@ from typing import Any
 from .._config.limits import Limits, make_limiters
 from .._config.stopping import StopConditions, TimeLimits
 from .._config.strategy import Strategy
+from .._limits.pool import as_pool
 from .._llm_response import LLMResponse
 from ..models import Hit, ItemId, LLMRequest, SearchQuery
 from ..steps import Flow, Once, Search, SearchAll, Sleep, complete, gather, once, sleep
@@ -99,7 +100,7 @@ class Replay:
         parts = self._parts
         config = replace(
             parts.config,
-            limiters=make_limiters(limits),
+            limiters=make_limiters(limits, as_pool(parts.llm)),
             store=None,
             stop=StopConditions(same_error_in_a_row=None),
             time_limits=TimeLimits(stall_warning_after=None),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from ..errors import ConfigurationError
 from ..events import Event
@@ -15,6 +15,9 @@ from .result import Simulation
 from .server import SimulatedServer
 
 OnOutcome = Callable[[Outcome[Any]], object]
+
+
+Servers: TypeAlias = SimulatedServer | Sequence[SimulatedServer] | Mapping[str, SimulatedServer]
 
 
 class Runner(Protocol):
@@ -30,7 +33,7 @@ def simulate(
     parts: RunnerParts,
     task: Any,
     items: Iterable[Any],
-    server: SimulatedServer,
+    server: Servers,
     *,
     seed: int,
     answers: LLMBackend | None,
@@ -43,7 +46,7 @@ def simulate(
 
 def simulate_together(
     runs: Iterable[tuple[Any, Any, Iterable[Any]]],
-    server: SimulatedServer = SimulatedServer(),
+    server: Servers = SimulatedServer(),
     *,
     seed: int = 0,
     answers: LLMBackend | None = None,
@@ -53,7 +56,7 @@ def simulate_together(
 
     Args:
         runs: A runner, a task and the items, for each run.
-        server: What the server is like.
+        server: What the server is like; of an `LLMPool`, a list with one for each endpoint, or them by name.
         seed: Seed of all that is random: equal seeds give equal runs, to the event.
         answers: Answers the requests; see `BatchRunner.simulate`.
 
@@ -71,24 +74,20 @@ def simulate_together(
 
 def _simulate(
     runs: Sequence[tuple[RunnerParts, Any, Iterable[Any]]],
-    server: SimulatedServer,
+    server: Servers,
     seed: int,
     answers: LLMBackend | None,
     on_outcome: OnOutcome | None,
     observers: Sequence[Observer],
 ) -> list[Simulation[Any]]:
-    given: object = server
-    if not isinstance(given, SimulatedServer):
-        raise ConfigurationError(
-            f"server must be a SimulatedServer, got {given!r}; "
-            "for example server=SimulatedServer(latency=0.8, slots=24)"
-        )
+    names = dict.fromkeys(name for parts, _, _ in runs for name in parts.endpoints)
+    servers = _servers(server, list(names))
     if answers is not None and not callable(getattr(answers, "complete", None)):
         raise ConfigurationError(
             f"answers must be a backend with complete(), got {answers!r}; for example answers=OfflineLLM()"
         )
     parts = runs[0][0]
-    playback = Playback(server, seed, answers, parts.count_tokens, parts.model)
+    playback = Playback(servers, seed, answers, parts.count_tokens, parts.model)
     kept: list[tuple[list[Outcome[Any]], list[Event]]] = []
     players = []
     for parts, task, items in runs:
@@ -105,9 +104,35 @@ def _simulate(
             BatchReport(sorted(outcomes, key=attrgetter("index")), player.stats),
             usage,
             tuple(events),
+            {name: model.usage for name, model in playback.endpoints.items()},
         )
         for player, (outcomes, events) in zip(players, kept, strict=True)
     ]
+
+
+def _servers(given: Any, endpoints: Sequence[str]) -> SimulatedServer | Mapping[str, SimulatedServer]:
+    """Return one server, or the servers of the endpoints of a pool."""
+    if isinstance(given, SimulatedServer):
+        return given
+    example = "for example server=SimulatedServer(latency=0.8, slots=24)"
+    if isinstance(given, Mapping):
+        found = dict(given)
+    elif isinstance(given, Sequence) and not isinstance(given, str) and endpoints:
+        if len(given) != len(endpoints):
+            raise ConfigurationError(
+                f"server has {len(given)} entries, but the pool has {len(endpoints)} endpoints; {example}, for each"
+            )
+        found = dict(zip(endpoints, given, strict=True))
+    else:
+        found = {"": given}
+    if not all(isinstance(one, SimulatedServer) for one in found.values()):
+        raise ConfigurationError(f"server must be a SimulatedServer, got {given!r}; {example}")
+    if set(found) != set(endpoints):
+        known = ", ".join(map(repr, endpoints)) or "the runner has no pool"
+        raise ConfigurationError(
+            f"server must have a SimulatedServer for each endpoint of the pool ({known}), got {given!r}; {example}"
+        )
+    return found
 
 
 def _calling(on_outcome: OnOutcome) -> OnOutcome:

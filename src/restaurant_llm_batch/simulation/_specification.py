@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias, get_args
 
 from ..errors import ConfigurationError
@@ -44,6 +44,8 @@ class ServerSpecification:
     search_seconds: float = 0.02
     answer_tokens: int | Mapping[str, SampledNumbers] | None = None
     prefix_cache: bool = False
+    outages: Sequence[tuple[float, float]] = ()
+    slowdowns: Sequence[tuple[float, float, float]] = ()
     timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
@@ -83,6 +85,25 @@ class ServerSpecification:
                     f"for example SimulatedServer({name}=1000)"
                 )
         _check_faults(self.faults)
+        _check_spans("outages", self.outages, 2, "outages=[(60, 90)]")
+        _check_spans("slowdowns", self.slowdowns, 3, "slowdowns=[(60, 90, 4.0)]")
+
+
+def _check_spans(field: str, spans: object, length: int, example: str) -> None:
+    """Check that spans of time have a beginning before their end, and a factor above 0 if they have one."""
+    is_sound = isinstance(spans, Sequence) and not isinstance(spans, str)
+    for span in spans if isinstance(spans, Sequence) else ():
+        numbers = isinstance(span, Sequence) and len(span) == length and all(map(_is_moment, span))
+        is_sound = is_sound and numbers and span[0] < span[1] and span[-1] > 0
+    if not is_sound:
+        parts = "(begin, end)" if length == 2 else "(begin, end, factor)"
+        raise ConfigurationError(
+            f"SimulatedServer.{field} must be a list of {parts}, in seconds, got {spans!r}; for example {example}"
+        )
+
+
+def _is_moment(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and value >= 0
 
 
 def _check_faults(faults: object) -> None:
@@ -122,6 +143,7 @@ class ServerUsage:
         prompt_tokens: Tokens of the prompts of answered calls.
         completion_tokens: Tokens of the answers.
         searches: Searches that were answered.
+        lost: Calls that failed because it was down, or went down.
     """
 
     calls: int = 0
@@ -136,3 +158,19 @@ class ServerUsage:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     searches: int = 0
+    lost: int = 0
+
+    @classmethod
+    def together(cls, usages: Sequence[ServerUsage], places: Sequence[float]) -> ServerUsage:
+        """Return what several servers saw together; the peaks are added up. `places` are their slots."""
+        total = cls()
+        for field_ in fields(cls):
+            if field_.name == "faults":
+                for usage in usages:
+                    total.faults.update(usage.faults)
+            elif field_.name != "busy_share":
+                setattr(total, field_.name, sum(getattr(usage, field_.name) for usage in usages))
+        if any(places):
+            shares = (usage.busy_share * number for usage, number in zip(usages, places, strict=True))
+            total.busy_share = sum(shares) / sum(places)
+        return total

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from typing import Generic, TypeVar
 
@@ -24,12 +25,14 @@ class Simulation(Generic[T_co]):
         report: Its outcomes and statistics; the outcomes are empty if they were handed over.
         server: What the server saw, of all runs that were simulated together.
         events: Its events, whose times are in virtual seconds; empty if the outcomes were handed over.
+        servers: What the server of each endpoint of an `LLMPool` saw, by its name; empty without a pool.
     """
 
     seconds: float
     report: BatchReport[T_co]
     server: ServerUsage
     events: tuple[Event, ...] = ()
+    servers: Mapping[str, ServerUsage] = field(default_factory=dict)
 
     def __str__(self) -> str:
         stats, server = self.report.stats, self.server

@@ -44,6 +44,9 @@ class SimulatedServer(ServerSpecification):
             them; None, and for other names, what its form suggests, which varies by a half.
         prefix_cache: Whether a prompt's system message is read only once, as servers do that cache prefixes (vLLM,
             llama.cpp). It saves time with `TokenSpeed`.
+        outages: When it is down, as (begin, end) in virtual seconds: calls that it works on are lost, and others fail
+            at once, as after a lost connection.
+        slowdowns: When it works more slowly, as (begin, end, factor): by so much longer its work takes.
         timeout_seconds: Seconds until the client gives up a call that met "no_response", unless
             `TimeLimits.call` ends it earlier.
 

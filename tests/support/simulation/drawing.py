@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from random import Random
 from typing import Any
 
 from restaurant_llm_batch import AdaptiveLimit, Limits, RetryPolicy, StopConditions, TimeLimits
 from restaurant_llm_batch.simulation import LogNormal, SimulatedFault, SimulatedServer, TokenSpeed
 
-from .plans import PATIENT, WAYS, Happening, Item, Joiner, Node, Plan, Way
+from .plans import PATIENT, WAYS, Happening, Item, Joiner, Node, Plan, PoolPlan, Way
 
+POOLS = 0.15
+"""Share of the plans whose model is a pool of endpoints."""
 _CONCURRENT: tuple[Way, ...] = ("4", "4", "threaded")
 _FAULTS: tuple[SimulatedFault, ...] = (
     *("rate_limited", "overloaded", "server_error", "reset", "no_response", "bad_request"),
@@ -49,7 +52,33 @@ def plan(seed: int) -> Plan:
         happenings=() if calm else (*_draw_happenings(random), *_draw_settings(Random(f"limits {seed}"))),
         joiner=_draw_joiner(random, way) if not is_task and random.random() < 0.2 else None,
         counter="service" if random.random() < 0.1 else "plain",
+        pool=_draw_pool(Random(f"pool {seed}"), calm, is_task),
     )
+
+
+def _draw_pool(random: Random, calm: bool, is_task: bool) -> PoolPlan | None:
+    if random.random() > POOLS:
+        return None
+    number = random.choice((1, 2, 2, 3, 3, 4))
+    servers = tuple(_draw_endpoint(random, calm, is_task) for _ in range(number))
+    return PoolPlan(
+        servers,
+        tuple(_draw_limit(random, 4) for _ in range(number)),
+        random.random() < 0.3,
+        random.choice((1, 2, 5)),
+        random.choice((0.0, 2.0, 30.0)),
+        random.random() < 0.6,
+    )
+
+
+def _draw_endpoint(random: Random, calm: bool, is_task: bool) -> SimulatedServer:
+    server = _draw_server(random, calm, is_task)
+    outages: tuple[tuple[float, float], ...] = ()
+    if not calm and random.random() < 0.5:
+        begin = random.choice((0.0, round(random.uniform(0, 3), 2)))
+        outages = ((begin, begin + random.choice((0.3, 2.0, 8.0, 1000.0))),)
+    slowdowns = ((0.5, 2.0, random.choice((0.2, 5.0))),) if random.random() < 0.2 else ()
+    return replace(server, outages=outages, slowdowns=slowdowns)
 
 
 def _draw_flow(random: Random) -> Node:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias
 
-from restaurant_llm_batch import Limits, RetryPolicy, StopConditions, Strategy, TimeLimits
+from restaurant_llm_batch import AdaptiveLimit, Limits, RetryPolicy, StopConditions, Strategy, TimeLimits
 from restaurant_llm_batch.simulation import SimulatedServer
 
 Node: TypeAlias = tuple[Any, ...]
@@ -70,6 +70,27 @@ class Joiner(NamedTuple):
     items: tuple[Item, ...]
 
 
+class PoolPlan(NamedTuple):
+    """
+    The endpoints of a pool.
+
+    Attributes:
+        servers: The server of each, in place of that of the plan.
+        limits: The limit of each.
+        fallback: Whether each is used only if those before it have no room.
+        errors_in_a_row: Errors after which one is left out.
+        patience: Seconds for which calls wait if all are left out.
+        alone: Whether the runner has no further limit on calls in flight.
+    """
+
+    servers: tuple[SimulatedServer, ...]
+    limits: tuple[int | AdaptiveLimit, ...]
+    fallback: bool = False
+    errors_in_a_row: int = 5
+    patience: float = 30.0
+    alone: bool = True
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """
@@ -93,6 +114,7 @@ class Plan:
         happenings: What happens.
         joiner: A second run, or None.
         counter: "plain", or "service": a token counter that calls a service.
+        pool: The endpoints of a pool of models, or None.
     """
 
     seed: int
@@ -112,12 +134,14 @@ class Plan:
     happenings: tuple[Happening, ...] = ()
     joiner: Joiner | None = None
     counter: Literal["plain", "service"] = "plain"
+    pool: PoolPlan | None = None
 
     @property
     def is_calm(self) -> bool:
         """Whether every item that can be read, and whose flow does not raise, has to succeed."""
+        servers = (self.server,) if self.pool is None else self.pool.servers
         return (
-            not self.server.faults
+            not any(server.faults or server.outages for server in servers)
             and not self.happenings
             and self.fails_at is None
             and self.stop == StopConditions()
@@ -125,6 +149,11 @@ class Plan:
             and 0 <= self.search_faults < self.search_retry.attempts
             and self.llm_retry.max_rate_limit_attempts >= PATIENT
         )
+
+    @property
+    def endpoints(self) -> int:
+        """Number of endpoints of the pool; 0 without one."""
+        return 0 if self.pool is None else len(self.pool.servers)
 
     def happens(self, what: str) -> bool:
         """Return whether something of a kind is to happen."""

@@ -9,6 +9,7 @@ from restaurant_llm_batch._engine.call import QUEUED, RUNNING, Call
 from restaurant_llm_batch._engine.scheduler import Scheduler
 from restaurant_llm_batch._engine.sequential import SequentialDriver
 from restaurant_llm_batch._engine.virtual import VirtualDriver
+from restaurant_llm_batch._limits.breaker import CLOSED
 from restaurant_llm_batch._limits.concurrency import (
     _ADMITTED,
     _WAITING,
@@ -16,6 +17,9 @@ from restaurant_llm_batch._limits.concurrency import (
     ConcurrencyState,
     Ticket,
 )
+from restaurant_llm_batch._limits.endpoints import EndpointTicket
+from restaurant_llm_batch._limits.pool import EndpointLimiter
+from restaurant_llm_batch._limits.pool_state import PoolState
 from restaurant_llm_batch._limits.rate import RateLimiter, RateQueue
 from restaurant_llm_batch.steps import Sleep
 
@@ -23,7 +27,7 @@ from .broken import EPSILON, keep
 from .record import RunRecord
 from .service import Service, weights_of
 
-Limiter = ConcurrencyLimiter | RateLimiter
+Limiter = ConcurrencyLimiter | RateLimiter | EndpointLimiter
 Seen = dict[Ticket, tuple[Limiter, int, tuple[int, float]]]
 """The tickets of the calls that are queued: their limiter, their state and their position."""
 
@@ -41,6 +45,7 @@ class Queues:
         self._seen: Seen = {}
         self._counting: dict[ConcurrencyLimiter, ConcurrencyState] = {}
         self._rates: dict[RateLimiter, RateQueue] = {}
+        self._pools: dict[EndpointLimiter, PoolState] = {}
 
     def watch(self, record: RunRecord) -> None:
         """Watch the limiters of a run too."""
@@ -49,6 +54,12 @@ class Queues:
             self._counting[limiter] = state = limiter._state_for_process()[1]
             self._service.note_limit(limiter, state.limit)
         self._rates[limiters.rate] = limiters.rate._state_for_process()[1]
+        if limiters.endpoints is not None:
+            self._pools[limiters.endpoints] = pool = limiters.endpoints._state_for_process()[1]
+            for endpoint in pool.endpoints:
+                limiter = endpoint.limiter
+                self._counting[limiter] = state = limiter._state_for_process()[1]
+                self._service.note_limit(limiter, state.limit)
 
     def check(self, records: Iterable[RunRecord], now: float) -> None:
         """Check the queues after an event."""
@@ -67,11 +78,23 @@ class Queues:
                         waiting[limiter] += 1
                     elif isinstance(limiter, ConcurrencyLimiter):
                         held[limiter] += ticket.weight
+                    elif isinstance(ticket, EndpointTicket) and ticket.endpoint is not None:
+                        held[ticket.endpoint.limiter] += 1
             if record.way == "1" or record.plan.counter == "service":
                 for call in _returning(driver):
                     if call not in self._service.working:
                         for counted, weight in weights_of(call):
                             held[counted] += weight
+        for pool_limiter, pool in self._pools.items():
+            self._check_pool(pool, waiting[pool_limiter], held)
+            moment = pool.next_moment()
+            in_time = moment is None or moment >= now - EPSILON
+            keep("an endpoint is tried again when its time has come", in_time, moment, now)
+            for endpoint in pool.endpoints:
+                waiting[endpoint.limiter] += len(endpoint.claims)
+            if pool._only is not None:  # whose calls wait in its limiter by themselves
+                queued = sum(queue.waiting for queue in pool._queues.values())
+                waiting[pool._only.limiter] += pool.waiting - queued
         self._check_slots(held, waiting)
         for rate, queue in self._rates.items():
             if queue.waiting or waiting[rate]:
@@ -92,6 +115,36 @@ class Queues:
             first = state._queue[0][3]
             if first.state == _WAITING and state._fits(first):
                 keep("no call waits for a slot that is free", False, limiter)
+
+    @staticmethod
+    def _check_pool(pool: PoolState, waiting: int, held: Mapping[ConcurrencyLimiter, int]) -> None:
+        """Check the queue of a pool, and its endpoints."""
+        keep("a pool's queue has the calls that wait", pool.waiting == waiting, pool.waiting, waiting)
+        direct = pool.waiting - sum(queue.waiting for queue in pool._queues.values())
+        counts = pool.waiting, direct
+        keep(
+            "a pool's queue has the calls that wait",
+            direct == 0 or (direct > 0 and pool._only is not None),
+            counts,
+        )
+        for endpoint in pool.endpoints:
+            counts = endpoint.in_flight, held[endpoint.limiter]
+            keep(
+                "a slot of an endpoint is taken by a call, and free without one",
+                counts[0] == counts[1],
+                counts,
+            )
+            is_open = endpoint.breaker.state == CLOSED and endpoint.rests_until <= pool.now
+            if (is_open or pool.lets_all_through) and endpoint.limiter.has_room:
+                for queue in pool._queues.values():
+                    could = queue.waiting and queue.mask >> endpoint.index & 1
+                    keep("no call waits while an endpoint has room", not could, endpoint.name, queue.waiting)
+
+    def check_pool_is_empty(self, limiter: EndpointLimiter) -> None:
+        """Check that no call of a pool is left."""
+        pool = self._pools[limiter]
+        left = [endpoint.in_flight for endpoint in pool.endpoints]
+        keep("all slots of endpoints are returned", not any(left) and not pool.waiting, left, pool.waiting)
 
     @staticmethod
     def _check_rate(queue: RateQueue, waiting: int, now: float) -> None:
@@ -116,6 +169,8 @@ class Queues:
             if before is not None and before[1] == _ADMITTED:
                 continue
             for other, (at, state, first) in self._seen.items():
+                if isinstance(other, EndpointTicket) and not _may_go_where(other, ticket):
+                    continue
                 if at is limiter and state == _WAITING and first < position:
                     keep("priorities", other.state != _WAITING, first, "waits, but admitted is", position)
 
@@ -142,8 +197,18 @@ def _returning(driver: VirtualDriver | SequentialDriver) -> Iterator[Call]:
         yield driver._call
 
 
+def _may_go_where(other: EndpointTicket, ticket: Ticket) -> bool:
+    """Return whether a call that waits at a pool may go to the endpoint that has admitted another one."""
+    if other.queue is None or not isinstance(ticket, EndpointTicket) or ticket.endpoint is None:
+        return False
+    return bool(other.queue.mask >> ticket.endpoint.index & 1)
+
+
 def _tickets(call: Call) -> Iterator[tuple[Limiter, Ticket]]:
     admission = call.admission
     yield from zip(admission._limiters, admission._tickets, strict=False)
+    endpoints = None if admission._pool is None else admission._pool.endpoints
+    if admission.endpoint_ticket is not None and endpoints is not None:
+        yield endpoints, admission.endpoint_ticket
     if admission.rate_ticket is not None and admission._pool is not None:
         yield admission._pool.rate, admission.rate_ticket

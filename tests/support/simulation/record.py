@@ -165,7 +165,7 @@ class RunRecord:
         late = event.time - started - limits.item
         # What returns too late fails in a sequential run, whose flow may catch that.
         told = str(outcome.value if isinstance(outcome, Success) else outcome)
-        catches = any(mark in told for mark in ("'error'", "DeadlineExceeded"))
+        catches = self.plan.flow[0] == "task" or any(mark in told for mark in ("'error'", "DeadlineExceeded"))
         if not self._is_sequential or (isinstance(outcome, Success) and not catches):
             keep("the time limit of an item", late <= self.slack, late, outcome)
 
@@ -303,9 +303,11 @@ class RunRecord:
         policy = self.llm_retry
         attempts = chain.failed + chain.refused
         keep("a failure tells its attempts", outcome.attempts == attempts, outcome, chain)
+        endpoints = self.plan.endpoints
         if isinstance(error, RateLimited):
-            most = policy.max_rate_limit_attempts
-            keep("a refused call is made again as often as it may", chain.refused == most, chain, outcome)
+            least = policy.max_rate_limit_attempts
+            enough = chain.refused >= least if endpoints else chain.refused == least
+            keep("a refused call is made again as often as it may", enough, chain, outcome)
         elif error.status == 500 or error.status is None:
-            enough = chain.failed == policy.attempts
+            enough = policy.attempts <= chain.failed <= policy.attempts + endpoints + chain.probes
             keep("a failed call is made again as often as it may", enough, chain, outcome)

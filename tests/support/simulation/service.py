@@ -36,6 +36,7 @@ class Chain:
 
     failed: int = 0
     refused: int = 0
+    probes: int = 0  # of them, those that found out whether an endpoint is back
     error: BaseException | None = None
 
 
@@ -125,7 +126,7 @@ class Service:
         backend.begin = partial(self._begin, record, backend.begin)
 
     def _begin(
-        self, record: RunRecord, inner: Any, stage: Stage, argument: Any, done: Any
+        self, record: RunRecord, inner: Any, stage: Stage, argument: Any, done: Any, endpoint: str | None
     ) -> Callable[[], object]:
         """Begin a call, and check that it may begin."""
         driver: Any = record.player.driver
@@ -142,14 +143,16 @@ class Service:
                 self._record_end(served, answer, error)
             done(answer, error)
 
-        cancel = inner(stage, argument, ended)
+        cancel = inner(stage, argument, ended, endpoint)
 
         def cancelled() -> None:
             shared = call.in_flight is not None and call.in_flight.has_other_waiters
             in_time = call.deadline is None or self._now() < call.deadline - EPSILON
             keep("a call goes on if another run waits for it", not (shared and in_time), served.question)
             self.leave(served)
+            at = call.admission.endpoint_ticket
             served.chain.failed += 1
+            served.chain.probes += at is not None and at.is_probe
             cancel()
 
         return cancelled
@@ -171,13 +174,17 @@ class Service:
         for limiter, weight in weights_of(call):
             taken = self.at_server[limiter] = self.at_server[limiter] + weight
             if taken > limiter.limit:
-                alone = sum(limiter in other.admission._limiters for other in self.working) == 1
+                alone = sum(limiter in dict(weights_of(other)) for other in self.working) == 1
                 most = self._limit_at_admission(call, limiter)
                 keep("at most the limit in flight", alone or taken <= most, limiter, taken, call.spec.label)
 
     def _limit_at_admission(self, call: Call, limiter: ConcurrencyLimiter) -> int:
         """Return the limit; the highest since it was queued, if another limiter kept it between then and now."""
-        if len(call.admission._limiters) == 1 and call.admission.rate_ticket is None:
+        at = call.admission.endpoint_ticket
+        is_last = (
+            len(call.admission._limiters) == 1 if at is None else limiter not in call.admission._limiters
+        )
+        if is_last and call.admission.rate_ticket is None:
             return limiter.limit  # it starts when it is admitted
         trail = self.trails[limiter]
         at_first = max((since for since, _ in trail if since < call.admission.queued_at), default=-inf)
@@ -206,8 +213,14 @@ class Service:
         chain = self._chains[key]
         policy = record.llm_retry
         keep("attempts are counted", call.attempt == chain.failed + chain.refused + 1, call.attempt, chain)
-        keep("attempts within the retry policy", chain.failed < policy.attempts, chain, policy)
-        keep("refusals within the retry policy", chain.refused < policy.max_rate_limit_attempts, chain)
+        # A call is spared one failure at each endpoint of a pool, and after each wait a refusal by all but the last.
+        endpoints = record.plan.endpoints
+        most, refused = policy.attempts + endpoints, policy.max_rate_limit_attempts
+        if endpoints:
+            most += chain.probes
+            refused = endpoints * (refused + most)
+        keep("attempts within the retry policy", chain.failed < most, chain, policy)
+        keep("refusals within the retry policy", chain.refused < refused, chain)
         return chain
 
     def _record_end(self, served: Served, answer: Any, error: BaseException | None) -> None:
@@ -223,6 +236,8 @@ class Service:
             if self._disk is None and paid > 1:
                 keep("nothing is paid twice", record.may_ask_again(served.question), served.question)
         if error is not None:
+            at = call.admission.endpoint_ticket
+            chain.probes += at is not None and at.is_probe
             chain.error = error
             error.add_note(f"of call {len(self._chains_by_error)}")  # failures share errors that are equal
             self._chains_by_error[id(error)] = chain
@@ -290,7 +305,11 @@ def weights_of(call: Call) -> list[tuple[ConcurrencyLimiter, int]]:
     """Return what a call takes of each of its limiters that counts calls, or tokens in flight."""
     admission = call.admission
     token_limiter = None if admission._pool is None else admission._pool.tokens
+    at = admission.endpoint_ticket
     return [
-        (limiter, admission.tokens if limiter is token_limiter else call.spec.permits)
-        for limiter in admission._limiters
+        *(
+            (limiter, admission.tokens if limiter is token_limiter else call.spec.permits)
+            for limiter in admission._limiters
+        ),
+        *([(at.endpoint.limiter, 1)] if at is not None and at.endpoint is not None else []),
     ]

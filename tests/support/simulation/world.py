@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from restaurant_llm_batch import BatchRunner, ConcurrencyLimiter, LLMRequest, LLMResponse
+from restaurant_llm_batch import BatchRunner, ConcurrencyLimiter, Limits, LLMRequest, LLMResponse
 from restaurant_llm_batch._engine.sequential import SequentialDriver
 from restaurant_llm_batch._engine.virtual import VirtualDriver
+from restaurant_llm_batch.backends import LLMPool
 from restaurant_llm_batch.events import Event
 from restaurant_llm_batch.simulation._play import Playback, RunnerParts
 
 from .broken import Breach, Broken, keep
 from .disk import Disk, Kept
 from .flows import Echo, Search, inputs_of, task_of
-from .plans import Happening, Item, Plan, Way, strategy_of
+from .plans import Happening, Item, Plan, PoolPlan, Way, strategy_of
 from .queues import Queues
 from .record import PRICES, RunRecord
 from .service import Service
@@ -86,7 +87,11 @@ class World:
         self._is_ending = False
         self._slots_are_exact = True
         self._plan = plan
-        self._playback = Playback(plan.server, plan.seed, Echo(), count_tokens, "simulated")
+        self._pool = None if plan.pool is None else make_pool(plan.pool)
+        servers: Any = plan.server
+        if plan.pool is not None and self._pool is not None:
+            servers = dict(zip(self._pool.endpoints, plan.pool.servers, strict=True))
+        self._playback = Playback(servers, plan.seed, Echo(), count_tokens, "simulated")
         self._time = self._playback.time
         self._step = self._time.step
         self._time.step = self.step  # type: ignore[method-assign]
@@ -107,8 +112,10 @@ class World:
     def _make_parts(self, way: Way) -> RunnerParts:
         plan = self._plan
         limits = plan.limits if self._llm is None else replace(plan.limits, llm=self._llm)
+        if plan.pool is not None and plan.pool.alone:
+            limits = replace(limits, llm=Limits().llm, batches=Limits().batches)
         runner = BatchRunner(
-            llm=NeverCalled(),
+            llm=NeverCalled() if self._pool is None else self._pool,
             search=Search(plan.search_faults),
             strategy=strategy_of(way),
             limits=limits,
@@ -272,7 +279,12 @@ class World:
                 expected = failure is None or isinstance(failure, (_InputFailed, KeyboardInterrupt))
                 keep("the run's error is that of the items", expected, repr(failure))
                 record.was_stopped |= failure is not None
-            record.run.recorder.finish()
+            try:
+                record.run.recorder.finish()
+            except KeyboardInterrupt as interrupt:  # while its last change of a limit is observed
+                if isinstance(interrupt, Breach):
+                    raise
+                record.run.recorder.finish()
         while self._service.working or (self._disk is not None and self._disk.pending):
             keep("a call returns", self._time.step(), self._service.working)
         disk = self._disk
@@ -284,7 +296,7 @@ class World:
             record.check_end(self._service.chain_of, kept, discarded)
         if disk is not None:
             keep("no call in flight is left", not disk.in_flight._open, disk.in_flight._open)
-        usage = self._playback.model.finish()
+        usage = self._playback._usage()
         searches = sum(record.player.stats.calls.get("search", 0) for record in self.records)
         calls = sum(record.player.stats.calls.get("llm", 0) for record in self.records)
         if not self._plan.happens("interrupt"):
@@ -301,6 +313,8 @@ class World:
                 state = limiter.statistics()
                 keep("all slots are returned", state.in_flight == state.waiting == 0, limiter)
             keep("no call waits for its rate", limiters.rate.waiting == 0)
+            if limiters.endpoints is not None:
+                self._queues.check_pool_is_empty(limiters.endpoints)
         if isinstance(driver, VirtualDriver):
             scheduler = driver.scheduler
             left = scheduler._frames, scheduler._queued, scheduler._running, scheduler._suspended
@@ -312,6 +326,17 @@ class World:
             stage: record.run.recorder.counters.in_flight(stage) for stage in ("search", "llm", "tokens")
         }
         keep("no call is counted after the end", not any(stages.values()), stages)
+
+
+def make_pool(plan: PoolPlan) -> LLMPool:
+    """Return the pool of a plan."""
+    return LLMPool(
+        [NeverCalled() for _ in plan.servers],
+        limits=list(plan.limits),
+        fallback=plan.fallback,
+        errors_in_a_row=plan.errors_in_a_row,
+        patience=plan.patience,
+    )
 
 
 class NeverCalled:

@@ -132,6 +132,11 @@ class OpenAILLM:
         """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
         return backend_fingerprint("openai", self._url, self._model, self._extra_body)
 
+    @property
+    def model_fingerprint(self) -> str:
+        """What its replies have in common with those of the same model at another address; see `LLMPool`."""
+        return backend_fingerprint("openai", None, self._model, self._extra_body)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._model!r}, base_url={self._url!r})"
 

@@ -168,8 +168,20 @@ class RunPodLLM:
     @property
     def fingerprint(self) -> str:
         """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
+        return self._fingerprint(self._endpoint)
+
+    @property
+    def model_fingerprint(self) -> str:
+        """What its replies have in common with those of the same model at another endpoint; see `LLMPool`."""
+        return self._fingerprint(None if self._model else self._endpoint)
+
+    def _fingerprint(self, endpoint: str | None) -> str:
         form = {"input_form": "prompt"} if self._takes_prompt else {}
-        return backend_fingerprint("runpod", self._endpoint, self._model, {**self._extra_body, **form})
+        return backend_fingerprint("runpod", endpoint, self._model, {**self._extra_body, **form})
+
+    def job_fingerprint(self, request: LLMRequest) -> str:
+        """Return the fingerprint under which a job for a request is recorded in a store."""
+        return job_fingerprint(self.fingerprint, request)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._endpoint!r}, model={self._model!r})"
@@ -271,7 +283,7 @@ class RunPodLLM:
 
     def _job_record(self, request: LLMRequest) -> JobRecord | None:
         journal = current_job_journal()
-        return None if journal is None else JobRecord(journal, job_fingerprint(self.fingerprint, request))
+        return None if journal is None else JobRecord(journal, self.job_fingerprint(request))
 
     def _body(self, request: LLMRequest) -> bytes:
         return self._encode(self._input(request))

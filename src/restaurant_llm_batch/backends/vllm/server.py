@@ -112,6 +112,13 @@ class VLLMServerLLM:
         """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
         return backend_fingerprint("vllm", self._url, self._model, self._extra_body)
 
+    @property
+    def model_fingerprint(self) -> str:
+        """What its replies have in common with those of the same model at another address; see `LLMPool`."""
+        if self._model is None:
+            return self.fingerprint  # whichever model the server has
+        return backend_fingerprint("vllm", None, self._model, self._extra_body)
+
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._url!r}, model={self._model!r})"
 

@@ -1,0 +1,304 @@
+"""
+Endpoint limiter: admits the calls of a pool to its endpoints, and leaves out those that fail. Thread-safe.
+
+`pool_state` has the theory of operation.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Protocol
+
+from .._llm_response import RateLimitInfo
+from .._text import error_text
+from .aimd import CallResult
+from .breaker import OPEN, BreakerPolicy
+from .concurrency import _ADMITTED, _WAITING, ConcurrencyLimiter, LockedState
+from .endpoints import (
+    Endpoint,
+    EndpointSpec,
+    EndpointStatistics,
+    EndpointTicket,
+    ErrorKind,
+    Slot,
+    error_kind,
+)
+from .pool_state import Admitted, PoolState
+
+log = logging.getLogger("restaurant_llm_batch")
+
+Twins = dict[int, tuple[Any, Any]]
+"""Limiters, and their unused twins, by the limiter's `id`."""
+
+
+class EndpointLimiter(LockedState[PoolState]):
+    """
+    The limits of several endpoints, and which of them are in service.
+
+    Runs, runners, threads and event loops share one; a forked child begins anew.
+
+    Args:
+        specs: The endpoints.
+        policy: When an endpoint is left out.
+    """
+
+    def __init__(self, specs: Sequence[EndpointSpec], policy: BreakerPolicy = BreakerPolicy()) -> None:
+        self._specs = tuple(specs)
+        self._policy = policy
+        super().__init__()
+
+    def _initial_state(self, parents: PoolState | None) -> PoolState:
+        return PoolState(self._specs, self._policy, self._on_slot)
+
+    def unused(self, twins: Twins) -> EndpointLimiter:
+        """Return a limiter with the same limits, through which no call has passed; see `LimiterSet.unused`."""
+        found = twins.get(id(self))
+        if found is None:
+            specs = [replace(spec, limiter=unused(spec.limiter, twins)) for spec in self._specs]
+            found = twins[id(self)] = self, EndpointLimiter(specs, self._policy)
+        twin: EndpointLimiter = found[1]
+        return twin
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the endpoints."""
+        return tuple(spec.name for spec in self._specs)
+
+    @property
+    def limiters(self) -> Mapping[str, ConcurrencyLimiter]:
+        """The limiters of calls in flight, by endpoint."""
+        return {spec.name: spec.limiter for spec in self._specs}
+
+    @property
+    def limit(self) -> int:
+        """Most calls in flight at the endpoints that are in service."""
+        state = self._state_for_process()[1]
+        return sum(
+            endpoint.limiter.limit for endpoint in state.endpoints if state.in_service >> endpoint.index & 1
+        )
+
+    def statistics(self) -> dict[str, EndpointStatistics]:
+        """Return the state of each endpoint, and its calls so far in this process."""
+        lock, state = self._state_for_process()
+        with lock:
+            return {endpoint.name: endpoint.statistics(state.now) for endpoint in state.endpoints}
+
+    # Admission
+
+    def enqueue(self, ticket: EndpointTicket, now: float) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; if not, `on_admitted` is called later."""
+        lock, state = self._state_for_process()
+        with lock:
+            state.now = now
+            if state.enqueue(ticket):
+                return True
+            if ticket.queue is None:  # it waits in the limiter of the only endpoint
+                return False
+            admitted: Admitted = []
+            state.fill(admitted)
+            surplus, state.surplus = state.surplus, []
+            watchers = state.watchers if state.waiting == 1 and state.has_timers else ()
+        if admitted or surplus:
+            at_once = ticket in admitted
+            if at_once:
+                admitted.remove(ticket)
+            self._notify(state, admitted, surplus)
+            return at_once
+        for watcher in tuple(watchers):
+            watcher()
+        return False
+
+    def cancel(self, ticket: EndpointTicket, now: float) -> None:
+        """Remove a ticket that waits, or release one that was just admitted."""
+        lock, state = self._state_for_process()
+        with lock:
+            state.now = now
+            is_waiting = ticket.state == _WAITING
+            if is_waiting:
+                state.cancel(ticket)
+        if not is_waiting:
+            self.release(ticket, "other", lambda: now)
+        elif ticket.slot is not None:
+            ticket.slot.endpoint.limiter.cancel(ticket.slot)
+            ticket.slot.on_admitted = _nothing
+
+    def reprioritise(self, ticket: EndpointTicket, priority: int, sequence: float) -> None:
+        """Move a waiting ticket forward, to the position of one with this priority and sequence."""
+        lock, _ = self._state_for_process()
+        with lock:
+            slot = ticket.slot if ticket.queue is None and ticket.state == _WAITING else None
+            if ticket.queue is not None:
+                ticket.queue.reprioritise(ticket, priority, sequence)
+        if slot is not None:
+            slot.endpoint.limiter.reprioritise(slot, priority, sequence)
+
+    def release(self, ticket: EndpointTicket, outcome: CallResult, now: Callable[[], float]) -> None:
+        """
+        Free the slot of an admitted ticket. Releasing a ticket again does nothing.
+
+        Args:
+            ticket: The ticket.
+            outcome: The result of its call.
+            now: The clock of the runs that share the limiter.
+        """
+        lock, state = self._state_for_process()
+        slot, endpoint = ticket.slot, ticket.endpoint
+        is_back = False
+        if ticket.state is _ADMITTED:
+            with lock:
+                if ticket.state is _ADMITTED:
+                    state.now = now()
+                    is_back = state.record_end(ticket, answered=outcome == "success")
+        if slot is not None:
+            if endpoint is not None:
+                endpoint.limiter.release(slot, outcome, now)
+            else:  # an interrupt came before the ticket was admitted with it
+                slot.endpoint.limiter.cancel(slot)
+            slot.on_admitted = _nothing  # which refers to the slot itself
+        if is_back and endpoint is not None:
+            log.info("endpoint %r of the pool is back in service", endpoint.name)
+        if state.is_changed:
+            self._change(state, PoolState.fill)
+
+    def _on_slot(self, slot: Slot) -> bool:
+        """Use a claim that its limiter has admitted; return False if no call wants it."""
+        lock, state = self._state_for_process()
+        admitted: Admitted = []
+        with lock:
+            used = state.use(slot, admitted)
+            surplus, state.surplus = state.surplus, []
+        if admitted or surplus:
+            self._notify(state, admitted, surplus)
+        return used
+
+    def _change(self, state: PoolState, change: Callable[[PoolState, Admitted], None]) -> None:
+        """Change the state, and notify those that are admitted by that."""
+        lock, _ = self._state_for_process()
+        admitted: Admitted = []
+        with lock:
+            change(state, admitted)
+            surplus, state.surplus = state.surplus, []
+        self._notify(state, admitted, surplus)
+
+    def _notify(self, state: PoolState, admitted: Admitted, surplus: Sequence[Slot]) -> None:
+        for slot in surplus:
+            slot.endpoint.limiter.cancel(slot)
+            slot.on_admitted = _nothing
+        for ticket in admitted:
+            if ticket.on_admitted() is False:
+                self.release(ticket, "other", lambda: state.now)
+
+    # What the endpoints tell
+
+    def record_error(self, ticket: EndpointTicket, error: BaseException, now: float) -> None:
+        """Record that a call has failed, before its flow goes on."""
+        kind = error_kind(error)
+        lock, state = self._state_for_process()
+        endpoint = ticket.endpoint
+        with lock:
+            state.now = now
+            opened = state.record_error(ticket, kind, error)
+            is_left_out = endpoint is not None and endpoint.breaker.state == OPEN
+        if opened and endpoint is not None:
+            _log_opened(endpoint, kind, error, now)
+        if is_left_out:
+            self._notify_watchers(state)  # a probe that fails sets another moment too
+
+    def record_report(self, ticket: EndpointTicket, report: RateLimitInfo, now: float) -> None:
+        """Let an endpoint rest whose service reports that nothing is left of a limit per minute."""
+        spent = [
+            status.reset
+            for status in (report.requests, report.tokens)
+            if status is not None and status.remaining < 1
+        ]
+        endpoint = ticket.endpoint
+        if endpoint is not None and spent:
+            lock, state = self._state_for_process()
+            with lock:
+                state.now = now
+                state.rest(endpoint, min(max(spent), 60.0))
+            self._notify_watchers(state)
+
+    def moves(self, ticket: EndpointTicket, error: BaseException) -> bool:
+        """Return whether a call that failed goes to another endpoint at once; see `PoolState.moves`."""
+        lock, state = self._state_for_process()
+        with lock:
+            return state.moves(ticket, error_kind(error), error)
+
+    # Time, as for a `RateLimiter`
+
+    def watch(self, watcher: Callable[[], object]) -> Callable[[], None]:
+        """Call `watcher`, in any thread, when time alone may admit a call; return a function that ends this."""
+        watchers = self._state_for_process()[1].watchers
+        watchers.append(watcher)
+        return lambda: watchers.remove(watcher)
+
+    def seconds_until_ready(self, now: float) -> float | None:
+        """Return the seconds until a waiting call may be admitted though none ends; None if there is no such moment."""
+        lock, state = self._state_for_process()
+        if not state.has_timers:
+            return None
+        with lock:
+            state.now = now
+            moment = state.next_moment()
+        return None if moment is None else max(0.0, moment - now)
+
+    def admit_ready(self, now: float) -> None:
+        """Admit the calls whose time has come."""
+        _, state = self._state_for_process()
+        if state.has_timers:
+            state.now = now
+            self._change(state, PoolState.fill)
+
+    @staticmethod
+    def _notify_watchers(state: PoolState) -> None:
+        for watcher in tuple(state.watchers):
+            watcher()
+
+
+class Pool(Protocol):
+    """An LLM backend with several endpoints, to which the engine admits its calls one by one."""
+
+    @property
+    def endpoint_limiter(self) -> EndpointLimiter:
+        """The limiter of the endpoints."""
+        ...
+
+    @property
+    def endpoint_backends(self) -> Sequence[Any]:
+        """The backends of the endpoints, in the limiter's order."""
+        ...
+
+
+def as_pool(llm: Any) -> Pool | None:
+    """
+    Return a backend as a pool; None if it is not one.
+
+    Its class decides: a backend that wraps a pool, and passes on its attributes, makes the pool's calls by itself.
+    """
+    pool: Pool | None = llm if hasattr(type(llm), "endpoint_limiter") else None
+    return pool
+
+
+def unused(limiter: ConcurrencyLimiter, twins: Twins) -> ConcurrencyLimiter:
+    """Return the unused twin of a limiter, the same one each time."""
+    twin: ConcurrencyLimiter = twins.setdefault(id(limiter), (limiter, limiter.unused()))[1]
+    return twin
+
+
+def _log_opened(endpoint: Endpoint, kind: ErrorKind, error: BaseException, now: float) -> None:
+    seconds = max(0.0, endpoint.breaker.probe_at - now)
+    why = "rejects every call" if kind == "fatal" else "refuses every call" if kind == "refused" else "fails"
+    log.warning(
+        "endpoint %r of the pool %s, and is left out for %g s; then one call tries it again: %s",
+        endpoint.name,
+        why,
+        round(seconds, 1),
+        error_text(error),
+    )
+
+
+def _nothing() -> None:
+    """Do nothing: the slot is not waited for."""
