@@ -56,6 +56,7 @@ from .results import (
     Vocabulary,
     Word,
 )
+from .sharing.limiter import SharedLimiter
 from .tasks.comparison import CompareAspects
 from .tasks.reviews import SummarizeReviews
 from .tasks.sentiment import AnalyzeSentiment
@@ -120,6 +121,7 @@ __all__ = [
     "RunStats",
     "SearchBackend",
     "SearchQuery",
+    "SharedLimiter",
     "SparseVector",
     "StopConditions",
     "Store",

@@ -102,14 +102,15 @@ def _absent(outcome: Outcome[Any], name: str, kind: str) -> AttributeError:
 @dataclass(frozen=True, slots=True)
 class LimitChange:
     """
-    A change of an adaptive limit during a run.
+    A change of an adaptive or a shared limit during a run.
 
     Attributes:
         limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total".
         seconds: Seconds since the start of the run.
         limit: Maximum number of calls in flight from then on.
         reason: "start" for the limit when the run began; "slow_start" for doubling; "probe" for a slow increase;
-            "rate_limited" for a decrease; "manual" for a change by the user.
+            "rate_limited" for a decrease; "manual" for a change by the user; "share" for another share of a
+            `SharedLimiter`; "no_broker" for the end of its loan while its broker cannot be reached.
     """
 
     limiter: str
@@ -138,7 +139,7 @@ class RunStats:
         peak_in_flight: Maximum number of calls of this run in flight at once, by stage.
         peak_memory_mib: The process's peak resident memory so far, in MiB; None if it cannot be read.
         stopped_because: Why the run ended early, or None.
-        limit_history: Changes of the adaptive limits, oldest first; empty without adaptive limits.
+        limit_history: Changes of the adaptive and shared limits, oldest first; empty without such limits.
         cost: Cost of the tokens, in the currency of the runner's prices; None without prices, and if the tokens or the
             price of some call are unknown.
         estimated_cost: The same, with estimates for the calls whose tokens the service did not report; None without
@@ -241,4 +242,4 @@ def _note_once(error: Exception, note: str) -> None:
         error.add_note(note)
 
 
-Reason: TypeAlias = Literal["start", "slow_start", "probe", "rate_limited", "manual"]
+Reason: TypeAlias = Literal["start", "slow_start", "probe", "rate_limited", "manual", "share", "no_broker"]

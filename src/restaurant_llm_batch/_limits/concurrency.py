@@ -12,12 +12,15 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
-from typing import Generic, TypeVar
+from heapq import heapify, heappop, heappush, nsmallest
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from .. import _fork
 from ..errors import ConfigurationError
 from .aimd import AdaptiveLimit, AIMDController, CallResult, LimitHistoryEntry
+
+if TYPE_CHECKING:
+    from .rate import RateLimiter
 
 # Plain integers: members of an Enum take longer to look up than the rest of an admission takes.
 _NEW, _WAITING, _ADMITTED, _GONE = range(4)
@@ -127,6 +130,15 @@ class PriorityWaitQueue(ABC):
             heappop(self._queue)
         return self._queue[0][3] if self._queue else None
 
+    def in_order(self, most: int) -> list[Ticket]:
+        """Return the first `most` waiting tickets, in order."""
+        return [queued[3] for queued in nsmallest(most, filter(_is_current, self._queue))]
+
+    @property
+    def waiting_weight(self) -> int:
+        """Slots that the waiting tickets take together."""
+        return sum(queued[3].weight for queued in self._queue if _is_current(queued))
+
     @abstractmethod
     def _fits(self, ticket: Ticket) -> bool:
         """Return whether a ticket may be admitted now."""
@@ -153,6 +165,12 @@ class PriorityWaitQueue(ABC):
                 admitted.append(ticket)
             heappop(queue)
         return admitted
+
+
+def _is_current(queued: tuple[int, float, int, Ticket]) -> bool:
+    """Return whether a ticket waits, and at this position: it keeps those from which it was moved forward."""
+    priority, sequence, _, ticket = queued
+    return ticket.state is _WAITING and (ticket.priority, ticket.sequence) == (priority, sequence)
 
 
 class ConcurrencyState(PriorityWaitQueue):
@@ -265,9 +283,14 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
     Args:
         limit: Most calls in flight, at least 1; or an `AdaptiveLimit`, which learns the number from 429 responses.
 
+    Attributes:
+        rate: Limits per minute that are shared with it; None for those of each runner.
+
     Raises:
         ConfigurationError: If the limit is not a whole number of at least 1.
     """
+
+    rate: RateLimiter | None = None
 
     def __init__(self, limit: int | AdaptiveLimit) -> None:
         if not isinstance(limit, AdaptiveLimit):
@@ -348,7 +371,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
 
     @property
     def latest_change(self) -> LimitHistoryEntry | None:
-        """The latest change of an adaptive limit; None if the limit is a number."""
+        """The latest change of an adaptive or a shared limit; None if the limit is a number."""
         controller = self._state_for_process()[1].controller
         return None if controller is None else controller.history[-1]
 
@@ -359,9 +382,14 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         with lock:
             return () if state.controller is None else tuple(state.controller.history)
 
+    @property
+    def configured(self) -> int | AdaptiveLimit:
+        """The limit as it was given; a number as it was set last."""
+        return self.limit if isinstance(self._configured, int) else self._configured
+
     def unused(self) -> ConcurrencyLimiter:
         """Return a limiter of its own with the same limit, through which no call has passed."""
-        return ConcurrencyLimiter(self.limit if isinstance(self._configured, int) else self._configured)
+        return ConcurrencyLimiter(self.configured)
 
     def statistics(self) -> LimiterStatistics:
         """Return the limit, and how many calls are in flight and wait now."""

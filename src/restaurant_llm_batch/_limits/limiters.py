@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
@@ -48,25 +48,24 @@ class LimiterSet:
         limiters = [limiter] if self._total is None or self._total is limiter else [limiter, self._total]
         return tuple(limiters if self.tokens is None else [*limiters, self.tokens])
 
-    def unused(self, twins: dict[int, tuple[ConcurrencyLimiter, ConcurrencyLimiter]]) -> LimiterSet:
+    def unused(self, twin: Callable[[ConcurrencyLimiter], ConcurrencyLimiter]) -> LimiterSet:
         """
         Return a set with the same limits, through which no call has passed.
 
         Args:
-            twins: Each limiter that was met before, and its unused twin, by the limiter's `id`: what sets share here,
-                their unused sets share too.
+            twin: Returns the unused twin of a limiter, the same each time: what sets share here, their unused sets
+                share too.
         """
-
-        def unused(limiter: ConcurrencyLimiter) -> ConcurrencyLimiter:
-            return twins.setdefault(id(limiter), (limiter, limiter.unused()))[1]
-
+        total = None if self._total is None else twin(self._total)
+        llm, batches = twin(self.llm[0]), twin(self.batches[0])
+        shared = next((each.rate for each in (llm, batches, total) if each is not None and each.rate), None)
         return LimiterSet(
-            unused(self.search[0]),
-            unused(self.llm[0]),
-            unused(self.batches[0]),
-            None if self._total is None else unused(self._total),
-            None if self.tokens is None else unused(self.tokens),
-            self.rate.unused(),
+            twin(self.search[0]),
+            llm,
+            batches,
+            total,
+            None if self.tokens is None else twin(self.tokens),
+            self.rate.unused() if shared is None else shared,
         )
 
     @property
@@ -89,8 +88,13 @@ class LimiterSet:
         named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
         return named if self._total is None else {**named, "llm_total": self._total}
 
+    def each(self) -> tuple[ConcurrencyLimiter, ...]:
+        """Return every limiter of calls or tokens in flight once."""
+        limiters = [*self.named().values(), *([] if self.tokens is None else [self.tokens])]
+        return tuple({id(limiter): limiter for limiter in limiters}.values())
+
     def history(self, since: float) -> tuple[LimitChange, ...]:
-        """Return the changes of the adaptive limits since a moment, beginning with their limits at that moment."""
+        """Return the changes of the adaptive and shared limits since a moment, beginning with their limits at that moment."""
         changes: list[LimitChange] = []
         for name, limiter in self.named().items():
             history = limiter.limit_history
@@ -106,7 +110,7 @@ class LimiterSet:
 
 class LimitWatch:
     """
-    Watches how the adaptive limits of a set change.
+    Watches how the adaptive and shared limits of a set change.
 
     Args:
         limiters: The set.

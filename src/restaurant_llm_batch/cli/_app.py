@@ -20,6 +20,7 @@ from ._commands import (
     compare,
     config,
     index,
+    limits,
     run,
     sentiment,
     serve,
@@ -157,6 +158,7 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         "index": index.command,
         "search": search.command,
         "config": config.command,
+        "limits": limits.command,
         **{name: partial(module.command, llms) for name, module in with_model.items()},
     }
     return Commands(

@@ -24,6 +24,8 @@ from ..errors import ConfigurationError
 from ..models import Hit, SearchQuery
 from ..outcomes import Outcome, RunStats, Stage
 from ..protocols import LLMBackend, Observer, TokenCounter
+from ..sharing._memory import MemoryBroker
+from ..sharing.limiter import SharedLimiter
 from ..tokens.packing import estimate_tokens
 from ._answers import Answers
 from ._model import Find, ServerModel
@@ -169,6 +171,7 @@ class Playback:
         # By `id`, with the object itself, so that no other one takes its place.
         self._limiters: dict[int, tuple[LimiterSet, LimiterSet]] = {}
         self._twins: dict[int, tuple[ConcurrencyLimiter, ConcurrencyLimiter]] = {}
+        self._brokers: dict[str, MemoryBroker] = {}
         self._stores: dict[int, tuple[object, OverlayStore]] = {}
         self.players: list[Player] = []
 
@@ -241,7 +244,7 @@ class Playback:
         config = parts.config
         search = parts.search if parts.search is not None else _MadeUp()
         limiters = self._limiters.setdefault(
-            id(config.limiters), (config.limiters, config.limiters.unused(self._twins))
+            id(config.limiters), (config.limiters, config.limiters.unused(self._twin))
         )[1]
         store = config.store
         if store is not None:
@@ -252,6 +255,20 @@ class Playback:
         return replace(
             config, plan=plan, limiters=limiters, packer=packer, store=store, observers=tuple(observers)
         )
+
+
+    def _twin(self, limiter: ConcurrencyLimiter) -> ConcurrencyLimiter:
+        """Return the limiter that takes the place of another one: the same each time."""
+        known = self._twins.get(id(limiter))
+        if known is None:
+            known = self._twins[id(limiter)] = limiter, self._unused(limiter)
+        return known[1]
+
+    def _unused(self, limiter: ConcurrencyLimiter) -> ConcurrencyLimiter:
+        if not isinstance(limiter, SharedLimiter):
+            return limiter.unused()
+        broker = self._brokers.setdefault(limiter.broker.place, MemoryBroker(self.time.now))
+        return limiter.on_virtual_time(broker, self.time)
 
 
 def _counted(count: TokenCounter, text: str) -> int:

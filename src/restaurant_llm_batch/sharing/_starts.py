@@ -1,0 +1,230 @@
+"""
+Starts under limits per minute that processes share: the token buckets at the broker, and what a member was lent of them.
+
+The broker keeps a bucket for calls and one for tokens, as `RatePacer` does in one process. A member asks with the
+tokens of each call that waits, and gets the right to start as many of them as the buckets hold, for `STARTS_SECONDS`.
+Buckets are spread over some seconds more than a minute, so that starts which are used late keep to the limit too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from math import ceil, inf
+from typing import Any
+
+from .._limits.pacing import MINUTE, GCRABucket, RatePacer, spread
+from .._limits.concurrency import Ticket
+from .._limits.rate import RateLimiter, RateQueue
+from ._messages import STARTS_SECONDS, StartsAsk, Terms
+
+MOST_WANTED = 200
+"""Most calls of which a message says the tokens."""
+PATIENCE = 1.0
+"""Seconds after which the member that waits longest goes before all others."""
+_SPREAD = MINUTE + 2 * STARTS_SECONDS
+
+
+class StartsLender:
+    """
+    The buckets of one shared limit.
+
+    Args:
+        terms: The limits per minute.
+        now: The time, in seconds.
+    """
+
+    def __init__(self, terms: Terms, now: float) -> None:
+        self._requests = _bucket(terms.requests_per_minute, now)
+        self._tokens = _bucket(terms.tokens_per_minute, now)
+        self._waiting: dict[str, tuple[float, int]] = {}  # since when, and how many calls
+
+    def give_back(self, ask: StartsAsk, now: float) -> None:
+        """Take back what a member was lent and has not used."""
+        if self._requests is not None and ask.unused > 0:
+            self._requests.refund(ask.unused, 0, now)  # never above its capacity, or a minute could have more starts
+        if self._tokens is not None:
+            if ask.unused_tokens > 0:
+                self._tokens.refund(ask.unused_tokens, self._tokens.capacity, now)
+            elif ask.unused_tokens < 0:
+                self._tokens.take(-ask.unused_tokens, now)
+
+    def lend(self, member: str, ask: StartsAsk, members: set[str], now: float) -> int:
+        """Return how many of the calls that a member wants to start it may start."""
+        self._waiting = {name: waits for name, waits in self._waiting.items() if name in members}
+        since, _ = self._waiting.get(member, (now, 0))
+        if ask.waiting:
+            self._waiting[member] = since, ask.waiting
+        else:
+            self._waiting.pop(member, None)
+        longest = min(self._waiting, key=lambda name: self._waiting[name][0], default=member)
+        if longest != member and now - self._waiting[longest][0] > PATIENCE:
+            return 0
+        if self._waiting and not ask.waiting:
+            return 0  # nothing ahead while others wait
+        started = self._take(ask, self._fraction(member), now)
+        if started and member in self._waiting:
+            self._waiting[member] = now, ask.waiting
+        return started
+
+    def _fraction(self, member: str) -> float:
+        """Return the member's part of all calls that wait."""
+        total = sum(calls for _, calls in self._waiting.values())
+        own = self._waiting.get(member, (0.0, 0))[1]
+        return own / total if total else 1.0
+
+    def _take(self, ask: StartsAsk, fraction: float, now: float) -> int:
+        requests, tokens = self._requests, self._tokens
+        most = inf if requests is None else max(1, ceil(requests.capacity * fraction))
+        most_tokens = inf if tokens is None else tokens.capacity * fraction
+        started = taken = 0
+        for amount in ask.wanted:
+            if started >= most or (started and taken + amount > most_tokens):
+                break
+            ready = requests is None or requests.ready_at(1) <= now
+            if not ready or (tokens is not None and tokens.ready_at(amount) > now):
+                break
+            if requests is not None:
+                requests.take(1, now)
+            if tokens is not None:
+                tokens.take(amount, now)
+            started, taken = started + 1, taken + amount
+        return started
+
+    def state(self) -> list[Any]:
+        """Return where the buckets stand, in values that JSON has."""
+        return [
+            None if bucket is None else bucket.contents for bucket in (self._requests, self._tokens)
+        ] + [self._waiting]
+
+    def restore(self, state: list[Any]) -> None:
+        """Continue from a state."""
+        *contents, waiting = state
+        for bucket, content in zip((self._requests, self._tokens), contents, strict=True):
+            if bucket is not None and content is not None:
+                bucket.restore((content[0], content[1]))
+        self._waiting = {name: (since, calls) for name, (since, calls) in waiting.items()}
+
+
+def _bucket(limit: int | None, now: float) -> GCRABucket | None:
+    return None if limit is None else spread(limit, now, _SPREAD)
+
+
+class LentPacer(RatePacer):
+    """
+    When calls may start: when a start was lent, and what the service reports allows it.
+
+    Args:
+        terms: The limits per minute.
+    """
+
+    __slots__ = ("_expected", "_lapse_at", "_lent", "_lent_tokens", "_limits_tokens", "_unused_tokens", "ask_at")
+
+    def __init__(self, terms: Terms) -> None:
+        super().__init__(None, None, 0.0)
+        self.counts_tokens = self._limits_tokens = terms.tokens_per_minute is not None
+        self.ask_at = 0.0
+        self._lent = 0
+        self._lent_tokens = 0
+        self._lapse_at = 0.0
+        self._unused_tokens = 0
+        self._expected: list[int] = []  # tokens of the calls that started since the last message
+
+    def ready_at(self, tokens: int, now: float) -> float:
+        """Return when a call may start: at the next message, if no start was lent."""
+        at = super().ready_at(tokens, now)
+        enough = self._lent > 0 and (not self._limits_tokens or self._lent_tokens >= tokens)
+        if enough and now < self._lapse_at:
+            return at
+        return max(at, self.ask_at, now + 0.05)
+
+    def reserve(self, tokens: int, now: float) -> int:
+        """Use a start, and return the number of the call."""
+        if self._lent:
+            self._lent -= 1
+            self._lent_tokens -= tokens
+            if len(self._expected) < MOST_WANTED:
+                self._expected.append(tokens)
+        return super().reserve(tokens, now)
+
+    def settle_usage(self, reserved: int, used: int | None, now: float) -> None:
+        """Note the tokens that a finished call did not use, or used in excess."""
+        super().settle_usage(reserved, used, now)
+        if used is not None and self._limits_tokens:
+            self._unused_tokens += reserved - used
+
+    def prepare(self, waiting: Sequence[int]) -> StartsAsk:
+        """
+        Return what to say to the broker; starts that were lent and are left go back.
+
+        Args:
+            waiting: The tokens of the calls that wait, in order.
+        """
+        wanted = (*waiting, *self._expected)[:MOST_WANTED]
+        unused_tokens = self._unused_tokens + (max(0, self._lent_tokens) if self._limits_tokens else 0)
+        ask = StartsAsk(wanted, len(waiting), self._lent, unused_tokens)
+        self._lent = self._lent_tokens = self._unused_tokens = 0
+        self._expected = []
+        return ask
+
+    def lend(self, ask: StartsAsk, starts: int, lapse_at: float) -> None:
+        """Take the starts that the broker lends, which may be used until a moment on the clock of the runs."""
+        self._lent = starts
+        self._lent_tokens = sum(ask.wanted[:starts])
+        self._lapse_at = lapse_at
+
+    def restore_unused(self, ask: StartsAsk) -> None:
+        """Say again, next time, what an ask has said that did not reach the broker. Starts it gave back are lost."""
+        self._unused_tokens += min(0, ask.unused_tokens)
+
+
+class SharedRateLimiter(RateLimiter):
+    """
+    The limits per minute of a `SharedLimiter`, in one process.
+
+    Args:
+        terms: The limits.
+        on_wait: Called when a call begins to wait.
+    """
+
+    def __init__(self, terms: Terms, on_wait: Callable[[], object]) -> None:
+        self._terms = terms
+        self._on_wait = on_wait
+        super().__init__(terms.requests_per_minute, terms.tokens_per_minute)
+
+    def enqueue(self, ticket: Ticket, now: float) -> bool:
+        """Queue a new ticket and return whether it is admitted at once; if not, `on_admitted` is called later."""
+        admitted = super().enqueue(ticket, now)
+        if not admitted:
+            self._on_wait()
+        return admitted
+
+    def _initial_state(self, parents: RateQueue | None) -> RateQueue:
+        return RateQueue(LentPacer(self._terms), 0.0)
+
+    def prepare(self) -> StartsAsk:
+        """Return what to say to the broker."""
+        lock, state = self._state_for_process()
+        with lock:
+            return self._pacer(state).prepare([ticket.weight for ticket in state.in_order(MOST_WANTED)])
+
+    def lend(self, ask: StartsAsk, starts: int, lapse_at: float, ask_at: float, now: float) -> None:
+        """Take what the broker lends, and admit calls."""
+        lock, state = self._state_for_process()
+        with lock:
+            pacer = self._pacer(state)
+            pacer.lend(ask, starts, lapse_at)
+            pacer.ask_at = ask_at
+        if starts:
+            self.admit_ready(now)
+
+    def unanswered(self, ask: StartsAsk) -> None:
+        """Note that the broker has not answered."""
+        lock, state = self._state_for_process()
+        with lock:
+            self._pacer(state).restore_unused(ask)
+
+    @staticmethod
+    def _pacer(state: RateQueue) -> LentPacer:
+        pacer = state.pacer
+        assert isinstance(pacer, LentPacer)  # noqa: S101  # made in `_initial_state`
+        return pacer

@@ -1,0 +1,141 @@
+"""Redis broker: limits in a Redis server, for processes of several machines."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+from urllib.parse import urlsplit
+
+from ..errors import ConfigurationError
+from ._broker import Broker, perform, restored
+from ._messages import LOAN_SECONDS, BrokerUnavailable, Command, View
+
+TIMEOUT_SECONDS = 0.6
+"""Seconds to wait for the server: after one message that was lost, another one still renews the loan."""
+MOST_TRIES = 20
+"""Times that a step is tried when other members' steps come between."""
+KEPT_SECONDS = 7 * 86_400
+"""Seconds after its last use at which a limit is forgotten."""
+PREFIX = "restaurant-llm-batch:limit:"
+
+_SCRIPT = """
+-- Replace the state by a new one if no other step came between. Without a new one, or if one did, return what there is.
+local found = redis.call('HMGET', KEYS[1], 'step', 'state', 'server')
+if ARGV[2] ~= '' and (found[1] or '') == ARGV[1] then
+  redis.call('HSET', KEYS[1], 'step', ARGV[2], 'state', ARGV[3], 'server', ARGV[4])
+  redis.call('EXPIRE', KEYS[1], ARGV[5])
+  return {1}
+end
+local time = redis.call('TIME')
+local info = redis.pcall('INFO', 'server')
+if type(info) ~= 'string' then info = '' end
+return {0, found[1] or '', found[2] or '', found[3] or '',
+        time[1], time[2], string.match(info, 'run_id:(%x+)') or '',
+        string.match(info, 'uptime_in_seconds:(%d+)') or '0'}
+"""
+
+
+class RedisBroker(Broker):
+    """
+    Keeps shared limits in a Redis server, for processes of one or several machines. It needs the extra ``redis``.
+
+    A step is a script that returns the state with the server's time, and the same script again, which puts the next
+    state there if no other step came between (compare and set). So the rules of lending are in one place, and not once
+    more in Lua; a step counts as two messages.
+
+    If the server is started anew, nothing more is lent for two seconds, even if it has kept its data: members have
+    loans then that it may not know of. Members go on with theirs meanwhile.
+
+    Args:
+        url: The server, for example ``redis://localhost:6379/0``, ``rediss://user:password@host`` or
+            ``unix:///run/redis.sock``. A password is never shown.
+
+    Raises:
+        ConfigurationError: If it is not such a URL, or the package `redis` is not installed.
+    """
+
+    interval = 0.5
+
+    def __init__(self, url: str) -> None:
+        try:
+            import redis
+        except ImportError as error:
+            raise ConfigurationError(
+                "RedisBroker needs the package redis: pip install 'restaurant-llm-batch[redis]'"
+            ) from error
+        given: object = url
+        if not isinstance(given, str) or urlsplit(given).scheme not in ("redis", "rediss", "unix"):
+            shown = _shown(given) if isinstance(given, str) else repr(given)
+            raise ConfigurationError(
+                f"RedisBroker needs the URL of a server, got {shown}; for example 'redis://localhost:6379/0'"
+            )
+        self._url = given
+        self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError)
+        try:
+            self._client = redis.Redis.from_url(
+                given, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
+            )
+        except ValueError as error:
+            raise ConfigurationError(f"the URL of RedisBroker is not valid: {_shown(given)}") from error
+        self._script: Any = self._client.register_script(_SCRIPT)
+
+    @property
+    def place(self) -> str:
+        """The server, without a password."""
+        return _shown(self._url)
+
+    def perform(self, name: str, command: Command) -> Any:
+        """Perform a command on a limit, in a step that no other one comes between."""
+        found = self._call(name, [""] * 5)
+        for _ in range(MOST_TRIES):
+            _, step, state, server, *clock = (_text(value) for value in found)
+            seconds, micros, run_id, uptime = clock
+            lender = restored(state)
+            is_new = not run_id or float(uptime) < LOAN_SECONDS
+            may_be_lost = is_new if lender is None else server != run_id
+            lender, answer = perform(
+                lender, name, command, int(seconds) + int(micros) / 1e6, may_be_lost=may_be_lost
+            )
+            if isinstance(command, View):
+                return answer
+            found = self._call(name, [step, secrets.token_hex(8), lender.to_json(), run_id, KEPT_SECONDS])
+            if int(found[0]) == 1:
+                return answer
+        raise BrokerUnavailable(f"{MOST_TRIES} other steps came between in a row")
+
+    def names(self) -> list[str]:
+        """Return the names of the limits."""
+        try:
+            keys = sorted(self._client.scan_iter(match=f"{PREFIX}*", count=1000))
+        except self._errors as error:
+            raise BrokerUnavailable(self._described(error)) from error
+        return [_text(key).removeprefix(PREFIX) for key in keys]
+
+    def close(self) -> None:
+        """Close the connections. A later use opens others."""
+        self._client.close()
+
+    def _call(self, name: str, arguments: list[Any]) -> list[Any]:
+        try:
+            found: list[Any] = self._script(keys=[PREFIX + name], args=arguments)
+        except self._errors as error:
+            raise BrokerUnavailable(self._described(error)) from error
+        return found
+
+    def _described(self, error: Exception) -> str:
+        return f"{type(error).__name__}: {error}".replace(self._url, self.place)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return RedisBroker, (self._url,)
+
+
+def _text(value: Any) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _shown(url: str) -> str:
+    """Return a URL without user, password and query."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return "(not a URL)"
+    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
