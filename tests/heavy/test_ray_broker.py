@@ -60,13 +60,13 @@ def test_actors_and_the_driver_share_a_limit_and_an_actor_that_dies_is_made_agai
     ray.kill(broker._actor, no_restart=False)
     turns = iter(range(2, 10_000))
     wait_until(lambda: asked(broker, "remote", next(turns), 8) == 8)  # its loan goes on
-    assert asked(broker, "local", 2) == 0
-    turns = iter(range(3, 10_000))
+    turns = iter(range(2, 10_000))
+    wait_until(lambda: asked(broker, "local", next(turns)) == 0)  # and the other one gets nothing
     wait_until(lambda: asked(broker, "local", next(turns)) == 8)  # after LOAN_SECONDS of silence
     assert LOAN_SECONDS > 0
 
 
 def test_processes_that_die_and_pause_never_exceed_the_limit() -> None:
-    said = soak("ray", "--seconds", "25", "--seeds", "1", "--processes", "3", "--limit", "4")
+    said = soak("ray", "--seconds", "60", "--seeds", "1", "--processes", "3", "--limit", "4")
 
     assert "peak 4 of 4" in said

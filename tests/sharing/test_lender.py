@@ -262,9 +262,7 @@ def test_more_members_than_slots_take_turns() -> None:
     seen: set[str] = set()
     for tick in range(120):
         for member in members:
-            answer = lender.ask(
-                member.ask(10, in_use=member.share)._replace(terms=Terms(2)), 0.25 * tick
-            )
+            answer = lender.ask(member.ask(10, in_use=member.share)._replace(terms=Terms(2)), 0.25 * tick)
             member.share = answer.keep
             if answer.keep:
                 seen.add(member.name)
@@ -418,6 +416,12 @@ def test_where_an_adaptive_limit_stands_is_kept() -> None:
     assert again._controller.state() == lender._controller.state()
 
 
-@given(text=st.one_of(st.text(), st.binary(), st.sampled_from(["{}", "[]", "null", '{"terms": [8]}', '{"terms":[8,null,null]}'])))
+@given(
+    text=st.one_of(
+        st.text(),
+        st.binary(),
+        st.sampled_from(["{}", "[]", "null", '{"terms": [8]}', '{"terms":[8,null,null]}']),
+    )
+)
 def test_what_is_not_a_state_is_taken_for_none(text: str | bytes) -> None:
     assert restored(text) is None

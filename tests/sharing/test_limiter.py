@@ -212,7 +212,9 @@ def test_something_else_than_a_broker_is_refused(broker: Any) -> None:
         SharedLimiter("gpu", 8, broker=broker)
 
 
-@pytest.mark.parametrize("options", [{"requests_per_minute": 0}, {"tokens_per_minute": "x"}, {"without_broker": -1}])
+@pytest.mark.parametrize(
+    "options", [{"requests_per_minute": 0}, {"tokens_per_minute": "x"}, {"without_broker": -1}]
+)
 def test_a_wrong_option_is_refused(options: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match=next(iter(options))):
         SharedLimiter("gpu", 8, broker=MemoryBroker(lambda: 0.0), **options)
@@ -243,7 +245,9 @@ def test_a_broker_that_does_not_answer_at_first_is_an_error_that_says_what_to_do
     broker = Faulty()
     broker.gone = "connection refused"
 
-    with pytest.raises(errors.ConfigurationError, match=r"connection refused; start it, or pass without_broker=1"):
+    with pytest.raises(
+        errors.ConfigurationError, match=r"connection refused; start it, or pass without_broker=1"
+    ):
         BatchRunner(llm=Model(), limits=Limits(llm=SharedLimiter("gpu", 8, broker=broker)))
 
 
@@ -251,9 +255,10 @@ def test_who_wishes_it_goes_on_without_a_broker(caplog: pytest.LogCaptureFixture
     broker, model = Faulty(), Model()
     broker.gone = "connection refused"
     gpu = SharedLimiter("gpu", 8, broker=broker, without_broker=2)
-    with caplog.at_level(logging.WARNING), BatchRunner(
-        llm=model, strategy=Strategy.stage(4), limits=Limits(llm=gpu)
-    ) as runner:
+    with (
+        caplog.at_level(logging.WARNING),
+        BatchRunner(llm=model, strategy=Strategy.stage(4), limits=Limits(llm=gpu)) as runner,
+    ):
         assert len(runner.run(ask, range(20)).results) == 20
         assert "uses 2 without it" in gpu.state
 

@@ -116,7 +116,16 @@ def test_no_password_is_shown(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["", "localhost:6379", "http://user:s3cret@host", 7, None, "redis://h:port:s3cret@x/0"]
+    "url",
+    [
+        "",
+        "localhost:6379",
+        "http://user:s3cret@host",
+        7,
+        None,
+        "redis://:s3cret@host:port/0",
+        "redis://user:s3cret",
+    ],
 )
 def test_what_is_no_url_of_a_server_is_refused_without_its_password(url: object) -> None:
     with pytest.raises(errors.ConfigurationError, match="RedisBroker") as raised:

@@ -108,7 +108,9 @@ def perform(
         return lender, lender.view(now)
     limit: object = command.limit
     if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise ConfigurationError(f"the limit {name} must be a whole number of at least 1, got {limit!r}; for example 8")
+        raise ConfigurationError(
+            f"the limit {name} must be a whole number of at least 1, got {limit!r}; for example 8"
+        )
     lender.set_limit(limit)
     return lender, None
 

@@ -225,7 +225,9 @@ class Lender:
             starts,
         )
 
-    def _grant(self, claim: Claim, share: int, others: dict[str, Claim], shares: dict[str, int], free: int) -> int:
+    def _grant(
+        self, claim: Claim, share: int, others: dict[str, Claim], shares: dict[str, int], free: int
+    ) -> int:
         """Return the free slots that a member gets."""
         starving = [
             other for name, other in others.items() if other.starves and shares.get(name, 0) >= other.need
@@ -234,7 +236,9 @@ class Lender:
             # Calls that need several slots are gathered for, in the order of turns.
             earlier = (each for each in starving if each.need > 1 and each.fed_at < claim.fed_at)
             return min(share - claim.lent, free - sum(each.need - each.lent for each in earlier))
-        if claim.starves and free >= claim.need - claim.lent + sum(each.need - each.lent for each in starving):
+        if claim.starves and free >= claim.need - claim.lent + sum(
+            each.need - each.lent for each in starving
+        ):
             return claim.need - claim.lent  # it is not its turn, but nobody whose turn it is can use them
         return 0
 

@@ -41,7 +41,9 @@ class StartsLender:
     def give_back(self, ask: StartsAsk, now: float) -> None:
         """Take back what a member was lent and has not used."""
         if self._requests is not None and ask.unused > 0:
-            self._requests.refund(ask.unused, 0, now)  # never above its capacity, or a minute could have more starts
+            self._requests.refund(
+                ask.unused, 0, now
+            )  # never above its capacity, or a minute could have more starts
         if self._tokens is not None:
             if ask.unused_tokens > 0:
                 self._tokens.refund(ask.unused_tokens, self._tokens.capacity, now)
@@ -92,9 +94,9 @@ class StartsLender:
 
     def state(self) -> list[Any]:
         """Return where the buckets stand, in values that JSON has."""
-        return [
-            None if bucket is None else bucket.contents for bucket in (self._requests, self._tokens)
-        ] + [self._waiting]
+        return [None if bucket is None else bucket.contents for bucket in (self._requests, self._tokens)] + [
+            self._waiting
+        ]
 
     def restore(self, state: list[Any]) -> None:
         """Continue from a state."""
@@ -117,7 +119,15 @@ class LentPacer(RatePacer):
         terms: The limits per minute.
     """
 
-    __slots__ = ("_expected", "_lapse_at", "_lent", "_lent_tokens", "_limits_tokens", "_unused_tokens", "ask_at")
+    __slots__ = (
+        "_expected",
+        "_lapse_at",
+        "_lent",
+        "_lent_tokens",
+        "_limits_tokens",
+        "_unused_tokens",
+        "ask_at",
+    )
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(None, None, 0.0)

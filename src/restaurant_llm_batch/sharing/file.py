@@ -23,7 +23,9 @@ KIND = FileKind(
     "broker",
     "limits.db",
     "shared limits",
-    tables={"shared_limits": "CREATE TABLE shared_limits (name TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT"},
+    tables={
+        "shared_limits": "CREATE TABLE shared_limits (name TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT"
+    },
 )
 
 T = TypeVar("T")

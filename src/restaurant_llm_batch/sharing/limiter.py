@@ -294,7 +294,11 @@ class SharedLimiter(ConcurrencyLimiter):
     def _answered(self, answer: Answer) -> None:
         if answer.refused and not self._lost:
             self._lost = True
-            log.warning("the shared limit %r is refused, so this process starts nothing: %s", self._name, answer.refused)
+            log.warning(
+                "the shared limit %r is refused, so this process starts nothing: %s",
+                self._name,
+                answer.refused,
+            )
         elif self._lost and not answer.refused:
             self._lost = False
             log.warning("the broker %s of the shared limit %r answers again", self._broker.place, self._name)

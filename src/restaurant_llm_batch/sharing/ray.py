@@ -65,7 +65,9 @@ class RayBroker(Broker):
             ) from error
         given: object = name
         if not isinstance(given, str) or not given:
-            raise ConfigurationError(f"RayBroker needs the name of an actor, got {name!r}; for example 'limits'")
+            raise ConfigurationError(
+                f"RayBroker needs the name of an actor, got {name!r}; for example 'limits'"
+            )
         check_positive("RayBroker timeout", timeout, "timeout=1.0", unit="seconds")
         self._ray: Any = ray
         self._name = given
@@ -123,4 +125,3 @@ class RayBroker(Broker):
 
 def _made_again(name: str, timeout: float) -> RayBroker:
     return RayBroker(name, timeout=timeout)
-

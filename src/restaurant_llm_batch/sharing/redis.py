@@ -75,8 +75,8 @@ class RedisBroker(Broker):
             self._client = redis.Redis.from_url(
                 given, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
             )
-        except ValueError as error:
-            raise ConfigurationError(f"the URL of RedisBroker is not valid: {_shown(given)}") from error
+        except ValueError:  # its text may have a part of a password
+            raise ConfigurationError(f"the URL of RedisBroker is not valid: {_shown(given)}") from None
         self._script: Any = self._client.register_script(_SCRIPT)
 
     @property
@@ -134,8 +134,11 @@ def _text(value: Any) -> str:
 
 
 def _shown(url: str) -> str:
-    """Return a URL without user, password and query."""
+    """Return a URL without user, password and query; what may be a password in the wrong place is left out too."""
     scheme, separator, rest = url.partition("://")
     if not separator:
         return "(not a URL)"
-    return f"{scheme}://{rest.partition('?')[0].rpartition('@')[2]}"
+    host, colon, port = rest.partition("?")[0].rpartition("@")[2].rpartition(":")
+    if colon and not port.partition("/")[0].isdecimal() and not port.endswith("]"):
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}{colon}{port}"

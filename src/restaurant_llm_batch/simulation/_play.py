@@ -256,7 +256,6 @@ class Playback:
             config, plan=plan, limiters=limiters, packer=packer, store=store, observers=tuple(observers)
         )
 
-
     def _twin(self, limiter: ConcurrencyLimiter) -> ConcurrencyLimiter:
         """Return the limiter that takes the place of another one: the same each time."""
         known = self._twins.get(id(limiter))

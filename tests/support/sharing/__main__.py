@@ -42,7 +42,7 @@ def _broker(kind: str, folder: Path, restart: bool) -> Iterator[tuple[str, Calla
     else:
         import ray
 
-        context = ray.init(num_cpus=16, include_dashboard=False, log_to_driver=False)
+        context = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         try:
             yield f"ray://{context.address_info['gcs_address']}", nothing
         finally:
@@ -72,7 +72,7 @@ def main() -> int:
                     seconds=options.seconds,
                     seed=seed,
                     meanwhile=meanwhile,
-                    warm_up=12.0 if options.broker == "ray" else 4.0,
+                    warm_up=30.0 if options.broker == "ray" else 4.0,
                 )
         print(
             f"{options.broker}, seed {seed}: {soaked.calls:,} calls by {soaked.processes} processes, peak {soaked.peak} "

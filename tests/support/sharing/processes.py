@@ -82,7 +82,9 @@ def work(place: str, limit: int, port: int, seed: int, seconds: float) -> None:
 
     signal.signal(signal.SIGTERM, end)
     with suppress(KeyboardInterrupt):
-        limits = Limits(llm=SharedLimiter("gpu", limit, broker=broker_of(place)), open_items=random.choice([10, 40]))
+        limits = Limits(
+            llm=SharedLimiter("gpu", limit, broker=broker_of(place)), open_items=random.choice([10, 40])
+        )
         llm = Caller(port, seconds, random)
         with BatchRunner(llm=llm, strategy=Strategy.stage(4), limits=limits) as runner:
             for _ in runner.stream(ask, endless()):
@@ -185,9 +187,7 @@ def soak(
                 while now() < began + seconds:
                     while len(alive) < processes:
                         born += 1
-                        alive[
-                            nursery.bear(place, limit, server.port, 1000 * seed + born, call_seconds)
-                        ] = 0.0
+                        alive[nursery.bear(place, limit, server.port, 1000 * seed + born, call_seconds)] = 0.0
                     if not measuring and now() > began + warm_up:
                         measuring = True
                         server.start_measuring()
@@ -206,9 +206,7 @@ def soak(
                 for pid in alive:
                     with suppress(ProcessLookupError):
                         os.kill(pid, signal.SIGKILL)
-            return Soaked(
-                server.calls, server.peak, server.peak_apart, busy, server.too_many, born, happened
-            )
+            return Soaked(server.calls, server.peak, server.peak_apart, busy, server.too_many, born, happened)
     finally:
         nursery.close()
 
@@ -231,6 +229,7 @@ def _happen(random: Random, server: CountingServer, alive: dict[int, float]) -> 
             os.kill(pid, signal.SIGKILL)
             del alive[pid]
         else:
+            server.ended(pid)
             os.kill(pid, signal.SIGTERM)
             del alive[pid]
     return what

@@ -39,6 +39,7 @@ class CountingServer:
         self.too_many: list[str] = []
         self._in_flight: dict[object, tuple[int, float]] = {}
         self._stopped: dict[int, list[tuple[float, float, int]]] = {}  # when, until when, and its calls then
+        self._ended: set[int] = set()
         self._measured_at = now()
         self._lock = threading.Lock()
         self._ready = threading.Event()
@@ -95,8 +96,16 @@ class CountingServer:
             calls = sum(1 for owner, _ in self._in_flight.values() if owner == process)
             self._stopped.setdefault(process, []).append((now(), until, calls))
 
+    def ended(self, process: int) -> None:
+        """Note that a process was asked to end: it cancels its calls, which a real server would notice."""
+        with self._lock:
+            self.measure()
+            self._ended.add(process)
+
     def _is_apart(self, process: int, called_at: float) -> bool:
-        return any(called_at <= since < now() - 1.0 for since, _, _ in self._stopped.get(process, ()))
+        return process in self._ended or any(
+            called_at <= since < now() - 1.0 for since, _, _ in self._stopped.get(process, ())
+        )
 
     def _count(self) -> None:
         apart = sum(1 for call in self._in_flight.values() if self._is_apart(*call))

@@ -267,7 +267,9 @@ class World:
         self._limit_was, self._lowered_at = max(self.limit, limit), self.time.now()
         self.limit = limit
         if self.lender is not None:
-            self.lender, _ = perform(self.lender, "gpu", SetLimit(limit), self.time.now() + self._broker_offset)
+            self.lender, _ = perform(
+                self.lender, "gpu", SetLimit(limit), self.time.now() + self._broker_offset
+            )
 
     # The server
 

@@ -74,7 +74,9 @@ def _changes(words: tuple[str, ...]) -> dict[str, int]:
         return {}
     verb, *pairs = words
     if verb != "set" or not pairs:
-        raise click.UsageError(f"expected set NAME=LIMIT after the broker, got {terminal_text(' '.join(words))!r}")
+        raise click.UsageError(
+            f"expected set NAME=LIMIT after the broker, got {terminal_text(' '.join(words))!r}"
+        )
     changes: dict[str, int] = {}
     for pair in pairs:
         name, _, number = pair.rpartition("=")
@@ -107,7 +109,9 @@ def _ray_broker(name: str) -> Broker:
         try:
             ray.init(address="auto", log_to_driver=False)
         except ConnectionError as error:
-            raise ConfigurationError("no Ray cluster runs on this machine; start one, or run this on its nodes") from error
+            raise ConfigurationError(
+                "no Ray cluster runs on this machine; start one, or run this on its nodes"
+            ) from error
     return broker
 
 
@@ -138,7 +142,10 @@ def _table(found: Mapping[str, LimitView]) -> Table:
         table.add_row(
             Text(terminal_text(name), style="bold"),
             Text(f"{kind}{len(limit.members)} in all", style="bold"),
-            *(Text(text, style="bold") for text in (f"{lent} of {limit.limit}", str(in_use), str(waiting), "")),
+            *(
+                Text(text, style="bold")
+                for text in (f"{lent} of {limit.limit}", str(in_use), str(waiting), "")
+            ),
         )
         for member in limit.members:
             numbers = (str(number) for number in member[1:4])
