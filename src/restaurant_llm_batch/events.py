@@ -134,7 +134,9 @@ class RetryScheduled(NamedTuple):
 
 class LimitChanged(NamedTuple):
     """
-    An adaptive or a shared limit has changed, perhaps through a call of another run; or a run started under it (reason "start").
+    An adaptive or a shared limit has changed, perhaps through a call of another run.
+
+    It is emitted at the start of a run too, with the reason "start".
 
     `time` is when the run notices: at its start, and whenever one of its calls ends.
 

@@ -88,6 +88,7 @@ class LendingMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.latest is not None)
     @rule(lost=st.booleans())
     def a_message_comes_twice(self, lost: bool) -> None:
+        assert self.latest is not None
         member, ask = self.latest
         if ask.turn == member.turn and self.now < member.until and not ask.leaves:
             self.answer(member, ask._replace(held=member.share), lost)

@@ -271,7 +271,8 @@ def test_a_broker_that_goes_keeps_the_loan_then_stops_all_and_says_so_once(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock(monkeypatch)
-    broker, model, events = Faulty(), Model(), []
+    broker, model = Faulty(), Model()
+    events: list[Any] = []
     gpu = SharedLimiter("gpu", 2, broker=broker)
     runner = BatchRunner(
         llm=model, strategy=Strategy.threaded(), limits=Limits(llm=gpu), observers=[events.append]

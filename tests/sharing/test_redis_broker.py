@@ -11,7 +11,7 @@ import pytest
 
 from restaurant_llm_batch import SharedLimiter, errors
 from restaurant_llm_batch.sharing import BrokerUnavailable, RedisBroker
-from restaurant_llm_batch.sharing._messages import LOAN_SECONDS, Ask, Terms
+from restaurant_llm_batch.sharing._messages import LOAN_SECONDS, Answer, Ask, Terms
 from tests.support.patience import wait_until
 from tests.support.sharing.redis_server import REDIS, RedisServer
 
@@ -32,7 +32,9 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 
 
 def asked(broker: RedisBroker, member: str, turn: int, held: int = 0) -> int:
-    return broker.perform("gpu", Ask(member, turn, TERMS, held=held, in_use=held, waiting=20, need=1)).lent
+    answer = broker.perform("gpu", Ask(member, turn, TERMS, held=held, in_use=held, waiting=20, need=1))
+    assert isinstance(answer, Answer)
+    return answer.lent
 
 
 def settled(broker: RedisBroker) -> None:

@@ -45,7 +45,8 @@ class Limits:
         default_batch_size: Result of `batch_size` for no reviews. It has no effect on packed batches.
         tokens_in_flight: Tokens of LLM calls in flight, prompts and longest replies: the capacity of a GPU's KV cache
             (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number, a `ConcurrencyLimiter` or a
-            `SharedLimiter`; None for no limit. The first call in the queue is never overtaken; a call larger than the limit runs alone.
+            `SharedLimiter`; None for no limit. The first call in the queue is never overtaken; a call larger than the
+            limit runs alone.
         requests_per_minute: LLM calls that start in any 60 seconds, every attempt included; starts are spread over the
             minute. None for the limit in the service's ``x-ratelimit-*`` headers, if it sends them. A
             `SharedLimiter` may have limits per minute for all processes in their place.

@@ -94,7 +94,7 @@ class LimiterSet:
         return tuple({id(limiter): limiter for limiter in limiters}.values())
 
     def history(self, since: float) -> tuple[LimitChange, ...]:
-        """Return the changes of the adaptive and shared limits since a moment, beginning with their limits at that moment."""
+        """Return the changes of adaptive and shared limits since a moment, beginning with the limits at that moment."""
         changes: list[LimitChange] = []
         for name, limiter in self.named().items():
             history = limiter.limit_history

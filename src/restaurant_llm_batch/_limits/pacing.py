@@ -311,13 +311,14 @@ class _ReportedLimit:
                 self._previous, self._is_window = status, True
 
 
-def spread(limit: int, now: float, seconds: float = MINUTE) -> GCRABucket:
+def spread(limit: int, now: float, seconds: float = MINUTE, least: int = 1) -> GCRABucket:
     """
     Return a full bucket from which at most `limit` units can be taken in any 60 seconds, or in any `seconds`.
 
-    Its capacity, plus the refill of less than that time, is less than limit + 1.
+    Its capacity, plus the refill of less than that time, is less than limit + 1. It holds a second's worth of units, and
+    at least `least`.
     """
-    capacity = max(1, limit // 60)
+    capacity = max(least, limit // 60)
     return GCRABucket(capacity, seconds * _CAUTION / (limit - capacity + 1), now)
 
 

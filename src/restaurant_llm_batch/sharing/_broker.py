@@ -51,7 +51,7 @@ class Broker(ABC):
     def names(self) -> list[str]:
         """Return the names of the limits. Exceptions are those of `perform`."""
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027  # not every broker has something open
         """Close what is open. A later use opens it again."""
 
     def limits(self) -> Mapping[str, LimitView]:

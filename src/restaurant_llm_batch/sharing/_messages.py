@@ -23,7 +23,7 @@ STARTS_SECONDS = 0.6
 """Seconds for which starts that were lent ahead, under a limit per minute, may be used."""
 
 
-class BrokerUnavailable(Exception):  # noqa: N818  # a state that passes, not an error of the program
+class BrokerUnavailable(Exception):
     """The broker did not answer. The message says why, without a secret."""
 
 

@@ -1,5 +1,5 @@
 """
-Starts under limits per minute that processes share: the token buckets at the broker, and what a member was lent of them.
+Starts under limits per minute that processes share: token buckets at the broker, and what a member was lent of them.
 
 The broker keeps a bucket for calls and one for tokens, as `RatePacer` does in one process. A member asks with the
 tokens of each call that waits, and gets the right to start as many of them as the buckets hold, for `STARTS_SECONDS`.
@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from math import ceil, inf
-from typing import Any
+from typing import Any, cast
 
-from .._limits.pacing import MINUTE, GCRABucket, RatePacer, spread
 from .._limits.concurrency import Ticket
+from .._limits.pacing import MINUTE, GCRABucket, RatePacer, spread
 from .._limits.rate import RateLimiter, RateQueue
 from ._messages import STARTS_SECONDS, StartsAsk, Terms
 
@@ -108,7 +108,8 @@ class StartsLender:
 
 
 def _bucket(limit: int | None, now: float) -> GCRABucket | None:
-    return None if limit is None else spread(limit, now, _SPREAD)
+    # Members ask every quarter of a second, and what the bucket cannot hold until then is lost.
+    return None if limit is None else spread(limit, now, _SPREAD, 2 if limit >= 30 else 1)
 
 
 class LentPacer(RatePacer):
@@ -235,6 +236,4 @@ class SharedRateLimiter(RateLimiter):
 
     @staticmethod
     def _pacer(state: RateQueue) -> LentPacer:
-        pacer = state.pacer
-        assert isinstance(pacer, LentPacer)  # noqa: S101  # made in `_initial_state`
-        return pacer
+        return cast("LentPacer", state.pacer)

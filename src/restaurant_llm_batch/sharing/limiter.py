@@ -11,7 +11,7 @@ import time
 import weakref
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from .. import _fork
 from .._limits.aimd import AdaptiveLimit, LimitHistoryEntry
@@ -210,8 +210,7 @@ class SharedLimiter(ConcurrencyLimiter):
 
     def _borrowed(self) -> tuple[threading.RLock, BorrowedState]:
         lock, state = self._state_for_process()
-        assert isinstance(state, BorrowedState)  # noqa: S101  # made in `_initial_state`
-        return lock, state
+        return lock, cast("BorrowedState", state)
 
     def _starts_wait(self) -> int:
         return 0 if self.rate is None else self.rate.waiting

@@ -45,8 +45,9 @@ class RayBroker(Broker):
     Keeps shared limits in a Ray actor, for all processes of a cluster. It needs the extra ``ray``.
 
     The actor is made at the first use, takes no CPU of the cluster, and lives on when the job that has made it ends
-    (it is detached). If its process or node dies, Ray makes it again. Nothing is lent in its first two seconds, and members
-    go on with their loans meanwhile. To end it: ``ray.kill(ray.get_actor(name, namespace="restaurant-llm-batch"))``.
+    (it is detached). If its process or node dies, Ray makes it again. Nothing is lent in its first two seconds, and
+    members go on with their loans meanwhile. To end it:
+    ``ray.kill(ray.get_actor(name, namespace="restaurant-llm-batch"))``.
 
     Args:
         name: The actor's name.

@@ -49,6 +49,12 @@ def _broker(kind: str, folder: Path, restart: bool) -> Iterator[tuple[str, Calla
             ray.shutdown()
 
 
+def tell(text: str) -> None:
+    """Print a line now."""
+    sys.stdout.write(f"{text}\n")
+    sys.stdout.flush()
+
+
 def main() -> int:
     """Run the soak."""
     parser = argparse.ArgumentParser(prog="python -m tests.support.sharing")
@@ -62,26 +68,27 @@ def main() -> int:
     options = parser.parse_args()
     failed = False
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        with tempfile.TemporaryDirectory() as folder:
-            with _broker(options.broker, Path(folder), options.restart) as (place, meanwhile):
-                began = time.process_time()
-                soaked: Soaked = soak(
-                    place,
-                    limit=options.limit,
-                    processes=options.processes,
-                    seconds=options.seconds,
-                    seed=seed,
-                    meanwhile=meanwhile,
-                    warm_up=30.0 if options.broker == "ray" else 4.0,
-                )
-        print(
-            f"{options.broker}, seed {seed}: {soaked.calls:,} calls by {soaked.processes} processes, peak {soaked.peak} "
-            f"of {options.limit} (and {soaked.peak_apart} of processes that were stopped), slots busy "
-            f"{soaked.busy_share:.1%}, {soaked.happened}, {time.process_time() - began:.1f} s of CPU here",
-            flush=True,
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            _broker(options.broker, Path(folder), options.restart) as (place, meanwhile),
+        ):
+            began = time.process_time()
+            soaked: Soaked = soak(
+                place,
+                limit=options.limit,
+                processes=options.processes,
+                seconds=options.seconds,
+                seed=seed,
+                meanwhile=meanwhile,
+                warm_up=30.0 if options.broker == "ray" else 4.0,
+            )
+        tell(
+            f"{options.broker}, seed {seed}: {soaked.calls:,} calls by {soaked.processes} processes, peak "
+            f"{soaked.peak} of {options.limit} (and {soaked.peak_apart} of processes that were stopped), slots busy "
+            f"{soaked.busy_share:.1%}, {soaked.happened}, {time.process_time() - began:.1f} s of CPU here"
         )
         for line in soaked.too_many[:5]:
-            print(f"    {line}")
+            tell(f"    {line}")
         failed = failed or soaked.peak > options.limit
     return int(failed)
 
