@@ -179,7 +179,7 @@ def test_no_minute_has_more_whatever_is_called_when(
 def test_where_the_buckets_stand_is_kept() -> None:
     terms = Terms(8, 60, 6000)
     lender = StartsLender(terms, 0.0)
-    assert lender.lend("a", StartsAsk((50, 60, 70), 3), {"a"}, 0.0) == 1
+    assert lender.lend("a", StartsAsk((50, 60, 70), 3), {"a"}, 0.0) == 2
     again = StartsLender(terms, 0.0)
     again.restore(lender.state())
 

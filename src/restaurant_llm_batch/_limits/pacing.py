@@ -315,8 +315,8 @@ def spread(limit: int, now: float, seconds: float = MINUTE, least: int = 1) -> G
     """
     Return a full bucket from which at most `limit` units can be taken in any 60 seconds, or in any `seconds`.
 
-    Its capacity, plus the refill of less than that time, is less than limit + 1. It holds a second's worth of units, and
-    at least `least`.
+    Its capacity, plus the refill of less than that time, is less than limit + 1. It holds a second's worth of units,
+    and at least `least`.
     """
     capacity = max(least, limit // 60)
     return GCRABucket(capacity, seconds * _CAUTION / (limit - capacity + 1), now)

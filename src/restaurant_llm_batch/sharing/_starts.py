@@ -19,8 +19,10 @@ from ._messages import STARTS_SECONDS, StartsAsk, Terms
 
 MOST_WANTED = 200
 """Most calls of which a message says the tokens."""
-PATIENCE = 1.0
-"""Seconds after which the member that waits longest goes before all others."""
+PATIENCE = 0.3
+"""Seconds since it was lent a start after which the member that waits longest goes before all others."""
+SILENCE = 0.8
+"""Seconds without a message after which others wait no more for a member: it may be gone."""
 _SPREAD = MINUTE + 2 * STARTS_SECONDS
 
 
@@ -34,9 +36,11 @@ class StartsLender:
     """
 
     def __init__(self, terms: Terms, now: float) -> None:
-        self._requests = _bucket(terms.requests_per_minute, now)
-        self._tokens = _bucket(terms.tokens_per_minute, now)
-        self._waiting: dict[str, tuple[float, int]] = {}  # since when, and how many calls
+        # Members ask every quarter of a second, and what a bucket cannot hold until then is lost.
+        requests, tokens = terms.requests_per_minute, terms.tokens_per_minute
+        self._requests = None if requests is None else _bucket(requests, 2 if requests >= 30 else 1, now)
+        self._tokens = None if tokens is None else _bucket(tokens, max(1, tokens // 30), now)
+        self._waiting: dict[str, tuple[float, float, int]] = {}  # since when, when last asked, how many calls
 
     def give_back(self, ask: StartsAsk, now: float) -> None:
         """Take back what a member was lent and has not used."""
@@ -52,27 +56,23 @@ class StartsLender:
 
     def lend(self, member: str, ask: StartsAsk, members: set[str], now: float) -> int:
         """Return how many of the calls that a member wants to start it may start."""
-        self._waiting = {name: waits for name, waits in self._waiting.items() if name in members}
-        since, _ = self._waiting.get(member, (now, 0))
+        self._waiting = {
+            name: waits
+            for name, waits in self._waiting.items()
+            if name in members and now - waits[1] < SILENCE
+        }
+        since = self._waiting.pop(member, (now,))[0]
+        others, total = (
+            list(self._waiting.values()),
+            ask.waiting + sum(each[2] for each in self._waiting.values()),
+        )
+        started = 0
+        # Nothing is lent ahead while others wait, and who waits longest goes first.
+        if not others or (ask.waiting and (since <= min(others)[0] or now - min(others)[0] <= PATIENCE)):
+            started = self._take(ask, ask.waiting / total if total else 1.0, now)
         if ask.waiting:
-            self._waiting[member] = since, ask.waiting
-        else:
-            self._waiting.pop(member, None)
-        longest = min(self._waiting, key=lambda name: self._waiting[name][0], default=member)
-        if longest != member and now - self._waiting[longest][0] > PATIENCE:
-            return 0
-        if self._waiting and not ask.waiting:
-            return 0  # nothing ahead while others wait
-        started = self._take(ask, self._fraction(member), now)
-        if started and member in self._waiting:
-            self._waiting[member] = now, ask.waiting
+            self._waiting[member] = now if started else since, now, ask.waiting
         return started
-
-    def _fraction(self, member: str) -> float:
-        """Return the member's part of all calls that wait."""
-        total = sum(calls for _, calls in self._waiting.values())
-        own = self._waiting.get(member, (0.0, 0))[1]
-        return own / total if total else 1.0
 
     def _take(self, ask: StartsAsk, fraction: float, now: float) -> int:
         requests, tokens = self._requests, self._tokens
@@ -104,12 +104,11 @@ class StartsLender:
         for bucket, content in zip((self._requests, self._tokens), contents, strict=True):
             if bucket is not None and content is not None:
                 bucket.restore((content[0], content[1]))
-        self._waiting = {name: (since, calls) for name, (since, calls) in waiting.items()}
+        self._waiting = {name: (since, asked, calls) for name, (since, asked, calls) in waiting.items()}
 
 
-def _bucket(limit: int | None, now: float) -> GCRABucket | None:
-    # Members ask every quarter of a second, and what the bucket cannot hold until then is lost.
-    return None if limit is None else spread(limit, now, _SPREAD, 2 if limit >= 30 else 1)
+def _bucket(limit: int, least: int, now: float) -> GCRABucket:
+    return spread(limit, now, _SPREAD, least)
 
 
 class LentPacer(RatePacer):
