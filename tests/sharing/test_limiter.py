@@ -19,9 +19,11 @@ import pytest
 from restaurant_llm_batch import (
     AdaptiveLimit,
     BatchRunner,
+    Hit,
     Limits,
     LLMRequest,
     LLMResponse,
+    SearchQuery,
     SharedLimiter,
     Strategy,
     errors,
@@ -30,8 +32,8 @@ from restaurant_llm_batch.events import LimitChanged
 from restaurant_llm_batch.integrations._tally import ProgressState
 from restaurant_llm_batch.sharing import Broker, BrokerUnavailable, FileBroker
 from restaurant_llm_batch.sharing._memory import MemoryBroker
-from restaurant_llm_batch.simulation import LogNormal, SimulatedServer
-from restaurant_llm_batch.steps import Flow, complete
+from restaurant_llm_batch.simulation import LogNormal, SimulatedServer, simulate_together
+from restaurant_llm_batch.steps import Flow, complete, search_all
 from tests.support.patience import wait_until
 
 REQUEST = LLMRequest("ask", ({"role": "user", "content": "맛은?"},), max_tokens=10)
@@ -173,6 +175,45 @@ def test_a_simulation_plays_a_shared_limit_without_its_broker(tmp_path: Path) ->
     assert simulation.server.peak == 8
     assert simulation.seconds == again.seconds
     assert simulation.seconds <= 1.1 * plain.simulate(ask, range(200), server=server).seconds
+
+
+@pytest.mark.parametrize("field", ["llm", "llm_total", "search", "tokens_in_flight"])
+def test_runners_that_are_simulated_together_share_the_limit_of_one_name(field: str) -> None:
+    limit = 3000 if field == "tokens_in_flight" else 6
+    server = SimulatedServer(latency=LogNormal(median=0.3, sigma=0.3), slots=50)
+
+    def flow(item: int) -> Flow[int]:
+        hits = yield from search_all([SearchQuery(item, "맛"), SearchQuery(item, "가격")])
+        reply = yield from complete(REQUEST)
+        return len(hits) + len(reply.text)
+
+    limiters = [SharedLimiter("gpu", limit, broker=Faulty()) for _ in range(3)]
+    runners = [
+        BatchRunner(
+            llm=Model(),
+            search=Search(),
+            strategy=Strategy.stage(4),
+            limits=Limits(**{"llm": 40, field: limiter}),  # type: ignore[arg-type]
+        )
+        for limiter in limiters
+    ]
+    simulations = simulate_together([(runner, flow, range(60)) for runner in runners], server=server)
+    again = simulate_together([(runner, flow, range(60)) for runner in runners], server=server)
+
+    assert [each.seconds for each in simulations] == [each.seconds for each in again]
+    assert all(len(each.report.results) == 60 for each in simulations)
+    if field in ("llm", "llm_total"):
+        assert simulations[0].server.peak == 6
+
+
+class Search:
+    """Finds nothing; the simulation makes the hits up."""
+
+    async def asearch(self, query: SearchQuery) -> list[Hit]:
+        return []
+
+    async def asearch_many(self, queries: list[SearchQuery]) -> list[list[Hit]]:
+        return [[] for _ in queries]
 
 
 def test_limits_per_minute_are_kept_together(tmp_path: Path) -> None:

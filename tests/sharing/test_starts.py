@@ -22,7 +22,7 @@ class Member:
 
     def __init__(self, world: Minutes, name: str) -> None:
         base = SharedLimiter("account", 10_000, broker=world.broker, **world.rates)  # type: ignore[arg-type]
-        self.limiter = base.on_virtual_time(world.broker, world.time)
+        self.limiter = base.on_virtual_time(world.broker, world.time, name)
         self.world = world
         self.name = name
         self.started = 0

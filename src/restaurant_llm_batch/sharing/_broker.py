@@ -10,7 +10,7 @@ from ..errors import ConfigurationError
 from ._lender import Lender
 from ._messages import Answer, Ask, Command, LimitView, SetLimit, View
 
-INTERVAL = 0.25
+INTERVAL = 0.27
 """Least seconds between two messages of a member, on average."""
 
 

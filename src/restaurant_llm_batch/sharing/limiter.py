@@ -72,6 +72,7 @@ class SharedLimiter(ConcurrencyLimiter):
     """
 
     rate: SharedRateLimiter | None
+    _member = ""
 
     def __init__(
         self,
@@ -117,7 +118,7 @@ class SharedLimiter(ConcurrencyLimiter):
         label = "" if self._time is not None else f"{socket.gethostname()}:{os.getpid()}"
         return BorrowedState(
             self._terms,
-            secrets.token_hex(8),
+            self._member or secrets.token_hex(8),
             label,
             self._broker.interval,
             self._without_broker,
@@ -200,9 +201,17 @@ class SharedLimiter(ConcurrencyLimiter):
         """Return a limiter of its own with the whole limit, through which no call has passed."""
         return ConcurrencyLimiter(self._terms.limit)
 
-    def on_virtual_time(self, broker: Broker, time: Timers) -> SharedLimiter:
-        """Return a limiter of the same limit at a broker on virtual time, through which no call has passed."""
+    def on_virtual_time(self, broker: Broker, time: Timers, member: str) -> SharedLimiter:
+        """
+        Return a limiter of the same limit at a broker on virtual time, through which no call has passed.
+
+        Args:
+            broker: The broker.
+            time: The virtual time.
+            member: The member's name, so that equal runs have equal events.
+        """
         twin = object.__new__(SharedLimiter)
+        twin._member = member
         twin._begin(self._name, self._terms, broker, self._without_broker, time)
         return twin
 

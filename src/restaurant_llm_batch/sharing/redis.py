@@ -7,7 +7,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from ..errors import ConfigurationError
-from ._broker import Broker, perform, restored
+from ._broker import INTERVAL, Broker, perform, restored
 from ._messages import LOAN_SECONDS, BrokerUnavailable, Command, View
 
 TIMEOUT_SECONDS = 0.6
@@ -54,7 +54,7 @@ class RedisBroker(Broker):
         ConfigurationError: If it is not such a URL, or the package `redis` is not installed.
     """
 
-    interval = 0.5
+    interval = 2 * INTERVAL
 
     def __init__(self, url: str) -> None:
         try:

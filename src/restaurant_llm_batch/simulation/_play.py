@@ -267,7 +267,7 @@ class Playback:
         if not isinstance(limiter, SharedLimiter):
             return limiter.unused()
         broker = self._brokers.setdefault(limiter.broker.place, MemoryBroker(self.time.now))
-        return limiter.on_virtual_time(broker, self.time)
+        return limiter.on_virtual_time(broker, self.time, f"member {len(self._twins)}")
 
 
 def _counted(count: TokenCounter, text: str) -> int:

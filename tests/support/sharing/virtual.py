@@ -15,7 +15,7 @@ from random import Random
 from restaurant_llm_batch._engine.virtual import VirtualTime
 from restaurant_llm_batch._limits.concurrency import Ticket
 from restaurant_llm_batch.sharing._borrower import BorrowedState
-from restaurant_llm_batch.sharing._broker import perform
+from restaurant_llm_batch.sharing._broker import INTERVAL, perform
 from restaurant_llm_batch.sharing._lender import Lender
 from restaurant_llm_batch.sharing._messages import LOAN_SECONDS, Answer, Ask, SetLimit, Terms
 
@@ -86,7 +86,7 @@ class Process:
             self.world.terms,
             self.name,
             self.name,
-            0.25,
+            INTERVAL,
             0,
             self.clock,
             self.world.time.now,
