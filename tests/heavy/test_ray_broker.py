@@ -10,7 +10,7 @@ import pytest
 
 from restaurant_llm_batch import SharedLimiter, errors
 from restaurant_llm_batch.sharing import BrokerUnavailable, RayBroker
-from restaurant_llm_batch.sharing._messages import LOAN_SECONDS, Ask, Terms
+from restaurant_llm_batch.sharing._messages import LOAN_SECONDS, Answer, Ask, Terms
 from tests.sharing.test_file_broker import soak
 from tests.support.patience import wait_until
 
@@ -29,9 +29,11 @@ def cluster() -> Iterator[None]:
 def asked(broker: RayBroker, member: str, turn: int, held: int = 0) -> int:
     ask = Ask(member, turn, TERMS, held=held, in_use=held, waiting=20, need=1)
     try:
-        return broker.perform("gpu", ask).lent
+        answer = broker.perform("gpu", ask)
     except BrokerUnavailable:
         return -1
+    assert isinstance(answer, Answer)
+    return answer.lent
 
 
 def settled(broker: RayBroker) -> None:

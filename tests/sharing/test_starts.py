@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from functools import partial
 from random import Random
 
 import pytest
@@ -165,7 +166,7 @@ def test_no_minute_has_more_whatever_is_called_when(
             size = random.randint(1, 200)
             world.time.call_later(
                 random.uniform(0, 100),
-                lambda member=member, size=size: member.call(size, random.randint(0, size)),
+                partial(member.call, size, random.randint(0, size)),
             )
     most = 0
     for second in range(140):

@@ -108,7 +108,7 @@ class Limits:
     def _shared_rates(self) -> list[RateLimiter]:
         limits = (self.llm, self.batches, self.llm_total)
         rates = (limit.rate for limit in limits if isinstance(limit, ConcurrencyLimiter))
-        return list(dict.fromkeys(rate for rate in rates if rate is not None))
+        return list(dict.fromkeys(rate for rate in rates if isinstance(rate, RateLimiter)))
 
     def rate_limiter(self) -> RateLimiter:
         """Return the limiter of LLM calls per minute: a shared one, or a new one."""

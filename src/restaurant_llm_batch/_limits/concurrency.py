@@ -13,14 +13,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, nsmallest
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from .. import _fork
 from ..errors import ConfigurationError
 from .aimd import AdaptiveLimit, AIMDController, CallResult, LimitHistoryEntry
-
-if TYPE_CHECKING:
-    from .rate import RateLimiter
 
 # Plain integers: members of an Enum take longer to look up than the rest of an admission takes.
 _NEW, _WAITING, _ADMITTED, _GONE = range(4)
@@ -284,13 +281,13 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         limit: Most calls in flight, at least 1; or an `AdaptiveLimit`, which learns the number from 429 responses.
 
     Attributes:
-        rate: Limits per minute that are shared with it; None for those of each runner.
+        rate: The `RateLimiter` that is shared with it; None if each runner has its own.
 
     Raises:
         ConfigurationError: If the limit is not a whole number of at least 1.
     """
 
-    rate: RateLimiter | None = None
+    rate: object | None = None
 
     def __init__(self, limit: int | AdaptiveLimit) -> None:
         if not isinstance(limit, AdaptiveLimit):

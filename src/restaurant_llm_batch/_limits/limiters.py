@@ -58,7 +58,8 @@ class LimiterSet:
         """
         total = None if self._total is None else twin(self._total)
         llm, batches = twin(self.llm[0]), twin(self.batches[0])
-        shared = next((each.rate for each in (llm, batches, total) if each is not None and each.rate), None)
+        rates = (each.rate for each in (llm, batches, total) if each is not None)
+        shared = next((rate for rate in rates if isinstance(rate, RateLimiter)), None)
         return LimiterSet(
             twin(self.search[0]),
             llm,

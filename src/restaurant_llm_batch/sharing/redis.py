@@ -59,6 +59,8 @@ class RedisBroker(Broker):
     def __init__(self, url: str) -> None:
         try:
             import redis
+            from redis.backoff import NoBackoff
+            from redis.retry import Retry
         except ImportError as error:
             raise ConfigurationError(
                 "RedisBroker needs the package redis: pip install 'restaurant-llm-batch[redis]'"
@@ -73,7 +75,11 @@ class RedisBroker(Broker):
         self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError)
         try:
             self._client = redis.Redis.from_url(
-                given, socket_timeout=TIMEOUT_SECONDS, socket_connect_timeout=TIMEOUT_SECONDS
+                given,
+                socket_timeout=TIMEOUT_SECONDS,
+                socket_connect_timeout=TIMEOUT_SECONDS,
+                # Once, for a connection that a restart has broken. By default it is tried for longer than a loan lasts.
+                retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
             )
         except ValueError:  # its text may have a part of a password
             raise ConfigurationError(f"the URL of RedisBroker is not valid: {_shown(given)}") from None
