@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .processes import Soaked, soak
+from .processes import Nursery, Soaked, soak
 from .redis_server import RedisServer
 
 
@@ -68,12 +68,14 @@ def main() -> int:
     options = parser.parse_args()
     failed = False
     for seed in range(options.first_seed, options.first_seed + options.seeds):
+        nursery = Nursery()
         with (
             tempfile.TemporaryDirectory() as folder,
             _broker(options.broker, Path(folder), options.restart) as (place, meanwhile),
         ):
             began = time.process_time()
             soaked: Soaked = soak(
+                nursery,
                 place,
                 limit=options.limit,
                 processes=options.processes,

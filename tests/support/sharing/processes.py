@@ -150,6 +150,7 @@ class Soaked:
 
 
 def soak(
+    nursery: Nursery,
     place: str,
     *,
     limit: int = 8,
@@ -164,6 +165,7 @@ def soak(
     Let processes start, stop, pause and die at random.
 
     Args:
+        nursery: Forks the processes; made before anything that does not survive a fork. It is closed.
         place: The broker; see `broker_of`.
         limit: The limit that they share.
         processes: How many there are at a time.
@@ -174,7 +176,6 @@ def soak(
         warm_up: Seconds until the busy share is measured.
     """
     random = Random(seed)
-    nursery = Nursery()
     alive: dict[int, float] = {}  # until when each is paused; 0 for one that is not
     born = 0
     happened: dict[str, int] = {}
