@@ -8,6 +8,7 @@ them use the environment that nox runs in, filled as CONTRIBUTING.md says; `.ci/
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +19,9 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "tests", "docs", "wheel"]
 
 PACKAGE = "restaurant_llm_batch"
+CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+"""Names of the program; the first is the package of Debian too."""
+FONTS = "fonts-noto-cjk"
 
 
 def install(session: nox.Session) -> None:
@@ -112,6 +116,21 @@ def heavy(session: nox.Session) -> None:
 
 
 @nox.session
+def browser(session: nox.Session) -> None:
+    """Run the tests of the page in the system's Chromium; root installs it on Debian and Ubuntu if it is missing."""
+    install(session)
+    if not any(map(shutil.which, CHROMIUM)):
+        if os.geteuid() or not shutil.which("apt-get"):
+            session.error("no Chromium is installed; on Debian and Ubuntu: sudo apt-get install chromium")
+        session.run(
+            "apt-get", "install", "--yes", "--no-install-recommends", *CHROMIUM[:1], FONTS, external=True
+        )
+    if session.venv_backend != "none":
+        session.install("playwright>=1.49")  # not pinned with the rest, since it takes 45 MB
+    session.run("python", "-m", "pytest", "-n0", "-m", "browser", "tests/page", *session.posargs)
+
+
+@nox.session
 def coverage(session: nox.Session) -> None:
     """Run the default tests under coverage, child processes included, and check the gate."""
     install(session)
@@ -166,6 +185,10 @@ def wheel(session: nox.Session) -> None:
         shown = session.run(str(scripts / "restaurant-llm-batch"), "summarize", external=True, silent=True)
     if "ko-1" not in str(shown):
         session.error(f"the wheel did not summarise the reviews that it ships:\n{shown}")
+    make_page = "from restaurant_llm_batch._page.document import document; document({}, 'page')"
+    session.run(
+        str(scripts / "python"), "-c", make_page, external=True
+    )  # of scripts and styles that it ships
 
 
 @nox.session

@@ -69,10 +69,12 @@ def test_the_application_serves_its_own_route_and_the_batch_routes() -> None:
 def test_the_notebook_runs_cell_by_cell(kernel: Any) -> None:
     notebook = json.loads((EXAMPLES / "notebook.ipynb").read_text(encoding="utf-8"))
     output: list[str] = []
+    shown: list[str] = []
 
     def collect(message: Any) -> None:
         content = message["content"]
         data = content.get("data", {})
+        shown.append(data.get("text/html", ""))
         output.append(
             content.get("text") or data.get("text/plain") or "\n".join(content.get("traceback", []))
         )
@@ -85,6 +87,16 @@ def test_the_notebook_runs_cell_by_cell(kernel: Any) -> None:
     lines = "\n".join(output).splitlines()
     assert any("(no reviews)" in line for line in lines)
     assert {"1 True", "2 True", "3 True"} <= set(lines)
+    pages = [page for page in shown if page]
+    for text in (
+        "2 succeeded, 1 failed",
+        "을지면옥",
+        "Plan of SummarizeAspects: 3 items",
+        "국물이 진하고",
+        "2 succeeded, 0 failed",
+    ):
+        assert any(text in page for page in pages), text
+    assert max(page.count("\n") for page in pages) < 200
 
 
 def test_the_notebook_is_committed_without_outputs() -> None:

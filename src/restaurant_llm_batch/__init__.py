@@ -14,6 +14,7 @@ from ._limits.aimd import AdaptiveLimit
 from ._limits.concurrency import ConcurrencyLimiter
 from ._llm_response import LLMResponse, RateLimitInfo, RateLimitStatus
 from ._runner import BatchRunner
+from ._spent import Spent
 from ._store.store import Store
 from .models import (
     ComparisonItem,
@@ -26,7 +27,7 @@ from .models import (
     ReviewsByPolarity,
     SearchQuery,
 )
-from .outcomes import BatchReport, Failure, LimitChange, RunStats, Success
+from .outcomes import BatchReport, Failure, Latency, LimitChange, RunStats, Success
 from .protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
@@ -102,6 +103,7 @@ __all__ = [
     "LLMBackend",
     "LLMRequest",
     "LLMResponse",
+    "Latency",
     "LimitChange",
     "Limits",
     "Observer",
@@ -123,6 +125,7 @@ __all__ = [
     "SearchQuery",
     "SharedLimiter",
     "SparseVector",
+    "Spent",
     "StopConditions",
     "Store",
     "Strategy",

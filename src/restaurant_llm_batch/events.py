@@ -138,11 +138,13 @@ class LimitChanged(NamedTuple):
 
     It is emitted at the start of a run too, with the reason "start".
 
-    `time` is when the run notices: at its start, and whenever one of its calls ends.
+    A limit of any kind that a user sets has changed too, with the reason "manual"; see `BatchRunner.set_limit`.
+
+    `time` is when the run notices: at its start, whenever one of its calls ends, and when a user sets a limit.
 
     Attributes:
         limiter: Field of `Limits`.
-        limit: The new limit, in calls in flight.
+        limit: The new limit: calls or tokens in flight, or calls or tokens per minute.
         reason: Why it changed; see `LimitChange`.
     """
 

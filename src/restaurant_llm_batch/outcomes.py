@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from typing import Any, Generic, Literal, Never, TypeAlias, TypeVar
 
+from ._shown import Shown, ShownList
+from ._spent import NOTHING_SPENT, Spent, spent_field
+from ._tables.methods import TableMethods
 from ._text import error_text
 from ._values import place_of
 from .errors import BatchError
@@ -19,13 +23,22 @@ Stage: TypeAlias = Literal["input", "search", "tokens", "llm", "task", "run"]
 """Stage at which an item failed; see `Failure.stage`."""
 
 
-@dataclass(frozen=True, slots=True)
-class Success(Generic[T_co]):
-    """The result of an item that succeeded; `index` is its position in the input, from 0."""
+@dataclass(frozen=True, slots=True, repr=False)
+class Success(Shown, Generic[T_co]):
+    """
+    The result of an item that succeeded.
+
+    Attributes:
+        item_id: Id of the item.
+        value: The result.
+        index: The item's position in the input, from 0.
+        spent: What the item has taken. Not compared: equal results take different times.
+    """
 
     item_id: ItemId
     value: T_co
     index: int = 0
+    spent: Spent = field(default=NOTHING_SPENT, compare=False, repr=False)
 
     @property
     def ok(self) -> Literal[True]:
@@ -51,8 +64,8 @@ class Success(Generic[T_co]):
         raise _absent(self, "attempts", "Success")
 
 
-@dataclass(frozen=True, slots=True)
-class Failure:
+@dataclass(frozen=True, slots=True, repr=False)
+class Failure(Shown):
     """
     The error of an item that failed.
 
@@ -63,6 +76,7 @@ class Failure:
             task's own code) or "run" (the run stopped first).
         attempts: How often the failing call was attempted; 0 if no call was made.
         index: The item's position in the input, from 0.
+        spent: What the item has taken. Not compared.
     """
 
     item_id: ItemId | None
@@ -70,6 +84,7 @@ class Failure:
     stage: Stage
     attempts: int = 0
     index: int = 0
+    spent: Spent = field(default=NOTHING_SPENT, compare=False, repr=False)
 
     @property
     def ok(self) -> Literal[False]:
@@ -88,6 +103,10 @@ class Failure:
         return f"{self.item_id!r} failed at {self.stage}{attempts}: {error_text(self.error)}{at}"
 
 
+for _kind in (Success, Failure):
+    setattr(_kind, "spent", spent_field(vars(_kind)["spent"]))  # noqa: B010  # no type checker takes it for a field then
+
+
 Outcome: TypeAlias = Success[T_co] | Failure
 
 
@@ -102,14 +121,15 @@ def _absent(outcome: Outcome[Any], name: str, kind: str) -> AttributeError:
 @dataclass(frozen=True, slots=True)
 class LimitChange:
     """
-    A change of an adaptive or a shared limit during a run.
+    A change of a limit during a run: of an adaptive or a shared one, or of any that a user has set meanwhile.
 
     Attributes:
-        limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total".
+        limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total"; and, if a user has set it,
+            "tokens_in_flight", "requests_per_minute" or "tokens_per_minute".
         seconds: Seconds since the start of the run.
-        limit: Maximum number of calls in flight from then on.
+        limit: The limit from then on: of calls in flight, unless its name says otherwise.
         reason: "start" for the limit when the run began; "slow_start" for doubling; "probe" for a slow increase;
-            "rate_limited" for a decrease; "manual" for a change by the user; "share" for another share of a
+            "rate_limited" for a decrease; "manual" for a limit set by the user; "share" for another share of a
             `SharedLimiter`; "no_broker" for the end of its loan while its broker cannot be reached.
     """
 
@@ -117,6 +137,28 @@ class LimitChange:
     seconds: float
     limit: int
     reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """
+    How long the calls of one stage took that were answered, in seconds; refused and failed calls do not count.
+
+    A round trip for several queries is one call. `p50` and `p95` are exact to 0.4 %.
+
+    Attributes:
+        count: Number of calls.
+        mean: Mean duration.
+        p50: Median: half of the calls took no longer.
+        p95: 95 of 100 calls took no longer.
+        max: Longest duration.
+    """
+
+    count: int = 0
+    mean: float = 0.0
+    p50: float = 0.0
+    p95: float = 0.0
+    max: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +181,13 @@ class RunStats:
         peak_in_flight: Maximum number of calls of this run in flight at once, by stage.
         peak_memory_mib: The process's peak resident memory so far, in MiB; None if it cannot be read.
         stopped_because: Why the run ended early, or None.
-        limit_history: Changes of the adaptive and shared limits, oldest first; empty without such limits.
+        limit_history: Changes of the limits, oldest first: of the adaptive and shared ones, and of those that a user
+            has set.
         cost: Cost of the tokens, in the currency of the runner's prices; None without prices, and if the tokens or the
             price of some call are unknown.
         estimated_cost: The same, with estimates for the calls whose tokens the service did not report; None without
             prices, and if a price is unknown. `StopConditions.max_cost` compares this.
+        latency: How long the calls took that were answered, by stage, as in ``stats.latency["llm"].p95``.
     """
 
     wall_seconds: float = 0.0
@@ -162,20 +206,46 @@ class RunStats:
     limit_history: tuple[LimitChange, ...] = field(default=(), repr=False)
     cost: float | None = None
     estimated_cost: float | None = None
+    latency: Mapping[str, Latency] = field(default_factory=dict)
+
+    def _repr_html_(self) -> str:
+        from ._tables.notebook import stats_html
+
+        return stats_html(self)
 
 
 @dataclass(frozen=True, slots=True, repr=False)
-class BatchReport(Generic[T_co]):
+class BatchReport(TableMethods, Generic[T_co]):
     """
     Outcomes and statistics of a run.
 
     Attributes:
         outcomes: A `Success` or a `Failure` for every item taken from the input, in input order.
         stats: Statistics of the run.
+
+    The methods that return or write a table take its `level`: what a row is.
+
+    - "results": a row for each success, with the fields of its result; those of its aspects as ``service.summary``, and
+      what it took as ``spent.seconds``.
+    - "aspects": a row for each aspect of each result; of summaries by aspect, and of comparisons.
+    - "labels": a row for each review that was labelled.
+    - "words": a row for each word and phrase of each vocabulary.
+    - "failures": a row for each failure.
+    - "calls" is refused: a report keeps no calls, a record of the run does.
+
+    `names` are names of the items by id, as in ``names={12: "을지면옥"}``: they become the column ``name``. Cells hold
+    numbers, texts, true or false, lists of them, or None.
     """
 
     outcomes: Sequence[Success[T_co] | Failure]
     stats: RunStats
+    _by_id: dict[ItemId, Success[T_co] | Failure] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
+
+    def __post_init__(self) -> None:
+        if type(self.outcomes) is list:
+            object.__setattr__(self, "outcomes", ShownList(self.outcomes))
 
     def __len__(self) -> int:
         return len(self.outcomes)
@@ -186,12 +256,61 @@ class BatchReport(Generic[T_co]):
     @property
     def results(self) -> list[T_co]:
         """The values of the successes, in input order."""
-        return [outcome.value for outcome in self.outcomes if isinstance(outcome, Success)]
+        return ShownList(outcome.value for outcome in self.outcomes if isinstance(outcome, Success))
 
     @property
     def failures(self) -> list[Failure]:
         """The failures, in input order."""
-        return [outcome for outcome in self.outcomes if isinstance(outcome, Failure)]
+        return ShownList(outcome for outcome in self.outcomes if isinstance(outcome, Failure))
+
+    @property
+    def by_id(self) -> Mapping[ItemId, Success[T_co] | Failure]:
+        """The outcomes by the id of their item; of two with one id, the later one. Those without an id are left out."""
+        if not self._by_id:
+            self._by_id.update((one.item_id, one) for one in self.outcomes if one.item_id is not None)
+        return self._by_id
+
+    def failures_by_cause(self) -> dict[str, list[Failure]]:
+        """
+        Return the failures in groups of one cause, the largest group first.
+
+        Failures have one cause if they failed at the same stage with the same type of error, and their messages differ
+        in numbers and quoted texts only. The key says all three: ``"llm: RateLimited: slow down"``.
+        """
+        from ._tables.rows import cause_of
+
+        groups: dict[str, list[Failure]] = {}
+        for failure in self.failures:
+            groups.setdefault(cause_of(failure), ShownList()).append(failure)
+        return dict(sorted(groups.items(), key=lambda group: -len(group[1])))
+
+    def to_dict(self) -> dict[str, Any]:
+        """
+        Return the whole report as JSON can hold it: ``{"outcomes": [...], "stats": {...}}``.
+
+        An outcome has "item_id", "index", "ok", "spent", and "value", or "error" with "stage" and "attempts". A Celery
+        task may return it, for example.
+        """
+        from ._tables.plain import plain_report
+
+        return plain_report(self)
+
+    def to_html(self, path: str | os.PathLike[str]) -> None:
+        """
+        Write the page of the report as one HTML file, which a browser shows without this package and without a network.
+
+        It holds results with what they cite, failures by cause, and what each item has taken; a record of the run has
+        the calls too: `Record.to_html`.
+
+        Args:
+            path: The file, in place of one of that name.
+
+        Raises:
+            ConfigurationError: The file cannot be written, or is a folder or a database.
+        """
+        from ._page.report import write_report
+
+        write_report(self, path)
 
     def raise_for_failures(self) -> None:
         """
@@ -219,6 +338,11 @@ class BatchReport(Generic[T_co]):
             f"<BatchReport: {stats.succeeded} succeeded, {stats.failed} failed, "
             f"{stats.wall_seconds:.2f} s{stop}>"
         )
+
+    def _repr_html_(self) -> str:
+        from ._tables.notebook import report_html
+
+        return report_html(self)
 
 
 def _separate(error: Exception) -> Exception:

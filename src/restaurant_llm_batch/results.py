@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
+from ._shown import Shown
 from .models import ItemId, Review
 
 AspectStatus: TypeAlias = Literal["ok", "no_reviews", "failed"]
@@ -17,8 +18,8 @@ Sentiment: TypeAlias = Literal["positive", "negative", "neutral"]
 VocabularyKind: TypeAlias = Literal["words", "phrases"]
 
 
-@dataclass(frozen=True, slots=True)
-class Evidence:
+@dataclass(frozen=True, slots=True, repr=False)
+class Evidence(Shown):
     """A review that supports a summary; `rank` is its index, from 0, among the hits of the search."""
 
     review_id: ItemId
@@ -26,8 +27,8 @@ class Evidence:
     rank: int
 
 
-@dataclass(frozen=True, slots=True)
-class AspectSummary:
+@dataclass(frozen=True, slots=True, repr=False)
+class AspectSummary(Shown):
     """
     Summary of the reviews about one aspect.
 
@@ -57,8 +58,8 @@ class AspectSummary:
     replaced: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class RestaurantSummary:
+@dataclass(frozen=True, slots=True, repr=False)
+class RestaurantSummary(Shown):
     """
     Result of `SummarizeAspects` for one restaurant.
 
@@ -81,8 +82,8 @@ class RestaurantSummary:
     without_evidence: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class ReviewLabel:
+@dataclass(frozen=True, slots=True, repr=False)
+class ReviewLabel(Shown):
     """
     Sentiment label of one review.
 
@@ -97,8 +98,8 @@ class ReviewLabel:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class RestaurantSentiment:
+@dataclass(frozen=True, slots=True, repr=False)
+class RestaurantSentiment(Shown):
     """
     Result of `AnalyzeSentiment` for one restaurant.
 
@@ -132,16 +133,16 @@ class RestaurantSentiment:
     model: str
 
 
-@dataclass(frozen=True, slots=True)
-class FailedReview:
+@dataclass(frozen=True, slots=True, repr=False)
+class FailedReview(Shown):
     """A review that a summary lacks: its id, or its index, from 0, if it has none; and the error."""
 
     review_id: ItemId
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class ReviewSummary:
+@dataclass(frozen=True, slots=True, repr=False)
+class ReviewSummary(Shown):
     """
     Result of `SummarizeReviews` for one restaurant.
 
@@ -170,8 +171,8 @@ class ReviewSummary:
     failed_reviews: tuple[FailedReview, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class RestaurantStrength:
+@dataclass(frozen=True, slots=True, repr=False)
+class RestaurantStrength(Shown):
     """
     Result of `ExtractStrengths` for one restaurant.
 
@@ -200,8 +201,8 @@ class RestaurantStrength:
     failed_reviews: tuple[FailedReview, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class AspectLift:
+@dataclass(frozen=True, slots=True, repr=False)
+class AspectLift(Shown):
     """
     How satisfied a restaurant's guests are with one aspect, against the average of other restaurants.
 
@@ -233,8 +234,8 @@ class AspectLift:
     error: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class AspectComparison:
+@dataclass(frozen=True, slots=True, repr=False)
+class AspectComparison(Shown):
     """
     Result of `CompareAspects` for one restaurant.
 
@@ -256,8 +257,8 @@ class AspectComparison:
     model: str
 
 
-@dataclass(frozen=True, slots=True)
-class Word:
+@dataclass(frozen=True, slots=True, repr=False)
+class Word(Shown):
     """A word's part of speech ("n", "v", "adj", "adv", or "" if unknown) and its meanings."""
 
     pos: str
@@ -274,7 +275,7 @@ class Word:
         return ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ExtendedWord(Word):
     """
     A word of an `ExtractVocabulary` task that asks for synonyms or examples.
@@ -289,8 +290,8 @@ class ExtendedWord(Word):
     example: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class FailedChunk:
+@dataclass(frozen=True, slots=True, repr=False)
+class FailedChunk(Shown):
     """A chunk whose words or phrases are missing from a vocabulary: its index, from 0, and the error."""
 
     chunk: int
@@ -298,8 +299,8 @@ class FailedChunk:
     error: str
 
 
-@dataclass(frozen=True, slots=True)
-class Vocabulary:
+@dataclass(frozen=True, slots=True, repr=False)
+class Vocabulary(Shown):
     """
     Result of `ExtractVocabulary` for one document.
 
@@ -333,7 +334,7 @@ class Vocabulary:
         return 0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class ExtendedVocabulary(Vocabulary):
     """
     Result of an `ExtractVocabulary` task that asks for synonyms or examples: its words are `ExtendedWord`s.

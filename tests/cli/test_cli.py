@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import pytest
 from click.testing import CliRunner, Result
 from rich.cells import cell_len
+from tests.support.patience import PATIENCE
 
 from restaurant_llm_batch import LLMRequest, LLMResponse
 from restaurant_llm_batch.backends import OfflineLLM
@@ -133,7 +134,30 @@ def test_a_restaurant_that_fails_is_named_with_stage_cause_and_attempts_and_the_
     assert "3 of 4 restaurants summarised, 1 failed" in shown
     [failure] = [record for record in read(tmp_path / "out") if "failure" in record]
     cause = "PermanentBackendError: the prompt was refused"
-    assert failure == {"restaurant_id": 1, "failure": {"stage": "llm", "error": cause, "attempts": 1}}
+    said = {"stage": "llm", "error": cause, "attempts": 1}
+    assert failure == {"restaurant_id": 1, "name": "Café [red]Nord[/red]", "failure": said}
+
+
+class Refusing:
+    """Refuses every restaurant, with numbers of its own."""
+
+    def complete(self, request: LLMRequest, /) -> LLMResponse:
+        number = abs(hash(str(request.messages))) % 1000
+        raise PermanentBackendError(f"a prompt of {number} tokens\x1b[2J is refused", status=400)
+
+
+def test_failures_of_one_cause_are_counted_with_an_example(invoke: Invoke, reviews: Path) -> None:
+    result = invoke("summarize", reviews, "--show", "1", llm=Refusing)
+    assert result.exit_code == 1
+    shown = " ".join(result.stdout.split())
+    assert "For example Failures Cause" in shown
+    assert re.search(r" 3 llm: PermanentBackendError: a prompt of N", shown), shown
+    assert "and 2 more failures" in shown
+    assert "\x1b" not in result.stdout
+
+
+def test_failures_that_differ_are_listed_and_not_counted_again(invoke: Invoke, reviews: Path) -> None:
+    assert "For example" not in invoke("summarize", reviews, llm=Picky).stdout
 
 
 def test_a_finished_restaurant_is_on_disk_before_the_next_is_asked_about(
@@ -444,6 +468,56 @@ def test_a_second_ctrl_c_cancels_at_once_and_keeps_what_is_done(
     assert "failure" not in json.loads(first)
     assert all(json.loads(line)["failure"]["stage"] == "run" for line in out.splitlines())
     assert "Interrupted: 1 of 6 restaurants summarised" in shown
+
+
+@pytest.mark.parametrize(("stage", "in_flight"), INTERRUPTED_STAGES)
+@pytest.mark.sample(1)
+def test_sigterm_is_the_first_ctrl_c_and_the_second_sigterm_the_second(
+    child: Callable[[str], subprocess.Popen[str]], stage: str, in_flight: int
+) -> None:
+    process = child(stage)
+    first = first_result(process, in_flight)
+    process.terminate()
+    assert wait_for(process, "finishing ").endswith("send SIGTERM again to cancel them\n")
+    process.terminate()
+    out, shown = process.communicate()  # what was asked is never answered
+    assert process.returncode == 130, shown
+    assert "Traceback" not in shown
+    assert "failure" not in json.loads(first)
+    assert all(json.loads(line)["failure"]["stage"] == "run" for line in out.splitlines())
+    assert "Interrupted: 1 of 6 restaurants summarised" in shown
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("second", [signal.SIGINT, None])
+def test_sigterm_and_ctrl_c_count_together_and_calls_in_flight_may_finish(
+    child: Callable[[str], subprocess.Popen[str]], second: signal.Signals | None
+) -> None:
+    process = child("4")
+    first_result(process, 2)
+    process.terminate()
+    wait_for(process, "finishing ")
+    if second is None:
+        _, shown = process.communicate("\n")
+        assert "Interrupted: 3 of 6 restaurants summarised" in shown
+    else:
+        process.send_signal(second)
+        _out, shown = process.communicate()
+        assert "Interrupted: 1 of 6 restaurants summarised" in shown
+    assert process.returncode == 130, shown
+
+
+@pytest.mark.slow
+def test_sigterm_while_the_input_is_read_ends_the_command_like_ctrl_c() -> None:
+    command = [sys.executable, "-m", "restaurant_llm_batch", "sentiment", "-"]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    process.stdin.write('{"restaurant_id": 1, "content": "good"}\n' * 5000)
+    process.stdin.flush()
+    process.terminate()
+    _, shown = process.communicate(timeout=PATIENCE)
+    # Before Python has begun, SIGTERM ends it as any other program.
+    assert (process.returncode, shown) in ((130, "interrupted\n"), (-signal.SIGTERM, ""))
 
 
 @pytest.mark.parametrize(

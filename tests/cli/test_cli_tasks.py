@@ -139,7 +139,12 @@ def test_what_fails_is_named_with_its_cause_and_the_status_is_1(command: str) ->
     [failure] = [record for record in read(Path("out")) if "failure" in record]
     name = "document_id" if command == "vocabulary" else "restaurant_id"
     cause = "PermanentBackendError: the prompt was refused"
-    assert failure == {name: "ko-1", "failure": {"stage": "llm", "error": cause, "attempts": 1}}
+    named = {} if command == "vocabulary" else {"name": "너울솥국밥"}
+    assert failure == {
+        name: "ko-1",
+        **named,
+        "failure": {"stage": "llm", "error": cause, "attempts": 1},
+    }
 
 
 @pytest.mark.parametrize("columns", [80, 120])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import re
 from collections.abc import Iterable
 from threading import Condition, Thread
 
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from tests.support.held import Held, ask_once
 from tests.support.patience import PATIENCE
 
-from restaurant_llm_batch import BatchRunner, Failure, RetryPolicy, Strategy, Success
+from restaurant_llm_batch import BatchRunner, Failure, Limits, RetryPolicy, Strategy, Success
 from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.errors import BackendError, RateLimited, RunStopped, TransientBackendError
 from restaurant_llm_batch.events import (
@@ -141,6 +143,63 @@ def test_a_restaurant_that_a_stop_left_unfinished_is_not_a_failure() -> None:
     failed = ItemEnded(1, 0, Failure(2, TransientBackendError("no"), "llm", 3))
     counts = tally(stopped, failed, done(3))
     assert (counts.done, counts.failed, counts.stopped) == (3, 1, 1)
+
+
+def test_a_run_that_stops_shows_what_is_done_and_no_estimate() -> None:
+    stopped = ItemEnded(1, 0, Failure(1, RunStopped("stopped"), "run"))
+    counts = tally(RunStarted(1, 0, 9), started(5), started(6), done(3))
+    assert counts.seconds_left(5.0) is not None
+    counts.handle(stopped, 6.0)
+    assert (counts.finished, counts.done, counts.is_stopping) == (1, 2, True)
+    assert counts.seconds_left(6.0) is None
+    assert counts.waiting_for(6.0) == "stopping: 2 calls in flight may finish"
+    counts.handle(ended(5), 7.0)
+    counts.handle(done(5), 7.0)
+    assert counts.not_started == 0  # it is not known before the end
+    counts.handle(RunEnded(1, 0, RunStats(stopped_because="the caller stopped it")), 8.0)
+    assert (counts.finished, counts.stopped, counts.not_started) == (2, 1, 6)
+    assert counts.waiting_for(8.0) is None
+
+
+def test_a_run_that_ends_early_without_an_open_item_is_shown_as_stopped() -> None:
+    counts = tally(RunStarted(1, 0, 3), done(1), RunEnded(1, 0, RunStats(stopped_because="max_tokens")))
+    assert (counts.finished, counts.stopped, counts.not_started, counts.is_stopping) == (1, 0, 2, True)
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_last_display_of_a_stopped_run_says_what_was_stopped(cancelled: bool, plain: bool) -> None:
+    console, screen = terminal()
+    if plain:
+        screen = Screen()
+        console = Console(file=screen, force_terminal=False, width=100, _environ={})
+    llm = Held()
+    runner = BatchRunner(
+        llm=llm,
+        strategy=Strategy.threaded(),
+        limits=Limits(llm=2, open_items=5),
+        observers=[RichProgress(console=console)],
+    )
+    stream = runner.stream(ask_once, range(12))
+    reader = Thread(target=lambda: list(stream))
+    reader.start()
+    llm.wait_for(started=2)
+    if cancelled:
+        stream.close()
+        llm.let_all_go()
+    else:
+        stream.stop()
+        if not plain:
+            assert screen.shows("stopping: 2 calls in flight may finish")
+        llm.let_go(2)
+    reader.join()
+    text = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.getvalue())
+    share, stopped = ("0/12", "stopped 5") if cancelled else ("2/12", "stopped 3")
+    if plain:
+        last = text.splitlines()[-1]
+        assert last == f"{share} restaurants; {stopped} · not started 7; stopped after 0 s"
+    else:  # then the lines below it are removed
+        assert re.search(rf" {share} stopped after 0 s\n  {stopped} · not started 7\n", text)
 
 
 def test_the_estimate_grows_while_nothing_finishes_and_knows_of_planned_waits() -> None:

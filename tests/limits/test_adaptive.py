@@ -92,14 +92,26 @@ def test_other_transient_errors_stop_growth_for_a_round_and_do_not_cut() -> None
     assert control.limit == 11
 
 
-def test_a_limit_set_by_hand_is_where_it_goes_on_from() -> None:
-    control = controller(max=50)
+def test_a_limit_set_by_hand_is_where_it_goes_on_from_and_what_it_stays_below() -> None:
+    control = controller(min=4, max=50)
     control.set(500, 1.0)
-    assert (control.limit, control.history[-1].reason) == (50, "manual")
-    control.set(20, 2.0)
+    assert (control.limit, control.history[-1].reason) == (500, "manual")
+    control.set(3, 2.0)
     for _ in range(40):
-        control.record("success", 20, 0, 3.0)
-    assert (control.limit, control.history[-1].reason) == (21, "probe")
+        control.record("success", 3, 0, 3.0)
+    assert (control.limit, control.history[-1].reason) == (3, "manual")
+    control.record("rate_limited", 3, 0, 4.0)
+    assert control.limit == 3  # its least one too, because that was larger
+
+
+def test_setting_the_limit_that_there_is_ends_its_growth_and_is_recorded_once() -> None:
+    control = controller(start=8, max=50)
+    control.set(8, 1.0)
+    control.set(8, 2.0)
+    assert [change.reason for change in control.history] == ["start", "manual"]
+    for _ in range(40):
+        control.record("success", 8, 0, 3.0)
+    assert control.limit == 8
 
 
 class Service(Protocol):

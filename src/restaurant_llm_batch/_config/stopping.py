@@ -187,6 +187,7 @@ class StopMonitor:
 
     Attributes:
         needed: Whether there is a condition or a price that calls are counted for.
+        has_prices: Whether there are prices.
         cost: The cost of the reported tokens so far; None without prices, and from the first call on whose price or
             tokens are unknown.
         estimated_cost: The cost with the tokens estimated that the service did not report; None without prices, and
@@ -205,6 +206,7 @@ class StopMonitor:
                 conditions.max_cost,
             )
         )
+        self.has_prices: bool = bool(prices)
         self.cost: float | None = 0.0 if prices else None
         self.estimated_cost: float | None = self.cost
         self._conditions = conditions
@@ -229,12 +231,23 @@ class StopMonitor:
     def record_usage(self, reply: LLMResponse, estimate: TokenEstimate) -> str | None:
         """Record the tokens of a reply, of a late one or of one that came with an error."""
         prompt, completion = reply.prompt_tokens, reply.completion_tokens
-        known = bool(prompt and (completion or not reply.text)) or not self._estimates
+        known = self._is_reported(reply)
         if not known:
             estimated = estimate()
             prompt, completion = prompt or estimated[0], completion or estimated[1]
             self._log_estimate(reply.model)
         return self._record(reply.model, prompt, completion, reply.cached_tokens, known)
+
+    def cost_of(self, reply: LLMResponse) -> float | None:
+        """Return the cost of a reply; None if its tokens are not reported, or there is no price for its model."""
+        price = self._price(reply.model) if self._is_reported(reply) else None
+        return None if price is None else price.of(reply)
+
+    def _is_reported(self, reply: LLMResponse) -> bool:
+        """Return whether the service reported a reply's tokens; a backend that calls no model uses none."""
+        return (
+            bool(reply.prompt_tokens and (reply.completion_tokens or not reply.text)) or not self._estimates
+        )
 
     def record_cancelled(self, estimate: TokenEstimate) -> str | None:
         """Record a call that was cancelled at the model when its time was up: it has read the prompt."""

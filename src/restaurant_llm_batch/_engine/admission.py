@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from math import inf
 from typing import Any, Generic, TypeVar
 
 from .._limits.aimd import CallResult
@@ -37,7 +38,7 @@ class Admission(Generic[C]):
         count: Counts the tokens of its request.
 
     Attributes:
-        queued_at: When the call was queued at the first limiter; 0.0 before.
+        queued_at: When the call was queued at the first limiter; infinity before.
         rate_queued_at: When it began to wait for a limit per minute; None if it did not.
         tokens: Tokens that the call takes of the limiters that count tokens; 0 while none does.
         rate_ticket: The call's ticket at the rate limiter; None while there is no rate to keep to.
@@ -75,7 +76,7 @@ class Admission(Generic[C]):
     ) -> None:
         self.priority: int = priority
         self.sequence: float = sequence
-        self.queued_at: float = 0.0
+        self.queued_at: float = inf
         self.rate_queued_at: float | None = None
         self.tokens: int = (
             count(request) if count is not None and pool is not None and pool.count_tokens else 0

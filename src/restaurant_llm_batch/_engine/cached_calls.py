@@ -20,7 +20,7 @@ from ..errors import DeadlineExceeded
 from ..steps import Complete
 from .call import Call
 from .frames import EngineFlow
-from .items import RunItem
+from .items import RunItem, appended
 from .memo import WaitForCallback
 from .plan import BackendMethod
 from .run import RunState, log
@@ -82,7 +82,7 @@ def complete_cached(
 def _found(found: LLMResponse, key: bytes, step: Complete, item: RunItem, run: RunState) -> LLMResponse:
     run.recorder.record_cache_hit(item, step.request, found, key)
     item.has_llm_reply = True
-    item.stored_replies.append((found, key))
+    item.stored_replies = appended(item.stored_replies, (found, key))
     return found
 
 
@@ -107,7 +107,7 @@ def _lead(
         reply = yield from call_model(step, item, run, _with_journal(run.plan.llm, jobs), shared.attach_call)
         # A truncated or declined reply is stored too: a later run must not pay for it, and for its repair, again.
         # If the item fails because of it, it is deleted again.
-        item.stored_replies.append((reply, key))
+        item.stored_replies = appended(item.stored_replies, (reply, key))
         failure: Any = yield WaitForCallback(partial(shared.persist_reply, reply))
         if failure is not None:
             run.stop(f"the store cannot be written: {failure}")
@@ -124,7 +124,7 @@ def _follow(shared: InFlightCall, follower: Follower, item: RunItem, run: RunSta
     except BaseException as error:
         run.leave(follower)
         if isinstance(error, DeadlineExceeded):
-            item.errors.append((error, "llm", 0))
+            item.errors = appended(item.errors, (error, "llm", 0))
         raise
     if not follower.leads:
         del run.shares[follower]

@@ -12,21 +12,35 @@ from collections.abc import (
     Iterator,
     Mapping,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from inspect import isasyncgenfunction, isawaitable, iscoroutinefunction
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeAlias, TypeVar, cast
 
 from .._values import composed, place_of
 from ..errors import ConfigurationError, OutputError, RunStopped
 from ..models import ID_FIELDS, ItemId, as_item_id
-from ..outcomes import Failure, Outcome, Stage
+from ..outcomes import Outcome, Stage
 from ..protocols import Task
 from ..steps import Flow
 
 MAX_ERRORS_SHOWN = 5
 """Most errors of bad items in one exception's message."""
+
+
+E = TypeVar("E")
+
+Appendable: TypeAlias = list[E] | tuple[()]
+"""A list that is made when it is needed: most items need none of theirs, and an empty list takes time."""
+
+
+def appended(entries: Appendable[E], entry: E) -> list[E]:
+    """Return the list with an entry added."""
+    if isinstance(entries, tuple):
+        return [entry]
+    entries.append(entry)
+    return entries
 
 
 @dataclass(slots=True)
@@ -39,7 +53,7 @@ class RunItem:
         item_id: Its id.
         priority: Lower goes first.
         item: The parsed item, the argument of the task's flow.
-        bad: The failure of an item that could not be read, which is not started.
+        bad: The error of an item that could not be read, which is not started.
         sequence: When it entered the window, as a number of the runner's counter.
         deadline: The time at which it fails, on the run's clock; None for never.
         has_llm_reply: Whether the model has replied to any of its calls.
@@ -49,22 +63,34 @@ class RunItem:
         shares_failure: Whether a call of another item failed for it too; see `once`.
         outcome: Its outcome, once that is counted.
         delivered: Whether the outcome was handed over.
+        entered_at: When it entered the window, on the run's clock; None before.
+        waited, calls, searches, cache_hits, prompt_tokens, completion_tokens, cost, tries: What it has taken so far;
+            see `Spent`.
     """
 
     index: int
     item_id: ItemId
     priority: int
     item: Any
-    bad: Failure | None = None
+    bad: Exception | None = None
     sequence: int = 0
     deadline: float | None = None
     has_llm_reply: bool = False
-    retried: list[tuple[Any, int]] = field(default_factory=list)
-    stored_replies: list[tuple[Any, bytes]] = field(default_factory=list)
-    errors: list[tuple[BaseException, Stage, int]] = field(default_factory=list)
+    retried: Appendable[tuple[Any, int]] = ()
+    stored_replies: Appendable[tuple[Any, bytes]] = ()
+    errors: Appendable[tuple[BaseException, Stage, int]] = ()
     shares_failure: bool = False
     outcome: Outcome[Any] | None = None
     delivered: bool = False
+    entered_at: float | None = None
+    waited: float = 0.0
+    calls: int = 0
+    searches: int = 0
+    cache_hits: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost: float = 0.0
+    tries: int = 0
 
 
 class ItemReader:
@@ -186,7 +212,7 @@ class ItemReader:
                 )
         except Exception as error:  # a user's own task may raise any exception for a bad item
             item = _unread(index, raw)
-            item.bad = Failure(item.item_id, error, "input", index=index)
+            item.bad = error
             return item
         self._open.add(_key(item.item_id))
         return item

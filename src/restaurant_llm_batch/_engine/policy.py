@@ -39,7 +39,7 @@ from .admission import Admission
 from .cached_calls import complete_cached
 from .call import Call, CallSpec
 from .frames import EngineFlow
-from .items import USE_DEF, RunItem, failure_stage
+from .items import USE_DEF, RunItem, appended, failure_stage
 from .memo import Backoff, NotifyCell, WaitForCell, clone_exception
 from .plan import BackendMethod
 from .run import RunState, log
@@ -180,7 +180,7 @@ def _once(step: Once, item: RunItem, run: RunState) -> EngineFlow[Any]:
         yield NotifyCell(cell)
     if cell.error is not None:
         mine = clone_exception(cell.error)
-        item.errors.append((mine, *cell.failure_site))
+        item.errors = appended(item.errors, (mine, *cell.failure_site))
         item.shares_failure = True
         raise mine
     return cell.value
@@ -230,7 +230,7 @@ def _search_chunk(
             raise
         except STOPS_THE_RUN as error:
             run.stop_if_fatal(error)
-            item.errors.append((error, "search", 1))
+            item.errors = appended(item.errors, (error, "search", 1))
             return [error] * len(queries)
         except Exception as error:
             log.info("search_many failed; its queries are run one by one", exc_info=True)
@@ -314,7 +314,7 @@ def _call(
             attempts = AttemptCounts(attempts.failed + (not refused), attempts.rate_limited + refused)
             wait = next_retry_delay(run.retries[stage], error, attempts, run.random.random(), refused)
             if wait is None:
-                item.errors.append((error, stage, attempt))
+                item.errors = appended(item.errors, (error, stage, attempt))
                 raise
             if run.is_overdue(item, wait):
                 raise _timeout_error(item, stage, attempt, run) from error
@@ -322,11 +322,11 @@ def _call(
             run.recorder.retry_scheduled(call, item, wait, rate_limited, error)
         else:
             if attempt > 1:
-                item.retried.append((answer, attempt))
+                item.retried = appended(item.retried, (answer, attempt))
             try:
                 answer = _valid_answer(stage, answer)
             except TypeError as error:
-                item.errors.append((error, stage, attempt))
+                item.errors = appended(item.errors, (error, stage, attempt))
                 raise
             if stage == "llm":
                 item.has_llm_reply = True
@@ -338,7 +338,7 @@ def _call(
 
 def _timeout_error(item: RunItem, stage: Stage, attempts: int, run: RunState) -> DeadlineExceeded:
     error = run.item_timeout_error()
-    item.errors.append((error, stage, attempts))
+    item.errors = appended(item.errors, (error, stage, attempts))
     return error
 
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from itertools import count
+from math import nan
 from operator import call, itemgetter
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet, LimitWatch
 from .._llm_response import LLMResponse, RateLimitInfo, valid_reply
 from .._shortage import is_local_shortage
+from .._spent import Spent, SpentTable
 from .._store.overlay import AnyStore
 from ..errors import RateLimited, RunStopped
 from ..events import (
@@ -105,8 +106,12 @@ class RunRecorder:
         self._observers = tuple(observers)
         self._with_requests = any(getattr(observer, "wants_requests", False) for observer in observers)
         self._limits = LimitWatch(run.limiters)
+        self._unwatch_limits: Callable[[], object] = _nothing
+        self._post: Callable[[Callable[[], object]], object] | None = None
         self._shortage_logged = False
         self._errors = KeptErrors()
+        self._has_prices = run.stop_monitor.has_prices
+        self._spent_table = SpentTable(self._has_prices)
         self._ended: RunEnded | None = None
         self._end_unseen: deque[Observer] = deque()  # those that saw the run's start, but not its end
         self._end_seen: deque[object] = deque(maxlen=1)
@@ -124,6 +129,9 @@ class RunRecorder:
         """Record that the run starts, with `total` items if that is known."""
         run = self._run
         run.started_at = self.counters.started_at = self.counters.latest = now = run.now()
+        if self._observers:
+            self._unwatch_limits = run.limiters.watch_set(self._on_limit_set)
+            self._limits.look_again()
         event = RunStarted(run.number, now, total, run.task.name)
         for observer in self._observers:
             try:
@@ -135,9 +143,19 @@ class RunRecorder:
                 log.exception(_OBSERVER_FAILED)
         self._emit_limit_changes()
 
+    def post_to(self, post: Callable[[Callable[[], object]], object]) -> None:
+        """Emit what other threads do where the run lives: `post` runs an action there."""
+        self._post = post
+
+    def _on_limit_set(self) -> None:
+        """Notice, in any thread, that a user has set a limit; otherwise it is noticed when a call ends."""
+        self._limits.look_again()
+        if self._post is not None:
+            self._post(self._emit_limit_changes)
+
     def _emit_limit_changes(self) -> None:
-        """Emit how the adaptive limits have changed since this was last called."""
-        if self._observers:
+        """Emit how the limits have changed since this was last called."""
+        if self._observers and self._ended is None:
             number, now = self._run.number, self._run.now()
             for limiter, change in self._limits.changes():
                 self.emit(LimitChanged(number, now, limiter, change.limit, change.reason))
@@ -148,6 +166,7 @@ class RunRecorder:
         if not unseen:
             return
         if self._ended is None:
+            self._unwatch_limits()
             self._emit_limit_changes()
             self._ended = RunEnded(self._run.number, self._run.now(), self.stats)
         while unseen:
@@ -168,42 +187,67 @@ class RunRecorder:
         spec = call.spec
         self.counters.call_started(spec.stage, spec.permits)
         call.is_counted = True
+        now = call.started_at
+        queued = now - call.admission.queued_at
+        item.waited += queued
+        if spec.stage == "llm":
+            item.calls += 1
+        elif spec.stage == "search":
+            item.searches += spec.permits
+        if call.attempt > item.tries:
+            item.tries = call.attempt
         if self._observers:
-            now, admission = call.started_at, call.admission
-            queued = now - admission.queued_at
-            rate = 0.0 if admission.rate_queued_at is None else now - admission.rate_queued_at
+            since = call.admission.rate_queued_at
+            rate = 0.0 if since is None else now - since
             key = None if call.in_flight is None else call.in_flight.key
             request = spec.argument if self._with_requests and spec.stage != "tokens" else None
             named, number = _named(call, item), self._run.number
             self.emit(CallStarted(number, now, *named, queued, spec.permits, call.number, rate, key, request))
 
+    def call_dropped(self, call: Call, item: RunItem) -> None:
+        """Record that a call ends that was queued and has not started."""
+        item.waited += max(0.0, self._run.now() - call.admission.queued_at)
+
     def call_finished(self, call: Call, item: RunItem, answer: Any, error: BaseException | None) -> None:
         """Record that a call has returned in time, or was abandoned with an error."""
         self.activity_count += 1
         run, spec = self._run, call.spec
+        now = run.now()
+        seconds = now - call.started_at
         reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
         if reply is not None:
             self.counters.record_reply(reply)
+            self._charge(item, reply)
         elif error is not None:
             self.counters.record_error(error)
-            self._record_tokens_of_error(call, error)
+            self._record_tokens_of_error(call, item, error)
+        if error is None:
+            self.counters.stages[spec.stage].latency.add(seconds)
         if spec.stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
             if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
+                if cancelled:
+                    item.cost = nan  # the model has read the prompt, and nobody says how many tokens that was
                 run.check_stop_conditions(reply, error, self._estimate(call, reply), cancelled)
             report = reply.rate_limit if reply is not None else getattr(error, "rate_limit", None)
             if report is not None or run.limiters.rate.active:
                 self._report_usage(call, reply, error, report)
         if self._observers:
-            now = run.now()
-            seconds = now - call.started_at
             hits = answer if self._with_requests and spec.stage == "search" else None
             named = _named(call, item)
             self.emit(
                 CallEnded(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits)
             )
             self._emit_limit_changes()
+
+    def _charge(self, item: RunItem, reply: LLMResponse) -> None:
+        """Add a reply's tokens, and their cost if there are prices, to what its item has taken."""
+        item.prompt_tokens += reply.prompt_tokens
+        item.completion_tokens += reply.completion_tokens
+        if self._has_prices:
+            cost = self._run.stop_monitor.cost_of(reply)
+            item.cost += nan if cost is None else cost
 
     def _report_usage(
         self, call: Call, reply: LLMResponse | None, error: BaseException | None, report: RateLimitInfo | None
@@ -217,25 +261,25 @@ class RunRecorder:
         ticket = call.admission.rate_ticket
         self._run.limiters.rate.record_usage(ticket, used, report, in_flight, self._run.now())
 
-    def record_late_reply(self, call: Call, answer: Any) -> None:
+    def record_late_reply(self, call: Call, item: RunItem, answer: Any) -> None:
         """Record a reply that arrived after its item had gone on; its tokens still count."""
         reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
         if reply is not None:
-            self._record_tokens(call, reply)
+            self._record_tokens(call, item, reply)
             if self._observers:
                 number, now = self._run.number, self._run.now()
-                item: RunItem = call.frame.item
                 self.emit(LateReply(number, now, item.item_id, call.number, call.attempt, reply))
 
-    def _record_tokens_of_error(self, call: Call, error: BaseException) -> None:
+    def _record_tokens_of_error(self, call: Call, item: RunItem, error: BaseException) -> None:
         """Record the tokens of a call that failed, if the error says what it used."""
         paid = getattr(error, "reply", None)
         reply = valid_reply(paid) if isinstance(paid, LLMResponse) else None
         if reply is not None:
-            self._record_tokens(call, reply)
+            self._record_tokens(call, item, reply)
 
-    def _record_tokens(self, call: Call, reply: LLMResponse) -> None:
+    def _record_tokens(self, call: Call, item: RunItem, reply: LLMResponse) -> None:
         self.counters.record_tokens(reply)
+        self._charge(item, reply)
         if self._run.stop_monitor.needed:
             self._run.check_usage(reply, self._estimate(call, reply))
 
@@ -256,6 +300,7 @@ class RunRecorder:
     def record_cache_hit(self, item: RunItem, request: LLMRequest, reply: LLMResponse, key: bytes) -> None:
         """Record a reply that was found in the store under a key."""
         self.counters.cache_hits += 1
+        item.cache_hits += 1
         if self._observers:
             number, now = self._run.number, self._run.now()
             shown = request if self._with_requests else None
@@ -266,6 +311,7 @@ class RunRecorder:
     ) -> None:
         """Record that a call will be made again after `wait` seconds."""
         self.counters.retries += 1
+        item.waited += wait
         if self._observers:
             number, now = self._run.number, self._run.now()
             named = _named(call, item)
@@ -279,13 +325,10 @@ class RunRecorder:
         counters, now = self.counters, self._run.now()
         # An item is counted and has its outcome, or neither: no interrupt lands within a statement without a call.
         if error is None and item.bad is None:
-            outcome = Success(item.item_id, value, item.index)
+            outcome = Success(item.item_id, value, item.index, self._spent(item, now))
             item.outcome, counters.succeeded = outcome, counters.succeeded + 1
         else:
-            outcome = item.bad or self._failure(item, error or self._run.stop_error())
-            kept = self._errors.keep(outcome.error)
-            if kept is not outcome.error:
-                outcome = replace(outcome, error=kept)
+            outcome = self._failure(item, error, now)
             item.outcome, counters.failed = outcome, counters.failed + 1
         counters.latest = now
         self.activity_count += 1
@@ -293,13 +336,23 @@ class RunRecorder:
             self.emit(ItemEnded(self._run.number, now, outcome))
         return outcome
 
-    def _failure(self, item: RunItem, error: Exception) -> Failure:
-        if item.stored_replies:
-            self._discard(item, error)
-        stage, attempts = failure_stage(item, error)
-        if not item.shares_failure:  # one call that failed for many items is one failure
-            self._run.check_failed_item(error, stage, self.counters.replies)
-        return Failure(item.item_id, error, stage, attempts, item.index)
+    def _spent(self, item: RunItem, now: float) -> Spent:
+        seconds = 0.0 if item.entered_at is None else now - item.entered_at
+        return self._spent_table.keep(item, seconds)
+
+    def _failure(self, item: RunItem, error: Exception | None, now: float) -> Failure:
+        stage: Stage
+        if item.bad is not None:
+            error, stage, attempts = item.bad, "input", 0
+        else:
+            error = error or self._run.stop_error()
+            if item.stored_replies:
+                self._discard(item, error)
+            stage, attempts = failure_stage(item, error)
+            if not item.shares_failure:  # one call that failed for many items is one failure
+                self._run.check_failed_item(error, stage, self.counters.replies)
+        kept, spent = self._errors.keep(error), self._spent(item, now)
+        return Failure(item.item_id, kept, stage, attempts, item.index, spent)
 
     def _discard(self, item: RunItem, error: Exception) -> None:
         """Delete the reply that an item failed by from the store; later runs would fail by it too."""
@@ -316,6 +369,10 @@ class RunRecorder:
                 observer(event)
             except Exception:
                 log.exception(_OBSERVER_FAILED)
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def _named(call: Call, item: RunItem) -> tuple[ItemId, Stage, str, int]:

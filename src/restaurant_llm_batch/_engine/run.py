@@ -138,6 +138,7 @@ class RunState:
         self.stop_monitor: StopMonitor = StopMonitor(config.stop, config.prices, config.estimates_usage)
         self.recorder: RunRecorder = RunRecorder(self, config.observers)
         self._next_sequence = config.sequence
+        self.limiters.use_clock(now)
         self._latest_sequence = 0
 
     # Stopping
@@ -224,8 +225,9 @@ class RunState:
     def enter_window(self, item: RunItem) -> None:
         """Let an item enter the window: give it its sequence number and its deadline."""
         item.sequence = self._latest_sequence = self._next_sequence()
+        item.entered_at = now = self.now()
         if self.time_limits.item is not None:
-            item.deadline = self.now() + self.time_limits.item
+            item.deadline = now + self.time_limits.item
 
     def set_call_deadline(self, call: Call, item: RunItem) -> None:
         """Set the call's deadline, and the error raised when it passes: its own time limit or its item's."""

@@ -105,6 +105,7 @@ class Scheduler:
         """Start the timers, and admit the first items."""
         if self.run.time_limits.run is not None:
             self._callbacks.call_later(self.run.time_limits.run, self._on_run_timeout)
+        self._recorder.post_to(self._mailbox.post_deferred)
         self._rate_limit_timer.start()
         self._stall_detector.start()
         self.admit_items()
@@ -177,7 +178,7 @@ class Scheduler:
                 return
             if call.state is ABANDONED:
                 # An abandoned blocking call returns late; its thread has released its slots.
-                self._recorder.record_late_reply(call, answer)
+                self._recorder.record_late_reply(call, call.frame.item, answer)
             else:
                 call.state = RETURNED
                 frame: Frame = call.frame
@@ -286,6 +287,7 @@ class Scheduler:
             call.admission.withdraw()  # all of them first: the slot of one must not go to the next
         for call in calls:
             call.cancel_acquire()
+            self._recorder.call_dropped(call, call.frame.item)
         self._queued.clear()
         return calls
 
@@ -405,6 +407,7 @@ class Scheduler:
     def _expire_queued(self, call: Call) -> None:
         """Fail a call that has not started: its item's time is up."""
         call.cancel_acquire()
+        self._recorder.call_dropped(call, call.frame.item)
         self._queued.pop(call, None)
         self._resume_flow(call.frame, None, self.run.item_timeout_error())
 

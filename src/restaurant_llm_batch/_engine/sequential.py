@@ -224,6 +224,9 @@ class SequentialDriver:
                 call.release()
             else:
                 call.cancel_acquire()
+                item = self._reader.unfinished()
+                if item is not None:
+                    self._recorder.call_dropped(call, item)
             self._call = None
 
     def _sleep(self, step: Sleep) -> None:

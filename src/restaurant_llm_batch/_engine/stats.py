@@ -4,11 +4,38 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections import Counter
 
 from .._llm_response import LLMResponse
 from ..errors import RateLimited
 from ..outcomes import LimitChange, RunStats
+from .latency import LatencyHistogram
+
+
+class StageCounters:
+    """
+    The counters of one stage: "search", "llm" or "tokens".
+
+    Attributes:
+        calls: Number of calls started; the queries of one round trip count one by one.
+        in_flight: Number of calls that the backend works on.
+        peak: Most calls at once.
+        latency: Durations of the calls that were answered; one for each round trip.
+    """
+
+    __slots__ = ("calls", "in_flight", "latency", "peak")
+
+    def __init__(self) -> None:
+        self.calls: int = 0
+        self.in_flight: int = 0
+        self.peak: int = 0
+        self.latency: LatencyHistogram = LatencyHistogram()
+
+
+class _Stages(dict[str, StageCounters]):
+    """The counters by stage, made at the first call."""
+
+    def __missing__(self, stage: str) -> StageCounters:
+        return self.setdefault(stage, StageCounters())
 
 
 class RunCounters:
@@ -27,31 +54,30 @@ class RunCounters:
         self.retries = 0
         self.cache_hits = 0
         self.replies: int = 0
-        self._calls: Counter[str] = Counter()
+        self.stages: _Stages = _Stages()
         self._rate_limited = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._lock = threading.RLock()
-        self._in_flight: Counter[str] = Counter()
-        self._peak: dict[str, int] = {}
 
     def call_started(self, stage: str, permits: int) -> None:
         """Count a call that starts; the queries of one round trip count one by one. Thread-safe."""
         with self._lock:
-            self._calls[stage] += permits
-            now = self._in_flight[stage] = self._in_flight[stage] + permits
-            if now > self._peak.get(stage, 0):
-                self._peak[stage] = now
+            counters = self.stages[stage]
+            counters.calls += permits
+            now = counters.in_flight = counters.in_flight + permits
+            if now > counters.peak:
+                counters.peak = now
 
     def call_finished(self, stage: str, permits: int) -> None:
         """Count a call whose backend has returned. Thread-safe."""
         with self._lock:
-            self._in_flight[stage] -= permits
+            self.stages[stage].in_flight -= permits
 
     def in_flight(self, stage: str) -> int:
         """Return the number of calls that the backend works on."""
-        return self._in_flight[stage]
+        return self.stages[stage].in_flight if stage in self.stages else 0
 
     def record_reply(self, reply: LLMResponse) -> None:
         """Count a reply, and add its tokens."""
@@ -79,24 +105,25 @@ class RunCounters:
     ) -> RunStats:
         """Return the statistics so far."""
         with self._lock:
-            calls, peak = dict(self._calls), dict(self._peak)
+            stages = dict(self.stages)
         return RunStats(
             wall_seconds=max(0.0, self.latest - self.started_at),
             succeeded=self.succeeded,
             failed=self.failed,
-            calls=calls,
+            calls={stage: counters.calls for stage, counters in stages.items()},
             retries=self.retries,
             rate_limited=self._rate_limited,
             cache_hits=self.cache_hits,
             prompt_tokens=self._prompt_tokens,
             completion_tokens=self._completion_tokens,
             cached_tokens=self._cached_tokens,
-            peak_in_flight=peak,
+            peak_in_flight={stage: counters.peak for stage, counters in stages.items()},
             peak_memory_mib=peak_memory_mib(),
             stopped_because=stopped_because,
             limit_history=limit_history,
             cost=cost,
             estimated_cost=estimated_cost,
+            latency={stage: counters.latency.summary() for stage, counters in stages.items()},
         )
 
 

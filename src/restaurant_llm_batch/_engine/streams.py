@@ -362,9 +362,13 @@ class AsyncOutcomeStream(AsyncIterator[Success[T] | Failure], Generic[T]):
 
 
 def attach_report(error: BaseException, outcomes: list[Any], stats: RunStats) -> None:
-    """Attach the finished outcomes to an exception that leaves a run, as its `report`."""
+    """Attach the finished outcomes to an exception that leaves a run, as its `report`; a cancellation says so."""
     ordered = sorted(
         {outcome.index: outcome for outcome in outcomes}.values(), key=lambda outcome: outcome.index
     )
     with suppress(AttributeError):
         error.report = BatchReport(ordered, stats)  # type: ignore[attr-defined]
+        if not isinstance(error, Exception):
+            error.add_note(
+                f"The `report` of this exception has the {len(ordered):,} outcomes that are finished."
+            )

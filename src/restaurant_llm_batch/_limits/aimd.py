@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from ..errors import ConfigurationError
@@ -90,8 +90,8 @@ class LimitHistoryEntry:
         time: When it changed, in seconds on the clock of the runs that use the limiter.
         limit: The new limit, in calls in flight.
         reason: "start" for the initial limit; "slow_start" while the limit still doubles; "probe" for a trial of a
-            higher limit; "rate_limited" for a decrease; "manual" for a limit set by the user; "share" for another
-            share of a `SharedLimiter`, "no_broker" while its broker cannot be reached.
+            higher limit; "rate_limited" for a decrease; "manual" for a limit set by the user, adaptive or not; "share"
+            for another share of a `SharedLimiter`, "no_broker" while its broker cannot be reached.
     """
 
     time: float
@@ -162,17 +162,23 @@ class AIMDController:
             self._frozen = self.limit
 
     def set(self, limit: int, now: float) -> None:
-        """Continue from a limit chosen by the user, clamped to the bounds."""
+        """Continue from a limit chosen by the user, which it does not exceed from then on."""
         self._starting = self._probing = False
         self._calm = 0
-        self._change(limit, "manual", now)
+        bounds = self._bounds
+        if (limit, limit) != (self.limit, bounds.max):
+            self._bounds = replace(bounds, min=min(bounds.min, limit), start=limit, max=limit)
+            self.limit = limit
+            self.history.append(LimitHistoryEntry(now, limit, "manual"))
 
     def state(self) -> dict[str, Any]:
         """Return where it stands, in values that JSON has, for `restore`; without the history."""
-        return {name: getattr(self, name) for name in self.__slots__ if name not in _NOT_STATE}
+        state = {name: getattr(self, name) for name in self.__slots__ if name not in _NOT_STATE}
+        return {**state, "bounds": asdict(self._bounds)}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Continue from where a controller of equal bounds stood. What this version does not know is left out."""
+        """Continue from where another controller stood. What this version does not know is left out."""
+        self._bounds = AdaptiveLimit(**state["bounds"])
         for name in self.__slots__:
             if name in state and name not in _NOT_STATE:
                 setattr(self, name, state[name])

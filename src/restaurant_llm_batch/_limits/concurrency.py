@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush, nsmallest
+from math import inf
 from typing import Generic, TypeVar
 
 from .. import _fork
 from ..errors import ConfigurationError
-from .aimd import AdaptiveLimit, AIMDController, CallResult, LimitHistoryEntry
+from .aimd import HISTORY_LIMIT, AdaptiveLimit, AIMDController, CallResult, LimitHistoryEntry
 
 # Plain integers: members of an Enum take longer to look up than the rest of an admission takes.
 _NEW, _WAITING, _ADMITTED, _GONE = range(4)
@@ -69,12 +71,14 @@ class PriorityWaitQueue(ABC):
 
     Attributes:
         waiting: Number of tickets that wait.
+        set_watchers: Called when a user has set the limit.
     """
 
-    __slots__ = ("_enqueued", "_queue", "waiting")
+    __slots__ = ("_enqueued", "_queue", "set_watchers", "waiting")
 
     def __init__(self) -> None:
         self.waiting = 0
+        self.set_watchers: list[Callable[[], object]] = []
         self._enqueued = 0
         self._queue: list[tuple[int, float, int, Ticket]] = []
 
@@ -181,24 +185,29 @@ class ConcurrencyState(PriorityWaitQueue):
         now: The time, in seconds, on the clock of every later `now`.
 
     Attributes:
-        latest: The latest time of a release; a limit set by the user is dated with it.
+        history: The changes of the limit; empty while it is the number that it was made with.
+        latest: The latest time of a release, if the limit is adaptive.
     """
 
-    __slots__ = ("controller", "in_flight", "latest", "limit", "peak")
+    __slots__ = ("controller", "history", "in_flight", "latest", "limit", "peak")
 
     def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
         super().__init__()
         self.controller = None if isinstance(limit, int) else AIMDController(limit, now)
         self.limit = limit if isinstance(limit, int) else limit.start
+        self.history: deque[LimitHistoryEntry] = (
+            deque(maxlen=HISTORY_LIMIT) if self.controller is None else self.controller.history
+        )
         self.in_flight = 0
         self.peak = 0
         self.latest = now
 
-    def resize(self, limit: int) -> list[Ticket]:
+    def resize(self, limit: int, now: float = 0.0) -> list[Ticket]:
         """Change the limit. If fewer calls may be in flight than are, the surplus ones are allowed to finish."""
         if self.controller is not None:
-            self.controller.set(limit, self.latest)
-            limit = self.controller.limit
+            self.controller.set(limit, max(self.latest, now))
+        elif limit != self.limit:
+            record_set(self.history, self.limit, limit, now)
         self.limit = limit
         return self._admit()
 
@@ -220,6 +229,13 @@ class ConcurrencyState(PriorityWaitQueue):
         if self.controller is not None:
             self.controller.record(outcome, ticket.in_flight_at_admission, ticket.epoch, now)
             self.limit = self.controller.limit
+
+
+def record_set(history: deque[LimitHistoryEntry], before: int | None, limit: int, now: float) -> None:
+    """Record that a user has set a limit that is not adaptive; the first entry says what it was before, if it was."""
+    if not history and before is not None:
+        history.append(LimitHistoryEntry(-inf, before, "start"))
+    history.append(LimitHistoryEntry(now, limit, "manual"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +260,15 @@ State = TypeVar("State", bound=PriorityWaitQueue)
 
 
 class LockedState(ABC, Generic[State]):
-    """A state and its lock, so that threads, event loops and runners can share it; a forked child gets its own."""
+    """
+    A state and its lock, so that threads, event loops and runners can share it; a forked child gets its own.
+
+    Attributes:
+        clock: The clock of the latest run that uses it, by which a limit set by the user is dated; None before.
+    """
 
     def __init__(self) -> None:
+        self.clock: Callable[[], float] | None = None
         # By process: the parent's calls are not in flight in a forked child, where the parent's lock may be held for
         # ever.
         self._states = {_fork.count: (threading.RLock(), self._initial_state(None))}
@@ -259,6 +281,21 @@ class LockedState(ABC, Generic[State]):
     def waiting(self) -> int:
         """Number of calls that wait."""
         return self._state_for_process()[1].waiting
+
+    def watch_set(self, watcher: Callable[[], object]) -> Callable[[], None]:
+        """Call `watcher`, in any thread, when a user has set the limit; return a function that ends this."""
+        watchers = self._state_for_process()[1].set_watchers
+        watchers.append(watcher)
+
+        def unwatch() -> None:
+            if watcher in watchers:
+                watchers.remove(watcher)
+
+        return unwatch
+
+    def _notify_set(self) -> None:
+        for watcher in tuple(self._state_for_process()[1].set_watchers):
+            watcher()
 
     def _state_for_process(self) -> tuple[threading.RLock, State]:
         state = self._states.get(_fork.count)
@@ -349,9 +386,10 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
     @property
     def limit(self) -> int:
         """
-        Most calls in flight. May be set at any time; a lower limit takes effect as calls finish.
+        Most calls in flight. May be set at any time, in any thread; a lower limit takes effect as calls finish.
 
-        An adaptive limit continues from the number that is set, clamped to its bounds.
+        An adaptive limit continues from the number that is set, which is its `max` from then on, and its `min` too if
+        that was larger.
 
         Raises:
             ConfigurationError: When it is set to anything but a whole number of at least 1.
@@ -362,22 +400,29 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
     def limit(self, limit: int) -> None:
         _checked(limit)
         lock, state = self._state_for_process()
+        now = state.latest if self.clock is None else self.clock()
         with lock:
-            admitted = state.resize(limit)
+            admitted = state.resize(limit, now)
         self._notify_admitted(admitted, lock, state)
+        self._notify_set()
+
+    @property
+    def is_adaptive(self) -> bool:
+        """Whether it learns its limit."""
+        return self._state_for_process()[1].controller is not None
 
     @property
     def latest_change(self) -> LimitHistoryEntry | None:
-        """The latest change of an adaptive or a shared limit; None if the limit is a number."""
-        controller = self._state_for_process()[1].controller
-        return None if controller is None else controller.history[-1]
+        """The latest change of the limit, or of a share; None if it is a number that nobody has changed."""
+        history = self._state_for_process()[1].history
+        return history[-1] if history else None
 
     @property
     def limit_history(self) -> tuple[LimitHistoryEntry, ...]:
-        """The changes of an adaptive limit, oldest first; empty if the limit is a number."""
+        """The changes of the limit, oldest first; empty if it is a number that nobody has changed."""
         lock, state = self._state_for_process()
         with lock:
-            return () if state.controller is None else tuple(state.controller.history)
+            return tuple(state.history)
 
     @property
     def configured(self) -> int | AdaptiveLimit:

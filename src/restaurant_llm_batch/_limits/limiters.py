@@ -2,18 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from operator import is_not
+from typing import NamedTuple, TypeAlias
 
 from ..errors import ConfigurationError
 from ..outcomes import LimitChange
 from ..steps import LimiterName
 from .aimd import LimitHistoryEntry
 from .concurrency import ConcurrencyLimiter
-from .rate import RateLimiter
+from .rate import ConfiguredRate, RateLimiter
+
+Limit: TypeAlias = ConcurrencyLimiter | ConfiguredRate
+"""A limit that a user may set while it is in use: assign to its `limit`."""
+
+
+class LimiterStanding(NamedTuple):
+    """
+    How a limiter stands at one moment.
+
+    Attributes:
+        name: Field of `Limits`.
+        limit: The limit; None for a limit per minute that only the service reports.
+        in_use: Slots, or tokens, that are taken; None for a limit per minute.
+        waiting: Number of calls that wait at it. Those that wait for either limit per minute stand with the first.
+        peak: Most slots, or tokens, that were taken at once; None for a limit per minute.
+    """
+
+    name: str
+    limit: int | None
+    in_use: int | None
+    waiting: int
+    peak: int | None
 
 
 class LimiterSet:
@@ -85,20 +108,60 @@ class LimiterSet:
         )
 
     def named(self) -> dict[str, ConcurrencyLimiter]:
-        """Return the limiters of calls in flight by the names of their limits."""
+        """Return the limiters of calls, or tokens, in flight by the names of their limits."""
         named = {"search": self.search[0], "llm": self.llm[0], "batches": self.batches[0]}
-        return named if self._total is None else {**named, "llm_total": self._total}
+        others = {"llm_total": self._total, "tokens_in_flight": self.tokens}
+        return named | {name: limiter for name, limiter in others.items() if limiter is not None}
+
+    def limits(self) -> Mapping[str, Limit]:
+        """Return the limits by their names, those per minute too."""
+        return {
+            **self.named(),
+            "requests_per_minute": self.rate.requests,
+            "tokens_per_minute": self.rate.tokens,
+        }
+
+    def use_clock(self, now: Callable[[], float]) -> None:
+        """Date limits that are set by a user with the clock of a run."""
+        for limiter in self._limiters():
+            limiter.clock = now
+
+    def watch_set(self, watcher: Callable[[], object]) -> Callable[[], None]:
+        """Call `watcher`, in any thread, when a user has set a limit; return a function that ends this."""
+        unwatch = [limiter.watch_set(watcher) for limiter in self._limiters()]
+
+        def end() -> None:
+            for each in unwatch:
+                each()
+
+        return end
+
+    def _limiters(self) -> list[ConcurrencyLimiter | RateLimiter]:
+        return [*self.each(), self.rate]
+
+    def standings(self) -> list[LimiterStanding]:
+        """Return how the limiters stand now."""
+        standings: list[LimiterStanding] = []
+        for name, limiter in self.named().items():
+            now = limiter.statistics()
+            standings.append(LimiterStanding(name, now.limit, now.in_flight, now.waiting, now.peak))
+        if self.rate.active:
+            waiting = self.rate.waiting
+            standings.append(
+                LimiterStanding("requests_per_minute", self.rate.requests.limit, None, waiting, None)
+            )
+            standings.append(LimiterStanding("tokens_per_minute", self.rate.tokens.limit, None, 0, None))
+        return standings
 
     def each(self) -> tuple[ConcurrencyLimiter, ...]:
         """Return every limiter of calls or tokens in flight once."""
-        limiters = [*self.named().values(), *([] if self.tokens is None else [self.tokens])]
-        return tuple({id(limiter): limiter for limiter in limiters}.values())
+        return tuple(dict.fromkeys(self.named().values()))
 
     def history(self, since: float) -> tuple[LimitChange, ...]:
-        """Return the changes of adaptive and shared limits since a moment, beginning with the limits at that moment."""
+        """Return the changes of the limits since a moment, beginning with the limits at that moment."""
         changes: list[LimitChange] = []
-        for name, limiter in self.named().items():
-            history = limiter.limit_history
+        for name, limit in self.limits().items():
+            history = limit.limit_history
             before = [change for change in history if change.time <= since]
             if before:
                 changes.append(LimitChange(name, 0.0, before[-1].limit, "start"))
@@ -111,19 +174,24 @@ class LimiterSet:
 
 class LimitWatch:
     """
-    Watches how the adaptive and shared limits of a set change.
+    Watches how the limits of a set change: those that are adaptive or shared, or have been set by a user.
 
     Args:
         limiters: The set.
     """
 
-    __slots__ = ("_seen", "_watched")
+    __slots__ = ("_begun", "_limiters", "_seen", "_watched")
 
     def __init__(self, limiters: LimiterSet) -> None:
-        self._watched = [
-            (name, limiter) for name, limiter in limiters.named().items() if limiter.latest_change is not None
-        ]
+        self._limiters = limiters
         self._seen: dict[str, LimitHistoryEntry] = {}
+        self._begun = False
+        self.look_again()
+
+    def look_again(self) -> None:
+        """Watch the limits too that a user has set since. Safe in any thread."""
+        limits = self._limiters.limits()
+        self._watched = [(name, limit) for name, limit in limits.items() if limit.latest_change is not None]
 
     def changes(self) -> Sequence[tuple[str, LimitHistoryEntry]]:
         """
@@ -131,18 +199,20 @@ class LimitWatch:
 
         At the first call, this is the limit of each, with the reason "start".
         """
-        seen = self._seen
-        if not self._watched or all(
-            limiter.latest_change is seen.get(name) for name, limiter in self._watched
-        ):
+        seen, watched = self._seen, self._watched
+        if not watched or all(limit.latest_change is seen.get(name) for name, limit in watched):
+            self._begun = True
             return ()
         found: list[tuple[str, LimitHistoryEntry]] = []
-        for name, limiter in self._watched:
-            before, history = seen.get(name), limiter.limit_history
-            if before is None:
+        for name, limit in watched:
+            before, history = seen.get(name), limit.limit_history
+            if before is None and not self._begun:
                 found.append((name, replace(history[-1], reason="start")))
+            elif before is None:  # a number, which a user has set since
+                found += ((name, entry) for entry in history if entry.reason != "start")
             else:
                 later = takewhile(partial(is_not, before), reversed(history))
                 found += ((name, entry) for entry in reversed(list(later)))
             seen[name] = history[-1]
+        self._begun = True
         return sorted(found, key=lambda change: change[1].time)

@@ -26,8 +26,12 @@ queue: the time is an argument. `RateLimiter` queues the calls.
 from __future__ import annotations
 
 from math import inf
+from typing import Literal, TypeAlias
 
 from .._llm_response import RateLimitInfo, RateLimitStatus
+
+RateName: TypeAlias = Literal["requests_per_minute", "tokens_per_minute"]
+"""Field of `Limits`."""
 
 MINUTE = 60.0
 MAX_WAIT = MINUTE
@@ -66,6 +70,7 @@ class RatePacer:
         now: The time, in seconds, on the clock of every later `now`.
 
     Attributes:
+        configured: The configured limits; None for none.
         counts_tokens: Whether a token limit is configured or was reported, so that calls need their token counts.
     """
 
@@ -78,10 +83,15 @@ class RatePacer:
         "_reserved",
         "_starts",
         "_tokens",
+        "configured",
         "counts_tokens",
     )
 
     def __init__(self, requests: int | None, tokens: int | None, now: float) -> None:
+        self.configured: dict[RateName, int | None] = {
+            "requests_per_minute": requests,
+            "tokens_per_minute": tokens,
+        }
         self._requests = None if requests is None else spread(requests, now)
         self._tokens = None if tokens is None else spread(tokens, now)
         self._reported_requests, self._reported_tokens = _ReportedLimit(), _ReportedLimit()
@@ -127,6 +137,15 @@ class RatePacer:
         if self._reported_tokens.account is not None:
             self._reported_tokens.account.take(tokens, now)
         return self._count
+
+    def configure(self, name: RateName, limit: int, now: float) -> None:
+        """Change a configured limit, from now on."""
+        self.configured[name] = limit
+        if name == "requests_per_minute":
+            self._requests = _respread(self._requests, limit, now)
+        else:
+            self._tokens = _respread(self._tokens, limit, now)
+            self.counts_tokens = True
 
     def settle_usage(self, reserved: int, used: int | None, now: float) -> None:
         """
@@ -179,11 +198,11 @@ class GCRABucket:
         full_at: When it is full.
     """
 
-    __slots__ = ("_capacity", "_interval", "_surplus", "_theoretical_arrival")
+    __slots__ = ("_capacity", "_surplus", "_theoretical_arrival", "interval")
 
     def __init__(self, capacity: int, interval: float, full_at: float) -> None:
         self._capacity = capacity
-        self._interval = interval
+        self.interval = interval
         self._theoretical_arrival = full_at
         self._surplus = 0.0  # refunds above the capacity
 
@@ -203,14 +222,22 @@ class GCRABucket:
 
     def ready_at(self, amount: int) -> float:
         """Return when `amount` may be taken."""
-        return self._theoretical_arrival - max(0.0, self._capacity + self._surplus - amount) * self._interval
+        return self._theoretical_arrival - max(0.0, self._capacity + self._surplus - amount) * self.interval
+
+    def delay(self, seconds: float, now: float) -> None:
+        """Let it be full no earlier than so many seconds from now."""
+        self._theoretical_arrival = max(self._theoretical_arrival, now + seconds)
+
+    def seconds_until_full(self, now: float, interval: float) -> float:
+        """Return when it is full; sooner if it refills a unit in `interval` seconds that takes less time."""
+        return max(0.0, self._theoretical_arrival - now) * min(1.0, interval / self.interval)
 
     def take(self, amount: float, now: float) -> None:
         """Take `amount`, whether or not the bucket holds it."""
         if self._surplus:
             kept = max(0.0, self._surplus - amount)
             amount, self._surplus = amount - (self._surplus - kept), kept
-        self._theoretical_arrival = max(self._theoretical_arrival, now) + amount * self._interval
+        self._theoretical_arrival = max(self._theoretical_arrival, now) + amount * self.interval
 
     def refund(self, amount: float, most: int, now: float) -> None:
         """
@@ -218,8 +245,8 @@ class GCRABucket:
 
         The bucket may exceed its capacity by at most `most`, since one call can refund more than a second's worth.
         """
-        lacking = max(0.0, self._theoretical_arrival - now) / self._interval
-        self._theoretical_arrival = now + max(0.0, lacking - amount) * self._interval
+        lacking = max(0.0, self._theoretical_arrival - now) / self.interval
+        self._theoretical_arrival = now + max(0.0, lacking - amount) * self.interval
         self._surplus = max(self._surplus, min(most, self._surplus + amount - lacking))
 
 
@@ -320,6 +347,19 @@ def spread(limit: int, now: float, seconds: float = MINUTE, least: int = 1) -> G
     """
     capacity = max(least, limit // 60)
     return GCRABucket(capacity, seconds * _CAUTION / (limit - capacity + 1), now)
+
+
+def _respread(before: GCRABucket | None, limit: int, now: float) -> GCRABucket:
+    """
+    Return the bucket of a new limit, in place of the one before.
+
+    What is still to be repaid for calls that have started is repaid at the faster of the two rates: a higher limit lets
+    calls start at once, and after a lower one, no call waits for those that the limit before it allowed.
+    """
+    bucket = spread(limit, now)
+    if before is not None:
+        bucket.delay(before.seconds_until_full(now, bucket.interval), now)
+    return bucket
 
 
 def _is_plausible(status: RateLimitStatus) -> bool:

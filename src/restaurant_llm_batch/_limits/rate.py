@@ -9,12 +9,13 @@ refunds unused tokens and reports the service's rate-limit headers (`record_usag
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from .._llm_response import RateLimitInfo
-from .aimd import CallResult
-from .concurrency import LockedState, PriorityWaitQueue, Ticket
-from .pacing import RatePacer
+from .aimd import HISTORY_LIMIT, CallResult, LimitHistoryEntry
+from .concurrency import LockedState, PriorityWaitQueue, Ticket, record_set
+from .pacing import RateName, RatePacer
 
 
 class RateQueue(PriorityWaitQueue):
@@ -29,13 +30,17 @@ class RateQueue(PriorityWaitQueue):
         now: The time; set it before each use.
         watchers: Called when the first ticket waits, or another one becomes the first.
         baseline_call: Number of the last call that started before a limit was known; 0 for none.
+        histories: How a user has changed the configured limits.
     """
 
-    __slots__ = ("baseline_call", "now", "pacer", "watchers")
+    __slots__ = ("baseline_call", "histories", "now", "pacer", "watchers")
 
     def __init__(self, pacer: RatePacer, now: float) -> None:
         super().__init__()
         self.pacer = pacer
+        self.histories: dict[RateName, deque[LimitHistoryEntry]] = {
+            name: deque(maxlen=HISTORY_LIMIT) for name in pacer.configured
+        }
         self.now = now
         self.baseline_call = 0
         self.watchers: list[Callable[[], object]] = []
@@ -52,6 +57,14 @@ class RateQueue(PriorityWaitQueue):
         """Return when the first waiting ticket may be admitted; None if none waits."""
         first = self.peek()
         return None if first is None else self.pacer.ready_at(first.weight, self.now)
+
+    def set_limit(self, name: RateName, limit: int) -> list[Ticket]:
+        """Change a configured limit, and admit the tickets that may start under it."""
+        before = self.pacer.configured[name]
+        if limit != before:
+            record_set(self.histories[name], before, limit, self.now)
+            self.pacer.configure(name, limit, self.now)
+        return self._admit()
 
     def admit_ready(self) -> list[Ticket]:
         """Admit the tickets whose time has come."""
@@ -92,6 +105,39 @@ class RateLimiter(LockedState[RateQueue]):
     def unused(self) -> RateLimiter:
         """Return a limiter of its own with the configured limits, through which no call has passed."""
         return RateLimiter(*self._configured)
+
+    @property
+    def requests(self) -> ConfiguredRate:
+        """The limit on calls."""
+        return ConfiguredRate(self, "requests_per_minute")
+
+    @property
+    def tokens(self) -> ConfiguredRate:
+        """The limit on tokens."""
+        return ConfiguredRate(self, "tokens_per_minute")
+
+    def configured(self, name: RateName) -> int | None:
+        """Return a configured limit; None for what the service reports."""
+        return self._state_for_process()[1].pacer.configured[name]
+
+    def set_limit(self, name: RateName, limit: int) -> None:
+        """Configure a limit, from now on; calls that have started do not count anew."""
+        state = self._state_for_process()[1]
+        now = state.now if self.clock is None else self.clock()
+        self.active = True  # calls that wait for a slot pass the queue from now on
+        self._update(lambda queue: queue.set_limit(name, limit), now)
+        self._notify_set()
+
+    def latest_change(self, name: RateName) -> LimitHistoryEntry | None:
+        """Return how a user has last changed a limit, or None."""
+        history = self._state_for_process()[1].histories[name]
+        return history[-1] if history else None
+
+    def history(self, name: RateName) -> tuple[LimitHistoryEntry, ...]:
+        """Return how a user has changed a limit, oldest first."""
+        lock, state = self._state_for_process()
+        with lock:
+            return tuple(state.histories[name])
 
     @property
     def counts_tokens(self) -> bool:
@@ -194,3 +240,38 @@ class RateLimiter(LockedState[RateQueue]):
     def _notify_watchers(self) -> None:
         for watcher in tuple(self._state_for_process()[1].watchers):
             watcher()
+
+
+class ConfiguredRate:
+    """
+    One of the limits of a rate limiter.
+
+    Args:
+        limiter: The rate limiter.
+        name: Which one.
+    """
+
+    __slots__ = ("_limiter", "_name")
+
+    def __init__(self, limiter: RateLimiter, name: RateName) -> None:
+        self._limiter = limiter
+        self._name: RateName = name
+
+    @property
+    def limit(self) -> int | None:
+        """The limit per minute, which may be set at any time, in any thread; None for what the service reports."""
+        return self._limiter.configured(self._name)
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        self._limiter.set_limit(self._name, limit)
+
+    @property
+    def latest_change(self) -> LimitHistoryEntry | None:
+        """How a user has last changed it, or None."""
+        return self._limiter.latest_change(self._name)
+
+    @property
+    def limit_history(self) -> tuple[LimitHistoryEntry, ...]:
+        """How a user has changed it, oldest first."""
+        return self._limiter.history(self._name)

@@ -60,6 +60,7 @@ from ..tokens.packing import estimate_tokens
 from .blocks import AsyncBlock, current_block
 from .checks import as_observers, check_counter, check_prices, check_type
 from .foresight import Foresight
+from .limit_control import Adjustable, LimitControl
 
 if TYPE_CHECKING:
     from .._settings import BatchSettings
@@ -73,7 +74,7 @@ Driver = TypeVar("Driver", ConcurrentDriver, ThreadedDriver)
 Deliver = Callable[[Outcome[Any]], object]
 
 
-class BatchRunner(Foresight):
+class BatchRunner(Foresight, Adjustable):
     """
     Applies tasks to items, many at a time, within limits.
 
@@ -161,9 +162,11 @@ class BatchRunner(Foresight):
             observers=as_observers(observers),
             ask=ask_flow,
         )
+        self._limit_control = LimitControl(self._config.limiters, strategy)
         self._recording = as_recording(record)
         if self._recording is not None:
-            recorder = self._recording.observer(describe_runner(llm, strategy, limits, self._config))
+            facts = describe_runner(llm, strategy, limits, self._config)
+            recorder = self._recording.observer(facts, self._limit_control)
             self._config = replace(self._config, observers=(*self._config.observers, recorder))
         shared = [each for each in self._config.limiters.each() if isinstance(each, SharedLimiter)]
         for limiter in shared:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from .database import StoreFile
 from .repair import StoreCheck, verify
 from .shared_connection import SharedConnection
-from .writer import CommitFuture, Flush, GroupCommitWriter, Prepare, Work
+from .writer import CommitFuture, Flush, GroupCommitWriter, Prepare, Tick, Work
 
 READ_LOCK_TIMEOUT = 1.0
 """Seconds that a read waits for a lock. It rarely meets one, and the waiting thread may be an event loop's."""
@@ -31,12 +31,16 @@ class Connections:
         file: The file.
         prepare: Returns what is written for changes.
         gather_seconds: How long changes may gather until they are written; 0 for changes that are waited for.
+        tick: What the writing thread does besides, or None.
 
     Attributes:
         reading: The connection for reads, shared by all threads.
     """
 
-    def __init__(self, file: StoreFile, prepare: Prepare, gather_seconds: float = 0.0) -> None:
+    def __init__(
+        self, file: StoreFile, prepare: Prepare, gather_seconds: float = 0.0, tick: Tick | None = None
+    ) -> None:
+        self._tick = tick
         self._file = file
         self._prepare = prepare
         self._gather_seconds = gather_seconds
@@ -86,7 +90,8 @@ class Connections:
             # Not a method: the thread would keep this object alive.
             gather = partial(_gather, self._hurry, self._gather_seconds) if self._gather_seconds else None
             writer = self._writer = GroupCommitWriter(
-                self._file, self._writing, self.reading, self._work, self._prepare, gather, writer
+                *(self._file, self._writing, self.reading, self._work, self._prepare),
+                *(gather, self._tick, writer),
             )
         writer.start()
         return writer

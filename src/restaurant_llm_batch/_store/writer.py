@@ -18,7 +18,7 @@ from concurrent.futures import Future
 from functools import partial
 from itertools import groupby
 from queue import Empty, SimpleQueue
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from .._shortage import is_thread_shortage
 from ..errors import StoreError
@@ -62,6 +62,19 @@ class Prepared(NamedTuple):
 
 Prepare: TypeAlias = Callable[[list[Any]], Prepared]
 """Returns what is written for queued changes, in their order. It is called in the writing thread."""
+
+
+class Tick(Protocol):
+    """What the writing thread does besides, after every group, and when nothing has been queued for some time."""
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it may wait for its turn; None if it has nothing to do."""
+        ...
+
+    def __call__(self, connection: sqlite3.Connection) -> None:
+        """Do it."""
+        ...
 
 
 class Request:
@@ -117,6 +130,7 @@ class GroupCommitWriter:
         work: The queue; it outlives the writer.
         prepare: Returns what is written for changes.
         gather: Waits until a group has gathered, when its first change is there.
+        tick: What it does besides, or None.
         after: The previous writer, which has to end before this one starts to write.
 
     Attributes:
@@ -134,6 +148,7 @@ class GroupCommitWriter:
         work: Work,
         prepare: Prepare,
         gather: Callable[[], object] | None,
+        tick: Tick | None,
         after: GroupCommitWriter | None,
     ) -> None:
         self.ending = False
@@ -146,6 +161,7 @@ class GroupCommitWriter:
         self._work = work
         self._prepare = prepare
         self._gather = gather
+        self._tick = tick
         self._after = after
         # A daemon: a change that it has not committed was not reported as durable to any caller.
         name = f"restaurant-llm-batch-{file.kind.name}"
@@ -206,13 +222,28 @@ class GroupCommitWriter:
                     self.commits += 1  # before rows are forgotten; see `SharedConnection.read_ahead`
                     self._reading.ahead.rows.clear()
                     notify([request], error)
+            if self._tick is not None and self._tick.seconds is not None:
+                self._do_besides(self._tick)
         self._connection.close()
         self.over = True
 
+    def _do_besides(self, tick: Tick) -> None:
+        # Not by `_try`: a file that has gone is reported to those whose changes are lost with it.
+        try:
+            with self._connection as connection:
+                tick(connection)
+        except Exception:
+            log.debug("the file could not be looked at; it will be again", exc_info=True)
+
     def _take(self) -> tuple[list[Any], bool]:
-        """Wait for changes; return all that are queued, and whether the writer goes on."""
+        """Wait for changes; return all that are queued, none if the tick is due, and whether the writer goes on."""
         group: list[Any] = []
-        found = self._work.get()
+        try:
+            # A SimpleQueue may overlook its timeout if this thread got no CPU until then (see `ThreadMailbox`): the
+            # tick is late then, until the next change.
+            found = self._work.get(timeout=None if self._tick is None else self._tick.seconds)
+        except Empty:
+            return group, True
         if self._gather is not None and found is not self and self._work.qsize() < MAX_GROUP_SIZE:
             self._gather()
         while found is not self:

@@ -27,6 +27,8 @@ from ._commands import (
     strengths,
     summarize,
     summarize_reviews,
+    top,
+    view,
     vocabulary,
 )
 from ._commands import query as search
@@ -51,7 +53,8 @@ With your own reviews:
 With a model:
 
 \b
-    restaurant-llm-batch summarize reviews.index --llm vllm --llm-url http://localhost:8000
+    restaurant-llm-batch summarize reviews.index --llm vllm --llm-url http://localhost:8000 --record night.db
+    restaurant-llm-batch top night.db
 """
 
 
@@ -159,6 +162,8 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         "search": search.command,
         "config": config.command,
         "limits": limits.command,
+        "top": top.command,
+        "view": view.command,
         **{name: partial(module.command, llms) for name, module in with_model.items()},
     }
     return Commands(

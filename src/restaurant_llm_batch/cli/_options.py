@@ -14,6 +14,7 @@ from rich.console import Console
 
 from .._rows.columns import TableForm
 from .._settings import BatchSettings
+from .._tables.levels import Level
 from ..models import ItemId
 from ..protocols import Task
 from ._sources import Index, NamedItems, ReviewSource, open_source
@@ -47,6 +48,7 @@ class RunOptions(ABC, Generic[R]):
     only: tuple[str, ...] | None = None
     first: int | None
     output: str | None
+    level: Level | None
     show: int | None
     quiet: bool
     preview: bool = False
@@ -160,8 +162,14 @@ def results(plan_option: click.Option | None = None) -> list[click.Parameter]:
         click.Option(
             ["-o", "--output"],
             metavar="FILE",
-            help="Write the outcomes to FILE as JSON Lines; - for standard output. They are in FILE.partial until the "
-            "run has ended.",
+            help="Write the outcomes to FILE, as its ending says: .csv, .tsv, .parquet, .xlsx, .json, and JSON Lines "
+            "for any other; - for standard output, as JSON Lines. They are in FILE.partial until the run has ended.",
+        ),
+        click.Option(
+            ["--level"],
+            type=click.Choice(["results", "aspects", "labels", "words", "failures"]),
+            help="What a row of the output is: a result (the default), an aspect, a label of a review, a word, or a "
+            "failure.",
         ),
         click.Option(
             ["--show"],

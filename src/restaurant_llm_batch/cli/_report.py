@@ -11,8 +11,10 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from .._tables.rows import cause_of
 from .._text import error_text, terminal_text
 from ..integrations._tally import duration
+from ..models import ItemId
 from ..outcomes import Failure, Outcome, RunStats, Success
 from . import _tables as tables
 from ._hints import hints
@@ -56,6 +58,8 @@ def show(
     if failures:
         out.print(tables.failures_table(failures, loaded.source))
         _print_more(out, failures, collected.failed, "failure")
+        if len(collected.causes) < collected.failed:
+            out.print(tables.causes_table(collected.causes, loaded.source))
         context = click.get_current_context(silent=True)
         texts = [error_text(failure.error) for failure in failures]
         for hint in [] if context is None else hints(texts, context.command):
@@ -165,6 +169,7 @@ class ResultCollector(Generic[R]):
         done: Number of items that succeeded.
         failed: Number of items that failed.
         unfinished: Number of items that were started, but not finished before the run stopped.
+        causes: Of each cause of failures, how many there are, and the id of an item that failed by it.
         failed_parts: Number of failed parts of all results.
         models: Names of the models that answered.
         interrupted: Whether Ctrl-C ended the run.
@@ -175,6 +180,7 @@ class ResultCollector(Generic[R]):
     done: int = 0
     failed: int = 0
     unfinished: int = 0
+    causes: dict[str, tuple[int, ItemId | None]] = field(default_factory=dict)
     failed_parts: int = 0
     models: set[str] = field(default_factory=set)
     interrupted: bool = False
@@ -194,6 +200,9 @@ class ResultCollector(Generic[R]):
             self.unfinished += 1
         else:
             self.failed += 1
+            cause = cause_of(outcome)
+            number, example = self.causes.get(cause, (0, outcome.item_id))
+            self.causes[cause] = number + 1, example
             self._keep(self._failures, outcome)
 
     @property

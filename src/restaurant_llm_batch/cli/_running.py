@@ -1,15 +1,16 @@
 """
-Task commands: run a task over the input, write outcomes as they finish, and handle Ctrl-C without losing any.
+Task commands: run a task over the input, write outcomes as they finish, and lose none by Ctrl-C or SIGTERM.
 
 Theory of operation. `command` builds a click command whose callback is `_main`:
 
 1. Parse the options, build the LLM backend, load the input and build the runner; errors end the command before any
    call is made, and before anything is opened for writing.
 2. Stream the outcomes of the run. Each is collected for the report and written to ``--output`` at once, and a Ctrl-C
-   never separates the two (`SigintHandler.deferred`).
-3. The first Ctrl-C only sets a flag and stops the run softly: calls in flight finish, their outcomes still arrive, and
-   no item is started. The second raises `KeyboardInterrupt` in the main thread: it cancels the calls in flight, and the
-   outcomes finished until then are taken from the exception (`KeyboardInterrupt.report`) or from the closed stream.
+   never separates the two (`StopSignals.deferred`).
+3. The first Ctrl-C, or SIGTERM, only sets a flag and stops the run softly: calls in flight finish, their outcomes still
+   arrive, and no item is started. The second raises `KeyboardInterrupt` in the main thread: it cancels the calls in
+   flight, and the outcomes finished until then are taken from the exception (`KeyboardInterrupt.report`) or from the
+   closed stream. Before and after the run, one is enough.
 4. Print the report, and exit with 0 (all succeeded), 1 (some failed) or 130 (interrupted).
 
 Resources are opened in an `ExitStack` in order of dependence: search, output file, progress display, runner. The runner
@@ -18,14 +19,10 @@ is closed first, so that the display still shows its last events.
 
 from __future__ import annotations
 
-import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
-from threading import current_thread, main_thread
-from types import FrameType
 from typing import Any
 
 import click
@@ -34,7 +31,6 @@ from rich.console import Console
 from .._engine.streams import OutcomeStream
 from .._runner import BatchRunner
 from .._text import message_text
-from ..integrations._tally import calls
 from ..integrations.progress import RichProgress
 from ..outcomes import Outcome
 from ..protocols import Task
@@ -46,12 +42,14 @@ from ._backends import MakeLLM
 from ._options import LoadedInput, RunOptions
 from ._output import STDOUT, check_output, open_writer
 from ._reading import take_form
+from ._records import check_level, record_maker, refuse_table
 from ._report import ResultCollector
 from ._settings import SectionedCommand, take_settings
+from ._signals import StopSignals, terminated_like_interrupted
 from ._views import R, ResultView
 
 _HELP_ENDING = """
-Ctrl-C lets the calls in flight finish and shows what is done; pressed again, it cancels them.
+Ctrl-C lets the calls in flight finish and shows what is done; pressed again, it cancels them. SIGTERM does the same.
 
 Exit status: 0 all done, 1 some {what}s failed, 2 wrong usage, 130 interrupted.
 """
@@ -81,6 +79,7 @@ def command(
     return SectionedCommand(name, params=[*parameters], callback=callback, help=f"{help_text}{ending}")
 
 
+@terminated_like_interrupted()
 def _main(
     make_options: Callable[..., RunOptions[R]],
     view: ResultView[R],
@@ -97,6 +96,9 @@ def _main(
         return
     _, llm = services.make_llm(llms, chosen, settings)
     check_output(options.output, options.paths, settings.batch_store, settings.batch_record)
+    check_level(options.level, view)
+    if options.plan is True:
+        refuse_table(options.output)
     loaded = options.load(None if options.quiet else report.console(stderr=True))
     collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
     if options.plan is True:
@@ -118,12 +120,14 @@ def _main(
         writer = stack.enter_context(
             open_writer(options.output, options.paths, settings.batch_store, settings.batch_record)
         )
+        as_records = record_maker(view, options.output, options.level, loaded.source.names)
         stack.enter_context(progress)
         stream = stack.enter_context(runner).stream(task, loaded.items)
 
         def handle(outcome: Outcome[R]) -> None:
             collected.add(outcome)
-            writer.write(view.as_record(outcome))
+            for record in as_records(outcome):
+                writer.write(record)
 
         collected.interrupted = _consume(stream, handle, progress)
     out = report.console(stderr=options.output == STDOUT)
@@ -141,7 +145,7 @@ def _plan(options: RunOptions[R], task: Task[R], loaded: LoadedInput, runner: Ba
             stack.enter_context(loaded.search)
         settings = options.settings
         writer = stack.enter_context(
-            open_writer(options.output, options.paths, settings.batch_store, settings.batch_record)
+            open_writer(options.output, options.paths, settings.batch_store, settings.batch_record, "jsonl")
         )
         plan = stack.enter_context(runner).plan(task, loaded.items)
         writer.write(plan.to_dict())
@@ -168,8 +172,8 @@ def _preview(options: RunOptions[R], task: Task[R]) -> None:
 def _consume(
     stream: OutcomeStream[R], handle: Callable[[Outcome[R]], object], progress: RichProgress
 ) -> bool:
-    """Handle every outcome of a run; return whether Ctrl-C was pressed."""
-    interrupts = SigintHandler(stream.stop, lambda: progress.in_flight, progress.note)
+    """Handle every outcome of a run; return whether Ctrl-C or SIGTERM stopped it."""
+    interrupts = StopSignals(stream.stop, lambda: progress.in_flight, progress.note)
 
     def handle_undivided(outcome: Outcome[R]) -> None:
         with interrupts.deferred():
@@ -200,72 +204,3 @@ def _progress(options: RunOptions[R], what: str) -> RichProgress:
     plain = options.output == STDOUT and sys.stdout.isatty()
     console = Console(stderr=True, force_terminal=False if plain else None)
     return RichProgress(console=console, what=what, transient=True)
-
-
-class SigintHandler:
-    """
-    Handles Ctrl-C during a run: the first stops it softly, the second raises `KeyboardInterrupt`.
-
-    Args:
-        stop: Stops the run: calls in flight finish, and no item is started.
-        in_flight: Returns the number of calls in flight.
-        note: Shows a line in the progress display; returns False if there is no display.
-
-    Attributes:
-        count: How often Ctrl-C was pressed.
-    """
-
-    def __init__(
-        self, stop: Callable[[], object], in_flight: Callable[[], int], note: Callable[[str], bool]
-    ) -> None:
-        self.count = 0
-        self._stop = stop
-        self._in_flight = in_flight
-        self._note = note
-        self._is_deferred = False
-        self._is_pending = False
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Install the signal handler for the block, and restore the previous one."""
-        previous = signal.getsignal(signal.SIGINT)
-        # Only the main thread can install handlers. A process started with SIGINT ignored (nohup, a background job of
-        # a shell) keeps ignoring it.
-        if current_thread() is not main_thread() or previous in (signal.SIG_IGN, None):
-            yield
-            return
-        signal.signal(signal.SIGINT, self._on_sigint)
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGINT, previous)
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """Defer the `KeyboardInterrupt` of a second Ctrl-C to the end of the block."""
-        self._is_deferred = True
-        try:
-            yield
-        finally:
-            self._is_deferred = False
-        if self._is_pending:
-            self._is_pending = False
-            raise KeyboardInterrupt
-
-    def _on_sigint(self, _signal: int, _frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count == 1:
-            # Counted before stop(), which may already end the calls.
-            in_flight = self._in_flight()
-            self._stop()
-            self._show(f"finishing {calls(in_flight)} in flight; press Ctrl-C again to cancel them")
-        elif self._is_deferred:
-            self._is_pending = True
-        else:
-            raise KeyboardInterrupt
-
-    def _show(self, text: str) -> None:
-        # Not print(): the handler may have interrupted a buffered write, which is not re-entrant.
-        if not self._note(text):
-            with suppress(OSError):
-                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())

@@ -12,7 +12,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from .._text import error_text, terminal_text
+from .._text import MAX_MESSAGE, error_text, terminal_text
 from ..models import Hit, ItemId
 from ..outcomes import Failure
 from ._sources import NamedItems
@@ -107,6 +107,25 @@ def failures_table(failures: Iterable[Failure], source: NamedItems) -> Table:
             Text(terminal_text(error_text(failure.error)), style="red"),
             Text(str(failure.attempts)),
         )
+    return rows
+
+
+_MOST_CAUSES = 10
+
+
+def causes_table(causes: Mapping[str, tuple[int, ItemId | None]], source: NamedItems) -> Table:
+    """Return a table of the most frequent causes of failures: how many, and the item that failed by it first."""
+    rows = named_table("For example", "Failures", "Cause")
+    rows.columns[1].justify = "right"
+    rows.columns[2].ratio = 1
+    ranked = sorted(causes.items(), key=lambda cause: -cause[1][0])
+    for cause, (number, example) in ranked[:_MOST_CAUSES]:
+        text = Text(terminal_text(cause, MAX_MESSAGE), style="red")
+        rows.add_row(name_cell(source, example), Text(f"{number:,}"), text)
+    hidden = ranked[_MOST_CAUSES:]
+    if hidden:
+        failures = sum(number for _, (number, _) in hidden)
+        rows.add_row("", f"{failures:,}", dim(f"of {counted(len(hidden), 'other cause', 'other causes')}"))
     return rows
 
 

@@ -8,6 +8,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 
 from rich.table import Table
 
+from .._tables.levels import Level
 from .._text import error_text
 from ..outcomes import Failure, Outcome, Success
 from ._sources import NamedItems
@@ -32,6 +33,7 @@ class ResultView(Generic[R]):
         failed_part_phrases: Phrases for one failed part, and for several.
         offline: Clause that describes the replies of `OfflineLLM`.
         what: Singular noun for an item.
+        parts: Levels of tables that its results have, besides "results" and "failures".
         with_ids: Whether `table` and `record` take `Success` objects, for results without an id of their own.
     """
 
@@ -42,6 +44,7 @@ class ResultView(Generic[R]):
     failed_part_phrases: tuple[str, str]
     offline: str
     what: str = "restaurant"
+    parts: tuple[Level, ...] = ()
     with_ids: bool = False
 
     def as_record(self, outcome: Outcome[R]) -> Mapping[str, Any]:

@@ -45,6 +45,7 @@ class ProgressState:
         done: Number of items that ended, successfully or not.
         failed: Number of items that failed.
         stopped: Number of items that were not finished because the run stopped.
+        is_stopping: Whether the run has stopped, or ends early.
         retries: Number of retries made or scheduled.
         rate_limited: Number of calls that the service refused (HTTP 429).
         in_flight: Number of calls in flight, by stage.
@@ -58,6 +59,7 @@ class ProgressState:
     done: int = 0
     failed: int = 0
     stopped: int = 0
+    is_stopping: bool = False
     retries: int = 0
     rate_limited: int = 0
     in_flight: Counter[str] = field(default_factory=Counter)
@@ -93,11 +95,21 @@ class ProgressState:
         elif isinstance(event, RunStarted):
             self._run_started(event, now)
         elif isinstance(event, RunEnded):
-            self._run_ended(now)
+            self._run_ended(event, now)
+
+    @property
+    def finished(self) -> int:
+        """Number of items that were finished: that succeeded or failed."""
+        return self.done - self.stopped
+
+    @property
+    def not_started(self) -> int:
+        """Number of items that were never started, once the run has ended."""
+        return 0 if self.ended is None or self.total is None else max(0, self.total - self.done)
 
     def seconds_left(self, now: float) -> float | None:
         """Estimate the seconds until the run ends, from the rate of the latest items; None if unknown."""
-        if self.total is None or not self._finished:
+        if self.total is None or not self._finished or self.is_stopping:
             return None
         # Until the window is full, the rate counts from the start of the run, so that a stall shows at once.
         full = len(self._finished) == _RECENT_ITEMS
@@ -119,6 +131,8 @@ class ProgressState:
         if retries:
             causes = Counter(error for _, error in retries)
             return f"waiting for a slot: {calls(len(retries))} to retry after {_most_common(causes)}"
+        if self.is_stopping and (number := sum(self.in_flight.values())):
+            return f"stopping: {calls(number)} in flight may finish"
         oldest = now - min(_flatten(self._calls), default=now)
         if oldest >= _SLOW_CALL_SECONDS:
             number = sum(self.in_flight.values())
@@ -132,8 +146,9 @@ class ProgressState:
             self.total = None if event.total is None else self.total + event.total
         self.runs += 1
 
-    def _run_ended(self, now: float) -> None:
+    def _run_ended(self, event: RunEnded, now: float) -> None:
         self.runs -= 1
+        self.is_stopping = self.is_stopping or event.stats.stopped_because is not None
         if not self.runs:
             # A cancelled run emits no CallEnded for its calls in flight.
             self.ended = now
@@ -146,6 +161,7 @@ class ProgressState:
         if isinstance(event.outcome, Failure):
             stopped = event.outcome.stage == "run"
             self.stopped += stopped
+            self.is_stopping = self.is_stopping or stopped
             self.failed += not stopped
         self._finished.append(now)
         item_id = event.outcome.item_id

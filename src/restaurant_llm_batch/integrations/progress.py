@@ -36,8 +36,9 @@ class RichProgress:
         runner = BatchRunner(llm=..., search=..., observers=[RichProgress()])
 
     In a terminal or a notebook it shows a bar, the calls in flight, the retries, rate-limited calls and failures so
-    far, and the current wait if there is one. Elsewhere it prints a plain line from time to time. One instance may
-    display several runs at once, of runners in several threads.
+    far, and the current wait if there is one. Elsewhere it prints a plain line from time to time. At its end a notebook
+    shows the statistics of the run in place of the bar. One instance may display several runs at once, of runners in
+    several threads.
     """
 
     def __init__(
@@ -91,6 +92,10 @@ class RichProgress:
             self._console.print(Text(terminal_text(line)), soft_wrap=True)
         if self._redraws and isinstance(event, (RunStarted, RunEnded)):
             self._start_or_stop(state, now)
+        if isinstance(event, RunEnded) and self._console.is_jupyter and not self._transient:
+            from IPython.display import display
+
+            display(event.stats)  # type: ignore[no-untyped-call]
 
     @property
     def in_flight(self) -> int:
@@ -128,7 +133,7 @@ class RichProgress:
                 has_open_runs = bool(self._states)
             if has_open_runs and self._live is None:
                 self._start()
-            if state.ended is not None and not self._transient:
+            if state.ended is not None and not self._transient and not self._console.is_jupyter:
                 self._console.print(Group(*self._rows(state, now)))
             if not has_open_runs:
                 self._stop()
@@ -185,7 +190,7 @@ class RichProgress:
         long_wait = isinstance(event, RetryScheduled) and event.wait >= self._plain_every
         ended = (
             isinstance(event, ItemEnded) and state.done == state.total and self._last_line > state.started_at
-        )
+        ) or (state.ended is not None and state.is_stopping)
         if not ended and now - self._last_line < (1.0 if long_wait else self._plain_every):
             return None
         self._last_line = now
@@ -201,17 +206,20 @@ def _can_redraw(console: Console) -> bool:
 
 def _bar(state: ProgressState) -> ProgressBar:
     total = state.total if state.ended is None else state.total or state.done
+    complete, finished = ("yellow", "yellow") if state.is_stopping else ("bar.complete", "bar.finished")
     # No items: a full bar. Unknown number of items (total None): rich draws a pulsing bar.
-    return ProgressBar(total=1, completed=1) if total == 0 else ProgressBar(total=total, completed=state.done)
+    total, done = (1, 1) if total == 0 else (total, state.finished)
+    return ProgressBar(total=total, completed=done, complete_style=complete, finished_style=finished)
 
 
 def _share(state: ProgressState) -> str:
-    return f"{state.done:,}" if state.total is None else f"{state.done:,}/{state.total:,}"
+    return f"{state.finished:,}" if state.total is None else f"{state.finished:,}/{state.total:,}"
 
 
 def _time(state: ProgressState, now: float) -> str:
     if state.ended is not None:
-        return duration(state.ended - state.started_at)
+        passed = duration(state.ended - state.started_at)
+        return f"stopped after {passed}" if state.is_stopping else passed
     left = state.seconds_left(now)
     passed = duration(now - state.started_at)
     return passed if left is None else f"{passed}, about {duration(left)} left"
@@ -224,6 +232,7 @@ def _details(state: ProgressState) -> str:
         ("rate limited", state.rate_limited),
         ("failed", state.failed),
         ("stopped", state.stopped),
+        ("not started", state.not_started),
     )
     parts += [f"{name} {number:,}" for name, number in counted if number]
     return " · ".join(parts)

@@ -8,7 +8,7 @@ from ._compare import Comparison
 from ._explain import ExplainedCall, ExplainedSentence, Explanation, ShownReview
 from ._reading import read_items, read_reviews
 from ._record import Record, open_record
-from ._recorded import RecordedCall, RecordedItem, RecordedLimit, RecordedRun
+from ._recorded import RecordedCall, RecordedItem, RecordedLimit, RecordedLimiter, RecordedRun
 from ._recording import Recording
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "RecordedCall",
     "RecordedItem",
     "RecordedLimit",
+    "RecordedLimiter",
     "RecordedRun",
     "Recording",
     "ReviewTable",

@@ -17,27 +17,12 @@ from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
+from .._page.result_texts import result_texts
 from .._text import message_text
 from .._values import composed
 from ..models import ItemId
 from ..tokens.sentences import sentences
-from ._recorded import CALLS, ITEMS, RecordedCall, RecordedItem, RecordedRun, call_of, item_of, read_id
-
-_NOT_TEXTS = frozenset(
-    {
-        *("model", "status", "overall_status", "error", "overall_error", "dropped", "kind", "pos", "snippet"),
-        *(
-            "review_id",
-            "restaurant_id",
-            "document_id",
-            "id",
-            "target_reviews",
-            "comparison_reviews",
-            "failed_reviews",
-        ),
-    }
-)
-"""Fields of results that are no words of a model."""
+from ._recorded import CALLS, ITEM, RecordedCall, RecordedItem, RecordedRun, call_of, item_of, read_id
 
 WITHOUT_TEXTS = (
     "the prompts, answers, reviews and results of this run are not recorded; "
@@ -198,13 +183,13 @@ def explain(connection: sqlite3.Connection, run: RecordedRun, row_id: int) -> Ex
         run: The run.
         row_id: The id of the item's row.
     """
-    item = item_of(connection.execute(f"{ITEMS} AND items.id = ?2", (run.run, row_id)).fetchone())
+    item = item_of(connection.execute(ITEM, (run.run, row_id)).fetchone())
     calls = list(_calls(connection, "calls.item = ?2", run.run, row_id))
     row = connection.execute("SELECT result FROM results WHERE id = ?", (row_id,)).fetchone()
     result = None if row is None else json.loads(row[0])
     found: list[ExplainedSentence] = []
     answers = [_evened(_spoken(call.answer)) for call in calls]
-    for path, text, cited in _texts(result, "", ()):
+    for path, text, cited in result_texts(result):
         for sentence in sentences(text):
             wanted = _evened(sentence)
             behind = [index for index, answer in enumerate(answers) if wanted in answer]
@@ -268,22 +253,6 @@ def _shared_call(connection: sqlite3.Connection, run: int, sentence: str) -> Exp
     if row is None:
         return None
     return next(_calls(connection, "calls.prompt = ?2", run, row[0], read_id(row[1])), None)
-
-
-def _texts(value: Any, path: str, cited: Sequence[Any]) -> Iterator[tuple[str, str, Sequence[Any]]]:
-    """Yield the texts of a result that a model may have written: path, text, and the citations beside it."""
-    if isinstance(value, str):
-        if value.strip():
-            yield path, value, cited
-    elif isinstance(value, dict):
-        evidence = value.get("evidence")
-        cited = evidence if isinstance(evidence, list) else cited
-        for name, part in value.items():
-            if name not in _NOT_TEXTS and name != "evidence":
-                yield from _texts(part, f"{path}.{name}" if path else name, cited)
-    elif isinstance(value, list):
-        for place, part in enumerate(value):
-            yield from _texts(part, f"{path}[{place}]", cited)
 
 
 def _cited(

@@ -2,7 +2,7 @@
 Record: reads the file that a `Recording` writes, also while it is being written.
 
 Every method opens the file, reads from one snapshot of it, and closes it: nothing is held while a run goes on, and
-nothing is changed.
+nothing is changed. The exception is `set_limit`, which asks the run for something.
 """
 
 from __future__ import annotations
@@ -22,18 +22,22 @@ from ._explain import Explanation, explain
 from ._recorded import (
     CALLS,
     ITEMS,
+    LIMITERS,
     LIMITS,
     RUNS,
     RecordedCall,
     RecordedItem,
     RecordedLimit,
+    RecordedLimiter,
     RecordedRun,
     call_of,
     item_of,
     run_of,
 )
-from ._schema import RECORD
+from ._schema import LATER, RECORD
+from ._snapshot import has_later, read_snapshot
 from ._values import id_texts
+from ._wishes import ask
 
 T = TypeVar("T")
 
@@ -97,8 +101,47 @@ class Record:
         return self._of_run(run, f"{CALLS} ORDER BY calls.id", call_of)
 
     def limits(self, run: int | RecordedRun | None = None) -> list[RecordedLimit]:
-        """Return how the adaptive limits changed in a run, oldest first, beginning with the limits at its start."""
+        """
+        Return how the limits changed in a run, oldest first.
+
+        Those that are adaptive begin with the limits at its start.
+        """
         return self._of_run(run, LIMITS, lambda row: RecordedLimit(*row))
+
+    def limiters(self, run: int | RecordedRun | None = None) -> list[RecordedLimiter]:
+        """Return how the limiters of a run stand, or stood at its end: what is in use, and how many calls wait."""
+        if not self._read(has_later):
+            return []
+        return self._of_run(run, LIMITERS, lambda row: RecordedLimiter(*row))
+
+    def set_limit(
+        self, name: str, limit: int | str, run: int | RecordedRun | None = None, *, wait: float = 10.0
+    ) -> str:
+        """
+        Change a limit of a run that goes on, perhaps in another process, and return the run's answer.
+
+        The limit is that of its runner, for all of its runs; see `BatchRunner.set_limit`. What is asked for is written
+        into the file; the run looks for it at least four times a second.
+
+        Args:
+            name: Field of `Limits`, for example "llm".
+            limit: The new limit.
+            run: The run.
+            wait: Seconds to wait for the answer.
+
+        Raises:
+            ConfigurationError: There is no such run, it has ended, it refuses, it does not answer, or the file cannot
+                be written. The message says what to write instead.
+        """
+        chosen = self.run(run)
+        if chosen.ended is not None:
+            raise ConfigurationError(
+                f"run {chosen.run} has ended ({chosen.state}), so its limits cannot be changed"
+            )
+        try:
+            return ask(self._file, chosen.run, name, str(limit), wait)
+        except sqlite3.Error as error:
+            raise StoreError(self._file.describe_error(error)) from error
 
     def explain(self, item_id: ItemId, run: int | RecordedRun | None = None) -> Explanation:
         """
@@ -137,6 +180,26 @@ class Record:
             )
         )
 
+    def to_html(self, path: str | os.PathLike[str], run: int | RecordedRun | None = None) -> None:
+        """
+        Write the page of a run as one HTML file, which a browser shows without this package and without a network.
+
+        It holds what the record has of the run, with the texts if they are recorded. Of a very large run it holds all
+        figures, and the items and calls that failed, took longest and cost most, as it says itself.
+
+        Args:
+            path: The file, in place of one of that name.
+            run: The run.
+
+        Raises:
+            ConfigurationError: There is no such run; or the file cannot be written, or is a folder or a database, such
+                as the record itself.
+        """
+        from ._page.data import RecordData
+        from ._page.export import write_run
+
+        write_run(RecordData(self.path), self.run(run).run, path)
+
     def _of_run(
         self, run: int | RecordedRun | None, statement: str, make: Callable[[tuple[Any, ...]], T]
     ) -> list[T]:
@@ -147,27 +210,15 @@ class Record:
         return self._read(read)
 
     def _read(self, query: Callable[[sqlite3.Connection], T]) -> T:
-        def in_snapshot(connection: sqlite3.Connection) -> T:
-            connection.text_factory = _decoded
-            connection.execute("BEGIN")
-            return query(connection)
-
-        try:
-            return self._file.read(in_snapshot)
-        except sqlite3.Error as error:
-            raise StoreError(self._file.describe_error(error)) from error
+        return read_snapshot(self._file, query)
 
     def __repr__(self) -> str:
         return f"<Record {str(self.path)!r}>"
 
 
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "replace")
-
-
 def _has_tables(connection: sqlite3.Connection) -> bool:
     found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    return found >= set(RECORD.tables)
+    return found >= set(RECORD.tables) - LATER
 
 
 def _run_number(connection: sqlite3.Connection, run: object, path: Path) -> int:

@@ -211,13 +211,13 @@ class RecordedCall(RecordRow):
 @dataclass(frozen=True, slots=True)
 class RecordedLimit(RecordRow):
     """
-    A change of an adaptive limit.
+    A change of a limit: of an adaptive one, or of any that a user has set while the run went on.
 
     Attributes:
         run: Number of the run.
         limiter: Field of `Limits`.
         seconds: When it changed, in seconds since the run began.
-        calls_in_flight: The limit from then on.
+        calls_in_flight: The limit from then on; of tokens, or per minute, if the name of the limiter says so.
         reason: Why; see `LimitChange`.
     """
 
@@ -226,6 +226,32 @@ class RecordedLimit(RecordRow):
     seconds: float
     calls_in_flight: int
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedLimiter(RecordRow):
+    """
+    How a limiter stood when the run was last written. Other runs of the same runner use it too, and are counted.
+
+    Attributes:
+        run: Number of the run.
+        limiter: Field of `Limits`.
+        seconds: Since when it stands so, in seconds since the run began.
+        most: The limit; None for a limit per minute that only the service reports.
+        in_use: Slots, or tokens, that are taken; None for a limit per minute.
+        waiting: Number of calls that wait at it: for a slot, or for their minute.
+        retrying: Number of calls that wait to be made again; they stand with "search" and "llm".
+        peak: Most slots, or tokens, that were taken at once; None for a limit per minute.
+    """
+
+    run: int
+    limiter: str
+    seconds: float
+    most: int | None
+    in_use: int | None
+    waiting: int
+    retrying: int
+    peak: int | None
 
 
 _RUN_COLUMNS = (
@@ -272,17 +298,19 @@ SELECT id, task, model, strategy, settings, version, total, simulated, texts, be
 FROM runs
 """  # nosec B608 (constants)
 
-ITEMS = """
+_ITEMS = """
 SELECT run, place, item_json, outcome, started, ended, ended - started, stage, attempts, error_type, error,
   coalesce(spent.calls, 0), coalesce(spent.prompt_tokens, 0), coalesce(spent.completion_tokens, 0), spent.cost,
   coalesce(spent.waited, 0.0)
 FROM items LEFT JOIN (
   SELECT item, count(*) AS calls, sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
     sum(cost) AS cost, sum(slot_seconds + rate_seconds + retry_seconds) AS waited
-  FROM calls WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 AND attempt > 0 GROUP BY item
+  FROM calls WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 AND attempt > 0 {one} GROUP BY item
 ) AS spent ON spent.item = items.id
 WHERE items.id >= ?1 << 32 AND items.id < (?1 + 1) << 32
 """
+ITEMS = _ITEMS.format(one="")
+ITEM = f"{_ITEMS.format(one='AND item = ?2')} AND items.id = ?2"
 
 CALLS = """
 SELECT calls.run, items.item_json, prompt & 0xFFFFFFFF, attempt, calls.stage, label, model, queued, calls.started,
@@ -295,6 +323,11 @@ WHERE calls.id >= ?1 << 32 AND calls.id < (?1 + 1) << 32
 LIMITS = """
 SELECT run, limiter, seconds, calls_in_flight, reason FROM limits WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32
 ORDER BY seconds, id
+"""
+
+LIMITERS = """
+SELECT run, limiter, seconds, most, in_use, waiting, retrying, peak FROM limiters
+WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 ORDER BY id
 """
 
 

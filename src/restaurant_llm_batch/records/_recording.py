@@ -1,9 +1,10 @@
 """
 Recording: writes what happens in the runs of a runner into an SQLite file, while they go on.
 
-Theory of operation. A recording is an observer. It queues each event and returns; the file's writing thread, which is
-that of the store (`_store/writer.py`), lets events gather for `GATHER_SECONDS`, turns them into rows and commits them
-together. So a reader, and whoever looks after a ``kill -9``, sees all but the latest moment.
+Theory of operation. A recording is an observer. It appends each event to those of its run and returns; the first event
+of a group queues the run for the file's writing thread. That thread is the store's (`_store/writer.py`): it lets events
+gather for `GATHER_SECONDS`, turns them into rows and commits them together. So a reader, and whoever looks after a
+``kill -9``, sees all but the latest moment.
 
 A record never fails a run. What cannot be written, on a full disk for example, is left out and counted in
 `runs.missing`, and the first time is logged.
@@ -14,15 +15,14 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from time import time
-from typing import Self, TypeAlias
+from typing import Self
 
 from .. import _fork
 from .._config.limits import Limits
@@ -37,6 +37,7 @@ from ..events import Event, RunEnded, RunStarted
 from ._rows import Batch, Row, RunnerFacts, RunRows
 from ._schema import COLUMNS, ID_BITS, PROGRESS, PUT, PUT_RUN, RECORD, put_sizes
 from ._values import sql_name, to_json
+from ._wishes import RunControl, Wishes, forget, refuse_rest
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -78,7 +79,7 @@ class Recording:
         self.texts = texts
         self.path: Path = file.path
         self._format = RecordFormat(file)
-        self._connections = Connections(file, self._format, GATHER_SECONDS)
+        self._connections = Connections(file, self._format, GATHER_SECONDS, self._format.wishes)
 
     def open(self) -> None:
         """
@@ -92,9 +93,15 @@ class Recording:
             pass
         self._connections.reading.close()
 
-    def observer(self, facts: RunnerFacts) -> RecordObserver:
-        """Return an observer that records the runs of a runner."""
-        return RecordObserver(self._connections, self._format.left_out, facts, self.texts)
+    def observer(self, facts: RunnerFacts, control: RunControl | None = None) -> RecordObserver:
+        """
+        Return an observer that records the runs of a runner.
+
+        Args:
+            facts: What is known of the runner.
+            control: Sets its limits as the file asks for; None for limits that are not to be set.
+        """
+        return RecordObserver(self._connections, self._format, facts, control, self.texts)
 
     def flush(self) -> None:
         """Wait until everything that has happened so far is written, or cannot be written."""
@@ -169,20 +176,29 @@ class RecordObserver:
 
     Args:
         connections: The file.
-        left_out: Called for a run that cannot be written.
+        file_format: Prepares what is written.
         facts: What is known of the runner.
+        control: Its limits, or None.
         texts: Whether texts are recorded.
 
     Attributes:
         wants_requests: Whether it records prompts.
     """
 
-    def __init__(self, connections: Connections, left_out: LeftOut, facts: RunnerFacts, texts: bool) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        file_format: RecordFormat,
+        facts: RunnerFacts,
+        control: RunControl | None,
+        texts: bool,
+    ) -> None:
         self.wants_requests: bool = texts
-        self._left_out = left_out
+        self._format = file_format
         self._connections = connections
         self._submit = connections.submit
         self._facts = facts
+        self._control = control
         self._runs: dict[int, RunRows] = {}
 
     def __call__(self, event: Event, /) -> None:
@@ -190,20 +206,21 @@ class RecordObserver:
         kind = type(event)
         if kind is RunStarted:
             assert isinstance(event, RunStarted)
-            started = self._runs[event.run] = RunRows(self._facts, event, time(), self.wants_requests)
-            self._submit(RunInsert(started, self._left_out))
+            started = RunRows(self._facts, event, time(), self.wants_requests, self._control)
+            self._runs[event.run] = started
+            self._submit(RunInsert(started, self._format))
             return
         run = self._runs.get(event.run)
         if run is None or run.forks != _fork.count:
             return  # a forked child goes on with a copy of its parent's run, which the parent records
-        self._submit((run, event))
+        run.events.append(event)
         if kind is RunEnded:
+            self._submit(run)  # in any case: an interrupt may have come between the next two statements
             del self._runs[event.run]
             self._connections.hurry()
-
-
-LeftOut: TypeAlias = Callable[[RunRows, int, Exception], object]
-"""Counts events of a run that could not be written, and reports the first error."""
+        elif not run.queued:
+            run.queued = True
+            self._submit(run)
 
 
 class RunInsert(Request):
@@ -213,25 +230,29 @@ class RunInsert(Request):
     It has a transaction of its own, so that the run's id is known, and final, before its events are turned into rows.
     """
 
-    def __init__(self, run: RunRows, left_out: LeftOut) -> None:
+    def __init__(self, run: RunRows, file_format: RecordFormat) -> None:
         super().__init__(self._written)
         self._run = run
-        self._left_out = left_out
+        self._format = file_format
 
     def perform(self, writer: GroupCommitWriter, connection: sqlite3.Connection) -> None:
         """Write the row, and give the run its id."""
-        insert(self._run, connection)
+        in_transaction(connection, partial(insert, self._run))
+        self._format.wishes.begin(self._run)
 
     def _written(self, error: Exception | None) -> None:
         if error is not None:
             self._run.id = 0  # its rows are left out until it can be written
-            self._left_out(self._run, 1, error)
+            self._format.left_out(self._run, 1, error)
 
 
 def insert(run: RunRows, connection: sqlite3.Connection) -> None:
     """Write the row of a run that is not in the file yet, and give the run its id."""
     run.id = connection.execute(PUT_RUN, [None, *run.row]).lastrowid or 0
     run.base = run.id << ID_BITS
+    forget(run.id, connection)
+    for row in run.standings(0.0):
+        connection.execute(PUT["limiters", 1], row)
 
 
 class RecordFormat:
@@ -240,30 +261,36 @@ class RecordFormat:
 
     Args:
         file: The file, to name it.
+
+    Attributes:
+        wishes: The wishes for its runs.
     """
 
     def __init__(self, file: StoreFile) -> None:
+        self.wishes: Wishes = Wishes()
         self._name = str(file.path)
         self._logged = False
 
-    def __call__(self, events: list[tuple[RunRows, Event]]) -> Prepared:
-        """Return what is written for events."""
+    def __call__(self, queued: list[RunRows]) -> Prepared:
+        """Return what is written for the events of runs."""
         batch: Batch = {table: [] for table in COLUMNS}
-        last: dict[RunRows, Event] = {}
-        for run, event in events:
-            last[run] = event
-            if not run.id and type(event) is not RunEnded:
-                run.missing += 1
-                continue
-            try:
-                run.handle(batch, event)
-            except Exception as error:  # of a user's own value, for example
-                self.left_out(run, 1, error)
-        for run, event in last.items():
-            run.end_group(batch, event)
-        runs, late = list(last), [run for run in last if not run.id]
-        write = partial(in_transaction, write=partial(self._write, runs, late, batch))
-        return Prepared(write, partial(self._written, late, events))
+        taken = {run: events for run in dict.fromkeys(queued) if (events := run.take_events())}
+        for run, events in taken.items():
+            for event in events:
+                if not run.id and type(event) is not RunEnded:
+                    run.missing += 1
+                    continue
+                try:
+                    run.handle(batch, event)
+                except Exception as error:  # of a user's own value, for example
+                    self.left_out(run, 1, error)
+            run.end_group(batch, events[-1])
+            if run.ended:
+                self.wishes.end(run)
+        late = [run for run in taken if not run.id]
+        write = partial(in_transaction, write=partial(self._write, list(taken), late, batch))
+        number = {run: len(events) for run, events in taken.items()}
+        return Prepared(write if taken else None, partial(self._written, late, number))
 
     def _write(
         self,
@@ -278,6 +305,7 @@ class RecordFormat:
                 insert(run, connection)
             elif run.ended:
                 connection.execute(PUT_RUN, [run.id, *run.row])
+                refuse_rest(run.id, connection)
             else:
                 connection.execute(PROGRESS, (run.latest, run.missing, run.id))
         for table, rows in batch.items():
@@ -297,13 +325,14 @@ class RecordFormat:
                 log.warning("a row of table %s cannot be recorded", table, exc_info=True)
 
     def _written(
-        self, late: Sequence[RunRows], events: Sequence[tuple[RunRows, Event]], error: Exception | None
+        self, late: Sequence[RunRows], events: Mapping[RunRows, int], error: Exception | None
     ) -> None:
         if error is not None:
             for run in late:
                 run.id = 0
-            for run, number in Counter(run for run, _ in events if run not in late).items():
-                self.left_out(run, number, error)
+            for run, number in events.items():
+                if run not in late:
+                    self.left_out(run, number, error)
 
     def left_out(self, run: RunRows, events: int, error: Exception) -> None:
         """Count events of a run that could not be written, and log the first error."""

@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -21,7 +22,6 @@ from .. import _fork
 from .._config.stopping import Price, find_price
 from .._llm_response import LLMResponse, valid_reply
 from .._text import error_text
-from .._values import composed
 from ..errors import RateLimited
 from ..events import (
     CacheHit,
@@ -32,12 +32,16 @@ from ..events import (
     ItemStarted,
     LateReply,
     LimitChanged,
+    RetryScheduled,
     RunEnded,
     RunStarted,
 )
-from ..models import Hit, ItemId, LLMRequest
+from ..models import ItemId, LLMRequest
 from ..outcomes import RunStats, Success
+from ._shown import hit_ids, shown_texts
+from ._standings import Standings
 from ._values import id_texts, iso, sql_integer, sql_name, sql_text, to_json
+from ._wishes import RunControl
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -85,6 +89,7 @@ class RunRows:
         event: Its start.
         began: When that was, as a Unix time.
         texts: Whether texts are recorded.
+        control: The limits of its runner; None for a simulation.
 
     Attributes:
         id: Its id in the file; 0 until it has one there.
@@ -92,15 +97,27 @@ class RunRows:
         missing: Number of its events that could not be written.
         latest: Seconds from its start to its latest event.
         ended: Whether its end has been handled.
+        events: Its events that have not become rows.
+        queued: Whether it is queued for the writing thread, which takes them.
         forks: Number of forks before it began: a forked child has a copy of it that is not its own.
     """
 
-    def __init__(self, facts: RunnerFacts, event: RunStarted, began: float, texts: bool = False) -> None:
+    def __init__(
+        self,
+        facts: RunnerFacts,
+        event: RunStarted,
+        began: float,
+        texts: bool = False,
+        control: RunControl | None = None,
+    ) -> None:
+        self.control: RunControl | None = control
         self.id: int = 0
         self.base: int = 0
         self.missing = 0
         self.latest = 0.0
         self.ended = False
+        self.events: deque[Event] = deque()
+        self.queued = False
         self.forks: int = _fork.count
         self._facts = facts
         self._texts = texts
@@ -124,6 +141,7 @@ class RunRows:
             int, tuple[float, Row]
         ] = {}  # that will be made again, or whose reply may be late
         self._new: dict[int, tuple[str, Row]] = {}  # open rows that are not written yet, by `id`
+        self._standings = Standings(control)
         self._handlers: dict[type, Callable[[Batch, Any], None]] = {
             ItemStarted: self._item_started,
             CallStarted: self._call_started,
@@ -131,13 +149,19 @@ class RunRows:
             LateReply: self._late_reply,
             CacheHit: self._cache_hit,
             LimitChanged: self._limit_changed,
+            RetryScheduled: self._retry_scheduled,
             ItemEnded: self._item_ended,
             RunEnded: self._run_ended,
         }
 
+    def take_events(self) -> list[Event]:
+        """Return the events so far, and forget them. Called by the writing thread while others append."""
+        self.queued = False  # first: an event that is appended from now on queues the run again
+        take = self.events.popleft
+        return [take() for _ in range(len(self.events))]
+
     def handle(self, batch: Batch, event: Event) -> None:
         """Add the rows that an event makes."""
-        # Others add nothing: the wait before a retry lies between the end of one attempt and the start of the next.
         handler = self._handlers.get(type(event))
         if handler is not None:
             handler(batch, event)
@@ -148,6 +172,12 @@ class RunRows:
         for table, row in self._new.values():
             batch[table].append(row)
         self._new.clear()
+        if self.id:
+            batch["limiters"] += self.standings(event.time)
+
+    def standings(self, now: float) -> list[Row]:
+        """Return the rows of its limiters as they stand at a time, if that has changed."""
+        return self._standings.rows(self.id, self.base, now, max(0.0, now - self._zero))
 
     @property
     def row(self) -> Row:
@@ -205,6 +235,7 @@ class RunRows:
         if outcome.item_id is not None and (outcome.ok or outcome.stage != "input"):
             row = self._items.pop(outcome.item_id, None)
             self._found.pop(outcome.item_id, None)
+            self._standings.item_ended(outcome.item_id)
         if row is None:  # it could not be read, or its start is not recorded
             place = outcome.index
             row = [self.base + place + 1, self.id, place, *id_texts(outcome.item_id), None, *_ITEM_OPEN]
@@ -235,7 +266,10 @@ class RunRows:
     def _call_started(self, batch: Batch, event: CallStarted) -> None:
         started = event.time - self._zero
         queued = started - event.queue_seconds
-        before = self._ended_calls.pop(event.call, None) if event.attempt > 1 else None
+        before = None
+        if event.attempt > 1:
+            before = self._ended_calls.pop(event.call, None)
+            self._standings.retried(event.call)
         item = self._items.get(event.item_id)
         row = [
             self.base + self._next_call(),
@@ -292,7 +326,7 @@ class RunRows:
             self._add_reply(batch, row, reply)
         self._finish_call(batch, row)
         if event.hits:
-            self._found.setdefault(event.item_id, {}).update(_hits(event.hits))
+            self._found.setdefault(event.item_id, {}).update(hit_ids(event.hits))
 
     def _finish_call(self, batch: Batch, row: Row) -> None:
         self._new.pop(id(row), None)
@@ -372,6 +406,10 @@ class RunRows:
         number = self.base + self._next_limit()
         batch["limits"].append([number, self.id, event.limiter, seconds, event.limit, event.reason])
 
+    def _retry_scheduled(self, batch: Batch, event: RetryScheduled) -> None:
+        # No row: the wait before a retry lies between the end of one attempt and the start of the next.
+        self._standings.retry_scheduled(event)
+
     # Texts
 
     def _add_prompt(self, batch: Batch, event: CallStarted | CacheHit, request: Any) -> None:
@@ -413,33 +451,3 @@ class RunRows:
             batch["calls"].append(row)
         self._calls.clear()
         self._new.clear()
-
-
-def _hits(answer: Any) -> Iterator[tuple[str, ItemId]]:
-    """Yield the texts and the ids of a search's hits, or of the hits of several searches."""
-    for hit in answer:
-        if isinstance(hit, Hit):
-            yield composed(hit.content), hit.review_id
-        elif isinstance(hit, Sequence) and not isinstance(hit, str):
-            yield from ((composed(one.content), one.review_id) for one in hit if isinstance(one, Hit))
-
-
-def shown_texts(inputs: Mapping[str, Any]) -> Iterator[tuple[str, int, object, str]]:
-    """
-    Yield the texts that a request shows to the model: part, position, id in the prompt, and content of each.
-
-    They stand in `LLMRequest.inputs`: reviews in a list, or in a list for each aspect, and the chunk of a document.
-    """
-    given = inputs.get("reviews")
-    parts = given.items() if isinstance(given, Mapping) else [("", given)]
-    for part, reviews in parts:
-        if not isinstance(reviews, Sequence) or isinstance(reviews, str | bytes):
-            continue
-        for place, review in enumerate(reviews):
-            if isinstance(review, Mapping) and isinstance(review.get("content"), str):
-                kind = review.get("kind")
-                name = part or (kind if isinstance(kind, str) else "")
-                yield str(name), place, review.get("id"), review["content"]
-    chunk = inputs.get("chunk")
-    if isinstance(chunk, str):
-        yield "chunk", 0, None, chunk

@@ -97,6 +97,27 @@ TABLES = {
   calls_in_flight INTEGER NOT NULL,
   reason TEXT NOT NULL
 )""",
+    "limiters": """CREATE TABLE limiters (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (id),
+  limiter TEXT NOT NULL,
+  seconds REAL NOT NULL,
+  most INTEGER,
+  in_use INTEGER,
+  waiting INTEGER NOT NULL,
+  retrying INTEGER NOT NULL,
+  peak INTEGER
+)""",
+    "wishes": """CREATE TABLE wishes (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (id),
+  name TEXT NOT NULL,
+  value TEXT NOT NULL,
+  made TEXT NOT NULL,
+  answered TEXT,
+  done INTEGER,
+  answer TEXT
+)""",
     "prompts": """CREATE TABLE prompts (
   id INTEGER PRIMARY KEY,
   run INTEGER NOT NULL REFERENCES runs (id),
@@ -129,8 +150,13 @@ TABLES = {
 }
 """The SQL of each table, as SQLite keeps it in the file."""
 
-INDEXES = {"reviews_by_prompt": "CREATE INDEX reviews_by_prompt ON reviews (prompt)"}
-"""The SQL of each index; only texts are looked for by one."""
+INDEXES = {
+    "reviews_by_prompt": "CREATE INDEX reviews_by_prompt ON reviews (prompt)",
+    "open_wishes": "CREATE INDEX open_wishes ON wishes (id) WHERE answered IS NULL",
+}
+"""The SQL of each index: for texts, and for the few wishes that are not answered yet."""
+LATER = {"limiters", "wishes", "open_wishes"}
+"""What the first records do not have. They can be read all the same; writing into one adds it."""
 
 
 def _at(column: str) -> str:

@@ -84,7 +84,6 @@ class BorrowedState(ConcurrencyState):
         "due",
         "epoch",
         "error",
-        "history",
         "learns",
         "lent",
         "refused",
@@ -114,9 +113,7 @@ class BorrowedState(ConcurrencyState):
         self.refused = ""
         self.clock = clock
         self.learns = not isinstance(terms.limit, int)
-        self.history: deque[LimitHistoryEntry] = deque(
-            [LimitHistoryEntry(run_clock(), 0, "share")], HISTORY_LIMIT
-        )
+        self.history = deque([LimitHistoryEntry(run_clock(), 0, "share")], HISTORY_LIMIT)
         self._terms = terms
         self._member = member
         self._label = label
@@ -145,7 +142,7 @@ class BorrowedState(ConcurrencyState):
             self.ask_soon()
         return admitted
 
-    def resize(self, limit: int) -> list[Ticket]:
+    def resize(self, limit: int, now: float = 0.0) -> list[Ticket]:
         """Set the whole limit, for all members, with the next message."""
         self._to_set = limit
         self.ask_soon()

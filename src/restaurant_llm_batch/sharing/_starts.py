@@ -13,8 +13,9 @@ from math import ceil, inf
 from typing import Any, cast
 
 from .._limits.concurrency import Ticket
-from .._limits.pacing import MINUTE, GCRABucket, RatePacer, spread
+from .._limits.pacing import MINUTE, GCRABucket, RateName, RatePacer, spread
 from .._limits.rate import RateLimiter, RateQueue
+from ..errors import ConfigurationError
 from ._messages import STARTS_SECONDS, StartsAsk, Terms
 
 MOST_WANTED = 200
@@ -131,6 +132,10 @@ class LentPacer(RatePacer):
 
     def __init__(self, terms: Terms) -> None:
         super().__init__(None, None, 0.0)
+        self.configured = {
+            "requests_per_minute": terms.requests_per_minute,
+            "tokens_per_minute": terms.tokens_per_minute,
+        }
         self.counts_tokens = self._limits_tokens = terms.tokens_per_minute is not None
         self.ask_at = 0.0
         self._lent = 0
@@ -210,6 +215,18 @@ class SharedRateLimiter(RateLimiter):
 
     def _initial_state(self, parents: RateQueue | None) -> RateQueue:
         return RateQueue(LentPacer(self._terms), 0.0)
+
+    def set_limit(self, name: RateName, limit: int) -> None:
+        """
+        Refuse to set a limit.
+
+        Raises:
+            ConfigurationError: Always.
+        """
+        raise ConfigurationError(
+            f"{name} cannot be changed: all members of a SharedLimiter declare it; "
+            "end the processes that share it, and start them with another number"
+        )
 
     def prepare(self) -> StartsAsk:
         """Return what to say to the broker."""

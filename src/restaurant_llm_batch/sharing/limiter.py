@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, cast
 
 from .. import _fork
-from .._limits.aimd import AdaptiveLimit, LimitHistoryEntry
+from .._limits.aimd import AdaptiveLimit
 from .._limits.concurrency import ConcurrencyLimiter, ConcurrencyState
 from .._text import message_text
 from .._validation import check_whole
@@ -151,16 +151,9 @@ class SharedLimiter(ConcurrencyLimiter):
             return state.describe(self._clock())
 
     @property
-    def latest_change(self) -> LimitHistoryEntry | None:
-        """The latest change of the share."""
-        return self._borrowed()[1].history[-1]
-
-    @property
-    def limit_history(self) -> tuple[LimitHistoryEntry, ...]:
-        """The changes of the share, oldest first."""
-        lock, state = self._borrowed()
-        with lock:
-            return tuple(state.history)
+    def is_adaptive(self) -> bool:
+        """Whether the limit of all members is learned."""
+        return isinstance(self._terms.limit, AdaptiveLimit)
 
     def open(self) -> None:
         """
@@ -270,7 +263,10 @@ class SharedLimiter(ConcurrencyLimiter):
                 self.rate.unanswered(ask.starts)
             with lock:
                 admitted = state.unanswered(ask, message_text(str(error)), self._clock())
+                stopped = state.history[-1].reason == "no_broker" and not self._lost
             self._notify_admitted(admitted, lock, state)
+            if stopped:
+                self._notify_set()  # not only when the next call ends: there may be none
             raise
         with lock:
             admitted = state.answered(ask, answer, self._clock())
@@ -310,6 +306,7 @@ class SharedLimiter(ConcurrencyLimiter):
         elif self._lost and not answer.refused:
             self._lost = False
             log.warning("the broker %s of the shared limit %r answers again", self._broker.place, self._name)
+            self._notify_set()
 
     def __reduce__(self) -> tuple[Any, ...]:
         terms = self._terms

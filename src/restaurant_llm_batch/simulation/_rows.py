@@ -26,8 +26,8 @@ def read_rows(
         if item.bad is None:
             good.add(item)
         else:
-            problem = str(item.bad.error).removeprefix(f"item {item.index}: ")
-            bad.append(BadRow(item.index, item.bad.item_id, problem.replace(", which is still open", "")))
+            problem = str(item.bad).removeprefix(f"item {item.index}: ")
+            bad.append(BadRow(item.index, item.item_id, problem.replace(", which is still open", "")))
         if not is_collection:
             reader.item_finished(item)
     # A run reads a collection in the order of its priorities.

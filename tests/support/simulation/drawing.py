@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from random import Random
 from typing import Any
 
@@ -15,6 +16,7 @@ _FAULTS: tuple[SimulatedFault, ...] = (
     *("rate_limited", "overloaded", "server_error", "reset", "no_response", "bad_request"),
     *("content_filter", "truncated", "malformed", "empty"),
 )
+_RATES = ("requests_per_minute", "tokens_per_minute")
 _TASKS = ("aspects", "aspects split", "sentiment", "strengths")
 
 
@@ -44,7 +46,7 @@ def plan(seed: int) -> Plan:
         time_limits=TimeLimits(stall_warning_after=None) if calm else _draw_time_limits(random),
         stop=StopConditions() if calm else _draw_stop(random),
         commit_seconds=random.choice((None, None, 0.0, 0.01, 0.5)),
-        happenings=() if calm else _draw_happenings(random),
+        happenings=() if calm else (*_draw_happenings(random), *_draw_settings(Random(f"limits {seed}"))),
         joiner=_draw_joiner(random, way) if not is_task and random.random() < 0.2 else None,
         counter="service" if random.random() < 0.1 else "plain",
     )
@@ -195,6 +197,18 @@ def _draw_happenings(random: Random) -> tuple[Happening, ...]:
             Happening("resize", moment(), random.randint(1, 8)) for _ in range(random.randint(1, 2))
         )
     return tuple(happenings)
+
+
+def _draw_settings(random: Random) -> Iterator[Happening]:
+    """Draw limits that a user sets: of any kind, up and down, at any moment."""
+    if random.random() < 0.2:
+        for _ in range(random.randint(1, 5)):
+            limit = random.choice(
+                ("llm", "llm", "batches", "search", "llm_total", "tokens_in_flight", *_RATES, *_RATES)
+            )
+            most = {"tokens_in_flight": 1000, "requests_per_minute": 300, "tokens_per_minute": 20_000}
+            number = random.choice((random.randint(1, 8), random.randint(1, 3))) * most.get(limit, 8) // 8
+            yield Happening("resize", round(random.uniform(0, 8), 2), max(1, number), limit)
 
 
 def _draw_joiner(random: Random, way: Way) -> Joiner:

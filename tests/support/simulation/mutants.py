@@ -21,6 +21,7 @@ from restaurant_llm_batch._engine.run import RunState
 from restaurant_llm_batch._engine.scheduler import Scheduler
 from restaurant_llm_batch._engine.stats import RunCounters
 from restaurant_llm_batch._limits.concurrency import ConcurrencyState, PriorityWaitQueue
+from restaurant_llm_batch._limits.rate import RateLimiter
 from restaurant_llm_batch._store.inflight import InFlightCall, InFlightCalls
 
 
@@ -63,6 +64,22 @@ def planted(mutant: Mutant) -> Iterator[None]:
 MUTANTS = (
     Mutant("drop a release", Admission, "release", "zip(self._limiters,", "zip(self._limiters[:-1],"),
     Mutant("forget a waiter", PriorityWaitQueue, "release", "return self._admit()", "return []"),
+    Mutant(
+        "wake no call when a limit is raised", ConcurrencyState, "resize", "return self._admit()", "return []"
+    ),
+    Mutant(
+        "set no timer when a rate is raised",
+        *(RateLimiter, "_update"),
+        "if waiting:\n        self._notify_watchers()",
+        "",
+    ),
+    Mutant(
+        "a limit that is lowered holds later",
+        ConcurrencyState,
+        "resize",
+        "self.limit = limit",
+        "self.limit = max(limit, self.limit)",
+    ),
     Mutant("swap priorities", PriorityWaitQueue, "_wait", "(ticket.priority,", "(-ticket.priority,"),
     Mutant(
         "ignore the order of arrival", PriorityWaitQueue, "_wait", "ticket.sequence, ", "-ticket.sequence, "
@@ -99,7 +116,12 @@ MUTANTS = (
     ),
     Mutant("forget the followers of a call", InFlightCall, "_resolve", "in followers:", "in followers[1:]:"),
     Mutant("forget a promoted follower", InFlightCall, "_promote_next", "first.notify()", "pass"),
-    Mutant("ask an equal question twice", InFlightCalls, "join", "entry is not None", "False"),
+    Mutant(
+        "ask an equal question twice",
+        *(InFlightCalls, "join"),
+        "self._open.setdefault(entry.key, entry)",
+        "self._open.update({entry.key: entry}) or entry",
+    ),
     Mutant(
         "lose a write to the store", cached_calls, "_keep", "store.put(key, reply, on_done)", "on_done(None)"
     ),

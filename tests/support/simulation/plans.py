@@ -40,14 +40,16 @@ class Happening(NamedTuple):
 
     Attributes:
         what: "stop", "cancel", "kill" (the process dies, and a new one goes on from the store), "disk full", "resize"
-            (of the limit on LLM calls), each at a virtual moment; "interrupt", a Ctrl-C while an event is observed.
+            (a user sets a limit), each at a virtual moment; "interrupt", a Ctrl-C while an event is observed.
         at: The moment in virtual seconds; of an interrupt, the number of the event.
         number: The new limit of a resize.
+        limit: Which limit it is; if the runner has none of this name, nothing happens.
     """
 
     what: Literal["stop", "cancel", "kill", "disk full", "resize", "interrupt"]
     at: float
     number: int = 0
+    limit: str = "llm"
 
 
 class Joiner(NamedTuple):

@@ -47,7 +47,7 @@ class Queues:
         limiters = record.limiters
         for limiter in (*limiters.search, *limiters.llm, *limiters.batches):
             self._counting[limiter] = state = limiter._state_for_process()[1]
-            self._service.highest[limiter] = max(self._service.highest[limiter], state.limit)
+            self._service.note_limit(limiter, state.limit)
         self._rates[limiters.rate] = limiters.rate._state_for_process()[1]
 
     def check(self, records: Iterable[RunRecord], now: float) -> None:
@@ -81,12 +81,10 @@ class Queues:
         self._seen = seen
 
     def _check_slots(self, held: Mapping[ConcurrencyLimiter, int], waiting: Mapping[Limiter, int]) -> None:
-        highest = self._service.highest
         for limiter, state in self._counting.items():
             if state.in_flight != held[limiter]:
                 keep("a slot is taken by a call, and free without one", False, limiter, held[limiter])
-            if state.limit > highest[limiter]:
-                highest[limiter] = state.limit
+            self._service.note_limit(limiter, state.limit)
             if not state.waiting and not waiting[limiter]:
                 continue
             if state.waiting != waiting[limiter]:

@@ -164,7 +164,8 @@ class RunRecord:
             return
         late = event.time - started - limits.item
         # What returns too late fails in a sequential run, whose flow may catch that.
-        catches = any(mark in str(outcome) for mark in ("'error'", "DeadlineExceeded"))
+        told = str(outcome.value if isinstance(outcome, Success) else outcome)
+        catches = any(mark in told for mark in ("'error'", "DeadlineExceeded"))
         if not self._is_sequential or (isinstance(outcome, Success) and not catches):
             keep("the time limit of an item", late <= self.slack, late, outcome)
 

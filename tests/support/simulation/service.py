@@ -7,10 +7,11 @@ after a stop, after a deadline or beyond a budget; attempts within the retry pol
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from math import inf
 from typing import Any
 
 from restaurant_llm_batch._engine.call import ABANDONED, Call
@@ -71,14 +72,17 @@ class Service:
         at_server: Slots, or tokens, of each limiter that the calls take which the server works on.
         working: The calls that the server works on.
         begun: The calls that began in the event that is going on.
-        highest: The highest limit of each limiter that there was.
+        trails: The limits of each limiter that there were: since when, and the limit.
     """
 
     def __init__(self, now: Callable[[], float], disk: Disk | None) -> None:
         self.at_server: Counter[ConcurrencyLimiter] = Counter()
         self.working: dict[Call, Served] = {}
         self.begun: list[Call] = []
-        self.highest: Counter[ConcurrencyLimiter] = Counter()
+        self.trails: defaultdict[ConcurrencyLimiter, list[tuple[float, int]]] = defaultdict(list)
+        self._rates: dict[
+            LimiterSet, dict[str, list[tuple[float, int]]]
+        ] = {}  # likewise, of limits per minute
         self._disk = disk
         self._now = now
         self._chains: dict[tuple[RunRecord, int, Question], Chain] = {}
@@ -89,6 +93,26 @@ class Service:
     def chain_of(self, error: BaseException) -> Chain | None:
         """Return the attempts of the call that failed with an error; None if the server did not answer with it."""
         return self._chains_by_error.get(id(error))
+
+    def note_limit(self, limiter: ConcurrencyLimiter, limit: int) -> None:
+        """Record the limit that there is now."""
+        trail = self.trails[limiter]
+        if not trail or trail[-1][1] != limit:
+            trail.append((self._now(), limit))
+
+    def limit_set(self, record: RunRecord, name: str, limit: int) -> None:
+        """Record that a limit per minute was set; those on calls in flight are noted after each event."""
+        if name in _RATES:
+            self._rates_of(record)[name].append((self._now(), limit))
+
+    def _rates_of(self, record: RunRecord) -> dict[str, list[tuple[float, int]]]:
+        rates = self._rates.get(record.limiters)
+        if rates is None:
+            configured = {name: getattr(record.limits, name) for name in _RATES}
+            rates = self._rates[record.limiters] = {
+                name: [] if limit is None else [(-inf, limit)] for name, limit in configured.items()
+            }
+        return rates
 
     def watch(self, record: RunRecord) -> None:
         """Watch the calls of a run from now on."""
@@ -152,9 +176,12 @@ class Service:
                 keep("at most the limit in flight", alone or taken <= most, limiter, taken, call.spec.label)
 
     def _limit_at_admission(self, call: Call, limiter: ConcurrencyLimiter) -> int:
-        """Return the limit; the highest that there was, if another limiter kept the call between then and now."""
-        starts_when_admitted = len(call.admission._limiters) == 1 and call.admission.rate_ticket is None
-        return limiter.limit if starts_when_admitted else max(limiter.limit, self.highest[limiter])
+        """Return the limit; the highest since it was queued, if another limiter kept it between then and now."""
+        if len(call.admission._limiters) == 1 and call.admission.rate_ticket is None:
+            return limiter.limit  # it starts when it is admitted
+        trail = self.trails[limiter]
+        at_first = max((since for since, _ in trail if since < call.admission.queued_at), default=-inf)
+        return max(limiter.limit, *(limit for since, limit in trail if since >= at_first))
 
     def leave(self, served: Served) -> None:
         """Record that the server does not work on a call any more."""
@@ -223,11 +250,10 @@ class Service:
                 keep("equal questions in flight are asked once", False, served.question)
 
     def _check_rates(self, record: RunRecord, call: Call) -> None:
-        limits = record.limits
-        requests, tokens = limits.requests_per_minute, limits.tokens_per_minute
-        if requests is None and tokens is None:
-            return
         now = self._now()
+        rates = self._rates_of(record)
+        if not any(rates.values()):
+            return
         minute = self._minutes.setdefault(record.limiters, Minute())
         minute.starts.append((now, call.admission.tokens))
         minute.largest = max(minute.largest, call.admission.tokens)
@@ -235,14 +261,29 @@ class Service:
             minute.starts.popleft()
         while minute.refunds and minute.refunds[0][0] <= now - 60 + EPSILON:
             minute.refunds.popleft()
-        if requests is not None:
-            keep("calls per minute", len(minute.starts) <= requests, len(minute.starts), requests)
-        if tokens is not None:
+        # What `RatePacer` promises: within the highest limit of the minute, and one second's worth for each new limit.
+        if since := rates["requests_per_minute"]:
+            most, changes = _in_minute(since, now)
+            starts = sum(start >= since[0][0] for start, _ in minute.starts)
+            keep("calls per minute", starts <= most + changes * max(1, most // 60), starts, most, changes)
+        if since := rates["tokens_per_minute"]:
+            most, changes = _in_minute(since, now)
             refunds = sum(refund for _, refund in minute.refunds) + minute.largest_refund
-            # What `RatePacer` promises: beyond the limit by the largest call, and by refunds.
-            most = tokens + max(0, minute.largest - tokens // 60) + refunds + 1
-            reserved = sum(reserved for _, reserved in minute.starts)
-            keep("tokens per minute", reserved <= most, reserved, most)
+            # Beyond that by the largest call, which a lower limit does not wait for again, and by refunds.
+            above = max(0, minute.largest - most // 60) + 1
+            reserved = sum(reserved for start, reserved in minute.starts if start >= since[0][0])
+            allowed = most + refunds + above + changes * (max(1, most // 60) + above)
+            keep("tokens per minute", reserved <= allowed, reserved, most, changes)
+
+
+_RATES = ("requests_per_minute", "tokens_per_minute")
+
+
+def _in_minute(since: list[tuple[float, int]], now: float) -> tuple[int, int]:
+    """Return the highest limit of the minute until now, and how many of its limits were set within it."""
+    first = max((moment for moment, _ in since if moment <= now - 60), default=-inf)
+    within = [limit for moment, limit in since if moment > now - 60 and moment > -inf]
+    return max(limit for moment, limit in since if moment >= first), len(within)
 
 
 def weights_of(call: Call) -> list[tuple[ConcurrencyLimiter, int]]:

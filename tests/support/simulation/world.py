@@ -218,7 +218,11 @@ class World:
             case "disk full" if self._disk is not None:
                 self._disk.is_full = True
             case "resize":
-                run.limiters.llm[0].limit = happening.number
+                limit: Any = run.limiters.limits().get(happening.limit)
+                if limit is not None:
+                    limit.limit = happening.number
+                    keep("a limit that is set holds at once", limit.limit == happening.number, happening)
+                    self._service.limit_set(record, happening.limit, happening.number)
             case "stop" if not _is_over(record):
                 run.stop("enough")
                 if isinstance(driver, VirtualDriver):

@@ -73,6 +73,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         done="compared",
         count_failed_parts=_failed_parts,
         failed_part_phrases=("review or aspect failed", "reviews or aspects failed"),
+        parts=("aspects",),
         offline="the labels are those of a lexicon",
     )
     return run_command("compare", _HELP, options, CompareOptions, view, llms)

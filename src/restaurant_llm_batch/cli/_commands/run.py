@@ -141,6 +141,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         done="done",
         count_failed_parts=lambda _: 0,
         failed_part_phrases=("part failed", "parts failed"),
+        parts=("aspects", "labels", "words"),
         offline="the answers are those of the built-in offline model, which knows the built-in tasks only",
         what="item",
         with_ids=True,

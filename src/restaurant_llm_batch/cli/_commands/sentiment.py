@@ -80,6 +80,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         done="judged",
         count_failed_parts=lambda result: result.failed_count,
         failed_part_phrases=("review got no label", "reviews got no label"),
+        parts=("labels",),
         offline="the labels are those of a small linear model, over runs of letters",
     )
     return run_command("sentiment", _HELP, options, SentimentOptions, view, llms)

@@ -7,11 +7,9 @@ import json
 import logging
 import re
 import shlex
-import signal
 import socket
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -33,6 +31,8 @@ from .. import _reading as reading
 from .. import _report as report
 from .. import _settings as settings
 from .._backends import MakeLLM
+from .._listening import bind
+from .._signals import terminated_like_interrupted
 from .._sources import ReviewSource, open_source
 
 if TYPE_CHECKING:
@@ -141,7 +141,10 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
         connections=_possible(options.settings.batch_serve_connections),
         drain_seconds=options.settings.batch_serve_drain_seconds,
     )
-    with _sigterm_as_sigint(), _bind(options.host, options.settings.batch_serve_port) as listener:
+    with (
+        terminated_like_interrupted(),
+        bind(options.host, options.settings.batch_serve_port, "--host and --port") as listener,
+    ):
         source = options.open_source()
         with source.search:
             runner = options.runner(llm, source)
@@ -170,19 +173,6 @@ def _check_search(source: ReviewSource) -> None:
         log.warning("the first search failed, as requests may until its cause is gone: %s", error_text(error))
 
 
-@contextmanager
-def _sigterm_as_sigint() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` for SIGTERM too, so that what is open is closed."""
-    if threading.current_thread() is not threading.main_thread():  # only that one can install handlers
-        yield
-        return
-    previous = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def _possible(connections: int) -> int:
     """Return the number of connections, or fewer if this process may not open as many file descriptors."""
     try:
@@ -193,30 +183,6 @@ def _possible(connections: int) -> int:
     if limit == resource.RLIM_INFINITY:
         return connections
     return max(1, min(connections, max(limit - _SPARE_DESCRIPTORS, limit // 4)))
-
-
-def _bind(host: str, port: int) -> socket.socket:
-    """
-    Bind the port, before anything slow: a port in use is reported at once, and not after indexing the reviews.
-
-    Clients cannot connect until the server listens.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        listener = socket.socket(family, kind, protocol)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            listener.bind(address)
-        except OSError:
-            listener.close()
-            raise
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot serve at {host} port {port}: {error.strerror}; change them with --host and --port"
-        ) from error
-    return listener
 
 
 def _address(host: str, listener: socket.socket) -> str:

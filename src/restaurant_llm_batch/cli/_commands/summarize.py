@@ -68,6 +68,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         done="summarised",
         count_failed_parts=_failed_summaries,
         failed_part_phrases=("summary failed", "summaries failed"),
+        parts=("aspects",),
         offline="the summaries are sentences picked from the reviews",
     )
     return run_command("summarize", _HELP, options, SummarizeOptions, view, llms)

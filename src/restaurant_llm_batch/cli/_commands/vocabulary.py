@@ -92,6 +92,7 @@ def command(llms: Mapping[str, MakeLLM]) -> click.Command:
         done="read",
         count_failed_parts=lambda vocabulary: len(vocabulary.failed_chunks),
         failed_part_phrases=("part of a document failed", "parts of documents failed"),
+        parts=("words",),
         offline="words are chosen by frequency, and meanings are hints",
         what="document",
     )

@@ -1,0 +1,1 @@
+"""Tables out: the outcomes of a run as rows, data frames, files and HTML."""

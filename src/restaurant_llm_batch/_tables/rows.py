@@ -1,0 +1,230 @@
+"""
+Rows of tables: outcomes as flat dicts, a row for each result, aspect, label, word or failure.
+
+A cell holds None, true or false, a number, a text, or a list of these; in the result of a user's own task it may hold
+what JSON can. A nested field has a dotted name: no field of a result has a dot, and an aspect may have any name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import fields
+from typing import Any, TypeAlias
+
+from ..errors import ConfigurationError
+from ..results import (
+    AspectComparison,
+    RestaurantSentiment,
+    RestaurantStrength,
+    RestaurantSummary,
+    ReviewSummary,
+    Vocabulary,
+)
+from .levels import Level, check_level
+from .plain import plain, plain_error
+
+Row: TypeAlias = dict[str, Any]
+Names: TypeAlias = Mapping[Any, str] | None
+
+
+def rows_of(outcomes: Iterable[Any], level: object, names: Names = None) -> Iterator[Row]:
+    """
+    Return the rows of a level.
+
+    Raises:
+        ConfigurationError: The level is unknown, is "calls", or the results have none of it.
+    """
+    known = check_level(level)
+    if known == "failures":
+        return (failure_row(one, names) for one in outcomes if not one.ok)
+    return (row for one in outcomes if one.ok for row in success_rows(one, known, names))
+
+
+def success_rows(success: Any, level: Level, names: Names = None) -> list[Row]:
+    """
+    Return the rows of a success.
+
+    Raises:
+        ConfigurationError: The result has nothing of the level.
+    """
+    value, item_id = success.value, success.item_id
+    if level == "results":
+        made = _RESULTS.get(_kind(value))
+        own = _own_row(success) if made is None else made(value)
+        return [_named(own, item_id, names) | _spent(success)]
+    make = _PARTS[level].get(_kind(value))
+    if make is None:
+        found = [one for one, kinds in _PARTS.items() if _kind(value) in kinds]
+        raise ConfigurationError(
+            f"a result of the type {type(value).__name__} has no {level}; for example "
+            f"level={next(iter(found), 'results')!r}"
+        )
+    first = "document_id" if isinstance(value, Vocabulary) else "restaurant_id"
+    return [_named({first: item_id, **part}, item_id, names) for part in make(value)]
+
+
+def failure_row(failure: Any, names: Names = None) -> Row:
+    """Return the row of a failure."""
+    error = plain_error(failure.error)
+    row = {
+        "item_id": failure.item_id,
+        "index": failure.index,
+        "stage": failure.stage,
+        "error": error["type"],
+        "message": error["message"],
+        "attempts": failure.attempts,
+    }
+    return _named(row, failure.item_id, names) | _spent(failure)
+
+
+def _kind(value: object) -> type:
+    return next((kind for kind in _RESULTS if isinstance(value, kind)), object)
+
+
+def _named(row: Row, item_id: object, names: Names) -> Row:
+    """Add the name of an item, after its id."""
+    if names is None:
+        return row
+    name = names.get(item_id)
+    if name is None:
+        name = names.get(str(item_id))
+    first, *others = row.items()
+    rest = {("value.name" if key == "name" else key): cell for key, cell in others}
+    return {first[0]: first[1], "name": name, **rest}
+
+
+def _spent(outcome: Any) -> Row:
+    return {f"spent.{name}": cell for name, cell in outcome.spent._asdict().items()}
+
+
+def _scalars(value: Any, *left_out: str) -> Row:
+    """Return the fields of a result that are no collections, except some."""
+    found = ((field.name, getattr(value, field.name)) for field in fields(value))
+    return {
+        name: cell for name, cell in found if name not in left_out and not isinstance(cell, (tuple, Mapping))
+    }
+
+
+def _summary(value: RestaurantSummary) -> Row:
+    row = _scalars(value)
+    for name, aspect in value.categories.items():
+        row[f"{name}.status"] = aspect.status
+        row[f"{name}.summary"] = aspect.summary
+        row[f"{name}.bullets"] = list(aspect.bullets)
+        row[f"{name}.evidence"] = [review.review_id for review in aspect.evidence]
+    return row
+
+
+def _comparison(value: AspectComparison) -> Row:
+    row = _scalars(value) | {"display": list(value.display)}
+    for name, lift in value.aspects.items():
+        row |= {f"{name}.{column}": cell for column, cell in _scalars(lift).items()}
+    return row
+
+
+def _vocabulary(value: Vocabulary) -> Row:
+    row = _scalars(value)
+    return row | {
+        "word_count": len(value.words),
+        "phrase_count": len(value.phrases),
+        "failed_chunk_count": len(value.failed_chunks),
+    }
+
+
+_RESULTS: dict[type, Callable[[Any], Row]] = {
+    RestaurantSummary: _summary,
+    RestaurantSentiment: _scalars,
+    ReviewSummary: _scalars,
+    RestaurantStrength: _scalars,
+    AspectComparison: _comparison,
+    Vocabulary: _vocabulary,
+}
+
+
+def _own_row(success: Any) -> Row:
+    """Return the row of a result of a user's own task: its fields, or the column ``value``."""
+    value = plain(success.value)
+    row: Row = {"item_id": success.item_id}
+    if not isinstance(value, dict):
+        return row | {"value": value}
+    for name, cell in _flat(value, "").items():
+        row[name if name not in row and not name.startswith("spent.") else f"value.{name}"] = cell
+    return row
+
+
+def _flat(value: Mapping[str, Any], prefix: str) -> Row:
+    row: Row = {}
+    for name, cell in value.items():
+        full = f"{prefix}{name}"
+        if isinstance(cell, dict) and cell:
+            row |= _flat(cell, f"{full}.")
+        else:
+            row[full] = cell
+    return row
+
+
+def _summary_aspects(value: RestaurantSummary) -> Iterator[Row]:
+    for name, aspect in value.categories.items():
+        yield {
+            "aspect": name,
+            "status": aspect.status,
+            "summary": aspect.summary,
+            "bullets": list(aspect.bullets),
+            "evidence": [review.review_id for review in aspect.evidence],
+            "snippets": [review.snippet for review in aspect.evidence],
+            "invalid_citations": aspect.invalid_citations,
+            "failed_count": aspect.failed_count,
+            "replaced": aspect.replaced,
+            "error": aspect.error,
+        }
+
+
+def _comparison_aspects(value: AspectComparison) -> Iterator[Row]:
+    return ({"aspect": name, **_scalars(lift)} for name, lift in value.aspects.items())
+
+
+def _labels(value: RestaurantSentiment) -> Iterator[Row]:
+    return (_scalars(label) for label in value.labels)
+
+
+def _words(value: Vocabulary) -> Iterator[Row]:
+    for word, entry in value.words.items():
+        yield {
+            "kind": "word",
+            "text": word,
+            "pos": entry.pos,
+            "meanings": list(entry.meanings),
+            "synonyms": list(entry.synonyms),
+            "example": entry.example,
+        }
+    for phrase, meaning in value.phrases.items():
+        yield {
+            "kind": "phrase",
+            "text": phrase,
+            "pos": None,
+            "meanings": [meaning],
+            "synonyms": [],
+            "example": value.phrase_examples.get(phrase, ""),
+        }
+
+
+_PARTS: dict[str, dict[type, Callable[[Any], Iterator[Row]]]] = {
+    "aspects": {RestaurantSummary: _summary_aspects, AspectComparison: _comparison_aspects},
+    "labels": {RestaurantSentiment: _labels},
+    "words": {Vocabulary: _words},
+}
+
+
+def cause_of(failure: Any) -> str:
+    """Return the cause of a failure, which is equal for failures that differ in numbers and quoted texts only."""
+    error = plain_error(failure.error)
+    return f"{failure.stage}: {error['type']}: {without_particulars(error['message'])}"
+
+
+def without_particulars(message: str) -> str:
+    """Return an error message without what differs between errors of one cause: quoted texts, ids and numbers."""
+    message = re.sub(r"'[^']*'|\"[^\"]*\"|‘[^’]*’|“[^”]*”", "'...'", message)
+    # First ids as UUIDs and hashes are, then numbers with their separators.
+    message = re.sub(r"\b(?=[0-9a-f-]*\d)[0-9a-f]{8,}(?:-[0-9a-f]+)*\b", "N", message, flags=re.IGNORECASE)
+    return re.sub(r"\d+(?:[.,:]\d+)*", "N", message)

@@ -1,0 +1,95 @@
+"""Ctrl-C and SIGTERM on the command line: the first stops a run softly, the second cancels it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from threading import current_thread, main_thread
+from types import FrameType
+
+from ..integrations._tally import calls
+
+
+@contextmanager
+def terminated_like_interrupted() -> Iterator[None]:
+    """Have SIGTERM raise `KeyboardInterrupt` during the block, as Ctrl-C does, unless it is ignored."""
+    with _handlers(signal.default_int_handler, signal.SIGTERM):
+        yield
+
+
+@contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], object], *signals: signal.Signals) -> Iterator[None]:
+    """Install a handler of signals for the block, and restore the previous ones."""
+    with ExitStack() as stack:
+        # Only the main thread can install handlers.
+        for number in signals if current_thread() is main_thread() else ():
+            previous = signal.getsignal(number)
+            # A process started with SIGINT ignored (nohup, a background job of a shell) keeps ignoring it.
+            if previous not in (signal.SIG_IGN, None):
+                stack.callback(signal.signal, number, previous)
+                signal.signal(number, handler)
+        yield
+
+
+class StopSignals:
+    """
+    Handles Ctrl-C and SIGTERM during a run: the first stops it softly, the second raises `KeyboardInterrupt`.
+
+    Args:
+        stop: Stops the run: calls in flight finish, and no item is started.
+        in_flight: Returns the number of calls in flight.
+        note: Shows a line in the progress display; returns False if there is no display.
+
+    Attributes:
+        count: How often Ctrl-C was pressed, or SIGTERM was sent.
+    """
+
+    def __init__(
+        self, stop: Callable[[], object], in_flight: Callable[[], int], note: Callable[[str], bool]
+    ) -> None:
+        self.count = 0
+        self._stop = stop
+        self._in_flight = in_flight
+        self._note = note
+        self._is_deferred = False
+        self._is_pending = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Install the signal handler for the block, and restore the previous ones."""
+        with _handlers(self._on_signal, signal.SIGINT, signal.SIGTERM):
+            yield
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """Defer the `KeyboardInterrupt` of a second signal to the end of the block."""
+        self._is_deferred = True
+        try:
+            yield
+        finally:
+            self._is_deferred = False
+        if self._is_pending:
+            self._is_pending = False
+            raise KeyboardInterrupt
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self.count += 1
+        if self.count == 1:
+            # Counted before stop(), which may already end the calls.
+            in_flight = self._in_flight()
+            self._stop()
+            again = "press Ctrl-C" if number == signal.SIGINT else "send SIGTERM"
+            self._show(f"finishing {calls(in_flight)} in flight; {again} again to cancel them")
+        elif self._is_deferred:
+            self._is_pending = True
+        else:
+            raise KeyboardInterrupt
+
+    def _show(self, text: str) -> None:
+        # Not print(): the handler may have interrupted a buffered write, which is not re-entrant.
+        if not self._note(text):
+            with suppress(OSError):
+                os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"\n{text}\n".encode())

@@ -1,0 +1,1 @@
+"""What the page shows of a record: figures, tables, the timeline and single items, by SQL, as JSON can hold them."""
