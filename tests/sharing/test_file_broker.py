@@ -154,6 +154,7 @@ def test_a_child_that_is_forked_while_another_thread_uses_the_file_uses_it_too(t
         while not stop.is_set():
             turn += 1
             broker.perform("gpu", Ask("a", turn, TERMS, waiting=1, need=1))
+            stop.wait(0.002)  # SQLite does not queue who waits for a lock
 
     thread = threading.Thread(target=ask)
     thread.start()
