@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from restaurant_llm_batch import LLMRequest
+from restaurant_llm_batch import LLMRequest, LLMResponse, Store
+from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.cli._app import build
 
 TASKS = ["summarize", "sentiment", "summarize-reviews", "strengths", "compare", "vocabulary"]
@@ -93,3 +94,48 @@ def test_a_letter_after_plan_is_the_order_of_a_vocabulary(words: list[str]) -> N
 def test_an_order_can_be_planned() -> None:
     assert "words 2" in invoke("vocabulary", "reviews.jsonl", "--order", "B", "--plan").stdout
     assert "is not one of" in invoke("vocabulary", "--plan", "reviews.jsonl").output
+
+
+class Answering:
+    """A model that says how many tokens its answers have."""
+
+    model = "answering"
+
+    def complete(self, request: LLMRequest) -> LLMResponse:
+        text = OfflineLLM().complete(request).text
+        return LLMResponse(text, prompt_tokens=300, completion_tokens=len(text) // 3, model=self.model)
+
+
+def test_a_plan_with_a_record_learns_from_it_and_leaves_it_as_it_is() -> None:
+    def invoke_answering(*words: str) -> Result:
+        command = build({"fake": lambda options: Answering()})
+        return CliRunner().invoke(command, ["summarize", "reviews.jsonl", "--record", "night.db", *words])
+
+    lines = [
+        json.dumps({"restaurant_id": number % 12, "review_id": number, "content": f"Soup {number} was good."})
+        for number in range(36)
+    ]
+    Path("reviews.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    first = invoke_answering("--plan")
+    assert first.exit_code == 0, first.output
+    assert "learned from" not in first.stdout
+    assert not Path("night.db").exists()
+    for _ in range(2):
+        assert invoke_answering().exit_code == 0
+    before = Path("night.db").read_bytes()
+    plan = invoke_answering("--plan", "-o", "plan.json")
+
+    assert plan.exit_code == 0, plan.output
+    assert "learned from      2 runs of night.db" in plan.stdout
+    assert json.loads(Path("plan.json").read_text(encoding="utf-8"))["learned_from"].startswith("2 runs")
+    assert Path("night.db").read_bytes() == before
+
+
+def test_a_plan_takes_a_store_without_runs_for_an_empty_record_and_refuses_other_files() -> None:
+    Store("night.db").open()
+    Path("notes.txt").write_text("no database " * 100, encoding="utf-8")
+
+    assert invoke("summarize", "reviews.jsonl", "--plan", "--record", "night.db").exit_code == 0
+    refused = invoke("summarize", "reviews.jsonl", "--plan", "--record", "notes.txt")
+    assert refused.exit_code != 0
+    assert "notes.txt" in refused.output

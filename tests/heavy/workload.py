@@ -19,8 +19,8 @@ PATIENT = RetryPolicy(attempts=60, wait_initial=0.05, wait_max=0.5)
 
 
 @cache
-def sample() -> tuple[EmbeddedSearch, list[str]]:
-    """Return a search among the 50 restaurants that are shipped, and their ids."""
+def sample(mark: str = "") -> tuple[EmbeddedSearch, list[str]]:
+    """Return a search among the 50 restaurants that are shipped, and their ids; reviews begin with the mark."""
     search, restaurants = EmbeddedSearch(), []
     text = (files("restaurant_llm_batch") / "data" / "sample_reviews.jsonl").read_text(encoding="utf-8")
     for line in text.splitlines():
@@ -30,7 +30,7 @@ def sample() -> tuple[EmbeddedSearch, list[str]]:
             {
                 "restaurant_id": restaurant["restaurant_id"],
                 "review_id": review["review_id"],
-                "content": review["content"][:200],
+                "content": f"{mark} {review['content']}".strip()[:200],
             }
             for review in restaurant["reviews"]
         )

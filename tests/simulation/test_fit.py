@@ -18,6 +18,7 @@ from restaurant_llm_batch.simulation._fit import (
     FASTEST_READING,
     Sample,
     caches_prefixes,
+    fit_alike,
     fit_slowdown,
     fit_speed,
     predict,
@@ -302,3 +303,92 @@ def test_the_lengths_of_a_task_that_was_not_sampled_are_those_of_its_text() -> N
 
     assert 0 < simulation.server.completion_tokens < 60
     assert len(simulation.report.results) == 3
+
+
+@pytest.mark.parametrize("speed", SPEEDS)
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+def test_calls_that_are_alike_are_foretold_alone_and_side_by_side(speed: TokenSpeed, noise: float) -> None:
+    server, random = SimulatedServer(), Random(7)
+
+    def of_task() -> tuple[int, int]:
+        return 400 + random.randint(-15, 15), 60 + random.randint(-6, 6)
+
+    calls = [of_task() for _ in range(23)]
+    alone = [
+        Sample(prompt, answer, random.lognormvariate(0, noise) * alone_seconds(speed, prompt, answer))
+        for prompt, answer in calls
+    ]
+    group = [Sample(*of_task(), 1.0, index * 0.002) for index in range(16)]
+    group = [
+        sample._replace(seconds=seconds * random.lognormvariate(0, noise))
+        for sample, seconds in zip(group, predict(speed, group, server), strict=True)
+    ]
+    fitted = fit_alike(alone, [group], server)
+    sizes = [of_task() for _ in range(100)]
+    told, foretold = (sum(alone_seconds(one, *size) for size in sizes) for one in (speed, fitted))
+
+    assert foretold == pytest.approx(told, rel=0.01 + noise / 2)
+    for width in (4, 16):
+        night = [Sample(*of_task(), 1.0) for _ in range(width)]
+        assert max(predict(fitted, night, server)) == pytest.approx(
+            max(predict(speed, night, server)), rel=0.2
+        )
+
+
+def alone_seconds(speed: TokenSpeed, prompt: int, answer: int) -> float:
+    return speed.overhead + prompt / speed.prefill + answer / speed.decode
+
+
+def menu(item: int) -> Any:
+    for course in ("soup", "fish"):
+        message = {"role": "user", "content": f"Name a {course} for guest {item}."}
+        yield from complete(
+            LLMRequest(course, (message,), {"type": "string"}, max_tokens=100 + 40 * (course == "fish"))
+        )
+
+
+@pytest.mark.parametrize("awaited", [False, True])
+def test_a_task_is_measured_by_its_own_calls(awaited: bool) -> None:
+    model = Model(awaited=awaited)
+    server = SimulatedServer.measured(model, calls=20, task=menu, items=range(30), slots=8)  # type: ignore[arg-type]
+    contents = [request.messages[0]["content"] for request in model.asked]
+
+    assert len(set(contents)) == len(contents) == 20
+    assert all("for guest" in content for content in contents)
+    assert {request.task for request in model.asked} == {"soup", "fish"}
+    assert model.peak == 8
+    assert isinstance(server.answer_tokens, dict)
+    assert server.answer_tokens["soup"].mean(0) == 50
+    assert server.answer_tokens["fish"].mean(0) == 70
+    assert not server.prefix_cache
+
+
+@pytest.mark.parametrize(
+    ("items", "problem"),
+    [
+        (range(5), "the items make 10 different requests, and calls=20 needs as many"),
+        ([], "the items make 0 different requests"),
+        ([7] * 40, "id 7"),
+    ],
+)
+def test_a_measured_task_needs_enough_different_requests(items: Any, problem: str) -> None:
+    model = Model(awaited=True)
+    with pytest.raises(errors.ConfigurationError, match=problem):
+        SimulatedServer.measured(model, calls=20, task=menu, items=items)  # type: ignore[arg-type]
+
+    assert model.asked == []
+
+
+def test_a_measured_task_may_search(tmp_path: Any) -> None:
+    from restaurant_llm_batch import SummarizeAspects
+    from restaurant_llm_batch.testing import FakeSearch
+
+    search = FakeSearch({number: [f"Soup {number} was good."] for number in range(30)})
+    model = Model(awaited=True)
+    task = SummarizeAspects(mode="split", language="en")
+    server = SimulatedServer.measured(model, calls=24, task=task, items=range(30), search=search)  # type: ignore[arg-type]
+
+    assert isinstance(server.answer_tokens, dict)
+    assert set(server.answer_tokens) == {"aspect_summary", "overall_summary"}
+    with pytest.raises(errors.ConfigurationError, match="search"):
+        SimulatedServer.measured(model, calls=20, task=task, items=range(30))  # type: ignore[arg-type]

@@ -329,6 +329,11 @@ class BatchRunner(Foresight, Adjustable):
             self._config, self.strategy, self.limits, self._llm, self._search, self._count_tokens
         )
 
+    @property
+    def recording(self) -> Recording | None:
+        """The record of its runs; None without one."""
+        return self._recording
+
     def close(self) -> None:
         """
         Close the backends and the store, as the end of a ``with`` block does, for code that has no such block.

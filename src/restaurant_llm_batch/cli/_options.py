@@ -145,7 +145,7 @@ def plan(**others: Any) -> click.Option:
     arguments: dict[str, Any] = {
         "is_flag": True,
         "help": "Print what the run comes to: calls, tokens, cost, time, and what will fail. Make no call to a model. "
-        "With --output, write it to FILE as JSON.",
+        "With --record, learn from the runs in it, and write nothing to it. With --output, write it to FILE as JSON.",
     }
     return click.Option(["--plan"], **(arguments | others))
 

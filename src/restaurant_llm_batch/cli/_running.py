@@ -34,6 +34,7 @@ from .._text import message_text
 from ..integrations.progress import RichProgress
 from ..outcomes import Outcome
 from ..protocols import Task
+from ..records._record import Record, find_record
 from ..tasks._preview import preview
 from ..tokens import estimate_tokens
 from . import _backends as services
@@ -102,12 +103,10 @@ def _main(
     loaded = options.load(None if options.quiet else report.console(stderr=True))
     collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
     if options.plan is True:
-        _plan(
-            options,
-            task,
-            loaded,
-            BatchRunner(llm=llm, search=loaded.search, **settings.runner_arguments(llm)),
-        )
+        arguments = settings.runner_arguments(llm)
+        recording = arguments.pop("record", None)  # a plan writes nothing to it
+        record = None if recording is None else find_record(recording.path)
+        _plan(options, task, loaded, BatchRunner(llm=llm, search=loaded.search, **arguments), record)
         return
     with ExitStack() as stack:
         if loaded.search is not None:
@@ -138,8 +137,10 @@ def _main(
     sys.exit(0 if collected.done == len(loaded.items) else 1)
 
 
-def _plan(options: RunOptions[R], task: Task[R], loaded: LoadedInput, runner: BatchRunner) -> None:
-    """Print what a run comes to, or write it to the output."""
+def _plan(
+    options: RunOptions[R], task: Task[R], loaded: LoadedInput, runner: BatchRunner, record: Record | None
+) -> None:
+    """Print what a run comes to, as earlier runs in a record went if there are some, or write it to the output."""
     with ExitStack() as stack:
         if loaded.search is not None:
             stack.enter_context(loaded.search)
@@ -147,7 +148,7 @@ def _plan(options: RunOptions[R], task: Task[R], loaded: LoadedInput, runner: Ba
         writer = stack.enter_context(
             open_writer(options.output, options.paths, settings.batch_store, settings.batch_record, "jsonl")
         )
-        plan = stack.enter_context(runner).plan(task, loaded.items)
+        plan = stack.enter_context(runner).plan(task, loaded.items, record=record)
         writer.write(plan.to_dict())
     if options.output != STDOUT and not (options.output and options.quiet):
         click.echo(str(plan))

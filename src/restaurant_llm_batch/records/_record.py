@@ -55,6 +55,32 @@ def open_record(path: str | os.PathLike[str]) -> Record:
     return Record(path)
 
 
+def as_record(record: str | os.PathLike[str] | Record) -> Record:
+    """
+    Return what an argument names, opened to be read.
+
+    Raises:
+        ConfigurationError: It is not a record.
+    """
+    return record if isinstance(record, Record) else open_record(record)
+
+
+def find_record(path: str | os.PathLike[str]) -> Record | None:
+    """
+    Open a record that may not be there yet: None if there is no such file, or a store without a record.
+
+    Raises:
+        ConfigurationError: The file is something else.
+    """
+    file = StoreFile(path, 10.0, RECORD)
+    try:
+        if not file.path.is_file() or not file.is_initialised() or not file.read(_has_tables):
+            return None
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigurationError(file.describe_error(error)) from error
+    return Record(path)
+
+
 class Record:
     """
     The record of runs in a file; see `open_record`.

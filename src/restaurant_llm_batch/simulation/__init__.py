@@ -1,7 +1,7 @@
 """Simulation: plays runs on virtual time, through the real engine, against a simulated server; and plans of runs."""
 
 from ._simulate import simulate_together
-from .latency import Latency, LogNormal, TokenSpeed
+from .latency import Latency, LogNormal, SampledLatency, SampledNumbers, TokenSpeed
 from .plan import BadRow, Plan, PlannedCalls, Range
 from .result import Simulation
 from .sampled import SampledLengths
@@ -15,7 +15,9 @@ __all__ = [
     "Plan",
     "PlannedCalls",
     "Range",
+    "SampledLatency",
     "SampledLengths",
+    "SampledNumbers",
     "ServerUsage",
     "SimulatedFault",
     "SimulatedServer",

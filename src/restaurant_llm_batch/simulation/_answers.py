@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 from random import Random
 from typing import Any, TypeAlias
@@ -13,6 +13,7 @@ from .._schema import answer_from_schema
 from ..models import LLMRequest
 from ..protocols import LLMBackend
 from ._lengths import LikelyAnswers
+from .latency import SampledNumbers
 
 TEXT = "(a simulated answer)"
 _KEPT = 512
@@ -29,20 +30,27 @@ class Answers:
     Args:
         backend: Answers the requests, for example `OfflineLLM`; None for answers made from the form.
         count: Counts the tokens of a text.
-        tokens: Tokens of every answer that is made; None for what its form suggests, which varies.
+        tokens: Tokens of every answer that is made, or what was seen of them by the task name of its request; None for
+            what its form suggests, which varies.
         random: Varies the lengths.
         model: Name of the model in the answers.
     """
 
     def __init__(
-        self, backend: LLMBackend | None, count: Count, tokens: int | None, random: Random, model: str
+        self,
+        backend: LLMBackend | None,
+        count: Count,
+        tokens: int | Mapping[str, SampledNumbers] | None,
+        random: Random,
+        model: str,
     ) -> None:
         self._model = model
         self._backend = backend
         self._count = count
         # Most requests of a task share their system message, and those about made-up reviews share all.
         self._count_once = lru_cache(_COUNTED)(count)
-        self._tokens = tokens
+        self._tokens = tokens if isinstance(tokens, int) else None
+        self._seen: Mapping[str, SampledNumbers] = tokens if isinstance(tokens, Mapping) else {}
         self._read: set[str] = set()  # system messages that a cache of prefixes has
         self._random = random
         self._likely = LikelyAnswers(count)
@@ -87,7 +95,10 @@ class Answers:
                 self._made.clear()
             text = TEXT if schema is None else json.dumps(answer_from_schema(schema, text=TEXT))
             found = self._made[id(schema)] = (schema, text)
-        if self._tokens is None:
+        seen = self._seen.get(request.task)
+        if seen is not None:
+            tokens = max(1, round(seen.draw(self._random, prompt_tokens)))
+        elif self._tokens is None:
             length = self._likely.length(request)
             tokens = length.low + int(self._random.random() * (length.high - length.low + 1))
         else:

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import combinations
-from statistics import median
+from operator import mul
+from statistics import fmean, median
 from typing import NamedTuple
 
 from .._engine.virtual import VirtualTime
@@ -31,6 +32,8 @@ _ROUNDS = 30
 _HUBER = 1.5
 """Standard deviations from which on an error counts linearly."""
 _MOST_SLOWDOWN = 16.0
+_FITS = 1.1
+"""Foretold seconds by those of calls side by side, from which on they do not fit."""
 _CACHE_SHOWS = 0.1
 """Share of a call's time that reading its prompt must take, for a cache to show in it."""
 
@@ -52,7 +55,7 @@ def fit_speed(samples: Sequence[Sample]) -> TokenSpeed:
         ConfigurationError: Their tokens do not tell what a token takes.
     """
     _check(samples)
-    overhead, reading, writing = _solve_robustly(
+    overhead, reading, writing = solve_robustly(
         [(1.0, float(sample.prompt), float(sample.completion)) for sample in samples],
         [sample.seconds for sample in samples],
     )
@@ -62,6 +65,50 @@ def fit_speed(samples: Sequence[Sample]) -> TokenSpeed:
         batch_slowdown=0.0,
         overhead=overhead,
     )
+
+
+def fit_alike(
+    alone: Sequence[Sample], groups: Sequence[Sequence[Sample]], server: ServerSpecification
+) -> TokenSpeed:
+    """
+    Return the speed that fits calls of one task, whose prompts and answers may differ by little.
+
+    It foretells such calls, also many of them at once. What a token takes is not told by them: the time of calls alone
+    is divided so that it fits those side by side, too.
+
+    Args:
+        alone: Calls that were made one after the other.
+        groups: Calls that were made side by side.
+        server: The server, whose slots and memory count.
+
+    Raises:
+        ConfigurationError: The model does not report tokens.
+    """
+    _check_counted(alone)
+    times = [sample.seconds for sample in alone]
+    speed = TokenSpeed(FASTEST_READING, FASTEST_WRITING, 0.0, fmean(times))
+    # Prompts are read one after the other, so too much of the time in them makes calls side by side too slow.
+    for has_overhead, has_reading in ((1.0, 1.0), (1.0, 0.0), (0.0, 0.0)):
+        overhead, reading, writing = solve_robustly(
+            [(has_overhead, has_reading * one.prompt, float(one.completion)) for one in alone], times
+        )
+        if not writing:
+            continue
+        predicted = sum(overhead + reading * one.prompt + writing * one.completion for one in alone)
+        ratio = sum(times) / predicted  # their sum is kept, which the fit to usual calls does not
+        speed = TokenSpeed(
+            1 / max(ratio * reading, 1 / FASTEST_READING), 1 / (ratio * writing), 0.0, ratio * overhead
+        )
+        speed = fit_slowdown(speed, groups, server)
+        if all(_excess(speed, group, server) < _FITS for group in groups if len(group) > 1):
+            break
+    return speed
+
+
+def _excess(speed: TokenSpeed, group: Sequence[Sample], server: ServerSpecification) -> float:
+    """Return the seconds of calls side by side as foretold, by those that they took, in the median."""
+    foretold = predict(speed, group, server)
+    return median(seconds / sample.seconds for sample, seconds in zip(group, foretold, strict=True))
 
 
 def fit_slowdown(
@@ -126,13 +173,19 @@ def predict(speed: TokenSpeed, group: Sequence[Sample], server: ServerSpecificat
     return ended
 
 
-def _check(samples: Sequence[Sample]) -> None:
+def _check_counted(samples: Sequence[Sample]) -> list[Sample]:
+    """Return the samples whose tokens are known."""
     counted = [sample for sample in samples if sample.prompt and sample.completion]
     if 2 * len(counted) < len(samples):
         raise ConfigurationError(
             "the speed cannot be measured, because the model does not report the tokens of its calls; give what is "
             "known instead, for example SimulatedServer(latency=LogNormal.fitted(seconds))"
         )
+    return counted
+
+
+def _check(samples: Sequence[Sample]) -> None:
+    counted = _check_counted(samples)
     for kind, tokens in (
         ("answers", [sample.completion for sample in counted]),
         ("prompts", [sample.prompt for sample in counted]),
@@ -145,67 +198,76 @@ def _check(samples: Sequence[Sample]) -> None:
             )
 
 
-def _solve_robustly(rows: Sequence[Sequence[float]], times: Sequence[float]) -> list[float]:
-    """Return the coefficients, none below 0, that fit the times, by Huber's loss of the relative errors."""
-    weights = [1 / time**2 for time in times]
-    found = _solve_bounded(rows, times, weights)
-    for _ in range(_ROUNDS):
-        errors = [abs(time - _dot(row, found)) / time for row, time in zip(rows, times, strict=True)]
+def solve_robustly(
+    rows: Sequence[Sequence[float]], values: Sequence[float], rounds: int = _ROUNDS
+) -> list[float]:
+    """Return the coefficients, none below 0, that fit values above 0, by Huber's loss of the relative errors."""
+    columns = [*map(list, zip(*rows, strict=True)), list(values)]
+    scales = [max(map(abs, column)) or 1.0 for column in columns]
+    columns = [[value / scale for value in column] for column, scale in zip(columns, scales, strict=True)]
+
+    def solved(weights: Sequence[float]) -> list[float]:
+        found = _solve_bounded(columns, weights)
+        return [value * scales[-1] / scale for value, scale in zip(found, scales[:-1], strict=True)]
+
+    weights = [1 / value**2 for value in values]
+    found = solved(weights)
+    for _ in range(rounds):
+        errors = [abs(value - _dot(row, found)) / value for row, value in zip(rows, values, strict=True)]
         most = _HUBER * max(median(errors) / 0.6745, 1e-6)
         weights = [
-            min(1.0, most / max(error, 1e-12)) / time**2 for error, time in zip(errors, times, strict=True)
+            min(1.0, most / max(error, 1e-12)) / value**2 for error, value in zip(errors, values, strict=True)
         ]
-        found = _solve_bounded(rows, times, weights)
+        found = solved(weights)
     return found
 
 
-def _solve_bounded(
-    rows: Sequence[Sequence[float]], times: Sequence[float], weights: Sequence[float]
-) -> list[float]:
-    """Return the weighted least squares solution without a negative coefficient: the best of all sets that are 0."""
-    width = len(rows[0])
-    best, least = [0.0] * width, sum(weight * time**2 for weight, time in zip(weights, times, strict=True))
+def _solve_bounded(columns: Sequence[Sequence[float]], weights: Sequence[float]) -> list[float]:
+    """
+    Return the weighted least squares solution without a negative coefficient: the best of all sets that are 0.
+
+    Args:
+        columns: The columns, of which the last has the values.
+        weights: The weights of the rows.
+    """
+    width = len(columns) - 1
+    moments = [[0.0] * (width + 1) for _ in range(width + 1)]
+    for i in range(width + 1):
+        weighted = list(map(mul, weights, columns[i]))
+        for j in range(i, width + 1):
+            moments[i][j] = moments[j][i] = sum(map(mul, weighted, columns[j]))
+    best, least = [0.0] * width, moments[width][width]
     for count in range(1, width + 1):
-        for columns in combinations(range(width), count):
-            found = _solve([[row[column] for column in columns] for row in rows], times, weights)
+        for chosen in combinations(range(width), count):
+            found = _solve(moments, chosen)
             if found is None or min(found) < 0:
                 continue
             whole = [0.0] * width
-            for column, value in zip(columns, found, strict=True):
+            for column, value in zip(chosen, found, strict=True):
                 whole[column] = value
-            loss = sum(
-                weight * (time - _dot(row, whole)) ** 2
-                for row, time, weight in zip(rows, times, weights, strict=True)
-            )
-            if loss < least:
+            loss = moments[width][width] - 2 * _dot(whole, moments[width][:width])
+            loss += sum(whole[i] * _dot(whole, moments[i][:width]) for i in chosen)
+            if loss < least - 1e-15 * moments[width][width]:
                 best, least = whole, loss
     return best
 
 
-def _solve(
-    rows: Sequence[Sequence[float]], times: Sequence[float], weights: Sequence[float]
-) -> list[float] | None:
-    """Return the weighted least squares solution, by the normal equations; None if there are many."""
-    width = len(rows[0])
-    scales = [max(abs(row[column]) for row in rows) or 1.0 for column in range(width)]
-    scaled = [[value / scale for value, scale in zip(row, scales, strict=True)] for row in rows]
-    matrix = [
-        [sum(w * row[i] * row[j] for row, w in zip(scaled, weights, strict=True)) for j in range(width)]
-        + [sum(w * row[i] * time for row, time, w in zip(scaled, times, weights, strict=True))]
-        for i in range(width)
-    ]
-    total = sum(weights)
+def _solve(moments: Sequence[Sequence[float]], chosen: Sequence[int]) -> list[float] | None:
+    """Return the solution of the normal equations in a few columns; None if there are many."""
+    width = len(chosen)
+    matrix = [[*(moments[i][j] for j in chosen), moments[i][-1]] for i in chosen]
+    trace = max(moments[i][i] for i in chosen)
     for column in range(width):  # Gaussian elimination
         pivot = max(range(column, width), key=lambda row: abs(matrix[row][column]))
         matrix[column], matrix[pivot] = matrix[pivot], matrix[column]
-        if abs(matrix[column][column]) < 1e-9 * total:
+        if abs(matrix[column][column]) <= 1e-9 * trace:
             return None
         for row in range(width):
             if row != column:
                 factor = matrix[row][column] / matrix[column][column]
                 matrix[row] = [a - factor * b for a, b in zip(matrix[row], matrix[column], strict=True)]
-    return [matrix[column][width] / matrix[column][column] / scales[column] for column in range(width)]
+    return [matrix[column][width] / matrix[column][column] for column in range(width)]
 
 
 def _dot(row: Sequence[float], coefficients: Sequence[float]) -> float:
-    return sum(a * b for a, b in zip(row, coefficients, strict=True))
+    return float(sum(map(mul, row, coefficients)))

@@ -2,7 +2,7 @@
 Machines of a simulated server: they decide when the answer to each job is written.
 
 Theory of operation. `Slots` draws the seconds of each job. A job that finds all slots taken, or no memory, waits in
-order of arrival.
+order of arrival. `Sharing` does so too, but its jobs slow each other down.
 
 `Batching` is a server with `TokenSpeed`. Prompts are read one after the other, and nothing is written meanwhile. All
 jobs whose prompt has been read write at the same speed, which changes whenever their number does. So instead of each
@@ -25,7 +25,7 @@ from .._engine.virtual import Done, Timer, VirtualTime
 from .._llm_response import LLMResponse
 from ..errors import BackendError
 from ._specification import ServerSpecification, ServerUsage
-from .latency import LogNormal, TokenSpeed
+from .latency import LogNormal, SampledLatency, TokenSpeed
 
 BLOCK = 16
 """Tokens of a block of the KV cache, as vLLM has them."""
@@ -39,6 +39,7 @@ class Job:
         "begun_at",
         "done",
         "error",
+        "kind",
         "left",
         "prompt",
         "size",
@@ -48,8 +49,11 @@ class Job:
         "written_at",
     )
 
-    def __init__(self, answer: LLMResponse, error: BackendError | None, prompt: int, done: Done) -> None:
+    def __init__(
+        self, answer: LLMResponse, error: BackendError | None, prompt: int, done: Done, kind: str = ""
+    ) -> None:
         self.answer = answer
+        self.kind = kind
         self.error = error
         self.prompt = prompt  # tokens before the answer: after a preemption, those that were written too
         self.unread = prompt - answer.cached_tokens  # tokens to read
@@ -137,9 +141,17 @@ class Slots:
         job.state = RUNNING
         self.in_use += 1
         self._used += job.size
+        job.timer = self._time.call_later(self._seconds(job), partial(self._end, job))
+
+    def _seconds(self, job: Job) -> float:
+        """Return the seconds that a job takes if no other one slows it down."""
         latency = self._latency
-        seconds = latency.draw(self._random) if isinstance(latency, LogNormal) else latency
-        job.timer = self._time.call_later(seconds, partial(self._end, job))  # type: ignore[arg-type]
+        if isinstance(latency, LogNormal):
+            return latency.draw(self._random)
+        if isinstance(latency, SampledLatency):
+            return latency.draw(self._random, job.kind, job.prompt, job.left)
+        assert not isinstance(latency, TokenSpeed)  # which `Batching` has
+        return latency
 
     def _leave(self, job: Job) -> None:
         job.state = GONE
@@ -160,6 +172,69 @@ class Slots:
             if job.state == WAITING:
                 self.waiting -= 1
                 self._run(job)
+
+
+class Sharing(Slots):
+    """
+    A server whose calls slow each other down: with n of them, each goes on at ``1 / (1 + slowdown * (n - 1))``.
+
+    As in `Batching`, one number grows: the seconds of work that a job which ran all along would have behind it.
+
+    Args:
+        config: Its slots, memory and latency.
+        slowdown: What each further job adds to the time of a job.
+        time: Where it lives.
+        random: Draws latencies.
+        on_end: Called with a job whose answer has been written.
+    """
+
+    def __init__(
+        self, config: ServerSpecification, slowdown: float, time: VirtualTime, random: Random, on_end: OnEnd
+    ) -> None:
+        super().__init__(config, time, random, on_end)
+        self._slowdown = slowdown
+        self._worked = 0.0
+        self._worked_until = 0.0
+        self._number = count()
+        self._running: list[tuple[float, int, Job]] = []  # by what `worked` will be when they end
+        self._next: Timer | None = None
+
+    def _run(self, job: Job) -> None:
+        self._advance()
+        job.state = RUNNING
+        self.in_use += 1
+        self._used += job.size
+        heappush(self._running, (self._worked + self._seconds(job), next(self._number), job))
+        self._plan()
+
+    def _leave(self, job: Job) -> None:
+        self._advance()
+        super()._leave(job)
+        if not self.in_use:
+            self._running.clear()
+            self._worked = 0.0  # numbers stay small, and exact
+        self._plan()
+
+    def _advance(self) -> None:
+        now = self._time.now()
+        self._worked += (now - self._worked_until) / self._pace
+        self._worked_until = now
+
+    @property
+    def _pace(self) -> float:
+        """Seconds that a second of work takes now."""
+        return 1 + self._slowdown * max(0, self.in_use - 1)
+
+    def _plan(self) -> None:
+        if self._next is not None:
+            self._next.cancel()
+            self._next = None
+        running = self._running
+        while running and running[0][2].state != RUNNING:
+            heappop(running)
+        if running:
+            seconds = max(0.0, running[0][0] - self._worked) * self._pace
+            self._next = self._time.call_later(seconds, partial(self._end, running[0][2]))
 
 
 class Batching:

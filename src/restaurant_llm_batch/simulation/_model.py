@@ -24,12 +24,10 @@ from ..errors import (
 )
 from ..models import Hit, LLMRequest, SearchQuery
 from ._answers import Answers
-from ._machines import GONE, Batching, Job, Machine, Slots
+from ._machines import GONE, Batching, Job, Machine, Sharing, Slots
 from ._specification import ServerSpecification, ServerUsage
-from .latency import TokenSpeed
+from .latency import SampledLatency, TokenSpeed
 
-TIMEOUT_SECONDS = 600.0
-"""Seconds until a client gives up a server that does not answer: the default of our backends."""
 _AT_ONCE = frozenset({"rate_limited", "overloaded", "bad_request", "reset"})
 
 Find: TypeAlias = Callable[[SearchQuery], Sequence[Hit]]
@@ -62,6 +60,8 @@ class ServerModel:
         self._machine: Machine = (
             Batching(config, config.latency, time, self.usage, self._end)
             if isinstance(config.latency, TokenSpeed)
+            else Sharing(config, config.latency.slowdown, time, random, self._end)
+            if isinstance(config.latency, SampledLatency) and config.latency.slowdown
             else Slots(config, time, random, self._end)
         )
         self._busy = 0.0
@@ -89,12 +89,13 @@ class ServerModel:
             if refusal is not None:
                 return self._fail(refusal, done, self._config.refusal_seconds)
             if fault in _AT_ONCE or fault == "no_response":
-                seconds = TIMEOUT_SECONDS if fault == "no_response" else self._config.refusal_seconds
+                config = self._config
+                seconds = config.timeout_seconds if fault == "no_response" else config.refusal_seconds
                 return self._fail(_ERRORS[fault](), done, seconds)
         cached = self._answers.cached_tokens(request) if self._config.prefix_cache else 0
         answer = self._answers.answer(request, prompt, cached)
         error = _ERRORS["server_error"]() if fault == "server_error" else None
-        job = Job(answer if fault is None else _spoil(answer, fault), error, prompt, done)
+        job = Job(answer if fault is None else _spoil(answer, fault), error, prompt, done, request.task)
         self._count_busy()
         machine.add(job)
         if machine.in_use > usage.peak:

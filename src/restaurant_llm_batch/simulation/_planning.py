@@ -9,7 +9,8 @@ Theory of operation.
 3. *Vary*: if calls follow answers, a few items are recorded again with short, with long and with unreadable answers:
    what then differs is a range.
 4. *Scale*: figures of a sample are multiplied; how far they may be off comes from how far the items differ.
-5. *Replay*: the recorded calls are played at the server that was given, for the times (`_replay`).
+5. *Learn*: if a record has earlier runs of the task, figures are corrected by what these have seen (`_expectation`).
+6. *Replay*: the recorded calls are played at the server that was given, for the times (`_replay`).
 """
 
 from __future__ import annotations
@@ -22,17 +23,22 @@ from typing import Any
 
 from .._config.limits import Limits
 from .._config.stopping import Price, StopConditions, TimeLimits, find_price
-from .._engine.items import RunItem, as_task
-from .._store.identity import fingerprint_of
+from .._engine.items import as_task
 from .._validation import check_whole
 from ..errors import ConfigurationError
-from ..outcomes import Failure, Outcome
-from ..protocols import LLMBackend, Task
+from ..protocols import LLMBackend
+from ..records._record import Record
 from ._advice import Findings, advise, scaled
-from ._play import Playback, RunnerParts
-from ._recording import PrefixCache, Recorder, RememberingSearch, Tally, Variant, Watcher
+from ._expectation import Expectation
+from ._history import History, find_history
+from ._learning import learn_from_runs
+from ._play import RunnerParts
+from ._recording import Recorder, RememberingSearch
 from ._replay import Replay, Timing
-from ._rows import evenly, read_rows
+from ._rows import read_rows
+from ._script import Tally
+from ._thinning import evenly
+from ._trials import NONE, Trial, Variation, name_of_task
 from .plan import Plan, PlannedCalls, Range
 from .server import SimulatedServer
 
@@ -53,22 +59,37 @@ def make_plan(
     server: SimulatedServer | None,
     context: int | None,
     answers: LLMBackend | None,
+    record: Record | None = None,
+    own_record: bool = False,
 ) -> Plan:
     """Make a plan; see `BatchRunner.plan`."""
     _check(sample, server, context, answers)
     checked = as_task(task)
     chosen, total, bad = read_rows(checked, items, sample)
-    served = SimulatedServer() if server is None else server
+    history = None if record is None else find_history(record, name_of_task(checked), parts.model_name)
+    served, assumed, is_known = _server(server, history)
     context = _context(parts, served, context)
-    run = _Run(_quiet(parts), checked, answers, context)
+    run = Trial(_quiet(parts), checked, answers, context, {} if history is None else history.lengths)
     recorder = run.record(chosen)
     scale = total / len(chosen) if chosen else 1.0
-    varied = _Varied(run, evenly(chosen, VARIED_ITEMS), total) if chosen else None
+    varied = Variation(run, evenly(chosen, VARIED_ITEMS), total) if chosen else None
     kinds = _kinds(recorder, varied, scale, total)
-    replay = Replay(parts, recorder, total, served)
-    times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
     price, assumed_model = _price(parts)
     cost, at_most = _cost(kinds, recorder, price)
+    cautions = (
+        [] if own_record or record is None or history is not None else [_nothing_learned(record, parts, run)]
+    )
+    if history is not None and kinds:
+        expectation = Expectation(history, recorder, scale)
+        found = expectation.kinds(kinds, {} if varied is None else varied.decided(kinds))
+        if price is not None:
+            others = [one for one in kinds if one.kind not in history.kinds]
+            cost = expectation.cost(found.kinds, price, _cost(others, recorder, price)[0] or Range(0, 0))
+            at_most = max(cost.high, _cost(found.kinds, recorder, price)[1] or 0.0)
+        kinds, cautions = found.kinds, found.warnings
+        expectation.add_to_scripts()
+    replay = Replay(parts, recorder, total, served)
+    times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
     plan = Plan(
         task=run.name,
         items=total,
@@ -92,7 +113,8 @@ def make_plan(
         kv_tokens=served.kv_tokens or _number(parts.limits.tokens_in_flight),
         warnings=(),
         suggested_limits=parts.limits,
-        assumed="a call taken to last 0.8 s" if server is None else "at the given server",
+        assumed=assumed,
+        learned_from="" if history is None else str(history),
         _stop=parts.config.stop,
     )
     findings = Findings(
@@ -105,12 +127,12 @@ def make_plan(
         stopped=run.stopped,
         largest=max((tally.largest for tally in recorder.kinds.values()), default=0),
         assumed_model=assumed_model,
-        server=server,
+        server=served if is_known else None,
         times=times,
         replay=replay,
     )
     warnings, suggested = advise(findings)
-    return replace(plan, warnings=tuple(warnings), suggested_limits=suggested)
+    return replace(plan, warnings=(*warnings, *cautions), suggested_limits=suggested)
 
 
 _TIMED = {"half": 0.5, "given": 1.0, "double": 2.0}
@@ -132,6 +154,28 @@ def _check(sample: object, server: object, context: object, answers: object) -> 
         )
 
 
+def _server(server: SimulatedServer | None, history: History | None) -> tuple[SimulatedServer, str, bool]:
+    """Return the server for the time, what that rests on in words, and whether it is known how many calls it bears."""
+    if server is not None:
+        return server, "at the given server", True
+    learned = None if history is None else learn_from_runs(history.runs, history.path)
+    if history is None or learned is None:
+        return SimulatedServer(), "a call taken to last 0.8 s", False
+    run, found = learned
+    served = SimulatedServer(**found.fields)
+    is_known = served.slots is not None or served.requests_per_minute is not None
+    more = "" if is_known else f"; more than {found.peak:,} at once were not seen"
+    return served, f"as calls took in run {run.run} of {history.path.name}{more}", is_known
+
+
+def _nothing_learned(record: Record, parts: RunnerParts, run: Trial) -> str:
+    model = f" with {parts.model_name}" if parts.model_name else ""
+    return (
+        f"{record.path.name} has no run of {run.name}{model} that says enough, so nothing was learned from it; "
+        "see open_record(...).runs()"
+    )
+
+
 def _quiet(parts: RunnerParts) -> RunnerParts:
     """Return a runner that stops for nothing, and makes no search twice."""
     config = replace(
@@ -144,110 +188,10 @@ def _quiet(parts: RunnerParts) -> RunnerParts:
     return replace(parts, config=config, search=search)
 
 
-class _Run:
-    """
-    Recordings of a task.
-
-    Args:
-        parts: The runner.
-        task: The task.
-        answers: Answers the requests; None for answers made from their forms.
-        context: The context length, if it is known.
-
-    Attributes:
-        name: Name of the task.
-        failures: The failures of the first recording.
-        stopped: Why it stopped, or None.
-    """
-
-    def __init__(
-        self, parts: RunnerParts, task: Task[Any], answers: LLMBackend | None, context: int | None
-    ) -> None:
-        self.failures: list[Failure] = []
-        self.stopped: str | None = None
-        self._parts = parts
-        self._task = task
-        self._answers = answers
-        self._context = context
-        self._recorded = False
-        self.name: str = str(getattr(task, "name", type(task).__name__))
-
-    def record(self, items: Sequence[RunItem], variant: Variant = "likely") -> Recorder:
-        """Record items."""
-        parts = self._parts
-        recorder = Recorder(
-            parts.count_tokens,
-            variant,
-            self._answers,
-            _prefix_cache(parts.llm),
-            parts.model,
-            self._context,
-        )
-        watcher = Watcher(self._task, recorder, parts.config.ask)
-        playback = Playback(SimulatedServer(latency=0.1), 0, recorder, lambda text: 0, parts.model)
-        first, self._recorded = not self._recorded, True
-        player = playback.add(parts, watcher, iter(items), self._keep if first else _drop, (recorder,))
-        playback.play()
-        if first:
-            self.stopped = player.stats.stopped_because
-        return recorder
-
-    def _keep(self, outcome: Outcome[Any]) -> None:
-        if isinstance(outcome, Failure):
-            self.failures.append(outcome)
-
-
-def _drop(outcome: object) -> None:
-    """Drop an outcome."""
-
-
-class _Varied:
-    """
-    Recordings of a few items with other answers, and by how much the figures then differ.
-
-    Args:
-        run: Records.
-        items: The items.
-        total: Number of items of the whole run.
-    """
-
-    def __init__(self, run: _Run, items: Sequence[RunItem], total: int) -> None:
-        self._scale = total / len(items)
-        self._base = run.record(items)
-        self._unreadable = run.record(items, "unreadable")
-        following = any(tally.following for tally in self._base.kinds.values())
-        sizes: tuple[Variant, ...] = ("short", "long") if following else ()
-        self._others = [run.record(items, size) for size in sizes]
-
-    def repairs(self) -> int:
-        """Return how many calls come on top if no answer can be used."""
-        more = (
-            tally.calls - self._base.kinds.get(kind, _NONE).calls
-            for kind, tally in self._unreadable.kinds.items()
-        )
-        return round(sum(number for number in more if number > 0) * self._scale)
-
-    def differences(self, kind: str, figure: str) -> tuple[int, int]:
-        """Return by how much a figure of a kind may be lower, and higher, in the whole run."""
-        base = getattr(self._base.kinds.get(kind, _NONE), figure)
-        found = [getattr(one.kinds.get(kind, _NONE), figure) - base for one in self._others]
-        return round(min([0, *found]) * self._scale), round(max([0, *found]) * self._scale)
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kinds of calls that were made with any readable answers."""
-        return list(dict.fromkeys(kind for one in self._others for kind in one.kinds))
-
-
-_NONE = Tally()
-
-
-def _kinds(recorder: Recorder, varied: _Varied | None, scale: float, total: int) -> list[PlannedCalls]:
+def _kinds(recorder: Recorder, varied: Variation | None, scale: float, total: int) -> list[PlannedCalls]:
     names = dict.fromkeys([*recorder.kinds, *(varied.kinds if varied is not None else ())])
     shared = recorder.shared()
-    return [
-        _of_kind(_Scaled(recorder, name, shared.get(name, _NONE), scale), varied, total) for name in names
-    ]
+    return [_of_kind(_Scaled(recorder, name, shared.get(name, NONE), scale), varied, total) for name in names]
 
 
 class _Scaled:
@@ -264,7 +208,7 @@ class _Scaled:
     def __init__(self, recorder: Recorder, kind: str, shared: Tally, scale: float) -> None:
         self.recorder = recorder
         self.kind = kind
-        self.tally = recorder.kinds.get(kind, _NONE)
+        self.tally = recorder.kinds.get(kind, NONE)
         self.scale = scale
         self.has_shared: bool = shared.calls > 0
         self._shared = shared
@@ -275,7 +219,7 @@ class _Scaled:
         return fixed + round(self.scale * (found - fixed))
 
 
-def _of_kind(scaled_kind: _Scaled, varied: _Varied | None, total: int) -> PlannedCalls:
+def _of_kind(scaled_kind: _Scaled, varied: Variation | None, total: int) -> PlannedCalls:
     kind, tally, records = scaled_kind.kind, scaled_kind.tally, scaled_kind.recorder.items
     reasons: list[str] = []
     likely = [scaled_kind["calls"], scaled_kind["prompt"]]
@@ -379,12 +323,6 @@ def _context(parts: RunnerParts, server: SimulatedServer, context: int | None) -
     told = getattr(parts.llm, "context_length", None)
     lengths = [one for one in (context, told, server.kv_tokens) if isinstance(one, int)]
     return min(lengths, default=None)
-
-
-def _prefix_cache(llm: object) -> PrefixCache:
-    """Return how a service caches prompts: OpenAI from 1,024 tokens on, in steps of 128; vLLM in blocks of 16."""
-    hosted = "//api.openai.com" in fingerprint_of(llm)
-    return PrefixCache(128, 1024) if hosted else PrefixCache()
 
 
 def _number(limit: Any) -> int | None:

@@ -29,7 +29,7 @@ from ..sharing.limiter import SharedLimiter
 from ..tokens.packing import estimate_tokens
 from ._answers import Answers
 from ._model import Find, ServerModel
-from .server import ServerUsage, SimulatedServer
+from ._specification import ServerSpecification, ServerUsage
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +158,7 @@ class Playback:
 
     def __init__(
         self,
-        server: SimulatedServer,
+        server: ServerSpecification,
         seed: int,
         answers: LLMBackend | None,
         count: Callable[[str], int],

@@ -12,7 +12,7 @@ what a model says.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from typing import Any, Literal, TypeAlias
@@ -28,7 +28,6 @@ from ..steps import (
     Complete,
     Flow,
     Gather,
-    LimiterName,
     Once,
     Search,
     SearchAll,
@@ -36,6 +35,8 @@ from ..steps import (
     intercept,
 )
 from ._lengths import Count, Length, LikelyAnswers, Size, whole
+from ._script import Gathered, PlannedCall, Script, Tally, calls_of
+from .latency import SampledNumbers
 
 MESSAGE_TOKENS, REPLY_TOKENS = 4, 3
 """
@@ -51,90 +52,6 @@ _KEPT = 512
 _QUERIES_KEPT = 5000
 
 Variant: TypeAlias = Size | Literal["unreadable"]
-
-
-_NO_LENGTH = Length(1, 1, 1, 1)
-
-
-@dataclass(slots=True)
-class PlannedCall:
-    """
-    A call of an item.
-
-    Attributes:
-        limiter: The limit that it counts against.
-        follows_answer: Whether its flow had an answer before.
-        kind: Task name of its request.
-        prompt: Tokens of its prompt; 0 until it is made, and forever if its reply was in the store.
-        length: Tokens of its answer.
-    """
-
-    limiter: LimiterName
-    follows_answer: bool
-    kind: str = ""
-    prompt: int = 0
-    length: Length = _NO_LENGTH
-
-
-@dataclass(slots=True)
-class Gathered:
-    """Flows that run side by side."""
-
-    scripts: list[Script]
-
-
-ScriptStep: TypeAlias = "PlannedCall | Search | SearchAll | Gathered | Once | Sleep"
-Script: TypeAlias = list[ScriptStep]
-
-
-def calls_of(script: Script) -> Iterator[PlannedCall]:
-    """Yield the calls of a script that are made, but for those of flows that are run once."""
-    for step in script:
-        if isinstance(step, Gathered):
-            for part in step.scripts:
-                yield from calls_of(part)
-        elif isinstance(step, PlannedCall) and step.prompt:
-            yield step
-
-
-@dataclass(slots=True)
-class Tally:
-    """
-    Sums over calls.
-
-    Attributes:
-        calls: Their number.
-        following: How many of them follow an answer.
-        prompt: Tokens of their prompts.
-        cached: How many of these stand at the beginning of an earlier prompt, in whole blocks.
-        low, likely, high, most: Tokens of their answers.
-        largest_prompt: Tokens of the largest prompt.
-        largest: Tokens of the largest prompt together with its longest answer.
-    """
-
-    calls: int = 0
-    following: int = 0
-    prompt: int = 0
-    cached: int = 0
-    low: int = 0
-    likely: int = 0
-    high: int = 0
-    most: int = 0
-    largest_prompt: int = 0
-    largest: int = 0
-
-    def add(self, call: PlannedCall, cached: int) -> None:
-        """Add a call."""
-        self.calls += 1
-        self.following += call.follows_answer
-        self.prompt += call.prompt
-        self.cached += cached
-        self.low += call.length.low
-        self.likely += call.length.likely
-        self.high += call.length.high
-        self.most += call.length.most
-        self.largest_prompt = max(self.largest_prompt, call.prompt)
-        self.largest = max(self.largest, call.prompt + call.length.most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,6 +109,7 @@ class Recorder:
         cache: How the service caches prompts.
         model: Name of the model in the answers.
         context: The context length of the model, in tokens; None if it is not known.
+        lengths: How long answers were in earlier runs, by task name of their requests.
 
     Attributes:
         kinds: Sums by task name of the requests.
@@ -212,6 +130,7 @@ class Recorder:
         cache: PrefixCache = PrefixCache(),
         model: str = "",
         context: int | None = None,
+        lengths: Mapping[str, SampledNumbers] = {},
     ) -> None:
         self.kinds: dict[str, Tally] = {}
         self.stored: Counter[str] = Counter()
@@ -229,6 +148,7 @@ class Recorder:
         self._context = context
         self._pending: dict[int, list[tuple[PlannedCall, ItemRecord]]] = {}
         self._likely = LikelyAnswers(count)
+        self._lengths = lengths
         self._latest: dict[Hashable, Sequence[Message]] = {}
 
     def __call__(self, event: Event) -> None:
@@ -256,6 +176,10 @@ class Recorder:
         call, item = next((entry for entry in expected if not entry[0].prompt), expected[0])
         call.kind, call.prompt = request.task, self._prompt_tokens(request)
         text, call.length = self._answer(request)
+        seen = self._lengths.get(request.task)
+        if seen is not None:
+            likely = min(request.max_tokens, max(1, round(seen.mean(call.prompt))))
+            call.length = Length(likely, likely, likely, request.max_tokens)
         tally = self.kinds.setdefault(request.task, Tally())
         tally.add(call, min(call.prompt - 1, self._cache.cached(self._known_prefix(request))))
         item.calls[request.task] += 1

@@ -21,7 +21,8 @@ from .._llm_response import LLMResponse
 from ..models import Hit, ItemId, LLMRequest, SearchQuery
 from ..steps import Flow, Once, Search, SearchAll, Sleep, complete, gather, once, sleep
 from ._play import Playback, RunnerParts
-from ._recording import Gathered, PlannedCall, Recorder, Script
+from ._recording import Recorder
+from ._script import Gathered, PlannedCall, Script
 from .server import ServerUsage, SimulatedServer
 
 PLAYED_CALLS, MIN_ITEMS = 2000, 100

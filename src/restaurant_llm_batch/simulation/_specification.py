@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias, get_args
 
 from ..errors import ConfigurationError
-from .latency import Latency, LogNormal, TokenSpeed, check_number
+from .latency import Latency, LogNormal, SampledLatency, SampledNumbers, TokenSpeed, check_number
 
 Overload: TypeAlias = Literal["queue", "refuse"]
 SimulatedFault: TypeAlias = Literal[
@@ -42,15 +42,16 @@ class ServerSpecification:
     retry_after: float | None = None
     faults: Mapping[SimulatedFault, float] = field(default_factory=dict)
     search_seconds: float = 0.02
-    answer_tokens: int | None = None
+    answer_tokens: int | Mapping[str, SampledNumbers] | None = None
     prefix_cache: bool = False
+    timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
         latency: object = self.latency
-        if not isinstance(latency, (LogNormal, TokenSpeed)):
+        if not isinstance(latency, (LogNormal, TokenSpeed, SampledLatency)):
             check_number("SimulatedServer.latency", latency)
-        check_number("SimulatedServer.search_seconds", self.search_seconds)
-        check_number("SimulatedServer.refusal_seconds", self.refusal_seconds)
+        for name in ("search_seconds", "refusal_seconds", "timeout_seconds"):
+            check_number(f"SimulatedServer.{name}", getattr(self, name))
         if self.retry_after is not None:
             check_number("SimulatedServer.retry_after", self.retry_after)
         overload: object = self.overload
@@ -64,7 +65,17 @@ class ServerSpecification:
                 "SimulatedServer.overload='refuse' needs slots: a server without a limit refuses nothing; "
                 "for example SimulatedServer(slots=24, overload='refuse')"
             )
-        for name in (*_WHOLE_NUMBERS, "answer_tokens"):
+        by_kind: object = self.answer_tokens
+        if isinstance(by_kind, Mapping):
+            if not all(isinstance(one, SampledNumbers) for one in by_kind.values()):
+                raise ConfigurationError(
+                    f"SimulatedServer.answer_tokens must be a number, or SampledNumbers by task name, got {by_kind!r}; "
+                    'for example answer_tokens={"rating": SampledNumbers(20)}'
+                )
+            names: tuple[str, ...] = _WHOLE_NUMBERS
+        else:
+            names = (*_WHOLE_NUMBERS, "answer_tokens")
+        for name in names:
             value: object = getattr(self, name)
             if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ConfigurationError(

@@ -1,9 +1,9 @@
-"""Latencies of a simulated server: lognormal, or by tokens as a continuous-batching server takes them."""
+"""Latencies of a simulated server: lognormal, by tokens as a continuous-batching server takes them, or as seen."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from math import exp, inf, log
 from random import Random
 from statistics import median
@@ -94,8 +94,86 @@ class TokenSpeed:
         return self.decode / (1 + self.batch_slowdown * (running - 1))
 
 
-Latency: TypeAlias = float | LogNormal | TokenSpeed
-"""Seconds of each call, a distribution of them, or the speed of a server in tokens."""
+@dataclass(frozen=True, slots=True)
+class SampledNumbers:
+    """
+    Numbers as they were seen, seconds or tokens: what a call of this size has in the mean, times a factor.
+
+    The mean is ``fixed + per_prompt_token * prompt + per_answer_token * answer``. The factors are those of the calls
+    that were seen, by that mean, so a slow call of a hundred stays one of a hundred.
+
+    Attributes:
+        fixed: The part that depends on no tokens.
+        per_prompt_token: What each token of the prompt adds.
+        per_answer_token: What each token of the answer adds.
+        factors: Factors, of which each is as likely as another; their mean is 1.
+
+    Raises:
+        ConfigurationError: A number is below 0, or there are no factors.
+    """
+
+    fixed: float
+    per_prompt_token: float = 0.0
+    per_answer_token: float = 0.0
+    factors: tuple[float, ...] = field(default=(1.0,), repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("fixed", "per_prompt_token", "per_answer_token"):
+            check_number(f"SampledNumbers.{name}", getattr(self, name))
+        given: object = self.factors
+        if not isinstance(given, tuple) or not given:
+            raise ConfigurationError(
+                f"SampledNumbers.factors must be a tuple of numbers, got {given!r}; for example factors=(0.8, 1.2)"
+            )
+        for factor in self.factors:
+            check_number("SampledNumbers.factors", factor)
+
+    def mean(self, prompt: float, answer: float = 0) -> float:
+        """Return the mean for a prompt and an answer of so many tokens."""
+        return self.fixed + self.per_prompt_token * prompt + self.per_answer_token * answer
+
+    def draw(self, random: Random, prompt: int, answer: int = 0) -> float:
+        """Return the number of one call."""
+        factors = self.factors
+        mean = self.fixed + self.per_prompt_token * prompt + self.per_answer_token * answer
+        return mean * factors[int(random.random() * len(factors))]
+
+
+@dataclass(frozen=True, slots=True)
+class SampledLatency:
+    """
+    Seconds of a call as they were seen; `SimulatedServer.from_record` finds them.
+
+    Attributes:
+        kinds: Seconds of a call that the server works on alone, by the task name of its request.
+        others: The same for requests of other names.
+        slowdown: What each further call at once adds to the time of a call, as a share of its time alone.
+
+    Raises:
+        ConfigurationError: `slowdown` is below 0, or the others have the wrong type.
+    """
+
+    kinds: Mapping[str, SampledNumbers]
+    others: SampledNumbers
+    slowdown: float = 0.0
+
+    def __post_init__(self) -> None:
+        kinds: object = self.kinds
+        found = kinds.values() if isinstance(kinds, Mapping) else [kinds]
+        if not all(isinstance(one, SampledNumbers) for one in (*found, self.others)):
+            raise ConfigurationError(
+                "SampledLatency needs SampledNumbers by task name, and for all others; for example "
+                'SampledLatency({"rating": SampledNumbers(0.4)}, SampledNumbers(0.8))'
+            )
+        check_number("SampledLatency.slowdown", self.slowdown)
+
+    def draw(self, random: Random, kind: str, prompt: int, answer: int) -> float:
+        """Return the seconds of one call that is alone."""
+        return self.kinds.get(kind, self.others).draw(random, prompt, answer)
+
+
+Latency: TypeAlias = float | LogNormal | TokenSpeed | SampledLatency
+"""Seconds of each call, a distribution of them, the speed of a server in tokens, or what was seen."""
 
 
 def check_number(name: str, value: object, *, above: float | None = None) -> None:

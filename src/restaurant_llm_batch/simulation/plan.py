@@ -47,7 +47,8 @@ class PlannedCalls:
 
     Attributes:
         kind: Task name of their requests.
-        calls: Their number, if every answer can be used.
+        calls: Their number, if every answer can be used; as many as in earlier runs, if answers decide and there are
+            such runs.
         calls_range: Fewest and most, by what usable answers may say. It is exact, and both are equal to `calls`, if no
             answer decides.
         prompt_tokens: Tokens of their prompts, chat template included.
@@ -55,7 +56,7 @@ class PlannedCalls:
         completion_tokens: Likely range of the tokens of their answers.
         completion_tokens_at_most: The same if every answer is as long as its request allows.
         cached_tokens: How many of `prompt_tokens` stand at the beginning of an earlier prompt, in the whole blocks in
-            which services cache.
+            which services cache; as large a share as in earlier runs, if there are some.
         largest_prompt: Tokens of the largest prompt.
         reason: Why a figure is a range; empty if none is, but for the answers.
     """
@@ -106,6 +107,7 @@ class Plan:
         warnings: Sentences on what will fail or is unwise.
         suggested_limits: Limits that suit the server better, or those of the runner.
         assumed: What the times rest on, in words.
+        learned_from: The earlier runs that the figures rest on, in words; empty if there are none.
     """
 
     task: str
@@ -131,6 +133,7 @@ class Plan:
     warnings: tuple[str, ...]
     suggested_limits: Limits
     assumed: str = field(default="", repr=False)
+    learned_from: str = field(default="", repr=False)
     _stop: StopConditions = field(default=StopConditions(), repr=False)
 
     @property
@@ -264,6 +267,8 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     if plan.kv_tokens is not None:
         in_flight += f"; the cache holds {plan.kv_tokens:,}"
     found.append(("tokens in flight", in_flight))
+    if plan.learned_from:
+        found.append(("learned from", plan.learned_from))
     return found
 
 
