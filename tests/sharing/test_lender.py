@@ -220,9 +220,19 @@ def test_a_member_that_falls_silent_is_forgotten_when_its_loan_ends() -> None:
 def test_a_member_that_leaves_gives_back_at_once() -> None:
     lender, first, second = Lender(TERMS), Told("a"), Told("b")
     told(lender, first, 0.0, waiting=100)
-    lender.ask(first.ask(leaves=True), 0.1)
+    lender.ask(first.ask(held=0, leaves=True), 0.1)
 
     assert told(lender, second, 0.1, waiting=100).lent == 8
+
+
+def test_a_member_that_leaves_while_calls_are_in_flight_keeps_only_their_slots() -> None:
+    lender, first = Lender(TERMS), Told("a")
+    told(lender, first, 0.0, waiting=100)
+
+    answer = lender.ask(first.ask(held=3, in_use=3, leaves=True), 0.1)
+
+    assert answer.lent == 3
+    assert told(lender, Told("b"), 0.1, waiting=100).lent == 5
 
 
 def test_a_member_that_holds_more_than_it_was_lent_is_believed_and_nothing_more_is_lent() -> None:
@@ -343,7 +353,7 @@ def test_another_limit_than_that_of_the_members_is_refused_in_a_sentence() -> No
 def test_the_next_member_declares_anew_when_all_have_gone() -> None:
     lender, first = Lender(TERMS), Told("a")
     told(lender, first, 0.0, waiting=1)
-    lender.ask(first.ask(leaves=True), 0.1)
+    lender.ask(first.ask(held=0, leaves=True), 0.1)
 
     assert lender.ask(Ask("b", 1, Terms(16), waiting=50, need=1), 0.2).lent == 16
 

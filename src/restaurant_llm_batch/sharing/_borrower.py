@@ -214,11 +214,10 @@ class BorrowedState(ConcurrencyState):
     def prepare(self, now: float, *, leaves: bool = False) -> Ask:
         """Return what to say to the broker; from now on this process uses no more slots than it says."""
         waiting = self.waiting_weight
-        leaving, leaves = leaves, leaves and not self.in_flight
         expired = now >= self._loan_end
         if expired and self.limit:
             self._expire_now()
-        elif leaving or not (self.in_flight or waiting or self._active or self._starts_wait()):
+        elif leaves or not (self.in_flight or waiting or self._active or self._starts_wait()):
             self._change(0, "share")
         elif self._others_wait and self.limit > max(1, self.in_flight + waiting):
             self._change(max(1, self.in_flight + waiting), "share")
@@ -255,7 +254,7 @@ class BorrowedState(ConcurrencyState):
         self.error, self.refused = "", answer.refused
         if self._to_set == ask.set_limit:
             self._to_set = None
-        if answer.refused or ask.leaves:
+        if answer.refused or (ask.leaves and not self.in_flight):
             self.lent = 0
             self._change(0, "share")
             self._plan(now + CALM_SECONDS if answer.refused and self.waiting else None, now, anew=True)
@@ -264,7 +263,7 @@ class BorrowedState(ConcurrencyState):
         self.lent, self.total, self.epoch = answer.lent, answer.total, answer.epoch
         self._others_wait = answer.others_wait
         self._loan_end = asked_at + TRUSTED_SECONDS
-        self._change(answer.keep, reason)
+        self._change(0 if ask.leaves else answer.keep, reason)
         admitted = self._admit()
         self._plan(self._next_message(now), now, anew=True)
         # A call that comes later need not wait for the regular message if this one got all that it asked for.

@@ -126,7 +126,7 @@ class Lender:
         repeated = member is not None and member.turn == ask.turn
         if not repeated:
             self._learn(ask)
-        if ask.leaves:
+        if ask.leaves and not ask.held:
             self.members.pop(ask.member, None)
             return Answer(ask.turn)
         if member is None:
@@ -203,7 +203,7 @@ class Lender:
         if self._time < self._quiet_until:
             free = 0
         others = {name: each for name, each in claims.items() if each is not claim}
-        granted = self._grant(claim, share, others, shares, free)
+        granted = 0 if ask.leaves else self._grant(claim, share, others, shares, free)
         if granted > 0:
             if not claim.lent:
                 claim.began_at = self._time

@@ -108,7 +108,7 @@ class Ask(NamedTuple):
         waiting: Slots for which its calls wait.
         need: Slots that the first of them needs; 0 if none waits.
         active: Whether it has admitted a call since its last message.
-        leaves: Whether it is done: all of its slots go back.
+        leaves: Whether it is done: it gets nothing more, and is forgotten if it holds nothing.
         results: Results of calls, for an adaptive limit.
         starts: What it says of the limits per minute; None without such limits.
         set_limit: A limit for all members, set by the user; None to leave it.
