@@ -154,7 +154,7 @@ class LendingMachine(RuleBasedStateMachine):
 
 
 TestLending = LendingMachine.TestCase
-TestLending.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestLending.settings = settings(max_examples=30, stateful_step_count=30, deadline=None)
 
 
 def told(lender: Lender, member: Told, now: float, waiting: int, in_use: int | None = None) -> Answer:

@@ -136,6 +136,7 @@ def test_what_is_no_url_of_a_server_is_refused_without_its_password(url: object)
     assert "s3cret" not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_processes_that_die_and_pause_never_exceed_the_limit() -> None:
     said = soak("redis", "--seconds", "8", "--seeds", "1", "--processes", "4", "--limit", "4")
 

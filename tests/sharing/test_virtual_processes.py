@@ -229,7 +229,7 @@ def test_twenty_processes_share_four_slots_in_turn() -> None:
     world = World(4, 1)
     for _ in range(20):
         keep_busy(world.add(0.1), 3)
-    world.run(120.0)
+    world.run(60.0)
 
     started = [process.started for process in world.processes]
     assert min(started) > 0.2 * max(started)
