@@ -98,6 +98,17 @@ def simulate(session: nox.Session) -> None:
     session.run("python", "-m", "tests.support.simulation", *session.posargs)
 
 
+@nox.session
+def sharing(session: nox.Session) -> None:
+    """
+    Have real processes that pause and die share a limit: `nox -s sharing -- file --seconds 60 --seeds 5`.
+
+    `redis` needs the program redis-server, and `ray` the package ray: `nox --no-venv -s sharing -- ray`.
+    """
+    install(session)
+    session.run("python", "-m", "tests.support.sharing", *session.posargs)
+
+
 @nox.session(venv_backend="none")
 def heavy(session: nox.Session) -> None:
     """Run the tests against real vLLM and transformers servers; takes minutes and gigabytes."""

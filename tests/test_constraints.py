@@ -23,7 +23,10 @@ def direct_requirements() -> list[Requirement]:
     texts = [entry for group in groups for entry in group if isinstance(entry, str)]
     texts += PYPROJECT["project"]["dependencies"] + PYPROJECT["build-system"]["requires"]
     texts += [
-        entry for name, entries in extras.items() if name not in {"notebook", "vllm"} for entry in entries
+        entry
+        for name, entries in extras.items()
+        if name not in {"notebook", "ray", "vllm"}
+        for entry in entries
     ]
     found = [Requirement(text) for text in texts]
     return [requirement for requirement in found if requirement.name != "restaurant-llm-batch"]

@@ -37,6 +37,7 @@ PUBLIC_MODULES = [
             "results",
             "search",
             "search.embedders",
+            "sharing",
             "steps",
             "testing",
             "testing.server",

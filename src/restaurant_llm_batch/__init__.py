@@ -57,6 +57,7 @@ from .results import (
     Vocabulary,
     Word,
 )
+from .sharing.limiter import SharedLimiter
 from .tasks.comparison import CompareAspects
 from .tasks.reviews import SummarizeReviews
 from .tasks.sentiment import AnalyzeSentiment
@@ -123,6 +124,7 @@ __all__ = [
     "RunStats",
     "SearchBackend",
     "SearchQuery",
+    "SharedLimiter",
     "SparseVector",
     "Spent",
     "StopConditions",

@@ -138,7 +138,9 @@ class RetryScheduled(NamedTuple):
 
 class LimitChanged(NamedTuple):
     """
-    An adaptive limit has changed, perhaps through a call of another run; or a run started under it (reason "start").
+    An adaptive or a shared limit has changed, perhaps through a call of another run.
+
+    It is emitted at the start of a run too, with the reason "start".
 
     A limit of any kind that a user sets has changed too, with the reason "manual"; see `BatchRunner.set_limit`.
 

@@ -121,7 +121,7 @@ def _absent(outcome: Outcome[Any], name: str, kind: str) -> AttributeError:
 @dataclass(frozen=True, slots=True)
 class LimitChange:
     """
-    A change of a limit during a run: of an adaptive one, or of any that a user has set meanwhile.
+    A change of a limit during a run: of an adaptive or a shared one, or of any that a user has set meanwhile.
 
     Attributes:
         limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total"; and, if a user has set it,
@@ -130,7 +130,8 @@ class LimitChange:
         seconds: Seconds since the start of the run.
         limit: The limit from then on: of calls in flight, unless its name says otherwise.
         reason: "start" for the limit when the run began; "slow_start" for doubling; "probe" for a slow increase;
-            "rate_limited" for a decrease; "manual" for a limit set by the user.
+            "rate_limited" for a decrease; "manual" for a limit set by the user; "share" for another share of a
+            `SharedLimiter`; "no_broker" for the end of its loan while its broker cannot be reached.
     """
 
     limiter: str
@@ -209,7 +210,8 @@ class RunStats:
         peak_in_flight: Maximum number of calls of this run in flight at once, by stage.
         peak_memory_mib: The process's peak resident memory so far, in MiB; None if it cannot be read.
         stopped_because: Why the run ended early, or None.
-        limit_history: Changes of the limits, oldest first: of the adaptive ones, and of those that a user has set.
+        limit_history: Changes of the limits, oldest first: of the adaptive and shared ones, and of those that a user
+            has set.
         cost: Cost of the tokens, in the currency of the runner's prices; None without prices, and if the tokens or the
             price of some call are unknown.
         estimated_cost: The same, with estimates for the calls whose tokens the service did not report; None without
@@ -395,4 +397,4 @@ def _note_once(error: Exception, note: str) -> None:
         error.add_note(note)
 
 
-Reason: TypeAlias = Literal["start", "slow_start", "probe", "rate_limited", "manual"]
+Reason: TypeAlias = Literal["start", "slow_start", "probe", "rate_limited", "manual", "share", "no_broker"]

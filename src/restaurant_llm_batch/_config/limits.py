@@ -37,7 +37,8 @@ class Limits:
     Upper limits of a runner, across all of its runs, threads and event loops.
 
     `search`, `llm`, `batches` and `llm_total` limit calls in flight to a backend. Each is a number, an `AdaptiveLimit`
-    that learns the number from the service, or a `ConcurrencyLimiter` shared with other runners.
+    that learns the number from the service, a `ConcurrencyLimiter` shared with other runners, or a `SharedLimiter`
+    shared with other processes.
 
     Attributes:
         search: Searches in flight.
@@ -52,15 +53,17 @@ class Limits:
         max_batch_size: Most reviews in a packed batch.
         default_batch_size: Result of `batch_size` for no reviews. It has no effect on packed batches.
         tokens_in_flight: Tokens of LLM calls in flight, prompts and longest replies: the capacity of a GPU's KV cache
-            (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number or a `ConcurrencyLimiter`; None for no
-            limit. The first call in the queue is never overtaken; a call larger than the limit runs alone.
+            (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number, a `ConcurrencyLimiter` or a
+            `SharedLimiter`; None for no limit. The first call in the queue is never overtaken; a call larger than the
+            limit runs alone.
         requests_per_minute: LLM calls that start in any 60 seconds, every attempt included; starts are spread over the
-            minute. None for the limit in the service's ``x-ratelimit-*`` headers, if it sends them.
+            minute. None for the limit in the service's ``x-ratelimit-*`` headers, if it sends them. A
+            `SharedLimiter` may have limits per minute for all processes in their place.
         tokens_per_minute: Tokens of the LLM calls of a minute; None as for `requests_per_minute`. When a call starts,
             it counts with its prompt and its longest reply; when it ends, with the tokens it used.
 
     Raises:
-        ConfigurationError: If a number is not a whole number of at least 1.
+        ConfigurationError: If a number is not a whole number of at least 1, or if limits per minute are given twice.
     """
 
     search: int | AdaptiveLimit | ConcurrencyLimiter = 50
@@ -93,6 +96,33 @@ class Limits:
                     f"Limits.{field.name} must be a whole number of at least 1{kinds}, got {value!r}; "
                     f"for example Limits({field.name}={example})"
                 )
+        self._check_rates()
+
+    def _check_rates(self) -> None:
+        """Check that limits per minute, which hold for all LLM calls, are given once, and to a limit of LLM calls."""
+        for name in ("search", "tokens_in_flight"):
+            value = getattr(self, name)
+            if isinstance(value, ConcurrencyLimiter) and value.rate is not None:
+                raise ConfigurationError(
+                    f"Limits.{name} has limits per minute, which are those of LLM calls; "
+                    "give them to the SharedLimiter for llm"
+                )
+        own = self.requests_per_minute is not None or self.tokens_per_minute is not None
+        if len(self._shared_rates()) + own > 1:
+            raise ConfigurationError(
+                "limits per minute are given more than once, and hold for all LLM calls; give them either to Limits, "
+                "for this runner alone, or to one SharedLimiter"
+            )
+
+    def _shared_rates(self) -> list[RateLimiter]:
+        limits = (self.llm, self.batches, self.llm_total)
+        rates = (limit.rate for limit in limits if isinstance(limit, ConcurrencyLimiter))
+        return list(dict.fromkeys(rate for rate in rates if isinstance(rate, RateLimiter)))
+
+    def rate_limiter(self) -> RateLimiter:
+        """Return the limiter of LLM calls per minute: a shared one, or a new one."""
+        own = RateLimiter(self.requests_per_minute, self.tokens_per_minute)
+        return next(iter(self._shared_rates()), own)
 
     def batch_size(self, reviews: Sequence[str], count_tokens: TokenCount = estimate_tokens) -> int:
         """
@@ -158,7 +188,7 @@ def make_limiters(limits: Limits, pool: Pool | None = None) -> LimiterSet:
         batches,
         None if limits.llm_total is None else as_limiter(limits.llm_total),
         None if limits.tokens_in_flight is None else as_limiter(limits.tokens_in_flight),
-        RateLimiter(limits.requests_per_minute, limits.tokens_per_minute),
+        limits.rate_limiter(),
         None if pool is None else pool.endpoint_limiter,
     )
 

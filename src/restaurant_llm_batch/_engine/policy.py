@@ -203,7 +203,7 @@ def _search_all(
     queries: tuple[SearchQuery, ...], item: RunItem, run: RunState
 ) -> EngineFlow[list[ResultOrError[Sequence[Hit]]]]:
     if run.plan.search_many is not None and len(queries) > 1:
-        size = run.limiters.search[0].limit
+        size = max(1, run.limiters.search[0].limit)  # a share of a limit may be 0 now
         chunks = [queries[start : start + size] for start in range(0, len(queries), size)]
         flows = tuple(_search_chunk(chunk, item, run) for chunk in chunks)
         found = yield from _gather(flows, concurrent=True)

@@ -20,8 +20,9 @@ ignored, so that one overload decreases the limit once. `AIMDController` does no
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, replace
-from typing import Literal, TypeAlias
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal, TypeAlias
 
 from .._shortage import is_local_shortage
 from ..errors import ConfigurationError, RateLimited, TransientBackendError
@@ -61,6 +62,7 @@ ROUNDS_BETWEEN_PROBES, MAX_ROUNDS_BETWEEN_PROBES = 2, 4
 """Rounds of successes between two probes: initially, and at most, after probes that got a 429."""
 HISTORY_LIMIT = 10_000
 """Most changes of a limit that are kept."""
+_NOT_STATE = frozenset({"_bounds", "history"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,8 @@ class LimitHistoryEntry:
         time: When it changed, in seconds on the clock of the runs that use the limiter.
         limit: The new limit, in calls in flight.
         reason: "start" for the initial limit; "slow_start" while the limit still doubles; "probe" for a trial of a
-            higher limit; "rate_limited" for a decrease; "manual" for a limit set by the user, adaptive or not.
+            higher limit; "rate_limited" for a decrease; "manual" for a limit set by the user, adaptive or not; "share"
+            for another share of a `SharedLimiter`, "no_broker" while its broker cannot be reached.
     """
 
     time: float
@@ -188,6 +191,18 @@ class AIMDController:
             self._bounds = replace(bounds, min=min(bounds.min, limit), start=limit, max=limit)
             self.limit = limit
             self.history.append(LimitHistoryEntry(now, limit, "manual"))
+
+    def state(self) -> dict[str, Any]:
+        """Return where it stands, in values that JSON has, for `restore`; without the history."""
+        state = {name: getattr(self, name) for name in self.__slots__ if name not in _NOT_STATE}
+        return {**state, "bounds": asdict(self._bounds)}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Continue from where another controller stood. What this version does not know is left out."""
+        self._bounds = AdaptiveLimit(**state["bounds"])
+        for name in self.__slots__:
+            if name in state and name not in _NOT_STATE:
+                setattr(self, name, state[name])
 
     def _succeeded(self, depth: int, now: float) -> None:
         if self._frozen:

@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush
+from heapq import heapify, heappop, heappush, nsmallest
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
@@ -131,6 +131,15 @@ class PriorityWaitQueue(ABC):
             heappop(self._queue)
         return self._queue[0][3] if self._queue else None
 
+    def in_order(self, most: int) -> list[Ticket]:
+        """Return the first `most` waiting tickets, in order."""
+        return [queued[3] for queued in nsmallest(most, filter(_is_current, self._queue))]
+
+    @property
+    def waiting_weight(self) -> int:
+        """Slots that the waiting tickets take together."""
+        return sum(queued[3].weight for queued in self._queue if _is_current(queued))
+
     @abstractmethod
     def _fits(self, ticket: Ticket) -> bool:
         """Return whether a ticket may be admitted now."""
@@ -157,6 +166,12 @@ class PriorityWaitQueue(ABC):
                 admitted.append(ticket)
             heappop(queue)
         return admitted
+
+
+def _is_current(queued: tuple[int, float, int, Ticket]) -> bool:
+    """Return whether a ticket waits, and at this position: it keeps those from which it was moved forward."""
+    priority, sequence, _, ticket = queued
+    return ticket.state is _WAITING and (ticket.priority, ticket.sequence) == (priority, sequence)
 
 
 class ConcurrencyState(PriorityWaitQueue):
@@ -309,9 +324,14 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
     Args:
         limit: Most calls in flight, at least 1; or an `AdaptiveLimit`, which learns the number from 429 responses.
 
+    Attributes:
+        rate: The `RateLimiter` that is shared with it; None if each runner has its own.
+
     Raises:
         ConfigurationError: If the limit is not a whole number of at least 1.
     """
+
+    rate: object | None = None
 
     def __init__(self, limit: int | AdaptiveLimit) -> None:
         if not isinstance(limit, AdaptiveLimit):
@@ -406,7 +426,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
 
     @property
     def latest_change(self) -> LimitHistoryEntry | None:
-        """The latest change of the limit; None if it is a number that nobody has changed."""
+        """The latest change of the limit, or of a share; None if it is a number that nobody has changed."""
         history = self._state_for_process()[1].history
         return history[-1] if history else None
 
@@ -417,9 +437,14 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         with lock:
             return tuple(state.history)
 
+    @property
+    def configured(self) -> int | AdaptiveLimit:
+        """The limit as it was given; a number as it was set last."""
+        return self.limit if isinstance(self._configured, int) else self._configured
+
     def unused(self) -> ConcurrencyLimiter:
         """Return a limiter of its own with the same limit, through which no call has passed."""
-        return ConcurrencyLimiter(self.limit if isinstance(self._configured, int) else self._configured)
+        return ConcurrencyLimiter(self.configured)
 
     def statistics(self) -> LimiterStatistics:
         """Return the limit, and how many calls are in flight and wait now."""

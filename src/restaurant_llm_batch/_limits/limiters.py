@@ -14,7 +14,7 @@ from ..outcomes import LimitChange
 from ..steps import LimiterName
 from .aimd import LimitHistoryEntry
 from .concurrency import ConcurrencyLimiter
-from .pool import EndpointLimiter, Twins, unused
+from .pool import EndpointLimiter, Twin
 from .rate import ConfiguredRate, RateLimiter
 
 Limit: TypeAlias = ConcurrencyLimiter | ConfiguredRate
@@ -97,21 +97,23 @@ class LimiterSet:
         limiters = [limiter] if self._total is limiter else [limiter, self._total]
         return tuple(one for one in (*limiters, self.tokens) if one is not None)
 
-    def unused(self, twins: Twins) -> LimiterSet:
+    def unused(self, twin: Twin) -> LimiterSet:
         """
         Return a set with the same limits, through which no call has passed.
 
         Args:
-            twins: Each limiter that was met before, and its unused twin, by the limiter's `id`: what sets share here,
-                their unused sets share too.
+            twin: Returns the unused twin of a limiter, the same each time: what sets share here, their unused sets
+                share too.
         """
         llm, batches, total, tokens = (
-            None if limiter is None else unused(limiter, twins)
+            None if limiter is None else twin(limiter)
             for limiter in (self._llm, self._batches, self._total, self.tokens)
         )
-        endpoints = None if self.endpoints is None else self.endpoints.unused(twins)
-        rate = self.rate.unused()
-        return LimiterSet(unused(self.search[0], twins), llm, batches, total, tokens, rate, endpoints)
+        endpoints = None if self.endpoints is None else twin(self.endpoints)
+        rates = (each.rate for each in (llm, batches, total) if each is not None)
+        shared = next((rate for rate in rates if isinstance(rate, RateLimiter)), None)
+        rate = self.rate.unused() if shared is None else shared
+        return LimiterSet(twin(self.search[0]), llm, batches, total, tokens, rate, endpoints)
 
     @property
     def timed(self) -> tuple[TimedLimiter, ...]:
@@ -170,7 +172,7 @@ class LimiterSet:
         return end
 
     def _limiters(self) -> list[ConcurrencyLimiter | RateLimiter]:
-        return [*dict.fromkeys(self.named().values()), self.rate]
+        return [*self.each(), self.rate]
 
     def standings(self) -> list[LimiterStanding]:
         """Return how the limiters stand now."""
@@ -185,6 +187,10 @@ class LimiterSet:
             )
             standings.append(LimiterStanding("tokens_per_minute", self.rate.tokens.limit, None, 0, None))
         return standings
+
+    def each(self) -> tuple[ConcurrencyLimiter, ...]:
+        """Return every limiter of calls or tokens in flight once."""
+        return tuple(dict.fromkeys(self.named().values()))
 
     def history(self, since: float) -> tuple[LimitChange, ...]:
         """Return the changes of the limits since a moment, beginning with the limits at that moment."""
@@ -203,7 +209,7 @@ class LimiterSet:
 
 class LimitWatch:
     """
-    Watches how the limits of a set change: those that are adaptive, or have been set by a user.
+    Watches how the limits of a set change: those that are adaptive or shared, or have been set by a user.
 
     Args:
         limiters: The set.

@@ -92,8 +92,8 @@ class RatePacer:
             "requests_per_minute": requests,
             "tokens_per_minute": tokens,
         }
-        self._requests = None if requests is None else _spread(requests, now)
-        self._tokens = None if tokens is None else _spread(tokens, now)
+        self._requests = None if requests is None else spread(requests, now)
+        self._tokens = None if tokens is None else spread(tokens, now)
         self._reported_requests, self._reported_tokens = _ReportedLimit(), _ReportedLimit()
         self.counts_tokens = tokens is not None
         self._count = 0
@@ -186,7 +186,7 @@ class RatePacer:
             self.counts_tokens = self.counts_tokens or self._reported_tokens.account is not None
 
 
-class _GCRABucket:
+class GCRABucket:
     """
     A token bucket that refills continuously, stored as its theoretical arrival time (GCRA).
 
@@ -206,7 +206,22 @@ class _GCRABucket:
         self._theoretical_arrival = full_at
         self._surplus = 0.0  # refunds above the capacity
 
+    @property
+    def capacity(self) -> int:
+        """What it holds when it is full."""
+        return self._capacity
+
+    @property
+    def contents(self) -> tuple[float, float]:
+        """When it is full, and its surplus: what `restore` takes."""
+        return self._theoretical_arrival, self._surplus
+
+    def restore(self, contents: tuple[float, float]) -> None:
+        """Continue from the contents of a bucket of equal capacity and interval."""
+        self._theoretical_arrival, self._surplus = contents
+
     def ready_at(self, amount: int) -> float:
+        """Return when `amount` may be taken."""
         return self._theoretical_arrival - max(0.0, self._capacity + self._surplus - amount) * self.interval
 
     def delay(self, seconds: float, now: float) -> None:
@@ -218,6 +233,7 @@ class _GCRABucket:
         return max(0.0, self._theoretical_arrival - now) * min(1.0, interval / self.interval)
 
     def take(self, amount: float, now: float) -> None:
+        """Take `amount`, whether or not the bucket holds it."""
         if self._surplus:
             kept = max(0.0, self._surplus - amount)
             amount, self._surplus = amount - (self._surplus - kept), kept
@@ -275,7 +291,7 @@ class _ReportedLimit:
     __slots__ = ("_is_window", "_number", "_previous", "account")
 
     def __init__(self) -> None:
-        self.account: _GCRABucket | _FixedWindow | None = None
+        self.account: GCRABucket | _FixedWindow | None = None
         self._number = 0
         self._previous: RateLimitStatus | None = None
         self._is_window = False
@@ -297,7 +313,7 @@ class _ReportedLimit:
         # meanwhile. If it counted when it responded, `remaining` includes them. The headers do not say which, so assume
         # the first, which leaves less.
         lacking += max(0, since - int((now - began) / interval))
-        self.account = _GCRABucket(status.limit, interval, now + lacking * interval)
+        self.account = GCRABucket(status.limit, interval, now + lacking * interval)
 
     def _compare(self, status: RateLimitStatus) -> None:
         """
@@ -322,24 +338,25 @@ class _ReportedLimit:
                 self._previous, self._is_window = status, True
 
 
-def _spread(limit: int, now: float) -> _GCRABucket:
+def spread(limit: int, now: float, seconds: float = MINUTE, least: int = 1) -> GCRABucket:
     """
-    Return a full bucket from which at most `limit` units can be taken in any 60 seconds.
+    Return a full bucket from which at most `limit` units can be taken in any 60 seconds, or in any `seconds`.
 
-    Its capacity, plus the refill of less than 60 seconds, is less than limit + 1.
+    Its capacity, plus the refill of less than that time, is less than limit + 1. It holds a second's worth of units,
+    and at least `least`.
     """
-    capacity = max(1, limit // 60)
-    return _GCRABucket(capacity, MINUTE * _CAUTION / (limit - capacity + 1), now)
+    capacity = max(least, limit // 60)
+    return GCRABucket(capacity, seconds * _CAUTION / (limit - capacity + 1), now)
 
 
-def _respread(before: _GCRABucket | None, limit: int, now: float) -> _GCRABucket:
+def _respread(before: GCRABucket | None, limit: int, now: float) -> GCRABucket:
     """
     Return the bucket of a new limit, in place of the one before.
 
     What is still to be repaid for calls that have started is repaid at the faster of the two rates: a higher limit lets
     calls start at once, and after a lower one, no call waits for those that the limit before it allowed.
     """
-    bucket = _spread(limit, now)
+    bucket = spread(limit, now)
     if before is not None:
         bucket.delay(before.seconds_until_full(now, bucket.interval), now)
     return bucket

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .._llm_response import RateLimitInfo
 from .._text import error_text
@@ -29,8 +29,13 @@ from .pool_state import Admitted, PoolState
 
 log = logging.getLogger("restaurant_llm_batch")
 
-Twins = dict[int, tuple[Any, Any]]
-"""Limiters, and their unused twins, by the limiter's `id`."""
+L = TypeVar("L", ConcurrencyLimiter, "EndpointLimiter")
+
+
+class Twin(Protocol):
+    """Returns the unused twin of a limiter, the same one each time."""
+
+    def __call__(self, limiter: L, /) -> L: ...
 
 
 class EndpointLimiter(LockedState[PoolState]):
@@ -52,14 +57,10 @@ class EndpointLimiter(LockedState[PoolState]):
     def _initial_state(self, parents: PoolState | None) -> PoolState:
         return PoolState(self._specs, self._policy, self._on_slot)
 
-    def unused(self, twins: Twins) -> EndpointLimiter:
+    def unused(self, twin: Twin) -> EndpointLimiter:
         """Return a limiter with the same limits, through which no call has passed; see `LimiterSet.unused`."""
-        found = twins.get(id(self))
-        if found is None:
-            specs = [replace(spec, limiter=unused(spec.limiter, twins)) for spec in self._specs]
-            found = twins[id(self)] = self, EndpointLimiter(specs, self._policy)
-        twin: EndpointLimiter = found[1]
-        return twin
+        specs = [replace(spec, limiter=twin(spec.limiter)) for spec in self._specs]
+        return EndpointLimiter(specs, self._policy)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -280,12 +281,6 @@ def as_pool(llm: Any) -> Pool | None:
     """
     pool: Pool | None = llm if hasattr(type(llm), "endpoint_limiter") else None
     return pool
-
-
-def unused(limiter: ConcurrencyLimiter, twins: Twins) -> ConcurrencyLimiter:
-    """Return the unused twin of a limiter, the same one each time."""
-    twin: ConcurrencyLimiter = twins.setdefault(id(limiter), (limiter, limiter.unused()))[1]
-    return twin
 
 
 def _log_opened(endpoint: Endpoint, kind: ErrorKind, error: BaseException, now: float) -> None:

@@ -54,6 +54,7 @@ from ..protocols import (
     TokenCounter,
 )
 from ..records._recording import Recording, as_recording, describe_runner
+from ..sharing.limiter import SharedLimiter
 from ..steps import Flow
 from ..tasks._ask import ask_flow
 from ..tokens.packing import estimate_tokens
@@ -110,7 +111,7 @@ class BatchRunner(Foresight, Adjustable):
 
     Raises:
         ConfigurationError: If a backend lacks the method that the strategy needs, an argument has the wrong type, or
-            the store or the record cannot be opened.
+            the store or the record cannot be opened; or if the broker of a `SharedLimiter` cannot be used.
     """
 
     def __init__(
@@ -172,7 +173,10 @@ class BatchRunner(Foresight, Adjustable):
             facts = describe_runner(llm, strategy, limits, self._config)
             recorder = self._recording.observer(facts, self._limit_control)
             self._config = replace(self._config, observers=(*self._config.observers, recorder))
-        closed = (llm, search, self._store, self._recording)
+        shared = [each for each in self._config.limiters.each() if isinstance(each, SharedLimiter)]
+        for limiter in shared:
+            limiter.open()
+        closed = (llm, search, *shared, self._store, self._recording)
         self._resources = RunnerResources(
             [resource for resource in closed if resource is not None], gc_threshold
         )

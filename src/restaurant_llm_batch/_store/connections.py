@@ -12,7 +12,7 @@ import weakref
 from contextlib import suppress
 from functools import partial
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Protocol
 
 from .database import StoreFile
 from .repair import StoreCheck, verify
@@ -46,7 +46,7 @@ class Connections:
         self._gather_seconds = gather_seconds
         self.reset_after_fork()
         if hasattr(os, "register_at_fork"):
-            _close_around_forks(weakref.ref(self))
+            close_around_forks(weakref.ref(self))
 
     def reset_after_fork(self) -> None:
         """Start with nothing open and nothing queued."""
@@ -159,19 +159,35 @@ def _gather(hurry: threading.Event, seconds: float) -> None:
     hurry.clear()
 
 
-def _close_around_forks(mine: weakref.ref[Connections]) -> None:
+class Forkable(Protocol):
+    """What has a database file open."""
+
+    def suspend(self) -> object:
+        """Close the file and block its use until `resume`."""
+        ...
+
+    def resume(self) -> object:
+        """Allow uses again."""
+        ...
+
+    def reset_after_fork(self) -> object:
+        """Start with nothing open, in a child."""
+        ...
+
+
+def close_around_forks(mine: weakref.ref[Any]) -> None:
     """
-    Close the file while this process forks, and start afresh in the child.
+    Close the file of a `Forkable` while this process forks, and start afresh in the child.
 
     SQLite does not survive a fork with a file open: POSIX file locks are not inherited, so the child would believe it
     holds its parent's locks, and would write without any. Hooks cannot be unregistered; therefore they hold the
     connections by a weak reference only.
     """
-    suspended: list[Connections] = []  # alive from before the fork until after it
+    suspended: list[Forkable] = []  # alive from before the fork until after it
 
     def before() -> None:
         # Waits until no thread uses a connection, so that neither an open file nor a held lock gets into the child.
-        connections = mine()
+        connections: Forkable | None = mine()
         if connections is not None:
             connections.suspend()
             suspended.append(connections)

@@ -8,7 +8,16 @@ from dataclasses import dataclass, field
 from typing import TypeAlias, TypeVar
 
 from ..errors import RateLimited
-from ..events import CallEnded, CallStarted, Event, ItemEnded, RetryScheduled, RunEnded, RunStarted
+from ..events import (
+    CallEnded,
+    CallStarted,
+    Event,
+    ItemEnded,
+    LimitChanged,
+    RetryScheduled,
+    RunEnded,
+    RunStarted,
+)
 from ..models import ItemId
 from ..outcomes import Failure
 
@@ -40,6 +49,7 @@ class ProgressState:
         retries: Number of retries made or scheduled.
         rate_limited: Number of calls that the service refused (HTTP 429).
         in_flight: Number of calls in flight, by stage.
+        without_broker: Limits whose broker does not answer, and the calls in flight that go on without it.
         runs: Number of open runs with this run number: runs of two runners may share it.
         ended: Time when the last of these runs ended, or None.
     """
@@ -53,6 +63,7 @@ class ProgressState:
     retries: int = 0
     rate_limited: int = 0
     in_flight: Counter[str] = field(default_factory=Counter)
+    without_broker: dict[str, int] = field(default_factory=dict)
     runs: int = 0
     ended: float | None = None
     _finished: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_ITEMS))
@@ -75,6 +86,10 @@ class ProgressState:
             retries = self._scheduled.setdefault(event.item_id, {}).setdefault(key, [])
             retries.append((now + event.wait, cause(event.error)))
             self.retries += 1
+        elif isinstance(event, LimitChanged):
+            self.without_broker.pop(event.limiter, None)
+            if event.reason == "no_broker":
+                self.without_broker[event.limiter] = event.limit
         elif isinstance(event, ItemEnded):
             self._item_ended(event, now)
         elif isinstance(event, RunStarted):
@@ -103,7 +118,10 @@ class ProgressState:
         return max(0.0, at_current_rate, *(due - now for due, _ in _flatten(self._scheduled)))
 
     def waiting_for(self, now: float) -> str | None:
-        """Return a text that names the current wait (a retry delay, a slot, a slow call), or None."""
+        """Return a text that names the current wait (a broker, a retry delay, a slot, a slow call), or None."""
+        for limiter, limit in self.without_broker.items():
+            goes_on = f"goes on with {limit}" if limit else "starts nothing more"
+            return f"no answer from the broker of the limit {limiter}: {goes_on}"
         retries = list(_flatten(self._scheduled))
         delayed = [retry for retry in retries if retry[0] > now]
         if delayed:

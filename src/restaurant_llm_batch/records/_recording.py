@@ -160,7 +160,7 @@ def describe_runner(llm: object, strategy: Strategy, limits: Limits, config: Run
 
 
 def _number(limit: object) -> object:
-    return limit.limit if isinstance(limit, ConcurrencyLimiter) else limit
+    return limit.configured if isinstance(limit, ConcurrencyLimiter) else limit
 
 
 def _version() -> str:

@@ -17,13 +17,16 @@ from .._engine.plan import make_plan
 from .._engine.run import RunConfig, RunState
 from .._engine.sequential import SequentialDriver
 from .._engine.virtual import Done, VirtualDriver, VirtualMailbox, VirtualTime
+from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
-from .._limits.pool import Twins, as_pool
+from .._limits.pool import EndpointLimiter, L, as_pool
 from .._store.overlay import OverlayStore
 from ..errors import ConfigurationError
 from ..models import Hit, SearchQuery
 from ..outcomes import Outcome, RunStats, Stage
 from ..protocols import LLMBackend, Observer, TokenCounter
+from ..sharing._memory import MemoryBroker
+from ..sharing.limiter import SharedLimiter
 from ..tokens.packing import estimate_tokens
 from ._answers import Answers
 from ._model import Find, ServerModel
@@ -186,7 +189,8 @@ class Playback:
         self.endpoints: dict[str, ServerModel] = {}
         # By `id`, with the object itself, so that no other one takes its place.
         self._limiters: dict[int, tuple[LimiterSet, LimiterSet]] = {}
-        self._twins: Twins = {}
+        self._twins: dict[int, tuple[Any, Any]] = {}
+        self._brokers: dict[str, MemoryBroker] = {}
         self._stores: dict[int, tuple[object, OverlayStore]] = {}
         self.players: list[Player] = []
 
@@ -279,7 +283,7 @@ class Playback:
         config = parts.config
         search = parts.search if parts.search is not None else _MadeUp()
         limiters = self._limiters.setdefault(
-            id(config.limiters), (config.limiters, config.limiters.unused(self._twins))
+            id(config.limiters), (config.limiters, config.limiters.unused(self._twin))
         )[1]
         store = config.store
         if store is not None:
@@ -292,6 +296,22 @@ class Playback:
         return replace(
             config, plan=plan, limiters=limiters, packer=packer, store=store, observers=tuple(observers)
         )
+
+    def _twin(self, limiter: L) -> L:
+        """Return the limiter that takes the place of another one: the same each time."""
+        known = self._twins.get(id(limiter))
+        if known is None:
+            known = self._twins[id(limiter)] = limiter, self._unused(limiter)
+        twin: L = known[1]
+        return twin
+
+    def _unused(self, limiter: ConcurrencyLimiter | EndpointLimiter) -> object:
+        if isinstance(limiter, EndpointLimiter):
+            return limiter.unused(self._twin)
+        if not isinstance(limiter, SharedLimiter):
+            return limiter.unused()
+        broker = self._brokers.setdefault(limiter.broker.place, MemoryBroker(self.time.now))
+        return limiter.on_virtual_time(broker, self.time, f"member {len(self._twins)}")
 
 
 def _counted(count: TokenCounter, text: str) -> int:

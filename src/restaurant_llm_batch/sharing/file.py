@@ -1,0 +1,117 @@
+"""File broker: limits in an SQLite file, for the processes of one machine."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from time import monotonic
+from typing import Any, TypeVar
+
+from .._store.connections import close_around_forks
+from .._store.database import FileKind, StoreFile
+from .._store.shared_connection import SharedConnection
+from ._broker import Broker, perform, restored
+from ._messages import BrokerUnavailable, Command
+
+LOCK_SECONDS = 1.0
+"""Seconds to wait for other processes' steps. One takes a tenth of a millisecond."""
+
+KIND = FileKind(
+    "broker",
+    "limits.db",
+    "shared limits",
+    tables={
+        "shared_limits": "CREATE TABLE shared_limits (name TEXT PRIMARY KEY, state TEXT NOT NULL) STRICT"
+    },
+)
+
+T = TypeVar("T")
+
+
+class FileBroker(Broker):
+    """
+    Keeps shared limits in a file, for the processes of one machine. Nothing has to be installed or started.
+
+    The file is created if it does not exist, and only its owner may read it. It has to be on a local disk; it may be
+    the file of a store or a record, but must not be deleted while a process uses it.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ConfigurationError: If `path` is not the path of a file.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = StoreFile(path, LOCK_SECONDS, KIND)
+        self.reset_after_fork()
+        if hasattr(os, "register_at_fork"):
+            close_around_forks(weakref.ref(self))
+
+    @property
+    def place(self) -> str:
+        """The path of the file."""
+        return f"file:{self._file.path}"
+
+    def perform(self, name: str, command: Command) -> Any:
+        """Perform a command on a limit in one short transaction."""
+
+        def step(connection: sqlite3.Connection) -> Any:
+            row = connection.execute("SELECT state FROM shared_limits WHERE name = ?", (name,)).fetchone()
+            lender, answer = perform(restored(row and row[0]), name, command, monotonic())
+            connection.execute("INSERT OR REPLACE INTO shared_limits VALUES (?, ?)", (name, lender.to_json()))
+            return answer
+
+        return self._in_transaction(step)
+
+    def names(self) -> list[str]:
+        """Return the names of the limits."""
+
+        def step(connection: sqlite3.Connection) -> list[str]:
+            rows = connection.execute("SELECT name FROM shared_limits ORDER BY name").fetchall()
+            return [name.decode() for (name,) in rows]
+
+        return self._in_transaction(step)
+
+    def close(self) -> None:
+        """Close the file. A later use opens it again."""
+        self._connection.close()
+
+    def suspend(self) -> None:
+        """Close the file and block its use, before a fork."""
+        self._connection.suspend()
+
+    def resume(self) -> None:
+        """Allow uses again, after `suspend`."""
+        self._connection.resume()
+
+    def reset_after_fork(self) -> None:
+        """Start with nothing open."""
+        self._connection: SharedConnection = SharedConnection(self._file, LOCK_SECONDS)
+
+    def _in_transaction(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            if self._connection.identity not in (None, self._file.identity()):
+                self._connection.close()  # the file was replaced: the next use opens the new one
+            with self._connection as connection, _transaction(connection):
+                return step(connection)
+        except sqlite3.Error as error:
+            raise BrokerUnavailable(self._file.describe_error(error)) from error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FileBroker, (self._file.path,)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
