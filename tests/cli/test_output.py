@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -245,6 +246,21 @@ def test_a_block_that_fails_before_it_writes_leaves_nothing(tmp_path: Path) -> N
     with pytest.raises(ZeroDivisionError), open_writer(str(tmp_path / "out"), []):
         raise ZeroDivisionError
     assert not list(tmp_path.iterdir())
+
+
+def test_ctrl_c_while_a_table_is_made_says_where_the_results_are(
+    reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("restaurant_llm_batch._tables.writing._write_csv", interrupted)
+    out = tmp_path / "out.csv"
+    done = invoke("sentiment", reviews, "-q", "-o", out)
+
+    assert done.exit_code == 130
+    assert f"What is finished is in {out}.partial; out.csv was not touched." in done.output.replace("\n", "")
+    assert Path(f"{out}.partial").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

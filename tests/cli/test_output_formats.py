@@ -84,6 +84,15 @@ def test_a_level_says_what_a_row_is(level: str, expected: int, reviews: Path, tm
     assert all("name" in row and "labels" not in row for row in rows)
 
 
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_a_table_without_failures_has_a_line_of_names(ending: str, reviews: Path, tmp_path: Path) -> None:
+    out = tmp_path / f"out.{ending}"
+    invoke("sentiment", reviews, "-q", "--level", "failures", "-o", out)
+    (line,) = out.read_text(encoding="utf-8-sig").splitlines()
+
+    assert line.replace("\t", ",").startswith("item_id,name,index,stage,error,message,attempts,spent.seconds")
+
+
 def test_a_level_that_the_command_does_not_have_is_refused_before_a_call(
     reviews: Path, tmp_path: Path
 ) -> None:

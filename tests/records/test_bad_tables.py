@@ -91,6 +91,7 @@ def test_a_file_that_is_not_what_it_seems_is_one_sentence(
             "store_id,review_text",
             'did you mean columns={"restaurant_id": "store_id", "content": "review_text"}',
         ),
+        ("가게번호,리뷰", 'did you mean columns={"restaurant_id": "가게번호", "content": "리뷰"}'),
         ("restaurant_id,contnet", 'did you mean columns={"content": "contnet"}'),
         ("restaurant_id,감상", 'did you mean columns={"content": "감상"}'),
         ("x,content", 'say which it is: columns={"restaurant_id": "NAME"}'),
@@ -105,6 +106,13 @@ def test_a_missing_column_is_guessed(header: str, says: str, tmp_path: Path) -> 
     with pytest.raises(ConfigurationError) as caught:
         list(read_reviews(frame))
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("number", ["가게번호", "가게 코드", "매장 번호", "식당ID"])
+@pytest.mark.parametrize("name", ["상호", "가게명", "식당명"])
+def test_a_number_is_guessed_for_the_id_before_a_name(number: str, name: str, tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text(f"{name},{number},리뷰\n집,1,맛있어요\n", encoding="utf-8")
+    assert f'{{"restaurant_id": "{number}", "content": "리뷰"}}' in complaint(tmp_path / "a.csv")
 
 
 def test_a_missing_field_of_json_is_guessed(tmp_path: Path) -> None:

@@ -138,6 +138,13 @@ def test_the_reviews_that_a_sentence_cites_have_their_own_ids(path: Path, found:
     assert {review.part for review in explanation.reviews} == {"service", "price", "food"}
 
 
+def test_a_call_for_one_aspect_names_it_for_its_reviews(path: Path, found: EmbeddedSearch) -> None:
+    explanation = explained(SummarizeAspects(mode="split", language="ko"), 1, path, found)
+    parts = [{review.part for review in call.reviews} for call in explanation.calls if call.reviews]
+
+    assert sorted(parts, key=str) == sorted(({"service"}, {"price"}, {"food"}), key=str)
+
+
 def test_a_sentence_of_the_library_is_said_to_be_its_own(path: Path) -> None:
     search = FakeSearch({1: ["맛있어요"]})
     explanation = explained(SummarizeAspects(language="ko"), 1, path, search, FakeLLM())

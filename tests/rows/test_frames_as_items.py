@@ -72,6 +72,33 @@ def test_reviews_of_a_frame_come_together_by_restaurant(library: str) -> None:
     assert [result.document_id for result in words] == [1, 2]
 
 
+BLANK = REVIEWS.astype(object).reindex([0, 9, 1, 8, 2])  # as read_csv has the lines ",,,,"
+BLANK_FRAMES = {
+    "pandas": BLANK,
+    "pandas, nullable": BLANK.convert_dtypes(),
+    "pandas, empty texts": BLANK[["restaurant_id", "content"]].fillna(""),
+    "polars": pl.from_arrow(pa.Table.from_pandas(BLANK.convert_dtypes(), preserve_index=False)),
+    "arrow": pa.Table.from_pandas(BLANK.convert_dtypes(), preserve_index=False),
+}
+
+
+@pytest.mark.parametrize("library", BLANK_FRAMES)
+def test_blank_rows_of_a_frame_are_skipped_as_those_of_a_file_are(library: str) -> None:
+    frame = BLANK_FRAMES[library]
+    assert [row["restaurant_id"] for row in read_items(frame)] == [1, 2, 1]
+    assert len([*read_reviews(frame)]) == 3
+    search = EmbeddedSearch()
+    assert search.index_reviews(frame).reviews == 2
+    report = BatchRunner(llm=OfflineLLM(), search=search).run(SummarizeAspects(), frame)
+    assert [outcome.item_id for outcome in report.outcomes] == [1, 2]
+
+
+def test_rows_after_a_blank_one_keep_their_numbers() -> None:
+    frame = pd.DataFrame({"restaurant_id": [1, None, None], "content": ["맛", None, "멋"]})
+    with pytest.raises(ConfigurationError, match="row 2: restaurant_id is missing"):
+        list(read_reviews(frame))
+
+
 @pytest.mark.parametrize("library", FRAMES)
 def test_a_frame_is_read_for_an_index(library: str) -> None:
     [batch] = read_batches(FRAMES[library], 10)

@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
 from enum import Enum
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import pytest
 from pydantic import BaseModel
 
@@ -295,3 +297,26 @@ def test_an_empty_report_has_no_rows() -> None:
     assert empty.to_dicts() == []
     assert empty.failures_by_cause() == {}
     assert empty.by_id == {}
+
+
+@pytest.mark.parametrize("names", [None, {12: "을지면옥"}])
+def test_a_table_without_failures_has_their_columns(names: dict[int, str] | None, tmp_path: Path) -> None:
+    failure = Failure(1, errors.RateLimited("busy"), "llm", 2, 0)
+    expected = [*report(failure).to_dicts("failures", names=names)[0]]
+    empty = report(Success(12, SENTIMENT))
+    empty.to_csv(tmp_path / "a.csv", "failures", names=names)
+    empty.to_parquet(tmp_path / "a.parquet", "failures", names=names)
+
+    assert [*empty.to_pandas("failures", names=names).columns] == expected
+    assert empty.to_polars("failures", names=names).columns == expected
+    assert empty.to_arrow("failures", names=names).column_names == expected
+    assert [*pd.read_csv(tmp_path / "a.csv").columns] == expected
+    assert [*pd.read_parquet(tmp_path / "a.parquet").columns] == expected
+    assert empty.to_dicts("failures", names=names) == []
+
+
+@pytest.mark.parametrize("names", [["을지면옥"], "을지면옥", pd.DataFrame({"name": ["을지면옥"]}), 7])
+def test_names_that_are_no_mapping_are_refused_with_what_to_write(names: Any) -> None:
+    for level in ("results", "labels", "failures"):
+        with pytest.raises(errors.ConfigurationError, match=r"names=dict\(zip\("):
+            report(Success(12, SENTIMENT)).to_dicts(level, names=names)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from decimal import Decimal
 from typing import Any
@@ -56,6 +56,11 @@ def _of_a_library(value: Any) -> Any:
             found = getattr(value, convert)()
             return found if type(found) is type(value) else plain(found)
     return value
+
+
+def is_blank(cells: Iterable[Any]) -> bool:
+    """Return whether all cells of a row are missing, or texts without a character."""
+    return all(cell == "" if type(cell) is str else plain(cell) is None for cell in cells)
 
 
 def is_missing(text: str) -> bool:

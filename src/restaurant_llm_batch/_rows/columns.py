@@ -14,6 +14,7 @@ from ..errors import ConfigurationError
 BadRows: TypeAlias = Literal["refuse", "skip"]
 """What becomes of a bad row: an error that names it, or it is left out, counted and named."""
 
+_PLACES = ("가게", "매장", "식당", "음식점", "업체", "업소", "점포")
 _USUAL: Mapping[str, tuple[str, ...]] = {
     "content": (
         *(
@@ -30,28 +31,20 @@ _USUAL: Mapping[str, tuple[str, ...]] = {
         *("message", "리뷰", "리뷰내용", "리뷰 내용", "내용", "본문", "후기", "텍스트", "평", "코멘트"),
     ),
     "restaurant_id": (
-        *("restaurant_id", "restaurant", "store_id", "store", "shop_id", "shop", "place_id", "business_id"),
-        *(
-            "가게",
-            "가게id",
-            "가게명",
-            "매장",
-            "매장명",
-            "식당",
-            "식당명",
-            "음식점",
-            "음식점명",
-            "업체",
-            "업소명",
-            "상호",
-            "상호명",
-        ),
+        *("restaurant_id", "store_id", "shop_id", "place_id", "business_id"),
+        *(f"{place}{number}" for place in _PLACES for number in ("id", "번호", "코드")),
+        *("restaurant", "store", "shop"),
+        *(f"{place}{name}" for place in _PLACES for name in ("", "명")),
+        *("상호", "상호명"),
     ),
     "review_id": ("review_id", "reviewid", "리뷰id", "리뷰번호"),
     "rating": ("rating", "stars", "star", "score", "평점", "별점", "점수"),
     "is_recommended": ("is_recommended", "recommended", "추천", "추천여부"),
 }
-"""Names that tables often have for a field, without blanks and signs, in lower case."""
+"""
+Names that tables often have for a field, without blanks and signs, in lower case, the likeliest first: a number is an
+id rather than a name is.
+"""
 _MAX_NAMES_SHOWN = 12
 _HARMLESS = str.maketrans("_-./:@", "xxxxxx")
 """Signs in a name of a column that a shell leaves alone, as it does letters and digits of any script."""

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import Any, Generic, TypeVar
 
 from ..errors import ConfigurationError
-from .cells import clean, plain, whole
+from .cells import clean, is_blank, plain, whole
 from .columns import TableForm, check_columns, listed, renamed
 from .frames import column_names, frame_name, frame_rows, is_frame
 
@@ -107,12 +107,14 @@ class FrameSource(RowSource):
         self._frame = frame
 
     def read(self) -> Iterator[tuple[int, Any]]:
-        """Yield the rows, numbered from 0."""
+        """Yield the rows that are not blank, numbered from 0."""
         self.columns, is_renamed = None, False
         for number, row in enumerate(frame_rows(self._frame)):
             if self.columns is None:
                 self.columns = column_names(row)
                 is_renamed = self.columns != [*row]
+            if len(row) > 1 and is_blank(row.values()):
+                continue  # of a single column it is a missing id
             yield number, dict(zip(self.columns, row.values(), strict=True)) if is_renamed else row
 
 

@@ -24,10 +24,16 @@ _LISTS: dict[Kind, Kind] = {"integer": "integers", "number": "numbers", "text": 
 
 
 class Columns:
-    """The columns of a table, in the order in which the rows name them first."""
+    """
+    The columns of a table, in the order in which the rows name them first.
 
-    def __init__(self, rows: Iterable[Mapping[str, Any]] = ()) -> None:
-        self.kinds: dict[str, Kind] = {}
+    Args:
+        rows: The rows.
+        names: Columns that are there without a row, too.
+    """
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]] = (), names: Iterable[str] = ()) -> None:
+        self.kinds: dict[str, Kind] = dict.fromkeys(names, "empty")
         for row in rows:
             self.add(row)
 

@@ -140,7 +140,7 @@ def _leave(partial: Path, path: Path, error: BaseException, keeps: bool) -> None
     """Keep what was written by a run that failed, and say where it is; remove an empty file."""
     with suppress(OSError):
         if keeps and partial.stat().st_size:
-            if isinstance(error, Exception):
+            if isinstance(error, Exception | KeyboardInterrupt):
                 error.add_note(f"What is finished is in {partial}; {path.name} was not touched.")
         else:
             partial.unlink()

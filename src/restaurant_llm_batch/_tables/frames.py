@@ -41,11 +41,11 @@ def arrow(module: str = "pyarrow") -> Any:
     return library(module, "pip install 'restaurant-llm-batch[tables]'")
 
 
-def to_pandas(rows: Sequence[Row]) -> PandasFrame:
-    """Return rows as a pandas data frame."""
+def to_pandas(rows: Sequence[Row], names: Sequence[str] = ()) -> PandasFrame:
+    """Return rows as a pandas data frame, which has the columns of some names in any case."""
     found = library("pandas", "pip install pandas")
     series = {}
-    for name, (kind, cells) in _by_column(rows).items():
+    for name, (kind, cells) in _by_column(rows, names).items():
         dtypes = _PANDAS_DTYPES.get(kind)
         if dtypes is not None:
             series[name] = found.Series(cells, dtype=dtypes[None in cells])
@@ -57,8 +57,8 @@ def to_pandas(rows: Sequence[Row]) -> PandasFrame:
     return frame
 
 
-def to_polars(rows: Sequence[Row]) -> PolarsFrame:
-    """Return rows as a polars data frame."""
+def to_polars(rows: Sequence[Row], names: Sequence[str] = ()) -> PolarsFrame:
+    """Return rows as a polars data frame; see `to_pandas`."""
     found = library("polars", "pip install polars")
     types = {
         "empty": found.Null,
@@ -73,15 +73,15 @@ def to_polars(rows: Sequence[Row]) -> PolarsFrame:
     frame: PolarsFrame = found.DataFrame(
         [
             found.Series(name, cells, dtype=types.get(kind, found.String))
-            for name, (kind, cells) in _by_column(rows).items()
+            for name, (kind, cells) in _by_column(rows, names).items()
         ]
     )
     return frame
 
 
-def to_arrow(rows: Sequence[Row]) -> ArrowTable:
-    """Return rows as an Arrow table."""
-    columns = Columns(rows)
+def to_arrow(rows: Sequence[Row], names: Sequence[str] = ()) -> ArrowTable:
+    """Return rows as an Arrow table; see `to_pandas`."""
+    columns = Columns(rows, names)
     return arrow_rows(rows, columns, arrow_schema(columns))
 
 
@@ -110,8 +110,8 @@ def arrow_rows(rows: Sequence[Row], columns: Columns, schema: Any) -> Any:
     return arrow().Table.from_arrays(arrays, schema=schema)
 
 
-def _by_column(rows: Sequence[Row]) -> dict[str, tuple[Kind, list[Any]]]:
-    columns = Columns(rows)
+def _by_column(rows: Sequence[Row], names: Sequence[str]) -> dict[str, tuple[Kind, list[Any]]]:
+    columns = Columns(rows, names)
     cells = [columns.cells(row) for row in rows]
     return {
         name: (kind, [row[place] for row in cells])

@@ -28,7 +28,8 @@ class TableMethods:
         Return a table as a list of rows.
 
         Raises:
-            ConfigurationError: The level is unknown, is "calls", or the results have none of it.
+            ConfigurationError: The level is unknown, is "calls", or the results have none of it; or `names` is no
+                mapping.
         """
         from .rows import rows_of
 
@@ -43,8 +44,9 @@ class TableMethods:
             ImportError: pandas is not installed.
         """
         from .frames import to_pandas
+        from .rows import level_columns
 
-        return to_pandas(self.to_dicts(level, names=names))
+        return to_pandas(self.to_dicts(level, names=names), level_columns(level, names))
 
     def to_polars(self, level: Level = "results", *, names: Mapping[Any, str] | None = None) -> PolarsFrame:
         """
@@ -55,8 +57,9 @@ class TableMethods:
             ImportError: polars is not installed.
         """
         from .frames import to_polars
+        from .rows import level_columns
 
-        return to_polars(self.to_dicts(level, names=names))
+        return to_polars(self.to_dicts(level, names=names), level_columns(level, names))
 
     def to_arrow(self, level: Level = "results", *, names: Mapping[Any, str] | None = None) -> ArrowTable:
         """
@@ -67,8 +70,9 @@ class TableMethods:
             ImportError: pyarrow is not installed.
         """
         from .frames import to_arrow
+        from .rows import level_columns
 
-        return to_arrow(self.to_dicts(level, names=names))
+        return to_arrow(self.to_dicts(level, names=names), level_columns(level, names))
 
     def to_jsonl(
         self,
@@ -114,9 +118,11 @@ class TableMethods:
         Raises:
             ConfigurationError: As in `to_jsonl`; or there is no such encoding.
         """
+        from .rows import level_columns
         from .writing import write_table
 
-        write_table(self.to_dicts(level, names=names), path, "csv", encoding)
+        rows = self.to_dicts(level, names=names)
+        write_table(rows, path, "csv", encoding, names=level_columns(level, names))
 
     def to_parquet(
         self,
@@ -132,6 +138,8 @@ class TableMethods:
             ConfigurationError: As in `to_jsonl`.
             ImportError: pyarrow is not installed.
         """
+        from .rows import level_columns
         from .writing import write_table
 
-        write_table(self.to_dicts(level, names=names), path, "parquet")
+        rows = self.to_dicts(level, names=names)
+        write_table(rows, path, "parquet", names=level_columns(level, names))

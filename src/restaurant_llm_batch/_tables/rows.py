@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeAlias
 
+from .._spent import Spent
+from .._values import short
 from ..errors import ConfigurationError
 from ..results import (
     AspectComparison,
@@ -27,15 +29,24 @@ from .plain import plain, plain_error
 Row: TypeAlias = dict[str, Any]
 Names: TypeAlias = Mapping[Any, str] | None
 
+_FAILURE = ("index", "stage", "error", "message", "attempts")
+"""Columns of a failure, after its item."""
+
 
 def rows_of(outcomes: Iterable[Any], level: object, names: Names = None) -> Iterator[Row]:
     """
     Return the rows of a level.
 
     Raises:
-        ConfigurationError: The level is unknown, is "calls", or the results have none of it.
+        ConfigurationError: The level is unknown, is "calls", or the results have none of it; or `names` is no mapping.
     """
     known = check_level(level)
+    given: object = names
+    if given is not None and not isinstance(given, Mapping):
+        raise ConfigurationError(
+            f"names must be the names of the items by id, got {short(given)}; for example "
+            'names={12: "Corner Bistro"}, or names=dict(zip(frame["restaurant_id"], frame["name"]))'
+        )
     if known == "failures":
         return (failure_row(one, names) for one in outcomes if not one.ok)
     return (row for one in outcomes if one.ok for row in success_rows(one, known, names))
@@ -67,15 +78,17 @@ def success_rows(success: Any, level: Level, names: Names = None) -> list[Row]:
 def failure_row(failure: Any, names: Names = None) -> Row:
     """Return the row of a failure."""
     error = plain_error(failure.error)
-    row = {
-        "item_id": failure.item_id,
-        "index": failure.index,
-        "stage": failure.stage,
-        "error": error["type"],
-        "message": error["message"],
-        "attempts": failure.attempts,
-    }
+    cells = (failure.index, failure.stage, error["type"], error["message"], failure.attempts)
+    row = {"item_id": failure.item_id, **dict(zip(_FAILURE, cells, strict=True))}
     return _named(row, failure.item_id, names) | _spent(failure)
+
+
+def level_columns(level: Level, names: Names = None) -> tuple[str, ...]:
+    """Return the columns that a level has without a row; those of results depend on what the results are."""
+    if level != "failures":
+        return ()
+    name = () if names is None else ("name",)
+    return ("item_id", *name, *_FAILURE, *(f"spent.{field}" for field in Spent._fields))
 
 
 def _kind(value: object) -> type:

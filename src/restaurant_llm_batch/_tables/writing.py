@@ -67,10 +67,22 @@ def format_of(path: str | os.PathLike[str], name: str) -> Format:
 
 
 def write_table(
-    rows: Sequence[Row], path: str | os.PathLike[str], kind: Format, encoding: str = "utf-8-sig"
+    rows: Sequence[Row],
+    path: str | os.PathLike[str],
+    kind: Format,
+    encoding: str = "utf-8-sig",
+    *,
+    names: Sequence[str] = (),
 ) -> None:
     """
     Write rows to a file, which appears under its name when it is whole.
+
+    Args:
+        rows: The rows.
+        path: The file.
+        kind: Its format.
+        encoding: Its encoding, if it is a text with cells.
+        names: Columns that it has without a row, too.
 
     Raises:
         ConfigurationError: The file cannot be opened, or there is no such encoding.
@@ -79,7 +91,7 @@ def write_table(
     """
     if kind == "csv" and Path(path).suffix.lower() == ".tsv":
         kind = "tsv"
-    name, encode_rows = repr(os.fspath(path)), encoder(kind, Columns(rows), encoding)
+    name, encode_rows = repr(os.fspath(path)), encoder(kind, Columns(rows, names), encoding)
     try:
         with open_output(path, name) as file:
             encode_rows(rows, file)

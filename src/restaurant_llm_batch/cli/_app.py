@@ -112,8 +112,10 @@ class Commands(click.Group):
         except BatchError as error:
             text = " ".join([str(error), *getattr(error, "__notes__", ())])
             raise CLIError(terminal_text(text + self._hint(ctx, text))) from error
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
             click.echo("interrupted", err=True)
+            for note in getattr(error, "__notes__", ()):
+                click.echo(terminal_text(note), err=True)
             ctx.exit(130)
 
     def _hint(self, ctx: click.Context, text: str) -> str:

@@ -45,13 +45,14 @@ class JSONLWriter:
     Args:
         file: The file.
         name: Its name, for errors.
+        columns: Columns that there are without a record, too.
 
     Attributes:
         columns: The columns of the records.
     """
 
-    def __init__(self, file: IO[bytes] | None, name: str = "") -> None:
-        self.columns: Columns = Columns()
+    def __init__(self, file: IO[bytes] | None, name: str = "", columns: Sequence[str] = ()) -> None:
+        self.columns: Columns = Columns(names=columns)
         self._file = file
         self._name = name
 
@@ -82,6 +83,7 @@ def open_writer(
     store: Path | None = None,
     record: Path | None = None,
     kind: Format | None = None,
+    columns: Sequence[str] = (),
 ) -> Iterator[JSONLWriter]:
     """
     Open the output of a command. The file appears under its name when the block ends without an exception.
@@ -92,6 +94,7 @@ def open_writer(
         store: The store, which must not be overwritten either.
         record: The record, likewise.
         kind: The format; None for that of the file's ending.
+        columns: Columns that a table has without a record, too.
 
     Raises:
         ConfigurationError: If the file cannot be written, or is the input, the store or the record, or the library of
@@ -112,7 +115,7 @@ def open_writer(
         with open_output(
             target, name, keeps_partial=True, convert=None if written_as == "jsonl" else convert
         ) as file:
-            writer = JSONLWriter(file, name)
+            writer = JSONLWriter(file, name, columns)
             yield writer
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 from .._tables.levels import Level
-from .._tables.rows import Row, failure_row, success_rows
+from .._tables.rows import Row, failure_row, level_columns, success_rows
 from ..errors import ConfigurationError
 from ..outcomes import Failure, Outcome
 from ._output import output_format
@@ -34,6 +34,11 @@ def record_maker(
     chosen: Level = level or "results"
     # Names are a column if the input has any.
     return lambda outcome: _rows(outcome, f"{view.what}_id", chosen, names or None)
+
+
+def record_columns(level: Level | None, names: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the columns that a table of records has without one, too; arguments as for `record_maker`."""
+    return () if level is None else level_columns(level, names or None)
 
 
 def check_level(level: Level | None, view: ResultView[Any]) -> None:

@@ -43,7 +43,7 @@ from ._backends import MakeLLM
 from ._options import LoadedInput, RunOptions
 from ._output import STDOUT, check_output, open_writer
 from ._reading import take_form
-from ._records import check_level, record_maker, refuse_table
+from ._records import check_level, record_columns, record_maker, refuse_table
 from ._report import ResultCollector
 from ._settings import SectionedCommand, take_settings
 from ._signals import StopSignals, terminated_like_interrupted
@@ -117,7 +117,13 @@ def _main(
             llm=llm, search=loaded.search, observers=[progress], **settings.runner_arguments(llm)
         )
         writer = stack.enter_context(
-            open_writer(options.output, options.paths, settings.batch_store, settings.batch_record)
+            open_writer(
+                options.output,
+                options.paths,
+                settings.batch_store,
+                settings.batch_record,
+                columns=record_columns(options.level, loaded.source.names),
+            )
         )
         as_records = record_maker(view, options.output, options.level, loaded.source.names)
         stack.enter_context(progress)

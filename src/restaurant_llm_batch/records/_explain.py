@@ -168,7 +168,8 @@ class Explanation:
         return "\n".join(message_text(line, 2000) for line in _lines(self))
 
     def __repr__(self) -> str:
-        return f"<Explanation of item {self.item_id!r} in run {self.run.run}: {len(self.calls)} calls>"
+        calls = "1 call" if len(self.calls) == 1 else f"{len(self.calls)} calls"
+        return f"<Explanation of item {self.item_id!r} in run {self.run.run}: {calls}>"
 
     def _repr_html_(self) -> str:
         return f"<pre style='white-space:pre-wrap'>{escape(str(self))}</pre>"

@@ -22,10 +22,12 @@ def shown_texts(inputs: Mapping[str, Any]) -> Iterator[tuple[str, int, object, s
     """
     Yield the texts that a request shows to the model: part, position, id in the prompt, and content of each.
 
-    They stand in `LLMRequest.inputs`: reviews in a list, or in a list for each aspect, and the chunk of a document.
+    They stand in `LLMRequest.inputs`: reviews in a list, perhaps all of one aspect, or in a
+    list for each aspect, and the chunk of a document.
     """
-    given = inputs.get("reviews")
-    parts = given.items() if isinstance(given, Mapping) else [("", given)]
+    given, aspect = inputs.get("reviews"), inputs.get("aspect")
+    of_all = aspect if isinstance(aspect, str) else ""
+    parts = given.items() if isinstance(given, Mapping) else [(of_all, given)]
     for part, reviews in parts:
         if not isinstance(reviews, Sequence) or isinstance(reviews, str | bytes):
             continue
