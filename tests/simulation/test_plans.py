@@ -16,7 +16,7 @@ import pytest
 from tests.support.simulation.broken import Broken
 from tests.support.simulation.drawing import plan
 from tests.support.simulation.mutants import MUTANTS, Mutant, planted
-from tests.support.simulation.plans import WAYS, Happening, Item, Joiner, Plan
+from tests.support.simulation.plans import WAYS, Happening, Item, Joiner, Plan, PoolPlan
 from tests.support.simulation.search import Tally, play_all, quietly, reduce
 from tests.support.simulation.world import play
 
@@ -80,7 +80,10 @@ def test_a_fault_is_gone_after_it_was_planted() -> None:
 def test_the_plan_that_is_printed_is_the_plan() -> None:
     names = {
         **_names_of_parts(),
-        **{each.__name__: each for each in (Happening, Item, Joiner, Limits, LogNormal, Plan, RetryPolicy)},
+        **{
+            each.__name__: each
+            for each in (Happening, Item, Joiner, Limits, LogNormal, Plan, PoolPlan, RetryPolicy)
+        },
     }
     for seed in range(300):
         drawn = plan(seed)

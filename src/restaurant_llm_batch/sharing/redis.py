@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -15,6 +15,8 @@ TIMEOUT_SECONDS = 0.6
 """Seconds to wait for the server: after one message that was lost, another one still renews the loan."""
 MOST_TRIES = 20
 """Times that a step is tried when other members' steps come between."""
+MOST_PAUSE_MS = 10
+"""Most milliseconds between two such tries."""
 KEPT_SECONDS = 7 * 86_400
 """Seconds after its last use at which a limit is forgotten."""
 PREFIX = "restaurant-llm-batch:limit:"
@@ -109,7 +111,7 @@ class RedisBroker(Broker):
     def perform(self, name: str, command: Command) -> Any:
         """Perform a command on a limit, in a step that no other one comes between."""
         found = self._guess(name) or self._read(self._call(name, [""] * 5))
-        for _ in range(MOST_TRIES):
+        for tries in range(1, MOST_TRIES + 1):
             lender = restored(found.state)
             is_new = not found.run_id or found.uptime < LOAN_SECONDS
             may_be_lost = is_new if lender is None else found.server != found.run_id
@@ -124,6 +126,8 @@ class RedisBroker(Broker):
                     self._last[name] = _Found(step, state, run_id, run_id, LOAN_SECONDS, now), monotonic()
                 return answer
             found = self._read(reply)
+            # Members that try again at once keep coming between each other's steps.
+            sleep(secrets.randbelow(min(tries, MOST_PAUSE_MS) * 1000) / 1e6)
         raise BrokerUnavailable(f"{MOST_TRIES} other steps came between in a row")
 
     def _guess(self, name: str) -> _Found | None:

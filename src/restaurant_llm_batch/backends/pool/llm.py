@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from types import MappingProxyType
 from typing import Any
 
@@ -15,8 +15,6 @@ from ..._store.identity import model_fingerprint_of
 from ...models import LLMRequest
 from ._arguments import Arguments, Endpoint, Endpoints, Limit
 from ._direct import DirectCalls
-
-log = logging.getLogger("restaurant_llm_batch")
 
 
 class LLMPool:
@@ -132,24 +130,25 @@ class LLMPool:
         return await self._direct.acomplete(request)
 
     def close(self) -> None:
-        """Close what the endpoints have opened outside of event loops; the next call opens it again."""
-        for name, backend in self._endpoints.items():
-            close: Any = getattr(backend, "close", None)
-            if callable(close):
-                try:
-                    close()
-                except Exception:
-                    log.exception("endpoint %r of the pool: close() failed", name)
+        """
+        Close what the endpoints have opened outside of event loops; the next call opens it again.
+
+        Raises:
+            Exception: What the first endpoint raised that could not be closed. All others were closed.
+        """
+        with ExitStack() as closing:
+            for backend in self._endpoints.values():
+                close: Any = getattr(backend, "close", None)
+                if callable(close):
+                    closing.callback(close)
 
     async def aclose(self) -> None:
-        """Close what the endpoints have opened on the running event loop; the next call opens it again."""
-        for name, backend in self._endpoints.items():
-            aclose: Any = getattr(backend, "aclose", None)
-            if callable(aclose):
-                try:
-                    await aclose()
-                except Exception:
-                    log.exception("endpoint %r of the pool: aclose() failed", name)
+        """Close what the endpoints have opened on the running event loop; see `close`."""
+        async with AsyncExitStack() as closing:
+            for backend in self._endpoints.values():
+                aclose: Any = getattr(backend, "aclose", None)
+                if callable(aclose):
+                    closing.push_async_callback(aclose)
 
     def __repr__(self) -> str:
         return f"LLMPool({', '.join(f'{name}: {backend!r}' for name, backend in self._endpoints.items())})"
