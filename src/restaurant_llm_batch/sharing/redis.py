@@ -13,10 +13,14 @@ from ._messages import LOAN_SECONDS, BrokerUnavailable, Command, View
 
 TIMEOUT_SECONDS = 0.6
 """Seconds to wait for the server: after one message that was lost, another one still renews the loan."""
-MOST_TRIES = 20
-"""Times that a step is tried when other members' steps come between."""
+STEP_SECONDS = 0.6
+"""Seconds for which a step is tried when other members' steps come between."""
 MOST_PAUSE_MS = 10
 """Most milliseconds between two such tries."""
+TRIES_BEFORE_CLAIM = 3
+"""Tries after which a member claims the next step, so that members that are faster do not keep it from its turn."""
+CLAIM_MS = 100
+"""Milliseconds after which a claim ends whose member has gone."""
 KEPT_SECONDS = 7 * 86_400
 """Seconds after its last use at which a limit is forgotten."""
 PREFIX = "restaurant-llm-batch:limit:"
@@ -28,15 +32,22 @@ QUICK_SECONDS = 0.03
 
 _SCRIPT = """
 -- Replace the state by a new one if no other step came between. Without a new one, or if one did, return what there is.
-local found = redis.call('HMGET', KEYS[1], 'step', 'state', 'server')
+-- A member that others come before again and again claims the next step for a moment.
+local found = redis.call('HMGET', KEYS[1], 'step', 'state', 'server', 'claim', 'claim_ends')
 local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local is_claimed = found[4] and found[4] ~= ARGV[6] and tonumber(found[5]) > now
 local info = redis.pcall('INFO', 'server')
 if type(info) ~= 'string' then info = '' end
 local run = string.match(info, 'run_id:(%x+)') or ''
-if ARGV[2] ~= '' and (found[1] or '') == ARGV[1] and run == ARGV[4] then
+if ARGV[2] ~= '' and not is_claimed and (found[1] or '') == ARGV[1] and run == ARGV[4] then
+  if found[4] then redis.call('HDEL', KEYS[1], 'claim', 'claim_ends') end
   redis.call('HSET', KEYS[1], 'step', ARGV[2], 'state', ARGV[3], 'server', run)
   redis.call('EXPIRE', KEYS[1], ARGV[5])
   return {1, time[1], time[2]}
+end
+if ARGV[7] ~= '' and found[1] and not is_claimed then
+  redis.call('HSET', KEYS[1], 'claim', ARGV[6], 'claim_ends', now + ARGV[7])
 end
 return {0, found[1] or '', found[2] or '', found[3] or '', run,
         string.match(info, 'uptime_in_seconds:(%d+)') or '0', time[1], time[2]}
@@ -110,8 +121,12 @@ class RedisBroker(Broker):
 
     def perform(self, name: str, command: Command) -> Any:
         """Perform a command on a limit, in a step that no other one comes between."""
-        found = self._guess(name) or self._read(self._call(name, [""] * 5))
-        for tries in range(1, MOST_TRIES + 1):
+        found = self._guess(name) or self._read(self._call(name, [""] * 7))
+        member = secrets.token_hex(8)
+        until = monotonic() + STEP_SECONDS
+        tries = 0
+        while True:
+            tries += 1
             lender = restored(found.state)
             is_new = not found.run_id or found.uptime < LOAN_SECONDS
             may_be_lost = is_new if lender is None else found.server != found.run_id
@@ -119,16 +134,18 @@ class RedisBroker(Broker):
             if isinstance(command, View):
                 return answer
             step, state, asked_at = secrets.token_hex(8), lender.to_json(), monotonic()
-            reply = self._call(name, [found.step, step, state, found.run_id, KEPT_SECONDS])
+            claim = CLAIM_MS if tries >= TRIES_BEFORE_CLAIM else ""
+            reply = self._call(name, [found.step, step, state, found.run_id, KEPT_SECONDS, member, claim])
             if int(reply[0]) == 1:
                 if monotonic() - asked_at < QUICK_SECONDS:
                     run_id, now = found.run_id, _time(*reply[1:])
                     self._last[name] = _Found(step, state, run_id, run_id, LOAN_SECONDS, now), monotonic()
                 return answer
             found = self._read(reply)
+            if monotonic() > until:
+                raise BrokerUnavailable(f"other steps came between {tries} times in a row")
             # Members that try again at once keep coming between each other's steps.
             sleep(secrets.randbelow(min(tries, MOST_PAUSE_MS) * 1000) / 1e6)
-        raise BrokerUnavailable(f"{MOST_TRIES} other steps came between in a row")
 
     def _guess(self, name: str) -> _Found | None:
         """Return what there is if no other step came since the last one here; None if that is long ago."""
