@@ -77,7 +77,7 @@ class PriorityWaitQueue(ABC):
     __slots__ = ("_enqueued", "_queue", "set_watchers", "waiting")
 
     def __init__(self) -> None:
-        self.waiting = 0
+        self.waiting: int = 0
         self.set_watchers: list[Callable[[], object]] = []
         self._enqueued = 0
         self._queue: list[tuple[int, float, int, Ticket]] = []

@@ -163,7 +163,7 @@ class Slot(Ticket):
     __slots__ = ("endpoint", "ticket")
 
     def __init__(self, endpoint: Endpoint, priority: int, sequence: float) -> None:
-        self.on_admitted = self._admitted
+        self.on_admitted: Callable[[], object] = self._admitted
         self.priority = priority
         self.sequence = sequence
         self.weight = 1

@@ -113,11 +113,11 @@ class RunRows:
         self.control: RunControl | None = control
         self.id: int = 0
         self.base: int = 0
-        self.missing = 0
-        self.latest = 0.0
-        self.ended = False
+        self.missing: int = 0
+        self.latest: float = 0.0
+        self.ended: bool = False
         self.events: deque[Event] = deque()
-        self.queued = False
+        self.queued: bool = False
         self.forks: int = _fork.count
         self._facts = facts
         self._texts = texts

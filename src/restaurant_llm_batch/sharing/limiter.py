@@ -25,7 +25,7 @@ from ._messages import STARTS_SECONDS, Answer, Ask, BrokerUnavailable, Terms
 from ._renewal import Renewal, RenewalThread, Timers, VirtualRenewal
 from ._starts import SharedRateLimiter
 
-log = logging.getLogger("restaurant_llm_batch")
+log: logging.Logger = logging.getLogger("restaurant_llm_batch")
 
 _MAX_NAME = 200
 _ROUNDING = 1e-6

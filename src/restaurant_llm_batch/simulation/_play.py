@@ -305,7 +305,7 @@ class Playback:
         twin: L = known[1]
         return twin
 
-    def _unused(self, limiter: ConcurrencyLimiter | EndpointLimiter) -> object:
+    def _unused(self, limiter: ConcurrencyLimiter | EndpointLimiter) -> Any:
         if isinstance(limiter, EndpointLimiter):
             return limiter.unused(self._twin)
         if not isinstance(limiter, SharedLimiter):
