@@ -1,12 +1,12 @@
 """
 What a record costs: CPU microseconds for each call, and the size of the file.
 
-    python benchmarks/record.py [--items 4000] [--rounds 5] [--size 100000]
+    python benchmarks/record.py [--items 4000] [--rounds 9] [--size 100000]
 
 Each round runs the same items twice, without and with a record, and takes CPU time of the whole process, the writing
-thread included; the least difference of the rounds is printed. "quick" calls begin and end within one commit; "slow"
-ones take 0.4 s, so they are written once when they are in flight and once more when they have ended. The size is that
-of a simulated run.
+thread included; the difference between the least of each is printed. "quick" calls begin and end within one commit;
+"slow" ones take 0.4 s, so they are written once when they are in flight and once more when they have ended. The size is
+that of a simulated run.
 """
 
 from __future__ import annotations
@@ -56,14 +56,13 @@ def files(folder: Path) -> Iterator[Path]:
 
 
 def measure(items: int, rounds: int, call_seconds: float, *, texts: bool, folder: Path) -> float:
-    """Return the least CPU microseconds that a record adds to a call."""
+    """Return the CPU microseconds that a record adds to a call: between the least of all runs with it and without."""
     paths = files(Path(tempfile.mkdtemp(dir=folder)))
-    found = []
+    without, recorded = [], []
     for _ in range(rounds):
-        without = seconds(items, FakeLLM(seconds=call_seconds), None)
-        with_record = seconds(items, FakeLLM(seconds=call_seconds), Recording(next(paths), texts=texts))
-        found.append((with_record - without) / items * 1e6)
-    return min(found)
+        without.append(seconds(items, FakeLLM(seconds=call_seconds), None))
+        recorded.append(seconds(items, FakeLLM(seconds=call_seconds), Recording(next(paths), texts=texts)))
+    return (min(recorded) - min(without)) / items * 1e6
 
 
 def size(items: int, folder: Path, **arguments: Any) -> tuple[float, float]:
@@ -85,7 +84,7 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--items", type=int, default=4000)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--size", type=int, default=100_000)
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
