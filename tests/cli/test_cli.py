@@ -94,6 +94,7 @@ def test_the_sample_is_summarised_on_a_fresh_machine_without_any_option(invoke: 
     assert "No language model was used" in " ".join(result.stdout.split())
 
 
+@pytest.mark.slow
 def test_every_stage_gives_the_same_results(invoke: Invoke, reviews: Path, tmp_path: Path) -> None:
     written = []
     for stage in STAGES:

@@ -367,6 +367,7 @@ def test_after_many_refusals_the_report_says_which_limit_would_have_done(
     assert words in told
 
 
+@pytest.mark.slow
 def test_a_service_that_refuses_much_is_told_of_in_the_footer(folder: Path) -> None:
     lines = [{"restaurant_id": n, "review_id": n, "content": "맛있어요"} for n in range(12)]
     (folder / "reviews.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")

@@ -100,6 +100,7 @@ def test_a_second_ctrl_c_cancels_the_requests_in_flight_and_tells_them(reviews: 
     assert service.process.returncode == 0
 
 
+@pytest.mark.slow
 def test_sigterm_ends_it_although_a_client_never_finishes_its_request(reviews: Path) -> None:
     token = "0123456789abcdef"
     words = ("-c", SLOW, "serve", reviews, "--drain", "0.2")

@@ -227,6 +227,7 @@ def test_odd_commands_are_one_line_with_what_to_write_and_status_2(path: Path, w
     assert re.search(said, result.output), result.output
 
 
+@pytest.mark.slow
 def test_what_the_run_refuses_is_the_error_of_the_command(path: Path) -> None:
     with night(path, Held()):
         for value in ("0", "-1", "1.5", "sixteen", "9" * 40):

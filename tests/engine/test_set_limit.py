@@ -264,6 +264,7 @@ class AtOnce:
         return LLMResponse("ok")
 
 
+@pytest.mark.sample(1)
 @pytest.mark.hardening(small=3, full=1_000)
 @pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=["stage 4", "threaded"])
 def test_no_call_is_forgotten_whatever_the_order_of_the_threads_that_set_limits(

@@ -68,6 +68,7 @@ def test_a_limit_is_set_while_no_call_ends_and_the_record_says_by_whom(path: Pat
     assert len(done) == 3
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("name", "value", "said"),
     [

@@ -29,7 +29,7 @@ def soak(*arguments: str) -> str:
 
 
 def test_processes_that_die_and_pause_never_exceed_the_limit() -> None:
-    said = soak("file", "--seconds", "6", "--seeds", "1", "--processes", "4", "--limit", "4")
+    said = soak("file", "--seconds", "3", "--seeds", "1", "--processes", "4", "--limit", "4")
 
     assert "peak 4 of 4" in said
 

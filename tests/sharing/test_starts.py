@@ -81,6 +81,7 @@ class Minutes:
         self.time.step(until)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("requests", [5, 60, 600])
 @pytest.mark.parametrize("number", [1, 3, 8])
 def test_no_minute_has_more_starts_than_the_limit_and_few_less(requests: int, number: int) -> None:

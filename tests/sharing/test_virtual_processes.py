@@ -68,6 +68,7 @@ def test_never_more_than_the_limit_whatever_happens_to_processes_messages_and_cl
         assert not world.excused_of_living
 
 
+@pytest.mark.sample(2)
 @pytest.mark.sample(3)
 @pytest.mark.parametrize("seed", range(20))
 def test_free_slots_are_busy_while_calls_wait(seed: int) -> None:

@@ -37,6 +37,7 @@ def explain(tally: Tally) -> str:
     return ""
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("share", range(SHARES))
 def test_every_promise_is_kept_after_every_event_of_every_plan(share: int) -> None:
     first = share * PLANS // SHARES
