@@ -125,8 +125,10 @@ def test_every_limit_on_calls_in_flight_can_be_set(name: str) -> None:
     runner = BatchRunner(llm=llm, strategy=Strategy.stage(4), limits=Limits(**tight))
     with going_on(runner, llm, task=ask_in_batches):
         llm.wait_for(started=1)
+        assert llm.started <= 2
         runner.set_limit(name, 100_000)
         llm.wait_for(started=12)
+    assert llm.peak > 2
 
 
 @pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded(), Strategy.stage(1)])

@@ -132,8 +132,8 @@ def test_refusals_open_it_only_if_nothing_is_answered_for_two_rounds() -> None:
         {"wait_initial": 2.0, "wait_max": 1.0},
         {"wait_max": float("inf")},
         {"wait_max": float("nan")},
-        {"patience": -1},
-        {"patience": None},
+        {"pool_timeout": -1},
+        {"pool_timeout": None},
     ],
 )
 def test_a_policy_that_makes_no_sense_is_refused(wrong: dict[str, Any]) -> None:

@@ -125,7 +125,9 @@ def test_all_endpoints_down_for_a_while_cost_time_and_no_item() -> None:
 
 def test_endpoints_that_never_come_back_fail_the_items_in_the_end() -> None:
     gone = SimulatedServer(latency=0.5, outages=[(2, 1e6)])
-    simulation = simulate(pool(2, limits=4, patience=10.0), 100, gone, llm_retry=RetryPolicy(wait_max=1.0))
+    simulation = simulate(
+        pool(2, limits=4, pool_timeout=10.0), 100, gone, llm_retry=RetryPolicy(wait_max=1.0)
+    )
 
     assert len(simulation.report.failures) == 100 - simulation.server.answered
     assert simulation.seconds < 90

@@ -49,25 +49,26 @@ class BreakerPolicy:
         errors_in_a_row: Errors without an answer in between after which it is left out.
         wait_initial: Seconds for which it is left out at first.
         wait_max: Most seconds; the wait doubles with each probe that fails.
-        patience: Seconds for which calls wait while every endpoint is left out.
+        pool_timeout: Seconds for which calls wait while every endpoint is left out.
 
     Raises:
         ConfigurationError: `errors_in_a_row` is not a whole number of at least 1, or unless
-            0 < wait_initial <= wait_max, and 0 <= patience.
+            0 < wait_initial <= wait_max, and 0 <= pool_timeout.
     """
 
     errors_in_a_row: int = 5
     wait_initial: float = 1.0
     wait_max: float = 5.0
-    patience: float = 30.0
+    pool_timeout: float = 30.0
 
     def __post_init__(self) -> None:
         check_whole("errors_in_a_row", self.errors_in_a_row, 1, "errors_in_a_row=5")
         check_positive("wait_initial", self.wait_initial, "wait_initial=1.0", unit="seconds")
         check_positive("wait_max", self.wait_max, "wait_max=5.0", unit="seconds")
-        if not is_number(self.patience) or self.patience < 0:
+        if not is_number(self.pool_timeout) or self.pool_timeout < 0:
             raise ConfigurationError(
-                f"patience must be a number of seconds of at least 0, got {self.patience!r}; for example patience=30.0"
+                f"pool_timeout must be a number of seconds of at least 0, got {self.pool_timeout!r}; "
+                "for example pool_timeout=30.0"
             )
         if self.wait_max < self.wait_initial:
             raise ConfigurationError(

@@ -15,7 +15,7 @@ and only for the one that has its job, if there is one. Calls with equal *masks*
 are few different masks. A mask is dropped when none of its endpoints is in service.
 
 An endpoint that fails is left out by its circuit breaker (`breaker`); one whose service says that its minute is used up
-rests until the next. If no endpoint is in service for `BreakerPolicy.patience` seconds, or each rejects every call,
+rests until the next. If no endpoint is in service for `BreakerPolicy.pool_timeout` seconds, or each rejects every call,
 calls go through as if there were no breakers, and fail as they would without a pool.
 
 `PoolState` has no lock and no clock; `EndpointLimiter` puts one lock around it, and calls nothing back under it.
@@ -85,7 +85,7 @@ class PoolState:
         self._queues: dict[tuple[int, bool], EndpointQueue] = {}
         self._all_out_since: float | None = None
         self._all_are_dead = False
-        self._patience = policy.patience
+        self._pool_timeout = policy.pool_timeout
         self._may_rest = False  # whether an endpoint has ever rested
 
     # Admission
@@ -155,7 +155,7 @@ class PoolState:
     def lets_all_through(self) -> bool:
         """Whether calls go to endpoints that are left out, because all of them are, and have been for long."""
         since = self._all_out_since
-        return since is not None and (self._all_are_dead or self.now >= since + self._patience)
+        return since is not None and (self._all_are_dead or self.now >= since + self._pool_timeout)
 
     def _mask(self, route: Route) -> int:
         """Return the endpoints that a call should go to."""
@@ -327,7 +327,7 @@ class PoolState:
 
         It does while there is another one in service at which it has not been since its last wait: a failure is that of
         the endpoint until another one has failed too. Of each endpoint, a call is spared one failure. Those of a probe
-        it is spared for `BreakerPolicy.patience` seconds: the endpoint was known to have failed.
+        it is spared for `BreakerPolicy.pool_timeout` seconds: the endpoint was known to have failed.
         """
         endpoint, route = ticket.endpoint, ticket.route
         if endpoint is None or kind in ("request", "neutral") or isinstance(error, SubmissionUnknown):
@@ -340,7 +340,7 @@ class PoolState:
             return is_first and not self._is_dead(self._everyone)
         if ticket.is_probe:
             route.probing_since = min(route.probing_since, self.now)
-            if self.now < route.probing_since + self._patience:
+            if self.now < route.probing_since + self._pool_timeout:
                 return True
         others = 0 if route.only else self.in_service & ~route.tried
         if others and kind == "refused":
@@ -383,7 +383,7 @@ class PoolState:
         """Return when calls that wait may be admitted though none ends; None if that does not happen."""
         if not self.waiting or self.lets_all_through:
             return None
-        moments = [] if self._all_out_since is None else [self._all_out_since + self._patience]
+        moments = [] if self._all_out_since is None else [self._all_out_since + self._pool_timeout]
         for endpoint in self.endpoints:
             if endpoint.breaker.state == OPEN:
                 moments.append(endpoint.breaker.probe_at)

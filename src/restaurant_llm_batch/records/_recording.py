@@ -3,8 +3,8 @@ Recording: writes what happens in the runs of a runner into an SQLite file, whil
 
 Theory of operation. A recording is an observer. It appends each event to those of its run and returns; the first event
 of a group queues the run for the file's writing thread. That thread is the store's (`_store/writer.py`): it lets events
-gather for `GATHER_SECONDS`, turns them into rows and commits them together. So a reader, and whoever looks after a
-``kill -9``, sees all but the latest moment.
+gather for `GATHER_SECONDS`, turns them into rows and commits them together. So a reader sees all but the latest
+moment, also after a ``kill -9``.
 
 A record never fails a run. What cannot be written, on a full disk for example, is left out and counted in
 `runs.missing`, and the first time is logged.

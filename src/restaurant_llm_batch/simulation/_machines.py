@@ -210,7 +210,7 @@ class Sharing(Slots):
         self._worked = 0.0
         self._worked_until = 0.0
         self._number = count()
-        self._running: list[tuple[float, int, Job]] = []  # by what `worked` will be when they end
+        self._running: Running = []  # by what `worked` will be when they end
         self._next: Timer | None = None
 
     def _run(self, job: Job) -> None:
@@ -243,12 +243,21 @@ class Sharing(Slots):
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        running = self._running
-        while running and running[0][2].state != RUNNING:
-            heappop(running)
+        running = _without_ended(self._running)
         if running:
             seconds = max(0.0, running[0][0] - self._worked) * self._pace
             self._next = self._time.call_later(seconds, partial(self._end, running[0][2]))
+
+
+Running: TypeAlias = list[tuple[float, int, "Job"]]
+"""A heap of jobs, by the work that a server will have done when they end."""
+
+
+def _without_ended(running: Running) -> Running:
+    """Remove the jobs that have ended from the front of a heap, and return it."""
+    while running and running[0][2].state != RUNNING:
+        heappop(running)
+    return running
 
 
 class Batching:
@@ -282,7 +291,7 @@ class Batching:
         self._queue: deque[Job] = deque()
         self._admitted = count()
         self._reader_free_at = 0.0
-        self._running: list[tuple[float, int, Job]] = []  # by what `written` will be when they end
+        self._running: Running = []  # by what `written` will be when they end
         self._writing = 0
         self._written = 0.0
         self._written_until = 0.0
@@ -391,9 +400,7 @@ class Batching:
         if self._next is not None:
             self._next.cancel()
             self._next = None
-        running = self._running
-        while running and running[0][2].state != RUNNING:
-            heappop(running)
+        running = _without_ended(self._running)
         if not running:
             return
         rate = self._rate()

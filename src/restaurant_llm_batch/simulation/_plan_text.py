@@ -7,6 +7,7 @@ from html import escape
 from textwrap import shorten
 from typing import TypeAlias
 
+from .._shown import pairs_table, table
 from .._text import terminal_text
 
 _MAX_WARNINGS, _WIDTH = 8, 200
@@ -31,12 +32,9 @@ def as_html(
     title: str, facts: Facts, heads: Sequence[str], rows: Iterable[Sequence[str]], warnings: Sequence[str]
 ) -> str:
     """Return a title, the facts, a table and the first warnings as HTML; all of it is escaped."""
-    named = "".join(f"<tr><th>{_cell(name)}</th><td>{_cell(value)}</td></tr>" for name, value in facts)
-    header = "".join(f"<th>{_cell(head)}</th>" for head in heads)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows)
     listed = "".join(f"<li>{_cell(text)}</li>" for text in _first(warnings))
     return (
-        f"<div><p><b>{_cell(title)}</b></p><table>{named}</table><table><tr>{header}</tr>{body}</table>"
+        f"<div><p><b>{_cell(title)}</b></p>{pairs_table(dict(facts))}{table(heads, rows)}"
         f"{f'<ul>{listed}</ul>' if listed else ''}</div>"
     )
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from html import escape
 from typing import Generic, TypeVar
 
+from .._shown import pairs_table
 from ..events import Event, RunStarted
 from ..outcomes import BatchReport
 from .server import ServerUsage
@@ -81,8 +81,7 @@ class Simulation(Generic[T_co]):
         }
         if stats.stopped_because is not None:
             rows["stopped"] = stats.stopped_because
-        cells = "".join(f"<tr><th>{name}</th><td>{escape(text)}</td></tr>" for name, text in rows.items())
-        table = f"<table><caption>{escape(self._task)}</caption>{cells}</table>"
+        table = pairs_table(rows, self._task)
         if self.events:
             with suppress(ImportError):
                 return table + self.timeline()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Generator
+from pathlib import Path
 from typing import Any
 
 import anyio
@@ -22,12 +23,14 @@ from restaurant_llm_batch import (
     RateLimitInfo,
     RateLimitStatus,
     RetryPolicy,
+    SharedLimiter,
     Strategy,
     errors,
 )
 from restaurant_llm_batch.backends import LLMPool, OfflineLLM, OpenAILLM, RunPodLLM, VLLMServerLLM
 from restaurant_llm_batch.events import CallEnded, CallStarted, Event, LimitChanged, RetryScheduled
 from restaurant_llm_batch.integrations.metrics import RunMetrics
+from restaurant_llm_batch.sharing import FileBroker
 from restaurant_llm_batch.steps import complete, gather
 from restaurant_llm_batch.testing import FakeLLM
 
@@ -440,3 +443,12 @@ def test_arguments_that_make_no_sense_are_refused_with_what_to_write(
 ) -> None:
     with pytest.raises(errors.ConfigurationError, match=message):
         LLMPool(*arguments, **options)
+
+
+def test_limits_per_minute_of_a_shared_limit_are_refused_at_one_endpoint(tmp_path: Path) -> None:
+    shared = SharedLimiter("gpu", 8, broker=FileBroker(tmp_path / "limits.db"), requests_per_minute=60)
+
+    with pytest.raises(
+        errors.ConfigurationError, match=r"limits\['a'\] has limits per minute.*give them to Limits"
+    ):
+        LLMPool({"a": FakeLLM(), "b": FakeLLM()}, limits={"a": shared})

@@ -79,7 +79,7 @@ class PoolPlan(NamedTuple):
         limits: The limit of each.
         fallback: Whether each is used only if those before it have no room.
         errors_in_a_row: Errors after which one is left out.
-        patience: Seconds for which calls wait if all are left out.
+        pool_timeout: Seconds for which calls wait if all are left out.
         alone: Whether the runner has no further limit on calls in flight.
     """
 
@@ -87,7 +87,7 @@ class PoolPlan(NamedTuple):
     limits: tuple[int | AdaptiveLimit, ...]
     fallback: bool = False
     errors_in_a_row: int = 5
-    patience: float = 30.0
+    pool_timeout: float = 30.0
     alone: bool = True
 
 

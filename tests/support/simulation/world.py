@@ -335,7 +335,7 @@ def make_pool(plan: PoolPlan) -> LLMPool:
         limits=list(plan.limits),
         fallback=plan.fallback,
         errors_in_a_row=plan.errors_in_a_row,
-        patience=plan.patience,
+        pool_timeout=plan.pool_timeout,
     )
 
 

@@ -160,6 +160,11 @@ class Arguments:
                 reason.partition("; for example")[0] + "; for example limits=8"
             ) from None
         limiter = as_limiter(given)
+        if limiter.rate is not None:
+            raise ConfigurationError(
+                f"LLMPool.limits[{name!r}] has limits per minute, which hold for all LLM calls of a runner; "
+                "give them to Limits(requests_per_minute=..., tokens_per_minute=...), or to a SharedLimiter there"
+            )
         return limiter, limiter is given
 
     def _weight(self, name: str) -> float | None:

@@ -36,7 +36,7 @@ class LLMPool:
     seconds one call tries it again; each time that this fails, the wait doubles. Its calls go to the other endpoints,
     which does not count as an attempt of theirs, and neither does a refusal while another endpoint has not refused. An
     endpoint that rejects every call (its key, its credit) is left out with a warning; the run stops only if all do. If
-    all endpoints fail, calls wait for up to `patience` seconds, and then fail as they would without a pool.
+    all endpoints fail, calls wait for up to `pool_timeout` seconds, and then fail as they would without a pool.
 
     Endpoints may be of any kind, sync or async, and have different models. A reply is stored under the model that gave
     it; replies of equal models at different addresses are the same. Runners that are given one pool share its limits.
@@ -54,7 +54,7 @@ class LLMPool:
         errors_in_a_row: Errors without an answer in between after which an endpoint is left out.
         wait_initial: Seconds for which it is left out at first.
         wait_max: Most seconds until it is tried again.
-        patience: Seconds for which calls wait if every endpoint is left out.
+        pool_timeout: Seconds for which calls wait if every endpoint is left out.
 
     Raises:
         ConfigurationError: An argument is invalid.
@@ -70,10 +70,10 @@ class LLMPool:
         errors_in_a_row: int = 5,
         wait_initial: float = 1.0,
         wait_max: float = 5.0,
-        patience: float = 30.0,
+        pool_timeout: float = 30.0,
     ) -> None:
         arguments = Arguments(endpoints, limits, weights, fallback)
-        policy = BreakerPolicy(errors_in_a_row, wait_initial, wait_max, patience)
+        policy = BreakerPolicy(errors_in_a_row, wait_initial, wait_max, pool_timeout)
         self._endpoints = arguments.backends
         self._limiter = EndpointLimiter(arguments.specs, policy)
         self._direct = DirectCalls(self._limiter, self._endpoints)
