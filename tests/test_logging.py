@@ -27,6 +27,7 @@ def test_a_program_that_does_is_shown_it_once() -> None:
     assert said(code) == "restaurant_llm_batch heard\n"
 
 
+@pytest.mark.slow
 def test_the_command_line_shows_it() -> None:
     code = f"""
 import logging, sys

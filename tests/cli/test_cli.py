@@ -431,7 +431,7 @@ def first_result(process: subprocess.Popen[str], asked: int) -> str:
 
 
 @pytest.mark.parametrize(("stage", "in_flight"), INTERRUPTED_STAGES)
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_ctrl_c_lets_calls_in_flight_finish_and_keeps_what_is_done(
     child: Callable[[str], subprocess.Popen[str]], stage: str, in_flight: int
 ) -> None:
@@ -560,6 +560,7 @@ def test_without_its_extra_the_command_says_in_one_line_what_to_install(missing:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_the_package_runs_as_a_module() -> None:
     done = run_python("-m", "restaurant_llm_batch", "--help")
     assert done.returncode == 0

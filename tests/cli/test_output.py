@@ -196,6 +196,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_keeps_the_old_output_and_says_where_the_rest_is(
     reviews: Path, tmp_path: Path
 ) -> None:

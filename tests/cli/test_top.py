@@ -179,6 +179,7 @@ class Terminal:
         os.close(self._mine)
 
 
+@pytest.mark.slow
 def test_on_a_terminal_a_running_night_is_shown_and_its_limit_is_set(path: Path, tmp_path: Path) -> None:
     reviews = tmp_path / "reviews.jsonl"
     reviews.write_text(

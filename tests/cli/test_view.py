@@ -19,6 +19,7 @@ from tests.support.viewed import viewed
 from restaurant_llm_batch.cli._app import build
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_the_address_shows_the_page_until_it_is_ended(tmp_path: Path, number: int) -> None:
     record_night(tmp_path / "night.db", 2)

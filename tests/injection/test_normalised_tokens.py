@@ -90,7 +90,7 @@ def around(form: str) -> tuple[str, ...]:
 
 @pytest.mark.hardening(small=2_000, full=10**9)
 @pytest.mark.parametrize("put", [quoted, escaped])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_no_disguised_control_token_gets_through(put: Callable[[str], str], trials: int) -> None:
     every = list(forms())
     step = max(len(every) // trials, 1)

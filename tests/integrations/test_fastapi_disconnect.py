@@ -94,7 +94,7 @@ def serving(model: Any, **limits: Any) -> FastAPI:
     return app
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 async def test_ten_requests_of_fifty_restaurants_share_the_limits_of_the_one_runner(
     nothing_blocks: BlockBuster,
 ) -> None:

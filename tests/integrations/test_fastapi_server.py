@@ -281,6 +281,7 @@ def test_a_client_has_to_read_a_little_in_each_period(sizes: tuple[int, ...], ab
 SLOW = [b"", b"POST", HEALTH, head(SUMMARIES, "Content-Length: 1000") + b"{", WHOLE[:-1]]
 
 
+@pytest.mark.slow
 @pytest.mark.hardening(small=50, full=10_000)
 def test_slow_clients_keep_nobody_else_from_being_answered(trials: int) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -470,6 +471,7 @@ def test_only_allowed_hosts_are_answered(host: str, status: int, guarded: tuple[
     assert received.startswith(f"HTTP/1.1 {status} ".encode())
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize(
     ("authorization", "status"),
     [

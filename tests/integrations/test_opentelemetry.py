@@ -461,6 +461,7 @@ def test_without_an_sdk_a_run_is_not_watched() -> None:
     assert not observer._runs
 
 
+@pytest.mark.slow
 def test_an_sdk_that_is_set_up_later_is_found() -> None:
     code = """
 from opentelemetry import metrics, trace

@@ -456,7 +456,7 @@ print(json.dumps([[outcome.index, outcome.ok] for outcome in report.outcomes]))
     ("backend", "strategy"),
     [("openai", "4"), ("vllm", "threaded"), ("runpod", "4"), ("runpod", "threaded"), ("runpod", "1")],
 )
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_ctrl_c_leaves_nothing_at_the_server_and_keeps_what_was_paid_for(
     backend: str, strategy: str, tmp_path: Path
 ) -> None:

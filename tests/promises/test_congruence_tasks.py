@@ -162,7 +162,7 @@ def expected(request: pytest.FixtureRequest) -> tuple[str, list[object]]:
 
 @each_run_method
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=strategy_name)
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_outcomes_are_equal_in_every_mode(
     strategy: Strategy, way: RunMethod, expected: tuple[str, list[object]]
 ) -> None:

@@ -138,6 +138,7 @@ def _in_child(runner: BatchRunner, answers: Any) -> None:
     answers.put(len(runner.run(SummarizeAspects(), range(5)).results))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @each_strategy
 def test_a_runner_survives_a_fork(strategy: Strategy) -> None:

@@ -119,6 +119,7 @@ def test_interrupting_stream_carries_the_outcomes_nobody_took(name: str) -> None
     assert told["failures"]
 
 
+@pytest.mark.slow
 def test_interrupting_arun_ends_its_calls() -> None:
     code = textwrap.dedent(PROGRAM).format(strategy="Strategy.stage(4)", how="pass", stuck=120)
     code = code[: code.index("report = None")] + textwrap.dedent(

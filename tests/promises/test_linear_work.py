@@ -355,7 +355,7 @@ def test_twice_the_text_costs_twice_the_work(trials: int, tmp_path: Path) -> Non
         ]
     for text, name in pairs:
         unit, before, behind = TEXTS[text]
-        length = LENGTHS.get(name, 3_000 if trials > len(pairs) else 1_000)
+        length = LENGTHS.get(name, 3_000 if trials > len(pairs) else 600)
         try:
             assert_linear(READERS[name], unit, length, (before, behind))
         except Exception as error:

@@ -298,7 +298,7 @@ def test_tokens_that_were_learned_of_count_for_those_who_wait_for_a_slot() -> No
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.parametrize("strategy", [Strategy.stage(4), Strategy.threaded()], ids=strategy_name)
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_forked_child_keeps_the_rate_by_itself(strategy: Strategy) -> None:
     program = f"""
 import os, signal

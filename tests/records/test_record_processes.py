@@ -67,6 +67,7 @@ def _succeeded(path: Path) -> int:
     return runs[-1].succeeded if runs else 0
 
 
+@pytest.mark.slow
 def test_two_processes_write_into_one_file_and_a_third_reads_it(path: Path) -> None:
     runner(path).run(ask, ["before"])
     writers = [child(path, 1000 * number, 40, 0.02) for number in (1, 2)]

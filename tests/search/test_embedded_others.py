@@ -58,7 +58,7 @@ def test_the_hits_are_those_of_a_filter(monkeypatch: pytest.MonkeyPatch, restaur
     assert search.search_many(queries) == filtered(monkeypatch, search, queries)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_restaurant_with_all_of_the_best_reviews_leaves_the_others_theirs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

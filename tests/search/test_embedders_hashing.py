@@ -38,6 +38,7 @@ def test_vectors_have_the_promised_form(text: str) -> None:
         assert all(value > 0 for value in embedding.sparse.values)
 
 
+@pytest.mark.slow
 def test_another_process_gets_the_same_vectors() -> None:
     """Python's own `hash` differs from process to process; ours must not."""
     code = (

@@ -164,7 +164,7 @@ def test_a_query_of_a_restaurant_that_is_no_id_is_refused(search: QdrantSearch) 
 
 
 @pytest.mark.parametrize("stage", [1, 2, 4])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_the_main_job_runs_on_it_as_on_the_embedded_search(
     stocked: QdrantSearch, embedded: EmbeddedSearch, stage: int
 ) -> None:

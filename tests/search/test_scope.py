@@ -234,7 +234,7 @@ def stocked(request: pytest.FixtureRequest) -> Iterator[QdrantSearch]:
 
 
 @pytest.mark.parametrize("mode", ["blocking", "asyncio", "trio"])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_qdrant_agrees_with_the_embedded_search(
     stocked: QdrantSearch, expected: list[tuple[SearchQuery, list[Hit]]], mode: str
 ) -> None:

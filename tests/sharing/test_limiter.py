@@ -177,6 +177,7 @@ def test_a_simulation_plays_a_shared_limit_without_its_broker(tmp_path: Path) ->
     assert simulation.seconds <= 1.1 * plain.simulate(ask, range(200), server=server).seconds
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("field", ["llm", "llm_total", "search", "tokens_in_flight"])
 def test_runners_that_are_simulated_together_share_the_limit_of_one_name(field: str) -> None:
     limit = 3000 if field == "tokens_in_flight" else 6
@@ -402,10 +403,10 @@ def test_a_pickled_or_copied_limiter_is_another_member_of_the_limit(tmp_path: Pa
 
 
 def test_a_limiter_that_is_not_used_has_no_thread_and_can_be_collected(tmp_path: Path) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     gpu = SharedLimiter("gpu", 8, broker=FileBroker(tmp_path / "limits.db"))
     gpu.open()
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before  # a thread that an earlier test left may end meanwhile
     seen: list[Callable[[], Any]] = []
     import weakref
 

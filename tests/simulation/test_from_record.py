@@ -50,7 +50,7 @@ SERVERS = {
 }
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("task", [dish, course])
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_night_that_was_learned_takes_as_long_again(name: str, task: Any, tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ def test_a_night_that_was_learned_takes_as_long_again(name: str, task: Any, tmp_
     assert sorted(again)[1] == pytest.approx(night.seconds, rel=0.1), learned
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "limit"), [("slowed down", 16), ("batching", 20), ("by tokens", 20), ("queueing", 20)]
 )

@@ -56,7 +56,7 @@ def planner(**arguments: Any) -> BatchRunner:
     return BatchRunner(llm=never, strategy=Strategy.stage(4), prices=PRICES, **arguments)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "number", "seeds"),
     [(course, 30, 2), (course, 40, 10), (course, 150, 10), (picky, 200, 10), (dish, 250, 10)],

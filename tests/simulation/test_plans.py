@@ -37,7 +37,6 @@ def explain(tally: Tally) -> str:
     return ""
 
 
-@pytest.mark.sample(2)
 @pytest.mark.parametrize("share", range(SHARES))
 def test_every_promise_is_kept_after_every_event_of_every_plan(share: int) -> None:
     first = share * PLANS // SHARES
@@ -111,6 +110,7 @@ def test_a_failing_plan_is_reduced_to_a_smaller_one_that_fails_likewise() -> Non
     assert len(smaller.items) < len(plan(seed).items)
 
 
+@pytest.mark.slow
 def test_a_seed_is_played_again_from_the_command_line() -> None:
     command = [sys.executable, "-m", "tests.support.simulation", "--seed", "7", "--plans", "3"]
     ran = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)

@@ -28,7 +28,7 @@ def start_child(path: Path, name: str, count: int, in_flight: int) -> subprocess
 
 @pytest.mark.parametrize("in_flight", [2, 64])
 @pytest.mark.parametrize("heard", [1, 700])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_what_was_durable_is_there_after_a_kill(path: Path, in_flight: int, heard: int) -> None:
     child = start_child(path, "child", 1_000_000, in_flight)
     assert child.stdout is not None
@@ -94,6 +94,7 @@ def test_a_forked_child_has_nothing_of_its_parents_open(store: Store, path: Path
     assert in_child(lambda: str(open_files(path))) == "[]"
 
 
+@pytest.mark.slow
 @forks
 def test_parent_and_forked_child_both_go_on_writing(store: Store, path: Path) -> None:
     fill(store, range(10))

@@ -86,6 +86,7 @@ def test_a_port_that_is_taken_is_reported_in_a_line() -> None:
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_its_help_names_the_kinds_of_faults() -> None:
     ended = subprocess.run([*MODULE, "--help"], capture_output=True, text=True, check=True, timeout=PATIENCE)
 
@@ -94,6 +95,7 @@ def test_its_help_names_the_kinds_of_faults() -> None:
     assert "--no-rate-headers" in ended.stdout
 
 
+@pytest.mark.slow
 def test_importing_it_brings_no_aiohttp() -> None:
     code = (
         "import sys, restaurant_llm_batch.testing, restaurant_llm_batch.testing.server as server\n"

@@ -8,6 +8,7 @@ belongs to one aspect, so that a query for pasta is near a review of noodles, an
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -153,6 +154,17 @@ _WORDS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 )
 
 
+@cache
+def _concepts_by_stem() -> Mapping[str, Concept]:
+    return {
+        stem: Concept(name, aspect)
+        for aspect, concepts in _WORDS.items()
+        for name, words in concepts.items()
+        for word in words.split()
+        for stem in (terms(word) or [word])
+    }
+
+
 class ConceptLookup:
     """
     Finds the concept of a stem.
@@ -162,13 +174,7 @@ class ConceptLookup:
     """
 
     def __init__(self) -> None:
-        self._concepts = {
-            stem: Concept(name, aspect)
-            for aspect, concepts in _WORDS.items()
-            for name, words in concepts.items()
-            for word in words.split()
-            for stem in (terms(word) or [word])
-        }
+        self._concepts = _concepts_by_stem()
         # Longer parts cannot match, and trying them would take quadratic time.
         self._longest = max(len(stem) for stem in self._concepts if _is_hangul(stem))
 

@@ -60,6 +60,7 @@ class TestHostileText:
     def test_a_review_of_signs_is_a_review(self, content: str) -> None:
         assert answer(about("kids", content))["summary"] == content
 
+    @pytest.mark.slow
     @settings(max_examples=examples(150), deadline=None)
     @given(
         st.dictionaries(
@@ -89,6 +90,7 @@ class TestHostileText:
 
 
 class TestSameAnswer:
+    @pytest.mark.slow
     @pytest.mark.parametrize(
         "seed", ["0", *(pytest.param(seed, marks=pytest.mark.slow) for seed in ("1", "4242"))]
     )

@@ -177,6 +177,7 @@ def test_threads_that_start_together_get_the_answers_of_one() -> None:
     assert all(answers == alone for answers in rounds)
 
 
+@pytest.mark.slow
 def test_the_answer_does_not_depend_on_the_process() -> None:
     text = "The food was fine, 서비스는 별로"
     code = (
