@@ -5,8 +5,12 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,6 +65,28 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_xdist_auto_num_workers() -> int:
     """Run three workers on two cores: many tests wait for a socket, a process or a clock half of their time."""
     return max(2, (os.cpu_count() or 2) * 3 // 2)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection(session: pytest.Session) -> None:
+    """
+    Import an equal share of the test files in each worker, before every worker collects all of them.
+
+    pytest compiles a test file on its first import, for its assertions, and keeps the result. On a clean checkout
+    each worker would compile all files by itself; so each file is compiled once.
+    """
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None:
+        return
+    number, workers = int(worker["workerid"].removeprefix("gw")), int(worker["workercount"])
+    for path in sorted(Path(__file__).parent.rglob("test_*.py"))[number::workers]:
+        top = path
+        while (top.parent / "__init__.py").exists():
+            top = top.parent
+        name = ".".join(path.relative_to(top.parent).with_suffix("").parts)
+        sys.path.insert(0, str(top.parent))
+        with suppress(Exception, pytest.skip.Exception):  # the collection of this file reports it
+            import_module(name)
 
 
 def pytest_collection_finish() -> None:

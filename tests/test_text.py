@@ -187,7 +187,7 @@ def test_an_error_whose_message_cannot_be_shown_is_named() -> None:
 
 @pytest.mark.parametrize("unit", ["a", "\x1b", "\n", "\ud800", "\u202e", "\x85", " ", "é"])
 @pytest.mark.parametrize("border", [message_text, terminal_text, json_line, as_line])
-@pytest.mark.sample(3)
+@pytest.mark.slow
 def test_a_border_takes_time_in_proportion_to_the_text(border: Callable[[str], object], unit: str) -> None:
     assert_linear(border, unit, 50_000)
 

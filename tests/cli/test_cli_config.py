@@ -226,6 +226,7 @@ def test_a_useless_option_is_refused_by_its_own_name(words: list[str], complaint
     assert complaint in " ".join(shown.output.split())
 
 
+@pytest.mark.slow
 def test_the_same_run_by_options_variables_a_file_python_and_serve_makes_the_same_calls(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:

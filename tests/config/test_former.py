@@ -238,6 +238,7 @@ def test_the_whole_old_file_comes_to_one_that_loads(folder: Path) -> None:
     assert other["batch_llm_backend"] == "openai"
 
 
+@pytest.mark.sample(5)
 @pytest.mark.parametrize(
     ("raw", "expected"),
     [
@@ -294,6 +295,7 @@ def test_a_value_that_cannot_be_used_is_passed_over_with_what_to_write(
     loaded(folder, text)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize(
     "line",
     [

@@ -384,6 +384,7 @@ def test_no_file_and_no_outcome_of_a_run_holds_what_a_service_repeats(
             assert not leaks(file.read_bytes().decode("latin-1")), (kind, answer, file.name)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "construct",
     [

@@ -183,6 +183,7 @@ values = st.recursive(
 )
 
 
+@pytest.mark.sample(3)
 @each_job
 @settings(max_examples=examples(25), deadline=None)
 @given(data=st.data())

@@ -110,6 +110,7 @@ def test_no_disguised_control_token_gets_through(put: Callable[[str], str], tria
             )
 
 
+@pytest.mark.slow
 def test_the_forms_are_tokens_if_they_are_not_escaped() -> None:
     """Otherwise the test above could not fail."""
     normalise = NORMALISERS["all that is invisible"]

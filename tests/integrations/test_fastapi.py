@@ -484,6 +484,7 @@ UNREAD = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("value", [1, 0, "", 1.5, 1700000000, None, {"$date": 1}, [1], "x" * 500])
 def test_fields_that_nobody_reads_are_no_reason_to_refuse_a_review(value: Any) -> None:
     review = {"content": "좋아요", **dict.fromkeys(UNREAD, value)}

@@ -102,6 +102,7 @@ SENTIMENT_FORMS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("form", SENTIMENT_FORMS)
 def test_sentiment_is_answered_in_its_shape_whatever_form_the_reviews_have(
     client: TestClient, form: dict[str, Any]

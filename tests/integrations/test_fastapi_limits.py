@@ -231,7 +231,7 @@ def _decode(content: str) -> Callable[[str], object]:
     "unit", ['"', "\\", '\\"', ",", "[", "{", "0", '{"a":0},', '"a":0,', "é", '{"content":"a"},']
 )
 @pytest.mark.parametrize("content", ["?", '{"restaurants":[{"restaurant_id":1,"reviews":[?]}]}', '{"x":"?"}'])
-@pytest.mark.sample(6)
+@pytest.mark.slow
 def test_checking_a_body_takes_time_in_proportion_to_its_size(content: str, unit: str) -> None:
     assert_linear(_decode(content), unit, 200_000)
 

@@ -137,6 +137,7 @@ def test_what_was_learned_uses_what_the_service_gives_and_is_hardly_refused(
     assert without > 10 * most or seconds > 1  # long calls in so few places hardly come up against the limit
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("service", ["a bucket", "a small bucket", "windows"])
 def test_a_given_number_of_requests_is_never_refused_by_a_service_that_counts_as_many(service: str) -> None:
     answered, refused = drive(SERVICES[service](), Unpaced(600, None, 0.0), 2.0)

@@ -53,7 +53,7 @@ def fault(asked: ChatRequest) -> FaultKind | None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_fifty_restaurants_have_equal_outcomes_in_every_stage(model: str) -> None:
     outcomes = {}
     for strategy, way in RUN_METHODS:

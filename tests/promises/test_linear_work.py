@@ -344,6 +344,7 @@ LENGTHS = {"tokens": 8_000}
 FOLDER: list[str] = [""]
 
 
+@pytest.mark.slow
 @pytest.mark.hardening(small=23, full=100_000)
 def test_twice_the_text_costs_twice_the_work(trials: int, tmp_path: Path) -> None:
     FOLDER[0] = str(tmp_path)
@@ -355,7 +356,7 @@ def test_twice_the_text_costs_twice_the_work(trials: int, tmp_path: Path) -> Non
         ]
     for text, name in pairs:
         unit, before, behind = TEXTS[text]
-        length = LENGTHS.get(name, 3_000 if trials > len(pairs) else 600)
+        length = LENGTHS.get(name, 3_000 if trials > len(pairs) else 1_000)
         try:
             assert_linear(READERS[name], unit, length, (before, behind))
         except Exception as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+import pytest
 from tests.support.run_methods import RunMethod, each_run_method, each_strategy
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
@@ -47,6 +48,7 @@ class Prioritised:
         return int(item["id"])
 
 
+@pytest.mark.sample(5)
 @each_run_method
 @each_strategy
 def test_the_most_urgent_of_a_list_are_first_however_late_they_stand(

@@ -68,6 +68,7 @@ def test_equal_requests_are_asked_once_and_nothing_twice(
     assert asked == llm.calls == 30 + 10
 
 
+@pytest.mark.slow
 def test_another_process_finds_what_one_has_paid_for(tmp_path: Path) -> None:
     path = tmp_path / "run.db"
     BatchRunner(llm=FakeLLM(answer=echo), store=path).run(ask, range(20))

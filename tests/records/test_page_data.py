@@ -99,7 +99,7 @@ def test_items_are_those_of_the_record_in_every_order(large: Path, sort: str) ->
         assert times[0] == pytest.approx(max(item.seconds or 0 for item in items))
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("query", "fits"),
     [

@@ -46,6 +46,7 @@ def found(search: Any, restaurant: int | str, scope: Any = "restaurant") -> list
     return sorted((hit.review_id for hit in hits), key=str)
 
 
+@pytest.mark.sample(2)
 def test_a_deleted_review_is_found_no_more(search: Any) -> None:
     assert search.delete_reviews(1, [0, 2, 99]) == 2
     assert found(search, 1) == [1]
@@ -53,12 +54,14 @@ def test_a_deleted_review_is_found_no_more(search: Any) -> None:
     assert search.count() == 5
 
 
+@pytest.mark.sample(2)
 def test_ids_of_both_forms_are_one(search: Any) -> None:
     assert search.delete_reviews("1", ["0"]) == 1
     assert search.delete_reviews(2, ["r1", "r1"]) == 1
     assert (found(search, 1), found(search, 2)) == ([1, 2], ["r0", "r2"])
 
 
+@pytest.mark.sample(2)
 def test_a_deleted_restaurant_is_listed_no_more_nor_found_among_others(search: Any) -> None:
     assert len(found(search, "mapo", "others")) == 6
     assert search.delete_restaurant(2) == 3
@@ -67,6 +70,7 @@ def test_a_deleted_restaurant_is_listed_no_more_nor_found_among_others(search: A
     assert search.delete_restaurant(2) == 0
 
 
+@pytest.mark.sample(2)
 def test_what_is_not_there_is_no_error(search: Any) -> None:
     assert search.delete_reviews(1, []) == 0
     assert search.delete_reviews("nobody", [1]) == 0
@@ -74,6 +78,7 @@ def test_what_is_not_there_is_no_error(search: Any) -> None:
     assert search.count() == 7
 
 
+@pytest.mark.sample(2)
 def test_a_review_without_an_id_goes_by_the_id_that_a_search_gave_it(search: Any) -> None:
     search.index_reviews([{"restaurant_id": 9, "content": "국수"}])
     (hit,) = search.search(SearchQuery(9, "국수"))
@@ -81,12 +86,14 @@ def test_a_review_without_an_id_goes_by_the_id_that_a_search_gave_it(search: Any
     assert found(search, 9) == []
 
 
+@pytest.mark.sample(2)
 def test_deleted_reviews_can_be_indexed_again(search: Any) -> None:
     search.delete_restaurant(1)
     search.index_reviews(rows()[:1])
     assert found(search, 1) == [0]
 
 
+@pytest.mark.sample(2)
 def test_what_is_no_list_of_ids_is_refused_by_name(search: Any) -> None:
     for ids in ("r1", b"r1", {"r1": 1}, 7, None, [None], [1.5]):
         with pytest.raises(ConfigurationError, match="review_ids"):

@@ -79,7 +79,7 @@ def test_other_limits_are_foretold_if_the_night_had_some_variety(
     assert foretold.seconds == pytest.approx(told.seconds, rel=0.15), learned
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("overload", ["queue", "refuse"])
 @pytest.mark.parametrize("slots", [3, 7, 12])
 def test_slots_are_found(overload: Any, slots: int, tmp_path: Path) -> None:

@@ -115,6 +115,7 @@ def test_a_budget_of_tokens_smaller_than_a_call_is_said() -> None:
     assert said(plan(Limits(tokens_in_flight=300)), "and the budget of calls in flight is 300: it runs alone")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("context", "over", "no_room"), [(400, 60, 0), (507, 60, 0), (550, 0, 60), (8_192, 0, 0), (None, 0, 0)]
 )

@@ -39,6 +39,7 @@ def test_a_key_is_the_one_that_earlier_versions_of_the_library_made() -> None:
     assert request_key("vllm/qwen", QUESTION).hex() == KNOWN
 
 
+@pytest.mark.slow
 def test_a_key_is_the_same_in_another_process() -> None:
     script = (
         "from tests.store.test_store_keys import QUESTION, request_key;"

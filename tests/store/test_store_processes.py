@@ -52,6 +52,7 @@ def test_what_was_durable_is_there_after_a_kill(path: Path, in_flight: int, hear
         assert other.execute("PRAGMA integrity_check").fetchone() == ("ok",)
 
 
+@pytest.mark.slow
 def test_two_processes_may_share_a_file(path: Path) -> None:
     children = [start_child(path, name, 2000, 64) for name in ("one", "two")]
     outputs = [child.communicate()[0].split("\n") for child in children]

@@ -129,6 +129,7 @@ def test_a_comparison_review_that_is_refused_is_named_by_its_own_id() -> None:
     assert result.failed_reviews == (FailedReview(3, "ContentRefused: the content filter was triggered"),)
 
 
+@pytest.mark.sample(3)
 @FAULTS
 @pytest.mark.parametrize("bad", [0, 24, 49])
 def test_a_summary_that_cannot_be_merged_with_49_others_is_left_out(fault: Exception | str, bad: int) -> None:

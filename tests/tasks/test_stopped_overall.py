@@ -127,6 +127,7 @@ def test_an_aspect_that_the_stop_cuts_short_is_no_partial_result() -> None:
     assert isinstance(report.outcomes[0], Failure)
 
 
+@pytest.mark.sample(3)
 @each_strategy
 @pytest.mark.parametrize("mode", ["single", "split"])
 def test_with_a_store_the_next_run_pays_for_the_overall_summary_only(

@@ -450,6 +450,7 @@ def test_reviews_that_fit_are_shown_as_they_are() -> None:
     }
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("unit", ["a", "맛있어요 ", "👍🏽", "\x00", "[", "ㅋ", "x " * 50, "\u0301"])
 def test_a_review_of_any_length_takes_no_more_than_its_share(unit: str) -> None:
     task = SummarizeAspects(max_review_tokens=4000)

@@ -529,6 +529,7 @@ def test_a_run_through_every_fault_loses_nothing_and_its_tokens_are_the_server_s
     )
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("method", "path", "body", "status"),
     [

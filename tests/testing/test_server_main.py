@@ -64,7 +64,7 @@ def test_it_prints_its_address_serves_and_counts_when_it_is_ended(end: signal.Si
         (["--retry-after", "soon"], "invalid"),
     ],
 )
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_what_it_cannot_do_it_says_in_a_line(asked: list[str], words: str) -> None:
     ended = subprocess.run([*MODULE, *asked], capture_output=True, text=True, check=False, timeout=PATIENCE)
 

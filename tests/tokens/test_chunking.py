@@ -135,7 +135,7 @@ def test_the_counter_is_asked_a_few_times_for_every_chunk() -> None:
 
 
 @pytest.mark.parametrize("unit", ["가", "a ", "음식이 맛있고 ", "😋\u200d", "\u0301", ".", "가요 ", "\n"])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_an_endless_text_is_cut_whole_and_the_work_grows_with_its_length(unit: str) -> None:
     text = unit * (200_000 // len(unit))
     chunks = split_text(text, 500, count_tokens=len)

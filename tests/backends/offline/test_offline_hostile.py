@@ -83,6 +83,7 @@ class TestHostileText:
                 assert ("언급한" if language == "ko" else "hardly mention") in part["summary"]
                 assert part["bullets"] == []
 
+    @pytest.mark.slow
     @settings(max_examples=examples(100), deadline=None)
     @given(st.dictionaries(st.text(), st.text(), max_size=5))
     def test_any_summaries_give_an_overall_summary(self, summaries: dict[str, str]) -> None:
