@@ -135,9 +135,9 @@ def test_a_qdrant_server_that_is_not_there_is_reported_in_one_line(reviews: Path
         assert "qdrant" in result.output.lower()
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("command", ["summarize", "strengths"])
 @pytest.mark.parametrize("stage", ["1", "4"])
-@pytest.mark.sample(2)
 def test_reviews_go_into_qdrant_and_are_found_there(
     command: str, stage: str, reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

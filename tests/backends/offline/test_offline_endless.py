@@ -104,6 +104,7 @@ def test_an_endless_word_is_left_out(unit: str) -> None:
     assert_linear(lambda word: english_words.read(word, ""), "a", LENGTH)
 
 
+@pytest.mark.slow
 @settings(max_examples=examples(150), deadline=None)
 @given(TEXTS, st.sampled_from(["ko", "en", ""]))
 def test_any_text_gives_clean_answers_of_the_right_shape(text: str, language: str) -> None:
