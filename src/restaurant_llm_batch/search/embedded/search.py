@@ -68,6 +68,11 @@ class EmbeddedSearch:
         path = None if self._path is None else str(self._path)
         return f"{type(self).__name__}(path={path!r}, embedder={self._embedder.name!r})"
 
+    @property
+    def path(self) -> Path | None:
+        """The folder of the index; None for a temporary one."""
+        return self._path
+
     def __enter__(self) -> EmbeddedSearch:
         return self
 
