@@ -109,8 +109,8 @@ class IndexTally:
         self._blank += batch.blank
         if batch.replaced and not self._replaced:
             log.warning(
-                "%d of the first %d reviews have the restaurant and id of another one with another text, which replaces "
-                "them: are these the ids of the reviews? The report counts the rest",
+                "%d of the first %d reviews have the restaurant and id of another one with another text, which "
+                "replaces them: are these the ids of the reviews? The report counts the rest",
                 batch.replaced,
                 self._reviews,
             )
@@ -184,7 +184,7 @@ def _rows_of(reviews: Iterable[Any]) -> Iterable[Any]:
     """Return reviews row by row: those of a data frame too, where bad rows are the errors that say why."""
     if type(reviews) is list or type(reviews) is tuple:
         return reviews
-    from .._rows.reviews import reviews_of
+    from .._rows.review_rows import reviews_of
     from .._rows.table import as_table
 
     table = as_table(reviews)

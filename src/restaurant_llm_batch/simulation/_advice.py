@@ -21,7 +21,7 @@ from ._play import RunnerParts
 from ._replay import Replay, Timing
 from .plan import Plan
 from .result import duration
-from .server import SimulatedServer
+from .simulated_server import SimulatedServer
 
 _SHOWN, _PROBLEM = 3, 160
 _TOLERATED_REFUSALS = 0.05
@@ -161,8 +161,8 @@ def _of_prompts(found: Findings) -> list[str]:
         mean = one.prompt_tokens / max(1, one.calls)
         if one.largest_prompt > max(_OUTLIER * mean, _LONG_PROMPT):
             warnings.append(
-                f"the largest prompt of {one.kind} has {one.largest_prompt:,} tokens, and the mean {mean:,.0f}: is there "
-                "a text that is no review?"
+                f"the largest prompt of {one.kind} has {one.largest_prompt:,} tokens, and the mean {mean:,.0f}: is "
+                "there a text that is no review?"
             )
     if getattr(found.parts.count, "blocking", False):
         warnings.append("the token counter asks a service; this plan uses an estimate in its place")
