@@ -104,6 +104,8 @@ def _main(
     if options.preview:
         _preview(options, task)
         return
+    if options.processes is not None:
+        check_model(options, chosen)
     _, llm = services.make_llm(llms, chosen, settings)
     check_output(options.output, options.paths, settings.batch_store, settings.batch_record)
     check_level(options.level, view)
@@ -120,7 +122,6 @@ def _main(
     with ExitStack() as stack:
         folder: Path | None = None
         if options.processes is not None:
-            check_model(options, chosen)
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="restaurant-llm-batch-")))
             options = replace(options, index_folder=folder / "index")
         loaded = options.load(console)

@@ -79,7 +79,7 @@ class Conventions:
     durations: Mapping[str, str]
 
 
-_CLIENT = dict.fromkeys(STAGES, SpanKind.CLIENT)
+_CLIENT: dict[str, SpanKind] = {stage: SpanKind.CLIENT for stage in STAGES}  # noqa: C420  # its keys are texts
 _CALL_DURATIONS = {"llm": "gen_ai.client.inference.duration", "search": "gen_ai.retrieval.duration"}
 
 VERSIONS: Mapping[Version, Conventions] = {

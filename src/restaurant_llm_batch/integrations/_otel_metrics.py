@@ -70,7 +70,7 @@ class Instruments:
         # Cached, because label sets are built for every call; bounded, because model names come from the service.
         @lru_cache(_LABEL_CACHE_SIZE)
         def labels(stage: Stage, response_model: str, error: str, endpoint: str | None = None) -> Labels:
-            call_labels = base_labels(stage, model, service) | (server if stage == "llm" else {})
+            call_labels: Labels = {**base_labels(stage, model, service), **(server if stage == "llm" else {})}
             if endpoint is not None:
                 call_labels[ENDPOINT] = endpoint
             if response_model:

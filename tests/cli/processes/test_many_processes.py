@@ -423,7 +423,7 @@ def test_calls_in_flight_of_all_processes_keep_to_the_limit(
             _, shown = command.communicate(timeout=PATIENCE)
         finally:
             del os.environ["OPENAI_API_KEY"]
-        stats = server.stats
+        stats = server.counts
     assert command.returncode == 0, shown
     assert (stats.peak, stats.refused) == (limit, 0)
     assert len(read()) == 120

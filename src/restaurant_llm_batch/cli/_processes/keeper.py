@@ -236,8 +236,8 @@ class Keeper:
                 raise error
 
     def _take_outcome(self, process: Process, told: ToldOutcome) -> None:
-        if self._hand_out_of.ended(process.number, told.index):
-            outcome = unpack_outcome(told.packed, told.item_id, told.index)
+        if self._hand_out_of.ended(process.number, told.place):
+            outcome = unpack_outcome(told.packed, told.item_id, told.place)
             self.outcomes.put(self._run.ended(outcome, told.time))
 
     def _log(self, process: Process, level: int, text: str) -> None:

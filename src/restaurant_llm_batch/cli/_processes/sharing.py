@@ -54,8 +54,9 @@ class SharedLimits:
         self._latest: dict[str, int] = {name: getattr(limits, name).start for name in self._adaptive}
         self._peaks: dict[str, int] = {}
         self.history: list[LimitChange] = []
-        without_rates = dict.fromkeys(rates) if "llm" in shared else {}
-        self.for_processes: Limits = replace(limits, **shared, **without_rates)
+        if "llm" in shared:
+            shared |= dict.fromkeys(rates)  # which it has
+        self.for_processes: Limits = replace(limits, **shared)
 
     def declare(self) -> None:
         """Declare the limits at the broker, so that they are there before the first process is."""

@@ -32,13 +32,13 @@ class ToldOutcome(NamedTuple):
 
     Attributes:
         item_id: Its id.
-        index: Its position in the whole input.
+        place: Its position in the whole input.
         packed: Its outcome, see `unpack_outcome`.
         time: When it ended.
     """
 
     item_id: ItemId | None
-    index: int
+    place: int
     packed: bytes
     time: float
 
@@ -76,8 +76,8 @@ class Teller:
         """Tell of an event."""
         if isinstance(event, ItemEnded):
             outcome = event.outcome
-            index = self._places[outcome.index]
-            self._tell(ToldOutcome(outcome.item_id, index, pack_outcome(outcome, index), event.time))
+            place = self._places[outcome.index]
+            self._tell(ToldOutcome(outcome.item_id, place, pack_outcome(outcome, place), event.time))
             self.send()
         elif not isinstance(event, (RunStarted, RunEnded, LimitChanged)):  # the command's run has its own
             self._tell(self._portable(event))

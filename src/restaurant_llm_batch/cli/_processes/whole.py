@@ -148,10 +148,21 @@ class WholeRun:
         """Record that a process has gone; calls that it had in flight end with it."""
         now = monotonic()
         for call in list(process.calls.values()):
-            named = (self._run.number, now, call.item_id, call.stage, call.label, call.attempt)
-            error = TransientBackendError("the process that made the call has ended")
-            spent = (max(0.0, now - call.time), call.weight, None, error, call.call, None, call.endpoint)
-            self._merger.add(now, CallEnded(*named, *spent))
+            ended = CallEnded(
+                run=self._run.number,
+                time=now,
+                item_id=call.item_id,
+                stage=call.stage,
+                label=call.label,
+                attempt=call.attempt,
+                seconds=max(0.0, now - call.time),
+                weight=call.weight,
+                reply=None,
+                error=TransientBackendError("the process that made the call has ended"),
+                call=call.call,
+                endpoint=call.endpoint,
+            )
+            self._merger.add(now, ended)
         process.calls.clear()
         self._merger.remove(process.number)
 
