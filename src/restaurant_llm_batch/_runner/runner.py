@@ -40,6 +40,7 @@ from .._engine.streams import (
 from .._engine.threaded import ThreadedDriver
 from .._engine.threads import DaemonThreadPool
 from .._limits.pool import as_pool
+from .._store.folder import StoreFolder
 from .._store.identity import fingerprint_of, models_of
 from .._store.store import Store
 from ..errors import ConfigurationError
@@ -93,7 +94,7 @@ class BatchRunner(Foresight, Adjustable):
         count_tokens: Counts the tokens of a text, so that batches keep to `Limits.max_tokens_per_batch`. An exact
             counter with the model's own tokenizer fills them best.
         store: The file in which replies are stored, so that no equal request is paid for twice; a path or a `Store`.
-            It is created if it does not exist.
+            It is created if it does not exist. Or a `StoreFolder`, for processes on several machines.
         record: The file in which runs are recorded: a path, or a `Recording`, for example with texts. It may be the
             store's file. It is created if it does not exist; `open_record` reads it.
         time_limits: How long calls, items and runs may take, in seconds.
@@ -124,7 +125,7 @@ class BatchRunner(Foresight, Adjustable):
         search_retry: RetryPolicy = RetryPolicy(),
         llm_retry: RetryPolicy = RetryPolicy(),
         count_tokens: TokenCounter = estimate_tokens,
-        store: str | os.PathLike[str] | Store | None = None,
+        store: str | os.PathLike[str] | Store | StoreFolder | None = None,
         record: str | os.PathLike[str] | Recording | None = None,
         time_limits: TimeLimits = TimeLimits(),
         stop: StopConditions = StopConditions(),
@@ -147,7 +148,7 @@ class BatchRunner(Foresight, Adjustable):
         self._plan = make_plan(strategy, search, llm, endpoints)
         check_counter(count_tokens)
         retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry, "tokens": llm_retry}
-        self._store = store if store is None or isinstance(store, Store) else Store(store)
+        self._store = store if store is None or isinstance(store, (Store, StoreFolder)) else Store(store)
         if self._store is not None:
             self._store.open()
         fingerprint = fingerprint_of(llm, warn=True) if self._store is not None else ""
