@@ -34,10 +34,10 @@ from restaurant_llm_batch import (
 )
 from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.events import CallEnded, ItemEnded, RunEnded, RunStarted
+from restaurant_llm_batch.integrations._ray.batch_rows import RowTask
 from restaurant_llm_batch.integrations._ray.events import EventSender, Gathering, packed
-from restaurant_llm_batch.integrations._ray.limits import shared_limits
 from restaurant_llm_batch.integrations._ray.live import LiveRun
-from restaurant_llm_batch.integrations._ray.rows import RowTask
+from restaurant_llm_batch.integrations._ray.shared_limits import shared_limits
 from restaurant_llm_batch.integrations.ray import RayBatch, RayBroker
 from restaurant_llm_batch.records import Recording, open_record
 from restaurant_llm_batch.search import EmbeddedSearch

@@ -22,10 +22,10 @@ from ..protocols import Observer, Task
 from ..records._recording import Recording, as_recording
 from ..sharing.ray import RayBroker
 from ..steps import Flow
+from ._ray.batch_rows import OutcomeTables, RowTask, is_builtin, items_of, raw_rows
 from ._ray.events import EventMailbox, EventSender, Gathering
-from ._ray.limits import check_shareable, shared_limits
 from ._ray.live import LiveRun
-from ._ray.rows import OutcomeTables, RowTask, is_builtin, items_of, raw_rows
+from ._ray.shared_limits import check_shareable, shared_limits
 
 if TYPE_CHECKING:
     from .._config.limits import Limits

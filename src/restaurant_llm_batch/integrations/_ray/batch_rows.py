@@ -12,7 +12,7 @@ from ..._rows.columns import TableForm, check_columns
 from ..._rows.frames import column_names, frame_rows
 from ..._rows.table import FileError, ItemTable, RowSource
 from ..._tables.columns import Columns, Kind, merged
-from ..._tables.frames import arrow_rows, arrow_schema
+from ..._tables.data_frames import arrow_rows, arrow_schema
 from ..._tables.rows import Row, known_kind, outcome_row
 from ...errors import ConfigurationError
 from ...models import ID_FIELDS, ItemId
