@@ -79,6 +79,10 @@ class StopConditions:
                     f"for example StopConditions({field.name}={_EXAMPLES[field.name]})"
                 )
 
+    def monitor(self, prices: Mapping[str, Price], estimates: bool) -> StopMonitor:
+        """Return what applies the conditions to one run; the arguments are those of `StopMonitor`."""
+        return StopMonitor(self, prices, estimates)
+
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:

@@ -139,7 +139,7 @@ class RunState:
         self.current_frame: Any = None
         self.cancel_token: CancelToken = CancelToken()
         self.shares: dict[object, Callable[[], object]] = {}
-        self.stop_monitor: StopMonitor = StopMonitor(config.stop, config.prices, config.estimates_usage)
+        self.stop_monitor: StopMonitor = config.stop.monitor(config.prices, config.estimates_usage)
         self.recorder: RunRecorder = RunRecorder(self, config.observers)
         self._next_sequence = config.sequence
         self.limiters.use_clock(now)
