@@ -94,6 +94,7 @@ def test_requests_need_a_model_and_answers_a_file_that_is_there(reviews: Path, t
     assert "cannot be read" in missing.output
 
 
+@pytest.mark.slow
 def test_a_command_sends_its_calls_in_batches(
     reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_command_sends_its_calls_in_batches(
     assert (counts.batches, counts.asked("/v1/chat/completions")) == ({"completed": 1}, 0)
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_batches_and_online_calls_come_to(
     reviews: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

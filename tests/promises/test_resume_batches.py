@@ -24,7 +24,7 @@ from restaurant_llm_batch._engine import wave_flow
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.wave_journal import WaveJournal
 from restaurant_llm_batch.backends import OpenAIBatchLLM, OpenAILLM
-from restaurant_llm_batch.backends.openai_batch._service import OpenAIBatchService
+from restaurant_llm_batch.backends.openai_batch._batch_service import OpenAIBatchService
 from restaurant_llm_batch.steps import Flow, complete, gather
 from restaurant_llm_batch.testing import FakeSearch
 from restaurant_llm_batch.testing.server import Faults, FaultServer

@@ -130,6 +130,7 @@ ENDS: dict[BatchFault, tuple[str, int, int]] = {
 
 
 @pytest.mark.parametrize("fault", ENDS)
+@pytest.mark.sample(3)
 def test_a_fault_decides_how_a_batch_ends(fault: BatchFault, client: Client, server: FaultServer) -> None:
     server.faults = Faults(batch_faults=[None, fault])
     content = b"".join(map(line, range(10)))
@@ -183,6 +184,7 @@ BAD_FILES = {
 
 
 @pytest.mark.parametrize("code", BAD_FILES)
+@pytest.mark.sample(1)
 def test_a_file_that_is_wrong_fails_its_batch_and_names_the_line(code: str, client: Client) -> None:
     batch = client.look(client.batch(BAD_FILES[code])["id"])
     assert (batch["status"], batch["errors"]["data"][0]["code"]) == ("failed", code)

@@ -40,6 +40,7 @@ from .memo import MemoTable
 from .packer import BatchPacker
 from .plan import ExecutionPlan
 from .recorder import RunRecorder, describe_stop
+from .wave_flow import carry
 from .waves import Waves
 
 if TYPE_CHECKING:
@@ -152,8 +153,8 @@ class RunState:
         service = config.wave_service
         self.waves: Waves | None = None
         if service is not None:
-            recorder, estimate = self.recorder, self.packer.prompt_tokens
-            self.waves = Waves(service, config.store, now, estimate, self.stop, recorder.count_activity)
+            told, estimate = self.recorder.count_activity, self.packer.prompt_tokens
+            self.waves = Waves(service, config.store, now, estimate, self.stop, told, carry)
 
     # Stopping
 

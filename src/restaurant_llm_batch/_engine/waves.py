@@ -41,6 +41,10 @@ Estimate: TypeAlias = Callable[[LLMRequest], int]
 """Returns the estimated tokens of a request's prompt."""
 
 
+Carrier: TypeAlias = "Callable[[Wave, Waves], Generator[Any, Any, None]]"
+"""Returns the flow that carries a wave."""
+
+
 class Signal:
     """
     An answer to a line that is neither a reply nor an error.
@@ -107,6 +111,7 @@ class Waves:
         estimate: Estimates the tokens of a prompt.
         stop: Stops the run, for a reason.
         alive: Called when the service has said that a batch goes on: the run does not stall.
+        carrier: Returns the flow that carries a wave.
 
     Attributes:
         service: The service.
@@ -130,12 +135,14 @@ class Waves:
         estimate: Estimate,
         stop: Callable[[str], object],
         alive: Callable[[], object],
+        carrier: Carrier,
     ) -> None:
         self.service = service
         self.journal: WaveJournal | None = None if store is None else WaveJournal(store, service.name)
         self.now = now
         self.stop = stop
         self.alive = alive
+        self._carrier = carrier
         self.waiting = self.flows = self.busy = self.collecting = self.sent = self.refusals = 0
         self.host: WaveHost = _Inline()
         self._store = store
@@ -272,10 +279,8 @@ class Waves:
             self._carry(wave)
 
     def _carry(self, wave: Wave) -> None:
-        from .wave_flow import carry
-
         if not self._closed:
-            self.host.spawn(carry(wave, self))
+            self.host.spawn(self._carrier(wave, self))
 
     def refuse(self, wave: Wave) -> bool:
         """

@@ -65,6 +65,7 @@ def run(server: FaultServer, store: Path, items: Any = range(12), **more: Any) -
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=["stage 4", "threaded"])
+@pytest.mark.sample(1)
 def test_all_calls_go_in_one_batch_and_come_back_by_their_ids(
     strategy: Strategy, server: FaultServer, tmp_path: Path
 ) -> None:
@@ -97,7 +98,7 @@ SURVIVED: list[tuple[BatchFault, ...]] = [
 
 
 @pytest.mark.parametrize("faults", SURVIVED, ids="-".join)
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 def test_every_fault_of_a_batch_is_survived(
     faults: tuple[BatchFault, ...], server: FaultServer, tmp_path: Path
 ) -> None:
@@ -138,21 +139,22 @@ def test_a_field_that_the_model_refuses_is_left_out_of_the_next_wave(
 
 
 def test_summaries_in_two_waves_are_those_of_online_calls(server: FaultServer, tmp_path: Path) -> None:
-    search = FakeSearch({number: [f"{number}번 맛있어요", "친절해요", "비싸요"] for number in range(40)})
+    search = FakeSearch({number: [f"{number}번 맛있어요", "친절해요", "비싸요"] for number in range(12)})
     task = SummarizeAspects(mode="split")
     online_llm = OpenAILLM("tiny", base_url=server.openai_url, api_key="any")
     with BatchRunner(llm=online_llm, search=search, strategy=Strategy.stage(4)) as runner:
-        online = runner.run(task, range(40))
+        online = runner.run(task, range(12))
     with BatchRunner(
         llm=batch_llm(server), search=search, strategy=Strategy.stage(4), store=tmp_path / "run.db"
     ) as runner:
-        batched = runner.run(task, range(40))
+        batched = runner.run(task, range(12))
     assert batched.results == online.results
     assert server.counts.batches == {"completed": 2}
-    assert server.counts.batch_lines == 160
+    assert server.counts.batch_lines == 48
 
 
 @pytest.mark.parametrize("on_stop", ["cancel", "keep"])
+@pytest.mark.sample(1)
 def test_a_run_that_is_stopped_cancels_its_batch_or_leaves_it(
     on_stop: Any, server: FaultServer, tmp_path: Path
 ) -> None:
@@ -184,6 +186,7 @@ def test_one_request_alone_takes_a_batch_of_its_own(server: FaultServer) -> None
 
 
 @pytest.mark.anyio
+@pytest.mark.sample(1)
 async def test_one_request_alone_can_be_awaited(server: FaultServer) -> None:
     llm = batch_llm(server)
     assert (await llm.acomplete(asking("awaited"))).text == "awaited"

@@ -11,6 +11,7 @@ from typing import Any, Literal
 from anyio import get_cancelled_exc_class, to_thread
 
 from ..._engine.memo import WaitForCallback
+from ..._engine.wave_flow import carry
 from ..._engine.wave_service import WaveService
 from ..._engine.waves import ONLINE, Waves
 from ..._http.secrets import KeyLike, as_secret
@@ -22,8 +23,8 @@ from ...errors import ConfigurationError, TransientBackendError
 from ...models import LLMRequest
 from ...steps import Sleep, drive
 from ..openai.llm import OpenAILLM
+from ._batch_service import BatchClients, OpenAIBatchService
 from ._codec import BACKEND
-from ._service import BatchClients, OpenAIBatchService
 
 MAX_LINES, MAX_BYTES = 50_000, 190_000_000
 """What the service takes, but for a twentieth of the 200 MB, in whatever unit these are counted."""
@@ -161,7 +162,7 @@ class OpenAIBatchLLM:
             BackendError: See `OpenAILLM.complete`.
         """
         answers: list[Any] = []
-        waves = Waves(self._service, None, monotonic, _no_tokens, _go_on, _nothing)
+        waves = Waves(self._service, None, monotonic, _no_tokens, _go_on, _nothing, carry)
         line, _ = waves.enter(_KEY, request)
         try:
             line.wait_as_lead(answers.append)
