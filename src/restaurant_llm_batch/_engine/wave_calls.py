@@ -8,7 +8,8 @@ for one line; the first of them has made the call, and the others have found its
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple, cast
 
 from .._config.retry import AttemptCounts, next_retry_delay
@@ -102,41 +103,34 @@ class _Asked:
         """Number of the attempt, from 1."""
         return self.attempts.failed + self.attempts.rate_limited + 1
 
-    def answer(self) -> EngineFlow[Any]:
-        """Wait for the line's answer, and return it; note when the line is sent."""
-        line, waves = self.line, self.waves
-        if not self.leads:
-            return (yield from self._wait(line.wait_as_follower))
-        if not line.sent:
-            found = yield from self._wait(line.wait_as_lead)
-            if found is not SENT:
-                return found
-        self._start(waves)
-        return (yield from self._wait(line.wait_as_lead))
+    def step(self) -> WaitForLine:
+        """Return the step that waits for the line to be sent, if that is not known yet, or answered."""
+        line = self.line
+        subscribe = line.wait_as_lead if self.leads else line.wait_as_follower
+        return WaitForLine(subscribe, line.task, interruptible=True)
 
-    def _wait(self, subscribe: Callable[[Callable[[Any], object]], object]) -> EngineFlow[Any]:
-        waves = self.waves
-        flows = waves.inline_flows
-        if flows is not None:
-            found: list[Any] = []
-            subscribe(found.append)
-            while not found:
-                if flows:
-                    yield from flows.popleft()
-                elif waves.has_lines:
-                    waves.flush()
-                else:
-                    raise RuntimeError("a line waits, and no wave carries it")
-            self._check_time()
-            return found[0]
-        waves.waiting += 1
-        try:
-            return (yield WaitForLine(subscribe, self.line.task, interruptible=True))
-        except DeadlineExceeded as error:
-            self.item.errors = appended(self.item.errors, (error, "llm", self.attempt))
-            raise
-        finally:
-            waves.waiting -= 1
+    def wait_inline(self, flows: deque[Generator[Any, Any, None]]) -> EngineFlow[Any]:
+        """Carry the waves until the line is answered: no other flow of the run does."""
+        found: list[Any] = []
+        self.step().subscribe(found.append)
+        while not found:
+            if flows:
+                yield from flows.popleft()
+            elif self.waves.has_lines:
+                self.waves.flush()
+            else:
+                raise RuntimeError("a line waits, and no wave carries it")
+        self._check_time()
+        return found[0]
+
+    def note_deadline(self, error: DeadlineExceeded) -> None:
+        """Note that the item's time was up while it waited."""
+        self.item.errors = appended(self.item.errors, (error, "llm", self.attempt))
+
+    def note_sent(self) -> None:
+        """Record that the call starts, once its line is at the service."""
+        if self.leads and self.line.sent and not self.in_flight:
+            self._start(self.waves)
 
     def _check_time(self) -> None:
         """Raise if the time of the item, or of the run, is up: nothing could end the wait."""
@@ -146,7 +140,7 @@ class _Asked:
             raise run.stop_error()
         if run.is_overdue(self.item):
             error = run.item_timeout_error()
-            self.item.errors = appended(self.item.errors, (error, "llm", self.attempt))
+            self.note_deadline(error)
             raise error
 
     # Records
@@ -251,9 +245,24 @@ def complete_by_wave(
     asked = _Asked(key, request, step.limiter, item, run, waves)
     # Not kept while the flow waits: with tens of thousands of flows, the prompts would fill the memory.
     del step, request
+    inline = waves.inline_flows
     try:
         while True:
-            answer = yield from asked.answer()
+            asked.note_sent()
+            if inline is not None:
+                answer = yield from asked.wait_inline(inline)
+            else:
+                # Here and not in a flow of its own, which would take memory for each line.
+                waves.waiting += 1
+                try:
+                    answer = yield asked.step()
+                except DeadlineExceeded as error:
+                    asked.note_deadline(error)
+                    raise
+                finally:
+                    waves.waiting -= 1
+            if answer is SENT:
+                continue
             if isinstance(answer, LLMResponse):
                 return asked.use(answer)
             if answer is ONLINE:

@@ -454,7 +454,8 @@ class _Carrier:
             known = key in wave.lines or (wave.is_adopted and journal is not None)
             if known and key not in wave.done and not isinstance(fresh.get(key), LLMResponse):
                 fresh[key] = answer  # the first reply of several
-        wave.done.update(fresh)
+        if wave.is_adopted:
+            wave.done.update(fresh)
         replies = [(key, answer) for key, answer in fresh.items() if isinstance(answer, LLMResponse)]
         if journal is not None and replies:
             failure = yield WaitForCallback(partial(journal.keep, replies))
@@ -463,7 +464,7 @@ class _Carrier:
         for key, answer in fresh.items():
             if journal is not None:
                 journal.forget_line(key, wave.id)
-            line = wave.lines.get(key)
+            line = wave.lines.pop(key, None)  # so that it does not stay in memory until all are answered
             if line is not None:
                 waves.answer(line, self._of_line(line, answer))
 

@@ -72,7 +72,6 @@ class WaveService(Protocol):
 
     Attributes:
         name: Its name in the store's journal, without a space.
-        fingerprint: The fingerprint of its model.
         online: The backend that makes the same calls one by one.
         max_lines: Most lines of a batch.
         max_bytes: Most bytes of its file.
@@ -84,7 +83,6 @@ class WaveService(Protocol):
     """
 
     name: str
-    fingerprint: str
     online: Any
     max_lines: int
     max_bytes: int

@@ -333,7 +333,9 @@ class Waves:
         """Give a line its answer, and wake the flows that wait for it."""
         if line.answered:
             return
-        line.answered, line.result = True, answer
+        line.answered = True
+        if line.lead is None:  # its flow is about to wait, or has gone
+            line.result = answer
         if self._by_key.get(line.key) is line:
             del self._by_key[line.key]
         lead, line.lead = line.lead, None

@@ -288,4 +288,5 @@ def _post(client: OpenAI, path: str, body: dict[str, Any]) -> Any:
 def _get(client: OpenAI, path: str, params: dict[str, Any] | None = None) -> Any:
     from httpx2 import Response
 
-    return client.get(path, cast_to=Response, options={**_NO_RETRIES, "params": params or {}})
+    options: Any = {**_NO_RETRIES, "params": params or {}}
+    return client.get(path, cast_to=Response, options=options)
