@@ -45,17 +45,17 @@ class PickledAsRecipe:
     """
     A base class of objects that are pickled as their class and arguments.
 
-    A constructor begins with ``self._arguments = arguments_of(locals())``.
+    A constructor begins with ``self._made_with = arguments_of(locals())``.
     """
 
-    _arguments: dict[str, Any]
+    _made_with: dict[str, Any]
     _key_variable = ""
     """Environment variable from which the key is read; "" if there is none."""
     _open_arguments: tuple[str, ...] = ("client", "async_client")
     """Arguments that are open in this process, such as clients."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        kind, arguments = type(self), self._arguments
+        kind, arguments = type(self), self._made_with
         owner = next(one for one in kind.__mro__ if "__init__" in vars(one))
         if PickledAsRecipe not in owner.__bases__:
             raise self._not_pickled("its class has a constructor of its own; give it a __reduce__")

@@ -50,7 +50,7 @@ class HTTPTransport(PickledAsRecipe):
         keepalive_expiry: float = 4.0,
         max_answer: int = DEFAULT_MAX_ANSWER,
     ) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         from .aiohttp import AiohttpTransport
         from .httpx import HttpxTransport
 

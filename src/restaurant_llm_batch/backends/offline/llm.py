@@ -74,7 +74,7 @@ class OfflineLLM(PickledAsRecipe):
     """Without reported tokens, a reply has used none."""
 
     def __init__(self) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         self._words = words = WordAnalyzer()
         aspects, reviews, vocabulary = AspectAnswers(words), ReviewAnswers(words), WordAnswers(words)
         self._answers: Mapping[str, Answer] = {

@@ -92,7 +92,7 @@ class OpenAILLM(PickledAsRecipe):
         client: OpenAI | None = None,
         async_client: AsyncOpenAI | None = None,
     ) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         secret = as_secret(api_key)
         del api_key  # error trackers show the local variables of an error that is raised below
         check_arguments(model, service_tier, prompt_cache_key, max_tokens_field, extra_body)
@@ -106,7 +106,7 @@ class OpenAILLM(PickledAsRecipe):
         self._model = model
         self._client = client
         self._async_client = async_client
-        self._url = self._arguments["base_url"] = _base_url(base_url, user_client)
+        self._url = self._made_with["base_url"] = _base_url(base_url, user_client)
         self._chat_url = self._url + _PATH
         self._timeout = as_timeout(timeout)
         self._max_tokens_field = max_tokens_field or (

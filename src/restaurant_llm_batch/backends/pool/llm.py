@@ -73,7 +73,7 @@ class LLMPool(PickledAsRecipe):
         wait_max: float = 5.0,
         pool_timeout: float = 30.0,
     ) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         arguments = Arguments(endpoints, limits, weights, fallback)
         policy = BreakerPolicy(errors_in_a_row, wait_initial, wait_max, pool_timeout)
         self._endpoints = arguments.backends

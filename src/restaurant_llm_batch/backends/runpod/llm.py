@@ -121,7 +121,7 @@ class RunPodLLM(PickledAsRecipe):
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         secret = as_secret(api_key) or as_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
         del api_key  # error trackers show the local variables of an error that is raised below
         self._endpoint = _checked_endpoint_id(endpoint_id)
@@ -135,7 +135,7 @@ class RunPodLLM(PickledAsRecipe):
             )
         base = normalize_base_url(base_url or os.environ.get("RUNPOD_ENDPOINT_BASE_URL") or DEFAULT_BASE_URL)
         self._url = f"{base}/{self._endpoint}"
-        self._arguments["base_url"] = base
+        self._made_with["base_url"] = base
         self._policy = _policy(timeout, execution_timeout, ttl, low_priority)
         if sampling is None:
             sampling = {} if self._takes_prompt else NEUTRAL_SAMPLING

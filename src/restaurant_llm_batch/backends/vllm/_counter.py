@@ -33,7 +33,7 @@ class VLLMTokenCounter(PickledAsRecipe):
     blocking = True
 
     def __init__(self, llm: VLLMServerLLM, *, cache: int = 1024) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         if not callable(getattr(llm, "count_tokens", None)):
             raise ConfigurationError(
                 f'llm must be a VLLMServerLLM, got {llm!r}; for example VLLMServerLLM("http://localhost:8000")'

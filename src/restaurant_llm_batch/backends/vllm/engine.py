@@ -63,7 +63,7 @@ class VLLMEngineLLM(PickledAsRecipe):
             ConfigurationError: If vLLM is not installed, or neither or both of a model and an engine are given.
         """
         given = arguments_of(locals())
-        self._arguments = given.pop("engine_arguments") | given
+        self._made_with = given.pop("engine_arguments") | given
         has_engine = llm is not None or engine is not None
         if has_engine == (model is not None) or (has_engine and engine_arguments):
             raise ConfigurationError(

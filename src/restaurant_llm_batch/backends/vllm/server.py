@@ -84,7 +84,7 @@ class VLLMServerLLM(PickledAsRecipe):
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         self._secret = as_secret(api_key)
         del api_key  # error trackers show the local variables of an error that is raised below
         name: object = model

@@ -62,7 +62,8 @@ def items_of(rows: Sequence[Mapping[str, Any]], form: TableForm) -> list[dict[st
     """
     if rows:
         check_columns(form.columns, [*rows[0]], form.advice)
-    return list(ItemTable(BatchRows(rows), form).rows_and_errors())
+    items: Iterable[Any] = ItemTable(BatchRows(rows), form).rows_and_errors()  # no row is an error here
+    return list(items)
 
 
 class RowTask:

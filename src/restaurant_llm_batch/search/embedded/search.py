@@ -54,7 +54,7 @@ class EmbeddedSearch(PickledAsRecipe):
                 wrong type.
             PermanentBackendError: If the folder cannot be read, or no temporary folder can be created.
         """
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         self._path = None if path is None else _checked_path(path)
         self._embedder = HashingEmbedder() if embedder is None else embedder
         check_embedder(self._embedder)
@@ -73,7 +73,7 @@ class EmbeddedSearch(PickledAsRecipe):
     def __reduce__(self) -> tuple[Any, ...]:
         if self._path is None:
             raise self._not_pickled("its index is a temporary one of this process; index into a folder")
-        self._arguments["path"] = str(
+        self._made_with["path"] = str(
             self._path.absolute()
         )  # another process may have another working directory
         return super().__reduce__()

@@ -73,7 +73,7 @@ class APIEmbedder(PickledAsRecipe):
         timeout: float | Timeout = Timeout(total=60.0),
         transport: Transport | None = None,
     ) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         secret = as_secret(api_key)
         del api_key  # error trackers show the local variables of an error that is raised below
         _check_range("size", size if size is not None else 1, 65_536)

@@ -54,7 +54,7 @@ class FastEmbedder(PickledAsRecipe):
         query_prefix: str = "",
         document_prefix: str = "",
     ) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         self._model_name = model
         self._sparse = HashingSparseEmbedder() if sparse is None else sparse
         self._batch_size = batch_size
@@ -132,7 +132,7 @@ class FastEmbedBM25(PickledAsRecipe):
         stopwords: Collection[str] = (),
         average_length: float = 16.0,
     ) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         sparse_embedding = _import_fastembed().SparseTextEmbedding
         supported = import_module("fastembed.sparse.bm25").supported_languages
         self._language = language

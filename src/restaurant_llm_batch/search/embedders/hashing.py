@@ -59,7 +59,7 @@ class HashingSparseEmbedder(PickledAsRecipe):
     """Sparse embedder of `HashingEmbedder`: BM25 weights of Korean and English stems."""
 
     def __init__(self) -> None:
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         # Word frequencies follow Zipf's law, so caching the ids makes indexing several times faster.
         self._term_id = lru_cache(_CACHED_STEMS)(_hash32)
 
@@ -127,7 +127,7 @@ class HashingEmbedder(PickledAsRecipe):
         Raises:
             ConfigurationError: If the size is not an integer from 16 to 65,536.
         """
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         if not is_whole(size, _MIN_SIZE) or size > _MAX_SIZE:
             raise ConfigurationError(
                 f"size must be an integer from {_MIN_SIZE} to {_MAX_SIZE}, got {size!r}; for example size=384"

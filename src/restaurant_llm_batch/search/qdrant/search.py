@@ -92,7 +92,7 @@ class QdrantSearch(PickledAsRecipe):
         Raises:
             ConfigurationError: If an argument is invalid; the message gives an example.
         """
-        self._arguments = arguments_of(locals())
+        self._made_with = arguments_of(locals())
         secret = as_secret(api_key)
         del api_key  # error trackers show the local variables of an error that is raised below
         name: object = collection
@@ -132,7 +132,7 @@ class QdrantSearch(PickledAsRecipe):
         return f"{type(self).__name__}({self._repr})"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        if self._arguments["url"] == MEMORY:
+        if self._made_with["url"] == MEMORY:
             raise self._not_pickled("its collection is in the memory of this process; name a server")
         return super().__reduce__()
 
