@@ -54,6 +54,7 @@ def answered(batch: Path, into: Path, **broken: Any) -> Path:
     return into
 
 
+@pytest.mark.slow
 def test_batch_files_by_hand_go_step_by_step_until_all_is_answered(reviews: Path, tmp_path: Path) -> None:
     model = ("--model", "tiny", "--llm-url", "http://localhost:1/v1", "--store", tmp_path / "run.db")
     batch = tmp_path / "batch.jsonl"

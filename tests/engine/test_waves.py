@@ -85,10 +85,10 @@ def test_a_full_wave_is_sent_before_all_flows_wait(bound: dict[str, int]) -> Non
 
 def test_the_window_is_as_wide_as_a_wave_unless_it_is_set() -> None:
     service, narrow = MemoryBatches(), MemoryBatches()
-    play(service, one, range(400))
-    play(narrow, one, range(400), limits=Limits(open_items=100))
-    assert service.waves == [400]
-    assert narrow.waves == [100] * 4
+    play(service, one, range(240))
+    play(narrow, one, range(240), limits=Limits(open_items=60))
+    assert service.waves == [240]
+    assert narrow.waves == [60] * 4
 
 
 def test_equal_requests_are_sent_once_and_all_who_asked_get_the_answer_and_one_pays() -> None:
@@ -251,7 +251,7 @@ TROUBLE = {
 
 
 @pytest.mark.parametrize("what", TROUBLE)
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_trouble_with_the_service_passes_and_no_line_is_sent_twice(what: str) -> None:
     operation, error = TROUBLE[what]
     times = 3 if operation != "created" else 1
@@ -312,7 +312,7 @@ MOMENTS = [0.0, 0.5, 30.0, 99.0, 200.0]
 
 @pytest.mark.parametrize("on_stop", ["cancel", "keep"])
 @pytest.mark.parametrize("moment", MOMENTS)
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 def test_what_a_stopped_run_has_sent_is_collected_by_the_next_one(moment: float, on_stop: Any) -> None:
     store = MemoryStore()
     service = MemoryBatches(on_stop=on_stop)

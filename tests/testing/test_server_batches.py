@@ -130,7 +130,7 @@ ENDS: dict[BatchFault, tuple[str, int, int]] = {
 
 
 @pytest.mark.parametrize("fault", ENDS)
-@pytest.mark.sample(3)
+@pytest.mark.sample(2)
 def test_a_fault_decides_how_a_batch_ends(fault: BatchFault, client: Client, server: FaultServer) -> None:
     server.faults = Faults(batch_faults=[None, fault])
     content = b"".join(map(line, range(10)))
