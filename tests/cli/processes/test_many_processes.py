@@ -100,6 +100,11 @@ def only_here():
         raise ValueError("no model in this process")
     return Answers()
 
+def batches():
+    from restaurant_llm_batch.backends import OpenAIBatchLLM
+
+    return OpenAIBatchLLM("gpt-5-mini", api_key="sk-test")
+
 def never():
     """A model with which no other process is ever ready."""
     if os.getppid() == int(os.environ["THE_COMMAND"]):
@@ -483,6 +488,12 @@ def test_a_model_that_lives_in_a_process_is_refused() -> None:
     result = run("ask", "--processes", 2, "--model", "tiny", llm="vllm-engine")
     assert result.exit_code == 2
     assert "each process would load the model" in " ".join(result.output.split())
+
+
+def test_batches_of_a_provider_are_refused() -> None:
+    result = run("ask", "--processes", 2, llm="many_code:batches")
+    assert result.exit_code == 2
+    assert "one process is enough" in " ".join(result.output.split())
 
 
 def test_a_model_that_other_processes_cannot_make_is_refused_before_anything_is_written() -> None:

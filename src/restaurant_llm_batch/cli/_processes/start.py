@@ -77,6 +77,11 @@ def open_stream(
         stack.callback(recording.close)
     runner = BatchRunner(llm=llm, search=loaded.search, **arguments)
     stack.callback(runner.close)
+    if runner.parts.config.wave_service is not None:
+        raise ConfigurationError(
+            "--processes: a provider's batch answers the calls of all items together, so one process is enough; leave "
+            "--processes out"
+        )
     items = list(ItemReader(task, loaded.items))
     search = _search_of(loaded)
     limits = SharedLimits(

@@ -54,9 +54,11 @@ class _NotingMonitor(StopMonitor):
         self._note(("reply",))
         return super().record_reply(reply, estimate)
 
-    def _record(self, model: str, prompt: int, completion: int, cached: int, known: bool) -> str | None:
-        self._note(("tokens", model, prompt, completion, cached, known))
-        return super()._record(model, prompt, completion, cached, known)
+    def _record(
+        self, model: str, prompt: int, completion: int, cached: int, known: bool, batched: bool = False
+    ) -> str | None:
+        self._note(("tokens", model, prompt, completion, cached, known, batched))
+        return super()._record(model, prompt, completion, cached, known, batched)
 
     def record_failure(self) -> str | None:
         self._note(("failure",))
@@ -103,10 +105,10 @@ class WholeMonitor(StopMonitor):
                 self._rate_limited_since = None
                 self._failed.append(False)
                 return None
-            case ("tokens", model, prompt, completion, cached, known):
+            case ("tokens", model, prompt, completion, cached, known, batched):
                 self._estimated = self._estimated or not known
                 self._unpriced.add(model)  # its process has logged that there is no price
-                return self._record(model, prompt, completion, cached, known)
+                return self._record(model, prompt, completion, cached, known, batched)
             case ("failure",):
                 return self.record_failure()
             case ("refusal", now):
