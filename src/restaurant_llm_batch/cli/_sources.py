@@ -125,10 +125,16 @@ def review_file(path: Path | None) -> Iterator[tuple[Path, str]]:
 
 
 def open_source(
-    path: Path | None, progress: Console | None, settings: BatchSettings, form: TableForm
+    path: Path | None,
+    progress: Console | None,
+    settings: BatchSettings,
+    form: TableForm,
+    *,
+    into: Path | None = None,
+    read_only: bool = False,
 ) -> ReviewSource:
     """
-    Open a source for search: a file, which is indexed in memory, a folder, or a Qdrant collection.
+    Open a source for search: a file, which is indexed first, a folder, or a Qdrant collection.
 
     Args:
         path: A file, "-" for standard input, or an index folder; None for the folder of the settings, or the built-in
@@ -136,6 +142,8 @@ def open_source(
         progress: Console for the progress of indexing; None for no progress.
         settings: The search and the embedder.
         form: How to read the file.
+        into: Folder of the index of a file; None for an index in memory.
+        read_only: Whether the index in a folder is only searched, so that other processes may search it too.
 
     Raises:
         ConfigurationError: The path does not exist, or is neither a valid file nor an index.
@@ -150,9 +158,9 @@ def open_source(
         and path.is_dir()
         and ((path / _INDEX_MARKER).exists() or not is_folder_of_tables(path))
     ):
-        return _from_folder(path, settings)
+        return _from_folder(path, settings, read_only=read_only or settings.batch_search_read_only)
     with review_file(path) as (file, label):
-        return _from_file(file, label, progress, settings, form)
+        return _from_file(file, label, progress, settings, form, into)
 
 
 def _in_qdrant(path: Path | None, settings: BatchSettings) -> ReviewSource:
@@ -182,9 +190,14 @@ def open_reviews(path: Path, form: TableForm, polarity: Polarity | None = None) 
 
 
 def _from_file(
-    path: Path, label: str, progress: Console | None, settings: BatchSettings, form: TableForm
+    path: Path,
+    label: str,
+    progress: Console | None,
+    settings: BatchSettings,
+    form: TableForm,
+    into: Path | None,
 ) -> ReviewSource:
-    table, search = open_reviews(path, form), EmbeddedSearch(embedder=settings.embedder())
+    table, search = open_reviews(path, form), EmbeddedSearch(into, embedder=settings.embedder())
     index_table(table, search, progress)
     return ReviewSource(
         label=label,
@@ -196,13 +209,13 @@ def _from_file(
     )
 
 
-def _from_folder(path: Path, settings: BatchSettings) -> ReviewSource:
+def _from_folder(path: Path, settings: BatchSettings, *, read_only: bool) -> ReviewSource:
     if not (path / _INDEX_MARKER).exists():
         raise ConfigurationError(
             f"the folder {str(path)!r} is not an index; make one with "
             f"`restaurant-llm-batch index REVIEWS.jsonl --into FOLDER`"
         )
-    search = EmbeddedSearch(path, embedder=settings.embedder())
+    search = EmbeddedSearch(path, embedder=settings.embedder(), read_only=read_only)
     return ReviewSource(label=str(path), ids=search.restaurant_ids(), search=search)
 
 
