@@ -117,7 +117,7 @@ def test_a_signal_ends_all_of_them(reviews: Path, how: signal.Signals) -> None:
     with served("-m", "restaurant_llm_batch", "serve", reviews, "--workers", "2") as service:
         wait_until(lambda: len(workers_of(service)) == 2)
         workers = workers_of(service)
-        service.wait_until_it_is_up()
+        service.listen_for("share the limits")
         service.process.send_signal(how)
         said, _ = service.process.communicate(timeout=PATIENCE)
         wait_until(lambda: not any(_command(pid) for pid in workers))

@@ -172,4 +172,5 @@ def test_workers_share_a_limit_and_an_index_survive_a_kill_and_end_with_their_re
     assert all(len(answer["results"]) == 5 for answer in answers)
     assert 1 < model.counts.peak <= LIMIT
     assert "Traceback" not in service.said
-    assert not any((tmp_path / "reviews.index" / "readers").iterdir())
+    # That of the worker that was killed, which the next reader that comes alone removes.
+    assert len(list((tmp_path / "reviews.index" / "readers").iterdir())) <= 1

@@ -109,7 +109,11 @@ def ended(client: TestClient, job: str, **headers: str) -> Any:
         ("strengths", STRENGTHS, documents.STRENGTH_REQUESTS["reviews"]["value"]),
         ("comparison", "/api/v1/llm/comparison/batch", ids(1, 2)),
         ("sentiment", SENTIMENTS, {"restaurants": []}),
-        ("sentiment", SENTIMENTS, {"restaurants": [{"restaurant_id": "\u2028\x00'", "reviews": ["😀\x00", ""]}]}),
+        (
+            "sentiment",
+            SENTIMENTS,
+            {"restaurants": [{"restaurant_id": "\u2028\x00'", "reviews": ["😀\x00", ""]}]},
+        ),
         ("summarize", SUMMARIES, {**ids("a", 7), "limt": 3}),
     ],
 )
