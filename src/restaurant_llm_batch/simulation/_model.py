@@ -23,8 +23,8 @@ from ..errors import (
     TransientBackendError,
 )
 from ..models import Hit, LLMRequest, SearchQuery
-from ._answers import Answers
 from ._machines import GONE, Batching, Job, Machine, Sharing, Slots
+from ._model_answers import Answers
 from ._specification import ServerSpecification, ServerUsage
 from .latency import SampledLatency, TokenSpeed
 
