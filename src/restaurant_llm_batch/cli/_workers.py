@@ -25,7 +25,7 @@ from ..sharing._limits import share_limits
 from . import _backends as services
 from ._objects import is_object_name
 from ._process import prepare_process
-from ._service import ServeOptions
+from ._serving import ServeOptions
 from ._sources import Index, ReviewSource
 from ._supervisor import CANNOT_START, Supervisor
 

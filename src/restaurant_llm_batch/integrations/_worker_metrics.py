@@ -74,7 +74,8 @@ class WorkerMetrics:
         if self._folder is None:
             return render(self._metrics.snapshot()) + _WORKERS.format(1)
         self.write()
-        alive, ended = [], []
+        alive: list[MetricsSnapshot] = []
+        ended: list[MetricsSnapshot] = []
         for path in sorted(self._folder.glob(f"{_PREFIX}*.json")):
             snapshot = decoded(json.loads(path.read_text(encoding="utf-8")))
             lives = path.stem == self._name or _is_held(path.with_suffix(".lock"))

@@ -46,4 +46,5 @@ def share_limits(limits: Limits, broker: Broker, *, search: bool, pool: bool = F
             " and ".join(f"{name}={number} holds" for name, number in rates.items()),
         )
         return replace(limits, **shared)
-    return replace(limits, **shared, **dict.fromkeys(_RATES))
+    shared |= dict.fromkeys(_RATES)
+    return replace(limits, **shared)

@@ -24,7 +24,7 @@ from .. import _reading as reading
 from .. import _settings as settings
 from .._backends import MakeLLM
 from .._listening import bind
-from .._service import LOCAL_HOSTS, ServeOptions, is_local
+from .._serving import LOCAL_HOSTS, ServeOptions, is_local
 from .._signals import terminated_like_interrupted
 from .._sources import ReviewSource
 

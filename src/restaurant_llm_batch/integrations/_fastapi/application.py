@@ -32,7 +32,7 @@ PUBLIC = (HEALTH, READY, OPENAPI, DOCS)
 """Paths that need no key: they say nothing about reviews, and cost the services behind this one a call a second."""
 _BEARER = HTTPBearer(auto_error=False, description="The token, or a key, that the service was started with.")
 """Only for the description of the API: `KeyAuth` checks the key, before anything else is done."""
-_CORS = {
+_CORS: dict[str, Any] = {
     "allow_methods": ["GET", "POST", "DELETE"],
     "allow_headers": ["Authorization", API_KEY_HEADER, "Content-Type", REQUEST_ID, "X-Debug"],
     "expose_headers": [REQUEST_ID, "Retry-After", "Location"],

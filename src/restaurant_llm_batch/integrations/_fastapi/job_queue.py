@@ -263,8 +263,8 @@ class JobRun:
                     stop = outcome.error  # it was not run
                 else:
                     self._add(builder, outcome, places[outcome.index], stream.stats)
-        error = builder.stop or stop
-        return ("done", None) if error is None else ("failed", describe_error(error))
+        cause = builder.stop or stop
+        return ("done", None) if cause is None else ("failed", describe_error(cause))
 
     def _add(self, builder: ResponseBuilder, outcome: Outcome[Any], place: int, stats: RunStats) -> None:
         entry = builder.add(replace(outcome, index=place), stats)

@@ -92,7 +92,7 @@ class JobPaths:
         add = partial(
             self._store.add,
             uuid4().hex,
-            request.client,
+            request.client_name,
             body.task,
             as_json(body.body).decode(),
             request.wants_debug,
@@ -151,7 +151,7 @@ class JobPaths:
     async def _found(
         self, request: BatchRequest, job_id: str, find: Callable[[str, str], QueuedJob | None]
     ) -> QueuedJob:
-        job = await self._stored(partial(find, job_id, request.client))
+        job = await self._stored(partial(find, job_id, request.client_name))
         if job is None:
             raise APIError(404, "there is no such job; jobs are removed some days after their end")
         return job

@@ -307,10 +307,9 @@ def _find(connection: sqlite3.Connection, id_: str, client: str) -> QueuedJob | 
 
 
 def _job(row: Sequence[Any]) -> QueuedJob:
-    number, id_, client, task, debug, warnings, state, *rest, error = (
-        value.decode() if isinstance(value, bytes) else value for value in row
-    )
-    return QueuedJob(number, id_, client, task, bool(debug), warnings, state, *rest, error)
+    values: list[Any] = [value.decode() if isinstance(value, bytes) else value for value in row]
+    number, id_, client, task, debug, *rest = values
+    return QueuedJob(number, id_, client, task, bool(debug), *rest)
 
 
 @contextmanager

@@ -57,14 +57,14 @@ class BatchRequest(Request):
         self.request_id = request_id_of(scope)
 
     @property
-    def client(self) -> str:
+    def client_name(self) -> str:
         """Name of the client whose key the request has; "" if it has none."""
         return str(self.scope.get(CLIENT, ""))
 
     @property
     def log_id(self) -> str:
         """The request's name in the log: its id, and its client's name."""
-        return f"{self.request_id} of {self.client}" if self.client else self.request_id
+        return f"{self.request_id} of {self.client_name}" if self.client_name else self.request_id
 
     @property
     def wants_debug(self) -> bool:
