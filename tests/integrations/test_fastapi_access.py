@@ -49,7 +49,7 @@ def test_a_key_is_taken_as_a_token_or_in_a_header_of_its_own() -> None:
 @pytest.mark.sample(1)
 def test_without_a_known_key_nothing_is_done(headers: dict[str, str]) -> None:
     llm = FakeLLM(answer=labelled)
-    sent = {name: value.encode("latin-1") for name, value in headers.items()}
+    sent = {name.encode(): value.encode("latin-1") for name, value in headers.items()}
     with TestClient(service(llm, keys=KEYS)) as client:
         answer = client.post(SUMMARIES, json=ids(1), headers=sent)
         assert client.get("/metrics", headers=sent).status_code == 401

@@ -121,12 +121,10 @@ def ended(client: TestClient, job: str, **headers: str) -> Any:
 def test_the_result_of_a_job_is_the_answer_of_its_request(
     record: Path, task: str, path: str, body: Any
 ) -> None:
-    sent = {"content": json.dumps(body), "headers": {"Content-Type": "application/json"}}
-    job = {"content": json.dumps({"task": task, "body": body}), "headers": sent["headers"]}
     with open_(service(record)) as client:
-        expected = client.post(path, **sent)
+        expected = client.post(path, json=body)
         assert expected.status_code == 200
-        handed = client.post(JOBS, **job).json()
+        handed = client.post(JOBS, json={"task": task, "body": body}).json()
         state = ended(client, handed["id"])
         result = client.get(f"{JOBS}/{handed['id']}/result")
         streamed = client.get(f"{JOBS}/{handed['id']}/result", headers=LINES)
@@ -202,8 +200,7 @@ def test_more_jobs_than_may_wait_are_refused(record: Path) -> None:
     llm = Gated()
     with open_(service(record, llm, max_jobs=2)) as client:
         first = [hand_over(client) for _ in range(job_queue.AT_ONCE)]
-        for job in first:
-            wait_until(lambda job=job: client.get(f"{JOBS}/{job}").json()["state"] == "running")
+        wait_until(lambda: {client.get(f"{JOBS}/{job}").json()["state"] for job in first} == {"running"})
         for _ in range(2):
             hand_over(client)
         refused = client.post(JOBS, json=SUMMARIZE)

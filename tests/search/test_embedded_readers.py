@@ -135,10 +135,10 @@ def test_without_links_a_reader_has_copies(
     def refuse(*_: object) -> None:
         raise PermissionError(1, "no links here")
 
-    monkeypatch.setattr(os, "link", refuse)
-    monkeypatch.setattr(_readers, "temporary_folder", lambda: made)
     made = tmp_path / "copies"
     made.mkdir()
+    monkeypatch.setattr(os, "link", refuse)
+    monkeypatch.setattr(_readers, "temporary_folder", lambda: made)
     with EmbeddedSearch(folder, read_only=True) as search:
         assert search.count() == 3
         assert any(made.rglob("page_*.dat"))
