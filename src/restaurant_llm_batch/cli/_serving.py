@@ -58,7 +58,7 @@ class ServeOptions:
     def open_source(self, into: Path | None = None, *, read_only: bool = False) -> ReviewSource:
         """Open the reviews; those of a file are indexed into a folder, or in memory."""
         console = report.console(stderr=True)
-        return open_source(self.source, console, self.settings, self.form, into=into, read_only=read_only)
+        return open_source(self.source, console, self.settings, self.form, into, read_only=read_only)
 
     def runner(self, llm: LLMBackend | AsyncLLMBackend, search: Index, **arguments: Any) -> BatchRunner:
         """Return the runner, with these arguments in place of those of the settings."""

@@ -129,12 +129,12 @@ def open_source(
     progress: Console | None,
     settings: BatchSettings,
     form: TableForm,
+    index_folder: Path | None = None,
     *,
-    into: Path | None = None,
     read_only: bool = False,
 ) -> ReviewSource:
     """
-    Open a source for search: a file, which is indexed first, a folder, or a Qdrant collection.
+    Open a source for search: a file, which is indexed, a folder, or a Qdrant collection.
 
     Args:
         path: A file, "-" for standard input, or an index folder; None for the folder of the settings, or the built-in
@@ -142,7 +142,7 @@ def open_source(
         progress: Console for the progress of indexing; None for no progress.
         settings: The search and the embedder.
         form: How to read the file.
-        into: Folder of the index of a file; None for an index in memory.
+        index_folder: Where to index the file; None for a temporary folder.
         read_only: Whether the index in a folder is only searched, so that other processes may search it too.
 
     Raises:
@@ -160,7 +160,7 @@ def open_source(
     ):
         return _from_folder(path, settings, read_only=read_only or settings.batch_search_read_only)
     with review_file(path) as (file, label):
-        return _from_file(file, label, progress, settings, form, into)
+        return _from_file(file, label, progress, settings, form, index_folder)
 
 
 def _in_qdrant(path: Path | None, settings: BatchSettings) -> ReviewSource:
@@ -195,9 +195,9 @@ def _from_file(
     progress: Console | None,
     settings: BatchSettings,
     form: TableForm,
-    into: Path | None,
+    index_folder: Path | None,
 ) -> ReviewSource:
-    table, search = open_reviews(path, form), EmbeddedSearch(into, embedder=settings.embedder())
+    table, search = open_reviews(path, form), EmbeddedSearch(index_folder, embedder=settings.embedder())
     index_table(table, search, progress)
     return ReviewSource(
         label=label,
