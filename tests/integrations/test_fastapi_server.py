@@ -28,8 +28,9 @@ from tests.support.patience import PATIENCE, wait_until
 
 from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, Strategy, __version__
 from restaurant_llm_batch.integrations._fastapi import server as server_module
+from restaurant_llm_batch.integrations._fastapi.application import application
 from restaurant_llm_batch.integrations._fastapi.connections import ServerLimits, bounded_protocol
-from restaurant_llm_batch.integrations._fastapi.server import SignalAwareServer, application
+from restaurant_llm_batch.integrations._fastapi.server import SignalAwareServer
 from restaurant_llm_batch.integrations.fastapi import batch_router
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 

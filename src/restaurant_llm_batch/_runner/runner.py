@@ -209,6 +209,11 @@ class BatchRunner(Foresight, Adjustable):
         return cls(**chosen)
 
     @property
+    def llm(self) -> LLMBackend | AsyncLLMBackend:
+        """The LLM backend."""
+        return self._llm
+
+    @property
     def search(self) -> SearchBackend | AsyncSearchBackend | None:
         """The search backend; None without one."""
         return self._search

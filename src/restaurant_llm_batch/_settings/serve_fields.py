@@ -20,10 +20,31 @@ class ServeFields(BaseSettings):
     batch_serve_port: int = setting(
         8000, "serve.port", "Port to serve at; 0 for any free port.", option="--port", ge=0, le=65535
     )
+    batch_serve_workers: int = setting(
+        1,
+        "serve.workers",
+        "Processes that serve. Limits hold for all of them together; an index folder is then only read.",
+        option="--workers",
+        ge=1,
+        le=256,
+    )
     batch_serve_token: SecretStr | None = setting(
         None,
         "serve.token",
         "Bearer token that requests must have; by default none, and everyone is answered.",
+    )
+    batch_serve_api_keys: SecretStr | None = setting(
+        None,
+        "serve.api_keys",
+        "Keys, with commas between them, of which requests must have one, as a token or in the header X-API-Key; "
+        "NAME:KEY names the client, for the log and its own jobs.",
+    )
+    batch_serve_cors: Names | None = setting(
+        None,
+        "serve.cors",
+        "Origins whose pages may call the service from a browser, with commas between them, such as "
+        "https://example.com; * for all.",
+        option="--cors",
     )
     batch_serve_allowed_hosts: Names | None = setting(
         None,
@@ -35,7 +56,7 @@ class ServeFields(BaseSettings):
     batch_serve_connections: int = setting(
         1000,
         "serve.connections",
-        "Connections at most; of more, those that wait are closed.",
+        "Connections of a worker at most; of more, those that wait are closed.",
         option="--connections",
         ge=1,
     )
@@ -63,6 +84,16 @@ class ServeFields(BaseSettings):
         "Calls of the model that the reviews of a request may need at most.",
         option="--max-calls",
         ge=1,
+    )
+    batch_serve_max_jobs: int = setting(
+        100,
+        "serve.max_jobs",
+        "Jobs that wait at most; POST /api/v1/jobs takes them if there is a record.",
+        option="--max-jobs",
+        ge=1,
+    )
+    batch_serve_job_days: float = setting(
+        7.0, "serve.job_days", "Days for which jobs that have ended are kept.", gt=0
     )
     batch_serve_uploads: bool = setting(
         False,

@@ -185,6 +185,11 @@ class ServiceFields(BaseSettings):
         "embedded.path",
         "Folder of the embedded search; without one the index is in memory, and empty at first.",
     )
+    batch_search_read_only: bool = setting(
+        False,
+        "embedded.read_only",
+        "Whether this folder is only searched, so that other processes may search it at the same time.",
+    )
     batch_search_timeout: float = setting(
         30.0, "qdrant.timeout", "Seconds for the Qdrant server's answer.", gt=0
     )

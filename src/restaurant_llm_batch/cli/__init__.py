@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-from contextlib import suppress
-from io import TextIOWrapper
 
 
 def main() -> None:
@@ -19,12 +16,7 @@ def main() -> None:
         )
         sys.exit(2)
     from ._app import build
+    from ._process import prepare_process
 
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal or pipe that cannot encode Korean gets question marks; an encoding error would end the run.
-        if isinstance(stream, TextIOWrapper):
-            with suppress(OSError, ValueError):
-                stream.reconfigure(errors="replace")
-    if logging.lastResort is not None:  # the library only logs to its user's handlers; here it is the user
-        logging.getLogger("restaurant_llm_batch").addHandler(logging.lastResort)
+    prepare_process()
     build().main(prog_name="restaurant-llm-batch")

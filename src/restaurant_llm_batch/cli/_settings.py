@@ -136,6 +136,7 @@ class SettingOption(click.Option):
             [option_of(name), name],
             type=_type(name, allowed, is_flag=is_flag),
             is_flag=is_flag,
+            multiple=_is_list(field),
             default=None,
             metavar=None if allowed or is_flag else _metavar(name),
             help=_help(name, field),
@@ -143,9 +144,11 @@ class SettingOption(click.Option):
             callback=None if allowed or is_flag else self._read,
         )
 
-    def _read(self, ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-        if value is None:
+    def _read(self, ctx: click.Context, param: click.Parameter, value: str | tuple[str, ...] | None) -> Any:
+        if value is None or value == ():
             return None
+        if isinstance(value, tuple):
+            value = ",".join(value)
         try:
             return TypeAdapter(self._field.rebuild_annotation()).validate_python(value)
         except ValidationError as error:
@@ -306,6 +309,11 @@ def _metavar(name: str) -> str:
         if str(get_args(alias)[0]) in annotation:
             return word
     return next((word for kind, word in _METAVARS.items() if kind in _kinds(field.annotation)), "TEXT")
+
+
+def _is_list(field: FieldInfo) -> bool:
+    """Return whether a setting is a list of names, whose option may be given several times."""
+    return str(get_args(Names)[0]) in str(field.annotation)
 
 
 def _help(name: str, field: FieldInfo) -> str:

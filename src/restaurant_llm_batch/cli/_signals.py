@@ -16,13 +16,13 @@ from ..integrations._tally import calls
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
     """Have SIGTERM raise `KeyboardInterrupt` during the block, as Ctrl-C does, unless it is ignored."""
-    with _handlers(signal.default_int_handler, signal.SIGTERM):
+    with handlers(signal.default_int_handler, signal.SIGTERM):
         yield
 
 
 @contextmanager
-def _handlers(handler: Callable[[int, FrameType | None], object], *signals: signal.Signals) -> Iterator[None]:
-    """Install a handler of signals for the block, and restore the previous ones."""
+def handlers(handler: Callable[[int, FrameType | None], object], *signals: signal.Signals) -> Iterator[None]:
+    """Install a handler of signals for the block, unless they are ignored, and restore the previous ones."""
     with ExitStack() as stack:
         # Only the main thread can install handlers.
         for number in signals if current_thread() is main_thread() else ():
@@ -60,7 +60,7 @@ class StopSignals:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Install the signal handler for the block, and restore the previous ones."""
-        with _handlers(self._on_signal, signal.SIGINT, signal.SIGTERM):
+        with handlers(self._on_signal, signal.SIGINT, signal.SIGTERM):
             yield
 
     @contextmanager

@@ -130,6 +130,8 @@ def open_source(
     settings: BatchSettings,
     form: TableForm,
     index_folder: Path | None = None,
+    *,
+    read_only: bool = False,
 ) -> ReviewSource:
     """
     Open a source for search: a file, which is indexed, a folder, or a Qdrant collection.
@@ -141,6 +143,7 @@ def open_source(
         settings: The search and the embedder.
         form: How to read the file.
         index_folder: Where to index the file; None for a temporary folder.
+        read_only: Whether the index in a folder is only searched, so that other processes may search it too.
 
     Raises:
         ConfigurationError: The path does not exist, or is neither a valid file nor an index.
@@ -155,7 +158,7 @@ def open_source(
         and path.is_dir()
         and ((path / _INDEX_MARKER).exists() or not is_folder_of_tables(path))
     ):
-        return _from_folder(path, settings)
+        return _from_folder(path, settings, read_only=read_only or settings.batch_search_read_only)
     with review_file(path) as (file, label):
         return _from_file(file, label, progress, settings, form, index_folder)
 
@@ -206,13 +209,13 @@ def _from_file(
     )
 
 
-def _from_folder(path: Path, settings: BatchSettings) -> ReviewSource:
+def _from_folder(path: Path, settings: BatchSettings, *, read_only: bool) -> ReviewSource:
     if not (path / _INDEX_MARKER).exists():
         raise ConfigurationError(
             f"the folder {str(path)!r} is not an index; make one with "
             f"`restaurant-llm-batch index REVIEWS.jsonl --into FOLDER`"
         )
-    search = EmbeddedSearch(path, embedder=settings.embedder())
+    search = EmbeddedSearch(path, embedder=settings.embedder(), read_only=read_only)
     return ReviewSource(label=str(path), ids=search.restaurant_ids(), search=search)
 
 

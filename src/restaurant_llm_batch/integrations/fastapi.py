@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -22,7 +23,10 @@ from ..tasks.sentiment import AnalyzeSentiment
 from ..tasks.strengths import ExtractStrengths
 from ..tasks.summary import SummarizeAspects
 from ._fastapi.bounds import Bounds
-from ._fastapi.endpoints import add_endpoints
+from ._fastapi.endpoints import add_endpoints, job_kinds
+from ._fastapi.job_queue import JobQueue
+from ._fastapi.job_routes import PATH, JobPaths, add_job_paths, refuse_jobs
+from ._fastapi.job_store import JobStore
 from ._fastapi.jobs import TaskSet
 from ._fastapi.request import routes_within
 from ._fastapi.vector import Uploads
@@ -32,6 +36,8 @@ MAX_ITEMS = 200
 MAX_REVIEWS = 10_000
 MAX_CALLS = 1_000
 BODY_TIMEOUT = 60.0
+MAX_JOBS = 100
+JOB_DAYS = 7.0
 
 
 def batch_router(
@@ -48,6 +54,8 @@ def batch_router(
     max_reviews: int = MAX_REVIEWS,
     max_calls: int = MAX_CALLS,
     body_timeout: float = BODY_TIMEOUT,
+    max_jobs: int = MAX_JOBS,
+    job_days: float = JOB_DAYS,
     prefix: str = "/api/v1",
 ) -> APIRouter:
     """
@@ -58,6 +66,10 @@ def batch_router(
     respond with a result or a failure for each. ``/vector/search/similar`` finds reviews, and ``/vector/upload``
     indexes them. All requests share the runner and its limits. If a client disconnects, the calls of its request are
     cancelled. The router keeps the runner open for the lifespan of the application.
+
+    If the runner has a record, ``/jobs`` takes what is too much for a request: POST hands over a job, GET asks for its
+    state and its result, DELETE cancels it. Jobs are kept in the record's file, so all processes that write into one
+    file share them, and go on with them after a restart. The calls of requests go before those of jobs.
 
     Args:
         runner: Runs the tasks.
@@ -75,11 +87,14 @@ def batch_router(
         max_calls: Maximum number of calls of the model that the reviews of a request may need, as estimated from
             their lengths and the token budget of a batch; more get status 413.
         body_timeout: Maximum seconds until the body of a request has arrived; then it gets status 408.
+        max_jobs: Maximum number of jobs that wait; more get status 429. A job may have ten times as many restaurants,
+            reviews and calls as a request.
+        job_days: Days for which jobs that have ended are kept.
         prefix: Common prefix of the paths.
 
     Raises:
         ConfigurationError: An argument has the wrong type or is below 1, or there are to be uploads to a search that
-            cannot index.
+            cannot index or is read only.
     """
     _check("runner", runner, BatchRunner)
     _check("summary", summary, SummarizeAspects)
@@ -93,7 +108,7 @@ def batch_router(
         _count("max_items", max_items),
         _count("max_reviews", max_reviews),
         _count("max_calls", max_calls),
-        _seconds("body_timeout", body_timeout),
+        _above_0("body_timeout", body_timeout),
     )
     tasks = TaskSet(
         summary,
@@ -106,16 +121,33 @@ def batch_router(
         bounds,
     )
 
+    most_jobs, days = _count("max_jobs", max_jobs), _above_0("job_days", job_days)
+    queue: JobQueue | None = None
+    if runner.recording is not None:
+        kinds = job_kinds(replace(tasks, bounds=bounds.for_jobs()))
+        queue = JobQueue(runner, JobStore(runner.recording.path), kinds, days)
+
     @asynccontextmanager
     async def open_runner(_app: Any) -> AsyncIterator[None]:
-        async with runner:
+        async with runner, nullcontext() if queue is None else queue.serving():
             yield
 
     router = APIRouter(
         prefix=prefix, tags=["restaurants"], route_class=routes_within(bounds), lifespan=open_runner
     )
     add_endpoints(router, runner, tasks, Uploads(runner.search) if uploads else None)
+    _add_jobs(router, queue, bounds.for_jobs(), most_jobs, prefix)
     return router
+
+
+def _add_jobs(router: APIRouter, queue: JobQueue | None, bounds: Bounds, most: int, prefix: str) -> None:
+    if queue is None:
+        for method, path in (("POST", PATH), ("GET", PATH + "/{job_id}")):
+            router.add_api_route(path, refuse_jobs, methods=[method], include_in_schema=False)
+        return
+    jobs = APIRouter(tags=["jobs"], route_class=routes_within(bounds))
+    add_job_paths(jobs, JobPaths(queue, bounds, most, prefix + PATH))
+    router.include_router(jobs)
 
 
 def _check(name: str, value: object, kind: type) -> None:
@@ -129,7 +161,7 @@ def _count(name: str, value: object) -> int:
     return value
 
 
-def _seconds(name: str, value: object) -> float:
+def _above_0(name: str, value: object) -> float:
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 < value < inf:
-        raise ConfigurationError(f"{name} must be a number of seconds above 0, got {value!r}")
+        raise ConfigurationError(f"{name} must be a number above 0, got {value!r}")
     return value

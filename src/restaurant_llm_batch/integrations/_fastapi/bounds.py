@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
@@ -32,6 +32,8 @@ VALUES_PER_REVIEW, VALUES_PER_ITEM = 16, 32
 """JSON values for which there is room: a review of the contract has 10."""
 OPEN_BODIES = 8
 """Bodies of the maximum size that may be open at once in all requests; small ones are not counted."""
+JOB_FACTOR, JOB_BODIES = 10, 4
+"""How many times as many restaurants, reviews and calls, and how many times as large a body, a job may have."""
 TOKENS_PER_CHARACTER = 4
 """More than any character has by `estimate_tokens`."""
 PROMPT_TOKENS, LINE_TOKENS = 500, 20
@@ -65,6 +67,16 @@ class Bounds:
         # A frozen dataclass sets derived fields through `object`.
         object.__setattr__(self, "_open", OpenBytes(OPEN_BODIES * self.body_bytes))
         object.__setattr__(self, "_readers", RunVar("restaurant_llm_batch readers"))
+
+    def for_jobs(self) -> Bounds:
+        """Return the limits of a job, which nobody waits for at a connection."""
+        return replace(
+            self,
+            body_bytes=JOB_BODIES * self.body_bytes,
+            items=JOB_FACTOR * self.items,
+            reviews=JOB_FACTOR * self.reviews,
+            calls=JOB_FACTOR * self.calls,
+        )
 
     @contextmanager
     def open_body(self) -> Iterator[OpenBody]:

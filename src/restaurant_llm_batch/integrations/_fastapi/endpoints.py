@@ -9,14 +9,16 @@ from functools import partial
 from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Body, Response
+from pydantic import TypeAdapter
 
 from ..._runner import BatchRunner
 from . import openapi, requests, responses
 from .error_responses import APIError, failed
+from .job_queue import JobKind
 from .jobs import BatchJob, TaskSet
 from .request import BatchRequest
 from .requests import UnlessChecked
-from .respond import CLIENT_CLOSED_REQUEST, cancel_on_disconnect, json_response, run_and_respond
+from .respond import CLIENT_CLOSED_REQUEST, Faults, cancel_on_disconnect, json_response, run_and_respond
 from .vector import SimilarReviewsRequest, UploadRequest, Uploads, similar_reviews
 
 log = logging.getLogger("restaurant_llm_batch")
@@ -164,6 +166,24 @@ UPLOAD = Endpoint(
 )
 
 
+JOB_TASKS = {
+    "summarize": "/llm/summarize/batch",
+    "sentiment": "/sentiment/analyze/batch",
+    "strengths": "/llm/extract/strengths/batch",
+    "comparison": "/llm/comparison/batch",
+}
+"""The tasks of jobs, each with the path whose requests it takes."""
+
+
+def job_kinds(tasks: TaskSet) -> dict[str, JobKind]:
+    """Return what jobs are made of, by the names of their tasks."""
+    by_path = {endpoint.path: endpoint for endpoint in ENDPOINTS}
+    return {
+        name: JobKind(TypeAdapter(by_path[path].body), partial(by_path[path].make_job, tasks))
+        for name, path in JOB_TASKS.items()
+    }
+
+
 def add_endpoints(router: APIRouter, runner: BatchRunner, tasks: TaskSet, uploads: Uploads | None) -> None:
     """
     Add the endpoints to a router.
@@ -174,8 +194,9 @@ def add_endpoints(router: APIRouter, runner: BatchRunner, tasks: TaskSet, upload
         tasks: Converts requests to jobs.
         uploads: Indexes uploaded reviews; None to refuse them.
     """
+    faults = Faults()
     for endpoint in ENDPOINTS:
-        _add(router, endpoint, _run(runner, partial(endpoint.make_job, tasks)))
+        _add(router, endpoint, _run(runner, partial(endpoint.make_job, tasks), faults))
     if uploads is None:
         router.add_api_route(UPLOAD.path, _refuse_uploads, methods=["POST"], include_in_schema=False)
     else:
@@ -204,9 +225,9 @@ def _add(router: APIRouter, endpoint: Endpoint, handle: Handler) -> None:
     )
 
 
-def _run(runner: BatchRunner, make_job: Callable[[Any], BatchJob]) -> Handler:
+def _run(runner: BatchRunner, make_job: Callable[[Any], BatchJob], faults: Faults) -> Handler:
     async def handle(request: BatchRequest, body: Any) -> Response:
-        return await run_and_respond(request, runner, partial(make_job, body))
+        return await run_and_respond(request, runner, partial(make_job, body), faults)
 
     return handle
 

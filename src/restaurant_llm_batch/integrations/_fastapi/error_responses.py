@@ -113,10 +113,31 @@ def describe_error(error: BaseException) -> str:
     return "internal error"
 
 
+def is_misconfiguration(error: BaseException) -> bool:
+    """Return whether an error is one of the service's setup: every request fails by it, whatever is in it."""
+    if isinstance(error, ConfigurationError):
+        return not _is_of_request(error)
+    return isinstance(error, STOPS_THE_RUN)
+
+
+def is_unknown_there(error: BaseException) -> bool:
+    """Return whether a service has no such model, collection or path: if it says so each time, it is the setup."""
+    return isinstance(error, PermanentBackendError) and error.status in (404, 405)
+
+
+def _is_of_request(error: ConfigurationError) -> bool:
+    return error.of_one_item or _TOO_SMALL.match(str(error)) is not None
+
+
+def unusable(error: Exception) -> APIError:
+    """Return the error response of a request that failed as every other one will, since the service is not set up."""
+    return APIError(503, describe_error(error))
+
+
 def failed(error: Exception) -> APIError:
     """Return the error response of a request about one restaurant, which failed."""
     status = next((status for kind, status in _STATUSES if isinstance(error, kind)), 500)
-    if isinstance(error, ConfigurationError) and (error.of_one_item or _TOO_SMALL.match(str(error))):
+    if isinstance(error, ConfigurationError) and _is_of_request(error):
         status = 422
     headers = None
     if isinstance(error, TransientBackendError):

@@ -239,6 +239,17 @@ UPLOAD_ANSWER: dict[str, Any] = {
     "collection_name": "reviews",
 }
 
+JOB_REQUESTS: dict[str, Any] = {
+    "sentiment": {
+        "summary": "Count the labels of restaurants' reviews",
+        "value": {"task": "sentiment", "body": SENTIMENT_REQUESTS["reviews"]["value"]},
+    },
+    "summarize": {
+        "summary": "Summarise restaurants whose reviews are found by search",
+        "value": {"task": "summarize", "body": SUMMARY_REQUESTS["search"]["value"]},
+    },
+}
+
 
 def single_request(example: Mapping[str, Any]) -> dict[str, Any]:
     """Return the example of a request about many restaurants, as a request about its first one."""

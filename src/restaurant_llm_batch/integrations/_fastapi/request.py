@@ -28,6 +28,8 @@ T = TypeVar("T")
 
 NDJSON = "application/x-ndjson"
 _TRUE = {"true", "1", "yes"}
+CLIENT = "restaurant_llm_batch.client"
+"""Entry of a request's scope with the name of its client."""
 _OPEN_BODY = "restaurant_llm_batch.open_body"
 _VALID_REQUEST_ID = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
 
@@ -53,6 +55,16 @@ class BatchRequest(Request):
         self._is_large = False
         self._checked: CheckedBody | None = None
         self.request_id = request_id_of(scope)
+
+    @property
+    def client_name(self) -> str:
+        """Name of the client whose key the request has; "" if it has none."""
+        return str(self.scope.get(CLIENT, ""))
+
+    @property
+    def log_id(self) -> str:
+        """The request's name in the log: its id, and its client's name."""
+        return f"{self.request_id} of {self.client_name}" if self.client_name else self.request_id
 
     @property
     def wants_debug(self) -> bool:

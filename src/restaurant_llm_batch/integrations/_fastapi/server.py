@@ -4,23 +4,14 @@ from __future__ import annotations
 
 import math
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 import uvicorn
 from anyio import CancelScope, create_task_group, move_on_after, sleep
-from fastapi import APIRouter, Depends, FastAPI, Response
-from fastapi.responses import HTMLResponse
-from fastapi.security import HTTPBearer
-from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ... import __version__
-from ..._runner import BatchRunner
-from .access import TokenAuth
 from .connections import ServerLimits, bounded_protocol
-from .docs_page import HEADERS, docs_page
 from .error_responses import APIError, as_response
 from .request import request_id_of
 
@@ -32,8 +23,6 @@ CLOSE_SECONDS = 3.0
 """Seconds for requests to end after that, and as many again for the runner to close."""
 BACKLOG = 128
 """Connections that the system keeps until they are accepted, which happens all at once."""
-_BEARER = HTTPBearer(auto_error=False, description="The token that the service was started with.")
-"""Only for the description of the API: `TokenAuth` checks the token, before anything else is done."""
 
 
 class CancellableApp:
@@ -82,11 +71,18 @@ class SignalAwareServer(uvicorn.Server):
     Args:
         app: The application.
         limits: The limits.
+        on_started: Called when it listens; None for nothing.
     """
 
-    def __init__(self, app: ASGIApp, limits: ServerLimits = ServerLimits()) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        limits: ServerLimits = ServerLimits(),
+        on_started: Callable[[], object] | None = None,
+    ) -> None:
         self._app = CancellableApp(app)
         self._limits = limits
+        self._on_started = on_started
         self._signal_count = 0
         config = uvicorn.Config(
             self._app,
@@ -102,6 +98,12 @@ class SignalAwareServer(uvicorn.Server):
             server_header=False,
         )
         super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Open the application and listen."""
+        await super().startup(sockets)
+        if self._on_started is not None:
+            self._on_started()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Count a signal; runs in the signal handler."""
@@ -130,70 +132,3 @@ class SignalAwareServer(uvicorn.Server):
             transport = getattr(connection, "transport", None)
             if transport is not None:
                 transport.abort()
-
-
-ROOT = "/"
-HEALTH = "/health"
-READY = "/ready"
-OPENAPI = "/openapi.json"
-DOCS = "/docs"
-PUBLIC = (HEALTH, READY, OPENAPI, DOCS)
-"""Paths that need no token: they say nothing about reviews, and call no service."""
-
-
-def application(
-    router: APIRouter,
-    runner: BatchRunner | None = None,
-    *,
-    token: str | None = None,
-    allowed_hosts: Sequence[str] = ("*",),
-) -> FastAPI:
-    """
-    Return a FastAPI application with the router's endpoints, those about the service, and a page that describes them.
-
-    Args:
-        router: The router.
-        runner: The router's runner, for the endpoint that says whether it is open.
-        token: Bearer token that requests must have; None for none.
-        allowed_hosts: Names in the header ``Host`` that are answered: "*" for all, "*.example.com" for subdomains.
-            Others get status 400. Otherwise any page in a browser of this machine could call the service, by a name
-            that its owner points at this machine (DNS rebinding).
-    """
-    app = FastAPI(
-        title="restaurant_llm_batch",
-        version=__version__,
-        description="Summaries, sentiment and strengths of many restaurants at once, from their reviews.",
-        openapi_url=OPENAPI,
-        docs_url=None,  # FastAPI's pages load scripts from another server
-        redoc_url=None,
-    )
-    app.include_router(router, dependencies=[Depends(_BEARER)] if token else [])
-    if token:
-        app.add_middleware(TokenAuth, token=token, public=PUBLIC)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(allowed_hosts), www_redirect=False)
-
-    @app.get(ROOT, tags=["service"])
-    async def about() -> dict[str, Any]:
-        """Name the service, its version, and the paths that describe it."""
-        links = {"docs": DOCS, "health": HEALTH, "ready": READY, "openapi": OPENAPI}
-        return {"name": app.title, "version": app.version, "links": links}
-
-    @app.get(READY, tags=["service"], responses={503: {"description": "The runner is not open."}})
-    async def ready(response: Response) -> dict[str, str]:
-        """Report that the runner is open, so that requests are processed at once; otherwise with status 503."""
-        if runner is None or runner.is_open:
-            return {"status": "ready"}
-        response.status_code = 503
-        return {"status": "not ready"}
-
-    @app.get(HEALTH, tags=["service"])
-    async def health() -> dict[str, str]:
-        """Report that the service is up, without calling the LLM or the search backend."""
-        return {"status": "ok"}
-
-    @app.get(DOCS, include_in_schema=False)
-    async def docs() -> HTMLResponse:
-        page = docs_page(app.openapi(), OPENAPI, needs_token=token is not None)
-        return HTMLResponse(page, headers=HEADERS)
-
-    return app

@@ -266,7 +266,7 @@ class Uploads:
         search: The backend, with `aindex_reviews` or `index_reviews`; the latter is called in a thread.
 
     Raises:
-        ConfigurationError: It has neither.
+        ConfigurationError: It has neither, or is read only.
     """
 
     search: Any
@@ -277,6 +277,11 @@ class Uploads:
             raise ConfigurationError(
                 "uploads=True needs a runner whose search can index reviews, such as EmbeddedSearch or QdrantSearch, "
                 f"got search={self.search!r}"
+            )
+        if getattr(self.search, "read_only", False):
+            raise ConfigurationError(
+                f"uploads=True needs a search that is written to, got {self.search!r}; leave read_only=True out, "
+                "which only one process can, or use QdrantSearch(url=...)"
             )
         # A frozen dataclass sets a derived field through `object`.
         object.__setattr__(self, "_turn", RunVar("restaurant_llm_batch uploads"))

@@ -30,7 +30,7 @@ def write_label(folder: Path, embedder: str) -> None:
     make_private(folder)
     label = {"format": FORMAT, "embedder": embedder}
     flags = os.O_CREAT | os.O_WRONLY | os.O_TRUNC
-    with os.fdopen(os.open(_label_path(folder), flags, 0o600), "w", encoding="utf-8") as file:
+    with os.fdopen(os.open(label_path(folder), flags, 0o600), "w", encoding="utf-8") as file:
         file.write(json.dumps(label))
 
 
@@ -58,7 +58,8 @@ def tighten(folder: Path) -> None:
                 Path(path).chmod(mode)
 
 
-def _label_path(folder: Path) -> Path:
+def label_path(folder: Path) -> Path:
+    """Return the path of the label file."""
     return folder / "restaurant_llm_batch.json"
 
 
@@ -79,13 +80,13 @@ def check_folder(folder: Path, embedder: str) -> None:
             return
         if not folder.is_dir():
             raise ConfigurationError(f"path {str(folder)!r} is a file: name a folder")
-        if not _label_path(folder).exists():
+        if not label_path(folder).exists():
             if any(folder.iterdir()):
                 raise ConfigurationError(
                     f"path {str(folder)!r} holds other files: name a new or empty folder"
                 )
             return
-        label = json.loads(_label_path(folder).read_text(encoding="utf-8"))
+        label = json.loads(label_path(folder).read_text(encoding="utf-8"))
         index_format, name = label["format"], label["embedder"]
     except ConfigurationError:
         raise
@@ -174,13 +175,19 @@ def folder_error(folder: Path, error: Exception) -> BatchError:
     if shortage is not None:
         return shortage
     if "WouldBlock" in str(error):
-        text = (
-            "is in use by another process or object: close() it there, give each process a folder of its own, or use "
-            "QdrantSearch(url=...), whose server all processes share"
-        )
-    else:
-        text = f"cannot be opened; it was left as it is. Restore it, or index into a new folder ({error})"
+        return in_use_error(folder)
+    text = f"cannot be opened; it was left as it is. Restore it, or index into a new folder ({error})"
     return PermanentBackendError(f"the index in {str(folder)!r} {text}", backend="embedded")
+
+
+def in_use_error(folder: Path) -> BatchError:
+    """Return the error for a folder that others write to, or read while this object wants to write."""
+    return PermanentBackendError(
+        f"the index in {str(folder)!r} is in use by another process or object: close() it there, open it everywhere "
+        "with read_only=True if nobody writes, give each process a folder of its own, or use QdrantSearch(url=...), "
+        "whose server all processes share",
+        backend="embedded",
+    )
 
 
 def shortage_error(what: str, error: Exception) -> BackendError | None:

@@ -1,8 +1,8 @@
 """
 Qdrant Edge shard: opens the in-process engine on first use, writes and ranks reviews, and converts to its types.
 
-All use of `qdrant_edge` is in this module. `Shard` may be closed at any time: closing waits for the calls in flight in
-other threads, and the next call opens the engine again.
+All use of `qdrant_edge` is in this module and in `_engine`. `Shard` may be closed at any time: closing waits for the
+calls in flight in other threads, and the next call opens the engine again.
 """
 
 from __future__ import annotations
@@ -18,32 +18,24 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from uuid import UUID
 
 from ... import _fork
-from ...errors import BatchError, ConfigurationError, PermanentBackendError
+from ...errors import ConfigurationError
 from ...models import ItemId
 from ...protocols import Embedder, Embedding
 from .._fusion import ListName, LoadRequest, RankRequest
 from .._hybrid import Candidate
 from .._indexing import IndexEntry, former_keys, id_texts, point_key
-from ._folder import (
-    check_folder,
-    check_space,
-    folder_error,
-    make_private,
-    shortage_error,
-    tighten,
-    write_label,
-)
+from ._engine import EngineFolder, engine_errors
+from ._folder import check_folder, check_space
 from ._others import OthersCache, RankedPoint
 
 if TYPE_CHECKING:
-    from qdrant_edge import EdgeConfig, EdgeShard, FieldCondition, Filter, Point, Query, QueryRequest
+    from qdrant_edge import EdgeShard, FieldCondition, Filter, Point, Query, QueryRequest
 
 
 T = TypeVar("T")
 
 log = logging.getLogger("restaurant_llm_batch.search")
 
-_SHARD = "shard"
 _PAYLOAD = ["review_id", "content", "restaurant_id"]
 _MAX_QUERIES = 256
 _ID_TYPES = frozenset({int, str})
@@ -55,7 +47,7 @@ _POINT_BYTES, _CHARACTER_BYTES = 8_192, 8
 class Shard:
     """A Qdrant Edge engine in a folder, opened on first use. Thread-safe."""
 
-    def __init__(self, folder: Path, embedder: Embedder, *, temporary: bool) -> None:
+    def __init__(self, folder: Path, embedder: Embedder, *, temporary: bool, read_only: bool = False) -> None:
         """
         Check a folder; opens and writes nothing.
 
@@ -64,12 +56,13 @@ class Shard:
             embedder: Embedder whose name and vector size the index has.
             temporary: Whether the folder is deleted with this object; it then has no write-ahead log, and does not
                 survive a crash.
+            read_only: Whether it is only read. Then others may read it at the same time.
 
         Raises:
             ConfigurationError: If the folder holds other files, or vectors of another embedder.
         """
         self._folder = folder
-        self._embedder = embedder
+        self._files = EngineFolder(folder, embedder, temporary=temporary, read_only=read_only)
         self._temporary = temporary
         self._state = Condition()
         self._users = self._closing = 0
@@ -199,7 +192,7 @@ class Shard:
         if not self._temporary:
             with self._lease() as engine:
                 engine.flush()
-        tighten(self._folder / _SHARD)
+        self._files.tighten()
 
     def close(self) -> None:
         """Release the folder after the calls in flight; the next call opens it again."""
@@ -214,10 +207,7 @@ class Shard:
                 # Another process may write to the folder until it is opened again.
                 self._others.clear()
                 if engine is not None:
-                    with _engine_errors():
-                        engine.flush()
-                        engine.close()
-                    tighten(self._folder / _SHARD)
+                    self._files.close(engine)
             finally:
                 self._closing -= 1
                 self._state.notify_all()
@@ -243,91 +233,16 @@ class Shard:
             # New calls wait for `close`; otherwise a steady stream of them would keep it waiting forever.
             self._state.wait_for(lambda: not self._closing)
             if self._engine is None:
-                self._engine, self._forks = self._open(), _fork.count
+                self._engine, self._forks = self._files.open(), _fork.count
             engine = self._engine
             self._users += 1
         try:
-            with _engine_errors():
+            with engine_errors():
                 yield engine
         finally:
             with self._state:
                 self._users -= 1
                 self._state.notify_all()
-
-    def _open(self) -> EdgeShard:
-        try:
-            from qdrant_edge import EdgeShard
-        except ImportError as error:
-            raise ConfigurationError(
-                "EmbeddedSearch needs Qdrant Edge; install it with: pip install qdrant-edge-py"
-            ) from error
-        # Check again: another process may have created the folder since the constructor's check.
-        check_folder(self._folder, self._embedder.name)
-        shard_folder = self._folder / _SHARD
-        try:
-            exists = shard_folder.exists()
-            engine = (
-                EdgeShard.load(str(shard_folder), self._config()) if exists else self._create(shard_folder)
-            )
-            _index_fields(engine)
-            tighten(shard_folder)
-        except Exception as error:
-            raise folder_error(self._folder, error) from error
-        return engine
-
-    def _config(self) -> EdgeConfig:
-        from qdrant_edge import Distance, EdgeConfig, EdgeSparseVectorParams, EdgeVectorParams, Modifier
-
-        return EdgeConfig(
-            vectors={"dense": EdgeVectorParams(self._embedder.size, Distance.Cosine)},
-            sparse_vectors={"sparse": EdgeSparseVectorParams(modifier=Modifier.Idf)},
-            # In the calling thread: a search takes less time than handing it to threads of the engine.
-            max_search_threads=1,
-            # The write-ahead log also locks the folder, so only a temporary (private) one can do without it.
-            wal_enabled=not self._temporary,
-        )
-
-    def _create(self, shard_folder: Path) -> EdgeShard:
-        from qdrant_edge import EdgeShard
-
-        check_space(self._folder, 0)
-        write_label(self._folder, self._embedder.name)
-        make_private(shard_folder)
-        try:
-            return EdgeShard.create(str(shard_folder), self._config())
-        except Exception:
-            # A half-made shard could never be opened again.
-            shutil.rmtree(shard_folder, ignore_errors=True)
-            raise
-
-
-def _index_fields(engine: EdgeShard) -> None:
-    """Create the payload indexes that are missing, also in a folder of an older version or after a crash."""
-    from qdrant_edge import IntegerIndexParams, KeywordIndexParams, UpdateOperation
-
-    existing = engine.info().payload_schema
-    if "restaurant" not in existing:
-        tenant = KeywordIndexParams(is_tenant=True)
-        engine.update(UpdateOperation.create_field_index("restaurant", tenant))
-    if "restaurant_id" not in existing:
-        number = IntegerIndexParams(lookup=True, range=False)
-        engine.update(UpdateOperation.create_field_index("restaurant_id", number))
-    if "category" not in existing:
-        engine.update(UpdateOperation.create_field_index("category", KeywordIndexParams()))
-
-
-@contextmanager
-def _engine_errors() -> Iterator[None]:
-    try:
-        yield
-    except BatchError:
-        raise
-    except Exception as error:
-        shortage = shortage_error("the index", error)
-        if shortage is not None:
-            raise shortage from error
-        message = f"the search engine failed: {error}"
-        raise PermanentBackendError(message, backend="embedded") from error
 
 
 def to_point(entry: IndexEntry, vector: Embedding) -> Point:

@@ -35,11 +35,16 @@ class EmbeddedSearch(PickledAsRecipe):
         hits = search.search(SearchQuery(1, "맛"))
 
     Fuses a dense and a sparse ranking by reciprocal rank fusion (RRF); ties are ordered by review id.
-    Thread-safe, also while reviews are being indexed. A folder can be used by one process at a time.
+    Thread-safe, also while reviews are being indexed. A folder is written to by one object at a time, and meanwhile
+    read by no other. With ``read_only=True``, any number of objects and processes read it at once.
     """
 
     def __init__(
-        self, path: str | os.PathLike[str] | None = None, *, embedder: Embedder | None = None
+        self,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        embedder: Embedder | None = None,
+        read_only: bool = False,
     ) -> None:
         """
         Configure the index; the engine is opened on first use.
@@ -48,19 +53,23 @@ class EmbeddedSearch(PickledAsRecipe):
             path: Folder of the index, which `index_reviews` creates if it does not exist; None for a temporary index
                 that is deleted with this object.
             embedder: Embeds texts; None for `HashingEmbedder`. A folder stores the embedder's name.
+            read_only: Whether the folder is only searched. Others may search it at the same time, in any process, and
+                share its memory; who wants to write to it meanwhile gets an error, and has to wait until all of them
+                are closed.
 
         Raises:
             ConfigurationError: If the folder holds other files or vectors of another embedder, or an argument has the
-                wrong type.
+                wrong type; or if a temporary index is to be read only.
             PermanentBackendError: If the folder cannot be read, or no temporary folder can be created.
         """
         self._made_with = arguments_of(locals())
         self._path = None if path is None else _checked_path(path)
+        self._read_only = _checked_read_only(read_only, self._path)
         self._embedder = HashingEmbedder() if embedder is None else embedder
         check_embedder(self._embedder)
         self._queries = QueryEmbeddingCache(self._embedder)
         if self._path is not None:
-            self._shard = Shard(self._path, self._embedder, temporary=False)
+            self._shard = Shard(self._path, self._embedder, temporary=False, read_only=read_only)
         else:
             # The engine needs a folder; this one is deleted with the object.
             self._shard = Shard(temporary_folder(), self._embedder, temporary=True)
@@ -68,7 +77,13 @@ class EmbeddedSearch(PickledAsRecipe):
 
     def __repr__(self) -> str:
         path = None if self._path is None else str(self._path)
-        return f"{type(self).__name__}(path={path!r}, embedder={self._embedder.name!r})"
+        how = ", read_only=True" if self._read_only else ""
+        return f"{type(self).__name__}(path={path!r}, embedder={self._embedder.name!r}{how})"
+
+    @property
+    def read_only(self) -> bool:
+        """Whether the folder is only searched."""
+        return self._read_only
 
     def __reduce__(self) -> tuple[Any, ...]:
         if self._path is None:
@@ -145,11 +160,12 @@ class EmbeddedSearch(PickledAsRecipe):
 
         Raises:
             ConfigurationError: If a review is invalid; the message names its position and field. Earlier batches stay
-                written.
+                written. If this object is read only, before anything is written.
             Exception: The embedder's error, after the retries of `RetryPolicy`, if it fails for every text. Earlier
                 batches stay written.
             PermanentBackendError: If the folder cannot be written.
         """
+        self._check_writable()
         tally = IndexTally()
         embedder = BatchEmbedder(self._embedder)
         try:
@@ -181,9 +197,10 @@ class EmbeddedSearch(PickledAsRecipe):
             The number of reviews that were deleted.
 
         Raises:
-            ConfigurationError: If the folder does not exist, or an id is invalid.
+            ConfigurationError: If the folder does not exist, an id is invalid, or this object is read only.
             PermanentBackendError: If the engine fails.
         """
+        self._check_writable()
         ids = read_ids(review_ids, "review_ids")
         return self._existing_shard().delete(read_id(restaurant_id, "restaurant_id"), ids)
 
@@ -198,9 +215,10 @@ class EmbeddedSearch(PickledAsRecipe):
             The number of reviews that were deleted; 0 if the restaurant has none.
 
         Raises:
-            ConfigurationError: If the folder does not exist, or the id is invalid.
+            ConfigurationError: If the folder does not exist, the id is invalid, or this object is read only.
             PermanentBackendError: If the engine fails.
         """
+        self._check_writable()
         return self._existing_shard().delete(read_id(restaurant_id, "restaurant_id"), None)
 
     def search(self, query: SearchQuery, /) -> list[Hit]:
@@ -240,6 +258,13 @@ class EmbeddedSearch(PickledAsRecipe):
             results[i] = hits
         return results
 
+    def _check_writable(self) -> None:
+        if self._read_only:
+            raise ConfigurationError(
+                f"this EmbeddedSearch of {str(self._path)!r} is read only: close all readers of the folder, and write "
+                f"to it with EmbeddedSearch({str(self._path)!r})"
+            )
+
     def _existing_shard(self) -> Shard:
         # The engine creates a missing folder, so a misspelt path would look like an empty index.
         if self._path is not None:
@@ -261,3 +286,15 @@ def _checked_path(path: object) -> Path:
     raise ConfigurationError(
         f'path must be the path of a folder, got {path!r}; for example path="reviews.index", or leave it out'
     )
+
+
+def _checked_read_only(read_only: object, path: Path | None) -> bool:
+    if not isinstance(read_only, bool):
+        raise ConfigurationError(
+            f"read_only must be True or False, got {read_only!r}; for example read_only=True"
+        )
+    if read_only and path is None:
+        raise ConfigurationError(
+            "read_only=True needs the path of an index; for example EmbeddedSearch('reviews.index', read_only=True)"
+        )
+    return read_only

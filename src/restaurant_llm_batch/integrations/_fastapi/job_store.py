@@ -1,0 +1,324 @@
+"""
+Job store: the jobs of a service in its record's file, so that any worker answers for any job, also after a restart.
+
+Theory of operation. A job is in one of these states:
+
+| state | it is left |
+|---|---|
+| waiting | to "running", when a worker claims it; to "cancelled" |
+| running | to "done" or "failed", by its owner; to "cancelled"; back to "waiting", when its owner shuts down |
+| done, failed, cancelled | never; it is removed days later |
+
+The owner of a running job says now and then that it lives (`beat`). A job whose owner has not for `SILENT_SECONDS` is
+claimed by another worker, which goes on where the rows end. Whatever an owner writes names it: one that was paused, and
+has lost the job meanwhile, changes nothing and learns so.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import time
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from ..._store.connections import close_around_forks
+from ..._store.database import FileKind, StoreFile
+from ..._store.shared_connection import SharedConnection
+from ...sharing.limiter import loan_clock
+
+LOCK_SECONDS = 10.0
+SILENT_SECONDS = 10.0
+"""Seconds after which an owner that says nothing has lost its job."""
+
+JobState: TypeAlias = Literal["waiting", "running", "done", "failed", "cancelled"]
+T = TypeVar("T")
+
+KIND = FileKind(
+    "record",
+    "night.db",
+    "the jobs",
+    tables={
+        "queued_jobs": """CREATE TABLE queued_jobs (
+  number INTEGER PRIMARY KEY,
+  id TEXT NOT NULL UNIQUE,
+  client TEXT NOT NULL,
+  task TEXT NOT NULL,
+  body TEXT,
+  debug INTEGER NOT NULL,
+  warnings TEXT NOT NULL,
+  state TEXT NOT NULL,
+  made REAL NOT NULL,
+  began REAL,
+  ended REAL,
+  total INTEGER NOT NULL,
+  succeeded INTEGER NOT NULL,
+  failed INTEGER NOT NULL,
+  error TEXT,
+  owner TEXT,
+  beat REAL
+) STRICT""",
+        "queued_job_rows": """CREATE TABLE queued_job_rows (
+  job INTEGER NOT NULL REFERENCES queued_jobs (number),
+  place INTEGER NOT NULL,
+  kind TEXT NOT NULL,
+  entry TEXT NOT NULL,
+  PRIMARY KEY (job, place)
+) STRICT, WITHOUT ROWID""",
+    },
+)
+
+_COLUMNS = (
+    "number, id, client, task, debug, warnings, state, made, began, ended, total, succeeded, failed, error"
+)
+_FREE = "(state = 'waiting' OR (state = 'running' AND owner != ?3 AND (beat > ?1 OR beat < ?1 - ?2)))"
+"""Jobs that may be claimed. A beat of the future is one of before the computer was started again."""
+_MINE = "number = ? AND owner = ? AND state = 'running'"
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """
+    A job.
+
+    Attributes:
+        number: Its number in the file.
+        id: Its id for clients.
+        client: Name of the client that has made it; "" for none.
+        task: Name of its task.
+        debug: Whether the fuller response is asked for.
+        warnings: The warnings about its request, as JSON.
+        state: Its state.
+        made: When it was made, in seconds since 1970; likewise `began` and `ended`, which are None before.
+        total: Number of its restaurants.
+        succeeded: Number of results so far.
+        failed: Number of failures so far.
+        error: Why it failed as a whole, or None.
+    """
+
+    number: int
+    id: str
+    client: str
+    task: str
+    debug: bool
+    warnings: str
+    state: JobState
+    made: float
+    began: float | None
+    ended: float | None
+    total: int
+    succeeded: int
+    failed: int
+    error: str | None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state not in ("waiting", "running")
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """A result or a failure of a job: the restaurant's place in the request, the kind, and the entry as JSON."""
+
+    place: int
+    kind: Literal["result", "failure"]
+    entry: str
+
+
+class JobStore:
+    """
+    The jobs in a record's file. Its methods block; threads and processes may call them at once.
+
+    Args:
+        path: The file. It is created if it does not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file = StoreFile(path, LOCK_SECONDS, KIND)
+        self._now = loan_clock()
+        self.reset_after_fork()
+        if hasattr(os, "register_at_fork"):
+            close_around_forks(weakref.ref(self))
+
+    def add(
+        self, id_: str, client: str, task: str, body: str, debug: bool, warnings: str, total: int, most: int
+    ) -> QueuedJob | None:
+        """Add a job that waits, and return it; None if there are `most` that wait already."""
+        values = (id_, client, task, body, debug, warnings, time(), total)
+
+        def step(connection: sqlite3.Connection) -> QueuedJob | None:
+            (waiting,) = connection.execute(
+                "SELECT count(*) FROM queued_jobs WHERE state = 'waiting'"
+            ).fetchone()
+            if waiting >= most:
+                return None
+            connection.execute(
+                "INSERT INTO queued_jobs (id, client, task, body, debug, warnings, state, made, total, succeeded, "
+                "failed) VALUES (?, ?, ?, ?, ?, ?, 'waiting', ?, ?, 0, 0)",
+                values,
+            )
+            return _find(connection, id_, client)
+
+        return self._in_transaction(step)
+
+    def find(self, id_: str, client: str) -> QueuedJob | None:
+        """Return a job of a client; None if it has no such job."""
+        return self._reading(lambda connection: _find(connection, id_, client))
+
+    def claim(self, owner: str) -> tuple[QueuedJob, str] | None:
+        """Make an owner run the job that has waited longest; return it and its body, or None if there is none."""
+        now = self._now()
+        values = now, SILENT_SECONDS, owner
+        query = f"SELECT number FROM queued_jobs WHERE {_FREE} ORDER BY number LIMIT 1"  # nosec B608 (constants)
+
+        def step(connection: sqlite3.Connection) -> tuple[QueuedJob, str] | None:
+            row = connection.execute(query, values).fetchone()
+            if row is None:
+                return None
+            connection.execute(
+                "UPDATE queued_jobs SET state = 'running', owner = ?, beat = ?, began = coalesce(began, ?) "
+                "WHERE number = ?",
+                (owner, now, time(), *row),
+            )
+            *found, body = connection.execute(
+                f"SELECT {_COLUMNS}, body FROM queued_jobs WHERE number = ?",  # nosec B608 (constants)
+                row,
+            ).fetchone()
+            return _job(found), body.decode()
+
+        # Looked up without a lock first: there is a job to claim once in a while only.
+        found = self._reading(lambda connection: connection.execute(query, values).fetchone())
+        return None if found is None else self._in_transaction(step)
+
+    def places(self, job: QueuedJob) -> set[int]:
+        """Return the places of the restaurants that have a row."""
+        return self._reading(
+            lambda connection: {
+                place
+                for (place,) in connection.execute(
+                    "SELECT place FROM queued_job_rows WHERE job = ?", (job.number,)
+                )
+            }
+        )
+
+    def save(self, job: QueuedJob, owner: str, rows: Sequence[JobRow]) -> bool:
+        """Say that the owner lives, and add rows; return False if the job is not the owner's any more."""
+        succeeded = sum(row.kind == "result" for row in rows)
+
+        def step(connection: sqlite3.Connection) -> bool:
+            changed = connection.execute(
+                "UPDATE queued_jobs SET beat = ?, succeeded = succeeded + ?, failed = failed + ? "  # nosec B608
+                f"WHERE {_MINE}",
+                (self._now(), succeeded, len(rows) - succeeded, job.number, owner),
+            ).rowcount
+            if changed:
+                connection.executemany(
+                    "INSERT INTO queued_job_rows VALUES (?, ?, ?, ?)",
+                    [(job.number, row.place, row.kind, row.entry) for row in rows],
+                )
+            return changed == 1
+
+        return self._in_transaction(step)
+
+    def end(self, job: QueuedJob, owner: str, state: JobState, error: str | None = None) -> None:
+        """End a job of an owner, or give it back if the state is "waiting"."""
+        ended = None if state == "waiting" else time()
+        self._in_transaction(
+            lambda connection: connection.execute(
+                "UPDATE queued_jobs SET state = ?, error = ?, ended = ?, owner = NULL, beat = NULL, "  # nosec B608
+                f"body = CASE WHEN ? THEN body END WHERE {_MINE}",
+                (state, error, ended, ended is None, job.number, owner),
+            )
+        )
+
+    def cancel(self, id_: str, client: str) -> QueuedJob | None:
+        """Cancel a job of a client unless it has ended, and return it; None if there is no such job."""
+
+        def step(connection: sqlite3.Connection) -> QueuedJob | None:
+            connection.execute(
+                "UPDATE queued_jobs SET state = 'cancelled', ended = ?, owner = NULL, beat = NULL, body = NULL "
+                "WHERE id = ? AND client = ? AND state IN ('waiting', 'running')",
+                (time(), id_, client),
+            )
+            return _find(connection, id_, client)
+
+        return self._in_transaction(step)
+
+    def rows(self, job: QueuedJob) -> list[JobRow]:
+        """Return the rows of a job so far, in the order of its request."""
+        return self._reading(
+            lambda connection: [
+                JobRow(place, "result" if kind == b"result" else "failure", entry.decode())
+                for place, kind, entry in connection.execute(
+                    "SELECT place, kind, entry FROM queued_job_rows WHERE job = ? ORDER BY place",
+                    (job.number,),
+                )
+            ]
+        )
+
+    def purge(self, seconds: float) -> None:
+        """Remove the jobs that have ended longer ago than this."""
+        before = time() - seconds
+        old = "SELECT number FROM queued_jobs WHERE ended < ?"
+
+        def step(connection: sqlite3.Connection) -> None:
+            connection.execute(f"DELETE FROM queued_job_rows WHERE job IN ({old})", (before,))  # nosec B608
+            connection.execute("DELETE FROM queued_jobs WHERE ended < ?", (before,))
+
+        if self._reading(lambda connection: connection.execute(old, (before,)).fetchone()) is not None:
+            self._in_transaction(step)
+
+    def close(self) -> None:
+        """Close the file. A later use opens it again."""
+        self._connection.close()
+
+    def suspend(self) -> None:
+        """Close the file and block its use, before a fork."""
+        self._connection.suspend()
+
+    def resume(self) -> None:
+        """Allow uses again, after `suspend`."""
+        self._connection.resume()
+
+    def reset_after_fork(self) -> None:
+        """Start with nothing open."""
+        self._connection: SharedConnection = SharedConnection(self._file, LOCK_SECONDS)
+
+    def _reading(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        with self._connection as connection:
+            return step(connection)
+
+    def _in_transaction(self, step: Callable[[sqlite3.Connection], T]) -> T:
+        with self._connection as connection, _transaction(connection):
+            return step(connection)
+
+
+def _find(connection: sqlite3.Connection, id_: str, client: str) -> QueuedJob | None:
+    row = connection.execute(
+        f"SELECT {_COLUMNS} FROM queued_jobs WHERE id = ? AND client = ?",  # nosec B608 (constants)
+        (id_, client),
+    ).fetchone()
+    return None if row is None else _job(row)
+
+
+def _job(row: Sequence[Any]) -> QueuedJob:
+    values: list[Any] = [value.decode() if isinstance(value, bytes) else value for value in row]
+    number, id_, client, task, debug, *rest = values
+    return QueuedJob(number, id_, client, task, bool(debug), *rest)
+
+
+@contextmanager
+def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
