@@ -64,7 +64,9 @@ class ConcurrentDriver:
         self._idle_tasks = 0  # tasks about to look for an admitted call
         self._tasks: TaskGroup | None = None
         self._source = source
-        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, delivered, self.mailbox.wake)
+        callbacks = SchedulerCallbacks(
+            self._start, self._call_later, deliver, delivered, self.mailbox.wake, threads.start
+        )
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 
     async def run(self) -> None:

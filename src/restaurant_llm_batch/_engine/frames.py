@@ -137,6 +137,7 @@ class SchedulerCallbacks:
         deliver: Takes an outcome; returns None. It should be one call, such as `list.append`, that nothing interrupts.
         delivered: Called after an outcome was taken; None if nobody waits for it.
         on_finished: Called once, when the run is over.
+        run_blocking: Runs a function that blocks, which must not raise, where the run does not wait for it.
     """
 
     start: Callable[[Call], object]
@@ -144,3 +145,4 @@ class SchedulerCallbacks:
     deliver: Callable[[Outcome[Any]], object]
     delivered: Callable[[], object] | None
     on_finished: Callable[[], object]
+    run_blocking: Callable[[Callable[[], object]], object]

@@ -40,9 +40,12 @@ from .memo import MemoTable
 from .packer import BatchPacker
 from .plan import ExecutionPlan
 from .recorder import RunRecorder, describe_stop
+from .wave_flow import carry
+from .waves import Waves
 
 if TYPE_CHECKING:
     from .._store.overlay import AnyStore
+    from .wave_service import WaveService
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -76,6 +79,7 @@ class RunConfig:
             model.
         observers: Called with every event.
         ask: Returns the flow that performs an `Ask` for an item of a priority; it belongs to the tasks.
+        wave_service: The service whose batches carry the calls to the model; None to make each call by itself.
     """
 
     plan: ExecutionPlan
@@ -92,6 +96,7 @@ class RunConfig:
     estimates_usage: bool = True
     observers: Sequence[Observer] = ()
     ask: Callable[[Ask, int], Flow[Any]] | None = None
+    wave_service: WaveService | None = None
 
 
 class RunState:
@@ -114,6 +119,7 @@ class RunState:
         current_frame: The frame being advanced; used to find who owns a memo cell.
         cancel_token: Set when calls in flight are cancelled too.
         shares: What it leads and follows among the calls in flight in the store, and how to leave each.
+        waves: Its calls to the model that go as lines of batches; None if each is made by itself.
     """
 
     def __init__(
@@ -139,11 +145,16 @@ class RunState:
         self.current_frame: Any = None
         self.cancel_token: CancelToken = CancelToken()
         self.shares: dict[object, Callable[[], object]] = {}
-        self.stop_monitor: StopMonitor = StopMonitor(config.stop, config.prices, config.estimates_usage)
+        self.stop_monitor: StopMonitor = config.stop.monitor(config.prices, config.estimates_usage)
         self.recorder: RunRecorder = RunRecorder(self, config.observers)
         self._next_sequence = config.sequence
         self.limiters.use_clock(now)
         self._latest_sequence = 0
+        service = config.wave_service
+        self.waves: Waves | None = None
+        if service is not None:
+            told, estimate = self.recorder.count_activity, self.packer.prompt_tokens
+            self.waves = Waves(service, config.store, now, estimate, self.stop, told, carry)
 
     # Stopping
 

@@ -98,7 +98,9 @@ class ThreadedDriver:
         self._timers: list[tuple[float, int, Callable[[], object]]] = []
         self._timer_numbers = count()
         self._now = run.now
-        callbacks = SchedulerCallbacks(self._start, self._call_later, deliver, delivered, self.mailbox.wake)
+        callbacks = SchedulerCallbacks(
+            self._start, self._call_later, deliver, delivered, self.mailbox.wake, threads.start
+        )
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 
     def run(self) -> None:

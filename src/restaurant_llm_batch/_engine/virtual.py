@@ -211,7 +211,9 @@ class VirtualDriver:
         self._backend = backend
         self._in_flight: dict[Call, Callable[[], object]] = {}  # calls and what cancels them
         self.mailbox = VirtualMailbox(time)
-        callbacks = SchedulerCallbacks(self._start, time.call_later, deliver, None, self._on_finished)
+        callbacks = SchedulerCallbacks(
+            self._start, time.call_later, deliver, None, self._on_finished, _run_now
+        )
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=True)
 
     def start(self) -> None:
@@ -268,6 +270,11 @@ class VirtualDriver:
             if call.in_flight is None or not call.in_flight.has_other_waiters:
                 self._in_flight.pop(call)()
                 call.release()
+
+
+def _run_now(work: Callable[[], object]) -> None:
+    """Run a function that blocks, which takes no virtual time."""
+    work()
 
 
 def _nothing() -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from anyio import create_task_group, get_current_task, to_thread
 from anyio.lowlevel import current_token
 
-from .._config.limits import Limits, make_limiters
+from .._config.limits import DefaultLimit, Limits, make_limiters
 from .._config.retry import RetryPolicy
 from .._config.stopping import Price, StopConditions, TimeLimits
 from .._config.strategy import Strategy
@@ -39,6 +39,7 @@ from .._engine.streams import (
 )
 from .._engine.threaded import ThreadedDriver
 from .._engine.threads import DaemonThreadPool
+from .._engine.wave_service import wave_service_of
 from .._limits.pool import as_pool
 from .._store.folder import StoreFolder
 from .._store.identity import fingerprint_of, models_of
@@ -60,7 +61,7 @@ from ..steps import Flow
 from ..tasks._ask import ask_flow
 from ..tokens.packing import estimate_tokens
 from .blocks import AsyncBlock, current_block
-from .checks import as_observers, check_counter, check_prices, check_type
+from .checks import announce_waves, as_observers, check_counter, check_prices, check_type
 from .foresight import Foresight
 from .limit_control import Adjustable, LimitControl
 
@@ -143,15 +144,16 @@ class BatchRunner(Foresight, Adjustable):
         self.strategy = strategy
         self.limits = limits
         self._search = search
-        pool = as_pool(llm)
+        pool, service = as_pool(llm), wave_service_of(llm)
         endpoints = () if pool is None else pool.endpoint_backends
-        self._plan = make_plan(strategy, search, llm, endpoints)
+        self._plan = make_plan(strategy, search, llm if service is None else service.online, endpoints)
         check_counter(count_tokens)
         retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry, "tokens": llm_retry}
         self._store = store if store is None or isinstance(store, (Store, StoreFolder)) else Store(store)
         if self._store is not None:
             self._store.open()
-        fingerprint = fingerprint_of(llm, warn=True) if self._store is not None else ""
+        is_known = self._store is not None or service is not None
+        fingerprint = fingerprint_of(llm, warn=True) if is_known else ""
         self._config = RunConfig(
             plan=self._plan,
             limiters=make_limiters(limits, pool),
@@ -167,7 +169,10 @@ class BatchRunner(Foresight, Adjustable):
             estimates_usage=getattr(llm, "calls_model", True),
             observers=as_observers(observers),
             ask=ask_flow,
+            wave_service=service,
         )
+        if service is not None:
+            announce_waves(strategy, has_store=self._store is not None)
         self._limit_control = LimitControl(self._config.limiters, strategy)
         self._recording = as_recording(record)
         if self._recording is not None:
@@ -407,7 +412,12 @@ class BatchRunner(Foresight, Adjustable):
 
     @property
     def _window(self) -> int:
-        return self.limits.open_items if self._plan.concurrent_items else 1
+        service, open_items = self._config.wave_service, self.limits.open_items
+        if not self._plan.concurrent_items:
+            return 1
+        return (
+            service.max_lines if service is not None and isinstance(open_items, DefaultLimit) else open_items
+        )
 
     def __enter__(self) -> Self:
         lease = self._lease(is_context=True)

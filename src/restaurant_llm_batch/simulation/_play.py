@@ -294,7 +294,13 @@ class Playback:
         # A counter that learns must not learn from simulated answers, and one that blocks would ask a service.
         packer = BatchPacker(parts.limits, partial(_counted, parts.count_tokens))
         return replace(
-            config, plan=plan, limiters=limiters, packer=packer, store=store, observers=tuple(observers)
+            config,
+            plan=plan,
+            limiters=limiters,
+            packer=packer,
+            store=store,
+            observers=tuple(observers),
+            wave_service=None,
         )
 
     def _twin(self, limiter: L) -> L:

@@ -132,6 +132,25 @@ class OpenAILLM(PickledAsRecipe):
         return self._model
 
     @property
+    def base_url(self) -> str:
+        """The service's base URL."""
+        return self._url
+
+    @property
+    def secret(self) -> Secret:
+        """The key, which no repr shows."""
+        return self._secret or Secret(_NO_KEY)
+
+    @property
+    def learned_fields(self) -> LearnedFields:
+        """The fields that the model is known to refuse."""
+        return self._learned
+
+    def request_body(self, request: LLMRequest) -> dict[str, Any]:
+        """Return the body of a request, without fields that the model is known to refuse."""
+        return self._learned.apply(self._body(request))
+
+    @property
     def fingerprint(self) -> str:
         """Cache key of this backend in a store: backends with equal fingerprints share their replies."""
         return backend_fingerprint("openai", self._url, self._model, self._extra_body)

@@ -78,6 +78,11 @@ class EmbeddedSearch(PickledAsRecipe):
         )  # another process may have another working directory
         return super().__reduce__()
 
+    @property
+    def path(self) -> Path | None:
+        """The folder of the index; None for a temporary one."""
+        return self._path
+
     def __enter__(self) -> EmbeddedSearch:
         return self
 

@@ -122,6 +122,7 @@ class QdrantSearch(PickledAsRecipe):
             else f"url={location.name!r}"
         )
         self._name = collection
+        self._is_local = location.local
         self._repr = f"{collection!r}, {source}, embedder={embedder.name!r}"
         self._clients = QdrantClients(location, collection)
         manager = CollectionManager(collection, schema, filters, embedder, indexes=not location.local)
@@ -139,6 +140,11 @@ class QdrantSearch(PickledAsRecipe):
     def collection(self) -> str:
         """The collection's name."""
         return self._name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the collection is in this process or in a folder, without a server."""
+        return self._is_local
 
     def __enter__(self) -> QdrantSearch:
         return self
