@@ -348,6 +348,7 @@ def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
             use()
 
 
+@pytest.mark.slow
 def test_importing_it_does_not_import_ray_or_pyarrow() -> None:
     code = "import sys, restaurant_llm_batch.integrations.ray; print({'ray', 'pyarrow', 'pandas'} & {*sys.modules})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
