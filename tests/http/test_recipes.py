@@ -139,6 +139,7 @@ def test_what_belongs_to_this_process_is_not_pickled_and_the_error_says_what_to_
         pickle.dumps(make())
 
 
+@pytest.mark.slow  # importing the SDK takes a second
 def test_a_client_of_the_sdk_is_not_pickled() -> None:
     from openai import OpenAI
 

@@ -98,7 +98,7 @@ def test_each_row_comes_back_with_its_id_and_the_fields_of_its_result(
 
 
 def test_a_row_that_fails_says_why_and_the_others_go_on() -> None:
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"restaurant_id": 1, "reviews": REVIEWS},
         {"restaurant_id": None, "reviews": REVIEWS},
         {"restaurant_id": 2, "reviews": [{"text": "맛"}]},
@@ -292,6 +292,10 @@ def test_a_stop_condition_holds_for_all_batches_of_an_actor() -> None:
     assert {row["stage"] for row in rows[4:]} == {"run"}
 
 
+def no_runner(**options: Any) -> Any:
+    return 7
+
+
 def test_a_runner_that_cannot_perform_the_task_is_an_error_of_the_job() -> None:
     with (
         RayBatch(make_runner, SummarizeAspects()) as batch,
@@ -299,10 +303,10 @@ def test_a_runner_that_cannot_perform_the_task_is_an_error_of_the_job() -> None:
     ):
         batch.run({"restaurant_id": [1]})
     with (
-        RayBatch(lambda: 7, ask) as batch,
+        RayBatch(no_runner, ask) as batch,
         pytest.raises(errors.ConfigurationError, match="must return a BatchRunner"),
     ):
-        batch.run({"id": [1]})  # type: ignore[unreachable]
+        batch.run({"id": [1]})
 
 
 def test_a_folder_as_store_is_shared_by_all_and_paid_for_once(tmp_path: Path) -> None:
@@ -344,6 +348,7 @@ def test_without_ray_the_error_names_the_extra(monkeypatch: pytest.MonkeyPatch) 
             use()
 
 
+@pytest.mark.slow
 def test_importing_it_does_not_import_ray_or_pyarrow() -> None:
     code = "import sys, restaurant_llm_batch.integrations.ray; print({'ray', 'pyarrow', 'pandas'} & {*sys.modules})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -466,7 +471,8 @@ def test_events_of_all_actors_reach_the_observers_and_one_record(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("restaurant_llm_batch.integrations._ray.events._wait_for", lambda sent: None)
-    line, seen = Line(), []
+    line = Line()
+    seen: list[Any] = []
     recording = Recording(tmp_path / "night.db", texts=True)
     gathering = Gathering(line.take, [seen.append], recording)
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from time import time
 from typing import Any
 
 import pytest
@@ -101,7 +102,7 @@ def test_a_job_is_known_to_all_until_it_has_ended_or_is_too_old(
     durably(second.delete_job, key(1), "backend two")
     assert first.job(key(1)) is None
     durably(first.record_job, key(2), "backend", "backend three")
-    now = folders.time()
+    now = time()
     monkeypatch.setattr(folders, "time", lambda: now + 9 * 24 * 3600)
     assert StoreFolder(tmp_path).job(key(2)) is None
 
@@ -177,10 +178,10 @@ def test_a_full_disk_is_reported_and_leaves_no_half_entry(
         whole(file, bytes(data)[:7])
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(reply_log.os, "write", full)
+    monkeypatch.setattr(os, "write", full)
     with pytest.raises(errors.StoreError, match="No space left on device; make room for it"):
         durably(folder.put, key(2), REPLY)
-    monkeypatch.setattr(reply_log.os, "write", whole)
+    monkeypatch.setattr(os, "write", whole)
     durably(folder.put, key(3), REPLY)
 
     found = StoreFolder(tmp_path)
@@ -250,7 +251,7 @@ def test_a_network_file_system_is_written_through_and_an_object_store_is_refused
     caplog.set_level(logging.INFO)
     synced: list[int] = []
     monkeypatch.setattr(folders, "file_system_of", lambda path: "nfs4")
-    monkeypatch.setattr(reply_log.os, "fsync", synced.append)
+    monkeypatch.setattr(os, "fsync", synced.append)
     folder = StoreFolder(tmp_path)
     folder.open()
     durably(folder.put, key(1), REPLY)
