@@ -27,7 +27,16 @@ from .models import (
     ReviewsByPolarity,
     SearchQuery,
 )
-from .outcomes import BatchReport, EndpointStats, Failure, Latency, LimitChange, RunStats, Success
+from .outcomes import (
+    BatchReport,
+    EndpointStats,
+    Failure,
+    Latency,
+    LimitChange,
+    RunStats,
+    ServerStats,
+    Success,
+)
 from .protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
@@ -36,6 +45,7 @@ from .protocols import (
     LLMBackend,
     Observer,
     SearchBackend,
+    ServerLoad,
     SparseVector,
     Task,
     TokenCounter,
@@ -124,6 +134,8 @@ __all__ = [
     "RunStats",
     "SearchBackend",
     "SearchQuery",
+    "ServerLoad",
+    "ServerStats",
     "SharedLimiter",
     "SparseVector",
     "Spent",

@@ -40,6 +40,7 @@ from .memo import MemoTable
 from .packer import BatchPacker
 from .plan import ExecutionPlan
 from .recorder import RunRecorder, describe_stop
+from .server_watch import WatchPlan
 
 if TYPE_CHECKING:
     from .._store.overlay import AnyStore
@@ -76,6 +77,7 @@ class RunConfig:
             model.
         observers: Called with every event.
         ask: Returns the flow that performs an `Ask` for an item of a priority; it belongs to the tasks.
+        watch: The servers whose load is read, or None.
     """
 
     plan: ExecutionPlan
@@ -92,6 +94,7 @@ class RunConfig:
     estimates_usage: bool = True
     observers: Sequence[Observer] = ()
     ask: Callable[[Ask, int], Flow[Any]] | None = None
+    watch: WatchPlan | None = None
 
 
 class RunState:
@@ -131,6 +134,7 @@ class RunState:
         self.fingerprint: str = config.fingerprint
         self.models: PoolModels | None = config.models
         self.ask: Callable[[Ask, int], Flow[Any]] | None = config.ask
+        self.watch: WatchPlan | None = config.watch
         self.time_limits: TimeLimits = config.time_limits
         self.memo: MemoTable = MemoTable()
         self.started_at: float = 0.0
