@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, settings
 # No deadline and no check of how fast examples are drawn: both measure the machine.
 UNHURRIED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 # The default tests are a gate: they try the same examples each time. Others look for new ones.
-settings.register_profile("default", UNHURRIED, max_examples=15, derandomize=True)
+settings.register_profile("default", UNHURRIED, max_examples=10, derandomize=True)
 settings.register_profile("slow", UNHURRIED, max_examples=100)
 
 

@@ -21,6 +21,7 @@ def test_a_program_that_does_not_set_logging_up_is_shown_nothing(module: str) ->
     assert said(f"import logging, {module}; {WARN}") == ""
 
 
+@pytest.mark.slow
 def test_a_program_that_does_is_shown_it_once() -> None:
     code = f"import logging, restaurant_llm_batch; logging.basicConfig(format='%(name)s %(message)s'); {WARN}"
 

@@ -238,7 +238,7 @@ def test_a_million_durations_take_no_more_memory_than_a_thousand() -> None:
         histogram.add(0.5 + number % 1000 / 1000)
 
     assert len(histogram._counts) < 200
-    assert len(histogram._recent) < 1024
+    assert len(histogram.recent) < 1024
     assert histogram.summary().p50 == pytest.approx(1.0, rel=0.005)
 
 

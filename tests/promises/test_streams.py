@@ -189,6 +189,7 @@ async def test_the_loop_is_never_blocked(strategy: Strategy, nothing_blocks: Blo
     assert len(report.results) == len(streamed) == 12
 
 
+@pytest.mark.sample(1)
 async def test_a_call_that_takes_no_time_does_not_keep_the_loop_to_itself() -> None:
     runner, _ = make(Strategy.stage(4))
     turns = 0

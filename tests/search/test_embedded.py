@@ -160,6 +160,7 @@ def test_an_embedder_is_not_asked_anything_before_it_is_needed() -> None:
     assert embedder.asked == []
 
 
+@pytest.mark.slow
 def test_importing_the_backends_does_not_import_the_engine() -> None:
     code = (
         "import sys; from restaurant_llm_batch import search; search.EmbeddedSearch;"

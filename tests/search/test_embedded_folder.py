@@ -217,7 +217,7 @@ def test_a_forked_copy_is_refused_and_leaves_the_files(search: EmbeddedSearch) -
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize("state", ["never opened", "closed", "open"])
 @pytest.mark.parametrize("strategy", [Strategy.stage(1), Strategy.stage(4), Strategy.threaded()])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_a_runner_of_a_module_works_in_a_worker_that_was_forked_or_says_what_to_do(
     state: str, strategy: Strategy, tmp_path: Path
 ) -> None:

@@ -21,6 +21,21 @@ def test_indexing_again_replaces() -> None:
     assert search.count() == 1
 
 
+def test_reviews_that_replace_each_other_in_one_input_are_counted_and_warned_of_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    search = EmbeddedSearch()
+    rows = [review(1, 1, f"맛있어요 {number}") for number in range(5)] + [review(2, 1, "친절해요")] * 3
+
+    indexed = search.index_reviews(rows, batch_size=8)
+    again = search.index_reviews(rows + rows, batch_size=8)
+
+    assert (indexed.replaced, again.replaced) == (4, 8)  # equal texts lose nothing
+    warnings = [record.getMessage() for record in caplog.records]
+    assert [text[:47] for text in warnings] == ["4 of the first 8 reviews have the restaurant and"[:47]] * 2
+    assert search.count() == 2
+
+
 def test_a_review_without_id_is_named_after_its_text() -> None:
     search = EmbeddedSearch()
     search.index_reviews([review(1, None, "맛있어요"), review(2, None, "맛있어요")])

@@ -148,7 +148,7 @@ def test_a_member_that_falls_idle_keeps_nothing() -> None:
     assert second.started - before >= 90
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(
     requests=st.one_of(st.none(), st.integers(1, 300)),
     tokens=st.one_of(st.none(), st.integers(100, 30_000)),

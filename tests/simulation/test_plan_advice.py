@@ -143,3 +143,16 @@ def test_a_strategy_that_runs_one_item_after_the_other_is_said(stage: Any, warns
 
     assert said(found, "Strategy.stage(4) would take 2.4 s instead of 16 s") == warns
     assert not said(plan(strategy=Strategy.stage(stage), items=1), "Strategy")
+
+
+@pytest.mark.parametrize(("longest", "named"), [(20_000, True), (2_100, False), (500, False)])
+def test_a_prompt_that_is_much_larger_than_all_others_is_named(longest: int, named: bool) -> None:
+    def ask(item: int) -> Generator[Any, Any, str]:
+        message = {"role": "user", "content": "x" * (longest if item == 7 else 400)}
+        reply = yield from complete(LLMRequest("dish", (message,), max_tokens=100))
+        return str(reply.text)
+
+    runner = BatchRunner(llm=NeverCalled(), strategy=Strategy.stage(4), count_tokens=len)
+    found = runner.plan(ask, range(40))
+
+    assert said(found, "the largest prompt of dish has") is named

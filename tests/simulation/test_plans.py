@@ -139,6 +139,7 @@ def test_a_killed_run_goes_on_from_what_was_durable(way: str) -> None:
     assert 0 < calls[0] < calls[1] == 18
 
 
+@pytest.mark.slow
 def test_the_plans_meet_what_they_are_drawn_to_meet() -> None:
     drawn = [plan(seed) for seed in range(PLANS)]
     for what in ("stop", "cancel", "kill", "disk full", "resize", "interrupt"):

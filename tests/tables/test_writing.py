@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from restaurant_llm_batch import BatchReport, Failure, RunStats, Spent, Success, errors
-from restaurant_llm_batch._tables import frames
+from restaurant_llm_batch._tables import data_frames as frames
 from restaurant_llm_batch._tables.columns import Columns
 from restaurant_llm_batch._tables.writing import format_of, unformulated, write_table
 

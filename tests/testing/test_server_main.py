@@ -18,7 +18,7 @@ QUESTION = {"messages": [{"role": "user", "content": "맛은?"}]}
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_it_prints_its_address_serves_and_counts_when_it_is_ended(end: signal.Signals) -> None:
     asked = [
         "--seed",

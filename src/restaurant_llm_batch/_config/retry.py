@@ -60,6 +60,10 @@ class AttemptCounts:
     rate_limited: int = 0
 
 
+NO_ATTEMPTS = AttemptCounts()
+"""Those of a call that is made for the first time."""
+
+
 def next_retry_delay(
     policy: RetryPolicy, error: Exception, attempts: AttemptCounts, jitter: float, refused: bool | None = None
 ) -> float | None:

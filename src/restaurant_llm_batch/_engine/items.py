@@ -178,7 +178,8 @@ class ItemReader:
 
     def item_finished(self, item: RunItem) -> None:
         """Record that an item is no longer open."""
-        self._open.discard(_key(item.item_id))
+        if self._open:  # those of a collection are checked before the run
+            self._open.discard(_key(item.item_id))
 
     def _read_collection(self, items: Collection[Any]) -> list[RunItem]:
         read: list[RunItem] = []

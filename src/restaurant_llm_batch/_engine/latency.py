@@ -16,17 +16,23 @@ from struct import pack, unpack
 
 from ..outcomes import Latency
 
-_MAX_RECENT = 1024
+MAX_RECENT = 1024
 """Durations that are kept one by one before they are put into their buckets."""
 
 
 class LatencyHistogram:
-    """Durations of calls, in seconds. One thread adds them; any thread may summarise them."""
+    """
+    Durations of calls, in seconds. One thread adds them; any thread may summarise them.
 
-    __slots__ = ("_counts", "_lock", "_longest", "_recent", "_shortest", "_sum")
+    Attributes:
+        recent: The latest durations. To add one, append it, and call `sort_in` when there are `MAX_RECENT`; that takes
+            half the time of `add`.
+    """
+
+    __slots__ = ("_counts", "_lock", "_longest", "_shortest", "_sum", "recent")
 
     def __init__(self) -> None:
-        self._recent: list[float] = []
+        self.recent: list[float] = []
         self._counts: Counter[int] = Counter()
         self._sum = 0.0
         self._shortest = float("inf")
@@ -35,14 +41,15 @@ class LatencyHistogram:
 
     def add(self, seconds: float) -> None:
         """Add a duration."""
-        recent = self._recent
+        recent = self.recent
         recent.append(seconds)
-        if len(recent) >= _MAX_RECENT:
-            self._sort_in()
+        if len(recent) >= MAX_RECENT:
+            self.sort_in()
 
-    def _sort_in(self) -> None:
+    def sort_in(self) -> None:
+        """Put the latest durations into their buckets."""
         with self._lock:
-            durations, self._recent = self._recent, []
+            durations, self.recent = self.recent, []
             self._counts.update(_buckets(durations))
             self._sum += sum(durations)
             self._shortest = min(self._shortest, *durations)
@@ -51,7 +58,7 @@ class LatencyHistogram:
     def summary(self) -> Latency:
         """Return the quantiles of the durations so far. Thread-safe."""
         with self._lock:
-            recent = self._recent[:]
+            recent = self.recent[:]
             counts = self._counts.copy()
             total = self._sum + sum(recent)
             shortest, longest = min([self._shortest, *recent]), max([self._longest, *recent])

@@ -14,7 +14,7 @@ from inspect import iscoroutine
 from types import GeneratorType
 from typing import Any, TypeVar, cast
 
-from .._config.retry import AttemptCounts, next_retry_delay
+from .._config.retry import NO_ATTEMPTS, AttemptCounts, next_retry_delay
 from .._limits.concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
 from .._limits.endpoints import Route
 from .._llm_response import LLMResponse, valid_reply
@@ -303,7 +303,7 @@ def _call(
     `prepare` before it is made.
     """
     stage, number = spec.stage, run.recorder.next_call()
-    attempts, moves = AttemptCounts(), 0
+    attempts, moves = NO_ATTEMPTS, 0
     route = None if stage != "llm" or run.limiters.endpoints is None else Route(item)
     while True:
         attempt = attempts.failed + attempts.rate_limited + moves + 1

@@ -21,7 +21,7 @@ from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet, LimitWatch
 from .._llm_response import LLMResponse, RateLimitInfo, valid_reply
 from .._shortage import is_local_shortage
-from .._spent import Spent, SpentTable
+from .._spent import SpentTable
 from .._store.overlay import AnyStore
 from ..errors import RateLimited, RunStopped
 from ..events import (
@@ -43,6 +43,7 @@ from ..protocols import Observer, Task
 from .call import Call
 from .items import RunItem, failure_stage
 from .kept_errors import KeptErrors
+from .latency import MAX_RECENT
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
@@ -227,7 +228,10 @@ class RunRecorder:
             self.counters.record_error(error)
             self._record_tokens_of_error(call, item, error)
         if error is None:
-            self.counters.stages[spec.stage].latency.add(seconds)
+            latency = self.counters.stages[spec.stage].latency
+            latency.recent.append(seconds)
+            if len(latency.recent) >= MAX_RECENT:
+                latency.sort_in()
         endpoint = call.endpoint
         if endpoint is not None:
             self.counters.endpoints[endpoint].record_result(reply, error, seconds)
@@ -339,7 +343,7 @@ class RunRecorder:
         counters, now = self.counters, self._run.now()
         # An item is counted and has its outcome, or neither: no interrupt lands within a statement without a call.
         if error is None and item.bad is None:
-            outcome = Success(item.item_id, value, item.index, self._spent(item, now))
+            outcome = Success(item.item_id, value, item.index, self._spent_table.keep(item, now))
             item.outcome, counters.succeeded = outcome, counters.succeeded + 1
         else:
             outcome = self._failure(item, error, now)
@@ -349,10 +353,6 @@ class RunRecorder:
         if self._observers:
             self.emit(ItemEnded(self._run.number, now, outcome))
         return outcome
-
-    def _spent(self, item: RunItem, now: float) -> Spent:
-        seconds = 0.0 if item.entered_at is None else now - item.entered_at
-        return self._spent_table.keep(item, seconds)
 
     def _failure(self, item: RunItem, error: Exception | None, now: float) -> Failure:
         stage: Stage
@@ -365,7 +365,7 @@ class RunRecorder:
             stage, attempts = failure_stage(item, error)
             if not item.shares_failure:  # one call that failed for many items is one failure
                 self._run.check_failed_item(error, stage, self.counters.replies)
-        kept, spent = self._errors.keep(error), self._spent(item, now)
+        kept, spent = self._errors.keep(error), self._spent_table.keep(item, now)
         return Failure(item.item_id, kept, stage, attempts, item.index, spent)
 
     def _discard(self, item: RunItem, error: Exception) -> None:

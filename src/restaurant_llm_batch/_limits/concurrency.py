@@ -20,7 +20,7 @@ from typing import Generic, Protocol, TypeVar
 from .. import _fork
 from ..errors import ConfigurationError
 from .aimd import HISTORY_LIMIT, AdaptiveLimit, CallResult, LimitHistoryEntry, Timing
-from .latency import make_controller
+from .latency_signal import make_controller
 from .server_signal import ServerWord
 
 UNKNOWN_LIMIT = 1 << 40

@@ -75,7 +75,7 @@ class Foresight(ABC):
             ConfigurationError: The task, the items or an argument are invalid.
         """
         from ..simulation._simulate import simulate
-        from ..simulation.server import SimulatedServer
+        from ..simulation.simulated_server import SimulatedServer
 
         parts, watching, recording = self.parts, as_observers(observers), as_recording(record)
         if recording is not None:

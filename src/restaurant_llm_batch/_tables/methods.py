@@ -43,7 +43,7 @@ class TableMethods:
             ConfigurationError: As in `to_dicts`.
             ImportError: pandas is not installed.
         """
-        from .frames import to_pandas
+        from .data_frames import to_pandas
         from .rows import level_columns
 
         return to_pandas(self.to_dicts(level, names=names), level_columns(level, names))
@@ -56,7 +56,7 @@ class TableMethods:
             ConfigurationError: As in `to_dicts`.
             ImportError: polars is not installed.
         """
-        from .frames import to_polars
+        from .data_frames import to_polars
         from .rows import level_columns
 
         return to_polars(self.to_dicts(level, names=names), level_columns(level, names))
@@ -69,7 +69,7 @@ class TableMethods:
             ConfigurationError: As in `to_dicts`.
             ImportError: pyarrow is not installed.
         """
-        from .frames import to_arrow
+        from .data_frames import to_arrow
         from .rows import level_columns
 
         return to_arrow(self.to_dicts(level, names=names), level_columns(level, names))

@@ -17,8 +17,8 @@ from typing import IO, Any, Literal, TypeAlias
 from .._text import json_line
 from ..errors import ConfigurationError
 from .columns import Columns, as_text, json_text
+from .data_frames import arrow, arrow_rows, arrow_schema, library
 from .files import OutputFileError, cannot_write, open_output
-from .frames import arrow, arrow_rows, arrow_schema, library
 from .rows import Row
 
 Format: TypeAlias = Literal["jsonl", "json", "csv", "tsv", "parquet", "xlsx"]

@@ -74,6 +74,8 @@ def _print_more(out: Console, shown: Sequence[Any], total: int, what: str) -> No
         out.print(Padding(tables.more(hidden, what if hidden == 1 else f"{what}s"), (0, 1, 1, 1)))
 
 
+_NAMED = 3
+"""Items with failed parts that are named."""
 _MANY_REFUSALS = 0.05
 """Share of calls that were refused from which the report says what to do."""
 _LIMIT_OPTIONS = {"llm": "--llm-concurrency", "batches": "--batch-concurrency"}
@@ -91,7 +93,7 @@ def footer(collected: ResultCollector[R], view: ResultView[R], loaded: LoadedInp
     if stats.rate_limited >= _MANY_REFUSALS * max(1, stats.calls.get("llm", 0)):
         text.append(f" {refusals(stats)}", style="yellow")
     if collected.failed_parts:
-        text.append(f" {counted(collected.failed_parts, *view.failed_part_phrases)}.", style="red")
+        text.append(f" {_failed_parts(collected, view)}.", style="red")
     if loaded.source.skipped:
         text.append(f" {counted(loaded.source.skipped, 'bad row was', 'bad rows were')} left out.")
     if loaded.note:
@@ -102,6 +104,15 @@ def footer(collected: ResultCollector[R], view: ResultView[R], loaded: LoadedInp
     if NO_MODEL in collected.models:
         text.append(f" No language model was used: {view.offline}.", style="yellow")
     return text
+
+
+def _failed_parts(collected: ResultCollector[R], view: ResultView[R]) -> str:
+    """Return how many parts failed, and of which items."""
+    ids = collected.with_failed_parts
+    names = ", ".join(terminal_text(str(item_id)) for item_id in ids[:_NAMED])
+    dots = ", ..." if len(ids) > _NAMED else ""
+    what = view.what if len(ids) == 1 else f"{view.what}s"
+    return f"{counted(collected.failed_parts, *view.failed_part_phrases)} (of {what} {names}{dots})"
 
 
 def refusals(stats: RunStats) -> str:
@@ -171,6 +182,7 @@ class ResultCollector(Generic[R]):
         unfinished: Number of items that were started, but not finished before the run stopped.
         causes: Of each cause of failures, how many there are, and the id of an item that failed by it.
         failed_parts: Number of failed parts of all results.
+        with_failed_parts: Ids of the first items that have some.
         models: Names of the models that answered.
         interrupted: Whether Ctrl-C ended the run.
     """
@@ -182,6 +194,7 @@ class ResultCollector(Generic[R]):
     unfinished: int = 0
     causes: dict[str, tuple[int, ItemId | None]] = field(default_factory=dict)
     failed_parts: int = 0
+    with_failed_parts: list[ItemId | None] = field(default_factory=list)
     models: set[str] = field(default_factory=set)
     interrupted: bool = False
     _successes: list[Success[R]] = field(default_factory=list)
@@ -191,7 +204,10 @@ class ResultCollector(Generic[R]):
         """Add an outcome."""
         if isinstance(outcome, Success):
             self.done += 1
-            self.failed_parts += self.count_failed_parts(outcome.value)
+            failed_parts = self.count_failed_parts(outcome.value)
+            if failed_parts and len(self.with_failed_parts) <= _NAMED:
+                self.with_failed_parts.append(outcome.item_id)
+            self.failed_parts += failed_parts
             model = getattr(outcome.value, "model", "")
             if model and isinstance(model, str):
                 self.models.add(model)

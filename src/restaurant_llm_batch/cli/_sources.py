@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from .._rows.columns import TableForm
 from .._rows.polarity import Polarity
-from .._rows.reviews import ReviewTable
+from .._rows.review_rows import ReviewTable
 from .._rows.table import FileError
 from .._settings import BatchSettings
 from ..errors import ConfigurationError

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .._rows.reviews import ReviewTable
+from .._rows.review_rows import ReviewTable
 from .._rows.table import ItemTable, SkippedRow
 from ._compare import Comparison
 from ._explain import ExplainedCall, ExplainedSentence, Explanation, ShownReview

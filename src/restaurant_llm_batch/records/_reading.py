@@ -10,7 +10,7 @@ from typing import Any
 from .._rows.columns import BadRows, TableForm
 from .._rows.frames import is_frame
 from .._rows.polarity import Polarity, as_scale
-from .._rows.reviews import ReviewTable
+from .._rows.review_rows import ReviewTable
 from .._rows.table import FileError, FrameSource, ItemTable, MappingSource, RowSource
 from .._values import short
 from ..errors import ConfigurationError

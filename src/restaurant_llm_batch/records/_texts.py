@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from .._rows.frames import column_names
-from .._rows.reviews import SHAPES
+from .._rows.review_rows import SHAPES
 from .._rows.table import FileError
 from .._text import message_text
 from ..errors import ConfigurationError

@@ -32,7 +32,7 @@ def sql_name(value: object) -> str:
 
 def sql_integer(number: int) -> int:
     """Return a number that fits into SQLite's 64 bits."""
-    return min(_MAX_INTEGER, number)
+    return min(number, _MAX_INTEGER)  # `min` would be a call for every number
 
 
 def iso(unix: float) -> str:

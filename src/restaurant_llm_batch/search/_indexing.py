@@ -80,19 +80,22 @@ class IndexReport:
         blank: Number of reviews skipped because they have no text.
         failed: Number of reviews left out because they could not be embedded, or were invalid and skipped.
         failures: The first 1,000 of these, by name.
+        replaced: Number of reviews whose place another one took at once, with the same restaurant and id but another
+            text. Counted within each batch; such an id is hardly one of reviews.
     """
 
     reviews: int
     blank: int
     failed: int = 0
     failures: tuple[IndexFailure, ...] = ()
+    replaced: int = 0
 
 
 class IndexTally:
     """Totals of an indexing that goes on."""
 
     def __init__(self) -> None:
-        self._reviews = self._blank = self._failed = 0
+        self._reviews = self._blank = self._failed = self._replaced = 0
         self._failures: list[IndexFailure] = []
 
     @property
@@ -104,6 +107,14 @@ class IndexTally:
         """Count a batch that was written, except for the entries that failed."""
         self._reviews += batch.useful - len(failures)
         self._blank += batch.blank
+        if batch.replaced and not self._replaced:
+            log.warning(
+                "%d of the first %d reviews have the restaurant and id of another one with another text, which "
+                "replaces them: are these the ids of the reviews? The report counts the rest",
+                batch.replaced,
+                self._reviews,
+            )
+        self._replaced += batch.replaced
         self._failed += len(batch.invalid) + len(failures)
         for failure in (*batch.invalid, *failures):
             log.warning(
@@ -118,7 +129,7 @@ class IndexTally:
 
     def report(self) -> IndexReport:
         """Return the totals."""
-        return IndexReport(self._reviews, self._blank, self._failed, tuple(self._failures))
+        return IndexReport(self._reviews, self._blank, self._failed, tuple(self._failures), self._replaced)
 
     def annotate(self, error: Exception) -> None:
         """Add to the message of a backend's error how many reviews are indexed already."""
@@ -137,12 +148,14 @@ class IndexBatch:
         useful: Number of reviews with text, equal keys included.
         blank: Number of reviews without text.
         invalid: The rows that are no reviews, if these are skipped.
+        replaced: Number of reviews with text whose key another one has, with another text.
     """
 
     entries: tuple[IndexEntry, ...]
     useful: int
     blank: int
     invalid: tuple[IndexFailure, ...] = ()
+    replaced: int = 0
 
 
 def read_batches(
@@ -171,7 +184,7 @@ def _rows_of(reviews: Iterable[Any]) -> Iterable[Any]:
     """Return reviews row by row: those of a data frame too, where bad rows are the errors that say why."""
     if type(reviews) is list or type(reviews) is tuple:
         return reviews
-    from .._rows.reviews import reviews_of
+    from .._rows.review_rows import reviews_of
     from .._rows.table import as_table
 
     table = as_table(reviews)
@@ -185,7 +198,10 @@ def _batches(rows: Iterator[IndexEntry | IndexFailure], size: int) -> Iterator[I
         # The last of equal keys wins, as it does across batches.
         unique = {entry.point: entry for entry in useful}
         invalid = tuple(row for row in batch if isinstance(row, IndexFailure))
-        yield IndexBatch(tuple(unique.values()), len(useful), len(entries) - len(useful), invalid)
+        replaced = 0
+        if len(unique) < len(useful):
+            replaced = sum(unique[entry.point].content != entry.content for entry in useful)
+        yield IndexBatch(tuple(unique.values()), len(useful), len(entries) - len(useful), invalid, replaced)
 
 
 def read_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[IndexEntry]:

@@ -5,7 +5,7 @@ from .latency import Latency, LogNormal, SampledLatency, SampledNumbers, TokenSp
 from .plan import BadRow, Plan, PlannedCalls, Range
 from .result import Simulation
 from .sampled import SampledLengths
-from .server import Overload, ServerUsage, SimulatedFault, SimulatedServer
+from .simulated_server import Overload, ServerUsage, SimulatedFault, SimulatedServer
 
 __all__ = [
     "BadRow",

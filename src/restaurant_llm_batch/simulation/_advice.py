@@ -21,11 +21,13 @@ from ._play import RunnerParts
 from ._replay import Replay, Timing
 from .plan import Plan
 from .result import duration
-from .server import SimulatedServer
+from .simulated_server import SimulatedServer
 
 _SHOWN, _PROBLEM = 3, 160
 _TOLERATED_REFUSALS = 0.05
 """Share of refused calls that is no reason for another limit: an adaptive limit needs some to learn from."""
+_OUTLIER, _LONG_PROMPT = 8, 2_000
+"""Times the mean, and tokens, from which on a prompt is so much larger than the others that it is named."""
 _GAIN = 0.8
 """Share of the time that doubled limits must be below, to be worth it."""
 _GOOD = 1.05
@@ -155,6 +157,13 @@ def _of_prompts(found: Findings) -> list[str]:
             f"{_many(plan.no_room, 'prompt')} and their longest answers do not fit into the model's {plan.context:,} "
             "tokens together, which many servers refuse; lower max_tokens of the task"
         )
+    for one in plan.kinds:
+        mean = one.prompt_tokens / max(1, one.calls)
+        if one.largest_prompt > max(_OUTLIER * mean, _LONG_PROMPT):
+            warnings.append(
+                f"the largest prompt of {one.kind} has {one.largest_prompt:,} tokens, and the mean {mean:,.0f}: is "
+                "there a text that is no review?"
+            )
     if getattr(found.parts.count, "blocking", False):
         warnings.append("the token counter asks a service; this plan uses an estimate in its place")
     return warnings

@@ -24,8 +24,8 @@ from ..errors import (
 )
 from ..models import Hit, LLMRequest, SearchQuery
 from ..protocols import ServerLoad
-from ._answers import Answers
 from ._machines import GONE, Batching, Job, Machine, Sharing, Slots
+from ._model_answers import Answers
 from ._specification import ServerSpecification, ServerUsage
 from .latency import SampledLatency, TokenSpeed
 

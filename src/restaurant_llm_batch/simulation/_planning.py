@@ -40,7 +40,7 @@ from ._script import Tally
 from ._thinning import evenly
 from ._trials import NONE, Trial, Variation, name_of_task
 from .plan import Plan, PlannedCalls, Range
-from .server import SimulatedServer
+from .simulated_server import SimulatedServer
 
 VARIED_ITEMS = 20
 """Items that are recorded again with other answers."""

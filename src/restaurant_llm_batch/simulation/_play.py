@@ -30,8 +30,8 @@ from ..protocols import LLMBackend, Observer, TokenCounter
 from ..sharing._memory import MemoryBroker
 from ..sharing.limiter import SharedLimiter
 from ..tokens.packing import estimate_tokens
-from ._answers import Answers
 from ._model import Find, ServerModel
+from ._model_answers import Answers
 from ._specification import ServerSpecification, ServerUsage
 
 

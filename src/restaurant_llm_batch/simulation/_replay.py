@@ -24,7 +24,7 @@ from ..steps import Flow, Once, Search, SearchAll, Sleep, complete, gather, once
 from ._play import Playback, RunnerParts
 from ._recording import Recorder
 from ._script import Gathered, PlannedCall, Script
-from .server import ServerUsage, SimulatedServer
+from .simulated_server import ServerUsage, SimulatedServer
 
 PLAYED_CALLS, MIN_ITEMS = 2000, 100
 """Most calls that are played, and fewest items."""

@@ -12,7 +12,7 @@ from ..outcomes import BatchReport, Outcome
 from ..protocols import LLMBackend, Observer
 from ._play import Playback, RunnerParts
 from .result import Simulation
-from .server import SimulatedServer
+from .simulated_server import SimulatedServer
 
 OnOutcome = Callable[[Outcome[Any]], object]
 

@@ -15,7 +15,7 @@ from ._recording import PrefixCache, Recorder, Variant, Watcher
 from ._script import Tally
 from .latency import SampledNumbers
 from .plan import PlannedCalls
-from .server import SimulatedServer
+from .simulated_server import SimulatedServer
 
 NONE = Tally()
 

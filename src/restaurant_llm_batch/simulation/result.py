@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from .._shown import pairs_table
 from ..events import Event, RunStarted
 from ..outcomes import BatchReport
-from .server import ServerUsage
+from .simulated_server import ServerUsage
 
 T_co = TypeVar("T_co", covariant=True)
 

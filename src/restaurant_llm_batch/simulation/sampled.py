@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from zlib import crc32
 
 from .._llm_response import LLMResponse
-from .._schema import answer_from_schema
+from .._schema_answers import answer_from_schema
 from ..events import CallEnded, Event
 from ..models import LLMRequest
-from ._answers import TEXT
+from ._model_answers import TEXT
 
 
 class SampledLengths:

@@ -12,7 +12,7 @@ from typing import Any
 
 from .._config.limits import Limits
 from .._llm_response import LLMResponse
-from .._schema import answer_from_schema
+from .._schema_answers import answer_from_schema
 from ..errors import ConfigurationError
 from ..models import Hit, LLMRequest, SearchQuery
 from ..protocols import SearchBackend, Task, TokenCounter

@@ -8,7 +8,7 @@ from typing import Any
 
 from .._rows.columns import missing_columns
 from .._rows.polarity import Polarity
-from .._rows.reviews import ReviewTable, of_json, reviews_of
+from .._rows.review_rows import ReviewTable, of_json, reviews_of
 from .._rows.table import FileError, ItemTable
 from ..errors import ConfigurationError
 from ..models import ItemId, RestaurantRef, Review

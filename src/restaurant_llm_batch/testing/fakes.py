@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import anyio
 
 from .._llm_response import LLMResponse
-from .._schema import answer_from_schema
+from .._schema_answers import answer_from_schema
 from ..errors import ConfigurationError
 from ..models import Hit, ItemId, LLMRequest, SearchQuery
 

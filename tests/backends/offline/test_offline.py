@@ -65,7 +65,7 @@ class TestShape:
 
 class TestSource:
     @pytest.mark.parametrize("aspect", [*ASPECTS, "ambience"])
-    @pytest.mark.sample(2)
+    @pytest.mark.sample(1)
     def test_every_summary_is_verbatim_in_the_first_review_of_its_evidence(self, aspect: str) -> None:
         for language, contents in sample():
             got = answer(about(aspect, *contents, language=language))

@@ -196,6 +196,7 @@ def test_the_answer_does_not_depend_on_the_process() -> None:
     assert done.stdout.strip() == repr(SentimentReader().judge(text))
 
 
+@pytest.mark.slow
 def test_the_weights_are_small_and_load_no_numpy() -> None:
     data = files("restaurant_llm_batch") / "data"
     sizes = [len(f.read_bytes()) for f in data.iterdir() if f.name.startswith("sentiment")]

@@ -25,7 +25,7 @@ from restaurant_llm_batch import (
     SummarizeAspects,
     errors,
 )
-from restaurant_llm_batch._schema import answer_from_schema
+from restaurant_llm_batch._schema_answers import answer_from_schema
 from restaurant_llm_batch.simulation._play import made_up_hits
 from restaurant_llm_batch.steps import ask, complete, gather, once, pack, search, search_all, sleep
 

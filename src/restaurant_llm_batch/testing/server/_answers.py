@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 from pydantic_core import to_json
 
-from ..._schema import answer_from_schema
+from ..._schema_answers import answer_from_schema
 from ...errors import ConfigurationError
 from ._requests import ChatRequest, read_json
 

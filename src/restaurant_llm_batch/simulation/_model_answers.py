@@ -9,7 +9,7 @@ from random import Random
 from typing import Any, TypeAlias
 
 from .._llm_response import LLMResponse
-from .._schema import answer_from_schema
+from .._schema_answers import answer_from_schema
 from ..models import LLMRequest
 from ..protocols import LLMBackend
 from ._lengths import LikelyAnswers
