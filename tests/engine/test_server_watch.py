@@ -235,13 +235,13 @@ def test_a_simulated_server_whose_slots_change_is_followed(later: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_servers_preemptions_are_counted_and_end() -> None:
+def test_a_servers_preemptions_are_counted_and_become_few() -> None:
     speed = TokenSpeed(prefill=5000, decode=40, batch_slowdown=0.01)
     server = SimulatedServer(latency=speed, kv_tokens=2000, answer_tokens=90)
     flooded = simulated(server, 64, 600, watch_server=2.0)
     ours = simulated(server, AdaptiveLimit(), 600, watch_server=2.0)
 
-    assert flooded.report.stats.servers["llm"].preemptions > 10 * ours.report.stats.servers["llm"].preemptions
+    assert flooded.report.stats.servers["llm"].preemptions > 5 * ours.report.stats.servers["llm"].preemptions
 
 
 @each_driver

@@ -13,7 +13,7 @@ capacity, as the round-trip time does in TCP Vegas (Brakmo and Peterson, 1995) a
                 measured in this window, calls are taken to wait as long as the others. It is taken for less by its
                 standard error: what may be chance changes nothing
     hold        while the slowdown is above the square root of the factor, the limit does not grow
-    decrease    if it is above the factor, the limit becomes a tenth more than the capacity, which is the limit times
+    decrease    if it is above the factor, the limit becomes a quarter more than the capacity, which is the limit times
                 the sum of the bases by the sum of the medians, but at least half of what it was; a new epoch begins.
                 After two decreases in a row that did not help it is the server that is slower, not its queue: the bases
                 become the medians
@@ -57,7 +57,7 @@ MIN_COHORT, MIN_OF_DIP = 8, 24
 """Fewest calls of a cohort, and of all cohorts of a dip."""
 REACH, MOST_REACH = 1.5, 8.0
 """How many times as long as the slowest call of a cohort another one has time for, and as the median one at most."""
-LONGEST_BEGINNING = 6
+LONGEST_BEGINNING = 2
 """Rounds after which the limit begins to grow, whatever was measured."""
 LONGEST_DIP = 4
 """Rounds after which a dip ends, whatever was measured."""
@@ -65,7 +65,7 @@ FIRST_DIP, MAX_ROUNDS_BETWEEN_DIPS = 24, 192
 """Rounds until the first dip, and most between two; each that finds nothing new doubles their number."""
 DIP = 0.75
 """Share of the capacity, by what is known of it, that a dip leaves in use."""
-AFTER_DECREASE = 1.1
+AFTER_DECREASE = 1.25
 """The limit after a decrease, in capacities."""
 LEAST_DECREASE = 0.5
 """Least share of the limit that a decrease, or a dip, leaves."""
