@@ -30,6 +30,7 @@ PUBLIC_MODULES = [
             "integrations.metrics",
             "integrations.opentelemetry",
             "integrations.progress",
+            "integrations.ray",
             "models",
             "outcomes",
             "protocols",

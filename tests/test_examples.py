@@ -19,6 +19,7 @@ SCRIPTS = {
     "minimal.py": ["service: ok ['a']", "restaurant 3: (no reviews)"],
     "own_backend.py": ["restaurant 7: ", "calls: 2, rate limited: 1"],
     "own_task.py": ["restaurant 7: noodle soup", "restaurant 8: none"],
+    "otlp.py": ["    chat gpt-5-mini (", "      restaurant_llm_batch attempt ("],
 }
 
 
@@ -36,7 +37,10 @@ def run_example(name: str, folder: Path) -> str:
     ).stdout
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "otlp.py" else []) for name in SCRIPTS],
+)
 def test_a_script_prints_what_it_promises(name: str, tmp_path: Path) -> None:
     output = run_example(name, tmp_path)
 

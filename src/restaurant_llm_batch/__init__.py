@@ -15,6 +15,7 @@ from ._limits.concurrency import ConcurrencyLimiter
 from ._llm_response import LLMResponse, RateLimitInfo, RateLimitStatus
 from ._runner import BatchRunner
 from ._spent import Spent
+from ._store.folder import StoreFolder
 from ._store.store import Store
 from .models import (
     ComparisonItem,
@@ -141,6 +142,7 @@ __all__ = [
     "Spent",
     "StopConditions",
     "Store",
+    "StoreFolder",
     "Strategy",
     "Success",
     "SummarizeAspects",

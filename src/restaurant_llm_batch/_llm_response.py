@@ -56,6 +56,7 @@ class LLMResponse:
         cached_tokens: How many of `prompt_tokens` the service took from its prompt cache.
         rate_limit: Rate limits that the service reported with the reply, or None. Not compared: they describe the
             moment, not the reply.
+        batched: Whether a provider's batch has answered, at its price. Not compared: the reply is the same.
     """
 
     text: str
@@ -65,6 +66,7 @@ class LLMResponse:
     model: str = ""
     cached_tokens: int = 0
     rate_limit: RateLimitInfo | None = field(default=None, compare=False, repr=False)
+    batched: bool = field(default=False, compare=False, repr=False)
 
 
 def valid_reply(reply: LLMResponse) -> LLMResponse | None:

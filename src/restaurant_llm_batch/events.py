@@ -160,7 +160,7 @@ class LimitChanged(NamedTuple):
 
 
 WaitReason: TypeAlias = Literal[
-    "response", "concurrency", "rate_limit", "retry", "sleep", "store", "duplicate"
+    "response", "concurrency", "rate_limit", "retry", "sleep", "store", "duplicate", "batch"
 ]
 
 
@@ -173,7 +173,7 @@ class PendingWait(NamedTuple):
         label: The aspect of the query, the task name of the request, or "".
         reason: "response": a backend's response; "concurrency": a limit on calls in flight; "rate_limit": a limit per
             minute; "retry": the delay before the next attempt; "sleep": a sleep of the task; "store": a reply being
-            written to the store; "duplicate": the same call of another item or run.
+            written to the store; "duplicate": the same call of another item or run; "batch": a provider's batch.
         seconds: Seconds waited so far.
         attempt: Number of the attempt in progress, from 1; 0 if the wait is not part of a call.
     """
@@ -220,6 +220,7 @@ class Stalled(NamedTuple):
 
 _REASON_TEXTS: dict[WaitReason, str] = {
     "response": "response",
+    "batch": "batch",
     "store": "store write",
     "retry": "retry",
     "rate_limit": "rate limit",

@@ -214,7 +214,7 @@ def search(query: SearchQuery) -> Flow[Sequence[Hit]]:
             f"search() takes a SearchQuery, got {short(query)}; "
             'for example search(SearchQuery(restaurant_id=1, text="noodles"))'
         )
-    return _perform(Search(query))
+    return _perform([Search(query)])
 
 
 def search_all(queries: Iterable[SearchQuery]) -> Flow[list[ResultOrError[Sequence[Hit]]]]:
@@ -226,7 +226,7 @@ def search_all(queries: Iterable[SearchQuery]) -> Flow[list[ResultOrError[Sequen
             f"search_all() takes a list of SearchQuery, got {short(queries)}; "
             'for example search_all([SearchQuery(1, "noodles"), SearchQuery(1, "service")])'
         )
-    return _perform(SearchAll(listed))
+    return _perform([SearchAll(listed)])
 
 
 def complete(request: LLMRequest, *, limiter: LimiterName = "llm") -> Flow[LLMResponse]:
@@ -238,7 +238,7 @@ def complete(request: LLMRequest, *, limiter: LimiterName = "llm") -> Flow[LLMRe
         )
     if limiter not in ("llm", "batches"):
         raise ConfigurationError(f'limiter must be "llm" or "batches", got {limiter!r}')
-    return _perform(Complete(request, limiter))
+    return _perform([Complete(request, limiter)])
 
 
 def ask(
@@ -304,11 +304,11 @@ def ask(
         )
         error.of_one_item = True
         raise error
-    return _perform(Ask(form, prompt, texts, task or form.__name__, max_tokens, temperature, limiter))
+    return _perform([Ask(form, prompt, texts, task or form.__name__, max_tokens, temperature, limiter)])
 
 
-def _perform(step: Step) -> Flow[Any]:
-    return (yield step)
+def _perform(held: list[Step]) -> Flow[Any]:
+    return (yield held.pop())  # not held while it waits: the prompts of many flows would fill the memory
 
 
 def pack(
@@ -330,7 +330,7 @@ def pack(
             "for example pack([review.content for review in reviews], ...)"
         )
     return _perform(
-        Pack(listed, render, fixed_text, answer_tokens, answer_tokens_each, max_tokens, max_texts)
+        [Pack(listed, render, fixed_text, answer_tokens, answer_tokens_each, max_tokens, max_texts)]
     )
 
 
@@ -341,12 +341,12 @@ def once(key: Hashable, make: Callable[[], Flow[T]]) -> Flow[T]:
             f"once() takes a function that returns a flow, got {short(make)}; "
             "for example once(key, lambda: complete(request))"
         )
-    return _perform(Once(key, make))
+    return _perform([Once(key, make)])
 
 
 def sleep(seconds: float) -> Flow[None]:
     """Wait for a number of seconds, without occupying a slot."""
-    return _perform(Sleep(seconds))
+    return _perform([Sleep(seconds)])
 
 
 def gather(*flows: Flow[T]) -> Flow[list[ResultOrError[T]]]:
@@ -357,7 +357,7 @@ def gather(*flows: Flow[T]) -> Flow[list[ResultOrError[T]]]:
                 f"gather() takes flows, each an argument of its own, got {short(flow)}; "
                 "for example gather(complete(...), complete(...)), or gather(*flows) for a list"
             )
-    return _perform(Gather(flows))
+    return _perform([Gather(flows)])
 
 
 def intercept(
@@ -385,7 +385,9 @@ def intercept(
                 return result
             answer = error = None
             try:
-                answer = yield from handle(step)
+                performing = handle(step)
+                del step  # a flow that waits for hours need not keep its prompt
+                answer = yield from performing
             except Exception as raised:
                 error = raised
     finally:

@@ -18,6 +18,7 @@ from restaurant_llm_batch.errors import (
     AuthenticationFailed,
     BackendError,
     ConfigurationError,
+    ContentRefused,
     RateLimited,
     RunStopped,
     TransientBackendError,
@@ -50,6 +51,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 EVERY_STAGE = [*(Strategy.stage(number) for number in (1, 2, 3, 4)), Strategy.threaded()]
 ITEM, RUN = "restaurant_llm_batch item", "restaurant_llm_batch run"
+ATTEMPT = "restaurant_llm_batch attempt"
 REVIEW = "사장님이 친절하고 국물이 진해요"
 KEY = "sk-abcdefghijklmnopqrstuvwxyz"
 
@@ -112,6 +114,12 @@ def span_id(span: ReadableSpan) -> int:
 def trace_id(span: ReadableSpan) -> int:
     assert span.context is not None
     return int(span.context.trace_id)
+
+
+def seconds(span: ReadableSpan) -> float:
+    assert span.start_time is not None
+    assert span.end_time is not None
+    return (span.end_time - span.start_time) / 1e9
 
 
 def parent_of(span: ReadableSpan) -> int | None:
@@ -222,18 +230,19 @@ def test_tokens_of_a_service_that_does_not_count_are_left_out() -> None:
     assert not telemetry.points("gen_ai.client.token.usage")
 
 
-def test_each_attempt_is_a_span_and_each_retry_an_event_of_the_item() -> None:
+REFUSED = RateLimited("slow down")
+BEGUN = (RunStarted(1, 9.0, 1, "Ask"), ItemStarted(1, 9.0, 7))
+MADE_AGAIN = (
+    *(*BEGUN, call(7), answer(7, error=REFUSED)),
+    RetryScheduled(1, 12.0, 7, "llm", "task", 1, 3.5, True, REFUSED),
+    *(call(7, 16.0, attempt=2), answer(7, 17.0, 1.0, attempt=2), done(7)),
+)
+"""A call that is refused, and answered 3.5 s later."""
+
+
+def test_each_retry_is_an_event_of_the_item() -> None:
     telemetry = Telemetry()
-    refused = RateLimited("slow down")
-    see(
-        telemetry.observer(),
-        *(RunStarted(1, 9.0, 1), ItemStarted(1, 9.0, 7), call(7), answer(7, error=refused)),
-        RetryScheduled(1, 12.0, 7, "llm", "task", 1, 3.5, True, refused),
-        *(call(7, 16.0, attempt=2), answer(7, 17.0, 1.0, attempt=2), done(7)),
-    )
-    first, second = telemetry.named("chat")
-    assert (told(first)["error.type"], first.status.status_code) == ("429", StatusCode.ERROR)
-    assert told(second)["restaurant_llm_batch.attempt"] == 2
+    see(telemetry.observer(), *MADE_AGAIN)
     item = telemetry.one(ITEM)
     (event,) = item.events
     assert event.name == "restaurant_llm_batch.retry"
@@ -245,8 +254,207 @@ def test_each_attempt_is_a_span_and_each_retry_an_event_of_the_item() -> None:
         "restaurant_llm_batch.rate_limited": True,
         "error.type": "429",
     }
-    assert event.timestamp == first.end_time
+    assert event.timestamp == telemetry.named(ATTEMPT)[0].end_time
     assert item.status.status_code is StatusCode.UNSET
+
+
+def test_a_call_that_is_made_again_is_one_span_with_its_attempts_below_it() -> None:
+    telemetry = Telemetry()
+    see(telemetry.observer(), *MADE_AGAIN)
+    span = telemetry.one("chat")
+    assert parent_of(span) == span_id(telemetry.one(ITEM))
+    assert seconds(span) == pytest.approx(7.0)
+    assert span.status.status_code is StatusCode.UNSET
+    assert told(span)["restaurant_llm_batch.attempt"] == 2
+    assert told(span)["gen_ai.usage.input_tokens"] == 100
+    first, second = telemetry.named(ATTEMPT)
+    assert [parent_of(first), parent_of(second)] == [span_id(span)] * 2
+    assert (told(first)["error.type"], first.status.status_code) == ("429", StatusCode.ERROR)
+    assert "error.type" not in told(second)
+    assert [seconds(first), seconds(second)] == [pytest.approx(2.0), pytest.approx(1.0)]
+    assert not any(name.startswith("gen_ai") for name in (*told(first), *told(second)))
+
+
+def test_in_the_conventions_of_before_each_attempt_is_a_span_of_its_own() -> None:
+    telemetry = Telemetry()
+    see(telemetry.observer(conventions="v1.41"), *MADE_AGAIN)
+    first, second = telemetry.named("chat")
+    assert (told(first)["error.type"], first.status.status_code) == ("429", StatusCode.ERROR)
+    assert told(second)["restaurant_llm_batch.attempt"] == 2
+    assert {parent_of(first), parent_of(second)} == {span_id(telemetry.one(ITEM))}
+    assert not telemetry.named(ATTEMPT)
+    assert not telemetry.points("gen_ai.client.inference.duration")
+
+
+def test_a_call_that_fails_for_good_ends_with_its_last_attempt() -> None:
+    telemetry = Telemetry()
+    down = TransientBackendError("down", status=503)
+    failed = ItemEnded(1, 30.0, Failure(7, down, "llm", 2))
+    again = RetryScheduled(1, 12.0, 7, "llm", "task", 1, 3.5, False, down)
+    last = (call(7, 16.0, attempt=2), answer(7, 17.0, 1.0, attempt=2, error=down))
+    see(telemetry.observer(), *BEGUN, call(7), answer(7, error=down), again, *last, failed)
+    span = telemetry.one("chat")
+    assert told(span)["error.type"] == "503"
+    assert seconds(span) == pytest.approx(7.0)
+    assert len(telemetry.named(ATTEMPT)) == 2
+    (point,) = telemetry.points("gen_ai.client.inference.duration")
+    assert (point.sum, point.attributes["error.type"]) == (pytest.approx(7.0), "503")
+
+
+def test_a_call_whose_item_ends_while_it_waits_to_be_made_again_ends_with_it() -> None:
+    telemetry = Telemetry()
+    stopped = ItemEnded(1, 14.0, Failure(7, RunStopped("stopped"), "run"))
+    see(telemetry.observer(), *MADE_AGAIN[:5], stopped)
+    span = telemetry.one("chat")
+    assert told(span)["error.type"] == "429"
+    assert seconds(span) == pytest.approx(4.0)
+    assert span.status.status_code is StatusCode.ERROR
+
+
+def test_a_retry_that_is_cancelled_is_an_attempt_below_its_call() -> None:
+    telemetry = Telemetry()
+    stopped = ItemEnded(1, 20.0, Failure(7, RunStopped("stopped"), "run"))
+    see(telemetry.observer(), *MADE_AGAIN[:6], stopped)
+    _, second = telemetry.named(ATTEMPT)
+    span = telemetry.one("chat")
+    assert told(second)["error.type"] == told(span)["error.type"] == "cancelled"
+    assert span.end_time == second.end_time
+
+
+def test_calls_of_one_item_side_by_side_do_not_mix() -> None:
+    telemetry = Telemetry()
+    one, other = (event._replace(call=number) for number, event in ((1, call(7)), (2, call(7, 11.0))))
+    ends = [answer(7, 12.0, 2.0, error=REFUSED)._replace(call=1), answer(7, 13.0)._replace(call=2)]
+    again = RetryScheduled(1, 12.0, 7, "llm", "task", 1, 3.5, True, REFUSED, 1)
+    retried = call(7, 16.0, attempt=2)._replace(call=1), answer(7, 17.0, 1.0, attempt=2)._replace(call=1)
+    see(telemetry.observer(), *BEGUN, one, other, ends[0], again, ends[1], *retried, done(7))
+    assert sorted(seconds(span) for span in telemetry.named("chat")) == [
+        pytest.approx(2.0),
+        pytest.approx(7.0),
+    ]
+    assert len(telemetry.named(ATTEMPT)) == 2
+
+
+# Versions of the conventions
+
+
+def metric_names(telemetry: Telemetry) -> set[str]:
+    return {name for name in NAMES if telemetry.points(name)}
+
+
+OLD = {"gen_ai.client.operation.duration", "gen_ai.client.token.usage"}
+NEW = {
+    "gen_ai.client.inference.duration",
+    "gen_ai.retrieval.duration",
+    "gen_ai.invoke_agent.duration",
+    "gen_ai.client.inference.usage.input_tokens",
+    "gen_ai.client.inference.usage.output_tokens",
+    "gen_ai.client.inference.operation.input_tokens",
+    "gen_ai.client.inference.operation.output_tokens",
+}
+NAMES = OLD | NEW
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "names"),
+    [
+        (None, "", NAMES),
+        (None, "http, gen_ai_latest_experimental", NEW),
+        (None, "database/dup,http", NAMES),
+        ("v1.41", "gen_ai_latest_experimental", OLD),
+        ("v0.1", "", NEW),
+        ("both", "gen_ai_latest_experimental", NAMES),
+    ],
+)
+def test_metrics_are_those_of_the_version_that_is_asked_for(
+    asked: Any, environment: str, names: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SEMCONV_STABILITY_OPT_IN", environment)
+    telemetry = Telemetry()
+    observer = telemetry.observer(conventions=asked)
+    runner_for(telemetry, observers=[observer]).run(SummarizeAspects(), range(2))
+    assert metric_names(telemetry) == names
+
+
+def test_the_latest_conventions_name_everything_as_they_say() -> None:
+    telemetry = Telemetry()
+    observer = telemetry.observer(
+        model="asked", conventions="v0.1", server="http://gpu.example:8000/v1", provider="vllm"
+    )
+    stats = runner_for(telemetry, observers=[observer]).run(SummarizeAspects(), [1]).stats
+    item = telemetry.one("invoke_workflow SummarizeAspects")
+    assert told(item)["gen_ai.operation.name"] == "invoke_workflow"
+    assert told(item)["gen_ai.agent.name"] == "SummarizeAspects"
+    chat = told(telemetry.one("chat asked"))
+    assert {name: chat[name] for name in ("server.address", "server.port")} == {
+        "server.address": "gpu.example",
+        "server.port": 8000,
+    }
+    assert (chat["gen_ai.prompt.name"], chat["gen_ai.output.type"]) == ("aspect_summaries", "json")
+    assert chat["gen_ai.request.max_tokens"] > 0
+    assert "gen_ai.request.temperature" in chat
+    for search in telemetry.named("retrieval"):
+        assert search.kind is SpanKind.INTERNAL
+        assert told(search)["gen_ai.retrieval.top_k"] == 10
+        assert not {name for name in told(search) if name.startswith("server")}
+    (scope,) = {span.instrumentation_scope for span in telemetry.spans}
+    assert scope is not None
+    assert scope.schema_url == "https://opentelemetry.io/schemas/gen-ai/0.1.0"
+    (read,) = telemetry.points("gen_ai.client.inference.usage.input_tokens")
+    assert (read.value, read.attributes["gen_ai.token.modality"]) == (stats.prompt_tokens, "text")
+    (of_call,) = telemetry.points("gen_ai.client.inference.operation.input_tokens")
+    assert (of_call.count, of_call.explicit_bounds[:4]) == (1, (1, 4, 16, 64))
+    (of_item,) = telemetry.points("gen_ai.invoke_agent.duration")
+    assert (of_item.count, of_item.explicit_bounds[-1]) == (1, 409.6)
+
+
+def test_a_failed_call_counts_no_tokens_of_an_unknown_kind() -> None:
+    telemetry = Telemetry()
+    down = TransientBackendError("down", status=503)
+    failed = ItemEnded(1, 30.0, Failure(7, down, "llm", 1))
+    see(telemetry.observer(conventions="v0.1"), *BEGUN, call(7), answer(7, error=down), failed)
+    for name in ("input_tokens", "output_tokens"):
+        (point,) = telemetry.points(f"gen_ai.client.inference.usage.{name}")
+        assert (point.value, point.attributes["gen_ai.token.modality"]) == (0, "unknown")
+        assert not telemetry.points(f"gen_ai.client.inference.operation.{name}")
+
+
+def test_tokens_of_an_attempt_that_failed_after_writing_are_counted() -> None:
+    telemetry = Telemetry()
+    cut = ContentRefused("cut off", reply=LLMResponse("half", "content_filter", 30, 5, "answered-by", 10))
+    failed = ItemEnded(1, 30.0, Failure(7, cut, "llm", 1))
+    see(telemetry.observer(conventions="v0.1"), *BEGUN, call(7), answer(7, error=cut), failed)
+    used = {
+        point.attributes["gen_ai.token.modality"]: point.value
+        for point in telemetry.points("gen_ai.client.inference.usage.input_tokens")
+    }
+    assert used == {"text": 30, "unknown": 0}
+    (cached,) = telemetry.points("gen_ai.client.inference.usage.cache_read.input_tokens")
+    assert cached.value == 10
+
+
+def test_a_token_count_is_measured_once_under_the_name_that_both_have() -> None:
+    counted = (
+        CallStarted(1, 10.0, 7, "tokens", "count", 1, 0.0, 1),
+        CallEnded(1, 12.0, 7, "tokens", "count", 1, 2.0, 1, None, None),
+    )
+    for version in ("v1.41", "v0.1", "both"):
+        telemetry = Telemetry()
+        see(telemetry.observer(conventions=version), *BEGUN, *counted, done(7))
+        (point,) = telemetry.points("gen_ai.client.operation.duration")
+        assert (point.count, point.sum) == (1, 2.0)
+
+
+@pytest.mark.parametrize("wrong", ["v1.36", "", 0.1, ["v0.1"]])
+def test_a_version_that_there_is_not_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match=r"conventions must be .v1\.41., .v0\.1., .both. or None"):
+        OpenTelemetryObserver(conventions=wrong)
+
+
+@pytest.mark.parametrize("wrong", ["gpu:8000", "localhost", "http://", 80, "http://host:x"])
+def test_a_server_that_is_no_url_is_refused(wrong: Any) -> None:
+    with pytest.raises(ConfigurationError, match="server must be the URL of the service"):
+        OpenTelemetryObserver(server=wrong)
 
 
 @pytest.mark.parametrize(

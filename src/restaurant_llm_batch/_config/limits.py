@@ -25,10 +25,10 @@ _EXAMPLES = {
 
 
 class DefaultLimit(int):
-    """A limit that the user has not set: one that suits a single server, so a pool of several has none."""
+    """A limit that the user has not set, which suits calls that one server answers one by one."""
 
 
-_LLM, _BATCHES = DefaultLimit(8), DefaultLimit(20)
+_LLM, _BATCHES, _OPEN_ITEMS = DefaultLimit(8), DefaultLimit(20), DefaultLimit(200)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,8 @@ class Limits:
             own, there is no further limit if this is not set.
         batches: LLM calls in flight that carry a packed batch of reviews; with an `LLMPool` as `llm`.
         llm_total: LLM calls in flight, packed batches included; None for no limit beyond `llm` and `batches`.
-        open_items: Items (restaurants) open at once in one run: the size of its sliding window.
+        open_items: Items (restaurants) open at once in one run: the size of its sliding window. With an
+            `OpenAIBatchLLM`, as many as a batch has lines if this is not set.
         max_tokens_per_batch: Token budget of a packed batch.
         min_batch_size: Least result of `batch_size`. It has no effect on packed batches: a budget that holds more
             reviews is filled, and one that holds fewer is kept.
@@ -71,7 +72,7 @@ class Limits:
     llm: int | AdaptiveLimit | ConcurrencyLimiter = _LLM
     batches: int | AdaptiveLimit | ConcurrencyLimiter = _BATCHES
     llm_total: int | AdaptiveLimit | ConcurrencyLimiter | None = None
-    open_items: int = 200
+    open_items: int = _OPEN_ITEMS
     max_tokens_per_batch: int = 4000
     min_batch_size: int = 10
     max_batch_size: int = 100

@@ -79,6 +79,10 @@ class StopConditions:
                     f"for example StopConditions({field.name}={_EXAMPLES[field.name]})"
                 )
 
+    def monitor(self, prices: Mapping[str, Price], estimates: bool) -> StopMonitor:
+        """Return what applies the conditions to one run; the arguments are those of `StopMonitor`."""
+        return StopMonitor(self, prices, estimates)
+
 
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
@@ -130,6 +134,8 @@ class Price:
         prompt: Price of prompt tokens.
         completion: Price of completion tokens.
         cached: Price of prompt tokens that the service read from its cache; None if they cost the same as others.
+        batch: Factor of all prices for calls that a provider's batch has answered, such as 0.5; None if it is not
+            known, and they cost the same.
 
     Raises:
         ConfigurationError: If a price is not a number of at least 0.
@@ -138,11 +144,12 @@ class Price:
     prompt: float
     completion: float
     cached: float | None = None
+    batch: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value: object = getattr(self, field.name)
-            if value is None and field.name == "cached":
+            if value is None and field.name in ("cached", "batch"):
                 continue
             if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value < inf:
                 raise ConfigurationError(
@@ -152,13 +159,20 @@ class Price:
 
     def of(self, reply: LLMResponse) -> float:
         """Return the cost of a reply."""
-        return self.of_tokens(reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens)
+        cost = self.of_tokens(reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens)
+        return cost * self.batch if reply.batched and self.batch is not None else cost
 
     def of_tokens(self, prompt: int, completion: int, cached: int = 0) -> float:
         """Return the cost of so many prompt tokens, `cached` of them from the cache, and completion tokens."""
         cached = cached if self.cached is not None else 0
         cost = (prompt - cached) * self.prompt + completion * self.completion
         return (cost + cached * (self.cached or 0.0)) / 1_000_000
+
+    def batched(self) -> Price:
+        """Return the price of calls that a provider's batch answers."""
+        factor = 1.0 if self.batch is None else self.batch
+        cached = None if self.cached is None else self.cached * factor
+        return Price(self.prompt * factor, self.completion * factor, cached)
 
 
 def find_price(prices: Mapping[str, Price], model: str) -> Price | None:
@@ -236,7 +250,7 @@ class StopMonitor:
             estimated = estimate()
             prompt, completion = prompt or estimated[0], completion or estimated[1]
             self._log_estimate(reply.model)
-        return self._record(reply.model, prompt, completion, reply.cached_tokens, known)
+        return self._record(reply.model, prompt, completion, reply.cached_tokens, known, reply.batched)
 
     def cost_of(self, reply: LLMResponse) -> float | None:
         """Return the cost of a reply; None if its tokens are not reported, or there is no price for its model."""
@@ -256,7 +270,9 @@ class StopMonitor:
         # The price is that of the latest model that answered, which is the one asked in all but odd cases.
         return self._record(self._latest_model, estimate()[0], 0, 0, known=False)
 
-    def _record(self, model: str, prompt: int, completion: int, cached: int, known: bool) -> str | None:
+    def _record(
+        self, model: str, prompt: int, completion: int, cached: int, known: bool, batched: bool = False
+    ) -> str | None:
         self._tokens += prompt + completion
         self._latest_model = model
         conditions = self._conditions
@@ -276,6 +292,8 @@ class StopMonitor:
                 self.cost = self.estimated_cost = None
             else:
                 cost = price.of_tokens(prompt, completion, cached)
+                if batched and price.batch is not None:
+                    cost *= price.batch
                 if self.cost is not None:
                     self.cost += cost
                 if self.estimated_cost is not None:

@@ -124,7 +124,7 @@ def complete_cached(
         if key not in in_flight:
             found = keys.find(store)
             if found is not None:
-                return _found(*found, step, item, run)
+                return found_reply(*found, step.request, item, run)
         mine = in_flight.entry(key, run)
         run.shares[mine] = (
             mine.leader_left
@@ -143,8 +143,11 @@ def complete_cached(
             )
 
 
-def _found(found: LLMResponse, key: bytes, step: Complete, item: RunItem, run: RunState) -> LLMResponse:
-    run.recorder.record_cache_hit(item, step.request, found, key)
+def found_reply(
+    found: LLMResponse, key: bytes, request: LLMRequest, item: RunItem, run: RunState
+) -> LLMResponse:
+    """Record that the reply to a request was found under a key, and return it."""
+    run.recorder.record_cache_hit(item, request, found, key)
     item.has_llm_reply = True
     item.stored_replies = appended(item.stored_replies, (found, key))
     return found
@@ -165,7 +168,7 @@ def _lead(
         if looks_again:
             found = keys.find(store)
             if found is not None:
-                return _found(*found, step, item, run)
+                return found_reply(*found, step.request, item, run)
         jobs = StoredJobJournal(store, keys.shared, run)
         shared.persist = partial(_keep, store, keys, jobs)
         calls: list[Call] = []  # the latest one

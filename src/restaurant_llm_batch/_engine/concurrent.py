@@ -67,7 +67,13 @@ class ConcurrentDriver:
         self._tasks: TaskGroup | None = None
         self._source = source
         callbacks = SchedulerCallbacks(
-            self._start, self._call_later, deliver, delivered, self.mailbox.wake, self._read_server
+            self._start,
+            self._call_later,
+            deliver,
+            delivered,
+            self.mailbox.wake,
+            self._read_server,
+            threads.start,
         )
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 

@@ -139,6 +139,7 @@ class SchedulerCallbacks:
         delivered: Called after an outcome was taken; None if nobody waits for it.
         on_finished: Called once, when the run is over.
         read_server: Reads the load of a server.
+        run_blocking: Runs a function that blocks, which must not raise, where the run does not wait for it.
     """
 
     start: Callable[[Call], object]
@@ -147,3 +148,4 @@ class SchedulerCallbacks:
     delivered: Callable[[], object] | None
     on_finished: Callable[[], object]
     read_server: ReadServer
+    run_blocking: Callable[[Callable[[], object]], object]

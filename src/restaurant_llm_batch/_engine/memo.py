@@ -135,6 +135,29 @@ class WaitForCallback:
         self.frame: Any = None
 
 
+class WaitForLine(WaitForCallback):
+    """
+    Step: wait for a line of a wave to be sent, or answered. Returns what the line is answered with.
+
+    Args:
+        subscribe: As for `WaitForCallback`, but the callback takes any answer.
+        label: Task name of the request.
+        interruptible: Whether a stop of the run, or the item's deadline, ends the wait.
+    """
+
+    __slots__ = ("label",)
+
+    def __init__(
+        self,
+        subscribe: Callable[[Callable[[Any], object]], object],
+        label: str,
+        *,
+        interruptible: bool = False,
+    ) -> None:
+        super().__init__(subscribe, interruptible=interruptible)
+        self.label = label
+
+
 @dataclass(frozen=True, slots=True)
 class Backoff(Sleep):
     """Step: sleep before the next `attempt` of the call named `label`, without occupying a slot."""

@@ -73,6 +73,10 @@ class BatchPacker:
         prompt = sum(count(message["content"]) for message in request.messages)
         return prompt + CHAT_TEMPLATE_OVERHEAD + request.max_tokens
 
+    def prompt_tokens(self, request: LLMRequest) -> int:
+        """Return the estimated tokens of a request's prompt."""
+        return self.estimate_usage(request, "")[0]
+
     def estimate_usage(self, request: LLMRequest, text: str) -> tuple[int, int]:
         """Return the estimated tokens of a request's prompt and of a reply's text."""
         count = estimate_tokens if self.blocking else self._count

@@ -44,6 +44,7 @@ from .items import USE_DEF, RunItem, appended, failure_stage
 from .memo import Backoff, NotifyCell, WaitForCell, clone_exception
 from .plan import BackendMethod
 from .run import RunState, log
+from .wave_calls import complete_by_wave
 
 T = TypeVar("T")
 
@@ -144,6 +145,12 @@ def _sleep(step: Sleep, item: RunItem, run: RunState) -> EngineFlow[None]:
 
 
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
+    if run.waves is not None:
+        return complete_by_wave(_complete_now, step, item, run, run.waves)
+    return _complete_now(step, item, run)
+
+
+def _complete_now(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
     if run.store is not None:
         return complete_cached(_call_model, step, item, run, run.store)
     return _call_model(step, item, run)

@@ -118,6 +118,15 @@ class RunRecorder:
         self._end_seen: deque[object] = deque(maxlen=1)
 
     @property
+    def wants_requests(self) -> bool:
+        """Whether an observer wants the requests of the calls."""
+        return self._with_requests
+
+    def count_activity(self) -> None:
+        """Note that something has happened that is neither a call nor an outcome."""
+        self.activity_count += 1
+
+    @property
     def stats(self) -> RunStats:
         """The statistics so far."""
         run = self._run

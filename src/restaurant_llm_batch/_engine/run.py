@@ -41,9 +41,12 @@ from .packer import BatchPacker
 from .plan import ExecutionPlan
 from .recorder import RunRecorder, describe_stop
 from .server_watch import WatchPlan
+from .wave_flow import carry
+from .waves import Waves
 
 if TYPE_CHECKING:
     from .._store.overlay import AnyStore
+    from .wave_service import WaveService
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -78,6 +81,7 @@ class RunConfig:
         observers: Called with every event.
         ask: Returns the flow that performs an `Ask` for an item of a priority; it belongs to the tasks.
         watch: The servers whose load is read, or None.
+        wave_service: The service whose batches carry the calls to the model; None to make each call by itself.
     """
 
     plan: ExecutionPlan
@@ -95,6 +99,7 @@ class RunConfig:
     observers: Sequence[Observer] = ()
     ask: Callable[[Ask, int], Flow[Any]] | None = None
     watch: WatchPlan | None = None
+    wave_service: WaveService | None = None
 
 
 class RunState:
@@ -117,6 +122,7 @@ class RunState:
         current_frame: The frame being advanced; used to find who owns a memo cell.
         cancel_token: Set when calls in flight are cancelled too.
         shares: What it leads and follows among the calls in flight in the store, and how to leave each.
+        waves: Its calls to the model that go as lines of batches; None if each is made by itself.
     """
 
     def __init__(
@@ -143,11 +149,16 @@ class RunState:
         self.current_frame: Any = None
         self.cancel_token: CancelToken = CancelToken()
         self.shares: dict[object, Callable[[], object]] = {}
-        self.stop_monitor: StopMonitor = StopMonitor(config.stop, config.prices, config.estimates_usage)
+        self.stop_monitor: StopMonitor = config.stop.monitor(config.prices, config.estimates_usage)
         self.recorder: RunRecorder = RunRecorder(self, config.observers)
         self._next_sequence = config.sequence
         self.limiters.use_clock(now)
         self._latest_sequence = 0
+        service = config.wave_service
+        self.waves: Waves | None = None
+        if service is not None:
+            told, estimate = self.recorder.count_activity, self.packer.prompt_tokens
+            self.waves = Waves(service, config.store, now, estimate, self.stop, told, carry)
 
     # Stopping
 

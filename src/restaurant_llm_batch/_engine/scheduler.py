@@ -12,6 +12,9 @@ nothing here is locked. An item is a tree of frames, and each frame is in exactl
     in `_memo_waiters`   another frame runs a memoized flow for it
     a parent             it waits for `pending_children`
 
+If a provider's batches carry the calls, `WaveFrames` has frames that work for no item, and sends a wave when no other
+frame can go on.
+
 Events nest: resuming a flow may admit a call at once, whose start may end the run. Four rules keep that safe.
 
 1. `_resume_flow` is a loop, not a recursion: thousands of steps may need no waiting.
@@ -29,7 +32,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from .._foreign import own_exception
-from ..errors import ConfigurationError
+from ..errors import ConfigurationError, RunStopped
 from ..events import PendingWait
 from ..steps import Gather, Sleep
 from .call import ABANDONED, RETURNED, RUNNING, Call
@@ -42,6 +45,7 @@ from .run import RunState, log
 from .server_watch import ServerWatch
 from .timers import DeadlineQueue, LimiterTimer
 from .watchdog import StallDetector, describe_waits
+from .wave_frames import WaveFrames
 
 _WAITS = object()
 """Returned for a step that takes time, in place of its result."""
@@ -104,6 +108,12 @@ class Scheduler:
         self._exhausted = False
         self._draining = False
         self._filling = False
+        self._waves: WaveFrames | None = None
+        if run.waves is not None:
+            others = (self._queued, self._running, self._suspended)
+            self._waves = WaveFrames(
+                run, run.waves, others, mailbox, callbacks, self._resume_flow, self.admit_items
+            )
 
     def start(self) -> None:
         """Start the timers, and admit the first items."""
@@ -121,13 +131,18 @@ class Scheduler:
         if self._filling:
             return
         self._filling = True
+        waves = self._waves
+        if waves is not None:
+            waves.begin_admission()
         try:
             while not self._exhausted and (room := self._window - len(self._frames) - self._undelivered) > 0:
                 if self.run.stopped is not None:
                     break
                 item = self._next_item(room)
                 if isinstance(item, NotReady):
-                    return
+                    if waves is not None:
+                        waves.awaits_input = True
+                    break
                 self._entering = item
                 if item is None:
                     self._exhausted = True
@@ -139,12 +154,16 @@ class Scheduler:
                         # Calls have ended in their threads meanwhile: one may stop the run.
                         self._mailbox.post_deferred(self.admit_items)
                         break
+                    if waves is not None and waves.is_slice_full():
+                        break
         finally:
             self._filling = False
             self.run.input_exhausted = self._exhausted
         if self.run.stopped is not None:
             self.drain()
         self._finish_if_done()
+        if waves is not None and not self.finished:
+            waves.send_if_idle()
 
     def on_outcomes_consumed(self, outcomes: int = 1) -> None:
         """Make room in the window for outcomes that the caller has consumed."""
@@ -278,6 +297,8 @@ class Scheduler:
         self._server_watch.end()
         for timer in self._limiter_timers:
             timer.stop()
+        if self._waves is not None:
+            self._waves.close(self._close_flow)
 
     def free_slots(self) -> None:
         """After an interrupt, free the slots of calls that nothing makes any more, and leave shared calls."""
@@ -362,7 +383,7 @@ class Scheduler:
             return self._start_children(frame, step.flows)
         elif type(step) is WaitForCell:
             self._wait_on_cell(frame, step)
-        elif type(step) is WaitForCallback:
+        elif isinstance(step, WaitForCallback):
             self._subscribe(frame, step)
         elif type(step) is NotifyCell:
             self._notify_cell(step.cell)
@@ -435,6 +456,10 @@ class Scheduler:
 
     def _close(self, frame: Frame, value: Any, error: Exception | None) -> None:
         item = frame.item
+        if self._waves is not None and self._waves.ends(frame):
+            if error is not None and not isinstance(error, RunStopped):
+                self.cancel(error)
+            return
         self._finish_item(item, value, error)
         self._frames.pop(item.index, None)  # last: until then, `end` would find it after an interrupt
 
@@ -456,9 +481,13 @@ class Scheduler:
                 self.admit_items()
         elif not self._frames:
             self._finish_if_done()
+        if self._waves is not None and not (self._filling or self.finished):
+            self._waves.send_if_idle()
 
     def _finish_if_done(self) -> None:
         if self._exhausted and not self._frames and not self.finished:
+            if self._waves is not None and self._waves.is_collecting:
+                return
             self.finished = True
             self._stop_timers()
             self._callbacks.on_finished()

@@ -162,6 +162,8 @@ class SequentialDriver:
             if self._flow is not None:
                 self._close_flow(self._flow)
             self._run.leave_all()
+            if self._run.waves is not None:
+                self._run.waves.close()
             item = self._reader.unfinished()
             if item is not None:
                 self._deliver(item, into)

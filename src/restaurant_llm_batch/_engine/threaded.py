@@ -106,6 +106,7 @@ class ThreadedDriver:
             delivered,
             self.mailbox.wake,
             partial(read_in_thread, self.mailbox),
+            threads.start,
         )
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 

@@ -219,6 +219,7 @@ class VirtualDriver:
             None,
             self._on_finished,
             partial(read_at_once, self.mailbox),
+            _run_now,
         )
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=True)
 
@@ -276,6 +277,11 @@ class VirtualDriver:
             if call.in_flight is None or not call.in_flight.has_other_waiters:
                 self._in_flight.pop(call)()
                 call.release()
+
+
+def _run_now(work: Callable[[], object]) -> None:
+    """Run a function that blocks, which takes no virtual time."""
+    work()
 
 
 def _nothing() -> None:

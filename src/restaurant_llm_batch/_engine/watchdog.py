@@ -8,7 +8,7 @@ from typing import Any
 from ..events import PendingWait, Stalled, WaitReason
 from .call import Call
 from .frames import Frame
-from .memo import Backoff, WaitForCallback
+from .memo import Backoff, WaitForCallback, WaitForLine
 from .run import RunState, log
 
 
@@ -82,7 +82,11 @@ def describe_waits(
         reason: WaitReason = "concurrency" if call.admission.rate_ticket is None else "rate_limit"
         yield PendingWait(item_id, label, reason, now - call.admission.queued_at, call.attempt)
     for frame, (step, since) in suspended.items():
-        if isinstance(step, WaitForCallback):
+        if frame.item.index < 0:
+            continue  # it works for no item
+        if isinstance(step, WaitForLine):
+            yield PendingWait(frame.item.item_id, step.label, "batch", now - since)
+        elif isinstance(step, WaitForCallback):
             yield PendingWait(
                 frame.item.item_id, "", "duplicate" if step.interruptible else "store", now - since
             )

@@ -19,11 +19,12 @@ from .._validation import is_number
 from ..errors import ConfigurationError
 from .body import DEFAULT_MAX_ANSWER, check_max_answer
 from .client_lifetime import loop_is_trio
+from .recipe import PickledAsRecipe, arguments_of
 from .secrets import Secret
 from .types import Headers, HTTPResponse, Timeout, load_ca_bundle
 
 
-class HTTPTransport:
+class HTTPTransport(PickledAsRecipe):
     """
     Transport over httpx for blocking calls and on trio, over aiohttp on asyncio.
 
@@ -49,6 +50,7 @@ class HTTPTransport:
         keepalive_expiry: float = 4.0,
         max_answer: int = DEFAULT_MAX_ANSWER,
     ) -> None:
+        self._made_with = arguments_of(locals())
         from .aiohttp import AiohttpTransport
         from .httpx import HttpxTransport
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping
 
 from .._config.stopping import Price, StopConditions
+from .._config.strategy import Strategy
 from ..errors import ConfigurationError
 from ..protocols import Observer
+
+log = logging.getLogger("restaurant_llm_batch")
 
 
 def check_prices(prices: object, stop: StopConditions) -> None:
@@ -73,4 +77,19 @@ def check_type(value: object, expected: type, field: str) -> None:
     if not isinstance(value, expected):
         raise ConfigurationError(
             f"{field} must be a {expected.__name__}, got {value!r}; for example {field}={expected.__name__}(...)"
+        )
+
+
+def announce_waves(strategy: Strategy, *, has_store: bool) -> None:
+    """Warn of what a backend that sends batches cannot do without a store, or with restaurants one by one."""
+    if not has_store:
+        log.warning(
+            "batches without a store are lost with this process, and paid for again: give the runner one, for example "
+            'store="run.db"'
+        )
+    if not strategy.restaurant_async:
+        log.warning(
+            "%s runs restaurants one by one, so each of them takes batches of its own, which may take hours; use "
+            "Strategy.stage(4) or Strategy.threaded()",
+            strategy,
         )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 from anyio import create_task_group, get_current_task, to_thread
 from anyio.lowlevel import current_token
 
-from .._config.limits import Limits, make_limiters
+from .._config.limits import DefaultLimit, Limits, make_limiters
 from .._config.retry import RetryPolicy
 from .._config.stopping import Price, StopConditions, TimeLimits
 from .._config.strategy import Strategy
@@ -39,7 +39,9 @@ from .._engine.streams import (
 )
 from .._engine.threaded import ThreadedDriver
 from .._engine.threads import DaemonThreadPool
+from .._engine.wave_service import wave_service_of
 from .._limits.pool import as_pool
+from .._store.folder import StoreFolder
 from .._store.identity import fingerprint_of, models_of
 from .._store.store import Store
 from ..errors import ConfigurationError
@@ -59,7 +61,7 @@ from ..steps import Flow
 from ..tasks._ask import ask_flow
 from ..tokens.packing import estimate_tokens
 from .blocks import AsyncBlock, current_block
-from .checks import as_observers, check_counter, check_prices, check_type
+from .checks import announce_waves, as_observers, check_counter, check_prices, check_type
 from .foresight import Foresight
 from .limit_control import Adjustable, LimitControl
 from .watching import check_watch, learns_tokens, make_watch
@@ -94,7 +96,7 @@ class BatchRunner(Foresight, Adjustable):
         count_tokens: Counts the tokens of a text, so that batches keep to `Limits.max_tokens_per_batch`. An exact
             counter with the model's own tokenizer fills them best.
         store: The file in which replies are stored, so that no equal request is paid for twice; a path or a `Store`.
-            It is created if it does not exist.
+            It is created if it does not exist. Or a `StoreFolder`, for processes on several machines.
         record: The file in which runs are recorded: a path, or a `Recording`, for example with texts. It may be the
             store's file. It is created if it does not exist; `open_record` reads it.
         time_limits: How long calls, items and runs may take, in seconds.
@@ -130,7 +132,7 @@ class BatchRunner(Foresight, Adjustable):
         search_retry: RetryPolicy = RetryPolicy(),
         llm_retry: RetryPolicy = RetryPolicy(),
         count_tokens: TokenCounter = estimate_tokens,
-        store: str | os.PathLike[str] | Store | None = None,
+        store: str | os.PathLike[str] | Store | StoreFolder | None = None,
         record: str | os.PathLike[str] | Recording | None = None,
         time_limits: TimeLimits = TimeLimits(),
         stop: StopConditions = StopConditions(),
@@ -150,15 +152,16 @@ class BatchRunner(Foresight, Adjustable):
         self.strategy = strategy
         self.limits = limits
         self._search = search
-        pool = as_pool(llm)
+        pool, service = as_pool(llm), wave_service_of(llm)
         endpoints = () if pool is None else pool.endpoint_backends
-        self._plan = make_plan(strategy, search, llm, endpoints)
+        self._plan = make_plan(strategy, search, llm if service is None else service.online, endpoints)
         check_counter(count_tokens)
         retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry, "tokens": llm_retry}
-        self._store = store if store is None or isinstance(store, Store) else Store(store)
+        self._store = store if store is None or isinstance(store, (Store, StoreFolder)) else Store(store)
         if self._store is not None:
             self._store.open()
-        fingerprint = fingerprint_of(llm, warn=True) if self._store is not None else ""
+        is_known = self._store is not None or service is not None
+        fingerprint = fingerprint_of(llm, warn=True) if is_known else ""
         limiters = make_limiters(limits, pool, learns_tokens=learns_tokens(watch_server, llm, pool))
         self._config = RunConfig(
             plan=self._plan,
@@ -176,7 +179,10 @@ class BatchRunner(Foresight, Adjustable):
             observers=as_observers(observers),
             ask=ask_flow,
             watch=make_watch(watch_server, llm, pool, strategy, limits, limiters),
+            wave_service=service,
         )
+        if service is not None:
+            announce_waves(strategy, has_store=self._store is not None)
         self._limit_control = LimitControl(self._config.limiters, strategy)
         self._recording = as_recording(record)
         if self._recording is not None:
@@ -416,7 +422,12 @@ class BatchRunner(Foresight, Adjustable):
 
     @property
     def _window(self) -> int:
-        return self.limits.open_items if self._plan.concurrent_items else 1
+        service, open_items = self._config.wave_service, self.limits.open_items
+        if not self._plan.concurrent_items:
+            return 1
+        return (
+            service.max_lines if service is not None and isinstance(open_items, DefaultLimit) else open_items
+        )
 
     def __enter__(self) -> Self:
         lease = self._lease(is_context=True)

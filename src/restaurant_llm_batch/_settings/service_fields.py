@@ -15,22 +15,24 @@ class ServiceFields(BaseSettings):
     """The services, and how to reach them."""
 
     # Model
-    batch_llm_backend: Literal["offline", "openai", "vllm", "vllm-engine", "runpod"] = setting(
-        "offline",
-        "llm.backend",
-        "The model: openai (or any service that speaks its API), vllm (a server), vllm-engine (in this process), "
-        "runpod, or offline (no model: sentences picked from the reviews).",
-        option="--llm",
+    batch_llm_backend: Literal["offline", "openai", "openai-batch", "vllm", "vllm-engine", "runpod"] = (
+        setting(
+            "offline",
+            "llm.backend",
+            "The model: openai (or any service that speaks its API), openai-batch (half the price, within a day), vllm "
+            "(a server), vllm-engine (in this process), runpod, or offline (no model: sentences of the reviews).",
+            option="--llm",
+        )
     )
     batch_llm_model: str | None = setting(
         None,
-        "openai.model vllm.model engine.model runpod.model",
+        "openai.model openai_batch.model vllm.model engine.model runpod.model",
         "Name of the model; required for openai, otherwise the service's own by default.",
         option="--model",
     )
     batch_llm_url: str | None = setting(
         None,
-        "openai.base_url vllm.base_url",
+        "openai.base_url openai_batch.base_url vllm.base_url",
         "URL of a vLLM server, or of a service that speaks OpenAI's API.",
         option="--llm-url",
     )
@@ -47,7 +49,7 @@ class ServiceFields(BaseSettings):
     )
     batch_llm_extra_body: JSONObject | None = setting(
         None,
-        "openai.extra_body vllm.extra_body runpod.extra_body",
+        "openai.extra_body openai_batch.extra_body vllm.extra_body runpod.extra_body",
         "JSON object of further fields of each request.",
         option="--extra-body",
     )
@@ -58,21 +60,50 @@ class ServiceFields(BaseSettings):
     )
     batch_llm_send_temperature: bool = setting(
         True,
-        "openai.send_temperature",
+        "openai.send_temperature openai_batch.send_temperature",
         "Whether the temperature is sent; some models refuse it. A model's refusal is learned in any case.",
         option="--send-temperature/--no-temperature",
     )
     batch_llm_max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = setting(
-        None, "openai.max_tokens_field", "Field for the answer's length; by default what the model takes."
+        None,
+        "openai.max_tokens_field openai_batch.max_tokens_field",
+        "Field for the answer's length; by default what the model takes.",
     )
     openai_api_key: SecretStr | None = setting(
-        None, "openai.api_key", "API key of OpenAI, or of the service at BATCH_LLM_URL."
+        None, "openai.api_key openai_batch.api_key", "API key of OpenAI, or of the service at BATCH_LLM_URL."
     )
-    openai_organization: str | None = setting(None, "openai.organization", "Organization of OpenAI.")
-    openai_project: str | None = setting(None, "openai.project", "Project of OpenAI.")
+    openai_organization: str | None = setting(
+        None, "openai.organization openai_batch.organization", "Organization of OpenAI."
+    )
+    openai_project: str | None = setting(None, "openai.project openai_batch.project", "Project of OpenAI.")
     openai_service_tier: str | None = setting(None, "openai.service_tier", "Tier of OpenAI, such as flex.")
     openai_prompt_cache_key: str | None = setting(
         None, "openai.prompt_cache_key", "Key of OpenAI's prompt cache."
+    )
+    openai_batch_min_wave: int = setting(
+        0,
+        "openai_batch.min_wave",
+        "Calls below which a batch is not worth it, with OPENAI_BATCH_ONLINE_REST.",
+        ge=0,
+    )
+    openai_batch_online_rest: bool = setting(
+        False,
+        "openai_batch.online_rest",
+        "Whether the calls of small or late batches are made online, at full price.",
+    )
+    openai_batch_wait_at_most: float | None = setting(
+        None, "openai_batch.wait_at_most", "Seconds for a batch, which is cancelled then.", gt=0
+    )
+    openai_batch_on_stop: Literal["cancel", "keep"] = setting(
+        "cancel",
+        "openai_batch.on_stop",
+        "What happens to the batches of a run that is stopped: cancel ends them, keep leaves them to the next run.",
+    )
+    openai_batch_max_enqueued_tokens: int | None = setting(
+        None,
+        "openai_batch.max_enqueued_tokens",
+        "Prompt tokens that the account may have in all batches at once; by default learned from refusals.",
+        ge=1,
     )
     vllm_api_key: SecretStr | None = setting(
         None, "vllm.api_key", "API key of the vLLM server, if it requires one."

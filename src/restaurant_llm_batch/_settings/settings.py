@@ -59,7 +59,7 @@ _REQUIRED_BY = {
 """The variable whose value makes each of these required."""
 _OF_A_SERVER = ("api_key", "prefer_grpc", "grpc_port", "pool_size")
 """Arguments of `QdrantSearch` that a folder does not take."""
-_SERVICES = frozenset({"openai", "vllm", "runpod"})
+_SERVICES = frozenset({"openai", "openai-batch", "vllm", "runpod"})
 """Backends that may have more or fewer slots than any number given here."""
 
 
@@ -296,6 +296,9 @@ class BatchSettings(SettingFields):
             case "openai":
                 given = {**self.arguments("openai"), "model": self._required("batch_llm_model")}
                 return backends.OpenAILLM(**given, **self._http())
+            case "openai-batch":
+                given = {**self.arguments("openai_batch"), "model": self._required("batch_llm_model")}
+                return backends.OpenAIBatchLLM(**given, **self._timeout_of_batches())
             case "vllm":
                 given = {**self.arguments("vllm"), "base_url": self._required("batch_llm_url")}
                 return backends.VLLMServerLLM(**given, **self._http())
@@ -362,6 +365,15 @@ class BatchSettings(SettingFields):
 
     def _http(self) -> dict[str, Any]:
         return {"timeout": backends.Timeout(**self.arguments("timeout")), **self._transport()}
+
+    def _timeout_of_batches(self) -> dict[str, Any]:
+        if self.arguments("transport"):
+            raise ConfigurationError(
+                "BATCH_LLM_BACKEND=openai-batch has no transport of its own: leave BATCH_PROXY, BATCH_CA_BUNDLE, "
+                "BATCH_KEEPALIVE_EXPIRY and BATCH_MAX_ANSWER out; HTTPS_PROXY and SSL_CERT_FILE are followed"
+            )
+        given = self.arguments("timeout")
+        return {"timeout": backends.Timeout(**{"total": 60.0, **given})} if given else {}
 
     def _transport(self) -> dict[str, Any]:
         given = self.arguments("transport")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TypeAlias
 
 from .._llm_response import LLMResponse
+from .folder import StoreFolder
 from .inflight import InFlightCalls
 from .store import Store
 from .writer import OnCommit
@@ -18,7 +19,7 @@ class OverlayStore:
         store: What it has at first; None for nothing.
     """
 
-    def __init__(self, store: Store | OverlayStore | None = None) -> None:
+    def __init__(self, store: Store | StoreFolder | OverlayStore | None = None) -> None:
         self.in_flight: InFlightCalls = InFlightCalls()
         self._store = store
         self._changes: dict[bytes, LLMResponse | None] = {}
@@ -52,4 +53,4 @@ class OverlayStore:
         on_commit(None)
 
 
-AnyStore: TypeAlias = Store | OverlayStore
+AnyStore: TypeAlias = Store | StoreFolder | OverlayStore

@@ -13,16 +13,20 @@ from dataclasses import fields
 from typing import Any, TypeAlias
 
 from .._spent import Spent
+from .._text import error_text
 from .._values import short
 from ..errors import ConfigurationError
 from ..results import (
     AspectComparison,
+    AspectLift,
+    AspectSummary,
     RestaurantSentiment,
     RestaurantStrength,
     RestaurantSummary,
     ReviewSummary,
     Vocabulary,
 )
+from .columns import Kind
 from .levels import Level, check_level
 from .plain import plain, plain_error
 
@@ -81,6 +85,63 @@ def failure_row(failure: Any, names: Names = None) -> Row:
     cells = (failure.index, failure.stage, error["type"], error["message"], failure.attempts)
     row = {"item_id": failure.item_id, **dict(zip(_FAILURE, cells, strict=True))}
     return _named(row, failure.item_id, names) | _spent(failure)
+
+
+OUTCOME_KINDS: dict[str, Kind] = {
+    "ok": "boolean",
+    "error": "text",
+    "stage": "text",
+    "attempts": "integer",
+    "tokens": "integer",
+    "cost": "number",
+}
+"""Columns of `outcome_row` besides those of a result, and their kinds."""
+
+
+def outcome_row(outcome: Any, id_column: str) -> Row:
+    """
+    Return the one row of an outcome, whether a success or a failure, for tables that have a row for every item.
+
+    A success has the cells of its result, as at the level "results"; a column of a user's own task that has the name of
+    one of `OUTCOME_KINDS` is called ``value.NAME``. A failure has its error's type and message in ``error``.
+
+    Args:
+        outcome: The outcome.
+        id_column: Name of the column of its id.
+    """
+    if outcome.ok:
+        (found,) = success_rows(outcome, "results")
+        cells = list(found.items())[1:]  # without its own column of the id
+        error, stage, attempts = None, None, outcome.spent.tries
+    else:
+        cells = list(_spent(outcome).items())
+        error, stage, attempts = error_text(outcome.error), outcome.stage, outcome.attempts
+    taken = {*OUTCOME_KINDS, id_column}
+    row: Row = {id_column: outcome.item_id, "ok": outcome.ok}
+    row |= {f"value.{name}" if name in taken else name: cell for name, cell in cells}
+    spent = outcome.spent
+    return row | {
+        "error": error,
+        "stage": stage,
+        "attempts": attempts,
+        "tokens": spent.tokens,
+        "cost": spent.cost,
+    }
+
+
+def known_kind(column: str, *, is_builtin: bool) -> Kind | None:
+    """
+    Return the kind of a column of `outcome_row` whatever its cells are; None if it depends on them.
+
+    Args:
+        column: Its name.
+        is_builtin: Whether the results are those of a built-in task.
+    """
+    if column in OUTCOME_KINDS:
+        return OUTCOME_KINDS[column]
+    if is_builtin or column.startswith("spent."):
+        return _FIELD_KINDS.get(column.rpartition(".")[2])
+    return None
 
 
 def level_columns(level: Level, names: Names = None) -> tuple[str, ...]:
@@ -153,6 +214,34 @@ _RESULTS: dict[type, Callable[[Any], Row]] = {
     AspectComparison: _comparison,
     Vocabulary: _vocabulary,
 }
+
+
+_ANNOTATED: dict[str, Kind] = {
+    "str": "text",
+    "AspectStatus": "text",
+    "int": "integer",
+    "float": "number",
+    "bool": "boolean",
+}
+_FIELD_KINDS: dict[str, Kind] = {
+    **{
+        field.name: kind
+        for result in (*_RESULTS, AspectSummary, AspectLift)
+        for field in fields(result)
+        if (kind := _ANNOTATED.get(str(field.type).removesuffix(" | None"))) is not None
+    },
+    **{
+        name: "integer" if type(default) is int else "number"
+        for name, default in Spent._field_defaults.items()
+    },
+    **dict.fromkeys(("word_count", "phrase_count", "failed_chunk_count"), "integer"),
+    **dict.fromkeys(("bullets", "display", "evidence"), "texts"),  # ids of reviews may be numbers or texts
+}
+"""
+Kinds of the columns of built-in results by the last part of their name, whatever their cells are.
+
+Tables that are written in parts, by several processes, need one kind of each column in all of them.
+"""
 
 
 def _own_row(success: Any) -> Row:

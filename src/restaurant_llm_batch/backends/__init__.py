@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from .._limits.endpoints import EndpointStatistics
     from .offline.llm import OfflineLLM
     from .openai.llm import OpenAILLM
+    from .openai_batch.llm import OpenAIBatchLLM
     from .pool.llm import LLMPool
     from .runpod.llm import (
         JobCounts,
@@ -34,6 +35,7 @@ _MODULES = {
     "JobCounts": ".runpod.llm",
     "LLMPool": ".pool.llm",
     "OfflineLLM": ".offline.llm",
+    "OpenAIBatchLLM": ".openai_batch.llm",
     "OpenAILLM": ".openai.llm",
     "OperationLimit": ".runpod.llm",
     "PollingPolicy": ".runpod.llm",
@@ -59,6 +61,7 @@ __all__ = [
     "JobCounts",
     "LLMPool",
     "OfflineLLM",
+    "OpenAIBatchLLM",
     "OpenAILLM",
     "OperationLimit",
     "PollingPolicy",

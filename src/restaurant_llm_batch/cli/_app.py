@@ -17,10 +17,12 @@ from .._text import terminal_text
 from ..errors import BatchError
 from ._backends import MakeLLM, models
 from ._commands import (
+    answers,
     compare,
     config,
     index,
     limits,
+    requests,
     run,
     sentiment,
     serve,
@@ -164,6 +166,8 @@ def build(llms: Mapping[str, MakeLLM] | None = None) -> click.Group:
         "search": search.command,
         "config": config.command,
         "limits": limits.command,
+        "requests": requests.command,
+        "answers": answers.command,
         "top": top.command,
         "view": view.command,
         **{name: partial(module.command, llms) for name, module in with_model.items()},

@@ -16,13 +16,14 @@ MakeLLM: TypeAlias = Callable[[BatchSettings], LLMBackend | AsyncLLMBackend]
 
 _REQUIRED = {
     "openai": ("batch_llm_model", "--model", "gpt-5-mini"),
+    "openai-batch": ("batch_llm_model", "--model", "gpt-5-mini"),
     "vllm": ("batch_llm_url", "--llm-url", "http://localhost:8000"),
     "vllm-engine": ("batch_llm_model", "--model", "Qwen/Qwen2.5-7B-Instruct"),
     "runpod": ("runpod_endpoint_id", "--runpod-endpoint", "abc123def456"),
 }
 """Required setting of a backend, with its option and an example."""
 
-LLMS = ("offline", "openai", "vllm", "vllm-engine", "runpod")
+LLMS = ("offline", "openai", "openai-batch", "vllm", "vllm-engine", "runpod")
 
 
 def models() -> dict[str, MakeLLM]:

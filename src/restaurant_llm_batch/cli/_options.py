@@ -53,6 +53,8 @@ class RunOptions(ABC, Generic[R]):
     quiet: bool
     preview: bool = False
     plan: bool | str = False
+    processes: int | None = None
+    index_folder: Path | None = None  # where to index a file that is searched; None for a temporary folder
 
     @property
     @abstractmethod
@@ -100,7 +102,7 @@ class SearchOptions(FileOptions[R]):
 
     def open_source(self, progress: Console | None) -> ReviewSource:
         """Open the reviews."""
-        return open_source(self.source, progress, self.settings, self.form)
+        return open_source(self.source, progress, self.settings, self.form, self.index_folder)
 
 
 def shared_categories(source: ReviewSource) -> Mapping[str, ItemId]:
@@ -164,6 +166,13 @@ def results(plan_option: click.Option | None = None) -> list[click.Parameter]:
             metavar="FILE",
             help="Write the outcomes to FILE, as its ending says: .csv, .tsv, .parquet, .xlsx, .json, and JSON Lines "
             "for any other; - for standard output, as JSON Lines. They are in FILE.partial until the run has ended.",
+        ),
+        click.Option(
+            ["--processes"],
+            type=click.IntRange(min=1),
+            metavar="N",
+            help="Run in N processes, for work that keeps a processor busy: the offline model, packing, local "
+            "embedders. They share limits, budget, store and output; one that dies is replaced.",
         ),
         click.Option(
             ["--level"],

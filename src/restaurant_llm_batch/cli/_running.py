@@ -15,6 +15,8 @@ Theory of operation. `command` builds a click command whose callback is `_main`:
 
 Resources are opened in an `ExitStack` in order of dependence: search, output file, progress display, runner. The runner
 is closed first, so that the display still shows its last events.
+
+With ``--processes`` the run is in processes of their own (`_processes`), whose outcomes come in one stream too.
 """
 
 from __future__ import annotations
@@ -22,8 +24,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
 
 import click
 from rich.console import Console
@@ -33,7 +38,7 @@ from .._runner import BatchRunner
 from .._text import message_text
 from ..integrations.progress import RichProgress
 from ..outcomes import Outcome
-from ..protocols import Task
+from ..protocols import AsyncLLMBackend, LLMBackend, Task
 from ..records._record import Record, find_record
 from ..tasks._preview import preview
 from ..tokens import estimate_tokens
@@ -42,6 +47,8 @@ from . import _report as report
 from ._backends import MakeLLM
 from ._options import LoadedInput, RunOptions
 from ._output import STDOUT, check_output, open_writer
+from ._processes.start import check_model, open_stream
+from ._processes.stream import ProcessStream
 from ._reading import take_form
 from ._records import check_level, record_columns, record_maker, refuse_table
 from ._report import ResultCollector
@@ -54,6 +61,8 @@ Ctrl-C lets the calls in flight finish and shows what is done; pressed again, it
 
 Exit status: 0 all done, 1 some {what}s failed, 2 wrong usage, 130 interrupted.
 """
+
+Stream: TypeAlias = OutcomeStream[R] | ProcessStream[R]
 
 
 def command(
@@ -95,27 +104,37 @@ def _main(
     if options.preview:
         _preview(options, task)
         return
+    if options.processes is not None:
+        check_model(options, chosen)
     _, llm = services.make_llm(llms, chosen, settings)
     check_output(options.output, options.paths, settings.batch_store, settings.batch_record)
     check_level(options.level, view)
+    console = None if options.quiet else report.console(stderr=True)
     if options.plan is True:
         refuse_table(options.output)
-    loaded = options.load(None if options.quiet else report.console(stderr=True))
-    collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
-    if options.plan is True:
+        loaded = options.load(console)
         arguments = settings.runner_arguments(llm)
         recording = arguments.pop("record", None)  # a plan writes nothing to it
         record = None if recording is None else find_record(recording.path)
         _plan(options, task, loaded, BatchRunner(llm=llm, search=loaded.search, **arguments), record)
         return
+    collected: ResultCollector[R] = ResultCollector(options.show, view.count_failed_parts)
     with ExitStack() as stack:
+        folder: Path | None = None
+        if options.processes is not None:
+            folder = Path(stack.enter_context(TemporaryDirectory(prefix="restaurant-llm-batch-")))
+            options = replace(options, index_folder=folder / "index")
+        loaded = options.load(console)
         if loaded.search is not None:
             stack.enter_context(loaded.search)
         progress = _progress(options, f"{view.what}s")
         # Before the output is opened: an argument may be invalid, or the store be another program's.
-        runner = BatchRunner(
-            llm=llm, search=loaded.search, observers=[progress], **settings.runner_arguments(llm)
-        )
+        begin: Callable[[], Stream[R]]
+        if folder is None:
+            begin = _in_this_process(stack, options, task, loaded, llm, progress)
+        else:
+            many = open_stream(stack, options, loaded, llm, llms, chosen, progress, folder)
+            begin = partial(stack.enter_context, many)
         writer = stack.enter_context(
             open_writer(
                 options.output,
@@ -127,7 +146,7 @@ def _main(
         )
         as_records = record_maker(view, options.output, options.level, loaded.source.names)
         stack.enter_context(progress)
-        stream = stack.enter_context(runner).stream(task, loaded.items)
+        stream = begin()
 
         def handle(outcome: Outcome[R]) -> None:
             collected.add(outcome)
@@ -141,6 +160,20 @@ def _main(
     if collected.interrupted:
         sys.exit(130)
     sys.exit(0 if collected.done == len(loaded.items) else 1)
+
+
+def _in_this_process(
+    stack: ExitStack,
+    options: RunOptions[R],
+    task: Task[R],
+    loaded: LoadedInput,
+    llm: LLMBackend | AsyncLLMBackend,
+    progress: RichProgress,
+) -> Callable[[], OutcomeStream[R]]:
+    """Make the runner, and return the function that opens it and begins its run."""
+    arguments = options.settings.runner_arguments(llm)
+    runner = BatchRunner(llm=llm, search=loaded.search, observers=[progress], **arguments)
+    return lambda: stack.enter_context(runner).stream(task, loaded.items)
 
 
 def _plan(
@@ -176,9 +209,7 @@ def _preview(options: RunOptions[R], task: Task[R]) -> None:
             click.echo("\n".join(message_text(line, sys.maxsize) for line in text.split("\n")))
 
 
-def _consume(
-    stream: OutcomeStream[R], handle: Callable[[Outcome[R]], object], progress: RichProgress
-) -> bool:
+def _consume(stream: Stream[R], handle: Callable[[Outcome[R]], object], progress: RichProgress) -> bool:
     """Handle every outcome of a run; return whether Ctrl-C or SIGTERM stopped it."""
     interrupts = StopSignals(stream.stop, lambda: progress.in_flight, progress.note)
 

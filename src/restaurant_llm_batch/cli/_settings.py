@@ -46,6 +46,7 @@ SECTIONS: Mapping[str, str] = {
     "chunks": "Tasks",
     "llm": "Model",
     "openai": "Model",
+    "openai_batch": "Model",
     "vllm": "Model",
     "engine": "Model",
     "runpod": "Model",

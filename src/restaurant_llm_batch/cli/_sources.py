@@ -125,10 +125,14 @@ def review_file(path: Path | None) -> Iterator[tuple[Path, str]]:
 
 
 def open_source(
-    path: Path | None, progress: Console | None, settings: BatchSettings, form: TableForm
+    path: Path | None,
+    progress: Console | None,
+    settings: BatchSettings,
+    form: TableForm,
+    index_folder: Path | None = None,
 ) -> ReviewSource:
     """
-    Open a source for search: a file, which is indexed in memory, a folder, or a Qdrant collection.
+    Open a source for search: a file, which is indexed, a folder, or a Qdrant collection.
 
     Args:
         path: A file, "-" for standard input, or an index folder; None for the folder of the settings, or the built-in
@@ -136,6 +140,7 @@ def open_source(
         progress: Console for the progress of indexing; None for no progress.
         settings: The search and the embedder.
         form: How to read the file.
+        index_folder: Where to index the file; None for a temporary folder.
 
     Raises:
         ConfigurationError: The path does not exist, or is neither a valid file nor an index.
@@ -152,7 +157,7 @@ def open_source(
     ):
         return _from_folder(path, settings)
     with review_file(path) as (file, label):
-        return _from_file(file, label, progress, settings, form)
+        return _from_file(file, label, progress, settings, form, index_folder)
 
 
 def _in_qdrant(path: Path | None, settings: BatchSettings) -> ReviewSource:
@@ -182,9 +187,14 @@ def open_reviews(path: Path, form: TableForm, polarity: Polarity | None = None) 
 
 
 def _from_file(
-    path: Path, label: str, progress: Console | None, settings: BatchSettings, form: TableForm
+    path: Path,
+    label: str,
+    progress: Console | None,
+    settings: BatchSettings,
+    form: TableForm,
+    index_folder: Path | None,
 ) -> ReviewSource:
-    table, search = open_reviews(path, form), EmbeddedSearch(embedder=settings.embedder())
+    table, search = open_reviews(path, form), EmbeddedSearch(index_folder, embedder=settings.embedder())
     index_table(table, search, progress)
     return ReviewSource(
         label=label,

@@ -16,12 +16,14 @@ from ..events import (
     RunEnded,
     RunStarted,
 )
-from ._open_calls import OpenCalls
+from ._open_calls import OpenCalls, is_refused_input
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import MeterProvider
     from opentelemetry.trace import TracerProvider
 
+    from ._otel_calls import LogicalCall, LogicalCalls
+    from ._otel_conventions import Version
     from ._otel_metrics import RunInstruments
     from ._otel_spans import Trace
 
@@ -35,8 +37,9 @@ class OpenTelemetryObserver:
         runner = BatchRunner(llm=..., search=..., observers=[OpenTelemetryObserver(model="gpt-5-mini")])
 
     Names follow the OpenTelemetry semantic conventions for generative AI. The span of a run is a child of the span that
-    is current when the run starts. Each attempt of a call is a span; a scheduled retry is an event on the item's span.
-    No prompt, reply, review, error message or key becomes an attribute.
+    is current when the run starts. A call is one span from its first attempt to its last; if it was made again, its
+    attempts are spans below it, and each scheduled retry is an event on the item's span. No prompt, reply, review,
+    error message or key becomes an attribute.
 
     One observer may be used for several runners and runs at once, in any threads and event loops. It keeps state of
     open items and calls only. A run that starts while nothing records (no SDK is set up, and no provider was passed)
@@ -52,6 +55,8 @@ class OpenTelemetryObserver:
         provider: str = "openai",
         trace_per_item: bool = False,
         item_ids: bool = True,
+        conventions: Version | None = None,
+        server: str | None = None,
     ) -> None:
         """
         Create the instruments.
@@ -65,11 +70,18 @@ class OpenTelemetryObserver:
             trace_per_item: Whether each item is a trace of its own, linked to the span of its run, instead of a part
                 of the run's trace. Sampling then decides item by item, and no trace grows too large to display.
             item_ids: Whether to export item ids as span attributes.
+            conventions: Version of the conventions: "v0.1", the first of their own; "v1.41", the last within the
+                general ones, with a span for each attempt; or "both", with the metrics of both, and the spans of v0.1
+                under the names and kinds that they had. None for "v0.1" if ``OTEL_SEMCONV_STABILITY_OPT_IN`` has
+                ``gen_ai_latest_experimental`` in it, and otherwise for "both".
+            server: URL of the service, for `server.address` and `server.port`.
 
         Raises:
-            ConfigurationError: The package opentelemetry-api is not installed.
+            ConfigurationError: The package opentelemetry-api is not installed, or an argument is invalid.
         """
         try:
+            from ._otel_calls import LogicalCalls
+            from ._otel_conventions import conventions_of, server_labels
             from ._otel_metrics import Instruments, no_op_check
             from ._otel_spans import Spans
         except ImportError as error:
@@ -79,8 +91,11 @@ class OpenTelemetryObserver:
                 "OpenTelemetryObserver needs opentelemetry-api: "
                 "pip install 'restaurant-llm-batch[opentelemetry]'"
             ) from error
-        self._instruments = Instruments(meter_provider, model, provider)
-        self._spans = Spans(tracer_provider, model, provider, trace_per_item, item_ids)
+        chosen, labels = conventions_of(conventions), server_labels(server)
+        self.wants_requests: bool = chosen.has_calls  # for what is asked of the model, without the texts
+        self._make_logical = LogicalCalls if chosen.has_calls else _none
+        self._instruments = Instruments(meter_provider, chosen, model, provider, labels)
+        self._spans = Spans(tracer_provider, chosen, model, provider, labels, trace_per_item, item_ids)
         self._metrics_are_dropped = no_op_check(meter_provider)
         self._runs: dict[int, _RunObserver] = {}
 
@@ -99,9 +114,13 @@ class OpenTelemetryObserver:
 
     def _run_started(self, event: RunStarted) -> None:
         trace = self._spans.begin(event)
-        metrics = None if self._metrics_are_dropped() else self._instruments.begin()
+        metrics = None if self._metrics_are_dropped() else self._instruments.begin(event)
         if trace is not None or metrics is not None:
-            self._runs[event.run] = _RunObserver(trace, metrics)
+            self._runs[event.run] = _RunObserver(trace, metrics, self._make_logical())
+
+
+def _none() -> None:
+    """Return None."""
 
 
 @dataclass(slots=True)
@@ -110,46 +129,87 @@ class _RunObserver:
 
     trace: Trace | None
     metrics: RunInstruments | None
+    logical: LogicalCalls | None
     calls: OpenCalls = field(default_factory=OpenCalls)
 
     def handle(self, event: Event) -> None:
         trace, metrics = self.trace, self.metrics
         if isinstance(event, CallStarted):
             self.calls.call_started(event)
+            if self.logical is not None:
+                self.logical.started(event)
         elif isinstance(event, CallEnded):
-            self._call_ended(event)
+            self._attempt_ended(event)
         elif isinstance(event, ItemStarted):
             if trace is not None:
                 trace.item_started(event)
-        elif isinstance(event, RetryScheduled):
-            if trace is not None:
-                trace.retry_scheduled(event)
             if metrics is not None:
-                metrics.retry_scheduled(event)
+                metrics.item_started(event)
+        elif isinstance(event, RetryScheduled):
+            self._retried(event)
         elif isinstance(event, ItemEnded):
             # The calls first: their spans need the span of the item as parent.
             self._end_cancelled(self.calls.cancelled_with(event), event.time)
+            if self.logical is not None and not is_refused_input(event):
+                self._end_calls(self.logical.over_with(event.outcome.item_id), event.time)
             if trace is not None:
                 trace.item_ended(event)
             if metrics is not None:
                 metrics.item_ended(event)
         elif isinstance(event, RunEnded):
             self._end_cancelled(self.calls.cancelled(), event.time)
+            if self.logical is not None:
+                self._end_calls(self.logical.over(), event.time)
             if trace is not None:
                 trace.run_ended(event)
 
-    def _call_ended(self, event: CallEnded) -> None:
-        call = self.calls.call_finished(event)
-        if call is None:
+    def _attempt_ended(self, event: CallEnded) -> None:
+        attempt = self.calls.call_finished(event)
+        if attempt is None:
             return  # its item ended first, and the call was exported as cancelled then
-        if self.trace is not None:
-            self.trace.call_ended(event, call.queue_seconds)
         if self.metrics is not None:
-            self.metrics.call_ended(event)
-
-    def _end_cancelled(self, calls: list[CallStarted], time: float) -> None:
-        for call in calls:
+            self.metrics.attempt_ended(event)
+        if self.logical is None:
             if self.trace is not None:
-                self.trace.call_cancelled(call, time)
+                self.trace.attempt_ended(event, attempt.queue_seconds)
+            return
+        call = self.logical.attempt_ended(attempt, event)
+        if call.span is not None and self.trace is not None:
+            self.trace.add_attempt(call, attempt, event, event.time)
+        if event.error is None:
+            if self.trace is not None:
+                self.trace.call_ended(call, event.time, event)
             if self.metrics is not None:
-                self.metrics.call_cancelled(call, time)
+                self.metrics.call_ended(call, event.time, event)
+
+    def _retried(self, event: RetryScheduled) -> None:
+        call = None if self.logical is None else self.logical.retried(event)
+        if call is not None:
+            failed, call.failed = call.failed, None
+            if self.trace is not None and call.span is None:
+                self.trace.call_retried(call)
+                if failed is not None:
+                    self.trace.add_attempt(call, *failed, failed[1].time)
+        if self.trace is not None:
+            self.trace.retry_scheduled(event)
+        if self.metrics is not None:
+            self.metrics.retry_scheduled(event)
+
+    def _end_calls(self, calls: list[LogicalCall], time: float) -> None:
+        """End calls whose item has ended: when their last attempt failed, or now if they were cut off."""
+        for call in calls:
+            event = None if call.failed is None else call.failed[1]
+            ended_at = time if event is None else event.time
+            if self.trace is not None:
+                if call.attempt is not None:
+                    self.trace.add_attempt(call, call.attempt, None, time)
+                self.trace.call_ended(call, ended_at, event)
+            if self.metrics is not None:
+                self.metrics.call_ended(call, ended_at, event)
+
+    def _end_cancelled(self, attempts: list[CallStarted], time: float) -> None:
+        for attempt in attempts:
+            if self.trace is not None and self.logical is None:
+                self.trace.attempt_cancelled(attempt, time)
+            if self.metrics is not None:
+                self.metrics.attempt_cancelled(attempt, time)

@@ -2,7 +2,7 @@
 
 from ._simulate import simulate_together
 from .latency import Latency, LogNormal, SampledLatency, SampledNumbers, TokenSpeed
-from .plan import BadRow, Plan, PlannedCalls, Range
+from .plan import BadRow, Plan, PlannedBatches, PlannedCalls, Range
 from .result import Simulation
 from .sampled import SampledLengths
 from .simulated_server import Overload, ServerUsage, SimulatedFault, SimulatedServer
@@ -13,6 +13,7 @@ __all__ = [
     "LogNormal",
     "Overload",
     "Plan",
+    "PlannedBatches",
     "PlannedCalls",
     "Range",
     "SampledLatency",

@@ -29,6 +29,7 @@ from ..errors import ConfigurationError
 from ..protocols import LLMBackend
 from ..records._record import Record
 from ._advice import Findings, advise, scaled
+from ._batching import planned_batches
 from ._expectation import Expectation
 from ._history import History, find_history
 from ._learning import learn_from_runs
@@ -90,6 +91,14 @@ def make_plan(
         expectation.add_to_scripts()
     replay = Replay(parts, recorder, total, served)
     times = {name: replay.time(scaled(parts.limits, by)) for name, by in _TIMED.items()}
+    by_limits = {name: timing.seconds for name, timing in times.items()}
+    batches = planned_batches(parts, recorder, scale, price, cost, at_most, by_limits["given"])
+    if batches is not None and batches.are_used:
+        cost, at_most = batches.cost, batches.cost_at_most
+        by_limits = dict.fromkeys(by_limits, batches.seconds_at_most)
+        assumed = "each batch taken to last the day that it may"
+        if price is not None and price.batch is None:
+            cautions = [*cautions, "the price has no factor for batches; for example Price(..., batch=0.5)"]
     plan = Plan(
         task=run.name,
         items=total,
@@ -107,14 +116,15 @@ def make_plan(
         price=price,
         cost=cost,
         cost_at_most=at_most,
-        seconds=times["given"].seconds,
-        seconds_by_limits={name: timing.seconds for name, timing in times.items()},
+        seconds=by_limits["given"],
+        seconds_by_limits=by_limits,
         tokens_in_flight=_in_flight(recorder, times["given"], parts.limits),
         kv_tokens=served.kv_tokens or _number(parts.limits.tokens_in_flight),
         warnings=(),
         suggested_limits=parts.limits,
         assumed=assumed,
         learned_from="" if history is None else str(history),
+        batches=batches,
         _stop=parts.config.stop,
     )
     findings = Findings(

@@ -305,6 +305,7 @@ class Playback:
             store=store,
             observers=tuple(observers),
             watch=self._watch(config.watch, list(parts.endpoints), limiters),
+            wave_service=None,
         )
 
     def _watch(

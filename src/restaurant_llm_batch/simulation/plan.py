@@ -73,6 +73,33 @@ class PlannedCalls:
     reason: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class PlannedBatches:
+    """
+    What a run comes to if a provider's batches answer its calls (`OpenAIBatchLLM`), and if each is made online.
+
+    Attributes:
+        waves: Number of batches, one after the other: one for each step in which items wait for the model, if it has no
+            more calls than a batch has lines.
+        cost: Likely range of the cost by batches; None if no price is known.
+        cost_at_most: The same if every answer is as long as its request allows.
+        seconds_at_most: Seconds if each batch takes the day that the service promises.
+        online_cost: Likely range of the cost online.
+        online_cost_at_most: The same if every answer is as long as its request allows.
+        online_seconds: Time of the run online, by simulation.
+        are_used: Whether the runner's backend sends batches.
+    """
+
+    waves: int
+    cost: Range | None
+    cost_at_most: float | None
+    seconds_at_most: float
+    online_cost: Range | None
+    online_cost_at_most: float | None
+    online_seconds: float
+    are_used: bool
+
+
 @dataclass(frozen=True, slots=True, repr=False)
 class Plan:
     """
@@ -99,7 +126,7 @@ class Plan:
         price: The price of the model; None if it is not known.
         cost: Likely range of the cost; None if no price is known.
         cost_at_most: The cost if every answer is as long as its request allows and nothing is cached.
-        seconds: Time of the run, by simulation.
+        seconds: Time of the run, by simulation; with a backend that sends batches, if each takes a day.
         seconds_by_limits: The same with "half", "given" and "double" as many calls in flight.
         tokens_in_flight: Tokens of the calls that are in flight at once at most: with likely answers, and with the
             longest.
@@ -108,6 +135,8 @@ class Plan:
         suggested_limits: Limits that suit the server better, or those of the runner.
         assumed: What the times rest on, in words.
         learned_from: The earlier runs that the figures rest on, in words; empty if there are none.
+        batches: What the run comes to by a provider's batches, and online; None if the backend sends none and the price
+            has no `batch`.
     """
 
     task: str
@@ -134,6 +163,7 @@ class Plan:
     suggested_limits: Limits
     assumed: str = field(default="", repr=False)
     learned_from: str = field(default="", repr=False)
+    batches: PlannedBatches | None = None
     _stop: StopConditions = field(default=StopConditions(), repr=False)
 
     @property
@@ -260,6 +290,14 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
         found.append(("cost", "unknown"))
     else:
         found.append(("cost", f"{_money(plan.cost)} likely, {plan.cost_at_most:.4g} at most"))
+    batches = plan.batches
+    if batches is not None and not batches.are_used:
+        found.append(("by batches", f"{_batches(batches)}, with OpenAIBatchLLM"))
+    elif batches is not None:
+        online = "" if batches.online_cost is None else f"{_money(batches.online_cost)} likely, "
+        found.append(("by batches", _batches(batches)))
+        found.append(("online", f"{online}in {duration(batches.online_seconds)}"))
+        return [*found, *_learned(plan)]
     half, double = (duration(plan.seconds_by_limits[name]) for name in ("half", "double"))
     times = f"{duration(plan.seconds)}; with half the calls in flight {half}, with double {double}"
     found.append(("time", f"{times} ({plan.assumed})"))
@@ -267,9 +305,18 @@ def _facts(plan: Plan) -> list[tuple[str, str]]:
     if plan.kv_tokens is not None:
         in_flight += f"; the cache holds {plan.kv_tokens:,}"
     found.append(("tokens in flight", in_flight))
-    if plan.learned_from:
-        found.append(("learned from", plan.learned_from))
-    return found
+    return [*found, *_learned(plan)]
+
+
+def _learned(plan: Plan) -> list[tuple[str, str]]:
+    return [("learned from", plan.learned_from)] if plan.learned_from else []
+
+
+def _batches(batches: PlannedBatches) -> str:
+    """Return what a run comes to by batches, in words."""
+    cost = "" if batches.cost is None else f"{_money(batches.cost)} likely, "
+    waves = f"{batches.waves:,} wave{'s' * (batches.waves != 1)}"
+    return f"{cost}in {waves}, each of which may take a day"
 
 
 def _span(numbers: Range) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from anyio.lowlevel import checkpoint
 
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._llm_response import LLMResponse
 from ..._nlp.lexicon import WordAnalyzer
 from ...errors import PermanentBackendError
@@ -25,7 +26,7 @@ _VERSION = 2
 Answer = Callable[[Mapping[str, Any], str], dict[str, Any]]
 
 
-class OfflineLLM:
+class OfflineLLM(PickledAsRecipe):
     """
     Answers the tasks of this library by extraction; needs no language model, key or network.
 
@@ -73,6 +74,7 @@ class OfflineLLM:
     """Without reported tokens, a reply has used none."""
 
     def __init__(self) -> None:
+        self._made_with = arguments_of(locals())
         self._words = words = WordAnalyzer()
         aspects, reviews, vocabulary = AspectAnswers(words), ReviewAnswers(words), WordAnswers(words)
         self._answers: Mapping[str, Answer] = {

@@ -129,6 +129,13 @@ def async_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx
     return httpx2.AsyncClient(transport=TransportAdapter(transport, timeout), trust_env=False, timeout=None)
 
 
+def streaming_http(timeout: Timeout, url: str) -> httpx2.Client:
+    """Return a sync httpx2 client for files: bodies of any size, which are read and written piece by piece."""
+    client = httpx2.Client(transport=httpx2.HTTPTransport(**_own_pool(url)), **_own_client(timeout))
+    make_abortable(client)
+    return client
+
+
 def _own_pool(url: str) -> dict[str, Any]:
     # trust_env=False: `ProxySelector` reads the environment for all clients alike.
     return {

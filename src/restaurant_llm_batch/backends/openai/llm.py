@@ -14,6 +14,7 @@ from ..._http.border import leaving
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import is_official
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._http.secrets import KeyLike, Secret, as_secret
 from ..._http.status import encode, normalize_base_url
 from ..._http.types import Timeout, Transport, as_timeout
@@ -33,7 +34,7 @@ _NO_KEY = "no-key-needed"
 _NO_RETRIES: Any = {"max_retries": 0}  # only the runner retries
 
 
-class OpenAILLM:
+class OpenAILLM(PickledAsRecipe):
     """
     A model of OpenAI, or of a service with an OpenAI-compatible chat API.
 
@@ -71,6 +72,8 @@ class OpenAILLM:
         ConfigurationError: If an argument has the wrong type or value, or there is no key.
     """
 
+    _key_variable = "OPENAI_API_KEY"
+
     def __init__(
         self,
         model: str,
@@ -89,6 +92,7 @@ class OpenAILLM:
         client: OpenAI | None = None,
         async_client: AsyncOpenAI | None = None,
     ) -> None:
+        self._made_with = arguments_of(locals())
         secret = as_secret(api_key)
         del api_key  # error trackers show the local variables of an error that is raised below
         check_arguments(model, service_tier, prompt_cache_key, max_tokens_field, extra_body)
@@ -102,7 +106,7 @@ class OpenAILLM:
         self._model = model
         self._client = client
         self._async_client = async_client
-        self._url = _base_url(base_url, user_client)
+        self._url = self._made_with["base_url"] = _base_url(base_url, user_client)
         self._chat_url = self._url + _PATH
         self._timeout = as_timeout(timeout)
         self._max_tokens_field = max_tokens_field or (
@@ -126,6 +130,25 @@ class OpenAILLM:
     def model(self) -> str:
         """Name of the model."""
         return self._model
+
+    @property
+    def base_url(self) -> str:
+        """The service's base URL."""
+        return self._url
+
+    @property
+    def secret(self) -> Secret:
+        """The key, which no repr shows."""
+        return self._secret or Secret(_NO_KEY)
+
+    @property
+    def learned_fields(self) -> LearnedFields:
+        """The fields that the model is known to refuse."""
+        return self._learned
+
+    def request_body(self, request: LLMRequest) -> dict[str, Any]:
+        """Return the body of a request, without fields that the model is known to refuse."""
+        return self._learned.apply(self._body(request))
 
     @property
     def fingerprint(self) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 from ..._config.limits import Limits, as_limiter
+from ..._engine.wave_service import wave_service_of
 from ..._limits.aimd import AdaptiveLimit
 from ..._limits.concurrency import ConcurrencyLimiter
 from ..._limits.endpoints import EndpointSpec
@@ -86,6 +87,11 @@ class Arguments:
             )
         if as_pool(backend) is not None:
             raise ConfigurationError(f"LLMPool.{field}: {name!r} is a pool; name its endpoints here instead")
+        if wave_service_of(backend) is not None:
+            raise ConfigurationError(
+                f"LLMPool.{field}: {name!r} sends calls in batches, which no pool can share; give it to the runner, "
+                "without a pool"
+            )
         if name in self.backends:
             raise ConfigurationError(f"LLMPool: two endpoints have the name {name!r}; {_EXAMPLE}")
         if any(backend is other for other in self.backends.values()):

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack, ExitStack
 from types import MappingProxyType
 from typing import Any
 
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._limits.breaker import BreakerPolicy
 from ..._limits.endpoints import EndpointStatistics
 from ..._limits.pool import EndpointLimiter
@@ -17,7 +18,7 @@ from ._arguments import Arguments, Endpoint, Endpoints, Limit
 from ._direct import DirectCalls
 
 
-class LLMPool:
+class LLMPool(PickledAsRecipe):
     """
     Several endpoints as one LLM backend: a call goes where there is room.
 
@@ -72,6 +73,7 @@ class LLMPool:
         wait_max: float = 5.0,
         pool_timeout: float = 30.0,
     ) -> None:
+        self._made_with = arguments_of(locals())
         arguments = Arguments(endpoints, limits, weights, fallback)
         policy = BreakerPolicy(errors_in_a_row, wait_initial, wait_max, pool_timeout)
         self._endpoints = arguments.backends

@@ -17,6 +17,7 @@ from ..._http.exchange import HTTPClient
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._http.secrets import HiddenHeaders, KeyLike, Secret, as_secret
 from ..._http.status import encode, normalize_base_url
 from ..._http.types import Timeout, Transport, as_timeout
@@ -56,7 +57,7 @@ _WEEK = 7 * 24 * 3600.0
 _ENDPOINT_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
-class RunPodLLM:
+class RunPodLLM(PickledAsRecipe):
     """
     A model on a RunPod serverless endpoint that runs worker-vllm, old (up to 2.23) or new, or a worker of one's own.
 
@@ -99,6 +100,8 @@ class RunPodLLM:
         ConfigurationError: If an argument has the wrong type or value, or there is no key.
     """
 
+    _key_variable = "RUNPOD_API_KEY"
+
     def __init__(
         self,
         endpoint_id: str,
@@ -118,6 +121,7 @@ class RunPodLLM:
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
+        self._made_with = arguments_of(locals())
         secret = as_secret(api_key) or as_secret(os.environ.get("RUNPOD_API_KEY"), "RUNPOD_API_KEY")
         del api_key  # error trackers show the local variables of an error that is raised below
         self._endpoint = _checked_endpoint_id(endpoint_id)
@@ -131,6 +135,7 @@ class RunPodLLM:
             )
         base = normalize_base_url(base_url or os.environ.get("RUNPOD_ENDPOINT_BASE_URL") or DEFAULT_BASE_URL)
         self._url = f"{base}/{self._endpoint}"
+        self._made_with["base_url"] = base
         self._policy = _policy(timeout, execution_timeout, ttl, low_priority)
         if sampling is None:
             sampling = {} if self._takes_prompt else NEUTRAL_SAMPLING

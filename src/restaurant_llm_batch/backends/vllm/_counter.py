@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._validation import check_whole
 from ...errors import ConfigurationError
 from ...tokens.tokenizers import replace_surrogates
 from .server import VLLMServerLLM
 
 
-class VLLMTokenCounter:
+class VLLMTokenCounter(PickledAsRecipe):
     """
     Exact token counter that asks a vLLM server.
 
@@ -32,6 +33,7 @@ class VLLMTokenCounter:
     blocking = True
 
     def __init__(self, llm: VLLMServerLLM, *, cache: int = 1024) -> None:
+        self._made_with = arguments_of(locals())
         if not callable(getattr(llm, "count_tokens", None)):
             raise ConfigurationError(
                 f'llm must be a VLLMServerLLM, got {llm!r}; for example VLLMServerLLM("http://localhost:8000")'

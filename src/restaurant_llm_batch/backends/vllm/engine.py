@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..._http.fingerprint import backend_fingerprint
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._llm_response import LLMResponse
 from ...errors import ConfigurationError
 from ...models import LLMRequest
@@ -15,7 +16,7 @@ from ._codec import require_vllm
 from ._sync_engine import SyncEngine
 
 
-class VLLMEngineLLM:
+class VLLMEngineLLM(PickledAsRecipe):
     """
     A model that vLLM runs in this process.
 
@@ -33,6 +34,8 @@ class VLLMEngineLLM:
     A prompt that exceeds the context fails alone, with `PromptTooLong`. A completion is cut off at the end of the
     context. Requests wait inside vLLM without a time limit.
     """
+
+    _open_arguments = ("llm", "engine")
 
     def __init__(
         self,
@@ -59,6 +62,8 @@ class VLLMEngineLLM:
         Raises:
             ConfigurationError: If vLLM is not installed, or neither or both of a model and an engine are given.
         """
+        given = arguments_of(locals())
+        self._made_with = given.pop("engine_arguments") | given
         has_engine = llm is not None or engine is not None
         if has_engine == (model is not None) or (has_engine and engine_arguments):
             raise ConfigurationError(

@@ -12,6 +12,7 @@ from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import chat_body, chat_error, read_chat
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._http.secrets import HiddenHeaders, KeyLike, as_secret
 from ..._http.status import decode, encode, normalize_base_url, parse_error_body
 from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
@@ -43,7 +44,7 @@ class ServedModel:
     max_model_len: int | None
 
 
-class VLLMServerLLM:
+class VLLMServerLLM(PickledAsRecipe):
     """
     A model behind ``vllm serve``, or another server that speaks OpenAI's chat API.
 
@@ -83,6 +84,7 @@ class VLLMServerLLM:
         extra_body: Mapping[str, Any] | None = None,
         transport: Transport | None = None,
     ) -> None:
+        self._made_with = arguments_of(locals())
         self._secret = as_secret(api_key)
         del api_key  # error trackers show the local variables of an error that is raised below
         name: object = model

@@ -77,7 +77,9 @@ class OwnTaskOptions(RunOptions[Any]):
             raise ConfigurationError(f"{table.label} has no item")
         searches = self.reviews is not None or self.task.requires_search or self._settings_name_a_search
         search = (
-            open_source(self.reviews, progress, self.settings, self._of_reviews).search if searches else None
+            open_source(self.reviews, progress, self.settings, self._of_reviews, self.index_folder).search
+            if searches
+            else None
         )
         if search is None and not self.preview and _begins_with_a_search(self.task, rows[0]):
             raise ConfigurationError(

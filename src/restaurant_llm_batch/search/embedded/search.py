@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ...errors import BackendError, ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder
@@ -25,7 +26,7 @@ from ._shard import Shard
 __all__ = ["EmbeddedSearch", "IndexReport"]
 
 
-class EmbeddedSearch:
+class EmbeddedSearch(PickledAsRecipe):
     """
     Hybrid search over reviews in this process; needs no server and no download.
 
@@ -53,6 +54,7 @@ class EmbeddedSearch:
                 wrong type.
             PermanentBackendError: If the folder cannot be read, or no temporary folder can be created.
         """
+        self._made_with = arguments_of(locals())
         self._path = None if path is None else _checked_path(path)
         self._embedder = HashingEmbedder() if embedder is None else embedder
         check_embedder(self._embedder)
@@ -67,6 +69,19 @@ class EmbeddedSearch:
     def __repr__(self) -> str:
         path = None if self._path is None else str(self._path)
         return f"{type(self).__name__}(path={path!r}, embedder={self._embedder.name!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._path is None:
+            raise self._not_pickled("its index is a temporary one of this process; index into a folder")
+        self._made_with["path"] = str(
+            self._path.absolute()
+        )  # another process may have another working directory
+        return super().__reduce__()
+
+    @property
+    def path(self) -> Path | None:
+        """The folder of the index; None for a temporary one."""
+        return self._path
 
     def __enter__(self) -> EmbeddedSearch:
         return self

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from ..._http.border import call
 from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
 from ..._http.openai_api import chat_error, is_official
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._http.secrets import HiddenHeaders, KeyLike, Secret, as_secret
 from ..._http.status import encode, normalize_base_url, parse_body, parse_error_body
 from ..._http.types import HTTPResponse, Timeout, Transport, as_timeout
@@ -27,7 +28,7 @@ _MAX_BATCH_CHARACTERS = 200_000  # OpenAI allows 300,000 tokens per request; a K
 _MAX_BATCH_TEXTS = 2_048  # OpenAI's limit; https://platform.openai.com/docs/api-reference/embeddings
 
 
-class APIEmbedder:
+class APIEmbedder(PickledAsRecipe):
     """
     Dense vectors of a model behind an embeddings API.
 
@@ -54,6 +55,8 @@ class APIEmbedder:
         ConfigurationError: If an argument has the wrong type or value, or there is no key.
     """
 
+    _key_variable = "OPENAI_API_KEY"
+
     def __init__(
         self,
         base_url: str,
@@ -70,6 +73,7 @@ class APIEmbedder:
         timeout: float | Timeout = Timeout(total=60.0),
         transport: Transport | None = None,
     ) -> None:
+        self._made_with = arguments_of(locals())
         secret = as_secret(api_key)
         del api_key  # error trackers show the local variables of an error that is raised below
         _check_range("size", size if size is not None else 1, 65_536)

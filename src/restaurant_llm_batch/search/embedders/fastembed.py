@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Protocol
 
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ...errors import ConfigurationError
 from ...protocols import Embedding, SparseVector
 from ...tokens.tokenizers import replace_surrogates
@@ -18,7 +19,7 @@ MULTILINGUAL = "sentence-transformers/paraphrase-multilingual-mpnet-base-v2"
 _BM25 = "Qdrant/bm25"
 
 
-class FastEmbedder:
+class FastEmbedder(PickledAsRecipe):
     """
     Dense vectors of a sentence model that runs in this process, on ONNX.
 
@@ -53,6 +54,7 @@ class FastEmbedder:
         query_prefix: str = "",
         document_prefix: str = "",
     ) -> None:
+        self._made_with = arguments_of(locals())
         self._model_name = model
         self._sparse = HashingSparseEmbedder() if sparse is None else sparse
         self._batch_size = batch_size
@@ -105,7 +107,7 @@ class Stemmer(Protocol):
         ...
 
 
-class FastEmbedBM25:
+class FastEmbedBM25(PickledAsRecipe):
     """
     Sparse BM25 vectors by fastembed, for `FastEmbedder` and `APIEmbedder`; downloads nothing.
 
@@ -130,6 +132,7 @@ class FastEmbedBM25:
         stopwords: Collection[str] = (),
         average_length: float = 16.0,
     ) -> None:
+        self._made_with = arguments_of(locals())
         sparse_embedding = _import_fastembed().SparseTextEmbedding
         supported = import_module("fastembed.sparse.bm25").supported_languages
         self._language = language

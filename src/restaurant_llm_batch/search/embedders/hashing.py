@@ -17,6 +17,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Protocol
 
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._nlp.concepts import ConceptLookup
 from ..._nlp.terms import terms
 from ..._validation import is_whole
@@ -54,10 +55,11 @@ class SparseEmbedder(Protocol):
         ...
 
 
-class HashingSparseEmbedder:
+class HashingSparseEmbedder(PickledAsRecipe):
     """Sparse embedder of `HashingEmbedder`: BM25 weights of Korean and English stems."""
 
     def __init__(self) -> None:
+        self._made_with = arguments_of(locals())
         # Word frequencies follow Zipf's law, so caching the ids makes indexing several times faster.
         self._term_id = lru_cache(_CACHED_STEMS)(_hash32)
 
@@ -104,7 +106,7 @@ class HashingSparseEmbedder:
         return SparseVector(list(weights), list(weights.values()))
 
 
-class HashingEmbedder:
+class HashingEmbedder(PickledAsRecipe):
     """
     Feature-hashing embedder: deterministic, with equal vectors on every machine.
 
@@ -125,6 +127,7 @@ class HashingEmbedder:
         Raises:
             ConfigurationError: If the size is not an integer from 16 to 65,536.
         """
+        self._made_with = arguments_of(locals())
         if not is_whole(size, _MIN_SIZE) or size > _MAX_SIZE:
             raise ConfigurationError(
                 f"size must be an integer from {_MIN_SIZE} to {_MAX_SIZE}, got {size!r}; for example size=384"

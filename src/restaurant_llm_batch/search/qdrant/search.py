@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from anyio import to_thread
 
 from ..._http.body import DEFAULT_MAX_ANSWER
+from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._http.secrets import KeyLike, as_secret
 from ...errors import ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery, as_item_id
@@ -20,7 +21,7 @@ from ..embedders.hashing import HashingEmbedder
 from ._clients import QdrantClients
 from ._flows import Collection
 from ._layout import CollectionSchema
-from ._location import resolve_location
+from ._location import MEMORY, resolve_location
 from ._schema import CollectionManager
 from ._steps import QdrantFlow
 
@@ -32,7 +33,7 @@ __all__ = ["CollectionSchema", "IndexReport", "QdrantSearch"]
 T = TypeVar("T")
 
 
-class QdrantSearch:
+class QdrantSearch(PickledAsRecipe):
     """
     Hybrid search over the reviews in a Qdrant collection.
 
@@ -91,6 +92,7 @@ class QdrantSearch:
         Raises:
             ConfigurationError: If an argument is invalid; the message gives an example.
         """
+        self._made_with = arguments_of(locals())
         secret = as_secret(api_key)
         del api_key  # error trackers show the local variables of an error that is raised below
         name: object = collection
@@ -120,6 +122,7 @@ class QdrantSearch:
             else f"url={location.name!r}"
         )
         self._name = collection
+        self._is_local = location.local
         self._repr = f"{collection!r}, {source}, embedder={embedder.name!r}"
         self._clients = QdrantClients(location, collection)
         manager = CollectionManager(collection, schema, filters, embedder, indexes=not location.local)
@@ -128,10 +131,20 @@ class QdrantSearch:
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._repr})"
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self._made_with["url"] == MEMORY:
+            raise self._not_pickled("its collection is in the memory of this process; name a server")
+        return super().__reduce__()
+
     @property
     def collection(self) -> str:
         """The collection's name."""
         return self._name
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the collection is in this process or in a folder, without a server."""
+        return self._is_local
 
     def __enter__(self) -> QdrantSearch:
         return self

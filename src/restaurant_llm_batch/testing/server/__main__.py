@@ -13,6 +13,7 @@ from random import Random
 from typing import Any
 
 from ...errors import ConfigurationError
+from ._batches import BATCH_FAULTS
 from ._faults import FAULT_KINDS, Faults, Latency
 from .fault_server import FaultServer
 
@@ -25,6 +26,7 @@ _NUMBERS: tuple[tuple[str, type, str], ...] = (
     ("max-running", int, "maximum requests processed at once; others wait"),
     ("kv-tokens", int, "capacity of the KV cache in tokens"),
     ("context", int, "context length of the model in tokens"),
+    ("enqueued-tokens", int, "prompt tokens of all batches that have not ended; a batch above it fails"),
 )
 """Options that are fields of `Faults`: name, type and help."""
 
@@ -62,7 +64,7 @@ def _parser() -> ArgumentParser:
         prog="python -m restaurant_llm_batch.testing.server",
         description="A local server with OpenAI's chat API, vLLM's extras and RunPod's job API that fails as "
         "configured. Prints its address, serves until Ctrl-C, then prints its statistics.",
-        epilog=f"Kinds of faults: {', '.join(FAULT_KINDS)}.",
+        epilog=f"Kinds of faults: {', '.join(FAULT_KINDS)}. Of batches: {', '.join(BATCH_FAULTS)}.",
     )
     add = parser.add_argument
     add("--port", type=int, default=0, help="port to listen on (default: a free port)")
@@ -100,6 +102,14 @@ def _parser() -> ArgumentParser:
     add("--latency", type=float, default=0.0, help="median seconds of a reply or a job")
     add("--spread", type=float, default=1.0, help="factor between the median and a slow reply (one sigma)")
     add("--slow", type=float, default=1.0, help="seconds over which a slow body is sent (default: 1)")
+    add("--batch-seconds", type=float, default=0.0, help="seconds that a batch takes (default: 0)")
+    add(
+        "--batch-fault",
+        action="append",
+        default=[],
+        metavar="KIND",
+        help='what happens to the first batch, the second, ...; "none" for nothing',
+    )
     add("--answer", choices=("schema", "echo"), default="schema", help="text of the replies")
     add("--model", default="tiny", help="name of the model (default: tiny)")
     add("--api-key", help="required API key (default: any)")
@@ -119,6 +129,8 @@ def _faults(options: Namespace) -> Faults:
         rate_headers=not options.no_rate_headers,
         latency=_latency(options.latency, options.spread),
         slow_body_seconds=options.slow,
+        batch_seconds=options.batch_seconds,
+        batch_faults=[None if kind == "none" else kind for kind in options.batch_fault],
         **numbers,
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from math import inf, isfinite
@@ -10,6 +10,7 @@ from random import Random
 from typing import Any, Literal, TypeAlias, get_args
 
 from ...errors import ConfigurationError
+from ._batches import BATCH_FAULTS, BatchFault
 from ._requests import ChatRequest
 
 Refusal: TypeAlias = Literal[
@@ -96,9 +97,10 @@ _WHOLE_NUMBERS = (
     "max_running",
     "kv_tokens",
     "context",
+    "enqueued_tokens",
 )
 _POSITIVE = ("requests_per_second",)
-_NOT_NEGATIVE = ("latency", "retry_after", "slow_body_seconds")
+_NOT_NEGATIVE = ("latency", "retry_after", "slow_body_seconds", "batch_seconds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +132,11 @@ class Faults:
         kv_tokens: Capacity of the KV cache in tokens; requests wait until their prompt and reply fit.
         context: Context length of the model in tokens; a prompt of this length or more is refused.
         metrics: Whose names ``/metrics`` uses for the load: those of "vllm", "sglang" or "tgi".
+        batch_seconds: Seconds that a batch takes.
+        batch_faults: What happens to the first batch, the second, and so on; None, or no entry, for nothing. Their
+            lines meet the faults of chat completions: an error stands in the error file of the batch.
+        enqueued_tokens: Prompt tokens that all batches that have not ended may have together; a batch that exceeds it
+            fails.
 
     Raises:
         ConfigurationError: A field is invalid.
@@ -152,10 +159,19 @@ class Faults:
     kv_tokens: int | None = None
     context: int | None = None
     metrics: Literal["vllm", "sglang", "tgi"] = "vllm"
+    batch_seconds: float = 0.0
+    batch_faults: Sequence[BatchFault | None] = ()
+    enqueued_tokens: int | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "probabilities", dict(self.probabilities))
         _check_probabilities(self.probabilities)
+        object.__setattr__(self, "batch_faults", tuple(self.batch_faults))
+        wrong = [kind for kind in self.batch_faults if kind is not None and kind not in BATCH_FAULTS]
+        if wrong:
+            raise ConfigurationError(
+                f"Faults.batch_faults: {wrong[0]!r} is no fault of a batch; choose among {', '.join(BATCH_FAULTS)}"
+            )
         if self.refusal not in (429, 503):
             raise ConfigurationError(f"Faults.refusal must be 429 or 503, got {self.refusal!r}")
         if self.metrics not in ("vllm", "sglang", "tgi"):

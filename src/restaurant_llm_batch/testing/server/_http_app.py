@@ -12,6 +12,7 @@ from aiohttp import web
 from pydantic_core import from_json
 
 from . import _vllm_api as vllm
+from ._batch_api import Batches
 from ._responses import PlannedResponse, json_response, openai_error
 from ._runpod_api import Endpoint
 from ._service import FaultService
@@ -31,6 +32,7 @@ class FaultApp:
     def __init__(self, service: FaultService) -> None:
         self._service = service
         self._endpoint = Endpoint(service)
+        self._batches = Batches(service)
         self._scheduler = vllm.RequestScheduler(lambda: service.faults)
 
     async def start(self, port: int) -> int:
@@ -77,6 +79,11 @@ class FaultApp:
                 401, "Incorrect API key provided.", "invalid_request_error", "invalid_api_key"
             )
         try:
+            if path.startswith(("/v1/files", "/v1/batches")):
+                about = request.query_string, request.headers.get("content-type", "")
+                return self._batches.answer(
+                    request.method, request.path.removeprefix("/v1/"), *about, raw, monotonic()
+                )
             return self._route(request.method, path, request.path, raw)
         except Exception as error:
             # Raised by a function of the user (plan, latency, answer). Keep it for `FaultServer.stop`, so that the
@@ -154,6 +161,8 @@ class FaultApp:
 def _endpoint_of(path: str) -> str:
     """Return a path without ids; RunPod's OpenAI-compatible paths become those of the chat API."""
     parts = path.split("/")
+    if parts[1:2] == ["v1"] and parts[2:3] in (["files"], ["batches"]):
+        return "/".join([*parts[:3], *parts[4:5]])
     if len(parts) < 4 or parts[1] != "v2":
         return path
     if parts[3] == "openai":

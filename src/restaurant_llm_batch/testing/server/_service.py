@@ -26,6 +26,7 @@ from typing import Any
 
 from . import _chat_api as chat
 from ._answers import Responder, as_text, corrupt
+from ._batches import Answer, BatchQueue
 from ._faults import (
     BAD_ANSWERS,
     BREAKDOWNS,
@@ -68,6 +69,7 @@ class FaultService:
         self.faults = faults
         self.error: Exception | None = None
         self.jobs = JobQueue()
+        self.batches = BatchQueue(self._answer_line)
         self.model = model
         self.lock = (
             threading.RLock()
@@ -83,7 +85,7 @@ class FaultService:
         """Return the statistics at the time `now`."""
         with self.lock:
             self.jobs.advance(now, self.faults.max_running)
-            return self.stats.snapshot(self.jobs)
+            return self.stats.snapshot(self.jobs, self.batches)
 
     def is_authorized(self, authorization: str) -> bool:
         """Return whether the value of an ``Authorization`` header is valid."""
@@ -108,12 +110,15 @@ class FaultService:
 
     def admit(self, request: ChatRequest, in_flight: int, now: float) -> Admitted | PlannedResponse:
         """Admit a request, or return its refusal. `in_flight` is the number that `Faults.limit` bounds."""
-        faults = self.faults
         prompt = request.prompt_tokens
         refused = self._refusal(prompt + (request.max_tokens or 16), in_flight, now)
         if refused is not None:
             self.stats.refused += 1
             return refused
+        return self._admitted(request, prompt)
+
+    def _admitted(self, request: ChatRequest, prompt: int) -> Admitted:
+        faults = self.faults
         self._attempts[request.digest] += 1
         request = replace(request, attempt=self._attempts[request.digest])
         fault = faults.kind(request, self.seed)
@@ -123,6 +128,20 @@ class FaultService:
             fault = "context_length_exceeded"
         headers = chat.rate_headers(faults, self._requests, self._tokens)
         return Admitted(request, fault, prompt, headers)
+
+    def _answer_line(self, request: ChatRequest) -> Answer:
+        """Answer a line of a batch: with the faults of chat completions, but without limits."""
+        admitted = self._admitted(request, request.prompt_tokens)
+        if admitted.fault in ODD_FORMS:
+            admitted = replace(admitted, fault=None)
+        self.record_fault(admitted.fault, _HTTP_FAULTS + BAD_ANSWERS)
+        planned = self._answer(admitted)
+        if planned.delivery in ("disconnect", "reset", "no_response"):
+            planned = openai_error(
+                500, "The server had an error while processing your request.", "server_error"
+            )
+        body = read_json(planned.body)
+        return Answer(planned.status, planned.body.decode() if body is None else body, planned.usage)
 
     def _refusal(self, tokens: int, in_flight: int, now: float) -> PlannedResponse | None:
         faults = self.faults
@@ -150,7 +169,7 @@ class FaultService:
         self._tokens.take(tokens)
         return None
 
-    def record_fault(self, fault: FaultKind | None, applicable: tuple[str, ...]) -> None:
+    def record_fault(self, fault: str | None, applicable: tuple[str, ...]) -> None:
         """Count a fault, if it applies to this kind of request."""
         if fault in applicable:
             self.stats.faults[str(fault)] += 1

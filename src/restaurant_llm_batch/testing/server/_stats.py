@@ -1,4 +1,4 @@
-"""Statistics of the fault server: requests, statuses, tokens, faults and jobs."""
+"""Statistics of the fault server: requests, statuses, tokens, faults, jobs and batches."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from ._batches import BatchQueue
 from ._jobs import JobQueue
 from ._responses import PlannedResponse
 
@@ -16,7 +17,7 @@ class ServerStats:
     """
     Statistics of a `FaultServer` at one moment.
 
-    Paths are those of the APIs without ids: "/v1/chat/completions", "/v2/run", "/v2/status".
+    Paths are those of the APIs without ids: "/v1/chat/completions", "/v2/run", "/v2/status", "/v1/files/content".
 
     Attributes:
         requests: Number of requests that have ended.
@@ -35,6 +36,11 @@ class ServerStats:
         jobs_alive: Ids of the jobs that are queued or running.
         peak_jobs: Maximum number of live jobs at once.
         duplicates: Number of jobs submitted while another job for the same messages was alive.
+        batches: Number of batches by status.
+        batch_lines: Number of lines of the batches that were not refused as a whole.
+        batch_paid: Number of these that were answered with a completion; they are among `answered`.
+        batch_duplicates: Number of lines that were submitted although an earlier batch had the same messages, and was
+            alive or had answered them: each is paid for twice, unless one of the two batches is cancelled in time.
     """
 
     requests: int
@@ -51,6 +57,10 @@ class ServerStats:
     jobs_alive: tuple[str, ...]
     peak_jobs: int
     duplicates: int
+    batches: Mapping[str, int]
+    batch_lines: int
+    batch_paid: int
+    batch_duplicates: int
 
     def asked(self, path: str, status: int | None = None) -> int:
         """Return the number of requests to a path; with a `status`, only those that got this status."""
@@ -89,16 +99,16 @@ class StatsBuilder:
             self.prompt_tokens += answer.usage.prompt
             self.completion_tokens += answer.usage.completion
 
-    def snapshot(self, jobs: JobQueue) -> ServerStats:
+    def snapshot(self, jobs: JobQueue, batches: BatchQueue) -> ServerStats:
         """Return a copy of the current statistics."""
         by_status = Counter(job.status for job in jobs.all.values())
         return ServerStats(
             requests=self.statuses.total(),
             statuses=dict(sorted(self.statuses.items())),
             refused=self.refused,
-            answered=self.answered,
-            prompt_tokens=self.prompt_tokens,
-            completion_tokens=self.completion_tokens,
+            answered=self.answered + batches.paid,
+            prompt_tokens=self.prompt_tokens + batches.usage.prompt,
+            completion_tokens=self.completion_tokens + batches.usage.completion,
             abandoned=self.abandoned,
             in_flight=self.in_flight,
             peak=self.peak,
@@ -107,4 +117,8 @@ class StatsBuilder:
             jobs_alive=tuple(jobs.alive),
             peak_jobs=jobs.peak,
             duplicates=jobs.duplicates,
+            batches=batches.statuses(),
+            batch_lines=batches.lines,
+            batch_paid=batches.paid,
+            batch_duplicates=batches.submitted_twice,
         )

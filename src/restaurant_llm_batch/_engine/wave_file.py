@@ -1,0 +1,204 @@
+"""A wave of requests on its way to a provider's batch: its lines, and the temporary file that has their prompts."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+from collections.abc import Callable
+from secrets import token_hex
+from typing import Any, BinaryIO, cast
+
+
+class WaveFile:
+    """
+    A temporary file of lines, which is gone with the process.
+
+    Attributes:
+        size: Its size in bytes.
+        users: How many flows may still read a line of it.
+        sealed: Whether no further line is added.
+    """
+
+    def __init__(self) -> None:
+        self.size = 0
+        self.users = 0
+        self.sealed = False
+        self._file: BinaryIO | None = None
+        self._at_end = True
+
+    @property
+    def file(self) -> BinaryIO:
+        """The open file."""
+        if self._file is None:
+            self._file = cast("BinaryIO", tempfile.TemporaryFile(prefix="restaurant-llm-batch-"))  # noqa: SIM115
+        return self._file
+
+    def append(self, line: bytes) -> int:
+        """Add a line, and return where it begins."""
+        start, file = self.size, self.file
+        if not self._at_end:
+            file.seek(start)
+            self._at_end = True
+        file.write(line)
+        self.size += len(line)
+        return start
+
+    def read(self, start: int, size: int) -> bytes:
+        """Return a line."""
+        self._at_end = False
+        self.file.seek(start)
+        return self.file.read(size)
+
+    def rewind(self) -> BinaryIO:
+        """Return the open file, at its beginning."""
+        self._at_end = False
+        self.file.flush()
+        self.file.seek(0)
+        return self.file
+
+    def release(self) -> None:
+        """Note that a flow reads it no more."""
+        self.users -= 1
+        self.close_if_unused()
+
+    def close_if_unused(self) -> None:
+        """Close the file, unless a flow may read it, or a line be added."""
+        if self.sealed and self.users <= 0:
+            self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        file, self._file = self._file, None
+        if file is not None:
+            file.close()
+
+
+class Line:
+    """
+    A request in a wave.
+
+    Attributes:
+        key: The key of its reply in the store.
+        task: Task name of the request.
+        file: The file that it stands in.
+        start, size: Where it stands there.
+        sent: Whether its batch is at the service.
+        answered: Whether it has its answer.
+        lead: Wakes the flow that asked first, which is also told when the line is sent; None if it does not wait.
+        followers: Wake the flows that have asked for the same since.
+        users: Number of flows that may still read it.
+        result: Its answer, for a flow that was not waiting when it came.
+    """
+
+    __slots__ = (
+        "answered",
+        "file",
+        "followers",
+        "key",
+        "lead",
+        "result",
+        "sent",
+        "size",
+        "start",
+        "task",
+        "users",
+    )
+
+    def __init__(self, key: bytes, task: str, file: WaveFile, start: int, size: int) -> None:
+        self.key = key
+        self.task = task
+        self.file = file
+        self.start = start
+        self.size = size
+        self.sent = False
+        self.answered = False
+        self.lead: Callable[[Any], object] | None = None
+        self.followers: tuple[Callable[[Any], object], ...] = ()
+        self.users = 0
+        self.result: Any = None
+
+    def wait_as_lead(self, wake: Callable[[Any], object]) -> None:
+        """Call `wake` when the line is sent, or with its answer; at once if it has that."""
+        if self.answered:
+            wake(self.result)
+        else:
+            self.lead = wake
+
+    def wait_as_follower(self, wake: Callable[[Any], object]) -> None:
+        """Call `wake` with the answer; at once if it is there."""
+        if self.answered:
+            wake(self.result)
+        else:
+            self.followers += (wake,)
+
+    @property
+    def raw(self) -> bytes:
+        """What is sent for it."""
+        return self.file.read(self.start, self.size)
+
+
+class Wave:
+    """
+    The lines that one batch is to answer.
+
+    Args:
+        wave_id: Its id, if an earlier run has sent it; None for a new wave.
+
+    Attributes:
+        id: Its id, by which its batch is found again.
+        is_adopted: Whether an earlier run, or another process, has sent it.
+        file: The file of its lines; of an adopted wave, of those that this run has asked for.
+        lines: The lines by key, in the order in which they stand in the file.
+        weight: Estimated prompt tokens, or bytes, of its lines.
+        file_id: Id of the file at the service, or "".
+        batch_id: Id of its batch, or "".
+        creating: Whether its batch is being created, so that it may exist although its id is not known.
+        is_over: Whether no answer of it is waited for any more.
+        done: Keys whose answers have been handed over.
+    """
+
+    def __init__(self, wave_id: str | None = None) -> None:
+        self.id: str = token_hex(12) if wave_id is None else wave_id
+        self.is_adopted: bool = wave_id is not None
+        self.file = WaveFile()
+        self.lines: dict[bytes, Line] = {}
+        self.weight = 0
+        self.file_id = ""
+        self.batch_id = ""
+        self.creating = False
+        self.is_over = False
+        self.done: set[bytes] = set()
+
+    def add(self, key: bytes, raw: bytes, task: str, weight: int) -> Line:
+        """Add a line."""
+        line = Line(key, task, self.file, self.file.append(raw), len(raw))
+        line.sent = self.is_adopted
+        self.lines[key] = line
+        self.weight += weight
+        return line
+
+    def unanswered(self) -> list[Line]:
+        """Return the lines that have no answer."""
+        return [line for line in self.lines.values() if not line.answered]
+
+
+def here() -> str:
+    """Return the name of this process in the journal: until it ends, it may still create the batch."""
+    return f"{os.getpid()}@{socket.gethostname()}"
+
+
+def may_live(process: str) -> bool:
+    """Return whether a process of the journal may be alive; of another machine, that is not known."""
+    pid, _, host = process.partition("@")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return bool(host)
+    if os.name != "posix":
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True

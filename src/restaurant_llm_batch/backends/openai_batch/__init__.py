@@ -1,0 +1,1 @@
+"""Provider batches: requests as lines of files, through the official SDK of OpenAI."""

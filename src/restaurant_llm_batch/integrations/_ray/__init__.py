@@ -1,0 +1,1 @@
+"""Ray: what `RayBatch` is made of."""
