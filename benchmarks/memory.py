@@ -18,7 +18,7 @@ from pathlib import Path
 import anyio
 
 from restaurant_llm_batch import BatchRunner, Hit, SearchQuery, Strategy, SummarizeAspects
-from restaurant_llm_batch._engine.stats import peak_memory_mib
+from restaurant_llm_batch._engine.memory import life_peak_mib
 from restaurant_llm_batch.testing import FakeLLM
 
 
@@ -57,7 +57,7 @@ async def measure(restaurants: int) -> None:
     after = resident_mib()
     print(f"{done:,} restaurants in {seconds:.0f} s")
     print(f"resident after 1,000: {before:.1f} MiB; at the end: {after:.1f} MiB ({after - before:+.1f} MiB)")
-    print(f"peak: {peak_memory_mib():.1f} MiB")
+    print(f"peak: {life_peak_mib():.1f} MiB")
 
 
 def main() -> None:

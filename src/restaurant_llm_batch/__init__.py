@@ -28,7 +28,16 @@ from .models import (
     ReviewsByPolarity,
     SearchQuery,
 )
-from .outcomes import BatchReport, EndpointStats, Failure, Latency, LimitChange, RunStats, Success
+from .outcomes import (
+    BatchReport,
+    EndpointStats,
+    Failure,
+    Latency,
+    LimitChange,
+    RunStats,
+    ServerStats,
+    Success,
+)
 from .protocols import (
     AsyncLLMBackend,
     AsyncSearchBackend,
@@ -37,6 +46,7 @@ from .protocols import (
     LLMBackend,
     Observer,
     SearchBackend,
+    ServerLoad,
     SparseVector,
     Task,
     TokenCounter,
@@ -125,6 +135,8 @@ __all__ = [
     "RunStats",
     "SearchBackend",
     "SearchQuery",
+    "ServerLoad",
+    "ServerStats",
     "SharedLimiter",
     "SparseVector",
     "Spent",

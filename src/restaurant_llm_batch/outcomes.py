@@ -130,8 +130,10 @@ class LimitChange:
         seconds: Seconds since the start of the run.
         limit: The limit from then on: of calls in flight, unless its name says otherwise.
         reason: "start" for the limit when the run began; "slow_start" for doubling; "probe" for a slow increase;
-            "rate_limited" for a decrease; "manual" for a limit set by the user; "share" for another share of a
-            `SharedLimiter`; "no_broker" for the end of its loan while its broker cannot be reached.
+            "rate_limited" for a decrease after a refusal; "latency" for one because calls took too long, and
+            "latency_probe" for a moment in which their latency without a queue is measured, and its end; "server" for a
+            change after what the server says of its load; "manual" for a limit set by the user; "share" for another
+            share of a `SharedLimiter`; "no_broker" for the end of its loan while its broker cannot be reached.
     """
 
     limiter: str
@@ -191,6 +193,32 @@ class EndpointStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerStats:
+    """
+    What a model's server said of its load during a run with `watch_server`.
+
+    Attributes:
+        readings: How often it was read.
+        failed_readings: How often that failed.
+        peak_running: Most requests that it worked on at once, as read.
+        peak_waiting: Most requests that waited at once, as read.
+        peak_kv_usage: Largest share of its KV cache in use, 0 to 1, as read; None if it does not say.
+        kv_tokens: Capacity of its KV cache in tokens; None if it does not say.
+        preemptions: How often it stopped a request to make room, from the first reading to the last, whoever asked it.
+        rejections: Requests that it refused in that time.
+    """
+
+    readings: int = 0
+    failed_readings: int = 0
+    peak_running: int = 0
+    peak_waiting: int = 0
+    peak_kv_usage: float | None = None
+    kv_tokens: int | None = None
+    preemptions: int = 0
+    rejections: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class RunStats:
     """
     Statistics of a run.
@@ -208,7 +236,10 @@ class RunStats:
         completion_tokens: Tokens written by the model, as far as the service reports them; unusable replies included.
         cached_tokens: How many of `prompt_tokens` came from the service's prompt cache.
         peak_in_flight: Maximum number of calls of this run in flight at once, by stage.
-        peak_memory_mib: The process's peak resident memory so far, in MiB; None if it cannot be read.
+        peak_memory_mib: Peak resident memory of the process during the run, in MiB; None if it cannot be read. It is
+            exact if the process never had more before; otherwise the most that was seen when its figures were read:
+            at the start and the end, and now and then between.
+        out_of_memory: Number of calls that failed because the model's server had no memory left.
         stopped_because: Why the run ended early, or None.
         limit_history: Changes of the limits, oldest first: of the adaptive and shared ones, and of those that a user
             has set.
@@ -218,6 +249,8 @@ class RunStats:
             prices, and if a price is unknown. `StopConditions.max_cost` compares this.
         latency: How long the calls took that were answered, by stage, as in ``stats.latency["llm"].p95``.
         endpoints: What each endpoint of an `LLMPool` did, by its name; empty without a pool.
+        servers: What the model's server said of its load, under "llm"; with an `LLMPool`, that of each endpoint, under
+            "llm:" and its name. Empty without `watch_server`.
     """
 
     wall_seconds: float = 0.0
@@ -238,6 +271,8 @@ class RunStats:
     estimated_cost: float | None = None
     latency: Mapping[str, Latency] = field(default_factory=dict)
     endpoints: Mapping[str, EndpointStats] = field(default_factory=dict)
+    servers: Mapping[str, ServerStats] = field(default_factory=dict)
+    out_of_memory: int = 0
 
     def _repr_html_(self) -> str:
         from ._tables.notebook import stats_html
@@ -397,4 +432,15 @@ def _note_once(error: Exception, note: str) -> None:
         error.add_note(note)
 
 
-Reason: TypeAlias = Literal["start", "slow_start", "probe", "rate_limited", "manual", "share", "no_broker"]
+Reason: TypeAlias = Literal[
+    "start",
+    "slow_start",
+    "probe",
+    "rate_limited",
+    "latency",
+    "latency_probe",
+    "server",
+    "manual",
+    "share",
+    "no_broker",
+]

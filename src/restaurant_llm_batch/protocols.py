@@ -12,6 +12,8 @@ Optional methods of a backend, used if present:
 - ``aclose()`` releases resources of the current event loop, when the runner's last work on that loop has ended;
   ``close()`` releases the rest, when the last ``with`` block of the runner ends. The backend may be used again
   afterwards, and by another runner meanwhile.
+- ``metrics()`` and ``ametrics()`` of an LLM backend return the load of its server: a `ServerLoad`, or any object or
+  mapping with its fields. They are called during a run with `BatchRunner(watch_server=...)`.
 
 A sync backend that waits for a long time should wait with `cancellation.sleep`, which a cancelled run interrupts, or
 register with `cancellation.on_cancel` a function that aborts its I/O. A backend whose service reports rate limits
@@ -67,6 +69,28 @@ class AsyncLLMBackend(Protocol):
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Send one request to the model and return its reply."""
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLoad:
+    """
+    The load of a model's server at one moment.
+
+    Attributes:
+        running: Requests that it works on.
+        waiting: Requests that wait for it.
+        kv_usage: Share of its KV cache that is in use, 0 to 1; None if unknown.
+        kv_tokens: Capacity of its KV cache in tokens; None if unknown.
+        preemptions: How often it has stopped a request to make room, since it started.
+        rejections: Requests that it has refused since it started.
+    """
+
+    running: int
+    waiting: int
+    kv_usage: float | None = None
+    kv_tokens: int | None = None
+    preemptions: int = 0
+    rejections: int = 0
 
 
 @dataclass(frozen=True, slots=True)

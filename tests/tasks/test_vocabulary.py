@@ -12,10 +12,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from restaurant_llm_batch import BatchRunner, LLMRequest, LLMResponse, RetryPolicy, Strategy, errors
+from restaurant_llm_batch import (
+    BatchRunner,
+    Limits,
+    LLMRequest,
+    LLMResponse,
+    RetryPolicy,
+    Strategy,
+    errors,
+)
 from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.models import Document
 from restaurant_llm_batch.results import ExtendedVocabulary, ExtendedWord, FailedChunk, Vocabulary, Word
+from restaurant_llm_batch.simulation import SimulatedServer
 from restaurant_llm_batch.steps import Complete, Gather
 from restaurant_llm_batch.tasks.vocabulary import ExtractVocabulary
 from restaurant_llm_batch.testing import FakeLLM
@@ -120,6 +129,44 @@ def test_the_plan_decides_whether_phrases_wait_for_words(task: ExtractVocabulary
     both = [asked("words"), asked("phrases")]
 
     assert script.rounds == ([both[0] + both[1]] if together else both)
+
+
+@pytest.mark.parametrize(
+    ("task", "fits", "together"),
+    [
+        (ExtractVocabulary(parallel=True, max_safe_chunks=0), True, True),
+        (ExtractVocabulary(parallel=True, max_safe_chunks=9), False, False),
+        (ExtractVocabulary(parallel=True, max_safe_chunks=9), None, True),
+        (ExtractVocabulary(parallel=True, max_safe_chunks=2), None, False),
+        (ExtractVocabulary(parallel=True, max_safe_chunks=0, max_concurrent_sequences=6), False, True),
+        (ExtractVocabulary(plan="A"), False, True),
+        (ExtractVocabulary(plan="B", parallel=True), True, False),
+        (ExtractVocabulary(), True, False),
+    ],
+)
+def test_plan_c_asks_the_models_memory_where_it_is_known(
+    task: ExtractVocabulary, fits: bool | None, together: bool
+) -> None:
+    asked: list[int] = []
+
+    def say(requests: Sequence[LLMRequest]) -> bool | None:
+        asked.append(len(requests))
+        return fits
+
+    first = next(task.flow_within(task.parse_item(document()), say))
+
+    assert isinstance(first, Gather)
+    assert len(first.flows) == (6 if together else 3)
+    assert asked in ([], [6])
+
+
+@pytest.mark.parametrize(("tokens", "peak"), [(100_000, 6), (7000, 3)])
+def test_a_runner_answers_by_its_limit_on_tokens_in_flight(tokens: int, peak: int) -> None:
+    task = ExtractVocabulary(parallel=True, max_safe_chunks=9)
+    limits = Limits(llm=50, tokens_in_flight=tokens)
+    runner = BatchRunner(llm=FakeLLM(), strategy=Strategy.stage(4), limits=limits)
+
+    assert runner.simulate(task, [document()], server=SimulatedServer(latency=1.0)).server.peak == peak
 
 
 def test_blank_chunks_are_not_sent_and_do_not_count() -> None:

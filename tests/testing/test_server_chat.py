@@ -354,6 +354,24 @@ async def test_who_does_not_fit_waits_and_the_metrics_tell(strong: Faults) -> No
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("names", ["sglang", "tgi"])
+async def test_the_metrics_have_the_names_of_another_server_and_the_same_load(names: Any) -> None:
+    with FaultServer(Faults(max_running=2, kv_tokens=16_000, latency=30, metrics=names)) as server:
+        llm = vllm(server)
+        async with busy(llm, server, 6):
+            metrics = await llm.ametrics()
+        await llm.aclose()
+
+    assert (metrics.running, metrics.waiting) == (2, 4)
+    assert metrics.kv_tokens == (16_000 if names == "sglang" else None)
+
+
+def test_names_of_an_unknown_server_are_reported() -> None:
+    with pytest.raises(ConfigurationError, match=r"Faults\.metrics must be"):
+        Faults(metrics="triton")  # type: ignore[arg-type]
+
+
+@pytest.mark.anyio
 async def test_who_waits_is_let_in_when_the_server_gets_stronger(server: FaultServer) -> None:
     server.faults = Faults(probabilities={"no_response": 1.0}, max_running=1)
     llm = vllm(server)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from .._limits.aimd import AdaptiveLimit
-from .._limits.concurrency import ConcurrencyLimiter
+from .._limits.concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._limits.pool import Pool
 from .._limits.rate import RateLimiter
@@ -55,7 +55,8 @@ class Limits:
         default_batch_size: Result of `batch_size` for no reviews. It has no effect on packed batches.
         tokens_in_flight: Tokens of LLM calls in flight, prompts and longest replies: the capacity of a GPU's KV cache
             (`kv_cache_tokens`, or `VLLMServerLLM.metrics().kv_tokens`). A number, a `ConcurrencyLimiter` or a
-            `SharedLimiter`; None for no limit. The first call in the queue is never overtaken; a call larger than the
+            `SharedLimiter`; None for no limit, or, with `BatchRunner(watch_server=...)`, for one that follows the size
+            of the server's KV cache. The first call in the queue is never overtaken; a call larger than the
             limit runs alone.
         requests_per_minute: LLM calls that start in any 60 seconds, every attempt included; starts are spread over the
             minute. None for the limit in the service's ``x-ratelimit-*`` headers, if it sends them. A
@@ -171,13 +172,14 @@ class Limits:
         return cls(**{**chosen, **others})
 
 
-def make_limiters(limits: Limits, pool: Pool | None = None) -> LimiterSet:
+def make_limiters(limits: Limits, pool: Pool | None = None, *, learns_tokens: bool = False) -> LimiterSet:
     """
     Return the limiters that enforce limits; those that the user has made are among them.
 
     Args:
         limits: The limits.
         pool: The LLM backend, if it has several endpoints.
+        learns_tokens: Whether the server says how many tokens may be in flight, unless the user does.
     """
     llm, batches = (
         None if pool is not None and isinstance(limit, DefaultLimit) else as_limiter(limit)
@@ -188,7 +190,11 @@ def make_limiters(limits: Limits, pool: Pool | None = None) -> LimiterSet:
         llm,
         batches,
         None if limits.llm_total is None else as_limiter(limits.llm_total),
-        None if limits.tokens_in_flight is None else as_limiter(limits.tokens_in_flight),
+        as_limiter(limits.tokens_in_flight)
+        if limits.tokens_in_flight is not None
+        else ConcurrencyLimiter(UNKNOWN_LIMIT)
+        if learns_tokens
+        else None,
         limits.rate_limiter(),
         None if pool is None else pool.endpoint_limiter,
     )

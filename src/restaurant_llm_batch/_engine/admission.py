@@ -15,7 +15,7 @@ from contextlib import suppress
 from math import inf
 from typing import Any, Generic, TypeVar
 
-from .._limits.aimd import CallResult
+from .._limits.aimd import CallResult, Timing
 from .._limits.concurrency import ConcurrencyLimiter, Ticket
 from .._limits.endpoints import EndpointTicket, Route
 from .._limits.limiters import LimiterSet
@@ -187,9 +187,14 @@ class Admission(Generic[C]):
         if pool is not None and self.rate_ticket is not None:
             pool.rate.cancel(self.rate_ticket, self._now())
 
-    def release(self, outcome: CallResult) -> None:
-        """Free the slots of a call that was admitted, and report its outcome to the limiters."""
+    def release(self, outcome: CallResult, timing: Timing | None = None) -> None:
+        """Free the slots of a call that was admitted, and report its outcome and its timing to the limiters."""
         now, at = self._now, self.endpoint_ticket
+        if timing is not None:
+            for ticket in self._tickets:
+                ticket.timing = timing
+            if at is not None and at.slot is not None:
+                at.slot.timing = timing
         if at is not None and self._pool is not None and self._pool.endpoints is not None:
             # First: a call that another limiter admits now has to find the endpoint's slot free.
             self._pool.endpoints.release(at, outcome, now)

@@ -32,7 +32,7 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from .._foreign import own_exception
-from .._limits.aimd import CallResult, call_result
+from .._limits.aimd import CallResult, Timing, call_result
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
 from ..outcomes import Stage
@@ -89,6 +89,7 @@ class Call:
         number: Number of the call in its run, the same for all of its attempts.
         admission: Its way through the limiters.
         counters: Counts it while it is at the backend.
+        is_timed: Whether a limit is learned from how long it takes.
 
     Attributes:
         method: The method to call; of a call to a pool, known when it is admitted.
@@ -98,6 +99,7 @@ class Call:
         deadline: When its time is up, on the run's clock; None for never.
         timeout_error: The error raised when the deadline passes.
         outcome: Result reported to the limiters on release.
+        timing: How long it took, which is reported too if a limit is learned from it.
         mailbox: Where its run lives; None until it is queued.
         endpoint: Name of the endpoint of a pool that it goes to; None without a pool, and before it is admitted.
         in_flight: Its entry among the calls in flight that runs share; None without a store.
@@ -121,6 +123,7 @@ class Call:
         "in_thread",
         "is_async",
         "is_counted",
+        "is_timed",
         "mailbox",
         "method",
         "number",
@@ -129,10 +132,17 @@ class Call:
         "started_at",
         "state",
         "timeout_error",
+        "timing",
     )
 
     def __init__(
-        self, spec: CallSpec, attempt: int, number: int, admission: Admission[Call], counters: RunCounters
+        self,
+        spec: CallSpec,
+        attempt: int,
+        number: int,
+        admission: Admission[Call],
+        counters: RunCounters,
+        is_timed: bool = False,
     ) -> None:
         self.spec: CallSpec = spec
         around = spec.around
@@ -155,6 +165,8 @@ class Call:
         self.cancel_scope: Any = None
         self.in_thread: bool = False
         self.is_counted: bool = False
+        self.is_timed: bool = is_timed
+        self.timing: Timing | None = None
         self.frame: Any = None
 
     def use_endpoint(self) -> None:
@@ -215,10 +227,12 @@ class Call:
             self.in_flight.on_call_returned(self, reply)
             self.in_flight = None  # last: after an interrupt, `release` notifies them again
 
-    def record_outcome(self, error: BaseException | None) -> None:
+    def record_outcome(self, answer: Any, error: BaseException | None) -> None:
         """Set the result that is reported to the limiters on release, and report an error to the endpoint's breaker."""
         if error is None:
             self.outcome = "success"
+            if self.is_timed:
+                self.timing = self.spec.label, answer, self.started_at
             return
         self.outcome = call_result(error, self.admission.tokens)
         if self.admission.endpoint_ticket is not None:
@@ -231,7 +245,7 @@ class Call:
         if self.is_counted:
             self.is_counted = False
             self.counters.call_finished(self.spec.stage, self.spec.permits, self.endpoint)
-        self.admission.release(self.outcome)
+        self.admission.release(self.outcome, self.timing)
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:
         """Call a blocking backend in this thread and return its reply, or the exception that it raised."""

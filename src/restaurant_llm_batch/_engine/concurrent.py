@@ -16,8 +16,10 @@ from .call import ABANDONED, Call, throwable
 from .frames import ItemSource, SchedulerCallbacks
 from .items import ItemReader
 from .mailbox import EventLoopMailbox, is_being_cancelled, is_cancellation
+from .plan import LoadMethod
 from .run import RunState
 from .scheduler import Scheduler
+from .server_watch import MOST_SECONDS, read_in_thread
 from .threaded import start_in_thread
 from .threads import DaemonThreadPool
 
@@ -65,7 +67,13 @@ class ConcurrentDriver:
         self._tasks: TaskGroup | None = None
         self._source = source
         callbacks = SchedulerCallbacks(
-            self._start, self._call_later, deliver, delivered, self.mailbox.wake, threads.start
+            self._start,
+            self._call_later,
+            deliver,
+            delivered,
+            self.mailbox.wake,
+            self._read_server,
+            threads.start,
         )
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 
@@ -203,6 +211,23 @@ class ConcurrentDriver:
     def _call_later(self, seconds: float, action: Callable[[], object]) -> None:
         if self._tasks is not None:
             self._tasks.start_soon(self._guard, _later, seconds, action)
+
+    def _read_server(self, method: LoadMethod, done: Callable[[Any, BaseException | None], object]) -> None:
+        if not method.is_async:
+            read_in_thread(self.mailbox, method, done)
+        elif self._tasks is not None:
+            self._tasks.start_soon(self._guard, _read, method, done)
+
+
+async def _read(method: LoadMethod, done: Callable[[Any, BaseException | None], object]) -> None:
+    answer: Any = None
+    error: BaseException | None = None
+    try:
+        with anyio.fail_after(MOST_SECONDS):
+            answer = await method.method()
+    except Exception as raised:
+        error = raised
+    done(answer, error)
 
 
 async def _later(seconds: float, action: Callable[[], object]) -> None:

@@ -13,6 +13,7 @@ from .call import Call
 from .items import RunItem
 from .mailbox import Clock
 from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
+from .plan import ReadServer
 
 T = TypeVar("T")
 
@@ -137,6 +138,7 @@ class SchedulerCallbacks:
         deliver: Takes an outcome; returns None. It should be one call, such as `list.append`, that nothing interrupts.
         delivered: Called after an outcome was taken; None if nobody waits for it.
         on_finished: Called once, when the run is over.
+        read_server: Reads the load of a server.
         run_blocking: Runs a function that blocks, which must not raise, where the run does not wait for it.
     """
 
@@ -145,4 +147,5 @@ class SchedulerCallbacks:
     deliver: Callable[[Outcome[Any]], object]
     delivered: Callable[[], object] | None
     on_finished: Callable[[], object]
+    read_server: ReadServer
     run_blocking: Callable[[Callable[[], object]], object]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from inspect import iscoroutinefunction
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from .._config.strategy import Strategy
 from ..errors import ConfigurationError
@@ -16,6 +16,38 @@ class BackendMethod(NamedTuple):
 
     method: Callable[[Any], Any]
     is_async: bool
+
+
+class LoadMethod(NamedTuple):
+    """A method of a backend that returns the load of its server, and whether it is awaited (`is_async`) or blocks."""
+
+    method: Callable[[], Any]
+    is_async: bool
+
+
+class ReadServer(Protocol):
+    """Reads the load of a server, without waiting for it."""
+
+    def __call__(self, method: LoadMethod, done: Callable[[Any, BaseException | None], object], /) -> object:
+        """Call a method; then pass its answer, or its error, to `done` where the run lives."""
+        ...
+
+
+def load_method(llm: object, *, is_awaited: bool) -> LoadMethod | None:
+    """
+    Return the method of a backend that returns the load of its server; None without one.
+
+    Args:
+        llm: The backend.
+        is_awaited: Whether calls to it are awaited.
+    """
+    for name in ("metrics", "health"):
+        awaited, blocking = _method(llm, "a" + name), _method(llm, name)
+        if awaited is not None and is_awaited:
+            return LoadMethod(awaited, is_async=True)
+        if blocking is not None:
+            return LoadMethod(blocking, is_async=False)
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +133,6 @@ def _choose(backend: object, name: str, *, prefer_async: bool, strategy: Strateg
     raise ConfigurationError(f"{kind} has neither {name}() nor a{name}(); it is not a backend")
 
 
-def _method(backend: object, name: str) -> Callable[[Any], Any] | None:
+def _method(backend: object, name: str) -> Callable[..., Any] | None:
     method = getattr(backend, name, None)
     return method if callable(method) else None

@@ -15,12 +15,12 @@ from types import GeneratorType
 from typing import Any, TypeVar, cast
 
 from .._config.retry import NO_ATTEMPTS, AttemptCounts, next_retry_delay
-from .._limits.concurrency import ConcurrencyLimiter
+from .._limits.concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
 from .._limits.endpoints import Route
 from .._llm_response import LLMResponse, valid_reply
 from .._shortage import is_local_shortage
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
-from ..models import Hit, SearchQuery
+from ..models import Hit, LLMRequest, SearchQuery
 from ..outcomes import Stage
 from ..steps import (
     Ask,
@@ -54,7 +54,7 @@ USE_YIELD = "for example `reply = yield from complete(...)` makes it one"
 def run_item(item: RunItem, run: RunState) -> EngineFlow[Any]:
     """Return the task's flow for an item, under the run's policy; a flow that raises if the task fails to make one."""
     try:
-        flow = run.task.flow(item.item)
+        flow = run.task.flow(item.item) if run.limiters.tokens is None else _flow_within(item, run)
         if type(flow) is not GeneratorType and not isinstance(flow, Generator):
             close = getattr(flow, "close", None)
             if callable(close):
@@ -66,6 +66,23 @@ def run_item(item: RunItem, run: RunState) -> EngineFlow[Any]:
     except Exception as error:
         return _failed(error)
     return apply_policy(flow, item, run)
+
+
+def _flow_within(item: RunItem, run: RunState) -> Flow[Any]:
+    """Return the task's flow for an item; a task that asks is told which calls fit into the model's memory."""
+    ask = getattr(run.task, "flow_within", None)
+    if ask is None:
+        return run.task.flow(item.item)
+    return cast("Flow[Any]", ask(item.item, partial(_fits_in_flight, run)))
+
+
+def _fits_in_flight(run: RunState, requests: Sequence[LLMRequest]) -> bool | None:
+    """Return whether calls are within the limit on tokens in flight side by side; None if none is known."""
+    limiter = run.limiters.tokens
+    limit = UNKNOWN_LIMIT if limiter is None else limiter.limit
+    if limit >= UNKNOWN_LIMIT:
+        return None
+    return sum(map(run.packer.request_tokens, requests)) <= limit
 
 
 def _failed(error: Exception) -> EngineFlow[Any]:
@@ -276,7 +293,7 @@ def _make_call(
         )
     else:
         admission = Admission(limiters, item.priority, position, spec.permits, run.now)
-    return Call(spec, attempt, number, admission, run.recorder.counters)
+    return Call(spec, attempt, number, admission, run.recorder.counters, run.limiters.follows_latency)
 
 
 def _call(

@@ -151,7 +151,7 @@ class RunRecorder:
             except Exception:
                 self._end_unseen.append(observer)
                 log.exception(_OBSERVER_FAILED)
-        self._emit_limit_changes()
+        self.emit_limit_changes()
 
     def post_to(self, post: Callable[[Callable[[], object]], object]) -> None:
         """Emit what other threads do where the run lives: `post` runs an action there."""
@@ -161,9 +161,9 @@ class RunRecorder:
         """Notice, in any thread, that a user has set a limit; otherwise it is noticed when a call ends."""
         self._limits.look_again()
         if self._post is not None:
-            self._post(self._emit_limit_changes)
+            self._post(self.emit_limit_changes)
 
-    def _emit_limit_changes(self) -> None:
+    def emit_limit_changes(self) -> None:
         """Emit how the limits have changed since this was last called."""
         if self._observers and self._ended is None:
             number, now = self._run.number, self._run.now()
@@ -177,7 +177,7 @@ class RunRecorder:
             return
         if self._ended is None:
             self._unwatch_limits()
-            self._emit_limit_changes()
+            self.emit_limit_changes()
             self._ended = RunEnded(self._run.number, self._run.now(), self.stats)
         while unseen:
             try:
@@ -266,7 +266,7 @@ class RunRecorder:
                     endpoint,
                 )
             )
-            self._emit_limit_changes()
+            self.emit_limit_changes()
 
     def _charge(self, item: RunItem, reply: LLMResponse) -> None:
         """Add a reply's tokens, and their cost if there are prices, to what its item has taken."""

@@ -40,6 +40,7 @@ from .memo import MemoTable
 from .packer import BatchPacker
 from .plan import ExecutionPlan
 from .recorder import RunRecorder, describe_stop
+from .server_watch import WatchPlan
 from .wave_flow import carry
 from .waves import Waves
 
@@ -79,6 +80,7 @@ class RunConfig:
             model.
         observers: Called with every event.
         ask: Returns the flow that performs an `Ask` for an item of a priority; it belongs to the tasks.
+        watch: The servers whose load is read, or None.
         wave_service: The service whose batches carry the calls to the model; None to make each call by itself.
     """
 
@@ -96,6 +98,7 @@ class RunConfig:
     estimates_usage: bool = True
     observers: Sequence[Observer] = ()
     ask: Callable[[Ask, int], Flow[Any]] | None = None
+    watch: WatchPlan | None = None
     wave_service: WaveService | None = None
 
 
@@ -137,6 +140,7 @@ class RunState:
         self.fingerprint: str = config.fingerprint
         self.models: PoolModels | None = config.models
         self.ask: Callable[[Ask, int], Flow[Any]] | None = config.ask
+        self.watch: WatchPlan | None = config.watch
         self.time_limits: TimeLimits = config.time_limits
         self.memo: MemoTable = MemoTable()
         self.started_at: float = 0.0

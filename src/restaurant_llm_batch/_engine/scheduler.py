@@ -42,6 +42,7 @@ from .mailbox import Mailbox
 from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
 from .run import RunState, log
+from .server_watch import ServerWatch
 from .timers import DeadlineQueue, LimiterTimer
 from .watchdog import StallDetector, describe_waits
 from .wave_frames import WaveFrames
@@ -102,6 +103,7 @@ class Scheduler:
             LimiterTimer(limiter, run.now, mailbox, callbacks.call_later) for limiter in run.limiters.timed
         ]
         self._stall_detector = StallDetector(run, callbacks.call_later, self._waits)
+        self._server_watch = ServerWatch(run, callbacks.read_server)
         self._undelivered = 0
         self._exhausted = False
         self._draining = False
@@ -121,6 +123,7 @@ class Scheduler:
         for timer in self._limiter_timers:
             timer.start()
         self._stall_detector.start()
+        self._server_watch.start(self._callbacks.call_later)
         self.admit_items()
 
     def admit_items(self) -> None:
@@ -191,7 +194,7 @@ class Scheduler:
         A blocking call releases its slots itself, in its thread.
         """
         if call.is_async:
-            call.record_outcome(error)
+            call.record_outcome(answer, error)
             if call.in_flight is not None:
                 call.mark_returned(answer)
         # `_running` holds a call until its slots are free, for `end` to free them after an interrupt.
@@ -291,6 +294,7 @@ class Scheduler:
             self._frames.pop(frame.item.index, None)
 
     def _stop_timers(self) -> None:
+        self._server_watch.end()
         for timer in self._limiter_timers:
             timer.stop()
         if self._waves is not None:

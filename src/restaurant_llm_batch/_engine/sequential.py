@@ -28,6 +28,7 @@ from .mailbox import BlockingMailbox, ThreadMailbox
 from .memo import NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
 from .run import RunState, log
+from .server_watch import ServerWatch, read_in_thread
 
 
 class SequentialDriver:
@@ -39,10 +40,17 @@ class SequentialDriver:
         reader: The items.
         collect: Whether one call of `take` is to run all items.
         mailbox: Where the run lives; None for the calling thread.
+        read_server: Reads the load of a server, and reports it in the mailbox.
     """
 
     def __init__(
-        self, run: RunState, reader: ItemReader, *, collect: bool, mailbox: BlockingMailbox | None = None
+        self,
+        run: RunState,
+        reader: ItemReader,
+        *,
+        collect: bool,
+        mailbox: BlockingMailbox | None = None,
+        read_server: Callable[..., object] = read_in_thread,
     ) -> None:
         self._collect = collect
         self._run = run
@@ -56,6 +64,9 @@ class SequentialDriver:
         self._flow: EngineFlow[Any] | None = None
         self._call: Call | None = None
         self._started = False
+        self._server_watch = (
+            None if run.watch is None else ServerWatch(run, partial(read_server, self._mailbox))
+        )
         self._limited = run.time_limits.run is not None or run.time_limits.item is not None
 
     def take(self, into: Outcomes) -> bool:
@@ -146,6 +157,8 @@ class SequentialDriver:
             return  # another thread does it
         try:
             self._give_back()
+            if self._server_watch is not None:
+                self._server_watch.end()
             if self._flow is not None:
                 self._close_flow(self._flow)
             self._run.leave_all()
@@ -183,6 +196,8 @@ class SequentialDriver:
 
     def _make(self, call: Call, item: RunItem) -> Any:
         """Make a call, and return its answer or raise its error."""
+        while self._server_watch is not None and self._mailbox.has_actions:
+            self._mailbox.run_pending(0.0)  # take what was read of a server meanwhile
         self._call = call
         try:
             self._acquire(call, item)
@@ -191,8 +206,10 @@ class SequentialDriver:
             if self._run.time_limits.call is not None or item.deadline is not None:
                 self._run.set_call_deadline(call, item)
             self._recorder.call_started(call, item)
+            if self._server_watch is not None:
+                self._server_watch.read_due()  # there is no timer here
             answer, error = call.run_blocking()
-            call.record_outcome(error)
+            call.record_outcome(answer, error)
             call.state = RETURNED
             call.release()
             self._call = None

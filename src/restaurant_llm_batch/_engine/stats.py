@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-import sys
+import re
 import threading
 
 from .._llm_response import LLMResponse
-from ..errors import RateLimited
-from ..outcomes import EndpointStats, LimitChange, RunStats
+from ..errors import BackendError, RateLimited
+from ..outcomes import EndpointStats, LimitChange, RunStats, ServerStats
+from ..protocols import ServerLoad
 from .latency import LatencyHistogram
+from .memory import MemoryWatch
+
+_REPLIES_BETWEEN_LOOKS = 0xFFF
+"""Replies between two looks at the process's memory, as a mask."""
+_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|\boom\b", re.IGNORECASE)
 
 
 class StageCounters:
@@ -84,6 +90,48 @@ class EndpointCounters:
         )
 
 
+class ServerCounters:
+    """The readings of one server."""
+
+    __slots__ = ("_failed", "_first", "_kv_usage", "_last", "_readings", "_running", "_waiting")
+
+    def __init__(self) -> None:
+        self._readings = self._failed = self._running = self._waiting = 0
+        self._kv_usage: float | None = None
+        self._first: ServerLoad | None = None
+        self._last: ServerLoad | None = None
+
+    def record(self, load: ServerLoad | None) -> None:
+        """Count a reading; None for one that failed."""
+        if load is None:
+            self._failed += 1
+            return
+        self._readings += 1
+        self._running = max(self._running, load.running)
+        self._waiting = max(self._waiting, load.waiting)
+        if load.kv_usage is not None:
+            self._kv_usage = max(self._kv_usage or 0.0, load.kv_usage)
+        if self._first is None or load.preemptions < self._first.preemptions:  # or it was started again
+            self._first = load
+        self._last = load
+
+    def stats(self) -> ServerStats:
+        """Return the statistics so far."""
+        first, last = self._first, self._last
+        if first is None or last is None:
+            return ServerStats(failed_readings=self._failed)
+        return ServerStats(
+            self._readings,
+            self._failed,
+            self._running,
+            self._waiting,
+            self._kv_usage,
+            last.kv_tokens,
+            max(0, last.preemptions - first.preemptions),
+            max(0, last.rejections - first.rejections),
+        )
+
+
 class _Stages(dict[str, StageCounters]):
     """The counters by stage, made at the first call."""
 
@@ -96,6 +144,13 @@ class _Endpoints(dict[str, EndpointCounters]):
 
     def __missing__(self, name: str) -> EndpointCounters:
         return self.setdefault(name, EndpointCounters())
+
+
+class _Servers(dict[str, ServerCounters]):
+    """The readings by server, made at the first one."""
+
+    def __missing__(self, name: str) -> ServerCounters:
+        return self.setdefault(name, ServerCounters())
 
 
 class RunCounters:
@@ -116,10 +171,13 @@ class RunCounters:
         self.replies: int = 0
         self.stages: _Stages = _Stages()
         self.endpoints: _Endpoints = _Endpoints()
+        self.servers: _Servers = _Servers()
         self._rate_limited = 0
+        self._out_of_memory = 0
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cached_tokens = 0
+        self._memory = MemoryWatch()
         self._lock = threading.RLock()
 
     def call_started(self, stage: str, permits: int, endpoint: str | None = None) -> None:
@@ -150,6 +208,8 @@ class RunCounters:
     def record_reply(self, reply: LLMResponse) -> None:
         """Count a reply, and add its tokens."""
         self.replies += 1
+        if not self.replies & _REPLIES_BETWEEN_LOOKS:
+            self._memory.look()
         self._prompt_tokens += reply.prompt_tokens
         self._completion_tokens += reply.completion_tokens
         self._cached_tokens += reply.cached_tokens
@@ -161,8 +221,10 @@ class RunCounters:
         self._cached_tokens += reply.cached_tokens
 
     def record_error(self, error: BaseException) -> None:
-        """Count the exception of a call, if it is a refusal."""
+        """Count the exception of a call, if it is a refusal, or says that the server's memory is full."""
         self._rate_limited += isinstance(error, RateLimited)
+        if isinstance(error, BackendError) and _OUT_OF_MEMORY.search(str(error)):
+            self._out_of_memory += 1
 
     def stats(
         self,
@@ -173,7 +235,7 @@ class RunCounters:
     ) -> RunStats:
         """Return the statistics so far."""
         with self._lock:
-            stages, endpoints = dict(self.stages), dict(self.endpoints)
+            stages, endpoints, servers = dict(self.stages), dict(self.endpoints), dict(self.servers)
         return RunStats(
             wall_seconds=max(0.0, self.latest - self.started_at),
             succeeded=self.succeeded,
@@ -186,22 +248,13 @@ class RunCounters:
             completion_tokens=self._completion_tokens,
             cached_tokens=self._cached_tokens,
             peak_in_flight={stage: counters.peak for stage, counters in stages.items()},
-            peak_memory_mib=peak_memory_mib(),
+            peak_memory_mib=self._memory.peak(),
             stopped_because=stopped_because,
             limit_history=limit_history,
             cost=cost,
             estimated_cost=estimated_cost,
             latency={stage: counters.latency.summary() for stage, counters in stages.items()},
             endpoints={name: counters.stats() for name, counters in endpoints.items()},
+            servers={name: counters.stats() for name, counters in servers.items()},
+            out_of_memory=self._out_of_memory,
         )
-
-
-def peak_memory_mib() -> float | None:
-    """Return the process's peak resident memory in MiB, or None if the system does not report it."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    # Kilobytes on Linux, bytes on macOS (getrusage(2) of each).
-    return peak / (1024 * 1024 if sys.platform == "darwin" else 1024)

@@ -17,6 +17,7 @@ from .items import ItemReader
 from .mailbox import Mailbox, ThreadMailbox
 from .run import RunState
 from .scheduler import Scheduler
+from .server_watch import read_in_thread
 from .threads import DaemonThreadPool
 
 
@@ -50,7 +51,7 @@ def _start_in_reserved(call: Call, scheduler: Scheduler, mailbox: Mailbox, threa
         def work() -> None:
             try:
                 answer, error = run_with_token(token, call.run_blocking)
-                call.record_outcome(error)
+                call.record_outcome(answer, error)
                 mailbox.post(partial(scheduler.on_call_finished, call, answer, error))
             finally:
                 remove_callback()
@@ -99,7 +100,13 @@ class ThreadedDriver:
         self._timer_numbers = count()
         self._now = run.now
         callbacks = SchedulerCallbacks(
-            self._start, self._call_later, deliver, delivered, self.mailbox.wake, threads.start
+            self._start,
+            self._call_later,
+            deliver,
+            delivered,
+            self.mailbox.wake,
+            partial(read_in_thread, self.mailbox),
+            threads.start,
         )
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=collect)
 

@@ -27,6 +27,7 @@ from .items import ItemReader
 from .mailbox import Action, Clock
 from .run import RunState
 from .scheduler import Scheduler
+from .server_watch import read_at_once
 
 Done: TypeAlias = Callable[[Any, BaseException | None], object]
 """Takes the answer to a call, or its error."""
@@ -212,7 +213,13 @@ class VirtualDriver:
         self._in_flight: dict[Call, Callable[[], object]] = {}  # calls and what cancels them
         self.mailbox = VirtualMailbox(time)
         callbacks = SchedulerCallbacks(
-            self._start, time.call_later, deliver, None, self._on_finished, _run_now
+            self._start,
+            time.call_later,
+            deliver,
+            None,
+            self._on_finished,
+            partial(read_at_once, self.mailbox),
+            _run_now,
         )
         self.scheduler = Scheduler(run, source, reader, window, self.mailbox, callbacks, collect=True)
 
@@ -251,7 +258,7 @@ class VirtualDriver:
         if self._in_flight.pop(call, None) is None:
             return
         if not call.is_async:
-            call.record_outcome(error)
+            call.record_outcome(answer, error)
             call.mark_returned(answer)
         try:
             self.scheduler.on_call_finished(call, answer, error)

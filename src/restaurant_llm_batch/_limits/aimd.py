@@ -25,8 +25,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeAlias
 
 from .._shortage import is_local_shortage
+from .._validation import is_number
 from ..errors import ConfigurationError, RateLimited, TransientBackendError
 from ..outcomes import Reason
+from .server_signal import ServerWord
+
+Timing: TypeAlias = tuple[str, Any, float]
+"""How long a call took: its kind; its answer, or its size as a power of two; and when it began."""
 
 CallResult: TypeAlias = Literal["success", "rate_limited", "transient_error", "other"]
 """
@@ -63,6 +68,8 @@ ROUNDS_BETWEEN_PROBES, MAX_ROUNDS_BETWEEN_PROBES = 2, 4
 HISTORY_LIMIT = 10_000
 """Most changes of a limit that are kept."""
 _NOT_STATE = frozenset({"_bounds", "history"})
+_UNTIL_ROOM = 1 << 40
+"""Successes to ignore before growing again, while the server says that it is full."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,18 +86,27 @@ class AdaptiveLimit:
     The algorithm is additive increase, multiplicative decrease (RFC 5681; Chiu and Jain, 1989). The constants were
     found by simulation and measured (benchmarks/unknown_limit.py).
 
+    A server that queues calls instead of refusing them shows only in their latency. With `latency_factor`, the limit
+    follows that too: see there. Where the signals disagree, the more careful one wins.
+
     Attributes:
         min: Smallest limit, in calls in flight.
         start: Initial limit.
         max: Largest limit.
+        latency_factor: How many times as long as at an idle server calls may take, for example 2.0. The median of the
+            latest calls is compared with the least that was seen, by kind and size of the call, so that long answers
+            are not taken for congestion. Near the factor the limit stops growing; beyond it, it is lowered. Now and
+            then it is lowered for a moment to measure again what calls take without a queue. None to ignore latency.
 
     Raises:
-        ConfigurationError: Unless min, start and max are whole numbers with 1 <= min <= start <= max.
+        ConfigurationError: Unless min, start and max are whole numbers with 1 <= min <= start <= max, and
+            latency_factor is a number above 1, or None.
     """
 
     min: int = 1
     start: int = 8
     max: int = 256
+    latency_factor: float | None = None
 
     def __post_init__(self) -> None:
         given: tuple[object, ...] = (self.min, self.start, self.max)
@@ -100,6 +116,16 @@ class AdaptiveLimit:
                 f"AdaptiveLimit needs whole numbers 1 <= min <= start <= max, got min={self.min!r}, "
                 f"start={self.start!r}, max={self.max!r}; for example AdaptiveLimit(min=1, start=8, max=256)"
             )
+        factor: object = self.latency_factor
+        if factor is not None and not (is_number(factor) and factor > 1):
+            raise ConfigurationError(
+                f"AdaptiveLimit.latency_factor must be a number above 1, or None, got {factor!r}; "
+                "for example AdaptiveLimit(latency_factor=2.0)"
+            )
+
+    def declared(self) -> dict[str, Any]:
+        """Return its fields in values that JSON has, without those that say nothing."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,9 +136,7 @@ class LimitHistoryEntry:
     Attributes:
         time: When it changed, in seconds on the clock of the runs that use the limiter.
         limit: The new limit, in calls in flight.
-        reason: "start" for the initial limit; "slow_start" while the limit still doubles; "probe" for a trial of a
-            higher limit; "rate_limited" for a decrease; "manual" for a limit set by the user, adaptive or not; "share"
-            for another share of a `SharedLimiter`, "no_broker" while its broker cannot be reached.
+        reason: See `LimitChange`.
     """
 
     time: float
@@ -137,6 +161,7 @@ class AIMDController:
         "_hold",
         "_known",
         "_probing",
+        "_refused",
         "_row",
         "_starting",
         "_step",
@@ -162,8 +187,11 @@ class AIMDController:
         self._successes = 0  # since the last decrease
         self._row = 0  # decreases in a row that did not help
         self._frozen = 0  # successes to ignore before growing again
+        self._refused = False  # whether a 429 has come; the limit grows by its own probes from then on
 
-    def record(self, outcome: CallResult, depth: int, epoch: int, now: float) -> None:
+    def record(
+        self, outcome: CallResult, depth: int, epoch: int, now: float, timing: Timing | None = None
+    ) -> None:
         """
         Record the result of a call, and adapt the limit.
 
@@ -172,6 +200,7 @@ class AIMDController:
             depth: Calls in flight when the call was admitted, itself included.
             epoch: The epoch in which it was admitted.
             now: The time, in seconds.
+            timing: How long it took, for a limit that follows latency.
         """
         if epoch != self.epoch:
             return
@@ -192,10 +221,33 @@ class AIMDController:
             self.limit = limit
             self.history.append(LimitHistoryEntry(now, limit, "manual"))
 
+    def follow_server(self, word: ServerWord, in_flight: int, now: float) -> None:
+        """
+        Adapt the limit to what the server says of its load.
+
+        Args:
+            word: What it says.
+            in_flight: Calls in flight.
+            now: The time, in seconds.
+        """
+        if not word.is_free:
+            self._frozen = _UNTIL_ROOM
+            self._starting = self._probing = False
+        elif self._frozen > self.limit:
+            self._frozen = self._calm = 0
+        if word.share < 1:
+            limit = max(self._bounds.min, int(in_flight * word.share))
+            if limit < self.limit:
+                self.epoch += 1
+                self._successes = self._calm = 0
+                self._change(limit, "server", now)
+        elif word.step and not self._refused and in_flight >= SATURATION_THRESHOLD * self.limit:
+            self._change(self.limit + word.step, "server", now)
+
     def state(self) -> dict[str, Any]:
         """Return where it stands, in values that JSON has, for `restore`; without the history."""
         state = {name: getattr(self, name) for name in self.__slots__ if name not in _NOT_STATE}
-        return {**state, "bounds": asdict(self._bounds)}
+        return {**state, "bounds": self._bounds.declared()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Continue from where another controller stood. What this version does not know is left out."""
@@ -247,6 +299,7 @@ class AIMDController:
             # decrease by a factor, which finds the capacity in a few steps.
             limit = min(depth - 1, int(self.limit * DECREASE_FACTOR))
         self._starting = self._probing = False
+        self._refused = True
         self._change(limit, "rate_limited", now)
 
     def _change(self, limit: int, reason: Reason, now: float) -> None:

@@ -19,7 +19,12 @@ from typing import Generic, Protocol, TypeVar
 
 from .. import _fork
 from ..errors import ConfigurationError
-from .aimd import HISTORY_LIMIT, AdaptiveLimit, AIMDController, CallResult, LimitHistoryEntry
+from .aimd import HISTORY_LIMIT, AdaptiveLimit, CallResult, LimitHistoryEntry, Timing
+from .latency_signal import make_controller
+from .server_signal import ServerWord
+
+UNKNOWN_LIMIT = 1 << 40
+"""The limit of a limiter whose limit the server has not said yet."""
 
 # Plain integers: members of an Enum take longer to look up than the rest of an admission takes.
 _NEW, _WAITING, _ADMITTED, _GONE = range(4)
@@ -39,9 +44,19 @@ class Ticket:
     Attributes:
         in_flight_at_admission: Slots taken when it was admitted, its own included.
         epoch: For an adaptive limit, its epoch at admission; for a rate limit, the number of the call.
+        timing: How long its call took, for an adaptive limit that follows latency; None otherwise.
     """
 
-    __slots__ = ("epoch", "in_flight_at_admission", "on_admitted", "priority", "sequence", "state", "weight")
+    __slots__ = (
+        "epoch",
+        "in_flight_at_admission",
+        "on_admitted",
+        "priority",
+        "sequence",
+        "state",
+        "timing",
+        "weight",
+    )
 
     def __init__(
         self,
@@ -56,6 +71,7 @@ class Ticket:
         self.weight: int = weight
         self.in_flight_at_admission: int = 0
         self.epoch: int = 0
+        self.timing: Timing | None = None
         self.state: int = _NEW
 
 
@@ -193,7 +209,7 @@ class ConcurrencyState(PriorityWaitQueue):
 
     def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
         super().__init__()
-        self.controller = None if isinstance(limit, int) else AIMDController(limit, now)
+        self.controller = None if isinstance(limit, int) else make_controller(limit, now)
         self.limit = limit if isinstance(limit, int) else limit.start
         self.history: deque[LimitHistoryEntry] = (
             deque(maxlen=HISTORY_LIMIT) if self.controller is None else self.controller.history
@@ -209,6 +225,21 @@ class ConcurrencyState(PriorityWaitQueue):
         elif limit != self.limit:
             record_set(self.history, self.limit, limit, now)
         self.limit = limit
+        return self._admit()
+
+    def follow_server(self, word: ServerWord, now: float) -> list[Ticket]:
+        """Adapt an adaptive limit to what the server says of its load."""
+        if self.controller is None:
+            return []
+        self.controller.follow_server(word, self.in_flight, max(self.latest, now))
+        self.limit = self.controller.limit
+        return self._admit()
+
+    def set_by_server(self, limit: int, now: float) -> list[Ticket]:
+        """Change a limit that is a number to what the server says."""
+        if limit != self.limit:
+            self.history.append(LimitHistoryEntry(now, limit, "server"))
+            self.limit = limit
         return self._admit()
 
     def _fits(self, ticket: Ticket) -> bool:
@@ -227,7 +258,7 @@ class ConcurrencyState(PriorityWaitQueue):
         ticket.state, self.in_flight = _GONE, self.in_flight - ticket.weight
         self.latest = max(self.latest, now)
         if self.controller is not None:
-            self.controller.record(outcome, ticket.in_flight_at_admission, ticket.epoch, now)
+            self.controller.record(outcome, ticket.in_flight_at_admission, ticket.epoch, now, ticket.timing)
             self.limit = self.controller.limit
 
 
@@ -322,7 +353,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         BatchRunner(llm=llm, limits=Limits(llm=gpu))
 
     Args:
-        limit: Most calls in flight, at least 1; or an `AdaptiveLimit`, which learns the number from 429 responses.
+        limit: Most calls in flight, at least 1; or an `AdaptiveLimit`, which learns the number.
 
     Attributes:
         rate: The `RateLimiter` that is shared with it; None if each runner has its own.
@@ -413,10 +444,31 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
         self._notify_admitted(admitted, lock, state)
         self._notify_set()
 
+    def follow_server(self, word: ServerWord, now: float) -> None:
+        """Adapt an adaptive limit to what the server says of its load; do nothing if it is a number."""
+        lock, state = self._state_for_process()
+        with lock:
+            admitted = state.follow_server(word, now)
+        self._notify_admitted(admitted, lock, state)
+
+    def set_by_server(self, limit: int, now: float) -> None:
+        """Set the limit to what the server says that it bears."""
+        lock, state = self._state_for_process()
+        with lock:
+            admitted = state.set_by_server(limit, now)
+        self._notify_admitted(admitted, lock, state)
+        self._notify_set()
+
     @property
     def is_adaptive(self) -> bool:
         """Whether it learns its limit."""
         return self._state_for_process()[1].controller is not None
+
+    @property
+    def follows_latency(self) -> bool:
+        """Whether it learns its limit from how long calls take, too."""
+        limit = self._configured
+        return isinstance(limit, AdaptiveLimit) and limit.latency_factor is not None
 
     @property
     def has_room(self) -> bool:

@@ -142,6 +142,7 @@ class EndpointTicket(Ticket):
         self.sequence = sequence
         self.weight = 1
         self.in_flight_at_admission = self.epoch = 0
+        self.timing = None
         self.state = _NEW
         self.route: Route = route
         self.endpoint: Endpoint | None = None
@@ -168,6 +169,7 @@ class Slot(Ticket):
         self.sequence = sequence
         self.weight = 1
         self.in_flight_at_admission = self.epoch = 0
+        self.timing = None
         self.state = _NEW
         self.endpoint: Endpoint = endpoint
         self.ticket: EndpointTicket | None = None

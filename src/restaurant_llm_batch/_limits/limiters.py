@@ -13,7 +13,7 @@ from ..errors import ConfigurationError
 from ..outcomes import LimitChange
 from ..steps import LimiterName
 from .aimd import LimitHistoryEntry
-from .concurrency import ConcurrencyLimiter
+from .concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
 from .pool import EndpointLimiter, Twin
 from .rate import ConfiguredRate, RateLimiter
 
@@ -72,6 +72,7 @@ class LimiterSet:
         tokens: The limiter among them that counts tokens instead of calls, or None.
         endpoints: The limiter of the endpoints of a pool, which comes after these; None without a pool.
         rate: The rate limiter. It comes last, because a call that it admits has to start at once.
+        follows_latency: Whether a limit is learned from how long calls take.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class LimiterSet:
         self.llm: tuple[ConcurrencyLimiter, ...] = self._with_shared(llm)
         self.batches: tuple[ConcurrencyLimiter, ...] = self._with_shared(batches)
         self.counting: tuple[ConcurrencyLimiter, ...] = self.llm or (ConcurrencyLimiter(_COUNTING),)
+        self.follows_latency: bool = any(limiter.follows_latency for limiter in self.each())
 
     def _with_shared(self, limiter: ConcurrencyLimiter | None) -> tuple[ConcurrencyLimiter, ...]:
         limiters = [limiter] if self._total is limiter else [limiter, self._total]
@@ -136,7 +138,14 @@ class LimiterSet:
         )
 
     def named(self) -> dict[str, ConcurrencyLimiter]:
-        """Return the limiters of calls, or tokens, in flight by the names of their limits; see `LimitChange`."""
+        """
+        Return the limiters of calls, or tokens, in flight by the names of their limits; see `LimitChange`.
+
+        One whose limit the server has not said yet is not among them.
+        """
+        return {name: one for name, one in self._all().items() if one.limit < UNKNOWN_LIMIT}
+
+    def _all(self) -> dict[str, ConcurrencyLimiter]:
         own = {
             "search": self.search[0],
             "llm": self._llm,
@@ -190,7 +199,7 @@ class LimiterSet:
 
     def each(self) -> tuple[ConcurrencyLimiter, ...]:
         """Return every limiter of calls or tokens in flight once."""
-        return tuple(dict.fromkeys(self.named().values()))
+        return tuple(dict.fromkeys(self._all().values()))
 
     def history(self, since: float) -> tuple[LimitChange, ...]:
         """Return the changes of the limits since a moment, beginning with the limits at that moment."""

@@ -64,6 +64,7 @@ from .blocks import AsyncBlock, current_block
 from .checks import announce_waves, as_observers, check_counter, check_prices, check_type
 from .foresight import Foresight
 from .limit_control import Adjustable, LimitControl
+from .watching import check_watch, learns_tokens, make_watch
 
 if TYPE_CHECKING:
     from .._settings import BatchSettings
@@ -102,6 +103,11 @@ class BatchRunner(Foresight, Adjustable):
         stop: When a run stops by itself.
         prices: Prices by the model name in the replies, with or without its date; "" prices all other models.
             `RunStats.cost` is their sum.
+        watch_server: Seconds between two readings of the load of the model's server while a run goes on, for example
+            2.0; None to read nothing. A backend with ``metrics()`` or ``ametrics()`` has it, such as `VLLMServerLLM`,
+            and `RunPodLLM`. A queue there, or preemptions, lower an `AdaptiveLimit`, and room raises it; unless
+            `Limits.tokens_in_flight` is given, it follows the size of the server's KV cache. `RunStats.servers` has
+            what was read.
         observers: Called with every event of every run.
         gc_threshold: The threshold of Python's garbage collector (`gc.set_threshold`) while the runner is in use, for
             example 50_000; it is put back afterwards. With hundreds of calls in flight, the collector may take a third
@@ -131,6 +137,7 @@ class BatchRunner(Foresight, Adjustable):
         time_limits: TimeLimits = TimeLimits(),
         stop: StopConditions = StopConditions(),
         prices: Mapping[str, Price] | None = None,
+        watch_server: float | None = None,
         observers: Iterable[Observer] = (),
         gc_threshold: int | None = None,
     ) -> None:
@@ -141,6 +148,7 @@ class BatchRunner(Foresight, Adjustable):
         check_type(time_limits, TimeLimits, "time_limits")
         check_type(stop, StopConditions, "stop")
         check_prices(prices, stop)
+        check_watch(watch_server)
         self.strategy = strategy
         self.limits = limits
         self._search = search
@@ -154,9 +162,10 @@ class BatchRunner(Foresight, Adjustable):
             self._store.open()
         is_known = self._store is not None or service is not None
         fingerprint = fingerprint_of(llm, warn=True) if is_known else ""
+        limiters = make_limiters(limits, pool, learns_tokens=learns_tokens(watch_server, llm, pool))
         self._config = RunConfig(
             plan=self._plan,
-            limiters=make_limiters(limits, pool),
+            limiters=limiters,
             packer=BatchPacker(limits, count_tokens),
             retries=retries,
             sequence=count().__next__,
@@ -169,6 +178,7 @@ class BatchRunner(Foresight, Adjustable):
             estimates_usage=getattr(llm, "calls_model", True),
             observers=as_observers(observers),
             ask=ask_flow,
+            watch=make_watch(watch_server, llm, pool, strategy, limits, limiters),
             wave_service=service,
         )
         if service is not None:

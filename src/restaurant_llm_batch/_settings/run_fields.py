@@ -65,6 +65,12 @@ class RunFields(BaseSettings):
         8, "adaptive.start", "Calls in flight with which such a limit starts.", ge=1
     )
     batch_adaptive_max: int = setting(256, "adaptive.max", "Most calls in flight of such a limit.", ge=1)
+    batch_adaptive_latency_factor: float | None = setting(
+        None,
+        "adaptive.latency_factor",
+        "How many times as long as at an idle server calls may take; such a limit goes down beyond that.",
+        gt=1,
+    )
     batch_restaurant_window: int = setting(
         200, "limits.open_items", "Items open at once at most.", option="--window", ge=1
     )
@@ -224,6 +230,13 @@ class RunFields(BaseSettings):
         10.0,
         "store.lock_timeout record.lock_timeout",
         "Seconds to wait for another process that writes to the file.",
+        gt=0,
+    )
+    batch_watch_server: float | None = setting(
+        None,
+        "runner.watch_server",
+        "Seconds between two readings of the load of the model's server; nothing is read without it.",
+        option="--watch-server",
         gt=0,
     )
     batch_gc_threshold: int | None = setting(

@@ -19,7 +19,7 @@ from ..events import (
     RunStarted,
 )
 from ..models import ItemId
-from ..outcomes import Failure
+from ..outcomes import Failure, Reason
 
 _T = TypeVar("_T")
 
@@ -30,6 +30,8 @@ _SLOW_CALL_SECONDS = 5.0
 
 Key: TypeAlias = tuple[str, str, int]
 """Stage, label and attempt of a call."""
+_LOWERED: dict[Reason, str] = {"latency": "calls took too long", "server": "by the server's own load"}
+"""What is said of a limit that was changed for these reasons."""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,7 @@ class ProgressState:
         rate_limited: Number of calls that the service refused (HTTP 429).
         in_flight: Number of calls in flight, by stage.
         without_broker: Limits whose broker does not answer, and the calls in flight that go on without it.
+        lowered: Limits that were changed because of latency or the server's load, what they are, and why.
         runs: Number of open runs with this run number: runs of two runners may share it.
         ended: Time when the last of these runs ended, or None.
     """
@@ -64,6 +67,7 @@ class ProgressState:
     rate_limited: int = 0
     in_flight: Counter[str] = field(default_factory=Counter)
     without_broker: dict[str, int] = field(default_factory=dict)
+    lowered: dict[str, tuple[int, str]] = field(default_factory=dict)
     runs: int = 0
     ended: float | None = None
     _finished: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_ITEMS))
@@ -88,8 +92,11 @@ class ProgressState:
             self.retries += 1
         elif isinstance(event, LimitChanged):
             self.without_broker.pop(event.limiter, None)
+            self.lowered.pop(event.limiter, None)
             if event.reason == "no_broker":
                 self.without_broker[event.limiter] = event.limit
+            elif event.reason in _LOWERED:
+                self.lowered[event.limiter] = event.limit, _LOWERED[event.reason]
         elif isinstance(event, ItemEnded):
             self._item_ended(event, now)
         elif isinstance(event, RunStarted):
@@ -137,6 +144,8 @@ class ProgressState:
         if oldest >= _SLOW_CALL_SECONDS:
             number = sum(self.in_flight.values())
             return f"waiting for {calls(number)} in flight, the oldest for {duration(oldest)}"
+        for limiter, (limit, why) in self.lowered.items():
+            return f"limit {limiter} at {limit:,}: {why}"
         return None
 
     def _run_started(self, event: RunStarted, now: float) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
 from .._limits.aimd import AdaptiveLimit, CallResult
@@ -44,7 +44,7 @@ class Terms:
 
     def to_json(self) -> list[Any]:
         """Return the terms in values that JSON has."""
-        limit = self.limit if isinstance(self.limit, int) else asdict(self.limit)
+        limit = self.limit if isinstance(self.limit, int) else self.limit.declared()
         return [limit, self.requests_per_minute, self.tokens_per_minute]
 
     @classmethod

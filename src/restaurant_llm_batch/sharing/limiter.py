@@ -354,6 +354,11 @@ def _check(name: object, limit: object, broker: object) -> None:
             f"a SharedLimiter needs a limit of at least 1, or an AdaptiveLimit, got {limit!r}; "
             'for example SharedLimiter("gpu", 8, broker=...)'
         )
+    if isinstance(limit, AdaptiveLimit) and limit.latency_factor is not None:
+        raise ConfigurationError(
+            "a SharedLimiter learns its limit from refusals alone, so its AdaptiveLimit takes no latency_factor; "
+            'for example SharedLimiter("gpu", AdaptiveLimit(), broker=...)'
+        )
     if not isinstance(broker, Broker):
         raise ConfigurationError(
             f"a SharedLimiter needs a broker, got {broker!r}; for example broker=FileBroker('limits.db'), "

@@ -95,7 +95,7 @@ def _times(limit: Any, factor: float) -> Any:
         least, start, most = (
             max(1, round(factor * number)) for number in (limit.min, limit.start, limit.max)
         )
-        return AdaptiveLimit(least, start, most)
+        return replace(limit, min=least, start=start, max=most)
     number = limit if isinstance(limit, int) else limit.limit
     return max(1, round(factor * number))
 

@@ -97,6 +97,15 @@ class Machine(Protocol):
         """Number of jobs that wait."""
         ...
 
+    @property
+    def used(self) -> float:
+        """Tokens in its memory."""
+        ...
+
+    def set_slots(self, slots: int) -> None:
+        """Work on another number of jobs at once from now on; those that run go on."""
+        ...
+
     def add(self, job: Job) -> None:
         """Take a job."""
         ...
@@ -129,6 +138,16 @@ class Slots:
         self._random = random
         self._used = 0
         self._queue: deque[Job] = deque()
+
+    @property
+    def used(self) -> float:
+        """Tokens in its memory."""
+        return self._used
+
+    def set_slots(self, slots: int) -> None:
+        """Work on another number of jobs at once from now on; those that run go on."""
+        self._slots = slots
+        self._admit()
 
     def add(self, job: Job) -> None:
         """Take a job."""
@@ -328,6 +347,17 @@ class Batching:
         else:
             self._leave(job)
         job.state = GONE
+        self._admit()
+
+    @property
+    def used(self) -> float:
+        """Tokens in its memory."""
+        self._advance()
+        return self._used
+
+    def set_slots(self, slots: int) -> None:
+        """Work on another number of jobs at once from now on; those that run go on."""
+        self._slots = slots
         self._admit()
 
     @property

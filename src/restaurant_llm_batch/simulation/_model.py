@@ -23,6 +23,7 @@ from ..errors import (
     TransientBackendError,
 )
 from ..models import Hit, LLMRequest, SearchQuery
+from ..protocols import ServerLoad
 from ._machines import GONE, Batching, Job, Machine, Sharing, Slots
 from ._model_answers import Answers
 from ._specification import ServerSpecification, ServerUsage
@@ -71,6 +72,9 @@ class ServerModel:
         for begin, end in config.outages:
             time.call_later(begin, partial(self._set_down, True))
             time.call_later(end, partial(self._set_down, False))
+        self._slots = config.slots
+        for moment, slots in config.slot_changes:
+            time.call_later(moment, partial(self._set_slots, slots))
         for begin, end, factor in config.slowdowns:
             time.call_later(begin, partial(self._scale_slowness, factor))
             time.call_later(end, partial(self._scale_slowness, 1 / factor))
@@ -87,6 +91,30 @@ class ServerModel:
         for job in jobs:
             self.usage.lost += 1
             self._fail(_ERRORS["reset"](), job.done, 0.0)
+
+    def _set_slots(self, slots: int) -> None:
+        self._count_busy()
+        self._slots = slots
+        self._machine.set_slots(slots)
+
+    def load(self) -> ServerLoad:
+        """
+        Return its load, as a server's metrics have it.
+
+        Raises:
+            TransientBackendError: It is down.
+        """
+        if self._is_down:
+            raise TransientBackendError("the connection was lost")
+        machine, memory = self._machine, self._config.kv_tokens
+        return ServerLoad(
+            machine.in_use,
+            machine.waiting,
+            None if memory is None else min(1.0, machine.used / memory),
+            memory,
+            self.usage.preemptions,
+            self.usage.refused,
+        )
 
     def _scale_slowness(self, factor: float) -> None:
         self._machine.slowness *= factor
@@ -140,7 +168,7 @@ class ServerModel:
                 f"the prompt has {prompt} tokens, and the memory holds {config.kv_tokens}", status=400
             )
         needed = prompt + max_tokens
-        full = config.overload == "refuse" and self._machine.in_use >= (config.slots or inf)
+        full = config.overload == "refuse" and self._machine.in_use >= (self._slots or inf)
         if not full and self._requests.has(1, now) and self._tokens.has(needed, now):
             self._requests.take(1)
             self._tokens.take(needed)
@@ -191,7 +219,9 @@ class ServerModel:
     @property
     def places(self) -> float:
         """How many calls it works on at once: its slots, or as many as there were."""
-        return self._config.slots or self.usage.peak
+        return max(
+            [self._config.slots or self.usage.peak, *(slots for _, slots in self._config.slot_changes)]
+        )
 
     def finish(self) -> ServerUsage:
         """Return what it saw until now."""

@@ -13,9 +13,11 @@ from .._config.strategy import Strategy
 from .._engine.frames import ItemSource
 from .._engine.items import InlineSource, ItemReader, as_task
 from .._engine.packer import BatchPacker
-from .._engine.plan import make_plan
+from .._engine.plan import LoadMethod, make_plan
 from .._engine.run import RunConfig, RunState
 from .._engine.sequential import SequentialDriver
+from .._engine.server_watch import WatchedServer, WatchPlan, read_at_once
+from .._engine.token_budget import TokenBudget
 from .._engine.virtual import Done, VirtualDriver, VirtualMailbox, VirtualTime
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
@@ -233,7 +235,9 @@ class Playback:
                     "at most one of the runners that are simulated together may have Strategy.stage(1), because it "
                     "waits for each of its calls; for example Strategy.threaded() for the others"
                 )
-            driver = SequentialDriver(run, reader, collect=False, mailbox=VirtualMailbox(self.time))
+            driver = SequentialDriver(
+                run, reader, collect=False, mailbox=VirtualMailbox(self.time), read_server=read_at_once
+            )
         player = Player(run, driver, reader.total, deliver)
         self.players.append(player)
         return player
@@ -300,8 +304,23 @@ class Playback:
             packer=packer,
             store=store,
             observers=tuple(observers),
+            watch=self._watch(config.watch, list(parts.endpoints), limiters),
             wave_service=None,
         )
+
+    def _watch(
+        self, watch: WatchPlan | None, endpoints: Sequence[str], limiters: LimiterSet
+    ) -> WatchPlan | None:
+        """Return what a run watches here: every simulated server has metrics."""
+        if watch is None:
+            return None
+        models = {f"llm:{name}": self.endpoints[name] for name in endpoints} or {"llm": self.model}
+        servers = [
+            WatchedServer(name, LoadMethod(model.load, is_async=False)) for name, model in models.items()
+        ]
+        learned = watch.budget is not None and limiters.tokens is not None
+        budget = TokenBudget(limiters.tokens) if learned and limiters.tokens is not None else None
+        return WatchPlan(watch.seconds, servers, budget)
 
     def _twin(self, limiter: L) -> L:
         """Return the limiter that takes the place of another one: the same each time."""

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Literal, TypeAlias, get_args
 
+from .._validation import is_whole
 from ..errors import ConfigurationError
 from .latency import Latency, LogNormal, SampledLatency, SampledNumbers, TokenSpeed, check_number
 
@@ -46,6 +47,7 @@ class ServerSpecification:
     prefix_cache: bool = False
     outages: Sequence[tuple[float, float]] = ()
     slowdowns: Sequence[tuple[float, float, float]] = ()
+    slot_changes: Sequence[tuple[float, int]] = ()
     timeout_seconds: float = 600.0
 
     def __post_init__(self) -> None:
@@ -86,7 +88,20 @@ class ServerSpecification:
                 )
         _check_faults(self.faults)
         _check_spans("outages", self.outages, 2, "outages=[(60, 90)]")
+        _check_slot_changes(self.slot_changes)
         _check_spans("slowdowns", self.slowdowns, 3, "slowdowns=[(60, 90, 4.0)]")
+
+
+def _check_slot_changes(changes: object) -> None:
+    is_sound = isinstance(changes, Sequence) and not isinstance(changes, str)
+    for change in changes if isinstance(changes, Sequence) else ():
+        pair = isinstance(change, Sequence) and len(change) == 2 and _is_moment(change[0])
+        is_sound = is_sound and pair and is_whole(change[1], 1)
+    if not is_sound:
+        raise ConfigurationError(
+            f"SimulatedServer.slot_changes must be a list of (second, slots), got {changes!r}; "
+            "for example slot_changes=[(60, 12)]"
+        )
 
 
 def _check_spans(field: str, spans: object, length: int, example: str) -> None:

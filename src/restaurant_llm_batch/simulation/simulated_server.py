@@ -47,6 +47,7 @@ class SimulatedServer(ServerSpecification):
         outages: When it is down, as (begin, end) in virtual seconds: calls that it works on are lost, and others fail
             at once, as after a lost connection.
         slowdowns: When it works more slowly, as (begin, end, factor): by so much longer its work takes.
+        slot_changes: When it works on another number of calls at once, as (second, slots).
         timeout_seconds: Seconds until the client gives up a call that met "no_response", unless
             `TimeLimits.call` ends it earlier.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -40,6 +40,14 @@ _MAX_SPLITS = 3
 """How many times a chunk may be halved, and its halves again: into 8 parts at most."""
 
 
+Fits: TypeAlias = Callable[[Sequence[LLMRequest]], bool | None]
+"""Returns whether calls fit into the model's memory side by side; None if that is unknown."""
+
+
+def _unknown(requests: Sequence[LLMRequest]) -> None:
+    """Say nothing of the model's memory."""
+
+
 @dataclass(frozen=True)
 class ExtractVocabulary(Previewed):
     """
@@ -54,11 +62,14 @@ class ExtractVocabulary(Previewed):
 
     Attributes:
         plan: "A": words and phrases of all chunks concurrently; "B": all words, then all phrases; "C": like "A"
-            if `parallel` is set and the chunks fit (the two fields below), else like "B".
+            if `parallel` is set and the chunks fit, else like "B". Where the limit on tokens in flight is known, from
+            `Limits.tokens_in_flight` or, with ``watch_server``, from the server, they fit if all their calls are within
+            it; otherwise the two fields below say it.
         parallel: Whether plan "C" may choose "A".
         max_safe_chunks: Maximum number of chunks that are assumed to fit without knowing the GPU.
         max_concurrent_sequences: How many calls the GPU's memory holds at once, as computed by
-            `max_concurrent_sequences`; None if unknown. Chunks fit if they need no more calls than this.
+            `max_concurrent_sequences`; None if unknown. Chunks fit if they need no more calls than this, whatever the
+            limit on tokens says.
         language: Language of the meanings: "ko"; "en"; "auto" for the language of the chunks; or any other, by a code
             such as "ja" or a name.
         max_tokens: Maximum length of a reply, in tokens.
@@ -143,8 +154,18 @@ class ExtractVocabulary(Previewed):
 
     def flow(self, item: Document, /) -> Flow[Vocabulary]:
         """Return the flow of one item: extract from every chunk, split chunks that are too long, merge."""
+        return self.flow_within(item, _unknown)
+
+    def flow_within(self, item: Document, fits: Fits, /) -> Flow[Vocabulary]:
+        """
+        Return the flow of one item, at a model whose memory may be known.
+
+        Args:
+            item: The item.
+            fits: Returns whether calls fit into the model's memory side by side, or None if that is unknown.
+        """
         indices = [index for index, chunk in enumerate(item.chunks) if chunk.strip()]
-        words, phrases = yield from self._extract_all(item, [item.chunks[index] for index in indices])
+        words, phrases = yield from self._extract_all(item, [item.chunks[index] for index in indices], fits)
         results = [*words, *phrases]
         raise_if_all_failed(results)
         good = without_errors(results)
@@ -169,21 +190,36 @@ class ExtractVocabulary(Previewed):
         )
 
     def is_parallel(self, chunks: int) -> bool:
-        """Return whether a document of `chunks` chunks has its words and its phrases extracted concurrently."""
+        """
+        Return whether a document of `chunks` chunks has its words and its phrases extracted concurrently.
+
+        This is what holds while no limit on tokens in flight is known.
+        """
         if self.plan != "C":
             return self.plan == "A"
         resident = self.max_concurrent_sequences
         fits = chunks <= self.max_safe_chunks or (resident is not None and 2 * chunks <= resident)
         return self.parallel and fits
 
-    def _extract_all(self, item: Document, chunks: Sequence[str]) -> Flow[tuple[ChunkResults, ChunkResults]]:
+    def _runs_side_by_side(self, item: Document, wording: Wording, chunks: Sequence[str], fits: Fits) -> bool:
+        """Return whether words and phrases are extracted concurrently; the model's memory decides if it is known."""
+        if self.plan != "C" or not self.parallel or self.max_concurrent_sequences is not None:
+            return self.is_parallel(len(chunks))
+        kinds: tuple[VocabularyKind, ...] = ("words", "phrases")
+        requests = [self._request(item, wording, kind, chunk) for kind in kinds for chunk in chunks]
+        known = fits(requests)
+        return self.is_parallel(len(chunks)) if known is None else known
+
+    def _extract_all(
+        self, item: Document, chunks: Sequence[str], fits: Fits
+    ) -> Flow[tuple[ChunkResults, ChunkResults]]:
         """Extract the words and the phrases of all chunks, in the order of the plan."""
         wording = choose_wording(self, chunks)
         words = [self._extract(item, wording, "words", chunk) for chunk in chunks]
         phrases = [self._extract(item, wording, "phrases", chunk) for chunk in chunks]
         if not chunks:
             return [], []
-        if self.is_parallel(len(chunks)):
+        if self._runs_side_by_side(item, wording, chunks, fits):
             both = yield from gather(*words, *phrases)
             return both[: len(chunks)], both[len(chunks) :]
         return (yield from gather(*words)), (yield from gather(*phrases))

@@ -255,6 +255,43 @@ def test_metrics_of_an_older_server_are_read_too() -> None:
     assert (snapshot.kv_usage, snapshot.kv_tokens) == (0.25, None)
 
 
+SGLANG = """\
+# HELP sglang:num_running_reqs The number of running requests.
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{engine_type="unified",model_name="m",tp_rank="0"} 6.0
+sglang:num_running_reqs_offline_batch{model_name="m"} 50.0
+sglang:num_queue_reqs{engine_type="unified",model_name="m",tp_rank="0"} 2.0
+sglang:token_usage{model_name="m"} 0.28
+sglang:max_total_num_tokens{model_name="m"} 54321.0
+sglang:num_retracted_reqs{model_name="m"} 1.0
+sglang:num_retracted_requests_total{model_name="m"} 48.0
+"""
+TGI = """\
+# TYPE tgi_queue_size gauge
+tgi_queue_size 5
+# TYPE tgi_batch_current_size gauge
+tgi_batch_current_size 8
+tgi_batch_current_max_tokens 2048
+tgi_request_count{instance="a"} 253
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        (SGLANG, VLLMMetrics(6, 2, 0.28, 54321, 48, 0)),
+        (SGLANG.replace("max_total_num_tokens", "page_size"), VLLMMetrics(6, 2, 0.28, None, 48, 0)),
+        (TGI, VLLMMetrics(8, 5, 0.0, None, 0, 0)),
+        (TGI.replace("tgi_queue_size 5", "tgi_queue_size NaN"), VLLMMetrics(8, 0, 0.0, None, 0, 0)),
+        (TGI.replace("size 8", "size 8 1700000000000"), VLLMMetrics(8, 5, 0.0, None, 0, 0)),
+        ("python_info 1\n" + METRICS + TGI, VLLMMetrics(3, 2, 0.25, 14 * 128, 5, 7)),
+    ],
+    ids=["sglang", "sglang without its size", "tgi", "not a number", "with a time", "of two servers"],
+)
+def test_the_metrics_of_sglang_and_tgi_are_read_by_their_names(text: str, found: VLLMMetrics) -> None:
+    assert read_metrics(text) == found
+
+
 def test_metrics_that_fail_are_an_error() -> None:
     with LocalServer(lambda seen: Say(b"busy", 503)) as server, pytest.raises(TransientBackendError):
         ask_blocking(VLLMServerLLM(server.url), "metrics")

@@ -76,7 +76,7 @@ export class Distributions {
 
 const tokens = (number) => (number === null ? "–" : short(Math.round(number)));
 
-const REASONS = { start: "dim", slow_start: "ok", probe: "series3", rate_limited: "failed", manual: "rate" };
+const REASONS = { start: "dim", slow_start: "ok", probe: "series3", rate_limited: "failed", latency: "failed", latency_probe: "dim", server: "series2", manual: "rate" };
 
 export class LimitsView {
   constructor(context) {

@@ -25,6 +25,9 @@ _REASONS = {
     "slow_start": "all is well: doubling",
     "probe": "all is well: trying more",
     "rate_limited": "the service refused",
+    "latency": "calls took too long",
+    "latency_probe": "measuring calls without a queue",
+    "server": "by the server's own load",
     "manual": "set by a person",
 }
 _STRATEGIES = {str(Strategy.stage(number)): f"stage {number}" for number in (1, 2, 3, 4)} | {

@@ -85,6 +85,12 @@ def _parser() -> ArgumentParser:
     )
     for name, number_type, help_text in _NUMBERS:
         add(f"--{name}", type=number_type, help=help_text)
+    add(
+        "--metrics",
+        choices=("vllm", "sglang", "tgi"),
+        default="vllm",
+        help="names in /metrics (default: vllm)",
+    )
     add("--refusal", type=int, choices=(429, 503), default=429, help="status above the limit (default: 429)")
     add(
         "--retry-after",
@@ -117,6 +123,7 @@ def _faults(options: Namespace) -> Faults:
     return Faults(
         probabilities=dict(options.fault),
         tries=options.tries or None,
+        metrics=options.metrics,
         refusal=options.refusal,
         retry_after=options.retry_after,
         rate_headers=not options.no_rate_headers,

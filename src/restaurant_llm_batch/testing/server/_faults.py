@@ -127,9 +127,11 @@ class Faults:
         rate_headers: Whether responses have OpenAI's ``x-ratelimit-*`` headers, if there are buckets.
         latency: Seconds of a reply, and of a RunPod job; see `Latency`.
         slow_body_seconds: Seconds over which a slow body is sent.
-        max_running: Maximum number of requests processed at once; others wait, lowest priority number first.
+        max_running: Maximum number of requests processed at once; others wait, lowest priority number first. Without
+            `limit`, the server queues any number and refuses none, as vLLM does by default.
         kv_tokens: Capacity of the KV cache in tokens; requests wait until their prompt and reply fit.
         context: Context length of the model in tokens; a prompt of this length or more is refused.
+        metrics: Whose names ``/metrics`` uses for the load: those of "vllm", "sglang" or "tgi".
         batch_seconds: Seconds that a batch takes.
         batch_faults: What happens to the first batch, the second, and so on; None, or no entry, for nothing. Their
             lines meet the faults of chat completions: an error stands in the error file of the batch.
@@ -156,6 +158,7 @@ class Faults:
     max_running: int | None = None
     kv_tokens: int | None = None
     context: int | None = None
+    metrics: Literal["vllm", "sglang", "tgi"] = "vllm"
     batch_seconds: float = 0.0
     batch_faults: Sequence[BatchFault | None] = ()
     enqueued_tokens: int | None = None
@@ -171,6 +174,10 @@ class Faults:
             )
         if self.refusal not in (429, 503):
             raise ConfigurationError(f"Faults.refusal must be 429 or 503, got {self.refusal!r}")
+        if self.metrics not in ("vllm", "sglang", "tgi"):
+            raise ConfigurationError(
+                f'Faults.metrics must be "vllm", "sglang" or "tgi", got {self.metrics!r}'
+            )
         for name in _WHOLE_NUMBERS + _POSITIVE + _NOT_NEGATIVE:
             value = getattr(self, name)
             if value is None or (name == "latency" and callable(value)):

@@ -34,6 +34,28 @@ vllm:cache_config_info{{block_size="{block}",engine="0",num_gpu_blocks="{blocks}
 """
 
 
+_SGLANG = """\
+# TYPE sglang:num_running_reqs gauge
+sglang:num_running_reqs{{{labels}}} {running}.0
+# TYPE sglang:num_queue_reqs gauge
+sglang:num_queue_reqs{{{labels}}} {waiting}.0
+# TYPE sglang:token_usage gauge
+sglang:token_usage{{{labels}}} {usage}
+# TYPE sglang:num_retracted_requests_total counter
+sglang:num_retracted_requests_total{{{labels}}} 0.0
+"""
+_SGLANG_CACHE = """\
+# TYPE sglang:max_total_num_tokens gauge
+sglang:max_total_num_tokens{{{labels}}} {tokens}.0
+"""
+_TGI = """\
+# TYPE tgi_batch_current_size gauge
+tgi_batch_current_size {running}
+# TYPE tgi_queue_size gauge
+tgi_queue_size {waiting}
+"""
+
+
 class RequestScheduler:
     """
     Admits requests to the model by priority, while slots and KV cache last; used on the server's event loop only.
@@ -115,8 +137,14 @@ class RequestScheduler:
 def metrics(scheduler: RequestScheduler, faults: Faults, model: str, refused: int) -> PlannedResponse:
     """Return the response of ``/metrics``."""
     usage = min(1.0, scheduler.tokens / faults.kv_tokens) if faults.kv_tokens else 0.0
-    text = _METRICS.format(
+    form = _METRICS
+    if faults.metrics == "sglang":
+        form = _SGLANG + (_SGLANG_CACHE if faults.kv_tokens else "")
+    elif faults.metrics == "tgi":
+        form = _TGI
+    text = form.format(
         labels=f'engine="0",model_name="{model}"',
+        tokens=faults.kv_tokens,
         running=scheduler.running,
         waiting=scheduler.waiting,
         usage=usage,

@@ -1,0 +1,205 @@
+"""
+Server watch: reads the load of a run's servers every few seconds, and adapts the limits to it.
+
+Theory of operation. A driver reads (`ReadServer`): in a task, in a thread of its own, or, on virtual time, at once. The
+answer is taken where the run lives. What it says is decided by the server's `ServerSignal`, and what becomes of that by
+each limit. A reading that fails is counted, and logged once; the limits then go by their other signals. While a reading
+takes long, no other one begins.
+
+The servers, with their signals, belong to the runner: several runs take turns in reading them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from math import inf
+from typing import Any, Protocol
+
+from .._limits.concurrency import ConcurrencyLimiter
+from .._limits.limiters import LimiterSet
+from .._limits.server_signal import SILENCE, ServerSignal, as_load
+from .._text import error_text
+from ..protocols import ServerLoad
+from .mailbox import Clock, Mailbox
+from .plan import LoadMethod, ReadServer
+from .recorder import RunRecorder, log
+from .token_budget import TokenBudget
+
+_OWN_LIMITS = ("llm", "batches", "llm_total")
+MOST_SECONDS = 10.0
+"""Most seconds that a reading on an event loop may take."""
+
+
+class WatchedServer:
+    """
+    A server, and what it has said so far.
+
+    Args:
+        name: Its name in the statistics: "llm", or "llm:" and the name of an endpoint of a pool.
+        method: The method that returns its load.
+
+    Attributes:
+        signal: What its readings say.
+        read_at: When the latest reading began, in any run.
+        is_told: Whether it was logged that it cannot be read.
+        load: Its latest load; None before.
+    """
+
+    __slots__ = ("is_told", "load", "method", "name", "read_at", "signal")
+
+    def __init__(self, name: str, method: LoadMethod) -> None:
+        self.name: str = name
+        self.method: LoadMethod = method
+        self.signal: ServerSignal = ServerSignal()
+        self.read_at: float = -inf
+        self.is_told: bool = False
+        self.load: ServerLoad | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchPlan:
+    """
+    What is watched.
+
+    Attributes:
+        seconds: Seconds between two readings.
+        servers: The servers.
+        budget: The tokens in flight that their KV caches bear; None if that is not theirs to say.
+    """
+
+    seconds: float
+    servers: Sequence[WatchedServer]
+    budget: TokenBudget | None = None
+
+
+class WatchedRun(Protocol):
+    """The part of `RunState` that the watch uses."""
+
+    now: Clock
+    limiters: LimiterSet
+    recorder: RunRecorder
+    watch: WatchPlan | None
+
+
+class ServerWatch:
+    """
+    Reads the servers of one run.
+
+    Args:
+        run: The run.
+        read: Reads.
+    """
+
+    def __init__(self, run: WatchedRun, read: ReadServer) -> None:
+        self._run = run
+        self._read = read
+        plan = run.watch
+        self._servers: Sequence[WatchedServer] = () if plan is None else plan.servers
+        self._seconds = 0.0 if plan is None else plan.seconds
+        self._budget = None if plan is None else plan.budget
+        self._call_later: Callable[[float, Callable[[], object]], object] | None = None
+        self._reading: set[WatchedServer] = set()
+        self._ended = False
+
+    def start(self, call_later: Callable[[float, Callable[[], object]], object]) -> None:
+        """Read from now on, as long as the run lasts."""
+        if self._servers:
+            self._call_later = call_later
+            self._tick()
+
+    def end(self) -> None:
+        """Take no more answers."""
+        self._ended = True
+
+    def _tick(self) -> None:
+        self.read_due()
+        if self._call_later is not None and not self._ended:
+            self._call_later(self._seconds, self._tick)
+
+    def read_due(self) -> None:
+        """Begin the readings whose time has come."""
+        now = self._run.now()
+        for server in self._servers:
+            # Half of the time: another run may have read it a moment ago, but a timer may be early.
+            if server not in self._reading and now - server.read_at >= self._seconds / 2:
+                self._reading.add(server)
+                server.read_at = now
+                try:
+                    self._read(server.method, partial(self._take, server))
+                except Exception as error:  # no thread can be started, for example
+                    self._take(server, None, error)
+
+    def _take(self, server: WatchedServer, answer: Any, error: BaseException | None) -> None:
+        """Take an answer, where the run lives."""
+        self._reading.discard(server)
+        if self._ended:
+            return
+        load: ServerLoad | None = None
+        if error is None:
+            try:
+                load = as_load(answer)
+            except Exception as wrong:
+                error = wrong
+        self._run.recorder.counters.servers[server.name].record(load)
+        if load is None:
+            self._lost(server, error)
+        else:
+            server.load = load
+            self._follow(server, load)
+        self._run.recorder.emit_limit_changes()
+
+    def _follow(self, server: WatchedServer, load: ServerLoad) -> None:
+        word, now = server.signal.judge(load), self._run.now()
+        for limiter in self._limiters(server):
+            limiter.follow_server(word, now)
+        if self._budget is not None:
+            self._budget.follow([one.load for one in self._servers], now)
+
+    def _lost(self, server: WatchedServer, error: BaseException | None) -> None:
+        for limiter in self._limiters(server):
+            limiter.follow_server(SILENCE, self._run.now())
+        if not server.is_told:
+            server.is_told = True
+            log.warning(
+                "the load of the model's server (%s) cannot be read, so its limits go by their other signals: %s",
+                server.name,
+                "" if error is None else error_text(error),
+            )
+
+    def _limiters(self, server: WatchedServer) -> list[ConcurrencyLimiter]:
+        named = self._run.limiters.named()
+        names = _OWN_LIMITS if server.name == "llm" else (server.name,)
+        return [named[name] for name in names if name in named]
+
+
+def read_in_thread(
+    mailbox: Mailbox, method: LoadMethod, done: Callable[[Any, BaseException | None], object]
+) -> None:
+    """Read in a thread of its own, and report it in the mailbox. The thread of a server that hangs ends nothing."""
+
+    def read() -> None:
+        answer: Any = None
+        error: BaseException | None = None
+        try:
+            answer = method.method()
+        except BaseException as raised:
+            error = raised
+        mailbox.post_deferred(partial(done, answer, error))
+
+    threading.Thread(target=read, name="server watch", daemon=True).start()
+
+
+def read_at_once(
+    mailbox: Mailbox, method: LoadMethod, done: Callable[[Any, BaseException | None], object]
+) -> None:
+    """Read here and now, as on virtual time, and report it in the mailbox."""
+    answer: Any = None
+    error: BaseException | None = None
+    try:
+        answer = method.method()
+    except Exception as raised:
+        error = raised
+    mailbox.post_deferred(partial(done, answer, error))
