@@ -15,7 +15,7 @@ def said(failed: dict[int | str, int]) -> str:
     for index, (item_id, parts) in enumerate(failed.items()):
         collected.add(Success(item_id, parts, index))
     view: ResultView[int] = ResultView(
-        table=lambda *_: [],  # type: ignore[arg-type,return-value]
+        table=lambda *_: [],  # type: ignore[arg-type]
         record=lambda _: {},
         count_failed_parts=int,
         failed_part_phrases=("summary failed", "summaries failed"),

@@ -18,6 +18,7 @@ from restaurant_llm_batch import (
     ConcurrencyLimiter,
     Limits,
     StopConditions,
+    Store,
     Strategy,
     SummarizeAspects,
     TimeLimits,
@@ -239,12 +240,12 @@ def test_sleeps_and_retries_take_no_real_time() -> None:
 
 @pytest.mark.parametrize("strategy", STAGES)
 def test_replies_in_the_store_are_found_and_none_gets_into_it(strategy: Strategy, tmp_path: Path) -> None:
-    path = tmp_path / "run.db"
-    real = BatchRunner(llm=FakeLLM(), strategy=strategy, store=path)
+    store = Store(tmp_path / "run.db")
+    real = BatchRunner(llm=FakeLLM(), strategy=strategy, store=store)
     real.run(dish, [1, 2])
-    before = real._store.stats().entries if real._store is not None else 0
+    before = store.stats().entries
     simulated = real.simulate(dish, [1, 2, 3, 4], SimulatedServer(latency=1))
-    after = real._store.stats().entries if real._store is not None else 0
+    after = store.stats().entries
 
     assert simulated.report.stats.cache_hits == 2
     assert simulated.server.calls == 2

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -84,9 +82,7 @@ class Job:
         if self.search == "qdrant":
             return services.qdrant(settings)[0]
         assert isinstance(self.search, Path)
-        own = self.folder / f"index-{os.getpid()}"
-        shutil.copytree(self.search, own)
-        return EmbeddedSearch(own, embedder=settings.embedder())
+        return EmbeddedSearch(self.search, embedder=settings.embedder(), read_only=True)
 
 
 def check_can_be_sent(job: Job, dumps: Callable[[Job], object]) -> None:
