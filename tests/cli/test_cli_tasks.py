@@ -249,7 +249,7 @@ def test_reviews_without_a_label_are_counted_where_they_are_and_at_the_end() -> 
     shown = invoke("sentiment", write(*REVIEWS, {"restaurant_id": 2, "content": " "})).stdout
     assert re.search(r"Neutral +Failed *\n", shown)
     assert re.search(r"\n  2 .* 1  \n", shown)
-    assert "1 review got no label." in flat(shown)
+    assert "1 review got no label (of restaurant 2)." in flat(shown)
 
 
 def labelled(request: LLMRequest) -> str:
@@ -457,7 +457,7 @@ def test_chunks_that_fail_are_shown_where_they_are_and_at_the_end() -> None:
     assert result.exit_code == 0
     assert "soup(n)" in result.stdout
     assert "failed: phrases of chunk 1: PermanentBackendError: the prompt was refused" in flat(result.stdout)
-    assert "1 part of a document failed." in flat(result.stdout)
+    assert "1 part of a document failed (of document a.txt)." in flat(result.stdout)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

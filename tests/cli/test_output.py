@@ -230,6 +230,7 @@ build({"killed": lambda options: Killed()}).main()
 """
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_the_old_output_and_what_was_finished(reviews: Path, tmp_path: Path) -> None:
     (tmp_path / "out.jsonl").write_text("yesterday\n")
     (tmp_path / "out.jsonl.partial").write_text("of another run\n")

@@ -88,7 +88,7 @@ def test_the_reviews_would_hold_control_tokens_if_they_were_not_quoted(family: s
     assert control_tokens("".join(CONTENTS)) & set(FAMILIES[family])
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @each_family
 def test_no_request_holds_a_control_token_of_a_reviews_making(family: str) -> None:
     assert not control_tokens("".join(map(user, every_request()))) & set(FAMILIES[family])

@@ -287,7 +287,7 @@ def test_what_the_description_allows_is_answered_as_described(
 @pytest.mark.parametrize("path", PATHS)
 @PROPERTY
 @given(data=st.data())
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_what_the_description_forbids_is_refused_as_described(
     client: TestClient, path: str, data: st.DataObject
 ) -> None:

@@ -180,6 +180,7 @@ def test_the_main_job_runs_on_it_as_on_the_embedded_search(
     assert not ours.failures
 
 
+@pytest.mark.slow
 def test_nothing_heavy_is_imported_before_it_is_used() -> None:
     code = (
         "import sys; from restaurant_llm_batch.search.qdrant.search import QdrantSearch;"

@@ -100,6 +100,7 @@ def test_if_it_is_not_known_whether_items_or_tokens_differ_the_range_has_both(tm
     assert any("if the task has changed since" in warning for warning in plan.warnings)
 
 
+@pytest.mark.slow
 def test_it_says_what_it_learned_from(tmp_path: Path) -> None:
     path = tmp_path / "night.db"
     recorded(path, [1], course, range(20))

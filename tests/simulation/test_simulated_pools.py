@@ -62,7 +62,7 @@ def most_at_once(simulation: Simulation[str]) -> dict[str | None, int]:
     return most
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", CONCURRENT, ids=str)
 @pytest.mark.parametrize("dying", [0, 1, 2])
 def test_three_servers_of_unknown_size_are_as_fast_as_one_though_one_dies_and_comes_back(

@@ -296,6 +296,7 @@ BatchRunner(llm=FakeLLM(), store=StoreFolder(sys.argv[1]), observers=[observe]).
 """
 
 
+@pytest.mark.slow
 def test_after_kill_9_a_run_pays_only_for_what_was_not_finished(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path)], check=False)
     assert killed.returncode == -signal.SIGKILL

@@ -108,7 +108,7 @@ class _Carrier:
             self._end(self._late_answer())
             return
         if batch is None:
-            log.warning("batch %s has vanished from the service; its lines are asked again", wave.batch_id)
+            log.warning("batch %r has vanished from the service; its lines are asked again", wave.batch_id)
             self._end(AGAIN if wave.is_adopted else _lost("the batch has vanished from the service"))
             return
         if batch.status == "failed" and any(problem.is_quota for problem in batch.problems):
@@ -213,7 +213,7 @@ class _Carrier:
             yield from self._journalled(partial(journal.record_state, wave.id, state))
         batch = yield from self._created()
         self._waves.sent += 1
-        log.info("%d calls were sent as batch %s", len(wave.lines), batch.id)
+        log.info("%d calls were sent as batch %r", len(wave.lines), batch.id)
         lines = list(wave.lines.values())
         for start in range(0, len(lines), SLICE):
             self._waves.mark_sent(lines[start : start + SLICE])

@@ -40,7 +40,7 @@ def _share(rows: Sequence[tuple[Any, Any]], figure: str) -> float:
     return float(quality.share(getattr(verdict, figure) for _, verdict in rows))
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("language", "remarks"), [("ko", 300), ("en", 200)])
 def test_a_third_of_the_gold_set_is_held_out(judged: Any, language: str, remarks: int) -> None:
     held_out = [remark for remark, _ in judged[language] if remark.held_out]

@@ -107,6 +107,7 @@ def test_definitions_that_share_definitions_end() -> None:
     assert not is_strict(thing({"a": {"$ref": "#/$defs/D59"}}, **{"$defs": {"D0": TEXT, **flat}}))
 
 
+@pytest.mark.slow
 @given(
     st.recursive(
         st.none() | st.booleans() | st.text(),

@@ -298,7 +298,7 @@ def test_a_timeout_at_any_moment_leaves_no_job(dispatcher: Dispatcher) -> None:
             return str(error)
 
     with ThreadPoolExecutor(20) as threads:
-        answers = list(threads.map(call, range(examples(60) + 1)))
+        answers = list(threads.map(call, range(examples(90) + 1)))
     transport.close()
 
     assert any("took longer than timeout=" in answer for answer in answers)

@@ -106,7 +106,7 @@ def interrupt(dispatcher: Dispatcher, way: str, is_now: Callable[[], bool], time
 
 
 @pytest.mark.parametrize("way", quick_of(SUBMITTING, "stage 4", "threaded, in a block"))
-@pytest.mark.sample(1)
+@pytest.mark.slow
 def test_a_process_interrupted_while_it_submits_leaves_no_job(way: str) -> None:
     with Dispatcher(lambda work: End(after=600), latency=0.3) as dispatcher:
         told = interrupt(dispatcher, way, lambda: dispatcher.asked["run"] > 0)

@@ -183,6 +183,7 @@ def is_alive(pid: int) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_results_of_one() -> None:
     # With room for all calls, since those of the first process wait for the second.
     words = ("--processes", 2, "--llm-concurrency", 24, "-o", "out.jsonl")

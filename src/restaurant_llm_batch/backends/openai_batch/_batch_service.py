@@ -217,9 +217,9 @@ class OpenAIBatchService:
             try:
                 self.cancel(batch_id)
             except Exception as error:
-                log.warning(
-                    "batch %s could not be cancelled, and goes on at the service: %s", batch_id, error
-                )
+                # Not the error's text: only the border of a backend logs what services say.
+                kind = type(error).__name__
+                log.warning("batch %r could not be cancelled, and goes on at the service: %s", batch_id, kind)
 
     def fetch(self, file_id: str, into: BinaryIO) -> None:
         """Write the content of a file into another one, piece by piece."""
