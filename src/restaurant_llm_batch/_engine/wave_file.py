@@ -21,8 +21,8 @@ class WaveFile:
     """
 
     def __init__(self) -> None:
-        self.size = 0
-        self.users = 0
+        self.size: int = 0
+        self.users: int = 0
         self.sealed = False
         self._file: BinaryIO | None = None
         self._at_end = True
@@ -106,16 +106,16 @@ class Line:
     )
 
     def __init__(self, key: bytes, task: str, file: WaveFile, start: int, size: int) -> None:
-        self.key = key
-        self.task = task
-        self.file = file
-        self.start = start
-        self.size = size
-        self.sent = False
-        self.answered = False
+        self.key: bytes = key
+        self.task: str = task
+        self.file: WaveFile = file
+        self.start: int = start
+        self.size: int = size
+        self.sent: bool = False
+        self.answered: bool = False
         self.lead: Callable[[Any], object] | None = None
         self.followers: tuple[Callable[[Any], object], ...] = ()
-        self.users = 0
+        self.users: int = 0
         self.result: Any = None
 
     def wait_as_lead(self, wake: Callable[[Any], object]) -> None:
@@ -161,13 +161,13 @@ class Wave:
     def __init__(self, wave_id: str | None = None) -> None:
         self.id: str = token_hex(12) if wave_id is None else wave_id
         self.is_adopted: bool = wave_id is not None
-        self.file = WaveFile()
+        self.file: WaveFile = WaveFile()
         self.lines: dict[bytes, Line] = {}
-        self.weight = 0
-        self.file_id = ""
-        self.batch_id = ""
-        self.creating = False
-        self.is_over = False
+        self.weight: int = 0
+        self.file_id: str = ""
+        self.batch_id: str = ""
+        self.creating: bool = False
+        self.is_over: bool = False
         self.done: set[bytes] = set()
 
     def add(self, key: bytes, raw: bytes, task: str, weight: int) -> Line:

@@ -143,7 +143,12 @@ class Waves:
         self.stop = stop
         self.alive = alive
         self._carrier = carrier
-        self.waiting = self.flows = self.busy = self.collecting = self.sent = self.refusals = 0
+        self.waiting: int = 0
+        self.flows: int = 0
+        self.busy: int = 0
+        self.collecting: int = 0
+        self.sent: int = 0
+        self.refusals: int = 0
         self.host: WaveHost = _Inline()
         self._store = store
         self._estimate = estimate

@@ -227,7 +227,7 @@ class LearningRequest:
         self._learned = learned
         self._original = body
         self._repeats = 0
-        self.body = learned.apply(body)
+        self.body: dict[str, Any] = learned.apply(body)
 
     def is_repeated_after(self, error: PermanentBackendError) -> bool:
         """Return whether to send `body`, which has changed, again."""

@@ -24,6 +24,7 @@ from ..errors import (
     SubmissionUnknown,
     TransientBackendError,
 )
+from .aimd import Timing
 from .breaker import CLOSED, OPEN, BreakerPolicy, CircuitBreaker
 from .concurrency import _NEW, ConcurrencyLimiter, PriorityWaitQueue, Ticket
 
@@ -142,7 +143,7 @@ class EndpointTicket(Ticket):
         self.sequence = sequence
         self.weight = 1
         self.in_flight_at_admission = self.epoch = 0
-        self.timing = None
+        self.timing: Timing | None = None
         self.state = _NEW
         self.route: Route = route
         self.endpoint: Endpoint | None = None
@@ -169,7 +170,7 @@ class Slot(Ticket):
         self.sequence = sequence
         self.weight = 1
         self.in_flight_at_admission = self.epoch = 0
-        self.timing = None
+        self.timing: Timing | None = None
         self.state = _NEW
         self.endpoint: Endpoint = endpoint
         self.ticket: EndpointTicket | None = None

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RayBatch", "RayBroker"]
 
-log = logging.getLogger("restaurant_llm_batch")
+log: logging.Logger = logging.getLogger("restaurant_llm_batch")
 
 _EXAMPLE = "def make_runner(**options): return BatchRunner(llm=..., **options)"
 

@@ -46,7 +46,7 @@ class RequestFile:
     on_stop: Literal["cancel", "keep"] = "keep"
 
     def __init__(self, llm: OpenAILLM, path: Path) -> None:
-        self.lines = 0
+        self.lines: int = 0
         self.online: Any = llm
         self._path = path
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import atexit
 import logging
-import pickle
+import pickle  # nosec B403 (events between actors of one job)
 import secrets
 import threading
 from collections.abc import Callable, Iterable, Sequence
