@@ -17,20 +17,24 @@ _CALLS = ("llm", "batches", "llm_total")
 _RATES = ("requests_per_minute", "tokens_per_minute")
 
 
-def share_limits(limits: Limits, broker: Broker, *, search: bool, pool: bool = False) -> Limits:
+def share_limits(
+    limits: Limits, broker: Broker, *, model: bool = True, search: bool, pool: bool = False
+) -> Limits:
     """
     Return limits of which each holds for all processes that call this with an equal broker.
 
     Args:
         limits: The limits of one process. Limiters that the user has made are left as they are.
         broker: Where the limits are kept, each under its name in `Limits`.
+        model: Whether calls of the model go to a service; if not, there are limits for them if they have rates.
         search: Whether that is so for searches: not if each process has an engine of its own.
         pool: Whether the LLM backend has several endpoints, with limits of their own in place of those that the user
             has not set.
     """
     shared: dict[str, Any] = {}
     rates = {name: getattr(limits, name) for name in _RATES if getattr(limits, name) is not None}
-    for name in (*_CALLS, "tokens_in_flight", *(("search",) if search else ())):
+    calls = (*_CALLS, "tokens_in_flight") if model or rates else ()
+    for name in (*calls, *(("search",) if search else ())):
         limit = getattr(limits, name)
         if limit is None or isinstance(limit, ConcurrencyLimiter):
             continue

@@ -9,9 +9,8 @@ has the whole limit.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 from ..._config.limits import Limits
 from ..._limits.aimd import AdaptiveLimit
@@ -19,9 +18,7 @@ from ..._limits.limiters import LimiterStanding
 from ...errors import ConfigurationError
 from ...outcomes import LimitChange, Reason
 from ...sharing import BrokerUnavailable, FileBroker, LimitView, SharedLimiter
-
-_OF_THE_MODEL = ("llm", "batches", "llm_total", "tokens_in_flight")
-_PER_MINUTE = ("requests_per_minute", "tokens_per_minute")
+from ...sharing._limits import share_limits
 
 
 class SharedLimits:
@@ -40,23 +37,13 @@ class SharedLimits:
 
     def __init__(self, limits: Limits, folder: Path, *, model: bool, search: bool) -> None:
         self._broker = FileBroker(folder / "limits.db")
-        rates = {name: getattr(limits, name) for name in _PER_MINUTE if getattr(limits, name) is not None}
-        names = (*(_OF_THE_MODEL if model or rates else ()), *(("search",) if search else ()))
-        shared: dict[str, Any] = {}
-        for name in names:
-            limit = getattr(limits, name)
-            if limit is not None:
-                # Limits per minute hold for all calls of the model, whichever limiter has them.
-                own = rates if name == "llm" else {}
-                shared[name] = SharedLimiter(name, limit, broker=self._broker, **own)
-        self._names = tuple(shared)
-        self._adaptive = [name for name in shared if isinstance(getattr(limits, name), AdaptiveLimit)]
+        self.for_processes: Limits = share_limits(limits, self._broker, model=model, search=search)
+        named = {field.name: getattr(self.for_processes, field.name) for field in fields(Limits)}
+        self._names = tuple(name for name, limit in named.items() if isinstance(limit, SharedLimiter))
+        self._adaptive = [name for name in self._names if isinstance(getattr(limits, name), AdaptiveLimit)]
         self._latest: dict[str, int] = {name: getattr(limits, name).start for name in self._adaptive}
         self._peaks: dict[str, int] = {}
         self.history: list[LimitChange] = []
-        if "llm" in shared:
-            shared |= dict.fromkeys(rates)  # which it has
-        self.for_processes: Limits = replace(limits, **shared)
 
     def declare(self) -> None:
         """Declare the limits at the broker, so that they are there before the first process is."""
