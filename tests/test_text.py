@@ -121,7 +121,7 @@ ONE_LINE: dict[str, Callable[[str], str]] = {
 
 @each_nasty
 @pytest.mark.parametrize("border", ONE_LINE.values(), ids=ONE_LINE)
-@pytest.mark.sample(60)
+@pytest.mark.sample(20)
 def test_no_sign_is_obeyed_and_no_line_ends(border: Callable[[str], str], text: str) -> None:
     shown = border(text)
 
@@ -211,7 +211,7 @@ def test_tables_of_the_command_line_show_no_sign_that_is_obeyed(text: str) -> No
 
 
 @pytest.mark.parametrize("name", [name for name in NASTY if "long" not in name])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_the_command_line_prints_no_sign_that_is_obeyed(name: str, tmp_path: Path) -> None:
     text = NASTY[name]
     reviews = tmp_path / "reviews.jsonl"

@@ -274,6 +274,7 @@ def test_a_wrong_lesson_neither_loops_nor_lasts(field: str, backend: str, mode: 
                 assert field in sent[0], "nothing has ever worked without the field"
 
 
+@pytest.mark.sample(1)
 @every_backend
 def test_refusals_at_once_are_as_many_as_are_in_flight(backend: str) -> None:
     threads = 8

@@ -291,7 +291,7 @@ def services() -> Iterator[tuple[LocalServer, Services]]:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_an_odd_answer_means_the_same_through_every_backend(
     backend: str, mode: str, services: tuple[LocalServer, Services]
 ) -> None:

@@ -287,7 +287,7 @@ def test_a_search_without_hits_says_so(invoke: Invoke) -> None:
     ],
 )
 @pytest.mark.parametrize("command", ["summarize", "index"])
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 def test_a_file_that_cannot_be_used_is_one_clear_line_with_the_line_number(
     invoke: Invoke, tmp_path: Path, command: str, text: str | bytes, complaint: str
 ) -> None:

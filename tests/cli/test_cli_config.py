@@ -319,7 +319,7 @@ class Noting(FakeLLM):
 @pytest.mark.parametrize(
     "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "compare", "vocabulary"]
 )
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_every_command_takes_any_language_and_instructions_of_the_users_own(command: str) -> None:
     llm = Noting()
     words = [command, "--first", "1", "--language", "ja", "--instructions", "절대 욕하지 마세요"]
@@ -390,7 +390,7 @@ def test_a_service_that_refuses_much_is_told_of_in_the_footer(folder: Path) -> N
 @pytest.mark.parametrize(
     "command", ["summarize", "sentiment", "summarize-reviews", "strengths", "compare", "vocabulary"]
 )
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_a_preview_prints_the_prompts_and_makes_no_call(command: str, folder: Path) -> None:
     llm = Noting()
     words = [command, "--preview", "--instructions", "절대 욕하지 마세요", "--store", "run.db"]

@@ -90,7 +90,7 @@ def run(*words: object, stdin: str | None = None) -> Result:
 
 @pytest.mark.parametrize("llm", ["own_code:Upper", "own_code:make", "own_code:backend"])
 @pytest.mark.parametrize("stage", ["1", "4", "threaded"])
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_an_own_task_runs_with_an_own_backend(llm: str, stage: str, folder: Path) -> None:
     result = run("own_code:shout", "items.csv", "--llm", llm, "--stage", stage, "-o", "out.jsonl")
     assert result.exit_code == 0, result.output
@@ -103,6 +103,7 @@ def test_an_own_task_runs_with_an_own_backend(llm: str, stage: str, folder: Path
     assert "2 of 2 items done" in result.output
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("name", "text"),
     [
@@ -217,7 +218,7 @@ def test_the_example_of_the_docs_works_as_written(folder: Path, monkeypatch: pyt
         (["own_code:searches_in_parts", "ids.jsonl"], "pass --reviews FILE"),
     ],
 )
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_what_cannot_work_is_said_in_one_sentence(words: list[str], complaint: str, folder: Path) -> None:
     (folder / "broken.py").write_text("1 / 0")
     (folder / "needs.py").write_text("import absent_package")

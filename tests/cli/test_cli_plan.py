@@ -43,7 +43,7 @@ def invoke(*words: str) -> Result:
 
 
 @pytest.mark.parametrize("command", TASKS)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_every_command_plans_its_run_and_calls_no_model(command: str) -> None:
     result = invoke(command, "reviews.jsonl", "--plan")
 

@@ -135,6 +135,7 @@ def test_a_token_that_no_client_can_send_is_refused_without_repeating_it(token: 
     assert not token.strip() or token not in result.output
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("host", "allowed", "expected"),
     [
@@ -174,6 +175,7 @@ def test_a_port_that_is_taken_is_said_in_a_line_before_anything_is_indexed(revie
     assert "serving" not in result.output
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("missing", ["fastapi", "uvicorn"])
 def test_without_its_extra_it_says_what_to_install(missing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in list(sys.modules):

@@ -50,7 +50,7 @@ def reviews(tmp_path: Path) -> Path:
     [*(("summarize", stage) for stage in ("1", "4", "threaded")), *((command, "4") for command in OTHERS)],
 )
 @pytest.mark.parametrize("llm", ["vllm", "openai"])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_a_service_is_one_word_and_an_address(
     llm: str, command: str, stage: str, reviews: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -93,7 +93,7 @@ def test_the_environment_says_what_options_leave_out(reviews: Path, monkeypatch:
         (["search", "--search", "qdrant", "--restaurant", "1", "맛"], "QDRANT_URL"),
     ],
 )
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_what_is_missing_is_named_in_one_line(words: list[str], complaint: str) -> None:
     result = invoke(*words)
     assert result.exit_code == 2
@@ -155,6 +155,7 @@ def test_reviews_go_into_qdrant_and_are_found_there(
     assert len(target.read_text(encoding="utf-8").splitlines()) == 3
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("size", [16, 768])
 def test_serve_ends_before_it_listens_if_the_embedder_is_not_that_of_the_collection(
     size: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

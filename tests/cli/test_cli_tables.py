@@ -37,7 +37,7 @@ def flat(text: str) -> str:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_a_table_in_cp949_with_columns_of_its_own_is_read(command: str, folder: Path) -> None:
     scale = ("--rating-scale", "1-10") if command == "summarize-reviews" else ()
     result = invoke(command, "reviews.csv", "--columns", COLUMNS, *scale, "-o", "out.jsonl")
@@ -125,6 +125,7 @@ def test_parquet_and_a_folder_of_it_are_read(folder: Path) -> None:
         assert {json.loads(line)["restaurant_id"] for line in result.stdout.splitlines()} == {1, 2}
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("words", "says"),
     [

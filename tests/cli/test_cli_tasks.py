@@ -204,7 +204,7 @@ def test_quiet_with_output_prints_nothing(command: str) -> None:
         ("vocabulary", ["other.txt", "note.txt", "-o", "note.txt"], "'note.txt' is the input file"),
     ],
 )
-@pytest.mark.sample(7)
+@pytest.mark.sample(2)
 def test_wrong_usage_is_explained_with_status_2_and_no_traceback(
     command: str, words: list[str], complaint: str
 ) -> None:
@@ -274,6 +274,7 @@ def test_batches_keep_to_what_was_asked_for() -> None:
     assert sum(smaller) == 12
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("command", ["sentiment", "summarize-reviews", "strengths"])
 def test_batches_in_flight_keep_to_their_own_limit(command: str) -> None:
     lines = [{"restaurant_id": n, "content": "The soup was good.", "rating": 5} for n in range(8)]
@@ -359,7 +360,7 @@ def test_reviews_of_no_kind_are_left_out_and_counted() -> None:
         ({"positive_reviews": [{"text": "x"}]}, "line 1: positive_reviews[0].content is missing"),
     ],
 )
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 def test_a_file_that_does_not_say_what_its_reviews_are_is_reported_how_to(
     line: dict[str, Any], complaint: str
 ) -> None:
@@ -431,6 +432,7 @@ def test_documents_are_cut_into_chunks_of_the_size_that_was_asked_for() -> None:
     assert several == sorted(several, reverse=True)  # all words, then all phrases
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("words", "times"), [((), 1), (("--parallel",), 2), (("--parallel", "--max-safe-chunks", "1"), 1)]
 )
@@ -461,7 +463,7 @@ def test_chunks_that_fail_are_shown_where_they_are_and_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_with_a_store_a_second_run_asks_nothing_and_says_so(command: str) -> None:
     reviews = write(*REVIEWS)
     asked: list[LLMRequest] = []

@@ -53,7 +53,7 @@ def replies(store: Path) -> int:
         ["--store", "s.db", "--record", "s.db", "-o", "./s.db"],
     ],
 )
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_nothing_is_created_before_an_output_is_refused(
     words: list[str], reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -91,6 +91,7 @@ def test_an_output_that_is_a_store_is_refused_before_anything_is_opened(
     assert not list(tmp_path.glob("*.partial"))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("texts", [False, True])
 def test_a_command_records_its_run(texts: bool, reviews: Path, tmp_path: Path) -> None:
     path = tmp_path / "night.db"
@@ -112,6 +113,7 @@ def test_a_command_records_its_run(texts: bool, reviews: Path, tmp_path: Path) -
     assert replies(path) > 0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "words",
     [

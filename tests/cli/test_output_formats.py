@@ -125,6 +125,7 @@ def test_parquet_has_numbers_lists_and_names(reviews: Path, tmp_path: Path) -> N
     assert all(isinstance(row["food.bullets"], list) for row in rows)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -206,6 +206,7 @@ def test_on_a_terminal_a_running_night_is_shown_and_its_limit_is_set(path: Path,
         assert server.counts.peak == 5
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -67,6 +67,7 @@ def test_without_the_extra_the_message_names_it(
     assert "pip install 'restaurant-llm-batch[fastapi]'" in found.stderr
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("words", "display", "opens"), [([], ":0", True), (["--no-browser"], ":0", False), ([], "", False)]
 )

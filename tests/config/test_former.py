@@ -189,7 +189,7 @@ def loaded(folder: Path, text: str, *, toml: bool = False) -> BatchSettings:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.sample(7)
+@pytest.mark.sample(2)
 def test_every_variable_is_a_setting_or_explained_and_its_translation_loads(name: str, folder: Path) -> None:
     former = former_of(name)
     assert (name.lower() in BatchSettings.model_fields) != (former is not None)
@@ -212,7 +212,7 @@ def test_a_successor_is_a_setting_and_no_former_variable() -> None:
 
 @pytest.mark.parametrize("toml", [False, True], ids=["env", "toml"])
 @pytest.mark.parametrize("lines", TRANSLATED)
-@pytest.mark.sample(8)
+@pytest.mark.sample(2)
 def test_what_an_old_file_says_comes_to_the_same_settings(lines: str, toml: bool, folder: Path) -> None:
     found = translate(lines)
     settings = loaded(folder, as_toml(found, "old.env") if toml else as_env(found, "old.env"), toml=toml)
@@ -271,6 +271,7 @@ def test_files_of_windows_are_read(encoding: str) -> None:
     assert "vllm-engine" in as_env(translate(text), "old.env")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("line", "complaint"),
     [
@@ -295,7 +296,7 @@ def test_a_value_that_cannot_be_used_is_passed_over_with_what_to_write(
     loaded(folder, text)
 
 
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "line",
     [
@@ -332,6 +333,7 @@ def test_a_key_is_a_line_to_fill_in() -> None:
     assert "keep the line of the old file" in text
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "value", ["it's", 'say "no"', "back\\slash", "two\nlines", "# no comment", "한글 & more"]
 )

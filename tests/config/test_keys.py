@@ -28,7 +28,7 @@ HIDDEN_IN = [
 
 
 @pytest.mark.parametrize(("name", "form"), HIDDEN_IN)
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_no_setting_shows_a_key_that_stands_in_it(
     name: str, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

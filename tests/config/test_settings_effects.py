@@ -226,7 +226,7 @@ EFFECTS: list[tuple[Run, dict[str, str], dict[str, str], Callable[[Seen], object
     EFFECTS,
     ids=[f"{next(iter(row[2]))}-{row[0].__name__}" for row in EFFECTS],
 )
-@pytest.mark.sample(7)
+@pytest.mark.sample(2)
 def test_a_variable_changes_the_calls(
     run: Run,
     common: dict[str, str],

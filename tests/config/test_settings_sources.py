@@ -292,6 +292,7 @@ def test_a_file_that_says_nothing_is_refused(
     assert complaint in str(refused.value)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("name", "hint"),
     [

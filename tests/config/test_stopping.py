@@ -309,6 +309,7 @@ def refuse(*broken: Exception) -> FakeLLM:
     return FakeLLM(fault=lambda request, attempt: broken[request.inputs["item"] % len(broken)])
 
 
+@pytest.mark.sample(3)
 @each_strategy
 @pytest.mark.parametrize(
     "error",

@@ -137,7 +137,7 @@ def run(strategy: Strategy, task: Any, fault: Fault, items: int = 4) -> tuple[Ba
 
 @each_strategy
 @pytest.mark.parametrize("task", [ask, ask_in_gather, ask_once, stumble, sleep_too_long])
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_nothing_of_an_item_is_left_when_it_has_failed(strategy: Strategy, task: Any) -> None:
     for fault in FAULTS if task is ask else FAULTS[:2]:
         report, known = run(strategy, task, fault)

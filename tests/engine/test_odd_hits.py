@@ -42,6 +42,7 @@ class SearchMany(Search):
         return [self.search(query) for query in queries]
 
 
+@pytest.mark.sample(9)
 @pytest.mark.parametrize("backend", [Search, SearchMany])
 @pytest.mark.parametrize("stage", [1, 4])
 @pytest.mark.parametrize("kind", ODD)

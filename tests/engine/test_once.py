@@ -187,6 +187,7 @@ def test_results_are_kept_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> Non
     assert llm.calls == 5 + 4
 
 
+@pytest.mark.sample(1)
 @each_strategy
 def test_thousands_of_steps_that_need_no_waiting_are_fine(strategy: Strategy) -> None:
     def nothing(number: int) -> Any:

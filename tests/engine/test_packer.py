@@ -152,6 +152,7 @@ def long_flow(item: int) -> Any:
     return [[one.index for one in batch] for batch in batches]
 
 
+@pytest.mark.sample(1)
 @each_strategy
 def test_a_long_list_is_packed_alike_in_slices(strategy: Strategy) -> None:
     packer = BatchPacker(Limits(), estimate_tokens)

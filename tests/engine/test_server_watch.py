@@ -244,6 +244,7 @@ def test_a_servers_preemptions_are_counted_and_become_few() -> None:
     assert flooded.report.stats.servers["llm"].preemptions > 5 * ours.report.stats.servers["llm"].preemptions
 
 
+@pytest.mark.sample(1)
 @each_driver
 def test_a_server_with_the_metrics_of_vllm_is_read_over_http(strategy: Strategy) -> None:
     faults = Faults(latency=0.03, max_running=2, kv_tokens=16_000)

@@ -90,6 +90,7 @@ def test_a_call_that_becomes_the_first_is_started_as_soon_as_its_rate_allows(
         assert rings[0] == pytest.approx(max(0.0, (second[1] - 50) / 1000), abs=0.03)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("strategy", CONCURRENT)
 @pytest.mark.parametrize("limits", [Limits(llm=1), Limits(llm=3), Limits(llm=8, llm_total=2)])
 def test_items_that_a_stop_fails_end_in_the_order_of_arrival(strategy: Strategy, limits: Limits) -> None:

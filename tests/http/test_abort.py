@@ -278,6 +278,7 @@ class TestTLS:
         assert llm.complete(asking("quick")).text == "quick"
         llm.close()
 
+    @pytest.mark.sample(1)
     @every_backend
     def test_a_call_is_ended_at_any_moment_of_the_handshake(
         self, backend: Callable[[str], Any], server: LocalServer

@@ -552,6 +552,7 @@ WRITTEN: dict[type[BackendError], list[tuple[int, Any]]] = {
 TABLE = [(kind, status, body) for kind, rows in WRITTEN.items() for status, body in rows]
 
 
+@pytest.mark.sample(31)
 @pytest.mark.parametrize(("kind", "status", "body"), TABLE)
 def test_an_error_becomes_what_it_says(kind: type[BackendError], status: int, body: Any) -> None:
     error = service_error(status, body, "x")

@@ -175,6 +175,7 @@ CLIENTS: dict[str, Callable[[str], object]] = {
 }
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_a_socks_proxy_is_refused_by_every_client_before_any_call(
     client: str, monkeypatch: pytest.MonkeyPatch
@@ -204,6 +205,7 @@ def test_every_client_leaves_out_the_proxy_where_it_is_told_to(
     assert server.seen
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("client", CLIENTS)
 def test_every_client_uses_the_proxy(client: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with LocalServer(lambda seen: Say({"error": "by proxy"}, 404)) as proxy:

@@ -107,7 +107,7 @@ def texts_of(error: BaseException) -> str:
 @pytest.mark.parametrize("how", ["complete", "acomplete"])
 @pytest.mark.parametrize("backend", BACKENDS.values(), ids=BACKENDS)
 @pytest.mark.parametrize("echo", ECHOES.values(), ids=ECHOES)
-@pytest.mark.sample(18)
+@pytest.mark.sample(6)
 def test_a_key_that_a_service_repeats_stands_in_no_error(
     echo: bytes, backend: Callable[[str], Any], how: str
 ) -> None:
@@ -142,7 +142,7 @@ def test_a_key_that_an_embedding_service_repeats_stands_in_no_error(echo: bytes)
 @pytest.mark.parametrize("how", ["complete", "acomplete"])
 @pytest.mark.parametrize("status", ["503 Service Unavailable", "407 Proxy Authentication Required", "403 X"])
 @pytest.mark.parametrize("make", ["vllm", "openai"])
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 def test_the_password_of_a_proxy_that_refuses_stands_in_no_error(make: str, status: str, how: str) -> None:
     with serve(response(status)) as url:
         proxy = url.replace("//", f"//alice:{PASSWORD}@")

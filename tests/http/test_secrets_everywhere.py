@@ -313,7 +313,7 @@ REFUSALS = [
 @pytest.mark.parametrize("how", ["blocking", "asyncio"])
 @pytest.mark.parametrize("kind", ["vllm", "openai"])
 @pytest.mark.parametrize("refusal", REFUSALS)
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 def test_what_a_refusal_that_is_learned_from_repeats_stands_in_no_log(
     kind: str, how: str, refusal: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -325,6 +325,7 @@ def test_what_a_refusal_that_is_learned_from_repeats_stands_in_no_log(
     assert not leaks(caplog.text + repr([record.args for record in caplog.records]))
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("how", ["blocking", "asyncio"])
 @pytest.mark.parametrize("job_id", ["j", PASSWORD])
 def test_a_job_that_cannot_be_cancelled_is_logged_without_what_the_service_repeats(
@@ -363,6 +364,7 @@ def echoing(item: int) -> Flow[str]:
     ).text
 
 
+@pytest.mark.sample(1)
 @pytest.mark.hardening(small=4, full=100)
 @pytest.mark.parametrize("stage", [1, 2, 4])
 def test_no_file_and_no_outcome_of_a_run_holds_what_a_service_repeats(

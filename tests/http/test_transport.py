@@ -389,6 +389,7 @@ class TestTLS:
         assert MODES[mode](transport, "GET", server[0].url, Timeout(10), None).body == b"fine"
         transport.close()
 
+    @pytest.mark.sample(1)
     @pytest.mark.parametrize("mode", MODES)
     def test_it_is_not_trusted_otherwise(self, server: tuple[LocalServer, Path], mode: str) -> None:
         transport = HTTPTransport()

@@ -79,7 +79,7 @@ def among_them() -> dict[ItemId, Sequence[str]]:
 @each_job
 @each_double
 @pytest.mark.parametrize("stage", [1, 4])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_who_obeys_changes_no_other_restaurant_and_all_books_are_in_order(
     job: str, double: str, stage: Literal[1, 4]
 ) -> None:

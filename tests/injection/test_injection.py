@@ -111,6 +111,7 @@ def test_where_reviews_choose_the_language_they_choose_between_two_instructions(
             assert request.messages[0] in ours
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("job", ["reviews", "sentiment", "strengths", "comparison"])
 def test_a_review_that_is_cut_to_its_batch_keeps_its_line(job: str) -> None:
     shown = [
@@ -137,6 +138,7 @@ def test_what_a_model_was_made_to_say_is_data_too_where_it_is_read_again(job: st
     assert_same_but_for({ANSWER: entry.content.strip()}, usual(job, 3), requests)
 
 
+@pytest.mark.sample(4)
 @with_entries("job", ["reviews"], every=6)
 def test_summaries_of_batches_are_merged_as_data(job: str, entry: Entry) -> None:
     fields: dict[str, Any] = {"max_tokens_per_batch": 600, "max_tokens": 50}
@@ -188,6 +190,7 @@ def assert_only_the_reason(told: str) -> None:
     assert re.fullmatch(ours, told), told
 
 
+@pytest.mark.sample(18)
 @pytest.mark.parametrize("entry", [e for e in ENTRIES if e.aim == "the model's own answer"])
 @each_job
 def test_an_answer_that_reviews_dictate_changes_no_later_request_but_in_its_data(

@@ -94,6 +94,7 @@ def test_no_request_holds_a_control_token_of_a_reviews_making(family: str) -> No
     assert not control_tokens("".join(map(user, every_request()))) & set(FAMILIES[family])
 
 
+@pytest.mark.sample(3)
 @each_family
 def test_no_quoted_answer_holds_a_control_token(family: str) -> None:
     """The model's words stand in a turn of their own, and a review may have put them into its mouth."""

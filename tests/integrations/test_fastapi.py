@@ -183,6 +183,7 @@ def test_the_token_budget_of_a_request_goes_before_the_services() -> None:
     assert len(requests) > with_default
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", [0, -1, "ko-1", "0", "너울솥국밥"])
 def test_ids_come_back_as_they_were_given(name: Any) -> None:
     review = {"content": "좋아요"}
@@ -240,6 +241,7 @@ def lines_are_long(text: str) -> int:
     return 5000 if len(text) < 100 else 1
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("count", [all_is_long, lines_are_long])
 def test_a_budget_that_is_too_small_is_named_to_the_client(count: Any) -> None:
     app = FastAPI()
@@ -300,7 +302,7 @@ def test_results_and_failures_are_in_the_order_of_the_request() -> None:
 @pytest.mark.parametrize(
     "error", [AuthenticationFailed(SECRET, status=401), QuotaExhausted(SECRET, status=429)]
 )
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_a_service_that_turns_us_away_is_503_and_says_nothing_of_our_account(
     error: Exception, headers: dict[str, str]
 ) -> None:
@@ -314,6 +316,7 @@ def test_a_service_that_turns_us_away_is_503_and_says_nothing_of_our_account(
     assert SECRET not in answer.text
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("headers", [{}, LINES], ids=["json", "lines"])
 def test_what_was_done_before_the_quota_ran_out_is_returned_and_all_else_is_accounted_for(
     headers: dict[str, str],
@@ -398,6 +401,7 @@ def test_half_an_emoji_of_a_model_does_not_break_an_answer() -> None:
 # Refusals
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize(
     ("path", "body", "field"),
     [
@@ -647,6 +651,7 @@ def test_another_request_id_is_replaced(name: str) -> None:
     assert answer.headers["x-request-id"] == answer.json()["request_id"]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("query", "headers", "wanted"),
     [
@@ -773,6 +778,7 @@ def test_the_applications_own_lifespan_goes_on_beside_the_routers() -> None:
     assert llm.closed == 1
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("headers", [{}, LINES], ids=["json", "lines"])
 def test_it_works_where_nobody_runs_the_routers_lifespan(headers: dict[str, str]) -> None:
     outer = FastAPI()
@@ -784,6 +790,7 @@ def test_it_works_where_nobody_runs_the_routers_lifespan(headers: dict[str, str]
     assert "restaurant_id" in answer.text
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("strategy", [Strategy.stage(1), Strategy.stage(2), Strategy.threaded()])
 def test_every_strategy_serves(strategy: Strategy) -> None:
     search = FakeSearch(lambda name: ["a"])

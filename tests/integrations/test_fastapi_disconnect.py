@@ -131,7 +131,7 @@ async def test_ten_requests_of_fifty_restaurants_share_the_limits_of_the_one_run
 
 
 @ACCEPTS
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 async def test_a_client_that_goes_away_cancels_its_calls(accept: str, nothing_blocks: BlockBuster) -> None:
     llm = FakeLLM(seconds=FOREVER)
     caller = Caller(serving(llm, llm=3), accept, *range(10))
@@ -148,7 +148,7 @@ async def test_a_client_that_goes_away_cancels_its_calls(accept: str, nothing_bl
 @pytest.mark.parametrize(
     "task", ["llm/summarize", "sentiment/analyze", "llm/extract/strengths", "llm/comparison"]
 )
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 async def test_a_client_that_goes_away_cancels_the_calls_of_one_restaurant(
     task: str, nothing_blocks: BlockBuster
 ) -> None:
@@ -165,6 +165,7 @@ async def test_a_client_that_goes_away_cancels_the_calls_of_one_restaurant(
     assert not caller.text
 
 
+@pytest.mark.sample(2)
 @ACCEPTS
 async def test_it_works_behind_a_middleware_that_wraps_requests(accept: str) -> None:
     async def pass_on(request: Any, call_next: Any) -> Any:
@@ -184,7 +185,7 @@ async def test_it_works_behind_a_middleware_that_wraps_requests(accept: str) -> 
 
 
 @ACCEPTS
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 async def test_what_others_asked_for_goes_on(accept: str) -> None:
     """The calls of both wait in the same gate, one after the other."""
     llm = FakeLLM(seconds=0.005)
@@ -204,6 +205,7 @@ async def test_what_others_asked_for_goes_on(accept: str) -> None:
     assert llm.in_flight == 0
 
 
+@pytest.mark.sample(1)
 async def test_a_client_that_leaves_between_two_lines_cancels_the_rest() -> None:
     class Uneven(FakeLLM):
         async def acomplete(self, request: Any, /) -> Any:

@@ -102,7 +102,7 @@ SENTIMENT_FORMS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("form", SENTIMENT_FORMS)
 def test_sentiment_is_answered_in_its_shape_whatever_form_the_reviews_have(
     client: TestClient, form: dict[str, Any]
@@ -306,7 +306,7 @@ def test_reviews_that_a_search_found_are_labelled_by_their_ids(client: TestClien
 
 
 @pytest.mark.parametrize("name", ["너울", "", None, '"\n<b>'])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_the_name_of_a_restaurant_comes_back_where_it_was_sent_and_only_there(
     client: TestClient, name: str | None
 ) -> None:
@@ -336,7 +336,7 @@ class Watched(FakeSearch):
 
 
 @pytest.mark.parametrize("path", [*SINGLES, *BATCHES])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_priority_query_and_category_of_a_restaurant_reach_its_calls(path: str) -> None:
     search, requests = Watched(), list[LLMRequest]()
     one = {"restaurant_id": 1, "priority": -7, "query": "조용한 자리", "category": 7}
@@ -545,6 +545,7 @@ def searchless() -> FastAPI:
     return make(FakeLLM(answer=judge), None)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("path", "status"), [(SUMMARY, 422), (SENTIMENT, 422), (STRENGTH, 422), (COMPARISON, 501), (SIMILAR, 501)]
 )
@@ -591,7 +592,7 @@ def test_the_bounds_of_a_request_hold_for_one_restaurant_too(path: str, body: An
 
 
 @pytest.mark.parametrize("path", [*SINGLES, *BATCHES, SIMILAR])
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_the_fields_and_bytes_of_a_request_have_bounds_everywhere(path: str) -> None:
     app = bounded(max_body_bytes=4000)
     assert post(app, path, {f"f{n}": 0 for n in range(65)}).status_code == 422
@@ -706,7 +707,7 @@ ODD: list[Any] = [
 
 
 @pytest.mark.parametrize("path", [*SINGLES, *BATCHES, SIMILAR])
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_an_odd_body_is_an_error_of_the_client_that_names_a_field(client: TestClient, path: str) -> None:
     for body in ODD:
         content = json.dumps(body)

@@ -134,6 +134,7 @@ def test_more_values_than_the_reviews_allowed_have_are_413_before_they_are_decod
     assert "max_reviews" in answer.json()["message"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("depth", [300, 30_000])
 def test_nesting_too_deep_is_422(depth: int) -> None:
     deep = "[" * depth + "]" * depth
@@ -147,6 +148,7 @@ def test_nesting_too_deep_is_422(depth: int) -> None:
     assert "recursion" in answer.json()["details"][0]["message"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -239,6 +241,7 @@ def test_checking_a_body_takes_time_in_proportion_to_its_size(content: str, unit
 # Calls of the model
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("path", "restaurant"),
     [
@@ -273,7 +276,7 @@ def test_a_request_that_needs_more_calls_than_allowed_is_413(path: str, restaura
 
 @pytest.mark.parametrize("count", [1, 7, 101, 1000])
 @pytest.mark.parametrize("text", ["a", "맛있어요 " * 40, "delicious food, " * 30, "x " * 9000])
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_the_estimate_is_near_the_calls_that_are_made(count: int, text: str) -> None:
     count = min(count, 100_000 // len(text))
     llm = FakeLLM(answer=labelled)
@@ -332,6 +335,7 @@ def test_other_requests_are_answered_while_a_large_body_is_checked(monkeypatch: 
     assert checked == [True]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("text", ["a", "a" * 100_000], ids=["small", "large"])
 def test_a_dependency_of_the_application_reads_the_body_as_it_was_sent(text: str) -> None:
     seen: list[Any] = []
@@ -382,6 +386,7 @@ def test_bodies_that_are_open_at_once_have_a_bound_and_small_ones_always_pass() 
     assert bounds._open.bytes == 0
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("headers", [{}, LINES], ids=["json", "lines"])
 def test_the_bytes_of_a_request_are_given_back_whatever_becomes_of_it(headers: Mapping[str, str]) -> None:
     app = make(max_body_bytes=200_000)

@@ -79,7 +79,7 @@ def listed(*names: str) -> list[SimpleNamespace]:
         (LLMPool({"a": Asked(GONE), "b": Asked(GONE)}), "the model: TransientBackendError"),
     ],
 )
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_the_model_is_asked_and_what_is_wrong_is_said_without_details(llm: Any, reason: str) -> None:
     status, text = said(service(llm))
 

@@ -93,6 +93,7 @@ def test_ten_requests_of_fifty_restaurants_never_exceed_the_limits_of_the_one_ru
         assert [failure["restaurant_id"] for failure in failures] == [number * 50 + 7]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("headers", [{}, LINES], ids=["json", "lines"])
 def test_a_connection_that_is_closed_cancels_its_calls(headers: dict[str, str]) -> None:
     llm = FakeLLM(seconds=FOREVER)
@@ -165,7 +166,7 @@ def test_a_body_without_a_length_is_refused_when_it_has_become_too_long() -> Non
         ("Content-Length: two", b"{}", (400,)),
     ],
 )
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_what_a_header_says_about_the_length_is_not_believed(
     framing: str, body: bytes, statuses: tuple[int, ...]
 ) -> None:

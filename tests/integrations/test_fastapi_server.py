@@ -449,6 +449,7 @@ def test_the_third_signal_ends_it_at_once() -> None:
 # Access
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("host", "status"),
     [
@@ -472,7 +473,7 @@ def test_only_allowed_hosts_are_answered(host: str, status: int, guarded: tuple[
     assert received.startswith(f"HTTP/1.1 {status} ".encode())
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("authorization", "status"),
     [

@@ -51,6 +51,7 @@ def client() -> Iterator[TestClient]:
         yield one
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("form", "found"),
     [
@@ -190,6 +191,7 @@ FORMS: list[Any] = [
 ]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("form", FORMS)
 def test_an_upload_is_indexed_in_every_form(form: Any) -> None:
     app, index = indexing()

@@ -355,6 +355,7 @@ NEW = {
 NAMES = OLD | NEW
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("asked", "environment", "names"),
     [
@@ -502,6 +503,7 @@ def test_no_text_and_no_key_is_recorded() -> None:
         assert secret not in everything
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("strategy", EVERY_STAGE, ids=str)
 def test_metrics_agree_with_what_the_run_reports(strategy: Strategy) -> None:
     telemetry = Telemetry()

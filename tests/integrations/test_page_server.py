@@ -49,6 +49,7 @@ ENDPOINTS = [
 ]
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("path", ENDPOINTS)
 def test_every_question_is_answered_in_json(client: TestClient, path: str) -> None:
     answer = client.get(f"/{TOKEN}/api/{path}")

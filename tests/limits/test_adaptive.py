@@ -214,7 +214,7 @@ def simulate(
     ],
     ids=["cap", "cap that halves", "cap that doubles", "bucket"],
 )
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_it_is_nearly_as_fast_as_the_best_limit_known_beforehand(
     make: Callable[[], Service], best: list[int], most_refused: float
 ) -> None:

@@ -59,6 +59,7 @@ def test_without_the_factor_the_same_server_is_flooded() -> None:
     assert play(AdaptiveLimit(), 8, 0).slowdown() > 8
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(("slots", "seed"), seeds((24, 0)))
 @pytest.mark.parametrize("times", [0.5, 2.0], ids=["halves", "doubles"])
 def test_it_follows_a_capacity_that_changes_in_the_middle(slots: int, seed: int, times: float) -> None:

@@ -32,6 +32,7 @@ def each(texts: str) -> list[str]:
     return [text.strip() for line in texts.strip().splitlines() for text in line.split("|")]
 
 
+@pytest.mark.sample(24)
 @pytest.mark.parametrize("text", each(SPEAKS))
 def test_a_text_with_a_price_word_speaks_of_the_price(text: str) -> None:
     assert mentions_price(text)

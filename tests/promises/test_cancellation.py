@@ -67,6 +67,7 @@ def by_cancelling_arun(runner: BatchRunner, llm: Patient) -> None:
     anyio.run(main)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("strategy", THREADED.values(), ids=THREADED.keys())
 @pytest.mark.parametrize("give_up", [by_closing_the_stream, by_cancelling_arun])
 def test_a_cancelled_call_is_notified_at_once(

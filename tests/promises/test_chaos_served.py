@@ -161,6 +161,7 @@ class Items:
         return self._taken if self._lazy else len(ran.outcomes)
 
 
+@pytest.mark.sample(1)
 @backends
 @given(st.data())
 @chaotic(15)
@@ -255,6 +256,7 @@ def _is_of_jobs(kind: str) -> bool:
     return kind.startswith("job_") or kind in ("submission_lost", "poll_fails", "cancel_fails")
 
 
+@pytest.mark.sample(1)
 @backends
 @given(st.data())
 @chaotic(15)

@@ -141,7 +141,7 @@ CASES = [
 
 @each_run_method
 @pytest.mark.parametrize(("strategy", "mode", "search_kind"), CASES)
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 def test_outcomes_are_equal_in_every_mode(
     strategy: Strategy, way: RunMethod, mode: str, search_kind: type[FakeSearch]
 ) -> None:

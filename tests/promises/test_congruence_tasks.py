@@ -178,6 +178,7 @@ def failed_parts(value: Any) -> int:
     return getattr(value, "failed_count", 0) or len(getattr(value, "failed_chunks", ()))
 
 
+@pytest.mark.sample(2)
 def test_the_faults_of_this_file_do_happen(expected: tuple[str, list[object]]) -> None:
     name, rows = expected
     values = [row[2] for row in rows if len(row) == 3]  # type: ignore[arg-type, index]

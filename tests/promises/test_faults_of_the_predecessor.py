@@ -64,6 +64,7 @@ def test_5_empty_restaurants_stay_and_the_order_is_that_of_the_input(strategy: S
     assert [result.restaurant_id for result in report.results] == [5, 2, 9, 1]
 
 
+@pytest.mark.sample(1)
 @each_strategy
 def test_7_restaurant_0_sees_its_own_reviews_and_no_others(strategy: Strategy) -> None:
     search = EmbeddedSearch()

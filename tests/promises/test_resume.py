@@ -54,7 +54,7 @@ def echo(request: LLMRequest) -> str:
 
 @each_run_method
 @each_strategy
-@pytest.mark.sample(7)
+@pytest.mark.sample(2)
 def test_equal_requests_are_asked_once_and_nothing_twice(
     strategy: Strategy, way: RunMethod, tmp_path: Path
 ) -> None:

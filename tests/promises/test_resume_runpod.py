@@ -325,6 +325,7 @@ async def test_a_job_that_could_not_be_cancelled_is_cancelled_by_the_next_run_th
     assert noted(path) == 0
 
 
+@pytest.mark.sample(1)
 @pytest.mark.anyio
 @pytest.mark.usefixtures("quick_cancels")
 async def test_a_call_that_took_too_long_is_not_made_again_while_its_job_may_live(
@@ -429,6 +430,7 @@ async def test_a_backend_that_asks_several_times_gets_an_answer_each_time(second
     assert noted(path) == 0
 
 
+@pytest.mark.sample(2)
 @pytest.mark.anyio
 @pytest.mark.usefixtures("quick_cancels")
 @pytest.mark.parametrize(
@@ -462,6 +464,7 @@ async def test_such_a_backend_takes_over_a_job_once_and_only_for_its_request(
     assert noted(path) == 0
 
 
+@pytest.mark.sample(1)
 @each_strategy
 def test_a_job_is_noted_while_it_is_waited_for_and_no_longer(strategy: Strategy, path: Path) -> None:
     with Dispatcher(lambda work: End(after=0.05, more=echo(work).more)) as dispatcher, Store(path) as store:

@@ -159,6 +159,7 @@ def test_a_runner_of_wrong_parts_is_refused(arguments: dict[str, Any], complaint
         BatchRunner(**{"llm": FakeLLM(), **arguments})
 
 
+@pytest.mark.sample(10)
 @each_run_method
 @each_strategy
 @pytest.mark.parametrize("error", [errors.AuthenticationFailed("401"), errors.QuotaExhausted("no credit")])

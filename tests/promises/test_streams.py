@@ -32,6 +32,7 @@ def make(strategy: Strategy, seconds: float = 0.0) -> tuple[BatchRunner, FakeLLM
     return BatchRunner(llm=llm, search=FakeSearch(reviews), strategy=strategy, limits=limits), llm
 
 
+@pytest.mark.sample(2)
 @each_strategy
 async def test_breaking_out_of_astream_ends_its_run_and_nothing_else(strategy: Strategy) -> None:
     runner, llm = make(strategy)
@@ -63,6 +64,7 @@ async def test_the_callers_own_task_is_not_cancelled_by_a_break() -> None:
     assert alive
 
 
+@pytest.mark.sample(1)
 async def test_collecting_an_abandoned_iterator_cancels_its_calls() -> None:
     runner, llm = make(Strategy.stage(4), seconds=30)
     async with runner:
@@ -179,7 +181,7 @@ async def test_cancelling_arun_cancels_its_calls() -> None:
 
 
 @pytest.mark.parametrize("strategy", strategies(CONCURRENT))
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 async def test_the_loop_is_never_blocked(strategy: Strategy, nothing_blocks: BlockBuster) -> None:
     runner, _ = make(strategy, seconds=0.001)
     report = await runner.arun(SummarizeAspects(mode="split"), range(12))

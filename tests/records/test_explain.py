@@ -97,7 +97,7 @@ def explained(
     return open_record(path).explain(1)
 
 
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", TASKS)
 def test_every_task_is_explained(name: str, path: Path, found: EmbeddedSearch) -> None:
     task, item = TASKS[name]

@@ -55,6 +55,7 @@ def test_without_texts_no_review_is_in_the_file(tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("name", ["night.db", "link", "folder", "missing/night.html"])
 def test_the_record_and_what_is_no_file_are_refused_and_stay(tmp_path: Path, name: str) -> None:
     record_night(tmp_path / "night.db", 1)

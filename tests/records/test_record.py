@@ -60,6 +60,7 @@ def test_times_are_seconds_and_iso_texts_that_agree(two: Path) -> None:
     assert run.began.tzinfo is UTC
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("view", VIEWS)
 def test_every_view_can_be_read(view: str, two: Path) -> None:
     rows = select(two, f"SELECT * FROM {view}")
@@ -104,6 +105,7 @@ def test_results_are_compared_only_if_both_runs_have_texts(path: Path) -> None:
     assert list(open_record(path).compare(1, 1).changed or ()) == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("run", [0, -1, 3, "1", 1.0, True, object()])
 def test_a_run_that_is_not_there_is_refused(run: Any, two: Path) -> None:
     record = open_record(two)

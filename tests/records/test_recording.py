@@ -59,6 +59,7 @@ class Answers:
         return answer
 
 
+@pytest.mark.sample(1)
 @each_strategy
 def test_the_record_has_the_figures_of_the_report(strategy: Strategy, path: Path) -> None:
     prices = {"": Price(prompt=3.0, completion=5.0)}
@@ -152,6 +153,7 @@ def test_limits_are_recorded_as_they_change(path: Path) -> None:
     assert {"slow_start", "rate_limited"} <= {one.reason for one in limits}
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     "item", [0, -5, 2**70, -(2**63) - 1, "12", "삼", "a\x00b", "x\ud800y", "' OR 1=1", "<b>"]
 )

@@ -82,6 +82,7 @@ BLANK_FRAMES = {
 }
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("library", BLANK_FRAMES)
 def test_blank_rows_of_a_frame_are_skipped_as_those_of_a_file_are(library: str) -> None:
     frame = BLANK_FRAMES[library]

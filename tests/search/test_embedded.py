@@ -39,6 +39,7 @@ def test_ids_match_whichever_type_they_have(search: EmbeddedSearch) -> None:
     assert search.restaurant_ids() == [0, 7, "other"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("limit", [1, 5, 30])
 def test_equals_are_ordered_by_id_wherever_they_are_cut(limit: int) -> None:
     search = EmbeddedSearch()
@@ -97,6 +98,7 @@ def test_many_queries_are_answered_as_one_by_one(search: EmbeddedSearch) -> None
     assert search.search_many([]) == []
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("text", ["", "  \n", "ㅋㅋㅋ", "!?"])
 def test_a_text_without_words_finds_nothing(search: EmbeddedSearch, text: str) -> None:
     assert search.search(SearchQuery(0, text)) == []

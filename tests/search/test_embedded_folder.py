@@ -55,6 +55,7 @@ def test_a_folder_of_before_there_were_categories_opens_and_takes_them(tmp_path:
         assert set(shard.info().payload_schema) == {"restaurant", "restaurant_id", "category"}
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("before", [None, 4])
 def test_a_folder_opens_with_searches_in_the_calling_thread_whatever_it_had_before(
     tmp_path: Path, before: int | None

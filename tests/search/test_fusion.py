@@ -53,6 +53,7 @@ def test_up_to_a_thousand_equals_of_others_are_all_looked_at(size: int) -> None:
     assert [(hit.review_id, hit.restaurant_id) for hit in hits] == [(0, "r0"), (1, "r1"), (2, "r2")]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("limit", [3, 20, 100, 900, 1_500])
 def test_of_a_million_equal_reviews_of_others_a_few_thousand_are_fetched(limit: int) -> None:
     engine = Alike(1_000_000)

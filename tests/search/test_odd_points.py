@@ -49,7 +49,7 @@ def indexed(client: QdrantClient) -> QdrantSearch:
 
 @pytest.mark.parametrize("count", [1, 60])
 @pytest.mark.parametrize("kind", ODD)
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 def test_points_without_a_text_are_left_out_and_named_once(
     kind: str, count: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -79,6 +79,7 @@ def test_a_point_of_no_restaurant_is_left_out_among_the_others(restaurant: objec
     assert [(hit.review_id, hit.restaurant_id) for hit in hits] == [(50, 2)]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("review_id", [None, 1.5, ["a"], {}, "", True])
 def test_a_review_without_an_id_has_that_of_its_point(review_id: object) -> None:
     with closing(QdrantClient(":memory:")) as client:

@@ -150,7 +150,7 @@ def test_one_poisoned_text_is_named_and_the_others_are_indexed(
 
 @pytest.mark.parametrize("how", ["500", "NaN"])
 @pytest.mark.parametrize("poisoned", [(0, 39), (3, 4), (0, 1, 2, 3, 20, 30, 38, 39)])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_several_poisoned_texts_are_told_from_an_outage(how: str, poisoned: tuple[int, ...]) -> None:
     with serve(ANSWERS[how]) as server:
         search = EmbeddedSearch(embedder=embedder_of(server, "m", size=4))
@@ -311,7 +311,7 @@ def crash() -> Any:
     ],
 )
 @pytest.mark.parametrize("backend", ["embedded", "qdrant"])
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_an_embedder_of_the_users_may_fail_for_one_text(
     backend: str, how: Callable[[], Any], reason: str
 ) -> None:

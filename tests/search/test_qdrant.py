@@ -97,6 +97,7 @@ def test_it_agrees_with_the_embedded_search(
     assert sum(map(len, found)) > 200
 
 
+@pytest.mark.sample(1)
 def test_it_counts_and_lists_as_the_embedded_search(stocked: QdrantSearch, embedded: EmbeddedSearch) -> None:
     assert stocked.count() == embedded.count() == len(sample())
     assert stocked.restaurant_ids() == embedded.restaurant_ids()
@@ -110,6 +111,7 @@ def test_it_is_a_search_backend_that_is_sync_and_async() -> None:
     assert repr(search) == "QdrantSearch('reviews', url=':memory:', embedder='hashing-v1-384')"
 
 
+@pytest.mark.sample(1)
 def test_ids_match_whichever_type_they_have(search: QdrantSearch) -> None:
     search.index_reviews([review("7", "a", "맛있어요"), review(7, "b", "맛있어요"), review(0, 0, "맛있어요")])
     search.index_reviews([review("other", 1, "맛있어요")])
@@ -132,6 +134,7 @@ def test_equals_are_ordered_by_id_wherever_they_are_cut(search: QdrantSearch) ->
         assert [hit.review_id for hit in hits] == list(range(limit))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("name", ["memory", "rest", "grpc"])
 def test_min_score_bounds_the_cosine_of_sparse_hits_too(name: str) -> None:
     with door(name, embedder=FlatEmbedder()) as search:
@@ -147,7 +150,7 @@ def test_min_score_bounds_the_cosine_of_sparse_hits_too(name: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["blocking", "asyncio", "trio"])
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_what_has_no_words_or_wants_nothing_finds_nothing(search: QdrantSearch, mode: str) -> None:
     search.index_reviews([review(1, 1, "맛있어요"), review(1, 2, "ㅋㅋㅋ")])
     nothing = [SearchQuery(1, text) for text in ("", " \n", "ㅋㅋㅋ", "!?")]

@@ -246,6 +246,7 @@ def test_a_review_of_another_category_than_the_condition_says_is_refused(url: st
     assert [[hit.review_id for hit in hits] for hits in found] == [[1, 2], [], [1, 2]]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mode", ["blocking", "asyncio", "trio"])
 def test_indexing_means_what_it_means_to_the_embedded_search(url: str, mode: str) -> None:
     search = QdrantSearch("reviews", url=url)

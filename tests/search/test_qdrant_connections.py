@@ -186,6 +186,7 @@ def test_the_client_of_a_dead_loop_is_dropped(
     assert made[2]() is None
 
 
+@pytest.mark.sample(1)
 @pytest.mark.anyio
 async def test_closing_waits_for_the_searches_of_another_runner() -> None:
     with serve(together=2) as server:
@@ -244,7 +245,7 @@ async def test_a_cancelled_search_is_cancelled_at_the_server() -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("memory", [True, False])
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 async def test_the_loop_is_never_blocked(
     server: LocalServer, memory: bool, nothing_blocks: BlockBuster
 ) -> None:

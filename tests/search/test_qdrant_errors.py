@@ -90,7 +90,7 @@ SOME = [(*row, mode) for row in (TABLE[1], TABLE[7], TABLE[9], TABLE[14]) for mo
 
 
 @pytest.mark.parametrize(("say", "kind", "text", "mode"), EVERY + SOME)
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_a_status_becomes_an_error(say: Say, kind: type[BackendError], text: str, mode: str) -> None:
     with answering(say) as server:
         failure = refusal(QdrantSearch("reviews", url=server.url), mode)
@@ -156,7 +156,7 @@ def test_waiting_for_a_connection_says_what_to_change() -> None:
 
 @pytest.mark.parametrize("body", [b"<html>welcome</html>", {"result": 5}, {}], ids=["html", "other", "empty"])
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_a_server_that_is_not_qdrant_is_not_asked_again(body: Any, mode: str) -> None:
     with LocalServer(lambda seen: Say(body)) as server:
         failure = refusal(QdrantSearch("reviews", url=server.url), mode)
@@ -165,6 +165,7 @@ def test_a_server_that_is_not_qdrant_is_not_asked_again(body: Any, mode: str) ->
     assert server.url in str(failure)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_missing_collection_says_how_to_make_it(mode: str) -> None:
     with LocalServer(rest(Engine())) as server:
@@ -236,7 +237,7 @@ CODES = [
 
 @pytest.mark.parametrize(("code", "metadata", "kind", "status"), CODES)
 @pytest.mark.parametrize("mode", ["blocking", "asyncio"])
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_a_grpc_code_becomes_the_error_of_its_status(
     code: grpc.StatusCode,
     metadata: tuple[tuple[str, str], ...],

@@ -117,6 +117,7 @@ def test_an_id_is_looked_for_in_the_form_that_the_index_serves(
     assert [condition(one) for one in asked] == [expected[index]] * 2
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("restaurant_id", ["ko-1", "007", "1_000", "٣", str(2**64), "-", "１"])
 def test_a_name_that_is_not_written_like_a_number_has_one_form(
     server: respx.MockRouter, restaurant_id: str
@@ -157,7 +158,7 @@ def test_what_a_review_must_have_besides_is_in_every_filter(server: respx.MockRo
 
 @pytest.mark.parametrize("restaurant_id", [0, "0", 7, "7"])
 @pytest.mark.parametrize("index", [None, "keyword", "integer"])
-@pytest.mark.sample(6)
+@pytest.mark.sample(2)
 def test_the_others_are_everyone_but_the_restaurant_in_each_form_that_the_index_serves(
     server: respx.MockRouter, restaurant_id: ItemId, index: str | None
 ) -> None:
@@ -176,7 +177,7 @@ def test_the_others_are_everyone_but_the_restaurant_in_each_form_that_the_index_
 @pytest.mark.parametrize("category", [3, "3"])
 @pytest.mark.parametrize("index", [None, "keyword", "integer"])
 @pytest.mark.parametrize("among", ["restaurant", "others"])
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_a_category_is_looked_for_in_the_form_that_its_index_serves(
     server: respx.MockRouter, category: ItemId, index: str | None, among: Any
 ) -> None:

@@ -55,6 +55,7 @@ def test_an_authority_of_the_system_is_trusted(
         search(server[0].url, way)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("way", WAYS)
 def test_any_other_is_not(server: tuple[LocalServer, Path], way: str) -> None:
     with pytest.raises(errors.TransientBackendError, match=r"(?i)certificate"):

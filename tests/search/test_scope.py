@@ -48,7 +48,7 @@ def named(hits: Sequence[Hit]) -> list[tuple[str, ItemId]]:
 
 
 @pytest.mark.parametrize("restaurant_id", [0, "0", 1, "1", 10, 2, "other"])
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 def test_the_restaurant_itself_is_never_among_the_others(search: Search, restaurant_id: ItemId) -> None:
     search.index_reviews(review(house, n, "맛있어요") for house in HOUSES for n in range(3))
 
@@ -159,7 +159,7 @@ def test_many_queries_own_and_others_are_answered_as_one_by_one(search: Search) 
     assert [len(hits) for hits in found] == [3, 2, 0, 4, 0, 3]
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_the_bound_on_the_similarity_holds_among_the_others(search: Search) -> None:
     texts = ["직원이 친절해요", "직원이 나와서 가격을 물어보니 말이 없고 음식은 차갑고 접시가 더러워요"]
     search.index_reviews(review(house, n, text) for house in range(30) for n, text in enumerate(texts))
@@ -180,7 +180,7 @@ def test_the_bound_on_the_similarity_holds_among_the_others(search: Search) -> N
         (others(1, category=" "), "category is blank: leave it out"),
     ],
 )
-@pytest.mark.sample(4)
+@pytest.mark.sample(2)
 def test_a_query_that_names_nothing_to_look_among_is_refused(
     search: Search, query: SearchQuery, complaint: str
 ) -> None:

@@ -54,7 +54,7 @@ def index_as_it_came(search: Any, name: str, monkeypatch: pytest.MonkeyPatch) ->
         search.index_reviews(rows(name))
 
 
-@pytest.mark.sample(5)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("indexed", FORMS)
 @pytest.mark.parametrize("asked", FORMS)
 @pytest.mark.parametrize("old", [False, True])
@@ -89,7 +89,7 @@ def test_reviews_and_restaurants_are_deleted_by_either_form(
     assert search.count() == 3
 
 
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("old", [False, True])
 def test_indexing_again_in_the_other_form_replaces(
     search: Any, old: bool, monkeypatch: pytest.MonkeyPatch
@@ -125,6 +125,7 @@ def test_categories_and_fixed_values_of_either_form_are_one(stored: str, asked: 
         assert len(another.search(query)) == 1
 
 
+@pytest.mark.sample(1)
 def test_hits_have_the_ids_as_they_came(search: Any) -> None:
     search.index_reviews(rows("NFD"))
     hits = search.search(SearchQuery(MAPO, "국수"))

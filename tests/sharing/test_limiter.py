@@ -113,6 +113,7 @@ def test_every_strategy_runs_within_a_shared_limit(strategy: Strategy, tmp_path:
     assert gpu.broker.limits()["gpu"].members == ()  # closed with the runner: all slots have gone back
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
 def test_two_members_share_one_limit_on_any_event_loop(backend: str, tmp_path: Path) -> None:
     model = Model()

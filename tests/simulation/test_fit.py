@@ -305,6 +305,7 @@ def test_the_lengths_of_a_task_that_was_not_sampled_are_those_of_its_text() -> N
     assert len(simulation.report.results) == 3
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("speed", SPEEDS)
 @pytest.mark.parametrize("noise", [0.0, 0.1])
 def test_calls_that_are_alike_are_foretold_alone_and_side_by_side(speed: TokenSpeed, noise: float) -> None:

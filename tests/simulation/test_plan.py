@@ -186,7 +186,7 @@ def test_each_task_costs_what_was_planned_at_a_server(
     check_against(plan, stats, prompts_within=0.01 if make in (aspects, sentiment) else 0.06)
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("make", [aspects, split_aspects, sentiment, summaries, strengths, vocabulary])
 def test_each_task_costs_what_was_planned(
     make: Ordered, rows: list[dict[str, Any]], search: EmbeddedSearch
@@ -201,7 +201,7 @@ def test_each_task_costs_what_was_planned(
     assert stats.prompt_tokens <= plan.prompt_tokens_range.high * 1.01
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("strategy", STAGES)
 def test_every_stage_has_the_same_calls_and_tokens(
     strategy: Strategy, rows: list[dict[str, Any]], search: EmbeddedSearch
@@ -369,6 +369,7 @@ def test_what_is_made_once_for_all_items_is_not_scaled() -> None:
     assert sampled.seconds == pytest.approx(whole.seconds, rel=0.05)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("strategy", [STAGES[0], STAGES[3], STAGES[4]])
 def test_the_time_is_that_of_the_simulation(strategy: Strategy) -> None:
     planner = runner(strategy=strategy, limits=Limits(llm=8))
@@ -533,6 +534,7 @@ def polling(item: int) -> Generator[Any, Any, None]:
         yield from sleep(5)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("endless", [until_done, polling])
 def test_a_task_that_waits_for_an_answer_ends_in_a_plan(
     endless: Any, monkeypatch: pytest.MonkeyPatch

@@ -40,6 +40,7 @@ def said(plan: Plan, words: str) -> bool:
     return any(words in warning for warning in plan.warnings)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("slots", [4, 16])
 def test_limits_that_drown_a_server_are_said_and_its_slots_suggested(slots: int) -> None:
     server = SimulatedServer(latency=0.5, slots=slots, overload="refuse")
@@ -59,7 +60,7 @@ def test_calls_that_wait_at_the_server_are_said() -> None:
     assert found.suggested_limits.llm == 10
 
 
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("limit", [2, AdaptiveLimit(max=2, start=2), ConcurrencyLimiter(2)])
 def test_limits_that_leave_a_server_idle_are_said(limit: Any) -> None:
     server = SimulatedServer(latency=0.5, slots=16)
@@ -137,6 +138,7 @@ def test_the_context_is_the_least_of_what_is_known() -> None:
     assert plan(context=100, items=1).suggested_limits.max_tokens_per_batch == 100
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(("stage", "warns"), [(1, True), (2, True), (3, True), (4, False)])
 def test_a_strategy_that_runs_one_item_after_the_other_is_said(stage: Any, warns: bool) -> None:
     found = plan(strategy=Strategy.stage(stage), items=20)

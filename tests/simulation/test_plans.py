@@ -119,6 +119,7 @@ def test_a_seed_is_played_again_from_the_command_line() -> None:
     assert ran.stdout.startswith("seeds from 7\n3 plans, ")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_killed_run_goes_on_from_what_was_durable(way: str) -> None:
     items = tuple(Item(number) for number in range(1, 7))

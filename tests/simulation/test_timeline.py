@@ -155,7 +155,7 @@ def test_equal_runs_have_equal_timelines() -> None:
     assert first.timeline() != other.timeline()
 
 
-@pytest.mark.sample(1)
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     "title",
     [

@@ -322,6 +322,7 @@ def test_an_answer_that_came_too_late_is_counted_and_kept(tmp_path: Path) -> Non
     assert model.asked == ["a"]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("strategy", "backend"), [(AWAITED, "asyncio"), (AWAITED, "trio"), (BLOCKING, "asyncio")]
 )
@@ -419,6 +420,7 @@ def test_a_call_that_is_interrupted_before_it_is_made_leaves_nothing_behind(
     assert runner._config.limiters.llm[0].statistics().in_flight == 0
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("strategy", [AWAITED, Strategy.stage(1), Strategy.threaded()], ids=strategy_name)
 def test_a_store_that_takes_no_answer_stops_the_run_and_holds_nobody_up(
     strategy: Strategy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

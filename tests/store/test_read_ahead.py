@@ -46,6 +46,7 @@ def shuffled(count: int, distance: int) -> list[int]:
     return sorted(range(count), key=lambda number: number + random.uniform(0, distance))
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize(
     ("order", "most"), [(range(600), 20), (shuffled(600, 8), 60), (shuffled(600, 64), 250)]
 )

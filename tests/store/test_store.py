@@ -112,6 +112,7 @@ def test_changes_are_made_in_the_order_they_were_handed_in(store: Store) -> None
     assert {number: store.job(key(number)) for number in range(5)} == {n: jobs.get(n) for n in range(5)}
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("count", [*sorted(PUT_SIZES), 3, 63, 65, 127, 1001])
 def test_a_group_of_any_size_is_kept_whole(store: Store, count: int) -> None:
     fill(store, range(count))
@@ -228,6 +229,7 @@ def test_each_is_reported_once_even_when_another_fails_to_listen(
     assert len(caplog.records) == 10
 
 
+@pytest.mark.sample(1)
 @pytest.mark.anyio
 async def test_all_that_an_event_loop_ever_does_is_a_short_read(
     store: Store, nothing_blocks: BlockBuster

@@ -126,6 +126,7 @@ def test_a_reply_with_a_flipped_bit_is_asked_for_again(path: Path, where: str) -
     assert [run(), run()] == [1, 0]
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize(
     ("column", "value"),
     [
@@ -289,6 +290,7 @@ def test_a_store_of_format_1_loses_nothing_and_gets_its_proofs(path: Path) -> No
     assert ask_all(path) == 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("reply", [b"nonsense", b'{"text": 5}', b"[" * 100_000, b"\xff", "text", 7])
 def test_an_unreadable_row_of_format_1_is_asked_for_again(path: Path, reply: object) -> None:
     write(path)

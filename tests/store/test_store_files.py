@@ -169,6 +169,7 @@ def test_what_is_no_path_is_refused_at_once(nonsense: Any) -> None:
         Store(nonsense)
 
 
+@pytest.mark.sample(1)
 @forks
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_cannot_be_written_is_refused_and_left(what: str) -> None:

@@ -383,6 +383,7 @@ def test_the_task_can_be_pickled_and_compared() -> None:
     assert replace(task, limit=5).averages == task.averages
 
 
+@pytest.mark.sample(1)
 @each_strategy
 def test_the_offline_model_compares_what_the_reviews_say(strategy: Strategy) -> None:
     texts: dict[int, list[str]] = {

@@ -176,6 +176,7 @@ def search(query: Any) -> list[Hit]:
     return [Hit(f"{query.aspect}-{n}", text, 1.0, 1) for n, text in enumerate(texts)]
 
 
+@pytest.mark.sample(2)
 @FAULTS
 @pytest.mark.parametrize("mode", ["single", "split"])
 def test_a_review_that_fails_an_aspect_leaves_the_aspects_and_its_other_reviews(

@@ -199,7 +199,7 @@ async def busy(llm: Any, server: FaultServer, calls: int) -> AsyncIterator[None]
         (Faults(limit=3, latency=30, refusal=503), RateLimited, None),
     ],
 )
-@pytest.mark.sample(8)
+@pytest.mark.sample(2)
 async def test_what_is_above_the_limit_is_refused(
     model: Model, faults: Faults, error: type[TransientBackendError], told: float | None
 ) -> None:

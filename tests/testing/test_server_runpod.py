@@ -140,7 +140,7 @@ def test_what_a_job_outlives_is_an_answer_all_the_same(kind: FaultKind) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.parametrize("kind", ["job_never_ends", "job_stays_queued", "cancel_fails"])
-@pytest.mark.sample(3)
+@pytest.mark.sample(1)
 async def test_cancelled_calls_leave_no_job_alive(kind: FaultKind) -> None:
     with FaultServer(Faults(probabilities={kind: 1.0}, tries=None, latency=60)) as server:
         llm = runpod(server, timeout=PATIENCE)
@@ -216,6 +216,7 @@ def test_openai_s_api_is_there_too_as_on_an_endpoint_with_worker_vllm(server: Fa
     assert server.counts.asked("/v1/chat/completions", 200) == 1
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [("GET", "run", 404), ("POST", "runsync", 404), ("GET", "status/nobody", 404), ("POST", "run", 400)],

@@ -181,6 +181,7 @@ def test_a_cancelled_task_says_so(dispatcher: Dispatcher, llm: RunPodLLM) -> Non
     assert dispatcher.alive() == []
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("cancelled_before", [False, True])
 def test_a_loop_that_ends_with_calls_in_flight_leaves_no_job(
     dispatcher: Dispatcher, llm: RunPodLLM, cancelled_before: bool

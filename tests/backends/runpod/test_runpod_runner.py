@@ -132,7 +132,7 @@ CANCELLED = [*map(Strategy.stage, (1, 2, 3, 4)), Strategy.threaded()]
 
 @pytest.mark.parametrize("natively", [False, True], ids=["by its scope", "by asyncio"])
 @pytest.mark.parametrize("strategy", CANCELLED, ids=strategy_name)
-@pytest.mark.sample(2)
+@pytest.mark.sample(1)
 def test_cancelling_a_run_at_any_moment_leaves_no_job(strategy: Strategy, natively: bool) -> None:
     random = Random(str(strategy))
     with Dispatcher(
@@ -166,6 +166,7 @@ def test_cancelling_a_run_at_any_moment_leaves_no_job(strategy: Strategy, native
         llm.close()
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("strategy", CANCELLED, ids=strategy_name)
 def test_leaving_a_stream_leaves_no_job(strategy: Strategy) -> None:
     with Dispatcher(lambda work: End(after=0.02, more={"output": completion()})) as dispatcher:
