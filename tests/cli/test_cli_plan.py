@@ -106,6 +106,7 @@ class Answering:
         return LLMResponse(text, prompt_tokens=300, completion_tokens=len(text) // 3, model=self.model)
 
 
+@pytest.mark.slow
 def test_a_plan_with_a_record_learns_from_it_and_leaves_it_as_it_is() -> None:
     def invoke_answering(*words: str) -> Result:
         command = build({"fake": lambda options: Answering()})

@@ -48,6 +48,7 @@ def reviews(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_it_serves_a_file_until_ctrl_c(reviews: Path) -> None:
     with served("-m", "restaurant_llm_batch", "serve", reviews, "--uploads") as service:
         asked = {"restaurants": [{"restaurant_id": "ko-1"}, {"restaurant_id": 2}]}

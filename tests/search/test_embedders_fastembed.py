@@ -196,6 +196,7 @@ def test_bm25_fetches_nothing_and_weighs_as_bm25_does() -> None:
     assert all(0 <= index < 2**32 and type(index) is int for index in vector.indices)
 
 
+@pytest.mark.slow
 def test_bm25_in_korean_keeps_forms_apart_unless_a_stemmer_joins_them() -> None:
     plain, cut = FastEmbedBM25("korean"), FastEmbedBM25("korean", stemmer=First())
 

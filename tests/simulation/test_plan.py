@@ -319,6 +319,7 @@ def test_restaurants_without_reviews_are_named(unknown: list[Any], search: Embed
     assert any("finds no review" in one and repr(unknown[0]) in one for one in plan.warnings)
 
 
+@pytest.mark.slow
 def test_a_sample_is_scaled_and_its_ranges_hold(rows: list[dict[str, Any]], search: EmbeddedSearch) -> None:
     planner = runner(search=search, prices={"": PRICES[1]})
     whole, sampled = (

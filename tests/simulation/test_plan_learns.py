@@ -124,6 +124,7 @@ def test_the_runners_own_record_is_learned_from_by_itself(tmp_path: Path) -> Non
         assert by.plan(course, range(20)).learned_from.startswith("run 1 of night.db")
 
 
+@pytest.mark.slow
 def test_a_plan_writes_nothing_to_the_record(tmp_path: Path) -> None:
     path = tmp_path / "night.db"
     recorded(path, [1, 2], course, range(20))

@@ -445,6 +445,7 @@ def test_a_wrong_argument_is_reported_at_once(arguments: dict[str, Any], words: 
         OpenAILLM(**given)
 
 
+@pytest.mark.slow
 def test_the_sdk_is_not_imported_before_the_first_call() -> None:
     code = (
         "import sys;"
