@@ -23,13 +23,12 @@ from ..._text import error_text
 from ...errors import RunStopped
 from ...models import ItemId
 from ...outcomes import Failure, Outcome, RunStats
-from ...protocols import Task
-from ...steps import Flow
 from .error_responses import describe_error
 from .job_store import JobRow, JobState, JobStore, QueuedJob
 from .jobs import BatchJob
 from .respond import Faults, ResponseBuilder
 from .serialize import as_line
+from .wrapped_task import WrappedTask
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -60,34 +59,13 @@ class JobKind:
     make_job: Callable[[Any], BatchJob]
 
 
-@dataclass(frozen=True)
-class LaterTask:
+class LaterTask(WrappedTask):
     """A task whose items come after those of requests."""
-
-    task: Task[Any]
-
-    @property
-    def name(self) -> str:
-        """The name of the task."""
-        return self.task.name
-
-    @property
-    def requires_search(self) -> bool:
-        """As the task has it."""
-        return self.task.requires_search
-
-    def parse_item(self, raw: Any, /) -> Any:
-        """Parse an item of the task."""
-        return self.task.parse_item(raw)
 
     def item_key(self, item: Any, /) -> tuple[ItemId, int]:
         """Return the key of an item, with a later priority."""
         item_id, priority = self.task.item_key(item)
         return item_id, priority + JOB_PRIORITY
-
-    def flow(self, item: Any, /) -> Flow[Any]:
-        """Return the flow of an item of the task."""
-        return self.task.flow(item)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from ...results import RestaurantStrength
 from ...steps import Flow, search_all
 from ...tasks.aspects import seed_query
 from ...tasks.strengths import ExtractStrengths
+from .wrapped_task import WrappedTask
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def vary(task: Task[Any], tasks: Sequence[Task[Any]], items: list[Any]) -> tuple
 
 
 @dataclass(frozen=True)
-class StrengthsOverChosen:
+class StrengthsOverChosen(WrappedTask):
     """
     `ExtractStrengths` with comparison reviews of chosen restaurants, where an item has none.
 
@@ -61,24 +62,6 @@ class StrengthsOverChosen:
 
     task: ExtractStrengths
     restaurants: tuple[ItemId, ...]
-
-    @property
-    def name(self) -> str:
-        """The name of the task."""
-        return self.task.name
-
-    @property
-    def requires_search(self) -> bool:
-        """False, as that of the task."""
-        return self.task.requires_search
-
-    def parse_item(self, raw: Any, /) -> ComparisonItem:
-        """Parse an item of the task."""
-        return self.task.parse_item(raw)
-
-    def item_key(self, item: ComparisonItem, /) -> tuple[ItemId, int]:
-        """Return the key of an item of the task."""
-        return self.task.item_key(item)
 
     def flow(self, item: ComparisonItem, /) -> Flow[RestaurantStrength]:
         """Return the flow of an item: search in the restaurants, then the task's own flow."""
