@@ -15,10 +15,17 @@ log = logging.getLogger("restaurant_llm_batch")
 
 _CALLS = ("llm", "batches", "llm_total")
 _RATES = ("requests_per_minute", "tokens_per_minute")
+_MAX_NAME = 200
 
 
 def share_limits(
-    limits: Limits, broker: Broker, *, model: bool = True, search: bool, pool: bool = False
+    limits: Limits,
+    broker: Broker,
+    *,
+    model: bool = True,
+    search: bool,
+    pool: bool = False,
+    scope: str | None = None,
 ) -> Limits:
     """
     Return limits of which each holds for all processes that call this with an equal broker.
@@ -30,6 +37,8 @@ def share_limits(
         search: Whether that is so for searches: not if each process has an engine of its own.
         pool: Whether the LLM backend has several endpoints, with limits of their own in place of those that the user
             has not set.
+        scope: What the limits are for, if others use the broker too: their names begin with it, and end with the
+            number, since members of one limit declare the same.
     """
     shared: dict[str, Any] = {}
     rates = {name: getattr(limits, name) for name in _RATES if getattr(limits, name) is not None}
@@ -43,7 +52,9 @@ def share_limits(
         carried = rates if name in _CALLS else {}
         rates = {} if carried else rates
         number = int(limit) if isinstance(limit, int) else limit  # a DefaultLimit says that nobody has set it
-        shared[name] = SharedLimiter(name, number, broker=broker, **carried)
+        told = number if isinstance(number, int) else "adaptive"
+        shared_name = name if scope is None else f"{scope}: {name}={told}"[:_MAX_NAME]
+        shared[name] = SharedLimiter(shared_name, number, broker=broker, **carried)
     if rates:
         log.warning(
             "%s in each process: no limit on calls in flight is shared that could carry it",

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 from ..._config.limits import Limits
 from ..._limits.concurrency import ConcurrencyLimiter
 from ...errors import ConfigurationError
 from ...sharing import Broker, SharedLimiter
+from ...sharing._limits import share_limits
 
 _SHARED = ("search", "llm", "batches", "llm_total", "tokens_in_flight")
 _RATES = ("requests_per_minute", "tokens_per_minute")
@@ -48,17 +46,7 @@ def shared_limits(limits: Limits, scope: str, broker: Broker) -> Limits:
         scope: What the limits are for.
         broker: Where they are kept.
     """
-    changed: dict[str, Any] = dict.fromkeys(_RATES)
-    for name in _SHARED:
-        limit = getattr(limits, name)
-        if limit is None or isinstance(limit, ConcurrencyLimiter):
-            continue
-        number = int(limit) if isinstance(limit, int) else limit  # the defaults are of a class of their own
-        rates = {rate: getattr(limits, rate) for rate in _RATES} if name == "llm" else {}
-        # Members of one limit declare the same: with another number it is another limit.
-        told = "adaptive" if number is limit and not isinstance(number, int) else number
-        changed[name] = SharedLimiter(f"{scope}: {name}={told}"[:200], number, broker=broker, **rates)
-    return replace(limits, **changed)
+    return share_limits(limits, broker, search=True, scope=scope)
 
 
 def _has_rates(limits: Limits) -> bool:
