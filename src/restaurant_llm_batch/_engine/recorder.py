@@ -37,7 +37,7 @@ from ..events import (
     RunEnded,
     RunStarted,
 )
-from ..models import ItemId, LLMRequest
+from ..models import LLMRequest
 from ..outcomes import Failure, Outcome, RunStats, Stage, Success
 from ..protocols import Observer, Task
 from .call import Call
@@ -49,6 +49,11 @@ from .packer import BatchPacker
 from .stats import RunCounters
 
 log = logging.getLogger("restaurant_llm_batch")
+
+# The events of every item and call, made from the tuple of their fields in a third of the time.
+_item_started, _call_started, _call_ended, _item_ended = (
+    partial(tuple.__new__, kind) for kind in (ItemStarted, CallStarted, CallEnded, ItemEnded)
+)
 
 _OBSERVER_FAILED = "an observer failed; the run goes on without it having seen the event"
 
@@ -189,7 +194,7 @@ class RunRecorder:
     def item_started(self, item: RunItem) -> None:
         """Record that an item enters the window."""
         if self._observers:
-            self.emit(ItemStarted(self._run.number, self._run.now(), item.item_id, item.index))
+            self.emit(_item_started((self._run.number, self._run.now(), item.item_id, item.index)))
 
     def call_started(self, call: Call, item: RunItem) -> None:
         """Record that a call starts, at `call.started_at`."""
@@ -211,12 +216,9 @@ class RunRecorder:
             rate = 0.0 if since is None else now - since
             key = None if call.in_flight is None else call.in_flight.key
             request = spec.argument if self._with_requests and spec.stage != "tokens" else None
-            named, number = _named(call, item), self._run.number
+            named = self._run.number, now, item.item_id, spec.stage, spec.label, call.attempt
             self.emit(
-                CallStarted(
-                    *(number, now, *named, queued, spec.permits, call.number, rate, key, request),
-                    call.endpoint,
-                )
+                _call_started((*named, queued, spec.permits, call.number, rate, key, request, call.endpoint))
             )
 
     def call_dropped(self, call: Call, item: RunItem) -> None:
@@ -259,13 +261,8 @@ class RunRecorder:
                 self._report_usage(call, reply, error, report)
         if self._observers:
             hits = answer if self._with_requests and spec.stage == "search" else None
-            named = _named(call, item)
-            self.emit(
-                CallEnded(
-                    *(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits),
-                    endpoint,
-                )
-            )
+            named = run.number, now, item.item_id, spec.stage, spec.label, call.attempt
+            self.emit(_call_ended((*named, seconds, spec.permits, reply, error, call.number, hits, endpoint)))
             self.emit_limit_changes()
 
     def _charge(self, item: RunItem, reply: LLMResponse) -> None:
@@ -341,7 +338,7 @@ class RunRecorder:
         item.waited += wait
         if self._observers:
             number, now = self._run.number, self._run.now()
-            named = _named(call, item)
+            named = item.item_id, call.spec.stage, call.spec.label, call.attempt
             self.emit(RetryScheduled(number, now, *named, wait, rate_limited, error, call.number))
 
     def item_finished(self, item: RunItem, value: Any, error: Exception | None) -> Outcome[Any]:
@@ -360,7 +357,7 @@ class RunRecorder:
         counters.latest = now
         self.activity_count += 1
         if self._observers:
-            self.emit(ItemEnded(self._run.number, now, outcome))
+            self.emit(_item_ended((self._run.number, now, outcome)))
         return outcome
 
     def _failure(self, item: RunItem, error: Exception | None, now: float) -> Failure:
@@ -396,10 +393,6 @@ class RunRecorder:
 
 def _nothing() -> None:
     """Do nothing."""
-
-
-def _named(call: Call, item: RunItem) -> tuple[ItemId, Stage, str, int]:
-    return item.item_id, call.spec.stage, call.spec.label, call.attempt
 
 
 def describe_stop(reason: BaseException | None) -> str:
