@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from math import nan
 from operator import call, itemgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet, LimitWatch
@@ -50,10 +50,16 @@ from .stats import RunCounters
 
 log = logging.getLogger("restaurant_llm_batch")
 
-# The events of every item and call, made from the tuple of their fields in a third of the time.
-_item_started, _call_started, _call_ended, _item_ended = (
-    partial(tuple.__new__, kind) for kind in (ItemStarted, CallStarted, CallEnded, ItemEnded)
-)
+E = TypeVar("E", bound=Event)
+
+
+def _maker(kind: type[E]) -> Callable[[tuple[Any, ...]], E]:
+    """Return what makes an event from the tuple of its fields, in half the time that its class takes."""
+    return cast("Callable[[tuple[Any, ...]], E]", partial(tuple.__new__, kind))
+
+
+_item_started, _call_started = _maker(ItemStarted), _maker(CallStarted)
+_call_ended, _item_ended = _maker(CallEnded), _maker(ItemEnded)
 
 _OBSERVER_FAILED = "an observer failed; the run goes on without it having seen the event"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
 from operator import add
@@ -202,7 +202,7 @@ class HashingEmbedder(PickledAsRecipe):
     def _text_features(self, text: str) -> TextFeatures:
         stems = terms(text)
         counts = _count_stems(stems)
-        known = self._known_features
+        known: Callable[[str], StemFeatures] = self._known_features
         if max(map(len, stems), default=0) > _MAX_CACHED_LENGTH:
             known = self._features
         return TextFeatures(list(map(known, counts)), counts, len(stems))
