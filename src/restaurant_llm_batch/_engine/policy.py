@@ -147,7 +147,7 @@ def _sleep(step: Sleep, item: RunItem, run: RunState) -> EngineFlow[None]:
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
     if run.waves is not None:
         return complete_by_wave(_complete_now, step, item, run, run.waves)
-    return _complete_now(step, item, run)
+    return _call_model(step, item, run) if run.store is None else _complete_now(step, item, run)
 
 
 def _complete_now(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
@@ -357,7 +357,7 @@ def _call(
             if attempt > 1:
                 item.retried = appended(item.retried, (answer, attempt))
             try:
-                answer = _valid_answer(stage, answer)
+                answer = _valid_answer(call, answer)
             except TypeError as error:
                 item.errors = appended(item.errors, (error, stage, attempt))
                 raise
@@ -381,12 +381,13 @@ def _timeout_error(item: RunItem, stage: Stage, attempts: int, run: RunState) ->
     return error
 
 
-def _valid_answer(stage: Stage, answer: Any) -> Any:
+def _valid_answer(call: Call, answer: Any) -> Any:
     """Return a backend's answer, with whole numbers of tokens; raise `TypeError` if its protocol does not allow it."""
+    stage = call.spec.stage
     if stage == "tokens":
         return answer  # the packer's own
     if stage == "llm":
-        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
+        reply = call.reply or (valid_reply(answer) if isinstance(answer, LLMResponse) else None)
         if reply is not None:
             return reply
         expected = "an LLMResponse with a text" if isinstance(answer, LLMResponse) else "an LLMResponse"

@@ -229,7 +229,7 @@ class RunRecorder:
         run, spec = self._run, call.spec
         now = run.now()
         seconds = now - call.started_at
-        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
+        reply = call.reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
         if reply is not None:
             self.counters.record_reply(reply)
             self._charge(item, reply)
