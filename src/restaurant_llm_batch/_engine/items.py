@@ -191,7 +191,8 @@ class ItemReader:
             except ConfigurationError as error:
                 errors.append(str(error))
                 continue
-            key = _key(item.item_id)
+            item_id = item.item_id
+            key = item_id if type(item_id) is int else _key(item_id)
             if key in first:
                 errors.append(
                     f"item {index}: duplicate id {item.item_id!r}, already item "

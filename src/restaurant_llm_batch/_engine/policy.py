@@ -356,11 +356,14 @@ def _call(
         else:
             if attempt > 1:
                 item.retried = appended(item.retried, (answer, attempt))
-            try:
-                answer = _valid_answer(call, answer)
-            except TypeError as error:
-                item.errors = appended(item.errors, (error, stage, attempt))
-                raise
+            if call.reply is not None:  # it was found valid when it was recorded
+                answer = call.reply
+            else:
+                try:
+                    answer = _valid_answer(stage, answer)
+                except TypeError as error:
+                    item.errors = appended(item.errors, (error, stage, attempt))
+                    raise
             if stage == "llm":
                 item.has_llm_reply = True
                 if run.packer.observes:
@@ -381,13 +384,12 @@ def _timeout_error(item: RunItem, stage: Stage, attempts: int, run: RunState) ->
     return error
 
 
-def _valid_answer(call: Call, answer: Any) -> Any:
+def _valid_answer(stage: Stage, answer: Any) -> Any:
     """Return a backend's answer, with whole numbers of tokens; raise `TypeError` if its protocol does not allow it."""
-    stage = call.spec.stage
     if stage == "tokens":
         return answer  # the packer's own
     if stage == "llm":
-        reply = call.reply or (valid_reply(answer) if isinstance(answer, LLMResponse) else None)
+        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
         if reply is not None:
             return reply
         expected = "an LLMResponse with a text" if isinstance(answer, LLMResponse) else "an LLMResponse"

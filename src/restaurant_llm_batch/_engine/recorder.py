@@ -229,7 +229,8 @@ class RunRecorder:
         run, spec = self._run, call.spec
         now = run.now()
         seconds = now - call.started_at
-        reply = call.reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
+        is_reply = isinstance(answer, LLMResponse) and spec.stage == "llm"
+        reply = call.reply = valid_reply(answer) if is_reply else None
         if reply is not None:
             self.counters.record_reply(reply)
             self._charge(item, reply)
