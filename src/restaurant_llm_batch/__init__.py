@@ -27,6 +27,7 @@ from .models import (
     Review,
     ReviewsByPolarity,
     SearchQuery,
+    ServerLoad,
 )
 from .outcomes import (
     BatchReport,
@@ -46,7 +47,6 @@ from .protocols import (
     LLMBackend,
     Observer,
     SearchBackend,
-    ServerLoad,
     SparseVector,
     Task,
     TokenCounter,

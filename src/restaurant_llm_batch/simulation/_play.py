@@ -319,7 +319,9 @@ class Playback:
             WatchedServer(name, LoadMethod(model.load, is_async=False)) for name, model in models.items()
         ]
         learned = watch.budget is not None and limiters.tokens is not None
-        budget = TokenBudget(limiters.tokens) if learned and limiters.tokens is not None else None
+        budget = (
+            TokenBudget(limiters.tokens, len(servers)) if learned and limiters.tokens is not None else None
+        )
         return WatchPlan(watch.seconds, servers, budget)
 
     def _twin(self, limiter: L) -> L:
