@@ -11,6 +11,7 @@ from ._config.retry import RetryPolicy
 from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
 from ._limits.aimd import AdaptiveLimit
+from ._limits.batch_budget import AdaptiveBatch
 from ._limits.concurrency import ConcurrencyLimiter
 from ._llm_response import LLMResponse, RateLimitInfo, RateLimitStatus
 from ._runner import BatchRunner
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
 getLogger(__name__).addHandler(NullHandler())
 
 __all__ = [
+    "AdaptiveBatch",
     "AdaptiveLimit",
     "AnalyzeSentiment",
     "AspectComparison",

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
-from .._limits.server_signal import SILENCE, ServerSignal, ServerWord, as_load
+from .._limits.server_signal import FULL_CACHE, SILENCE, ServerSignal, ServerWord, as_load
 from .._text import error_text
 from ..models import ServerLoad
 from .mailbox import Clock, Mailbox
@@ -167,14 +167,19 @@ class ServerWatch:
             limiters = self._limiters(server)
             word = signal.judge(load, sum(limiter.statistics().in_flight for limiter in limiters))
             recorder.server_read(server.name, load, signal.new, signal.counted)
-            self._follow(limiters, word, signal.new[0])
+            self._follow(limiters, word, load, signal.new[0])
         recorder.emit_limit_changes()
 
-    def _follow(self, limiters: Sequence[ConcurrencyLimiter], word: ServerWord, preempted: int) -> None:
+    def _follow(
+        self, limiters: Sequence[ConcurrencyLimiter], word: ServerWord, load: ServerLoad, preempted: int
+    ) -> None:
         """Have the limits follow a reading."""
         now, counters = self._run.now(), self._run.recorder.counters
         for limiter in limiters:
             limiter.follow_server(word, now)
+        batch_tokens = self._run.limiters.batch_tokens
+        if batch_tokens is not None:
+            batch_tokens.follow_server(preempted > 0, (load.kv_usage or 0.0) > FULL_CACHE, now)
         if self._budget is not None:
             ended, self._replies = counters.replies - self._replies, counters.replies
             loads = [one.load for one in self._servers]

@@ -19,6 +19,7 @@ from .._engine.sequential import SequentialDriver
 from .._engine.server_watch import WatchedServer, WatchPlan, read_at_once
 from .._engine.token_budget import TokenBudget
 from .._engine.virtual import Done, VirtualDriver, VirtualMailbox, VirtualTime
+from .._limits.batch_budget import BatchBudget
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._limits.pool import EndpointLimiter, L, as_pool
@@ -332,7 +333,7 @@ class Playback:
         twin: L = known[1]
         return twin
 
-    def _unused(self, limiter: ConcurrencyLimiter | EndpointLimiter) -> Any:
+    def _unused(self, limiter: ConcurrencyLimiter | EndpointLimiter | BatchBudget) -> Any:
         if isinstance(limiter, EndpointLimiter):
             return limiter.unused(self._twin)
         if not isinstance(limiter, SharedLimiter):
