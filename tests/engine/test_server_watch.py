@@ -314,14 +314,53 @@ def test_a_simulated_server_whose_slots_change_is_followed(later: int) -> None:
     assert ours.seconds <= 1.1 * best
 
 
+class Vllm(FakeLLM):
+    """A model whose server says the size of its cache."""
+
+    def metrics(self) -> ServerLoad:
+        raise AssertionError("a simulation reads its own server")
+
+
+def batching(kv_tokens: int, answer_tokens: int | None) -> SimulatedServer:
+    """Return a server that stops requests if their answers grow beyond its memory."""
+    speed = TokenSpeed(prefill=5000, decode=40, batch_slowdown=0.01)
+    return SimulatedServer(latency=speed, kv_tokens=kv_tokens, answer_tokens=answer_tokens)
+
+
+@pytest.mark.parametrize(
+    ("server", "best", "items"),
+    [
+        pytest.param(batching(2000, 90), 20, 600, id="answers of one length, side by side"),
+        pytest.param(batching(2000, 90), 20, 2500, id="many of them", marks=pytest.mark.slow),
+        pytest.param(batching(2000, None), 40, 2500, id="answers that vary", marks=pytest.mark.slow),
+        pytest.param(batching(8000, 80), 80, 2000, id="short answers", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("llm", [FakeLLM(), Vllm()], ids=["calls", "calls and tokens"])
+def test_hardly_a_request_is_preempted_and_little_throughput_is_lost(
+    llm: FakeLLM, server: SimulatedServer, best: int, items: int
+) -> None:
+    runner = BatchRunner(
+        llm=llm,
+        strategy=Strategy.stage(4),
+        limits=Limits(llm=AdaptiveLimit(), open_items=1000),
+        watch_server=2.0,
+    )
+    ours = runner.simulate(ask, range(items), server=server)
+    fixed = simulated(server, best, items)  # the largest that preempts none
+
+    assert fixed.server.preemptions == 0
+    assert ours.server.preemptions <= 0.01 * items
+    assert ours.seconds <= fixed.seconds / 0.95
+
+
 @pytest.mark.slow
 def test_a_servers_preemptions_are_counted_and_become_few() -> None:
-    speed = TokenSpeed(prefill=5000, decode=40, batch_slowdown=0.01)
-    server = SimulatedServer(latency=speed, kv_tokens=2000, answer_tokens=90)
+    server = batching(2000, 90)
     flooded = simulated(server, 64, 600, watch_server=2.0)
     ours = simulated(server, AdaptiveLimit(), 600, watch_server=2.0)
 
-    assert flooded.report.stats.servers["llm"].preemptions > 5 * ours.report.stats.servers["llm"].preemptions
+    assert flooded.report.stats.servers["llm"].preemptions > 50 * ours.report.stats.servers["llm"].preemptions
 
 
 @pytest.mark.sample(1)

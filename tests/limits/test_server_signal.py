@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -69,7 +70,8 @@ def test_a_full_cache_ends_growth() -> None:
 def test_room_raises_the_limit_the_less_the_fuller_the_cache_is() -> None:
     (roomy,), (fuller,) = words(ServerLoad(16, 0, 0.1)), words(ServerLoad(16, 0, 0.7))
 
-    assert (roomy.step, fuller.step) == (8, 2)
+    assert (roomy.step, fuller.step) == (8, 4)
+    assert (roomy.is_free, fuller.is_free) == (True, False)
 
 
 def test_once_the_server_was_full_more_is_tried_only_after_a_while_and_in_small_steps() -> None:
@@ -241,29 +243,36 @@ def test_calls_that_wait_while_the_cache_is_free_raise_the_tokens_once_in_a_roun
     budget = Budget()
 
     assert budget.read(0.3) == 8000
-    assert budget.read(0.3) == 8000  # one reading is chance
-    assert budget.read(0.3, ended=0) == 9000
-    assert budget.read(0.3, 0.3, 0.3, ended=1) == 9000  # the calls in flight were admitted before
-    assert budget.read(0.3, ended=8) == 10_125
+    assert budget.read(0.3) == 12_000
+    assert budget.read(0.3, 0.3, 0.3, ended=1) == 12_000  # the calls in flight were admitted before
+    assert budget.read(0.3, ended=8) == 18_000
     assert Budget(waiting=False).read(*[0.3] * 9) == 8000
 
 
-def test_the_fullest_reading_of_a_round_counts() -> None:
-    assert Budget().read(0.3, 0.9, 0.2) == 8000
-    assert Budget().read(0.3, 0.8, 0.2) == 8500  # 0.85 of the cache is wanted
+def test_tokens_are_raised_no_further_than_the_fullest_reading_has_room_for() -> None:
+    assert Budget().read(0.1, 0.75) == 9600  # to 0.9 of the cache
+    assert Budget().read(0.1, 0.95, 0.1) == 8000
 
 
 def test_tokens_at_which_calls_were_preempted_are_tried_again_ever_more_rarely() -> None:
     budget = Budget()
-    budget.read(*[0.3] * 5)
-    assert budget.read(0.3, preempted=3) == 8000  # not below the cache
-    assert budget.read(*[0.3] * 14) == int(0.95 * 10_125)
-    raised = [budget.read(0.3, 0.3) for _ in range(3)]
-    assert raised[-1] > 10_125
+    budget.read(*[0.3] * 3)
+    assert budget.limiter.limit == 18_000
+    assert budget.read(0.3, preempted=3) == 14_400  # of 16,000 in flight
+    assert budget.read(*[0.3] * 15) == int(0.95 * 18_000)
+    tried = budget.read(*[0.3] * 3)
+    assert tried > 18_000
     budget.read(0.3, preempted=1)
-    below = budget.limiter.limit
-    assert max(budget.read(0.3, 0.3) for _ in range(15)) <= raised[-1]
-    assert below == 8000
+    assert max(budget.read(0.3) for _ in range(60)) <= 0.95 * tried
+
+
+def test_preemptions_leave_the_tokens_of_the_cache() -> None:
+    budget = Budget()
+    budget.read(0.3)
+    for _ in range(20):
+        budget.read(0.3, preempted=5)
+
+    assert budget.limiter.limit == 8000
 
 
 def test_a_budget_that_a_user_has_set_is_left_alone() -> None:
@@ -328,18 +337,29 @@ def test_a_queue_that_is_not_ours_and_never_changes_is_not_believed() -> None:
     assert all(ours.judge(ServerLoad(1, 7, 0.5), in_flight=8) != SILENCE for _ in range(12))
 
 
-def test_a_cache_is_as_full_as_in_the_fullest_of_the_latest_readings() -> None:
-    said = words(*[ServerLoad(16, 0, usage) for usage in (0.2, 0.95, 0.2, 0.2, 0.2, 0.2)])
+def test_what_a_request_took_at_most_counts_and_fades() -> None:
+    signal = ServerSignal()
+    signal.judge(ServerLoad(16, 0, 0.8))  # 18 would be too many
+    said = [signal.judge(ServerLoad(16, 0, 0.2)) for _ in range(80)]
 
-    assert [word == STAY for word in said] == [False, True, True, True, True, False]
+    assert (said[0].step, said[0].is_free) == (2, False)
+    assert all(one.step <= other.step for one, other in itertools.pairwise(said))
+    assert (said[-1].step, said[-1].is_free) == (8, True)
 
 
 def test_growth_leaves_room_in_the_cache() -> None:
     (word,) = words(ServerLoad(100, 0, 0.8))
 
-    assert word.step == 6  # to 0.85 of the cache
+    assert word.step == 12  # to 0.9 of the cache
     assert not word.is_free
-    assert words(ServerLoad(100, 0, 0.86))[0].step == 0
+    assert words(ServerLoad(100, 0, 0.9)) == [STAY]
+
+
+def test_room_raises_the_limit_once_in_a_round() -> None:
+    signal = ServerSignal()
+    load = ServerLoad(16, 0, 0.1)
+
+    assert [signal.judge(load, 16, ended).step for ended in (16, 5, 5, 5, 5)] == [8, 0, 0, 0, 8]
 
 
 def test_more_is_tried_the_more_rarely_the_more_often_calls_were_preempted() -> None:
@@ -349,10 +369,10 @@ def test_more_is_tried_the_more_rarely_the_more_often_calls_were_preempted() -> 
         waited = 1
         while not signal.judge(ServerLoad(10, 0, preemptions=preemptions)).step:
             waited += 1
-            assert waited < 1000
+            assert waited < 2000
         waits.append(waited)
 
-    assert waits[1:] == [8, 16, 32]
+    assert waits[1:] == [16, 64, 256]
 
 
 @pytest.mark.parametrize(

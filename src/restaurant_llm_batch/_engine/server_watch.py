@@ -165,13 +165,19 @@ class ServerWatch:
         else:
             server.load = load
             limiters = self._limiters(server)
-            word = signal.judge(load, sum(limiter.statistics().in_flight for limiter in limiters))
+            ended = self._replies_since()
+            word = signal.judge(load, sum(limiter.statistics().in_flight for limiter in limiters), ended)
             recorder.server_read(server.name, load, signal.new, signal.counted)
-            self._follow(limiters, word, load, signal.new[0])
+            self._follow(limiters, word, load, signal.new[0], ended)
         recorder.emit_limit_changes()
 
     def _follow(
-        self, limiters: Sequence[ConcurrencyLimiter], word: ServerWord, load: ServerLoad, preempted: int
+        self,
+        limiters: Sequence[ConcurrencyLimiter],
+        word: ServerWord,
+        load: ServerLoad,
+        preempted: int,
+        ended: int,
     ) -> None:
         """Have the limits follow a reading."""
         now, counters = self._run.now(), self._run.recorder.counters
@@ -181,9 +187,13 @@ class ServerWatch:
         if batch_tokens is not None:
             batch_tokens.follow_server(preempted > 0, (load.kv_usage or 0.0) > FULL_CACHE, now)
         if self._budget is not None:
-            ended, self._replies = counters.replies - self._replies, counters.replies
             loads = [one.load for one in self._servers]
             self._budget.follow(loads, preempted, ended, counters.in_flight("llm"), now)
+
+    def _replies_since(self) -> int:
+        """Return how many calls have ended since the reading before."""
+        before, self._replies = self._replies, self._run.recorder.counters.replies
+        return self._replies - before
 
     def _lost(self, server: WatchedServer, error: BaseException | None) -> None:
         for limiter in self._limiters(server):

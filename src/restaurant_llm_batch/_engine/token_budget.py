@@ -2,31 +2,30 @@
 Token budget: the tokens in flight that the KV caches of a run's servers bear, as they say it.
 
 Theory of operation. A call counts with its longest reply, but few replies are that long, prompts share beginnings, and
-most replies are only half written. So the limit is the size of the caches at first, and is raised while calls wait
-for it and the caches have room. What they have room for shows only when the calls that were admitted under one limit
-are far apart, some at their beginning and some at their end. So the limit is raised once in a *round*: when as many
-calls have ended as are in flight, and the fullest reading since the latest change is what counts.
+most replies are only half written. So the limit is the size of the caches at first, and is raised while calls wait for
+it and the caches have room. What a call takes of a cache grows until it ends: so the largest share of the tokens in
+flight that was in the caches at any reading, which fades slowly, says how many tokens in flight they have room for. The
+limit is raised as far as that once in a *round*: when as many calls have ended as are in flight.
 
 A preemption lowers the limit by a tenth of what is in flight, down to the size of the caches. Then it is known what is
-too much: only after `PATIENCE` rounds without a preemption, and twice as many each time, is that tried again.
+too much: only after `PATIENCE` rounds without a preemption, and four times as many each time, is that tried again.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 
 from .._limits.concurrency import ConcurrencyLimiter
-from .._limits.server_signal import AFTER_PREEMPTION, WANTED_CACHE
+from .._limits.server_signal import AFTER_PREEMPTION, FADING, WANTED_CACHE
 from ..models import ServerLoad
 
 MOST_BEYOND = 8
 """How many times the KV cache the tokens in flight may be: calls count with their longest reply."""
-GROWTH = 1.125
+GROWTH = 1.5
 """Factor by which a round raises the limit at most."""
-READINGS = 2
-"""Fewest readings of a round."""
-PATIENCE, MOST_PATIENCE = 8, 128
+PATIENCE, MOST_PATIENCE = 8, 512
 """Rounds after which a limit at which calls were preempted is tried again; and most of them."""
 BELOW_CEILING = 0.95
 """Share of such a limit up to which it is raised before."""
@@ -51,8 +50,7 @@ class TokenBudget:
         self._patience = PATIENCE // 2
         self._rounds = 0  # without a preemption
         self._ended = 0  # calls that have ended in this round
-        self._readings = 0
-        self._fullest = 0.0
+        self._share = 0.0  # the largest share of the tokens in flight that was in the caches
 
     def follow(
         self, loads: Sequence[ServerLoad | None], preempted: int, ended: int, in_flight: int, now: float
@@ -76,37 +74,43 @@ class TokenBudget:
         if not all(self._sizes):
             return
         self._ended += ended
-        self._readings += 1
-        self._fullest = max(self._fullest, *(1.0 if one is None else _fullness(one) for one in loads))
         size = sum(min(sizes) for sizes in self._sizes)
+        self._learn_share(loads)
         if size != self._size:
             self._size, self._ceiling, self._patience = size, 0, PATIENCE // 2
             self._set(size, now)
         elif preempted:
             self._lower(now)
-        elif self._readings >= READINGS and self._ended >= in_flight:
-            self._raise(now)
+        elif self._ended >= in_flight:
+            self._raise(loads, now)
+
+    def _learn_share(self, loads: Sequence[ServerLoad | None]) -> None:
+        """Learn how much of the tokens in flight is in the caches, if there are about as many as may be."""
+        in_flight = self._limiter.statistics().in_flight
+        if 2 * in_flight >= self._limiter.limit:
+            used = sum((load.kv_usage or 0.0) * (load.kv_tokens or 0) for load in loads if load is not None)
+            self._share = max(FADING * self._share, used / in_flight)
 
     def _lower(self, now: float) -> None:
-        limit, statistics = self._limiter.limit, self._limiter.statistics()
+        limit, in_flight = self._limiter.limit, self._limiter.statistics().in_flight
         if self._rounds or not self._ceiling:  # the first reading of an episode
-            self._patience = min(2 * self._patience, MOST_PATIENCE)
-            self._ceiling = limit if not self._ceiling else min(limit, self._ceiling)
-        self._rounds = 0
-        lower = max(self._size, int(min(limit, statistics.in_flight) * AFTER_PREEMPTION))
+            self._patience = min(4 * self._patience, MOST_PATIENCE)
+            self._ceiling = min(limit, self._ceiling or limit)
+        self._rounds = self._ended = 0
+        lower = max(self._size, int(min(limit, in_flight) * AFTER_PREEMPTION))
         if lower < limit:
             self._set(lower, now)
-        self._begin_round()
 
-    def _raise(self, now: float) -> None:
+    def _raise(self, loads: Sequence[ServerLoad | None], now: float) -> None:
         """End a round: raise the limit if calls wait for it, and the caches have room."""
-        fullest, limit = self._fullest, self._limiter.limit
-        self._begin_round()
+        self._ended = 0
         self._rounds += 1
-        if not self._limiter.waiting or fullest >= WANTED_CACHE:
+        has_room = all(load is not None and load.kv_usage is not None and not load.waiting for load in loads)
+        if not self._limiter.waiting or not has_room:
             return
-        factor = min(GROWTH, WANTED_CACHE / fullest if fullest else GROWTH)
-        raised = min(MOST_BEYOND * self._size, int(limit * factor))
+        limit = self._limiter.limit
+        room = WANTED_CACHE * self._size / self._share if self._share else inf
+        raised = int(min(MOST_BEYOND * self._size, GROWTH * limit, room))
         if self._ceiling and raised > BELOW_CEILING * self._ceiling:
             if self._rounds < self._patience:
                 raised = int(BELOW_CEILING * self._ceiling)
@@ -117,13 +121,4 @@ class TokenBudget:
 
     def _set(self, limit: int, now: float) -> None:
         self._limiter.set_by_server(limit, now)
-        self._begin_round()
-
-    def _begin_round(self) -> None:
-        self._ended = self._readings = 0
-        self._fullest = 0.0
-
-
-def _fullness(load: ServerLoad) -> float:
-    """Return how full a cache is; 1.0 if it is not known, or calls wait there."""
-    return 1.0 if load.waiting or load.kv_usage is None else load.kv_usage
+        self._ended = 0

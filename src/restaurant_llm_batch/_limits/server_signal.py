@@ -6,8 +6,11 @@ to a sixteenth of the running ones may wait; the limit then stays as it is. A lo
 one that is half as long as the running ones at once, lowers the limit to the share that runs; preemptions lower it by a
 tenth. From then on it is known what the server bears, and only readings without a queue raise the limit: at once up to
 there, and after `PATIENCE` of them by 1, 2, 4 and so on beyond. After preemptions, which make the server work twice,
-that takes twice as many readings each time. Before, room raises it by half of the running requests, or by less if the
-KV cache is fuller: never by more than the fullest of the latest readings has room for.
+that takes four times as many readings each time.
+
+Before, room raises it by half of the running requests, once in a *round*: when as many calls have ended as run. What a
+request takes of the KV cache grows until it ends. So the most that a request took in the mean of any reading, which
+fades slowly, says how many requests the cache has room for, and the limit grows no further than that.
 
 A page may be wrong. Behind one address there may be several servers, whose counters are told apart (`Counter`). A queue
 that is longer than all of our calls, and is the same to the last digit in `STALE` readings in a row, is no news: then
@@ -17,24 +20,22 @@ nothing is said. The signal does no I/O and reads no clock.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections import deque
 from collections.abc import Mapping
+from math import inf
 from typing import Any, NamedTuple
 
 from .._validation import is_number
 from ..errors import ConfigurationError
 from ..models import ServerLoad
 
-PATIENCE, MOST_PATIENCE = 8, 128
+PATIENCE, MOST_PATIENCE = 8, 512
 """Readings without a queue after which more calls are tried than the server bore; and most of them."""
 FULL_CACHE = 0.9
 """Share of the KV cache above which the limit does not grow."""
-ROOMY_CACHE = 0.6
-"""Share of the KV cache below which it grows fast."""
-WANTED_CACHE = 0.85
-"""Share of the KV cache up to which it may grow, if each call takes as much as now."""
-LATEST_READINGS = 4
-"""Readings of which the fullest counts: a cache that fills and empties is read at any moment."""
+WANTED_CACHE = 0.9
+"""Share of the KV cache up to which it may grow, if each request takes as much as the most of late."""
+FADING = 0.98
+"""Factor of what a request took at most, at each reading."""
 AFTER_PREEMPTION = 0.9
 """Factor that preemptions apply to the limit."""
 QUEUE_SHARE = 16
@@ -111,6 +112,8 @@ class ServerSignal:
     __slots__ = (
         "_bears",
         "_calm",
+        "_each",
+        "_ended",
         "_equal",
         "_latest",
         "_patience",
@@ -118,7 +121,6 @@ class ServerSignal:
         "_queued",
         "_rejections",
         "_step",
-        "_usages",
         "counted",
         "new",
     )
@@ -129,20 +131,22 @@ class ServerSignal:
         self._preemptions, self._rejections = Counter(), Counter()
         self._latest: ServerLoad | None = None
         self._equal = 0  # readings in a row that are equal to the one before
-        self._usages: deque[float] = deque(maxlen=LATEST_READINGS)
+        self._each = 0.0  # the most of the cache that a request took, in the mean of a reading
+        self._ended = 0.0  # calls that have ended in this round
         self._queued = 0  # readings in a row with a queue
         self._calm = 0  # readings in a row without one
         self._bears = 0  # requests that ran when there was a queue; 0 while unknown
         self._step = 1  # what the limit grows by next, beyond these
         self._patience = PATIENCE // 2
 
-    def judge(self, load: ServerLoad, in_flight: int | None = None) -> ServerWord:
+    def judge(self, load: ServerLoad, in_flight: int | None = None, ended: float = inf) -> ServerWord:
         """
         Return what a reading says.
 
         Args:
             load: The reading.
             in_flight: Our calls in flight there; None if that is not known.
+            ended: Calls that have ended since the reading before.
         """
         preempted = self._preemptions.increase(load.preemptions)
         rejected = self._rejections.increase(load.rejections)
@@ -152,9 +156,9 @@ class ServerSignal:
         )
         self._equal = self._equal + 1 if load == self._latest else 0
         self._latest = load
-        if load.kv_usage is not None:
-            self._usages.append(load.kv_usage)
         running, waiting = load.running, load.waiting
+        self._ended += ended
+        self._each = max(FADING * self._each, (load.kv_usage or 0.0) / max(1, running))
         if self._equal >= STALE and in_flight is not None and waiting > in_flight:
             return SILENCE
         allowed = max(1, running // QUEUE_SHARE)
@@ -163,7 +167,7 @@ class ServerSignal:
             self._queued = 0
             return self._without_queue(load)
         if preempted and (self._calm or not self._bears):  # the first reading of an episode
-            self._patience = min(2 * self._patience, MOST_PATIENCE)
+            self._patience = min(4 * self._patience, MOST_PATIENCE)
         self._queued += 1
         self._calm, self._step = 0, 1
         if not running:
@@ -175,21 +179,28 @@ class ServerSignal:
         return ServerWord(is_free=False, share=share * AFTER_PREEMPTION if preempted else share)
 
     def _without_queue(self, load: ServerLoad) -> ServerWord:
-        usage = max(self._usages, default=0.0)
-        if load.waiting or usage > FULL_CACHE:
+        running = load.running
+        room = WANTED_CACHE / self._each - running if self._each else inf
+        if load.waiting or room < 1 or (load.kv_usage or 0.0) > FULL_CACHE:
             return STAY
         self._calm += 1
         if not self._bears:
-            if usage < ROOMY_CACHE:
-                return ServerWord(is_free=True, step=max(1, load.running // 2))
-            room = load.running * max(0.0, WANTED_CACHE / usage - 1)
-            return ServerWord(is_free=False, step=int(min(max(1.0, load.running / 8), room)))
-        if load.running < self._bears * 3 // 4:
-            return ServerWord(is_free=False, step=max(1, (self._bears - load.running) // 2))
+            step = 0 if self._ended < running else min(room, max(1, running // 2))
+            is_free = room >= running
+        else:
+            step, is_free = min(room, self._step_when_known(running)), False
+        if step:
+            self._ended = 0.0
+        return ServerWord(is_free, step=int(step))
+
+    def _step_when_known(self, running: int) -> int:
+        """Return by how many calls the limit grows, if it is known how many the server bears."""
+        if running < self._bears * 3 // 4:
+            return max(1, (self._bears - running) // 2)
         if self._calm < max(PATIENCE, self._patience):
-            return STAY
-        step, self._step = self._step, min(2 * self._step, max(1, load.running // 2))
-        return ServerWord(is_free=False, step=step)
+            return 0
+        step, self._step = self._step, min(2 * self._step, max(1, running // 2))
+        return step
 
 
 _COUNTS = ("running", "waiting", "preemptions", "rejections")
