@@ -36,8 +36,9 @@ from ..events import (
     RetryScheduled,
     RunEnded,
     RunStarted,
+    ServerRead,
 )
-from ..models import ItemId, LLMRequest
+from ..models import ItemId, LLMRequest, ServerLoad
 from ..outcomes import Failure, Outcome, RunStats, Stage, Success
 from ..protocols import Observer, Task
 from .call import Call
@@ -169,6 +170,28 @@ class RunRecorder:
             number, now = self._run.number, self._run.now()
             for limiter, change in self._limits.changes():
                 self.emit(LimitChanged(number, now, limiter, change.limit, change.reason))
+
+    def server_read(
+        self,
+        server: str,
+        load: ServerLoad | None,
+        new: tuple[int, int],
+        counted: tuple[int, int],
+        error: BaseException | None = None,
+    ) -> None:
+        """
+        Record a reading of a server's load.
+
+        Args:
+            server: Its name.
+            load: The load; None if it could not be read.
+            new: Its preemptions and rejections since the reading before.
+            counted: Those that were ever seen.
+            error: Why it could not be read.
+        """
+        self.counters.servers[server].record(load, counted)
+        if self._observers and self._ended is None:
+            self.emit(ServerRead(self._run.number, self._run.now(), server, load, *new, error))
 
     def finish(self) -> None:
         """Record that the run is over, if it had started. Calling it again does nothing."""
