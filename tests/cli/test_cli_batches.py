@@ -9,13 +9,15 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.support.waves import look_often
+
 from restaurant_llm_batch.cli._app import build
 from restaurant_llm_batch.testing.server import FaultServer
 
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("restaurant_llm_batch._engine.wave_flow.FIRST_LOOK", 0.01)
+    look_often(monkeypatch)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 

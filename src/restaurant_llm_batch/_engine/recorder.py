@@ -25,6 +25,7 @@ from .._spent import SpentTable
 from .._store.overlay import AnyStore
 from ..errors import RateLimited, RunStopped
 from ..events import (
+    BatchProgress,
     CacheHit,
     CallEnded,
     CallStarted,
@@ -47,6 +48,7 @@ from .latency import MAX_RECENT
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
+from .wave_service import LineUnanswered
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -122,10 +124,6 @@ class RunRecorder:
         """Whether an observer wants the requests of the calls."""
         return self._with_requests
 
-    def count_activity(self) -> None:
-        """Note that something has happened that is neither a call nor an outcome."""
-        self.activity_count += 1
-
     @property
     def stats(self) -> RunStats:
         """The statistics so far."""
@@ -169,6 +167,12 @@ class RunRecorder:
             number, now = self._run.number, self._run.now()
             for limiter, change in self._limits.changes():
                 self.emit(LimitChanged(number, now, limiter, change.limit, change.reason))
+
+    def batch_looked_at(self, batch: str, status: str, lines: int, done: int) -> None:
+        """Record what a service has said of a provider's batch: the run does not stall."""
+        self.activity_count += 1
+        if self._observers:
+            self.emit(BatchProgress(self._run.number, self._run.now(), batch, status, lines, done))
 
     def finish(self) -> None:
         """Record that the run is over, if it had started. Calling it again does nothing."""
@@ -246,7 +250,7 @@ class RunRecorder:
             self.counters.endpoints[endpoint].record_result(reply, error, seconds)
         if spec.stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
-            if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
+            if run.stop_monitor.needed and not (error is not None and _is_none_of_the_call(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
                 if cancelled:
                     item.cost = nan  # the model has read the prompt, and nobody says how many tokens that was
@@ -392,6 +396,11 @@ class RunRecorder:
                 observer(event)
             except Exception:
                 log.exception(_OBSERVER_FAILED)
+
+
+def _is_none_of_the_call(error: BaseException) -> bool:
+    """Return whether the call is not at fault, but this process, or the batch that it was in."""
+    return is_local_shortage(error) or isinstance(error, LineUnanswered)
 
 
 def _nothing() -> None:

@@ -9,6 +9,7 @@ from typing import TypeAlias, TypeVar
 
 from ..errors import RateLimited
 from ..events import (
+    BatchProgress,
     CallEnded,
     CallStarted,
     Event,
@@ -34,6 +35,10 @@ _LOWERED: dict[Reason, str] = {"latency": "calls took too long", "server": "by t
 """What is said of a limit that was changed for these reasons."""
 
 
+_GOES_ON = frozenset({"validating", "in_progress", "finalizing", "cancelling", ""})
+"""Statuses of a batch that has not ended."""
+
+
 @dataclass(slots=True)
 class ProgressState:
     """
@@ -53,6 +58,7 @@ class ProgressState:
         in_flight: Number of calls in flight, by stage.
         without_broker: Limits whose broker does not answer, and the calls in flight that go on without it.
         lowered: Limits that were changed because of latency or the server's load, what they are, and why.
+        batches: Provider's batches that go on: since when, and the latest that is known of each.
         runs: Number of open runs with this run number: runs of two runners may share it.
         ended: Time when the last of these runs ended, or None.
     """
@@ -68,6 +74,7 @@ class ProgressState:
     in_flight: Counter[str] = field(default_factory=Counter)
     without_broker: dict[str, int] = field(default_factory=dict)
     lowered: dict[str, tuple[int, str]] = field(default_factory=dict)
+    batches: dict[str, tuple[float, BatchProgress]] = field(default_factory=dict)
     runs: int = 0
     ended: float | None = None
     _finished: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_ITEMS))
@@ -97,6 +104,10 @@ class ProgressState:
                 self.without_broker[event.limiter] = event.limit
             elif event.reason in _LOWERED:
                 self.lowered[event.limiter] = event.limit, _LOWERED[event.reason]
+        elif isinstance(event, BatchProgress):
+            since = self.batches.pop(event.batch, (now,))[0]
+            if event.status in _GOES_ON:
+                self.batches[event.batch] = since, event
         elif isinstance(event, ItemEnded):
             self._item_ended(event, now)
         elif isinstance(event, RunStarted):
@@ -140,6 +151,8 @@ class ProgressState:
             return f"waiting for a slot: {calls(len(retries))} to retry after {_most_common(causes)}"
         if self.is_stopping and (number := sum(self.in_flight.values())):
             return f"stopping: {calls(number)} in flight may finish"
+        if self.batches:
+            return _batches(list(self.batches.values()), now)
         oldest = now - min(_flatten(self._calls), default=now)
         if oldest >= _SLOW_CALL_SECONDS:
             number = sum(self.in_flight.values())
@@ -162,6 +175,7 @@ class ProgressState:
             # A cancelled run emits no CallEnded for its calls in flight.
             self.ended = now
             self.in_flight.clear()
+            self.batches.clear()
             self._calls.clear()
             self._scheduled.clear()
 
@@ -176,6 +190,16 @@ class ProgressState:
         item_id = event.outcome.item_id
         if item_id is not None:
             self._scheduled.pop(item_id, None)
+
+
+def _batches(batches: list[tuple[float, BatchProgress]], now: float) -> str:
+    """Return a text that names batches, and how far they are."""
+    lines, done = (sum(getattr(event, name) for _, event in batches) for name in ("lines", "done"))
+    passed = duration(now - min(since for since, _ in batches))
+    (_, first), *others = batches
+    which = f"{len(batches)} batches" if others else f"batch {first.batch}"
+    status = f" ({first.status})" if first.status and not others else ""
+    return f"waiting for {which}{status}: {done:,} of {calls(lines)} answered, for {passed}"
 
 
 def cause(error: BaseException) -> str:

@@ -23,7 +23,7 @@ from .._store.database import StoreFile
 from .._tables.rows import without_particulars
 from ._recorded import LIMITERS, RecordedLimit, RecordedLimiter
 from ._schema import RECORD
-from ._snapshot import has_later, read_snapshot
+from ._snapshot import has_table, read_snapshot
 
 RECENT_SECONDS = 10.0
 """Seconds over which rates are computed."""
@@ -298,7 +298,7 @@ class LiveView:
         outcomes, items = self._outcomes, self._items
         done = outcomes["succeeded"] + outcomes["failed"]
         cost = run[14] if has_ended else self._cost
-        live = has_later(connection)
+        live = has_table(connection, "limiters") and has_table(connection, "wishes")
         calls_per_second, tokens_per_second = self._rates(now)
         return Picture(
             run=self._run,

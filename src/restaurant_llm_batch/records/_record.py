@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,8 +21,6 @@ from ..models import ItemId
 from ._compare import Comparison, compare
 from ._explain import Explanation, explain
 from ._recorded import (
-    CALLS,
-    CALLS_WITHOUT_ENDPOINTS,
     ITEMS,
     LIMITERS,
     LIMITS,
@@ -32,11 +31,12 @@ from ._recorded import (
     RecordedLimiter,
     RecordedRun,
     call_of,
+    calls_of_run,
     item_of,
     run_of,
 )
 from ._schema import LATER, RECORD
-from ._snapshot import has_later, read_snapshot
+from ._snapshot import has_table, read_snapshot
 from ._values import id_texts
 from ._wishes import ask
 
@@ -128,8 +128,7 @@ class Record:
 
         def read(connection: sqlite3.Connection) -> list[RecordedCall]:
             number = _run_number(connection, run, self.path)
-            statement = CALLS if has_later(connection) else CALLS_WITHOUT_ENDPOINTS
-            rows = connection.execute(f"{statement} ORDER BY calls.id", (number,))
+            rows = connection.execute(f"{calls_of_run(connection)} ORDER BY calls.id", (number,))
             return [call_of(row) for row in rows]
 
         return self._read(read)
@@ -144,7 +143,7 @@ class Record:
 
     def limiters(self, run: int | RecordedRun | None = None) -> list[RecordedLimiter]:
         """Return how the limiters of a run stand, or stood at its end: what is in use, and how many calls wait."""
-        if not self._read(has_later):
+        if not self._read(partial(has_table, name="limiters")):
             return []
         return self._of_run(run, LIMITERS, lambda row: RecordedLimiter(*row))
 

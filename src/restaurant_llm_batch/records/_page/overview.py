@@ -8,7 +8,7 @@ from typing import Any
 
 from ..._page.sketches import Sketch, histogram, read_sketch
 from .._recorded import RUNS, RecordedRun, run_of
-from .._snapshot import has_later
+from .._snapshot import has_table
 from .ranges import in_run
 
 BARS = 120
@@ -158,7 +158,7 @@ _LIMITER_NAMES = ("limiter", "most", "in_use", "waiting", "retrying", "peak")
 
 def _limiters(connection: sqlite3.Connection, run: int) -> list[dict[str, Any]]:
     """Return how the limiters stand, or stood at the end of the run; the first records do not have it."""
-    if not has_later(connection):
+    if not has_table(connection, "limiters"):
         return []
     columns = ", ".join(_LIMITER_NAMES)
     rows = connection.execute(f"SELECT {columns} FROM limiters WHERE {in_run('id')} ORDER BY id", (run,))  # nosec B608
