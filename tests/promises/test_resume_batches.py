@@ -155,7 +155,7 @@ def test_a_run_killed_in_any_state_of_a_wave_is_collected_and_nothing_is_paid_tw
     assert counts.batch_paid == counts.batch_lines == 3 * ITEMS
     assert sum(counts.batches.values()) == 2
     with Store(path) as store:
-        assert store.stats().jobs == 0
+        assert store.stats().jobs <= (state == "journalling")  # the row of a wave that had no line yet
 
 
 def split_summaries(restaurants: int, tmp_path: Path) -> None:
