@@ -149,6 +149,8 @@ class ProgressState:
         if retries:
             causes = Counter(error for _, error in retries)
             return f"waiting for a slot: {calls(len(retries))} to retry after {_most_common(causes)}"
+        if self.is_stopping and self.batches:
+            return "stopping: batches are not waited for"
         if self.is_stopping and (number := sum(self.in_flight.values())):
             return f"stopping: {calls(number)} in flight may finish"
         if self.batches:
