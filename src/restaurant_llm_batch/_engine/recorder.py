@@ -25,6 +25,7 @@ from .._spent import SpentTable
 from .._store.overlay import AnyStore
 from ..errors import RateLimited, RunStopped
 from ..events import (
+    BatchProgress,
     CacheHit,
     CallEnded,
     CallStarted,
@@ -48,6 +49,7 @@ from .latency import MAX_RECENT
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
+from .wave_service import LineUnanswered
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -123,10 +125,6 @@ class RunRecorder:
         """Whether an observer wants the requests of the calls."""
         return self._with_requests
 
-    def count_activity(self) -> None:
-        """Note that something has happened that is neither a call nor an outcome."""
-        self.activity_count += 1
-
     @property
     def stats(self) -> RunStats:
         """The statistics so far."""
@@ -192,6 +190,12 @@ class RunRecorder:
         self.counters.servers[server].record(load, counted)
         if self._observers and self._ended is None:
             self.emit(ServerRead(self._run.number, self._run.now(), server, load, *new, error))
+
+    def batch_looked_at(self, batch: str, status: str, lines: int, done: int) -> None:
+        """Record what a service has said of a provider's batch: the run does not stall."""
+        self.activity_count += 1
+        if self._observers:
+            self.emit(BatchProgress(self._run.number, self._run.now(), batch, status, lines, done))
 
     def finish(self) -> None:
         """Record that the run is over, if it had started. Calling it again does nothing."""
@@ -270,7 +274,7 @@ class RunRecorder:
             self.counters.endpoints[endpoint].record_result(reply, error, seconds)
         if spec.stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
-            if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
+            if run.stop_monitor.needed and not (error is not None and _is_none_of_the_call(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
                 if cancelled:
                     item.cost = nan  # the model has read the prompt, and nobody says how many tokens that was
@@ -416,6 +420,11 @@ class RunRecorder:
                 observer(event)
             except Exception:
                 log.exception(_OBSERVER_FAILED)
+
+
+def _is_none_of_the_call(error: BaseException) -> bool:
+    """Return whether the call is not at fault, but this process, or the batch that it was in."""
+    return is_local_shortage(error) or isinstance(error, LineUnanswered)
 
 
 def _nothing() -> None:

@@ -190,7 +190,8 @@ class BatchRunner(Foresight, Adjustable):
             wave_service=service,
         )
         if service is not None:
-            announce_waves(strategy, has_store=self._store is not None)
+            are_kept = service.on_stop == "keep"
+            announce_waves(strategy, has_store=self._store is not None, are_kept=are_kept)
         self._limit_control = LimitControl(self._config.limiters, strategy)
         self._recording = as_recording(record)
         if self._recording is not None:

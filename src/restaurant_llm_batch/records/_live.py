@@ -306,7 +306,8 @@ class LiveView:
         outcomes, items = self._outcomes, self._items
         done = outcomes["succeeded"] + outcomes["failed"]
         cost = run[14] if has_ended else self._cost
-        live, reads_servers = has_table(connection, "limiters"), has_table(connection, "server_loads")
+        live = has_table(connection, "limiters") and has_table(connection, "wishes")
+        reads_servers = has_table(connection, "server_loads")
         servers = _rows(connection, _SERVERS_LATEST, self._run, RecordedServerLoad) if reads_servers else []
         latest_of = {one.server: one for one in reversed(servers)}
         calls_per_second, tokens_per_second = self._rates(now)

@@ -354,6 +354,8 @@ class RunRows:
         if self._facts.prices and (reply.prompt_tokens or reply.completion_tokens):
             price = self._price(row[7])
             row[19] = None if price is None else price.of(reply)
+        if reply.batched:
+            batch["batched_calls"].append([row[0], self.id])
         row[20] = reply.finish_reason if reply.finish_reason == "stop" else sql_name(reply.finish_reason)
         if self._texts:
             batch["answers"].append([row[0], self.id, sql_text(reply.text)])

@@ -172,6 +172,10 @@ TABLES = {
   run INTEGER NOT NULL REFERENCES runs (id),
   endpoint TEXT NOT NULL
 )""",
+    "batched_calls": """CREATE TABLE batched_calls (
+  id INTEGER PRIMARY KEY REFERENCES calls (id),
+  run INTEGER NOT NULL REFERENCES runs (id)
+)""",
 }
 """The SQL of each table, as SQLite keeps it in the file."""
 
@@ -180,8 +184,16 @@ INDEXES = {
     "open_wishes": "CREATE INDEX open_wishes ON wishes (id) WHERE answered IS NULL",
 }
 """The SQL of each index: for texts, and for the few wishes that are not answered yet."""
-LATER = {"limiters", "wishes", "open_wishes", "call_endpoints", "server_loads", "run_memory"}
-"""What earlier records do not have. They can be read all the same; writing into one adds it."""
+LATER = {
+    "limiters",
+    "wishes",
+    "open_wishes",
+    "call_endpoints",
+    "server_loads",
+    "run_memory",
+    "batched_calls",
+}
+"""What the first records do not have. They can be read all the same; writing into one adds it."""
 
 
 def _at(column: str) -> str:
@@ -206,9 +218,10 @@ VIEWS = {
   attempt, calls.model, {_at("calls.queued")} AS queued_at, {_at("calls.started")} AS started_at,
   {_at("calls.ended")} AS ended_at, calls.ended - calls.started AS seconds, slot_seconds, rate_seconds, retry_seconds,
   calls.outcome, calls.prompt_tokens, calls.completion_tokens, calls.cached_tokens, calls.cost, finish_reason,
-  calls.error_type, status, calls.error, endpoint
+  calls.error_type, status, calls.error, endpoint, batched_calls.id IS NOT NULL AS batched
   FROM calls JOIN runs ON runs.id = calls.run LEFT JOIN items ON items.id = calls.item
-  LEFT JOIN call_endpoints ON call_endpoints.id = calls.id""",  # nosec B608 (constants)
+  LEFT JOIN call_endpoints ON call_endpoints.id = calls.id
+  LEFT JOIN batched_calls ON batched_calls.id = calls.id""",  # nosec B608 (constants)
     "limit_overview": f"""CREATE VIEW limit_overview AS SELECT limits.id, limits.run, limiter,
   {_at("limits.seconds")} AS changed_at, limits.seconds, calls_in_flight, reason
   FROM limits JOIN runs ON runs.id = limits.run""",  # nosec B608 (constants)

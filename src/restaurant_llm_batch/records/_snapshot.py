@@ -36,7 +36,7 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
 
 
 def has_table(connection: sqlite3.Connection, name: str) -> bool:
-    """Return whether the file has a table, which earlier records do not have."""
+    """Return whether the file has a table, which earlier records may lack."""
     found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()
     return found is not None
 
