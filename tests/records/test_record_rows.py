@@ -139,7 +139,7 @@ def test_an_interrupt_within_an_event_leaves_a_call_that_the_end_of_the_run_ends
     rows = new_rows()
     rows.add(calls_of(0, fails=False)[1])
 
-    def interrupted(_: Any) -> None:
+    def interrupted(*_: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):

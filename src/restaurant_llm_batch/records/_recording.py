@@ -36,7 +36,7 @@ from ..events import Event, RunEnded, RunStarted
 from ._rows import Group, RunRows
 from ._run_row import RunnerFacts
 from ._schema import RECORD
-from ._statements import LIMITER, PROGRESS, PUT_RUN, Row, RowKind
+from ._statements import LIMITER, PROGRESS, PUT_RUN, RUN_MEMORY, Row, RowKind
 from ._values import sql_name, to_json
 from ._wishes import RunControl, Wishes, forget, refuse_rest
 
@@ -282,6 +282,7 @@ class RecordFormat:
                 self._add_texts(run, group)
             else:
                 run.row.missing += group.events - group.ended
+                taken[run] = group._replace(rows={})
             if group.ended:
                 self.wishes.end(run)
         late = [run for run in taken if not run.id]
@@ -302,12 +303,13 @@ class RecordFormat:
         for run, group in taken.items():
             if run in late:
                 insert(run, connection)
-                continue
-            if group.ended:
+            elif group.ended:
                 connection.execute(PUT_RUN, (run.id, *run.row.values()))
                 refuse_rest(run.id, connection)
             else:
                 connection.execute(PROGRESS, (run.row.latest, run.row.missing, run.id))
+            if group.ended:
+                RUN_MEMORY.put(connection, run.id, [run.row.memory()])
             for kind, rows in group.rows.items():
                 for part in kind.parts(rows):
                     self._put(connection, run.id, kind, part)

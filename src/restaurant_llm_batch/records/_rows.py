@@ -36,12 +36,15 @@ from ..events import (
     RetryScheduled,
     RunEnded,
     RunStarted,
+    ServerRead,
 )
 from ..models import ItemId
 from ..outcomes import Failure, Success
 from ._run_row import RunnerFacts, RunRow
+from ._server_rows import ServerRows
 from ._standings import Standings
 from ._statements import (
+    BATCHED_CALL,
     CALL_ENDPOINT,
     FAILED_ITEM,
     LIMIT,
@@ -50,6 +53,7 @@ from ._statements import (
     OPEN_CALL,
     OPEN_ITEM,
     OTHER_CALL,
+    SERVER_LOAD,
     STORED_CALL,
     SUCCEEDED_ITEM,
     Batch,
@@ -143,6 +147,7 @@ class RunRows:
         self._model: object = None  # of the last reply
         self._next_call = count(1).__next__
         self._next_limit = count(1).__next__
+        self._servers = ServerRows()
         self._items: dict[ItemId, OpenItem] = {}
         self._calls: dict[int, Row] = {}  # the values of `OPEN_CALL` of each open call
         self._last_call_taken = 0
@@ -161,6 +166,7 @@ class RunRows:
             LateReply: self._late_reply,
             CacheHit: self._cache_hit,
             LimitChanged: self._limit_changed,
+            ServerRead: self._server_read,
             RetryScheduled: self._retry_scheduled,
             ItemEnded: self._item_ended,
             RunEnded: self._run_ended,
@@ -282,7 +288,7 @@ class RunRows:
             return  # it was cancelled with its item
         error, reply = event.error, event.reply
         if error is None:
-            values = _NO_REPLY if reply is None else self._reply_values(reply)
+            values = _NO_REPLY if reply is None else self._reply_values(begun[_NUMBER], reply)
             self._rows[OK_CALL].append((*begun, now, *values))
         else:
             reply = self._call_failed(call, begun, now, error)
@@ -300,7 +306,7 @@ class RunRows:
         """Add the row of a call that failed; return the reply that it has been charged for all the same."""
         paid = getattr(error, "reply", None)
         reply = valid_reply(paid) if isinstance(paid, LLMResponse) else None
-        values = _NO_REPLY if reply is None else self._reply_values(reply)
+        values = _NO_REPLY if reply is None else self._reply_values(begun[_NUMBER], reply)
         outcome, of_error = "refused" if isinstance(error, RateLimited) else "failed", _error_values(error)
         self._rows[OTHER_CALL].append((*begun, ended, *values, outcome, *of_error))
         self._ended_calls[call] = ended, begun, of_error
@@ -308,7 +314,8 @@ class RunRows:
             del self._ended_calls[next(iter(self._ended_calls))]
         return reply
 
-    def _reply_values(self, reply: LLMResponse) -> Row:
+    def _reply_values(self, number: int, reply: LLMResponse) -> Row:
+        """Return what a reply adds to the row of its call, by the number of that row."""
         if reply.model != self._model:
             self._name_of(reply.model)
         prompt, completion, cached = reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens
@@ -318,6 +325,8 @@ class RunRows:
             cost = None if price is None else price.of(reply)
         if prompt + completion + cached > MAX_INTEGER:
             prompt, completion, cached = sql_integer(prompt), sql_integer(completion), sql_integer(cached)
+        if reply.batched:
+            self._rows[BATCHED_CALL].append((number,))
         reason = reply.finish_reason
         return (
             self.row.model,
@@ -344,7 +353,9 @@ class RunRows:
         if before is None or before[1][_ATTEMPT] != event.attempt:
             return
         ended, begun, error = before
-        self._rows[OTHER_CALL].append((*begun, ended, *self._reply_values(event.reply), "late", *error))
+        self._rows[OTHER_CALL].append(
+            (*begun, ended, *self._reply_values(begun[_NUMBER], event.reply), "late", *error)
+        )
         if self._texts is not None:
             self._to_add.append(partial(self._texts.add_answer, begun[_NUMBER], event.reply.text))
 
@@ -361,6 +372,9 @@ class RunRows:
     def _limit_changed(self, event: LimitChanged, now: float) -> None:
         row = self._next_limit(), event.limiter, now, event.limit, event.reason
         self._rows[LIMIT].append(row)
+
+    def _server_read(self, event: ServerRead, now: float) -> None:
+        self._rows[SERVER_LOAD].append(self._servers.row(now, event))
 
     def _retry_scheduled(self, event: RetryScheduled, now: float) -> None:
         # No row: the wait before a retry lies between the end of one attempt and the start of the next.

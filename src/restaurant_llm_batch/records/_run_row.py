@@ -10,7 +10,7 @@ from .._config.stopping import Price
 from ..events import RunStarted
 from ..outcomes import RunStats
 from ._statements import Row
-from ._values import iso, sql_integer, sql_name
+from ._values import iso, sql_integer, sql_name, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,11 @@ class RunRow:
             self.missing,
         )
         return (*row, *_NO_FIGURES) if self.stats is None else (*row, *self._figures(self.stats))
+
+    def memory(self) -> Row:
+        """Return the row of the table `run_memory`, once the run has ended."""
+        stats = self.stats or RunStats()
+        return 1, stats.peak_memory_mib, stats.out_of_memory, to_json(stats.out_of_memory_by_kind)
 
     def _figures(self, stats: RunStats) -> Row:
         stopped = stats.stopped_because

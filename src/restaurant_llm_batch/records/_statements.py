@@ -93,6 +93,9 @@ STORED_CALL = RowKind(
     | dict.fromkeys(("slot_seconds", "rate_seconds", "retry_seconds"), "0.0"),
 )
 CALL_ENDPOINT = RowKind("call_endpoints")
+BATCHED_CALL = RowKind("batched_calls")
+SERVER_LOAD = RowKind("server_loads")
+RUN_MEMORY = RowKind("run_memory")
 LIMIT = RowKind("limits")
 LIMITER = RowKind("limiters")
 PROMPT = RowKind("prompts")
