@@ -285,7 +285,9 @@ def test_no_more_is_sent_than_what_is_left_of_the_budget(budget: dict[str, Any])
     service = MemoryBatches()
     prices = {"tiny": Price(prompt=2.0, completion=2.0, batch=0.5)}
     limits, stop = Limits(open_items=200), StopConditions(**budget)
-    report, _ = play(service, one, range(200), prices=prices, stop=stop, limits=limits, count_tokens=lambda _: 6)
+    report, _ = play(
+        service, one, range(200), prices=prices, stop=stop, limits=limits, count_tokens=lambda _: 6
+    )
     # A prompt has 10 tokens, an answer 5, and with the chat's template a prompt is taken for one of 22: so 18 prompts
     # are sent, and what is left then is too little for another batch.
     assert service.waves == [18]

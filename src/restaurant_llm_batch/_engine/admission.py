@@ -139,7 +139,7 @@ class Admission(Generic[C]):
         """Queue at the endpoints of the pool; return whether one admits at once."""
         endpoints = None if self._pool is None else self._pool.endpoints
         ticket = self.endpoint_ticket = EndpointTicket(self._admitted, self.priority, self.sequence, route)
-        return endpoints is None or endpoints.enqueue(ticket, self._now())
+        return endpoints is None or endpoints.enqueue(ticket, self._now)
 
     def _count_tokens(self) -> None:
         if self._count is not None:

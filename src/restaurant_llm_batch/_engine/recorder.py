@@ -37,8 +37,9 @@ from ..events import (
     RetryScheduled,
     RunEnded,
     RunStarted,
+    ServerRead,
 )
-from ..models import ItemId, LLMRequest
+from ..models import ItemId, LLMRequest, ServerLoad
 from ..outcomes import Failure, Outcome, RunStats, Stage, Success
 from ..protocols import Observer, Task
 from .call import Call
@@ -168,6 +169,28 @@ class RunRecorder:
             for limiter, change in self._limits.changes():
                 self.emit(LimitChanged(number, now, limiter, change.limit, change.reason))
 
+    def server_read(
+        self,
+        server: str,
+        load: ServerLoad | None,
+        new: tuple[int, int],
+        counted: tuple[int, int],
+        error: BaseException | None = None,
+    ) -> None:
+        """
+        Record a reading of a server's load.
+
+        Args:
+            server: Its name.
+            load: The load; None if it could not be read.
+            new: Its preemptions and rejections since the reading before.
+            counted: Those that were ever seen.
+            error: Why it could not be read.
+        """
+        self.counters.servers[server].record(load, counted)
+        if self._observers and self._ended is None:
+            self.emit(ServerRead(self._run.number, self._run.now(), server, load, *new, error))
+
     def batch_looked_at(self, batch: str, status: str, lines: int, done: int) -> None:
         """Record what a service has said of a provider's batch: the run does not stall."""
         self.activity_count += 1
@@ -233,7 +256,8 @@ class RunRecorder:
         run, spec = self._run, call.spec
         now = run.now()
         seconds = now - call.started_at
-        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
+        is_reply = isinstance(answer, LLMResponse) and spec.stage == "llm"
+        reply = call.reply = valid_reply(answer) if is_reply else None
         if reply is not None:
             self.counters.record_reply(reply)
             self._charge(item, reply)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 
+from .._config.limits import Limits
 from .._config.stopping import Price, StopConditions
 from .._config.strategy import Strategy
 from ..errors import ConfigurationError
@@ -77,6 +78,24 @@ def check_type(value: object, expected: type, field: str) -> None:
     if not isinstance(value, expected):
         raise ConfigurationError(
             f"{field} must be a {expected.__name__}, got {value!r}; for example {field}={expected.__name__}(...)"
+        )
+
+
+def check_batch_tokens(limits: Limits, *, sends_batches: bool) -> None:
+    """
+    Check that a token budget of packed batches that adapts can do so.
+
+    Args:
+        limits: The limits.
+        sends_batches: Whether the backend sends the calls as a provider's batch.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if sends_batches and limits.adaptive_batch is not None:
+        raise ConfigurationError(
+            "max_tokens_per_batch adapts to how long calls take, and the calls of a provider's batch do not say that; "
+            "give a number, for example Limits(max_tokens_per_batch=4000)"
         )
 
 

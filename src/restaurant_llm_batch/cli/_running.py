@@ -218,7 +218,9 @@ def _in_flight(progress: RichProgress, settings: BatchSettings, again: str) -> s
         return f"finishing {calls(progress.in_flight)} in flight; {again} again to cancel them"
     which, they = ("the batch is", "it has") if batches == 1 else (f"{batches} batches are", "they have")
     fate = "left to go on" if settings.openai_batch_on_stop == "keep" else "cancelled"
-    later = "" if settings.batch_store is None else f"; run the same command again to use what {they} answered"
+    later = (
+        "" if settings.batch_store is None else f"; run the same command again to use what {they} answered"
+    )
     return f"stopping: {which} {fate} at the service{later}"
 
 

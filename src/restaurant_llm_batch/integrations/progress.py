@@ -240,4 +240,6 @@ def _details(state: ProgressState) -> str:
         ("not started", state.not_started),
     )
     parts += [f"{name} {number:,}" for name, number in counted if number]
+    if state.ended is None and (load := state.load):
+        parts.append(load)
     return " · ".join(parts)

@@ -24,19 +24,20 @@ from ._recorded import (
     ITEMS,
     LIMITERS,
     LIMITS,
-    RUNS,
+    SERVER_LOADS,
     RecordedCall,
     RecordedItem,
     RecordedLimit,
     RecordedLimiter,
     RecordedRun,
+    RecordedServerLoad,
     call_of,
     calls_of_run,
     item_of,
     run_of,
 )
 from ._schema import LATER, RECORD
-from ._snapshot import has_table, read_snapshot
+from ._snapshot import has_table, read_snapshot, runs_statement
 from ._values import id_texts
 from ._wishes import ask
 
@@ -112,7 +113,9 @@ class Record:
     def runs(self) -> list[RecordedRun]:
         """Return all runs, oldest first."""
         return self._read(
-            lambda connection: [run_of(row) for row in connection.execute(f"{RUNS} ORDER BY id")]
+            lambda connection: [
+                run_of(row) for row in connection.execute(f"{runs_statement(connection)} ORDER BY id")
+            ]
         )
 
     def run(self, run: int | RecordedRun | None = None) -> RecordedRun:
@@ -146,6 +149,12 @@ class Record:
         if not self._read(partial(has_table, name="limiters")):
             return []
         return self._of_run(run, LIMITERS, lambda row: RecordedLimiter(*row))
+
+    def server_loads(self, run: int | RecordedRun | None = None) -> list[RecordedServerLoad]:
+        """Return what the model's server said of its load in a run with `watch_server`, oldest first."""
+        if not self._read(partial(has_table, name="server_loads")):
+            return []
+        return self._of_run(run, SERVER_LOADS, lambda row: RecordedServerLoad(*row))
 
     def set_limit(
         self, name: str, limit: int | str, run: int | RecordedRun | None = None, *, wait: float = 10.0
@@ -271,7 +280,7 @@ def _run_number(connection: sqlite3.Connection, run: object, path: Path) -> int:
 
 def _run(connection: sqlite3.Connection, run: object, path: Path) -> RecordedRun:
     number = _run_number(connection, run, path)
-    return run_of(connection.execute(f"{RUNS} WHERE id = ?", (number,)).fetchone())
+    return run_of(connection.execute(f"{runs_statement(connection)} WHERE id = ?", (number,)).fetchone())
 
 
 _FIND = (

@@ -61,6 +61,8 @@ class RecordedRun(RecordRow):
         missing: Number of events that could not be written.
         simulated: Whether it was a simulation.
         texts: Whether prompts, answers, reviews and results are recorded.
+        peak_memory_mib: Peak memory of the process during the run, in MiB; None if it is unknown, and without an end.
+        out_of_memory: Number of calls that failed because the server had no memory left; None without an end.
     """
 
     run: int
@@ -90,6 +92,8 @@ class RecordedRun(RecordRow):
     missing: int
     simulated: bool
     texts: bool
+    peak_memory_mib: float | None = None
+    out_of_memory: int | None = None
 
     def __str__(self) -> str:
         what = "simulated run" if self.simulated else "run"
@@ -260,6 +264,36 @@ class RecordedLimiter(RecordRow):
     peak: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedServerLoad(RecordRow):
+    """
+    A reading of the load of a model's server.
+
+    Attributes:
+        run: Number of the run that read it.
+        server: "llm"; or "llm:" and the name of an endpoint of an `LLMPool`.
+        seconds: When, in seconds since the run began.
+        running: Requests that it worked on; None if it could not be read, and so for all others.
+        waiting: Requests that waited for it.
+        kv_usage: Share of its KV cache in use, 0 to 1; None if it does not say.
+        kv_tokens: Capacity of its KV cache in tokens; None if it does not say.
+        preemptions: How often it stopped a request to make room since the reading before, whoever asked it.
+        rejections: Requests that it refused since then.
+        error: Why it could not be read; None if it could.
+    """
+
+    run: int
+    server: str
+    seconds: float
+    running: int | None
+    waiting: int | None
+    kv_usage: float | None
+    kv_tokens: int | None
+    preemptions: int | None
+    rejections: int | None
+    error: str | None
+
+
 _RUN_COLUMNS = (
     *("run", "task", "model", "strategy", "settings", "version", "total", "simulated", "texts", "began_unix"),
     *(
@@ -282,13 +316,15 @@ _RUN_COLUMNS = (
         "cached_tokens",
         "cost",
         "estimated_cost",
+        "peak_memory_mib",
+        "out_of_memory",
     ),
 )
 """What the columns of `RUNS` are."""
 _RUN_BEGINS = "items.id >= runs.id << 32 AND items.id < (runs.id + 1) << 32"
 _CALLS = "FROM calls WHERE calls.id >= runs.id << 32 AND calls.id < (runs.id + 1) << 32"
 
-RUNS = f"""
+_RUNS = f"""
 SELECT id, task, model, strategy, settings, version, total, simulated, texts, began_unix, process, latest, missing,
   ended IS NOT NULL, coalesce(seconds, latest), stopped,
   coalesce(succeeded, (SELECT count(*) FROM items WHERE {_RUN_BEGINS} AND outcome = 'succeeded')),
@@ -300,9 +336,16 @@ SELECT id, task, model, strategy, settings, version, total, simulated, texts, be
   coalesce(prompt_tokens, (SELECT coalesce(sum(prompt_tokens), 0) {_CALLS})),
   coalesce(completion_tokens, (SELECT coalesce(sum(completion_tokens), 0) {_CALLS})),
   coalesce(cached_tokens, (SELECT coalesce(sum(cached_tokens), 0) {_CALLS})),
-  CASE WHEN ended IS NULL THEN (SELECT sum(cost) {_CALLS}) ELSE cost END, estimated_cost
+  CASE WHEN ended IS NULL THEN (SELECT sum(cost) {_CALLS}) ELSE cost END, estimated_cost, {{memory}}
 FROM runs
 """  # nosec B608 (constants)
+RUNS = _RUNS.format(memory="NULL, NULL")
+RUNS_WITH_MEMORY = _RUNS.format(
+    memory=", ".join(
+        f"(SELECT {column} FROM run_memory WHERE run_memory.id = (runs.id << 32) + 1)"  # nosec B608 (constants)
+        for column in ("peak_memory_mib", "out_of_memory")
+    )
+)
 
 _ITEMS = """
 SELECT run, place, item_json, outcome, started, ended, ended - started, stage, attempts, error_type, error,
@@ -335,6 +378,11 @@ ORDER BY seconds, id
 
 LIMITERS = """
 SELECT run, limiter, seconds, most, in_use, waiting, retrying, peak FROM limiters
+WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 ORDER BY id
+"""
+
+SERVER_LOADS = """
+SELECT run, server, seconds, running, waiting, kv_usage, kv_tokens, preemptions, rejections, error FROM server_loads
 WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 ORDER BY id
 """
 
