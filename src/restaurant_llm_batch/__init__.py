@@ -11,6 +11,7 @@ from ._config.retry import RetryPolicy
 from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
 from ._limits.aimd import AdaptiveLimit
+from ._limits.clients import Client
 from ._limits.concurrency import ConcurrencyLimiter
 from ._llm_response import LLMResponse, RateLimitInfo, RateLimitStatus
 from ._runner import BatchRunner
@@ -96,6 +97,7 @@ __all__ = [
     "BatchReport",
     "BatchRunner",
     "BatchSettings",
+    "Client",
     "CompareAspects",
     "ComparisonItem",
     "ConcurrencyLimiter",

@@ -29,7 +29,7 @@ from typing import Any, TypeAlias
 
 from ..errors import SubmissionUnknown
 from .breaker import CLOSED, OPEN, BreakerPolicy
-from .concurrency import _ADMITTED, _GONE, _WAITING
+from .clients import Lanes
 from .endpoints import (
     Endpoint,
     EndpointQueue,
@@ -39,6 +39,7 @@ from .endpoints import (
     Route,
     Slot,
 )
+from .wait_queue import _ADMITTED, _GONE, _WAITING
 
 Admitted: TypeAlias = list[EndpointTicket]
 
@@ -63,6 +64,7 @@ class PoolState:
         surplus: Slots that no call wants.
         is_changed: Whether an endpoint is in service, or left out, since `fill` was last called.
         watchers: Called when time alone may admit calls.
+        lanes: The lanes of clients, over all endpoints.
         set_watchers: Never called: a user sets the limits of the endpoints, and each tells it by itself.
     """
 
@@ -79,6 +81,8 @@ class PoolState:
         self.is_changed = False
         self.watchers: list[Callable[[], object]] = []
         self.set_watchers: list[Callable[[], object]] = []
+        self.lanes: Lanes = Lanes()
+        self._has_clients = False
         self._everyone = self.in_service
         self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
         self._by_rank = sorted(self.endpoints, key=attrgetter("rank"))
@@ -92,6 +96,10 @@ class PoolState:
 
     def enqueue(self, ticket: EndpointTicket) -> bool:
         """Admit a call at the endpoint that suits it best, or queue it; return whether it is admitted."""
+        if ticket.client is not None:
+            self._has_clients = True
+            busy = (lane for queue in self._queues.values() for lane in queue.busy_lanes)
+            ticket.lane = self.lanes.lane(ticket.client, busy)
         only = self._only
         if only is not None and only.breaker.state == CLOSED and not only.claims and self._takes_calls(only):
             return self._enqueue_at(only, ticket)
@@ -116,7 +124,7 @@ class PoolState:
 
     def _enqueue_at(self, endpoint: Endpoint, ticket: EndpointTicket) -> bool:
         """Queue a call at the limiter of the only endpoint; return whether it is admitted."""
-        slot = ticket.slot = Slot(endpoint, ticket.priority, ticket.sequence)
+        slot = ticket.slot = Slot(endpoint, ticket.priority, ticket.sequence, ticket.client)
         slot.ticket = ticket
         if endpoint.limiter.enqueue(slot):
             slot.ticket = None
@@ -171,12 +179,15 @@ class PoolState:
         key = mask, is_pinned
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = EndpointQueue(*key)
+            queue = self._queues[key] = EndpointQueue(*key, self.lanes)
         return queue
 
-    @staticmethod
-    def _start(ticket: EndpointTicket, endpoint: Endpoint) -> None:
+    def _start(self, ticket: EndpointTicket, endpoint: Endpoint) -> None:
         """Count a call that was just admitted."""
+        if self._has_clients:
+            lane = ticket.lane = ticket.lane or self.lanes.of_nobody
+            self.lanes.serve(lane, ticket)
+            lane.enter(ticket)
         breaker = endpoint.breaker
         ticket.epoch = breaker.epoch
         if breaker.state != CLOSED:
@@ -196,7 +207,8 @@ class PoolState:
             return self._use_own(slot.ticket, slot, admitted)
         free: Slot | None = slot
         while free is not None:
-            queue, ticket = self._first(endpoint) if self._takes_calls(endpoint) else (None, None)
+            ticket = self._first(endpoint) if self._takes_calls(endpoint) else None
+            queue = None if ticket is None else ticket.queue
             if queue is None or ticket is None:
                 if free is not slot:
                     self.surplus.append(free)
@@ -210,7 +222,7 @@ class PoolState:
                 endpoint.in_flight + 1,
             )
             admitted.append(ticket)
-            queue.drop_first()
+            queue.peek()  # which drops it from the queue
             self._start(ticket, endpoint)
             free = self._claim(endpoint)
         return free is not slot
@@ -228,16 +240,34 @@ class PoolState:
         self._start(ticket, endpoint)
         return True
 
-    def _first(self, endpoint: Endpoint) -> tuple[EndpointQueue | None, EndpointTicket | None]:
-        """Return the most urgent call that may go to an endpoint, and its queue."""
-        found: EndpointQueue | None = None
+    def _first(self, endpoint: Endpoint) -> EndpointTicket | None:
+        """Return the call that goes next of those that may go to an endpoint."""
+        if self._has_clients:
+            return self._first_by_lanes(endpoint)
         best: EndpointTicket | None = None
         for queue in self._queues.values():
             if queue.waiting and queue.mask >> endpoint.index & 1:
                 first: Any = queue.peek()
                 if best is None or (first.priority, first.sequence) < (best.priority, best.sequence):
-                    found, best = queue, first
-        return found, best
+                    best = first
+        return best
+
+    def _first_by_lanes(self, endpoint: Endpoint) -> EndpointTicket | None:
+        heads = [
+            head
+            for queue in self._queues.values()
+            if queue.mask >> endpoint.index & 1
+            for head in queue.heads()
+        ]
+        if not heads:
+            return None
+        first: Any = self.lanes.first(heads, self.limit)
+        return first  # type: ignore[no-any-return]
+
+    @property
+    def limit(self) -> int:
+        """Slots of the endpoints that are in service."""
+        return sum(each.limiter.limit for each in self.endpoints if self.in_service >> each.index & 1)
 
     def _claim(self, endpoint: Endpoint) -> Slot | None:
         """Claim slots of an endpoint for the calls that wait for it; return one that is free now."""
@@ -245,7 +275,7 @@ class PoolState:
         while (
             len(claims) < endpoint.max_claims and len(claims) < self.waiting and self._takes_calls(endpoint)
         ):
-            _, first = self._first(endpoint)
+            first = self._first(endpoint)
             if first is None:
                 break
             slot = Slot(endpoint, first.priority, first.sequence)
@@ -310,6 +340,8 @@ class PoolState:
         endpoint = ticket.endpoint
         if endpoint is None:
             return False
+        if ticket.lane is not None:
+            ticket.lane.leave(ticket)
         ticket.state, endpoint.in_flight = _GONE, endpoint.in_flight - 1
         endpoint.answered += answered
         if not (answered or ticket.is_proof):
@@ -372,8 +404,7 @@ class PoolState:
             if queue.mask == self._everyone or queue.mask & self.in_service or has_hope:
                 continue
             del self._queues[key]
-            while (ticket := queue.peek()) is not None:
-                queue.drop_first()
+            for ticket in queue.in_order(queue.waiting):
                 assert isinstance(ticket, EndpointTicket)
                 self._queue(self._everyone, is_pinned=False).add(ticket)
 

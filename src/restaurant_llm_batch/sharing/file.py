@@ -94,8 +94,7 @@ class FileBroker(Broker):
 
     def _in_transaction(self, step: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            if self._connection.identity not in (None, self._file.identity()):
-                self._connection.close()  # the file was replaced: the next use opens the new one
+            self._connection.leave_replaced_file()
             with self._connection as connection, _transaction(connection):
                 return step(connection)
         except sqlite3.Error as error:
