@@ -117,3 +117,16 @@ def test_the_service_has_a_path_for_them(tmp_path: Path) -> None:
     assert value(answer.text, OK) == 2
     with TestClient(application(batch_router(runner), runner)) as client:
         assert client.get("/metrics").status_code == 404
+
+
+def test_counts_of_processes_that_end_again_and_again_are_in_one_file(tmp_path: Path) -> None:
+    for number in range(6):
+        one = counted(tmp_path, number)
+        one.write()
+        one.release()
+    last = counted(tmp_path, 9)
+
+    assert value(last.prometheus(), OK) == 7
+    assert value(last.prometheus(), "workers") == 1
+    assert len(list(tmp_path.glob("*.json"))) <= 3
+    assert len(list(tmp_path.glob("*.lock"))) <= 3

@@ -88,6 +88,11 @@ class SharedConnection:
         self.identity = self._file.identity()
         return connection
 
+    def leave_replaced_file(self) -> None:
+        """Close the connection if its file was deleted or replaced: the next use opens the one that is there then."""
+        if self.identity not in (None, self._file.identity()):
+            self.close()
+
     def close(self) -> None:
         """Close the connection now or at the end of its current use; the next use opens another."""
         self._close_requested = True
