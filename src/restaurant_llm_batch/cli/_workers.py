@@ -20,7 +20,7 @@ from .._config.limits import Limits
 from .._limits.pool import as_pool
 from .._text import terminal_text
 from ..errors import BatchError, ConfigurationError
-from ..integrations._worker_metrics import others_live
+from ..integrations._worker_metrics import leave
 from ..protocols import AsyncLLMBackend, LLMBackend
 from ..search import EmbeddedSearch
 from ..sharing import FileBroker, SharedLimiter
@@ -93,7 +93,7 @@ class Worker:
             return CANNOT_START
         finally:
             # If it was killed, it deletes nothing; the last worker does.
-            if parent is not None and not parent.is_alive() and not others_live(self.folder):
+            if parent is not None and not parent.is_alive() and leave(self.folder):
                 shutil.rmtree(self.folder, ignore_errors=True)
         return 0
 

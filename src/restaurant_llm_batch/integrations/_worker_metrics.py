@@ -143,10 +143,12 @@ def _hold(path: Path) -> int | None:
     return descriptor
 
 
-def others_live(folder: Path) -> bool:
-    """Return whether another process that serves with a folder lives."""
-    own = f"{_PREFIX}{os.getpid()}-"
-    return any(_is_held(path) for path in folder.glob(f"{_PREFIX}*.lock") if not path.name.startswith(own))
+def leave(folder: Path) -> bool:
+    """Note that this process ends, and return whether it is the last one that serves with a folder."""
+    # First, so that of two that end at the same time one finds the other gone.
+    for path in folder.glob(f"{_PREFIX}{os.getpid()}-*.lock"):
+        path.unlink()
+    return not any(map(_is_held, folder.glob(f"{_PREFIX}*.lock")))
 
 
 def _is_held(path: Path) -> bool:
