@@ -11,6 +11,7 @@ from ._config.retry import RetryPolicy
 from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
 from ._limits.aimd import AdaptiveLimit
+from ._limits.batch_budget import AdaptiveBatch
 from ._limits.clients import Client
 from ._limits.concurrency import ConcurrencyLimiter
 from ._llm_response import LLMResponse, RateLimitInfo, RateLimitStatus
@@ -28,6 +29,7 @@ from .models import (
     Review,
     ReviewsByPolarity,
     SearchQuery,
+    ServerLoad,
 )
 from .outcomes import (
     BatchReport,
@@ -47,7 +49,6 @@ from .protocols import (
     LLMBackend,
     Observer,
     SearchBackend,
-    ServerLoad,
     SparseVector,
     Task,
     TokenCounter,
@@ -87,6 +88,7 @@ if TYPE_CHECKING:
 getLogger(__name__).addHandler(NullHandler())
 
 __all__ = [
+    "AdaptiveBatch",
     "AdaptiveLimit",
     "AnalyzeSentiment",
     "AspectComparison",

@@ -153,7 +153,7 @@ class Admission(Generic[C]):
         ticket = self.endpoint_ticket = EndpointTicket(
             self._admitted, self.priority, self.sequence, route, self._client
         )
-        if endpoints is None or endpoints.enqueue(ticket, self._now()):
+        if endpoints is None or endpoints.enqueue(ticket, self._now):
             return True
         for other in self._others:
             endpoints.reprioritise(ticket, *other)

@@ -63,6 +63,7 @@ class RunItem:
         shares_failure: Whether a call of another item failed for it too; see `once`.
         outcome: Its outcome, once that is counted.
         delivered: Whether the outcome was handed over.
+        turns: Tickets that it holds while its texts are packed, until it goes on; see `batch_tokens`.
         home: With a pool, the endpoint of its latest call, by number; -1 before. See `Affinity`.
         entered_at: When it entered the window, on the run's clock; None before.
         waited, calls, searches, cache_hits, prompt_tokens, completion_tokens, cost, tries: What it has taken so far;
@@ -83,6 +84,7 @@ class RunItem:
     shares_failure: bool = False
     outcome: Outcome[Any] | None = None
     delivered: bool = False
+    turns: Appendable[object] = ()
     home: int = -1
     entered_at: float | None = None
     waited: float = 0.0
@@ -101,7 +103,8 @@ class ItemReader:
 
     A collection (a list, a tuple, a range, a set, ...) is checked as a whole before any call, and read in the order of
     its priorities. In any other iterable, a bad item becomes a `Failure` in its position, and an id is a duplicate only
-    while another item of that id is open. Items of an async iterable are awaited elsewhere (`awaited_items`) and given
+    while another item of that id is open, and not at all if the task has a true ``ids_may_repeat``: its items are rows,
+    and ids say what they are about. Items of an async iterable are awaited elsewhere (`awaited_items`) and given
     to the reader one by one.
 
     Args:
@@ -123,6 +126,7 @@ class ItemReader:
     ) -> None:
         self._task = task
         self._open: set[ItemId] = set()
+        self._ids_may_repeat = bool(getattr(task, "ids_may_repeat", False))
         self.total: int | None = None
         self._read: Iterator[RunItem]  # of a collection
         self._items: Iterator[Any]  # of any other iterable
@@ -191,7 +195,8 @@ class ItemReader:
             except ConfigurationError as error:
                 errors.append(str(error))
                 continue
-            key = _key(item.item_id)
+            item_id = item.item_id
+            key = item_id if type(item_id) is int else _key(item_id)
             if key in first:
                 errors.append(
                     f"item {index}: duplicate id {item.item_id!r}, already item "
@@ -209,6 +214,8 @@ class ItemReader:
     def _read_lazily(self, index: int, raw: Any) -> RunItem:
         try:
             item = self._parse(index, raw)
+            if self._ids_may_repeat:
+                return item
             if _key(item.item_id) in self._open:
                 raise ConfigurationError(
                     f"item {index}: duplicate id {item.item_id!r}, which is still open; give each item once"

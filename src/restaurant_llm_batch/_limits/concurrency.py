@@ -104,8 +104,8 @@ class ConcurrencyState(PriorityWaitQueue):
 
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         ticket.state, self.in_flight = _GONE, self.in_flight - ticket.weight
-        self.latest = max(self.latest, now)
         if self.controller is not None:
+            self.latest = max(self.latest, now)
             self.controller.record(outcome, ticket.in_flight_at_admission, ticket.epoch, now, ticket.timing)
             self.limit = self.controller.limit
 
@@ -225,7 +225,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
 
     def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; if not, `on_admitted` is called later."""
-        lock, state = self._state_for_process()
+        lock, state = self._states.get(_fork.count) or self._state_for_process()
         with lock:
             return state.enqueue(ticket)
 
@@ -256,7 +256,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
             outcome: The result of its call, for an adaptive limit to learn from.
             now: The clock of the runs that share the limiter; only an adaptive limit reads it.
         """
-        lock, state = self._state_for_process()
+        lock, state = self._states.get(_fork.count) or self._state_for_process()
         time = 0.0 if now is None or state.controller is None else now()
         with lock:
             admitted = state.release(ticket, outcome, time)

@@ -126,7 +126,7 @@ class EndpointTicket(Ticket):
 
     Attributes:
         route: Where the call should go.
-        endpoint: The endpoint that has admitted it; None before.
+        endpoint: The endpoint that has admitted it, or at whose limiter it waits by itself; None before.
         slot: Its ticket there.
         queue: The queue in which it waits, or has waited.
         is_probe: Whether it finds out whether an endpoint that was left out is back.
@@ -168,7 +168,8 @@ class Slot(Ticket):
 
     Attributes:
         endpoint: The endpoint.
-        ticket: The one call that waits with it, if the pool has no other endpoint; None for a claim.
+        ticket: The one call that has it, from when it is queued until it is released, if the pool has no other endpoint
+            and the call has not waited in the pool's queue; None for a claim.
     """
 
     __slots__ = ("endpoint", "ticket")
@@ -190,7 +191,11 @@ class Slot(Ticket):
         self.ticket: EndpointTicket | None = None
 
     def _admitted(self) -> bool:
-        return self.endpoint.on_slot(self)
+        ticket, endpoint = self.ticket, self.endpoint
+        if ticket is None or endpoint.breaker.state != CLOSED or endpoint.rests_until != -inf:
+            return endpoint.on_slot(self)
+        ticket.epoch = endpoint.breaker.epoch
+        return ticket.on_admitted() is not False
 
 
 class EndpointQueue(PriorityWaitQueue):
@@ -231,11 +236,11 @@ class Endpoint:
         rank: Its rank.
         breaker: Leaves it out if it fails.
         rests_until: When its service lets calls start again, by its own word.
-        in_flight: Calls of the pool that are there.
+        in_flight: Calls of the pool that are there, but those that its limiter alone counts.
         answered: Calls that it answered.
         rate_limited: Calls that it refused.
         failed: Calls that failed there.
-        peak: Most calls of the pool that were there at once.
+        peak: Most of these calls that were there at once.
         served: Calls that have gone there, those included that it would have had while it was left out.
         claims: The claims that wait at its limiter.
         max_claims: How many of them there may be.
@@ -296,17 +301,24 @@ class Endpoint:
         """Do not make up for the calls that went to the others while this one was left out."""
         self.served = self.weight * max(other.served / other.weight for other in others)
 
-    def statistics(self, now: float) -> EndpointStatistics:
-        """Return its state, and its calls so far."""
+    def statistics(self, now: float, *, is_alone: bool) -> EndpointStatistics:
+        """
+        Return its state, and its calls so far.
+
+        Args:
+            now: The time, on the clock of the calls.
+            is_alone: Whether all calls that pass its limiter are those of the pool.
+        """
         breaker = self.breaker
         status: EndpointStatus = "in service" if self.rests_until <= now else "resting"
         if breaker.state != CLOSED:
             status = "left out" if breaker.state == OPEN else "probing"
+        counts = self.limiter.statistics() if is_alone else self
         return EndpointStatistics(
             status,
             self.limiter.limit,
-            self.in_flight,
-            self.peak,
+            counts.in_flight,
+            counts.peak,
             self.answered + self.rate_limited + self.failed,
             self.answered,
             self.rate_limited,

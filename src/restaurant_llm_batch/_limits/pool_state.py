@@ -7,8 +7,11 @@ goes to the first call that may use it. So no call waits while a slot is free, a
 
 The slots are those of the endpoints' own limiters, which others may share. At each endpoint that calls wait for, the
 pool holds a *claim*: a ticket that waits in the endpoint's limiter for no call in particular. When it is admitted, the
-first call of the queue takes it over (`use`). If there is one endpoint only, and nothing is wrong with it, each call
-waits in its limiter by itself, as it would without a pool.
+first call of the queue takes it over (`use`).
+
+If there is one endpoint only, with a limiter that no others pass, and nothing is wrong with it, each call waits in that
+limiter by itself, as it would without a pool, and the limiter alone counts it: this state has none of its numbers. A
+call whose slot becomes free after the endpoint was left out goes into the queue then (`use`).
 
 A call may not be meant for every endpoint: not for one that has just failed or refused it while another is in service,
 and only for the one that has its job, if there is one. Calls with equal *masks* of endpoints wait in one heap; there
@@ -58,10 +61,12 @@ class PoolState:
 
     Attributes:
         endpoints: The endpoints.
-        waiting: Number of calls that wait.
+        alone: The only endpoint, if its limiter is the pool's own; otherwise None.
+        waiting: Number of calls in the queue.
         in_service: Mask of the endpoints that are not left out.
         now: The time; set it before each use.
         surplus: Slots that no call wants.
+        may_rest: Whether an endpoint has ever rested.
         is_changed: Whether an endpoint is in service, or left out, since `fill` was last called.
         watchers: Called when time alone may admit calls.
         lanes: The lanes of clients, over all endpoints.
@@ -83,26 +88,22 @@ class PoolState:
         self.set_watchers: list[Callable[[], object]] = []
         self.lanes: Lanes = Lanes()
         self._has_clients = False
+        self.alone: Endpoint | None = (
+            self.endpoints[0] if len(specs) == 1 and not specs[0].is_shared else None
+        )
+        self.may_rest = False
         self._everyone = self.in_service
-        self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
         self._by_rank = sorted(self.endpoints, key=attrgetter("rank"))
         self._queues: dict[tuple[int, bool], EndpointQueue] = {}
         self._all_out_since: float | None = None
         self._all_are_dead = False
         self._pool_timeout = policy.pool_timeout
-        self._may_rest = False  # whether an endpoint has ever rested
 
     # Admission
 
     def enqueue(self, ticket: EndpointTicket) -> bool:
         """Admit a call at the endpoint that suits it best, or queue it; return whether it is admitted."""
-        if ticket.client is not None:
-            self._has_clients = True
-            busy = (lane for queue in self._queues.values() for lane in queue.busy_lanes)
-            ticket.lane = self.lanes.lane(ticket.client, busy)
-        only = self._only
-        if only is not None and only.breaker.state == CLOSED and not only.claims and self._takes_calls(only):
-            return self._enqueue_at(only, ticket)
+        self._join(ticket)
         route = ticket.route
         mask = self._mask(route) if route.tried or route.only else self._everyone
         # While calls wait, an endpoint has room only because its time has just come: `fill` lets them go first.
@@ -122,18 +123,12 @@ class PoolState:
         self.waiting += 1
         return False
 
-    def _enqueue_at(self, endpoint: Endpoint, ticket: EndpointTicket) -> bool:
-        """Queue a call at the limiter of the only endpoint; return whether it is admitted."""
-        slot = ticket.slot = Slot(endpoint, ticket.priority, ticket.sequence, ticket.client)
-        slot.ticket = ticket
-        if endpoint.limiter.enqueue(slot):
-            slot.ticket = None
-            ticket.endpoint = endpoint
-            ticket.state, endpoint.in_flight = _ADMITTED, endpoint.in_flight + 1
-            self._start(ticket, endpoint)
-            return True
-        ticket.state, self.waiting = _WAITING, self.waiting + 1
-        return False
+    def _join(self, ticket: EndpointTicket) -> None:
+        """Give a ticket the lane of its client."""
+        if ticket.client is not None:
+            self._has_clients = True
+            busy = (lane for queue in self._queues.values() for lane in queue.busy_lanes)
+            ticket.lane = self.lanes.lane(ticket.client, busy)
 
     def choose(self, mask: int, home: int) -> Endpoint | None:
         """
@@ -144,8 +139,6 @@ class PoolState:
         """
         found: Endpoint | None = None
         best: tuple[Any, ...] = ()
-        if self._only is not None:
-            return self._only if not self._only.claims and self._takes_calls(self._only) else None
         for endpoint in self.endpoints:
             if mask >> endpoint.index & 1 and endpoint.limiter.has_room and self._takes_calls(endpoint):
                 is_closed = endpoint.breaker.state == CLOSED
@@ -202,7 +195,7 @@ class PoolState:
         endpoint = slot.endpoint
         endpoint.claims.pop(slot, None)
         if slot.state is not _ADMITTED:
-            return False  # the call that waited with it was cancelled meanwhile
+            return False  # it was cancelled meanwhile
         if slot.ticket is not None:
             return self._use_own(slot.ticket, slot, admitted)
         free: Slot | None = slot
@@ -230,12 +223,14 @@ class PoolState:
     def _use_own(self, ticket: EndpointTicket, slot: Slot, admitted: Admitted) -> bool:
         """Give a slot to the call that waited with it; if the endpoint is left out by now, let the call wait on."""
         endpoint, slot.ticket = slot.endpoint, None
+        self._join(ticket)
         if not self._takes_calls(endpoint):
-            ticket.slot = None
+            ticket.slot = ticket.endpoint = None
+            ticket.priority, ticket.sequence = slot.priority, slot.sequence  # it may have been moved forward
             self._queue(self._everyone, is_pinned=False).add(ticket)
+            self.waiting += 1
             return False
-        ticket.endpoint = endpoint
-        ticket.state, self.waiting, endpoint.in_flight = _ADMITTED, self.waiting - 1, endpoint.in_flight + 1
+        ticket.state, endpoint.in_flight = _ADMITTED, endpoint.in_flight + 1
         admitted.append(ticket)
         self._start(ticket, endpoint)
         return True
@@ -298,13 +293,10 @@ class PoolState:
                 self.surplus.append(slot)
 
     def cancel(self, ticket: EndpointTicket) -> None:
-        """Remove a ticket that waits."""
-        if ticket.state is _WAITING:
+        """Remove a ticket that waits in the queue."""
+        if ticket.state is _WAITING and ticket.queue is not None:
             self.waiting -= 1
-            if ticket.queue is not None:
-                ticket.queue.cancel(ticket)
-            elif ticket.slot is not None:  # which the caller cancels
-                ticket.state, ticket.slot.ticket = _GONE, None
+            ticket.queue.cancel(ticket)
 
     # The health of the endpoints
 
@@ -332,7 +324,7 @@ class PoolState:
 
     def rest(self, endpoint: Endpoint, seconds: float) -> None:
         """Send an endpoint no call for some seconds: its service said that nothing is left of its limits."""
-        self._may_rest = True
+        self.may_rest = True
         endpoint.rests_until = max(endpoint.rests_until, self.now + seconds)
 
     def record_end(self, ticket: EndpointTicket, *, answered: bool) -> bool:
@@ -342,7 +334,8 @@ class PoolState:
             return False
         if ticket.lane is not None:
             ticket.lane.leave(ticket)
-        ticket.state, endpoint.in_flight = _GONE, endpoint.in_flight - 1
+        if ticket.state is _ADMITTED:  # otherwise the limiter alone counts it
+            ticket.state, endpoint.in_flight = _GONE, endpoint.in_flight - 1
         endpoint.answered += answered
         if not (answered or ticket.is_proof):
             self.is_changed |= endpoint.breaker.record_nothing(ticket)
@@ -425,4 +418,4 @@ class PoolState:
     @property
     def has_timers(self) -> bool:
         """Whether an endpoint is left out or may rest, so that time alone may admit calls."""
-        return self.in_service != self._everyone or self._may_rest
+        return self.in_service != self._everyone or self.may_rest

@@ -107,14 +107,20 @@ class PriorityWaitQueue(ABC):
         """Queue a new ticket and return whether it is admitted at once; enqueueing admits no other ticket."""
         if ticket.client is not None:
             self._join(ticket, ticket.client)
-        if self.waiting:
-            self._wait(ticket)
-            if self.peek() is not ticket or not self._fits(ticket):
-                return False
-        elif not self._fits(ticket):
+        if not self.waiting:
+            if self._fits(ticket):
+                self._enter(ticket)
+                return True
             self._wait(ticket)
             return False
+        self._wait(ticket)
+        # None of the others fits, so it is admitted only if it goes before all of them.
+        first = self.peek() if self._heaps else self._queue[0][3]
+        if first is not ticket or not self._fits(ticket):
+            return False
         self._enter(ticket)
+        if not self._heaps:
+            heappop(self._queue)
         return True
 
     def _join(self, ticket: Ticket, client: Client) -> None:

@@ -138,7 +138,7 @@ class RedisBroker(Broker):
             tries += 1
             lender = restored(found.state)
             is_new = not found.run_id or found.uptime < LOAN_SECONDS
-            may_be_lost = is_new if lender is None else found.server != found.run_id
+            may_be_lost = (is_new or found.state != "") if lender is None else found.server != found.run_id
             lender, answer = perform(lender, name, command, found.now, may_be_lost=may_be_lost)
             if isinstance(command, View):
                 return answer
