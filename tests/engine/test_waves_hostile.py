@@ -218,8 +218,8 @@ def test_a_batch_that_is_done_but_does_not_name_its_files_yet_is_looked_at_again
 
 def test_a_service_that_rejects_a_line_of_every_batch_is_given_up() -> None:
     service = MemoryBatches(end=lambda _: "bad line 1")
-    report, _ = play(service, one, range(100), stop=StopConditions(same_error_in_a_row=None))
-    assert len(report.failures) == 100
+    report, _ = play(service, one, range(24), stop=StopConditions(same_error_in_a_row=None))
+    assert len(report.failures) == 24
     assert len(service.waves) == wave_timing.MAX_REFUSALS + 1
 
 
@@ -245,6 +245,7 @@ def test_calls_that_all_fail_stop_the_run(rule: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("end", ["expired", "vanished"])
 @pytest.mark.parametrize("adopted", [True, False])
+@pytest.mark.sample(2)
 def test_calls_that_a_batch_has_not_done_count_as_no_failures(end: str, adopted: bool) -> None:
     service, store = left_behind(range(50)) if adopted else (MemoryBatches(), MemoryStore())
     service.end = lambda number: end if number == 0 else "completed"
@@ -281,6 +282,7 @@ BUDGETS: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("budget", BUDGETS)
+@pytest.mark.sample(1)
 def test_no_more_is_sent_than_what_is_left_of_the_budget(budget: dict[str, Any]) -> None:
     service = MemoryBatches()
     prices = {"tiny": Price(prompt=2.0, completion=2.0, batch=0.5)}

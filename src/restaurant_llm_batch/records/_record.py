@@ -35,9 +35,10 @@ from ._recorded import (
     calls_of_run,
     item_of,
     run_of,
+    runs_statement,
 )
 from ._schema import LATER, RECORD
-from ._snapshot import has_table, read_snapshot, runs_statement
+from ._snapshot import has_table, read_snapshot
 from ._values import id_texts
 from ._wishes import ask
 

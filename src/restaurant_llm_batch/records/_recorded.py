@@ -387,6 +387,11 @@ WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 ORDER BY id
 """
 
 
+def runs_statement(connection: sqlite3.Connection) -> str:
+    """Return the statement that reads the runs of the file."""
+    return RUNS_WITH_MEMORY if has_table(connection, "run_memory") else RUNS
+
+
 def calls_of_run(connection: sqlite3.Connection) -> str:
     """Return the query of the calls of a run; an older record may lack some of its tables."""
     found = {table for table in ("call_endpoints", "batched_calls") if has_table(connection, table)}

@@ -364,3 +364,33 @@ def test_time_limits_of_a_run_end_it_and_its_batch(server: FaultServer, tmp_path
     report = run(server, tmp_path / "run.db", range(3), time_limits=TimeLimits(run=0.2))
     assert len(report.failures) == 3
     assert server.counts.batches == {"cancelling": 1}
+
+
+def test_a_cancellation_that_the_service_is_too_busy_for_is_tried_again(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("restaurant_llm_batch.backends.openai_batch._batch_service._CANCEL_WAITS", (0.0, 0.0))
+    service: Any = batch_llm(server).wave_service
+    asked: list[str] = []
+
+    def busy_twice(batch_id: str) -> None:
+        asked.append(batch_id)
+        if len(asked) < 3:
+            raise errors.RateLimited("429")
+
+    monkeypatch.setattr(service, "cancel", busy_twice)
+    service.cancel_later(["batch-1", "batch-2"])
+    service.close()
+    assert asked == ["batch-1"] * 3 + ["batch-2"]
+
+
+def test_a_file_of_answers_has_a_greatest_size(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("restaurant_llm_batch.backends.openai_batch._batch_service._MAX_FILE", 100)
+        report = run(server, tmp_path / "run.db", range(3))
+    assert len(report.failures) == 3
+    assert "more than 100 bytes" in str(report.failures[0].error)
+    assert run(server, tmp_path / "run.db", range(3)).results == ["0", "1", "2"]
+    assert server.counts.batch_paid == 3
