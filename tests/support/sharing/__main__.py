@@ -24,7 +24,6 @@ from pathlib import Path
 from .processes import Nursery, Soaked, soak
 from .redis_server import RedisServer
 
-
 IMPORTED = {"file": ("sqlite3",), "redis": ("redis", "redis.backoff", "redis.retry"), "ray": ("ray",)}
 """What the processes would import one by one, which takes a second of CPU on a busy machine."""
 
@@ -84,7 +83,9 @@ def main() -> int:
     options = parser.parse_args()
     failed = False
     for seed in range(options.first_seed, options.first_seed + options.seeds):
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read when Ray is imported, before there is a token
+        os.environ.setdefault(
+            "RAY_AUTH_MODE", "disabled"
+        )  # read when Ray is imported, before there is a token
         nursery = Nursery(IMPORTED[options.broker])
         with (
             tempfile.TemporaryDirectory() as folder,
