@@ -1,4 +1,4 @@
-"""`RedisBroker` at a server in odd states: a forgotten script, keys of others, a replica, TLS, a user without rights."""
+"""`RedisBroker` at a server in odd states: a forgotten script, a replica, TLS, keys of others, a user of few rights."""
 
 from __future__ import annotations
 
