@@ -11,6 +11,7 @@ from ._config.retry import RetryPolicy
 from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
 from ._limits.aimd import AdaptiveLimit
+from ._limits.batch_budget import AdaptiveBatch
 from ._limits.concurrency import ConcurrencyLimiter
 from ._llm_response import LLMResponse, RateLimitInfo, RateLimitStatus
 from ._runner import BatchRunner
@@ -27,6 +28,7 @@ from .models import (
     Review,
     ReviewsByPolarity,
     SearchQuery,
+    ServerLoad,
 )
 from .outcomes import (
     BatchReport,
@@ -46,7 +48,6 @@ from .protocols import (
     LLMBackend,
     Observer,
     SearchBackend,
-    ServerLoad,
     SparseVector,
     Task,
     TokenCounter,
@@ -86,6 +87,7 @@ if TYPE_CHECKING:
 getLogger(__name__).addHandler(NullHandler())
 
 __all__ = [
+    "AdaptiveBatch",
     "AdaptiveLimit",
     "AnalyzeSentiment",
     "AspectComparison",

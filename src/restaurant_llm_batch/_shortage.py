@@ -1,13 +1,18 @@
 """
-Local shortage: whether a call failed because this process lacks threads, file descriptors, ports or memory.
+Shortages: whether a call failed because this process, or the server, lacks something.
 
-Such a failure says nothing about the service, which never saw the call: no attempt is used up, and the call is made
-again when others have ended.
+A shortage of this process, of threads, file descriptors, ports or memory, says nothing about the service, which never
+saw the call: no attempt is used up, and the call is made again when others have ended. A server that had no memory left
+says so in its error.
 """
 
 from __future__ import annotations
 
 import errno
+import re
+from typing import Literal, TypeAlias
+
+from .errors import BackendError
 
 _ERRNOS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.EADDRNOTAVAIL})
 
@@ -36,6 +41,30 @@ def is_local_shortage(error: BaseException) -> bool:
             pending += cause.exceptions
         pending += [getattr(cause, "os_error", None), cause.__context__, cause.__cause__]
     return False
+
+
+OutOfMemory: TypeAlias = Literal["gpu", "kv_cache", "host", "unknown"]
+"""Which memory of a server was full."""
+_NO_MEMORY = re.compile(
+    r"out ?of ?memory|\boom\b|oom[-_ ]?kill|cannot allocate memory|\b(?:exit|status) ?code:? ?137\b"
+    r"|no (?:available|free) (?:memory for the )?(?:kv[-_ ]?)?cache blocks?",
+    re.IGNORECASE,
+)
+_KINDS: dict[OutOfMemory, re.Pattern[str]] = {
+    "gpu": re.compile(r"cuda|cublas|\bhip\b|\bgpu\b|\btorch\b|vram", re.IGNORECASE),
+    "kv_cache": re.compile(r"kv[-_ ]?cache|cache blocks?", re.IGNORECASE),
+    "host": re.compile(r"kill|\b137\b|cannot allocate|cgroup|memoryerror", re.IGNORECASE),
+}
+
+
+def out_of_memory(error: BaseException | None) -> OutOfMemory | None:
+    """Return which memory of the server was full, if that is what an error of a backend says; otherwise None."""
+    if not isinstance(error, BackendError):
+        return None
+    text = str(error)
+    if not _NO_MEMORY.search(text):
+        return None
+    return next((kind for kind, said in _KINDS.items() if said.search(text)), "unknown")
 
 
 def is_thread_shortage(error: BaseException) -> bool:

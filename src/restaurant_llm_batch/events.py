@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 from ._llm_response import LLMResponse
-from .models import ItemId, LLMRequest, SearchQuery
+from .models import ItemId, LLMRequest, SearchQuery, ServerLoad
 from .outcomes import Outcome, Reason, RunStats, Stage
 
 
@@ -159,6 +159,47 @@ class LimitChanged(NamedTuple):
     reason: Reason
 
 
+class ServerRead(NamedTuple):
+    """
+    The load of a model's server was read, or could not be; see `BatchRunner(watch_server=...)`.
+
+    Attributes:
+        server: "llm"; or "llm:" and the name of an endpoint of an `LLMPool`.
+        load: The load; None if it could not be read.
+        preemptions: Preemptions since any run of the runner read the server before.
+        rejections: Requests that it has refused since then.
+        error: Why the load could not be read; None if it could.
+    """
+
+    run: int
+    time: float
+    server: str
+    load: ServerLoad | None
+    preemptions: int = 0
+    rejections: int = 0
+    error: BaseException | None = None
+
+
+class BatchProgress(NamedTuple):
+    """
+    A provider's batch that carries calls of the run was made, or looked at.
+
+    Attributes:
+        batch: Its id at the service.
+        status: As the service says: "validating", "in_progress", "finalizing", "completed", "failed", "expired",
+            "cancelling", "cancelled"; "missing" if the service does not find it.
+        lines: Number of its calls.
+        done: How many of them have been answered, or have failed, as far as the service says.
+    """
+
+    run: int
+    time: float
+    batch: str
+    status: str
+    lines: int
+    done: int
+
+
 WaitReason: TypeAlias = Literal[
     "response", "concurrency", "rate_limit", "retry", "sleep", "store", "duplicate", "batch"
 ]
@@ -256,6 +297,8 @@ Event: TypeAlias = (
     | CacheHit
     | RetryScheduled
     | LimitChanged
+    | ServerRead
+    | BatchProgress
     | Stalled
     | ItemEnded
     | RunEnded

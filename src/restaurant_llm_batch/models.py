@@ -257,3 +257,25 @@ class Document:
     document_id: ItemId
     chunks: tuple[str, ...]
     priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ServerLoad:
+    """
+    The load of a model's server at one moment.
+
+    Attributes:
+        running: Requests that it works on.
+        waiting: Requests that wait for it.
+        kv_usage: Share of its KV cache that is in use, 0 to 1; None if unknown.
+        kv_tokens: Capacity of its KV cache in tokens; None if unknown.
+        preemptions: How often it has stopped a request to make room, since it started.
+        rejections: Requests that it has refused since it started.
+    """
+
+    running: int
+    waiting: int
+    kv_usage: float | None = None
+    kv_tokens: int | None = None
+    preemptions: int = 0
+    rejections: int = 0

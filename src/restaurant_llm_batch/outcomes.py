@@ -125,15 +125,17 @@ class LimitChange:
 
     Attributes:
         limiter: Field of `Limits`: "search", "llm", "batches" or "llm_total"; and, if a user has set it,
-            "tokens_in_flight", "requests_per_minute" or "tokens_per_minute". Or "llm:" and the name of an endpoint of
-            an `LLMPool`.
+            "tokens_in_flight", "requests_per_minute" or "tokens_per_minute". "max_tokens_per_batch", if it adapts. Or
+            "llm:" and the name of an endpoint of an `LLMPool`.
         seconds: Seconds since the start of the run.
         limit: The limit from then on: of calls in flight, unless its name says otherwise.
         reason: "start" for the limit when the run began; "slow_start" for doubling; "probe" for a slow increase;
             "rate_limited" for a decrease after a refusal; "latency" for one because calls took too long, and
             "latency_probe" for a moment in which their latency without a queue is measured, and its end; "server" for a
-            change after what the server says of its load; "manual" for a limit set by the user; "share" for another
-            share of a `SharedLimiter`; "no_broker" for the end of its loan while its broker cannot be reached.
+            change after what the server says of its load; "prompt_too_long" and "out_of_memory" for smaller batches,
+            because a prompt was too long or the server's memory full; "manual" for a limit set by the user; "share"
+            for another share of a `SharedLimiter`; "no_broker" for the end of its loan while its broker cannot be
+            reached.
     """
 
     limiter: str
@@ -240,6 +242,8 @@ class RunStats:
             exact if the process never had more before; otherwise the most that was seen when its figures were read:
             at the start and the end, and now and then between.
         out_of_memory: Number of calls that failed because the model's server had no memory left.
+        out_of_memory_by_kind: The same by the memory that was full: "gpu"; "kv_cache"; "host", which also ends worker
+            processes; "unknown" if the error does not say.
         stopped_because: Why the run ended early, or None.
         limit_history: Changes of the limits, oldest first: of the adaptive and shared ones, and of those that a user
             has set.
@@ -273,6 +277,7 @@ class RunStats:
     endpoints: Mapping[str, EndpointStats] = field(default_factory=dict)
     servers: Mapping[str, ServerStats] = field(default_factory=dict)
     out_of_memory: int = 0
+    out_of_memory_by_kind: Mapping[str, int] = field(default_factory=dict)
 
     def _repr_html_(self) -> str:
         from ._tables.notebook import stats_html
@@ -440,6 +445,8 @@ Reason: TypeAlias = Literal[
     "latency",
     "latency_probe",
     "server",
+    "prompt_too_long",
+    "out_of_memory",
     "manual",
     "share",
     "no_broker",

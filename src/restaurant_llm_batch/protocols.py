@@ -31,7 +31,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from ._llm_response import LLMResponse
 from .events import Event
-from .models import Hit, ItemId, LLMRequest, SearchQuery
+from .models import Hit, ItemId, LLMRequest, SearchQuery, ServerLoad  # noqa: F401  # what `metrics` returns
 from .steps import Flow
 
 
@@ -69,28 +69,6 @@ class AsyncLLMBackend(Protocol):
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Send one request to the model and return its reply."""
         ...
-
-
-@dataclass(frozen=True, slots=True)
-class ServerLoad:
-    """
-    The load of a model's server at one moment.
-
-    Attributes:
-        running: Requests that it works on.
-        waiting: Requests that wait for it.
-        kv_usage: Share of its KV cache that is in use, 0 to 1; None if unknown.
-        kv_tokens: Capacity of its KV cache in tokens; None if unknown.
-        preemptions: How often it has stopped a request to make room, since it started.
-        rejections: Requests that it has refused since it started.
-    """
-
-    running: int
-    waiting: int
-    kv_usage: float | None = None
-    kv_tokens: int | None = None
-    preemptions: int = 0
-    rejections: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,6 +195,18 @@ def test_a_service_has_adaptive_limits_by_default(monkeypatch: pytest.MonkeyPatc
     assert set_variables(monkeypatch, BATCH_LIMITS="24gb").limits() == Limits.preset("24gb", llm=4)
 
 
+@pytest.mark.parametrize(
+    ("written", "given"), [("3500", 3500), ("auto", "auto"), (" AUTO ", "auto"), ("1", 1)]
+)
+def test_the_tokens_of_a_batch_are_a_number_or_auto(
+    written: str, given: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = set_variables(monkeypatch, VLLM_MAX_TOKENS_PER_BATCH=written, BATCH_LLM_BACKEND="vllm")
+
+    assert settings.limits().max_tokens_per_batch == given
+    assert isinstance(settings.limits().llm, AdaptiveLimit)
+
+
 @pytest.mark.parametrize("written", ["16", "auto", " AUTO "])
 def test_a_limit_is_a_number_or_auto(written: str, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = set_variables(monkeypatch, BATCH_LLM_CONCURRENCY=written)
@@ -206,6 +218,8 @@ def test_a_limit_is_a_number_or_auto(written: str, monkeypatch: pytest.MonkeyPat
     [
         ("BATCH_LLM_CONCURRENCY", "many", "give a whole number of at least 1, or auto"),
         ("BATCH_LLM_CONCURRENCY", "0", "give a whole number of at least 1, or auto"),
+        ("VLLM_MAX_TOKENS_PER_BATCH", "0", "give a whole number of at least 1, or auto"),
+        ("VLLM_MAX_TOKENS_PER_BATCH", "automatic", "give a whole number of at least 1, or auto"),
         ("BATCH_STAGE", "5", "input should be '1', '2', '3', '4' or 'threaded'"),
         ("BATCH_PRICES", "[1, 2]", "give a JSON object of dollars"),
         ("BATCH_PRICES", '{"m": [1]}', "give a JSON object of dollars"),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import anyio
@@ -13,7 +15,7 @@ from tests.support.run_methods import REPRESENTATIVE, strategy_name
 from restaurant_llm_batch import AdaptiveLimit, BatchRunner, Limits, LLMRequest, Strategy, errors
 from restaurant_llm_batch.backends import LLMPool, VLLMServerLLM
 from restaurant_llm_batch.events import LimitChanged
-from restaurant_llm_batch.protocols import ServerLoad
+from restaurant_llm_batch.models import ServerLoad
 from restaurant_llm_batch.records import open_record
 from restaurant_llm_batch.simulation import LogNormal, SimulatedServer, TokenSpeed
 from restaurant_llm_batch.steps import complete
@@ -94,6 +96,84 @@ def test_a_reading_that_hangs_holds_nothing_up(strategy: Strategy) -> None:
 
     assert len(report.results) == 20
     assert report.stats.wall_seconds < 20
+
+
+def test_a_server_that_hangs_holds_one_thread_however_many_runs_there_are() -> None:
+    released = threading.Event()
+
+    class Hanging(Metered):
+        def metrics(self) -> ServerLoad:
+            self.readings += 1
+            released.wait(30)
+            return ServerLoad(1, 0)
+
+    model = Hanging(seconds=0.002)
+    try:
+        with BatchRunner(llm=model, strategy=Strategy.threaded(), watch_server=0.001) as runner:
+            reports = [runner.run(ask, range(10)) for _ in range(5)]
+    finally:
+        released.set()
+
+    assert [len(report.results) for report in reports] == [10] * 5
+    assert model.readings == 1
+
+
+class Raising:
+    """Raises whatever it is asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        raise RuntimeError(name)
+
+
+LIES: dict[str, Callable[[int], Any]] = {
+    "counters that go back": lambda number: ServerLoad(3, 0, 0.5, 1000, 10**6 - number, 7 - number % 7),
+    "figures that are none": lambda number: {"running": float("nan"), "waiting": -number, "kv_usage": "full"},
+    "figures that cannot be": lambda number: ServerLoad(10**30, 10**40, 87.0, -5, 10**50, -1),
+    "a queue that never changes": lambda number: ServerLoad(1, 10**6, 0.5),
+    "another server each time": lambda number: ServerLoad(
+        3, 9 * (number % 2), 0.1, 1000 + number % 2, number % 5
+    ),
+    "a cache that is always full": lambda number: ServerLoad(3, 0, 1.0, 16),
+    "an object that raises": lambda number: Raising(),
+    "a page that is too long": lambda number: "vllm" * 10**6,
+    "an exit": lambda number: sys.exit(number),
+}
+
+
+@each_driver
+@pytest.mark.sample(4)
+@pytest.mark.parametrize("lie", LIES.values(), ids=list(LIES))
+def test_a_server_that_lies_hurts_no_run(lie: Callable[[int], Any], strategy: Strategy) -> None:
+    class Lying(Metered):
+        def metrics(self) -> Any:
+            self.readings += 1
+            return lie(self.readings)
+
+    model = Lying(seconds=0.001)
+    limits = Limits(llm=AdaptiveLimit(min=2, start=8, max=16))
+    report = BatchRunner(llm=model, strategy=strategy, limits=limits, watch_server=0.005).run(ask, range(60))
+    said = report.stats.servers["llm"]
+
+    assert len(report.results) == 60
+    assert said.readings + said.failed_readings >= 1
+    assert all(2 <= change.limit <= 16 for change in report.stats.limit_history if change.limiter == "llm")
+
+
+def test_an_endpoint_that_lies_changes_the_limit_of_no_other_one() -> None:
+    class Flooded(Metered):
+        async def ametrics(self) -> ServerLoad:
+            return ServerLoad(1, 400 + self.in_flight, 0.5)
+
+    limits = {"a": AdaptiveLimit(min=2, start=8), "b": AdaptiveLimit(min=2, start=8)}
+    pool = LLMPool({"a": Metered(slots=64), "b": Flooded()}, limits=limits)
+    report = BatchRunner(llm=pool, strategy=Strategy.stage(4), watch_server=0.005).run(ask, range(200))
+    lowest = {
+        name: min(one.limit for one in report.stats.limit_history if one.limiter == f"llm:{name}")
+        for name in "ab"
+    }
+
+    assert len(report.results) == 200
+    assert lowest == {"a": 8, "b": 2}
 
 
 class Odd:
@@ -234,14 +314,53 @@ def test_a_simulated_server_whose_slots_change_is_followed(later: int) -> None:
     assert ours.seconds <= 1.1 * best
 
 
+class Vllm(FakeLLM):
+    """A model whose server says the size of its cache."""
+
+    def metrics(self) -> ServerLoad:
+        raise AssertionError("a simulation reads its own server")
+
+
+def batching(kv_tokens: int, answer_tokens: int | None) -> SimulatedServer:
+    """Return a server that stops requests if their answers grow beyond its memory."""
+    speed = TokenSpeed(prefill=5000, decode=40, batch_slowdown=0.01)
+    return SimulatedServer(latency=speed, kv_tokens=kv_tokens, answer_tokens=answer_tokens)
+
+
+@pytest.mark.parametrize(
+    ("server", "best", "items"),
+    [
+        pytest.param(batching(2000, 90), 20, 600, id="answers of one length, side by side"),
+        pytest.param(batching(2000, 90), 20, 2500, id="many of them", marks=pytest.mark.slow),
+        pytest.param(batching(2000, None), 40, 2500, id="answers that vary", marks=pytest.mark.slow),
+        pytest.param(batching(8000, 80), 80, 2000, id="short answers", marks=pytest.mark.slow),
+    ],
+)
+@pytest.mark.parametrize("llm", [FakeLLM(), Vllm()], ids=["calls", "calls and tokens"])
+def test_hardly_a_request_is_preempted_and_little_throughput_is_lost(
+    llm: FakeLLM, server: SimulatedServer, best: int, items: int
+) -> None:
+    runner = BatchRunner(
+        llm=llm,
+        strategy=Strategy.stage(4),
+        limits=Limits(llm=AdaptiveLimit(), open_items=1000),
+        watch_server=2.0,
+    )
+    ours = runner.simulate(ask, range(items), server=server)
+    fixed = simulated(server, best, items)  # the largest that preempts none
+
+    assert fixed.server.preemptions == 0
+    assert ours.server.preemptions <= 0.01 * items
+    assert ours.seconds <= fixed.seconds / 0.95
+
+
 @pytest.mark.slow
 def test_a_servers_preemptions_are_counted_and_become_few() -> None:
-    speed = TokenSpeed(prefill=5000, decode=40, batch_slowdown=0.01)
-    server = SimulatedServer(latency=speed, kv_tokens=2000, answer_tokens=90)
+    server = batching(2000, 90)
     flooded = simulated(server, 64, 600, watch_server=2.0)
     ours = simulated(server, AdaptiveLimit(), 600, watch_server=2.0)
 
-    assert flooded.report.stats.servers["llm"].preemptions > 5 * ours.report.stats.servers["llm"].preemptions
+    assert flooded.report.stats.servers["llm"].preemptions > 50 * ours.report.stats.servers["llm"].preemptions
 
 
 @pytest.mark.sample(1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.support.queueing import play
 
 from restaurant_llm_batch import AdaptiveLimit, ConcurrencyLimiter, errors
@@ -13,10 +15,17 @@ from restaurant_llm_batch._engine.token_budget import TokenBudget
 from restaurant_llm_batch._limits.aimd import AIMDController
 from restaurant_llm_batch._limits.concurrency import UNKNOWN_LIMIT, Ticket
 from restaurant_llm_batch._limits.latency_signal import make_controller
-from restaurant_llm_batch._limits.server_signal import SILENCE, STAY, ServerSignal, ServerWord, as_load
+from restaurant_llm_batch._limits.server_signal import (
+    SILENCE,
+    STAY,
+    Counter,
+    ServerSignal,
+    ServerWord,
+    as_load,
+)
 from restaurant_llm_batch.backends.runpod._health import JobCounts, RunPodHealth, WorkerCounts
 from restaurant_llm_batch.backends.vllm._metrics import VLLMMetrics
-from restaurant_llm_batch.protocols import ServerLoad
+from restaurant_llm_batch.models import ServerLoad
 
 
 def words(*loads: ServerLoad) -> list[ServerWord]:
@@ -61,7 +70,8 @@ def test_a_full_cache_ends_growth() -> None:
 def test_room_raises_the_limit_the_less_the_fuller_the_cache_is() -> None:
     (roomy,), (fuller,) = words(ServerLoad(16, 0, 0.1)), words(ServerLoad(16, 0, 0.7))
 
-    assert (roomy.step, fuller.step) == (8, 2)
+    assert (roomy.step, fuller.step) == (8, 4)
+    assert (roomy.is_free, fuller.is_free) == (True, False)
 
 
 def test_once_the_server_was_full_more_is_tried_only_after_a_while_and_in_small_steps() -> None:
@@ -190,36 +200,218 @@ def test_what_is_no_load_is_reported(answer: Any) -> None:
         as_load(answer)
 
 
-def budget(
-    *loads: Sequence[ServerLoad | None], waiting: bool = False
-) -> tuple[ConcurrencyLimiter, list[int]]:
-    limiter = ConcurrencyLimiter(UNKNOWN_LIMIT)
-    tokens, limits = TokenBudget(limiter), []
-    for number, each in enumerate(loads):
-        tokens.follow(each, float(number))
-        limits.append(limiter.limit)
-        if waiting and number == 0:
-            for _ in range(2):
-                limiter.enqueue(Ticket(lambda: True, weight=limiter.limit))
-    return limiter, limits
+class Budget:
+    """A budget of tokens in flight, and calls that wait for it."""
+
+    def __init__(self, *, waiting: bool = True) -> None:
+        self.limiter = ConcurrencyLimiter(UNKNOWN_LIMIT)
+        self.tokens = TokenBudget(self.limiter)
+        self.now, self.waiting = 0.0, waiting
+
+    def read(self, *usages: float, size: int = 8000, preempted: int = 0, ended: int = 10) -> int:
+        """Read a server with such usages of its cache, one after the other; return the limit."""
+        for usage in usages:
+            self.now += 2.0
+            load = ServerLoad(10, 0, usage, size)
+            self.tokens.follow([load], preempted, ended, 10, self.now)
+            if self.waiting and not self.limiter.waiting:
+                for _ in range(2):
+                    self.limiter.enqueue(Ticket(lambda: True, weight=self.limiter.limit))
+        return self.limiter.limit
 
 
 def test_the_tokens_in_flight_are_those_of_the_caches_of_all_servers() -> None:
     one, other = ServerLoad(1, 0, 0.1, 5000), ServerLoad(1, 0, 0.1, 3000)
-    limiter, limits = budget([one, None], [one, other])
+    limiter = ConcurrencyLimiter(UNKNOWN_LIMIT)
+    tokens = TokenBudget(limiter, 2)
+    tokens.follow([one, None], 0, 0, 0, 0.0)
+    assert limiter.limit == UNKNOWN_LIMIT
+    tokens.follow([one, other], 0, 0, 0, 1.0)
 
-    assert limits == [UNKNOWN_LIMIT, 8000]
+    assert limiter.limit == 8000
     assert [change.reason for change in limiter.limit_history] == ["server"]
 
 
 def test_a_server_that_does_not_say_its_size_sets_no_limit() -> None:
-    assert budget([ServerLoad(1, 0, 0.1)])[1] == [UNKNOWN_LIMIT]
+    limiter = ConcurrencyLimiter(UNKNOWN_LIMIT)
+    TokenBudget(limiter).follow([ServerLoad(1, 0, 0.1)], 0, 0, 0, 0.0)
+
+    assert limiter.limit == UNKNOWN_LIMIT
 
 
-def test_calls_that_wait_while_the_cache_is_free_raise_the_tokens_and_preemptions_lower_them() -> None:
-    roomy = [ServerLoad(1, 0, 0.3, 8000)]
-    preempted = [ServerLoad(1, 0, 0.3, 8000, preemptions=1)]
+def test_calls_that_wait_while_the_cache_is_free_raise_the_tokens_once_in_a_round() -> None:
+    budget = Budget()
 
-    assert budget(roomy, roomy, preempted, waiting=True)[1] == [8000, 9000, 8100]
-    assert budget(roomy, roomy)[1] == [8000, 8000]
-    assert budget(roomy, preempted, waiting=True)[1] == [8000, 8000]  # not below the cache
+    assert budget.read(0.3) == 8000
+    assert budget.read(0.3) == 12_000
+    assert budget.read(0.3, 0.3, 0.3, ended=1) == 12_000  # the calls in flight were admitted before
+    assert budget.read(0.3, ended=8) == 18_000
+    assert Budget(waiting=False).read(*[0.3] * 9) == 8000
+
+
+def test_tokens_are_raised_no_further_than_the_fullest_reading_has_room_for() -> None:
+    assert Budget().read(0.1, 0.75) == 9600  # to 0.9 of the cache
+    assert Budget().read(0.1, 0.95, 0.1) == 8000
+
+
+def test_tokens_at_which_calls_were_preempted_are_tried_again_ever_more_rarely() -> None:
+    budget = Budget()
+    budget.read(*[0.3] * 3)
+    assert budget.limiter.limit == 18_000
+    assert budget.read(0.3, preempted=3) == 14_400  # of 16,000 in flight
+    assert budget.read(*[0.3] * 15) == int(0.95 * 18_000)
+    tried = budget.read(*[0.3] * 3)
+    assert tried > 18_000
+    budget.read(0.3, preempted=1)
+    assert max(budget.read(0.3) for _ in range(60)) <= 0.95 * tried
+
+
+def test_preemptions_leave_the_tokens_of_the_cache() -> None:
+    budget = Budget()
+    budget.read(0.3)
+    for _ in range(20):
+        budget.read(0.3, preempted=5)
+
+    assert budget.limiter.limit == 8000
+
+
+def test_a_budget_that_a_user_has_set_is_left_alone() -> None:
+    budget = Budget()
+    budget.read(0.3)
+    budget.limiter.limit = 500
+
+    assert budget.read(*[0.1] * 20, size=9000) == 500
+    assert budget.read(0.9, preempted=5) == 500
+
+
+def test_two_servers_of_different_sizes_behind_one_address_are_taken_for_the_smaller_one() -> None:
+    budget = Budget(waiting=False)
+    for size in (8000, 5000) * 10:
+        budget.read(0.3, size=size)
+
+    assert budget.limiter.limit == 5000
+    assert len(budget.limiter.limit_history) == 2
+    assert budget.read(*[0.3] * 8) == 8000  # the other one is gone
+
+
+def test_the_counters_of_servers_behind_one_address_are_told_apart() -> None:
+    counter = Counter()
+
+    assert [counter.increase(value) for value in (1000, 5, 1000, 7, 1003, 7, 0, 1)] == [
+        0,
+        0,
+        0,
+        2,
+        3,
+        0,
+        0,
+        1,
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5)), max_size=100))
+def test_what_servers_behind_one_address_have_counted_adds_up(steps: list[tuple[int, int]]) -> None:
+    counter, values = Counter(), [20_000, 10_000, 0]
+    assert [counter.increase(value) for value in values] == [0, 0, 0]
+    for server, more in steps:
+        values[server] += more
+        assert counter.increase(values[server]) == more
+
+
+def test_a_server_that_was_started_again_counts_from_there() -> None:
+    signal = ServerSignal()
+    for preemptions in (900, 905, 0, 4):
+        signal.judge(ServerLoad(10, 0, preemptions=preemptions))
+
+    assert signal.counted == (9, 0)
+
+
+def test_a_queue_that_is_not_ours_and_never_changes_is_not_believed() -> None:
+    signal = ServerSignal()
+    said = [signal.judge(ServerLoad(1, 500, 0.5), in_flight=8) for _ in range(12)]
+
+    assert said[2].share < 0.01
+    assert said[-1] == SILENCE
+    assert signal.judge(ServerLoad(2, 500, 0.5), in_flight=8).share < 0.01  # it moves
+    ours = ServerSignal()
+    assert all(ours.judge(ServerLoad(1, 7, 0.5), in_flight=8) != SILENCE for _ in range(12))
+
+
+def test_what_a_request_took_at_most_counts_and_fades() -> None:
+    signal = ServerSignal()
+    signal.judge(ServerLoad(16, 0, 0.8))  # 18 would be too many
+    said = [signal.judge(ServerLoad(16, 0, 0.2)) for _ in range(80)]
+
+    assert (said[0].step, said[0].is_free) == (2, False)
+    assert all(one.step <= other.step for one, other in itertools.pairwise(said))
+    assert (said[-1].step, said[-1].is_free) == (8, True)
+
+
+def test_growth_leaves_room_in_the_cache() -> None:
+    (word,) = words(ServerLoad(100, 0, 0.8))
+
+    assert word.step == 12  # to 0.9 of the cache
+    assert not word.is_free
+    assert words(ServerLoad(100, 0, 0.9)) == [STAY]
+
+
+def test_room_raises_the_limit_once_in_a_round() -> None:
+    signal = ServerSignal()
+    load = ServerLoad(16, 0, 0.1)
+
+    assert [signal.judge(load, 16, ended).step for ended in (16, 5, 5, 5, 5)] == [8, 0, 0, 0, 8]
+
+
+def test_more_is_tried_the_more_rarely_the_more_often_calls_were_preempted() -> None:
+    signal, waits = ServerSignal(), []
+    for preemptions in range(1, 5):
+        signal.judge(ServerLoad(10, 0, preemptions=preemptions))
+        waited = 1
+        while not signal.judge(ServerLoad(10, 0, preemptions=preemptions)).step:
+            waited += 1
+            assert waited < 2000
+        waits.append(waited)
+
+    assert waits[1:] == [16, 64, 256]
+
+
+@pytest.mark.parametrize(
+    ("answer", "load"),
+    [
+        ({"running": 1, "waiting": 0, "kv_usage": float("nan")}, ServerLoad(1, 0)),
+        ({"running": 1, "waiting": 0, "kv_usage": -0.5}, ServerLoad(1, 0)),
+        ({"running": 1, "waiting": 0, "kv_usage": 87.0}, ServerLoad(1, 0)),  # no share
+        ({"running": 1, "waiting": 0, "kv_tokens": -1, "preemptions": float("inf")}, ServerLoad(1, 0)),
+        (ServerLoad(1, 0, 0.5, 10**40, -3, 10**40), ServerLoad(1, 0, 0.5)),
+    ],
+)
+def test_a_figure_that_cannot_be_is_unknown(answer: Any, load: ServerLoad) -> None:
+    assert as_load(answer) == load
+
+
+@pytest.mark.parametrize(
+    "answer", [ServerLoad(-1, 0), ServerLoad(1, 10**40), ServerLoad(float("nan"), 0), ServerLoad(True, 0)]
+)
+def test_a_load_that_cannot_be_is_reported(answer: Any) -> None:
+    with pytest.raises(errors.ConfigurationError, match="running and waiting"):
+        as_load(answer)
+
+
+LOADS = st.builds(
+    ServerLoad,
+    st.integers(0, 10**12),
+    st.integers(0, 10**12),
+    st.none() | st.floats(0, 1),
+    st.none(),
+    st.integers(0, 10**12),
+)
+
+
+@given(st.lists(LOADS, max_size=60))
+def test_whatever_a_server_says_a_limit_keeps_within_its_bounds(loads: list[ServerLoad]) -> None:
+    signal, control = ServerSignal(), controller(min=2, start=8, max=40)
+    for number, load in enumerate(loads):
+        word = signal.judge(load, control.limit)
+        assert 0 <= word.share <= 1
+        control.follow_server(word, control.limit, float(number))
+        assert 2 <= control.limit <= 40

@@ -15,7 +15,7 @@ from restaurant_llm_batch import AdaptiveLimit
 from restaurant_llm_batch._limits.aimd import LimitHistoryEntry
 from restaurant_llm_batch._limits.latency_signal import make_controller
 from restaurant_llm_batch._limits.server_signal import ServerSignal
-from restaurant_llm_batch.protocols import ServerLoad
+from restaurant_llm_batch.models import ServerLoad
 
 
 class Kind(NamedTuple):

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 from .._limits.aimd import AdaptiveLimit
+from .._limits.batch_budget import AdaptiveBatch, BatchBudget
 from .._limits.concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._limits.pool import Pool
@@ -48,7 +49,8 @@ class Limits:
         llm_total: LLM calls in flight, packed batches included; None for no limit beyond `llm` and `batches`.
         open_items: Items (restaurants) open at once in one run: the size of its sliding window. With an
             `OpenAIBatchLLM`, as many as a batch has lines if this is not set.
-        max_tokens_per_batch: Token budget of a packed batch.
+        max_tokens_per_batch: Token budget of a packed batch: a number; or "auto", which is `AdaptiveBatch()`, or an
+            `AdaptiveBatch` with other bounds, for one that grows and shrinks by what the server bears.
         min_batch_size: Least result of `batch_size`. It has no effect on packed batches: a budget that holds more
             reviews is filled, and one that holds fewer is kept.
         max_batch_size: Most reviews in a packed batch.
@@ -73,7 +75,7 @@ class Limits:
     batches: int | AdaptiveLimit | ConcurrencyLimiter = _BATCHES
     llm_total: int | AdaptiveLimit | ConcurrencyLimiter | None = None
     open_items: int = _OPEN_ITEMS
-    max_tokens_per_batch: int = 4000
+    max_tokens_per_batch: int | Literal["auto"] | AdaptiveBatch = 4000
     min_batch_size: int = 10
     max_batch_size: int = 100
     default_batch_size: int = 50
@@ -88,11 +90,14 @@ class Limits:
                 continue
             if field.name == "tokens_in_flight" and isinstance(value, ConcurrencyLimiter):
                 continue
+            if field.name == "max_tokens_per_batch" and (value == "auto" or isinstance(value, AdaptiveBatch)):
+                continue
             if value is None and field.default is None:
                 continue
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 counts_calls = field.name in _CONCURRENCY_LIMITS
                 kinds = ", an AdaptiveLimit(...) or a ConcurrencyLimiter(...)" if counts_calls else ""
+                kinds = ', "auto" or an AdaptiveBatch(...)' if field.name == "max_tokens_per_batch" else kinds
                 example = field.default or _EXAMPLES[field.name]
                 raise ConfigurationError(
                     f"Limits.{field.name} must be a whole number of at least 1{kinds}, got {value!r}; "
@@ -126,6 +131,20 @@ class Limits:
         own = RateLimiter(self.requests_per_minute, self.tokens_per_minute)
         return next(iter(self._shared_rates()), own)
 
+    @property
+    def adaptive_batch(self) -> AdaptiveBatch | None:
+        """The bounds of the token budget of packed batches, if it adapts; None if it is a number."""
+        given = self.max_tokens_per_batch
+        if isinstance(given, AdaptiveBatch):
+            return given
+        return AdaptiveBatch() if given == "auto" else None
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """The token budget of packed batches as a number: the one with which it begins, if it adapts."""
+        given = self.max_tokens_per_batch
+        return given if isinstance(given, int) else (self.adaptive_batch or AdaptiveBatch()).start
+
     def batch_size(self, reviews: Sequence[str], count_tokens: TokenCount = estimate_tokens) -> int:
         """
         Return how many of the reviews make a batch of `max_tokens_per_batch`; see `calculate_dynamic_batch_size`.
@@ -136,7 +155,7 @@ class Limits:
         """
         return calculate_dynamic_batch_size(
             reviews,
-            self.max_tokens_per_batch,
+            self.tokens_per_batch,
             min_batch_size=min(self.min_batch_size, self.max_batch_size),
             max_batch_size=self.max_batch_size,
             default_batch_size=self.default_batch_size,
@@ -197,6 +216,7 @@ def make_limiters(limits: Limits, pool: Pool | None = None, *, learns_tokens: bo
         else None,
         limits.rate_limiter(),
         None if pool is None else pool.endpoint_limiter,
+        None if limits.adaptive_batch is None else BatchBudget(limits.adaptive_batch),
     )
 
 

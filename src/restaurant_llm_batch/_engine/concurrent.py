@@ -225,7 +225,11 @@ async def _read(method: LoadMethod, done: Callable[[Any, BaseException | None], 
     try:
         with anyio.fail_after(MOST_SECONDS):
             answer = await method.method()
-    except Exception as raised:
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as raised:  # also a panic, an exit, or a backend that cancels itself
+        if not isinstance(raised, Exception) and is_being_cancelled():
+            raise
         error = raised
     done(answer, error)
 

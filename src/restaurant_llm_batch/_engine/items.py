@@ -63,6 +63,7 @@ class RunItem:
         shares_failure: Whether a call of another item failed for it too; see `once`.
         outcome: Its outcome, once that is counted.
         delivered: Whether the outcome was handed over.
+        turns: Tickets that it holds while its texts are packed, until it goes on; see `batch_tokens`.
         home: With a pool, the endpoint of its latest call, by number; -1 before. See `Affinity`.
         entered_at: When it entered the window, on the run's clock; None before.
         waited, calls, searches, cache_hits, prompt_tokens, completion_tokens, cost, tries: What it has taken so far;
@@ -83,6 +84,7 @@ class RunItem:
     shares_failure: bool = False
     outcome: Outcome[Any] | None = None
     delivered: bool = False
+    turns: Appendable[object] = ()
     home: int = -1
     entered_at: float | None = None
     waited: float = 0.0
@@ -193,7 +195,8 @@ class ItemReader:
             except ConfigurationError as error:
                 errors.append(str(error))
                 continue
-            key = _key(item.item_id)
+            item_id = item.item_id
+            key = item_id if type(item_id) is int else _key(item_id)
             if key in first:
                 errors.append(
                     f"item {index}: duplicate id {item.item_id!r}, already item "

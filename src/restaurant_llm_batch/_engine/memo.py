@@ -135,6 +135,12 @@ class WaitForCallback:
         self.frame: Any = None
 
 
+class WaitForTurn(WaitForCallback):
+    """Step: wait until a limiter would admit a call."""
+
+    __slots__ = ()
+
+
 class WaitForLine(WaitForCallback):
     """
     Step: wait for a line of a wave to be sent, or answered. Returns what the line is answered with.

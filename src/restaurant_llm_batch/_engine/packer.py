@@ -55,7 +55,7 @@ class BatchPacker:
         Raises:
             ConfigurationError: If the prompt's fixed text and the reply alone fill the budget.
         """
-        budget = self._limits.max_tokens_per_batch if step.max_tokens is None else step.max_tokens
+        budget = self._limits.tokens_per_batch if step.max_tokens is None else step.max_tokens
         return pack_prompts(
             step.texts,
             budget,
@@ -65,6 +65,13 @@ class BatchPacker:
             count=self._count,
             render=step.render,
         )
+
+    def least_tokens(self, step: Pack) -> int:
+        """Return the tokens of a batch of which instructions and reply take the half."""
+        fixed = (
+            self._count_fixed_text(step.fixed_text) if not self.blocking else estimate_tokens(step.fixed_text)
+        )
+        return 2 * (fixed + step.answer_tokens + step.answer_tokens_each + CHAT_TEMPLATE_OVERHEAD)
 
     def request_tokens(self, request: LLMRequest) -> int:
         """Return the tokens of a request in flight: those of its prompt and of its longest reply."""

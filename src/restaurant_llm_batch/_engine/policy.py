@@ -37,6 +37,7 @@ from ..steps import (
 )
 from ..tokens.packing import PackedText
 from .admission import Admission
+from .batch_tokens import adapted, call_and_learn, leave_turns, leaving_turns
 from .cached_calls import complete_cached
 from .call import Call, CallSpec
 from .frames import EngineFlow
@@ -65,7 +66,8 @@ def run_item(item: RunItem, run: RunState) -> EngineFlow[Any]:
             )
     except Exception as error:
         return _failed(error)
-    return apply_policy(flow, item, run)
+    ruled = apply_policy(flow, item, run)
+    return ruled if run.limiters.batch_tokens is None else leaving_turns(ruled, item, run)
 
 
 def _flow_within(item: RunItem, run: RunState) -> Flow[Any]:
@@ -104,6 +106,8 @@ def apply_policy(flow: Flow[T], item: RunItem, run: RunState) -> EngineFlow[T]:
 
 def _dispatch_step(item: RunItem, run: RunState, step: Any) -> EngineFlow[Any]:
     kind = type(step)
+    if item.turns:
+        leave_turns(item, run)
     if kind is Complete:
         return _complete(step, item, run)
     if kind is SearchAll:
@@ -147,7 +151,7 @@ def _sleep(step: Sleep, item: RunItem, run: RunState) -> EngineFlow[None]:
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
     if run.waves is not None:
         return complete_by_wave(_complete_now, step, item, run, run.waves)
-    return _complete_now(step, item, run)
+    return _call_model(step, item, run) if run.store is None else _complete_now(step, item, run)
 
 
 def _complete_now(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
@@ -163,12 +167,26 @@ def _call_model(
     around: Callable[[BackendMethod], BackendMethod] | None = None,
     prepare: Callable[[Call], object] | None = None,
 ) -> EngineFlow[LLMResponse]:
+    budget = run.limiters.batch_tokens
+    if budget is not None and step.limiter == "batches":
+        return call_and_learn(_make_calls, budget, step, item, run, around, prepare)
+    return _make_calls(step, item, run, around, prepare)
+
+
+def _make_calls(
+    step: Complete,
+    item: RunItem,
+    run: RunState,
+    around: Callable[[BackendMethod], BackendMethod] | None,
+    prepare: Callable[[Call], object] | None,
+) -> EngineFlow[LLMResponse]:
     plan = run.plan
     spec = CallSpec(plan.llm, step.request, "llm", step.request.task, 1, plan.endpoints, around)
     return _call(spec, run.limiters.for_pool(step.limiter), item, run, prepare)
 
 
 def _pack(step: Pack, item: RunItem, run: RunState) -> EngineFlow[list[list[PackedText]]]:
+    step = yield from adapted(step, item, run)
     if not run.packer.blocking:
         # In slices: to count the tokens of ten thousand reviews takes a second.
         return (yield from intercept(run.packer.packing(step), _let_others_run))
@@ -356,11 +374,14 @@ def _call(
         else:
             if attempt > 1:
                 item.retried = appended(item.retried, (answer, attempt))
-            try:
-                answer = _valid_answer(stage, answer)
-            except TypeError as error:
-                item.errors = appended(item.errors, (error, stage, attempt))
-                raise
+            if call.reply is not None:  # it was found valid when it was recorded
+                answer = call.reply
+            else:
+                try:
+                    answer = _valid_answer(stage, answer)
+                except TypeError as error:
+                    item.errors = appended(item.errors, (error, stage, attempt))
+                    raise
             if stage == "llm":
                 item.has_llm_reply = True
                 if run.packer.observes:

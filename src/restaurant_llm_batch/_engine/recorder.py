@@ -25,6 +25,7 @@ from .._spent import SpentTable
 from .._store.overlay import AnyStore
 from ..errors import RateLimited, RunStopped
 from ..events import (
+    BatchProgress,
     CacheHit,
     CallEnded,
     CallStarted,
@@ -36,8 +37,9 @@ from ..events import (
     RetryScheduled,
     RunEnded,
     RunStarted,
+    ServerRead,
 )
-from ..models import ItemId, LLMRequest
+from ..models import ItemId, LLMRequest, ServerLoad
 from ..outcomes import Failure, Outcome, RunStats, Stage, Success
 from ..protocols import Observer, Task
 from .call import Call
@@ -47,6 +49,7 @@ from .latency import MAX_RECENT
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
+from .wave_service import LineUnanswered
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -122,10 +125,6 @@ class RunRecorder:
         """Whether an observer wants the requests of the calls."""
         return self._with_requests
 
-    def count_activity(self) -> None:
-        """Note that something has happened that is neither a call nor an outcome."""
-        self.activity_count += 1
-
     @property
     def stats(self) -> RunStats:
         """The statistics so far."""
@@ -169,6 +168,34 @@ class RunRecorder:
             number, now = self._run.number, self._run.now()
             for limiter, change in self._limits.changes():
                 self.emit(LimitChanged(number, now, limiter, change.limit, change.reason))
+
+    def server_read(
+        self,
+        server: str,
+        load: ServerLoad | None,
+        new: tuple[int, int],
+        counted: tuple[int, int],
+        error: BaseException | None = None,
+    ) -> None:
+        """
+        Record a reading of a server's load.
+
+        Args:
+            server: Its name.
+            load: The load; None if it could not be read.
+            new: Its preemptions and rejections since the reading before.
+            counted: Those that were ever seen.
+            error: Why it could not be read.
+        """
+        self.counters.servers[server].record(load, counted)
+        if self._observers and self._ended is None:
+            self.emit(ServerRead(self._run.number, self._run.now(), server, load, *new, error))
+
+    def batch_looked_at(self, batch: str, status: str, lines: int, done: int) -> None:
+        """Record what a service has said of a provider's batch: the run does not stall."""
+        self.activity_count += 1
+        if self._observers:
+            self.emit(BatchProgress(self._run.number, self._run.now(), batch, status, lines, done))
 
     def finish(self) -> None:
         """Record that the run is over, if it had started. Calling it again does nothing."""
@@ -229,7 +256,8 @@ class RunRecorder:
         run, spec = self._run, call.spec
         now = run.now()
         seconds = now - call.started_at
-        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
+        is_reply = isinstance(answer, LLMResponse) and spec.stage == "llm"
+        reply = call.reply = valid_reply(answer) if is_reply else None
         if reply is not None:
             self.counters.record_reply(reply)
             self._charge(item, reply)
@@ -246,7 +274,7 @@ class RunRecorder:
             self.counters.endpoints[endpoint].record_result(reply, error, seconds)
         if spec.stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
-            if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
+            if run.stop_monitor.needed and not (error is not None and _is_none_of_the_call(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
                 if cancelled:
                     item.cost = nan  # the model has read the prompt, and nobody says how many tokens that was
@@ -392,6 +420,11 @@ class RunRecorder:
                 observer(event)
             except Exception:
                 log.exception(_OBSERVER_FAILED)
+
+
+def _is_none_of_the_call(error: BaseException) -> bool:
+    """Return whether the call is not at fault, but this process, or the batch that it was in."""
+    return is_local_shortage(error) or isinstance(error, LineUnanswered)
 
 
 def _nothing() -> None:

@@ -42,6 +42,7 @@ from .plan import ExecutionPlan
 from .recorder import RunRecorder, describe_stop
 from .server_watch import WatchPlan
 from .wave_flow import carry
+from .wave_host import WaveRun
 from .waves import Waves
 
 if TYPE_CHECKING:
@@ -157,8 +158,10 @@ class RunState:
         service = config.wave_service
         self.waves: Waves | None = None
         if service is not None:
-            told, estimate = self.recorder.count_activity, self.packer.prompt_tokens
-            self.waves = Waves(service, config.store, now, estimate, self.stop, told, carry)
+            left = self.stop_monitor.prompt_tokens_left
+            looked_at = self.recorder.batch_looked_at
+            needs = WaveRun(now, self.packer.prompt_tokens, self.stop, looked_at, left)
+            self.waves = Waves(service, config.store, needs, carry)
 
     # Stopping
 

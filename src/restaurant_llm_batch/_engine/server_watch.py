@@ -4,7 +4,7 @@ Server watch: reads the load of a run's servers every few seconds, and adapts th
 Theory of operation. A driver reads (`ReadServer`): in a task, in a thread of its own, or, on virtual time, at once. The
 answer is taken where the run lives. What it says is decided by the server's `ServerSignal`, and what becomes of that by
 each limit. A reading that fails is counted, and logged once; the limits then go by their other signals. While a reading
-takes long, no other one begins.
+takes long, no other one begins: a server that hangs holds one thread, however many runs there are.
 
 The servers, with their signals, belong to the runner: several runs take turns in reading them.
 """
@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
-from .._limits.server_signal import SILENCE, ServerSignal, as_load
+from .._limits.server_signal import FULL_CACHE, SILENCE, ServerSignal, ServerWord, as_load
 from .._text import error_text
-from ..protocols import ServerLoad
+from ..models import ServerLoad
 from .mailbox import Clock, Mailbox
 from .plan import LoadMethod, ReadServer
 from .recorder import RunRecorder, log
@@ -44,19 +44,31 @@ class WatchedServer:
     Attributes:
         signal: What its readings say.
         read_at: When the latest reading began, in any run.
+        blocked: Number of threads that read it now.
         is_told: Whether it was logged that it cannot be read.
         load: Its latest load; None before.
     """
 
-    __slots__ = ("is_told", "load", "method", "name", "read_at", "signal")
+    __slots__ = ("_read", "blocked", "is_told", "load", "method", "name", "read_at", "signal")
 
     def __init__(self, name: str, method: LoadMethod) -> None:
         self.name: str = name
-        self.method: LoadMethod = method
+        self._read = method.method
+        self.method: LoadMethod = (
+            method if method.is_async else LoadMethod(self._read_blocking, is_async=False)
+        )
         self.signal: ServerSignal = ServerSignal()
         self.read_at: float = -inf
+        self.blocked: int = 0
         self.is_told: bool = False
         self.load: ServerLoad | None = None
+
+    def _read_blocking(self) -> Any:
+        self.blocked += 1
+        try:
+            return self._read()
+        finally:
+            self.blocked -= 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +114,7 @@ class ServerWatch:
         self._budget = None if plan is None else plan.budget
         self._call_later: Callable[[float, Callable[[], object]], object] | None = None
         self._reading: set[WatchedServer] = set()
+        self._replies = 0  # at the latest reading
         self._ended = False
 
     def start(self, call_later: Callable[[float, Callable[[], object]], object]) -> None:
@@ -124,7 +137,9 @@ class ServerWatch:
         now = self._run.now()
         for server in self._servers:
             # Half of the time: another run may have read it a moment ago, but a timer may be early.
-            if server not in self._reading and now - server.read_at >= self._seconds / 2:
+            if server in self._reading or server.blocked:
+                continue
+            if now - server.read_at >= self._seconds / 2:
                 self._reading.add(server)
                 server.read_at = now
                 try:
@@ -143,20 +158,42 @@ class ServerWatch:
                 load = as_load(answer)
             except Exception as wrong:
                 error = wrong
-        self._run.recorder.counters.servers[server.name].record(load)
+        recorder, signal = self._run.recorder, server.signal
         if load is None:
+            recorder.server_read(server.name, None, (0, 0), signal.counted, error)
             self._lost(server, error)
         else:
             server.load = load
-            self._follow(server, load)
-        self._run.recorder.emit_limit_changes()
+            limiters = self._limiters(server)
+            ended = self._replies_since()
+            word = signal.judge(load, sum(limiter.statistics().in_flight for limiter in limiters), ended)
+            recorder.server_read(server.name, load, signal.new, signal.counted)
+            self._follow(limiters, word, load, signal.new[0], ended)
+        recorder.emit_limit_changes()
 
-    def _follow(self, server: WatchedServer, load: ServerLoad) -> None:
-        word, now = server.signal.judge(load), self._run.now()
-        for limiter in self._limiters(server):
+    def _follow(
+        self,
+        limiters: Sequence[ConcurrencyLimiter],
+        word: ServerWord,
+        load: ServerLoad,
+        preempted: int,
+        ended: int,
+    ) -> None:
+        """Have the limits follow a reading."""
+        now, counters = self._run.now(), self._run.recorder.counters
+        for limiter in limiters:
             limiter.follow_server(word, now)
+        batch_tokens = self._run.limiters.batch_tokens
+        if batch_tokens is not None:
+            batch_tokens.follow_server(preempted > 0, (load.kv_usage or 0.0) > FULL_CACHE, now)
         if self._budget is not None:
-            self._budget.follow([one.load for one in self._servers], now)
+            loads = [one.load for one in self._servers]
+            self._budget.follow(loads, preempted, ended, counters.in_flight("llm"), now)
+
+    def _replies_since(self) -> int:
+        """Return how many calls have ended since the reading before."""
+        before, self._replies = self._replies, self._run.recorder.counters.replies
+        return self._replies - before
 
     def _lost(self, server: WatchedServer, error: BaseException | None) -> None:
         for limiter in self._limiters(server):

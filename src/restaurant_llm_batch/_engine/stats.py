@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import re
 import threading
+from collections import Counter
 
 from .._llm_response import LLMResponse
-from ..errors import BackendError, RateLimited
+from .._shortage import out_of_memory
+from ..errors import RateLimited
+from ..models import ServerLoad
 from ..outcomes import EndpointStats, LimitChange, RunStats, ServerStats
-from ..protocols import ServerLoad
 from .latency import MAX_RECENT, LatencyHistogram
 from .memory import MemoryWatch
 
 _REPLIES_BETWEEN_LOOKS = 0xFFF
 """Replies between two looks at the process's memory, as a mask."""
-_OUT_OF_MEMORY = re.compile(r"out ?of ?memory|\boom\b", re.IGNORECASE)
 
 
 class StageCounters:
@@ -96,42 +96,52 @@ class EndpointCounters:
 class ServerCounters:
     """The readings of one server."""
 
-    __slots__ = ("_failed", "_first", "_kv_usage", "_last", "_readings", "_running", "_waiting")
+    __slots__ = (
+        "_failed",
+        "_first",
+        "_kv_tokens",
+        "_kv_usage",
+        "_last",
+        "_readings",
+        "_running",
+        "_waiting",
+    )
 
     def __init__(self) -> None:
         self._readings = self._failed = self._running = self._waiting = 0
+        self._first = self._last = (
+            0,
+            0,
+        )  # preemptions and rejections, at the first reading and at the latest
         self._kv_usage: float | None = None
-        self._first: ServerLoad | None = None
-        self._last: ServerLoad | None = None
+        self._kv_tokens: int | None = None
 
-    def record(self, load: ServerLoad | None) -> None:
-        """Count a reading; None for one that failed."""
+    def record(self, load: ServerLoad | None, counted: tuple[int, int]) -> None:
+        """Count a reading, and the preemptions and rejections that were ever seen; None for one that failed."""
         if load is None:
             self._failed += 1
             return
+        self._last = counted
+        if not self._readings:
+            self._first = counted  # other runs have read it before
         self._readings += 1
         self._running = max(self._running, load.running)
         self._waiting = max(self._waiting, load.waiting)
         if load.kv_usage is not None:
             self._kv_usage = max(self._kv_usage or 0.0, load.kv_usage)
-        if self._first is None or load.preemptions < self._first.preemptions:  # or it was started again
-            self._first = load
-        self._last = load
+        self._kv_tokens = load.kv_tokens
 
     def stats(self) -> ServerStats:
         """Return the statistics so far."""
-        first, last = self._first, self._last
-        if first is None or last is None:
-            return ServerStats(failed_readings=self._failed)
         return ServerStats(
             self._readings,
             self._failed,
             self._running,
             self._waiting,
             self._kv_usage,
-            last.kv_tokens,
-            max(0, last.preemptions - first.preemptions),
-            max(0, last.rejections - first.rejections),
+            self._kv_tokens,
+            self._last[0] - self._first[0],
+            self._last[1] - self._first[1],
         )
 
 
@@ -176,7 +186,7 @@ class RunCounters:
         self.endpoints: _Endpoints = _Endpoints()
         self.servers: _Servers = _Servers()
         self._rate_limited = 0
-        self._out_of_memory = 0
+        self._out_of_memory: Counter[str] = Counter()
         self._prompt_tokens = 0
         self._completion_tokens = 0
         self._cached_tokens = 0
@@ -227,8 +237,9 @@ class RunCounters:
     def record_error(self, error: BaseException) -> None:
         """Count the exception of a call, if it is a refusal, or says that the server's memory is full."""
         self._rate_limited += isinstance(error, RateLimited)
-        if isinstance(error, BackendError) and _OUT_OF_MEMORY.search(str(error)):
-            self._out_of_memory += 1
+        full = out_of_memory(error)
+        if full is not None:
+            self._out_of_memory[full] += 1
 
     def stats(
         self,
@@ -260,5 +271,6 @@ class RunCounters:
             latency={stage: counters.latency.summary() for stage, counters in stages.items()},
             endpoints={name: counters.stats() for name, counters in endpoints.items()},
             servers={name: counters.stats() for name, counters in servers.items()},
-            out_of_memory=self._out_of_memory,
+            out_of_memory=self._out_of_memory.total(),
+            out_of_memory_by_kind=dict(self._out_of_memory),
         )

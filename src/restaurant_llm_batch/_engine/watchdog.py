@@ -8,7 +8,7 @@ from typing import Any
 from ..events import PendingWait, Stalled, WaitReason
 from .call import Call
 from .frames import Frame
-from .memo import Backoff, WaitForCallback, WaitForLine
+from .memo import Backoff, WaitForCallback, WaitForLine, WaitForTurn
 from .run import RunState, log
 
 
@@ -86,6 +86,8 @@ def describe_waits(
             continue  # it works for no item
         if isinstance(step, WaitForLine):
             yield PendingWait(frame.item.item_id, step.label, "batch", now - since)
+        elif isinstance(step, WaitForTurn):
+            yield PendingWait(frame.item.item_id, "", "concurrency", now - since)
         elif isinstance(step, WaitForCallback):
             yield PendingWait(
                 frame.item.item_id, "", "duplicate" if step.interruptible else "store", now - since

@@ -100,14 +100,19 @@ class PriorityWaitQueue(ABC):
 
     def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; enqueueing admits no other ticket."""
-        if self.waiting:
+        if not self.waiting:
+            if self._fits(ticket):
+                self._enter(ticket)
+                return True
             self._wait(ticket)
-            return bool(self._admit())
-        if self._fits(ticket):
-            self._enter(ticket)
-            return True
+            return False
         self._wait(ticket)
-        return False
+        # None of the others fits, so it is admitted only if it goes before all of them.
+        if self._queue[0][3] is not ticket or not self._fits(ticket):
+            return False
+        self._enter(ticket)
+        heappop(self._queue)
+        return True
 
     def _wait(self, ticket: Ticket) -> None:
         ticket.state, self.waiting = _WAITING, self.waiting + 1
@@ -256,8 +261,8 @@ class ConcurrencyState(PriorityWaitQueue):
 
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         ticket.state, self.in_flight = _GONE, self.in_flight - ticket.weight
-        self.latest = max(self.latest, now)
         if self.controller is not None:
+            self.latest = max(self.latest, now)
             self.controller.record(outcome, ticket.in_flight_at_admission, ticket.epoch, now, ticket.timing)
             self.limit = self.controller.limit
 
@@ -377,7 +382,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
 
     def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; if not, `on_admitted` is called later."""
-        lock, state = self._state_for_process()
+        lock, state = self._states.get(_fork.count) or self._state_for_process()
         with lock:
             return state.enqueue(ticket)
 
@@ -406,7 +411,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
             outcome: The result of its call, for an adaptive limit to learn from.
             now: The clock of the runs that share the limiter; only an adaptive limit reads it.
         """
-        lock, state = self._state_for_process()
+        lock, state = self._states.get(_fork.count) or self._state_for_process()
         time = 0.0 if now is None or state.controller is None else now()
         with lock:
             admitted = state.release(ticket, outcome, time)

@@ -13,11 +13,12 @@ from ..errors import ConfigurationError
 from ..outcomes import LimitChange
 from ..steps import LimiterName
 from .aimd import LimitHistoryEntry
+from .batch_budget import BatchBudget
 from .concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
 from .pool import EndpointLimiter, Twin
 from .rate import ConfiguredRate, RateLimiter
 
-Limit: TypeAlias = ConcurrencyLimiter | ConfiguredRate
+Limit: TypeAlias = ConcurrencyLimiter | ConfiguredRate | BatchBudget
 """A limit that a user may set while it is in use: assign to its `limit`."""
 
 
@@ -71,6 +72,7 @@ class LimiterSet:
         counting: The limiters of a call that counts tokens at the model's server.
         tokens: The limiter among them that counts tokens instead of calls, or None.
         endpoints: The limiter of the endpoints of a pool, which comes after these; None without a pool.
+        batch_tokens: The token budget of packed batches, if it adapts; None if it is a number.
         rate: The rate limiter. It comes last, because a call that it admits has to start at once.
         follows_latency: Whether a limit is learned from how long calls take.
     """
@@ -84,11 +86,13 @@ class LimiterSet:
         tokens: ConcurrencyLimiter | None,
         rate: RateLimiter,
         endpoints: EndpointLimiter | None = None,
+        batch_tokens: BatchBudget | None = None,
     ) -> None:
         self.search: tuple[ConcurrencyLimiter] = (search,)
         self.tokens = tokens
         self.rate = rate
         self.endpoints = endpoints
+        self.batch_tokens = batch_tokens
         self._llm, self._batches, self._total = llm, batches, total
         self.llm: tuple[ConcurrencyLimiter, ...] = self._with_shared(llm)
         self.batches: tuple[ConcurrencyLimiter, ...] = self._with_shared(batches)
@@ -115,7 +119,8 @@ class LimiterSet:
         rates = (each.rate for each in (llm, batches, total) if each is not None)
         shared = next((rate for rate in rates if isinstance(rate, RateLimiter)), None)
         rate = self.rate.unused() if shared is None else shared
-        return LimiterSet(twin(self.search[0]), llm, batches, total, tokens, rate, endpoints)
+        batch = None if self.batch_tokens is None else twin(self.batch_tokens)
+        return LimiterSet(twin(self.search[0]), llm, batches, total, tokens, rate, endpoints, batch)
 
     @property
     def timed(self) -> tuple[TimedLimiter, ...]:
@@ -158,9 +163,11 @@ class LimiterSet:
         return named | {f"llm:{name}": limiter for name, limiter in at.items()}
 
     def limits(self) -> Mapping[str, Limit]:
-        """Return the limits by their names, those per minute too."""
+        """Return the limits by their names: those per minute too, and the budget of batches that adapts."""
+        batch = self.batch_tokens
         return {
             **self.named(),
+            **({} if batch is None else {"max_tokens_per_batch": batch}),
             "requests_per_minute": self.rate.requests,
             "tokens_per_minute": self.rate.tokens,
         }
@@ -180,8 +187,9 @@ class LimiterSet:
 
         return end
 
-    def _limiters(self) -> list[ConcurrencyLimiter | RateLimiter]:
-        return [*self.each(), self.rate]
+    def _limiters(self) -> list[ConcurrencyLimiter | RateLimiter | BatchBudget]:
+        batch = self.batch_tokens
+        return [*self.each(), self.rate, *(() if batch is None else (batch,))]
 
     def standings(self) -> list[LimiterStanding]:
         """Return how the limiters stand now."""

@@ -15,6 +15,7 @@ from .. import _fork
 from .._llm_response import RateLimitInfo
 from .._text import error_text
 from .aimd import CallResult
+from .batch_budget import BatchBudget
 from .breaker import CLOSED, OPEN, BreakerPolicy
 from .concurrency import _ADMITTED, _WAITING, ConcurrencyLimiter, LockedState
 from .endpoints import (
@@ -30,7 +31,7 @@ from .pool_state import Admitted, PoolState
 
 log = logging.getLogger("restaurant_llm_batch")
 
-L = TypeVar("L", ConcurrencyLimiter, "EndpointLimiter")
+L = TypeVar("L", ConcurrencyLimiter, BatchBudget, "EndpointLimiter")
 
 
 class Twin(Protocol):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping
 
+from .._config.limits import Limits
 from .._config.stopping import Price, StopConditions
 from .._config.strategy import Strategy
 from ..errors import ConfigurationError
@@ -80,8 +81,41 @@ def check_type(value: object, expected: type, field: str) -> None:
         )
 
 
-def announce_waves(strategy: Strategy, *, has_store: bool) -> None:
-    """Warn of what a backend that sends batches cannot do without a store, or with restaurants one by one."""
+def check_batch_tokens(limits: Limits, *, sends_batches: bool) -> None:
+    """
+    Check that a token budget of packed batches that adapts can do so.
+
+    Args:
+        limits: The limits.
+        sends_batches: Whether the backend sends the calls as a provider's batch.
+
+    Raises:
+        ConfigurationError: It cannot.
+    """
+    if sends_batches and limits.adaptive_batch is not None:
+        raise ConfigurationError(
+            "max_tokens_per_batch adapts to how long calls take, and the calls of a provider's batch do not say that; "
+            "give a number, for example Limits(max_tokens_per_batch=4000)"
+        )
+
+
+def announce_waves(strategy: Strategy, *, has_store: bool, are_kept: bool) -> None:
+    """
+    Warn of what a backend that sends batches cannot do without a store, or with restaurants one by one.
+
+    Args:
+        strategy: The strategy.
+        has_store: Whether there is a store.
+        are_kept: Whether the batches of a run that is stopped are left for the next one.
+
+    Raises:
+        ConfigurationError: Batches are to be left for a later run, which has no store to find them by.
+    """
+    if are_kept and not has_store:
+        raise ConfigurationError(
+            'on_stop="keep" leaves batches for a later run, which finds them in the store, and there is none: give the '
+            'runner one, for example store="run.db"'
+        )
     if not has_store:
         log.warning(
             "batches without a store are lost with this process, and paid for again: give the runner one, for example "

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from .._config.limits import Limits
 from .._config.strategy import Strategy
+from .._limits.batch_budget import BatchBudget
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import Limit, LimiterSet, LimiterStanding
 from .._values import short
@@ -15,7 +16,6 @@ from ..errors import ConfigurationError
 
 MOST = 10**12
 """Largest limit that can be set."""
-_PER_MINUTE = ("requests_per_minute", "tokens_per_minute")
 _OPTIONAL = ("llm_total", "tokens_in_flight")
 
 
@@ -51,14 +51,16 @@ class LimitControl:
             raise ConfigurationError(
                 f"{name} must be a whole number from 1 to {MOST:,}, got {got}; for example 16"
             )
-        if name not in _PER_MINUTE and not self._strategy.is_concurrent:
+        if isinstance(found, ConcurrencyLimiter) and not self._strategy.is_concurrent:
             raise ConfigurationError(
                 f"{name} cannot be {limit:,}: stage 1 makes one call at a time, whatever its limits; "
                 "run with stage 4 to make calls at the same time"
             )
         before = found.limit
         found.limit = limit
-        adapts = isinstance(found, ConcurrencyLimiter) and found.is_adaptive
+        adapts = isinstance(found, BatchBudget) or (
+            isinstance(found, ConcurrencyLimiter) and found.is_adaptive
+        )
         below = ", and adapts below it" if adapts else ""
         if before == limit:
             return f"{name} is {limit:,}, as it was{below}"
@@ -102,8 +104,9 @@ class Adjustable(ABC):
 
         Args:
             name: Field of `Limits`: "search", "llm", "batches", "requests_per_minute" or "tokens_per_minute"; or
-                "llm_total" or "tokens_in_flight", if the runner was created with one.
-            limit: The new limit: calls in flight, tokens in flight, or calls or tokens per minute.
+                "llm_total" or "tokens_in_flight", if the runner was created with one; "max_tokens_per_batch", if it
+                adapts.
+            limit: The new limit: calls in flight, tokens in flight, calls or tokens per minute, or tokens of a batch.
 
         Raises:
             ConfigurationError: There is no such limit, `limit` is not a whole number of at least 1, or the runner makes

@@ -61,7 +61,14 @@ from ..steps import Flow
 from ..tasks._ask import ask_flow
 from ..tokens.packing import estimate_tokens
 from .blocks import AsyncBlock, current_block
-from .checks import announce_waves, as_observers, check_counter, check_prices, check_type
+from .checks import (
+    announce_waves,
+    as_observers,
+    check_batch_tokens,
+    check_counter,
+    check_prices,
+    check_type,
+)
 from .foresight import Foresight
 from .limit_control import Adjustable, LimitControl
 from .watching import check_watch, learns_tokens, make_watch
@@ -153,6 +160,7 @@ class BatchRunner(Foresight, Adjustable):
         self.limits = limits
         self._search = search
         pool, service = as_pool(llm), wave_service_of(llm)
+        check_batch_tokens(limits, sends_batches=service is not None)
         endpoints = () if pool is None else pool.endpoint_backends
         self._plan = make_plan(strategy, search, llm if service is None else service.online, endpoints)
         check_counter(count_tokens)
@@ -182,7 +190,8 @@ class BatchRunner(Foresight, Adjustable):
             wave_service=service,
         )
         if service is not None:
-            announce_waves(strategy, has_store=self._store is not None)
+            are_kept = service.on_stop == "keep"
+            announce_waves(strategy, has_store=self._store is not None, are_kept=are_kept)
         self._limit_control = LimitControl(self._config.limiters, strategy)
         self._recording = as_recording(record)
         if self._recording is not None:

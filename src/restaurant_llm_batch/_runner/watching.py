@@ -68,7 +68,7 @@ def make_watch(
             type(llm).__name__,
         )
     learned = limits.tokens_in_flight is None and limiters.tokens is not None
-    budget = TokenBudget(limiters.tokens) if learned and limiters.tokens is not None else None
+    budget = TokenBudget(limiters.tokens, len(servers)) if learned and limiters.tokens is not None else None
     return WatchPlan(float(seconds), tuple(servers), budget)
 
 

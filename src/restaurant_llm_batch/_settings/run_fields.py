@@ -74,12 +74,12 @@ class RunFields(BaseSettings):
     batch_restaurant_window: int = setting(
         200, "limits.open_items", "Items open at once at most.", option="--window", ge=1
     )
-    vllm_max_tokens_per_batch: int = setting(
+    vllm_max_tokens_per_batch: Limit = setting(
         4000,
         "limits.max_tokens_per_batch",
-        "Tokens of a batch of reviews at most, prompt and answer included.",
+        "Tokens of a batch of reviews at most, prompt and answer included; or auto, which grows and shrinks batches by "
+        "what the server bears.",
         option="--max-tokens-per-batch",
-        ge=1,
     )
     vllm_max_batch_size: int = setting(
         100, "limits.max_batch_size", "Reviews of a batch at most.", option="--max-batch-size", ge=1

@@ -152,7 +152,9 @@ class BatchSettings(SettingFields):
         if preset is None and self.batch_llm_backend in _SERVICES:
             given = {"llm": "auto", "batches": "auto", **given}
         chosen: dict[str, Any] = {
-            name: AdaptiveLimit(**self.arguments("adaptive")) if value == "auto" else value
+            name: AdaptiveLimit(**self.arguments("adaptive"))
+            if value == "auto" and name != "max_tokens_per_batch"
+            else value
             for name, value in given.items()
             if value is not None
         }

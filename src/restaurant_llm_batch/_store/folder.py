@@ -204,6 +204,17 @@ class StoreFolder:
         """Record that a job was submitted for a key. Returns at once."""
         self._write(_JOB, key, json.dumps([time(), job_id]).encode(), on_commit)
 
+    def claim_job(self, key: bytes, backend: str, job_id: str, on_commit: OnCommit) -> None:
+        """
+        Record a job for a key, unless one is recorded. Returns at once.
+
+        Logs have no order among each other: of two processes that claim a key within a second, both may get it.
+        """
+        if self.job(key) is None:
+            self.record_job(key, backend, job_id, on_commit)
+        else:
+            on_commit(None)
+
     def delete_job(self, key: bytes, job_id: str, on_commit: OnCommit) -> None:
         """Record that a job of a key has ended. Returns at once."""
         self._write(_JOB_ENDED, key, job_id.encode("utf-8", "surrogatepass"), on_commit)

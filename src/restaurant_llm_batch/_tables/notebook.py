@@ -61,6 +61,17 @@ def stats_html(stats: Any, waited: float = 0.0) -> str:
             f"{endpoint.calls:,} calls: {endpoint.answered:,} answered, {endpoint.rate_limited:,} refused, "
             f"{endpoint.failed:,} failed"
         )
+    for name, server in stats.servers.items():
+        cache = "" if server.peak_kv_usage is None else f", KV cache {server.peak_kv_usage:.0%} full"
+        pairs["server" if name == "llm" else f"server of {name.removeprefix('llm:')}"] = (
+            f"at most {server.peak_running:,} running, {server.peak_waiting:,} waiting{cache}; "
+            f"{server.preemptions:,} preempted; {server.readings:,} readings, {server.failed_readings:,} failed"
+        )
+    if stats.out_of_memory:
+        kinds = ", ".join(f"{number:,} {kind}" for kind, number in stats.out_of_memory_by_kind.items())
+        pairs["out of memory"] = f"{stats.out_of_memory:,} calls ({kinds})"
+    if stats.peak_memory_mib is not None:
+        pairs["memory of the process, MiB"] = round(stats.peak_memory_mib)
     if stats.stopped_because is not None:
         pairs["stopped"] = stats.stopped_because
     parts = {stage: latency.mean * latency.count for stage, latency in stats.latency.items()}

@@ -11,7 +11,17 @@ from opentelemetry import metrics
 from opentelemetry.metrics import Histogram, MeterProvider
 
 from .._llm_response import LLMResponse
-from ..events import CallEnded, CallStarted, ItemEnded, ItemStarted, RetryScheduled, RunStarted
+from .._shortage import out_of_memory
+from ..events import (
+    CallEnded,
+    CallStarted,
+    ItemEnded,
+    ItemStarted,
+    LimitChanged,
+    RetryScheduled,
+    RunStarted,
+    ServerRead,
+)
 from ..models import ItemId
 from ..outcomes import Failure, Stage
 from ._otel_calls import LogicalCall
@@ -66,6 +76,7 @@ class Instruments:
         meter = metrics.get_meter(SCOPE, version("restaurant-llm-batch"), provider, conventions.schema_url)
         self.retries = meter.create_counter(f"{SCOPE}.retries", "{call}", "Retries made or scheduled.")
         self.items = meter.create_counter(f"{SCOPE}.items", "{item}", "Items that succeeded or failed.")
+        self.servers = ServerInstruments(meter)
 
         # Cached, because label sets are built for every call; bounded, because model names come from the service.
         @lru_cache(_LABEL_CACHE_SIZE)
@@ -182,6 +193,55 @@ class CallInstruments:
                 self._cached.add(reply.cached_tokens, labels)
 
 
+class ServerInstruments:
+    """The metrics of servers and limits: what the server says of its load is that of its latest reading."""
+
+    def __init__(self, meter: Any) -> None:
+        gauge, counter = meter.create_gauge, meter.create_counter
+        server = f"{SCOPE}.server"
+        self._running = gauge(f"{server}.requests.running", "{request}", "Requests that the server works on.")
+        self._waiting = gauge(f"{server}.requests.waiting", "{request}", "Requests that wait there.")
+        self._kv_usage = gauge(f"{server}.kv_cache.usage", "1", "Share of its KV cache in use.")
+        self._kv_tokens = gauge(f"{server}.kv_cache.size", "{token}", "Capacity of its KV cache.")
+        self._preemptions = counter(f"{server}.preemptions", "{request}", "Requests that it stopped.")
+        self._rejections = counter(f"{server}.rejections", "{request}", "Requests that it refused.")
+        self._readings = counter(f"{server}.readings", "{reading}", "Readings of its load.")
+        self._out_of_memory = counter(f"{SCOPE}.out_of_memory", "{call}", "Calls that lacked memory there.")
+        self._limit = gauge(f"{SCOPE}.limit", "1", "Limits that change.")
+        self._changes = counter(f"{SCOPE}.limit.changes", "{change}", "Changes of limits.")
+
+    def read(self, event: ServerRead) -> None:
+        """Record a reading."""
+        labels, load = {SERVER: event.server}, event.load
+        self._readings.add(1, {**labels, "outcome": "failed" if load is None else "read"})
+        if load is None:
+            return
+        self._running.set(load.running, labels)
+        self._waiting.set(load.waiting, labels)
+        if load.kv_usage is not None:
+            self._kv_usage.set(load.kv_usage, labels)
+        if load.kv_tokens is not None:
+            self._kv_tokens.set(load.kv_tokens, labels)
+        self._preemptions.add(event.preemptions, labels)
+        self._rejections.add(event.rejections, labels)
+
+    def limit_changed(self, event: LimitChanged) -> None:
+        """Record a change of a limit."""
+        self._limit.set(event.limit, {LIMITER: event.limiter})
+        if event.reason != "start":
+            self._changes.add(1, {LIMITER: event.limiter, "reason": event.reason})
+
+    def call_failed(self, error: BaseException) -> None:
+        """Count a call that failed, if the memory of its server was full."""
+        full = out_of_memory(error)
+        if full is not None:
+            self._out_of_memory.add(1, {"kind": full})
+
+
+SERVER, LIMITER = f"{SCOPE}.server", f"{SCOPE}.limiter"
+"""Labels: the server, and the name of the limit."""
+
+
 class RunInstruments:
     """Records the metrics of one run."""
 
@@ -195,6 +255,8 @@ class RunInstruments:
     def attempt_ended(self, event: CallEnded) -> None:
         """Record an attempt."""
         attempts, calls = self._instruments.attempts, self._instruments.calls
+        if event.error is not None:
+            self._instruments.servers.call_failed(event.error)
         if attempts is not None:
             attempts.ended(event)
         if calls is not None and event.error is not None and event.stage == "llm":
@@ -211,6 +273,14 @@ class RunInstruments:
         """Record a call that is over; `event` is the end of its last attempt, or None if it was cut off."""
         if self._instruments.calls is not None:
             self._instruments.calls.ended(call, time, event)
+
+    def server_read(self, event: ServerRead) -> None:
+        """Record a reading of a server's load."""
+        self._instruments.servers.read(event)
+
+    def limit_changed(self, event: LimitChanged) -> None:
+        """Record a change of a limit."""
+        self._instruments.servers.limit_changed(event)
 
     def retry_scheduled(self, event: RetryScheduled) -> None:
         """Count a retry."""

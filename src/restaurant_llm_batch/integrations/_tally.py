@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from ..errors import RateLimited
 from ..events import (
+    BatchProgress,
     CallEnded,
     CallStarted,
     Event,
@@ -17,8 +18,9 @@ from ..events import (
     RetryScheduled,
     RunEnded,
     RunStarted,
+    ServerRead,
 )
-from ..models import ItemId
+from ..models import ItemId, ServerLoad
 from ..outcomes import Failure, Reason
 
 _T = TypeVar("_T")
@@ -30,8 +32,17 @@ _SLOW_CALL_SECONDS = 5.0
 
 Key: TypeAlias = tuple[str, str, int]
 """Stage, label and attempt of a call."""
-_LOWERED: dict[Reason, str] = {"latency": "calls took too long", "server": "by the server's own load"}
+_LOWERED: dict[Reason, str] = {
+    "latency": "calls took too long",
+    "server": "by the server's own load",
+    "prompt_too_long": "a prompt was too long",
+    "out_of_memory": "the server's memory was full",
+}
 """What is said of a limit that was changed for these reasons."""
+
+
+_GOES_ON = frozenset({"validating", "in_progress", "finalizing", "cancelling", ""})
+"""Statuses of a batch that has not ended."""
 
 
 @dataclass(slots=True)
@@ -53,6 +64,9 @@ class ProgressState:
         in_flight: Number of calls in flight, by stage.
         without_broker: Limits whose broker does not answer, and the calls in flight that go on without it.
         lowered: Limits that were changed because of latency or the server's load, what they are, and why.
+        servers: The loads of the model's servers that could be read last.
+        preemptions: How often they have stopped a request to make room.
+        batches: Provider's batches that go on: since when, and the latest that is known of each.
         runs: Number of open runs with this run number: runs of two runners may share it.
         ended: Time when the last of these runs ended, or None.
     """
@@ -68,6 +82,9 @@ class ProgressState:
     in_flight: Counter[str] = field(default_factory=Counter)
     without_broker: dict[str, int] = field(default_factory=dict)
     lowered: dict[str, tuple[int, str]] = field(default_factory=dict)
+    servers: dict[str, ServerLoad] = field(default_factory=dict)
+    preemptions: int = 0
+    batches: dict[str, tuple[float, BatchProgress]] = field(default_factory=dict)
     runs: int = 0
     ended: float | None = None
     _finished: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_ITEMS))
@@ -97,6 +114,12 @@ class ProgressState:
                 self.without_broker[event.limiter] = event.limit
             elif event.reason in _LOWERED:
                 self.lowered[event.limiter] = event.limit, _LOWERED[event.reason]
+        elif isinstance(event, ServerRead):
+            self._server_read(event)
+        elif isinstance(event, BatchProgress):
+            since = self.batches.pop(event.batch, (now,))[0]
+            if event.status in _GOES_ON:
+                self.batches[event.batch] = since, event
         elif isinstance(event, ItemEnded):
             self._item_ended(event, now)
         elif isinstance(event, RunStarted):
@@ -113,6 +136,11 @@ class ProgressState:
     def not_started(self) -> int:
         """Number of items that were never started, once the run has ended."""
         return 0 if self.ended is None or self.total is None else max(0, self.total - self.done)
+
+    @property
+    def load(self) -> str:
+        """The load of the model's servers in words; "" if it is not known."""
+        return load_text(list(self.servers.values()), self.preemptions)
 
     def seconds_left(self, now: float) -> float | None:
         """Estimate the seconds until the run ends, from the rate of the latest items; None if unknown."""
@@ -138,8 +166,12 @@ class ProgressState:
         if retries:
             causes = Counter(error for _, error in retries)
             return f"waiting for a slot: {calls(len(retries))} to retry after {_most_common(causes)}"
+        if self.is_stopping and self.batches:
+            return "stopping: batches are not waited for"
         if self.is_stopping and (number := sum(self.in_flight.values())):
             return f"stopping: {calls(number)} in flight may finish"
+        if self.batches:
+            return _batches(list(self.batches.values()), now)
         oldest = now - min(_flatten(self._calls), default=now)
         if oldest >= _SLOW_CALL_SECONDS:
             number = sum(self.in_flight.values())
@@ -147,6 +179,14 @@ class ProgressState:
         for limiter, (limit, why) in self.lowered.items():
             return f"limit {limiter} at {limit:,}: {why}"
         return None
+
+    def _server_read(self, event: ServerRead) -> None:
+        if event.load is None:
+            self.servers.pop(event.server, None)
+            return
+        if event.server in self.servers:  # what it has counted before is of another time
+            self.preemptions += event.preemptions
+        self.servers[event.server] = event.load
 
     def _run_started(self, event: RunStarted, now: float) -> None:
         if not self.runs:
@@ -162,6 +202,7 @@ class ProgressState:
             # A cancelled run emits no CallEnded for its calls in flight.
             self.ended = now
             self.in_flight.clear()
+            self.batches.clear()
             self._calls.clear()
             self._scheduled.clear()
 
@@ -176,6 +217,50 @@ class ProgressState:
         item_id = event.outcome.item_id
         if item_id is not None:
             self._scheduled.pop(item_id, None)
+
+
+class Load(Protocol):
+    """The load of a server."""
+
+    @property
+    def running(self) -> int | None:
+        """Requests that it works on."""
+        ...
+
+    @property
+    def waiting(self) -> int | None:
+        """Requests that wait for it."""
+        ...
+
+    @property
+    def kv_usage(self) -> float | None:
+        """Share of its KV cache in use."""
+        ...
+
+
+def load_text(loads: Sequence[Load], preemptions: int) -> str:
+    """Return the load of servers in words; "" for none."""
+    if not loads:
+        return ""
+    parts = [f"{sum(load.running or 0 for load in loads):,} running"]
+    if waiting := sum(load.waiting or 0 for load in loads):
+        parts.append(f"{waiting:,} waiting")
+    usages = [load.kv_usage for load in loads if load.kv_usage is not None]
+    if usages:
+        parts.append(f"KV cache {max(usages):.0%}")
+    if preemptions:
+        parts.append(f"{preemptions:,} preempted")
+    return f"server {', '.join(parts)}"
+
+
+def _batches(batches: list[tuple[float, BatchProgress]], now: float) -> str:
+    """Return a text that names batches, and how far they are."""
+    lines, done = (sum(getattr(event, name) for _, event in batches) for name in ("lines", "done"))
+    passed = duration(now - min(since for since, _ in batches))
+    (_, first), *others = batches
+    which = f"{len(batches)} batches" if others else f"batch {first.batch}"
+    status = f" ({first.status})" if first.status and not others else ""
+    return f"waiting for {which}{status}: {done:,} of {calls(lines)} answered, for {passed}"
 
 
 def cause(error: BaseException) -> str:

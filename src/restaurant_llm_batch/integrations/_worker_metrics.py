@@ -19,9 +19,13 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from .metrics import CONTENT_TYPE, Histogram, MetricsSnapshot, RunMetrics, render
+from ._counts import Histogram, MetricsSnapshot
+from ._prometheus import CONTENT_TYPE, render
+from .metrics import RunMetrics
 
-GAUGES = ("open_items", "in_flight", "waiting", "endpoint_in_flight")
+LARGEST = ("server_running", "server_waiting", "server_kv_usage", "server_kv_tokens", "peak_memory_mib")
+"""Figures that do not add up: of several processes, the largest is taken."""
+GAUGES = ("open_items", "in_flight", "waiting", "endpoint_in_flight", "limits", *LARGEST)
 """Counts of what is going on now; all others only grow."""
 _PREFIX = "counts-"
 _WORKERS = """# HELP restaurant_llm_batch_workers Processes that serve.
@@ -142,24 +146,25 @@ def total(alive: Iterable[MetricsSnapshot], ended: Iterable[MetricsSnapshot]) ->
     found: dict[str, Any] = {}
     for field in fields(MetricsSnapshot):
         parts = [getattr(one, field.name) for one, lives in both if lives or field.name not in GAUGES]
-        is_number = field.name in ("runs_started", "runs_ended", "open_items", "succeeded")
-        found[field.name] = sum(parts) if is_number else _sum_of(parts)
+        if field.name == "peak_memory_mib":
+            found[field.name] = max((part for part in parts if part is not None), default=None)
+        elif field.name in ("runs_started", "runs_ended", "open_items", "succeeded"):
+            found[field.name] = sum(parts)
+        else:
+            found[field.name] = _sum_of(parts, max if field.name in LARGEST else _sum)
     return MetricsSnapshot(**found)
 
 
-def _sum_of(mappings: Iterable[Mapping[Any, Any]]) -> dict[Any, Any]:
+def _sum_of(mappings: Iterable[Mapping[Any, Any]], add: Callable[[Any, Any], Any]) -> dict[Any, Any]:
     found: dict[Any, Any] = {}
     for mapping in mappings:
         for key, value in mapping.items():
-            add: Callable[[Any, Any], Any] = _sum_of_histograms if isinstance(value, Histogram) else _sum
             found[key] = add(found[key], value) if key in found else value
     return found
 
 
-def _sum(one: int, other: int) -> int:
-    return one + other
-
-
-def _sum_of_histograms(one: Histogram, other: Histogram) -> Histogram:
+def _sum(one: Any, other: Any) -> Any:
+    if not isinstance(one, Histogram):
+        return one + other
     counts = tuple(a + b for a, b in zip(one.counts, other.counts, strict=True))
     return Histogram(one.bounds, counts, one.sum + other.sum)

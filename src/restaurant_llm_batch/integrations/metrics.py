@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import isfinite
 from threading import Lock
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 from ..errors import ConfigurationError, RateLimited
 from ..events import (
@@ -18,20 +17,23 @@ from ..events import (
     Event,
     ItemEnded,
     ItemStarted,
+    LimitChanged,
     RetryScheduled,
     RunEnded,
     RunStarted,
+    ServerRead,
 )
 from ..models import ItemId
 from ..outcomes import Failure, Stage
+from ._counts import CallOutcome, Histogram, HistogramBuilder, MetricsSnapshot
 from ._open_calls import OpenCalls, is_refused_input
+from ._prometheus import CONTENT_TYPE, render
+from ._server_counts import ServerCounts
 
 __all__ = ["CallOutcome", "Histogram", "MetricsSnapshot", "RunMetrics"]
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 40.0, 80.0, 160.0)
 """Default bucket bounds of the histograms, in seconds."""
-
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class RunMetrics:
@@ -81,6 +83,7 @@ class RunMetrics:
         self._waiting: Counter[Stage] = Counter()
         self._endpoint_calls: Counter[tuple[str, CallOutcome]] = Counter()
         self._endpoint_in_flight: Counter[str] = Counter()
+        self._servers = ServerCounts()
         self._latency: dict[Stage, HistogramBuilder] = {
             "search": HistogramBuilder(self._bounds),
             "llm": HistogramBuilder(self._bounds),
@@ -111,6 +114,10 @@ class RunMetrics:
                 self._open_items += 1
             elif type(event) is ItemEnded:
                 self._item_ended(event, run)
+            elif type(event) is ServerRead:
+                self._servers.read(event)
+            elif type(event) is LimitChanged:
+                self._servers.limit_changed(event)
             elif type(event) is RunEnded:
                 self._run_ended(event, run)
 
@@ -136,6 +143,7 @@ class RunMetrics:
                 queue_seconds={stage: builder.build() for stage, builder in self._queue_seconds.items()},
                 endpoint_calls=dict(self._endpoint_calls),
                 endpoint_in_flight=dict(self._endpoint_in_flight),
+                **self._servers.snapshot(),
             )
 
     def prometheus(self) -> str:
@@ -157,6 +165,8 @@ class RunMetrics:
         rate_limited = isinstance(error, RateLimited)
         if rate_limited:
             self._rate_limited[stage] += 1
+        elif error is not None:
+            self._servers.call_failed(error)
         if reply is not None:
             tokens = self._tokens.setdefault(reply.model, [0, 0, 0])
             tokens[0] += reply.prompt_tokens
@@ -200,6 +210,7 @@ class RunMetrics:
     def _run_ended(self, event: RunEnded, run: _RunState) -> None:
         del self._runs[event.run]
         self._runs_ended += 1
+        self._servers.run_ended(event.stats)
         self._open_items -= run.open_items
         self._count_cancelled(run.calls.cancelled())
         for retries in run.scheduled_retries.values():
@@ -249,197 +260,3 @@ class _RunState:
         if not retries:
             del self.scheduled_retries[event.item_id]
         return True
-
-
-CallOutcome: TypeAlias = Literal["answered", "rate_limited", "failed", "cancelled"]
-"""Outcome of a call; "cancelled" if its run or item ended before the call did."""
-
-
-@dataclass(frozen=True, slots=True)
-class Histogram:
-    """
-    Histogram of durations.
-
-    Attributes:
-        bounds: Upper bounds of the buckets, in seconds, ascending.
-        counts: Number of observations in each bucket, not cumulative; one more than `bounds`, for those above the last.
-        sum: Sum of all observations, in seconds.
-    """
-
-    bounds: tuple[float, ...]
-    counts: tuple[int, ...]
-    sum: float
-
-    @property
-    def count(self) -> int:
-        """Number of observations."""
-        return sum(self.counts)
-
-
-@dataclass(frozen=True, slots=True)
-class MetricsSnapshot:
-    """
-    Counts of all observed runs together at one moment.
-
-    The stage of a call is "search", "llm" or "tokens"; an item may fail at any `Stage`.
-
-    Attributes:
-        runs_started: Number of runs started.
-        runs_ended: Number of runs ended.
-        open_items: Number of items in progress now.
-        succeeded: Number of items that succeeded.
-        failed: Number of items that failed, by stage.
-        calls: Number of calls ended, by stage and outcome; a search for several queries in one round trip counts
-            once for each query, as in `RunStats.calls`.
-        retries: Number of retries made or scheduled, by stage.
-        rate_limited: Number of calls that the service refused (HTTP 429), by stage.
-        prompt_tokens: Tokens read by the model, by model name, as far as the service reports them.
-        completion_tokens: Tokens written by the model, by model name, as far as the service reports them.
-        cached_tokens: How many of `prompt_tokens` came from the service's prompt cache, by model name.
-        in_flight: Number of calls in flight now, by stage.
-        waiting: Number of scheduled retries not yet made, by stage.
-        latency: Durations of calls, by stage; one observation per round trip.
-        queue_seconds: Times that calls waited for their limits before they started, by stage.
-        endpoint_calls: Number of calls ended, by endpoint of an `LLMPool` and outcome; empty without a pool.
-        endpoint_in_flight: Number of calls in flight now, by endpoint; empty without a pool.
-    """
-
-    runs_started: int
-    runs_ended: int
-    open_items: int
-    succeeded: int
-    failed: Mapping[Stage, int]
-    calls: Mapping[tuple[Stage, CallOutcome], int]
-    retries: Mapping[Stage, int]
-    rate_limited: Mapping[Stage, int]
-    prompt_tokens: Mapping[str, int]
-    completion_tokens: Mapping[str, int]
-    cached_tokens: Mapping[str, int]
-    in_flight: Mapping[Stage, int]
-    waiting: Mapping[Stage, int]
-    latency: Mapping[Stage, Histogram]
-    queue_seconds: Mapping[Stage, Histogram]
-    endpoint_calls: Mapping[tuple[str, CallOutcome], int] = field(default_factory=dict)
-    endpoint_in_flight: Mapping[str, int] = field(default_factory=dict)
-
-
-class HistogramBuilder:
-    """Mutable histogram; `build` returns the immutable one."""
-
-    __slots__ = ("bounds", "counts", "sum")
-
-    def __init__(self, bounds: tuple[float, ...]) -> None:
-        self.bounds: tuple[float, ...] = bounds
-        self.counts: list[int] = [0] * (len(bounds) + 1)
-        self.sum: float = 0.0
-
-    def add(self, seconds: float) -> None:
-        """Add an observation."""
-        self.counts[bisect_left(self.bounds, seconds)] += 1
-        self.sum += seconds
-
-    def build(self) -> Histogram:
-        """Return a copy of the current state."""
-        return Histogram(self.bounds, tuple(self.counts), self.sum)
-
-
-_PREFIX = "restaurant_llm_batch_"
-_STAGES: tuple[Stage, ...] = ("input", "search", "tokens", "llm", "task", "run")
-_OUTCOMES: tuple[CallOutcome, ...] = ("answered", "rate_limited", "failed", "cancelled")
-
-Labels: TypeAlias = Mapping[str, str]
-
-
-def render(counts: MetricsSnapshot) -> str:
-    """
-    Return a snapshot in Prometheus's text format.
-
-    Every label value that is known in advance is exported from the start, as 0: `rate()` misses the first increase of a
-    series that appears with it.
-    """
-    return "".join(f"{line}\n" for line in _lines(counts))
-
-
-def _lines(counts: MetricsSnapshot) -> Iterator[str]:
-    stages = tuple(counts.latency)
-    yield from _samples("runs_started_total", "counter", "Runs started.", [((), counts.runs_started)])
-    yield from _samples("runs_ended_total", "counter", "Runs ended.", [((), counts.runs_ended)])
-    items = {("ok", ""): counts.succeeded}
-    items |= {("failed", stage): counts.failed.get(stage, 0) for stage in _STAGES}
-    yield from _samples("items_total", "counter", "Items ended.", items.items(), ("outcome", "stage"))
-    yield from _samples("items_open", "gauge", "Items in progress.", [((), counts.open_items)])
-    calls = {(s, outcome): counts.calls.get((s, outcome), 0) for s in stages for outcome in _OUTCOMES}
-    yield from _samples("calls_total", "counter", "Calls ended.", calls.items(), ("stage", "outcome"))
-    for name, kind, help_, by_stage in (
-        ("retries_total", "counter", "Retries made or scheduled.", counts.retries),
-        ("rate_limited_total", "counter", "Calls that the service refused (429).", counts.rate_limited),
-        ("calls_in_flight", "gauge", "Calls in flight.", counts.in_flight),
-        ("calls_waiting", "gauge", "Scheduled retries not yet made.", counts.waiting),
-    ):
-        yield from _samples(name, kind, help_, [((s,), by_stage.get(s, 0)) for s in stages], ("stage",))
-    if counts.endpoint_in_flight:
-        yield from _endpoints(counts)
-    tokens = {(model, "prompt"): number for model, number in counts.prompt_tokens.items()}
-    tokens |= {(model, "completion"): number for model, number in counts.completion_tokens.items()}
-    yield from _samples(
-        "tokens_total", "counter", "Tokens read and written by models.", tokens.items(), ("model", "kind")
-    )
-    cached = {(model,): number for model, number in counts.cached_tokens.items()}
-    yield from _samples(
-        "cached_tokens_total", "counter", "Prompt tokens from a prompt cache.", cached.items(), ("model",)
-    )
-    yield from _histogram("call_seconds", "Duration of calls.", counts.latency)
-    yield from _histogram("queue_seconds", "Time calls waited for their limits.", counts.queue_seconds)
-
-
-def _endpoints(counts: MetricsSnapshot) -> Iterator[str]:
-    ended = {
-        (name, outcome): counts.endpoint_calls.get((name, outcome), 0)
-        for name in counts.endpoint_in_flight
-        for outcome in _OUTCOMES
-    }
-    labels = ("endpoint", "outcome")
-    yield from _samples("endpoint_calls_total", "counter", "Calls ended, by endpoint.", ended.items(), labels)
-    flying = [((name,), number) for name, number in counts.endpoint_in_flight.items()]
-    yield from _samples(
-        "endpoint_calls_in_flight", "gauge", "Calls in flight, by endpoint.", flying, ("endpoint",)
-    )
-
-
-def _samples(
-    name: str,
-    kind: str,
-    help_: str,
-    values: Iterable[tuple[tuple[str, ...], int]],
-    label_names: tuple[str, ...] = (),
-) -> Iterator[str]:
-    yield from _header(name, kind, help_)
-    for label_values, value in values:
-        labels = dict(zip(label_names, label_values, strict=True))
-        yield f"{_PREFIX}{name}{_label_text(labels)} {value}"
-
-
-def _histogram(name: str, help_: str, by_stage: Mapping[Stage, Histogram]) -> Iterator[str]:
-    yield from _header(name, "histogram", help_)
-    for stage, histogram in by_stage.items():
-        bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
-        # Prometheus's buckets are cumulative.
-        for bound, number in zip(bounds, accumulate(histogram.counts), strict=True):
-            yield f"{_PREFIX}{name}_bucket{_label_text({'stage': stage, 'le': bound})} {number}"
-        yield f"{_PREFIX}{name}_sum{_label_text({'stage': stage})} {histogram.sum!r}"
-        yield f"{_PREFIX}{name}_count{_label_text({'stage': stage})} {histogram.count}"
-
-
-def _header(name: str, kind: str, help_: str) -> Iterator[str]:
-    yield f"# HELP {_PREFIX}{name} {help_}"
-    yield f"# TYPE {_PREFIX}{name} {kind}"
-
-
-def _label_text(labels: Labels) -> str:
-    if not labels:
-        return ""
-    return "{" + ",".join(f'{name}="{_escaped(value)}"' for name, value in labels.items()) + "}"
-
-
-def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

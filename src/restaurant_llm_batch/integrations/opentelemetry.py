@@ -12,9 +12,11 @@ from ..events import (
     Event,
     ItemEnded,
     ItemStarted,
+    LimitChanged,
     RetryScheduled,
     RunEnded,
     RunStarted,
+    ServerRead,
 )
 from ._open_calls import OpenCalls, is_refused_input
 
@@ -156,6 +158,12 @@ class _RunObserver:
                 trace.item_ended(event)
             if metrics is not None:
                 metrics.item_ended(event)
+        elif isinstance(event, ServerRead):
+            if metrics is not None:
+                metrics.server_read(event)
+        elif isinstance(event, LimitChanged):
+            if metrics is not None:
+                metrics.limit_changed(event)
         elif isinstance(event, RunEnded):
             self._end_cancelled(self.calls.cancelled(), event.time)
             if self.logical is not None:

@@ -8,7 +8,14 @@ from ._compare import Comparison
 from ._explain import ExplainedCall, ExplainedSentence, Explanation, ShownReview
 from ._reading import read_items, read_reviews
 from ._record import Record, open_record
-from ._recorded import RecordedCall, RecordedItem, RecordedLimit, RecordedLimiter, RecordedRun
+from ._recorded import (
+    RecordedCall,
+    RecordedItem,
+    RecordedLimit,
+    RecordedLimiter,
+    RecordedRun,
+    RecordedServerLoad,
+)
 from ._recording import Recording
 
 __all__ = [
@@ -23,6 +30,7 @@ __all__ = [
     "RecordedLimit",
     "RecordedLimiter",
     "RecordedRun",
+    "RecordedServerLoad",
     "Recording",
     "ReviewTable",
     "ShownReview",

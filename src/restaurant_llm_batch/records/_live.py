@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 from .._store.database import StoreFile
 from .._tables.rows import without_particulars
-from ._recorded import LIMITERS, RecordedLimit, RecordedLimiter
+from ._recorded import LIMITERS, RecordedLimit, RecordedLimiter, RecordedServerLoad
 from ._schema import RECORD
-from ._snapshot import has_later, read_snapshot
+from ._snapshot import has_table, read_snapshot
 
 RECENT_SECONDS = 10.0
 """Seconds over which rates are computed."""
@@ -107,6 +107,8 @@ class Picture:
         slow_ended: The items that took the longest.
         causes: Failures by cause, the largest group first.
         limits: The latest changes of limits, the latest last.
+        servers: The latest reading of each of the model's servers.
+        preemptions: How often they stopped a request to make room.
         others: Numbers of other runs in the file that have no end.
     """
 
@@ -139,6 +141,8 @@ class Picture:
     slow_ended: Sequence[SlowItem]
     causes: Sequence[Cause]
     limits: Sequence[RecordedLimit]
+    servers: Sequence[RecordedServerLoad]
+    preemptions: int
     others: Sequence[int]
 
 
@@ -147,6 +151,10 @@ _RUN = """SELECT task, model, strategy, settings, process, simulated, began_unix
 _OTHERS = "SELECT id FROM runs WHERE ended IS NULL AND id != ? AND simulated = 0 ORDER BY id DESC LIMIT 20"
 _LIMITS_LATEST = """SELECT run, limiter, seconds, calls_in_flight, reason FROM limits
 WHERE id > ?1 << 32 AND id < (?1 + 1) << 32 AND reason != 'start' ORDER BY id DESC LIMIT 5"""
+_SERVERS_LATEST = """SELECT run, server, seconds, running, waiting, kv_usage, kv_tokens, preemptions, rejections, error
+FROM server_loads WHERE id > ?1 << 32 AND id < (?1 + 1) << 32 ORDER BY id DESC LIMIT 64"""
+_PREEMPTIONS = """SELECT coalesce(sum(preemptions), 0) FROM server_loads
+WHERE id > ?1 << 32 AND id < (?1 + 1) << 32"""
 _NEW = "id > :last AND id < :end"
 _KNOWN = "id IN (SELECT value FROM json_each(:known))"
 
@@ -298,7 +306,10 @@ class LiveView:
         outcomes, items = self._outcomes, self._items
         done = outcomes["succeeded"] + outcomes["failed"]
         cost = run[14] if has_ended else self._cost
-        live = has_later(connection)
+        live = has_table(connection, "limiters") and has_table(connection, "wishes")
+        reads_servers = has_table(connection, "server_loads")
+        servers = _rows(connection, _SERVERS_LATEST, self._run, RecordedServerLoad) if reads_servers else []
+        latest_of = {one.server: one for one in reversed(servers)}
         calls_per_second, tokens_per_second = self._rates(now)
         return Picture(
             run=self._run,
@@ -330,6 +341,8 @@ class LiveView:
             slow_ended=[SlowItem(item or "", seconds, "") for seconds, _, item in self._slow],
             causes=self._top_causes(connection),
             limits=_rows(connection, _LIMITS_LATEST, self._run, RecordedLimit)[::-1],
+            servers=[latest_of[server] for server in sorted(latest_of)],
+            preemptions=connection.execute(_PREEMPTIONS, (self._run,)).fetchone()[0] if servers else 0,
             others=[number for (number,) in connection.execute(_OTHERS, (self._run,))],
         )
 

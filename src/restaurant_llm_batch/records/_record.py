@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,23 +21,24 @@ from ..models import ItemId
 from ._compare import Comparison, compare
 from ._explain import Explanation, explain
 from ._recorded import (
-    CALLS,
-    CALLS_WITHOUT_ENDPOINTS,
     ITEMS,
     LIMITERS,
     LIMITS,
-    RUNS,
+    SERVER_LOADS,
     RecordedCall,
     RecordedItem,
     RecordedLimit,
     RecordedLimiter,
     RecordedRun,
+    RecordedServerLoad,
     call_of,
+    calls_of_run,
     item_of,
     run_of,
+    runs_statement,
 )
 from ._schema import LATER, RECORD
-from ._snapshot import has_later, read_snapshot
+from ._snapshot import has_table, read_snapshot
 from ._values import id_texts
 from ._wishes import ask
 
@@ -112,7 +114,9 @@ class Record:
     def runs(self) -> list[RecordedRun]:
         """Return all runs, oldest first."""
         return self._read(
-            lambda connection: [run_of(row) for row in connection.execute(f"{RUNS} ORDER BY id")]
+            lambda connection: [
+                run_of(row) for row in connection.execute(f"{runs_statement(connection)} ORDER BY id")
+            ]
         )
 
     def run(self, run: int | RecordedRun | None = None) -> RecordedRun:
@@ -128,8 +132,7 @@ class Record:
 
         def read(connection: sqlite3.Connection) -> list[RecordedCall]:
             number = _run_number(connection, run, self.path)
-            statement = CALLS if has_later(connection) else CALLS_WITHOUT_ENDPOINTS
-            rows = connection.execute(f"{statement} ORDER BY calls.id", (number,))
+            rows = connection.execute(f"{calls_of_run(connection)} ORDER BY calls.id", (number,))
             return [call_of(row) for row in rows]
 
         return self._read(read)
@@ -144,9 +147,15 @@ class Record:
 
     def limiters(self, run: int | RecordedRun | None = None) -> list[RecordedLimiter]:
         """Return how the limiters of a run stand, or stood at its end: what is in use, and how many calls wait."""
-        if not self._read(has_later):
+        if not self._read(partial(has_table, name="limiters")):
             return []
         return self._of_run(run, LIMITERS, lambda row: RecordedLimiter(*row))
+
+    def server_loads(self, run: int | RecordedRun | None = None) -> list[RecordedServerLoad]:
+        """Return what the model's server said of its load in a run with `watch_server`, oldest first."""
+        if not self._read(partial(has_table, name="server_loads")):
+            return []
+        return self._of_run(run, SERVER_LOADS, lambda row: RecordedServerLoad(*row))
 
     def set_limit(
         self, name: str, limit: int | str, run: int | RecordedRun | None = None, *, wait: float = 10.0
@@ -272,7 +281,7 @@ def _run_number(connection: sqlite3.Connection, run: object, path: Path) -> int:
 
 def _run(connection: sqlite3.Connection, run: object, path: Path) -> RecordedRun:
     number = _run_number(connection, run, path)
-    return run_of(connection.execute(f"{RUNS} WHERE id = ?", (number,)).fetchone())
+    return run_of(connection.execute(f"{runs_statement(connection)} WHERE id = ?", (number,)).fetchone())
 
 
 _FIND = (

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from ..models import ItemId
+from ._snapshot import has_table
 
 
 class RecordRow:
@@ -59,6 +61,8 @@ class RecordedRun(RecordRow):
         missing: Number of events that could not be written.
         simulated: Whether it was a simulation.
         texts: Whether prompts, answers, reviews and results are recorded.
+        peak_memory_mib: Peak memory of the process during the run, in MiB; None if it is unknown, and without an end.
+        out_of_memory: Number of calls that failed because the server had no memory left; None without an end.
     """
 
     run: int
@@ -88,6 +92,8 @@ class RecordedRun(RecordRow):
     missing: int
     simulated: bool
     texts: bool
+    peak_memory_mib: float | None = None
+    out_of_memory: int | None = None
 
     def __str__(self) -> str:
         what = "simulated run" if self.simulated else "run"
@@ -180,6 +186,7 @@ class RecordedCall(RecordRow):
         error: Type and message of the error.
         store_key: Key of the reply in the store; None without a store.
         endpoint: Name of the endpoint of an `LLMPool` that it went to; None without a pool.
+        batched: Whether a provider's batch has answered it, at its price; `seconds` are then those of the batch.
     """
 
     run: int
@@ -208,6 +215,7 @@ class RecordedCall(RecordRow):
     error: str | None
     store_key: bytes | None
     endpoint: str | None = None
+    batched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,6 +264,36 @@ class RecordedLimiter(RecordRow):
     peak: int | None
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedServerLoad(RecordRow):
+    """
+    A reading of the load of a model's server.
+
+    Attributes:
+        run: Number of the run that read it.
+        server: "llm"; or "llm:" and the name of an endpoint of an `LLMPool`.
+        seconds: When, in seconds since the run began.
+        running: Requests that it worked on; None if it could not be read, and so for all others.
+        waiting: Requests that waited for it.
+        kv_usage: Share of its KV cache in use, 0 to 1; None if it does not say.
+        kv_tokens: Capacity of its KV cache in tokens; None if it does not say.
+        preemptions: How often it stopped a request to make room since the reading before, whoever asked it.
+        rejections: Requests that it refused since then.
+        error: Why it could not be read; None if it could.
+    """
+
+    run: int
+    server: str
+    seconds: float
+    running: int | None
+    waiting: int | None
+    kv_usage: float | None
+    kv_tokens: int | None
+    preemptions: int | None
+    rejections: int | None
+    error: str | None
+
+
 _RUN_COLUMNS = (
     *("run", "task", "model", "strategy", "settings", "version", "total", "simulated", "texts", "began_unix"),
     *(
@@ -278,13 +316,15 @@ _RUN_COLUMNS = (
         "cached_tokens",
         "cost",
         "estimated_cost",
+        "peak_memory_mib",
+        "out_of_memory",
     ),
 )
 """What the columns of `RUNS` are."""
 _RUN_BEGINS = "items.id >= runs.id << 32 AND items.id < (runs.id + 1) << 32"
 _CALLS = "FROM calls WHERE calls.id >= runs.id << 32 AND calls.id < (runs.id + 1) << 32"
 
-RUNS = f"""
+_RUNS = f"""
 SELECT id, task, model, strategy, settings, version, total, simulated, texts, began_unix, process, latest, missing,
   ended IS NOT NULL, coalesce(seconds, latest), stopped,
   coalesce(succeeded, (SELECT count(*) FROM items WHERE {_RUN_BEGINS} AND outcome = 'succeeded')),
@@ -296,9 +336,16 @@ SELECT id, task, model, strategy, settings, version, total, simulated, texts, be
   coalesce(prompt_tokens, (SELECT coalesce(sum(prompt_tokens), 0) {_CALLS})),
   coalesce(completion_tokens, (SELECT coalesce(sum(completion_tokens), 0) {_CALLS})),
   coalesce(cached_tokens, (SELECT coalesce(sum(cached_tokens), 0) {_CALLS})),
-  CASE WHEN ended IS NULL THEN (SELECT sum(cost) {_CALLS}) ELSE cost END, estimated_cost
+  CASE WHEN ended IS NULL THEN (SELECT sum(cost) {_CALLS}) ELSE cost END, estimated_cost, {{memory}}
 FROM runs
 """  # nosec B608 (constants)
+RUNS = _RUNS.format(memory="NULL, NULL")
+RUNS_WITH_MEMORY = _RUNS.format(
+    memory=", ".join(
+        f"(SELECT {column} FROM run_memory WHERE run_memory.id = (runs.id << 32) + 1)"  # nosec B608 (constants)
+        for column in ("peak_memory_mib", "out_of_memory")
+    )
+)
 
 _ITEMS = """
 SELECT run, place, item_json, outcome, started, ended, ended - started, stage, attempts, error_type, error,
@@ -318,14 +365,11 @@ _CALLS_OF_RUN = """
 SELECT calls.run, items.item_json, prompt & 0xFFFFFFFF, attempt, calls.stage, label, model, queued, calls.started,
   calls.ended, calls.ended - calls.started, slot_seconds, rate_seconds, retry_seconds, slots, calls.outcome,
   prompt_tokens, completion_tokens, cached_tokens, cost, finish_reason, calls.error_type, status, calls.error, store_key
-{endpoint}FROM calls LEFT JOIN items ON items.id = calls.item {join}
+, {endpoint}, {batched}
+FROM calls LEFT JOIN items ON items.id = calls.item {joins}
 WHERE calls.id >= ?1 << 32 AND calls.id < (?1 + 1) << 32
 """
-CALLS = _CALLS_OF_RUN.format(
-    endpoint=", endpoint ", join="LEFT JOIN call_endpoints ON call_endpoints.id = calls.id"
-)
-CALLS_WITHOUT_ENDPOINTS = _CALLS_OF_RUN.format(endpoint="", join="")
-"""Of a record from before there were pools."""
+_JOIN = "LEFT JOIN {table} ON {table}.id = calls.id "
 
 LIMITS = """
 SELECT run, limiter, seconds, calls_in_flight, reason FROM limits WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32
@@ -336,6 +380,26 @@ LIMITERS = """
 SELECT run, limiter, seconds, most, in_use, waiting, retrying, peak FROM limiters
 WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 ORDER BY id
 """
+
+SERVER_LOADS = """
+SELECT run, server, seconds, running, waiting, kv_usage, kv_tokens, preemptions, rejections, error FROM server_loads
+WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 ORDER BY id
+"""
+
+
+def runs_statement(connection: sqlite3.Connection) -> str:
+    """Return the statement that reads the runs of the file."""
+    return RUNS_WITH_MEMORY if has_table(connection, "run_memory") else RUNS
+
+
+def calls_of_run(connection: sqlite3.Connection) -> str:
+    """Return the query of the calls of a run; an older record may lack some of its tables."""
+    found = {table for table in ("call_endpoints", "batched_calls") if has_table(connection, table)}
+    return _CALLS_OF_RUN.format(
+        endpoint="endpoint" if "call_endpoints" in found else "NULL",
+        batched="batched_calls.id IS NOT NULL" if "batched_calls" in found else "0",
+        joins="".join(_JOIN.format(table=table) for table in sorted(found)),
+    )
 
 
 def read_id(written: str | None) -> ItemId | None:
@@ -366,4 +430,4 @@ def item_of(row: tuple[Any, ...]) -> RecordedItem:
 
 def call_of(row: tuple[Any, ...]) -> RecordedCall:
     """Return the call of a row of `CALLS`."""
-    return RecordedCall(row[0], read_id(row[1]), *row[2:])
+    return RecordedCall(row[0], read_id(row[1]), *row[2:-1], batched=bool(row[-1]))

@@ -308,6 +308,8 @@ class RecordFormat:
                 refuse_rest(run.id, connection)
             else:
                 connection.execute(PROGRESS, (run.latest, run.missing, run.id))
+            if run.ended:
+                connection.execute(PUT["run_memory", 1], run.memory_row)
         for table, rows in batch.items():
             start = 0
             for size in put_sizes(len(rows)):

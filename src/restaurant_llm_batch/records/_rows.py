@@ -35,9 +35,11 @@ from ..events import (
     RetryScheduled,
     RunEnded,
     RunStarted,
+    ServerRead,
 )
 from ..models import ItemId, LLMRequest
 from ..outcomes import RunStats, Success
+from ._server_rows import ServerRows
 from ._shown import hit_ids, shown_texts
 from ._standings import Standings
 from ._values import id_texts, iso, sql_integer, sql_name, sql_text, to_json
@@ -131,6 +133,7 @@ class RunRows:
         self._model_text: str | None = None
         self._next_call = count(1).__next__
         self._next_limit = count(1).__next__
+        self._servers = ServerRows()
         self._next_review = count(1).__next__
         self._items: dict[ItemId, Row] = {}
         self._calls: dict[int, Row] = {}
@@ -149,6 +152,7 @@ class RunRows:
             LateReply: self._late_reply,
             CacheHit: self._cache_hit,
             LimitChanged: self._limit_changed,
+            ServerRead: self._server_read,
             RetryScheduled: self._retry_scheduled,
             ItemEnded: self._item_ended,
             RunEnded: self._run_ended,
@@ -218,6 +222,13 @@ class RunRows:
             stats.cost,
             stats.estimated_cost,
         ]
+
+    @property
+    def memory_row(self) -> Row:
+        """The row of the table `run_memory`, once the run has ended."""
+        stats = self._stats or RunStats()
+        by_kind = to_json(stats.out_of_memory_by_kind)
+        return [self.base + 1, self.id, stats.peak_memory_mib, stats.out_of_memory, by_kind]
 
     # Items
 
@@ -343,6 +354,8 @@ class RunRows:
         if self._facts.prices and (reply.prompt_tokens or reply.completion_tokens):
             price = self._price(row[7])
             row[19] = None if price is None else price.of(reply)
+        if reply.batched:
+            batch["batched_calls"].append([row[0], self.id])
         row[20] = reply.finish_reason if reply.finish_reason == "stop" else sql_name(reply.finish_reason)
         if self._texts:
             batch["answers"].append([row[0], self.id, sql_text(reply.text)])
@@ -407,6 +420,10 @@ class RunRows:
         seconds = event.time - self._zero
         number = self.base + self._next_limit()
         batch["limits"].append([number, self.id, event.limiter, seconds, event.limit, event.reason])
+
+    def _server_read(self, batch: Batch, event: ServerRead) -> None:
+        row = self._servers.row(self.id, self.base, event.time - self._zero, event)
+        batch["server_loads"].append(row)
 
     def _retry_scheduled(self, batch: Batch, event: RetryScheduled) -> None:
         # No row: the wait before a retry lies between the end of one attempt and the start of the next.

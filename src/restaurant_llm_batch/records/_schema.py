@@ -108,6 +108,26 @@ TABLES = {
   retrying INTEGER NOT NULL,
   peak INTEGER
 )""",
+    "server_loads": """CREATE TABLE server_loads (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (id),
+  server TEXT NOT NULL,
+  seconds REAL NOT NULL,
+  running INTEGER,
+  waiting INTEGER,
+  kv_usage REAL,
+  kv_tokens INTEGER,
+  preemptions INTEGER,
+  rejections INTEGER,
+  error TEXT
+)""",
+    "run_memory": """CREATE TABLE run_memory (
+  id INTEGER PRIMARY KEY,
+  run INTEGER NOT NULL REFERENCES runs (id),
+  peak_memory_mib REAL,
+  out_of_memory INTEGER NOT NULL,
+  out_of_memory_by_kind TEXT NOT NULL
+)""",
     "wishes": """CREATE TABLE wishes (
   id INTEGER PRIMARY KEY,
   run INTEGER NOT NULL REFERENCES runs (id),
@@ -152,6 +172,10 @@ TABLES = {
   run INTEGER NOT NULL REFERENCES runs (id),
   endpoint TEXT NOT NULL
 )""",
+    "batched_calls": """CREATE TABLE batched_calls (
+  id INTEGER PRIMARY KEY REFERENCES calls (id),
+  run INTEGER NOT NULL REFERENCES runs (id)
+)""",
 }
 """The SQL of each table, as SQLite keeps it in the file."""
 
@@ -160,7 +184,15 @@ INDEXES = {
     "open_wishes": "CREATE INDEX open_wishes ON wishes (id) WHERE answered IS NULL",
 }
 """The SQL of each index: for texts, and for the few wishes that are not answered yet."""
-LATER = {"limiters", "wishes", "open_wishes", "call_endpoints"}
+LATER = {
+    "limiters",
+    "wishes",
+    "open_wishes",
+    "call_endpoints",
+    "server_loads",
+    "run_memory",
+    "batched_calls",
+}
 """What the first records do not have. They can be read all the same; writing into one adds it."""
 
 
@@ -186,12 +218,18 @@ VIEWS = {
   attempt, calls.model, {_at("calls.queued")} AS queued_at, {_at("calls.started")} AS started_at,
   {_at("calls.ended")} AS ended_at, calls.ended - calls.started AS seconds, slot_seconds, rate_seconds, retry_seconds,
   calls.outcome, calls.prompt_tokens, calls.completion_tokens, calls.cached_tokens, calls.cost, finish_reason,
-  calls.error_type, status, calls.error, endpoint
+  calls.error_type, status, calls.error, endpoint, batched_calls.id IS NOT NULL AS batched
   FROM calls JOIN runs ON runs.id = calls.run LEFT JOIN items ON items.id = calls.item
-  LEFT JOIN call_endpoints ON call_endpoints.id = calls.id""",  # nosec B608 (constants)
+  LEFT JOIN call_endpoints ON call_endpoints.id = calls.id
+  LEFT JOIN batched_calls ON batched_calls.id = calls.id""",  # nosec B608 (constants)
     "limit_overview": f"""CREATE VIEW limit_overview AS SELECT limits.id, limits.run, limiter,
   {_at("limits.seconds")} AS changed_at, limits.seconds, calls_in_flight, reason
   FROM limits JOIN runs ON runs.id = limits.run""",  # nosec B608 (constants)
+    "server_overview": """CREATE VIEW server_overview AS SELECT run, server, count(running) AS readings,
+  sum(running IS NULL) AS failed_readings, max(running) AS peak_running, max(waiting) AS peak_waiting,
+  max(kv_usage) AS peak_kv_usage, max(kv_tokens) AS kv_tokens, coalesce(sum(preemptions), 0) AS preemptions,
+  coalesce(sum(rejections), 0) AS rejections
+  FROM server_loads GROUP BY run, server""",
     "text_overview": """CREATE VIEW text_overview AS SELECT calls.id, calls.run, items.item_id, label, attempt,
   messages, answers.text AS answer
   FROM calls JOIN prompts ON prompts.id = calls.prompt LEFT JOIN answers ON answers.id = calls.id

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from .._store.database import StoreFile
 from ..errors import StoreError
-from ._schema import LATER
 
 T = TypeVar("T")
 
@@ -35,7 +34,7 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
         raise StoreError(file.describe_error(error)) from error
 
 
-def has_later(connection: sqlite3.Connection) -> bool:
-    """Return whether the file has the tables that the first records do not have."""
-    found = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
-    return found >= LATER
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Return whether the file has a table, which earlier records may lack."""
+    found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+    return found is not None

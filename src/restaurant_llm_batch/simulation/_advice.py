@@ -230,7 +230,7 @@ def _better_limits(found: Findings) -> tuple[Limits, list[str]]:
     warnings: list[str] = []
     if found.server is not None and found.times["given"].server.calls:
         limits, warnings = _limits_for(found.server, found)
-    if plan.context is not None and limits.max_tokens_per_batch > plan.context:
+    if plan.context is not None and limits.tokens_per_batch > plan.context:
         limits = replace(limits, max_tokens_per_batch=plan.context)
     memory, held = plan.kv_tokens, plan.tokens_in_flight
     if memory is None:

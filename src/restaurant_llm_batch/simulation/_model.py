@@ -22,8 +22,7 @@ from ..errors import (
     RateLimited,
     TransientBackendError,
 )
-from ..models import Hit, LLMRequest, SearchQuery
-from ..protocols import ServerLoad
+from ..models import Hit, LLMRequest, SearchQuery, ServerLoad
 from ._machines import GONE, Batching, Job, Machine, Sharing, Slots
 from ._model_answers import Answers
 from ._specification import ServerSpecification, ServerUsage

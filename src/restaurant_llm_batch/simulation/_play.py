@@ -19,6 +19,7 @@ from .._engine.sequential import SequentialDriver
 from .._engine.server_watch import WatchedServer, WatchPlan, read_at_once
 from .._engine.token_budget import TokenBudget
 from .._engine.virtual import Done, VirtualDriver, VirtualMailbox, VirtualTime
+from .._limits.batch_budget import BatchBudget
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._limits.pool import EndpointLimiter, L, as_pool
@@ -319,7 +320,9 @@ class Playback:
             WatchedServer(name, LoadMethod(model.load, is_async=False)) for name, model in models.items()
         ]
         learned = watch.budget is not None and limiters.tokens is not None
-        budget = TokenBudget(limiters.tokens) if learned and limiters.tokens is not None else None
+        budget = (
+            TokenBudget(limiters.tokens, len(servers)) if learned and limiters.tokens is not None else None
+        )
         return WatchPlan(watch.seconds, servers, budget)
 
     def _twin(self, limiter: L) -> L:
@@ -330,7 +333,7 @@ class Playback:
         twin: L = known[1]
         return twin
 
-    def _unused(self, limiter: ConcurrencyLimiter | EndpointLimiter) -> Any:
+    def _unused(self, limiter: ConcurrencyLimiter | EndpointLimiter | BatchBudget) -> Any:
         if isinstance(limiter, EndpointLimiter):
             return limiter.unused(self._twin)
         if not isinstance(limiter, SharedLimiter):

@@ -151,7 +151,7 @@ def _pack(step: Pack, limits: Limits, count: TokenCounter) -> list[list[PackedTe
     return finish(
         pack_prompts(
             step.texts,
-            step.max_tokens or limits.max_tokens_per_batch,
+            step.max_tokens or limits.tokens_per_batch,
             max_texts=step.max_texts or limits.max_batch_size,
             fixed_tokens=count(step.fixed_text) + step.answer_tokens,
             answer_tokens_each=step.answer_tokens_each,

@@ -13,7 +13,7 @@ from tests.support.local_server import LocalServer, Say, Seen, chat
 
 from restaurant_llm_batch import LLMRequest, LLMResponse
 from restaurant_llm_batch.backends import VLLMServerLLM
-from restaurant_llm_batch.backends.vllm._metrics import VLLMMetrics, read_metrics
+from restaurant_llm_batch.backends.vllm._metrics import MOST_CHARACTERS, VLLMMetrics, read_metrics
 from restaurant_llm_batch.backends.vllm.server import ServedModel
 from restaurant_llm_batch.errors import (
     AuthenticationFailed,
@@ -290,6 +290,34 @@ tgi_request_count{instance="a"} 253
 )
 def test_the_metrics_of_sglang_and_tgi_are_read_by_their_names(text: str, found: VLLMMetrics) -> None:
     assert read_metrics(text) == found
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        "vllm:num_requests_running NaN",
+        "vllm:num_requests_running +Inf",
+        "vllm:num_requests_running -7",
+        "vllm:num_requests_running 1e300",
+        "vllm:num_requests_running many",
+        'vllm:num_requests_running{engine="1"} ',
+        "vllm:kv_cache_usage_perc NaN",
+        "vllm:num_preemptions_total -Inf",
+        'vllm:cache_config_info{block_size="-16",num_gpu_blocks="None"} 1',
+    ],
+)
+def test_a_figure_that_cannot_be_is_left_out(odd: str) -> None:
+    page = "vllm:num_requests_running 3\nvllm:num_requests_waiting 1\n"
+
+    assert read_metrics(f"{page}{odd}\n") == VLLMMetrics(3, 1, 0.0, None, 0, 0)
+    assert read_metrics(f"{odd}\n{page}") == VLLMMetrics(3, 1, 0.0, None, 0, 0)
+
+
+def test_a_page_that_is_no_page_of_metrics_is_not_searched() -> None:
+    page = "vllm:num_requests_running 3\n" * (MOST_CHARACTERS // 28 + 1)
+
+    with pytest.raises(PermanentBackendError, match="more than the metrics of a server"):
+        read_metrics(page)
 
 
 def test_metrics_that_fail_are_an_error() -> None:

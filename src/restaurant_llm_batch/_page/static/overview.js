@@ -29,6 +29,7 @@ export class Overview {
       data.groups?.length ? card("Calls by kind", kinds(data.groups, context)) : null,
       data.latency?.length ? card("Calls", latencies(data.latency)) : null,
       data.limiters?.length ? card(data.run.ended ? "Limits at the end" : "Limits now", limiters(data.limiters), h("p", {}, h("a", { href: context.address("limits") }, "How they changed"))) : null,
+      data.servers?.length ? card("The model's server", servers(data.servers)) : null,
       h("div", { class: "columns" },
         card("Slowest items", extreme(data.slowest, seconds, context), more(context, { sort: "-seconds" })),
         card(data.costliest.some((one) => one.value !== null) ? "Costliest items" : "Items of the most tokens",
@@ -148,6 +149,18 @@ function limiters(rows) {
     { name: "limit of", cell: (row) => row.limiter.replaceAll("_", " ") },
     number("limit", "most", "Calls, or tokens, in flight at once; or in a minute"), number("in use", "in_use"), number("waiting", "waiting", "Calls that wait for it"),
     number("to be made again", "retrying", "Calls that wait for their next attempt"), number("most in use", "peak"),
+  ], rows);
+}
+
+function servers(rows) {
+  const number = (name, key, title) => ({ name, title, number: true, cell: (row) => count(row[key]) });
+  const share = (value) => (value === null ? "" : `${Math.round(100 * value)} %`);
+  return smallTable([
+    { name: "server", cell: (row) => row.server },
+    number("running", "running", "Requests that it worked on, at most"), number("waiting", "waiting", "Requests that waited there, at most"),
+    { name: "KV cache", title: "Share in use, at most", number: true, cell: (row) => share(row.kv_usage) },
+    number("tokens of it", "kv_tokens"), number("preempted", "preemptions", "Requests that it stopped to make room"),
+    number("refused", "rejections"), number("readings", "readings"), { name: "failed", number: true, cell: (row) => bad(row.failed_readings) },
   ], rows);
 }
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
 from ...errors import PermanentBackendError
 
@@ -19,6 +18,10 @@ _LINE = re.compile(
     r"^(?P<name>(?:vllm:|sglang:|tgi_)\w+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)(?: \d+)?$", re.MULTILINE
 )
 _LABEL = re.compile(r'(\w+)="([^"]*)"')
+MOST_CHARACTERS = 8 * 2**20
+"""Characters of a page that are read: that of a large server has some 200,000."""
+_MOST = 10.0**15
+"""Largest figure that is believed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,15 @@ def read_metrics(text: str) -> VLLMMetrics:
     """
     Parse the text of ``/metrics`` (Prometheus exposition format).
 
+    Figures below 0, or that are none, are left out.
+
     Raises:
-        PermanentBackendError: If it holds no metrics of vLLM, SGLang or TGI.
+        PermanentBackendError: If it holds no metrics of vLLM, SGLang or TGI, or is much longer than these.
     """
+    if len(text) > MOST_CHARACTERS:
+        raise PermanentBackendError(
+            f"/metrics has {len(text):,} characters, more than the metrics of a server", backend="vllm"
+        )
     samples: dict[str, list[float]] = {}
     tokens = 0
     for name, labels, value in _samples(text):
@@ -114,7 +123,7 @@ def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
             value = float(line["value"])
         except ValueError:
             continue
-        if isfinite(value):
+        if 0 <= value <= _MOST:
             yield line["name"], dict(_LABEL.findall(line["labels"] or "")), value
 
 

@@ -12,7 +12,7 @@ from rich.text import Text
 
 from ..._config.strategy import Strategy
 from ..._text import terminal_text
-from ...integrations._tally import calls, duration
+from ...integrations._tally import calls, duration, load_text
 from ...records._live import CallFigures, Picture, SlowItem
 from ...records._recorded import RecordedLimit, RecordedLimiter
 from .._tables import counted
@@ -28,7 +28,11 @@ _REASONS = {
     "latency": "calls took too long",
     "latency_probe": "measuring calls without a queue",
     "server": "by the server's own load",
+    "prompt_too_long": "a prompt was too long",
+    "out_of_memory": "the server's memory was full",
     "manual": "set by a person",
+    "share": "another share of a shared limit",
+    "no_broker": "its broker does not answer",
 }
 _STRATEGIES = {str(Strategy.stage(number)): f"stage {number}" for number in (1, 2, 3, 4)} | {
     str(Strategy.threaded()): "threads"
@@ -166,6 +170,9 @@ def _figures(picture: Picture) -> str:
             f"{tokens_now:,.0f} tokens/s (overall {tokens:,.0f})",
         ]
     parts.append(f"{picture.prompt_tokens:,} tokens in and {picture.completion_tokens:,} out")
+    read = [one for one in picture.servers if one.running is not None]
+    if not picture.ended and (load := load_text(read, picture.preemptions)):
+        parts.append(load)
     if picture.cost is not None:
         end = "" if picture.cost_at_end is None else f" of about {picture.cost_at_end:,.4g}"
         parts.append(f"cost {picture.cost:,.4g}{end}")

@@ -267,7 +267,7 @@ class TaskSet:
     ) -> None:
         self.bounds.check_calls(
             loads,
-            task.max_tokens_per_batch or self.limits.max_tokens_per_batch,
+            task.max_tokens_per_batch or self.limits.tokens_per_batch,
             batch_size or self.limits.max_batch_size,
             ("restaurants",) if isinstance(body, Batch) else (),
         )

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from ..._page.sketches import Sketch, histogram, read_sketch
-from .._recorded import RUNS, RecordedRun, run_of
-from .._snapshot import has_later
+from .._recorded import RecordedRun, run_of, runs_statement
+from .._snapshot import has_table
 from .ranges import in_run
 
 BARS = 120
@@ -49,7 +49,7 @@ def recorded_run(connection: sqlite3.Connection, run: int) -> RecordedRun:
     Raises:
         LookupError: There is none of that number.
     """
-    row = connection.execute(f"{RUNS} WHERE id = ?", (run,)).fetchone()
+    row = connection.execute(f"{runs_statement(connection)} WHERE id = ?", (run,)).fetchone()
     if row is None:
         raise LookupError(f"the record has no run {run}")
     return run_of(row)
@@ -147,6 +147,7 @@ def overview(connection: sqlite3.Connection, run: int) -> dict[str, Any]:
         ),
         "projected": _projected(connection, recorded),
         "limiters": _limiters(connection, run),
+        "servers": _servers(connection, run),
         "progress": _progress(connection, recorded),
         "slowest": _extreme(connection, run, "ended - started"),
         "costliest": _costliest(connection, run),
@@ -158,11 +159,29 @@ _LIMITER_NAMES = ("limiter", "most", "in_use", "waiting", "retrying", "peak")
 
 def _limiters(connection: sqlite3.Connection, run: int) -> list[dict[str, Any]]:
     """Return how the limiters stand, or stood at the end of the run; the first records do not have it."""
-    if not has_later(connection):
+    if not has_table(connection, "limiters"):
         return []
     columns = ", ".join(_LIMITER_NAMES)
     rows = connection.execute(f"SELECT {columns} FROM limiters WHERE {in_run('id')} ORDER BY id", (run,))  # nosec B608
     return [dict(zip(_LIMITER_NAMES, row, strict=True)) for row in rows]
+
+
+_SERVER_NAMES = (
+    *("server", "readings", "failed_readings", "running", "waiting", "kv_usage", "kv_tokens"),
+    *("preemptions", "rejections"),
+)
+_SERVERS = f"""
+SELECT server, count(running), sum(running IS NULL), max(running), max(waiting), max(kv_usage), max(kv_tokens),
+  coalesce(sum(preemptions), 0), coalesce(sum(rejections), 0)
+FROM server_loads WHERE {in_run("id")} GROUP BY server ORDER BY server
+"""  # nosec B608 (constants)
+
+
+def _servers(connection: sqlite3.Connection, run: int) -> list[dict[str, Any]]:
+    """Return what the model's servers said of their load; earlier records do not have it."""
+    if not has_table(connection, "server_loads"):
+        return []
+    return [dict(zip(_SERVER_NAMES, row, strict=True)) for row in connection.execute(_SERVERS, (run,))]
 
 
 def _one(connection: sqlite3.Connection, statement: str, *values: object) -> Any:
