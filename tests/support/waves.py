@@ -245,6 +245,8 @@ def prompt_of(request: LLMRequest) -> str:
 class MemoryStore:
     """A store whose changes are durable at once, as virtual time needs it."""
 
+    claim_seconds = 0.0
+
     def __init__(self) -> None:
         self.in_flight = InFlightCalls()
         self.replies: dict[bytes, LLMResponse] = {}

@@ -60,6 +60,10 @@ def send(wave: Wave, waves: Waves) -> WaveSteps[BatchState | None]:
         for start in range(0, len(keys), timing.SLICE):
             gone += yield from _claimed_by_others(keys[start : start + timing.SLICE], wave, waves, journal)
             yield Sleep(0)
+        if journal.claim_seconds:
+            yield Sleep(journal.claim_seconds)
+            held = set(keys).difference(gone)
+            gone += [key for key in held if journal.wave_of(key) not in (None, wave.id)]
     if gone:
         log.info("%d calls of a wave are in others, or are not waited for any more", len(gone))
         for line in wave.leave_out(gone):
