@@ -126,6 +126,8 @@ class MemoryBatches:
             read = json.loads(raw)
         except ValueError:
             return None
+        if not isinstance(read, dict) or "id" not in read:
+            return None
         if "error" in read:
             kind = getattr(errors, read["error"])
             return read["id"], kind("the line failed")
