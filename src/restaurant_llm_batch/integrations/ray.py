@@ -180,7 +180,7 @@ class RayBatch:
         rows = raw_rows(batch)
         items = items_of(rows, self._form)
         # In a thread: it may take minutes to make a runner, and Ray's loop has other batches.
-        live = self._live or await anyio.to_thread.run_sync(self._begun)
+        live = await anyio.to_thread.run_sync(self._begun)
         done = live.submit(items)
         finished, here = anyio.Event(), EventLoopMailbox()
         done.add_done_callback(lambda _: here.post_unattended(finished.set))
