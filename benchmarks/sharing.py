@@ -32,7 +32,7 @@ from restaurant_llm_batch import (
     SharedLimiter,
     Strategy,
 )
-from restaurant_llm_batch._limits.concurrency import Ticket
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch.sharing import FileBroker
 from restaurant_llm_batch.steps import Flow, complete
 

@@ -33,6 +33,7 @@ from typing import Any, NamedTuple
 
 from .._foreign import own_exception
 from .._limits.aimd import CallResult, Timing, call_result
+from .._limits.clients import Client
 from .._llm_response import LLMResponse
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
@@ -197,10 +198,10 @@ class Call:
         self.state = ABANDONED
         self.admission.cancel()
 
-    def raise_priority(self, priority: int, sequence: float) -> None:
-        """Start it no later than a call of this priority and sequence. Thread-safe."""
+    def raise_priority(self, priority: int, sequence: float, client: Client | None) -> None:
+        """Start it no later than a call of this priority and sequence, of this client. Thread-safe."""
         if self.started_at == NOT_STARTED:
-            self.admission.raise_priority(priority, sequence)
+            self.admission.raise_priority(priority, sequence, client)
 
     def request_cancel(self) -> None:
         """Notify a blocking backend that no caller waits any more. Thread-safe."""

@@ -307,10 +307,19 @@ def _make_call(
     if spec.stage == "llm":
         count, pool = run.packer.request_tokens, run.limiters
         admission = Admission(
-            limiters, item.priority, position, spec.permits, run.now, pool, spec.argument, count, route
+            limiters,
+            item.priority,
+            position,
+            spec.permits,
+            run.now,
+            pool,
+            spec.argument,
+            count,
+            route,
+            run.client,
         )
     else:
-        admission = Admission(limiters, item.priority, position, spec.permits, run.now)
+        admission = Admission(limiters, item.priority, position, spec.permits, run.now, client=run.client)
     return Call(spec, attempt, number, admission, run.recorder.counters, run.limiters.follows_latency)
 
 

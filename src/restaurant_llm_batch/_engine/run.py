@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._config.retry import RetryPolicy
 from .._config.stopping import Price, StopConditions, StopMonitor, TimeLimits, TokenEstimate
+from .._limits.clients import Client
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._llm_response import LLMResponse
@@ -113,6 +114,7 @@ class RunState:
         config: The configuration that it shares with the other runs of its runner.
         now: The driver's clock, in seconds.
         random: Jitters the retries.
+        client: Whom it is made for, or None.
 
     Attributes:
         recorder: Records what happens.
@@ -127,11 +129,18 @@ class RunState:
     """
 
     def __init__(
-        self, number: int, task: Task[Any], config: RunConfig, now: Clock, random: Random | None = None
+        self,
+        number: int,
+        task: Task[Any],
+        config: RunConfig,
+        now: Clock,
+        random: Random | None = None,
+        client: Client | None = None,
     ) -> None:
         self.number = number
         self.task = task
         self.now = now
+        self.client: Client | None = client
         self.random: Random = random or Random()
         self.plan: ExecutionPlan = config.plan
         self.limiters: LimiterSet = config.limiters

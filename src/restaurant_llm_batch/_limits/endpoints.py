@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import heappop
 from math import inf
 from typing import Literal, Protocol, TypeAlias
 
@@ -26,7 +25,9 @@ from ..errors import (
 )
 from .aimd import Timing
 from .breaker import CLOSED, OPEN, BreakerPolicy, CircuitBreaker
-from .concurrency import _NEW, ConcurrencyLimiter, PriorityWaitQueue, Ticket
+from .clients import Client, Lane, Lanes
+from .concurrency import ConcurrencyLimiter
+from .wait_queue import _NEW, PriorityWaitQueue, Ticket
 
 MAX_CLAIMS = 64
 """Most claims at an endpoint whose limiter others share: they say how many calls of the pool wait there."""
@@ -135,16 +136,24 @@ class EndpointTicket(Ticket):
     __slots__ = ("endpoint", "is_probe", "is_proof", "queue", "route", "slot")
 
     def __init__(
-        self, on_admitted: Callable[[], object], priority: int, sequence: float, route: Route
+        self,
+        on_admitted: Callable[[], object],
+        priority: int,
+        sequence: float,
+        route: Route,
+        client: Client | None = None,
     ) -> None:
         # Spelled out, as in `Slot`: every call has both, and `super().__init__` takes as long as all the rest.
         self.on_admitted = on_admitted
         self.priority = priority
         self.sequence = sequence
         self.weight = 1
+        self.client = client
         self.in_flight_at_admission = self.epoch = 0
         self.timing: Timing | None = None
         self.state = _NEW
+        self.lane: Lane | None = None
+        self.is_counted = False
         self.route: Route = route
         self.endpoint: Endpoint | None = None
         self.slot: Slot | None = None
@@ -165,13 +174,18 @@ class Slot(Ticket):
 
     __slots__ = ("endpoint", "ticket")
 
-    def __init__(self, endpoint: Endpoint, priority: int, sequence: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, priority: int, sequence: float, client: Client | None = None
+    ) -> None:
         self.priority = priority
         self.sequence = sequence
         self.weight = 1
+        self.client = client
         self.in_flight_at_admission = self.epoch = 0
         self.timing: Timing | None = None
         self.state = _NEW
+        self.lane: Lane | None = None
+        self.is_counted = False
         self.endpoint: Endpoint = endpoint
         self.ticket: EndpointTicket | None = None
 
@@ -191,12 +205,14 @@ class EndpointQueue(PriorityWaitQueue):
     Attributes:
         mask: The endpoints.
         is_pinned: Whether they may go to no other endpoint, even if this one is left out.
+        lanes: The lanes of the pool.
     """
 
     __slots__ = ("is_pinned", "mask")
 
-    def __init__(self, mask: int, is_pinned: bool) -> None:
+    def __init__(self, mask: int, is_pinned: bool, lanes: Lanes) -> None:
         super().__init__()
+        self.lanes: Lanes = lanes
         self.mask: int = mask
         self.is_pinned: bool = is_pinned
 
@@ -207,10 +223,6 @@ class EndpointQueue(PriorityWaitQueue):
         """Add a ticket."""
         ticket.queue = self
         self._wait(ticket)
-
-    def drop_first(self) -> None:
-        """Remove the ticket that `peek` has returned, which waits no more."""
-        heappop(self._queue)
 
 
 class Endpoint:

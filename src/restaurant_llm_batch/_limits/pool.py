@@ -17,7 +17,8 @@ from .._text import error_text
 from .aimd import CallResult
 from .batch_budget import BatchBudget
 from .breaker import CLOSED, OPEN, BreakerPolicy
-from .concurrency import _ADMITTED, _WAITING, ConcurrencyLimiter, LockedState
+from .clients import Client
+from .concurrency import ConcurrencyLimiter, LockedState
 from .endpoints import (
     Endpoint,
     EndpointSpec,
@@ -28,6 +29,7 @@ from .endpoints import (
     error_kind,
 )
 from .pool_state import Admitted, PoolState
+from .wait_queue import _ADMITTED, _WAITING
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -88,10 +90,7 @@ class EndpointLimiter(LockedState[PoolState]):
     @property
     def limit(self) -> int:
         """Most calls in flight at the endpoints that are in service."""
-        state = self._state_for_process()[1]
-        return sum(
-            endpoint.limiter.limit for endpoint in state.endpoints if state.in_service >> endpoint.index & 1
-        )
+        return self._state_for_process()[1].limit
 
     def statistics(self) -> dict[str, EndpointStatistics]:
         """Return the state of each endpoint, and its calls so far in this process."""
@@ -109,7 +108,7 @@ class EndpointLimiter(LockedState[PoolState]):
         lock, state = self._states.get(_fork.count) or self._state_for_process()
         alone = state.alone
         if alone is not None and alone.breaker.state == CLOSED and not state.waiting and not state.may_rest:
-            slot = ticket.slot = Slot(alone, ticket.priority, ticket.sequence)
+            slot = ticket.slot = Slot(alone, ticket.priority, ticket.sequence, ticket.client)
             slot.ticket = ticket
             ticket.endpoint, ticket.epoch = alone, alone.breaker.epoch
             return alone.limiter.enqueue(slot)
@@ -148,15 +147,17 @@ class EndpointLimiter(LockedState[PoolState]):
         elif not is_waiting:
             self.release(ticket, "other", lambda: now)
 
-    def reprioritise(self, ticket: EndpointTicket, priority: int, sequence: float) -> None:
-        """Move a waiting ticket forward, to the position of one with this priority and sequence."""
+    def reprioritise(
+        self, ticket: EndpointTicket, priority: int, sequence: float, client: Client | None = None
+    ) -> None:
+        """Move a waiting ticket forward; see `PriorityWaitQueue.reprioritise`."""
         lock, _ = self._state_for_process()
         with lock:
             slot = ticket.slot
             if ticket.queue is not None:
-                ticket.queue.reprioritise(ticket, priority, sequence)
+                ticket.queue.reprioritise(ticket, priority, sequence, client)
         if slot is not None and slot.ticket is not None:
-            slot.endpoint.limiter.reprioritise(slot, priority, sequence)
+            slot.endpoint.limiter.reprioritise(slot, priority, sequence, client)
 
     def release(self, ticket: EndpointTicket, outcome: CallResult, now: Callable[[], float]) -> None:
         """

@@ -32,7 +32,7 @@ from typing import Any, TypeAlias
 
 from ..errors import SubmissionUnknown
 from .breaker import CLOSED, OPEN, BreakerPolicy
-from .concurrency import _ADMITTED, _GONE, _WAITING
+from .clients import Lanes
 from .endpoints import (
     Endpoint,
     EndpointQueue,
@@ -42,6 +42,7 @@ from .endpoints import (
     Route,
     Slot,
 )
+from .wait_queue import _ADMITTED, _GONE, _WAITING
 
 Admitted: TypeAlias = list[EndpointTicket]
 
@@ -68,6 +69,7 @@ class PoolState:
         may_rest: Whether an endpoint has ever rested.
         is_changed: Whether an endpoint is in service, or left out, since `fill` was last called.
         watchers: Called when time alone may admit calls.
+        lanes: The lanes of clients, over all endpoints.
         set_watchers: Never called: a user sets the limits of the endpoints, and each tells it by itself.
     """
 
@@ -84,6 +86,8 @@ class PoolState:
         self.is_changed = False
         self.watchers: list[Callable[[], object]] = []
         self.set_watchers: list[Callable[[], object]] = []
+        self.lanes: Lanes = Lanes()
+        self._has_clients = False
         self.alone: Endpoint | None = (
             self.endpoints[0] if len(specs) == 1 and not specs[0].is_shared else None
         )
@@ -99,6 +103,7 @@ class PoolState:
 
     def enqueue(self, ticket: EndpointTicket) -> bool:
         """Admit a call at the endpoint that suits it best, or queue it; return whether it is admitted."""
+        self._join(ticket)
         route = ticket.route
         mask = self._mask(route) if route.tried or route.only else self._everyone
         # While calls wait, an endpoint has room only because its time has just come: `fill` lets them go first.
@@ -117,6 +122,13 @@ class PoolState:
         self._queue(mask, mask == route.only).add(ticket)
         self.waiting += 1
         return False
+
+    def _join(self, ticket: EndpointTicket) -> None:
+        """Give a ticket the lane of its client."""
+        if ticket.client is not None:
+            self._has_clients = True
+            busy = (lane for queue in self._queues.values() for lane in queue.busy_lanes)
+            ticket.lane = self.lanes.lane(ticket.client, busy)
 
     def choose(self, mask: int, home: int) -> Endpoint | None:
         """
@@ -160,12 +172,15 @@ class PoolState:
         key = mask, is_pinned
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = EndpointQueue(*key)
+            queue = self._queues[key] = EndpointQueue(*key, self.lanes)
         return queue
 
-    @staticmethod
-    def _start(ticket: EndpointTicket, endpoint: Endpoint) -> None:
+    def _start(self, ticket: EndpointTicket, endpoint: Endpoint) -> None:
         """Count a call that was just admitted."""
+        if self._has_clients:
+            lane = ticket.lane = ticket.lane or self.lanes.of_nobody
+            self.lanes.serve(lane, ticket)
+            lane.enter(ticket)
         breaker = endpoint.breaker
         ticket.epoch = breaker.epoch
         if breaker.state != CLOSED:
@@ -185,7 +200,8 @@ class PoolState:
             return self._use_own(slot.ticket, slot, admitted)
         free: Slot | None = slot
         while free is not None:
-            queue, ticket = self._first(endpoint) if self._takes_calls(endpoint) else (None, None)
+            ticket = self._first(endpoint) if self._takes_calls(endpoint) else None
+            queue = None if ticket is None else ticket.queue
             if queue is None or ticket is None:
                 if free is not slot:
                     self.surplus.append(free)
@@ -199,7 +215,7 @@ class PoolState:
                 endpoint.in_flight + 1,
             )
             admitted.append(ticket)
-            queue.drop_first()
+            queue.peek()  # which drops it from the queue
             self._start(ticket, endpoint)
             free = self._claim(endpoint)
         return free is not slot
@@ -207,6 +223,7 @@ class PoolState:
     def _use_own(self, ticket: EndpointTicket, slot: Slot, admitted: Admitted) -> bool:
         """Give a slot to the call that waited with it; if the endpoint is left out by now, let the call wait on."""
         endpoint, slot.ticket = slot.endpoint, None
+        self._join(ticket)
         if not self._takes_calls(endpoint):
             ticket.slot = ticket.endpoint = None
             ticket.priority, ticket.sequence = slot.priority, slot.sequence  # it may have been moved forward
@@ -218,16 +235,34 @@ class PoolState:
         self._start(ticket, endpoint)
         return True
 
-    def _first(self, endpoint: Endpoint) -> tuple[EndpointQueue | None, EndpointTicket | None]:
-        """Return the most urgent call that may go to an endpoint, and its queue."""
-        found: EndpointQueue | None = None
+    def _first(self, endpoint: Endpoint) -> EndpointTicket | None:
+        """Return the call that goes next of those that may go to an endpoint."""
+        if self._has_clients:
+            return self._first_by_lanes(endpoint)
         best: EndpointTicket | None = None
         for queue in self._queues.values():
             if queue.waiting and queue.mask >> endpoint.index & 1:
                 first: Any = queue.peek()
                 if best is None or (first.priority, first.sequence) < (best.priority, best.sequence):
-                    found, best = queue, first
-        return found, best
+                    best = first
+        return best
+
+    def _first_by_lanes(self, endpoint: Endpoint) -> EndpointTicket | None:
+        heads = [
+            head
+            for queue in self._queues.values()
+            if queue.mask >> endpoint.index & 1
+            for head in queue.heads()
+        ]
+        if not heads:
+            return None
+        first: Any = self.lanes.first(heads, self.limit)
+        return first  # type: ignore[no-any-return]
+
+    @property
+    def limit(self) -> int:
+        """Slots of the endpoints that are in service."""
+        return sum(each.limiter.limit for each in self.endpoints if self.in_service >> each.index & 1)
 
     def _claim(self, endpoint: Endpoint) -> Slot | None:
         """Claim slots of an endpoint for the calls that wait for it; return one that is free now."""
@@ -235,7 +270,7 @@ class PoolState:
         while (
             len(claims) < endpoint.max_claims and len(claims) < self.waiting and self._takes_calls(endpoint)
         ):
-            _, first = self._first(endpoint)
+            first = self._first(endpoint)
             if first is None:
                 break
             slot = Slot(endpoint, first.priority, first.sequence)
@@ -297,6 +332,8 @@ class PoolState:
         endpoint = ticket.endpoint
         if endpoint is None:
             return False
+        if ticket.lane is not None:
+            ticket.lane.leave(ticket)
         if ticket.state is _ADMITTED:  # otherwise the limiter alone counts it
             ticket.state, endpoint.in_flight = _GONE, endpoint.in_flight - 1
         endpoint.answered += answered
@@ -360,8 +397,7 @@ class PoolState:
             if queue.mask == self._everyone or queue.mask & self.in_service or has_hope:
                 continue
             del self._queues[key]
-            while (ticket := queue.peek()) is not None:
-                queue.drop_first()
+            for ticket in queue.in_order(queue.waiting):
                 assert isinstance(ticket, EndpointTicket)
                 self._queue(self._everyone, is_pinned=False).add(ticket)
 

@@ -98,8 +98,7 @@ class FileBroker(Broker):
 
     def _in_transaction(self, step: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            if self._connection.identity not in (None, self._file.identity()):
-                self._connection.close()  # the file was replaced: the next use opens the new one
+            if self._connection.leave_replaced_file():
                 self._replaced_at = monotonic()
             with self._connection as connection, _transaction(connection):
                 return step(connection)

@@ -10,17 +10,12 @@ from restaurant_llm_batch._engine.scheduler import Scheduler
 from restaurant_llm_batch._engine.sequential import SequentialDriver
 from restaurant_llm_batch._engine.virtual import VirtualDriver
 from restaurant_llm_batch._limits.breaker import CLOSED
-from restaurant_llm_batch._limits.concurrency import (
-    _ADMITTED,
-    _WAITING,
-    ConcurrencyLimiter,
-    ConcurrencyState,
-    Ticket,
-)
+from restaurant_llm_batch._limits.concurrency import ConcurrencyLimiter, ConcurrencyState
 from restaurant_llm_batch._limits.endpoints import EndpointTicket
 from restaurant_llm_batch._limits.pool import EndpointLimiter
 from restaurant_llm_batch._limits.pool_state import PoolState
 from restaurant_llm_batch._limits.rate import RateLimiter, RateQueue
+from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, Ticket
 from restaurant_llm_batch.steps import Sleep
 
 from .broken import EPSILON, keep
