@@ -378,6 +378,18 @@ def test_a_batch_of_another_process_that_takes_too_long_is_not_cancelled() -> No
     assert not service.batches["batch-0"].cancelled
 
 
+def test_a_run_counts_the_calls_of_one_that_has_ended_and_takes_its_batch_over() -> None:
+    service, store = left_behind(range(5))
+    service.on_stop = "cancel"
+    play(service, one, range(5), store=store, until=service.time.now() + 10.0)
+    assert service.cancelled_later == ["batch-0"]
+    report, events = play(service, one, range(5), store=store)
+    assert report.results == answers(range(5))
+    assert report.stats.calls["llm"] == 5 + 3  # the batch has done half of its lines before it was cancelled
+    started = sum(isinstance(event, CallStarted) for event in events)
+    assert started == sum(isinstance(event, CallEnded) for event in events) == 8
+
+
 class Contested(MemoryStore):
     """A store in which another process claims some of the lines a moment before this one does."""
 
@@ -421,7 +433,9 @@ def test_two_runs_at_the_same_time_with_one_store_send_each_line_once() -> None:
     runs = [Playing(service, one, items, store=store) for items in (range(10), range(5, 15))]
     while not all(run.finished for run in runs) and service.time.step(float("inf")):
         pass
-    assert [run.end().results for run in runs] == [answers(range(10)), answers(range(5, 15))]
+    reports = [run.end() for run in runs]
+    assert [report.results for report in reports] == [answers(range(10)), answers(range(5, 15))]
+    assert [(report.stats.calls["llm"], report.stats.cache_hits) for report in reports] == [(10, 0), (5, 5)]
     assert_paid_once(service, range(15), batches=2)
     assert store.jobs == {}
 

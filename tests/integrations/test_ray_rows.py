@@ -10,6 +10,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from enum import Enum
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from restaurant_llm_batch import AnalyzeSentiment, BatchRunner, Limits, Strategy
 from restaurant_llm_batch.backends import OfflineLLM
 from restaurant_llm_batch.integrations._ray.checks import _warn_of_keys, check_runner
 from restaurant_llm_batch.integrations._ray.events import EventSender
-from restaurant_llm_batch.integrations.ray import RayBatch
+from restaurant_llm_batch.integrations.ray import RayBatch, _cpus
 from restaurant_llm_batch.steps import Flow, complete
 from restaurant_llm_batch.testing import FakeLLM
 
@@ -306,3 +307,22 @@ def test_a_key_in_what_is_sent_to_the_actors_is_warned_of_and_not_shown(
 
     assert bool(caplog.messages) == bool(said)
     assert all(said in message and value not in message for message in caplog.messages if len(value) > 1)
+
+
+@pytest.mark.parametrize(
+    ("cpus", "actors", "each"),
+    [
+        (8, 4, None),
+        (5, 4, None),
+        (4, 4, 0.75),
+        (2, 2, 0.5),
+        (2, 1, None),
+        (1, 1, 0.5),
+        (1, 8, 0.06),
+        (64, 200, 0.31),
+    ],
+)
+def test_actors_leave_a_cpu_to_read_the_dataset_with(cpus: int, actors: int, each: float | None) -> None:
+    cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": float(cpus)})
+
+    assert _cpus(cluster, actors) == ({} if each is None else {"num_cpus": each})

@@ -126,6 +126,8 @@ class MemoryBatches:
             read = json.loads(raw)
         except ValueError:
             return None
+        if not isinstance(read, dict) or "id" not in read:
+            return None
         if "error" in read:
             kind = getattr(errors, read["error"])
             return read["id"], kind("the line failed")
@@ -244,6 +246,8 @@ def prompt_of(request: LLMRequest) -> str:
 
 class MemoryStore:
     """A store whose changes are durable at once, as virtual time needs it."""
+
+    claim_seconds = 0.0
 
     def __init__(self) -> None:
         self.in_flight = InFlightCalls()

@@ -196,7 +196,7 @@ class _Asked:
         """Return the reply, recorded: as that of a call, or as one that another flow's call has brought."""
         item, run = self.item, self.run
         self._take_over()
-        if not self.leads:
+        if not (self.leads and self.in_flight):  # another flow's call, or that of another process
             return found_reply(reply, self.key, self.waves.request_of(self.line), item, run)
         self.finish(reply, None)
         item.has_llm_reply = True

@@ -181,7 +181,8 @@ class Wave:
     Attributes:
         id: Its id, by which its batch is found again.
         is_adopted: Whether an earlier run, or another process, has sent it.
-        is_foreign: Whether another process that may be alive waits for it too: it is not ours to cancel.
+        is_foreign: Whether another process or run that may be alive waits for it too: it is not ours to cancel.
+        is_paid: Whether its lines count as calls of this run; those that another one has sent are found.
         file: The file of its lines; of an adopted wave, of those that this run has asked for.
         lines: The lines by key, in the order in which they stand in the file.
         weight: That of all of its lines.
@@ -197,6 +198,7 @@ class Wave:
         self.id: str = token_hex(12) if wave_id is None else wave_id
         self.is_adopted: bool = wave_id is not None
         self.is_foreign: bool = False
+        self.is_paid: bool = wave_id is None
         self.file: WaveFile = WaveFile()
         self.lines: dict[bytes, Line] = {}
         self.weight: int = 0
@@ -210,7 +212,7 @@ class Wave:
     def add(self, key: bytes, raw: bytes, task: str, weight: int) -> Line:
         """Add a line."""
         line = Line(key, task, self.file, self.file.append(raw), len(raw), weight)
-        line.sent = self.is_adopted
+        line.sent = self.is_adopted and self.is_paid
         self.lines[key] = line
         self.weight += weight
         return line

@@ -60,6 +60,10 @@ def send(wave: Wave, waves: Waves) -> WaveSteps[BatchState | None]:
         for start in range(0, len(keys), timing.SLICE):
             gone += yield from _claimed_by_others(keys[start : start + timing.SLICE], wave, waves, journal)
             yield Sleep(0)
+        if journal.claim_seconds:
+            yield Sleep(journal.claim_seconds)
+            held = set(keys).difference(gone)
+            gone += [key for key in held if journal.wave_of(key) not in (None, wave.id)]
     if gone:
         log.info("%d calls of a wave are in others, or are not waited for any more", len(gone))
         for line in wave.leave_out(gone):
@@ -73,11 +77,15 @@ def send(wave: Wave, waves: Waves) -> WaveSteps[BatchState | None]:
     batch = yield from _created(wave, waves)
     waves.sent += 1
     log.info("%d calls were sent as batch %r", len(wave.lines), batch.id)
+    yield from _marked_sent(wave, waves)
+    return batch
+
+
+def _marked_sent(wave: Wave, waves: Waves) -> WaveSteps[None]:
     lines = list(wave.lines.values())
     for start in range(0, len(lines), timing.SLICE):
         waves.mark_sent(lines[start : start + timing.SLICE])
         yield Sleep(0)
-    return batch
 
 
 def _claimed_by_others(
@@ -166,15 +174,12 @@ def find_again(wave: Wave, waves: Waves) -> WaveSteps[BatchState | None]:
             return None
         wave.is_foreign = may_live(note.owner)
         if note.batch_id:
-            if wave.is_foreign:
-                wave.batch_id = note.batch_id
-            else:
-                _note_batch(wave, waves, note.batch_id)
+            yield from _adopted(wave, waves, note.batch_id)
             return BatchState(note.batch_id, "")
         wave.creating = True
         batch = yield from _found(wave, waves, note.file_id)
         if batch is not None:
-            _note_batch(wave, waves, batch.id)
+            yield from _adopted(wave, waves, batch.id)
             return batch
         looks += 1
         if looks >= 2 and (not wave.is_foreign or waited >= timing.FOREIGN_WAIT):
@@ -182,6 +187,15 @@ def find_again(wave: Wave, waves: Waves) -> WaveSteps[BatchState | None]:
         wait = timing.LOOK_AGAIN * (timing.GROWTH**looks if wave.is_foreign else 1.0)
         yield Sleep(min(timing.LONGEST, wait))
         waited += min(timing.LONGEST, wait)
+
+
+def _adopted(wave: Wave, waves: Waves, batch_id: str) -> WaveSteps[None]:
+    """Take over a batch, unless another process may wait for it, which counts its calls as its own."""
+    wave.batch_id = batch_id
+    if not wave.is_foreign:
+        _note_batch(wave, waves, batch_id)
+        wave.is_paid = True
+        yield from _marked_sent(wave, waves)
 
 
 def _found(wave: Wave, waves: Waves, file_id: str) -> WaveSteps[BatchState | None]:

@@ -29,7 +29,7 @@ from math import inf
 from typing import Any, TypeAlias
 
 from .._store.overlay import AnyStore
-from .._store.wave_journal import WaveJournal
+from .._store.wave_journal import WaveJournal, WaveNote
 from ..errors import StoreError
 from ..models import LLMRequest
 from . import wave_timing as timing
@@ -394,10 +394,8 @@ class Waves:
         left = list(self._live.values())
         for wave in left:
             wave.is_over = True
-            if self.journal is not None and not wave.is_adopted and not (wave.batch_id or wave.creating):
-                for key in wave.lines:
-                    self.journal.forget_line(key, wave.id)
-                self.journal.forget_wave(wave.id)
+            if self.journal is not None and not wave.is_foreign:
+                self._leave(wave, self.journal)
         ids = [wave.batch_id for wave in left if wave.batch_id and not (wave.is_foreign or wave.has_ended)]
         if ids and self.service.on_stop == "cancel":
             self.service.cancel_later(ids)
@@ -406,3 +404,17 @@ class Waves:
         self._open = None
         self._ready.clear()
         self._by_key.clear()
+
+    @staticmethod
+    def _leave(wave: Wave, journal: WaveJournal) -> None:
+        """Note that a wave is not carried any more: it was never sent, or any other run may take it over."""
+        if wave.batch_id:
+            journal.record_note(wave.id, WaveNote("", batch_id=wave.batch_id), _ignore)
+        elif not (wave.is_adopted or wave.creating):
+            for key in wave.lines:
+                journal.forget_line(key, wave.id)
+            journal.forget_wave(wave.id)
+
+
+def _ignore(_: Exception | None) -> None:
+    """Do nothing: the end of this process says the same."""

@@ -97,6 +97,9 @@ class StoreFolder:
         ConfigurationError: If `path` is not a path.
     """
 
+    claim_seconds: float = 3 * LOOK_SECONDS
+    """Seconds after its commit until a claim is certain: others have read it, and what they have claimed is read."""
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         given: object = path
         if not isinstance(given, (str, os.PathLike)) or not os.fspath(given) or "\0" in str(given):
@@ -208,7 +211,8 @@ class StoreFolder:
         """
         Record a job for a key, unless one is recorded. Returns at once.
 
-        Logs have no order among each other: of two processes that claim a key within a second, both may get it.
+        Two processes may claim a key before either sees the other's log; `job` says which has it when both have been
+        read, after `claim_seconds`.
         """
         if self.job(key) is None:
             self.record_job(key, backend, job_id, on_commit)

@@ -19,6 +19,9 @@ class OverlayStore:
         store: What it has at first; None for nothing.
     """
 
+    claim_seconds: float = 0.0
+    """Seconds until a claim is certain."""
+
     def __init__(self, store: Store | StoreFolder | OverlayStore | None = None) -> None:
         self.in_flight: InFlightCalls = InFlightCalls()
         self._store = store

@@ -87,6 +87,9 @@ class Store:
         ConfigurationError: If `path` is not a path, or `lock_timeout` is not a number of at least 0.
     """
 
+    claim_seconds: float = 0.0
+    """Seconds after its commit until a claim is certain: the file is locked meanwhile."""
+
     def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 10.0) -> None:
         self.in_flight: InFlightCalls = InFlightCalls()
         self._file = StoreFile(path, lock_timeout)

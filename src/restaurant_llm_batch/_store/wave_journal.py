@@ -69,9 +69,13 @@ class WaveJournal:
     Args:
         store: The store.
         name: Name of the service, without a space.
+
+    Attributes:
+        claim_seconds: Seconds after which it is certain which wave has a line that several claim.
     """
 
     def __init__(self, store: AnyStore, name: str) -> None:
+        self.claim_seconds: float = store.claim_seconds
         self._store = store
         self._name = name
 

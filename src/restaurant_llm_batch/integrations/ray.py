@@ -149,6 +149,7 @@ class RayBatch:
             "max_concurrency": blocks,
             "fn_constructor_args": given,
             "fn_constructor_kwargs": arguments,
+            **_cpus(ray, concurrency),
             **options,
         }
         return dataset.map_batches(RayBatch, **chosen)
@@ -179,7 +180,7 @@ class RayBatch:
         rows = raw_rows(batch)
         items = items_of(rows, self._form)
         # In a thread: it may take minutes to make a runner, and Ray's loop has other batches.
-        live = self._live or await anyio.to_thread.run_sync(self._begun)
+        live = await anyio.to_thread.run_sync(self._begun)
         done = live.submit(items)
         finished, here = anyio.Event(), EventLoopMailbox()
         done.add_done_callback(lambda _: here.post_unattended(finished.set))
@@ -298,6 +299,17 @@ def _ray() -> Any:
     if not ray.is_initialized():
         ray.init()
     return ray
+
+
+def _cpus(ray: Any, actors: int) -> dict[str, float]:
+    """
+    Return the option ``num_cpus``: less than the one CPU that an actor has otherwise, if that would leave none.
+
+    Without a CPU for the tasks that read the dataset, the job would wait for ever.
+    """
+    cpus = float(ray.cluster_resources().get("CPU", 0.0))
+    share = max(cpus - 1, cpus / 2) / actors
+    return {} if share >= 1 else {"num_cpus": int(100 * share) / 100}
 
 
 def _scope(task: str) -> str:

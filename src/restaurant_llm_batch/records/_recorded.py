@@ -430,4 +430,4 @@ def item_of(row: tuple[Any, ...]) -> RecordedItem:
 
 def call_of(row: tuple[Any, ...]) -> RecordedCall:
     """Return the call of a row of `CALLS`."""
-    return RecordedCall(row[0], read_id(row[1]), *row[2:-1], batched=bool(row[-1]))
+    return RecordedCall(row[0], read_id(row[1]), *(*row[2:-1], bool(row[-1])))

@@ -10,8 +10,6 @@ These names are a promise. A new column needs a new table, or a migration as in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from .._store.database import FileKind
 
 ID_BITS = 32
@@ -244,30 +242,3 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     for name, statement in TABLES.items()
 }
 """The columns of each table, in order."""
-
-_PUT_SIZES = (256, 64, 16, 4, 1)
-"""Rows in one statement: 256 of the widest table take 6,400 of SQLite's 32,766 parameters."""
-
-
-def put_sizes(rows: int) -> Sequence[int]:
-    """Return how many rows each statement writes, for so many rows in all."""
-    sizes: list[int] = []
-    for size in _PUT_SIZES:
-        sizes += [size] * (rows // size)
-        rows %= size
-    return sizes
-
-
-PUT = {
-    (name, size): f"INSERT OR REPLACE INTO {name} VALUES "  # nosec B608 (constants)
-    + ", ".join([f"({', '.join('?' * len(columns))})"] * size)
-    for name, columns in COLUMNS.items()
-    for size in (_PUT_SIZES if name != "runs" else (1,))
-}
-"""
-Statements that write rows of a table, by the table and the number of rows.
-
-Not `executemany`, which waits for the GIL after each row; see `_store/rows.py`.
-"""
-PUT_RUN = PUT["runs", 1]
-PROGRESS = "UPDATE runs SET latest = ?, missing = ? WHERE id = ?"

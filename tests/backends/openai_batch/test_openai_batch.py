@@ -25,6 +25,7 @@ from restaurant_llm_batch import (
     TimeLimits,
     errors,
 )
+from restaurant_llm_batch._store.folder import StoreFolder
 from restaurant_llm_batch.backends import LLMPool, OpenAIBatchLLM, OpenAILLM
 from restaurant_llm_batch.backends.openai_batch import _codec as codec
 from restaurant_llm_batch.records import open_record
@@ -249,17 +250,18 @@ def test_no_server_can_be_measured_by_batches(server: FaultServer) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("kind", [Store, StoreFolder])
 @pytest.mark.parametrize("strategy", STRATEGIES, ids=["stage 4", "threaded"])
 def test_two_runs_with_one_store_at_the_same_time_pay_once(
-    strategy: Strategy, server: FaultServer, tmp_path: Path
+    strategy: Strategy, kind: type[Store | StoreFolder], server: FaultServer, tmp_path: Path
 ) -> None:
     server.faults = Faults(batch_seconds=0.5)
     results: list[Any] = []
 
-    def both(store: Store) -> None:
-        results.append(run(server, store, range(300), strategy=strategy).results)  # type: ignore[arg-type]
+    def both(store: Any) -> None:
+        results.append(run(server, store, range(300), strategy=strategy).results)
 
-    stores = [Store(tmp_path / "run.db"), Store(tmp_path / "run.db")]
+    stores = [kind(tmp_path / "run.db"), kind(tmp_path / "run.db")]
     threads = [threading.Thread(target=both, args=(store,)) for store in stores]
     for thread in threads:
         thread.start()

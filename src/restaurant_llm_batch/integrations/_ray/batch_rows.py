@@ -119,8 +119,7 @@ def _item(row: Mapping[str, Any], form: TableForm) -> dict[str, Any]:
         (item,) = ItemTable(BatchRows([row]), form).rows_and_errors()
     except Exception as error:  # of a cell of any class
         return UnreadableRow(error)
-    found: dict[str, Any] = item
-    return found
+    return UnreadableRow(item) if isinstance(item, ConfigurationError) else item
 
 
 class RowTask:

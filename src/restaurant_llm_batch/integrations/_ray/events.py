@@ -25,7 +25,7 @@ from ...errors import BackendError, BatchError
 from ...events import Event, RunEnded
 from ...protocols import Observer
 from ...records._recording import Recording, describe_runner
-from ...records._rows import RunnerFacts
+from ...records._run_row import RunnerFacts
 
 log = logging.getLogger("restaurant_llm_batch")
 
