@@ -12,6 +12,7 @@ from ._config.stopping import Price, StopConditions, TimeLimits
 from ._config.strategy import Strategy
 from ._limits.aimd import AdaptiveLimit
 from ._limits.batch_budget import AdaptiveBatch
+from ._limits.clients import Client
 from ._limits.concurrency import ConcurrencyLimiter
 from ._llm_response import LLMResponse, RateLimitInfo, RateLimitStatus
 from ._runner import BatchRunner
@@ -98,6 +99,7 @@ __all__ = [
     "BatchReport",
     "BatchRunner",
     "BatchSettings",
+    "Client",
     "CompareAspects",
     "ComparisonItem",
     "ConcurrencyLimiter",

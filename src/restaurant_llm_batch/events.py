@@ -180,6 +180,26 @@ class ServerRead(NamedTuple):
     error: BaseException | None = None
 
 
+class BatchProgress(NamedTuple):
+    """
+    A provider's batch that carries calls of the run was made, or looked at.
+
+    Attributes:
+        batch: Its id at the service.
+        status: As the service says: "validating", "in_progress", "finalizing", "completed", "failed", "expired",
+            "cancelling", "cancelled"; "missing" if the service does not find it.
+        lines: Number of its calls.
+        done: How many of them have been answered, or have failed, as far as the service says.
+    """
+
+    run: int
+    time: float
+    batch: str
+    status: str
+    lines: int
+    done: int
+
+
 WaitReason: TypeAlias = Literal[
     "response", "concurrency", "rate_limit", "retry", "sleep", "store", "duplicate", "batch"
 ]
@@ -278,6 +298,7 @@ Event: TypeAlias = (
     | RetryScheduled
     | LimitChanged
     | ServerRead
+    | BatchProgress
     | Stalled
     | ItemEnded
     | RunEnded

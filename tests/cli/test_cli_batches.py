@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import json
+import signal
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
+from tests.support.patience import PATIENCE
+from tests.support.waves import look_often
 
 from restaurant_llm_batch.cli._app import build
-from restaurant_llm_batch.testing.server import FaultServer
+from restaurant_llm_batch.testing.server import Faults, FaultServer
 
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("restaurant_llm_batch._engine.wave_flow.FIRST_LOOK", 0.01)
+    look_often(monkeypatch)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
 
 
@@ -86,6 +91,39 @@ def test_answers_that_are_none_are_counted_and_told(reviews: Path, tmp_path: Pat
     assert "0 answers are in" in result.output
     assert "2 calls failed, 1 lines are no answers" in result.output
     assert "out of memory" in result.output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("store", [True, False])
+def test_a_first_ctrl_c_says_what_becomes_of_batches(
+    store: bool,
+    reviews: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    given = ["--store", tmp_path / "run.db"] if store else []
+    with FaultServer(Faults(batch_faults=["batch_never_ends"])) as server:
+
+        def interrupt() -> None:
+            until = time.monotonic() + PATIENCE
+            while "in_progress" not in server.counts.batches and time.monotonic() < until:
+                time.sleep(0.005)
+            signal.raise_signal(signal.SIGINT)
+
+        presses = threading.Thread(target=interrupt)
+        presses.start()
+        words = ("--llm", "openai-batch", "--model", "tiny", "--llm-url", server.openai_url)
+        result = call("summarize", reviews, *words, *given, "-o", tmp_path / "out.jsonl")
+        presses.join(PATIENCE)
+        statuses = server.counts.batches
+    assert result.exit_code == 130, result.output
+    told = capfd.readouterr().err  # written past Python's streams: the handler may have interrupted one
+    assert "stopping: the batch is cancelled at the service" in told
+    assert ("run the same command again to use what it has answered" in told) == store
+    assert "press Ctrl-C again" not in told
+    assert statuses == {"cancelling": 1}
 
 
 def test_requests_need_a_model_and_answers_a_file_that_is_there(reviews: Path, tmp_path: Path) -> None:

@@ -21,6 +21,8 @@ from tests.support.patience import PATIENCE, wait_until
 from tests.support.served import SUMMARIES, Served, served
 
 from restaurant_llm_batch.cli._app import build
+from restaurant_llm_batch.cli._listening import PORT_OPTIONS, bind, listen
+from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.records import open_record
 from restaurant_llm_batch.testing.server import Faults, FaultServer
 
@@ -239,3 +241,69 @@ def test_a_key_that_no_client_can_send_is_refused_without_repeating_it(key: str)
         assert result.exit_code == 2
         assert "number" in result.output
         assert not key.strip() or key not in result.output
+
+
+def test_of_two_services_that_start_at_once_the_second_says_so() -> None:
+    with bind("127.0.0.1", 0, PORT_OPTIONS) as one:
+        port = one.getsockname()[1]
+        with bind("127.0.0.1", port, PORT_OPTIONS) as two:  # it does not listen yet, so both may
+            listen(one, PORT_OPTIONS)
+            with pytest.raises(
+                ConfigurationError, match=f"port {port}: .*; change it with --host and --port"
+            ):
+                listen(two, PORT_OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("shares", "complaint"),
+    [
+        ("shp=3", "no key is that of a client 'shp', and the clients are kiosk, shop"),
+        ("shop=0", "must be a number from 0.001 to 1,000"),
+        ("shop", "such as shop=3,kiosk=1"),
+        ("=3", "such as shop=3,kiosk=1"),
+    ],
+)
+@pytest.mark.sample(1)
+def test_shares_that_are_those_of_nobody_are_refused(shares: str, complaint: str) -> None:
+    keys = {"BATCH_SERVE_API_KEYS": "shop:one-key,kiosk:another-key,third-key"}
+    result = CliRunner().invoke(build(), ["serve", "--port", "0", "--shares", shares], env=keys)
+
+    assert result.exit_code == 2
+    assert complaint in " ".join(result.output.split())
+    assert "one-key" not in result.output
+
+
+@pytest.mark.slow
+def test_a_supervisor_that_is_killed_leaves_no_folder_behind(reviews: Path) -> None:
+    with served("-m", "restaurant_llm_batch", "serve", reviews, "--workers", "2") as service:
+        wait_until(lambda: len(workers_of(service)) == 2)
+        workers = workers_of(service)
+        service.listen_for("share the limits")
+        limits = re.search(r"restaurant-llm-batch limits (\S+)`", service.said)
+        assert limits is not None
+        folder = Path(limits[1]).parent
+        assert folder.exists()
+        service.process.kill()
+        wait_until(lambda: not any(_command(pid) for pid in workers))
+
+    assert not folder.exists()
+
+
+@pytest.mark.slow
+def test_a_hang_up_of_the_terminal_lets_requests_in_flight_finish(reviews: Path) -> None:
+    answers: list[Any] = []
+    with FaultServer(Faults(latency=1.0)) as server:
+        for workers in ("1", "2"):
+            words = ("--workers", workers, "--llm", "vllm", "--model", "tiny", "--llm-url", server.url)
+            with served("-m", "restaurant_llm_batch", "serve", reviews, *words) as service:
+                url = f"{service.client.base_url}{SUMMARIES}"
+                asking = threading.Thread(target=ask, args=(url, 0, answers))
+                asking.start()
+                wait_until(lambda: server.counts.in_flight > 0)
+                for pid in (service.process.pid, *workers_of(service)):
+                    os.kill(pid, signal.SIGHUP)
+                service.process.communicate(timeout=PATIENCE)
+                asking.join()
+                assert service.process.returncode == 0
+
+    assert [len(answer["results"]) for answer in answers] == [5, 5]

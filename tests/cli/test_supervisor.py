@@ -227,3 +227,28 @@ def test_processes_that_do_not_end_are_killed_by_the_third_signal(tmp_path: Path
 @pytest.mark.slow
 def test_processes_that_cannot_start_end_all() -> None:
     assert not Supervisor(_refuse, 2, 60.0).run()
+
+
+def test_one_that_cannot_be_started_now_is_tried_again_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = Bench(monkeypatch)
+    bench.tend()
+    bench.now += 60
+    bench.made[0].ends(-9)
+    full = [True]
+
+    def start(process: Process) -> None:
+        if full[0]:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr(Process, "start", start)
+    with caplog.at_level(logging.WARNING, "restaurant_llm_batch"):
+        bench.tend(up=False)
+    assert "worker 1 cannot be started now; it is tried again in 0.5 s" in caplog.text
+    assert bench.made[1].is_alive()
+    full[0] = False
+    bench.now += 0.5
+    bench.tend()
+
+    assert bench.supervisor._slots[0].is_up

@@ -27,7 +27,7 @@ from restaurant_llm_batch import (
     errors,
 )
 from restaurant_llm_batch._engine import mailbox
-from restaurant_llm_batch._limits.concurrency import Ticket
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch.steps import Flow, complete, gather, once, search_all, sleep
 
 REQUEST = LLMRequest("ask", ({"role": "user", "content": "맛은?"},))

@@ -21,8 +21,8 @@ from restaurant_llm_batch import (
     errors,
 )
 from restaurant_llm_batch._config.limits import make_limiters
-from restaurant_llm_batch._limits.concurrency import Ticket
 from restaurant_llm_batch._limits.limiters import LimitWatch
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch.events import (
     CacheHit,
     CallEnded,

@@ -18,8 +18,8 @@ from restaurant_llm_batch import (
     TimeLimits,
 )
 from restaurant_llm_batch._engine.virtual import VirtualDriver
-from restaurant_llm_batch._limits.concurrency import Ticket
 from restaurant_llm_batch._limits.rate import RateLimiter
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch.events import CallStarted, ItemEnded
 from restaurant_llm_batch.simulation import SimulatedServer, simulate_together
 from restaurant_llm_batch.simulation._play import Playback

@@ -6,12 +6,11 @@ import logging
 from typing import Any
 
 import pytest
-from tests.support.waves import MemoryBatches, MemoryStore, play
+from tests.support.waves import MemoryBatches, MemoryStore, answers, asking, one, play
 
 from restaurant_llm_batch import (
     BatchRunner,
     Limits,
-    LLMRequest,
     Price,
     RetryPolicy,
     Strategy,
@@ -22,22 +21,10 @@ from restaurant_llm_batch.events import CallEnded, CallStarted
 from restaurant_llm_batch.steps import Flow, complete, gather, once, sleep
 
 
-def asking(prompt: object) -> LLMRequest:
-    return LLMRequest("dish", ({"role": "user", "content": str(prompt)},), max_tokens=50)
-
-
-def one(item: object) -> Flow[str]:
-    return (yield from complete(asking(item))).text
-
-
 def two_steps(item: object) -> Flow[str]:
     parts = yield from gather(*(complete(asking(f"{item} {aspect}")) for aspect in "abc"))
     texts = [part.text for part in parts if not isinstance(part, Exception)]
     return (yield from complete(asking(f"{item}: {len(texts)}"))).text
-
-
-def answers(items: range) -> list[str]:
-    return [f"answer to {item}" for item in items]
 
 
 def test_one_step_takes_one_wave_and_two_steps_take_two_whatever_the_limits_are() -> None:
@@ -287,7 +274,7 @@ def test_a_replied_line_costs_the_batch_price_and_an_online_call_the_full_one() 
 def test_one_by_one_each_item_takes_waves_of_its_own_and_a_warning_says_so(
     strategy: Strategy, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("restaurant_llm_batch._engine.wave_flow.FIRST_LOOK", 0.0)
+    monkeypatch.setattr("restaurant_llm_batch._engine.wave_timing.FIRST_LOOK", 0.0)
     service = MemoryBatches(seconds=0.0)
     with BatchRunner(llm=service, strategy=strategy) as runner, caplog.at_level(logging.WARNING):
         report = runner.run(two_steps, range(2))

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import anyio
+import anyio.lowlevel
+import httpx
 import pytest
+from fastapi import Depends, FastAPI, Request
 from fastapi.testclient import TestClient
 from tests.integrations.test_fastapi import SUMMARIES, ids, labelled
 
-from restaurant_llm_batch import BatchRunner, Strategy
+from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, Strategy
 from restaurant_llm_batch.errors import ConfigurationError
 from restaurant_llm_batch.integrations._fastapi.access import ApiKeys
 from restaurant_llm_batch.integrations._fastapi.application import application
@@ -128,3 +133,103 @@ def test_any_origin_may_be_allowed() -> None:
         answer = client.get("/health", headers={"Origin": "https://anywhere.example"})
 
     assert answer.headers["access-control-allow-origin"] == "*"
+
+
+@pytest.mark.slow
+def test_a_token_that_is_the_key_of_a_client_too_is_that_clients() -> None:
+    llm = FakeLLM(answer=labelled)
+    app = service(llm, keys={"one-key": "shop"}, token="one-key")
+    names: list[str] = []
+
+    @app.get("/who")
+    async def who(request: Request) -> None:
+        names.append(request.scope["restaurant_llm_batch.client"])
+
+    with TestClient(app) as client:
+        client.get("/who", headers={"X-API-Key": "one-key"})
+    assert names == ["shop"]
+
+
+class Held(FakeLLM):
+    """Answers a call when it is told to, and knows whose calls it has."""
+
+    def __init__(self) -> None:
+        super().__init__(answer=labelled)
+        self.open: dict[int, anyio.Event] = {}
+
+    async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
+        number = int(request.inputs["restaurant_id"])
+        self.open[number] = anyio.Event()
+        await self.open[number].wait()
+        del self.open[number]
+        return await super().acomplete(request)
+
+    def of(self, first: int) -> list[int]:
+        """The calls about restaurants from a number on."""
+        return [number for number in self.open if first <= number < first + 100_000]
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        while not condition():
+            await anyio.sleep(0.001)
+
+
+@pytest.mark.parametrize(
+    "own",
+    [
+        pytest.param(False, id="keys"),
+        pytest.param(True, id="a dependency of the application's own", marks=pytest.mark.slow),
+    ],
+)
+def test_a_client_that_floods_leaves_the_others_their_shares(own: bool) -> None:
+    llm = Held()
+    runner = BatchRunner(
+        llm=llm,
+        search=FakeSearch(lambda name: ["맛있어요"]),
+        strategy=Strategy.stage(4),
+        limits=Limits(llm=4),
+    )
+    router = batch_router(runner, shares={"shop": 3, "kiosk": 1})
+    if own:
+
+        def name_client(request: Request) -> None:
+            request.scope["restaurant_llm_batch.client"] = request.headers["X-API-Key"]
+
+        app = FastAPI()
+        app.include_router(router, dependencies=[Depends(name_client)])
+    else:
+        app = application(router, runner, keys={"shop": "shop", "kiosk": "kiosk"})
+
+    async def ask(client: httpx.AsyncClient, key: str, first: int) -> None:
+        answer = await client.post(SUMMARIES, json=ids(*range(first, first + 5)), headers={"X-API-Key": key})
+        assert len(answer.json()["results"]) == 5
+
+    async def main() -> None:
+        transport = httpx.ASGITransport(app=app)
+        async with (
+            runner,
+            httpx.AsyncClient(transport=transport, base_url="http://test") as client,
+            anyio.create_task_group() as tasks,
+        ):
+            for number in range(4):
+                tasks.start_soon(ask, client, "kiosk", 5 * number)
+            await llm.until(lambda: len(llm.of(0)) == 4)
+            tasks.start_soon(ask, client, "shop", 100_000)
+            tasks.start_soon(ask, client, "shop", 100_010)
+            for _ in range(60):
+                await anyio.lowlevel.checkpoint()
+            for shops in (1, 2, 3):
+                llm.open[llm.of(0)[0]].set()
+                await llm.until(lambda shops=shops: len(llm.of(100_000)) == shops)  # type: ignore[misc]
+            assert len(llm.of(0)) == 1
+            while llm.of(100_000) or llm.of(0):
+                for each in list(llm.open.values()):
+                    each.set()
+                await anyio.sleep(0.002)
+
+    anyio.run(main)
+
+
+def test_a_share_that_makes_no_sense_is_refused() -> None:
+    runner = BatchRunner(llm=FakeLLM())
+    with pytest.raises(ConfigurationError, match="share of a Client"):
+        batch_router(runner, shares={"shop": 0})

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import anyio
 import pytest
@@ -377,6 +378,7 @@ def test_the_body_of_a_request_is_not_kept_longer_than_it_is_needed(record: Path
         ended(client, job)
     with closing(sqlite3.connect(record)) as file:
         assert file.execute("SELECT body, owner FROM queued_jobs").fetchall() == [(None, None)]
+        assert file.execute("SELECT count(*) FROM queued_job_bodies").fetchone() == (0,)
 
 
 @pytest.mark.parametrize(
@@ -387,3 +389,167 @@ def test_the_body_of_a_request_is_not_kept_longer_than_it_is_needed(record: Path
 def test_a_mistake_is_said_at_once(record: Path, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         service(record, **arguments)
+
+
+def add(store: JobStore, client: str = "", most: int = 100) -> Any:
+    return store.add(uuid4().hex, client, "summarize", json.dumps(ids(1)), False, "[]", 1, most)
+
+
+@pytest.fixture
+def store(record: Path) -> Iterator[JobStore]:
+    with closing(JobStore(record)) as one:
+        yield one
+
+
+def test_clients_take_turns_and_each_may_have_as_many_jobs_that_wait(store: JobStore) -> None:
+    for _ in range(3):
+        assert add(store, "kiosk", most=3) is not None
+    assert add(store, "kiosk", most=3) is None
+    assert add(store, "shop", most=3) is not None
+    assert add(store, "shop", most=3) is not None
+
+    claimed = [store.claim("me") for _ in range(5)]
+
+    assert [one[0].client for one in claimed if one is not None] == [
+        "kiosk",
+        "shop",
+        "kiosk",
+        "shop",
+        "kiosk",
+    ]
+    assert store.claim("me") is None
+
+
+def test_a_job_that_all_its_owners_die_of_fails_and_no_other_does(store: JobStore) -> None:
+    job = add(store)
+    for number in range(job_store.MOST_CLAIMS):
+        found = store.claim(f"owner {number}")
+        assert found is not None
+        assert found[0].id == job.id
+        if number == 1:  # it does something before it dies
+            store.save(found[0], f"owner {number}", [JobRow(0, "result", "{}")])
+        with closing(sqlite3.connect(store._file.path)) as file, file:
+            file.execute("UPDATE queued_jobs SET beat = -1000")  # long ago
+    for number in range(2):
+        found = store.claim(f"another {number}")
+        with closing(sqlite3.connect(store._file.path)) as file, file:
+            file.execute("UPDATE queued_jobs SET beat = -1000")
+    other = add(store)
+    last = store.claim("the last one")
+
+    ended = store.find(job.id, "")
+    assert ended is not None
+    assert (ended.state, ended.error, ended.succeeded) == ("failed", job_store.DIED, 1)
+    assert last is not None
+    assert last[0].id == other.id
+
+
+def test_a_job_that_is_given_back_again_and_again_does_not_fail(store: JobStore) -> None:
+    job = add(store)
+    for number in range(3 * job_store.MOST_CLAIMS):
+        found = store.claim(f"owner {number}")
+        assert found is not None
+        store.end(found[0], f"owner {number}", "waiting")
+
+    assert store.find(job.id, "").state == "waiting"  # type: ignore[union-attr]
+
+
+@pytest.mark.slow
+def test_a_record_that_is_replaced_is_left_for_the_new_one(record: Path) -> None:
+    with open_(service(record)) as client:
+        job = hand_over(client)
+        ended(client, job)
+        for path in record.parent.glob(f"{record.name}*"):
+            path.unlink()
+        assert client.get(f"{JOBS}/{job}").status_code == 404
+        job = hand_over(client)
+        assert ended(client, job)["state"] == "done"
+
+
+@pytest.mark.slow
+def test_an_end_that_cannot_be_written_is_written_later(
+    record: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(job_queue, "RETRY_SECONDS", 0.02)
+    full = threading.Event()
+    end = JobStore.end
+    tried: list[str] = []
+
+    def end_unless_full(self: JobStore, *arguments: Any) -> None:
+        tried.append("end")
+        if full.is_set():
+            raise sqlite3.OperationalError("database or disk is full")
+        end(self, *arguments)
+
+    monkeypatch.setattr(JobStore, "end", end_unless_full)
+    full.set()
+    with open_(service(record)) as client:
+        job = hand_over(client)
+        wait_until(lambda: len(tried) > 3)
+        assert client.get(f"{JOBS}/{job}").json()["state"] == "running"
+        full.clear()
+        assert ended(client, job)["state"] == "done"
+
+    assert caplog.text.count("cannot be written now") == 1
+
+
+def test_a_result_is_read_page_by_page(store: JobStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_store, "PAGE_BYTES", 40)
+    job = add(store)
+    store.claim("me")
+    rows = [JobRow(place, "failure" if place % 3 == 1 else "result", f'"{place:020}"') for place in range(10)]
+    store.save(job, "me", rows)
+    found: list[JobRow] = []
+    while page := store.rows(job, after=found[-1].place if found else -1):
+        assert len(page) <= 2
+        found += page
+
+    assert found == rows
+    assert [row.place for row in store.rows(job, "failure")] == [1, 4]
+
+
+@pytest.mark.slow
+def test_a_large_result_is_sent_in_pieces(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_store, "PAGE_BYTES", 100)
+    body = {"restaurants": [{"restaurant_id": n, "reviews": ["맛있어요"]} for n in range(50)]}
+    with open_(service(record)) as client:
+        expected = client.post(SENTIMENTS, json=body).json()
+        job = hand_over(client, {"task": "sentiment", "body": body})
+        ended(client, job)
+        result = client.get(f"{JOBS}/{job}/result")
+        entries = lines(client.get(f"{JOBS}/{job}/result", headers=LINES))
+
+    assert "content-length" not in result.headers
+    assert result.json() == expected
+    assert len(entries) == 51
+
+
+@pytest.mark.slow
+def test_another_clients_job_is_not_there(record: Path) -> None:
+    keys = {"key-of-shop": "shop", "key-of-kiosk": "kiosk"}
+    mine, others = ({"X-API-Key": key} for key in keys)
+    with open_(service(record, keys=keys, shares={"shop": 2})) as client:
+        job = hand_over(client, **mine)
+        assert ended(client, job, **mine)["state"] == "done"
+        for answer in (
+            client.get(f"{JOBS}/{job}", headers=others),
+            client.get(f"{JOBS}/{job}/result", headers=others),
+            client.delete(f"{JOBS}/{job}", headers=others),
+        ):
+            assert answer.status_code == 404
+
+
+@pytest.mark.slow
+def test_many_jobs_with_large_bodies_are_looked_through_quickly(store: JobStore) -> None:
+    """A look reads no bodies: its work is that of an index of the jobs that have not ended."""
+    body = json.dumps({"restaurants": ["x" * 1000] * 1000})
+    for number in range(100):
+        store.add(uuid4().hex, f"c{number % 7}", "summarize", body, False, "[]", 1, 1000)
+    steps: list[int] = []
+    with store._connection as connection:
+        connection.set_progress_handler(lambda: steps.append(1), 100)  # type: ignore[arg-type]
+        connection.execute("PRAGMA cache_size = 10")
+        assert store.claim("me") is not None
+        connection.set_progress_handler(None, 0)
+
+    assert len(steps) < 200

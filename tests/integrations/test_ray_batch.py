@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from tests.support.patience import PATIENCE, wait_until
+from tests.support.ray_batches import REVIEWS, Line, answered, ask, make_runner
 
 from restaurant_llm_batch import (
     AnalyzeSentiment,
@@ -42,24 +43,7 @@ from restaurant_llm_batch.integrations.ray import RayBatch, RayBroker
 from restaurant_llm_batch.records import Recording, open_record
 from restaurant_llm_batch.search import EmbeddedSearch
 from restaurant_llm_batch.sharing._memory import MemoryBroker
-from restaurant_llm_batch.steps import Flow, complete
 from restaurant_llm_batch.testing import FakeLLM
-
-REVIEWS = [{"id": 1, "content": "국물이 진하고 맛있어요"}, {"id": 2, "content": "불친절하고 비싸요"}]
-
-
-def make_runner(**options: Any) -> BatchRunner:
-    return BatchRunner(llm=OfflineLLM(), strategy=Strategy.stage(4), **options)
-
-
-def ask(item: Any) -> Flow[dict[str, Any]]:
-    reply = yield from complete(LLMRequest("ask", ({"role": "user", "content": f"about {item['id']}"},)))
-    return {"text": reply.text, "ok": "mine", "error": 7}
-
-
-def answered(batch: RayBatch, rows: Any) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = batch.run(rows).to_pylist()
-    return found
 
 
 def as_columns(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -442,22 +426,6 @@ def test_limits_per_minute_beside_a_shared_limiter_are_refused() -> None:
 
 
 # Events of all actors
-
-
-class Line:
-    """A mailbox in this process, with the interface of an actor's handle."""
-
-    def __init__(self) -> None:
-        self.kept: list[tuple[str, list[bytes]]] = []
-        self.put = self
-
-    def remote(self, source: str, events: list[bytes]) -> str:
-        self.kept.append((source, events))
-        return "sent"
-
-    def take(self) -> list[tuple[str, list[bytes]]]:
-        kept, self.kept = self.kept, []
-        return kept
 
 
 class Odd(Exception):

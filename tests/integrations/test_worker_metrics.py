@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from tests.integrations.test_fastapi import SUMMARIES, ids, labelled
 
 from restaurant_llm_batch import BatchRunner, Strategy, SummarizeAspects
 from restaurant_llm_batch.integrations._fastapi.application import application
-from restaurant_llm_batch.integrations._worker_metrics import WorkerMetrics, decoded, encoded, total
+from restaurant_llm_batch.integrations._worker_metrics import WorkerMetrics, decoded, encoded, leave, total
 from restaurant_llm_batch.integrations.fastapi import batch_router
 from restaurant_llm_batch.integrations.metrics import RunMetrics, render
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
@@ -117,3 +118,31 @@ def test_the_service_has_a_path_for_them(tmp_path: Path) -> None:
     assert value(answer.text, OK) == 2
     with TestClient(application(batch_router(runner), runner)) as client:
         assert client.get("/metrics").status_code == 404
+
+
+def test_counts_of_processes_that_end_again_and_again_are_in_one_file(tmp_path: Path) -> None:
+    for number in range(6):
+        one = counted(tmp_path, number)
+        one.write()
+        one.release()
+    last = counted(tmp_path, 9)
+
+    assert value(last.prometheus(), OK) == 7
+    assert value(last.prometheus(), "workers") == 1
+    assert len(list(tmp_path.glob("*.json"))) <= 3
+    assert len(list(tmp_path.glob("*.lock"))) <= 3
+
+
+def test_of_processes_that_end_together_one_finds_that_it_is_the_last(tmp_path: Path) -> None:
+    one = counted(tmp_path)
+    path = next(tmp_path.glob("*.lock"))
+    other = path.rename(
+        path.with_name(path.name.replace(str(os.getpid()), "1"))
+    )  # as that of another process
+    two = counted(tmp_path)
+
+    assert not leave(tmp_path)
+    assert [*tmp_path.glob("*.lock")] == [other]
+    one.release()
+    two.release()
+    assert leave(tmp_path)

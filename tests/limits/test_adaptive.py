@@ -26,7 +26,7 @@ from restaurant_llm_batch import (
     errors,
 )
 from restaurant_llm_batch._limits.aimd import AIMDController, CallResult
-from restaurant_llm_batch._limits.concurrency import Ticket
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch.steps import complete
 
 OUTCOMES: list[CallResult] = ["success", "rate_limited", "transient_error", "other"]

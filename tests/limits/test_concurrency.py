@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from restaurant_llm_batch import ConcurrencyLimiter, errors
-from restaurant_llm_batch._limits.concurrency import _ADMITTED, _WAITING, ConcurrencyState, Ticket
+from restaurant_llm_batch._limits.concurrency import ConcurrencyState
+from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, Ticket
 
 
 def ticket(priority: int = 0, arrival: int = 0, weight: int = 1) -> Ticket:

@@ -20,8 +20,8 @@ from restaurant_llm_batch import (
     errors,
 )
 from restaurant_llm_batch._limits.aimd import AIMDController, CallResult
-from restaurant_llm_batch._limits.concurrency import Ticket
 from restaurant_llm_batch._limits.latency_signal import MAX_KINDS, LatencyController, make_controller
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch.sharing import FileBroker
 from restaurant_llm_batch.simulation import LogNormal, SimulatedServer, TokenSpeed
 from restaurant_llm_batch.testing import FakeLLM

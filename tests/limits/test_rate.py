@@ -7,9 +7,9 @@ from functools import partial
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from restaurant_llm_batch._limits.concurrency import _ADMITTED, _WAITING, Ticket
 from restaurant_llm_batch._limits.pacing import RatePacer
 from restaurant_llm_batch._limits.rate import RateLimiter, RateQueue
+from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, Ticket
 
 
 class TurnsMachine(RuleBasedStateMachine):

@@ -13,7 +13,7 @@ from tests.support.queueing import play
 from restaurant_llm_batch import AdaptiveLimit, ConcurrencyLimiter, errors
 from restaurant_llm_batch._engine.token_budget import TokenBudget
 from restaurant_llm_batch._limits.aimd import AIMDController
-from restaurant_llm_batch._limits.concurrency import UNKNOWN_LIMIT, Ticket
+from restaurant_llm_batch._limits.concurrency import UNKNOWN_LIMIT
 from restaurant_llm_batch._limits.latency_signal import make_controller
 from restaurant_llm_batch._limits.server_signal import (
     SILENCE,
@@ -23,6 +23,7 @@ from restaurant_llm_batch._limits.server_signal import (
     ServerWord,
     as_load,
 )
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch.backends.runpod._health import JobCounts, RunPodHealth, WorkerCounts
 from restaurant_llm_batch.backends.vllm._metrics import VLLMMetrics
 from restaurant_llm_batch.models import ServerLoad

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from restaurant_llm_batch import AdaptiveLimit, Limits
 from restaurant_llm_batch._config.limits import make_limiters
-from restaurant_llm_batch._limits.concurrency import Ticket
 from restaurant_llm_batch._limits.limiters import LimitWatch
 from restaurant_llm_batch._limits.pacing import RatePacer
 from restaurant_llm_batch._limits.rate import RateLimiter
+from restaurant_llm_batch._limits.wait_queue import Ticket
 
 
 def starts(pacer: RatePacer, now: float, until: float, tokens: int = 0) -> list[float]:

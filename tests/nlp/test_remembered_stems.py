@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from restaurant_llm_batch._nlp import korean_stems as korean
 from restaurant_llm_batch._nlp import terms as analyzer
 from restaurant_llm_batch._nlp.terms import terms
 from restaurant_llm_batch.search._indexing import read_reviews
@@ -43,6 +44,20 @@ def test_the_vectors_are_those_of_version_1() -> None:
         digest.update(repr([round(value, 9) for value in embedding.dense]).encode())
 
     assert (embedder.name, digest.hexdigest()[:16]) == ("hashing-v1-384", "81e6625bc6433f5a")
+
+
+def test_the_stems_of_forms_are_those_of_version_1() -> None:
+    """The digest was made by another way to find endings; another one needs another name of the embedder."""
+    bases = (
+        "맛 직원 음식 친절 친절하 좋 맛있 없 비싸 비쌌 예뻤 느렸 갔 먹었 먹었겠 추우 추워 달라 불러 가게 바다 강아지 "
+        "점심특선 기다리 만드 깨끗했 깨끗해 깨끗한 조용할 조용함 조용히 고기드렸 매운 넓은 좁네 싶지 같음 있었음 큰데 "
+        "짠 단 긴 입니다 합니다 갑니다 놉니다 학생입니다 감사합니다"
+    )
+    more = ["", *["운", "데", "음", "네", "지", "니다", "했어요", "하고", "해요", "한", "히"]]
+    words = {base + end for base in bases.split() for end in (*korean._ENDINGS, *korean._PARTICLES, *more)}
+    stems = " ".join(korean.stem(word) for word in sorted(words))
+
+    assert (len(words), sha256(stems.encode()).hexdigest()[:16]) == (6095, "542f5e3b82f48ddc")
 
 
 @given(WORDS)

@@ -26,8 +26,8 @@ from restaurant_llm_batch import (
     TimeLimits,
     errors,
 )
-from restaurant_llm_batch._limits.concurrency import Ticket
 from restaurant_llm_batch._limits.rate import RateLimiter
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 from restaurant_llm_batch.steps import complete
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.support.patience import PATIENCE
+from tests.support.waves import look_often
 
 from restaurant_llm_batch import (
     BatchRunner,
@@ -20,7 +21,7 @@ from restaurant_llm_batch import (
     Strategy,
     SummarizeAspects,
 )
-from restaurant_llm_batch._engine import wave_flow
+from restaurant_llm_batch._engine import wave_timing
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.wave_journal import WaveJournal
 from restaurant_llm_batch.backends import OpenAIBatchLLM, OpenAILLM
@@ -45,8 +46,8 @@ def two_steps(item: int) -> Flow[str]:
 
 def hurry() -> None:
     """Look at batches often."""
-    wave_flow.FIRST_LOOK, wave_flow.LONGEST, wave_flow.LOOK_AGAIN = 0.02, 0.05, 0.05
-    wave_flow.SLICE = 10
+    wave_timing.FIRST_LOOK, wave_timing.LONGEST, wave_timing.LOOK_AGAIN = 0.02, 0.05, 0.05
+    wave_timing.SLICE = 10
 
 
 def runner_of(url: str, store: Path, number: str = "4") -> BatchRunner:
@@ -96,7 +97,7 @@ def die_at(state: str, seed: int) -> None:
 
     wave = 1 + (seed == 2)  # the third seed dies in the second wave
     if state == "journalling":
-        before(WaveJournal, "record_lines", nth("wave", 1 + 3 * seed))
+        before(WaveJournal, "claim_lines", nth("wave", 1 + 3 * seed))
     elif state == "before upload":
         before(service, "upload", nth("wave", wave))
     elif state == "uploaded":
@@ -138,8 +139,7 @@ STATES = [
 def test_a_run_killed_in_any_state_of_a_wave_is_collected_and_nothing_is_paid_twice(
     state: str, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, value in (("FIRST_LOOK", 0.02), ("LONGEST", 0.05), ("LOOK_AGAIN", 0.05)):
-        monkeypatch.setattr(wave_flow, name, value)
+    look_often(monkeypatch)
     path = tmp_path / "run.db"
     way = "threaded" if seed == 1 else "4"
     with FaultServer(Faults(batch_seconds=0.4), answer="echo") as server:
@@ -155,7 +155,7 @@ def test_a_run_killed_in_any_state_of_a_wave_is_collected_and_nothing_is_paid_tw
     assert counts.batch_paid == counts.batch_lines == 3 * ITEMS
     assert sum(counts.batches.values()) == 2
     with Store(path) as store:
-        assert store.stats().jobs == 0
+        assert store.stats().jobs <= (state == "journalling")  # the row of a wave that had no line yet
 
 
 def split_summaries(restaurants: int, tmp_path: Path) -> None:

@@ -135,10 +135,8 @@ def test_a_damaged_point_of_an_index_folder_is_left_out(scope: Any, caplog: pyte
     [damaged] = search._shard.rank(
         [search._prepare(query).ranking("dense", 1)]  # type: ignore[union-attr]
     )
-    from uuid import UUID
-
-    point = UUID(int=damaged[0].point)  # type: ignore[arg-type]
     with search._shard._lease() as engine:
+        point: Any = damaged[0].point
         engine.update(UpdateOperation.delete_payload([point], ["content"]))
 
     found = [search.search(query) for _ in range(2)]

@@ -112,6 +112,28 @@ def test_a_state_that_makes_no_sense_is_taken_for_lost(tmp_path: Path) -> None:
     assert broker.perform("gpu", Ask("b", 1, TERMS, waiting=9, need=1)).lent == 0
 
 
+def test_who_comes_first_after_a_state_was_lost_gets_nothing_while_loans_may_go_on(tmp_path: Path) -> None:
+    broker = FileBroker(tmp_path / "limits.db")
+    for name, lost in (("a", "nonsense"), ("b", ""), ("c", '{"terms":[8,null,null]}'), ("d", "[]")):
+        broker.perform(name, Ask(name, 1, TERMS, waiting=9, need=1))
+        with sqlite3.connect(tmp_path / "limits.db") as connection:
+            connection.execute("UPDATE shared_limits SET state = ? WHERE name = ?", (lost, name.encode()))
+        connection.close()
+
+        assert broker.perform(name, Ask("new", 1, TERMS, waiting=9, need=1)).lent == 0
+
+
+def test_who_comes_first_after_the_file_was_replaced_gets_nothing_if_it_knew_the_old_one(
+    tmp_path: Path,
+) -> None:
+    broker = FileBroker(tmp_path / "limits.db")
+    broker.perform("gpu", Ask("a", 1, TERMS, waiting=9, need=1))
+    for name in tmp_path.iterdir():
+        name.unlink()
+
+    assert broker.perform("gpu", Ask("b", 1, TERMS, waiting=9, need=1)).lent == 0
+
+
 def test_a_file_that_was_replaced_is_opened_anew(tmp_path: Path) -> None:
     path = tmp_path / "limits.db"
     broker = FileBroker(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import pickle
 import threading
 from collections.abc import Iterator
@@ -114,7 +115,41 @@ def test_no_password_is_shown(tmp_path: Path) -> None:
         shown += [str(raised.value), repr(wrong)]
 
     assert not any("s3cret" in text or "wr0ng" in text for text in shown)
-    assert pickle.loads(pickle.dumps(broker)).place == broker.place
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://:s3cret@127.0.0.1:6379/0",
+        "rediss://user:s3cret@host",
+        "redis://127.0.0.1?password=s3cret",
+        "unix://:s3cret@/run/redis.sock?db=1",
+    ],
+)
+def test_a_password_is_never_pickled_and_it_is_said_what_to_do(url: str) -> None:
+    broker = RedisBroker(url)
+    for one in (broker, SharedLimiter("gpu", 8, broker=broker)):
+        with pytest.raises(errors.ConfigurationError, match="set REDIS_PASSWORD in each process") as raised:
+            pickle.dumps(one)
+        assert "s3cret" not in str(raised.value)
+    assert copy.deepcopy(broker).place == broker.place
+
+
+def test_a_broker_without_a_password_pickles_and_reads_it_where_it_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RedisServer(tmp_path, password="s3cret") as server:
+        pickled = pickle.dumps(RedisBroker(f"redis://127.0.0.1:{server.port}/0"))
+        assert b"s3cret" not in pickled
+        with pytest.raises(BrokerUnavailable):
+            pickle.loads(pickled).names()
+        monkeypatch.setenv("REDIS_PASSWORD", "s3cret")
+        again = pickle.loads(pickled)
+        assert again.names() == []
+        assert b"s3cret" not in pickle.dumps(again)
+        assert "s3cret" not in repr(again)
+        monkeypatch.setenv("REDIS_PASSWORD", "an0ther")
+        assert RedisBroker(server.url).names() == []  # that of the URL goes before
 
 
 @pytest.mark.parametrize(
@@ -127,6 +162,7 @@ def test_no_password_is_shown(tmp_path: Path) -> None:
         None,
         "redis://:s3cret@host:port/0",
         "redis://user:s3cret",
+        "redis://:s3cret@[::1",
     ],
 )
 def test_what_is_no_url_of_a_server_is_refused_without_its_password(url: object) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from restaurant_llm_batch import SharedLimiter
 from restaurant_llm_batch._engine.virtual import VirtualTime
-from restaurant_llm_batch._limits.concurrency import Ticket
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch.sharing._memory import MemoryBroker
 from restaurant_llm_batch.sharing._messages import StartsAsk, Terms
 from restaurant_llm_batch.sharing._starts import StartsLender

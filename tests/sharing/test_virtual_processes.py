@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import partial
 
 import pytest
 
+from restaurant_llm_batch import Client
 from tests.support.sharing.virtual import Process, Weather, World, keep_busy
 
 CALM = Weather()
@@ -236,3 +238,73 @@ def test_twenty_processes_share_four_slots_in_turn() -> None:
     started = [process.started for process in world.processes]
     assert min(started) > 0.2 * max(started)
     assert world.busy_share > 0.85
+
+
+SHOP, KIOSK, THIRD = Client("shop", 3), Client("kiosk", 1), Client("third", 4)
+
+
+def slots_of(world: World, seconds: float) -> dict[str, float]:
+    """Return how many slots each client has on average from now on, over all processes."""
+    slots: Counter[str] = Counter()
+    looks = round(seconds / 0.05)
+    for _ in range(looks):
+        world.run(world.time.now() + 0.05)
+        slots += Counter(
+            call.ticket.client.name
+            for each in world.processes
+            for call in each.calls
+            if call.ticket.client is not None
+        )
+    return {name: number / looks for name, number in slots.items()}
+
+
+@pytest.mark.sample(1)
+@pytest.mark.parametrize("seed", range(6))
+def test_clients_have_their_shares_over_all_processes(seed: int) -> None:
+    """One floods all processes, another has calls in one of them, and a third one is idle."""
+    world = World(8, seed)
+    for _ in range(4):
+        keep_busy(world.add(0.2), 250, SHOP)
+    world.run(5.0)
+    assert slots_of(world, 5.0)["shop"] > 7.5  # idle shares work
+    kiosk = world.processes[2]
+
+    def ask() -> None:
+        for _ in range(6):
+            kiosk.call(client=KIOSK)
+        kiosk.later(0.4, ask)
+
+    ask()
+    world.run(15.0)
+    found = slots_of(world, 20.0)
+
+    assert found["kiosk"] == pytest.approx(2.0, abs=0.5)
+    assert found["shop"] == pytest.approx(6.0, abs=0.5)
+
+
+@pytest.mark.slow
+def test_clients_in_processes_of_their_own_have_their_shares() -> None:
+    world = World(16, 1)
+    keep_busy(world.add(0.1), 500, KIOSK)
+    keep_busy(world.add(0.3), 20, SHOP)
+    keep_busy(world.add(0.1), 20, THIRD)
+    world.run(10.0)
+    found = slots_of(world, 20.0)
+
+    assert found["shop"] == pytest.approx(6.0, abs=0.7)
+    assert found["kiosk"] == pytest.approx(2.0, abs=0.7)
+    assert found["third"] == pytest.approx(8.0, abs=0.7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("weather", [WINDY, STORM], ids=["windy", "storm"])
+def test_clients_or_not_the_limit_holds(seed: int, weather: Weather) -> None:
+    world = World(1 + seed % 12, seed, weather)
+    for number in range(6):
+        keep_busy(world.add(0.1), 10 + number, *[SHOP, KIOSK, THIRD][: 1 + number % 3])
+    world.processes[1].pause(3.0)
+    world.time.call_later(5.0, world.processes[2].die)
+    world.run(30.0)  # the world checks the limit at each call that starts
+
+    assert sum(process.started for process in world.processes) > 50

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, BinaryIO, Literal
 
+import pytest
+
 from restaurant_llm_batch import BatchReport, BatchRunner, LLMRequest, LLMResponse, Strategy, errors
+from restaurant_llm_batch._engine import wave_timing
+from restaurant_llm_batch._engine.frames import NOT_READY
 from restaurant_llm_batch._engine.items import InlineSource, ItemReader, as_task
 from restaurant_llm_batch._engine.run import RunState
 from restaurant_llm_batch._engine.virtual import Done, VirtualDriver, VirtualTime
@@ -17,6 +21,17 @@ from restaurant_llm_batch._engine.wave_service import BatchProblem, BatchState, 
 from restaurant_llm_batch._store.inflight import InFlightCalls
 from restaurant_llm_batch.events import Event
 from restaurant_llm_batch.outcomes import Outcome, Stage
+from restaurant_llm_batch.steps import Flow, complete
+
+QUICK = {"FIRST_LOOK": 0.01, "LONGEST": 0.05, "QUOTA_WAIT": 0.01, "LOOK_AGAIN": 0.01}
+"""Shorter waits, for services that answer over sockets at once."""
+
+
+def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at batches often."""
+    for name, seconds in QUICK.items():
+        monkeypatch.setattr(wave_timing, name, seconds)
+
 
 Answer = Callable[[str, int], Any]
 """Returns the answer to a line, by its prompt and how often it was sent: a text, an error, or None for nothing."""
@@ -110,6 +125,8 @@ class MemoryBatches:
         try:
             read = json.loads(raw)
         except ValueError:
+            return None
+        if not isinstance(read, dict) or "id" not in read:
             return None
         if "error" in read:
             kind = getattr(errors, read["error"])
@@ -208,12 +225,29 @@ class MemoryBatches:
                 setattr(batch, name, file_id)
 
 
+def asking(prompt: object, **more: Any) -> LLMRequest:
+    """Return a request with a prompt."""
+    return LLMRequest("dish", ({"role": "user", "content": str(prompt)},), max_tokens=50, **more)
+
+
+def one(item: object) -> Flow[str]:
+    """Ask one thing."""
+    return (yield from complete(asking(item))).text
+
+
+def answers(items: Iterable[object]) -> list[str]:
+    """Return what `one` makes of items."""
+    return [f"answer to {item}" for item in items]
+
+
 def prompt_of(request: LLMRequest) -> str:
     return str(request.messages[-1]["content"])
 
 
 class MemoryStore:
     """A store whose changes are durable at once, as virtual time needs it."""
+
+    claim_seconds = 0.0
 
     def __init__(self) -> None:
         self.in_flight = InFlightCalls()
@@ -238,6 +272,10 @@ class MemoryStore:
         self.jobs[key] = job_id
         on_commit(None)
 
+    def claim_job(self, key: bytes, backend: str, job_id: str, on_commit: Any) -> None:
+        self.jobs.setdefault(key, job_id)
+        on_commit(None)
+
     def delete_job(self, key: bytes, job_id: str, on_commit: Any) -> None:
         if self.jobs.get(key) == job_id:
             del self.jobs[key]
@@ -255,35 +293,77 @@ class _Online:
         return lambda: None
 
 
+class _Arriving(InlineSource):
+    """Items that arrive at moments, by their index."""
+
+    def __init__(self, reader: ItemReader, arrivals: Sequence[float], time: VirtualTime) -> None:
+        super().__init__(reader)
+        self._left = list(arrivals)
+        self._time = time
+
+    def take(self, room: int) -> Any:
+        if self._left and self._time.now() < self._left[0]:
+            return NOT_READY
+        if self._left:
+            self._left.pop(0)
+        return super().take(room)
+
+
+class Playing:
+    """A run on virtual time, together with others of the same service."""
+
+    def __init__(
+        self,
+        service: MemoryBatches,
+        task: Any,
+        items: Iterable[Any],
+        strategy: Strategy = Strategy.stage(4),
+        store: Any = None,
+        arrivals: Sequence[float] = (),
+        **arguments: Any,
+    ) -> None:
+        self.events: list[Event] = []
+        on_stop, service.on_stop = service.on_stop, "cancel"  # the runner itself has no store
+        self._runner = BatchRunner(
+            llm=service, strategy=strategy, observers=[self.events.append], **arguments
+        )
+        service.on_stop = on_stop
+        config = replace(
+            self._runner.parts.config, store=store, fingerprint=service.fingerprint if store else ""
+        )
+        reader = ItemReader(as_task(task), items)
+        self._run = run = RunState(1, as_task(task), config, service.time.now, Random(0))
+        self._outcomes: list[Outcome[Any]] = []
+        source = _Arriving(reader, arrivals, service.time)
+        window, deliver = self._runner._window, self._outcomes.append
+        driver = VirtualDriver(run, source, reader, window, service.time, _Online(service), deliver)
+        self._driver = driver
+        run.recorder.start(reader.total)
+        run.started_at = service.time.now()
+        for moment in arrivals:
+            service.time.call_later(moment - service.time.now(), driver.scheduler.admit_items)
+        driver.start()
+
+    @property
+    def finished(self) -> bool:
+        return self._driver.scheduler.finished
+
+    def end(self) -> BatchReport[Any]:
+        """End the run if it has not ended, and return its report."""
+        self._driver.end()
+        self._run.recorder.finish()
+        self._runner.close()
+        if self._driver.scheduler.failure is not None:
+            raise self._driver.scheduler.failure
+        outcomes = sorted(self._outcomes, key=lambda outcome: outcome.index)
+        return BatchReport(outcomes, self._run.recorder.stats)
+
+
 def play(
-    service: MemoryBatches,
-    task: Any,
-    items: Iterable[Any],
-    strategy: Strategy = Strategy.stage(4),
-    until: float | None = None,
-    store: Any = None,
-    **arguments: Any,
+    service: MemoryBatches, task: Any, items: Iterable[Any], until: float = float("inf"), **arguments: Any
 ) -> tuple[BatchReport[Any], list[Event]]:
     """Run on virtual time; end the run at the moment `until`, if it has not ended by itself."""
-    events: list[Event] = []
-    runner = BatchRunner(llm=service, strategy=strategy, observers=[events.append], **arguments)
-    config = replace(runner.parts.config, store=store, fingerprint=service.fingerprint if store else "")
-    reader = ItemReader(as_task(task), items)
-    run = RunState(1, as_task(task), config, service.time.now, Random(0))
-    outcomes: list[Outcome[Any]] = []
-    source = InlineSource(reader)
-    window = runner._window
-    driver = VirtualDriver(run, source, reader, window, service.time, _Online(service), outcomes.append)
-    run.recorder.start(reader.total)
-    run.started_at = service.time.now()
-    driver.start()
-    while not driver.scheduler.finished:
-        if not service.time.step(float("inf") if until is None else until):
-            break
-    driver.end()
-    run.recorder.finish()
-    runner.close()
-    if driver.scheduler.failure is not None:
-        raise driver.scheduler.failure
-    report = BatchReport(sorted(outcomes, key=lambda outcome: outcome.index), run.recorder.stats)
-    return report, events
+    playing = Playing(service, task, items, **arguments)
+    while not playing.finished and service.time.step(until):
+        pass
+    return playing.end(), playing.events

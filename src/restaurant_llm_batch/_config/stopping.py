@@ -228,7 +228,7 @@ class StopMonitor:
         self._unpriced: set[str] = set()
         self._estimates = estimates
         self._estimated = False
-        self._tokens = 0
+        self._tokens = self._prompt_tokens = 0
         self._failed: deque[bool] = deque(maxlen=conditions.error_rate_window)
         self._rate_limited_since: float | None = None
         self._same_error: tuple[object, ...] | None = None
@@ -274,6 +274,7 @@ class StopMonitor:
         self, model: str, prompt: int, completion: int, cached: int, known: bool, batched: bool = False
     ) -> str | None:
         self._tokens += prompt + completion
+        self._prompt_tokens += prompt
         self._latest_model = model
         conditions = self._conditions
         if not known:
@@ -305,6 +306,29 @@ class StopMonitor:
         if conditions.max_cost is not None and spent is not None and spent >= conditions.max_cost:
             return f"max_cost={conditions.max_cost} is spent ({about}{spent:.4f})"
         return None
+
+    def prompt_tokens_left(self) -> tuple[float, str]:
+        """
+        Return how many prompt tokens may be sent before a budget is used up, and the name of that budget.
+
+        Answers are expected to cost what they have cost so far; before the first, nothing.
+        """
+        conditions, sent = self._conditions, self._prompt_tokens
+        left, name = inf, ""
+        if conditions.max_tokens is not None:
+            left = (conditions.max_tokens - self._tokens) / (self._tokens / sent if sent else 1.0)
+            name = f"max_tokens={conditions.max_tokens}"
+        if conditions.max_cost is not None and self.estimated_cost is not None:
+            spent = self.estimated_cost
+            each = (
+                spent / sent
+                if sent
+                else min(one.batched().prompt for one in self._prices.values()) / 1_000_000
+            )
+            by_cost = (conditions.max_cost - spent) / each if each else inf
+            if by_cost < left:
+                left, name = by_cost, f"max_cost={conditions.max_cost}"
+        return left, name
 
     def _log_estimate(self, model: str) -> None:
         if not self._estimated:

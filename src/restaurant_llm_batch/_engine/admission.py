@@ -16,9 +16,11 @@ from math import inf
 from typing import Any, Generic, TypeVar
 
 from .._limits.aimd import CallResult, Timing
-from .._limits.concurrency import ConcurrencyLimiter, Ticket
+from .._limits.clients import NOBODY, Client
+from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.endpoints import EndpointTicket, Route
 from .._limits.limiters import LimiterSet
+from .._limits.wait_queue import Ticket
 from .._llm_response import RateLimitInfo
 from .mailbox import Clock, Mailbox
 
@@ -39,6 +41,7 @@ class Admission(Generic[C]):
         request: The argument of such a call.
         count: Counts the tokens of its request.
         route: Where a call to a pool should go; None without a pool.
+        client: Whom its run is made for, or None.
 
     Attributes:
         queued_at: When the call was queued at the first limiter; infinity before.
@@ -51,11 +54,13 @@ class Admission(Generic[C]):
 
     __slots__ = (
         "_call",
+        "_client",
         "_count",
         "_limiters",
         "_mailbox",
         "_now",
         "_on_admitted",
+        "_others",
         "_permits",
         "_pool",
         "_request",
@@ -81,6 +86,7 @@ class Admission(Generic[C]):
         request: Any = None,
         count: Callable[[Any], int] | None = None,
         route: Route | None = None,
+        client: Client | None = None,
     ) -> None:
         self.priority: int = priority
         self.sequence: float = sequence
@@ -99,6 +105,8 @@ class Admission(Generic[C]):
         self._pool = pool
         self._request = request
         self._count = count
+        self._client = client
+        self._others: tuple[tuple[int, float, Client], ...] = ()  # where other clients wait for it too
         self._mailbox: Mailbox | None = None
         self._call: C | None = None  # None again when admitted, or cancelled
 
@@ -118,19 +126,23 @@ class Admission(Generic[C]):
         token_limiter = None if pool is None else pool.tokens
         for limiter in self._limiters[len(tickets) :]:
             weight = self.tokens if limiter is token_limiter else self._permits
-            ticket = Ticket(self._admitted, self.priority, self.sequence, weight)
+            ticket = Ticket(self._admitted, self.priority, self.sequence, weight, self._client)
             tickets.append(ticket)
             if not limiter.enqueue(ticket):
+                for other in self._others:
+                    limiter.reprioritise(ticket, *other)
                 return
         if self.route is not None and self.endpoint_ticket is None and not self._reaches_endpoint(self.route):
             return
         if pool is not None and pool.rate.active and self.rate_ticket is None:
             if pool.rate.counts_tokens and not self.tokens:
                 self._count_tokens()  # the service reported a token limit while this call waited for a slot
-            self.rate_ticket = Ticket(self._admitted, self.priority, self.sequence, self.tokens)
+            self.rate_ticket = Ticket(self._admitted, self.priority, self.sequence, self.tokens, self._client)
             now = self._now()
             if not pool.rate.enqueue(self.rate_ticket, now):
                 self.rate_queued_at = now
+                for priority, sequence, client in self._others:
+                    pool.rate.reprioritise(self.rate_ticket, priority, sequence, now, client)
                 return
         self._call = None  # a cycle of call and admission would be left to the garbage collector
         self._on_admitted(call)
@@ -138,8 +150,14 @@ class Admission(Generic[C]):
     def _reaches_endpoint(self, route: Route) -> bool:
         """Queue at the endpoints of the pool; return whether one admits at once."""
         endpoints = None if self._pool is None else self._pool.endpoints
-        ticket = self.endpoint_ticket = EndpointTicket(self._admitted, self.priority, self.sequence, route)
-        return endpoints is None or endpoints.enqueue(ticket, self._now())
+        ticket = self.endpoint_ticket = EndpointTicket(
+            self._admitted, self.priority, self.sequence, route, self._client
+        )
+        if endpoints is None or endpoints.enqueue(ticket, self._now):
+            return True
+        for other in self._others:
+            endpoints.reprioritise(ticket, *other)
+        return False
 
     def _count_tokens(self) -> None:
         if self._count is not None:
@@ -150,25 +168,36 @@ class Admission(Generic[C]):
     def _admitted(self) -> bool:
         return self._mailbox is not None and self._mailbox.post(self._acquire_next)
 
-    def raise_priority(self, priority: int, sequence: float) -> None:
-        """Admit the call no later than one of this priority and sequence. Thread-safe."""
-        if (priority, sequence) >= (self.priority, self.sequence):
+    def raise_priority(self, priority: int, sequence: float, client: Client | None = None) -> None:
+        """Admit the call no later than one of this priority and sequence, of this client. Thread-safe."""
+        if self._is_own(client) and (priority, sequence) >= (self.priority, self.sequence):
             return
         if self._mailbox is None:
-            self._raise_priority(priority, sequence)  # it is not queued at a limiter yet
+            self._raise_priority(priority, sequence, client)  # it is not queued at a limiter yet
         else:
-            self._mailbox.post(lambda: self._raise_priority(priority, sequence))
+            self._mailbox.post(lambda: self._raise_priority(priority, sequence, client))
 
-    def _raise_priority(self, priority: int, sequence: float) -> None:
-        if (priority, sequence) < (self.priority, self.sequence):
-            self.priority, self.sequence = priority, sequence  # at the limiters still ahead
-            for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
-                limiter.reprioritise(ticket, priority, sequence)
-            pool = self._pool
-            if pool is not None and pool.endpoints is not None and self.endpoint_ticket is not None:
-                pool.endpoints.reprioritise(self.endpoint_ticket, priority, sequence)
-            if pool is not None and self.rate_ticket is not None:
-                pool.rate.reprioritise(self.rate_ticket, priority, sequence, self._now())
+    def _is_own(self, client: Client | None) -> bool:
+        return client is self._client or (client or NOBODY).name == (self._client or NOBODY).name
+
+    def _raise_priority(self, priority: int, sequence: float, client: Client | None) -> None:
+        # What is noted here holds at the limiters still ahead.
+        if not self._is_own(client):
+            client = client or NOBODY
+            if any(other.name == client.name for _, _, other in self._others):
+                return  # its first call that waits goes first
+            self._others = (*self._others, (priority, sequence, client))
+        elif (priority, sequence) < (self.priority, self.sequence):
+            self.priority, self.sequence = priority, sequence
+        else:
+            return
+        for limiter, ticket in zip(self._limiters, self._tickets, strict=False):
+            limiter.reprioritise(ticket, priority, sequence, client)
+        pool = self._pool
+        if pool is not None and pool.endpoints is not None and self.endpoint_ticket is not None:
+            pool.endpoints.reprioritise(self.endpoint_ticket, priority, sequence, client)
+        if pool is not None and self.rate_ticket is not None:
+            pool.rate.reprioritise(self.rate_ticket, priority, sequence, self._now(), client)
 
     def withdraw(self) -> None:
         """Pass no more limiters, but keep the tickets: they must not go to calls that are about to be cancelled too."""

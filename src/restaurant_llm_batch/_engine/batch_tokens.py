@@ -19,7 +19,8 @@ from hashlib import sha256
 from typing import Any, Protocol
 
 from .._limits.batch_budget import BatchBudget, BatchCall
-from .._limits.concurrency import ConcurrencyLimiter, Ticket
+from .._limits.concurrency import ConcurrencyLimiter
+from .._limits.wait_queue import Ticket
 from .._llm_response import LLMResponse
 from .._shortage import out_of_memory
 from .._store.keys import KEY_SIZE

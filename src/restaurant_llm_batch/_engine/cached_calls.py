@@ -136,7 +136,7 @@ def complete_cached(
         del run.shares[mine]
         if run.stopped is not None:
             raise run.stop_error()
-        follower = Follower(run, item.priority, item.sequence)
+        follower = Follower(run, item.priority, item.sequence, run.client)
         if (yield from _follow(shared, follower, item, run)):
             return (
                 yield from _lead(shared, follower, call_model, step, item, run, store, keys, looks_again=True)

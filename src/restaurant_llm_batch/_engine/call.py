@@ -33,6 +33,8 @@ from typing import Any, NamedTuple
 
 from .._foreign import own_exception
 from .._limits.aimd import CallResult, Timing, call_result
+from .._limits.clients import Client
+from .._llm_response import LLMResponse
 from .._store.inflight import NOT_STARTED, InFlightCall
 from ..cancellation import CancelToken
 from ..outcomes import Stage
@@ -100,6 +102,7 @@ class Call:
         timeout_error: The error raised when the deadline passes.
         outcome: Result reported to the limiters on release.
         timing: How long it took, which is reported too if a limit is learned from it.
+        reply: The model's reply, with whole numbers of tokens, once it was recorded; None before, and if it has none.
         mailbox: Where its run lives; None until it is queued.
         endpoint: Name of the endpoint of a pool that it goes to; None without a pool, and before it is admitted.
         in_flight: Its entry among the calls in flight that runs share; None without a store.
@@ -128,6 +131,7 @@ class Call:
         "method",
         "number",
         "outcome",
+        "reply",
         "spec",
         "started_at",
         "state",
@@ -158,6 +162,7 @@ class Call:
         self.deadline: float | None = None
         self.timeout_error: Exception | None = None
         self.outcome: CallResult = "other"
+        self.reply: LLMResponse | None = None
         self.mailbox: Mailbox | None = None
         self.endpoint: str | None = None
         self.in_flight: InFlightCall | None = None
@@ -193,10 +198,10 @@ class Call:
         self.state = ABANDONED
         self.admission.cancel()
 
-    def raise_priority(self, priority: int, sequence: float) -> None:
-        """Start it no later than a call of this priority and sequence. Thread-safe."""
+    def raise_priority(self, priority: int, sequence: float, client: Client | None) -> None:
+        """Start it no later than a call of this priority and sequence, of this client. Thread-safe."""
         if self.started_at == NOT_STARTED:
-            self.admission.raise_priority(priority, sequence)
+            self.admission.raise_priority(priority, sequence, client)
 
     def request_cancel(self) -> None:
         """Notify a blocking backend that no caller waits any more. Thread-safe."""

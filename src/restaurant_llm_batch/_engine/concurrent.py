@@ -66,6 +66,7 @@ class ConcurrentDriver:
         self._idle_tasks = 0  # tasks about to look for an admitted call
         self._tasks: TaskGroup | None = None
         self._source = source
+        self._work = self._make_calls if run.store is None else self._make_shared_calls
         callbacks = SchedulerCallbacks(
             self._start,
             self._call_later,
@@ -134,7 +135,7 @@ class ConcurrentDriver:
             self._admitted.append(call)
             if len(self._admitted) > self._idle_tasks:
                 self._idle_tasks += 1
-                self._tasks.start_soon(self._guard, self._make_calls)
+                self._tasks.start_soon(self._guard, self._work)
 
     async def _guard(self, work: Callable[..., Awaitable[object]], *args: Any) -> None:
         """Do the work of one task of the run; an interrupt in it ends the run."""
@@ -145,7 +146,14 @@ class ConcurrentDriver:
                 raise
             self.scheduler.cancel(error)
 
-    async def _make_calls(self) -> None:
+    async def _make_shared_calls(self) -> None:
+        """Make admitted calls as `_make_calls` does, in a scope that shields those that other runs wait for."""
+        with (
+            anyio.CancelScope() as scope
+        ):  # one for all: entering it costs as much as several other steps of a call
+            await self._make_calls(scope)
+
+    async def _make_calls(self, scope: anyio.CancelScope | None = None) -> None:
         """Make admitted calls one after the other, until there are none."""
         while True:
             if not self._admitted:
@@ -160,7 +168,7 @@ class ConcurrentDriver:
                 self._idle_tasks += 1
                 continue
             self.scheduler.on_call_started(call)
-            answer, error = await self._make(call)
+            answer, error = await self._make(call, scope)
             ended_at = self._now()
             if ended_at - call.started_at > SLICE:
                 self._slice_started = ended_at  # the call must have waited, so other tasks ran meanwhile
@@ -175,11 +183,10 @@ class ConcurrentDriver:
             self._slice += 1
             self._slice_started = self._now()
 
-    async def _make(self, call: Call) -> tuple[Any, BaseException | None]:
+    async def _make(self, call: Call, scope: anyio.CancelScope | None) -> tuple[Any, BaseException | None]:
         try:
-            if call.in_flight is not None:
-                with anyio.CancelScope(shield=call.in_flight.has_other_waiters) as call.cancel_scope:
-                    return await self._make_within(call), None
+            if call.in_flight is not None and scope is not None:
+                call.cancel_scope, scope.shield = scope, call.in_flight.has_other_waiters
             if call.deadline is not None:
                 return await self._make_within(call), None
             return await call.method(call.spec.argument), None
@@ -199,7 +206,9 @@ class ConcurrentDriver:
             call.release()
             raise
         finally:
-            call.cancel_scope = None
+            if call.cancel_scope is not None:
+                call.cancel_scope.shield = False
+                call.cancel_scope = None
 
     async def _make_within(self, call: Call) -> Any:
         if call.deadline is None:

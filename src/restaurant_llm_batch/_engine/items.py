@@ -103,7 +103,8 @@ class ItemReader:
 
     A collection (a list, a tuple, a range, a set, ...) is checked as a whole before any call, and read in the order of
     its priorities. In any other iterable, a bad item becomes a `Failure` in its position, and an id is a duplicate only
-    while another item of that id is open. Items of an async iterable are awaited elsewhere (`awaited_items`) and given
+    while another item of that id is open, and not at all if the task has a true ``ids_may_repeat``: its items are rows,
+    and ids say what they are about. Items of an async iterable are awaited elsewhere (`awaited_items`) and given
     to the reader one by one.
 
     Args:
@@ -125,6 +126,7 @@ class ItemReader:
     ) -> None:
         self._task = task
         self._open: set[ItemId] = set()
+        self._ids_may_repeat = bool(getattr(task, "ids_may_repeat", False))
         self.total: int | None = None
         self._read: Iterator[RunItem]  # of a collection
         self._items: Iterator[Any]  # of any other iterable
@@ -193,7 +195,8 @@ class ItemReader:
             except ConfigurationError as error:
                 errors.append(str(error))
                 continue
-            key = _key(item.item_id)
+            item_id = item.item_id
+            key = item_id if type(item_id) is int else _key(item_id)
             if key in first:
                 errors.append(
                     f"item {index}: duplicate id {item.item_id!r}, already item "
@@ -211,6 +214,8 @@ class ItemReader:
     def _read_lazily(self, index: int, raw: Any) -> RunItem:
         try:
             item = self._parse(index, raw)
+            if self._ids_may_repeat:
+                return item
             if _key(item.item_id) in self._open:
                 raise ConfigurationError(
                     f"item {index}: duplicate id {item.item_id!r}, which is still open; give each item once"

@@ -151,7 +151,7 @@ def _sleep(step: Sleep, item: RunItem, run: RunState) -> EngineFlow[None]:
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
     if run.waves is not None:
         return complete_by_wave(_complete_now, step, item, run, run.waves)
-    return _complete_now(step, item, run)
+    return _call_model(step, item, run) if run.store is None else _complete_now(step, item, run)
 
 
 def _complete_now(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
@@ -307,10 +307,19 @@ def _make_call(
     if spec.stage == "llm":
         count, pool = run.packer.request_tokens, run.limiters
         admission = Admission(
-            limiters, item.priority, position, spec.permits, run.now, pool, spec.argument, count, route
+            limiters,
+            item.priority,
+            position,
+            spec.permits,
+            run.now,
+            pool,
+            spec.argument,
+            count,
+            route,
+            run.client,
         )
     else:
-        admission = Admission(limiters, item.priority, position, spec.permits, run.now)
+        admission = Admission(limiters, item.priority, position, spec.permits, run.now, client=run.client)
     return Call(spec, attempt, number, admission, run.recorder.counters, run.limiters.follows_latency)
 
 
@@ -374,11 +383,14 @@ def _call(
         else:
             if attempt > 1:
                 item.retried = appended(item.retried, (answer, attempt))
-            try:
-                answer = _valid_answer(stage, answer)
-            except TypeError as error:
-                item.errors = appended(item.errors, (error, stage, attempt))
-                raise
+            if call.reply is not None:  # it was found valid when it was recorded
+                answer = call.reply
+            else:
+                try:
+                    answer = _valid_answer(stage, answer)
+                except TypeError as error:
+                    item.errors = appended(item.errors, (error, stage, attempt))
+                    raise
             if stage == "llm":
                 item.has_llm_reply = True
                 if run.packer.observes:

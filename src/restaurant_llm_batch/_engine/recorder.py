@@ -15,7 +15,7 @@ from functools import partial
 from itertools import count
 from math import nan
 from operator import call, itemgetter
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar, cast
 
 from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet, LimitWatch
@@ -25,6 +25,7 @@ from .._spent import SpentTable
 from .._store.overlay import AnyStore
 from ..errors import RateLimited, RunStopped
 from ..events import (
+    BatchProgress,
     CacheHit,
     CallEnded,
     CallStarted,
@@ -38,7 +39,7 @@ from ..events import (
     RunStarted,
     ServerRead,
 )
-from ..models import ItemId, LLMRequest, ServerLoad
+from ..models import LLMRequest, ServerLoad
 from ..outcomes import Failure, Outcome, RunStats, Stage, Success
 from ..protocols import Observer, Task
 from .call import Call
@@ -48,8 +49,20 @@ from .latency import MAX_RECENT
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
+from .wave_service import LineUnanswered
 
 log = logging.getLogger("restaurant_llm_batch")
+
+E = TypeVar("E", bound=Event)
+
+
+def _maker(kind: type[E]) -> Callable[[tuple[Any, ...]], E]:
+    """Return what makes an event from the tuple of its fields, in half the time that its class takes."""
+    return cast("Callable[[tuple[Any, ...]], E]", partial(tuple.__new__, kind))
+
+
+_item_started, _call_started = _maker(ItemStarted), _maker(CallStarted)
+_call_ended, _item_ended = _maker(CallEnded), _maker(ItemEnded)
 
 _OBSERVER_FAILED = "an observer failed; the run goes on without it having seen the event"
 
@@ -123,10 +136,6 @@ class RunRecorder:
         """Whether an observer wants the requests of the calls."""
         return self._with_requests
 
-    def count_activity(self) -> None:
-        """Note that something has happened that is neither a call nor an outcome."""
-        self.activity_count += 1
-
     @property
     def stats(self) -> RunStats:
         """The statistics so far."""
@@ -193,6 +202,12 @@ class RunRecorder:
         if self._observers and self._ended is None:
             self.emit(ServerRead(self._run.number, self._run.now(), server, load, *new, error))
 
+    def batch_looked_at(self, batch: str, status: str, lines: int, done: int) -> None:
+        """Record what a service has said of a provider's batch: the run does not stall."""
+        self.activity_count += 1
+        if self._observers:
+            self.emit(BatchProgress(self._run.number, self._run.now(), batch, status, lines, done))
+
     def finish(self) -> None:
         """Record that the run is over, if it had started. Calling it again does nothing."""
         unseen = self._end_unseen
@@ -212,7 +227,7 @@ class RunRecorder:
     def item_started(self, item: RunItem) -> None:
         """Record that an item enters the window."""
         if self._observers:
-            self.emit(ItemStarted(self._run.number, self._run.now(), item.item_id, item.index))
+            self.emit(_item_started((self._run.number, self._run.now(), item.item_id, item.index)))
 
     def call_started(self, call: Call, item: RunItem) -> None:
         """Record that a call starts, at `call.started_at`."""
@@ -234,12 +249,9 @@ class RunRecorder:
             rate = 0.0 if since is None else now - since
             key = None if call.in_flight is None else call.in_flight.key
             request = spec.argument if self._with_requests and spec.stage != "tokens" else None
-            named, number = _named(call, item), self._run.number
+            named = self._run.number, now, item.item_id, spec.stage, spec.label, call.attempt
             self.emit(
-                CallStarted(
-                    *(number, now, *named, queued, spec.permits, call.number, rate, key, request),
-                    call.endpoint,
-                )
+                _call_started((*named, queued, spec.permits, call.number, rate, key, request, call.endpoint))
             )
 
     def call_dropped(self, call: Call, item: RunItem) -> None:
@@ -252,7 +264,8 @@ class RunRecorder:
         run, spec = self._run, call.spec
         now = run.now()
         seconds = now - call.started_at
-        reply = valid_reply(answer) if isinstance(answer, LLMResponse) else None
+        is_reply = isinstance(answer, LLMResponse) and spec.stage == "llm"
+        reply = call.reply = valid_reply(answer) if is_reply else None
         if reply is not None:
             self.counters.record_reply(reply)
             self._charge(item, reply)
@@ -269,7 +282,7 @@ class RunRecorder:
             self.counters.endpoints[endpoint].record_result(reply, error, seconds)
         if spec.stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
-            if run.stop_monitor.needed and not (error is not None and is_local_shortage(error)):
+            if run.stop_monitor.needed and not (error is not None and _is_none_of_the_call(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
                 if cancelled:
                     item.cost = nan  # the model has read the prompt, and nobody says how many tokens that was
@@ -282,13 +295,8 @@ class RunRecorder:
                 self._report_usage(call, reply, error, report)
         if self._observers:
             hits = answer if self._with_requests and spec.stage == "search" else None
-            named = _named(call, item)
-            self.emit(
-                CallEnded(
-                    *(run.number, now, *named, seconds, spec.permits, reply, error, call.number, hits),
-                    endpoint,
-                )
-            )
+            named = run.number, now, item.item_id, spec.stage, spec.label, call.attempt
+            self.emit(_call_ended((*named, seconds, spec.permits, reply, error, call.number, hits, endpoint)))
             self.emit_limit_changes()
 
     def _charge(self, item: RunItem, reply: LLMResponse) -> None:
@@ -364,7 +372,7 @@ class RunRecorder:
         item.waited += wait
         if self._observers:
             number, now = self._run.number, self._run.now()
-            named = _named(call, item)
+            named = item.item_id, call.spec.stage, call.spec.label, call.attempt
             self.emit(RetryScheduled(number, now, *named, wait, rate_limited, error, call.number))
 
     def item_finished(self, item: RunItem, value: Any, error: Exception | None) -> Outcome[Any]:
@@ -383,7 +391,7 @@ class RunRecorder:
         counters.latest = now
         self.activity_count += 1
         if self._observers:
-            self.emit(ItemEnded(self._run.number, now, outcome))
+            self.emit(_item_ended((self._run.number, now, outcome)))
         return outcome
 
     def _failure(self, item: RunItem, error: Exception | None, now: float) -> Failure:
@@ -417,12 +425,13 @@ class RunRecorder:
                 log.exception(_OBSERVER_FAILED)
 
 
+def _is_none_of_the_call(error: BaseException) -> bool:
+    """Return whether the call is not at fault, but this process, or the batch that it was in."""
+    return is_local_shortage(error) or isinstance(error, LineUnanswered)
+
+
 def _nothing() -> None:
     """Do nothing."""
-
-
-def _named(call: Call, item: RunItem) -> tuple[ItemId, Stage, str, int]:
-    return item.item_id, call.spec.stage, call.spec.label, call.attempt
 
 
 def describe_stop(reason: BaseException | None) -> str:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._config.retry import RetryPolicy
 from .._config.stopping import Price, StopConditions, StopMonitor, TimeLimits, TokenEstimate
+from .._limits.clients import Client
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._llm_response import LLMResponse
@@ -42,6 +43,7 @@ from .plan import ExecutionPlan
 from .recorder import RunRecorder, describe_stop
 from .server_watch import WatchPlan
 from .wave_flow import carry
+from .wave_host import WaveRun
 from .waves import Waves
 
 if TYPE_CHECKING:
@@ -112,6 +114,7 @@ class RunState:
         config: The configuration that it shares with the other runs of its runner.
         now: The driver's clock, in seconds.
         random: Jitters the retries.
+        client: Whom it is made for, or None.
 
     Attributes:
         recorder: Records what happens.
@@ -126,11 +129,18 @@ class RunState:
     """
 
     def __init__(
-        self, number: int, task: Task[Any], config: RunConfig, now: Clock, random: Random | None = None
+        self,
+        number: int,
+        task: Task[Any],
+        config: RunConfig,
+        now: Clock,
+        random: Random | None = None,
+        client: Client | None = None,
     ) -> None:
         self.number = number
         self.task = task
         self.now = now
+        self.client: Client | None = client
         self.random: Random = random or Random()
         self.plan: ExecutionPlan = config.plan
         self.limiters: LimiterSet = config.limiters
@@ -157,8 +167,10 @@ class RunState:
         service = config.wave_service
         self.waves: Waves | None = None
         if service is not None:
-            told, estimate = self.recorder.count_activity, self.packer.prompt_tokens
-            self.waves = Waves(service, config.store, now, estimate, self.stop, told, carry)
+            left = self.stop_monitor.prompt_tokens_left
+            looked_at = self.recorder.batch_looked_at
+            needs = WaveRun(now, self.packer.prompt_tokens, self.stop, looked_at, left)
+            self.waves = Waves(service, config.store, needs, carry)
 
     # Stopping
 

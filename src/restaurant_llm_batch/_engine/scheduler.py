@@ -112,7 +112,7 @@ class Scheduler:
         if run.waves is not None:
             others = (self._queued, self._running, self._suspended)
             self._waves = WaveFrames(
-                run, run.waves, others, mailbox, callbacks, self._resume_flow, self.admit_items
+                run.waves, others, mailbox, callbacks, self._resume_flow, self.admit_items
             )
 
     def start(self) -> None:

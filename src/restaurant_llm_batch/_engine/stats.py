@@ -10,7 +10,7 @@ from .._shortage import out_of_memory
 from ..errors import RateLimited
 from ..models import ServerLoad
 from ..outcomes import EndpointStats, LimitChange, RunStats, ServerStats
-from .latency import LatencyHistogram
+from .latency import MAX_RECENT, LatencyHistogram
 from .memory import MemoryWatch
 
 _REPLIES_BETWEEN_LOOKS = 0xFFF
@@ -64,7 +64,10 @@ class EndpointCounters:
         """Count what became of a call, after some seconds."""
         if error is None:
             self._answered += 1
-            self.load.latency.add(seconds)
+            latency = self.load.latency
+            latency.recent.append(seconds)
+            if len(latency.recent) >= MAX_RECENT:
+                latency.sort_in()
         elif isinstance(error, RateLimited):
             self._rate_limited += 1
         else:
@@ -201,8 +204,9 @@ class RunCounters:
             if endpoint is not None:
                 load = self.endpoints[endpoint].load
                 load.calls += permits
-                load.in_flight += permits
-                load.peak = max(load.peak, load.in_flight)
+                now = load.in_flight = load.in_flight + permits
+                if now > load.peak:
+                    load.peak = now
 
     def call_finished(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call whose backend has returned. Thread-safe."""

@@ -17,7 +17,7 @@ from .._llm_response import LLMResponse
 from .._store.inflight import InFlightCall
 from .._store.keys import request_key
 from .._store.overlay import AnyStore
-from ..errors import DeadlineExceeded, RateLimited, RunStopped, TransientBackendError
+from ..errors import DeadlineExceeded, RateLimited, RunStopped
 from ..models import LLMRequest
 from ..steps import Complete, LimiterName
 from .admission import Admission
@@ -29,6 +29,7 @@ from .memo import WaitForLine, clone_exception
 from .plan import BackendMethod
 from .run import RunState
 from .wave_file import Line
+from .wave_service import LineUnanswered
 from .waves import AGAIN, ONLINE, SENT, Waves
 
 _NONE = AttemptCounts()
@@ -118,6 +119,8 @@ class _Asked:
                 yield from flows.popleft()
             elif self.waves.has_lines:
                 self.waves.flush()
+            elif self.run.stopped is not None:
+                raise self.run.stop_error()
             else:
                 raise RuntimeError("a line waits, and no wave carries it")
         self._check_time()
@@ -173,10 +176,18 @@ class _Asked:
 
     def drop(self) -> None:
         """Record that the call has ended without an answer, and is asked again or online."""
-        self.finish(None, TransientBackendError("its batch has not answered this call"))
+        self.finish(None, LineUnanswered("its batch has not answered this call"))
+
+    def _take_over(self) -> None:
+        """Lead the line, whose call is paid for, if the flow that has led it is gone."""
+        if not self.leads and self.line.is_leaderless:
+            self.line.is_leaderless, self.leads = False, True
+            self._start(self.waves)
 
     def leave(self) -> None:
         """Count the call as in flight no more."""
+        if self.leads and not self.line.answered:
+            self.line.is_leaderless = True
         if self.in_flight:
             self.in_flight = False
             self.run.recorder.counters.call_finished("llm", 1)
@@ -184,7 +195,8 @@ class _Asked:
     def use(self, reply: LLMResponse) -> LLMResponse:
         """Return the reply, recorded: as that of a call, or as one that another flow's call has brought."""
         item, run = self.item, self.run
-        if not self.leads:
+        self._take_over()
+        if not (self.leads and self.in_flight):  # another flow's call, or that of another process
             return found_reply(reply, self.key, self.waves.request_of(self.line), item, run)
         self.finish(reply, None)
         item.has_llm_reply = True
@@ -197,8 +209,11 @@ class _Asked:
     def fail(self, error: Exception) -> None:
         """Record an error; raise it unless the request is asked once more."""
         item, run = self.item, self.run
-        if not self.leads:
-            error = clone_exception(error)  # each flow raises its own
+        cause, error = (
+            error.__cause__,
+            clone_exception(error),
+        )  # each flow raises its own: it may be that of a wave
+        error.__cause__ = cause
         attempt = self.attempt
         self.finish(None, error)
         if not isinstance(error, RunStopped):

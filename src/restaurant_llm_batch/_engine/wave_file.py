@@ -2,12 +2,36 @@
 
 from __future__ import annotations
 
-import os
-import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from secrets import token_hex
 from typing import Any, BinaryIO, cast
+
+from ..errors import StoreError
+
+
+@contextmanager
+def writing_file() -> Iterator[None]:
+    """
+    Turn an error of a temporary file into one that says what to do.
+
+    Raises:
+        StoreError: The file cannot be written or read.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"a temporary file of a batch cannot be written ({error}); free some space in {tempfile.gettempdir()}, or "
+            "set TMPDIR to a folder with room for the prompts and answers of the run"
+        ) from error
+
+
+def temporary_file() -> BinaryIO:
+    """Return a temporary file, which is gone with the process."""
+    with writing_file():
+        return cast("BinaryIO", tempfile.TemporaryFile(prefix="restaurant-llm-batch-"))
 
 
 class WaveFile:
@@ -31,30 +55,33 @@ class WaveFile:
     def file(self) -> BinaryIO:
         """The open file."""
         if self._file is None:
-            self._file = cast("BinaryIO", tempfile.TemporaryFile(prefix="restaurant-llm-batch-"))  # noqa: SIM115
+            self._file = temporary_file()
         return self._file
 
     def append(self, line: bytes) -> int:
         """Add a line, and return where it begins."""
         start, file = self.size, self.file
-        if not self._at_end:
-            file.seek(start)
-            self._at_end = True
-        file.write(line)
+        with writing_file():
+            if not self._at_end:
+                file.seek(start)
+                self._at_end = True
+            file.write(line)
         self.size += len(line)
         return start
 
     def read(self, start: int, size: int) -> bytes:
         """Return a line."""
         self._at_end = False
-        self.file.seek(start)
-        return self.file.read(size)
+        with writing_file():
+            self.file.seek(start)
+            return self.file.read(size)
 
     def rewind(self) -> BinaryIO:
         """Return the open file, at its beginning."""
         self._at_end = False
-        self.file.flush()
-        self.file.seek(0)
+        with writing_file():
+            self.file.flush()
+            self.file.seek(0)
         return self.file
 
     def release(self) -> None:
@@ -83,8 +110,10 @@ class Line:
         task: Task name of the request.
         file: The file that it stands in.
         start, size: Where it stands there.
+        weight: Estimated prompt tokens, or bytes.
         sent: Whether its batch is at the service.
         answered: Whether it has its answer.
+        is_leaderless: Whether the flow that asked first has gone before it was answered.
         lead: Wakes the flow that asked first, which is also told when the line is sent; None if it does not wait.
         followers: Wake the flows that have asked for the same since.
         users: Number of flows that may still read it.
@@ -95,6 +124,7 @@ class Line:
         "answered",
         "file",
         "followers",
+        "is_leaderless",
         "key",
         "lead",
         "result",
@@ -103,16 +133,19 @@ class Line:
         "start",
         "task",
         "users",
+        "weight",
     )
 
-    def __init__(self, key: bytes, task: str, file: WaveFile, start: int, size: int) -> None:
+    def __init__(self, key: bytes, task: str, file: WaveFile, start: int, size: int, weight: int) -> None:
         self.key: bytes = key
         self.task: str = task
         self.file: WaveFile = file
         self.start: int = start
         self.size: int = size
+        self.weight: int = weight
         self.sent: bool = False
         self.answered: bool = False
+        self.is_leaderless: bool = False
         self.lead: Callable[[Any], object] | None = None
         self.followers: tuple[Callable[[Any], object], ...] = ()
         self.users: int = 0
@@ -148,12 +181,15 @@ class Wave:
     Attributes:
         id: Its id, by which its batch is found again.
         is_adopted: Whether an earlier run, or another process, has sent it.
+        is_foreign: Whether another process or run that may be alive waits for it too: it is not ours to cancel.
+        is_paid: Whether its lines count as calls of this run; those that another one has sent are found.
         file: The file of its lines; of an adopted wave, of those that this run has asked for.
         lines: The lines by key, in the order in which they stand in the file.
-        weight: Estimated prompt tokens, or bytes, of its lines.
+        weight: That of all of its lines.
         file_id: Id of the file at the service, or "".
         batch_id: Id of its batch, or "".
-        creating: Whether its batch is being created, so that it may exist although its id is not known.
+        creating: Whether its batch may exist although its id is not known.
+        has_ended: Whether nothing more will happen to its batch.
         is_over: Whether no answer of it is waited for any more.
         done: Keys whose answers have been handed over.
     """
@@ -161,44 +197,46 @@ class Wave:
     def __init__(self, wave_id: str | None = None) -> None:
         self.id: str = token_hex(12) if wave_id is None else wave_id
         self.is_adopted: bool = wave_id is not None
+        self.is_foreign: bool = False
+        self.is_paid: bool = wave_id is None
         self.file: WaveFile = WaveFile()
         self.lines: dict[bytes, Line] = {}
         self.weight: int = 0
         self.file_id: str = ""
         self.batch_id: str = ""
         self.creating: bool = False
+        self.has_ended: bool = False
         self.is_over: bool = False
         self.done: set[bytes] = set()
 
     def add(self, key: bytes, raw: bytes, task: str, weight: int) -> Line:
         """Add a line."""
-        line = Line(key, task, self.file, self.file.append(raw), len(raw))
-        line.sent = self.is_adopted
+        line = Line(key, task, self.file, self.file.append(raw), len(raw), weight)
+        line.sent = self.is_adopted and self.is_paid
         self.lines[key] = line
         self.weight += weight
         return line
 
+    def move(self, lines: Iterable[Line]) -> None:
+        """Take lines of another wave, or of the file that this one had."""
+        for line in lines:
+            raw = line.raw
+            line.file.users -= line.users
+            line.file, line.start = self.file, self.file.append(raw)
+            line.file.users += line.users
+            self.lines[line.key] = line
+            self.weight += line.weight
+
+    def leave_out(self, keys: Iterable[bytes]) -> list[Line]:
+        """Remove and return lines that were not sent yet."""
+        gone = [self.lines.pop(key) for key in keys]
+        old, self.file = self.file, WaveFile()
+        kept, self.lines, self.weight = self.lines, {}, 0
+        self.move(kept.values())
+        self.file.sealed = True
+        old.close_if_unused()
+        return gone
+
     def unanswered(self) -> list[Line]:
         """Return the lines that have no answer."""
         return [line for line in self.lines.values() if not line.answered]
-
-
-def here() -> str:
-    """Return the name of this process in the journal: until it ends, it may still create the batch."""
-    return f"{os.getpid()}@{socket.gethostname()}"
-
-
-def may_live(process: str) -> bool:
-    """Return whether a process of the journal may be alive; of another machine, that is not known."""
-    pid, _, host = process.partition("@")
-    if host != socket.gethostname() or not pid.isdecimal():
-        return bool(host)
-    if os.name != "posix":
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -15,7 +15,6 @@ from .call import Call
 from .frames import EngineFlow, Frame, SchedulerCallbacks
 from .items import RunItem
 from .mailbox import Mailbox
-from .run import RunState
 from .waves import Waves
 
 ADMITTED_AT_ONCE = 100
@@ -35,8 +34,7 @@ class WaveFrames:
     The frames of one run that carry its waves; it is the host of the waves.
 
     Args:
-        run: The run.
-        waves: Its waves.
+        waves: The waves of the run.
         others: The scheduler's queued and running calls, and its suspended frames.
         mailbox: Where the run lives.
         callbacks: The scheduler's callbacks.
@@ -49,7 +47,6 @@ class WaveFrames:
 
     def __init__(
         self,
-        run: RunState,
         waves: Waves,
         others: tuple[dict[Call, None], dict[Call, None], dict[Frame, tuple[Any, float]]],
         mailbox: Mailbox,
@@ -58,7 +55,6 @@ class WaveFrames:
         admit: Callable[[], object],
     ) -> None:
         self.awaits_input = False
-        self._run = run
         self._waves = waves
         self._queued, self._running, self._suspended = others
         self._mailbox = mailbox
@@ -69,7 +65,8 @@ class WaveFrames:
         self._frames: dict[Frame, None] = {}
         self._admitted = 0
         self._awaits_slice = False
-        self._timers = 0
+        self._items = 0
+        self._awaits_since: tuple[int, int] | None = None
         waves.host = self
 
     # What the waves ask for
@@ -88,6 +85,10 @@ class WaveFrames:
         """Run an action after the current one."""
         self._mailbox.post_deferred(action)
 
+    def check_stop(self) -> None:
+        """Notice that the run was stopped."""
+        self._admit()
+
     # What the scheduler tells
 
     def ends(self, frame: Frame) -> bool:
@@ -102,6 +103,7 @@ class WaveFrames:
     def is_slice_full(self) -> bool:
         """Note that an item was admitted; return whether the others are admitted later."""
         self._admitted += 1
+        self._items += 1
         if self._admitted < ADMITTED_AT_ONCE:
             return False
         self._awaits_slice = True
@@ -116,17 +118,25 @@ class WaveFrames:
         """Send the open wave if nothing else can happen in the run before it is answered."""
         if not self._waves.has_lines or not self._is_idle():
             return
-        if self.awaits_input:
-            self._timers += 1
-            number, activity = self._timers, self._run.recorder.activity_count
-            self._callbacks.call_later(INPUT_PATIENCE, lambda: self._send_without_input(number, activity))
-        else:
+        if not self.awaits_input:
             self._waves.flush()
+        elif (seen := self._input_seen) != self._awaits_since:
+            self._awaits_since = seen
+            self._callbacks.call_later(INPUT_PATIENCE, lambda: self._send_without_input(seen))
 
-    def _send_without_input(self, number: int, activity: int) -> None:
-        has_waited = self._timers == number and self.awaits_input
-        if has_waited and activity == self._run.recorder.activity_count and self._is_idle():
+    @property
+    def _input_seen(self) -> tuple[int, int]:
+        """What has come of the input: other batches, which are looked at meanwhile, do not change it."""
+        return self._items, self._waves.entered
+
+    def _send_without_input(self, seen: tuple[int, int]) -> None:
+        if seen != self._awaits_since:
+            return
+        self._awaits_since = None
+        if seen == self._input_seen and self.awaits_input and self._is_idle():
             self._waves.flush()
+        else:
+            self.send_if_idle()
 
     def _is_idle(self) -> bool:
         waves = self._waves

@@ -13,6 +13,10 @@ class FileNotVisible(TransientBackendError):
     """The service does not find a file yet that it has."""
 
 
+class LineUnanswered(TransientBackendError):
+    """A batch has ended, or is gone, without an answer to a line: it is at fault, and not the call."""
+
+
 class BatchProblem(NamedTuple):
     """
     Why a batch has failed.
@@ -22,12 +26,14 @@ class BatchProblem(NamedTuple):
         message: Its message.
         line: The number of the line that is at fault, from 1; None if it is not one line.
         is_quota: Whether too many tokens are enqueued at the service: the same batch may be made later.
+        limit: Most tokens that may be enqueued, if the service has said so.
     """
 
     code: str
     message: str
     line: int | None = None
     is_quota: bool = False
+    limit: int | None = None
 
 
 class BatchState(NamedTuple):
@@ -41,6 +47,9 @@ class BatchState(NamedTuple):
         output_file: Id of the file with the answers, or "".
         error_file: Id of the file with the lines that failed, or "".
         problems: Why it has failed.
+        input_file: Id of the file with the lines, or "".
+        lines: Number of its lines; 0 if the service does not say.
+        done: How many of them have been answered, or have failed, likewise.
     """
 
     id: str
@@ -48,6 +57,9 @@ class BatchState(NamedTuple):
     output_file: str = ""
     error_file: str = ""
     problems: tuple[BatchProblem, ...] = ()
+    input_file: str = ""
+    lines: int = 0
+    done: int = 0
 
     @property
     def has_ended(self) -> bool:

@@ -26,20 +26,18 @@ import logging
 from collections import deque
 from collections.abc import Callable, Generator
 from math import inf
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from .._store.overlay import AnyStore
-from .._store.wave_journal import WaveJournal
+from .._store.wave_journal import WaveJournal, WaveNote
+from ..errors import StoreError
 from ..models import LLMRequest
-from .mailbox import Clock
+from . import wave_timing as timing
 from .wave_file import Line, Wave
+from .wave_host import InlineHost, WaveHost, WaveRun
 from .wave_service import WaveService
 
 log = logging.getLogger("restaurant_llm_batch")
-
-Estimate: TypeAlias = Callable[[LLMRequest], int]
-"""Returns the estimated tokens of a request's prompt."""
-
 
 Carrier: TypeAlias = "Callable[[Wave, Waves], Generator[Any, Any, None]]"
 """Returns the flow that carries a wave."""
@@ -68,38 +66,6 @@ AGAIN = Signal("AGAIN")
 """The request is to be asked again: its reply may be in the store, and no attempt is used up."""
 
 
-class WaveHost(Protocol):
-    """Where a run lives, as its waves use it."""
-
-    def spawn(self, flow: Generator[Any, Any, None], /) -> object:
-        """Run a flow of the run's own."""
-        ...
-
-    def run_blocking(self, work: Callable[[], object], /) -> object:
-        """Run a function that blocks, where it does not block the run."""
-        ...
-
-    def later(self, action: Callable[[], object], /) -> object:
-        """Run an action after the current one."""
-        ...
-
-
-class _Inline:
-    """The host of a run whose flows are run one after the other: the flow that waits carries its wave itself."""
-
-    def __init__(self) -> None:
-        self.flows: deque[Generator[Any, Any, None]] = deque()
-        self.spawn = self.flows.append
-
-    def run_blocking(self, work: Callable[[], object], /) -> None:
-        """Run it here: there is no other thread."""
-        work()
-
-    def later(self, action: Callable[[], object], /) -> None:
-        """Run it now."""
-        action()
-
-
 class Waves:
     """
     The waves of one run.
@@ -107,68 +73,63 @@ class Waves:
     Args:
         service: The service.
         store: The store, or None.
-        now: The run's clock.
-        estimate: Estimates the tokens of a prompt.
-        stop: Stops the run, for a reason.
-        alive: Called when the service has said that a batch goes on: the run does not stall.
+        run: What else the waves need of the run.
         carrier: Returns the flow that carries a wave.
 
     Attributes:
         service: The service.
         journal: Notes what is at the service; None without a store.
-        now: The run's clock.
+        run: What it needs of the run.
+        entered: Number of lines so far.
         waiting: Number of flows that wait for a line.
         flows: Number of flows that carry a wave.
         busy: Number of these that are about to answer lines, so that flows will go on.
         collecting: Number of these that read answers, which are paid for; the run does not end meanwhile.
         sent: Number of batches made.
         refusals: Number of batches in a row that the service had no room for.
-        stop: Stops the run, for a reason.
-        alive: To be called when the service has said that a batch goes on.
+        rejections: Number of batches in a row that the service did not accept because of some of their lines.
     """
 
-    def __init__(
-        self,
-        service: WaveService,
-        store: AnyStore | None,
-        now: Clock,
-        estimate: Estimate,
-        stop: Callable[[str], object],
-        alive: Callable[[], object],
-        carrier: Carrier,
-    ) -> None:
+    def __init__(self, service: WaveService, store: AnyStore | None, run: WaveRun, carrier: Carrier) -> None:
         self.service = service
         self.journal: WaveJournal | None = None if store is None else WaveJournal(store, service.name)
-        self.now = now
-        self.stop = stop
-        self.alive = alive
-        self._carrier = carrier
+        self.run = run
+        self.entered: int = 0
         self.waiting: int = 0
         self.flows: int = 0
         self.busy: int = 0
         self.collecting: int = 0
         self.sent: int = 0
         self.refusals: int = 0
-        self.host: WaveHost = _Inline()
-        self._store = store
-        self._estimate = estimate
+        self.rejections: int = 0
+        self.host: WaveHost = InlineHost()
+        self._carrier = carrier
         self._open: Wave | None = None
         self._ready: deque[Wave] = deque()
         self._live: dict[str, Wave] = {}  # by id, adopted ones too
         self._over: set[str] = set()  # ids of waves that have no further answer
         self._by_key: dict[bytes, Line] = {}
-        self._most = inf if service.max_enqueued_tokens is None else service.max_enqueued_tokens
+        self._cap: float = inf if service.max_enqueued_tokens is None else service.max_enqueued_tokens
+        self._most = self._cap  # what is sent at once, which refusals lower
+        self._in_tokens: bool = min(self._cap, run.prompt_tokens_left()[0]) < inf
+        self._accepted = 0  # waves in a row, since the latest refusal
+        self._cut_to = 0  # lines of the latest wave that was cut to the budget
         self._closed = False
 
     @property
     def inline_flows(self) -> deque[Generator[Any, Any, None]] | None:
         """The flows to be run by the flow that waits; None if the host runs them."""
-        return self.host.flows if isinstance(self.host, _Inline) else None
+        return self.host.flows if isinstance(self.host, InlineHost) else None
 
     @property
     def has_lines(self) -> bool:
         """Whether there is something to send."""
         return self._open is not None
+
+    def stop(self, reason: str) -> None:
+        """Stop the run."""
+        self.run.stop(reason)
+        self.host.later(self.host.check_stop)
 
     # Lines
 
@@ -178,7 +139,7 @@ class Waves:
         if line is not None:
             return self._used(line), False
         raw = self.service.write(key.hex(), request)
-        weight = self._estimate(request) if self.service.max_enqueued_tokens is not None else len(raw)
+        weight = self.run.estimate(request) if self._in_tokens else len(raw)
         return self._used(self._add(key, raw, request.task, weight)), True
 
     def enter_again(self, old: Line) -> tuple[Line, bool]:
@@ -186,11 +147,7 @@ class Waves:
         line = self._by_key.get(old.key)
         if line is not None:
             return self._used(line), False
-        raw = self.service.rewrite(old.raw)
-        weight = len(raw)
-        if self.service.max_enqueued_tokens is not None:
-            weight = self._estimate(self.service.read(raw, old.task))
-        return self._used(self._add(old.key, raw, old.task, weight)), True
+        return self._used(self._add(old.key, self.service.rewrite(old.raw), old.task, old.weight)), True
 
     @staticmethod
     def _used(line: Line) -> Line:
@@ -210,7 +167,13 @@ class Waves:
 
     def _add(self, key: bytes, raw: bytes, task: str, weight: int) -> Line:
         wave = self._sent_before(key) or self._with_room(len(raw), weight)
-        line = self._by_key[key] = wave.add(key, raw, task, weight)
+        try:
+            line = wave.add(key, raw, task, weight)
+        except StoreError as error:  # the disk is full, for example
+            self.stop(str(error))
+            raise
+        self._by_key[key] = line
+        self.entered += 1
         return line
 
     def _with_room(self, size: int, weight: int) -> Wave:
@@ -235,20 +198,23 @@ class Waves:
 
     def _sent_before(self, key: bytes) -> Wave | None:
         """Return the wave of an earlier run that a request is in; None if there is none."""
-        if self.journal is None:
-            return None
-        wave_id = self.journal.wave_of(key)
-        if wave_id is None or wave_id in self._over:
+        wave_id = None if self.journal is None else self.journal.wave_of(key)
+        if wave_id is None:
             return None
         wave = self._live.get(wave_id)
         if wave is None:
-            if self.journal.state_of(wave_id) is None:
+            if not self.is_known(wave_id):
                 return None
             wave = self._live[wave_id] = Wave(wave_id)
             self.flows += 1
             self.busy += 1  # until it is known what has become of it
             self.host.later(lambda: self._carry(wave))
         return wave if wave.is_adopted and not wave.is_over else None
+
+    def is_known(self, wave_id: str) -> bool:
+        """Return whether a wave that the journal names may still answer its lines."""
+        known = self.journal is not None and self.journal.note_of(wave_id) is not None
+        return known and wave_id not in self._over
 
     # Waves
 
@@ -268,68 +234,130 @@ class Waves:
         self.dispatch()
 
     def dispatch(self) -> None:
-        """Send the waves that are ready, as long as the service has room for them."""
+        """Send the waves that are ready, as long as the service, and the run's budget, have room for them."""
         while self._ready and not self._closed:
-            first = self._ready[0]
-            if first.weight > self._most and len(first.lines) > 1:
-                self._ready.popleft()
-                self._halve(first)
-                continue
-            live = [wave for wave in self._live.values() if not wave.is_adopted]
-            if live and sum(wave.weight for wave in live) + first.weight > self._most:
+            wave, live = self._ready[0], self._enqueued()
+            budget, name = self.run.prompt_tokens_left()
+            room = min(self._most, budget)
+            if live and live + wave.weight > room:
                 return
-            wave = self._ready.popleft()
+            if wave.weight > room and len(wave.lines) > 1:
+                self._ready.popleft()
+                self._queue_first(self._parts(wave, room))
+                if budget == room and not self._is_worth(len(self._ready[0].lines)):
+                    self.stop(f"what is left of {name} is too little for another batch")
+                    return
+                continue
+            if wave.weight > budget:
+                self.stop(f"what is left of {name} is less than the prompt of the next call may cost")
+                return
+            self._ready.popleft()
             self._live[wave.id] = wave
             self.flows += 1
             self._carry(wave)
+
+    def _is_worth(self, lines: int) -> bool:
+        """Return whether a wave that is cut to the budget is worth a batch: not ever fewer lines, day after day."""
+        before, self._cut_to = self._cut_to, lines
+        return 2 * lines >= before
 
     def _carry(self, wave: Wave) -> None:
         if not self._closed:
             self.host.spawn(self._carrier(wave, self))
 
-    def refuse(self, wave: Wave) -> bool:
+    def _enqueued(self) -> int:
+        return sum(wave.weight for wave in self._live.values() if not wave.is_adopted)
+
+    def refuse(self, wave: Wave, limit: int | None) -> bool:
         """
-        Note that the service has no room for the tokens of a wave: less is sent at once, and the wave in halves.
+        Note that the service has no room for the tokens of a wave, which is sent again later: in parts, unless it is
+        known to be within the limit, so that it was what others have sent that left no room.
+
+        Args:
+            wave: The wave.
+            limit: Most tokens that the service takes at once, if it has said so.
 
         Returns:
             Whether no other wave is there that would make room when it ends.
         """
-        enqueued = sum(one.weight for one in self._live.values() if not one.is_adopted)
-        self._most = max(1, min(self._most, enqueued) // 2)
-        self._halve(wave)
-        return not any(one is not wave for one in self._live.values())
-
-    def _halve(self, wave: Wave) -> None:
-        """Make two waves of one, which are to be sent next."""
+        self._accepted = 0
+        is_alone = not any(one is not wave for one in self._live.values())
         lines = wave.unanswered()
-        middle = (len(lines) + 1) // 2
-        halves = [self._copy(part) for part in (lines[:middle], lines[middle:]) if part]
-        self._ready.extendleft(reversed(halves))
+        if limit is not None:
+            self._cap = min(
+                self._cap, max(1, limit if self._in_tokens else limit / self._tokens_per_byte(lines))
+            )
+            self._most = min(self._most, self._cap)
+            parts = [lines]
+        else:
+            middle = (len(lines) + 1) // 2
+            parts = [lines[:middle], lines[middle:]]
+            halves = max(sum(line.weight for line in part) for part in parts)
+            self._most = max(1, halves if is_alone else min(self._most, self._enqueued()) // 2)
+        self._queue_first([self._copy(part) for part in parts if part])
         wave.file.close_if_unused()
+        return is_alone
 
-    def _copy(self, lines: list[Line]) -> Wave:
+    def accepted(self) -> None:
+        """Note that the service has worked on a wave; after some of them, try whether it takes more at once."""
+        self.refusals = self.rejections = 0
+        self._accepted += 1
+        if self._accepted % timing.GROW_AFTER == 0:
+            self._most = min(self._cap, 2 * self._most)
+
+    def _tokens_per_byte(self, lines: list[Line]) -> float:
+        """Estimate it from some lines."""
+        sample = lines[:: len(lines) // 100 + 1]
+        tokens = sum(self.run.estimate(self.request_of(line)) for line in sample)
+        return max(1, tokens) / max(1, sum(line.size for line in sample))
+
+    def _parts(self, wave: Wave, room: float) -> list[Wave]:
+        """Return the waves of a wave's lines that `room` suffices for, and of the rest."""
+        lines, weight, fitting = wave.unanswered(), 0, 0
+        for line in lines:
+            weight += line.weight
+            if fitting and weight > room:
+                break
+            fitting += 1
+        parts = [self._copy(part) for part in (lines[:fitting], lines[fitting:]) if part]
+        wave.file.close_if_unused()
+        return parts
+
+    def _queue_first(self, waves: list[Wave]) -> None:
+        self._ready.extendleft(reversed(waves))
+
+    @staticmethod
+    def _copy(lines: list[Line]) -> Wave:
         """Return a wave of lines of another one, which their flows wait for from now on."""
         wave = Wave()
-        for old in lines:
-            raw = old.raw
-            weight = len(raw)
-            if self.service.max_enqueued_tokens is not None:
-                weight = self._estimate(self.service.read(raw, old.task))
-            wave.lines[old.key] = old
-            wave.weight += weight
-            old.file.users -= old.users
-            old.file, old.start = wave.file, wave.file.append(raw)
-            wave.file.users += old.users
+        wave.move(lines)
         wave.file.sealed = True
         return wave
 
-    def end(self, wave: Wave) -> None:
-        """Note that a wave has no further answer, and send what waits for room."""
+    def finish(self, wave: Wave, rest: Any, *, forget: bool = True) -> None:
+        """
+        Note that a wave has no further answer, and send what waits for room.
+
+        Args:
+            wave: The wave.
+            rest: What its lines without an answer are answered with.
+            forget: Whether no later run needs to look for it.
+        """
+        for line in wave.unanswered():
+            if forget and self.journal is not None:
+                self.journal.forget_line(line.key, wave.id)
+            self.answer(line, rest)
+        self.end(wave, forget=forget)
+        self.dispatch()
+
+    def end(self, wave: Wave, *, forget: bool = True) -> None:
+        """Note that a wave is over."""
         wave.is_over = True
-        self._over.add(wave.id)
         self._live.pop(wave.id, None)
-        if self.journal is not None:
-            self.journal.forget_wave(wave.id)
+        if forget:  # otherwise it is looked for again, if it has further lines
+            self._over.add(wave.id)
+            if self.journal is not None:
+                self.journal.forget_wave(wave.id)
         wave.file.sealed = True
         wave.file.close_if_unused()
         wave.done.clear()
@@ -366,11 +394,9 @@ class Waves:
         left = list(self._live.values())
         for wave in left:
             wave.is_over = True
-            if self.journal is not None and not wave.is_adopted and not (wave.batch_id or wave.creating):
-                for key in wave.lines:
-                    self.journal.forget_line(key, wave.id)
-                self.journal.forget_wave(wave.id)
-        ids = [wave.batch_id for wave in left if wave.batch_id]
+            if self.journal is not None and not wave.is_foreign:
+                self._leave(wave, self.journal)
+        ids = [wave.batch_id for wave in left if wave.batch_id and not (wave.is_foreign or wave.has_ended)]
         if ids and self.service.on_stop == "cancel":
             self.service.cancel_later(ids)
         for wave in (*left, *self._ready, *([self._open] if self._open is not None else [])):
@@ -378,3 +404,17 @@ class Waves:
         self._open = None
         self._ready.clear()
         self._by_key.clear()
+
+    @staticmethod
+    def _leave(wave: Wave, journal: WaveJournal) -> None:
+        """Note that a wave is not carried any more: it was never sent, or any other run may take it over."""
+        if wave.batch_id:
+            journal.record_note(wave.id, WaveNote("", batch_id=wave.batch_id), _ignore)
+        elif not (wave.is_adopted or wave.creating):
+            for key in wave.lines:
+                journal.forget_line(key, wave.id)
+            journal.forget_wave(wave.id)
+
+
+def _ignore(_: Exception | None) -> None:
+    """Do nothing: the end of this process says the same."""

@@ -321,7 +321,8 @@ class BatchBudget(LockedState[BatchBudgetState]):
 
     @limit.setter
     def limit(self, limit: int) -> None:
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+        given: object = limit
+        if not isinstance(given, int) or isinstance(given, bool) or given < 1:
             raise ConfigurationError(
                 f"max_tokens_per_batch must be a whole number of at least 1, got {limit!r}"
             )

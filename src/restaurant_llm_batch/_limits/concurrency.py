@@ -13,181 +13,19 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from heapq import heapify, heappop, heappush, nsmallest
 from math import inf
 from typing import Generic, Protocol, TypeVar
 
 from .. import _fork
 from ..errors import ConfigurationError
-from .aimd import HISTORY_LIMIT, AdaptiveLimit, CallResult, LimitHistoryEntry, Timing
+from .aimd import HISTORY_LIMIT, AdaptiveLimit, CallResult, LimitHistoryEntry
+from .clients import Client, Lanes
 from .latency_signal import make_controller
 from .server_signal import ServerWord
+from .wait_queue import _ADMITTED, _GONE, _WAITING, PriorityWaitQueue, Ticket
 
 UNKNOWN_LIMIT = 1 << 40
 """The limit of a limiter whose limit the server has not said yet."""
-
-# Plain integers: members of an Enum take longer to look up than the rest of an admission takes.
-_NEW, _WAITING, _ADMITTED, _GONE = range(4)
-
-
-class Ticket:
-    """
-    One call's place in the queue of a limiter (as in a ticket lock).
-
-    Args:
-        on_admitted: Called once when the ticket is admitted after having waited, in the thread that freed the slot; it
-            must not block. If it returns False, the caller has gone, and the slot passes to the next waiter.
-        priority: Lower goes first.
-        sequence: Among equal priorities, lower goes first: when the item that calls entered the window.
-        weight: Slots that the ticket takes.
-
-    Attributes:
-        in_flight_at_admission: Slots taken when it was admitted, its own included.
-        epoch: For an adaptive limit, its epoch at admission; for a rate limit, the number of the call.
-        timing: How long its call took, for an adaptive limit that follows latency; None otherwise.
-    """
-
-    __slots__ = (
-        "epoch",
-        "in_flight_at_admission",
-        "on_admitted",
-        "priority",
-        "sequence",
-        "state",
-        "timing",
-        "weight",
-    )
-
-    def __init__(
-        self,
-        on_admitted: Callable[[], object],
-        priority: int = 0,
-        sequence: float = 0,
-        weight: int = 1,
-    ) -> None:
-        self.on_admitted: Callable[[], object] = on_admitted
-        self.priority: int = priority
-        self.sequence: float = sequence
-        self.weight: int = weight
-        self.in_flight_at_admission: int = 0
-        self.epoch: int = 0
-        self.timing: Timing | None = None
-        self.state: int = _NEW
-
-
-class PriorityWaitQueue(ABC):
-    """
-    A priority queue of tickets; the base of the limiters' states. Its methods return the tickets they admit.
-
-    A ticket and the numbers of those that wait and are in flight change in one statement without a call, which no
-    interrupt splits: whatever an interrupt leaves undone, cancelling or releasing the ticket undoes.
-
-    Tickets are admitted by (priority, sequence, order of enqueueing). The first ticket in the queue is never overtaken,
-    not even by a lighter one.
-
-    Attributes:
-        waiting: Number of tickets that wait.
-        set_watchers: Called when a user has set the limit.
-    """
-
-    __slots__ = ("_enqueued", "_queue", "set_watchers", "waiting")
-
-    def __init__(self) -> None:
-        self.waiting: int = 0
-        self.set_watchers: list[Callable[[], object]] = []
-        self._enqueued = 0
-        self._queue: list[tuple[int, float, int, Ticket]] = []
-
-    def enqueue(self, ticket: Ticket) -> bool:
-        """Queue a new ticket and return whether it is admitted at once; enqueueing admits no other ticket."""
-        if self.waiting:
-            self._wait(ticket)
-            return bool(self._admit())
-        if self._fits(ticket):
-            self._enter(ticket)
-            return True
-        self._wait(ticket)
-        return False
-
-    def _wait(self, ticket: Ticket) -> None:
-        ticket.state, self.waiting = _WAITING, self.waiting + 1
-        self._enqueued += 1
-        heappush(self._queue, (ticket.priority, ticket.sequence, self._enqueued, ticket))
-
-    def cancel(self, ticket: Ticket) -> list[Ticket]:
-        """Remove a ticket that waits, or release one that was just admitted."""
-        if ticket.state is _WAITING:
-            # It stays in the heap until it surfaces, or until most of the heap is cancelled.
-            ticket.state, self.waiting = _GONE, self.waiting - 1
-            if len(self._queue) > 2 * self.waiting + 64:
-                self._queue = [queued for queued in self._queue if queued[3].state == _WAITING]
-                heapify(self._queue)
-            return self._admit()
-        return self.release(ticket)
-
-    def reprioritise(self, ticket: Ticket, priority: int, sequence: float) -> list[Ticket]:
-        """Move a waiting ticket forward, to the position of one with this priority and sequence."""
-        if ticket.state is not _WAITING or (priority, sequence) >= (ticket.priority, ticket.sequence):
-            return []
-        ticket.priority, ticket.sequence = priority, sequence
-        self._enqueued += 1
-        heappush(self._queue, (priority, sequence, self._enqueued, ticket))  # its old position is skipped
-        return self._admit()  # it may be lighter than the one that was first
-
-    def release(self, ticket: Ticket, outcome: CallResult = "other", now: float = 0.0) -> list[Ticket]:
-        """Free the slots of an admitted ticket; any other ticket is ignored."""
-        if ticket.state is not _ADMITTED:
-            return []
-        self._left(ticket, outcome, now)
-        return self._admit()
-
-    def peek(self) -> Ticket | None:
-        """Return the first waiting ticket, or None."""
-        while self._queue and self._queue[0][3].state is not _WAITING:
-            heappop(self._queue)
-        return self._queue[0][3] if self._queue else None
-
-    def in_order(self, most: int) -> list[Ticket]:
-        """Return the first `most` waiting tickets, in order."""
-        return [queued[3] for queued in nsmallest(most, filter(_is_current, self._queue))]
-
-    @property
-    def waiting_weight(self) -> int:
-        """Slots that the waiting tickets take together."""
-        return sum(queued[3].weight for queued in self._queue if _is_current(queued))
-
-    @abstractmethod
-    def _fits(self, ticket: Ticket) -> bool:
-        """Return whether a ticket may be admitted now."""
-
-    def _enter(self, ticket: Ticket) -> None:
-        """Admit a ticket, which may have waited."""
-        ticket.state, self.waiting = _ADMITTED, self.waiting - (ticket.state is _WAITING)
-
-    def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
-        """Free the slots that a ticket held."""
-        ticket.state = _GONE
-
-    def _admit(self) -> list[Ticket]:
-        queue = self._queue
-        if not queue:
-            return []
-        admitted: list[Ticket] = []
-        while queue:
-            ticket = queue[0][3]
-            if ticket.state is _WAITING:  # otherwise it was cancelled, or admitted from a better position
-                if not self._fits(ticket):
-                    break
-                self._enter(ticket)
-                admitted.append(ticket)
-            heappop(queue)
-        return admitted
-
-
-def _is_current(queued: tuple[int, float, int, Ticket]) -> bool:
-    """Return whether a ticket waits, and at this position: it keeps those from which it was moved forward."""
-    priority, sequence, _, ticket = queued
-    return ticket.state is _WAITING and (ticket.priority, ticket.sequence) == (priority, sequence)
 
 
 class ConcurrencyState(PriorityWaitQueue):
@@ -245,10 +83,20 @@ class ConcurrencyState(PriorityWaitQueue):
     def _fits(self, ticket: Ticket) -> bool:
         return not self.in_flight or self.in_flight + ticket.weight <= self.limit
 
+    def _slots(self) -> int:
+        return self.limit
+
+    def _count(self, ticket: Ticket, lanes: Lanes) -> None:
+        super()._count(ticket, lanes)
+        if ticket.lane is not None:
+            ticket.lane.enter(ticket)
+
     def _enter(self, ticket: Ticket) -> None:
         in_flight, waiting = self.in_flight + ticket.weight, self.waiting - (ticket.state is _WAITING)
         ticket.state, self.in_flight, self.waiting = _ADMITTED, in_flight, waiting
         ticket.in_flight_at_admission = in_flight
+        if self.lanes is not None:
+            self._count(ticket, self.lanes)
         if self.controller is not None:
             ticket.epoch = self.controller.epoch
         if self.in_flight > self.peak:
@@ -256,8 +104,8 @@ class ConcurrencyState(PriorityWaitQueue):
 
     def _left(self, ticket: Ticket, outcome: CallResult, now: float) -> None:
         ticket.state, self.in_flight = _GONE, self.in_flight - ticket.weight
-        self.latest = max(self.latest, now)
         if self.controller is not None:
+            self.latest = max(self.latest, now)
             self.controller.record(outcome, ticket.in_flight_at_admission, ticket.epoch, now, ticket.timing)
             self.limit = self.controller.limit
 
@@ -377,7 +225,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
 
     def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; if not, `on_admitted` is called later."""
-        lock, state = self._state_for_process()
+        lock, state = self._states.get(_fork.count) or self._state_for_process()
         with lock:
             return state.enqueue(ticket)
 
@@ -388,11 +236,13 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
             admitted = state.cancel(ticket)
         self._notify_admitted(admitted, lock, state)
 
-    def reprioritise(self, ticket: Ticket, priority: int, sequence: float) -> None:
-        """Move a waiting ticket forward, to the position of one with this priority and sequence."""
+    def reprioritise(
+        self, ticket: Ticket, priority: int, sequence: float, client: Client | None = None
+    ) -> None:
+        """Move a waiting ticket forward; see `PriorityWaitQueue.reprioritise`."""
         lock, state = self._state_for_process()
         with lock:
-            admitted = state.reprioritise(ticket, priority, sequence)
+            admitted = state.reprioritise(ticket, priority, sequence, client)
         self._notify_admitted(admitted, lock, state)
 
     def release(
@@ -406,7 +256,7 @@ class ConcurrencyLimiter(LockedState[ConcurrencyState]):
             outcome: The result of its call, for an adaptive limit to learn from.
             now: The clock of the runs that share the limiter; only an adaptive limit reads it.
         """
-        lock, state = self._state_for_process()
+        lock, state = self._states.get(_fork.count) or self._state_for_process()
         time = 0.0 if now is None or state.controller is None else now()
         with lock:
             admitted = state.release(ticket, outcome, time)

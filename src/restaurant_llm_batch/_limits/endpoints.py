@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import heappop
 from math import inf
 from typing import Literal, Protocol, TypeAlias
 
@@ -26,7 +25,9 @@ from ..errors import (
 )
 from .aimd import Timing
 from .breaker import CLOSED, OPEN, BreakerPolicy, CircuitBreaker
-from .concurrency import _NEW, ConcurrencyLimiter, PriorityWaitQueue, Ticket
+from .clients import Client, Lane, Lanes
+from .concurrency import ConcurrencyLimiter
+from .wait_queue import _NEW, PriorityWaitQueue, Ticket
 
 MAX_CLAIMS = 64
 """Most claims at an endpoint whose limiter others share: they say how many calls of the pool wait there."""
@@ -125,7 +126,7 @@ class EndpointTicket(Ticket):
 
     Attributes:
         route: Where the call should go.
-        endpoint: The endpoint that has admitted it; None before.
+        endpoint: The endpoint that has admitted it, or at whose limiter it waits by itself; None before.
         slot: Its ticket there.
         queue: The queue in which it waits, or has waited.
         is_probe: Whether it finds out whether an endpoint that was left out is back.
@@ -135,16 +136,24 @@ class EndpointTicket(Ticket):
     __slots__ = ("endpoint", "is_probe", "is_proof", "queue", "route", "slot")
 
     def __init__(
-        self, on_admitted: Callable[[], object], priority: int, sequence: float, route: Route
+        self,
+        on_admitted: Callable[[], object],
+        priority: int,
+        sequence: float,
+        route: Route,
+        client: Client | None = None,
     ) -> None:
         # Spelled out, as in `Slot`: every call has both, and `super().__init__` takes as long as all the rest.
         self.on_admitted = on_admitted
         self.priority = priority
         self.sequence = sequence
         self.weight = 1
+        self.client = client
         self.in_flight_at_admission = self.epoch = 0
         self.timing: Timing | None = None
         self.state = _NEW
+        self.lane: Lane | None = None
+        self.is_counted = False
         self.route: Route = route
         self.endpoint: Endpoint | None = None
         self.slot: Slot | None = None
@@ -159,24 +168,34 @@ class Slot(Ticket):
 
     Attributes:
         endpoint: The endpoint.
-        ticket: The one call that waits with it, if the pool has no other endpoint; None for a claim.
+        ticket: The one call that has it, from when it is queued until it is released, if the pool has no other endpoint
+            and the call has not waited in the pool's queue; None for a claim.
     """
 
     __slots__ = ("endpoint", "ticket")
 
-    def __init__(self, endpoint: Endpoint, priority: int, sequence: float) -> None:
+    def __init__(
+        self, endpoint: Endpoint, priority: int, sequence: float, client: Client | None = None
+    ) -> None:
         self.on_admitted: Callable[[], object] = self._admitted
         self.priority = priority
         self.sequence = sequence
         self.weight = 1
+        self.client = client
         self.in_flight_at_admission = self.epoch = 0
         self.timing: Timing | None = None
         self.state = _NEW
+        self.lane: Lane | None = None
+        self.is_counted = False
         self.endpoint: Endpoint = endpoint
         self.ticket: EndpointTicket | None = None
 
     def _admitted(self) -> bool:
-        return self.endpoint.on_slot(self)
+        ticket, endpoint = self.ticket, self.endpoint
+        if ticket is None or endpoint.breaker.state != CLOSED or endpoint.rests_until != -inf:
+            return endpoint.on_slot(self)
+        ticket.epoch = endpoint.breaker.epoch
+        return ticket.on_admitted() is not False
 
 
 class EndpointQueue(PriorityWaitQueue):
@@ -186,12 +205,14 @@ class EndpointQueue(PriorityWaitQueue):
     Attributes:
         mask: The endpoints.
         is_pinned: Whether they may go to no other endpoint, even if this one is left out.
+        lanes: The lanes of the pool.
     """
 
     __slots__ = ("is_pinned", "mask")
 
-    def __init__(self, mask: int, is_pinned: bool) -> None:
+    def __init__(self, mask: int, is_pinned: bool, lanes: Lanes) -> None:
         super().__init__()
+        self.lanes: Lanes = lanes
         self.mask: int = mask
         self.is_pinned: bool = is_pinned
 
@@ -202,10 +223,6 @@ class EndpointQueue(PriorityWaitQueue):
         """Add a ticket."""
         ticket.queue = self
         self._wait(ticket)
-
-    def drop_first(self) -> None:
-        """Remove the ticket that `peek` has returned, which waits no more."""
-        heappop(self._queue)
 
 
 class Endpoint:
@@ -219,11 +236,11 @@ class Endpoint:
         rank: Its rank.
         breaker: Leaves it out if it fails.
         rests_until: When its service lets calls start again, by its own word.
-        in_flight: Calls of the pool that are there.
+        in_flight: Calls of the pool that are there, but those that its limiter alone counts.
         answered: Calls that it answered.
         rate_limited: Calls that it refused.
         failed: Calls that failed there.
-        peak: Most calls of the pool that were there at once.
+        peak: Most of these calls that were there at once.
         served: Calls that have gone there, those included that it would have had while it was left out.
         claims: The claims that wait at its limiter.
         max_claims: How many of them there may be.
@@ -284,17 +301,24 @@ class Endpoint:
         """Do not make up for the calls that went to the others while this one was left out."""
         self.served = self.weight * max(other.served / other.weight for other in others)
 
-    def statistics(self, now: float) -> EndpointStatistics:
-        """Return its state, and its calls so far."""
+    def statistics(self, now: float, *, is_alone: bool) -> EndpointStatistics:
+        """
+        Return its state, and its calls so far.
+
+        Args:
+            now: The time, on the clock of the calls.
+            is_alone: Whether all calls that pass its limiter are those of the pool.
+        """
         breaker = self.breaker
         status: EndpointStatus = "in service" if self.rests_until <= now else "resting"
         if breaker.state != CLOSED:
             status = "left out" if breaker.state == OPEN else "probing"
+        counts = self.limiter.statistics() if is_alone else self
         return EndpointStatistics(
             status,
             self.limiter.limit,
-            self.in_flight,
-            self.peak,
+            counts.in_flight,
+            counts.peak,
             self.answered + self.rate_limited + self.failed,
             self.answered,
             self.rate_limited,

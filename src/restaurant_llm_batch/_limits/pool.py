@@ -11,12 +11,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
+from .. import _fork
 from .._llm_response import RateLimitInfo
 from .._text import error_text
 from .aimd import CallResult
 from .batch_budget import BatchBudget
-from .breaker import OPEN, BreakerPolicy
-from .concurrency import _ADMITTED, _WAITING, ConcurrencyLimiter, LockedState
+from .breaker import CLOSED, OPEN, BreakerPolicy
+from .clients import Client
+from .concurrency import ConcurrencyLimiter, LockedState
 from .endpoints import (
     Endpoint,
     EndpointSpec,
@@ -27,6 +29,7 @@ from .endpoints import (
     error_kind,
 )
 from .pool_state import Admitted, PoolState
+from .wait_queue import _ADMITTED, _WAITING
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -74,30 +77,45 @@ class EndpointLimiter(LockedState[PoolState]):
         return {spec.name: spec.limiter for spec in self._specs}
 
     @property
+    def waiting(self) -> int:
+        """Number of calls that wait."""
+        state = self._state_for_process()[1]
+        alone = state.alone
+        return (
+            state.waiting
+            if alone is None
+            else state.waiting + max(0, alone.limiter.waiting - len(alone.claims))
+        )
+
+    @property
     def limit(self) -> int:
         """Most calls in flight at the endpoints that are in service."""
-        state = self._state_for_process()[1]
-        return sum(
-            endpoint.limiter.limit for endpoint in state.endpoints if state.in_service >> endpoint.index & 1
-        )
+        return self._state_for_process()[1].limit
 
     def statistics(self) -> dict[str, EndpointStatistics]:
         """Return the state of each endpoint, and its calls so far in this process."""
         lock, state = self._state_for_process()
         with lock:
-            return {endpoint.name: endpoint.statistics(state.now) for endpoint in state.endpoints}
+            return {
+                endpoint.name: endpoint.statistics(state.now, is_alone=endpoint is state.alone)
+                for endpoint in state.endpoints
+            }
 
     # Admission
 
-    def enqueue(self, ticket: EndpointTicket, now: float) -> bool:
+    def enqueue(self, ticket: EndpointTicket, now: Callable[[], float]) -> bool:
         """Queue a new ticket and return whether it is admitted at once; if not, `on_admitted` is called later."""
-        lock, state = self._state_for_process()
+        lock, state = self._states.get(_fork.count) or self._state_for_process()
+        alone = state.alone
+        if alone is not None and alone.breaker.state == CLOSED and not state.waiting and not state.may_rest:
+            slot = ticket.slot = Slot(alone, ticket.priority, ticket.sequence, ticket.client)
+            slot.ticket = ticket
+            ticket.endpoint, ticket.epoch = alone, alone.breaker.epoch
+            return alone.limiter.enqueue(slot)
         with lock:
-            state.now = now
+            state.now = now()
             if state.enqueue(ticket):
                 return True
-            if ticket.queue is None:  # it waits in the limiter of the only endpoint
-                return False
             admitted: Admitted = []
             state.fill(admitted)
             surplus, state.surplus = state.surplus, []
@@ -117,24 +135,29 @@ class EndpointLimiter(LockedState[PoolState]):
         lock, state = self._state_for_process()
         with lock:
             state.now = now
+            slot = ticket.slot
+            is_own = slot is not None and slot.ticket is not None
             is_waiting = ticket.state == _WAITING
-            if is_waiting:
+            if slot is not None and is_own:
+                slot.ticket, slot.on_admitted = None, _nothing
+            elif is_waiting:
                 state.cancel(ticket)
-        if not is_waiting:
+        if slot is not None and is_own:
+            slot.endpoint.limiter.cancel(slot)
+        elif not is_waiting:
             self.release(ticket, "other", lambda: now)
-        elif ticket.slot is not None:
-            ticket.slot.endpoint.limiter.cancel(ticket.slot)
-            ticket.slot.on_admitted = _nothing
 
-    def reprioritise(self, ticket: EndpointTicket, priority: int, sequence: float) -> None:
-        """Move a waiting ticket forward, to the position of one with this priority and sequence."""
+    def reprioritise(
+        self, ticket: EndpointTicket, priority: int, sequence: float, client: Client | None = None
+    ) -> None:
+        """Move a waiting ticket forward; see `PriorityWaitQueue.reprioritise`."""
         lock, _ = self._state_for_process()
         with lock:
-            slot = ticket.slot if ticket.queue is None and ticket.state == _WAITING else None
+            slot = ticket.slot
             if ticket.queue is not None:
-                ticket.queue.reprioritise(ticket, priority, sequence)
-        if slot is not None:
-            slot.endpoint.limiter.reprioritise(slot, priority, sequence)
+                ticket.queue.reprioritise(ticket, priority, sequence, client)
+        if slot is not None and slot.ticket is not None:
+            slot.endpoint.limiter.reprioritise(slot, priority, sequence, client)
 
     def release(self, ticket: EndpointTicket, outcome: CallResult, now: Callable[[], float]) -> None:
         """
@@ -145,16 +168,16 @@ class EndpointLimiter(LockedState[PoolState]):
             outcome: The result of its call.
             now: The clock of the runs that share the limiter.
         """
-        lock, state = self._state_for_process()
+        lock, state = self._states.get(_fork.count) or self._state_for_process()
         slot, endpoint = ticket.slot, ticket.endpoint
         is_back = False
-        if ticket.state is _ADMITTED:
+        if slot is not None and (slot.ticket is not None or ticket.state is _ADMITTED):
             with lock:
-                if ticket.state is _ADMITTED:
-                    state.now = now()
+                if slot.ticket is not None or ticket.state is _ADMITTED:
+                    slot.ticket = None
                     is_back = state.record_end(ticket, answered=outcome == "success")
         if slot is not None:
-            if endpoint is not None:
+            if endpoint is not None and slot.state is not _WAITING:
                 endpoint.limiter.release(slot, outcome, now)
             else:  # an interrupt came before the ticket was admitted with it
                 slot.endpoint.limiter.cancel(slot)
@@ -162,6 +185,7 @@ class EndpointLimiter(LockedState[PoolState]):
         if is_back and endpoint is not None:
             log.info("endpoint %r of the pool is back in service", endpoint.name)
         if state.is_changed:
+            state.now = now()
             self._change(state, PoolState.fill)
 
     def _on_slot(self, slot: Slot) -> bool:
@@ -169,10 +193,16 @@ class EndpointLimiter(LockedState[PoolState]):
         lock, state = self._state_for_process()
         admitted: Admitted = []
         with lock:
+            if slot.ticket is None and slot not in slot.endpoint.claims:
+                return False  # its call was cancelled meanwhile
+            is_first = not state.waiting
             used = state.use(slot, admitted)
             surplus, state.surplus = state.surplus, []
+            watchers = state.watchers if is_first and state.waiting and state.has_timers else ()
         if admitted or surplus:
             self._notify(state, admitted, surplus)
+        for watcher in tuple(watchers):
+            watcher()
         return used
 
     def _change(self, state: PoolState, change: Callable[[PoolState, Admitted], None]) -> None:

@@ -7,8 +7,11 @@ goes to the first call that may use it. So no call waits while a slot is free, a
 
 The slots are those of the endpoints' own limiters, which others may share. At each endpoint that calls wait for, the
 pool holds a *claim*: a ticket that waits in the endpoint's limiter for no call in particular. When it is admitted, the
-first call of the queue takes it over (`use`). If there is one endpoint only, and nothing is wrong with it, each call
-waits in its limiter by itself, as it would without a pool.
+first call of the queue takes it over (`use`).
+
+If there is one endpoint only, with a limiter that no others pass, and nothing is wrong with it, each call waits in that
+limiter by itself, as it would without a pool, and the limiter alone counts it: this state has none of its numbers. A
+call whose slot becomes free after the endpoint was left out goes into the queue then (`use`).
 
 A call may not be meant for every endpoint: not for one that has just failed or refused it while another is in service,
 and only for the one that has its job, if there is one. Calls with equal *masks* of endpoints wait in one heap; there
@@ -29,7 +32,7 @@ from typing import Any, TypeAlias
 
 from ..errors import SubmissionUnknown
 from .breaker import CLOSED, OPEN, BreakerPolicy
-from .concurrency import _ADMITTED, _GONE, _WAITING
+from .clients import Lanes
 from .endpoints import (
     Endpoint,
     EndpointQueue,
@@ -39,6 +42,7 @@ from .endpoints import (
     Route,
     Slot,
 )
+from .wait_queue import _ADMITTED, _GONE, _WAITING
 
 Admitted: TypeAlias = list[EndpointTicket]
 
@@ -57,12 +61,15 @@ class PoolState:
 
     Attributes:
         endpoints: The endpoints.
-        waiting: Number of calls that wait.
+        alone: The only endpoint, if its limiter is the pool's own; otherwise None.
+        waiting: Number of calls in the queue.
         in_service: Mask of the endpoints that are not left out.
         now: The time; set it before each use.
         surplus: Slots that no call wants.
+        may_rest: Whether an endpoint has ever rested.
         is_changed: Whether an endpoint is in service, or left out, since `fill` was last called.
         watchers: Called when time alone may admit calls.
+        lanes: The lanes of clients, over all endpoints.
         set_watchers: Never called: a user sets the limits of the endpoints, and each tells it by itself.
     """
 
@@ -79,22 +86,24 @@ class PoolState:
         self.is_changed = False
         self.watchers: list[Callable[[], object]] = []
         self.set_watchers: list[Callable[[], object]] = []
+        self.lanes: Lanes = Lanes()
+        self._has_clients = False
+        self.alone: Endpoint | None = (
+            self.endpoints[0] if len(specs) == 1 and not specs[0].is_shared else None
+        )
+        self.may_rest = False
         self._everyone = self.in_service
-        self._only = self.endpoints[0] if len(self.endpoints) == 1 else None
         self._by_rank = sorted(self.endpoints, key=attrgetter("rank"))
         self._queues: dict[tuple[int, bool], EndpointQueue] = {}
         self._all_out_since: float | None = None
         self._all_are_dead = False
         self._pool_timeout = policy.pool_timeout
-        self._may_rest = False  # whether an endpoint has ever rested
 
     # Admission
 
     def enqueue(self, ticket: EndpointTicket) -> bool:
         """Admit a call at the endpoint that suits it best, or queue it; return whether it is admitted."""
-        only = self._only
-        if only is not None and only.breaker.state == CLOSED and not only.claims and self._takes_calls(only):
-            return self._enqueue_at(only, ticket)
+        self._join(ticket)
         route = ticket.route
         mask = self._mask(route) if route.tried or route.only else self._everyone
         # While calls wait, an endpoint has room only because its time has just come: `fill` lets them go first.
@@ -114,18 +123,12 @@ class PoolState:
         self.waiting += 1
         return False
 
-    def _enqueue_at(self, endpoint: Endpoint, ticket: EndpointTicket) -> bool:
-        """Queue a call at the limiter of the only endpoint; return whether it is admitted."""
-        slot = ticket.slot = Slot(endpoint, ticket.priority, ticket.sequence)
-        slot.ticket = ticket
-        if endpoint.limiter.enqueue(slot):
-            slot.ticket = None
-            ticket.endpoint = endpoint
-            ticket.state, endpoint.in_flight = _ADMITTED, endpoint.in_flight + 1
-            self._start(ticket, endpoint)
-            return True
-        ticket.state, self.waiting = _WAITING, self.waiting + 1
-        return False
+    def _join(self, ticket: EndpointTicket) -> None:
+        """Give a ticket the lane of its client."""
+        if ticket.client is not None:
+            self._has_clients = True
+            busy = (lane for queue in self._queues.values() for lane in queue.busy_lanes)
+            ticket.lane = self.lanes.lane(ticket.client, busy)
 
     def choose(self, mask: int, home: int) -> Endpoint | None:
         """
@@ -136,8 +139,6 @@ class PoolState:
         """
         found: Endpoint | None = None
         best: tuple[Any, ...] = ()
-        if self._only is not None:
-            return self._only if not self._only.claims and self._takes_calls(self._only) else None
         for endpoint in self.endpoints:
             if mask >> endpoint.index & 1 and endpoint.limiter.has_room and self._takes_calls(endpoint):
                 is_closed = endpoint.breaker.state == CLOSED
@@ -171,12 +172,15 @@ class PoolState:
         key = mask, is_pinned
         queue = self._queues.get(key)
         if queue is None:
-            queue = self._queues[key] = EndpointQueue(*key)
+            queue = self._queues[key] = EndpointQueue(*key, self.lanes)
         return queue
 
-    @staticmethod
-    def _start(ticket: EndpointTicket, endpoint: Endpoint) -> None:
+    def _start(self, ticket: EndpointTicket, endpoint: Endpoint) -> None:
         """Count a call that was just admitted."""
+        if self._has_clients:
+            lane = ticket.lane = ticket.lane or self.lanes.of_nobody
+            self.lanes.serve(lane, ticket)
+            lane.enter(ticket)
         breaker = endpoint.breaker
         ticket.epoch = breaker.epoch
         if breaker.state != CLOSED:
@@ -191,12 +195,13 @@ class PoolState:
         endpoint = slot.endpoint
         endpoint.claims.pop(slot, None)
         if slot.state is not _ADMITTED:
-            return False  # the call that waited with it was cancelled meanwhile
+            return False  # it was cancelled meanwhile
         if slot.ticket is not None:
             return self._use_own(slot.ticket, slot, admitted)
         free: Slot | None = slot
         while free is not None:
-            queue, ticket = self._first(endpoint) if self._takes_calls(endpoint) else (None, None)
+            ticket = self._first(endpoint) if self._takes_calls(endpoint) else None
+            queue = None if ticket is None else ticket.queue
             if queue is None or ticket is None:
                 if free is not slot:
                     self.surplus.append(free)
@@ -210,7 +215,7 @@ class PoolState:
                 endpoint.in_flight + 1,
             )
             admitted.append(ticket)
-            queue.drop_first()
+            queue.peek()  # which drops it from the queue
             self._start(ticket, endpoint)
             free = self._claim(endpoint)
         return free is not slot
@@ -218,26 +223,46 @@ class PoolState:
     def _use_own(self, ticket: EndpointTicket, slot: Slot, admitted: Admitted) -> bool:
         """Give a slot to the call that waited with it; if the endpoint is left out by now, let the call wait on."""
         endpoint, slot.ticket = slot.endpoint, None
+        self._join(ticket)
         if not self._takes_calls(endpoint):
-            ticket.slot = None
+            ticket.slot = ticket.endpoint = None
+            ticket.priority, ticket.sequence = slot.priority, slot.sequence  # it may have been moved forward
             self._queue(self._everyone, is_pinned=False).add(ticket)
+            self.waiting += 1
             return False
-        ticket.endpoint = endpoint
-        ticket.state, self.waiting, endpoint.in_flight = _ADMITTED, self.waiting - 1, endpoint.in_flight + 1
+        ticket.state, endpoint.in_flight = _ADMITTED, endpoint.in_flight + 1
         admitted.append(ticket)
         self._start(ticket, endpoint)
         return True
 
-    def _first(self, endpoint: Endpoint) -> tuple[EndpointQueue | None, EndpointTicket | None]:
-        """Return the most urgent call that may go to an endpoint, and its queue."""
-        found: EndpointQueue | None = None
+    def _first(self, endpoint: Endpoint) -> EndpointTicket | None:
+        """Return the call that goes next of those that may go to an endpoint."""
+        if self._has_clients:
+            return self._first_by_lanes(endpoint)
         best: EndpointTicket | None = None
         for queue in self._queues.values():
             if queue.waiting and queue.mask >> endpoint.index & 1:
                 first: Any = queue.peek()
                 if best is None or (first.priority, first.sequence) < (best.priority, best.sequence):
-                    found, best = queue, first
-        return found, best
+                    best = first
+        return best
+
+    def _first_by_lanes(self, endpoint: Endpoint) -> EndpointTicket | None:
+        heads = [
+            head
+            for queue in self._queues.values()
+            if queue.mask >> endpoint.index & 1
+            for head in queue.heads()
+        ]
+        if not heads:
+            return None
+        first: Any = self.lanes.first(heads, self.limit)
+        return first  # type: ignore[no-any-return]
+
+    @property
+    def limit(self) -> int:
+        """Slots of the endpoints that are in service."""
+        return sum(each.limiter.limit for each in self.endpoints if self.in_service >> each.index & 1)
 
     def _claim(self, endpoint: Endpoint) -> Slot | None:
         """Claim slots of an endpoint for the calls that wait for it; return one that is free now."""
@@ -245,7 +270,7 @@ class PoolState:
         while (
             len(claims) < endpoint.max_claims and len(claims) < self.waiting and self._takes_calls(endpoint)
         ):
-            _, first = self._first(endpoint)
+            first = self._first(endpoint)
             if first is None:
                 break
             slot = Slot(endpoint, first.priority, first.sequence)
@@ -268,13 +293,10 @@ class PoolState:
                 self.surplus.append(slot)
 
     def cancel(self, ticket: EndpointTicket) -> None:
-        """Remove a ticket that waits."""
-        if ticket.state is _WAITING:
+        """Remove a ticket that waits in the queue."""
+        if ticket.state is _WAITING and ticket.queue is not None:
             self.waiting -= 1
-            if ticket.queue is not None:
-                ticket.queue.cancel(ticket)
-            elif ticket.slot is not None:  # which the caller cancels
-                ticket.state, ticket.slot.ticket = _GONE, None
+            ticket.queue.cancel(ticket)
 
     # The health of the endpoints
 
@@ -302,7 +324,7 @@ class PoolState:
 
     def rest(self, endpoint: Endpoint, seconds: float) -> None:
         """Send an endpoint no call for some seconds: its service said that nothing is left of its limits."""
-        self._may_rest = True
+        self.may_rest = True
         endpoint.rests_until = max(endpoint.rests_until, self.now + seconds)
 
     def record_end(self, ticket: EndpointTicket, *, answered: bool) -> bool:
@@ -310,7 +332,10 @@ class PoolState:
         endpoint = ticket.endpoint
         if endpoint is None:
             return False
-        ticket.state, endpoint.in_flight = _GONE, endpoint.in_flight - 1
+        if ticket.lane is not None:
+            ticket.lane.leave(ticket)
+        if ticket.state is _ADMITTED:  # otherwise the limiter alone counts it
+            ticket.state, endpoint.in_flight = _GONE, endpoint.in_flight - 1
         endpoint.answered += answered
         if not (answered or ticket.is_proof):
             self.is_changed |= endpoint.breaker.record_nothing(ticket)
@@ -372,8 +397,7 @@ class PoolState:
             if queue.mask == self._everyone or queue.mask & self.in_service or has_hope:
                 continue
             del self._queues[key]
-            while (ticket := queue.peek()) is not None:
-                queue.drop_first()
+            for ticket in queue.in_order(queue.waiting):
                 assert isinstance(ticket, EndpointTicket)
                 self._queue(self._everyone, is_pinned=False).add(ticket)
 
@@ -394,4 +418,4 @@ class PoolState:
     @property
     def has_timers(self) -> bool:
         """Whether an endpoint is left out or may rest, so that time alone may admit calls."""
-        return self.in_service != self._everyone or self._may_rest
+        return self.in_service != self._everyone or self.may_rest

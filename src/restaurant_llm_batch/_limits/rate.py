@@ -14,8 +14,10 @@ from collections.abc import Callable
 
 from .._llm_response import RateLimitInfo
 from .aimd import HISTORY_LIMIT, CallResult, LimitHistoryEntry
-from .concurrency import LockedState, PriorityWaitQueue, Ticket, record_set
+from .clients import Client
+from .concurrency import LockedState, record_set
 from .pacing import RateName, RatePacer
+from .wait_queue import PriorityWaitQueue, Ticket
 
 
 class RateQueue(PriorityWaitQueue):
@@ -47,6 +49,8 @@ class RateQueue(PriorityWaitQueue):
 
     def enqueue(self, ticket: Ticket) -> bool:
         """Queue a new ticket and return whether it is admitted at once; `admit_ready` admits it later."""
+        if ticket.client is not None:
+            self._join(ticket, ticket.client)
         if not self.waiting and self._fits(ticket):
             self._enter(ticket)
             return True
@@ -165,9 +169,11 @@ class RateLimiter(LockedState[RateQueue]):
         """Remove a ticket that waits, or release one that was just admitted."""
         self._update(lambda state: state.cancel(ticket), now)
 
-    def reprioritise(self, ticket: Ticket, priority: int, sequence: float, now: float) -> None:
-        """Move a waiting ticket forward, to the position of one with this priority and sequence."""
-        self._update(lambda state: state.reprioritise(ticket, priority, sequence), now)
+    def reprioritise(
+        self, ticket: Ticket, priority: int, sequence: float, now: float, client: Client | None = None
+    ) -> None:
+        """Move a waiting ticket forward; see `PriorityWaitQueue.reprioritise`."""
+        self._update(lambda state: state.reprioritise(ticket, priority, sequence, client), now)
 
     def seconds_until_ready(self, now: float) -> float | None:
         """Return the seconds until the first ticket may be admitted; None if none waits."""

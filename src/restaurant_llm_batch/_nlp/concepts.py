@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from operator import add
 from types import MappingProxyType
 from typing import NamedTuple
 
@@ -177,13 +178,15 @@ class ConceptLookup:
         self._concepts = _concepts_by_stem()
         # Longer parts cannot match, and trying them would take quadratic time.
         self._longest = max(len(stem) for stem in self._concepts if _is_hangul(stem))
+        # A part of two syllables or more begins with one of these, and most stems have none of them.
+        self._starts = frozenset(stem[:2] for stem in self._concepts if len(stem) > 1)
 
     def concept(self, stem: str) -> Concept | None:
         """Return the concept of a stem, or None."""
         found = self._concepts.get(stem)
         if found or len(stem) < 3 or not _is_hangul(stem):
             return found
-        return self._part_concept(stem)
+        return None if self._starts.isdisjoint(map(add, stem, stem[1:])) else self._part_concept(stem)
 
     def _part_concept(self, stem: str) -> Concept | None:
         size, get = len(stem), self._concepts.get

@@ -9,7 +9,7 @@ listed, since a wrong cut of two syllables merges unrelated words.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable
 from types import MappingProxyType
 
 _BASE, _FINALS, _VOWELS = 0xAC00, 28, 21
@@ -19,6 +19,7 @@ _YEO, _O, _WA, _WAE, _OE, _U, _WO, _EU, _I = 6, 8, 9, 10, 11, 13, 14, 18, 20
 # The one-syllable stems that stemming may produce: nouns, verbs, and stems before 하다.
 _NOUNS = frozenset("맛술밥빵물값양면회국탕집돈떡닭향룸홀뷰차콩팥죽햄원")
 _VERBS = frozenset("좋싸크많적짜달맵넓좁높낮멀먹있없같싶덥춥굽쉽길")
+_NOUNS_AND_VERBS = _NOUNS | _VERBS
 _HADA = frozenset("착편강약진심급흔독과")
 
 _KEEP = frozenset(("사이다", "바다", "소다", "대부분", "가게", "강아지", "소시지", "떡볶이", "고양이"))
@@ -35,27 +36,42 @@ _HA = re.compile(
     r"|한(?:|지|(?:데|다|분).*)|할(?:|만|때|지|(?:게|까).*)|함(?:|이|도|과|을|은|의|에)|합니.*|히"
     r"|드(?:리|려|립|렸|림).*)"
 )
+_HADA_SYLLABLES = frozenset("하해했한할함합히드")
+"""One of these is in every word that `_HA` matches."""
 
 
-def _by_last_syllable(suffixes: str) -> Mapping[str, tuple[str, ...]]:
-    """Return the suffixes by their last syllable, the longest first."""
-    found: dict[str, tuple[str, ...]] = {}
-    for suffix in sorted(suffixes.split(), key=len, reverse=True):
-        found[suffix[-1]] = (*found.get(suffix[-1], ()), suffix)
-    return MappingProxyType(found)
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
 
 
-_ENDINGS = _by_last_syllable(
+_ENDINGS = _words(
     "습니다 습니당 슴다 더라고요 더라구요 거든요 잖아요 는데요 은데요 던데요 이에요 이예요 예요 에요 "
     "입니다 이네요 인데요 인데 이라서 라서 이고 네요 네여 어요 아요 여요 어여 아여 군요 나요 을까 "
     "고요 구요 지요 죠 지만 는데 은데 던데 어서 아서 어도 아도 으면 으니 으니까 니까 더라 도록 면서 "
     "으면서 으며 려고 길래 구나 다고 다는 다면 아 어 다 고 게 며 던 서 요 임 인"
 )
-_PARTICLES = _by_last_syllable(
+_PARTICLES = _words(
     "에서는 에서도 에서 에게 에는 에도 에만 에 까지 부터 마다 처럼 보다 만큼 조차 밖에 한테 께서 이나 "
     "이랑 이라도 이라 으로는 으로도 으로 로는 로도 로 이 가 은 는 을 를 과 와 랑 나 도 만 의 들 님 분 "
     "쯤 뿐"
 )
+_SPECIAL = frozenset("지네음운데다")
+"""Last syllables of what `_strip_special` takes off."""
+
+
+def _longest(suffixes: Iterable[str], last: str) -> int:
+    return max((len(suffix) for suffix in suffixes if suffix[-1] == last), default=0)
+
+
+_NONE = (False, 0, 0)
+_LAST_SYLLABLES = MappingProxyType(
+    {
+        last: (last in _SPECIAL, _longest(_ENDINGS, last), _longest(_PARTICLES, last))
+        for last in {suffix[-1] for suffix in _ENDINGS | _PARTICLES | _SPECIAL}
+    }
+)
+"""By the last syllable of a word: whether it may be special, and the length of the longest ending and particle."""
+
 _AFTER_CONSONANT = frozenset(("이", "은", "을", "과", "이나", "이랑", "이라도", "이라"))
 _AFTER_VOWEL = frozenset(("가", "는", "를", "와", "랑", "나"))
 # Last syllables of stems after which 지, 네, 음, 는 or 은 is always an ending.
@@ -108,14 +124,21 @@ def stem(word: str) -> str:
 
 
 def _strip(word: str) -> str:
-    if word in _FORMS:
-        return _FORMS[word]
-    if word in _KEEP or len(word) < 2:
+    if (form := _FORMS.get(word)) is not None:
+        return form
+    if len(word) < 2 or word in _KEEP:
         return word
-    hada = _HA.fullmatch(word)
-    if hada and (len(hada[1]) > 1 or hada[1] in _HADA):
-        return hada[1]
-    return _strip_special(word) or _strip_ending(word) or _strip_particle(word) or word
+    if not _HADA_SYLLABLES.isdisjoint(word):
+        hada = _HA.fullmatch(word)
+        if hada and (len(hada[1]) > 1 or hada[1] in _HADA):
+            return hada[1]
+    special, ending, particle = _LAST_SYLLABLES.get(word[-1], _NONE)
+    return (
+        (_strip_special(word) if special else "")
+        or (_strip_ending(word, ending) if ending else "")
+        or (_strip_particle(word, particle) if particle else "")
+        or word
+    )
 
 
 def _long_enough(left: str, known: frozenset[str]) -> bool:
@@ -138,12 +161,11 @@ def _strip_special(word: str) -> str:
     return ""
 
 
-def _strip_ending(word: str) -> str:
-    for ending in _ENDINGS.get(word[-1], ()):
-        if word.endswith(ending) and len(word) > len(ending):
-            verb = _cut(word[: -len(ending)], ending)
-            if verb:
-                return verb
+def _strip_ending(word: str, longest: int) -> str:
+    for size in range(min(longest, len(word) - 1), 0, -1):
+        ending = word[-size:]
+        if ending in _ENDINGS and (verb := _cut(word[:-size], ending)):
+            return verb
     return ""
 
 
@@ -187,17 +209,18 @@ def _uncontract(verb: str) -> str:
     return before + _join(initial, plain, 0)
 
 
-def _strip_particle(word: str) -> str:
-    for particle in _PARTICLES.get(word[-1], ()):
-        left = word[: -len(particle)]
-        if not left or not word.endswith(particle):
+def _strip_particle(word: str, longest: int) -> str:
+    for size in range(min(longest, len(word) - 1), 0, -1):
+        particle = word[-size:]
+        if particle not in _PARTICLES:
             continue
+        left = word[:-size]
         consonant = bool(_final(left[-1]))
         if particle in _AFTER_CONSONANT and not consonant:
             continue
         # 맛있는 looks like a noun with a particle. After a stem in _SURE, consonant agreement proves nothing.
         if particle in _AFTER_VOWEL and consonant and left[-1] not in _SURE:
             continue
-        if _long_enough(left, _NOUNS | _VERBS):
+        if _long_enough(left, _NOUNS_AND_VERBS):
             return left
     return ""

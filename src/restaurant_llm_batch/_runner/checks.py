@@ -99,8 +99,23 @@ def check_batch_tokens(limits: Limits, *, sends_batches: bool) -> None:
         )
 
 
-def announce_waves(strategy: Strategy, *, has_store: bool) -> None:
-    """Warn of what a backend that sends batches cannot do without a store, or with restaurants one by one."""
+def announce_waves(strategy: Strategy, *, has_store: bool, are_kept: bool) -> None:
+    """
+    Warn of what a backend that sends batches cannot do without a store, or with restaurants one by one.
+
+    Args:
+        strategy: The strategy.
+        has_store: Whether there is a store.
+        are_kept: Whether the batches of a run that is stopped are left for the next one.
+
+    Raises:
+        ConfigurationError: Batches are to be left for a later run, which has no store to find them by.
+    """
+    if are_kept and not has_store:
+        raise ConfigurationError(
+            'on_stop="keep" leaves batches for a later run, which finds them in the store, and there is none: give the '
+            'runner one, for example store="run.db"'
+        )
     if not has_store:
         log.warning(
             "batches without a store are lost with this process, and paid for again: give the runner one, for example "

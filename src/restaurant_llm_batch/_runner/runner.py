@@ -40,6 +40,7 @@ from .._engine.streams import (
 from .._engine.threaded import ThreadedDriver
 from .._engine.threads import DaemonThreadPool
 from .._engine.wave_service import wave_service_of
+from .._limits.clients import Client
 from .._limits.pool import as_pool
 from .._store.folder import StoreFolder
 from .._store.identity import fingerprint_of, models_of
@@ -190,7 +191,8 @@ class BatchRunner(Foresight, Adjustable):
             wave_service=service,
         )
         if service is not None:
-            announce_waves(strategy, has_store=self._store is not None)
+            are_kept = service.on_stop == "keep"
+            announce_waves(strategy, has_store=self._store is not None, are_kept=are_kept)
         self._limit_control = LimitControl(self._config.limiters, strategy)
         self._recording = as_recording(record)
         if self._recording is not None:
@@ -246,7 +248,13 @@ class BatchRunner(Foresight, Adjustable):
         """Whether the runner has a search backend: without one, tasks that require search are refused."""
         return self._plan.search is not None
 
-    def run(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> BatchReport[R]:
+    def run(
+        self,
+        task: Task[R] | Callable[[Any], Flow[R]],
+        items: Iterable[Any],
+        *,
+        client: Client | None = None,
+    ) -> BatchReport[R]:
         """
         Apply a task to items and wait for all of them.
 
@@ -257,6 +265,7 @@ class BatchRunner(Foresight, Adjustable):
             task: A task, or a generator function of one item.
             items: The items. A collection, such as a list, is checked as a whole before any call; any other iterable is
                 read lazily, in this thread.
+            client: Whom the run is made for, if the runner's limits are to be shared fairly; see `Client`.
 
         Returns:
             A report with an outcome for every item read, in input order, and the statistics of the run.
@@ -269,7 +278,7 @@ class BatchRunner(Foresight, Adjustable):
         session: BlockingSession | None = None
         outcomes: list[Outcome[Any]] = []
         try:
-            session = self._session(task, items, collect=True)
+            session = self._session(task, items, client, collect=True)
             while not session.closed:
                 session.take(outcomes)
             if self._recording is not None:
@@ -282,7 +291,13 @@ class BatchRunner(Foresight, Adjustable):
                 attach_report(error, outcomes, RunStats() if session is None else session.stats)
             raise
 
-    def stream(self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any]) -> OutcomeStream[R]:
+    def stream(
+        self,
+        task: Task[R] | Callable[[Any], Flow[R]],
+        items: Iterable[Any],
+        *,
+        client: Client | None = None,
+    ) -> OutcomeStream[R]:
         """
         Apply a task to items and yield the outcomes as they finish.
 
@@ -291,10 +306,14 @@ class BatchRunner(Foresight, Adjustable):
         Returns:
             An iterator of outcomes; see `OutcomeStream`.
         """
-        return OutcomeStream(self._session(task, items, collect=False))
+        return OutcomeStream(self._session(task, items, client, collect=False))
 
     async def arun(
-        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any] | AsyncIterable[Any]
+        self,
+        task: Task[R] | Callable[[Any], Flow[R]],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        client: Client | None = None,
     ) -> BatchReport[R]:
         """
         Apply a task to items on the running event loop, asyncio's or trio's, and wait for all of them.
@@ -304,7 +323,7 @@ class BatchRunner(Foresight, Adjustable):
         the run; if that comes earlier than the next item, what is awaited is cancelled. Arguments, result and
         exceptions are otherwise those of `run`.
         """
-        run, reader = self._prepare(task, items, event_loop_clock(), on_loop=True)
+        run, reader = self._prepare(task, items, client, event_loop_clock(), on_loop=True)
         outcomes: list[Outcome[Any]] = []
         lease = self._resources.loop_lease()
         driver: ConcurrentDriver | None = None
@@ -329,7 +348,11 @@ class BatchRunner(Foresight, Adjustable):
             raise
 
     def astream(
-        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any] | AsyncIterable[Any]
+        self,
+        task: Task[R] | Callable[[Any], Flow[R]],
+        items: Iterable[Any] | AsyncIterable[Any],
+        *,
+        client: Client | None = None,
     ) -> AsyncOutcomeStream[R]:
         """
         Apply a task to items on the running event loop and yield the outcomes as they finish.
@@ -344,7 +367,7 @@ class BatchRunner(Foresight, Adjustable):
             ConfigurationError: If there is no such block, or the task or the items are invalid.
         """
         block = current_block(self._async_blocks)
-        run, reader = self._prepare(task, items, event_loop_clock(), on_loop=True)
+        run, reader = self._prepare(task, items, client, event_loop_clock(), on_loop=True)
 
         def make_driver(deliver: Deliver, delivered: Callable[[], object]) -> ConcurrentDriver:
             source = source_on_loop(reader)
@@ -392,6 +415,7 @@ class BatchRunner(Foresight, Adjustable):
         self,
         task: Task[R] | Callable[[Any], Flow[R]],
         items: Iterable[Any] | AsyncIterable[Any],
+        client: Client | None,
         now: Clock,
         *,
         on_loop: bool = False,
@@ -402,13 +426,20 @@ class BatchRunner(Foresight, Adjustable):
                 f"{checked.name} searches for reviews, but this runner has no search; "
                 "for example BatchRunner(search=EmbeddedSearch(...), llm=...)"
             )
+        if client is not None:
+            check_type(client, Client, "client")
         reader = ItemReader(checked, items, on_loop=on_loop)
-        return RunState(next(_RUN_NUMBERS), checked, self._config, now), reader
+        return RunState(next(_RUN_NUMBERS), checked, self._config, now, client=client), reader
 
     def _session(
-        self, task: Task[R] | Callable[[Any], Flow[R]], items: Iterable[Any], *, collect: bool
+        self,
+        task: Task[R] | Callable[[Any], Flow[R]],
+        items: Iterable[Any],
+        client: Client | None,
+        *,
+        collect: bool,
     ) -> BlockingSession:
-        run, reader = self._prepare(task, items, thread_clock)
+        run, reader = self._prepare(task, items, client, thread_clock)
 
         def begin(lease: Lease) -> BlockingRun:
             threads = lease.threads

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from .setting import Names, setting
+from .setting import Names, Shares, setting
 
 
 class ServeFields(BaseSettings):
@@ -38,6 +38,13 @@ class ServeFields(BaseSettings):
         "serve.api_keys",
         "Keys, with commas between them, of which requests must have one, as a token or in the header X-API-Key; "
         "NAME:KEY names the client, for the log and its own jobs.",
+    )
+    batch_serve_shares: Shares | None = setting(
+        None,
+        "serve.shares",
+        "Shares of the named clients, such as shop=3,kiosk=1; 1 by default. While several wait, each gets its share of "
+        "the limits.",
+        option="--shares",
     )
     batch_serve_cors: Names | None = setting(
         None,
@@ -88,7 +95,7 @@ class ServeFields(BaseSettings):
     batch_serve_max_jobs: int = setting(
         100,
         "serve.max_jobs",
-        "Jobs that wait at most; POST /api/v1/jobs takes them if there is a record.",
+        "Jobs of a client that wait at most; POST /api/v1/jobs takes them if there is a record.",
         option="--max-jobs",
         ge=1,
     )

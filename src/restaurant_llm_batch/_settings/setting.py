@@ -106,7 +106,15 @@ def _read_names(value: object) -> object:
 
 
 def _read_averages(value: object) -> object:
-    example = "give a share for each aspect, such as service=0.6,price=0.55"
+    return _read_numbers(value, "give a share for each aspect, such as service=0.6,price=0.55")
+
+
+def _read_shares(value: object) -> object:
+    return _read_numbers(value, "give a share for each client, such as shop=3,kiosk=1")
+
+
+def _read_numbers(value: object, example: str) -> object:
+    """Return numbers by name."""
     if isinstance(value, str) and value.lstrip().startswith("{"):
         value = _read_json(value)
     elif isinstance(value, str):
@@ -155,3 +163,5 @@ TokenCounterName: TypeAlias = Annotated[str, BeforeValidator(_read_counter)]
 """A counter of tokens, by its name."""
 Averages: TypeAlias = Annotated[dict[str, float], NoDecode, BeforeValidator(_read_averages)]
 """Shares by aspect."""
+Shares: TypeAlias = Annotated[dict[str, float], NoDecode, BeforeValidator(_read_shares)]
+"""Shares by client."""

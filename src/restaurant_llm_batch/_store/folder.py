@@ -97,6 +97,9 @@ class StoreFolder:
         ConfigurationError: If `path` is not a path.
     """
 
+    claim_seconds: float = 3 * LOOK_SECONDS
+    """Seconds after its commit until a claim is certain: others have read it, and what they have claimed is read."""
+
     def __init__(self, path: str | os.PathLike[str]) -> None:
         given: object = path
         if not isinstance(given, (str, os.PathLike)) or not os.fspath(given) or "\0" in str(given):
@@ -203,6 +206,18 @@ class StoreFolder:
     def record_job(self, key: bytes, backend: str, job_id: str, on_commit: OnCommit) -> None:
         """Record that a job was submitted for a key. Returns at once."""
         self._write(_JOB, key, json.dumps([time(), job_id]).encode(), on_commit)
+
+    def claim_job(self, key: bytes, backend: str, job_id: str, on_commit: OnCommit) -> None:
+        """
+        Record a job for a key, unless one is recorded. Returns at once.
+
+        Two processes may claim a key before either sees the other's log; `job` says which has it when both have been
+        read, after `claim_seconds`.
+        """
+        if self.job(key) is None:
+            self.record_job(key, backend, job_id, on_commit)
+        else:
+            on_commit(None)
 
     def delete_job(self, key: bytes, job_id: str, on_commit: OnCommit) -> None:
         """Record that a job of a key has ended. Returns at once."""

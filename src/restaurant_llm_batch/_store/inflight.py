@@ -39,6 +39,7 @@ from enum import Enum, auto
 from typing import Any, Protocol, TypeAlias
 
 from .. import _fork
+from .._limits.clients import Client
 from .._llm_response import LLMResponse, valid_reply
 
 NOT_STARTED = -1.0
@@ -59,8 +60,8 @@ class SharedCall(Protocol):
         """Whether it is awaited, and can be cancelled."""
         ...
 
-    def raise_priority(self, priority: int, sequence: float) -> None:
-        """Start it no later than a call of this priority and sequence."""
+    def raise_priority(self, priority: int, sequence: float, client: Client | None) -> None:
+        """Start it no later than a call of this priority and sequence, of this client."""
         ...
 
     def request_cancel(self) -> None:
@@ -94,6 +95,7 @@ class Follower:
         owner: Its run.
         priority: Its priority; lower goes first.
         sequence: When it entered the window.
+        client: Whom its run is made for, or None.
         on_done: Called when the wait is over; it may be called again.
         leads: Whether it has been promoted: the leader left without a reply.
     """
@@ -101,6 +103,7 @@ class Follower:
     owner: object
     priority: int
     sequence: float
+    client: Client | None = None
     on_done: Callback | None = None
     leads: bool = False
 
@@ -167,11 +170,8 @@ class InFlightCall:
         with self._lock:
             self._call, self._call_returned, self._reply = call, False, None
             call.in_flight = self
-            admission = call.admission
-            positions = [(follower.priority, follower.sequence) for follower in self._followers]
-            admission.priority, admission.sequence = min(
-                [(admission.priority, admission.sequence), *positions]
-            )
+            for follower in self._followers:
+                call.admission.raise_priority(follower.priority, follower.sequence, follower.client)
 
     def on_call_returned(self, call: SharedCall, reply: Any) -> None:
         """Record the reply of a call before its flow is resumed. The flow may have ended."""
@@ -282,7 +282,7 @@ class InFlightCall:
         if done:
             on_done(None)
         elif call is not None:
-            call.raise_priority(follower.priority, follower.sequence)
+            call.raise_priority(follower.priority, follower.sequence, follower.client)
             if first_foreign and not call.update_shield():
                 self._promote_next()
 

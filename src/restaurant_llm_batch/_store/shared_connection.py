@@ -88,6 +88,18 @@ class SharedConnection:
         self.identity = self._file.identity()
         return connection
 
+    def leave_replaced_file(self) -> bool:
+        """
+        Close the connection if its file was deleted or replaced: the next use opens the one that is there then.
+
+        Returns:
+            Whether it was.
+        """
+        is_replaced = self.identity not in (None, self._file.identity())
+        if is_replaced:
+            self.close()
+        return is_replaced
+
     def close(self) -> None:
         """Close the connection now or at the end of its current use; the next use opens another."""
         self._close_requested = True

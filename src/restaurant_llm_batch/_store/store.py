@@ -28,6 +28,7 @@ from .database import StoreFile, is_damage
 from .inflight import InFlightCalls
 from .repair import StoreCheck
 from .rows import (
+    CLAIM_JOB,
     DELETE_JOB,
     DELETE_JOBS,
     DISCARD,
@@ -85,6 +86,9 @@ class Store:
     Raises:
         ConfigurationError: If `path` is not a path, or `lock_timeout` is not a number of at least 0.
     """
+
+    claim_seconds: float = 0.0
+    """Seconds after its commit until a claim is certain: the file is locked meanwhile."""
 
     def __init__(self, path: str | os.PathLike[str], *, lock_timeout: float = 10.0) -> None:
         self.in_flight: InFlightCalls = InFlightCalls()
@@ -154,9 +158,19 @@ class Store:
 
     def record_job(self, key: bytes, backend: str, job_id: str, on_commit: OnCommit) -> None:
         """Record that a job was submitted for a key, replacing the one recorded before. Returns at once."""
+        self._write_job(RECORD_JOB, key, backend, job_id, on_commit)
+
+    def claim_job(self, key: bytes, backend: str, job_id: str, on_commit: OnCommit) -> None:
+        """
+        Record a job for a key, unless one is recorded. Returns at once.
+
+        Of several processes that claim a key at the same time, one gets it: `job` says which, after the commit.
+        """
+        self._write_job(CLAIM_JOB, key, backend, job_id, on_commit)
+
+    def _write_job(self, statement: str, key: bytes, backend: str, job_id: str, on_commit: OnCommit) -> None:
         proof = proof_of_job(_checked(key), _utf8(backend), _utf8(job_id))
-        values = (key, time(), backend, job_id, proof)
-        self._connections.submit(Change(RECORD_JOB, key, values, on_commit))
+        self._connections.submit(Change(statement, key, (key, time(), backend, job_id, proof), on_commit))
 
     def delete_job(self, key: bytes, job_id: str, on_commit: OnCommit) -> None:
         """

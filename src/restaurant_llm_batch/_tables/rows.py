@@ -8,7 +8,7 @@ what JSON can. A nested field has a dotted name: no field of a result has a dot,
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeAlias
 
@@ -98,16 +98,17 @@ OUTCOME_KINDS: dict[str, Kind] = {
 """Columns of `outcome_row` besides those of a result, and their kinds."""
 
 
-def outcome_row(outcome: Any, id_column: str) -> Row:
+def outcome_row(outcome: Any, id_column: str, reserved: Collection[str] = ()) -> Row:
     """
     Return the one row of an outcome, whether a success or a failure, for tables that have a row for every item.
 
-    A success has the cells of its result, as at the level "results"; a column of a user's own task that has the name of
-    one of `OUTCOME_KINDS` is called ``value.NAME``. A failure has its error's type and message in ``error``.
+    A success has the cells of its result, as at the level "results"; one with a name of `OUTCOME_KINDS`, or with a
+    reserved one, is called ``value.NAME``. A failure has its error's type and message in ``error``.
 
     Args:
         outcome: The outcome.
         id_column: Name of the column of its id.
+        reserved: Names of columns that the table has besides.
     """
     if outcome.ok:
         (found,) = success_rows(outcome, "results")
@@ -116,7 +117,7 @@ def outcome_row(outcome: Any, id_column: str) -> Row:
     else:
         cells = list(_spent(outcome).items())
         error, stage, attempts = error_text(outcome.error), outcome.stage, outcome.attempts
-    taken = {*OUTCOME_KINDS, id_column}
+    taken = {*OUTCOME_KINDS, id_column, *reserved}
     row: Row = {id_column: outcome.item_id, "ok": outcome.ok}
     row |= {f"value.{name}" if name in taken else name: cell for name, cell in cells}
     spent = outcome.spent

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import click
 from pydantic import SecretStr
 
+from .._limits.clients import Client
 from .._settings import BatchSettings
 from .._settings.sources import is_named
 from ..errors import ConfigurationError
@@ -49,10 +50,23 @@ def take_keys(values: dict[str, Any], settings: BatchSettings) -> tuple[str | No
         The token, or None; and the name of the client by its key, "" for a key without a name.
 
     Raises:
-        ConfigurationError: One is invalid. The message does not repeat it.
+        ConfigurationError: One is invalid, or the share of a client. The message does not repeat a key.
     """
-    token, keys = values.pop("token"), values.pop("api_keys")
-    return _token(token, settings), _keys(keys, settings)
+    given, keys = values.pop("token"), _keys(values.pop("api_keys"), settings)
+    _check_shares(settings.batch_serve_shares or {}, {*keys.values()} - {""})
+    return _token(given, settings), keys
+
+
+def _check_shares(shares: Mapping[str, float], names: Collection[str]) -> None:
+    """Check that the clients whose shares are given have keys."""
+    for name, share in shares.items():
+        if name not in names:
+            known = f"the clients are {', '.join(sorted(names))}" if names else "no client has a name"
+            raise ConfigurationError(
+                f"--shares: no key is that of a client {name!r}, and {known}; name one with --api-key NAME:KEY or "
+                f"{KEYS_VARIABLE}"
+            )
+        Client(name, share)
 
 
 def _token(option: str | None, settings: BatchSettings) -> str | None:

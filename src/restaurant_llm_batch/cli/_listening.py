@@ -6,6 +6,9 @@ import socket
 
 from ..errors import ConfigurationError
 
+PORT_OPTIONS = "--host and --port"
+"""The options of `serve` for its address, for messages."""
+
 
 def bind(host: str, port: int, options: str) -> socket.socket:
     """
@@ -33,7 +36,27 @@ def bind(host: str, port: int, options: str) -> socket.socket:
             listener.close()
             raise
     except OSError as error:
-        raise ConfigurationError(
-            f"cannot serve at {host} port {port}: {error.strerror}; change it with {options}"
-        ) from error
+        raise _unusable(f"{host} port {port}", error, options) from error
     return listener
+
+
+def listen(listener: socket.socket, options: str) -> None:
+    """
+    Let clients connect to a bound port; they wait until the server accepts them.
+
+    Args:
+        listener: The port.
+        options: The options that change it.
+
+    Raises:
+        ConfigurationError: Another program, which was started at the same time, listens there.
+    """
+    try:
+        listener.listen()
+    except OSError as error:
+        host, port, *_ = listener.getsockname()
+        raise _unusable(f"{host} port {port}", error, options) from error
+
+
+def _unusable(where: str, error: OSError, options: str) -> ConfigurationError:
+    return ConfigurationError(f"cannot serve at {where}: {error.strerror}; change it with {options}")

@@ -35,7 +35,9 @@ from rich.console import Console
 
 from .._engine.streams import OutcomeStream
 from .._runner import BatchRunner
+from .._settings.settings import BatchSettings
 from .._text import message_text
+from ..integrations._tally import calls
 from ..integrations.progress import RichProgress
 from ..outcomes import Outcome
 from ..protocols import AsyncLLMBackend, LLMBackend, Task
@@ -153,7 +155,7 @@ def _main(
             for record in as_records(outcome):
                 writer.write(record)
 
-        collected.interrupted = _consume(stream, handle, progress)
+        collected.interrupted = _consume(stream, handle, progress, settings)
     out = report.console(stderr=options.output == STDOUT)
     written = options.output is not None
     report.show(out, collected, view, loaded, stream.stats, written=written, quiet=options.quiet)
@@ -209,9 +211,27 @@ def _preview(options: RunOptions[R], task: Task[R]) -> None:
             click.echo("\n".join(message_text(line, sys.maxsize) for line in text.split("\n")))
 
 
-def _consume(stream: Stream[R], handle: Callable[[Outcome[R]], object], progress: RichProgress) -> bool:
+def _in_flight(progress: RichProgress, settings: BatchSettings, again: str) -> str:
+    """Return a text about what a run that is stopped has in flight; to do `again` cancels it."""
+    batches = progress.batches
+    if not batches:
+        return f"finishing {calls(progress.in_flight)} in flight; {again} again to cancel them"
+    which, they = ("the batch is", "it has") if batches == 1 else (f"{batches} batches are", "they have")
+    fate = "left to go on" if settings.openai_batch_on_stop == "keep" else "cancelled"
+    later = (
+        "" if settings.batch_store is None else f"; run the same command again to use what {they} answered"
+    )
+    return f"stopping: {which} {fate} at the service{later}"
+
+
+def _consume(
+    stream: Stream[R],
+    handle: Callable[[Outcome[R]], object],
+    progress: RichProgress,
+    settings: BatchSettings,
+) -> bool:
     """Handle every outcome of a run; return whether Ctrl-C or SIGTERM stopped it."""
-    interrupts = StopSignals(stream.stop, lambda: progress.in_flight, progress.note)
+    interrupts = StopSignals(stream.stop, partial(_in_flight, progress, settings), progress.note)
 
     def handle_undivided(outcome: Outcome[R]) -> None:
         with interrupts.deferred():

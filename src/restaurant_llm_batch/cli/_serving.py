@@ -44,6 +44,13 @@ class ServeOptions:
         return self.token is not None or bool(self.keys)
 
     @property
+    def shares(self) -> Mapping[str, float] | None:
+        """Shares of the clients by name; None if there is one client at most."""
+        given = self.settings.batch_serve_shares or {}
+        names = {*self.keys.values(), *(() if self.token is None else ("",))}
+        return {name: given.get(name, 1.0) for name in names} if len(names) > 1 else None
+
+    @property
     def host(self) -> str:
         """The address to serve at."""
         return self.settings.batch_serve_host
@@ -84,6 +91,7 @@ class ServeOptions:
             max_calls=chosen.batch_serve_max_calls,
             max_jobs=chosen.batch_serve_max_jobs,
             job_days=chosen.batch_serve_job_days,
+            shares=self.shares,
         )
 
     def application(

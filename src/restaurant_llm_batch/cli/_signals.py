@@ -10,8 +10,6 @@ from contextlib import ExitStack, contextmanager, suppress
 from threading import current_thread, main_thread
 from types import FrameType
 
-from ..integrations._tally import calls
-
 
 @contextmanager
 def terminated_like_interrupted() -> Iterator[None]:
@@ -40,7 +38,7 @@ class StopSignals:
 
     Args:
         stop: Stops the run: calls in flight finish, and no item is started.
-        in_flight: Returns the number of calls in flight.
+        describe: Returns a text about what is in flight; it is given what to do to cancel it.
         note: Shows a line in the progress display; returns False if there is no display.
 
     Attributes:
@@ -48,11 +46,11 @@ class StopSignals:
     """
 
     def __init__(
-        self, stop: Callable[[], object], in_flight: Callable[[], int], note: Callable[[str], bool]
+        self, stop: Callable[[], object], describe: Callable[[str], str], note: Callable[[str], bool]
     ) -> None:
         self.count = 0
         self._stop = stop
-        self._in_flight = in_flight
+        self._describe = describe
         self._note = note
         self._is_deferred = False
         self._is_pending = False
@@ -79,10 +77,9 @@ class StopSignals:
         self.count += 1
         if self.count == 1:
             # Counted before stop(), which may already end the calls.
-            in_flight = self._in_flight()
+            text = self._describe("press Ctrl-C" if number == signal.SIGINT else "send SIGTERM")
             self._stop()
-            again = "press Ctrl-C" if number == signal.SIGINT else "send SIGTERM"
-            self._show(f"finishing {calls(in_flight)} in flight; {again} again to cancel them")
+            self._show(text)
         elif self._is_deferred:
             self._is_pending = True
         else:

@@ -11,8 +11,8 @@ and one says by its exit status that it cannot start, all are ended: every other
 | the second | SIGTERM again: they cancel it |
 | the third, or `seconds` after the first | SIGKILL |
 
-Ctrl-C in a terminal reaches all processes of its group, but those of the supervisor block SIGINT. If the supervisor
-itself is killed, they end as by SIGTERM.
+Ctrl-C in a terminal, and its hang-up, reach all processes of its group, but those of the supervisor block SIGINT and
+ignore SIGHUP. If the supervisor itself is killed, they end as by SIGTERM.
 """
 
 from __future__ import annotations
@@ -131,8 +131,7 @@ class Supervisor:
             self._cannot_start = True
             return
         slot.failures = slot.failures + 1 if lived < _SOON_SECONDS or not was_up else 0
-        pause = min(_PAUSE_SECONDS * 2 ** (slot.failures - 1), _MOST_PAUSE_SECONDS) if slot.failures else 0.0
-        slot.start_at = monotonic() + pause
+        pause = self._plan_start(slot)
         log.warning(
             "worker %d (process %s) has ended with %s; another one is started%s",
             slot.number,
@@ -142,6 +141,13 @@ class Supervisor:
         )
         process.close()
 
+    @staticmethod
+    def _plan_start(slot: _Slot) -> float:
+        """Plan the next start, and return the seconds until then."""
+        pause = min(_PAUSE_SECONDS * 2 ** (slot.failures - 1), _MOST_PAUSE_SECONDS) if slot.failures else 0.0
+        slot.start_at = monotonic() + pause
+        return pause
+
     def _start(self, slot: _Slot) -> None:
         says, told = self._spawn.Pipe(duplex=False)
         process = self._spawn.Process(
@@ -150,6 +156,14 @@ class Supervisor:
         try:
             with _interrupts_blocked():
                 process.start()
+        except OSError as error:  # too many processes, or no memory: the others serve meanwhile
+            says.close()
+            slot.failures += 1
+            pause = self._plan_start(slot)
+            log.warning(
+                "worker %d cannot be started now; it is tried again in %g s: %s", slot.number, pause, error
+            )
+            return
         finally:
             told.close()
         slot.process, slot.says, slot.started = process, says, monotonic()
@@ -203,6 +217,8 @@ def _main(work: Work, told: Connection) -> None:
     """Run in the process: end as by SIGTERM if the supervisor is gone."""
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # for the supervisor, which sends SIGTERM
     parent = multiprocessing.parent_process()
     assert parent is not None
 

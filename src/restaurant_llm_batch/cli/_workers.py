@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
+import shutil
 import socket
 import sys
 import tempfile
@@ -18,11 +20,13 @@ from .._config.limits import Limits
 from .._limits.pool import as_pool
 from .._text import terminal_text
 from ..errors import BatchError, ConfigurationError
+from ..integrations._worker_metrics import leave
 from ..protocols import AsyncLLMBackend, LLMBackend
 from ..search import EmbeddedSearch
 from ..sharing import FileBroker, SharedLimiter
 from ..sharing._limits import share_limits
 from . import _backends as services
+from ._listening import PORT_OPTIONS, listen
 from ._objects import is_object_name
 from ._process import prepare_process
 from ._serving import ServeOptions
@@ -77,6 +81,7 @@ class Worker:
         from ..integrations._fastapi.server import SignalAwareServer
 
         prepare_process()
+        parent = multiprocessing.parent_process()
         tempfile.tempdir = str(self.folder)  # so that nothing is left of a worker that is killed
         try:
             _, llm = services.make_llm(services.models(), self.llm, self.options.settings)
@@ -86,6 +91,10 @@ class Worker:
         except BatchError as error:
             click.echo(f"Error: {terminal_text(str(error))}", err=True)
             return CANNOT_START
+        finally:
+            # If it was killed, it deletes nothing; the last worker does.
+            if parent is not None and not parent.is_alive() and leave(self.folder):
+                shutil.rmtree(self.folder, ignore_errors=True)
         return 0
 
 
@@ -156,7 +165,7 @@ def serve_by_workers(
             check(source)
             _warn_of_own_limits(backend)
         announce(source, worker.broker)
-        listener.listen()  # clients wait until a worker accepts them, also while one is made anew
+        listen(listener, PORT_OPTIONS)  # clients wait for a worker, also while one is made anew
         seconds = options.settings.batch_serve_drain_seconds + _EXIT_SECONDS
         workers = Supervisor(
             partial(worker, listener=listener),

@@ -82,6 +82,9 @@ class Conventions:
 _CLIENT: dict[str, SpanKind] = {stage: SpanKind.CLIENT for stage in STAGES}  # noqa: C420  # its keys are texts
 _CALL_DURATIONS = {"llm": "gen_ai.client.inference.duration", "search": "gen_ai.retrieval.duration"}
 
+_OWN_SCHEMA = "https://opentelemetry.io/schemas/gen-ai/0.1.0"
+"""In the form that their README has; what is not released has ``gen-ai-dev`` and a version that ends in ``-dev``."""
+
 VERSIONS: Mapping[Version, Conventions] = {
     "v1.41": Conventions(
         schema_url="https://opentelemetry.io/schemas/1.41.0",
@@ -92,7 +95,7 @@ VERSIONS: Mapping[Version, Conventions] = {
         durations={},
     ),
     "v0.1": Conventions(
-        schema_url="https://opentelemetry.io/schemas/gen-ai/0.1.0",
+        schema_url=_OWN_SCHEMA,
         has_calls=True,
         has_attempts=False,
         kinds={**_CLIENT, "search": SpanKind.INTERNAL},
@@ -100,7 +103,7 @@ VERSIONS: Mapping[Version, Conventions] = {
         durations={**_CALL_DURATIONS, "tokens": _OPERATION_DURATION},
     ),
     "both": Conventions(
-        schema_url="https://opentelemetry.io/schemas/gen-ai/0.1.0",
+        schema_url=_OWN_SCHEMA,
         has_calls=True,
         has_attempts=True,
         kinds=_CLIENT,

@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias, TypeVar
 
 from ..errors import RateLimited
 from ..events import (
+    BatchProgress,
     CallEnded,
     CallStarted,
     Event,
@@ -40,6 +41,10 @@ _LOWERED: dict[Reason, str] = {
 """What is said of a limit that was changed for these reasons."""
 
 
+_GOES_ON = frozenset({"validating", "in_progress", "finalizing", "cancelling", ""})
+"""Statuses of a batch that has not ended."""
+
+
 @dataclass(slots=True)
 class ProgressState:
     """
@@ -61,6 +66,7 @@ class ProgressState:
         lowered: Limits that were changed because of latency or the server's load, what they are, and why.
         servers: The loads of the model's servers that could be read last.
         preemptions: How often they have stopped a request to make room.
+        batches: Provider's batches that go on: since when, and the latest that is known of each.
         runs: Number of open runs with this run number: runs of two runners may share it.
         ended: Time when the last of these runs ended, or None.
     """
@@ -78,6 +84,7 @@ class ProgressState:
     lowered: dict[str, tuple[int, str]] = field(default_factory=dict)
     servers: dict[str, ServerLoad] = field(default_factory=dict)
     preemptions: int = 0
+    batches: dict[str, tuple[float, BatchProgress]] = field(default_factory=dict)
     runs: int = 0
     ended: float | None = None
     _finished: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT_ITEMS))
@@ -109,6 +116,10 @@ class ProgressState:
                 self.lowered[event.limiter] = event.limit, _LOWERED[event.reason]
         elif isinstance(event, ServerRead):
             self._server_read(event)
+        elif isinstance(event, BatchProgress):
+            since = self.batches.pop(event.batch, (now,))[0]
+            if event.status in _GOES_ON:
+                self.batches[event.batch] = since, event
         elif isinstance(event, ItemEnded):
             self._item_ended(event, now)
         elif isinstance(event, RunStarted):
@@ -155,8 +166,12 @@ class ProgressState:
         if retries:
             causes = Counter(error for _, error in retries)
             return f"waiting for a slot: {calls(len(retries))} to retry after {_most_common(causes)}"
+        if self.is_stopping and self.batches:
+            return "stopping: batches are not waited for"
         if self.is_stopping and (number := sum(self.in_flight.values())):
             return f"stopping: {calls(number)} in flight may finish"
+        if self.batches:
+            return _batches(list(self.batches.values()), now)
         oldest = now - min(_flatten(self._calls), default=now)
         if oldest >= _SLOW_CALL_SECONDS:
             number = sum(self.in_flight.values())
@@ -187,6 +202,7 @@ class ProgressState:
             # A cancelled run emits no CallEnded for its calls in flight.
             self.ended = now
             self.in_flight.clear()
+            self.batches.clear()
             self._calls.clear()
             self._scheduled.clear()
 
@@ -235,6 +251,16 @@ def load_text(loads: Sequence[Load], preemptions: int) -> str:
     if preemptions:
         parts.append(f"{preemptions:,} preempted")
     return f"server {', '.join(parts)}"
+
+
+def _batches(batches: list[tuple[float, BatchProgress]], now: float) -> str:
+    """Return a text that names batches, and how far they are."""
+    lines, done = (sum(getattr(event, name) for _, event in batches) for name in ("lines", "done"))
+    passed = duration(now - min(since for since, _ in batches))
+    (_, first), *others = batches
+    which = f"{len(batches)} batches" if others else f"batch {first.batch}"
+    status = f" ({first.status})" if first.status and not others else ""
+    return f"waiting for {which}{status}: {done:,} of {calls(lines)} answered, for {passed}"
 
 
 def cause(error: BaseException) -> str:

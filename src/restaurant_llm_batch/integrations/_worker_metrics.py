@@ -5,6 +5,9 @@ Theory of operation. A process writes its file whenever somebody asks it, and no
 adds up the files, its own included: so what it says is never less than what another has said before, as Prometheus
 expects of counters. The counts of a process that has ended stay; what it had in flight does not. A process holds a lock
 (`flock`) on its file as long as it lives, so that the others know.
+
+Each process that begins puts the counts of those that have ended into one file, so that a process that ends again and
+again does not leave more and more of them. Who reads or does this holds the lock of that file.
 """
 
 from __future__ import annotations
@@ -12,8 +15,8 @@ from __future__ import annotations
 import json
 import os
 import secrets
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import fields
 from pathlib import Path
 from threading import Lock
@@ -28,6 +31,7 @@ LARGEST = ("server_running", "server_waiting", "server_kv_usage", "server_kv_tok
 GAUGES = ("open_items", "in_flight", "waiting", "endpoint_in_flight", "limits", *LARGEST)
 """Counts of what is going on now; all others only grow."""
 _PREFIX = "counts-"
+_ENDED = f"{_PREFIX}ended.json"
 _WORKERS = """# HELP restaurant_llm_batch_workers Processes that serve.
 # TYPE restaurant_llm_batch_workers gauge
 restaurant_llm_batch_workers {}
@@ -50,22 +54,23 @@ class WorkerMetrics:
         self._folder = folder
         self._name = f"{_PREFIX}{os.getpid()}-{secrets.token_hex(4)}"
         self._lock = Lock()
-        self._written = ""
-        self._held: int | None = None if folder is None else _hold(folder / f"{self._name}.lock")
+        self._written: MetricsSnapshot | None = None
+        self._held: int | None = None
+        if folder is not None:
+            self._held = _hold(folder / f"{self._name}.lock")
+            with _turn(folder):
+                self._gather_ended(folder)
 
     def write(self) -> None:
         """Write the counts of this process, if they have changed."""
         if self._folder is None:
             return
         with self._lock:
-            text = json.dumps(encoded(self._metrics.snapshot()))
-            if text != self._written:
-                path = self._folder / f"{self._name}.json"
-                partial = path.with_suffix(".new")
+            snapshot = self._metrics.snapshot()
+            if snapshot != self._written:
                 with suppress(OSError):  # a full disk, or a folder that is gone with the service
-                    partial.write_text(text, encoding="utf-8")
-                    partial.replace(path)
-                    self._written = text
+                    _write(self._folder / f"{self._name}.json", snapshot)
+                    self._written = snapshot
 
     def release(self) -> None:
         """Leave the counts to the others, as those of a process that has ended."""
@@ -78,13 +83,57 @@ class WorkerMetrics:
         if self._folder is None:
             return render(self._metrics.snapshot()) + _WORKERS.format(1)
         self.write()
-        alive: list[MetricsSnapshot] = []
-        ended: list[MetricsSnapshot] = []
-        for path in sorted(self._folder.glob(f"{_PREFIX}*.json")):
-            snapshot = decoded(json.loads(path.read_text(encoding="utf-8")))
-            lives = path.stem == self._name or _is_held(path.with_suffix(".lock"))
-            (alive if lives else ended).append(snapshot)
+        with _turn(self._folder):
+            alive = [_read(path) for path in self._files(self._folder, alive=True)]
+            ended = [_read(path) for path in self._files(self._folder, alive=False)]
         return render(total(alive, ended)) + _WORKERS.format(len(alive))
+
+    def _files(self, folder: Path, *, alive: bool) -> list[Path]:
+        """Return the files of the processes that live, or of those that have ended."""
+        found = sorted(folder.glob(f"{_PREFIX}*.json"))
+        return [
+            path
+            for path in found
+            if (path.stem == self._name or _is_held(path.with_suffix(".lock"))) == alive
+        ]
+
+    def _gather_ended(self, folder: Path) -> None:
+        """Put the counts of processes that have ended into one file."""
+        files = self._files(folder, alive=False)
+        if len(files) < 2:
+            return
+        with suppress(OSError):  # a full disk: they stay as they are
+            _write(folder / _ENDED, total([], map(_read, files)))
+            for path in files:
+                if path.name != _ENDED:
+                    path.unlink()
+                    path.with_suffix(".lock").unlink(missing_ok=True)
+
+
+def _read(path: Path) -> MetricsSnapshot:
+    return decoded(json.loads(path.read_text(encoding="utf-8")))
+
+
+def _write(path: Path, snapshot: MetricsSnapshot) -> None:
+    partial = path.with_suffix(".new")
+    partial.write_text(json.dumps(encoded(snapshot)), encoding="utf-8")
+    partial.replace(path)
+
+
+@contextmanager
+def _turn(folder: Path) -> Iterator[None]:
+    """Wait until no other process reads or gathers counts, and keep others from it during the block."""
+    try:
+        import fcntl
+    except ImportError:  # Windows, where a service is one process
+        yield
+        return
+    descriptor = os.open(folder / "turn", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _hold(path: Path) -> int | None:
@@ -96,6 +145,14 @@ def _hold(path: Path) -> int | None:
     descriptor = os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600)
     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return descriptor
+
+
+def leave(folder: Path) -> bool:
+    """Note that this process ends, and return whether it is the last one that serves with a folder."""
+    # First, so that of two that end at the same time one finds the other gone.
+    for path in folder.glob(f"{_PREFIX}{os.getpid()}-*.lock"):
+        path.unlink()
+    return not any(map(_is_held, folder.glob(f"{_PREFIX}*.lock")))
 
 
 def _is_held(path: Path) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from math import inf
@@ -22,6 +22,7 @@ from ..tasks.reviews import SummarizeReviews
 from ..tasks.sentiment import AnalyzeSentiment
 from ..tasks.strengths import ExtractStrengths
 from ..tasks.summary import SummarizeAspects
+from ._fastapi.access import Clients
 from ._fastapi.bounds import Bounds
 from ._fastapi.endpoints import add_endpoints, job_kinds
 from ._fastapi.job_queue import JobQueue
@@ -56,6 +57,7 @@ def batch_router(
     body_timeout: float = BODY_TIMEOUT,
     max_jobs: int = MAX_JOBS,
     job_days: float = JOB_DAYS,
+    shares: Mapping[str, float] | None = None,
     prefix: str = "/api/v1",
 ) -> APIRouter:
     """
@@ -87,9 +89,13 @@ def batch_router(
         max_calls: Maximum number of calls of the model that the reviews of a request may need, as estimated from
             their lengths and the token budget of a batch; more get status 413.
         body_timeout: Maximum seconds until the body of a request has arrived; then it gets status 408.
-        max_jobs: Maximum number of jobs that wait; more get status 429. A job may have ten times as many restaurants,
-            reviews and calls as a request.
+        max_jobs: Maximum number of jobs of a client that wait; more get status 429. A job may have ten times as many
+            restaurants, reviews and calls as a request.
         job_days: Days for which jobs that have ended are kept.
+        shares: Shares of the clients by their names, for a service that knows its clients: while calls of several wait,
+            each gets its share of the runner's limits (`Client`). A dependency puts the name of a request's client
+            into its scope: ``request.scope["restaurant_llm_batch.client"] = "shop"``. Clients that are not in `shares`
+            have a share of 1. Jobs are those of the client that has handed them over. None for no such shares.
         prefix: Common prefix of the paths.
 
     Raises:
@@ -122,10 +128,11 @@ def batch_router(
     )
 
     most_jobs, days = _count("max_jobs", max_jobs), _above_0("job_days", job_days)
+    clients = Clients(shares)
     queue: JobQueue | None = None
     if runner.recording is not None:
         kinds = job_kinds(replace(tasks, bounds=bounds.for_jobs()))
-        queue = JobQueue(runner, JobStore(runner.recording.path), kinds, days)
+        queue = JobQueue(runner, JobStore(runner.recording.path), kinds, days, clients)
 
     @asynccontextmanager
     async def open_runner(_app: Any) -> AsyncIterator[None]:
@@ -135,7 +142,7 @@ def batch_router(
     router = APIRouter(
         prefix=prefix, tags=["restaurants"], route_class=routes_within(bounds), lifespan=open_runner
     )
-    add_endpoints(router, runner, tasks, Uploads(runner.search) if uploads else None)
+    add_endpoints(router, runner, tasks, Uploads(runner.search) if uploads else None, clients)
     _add_jobs(router, queue, bounds.for_jobs(), most_jobs, prefix)
     return router
 

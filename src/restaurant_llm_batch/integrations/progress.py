@@ -102,6 +102,11 @@ class RichProgress:
         """Number of calls in flight now. Takes no lock, so that a signal handler may read it."""
         return sum(sum(list(state.in_flight.values())) for state in list(self._states.values()))
 
+    @property
+    def batches(self) -> int:
+        """Number of provider's batches that go on. Takes no lock, as `in_flight`."""
+        return sum(len(state.batches) for state in list(self._states.values()))
+
     def note(self, text: str) -> bool:
         """
         Show a line of text under the bars from now on.

@@ -2,39 +2,37 @@
 
 from __future__ import annotations
 
-import inspect
-import logging
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import anyio
+import anyio.to_thread
 
 from .._engine.items import as_task
 from .._engine.mailbox import EventLoopMailbox
 from .._rows.columns import TableForm
 from .._runner.runner import BatchRunner
-from .._store.disks import file_system_of, is_network
 from .._store.folder import StoreFolder
+from .._validation import check_whole
+from .._values import short
 from ..errors import ConfigurationError
 from ..protocols import Observer, Task
 from ..records._recording import Recording, as_recording
 from ..sharing.ray import RayBroker
 from ..steps import Flow
-from ._ray.batch_rows import OutcomeTables, RowTask, is_builtin, items_of, raw_rows
+from ._ray.batch_rows import RowTask, is_builtin, items_of, raw_rows
+from ._ray.checks import check_function, check_pickled, check_runner, checked_record, tell_of_limits
 from ._ray.events import EventMailbox, EventSender, Gathering
 from ._ray.live import LiveRun
+from ._ray.outcome_tables import OutcomeTables, check_keep
 from ._ray.shared_limits import check_shareable, shared_limits
 
 if TYPE_CHECKING:
     from .._config.limits import Limits
 
 __all__ = ["RayBatch", "RayBroker"]
-
-log: logging.Logger = logging.getLogger("restaurant_llm_batch")
-
-_EXAMPLE = "def make_runner(**options): return BatchRunner(llm=..., **options)"
 
 
 class RayBatch:
@@ -99,14 +97,14 @@ class RayBatch:
         self._limits = check_shareable(limits)
         self._store = store if store is None or isinstance(store, StoreFolder) else StoreFolder(store)
         self._record = record
-        _check_names(keep)
+        kept = check_keep(keep)
         self._form = TableForm(columns)
         as_task(task)
         needed = {"limits": limits, "store": store, "record": record, "observers": self._observers or record}
-        _check_function(make_runner, [name for name, value in needed.items() if value])
+        check_function(make_runner, [name for name, value in needed.items() if value])
         self._make_runner = make_runner
         self._task = task
-        self._tables = OutcomeTables(tuple(keep), is_builtin(task))
+        self._tables = OutcomeTables(kept, is_builtin(task))
         self._live: LiveRun | None = None
         self._gathering: Gathering | None = None
         self._sender: EventSender | None = None
@@ -127,12 +125,20 @@ class RayBatch:
             options: Any arguments of ``Dataset.map_batches``; they take precedence.
 
         Raises:
-            ConfigurationError: Ray is not installed or not running, or the function or the task cannot be pickled.
+            ConfigurationError: Ray is not installed or not running, an argument is invalid, or the function or the task
+                cannot be pickled.
         """
         ray = _ray()
+        check_whole("concurrency", concurrency, 1, "concurrency=4")
+        check_whole("batch_size", batch_size, 1, "batch_size=64")
+        check_whole("blocks", blocks, 1, "blocks=4")
+        if not isinstance(dataset, ray.data.Dataset):
+            raise ConfigurationError(
+                f"RayBatch.map needs a ray.data.Dataset, got {short(dataset)}; for example ray.data.from_items(rows)"
+            )
         given = (self._make_runner, self._task)
         arguments = {**self._arguments(), "record": None, "observers": ()}
-        _check_pickled(given, arguments)
+        check_pickled(given, arguments)
         if self._record is not None or self._observers:
             arguments["observers"] = (self._begin_gathering(ray),)
         chosen: dict[str, Any] = {
@@ -143,6 +149,7 @@ class RayBatch:
             "max_concurrency": blocks,
             "fn_constructor_args": given,
             "fn_constructor_kwargs": arguments,
+            **_cpus(ray, concurrency),
             **options,
         }
         return dataset.map_batches(RayBatch, **chosen)
@@ -172,11 +179,13 @@ class RayBatch:
         """Yield the outcomes of a batch, as an Arrow table; Ray calls this."""
         rows = raw_rows(batch)
         items = items_of(rows, self._form)
-        done = self._begun().submit(items)
+        # In a thread: it may take minutes to make a runner, and Ray's loop has other batches.
+        live = await anyio.to_thread.run_sync(self._begun)
+        done = live.submit(items)
         finished, here = anyio.Event(), EventLoopMailbox()
         done.add_done_callback(lambda _: here.post_unattended(finished.set))
         await finished.wait()
-        yield self._tables.table(rows, items, done.result())
+        yield self._tables.table(batch, rows, items, done.result())
 
     def run(self, batch: Any) -> Any:
         """
@@ -194,7 +203,7 @@ class RayBatch:
         items = items_of(rows, self._form)
         outcomes = self._begun().submit(items).result()
         with self._lock:
-            return self._tables.table(rows, items, outcomes)
+            return self._tables.table(batch, rows, items, outcomes)
 
     def _begun(self) -> LiveRun:
         with self._lock:
@@ -210,15 +219,11 @@ class RayBatch:
         if self._store is not None:
             options["store"] = self._store
         if self._record is not None:
-            options["record"] = _checked_record(self._record)
+            options["record"] = checked_record(self._record)
         if self._observers:
             options["observers"] = self._observers
-        runner: object = self._make_runner(**options)
-        if not isinstance(runner, BatchRunner):
-            raise ConfigurationError(
-                f"make_runner must return a BatchRunner, got {runner!r}; for example {_EXAMPLE}"
-            )
-        _tell_of_limits(self._limits, runner)
+        runner = check_runner(self._make_runner(**options), options)
+        tell_of_limits(self._limits, runner)
         for observer in self._observers:
             if isinstance(observer, EventSender):
                 observer.begin(runner)
@@ -296,87 +301,20 @@ def _ray() -> Any:
     return ray
 
 
+def _cpus(ray: Any, actors: int) -> dict[str, float]:
+    """
+    Return the option ``num_cpus``: less than the one CPU that an actor has otherwise, if that would leave none.
+
+    Without a CPU for the tasks that read the dataset, the job would wait for ever.
+    """
+    cpus = float(ray.cluster_resources().get("CPU", 0.0))
+    share = max(cpus - 1, cpus / 2) / actors
+    return {} if share >= 1 else {"num_cpus": int(100 * share) / 100}
+
+
 def _scope(task: str) -> str:
     """Return what the limits of one task are for: those of this job of Ray."""
     import ray
 
     job = ray.get_runtime_context().get_job_id() if ray.is_initialized() else "none"
     return f"{task} of job {job}"
-
-
-def _check_function(make_runner: object, needed: Sequence[str]) -> None:
-    """Check that a function makes runners, and takes what it is given."""
-    if isinstance(make_runner, BatchRunner):
-        raise ConfigurationError(
-            "RayBatch makes a runner in each actor: pass a function that makes it, not a runner; "
-            f"for example {_EXAMPLE}"
-        )
-    if not callable(make_runner):
-        raise ConfigurationError(
-            f"make_runner must be a function, got {make_runner!r}; for example {_EXAMPLE}"
-        )
-    try:
-        parameters = inspect.signature(make_runner).parameters.values()
-    except (TypeError, ValueError):  # of a function that does not tell
-        return
-    if any(one.kind is one.VAR_KEYWORD for one in parameters):
-        return
-    taken = {one.name for one in parameters if one.kind in (one.KEYWORD_ONLY, one.POSITIONAL_OR_KEYWORD)}
-    missing = [name for name in needed if name not in taken]
-    if missing:
-        raise ConfigurationError(
-            f"make_runner must take {' and '.join(missing)} and pass it on to BatchRunner; for example {_EXAMPLE}"
-        )
-
-
-def _check_names(keep: object) -> None:
-    if (
-        isinstance(keep, str)
-        or not isinstance(keep, Sequence)
-        or not all(isinstance(one, str) for one in keep)
-    ):
-        raise ConfigurationError(f'keep must be names of columns, got {keep!r}; for example keep=["name"]')
-
-
-def _check_pickled(given: object, arguments: object) -> None:
-    """
-    Check that what goes to the actors can be pickled.
-
-    Raises:
-        ConfigurationError: It cannot.
-    """
-    from ray import cloudpickle
-
-    try:
-        cloudpickle.dumps((given, arguments))
-    except ConfigurationError:
-        raise
-    except Exception as error:
-        raise ConfigurationError(
-            f"the function or the task cannot be sent to the actors: {error}; make what it refers to inside the "
-            f"function, for example {_EXAMPLE}"
-        ) from error
-
-
-def _checked_record(record: Any) -> Any:
-    """Return the record that an actor writes by itself, if that is safe where it is."""
-    path = record.path if isinstance(record, Recording) else record
-    system = file_system_of(path)
-    if is_network(system):
-        raise ConfigurationError(
-            f"record {os.fspath(path)!r} is on {system}, where SQLite files that several processes write are damaged; "
-            "use RayBatch.map, which records in the process of the driver, or a path on a disk of the machine"
-        )
-    return record
-
-
-def _tell_of_limits(limits: Limits | None, runner: BatchRunner) -> None:
-    """Say that a limit of this actor is not one of all actors."""
-    number = runner.limits.llm
-    if limits is None and isinstance(number, int):
-        log.info(
-            "this process makes up to %d LLM calls at once, and so does each other one: for one limit of all actors, "
-            "pass limits=Limits(llm=%d) to RayBatch",
-            number,
-            number,
-        )

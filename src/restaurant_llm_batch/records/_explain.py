@@ -22,7 +22,7 @@ from .._text import message_text
 from .._values import composed
 from ..models import ItemId
 from ..tokens.sentences import sentences
-from ._recorded import CALLS, ITEM, RecordedCall, RecordedItem, RecordedRun, call_of, item_of, read_id
+from ._recorded import ITEM, RecordedCall, RecordedItem, RecordedRun, call_of, calls_of_run, item_of, read_id
 
 WITHOUT_TEXTS = (
     "the prompts, answers, reviews and results of this run are not recorded; "
@@ -109,10 +109,11 @@ class ExplainedCall:
         cost = "" if self.cost is None else f", cost {self.cost:.3g}"
         tokens = f", {self.prompt_tokens} + {self.completion_tokens} tokens" if last.stage == "llm" else ""
         seconds = "" if last.seconds is None else f", {last.seconds:.2f} s"
+        batch = " in a batch" if last.batched else ""
         shared = "" if self.made_for is None else f", made for item {self.made_for!r}"
         model = f" by {self.model}" if self.model else ""
         outcome = "" if last.outcome in ("ok", "stored") else f", {last.outcome or 'no end'}"
-        return f"{last.label}{model}: {tries}{tokens}{cost}{seconds}{outcome}{shared}"
+        return f"{last.label}{model}: {tries}{batch}{tokens}{cost}{seconds}{outcome}{shared}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +207,7 @@ def _calls(
     connection: sqlite3.Connection, which: str, run: int, value: object, made_for: ItemId | None = None
 ) -> Iterator[ExplainedCall]:
     order = f"{which} ORDER BY calls.prompt, attempt, calls.id"
-    rows = connection.execute(f"{CALLS} AND {order}", (run, value)).fetchall()
+    rows = connection.execute(f"{calls_of_run(connection)} AND {order}", (run, value)).fetchall()
     ids = connection.execute(f"{_IDS} AND {order}", (run, value)).fetchall()
     attempts: dict[int, list[tuple[int, RecordedCall]]] = {}
     for (row_id,), row in zip(ids, rows, strict=True):

@@ -31,8 +31,8 @@ RECENT_CALLS = 1000
 """Latest calls of a label from which its latencies are computed."""
 _RECENT_ITEMS = 100
 """Latest items from whose rate the remaining time is estimated."""
-_FIRST_CALLS = 5_000
-"""Latest calls of which the first look reads more than sums."""
+_FIRST_ROWS = 5_000
+"""Latest calls and items of which the first look reads more than sums."""
 SHOWN = 5
 """Slow items, and changes of limits, that are kept."""
 
@@ -158,15 +158,17 @@ WHERE id > ?1 << 32 AND id < (?1 + 1) << 32"""
 _NEW = "id > :last AND id < :end"
 _KNOWN = "id IN (SELECT value FROM json_each(:known))"
 
-_CALL_SUMS = """SELECT stage, label, outcome, sum(max(slots, 1)), sum(prompt_tokens), sum(completion_tokens), sum(cost)
-FROM calls WHERE {rows} AND outcome IS NOT NULL GROUP BY stage, label, outcome"""
+_CALL_SUMS = """SELECT stage, label, outcome, sum(max(slots, 1)), sum(prompt_tokens), sum(completion_tokens), sum(cost),
+  min(id) FROM calls WHERE {rows} GROUP BY stage, label, outcome"""
 _CALLS_OPEN = (
     "SELECT id, item, stage, label, attempt, started, slots FROM calls WHERE {rows} AND outcome IS NULL"
 )
 _CALLS_ENDED = """SELECT stage, label, outcome, ended, ended - started, slots,
   coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0)
 FROM calls WHERE {rows} AND outcome IS NOT NULL AND attempt > 0"""
-_ITEM_SUMS = """SELECT outcome, stage, error, count(*), min(id) FROM items WHERE {rows} AND outcome IS NOT NULL
+_ITEMS_SUCCEEDED = "SELECT count(*) FROM items WHERE {rows} AND outcome = 'succeeded'"
+"""Apart from the others, since SQLite sorts what it groups."""
+_ITEM_SUMS = """SELECT outcome, stage, error, count(*), min(id) FROM items WHERE {rows} AND outcome IS NOT 'succeeded'
 GROUP BY outcome, stage, error"""
 _ITEMS_OPEN = "SELECT id, item_id, started FROM items WHERE {rows} AND outcome IS NULL"
 _ITEMS_SLOW = """SELECT ended - started, -id, item_id FROM items
@@ -192,14 +194,35 @@ class _Rows:
                 statement.format(rows=_KNOWN), {"known": json.dumps(list(self.open))}
             )
 
-    def advance(self, connection: sqlite3.Connection, statement: str) -> None:
-        """Remember which rows are open now, and that all others have been read."""
-        self.open = {row[0]: row for row in self.read(connection, statement)}
-        newest = connection.execute(
+    def read_latest(self, connection: sqlite3.Connection, statement: str) -> Iterable[tuple[Any, ...]]:
+        """Yield as `read` does, but at a first look only from the latest rows."""
+        first, self.last = self.last, max(self.last, self._newest(connection) - _FIRST_ROWS)
+        yield from self.read(connection, statement)
+        self.last = first
+
+    def advance(self, connection: sqlite3.Connection, statement: str, first_open: int | None) -> None:
+        """
+        Remember which rows are open now, and that all others have been read.
+
+        Args:
+            connection: The record.
+            statement: Selects open rows.
+            first_open: The first row that is open; None if none is.
+        """
+        newest = self._newest(connection)
+        if first_open is None:
+            self.open = {}
+        else:  # all before it are closed, in a long run nearly all
+            self.last = max(self.last, first_open - 1)
+            self.open = {row[0]: row for row in self.read(connection, statement)}
+        self.last = newest
+
+    def _newest(self, connection: sqlite3.Connection) -> int:
+        found: int | None = connection.execute(
             f"SELECT max(id) FROM {self._table} WHERE id > ? AND id < ?",  # nosec B608 (constants)
             (self.last, self._end),
         ).fetchone()[0]
-        self.last = newest or self.last
+        return found or self.last
 
 
 class LiveView:
@@ -252,8 +275,13 @@ class LiveView:
         return self._picture(connection, run)
 
     def _read_items(self, connection: sqlite3.Connection) -> None:
-        items = self._items
+        items, first_open = self._items, None
+        for (number,) in items.read(connection, _ITEMS_SUCCEEDED):
+            self._outcomes["succeeded"] += number
         for outcome, stage, error, number, first in items.read(connection, _ITEM_SUMS):
+            if outcome is None:
+                first_open = first if first_open is None else min(first, first_open)
+                continue
             stopped = outcome == "failed" and stage == "run"
             self._outcomes["unfinished" if stopped else outcome] += number
             if outcome == "failed" and not stopped:
@@ -261,30 +289,32 @@ class LiveView:
                 name = stage or "", f"{kind}{colon}{without_particulars(message)}"
                 self._causes.setdefault(name, [0, first])[0] += number
         self._slow = sorted([*self._slow, *items.read(connection, _ITEMS_SLOW)], reverse=True)[:SHOWN]
-        for (ended,) in items.read(connection, _ITEMS_LATEST):
+        for (ended,) in items.read_latest(connection, _ITEMS_LATEST):
             insort(self._latest, ended)
         del self._latest[:-_RECENT_ITEMS]
-        items.advance(connection, _ITEMS_OPEN)
+        items.advance(connection, _ITEMS_OPEN, first_open)
 
     def _read_calls(self, connection: sqlite3.Connection) -> None:
-        calls = self._calls
-        for stage, label, outcome, number, prompt, completion, cost in calls.read(connection, _CALL_SUMS):
+        calls, first_open = self._calls, None
+        for stage, label, outcome, number, prompt, completion, cost, first in calls.read(
+            connection, _CALL_SUMS
+        ):
+            if outcome is None:
+                first_open = first if first_open is None else min(first, first_open)
+                continue
             self._figures[stage, label].ended[outcome] += number
             self._made += 0 if outcome == "stored" else number
             self._tokens[0] += prompt or 0
             self._tokens[1] += completion or 0
             if cost is not None:
                 self._cost = (self._cost or 0.0) + cost
-        newest = connection.execute(
-            "SELECT max(id) FROM calls WHERE id > ? AND id < ?", (calls.last, (self._run + 1) << 32)
-        ).fetchone()[0]
-        first, calls.last = calls.last, max(calls.last, (newest or 0) - _FIRST_CALLS)
-        for stage, label, outcome, ended, seconds, slots, tokens in calls.read(connection, _CALLS_ENDED):
+        for stage, label, outcome, ended, seconds, slots, tokens in calls.read_latest(
+            connection, _CALLS_ENDED
+        ):
             self._recent.append((ended, slots, tokens))
             if outcome == "ok":
                 self._latencies[stage, label].append(seconds)
-        calls.last = first
-        calls.advance(connection, _CALLS_OPEN)
+        calls.advance(connection, _CALLS_OPEN, first_open)
 
     def _picture(self, connection: sqlite3.Connection, run: tuple[Any, ...]) -> Picture:
         (
@@ -306,7 +336,8 @@ class LiveView:
         outcomes, items = self._outcomes, self._items
         done = outcomes["succeeded"] + outcomes["failed"]
         cost = run[14] if has_ended else self._cost
-        live, reads_servers = has_table(connection, "limiters"), has_table(connection, "server_loads")
+        live = has_table(connection, "limiters") and has_table(connection, "wishes")
+        reads_servers = has_table(connection, "server_loads")
         servers = _rows(connection, _SERVERS_LATEST, self._run, RecordedServerLoad) if reads_servers else []
         latest_of = {one.server: one for one in reversed(servers)}
         calls_per_second, tokens_per_second = self._rates(now)

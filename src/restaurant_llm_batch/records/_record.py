@@ -21,8 +21,6 @@ from ..models import ItemId
 from ._compare import Comparison, compare
 from ._explain import Explanation, explain
 from ._recorded import (
-    CALLS,
-    CALLS_WITHOUT_ENDPOINTS,
     ITEMS,
     LIMITERS,
     LIMITS,
@@ -34,11 +32,13 @@ from ._recorded import (
     RecordedRun,
     RecordedServerLoad,
     call_of,
+    calls_of_run,
     item_of,
     run_of,
+    runs_statement,
 )
 from ._schema import LATER, RECORD
-from ._snapshot import has_table, read_snapshot, runs_statement
+from ._snapshot import has_table, read_snapshot
 from ._values import id_texts
 from ._wishes import ask
 
@@ -132,8 +132,7 @@ class Record:
 
         def read(connection: sqlite3.Connection) -> list[RecordedCall]:
             number = _run_number(connection, run, self.path)
-            statement = CALLS if has_table(connection, "call_endpoints") else CALLS_WITHOUT_ENDPOINTS
-            rows = connection.execute(f"{statement} ORDER BY calls.id", (number,))
+            rows = connection.execute(f"{calls_of_run(connection)} ORDER BY calls.id", (number,))
             return [call_of(row) for row in rows]
 
         return self._read(read)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any
 
 from ..models import ItemId
+from ._snapshot import has_table
 
 
 class RecordRow:
@@ -184,6 +186,7 @@ class RecordedCall(RecordRow):
         error: Type and message of the error.
         store_key: Key of the reply in the store; None without a store.
         endpoint: Name of the endpoint of an `LLMPool` that it went to; None without a pool.
+        batched: Whether a provider's batch has answered it, at its price; `seconds` are then those of the batch.
     """
 
     run: int
@@ -212,6 +215,7 @@ class RecordedCall(RecordRow):
     error: str | None
     store_key: bytes | None
     endpoint: str | None = None
+    batched: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,14 +365,11 @@ _CALLS_OF_RUN = """
 SELECT calls.run, items.item_json, prompt & 0xFFFFFFFF, attempt, calls.stage, label, model, queued, calls.started,
   calls.ended, calls.ended - calls.started, slot_seconds, rate_seconds, retry_seconds, slots, calls.outcome,
   prompt_tokens, completion_tokens, cached_tokens, cost, finish_reason, calls.error_type, status, calls.error, store_key
-{endpoint}FROM calls LEFT JOIN items ON items.id = calls.item {join}
+, {endpoint}, {batched}
+FROM calls LEFT JOIN items ON items.id = calls.item {joins}
 WHERE calls.id >= ?1 << 32 AND calls.id < (?1 + 1) << 32
 """
-CALLS = _CALLS_OF_RUN.format(
-    endpoint=", endpoint ", join="LEFT JOIN call_endpoints ON call_endpoints.id = calls.id"
-)
-CALLS_WITHOUT_ENDPOINTS = _CALLS_OF_RUN.format(endpoint="", join="")
-"""Of a record from before there were pools."""
+_JOIN = "LEFT JOIN {table} ON {table}.id = calls.id "
 
 LIMITS = """
 SELECT run, limiter, seconds, calls_in_flight, reason FROM limits WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32
@@ -384,6 +385,21 @@ SERVER_LOADS = """
 SELECT run, server, seconds, running, waiting, kv_usage, kv_tokens, preemptions, rejections, error FROM server_loads
 WHERE id >= ?1 << 32 AND id < (?1 + 1) << 32 ORDER BY id
 """
+
+
+def runs_statement(connection: sqlite3.Connection) -> str:
+    """Return the statement that reads the runs of the file."""
+    return RUNS_WITH_MEMORY if has_table(connection, "run_memory") else RUNS
+
+
+def calls_of_run(connection: sqlite3.Connection) -> str:
+    """Return the query of the calls of a run; an older record may lack some of its tables."""
+    found = {table for table in ("call_endpoints", "batched_calls") if has_table(connection, table)}
+    return _CALLS_OF_RUN.format(
+        endpoint="endpoint" if "call_endpoints" in found else "NULL",
+        batched="batched_calls.id IS NOT NULL" if "batched_calls" in found else "0",
+        joins="".join(_JOIN.format(table=table) for table in sorted(found)),
+    )
 
 
 def read_id(written: str | None) -> ItemId | None:
@@ -414,4 +430,4 @@ def item_of(row: tuple[Any, ...]) -> RecordedItem:
 
 def call_of(row: tuple[Any, ...]) -> RecordedCall:
     """Return the call of a row of `CALLS`."""
-    return RecordedCall(row[0], read_id(row[1]), *row[2:])
+    return RecordedCall(row[0], read_id(row[1]), *(*row[2:-1], bool(row[-1])))

@@ -1,10 +1,10 @@
 """
 Recording: writes what happens in the runs of a runner into an SQLite file, while they go on.
 
-Theory of operation. A recording is an observer. It appends each event to those of its run and returns; the first event
-of a group queues the run for the file's writing thread. That thread is the store's (`_store/writer.py`): it lets events
-gather for `GATHER_SECONDS`, turns them into rows and commits them together. So a reader sees all but the latest
-moment, also after a ``kill -9``.
+Theory of operation. A recording is an observer. It adds each event to the rows of its run and returns; the first event
+of a group queues the run for the file's writing thread. That thread is the store's (`_store/writer.py`): it lets rows
+gather for `GATHER_SECONDS`, takes them, and commits them together. So a reader sees all but the latest moment, also
+after a ``kill -9``.
 
 A record never fails a run. What cannot be written, on a full disk for example, is left out and counted in
 `runs.missing`, and the first time is logged.
@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from itertools import chain
 from pathlib import Path
 from time import time
 from typing import Self
@@ -34,15 +33,17 @@ from .._store.database import StoreFile
 from .._store.writer import GroupCommitWriter, Prepared, Request, in_transaction
 from ..errors import ConfigurationError
 from ..events import Event, RunEnded, RunStarted
-from ._rows import Batch, Row, RunnerFacts, RunRows
-from ._schema import COLUMNS, ID_BITS, PROGRESS, PUT, PUT_RUN, RECORD, put_sizes
+from ._rows import Group, RunRows
+from ._run_row import RunnerFacts
+from ._schema import RECORD
+from ._statements import LIMITER, PROGRESS, PUT_RUN, RUN_MEMORY, Row, RowKind
 from ._values import sql_name, to_json
 from ._wishes import RunControl, Wishes, forget, refuse_rest
 
 log = logging.getLogger("restaurant_llm_batch")
 
 GATHER_SECONDS = 0.25
-"""How long events gather until they are written: a commit for each would take more time than all the rest."""
+"""How long rows gather until they are written: a commit for each would take more time than all the rest."""
 
 
 _OF_VALUES = (
@@ -202,7 +203,7 @@ class RecordObserver:
         self._runs: dict[int, RunRows] = {}
 
     def __call__(self, event: Event, /) -> None:
-        """Queue an event."""
+        """Add an event to the rows of its run."""
         kind = type(event)
         if kind is RunStarted:
             assert isinstance(event, RunStarted)
@@ -213,7 +214,10 @@ class RecordObserver:
         run = self._runs.get(event.run)
         if run is None or run.forks != _fork.count:
             return  # a forked child goes on with a copy of its parent's run, which the parent records
-        run.events.append(event)
+        try:
+            run.add(event)
+        except Exception as error:  # of a user's own value, for example
+            self._format.left_out(run, 1, error)
         if kind is RunEnded:
             self._submit(run)  # in any case: an interrupt may have come between the next two statements
             del self._runs[event.run]
@@ -248,16 +252,15 @@ class RunInsert(Request):
 
 def insert(run: RunRows, connection: sqlite3.Connection) -> None:
     """Write the row of a run that is not in the file yet, and give the run its id."""
-    run.id = connection.execute(PUT_RUN, [None, *run.row]).lastrowid or 0
-    run.base = run.id << ID_BITS
+    run.id = connection.execute(PUT_RUN, (None, *run.row.values())).lastrowid or 0
     forget(run.id, connection)
     for row in run.standings(0.0):
-        connection.execute(PUT["limiters", 1], row)
+        LIMITER.put(connection, run.id, [row])
 
 
 class RecordFormat:
     """
-    Prepares events for the writing thread of a record: a `Prepare` function.
+    Prepares the rows of runs for the writing thread of a record: a `Prepare` function.
 
     Args:
         file: The file, to name it.
@@ -272,73 +275,68 @@ class RecordFormat:
         self._logged = False
 
     def __call__(self, queued: list[RunRows]) -> Prepared:
-        """Return what is written for the events of runs."""
-        batch: Batch = {table: [] for table in COLUMNS}
-        taken = {run: events for run in dict.fromkeys(queued) if (events := run.take_events())}
-        for run, events in taken.items():
-            for event in events:
-                if not run.id and type(event) is not RunEnded:
-                    run.missing += 1
-                    continue
-                try:
-                    run.handle(batch, event)
-                except Exception as error:  # of a user's own value, for example
-                    self.left_out(run, 1, error)
-            run.end_group(batch, events[-1])
-            if run.ended:
+        """Return what is written for runs."""
+        taken = {run: group for run in dict.fromkeys(queued) if (group := run.take()).events}
+        for run, group in taken.items():
+            if run.id:
+                self._add_texts(run, group)
+            else:
+                run.row.missing += group.events - group.ended
+                taken[run] = group._replace(rows={})
+            if group.ended:
                 self.wishes.end(run)
         late = [run for run in taken if not run.id]
-        write = partial(in_transaction, write=partial(self._write, list(taken), late, batch))
-        number = {run: len(events) for run, events in taken.items()}
-        return Prepared(write if taken else None, partial(self._written, late, number))
+        write = partial(in_transaction, write=partial(self._write, taken, late))
+        return Prepared(write if taken else None, partial(self._written, late, taken))
+
+    def _add_texts(self, run: RunRows, group: Group) -> None:
+        for add in group.texts:
+            try:
+                add(group.rows)
+            except Exception as error:  # of a user's own value, for example
+                self.left_out(run, 1, error)
 
     def _write(
-        self,
-        runs: Sequence[RunRows],
-        late: Sequence[RunRows],
-        batch: Batch,
-        connection: sqlite3.Connection,
+        self, taken: Mapping[RunRows, Group], late: Sequence[RunRows], connection: sqlite3.Connection
     ) -> None:
         """Write rows; runs that are `late` could not be written when they started."""
-        for run in runs:
+        for run, group in taken.items():
             if run in late:
                 insert(run, connection)
-            elif run.ended:
-                connection.execute(PUT_RUN, [run.id, *run.row])
+            elif group.ended:
+                connection.execute(PUT_RUN, (run.id, *run.row.values()))
                 refuse_rest(run.id, connection)
             else:
-                connection.execute(PROGRESS, (run.latest, run.missing, run.id))
-            if run.ended:
-                connection.execute(PUT["run_memory", 1], run.memory_row)
-        for table, rows in batch.items():
-            start = 0
-            for size in put_sizes(len(rows)):
-                self._put(connection, table, rows[start : start + size])
-                start += size
+                connection.execute(PROGRESS, (run.row.latest, run.row.missing, run.id))
+            if group.ended:
+                RUN_MEMORY.put(connection, run.id, [run.row.memory()])
+            for kind, rows in group.rows.items():
+                for part in kind.parts(rows):
+                    self._put(connection, run.id, kind, part)
 
-    def _put(self, connection: sqlite3.Connection, table: str, rows: list[Row]) -> None:
+    def _put(self, connection: sqlite3.Connection, run: int, kind: RowKind, part: Sequence[Row]) -> None:
         try:
-            connection.execute(PUT[table, len(rows)], list(chain.from_iterable(rows)))
+            kind.put(connection, run, part)
         except _OF_VALUES:
-            if len(rows) > 1:
-                for row in rows:
-                    self._put(connection, table, [row])
+            if len(part) > 1:
+                for row in part:
+                    self._put(connection, run, kind, [row])
             else:  # every value is one that SQLite takes, so this is a fault of this library
-                log.warning("a row of table %s cannot be recorded", table, exc_info=True)
+                log.warning("a row of table %s cannot be recorded", kind.table, exc_info=True)
 
     def _written(
-        self, late: Sequence[RunRows], events: Mapping[RunRows, int], error: Exception | None
+        self, late: Sequence[RunRows], taken: Mapping[RunRows, Group], error: Exception | None
     ) -> None:
         if error is not None:
             for run in late:
                 run.id = 0
-            for run, number in events.items():
+            for run, group in taken.items():
                 if run not in late:
-                    self.left_out(run, number, error)
+                    self.left_out(run, group.events, error)
 
     def left_out(self, run: RunRows, events: int, error: Exception) -> None:
         """Count events of a run that could not be written, and log the first error."""
-        run.missing += events
+        run.row.missing += events
         if not self._logged:
             self._logged = True
             log.warning(

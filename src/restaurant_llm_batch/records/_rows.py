@@ -1,22 +1,23 @@
 """
 Rows of a record: turns the events of runs into rows of its tables.
 
-Theory of operation. `RunRows` has the state of one run: its open items and calls, and how far its rows are numbered.
-It knows nothing of the file but the id that the run has there, which is given before its first event is handled.
+Theory of operation. `RunRows` has the state of one run. Its events come where the run lives, one at a time; each that
+ends something makes a row at once, and is forgotten. The writing thread takes the rows now and then (`take`), together
+with a row for each item and call that has started since and not ended: so a reader sees what is in flight. That row is
+replaced when the item or the call has ended. A lock makes an event and a taking whole, so that no row is in the file
+before one with a smaller number.
 
-A call that ends within the group in which it started is written once, with its end. Otherwise it is written without an
-end first, so that a reader sees what is in flight, and is replaced when it has ended. So it is with items.
+Rows have numbers within their run. The run's id, which the file gives, is added by the statements that write them.
 """
 
 from __future__ import annotations
 
-import logging
-import os
-from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from itertools import count
-from typing import Any
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from itertools import count, takewhile
+from threading import RLock
+from typing import Any, NamedTuple
 
 from .. import _fork
 from .._config.stopping import Price, find_price
@@ -37,49 +38,73 @@ from ..events import (
     RunStarted,
     ServerRead,
 )
-from ..models import ItemId, LLMRequest
-from ..outcomes import RunStats, Success
+from ..models import ItemId
+from ..outcomes import Failure, Success
+from ._run_row import RunnerFacts, RunRow
 from ._server_rows import ServerRows
-from ._shown import hit_ids, shown_texts
 from ._standings import Standings
-from ._values import id_texts, iso, sql_integer, sql_name, sql_text, to_json
+from ._statements import (
+    BATCHED_CALL,
+    CALL_ENDPOINT,
+    FAILED_ITEM,
+    LIMIT,
+    LIMITER,
+    OK_CALL,
+    OPEN_CALL,
+    OPEN_ITEM,
+    OTHER_CALL,
+    SERVER_LOAD,
+    STORED_CALL,
+    SUCCEEDED_ITEM,
+    Batch,
+    Row,
+)
+from ._text_rows import AddTexts, TextRows
+from ._values import MAX_INTEGER, id_texts, sql_integer, sql_name, sql_text
 from ._wishes import RunControl
-
-log = logging.getLogger("restaurant_llm_batch")
-
-Row = list[Any]
 
 _MAX_ENDED = 10_000
 """Most failed calls that are remembered, for the next attempt or a late reply."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunnerFacts:
+class Group(NamedTuple):
     """
-    What a record says of the runner of a run.
+    What a run has for the writing thread.
 
     Attributes:
-        model: Name of its model.
-        strategy: Its strategy.
-        settings: Its limits, retries, time limits and stop conditions, as JSON.
-        prices: Prices by model name.
-        version: Version of the library.
-        simulated: Whether its runs are simulated ones.
+        rows: Its rows.
+        texts: What adds the rows of texts, in order.
+        events: Number of events that these come from.
+        ended: Whether the run has ended, so that this is its last group.
     """
 
-    model: str
-    strategy: str
-    settings: str
-    prices: Mapping[str, Price]
-    version: str
-    simulated: bool = False
+    rows: Batch
+    texts: list[AddTexts]
+    events: int
+    ended: bool
 
 
-Batch = dict[str, list[Row]]
-"""The rows that a group of events makes, by table."""
+class OpenItem:
+    """
+    An item that has started and not ended.
+
+    Attributes:
+        row: The first values of its row, those of `OPEN_ITEM`.
+        calls: Number of its calls that have started and not ended.
+        is_taken: Whether the writing thread has its row.
+    """
+
+    __slots__ = ("calls", "is_taken", "row")
+
+    def __init__(self, row: Row) -> None:
+        self.row: Row = row
+        self.calls: int = 0
+        self.is_taken: bool = False
 
 
-_ITEM_OPEN = (None, None, None, None, None, None)  # from `ended` on
+_NO_REPLY = (None,) * 6
+_NO_ERROR = (None,) * 3
+_NUMBER, _ITEM, _ATTEMPT = (OPEN_CALL.columns.index(name) for name in ("id", "item", "attempt"))
 
 
 class RunRows:
@@ -95,12 +120,9 @@ class RunRows:
 
     Attributes:
         id: Its id in the file; 0 until it has one there.
-        base: The number before the ids of its rows.
-        missing: Number of its events that could not be written.
-        latest: Seconds from its start to its latest event.
-        ended: Whether its end has been handled.
-        events: Its events that have not become rows.
-        queued: Whether it is queued for the writing thread, which takes them.
+        row: The row of the run itself.
+        ended: Whether it has ended.
+        queued: Whether it is queued for the writing thread, which takes its rows.
         forks: Number of forks before it began: a forked child has a copy of it that is not its own.
     """
 
@@ -114,38 +136,30 @@ class RunRows:
     ) -> None:
         self.control: RunControl | None = control
         self.id: int = 0
-        self.base: int = 0
-        self.missing: int = 0
-        self.latest: float = 0.0
+        self.row: RunRow = RunRow(facts, event, began, texts)
         self.ended: bool = False
-        self.events: deque[Event] = deque()
         self.queued: bool = False
         self.forks: int = _fork.count
-        self._facts = facts
-        self._texts = texts
-        self._began = began
         self._zero = event.time
-        self._total = event.total
-        self._task = sql_name(event.task)
-        self._stats: RunStats | None = None
+        self._events = 0
+        self._listed_prices = facts.prices
         self._prices: dict[str, Price | None] = {}
-        self._model = ""
-        self._model_text: str | None = None
+        self._model: object = None  # of the last reply
         self._next_call = count(1).__next__
         self._next_limit = count(1).__next__
         self._servers = ServerRows()
-        self._next_review = count(1).__next__
-        self._items: dict[ItemId, Row] = {}
-        self._calls: dict[int, Row] = {}
-        self._found: dict[
-            ItemId, dict[str, ItemId]
-        ] = {}  # with texts: ids of the hits of open items, by their text
+        self._items: dict[ItemId, OpenItem] = {}
+        self._calls: dict[int, Row] = {}  # the values of `OPEN_CALL` of each open call
+        self._last_call_taken = 0
         self._ended_calls: dict[
-            int, tuple[float, Row]
-        ] = {}  # that will be made again, or whose reply may be late
-        self._new: dict[int, tuple[str, Row]] = {}  # open rows that are not written yet, by `id`
+            int, tuple[float, Row, Row]
+        ] = {}  # that will be made again, or whose reply may be late: when, first values, error
         self._standings = Standings(control)
-        self._handlers: dict[type, Callable[[Batch, Any], None]] = {
+        self._texts = TextRows() if texts else None
+        self._lock = RLock()  # reentrant: the garbage collector may run anything within it
+        self._rows: Batch = defaultdict(list)
+        self._to_add: list[AddTexts] = []
+        self._handlers: dict[type, Callable[[Any, float], None]] = {
             ItemStarted: self._item_started,
             CallStarted: self._call_started,
             CallEnded: self._call_ended,
@@ -158,313 +172,237 @@ class RunRows:
             RunEnded: self._run_ended,
         }
 
-    def take_events(self) -> list[Event]:
-        """Return the events so far, and forget them. Called by the writing thread while others append."""
-        self.queued = False  # first: an event that is appended from now on queues the run again
-        take = self.events.popleft
-        return [take() for _ in range(len(self.events))]
-
-    def handle(self, batch: Batch, event: Event) -> None:
+    def add(self, event: Event) -> None:
         """Add the rows that an event makes."""
         handler = self._handlers.get(type(event))
         if handler is not None:
-            handler(batch, event)
+            now = event.time - self._zero
+            with self._lock:
+                self._events += 1
+                self.row.latest = now
+                handler(event, now)
 
-    def end_group(self, batch: Batch, event: Event) -> None:
-        """Add what has begun and not ended within a group of events, `event` being its last."""
-        self.latest = event.time - self._zero
-        for table, row in self._new.values():
-            batch[table].append(row)
-        self._new.clear()
-        if self.id:
-            batch["limiters"] += self.standings(event.time)
+    def take(self) -> Group:
+        """Return what has been added since the last call. Called by the writing thread, while events go on."""
+        with self._lock:
+            self.queued = False
+            rows, self._rows = self._rows, defaultdict(list)
+            texts, self._to_add = self._to_add, []
+            events, self._events = self._events, 0
+            rows[OPEN_CALL], rows[OPEN_ITEM] = self._new_calls(), self._new_items()
+            latest, ended = self.row.latest, self.ended
+        if self.id and events:  # not within the lock: the limiters have one of their own
+            rows[LIMITER] = self.standings(self._zero + latest)
+        return Group(rows, texts, events, ended)
+
+    def _new_calls(self) -> list[Row]:
+        # The order of a dictionary is that in which they have started.
+        found = list(takewhile(self._is_new_call, reversed(self._calls.values())))
+        if found:
+            self._last_call_taken = found[0][_NUMBER]
+        return found
+
+    def _is_new_call(self, row: Row) -> bool:
+        return bool(row[_NUMBER] > self._last_call_taken)
+
+    def _new_items(self) -> list[Row]:
+        found = list(takewhile(_is_new_item, reversed(self._items.values())))
+        for item in found:
+            item.is_taken = True
+        return [item.row for item in found]
 
     def standings(self, now: float) -> list[Row]:
         """Return the rows of its limiters as they stand at a time, if that has changed."""
-        return self._standings.rows(self.id, self.base, now, max(0.0, now - self._zero))
-
-    @property
-    def row(self) -> Row:
-        """The row of the run itself, from its second column on."""
-        facts, stats = self._facts, self._stats
-        row: Row = [
-            self._task,
-            sql_name(facts.model or self._model),
-            facts.strategy,
-            facts.settings,
-            facts.version,
-            self._total,
-            int(facts.simulated),
-            int(self._texts),
-            iso(self._began),
-            self._began,
-            os.getpid(),
-            self.latest,
-            self.missing,
-        ]
-        if stats is None:
-            return row + [None] * 14
-        stopped = stats.stopped_because
-        return [
-            *row,
-            iso(self._began + self.latest),
-            self.latest,
-            None if stopped is None else sql_name(stopped),
-            stats.succeeded,
-            stats.failed,
-            sum(stats.calls.values()),
-            stats.retries,
-            stats.rate_limited,
-            stats.cache_hits,
-            sql_integer(stats.prompt_tokens),
-            sql_integer(stats.completion_tokens),
-            sql_integer(stats.cached_tokens),
-            stats.cost,
-            stats.estimated_cost,
-        ]
-
-    @property
-    def memory_row(self) -> Row:
-        """The row of the table `run_memory`, once the run has ended."""
-        stats = self._stats or RunStats()
-        by_kind = to_json(stats.out_of_memory_by_kind)
-        return [self.base + 1, self.id, stats.peak_memory_mib, stats.out_of_memory, by_kind]
+        return self._standings.rows(now, max(0.0, now - self._zero))
 
     # Items
 
-    def _item_started(self, batch: Batch, event: ItemStarted) -> None:
-        text, written = id_texts(event.item_id)
-        place = event.position
-        row = [self.base + place + 1, self.id, place, text, written, event.time - self._zero, *_ITEM_OPEN]
-        self._items[event.item_id] = row
-        self._new[id(row)] = "items", row
+    def _item_started(self, event: ItemStarted, now: float) -> None:
+        place, item_id = event.position, event.item_id
+        self._items[item_id] = OpenItem((place + 1, place, *id_texts(item_id), now))
 
-    def _item_ended(self, batch: Batch, event: ItemEnded) -> None:
+    def _item_ended(self, event: ItemEnded, now: float) -> None:
         outcome = event.outcome
-        ended = event.time - self._zero
-        row = None
-        if outcome.item_id is not None and (outcome.ok or outcome.stage != "input"):
-            row = self._items.pop(outcome.item_id, None)
-            self._found.pop(outcome.item_id, None)
-            self._standings.item_ended(outcome.item_id)
-        if row is None:  # it could not be read, or its start is not recorded
-            place = outcome.index
-            row = [self.base + place + 1, self.id, place, *id_texts(outcome.item_id), None, *_ITEM_OPEN]
-        else:
-            self._new.pop(id(row), None)
-            if not outcome.ok:
-                self._cancel_calls(batch, row, ended)
+        item_id, item = outcome.item_id, None
+        if item_id is not None and (outcome.ok or outcome.stage != "input"):
+            item = self._items.get(item_id)
+            self._standings.item_ended(item_id)
+        # Without one, it could not be read, or its start is not recorded.
+        begun = (outcome.index + 1, outcome.index, *id_texts(item_id), None) if item is None else item.row
         if isinstance(outcome, Success):
-            row[6:] = ended, "succeeded", None, None, None, None
-            if self._texts:
-                batch["results"].append([row[0], self.id, to_json(outcome.value)])
+            self._rows[SUCCEEDED_ITEM].append((*begun, now))
         else:
-            error = outcome.error
-            kind = sql_name(type(error).__name__)
-            row[6:] = ended, "failed", outcome.stage, outcome.attempts, kind, sql_text(error_text(error))
-        batch["items"].append(row)
+            if item is not None and item.calls:
+                self._cancel_calls(begun[0], now)
+            self._rows[FAILED_ITEM].append((*begun, now, *_failure_values(outcome)))
+        if self._texts is not None:
+            self._to_add.append(partial(self._texts.end_item, begun[0], outcome))
+        if item is not None and item_id is not None:
+            del self._items[item_id]
 
-    def _cancel_calls(self, batch: Batch, item: Row, ended: float) -> None:
+    def _cancel_calls(self, item: int, ended: float) -> None:
         """End the calls of an item that was stopped: they were cancelled, and have no event of their own."""
-        cancelled = [number for number, row in self._calls.items() if row[2] == item[0]]
-        for number in cancelled:
-            row = self._calls.pop(number)
-            row[10], row[15] = ended, "cancelled"
-            self._finish_call(batch, row)
+        for call in [call for call, begun in self._calls.items() if begun[_ITEM] == item]:
+            self._rows[OTHER_CALL].append(
+                (*self._calls.pop(call), ended, *_NO_REPLY, "cancelled", *_NO_ERROR)
+            )
 
     # Calls
 
-    def _call_started(self, batch: Batch, event: CallStarted) -> None:
-        started = event.time - self._zero
-        queued = started - event.queue_seconds
-        before = None
-        if event.attempt > 1:
-            before = self._ended_calls.pop(event.call, None)
-            self._standings.retried(event.call)
-        item = self._items.get(event.item_id)
-        row = [
-            self.base + self._next_call(),
-            self.id,
-            None if item is None else item[0],
-            self.base + event.call,
-            event.attempt,
-            event.stage,
-            sql_name(event.label),
-            None,
+    def _call_started(self, event: CallStarted, now: float) -> None:
+        _, _, item_id, stage, label, attempt, waited, slots, call, rate, key, request, endpoint = event
+        queued = now - waited
+        retry = 0.0
+        if attempt > 1:
+            before = self._ended_calls.pop(call, None)
+            if before is not None:
+                retry = max(0.0, queued - before[0])
+            self._standings.retried(call)
+        item, number = self._items.get(item_id), self._next_call()
+        if item is not None:
+            item.calls += 1
+        self._calls[call] = (
+            number,
+            None if item is None else item.row[0],
+            call,
+            attempt,
+            stage,
+            label if type(label) is str and label.isascii() else sql_name(label),
             queued,
-            started,
-            None,
-            event.queue_seconds - event.rate_seconds,
-            event.rate_seconds,
-            0.0 if before is None else max(0.0, queued - before[0]),
-            event.weight,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            None,
-            event.key,
-        ]
-        self._calls[event.call] = row
-        self._new[id(row)] = "calls", row
-        if event.endpoint is not None:
-            batch["call_endpoints"].append([row[0], self.id, sql_name(event.endpoint)])
-        if event.request is not None and event.attempt == 1:
-            self._add_prompt(batch, event, event.request)
+            now,
+            waited - rate,
+            rate,
+            retry,
+            slots,
+            key,
+        )
+        if endpoint is not None:
+            self._rows[CALL_ENDPOINT].append((number, sql_name(endpoint)))
+        if request is not None and attempt == 1 and self._texts is not None:
+            self._to_add.append(partial(self._texts.add_prompt, event))
 
-    def _call_ended(self, batch: Batch, event: CallEnded) -> None:
-        row = self._calls.pop(event.call, None)
-        if row is None:
+    def _call_ended(self, event: CallEnded, now: float) -> None:
+        call = event.call
+        begun = self._calls.get(call)
+        if begun is None:
             return  # it was cancelled with its item
-        ended = row[10] = event.time - self._zero
         error, reply = event.error, event.reply
         if error is None:
-            row[15] = "ok"
+            values = _NO_REPLY if reply is None else self._reply_values(begun[_NUMBER], reply)
+            self._rows[OK_CALL].append((*begun, now, *values))
         else:
-            row[15] = "refused" if isinstance(error, RateLimited) else "failed"
-            status = getattr(error, "status", None)
-            row[21] = sql_name(type(error).__name__)
-            row[22] = status if type(status) is int and abs(status) < 1 << 31 else None
-            row[23] = sql_text(error_text(error))
-            paid = getattr(error, "reply", None)
-            reply = valid_reply(paid) if isinstance(paid, LLMResponse) else None
-            self._ended_calls[event.call] = ended, row
-            if len(self._ended_calls) > _MAX_ENDED:
-                del self._ended_calls[next(iter(self._ended_calls))]
-        if reply is not None:
-            self._add_reply(batch, row, reply)
-        self._finish_call(batch, row)
-        if event.hits:
-            self._found.setdefault(event.item_id, {}).update(hit_ids(event.hits))
+            reply = self._call_failed(call, begun, now, error)
+        del self._calls[call]
+        item = self._items.get(event.item_id)
+        if item is not None:
+            item.calls -= 1
+        if self._texts is not None:
+            if reply is not None:
+                self._to_add.append(partial(self._texts.add_answer, begun[_NUMBER], reply.text))
+            if event.hits:
+                self._to_add.append(partial(self._texts.add_hits, event.item_id, event.hits))
 
-    def _finish_call(self, batch: Batch, row: Row) -> None:
-        self._new.pop(id(row), None)
-        batch["calls"].append(row)
+    def _call_failed(self, call: int, begun: Row, ended: float, error: BaseException) -> LLMResponse | None:
+        """Add the row of a call that failed; return the reply that it has been charged for all the same."""
+        paid = getattr(error, "reply", None)
+        reply = valid_reply(paid) if isinstance(paid, LLMResponse) else None
+        values = _NO_REPLY if reply is None else self._reply_values(begun[_NUMBER], reply)
+        outcome, of_error = "refused" if isinstance(error, RateLimited) else "failed", _error_values(error)
+        self._rows[OTHER_CALL].append((*begun, ended, *values, outcome, *of_error))
+        self._ended_calls[call] = ended, begun, of_error
+        if len(self._ended_calls) > _MAX_ENDED:
+            del self._ended_calls[next(iter(self._ended_calls))]
+        return reply
 
-    def _add_reply(self, batch: Batch, row: Row, reply: LLMResponse) -> None:
-        model = reply.model
-        row[7] = self._known(model)
-        row[16] = sql_integer(reply.prompt_tokens)
-        row[17] = sql_integer(reply.completion_tokens)
-        row[18] = sql_integer(reply.cached_tokens)
-        if self._facts.prices and (reply.prompt_tokens or reply.completion_tokens):
-            price = self._price(row[7])
-            row[19] = None if price is None else price.of(reply)
-        row[20] = reply.finish_reason if reply.finish_reason == "stop" else sql_name(reply.finish_reason)
-        if self._texts:
-            batch["answers"].append([row[0], self.id, sql_text(reply.text)])
+    def _reply_values(self, number: int, reply: LLMResponse) -> Row:
+        """Return what a reply adds to the row of its call, by the number of that row."""
+        if reply.model != self._model:
+            self._name_of(reply.model)
+        prompt, completion, cached = reply.prompt_tokens, reply.completion_tokens, reply.cached_tokens
+        cost = None
+        if self._listed_prices and (prompt or completion):
+            price = self._price(self.row.model)
+            cost = None if price is None else price.of(reply)
+        if prompt + completion + cached > MAX_INTEGER:
+            prompt, completion, cached = sql_integer(prompt), sql_integer(completion), sql_integer(cached)
+        if reply.batched:
+            self._rows[BATCHED_CALL].append((number,))
+        reason = reply.finish_reason
+        return (
+            self.row.model,
+            prompt,
+            completion,
+            cached,
+            cost,
+            reason if reason == "stop" else sql_name(reason),
+        )
 
-    def _known(self, model: object) -> str:
+    def _name_of(self, model: object) -> str:
         """Return the name of a model as SQLite takes it; most replies have the name of the reply before."""
-        if model != self._model or self._model_text is None:
-            self._model, self._model_text = str(model), sql_name(model)
-        return self._model_text
+        if model != self._model:
+            self._model, self.row.model = model, sql_name(model)
+        return self.row.model
 
     def _price(self, model: str) -> Price | None:
         if model not in self._prices:
-            self._prices[model] = find_price(self._facts.prices, model)
+            self._prices[model] = find_price(self._listed_prices, model)
         return self._prices[model]
 
-    def _late_reply(self, batch: Batch, event: LateReply) -> None:
-        _, row = self._ended_calls.pop(event.call, (0.0, None))
-        if row is not None and row[4] == event.attempt:
-            row = row.copy()
-            row[15] = "late"
-            self._add_reply(batch, row, event.reply)
-            batch["calls"].append(row)
+    def _late_reply(self, event: LateReply, now: float) -> None:
+        before = self._ended_calls.pop(event.call, None)
+        if before is None or before[1][_ATTEMPT] != event.attempt:
+            return
+        ended, begun, error = before
+        self._rows[OTHER_CALL].append(
+            (*begun, ended, *self._reply_values(begun[_NUMBER], event.reply), "late", *error)
+        )
+        if self._texts is not None:
+            self._to_add.append(partial(self._texts.add_answer, begun[_NUMBER], event.reply.text))
 
-    def _cache_hit(self, batch: Batch, event: CacheHit) -> None:
-        now = event.time - self._zero
-        reply = event.reply
-        item = self._items.get(event.item_id)
-        row = [
-            self.base + self._next_call(),
-            self.id,
-            None if item is None else item[0],
-            self.base + event.call,
-            0,
-            "llm",
-            sql_name(event.label),
-            self._known(reply.model),
-            now,
-            now,
-            now,
-            0.0,
-            0.0,
-            0.0,
-            0,
-            "stored",
-            None,
-            None,
-            None,
-            None,
-            sql_name(reply.finish_reason),
-            None,
-            None,
-            None,
-            event.key,
-        ]
-        batch["calls"].append(row)
-        if event.request is not None:
-            self._add_prompt(batch, event, event.request)
-        if self._texts:
-            batch["answers"].append([row[0], self.id, sql_text(reply.text)])
+    def _cache_hit(self, event: CacheHit, now: float) -> None:
+        item, number, reply = self._items.get(event.item_id), self._next_call(), event.reply
+        named = number, None if item is None else item.row[0], event.call, sql_name(event.label)
+        model = self._name_of(reply.model), sql_name(reply.finish_reason)
+        self._rows[STORED_CALL].append((*named, now, now, now, *model, event.key))
+        if self._texts is not None:
+            if event.request is not None:
+                self._to_add.append(partial(self._texts.add_prompt, event))
+            self._to_add.append(partial(self._texts.add_answer, number, reply.text))
 
-    def _limit_changed(self, batch: Batch, event: LimitChanged) -> None:
-        seconds = event.time - self._zero
-        number = self.base + self._next_limit()
-        batch["limits"].append([number, self.id, event.limiter, seconds, event.limit, event.reason])
+    def _limit_changed(self, event: LimitChanged, now: float) -> None:
+        row = self._next_limit(), event.limiter, now, event.limit, event.reason
+        self._rows[LIMIT].append(row)
 
-    def _server_read(self, batch: Batch, event: ServerRead) -> None:
-        row = self._servers.row(self.id, self.base, event.time - self._zero, event)
-        batch["server_loads"].append(row)
+    def _server_read(self, event: ServerRead, now: float) -> None:
+        self._rows[SERVER_LOAD].append(self._servers.row(now, event))
 
-    def _retry_scheduled(self, batch: Batch, event: RetryScheduled) -> None:
+    def _retry_scheduled(self, event: RetryScheduled, now: float) -> None:
         # No row: the wait before a retry lies between the end of one attempt and the start of the next.
         self._standings.retry_scheduled(event)
 
-    # Texts
-
-    def _add_prompt(self, batch: Batch, event: CallStarted | CacheHit, request: Any) -> None:
-        if not isinstance(request, LLMRequest):
-            return  # a search, whose hits are in the prompts that follow
-        try:
-            messages = to_json([dict(message) for message in request.messages])
-            form = None if request.schema is None else to_json(request.schema)
-            shown = list(shown_texts(request.inputs))
-        except Exception:  # a user's own mapping may raise anything
-            log.warning("a prompt of %r cannot be recorded", request.task, exc_info=True)
-            return
-        prompt = self.base + event.call
-        row = [
-            prompt,
-            self.id,
-            messages,
-            sql_integer(int(request.max_tokens)),
-            float(request.temperature),
-            form,
-        ]
-        batch["prompts"].append(row)
-        found = self._found.get(event.item_id, {})
-        for part, place, shown_as, content in shown:
-            number = self.base + self._next_review()
-            row = [number, self.id, prompt, sql_name(part), place, id_texts(shown_as)[0]]
-            review_id = found.get(content)
-            row += (None, None) if review_id is None else id_texts(review_id)
-            batch["reviews"].append([*row, sql_text(content)])
-
     # The end
 
-    def _run_ended(self, batch: Batch, event: RunEnded) -> None:
-        self._stats = event.stats
+    def _run_ended(self, event: RunEnded, now: float) -> None:
+        for begun in self._calls.values():
+            self._rows[OTHER_CALL].append((*begun, now, *_NO_REPLY, "cancelled", *_NO_ERROR))
+        self._calls, self._items = {}, {}
+        self.row.stats = event.stats
         self.ended = True
-        ended = event.time - self._zero
-        for row in self._calls.values():
-            row[10], row[15] = ended, "cancelled"
-            batch["calls"].append(row)
-        self._calls.clear()
-        self._new.clear()
+
+
+def _is_new_item(item: OpenItem) -> bool:
+    return not item.is_taken
+
+
+def _failure_values(outcome: Failure) -> Row:
+    kind, text = sql_name(type(outcome.error).__name__), sql_text(error_text(outcome.error))
+    return outcome.stage, outcome.attempts, kind, text
+
+
+def _error_values(error: BaseException) -> Row:
+    status = getattr(error, "status", None)
+    return (
+        sql_name(type(error).__name__),
+        status if type(status) is int and abs(status) < 1 << 31 else None,
+        sql_text(error_text(error)),
+    )

@@ -10,8 +10,6 @@ These names are a promise. A new column needs a new table, or a migration as in 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from .._store.database import FileKind
 
 ID_BITS = 32
@@ -172,6 +170,10 @@ TABLES = {
   run INTEGER NOT NULL REFERENCES runs (id),
   endpoint TEXT NOT NULL
 )""",
+    "batched_calls": """CREATE TABLE batched_calls (
+  id INTEGER PRIMARY KEY REFERENCES calls (id),
+  run INTEGER NOT NULL REFERENCES runs (id)
+)""",
 }
 """The SQL of each table, as SQLite keeps it in the file."""
 
@@ -180,8 +182,16 @@ INDEXES = {
     "open_wishes": "CREATE INDEX open_wishes ON wishes (id) WHERE answered IS NULL",
 }
 """The SQL of each index: for texts, and for the few wishes that are not answered yet."""
-LATER = {"limiters", "wishes", "open_wishes", "call_endpoints", "server_loads", "run_memory"}
-"""What earlier records do not have. They can be read all the same; writing into one adds it."""
+LATER = {
+    "limiters",
+    "wishes",
+    "open_wishes",
+    "call_endpoints",
+    "server_loads",
+    "run_memory",
+    "batched_calls",
+}
+"""What the first records do not have. They can be read all the same; writing into one adds it."""
 
 
 def _at(column: str) -> str:
@@ -206,9 +216,10 @@ VIEWS = {
   attempt, calls.model, {_at("calls.queued")} AS queued_at, {_at("calls.started")} AS started_at,
   {_at("calls.ended")} AS ended_at, calls.ended - calls.started AS seconds, slot_seconds, rate_seconds, retry_seconds,
   calls.outcome, calls.prompt_tokens, calls.completion_tokens, calls.cached_tokens, calls.cost, finish_reason,
-  calls.error_type, status, calls.error, endpoint
+  calls.error_type, status, calls.error, endpoint, batched_calls.id IS NOT NULL AS batched
   FROM calls JOIN runs ON runs.id = calls.run LEFT JOIN items ON items.id = calls.item
-  LEFT JOIN call_endpoints ON call_endpoints.id = calls.id""",  # nosec B608 (constants)
+  LEFT JOIN call_endpoints ON call_endpoints.id = calls.id
+  LEFT JOIN batched_calls ON batched_calls.id = calls.id""",  # nosec B608 (constants)
     "limit_overview": f"""CREATE VIEW limit_overview AS SELECT limits.id, limits.run, limiter,
   {_at("limits.seconds")} AS changed_at, limits.seconds, calls_in_flight, reason
   FROM limits JOIN runs ON runs.id = limits.run""",  # nosec B608 (constants)
@@ -231,30 +242,3 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     for name, statement in TABLES.items()
 }
 """The columns of each table, in order."""
-
-_PUT_SIZES = (256, 64, 16, 4, 1)
-"""Rows in one statement: 256 of the widest table take 6,400 of SQLite's 32,766 parameters."""
-
-
-def put_sizes(rows: int) -> Sequence[int]:
-    """Return how many rows each statement writes, for so many rows in all."""
-    sizes: list[int] = []
-    for size in _PUT_SIZES:
-        sizes += [size] * (rows // size)
-        rows %= size
-    return sizes
-
-
-PUT = {
-    (name, size): f"INSERT OR REPLACE INTO {name} VALUES "  # nosec B608 (constants)
-    + ", ".join([f"({', '.join('?' * len(columns))})"] * size)
-    for name, columns in COLUMNS.items()
-    for size in (_PUT_SIZES if name != "runs" else (1,))
-}
-"""
-Statements that write rows of a table, by the table and the number of rows.
-
-Not `executemany`, which waits for the GIL after each row; see `_store/rows.py`.
-"""
-PUT_RUN = PUT["runs", 1]
-PROGRESS = "UPDATE runs SET latest = ?, missing = ? WHERE id = ?"

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from itertools import count
-from typing import Any
 
 from .._text import error_text
 from ..events import ServerRead
+from ._statements import Row
 from ._values import sql_name, sql_text
 
 
@@ -17,21 +17,19 @@ class ServerRows:
         self._next = count(1).__next__
         self._known: set[str] = set()  # those that were read in this run before
 
-    def row(self, run: int, base: int, seconds: float, event: ServerRead) -> list[Any]:
+    def row(self, seconds: float, event: ServerRead) -> Row:
         """
         Return the row of a reading, for the table `server_loads`.
 
         Args:
-            run: Id of the run.
-            base: The number before the ids of its rows.
             seconds: When it was read, in seconds since the run began.
             event: The reading.
         """
         server, load, error = event.server, event.load, event.error
-        row = [base + self._next(), run, sql_name(server), seconds]
+        row = self._next(), sql_name(server), seconds
         if load is None:
-            return [*row, *[None] * 6, None if error is None else sql_text(error_text(error))]
+            return (*row, *[None] * 6, None if error is None else sql_text(error_text(error)))
         # What it has counted before its first reading in this run is of another time.
         counted = (event.preemptions, event.rejections) if server in self._known else (0, 0)
         self._known.add(server)
-        return [*row, load.running, load.waiting, load.kv_usage, load.kv_tokens, *counted, None]
+        return (*row, load.running, load.waiting, load.kv_usage, load.kv_tokens, *counted, None)

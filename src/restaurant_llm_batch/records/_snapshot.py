@@ -9,7 +9,6 @@ from typing import TypeVar
 
 from .._store.database import StoreFile
 from ..errors import StoreError
-from ._recorded import RUNS, RUNS_WITH_MEMORY
 
 T = TypeVar("T")
 
@@ -36,11 +35,6 @@ def read_snapshot(file: StoreFile, query: Callable[[sqlite3.Connection], T]) -> 
 
 
 def has_table(connection: sqlite3.Connection, name: str) -> bool:
-    """Return whether the file has a table, which earlier records do not have."""
+    """Return whether the file has a table, which earlier records may lack."""
     found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (name,)).fetchone()
     return found is not None
-
-
-def runs_statement(connection: sqlite3.Connection) -> str:
-    """Return the statement that reads the runs of the file."""
-    return RUNS_WITH_MEMORY if has_table(connection, "run_memory") else RUNS

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 from ..events import RetryScheduled
 from ..models import ItemId
+from ._statements import Row
 from ._wishes import RunControl
 
 _STAGES = {"search": "search", "llm": "llm"}
@@ -26,7 +26,7 @@ class Standings:
         self._retries: dict[
             int, tuple[ItemId, str, float]
         ] = {}  # by call: item, stage, and when it is made again
-        self._written: list[list[Any]] = []
+        self._written: list[Row] = []
 
     def retry_scheduled(self, event: RetryScheduled) -> None:
         """Count a call that waits to be made again."""
@@ -43,33 +43,22 @@ class Standings:
             for call in [call for call, (item, _, _) in self._retries.items() if item == item_id]:
                 del self._retries[call]
 
-    def rows(self, run: int, base: int, now: float, seconds: float) -> list[list[Any]]:
+    def rows(self, now: float, seconds: float) -> list[Row]:
         """
         Return the rows of the table `limiters`, unless nothing has changed since they were last returned.
 
         Args:
-            run: Id of the run.
-            base: The number before the ids of its rows.
             now: The time, on the clock of the events.
             seconds: The same in seconds since the run began.
         """
         if self._control is None:
             return []
-        retrying = Counter(stage for _, stage, due in self._retries.values() if due > now)
+        retrying = Counter(stage for _, stage, due in list(self._retries.values()) if due > now)
         rows = [
-            [
-                base + place,
-                run,
-                name,
-                most,
-                in_use,
-                waiting,
-                retrying[_STAGES[name]] if name in _STAGES else 0,
-                peak,
-            ]
+            (place, name, most, in_use, waiting, retrying[_STAGES[name]] if name in _STAGES else 0, peak)
             for place, (name, most, in_use, waiting, peak) in enumerate(self._control.standings(), 1)
         ]
         if rows == self._written:
             return []
         self._written = rows
-        return [[*row[:3], seconds, *row[3:]] for row in rows]
+        return [(*row[:2], seconds, *row[2:]) for row in rows]

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
-_MAX_INTEGER = 2**63 - 1
+MAX_INTEGER = 2**63 - 1
+"""The largest number that SQLite takes."""
 _MAX_DEPTH = 50
 
 
@@ -32,7 +33,7 @@ def sql_name(value: object) -> str:
 
 def sql_integer(number: int) -> int:
     """Return a number that fits into SQLite's 64 bits."""
-    return min(number, _MAX_INTEGER)  # `min` would be a call for every number
+    return min(number, MAX_INTEGER)  # `min` would be a call for every number
 
 
 def iso(unix: float) -> str:

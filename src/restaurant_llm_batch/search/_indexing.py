@@ -24,6 +24,7 @@ BadRows: TypeAlias = Literal["refuse", "skip"]
 
 _MAX_FAILURES = 1_000
 _NAMESPACE = uuid.UUID("6f1c2f0e-6a55-5d3a-9a53-0c3f4f5f8b11")
+_NAMESPACE_BYTES = _NAMESPACE.bytes
 
 
 @dataclass(
@@ -228,7 +229,6 @@ def _valid_reviews(reviews: Iterable[Review | Mapping[str, Any]]) -> Iterator[In
 
 
 def _read_review(review: Review | Mapping[str, Any], position: int) -> IndexEntry:
-    where = f"reviews[{position}]"
     restaurant: Any
     content: Any
     category: Any
@@ -239,31 +239,38 @@ def _read_review(review: Review | Mapping[str, Any], position: int) -> IndexEntr
             review.id,
             review.category,
         )
-    elif isinstance(review, Mapping):
+    elif type(review) is dict or isinstance(review, Mapping):
         restaurant, content, own_id, category = _fields(review)
     elif isinstance(review, ConfigurationError):
-        raise ConfigurationError(f"{where}: {review}")
+        raise ConfigurationError(f"{_where(position)}: {review}")
     else:
         raise ConfigurationError(
-            f"{where} must be a Review or a mapping such as "
+            f"{_where(position)} must be a Review or a mapping such as "
             f'{{"restaurant_id": 1, "id": 7, "content": "..."}}, got {type(review).__name__}'
         )
     if restaurant is None:
-        raise ConfigurationError(f'{where}.restaurant_id is missing; for example 1 or "mapo-3"')
+        raise ConfigurationError(f'{_where(position)}.restaurant_id is missing; for example 1 or "mapo-3"')
     if not isinstance(content, str):
-        raise ConfigurationError(f"{where}.content must be text, got {type(content).__name__}")
-    restaurant_id = read_id(restaurant, f"{where}.restaurant_id")
+        raise ConfigurationError(f"{_where(position)}.content must be text, got {type(content).__name__}")
+    restaurant_id = _read_id_at(restaurant, position, "restaurant_id")
     text = _replace_surrogates(content)
-    review_id = _derived_id(text) if own_id is None else read_id(own_id, f"{where}.id")
+    review_id = _derived_id(text) if own_id is None else _read_id_at(own_id, position, "id")
+    known = id_text(restaurant_id)
+    key = _key_of(known, id_text(review_id))
     return IndexEntry(
-        point_key(restaurant_id, review_id),
-        id_text(restaurant_id),
-        restaurant_id,
-        review_id,
-        text,
-        _read_category(category, f"{where}.category"),
-        position,
+        key, known, restaurant_id, review_id, text, _read_category(category, position), position
     )
+
+
+def _where(position: int) -> str:
+    return f"reviews[{position}]"
+
+
+def _read_id_at(value: object, position: int, field: str) -> ItemId:
+    """Return an id as `read_id` does; nearly all are plain ones, of which no message is needed."""
+    if (type(value) is int and _MIN_INT64 <= value <= _MAX_INT64) or (type(value) is str and value.isascii()):
+        return value
+    return read_id(value, f"{_where(position)}.{field}")
 
 
 def _fields(review: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
@@ -278,11 +285,11 @@ def _fields(review: Mapping[str, Any]) -> tuple[Any, Any, Any, Any]:
     )
 
 
-def _read_category(value: object, where: str) -> str | None:
+def _read_category(value: object, position: int) -> str | None:
     # In tables, an unknown category is an empty cell.
     if value is None or (isinstance(value, str) and not value.strip()):
         return None
-    return id_text(read_id(value, where))
+    return id_text(_read_id_at(value, position, "category"))
 
 
 def _replace_surrogates(content: str) -> str:
@@ -318,20 +325,23 @@ def point_key(restaurant_id: ItemId, review_id: ItemId) -> str:
 
 def former_keys(restaurant_id: ItemId, review_id: ItemId) -> list[str]:
     """Return the other keys under which an earlier version may have stored a review: by ids in decomposed form."""
-    keys = [_key_of(one, other) for one in id_texts(restaurant_id) for other in id_texts(review_id)]
-    return keys[1:]
+    restaurants, reviews = id_texts(restaurant_id), id_texts(review_id)
+    if len(restaurants) == len(reviews) == 1:  # as nearly always
+        return []
+    return [_key_of(one, other) for one in restaurants for other in reviews][1:]
 
 
 def _key_of(restaurant: str, review_id: str) -> str:
     # The length prefix distinguishes ("a:b", "c") from ("a", "b:c"). As str(uuid5(...)), without its object.
     name = f"{len(restaurant)}:{restaurant}:{review_id}".encode()
-    digits = sha1(_NAMESPACE.bytes + name, usedforsecurity=False).hexdigest()
+    digits = sha1(_NAMESPACE_BYTES + name, usedforsecurity=False).hexdigest()
     variant = "89ab"[int(digits[16], 16) & 3]
     return f"{digits[:8]}-{digits[8:12]}-5{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:32]}"
 
 
 # Engines convert larger integers to floats, which would merge different ids.
-_INT64 = range(-(2**63), 2**63)
+_MIN_INT64, _MAX_INT64 = -(2**63), 2**63 - 1
+_INT64 = range(_MIN_INT64, _MAX_INT64 + 1)
 
 
 def read_id(value: object, where: str) -> ItemId:

@@ -25,9 +25,10 @@ from collections.abc import Callable
 from math import inf
 
 from .._limits.aimd import HISTORY_LIMIT, CallResult, LimitHistoryEntry
-from .._limits.concurrency import _ADMITTED, _GONE, _WAITING, ConcurrencyState, Ticket
+from .._limits.concurrency import ConcurrencyState
+from .._limits.wait_queue import _ADMITTED, _GONE, _WAITING, Ticket
 from ..outcomes import Reason
-from ._messages import TRUSTED_SECONDS, Answer, Ask, Result, Terms
+from ._messages import TRUSTED_SECONDS, Answer, Ask, ClientAsk, Result, Terms
 
 CALM_SECONDS = 0.5
 """Seconds between two messages of a member that holds slots, while no call waits anywhere."""
@@ -162,6 +163,8 @@ class BorrowedState(ConcurrencyState):
         ticket.state, self.in_flight, self.waiting = _ADMITTED, in_flight, waiting
         ticket.in_flight_at_admission = in_flight
         ticket.epoch = self.epoch
+        if self.lanes is not None:
+            self._count(ticket, self.lanes)
         self._active = True
         if in_flight > self.peak:
             self.peak = in_flight
@@ -241,10 +244,23 @@ class BorrowedState(ConcurrencyState):
             results,
             None,
             self._to_set,
+            self._clients(),
         )
         self._active = False
         self.due = None
         return ask
+
+    def _clients(self) -> tuple[ClientAsk, ...]:
+        """Return what clients have and wait for; those without a client are in what the process says as a whole."""
+        if self.lanes is None:
+            return ()
+        demands = {lane: lane.in_use for lane in self.lanes.in_use()}
+        for lane, waiting in self.waiting_weights().items():
+            if lane is not None and waiting:
+                demands[lane] = demands.get(lane, 0) + waiting
+        return tuple(
+            ClientAsk(lane.client.name, lane.client.share, demand) for lane, demand in demands.items()
+        )
 
     def answered(self, ask: Ask, answer: Answer, now: float) -> list[Ticket]:
         """Take the broker's answer, and return the tickets that are admitted by it."""
@@ -262,6 +278,8 @@ class BorrowedState(ConcurrencyState):
         reason = answer.reason if answer.total != self.total else "share"
         self.lent, self.total, self.epoch = answer.lent, answer.total, answer.epoch
         self._others_wait = answer.others_wait
+        if self.lanes is not None:
+            self.lanes.weigh(answer.weights)
         self._loan_end = asked_at + TRUSTED_SECONDS
         self._change(0 if ask.leaves else answer.keep, reason)
         admitted = self._admit()

@@ -31,7 +31,7 @@ from typing import Any
 
 from .._limits.aimd import AIMDController
 from ..outcomes import Reason
-from ._allotment import Claim, allot
+from ._allotment import Claim, allot, weights_of
 from ._messages import LOAN_SECONDS, MOST_ADVANCE, Answer, Ask, LimitView, MemberView, Terms
 from ._starts import StartsLender
 
@@ -169,6 +169,7 @@ class Lender:
         # A member that makes one call after another has none in flight at some moments.
         claim.demand = max(ask.in_use, 1 if ask.active else 0) + ask.waiting
         claim.need = min(max(1, ask.need), self.limit)
+        claim.clients = {client.name: (client.share, client.demand) for client in ask.clients}
         member.label, member.turn, member.in_use = ask.label, ask.turn, ask.in_use
         member.expires_at = self._time + LOAN_SECONDS
 
@@ -223,6 +224,7 @@ class Lender:
             0 if self._controller is None else self._controller.epoch,
             any(each.demand > each.lent for each in others.values()),
             starts,
+            weights=weights_of(ask.member, claims),
         )
 
     def _grant(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeAlias
 
 from .._limits.aimd import AdaptiveLimit, CallResult
@@ -94,6 +96,21 @@ class StartsAsk(NamedTuple):
     unused_tokens: int = 0
 
 
+class ClientAsk(NamedTuple):
+    """
+    What a member says of one of its clients.
+
+    Attributes:
+        name: Its name.
+        share: Its share, relative to those of the other clients.
+        demand: Slots that its calls have here, and those for which they wait.
+    """
+
+    name: str
+    share: float
+    demand: int
+
+
 class Ask(NamedTuple):
     """
     What a member says to the broker.
@@ -112,6 +129,7 @@ class Ask(NamedTuple):
         results: Results of calls, for an adaptive limit.
         starts: What it says of the limits per minute; None without such limits.
         set_limit: A limit for all members, set by the user; None to leave it.
+        clients: What its clients have and wait for; empty if no call has a client.
     """
 
     member: str
@@ -127,6 +145,7 @@ class Ask(NamedTuple):
     results: tuple[Result, ...] = ()
     starts: StartsAsk | None = None
     set_limit: int | None = None
+    clients: tuple[ClientAsk, ...] = ()
 
 
 class Answer(NamedTuple):
@@ -143,6 +162,8 @@ class Answer(NamedTuple):
         others_wait: Whether another member waits for slots.
         starts: Calls that it may start under the limits per minute, of those that it wanted, in order.
         refused: Why it gets nothing: it declares another limit than the others; "" if it is not refused.
+        weights: How its clients should divide its slots, so that each has its share over all members; empty if it has
+            one client at most.
     """
 
     turn: int
@@ -154,6 +175,7 @@ class Answer(NamedTuple):
     others_wait: bool = False
     starts: int = 0
     refused: str = ""
+    weights: Mapping[str, float] = MappingProxyType({})
 
 
 class SetLimit(NamedTuple):

@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from math import ceil, inf
 from typing import Any, cast
 
-from .._limits.concurrency import Ticket
 from .._limits.pacing import MINUTE, GCRABucket, RateName, RatePacer, spread
 from .._limits.rate import RateLimiter, RateQueue
+from .._limits.wait_queue import Ticket
 from ..errors import ConfigurationError
 from ._messages import STARTS_SECONDS, StartsAsk, Terms
 

@@ -7,6 +7,7 @@ import sqlite3
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ from .._store.connections import close_around_forks
 from .._store.database import FileKind, StoreFile
 from .._store.shared_connection import SharedConnection
 from ._broker import Broker, perform, restored
-from ._messages import BrokerUnavailable, Command
+from ._messages import LOAN_SECONDS, BrokerUnavailable, Command
 
 LOCK_SECONDS = 1.0
 """Seconds to wait for other processes' steps. One takes a tenth of a millisecond."""
@@ -47,6 +48,7 @@ class FileBroker(Broker):
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = StoreFile(path, LOCK_SECONDS, KIND)
+        self._replaced_at = -inf
         self.reset_after_fork()
         if hasattr(os, "register_at_fork"):
             close_around_forks(weakref.ref(self))
@@ -61,7 +63,9 @@ class FileBroker(Broker):
 
         def step(connection: sqlite3.Connection) -> Any:
             row = connection.execute("SELECT state FROM shared_limits WHERE name = ?", (name,)).fetchone()
-            lender, answer = perform(restored(row and row[0]), name, command, monotonic())
+            lender, now = restored(row and row[0]), monotonic()
+            is_lost = row is not None or now - self._replaced_at < LOAN_SECONDS
+            lender, answer = perform(lender, name, command, now, may_be_lost=lender is None and is_lost)
             connection.execute("INSERT OR REPLACE INTO shared_limits VALUES (?, ?)", (name, lender.to_json()))
             return answer
 
@@ -94,8 +98,8 @@ class FileBroker(Broker):
 
     def _in_transaction(self, step: Callable[[sqlite3.Connection], T]) -> T:
         try:
-            if self._connection.identity not in (None, self._file.identity()):
-                self._connection.close()  # the file was replaced: the next use opens the new one
+            if self._connection.leave_replaced_file():
+                self._replaced_at = monotonic()
             with self._connection as connection, _transaction(connection):
                 return step(connection)
         except sqlite3.Error as error:

@@ -105,7 +105,10 @@ class RayBroker(Broker):
         except ray.exceptions.ActorDiedError as error:
             self._actor = None  # it was ended for good: the next use makes another
             raise BrokerUnavailable(f"its actor has ended: {type(error).__name__}") from error
-        except (ray.exceptions.RayError, ValueError, OSError) as error:
+        except (ray.exceptions.RayError, OSError) as error:
+            raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
+        except Exception as error:  # Ray raises a plain one for an actor of an earlier session
+            self._actor = None
             raise BrokerUnavailable(f"{type(error).__name__}: {error}") from error
 
     def _find(self) -> Any:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 from time import monotonic, sleep
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
+from .._http.recipe import NotPickled
 from ..errors import ConfigurationError
 from ._broker import Broker, perform, restored
 from ._messages import LOAN_SECONDS, BrokerUnavailable, Command, View
@@ -23,6 +25,7 @@ CLAIM_MS = 100
 """Milliseconds after which a claim ends whose member has gone."""
 KEPT_SECONDS = 7 * 86_400
 """Seconds after its last use at which a limit is forgotten."""
+PASSWORD_VARIABLE = "REDIS_PASSWORD"  # nosec B105  # the name of a variable
 PREFIX = "restaurant-llm-batch:limit:"
 
 GUESS_SECONDS = 1.0
@@ -76,9 +79,12 @@ class RedisBroker(Broker):
     If the server is started anew, nothing more is lent for two seconds, even if it has kept its data: members have
     loans then that it may not know of. Members go on with theirs meanwhile.
 
+    It can be pickled unless the URL has a password: leave that out then, and set ``REDIS_PASSWORD`` in each process.
+
     Args:
         url: The server, for example ``redis://localhost:6379/0``, ``rediss://user:password@host`` or
-            ``unix:///run/redis.sock``. A password is never shown.
+            ``unix:///run/redis.sock``. A password is never shown. Without one in the URL, it is that of the environment
+            variable ``REDIS_PASSWORD``, if that is set.
 
     Raises:
         ConfigurationError: If it is not such a URL, or the package `redis` is not installed.
@@ -94,12 +100,14 @@ class RedisBroker(Broker):
                 "RedisBroker needs the package redis: pip install 'restaurant-llm-batch[redis]'"
             ) from error
         given: object = url
-        if not isinstance(given, str) or urlsplit(given).scheme not in ("redis", "rediss", "unix"):
+        if not isinstance(given, str) or _scheme(given) not in ("redis", "rediss", "unix"):
             shown = _shown(given) if isinstance(given, str) else repr(given)
             raise ConfigurationError(
                 f"RedisBroker needs the URL of a server, got {shown}; for example 'redis://localhost:6379/0'"
             )
         self._url = given
+        self._has_password = _has_password(given)
+        password = None if self._has_password else os.environ.get(PASSWORD_VARIABLE)
         self._errors: tuple[type[Exception], ...] = (redis.RedisError, OSError)
         try:
             self._client = redis.Redis.from_url(
@@ -108,6 +116,7 @@ class RedisBroker(Broker):
                 socket_connect_timeout=TIMEOUT_SECONDS,
                 # Once, for a connection that a restart has broken. By default it is tried for longer than a loan lasts.
                 retry=Retry(NoBackoff(), 1, supported_errors=(redis.ConnectionError,)),
+                **({"password": password} if password else {}),
             )
         except ValueError:  # its text may have a part of a password
             raise ConfigurationError(f"the URL of RedisBroker is not valid: {_shown(given)}") from None
@@ -129,7 +138,7 @@ class RedisBroker(Broker):
             tries += 1
             lender = restored(found.state)
             is_new = not found.run_id or found.uptime < LOAN_SECONDS
-            may_be_lost = is_new if lender is None else found.server != found.run_id
+            may_be_lost = (is_new or found.state != "") if lender is None else found.server != found.run_id
             lender, answer = perform(lender, name, command, found.now, may_be_lost=may_be_lost)
             if isinstance(command, View):
                 return answer
@@ -183,7 +192,15 @@ class RedisBroker(Broker):
         return f"{type(error).__name__}: {error}".replace(self._url, self.place)
 
     def __reduce__(self) -> tuple[Any, ...]:
+        if self._has_password:
+            raise NotPickled(
+                "this RedisBroker cannot be pickled: its URL has a password, and passwords are never pickled; leave it "
+                f"out of the URL and set {PASSWORD_VARIABLE} in each process, or pass a function that makes the broker"
+            )
         return RedisBroker, (self._url,)
+
+    def __deepcopy__(self, memo: object) -> RedisBroker:
+        return RedisBroker(self._url)
 
 
 def _time(seconds: Any, micros: Any) -> float:
@@ -192,6 +209,19 @@ def _time(seconds: Any, micros: Any) -> float:
 
 def _text(value: Any) -> str:
     return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _scheme(url: str) -> str:
+    try:
+        return urlsplit(url).scheme
+    except ValueError:  # its host is no address
+        return ""
+
+
+def _has_password(url: str) -> bool:
+    """Return whether a URL has a password, in its usual place or among its options."""
+    parts = urlsplit(url)
+    return bool(parts.password) or any(name == "password" for name, _ in parse_qsl(parts.query))
 
 
 def _shown(url: str) -> str:

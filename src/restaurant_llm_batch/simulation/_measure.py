@@ -37,6 +37,7 @@ from .._engine.resources import Lease, RunnerResources
 from .._engine.run import RunConfig, RunState
 from .._engine.streams import BlockingSession
 from .._engine.threaded import ThreadedDriver
+from .._engine.wave_service import wave_service_of
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._limits.rate import RateLimiter
@@ -127,6 +128,12 @@ def measure(llm: Any, calls: int, server: ServerSpecification, own: OwnCalls | N
     if not isinstance(given, int) or isinstance(given, bool) or given < MIN_CALLS:
         raise ConfigurationError(
             f"calls must be a whole number of at least {MIN_CALLS}, got {given!r}; for example calls=20"
+        )
+    if wave_service_of(llm) is not None:
+        name = type(llm).__name__
+        raise ConfigurationError(
+            f"llm must answer each call by itself, and {name} sends them in batches, which may take a day; measure the "
+            "same model online, for example SimulatedServer.measured(OpenAILLM('gpt-5-mini'))"
         )
     plan = make_requests(calls) if own is None else requests_of(own, calls)
     log.info("measuring %s makes %d real calls, which are paid for", type(llm).__name__, calls)

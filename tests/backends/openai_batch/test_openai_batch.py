@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.support.patience import PATIENCE
+from tests.support.waves import asking, look_often, one
 
 from restaurant_llm_batch import (
     BatchRunner,
-    LLMRequest,
     RetryPolicy,
+    Store,
     Strategy,
     SummarizeAspects,
     TimeLimits,
     errors,
 )
+from restaurant_llm_batch._store.folder import StoreFolder
 from restaurant_llm_batch.backends import LLMPool, OpenAIBatchLLM, OpenAILLM
 from restaurant_llm_batch.backends.openai_batch import _codec as codec
-from restaurant_llm_batch.steps import Flow, complete
+from restaurant_llm_batch.records import open_record
+from restaurant_llm_batch.simulation import SimulatedServer
 from restaurant_llm_batch.testing import FakeSearch
 from restaurant_llm_batch.testing.server import BatchFault, Faults, FaultServer
 
@@ -33,18 +38,9 @@ STRATEGIES = [Strategy.stage(4), Strategy.threaded()]
 
 @pytest.fixture(autouse=True)
 def quick_looks(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, seconds in (("FIRST_LOOK", 0.01), ("QUOTA_WAIT", 0.01), ("LOOK_AGAIN", 0.01)):
-        monkeypatch.setattr(f"restaurant_llm_batch._engine.wave_flow.{name}", seconds)
+    look_often(monkeypatch)
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
-
-
-def asking(prompt: object, **more: Any) -> LLMRequest:
-    return LLMRequest("dish", ({"role": "user", "content": str(prompt)},), max_tokens=50, **more)
-
-
-def one(item: object) -> Flow[str]:
-    return (yield from complete(asking(item))).text
 
 
 @pytest.fixture
@@ -193,6 +189,89 @@ async def test_one_request_alone_can_be_awaited(server: FaultServer) -> None:
     await llm.aclose()
 
 
+@pytest.mark.parametrize("wave", [{}, {"min_wave": 2, "online_rest": True}])
+def test_one_request_alone_learns_fields_or_goes_online(wave: dict[str, Any], server: FaultServer) -> None:
+    server.faults = Faults(plan=lambda asked: "field_refused", tries=None)
+    llm = batch_llm(server, **wave)
+    reply = llm.complete(asking("alone"))
+    llm.close()
+    assert (reply.text, reply.batched) == ("alone", not wave)
+    assert server.counts.faults["field_refused"] == 1
+
+
+@pytest.mark.parametrize("wrong", [{"key": "sk-wrong"}, {"faults": ("batch_is_cancelled",)}])
+def test_one_request_alone_raises_what_went_wrong(wrong: dict[str, Any]) -> None:
+    with FaultServer(Faults(batch_faults=wrong.get("faults", ())), api_key="sk-right") as server:
+        llm = OpenAIBatchLLM("tiny", base_url=server.openai_url, api_key=wrong.get("key", "sk-right"))
+        expected = errors.AuthenticationFailed if "key" in wrong else errors.PermanentBackendError
+        with pytest.raises(expected):
+            llm.complete(asking("alone"))
+        llm.close()
+
+
+def test_batches_that_are_to_be_kept_need_a_store(server: FaultServer) -> None:
+    with pytest.raises(errors.ConfigurationError, match="leaves batches for a later run"):
+        BatchRunner(llm=batch_llm(server, on_stop="keep"), strategy=Strategy.stage(4))
+
+
+def test_a_record_says_which_calls_were_batched(server: FaultServer, tmp_path: Path) -> None:
+    store, record = tmp_path / "run.db", tmp_path / "night.db"
+    run(server, store, range(3), record=record)
+    run(
+        server,
+        store,
+        range(4),
+        record=record,
+        llm=OpenAILLM("tiny", base_url=server.openai_url, api_key="any"),
+    )
+    found = open_record(record)
+    assert [(call.outcome, call.batched) for call in found.calls(1)] == [("ok", True)] * 3
+    assert {(call.outcome, call.batched) for call in found.calls(2)} == {("stored", False), ("ok", False)}
+    assert "1 try in a batch" in str(found.explain(0, run=1))
+    with closing(sqlite3.connect(record)) as connection:
+        rows = connection.execute("SELECT run, sum(batched) FROM call_overview GROUP BY run ORDER BY run")
+        assert rows.fetchall() == [(1, 3), (2, 0)]
+        # A record from before there were batches, or pools.
+        for table in ("call_overview", "batched_calls", "call_endpoints"):
+            connection.execute(f"DROP {'VIEW' if table.endswith('view') else 'TABLE'} {table}")
+        connection.commit()
+    old = open_record(record)
+    assert {call.batched for call in old.calls(1)} == {False}
+    assert "1 try," in str(old.explain(0, run=1))
+    assert old.limiters(1)
+    run(server, tmp_path / "other.db", range(2), record=record)
+    assert [call.batched for call in open_record(record).calls(3)] == [True, True]
+
+
+def test_no_server_can_be_measured_by_batches(server: FaultServer) -> None:
+    with pytest.raises(errors.ConfigurationError, match="measure the same model online"):
+        SimulatedServer.measured(batch_llm(server))
+    assert server.counts.batches == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [Store, StoreFolder])
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=["stage 4", "threaded"])
+def test_two_runs_with_one_store_at_the_same_time_pay_once(
+    strategy: Strategy, kind: type[Store | StoreFolder], server: FaultServer, tmp_path: Path
+) -> None:
+    server.faults = Faults(batch_seconds=0.5)
+    results: list[Any] = []
+
+    def both(store: Any) -> None:
+        results.append(run(server, store, range(300), strategy=strategy).results)
+
+    stores = [kind(tmp_path / "run.db"), kind(tmp_path / "run.db")]
+    threads = [threading.Thread(target=both, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert results == [[str(item) for item in range(300)]] * 2
+    assert server.counts.batch_lines == server.counts.batch_paid == 300
+    assert server.counts.batch_duplicates == 0
+
+
 def test_a_wrong_key_stops_the_run_and_stands_in_no_error(tmp_path: Path) -> None:
     with FaultServer(api_key="sk-right-key") as server:
         report = run(server, tmp_path / "run.db", range(3))
@@ -287,3 +366,33 @@ def test_time_limits_of_a_run_end_it_and_its_batch(server: FaultServer, tmp_path
     report = run(server, tmp_path / "run.db", range(3), time_limits=TimeLimits(run=0.2))
     assert len(report.failures) == 3
     assert server.counts.batches == {"cancelling": 1}
+
+
+def test_a_cancellation_that_the_service_is_too_busy_for_is_tried_again(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("restaurant_llm_batch.backends.openai_batch._batch_service._CANCEL_WAITS", (0.0, 0.0))
+    service: Any = batch_llm(server).wave_service
+    asked: list[str] = []
+
+    def busy_twice(batch_id: str) -> None:
+        asked.append(batch_id)
+        if len(asked) < 3:
+            raise errors.RateLimited("429")
+
+    monkeypatch.setattr(service, "cancel", busy_twice)
+    service.cancel_later(["batch-1", "batch-2"])
+    service.close()
+    assert asked == ["batch-1"] * 3 + ["batch-2"]
+
+
+def test_a_file_of_answers_has_a_greatest_size(
+    server: FaultServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr("restaurant_llm_batch.backends.openai_batch._batch_service._MAX_FILE", 100)
+        report = run(server, tmp_path / "run.db", range(3))
+    assert len(report.failures) == 3
+    assert "more than 100 bytes" in str(report.failures[0].error)
+    assert run(server, tmp_path / "run.db", range(3)).results == ["0", "1", "2"]
+    assert server.counts.batch_paid == 3

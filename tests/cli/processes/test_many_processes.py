@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -89,6 +90,16 @@ class Together(Answers):
 
 class Slow(Answers):
     seconds = 0.1
+
+class Short(Answers):
+    """Answers with the beginning of what it is asked."""
+    seconds = 0.05
+
+    def complete(self, request):
+        text = request.messages[-1]["content"][:10]
+        Path(f"asked-{os.getpid()}").touch()
+        time.sleep(self.seconds)
+        return LLMResponse(text, prompt_tokens=10, completion_tokens=5, model="answers-1")
 
 class Refuses:
     def complete(self, request):
@@ -384,6 +395,59 @@ def test_the_second_signal_ends_all_processes(
     assert [record for record in read() if "failure" not in record] == [
         {"item_id": "1", "value": {"answer": "11"}}
     ]
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_holds_up_no_other_and_ends_with_the_second_signal(
+    started: Callable[..., subprocess.Popen[str]],
+) -> None:
+    """Items are larger than what fits between two processes, so to hand one out takes a process that reads."""
+    Path("items.txt").write_text("".join(f"{item}{'x' * 600_000}\n" for item in range(24)), encoding="utf-8")
+    command = started(
+        "ask", "--processes", 3, "--llm-concurrency", 6, "-o", "out.jsonl", llm="many_code:Short"
+    )
+    wait_until(lambda: len(asked()) == 3)
+    stopped = min(asked())
+    os.kill(stopped, signal.SIGSTOP)
+
+    def done() -> list[str]:
+        path = Path("out.jsonl.partial")
+        return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+
+    try:
+        wait_until(lambda: len(done()) >= 10)  # the others go on
+        os.killpg(command.pid, signal.SIGINT)
+        assert command.stderr is not None
+        while "finishing" not in (line := command.stderr.readline()):
+            assert line
+        os.killpg(command.pid, signal.SIGINT)
+        command.communicate(timeout=PATIENCE)
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(stopped, signal.SIGCONT)
+    assert command.returncode == 130
+    assert not any(map(is_alive, asked()))
+
+
+@pytest.mark.slow
+def test_no_more_processes_are_started_than_there_are_items() -> None:
+    items(2)
+    result = run("ask", "--processes", 40, "--llm-concurrency", 40, "-o", "out.jsonl")
+    assert result.exit_code == 0, result.output
+    assert len(read()) == 2
+    assert len(asked()) <= 2
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_all_processes_with_a_sentence(
+    started: Callable[..., subprocess.Popen[str]],
+) -> None:
+    command = started("ask", "--processes", 2, "-o", "/dev/full", llm="many_code:Slow")
+    _, shown = command.communicate(timeout=PATIENCE)
+    assert command.returncode == 2
+    assert "No space left on device" in shown
+    assert "Traceback" not in shown
+    assert not any(map(is_alive, asked()))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import shutil
 import socket
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -23,12 +24,21 @@ class RedisServer:
         folder: Its working folder.
         keeps_data: Whether it writes what it has to the disk, and reads it when it is started anew.
         password: The password that it asks for; None for none.
+        tls: Options for connections over TLS, which are the only ones then; None for plain ones.
     """
 
-    def __init__(self, folder: Path, *, keeps_data: bool = False, password: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        keeps_data: bool = False,
+        password: str | None = None,
+        tls: Sequence[str] | None = None,
+    ) -> None:
         self._folder = folder
         self._keeps_data = keeps_data
         self._password = password
+        self._tls = tls
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.port: int = free.getsockname()[1]
@@ -45,15 +55,21 @@ class RedisServer:
         options = ["--appendonly", "yes"] if self._keeps_data else ["--save", "", "--appendonly", "no"]
         if self._password is not None:
             options += ["--requirepass", self._password]
+        ports = ["--port", str(self.port)]
+        if self._tls is not None:
+            ports = ["--port", "0", "--tls-port", str(self.port), *self._tls]
         self._process = subprocess.Popen(
-            [REDIS, "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), *options],
+            [REDIS, *ports, "--bind", "127.0.0.1", "--dir", str(self._folder), *options],
             stdout=subprocess.DEVNULL,
+            cwd=self._folder,
         )
         wait_until(self._answers)
 
     def _answers(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                if self._tls is not None:
+                    return True
                 connection.sendall(b"PING\r\n")
                 return bool(connection.recv(64))
         except OSError:

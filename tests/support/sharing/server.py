@@ -20,9 +20,12 @@ class CountingServer:
     """
     Works on calls, and counts them.
 
-    A call is a line with the process's number, when its backend was called, and how long it takes. A process that was
-    stopped may have called its backend before, and be heard of afterwards: such calls are counted apart, as those are
-    that it had in flight.
+    A call is a line with the process's number, when its backend was called, how long it takes, and how many messages
+    the process has sent to its broker so far. A process that was stopped may have called its backend before, and be
+    heard of afterwards: such calls are counted apart, as those are that it had in flight.
+
+    How busy it is counts while there is a process that has calls: one that has made some, and was neither stopped nor
+    ended since. Slots that are lent to a process that is stopped or dead do not count.
 
     Attributes:
         peak: Most calls at once, but those counted apart.
@@ -38,8 +41,10 @@ class CountingServer:
         self.busy_seconds = self.slot_seconds = 0.0
         self.too_many: list[str] = []
         self._in_flight: dict[object, tuple[int, float]] = {}
-        self._stopped: dict[int, list[tuple[float, float, int]]] = {}  # when, until when, and its calls then
+        self._stopped: dict[int, list[tuple[float, float, int]]] = {}  # when, until when, and its slots then
         self._ended: set[int] = set()
+        self._waiting: set[int] = set()  # processes that have calls
+        self._messages: dict[int, tuple[float, int, float, int]] = {}  # first and last: when, and how many
         self._measured_at = now()
         self._lock = threading.Lock()
         self._ready = threading.Event()
@@ -70,14 +75,11 @@ class CountingServer:
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while line := await reader.readline():
-                process, called_at, seconds = line.split()
+                process, called_at, seconds, messages = line.split()
                 call = object()
                 with self._lock:
                     self.measure()
-                    self._in_flight[call] = int(process), float(called_at)
-                    self.calls += 1
-                    self.by_process[int(process)] = self.by_process.get(int(process), 0) + 1
-                    self._count()
+                    self._begin(call, int(process), float(called_at), int(messages))
                 await asyncio.sleep(float(seconds))  # it works on, whatever becomes of the process
                 with self._lock:
                     self.measure()
@@ -89,18 +91,37 @@ class CountingServer:
         finally:
             writer.close()
 
-    def stopped(self, process: int, until: float) -> None:
-        """Note that a process was stopped or killed, and until when at the most its slots are lent to it."""
+    def _begin(self, call: object, process: int, called_at: float, messages: int) -> None:
+        self._in_flight[call] = process, called_at
+        self.calls += 1
+        self.by_process[process] = self.by_process.get(process, 0) + 1
+        if not self._is_apart(process, called_at):
+            self._waiting.add(process)
+        first = self._messages.get(process, (now(), messages))[:2]
+        self._messages[process] = *first, now(), messages
+        self._count()
+
+    def message_rates(self, at_least: float) -> list[float]:
+        """Return the messages a second of each process that was there for some seconds."""
+        return [
+            (last - first) / (until - since)
+            for since, first, until, last in self._messages.values()
+            if until - since >= at_least
+        ]
+
+    def stopped(self, process: int, until: float, lent: int) -> None:
+        """Note that a process was stopped or killed, and how many slots are lent to it until when."""
         with self._lock:
             self.measure()
-            calls = sum(1 for owner, _ in self._in_flight.values() if owner == process)
-            self._stopped.setdefault(process, []).append((now(), until, calls))
+            self._waiting.discard(process)
+            self._stopped.setdefault(process, []).append((now(), until, lent))
 
     def ended(self, process: int) -> None:
         """Note that a process was asked to end: it cancels its calls, which a real server would notice."""
         with self._lock:
             self.measure()
             self._ended.add(process)
+            self._waiting.discard(process)
 
     def _is_apart(self, process: int, called_at: float) -> bool:
         return process in self._ended or any(
@@ -122,20 +143,18 @@ class CountingServer:
         at = now()
         seconds, self._measured_at = at - self._measured_at, at
         gone = {
-            process: calls
+            process: lent
             for process, times in self._stopped.items()
-            for _, until, calls in times
+            for _, until, lent in times
             if at < until
         }
-        busy = sum(1 for process, _ in self._in_flight.values() if process not in gone)
+        if not self._waiting:
+            return
+        busy = sum(
+            1 for process, _ in self._in_flight.values() if process not in gone and process not in self._ended
+        )
         self.busy_seconds += seconds * busy
         self.slot_seconds += seconds * max(busy, self.limit - sum(gone.values()))
-
-    def start_measuring(self) -> None:
-        """Measure from now on how busy it is."""
-        with self._lock:
-            self.measure()
-            self.busy_seconds = self.slot_seconds = 0.0
 
     @property
     def busy_share(self) -> float:

@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import cycle
 from random import Random
 
+from restaurant_llm_batch import Client
 from restaurant_llm_batch._engine.virtual import VirtualTime
-from restaurant_llm_batch._limits.concurrency import Ticket
+from restaurant_llm_batch._limits.wait_queue import Ticket
 from restaurant_llm_batch.sharing._borrower import BorrowedState
 from restaurant_llm_batch.sharing._broker import INTERVAL, perform
 from restaurant_llm_batch.sharing._lender import Lender
@@ -109,13 +111,13 @@ class Process:
     def later(self, seconds: float, action: Callable[[], object]) -> None:
         self.world.time.call_later(seconds, partial(self.act, action))
 
-    def call(self, seconds: float | None = None, weight: int = 1) -> None:
+    def call(self, seconds: float | None = None, weight: int = 1, client: Client | None = None) -> None:
         """Want to make a call."""
 
         def admitted() -> None:
             self.world.start(self, ticket, seconds or self.seconds * self.world.random.uniform(0.5, 1.5))
 
-        ticket = Ticket(admitted, weight=weight)
+        ticket = Ticket(admitted, weight=weight, client=client)
         if self.state.enqueue(ticket):
             admitted()
 
@@ -346,12 +348,13 @@ class World:
         self.time.step(until)
 
 
-def keep_busy(process: Process, queue: int) -> None:
-    """Have so many calls wait in a process at all times, for as long as it lives."""
+def keep_busy(process: Process, queue: int, *clients: Client) -> None:
+    """Have so many calls wait in a process at all times, for as long as it lives; those of clients in turn."""
+    turns = cycle(clients or (None,))
 
     def fill() -> None:
         while process.state.waiting < queue:
-            process.call()
+            process.call(client=next(turns))
         process.later(0.05, fill)
 
     process.act(fill)

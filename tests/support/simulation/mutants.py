@@ -20,8 +20,9 @@ from restaurant_llm_batch._engine.frames import MemoWaiters
 from restaurant_llm_batch._engine.run import RunState
 from restaurant_llm_batch._engine.scheduler import Scheduler
 from restaurant_llm_batch._engine.stats import RunCounters
-from restaurant_llm_batch._limits.concurrency import ConcurrencyState, PriorityWaitQueue
+from restaurant_llm_batch._limits.concurrency import ConcurrencyState
 from restaurant_llm_batch._limits.rate import RateLimiter
+from restaurant_llm_batch._limits.wait_queue import PriorityWaitQueue
 from restaurant_llm_batch._store.inflight import InFlightCall, InFlightCalls
 
 

@@ -10,17 +10,12 @@ from restaurant_llm_batch._engine.scheduler import Scheduler
 from restaurant_llm_batch._engine.sequential import SequentialDriver
 from restaurant_llm_batch._engine.virtual import VirtualDriver
 from restaurant_llm_batch._limits.breaker import CLOSED
-from restaurant_llm_batch._limits.concurrency import (
-    _ADMITTED,
-    _WAITING,
-    ConcurrencyLimiter,
-    ConcurrencyState,
-    Ticket,
-)
+from restaurant_llm_batch._limits.concurrency import ConcurrencyLimiter, ConcurrencyState
 from restaurant_llm_batch._limits.endpoints import EndpointTicket
 from restaurant_llm_batch._limits.pool import EndpointLimiter
 from restaurant_llm_batch._limits.pool_state import PoolState
 from restaurant_llm_batch._limits.rate import RateLimiter, RateQueue
+from restaurant_llm_batch._limits.wait_queue import _ADMITTED, _WAITING, Ticket
 from restaurant_llm_batch.steps import Sleep
 
 from .broken import EPSILON, keep
@@ -92,9 +87,6 @@ class Queues:
             keep("an endpoint is tried again when its time has come", in_time, moment, now)
             for endpoint in pool.endpoints:
                 waiting[endpoint.limiter] += len(endpoint.claims)
-            if pool._only is not None:  # whose calls wait in its limiter by themselves
-                queued = sum(queue.waiting for queue in pool._queues.values())
-                waiting[pool._only.limiter] += pool.waiting - queued
         self._check_slots(held, waiting)
         for rate, queue in self._rates.items():
             if queue.waiting or waiting[rate]:
@@ -120,18 +112,13 @@ class Queues:
     def _check_pool(pool: PoolState, waiting: int, held: Mapping[ConcurrencyLimiter, int]) -> None:
         """Check the queue of a pool, and its endpoints."""
         keep("a pool's queue has the calls that wait", pool.waiting == waiting, pool.waiting, waiting)
-        direct = pool.waiting - sum(queue.waiting for queue in pool._queues.values())
-        counts = pool.waiting, direct
-        keep(
-            "a pool's queue has the calls that wait",
-            direct == 0 or (direct > 0 and pool._only is not None),
-            counts,
-        )
+        queued = sum(queue.waiting for queue in pool._queues.values())
+        keep("a pool's queue has the calls that wait", pool.waiting == queued, pool.waiting, queued)
         for endpoint in pool.endpoints:
             counts = endpoint.in_flight, held[endpoint.limiter]
             keep(
                 "a slot of an endpoint is taken by a call, and free without one",
-                counts[0] == counts[1],
+                counts[0] <= counts[1] if endpoint is pool.alone else counts[0] == counts[1],
                 counts,
             )
             is_open = endpoint.breaker.state == CLOSED and endpoint.rests_until <= pool.now
@@ -208,7 +195,10 @@ def _tickets(call: Call) -> Iterator[tuple[Limiter, Ticket]]:
     admission = call.admission
     yield from zip(admission._limiters, admission._tickets, strict=False)
     endpoints = None if admission._pool is None else admission._pool.endpoints
-    if admission.endpoint_ticket is not None and endpoints is not None:
-        yield endpoints, admission.endpoint_ticket
+    at = admission.endpoint_ticket
+    if at is not None and at.slot is not None and at.slot.ticket is at:
+        yield at.slot.endpoint.limiter, at.slot  # it passes the limiter of the only endpoint by itself
+    elif at is not None and endpoints is not None:
+        yield endpoints, at
     if admission.rate_ticket is not None and admission._pool is not None:
         yield admission._pool.rate, admission.rate_ticket

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
+from ..._engine.wave_file import writing_file
 from ..._engine.wave_service import BatchState, FileNotVisible
 from ..._http.abort import TotalTimeout, abortable
 from ..._http.border import leaving
@@ -41,14 +43,18 @@ log = logging.getLogger("restaurant_llm_batch")
 
 _NO_RETRIES: Any = {"max_retries": 0}
 _PAGE, _MAX_PAGES = 100, 20
+_MAX_FILE = 8 * 2**30
+"""Bytes of a file of answers; 50,000 answers of 4,000 tokens have about one GiB."""
+_CANCEL_WAITS = (1.0, 3.0)
+"""Seconds after which a cancellation that fails in a passing way is tried again."""
 _FILE_SECONDS = 1800.0
 """Seconds for the upload or the download of a file of 200 MB, at about 1 Mbit/s."""
 _HAS_ENDED = (400, 404, 409)
 """Statuses of a cancellation that comes too late."""
 
 
-class BatchClients(SDKClients):
-    """Clients whose bodies are neither held in memory nor bounded: files have hundreds of megabytes."""
+class FileClients(SDKClients):
+    """Clients for files, which have hundreds of megabytes: bodies are not held in memory."""
 
     def _make_sync(self) -> OpenAI:
         from openai import OpenAI
@@ -66,6 +72,7 @@ class OpenAIBatchService:
     Args:
         online: Makes single calls, and knows the bodies of requests.
         clients: Makes and closes the SDK's clients.
+        files: Likewise, for requests that carry a file.
         url: The service's base URL.
         secret: The key.
         timeout: Timeouts of a request that has no file.
@@ -75,7 +82,8 @@ class OpenAIBatchService:
     def __init__(
         self,
         online: OpenAILLM,
-        clients: BatchClients,
+        clients: SDKClients,
+        files: FileClients,
         url: str,
         secret: Secret | None,
         timeout: Timeout,
@@ -98,6 +106,7 @@ class OpenAIBatchService:
         self.wait_at_most = wait_at_most
         self.on_stop: Literal["cancel", "keep"] = on_stop
         self._clients = clients
+        self._files = files
         self._secret = secret
         self._timeout = timeout
         self._cancelling: list[threading.Thread] = []
@@ -144,7 +153,7 @@ class OpenAIBatchService:
                 file=(name, file, "application/jsonl"), purpose="batch", timeout=_FILE_SECONDS
             ).id
 
-        file_id = self._call(send, _FILE_SECONDS)
+        file_id = self._call(send, _FILE_SECONDS, self._files)
         if not isinstance(file_id, str) or not file_id:
             raise TransientBackendError(f"{BACKEND}: the service gave the file no id", backend=BACKEND)
         return file_id
@@ -215,22 +224,39 @@ class OpenAIBatchService:
     def _cancel_all(self, batch_ids: list[str]) -> None:
         for batch_id in batch_ids:
             try:
-                self.cancel(batch_id)
+                self._cancel_now(batch_id)
             except Exception as error:
                 # Not the error's text: only the border of a backend logs what services say.
                 kind = type(error).__name__
                 log.warning("batch %r could not be cancelled, and goes on at the service: %s", batch_id, kind)
+
+    def _cancel_now(self, batch_id: str) -> None:
+        """Cancel a batch, which costs money as long as it goes on: a service that is busy is asked again."""
+        for wait in _CANCEL_WAITS:
+            try:
+                return self.cancel(batch_id)
+            except TransientBackendError:
+                time.sleep(wait)
+        return self.cancel(batch_id)
 
     def fetch(self, file_id: str, into: BinaryIO) -> None:
         """Write the content of a file into another one, piece by piece."""
 
         def read(client: OpenAI) -> None:
             streamed = client.files.with_streaming_response.content(file_id, timeout=_FILE_SECONDS)
+            size = 0
             with streamed as response:
-                into.writelines(response.iter_bytes())
+                for piece in response.iter_bytes():
+                    size += len(piece)
+                    if size > _MAX_FILE:
+                        raise PermanentBackendError(
+                            f"a file of more than {_MAX_FILE:,} bytes", backend=BACKEND
+                        )
+                    with writing_file():
+                        into.write(piece)
 
         try:
-            self._call(read, _FILE_SECONDS)
+            self._call(read, _FILE_SECONDS, self._files)
         except PermanentBackendError as error:
             if error.status != 404:
                 raise
@@ -247,6 +273,7 @@ class OpenAIBatchService:
                 thread.join()
         self._cancelling = []
         self._clients.close()
+        self._files.close()
 
     def _batch(self, send: Callable[[OpenAI], Any]) -> BatchState:
         return read_batch(self._json(send), self._secret)
@@ -258,13 +285,13 @@ class OpenAIBatchService:
             raise unreadable_error(body, BACKEND, self._secret, None)
         return body
 
-    def _call(self, send: Callable[[OpenAI], T], seconds: float) -> T:
+    def _call(self, send: Callable[[OpenAI], T], seconds: float, clients: SDKClients | None = None) -> T:
         from httpx2 import HTTPError
         from openai import OpenAIError
 
         failure: Exception
         try:
-            with self._clients.sync_client() as client, abortable(seconds):
+            with (clients or self._clients).sync_client() as client, abortable(seconds):
                 return send(client)
         except OpenAIError as error:
             failure = backend_error(error)

@@ -30,6 +30,7 @@ _UNDONE = re.compile(
 )
 """Matches codes of lines that were not answered although nothing was wrong with them."""
 _QUOTA = re.compile(r"enqueued token|token_limit_exceeded|queue limit|enqueued limit", re.IGNORECASE)
+_LIMIT = re.compile(r"\blimit:? {1,3}(\d[\d,]{0,20})", re.IGNORECASE)
 _NOT_FOUND = re.compile(
     r"no such file|file\b.{0,80}\b(?:not|n't) (?:be )?(?:found|exist|visible|ready|available)", re.IGNORECASE
 )
@@ -124,7 +125,19 @@ def read_batch(body: Any, secret: Secret | None) -> BatchState:
         str(body.get("output_file_id") or ""),
         str(body.get("error_file_id") or ""),
         tuple(problems),
+        str(body.get("input_file_id") or ""),
+        *_counts(body.get("request_counts")),
     )
+
+
+def _counts(counts: Any) -> tuple[int, int]:
+    """Return the number of a batch's lines, and of those that are done, as far as the service says."""
+    told = counts if isinstance(counts, dict) else {}
+    total, completed, failed = (
+        number if type(number := told.get(name)) is int and number >= 0 else 0
+        for name in ("total", "completed", "failed")
+    )
+    return total, completed + failed
 
 
 def _problem(error: Any, secret: Secret | None) -> BatchProblem:
@@ -133,7 +146,9 @@ def _problem(error: Any, secret: Secret | None) -> BatchProblem:
     if secret is not None:
         code, message = secret.redact(code), secret.redact(message)
     is_quota = _QUOTA.search(f"{code} {message}") is not None
-    return BatchProblem(code, message[:500], line if type(line) is int else None, is_quota)
+    told = _LIMIT.search(message) if is_quota else None
+    limit = 0 if told is None else int(told[1].replace(",", ""))
+    return BatchProblem(code, message[:500], line if type(line) is int else None, is_quota, limit or None)
 
 
 def says_file_is_missing(error: BackendError) -> bool:

@@ -43,7 +43,7 @@ class RequestFile:
     min_wave = 0
     online_rest = False
     wait_at_most: float | None = None
-    on_stop: Literal["cancel", "keep"] = "keep"
+    on_stop: Literal["cancel", "keep"] = "cancel"
 
     def __init__(self, llm: OpenAILLM, path: Path) -> None:
         self.lines: int = 0

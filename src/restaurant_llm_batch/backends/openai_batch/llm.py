@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import partial
+from math import inf
 from time import monotonic
 from typing import Any, Literal
 
@@ -12,19 +14,20 @@ from anyio import get_cancelled_exc_class, to_thread
 
 from ..._engine.memo import WaitForCallback
 from ..._engine.wave_flow import carry
+from ..._engine.wave_host import WaveRun
 from ..._engine.wave_service import WaveService
-from ..._engine.waves import ONLINE, Waves
+from ..._engine.waves import AGAIN, ONLINE, Waves
 from ..._http.secrets import KeyLike, as_secret
 from ..._http.types import Timeout, as_timeout
 from ..._llm_response import LLMResponse
 from ..._validation import is_number
 from ...cancellation import CancelToken, run_with_token, sleep
-from ...errors import ConfigurationError, TransientBackendError
+from ...errors import ConfigurationError
 from ...models import LLMRequest
 from ...steps import Sleep, drive
+from ..openai._clients import SDKClients
 from ..openai.llm import OpenAILLM
-from ._batch_service import BatchClients, OpenAIBatchService
-from ._codec import BACKEND
+from ._batch_service import FileClients, OpenAIBatchService
 
 MAX_LINES, MAX_BYTES = 50_000, 190_000_000
 """What the service takes, but for a twentieth of the 200 MB, in whatever unit these are counted."""
@@ -57,10 +60,11 @@ class OpenAIBatchLLM:
         api_key: The key, as text or as pydantic's ``SecretStr``; None for ``OPENAI_API_KEY``.
         min_wave: A wave of fewer lines is not worth a batch; with `online_rest`, its calls are made online.
         online_rest: Whether the calls of small waves, and those that are late, are made online, at full price.
-        wait_at_most: Seconds for a batch, as a number or a timedelta; then it is cancelled, what it has answered is
-            used, and the other calls are made online if `online_rest`, and fail otherwise. None for the service's day.
+        wait_at_most: Seconds for a batch, as a number or a timedelta, from when this run has made or found it; then it
+            is cancelled unless another process waits for it too, what it has answered is used, and the other calls are
+            made online if `online_rest`, and fail otherwise. None for the service's day.
         on_stop: What happens to batches if the run ends early. "cancel" ends them at the service; with a store, the
-            next run still collects what they had answered. "keep" leaves them to the next run.
+            next run still collects what they had answered. "keep" leaves them to the next run, and needs a store.
         max_lines: Most lines of a batch.
         max_bytes: Most bytes of its file.
         max_enqueued_tokens: The account's limit on prompt tokens of all batches at once, by estimate; None to learn it
@@ -125,8 +129,9 @@ class OpenAIBatchLLM:
         )
         url, key = self._online.base_url, self._online.secret
         account = {"base_url": url, "organization": organization, "project": project}
-        clients = BatchClients(key, account, None, as_timeout(timeout))
-        self._service = OpenAIBatchService(self._online, clients, url, key, as_timeout(timeout), **limits)
+        times = as_timeout(timeout)
+        clients, files = SDKClients(key, account, None, times), FileClients(key, account, None, times)
+        self._service = OpenAIBatchService(self._online, clients, files, url, key, times, **limits)
 
     @property
     def model(self) -> str:
@@ -161,25 +166,30 @@ class OpenAIBatchLLM:
             RunStopped: If the call was cancelled; its batch is cancelled too.
             BackendError: See `OpenAILLM.complete`.
         """
-        answers: list[Any] = []
-        waves = Waves(self._service, None, monotonic, _no_tokens, _go_on, _nothing, carry)
+        waves = Waves(self._service, None, _ALONE, carry)
         line, _ = waves.enter(_KEY, request)
         try:
-            line.wait_as_lead(answers.append)
-            waves.flush()
-            while flows := waves.inline_flows:
-                drive(flows.popleft(), _perform)
+            while not line.answered or line.result is AGAIN:
+                if line.answered:  # a field of it was refused, and is left out now
+                    old, (line, _) = line, waves.enter_again(line)
+                    waves.leave(old)
+                waves.flush()
+                if line.answered:
+                    continue  # it is to be called online
+                flows = waves.inline_flows or deque()
+                if not flows:
+                    raise RuntimeError("a line waits, and no wave carries it")
+                while flows:
+                    drive(flows.popleft(), _perform)
         finally:
             waves.leave(line)
             waves.close()
-        answer = line.result
-        if answer is ONLINE:
+        if line.result is ONLINE:
             return self._online.complete(request)
-        if isinstance(answer, LLMResponse):
-            return answer
-        if isinstance(answer, Exception):
-            raise answer
-        raise TransientBackendError(f"{BACKEND}: the batch has not answered the call", backend=BACKEND)
+        if isinstance(line.result, Exception):
+            raise line.result
+        reply: LLMResponse = line.result
+        return reply
 
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Complete one request by a batch of its own, without blocking the event loop; see `complete`."""
@@ -216,17 +226,13 @@ def _perform(step: Any) -> Any:
     return None
 
 
-def _no_tokens(_: LLMRequest) -> int:
-    """Estimate nothing: a single line is sent whatever its size."""
+def _nothing(*_: object) -> int:
+    """Do nothing: there is no run that could stop or stall, and a single line is sent whatever its size."""
     return 0
 
 
-def _nothing() -> None:
-    """Note nothing: there is no run that could stall."""
-
-
-def _go_on(_: str) -> None:
-    """Stop nothing: there is no run."""
+_ALONE = WaveRun(monotonic, _nothing, _nothing, _nothing, lambda: (inf, ""))
+"""What the wave of a single request needs."""
 
 
 def _seconds(wait: float | timedelta | None) -> float | None:

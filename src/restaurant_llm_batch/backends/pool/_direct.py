@@ -96,7 +96,7 @@ class DirectCalls:
         mailbox, admitted = ThreadMailbox(), []
         ticket = self._ticket(lambda: mailbox.post_deferred(lambda: admitted.append(True)), route, priority)
         try:
-            if self._limiter.enqueue(ticket, thread_clock()):
+            if self._limiter.enqueue(ticket, thread_clock):
                 return ticket
             with on_cancel(mailbox.wake):
                 while not admitted:
@@ -115,7 +115,7 @@ class DirectCalls:
         mailbox, admitted = EventLoopMailbox(), []
         ticket = self._ticket(lambda: mailbox.post_deferred(lambda: admitted.append(True)), route, priority)
         try:
-            if self._limiter.enqueue(ticket, clock()):
+            if self._limiter.enqueue(ticket, clock):
                 return ticket
             while not admitted:
                 with move_on_after(self._limiter.seconds_until_ready(clock())):

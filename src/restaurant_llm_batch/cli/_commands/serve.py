@@ -23,7 +23,7 @@ from .. import _options as parameters
 from .. import _reading as reading
 from .. import _settings as settings
 from .._backends import MakeLLM
-from .._listening import bind
+from .._listening import PORT_OPTIONS, bind, listen
 from .._serving import LOCAL_HOSTS, ServeOptions, is_local
 from .._signals import terminated_like_interrupted
 from .._sources import ReviewSource
@@ -85,7 +85,7 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
     name, llm = services.make_llm(llms, chosen, options.settings)
     with (
         terminated_like_interrupted(),
-        bind(options.host, options.settings.batch_serve_port, "--host and --port") as listener,
+        bind(options.host, options.settings.batch_serve_port, PORT_OPTIONS) as listener,
     ):
         address = _address(options.host, listener)
         if workers > 1:
@@ -97,6 +97,7 @@ def _main(llms: Mapping[str, MakeLLM], /, **values: Any) -> None:
             with source.search:
                 app = options.application(llm, source.search)
                 _check_search(source)
+                listen(listener, PORT_OPTIONS)
                 _announce(address, options, name, source)
                 # uvicorn raises the signal again after a graceful shutdown.
                 with suppress(KeyboardInterrupt):

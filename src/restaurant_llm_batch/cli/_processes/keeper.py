@@ -1,10 +1,10 @@
 """
 Keeper: starts the processes of a command, hands out its items, and takes the outcomes, in a thread of its own.
 
-Theory of operation. The thread waits for messages of the processes and for a byte in a pipe, by which the command wakes
-it. It alone uses the links, so that a Ctrl-C, which interrupts the command's main thread anywhere, leaves no message
-half read. Outcomes go into a queue; if the command takes none of them, as when its output is a pager, no more items are
-handed out.
+Theory of operation. The thread waits for a byte in a pipe, by which the readers of the processes and the command wake
+it. It alone uses the processes, so that a Ctrl-C, which interrupts the command's main thread anywhere, leaves no
+message half read; and it waits for none of them, so that one that stands still holds up no other. Outcomes go into a
+queue; if the command takes none of them, as when its output is a pager, no more items are handed out.
 
 | phase | begins when | what happens |
 |---|---|---|
@@ -21,6 +21,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from multiprocessing.connection import wait
@@ -34,7 +35,6 @@ from ...errors import BatchError
 from ...outcomes import Failure, Outcome
 from .handout import HandOut
 from .job import Job
-from .link import LinkClosed
 from .portable import unpack_outcome
 from .process import Process
 from .telling import GATHER_SECONDS, ToldOutcome
@@ -98,6 +98,8 @@ class Keeper:
         self._logged: dict[tuple[int, str], int] = {}
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_write, False)
+        # Not before: a signal handler or a thread may wake it at any time.
+        weakref.finalize(self, _close_pipe, self._wake_read, self._wake_write)
         self.thread = Thread(target=self._work, name="keeper", daemon=True)
 
     # For the command's thread, and its signal handlers
@@ -159,7 +161,7 @@ class Keeper:
             return
         while len(self._processes) < self._wanted and self._hand_out_of.left:
             self._started += 1
-            self._processes.append(Process(self._started, self._make_job()))
+            self._processes.append(Process(self._started, self._make_job(), self.wake))
 
     def _hand_out(self) -> None:
         if self._is_cancelled or self._wish or self._run.reason is not None:
@@ -195,24 +197,17 @@ class Keeper:
                     process.send(kind, *content)
 
     def _receive(self) -> None:
-        connections = {process.link.connection: process for process in self._processes}
-        # Processes that are gone are found out by their links; a child of theirs may hold those open, so look too.
-        ready = wait([*connections, self._wake_read], GATHER_SECONDS)
-        if self._wake_read in ready:
+        if wait([self._wake_read], GATHER_SECONDS):
             os.read(self._wake_read, 4096)
-        for connection, process in connections.items():
-            if connection in ready or process.has_exited:
-                self._receive_from(process)
+        for process in list(self._processes):
+            self._receive_from(process)
 
     def _receive_from(self, process: Process) -> None:
-        has_exited = process.has_exited  # before the last messages are looked for
-        try:
-            while process.link.has_message:
-                self._take(process, *process.link.receive())
-            if has_exited:
-                raise LinkClosed
-        except LinkClosed:
-            self._lose(process)
+        for message in process.take():
+            if message is None:
+                self._lose(process)
+            else:
+                self._take(process, *message)
 
     def _take(self, process: Process, kind: str, *content: Any) -> None:
         match kind, content:
@@ -281,9 +276,11 @@ class Keeper:
             with suppress(Exception):  # what it told before may be read still
                 self._receive_from(process)
             process.close()
-        os.close(self._wake_read)
-        with suppress(OSError):
-            os.close(self._wake_write)
+
+
+def _close_pipe(*ends: int) -> None:
+    for end in ends:
+        os.close(end)
 
 
 def _loss(process: Process, how: str, held: int, *, given_up: bool) -> str:

@@ -16,6 +16,11 @@ class LinkClosed(Exception):
     """The other end has gone."""
 
 
+def packed(kind: str, *content: Any) -> bytes:
+    """Return a message as bytes."""
+    return pickle.dumps((kind, *content), pickle.HIGHEST_PROTOCOL)
+
+
 class Link:
     """
     One end of a link. Any thread may send; one thread receives.
@@ -36,7 +41,15 @@ class Link:
             LinkClosed: The other end has gone.
             Exception: The content cannot be pickled; nothing was sent.
         """
-        message = pickle.dumps((kind, *content), pickle.HIGHEST_PROTOCOL)
+        self.send_packed(packed(kind, *content))
+
+    def send_packed(self, message: bytes) -> None:
+        """
+        Send a message that `packed` has made. It waits as long as the other end reads nothing.
+
+        Raises:
+            LinkClosed: The other end has gone.
+        """
         try:
             with self._sending:
                 self.connection.send_bytes(message)
@@ -57,11 +70,10 @@ class Link:
         content: Message = pickle.loads(message)  # nosec B301
         return content
 
-    @property
-    def has_message(self) -> bool:
-        """Whether `receive` returns or raises at once."""
+    def has_message(self, seconds: float) -> bool:
+        """Wait for a message, and return whether `receive` returns or raises at once."""
         try:
-            return self.connection.poll(0)
+            return self.connection.poll(seconds)
         except OSError:
             return True
 

@@ -95,7 +95,7 @@ def open_stream(
         facts = describe_runner(llm, runner.strategy, runner.limits, config)
         observers.append(recording.observer(facts, limits))
     run = WholeRun(task, replace(config, observers=observers), limits, len(items))
-    number = options.processes or 1
+    number = min(options.processes or 1, max(1, len(items)))
     most, least = _shares(runner, task, number)
     name = chosen or settings.batch_llm_backend
 

@@ -1,4 +1,4 @@
-"""Access to the service: keys of clients (RFC 6750), compared in constant time."""
+"""Access to the service: keys of clients (RFC 6750), compared in constant time, and the clients' shares."""
 
 from __future__ import annotations
 
@@ -9,10 +9,32 @@ from hmac import compare_digest
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from ..._limits.clients import Client
 from .error_responses import APIError, as_response
 from .request import CLIENT, request_id_of
 
 API_KEY_HEADER = "X-API-Key"
+
+
+class Clients:
+    """
+    The clients of a service.
+
+    Args:
+        shares: Their shares by name, 1 for those that are not in it; None if limits are not shared by client.
+
+    Raises:
+        ConfigurationError: A share is invalid.
+    """
+
+    def __init__(self, shares: Mapping[str, float] | None) -> None:
+        self._known = (
+            None if shares is None else {name: Client(name, share) for name, share in shares.items()}
+        )
+
+    def named(self, name: str) -> Client | None:
+        """Return whom a run for the client of a name is made for; None if limits are not shared by client."""
+        return None if self._known is None else self._known.get(name) or Client(name)
 
 
 class ApiKeys:

@@ -83,7 +83,7 @@ def application(
     Raises:
         ConfigurationError: An origin is invalid.
     """
-    known = {**(keys or {}), **({} if token is None else {token: ""})}
+    known = {**({} if token is None else {token: ""}), **(keys or {})}  # a token may be a client's key, too
     app = FastAPI(
         title="restaurant_llm_batch",
         version=__version__,

@@ -13,6 +13,7 @@ from pydantic import TypeAdapter
 
 from ..._runner import BatchRunner
 from . import openapi, requests, responses
+from .access import Clients
 from .error_responses import APIError, failed
 from .job_queue import JobKind
 from .jobs import BatchJob, TaskSet
@@ -184,7 +185,9 @@ def job_kinds(tasks: TaskSet) -> dict[str, JobKind]:
     }
 
 
-def add_endpoints(router: APIRouter, runner: BatchRunner, tasks: TaskSet, uploads: Uploads | None) -> None:
+def add_endpoints(
+    router: APIRouter, runner: BatchRunner, tasks: TaskSet, uploads: Uploads | None, clients: Clients
+) -> None:
     """
     Add the endpoints to a router.
 
@@ -193,10 +196,11 @@ def add_endpoints(router: APIRouter, runner: BatchRunner, tasks: TaskSet, upload
         runner: Runs the jobs.
         tasks: Converts requests to jobs.
         uploads: Indexes uploaded reviews; None to refuse them.
+        clients: The clients.
     """
     faults = Faults()
     for endpoint in ENDPOINTS:
-        _add(router, endpoint, _run(runner, partial(endpoint.make_job, tasks), faults))
+        _add(router, endpoint, _run(runner, partial(endpoint.make_job, tasks), faults, clients))
     if uploads is None:
         router.add_api_route(UPLOAD.path, _refuse_uploads, methods=["POST"], include_in_schema=False)
     else:
@@ -225,9 +229,11 @@ def _add(router: APIRouter, endpoint: Endpoint, handle: Handler) -> None:
     )
 
 
-def _run(runner: BatchRunner, make_job: Callable[[Any], BatchJob], faults: Faults) -> Handler:
+def _run(
+    runner: BatchRunner, make_job: Callable[[Any], BatchJob], faults: Faults, clients: Clients
+) -> Handler:
     async def handle(request: BatchRequest, body: Any) -> Response:
-        return await run_and_respond(request, runner, partial(make_job, body), faults)
+        return await run_and_respond(request, runner, partial(make_job, body), faults, clients)
 
     return handle
 

@@ -18,11 +18,13 @@ from anyio.abc import TaskGroup
 from pydantic import TypeAdapter
 from starlette.exceptions import HTTPException
 
+from ..._limits.clients import Client
 from ..._runner import BatchRunner
 from ..._text import error_text
 from ...errors import RunStopped
 from ...models import ItemId
 from ...outcomes import Failure, Outcome, RunStats
+from .access import Clients
 from .error_responses import describe_error
 from .job_store import JobRow, JobState, JobStore, QueuedJob
 from .jobs import BatchJob
@@ -38,6 +40,8 @@ AT_ONCE = 2
 """Jobs that a process runs at once."""
 BEAT_SECONDS = 0.5
 """Seconds between two writes of what a job has done, which also say that its process lives."""
+RETRY_SECONDS = 1.0
+"""Seconds between two tries to write the end of a job, for example while the disk is full."""
 LOOK_SECONDS = 1.0
 """Seconds between two looks for jobs of other processes and of before a restart."""
 PURGE_SECONDS = 600.0
@@ -99,15 +103,22 @@ class JobQueue:
         store: Keeps them.
         kinds: The kinds of jobs by the names of their tasks.
         days: Days for which jobs that have ended are kept.
+        clients: The clients.
     """
 
     def __init__(
-        self, runner: BatchRunner, store: JobStore, kinds: Mapping[str, JobKind], days: float
+        self,
+        runner: BatchRunner,
+        store: JobStore,
+        kinds: Mapping[str, JobKind],
+        days: float,
+        clients: Clients,
     ) -> None:
         self.store = store
         self.kinds = kinds
         self._runner = runner
         self._days = days
+        self._clients = clients
         self._faults = Faults()
         self._wake: Event | None = None
         self._running = 0
@@ -168,7 +179,8 @@ class JobQueue:
         return found
 
     async def _run(self, job: QueuedJob, body: str, owner: str) -> None:
-        work = JobRun(self._runner, self.store, job, owner, self._faults)
+        client = self._clients.named(job.client)
+        work = JobRun(self._runner, self.store, job, owner, self._faults, client)
         try:
             await work.run(self.kinds.get(job.task), body)
         finally:
@@ -186,18 +198,27 @@ class JobRun:
         job: The job.
         owner: This process's name in the store.
         faults: Logs errors of the service's setup once.
+        client: Whom it is run for, or None.
     """
 
     def __init__(
-        self, runner: BatchRunner, store: JobStore, job: QueuedJob, owner: str, faults: Faults
+        self,
+        runner: BatchRunner,
+        store: JobStore,
+        job: QueuedJob,
+        owner: str,
+        faults: Faults,
+        client: Client | None,
     ) -> None:
         self._runner = runner
         self._store = store
         self._job = job
         self._owner = owner
         self._faults = faults
+        self._client = client
         self._rows: list[JobRow] = []
         self._is_lost = False
+        self._is_troubled = False
 
     async def run(self, kind: JobKind | None, body: str) -> None:
         """Run the job to its end, until it is cancelled or another process has it, or until this task is cancelled."""
@@ -212,16 +233,30 @@ class JobRun:
             state, error = "failed", "internal error"
             log.exception("job %s failed", self._job.id, exc_info=failure)
         finally:
-            with CancelScope(shield=True):
-                await self._end(state, error)
+            # If this task is cancelled, it is tried once, and another process will claim the job.
+            while not await self._end(state, error):  # noqa: ASYNC110  # there is no event to wait for
+                await sleep(RETRY_SECONDS)
 
-    async def _end(self, state: JobState, error: str | None) -> None:
+    async def _end(self, state: JobState, error: str | None) -> bool:
+        """Write the rest of the rows and the end of the job; return whether that was possible, or is not wanted."""
         try:
-            await self._save()
-            if not self._is_lost:
-                await to_thread.run_sync(self._store.end, self._job, self._owner, state, error)
-        except Exception as failure:  # another process will claim it
-            log.warning("the end of job %s cannot be written: %s", self._job.id, error_text(failure))
+            with CancelScope(shield=True):
+                await self._save()
+                if not self._is_lost:
+                    await to_thread.run_sync(self._store.end, self._job, self._owner, state, error)
+        except Exception as failure:
+            self._note_trouble(failure)
+            return False
+        return True
+
+    def _note_trouble(self, error: Exception) -> None:
+        if not self._is_troubled:
+            self._is_troubled = True
+            log.warning(
+                "what job %s has done cannot be written now, and is kept until it can (said once): %s",
+                self._job.id,
+                error_text(error),
+            )
 
     async def _work(self, kind: JobKind | None, body: str) -> tuple[JobState, str | None]:
         if kind is None:
@@ -235,7 +270,8 @@ class JobRun:
         builder = ResponseBuilder(JobAsker(self._job), batch, self._faults)
         stop: RunStopped | None = None
         async with self._runner as runner:
-            stream = runner.astream(LaterTask(batch.task), [batch.items[place] for place in places])
+            items = [batch.items[place] for place in places]
+            stream = runner.astream(LaterTask(batch.task), items, client=self._client)
             async for outcome in stream:
                 if isinstance(outcome, Failure) and isinstance(outcome.error, RunStopped):
                     stop = outcome.error  # it was not run
@@ -256,7 +292,7 @@ class JobRun:
             try:
                 await self._save()
             except Exception as error:  # rows stay for the next time
-                log.warning("rows of job %s cannot be written now: %s", self._job.id, error_text(error))
+                self._note_trouble(error)
             if self._is_lost:
                 scope.cancel()
                 return

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any, Literal, NotRequired, TypeVar
@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from anyio import to_thread
 from fastapi import APIRouter, Body, Response
+from fastapi.responses import StreamingResponse
 from pydantic import Field, ValidationError
 from typing_extensions import TypedDict
 
@@ -19,7 +20,7 @@ from . import openapi
 from .bounds import Bounds
 from .error_responses import RETRY_AFTER, APIError, invalid
 from .job_queue import JobQueue
-from .job_store import QueuedJob
+from .job_store import JobRow, QueuedJob, RowKind
 from .jobs import BatchJob
 from .request import NDJSON, BatchRequest
 from .requests import Fields, UnlessChecked
@@ -71,7 +72,7 @@ class JobPaths:
     Args:
         queue: Runs the jobs.
         bounds: Limits of a job.
-        most: Maximum number of jobs that wait.
+        most: Maximum number of jobs of a client that wait.
         path: The path of the jobs, for the header ``Location``.
     """
 
@@ -104,7 +105,9 @@ class JobPaths:
         if job is None:
             raise APIError(
                 429,
-                f"{self._most} jobs are waiting, which is the most; send it again later",
+                f"{self._most} of your jobs are waiting, which is the most; send it again later"
+                if request.client_name
+                else f"{self._most} jobs are waiting, which is the most; send it again later",
                 headers={"Retry-After": str(FULL_RETRY_AFTER)},
             )
         self._queue.wake()
@@ -130,9 +133,10 @@ class JobPaths:
                 f"the job is {job.state}: {job.succeeded + job.failed} of {job.total} restaurants are done",
                 headers={"Retry-After": str(RETRY_AFTER)},
             )
+        first = await self._stored(partial(self._store.rows, job))  # so that an error has its own status
         if request.accepts_ndjson:
-            return Response(await self._stored(partial(self._lines, job)), media_type=NDJSON)
-        return Response(await self._stored(partial(self._whole, job)), media_type="application/json")
+            return StreamingResponse(self._lines(job, first), media_type=NDJSON)
+        return StreamingResponse(self._whole(job), media_type="application/json")
 
     def _checked(self, body: JobRequest) -> BatchJob:
         """
@@ -163,20 +167,34 @@ class JobPaths:
             message = "the jobs cannot be read or written now; send it again later"
             raise APIError(503, message, headers={"Retry-After": str(RETRY_AFTER)}) from error
 
-    def _whole(self, job: QueuedJob) -> bytes:
-        entries: dict[str, list[str]] = {"result": [], "failure": []}
-        for row in self._store.rows(job):
-            entries[row.kind].append(row.entry)
-        parts = [f'"{kind}s":[{",".join(found)}]' for kind, found in entries.items()]
-        if job.warnings != "[]":
-            parts.append(f'"warnings":{job.warnings}')
-        return f"{{{','.join(parts)}}}".encode()
+    async def _whole(self, job: QueuedJob) -> AsyncIterator[str]:
+        """Yield the result in one piece of JSON, a page of rows at a time: it may be larger than the memory."""
+        yield '{"results":['
+        kinds: tuple[tuple[RowKind, str], ...] = (("result", '],"failures":['), ("failure", "]"))
+        for kind, closing in kinds:
+            comma = ""
+            async for page in self._pages(job, await self._page(job, kind), kind):
+                yield comma + ",".join(row.entry for row in page)
+                comma = ","
+            yield closing
+        yield f"{_warnings(job)}}}"
 
-    def _lines(self, job: QueuedJob) -> bytes:
-        lines = [f'{{"{row.kind}":{row.entry}}}\n' for row in self._store.rows(job)]
-        done = f'{{"done":{{"results":{job.succeeded},"failures":{job.failed}}}'
-        warnings = f',"warnings":{job.warnings}' if job.warnings != "[]" else ""
-        return "".join([*lines, f"{done}{warnings}}}\n"]).encode()
+    async def _lines(self, job: QueuedJob, first: Sequence[JobRow]) -> AsyncIterator[str]:
+        async for page in self._pages(job, first):
+            yield "".join(f'{{"{row.kind}":{row.entry}}}\n' for row in page)
+        yield f'{{"done":{{"results":{job.succeeded},"failures":{job.failed}}}{_warnings(job)}}}\n'
+
+    async def _pages(
+        self, job: QueuedJob, first: Sequence[JobRow], kind: RowKind | None = None
+    ) -> AsyncIterator[Sequence[JobRow]]:
+        """Yield the rows of a job, a page at a time."""
+        page = first
+        while page:
+            yield page
+            page = await self._page(job, kind, page[-1].place)
+
+    async def _page(self, job: QueuedJob, kind: RowKind | None, after: int = -1) -> Sequence[JobRow]:
+        return await to_thread.run_sync(self._store.rows, job, kind, after)
 
 
 def add_job_paths(router: APIRouter, paths: JobPaths) -> None:
@@ -268,6 +286,11 @@ def add_job_paths(router: APIRouter, paths: JobPaths) -> None:
 async def refuse_jobs() -> Response:
     """Say why there are no jobs."""
     raise APIError(501, NO_JOBS)
+
+
+def _warnings(job: QueuedJob) -> str:
+    """Return the warnings about a job's request as a member of a JSON object that has others, or nothing."""
+    return f',"warnings":{job.warnings}' if job.warnings != "[]" else ""
 
 
 def _response(job: QueuedJob) -> JobResponse:

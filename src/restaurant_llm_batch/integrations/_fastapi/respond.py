@@ -28,11 +28,13 @@ from anyio import CancelScope, create_task_group
 from fastapi import Response
 from starlette.types import Receive, Scope, Send
 
+from ..._limits.clients import Client
 from ..._runner import BatchRunner
 from ..._text import error_text
 from ...errors import BatchError, ConfigurationError, OutputError, RunStopped
 from ...models import ItemId
 from ...outcomes import BatchReport, Failure, Outcome, RunStats, Stage
+from .access import Clients
 from .error_responses import (
     APIError,
     as_api_error,
@@ -240,7 +242,14 @@ class NDJSONResponse(Response):
 
     media_type = NDJSON
 
-    def __init__(self, request: BatchRequest, runner: BatchRunner, job: BatchJob, faults: Faults) -> None:
+    def __init__(
+        self,
+        request: BatchRequest,
+        runner: BatchRunner,
+        job: BatchJob,
+        faults: Faults,
+        client: Client | None,
+    ) -> None:
         # Ask proxies not to buffer the response, and drop the length that Starlette sets for an empty body.
         super().__init__(headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"})
         del self.headers["content-length"]
@@ -248,6 +257,7 @@ class NDJSONResponse(Response):
         self._runner = runner
         self._job = job
         self._faults = faults
+        self._client = client
         self._headers_sent = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -266,7 +276,7 @@ class NDJSONResponse(Response):
         # Opens the runner if the application's lifespan did not run (as in mounted applications); otherwise this
         # only joins it. Calls of this request end with the block.
         async with self._runner as runner:
-            stream = runner.astream(self._job.task, self._job.items)
+            stream = runner.astream(self._job.task, self._job.items, client=self._client)
             async for outcome in stream:
                 held.append(builder.add(outcome, stream.stats))
                 # Before the first line the status code is still open: the request may fail as a whole.
@@ -337,7 +347,11 @@ async def _cancel_when_disconnected(receive: Receive, scope: CancelScope) -> Non
 
 
 async def run_and_respond(
-    request: BatchRequest, runner: BatchRunner, make_job: Callable[[], BatchJob], faults: Faults
+    request: BatchRequest,
+    runner: BatchRunner,
+    make_job: Callable[[], BatchJob],
+    faults: Faults,
+    clients: Clients,
 ) -> Response:
     """
     Run the job of a request and return its response, JSON or NDJSON.
@@ -347,9 +361,12 @@ async def run_and_respond(
     """
     try:
         job = await request.off_loop(make_job)
+        client = clients.named(request.client_name)
         if request.accepts_ndjson and not job.is_single:
-            return NDJSONResponse(request, runner, job, faults)
-        report = await cancel_on_disconnect(request.receive, lambda: runner.arun(job.task, job.items))
+            return NDJSONResponse(request, runner, job, faults, client)
+        report = await cancel_on_disconnect(
+            request.receive, lambda: runner.arun(job.task, job.items, client=client)
+        )
         if report is None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         builder = ResponseBuilder(request, job, faults)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
 from types import FrameType
 
 import uvicorn
@@ -64,9 +67,9 @@ class SignalAwareServer(uvicorn.Server):
     """
     A uvicorn server that bounds what clients can take, and shuts down in three steps.
 
-    The first Ctrl-C or SIGTERM lets requests in flight finish, for `ServerLimits.drain_seconds`. Then, or at the second
-    one, they are cancelled; the third exits at once. uvicorn's own second step exits at once, without a response to
-    clients and with a traceback for each.
+    The first Ctrl-C, SIGTERM or SIGHUP lets requests in flight finish, for `ServerLimits.drain_seconds`. Then, or at
+    the second one, they are cancelled; the third exits at once. uvicorn's own second step exits at once, without a
+    response to clients and with a traceback for each.
 
     Args:
         app: The application.
@@ -105,11 +108,30 @@ class SignalAwareServer(uvicorn.Server):
         if self._on_started is not None:
             self._on_started()
 
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Handle signals during the block; SIGHUP too, by which a terminal ends what runs in it, unless ignored."""
+        hang_up = getattr(signal, "SIGHUP", None)
+        with super().capture_signals():
+            if (
+                hang_up is None
+                or current_thread() is not main_thread()
+                or signal.getsignal(hang_up) == signal.SIG_IGN
+            ):
+                yield
+                return
+            before = signal.signal(hang_up, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(hang_up, before)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Count a signal; runs in the signal handler."""
         self._signal_count += 1
         if self._signal_count == 1:
-            super().handle_exit(sig, frame)
+            # uvicorn raises it again when all is closed, and the program knows what follows from these two.
+            super().handle_exit(sig if sig == signal.SIGINT else signal.SIGTERM, frame)
         elif self._signal_count > 2:
             self.force_exit = True
 

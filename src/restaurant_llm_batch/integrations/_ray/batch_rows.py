@@ -1,22 +1,18 @@
-"""Rows of a batch as items, and outcomes as the rows of a table: what comes from Ray Data, and what goes back."""
+"""Rows of a batch as items: what comes from Ray Data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from ..._engine.items import as_task
-from ..._rows.cells import plain
 from ..._rows.columns import TableForm, check_columns
 from ..._rows.frames import column_names, frame_rows
 from ..._rows.table import FileError, ItemTable, RowSource
-from ..._tables.columns import Columns, Kind, merged
-from ..._tables.data_frames import arrow_rows, arrow_schema
-from ..._tables.rows import Row, known_kind, outcome_row
+from ..._text import error_text
+from ..._values import short
 from ...errors import ConfigurationError
-from ...models import ID_FIELDS, ItemId
-from ...outcomes import Outcome
+from ...models import ItemId
 from ...protocols import Task
 from ...steps import Flow
 
@@ -38,6 +34,37 @@ class BatchRows(RowSource):
             yield number, dict(row)
 
 
+class UnreadableCell:
+    """
+    Stands for a cell that Python cannot hold: a text that is not UTF-8, a date of the year 10000.
+
+    Args:
+        error: Why.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def __repr__(self) -> str:
+        return f"<a cell that cannot be read: {short(error_text(self._error))}>"
+
+
+class UnreadableRow(dict[str, Any]):
+    """
+    Stands for a row that cannot be read.
+
+    Args:
+        error: Why.
+
+    Attributes:
+        error: Why.
+    """
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error: Exception = error
+
+
 def raw_rows(batch: Any) -> list[dict[str, Any]]:
     """
     Return the rows of a batch: a mapping of columns, a data frame or an Arrow table.
@@ -45,12 +72,33 @@ def raw_rows(batch: Any) -> list[dict[str, Any]]:
     Raises:
         ConfigurationError: Two columns have one name.
     """
-    if not isinstance(batch, Mapping):
+    if isinstance(batch, Mapping):
+        return _by_rows(column_names(batch), map(list, batch.values()))
+    try:
         rows = list(frame_rows(batch))
-        names = column_names(rows[0]) if rows else []
-        return [dict(zip(names, row.values(), strict=True)) for row in rows]
-    names = column_names(batch)
-    return [dict(zip(names, cells, strict=True)) for cells in zip(*map(list, batch.values()), strict=True)]
+    except ConfigurationError:
+        raise
+    except Exception:  # of one cell, perhaps
+        if not hasattr(batch, "itercolumns"):
+            raise
+        return _by_rows(column_names(batch.column_names), map(_cells, batch.itercolumns()))
+    names = column_names(rows[0]) if rows else []
+    return [dict(zip(names, row.values(), strict=True)) for row in rows]
+
+
+def _by_rows(names: Sequence[str], columns: Iterable[list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
+def _cells(column: Any) -> list[Any]:
+    """Return the cells of an Arrow column, with an `UnreadableCell` for each that Python cannot hold."""
+    cells: list[Any] = []
+    for scalar in column:
+        try:
+            cells.append(scalar.as_py())
+        except Exception as error:
+            cells.append(UnreadableCell(error))
+    return cells
 
 
 def items_of(rows: Sequence[Mapping[str, Any]], form: TableForm) -> list[dict[str, Any]]:
@@ -60,17 +108,26 @@ def items_of(rows: Sequence[Mapping[str, Any]], form: TableForm) -> list[dict[st
     Raises:
         ConfigurationError: A column that `form` names is not there.
     """
-    if rows:
-        check_columns(form.columns, [*rows[0]], form.advice)
-    items: Iterable[Any] = ItemTable(BatchRows(rows), form).rows_and_errors()  # no row is an error here
-    return list(items)
+    if not rows:
+        return []
+    check_columns(form.columns, [*rows[0]], form.advice)
+    return [_item(row, form) for row in rows]
+
+
+def _item(row: Mapping[str, Any], form: TableForm) -> dict[str, Any]:
+    try:
+        (item,) = ItemTable(BatchRows([row]), form).rows_and_errors()
+    except Exception as error:  # of a cell of any class
+        return UnreadableRow(error)
+    return UnreadableRow(item) if isinstance(item, ConfigurationError) else item
 
 
 class RowTask:
     """
     A task that takes the rows of a batch for its items, each row one item.
 
-    Columns that the task does not know are ignored. A row that is no item fails alone.
+    Columns that the task does not know are ignored. A row that is no item fails alone. Two rows of one id are two
+    items.
 
     Args:
         task: A task, or a generator function.
@@ -78,7 +135,10 @@ class RowTask:
     Attributes:
         name: The task's name.
         requires_search: Whether it needs a search backend.
+        ids_may_repeat: Always true; see `ItemReader`.
     """
+
+    ids_may_repeat = True
 
     def __init__(self, task: Task[Any] | Callable[[Any], Flow[Any]]) -> None:
         self._task = as_task(task)
@@ -94,7 +154,10 @@ class RowTask:
 
         Raises:
             ConfigurationError: It is none.
+            Exception: It could not be read.
         """
+        if isinstance(raw, UnreadableRow):
+            raise raw.error
         if self._items_of_table is None:
             return self._task.parse_item(raw)
         try:
@@ -119,56 +182,3 @@ class RowTask:
 def is_builtin(task: object) -> bool:
     """Return whether a task is one of this library."""
     return type(task).__module__.startswith(f"{__name__.partition('.')[0]}.tasks.")
-
-
-@dataclass(slots=True)
-class OutcomeTables:
-    """
-    Makes a table of each batch of outcomes, with columns of equal types in all of them, as far as that can be known.
-
-    Attributes:
-        keep: Names of columns of the rows that the tables have too.
-        is_builtin: Whether the results are those of a built-in task, whose columns are known.
-        kinds: The kinds of the columns so far.
-    """
-
-    keep: Sequence[str] = ()
-    is_builtin: bool = False
-    kinds: dict[str, Kind] = field(default_factory=dict)
-
-    def table(
-        self, rows: Sequence[Mapping[str, Any]], items: Sequence[Row], outcomes: Sequence[Outcome[Any]]
-    ) -> Any:
-        """
-        Return an Arrow table with a row for each outcome.
-
-        Args:
-            rows: The rows as they came.
-            items: The rows as items.
-            outcomes: Their outcomes, in the same order.
-
-        Raises:
-            ConfigurationError: A column to keep is not there.
-        """
-        if rows:
-            missing = [name for name in self.keep if name not in rows[0]]
-            if missing:
-                raise ConfigurationError(
-                    f"keep names the column {missing[0]!r}, which is not there; its columns: "
-                    f"{', '.join(map(repr, rows[0]))}"
-                )
-        made = [self._row(*each) for each in zip(rows, items, outcomes, strict=True)]
-        columns = Columns(made, self.kinds)
-        for name, kind in columns.kinds.items():
-            so_far = merged(self.kinds.get(name, "empty"), kind)
-            known = None if name in self.keep else known_kind(name, is_builtin=self.is_builtin)
-            columns.kinds[name] = known or so_far
-        self.kinds.update(columns.kinds)
-        return arrow_rows(made, columns, arrow_schema(columns))
-
-    def _row(self, row: Mapping[str, Any], item: Row, outcome: Outcome[Any]) -> Row:
-        id_column = next((name for name in ID_FIELDS if name in item), "item_id")
-        made = outcome_row(outcome, id_column)
-        if made[id_column] is None:
-            made[id_column] = plain(item.get(id_column))
-        return {**made, **{name: plain(row[name]) for name in self.keep if name not in made}}

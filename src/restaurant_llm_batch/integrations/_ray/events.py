@@ -25,7 +25,7 @@ from ...errors import BackendError, BatchError
 from ...events import Event, RunEnded
 from ...protocols import Observer
 from ...records._recording import Recording, describe_runner
-from ...records._rows import RunnerFacts
+from ...records._run_row import RunnerFacts
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -72,7 +72,8 @@ class EventSender:
         """Say what the runner is, and begin to send."""
         parts = runner.parts
         self._unsent.append(describe_runner(parts.llm, parts.strategy, parts.limits, parts.config))
-        self._thread.start()
+        if self._thread.ident is None:  # otherwise the runner before could not be opened
+            self._thread.start()
 
     def __call__(self, event: Event, /) -> None:
         """Queue an event."""

@@ -7,8 +7,8 @@ from datetime import datetime
 from typing import Any
 
 from ..._page.sketches import Sketch, histogram, read_sketch
-from .._recorded import RecordedRun, run_of
-from .._snapshot import has_table, runs_statement
+from .._recorded import RecordedRun, run_of, runs_statement
+from .._snapshot import has_table
 from .ranges import in_run
 
 BARS = 120

@@ -24,6 +24,7 @@ from ._folder import (
     tighten,
     write_label,
 )
+from ._point_ids import NUMBERS, UUIDS, PointIds
 from ._readers import FolderLock, drop_views, make_view
 
 if TYPE_CHECKING:
@@ -44,10 +45,14 @@ class EngineFolder:
         embedder: Embedder whose name and vector size the index has.
         temporary: Whether the folder is used by this object alone; it then has no write-ahead log.
         read_only: Whether the engine is opened to read. Others may read at the same time, and nobody writes.
+
+    Attributes:
+        ids: The ids of its points, as it was opened last.
     """
 
     def __init__(self, folder: Path, embedder: Embedder, *, temporary: bool, read_only: bool) -> None:
         self.read_only = read_only
+        self.ids: PointIds = NUMBERS
         self._folder = folder
         self._shard = folder / _SHARD
         self._embedder = embedder
@@ -70,7 +75,8 @@ class EngineFolder:
                 "EmbeddedSearch needs Qdrant Edge; install it with: pip install qdrant-edge-py"
             ) from error
         # Check again: another process may have created the folder since the constructor's check.
-        check_folder(self._folder, self._embedder.name)
+        folder_format = check_folder(self._folder, self._embedder.name)
+        self.ids = UUIDS if folder_format == 1 else NUMBERS
         try:
             return self._open_to_read() if self.read_only else self._open_to_write()
         except Exception as error:

@@ -20,7 +20,9 @@ from ...errors import (
     TransientBackendError,
 )
 
-FORMAT = 1
+FORMAT = 2
+"""The format of new folders; in those of format 1, which are used as they are, the ids of points are UUIDs."""
+_FORMATS = (1, FORMAT)
 _RESERVE = 32 * 2**20
 """Bytes that must stay free on the disk: the engine allocates its files in pieces of 32 MB."""
 
@@ -63,9 +65,9 @@ def label_path(folder: Path) -> Path:
     return folder / "restaurant_llm_batch.json"
 
 
-def check_folder(folder: Path, embedder: str) -> None:
+def check_folder(folder: Path, embedder: str) -> int:
     """
-    Check that a folder does not exist, is empty, or is an index of this embedder.
+    Check that a folder does not exist, is empty, or is an index of this embedder; return its format.
 
     Args:
         folder: The folder.
@@ -77,7 +79,7 @@ def check_folder(folder: Path, embedder: str) -> None:
     """
     try:
         if not folder.exists():
-            return
+            return FORMAT
         if not folder.is_dir():
             raise ConfigurationError(f"path {str(folder)!r} is a file: name a folder")
         if not label_path(folder).exists():
@@ -85,14 +87,14 @@ def check_folder(folder: Path, embedder: str) -> None:
                 raise ConfigurationError(
                     f"path {str(folder)!r} holds other files: name a new or empty folder"
                 )
-            return
+            return FORMAT
         label = json.loads(label_path(folder).read_text(encoding="utf-8"))
         index_format, name = label["format"], label["embedder"]
     except ConfigurationError:
         raise
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise folder_error(folder, error) from error
-    if index_format != FORMAT:
+    if index_format not in _FORMATS:
         raise ConfigurationError(
             f"path {str(folder)!r} has the index format {index_format!r}, not {FORMAT}: "
             "index the reviews again into a new folder"
@@ -102,6 +104,7 @@ def check_folder(folder: Path, embedder: str) -> None:
             f"path {str(folder)!r} was indexed with the embedder {name!r}, not {embedder!r}: "
             "pass that embedder, or index the reviews again into a new folder"
         )
+    return int(index_format)
 
 
 def require_folder(folder: Path) -> None:

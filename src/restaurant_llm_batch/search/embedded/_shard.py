@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Condition
-from typing import TYPE_CHECKING, Any, TypeVar, cast
-from uuid import UUID
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ... import _fork
 from ...errors import ConfigurationError
@@ -27,6 +26,7 @@ from .._indexing import IndexEntry, former_keys, id_texts, point_key
 from ._engine import EngineFolder, engine_errors
 from ._folder import check_folder, check_space
 from ._others import OthersCache, RankedPoint
+from ._point_ids import number_of
 
 if TYPE_CHECKING:
     from qdrant_edge import EdgeShard, FieldCondition, Filter, Point, Query, QueryRequest
@@ -80,9 +80,10 @@ class Shard:
         with self._lease() as engine:
             from qdrant_edge import UpdateOperation
 
-            points = [to_point(entry, vector) for entry, vector in reviews]
+            of_key = self._files.ids.of_key
+            points = to_points(reviews, of_key)
             former: list[Any] = [
-                UUID(key) for one, _ in reviews for key in former_keys(one.restaurant_id, one.review_id)
+                of_key(key) for one, _ in reviews for key in former_keys(one.restaurant_id, one.review_id)
             ]
             try:
                 engine.update(UpdateOperation.upsert_points(points))
@@ -103,7 +104,7 @@ class Shard:
                     for one in review_ids
                     for name in (point_key(restaurant_id, one), *former_keys(restaurant_id, one))
                 ]
-                keys: set[Any] = set(map(UUID, names))
+                keys: set[Any] = set(map(self._files.ids.of_key, names))
                 must.append(HasIdCondition(keys))
             chosen = Filter(must=must)
             try:
@@ -124,6 +125,7 @@ class Shard:
         with self._lease() as engine:
             from qdrant_edge import QueryBatchRequest
 
+            number = self._files.ids.number
             results: list[list[Candidate] | None] = [None] * len(rankings)
             for i, ranking in enumerate(rankings):
                 if ranking.scope.others and not ranking.points:
@@ -131,13 +133,23 @@ class Shard:
             rest = [i for i, found in enumerate(results) if found is None]
             if rest:
                 filters: dict[Any, Filter] = {}
-                requests = [query_request(rankings[i], self._query(rankings[i]), filters) for i in rest]
+                requests = [self._request(rankings[i], filters) for i in rest]
                 for i, points in zip(rest, engine.query_batch(QueryBatchRequest(requests)), strict=True):
-                    # As an integer, since a UUID is hashed and compared in Python.
                     results[i] = [
-                        Candidate(_key(point), "", "", point.score, None, False) for point in points
+                        Candidate(number(point), "", "", point.score, None, False) for point in points
                     ]
         return [found or [] for found in results]
+
+    def _request(self, ranking: RankRequest, filters: dict[Any, Filter]) -> QueryRequest:
+        """Convert a ranking request to the engine's query request; requests of one scope share their filter."""
+        from qdrant_edge import QueryRequest
+
+        key = ranking.scope, ranking.points
+        if key not in filters:
+            filters[key] = _filter(ranking, self._files.ids.of_number)
+        return QueryRequest(
+            limit=ranking.limit, query=self._query(ranking), filter=filters[key], with_payload=False
+        )
 
     def _query(self, ranking: RankRequest) -> Query:
         # Every restaurant of a run is searched with the same few vectors.
@@ -154,10 +166,11 @@ class Shard:
     def load(self, points: Sequence[Any]) -> dict[Hashable, Candidate]:
         """Return points with their ids and text, without those that hold no review."""
         with self._lease() as engine:
-            records = engine.retrieve([UUID(int=point) for point in points], _PAYLOAD, False)
+            ids = self._files.ids
+            records = engine.retrieve([ids.of_number(point) for point in points], _PAYLOAD, False)
         found: dict[Hashable, Candidate | None] = {}
         for record in records:
-            key = _key(record)
+            key = ids.number(record)
             found[key] = to_candidate(key, record.payload or {})
         missing = [point for point in points if found.get(point) is None]
         if missing:
@@ -166,7 +179,7 @@ class Shard:
                 "%d of %d points that a search found were left out: point %s holds no review",
                 len(missing),
                 len(points),
-                UUID(int=missing[0]),
+                ids.of_number(missing[0]),
             )
             self._has_warned = True
         return {point: candidate for point, candidate in found.items() if candidate is not None}
@@ -245,21 +258,26 @@ class Shard:
                 self._state.notify_all()
 
 
-def to_point(entry: IndexEntry, vector: Embedding) -> Point:
-    """Convert a review and its vectors to a point."""
+def to_points(reviews: Iterable[tuple[IndexEntry, Embedding]], of_key: Callable[[str], Any]) -> list[Point]:
+    """Convert reviews and their vectors to points."""
     from qdrant_edge import Point, SparseVector
 
-    sparse = SparseVector(_as_list(vector.sparse.indices), _as_list(vector.sparse.values))
-    # A string filter matches strings only, so store the restaurant as text, and its id in the original type.
-    payload = {
-        "restaurant": entry.restaurant,
-        "restaurant_id": entry.restaurant_id,
-        "review_id": entry.review_id,
-        "content": entry.content,
-    }
-    if entry.category is not None:
-        payload["category"] = entry.category
-    return Point(entry.point, {"dense": _as_list(vector.dense), "sparse": sparse}, payload)
+    points = []
+    for entry, vector in reviews:
+        sparse = SparseVector(_as_list(vector.sparse.indices), _as_list(vector.sparse.values))
+        # A string filter matches strings only, so store the restaurant as text, and its id in the original type.
+        payload = {
+            "restaurant": entry.restaurant,
+            "restaurant_id": entry.restaurant_id,
+            "review_id": entry.review_id,
+            "content": entry.content,
+        }
+        if entry.category is not None:
+            payload["category"] = entry.category
+        points.append(
+            Point(of_key(entry.point), {"dense": _as_list(vector.dense), "sparse": sparse}, payload)
+        )
+    return points
 
 
 def _as_list(numbers: Sequence[T]) -> list[T]:
@@ -279,22 +297,7 @@ def _rank_all(engine: EdgeShard, ranking: RankRequest, limit: int) -> list[Ranke
             with_payload=["restaurant"],
         )
     )
-    return [(_key(point), point.score, (point.payload or {}).get("restaurant", "")) for point in points]
-
-
-def _key(point: Any) -> int:
-    found: int = point.id.int
-    return found
-
-
-def query_request(ranking: RankRequest, query: Query, filters: dict[Any, Filter]) -> QueryRequest:
-    """Convert a ranking request to the engine's query request; requests of one scope share their filter."""
-    from qdrant_edge import QueryRequest
-
-    key = ranking.scope, ranking.points
-    if key not in filters:
-        filters[key] = _filter(ranking)
-    return QueryRequest(limit=ranking.limit, query=query, filter=filters[key], with_payload=False)
+    return [(number_of(point), point.score, (point.payload or {}).get("restaurant", "")) for point in points]
 
 
 def _query(ranking: RankRequest) -> Query:
@@ -307,7 +310,7 @@ def _query(ranking: RankRequest) -> Query:
     return Query.Nearest(list(ranking.vector.dense), using="dense")
 
 
-def _filter(ranking: RankRequest) -> Filter:
+def _filter(ranking: RankRequest, of_number: Callable[[Any], Any]) -> Filter:
     from qdrant_edge import Filter, HasIdCondition
 
     scope = ranking.scope
@@ -317,7 +320,7 @@ def _filter(ranking: RankRequest) -> Filter:
     if scope.category is not None:
         must.append(_category(scope.category))
     if ranking.points:
-        points: set[Any] = {UUID(int=cast("int", point)) for point in ranking.points}
+        points: set[Any] = set(map(of_number, ranking.points))
         must.append(HasIdCondition(points))
     return Filter(must=must, must_not=must_not)
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from hashlib import blake2b
-from typing import TYPE_CHECKING, Protocol
+from operator import add
+from typing import Protocol
 
 from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._nlp.concepts import ConceptLookup
@@ -23,13 +24,13 @@ from ..._nlp.terms import terms
 from ..._validation import is_whole
 from ...errors import ConfigurationError
 from ...protocols import Embedding, SparseVector
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
+from ._signed_sums import StemFeatures, TextFeatures, dense_vectors, packed_slots, packed_weights
 
 _VERSION = 1
 _MIN_SIZE, _MAX_SIZE = 16, 65_536
+_MAX_NUMBERS = 2**17  # of vectors that are computed together
 _CACHED_STEMS = _CACHED_FEATURES = 65_536
+_CACHED_WEIGHTS = _CACHED_CONCEPTS = 256
 _MAX_CACHED_LENGTH = 100  # characters; do not cache "words" of thousands of characters
 
 # Weights of a stem's features, tuned on the tuning split; see docs/search-quality.md.
@@ -73,11 +74,11 @@ class HashingSparseEmbedder(PickledAsRecipe):
 
     def embed_documents(self, texts: Sequence[str], /) -> list[SparseVector]:
         """Embed documents; returns one vector per text, in order."""
-        return [self.weigh_all(*_counts(terms(text)), bm25=True) for text in texts]
+        return [self._weigh(terms(text), bm25=True) for text in texts]
 
     def embed_query(self, text: str, /) -> SparseVector:
         """Embed a query; each distinct word counts once."""
-        return self.weigh_all(*_counts(terms(text)), bm25=False)
+        return self._weigh(terms(text), bm25=False)
 
     def weigh(self, counts: Counter[str], *, bm25: bool) -> SparseVector:
         """
@@ -87,23 +88,34 @@ class HashingSparseEmbedder(PickledAsRecipe):
             counts: Occurrences of each stem.
             bm25: Whether to weight by BM25's term frequency; otherwise each stem weighs 1.
         """
-        return self.weigh_all(counts, counts.total(), bm25=bm25)
+        return _weigh_terms(map(self._term_id, counts), counts, counts.total(), bm25=bm25)
 
-    def weigh_all(self, counts: Mapping[str, int], total: int, *, bm25: bool) -> SparseVector:
-        """Return a sparse vector as `weigh` does, for counts whose sum is known."""
-        saturation = _K1 * (1 - _B + _B * total / _AVERAGE_LENGTH)
-        # Hash collisions are rare; colliding terms share the larger weight.
-        weights: dict[int, float]
-        if not bm25 or len(counts) == total:
-            weight = 1 * (_K1 + 1) / (1 + saturation) if bm25 else 1.0
-            weights = dict.fromkeys(map(self._term_id, counts), weight)
-        else:
-            weights = {}
-            for stem, count in counts.items():
-                weight = count * (_K1 + 1) / (count + saturation)
-                index = self._term_id(stem)
-                weights[index] = max(weight, weights.get(index, 0.0))
-        return SparseVector(list(weights), list(weights.values()))
+    def _weigh(self, stems: list[str], *, bm25: bool) -> SparseVector:
+        counts = _count_stems(stems)
+        return _weigh_terms(map(self._term_id, counts), counts, len(stems), bm25=bm25)
+
+
+def _weigh_terms(ids: Iterable[int], counts: Mapping[str, int], total: int, *, bm25: bool) -> SparseVector:
+    """
+    Return a sparse vector of stem counts.
+
+    Args:
+        ids: The id of each stem.
+        counts: Occurrences of each stem.
+        total: Their sum.
+        bm25: Whether to weight by BM25's term frequency; otherwise each stem weighs 1.
+    """
+    saturation = _K1 * (1 - _B + _B * total / _AVERAGE_LENGTH)
+    # Hash collisions are rare; colliding terms share the larger weight.
+    weights: dict[int, float]
+    if not bm25 or len(counts) == total:
+        weights = dict.fromkeys(ids, 1 * (_K1 + 1) / (1 + saturation) if bm25 else 1.0)
+    else:
+        weights = {}
+        for index, count in zip(ids, counts.values(), strict=True):
+            weight = count * (_K1 + 1) / (count + saturation)
+            weights[index] = max(weight, weights.get(index, 0.0))
+    return SparseVector(list(weights), list(weights.values()))
 
 
 class HashingEmbedder(PickledAsRecipe):
@@ -135,10 +147,11 @@ class HashingEmbedder(PickledAsRecipe):
         self._size = size
         self._concepts = ConceptLookup()
         # Character n-grams and concepts recur in other words.
-        self._known_slot = lru_cache(_CACHED_FEATURES)(self._slot)
-        # Word frequencies follow Zipf's law, so caching each stem's vector makes indexing several times faster.
-        self._stem_vector = lru_cache(_CACHED_STEMS)(self._compute_stem_vector)
-        self._sparse = HashingSparseEmbedder()
+        self._known_gram = lru_cache(_CACHED_FEATURES)(self._gram)
+        self._known_slot = lru_cache(_CACHED_CONCEPTS)(self._slot)
+        # Word frequencies follow Zipf's law, so caching each stem's features makes indexing several times faster.
+        self._known_features = lru_cache(_CACHED_STEMS)(self._features)
+        self._known_weights = lru_cache(_CACHED_WEIGHTS)(_weights)
 
     @property
     def name(self) -> str:
@@ -163,7 +176,11 @@ class HashingEmbedder(PickledAsRecipe):
         Returns:
             One embedding per text, in order.
         """
-        return [self._embed(terms(text), bm25=True) for text in texts]
+        found: list[Embedding] = []
+        step = max(1, _MAX_NUMBERS // self._size)
+        for start in range(0, len(texts), step):
+            found += self._embed(texts[start : start + step], bm25=True)
+        return found
 
     def embed_query(self, text: str, /) -> Embedding:
         """
@@ -172,72 +189,67 @@ class HashingEmbedder(PickledAsRecipe):
         Args:
             text: The query; in the sparse vector, each distinct word counts once.
         """
-        return self._embed(terms(text), bm25=False)
+        return self._embed([text], bm25=False)[0]
 
-    def _embed(self, stems: list[str], *, bm25: bool) -> Embedding:
-        counts, total = _counts(stems)
-        return Embedding(self._dense(counts), self._sparse.weigh_all(counts, total, bm25=bm25))
+    def _embed(self, texts: Sequence[str], *, bm25: bool) -> list[Embedding]:
+        read = [self._text_features(text) for text in texts]
+        sparse = [
+            _weigh_terms([stem.term for stem in stems], counts, total, bm25=bm25)
+            for stems, counts, total in read
+        ]
+        return list(map(Embedding, dense_vectors(read, self._size), sparse))
 
-    def _dense(self, counts: Mapping[str, int]) -> list[float]:
-        vector = [0.0] * self._size
-        touched: list[int] = []
-        known = self._stem_vector
-        for stem, count in counts.items():
-            indices, values = (
-                known(stem) if len(stem) <= _MAX_CACHED_LENGTH else self._compute_stem_vector(stem)
-            )
-            touched += indices
-            if count == 1:
-                for index, value in zip(indices, values, strict=True):
-                    vector[index] += value
-            else:
-                weight = 1.0 + math.log(count)
-                for index, value in zip(indices, values, strict=True):
-                    vector[index] += weight * value
-        # Most numbers of a vector are zero. The order of the sum is that of the whole vector, to the last bit.
-        order = sorted(set(touched))
-        found = [vector[index] for index in order]
-        length = math.sqrt(sum([value * value for value in found]))
-        if length:
-            for index, value in zip(order, found, strict=True):
-                vector[index] = value / length
-        return vector
+    def _text_features(self, text: str) -> TextFeatures:
+        stems = terms(text)
+        counts = _count_stems(stems)
+        known: Callable[[str], StemFeatures] = self._known_features
+        if max(map(len, stems), default=0) > _MAX_CACHED_LENGTH:
+            known = self._features
+        return TextFeatures(list(map(known, counts)), counts, len(stems))
 
-    def _compute_stem_vector(self, stem: str) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """Return a stem's contribution to a dense vector: the indices, and a value for each."""
-        grams = _grams(stem)
-        slots = [self._slot("w:" + stem), *map(self._known_slot, ["g:" + gram for gram in grams])]
-        weights = [_STEM] + [_GRAM / math.sqrt(len(grams))] * len(grams)
+    def _features(self, stem: str) -> StemFeatures:
+        slots = [_slot("w:" + stem, self._size), *map(self._known_gram, _grams(stem))]
+        grams = len(slots) - 1
         concept = self._concepts.concept(stem)
         if concept:
             slots += self._known_slot("c:" + concept.name), self._known_slot("a:" + concept.aspect)
-            weights += _CONCEPT, _ASPECT
-        # Flat tuples of numbers are no work for the garbage collector.
-        return (
-            tuple([slot if slot >= 0 else ~slot for slot in slots]),
-            tuple([w if slot >= 0 else -w for w, slot in zip(weights, slots, strict=True)]),
-        )
+        weights = _weights if grams > _MAX_CACHED_LENGTH else self._known_weights
+        return StemFeatures(_hash32(stem), packed_slots(slots), weights(grams, concept is not None))
 
     def _slot(self, feature: str) -> int:
-        """Return a feature's index if it counts, or the index's bitwise complement if it counts negatively."""
-        number = int.from_bytes(blake2b(feature.encode(), digest_size=8).digest(), "little")
-        # One bit of the hash is the sign, so that collisions cancel on average.
-        index = (number >> 1) % self._size
-        return index if number & 1 else ~index
+        return _slot(feature, self._size)
+
+    def _gram(self, gram: str) -> int:
+        return _slot("g:" + gram, self._size)
 
 
-def _counts(stems: list[str]) -> tuple[Mapping[str, int], int]:
-    """Return the occurrences of each stem, and their sum."""
+def _slot(feature: str, size: int) -> int:
+    """Return a feature's index if it counts, or the index's bitwise complement if it counts negatively."""
+    number = int.from_bytes(blake2b(feature.encode(), digest_size=8).digest(), "little")
+    # One bit of the hash is the sign, so that collisions cancel on average.
+    index = (number >> 1) % size
+    return index if number & 1 else ~index
+
+
+def _count_stems(stems: list[str]) -> Mapping[str, int]:
+    """Return the occurrences of each stem."""
     # Most reviews repeat no stem, and a Counter costs more than the rest of the sparse vector.
     counts: Mapping[str, int] = dict.fromkeys(stems, 1)
-    return (counts if len(counts) == len(stems) else Counter(stems)), len(stems)
+    return counts if len(counts) == len(stems) else Counter(stems)
 
 
-def _grams(stem: str) -> list[str]:
+def _weights(grams: int, has_concept: bool) -> bytes:
+    """Return the weights of a stem's features: of itself, its n-grams, and its concept and aspect."""
+    of_concept = [_CONCEPT, _ASPECT] if has_concept else []
+    return packed_weights([_STEM, *[_GRAM / math.sqrt(grams)] * grams, *of_concept])
+
+
+def _grams(stem: str) -> Iterable[str]:
     # Bigrams for CJK, 4-grams for Latin: a Hangul syllable carries as much as two or three Latin letters.
-    width = 2 if stem[0] > "\u2fff" else 4
     padded = f"<{stem}>"
-    return [padded[i : i + width] for i in range(len(padded) - width + 1)] or [padded]
+    if stem[0] > "\u2fff":
+        return map(add, padded, padded[1:])
+    return [padded[i : i + 4] for i in range(len(padded) - 3)] or [padded]
 
 
 def embedding_name(model: str, prefixes: tuple[str, str], sparse: SparseEmbedder) -> str:
