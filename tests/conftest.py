@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import re
 import signal
 import sys
 from collections import defaultdict
@@ -34,6 +35,36 @@ def wants_slow(config: pytest.Config) -> bool:
     return "not slow" not in str(config.getoption("markexpr"))
 
 
+def unwanted(config: pytest.Config) -> frozenset[str]:
+    """Return the marks that no selected test has, if ``-m`` only names such marks, as it does by default."""
+    expression = str(config.getoption("markexpr"))
+    found = re.fullmatch(r"not \w+(?: and not \w+)*", expression)
+    return frozenset(expression.split()) - {"not", "and"} if found else frozenset()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pycollect_makeitem(collector: pytest.Collector, obj: object) -> list[pytest.Item] | None:
+    """Make no item of a test that would be deselected: half of the time of a collection would go into these."""
+    marks = {mark.name for mark in getattr(obj, "pytestmark", ()) if isinstance(mark, pytest.Mark)}
+    return None if marks.isdisjoint(unwanted(collector.config)) else []
+
+
+@pytest.hookimpl(trylast=True)  # after all parametrizations, those of fixtures too
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Make no item of a case that `sample` would mark as slow, if slow tests would be deselected."""
+    marker = metafunc.definition.get_closest_marker("sample")
+    if marker is None or "slow" not in unwanted(metafunc.config):
+        return
+    fast = [call for call in metafunc._calls if all(mark.name != "slow" for mark in call.marks)]
+    metafunc._calls[:] = [fast[index] for index in sorted(evenly(len(fast), marker.args[0]))]
+
+
+def evenly(number: int, most: int) -> set[int]:
+    """Return the places of at most `most` of a number of cases, evenly spread."""
+    kept = min(number, most)
+    return {index * number // kept for index in range(kept)}
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Load the hypothesis profile: more examples if slow tests are selected."""
     settings.load_profile("slow" if wants_slow(config) else "default")
@@ -55,8 +86,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for of_test in cases.values():
         fast = [item for item in of_test if item.get_closest_marker("slow") is None]
         marker = of_test[0].get_closest_marker("sample")
-        kept = min(len(fast), marker.args[0]) if marker is not None else 0
-        chosen = {index * len(fast) // kept for index in range(kept)}
+        chosen = set() if marker is None else evenly(len(fast), marker.args[0])
         for index, item in enumerate(fast):
             if index not in chosen:
                 item.add_marker(pytest.mark.slow)

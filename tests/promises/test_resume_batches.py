@@ -142,7 +142,8 @@ def test_a_run_killed_in_any_state_of_a_wave_is_collected_and_nothing_is_paid_tw
     look_often(monkeypatch)
     path = tmp_path / "run.db"
     way = "threaded" if seed == 1 else "4"
-    with FaultServer(Faults(batch_seconds=0.4), answer="echo") as server:
+    seconds = 2.0 if state == "in progress" else 0.4  # so that a busy machine looks at it often enough
+    with FaultServer(Faults(batch_seconds=seconds), answer="echo") as server:
         given = [server.openai_url, str(path), state, str(seed), way]
         child = subprocess.run([sys.executable, "-c", CHILD, *given], timeout=PATIENCE, check=False)
         assert child.returncode == -signal.SIGKILL
