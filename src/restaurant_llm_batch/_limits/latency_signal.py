@@ -67,6 +67,8 @@ FIRST_DEPTH, DIP = 0.65, 0.85
 """Share of the capacity, by what is known of it, that a dip leaves in use."""
 LOOKS, FAR = 2, 1.5
 """Looks in a row at which the slowdown is above the factor, and by how much in one look, until the limit is lowered."""
+CHANCES = 4
+"""Looks in a row at which the slowdown is above the factor, after which that is no chance."""
 AFTER_DECREASE = 1.25
 """The limit after a decrease, in capacities."""
 LEAST_DECREASE, LEAST_DIP = 0.5, 0.25
@@ -200,6 +202,7 @@ class LatencyController(AIMDController):
         "_taken",
         "_to_skip",
         "_touched",
+        "_unsure",
         "_vain",
     )
 
@@ -214,6 +217,7 @@ class LatencyController(AIMDController):
         self._slowdown = _Slowdown(1.0, 0.0, 1.0)  # at the latest look
         self._vain = 0  # decreases in a row that have not helped
         self._before_vain = 0  # the limit before the first of them
+        self._unsure = 0  # looks in a row at which it was, if not for chance
         self._above = 0  # looks in a row at which the slowdown was above the factor
         self._at_decrease = self._slowdown  # at the latest decrease
         self._lowered = 1.0  # share of the limit that the latest decrease left
@@ -313,7 +317,9 @@ class LatencyController(AIMDController):
         self._held = slowdown.at_least > sqrt(self._factor) or (
             knows_nothing and self._rounds < LONGEST_BEGINNING
         )
-        if slowdown.at_least > self._factor:
+        self._unsure = self._unsure + 1 if slowdown.times > self._factor else 0
+        is_above = slowdown.at_least > self._factor or self._unsure >= CHANCES
+        if is_above:
             self._above += 1
             if self._above >= LOOKS or slowdown.at_least > FAR * self._factor:
                 self._decrease(slowdown, measured, depth, now)
@@ -370,7 +376,7 @@ class LatencyController(AIMDController):
         self._left = self._taken = self._period()
 
     def _decrease(self, slowdown: _Slowdown, measured: Sequence[_Measured], depth: int, now: float) -> None:
-        was, self._at_decrease, self._above = self._at_decrease, slowdown, 0
+        was, self._at_decrease, self._above, self._unsure = self._at_decrease, slowdown, 0, 0
         if not self._vain or slowdown.excess <= was.excess * sqrt(self._lowered):
             self._vain, self._before_vain = 1, self.limit
         elif self._lowered <= MOST_LOWERED:
