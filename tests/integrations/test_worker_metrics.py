@@ -14,9 +14,10 @@ from tests.integrations.test_fastapi import SUMMARIES, ids, labelled
 
 from restaurant_llm_batch import BatchRunner, Strategy, SummarizeAspects
 from restaurant_llm_batch.integrations._fastapi.application import application
+from restaurant_llm_batch.integrations._prometheus import render
 from restaurant_llm_batch.integrations._worker_metrics import WorkerMetrics, decoded, encoded, leave, total
 from restaurant_llm_batch.integrations.fastapi import batch_router
-from restaurant_llm_batch.integrations.metrics import RunMetrics, render
+from restaurant_llm_batch.integrations.metrics import RunMetrics
 from restaurant_llm_batch.testing import FakeLLM, FakeSearch
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a service is one process there")
