@@ -244,7 +244,7 @@ def test_opentelemetry_has_the_load_and_the_changes_of_limits(night: Night) -> N
         observer(event)
     data = reader.get_metrics_data()
     assert data is not None
-    points = {
+    points: dict[str, list[Any]] = {
         metric.name.removeprefix("restaurant_llm_batch."): list(metric.data.data_points)
         for of in data.resource_metrics
         for scope in of.scope_metrics

@@ -29,11 +29,11 @@ from restaurant_llm_batch.testing import FakeLLM
 FOLLOWS = AdaptiveLimit(latency_factor=2.0)
 
 
-def seeds(*of_default: Any) -> list[Any]:
+def seeds(*of_default: Any, most: int = 5) -> list[Any]:
     """Return cases: those given run by default, the other seeds are slow."""
     return [
         pytest.param(slots, seed, marks=() if (slots, seed) in of_default else pytest.mark.slow)
-        for slots, seed in itertools.product((8, 24, 64), range(5))
+        for slots, seed in itertools.product((8, 24, 64), range(most))
     ]
 
 
@@ -52,7 +52,7 @@ def test_at_a_server_that_queues_it_is_as_fast_as_the_best_limit_and_calls_hardl
 
     assert ours.seconds <= 1.10 * best.seconds
     assert ours.slowdown() <= 2.2
-    assert "latency" in {change.reason for change in ours.history}
+    assert {"latency", "latency_probe"} & {change.reason for change in ours.history}
 
 
 def test_without_the_factor_the_same_server_is_flooded() -> None:
@@ -73,7 +73,7 @@ def test_it_follows_a_capacity_that_changes_in_the_middle(slots: int, seed: int,
     assert ours.slowdown() <= 2.2
 
 
-@pytest.mark.parametrize(("slots", "seed"), seeds((24, 0)))
+@pytest.mark.parametrize(("slots", "seed"), seeds((24, 0), most=20))
 def test_long_answers_among_short_ones_are_not_taken_for_congestion(slots: int, seed: int) -> None:
     calls = 2 * calls_for(slots)
     best = play(slots, slots, seed, calls, kinds=SHORT_AND_LONG)
@@ -132,7 +132,7 @@ def test_a_dip_ends_and_leaves_the_limit_as_it_was_if_it_finds_nothing_new() -> 
         control.record("success", control.limit, control.epoch, float(number), ("a", 1, number - 0.1))
         limits.append(control.limit)
 
-    assert min(limits) == 7
+    assert sorted(set(limits)) == [6, 8, 10]  # the first one is deeper
     assert limits[-1] == 10
     assert sum(limits) / len(limits) > 9.5  # dips are rare
 
@@ -258,7 +258,9 @@ def test_the_whole_engine_is_as_fast_as_with_the_best_limit(slots: int, seed: in
 @pytest.mark.slow
 def test_a_server_that_batches_is_used_until_calls_take_so_many_times_as_long() -> None:
     server = SimulatedServer(latency=TokenSpeed(prefill=5000, decode=40, batch_slowdown=0.05))
-    ours, alone = simulated(FOLLOWS, server, 4000), simulated(1, server, 20)
+    ours, flooded = simulated(FOLLOWS, server, 3000), simulated(AdaptiveLimit(), server, 3000)
+    at_first = simulated(FOLLOWS.start, server, 300)  # nothing less is seen of such a server
 
-    assert ours.report.stats.latency["llm"].p50 <= 2.3 * alone.report.stats.latency["llm"].p50
+    assert ours.report.stats.latency["llm"].p50 <= 2.3 * at_first.report.stats.latency["llm"].p50
+    assert ours.report.stats.latency["llm"].p50 <= 0.5 * flooded.report.stats.latency["llm"].p50
     assert ours.report.stats.limit_history[-1].limit >= 8

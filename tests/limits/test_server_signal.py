@@ -391,7 +391,7 @@ def test_a_figure_that_cannot_be_is_unknown(answer: Any, load: ServerLoad) -> No
 
 
 @pytest.mark.parametrize(
-    "answer", [ServerLoad(-1, 0), ServerLoad(1, 10**40), ServerLoad(float("nan"), 0), ServerLoad(True, 0)]
+    "answer", [ServerLoad(-1, 0), ServerLoad(1, 10**40), {"running": float("nan"), "waiting": 0}, ServerLoad(True, 0)]
 )
 def test_a_load_that_cannot_be_is_reported(answer: Any) -> None:
     with pytest.raises(errors.ConfigurationError, match="running and waiting"):

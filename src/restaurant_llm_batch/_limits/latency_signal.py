@@ -15,11 +15,11 @@ capacity, as the round-trip time does in TCP Vegas (Brakmo and Peterson, 1995) a
     hold        while the slowdown is above the square root of the factor, the limit does not grow
     decrease    if it is above the factor, the limit becomes a quarter more than the capacity, which is the limit times
                 the sum of the bases by the sum of the medians, but at least half of what it was; a new epoch begins.
-                After two decreases in a row that did not help it is the server that is slower, not its queue: the bases
-                become the medians
+                If that does not help, it becomes the capacity. After two clear decreases in a row that did not help it
+                is the server that is slower, not its queue: the bases become the medians, and the limit what it was
     dip         after `FIRST_DIP` rounds, and then ever more rarely, the limit is lowered below the capacity. What calls
                 take then corrects the bases, and the limit is what it was. If it is clearly less than the bases were,
-                these were measured in a queue, and the limit stays down
+                these were measured in a queue, and the limit stays down.
 
 A base is measured with a cohort: all calls that were admitted until a moment after which there was time for the slow
 ones, too, because the first answers to arrive are those of the fast ones. The limit grows when the first base is known.
@@ -61,16 +61,22 @@ LONGEST_BEGINNING = 2
 """Rounds after which the limit begins to grow, whatever was measured."""
 LONGEST_DIP = 4
 """Rounds after which a dip ends, whatever was measured."""
-FIRST_DIP, MAX_ROUNDS_BETWEEN_DIPS = 24, 192
-"""Rounds until the first dip, and most between two; each that finds nothing new doubles their number."""
-DIP = 0.75
+FIRST_DIP, MAX_ROUNDS_BETWEEN_DIPS = 16, 192
+"""Rounds until the first dip, and most between two; each that finds nothing new makes it four times as many."""
+FIRST_DEPTH, DIP = 0.65, 0.85
 """Share of the capacity, by what is known of it, that a dip leaves in use."""
+LOOKS, FAR = 2, 1.5
+"""Looks in a row at which the slowdown is above the factor, and by how much in one look, until the limit is lowered."""
+CHANCES = 4
+"""Looks in a row at which the slowdown is above the factor, after which that is no chance."""
 AFTER_DECREASE = 1.25
 """The limit after a decrease, in capacities."""
-LEAST_DECREASE = 0.5
-"""Least share of the limit that a decrease, or a dip, leaves."""
-VAIN = 0.9
-"""Share of the slowdown above which a decrease has not helped."""
+LEAST_DECREASE, LEAST_DIP = 0.5, 0.25
+"""Least share of the limit that a decrease leaves, and a dip, which has to end below the capacity."""
+MOST_PROBED = 2
+"""A probe adds at most the limit divided by this: what it does to latency shows only when its calls have ended."""
+MOST_LOWERED = 0.8
+"""Share of the limit that a decrease has to leave at most, to tell anything if it does not help."""
 MAX_VAIN = 2
 """Decreases in a row that have not helped, after which the server is taken to be slower by itself."""
 FORGETTING, FORGOTTEN = 0.8, 0.5
@@ -177,20 +183,26 @@ class LatencyController(AIMDController):
     """The state machine of an adaptive limit with a `latency_factor`; see the module's docstring."""
 
     __slots__ = (
+        "_above",
         "_active",
+        "_at_decrease",
         "_before_dip",
+        "_before_vain",
+        "_deepest",
         "_dip_after",
         "_factor",
         "_held",
         "_kinds",
         "_left",
         "_looked_at",
+        "_lowered",
         "_rounds",
         "_skipped",
         "_slowdown",
         "_taken",
         "_to_skip",
         "_touched",
+        "_unsure",
         "_vain",
     )
 
@@ -204,9 +216,15 @@ class LatencyController(AIMDController):
         self._held = True  # until there is a base: it would be measured in a queue otherwise
         self._slowdown = _Slowdown(1.0, 0.0, 1.0)  # at the latest look
         self._vain = 0  # decreases in a row that have not helped
+        self._before_vain = 0  # the limit before the first of them
+        self._unsure = 0  # looks in a row at which it was, if not for chance
+        self._above = 0  # looks in a row at which the slowdown was above the factor
+        self._at_decrease = self._slowdown  # at the latest decrease
+        self._lowered = 1.0  # share of the limit that the latest decrease left
         self._before_dip = 0  # the limit before the dip that is under way; 0 without one
         self._dip_after = FIRST_DIP  # rounds between two dips
         self._rounds = 0.0  # since the latest dip
+        self._deepest = 0  # most calls in flight at the admission of a call, since the latest look
         self._looked_at = now
         self._taken = self._left  # answers that are taken in between two looks
         self._skipped = 0  # answers that are not, after each that is
@@ -250,6 +268,8 @@ class LatencyController(AIMDController):
     def _take(self, timing: Timing, depth: int, now: float) -> None:
         """Take in how long a call took, and look at the slowdown if there are enough."""
         label, answer, began = timing
+        if depth > self._deepest:
+            self._deepest = depth
         size = _size(answer)
         kind = self._kinds.get((label, size))
         if kind is None:
@@ -262,7 +282,9 @@ class LatencyController(AIMDController):
         kind.fresh += 1
         self._left -= 1
         if self._left <= 0:
-            self._look(depth, now)
+            # Not that of this call: a long one was admitted when there were fewer, or more.
+            deepest, self._deepest = self._deepest, 0
+            self._look(deepest, now)
 
     def _add_kind(self, label: str, size: int) -> _Kind:
         if len(self._kinds) >= MAX_KINDS:
@@ -290,18 +312,21 @@ class LatencyController(AIMDController):
                 self._learn_base(one.kind, now)
         if not measured:
             return  # too many kinds for so few answers
-        was, self._slowdown = self._slowdown, _slowdown(measured, self._active)
-        slowdown = self._slowdown
+        slowdown = self._slowdown = _slowdown(measured, self._active)
         knows_nothing = self._starting and not any(one.kind.base for one in measured)
         self._held = slowdown.at_least > sqrt(self._factor) or (
             knows_nothing and self._rounds < LONGEST_BEGINNING
         )
-        if slowdown.at_least > self._factor:
-            self._decrease(slowdown, was, measured, depth, now)
+        self._unsure = self._unsure + 1 if slowdown.times > self._factor else 0
+        is_above = slowdown.at_least > self._factor or self._unsure >= CHANCES
+        if is_above:
+            self._above += 1
+            if self._above >= LOOKS or slowdown.at_least > FAR * self._factor:
+                self._decrease(slowdown, measured, depth, now)
             return
-        self._vain = 0
+        self._above = self._vain = 0
         saturated = depth >= SATURATION_THRESHOLD * self.limit
-        grows = self._starting and self.limit < self._bounds.max
+        grows = self._starting and self.limit < self._bounds.max and not self._held
         if saturated and not grows and self._rounds >= self._dip_after:
             self._begin_dip(now)
 
@@ -350,20 +375,28 @@ class LatencyController(AIMDController):
         self._touched.clear()
         self._left = self._taken = self._period()
 
-    def _decrease(
-        self, slowdown: _Slowdown, was: _Slowdown, measured: Sequence[_Measured], depth: int, now: float
-    ) -> None:
-        self._vain = self._vain + 1 if self._vain and slowdown.times > VAIN * was.times else 1
+    def _decrease(self, slowdown: _Slowdown, measured: Sequence[_Measured], depth: int, now: float) -> None:
+        was, self._at_decrease, self._above, self._unsure = self._at_decrease, slowdown, 0, 0
+        if not self._vain or slowdown.excess <= was.excess * sqrt(self._lowered):
+            self._vain, self._before_vain = 1, self.limit
+        elif self._lowered <= MOST_LOWERED:
+            self._vain += 1
         if self._vain > MAX_VAIN:
             self._vain, self._held = 0, False
             self._set_bases(measured)
+            self._dip_after, self._rounds = FIRST_DIP // 4, 0.0  # if that was chance, a dip finds it out
+            self._change(self._before_vain, "latency_probe", now)
+            self._start_window()
             return
-        share = max(LEAST_DECREASE, AFTER_DECREASE / slowdown.excess)
+        after = AFTER_DECREASE if self._vain == 1 else 1.0
+        share = max(LEAST_DECREASE, after * exp(slowdown.error) / slowdown.excess)
+        self._lowered = share
         if share < 1:
             self._begin_epoch(int(min(depth, self.limit) * share), "latency", now)
 
     def _begin_dip(self, now: float) -> None:
-        share = max(LEAST_DECREASE, DIP / max(1.0, self._slowdown.excess))
+        deep = FIRST_DEPTH if self._dip_after <= FIRST_DIP else DIP
+        share = max(LEAST_DIP, deep / max(1.0, self._slowdown.excess))
         lower = max(self._bounds.min, int(self.limit * share))
         self._rounds = 0.0
         if lower < self.limit:
@@ -388,7 +421,7 @@ class LatencyController(AIMDController):
         else:
             for one in measured:
                 _average_in(one.kind, one.number, one.median)
-            self._dip_after = min(2 * max(self._dip_after, FIRST_DIP), MAX_ROUNDS_BETWEEN_DIPS)
+            self._dip_after = min(4 * max(self._dip_after, FIRST_DIP), MAX_ROUNDS_BETWEEN_DIPS)
             self._change(before, "latency_probe", now)
         self._start_window()
 
@@ -403,6 +436,9 @@ class LatencyController(AIMDController):
         self._calm = self._successes = 0
         self._change(limit, reason, now)
         self._start_window()
+
+    def _probe(self, step: int, now: float) -> None:
+        super()._probe(min(step, max(1, self.limit // MOST_PROBED)), now)
 
     def _rate_limited(self, depth: int, now: float) -> None:
         self._before_dip = 0
