@@ -114,7 +114,7 @@ class BatchByBatch:
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, list[int]]:
         """Run a batch."""
         report = self._runner.run(ask, [{"id": int(number)} for number in batch["id"]])
-        return {"id": [one.item_id for one in report.outcomes]}
+        return {"id": [int(str(one.item_id)) for one in report.outcomes]}
 
 
 def tail(actors: int, count: int) -> None:
@@ -139,6 +139,7 @@ def tail(actors: int, count: int) -> None:
                     fn_constructor_args=(server.url, actors),
                     compute=ray.data.ActorPoolStrategy(size=actors),
                     batch_size=16,
+                    num_cpus=0.5,
                 ).take_all()
         print(
             f"a long tail, {name}: {seconds[0]:.1f} s, {seconds[0] / (total[0] / SLOTS):.0%} of the bound; "

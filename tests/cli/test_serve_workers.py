@@ -82,7 +82,8 @@ def test_four_workers_never_exceed_one_limit(reviews: Path, tmp_path: Path, kill
     with FaultServer(faults) as server:
         files = ("--llm-url", server.url, "--record", record)
         with served("-m", "restaurant_llm_batch", *words, *files) as service:
-            wait_until(lambda: len(workers_of(service)) == 4)
+            # All of them serve: the first one alone would take all requests.
+            wait_until(lambda: "restaurant_llm_batch_workers 4" in service.client.get("/metrics").text)
             before = workers_of(service)
             url = f"{service.client.base_url}{SUMMARIES}"
             threads = [threading.Thread(target=ask, args=(url, number, answers)) for number in range(40)]

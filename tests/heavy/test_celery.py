@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,7 @@ def test_celery_workers_share_a_limit_survive_a_kill_and_end_with_their_tasks(
             monkeypatch.setenv(name, value)
         monkeypatch.syspath_prepend(tmp_path)
         monkeypatch.delitem(sys.modules, "tasks", raising=False)
-        import tasks
+        tasks = import_module("tasks")
 
         with worker(tmp_path, **variables) as process:
             given = [tasks.summaries.delay([*range(10 * n, 10 * n + 10)]) for n in range(5)]

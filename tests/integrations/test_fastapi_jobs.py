@@ -547,7 +547,7 @@ def test_many_jobs_with_large_bodies_are_looked_through_quickly(store: JobStore)
         store.add(uuid4().hex, f"c{number % 7}", "summarize", body, False, "[]", 1, 1000)
     steps: list[int] = []
     with store._connection as connection:
-        connection.set_progress_handler(lambda: steps.append(1), 100)  # type: ignore[arg-type]
+        connection.set_progress_handler(lambda: steps.append(1), 100)
         connection.execute("PRAGMA cache_size = 10")
         assert store.claim("me") is not None
         connection.set_progress_handler(None, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given, settings
@@ -46,11 +47,12 @@ def test_a_batch_of_any_size_is_embedded_as_its_texts_are(count: int) -> None:
 
 def test_long_vectors_are_not_held_many_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[int] = []
-    made = _signed_sums.dense_vectors
-    monkeypatch.setattr(
-        "restaurant_llm_batch.search.embedders.hashing.dense_vectors",
-        lambda texts, size: seen.append(len(texts)) or made(texts, size),
-    )
+
+    def counted(texts: Sequence[_signed_sums.TextFeatures], size: int) -> list[list[float]]:
+        seen.append(len(texts))
+        return _signed_sums.dense_vectors(texts, size)
+
+    monkeypatch.setattr("restaurant_llm_batch.search.embedders.hashing.dense_vectors", counted)
     HashingEmbedder(65_536).embed_documents(["맛"] * 5)
 
     assert max(seen) * 65_536 <= 2**17

@@ -177,7 +177,6 @@ class Slot(Ticket):
     def __init__(
         self, endpoint: Endpoint, priority: int, sequence: float, client: Client | None = None
     ) -> None:
-        self.on_admitted: Callable[[], object] = self._admitted
         self.priority = priority
         self.sequence = sequence
         self.weight = 1
@@ -190,7 +189,8 @@ class Slot(Ticket):
         self.endpoint: Endpoint = endpoint
         self.ticket: EndpointTicket | None = None
 
-    def _admitted(self) -> bool:
+    def on_admitted(self) -> bool:  # a method: one bound to each slot would be an object more, and a cycle
+        """Start the call that waits with it, or the first that waits for the endpoint."""
         ticket, endpoint = self.ticket, self.endpoint
         if ticket is None or endpoint.breaker.state != CLOSED or endpoint.rests_until != -inf:
             return endpoint.on_slot(self)

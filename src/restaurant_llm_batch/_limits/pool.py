@@ -139,7 +139,7 @@ class EndpointLimiter(LockedState[PoolState]):
             is_own = slot is not None and slot.ticket is not None
             is_waiting = ticket.state == _WAITING
             if slot is not None and is_own:
-                slot.ticket, slot.on_admitted = None, _nothing
+                slot.ticket = None
             elif is_waiting:
                 state.cancel(ticket)
         if slot is not None and is_own:
@@ -181,7 +181,6 @@ class EndpointLimiter(LockedState[PoolState]):
                 endpoint.limiter.release(slot, outcome, now)
             else:  # an interrupt came before the ticket was admitted with it
                 slot.endpoint.limiter.cancel(slot)
-            slot.on_admitted = _nothing  # which refers to the slot itself
         if is_back and endpoint is not None:
             log.info("endpoint %r of the pool is back in service", endpoint.name)
         if state.is_changed:
@@ -217,7 +216,6 @@ class EndpointLimiter(LockedState[PoolState]):
     def _notify(self, state: PoolState, admitted: Admitted, surplus: Sequence[Slot]) -> None:
         for slot in surplus:
             slot.endpoint.limiter.cancel(slot)
-            slot.on_admitted = _nothing
         for ticket in admitted:
             if ticket.on_admitted() is False:
                 self.release(ticket, "other", lambda: state.now)
@@ -324,7 +322,3 @@ def _log_opened(endpoint: Endpoint, kind: ErrorKind, error: BaseException, now: 
         round(seconds, 1),
         error_text(error),
     )
-
-
-def _nothing() -> None:
-    """Do nothing: the slot is not waited for."""

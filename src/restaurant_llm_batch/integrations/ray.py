@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -152,7 +153,10 @@ class RayBatch:
             **_cpus(ray, concurrency),
             **options,
         }
-        return dataset.map_batches(RayBatch, **chosen)
+        with warnings.catch_warnings():
+            # Ray 2.60 wants named arguments, and has none for max_concurrency yet.
+            warnings.filterwarnings("ignore", message="`ray_remote_args` is deprecated")
+            return dataset.map_batches(RayBatch, **chosen)
 
     def _begin_gathering(self, ray: Any) -> EventSender:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -180,7 +184,9 @@ class RayBatch:
         rows = raw_rows(batch)
         items = items_of(rows, self._form)
         # In a thread: it may take minutes to make a runner, and Ray's loop has other batches.
-        live = await anyio.to_thread.run_sync(self._begun)
+        live = self._live
+        if live is None:
+            live = await anyio.to_thread.run_sync(self._begun)
         done = live.submit(items)
         finished, here = anyio.Event(), EventLoopMailbox()
         done.add_done_callback(lambda _: here.post_unattended(finished.set))

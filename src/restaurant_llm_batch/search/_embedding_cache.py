@@ -11,6 +11,12 @@ from ..protocols import Embedder, Embedding
 from ._batch_embedding import embedding_fault
 
 
+class _Slot(Future[Embedding]):
+    """The embedding of a text, which threads wait for; once it is there, it is read without the future's lock."""
+
+    embedding: Embedding | None = None
+
+
 class QueryEmbeddingCache:
     """
     LRU cache of query embeddings with single-flight computation. Thread-safe.
@@ -30,7 +36,7 @@ class QueryEmbeddingCache:
         self._embedder = embedder
         self._size = size
         self._lock = Lock()
-        self._slots: OrderedDict[str, Future[Embedding]] = OrderedDict()
+        self._slots: OrderedDict[str, _Slot] = OrderedDict()
 
     def is_cached(self, text: str) -> bool:
         """Return whether `embed` would return without waiting."""
@@ -51,18 +57,20 @@ class QueryEmbeddingCache:
             slot = self._slots.get(text)
             is_owner = slot is None
             if slot is None:
-                slot = self._slots[text] = Future()
+                slot = self._slots[text] = _Slot()
                 if len(self._slots) > self._size:
                     self._slots.popitem(last=False)
             self._slots.move_to_end(text)
         # Outside the lock, so that a slow text does not delay others.
         if is_owner:
             self._fill(slot, text)
-        return slot.result()
+        found = slot.embedding
+        return slot.result() if found is None else found
 
-    def _fill(self, slot: Future[Embedding], text: str) -> None:
+    def _fill(self, slot: _Slot, text: str) -> None:
         try:
-            slot.set_result(self._checked(self._embedder.embed_query(text)))
+            slot.embedding = self._checked(self._embedder.embed_query(text))
+            slot.set_result(slot.embedding)
         except BaseException as error:
             with self._lock:
                 if self._slots.get(text) is slot:

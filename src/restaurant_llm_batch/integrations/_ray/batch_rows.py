@@ -116,6 +116,7 @@ def items_of(rows: Sequence[Mapping[str, Any]], form: TableForm) -> list[dict[st
 
 def _item(row: Mapping[str, Any], form: TableForm) -> dict[str, Any]:
     try:
+        item: Any
         (item,) = ItemTable(BatchRows([row]), form).rows_and_errors()
     except Exception as error:  # of a cell of any class
         return UnreadableRow(error)

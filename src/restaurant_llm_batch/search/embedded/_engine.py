@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import shutil
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from time import monotonic, sleep
 from typing import TYPE_CHECKING
@@ -86,10 +84,11 @@ class EngineFolder:
     def close(self, engine: EdgeShard) -> None:
         """Flush what was written, close the engine, and let others use the folder."""
         try:
-            with engine_errors():
-                if not self.read_only:
-                    engine.flush()
-                engine.close()
+            if not self.read_only:
+                engine.flush()
+            engine.close()
+        except Exception as error:
+            raise engine_error(error) from error
         finally:
             self._release()
         self.tighten()
@@ -187,16 +186,9 @@ def _index_fields(engine: EdgeShard) -> None:
         engine.update(UpdateOperation.create_field_index("category", KeywordIndexParams()))
 
 
-@contextmanager
-def engine_errors() -> Iterator[None]:
-    """Convert errors of the engine to those of this library."""
-    try:
-        yield
-    except BatchError:
-        raise
-    except Exception as error:
-        shortage = shortage_error("the index", error)
-        if shortage is not None:
-            raise shortage from error
-        message = f"the search engine failed: {error}"
-        raise PermanentBackendError(message, backend="embedded") from error
+def engine_error(error: Exception) -> BatchError:
+    """Return this library's error for one of the engine."""
+    shortage = shortage_error("the index", error)
+    if shortage is not None:
+        return shortage
+    return PermanentBackendError(f"the search engine failed: {error}", backend="embedded")

@@ -17,13 +17,13 @@ from threading import Condition
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ... import _fork
-from ...errors import ConfigurationError
+from ...errors import BatchError, ConfigurationError
 from ...models import ItemId
 from ...protocols import Embedder, Embedding
 from .._fusion import ListName, LoadRequest, RankRequest
 from .._hybrid import Candidate
 from .._indexing import IndexEntry, former_keys, id_texts, point_key
-from ._engine import EngineFolder, engine_errors
+from ._engine import EngineFolder, engine_error
 from ._folder import check_folder, check_space
 from ._others import OthersCache, RankedPoint
 from ._point_ids import number_of
@@ -244,18 +244,23 @@ class Shard:
             )
         with self._state:
             # New calls wait for `close`; otherwise a steady stream of them would keep it waiting forever.
-            self._state.wait_for(lambda: not self._closing)
+            if self._closing:
+                self._state.wait_for(lambda: not self._closing)
             if self._engine is None:
                 self._engine, self._forks = self._files.open(), _fork.count
             engine = self._engine
             self._users += 1
         try:
-            with engine_errors():
-                yield engine
+            yield engine
+        except BatchError:
+            raise
+        except Exception as error:
+            raise engine_error(error) from error
         finally:
             with self._state:
                 self._users -= 1
-                self._state.notify_all()
+                if self._closing:
+                    self._state.notify_all()
 
 
 def to_points(reviews: Iterable[tuple[IndexEntry, Embedding]], of_key: Callable[[str], Any]) -> list[Point]:
