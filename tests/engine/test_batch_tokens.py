@@ -75,6 +75,7 @@ def test_batches_grow_while_the_server_bears_it_in_every_stage(strategy: Strateg
     assert {change.reason for change in changes(played)} <= {"start", "probe", "latency"}
 
 
+@pytest.mark.slow
 def test_every_change_is_told_to_observers_and_the_record(tmp_path: Path) -> None:
     events: list[Any] = []
     played = simulated(
@@ -187,6 +188,7 @@ def test_with_a_store_texts_are_packed_as_they_were_the_first_time(tmp_path: Pat
     assert after.stats.cache_hits == len(first.prompts)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_pays_only_for_what_was_not_finished(tmp_path: Path) -> None:
     limits = Limits(max_tokens_per_batch=AdaptiveBatch(600, 1200, 6000))
     broken = Labelling()
@@ -212,7 +214,7 @@ def test_a_run_that_was_killed_pays_only_for_what_was_not_finished(tmp_path: Pat
     assert not set(broken.prompts) & set(rest.prompts)
 
 
-@pytest.mark.sample(1)
+@pytest.mark.slow
 @each_driver
 def test_a_model_that_refuses_long_prompts_is_found_out_in_every_stage(strategy: Strategy) -> None:
     model = Labelling(most=6000)

@@ -83,7 +83,7 @@ FORGETTING, FORGOTTEN = 0.8, 0.5
 """Factor for the number of calls of a kind at each look, and the number at which it counts no more."""
 MAX_KINDS = 256
 """Kinds of calls whose bases are kept; of more, all are forgotten."""
-MOST_A_SECOND, MOST_SKIPPED = 1000, 31
+MOST_A_SECOND, MOST_SKIPPED = 250, 31
 """Answers that are taken in, in a second, and most that are passed over for each: the others cost nearly nothing."""
 READ_AS_WRITTEN = 32
 """Tokens that a model reads in the time in which it writes one, for the size of a call."""
