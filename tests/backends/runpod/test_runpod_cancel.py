@@ -37,8 +37,8 @@ MANY = RunPodLimits(
 
 
 def patience(number: int, random: Random) -> float:
-    """Say when to interrupt a call; every tenth is left alone."""
-    return random.random() * LONGEST if number % 10 else 30.0
+    """Say when to interrupt a call; every fifth is left alone, since some of these are refused."""
+    return random.random() * LONGEST if number % 5 else 30.0
 
 
 def some_time(work: Work) -> End:
