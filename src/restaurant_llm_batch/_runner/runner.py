@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import replace
 from functools import partial
 from itertools import count
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
 
-from anyio import create_task_group, get_current_task, to_thread
-from anyio.lowlevel import current_token
+from anyio import to_thread
 
 from .._config.limits import DefaultLimit, Limits, make_limiters
 from .._config.retry import RetryPolicy
@@ -61,7 +58,7 @@ from ..sharing.limiter import SharedLimiter
 from ..steps import Flow
 from ..tasks._ask import ask_flow
 from ..tokens.packing import estimate_tokens
-from .blocks import AsyncBlock, current_block
+from .blocks import Openable, current_block
 from .checks import (
     announce_waves,
     as_observers,
@@ -86,7 +83,7 @@ Driver = TypeVar("Driver", ConcurrentDriver, ThreadedDriver)
 Deliver = Callable[[Outcome[Any]], object]
 
 
-class BatchRunner(Foresight, Adjustable):
+class BatchRunner(Foresight, Adjustable, Openable):
     """
     Applies tasks to items, many at a time, within limits.
 
@@ -207,8 +204,7 @@ class BatchRunner(Foresight, Adjustable):
             [resource for resource in closed if resource is not None], gc_threshold
         )
         self._llm, self._search, self._count_tokens = llm, search, count_tokens
-        self._block_leases: list[Lease] = []
-        self._async_blocks: list[AsyncBlock] = []
+        self._block_leases, self._async_blocks = [], []
 
     @classmethod
     def from_settings(cls, settings: BatchSettings, **arguments: Any) -> Self:
@@ -237,11 +233,6 @@ class BatchRunner(Foresight, Adjustable):
     def search(self) -> SearchBackend | AsyncSearchBackend | None:
         """The search backend; None without one."""
         return self._search
-
-    @property
-    def is_open(self) -> bool:
-        """Whether a ``with`` or ``async with`` block of this runner is open."""
-        return bool(self._async_blocks or self._block_leases)
 
     @property
     def can_search(self) -> bool:
@@ -391,26 +382,6 @@ class BatchRunner(Foresight, Adjustable):
         """The record of its runs; None without one."""
         return self._recording
 
-    def close(self) -> None:
-        """
-        Close the backends and the store, as the end of a ``with`` block does, for code that has no such block.
-
-        It does nothing while a block of this runner is open, whose end closes them, or if they are closed already. A
-        later run opens them again. It may be called from any thread; a run that another thread makes meanwhile goes
-        on. Clients on event loops are closed at the end of each run that is made outside of a block.
-        """
-        try:
-            self._resources.close()
-        except BaseException:  # an interrupt: close what it has left
-            self._resources.close_backends()
-            raise
-
-    async def aclose(self) -> None:
-        """Do as `close`, without blocking the running event loop."""
-        lease = self._resources.loop_lease(is_context=True)
-        lease.acquire()
-        await lease.release()
-
     def _prepare(
         self,
         task: Task[R] | Callable[[Any], Flow[R]],
@@ -460,10 +431,6 @@ class BatchRunner(Foresight, Adjustable):
 
         return BlockingSession(begin, self._lease(), run, reader.total)
 
-    def _lease(self, *, is_context: bool = False) -> Lease:
-        loop = self.strategy.is_concurrent and not self.strategy.threads
-        return self._resources.lease(loop=loop, is_context=is_context)
-
     @property
     def _window(self) -> int:
         service, open_items = self._config.wave_service, self.limits.open_items
@@ -472,63 +439,6 @@ class BatchRunner(Foresight, Adjustable):
         return (
             service.max_lines if service is not None and isinstance(open_items, DefaultLimit) else open_items
         )
-
-    def __enter__(self) -> Self:
-        lease = self._lease(is_context=True)
-        self._block_leases.append(lease)
-        try:
-            lease.acquire()
-            return self  # noqa: TRY300  # an interrupt here has to leave nothing either
-        except BaseException:
-            self._block_leases.remove(lease)
-            lease.release()
-            raise
-
-    def __exit__(self, *exc: object) -> None:
-        lease = self._block_leases.pop()
-        try:
-            lease.release()
-        except BaseException:  # an interrupt: release what it has left
-            lease.release()
-            raise
-
-    async def __aenter__(self) -> Self:
-        stack = AsyncExitStack()
-        lease = self._resources.loop_lease(is_context=True)
-        try:
-            threads = lease.acquire()
-            tasks = await stack.enter_async_context(create_task_group())
-            here = current_token(), get_current_task().id
-            self._async_blocks.append(AsyncBlock(*here, threads, tasks, stack, lease))
-            return self  # noqa: TRY300  # an interrupt here has to leave nothing either
-        except BaseException:
-            self._async_blocks = [block for block in self._async_blocks if block.lease is not lease]
-            await stack.aclose()
-            await lease.release()
-            raise
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        loop, task = current_token(), get_current_task().id
-        own = (block for block in reversed(self._async_blocks) if (block.loop, block.task) == (loop, task))
-        block = next(own, None)
-        if block is None:
-            raise ConfigurationError("leave `async with runner` in the task that entered it")
-        self._async_blocks.remove(block)
-        try:
-            block.tasks.cancel_scope.cancel()
-            # Not `__aexit__` with the block's exception: the task group would raise it again inside a group.
-            await block.stack.aclose()
-        finally:
-            try:
-                await block.lease.release()
-            except BaseException:  # an interrupt: release what it has left
-                await block.lease.release()
-                raise
 
     def __reduce__(self) -> NoReturn:
         raise _NotPickled(
