@@ -82,35 +82,33 @@ def main() -> int:
     parser.add_argument("--restart", action="store_true", help="start Redis anew every 15 seconds")
     options = parser.parse_args()
     failed = False
-    for seed in range(options.first_seed, options.first_seed + options.seeds):
-        os.environ.setdefault(
-            "RAY_AUTH_MODE", "disabled"
-        )  # read when Ray is imported, before there is a token
-        nursery = Nursery(IMPORTED[options.broker])
-        with (
-            tempfile.TemporaryDirectory() as folder,
-            _broker(options.broker, Path(folder), options.restart) as (place, meanwhile),
-        ):
-            began = time.process_time()
-            soaked: Soaked = soak(
-                nursery,
-                place,
-                limit=options.limit,
-                processes=options.processes,
-                seconds=options.seconds,
-                seed=seed,
-                meanwhile=meanwhile,
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # read when Ray is imported, before there is a token
+    with Nursery(IMPORTED[options.broker]) as nursery:
+        for seed in range(options.first_seed, options.first_seed + options.seeds):
+            with (
+                tempfile.TemporaryDirectory() as folder,
+                _broker(options.broker, Path(folder), options.restart) as (place, meanwhile),
+            ):
+                began = time.process_time()
+                soaked: Soaked = soak(
+                    nursery,
+                    place,
+                    limit=options.limit,
+                    processes=options.processes,
+                    seconds=options.seconds,
+                    seed=seed,
+                    meanwhile=meanwhile,
+                )
+            happened = ", ".join(f"{what} {number}" for what, number in sorted(soaked.happened.items()))
+            tell(
+                f"{options.broker}, seed {seed}: {soaked.calls:,} calls by {soaked.processes} processes, peak "
+                f"{soaked.peak} of {options.limit} (and {soaked.peak_apart} of processes that were stopped), "
+                f"slots busy {soaked.busy_share:.1%}, {_said(soaked.message_rates)}; {happened}; "
+                f"{time.process_time() - began:.1f} s of CPU here"
             )
-        happened = ", ".join(f"{what} {number}" for what, number in sorted(soaked.happened.items()))
-        tell(
-            f"{options.broker}, seed {seed}: {soaked.calls:,} calls by {soaked.processes} processes, peak "
-            f"{soaked.peak} of {options.limit} (and {soaked.peak_apart} of processes that were stopped), slots busy "
-            f"{soaked.busy_share:.1%}, {_said(soaked.message_rates)}; {happened}; "
-            f"{time.process_time() - began:.1f} s of CPU here"
-        )
-        for line in soaked.too_many[:5]:
-            tell(f"    {line}")
-        failed = failed or soaked.peak > options.limit or soaked.busy_share < options.busy
+            for line in soaked.too_many[:5]:
+                tell(f"    {line}")
+            failed = failed or soaked.peak > options.limit or soaked.busy_share < options.busy
     return int(failed)
 
 

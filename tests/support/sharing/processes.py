@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from random import Random
 from types import FrameType
-from typing import Any
+from typing import Any, Self
 
 from restaurant_llm_batch import BatchRunner, Limits, LLMRequest, LLMResponse, SharedLimiter, Strategy
 from restaurant_llm_batch.sharing import Broker, BrokerUnavailable, FileBroker, RayBroker, RedisBroker
@@ -169,8 +169,10 @@ class Nursery:
         self._orders.flush()
         return int(self._answers.readline())
 
-    def close(self) -> None:
-        """End the nursery."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
         self._orders.close()
         self._answers.close()
         os.waitpid(self.pid, 0)
@@ -205,7 +207,7 @@ def soak(
     Let processes start, stop, pause and die at random.
 
     Args:
-        nursery: Forks the processes; made before anything that does not survive a fork. It is closed.
+        nursery: Forks the processes; made before anything that does not survive a fork.
         place: The broker; see `broker_of`.
         limit: The limit that they share.
         processes: How many there are at a time.
@@ -218,44 +220,41 @@ def soak(
     alive: dict[int, float] = {}  # until when each is paused; 0 for one that is not
     born = 0
     happened: dict[str, int] = {}
-    try:
-        with CountingServer(limit) as server:
-            broker = broker_of(place)
-            began = now()
-            happens_at = began + QUIET_SECONDS
-            try:
-                while now() < began + seconds:
-                    while len(alive) < processes:
-                        born += 1
-                        alive[nursery.bear(place, limit, server.port, 1000 * seed + born, call_seconds)] = 0.0
-                    for pid, until in list(alive.items()):
-                        if until and now() > until:
-                            os.kill(pid, signal.SIGCONT)
-                            alive[pid] = 0.0
-                    if now() > happens_at:
-                        what = _happen(random, server, alive, broker)
-                        happened[what] = happened.get(what, 0) + 1
-                        happens_at = now() + random.uniform(0.5, 2.0)
-                    meanwhile(now() - began)
-                    time.sleep(0.02)
-                busy = server.busy_share
-            finally:
-                for pid in alive:
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
-            rates = server.message_rates(MESSAGE_SECONDS)
-            return Soaked(
-                server.calls,
-                rates,
-                server.peak,
-                server.peak_apart,
-                busy,
-                server.too_many,
-                born,
-                happened,
-            )
-    finally:
-        nursery.close()
+    with CountingServer(limit) as server:
+        broker = broker_of(place)
+        began = now()
+        happens_at = began + QUIET_SECONDS
+        try:
+            while now() < began + seconds:
+                while len(alive) < processes:
+                    born += 1
+                    alive[nursery.bear(place, limit, server.port, 1000 * seed + born, call_seconds)] = 0.0
+                for pid, until in list(alive.items()):
+                    if until and now() > until:
+                        os.kill(pid, signal.SIGCONT)
+                        alive[pid] = 0.0
+                if now() > happens_at:
+                    what = _happen(random, server, alive, broker)
+                    happened[what] = happened.get(what, 0) + 1
+                    happens_at = now() + random.uniform(0.5, 2.0)
+                meanwhile(now() - began)
+                time.sleep(0.02)
+            busy = server.busy_share
+        finally:
+            for pid in alive:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        rates = server.message_rates(MESSAGE_SECONDS)
+        return Soaked(
+            server.calls,
+            rates,
+            server.peak,
+            server.peak_apart,
+            busy,
+            server.too_many,
+            born,
+            happened,
+        )
 
 
 def _happen(random: Random, server: CountingServer, alive: dict[int, float], broker: Broker) -> str:
