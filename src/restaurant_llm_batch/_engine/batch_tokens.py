@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from typing import Any, Protocol
+from typing import Any
 
 from .._limits.batch_budget import BatchBudget, BatchCall
 from .._limits.concurrency import ConcurrencyLimiter
@@ -28,6 +28,7 @@ from .._store.overlay import AnyStore
 from ..errors import BackendError, DeadlineExceeded, PromptTooLong
 from ..models import LLMRequest
 from ..steps import Complete, Pack
+from .cached_calls import CallModel
 from .call import Call
 from .frames import EngineFlow
 from .items import RunItem, appended
@@ -125,20 +126,6 @@ def _key(step: Pack) -> bytes:
 def _log_failure(error: Exception | None) -> None:
     if error is not None:  # the run stops when a reply cannot be stored
         log.warning("the size of a batch cannot be stored: %s", error)
-
-
-class CallModel(Protocol):
-    """Calls the model for a step, with retries; see `cached_calls.CallModel`."""
-
-    def __call__(
-        self,
-        step: Complete,
-        item: RunItem,
-        run: RunState,
-        around: Callable[[BackendMethod], BackendMethod] | None,
-        prepare: Callable[[Call], object] | None,
-        /,
-    ) -> EngineFlow[LLMResponse]: ...
 
 
 def call_and_learn(

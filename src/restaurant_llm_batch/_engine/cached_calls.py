@@ -42,8 +42,8 @@ class CallModel(Protocol):
         step: Complete,
         item: RunItem,
         run: RunState,
-        around: Callable[[BackendMethod], BackendMethod],
-        prepare: Callable[[Call], object],
+        around: Callable[[BackendMethod], BackendMethod] | None,
+        prepare: Callable[[Call], object] | None,
         /,
     ) -> EngineFlow[LLMResponse]: ...
 

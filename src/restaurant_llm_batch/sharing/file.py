@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from math import inf
 from time import monotonic
 from typing import Any, TypeVar
 
-from .._store.connections import close_around_forks
-from .._store.database import FileKind, StoreFile
-from .._store.shared_connection import SharedConnection
+from .._store.database import FileKind
+from .._store.file_user import FileUser
 from ._broker import Broker, perform, restored
 from ._messages import LOAN_SECONDS, BrokerUnavailable, Command
 
@@ -32,7 +30,7 @@ KIND = FileKind(
 T = TypeVar("T")
 
 
-class FileBroker(Broker):
+class FileBroker(FileUser, Broker):
     """
     Keeps shared limits in a file, for the processes of one machine. Nothing has to be installed or started.
 
@@ -47,11 +45,8 @@ class FileBroker(Broker):
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        self._file = StoreFile(path, LOCK_SECONDS, KIND)
+        super().__init__(path, LOCK_SECONDS, KIND)
         self._replaced_at = -inf
-        self.reset_after_fork()
-        if hasattr(os, "register_at_fork"):
-            close_around_forks(weakref.ref(self))
 
     @property
     def place(self) -> str:
@@ -79,22 +74,6 @@ class FileBroker(Broker):
             return [name.decode() for (name,) in rows]
 
         return self._in_transaction(step)
-
-    def close(self) -> None:
-        """Close the file. A later use opens it again."""
-        self._connection.close()
-
-    def suspend(self) -> None:
-        """Close the file and block its use, before a fork."""
-        self._connection.suspend()
-
-    def resume(self) -> None:
-        """Allow uses again, after `suspend`."""
-        self._connection.resume()
-
-    def reset_after_fork(self) -> None:
-        """Start with nothing open."""
-        self._connection: SharedConnection = SharedConnection(self._file, LOCK_SECONDS)
 
     def _in_transaction(self, step: Callable[[sqlite3.Connection], T]) -> T:
         try:

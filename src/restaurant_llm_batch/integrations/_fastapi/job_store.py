@@ -20,9 +20,7 @@ longest.
 
 from __future__ import annotations
 
-import os
 import sqlite3
-import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,9 +28,8 @@ from pathlib import Path
 from time import time
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from ..._store.connections import close_around_forks
-from ..._store.database import FileKind, StoreFile
-from ..._store.shared_connection import SharedConnection
+from ..._store.database import FileKind
+from ..._store.file_user import FileUser
 from ...sharing.limiter import loan_clock
 
 LOCK_SECONDS = 10.0
@@ -154,7 +151,7 @@ class JobRow:
     entry: str
 
 
-class JobStore:
+class JobStore(FileUser):
     """
     The jobs in a record's file. Its methods block; threads and processes may call them at once.
 
@@ -163,11 +160,8 @@ class JobStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file = StoreFile(path, LOCK_SECONDS, KIND)
+        super().__init__(path, LOCK_SECONDS, KIND)
         self._now = loan_clock()
-        self.reset_after_fork()
-        if hasattr(os, "register_at_fork"):
-            close_around_forks(weakref.ref(self))
 
     def add(
         self, id_: str, client: str, task: str, body: str, debug: bool, warnings: str, total: int, most: int
@@ -306,22 +300,6 @@ class JobStore:
 
         if self._reading(lambda connection: connection.execute(old, (before,)).fetchone()) is not None:
             self._in_transaction(step)
-
-    def close(self) -> None:
-        """Close the file. A later use opens it again."""
-        self._connection.close()
-
-    def suspend(self) -> None:
-        """Close the file and block its use, before a fork."""
-        self._connection.suspend()
-
-    def resume(self) -> None:
-        """Allow uses again, after `suspend`."""
-        self._connection.resume()
-
-    def reset_after_fork(self) -> None:
-        """Start with nothing open."""
-        self._connection: SharedConnection = SharedConnection(self._file, LOCK_SECONDS)
 
     def _reading(self, step: Callable[[sqlite3.Connection], T]) -> T:
         self._connection.leave_replaced_file()
