@@ -108,7 +108,7 @@ class Call:
         in_flight: Its entry among the calls in flight that runs share; None without a store.
         cancel_token: Set when no caller waits for a blocking backend any more; None until it starts in a thread.
         cancel_scope: The scope of an awaited call that runs share, while it is made.
-        in_thread: Whether a worker thread makes it, which will release it.
+        outlives_run: Whether it ends when its backend returns, whatever becomes of the run, and who makes it releases it.
         is_counted: Whether `counters` count it as one at the backend.
         frame: The frame to resume.
     """
@@ -123,7 +123,6 @@ class Call:
         "endpoint",
         "frame",
         "in_flight",
-        "in_thread",
         "is_async",
         "is_counted",
         "is_timed",
@@ -131,6 +130,7 @@ class Call:
         "method",
         "number",
         "outcome",
+        "outlives_run",
         "reply",
         "spec",
         "started_at",
@@ -168,7 +168,7 @@ class Call:
         self.in_flight: InFlightCall | None = None
         self.cancel_token: CancelToken | None = None
         self.cancel_scope: Any = None
-        self.in_thread: bool = False
+        self.outlives_run: bool = False
         self.is_counted: bool = False
         self.is_timed: bool = is_timed
         self.timing: Timing | None = None

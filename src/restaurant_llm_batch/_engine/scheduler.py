@@ -302,7 +302,7 @@ class Scheduler:
 
     def free_slots(self) -> None:
         """After an interrupt, free the slots of calls that nothing makes any more, and leave shared calls."""
-        for call in [call for call in self._running if call.is_async or not call.in_thread]:
+        for call in [call for call in self._running if not call.outlives_run]:
             call.release()
             self._running.pop(call, None)
         self.run.leave_all()

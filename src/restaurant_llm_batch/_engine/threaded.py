@@ -57,9 +57,9 @@ def _start_in_reserved(call: Call, scheduler: Scheduler, mailbox: Mailbox, threa
                 remove_callback()
                 call.release()  # here, not in the mailbox: a cancelled run does not read it
 
-        call.in_thread = threads.submit(partial(copy_context().run, work))
+        call.outlives_run = threads.submit(partial(copy_context().run, work))
     except BaseException:
-        if not call.in_thread:
+        if not call.outlives_run:
             threads.cancel_reservation()
         raise
 

@@ -243,7 +243,7 @@ class VirtualDriver:
         done = partial(self._finish, call)
         self._in_flight[call] = self._backend.begin(call.spec.stage, call.spec.argument, done, call.endpoint)
         if not call.is_async:
-            call.in_thread = True  # it ends when its backend returns, whatever becomes of the run
+            call.outlives_run = True  # it ends when its backend returns, whatever becomes of the run
         elif call.deadline is not None:
             self._time.call_later(call.deadline - self._time.now(), partial(self._expire, call))
 
@@ -274,7 +274,8 @@ class VirtualDriver:
         """
         self.mailbox.close()
         for call in [call for call in self._in_flight if call.is_async]:
-            if call.in_flight is None or not call.in_flight.has_other_waiters:
+            call.outlives_run = call.in_flight is not None and call.in_flight.has_other_waiters
+            if not call.outlives_run:
                 self._in_flight.pop(call)()
                 call.release()
 

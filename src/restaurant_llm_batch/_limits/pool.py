@@ -119,7 +119,9 @@ class EndpointLimiter(LockedState[PoolState]):
             admitted: Admitted = []
             state.fill(admitted)
             surplus, state.surplus = state.surplus, []
+            behind = state.claims_behind(ticket)
             watchers = state.watchers if state.waiting == 1 and state.has_timers else ()
+        _move_forward(behind, ticket)
         if admitted or surplus:
             at_once = ticket in admitted
             if at_once:
@@ -151,11 +153,13 @@ class EndpointLimiter(LockedState[PoolState]):
         self, ticket: EndpointTicket, priority: int, sequence: float, client: Client | None = None
     ) -> None:
         """Move a waiting ticket forward; see `PriorityWaitQueue.reprioritise`."""
-        lock, _ = self._state_for_process()
+        lock, state = self._state_for_process()
         with lock:
             slot = ticket.slot
             if ticket.queue is not None:
                 ticket.queue.reprioritise(ticket, priority, sequence, client)
+            behind = state.claims_behind(ticket)
+        _move_forward(behind, ticket)
         if slot is not None and slot.ticket is not None:
             slot.endpoint.limiter.reprioritise(slot, priority, sequence, client)
 
@@ -286,6 +290,11 @@ class EndpointLimiter(LockedState[PoolState]):
     def _notify_watchers(state: PoolState) -> None:
         for watcher in tuple(state.watchers):
             watcher()
+
+
+def _move_forward(claims: Sequence[Slot], ticket: EndpointTicket) -> None:
+    for claim in claims:
+        claim.endpoint.limiter.reprioritise(claim, ticket.priority, ticket.sequence)
 
 
 class Pool(Protocol):

@@ -292,6 +292,23 @@ class PoolState:
             if slot is not None and not self.use(slot, admitted):
                 self.surplus.append(slot)
 
+    def claims_behind(self, ticket: EndpointTicket) -> list[Slot]:
+        """
+        Return the claims that have to move forward for a call of the queue, one at each endpoint that it may go to.
+
+        Only where other calls wait for the same limiter: there, a claim must not wait behind a call that comes later.
+        """
+        behind: list[Slot] = []
+        if ticket.queue is None or ticket.state is not _WAITING:
+            return behind
+        for endpoint in self.endpoints:
+            has_others = endpoint is self.alone or endpoint.max_claims > 1
+            if has_others and endpoint.claims and ticket.queue.mask >> endpoint.index & 1:
+                last = max(endpoint.claims, key=attrgetter("priority", "sequence"))
+                if (ticket.priority, ticket.sequence) < (last.priority, last.sequence):
+                    behind.append(last)
+        return behind
+
     def cancel(self, ticket: EndpointTicket) -> None:
         """Remove a ticket that waits in the queue."""
         if ticket.state is _WAITING and ticket.queue is not None:

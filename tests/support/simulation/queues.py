@@ -114,6 +114,9 @@ class Queues:
         keep("a pool's queue has the calls that wait", pool.waiting == waiting, pool.waiting, waiting)
         queued = sum(queue.waiting for queue in pool._queues.values())
         keep("a pool's queue has the calls that wait", pool.waiting == queued, pool.waiting, queued)
+        since = pool._all_out_since
+        is_due = since is not None and pool.now > since + pool._pool_timeout + EPSILON
+        lets_all_through = pool.lets_all_through and (is_due or pool._all_are_dead)
         for endpoint in pool.endpoints:
             counts = endpoint.in_flight, held[endpoint.limiter]
             keep(
@@ -121,8 +124,9 @@ class Queues:
                 counts[0] <= counts[1] if endpoint is pool.alone else counts[0] == counts[1],
                 counts,
             )
-            is_open = endpoint.breaker.state == CLOSED and endpoint.rests_until <= pool.now
-            if (is_open or pool.lets_all_through) and endpoint.limiter.has_room:
+            # What is due at this moment may still come.
+            is_open = endpoint.breaker.state == CLOSED and endpoint.rests_until < pool.now - EPSILON
+            if (is_open or lets_all_through) and endpoint.limiter.has_room:
                 for queue in pool._queues.values():
                     could = queue.waiting and queue.mask >> endpoint.index & 1
                     keep("no call waits while an endpoint has room", not could, endpoint.name, queue.waiting)
