@@ -108,7 +108,7 @@ class Call:
         in_flight: Its entry among the calls in flight that runs share; None without a store.
         cancel_token: Set when no caller waits for a blocking backend any more; None until it starts in a thread.
         cancel_scope: The scope of an awaited call that runs share, while it is made.
-        outlives_run: Whether it ends when its backend returns, whatever becomes of the run, and who makes it releases it.
+        outlives_run: Whether it ends when its backend returns, and is released then, whatever becomes of its run.
         is_counted: Whether `counters` count it as one at the backend.
         frame: The frame to resume.
     """
