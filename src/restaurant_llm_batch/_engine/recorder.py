@@ -40,7 +40,7 @@ from ..events import (
     ServerRead,
 )
 from ..models import LLMRequest, ServerLoad
-from ..outcomes import Failure, Outcome, RunStats, Stage, Success
+from ..outcomes import Failure, Outcome, RunStats, Stage, make_success
 from ..protocols import Observer, Task
 from .call import Call
 from .items import RunItem, failure_stage
@@ -261,26 +261,27 @@ class RunRecorder:
     def call_finished(self, call: Call, item: RunItem, answer: Any, error: BaseException | None) -> None:
         """Record that a call has returned in time, or was abandoned with an error."""
         self.activity_count += 1
-        run, spec = self._run, call.spec
+        run, spec, counters = self._run, call.spec, self.counters
+        stage, endpoint = spec.stage, call.endpoint
         now = run.now()
         seconds = now - call.started_at
-        is_reply = isinstance(answer, LLMResponse) and spec.stage == "llm"
-        reply = call.reply = valid_reply(answer) if is_reply else None
-        if reply is not None:
-            self.counters.record_reply(reply)
-            self._charge(item, reply)
-        elif error is not None:
-            self.counters.record_error(error)
+        reply = None
+        if error is not None:
+            counters.record_error(error)
             self._record_tokens_of_error(call, item, error)
-        if error is None:
-            latency = self.counters.stages[spec.stage].latency
+        else:
+            latency = counters.stages[stage].latency
             latency.recent.append(seconds)
             if len(latency.recent) >= MAX_RECENT:
                 latency.sort_in()
-        endpoint = call.endpoint
+            if stage == "llm" and isinstance(answer, LLMResponse):
+                reply = call.reply = valid_reply(answer)
+                if reply is not None:
+                    counters.record_reply(reply)
+                    self._charge(item, reply)
         if endpoint is not None:
-            self.counters.endpoints[endpoint].record_result(reply, error, seconds)
-        if spec.stage == "llm":
+            counters.endpoints[endpoint].record_result(reply, error, seconds)
+        if stage == "llm":
             # Before the rate limiter, which may start the next call with the tokens that this one has not used.
             if run.stop_monitor.needed and not (error is not None and _is_none_of_the_call(error)):
                 cancelled = call.is_async and error is not None and error is call.timeout_error
@@ -294,8 +295,8 @@ class RunRecorder:
             if report is not None or run.limiters.rate.active:
                 self._report_usage(call, reply, error, report)
         if self._observers:
-            hits = answer if self._with_requests and spec.stage == "search" else None
-            named = run.number, now, item.item_id, spec.stage, spec.label, call.attempt
+            hits = answer if self._with_requests and stage == "search" else None
+            named = run.number, now, item.item_id, stage, spec.label, call.attempt
             self.emit(_call_ended((*named, seconds, spec.permits, reply, error, call.number, hits, endpoint)))
             self.emit_limit_changes()
 
@@ -383,7 +384,7 @@ class RunRecorder:
         counters, now = self.counters, self._run.now()
         # An item is counted and has its outcome, or neither: no interrupt lands within a statement without a call.
         if error is None and item.bad is None:
-            outcome = Success(item.item_id, value, item.index, self._spent_table.keep(item, now))
+            outcome = make_success(item.item_id, value, item.index, self._spent_table.keep(item, now))
             item.outcome, counters.succeeded = outcome, counters.succeeded + 1
         else:
             outcome = self._failure(item, error, now)

@@ -23,16 +23,16 @@ class StageCounters:
 
     Attributes:
         calls: Number of calls started; the queries of one round trip count one by one.
-        in_flight: Number of calls that the backend works on.
+        ended: Number of these whose backend has returned.
         peak: Most calls at once.
         latency: Durations of the calls that were answered; one for each round trip.
     """
 
-    __slots__ = ("calls", "in_flight", "latency", "peak")
+    __slots__ = ("calls", "ended", "latency", "peak")
 
     def __init__(self) -> None:
         self.calls: int = 0
-        self.in_flight: int = 0
+        self.ended: int = 0
         self.peak: int = 0
         self.latency: LatencyHistogram = LatencyHistogram()
 
@@ -194,30 +194,30 @@ class RunCounters:
         self._lock = threading.RLock()
 
     def call_started(self, stage: str, permits: int, endpoint: str | None = None) -> None:
-        """Count a call that starts; the queries of one round trip count one by one. Thread-safe."""
-        with self._lock:
-            counters = self.stages[stage]
-            counters.calls += permits
-            now = counters.in_flight = counters.in_flight + permits
-            if now > counters.peak:
-                counters.peak = now
-            if endpoint is not None:
-                load = self.endpoints[endpoint].load
-                load.calls += permits
-                now = load.in_flight = load.in_flight + permits
-                if now > load.peak:
-                    load.peak = now
+        """Count a call that starts; the queries of one round trip count one by one. Where the run lives."""
+        counters = self.stages[stage]
+        counters.calls += permits
+        in_flight = counters.calls - counters.ended
+        if in_flight > counters.peak:
+            counters.peak = in_flight
+        if endpoint is not None:
+            load = self.endpoints[endpoint].load
+            load.calls += permits
+            in_flight = load.calls - load.ended
+            if in_flight > load.peak:
+                load.peak = in_flight
 
     def call_finished(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call whose backend has returned. Thread-safe."""
         with self._lock:
-            self.stages[stage].in_flight -= permits
+            self.stages[stage].ended += permits
             if endpoint is not None:
-                self.endpoints[endpoint].load.in_flight -= permits
+                self.endpoints[endpoint].load.ended += permits
 
     def in_flight(self, stage: str) -> int:
         """Return the number of calls that the backend works on."""
-        return self.stages[stage].in_flight if stage in self.stages else 0
+        counters = self.stages.get(stage)
+        return 0 if counters is None else counters.calls - counters.ended
 
     def record_reply(self, reply: LLMResponse) -> None:
         """Count a reply, and add its tokens."""
@@ -249,8 +249,8 @@ class RunCounters:
         estimated_cost: float | None = None,
     ) -> RunStats:
         """Return the statistics so far."""
-        with self._lock:
-            stages, endpoints, servers = dict(self.stages), dict(self.endpoints), dict(self.servers)
+        # Copied in one step each: the run may add to them in another thread.
+        stages, endpoints, servers = self.stages.copy(), self.endpoints.copy(), self.servers.copy()
         return RunStats(
             wall_seconds=max(0.0, self.latest - self.started_at),
             succeeded=self.succeeded,
