@@ -190,6 +190,8 @@ class EndpointLimiter(LockedState[PoolState]):
         if state.is_changed:
             state.now = now()
             self._change(state, PoolState.fill)
+            if state.waiting and state.has_timers:
+                self._notify_watchers(state)  # while all were left out, calls waited for no endpoint's time
 
     def _on_slot(self, slot: Slot) -> bool:
         """Use a claim that its limiter has admitted; return False if no call wants it."""

@@ -426,11 +426,10 @@ class PoolState:
             return None
         moments = [] if self._all_out_since is None else [self._all_out_since + self._pool_timeout]
         for endpoint in self.endpoints:
-            if endpoint.breaker.state == OPEN:
-                moments.append(endpoint.breaker.probe_at)
-            elif endpoint.rests_until > self.now:
-                moments.append(endpoint.rests_until)
-        return min(moments, default=None)
+            is_open = endpoint.breaker.state == OPEN
+            moments.append(endpoint.breaker.probe_at if is_open else endpoint.rests_until)
+        # Where the time has come, calls wait for a slot, and no longer for the time.
+        return min((moment for moment in moments if moment > self.now), default=None)
 
     @property
     def has_timers(self) -> bool:

@@ -125,8 +125,10 @@ class Queues:
                 counts,
             )
             # What is due at this moment may still come.
-            is_open = endpoint.breaker.state == CLOSED and endpoint.rests_until < pool.now - EPSILON
-            if (is_open or lets_all_through) and endpoint.limiter.has_room:
+            earlier = pool.now - EPSILON
+            is_closed = endpoint.breaker.state == CLOSED
+            takes_calls = endpoint.rests_until < earlier if is_closed else endpoint.breaker.is_due(earlier)
+            if (takes_calls or lets_all_through) and endpoint.limiter.has_room:
                 for queue in pool._queues.values():
                     could = queue.waiting and queue.mask >> endpoint.index & 1
                     keep("no call waits while an endpoint has room", not could, endpoint.name, queue.waiting)

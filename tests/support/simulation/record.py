@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from math import isclose
 from typing import Any
 
 from restaurant_llm_batch import Failure, LLMResponse, Price, Success
@@ -179,7 +180,8 @@ class RunRecord:
             keep("the budget of tokens", self._budget_tokens < stop.max_tokens, self._budget_tokens)
         if stop.max_cost is not None:
             cost = PRICES[""].of_tokens(*self._tokens)
-            keep("the budget of cost", cost < stop.max_cost, cost, stop.max_cost)
+            is_rounded = isclose(cost, stop.max_cost)  # the engine adds the costs of the calls
+            keep("the budget of cost", cost < stop.max_cost or is_rounded, cost, stop.max_cost)
         frame = call.frame
         item = None if frame is None else frame.item
         if item is not None:

@@ -137,15 +137,19 @@ class Service:
             self._check_request(served, argument)
         self._enter(served)
 
+        was_cancelled = False
+
         def ended(answer: Any, error: BaseException | None) -> None:
             self.leave(served)
-            if stage == "llm":
+            if stage == "llm" and not was_cancelled:  # both may happen at one moment
                 self._record_end(served, answer, error)
             done(answer, error)
 
         cancel = inner(stage, argument, ended, endpoint)
 
         def cancelled() -> None:
+            nonlocal was_cancelled
+            was_cancelled = True
             shared = call.in_flight is not None and call.in_flight.has_other_waiters
             in_time = call.deadline is None or self._now() < call.deadline - EPSILON
             keep("a call goes on if another run waits for it", not (shared and in_time), served.question)

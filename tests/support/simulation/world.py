@@ -22,7 +22,7 @@ from .queues import Queues
 from .record import PRICES, RunRecord
 from .service import Service
 
-MOST_STEPS = 100_000
+MOST_STEPS = 400_000
 """Actions after which a plan is taken for one that never ends."""
 
 
