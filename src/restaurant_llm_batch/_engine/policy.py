@@ -337,13 +337,13 @@ def _call(
     `prepare` before it is made.
     """
     stage, number = spec.stage, run.recorder.next_call()
-    attempts, moves = NO_ATTEMPTS, 0
+    attempts, moves, attempt = NO_ATTEMPTS, 0, 0
     route = None if stage != "llm" or run.limiters.endpoints is None else Route(item)
     while True:
-        attempt = attempts.failed + attempts.rate_limited + moves + 1
+        attempt += 1
         if run.time_limits.run is not None:
             run.check_run_timeout()
-        if (attempts.rate_limited or moves) and stage == "llm":
+        if attempt > 1 and (attempts.rate_limited or moves) and stage == "llm":
             run.check_rate_limited()
         if run.stopped is not None:
             raise run.stop_error()

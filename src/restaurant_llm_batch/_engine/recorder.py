@@ -232,26 +232,28 @@ class RunRecorder:
     def call_started(self, call: Call, item: RunItem) -> None:
         """Record that a call starts, at `call.started_at`."""
         self.activity_count += 1
-        spec = call.spec
-        self.counters.call_started(spec.stage, spec.permits, call.endpoint)
+        spec, counters, now = call.spec, self.counters, call.started_at
+        stage, permits = spec.stage, spec.permits
+        counters.stages[stage].start(permits)
+        if call.endpoint is not None:
+            counters.endpoints[call.endpoint].load.start(permits)
         call.is_counted = True
-        now = call.started_at
         queued = now - call.admission.queued_at
         item.waited += queued
-        if spec.stage == "llm":
+        if stage == "llm":
             item.calls += 1
-        elif spec.stage == "search":
-            item.searches += spec.permits
+        elif stage == "search":
+            item.searches += permits
         if call.attempt > item.tries:
             item.tries = call.attempt
         if self._observers:
             since = call.admission.rate_queued_at
             rate = 0.0 if since is None else now - since
             key = None if call.in_flight is None else call.in_flight.key
-            request = spec.argument if self._with_requests and spec.stage != "tokens" else None
-            named = self._run.number, now, item.item_id, spec.stage, spec.label, call.attempt
+            request = spec.argument if self._with_requests and stage != "tokens" else None
+            named = self._run.number, now, item.item_id, stage, spec.label, call.attempt
             self.emit(
-                _call_started((*named, queued, spec.permits, call.number, rate, key, request, call.endpoint))
+                _call_started((*named, queued, permits, call.number, rate, key, request, call.endpoint))
             )
 
     def call_dropped(self, call: Call, item: RunItem) -> None:
@@ -273,7 +275,7 @@ class RunRecorder:
             latency = counters.stages[stage].latency
             latency.recent.append(seconds)
             if len(latency.recent) >= MAX_RECENT:
-                latency.sort_in()
+                counters.sort_in(latency)
             if stage == "llm" and isinstance(answer, LLMResponse):
                 reply = call.reply = valid_reply(answer)
                 if reply is not None:

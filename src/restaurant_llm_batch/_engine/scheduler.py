@@ -172,14 +172,15 @@ class Scheduler:
 
     def on_call_started(self, call: Call) -> None:
         """Record that the driver starts an admitted call. To be called before the backend is called."""
+        run, item = self.run, call.frame.item
         self._running[call] = None
         self._queued.pop(call, None)
         call.state = RUNNING
-        call.started_at = self.run.now()
+        call.started_at = run.now()
         try:
-            if self.run.time_limits.call is not None or call.frame.item.deadline is not None:
-                self.run.set_call_deadline(call, call.frame.item)
-            self._recorder.call_started(call, call.frame.item)
+            if run.time_limits.call is not None or item.deadline is not None:
+                run.set_call_deadline(call, item)
+            self._recorder.call_started(call, item)
         except BaseException:  # a Ctrl-C in an observer, for example
             call.release()
             self._running.pop(call, None)

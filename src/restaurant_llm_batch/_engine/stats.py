@@ -13,9 +13,6 @@ from ..outcomes import EndpointStats, LimitChange, RunStats, ServerStats
 from .latency import MAX_RECENT, LatencyHistogram
 from .memory import MemoryWatch
 
-_REPLIES_BETWEEN_LOOKS = 0xFFF
-"""Replies between two looks at the process's memory, as a mask."""
-
 
 class StageCounters:
     """
@@ -35,6 +32,13 @@ class StageCounters:
         self.ended: int = 0
         self.peak: int = 0
         self.latency: LatencyHistogram = LatencyHistogram()
+
+    def start(self, permits: int) -> None:
+        """Count a call that starts."""
+        self.calls += permits
+        in_flight = self.calls - self.ended
+        if in_flight > self.peak:
+            self.peak = in_flight
 
 
 class EndpointCounters:
@@ -195,17 +199,9 @@ class RunCounters:
 
     def call_started(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call that starts; the queries of one round trip count one by one. Where the run lives."""
-        counters = self.stages[stage]
-        counters.calls += permits
-        in_flight = counters.calls - counters.ended
-        if in_flight > counters.peak:
-            counters.peak = in_flight
+        self.stages[stage].start(permits)
         if endpoint is not None:
-            load = self.endpoints[endpoint].load
-            load.calls += permits
-            in_flight = load.calls - load.ended
-            if in_flight > load.peak:
-                load.peak = in_flight
+            self.endpoints[endpoint].load.start(permits)
 
     def call_finished(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call whose backend has returned. Thread-safe."""
@@ -222,11 +218,14 @@ class RunCounters:
     def record_reply(self, reply: LLMResponse) -> None:
         """Count a reply, and add its tokens."""
         self.replies += 1
-        if not self.replies & _REPLIES_BETWEEN_LOOKS:
-            self._memory.look()
         self._prompt_tokens += reply.prompt_tokens
         self._completion_tokens += reply.completion_tokens
         self._cached_tokens += reply.cached_tokens
+
+    def sort_in(self, latency: LatencyHistogram) -> None:
+        """Put the latest durations of a histogram into their buckets, and look at the process's memory now and then."""
+        latency.sort_in()
+        self._memory.look()
 
     def record_tokens(self, reply: LLMResponse) -> None:
         """Add the tokens of a reply that came late, or with an error."""
