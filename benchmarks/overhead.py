@@ -17,6 +17,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import anyio
@@ -161,33 +162,40 @@ def measure(
     print(f"{name:46} {middle:9.1f} {floor:9.1f} {middle / floor:7.2f}x")
 
 
+TEXT = "이 집은 국물이 진하고 면이 쫄깃하며 직원이 친절하다. "
+ANSWER = LLMResponse(TEXT * 12, "stop", 1200, 150, "model")
+
+
+class Answers:
+    """Gives an answer of usual length at once, after one turn of the loop."""
+
+    async def acomplete(self, request: LLMRequest) -> LLMResponse:
+        """Answer."""
+        await anyio.lowlevel.checkpoint()
+        return ANSWER
+
+
+def ask(item: int) -> Flow[int]:
+    """One LLM call with a prompt of its own."""
+    message = {"role": "user", "content": f"{item} {TEXT * 40}"}
+    yield from complete(LLMRequest("nothing", (message,)))
+    return item
+
+
+def stored_calls(path: str | None, calls: int) -> None:
+    """Make calls, 64 in flight, with the store at a path or without one."""
+    runner = BatchRunner(llm=Answers(), strategy=Strategy.stage(4), limits=Limits(llm=64), store=path)
+    assert anyio.run(runner.arun, ask, range(calls)).stats.succeeded == calls
+
+
 def measure_store(calls: int, rounds: int) -> None:
     """Measure what a call costs without a store, with one, and when its answer is there; print the medians."""
-    text = "이 집은 국물이 진하고 면이 쫄깃하며 직원이 친절하다. "
-    answer = LLMResponse(text * 12, "stop", 1200, 150, "model")
-
-    class Answers:
-        async def acomplete(self, request: LLMRequest) -> LLMResponse:
-            await anyio.lowlevel.checkpoint()
-            return answer
-
-    def ask(item: int) -> Flow[int]:
-        message = {"role": "user", "content": f"{item} {text * 40}"}
-        yield from complete(LLMRequest("nothing", (message,)))
-        return item
-
     costs: dict[str, list[float]] = {"without a store": [], "with a store": [], "found in the store": []}
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             for name, store in zip(costs, (None, "run.db", "run.db"), strict=True):
-
-                def run(store: str | None = store, folder: str = folder) -> None:
-                    path = None if store is None else f"{folder}/{store}"
-                    limits = Limits(llm=64)
-                    runner = BatchRunner(llm=Answers(), strategy=Strategy.stage(4), limits=limits, store=path)
-                    assert anyio.run(runner.arun, ask, range(calls)).stats.succeeded == calls
-
-                costs[name].append(cpu_microseconds(run, calls))
+                path = None if store is None else f"{folder}/{store}"
+                costs[name].append(cpu_microseconds(partial(stored_calls, path, calls), calls))
     for name, found in costs.items():
         print(f"{'one LLM call, 64 in flight, ' + name:46} {statistics.median(found):9.1f}")
 

@@ -87,11 +87,9 @@ async def runner(url: str, width: int, gc_threshold: int | None = None) -> Async
         return (yield from complete(REQUEST)).text
 
     limits = Limits(llm=width, open_items=width)
+    collecting: dict[str, Any] = {} if gc_threshold is None else {"gc_threshold": gc_threshold}
     batch = BatchRunner(
-        llm=VLLMServerLLM(url, MODEL),
-        strategy=Strategy.stage(4),
-        limits=limits,
-        gc_threshold=gc_threshold,
+        llm=VLLMServerLLM(url, MODEL), strategy=Strategy.stage(4), limits=limits, **collecting
     )
 
     async def work(calls: int, width: int) -> None:
