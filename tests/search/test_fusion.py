@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Literal
 
 import pytest
 
 from restaurant_llm_batch.models import Hit, SearchQuery
 from restaurant_llm_batch.protocols import Embedding, SparseVector
-from restaurant_llm_batch.search._fusion import PreparedQuery, RankRequest, run_hybrid
-from restaurant_llm_batch.search._hybrid import Candidate, scope_of
+from restaurant_llm_batch.search._fusion import PreparedQuery, Ranking, RankRequest, run_hybrid
+from restaurant_llm_batch.search._hybrid import FoundReview, scope_of
 from restaurant_llm_batch.steps import drive
 
 VECTOR = Embedding([1.0], SparseVector([1], [1.0]))
@@ -23,13 +23,16 @@ class Alike:
         self.size = size
         self.asked: list[int] = []
 
-    def __call__(self, rankings: Sequence[RankRequest]) -> list[list[Candidate]]:
+    def __call__(self, rankings: Sequence[RankRequest]) -> list[Ranking]:
         self.asked.append(max(one.limit for one in rankings))
         return [self._best(one.limit) for one in rankings]
 
-    def _best(self, limit: int) -> list[Candidate]:
+    def _best(self, limit: int) -> Ranking:
         last = range(self.size - 1, max(-1, self.size - 1 - limit), -1)
-        return [Candidate(str(n), n, "맛있어요", 0.5, f"r{n}") for n in last]
+        reviews: dict[Hashable, FoundReview | None] = {
+            str(n): FoundReview(n, "맛있어요", f"r{n}") for n in last
+        }
+        return Ranking([(point, 0.5) for point in reviews], reviews)
 
 
 def found(engine: Alike, among: Literal["restaurant", "others"], limit: int = 3) -> list[Hit]:

@@ -132,11 +132,11 @@ def test_a_damaged_point_of_an_index_folder_is_left_out(scope: Any, caplog: pyte
     search.index_reviews([{"restaurant_id": 1, "id": i, "content": text} for i, text in enumerate(TEXTS)])
     query = SearchQuery(1 if scope == "restaurant" else 2, "맛있어요", limit=3, scope=scope)
     before = search.search(query)
-    [damaged] = search._shard.rank(
-        [search._prepare(query).ranking("dense", 1)]  # type: ignore[union-attr]
-    )
+    prepared = search._prepare(query)
+    assert prepared is not None
     with search._shard._lease() as engine:
-        point: Any = damaged[0].point
+        [damaged] = search._shard._rank(engine, [prepared.ranking("dense", 1)])
+        point: Any = damaged.points[0][0]
         engine.update(UpdateOperation.delete_payload([point], ["content"]))
 
     found = [search.search(query) for _ in range(2)]

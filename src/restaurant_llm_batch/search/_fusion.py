@@ -1,31 +1,35 @@
 """
 Hybrid search flow: dense and sparse rankings of each query, fused by reciprocal rank fusion (RRF).
 
-`run_hybrid` is a generator that yields lists of `RankRequest` and is sent the candidates; a backend drives it with one
-round trip per yield. It requests more only in two cases: a list was cut among equal scores, so that its order would
-depend on the engine (`_stable_lists`), or a bound on the similarity needs cosines of candidates that only the
-sparse ranking found (`_similarities`). The pure ranking functions are in `_hybrid`.
+`run_hybrid` is a generator that yields lists of `RankRequest` and is sent a `Ranking` for each; a backend drives it
+with one round trip per yield. It requests more only in two cases: a list was cut among equal scores, so that its order
+would depend on the engine (`_stable_lists`), or a bound on the similarity needs cosines of points that only the sparse
+ranking found (`_similar`). The pure ranking functions are in `_hybrid`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Hashable, Iterable, Sequence
+from collections.abc import Callable, Generator, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from math import inf
-from typing import Any, Literal, TypeAlias, TypeVar
+from operator import itemgetter
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
 
-from ..models import Hit, SearchQuery
+from ..models import Hit, ItemId, SearchQuery
 from ..protocols import Embedding
 from ._hybrid import (
-    Candidate,
-    Fused,
+    FoundReview,
+    RankedPoint,
+    Reviews,
     Scope,
+    by_score,
     fuse,
     missing_similarities,
-    order_fused,
-    select_top,
+    order_ties,
+    select_similar,
     stable_top_k,
-    tied,
+    tied_points,
 )
 
 T = TypeVar("T")
@@ -36,8 +40,10 @@ _MIN_DEPTH = 20
 _GROWTH = 4
 _MAX_TIES = 1000
 
+_point: Callable[[RankedPoint], Hashable] = itemgetter(0)
 
-@dataclass(frozen=True, slots=True)
+
+@dataclass(slots=True)  # not frozen: a search makes many, and a frozen one takes three times as long to make
 class RankRequest:
     """
     A ranked list to request from the engine.
@@ -98,16 +104,68 @@ class PreparedQuery:
         return RankRequest(self.scope, self.vector, using, limit, points)
 
 
+class Ranking(NamedTuple):
+    """
+    A ranked list, as an engine has found it.
+
+    Attributes:
+        points: Its points; equal scores may be in any order.
+        reviews: Their reviews, if the engine loads them with the ranking; None for a point that is no review, such as
+            one without a text. Empty if they are to be requested.
+    """
+
+    points: Sequence[RankedPoint]
+    reviews: Reviews = MappingProxyType({})
+
+
 RankFlow: TypeAlias = Generator[list[RankRequest] | LoadRequest, Any, T]
 """
-A generator that yields rankings to request in one round trip, is sent the candidates of each, and returns a `T`.
+A generator that yields rankings to request in one round trip, is sent the `Ranking` of each, and returns a `T`.
 
-None among the candidates stands for a point that the engine ranked but that is no review, such as one without a text.
-If candidates are not loaded, the flow also yields a `LoadRequest` for those that it needs, and is sent the loaded
-candidates by key, without those that are no reviews.
+If reviews are not loaded with them, the flow also yields a `LoadRequest` for those that it needs, and is sent these by
+key, without points that are no reviews.
 """
 
-Loaded: TypeAlias = dict[Hashable, Candidate | None]
+
+class _Loaded:
+    """
+    What is known of points, those found among others apart: only these must have their restaurant's id.
+
+    Attributes:
+        own: Reviews that were found among the restaurant's own; None for a point that is no review.
+        others: Those that were found among the others'.
+        has_odd: Whether one of the points is no review.
+    """
+
+    def __init__(self) -> None:
+        self.own: dict[Hashable, FoundReview | None] = {}
+        self.others: dict[Hashable, FoundReview | None] = {}
+        self.has_odd = False
+
+    def of(self, query: PreparedQuery) -> dict[Hashable, FoundReview | None]:
+        """Return what is known of the points of a query."""
+        return self.others if query.scope.others else self.own
+
+    def add(self, query: PreparedQuery, reviews: Reviews) -> None:
+        """Keep what came with a query's ranking."""
+        if reviews:
+            self.of(query).update(reviews)
+            self.has_odd = self.has_odd or any(review is None for review in reviews.values())
+
+    def load(self, wanted: Iterable[tuple[PreparedQuery, Iterable[Hashable]]]) -> RankFlow[None]:
+        """Load the reviews of queries' points that are not loaded yet, all in one request."""
+        missing = []
+        for query, points in wanted:
+            known = self.of(query)
+            absent = [point for point in points if point not in known]
+            if absent:
+                missing.append((known, absent))
+        if not missing:
+            return
+        found = yield LoadRequest(tuple(dict.fromkeys([point for _, points in missing for point in points])))
+        for known, points in missing:
+            known.update(zip(points, map(found.get, points), strict=True))
+            self.has_odd = self.has_odd or not all(map(found.__contains__, points))
 
 
 def run_hybrid(queries: Sequence[PreparedQuery]) -> RankFlow[list[list[Hit]]]:
@@ -123,63 +181,58 @@ def run_hybrid(queries: Sequence[PreparedQuery]) -> RankFlow[list[list[Hit]]]:
     Returns:
         The hits of each query, best first.
     """
-    loaded: Loaded = {}
+    loaded = _Loaded()
     wanted = [(i, using) for i, prepared in enumerate(queries) for using in prepared.lists()]
     stable = yield from _stable_lists([(queries[i], using) for i, using in wanted], loaded)
     lists = dict(zip(wanted, stable, strict=True))
-    fused = [fuse(lists.get((i, "dense"), []), lists.get((i, "sparse"), [])) for i in range(len(queries))]
-    similarities = yield from _similarities(queries, fused)
-    best = yield from _best(queries, fused, similarities, loaded)
+    dense = [lists.get((i, "dense"), []) for i in range(len(queries))]
+    fused = [fuse(one, lists.get((i, "sparse"), [])) for i, one in enumerate(dense)]
+    if any(prepared.query.min_score for prepared in queries):
+        fused = yield from _similar(queries, fused, dense)
+    best = yield from _best(queries, fused, loaded)
     return [
-        [_hit(one, prepared.scope) for one in found] for prepared, found in zip(queries, best, strict=True)
+        _hits(points, prepared.scope, loaded.of(prepared))
+        for prepared, points in zip(queries, best, strict=True)
     ]
 
 
-def _load(candidates: Iterable[Candidate], loaded: Loaded) -> RankFlow[None]:
-    """Load candidates that are not loaded yet, all in one request."""
-    keys = dict.fromkeys(one.point for one in candidates if not one.is_loaded and one.point not in loaded)
-    if keys:
-        found = yield LoadRequest(tuple(keys))
-        loaded.update((key, found.get(key)) for key in keys)
-
-
-def _filled(one: Candidate, loaded: Loaded) -> Candidate | None:
-    """Return a candidate with its ids and text if they are loaded; None if it is no review."""
-    if one.is_loaded or one.point not in loaded:
-        return one
-    found = loaded[one.point]
-    if found is None:
-        return None
-    return Candidate(one.point, found.review_id, found.content, one.score, found.restaurant_id)
-
-
 def _stable_lists(
-    wanted: Sequence[tuple[PreparedQuery, ListName]], loaded: Loaded
-) -> RankFlow[list[list[Candidate]]]:
+    wanted: Sequence[tuple[PreparedQuery, ListName]], loaded: _Loaded
+) -> RankFlow[list[list[RankedPoint]]]:
     """Fetch ranked lists whose order does not depend on how the engine orders equal scores."""
-    lists: list[list[Candidate]] = [[] for _ in wanted]
+    lists: list[list[RankedPoint]] = [[] for _ in wanted]
     unstable = list(range(len(wanted)))
     factor = 1
     while unstable:
         # Request one more than needed, to see whether scores equal to the last one continue beyond the cut.
-        limits = {i: factor * wanted[i][0].depth + 1 for i in unstable}
-        results = yield [wanted[i][0].ranking(wanted[i][1], limit) for i, limit in limits.items()]
-        ranked = [[one for one in found if one is not None] for found in results]
-        yield from _load([one for found in ranked for one in tied(found)], loaded)
-        unstable = []
-        for (i, limit), found, candidates in zip(limits.items(), results, ranked, strict=True):
-            usable = candidates
-            if loaded:
-                usable = [one for raw in candidates if (one := _filled(raw, loaded)) is not None]
-            asked = _tie_limit(wanted[i][0], limit) - (len(found) - len(usable))
-            top = stable_top_k(usable, wanted=wanted[i][0].depth, asked=asked)
+        limits = [factor * wanted[i][0].depth + 1 for i in unstable]
+        results: list[Ranking] = yield [
+            wanted[i][0].ranking(wanted[i][1], limit) for i, limit in zip(unstable, limits, strict=True)
+        ]
+        queries = [wanted[i][0] for i in unstable]
+        for query, result in zip(queries, results, strict=True):
+            loaded.add(query, result.reviews)
+        ranked = [by_score(result.points) for result in results]
+        yield from loaded.load(zip(queries, map(tied_points, ranked), strict=True))
+        cut = []
+        for i, query, limit, points in zip(unstable, queries, limits, ranked, strict=True):
+            reviews = loaded.of(query)
+            usable = _usable(points, reviews) if loaded.has_odd else points
+            asked = _tie_limit(query, limit) - (len(points) - len(usable))
+            top = stable_top_k(usable, reviews, wanted=query.depth, asked=asked)
             if top is None:
-                unstable.append(i)
+                cut.append(i)
             else:
                 lists[i] = top
+        unstable = cut
         # Geometric growth ends after a few rounds, even if all reviews of a restaurant have the same score.
         factor *= _GROWTH
     return lists
+
+
+def _usable(points: list[RankedPoint], reviews: Reviews) -> list[RankedPoint]:
+    """Return points without those that are known to be no reviews."""
+    return [one for one in points if one[0] not in reviews or reviews[one[0]] is not None]
 
 
 def _tie_limit(prepared: PreparedQuery, limit: int) -> float:
@@ -189,63 +242,69 @@ def _tie_limit(prepared: PreparedQuery, limit: int) -> float:
     return inf if prepared.scope.others and limit > _MAX_TIES else limit
 
 
-def _similarities(
-    queries: Sequence[PreparedQuery], fused: Sequence[Sequence[Fused]]
-) -> RankFlow[list[dict[Hashable, float]]]:
-    """Fetch the cosines of candidates that only the sparse ranking found, for queries with `min_score`."""
-    similarities: list[dict[Hashable, float]] = [{} for _ in queries]
+def _similar(
+    queries: Sequence[PreparedQuery], fused: list[list[RankedPoint]], dense: Sequence[Sequence[RankedPoint]]
+) -> RankFlow[list[list[RankedPoint]]]:
+    """Return the points that reach the bounds; fetch the cosines of those that only the sparse ranking found."""
+    similarities = [dict(points) for points in dense]
     bounded = (i for i, prepared in enumerate(queries) if prepared.query.min_score)
-    points = {i: missing for i in bounded if (missing := tuple(missing_similarities(fused[i])))}
+    points = {i: missing for i in bounded if (missing := tuple(missing_similarities(fused[i], dense[i])))}
     if points:
-        results = yield [queries[i].ranking("dense", len(missing), missing) for i, missing in points.items()]
+        results: list[Ranking] = yield [
+            queries[i].ranking("dense", len(missing), missing) for i, missing in points.items()
+        ]
         for i, found in zip(points, results, strict=True):
-            similarities[i] = {candidate.point: candidate.score for candidate in found if candidate}
-    return similarities
+            similarities[i] = {**dict(found.points), **similarities[i]}
+    return [
+        select_similar(found, prepared.query.min_score, known)
+        for prepared, found, known in zip(queries, fused, similarities, strict=True)
+    ]
 
 
 def _best(
-    queries: Sequence[PreparedQuery],
-    fused: Sequence[Sequence[Fused]],
-    similarities: Sequence[dict[Hashable, float]],
-    loaded: Loaded,
-) -> RankFlow[list[list[Fused]]]:
-    """Return the best candidates of each query, and load only these and the ones that tie with the last of them."""
-    similar = [
-        select_top(found, limit=len(found), min_score=prepared.query.min_score, similarities=known)
-        for prepared, found, known in zip(queries, fused, similarities, strict=True)
-    ]
-    best: list[list[Fused]] = [[] for _ in queries]
+    queries: Sequence[PreparedQuery], similar: Sequence[list[RankedPoint]], loaded: _Loaded
+) -> RankFlow[list[list[RankedPoint]]]:
+    """Return the best points of each query, and load only these and the ones that tie with the last of them."""
+    best: list[list[RankedPoint]] = [[] for _ in queries]
     pending = list(range(len(queries)))
     while pending:
-        heads = {i: _head(similar[i], queries[i].query.limit) for i in pending}
-        yield from _load([one.candidate for i in pending for one in similar[i][: heads[i]]], loaded)
-        for i in pending:
-            head, tail = similar[i][: heads[i]], similar[i][heads[i] :]
-            filled = []
-            for one in head:
-                candidate = _filled(one.candidate, loaded)
-                if candidate is not None:
-                    one.candidate = candidate
-                    filled.append(one)
-            similar[i] = [*filled, *tail]
-            best[i] = order_fused(filled)[: queries[i].query.limit]
-        # A point that is no review makes room for the next.
-        pending = [
-            i for i in pending if len(best[i]) < queries[i].query.limit and len(similar[i]) > len(best[i])
-        ]
+        heads = [similar[i][: _head(similar[i], queries[i].query.limit)] for i in pending]
+        yield from loaded.load(
+            (queries[i], map(_point, head)) for i, head in zip(pending, heads, strict=True)
+        )
+        short = []
+        for i, head in zip(pending, heads, strict=True):
+            limit, reviews = queries[i].query.limit, loaded.of(queries[i])
+            if loaded.has_odd:
+                length = len(head)
+                head = similar[i][:length] = _usable(head, reviews)
+            order_ties(head, reviews)
+            best[i] = head[:limit]
+            # A point that is no review makes room for the next.
+            if len(best[i]) < limit and len(similar[i]) > len(best[i]):
+                short.append(i)
+        pending = short
     return best
 
 
-def _head(ordered: Sequence[Fused], limit: int) -> int:
-    """Return how many candidates the first `limit` are, with those that tie with the last of these."""
+def _head(ordered: Sequence[RankedPoint], limit: int) -> int:
+    """Return how many points the first `limit` are, with those that tie with the last of these."""
     end = min(limit, len(ordered))
-    while 0 < end < len(ordered) and ordered[end].score == ordered[end - 1].score:
+    while 0 < end < len(ordered) and ordered[end][1] == ordered[end - 1][1]:
         end += 1
     return end
 
 
-def _hit(fused: Fused, scope: Scope) -> Hit:
+def _hits(points: Sequence[RankedPoint], scope: Scope, reviews: Reviews) -> list[Hit]:
+    found = [(reviews[point], score) for point, score in points]
+    own = scope.restaurant_id
     # Return the queried restaurant's id in the query's form, even if 7 was indexed as "7".
-    found = fused.candidate.restaurant_id if scope.others else None
-    restaurant_id = scope.restaurant_id if found is None else found
-    return Hit(fused.candidate.review_id, fused.candidate.content, fused.score, restaurant_id)
+    return [
+        Hit(one.review_id, one.content, score, _or(one.restaurant_id, own) if scope.others else own)
+        for one, score in found
+        if one is not None
+    ]
+
+
+def _or(restaurant_id: ItemId | None, own: ItemId) -> ItemId:
+    return own if restaurant_id is None else restaurant_id

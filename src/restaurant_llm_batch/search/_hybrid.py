@@ -5,149 +5,153 @@ RRF: Cormack, Clarke and Buettcher 2009, https://doi.org/10.1145/1571941.1572114
 
 Engines order equal scores arbitrarily, and equal scores are common: a hundred reviews say "맛있어요". So all functions
 order by score and then by id. If an engine cut a list in the middle of equal scores, that score is dropped, since
-some of its candidates are missing.
+some of its points are missing.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
-from typing import Any, TypeVar
+from operator import itemgetter
+from typing import Any, TypeAlias
 
 from ..errors import ConfigurationError
 from ..models import ItemId, SearchQuery
 from ._indexing import as_number, id_order, read_id
 
-T = TypeVar("T", "Candidate", "Fused")
-
 RRF_K = 2
 """RRF's constant, as Qdrant's default: the first of a list scores 1/2, the second 1/3."""
 
+RankedPoint: TypeAlias = tuple[Hashable, float]
+"""The key of a review in the engine, and its score; a search makes hundreds, so it is no class."""
 
-@dataclass(
-    slots=True
-)  # not frozen: a search makes hundreds, and a frozen one takes three times as long to make
-class Candidate:
+_score: Callable[[RankedPoint], float] = itemgetter(1)
+_key: Callable[[tuple[Any, RankedPoint]], Any] = itemgetter(0)
+
+
+@dataclass(slots=True)  # not frozen: a frozen one takes three times as long to make
+class FoundReview:
     """
-    A review in one ranked list.
+    What is known of a review that was ranked.
 
     Attributes:
-        point: Its key in the engine.
         review_id: Its id as indexed; breaks ties of the score.
         content: Its text.
-        score: Its score in this list.
         restaurant_id: Its restaurant's id if several restaurants are searched; breaks ties of the review id.
-        is_loaded: Whether its ids and text are known; otherwise only its key and score are.
     """
 
-    point: Hashable
     review_id: ItemId
     content: str
-    score: float
     restaurant_id: ItemId | None = None
-    is_loaded: bool = True
 
 
-@dataclass(slots=True)
-class Fused:
-    """A candidate after fusion; `similarity` is its dense cosine, or None while unknown."""
-
-    candidate: Candidate
-    score: float
-    similarity: float | None
+Reviews: TypeAlias = Mapping[Hashable, FoundReview | None]
+"""Reviews by their keys, as far as they are loaded; None for a point that is no review."""
 
 
-def stable_top_k(found: Sequence[Candidate], *, wanted: int, asked: float) -> list[Candidate] | None:
+def by_score(found: Iterable[RankedPoint]) -> list[RankedPoint]:
+    """Return points by score, best first, equal scores as they come."""
+    return sorted(found, key=_score, reverse=True)
+
+
+def tied_points(ordered: Sequence[RankedPoint]) -> list[Hashable]:
+    """Return the keys of points whose score another one has too, given points by score."""
+    if len(set(map(_score, ordered))) == len(ordered):
+        return []
+    return [point for start, end in _runs(ordered) for point, _ in ordered[start:end]]
+
+
+def order_ties(ordered: list[RankedPoint], reviews: Reviews) -> None:
+    """Order equal scores by id where all of their ids are loaded, given points by score."""
+    if len(set(map(_score, ordered))) == len(ordered):
+        return
+    for start, end in list(_runs(ordered)):
+        run = ordered[start:end]
+        found = [reviews.get(point) for point, _ in run]
+        keys = [_id_key(review, one[0]) for review, one in zip(found, run, strict=True) if review is not None]
+        if len(keys) == len(run):
+            ordered[start:end] = [one for _, one in sorted(zip(keys, run, strict=True), key=_key)]
+
+
+def _runs(ordered: Sequence[RankedPoint]) -> Iterator[tuple[int, int]]:
+    """Return where two and more points have one score: the first's position and that behind the last."""
+    start, last = 0, ordered[0][1]
+    for position, (_, score) in enumerate(ordered):
+        if score != last:
+            if position - start > 1:
+                yield start, position
+            start, last = position, score
+    if len(ordered) - start > 1:
+        yield start, len(ordered)
+
+
+def stable_top_k(
+    ordered: list[RankedPoint], reviews: Reviews, *, wanted: int, asked: float
+) -> list[RankedPoint] | None:
     """
-    Return the top candidates, independently of how the engine orders equal scores.
+    Return the top points, independently of how the engine orders equal scores.
 
     Args:
-        found: The best candidates, in the engine's order.
-        wanted: Number of candidates needed.
-        asked: Number of candidates requested, more than `wanted`; infinity if no more will be requested, so
+        ordered: The best points by score; it is reordered.
+        reviews: The reviews of those with equal scores.
+        wanted: Number of points needed.
+        asked: Number of points requested, more than `wanted`; infinity if no more will be requested, so
             that ties beyond the cut are ignored.
 
     Returns:
-        At most `wanted` candidates, or None if more must be requested.
+        At most `wanted` points, or None if more must be requested.
     """
-    ordered = sorted(found, key=attrgetter("score"), reverse=True)
-    _order_ties(ordered, _id_key)
+    order_ties(ordered, reviews)
     if len(ordered) >= asked:
-        # The cut may have separated candidates with the last score, so drop that score.
-        ordered = [candidate for candidate in ordered if candidate.score > ordered[-1].score]
+        # The cut may have separated points with the last score, so drop that score.
+        ordered = [one for one in ordered if one[1] > ordered[-1][1]]
         if len(ordered) < wanted:
             return None
     return ordered[:wanted]
 
 
-def fuse(dense: Sequence[Candidate], sparse: Sequence[Candidate], *, k: int = RRF_K) -> list[Fused]:
+def fuse(dense: Sequence[RankedPoint], sparse: Sequence[RankedPoint], *, k: int = RRF_K) -> list[RankedPoint]:
     """
-    Fuse two ranked lists by reciprocal rank fusion (RRF): a candidate scores the sum of 1/(rank + k), ranks from 0.
+    Fuse two ranked lists by reciprocal rank fusion (RRF): a point scores the sum of 1/(rank + k), ranks from 0.
 
     Args:
-        dense: Candidates of the dense ranking, best first; their scores are cosines.
-        sparse: Candidates of the sparse ranking, best first.
+        dense: Points of the dense ranking, best first; their scores are cosines.
+        sparse: Points of the sparse ranking, best first.
         k: RRF's constant; a larger one gives the first ranks less weight.
 
     Returns:
-        Each candidate once, best first, ties by id unless a candidate's id is not loaded.
+        Each point once, best first, equal scores in any order.
     """
-    scores: dict[Hashable, float] = {}
-    for ranked in (dense, sparse):
-        for rank, candidate in enumerate(ranked):
-            scores[candidate.point] = scores.get(candidate.point, 0.0) + 1 / (rank + k)
-    similarities = {candidate.point: candidate.score for candidate in dense}
-    candidates = {candidate.point: candidate for candidate in (*sparse, *dense)}
-    fused = [
-        Fused(candidate, scores[point], similarities.get(point)) for point, candidate in candidates.items()
-    ]
-    return order_fused(fused)
+    scores = {point: 1 / rank for rank, (point, _) in enumerate(dense, k)}
+    for rank, (point, _) in enumerate(sparse, k):
+        scores[point] = scores.get(point, 0.0) + 1 / rank
+    return by_score(scores.items())
 
 
-def order_fused(fused: Iterable[Fused]) -> list[Fused]:
-    """Return candidates by score, best first, and equal scores by id where all of their ids are loaded."""
-    ordered = sorted(fused, key=attrgetter("score"), reverse=True)
-    _order_ties(ordered, lambda one: _id_key(one.candidate))
-    return ordered
-
-
-def missing_similarities(fused: Iterable[Fused]) -> list[Hashable]:
+def missing_similarities(fused: Iterable[RankedPoint], dense: Iterable[RankedPoint]) -> list[Hashable]:
     """Return the points whose similarity must be fetched before `min_score` can be applied."""
-    return [one.candidate.point for one in fused if one.similarity is None]
+    known = dict(dense)
+    return [point for point, _ in fused if point not in known]
 
 
-def select_top(
-    fused: Iterable[Fused],
-    *,
-    limit: int,
-    min_score: float = 0.0,
-    similarities: Mapping[Hashable, float] | None = None,
-) -> list[Fused]:
+def select_similar(
+    fused: Sequence[RankedPoint], min_score: float, similarities: Mapping[Hashable, float]
+) -> list[RankedPoint]:
     """
-    Return the best candidates that reach a minimum similarity.
+    Return the points that reach a minimum similarity.
 
     Args:
         fused: The fused list, best first.
-        limit: Maximum number of candidates.
-        min_score: Minimum dense cosine, whichever ranking found the candidate; 0.0 for no minimum.
-        similarities: Cosines by point, for candidates that only the sparse ranking found; a candidate without
-            one is dropped.
+        min_score: Minimum dense cosine, whichever ranking found the point; 0.0 for no minimum.
+        similarities: Cosines by point; a point without one is dropped if there is a minimum.
     """
     if not min_score:
-        return list(fused)[:limit]
-    known = similarities or {}
-    similar = [one for one in fused if _similarity(one, known) >= min_score]
-    return similar[:limit]
+        return list(fused)
+    return [one for one in fused if similarities.get(one[0], -2.0) >= min_score]
 
 
-def _similarity(one: Fused, known: Mapping[Hashable, float]) -> float:
-    return known.get(one.candidate.point, -2.0) if one.similarity is None else one.similarity
-
-
-def _id_key(candidate: Candidate) -> tuple[Any, ...]:
-    return id_order(candidate.review_id), _restaurant_order(candidate.restaurant_id), candidate.point
+def _id_key(review: FoundReview, point: Hashable) -> tuple[Any, ...]:
+    return id_order(review.review_id), _restaurant_order(review.restaurant_id), point
 
 
 def _restaurant_order(restaurant_id: ItemId | None) -> tuple[int, int, str]:
@@ -156,34 +160,6 @@ def _restaurant_order(restaurant_id: ItemId | None) -> tuple[int, int, str]:
     # Some engines return 7 where "7" was indexed; the order must be the same.
     number = as_number(restaurant_id)
     return id_order(restaurant_id if number is None else number)
-
-
-def _order_ties(ordered: list[T], key: Callable[[T], Any]) -> None:
-    """Order runs of equal scores by a key, which is not computed for a score that occurs once."""
-    scores = [one.score for one in ordered]
-    if len(set(scores)) == len(scores):
-        return
-    start = 0
-    for end in range(1, len(scores) + 1):
-        if end < len(scores) and scores[end] == scores[start]:
-            continue
-        if end - start > 1 and all(map(_is_loaded, ordered[start:end])):
-            ordered[start:end] = sorted(ordered[start:end], key=key)
-        start = end
-
-
-def _is_loaded(one: Candidate | Fused) -> bool:
-    return one.is_loaded if isinstance(one, Candidate) else one.candidate.is_loaded
-
-
-def tied(found: Iterable[Candidate]) -> list[Candidate]:
-    """Return the candidates whose score another one has too."""
-    candidates = list(found)
-    scores = [candidate.score for candidate in candidates]
-    if len(set(scores)) == len(scores):
-        return []
-    counts = Counter(scores)
-    return [one for one in candidates if counts[one.score] > 1]
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,10 +11,10 @@ from typing import TypeAlias
 from ...models import ItemId
 from ...protocols import Embedding
 from .._fusion import ListName, RankRequest
-from .._hybrid import Candidate
+from .._hybrid import RankedPoint
 from .._indexing import id_texts
 
-RankedPoint: TypeAlias = tuple[Hashable, float, str]
+PlacedPoint: TypeAlias = tuple[Hashable, float, str]
 """A point's key, its score, and its restaurant's id as text."""
 
 _SPARE = 43
@@ -27,7 +27,7 @@ _MAX_LISTS = 64
 class _RankedList:
     vector: Embedding
     asked: int
-    points: list[RankedPoint]
+    points: list[PlacedPoint]
 
     def suffices(self, wanted: int) -> bool:
         """Return whether the list is as long as wanted, or holds all points."""
@@ -55,17 +55,17 @@ class OthersCache:
             self._lists.clear()
 
     def rank(
-        self, ranking: RankRequest, make: Callable[[RankRequest, int], list[RankedPoint]]
-    ) -> list[Candidate] | None:
+        self, ranking: RankRequest, make: Callable[[RankRequest, int], list[PlacedPoint]]
+    ) -> list[RankedPoint] | None:
         """
-        Return the candidates of a ranking among the others, not loaded.
+        Return the points of a ranking among the others.
 
         Args:
             ranking: The request, with the scope "others".
             make: Ranks the reviews of all restaurants, up to a length.
 
         Returns:
-            The candidates; None if one restaurant has most of the best reviews, so that a filter is cheaper.
+            The points; None if one restaurant has most of the best reviews, so that a filter is cheaper.
         """
         own = id_texts(ranking.scope.restaurant_id)
         length = ranking.limit + _SPARE
@@ -73,14 +73,12 @@ class OthersCache:
             ranked = self._list(ranking, length, make)
             others = [(point, score) for point, score, restaurant in ranked.points if restaurant not in own]
             if len(others) >= ranking.limit or len(ranked.points) < ranked.asked:
-                return [
-                    Candidate(point, "", "", score, None, False) for point, score in others[: ranking.limit]
-                ]
+                return others[: ranking.limit]
             length *= _GROWTH
         return None
 
     def _list(
-        self, ranking: RankRequest, length: int, make: Callable[[RankRequest, int], list[RankedPoint]]
+        self, ranking: RankRequest, length: int, make: Callable[[RankRequest, int], list[PlacedPoint]]
     ) -> _RankedList:
         key = id(ranking.vector), ranking.using, ranking.scope.category
         with self._lock:

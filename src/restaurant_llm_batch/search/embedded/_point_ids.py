@@ -25,11 +25,13 @@ class PointIds(NamedTuple):
         of_key: Returns the id of a review's key; see `point_key`.
         of_number: Returns the id for a number that `number` has returned.
         number: Returns the number of a point that the engine has returned; numbers are hashed and compared fast.
+        ranked: Returns the number and the score of a point that the engine has ranked.
     """
 
     of_key: Callable[[str], Any]
     of_number: Callable[[Any], Any]
     number: Callable[[Any], int]
+    ranked: Callable[[Any], tuple[int, float]]
 
 
 def _number_of_key(key: str) -> int:
@@ -47,5 +49,9 @@ def number_of(point: Any) -> int:
     return found if isinstance(found, int) else found.int
 
 
-UUIDS = PointIds(UUID, _uuid_of_number, number_of)
-NUMBERS = PointIds(_number_of_key, int, attrgetter("id"))
+def _ranked(point: Any) -> tuple[int, float]:
+    return number_of(point), point.score
+
+
+UUIDS = PointIds(UUID, _uuid_of_number, number_of, _ranked)
+NUMBERS = PointIds(_number_of_key, int, attrgetter("id"), attrgetter("id", "score"))

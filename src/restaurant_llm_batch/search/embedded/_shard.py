@@ -20,12 +20,13 @@ from ... import _fork
 from ...errors import BatchError, ConfigurationError
 from ...models import ItemId
 from ...protocols import Embedder, Embedding
-from .._fusion import ListName, LoadRequest, RankRequest
-from .._hybrid import Candidate
+from ...steps import drive
+from .._fusion import ListName, LoadRequest, RankFlow, Ranking, RankRequest
+from .._hybrid import FoundReview
 from .._indexing import IndexEntry, former_keys, id_texts, point_key
 from ._engine import EngineFolder, engine_error
 from ._folder import check_folder, check_space
-from ._others import OthersCache, RankedPoint
+from ._others import OthersCache, PlacedPoint
 from ._point_ids import number_of
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ T = TypeVar("T")
 
 log = logging.getLogger("restaurant_llm_batch.search")
 
-_PAYLOAD = ["review_id", "content", "restaurant_id"]
 _MAX_QUERIES = 256
 _ID_TYPES = frozenset({int, str})
 
@@ -116,40 +116,44 @@ class Shard:
         self.flush()
         return count
 
-    def perform(self, step: list[RankRequest] | LoadRequest) -> Any:
-        """Perform a step of `run_hybrid`."""
-        return self.load(step.points) if isinstance(step, LoadRequest) else self.rank(step)
-
-    def rank(self, rankings: Sequence[RankRequest]) -> list[list[Candidate]]:
-        """Return the candidates of each ranking, not loaded: payloads cost more than the ranking itself."""
+    def run(self, flow: RankFlow[T]) -> T:
+        """Run a flow of `run_hybrid`, with one lease of the engine for all of its steps."""
         with self._lease() as engine:
-            from qdrant_edge import QueryBatchRequest
+            return drive(flow, partial(self._perform, engine))
 
-            number = self._files.ids.number
-            results: list[list[Candidate] | None] = [None] * len(rankings)
-            for i, ranking in enumerate(rankings):
-                if ranking.scope.others and not ranking.points:
-                    results[i] = self._others.rank(ranking, partial(_rank_all, engine))
-            rest = [i for i, found in enumerate(results) if found is None]
-            if rest:
-                filters: dict[Any, Filter] = {}
-                requests = [self._request(rankings[i], filters) for i in rest]
-                for i, points in zip(rest, engine.query_batch(QueryBatchRequest(requests)), strict=True):
-                    results[i] = [
-                        Candidate(number(point), "", "", point.score, None, False) for point in points
-                    ]
-        return [found or [] for found in results]
+    def _perform(self, engine: EdgeShard, step: list[RankRequest] | LoadRequest) -> Any:
+        return self._load(engine, step.points) if isinstance(step, LoadRequest) else self._rank(engine, step)
 
-    def _request(self, ranking: RankRequest, filters: dict[Any, Filter]) -> QueryRequest:
-        """Convert a ranking request to the engine's query request; requests of one scope share their filter."""
+    def _rank(self, engine: EdgeShard, rankings: Sequence[RankRequest]) -> list[Ranking]:
+        """Return each ranking, without reviews: payloads cost more than the ranking itself."""
+        from qdrant_edge import QueryBatchRequest
+
+        results: list[Ranking | None] = [None] * len(rankings)
+        for i, ranking in enumerate(rankings):
+            if ranking.scope.others and not ranking.points:
+                among_others = self._others.rank(ranking, partial(_rank_all, engine))
+                results[i] = None if among_others is None else Ranking(among_others)
+        rest = [i for i, found in enumerate(results) if found is None]
+        if rest:
+            ranked = self._files.ids.ranked
+            requests = self._requests([rankings[i] for i in rest])
+            for i, points in zip(rest, engine.query_batch(QueryBatchRequest(requests)), strict=True):
+                results[i] = Ranking(list(map(ranked, points)))
+        return [found for found in results if found is not None]
+
+    def _requests(self, rankings: Iterable[RankRequest]) -> list[QueryRequest]:
+        """Convert ranking requests to the engine's query requests; successive ones of one scope share their filter."""
         from qdrant_edge import QueryRequest
 
-        key = ranking.scope, ranking.points
-        if key not in filters:
-            filters[key] = _filter(ranking, self._files.ids.of_number)
-        return QueryRequest(
-            limit=ranking.limit, query=self._query(ranking), filter=filters[key], with_payload=False
-        )
+        requests: list[QueryRequest] = []
+        last: RankRequest | None = None
+        chosen: Filter | None = None
+        for ranking in rankings:
+            if last is None or ranking.scope != last.scope or ranking.points != last.points:
+                last, chosen = ranking, _filter(ranking, self._files.ids.of_number)
+            query = self._query(ranking)
+            requests.append(QueryRequest(limit=ranking.limit, query=query, filter=chosen, with_payload=False))
+        return requests
 
     def _query(self, ranking: RankRequest) -> Query:
         # Every restaurant of a run is searched with the same few vectors.
@@ -163,17 +167,18 @@ class Shard:
         self._engine_queries[key] = ranking.vector, query
         return query
 
-    def load(self, points: Sequence[Any]) -> dict[Hashable, Candidate]:
-        """Return points with their ids and text, without those that hold no review."""
-        with self._lease() as engine:
-            ids = self._files.ids
-            records = engine.retrieve([ids.of_number(point) for point in points], _PAYLOAD, False)
-        found: dict[Hashable, Candidate | None] = {}
+    def _load(self, engine: EdgeShard, points: Sequence[Any]) -> dict[Hashable, FoundReview]:
+        """Return the reviews of points, without those that hold none."""
+        ids = self._files.ids
+        # The whole payload: to choose of its few fields costs the engine more than to return all.
+        records = engine.retrieve(list(map(ids.of_number, points)), True, False)
+        found: dict[Hashable, FoundReview] = {}
         for record in records:
-            key = ids.number(record)
-            found[key] = to_candidate(key, record.payload or {})
-        missing = [point for point in points if found.get(point) is None]
-        if missing:
+            review = to_review(record.payload or {})
+            if review is not None:
+                found[ids.number(record)] = review
+        if len(found) < len(points):
+            missing = [point for point in points if point not in found]
             log.log(
                 logging.DEBUG if self._has_warned else logging.WARNING,
                 "%d of %d points that a search found were left out: point %s holds no review",
@@ -182,7 +187,7 @@ class Shard:
                 ids.of_number(missing[0]),
             )
             self._has_warned = True
-        return {point: candidate for point, candidate in found.items() if candidate is not None}
+        return found
 
     def count(self) -> int:
         """Return the number of reviews."""
@@ -289,7 +294,7 @@ def _as_list(numbers: Sequence[T]) -> list[T]:
     return numbers if type(numbers) is list else list(numbers)
 
 
-def _rank_all(engine: EdgeShard, ranking: RankRequest, limit: int) -> list[RankedPoint]:
+def _rank_all(engine: EdgeShard, ranking: RankRequest, limit: int) -> list[PlacedPoint]:
     """Rank the reviews of all restaurants, the query's own included."""
     from qdrant_edge import Filter, QueryRequest
 
@@ -345,11 +350,11 @@ def _has_id(name: str, value: ItemId) -> FieldCondition:
     return FieldCondition(name, match=MatchValue(texts[0]) if len(texts) == 1 else MatchAny(texts))
 
 
-def to_candidate(point: Hashable, payload: Mapping[str, Any]) -> Candidate | None:
-    """Convert a point to a candidate without a score; None if it holds no review."""
+def to_review(payload: Mapping[str, Any]) -> FoundReview | None:
+    """Convert a point's payload to a review; None if it holds none."""
     content: Any = payload.get("content")
     review_id: Any = payload.get("review_id")
     restaurant_id: Any = payload.get("restaurant_id")
     if type(content) is not str or type(review_id) not in _ID_TYPES or type(restaurant_id) not in _ID_TYPES:
         return None
-    return Candidate(point, review_id, content, 0.0, restaurant_id)
+    return FoundReview(review_id, content, restaurant_id)

@@ -13,7 +13,6 @@ from ..._http.recipe import PickledAsRecipe, arguments_of
 from ...errors import BackendError, ConfigurationError
 from ...models import Hit, ItemId, Review, SearchQuery
 from ...protocols import Embedder
-from ...steps import drive
 from .._batch_embedding import BatchEmbedder
 from .._embedding_cache import QueryEmbeddingCache, check_embedder
 from .._fusion import PreparedQuery, run_hybrid
@@ -254,7 +253,7 @@ class EmbeddedSearch(PickledAsRecipe):
         shard = self._existing_shard()
         results: list[list[Hit]] = [[] for _ in queries]
         prepared = {i: one for i, query in enumerate(queries) if (one := self._prepare(query))}
-        for i, hits in zip(prepared, drive(run_hybrid([*prepared.values()]), shard.perform), strict=True):
+        for i, hits in zip(prepared, shard.run(run_hybrid([*prepared.values()])), strict=True):
             results[i] = hits
         return results
 

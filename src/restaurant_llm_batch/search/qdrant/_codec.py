@@ -9,7 +9,7 @@ from ...errors import ConfigurationError, PermanentBackendError
 from ...models import ItemId
 from ...protocols import Embedding
 from .._fusion import RankRequest
-from .._hybrid import Candidate
+from .._hybrid import FoundReview
 from .._indexing import IndexEntry, as_number, id_text
 from ._layout import CollectionSchema, IdLayout, get_path, id_variants, set_path
 
@@ -88,16 +88,16 @@ class QdrantCodec:
             )
         return self._names.category
 
-    def candidate(self, point: ScoredPoint, ranking: RankRequest) -> Candidate | PermanentBackendError:
+    def review(self, point: ScoredPoint, ranking: RankRequest) -> FoundReview | PermanentBackendError:
         """
-        Convert a scored point to a candidate.
+        Convert a scored point to a review.
 
         Args:
             point: The scored point.
             ranking: The request that found it.
 
         Returns:
-            The candidate; or an error, not raised, if it has no text, or no restaurant id when the scope is "others".
+            The review; or an error, not raised, if it has no text, or no restaurant id when the scope is "others".
         """
         payload = point.payload or {}
         content = get_path(payload, self._names.content)
@@ -106,9 +106,7 @@ class QdrantCodec:
         restaurant_id = self._restaurant_id(payload) if ranking.scope.others else None
         if ranking.scope.others and restaurant_id is None:
             return _missing_field(point, "restaurant's id", "restaurant", self._names.restaurant)
-        return Candidate(
-            str(point.id), self.review_id(payload, point.id), content, point.score, restaurant_id
-        )
+        return FoundReview(self.review_id(payload, point.id), content, restaurant_id)
 
     def review_id(self, payload: Mapping[str, Any], point_id: Any) -> ItemId:
         """Return a review's id: that of its payload, or the point's own."""

@@ -15,8 +15,8 @@ from ...protocols import Embedder, Embedding, SparseVector
 from ...steps import intercept
 from .._batch_embedding import BatchEmbedder
 from .._embedding_cache import QueryEmbeddingCache
-from .._fusion import LoadRequest, PreparedQuery, RankRequest, run_hybrid
-from .._hybrid import Candidate, scope_of
+from .._fusion import LoadRequest, PreparedQuery, Ranking, RankRequest, run_hybrid
+from .._hybrid import FoundReview, scope_of
 from .._indexing import (
     BadRows,
     IndexEntry,
@@ -192,20 +192,24 @@ class Collection:
         layout = yield from self._read_layout()
         return (yield from intercept(run_hybrid(queries), partial(self._rank, layout)))
 
-    def _rank(
-        self, layout: IdLayout, rankings: list[RankRequest] | LoadRequest
-    ) -> QdrantFlow[list[list[Candidate | None]]]:
-        assert not isinstance(rankings, LoadRequest), "all candidates are loaded with their ranking"
+    def _rank(self, layout: IdLayout, rankings: list[RankRequest] | LoadRequest) -> QdrantFlow[list[Ranking]]:
+        assert not isinstance(rankings, LoadRequest), "all reviews are loaded with their ranking"
         requests = [self._codec.request(ranking, layout) for ranking in rankings]
         results = yield ClientCall("query_batch_points", {"requests": requests})
         found = [
-            [self._codec.candidate(point, ranking) for point in result.points]
+            {str(point.id): self._codec.review(point, ranking) for point in result.points}
             for result, ranking in zip(results, rankings, strict=True)
         ]
-        self._check_points([one for candidates in found for one in candidates])
-        return [[one if isinstance(one, Candidate) else None for one in candidates] for candidates in found]
+        self._check_points([one for reviews in found for one in reviews.values()])
+        return [
+            Ranking(
+                [(str(point.id), point.score) for point in result.points],
+                {key: one if isinstance(one, FoundReview) else None for key, one in reviews.items()},
+            )
+            for result, reviews in zip(results, found, strict=True)
+        ]
 
-    def _check_points(self, found: Sequence[Candidate | PermanentBackendError]) -> None:
+    def _check_points(self, found: Sequence[FoundReview | PermanentBackendError]) -> None:
         """Log points that are left out; raise if no point of the collection has been usable yet."""
         unusable = [one for one in found if isinstance(one, PermanentBackendError)]
         self._has_reviews = self._has_reviews or len(unusable) < len(found)
