@@ -25,6 +25,9 @@ _NUMBER_OR_RANGE = lazy_pattern(r"(?<![\d.])(\d{1,6})(?:\.0)?번?(?:\s?[-~\u2013
 _MAX_RANGE = 100
 _DEPTH_OF_CITATIONS = 3
 
+# Not json.dumps, which makes an encoder every time.
+_encode = json.JSONEncoder(ensure_ascii=False, default=str).encode
+
 MAX_NAMED = 20
 """Maximum number of dropped cells of an answer that a result names."""
 _MAX_CELL = 60
@@ -32,7 +35,7 @@ _MAX_CELL = 60
 
 def dropped_cell(field: str, value: Any, reason: str) -> str:
     """Return the name of a cell of an answer that is dropped: its field, its value as JSON, and the reason."""
-    text = clean(json.dumps(value, ensure_ascii=False, default=str))
+    text = clean(_encode(value))
     text = text if len(text) <= _MAX_CELL else f"{text[: _MAX_CELL - 1]}…"
     return f"{field}: {text} ({reason})"
 

@@ -90,10 +90,12 @@ def is_same_id(one: ItemId | None, other: ItemId) -> bool:
     return composed(str(one)) == composed(str(other))
 
 
-def as_shown(hit: Hit) -> Hit:
-    """Return a hit of a search as it is shown to a model: its text in composed form."""
-    content = composed(hit.content)
-    return hit if content is hit.content else replace(hit, content=content)
+def as_shown(hits: Iterable[Hit]) -> list[Hit]:
+    """Return the hits of a search as they are shown to a model: their texts in composed form."""
+    return [
+        hit if (content := composed(hit.content)) is hit.content else replace(hit, content=content)
+        for hit in hits
+    ]
 
 
 class Worded(Protocol):

@@ -200,7 +200,7 @@ def _aspect_or_error(
     invalid = len(dropped)
     if len(kept) > limit:
         dropped += [dropped_cell("bullets", text, f"more than {limit}") for text in kept[limit:]]
-    if isinstance(bullets, list):
+    if isinstance(bullets, list) and len(kept) < len(bullets):
         dropped += [dropped_cell("bullets", one, "no text of its own") for one in bullets if not text_of(one)]
     return AspectSummary(
         status="ok",

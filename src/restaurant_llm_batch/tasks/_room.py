@@ -30,9 +30,8 @@ def with_room(shown: Mapping[str, Shown], max_tokens: int) -> Mapping[str, Shown
         shown: The reviews of each aspect, best first.
         max_tokens: Maximum number of tokens of all reviews, by `estimate_tokens`.
     """
-    most = sum(
-        _TOKENS_PER_CHARACTER * len(hit.content) + _LINE_TOKENS for hits in shown.values() for _, hit in hits
-    )
+    lengths = [len(hit.content) for hits in shown.values() for _, hit in hits]
+    most = _TOKENS_PER_CHARACTER * sum(lengths) + _LINE_TOKENS * len(lengths)
     if most <= max_tokens:  # the usual case, without an estimate
         return shown
     longest = max(max_tokens // _LONGEST_SHARE, 1)

@@ -147,7 +147,7 @@ class SummarizeAspects(Previewed):
                 categories[aspect] = _failed(hits)
                 errors.append(hits)
             elif hits:
-                shown[aspect] = list(enumerate(map(as_shown, hits)))
+                shown[aspect] = list(enumerate(as_shown(hits)))
             else:
                 categories[aspect] = AspectSummary(status="no_reviews")
         answer = Answer({}, "", "")
