@@ -105,15 +105,36 @@ def _vectors(texts: Sequence[TextFeatures], size: int) -> list[list[float]]:
     values = np.frombuffer(b"".join(all_weights), np.dtype(_WEIGHT))
     subtracted = places < 0
     rows = np.repeat(np.arange(len(texts)) * size, sizes)
-    matrix = np.bincount(
+    sums = np.bincount(
         rows + np.where(subtracted, ~places, places),
         np.where(subtracted, -values, values),
         len(texts) * size,
-    ).reshape(len(texts), size)
-    lengths = np.sqrt(np.add.accumulate(matrix * matrix, axis=1)[:, -1:])
-    lengths[lengths == 0.0] = 1.0
-    found: list[list[float]] = (matrix / lengths).tolist()
-    return found
+    )
+    # Nine of ten are zero, so from here on only of the others: a number of a list takes an object.
+    (found,) = sums.nonzero()
+    row, slot = np.divmod(found, size)
+    filled = np.bincount(row, minlength=len(texts))
+    ends = filled.cumsum()
+    vectors = sums[found]
+    squares = np.zeros((len(texts), int(filled.max()) + 1))
+    squares[row, np.arange(len(found)) - (ends - filled)[row]] = vectors * vectors
+    lengths = np.sqrt(np.add.accumulate(squares, axis=1)[:, -1])
+    return _unpacked(slot.tolist(), (vectors / lengths[row]).tolist(), ends.tolist(), size)
+
+
+def _unpacked(
+    slots: Sequence[int], values: Sequence[float], ends: Sequence[int], size: int
+) -> list[list[float]]:
+    """Return vectors, given the slots and values of all of them, and where those of each end."""
+    vectors = []
+    start = 0
+    for end in ends:
+        vector = [0.0] * size
+        for slot, value in zip(slots[start:end], values[start:end], strict=True):
+            vector[slot] = value
+        vectors.append(vector)
+        start = end
+    return vectors
 
 
 def _scaled(weights: Sequence[bytes], counts: Mapping[str, int]) -> list[bytes]:
