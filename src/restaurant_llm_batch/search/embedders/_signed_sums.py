@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 _MANY = 128
 """Texts from which on NumPy is worth its import: less than a batch of an index, more than most other uses have."""
@@ -15,21 +15,17 @@ _WEIGHT: Final = "d"
 _SLOT_BYTES = array(_SLOT).itemsize
 
 
-class StemFeatures(NamedTuple):
-    """
-    What a stem adds to the vectors of a text.
+StemFeatures: TypeAlias = tuple[int, bytes, bytes]
+"""
+What a stem adds to the vectors of a text.
 
-    Bytes are no work for the garbage collector, and many of them make an array in one step.
+1. Its id in the sparse vector.
+2. Where its features are in the dense vector, as C integers; the bitwise complement if they are subtracted.
+3. What is added or subtracted there, as C doubles.
 
-    Attributes:
-        term: Its id in the sparse vector.
-        slots: Where its features are in the dense vector, as C integers; the bitwise complement if they are subtracted.
-        weights: What is added or subtracted there, as C doubles.
-    """
-
-    term: int
-    slots: bytes
-    weights: bytes
+An embedder keeps tens of thousands. The garbage collector leaves a plain tuple of numbers and bytes alone, but would
+look at each object of a class again and again; and many bytes make an array in one step.
+"""
 
 
 class TextFeatures(NamedTuple):
@@ -48,12 +44,12 @@ class TextFeatures(NamedTuple):
 
 
 def packed_slots(slots: Sequence[int]) -> bytes:
-    """Return slots as `StemFeatures` has them."""
+    """Return slots as `StemFeatures` holds them."""
     return array(_SLOT, slots).tobytes()
 
 
 def packed_weights(weights: Sequence[float]) -> bytes:
-    """Return weights as `StemFeatures` has them."""
+    """Return weights as `StemFeatures` holds them."""
     return array(_WEIGHT, weights).tobytes()
 
 

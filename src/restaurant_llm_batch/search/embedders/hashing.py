@@ -194,7 +194,7 @@ class HashingEmbedder(PickledAsRecipe):
     def _embed(self, texts: Sequence[str], *, bm25: bool) -> list[Embedding]:
         read = [self._text_features(text) for text in texts]
         sparse = [
-            _weigh_terms([stem.term for stem in stems], counts, total, bm25=bm25)
+            _weigh_terms([term for term, _, _ in stems], counts, total, bm25=bm25)
             for stems, counts, total in read
         ]
         return list(map(Embedding, dense_vectors(read, self._size), sparse))
@@ -214,7 +214,7 @@ class HashingEmbedder(PickledAsRecipe):
         if concept:
             slots += self._known_slot("c:" + concept.name), self._known_slot("a:" + concept.aspect)
         weights = _weights if grams > _MAX_CACHED_LENGTH else self._known_weights
-        return StemFeatures(_hash32(stem), packed_slots(slots), weights(grams, concept is not None))
+        return _hash32(stem), packed_slots(slots), weights(grams, concept is not None)
 
     def _slot(self, feature: str) -> int:
         return _slot(feature, self._size)
