@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import marshal
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from operator import index
@@ -53,12 +53,13 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
     """
     try:
         schema = b"" if request.schema is None else _canonical_schema(request.schema)
-        numbers = b"%d %b" % (
-            index(request.max_tokens),
-            _pack_double(request.temperature + 0.0),
-        )  # -0.0 is 0.0
         # The length of every part is hashed too, so that no text can imitate the border between two parts.
-        parts = [_FORMAT, fingerprint.encode("utf-8", "surrogatepass"), schema, numbers]
+        parts = [
+            _FORMAT,
+            fingerprint.encode("utf-8", "surrogatepass"),
+            schema,
+            _numbers(request.max_tokens, request.temperature),
+        ]
         for message in request.messages:
             role, content = message.get("role"), message.get("content")
             if type(role) is str and type(content) is str and len(message) == 2:
@@ -73,11 +74,22 @@ def request_key(fingerprint: str, request: LLMRequest) -> bytes:
             f"the request of task {request.task!r} cannot be stored: {error}; messages must be like "
             '{"role": "user", "content": "text"}, schema a JSON Schema, max_tokens and temperature numbers'
         ) from error
-    framed = b"".join((struct.pack(f">{len(parts)}Q", *map(len, parts)), *parts))
+    framed = b"".join((_packer(len(parts))(*map(len, parts)), *parts))
     digest = sha256(framed[:_WITH_GIL])
     for start in range(_WITH_GIL, len(framed), _WITH_GIL):
         digest.update(framed[start : start + _WITH_GIL])
     return digest.digest()[:KEY_SIZE]
+
+
+# All requests of a task have the same two numbers, and nearly all have two messages.
+@lru_cache(maxsize=64, typed=True)
+def _numbers(max_tokens: int, temperature: float) -> bytes:
+    return b"%d %b" % (index(max_tokens), _pack_double(temperature + 0.0))  # -0.0 is 0.0
+
+
+@lru_cache(maxsize=64)
+def _packer(count: int) -> Callable[..., bytes]:
+    return struct.Struct(f">{count}Q").pack
 
 
 def _utf8(text: str) -> bytes:
