@@ -7,6 +7,9 @@ The SDK's own aiohttp client is limited to 100 connections by default, and repor
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import httpx2
@@ -28,6 +31,9 @@ _ENCODING_HEADERS = frozenset({"content-encoding", "content-length", "transfer-e
 """Response headers that describe the body as transferred, not the decompressed body."""
 _READ_HEADERS = frozenset({"content-type", "x-request-id"})
 """Headers of a successful response that the SDK reads; the codec reads the rate limits as well."""
+_PLAIN = frozenset({"method", "url", "headers", "content", "timeout"})
+_NO_TIMEOUT = MappingProxyType({"timeout": httpx2.Timeout(None).as_dict()})
+"""The transport has timeouts of its own."""
 
 
 class TransportAdapter(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
@@ -62,6 +68,61 @@ class TransportAdapter(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
         except TransportError as error:
             raise _as_httpx2(error, request) from error
         return _response(response, request)
+
+
+class _PlainRequests:
+    """
+    Makes requests of a URL, headers and bytes without merging them with a client's defaults.
+
+    The SDK sends all headers with each request, and the same URL. httpx2 would parse it again, and look for each header
+    among defaults that the transport sets itself.
+    """
+
+    def __init__(self) -> None:
+        self._parsed = lru_cache(8)(httpx2.URL)
+
+    def plain_request(self, arguments: Mapping[str, Any]) -> httpx2.Request | None:
+        """Return the request that `build_request` is to return; None if it has more than these."""
+        content = arguments.get("content")
+        others = [name for name in arguments if name not in _PLAIN and arguments[name] is not None]
+        if others or type(content) is not bytes:
+            return None
+        request = httpx2.Request(
+            arguments["method"],
+            self._parsed(arguments["url"]),
+            headers=arguments["headers"],
+            stream=httpx2.ByteStream(content),
+            extensions=_NO_TIMEOUT,
+        )
+        request.read()
+        return request
+
+
+class _AdapterClient(httpx2.Client):
+    """A sync client over a `TransportAdapter`."""
+
+    def __init__(self, adapter: TransportAdapter) -> None:
+        # trust_env=False: httpx2 would mount transports for the environment's proxies, which bypass this one.
+        super().__init__(transport=adapter, trust_env=False, timeout=None)
+        self._plain = _PlainRequests()
+
+    def build_request(self, *arguments: Any, **named: Any) -> httpx2.Request:
+        """Return a request, as httpx2 does."""
+        plain = None if arguments else self._plain.plain_request(named)
+        return super().build_request(*arguments, **named) if plain is None else plain
+
+
+class _AsyncAdapterClient(httpx2.AsyncClient):
+    """An async client over a `TransportAdapter`."""
+
+    def __init__(self, adapter: TransportAdapter) -> None:
+        super().__init__(transport=adapter, trust_env=False, timeout=None)
+        self._plain = _PlainRequests()
+
+    def build_request(self, *arguments: Any, **named: Any) -> httpx2.Request:
+        """Return a request, as httpx2 does."""
+        plain = None if arguments else self._plain.plain_request(named)
+        return super().build_request(*arguments, **named) if plain is None else plain
 
 
 class BoundedTransport(httpx2.HTTPTransport):
@@ -118,15 +179,14 @@ def sync_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx2
         client = httpx2.Client(transport=BoundedTransport(**_own_pool(url)), **_own_client(timeout))
         make_abortable(client)
         return client
-    # trust_env=False: httpx2 would mount transports for the environment's proxies, which bypass this one.
-    return httpx2.Client(transport=TransportAdapter(transport, timeout), trust_env=False, timeout=None)
+    return _AdapterClient(TransportAdapter(transport, timeout))
 
 
 def async_http(transport: Transport | None, timeout: Timeout, url: str) -> httpx2.AsyncClient:
     """Return an async httpx2 client; takes the arguments of `sync_http`, and raises as it does."""
     if transport is None:
         return httpx2.AsyncClient(transport=AsyncBoundedTransport(**_own_pool(url)), **_own_client(timeout))
-    return httpx2.AsyncClient(transport=TransportAdapter(transport, timeout), trust_env=False, timeout=None)
+    return _AsyncAdapterClient(TransportAdapter(transport, timeout))
 
 
 def streaming_http(timeout: Timeout, url: str) -> httpx2.Client:
