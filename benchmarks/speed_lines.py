@@ -20,9 +20,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
-from itertools import islice
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -138,9 +137,8 @@ def server_cpu(data: Path) -> Iterator[float]:
 
 def _over_http(threshold: int | None, shown: Callable[[float, float], float]) -> Iterator[float]:
     from _stub import StubServer
-    from transports import race, runner
-
     from restaurant_llm_batch import BatchRunner
+    from transports import race, runner
 
     if "gc_threshold" not in inspect.signature(BatchRunner).parameters:
         threshold = None
