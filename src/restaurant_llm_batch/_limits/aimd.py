@@ -95,8 +95,8 @@ class AdaptiveLimit:
         max: Largest limit.
         latency_factor: How many times as long as at an idle server calls may take, for example 2.0. The median of the
             latest calls is compared with the least that was seen, by kind and size of the call, so that long answers
-            are not taken for congestion. Near the factor the limit stops growing; beyond it, it is lowered. Now and
-            then it is lowered for a moment to measure again what calls take without a queue. None to ignore latency.
+            are not taken for congestion. The limit is kept where calls take the square root of that. Now and then it
+            is lowered for a moment to measure again what calls take without a queue. None to ignore latency.
 
     Raises:
         ConfigurationError: Unless min, start and max are whole numbers with 1 <= min <= start <= max, and
