@@ -271,6 +271,7 @@ class ServerLoad:
         kv_tokens: Capacity of its KV cache in tokens; None if unknown.
         preemptions: How often it has stopped a request to make room, since it started.
         rejections: Requests that it has refused since it started.
+        kv_block: Tokens of a block of its KV cache, of which each request takes whole ones; None if unknown.
     """
 
     running: int
@@ -279,3 +280,4 @@ class ServerLoad:
     kv_tokens: int | None = None
     preemptions: int = 0
     rejections: int = 0
+    kv_block: int | None = None

@@ -183,6 +183,7 @@ JOBS = JobCounts(in_queue=9, in_progress=3)
     ("answer", "load"),
     [
         (VLLMMetrics(3, 1, 0.5, 1000, 2, 4), ServerLoad(3, 1, 0.5, 1000, 2, 4)),
+        (VLLMMetrics(3, 1, 0.5, 1024, 2, 4, 16), ServerLoad(3, 1, 0.5, 1024, 2, 4, 16)),
         ({"running": 3, "waiting": 1}, ServerLoad(3, 1)),
         ({"running": 3.0, "waiting": 1.0, "kv_usage": 1.2}, ServerLoad(3, 1, 1.0)),
         (ServerLoad(1, 2), ServerLoad(1, 2)),
@@ -207,14 +208,14 @@ class Budget:
     def __init__(self, *, waiting: bool = True) -> None:
         self.limiter = ConcurrencyLimiter(UNKNOWN_LIMIT)
         self.tokens = TokenBudget(self.limiter)
-        self.now, self.waiting = 0.0, waiting
+        self.now, self.waiting, self.fullness = 0.0, waiting, 0.0
 
     def read(self, *usages: float, size: int = 8000, preempted: int = 0, ended: int = 10) -> int:
         """Read a server with such usages of its cache, one after the other; return the limit."""
         for usage in usages:
             self.now += 2.0
             load = ServerLoad(10, 0, usage, size)
-            self.tokens.follow([load], preempted, ended, 10, self.now)
+            self.tokens.follow([load], preempted, ended, 10, self.now, self.fullness)
             if self.waiting and not self.limiter.waiting:
                 for _ in range(2):
                     self.limiter.enqueue(Ticket(lambda: True, weight=self.limiter.limit))
@@ -253,6 +254,28 @@ def test_calls_that_wait_while_the_cache_is_free_raise_the_tokens_once_in_a_roun
 def test_tokens_are_raised_no_further_than_the_fullest_reading_has_room_for() -> None:
     assert Budget().read(0.1, 0.75) == 9600  # to 0.9 of the cache
     assert Budget().read(0.1, 0.95, 0.1) == 8000
+
+
+def test_where_replies_are_as_long_as_they_may_be_tokens_stay_within_the_cache() -> None:
+    full, half = Budget(), Budget()
+    for budget, fullness in ((full, 1.0), (half, 0.5)):
+        budget.fullness = fullness
+        budget.read(*[0.3] * 20)
+
+    assert full.limiter.limit == 8000
+    assert half.limiter.limit == 16_000
+
+
+def test_a_block_of_each_cache_is_left_to_the_server() -> None:
+    limiter = ConcurrencyLimiter(UNKNOWN_LIMIT)
+    tokens = TokenBudget(limiter)
+    assert not tokens.is_in_force
+    tokens.follow([ServerLoad(1, 0, 0.1, 2816, kv_block=128)], 0, 0, 0, 0.0)
+
+    assert (limiter.limit, tokens.block) == (2816 - 128, 128)
+    assert tokens.is_in_force
+    limiter.limit = 9000
+    assert not tokens.is_in_force
 
 
 def test_tokens_at_which_calls_were_preempted_are_tried_again_ever_more_rarely() -> None:
@@ -361,6 +384,14 @@ def test_room_raises_the_limit_once_in_a_round() -> None:
     load = ServerLoad(16, 0, 0.1)
 
     assert [signal.judge(load, 16, ended).step for ended in (16, 5, 5, 5, 5)] == [8, 0, 0, 0, 8]
+
+
+def test_where_tokens_in_flight_are_limited_to_the_cache_each_reading_doubles_the_limit() -> None:
+    signal = ServerSignal()
+    said = [signal.judge(ServerLoad(running, 0, 0.95), running, 0, is_bounded=True) for running in (4, 8, 16)]
+
+    assert [(word.step, word.is_free) for word in said] == [(4, True), (8, True), (16, True)]
+    assert signal.judge(ServerLoad(16, 9), 25, 0, is_bounded=True).share < 1
 
 
 def test_more_is_tried_the_more_rarely_the_more_often_calls_were_preempted() -> None:

@@ -125,7 +125,9 @@ class Admission(Generic[C]):
         tickets, pool = self._tickets, self._pool
         token_limiter = None if pool is None else pool.tokens
         for limiter in self._limiters[len(tickets) :]:
-            weight = self.tokens if limiter is token_limiter else self._permits
+            weight = self._permits
+            if pool is not None and limiter is token_limiter:
+                weight = pool.in_blocks(self.tokens)
             ticket = Ticket(self._admitted, self.priority, self.sequence, weight, self._client)
             tickets.append(ticket)
             if not limiter.enqueue(ticket):

@@ -281,6 +281,10 @@ class RunRecorder:
                 if reply is not None:
                     counters.record_reply(reply)
                     self._charge(item, reply)
+                    if call.admission.tokens and reply.completion_tokens:
+                        in_blocks = run.limiters.in_blocks
+                        counters.reserved += in_blocks(call.admission.tokens)
+                        counters.used += in_blocks(reply.prompt_tokens + reply.completion_tokens)
         if endpoint is not None:
             counters.endpoints[endpoint].record_result(reply, error, seconds)
         if stage == "llm":

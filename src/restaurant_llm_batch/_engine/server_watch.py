@@ -114,7 +114,7 @@ class ServerWatch:
         self._budget = None if plan is None else plan.budget
         self._call_later: Callable[[float, Callable[[], object]], object] | None = None
         self._reading: set[WatchedServer] = set()
-        self._replies = 0  # at the latest reading
+        self._replies = self._reserved = self._used = 0  # at the latest reading
         self._ended = False
 
     def start(self, call_later: Callable[[float, Callable[[], object]], object]) -> None:
@@ -166,7 +166,13 @@ class ServerWatch:
             server.load = load
             limiters = self._limiters(server)
             ended = self._replies_since()
-            word = signal.judge(load, sum(limiter.statistics().in_flight for limiter in limiters), ended)
+            budget = self._budget
+            word = signal.judge(
+                load,
+                sum(limiter.statistics().in_flight for limiter in limiters),
+                ended,
+                is_bounded=budget is not None and budget.is_in_force,
+            )
             recorder.server_read(server.name, load, signal.new, signal.counted)
             self._follow(limiters, word, load, signal.new[0], ended)
         recorder.emit_limit_changes()
@@ -188,12 +194,22 @@ class ServerWatch:
             batch_tokens.follow_server(preempted > 0, (load.kv_usage or 0.0) > FULL_CACHE, now)
         if self._budget is not None:
             loads = [one.load for one in self._servers]
-            self._budget.follow(loads, preempted, ended, counters.in_flight("llm"), now)
+            self._budget.follow(
+                loads, preempted, ended, counters.in_flight("llm"), now, self._fullness_since()
+            )
+            self._run.limiters.token_block = self._budget.block
 
     def _replies_since(self) -> int:
         """Return how many calls have ended since the reading before."""
         before, self._replies = self._replies, self._run.recorder.counters.replies
         return self._replies - before
+
+    def _fullness_since(self) -> float:
+        """Return the share of what they counted with that the calls took which have ended since the reading before."""
+        counters = self._run.recorder.counters
+        reserved, used = counters.reserved - self._reserved, counters.used - self._used
+        self._reserved, self._used = counters.reserved, counters.used
+        return used / reserved if reserved else 0.0
 
     def _lost(self, server: WatchedServer, error: BaseException | None) -> None:
         for limiter in self._limiters(server):

@@ -177,6 +177,10 @@ class RunCounters:
     This is not an observer of events: creating and emitting two events for every call takes longer than counting it,
     and most runs have no observer. Nor can calls in flight be counted from events: a blocking call returns in its
     thread a moment before the run is notified.
+
+    Attributes:
+        reserved: Tokens in flight that the calls which were answered counted with: prompts and longest answers.
+        used: Tokens that these calls took.
     """
 
     def __init__(self) -> None:
@@ -186,6 +190,8 @@ class RunCounters:
         self.retries = 0
         self.cache_hits = 0
         self.replies: int = 0
+        self.reserved: int = 0
+        self.used: int = 0
         self.stages: _Stages = _Stages()
         self.endpoints: _Endpoints = _Endpoints()
         self.servers: _Servers = _Servers()

@@ -71,6 +71,7 @@ class LimiterSet:
         batches: The limiters of an LLM call that carries a packed batch.
         counting: The limiters of a call that counts tokens at the model's server.
         tokens: The limiter among them that counts tokens instead of calls, or None.
+        token_block: Tokens of a block of the servers' KV caches, whole ones of which a call counts as; 1 if unknown.
         endpoints: The limiter of the endpoints of a pool, which comes after these; None without a pool.
         batch_tokens: The token budget of packed batches, if it adapts; None if it is a number.
         rate: The rate limiter. It comes last, because a call that it admits has to start at once.
@@ -90,6 +91,7 @@ class LimiterSet:
     ) -> None:
         self.search: tuple[ConcurrencyLimiter] = (search,)
         self.tokens = tokens
+        self.token_block: int = 1
         self.rate = rate
         self.endpoints = endpoints
         self.batch_tokens = batch_tokens
@@ -131,6 +133,10 @@ class LimiterSet:
     def count_tokens(self) -> bool:
         """Whether a limiter counts tokens."""
         return self.tokens is not None or (self.rate.active and self.rate.counts_tokens)
+
+    def in_blocks(self, tokens: int) -> int:
+        """Return the tokens of the blocks of a KV cache that so many tokens take."""
+        return -(-tokens // self.token_block) * self.token_block
 
     def for_pool(self, name: LimiterName) -> tuple[ConcurrencyLimiter, ...]:
         """Return the limiters of an LLM call."""

@@ -8,9 +8,10 @@ tenth. From then on it is known what the server bears, and only readings without
 there, and after `PATIENCE` of them by 1, 2, 4 and so on beyond. After preemptions, which make the server work twice,
 that takes four times as many readings each time.
 
-Before, room raises it by half of the running requests, once in a *round*: when as many calls have ended as run. What a
-request takes of the KV cache grows until it ends. So the most that a request took in the mean of any reading, which
-fades slowly, says how many requests the cache has room for, and the limit grows no further than that.
+Before, room raises it. If tokens in flight are limited to what the KV cache bears, each reading doubles it. If not, it
+grows by half of the running requests, once in a *round*: when as many calls have ended as run. What a request takes of
+the cache grows until it ends. So the most that a request took in the mean of any reading, which fades slowly, says how
+many requests the cache has room for, and the limit grows no further than that.
 
 A page may be wrong. Behind one address there may be several servers, whose counters are told apart (`Counter`). A queue
 that is longer than all of our calls, and is the same to the last digit in `STALE` readings in a row, is no news: then
@@ -139,7 +140,14 @@ class ServerSignal:
         self._step = 1  # what the limit grows by next, beyond these
         self._patience = PATIENCE // 2
 
-    def judge(self, load: ServerLoad, in_flight: int | None = None, ended: float = inf) -> ServerWord:
+    def judge(
+        self,
+        load: ServerLoad,
+        in_flight: int | None = None,
+        ended: float = inf,
+        *,
+        is_bounded: bool = False,
+    ) -> ServerWord:
         """
         Return what a reading says.
 
@@ -147,6 +155,7 @@ class ServerSignal:
             load: The reading.
             in_flight: Our calls in flight there; None if that is not known.
             ended: Calls that have ended since the reading before.
+            is_bounded: Whether tokens in flight are limited to what its KV cache bears.
         """
         preempted = self._preemptions.increase(load.preemptions)
         rejected = self._rejections.increase(load.rejections)
@@ -165,7 +174,7 @@ class ServerSignal:
         is_long = waiting > allowed
         if not preempted and not is_long:
             self._queued = 0
-            return self._without_queue(load)
+            return self._without_queue(load, is_bounded=is_bounded)
         if preempted and (self._calm or not self._bears):  # the first reading of an episode
             self._patience = min(4 * self._patience, MOST_PATIENCE)
         self._queued += 1
@@ -178,13 +187,16 @@ class ServerSignal:
         share = min(1.0, (running + allowed / 2) / (running + waiting)) if is_long else 1.0
         return ServerWord(is_free=False, share=share * AFTER_PREEMPTION if preempted else share)
 
-    def _without_queue(self, load: ServerLoad) -> ServerWord:
+    def _without_queue(self, load: ServerLoad, *, is_bounded: bool) -> ServerWord:
         running = load.running
-        room = WANTED_CACHE / self._each - running if self._each else inf
-        if load.waiting or room < 1 or (load.kv_usage or 0.0) > FULL_CACHE:
+        room = WANTED_CACHE / self._each - running if self._each and not is_bounded else inf
+        if load.waiting or room < 1 or ((load.kv_usage or 0.0) > FULL_CACHE and not is_bounded):
             return STAY
         self._calm += 1
-        if not self._bears:
+        step: float
+        if not self._bears and is_bounded:
+            step, is_free = max(1, running), True
+        elif not self._bears:
             step = 0 if self._ended < running else min(room, max(1, running // 2))
             is_free = room >= running
         else:
@@ -230,6 +242,7 @@ def as_load(answer: Any) -> ServerLoad:
         _count(_field(answer, "kv_tokens")) or None,
         counts["preemptions"] or 0,
         counts["rejections"] or 0,
+        _count(_field(answer, "kv_block")) or None,
     )
 
 

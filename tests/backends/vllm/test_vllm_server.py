@@ -238,13 +238,13 @@ def test_the_metrics_are_a_snapshot(ask: Ask) -> None:
         snapshot = ask(VLLMServerLLM(server.url), "metrics")
     assert server.seen[0].path == "/metrics"
     assert snapshot == VLLMMetrics(
-        running=3, waiting=2, kv_usage=0.25, kv_tokens=14 * 128, preemptions=5, rejections=7
+        running=3, waiting=2, kv_usage=0.25, kv_tokens=14 * 128, preemptions=5, rejections=7, kv_block=128
     )
 
 
 def test_several_engines_are_summed() -> None:
     text = METRICS + METRICS.replace('engine="0"', 'engine="1"').replace("0.25", "0.5")
-    assert read_metrics(text) == VLLMMetrics(6, 4, 0.5, 2 * 14 * 128, 10, 14)
+    assert read_metrics(text) == VLLMMetrics(6, 4, 0.5, 2 * 14 * 128, 10, 14, 128)
 
 
 def test_metrics_of_an_older_server_are_read_too() -> None:
@@ -284,7 +284,7 @@ tgi_request_count{instance="a"} 253
         (TGI, VLLMMetrics(8, 5, 0.0, None, 0, 0)),
         (TGI.replace("tgi_queue_size 5", "tgi_queue_size NaN"), VLLMMetrics(8, 0, 0.0, None, 0, 0)),
         (TGI.replace("size 8", "size 8 1700000000000"), VLLMMetrics(8, 5, 0.0, None, 0, 0)),
-        ("python_info 1\n" + METRICS + TGI, VLLMMetrics(3, 2, 0.25, 14 * 128, 5, 7)),
+        ("python_info 1\n" + METRICS + TGI, VLLMMetrics(3, 2, 0.25, 14 * 128, 5, 7, 128)),
     ],
     ids=["sglang", "sglang without its size", "tgi", "not a number", "with a time", "of two servers"],
 )

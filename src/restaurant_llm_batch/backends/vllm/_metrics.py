@@ -37,6 +37,8 @@ class VLLMMetrics:
         kv_tokens: Capacity of the KV cache in tokens, or None if the server does not report it.
         preemptions: Number of times a running request was preempted since the server started.
         rejections: Number of requests rejected because the queue was full since the server started.
+        kv_block: Tokens of a block of the KV cache, of which each request takes whole ones; None if the server does not
+            report it.
     """
 
     running: int
@@ -45,6 +47,7 @@ class VLLMMetrics:
     kv_tokens: int | None
     preemptions: int
     rejections: int
+    kv_block: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,11 +97,12 @@ def read_metrics(text: str) -> VLLMMetrics:
             f"/metrics has {len(text):,} characters, more than the metrics of a server", backend="vllm"
         )
     samples: dict[str, list[float]] = {}
-    tokens = 0
+    tokens = block = 0
     for name, labels, value in _samples(text):
         samples.setdefault(name, []).append(value)
         if name == "vllm:cache_config_info":
-            tokens += _kv_cache_tokens(labels)
+            size, blocks = _kv_cache(labels)
+            tokens, block = tokens + size * blocks, max(block, size)
     names = next((one for one in _SERVERS if one.running in samples), None)
     if names is None:
         raise PermanentBackendError("/metrics holds no metrics of vLLM, SGLang or TGI", backend="vllm")
@@ -110,6 +114,7 @@ def read_metrics(text: str) -> VLLMMetrics:
         kv_tokens=tokens or _total(samples, names.kv_tokens) or None,
         preemptions=_total(samples, names.preemptions),
         rejections=_total(samples, names.rejections),
+        kv_block=block or None,
     )
 
 
@@ -127,8 +132,9 @@ def _samples(text: str) -> Iterator[tuple[str, dict[str, str], float]]:
             yield line["name"], dict(_LABEL.findall(line["labels"] or "")), value
 
 
-def _kv_cache_tokens(labels: Mapping[str, str]) -> int:
+def _kv_cache(labels: Mapping[str, str]) -> tuple[int, int]:
+    """Return the tokens of a block, and the blocks; 0 and 0 if they are unknown."""
     try:
-        return int(labels["block_size"]) * int(labels["num_gpu_blocks"])
+        return int(labels["block_size"]), int(labels["num_gpu_blocks"])
     except (KeyError, ValueError):  # num_gpu_blocks is "None" until the engine has profiled its memory
-        return 0
+        return 0, 0
