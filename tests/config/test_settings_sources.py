@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from restaurant_llm_batch import (
+    AdaptiveBatch,
     AdaptiveLimit,
     AnalyzeSentiment,
     BatchRunner,
@@ -56,6 +57,7 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 TARGETS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "limits": (Limits, ()),
     "adaptive": (AdaptiveLimit, ()),
+    "adaptive_batch": (AdaptiveBatch, ()),
     "search_retry": (RetryPolicy, ()),
     "llm_retry": (RetryPolicy, ()),
     "time_limits": (TimeLimits, ()),
@@ -145,6 +147,8 @@ def test_the_runner_is_made_from_its_variables(monkeypatch: pytest.MonkeyPatch, 
         BATCH_LLM_CONCURRENCY="auto",
         BATCH_ADAPTIVE_START="3",
         BATCH_ADAPTIVE_MAX="9",
+        VLLM_MAX_TOKENS_PER_BATCH="auto",
+        BATCH_ADAPTIVE_BATCH_MAX="9000",
         BATCH_SEARCH_CONCURRENCY="7",
         BATCH_LLM_TOTAL_CONCURRENCY="11",
         BATCH_TOKENS_IN_FLIGHT="1000",
@@ -172,6 +176,7 @@ def test_the_runner_is_made_from_its_variables(monkeypatch: pytest.MonkeyPatch, 
             search=7,
             llm=AdaptiveLimit(start=3, max=9),
             llm_total=11,
+            max_tokens_per_batch=AdaptiveBatch(max=9000),
             tokens_in_flight=1000,
             requests_per_minute=60,
             tokens_per_minute=6000,

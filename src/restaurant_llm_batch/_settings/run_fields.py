@@ -81,6 +81,15 @@ class RunFields(BaseSettings):
         "what the server bears.",
         option="--max-tokens-per-batch",
     )
+    batch_adaptive_batch_min: int = setting(
+        1000, "adaptive_batch.min", "Least tokens of such a batch that is auto.", ge=1
+    )
+    batch_adaptive_batch_start: int = setting(
+        4000, "adaptive_batch.start", "Tokens with which such batches start.", ge=1
+    )
+    batch_adaptive_batch_max: int = setting(
+        16_000, "adaptive_batch.max", "Most tokens of such a batch.", ge=1
+    )
     vllm_max_batch_size: int = setting(
         100, "limits.max_batch_size", "Reviews of a batch at most.", option="--max-batch-size", ge=1
     )

@@ -23,6 +23,7 @@ from .._config.retry import RetryPolicy
 from .._config.stopping import StopConditions, TimeLimits
 from .._config.strategy import Strategy
 from .._limits.aimd import AdaptiveLimit
+from .._limits.batch_budget import AdaptiveBatch
 from .._store.store import Store
 from ..errors import ConfigurationError
 from ..protocols import AsyncLLMBackend, AsyncSearchBackend, Embedder, LLMBackend, SearchBackend, TokenCounter
@@ -151,14 +152,17 @@ class BatchSettings(SettingFields):
         preset = given.pop("preset", None)
         if preset is None and self.batch_llm_backend in _SERVICES:
             given = {"llm": "auto", "batches": "auto", **given}
-        chosen: dict[str, Any] = {
-            name: AdaptiveLimit(**self.arguments("adaptive"))
-            if value == "auto" and name != "max_tokens_per_batch"
-            else value
-            for name, value in given.items()
-            if value is not None
-        }
+        chosen = {name: self._adaptive(name, value) for name, value in given.items() if value is not None}
         return Limits(**chosen) if preset is None else Limits.preset(preset, **chosen)
+
+    def _adaptive(self, name: str, value: Any) -> Any:
+        """Return the value of a limit, with its bounds if it is auto."""
+        if value != "auto":
+            return value
+        if name == "max_tokens_per_batch":
+            bounds = AdaptiveBatch(**self.arguments("adaptive_batch"))
+            return value if bounds == AdaptiveBatch() else bounds
+        return AdaptiveLimit(**self.arguments("adaptive"))
 
     def runner_arguments(self, llm: object = None) -> dict[str, Any]:
         """

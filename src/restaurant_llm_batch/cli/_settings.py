@@ -28,6 +28,7 @@ SECTIONS: Mapping[str, str] = {
     "strategy": "Strategy",
     "limits": "Limits",
     "adaptive": "Limits",
+    "adaptive_batch": "Limits",
     "retry": "Retries",
     "llm_retry": "Retries",
     "search_retry": "Retries",
