@@ -17,6 +17,7 @@ import pytest
 
 from restaurant_llm_batch import BatchRunner, Limits, Strategy, Success, errors
 from restaurant_llm_batch.backends.vllm.engine import VLLMEngineLLM
+from restaurant_llm_batch.steps import complete
 
 from .servers import engine_processes, until
 from .test_stages import ENGINE
@@ -284,3 +285,20 @@ def test_when_the_engine_dies_all_requests_fail_and_after_close_another_is_start
         assert llm.complete(free(tokens=3)).completion_tokens == 3
     finally:
         llm.close()
+
+
+def test_an_engine_that_keeps_its_figures_says_its_load(model: str) -> None:
+    llm = VLLMEngineLLM(model, **{**ENGINE, "disable_log_stats": False})
+    try:
+        runner = BatchRunner(llm=llm, strategy=Strategy.threaded(), limits=Limits(llm=8), watch_server=0.2)
+        report = runner.run(lambda item: complete(free(f"{item}", tokens=200)), range(40))
+        load = llm.metrics()
+    finally:
+        llm.close()
+    said = report.stats.servers["llm"]
+
+    assert len(report.results) == 40
+    assert 0 < said.peak_running <= 8
+    assert load.kv_tokens
+    assert said.kv_tokens == load.kv_tokens
+    assert (load.running, load.waiting) == (0, 0)

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
+from pathlib import Path
 from queue import Queue
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -430,3 +431,16 @@ def test_a_second_living_loop_is_refused(vllm: type[StandIn]) -> None:
 
     anyio.run(main)
     assert len(vllm.started) == 1
+
+
+def test_the_load_of_the_engines_of_this_process_is_read_from_their_registry(
+    vllm: type[StandIn], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pages = [(Path(__file__).parent / "vllm_metrics.txt").read_bytes(), b"python_info 1"]
+    registry = SimpleNamespace(REGISTRY=None, generate_latest=lambda registry: pages.pop(0))
+    monkeypatch.setitem(sys.modules, "prometheus_client", registry)
+    llm = VLLMEngineLLM("some/model")
+
+    assert anyio.run(llm.ametrics).kv_tokens == 14 * 128
+    with pytest.raises(errors.PermanentBackendError, match="disable_log_stats=False"):
+        llm.metrics()

@@ -8,11 +8,12 @@ from typing import Any
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.recipe import PickledAsRecipe, arguments_of
 from ..._llm_response import LLMResponse
-from ...errors import ConfigurationError
+from ...errors import ConfigurationError, PermanentBackendError
 from ...models import LLMRequest
 from .._schema_forms import SchemaForms, labels_by_number
 from ._async_engine import AsyncEngine
-from ._codec import require_vllm
+from ._codec import BACKEND, require_vllm, vllm_module
+from ._metrics import VLLMMetrics, read_metrics
 from ._sync_engine import SyncEngine
 
 
@@ -121,6 +122,30 @@ class VLLMEngineLLM(PickledAsRecipe):
             ConfigurationError: If the event loop is trio's, or the engine runs on another loop; or as `complete`.
         """
         return await self._async_engine.complete(self._forms.adapt(request))
+
+    def metrics(self) -> VLLMMetrics:
+        """
+        Return the load of the vLLM engines of this process, those of other objects included.
+
+        Start the engine with ``disable_log_stats=False``, so that vLLM keeps the figures.
+
+        Raises:
+            PermanentBackendError: If no engine runs here that keeps its figures.
+            ConfigurationError: If vLLM cannot be imported.
+        """
+        prometheus = vllm_module("prometheus_client")
+        try:
+            return read_metrics(prometheus.generate_latest(prometheus.REGISTRY).decode())
+        except PermanentBackendError as error:
+            raise PermanentBackendError(
+                "no vLLM engine of this process keeps its figures; start it with disable_log_stats=False, and read "
+                "them after its first call",
+                backend=BACKEND,
+            ) from error
+
+    async def ametrics(self) -> VLLMMetrics:
+        """Return the same as `metrics`, which takes some milliseconds."""
+        return self.metrics()
 
     def close(self) -> None:
         """Shut down the engine of `complete`; the next call starts it again."""
