@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
@@ -30,7 +30,6 @@ def narrow(vllm_server: StartVLLM) -> Iterator[Server]:
     with vllm_server(
         "--num-gpu-blocks-override", "22", "--max-num-seqs", "64", "--max-model-len", "1024"
     ) as running:
-        run(running, 8, "warm")
         yield running
 
 
@@ -39,29 +38,8 @@ def ask(item: str) -> Flow[int]:
     return reply.completion_tokens
 
 
-def run(
-    server: Server, limit: Any, mark: str, calls: int = CALLS, watch: float | None = None
-) -> BatchReport[int]:
-    """Ask what the server has not been asked before."""
-    runner = BatchRunner(
-        llm=server.llm(),
-        strategy=Strategy.stage(4),
-        limits=Limits(llm=limit, open_items=CALLS),
-        llm_retry=PATIENT,
-        watch_server=watch,
-    )
-    report = runner.run(ask, [f"{mark} {number}" for number in range(calls)])
-    assert len(report.results) == calls
-    return report
-
-
-def speed(report: BatchReport[int]) -> float:
-    """Return the tokens a second that were written."""
-    return sum(report.results) / report.stats.wall_seconds
-
-
 class Readings(threading.Thread):
-    """Reads the load of a server by itself, twice a second, until it is ended."""
+    """Reads the load of a server by itself every two seconds, as a reading takes the server some time."""
 
     def __init__(self, llm: Any) -> None:
         super().__init__(daemon=True)
@@ -69,7 +47,7 @@ class Readings(threading.Thread):
 
     def run(self) -> None:
         """Read."""
-        while not self.ended.wait(0.5):
+        while not self.ended.wait(2.0):
             self.loads.append(self.llm.metrics())
 
     def end(self) -> None:
@@ -78,35 +56,53 @@ class Readings(threading.Thread):
         self.join()
 
 
+class Measured(NamedTuple):
+    """A run: its tokens a second, its report, the server's figures before and after, and its load meanwhile."""
+
+    speed: float
+    report: BatchReport[int]
+    before: Any
+    after: Any
+    loads: list[Any]
+
+
+def run(server: Server, limit: int | AdaptiveLimit, mark: str, watch: float | None = None) -> Measured:
+    """Ask what the server has not been asked before."""
+    llm = server.llm()
+    runner = BatchRunner(
+        llm=server.llm(),
+        strategy=Strategy.stage(4),
+        limits=Limits(llm=limit, open_items=CALLS),
+        llm_retry=PATIENT,
+        watch_server=watch,
+    )
+    before, readings = llm.metrics(), Readings(llm)
+    readings.start()
+    report = runner.run(ask, [f"{mark} {number}" for number in range(CALLS)])
+    readings.end()
+    assert len(report.results) == CALLS
+    speed = sum(report.results) / report.stats.wall_seconds
+    return Measured(speed, report, before, llm.metrics(), readings.loads)
+
+
 def test_limits_follow_the_servers_word_without_a_queue_and_a_preemption(narrow: Server) -> None:
     """Those of the fixed limits are compared with at which nothing is preempted. They take turns: machines vary."""
     fixed: dict[int, list[float]] = {}
     watched: list[float] = []
     for number in range(ROUNDS):
         for limit in FIXED:
-            before = narrow.llm().metrics().preemptions
-            report = run(narrow, limit, f"fixed {limit} {number}")
-            if narrow.llm().metrics().preemptions == before:
-                fixed.setdefault(limit, []).append(speed(report))
-        watched.append(speed(_watched(narrow, f"watched {number}")))
+            one = run(narrow, limit, f"fixed {limit} {number}")
+            if one.after.preemptions == one.before.preemptions:
+                fixed.setdefault(limit, []).append(one.speed)
+        one = run(narrow, AdaptiveLimit(start=4, max=64), f"watched {number}", 0.5)
+        said, seen = one.report.stats.servers["llm"], (one.report.stats.limit_history, one.loads)
+        watched.append(one.speed)
+        assert median(load.waiting for load in one.loads) == 0, seen
+        assert said.preemptions == one.after.preemptions - one.before.preemptions == 0, seen
+        assert said.kv_tokens == one.after.kv_tokens
+        assert said.failed_readings == 0
+        assert said.peak_kv_usage is not None
+        assert said.peak_kv_usage == pytest.approx(max(load.kv_usage for load in one.loads), abs=0.2)
 
-    best = max(fixed, key=lambda limit: median(fixed[limit]))
-    assert median(watched) >= 0.95 * median(fixed[best]), (fixed, watched)
-
-
-def _watched(server: Server, mark: str) -> BatchReport[int]:
-    readings = Readings(server.llm())
-    before = server.llm().metrics()
-    readings.start()
-    report = run(server, AdaptiveLimit(start=4, max=64), mark, watch=0.5)
-    readings.end()
-    after = server.llm().metrics()
-    said, history = report.stats.servers["llm"], report.stats.limit_history
-    assert median(load.waiting for load in readings.loads) == 0, (said, history)
-    assert said.preemptions == after.preemptions - before.preemptions == 0, (said, history)
-    assert said.kv_tokens == after.kv_tokens
-    assert said.failed_readings == 0
-    assert said.peak_kv_usage is not None
-    assert said.peak_kv_usage == pytest.approx(max(load.kv_usage for load in readings.loads), abs=0.2)
-    assert {"llm", "tokens_in_flight"} <= {change.limiter for change in history}
-    return report
+    best = max(fixed.values(), key=median)
+    assert median(watched) >= 0.95 * median(best), (fixed, watched)
