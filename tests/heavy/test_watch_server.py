@@ -102,7 +102,8 @@ def test_limits_follow_the_servers_word_without_a_queue_and_a_preemption(narrow:
         assert said.kv_tokens == one.after.kv_tokens
         assert said.failed_readings == 0
         assert said.peak_kv_usage is not None
-        assert said.peak_kv_usage == pytest.approx(max(load.kv_usage for load in one.loads), abs=0.2)
+        # It reads four times as often, and calls that begin together fill their second blocks together.
+        assert max(load.kv_usage for load in one.loads) - 0.1 <= said.peak_kv_usage <= 1
 
     best = max(fixed.values(), key=median)
     assert median(watched) >= 0.95 * median(best), (fixed, watched)
