@@ -85,6 +85,7 @@ def run(server: Server, limit: int | AdaptiveLimit, mark: str, watch: float | No
     return Measured(speed, report, before, llm.metrics(), readings.loads)
 
 
+@pytest.mark.timeout(900)
 def test_limits_follow_the_servers_word_without_a_queue_and_a_preemption(narrow: Server) -> None:
     """Those of the fixed limits are compared with at which nothing is preempted. They take turns: machines vary."""
     fixed: dict[int, list[float]] = {}
