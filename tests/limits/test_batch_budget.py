@@ -193,7 +193,7 @@ OUTCOMES = st.tuples(
 
 @given(st.lists(OUTCOMES, max_size=300))
 def test_it_keeps_within_its_bounds_whatever_happens(events: list[tuple[Any, int, float, int]]) -> None:
-    budget, most = BatchBudgetState(AdaptiveBatch(800, 2000, 9000), 0.0), 9000
+    budget, least, most = BatchBudgetState(AdaptiveBatch(800, 2000, 9000), 0.0), 800, 9000
     for number, (what, tokens, seconds, ago) in enumerate(events):
         now = float(number)
         call = BatchCall("a", tokens, now - ago, 1 + ago)
@@ -203,11 +203,11 @@ def test_it_keeps_within_its_bounds_whatever_happens(events: list[tuple[Any, int
         elif what in ("preempted", "full"):
             budget.follow_server(what == "preempted", what == "full", now)
         elif what == "set":
-            most = tokens
+            least, most = min(least, tokens), tokens
             budget.set(tokens, now)
         else:
             budget.too_much(call, what, now)
-        assert min(800, most) <= budget.limit <= most
+        assert least <= budget.limit <= most
         assert budget.history[-1].limit == budget.limit
 
 
