@@ -31,6 +31,7 @@ FOUND = {
     900_007_655: "after an interrupt, the slot of a call that another run waits for was free though it went on",
     900_144_301: "a timer ran out again and again while an endpoint that was due had no room",
     900_207_831: "no timer ran for an endpoint that was left out when another one came back",
+    900_474_106: "a call that was admitted too late found the run's time up, and left the others in the queue",
     900_025_443: "a call that came to the queue of a pool of one did not overtake those that waited at its limiter",
 }
 """Seeds of plans that broke a promise once, and what was wrong."""

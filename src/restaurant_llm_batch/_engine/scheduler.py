@@ -434,6 +434,8 @@ class Scheduler:
             self.drain()  # which takes this call back with all the others
         elif call.frame.item.deadline is not None and self.run.is_overdue(call.frame.item):
             self._expire_queued(call)
+            if self.run.stopped is not None:  # its flow may have found the run's time up
+                self.drain()
         else:
             if call.spec.endpoints:
                 call.use_endpoint()

@@ -220,11 +220,12 @@ class RunRecord:
 
     def may_ask_again(self, question: tuple[Any, ...]) -> bool:
         """Return whether a question may be asked again although it was answered, in a run without a store."""
-        # Questions that items share; the flow of a once() whose item ran out of time; an item that comes twice.
+        # Questions that items share; the flow of a once() whose item or call ran out of time; an item that comes twice.
         text = "".join(question[:-1]) if isinstance(question[0], str) else "".join(question[0])
         shared = "odd" in text or "even" in text or self.plan.flow[0] == "task"
         twice = len({item.id for item in self.items}) < len(self.items)
-        return shared or twice or ("once" in text and self.plan.time_limits.item is not None)
+        limits = self.plan.time_limits
+        return shared or twice or ("once" in text and (limits.item or limits.call) is not None)
 
     # At the end.
 
