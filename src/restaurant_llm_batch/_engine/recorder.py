@@ -40,7 +40,7 @@ from ..events import (
     ServerRead,
 )
 from ..models import LLMRequest, ServerLoad
-from ..outcomes import Failure, Outcome, RunStats, Stage, make_success
+from ..outcomes import Failure, Outcome, RunStats, Stage
 from ..protocols import Observer, Task
 from .call import Call
 from .items import RunItem, failure_stage
@@ -49,6 +49,7 @@ from .latency import MAX_RECENT
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
+from .successes import make_success
 from .wave_service import LineUnanswered
 
 log = logging.getLogger("restaurant_llm_batch")
