@@ -15,14 +15,13 @@ from functools import partial
 from itertools import count
 from math import nan
 from operator import call, itemgetter
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet, LimitWatch
 from .._llm_response import LLMResponse, RateLimitInfo, valid_reply
 from .._shortage import is_local_shortage
 from .._spent import SpentTable
-from .._store.overlay import AnyStore
 from ..errors import RateLimited, RunStopped
 from ..events import (
     BatchProgress,
@@ -51,6 +50,9 @@ from .packer import BatchPacker
 from .stats import RunCounters
 from .successes import make_success
 from .wave_service import LineUnanswered
+
+if TYPE_CHECKING:
+    from .._store.overlay import AnyStore
 
 log = logging.getLogger("restaurant_llm_batch")
 
