@@ -28,7 +28,7 @@ from typing import Protocol
 import anyio
 
 from restaurant_llm_batch import LLMRequest, LLMResponse
-from restaurant_llm_batch._engine.mailbox import EventLoopMailbox
+from restaurant_llm_batch._engine.loop_mailbox import EventLoopMailbox
 from restaurant_llm_batch._store.keys import request_key
 from restaurant_llm_batch._store.store import Store
 from restaurant_llm_batch._store.writer import CommitFuture, OnCommit

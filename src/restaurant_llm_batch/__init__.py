@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from logging import NullHandler, getLogger
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,6 @@ from ._limits.concurrency import ConcurrencyLimiter
 from ._llm_response import LLMResponse, RateLimitInfo, RateLimitStatus
 from ._runner import BatchRunner
 from ._spent import Spent
-from ._store.folder import StoreFolder
-from ._store.store import Store
 from .models import (
     ComparisonItem,
     Document,
@@ -53,39 +52,73 @@ from .protocols import (
     Task,
     TokenCounter,
 )
-from .results import (
-    AspectComparison,
-    AspectLift,
-    AspectSummary,
-    Evidence,
-    ExtendedVocabulary,
-    ExtendedWord,
-    FailedChunk,
-    FailedReview,
-    RestaurantSentiment,
-    RestaurantStrength,
-    RestaurantSummary,
-    ReviewLabel,
-    ReviewSummary,
-    Vocabulary,
-    Word,
-)
-from .sharing.limiter import SharedLimiter
-from .tasks.comparison import CompareAspects
-from .tasks.reviews import SummarizeReviews
-from .tasks.sentiment import AnalyzeSentiment
-from .tasks.strengths import ExtractStrengths
-from .tasks.summary import SummarizeAspects
-from .tasks.vocabulary import ExtractVocabulary
-from .tokens.chunking import split_text
-from .tokens.kv import kv_cache_tokens, max_concurrent_sequences
 from .tokens.packing import calculate_dynamic_batch_size, estimate_tokens, pack_reviews
 
 if TYPE_CHECKING:
     from ._settings import BatchSettings
+    from ._store.folder import StoreFolder
+    from ._store.store import Store
+    from .results import (
+        AspectComparison,
+        AspectLift,
+        AspectSummary,
+        Evidence,
+        ExtendedVocabulary,
+        ExtendedWord,
+        FailedChunk,
+        FailedReview,
+        RestaurantSentiment,
+        RestaurantStrength,
+        RestaurantSummary,
+        ReviewLabel,
+        ReviewSummary,
+        Vocabulary,
+        Word,
+    )
+    from .sharing.limiter import SharedLimiter
+    from .tasks.comparison import CompareAspects
+    from .tasks.reviews import SummarizeReviews
+    from .tasks.sentiment import AnalyzeSentiment
+    from .tasks.strengths import ExtractStrengths
+    from .tasks.summary import SummarizeAspects
+    from .tasks.vocabulary import ExtractVocabulary
+    from .tokens.chunking import split_text
+    from .tokens.kv import kv_cache_tokens, max_concurrent_sequences
 
 # A library logs only through its user's handlers: without this, Python would print warnings to stderr by itself.
 getLogger(__name__).addHandler(NullHandler())
+
+_MODULES = {
+    "AnalyzeSentiment": "tasks.sentiment",
+    "AspectComparison": "results",
+    "AspectLift": "results",
+    "AspectSummary": "results",
+    "BatchSettings": "_settings",
+    "CompareAspects": "tasks.comparison",
+    "Evidence": "results",
+    "ExtendedVocabulary": "results",
+    "ExtendedWord": "results",
+    "ExtractStrengths": "tasks.strengths",
+    "ExtractVocabulary": "tasks.vocabulary",
+    "FailedChunk": "results",
+    "FailedReview": "results",
+    "RestaurantSentiment": "results",
+    "RestaurantStrength": "results",
+    "RestaurantSummary": "results",
+    "ReviewLabel": "results",
+    "ReviewSummary": "results",
+    "SharedLimiter": "sharing.limiter",
+    "Store": "_store.store",
+    "StoreFolder": "_store.folder",
+    "SummarizeAspects": "tasks.summary",
+    "SummarizeReviews": "tasks.reviews",
+    "Vocabulary": "results",
+    "Word": "results",
+    "kv_cache_tokens": "tokens.kv",
+    "max_concurrent_sequences": "tokens.kv",
+    "split_text": "tokens.chunking",
+}
+"""Names that are imported when they are used: tasks, results, stores, limits of several processes, settings."""
 
 __all__ = [
     "AdaptiveBatch",
@@ -168,11 +201,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy: pydantic-settings takes as long to import as everything else together, and many programs do not use it.
-    if name == "BatchSettings":
-        from ._settings import BatchSettings
-
-        return BatchSettings
+    if name in _MODULES:
+        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
     if name == "__version__":
         from importlib.metadata import PackageNotFoundError, version
 
@@ -181,3 +211,7 @@ def __getattr__(name: str) -> Any:
         except PackageNotFoundError:
             return "0+unknown"  # run from a source tree that is not installed
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*__all__]

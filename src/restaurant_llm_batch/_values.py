@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from unicodedata import normalize
 
-_PACKAGE = str(Path(__file__).parent) + os.sep
+PACKAGE_FOLDER = os.path.dirname(__file__) + os.sep  # noqa: PTH120  (pathlib takes as long to import as the models)
+"""The folder of this package, with a separator at its end: what the file names of its own code begin with."""
 
 
 def composed(text: str) -> str:
@@ -35,7 +35,7 @@ def place_of(error: BaseException) -> str | None:
     frame = error.__traceback__
     while frame is not None:
         code = frame.tb_frame.f_code
-        if not code.co_filename.startswith((_PACKAGE, "<frozen")):
+        if not code.co_filename.startswith((PACKAGE_FOLDER, "<frozen")):
             places.append((code.co_filename, f"{code.co_filename}:{frame.tb_lineno} in {code.co_name}"))
         frame = frame.tb_next
     own = [place for file, place in places if "site-packages" not in file]

@@ -103,28 +103,6 @@ class Failure(Shown):
         return f"{self.item_id!r} failed at {self.stage}{attempts}: {error_text(self.error)}{at}"
 
 
-class _Unfrozen(Success[Any]):
-    """A `Success` that is being made: a frozen dataclass takes three times as long to set its attributes."""
-
-    __slots__ = ()
-    __setattr__ = object.__setattr__
-    __delattr__ = object.__delattr__  # both, or neither is faster
-    kept: Any = vars(Success)["spent"]  # its slot, past the `spent_field` below
-
-    def __init__(self, item_id: ItemId, value: object, index: int, spent: object) -> None:
-        self.item_id = item_id  # type: ignore[misc]
-        self.value = value  # type: ignore[misc]
-        self.index = index  # type: ignore[misc]
-        self.kept = spent
-
-
-def make_success(item_id: ItemId, value: object, index: int, spent: object) -> Success[Any]:
-    """Return a `Success`, as its class does, in a third of the time; `spent` may be packed rows."""
-    outcome: Any = _Unfrozen(item_id, value, index, spent)
-    outcome.__class__ = Success
-    return outcome  # type: ignore[no-any-return]
-
-
 for _kind in (Success, Failure):
     setattr(_kind, "spent", spent_field(vars(_kind)["spent"]))  # noqa: B010  # no type checker takes it for a field then
 

@@ -10,7 +10,7 @@ import anyio.lowlevel
 import pytest
 from tests.support.patience import PATIENCE
 
-from restaurant_llm_batch._engine.resources import EventLoopThread
+from restaurant_llm_batch._engine.loop_thread import EventLoopThread
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from tests.support.store_child import key_of, reply_of
 from tests.support.store_helpers import REPLY, durably, fill, ignore, key
 
 from restaurant_llm_batch import LLMResponse
-from restaurant_llm_batch._engine.mailbox import EventLoopMailbox
+from restaurant_llm_batch._engine.loop_mailbox import EventLoopMailbox
 from restaurant_llm_batch._llm_response import RateLimitInfo, RateLimitStatus
 from restaurant_llm_batch._store.rows import PUT_SIZES, proof_of_job, proof_of_reply
 from restaurant_llm_batch._store.store import Store

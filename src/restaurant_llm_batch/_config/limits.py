@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from .._limits.aimd import AdaptiveLimit
 from .._limits.batch_budget import AdaptiveBatch, BatchBudget
 from .._limits.concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
-from .._limits.pool import Pool
 from .._limits.rate import RateLimiter
 from ..errors import ConfigurationError
 from ..tokens.counting import TokenCount, estimate_tokens
 from ..tokens.packing import calculate_dynamic_batch_size
+
+if TYPE_CHECKING:
+    from .._limits.pool import Pool
 
 _CONCURRENCY_LIMITS = ("search", "llm", "batches", "llm_total")
 _EXAMPLES = {

@@ -13,16 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from math import inf
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from .._limits.aimd import CallResult, Timing
 from .._limits.clients import NOBODY, Client
 from .._limits.concurrency import ConcurrencyLimiter
-from .._limits.endpoints import EndpointTicket, Route
 from .._limits.limiters import LimiterSet
 from .._limits.wait_queue import Ticket
 from .._llm_response import RateLimitInfo
 from .mailbox import Clock, Mailbox
+
+if TYPE_CHECKING:
+    from .._limits.endpoints import EndpointTicket, Route
 
 C = TypeVar("C")
 
@@ -152,10 +154,12 @@ class Admission(Generic[C]):
     def _reaches_endpoint(self, route: Route) -> bool:
         """Queue at the endpoints of the pool; return whether one admits at once."""
         endpoints = None if self._pool is None else self._pool.endpoints
-        ticket = self.endpoint_ticket = EndpointTicket(
+        if endpoints is None:
+            return True
+        ticket = self.endpoint_ticket = endpoints.new_ticket(
             self._admitted, self.priority, self.sequence, route, self._client
         )
-        if endpoints is None or endpoints.enqueue(ticket, self._now):
+        if endpoints.enqueue(ticket, self._now):
             return True
         for other in self._others:
             endpoints.reprioritise(ticket, *other)

@@ -23,7 +23,7 @@ from anyio import CancelScope
 
 from .frames import NOT_READY, ItemSource, NotReady
 from .items import InlineSource, ItemReader, RunItem
-from .mailbox import is_being_cancelled, is_cancellation
+from .loop_mailbox import is_being_cancelled, is_cancellation
 from .run import log
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from hashlib import sha256
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._limits.batch_budget import BatchBudget, BatchCall
 from .._limits.concurrency import ConcurrencyLimiter
@@ -24,17 +24,19 @@ from .._limits.wait_queue import Ticket
 from .._llm_response import LLMResponse
 from .._shortage import out_of_memory
 from .._store.keys import KEY_SIZE
-from .._store.overlay import AnyStore
 from ..errors import BackendError, DeadlineExceeded, PromptTooLong
 from ..models import LLMRequest
 from ..steps import Complete, Pack
-from .cached_calls import CallModel
 from .call import Call
 from .frames import EngineFlow
 from .items import RunItem, appended
 from .memo import WaitForTurn
 from .plan import BackendMethod
 from .run import RunState
+
+if TYPE_CHECKING:
+    from .._store.overlay import AnyStore
+    from .cached_calls import CallModel
 
 log = logging.getLogger("restaurant_llm_batch")
 

@@ -18,19 +18,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
-from anyio.from_thread import BlockingPortal
-
+from .._values import PACKAGE_FOLDER
 from ..errors import RunStopped
-from .concurrent import ConcurrentDriver
 from .frames import NOT_READY, ItemSource, NotReady
 from .handover import Handover, Outcomes
 from .items import InlineSource, ItemReader, RunItem
 from .run import RunState
-from .threaded import ThreadedDriver
 from .threads import DaemonThreadPool
+
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
+
+    from .concurrent import ConcurrentDriver
+    from .threaded import ThreadedDriver
 
 Launch: TypeAlias = "Callable[[Handover, ItemSource], object]"
 
@@ -39,8 +41,6 @@ ACKNOWLEDGE_EVERY = 16
 
 MAX_FEED_SECONDS = 0.001
 """Seconds of reading items before they go to the run, which should not wait for a slow iterable."""
-
-_PACKAGE = str(Path(__file__).parent.parent)
 
 
 class RemoteSource:
@@ -219,7 +219,7 @@ class RunBridge:
 def _without_our_frames(error: Exception) -> Exception:
     """Return the exception of the user's iterable without our frames, which would keep the stream alive."""
     traceback = error.__traceback__
-    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(_PACKAGE):
+    while traceback is not None and traceback.tb_frame.f_code.co_filename.startswith(PACKAGE_FOLDER):
         traceback = traceback.tb_next
     return error.with_traceback(traceback)
 

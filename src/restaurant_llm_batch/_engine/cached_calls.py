@@ -12,14 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .._llm_response import LLMResponse
-from .._store.identity import PoolModels
 from .._store.inflight import Callback, Follower, InFlightCall, SharedCall
 from .._store.journal import CURRENT_JOURNAL, JobJournal
 from .._store.keys import request_key
-from .._store.overlay import AnyStore
 from ..errors import DeadlineExceeded
 from ..models import LLMRequest
 from ..steps import Complete
@@ -29,6 +27,10 @@ from .items import RunItem, appended
 from .memo import WaitForCallback
 from .plan import BackendMethod
 from .run import RunState, log
+
+if TYPE_CHECKING:
+    from .._store.identity import PoolModels
+    from .._store.overlay import AnyStore
 
 MAX_VAIN_LOOKUPS = 256
 """Lookups in a row, under the keys that an endpoint has outside of a pool, after which a run makes no more of them."""

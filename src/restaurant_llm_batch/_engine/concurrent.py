@@ -15,11 +15,11 @@ from .awaited_items import AwaitedSource
 from .call import ABANDONED, Call, throwable
 from .frames import ItemSource, SchedulerCallbacks
 from .items import ItemReader
-from .mailbox import EventLoopMailbox, is_being_cancelled, is_cancellation
+from .loop_mailbox import EventLoopMailbox, is_being_cancelled, is_cancellation
 from .plan import LoadMethod
 from .run import RunState
 from .scheduler import Scheduler
-from .server_watch import MOST_SECONDS, read_in_thread
+from .server_reading import MOST_SECONDS, read_in_thread
 from .threaded import start_in_thread
 from .threads import DaemonThreadPool
 

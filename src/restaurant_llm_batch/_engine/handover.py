@@ -28,16 +28,18 @@ import threading
 from collections import deque
 from collections.abc import Callable, MutableSequence
 from contextlib import suppress
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from ..outcomes import Outcome
-from .concurrent import ConcurrentDriver
 from .items import ItemReader, RunItem
 from .mailbox import POLL_INTERVAL
 from .run import RunState
-from .threaded import ThreadedDriver
 
-Driver: TypeAlias = ConcurrentDriver | ThreadedDriver
+if TYPE_CHECKING:
+    from .concurrent import ConcurrentDriver
+    from .threaded import ThreadedDriver
+
+Driver: TypeAlias = "ConcurrentDriver | ThreadedDriver"
 Outcomes: TypeAlias = MutableSequence[Outcome[Any]]
 
 

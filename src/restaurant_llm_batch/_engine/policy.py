@@ -12,11 +12,10 @@ from collections.abc import Callable, Generator, Sequence
 from functools import partial
 from inspect import iscoroutine
 from types import GeneratorType
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from .._config.retry import NO_ATTEMPTS, AttemptCounts, next_retry_delay
 from .._limits.concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
-from .._limits.endpoints import Route
 from .._llm_response import LLMResponse, valid_reply
 from .._shortage import is_local_shortage
 from ..errors import STOPS_THE_RUN, ConfigurationError, DeadlineExceeded, RateLimited, RunStopped
@@ -38,14 +37,15 @@ from ..steps import (
 from ..tokens.packing import PackedText
 from .admission import Admission
 from .batch_tokens import adapted, call_and_learn, leave_turns, leaving_turns
-from .cached_calls import complete_cached
 from .call import Call, CallSpec
 from .frames import EngineFlow
 from .items import USE_DEF, RunItem, appended, failure_stage
 from .memo import Backoff, NotifyCell, WaitForCell, clone_exception
 from .plan import BackendMethod
-from .run import RunState, log
-from .wave_calls import complete_by_wave
+from .run import Completion, RunState, log
+
+if TYPE_CHECKING:
+    from .._limits.endpoints import Route
 
 T = TypeVar("T")
 
@@ -149,15 +149,24 @@ def _sleep(step: Sleep, item: RunItem, run: RunState) -> EngineFlow[None]:
 
 
 def _complete(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
-    if run.waves is not None:
-        return complete_by_wave(_complete_now, step, item, run, run.waves)
-    return _call_model(step, item, run) if run.store is None else _complete_now(step, item, run)
+    complete = run.complete
+    if complete is None:
+        complete = run.complete = _completion(run)
+    return complete(step, item, run)
 
 
-def _complete_now(step: Complete, item: RunItem, run: RunState) -> EngineFlow[LLMResponse]:
+def _completion(run: RunState) -> Completion:
+    """Return how the calls of a run to the model are made; the store and waves are imported if it has them."""
+    now: Completion = _call_model
     if run.store is not None:
-        return complete_cached(_call_model, step, item, run, run.store)
-    return _call_model(step, item, run)
+        from .cached_calls import complete_cached
+
+        now = partial(complete_cached, _call_model, store=run.store)
+    if run.waves is None:
+        return now
+    from .wave_calls import complete_by_wave
+
+    return partial(complete_by_wave, now, waves=run.waves)
 
 
 def _call_model(
@@ -338,7 +347,8 @@ def _call(
     """
     stage, number = spec.stage, run.recorder.next_call()
     attempts, moves, attempt = NO_ATTEMPTS, 0, 0
-    route = None if stage != "llm" or run.limiters.endpoints is None else Route(item)
+    endpoints = run.limiters.endpoints
+    route = None if stage != "llm" or endpoints is None else endpoints.new_route(item)
     while True:
         attempt += 1
         if run.time_limits.run is not None:

@@ -15,14 +15,13 @@ from functools import partial
 from itertools import count
 from math import nan
 from operator import call, itemgetter
-from typing import Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from .._config.stopping import StopMonitor, TokenEstimate
 from .._limits.limiters import LimiterSet, LimitWatch
 from .._llm_response import LLMResponse, RateLimitInfo, valid_reply
 from .._shortage import is_local_shortage
 from .._spent import SpentTable
-from .._store.overlay import AnyStore
 from ..errors import RateLimited, RunStopped
 from ..events import (
     BatchProgress,
@@ -40,7 +39,7 @@ from ..events import (
     ServerRead,
 )
 from ..models import LLMRequest, ServerLoad
-from ..outcomes import Failure, Outcome, RunStats, Stage, make_success
+from ..outcomes import Failure, Outcome, RunStats, Stage
 from ..protocols import Observer, Task
 from .call import Call
 from .items import RunItem, failure_stage
@@ -49,7 +48,11 @@ from .latency import MAX_RECENT
 from .mailbox import Clock
 from .packer import BatchPacker
 from .stats import RunCounters
+from .successes import make_success
 from .wave_service import LineUnanswered
+
+if TYPE_CHECKING:
+    from .._store.overlay import AnyStore
 
 log = logging.getLogger("restaurant_llm_batch")
 

@@ -12,116 +12,18 @@ from __future__ import annotations
 import sys
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
-
-import anyio
-from anyio import CancelScope, to_thread
-from anyio.from_thread import BlockingPortal
-from anyio.lowlevel import EventLoopToken, current_token
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from .. import _fork
 from .gc_threshold import GCThreshold
 from .run import log
 from .threads import DaemonThreadPool
 
-START_SECONDS = 2.0
-"""Seconds to wait for the loop of a thread whose start was interrupted, until it counts as not started."""
-LOOK_SECONDS = 1.0
-"""Seconds after which a waiting caller looks whether the loop's thread is still alive."""
+if TYPE_CHECKING:
+    from anyio.lowlevel import EventLoopToken
 
-
-class EventLoopThread:
-    """
-    A thread that runs an event loop, reached through its portal.
-
-    Not anyio's `start_blocking_portal`: its clean-up runs when it is garbage-collected. In a forked child, which does
-    not have the thread, it would wait for the thread for ever.
-
-    Callers wait at plain locks, which the loop's thread releases. At a future they would not be safe from a Ctrl-C: one
-    that comes as `Future.result` takes the future's own lock leaves it taken, and the loop waits for it for ever.
-    """
-
-    def __init__(self) -> None:
-        self._portal: BlockingPortal | None = None
-        self._gate = _closed_gate()
-        self._starting = False
-        self._thread = threading.Thread(target=self._run, name="restaurant-llm-batch-loop", daemon=True)
-
-    def start(self) -> None:
-        """Start the thread, unless it has been started, and wait for its loop."""
-        if not self._starting:
-            self._starting = True
-            try:
-                self._thread.start()
-            except Exception:  # there is no thread
-                self._starting = False
-                raise
-        self._wait_for_loop()
-
-    @property
-    def portal(self) -> BlockingPortal:
-        """
-        The way into the loop, once the thread has been started.
-
-        Raises:
-            RuntimeError: The loop has not started.
-        """
-        if self._portal is None:
-            raise RuntimeError("the event loop has not started")
-        return self._portal
-
-    def call(self, function: Callable[[], Awaitable[object]]) -> None:
-        """Call an async function on the loop and wait for it; do nothing if the loop has ended or never started."""
-        ended = _closed_gate()
-
-        async def run() -> None:
-            try:
-                await function()
-            finally:
-                ended.release()
-
-        if self._starting:
-            self._wait_for_loop()
-        with suppress(RuntimeError):  # the loop has ended, or has not started
-            self.portal.start_task_soon(run)
-            while not ended.acquire(timeout=LOOK_SECONDS) and self._thread.is_alive():
-                pass
-
-    def stop(self) -> None:
-        """Cancel the tasks that are left on the loop, and end the thread. Stopping it again does nothing."""
-        self.call(self._stop)
-        if self._thread.ident is not None:
-            self._thread.join()
-
-    async def _stop(self) -> None:
-        await self.portal.stop(True)
-
-    def _wait_for_loop(self) -> None:
-        """Wait until the loop runs, unless its thread has ended or was never started."""
-        # An interrupt within `Thread.start` leaves it open whether there will be a thread.
-        if self._portal is None:
-            opened = self._gate.acquire(timeout=START_SECONDS)
-            while not opened and self._thread.is_alive():
-                opened = self._gate.acquire(timeout=LOOK_SECONDS)
-            if opened:
-                self._gate.release()  # for others who wait
-
-    def _run(self) -> None:
-        anyio.run(self._serve)
-
-    async def _serve(self) -> None:
-        async with BlockingPortal() as portal:
-            self._portal = portal
-            self._gate.release()
-            await portal.sleep_until_stopped()
-
-
-def _closed_gate() -> threading.Lock:
-    """Return a lock that is taken already: whoever waits for it waits until it is released."""
-    gate = threading.Lock()
-    gate.acquire()
-    return gate
+    from .loop_thread import EventLoopThread
 
 
 class Lease:
@@ -188,43 +90,6 @@ class Lease:
             self.release()  # does not block, and stage 1 promises not to start a thread
 
 
-class LoopLease:
-    """A share in a runner's resources for the running event loop, as `Lease` is one for a blocking caller."""
-
-    def __init__(self, resources: RunnerResources, *, is_context: bool = False) -> None:
-        self._resources = resources
-        self._lease = Lease(resources, is_context=is_context)
-        self._token: EventLoopToken | None = None  # while the lease is counted among those on the loop
-        self._closes_loop = False  # whether it was the last one there
-
-    def acquire(self) -> DaemonThreadPool:
-        """Take the lease, and return the worker threads."""
-        self._lease.acquire()
-        token, loops = current_token(), self._resources.loops
-        self._token, loops[token] = token, loops[token] + 1
-        return self._lease.threads
-
-    async def release(self) -> None:
-        """End the lease. Releasing it again does what is left to do."""
-        resources, lease, loops = self._resources, self._lease, self._resources.loops
-        token = self._token
-        if token is not None:
-            self._closes_loop, self._token, loops[token] = loops[token] <= 1, None, loops[token] - 1
-        with CancelScope(shield=True):
-            try:
-                if self._closes_loop:
-                    for unused in [loop for loop, leases in loops.items() if leases < 1]:
-                        del loops[unused]
-                    await resources.close_on_loop()
-                    self._closes_loop = False
-            finally:  # asyncio's native cancellation ignores the shield
-                if lease.is_counted:
-                    resources.leave_threads(lease)
-            if lease.closes_backends and resources.has_close:
-                await to_thread.run_sync(resources.close_backends)
-            lease.closes_backends = False
-
-
 class RunnerResources:
     """
     The open resources of one runner in this process.
@@ -259,10 +124,6 @@ class RunnerResources:
         """Return a lease, not acquired yet, on the threads, and on the private event loop if `loop`."""
         return Lease(self, loop=loop, is_context=is_context)
 
-    def loop_lease(self, *, is_context: bool = False) -> LoopLease:
-        """Return a lease, not acquired yet, on the threads and the running event loop."""
-        return LoopLease(self, is_context=is_context)
-
     def enter(self, lease: Lease) -> DaemonThreadPool:
         """Take a lease's shares, and note in it which it has; return the worker threads."""
         if _fork.count != self._forks:
@@ -276,6 +137,8 @@ class RunnerResources:
             # Each in one statement without a call, which no interrupt splits.
             lease.is_counted, self._count, self._context_count = True, self._count + 1, contexts
             if lease.includes_loop:
+                from .loop_thread import EventLoopThread  # loads anyio, which stage 1 does not need
+
                 loop_thread = self._loop_thread = self._loop_thread or EventLoopThread()
                 lease.loop_thread, self._portals = loop_thread, self._portals + 1
                 loop_thread.start()

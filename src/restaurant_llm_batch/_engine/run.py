@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 from random import Random
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from .._config.retry import RetryPolicy
 from .._config.stopping import Price, StopConditions, StopMonitor, TimeLimits, TokenEstimate
@@ -21,7 +21,6 @@ from .._limits.clients import Client
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
 from .._llm_response import LLMResponse
-from .._store.identity import PoolModels
 from ..cancellation import CancelToken
 from ..errors import (
     STOPS_THE_RUN,
@@ -33,22 +32,25 @@ from ..errors import (
 )
 from ..outcomes import Stage
 from ..protocols import Observer, Task
-from ..steps import Ask, Flow
+from ..steps import Ask, Complete, Flow
 from .call import Call
+from .frames import EngineFlow
 from .items import RunItem
 from .mailbox import Clock
 from .memo import MemoTable
 from .packer import BatchPacker
 from .plan import ExecutionPlan
 from .recorder import RunRecorder, describe_stop
-from .server_watch import WatchPlan
-from .wave_flow import carry
-from .wave_host import WaveRun
-from .waves import Waves
 
 if TYPE_CHECKING:
+    from .._store.identity import PoolModels
     from .._store.overlay import AnyStore
+    from .server_watch import WatchPlan
     from .wave_service import WaveService
+    from .waves import Waves
+
+Completion: TypeAlias = "Callable[[Complete, RunItem, RunState], EngineFlow[LLMResponse]]"
+"""Makes the calls to the model that a step asks for."""
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -120,6 +122,7 @@ class RunState:
         recorder: Records what happens.
         memo: The flows of this run that run once.
         started_at: When it started, on its clock.
+        complete: Makes its calls to the model; set at the first one.
         stopped: The error that stopped the run; None while it goes on.
         input_exhausted: Whether the input has ended.
         current_frame: The frame being advanced; used to find who owns a memo cell.
@@ -150,6 +153,7 @@ class RunState:
         self.fingerprint: str = config.fingerprint
         self.models: PoolModels | None = config.models
         self.ask: Callable[[Ask, int], Flow[Any]] | None = config.ask
+        self.complete: Completion | None = None
         self.watch: WatchPlan | None = config.watch
         self.time_limits: TimeLimits = config.time_limits
         self.memo: MemoTable = MemoTable()
@@ -167,6 +171,10 @@ class RunState:
         service = config.wave_service
         self.waves: Waves | None = None
         if service is not None:
+            from .wave_flow import carry
+            from .wave_host import WaveRun
+            from .waves import Waves
+
             left = self.stop_monitor.prompt_tokens_left
             looked_at = self.recorder.batch_looked_at
             needs = WaveRun(now, self.packer.prompt_tokens, self.stop, looked_at, left)

@@ -29,7 +29,7 @@ A run ends in one of two ways: `drain` starts nothing more and lets calls in fli
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._foreign import own_exception
 from ..errors import ConfigurationError, RunStopped
@@ -42,10 +42,12 @@ from .mailbox import Mailbox
 from .memo import MemoCell, NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
 from .run import RunState, log
-from .server_watch import ServerWatch
 from .timers import DeadlineQueue, LimiterTimer
 from .watchdog import StallDetector, describe_waits
-from .wave_frames import WaveFrames
+
+if TYPE_CHECKING:
+    from .server_watch import ServerWatch
+    from .wave_frames import WaveFrames
 
 _WAITS = object()
 """Returned for a step that takes time, in place of its result."""
@@ -103,13 +105,19 @@ class Scheduler:
             LimiterTimer(limiter, run.now, mailbox, callbacks.call_later) for limiter in run.limiters.timed
         ]
         self._stall_detector = StallDetector(run, callbacks.call_later, self._waits)
-        self._server_watch = ServerWatch(run, callbacks.read_server)
+        self._server_watch: ServerWatch | None = None
+        if run.watch is not None:
+            from .server_watch import ServerWatch
+
+            self._server_watch = ServerWatch(run, callbacks.read_server)
         self._undelivered = 0
         self._exhausted = False
         self._draining = False
         self._filling = False
         self._waves: WaveFrames | None = None
         if run.waves is not None:
+            from .wave_frames import WaveFrames
+
             others = (self._queued, self._running, self._suspended)
             self._waves = WaveFrames(
                 run.waves, others, mailbox, callbacks, self._resume_flow, self.admit_items
@@ -123,7 +131,8 @@ class Scheduler:
         for timer in self._limiter_timers:
             timer.start()
         self._stall_detector.start()
-        self._server_watch.start(self._callbacks.call_later)
+        if self._server_watch is not None:
+            self._server_watch.start(self._callbacks.call_later)
         self.admit_items()
 
     def admit_items(self) -> None:
@@ -295,7 +304,8 @@ class Scheduler:
             self._frames.pop(frame.item.index, None)
 
     def _stop_timers(self) -> None:
-        self._server_watch.end()
+        if self._server_watch is not None:
+            self._server_watch.end()
         for timer in self._limiter_timers:
             timer.stop()
         if self._waves is not None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .._foreign import own_exception
 from ..cancellation import run_with_token
@@ -28,7 +28,10 @@ from .mailbox import BlockingMailbox, ThreadMailbox
 from .memo import NotifyCell, WaitForCallback, WaitForCell
 from .policy import run_item
 from .run import RunState, log
-from .server_watch import ServerWatch, read_in_thread
+from .server_reading import read_in_thread
+
+if TYPE_CHECKING:
+    from .server_watch import ServerWatch
 
 
 class SequentialDriver:
@@ -64,9 +67,11 @@ class SequentialDriver:
         self._flow: EngineFlow[Any] | None = None
         self._call: Call | None = None
         self._started = False
-        self._server_watch = (
-            None if run.watch is None else ServerWatch(run, partial(read_server, self._mailbox))
-        )
+        self._server_watch: ServerWatch | None = None
+        if run.watch is not None:
+            from .server_watch import ServerWatch
+
+            self._server_watch = ServerWatch(run, partial(read_server, self._mailbox))
         self._limited = run.time_limits.run is not None or run.time_limits.item is not None
 
     def take(self, into: Outcomes) -> bool:

@@ -11,7 +11,6 @@ The servers, with their signals, belong to the runner: several runs take turns i
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -23,14 +22,12 @@ from .._limits.limiters import LimiterSet
 from .._limits.server_signal import FULL_CACHE, SILENCE, ServerSignal, ServerWord, as_load
 from .._text import error_text
 from ..models import ServerLoad
-from .mailbox import Clock, Mailbox
+from .mailbox import Clock
 from .plan import LoadMethod, ReadServer
 from .recorder import RunRecorder, log
 from .token_budget import TokenBudget
 
 _OWN_LIMITS = ("llm", "batches", "llm_total")
-MOST_SECONDS = 10.0
-"""Most seconds that a reading on an event loop may take."""
 
 
 class WatchedServer:
@@ -226,33 +223,3 @@ class ServerWatch:
         named = self._run.limiters.named()
         names = _OWN_LIMITS if server.name == "llm" else (server.name,)
         return [named[name] for name in names if name in named]
-
-
-def read_in_thread(
-    mailbox: Mailbox, method: LoadMethod, done: Callable[[Any, BaseException | None], object]
-) -> None:
-    """Read in a thread of its own, and report it in the mailbox. The thread of a server that hangs ends nothing."""
-
-    def read() -> None:
-        answer: Any = None
-        error: BaseException | None = None
-        try:
-            answer = method.method()
-        except BaseException as raised:
-            error = raised
-        mailbox.post_deferred(partial(done, answer, error))
-
-    threading.Thread(target=read, name="server watch", daemon=True).start()
-
-
-def read_at_once(
-    mailbox: Mailbox, method: LoadMethod, done: Callable[[Any, BaseException | None], object]
-) -> None:
-    """Read here and now, as on virtual time, and report it in the mailbox."""
-    answer: Any = None
-    error: BaseException | None = None
-    try:
-        answer = method.method()
-    except Exception as raised:
-        error = raised
-    mailbox.post_deferred(partial(done, answer, error))

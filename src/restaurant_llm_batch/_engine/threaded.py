@@ -17,7 +17,7 @@ from .items import ItemReader
 from .mailbox import Mailbox, ThreadMailbox
 from .run import RunState
 from .scheduler import Scheduler
-from .server_watch import read_in_thread
+from .server_reading import read_in_thread
 from .threads import DaemonThreadPool
 
 

@@ -27,7 +27,7 @@ from .items import ItemReader
 from .mailbox import Action, Clock
 from .run import RunState
 from .scheduler import Scheduler
-from .server_watch import read_at_once
+from .server_reading import read_at_once
 
 Done: TypeAlias = Callable[[Any, BaseException | None], object]
 """Takes the answer to a call, or its error."""

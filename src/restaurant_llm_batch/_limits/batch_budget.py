@@ -27,7 +27,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp, inf, log, sqrt
-from statistics import median
 from typing import Any, NamedTuple
 
 from ..errors import ConfigurationError
@@ -130,6 +129,8 @@ class _Window(NamedTuple):
     @classmethod
     def of(cls, samples: Sequence[tuple[float, int]]) -> _Window:
         """Return the window of seconds for each token, and calls in flight."""
+        from statistics import median  # takes as long to import as the limiters together
+
         ordered = sorted(seconds for seconds, _ in samples)
         number = len(ordered)
         low, high = ordered[number // 4], ordered[(3 * number) // 4]

@@ -18,9 +18,8 @@ from typing import Generic, Protocol, TypeVar
 
 from .. import _fork
 from ..errors import ConfigurationError
-from .aimd import HISTORY_LIMIT, AdaptiveLimit, CallResult, LimitHistoryEntry
+from .aimd import HISTORY_LIMIT, AdaptiveLimit, AIMDController, CallResult, LimitHistoryEntry
 from .clients import Client, Lanes
-from .latency_signal import make_controller
 from .server_signal import ServerWord
 from .wait_queue import _ADMITTED, _GONE, _WAITING, PriorityWaitQueue, Ticket
 
@@ -47,7 +46,7 @@ class ConcurrencyState(PriorityWaitQueue):
 
     def __init__(self, limit: int | AdaptiveLimit, now: float = 0.0) -> None:
         super().__init__()
-        self.controller = None if isinstance(limit, int) else make_controller(limit, now)
+        self.controller = None if isinstance(limit, int) else _controller(limit, now)
         self.limit = limit if isinstance(limit, int) else limit.start
         self.history: deque[LimitHistoryEntry] = (
             deque(maxlen=HISTORY_LIMIT) if self.controller is None else self.controller.history
@@ -365,3 +364,9 @@ def _checked(limit: object) -> int:
             f"a ConcurrencyLimiter needs a limit of at least 1, got {limit!r}; for example ConcurrencyLimiter(8)"
         )
     return limit
+
+
+def _controller(limit: AdaptiveLimit, now: float) -> AIMDController:
+    from .latency_signal import make_controller  # loads more than a limit that is a number needs
+
+    return make_controller(limit, now)

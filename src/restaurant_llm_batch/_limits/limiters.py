@@ -7,18 +7,20 @@ from dataclasses import replace
 from functools import partial
 from itertools import takewhile
 from operator import is_not
-from typing import NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from ..errors import ConfigurationError
 from ..outcomes import LimitChange
 from ..steps import LimiterName
 from .aimd import LimitHistoryEntry
-from .batch_budget import BatchBudget
 from .concurrency import UNKNOWN_LIMIT, ConcurrencyLimiter
-from .pool import EndpointLimiter, Twin
 from .rate import ConfiguredRate, RateLimiter
 
-Limit: TypeAlias = ConcurrencyLimiter | ConfiguredRate | BatchBudget
+if TYPE_CHECKING:
+    from .batch_budget import BatchBudget
+    from .pool import EndpointLimiter, Pool, Twin
+
+Limit: TypeAlias = "ConcurrencyLimiter | ConfiguredRate | BatchBudget"
 """A limit that a user may set while it is in use: assign to its `limit`."""
 
 
@@ -274,3 +276,13 @@ class LimitWatch:
             seen[name] = history[-1]
         self._begun = True
         return sorted(found, key=lambda change: change[1].time)
+
+
+def as_pool(llm: Any) -> Pool | None:
+    """
+    Return a backend as a pool; None if it is not one.
+
+    Its class decides: a backend that wraps a pool, and passes on its attributes, makes the pool's calls by itself.
+    """
+    pool: Pool | None = llm if hasattr(type(llm), "endpoint_limiter") else None
+    return pool

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from .. import _fork
 from .._llm_response import RateLimitInfo
@@ -25,6 +25,7 @@ from .endpoints import (
     EndpointStatistics,
     EndpointTicket,
     ErrorKind,
+    Route,
     Slot,
     error_kind,
 )
@@ -52,6 +53,11 @@ class EndpointLimiter(LockedState[PoolState]):
         specs: The endpoints.
         policy: When an endpoint is left out.
     """
+
+    new_route: ClassVar[type[Route]] = Route
+    """Makes the route of a call."""
+    new_ticket: ClassVar[type[EndpointTicket]] = EndpointTicket
+    """Makes the ticket of a call, for `enqueue`."""
 
     def __init__(self, specs: Sequence[EndpointSpec], policy: BreakerPolicy = BreakerPolicy()) -> None:
         self._specs = tuple(specs)
@@ -311,16 +317,6 @@ class Pool(Protocol):
     def endpoint_backends(self) -> Sequence[Any]:
         """The backends of the endpoints, in the limiter's order."""
         ...
-
-
-def as_pool(llm: Any) -> Pool | None:
-    """
-    Return a backend as a pool; None if it is not one.
-
-    Its class decides: a backend that wraps a pool, and passes on its attributes, makes the pool's calls by itself.
-    """
-    pool: Pool | None = llm if hasattr(type(llm), "endpoint_limiter") else None
-    return pool
 
 
 def _log_opened(endpoint: Endpoint, kind: ErrorKind, error: BaseException, now: float) -> None:

@@ -7,16 +7,18 @@ from collections.abc import Iterable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
-
-from anyio import NoEventLoopError, create_task_group, get_current_task
-from anyio.abc import TaskGroup
-from anyio.lowlevel import EventLoopToken, current_token
+from typing import TYPE_CHECKING, Self
 
 from .._config.strategy import Strategy
-from .._engine.resources import Lease, LoopLease, RunnerResources
+from .._engine.resources import Lease, RunnerResources
 from .._engine.threads import DaemonThreadPool
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+    from anyio.lowlevel import EventLoopToken
+
+    from .._engine.loop_lease import LoopLease
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,9 @@ def current_block(blocks: Iterable[AsyncBlock]) -> AsyncBlock:
     Raises:
         ConfigurationError: There is none on this loop, or no loop.
     """
+    from anyio import NoEventLoopError, get_current_task
+    from anyio.lowlevel import current_token
+
     try:
         loop, task = current_token(), get_current_task().id
     except NoEventLoopError:
@@ -83,7 +88,9 @@ class Openable(ABC):
 
     async def aclose(self) -> None:
         """Do as `close`, without blocking the running event loop."""
-        lease = self._resources.loop_lease(is_context=True)
+        from .._engine.loop_lease import LoopLease
+
+        lease = LoopLease(self._resources, is_context=True)
         lease.acquire()
         await lease.release()
 
@@ -111,8 +118,13 @@ class Openable(ABC):
             raise
 
     async def __aenter__(self) -> Self:
+        from anyio import create_task_group, get_current_task
+        from anyio.lowlevel import current_token
+
+        from .._engine.loop_lease import LoopLease
+
         stack = AsyncExitStack()
-        lease = self._resources.loop_lease(is_context=True)
+        lease = LoopLease(self._resources, is_context=True)
         try:
             threads = lease.acquire()
             tasks = await stack.enter_async_context(create_task_group())
@@ -131,6 +143,9 @@ class Openable(ABC):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        from anyio import get_current_task
+        from anyio.lowlevel import current_token
+
         loop, task = current_token(), get_current_task().id
         own = (block for block in reversed(self._async_blocks) if (block.loop, block.task) == (loop, task))
         block = next(own, None)

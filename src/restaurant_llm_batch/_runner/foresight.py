@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..outcomes import Outcome
 from ..protocols import LLMBackend, Observer, Task
-from ..records._record import Record, as_record, find_record
-from ..records._recording import Recording, as_recording, describe_runner
 from ..steps import Flow
 from .checks import as_observers
+from .given import open_recording
 
 if TYPE_CHECKING:
+    from ..records._record import Record
+    from ..records._recording import Recording
     from ..simulation import Plan, SimulatedServer, Simulation
     from ..simulation._play import RunnerParts
 
@@ -77,8 +78,10 @@ class Foresight(ABC):
         from ..simulation._simulate import simulate
         from ..simulation.simulated_server import SimulatedServer
 
-        parts, watching, recording = self.parts, as_observers(observers), as_recording(record)
+        parts, watching, recording = self.parts, as_observers(observers), open_recording(record)
         if recording is not None:
+            from ..records._recording import describe_runner
+
             facts = describe_runner(parts.llm, parts.strategy, parts.limits, parts.config)
             watching = (*watching, recording.observer(replace(facts, simulated=True)))
         try:
@@ -133,6 +136,7 @@ class Foresight(ABC):
         Raises:
             ConfigurationError: The task or an argument is invalid, the items are not iterable, or the record is none.
         """
+        from ..records._record import as_record
         from ..simulation._planning import make_plan
 
         return make_plan(
@@ -151,5 +155,7 @@ class Foresight(ABC):
         """Return the record of the runner's own runs, with all that has happened so far."""
         if self.recording is None:
             return None
+        from ..records._record import find_record
+
         self.recording.flush()
         return find_record(self.recording.path)

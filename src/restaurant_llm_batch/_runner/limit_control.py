@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC
 from dataclasses import fields
-from difflib import get_close_matches
 
 from .._config.limits import Limits
 from .._config.strategy import Strategy
@@ -81,6 +80,8 @@ class LimitControl:
             raise ConfigurationError(
                 f"{name} cannot be changed while a runner is in use; what can be changed: {known}"
             )
+        from difflib import get_close_matches  # only this message needs it
+
         close = get_close_matches(name, limits, 1) if isinstance(name, str) else []
         meant = f" (did you mean {close[0]}?)" if close else ""
         raise ConfigurationError(f"there is no limit {short(name)}{meant}; what can be changed: {known}")

@@ -5,43 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, Any, NoReturn, Self, TypeVar
-
-from anyio import to_thread
 
 from .._config.limits import DefaultLimit, Limits, make_limiters
 from .._config.retry import RetryPolicy
 from .._config.stopping import Price, StopConditions, TimeLimits
 from .._config.strategy import Strategy
-from .._engine.awaited_items import source_on_loop
-from .._engine.bridge import RunBridge, in_thread, on_loop
-from .._engine.concurrent import ConcurrentDriver
-from .._engine.frames import ItemSource
-from .._engine.handover import Handover
+from .._engine.beginning import beginning
 from .._engine.items import ItemReader, as_task
-from .._engine.mailbox import Clock, event_loop_clock, thread_clock
+from .._engine.mailbox import Clock, thread_clock
 from .._engine.packer import BatchPacker
 from .._engine.plan import make_plan
 from .._engine.resources import Lease, RunnerResources
 from .._engine.run import RunConfig, RunState
-from .._engine.sequential import SequentialDriver
-from .._engine.streams import (
-    AsyncOutcomeStream,
-    BlockingRun,
-    BlockingSession,
-    OutcomeStream,
-    attach_report,
-)
-from .._engine.threaded import ThreadedDriver
-from .._engine.threads import DaemonThreadPool
+from .._engine.streams import BlockingRun, BlockingSession, OutcomeStream, attach_report
 from .._engine.wave_service import wave_service_of
 from .._limits.clients import Client
-from .._limits.pool import as_pool
-from .._store.folder import StoreFolder
-from .._store.identity import fingerprint_of, models_of
-from .._store.store import Store
+from .._limits.limiters import as_pool
 from ..errors import ConfigurationError
 from ..outcomes import BatchReport, Outcome, RunStats, Stage
 from ..protocols import (
@@ -53,8 +34,6 @@ from ..protocols import (
     Task,
     TokenCounter,
 )
-from ..records._recording import Recording, as_recording, describe_runner
-from ..sharing.limiter import SharedLimiter
 from ..steps import Flow
 from ..tasks._ask import ask_flow
 from ..tokens.packing import estimate_tokens
@@ -68,18 +47,23 @@ from .checks import (
     check_type,
 )
 from .foresight import Foresight
+from .given import open_recording, open_shared, open_store
 from .limit_control import Adjustable, LimitControl
 from .watching import check_watch, learns_tokens, make_watch
 
 if TYPE_CHECKING:
+    from .._engine.async_streams import AsyncOutcomeStream
+    from .._engine.concurrent import ConcurrentDriver
     from .._settings import BatchSettings
+    from .._store.folder import StoreFolder
+    from .._store.store import Store
+    from ..records._recording import Recording
     from ..simulation._play import RunnerParts
 
 R = TypeVar("R")
 
 _RUN_NUMBERS = count(1)
 """Numbers of the runs of this process, so that one observer can watch several runners."""
-Driver = TypeVar("Driver", ConcurrentDriver, ThreadedDriver)
 Deliver = Callable[[Outcome[Any]], object]
 
 
@@ -163,11 +147,14 @@ class BatchRunner(Foresight, Adjustable, Openable):
         self._plan = make_plan(strategy, search, llm if service is None else service.online, endpoints)
         check_counter(count_tokens)
         retries: dict[Stage, RetryPolicy] = {"search": search_retry, "llm": llm_retry, "tokens": llm_retry}
-        self._store = store if store is None or isinstance(store, (Store, StoreFolder)) else Store(store)
-        if self._store is not None:
-            self._store.open()
-        is_known = self._store is not None or service is not None
-        fingerprint = fingerprint_of(llm, warn=True) if is_known else ""
+        self._store = open_store(store)
+        fingerprint, models = "", None
+        if self._store is not None or service is not None:
+            from .._store.identity import fingerprint_of, models_of
+
+            fingerprint = fingerprint_of(llm, warn=True)
+            if pool is not None and self._store is not None:
+                models = models_of(endpoints, fingerprint)
         limiters = make_limiters(limits, pool, learns_tokens=learns_tokens(watch_server, llm, pool))
         self._config = RunConfig(
             plan=self._plan,
@@ -177,7 +164,7 @@ class BatchRunner(Foresight, Adjustable, Openable):
             sequence=count().__next__,
             store=self._store,
             fingerprint=fingerprint,
-            models=None if pool is None or self._store is None else models_of(endpoints, fingerprint),
+            models=models,
             time_limits=time_limits,
             stop=stop,
             prices=dict(prices or {}),
@@ -191,20 +178,21 @@ class BatchRunner(Foresight, Adjustable, Openable):
             are_kept = service.on_stop == "keep"
             announce_waves(strategy, has_store=self._store is not None, are_kept=are_kept)
         self._limit_control = LimitControl(self._config.limiters, strategy)
-        self._recording = as_recording(record)
+        self._recording = open_recording(record)
         if self._recording is not None:
+            from ..records._recording import describe_runner
+
             facts = describe_runner(llm, strategy, limits, self._config)
             recorder = self._recording.observer(facts, self._limit_control)
             self._config = replace(self._config, observers=(*self._config.observers, recorder))
-        shared = [each for each in self._config.limiters.each() if isinstance(each, SharedLimiter)]
-        for limiter in shared:
-            limiter.open()
+        shared = open_shared(self._config.limiters)
         closed = (llm, search, *shared, self._store, self._recording)
         self._resources = RunnerResources(
             [resource for resource in closed if resource is not None], gc_threshold
         )
         self._llm, self._search, self._count_tokens = llm, search, count_tokens
         self._block_leases, self._async_blocks = [], []
+        self._begin = beginning(concurrent=strategy.is_concurrent, loop=not strategy.threads)
 
     @classmethod
     def from_settings(cls, settings: BatchSettings, **arguments: Any) -> Self:
@@ -314,9 +302,14 @@ class BatchRunner(Foresight, Adjustable, Openable):
         the run; if that comes earlier than the next item, what is awaited is cancelled. Arguments, result and
         exceptions are otherwise those of `run`.
         """
+        from .._engine.awaited_items import source_on_loop
+        from .._engine.concurrent import ConcurrentDriver
+        from .._engine.loop_lease import LoopLease
+        from .._engine.loop_mailbox import event_loop_clock
+
         run, reader = self._prepare(task, items, client, event_loop_clock(), on_loop=True)
         outcomes: list[Outcome[Any]] = []
-        lease = self._resources.loop_lease()
+        lease = LoopLease(self._resources)
         driver: ConcurrentDriver | None = None
         try:
             source, threads = source_on_loop(reader), lease.acquire()
@@ -327,6 +320,8 @@ class BatchRunner(Foresight, Adjustable, Openable):
             await driver.run()
             run.recorder.finish()
             if self._recording is not None:
+                from anyio import to_thread
+
                 await to_thread.run_sync(self._recording.flush)
             await lease.release()
             return _report(outcomes, run.recorder.stats)
@@ -357,6 +352,11 @@ class BatchRunner(Foresight, Adjustable, Openable):
         Raises:
             ConfigurationError: If there is no such block, or the task or the items are invalid.
         """
+        from .._engine.async_streams import AsyncOutcomeStream
+        from .._engine.awaited_items import source_on_loop
+        from .._engine.concurrent import ConcurrentDriver
+        from .._engine.loop_mailbox import event_loop_clock
+
         block = current_block(self._async_blocks)
         run, reader = self._prepare(task, items, client, event_loop_clock(), on_loop=True)
 
@@ -413,21 +413,7 @@ class BatchRunner(Foresight, Adjustable, Openable):
         run, reader = self._prepare(task, items, client, thread_clock)
 
         def begin(lease: Lease) -> BlockingRun:
-            threads = lease.threads
-            if not self.strategy.is_concurrent:
-                return SequentialDriver(run, reader, collect=collect)
-            if lease.loop_thread is None:
-                launch = in_thread(partial(make_driver, ThreadedDriver, threads), threads)
-            else:
-                portal = lease.loop_thread.portal
-                launch = on_loop(partial(make_driver, ConcurrentDriver, threads), portal)
-            return RunBridge(run, reader, launch, collect=collect)
-
-        def make_driver(
-            kind: type[Driver], threads: DaemonThreadPool, handover: Handover, source: ItemSource
-        ) -> Driver:
-            deliver, delivered = handover.deliver, handover.wake
-            return kind(run, source, reader, self._window, threads, deliver, delivered, collect=collect)
+            return self._begin(run, reader, self._window, lease, collect=collect)
 
         return BlockingSession(begin, self._lease(), run, reader.total)
 

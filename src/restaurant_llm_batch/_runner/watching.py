@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import logging
+from typing import TYPE_CHECKING
 
 from .._config.limits import Limits
 from .._config.strategy import Strategy
 from .._engine.plan import load_method
-from .._engine.server_watch import WatchedServer, WatchPlan
-from .._engine.token_budget import TokenBudget
 from .._limits.limiters import LimiterSet
-from .._limits.pool import Pool
 from .._validation import is_number
 from ..errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from .._engine.server_watch import WatchedServer, WatchPlan
+    from .._limits.pool import Pool
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -26,6 +28,8 @@ def watched_servers(llm: object, pool: Pool | None, strategy: Strategy) -> list[
         pool: The backend, if it has several endpoints.
         strategy: Says whether calls are awaited.
     """
+    from .._engine.server_watch import WatchedServer
+
     backends = {"llm": llm}
     if pool is not None:
         names = pool.endpoint_limiter.names
@@ -60,6 +64,9 @@ def make_watch(
     """Return what is watched, every so many seconds; None for nothing. Log if no server says how it does."""
     if seconds is None:
         return None
+    from .._engine.server_watch import WatchPlan
+    from .._engine.token_budget import TokenBudget
+
     servers = watched_servers(llm, pool, strategy)
     if not servers:
         log.warning(

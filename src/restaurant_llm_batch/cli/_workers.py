@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from .._config.limits import Limits
-from .._limits.pool import as_pool
+from .._limits.limiters import as_pool
 from .._text import terminal_text
 from ..errors import BatchError, ConfigurationError
 from ..integrations._worker_metrics import leave

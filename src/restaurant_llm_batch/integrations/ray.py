@@ -12,7 +12,7 @@ import anyio
 import anyio.to_thread
 
 from .._engine.items import as_task
-from .._engine.mailbox import EventLoopMailbox
+from .._engine.loop_mailbox import EventLoopMailbox
 from .._rows.columns import TableForm
 from .._runner.runner import BatchRunner
 from .._store.folder import StoreFolder

@@ -25,18 +25,14 @@ from typing import Any, NamedTuple
 from .._config.limits import Limits
 from .._config.retry import RetryPolicy
 from .._config.strategy import Strategy
-from .._engine.bridge import RunBridge, in_thread, on_loop
-from .._engine.concurrent import ConcurrentDriver
-from .._engine.frames import ItemSource
-from .._engine.handover import Handover
+from .._engine.beginning import beginning
 from .._engine.items import ItemReader, as_task
 from .._engine.mailbox import thread_clock
 from .._engine.packer import BatchPacker
 from .._engine.plan import ExecutionPlan, make_plan
 from .._engine.resources import Lease, RunnerResources
 from .._engine.run import RunConfig, RunState
-from .._engine.streams import BlockingSession
-from .._engine.threaded import ThreadedDriver
+from .._engine.streams import BlockingRun, BlockingSession
 from .._engine.wave_service import wave_service_of
 from .._limits.concurrency import ConcurrencyLimiter
 from .._limits.limiters import LimiterSet
@@ -351,16 +347,12 @@ def make_calls(llm: Any, plan: Plan) -> list[CallEnded]:
     reader = ItemReader(task, [1])
     run = RunState(0, task, config, thread_clock)
 
-    def begin(lease: Lease) -> RunBridge:
-        def make_driver(handover: Handover, source: ItemSource) -> Any:
-            kind: Any = ConcurrentDriver if lease.loop_thread is not None else ThreadedDriver
-            return kind(run, source, reader, 1, lease.threads, handover.deliver, handover.wake, collect=True)
+    begin = beginning(concurrent=True, loop=awaited)
 
-        loop = lease.loop_thread
-        launch = in_thread(make_driver, lease.threads) if loop is None else on_loop(make_driver, loop.portal)
-        return RunBridge(run, reader, launch, collect=True)
+    def begin_run(lease: Lease) -> BlockingRun:
+        return begin(run, reader, 1, lease, collect=True)
 
-    session = BlockingSession(begin, RunnerResources([llm]).lease(loop=awaited), run, 1)
+    session = BlockingSession(begin_run, RunnerResources([llm]).lease(loop=awaited), run, 1)
     outcomes: list[Outcome[Any]] = []
     try:
         while not session.closed:

@@ -16,13 +16,14 @@ from .._engine.packer import BatchPacker
 from .._engine.plan import LoadMethod, make_plan
 from .._engine.run import RunConfig, RunState
 from .._engine.sequential import SequentialDriver
-from .._engine.server_watch import WatchedServer, WatchPlan, read_at_once
+from .._engine.server_reading import read_at_once
+from .._engine.server_watch import WatchedServer, WatchPlan
 from .._engine.token_budget import TokenBudget
 from .._engine.virtual import Done, VirtualDriver, VirtualMailbox, VirtualTime
 from .._limits.batch_budget import BatchBudget
 from .._limits.concurrency import ConcurrencyLimiter
-from .._limits.limiters import LimiterSet
-from .._limits.pool import EndpointLimiter, L, as_pool
+from .._limits.limiters import LimiterSet, as_pool
+from .._limits.pool import EndpointLimiter, L
 from .._store.overlay import OverlayStore
 from ..errors import ConfigurationError
 from ..models import Hit, SearchQuery

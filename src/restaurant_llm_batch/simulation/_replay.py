@@ -17,7 +17,7 @@ from typing import Any
 from .._config.limits import Limits, make_limiters
 from .._config.stopping import StopConditions, TimeLimits
 from .._config.strategy import Strategy
-from .._limits.pool import as_pool
+from .._limits.limiters import as_pool
 from .._llm_response import LLMResponse
 from ..models import Hit, ItemId, LLMRequest, SearchQuery
 from ..steps import Flow, Once, Search, SearchAll, Sleep, complete, gather, once, sleep

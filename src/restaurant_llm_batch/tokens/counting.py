@@ -26,7 +26,6 @@ import re
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import sqrt
-from statistics import median
 from threading import Lock
 from typing import NamedTuple, TypeAlias
 
@@ -243,6 +242,8 @@ def _count_foreign(text: str) -> int:
 
 def _fit(reports: Sequence[_Report]) -> _Costs:
     """Fit the costs by IRLS, and add the safety margin."""
+    from statistics import median  # takes longer to import than this package, and few counters are fitted
+
     # Residuals in tokens, not relative, so that long prompts weigh most. Start from the median ratio, which a minority
     # of wrong reports cannot move.
     usual = median(report.tokens / report.base for report in reports)

@@ -10,7 +10,7 @@ from ..._engine.wave_service import wave_service_of
 from ..._limits.aimd import AdaptiveLimit
 from ..._limits.concurrency import ConcurrencyLimiter
 from ..._limits.endpoints import EndpointSpec
-from ..._limits.pool import as_pool
+from ..._limits.limiters import as_pool
 from ..._validation import is_number
 from ...errors import ConfigurationError
 from ...protocols import AsyncLLMBackend, LLMBackend

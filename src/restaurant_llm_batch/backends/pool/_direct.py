@@ -7,7 +7,8 @@ from typing import Any
 
 from anyio import move_on_after, to_thread
 
-from ..._engine.mailbox import EventLoopMailbox, ThreadMailbox, event_loop_clock, thread_clock
+from ..._engine.loop_mailbox import EventLoopMailbox, event_loop_clock
+from ..._engine.mailbox import ThreadMailbox, thread_clock
 from ..._limits.aimd import call_result
 from ..._limits.endpoints import EndpointTicket, Route
 from ..._limits.pool import EndpointLimiter

@@ -27,7 +27,7 @@ from typing import Any
 import anyio
 from anyio.from_thread import BlockingPortal
 
-from ..._engine.streams import AsyncOutcomeStream
+from ..._engine.async_streams import AsyncOutcomeStream
 from ..._runner import BatchRunner
 from .job import Job
 from .link import Link, LinkClosed

@@ -10,7 +10,7 @@ from typing import Any
 from anyio import Lock, create_task_group, move_on_after, to_thread
 from anyio.lowlevel import RunVar
 
-from ..._limits.pool import as_pool
+from ..._limits.limiters import as_pool
 from ..._runner import BatchRunner
 from ..._text import error_text
 from ...errors import BackendError, ConfigurationError

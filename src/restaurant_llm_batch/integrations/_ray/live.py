@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 import anyio
 
-from ..._engine.mailbox import EventLoopMailbox
+from ..._engine.loop_mailbox import EventLoopMailbox
 from ..._runner.runner import BatchRunner
 from ..._tables.rows import Row
 from ...errors import RunStopped
