@@ -16,7 +16,6 @@ import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +28,6 @@ import restaurant_llm_batch
 from restaurant_llm_batch import (
     BatchRunner,
     LLMRequest,
-    LLMResponse,
     RetryPolicy,
     SearchQuery,
     Strategy,
@@ -241,8 +239,6 @@ def _repr(value: object) -> str:
 
 def all_that_shows(outcome: Any) -> str:
     """Return what logs, tracebacks and error trackers show of an outcome, with the local variables of its frames."""
-    if isinstance(outcome, LLMResponse):
-        outcome = replace(outcome, text="")  # what the model wrote is not changed
     if not isinstance(outcome, BaseException):
         return repr(outcome)
     found: list[str] = []

@@ -3,9 +3,9 @@ The border of a backend: every error that leaves it is one of this library, and 
 
 An error tracker records more of an error than its message: its causes, and the local variables of every function that
 it passed. Those are the request's headers with the key, and whatever the service sent back, the key perhaps among it.
-So an error leaves a backend without the frames below its public method, and without a cause in which a key stands. An
-exception that is not ours, such as one for JSON that is nested too deeply, becomes a `PermanentBackendError`: the
-answer came, and would be paid for again.
+So an error leaves a backend without the frames below its public method, and without a cause in which a key stands, and
+a reply without a key in its text. An exception that is not ours, such as one for JSON that is nested too deeply,
+becomes a `PermanentBackendError`: the answer came, and would be paid for again.
 
 What is logged inside of a backend has not passed this border. There, a log line either has no text of a service in it,
 or is written by a `SafeLog`; no other module of `_http` and `backends` logs what it received.
@@ -15,9 +15,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from .._foreign import describe
+from .._llm_response import LLMResponse
 from .._text import message_text
 from ..errors import BackendError, BatchError, PermanentBackendError
 from ..steps import adrive, drive
@@ -25,6 +27,9 @@ from .exchange import HTTPClient, HTTPFlow
 from .secrets import Secret, causes, hide_userinfo, is_free_of
 
 T = TypeVar("T")
+
+_MIN_LENGTH_IN_REPLY = 8
+"""Characters of the shortest secret that is hidden in what a model has written."""
 
 log = logging.getLogger("restaurant_llm_batch")
 
@@ -67,6 +72,8 @@ def _redact(error: BatchError, secrets: Sequence[Secret]) -> None:
         error.args = shown
     if isinstance(error, BackendError):
         error.code = _redacted(error.code, secrets)
+        if error.reply is not None:
+            error.reply = reply_without(secrets, error.reply)
 
 
 def _redacted(value: Any, secrets: Sequence[Secret]) -> Any:
@@ -78,6 +85,19 @@ def _redacted(value: Any, secrets: Sequence[Secret]) -> Any:
     for secret in secrets:
         value = secret.redact(value)
     return value
+
+
+def reply_without(secrets: Iterable[Secret | None], reply: LLMResponse) -> LLMResponse:
+    """
+    Return a reply in whose text no secret stands: some services answer a wrong key with a text that repeats it.
+
+    Nothing else is changed; a secret that is so short that a model may write it is left.
+    """
+    text = reply.text
+    for secret in secrets:
+        if secret is not None and len(secret.reveal()) >= _MIN_LENGTH_IN_REPLY and secret.stands_in(text):
+            text = secret.redact(text)
+    return reply if text is reply.text else replace(reply, text=text)
 
 
 class SafeLog:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from anyio import fail_after
 
 from ..._http.abort import TotalTimeout, abortable
-from ..._http.border import leaving
+from ..._http.border import leaving, reply_without
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
 from ..._http.openai_api import is_official
@@ -178,10 +178,13 @@ class OpenAILLM(PickledAsRecipe):
             RunStopped: If the call was cancelled; its connection is closed.
         """
         try:
-            return self._complete(request)
+            return self._safe(self._complete(request))
         except Exception as error:
             failure = leaving(error, BACKEND, self._secret, self._proxy_secrets)
         raise failure
+
+    def _safe(self, reply: LLMResponse) -> LLMResponse:
+        return reply_without((self._secret, *self._proxy_secrets), reply)
 
     def _complete(self, request: LLMRequest) -> LLMResponse:
         borrowed = nullcontext(self._client) if self._client else self._own_clients("client").sync_client()
@@ -197,7 +200,7 @@ class OpenAILLM(PickledAsRecipe):
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Complete a request on the running event loop; raises as `complete`. Cancellation closes the connection."""
         try:
-            return await self._acomplete(request)
+            return self._safe(await self._acomplete(request))
         except Exception as error:
             failure = leaving(error, BACKEND, self._secret, self._proxy_secrets)
         raise failure

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..._engine.wave_service import BatchProblem, BatchState
+from ..._http.border import reply_without
 from ..._http.classify import service_error
 from ..._http.openai_api import chat_error, read_chat
 from ..._http.secrets import Secret
@@ -82,6 +83,8 @@ def read_answer(raw: bytes, secret: Secret | None = None) -> tuple[str, LLMRespo
     try:
         return custom_id, _read(line, secret)
     except BackendError as error:
+        if error.reply is not None:
+            error.reply = reply_without((secret,), error.reply)
         return custom_id, error
     except Exception as error:
         return custom_id, PermanentBackendError(
@@ -96,7 +99,7 @@ def _read(line: Mapping[str, Any], secret: Secret | None) -> LLMResponse | Excep
         body = parse_body(body.encode("utf-8", "replace")) if isinstance(body, str) else body
         if isinstance(status, int) and status >= 400:
             return chat_error(status, body, {}, BACKEND, secret)
-        return replace(read_chat(body, BACKEND, secret), batched=True)
+        return replace(reply_without((secret,), read_chat(body, BACKEND, secret)), batched=True)
     code = str(error.get("code") or "") if isinstance(error, Mapping) else ""
     if _UNDONE.search(code):
         said = str(error.get("message") or code) if isinstance(error, Mapping) else code

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any, Literal
 
 from ... import _fork
-from ..._http.border import SafeLog, leaving
+from ..._http.border import SafeLog, leaving, reply_without
 from ..._http.exchange import HTTPClient
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
@@ -206,10 +206,13 @@ class RunPodLLM(PickledAsRecipe):
             RunStopped: If the call was cancelled; its job is cancelled too.
         """
         try:
-            return self._complete(request)
+            return self._safe(self._complete(request))
         except Exception as error:
             failure = leaving(error, BACKEND, self._secret, self._client.proxy_secrets)
         raise failure
+
+    def _safe(self, reply: LLMResponse) -> LLMResponse:
+        return reply_without((self._secret, *self._client.proxy_secrets), reply)
 
     def _complete(self, request: LLMRequest) -> LLMResponse:
         self._check_fork()
@@ -230,7 +233,7 @@ class RunPodLLM(PickledAsRecipe):
         Cancellation cancels the job, and waits until RunPod has confirmed it or 30 seconds have passed.
         """
         try:
-            return await self._acomplete(request)
+            return self._safe(await self._acomplete(request))
         except Exception as error:
             failure = leaving(error, BACKEND, self._secret, self._client.proxy_secrets)
         raise failure

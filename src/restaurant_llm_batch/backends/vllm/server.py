@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
-from ..._http.border import acall, call, leaving
+from ..._http.border import acall, call, leaving, reply_without
 from ..._http.exchange import HTTPClient, HTTPFlow, HTTPRequest, send_request
 from ..._http.fields import LearnedFields
 from ..._http.fingerprint import backend_fingerprint
@@ -138,7 +138,7 @@ class VLLMServerLLM(PickledAsRecipe):
             RunStopped: If the call was cancelled.
         """
         try:
-            return drive(self._complete(request), self._client.send)
+            return self._safe(drive(self._complete(request), self._client.send))
         except Exception as error:
             failure = leaving(error, _BACKEND, self._secret, self._client.proxy_secrets)
         raise failure
@@ -146,10 +146,13 @@ class VLLMServerLLM(PickledAsRecipe):
     async def acomplete(self, request: LLMRequest, /) -> LLMResponse:
         """Complete a request on the running event loop; raises as `complete`. Cancellation aborts the request."""
         try:
-            return await adrive(self._complete(request), self._client.asend)
+            return self._safe(await adrive(self._complete(request), self._client.asend))
         except Exception as error:
             failure = leaving(error, _BACKEND, self._secret, self._client.proxy_secrets)
         raise failure
+
+    def _safe(self, reply: LLMResponse) -> LLMResponse:
+        return reply_without((self._secret, *self._client.proxy_secrets), reply)
 
     def models(self) -> list[ServedModel]:
         """Return the models that the server lists; raises as `complete`."""
