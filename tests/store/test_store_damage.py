@@ -346,6 +346,7 @@ def test_a_date_that_makes_no_sense_harms_no_statistics(path: Path) -> None:
         lambda content: content.replace(b"SQLite format 3", b"SQLite_format 3"),
         lambda content: content.replace(b"CREATE TABLE replies (id", b"CREATE TABLE replies (ix"),
         lambda content: content.replace(b"CREATE TABLE jobs", b"CREATE \x1b[2J jobs"),
+        lambda content: content.replace(b"CREATE TABLE replies", b"CREATE TABLE\xccreplies"),  # no UTF-8
     ],
 )
 def test_a_broken_header_is_refused_with_what_to_do_and_left(

@@ -214,7 +214,10 @@ class StoreFile:
         application, version = _pragma(connection, "application_id"), _pragma(connection, "user_version")
         # As bytes, because a damaged text need not be UTF-8.
         master = "SELECT CAST(name AS BLOB), CAST(sql AS BLOB) FROM sqlite_master"
-        tables = dict(connection.execute(master).fetchall())
+        try:
+            tables = dict(connection.execute(master).fetchall())
+        except UnicodeDecodeError:  # raised by the message in which SQLite quotes a damaged statement
+            raise ConfigurationError(self._damaged("its tables cannot be read")) from None
         if (application, version) == (0, 0) and not tables:
             return True
         if application != APPLICATION_ID:
