@@ -198,7 +198,7 @@ def lowest(session: nox.Session) -> None:
     _, scripts = environment(session, "lowest")
     python = str(scripts / "python")
     # The extras of the test group are named again: only what a requirement names itself counts as direct.
-    package = ".[cli,fastapi,fastembed,opentelemetry,plots,tiktoken,tokenizers,trio]"
+    package = ".[cli,fastapi,fastembed,opentelemetry,plots,tables,tiktoken,tokenizers,trio]"
     lowest_versions = ["--resolution", "lowest-direct", "--group", "tests", "--editable", package]
     session.run("uv", "pip", "install", "--quiet", "--python", python, *lowest_versions)
     # Old versions warn of each other.
