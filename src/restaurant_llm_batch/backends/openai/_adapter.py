@@ -7,7 +7,6 @@ The SDK's own aiohttp client is limited to 100 connections by default, and repor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any
@@ -72,25 +71,28 @@ class TransportAdapter(httpx2.BaseTransport, httpx2.AsyncBaseTransport):
 
 class _PlainRequests:
     """
-    Makes requests of a URL, headers and bytes without merging them with a client's defaults.
+    A client over a `TransportAdapter`, which makes requests of a URL, headers and bytes without merging its defaults.
 
     The SDK sends all headers with each request, and the same URL. httpx2 would parse it again, and look for each header
     among defaults that the transport sets itself.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, adapter: TransportAdapter) -> None:
+        # trust_env=False: httpx2 would mount transports for the environment's proxies, which bypass this one.
+        super().__init__(transport=adapter, trust_env=False, timeout=None)  # type: ignore[call-arg]
         self._parsed = lru_cache(8)(httpx2.URL)
 
-    def plain_request(self, arguments: Mapping[str, Any]) -> httpx2.Request | None:
-        """Return the request that `build_request` is to return; None if it has more than these."""
-        content = arguments.get("content")
-        others = [name for name in arguments if name not in _PLAIN and arguments[name] is not None]
-        if others or type(content) is not bytes:
-            return None
+    def build_request(self, *arguments: Any, **named: Any) -> httpx2.Request:
+        """Return a request, as httpx2 does."""
+        content = named.get("content")
+        others = [name for name in named if name not in _PLAIN and named[name] is not None]
+        if arguments or others or type(content) is not bytes:
+            request: httpx2.Request = super().build_request(*arguments, **named)  # type: ignore[misc]
+            return request
         request = httpx2.Request(
-            arguments["method"],
-            self._parsed(arguments["url"]),
-            headers=arguments["headers"],
+            named["method"],
+            self._parsed(named["url"]),
+            headers=named["headers"],
             stream=httpx2.ByteStream(content),
             extensions=_NO_TIMEOUT,
         )
@@ -98,31 +100,12 @@ class _PlainRequests:
         return request
 
 
-class _AdapterClient(httpx2.Client):
+class _AdapterClient(_PlainRequests, httpx2.Client):
     """A sync client over a `TransportAdapter`."""
 
-    def __init__(self, adapter: TransportAdapter) -> None:
-        # trust_env=False: httpx2 would mount transports for the environment's proxies, which bypass this one.
-        super().__init__(transport=adapter, trust_env=False, timeout=None)
-        self._plain = _PlainRequests()
 
-    def build_request(self, *arguments: Any, **named: Any) -> httpx2.Request:
-        """Return a request, as httpx2 does."""
-        plain = None if arguments else self._plain.plain_request(named)
-        return super().build_request(*arguments, **named) if plain is None else plain
-
-
-class _AsyncAdapterClient(httpx2.AsyncClient):
+class _AsyncAdapterClient(_PlainRequests, httpx2.AsyncClient):
     """An async client over a `TransportAdapter`."""
-
-    def __init__(self, adapter: TransportAdapter) -> None:
-        super().__init__(transport=adapter, trust_env=False, timeout=None)
-        self._plain = _PlainRequests()
-
-    def build_request(self, *arguments: Any, **named: Any) -> httpx2.Request:
-        """Return a request, as httpx2 does."""
-        plain = None if arguments else self._plain.plain_request(named)
-        return super().build_request(*arguments, **named) if plain is None else plain
 
 
 class BoundedTransport(httpx2.HTTPTransport):
