@@ -243,3 +243,43 @@ def test_tokens_in_flight_are_capped_and_a_call_larger_than_the_cap_goes_alone(
 def test_tokens_in_flight_take_a_number_or_a_limiter() -> None:
     with pytest.raises(errors.ConfigurationError, match=r"Limits\.tokens_in_flight"):
         Limits(tokens_in_flight=AdaptiveLimit())  # type: ignore[arg-type]
+
+
+class _LateThreads(ConcurrencyLimiter):
+    """A limiter to which the threads that made calls give slots back only after the run has ended."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(limit)
+        self.callers: set[int] = set()
+        self.ended = threading.Event()
+
+    def release(self, *args: Any, **options: Any) -> None:
+        if threading.get_ident() in self.callers:
+            assert self.ended.wait(60)
+        super().release(*args, **options)
+
+
+@pytest.mark.parametrize(
+    "strategy", [Strategy.stage(2), Strategy.stage(3), Strategy.threaded()], ids=strategy_name
+)
+def test_a_run_that_has_ended_holds_no_slot_even_if_its_threads_are_late(strategy: Strategy) -> None:
+    gate = _LateThreads(20)
+
+    class Blocking:
+        def complete(self, request: LLMRequest) -> LLMResponse:
+            gate.callers.add(threading.get_ident())
+            return LLMResponse("good")
+
+    def ask(item: int) -> Any:
+        reply = yield from complete(LLMRequest("ask", ({"role": "user", "content": "맛은?"},)))
+        return reply.text
+
+    runner = BatchRunner(llm=Blocking(), strategy=strategy, limits=Limits(llm=gate, open_items=2))
+    try:
+        report = runner.run(ask, range(10))
+        assert len(report.results) == 10
+        assert gate.statistics().in_flight == 0
+    finally:
+        gate.ended.set()
+    runner.close()
+    assert gate.statistics().in_flight == 0  # nothing was given back twice

@@ -21,7 +21,9 @@ that are running stay RUNNING: no one reads their state any more.
 
 A blocking call can be asked to stop (`CancelToken`), but not made to. When it is abandoned while it runs, its thread
 goes on; the thread frees the slots when the backend really returns, and the reply is recorded as a late one. An
-awaited call is cancelled and frees its slots at once. When a store shares the call with other runs, `in_flight`
+awaited call is cancelled and frees its slots at once. A blocking call that returns in time is released by its thread
+and by the scheduler, whichever comes first: the thread because a run that was cancelled does not look any more, the
+scheduler because a run that has ended must hold no slot. When a store shares the call with other runs, `in_flight`
 connects it to them: then it is cancelled only when no other run waits.
 """
 
@@ -244,12 +246,18 @@ class Call:
             self.admission.record_error(error)
 
     def release(self) -> None:
-        """Free the slots: the backend has returned, or was never called. Releasing it again frees nothing more."""
+        """
+        Free the slots: the backend has returned, or was never called. Thread-safe.
+
+        Releasing it again frees nothing more, but returns only when all slots are free.
+        """
         if self.in_flight is not None:
             self.mark_returned(None)
         if self.is_counted:
-            self.is_counted = False
-            self.counters.call_finished(self.spec.stage, self.spec.permits, self.endpoint)
+            with self.counters.lock:  # both its thread and the scheduler release it
+                if self.is_counted:
+                    self.is_counted = False
+                    self.counters.call_finished(self.spec.stage, self.spec.permits, self.endpoint)
         self.admission.release(self.outcome, self.timing)
 
     def run_blocking(self) -> tuple[Any, BaseException | None]:

@@ -10,16 +10,14 @@ from __future__ import annotations
 
 import asyncio  # noqa: TID251  (this is the one place)
 import sys
-import threading
-from collections import deque
 from collections.abc import Callable
 
 import anyio
 
-from .mailbox import Action, Clock, thread_clock
+from .mailbox import Action, Clock, QueueMailbox, thread_clock
 
 
-class EventLoopMailbox:
+class EventLoopMailbox(QueueMailbox):
     """
     The mailbox of the running event loop, asyncio's or trio's.
 
@@ -28,11 +26,9 @@ class EventLoopMailbox:
     """
 
     def __init__(self) -> None:
-        self._ident = threading.get_ident()
-        self._actions: deque[Action] = deque()
+        super().__init__()
         self._pending = anyio.Event()
         self._notified = False
-        self._closed = False
         self._call_soon: Callable[[Action], object]
         self._closed_error: type[Exception] = RuntimeError  # asyncio's, if the loop is closed
         self._is_closed: Callable[[], bool]
@@ -45,18 +41,6 @@ class EventLoopMailbox:
             self._is_closed = bool  # False: trio ends all tasks before its loop
             self._call_soon = trio.lowlevel.current_trio_token().run_sync_soon
             self._closed_error = trio.RunFinishedError
-
-    @property
-    def has_actions(self) -> bool:
-        """Whether posted actions wait to be run."""
-        return bool(self._actions)
-
-    def post(self, action: Action) -> bool:
-        """Run `action` on the loop: at once if called there. Return False if the mailbox or the loop is closed."""
-        if self.is_here():
-            action()
-            return True
-        return self.post_deferred(action)
 
     def post_unattended(self, action: Action) -> bool:
         """Run `action` on the loop, even if the run is over. Return False if the loop is closed."""
@@ -71,15 +55,7 @@ class EventLoopMailbox:
             return False
         return True
 
-    def is_here(self) -> bool:
-        """Return whether the caller runs in this thread."""
-        return threading.get_ident() == self._ident
-
-    def post_deferred(self, action: Action) -> bool:
-        """Run `action` on the loop, after the current action. Return False if the mailbox or the loop is closed."""
-        if self._closed:
-            return False
-        self._actions.append(action)
+    def _notify(self) -> bool:
         if not self._notified:
             try:
                 self._notified = True
@@ -103,13 +79,7 @@ class EventLoopMailbox:
         self._pending = anyio.Event()
         self._notified = False
         while self._actions:
-            self._actions.popleft()()
-
-    def close(self) -> None:
-        """Accept no more actions, and run those already posted, so that no slot and no thread is lost."""
-        self._closed = True
-        while self._actions:
-            self._actions.popleft()()
+            self._run_next()
 
 
 def event_loop_clock() -> Clock:

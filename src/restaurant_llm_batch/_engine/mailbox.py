@@ -11,6 +11,7 @@ mailbox.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
@@ -75,7 +76,61 @@ class BlockingMailbox(Mailbox, Protocol):
         ...
 
 
-class ThreadMailbox:
+class QueueMailbox(ABC):
+    """A mailbox of the thread that creates it, whose actions wait in a queue: the base of those of real runs."""
+
+    def __init__(self) -> None:
+        self._ident = threading.get_ident()
+        self._actions: deque[Action] = deque()
+        self._closed = False
+
+    @property
+    def has_actions(self) -> bool:
+        """Whether posted actions wait to be run."""
+        return bool(self._actions)
+
+    def is_here(self) -> bool:
+        """Return whether the caller runs in this thread."""
+        return threading.get_ident() == self._ident
+
+    def post(self, action: Action) -> bool:
+        """Run `action` in the thread: at once if called there. Return False if it cannot run any more."""
+        if self.is_here():
+            action()
+            return True
+        return self.post_deferred(action)
+
+    def post_deferred(self, action: Action) -> bool:
+        """Run `action` in the thread, after the current action. Return False if it cannot run any more."""
+        if self._closed:
+            return False
+        self._actions.append(action)
+        if self._closed:  # meanwhile, so `close` may not have seen it
+            with suppress(ValueError):  # it has run it
+                self._actions.remove(action)
+                return False
+            return True
+        return self._notify()
+
+    @abstractmethod
+    def _notify(self) -> bool:
+        """Make the thread look at the queue; return False if it cannot any more."""
+
+    def close(self) -> None:
+        """Accept no more actions, and run those already posted, so that no slot and no thread is lost."""
+        self._closed = True
+        while self._actions:
+            self._run_next()
+
+    def _run_next(self) -> None:
+        try:
+            action = self._actions.popleft()
+        except IndexError:
+            return
+        action()
+
+
+class ThreadMailbox(QueueMailbox):
     """
     The mailbox of the thread that creates it; it runs actions when the thread calls `run_pending` or `wait`.
 
@@ -84,39 +139,17 @@ class ThreadMailbox:
     """
 
     def __init__(self) -> None:
-        self._ident = threading.get_ident()
-        self._actions: deque[Action] = deque()
-        self._closed = False
+        super().__init__()
         self._posted = threading.Lock()  # as a binary semaphore: free if something was posted
         self._posted.acquire()
 
-    @property
-    def has_actions(self) -> bool:
-        """Whether posted actions wait to be run."""
-        return bool(self._actions)
-
-    def post(self, action: Action) -> bool:
-        """Run `action` in the thread: at once if called there. Return False if the mailbox is closed."""
-        if self.is_here():
-            action()
-            return True
-        return self.post_deferred(action)
-
-    def post_deferred(self, action: Action) -> bool:
-        """Run `action` in the thread, after the current action. Return False if the mailbox is closed."""
-        if self._closed:
-            return False
-        self._actions.append(action)
+    def _notify(self) -> bool:
         self.wake()
         return True
 
     def post_unattended(self, action: Action) -> bool:
         """Do as `post`: after the run, nothing is left to do in its thread."""
         return self.post(action)
-
-    def is_here(self) -> bool:
-        """Return whether the caller runs in this thread."""
-        return threading.get_ident() == self._ident
 
     def move_here(self) -> None:
         """Become the mailbox of the calling thread."""
@@ -132,20 +165,10 @@ class ThreadMailbox:
         """Wait for one action and run it; return without one after `timeout` seconds, or earlier."""
         if not self._actions:
             self._posted.acquire(timeout=POLL_INTERVAL if timeout is None else min(timeout, POLL_INTERVAL))
-        try:
-            action = self._actions.popleft()
-        except IndexError:
-            return
-        action()
+        self._run_next()
 
     def wait(self, seconds: float, now: Clock, unless: Callable[[], bool]) -> None:
         """Run actions for `seconds` on the clock `now`, or until `unless` returns True."""
         deadline = now() + seconds
         while not unless() and (left := deadline - now()) > 0:
             self.run_pending(left)
-
-    def close(self) -> None:
-        """Accept no more actions, and run those already posted, so that no slot is lost."""
-        self._closed = True
-        while self._actions:
-            self.run_pending(0)

@@ -198,11 +198,7 @@ class Scheduler:
             self._deadlines.add(call.deadline, call)
 
     def on_call_finished(self, call: Call, answer: Any, error: BaseException | None) -> None:
-        """
-        Resume the flow of a call whose backend has returned, then release the call's slots.
-
-        A blocking call releases its slots itself, in its thread.
-        """
+        """Resume the flow of a call whose backend has returned, then release the call's slots."""
         if call.is_async:
             call.record_outcome(answer, error)
             if call.in_flight is not None:
@@ -212,7 +208,7 @@ class Scheduler:
             if self.finished:
                 return
             if call.state is ABANDONED:
-                # An abandoned blocking call returns late; its thread has released its slots.
+                # An abandoned blocking call returns late.
                 self._recorder.record_late_reply(call, call.frame.item, answer)
             else:
                 call.state = RETURNED
@@ -225,8 +221,9 @@ class Scheduler:
                     if self.run.stopped is not None:
                         self.drain()  # before the slot is free
         finally:
-            if call.is_async:
-                call.release()
+            if call.outlives_run:  # if an interrupt comes now, its thread releases it
+                self._running.pop(call, None)
+            call.release()
             self._running.pop(call, None)
         self._after_event()
 

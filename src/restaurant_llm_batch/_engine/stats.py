@@ -181,6 +181,7 @@ class RunCounters:
     Attributes:
         reserved: Tokens in flight that the calls which were answered counted with: prompts and longest answers.
         used: Tokens that these calls took.
+        lock: Held while a call's end is counted.
     """
 
     def __init__(self) -> None:
@@ -201,7 +202,7 @@ class RunCounters:
         self._completion_tokens = 0
         self._cached_tokens = 0
         self._memory = MemoryWatch()
-        self._lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
 
     def call_started(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call that starts; the queries of one round trip count one by one. Where the run lives."""
@@ -211,7 +212,7 @@ class RunCounters:
 
     def call_finished(self, stage: str, permits: int, endpoint: str | None = None) -> None:
         """Count a call whose backend has returned. Thread-safe."""
-        with self._lock:
+        with self.lock:
             self.stages[stage].ended += permits
             if endpoint is not None:
                 self.endpoints[endpoint].load.ended += permits
