@@ -339,8 +339,8 @@ TEXTS["a list that is long"] = ("[1, 2], ", "[", "3]")
 TEXTS["a text that is quoted"] = ("\\u0041\\\\", '{"a": "', '"}')
 TEXTS["a list without an end"] = ('{"id": 1, "label": "positive"}, ', '{"labels": [', "")
 
-LENGTHS = {"tokens": 8_000}
-"""Characters of the shorter text; one that fits a token budget is not cut, and costs less."""
+LENGTHS = {"tokens": 30_000}
+"""Characters of the shorter text; one that fits the token budget of a call is not cut, and costs less."""
 FOLDER: list[str] = [""]
 
 
