@@ -61,8 +61,9 @@ def _in_threads() -> Begin:
         threads = lease.threads
 
         def make_driver(handover: Handover, source: ItemSource) -> ThreadedDriver:
+            delivered = None if collect else handover.wake
             return ThreadedDriver(
-                run, source, reader, window, threads, handover.deliver, handover.wake, collect=collect
+                run, source, reader, window, threads, handover.deliver, delivered, collect=collect
             )
 
         return RunBridge(run, reader, in_thread(make_driver, threads), collect=collect)
@@ -80,8 +81,9 @@ def _on_loop() -> Begin:
         threads = lease.threads
 
         def make_driver(handover: Handover, source: ItemSource) -> ConcurrentDriver:
+            delivered = None if collect else handover.wake
             return ConcurrentDriver(
-                run, source, reader, window, threads, handover.deliver, handover.wake, collect=collect
+                run, source, reader, window, threads, handover.deliver, delivered, collect=collect
             )
 
         return RunBridge(run, reader, on_loop(make_driver, lease.loop_thread.portal), collect=collect)
